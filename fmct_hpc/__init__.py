@@ -1,0 +1,1 @@
+"""3D foundation models of head CT: data, model, objective, training, probing."""

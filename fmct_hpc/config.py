@@ -1,0 +1,180 @@
+"""The configuration of training and probing: typed, closed, and with a reason for each default."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the volumes are and how views are cut from them."""
+
+    path: Path
+    """A shard dataset: the directory that holds dataset.json."""
+    windows: tuple[tuple[float, float], ...] = ((40, 80), (80, 200), (600, 2800))
+    """(level, width) in HU, one channel each: brain, subdural, bone (the reference's)."""
+    view_size: Positive = 96
+    """Edge of a view in voxels after resizing (reference: 96)."""
+    field_mm: Annotated[float, Field(gt=0)] = 224.0
+    """Edge of the padded or cropped cube that crops are drawn from (reference: 224)."""
+    global_crop_mm: tuple[float, float] = (112.0, 224.0)
+    """Least and greatest edge of a global crop (reference: 112 to the whole field)."""
+    local_crop_mm: tuple[float, float] = (64.0, 112.0)
+    """Least and greatest edge of a local crop (reference: 64 to 112)."""
+    local_field_mm: Annotated[float, Field(gt=0)] = 192.0
+    """Local crops stay in this central cube (reference: 192)."""
+    local_views: Annotated[int, Field(ge=0)] = 2
+    """Local views beside the two global ones (reference: 2)."""
+    flip_probability: Fraction = 0.2
+    shift_probability: Fraction = 0.5
+    shift: Annotated[float, Field(ge=0)] = 0.2
+    """Greatest intensity shift, in units of the windowed range [0, 1]."""
+    smooth_probability: Fraction = 0.2
+    smooth_sigma: tuple[float, float] = (0.5, 1.0)
+    """Gaussian sigma in view voxels; the first global view only, as in the reference."""
+    gamma_probability: Fraction = 0.2
+    gamma: tuple[float, float] = (0.2, 1.0)
+    """The second global view only, as in the reference."""
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Reader processes a rank; 0 reads in the training process."""
+    prefetch: Positive = 2
+    """Batches kept ready."""
+
+
+class ModelConfig(_Section):
+    """The 3D vision transformer and its heads."""
+
+    patch_size: Positive = 12
+    """Edge of a patch in voxels (reference: 12)."""
+    width: Positive = 768
+    depth: Positive = 12
+    heads: Positive = 12
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    register_tokens: Annotated[int, Field(ge=0)] = 4
+    """Darcet et al. 2024, "Vision Transformers Need Registers": 4."""
+    drop_path: Fraction = 0.0
+    prototypes: Positive = 65536
+    """Outputs of the DINO head (Caron et al. 2021, section 4)."""
+    head_hidden: Positive = 2048
+    head_bottleneck: Positive = 256
+    decoder_width: Positive = 512
+    """He et al. 2022, table 1b: a narrow decoder is enough."""
+    decoder_depth: Positive = 8
+    decoder_heads: Positive = 16
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelConfig":
+        for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(f"model.{width} must be a multiple of model.{heads}")
+        return self
+
+
+class ObjectiveConfig(_Section):
+    """L = dino_weight · L_dino + mae_weight · L_mae; a weight of 0 builds nothing of that part."""
+
+    dino_weight: Annotated[float, Field(ge=0)] = 1.0
+    mae_weight: Annotated[float, Field(ge=0)] = 1.0
+    student_temperature: Annotated[float, Field(gt=0)] = 0.1
+    teacher_temperature: tuple[float, float] = (0.04, 0.04)
+    """Start and end of the linear warm-up (Caron et al. 2021: 0.04, raised only if stable)."""
+    teacher_warmup: Fraction = 0.1
+    """Share of all steps over which the teacher temperature warms up."""
+    center_momentum: Fraction = 0.9
+    ema: tuple[float, float] = (0.994, 1.0)
+    """Teacher momentum, start and end of a cosine by step."""
+    freeze_prototypes: Fraction = 0.01
+    """Share of all steps in which the DINO head's last layer stays fixed (one epoch of 100)."""
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """He et al. 2022, figure 5."""
+    normalise_patches: bool = True
+    """MAE target normalised per patch (He et al. 2022, table 1d)."""
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "ObjectiveConfig":
+        if self.dino_weight == 0 and self.mae_weight == 0:
+            raise ValueError("objective.dino_weight and objective.mae_weight are both 0: nothing to learn")
+        return self
+
+
+class OptimConfig(_Section):
+    """AdamW and its schedules, all functions of the step."""
+
+    base_lr: Annotated[float, Field(gt=0)] = 5e-4
+    """Peak learning rate at a global batch of 256; scaled linearly with the batch."""
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    warmup: Fraction = 0.1
+    """Share of all steps with a linearly rising learning rate."""
+    weight_decay: tuple[float, float] = (0.04, 0.4)
+    """Start and end of a cosine; none on biases, norms, tokens and prototypes."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: Annotated[float, Field(gt=0)] = 3.0
+    """Greatest gradient norm (Caron et al. 2021)."""
+
+
+class EngineConfig(_Section):
+    """DeepSpeed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """2 shards optimizer and gradients; ViT-B's weights fit any GPU, so 3 is for larger ones."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    device: Literal["cpu", "gpu"] = "gpu"
+    accumulate: Positive = 1
+    """Micro-batches a step and rank."""
+
+
+class RunConfig(_Section):
+    """Length, records and checkpoints of a run."""
+
+    steps: Positive = 100_000
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch: Positive = 256
+    """Volumes a step over all ranks; what a rank gets is derived, so a resume may change ranks."""
+    checkpoint_every: Positive = 1000
+    keep_last: Positive = 3
+    log_every: Positive = 10
+    images_every: Positive = 1000
+    """Steps between reconstructions in TensorBoard."""
+
+
+class TrainConfig(_Section):
+    """All of `fmct train`."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    engine: EngineConfig = EngineConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _patch_divides_view(self) -> "TrainConfig":
+        if self.data.view_size % self.model.patch_size:
+            raise ValueError("data.view_size must be a multiple of model.patch_size")
+        return self
+
+
+class ProbeConfig(_Section):
+    """All of `fmct probe`."""
+
+    data: Path
+    """A shard dataset; volumes join the labels on study_key."""
+    labels: Path
+    """Parquet from `fmct labels`: study_key and one 0/1 column a task, null where unknown."""
+    batch: Positive = 8
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient."""
+    neighbours: Positive = 10
+    l2_grid: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
+    """Inverse regularisation strengths, chosen on inner folds of the training patients."""
+    bootstrap: Positive = 2000
+    """Resamples of patients for the intervals."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    seed: Annotated[int, Field(ge=0)] = 0

@@ -1,0 +1,1 @@
+"""From shards to augmented views: sample order, drawn parameters, DALI graph."""

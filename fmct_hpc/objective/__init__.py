@@ -1,0 +1,1 @@
+"""DINO self-distillation and masked autoencoding."""

@@ -1,0 +1,1 @@
+"""What the features are worth: probes against the untrained encoder, with intervals."""

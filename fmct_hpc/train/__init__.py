@@ -1,0 +1,1 @@
+"""The training loop under DeepSpeed, its checkpoints and its signals."""

@@ -1,0 +1,1 @@
+"""The fmct command and its way onto a Slurm cluster."""

@@ -1,0 +1,1 @@
+"""From a raw DICOM export to de-identified volumes on one grid, in shards."""

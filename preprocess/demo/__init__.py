@@ -1,0 +1,1 @@
+"""A synthetic PACS export: heads with and without lesions, as several scanners would send them."""

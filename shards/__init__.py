@@ -1,0 +1,1 @@
+"""The storage format of head CT volumes: schema, writers, readers, index, verification."""

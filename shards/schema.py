@@ -1,0 +1,47 @@
+"""What one stored volume is: the record that both shard formats carry beside the voxels."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT_VERSION = 1
+
+ShardFormat = Literal["zarr", "webdataset"]
+KernelClass = Literal["soft", "bone", "unknown"]
+
+
+class DecodeFacts(BaseModel):
+    """Acquisition facts of a volume that identify no one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kernel_class: KernelClass = Field(description="from Convolution Kernel (0018,1210)")
+    kvp: float | None = Field(description="KVP (0018,0060), kV")
+    slice_thickness_mm: float | None = Field(description="Slice Thickness (0018,0050), mm")
+    gantry_tilt_deg: float = Field(description="angle between slice normal and table travel, degrees")
+    slices: int = Field(description="source slices that went into the volume")
+    slice_gap_mm: tuple[float, float] = Field(description="least and greatest distance of neighbours, mm")
+    matrix: tuple[int, int] = Field(description="Rows and Columns of the source slices")
+    pixel_spacing_mm: tuple[float, float] = Field(description="Pixel Spacing (0028,0030) row, column, mm")
+    manufacturer: str = Field(description="Manufacturer (0008,0070), normalised to a known vendor or 'other'")
+    transfer_syntax: str = Field(description="UID of the source's transfer syntax")
+
+
+class VolumeRecord(BaseModel):
+    """One volume: int16 HU, axes (D, H, W) towards superior, anterior, right (RAS-consistent)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str = Field(description="HMAC of the series identity, 32 hexadecimal digits")
+    patient_key: str = Field(description="HMAC of the patient identity; splits are made on it")
+    study_key: str = Field(description="HMAC of Study Instance UID; labels join on it")
+    shape: tuple[int, int, int] = Field(description="(D, H, W) voxels")
+    dtype: Literal["int16"] = "int16"
+    spacing_mm: tuple[float, float, float] = Field(description="(D, H, W) mm")
+    affine: tuple[float, ...] = Field(
+        min_length=16, max_length=16, description="4×4 row-major, (d, h, w, 1) to patient LPS mm"
+    )
+    crc32: int = Field(description="CRC-32 (zlib) of the voxels as little-endian int16 in C order")
+    source_digest: str = Field(description="SHA-256 over the source instances' pixel and geometry bytes")
+    config_digest: str = Field(description="SHA-256 of the preprocessing configuration used")
+    facts: DecodeFacts
