@@ -1,0 +1,95 @@
+"""Reading a configuration: YAML, overridden by section.key=value, checked into a typed model."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from shards.errors import FmctError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
+    """Read `path` (none: only defaults), apply `overrides`, and build `model`.
+
+    Raises FmctError in one line that names the file or override, the key and what was expected.
+    """
+    values = _read(path) if path else {}
+    overridden = {_apply(values, override) for override in overrides}
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise FmctError(_one_line(error, model, path, overridden)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise FmctError(f"{path}: no such configuration file; recipes stand in launch/recipes") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FmctError(f"{path}: not readable as a text file ({type(error).__name__})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise FmctError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise FmctError(f"{path}: expected `key: value` lines at the top, found a {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> str:
+    """Set one section.key=value in `values`; the value is read as YAML. Returns the key."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise FmctError(f"override {override!r}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise FmctError(f"override {override!r}: the value is not valid YAML") from None
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise FmctError(f"override {override!r}: {section} is a value, not a section")
+    place[last] = value
+    return key
+
+
+def _one_line(error: ValidationError, model: type[BaseModel], path: Path | None, overridden: set[str]) -> str:
+    details = error.errors(include_url=False)
+    first = details[0]
+    # Pydantic ends a location with the branch of a union or the index of a tuple: keep the key's part.
+    key = ".".join(str(part) for part in first["loc"])
+    source = f"override {key}" if key in overridden else f"{path or 'defaults'}: {key}"
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return f"{source}: {_expectation(first, model)}{more}".replace(": : ", ": ")
+
+
+def _expectation(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    if detail["type"] == "extra_forbidden":
+        known = _keys(model, detail["loc"][:-1])
+        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown key, expected one of {', '.join(known)}{guess}"
+    if detail["type"] == "missing":
+        return "missing, and it has no default"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(detail["input"], dict) else f", not {detail['input']!r}"
+    return f"{message[0].lower()}{message[1:]}{given}"
+
+
+def _keys(model: type[BaseModel], sections: tuple[int | str, ...]) -> list[str]:
+    """The keys that a (nested) section takes."""
+    for section in sections:
+        annotation = model.model_fields[str(section)].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

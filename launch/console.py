@@ -1,0 +1,52 @@
+"""What a person sees: log lines that read well in a Slurm .out file, and progress bars on a terminal."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_SECONDS = 10.0
+"""Off a terminal a long stage says how far it is this often."""
+
+log = logging.getLogger("fmct")
+
+
+def set_up_logging(rank: int = 0) -> None:
+    """Log to standard error with timestamps: everything on rank 0, warnings and failures on others."""
+    where = f" rank {rank}" if rank else ""
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format=f"%(asctime)s %(levelname).1s{where} %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, total): a bar on a terminal, else a log line every ten seconds."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _LineProgress(title)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _LineProgress:
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - self.last >= LINE_EVERY_SECONDS:
+            self.last = now
+            log.info("%s: %d of %d", self.title, done, total)

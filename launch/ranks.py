@@ -1,0 +1,68 @@
+"""Starting the ranks of a training run on this machine, as srun does on a cluster."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from types import FrameType
+
+FAILED_RANK_GRACE_SECONDS = 20.0
+"""How long the other ranks may take to end by themselves after one has failed."""
+
+
+def run_ranks(command: list[str], ranks: int) -> int:
+    """Run `command` once per rank and return the first exit code that is not 0, or 0.
+
+    Each process gets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT (torch.distributed's
+    environment initialisation). SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are passed on to every rank. When a
+    rank fails, the others are ended, since their next collective would wait for it for ever.
+    """
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    shared = {
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+    }
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(ranks)
+    ]
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    passed = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    previous = {number: signal.signal(number, pass_on) for number in passed}
+    try:
+        return _wait(processes)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+    """Wait until all ranks have ended, or one has failed and the grace time is over."""
+    code = 0
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        failed = [process.returncode for process in processes if process.poll() not in (None, 0)]
+        if failed and not code:
+            code = failed[0]
+            deadline = time.monotonic() + FAILED_RANK_GRACE_SECONDS
+        time.sleep(0.05)
+    codes = [process.poll() for process in processes]
+    return code or next((c for c in codes if c), 0)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

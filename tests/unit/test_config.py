@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from fmct_hpc.config import TrainConfig
+from launch.config import load
+from shards.errors import FmctError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, "data: {path: shards}\noptim: {base_lr: 1e-3, clip: 1}\n")
+    config = load(TrainConfig, path, ["optim.clip=2", "data.windows=[[40, 80]]"])
+    assert config.optim.base_lr == 1e-3
+    assert config.optim.clip == 2
+    assert config.data.windows == ((40, 80),)
+    assert config.objective.ema == (0.994, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "parts"),
+    [
+        (
+            "data: {path: d}\noptim: {base_rl: 1}",
+            [],
+            ["recipe.yaml", "optim.base_rl", "did you mean base_lr"],
+        ),
+        ("data: {path: d}", ["run.steps=none"], ["override run.steps", "valid integer", "'none'"]),
+        ("data: {path: d}", ["engine.zero_stage=4"], ["override engine.zero_stage", "0, 1, 2 or 3"]),
+        ("data: {path: d}", ["steps"], ["'steps'", "section.key=value"]),
+        ("data: {path: d}", ["data.view_size=95"], ["view_size", "multiple of model.patch_size"]),
+        ("data: {path: d}", ["objective.mae_weight=0", "objective.dino_weight=0"], ["nothing to learn"]),
+        ("{}", [], ["data", "missing"]),
+        ("- a\n- b", [], ["recipe.yaml", "key: value"]),
+        ("a: [", [], ["recipe.yaml", "line", "YAML"]),
+    ],
+)
+def test_a_mistake_gets_one_line_that_names_it(
+    tmp_path: Path, text: str, overrides: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(FmctError) as caught:
+        load(TrainConfig, write(tmp_path, text), overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FmctError, match=r"absent\.yaml"):
+        load(TrainConfig, tmp_path / "absent.yaml", [])
+
+
+def test_an_optional_section_lists_its_keys(tmp_path: Path) -> None:
+    class Inner(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        depth: int = 1
+
+    class Outer(BaseModel):
+        inner: Inner | None = None
+
+    with pytest.raises(FmctError, match="expected one of depth"):
+        load(Outer, None, ["inner.dpeth=1"])
