@@ -1,0 +1,245 @@
+"""The `fmct` command: every stage of the pipeline, each a thin layer over the function that does the work."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.config import load
+from launch.console import progress, set_up_logging
+from shards.errors import FmctError
+
+# The stages' own modules are imported inside the commands: `fmct --help` must not wait for torch.
+
+log = logging.getLogger("fmct")
+
+app = typer.Typer(
+    name="fmct",
+    help="Head CT from raw DICOM to a pretrained 3D model: scan, preprocess, train, probe, report.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+demo_app = typer.Typer(help="Make a synthetic PACS export to try the pipeline on.", no_args_is_help=True)
+shards_app = typer.Typer(help="Look at shard datasets and check them.", no_args_is_help=True)
+app.add_typer(demo_app, name="demo")
+app.add_typer(shards_app, name="shards")
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML recipe; see launch/recipes for commented ones.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+KeyFile = Annotated[Path, typer.Option(help="The HMAC key that identifiers are hidden with (`fmct keygen`).")]
+CatalogFile = Annotated[Path, typer.Argument(help="The catalog that `fmct scan` wrote.")]
+
+
+@demo_app.command("export")
+def demo_export(
+    out: Annotated[Path, typer.Argument(help="New folder: gets dicom/, labels.csv and truth.json.")],
+    studies: Annotated[int, typer.Option(min=1, help="Synthetic patients, one study each.")] = 48,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    matrix: Annotated[int, typer.Option(min=32, help="Rows and columns of a slice.")] = 192,
+    real: Annotated[Path | None, typer.Option(help="Folder of a real series to put among them.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Write DICOM of synthetic heads, with and without bleeds, in the disorder of several scanners."""
+    from preprocess.demo.export import export
+
+    with progress("export") as update:
+        summary = export(out, studies, seed, matrix, real, workers, update)
+    typer.echo(f"{out}: {summary}")
+
+
+@app.command()
+def keygen(
+    path: Annotated[Path, typer.Argument(help="File to make; keep it private and backed up.")],
+) -> None:
+    """Make the secret key that patient, study and series identifiers are hidden with."""
+    from preprocess.deidentify import new_key
+
+    new_key(path)
+    typer.echo(f"{path}: new key, readable by you only. Without it no volume can be traced to its patient.")
+
+
+@app.command()
+def scan(
+    export: Annotated[Path, typer.Argument(help="Folder of DICOM files, in any order and depth.")],
+    catalog: Annotated[Path, typer.Option(help="Parquet file to write, one row a series.")],
+    workers: Workers = 2,
+) -> None:
+    """Read the headers of an export into a catalog of its series."""
+    from preprocess.scan import scan as scan_export
+
+    with progress("scan") as update:
+        summary = scan_export(export, catalog, workers, update)
+    typer.echo(f"{catalog}: {summary}")
+
+
+@app.command()
+def preprocess(
+    catalog: CatalogFile,
+    out: Annotated[Path, typer.Option(help="Folder for shards, manifest, quarantine and QC.")],
+    config: ConfigFile = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only divide the work into tasks.")] = False,
+    task: Annotated[int | None, typer.Option(help="Only do this task (one of a Slurm array).")] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="Only join what the tasks made.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say which tasks are done.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Turn catalogued series into volumes: decode, HU, untilt, resample, crop, de-identify, shard.
+
+    Safe to repeat: only what is missing or changed is done again.
+    """
+    if sum([plan, task is not None, collect, status]) > 1:
+        raise FmctError("give at most one of --plan, --task, --collect and --status")
+    from preprocess import run
+    from preprocess.config import PreprocessConfig
+
+    if status:
+        typer.echo(run.status(out))
+        return
+    settings = load(PreprocessConfig, config, overrides or [])
+    if plan:
+        typer.echo(f"{out}: {run.plan(catalog, out, settings)} tasks")
+    elif task is not None:
+        typer.echo(f"task {task}: {run.run_task(catalog, out, task, settings)}")
+    elif collect:
+        typer.echo(f"{out}: {run.collect(out, settings)}")
+    else:
+        with progress("preprocess") as update:
+            typer.echo(f"{out}: {run.preprocess(catalog, out, settings, update)}")
+
+
+@app.command()
+def labels(
+    csv: Annotated[Path, typer.Argument(help="CSV with study_instance_uid and 0/1 label columns.")],
+    key_file: KeyFile,
+    out: Annotated[Path, typer.Option(help="Parquet file to write, keyed as the volumes are.")],
+) -> None:
+    """Key a table of labels as the volumes are keyed, so that the two can be joined without identifiers."""
+    from preprocess.labels import key_labels
+
+    typer.echo(f"{out}: {key_labels(csv, key_file, out)} studies")
+
+
+@app.command()
+def trace(
+    catalog: CatalogFile,
+    key: Annotated[str, typer.Argument(help="A volume's or quarantined series' key.")],
+    key_file: KeyFile,
+) -> None:
+    """Find the series behind a key: the hospital's own way back, for those who hold the HMAC key."""
+    from preprocess.trace import trace as trace_key
+
+    series = trace_key(catalog, key_file, key)
+    typer.echo(f"series {series.series_uid}, study {series.study_uid}, {len(series.instances)} instances:")
+    for instance in series.instances:
+        typer.echo(f"  {instance.path}")
+
+
+@shards_app.command("info")
+def shards_info(dataset: Annotated[Path, typer.Argument(help="Folder that holds dataset.json.")]) -> None:
+    """Say what a shard dataset holds."""
+    from shards import Dataset
+
+    info = Dataset.open(dataset).info
+    typer.echo(f"{dataset}: {info.format} version {info.format_version}, {info.volumes} volumes in")
+    typer.echo(f"{len(info.shards)} shards, {info.bytes / 2**20:.1f} MiB, spacing {info.spacing_mm} mm")
+    typer.echo(f"digest {info.digest}, preprocessing {info.config_digest}")
+
+
+@shards_app.command("verify")
+def shards_verify(dataset: Annotated[Path, typer.Argument(help="Folder that holds dataset.json.")]) -> None:
+    """Read every byte of a dataset and check it against its digests."""
+    from shards import verify
+
+    with progress("verify") as update:
+        problems = verify(dataset, update)
+    if problems:
+        raise FmctError(f"{dataset}: {len(problems)} damaged: " + "; ".join(str(p) for p in problems))
+    typer.echo(f"{dataset}: every byte as written")
+
+
+@app.command()
+def train(
+    run: Annotated[
+        Path, typer.Option(help="Run folder; an existing run goes on from its newest checkpoint.")
+    ],
+    config: ConfigFile = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Processes to start here; leave out under srun, or for one.")
+    ] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop at this step, with a checkpoint.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Pretrain with DINO and MAE under DeepSpeed. Run it again to go on: it resumes by itself.
+
+    Exit code 75 means that a signal came, all was saved, and the same command will go on.
+    """
+    from fmct_hpc.config import TrainConfig
+    from fmct_hpc.train.run import preflight
+    from fmct_hpc.train.run import train as train_rank
+    from launch.ranks import run_ranks
+
+    settings = load(TrainConfig, config, overrides or [])
+    if ranks is None and ("RANK" in os.environ or "SLURM_PROCID" in os.environ):
+        rank = int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])
+        set_up_logging(rank)
+        raise typer.Exit(train_rank(settings, run, until))
+    preflight(settings, run, ranks or 1)
+    command = [sys.executable, "-m", "launch.cli", "train", "--run", str(run)]
+    command += ["--config", str(config)] if config else []
+    command += ["--until", str(until)] if until else []
+    raise typer.Exit(run_ranks([*command, *(overrides or [])], ranks or 1))
+
+
+@app.command()
+def probe(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a folder with encoder.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for results and predictions.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure the features: linear probe and kNN on labels, beside the same model untrained."""
+    from fmct_hpc.config import ProbeConfig
+    from fmct_hpc.probe.run import probe as probe_run
+
+    settings = load(ProbeConfig, config, overrides or [])
+    with progress("features") as update:
+        result = probe_run(run, settings, out, update)
+    typer.echo(result.table())
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(help="HTML file to write.")],
+    data: Annotated[Path, typer.Option(help="Output folder of `fmct preprocess`.")],
+    run: Annotated[Path, typer.Option(help="Run folder of `fmct train`.")],
+    probe: Annotated[Path, typer.Option(help="Output folder of `fmct probe`.")],
+) -> None:
+    """Write one self-contained page: data, rejections, curves, reconstructions, probe table."""
+    from launch.report import report as write_report
+
+    write_report(out, data, run, probe)
+    typer.echo(f"{out}: open it in any browser, it needs no network")
+
+
+def main() -> None:
+    """Run the command line; a mistake the user can mend is one line and exit code 2."""
+    set_up_logging()
+    try:
+        app()
+    except FmctError as error:
+        typer.echo(f"fmct: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
