@@ -201,6 +201,17 @@ def train(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run folder.")],
+    second: Annotated[Path, typer.Argument(help="Another run folder.")],
+) -> None:
+    """Compare two runs' losses bit for bit, over the steps that both have."""
+    from fmct_hpc.train.compare import compare as compare_runs
+
+    typer.echo(f"{compare_runs(first, second)} steps in both runs, their losses identical to the last bit")
+
+
+@app.command()
 def probe(
     run: Annotated[Path, typer.Argument(help="A run folder, or a folder with encoder.safetensors.")],
     out: Annotated[Path, typer.Option(help="Folder for results and predictions.")],

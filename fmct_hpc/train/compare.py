@@ -1,0 +1,35 @@
+"""Are two runs the same run? Their recorded losses, compared to the last bit."""
+
+import json
+from pathlib import Path
+
+from shards.errors import FmctError
+
+COMPARED = ("loss", "dino", "mae", "gradient_norm")
+
+
+def compare(first: Path, second: Path) -> int:
+    """Compare the metrics.jsonl of two run folders; return how many steps both have.
+
+    Metrics hold each float's shortest exact decimal form, so equal text is equal bits. Raises FmctError
+    that names the first step and figure that differ, or says that no step is in both.
+    """
+    ours, theirs = _by_step(first), _by_step(second)
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        raise FmctError(f"{first} and {second}: no step stands in both runs' metrics.jsonl")
+    for step in common:
+        for name in COMPARED:
+            if ours[step].get(name) != theirs[step].get(name):
+                values = f"{ours[step].get(name)!r} and {theirs[step].get(name)!r}"
+                raise FmctError(f"{first} and {second}: {name} differs at step {step}: {values}")
+    return len(common)
+
+
+def _by_step(run: Path) -> dict[int, dict[str, float]]:
+    path = run / "metrics.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        raise FmctError(f"{path}: not there; is {run} a run folder of `fmct train`?") from None
+    return {row["step"]: row for row in rows}

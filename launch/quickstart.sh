@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# From nothing to a report in some minutes: makes its own environment and a small PACS export, then runs
+# scan, preprocess, train, a killed and resumed run, probe and report.
+#   bash launch/quickstart.sh [FOLDER]     (default: demo; emptied of an earlier quickstart's files first)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-demo}
+
+bash launch/environment.sh .venv
+export PATH="$PWD/.venv/bin:$PATH"
+
+step() { printf '\n=== %s\n' "$*"; }
+
+# Only a folder that this script made is emptied.
+if [ -e "$out" ] && [ ! -e "$out/.quickstart" ]; then
+  echo "quickstart: $out exists and is not an earlier quickstart's; name another folder" >&2
+  exit 2
+fi
+rm -rf "$out"
+mkdir -p "$out"
+touch "$out/.quickstart"
+
+step "1. A PACS export: synthetic heads from several scanners, and one real head CT"
+fmct demo export "$out/export" --studies 60 --matrix 128 --real tests/data/ge_head_tilt18
+
+step "2. Scan and preprocess: DICOM to de-identified volumes in shards of both formats"
+fmct keygen "$out/hmac.key"
+fmct scan "$out/export/dicom" --catalog "$out/catalog.parquet"
+fmct preprocess "$out/catalog.parquet" --out "$out/data" \
+  --config launch/recipes/quickstart-preprocess.yaml key_file="$out/hmac.key"
+fmct shards verify "$out/data/zarr"
+fmct shards verify "$out/data/webdataset"
+fmct labels "$out/export/labels.csv" --key-file "$out/hmac.key" --out "$out/labels.parquet"
+
+recipe=(--config launch/recipes/quickstart-train.yaml --ranks 2)
+step "3. Train on 2 ranks: DINO and MAE under DeepSpeed ZeRO; this run is killed half-way ..."
+set -m # the run gets a process group of its own, so that one signal kills every part of it
+fmct train --run "$out/run" "${recipe[@]}" data.path="$out/data/zarr" &
+run=$!
+set +m
+until [ -e "$out/run/checkpoints/step-00000040" ]; do
+  kill -0 "$run" 2> /dev/null || { wait "$run"; exit 1; }
+  sleep 0.2
+done
+kill -KILL -- "-$run"
+wait "$run" 2> /dev/null || true
+echo "killed with SIGKILL; its checkpoints: $(cd "$out/run/checkpoints" && echo step-*)"
+
+step "   ... and goes on from its newest checkpoint"
+fmct train --run "$out/run" "${recipe[@]}" data.path="$out/data/zarr"
+
+step "   The same run unbroken, from the other shard format, must give the same losses"
+fmct train --run "$out/unbroken" "${recipe[@]}" --until 60 data.path="$out/data/webdataset"
+fmct compare "$out/run" "$out/unbroken"
+
+step "4. Probe: are the features better than the untrained model's?"
+fmct probe "$out/run" --out "$out/probe" --config launch/recipes/quickstart-probe.yaml \
+  data="$out/data/zarr" labels="$out/labels.parquet"
+fmct report "$out/report.html" --data "$out/data" --run "$out/run" --probe "$out/probe"
