@@ -1,0 +1,227 @@
+"""The catalog: what the scan found, one row a series, as plain header facts.
+
+It holds raw identifiers and paths, so its file is readable by its owner alone (mode 0600).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+
+ROW_GROUP_SERIES = 512
+"""Series per Parquet row group: what reading one row decodes at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One DICOM file: the header facts that selection and geometry need (DICOM tag in brackets)."""
+
+    path: Path
+    size: int  # bytes
+    mtime_ns: int
+    sop_uid: str  # SOP Instance UID (0008,0018)
+    sop_class: str  # SOP Class UID (0008,0016)
+    transfer_syntax: str  # Transfer Syntax UID (0002,0010)
+    image_type: tuple[str, ...]  # (0008,0008)
+    acquisition_number: int | None  # (0020,0012)
+    instance_number: int | None  # (0020,0013)
+    kernel: str  # Convolution Kernel (0018,1210)
+    kvp: float | None  # (0018,0060), kV
+    frames: int  # Number of Frames (0028,0008), 1 where absent
+    samples: int | None  # Samples per Pixel (0028,0002); absent without pixels
+    rows: int | None  # (0028,0010)
+    columns: int | None  # (0028,0011)
+    position: tuple[float, ...] | None  # Image Position (Patient) (0020,0032), LPS mm
+    orientation: tuple[float, ...] | None  # Image Orientation (Patient) (0020,0037)
+    pixel_spacing: tuple[float, ...] | None  # (0028,0030), row then column distance, mm
+    thickness: float | None  # Slice Thickness (0018,0050), mm
+    tilt: float | None  # Gantry/Detector Tilt (0018,1120), degrees; its sign differs by vendor
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series of one patient's study; series-level attributes are the first instance's."""
+
+    patient_id: str  # (0010,0020)
+    study_uid: str  # (0020,000D)
+    series_uid: str  # (0020,000E)
+    frame_of_reference_uid: str  # (0020,0052)
+    modality: str  # (0008,0060)
+    manufacturer: str  # (0008,0070)
+    model: str  # (0008,1090)
+    study_description: str  # (0008,1030)
+    series_description: str  # (0008,103E)
+    protocol: str  # Protocol Name (0018,1030)
+    body_part: str  # (0018,0015)
+    patient_position: str  # (0018,5100)
+    contrast: str  # Contrast/Bolus Agent (0018,0010)
+    instances: tuple[Instance, ...]
+
+    @property
+    def kernel(self) -> str:
+        """The commonest Convolution Kernel of the instances."""
+        return str(_commonest(i.kernel for i in self.instances))
+
+    @property
+    def kvp(self) -> float | None:
+        """The commonest KVP of the instances, kV."""
+        return _commonest(i.kvp for i in self.instances)
+
+    @property
+    def image_type(self) -> tuple[str, ...]:
+        """The commonest Image Type of the instances."""
+        return tuple(_commonest(i.image_type for i in self.instances))
+
+    @property
+    def bytes(self) -> int:
+        """Size of the series' files."""
+        return sum(i.size for i in self.instances)
+
+    @property
+    def repeated_sop_uids(self) -> int:
+        """Instances whose SOP Instance UID another instance of the series bears already."""
+        return len(self.instances) - len({i.sop_uid for i in self.instances})
+
+
+def _commonest(values: Iterable[Any]) -> Any:
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], str(value)))
+
+
+_UID = pa.string()
+_SERIES_KEY = ("patient_id", "study_uid", "series_uid")
+_INSTANCE_TYPES: dict[str, pa.DataType] = {
+    # A file name is bytes: archives hold names that are not UTF-8.
+    "path": pa.binary(),
+    "size": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "sop_uid": _UID,
+    "sop_class": _UID,
+    "transfer_syntax": _UID,
+    "image_type": pa.list_(pa.string()),
+    "acquisition_number": pa.int64(),
+    "instance_number": pa.int64(),
+    "kernel": pa.string(),
+    "kvp": pa.float64(),
+    "frames": pa.int64(),
+    "samples": pa.int64(),
+    "rows": pa.int64(),
+    "columns": pa.int64(),
+    "position": pa.list_(pa.float64()),
+    "orientation": pa.list_(pa.float64()),
+    "pixel_spacing": pa.list_(pa.float64()),
+    "thickness": pa.float64(),
+    "tilt": pa.float64(),
+}
+_SERIES_NAMES = tuple(f.name for f in fields(Series) if f.name != "instances")
+INSTANCE_TABLE = pa.schema(
+    [pa.field(name, pa.string()) for name in _SERIES_NAMES]
+    + [pa.field(name, kind) for name, kind in _INSTANCE_TYPES.items()]
+)
+"""What the scan collects: one flat row a file, series attributes repeated."""
+
+
+def series_table(instances: pa.Table) -> pa.Table:
+    """Group flat `INSTANCE_TABLE` rows into one row a series with its instances nested.
+
+    Rows are ordered by (patient, study, series) and instances by (SOP Instance UID, path), so the
+    result does not depend on the order in which files were found. Patient and study belong to the
+    group's key: a series UID that two patients share (careless anonymisation) stays two series.
+    """
+    order = [(name, "ascending") for name in (*_SERIES_KEY, "sop_uid", "path")]
+    flat = instances.sort_by(order).combine_chunks()
+    starts = _group_starts(flat)
+    nested = pa.StructArray.from_arrays(
+        [flat[name].combine_chunks() for name in _INSTANCE_TYPES], names=list(_INSTANCE_TYPES)
+    )
+    offsets = pa.array(np.append(starts, len(flat)), pa.int64())
+    columns = [flat[name].take(pa.array(starts)) for name in _SERIES_NAMES]
+    columns.append(pa.LargeListArray.from_arrays(offsets, nested))
+    return pa.table(columns, names=[*_SERIES_NAMES, "instances"])
+
+
+def _group_starts(flat: pa.Table) -> np.ndarray:
+    changed = np.zeros(len(flat), bool)
+    changed[:1] = True
+    for name in _SERIES_KEY:
+        column = flat[name]
+        changed[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy()
+    return np.flatnonzero(changed)
+
+
+def write_private_parquet(table: pa.Table, path: Path, row_group_size: int | None = None) -> None:
+    """Write `table` atomically as a Parquet file that only its owner can read (mode 0600)."""
+    with atomic_path(path) as temporary:
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        pq.write_table(table, temporary, compression="zstd", row_group_size=row_group_size)
+
+
+def write_catalog(path: Path, series: pa.Table) -> None:
+    """Write the result of `series_table` to `path` (atomic, mode 0600)."""
+    write_private_parquet(series, path, ROW_GROUP_SERIES)
+
+
+def read_catalog(path: Path) -> list[Series]:
+    """All series of a catalog, in its order.
+
+    Raises FmctError where the file is missing or is no catalog.
+    """
+    return _series(_open(path).read())
+
+
+def read_rows(path: Path, rows: Sequence[int]) -> list[Series]:
+    """The series at the given row numbers, in their order; decodes only their row groups.
+
+    Raises FmctError as `read_catalog` does, and where a row is beyond the catalog's end.
+    """
+    file = _open(path)
+    sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    if any(not 0 <= row < starts[-1] for row in rows):
+        raise FmctError(f"{path}: the catalog has {starts[-1]} series, fewer than asked for; scan again")
+    found: dict[int, Series] = {}
+    for group in sorted({int(np.searchsorted(starts, row, "right")) - 1 for row in rows}):
+        table = file.read_row_group(group)
+        wanted = [row for row in rows if starts[group] <= row < starts[group + 1]]
+        taken = _series(table.take([row - int(starts[group]) for row in wanted]))
+        found.update(zip(wanted, taken, strict=True))
+    return [found[row] for row in rows]
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise FmctError(f"{path}: no such catalog; make it with `fmct scan EXPORT --catalog {path}`")
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid:
+        raise FmctError(f"{path}: not a Parquet file; make the catalog again with `fmct scan`") from None
+    if set(file.schema_arrow.names) != {*_SERIES_NAMES, "instances"}:
+        raise FmctError(f"{path}: not a catalog of this version; make it again with `fmct scan`")
+    return file
+
+
+def _series(table: pa.Table) -> list[Series]:
+    return [
+        Series(**{**row, "instances": tuple(map(_instance, row["instances"]))}) for row in table.to_pylist()
+    ]
+
+
+_TUPLES = ("image_type", "position", "orientation", "pixel_spacing")
+
+
+def _instance(row: dict[str, Any]) -> Instance:
+    row["path"] = Path(os.fsdecode(row["path"]))
+    for name in _TUPLES:
+        if row[name] is not None:
+            row[name] = tuple(row[name])
+    return Instance(**row)

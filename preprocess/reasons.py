@@ -1,0 +1,65 @@
+"""Why a file, a slice or a series does not become (part of) a volume."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """One word for each way that input falls short; the value is what tables hold."""
+
+    # Files, found by the scan.
+    UNREADABLE_FILE = "unreadable_file"
+    EMPTY_FILE = "empty_file"
+    BROKEN_HEADER = "broken_header"
+    MISSING_UID = "missing_uid"
+
+    # Series, by what they are.
+    NOT_CT = "not_ct"
+    LOCALIZER = "localizer"
+    DOSE_REPORT = "dose_report"
+    SECONDARY_CAPTURE = "secondary_capture"
+    DERIVED = "derived"
+    NOT_AXIAL = "not_axial"
+    MULTI_FRAME = "multi_frame"
+
+    # Series, by how they were acquired.
+    BONE_KERNEL = "bone_kernel"
+    SOFT_KERNEL = "soft_kernel"
+    UNKNOWN_KERNEL = "unknown_kernel"
+    KVP_OUT_OF_RANGE = "kvp_out_of_range"
+    KVP_MISSING = "kvp_missing"
+
+    # Slices and their geometry.
+    MISSING_GEOMETRY = "missing_geometry"
+    INVALID_GEOMETRY = "invalid_geometry"
+    INCONSISTENT_GEOMETRY = "inconsistent_geometry"
+    TOO_FEW_SLICES = "too_few_slices"
+    COVERAGE_TOO_SMALL = "coverage_too_small"
+    MISSING_SLICES = "missing_slices"
+    SLICE_GAP = "slice_gap"
+    DUPLICATE_SLICE = "duplicate_slice"
+    RETAKEN_SLICE = "retaken_slice"
+    REPEATED_POSITIONS = "repeated_positions"
+
+    # Pixels.
+    TRUNCATED_PIXEL_DATA = "truncated_pixel_data"
+    UNDECODABLE_PIXEL_DATA = "undecodable_pixel_data"
+    NOT_GRAYSCALE = "not_grayscale"
+    NOT_HOUNSFIELD = "not_hounsfield"
+    NO_HEAD_FOUND = "no_head_found"
+
+
+class Rejection(Exception):  # noqa: N818 - it is an outcome, not a defect
+    """A series (or one of its slices) is not used, for a typed reason.
+
+    `detail` is one line of numbers and attribute names; it holds no identifier, path or free text
+    of the source, because it is written to the quarantine table.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["Rejection"], tuple[Reason, str]]:
+        """Pickle by the two arguments, so that worker processes can raise it."""
+        return Rejection, (self.reason, self.detail)
