@@ -1,0 +1,173 @@
+"""A finished dataset directory: random access to its volumes, and how it becomes finished."""
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards import index as indexes
+from shards import info as infos
+from shards.errors import FmctError
+from shards.formats import FORMATS, shard_path
+from shards.info import INDEX_NAME, DatasetInfo
+from shards.schema import ShardFormat, VolumeRecord
+from shards.voxels import DamagedError, Extent, Index3, crc32
+
+
+class Dataset:
+    """Volumes by number, 0 to len - 1, ordered by shard name and then by place in the shard.
+
+    It holds the index and no open file, so that a fork may use it; pickled, it is its path and is opened
+    again.
+    """
+
+    def __init__(self, path: Path, info: DatasetInfo, index: pa.Table):
+        self.path = path
+        self.info = info
+        self.index = index
+        """One row a volume, columns shards.index.SCHEMA."""
+        self._format = FORMATS[info.format]
+        self._sizes = {shard.name: shard.bytes for shard in info.shards}
+
+    @classmethod
+    def open(cls, path: Path) -> "Dataset":
+        """Open a directory that `finish_dataset` finished.
+
+        Raises FmctError where it is missing, unfinished, damaged or of another format version.
+        """
+        info = infos.read(path)
+        return cls(path, info, read_index(path, info))
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Dataset.open, (self.path,)
+
+    def __len__(self) -> int:
+        return self.info.volumes
+
+    def record(self, i: int) -> VolumeRecord:
+        """The record of volume i."""
+        return indexes.to_record(self.index.slice(i, 1).to_pylist()[0])
+
+    def position(self, key: str) -> int:
+        """The number of the volume `key`; KeyError where there is none."""
+        i: int = pc.index(self.index["key"], key).as_py()
+        if i < 0:
+            raise KeyError(key)
+        return i
+
+    def read(self, i: int) -> np.ndarray:
+        """Volume i: int16 HU (D, H, W), its CRC-32 checked; FmctError where it is damaged."""
+        shape: Index3 = tuple(self.index["shape"][i].as_py())
+        voxels = self.read_box(i, (0, 0, 0), shape)
+        if crc32(voxels) != self.index["crc32"][i].as_py():
+            raise self._damaged(i, "CRC-32 of the voxels differs")
+        return voxels
+
+    def read_box(self, i: int, start: Index3, stop: Index3) -> np.ndarray:
+        """Voxels [start, stop), in (D, H, W) and inside volume i: int16 HU.
+
+        `zarr` decodes the touched 32³ chunks, each with its CRC-32C checked; `webdataset` decodes the
+        whole volume. Raises ValueError for a box not inside, FmctError where the volume is damaged.
+        """
+        shape: Index3 = tuple(self.index["shape"][i].as_py())
+        if not all(0 <= a < b <= size for a, b, size in zip(start, stop, shape, strict=True)):
+            raise ValueError(f"box {start} to {stop} is not inside volume {i} of shape {shape}")
+        extent = Extent(self.index["offset"][i].as_py(), self.index["length"][i].as_py())
+        try:
+            descriptor = self._open_shard(i)
+            try:
+                return self._format.read_box(descriptor, extent, shape, start, stop)
+            finally:
+                os.close(descriptor)
+        except DamagedError as error:
+            raise self._damaged(i, str(error)) from error
+
+    def shard_file(self, i: int) -> Path:
+        """The shard file that holds volume i."""
+        return shard_path(self.path, self.index["shard"][i].as_py(), self.info.format)
+
+    def _open_shard(self, i: int) -> int:
+        """A file descriptor of volume i's shard; opened a read, so that no process holds thousands."""
+        try:
+            descriptor = os.open(self.shard_file(i), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise DamagedError("the file is missing") from None
+        if os.fstat(descriptor).st_size != self._sizes[self.index["shard"][i].as_py()]:
+            os.close(descriptor)
+            raise DamagedError("the file has another size")
+        return descriptor
+
+    def _damaged(self, i: int, what: str) -> FmctError:
+        key = self.index["key"][i].as_py()
+        return FmctError(f"{self.shard_file(i)}: volume {key}: {what}; {RESTORE}")
+
+
+RESTORE = "restore the file, or delete it and rerun `fmct preprocess`"
+
+
+def read_index(path: Path, info: DatasetInfo) -> pa.Table:
+    """The index of the dataset directory `path`; FmctError where it is not the one `info` names."""
+    file = path / INDEX_NAME
+    remedy = "restore it or rerun `fmct preprocess --collect`"
+    if not file.is_file():
+        raise FmctError(f"{file} is missing; {remedy}")
+    if infos.sha256(file) != info.index_sha256:
+        raise FmctError(f"{file} is damaged or of another dataset; {remedy}")
+    return indexes.read(file)
+
+
+def finish_dataset(directory: Path, format: ShardFormat, names: list[str]) -> DatasetInfo:
+    """Join the sidecar indexes of the shards `names` into index.parquet, then write dataset.json.
+
+    The order of `names` has no influence. Raises FmctError for a shard that is missing or was changed
+    after it was written, a key in two places, no volume at all, or volumes of different spacing or
+    preprocessing configuration.
+    """
+    tables, shards = [], []
+    for name in sorted(names):
+        table, shard = indexes.read_sidecar(indexes.sidecar_path(directory, name), format)
+        file = shard_path(directory, name, format)
+        if not file.is_file() or file.stat().st_size != shard.bytes:
+            raise FmctError(f"{file} is missing or not the one its index describes; {RESTORE}")
+        tables.append(table)
+        shards.append(shard)
+    if not sum(shard.volumes for shard in shards):
+        raise FmctError(f"{directory} has no volume; see why in the quarantine table")
+    index = indexes.merge(tables)
+    _refuse_duplicates(index, directory)
+    indexes.write(index, directory / INDEX_NAME)
+    info = DatasetInfo(
+        format=format,
+        spacing_mm=_only_value(index, "spacing_mm", directory),
+        config_digest=_only_value(index, "config_digest", directory),
+        volumes=index.num_rows,
+        bytes=sum(shard.bytes for shard in shards),
+        shards=tuple(shards),
+        index_sha256=infos.sha256(directory / INDEX_NAME),
+    )
+    info = info.model_copy(update={"digest": info.compute_digest()})
+    infos.write(info, directory)
+    return info
+
+
+def _refuse_duplicates(index: pa.Table, directory: Path) -> None:
+    if pc.count_distinct(index["key"]).as_py() == index.num_rows:
+        return
+    (key, _), *_ = Counter(index["key"].to_pylist()).most_common(1)
+    held_by = index.filter(pc.equal(index["key"], key))["shard"].to_pylist()
+    raise FmctError(f"{directory}: volume {key} is in shards {', '.join(held_by)}; give each series once")
+
+
+def _only_value(index: pa.Table, column: str, directory: Path) -> Any:
+    first = index[column][0].as_py()
+    for value, shard in zip(index[column].to_pylist(), index["shard"].to_pylist(), strict=True):
+        if value != first:
+            raise FmctError(
+                f"{directory}: {column} {value} in shard {shard}, {first} elsewhere; "
+                "preprocess all of a dataset with one configuration"
+            )
+    return first

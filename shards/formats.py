@@ -1,0 +1,41 @@
+"""The two shard formats behind one interface."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+
+from shards import tar_shard, zarr_shard
+from shards.schema import ShardFormat, VolumeRecord
+from shards.voxels import Extent, Index3
+
+
+class ShardFile(Protocol):
+    """Writes volumes to an open binary file, one after another."""
+
+    def append(self, record: VolumeRecord, voxels: np.ndarray) -> Extent:
+        """Write one volume, (D, H, W) int16, and say where its voxels lie."""
+
+    def close(self) -> None:
+        """Write what ends the file; the stream stays open."""
+
+
+class Format(NamedTuple):
+    """How one format names, writes and reads a shard."""
+
+    suffix: str
+    writer: Callable[[BinaryIO], ShardFile]
+    read_box: Callable[[int, Extent, Index3, Index3, Index3], np.ndarray]
+    """(file descriptor, extent, volume shape, start, stop) -> int16 (D, H, W); raises DamagedError."""
+
+
+FORMATS: dict[ShardFormat, Format] = {
+    "zarr": Format(zarr_shard.SUFFIX, zarr_shard.ZarrShardFile, zarr_shard.read_box),
+    "webdataset": Format(tar_shard.SUFFIX, tar_shard.TarShardFile, tar_shard.read_box),
+}
+
+
+def shard_path(directory: Path, name: str, format: ShardFormat) -> Path:
+    """The shard file called `name` in `directory`."""
+    return directory / (name + FORMATS[format].suffix)

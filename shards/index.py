@@ -1,0 +1,108 @@
+"""The index: one row a volume, as an Arrow table; Parquet beside each shard and for the dataset."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+from shards.info import ShardInfo
+from shards.schema import FORMAT_VERSION, DecodeFacts, ShardFormat, VolumeRecord
+from shards.voxels import Extent
+
+SIDECAR_SUFFIX = ".index.parquet"
+
+_SHARD, _FORMAT = b"fmct.shard", b"fmct.format"
+_REPEATED = pa.dictionary(pa.int32(), pa.string())
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("patient_key", pa.string()),
+        ("study_key", pa.string()),
+        ("shape", pa.list_(pa.int32(), 3)),
+        ("dtype", _REPEATED),
+        ("spacing_mm", pa.list_(pa.float64(), 3)),
+        ("affine", pa.list_(pa.float64(), 16)),
+        ("crc32", pa.uint32()),
+        ("source_digest", pa.string()),
+        ("config_digest", _REPEATED),
+        ("kernel_class", _REPEATED),
+        ("kvp", pa.float64()),
+        ("slice_thickness_mm", pa.float64()),
+        ("gantry_tilt_deg", pa.float64()),
+        ("slices", pa.int32()),
+        ("slice_gap_mm", pa.list_(pa.float64(), 2)),
+        ("matrix", pa.list_(pa.int32(), 2)),
+        ("pixel_spacing_mm", pa.list_(pa.float64(), 2)),
+        ("manufacturer", _REPEATED),
+        ("transfer_syntax", _REPEATED),
+        ("shard", _REPEATED),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
+"""VolumeRecord and its DecodeFacts flat, then the shard's name and the Extent of the voxels in it."""
+
+
+def to_row(record: VolumeRecord, shard: str, extent: Extent) -> dict[str, Any]:
+    """One row of the index."""
+    row = record.model_dump()
+    return {**row.pop("facts"), **row, "shard": shard, **extent._asdict()}
+
+
+def to_record(row: dict[str, Any]) -> VolumeRecord:
+    """The record in a row of the index."""
+    fields = {name: row[name] for name in VolumeRecord.model_fields if name != "facts"}
+    facts = {name: row[name] for name in DecodeFacts.model_fields}
+    return VolumeRecord(**fields, facts=DecodeFacts(**facts))
+
+
+def merge(tables: Iterable[pa.Table]) -> pa.Table:
+    """Tables one after another, each column in one piece."""
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Write Parquet atomically; the same table gives the same bytes."""
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=max(table.num_rows, 1))
+
+
+def read(path: Path) -> pa.Table:
+    """Read what `write` wrote; raises OSError or pyarrow.ArrowException on anything else."""
+    table = pq.read_table(path, partitioning=None)
+    if not table.schema.equals(SCHEMA):
+        raise pa.ArrowInvalid("not the columns of a shard index")
+    return table
+
+
+def sidecar_path(directory: Path, shard: str) -> Path:
+    """The index beside the shard of that name."""
+    return directory / (shard + SIDECAR_SUFFIX)
+
+
+def write_sidecar(rows: list[dict[str, Any]], shard: ShardInfo, format: ShardFormat, path: Path) -> None:
+    """Write the rows of one shard, with the facts of its file in the Parquet metadata."""
+    metadata = {_SHARD: shard.model_dump_json(), _FORMAT: f"{format} {FORMAT_VERSION}"}
+    write(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata)), path)
+
+
+def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:
+    """The rows and the facts of one shard; FmctError where they are missing or of another format."""
+    remedy = "rerun `fmct preprocess` for this shard"
+    try:
+        table = read(path)
+        metadata = table.schema.metadata
+        shard = ShardInfo.model_validate_json(metadata[_SHARD])
+        found, expected = metadata[_FORMAT].decode(), f"{format} {FORMAT_VERSION}"
+    except FileNotFoundError:
+        raise FmctError(f"{path} is missing: its shard is unfinished; {remedy}") from None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        raise FmctError(f"{path} is damaged; {remedy}") from None
+    if found != expected:
+        raise FmctError(f"{path} is of format {found}, not {expected}; {remedy}")
+    return table.replace_schema_metadata(), shard

@@ -1,0 +1,84 @@
+"""dataset.json: what a dataset directory holds, with the digests to check it against."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shards.atomic import write_text
+from shards.errors import FmctError
+from shards.schema import FORMAT_VERSION, ShardFormat
+
+FILE_NAME = "dataset.json"
+INDEX_NAME = "index.parquet"
+
+
+class ShardInfo(BaseModel):
+    """One shard file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="file name without the format's suffix")
+    volumes: int
+    bytes: int = Field(description="size of the file")
+    sha256: str = Field(description="of the file")
+
+
+class DatasetInfo(BaseModel):
+    """A finished dataset; all of its volumes share format, spacing and preprocessing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    format: ShardFormat
+    spacing_mm: tuple[float, float, float] = Field(description="(D, H, W) mm")
+    config_digest: str = Field(description="SHA-256 of the preprocessing configuration")
+    volumes: int
+    bytes: int = Field(description="size of all shard files")
+    shards: tuple[ShardInfo, ...] = Field(description="ordered by name")
+    index_sha256: str = Field(description="of index.parquet")
+    digest: str = Field(
+        default="", description="SHA-256 of all above but index_sha256: what identifies the data"
+    )
+
+    def compute_digest(self) -> str:
+        """What `digest` must be: over compact JSON with sorted keys."""
+        fields = self.model_dump(mode="json", exclude={"index_sha256", "digest"})
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(info: DatasetInfo, directory: Path) -> None:
+    """Write dataset.json atomically: from now on the directory is a dataset."""
+    write_text(directory / FILE_NAME, info.model_dump_json(indent=1) + "\n")
+
+
+def read(directory: Path) -> DatasetInfo:
+    """Read dataset.json; FmctError where there is none, or one of another version, or a damaged one."""
+    path = directory / FILE_NAME
+    if not directory.is_dir():
+        raise FmctError(f"{directory} is not a directory; give the one that holds {FILE_NAME}")
+    if not path.is_file():
+        raise FmctError(f"{directory} holds no {FILE_NAME}: run `fmct preprocess` to the end")
+    try:
+        document = json.loads(path.read_bytes())
+        version = document["format_version"]
+        if version != FORMAT_VERSION:
+            remedy = (
+                f"this fmct reads version {FORMAT_VERSION}: preprocess again or use the one that wrote it"
+            )
+            raise FmctError(f"{path} has format version {version}; {remedy}")
+        info = DatasetInfo.model_validate(document)
+        damaged = info.digest != info.compute_digest()
+    except (ValueError, TypeError, KeyError, ValidationError):
+        damaged = True
+    if damaged:
+        raise FmctError(f"{path} is damaged; restore it or rerun `fmct preprocess --collect`")
+    return info
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

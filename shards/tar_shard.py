@@ -1,0 +1,70 @@
+"""The `webdataset` shard: a POSIX tar with `<key>.vol.blosc` and `<key>.json` a volume.
+
+`webdataset.WebDataset(path)` reads it front to back; the index gives random access to a volume. A
+volume is one blosc buffer, so a box costs as much as the whole volume.
+"""
+
+import io
+import tarfile
+from typing import BinaryIO
+
+import numpy as np
+from numcodecs import blosc
+
+from shards.errors import FmctError
+from shards.schema import VolumeRecord
+from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
+
+SUFFIX = ".tar"
+
+_MAX_BYTES = blosc.MAX_BUFFERSIZE
+_CODEC = blosc.Blosc(cname="zstd", clevel=1, shuffle=blosc.SHUFFLE, typesize=VOXEL.itemsize)
+
+
+class TarShardFile:
+    """Writes volumes to an open binary file, one after another."""
+
+    def __init__(self, stream: BinaryIO):
+        self._tar = tarfile.TarFile(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)
+
+    def append(self, record: VolumeRecord, voxels: np.ndarray) -> Extent:
+        """Write one volume, (D, H, W) int16, and its record.
+
+        Raises FmctError for a volume of 2 GiB or more, which blosc can not take.
+        """
+        if voxels.nbytes > _MAX_BYTES:
+            raise FmctError(f"volume {record.key}: 2 GiB do not fit one blosc buffer; use the zarr format")
+        data = _CODEC.encode(np.ascontiguousarray(voxels, VOXEL))
+        offset = self._write(f"{record.key}.vol.blosc", data)
+        self._write(f"{record.key}.json", record.model_dump_json().encode())
+        return Extent(offset, len(data))
+
+    def close(self) -> None:
+        """Write the tar's end; the stream stays open."""
+        self._tar.close()
+
+    def _write(self, name: str, data: bytes) -> int:
+        """Add one member and return the offset of its data."""
+        member = tarfile.TarInfo(name)  # no clock and no owner: a shard redone is the same bytes
+        member.size = len(data)
+        offset = self._tar.offset + tarfile.BLOCKSIZE
+        self._tar.addfile(member, io.BytesIO(data))
+        return offset
+
+
+def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
+    """Voxels [start, stop) of a volume of `shape`: int16 (D, H, W); decodes the whole volume.
+
+    Raises DamagedError.
+    """
+    volume = np.empty(shape, VOXEL)
+    stored = read_bytes(descriptor, extent)
+    # blosc's own header: uncompressed size at byte 4, compressed size at byte 12, little-endian
+    sizes = int.from_bytes(stored[4:8], "little"), int.from_bytes(stored[12:16], "little")
+    if sizes != (volume.nbytes, len(stored)):
+        raise DamagedError("the blosc header gives another size")
+    try:
+        _CODEC.decode(stored, volume)
+    except (RuntimeError, ValueError) as error:
+        raise DamagedError("blosc can not decode it") from error
+    return volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]

@@ -1,0 +1,72 @@
+"""Writing one shard: one process, one file, a name only when it is whole."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from shards import index
+from shards.atomic import TEMPORARY_SUFFIX, atomic_path
+from shards.errors import FmctError
+from shards.formats import FORMATS, shard_path
+from shards.info import ShardInfo, sha256
+from shards.schema import ShardFormat, VolumeRecord
+from shards.voxels import VOXEL, crc32
+
+
+class ShardWriter:
+    """Context manager that writes the shard `name` and, after it, its sidecar index.
+
+    On a clean exit the shard is synced, renamed to its name and indexed; on an exception, or where the
+    process dies, nothing with its name appears. There must be one writer a shard: an unfinished file
+    that a killed one left is removed.
+    """
+
+    def __init__(self, directory: Path, name: str, format: ShardFormat):
+        self._path = shard_path(directory, name, format)
+        self._name = name
+        self._format = format
+        self._rows: list[dict[str, Any]] = []
+        self._keys: set[str] = set()
+
+    def __enter__(self) -> "ShardWriter":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in self._path.parent.glob(f".{self._path.name}.*{TEMPORARY_SUFFIX}"):
+            left_over.unlink()
+        with ExitStack() as stack:
+            self._temporary = stack.enter_context(atomic_path(self._path))
+            self._stream = stack.enter_context(self._temporary.open("wb"))
+            self._file = FORMATS[self._format].writer(self._stream)
+            stack.callback(self._file.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def add(self, record: VolumeRecord, voxels: np.ndarray) -> None:
+        """Append one volume, int16 (D, H, W).
+
+        Raises ValueError where `voxels` are not what `record` says, FmctError for a key added before.
+        """
+        if voxels.dtype != VOXEL or voxels.shape != record.shape or crc32(voxels) != record.crc32:
+            raise ValueError(f"volume {record.key}: dtype, shape or CRC-32 of the voxels is not the record's")
+        if record.key in self._keys:
+            raise FmctError(f"volume {record.key} is twice in shard {self._path}; give each series once")
+        extent = self._file.append(record, voxels)
+        self._keys.add(record.key)
+        self._rows.append(index.to_row(record, self._name, extent))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        sidecar = index.sidecar_path(self._path.parent, self._name)
+        with self._stack:
+            self._file.close()
+            self._stream.flush()
+            size, digest = self._temporary.stat().st_size, sha256(self._temporary)
+            sidecar.unlink(missing_ok=True)  # it must never describe another shard than the one beside it
+        shard = ShardInfo(name=self._name, volumes=len(self._rows), bytes=size, sha256=digest)
+        index.write_sidecar(self._rows, shard, self._format, sidecar)
