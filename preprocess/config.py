@@ -24,6 +24,8 @@ class SelectConfig(_Section):
     """Half of an adult head's height; less is a partial scan."""
     kvp_range: tuple[float, float] = (80.0, 150.0)
     """The reference's own filter (KVP 0018,0060)."""
+    max_obliquity_deg: Annotated[float, Field(ge=0, le=90)] = 45.0
+    """Greatest angle of the slice normal to the long axis: gantries tilt to 30, reformats stand at 90."""
     kernels: tuple[str, ...] = ("soft", "unknown")
     """Bone kernels amplify noise in brain; their study nearly always has a soft twin."""
 

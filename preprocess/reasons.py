@@ -26,7 +26,6 @@ class Reason(StrEnum):
     SOFT_KERNEL = "soft_kernel"
     UNKNOWN_KERNEL = "unknown_kernel"
     KVP_OUT_OF_RANGE = "kvp_out_of_range"
-    KVP_MISSING = "kvp_missing"
 
     # Slices and their geometry.
     MISSING_GEOMETRY = "missing_geometry"

@@ -1,0 +1,53 @@
+"""Is a reconstruction kernel a soft-tissue or a bone (sharp) one? Its name tells, vendor by vendor."""
+
+import re
+
+from shards.schema import KernelClass
+
+# GE, "Reconstruction Algorithm" of the operator manuals. A trailing "+" is a variant of the same
+# sharpness (HiSpeed), "HD " the high-definition detector mode, a leading "X" a deep-learning variant.
+_GE_SOFT = {"SOFT", "STANDARD", "STND", "STD", "DETAIL", "SMOOTH", "CHEST", "CHST"}
+_GE_BONE = {"BONE", "BONEPLUS", "EDGE", "EDGEPLUS", "LUNG", "ULTRA"}
+
+# Philips Brilliance/Ingenuity filters: A, B, C smooth to sharp body and UA, UB, UC brain; D, E, F
+# (high resolution), L (lung) and YA to YD (bone, inner ear).
+_PHILIPS_SOFT = {"A", "B", "C", "UA", "UB", "UC"}
+_PHILIPS_BONE = {"D", "E", "F", "L", "YA", "YB", "YC", "YD"}
+
+# Siemens (SOMATOM operator manuals, "Kernels"): family letters, then two digits that grow with
+# sharpness. B body, H head, C child, I/J iterative, Q quantitative, D dual energy, T topogram, S special,
+# P/L special: all sharp from 50 on ("for higher sharpness ... B50s, B60s"). U, ultra-high resolution,
+# is for bone throughout.
+_SIEMENS = re.compile(r"([A-Z])[A-Z]?(\d\d)[A-Z]*")
+_SIEMENS_SHARP_FROM = 50
+
+# Toshiba and Canon (Aquilion, "FC" numbers by tens): 30 inner ear and bone, 50 lung, 80 high-resolution
+# bone; the other tens are body and brain, with or without beam-hardening correction.
+_CANON = re.compile(r"FC(\d\d)")
+_CANON_SHARP_TENS = {3, 5, 8}
+
+# Words that other vendors (United Imaging, Neusoft, Hitachi) write out; sharp ones are tried first.
+_BONE_WORDS = ("BONE", "SHARP", "EDGE", "LUNG", "EAR", "HIGHRES")
+_SOFT_WORDS = ("SOFT", "BRAIN", "STANDARD", "SMOOTH", "CEREBR")
+
+
+def kernel_class(kernel: str) -> KernelClass:
+    """Class of Convolution Kernel (0018,1210); "unknown" for a name of no known scheme.
+
+    Of several values the first names the kernel (the next is an iterative strength, as in Siemens'
+    "Hr40f\\3").
+    """
+    name = kernel.split("\\")[0].strip().upper()
+    plain = re.sub(r"^(HD|X)\s+|[\s+]+$", "", name).replace(" ", "")
+    if plain in _GE_SOFT | _PHILIPS_SOFT:
+        return "soft"
+    if plain in _GE_BONE | _PHILIPS_BONE:
+        return "bone"
+    if canon := _CANON.match(plain):
+        return "bone" if int(canon[1]) // 10 in _CANON_SHARP_TENS else "soft"
+    if siemens := _SIEMENS.fullmatch(plain):
+        sharp = siemens[1] == "U" or int(siemens[2]) >= _SIEMENS_SHARP_FROM
+        return "bone" if sharp else "soft"
+    if any(word in plain for word in _BONE_WORDS):
+        return "bone"
+    return "soft" if any(word in plain for word in _SOFT_WORDS) else "unknown"
