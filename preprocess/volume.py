@@ -1,11 +1,26 @@
 """From a series of the catalog to one volume."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from preprocess.reasons import Reason
+from preprocess.catalog import Instance, Series
+from preprocess.config import GridConfig, SelectConfig
+from preprocess.crop import head_grid
+from preprocess.decode import AIR_HU, Slice, decode, source_digest
+from preprocess.geometry import Stack, missing_slices, stack
+from preprocess.kernels import kernel_class
+from preprocess.reasons import Reason, Rejection
+from preprocess.resample import antialias, resample
+from preprocess.select import Selected, require_stack
+from preprocess.select import select as select_series
 from shards.schema import DecodeFacts
+
+RETAKEN = 0.25
+"""Fraction of positions that may hold different images: beyond it the series is several scans."""
+VENDORS = ("GE", "SIEMENS", "PHILIPS", "TOSHIBA", "CANON", "HITACHI", "NEUSOFT", "UIH", "SAMSUNG")
+"""Manufacturers known by a word of (0008,0070); the rest is "other", for the attribute is free text."""
 
 
 @dataclass(frozen=True)
@@ -21,3 +36,124 @@ class Volume:
     """SHA-256 over the used slices in geometric order: stored pixel values, rescale and geometry."""
     dropped: tuple[tuple[Reason, int], ...]
     """Slices of the series that are not in the volume, counted by reason, in the reasons' order."""
+
+
+def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:
+    """Select, decode, order by position, rescale to HU, resample to `grid` and crop to the head.
+
+    Slices that cannot be decoded, copies, and retaken slices are left out and counted, as long as what
+    stays still fulfils `select`. Slices that the acquisition lacks are interpolated across up to
+    `select.max_slice_gap_mm` and counted as missing_slices.
+
+    Raises Rejection where the series is no head CT that `select` wants or is damaged, and FmctError
+    where a file cannot be read at all.
+    """
+    selected = select_series(series, select)
+    instances, decoded, dropped = _decode(selected)
+    slices = _require_whole(instances, dropped, select)
+    hu = np.stack([one.hu for one in decoded])
+    smooth = antialias(hu, slices, grid.spacing_mm)
+    target = head_grid(smooth, slices, grid.spacing_mm, grid.air_threshold_hu, grid.crop_margin_mm)
+    missing = int(missing_slices(slices.gaps).sum())
+    if missing:
+        dropped[Reason.MISSING_SLICES] += missing
+    return Volume(
+        voxels=resample(smooth, slices, target, AIR_HU),
+        affine=target.affine,
+        facts=_facts(series, instances, slices),
+        source_digest=source_digest(
+            decoded, slices.positions, slices.column_step.tolist(), slices.row_step.tolist(), slices.spacing
+        ),
+        dropped=tuple((reason, dropped[reason]) for reason in Reason if dropped[reason]),
+    )
+
+
+def _decode(selected: Selected) -> tuple[list[Instance], list[Slice], Counter[Reason]]:
+    """One decoded instance a position, in geometric order, and what was left out."""
+    instances: list[Instance] = []
+    decoded: list[Slice] = []
+    dropped = Counter(selected.dropped)
+    retaken = 0
+    for group in selected.positions:
+        distinct: dict[bytes, tuple[Instance, Slice]] = {}
+        for instance in sorted(group, key=_taken, reverse=True):
+            try:
+                one = decode(instance)
+            except Rejection as rejection:
+                dropped[rejection.reason] += 1
+                continue
+            if one.digest in distinct:
+                dropped[Reason.DUPLICATE_SLICE] += 1
+            distinct.setdefault(one.digest, (instance, one))
+        if distinct:
+            # A technologist repeats a slice because the first was bad, so the last one taken stays.
+            instance, one = next(iter(distinct.values()))
+            instances.append(instance)
+            decoded.append(one)
+            retaken += len(distinct) > 1
+            dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
+    if retaken > RETAKEN * len(selected.positions):
+        raise Rejection(
+            Reason.REPEATED_POSITIONS,
+            f"{retaken} of {len(selected.positions)} positions hold different images",
+        )
+    return instances, decoded, dropped
+
+
+def _taken(instance: Instance) -> tuple[int, int, str, str]:
+    """Sorts instances by when they were acquired."""
+    return (
+        instance.acquisition_number or 0,
+        instance.instance_number or 0,
+        instance.sop_uid,
+        str(instance.path),
+    )
+
+
+_LOST = (
+    Reason.TRUNCATED_PIXEL_DATA,
+    Reason.UNDECODABLE_PIXEL_DATA,
+    Reason.NOT_GRAYSCALE,
+    Reason.NOT_HOUNSFIELD,
+    Reason.INCONSISTENT_GEOMETRY,
+)
+
+
+def _require_whole(instances: list[Instance], dropped: Counter[Reason], select: SelectConfig) -> Stack:
+    """The stack of what was decoded; where too little is left, raises with the reason of the loss."""
+    lost = max(_LOST, key=lambda reason: dropped[reason])
+    try:
+        if len(instances) < 2:
+            raise Rejection(Reason.TOO_FEW_SLICES, f"{len(instances)} decoded slices")
+        slices = stack(instances)
+        require_stack(slices, select)
+    except Rejection as rejection:
+        if not dropped[lost]:
+            raise
+        detail = f"{dropped[lost]} slices; without them {rejection.reason}: {rejection.detail}"
+        raise Rejection(lost, detail) from None
+    return slices
+
+
+def _facts(series: Series, instances: list[Instance], slices: Stack) -> DecodeFacts:
+    used = replace(series, instances=tuple(instances))
+    thickness = [i.thickness for i in instances if i.thickness]
+    gaps = slices.gaps
+    return DecodeFacts(
+        kernel_class=kernel_class(used.kernel),
+        kvp=used.kvp,
+        slice_thickness_mm=float(np.median(thickness)) if thickness else None,
+        gantry_tilt_deg=slices.tilt_deg,
+        slices=len(instances),
+        slice_gap_mm=(float(gaps.min()), float(gaps.max())),
+        matrix=slices.matrix,
+        pixel_spacing_mm=slices.spacing,
+        manufacturer=vendor(series.manufacturer),
+        transfer_syntax=instances[0].transfer_syntax,
+    )
+
+
+def vendor(manufacturer: str) -> str:
+    """Manufacturer (0008,0070) as one of `VENDORS`, or "other"."""
+    words = manufacturer.upper().replace("_", " ").split()
+    return next((name for name in VENDORS if name in words), "other")

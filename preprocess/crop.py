@@ -1,0 +1,63 @@
+"""Finding the head in a scan: what to keep of the field, apart from table and head holder."""
+
+import numpy as np
+from scipy import ndimage
+
+from preprocess.geometry import Stack
+from preprocess.reasons import Reason, Rejection
+from preprocess.resample import INDEX_STEPS, Grid, box, field, resample
+
+COARSE_MM = 4.0
+"""Voxel edge at which the head is looked for. What is thinner than two voxels (a holder's or table's
+shell, a tube, a blanket) is cut off by one erosion, and the largest rest is the head; a support that is
+thicker than that and touches the head stays in the box."""
+LEAST_HEAD_ML = 200.0
+"""A neonate's head measures over 300 ml; a largest component below this is no head."""
+
+_IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]
+
+
+def head_grid(
+    hu: np.ndarray, slices: Stack, spacing: tuple[float, float, float], threshold: float, margin_mm: float
+) -> Grid:
+    """The grid of `spacing` around the head: its bounding box and `margin_mm`, within the scanned field.
+
+    hu: (N, rows, columns) HU; `threshold` HU parts the head from air.
+    Raises Rejection(no_head_found) where nothing of a head's size is denser.
+    """
+    coarse = field(slices, (COARSE_MM, COARSE_MM, COARSE_MM))
+    # Marks what lies outside the scan, so that the scan's edge erodes nothing.
+    unknown = np.iinfo(np.int16).min
+    values = resample(hu, slices, coarse, unknown)
+    head = _largest(values > threshold, values == unknown)
+    volume_ml = head.sum() * COARSE_MM**3 / 1000
+    if volume_ml < LEAST_HEAD_ML:
+        raise Rejection(
+            Reason.NO_HEAD_FOUND, f"the largest object above {threshold:g} HU has {volume_ml:.0f} ml"
+        )
+    low, high = _bounds(head)
+    first = INDEX_STEPS @ coarse.origin
+    # Voxels reach half an edge beyond their centres.
+    low_mm = first + (low - 0.5) * COARSE_MM - margin_mm
+    high_mm = first + (high + 0.5) * COARSE_MM + margin_mm
+    edges = first - 0.5 * COARSE_MM, first + (np.array(coarse.shape) - 0.5) * COARSE_MM
+    return box(np.maximum(low_mm, edges[0]), np.minimum(high_mm, edges[1]), spacing)
+
+
+def _largest(dense: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """The largest component of `dense` after an opening that spares the border of the scanned region."""
+    # Air inside (sinuses, a hollow phantom) is filled plane by plane, so that thin walls are not eroded.
+    dense = ndimage.binary_fill_holes(dense, _IN_PLANE) & ~unknown
+    eroded = ndimage.binary_erosion(dense | unknown, border_value=1) & dense
+    labels, count = ndimage.label(eroded)
+    if not count:
+        return eroded
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    # Two dilations within what is dense: one undoes the erosion, one takes back ears and nose.
+    return ndimage.binary_dilation(labels == sizes.argmax(), iterations=2, mask=dense)
+
+
+def _bounds(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    found = np.argwhere(mask)
+    return found.min(axis=0), found.max(axis=0)
