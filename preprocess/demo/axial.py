@@ -1,0 +1,94 @@
+"""Axial series of soft and bone kernels, with the quirks of their plan."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from preprocess.demo.identity import uid
+from preprocess.demo.job import File, SeriesJob
+from preprocess.demo.plan import Kind, Quirk
+from preprocess.demo.scanners import Encoding
+from preprocess.demo.stack import Plane, axial_axes, axial_offsets, plane, two_slab_offsets
+from preprocess.demo.streams import Stream, generator
+from preprocess.demo.writer import ct_image, encode
+
+TILT_DEG = {Quirk.TILT_POSITIVE: 18.0, Quirk.TILT_NEGATIVE: -14.0}
+TURN_DEG = 7.0
+SLICES_LEFT = 4
+"""What remains of a series with few slices."""
+SLICES_GONE = 4
+"""The hole in a series with missing slices: 20 mm and more."""
+SLICES_TWICE = 3
+"""How many slices a series with duplicates repeats."""
+BYTES_LEFT = 0.6
+"""Fraction of a truncated file that remains; the cut lies in its pixels."""
+IMAGE_TYPE = ("ORIGINAL", "PRIMARY", "AXIAL")
+
+LARGE_INTERCEPT = Encoding(signed=False, bits_stored=16, slope=1, intercept=-8192, padding=None)
+"""An extended range: stored values stay positive down to -8192 HU."""
+
+
+def axial_planes(job: SeriesJob) -> list[Plane]:
+    """The series' slice planes from the base up, without those that a quirk leaves out."""
+    quirks, scanner = job.plan.quirks, job.study.scanner
+    slices = two_slab_offsets() if Quirk.TWO_SLABS in quirks else axial_offsets(scanner.slice_distance)
+    row, column = axial_axes(
+        _tilt(quirks),
+        TURN_DEG if Quirk.TURNED in quirks else 0.0,
+        prone=Quirk.PRONE in quirks,
+        feet_first=Quirk.FEET_FIRST in quirks,
+    )
+    # The table moves along the patient's long axis even when the gantry leans: a sheared stack.
+    centre = np.asarray(job.study.head.origin)
+    planes = [
+        plane(
+            centre + np.array([0, 0, height]), row, column, scanner.field_of_view, job.study.matrix, thickness
+        )
+        for height, thickness in slices
+    ]
+    middle = len(planes) // 2
+    if Quirk.FEW_SLICES in quirks:
+        return planes[middle : middle + SLICES_LEFT]
+    if Quirk.MISSING_SLICES in quirks:
+        return planes[:middle] + planes[middle + SLICES_GONE :]
+    return planes
+
+
+def axial_files(job: SeriesJob) -> Iterator[File]:
+    """The series' files, in geometric order."""
+    scanner, quirks = job.study.scanner, job.plan.quirks
+    kernel = scanner.bone if job.plan.kind is Kind.BONE else scanner.soft
+    encoding = LARGE_INTERCEPT if Quirk.LARGE_INTERCEPT in quirks else scanner.encoding
+    planes = axial_planes(job)
+    numbers = _instance_numbers(job, len(planes))
+    rng = job.noise()
+    for index, slice_plane in enumerate(planes):
+        stored = job.render(slice_plane, kernel, encoding, rng)
+        repeated = index < SLICES_TWICE
+        for copy in range(1 + (repeated and Quirk.DUPLICATE_POSITIONS in quirks)):
+            number = numbers[index] + copy * len(planes)
+            sop_uid = uid(job.facts.uid, index, copy)
+            data = ct_image(
+                job.facts, sop_uid, number, slice_plane, stored, encoding, IMAGE_TYPE, kernel, _tilt(quirks)
+            )
+            file = File(number, sop_uid, encode(data, job.facts.transfer_syntax))
+            if Quirk.TRUNCATED in quirks and index == len(planes) // 2:
+                cut = file.content[: int(len(file.content) * BYTES_LEFT)]
+                file = replace(file, content=cut, truncated=True)
+            yield file
+            if repeated and Quirk.DUPLICATE_FILES in quirks:
+                yield replace(file, number=number + len(planes))
+
+
+def _tilt(quirks: tuple[Quirk, ...]) -> float:
+    return next((TILT_DEG[quirk] for quirk in quirks if quirk in TILT_DEG), 0.0)
+
+
+def _instance_numbers(job: SeriesJob, count: int) -> list[int]:
+    """Instance Number (0020,0013) of the slices from the base up."""
+    if Quirk.SHUFFLED_NUMBERS in job.plan.quirks:
+        rng = generator(job.seed, Stream.NAMES, job.study.index, job.facts.number)
+        return [int(n) + 1 for n in rng.permutation(count)]
+    numbers = list(range(1, count + 1))
+    return numbers[::-1] if job.study.scanner.superior_first else numbers

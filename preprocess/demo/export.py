@@ -1,0 +1,220 @@
+"""Writing the synthetic export: dicom/ as a PACS would hand it over, labels.csv, and truth.json."""
+
+import csv
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from preprocess.demo.axial import axial_files
+from preprocess.demo.companions import (
+    coronal_files,
+    dose_report_file,
+    localizer_file,
+    resonance_files,
+    screen_capture_file,
+)
+from preprocess.demo.identity import MARK, Identity, identity, uid
+from preprocess.demo.job import File, SeriesJob
+from preprocess.demo.layout import file_path, study_folder
+from preprocess.demo.lesions import Bleed
+from preprocess.demo.plan import Kind, Quirk, StudyPlan, plan_studies
+from preprocess.demo.writer import SeriesFacts, media_directory, transfer_syntax
+from shards.atomic import TEMPORARY_SUFFIX
+from shards.errors import FmctError
+
+log = logging.getLogger(__name__)
+
+DICOM, LABELS, TRUTH = "dicom", "labels.csv", "truth.json"
+REAL_FOLDER = "real"
+TORN_BYTES = 400
+"""Where a torn file ends: in its header, before its UIDs."""
+
+_MAKERS: dict[Kind, Callable[[SeriesJob], Iterator[File]]] = {
+    Kind.SOFT: axial_files,
+    Kind.BONE: axial_files,
+    Kind.LOCALIZER: localizer_file,
+    Kind.DOSE_REPORT: dose_report_file,
+    Kind.SCREEN_CAPTURE: screen_capture_file,
+    Kind.CORONAL: coronal_files,
+    Kind.MAGNETIC_RESONANCE: resonance_files,
+}
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What an export holds."""
+
+    studies: int
+    series: int
+    files: int
+    bytes: int
+    real_files: int
+
+    def __str__(self) -> str:
+        """One line for the console."""
+        real = f" and {self.real_files} files of a real series" if self.real_files else ""
+        size = self.bytes / 2**20
+        return f"{self.studies} studies, {self.series} series, {self.files} files ({size:.0f} MiB){real}"
+
+
+def export(
+    out: Path,
+    studies: int,
+    seed: int,
+    matrix: int = 192,
+    real: Path | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> ExportSummary:
+    """Write `studies` synthetic studies of `matrix` × `matrix` slices to the new folder `out`.
+
+    The bytes depend on (studies, seed, matrix, real) alone. `out`/dicom is the export,
+    `out`/labels.csv holds one row a study (patient_id, study_instance_uid, 0/1 columns), and
+    `out`/truth.json what each series is and should become. The files of the folder `real` are copied
+    in among the others. `progress` is called with (studies done, studies).
+
+    Raises FmctError where `out` holds files already or `real` is no folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FmctError(f"{out}: not an empty folder; name a new one")
+    if real is not None and not real.is_dir():
+        raise FmctError(f"{real}: no such folder; give the folder of a real series' files")
+    plans = plan_studies(seed, studies, matrix)
+    with _new_folder(out) as temporary:
+        write = partial(_write_study, temporary / DICOM, seed)
+        truths: list[dict[str, Any]] = []
+        for truth in _each(write, plans, workers):
+            truths.append(truth)
+            if progress:
+                progress(len(truths), studies)
+        junk = _write_junk(temporary / DICOM, seed)
+        real_files = _copy_real(real, temporary / DICOM / REAL_FOLDER) if real else 0
+        (temporary / LABELS).write_text(_labels(truths))
+        truth = {"seed": seed, "matrix": matrix, "mark": MARK, "studies": truths, "other_files": junk}
+        (temporary / TRUTH).write_text(json.dumps(truth, indent=1) + "\n")
+        sizes = [path.stat().st_size for path in (temporary / DICOM).rglob("*") if path.is_file()]
+    series = sum(len(study["series"]) for study in truths)
+    return ExportSummary(studies, series, len(sizes), sum(sizes), real_files)
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its name on a clean exit and vanishes on an error."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        (temporary / DICOM).mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _each(
+    write: Callable[[StudyPlan], dict[str, Any]], plans: list[StudyPlan], workers: int
+) -> Iterator[dict[str, Any]]:
+    if workers == 1:
+        yield from map(write, plans)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(write, plans)
+
+
+def _write_study(dicom: Path, seed: int, study: StudyPlan) -> dict[str, Any]:
+    """Write all files of a study; returns its part of truth.json."""
+    who = identity(seed, study.index, study.patient)
+    folder = study_folder(study.layout, who, study.index)
+    return {
+        "index": study.index,
+        "patient_id": who.patient_id,
+        "study_instance_uid": who.study_uid,
+        "manufacturer": study.scanner.manufacturer,
+        "layout": study.layout,
+        "labels": study.labels,
+        "series": [_write_series(dicom, folder, seed, study, who, n) for n in range(len(study.series))],
+    }
+
+
+def _write_series(
+    dicom: Path, folder: PurePosixPath, seed: int, study: StudyPlan, who: Identity, index: int
+) -> dict[str, Any]:
+    plan = study.series[index]
+    facts = SeriesFacts(
+        identity=who,
+        scanner=study.scanner,
+        uid=uid(who.study_uid, "series", index),
+        number=index + 1,
+        description=f"{plan.kind.replace('_', ' ').upper()} {MARK}",
+        patient_position=_patient_position(plan.quirks),
+        transfer_syntax=transfer_syntax(plan.quirks),
+    )
+    files = list(_MAKERS[plan.kind](SeriesJob(seed, study, plan, facts)))
+    paths = [file_path(study.layout, folder, facts.number, file) for file in files]
+    for path, file in zip(paths, files, strict=True):
+        _write_new(dicom / path, file.content)
+    return {
+        "series_instance_uid": facts.uid,
+        "kind": plan.kind,
+        "expected": plan.expected,
+        "quirks": list(plan.quirks),
+        "transfer_syntax": facts.transfer_syntax,
+        "files": len(files),
+        "truncated_files": [str(p) for p, file in zip(paths, files, strict=True) if file.truncated],
+    }
+
+
+def _patient_position(quirks: tuple[Quirk, ...]) -> str:
+    """Patient Position (0018,5100)."""
+    if Quirk.FEET_FIRST in quirks:
+        return "FFS"
+    return "HFP" if Quirk.PRONE in quirks else "HFS"
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.write(content)
+
+
+def _write_junk(dicom: Path, seed: int) -> list[dict[str, str]]:
+    """Files that no series is made of; returns their paths and what they are."""
+    directory = media_directory(uid(seed, "media directory"))
+    whole = min(dicom.rglob("*.dcm"))
+    junk = {
+        "MEDIA/DICOMDIR": ("media_directory", directory),
+        "MEDIA/README.TXT": ("text", f"Viewer for {MARK} HOSPITAL\r\n".encode()),
+        "unsorted/empty.dcm": ("empty", b""),
+        "unsorted/notes.dcm": ("text", f"{MARK}: see the prior examination\n".encode() * 8),
+        "unsorted/torn.dcm": ("torn_header", whole.read_bytes()[:TORN_BYTES]),
+    }
+    for path, (_, content) in junk.items():
+        _write_new(dicom / path, content)
+    return [{"path": path, "kind": kind} for path, (kind, _) in junk.items()]
+
+
+def _copy_real(real: Path, folder: Path) -> int:
+    """Copy the files of `real`, flat; returns their number."""
+    sources = sorted(path for path in real.iterdir() if path.is_file())
+    folder.mkdir()
+    for source in sources:
+        shutil.copyfile(source, folder / source.name)
+    return len(sources)
+
+
+def _labels(truths: list[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    columns = ["patient_id", "study_instance_uid", "any_bleed", *(bleed.value for bleed in Bleed)]
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**study, **study["labels"]} for study in truths)
+    return buffer.getvalue()

@@ -1,0 +1,43 @@
+"""One series to be made, and the files that come of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocess.demo.anatomy import head_hu
+from preprocess.demo.plan import SeriesPlan, StudyPlan
+from preprocess.demo.scanners import Encoding, Kernel
+from preprocess.demo.stack import Plane
+from preprocess.demo.streams import Stream, generator
+from preprocess.demo.writer import SeriesFacts
+
+
+@dataclass(frozen=True)
+class SeriesJob:
+    """A series of a study's plan, with what its files share."""
+
+    seed: int
+    study: StudyPlan
+    plan: SeriesPlan
+    facts: SeriesFacts
+
+    def noise(self) -> np.random.Generator:
+        """The series' own stream of noise."""
+        return generator(self.seed, Stream.NOISE, self.study.index, self.facts.number)
+
+    def render(
+        self, plane: Plane, kernel: Kernel, encoding: Encoding, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Stored values (rows, columns) of a slice: the anatomy at its pixels, then kernel and encoding."""
+        hu = kernel.apply(head_hu(plane.points(), self.study.head), rng)
+        return encoding.store(hu, plane.inside_circle())
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a series: its bytes, and what layouts name it by."""
+
+    number: int
+    sop_uid: str
+    content: bytes
+    truncated: bool = False

@@ -1,0 +1,111 @@
+"""Bleeds of several kinds, drawn at random and painted into the brain."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from preprocess.demo.shapes import Coordinates, paint, ramp, smoothstep
+
+if TYPE_CHECKING:
+    from preprocess.demo.brain import Fluid
+
+EDEMA_HU = 19.0
+"""Vasogenic oedema around a haematoma, darker than white matter."""
+
+
+class Bleed(StrEnum):
+    """The kinds of intracranial haemorrhage; the value is the label's column."""
+
+    INTRAPARENCHYMAL = "intraparenchymal"
+    SUBDURAL = "subdural"
+    EPIDURAL = "epidural"
+    SUBARACHNOID = "subarachnoid"
+    INTRAVENTRICULAR = "intraventricular"
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One bleed in the head's own axes (mm); what the lengths mean depends on the kind."""
+
+    kind: Bleed
+    hu: float
+    """Acute blood: 50 to 80 HU."""
+    centre: tuple[float, float, float]
+    """Centre of the bleed; of an extra-axial one, a point in its direction from the head's centre."""
+    size: tuple[float, float, float]
+    """Intraparenchymal: radii. Extra-axial: thickness, angular reach in degrees, 0. Else: spread, 0, 0."""
+    phase: float
+
+
+def draw_lesion(rng: np.random.Generator, kind: Bleed) -> Lesion:
+    """A bleed of `kind` on a random side."""
+    side = float(rng.choice([-1.0, 1.0]))
+    hu = float(rng.uniform(58, 78))
+    phase = float(rng.uniform(0, 2 * np.pi))
+    if kind is Bleed.INTRAPARENCHYMAL:
+        centre = (side * rng.uniform(22, 40), rng.uniform(-38, 42), rng.uniform(6, 42))
+        radii = rng.uniform(11, 21, 3)
+        size = (float(radii[0]), float(radii[1]), float(radii[2]))
+    elif kind is Bleed.SUBDURAL:
+        centre = (side * 60.0, rng.uniform(-25, 25), rng.uniform(20, 45))
+        size = (rng.uniform(9, 15), rng.uniform(65, 85), 0.0)
+    elif kind is Bleed.EPIDURAL:
+        centre = (side * 60.0, rng.uniform(-40, 40), rng.uniform(5, 35))
+        size = (rng.uniform(18, 28), rng.uniform(30, 38), 0.0)
+    elif kind is Bleed.SUBARACHNOID:
+        centre = (side * rng.uniform(0, 20), rng.uniform(-20, 5), rng.uniform(-15, 10))
+        size = (rng.uniform(50, 75), 0.0, 0.0)
+    else:
+        centre = (side * 15.0, 30.0, 15.0)
+        size = (rng.uniform(25, 60), 0.0, 0.0)
+    x, y, z = centre
+    a, b, c = size
+    return Lesion(kind, hu, (float(x), float(y), float(z)), (float(a), float(b), float(c)), phase)
+
+
+def paint_lesions(
+    hu: np.ndarray, at: Coordinates, depth: np.ndarray, fluid: "Fluid", lesions: tuple[Lesion, ...]
+) -> None:
+    """Paint bleeds over `hu` (N,) in place; `depth` is mm inside the skull, `fluid` the CSF's shares."""
+    for lesion in lesions:
+        if lesion.kind is Bleed.INTRAPARENCHYMAL:
+            _paint_haematoma(hu, at, depth, lesion)
+        elif lesion.kind in (Bleed.SUBDURAL, Bleed.EPIDURAL):
+            paint(hu, _extra_axial_share(at, depth, lesion), lesion.hu)
+        elif lesion.kind is Bleed.SUBARACHNOID:
+            distance = np.sqrt(sum((q - c) ** 2 for q, c in zip(at, lesion.centre, strict=True)))
+            paint(
+                hu, fluid.subarachnoid * smoothstep(distance, lesion.size[0], 0.5 * lesion.size[0]), lesion.hu
+            )
+        else:
+            # Blood sinks: the patient lies on the back, so it fills the ventricles up to a level.
+            level = ramp(at[1] - (40 - lesion.size[0]), 3)
+            same_side = ramp(at[0] * np.sign(lesion.centre[0]) + 8, 6)
+            paint(hu, fluid.ventricular * level * same_side, lesion.hu)
+
+
+def _paint_haematoma(hu: np.ndarray, at: Coordinates, depth: np.ndarray, lesion: Lesion) -> None:
+    offsets = [q - c for q, c in zip(at, lesion.centre, strict=True)]
+    lobes = 1 + 0.12 * np.sin(0.16 * offsets[0] + lesion.phase) * np.sin(
+        0.19 * offsets[1] + 0.17 * offsets[2]
+    )
+    squares = [(o / r) ** 2 for o, r in zip(offsets, lesion.size, strict=True)]
+    inside = (lobes - np.sqrt(squares[0] + squares[1] + squares[2])) * min(lesion.size)
+    in_brain = ramp(depth - 2)
+    paint(hu, in_brain * ramp(inside + 4, 5) * 0.9, EDEMA_HU)
+    paint(hu, in_brain * ramp(inside, 2), lesion.hu)
+
+
+def _extra_axial_share(at: Coordinates, depth: np.ndarray, lesion: Lesion) -> np.ndarray:
+    """Blood between skull and brain: its thickness falls off with the angle from its centre."""
+    centre = np.asarray(lesion.centre, np.float32) / np.float32(np.linalg.norm(lesion.centre))
+    radius = np.sqrt(at[0] ** 2 + at[1] ** 2 + at[2] ** 2) + np.float32(1e-3)
+    cosine = (at[0] * centre[0] + at[1] * centre[1] + at[2] * centre[2]) / radius
+    angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    thickness = lesion.size[0] * (1 - (angle / lesion.size[1]) ** 2)
+    share = ramp(depth) * ramp(thickness - depth, 1.5)
+    if lesion.kind is Bleed.SUBDURAL:
+        share *= ramp(at[0] * np.sign(centre[0]) - 1.5)
+    return share

@@ -1,0 +1,174 @@
+"""What the export contains: which study holds which series, on which scanner, with which quirks.
+
+Labels are balanced within every scanner and drawn apart from anatomy, pose and quirks, so that nothing
+but the bleed itself tells them.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from preprocess.demo.head import Head, draw_anatomy
+from preprocess.demo.lesions import Bleed, draw_lesion
+from preprocess.demo.scanners import SCANNERS, Scanner
+from preprocess.demo.streams import Stream, generator
+from preprocess.reasons import Reason
+
+VOLUME = "volume"
+"""The expectation of a series that becomes a volume; any other is a `Reason`."""
+
+
+class Kind(StrEnum):
+    """What a series is."""
+
+    SOFT = "soft"
+    BONE = "bone"
+    LOCALIZER = "localizer"
+    DOSE_REPORT = "dose_report"
+    SCREEN_CAPTURE = "screen_capture"
+    CORONAL = "coronal"
+    MAGNETIC_RESONANCE = "magnetic_resonance"
+
+
+class Quirk(StrEnum):
+    """What sets a series apart from a textbook one."""
+
+    TILT_POSITIVE = "tilt_positive"
+    TILT_NEGATIVE = "tilt_negative"
+    TWO_SLABS = "two_slabs"
+    DUPLICATE_FILES = "duplicate_files"
+    DUPLICATE_POSITIONS = "duplicate_positions"
+    SHUFFLED_NUMBERS = "shuffled_numbers"
+    JPEG2000 = "jpeg2000"
+    RLE = "rle"
+    DEFLATED = "deflated"
+    IMPLICIT_VR = "implicit_vr"
+    BIG_ENDIAN = "big_endian"
+    LARGE_INTERCEPT = "large_intercept"
+    TRUNCATED = "truncated"
+    MISSING_SLICES = "missing_slices"
+    FEW_SLICES = "few_slices"
+    FEET_FIRST = "feet_first"
+    PRONE = "prone"
+    TURNED = "turned"
+
+
+class Layout(StrEnum):
+    """How a study's files lie in the export."""
+
+    FOLDERS = "folders"
+    SCRAMBLED = "scrambled"
+    MEDIA = "media"
+
+
+@dataclass(frozen=True)
+class SeriesPlan:
+    """One series, and what preprocessing should make of it."""
+
+    kind: Kind
+    expected: str = VOLUME
+    quirks: tuple[Quirk, ...] = ()
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One examination of one patient."""
+
+    index: int
+    patient: int
+    scanner: Scanner
+    layout: Layout
+    head: Head
+    """The head where it lay in the scanner, with its bleeds."""
+    series: tuple[SeriesPlan, ...]
+    matrix: int
+    """Rows and columns of its images."""
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Label columns, 0 or 1."""
+        kinds = {lesion.kind for lesion in self.head.lesions}
+        return {"any_bleed": int(bool(kinds))} | {bleed.value: int(bleed in kinds) for bleed in Bleed}
+
+
+def _soft(*quirks: Quirk) -> SeriesPlan:
+    return SeriesPlan(Kind.SOFT, VOLUME, quirks)
+
+
+def _bone(*quirks: Quirk) -> SeriesPlan:
+    return SeriesPlan(Kind.BONE, Reason.BONE_KERNEL, quirks)
+
+
+def _flawed(reason: Reason, quirk: Quirk) -> SeriesPlan:
+    return SeriesPlan(Kind.SOFT, reason, (quirk,))
+
+
+_LOCALIZER = SeriesPlan(Kind.LOCALIZER, Reason.LOCALIZER)
+_DOSE_REPORT = SeriesPlan(Kind.DOSE_REPORT, Reason.DOSE_REPORT)
+_CAPTURE = SeriesPlan(Kind.SCREEN_CAPTURE, Reason.SECONDARY_CAPTURE)
+_CORONAL = SeriesPlan(Kind.CORONAL, Reason.DERIVED)
+_RESONANCE = SeriesPlan(Kind.MAGNETIC_RESONANCE, Reason.NOT_CT)
+
+STUDY_SERIES: tuple[tuple[SeriesPlan, ...], ...] = (
+    (_LOCALIZER, _soft(), _DOSE_REPORT),
+    (_soft(Quirk.TILT_POSITIVE), _bone(Quirk.TILT_POSITIVE)),
+    (_soft(Quirk.TWO_SLABS),),
+    (_LOCALIZER, _soft(Quirk.DUPLICATE_FILES)),
+    (_soft(Quirk.SHUFFLED_NUMBERS), _CAPTURE, _DOSE_REPORT),
+    (_soft(Quirk.JPEG2000), _flawed(Reason.TRUNCATED_PIXEL_DATA, Quirk.TRUNCATED)),
+    (_soft(Quirk.TILT_NEGATIVE, Quirk.RLE), _bone(Quirk.TILT_NEGATIVE)),
+    (_soft(Quirk.DEFLATED), _CORONAL),
+    (_soft(Quirk.FEET_FIRST), _flawed(Reason.MISSING_SLICES, Quirk.MISSING_SLICES)),
+    (_soft(Quirk.IMPLICIT_VR, Quirk.LARGE_INTERCEPT), _RESONANCE),
+    (_soft(Quirk.PRONE, Quirk.DUPLICATE_POSITIONS), _bone(Quirk.PRONE)),
+    (_soft(Quirk.BIG_ENDIAN, Quirk.TURNED), _flawed(Reason.TOO_FEW_SLICES, Quirk.FEW_SLICES)),
+)
+"""The series of twelve consecutive studies; every study has exactly one that becomes a volume."""
+
+
+def plan_studies(seed: int, studies: int, matrix: int) -> list[StudyPlan]:
+    """The first `studies` studies of the export of `seed`; study i is the same however many follow."""
+    plans = []
+    on_scanner: Counter[int] = Counter()
+    bleeding = 0
+    for index in range(studies):
+        # The scanner moves on by one each round, so that quirks and scanners meet in all pairs.
+        scanner = (index + index // len(STUDY_SERIES)) % len(SCANNERS)
+        bleeds = _bleeds(seed, scanner, on_scanner[scanner], bleeding)
+        on_scanner[scanner] += 1
+        bleeding += bool(bleeds)
+        plans.append(_study(seed, index, SCANNERS[scanner], bleeds, matrix))
+    return plans
+
+
+def _bleeds(seed: int, scanner: int, rank: int, bleeding: int) -> tuple[Bleed, ...]:
+    """Of every two studies of a scanner one bleeds; the kinds take turns, some with a second one."""
+    first_bleeds = bool(generator(seed, Stream.LABEL, scanner, rank // 2).integers(2))
+    if first_bleeds != (rank % 2 == 0):
+        return ()
+    kinds = list(Bleed)
+    main = kinds[bleeding % len(kinds)]
+    rng = generator(seed, Stream.LABEL, len(SCANNERS), bleeding)
+    if rng.random() < 0.25:
+        return main, kinds[(kinds.index(main) + int(rng.integers(1, len(kinds)))) % len(kinds)]
+    return (main,)
+
+
+def _study(seed: int, index: int, scanner: Scanner, bleeds: tuple[Bleed, ...], matrix: int) -> StudyPlan:
+    # Every sixth study is a second one of the patient before.
+    patient = index - (index % 6 == 5)
+    pose = generator(seed, Stream.POSE, index)
+    pitch, roll, yaw = pose.normal(0, 4, 3)
+    origin = pose.normal(0, 3, 3) + scanner.origin
+    lesions = tuple(
+        draw_lesion(generator(seed, Stream.LESION, index, turn), kind) for turn, kind in enumerate(bleeds)
+    )
+    head = replace(
+        draw_anatomy(seed, patient),
+        rotation=(float(pitch), float(roll), float(yaw)),
+        origin=(float(origin[0]), float(origin[1]), float(origin[2])),
+        head_rest=scanner.head_rest,
+        lesions=lesions,
+    )
+    layout = list(Layout)[index % len(Layout)]
+    return StudyPlan(index, patient, scanner, layout, head, STUDY_SERIES[index % len(STUDY_SERIES)], matrix)

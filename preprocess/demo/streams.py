@@ -1,0 +1,22 @@
+"""The demo's randomness: independent Philox streams named by what they decide."""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Stream(IntEnum):
+    """What a stream of random numbers decides; each has its own Philox key."""
+
+    PATIENT = 1
+    POSE = 2
+    LABEL = 3
+    LESION = 4
+    NOISE = 5
+    NAMES = 6
+
+
+def generator(seed: int, stream: Stream, *indices: int) -> np.random.Generator:
+    """A generator that is a pure function of its arguments (at most two indices, such as a study's)."""
+    first, second = (*indices, 0, 0)[:2]
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, first, second]))

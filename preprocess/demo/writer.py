@@ -1,0 +1,225 @@
+"""DICOM files of the export: data sets by PS3.3's modules, encoded in the transfer syntax asked for."""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MediaStorageDirectoryStorage,
+    MRImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    XRayRadiationDoseSRStorage,
+)
+from pydicom.valuerep import format_number_as_ds
+
+from preprocess.demo.identity import MARK, Identity
+from preprocess.demo.plan import Quirk
+from preprocess.demo.scanners import Encoding, Kernel, Scanner
+from preprocess.demo.stack import Plane
+
+TRANSFER_SYNTAXES = {
+    Quirk.JPEG2000: JPEG2000Lossless,
+    Quirk.RLE: RLELossless,
+    Quirk.DEFLATED: DeflatedExplicitVRLittleEndian,
+    Quirk.IMPLICIT_VR: ImplicitVRLittleEndian,
+    Quirk.BIG_ENDIAN: ExplicitVRBigEndian,
+}
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What all files of one series share."""
+
+    identity: Identity
+    scanner: Scanner
+    uid: str
+    number: int
+    description: str
+    patient_position: str
+    transfer_syntax: str
+
+
+def transfer_syntax(quirks: tuple[Quirk, ...]) -> str:
+    """The transfer syntax UID that a series' quirks ask for; Explicit VR Little Endian without one."""
+    return next((TRANSFER_SYNTAXES[q] for q in quirks if q in TRANSFER_SYNTAXES), ExplicitVRLittleEndian)
+
+
+def ct_image(
+    facts: SeriesFacts,
+    sop_uid: str,
+    number: int,
+    plane: Plane,
+    stored: np.ndarray,
+    encoding: Encoding,
+    image_type: tuple[str, ...],
+    kernel: Kernel,
+    tilt: float,
+) -> Dataset:
+    """A CT Image (PS3.3 A.3) of one slice; `stored` are the integers of `encoding`, (rows, columns)."""
+    data = _image(facts, CTImageStorage, "CT", sop_uid, number, image_type)
+    _place(data, facts, plane)
+    data.KVP = str(facts.scanner.kvp)
+    data.DataCollectionDiameter = "500"
+    data.ReconstructionDiameter = _ds(plane.spacing * plane.matrix)
+    data.GantryDetectorTilt = _ds(tilt)
+    data.XRayTubeCurrent = "250"
+    data.ExposureTime = "1000"
+    data.FilterType = "HEAD FILTER"
+    data.ConvolutionKernel = list(kernel.names)
+    _pixels(data, stored, encoding.bits_stored)
+    data.RescaleIntercept = _ds(encoding.intercept)
+    data.RescaleSlope = _ds(encoding.slope)
+    data.RescaleType = "HU"
+    data.WindowCenter, data.WindowWidth = ("500", "2500") if kernel.sharp else ("40", "80")
+    if encoding.padding is not None:
+        data.add_new("PixelPaddingValue", "SS" if encoding.signed else "US", encoding.padding)
+    return data
+
+
+def mr_image(facts: SeriesFacts, sop_uid: str, number: int, plane: Plane, stored: np.ndarray) -> Dataset:
+    """An MR Image (PS3.3 A.4) of one slice; `stored` is uint16 of arbitrary units."""
+    data = _image(facts, MRImageStorage, "MR", sop_uid, number, ("ORIGINAL", "PRIMARY", "M", "SE"))
+    _place(data, facts, plane)
+    data.ScanningSequence, data.SequenceVariant, data.ScanOptions = "SE", "NONE", ""
+    data.MRAcquisitionType, data.RepetitionTime, data.EchoTime = "2D", "500", "12"
+    data.MagneticFieldStrength = "1.5"
+    _pixels(data, stored, 12)
+    return data
+
+
+def screen_capture(facts: SeriesFacts, sop_uid: str, picture: np.ndarray) -> Dataset:
+    """A Secondary Capture (PS3.3 A.8) in CT's modality; `picture` is uint8 RGB (rows, columns, 3)."""
+    image_type = ("DERIVED", "SECONDARY", "SCREEN SAVE")
+    data = _image(facts, SecondaryCaptureImageStorage, "CT", sop_uid, 1, image_type)
+    data.ConversionType = "WSD"
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
+    data.Rows, data.Columns = picture.shape[:2]
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
+    data.BurnedInAnnotation = "YES"
+    data.PixelData = picture.tobytes()
+    data["PixelData"].VR = "OB"
+    return data
+
+
+def dose_report(facts: SeriesFacts, sop_uid: str) -> Dataset:
+    """The head of an X-Ray Radiation Dose SR (PS3.3 A.35.8), with one text item."""
+    data = _common(facts, XRayRadiationDoseSRStorage, "SR", sop_uid, 1)
+    data.CompletionFlag, data.VerificationFlag = "COMPLETE", "UNVERIFIED"
+    data.ValueType, data.ContinuityOfContent = "CONTAINER", "SEPARATE"
+    data.ConceptNameCodeSequence = [_code("113701", "DCM", "X-Ray Radiation Dose Report")]
+    comment = Dataset()
+    comment.RelationshipType, comment.ValueType = "CONTAINS", "TEXT"
+    comment.ConceptNameCodeSequence = [_code("121106", "DCM", "Comment")]
+    comment.TextValue = f"{MARK} DLP 812 mGy*cm"
+    data.ContentSequence = [comment]
+    return data
+
+
+def media_directory(sop_uid: str) -> bytes:
+    """A DICOMDIR (PS3.3 F.3) that lists nothing: the index whose word a scan must not take."""
+    data = Dataset()
+    data.FileSetID = MARK
+    data.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 0
+    data.OffsetOfTheLastDirectoryRecordOfTheRootDirectoryEntity = 0
+    data.FileSetConsistencyFlag = 0
+    data.DirectoryRecordSequence = []
+    return _file(data, MediaStorageDirectoryStorage, sop_uid, ExplicitVRLittleEndian)
+
+
+def encode(data: Dataset, syntax: str) -> bytes:
+    """The file (PS3.10) that holds `data` in the transfer syntax `syntax`; a pure function of both."""
+    if syntax == ExplicitVRBigEndian:
+        data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
+    if syntax in (RLELossless, JPEG2000Lossless):
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
+        data.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
+    return _file(data, data.SOPClassUID, data.SOPInstanceUID, syntax)
+
+
+def _file(data: Dataset, sop_class: str, sop_uid: str, syntax: str) -> bytes:
+    data.file_meta = FileMetaDataset()
+    data.file_meta.MediaStorageSOPClassUID = UID(sop_class)
+    data.file_meta.MediaStorageSOPInstanceUID = UID(sop_uid)
+    data.file_meta.TransferSyntaxUID = UID(syntax)
+    data.preamble = bytes(128)
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, data, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _common(facts: SeriesFacts, sop_class: str, modality: str, sop_uid: str, number: int) -> Dataset:
+    """Patient, study, series, equipment and SOP modules."""
+    who, scanner = facts.identity, facts.scanner
+    data = Dataset()
+    data.SpecificCharacterSet = "ISO_IR 100"
+    data.SOPClassUID, data.SOPInstanceUID = sop_class, sop_uid
+    data.StudyDate = data.SeriesDate = data.ContentDate = who.study_date
+    data.StudyTime = data.SeriesTime = data.ContentTime = who.study_time
+    data.AccessionNumber = who.accession_number
+    data.Modality = modality
+    data.Manufacturer, data.ManufacturerModelName = scanner.manufacturer, scanner.model
+    data.InstitutionName, data.StationName = f"{MARK} HOSPITAL", f"{MARK}CT"
+    data.ReferringPhysicianName = f"{MARK}^DOCTOR"
+    data.StudyDescription, data.SeriesDescription = f"CT HEAD {MARK}", facts.description
+    data.PatientName, data.PatientID = who.patient_name, who.patient_id
+    data.PatientBirthDate, data.PatientSex = who.birth_date, who.sex
+    data.PatientComments = f"{MARK} fell at home"
+    data.BodyPartExamined = "HEAD"
+    data.ProtocolName = f"{MARK} HEAD ROUTINE"
+    data.PatientPosition = facts.patient_position
+    data.StudyInstanceUID, data.SeriesInstanceUID = who.study_uid, facts.uid
+    data.StudyID, data.SeriesNumber, data.InstanceNumber = "1", facts.number, number
+    return data
+
+
+def _image(
+    facts: SeriesFacts, sop_class: str, modality: str, sop_uid: str, number: int, image_type: tuple[str, ...]
+) -> Dataset:
+    data = _common(facts, sop_class, modality, sop_uid, number)
+    data.ImageType = list(image_type)
+    data.AcquisitionNumber = "1"
+    data.AcquisitionDate, data.AcquisitionTime = facts.identity.study_date, facts.identity.study_time
+    return data
+
+
+def _place(data: Dataset, facts: SeriesFacts, plane: Plane) -> None:
+    """The Frame of Reference and Image Plane modules (PS3.3 C.7.4.1, C.7.6.2)."""
+    data.FrameOfReferenceUID = facts.identity.frame_of_reference_uid
+    data.PositionReferenceIndicator = "OM"
+    data.ImagePositionPatient = [_ds(v) for v in plane.position]
+    data.ImageOrientationPatient = [_ds(v) for v in (*plane.row, *plane.column)]
+    data.PixelSpacing = [_ds(plane.spacing)] * 2
+    data.SliceThickness = _ds(plane.thickness)
+    data.SliceLocation = _ds(plane.position[2])
+
+
+def _pixels(data: Dataset, stored: np.ndarray, bits_stored: int) -> None:
+    """The Image Pixel module (PS3.3 C.7.6.3) of 16-bit grey values."""
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.Rows, data.Columns = stored.shape
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, bits_stored, bits_stored - 1
+    data.PixelRepresentation = int(stored.dtype.kind == "i")
+    data.PixelData = stored.tobytes()
+    data["PixelData"].VR = "OW"
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def _ds(value: float) -> str:
+    return format_number_as_ds(float(value))
