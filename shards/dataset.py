@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,49 +63,55 @@ class Dataset:
 
     def read(self, i: int) -> np.ndarray:
         """Volume i: int16 HU (D, H, W), its CRC-32 checked; FmctError where it is damaged."""
-        shape: Index3 = tuple(self.index["shape"][i].as_py())
-        voxels = self.read_box(i, (0, 0, 0), shape)
-        if crc32(voxels) != self.index["crc32"][i].as_py():
-            raise self._damaged(i, "CRC-32 of the voxels differs")
+        shape = self._shape(i)
+        with self._naming(i):
+            voxels = self._read_stored(i, shape, (0, 0, 0), shape)
+            if crc32(voxels) != self.index["crc32"][i].as_py():
+                raise DamagedError("CRC-32 of the voxels differs")
         return voxels
 
     def read_box(self, i: int, start: Index3, stop: Index3) -> np.ndarray:
         """Voxels [start, stop), in (D, H, W) and inside volume i: int16 HU.
 
         `zarr` decodes the touched 32³ chunks, each with its CRC-32C checked; `webdataset` decodes the
-        whole volume. Raises ValueError for a box not inside, FmctError where the volume is damaged.
+        whole volume and checks its size only. Raises ValueError for a box not inside, FmctError where
+        the volume is damaged.
         """
-        shape: Index3 = tuple(self.index["shape"][i].as_py())
+        shape = self._shape(i)
         if not all(0 <= a < b <= size for a, b, size in zip(start, stop, shape, strict=True)):
             raise ValueError(f"box {start} to {stop} is not inside volume {i} of shape {shape}")
-        extent = Extent(self.index["offset"][i].as_py(), self.index["length"][i].as_py())
-        try:
-            descriptor = self._open_shard(i)
-            try:
-                return self._format.read_box(descriptor, extent, shape, start, stop)
-            finally:
-                os.close(descriptor)
-        except DamagedError as error:
-            raise self._damaged(i, str(error)) from error
+        with self._naming(i):
+            return self._read_stored(i, shape, start, stop)
 
     def shard_file(self, i: int) -> Path:
         """The shard file that holds volume i."""
         return shard_path(self.path, self.index["shard"][i].as_py(), self.info.format)
 
-    def _open_shard(self, i: int) -> int:
-        """A file descriptor of volume i's shard; opened a read, so that no process holds thousands."""
+    def _shape(self, i: int) -> Index3:
+        depth, height, width = self.index["shape"][i].as_py()
+        return depth, height, width
+
+    def _read_stored(self, i: int, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
+        extent = Extent(self.index["offset"][i].as_py(), self.index["length"][i].as_py())
         try:
-            descriptor = os.open(self.shard_file(i), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.shard_file(i), os.O_RDONLY)  # a read, lest a process hold thousands
         except FileNotFoundError:
             raise DamagedError("the file is missing") from None
-        if os.fstat(descriptor).st_size != self._sizes[self.index["shard"][i].as_py()]:
+        try:
+            if os.fstat(descriptor).st_size != self._sizes[self.index["shard"][i].as_py()]:
+                raise DamagedError("the file has another size")
+            return self._format.read_box(descriptor, extent, shape, start, stop)
+        finally:
             os.close(descriptor)
-            raise DamagedError("the file has another size")
-        return descriptor
 
-    def _damaged(self, i: int, what: str) -> FmctError:
-        key = self.index["key"][i].as_py()
-        return FmctError(f"{self.shard_file(i)}: volume {key}: {what}; {RESTORE}")
+    @contextmanager
+    def _naming(self, i: int) -> Iterator[None]:
+        """Turn a DamagedError into an FmctError that names the file and the volume."""
+        try:
+            yield
+        except DamagedError as error:
+            key = self.index["key"][i].as_py()
+            raise FmctError(f"{self.shard_file(i)}: volume {key}: {error}; {RESTORE}") from error
 
 
 RESTORE = "restore the file, or delete it and rerun `fmct preprocess`"

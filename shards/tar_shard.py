@@ -18,7 +18,7 @@ from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 SUFFIX = ".tar"
 
 _MAX_BYTES = blosc.MAX_BUFFERSIZE
-_CODEC = blosc.Blosc(cname="zstd", clevel=1, shuffle=blosc.SHUFFLE, typesize=VOXEL.itemsize)
+_CODEC = blosc.Blosc("zstd", clevel=1, shuffle=blosc.BITSHUFFLE, blocksize=2**20, typesize=VOXEL.itemsize)
 
 
 class TarShardFile:
@@ -64,7 +64,7 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     if sizes != (volume.nbytes, len(stored)):
         raise DamagedError("the blosc header gives another size")
     try:
-        _CODEC.decode(stored, volume)
+        blosc.decompress(stored, volume)
     except (RuntimeError, ValueError) as error:
         raise DamagedError("blosc can not decode it") from error
     return volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]

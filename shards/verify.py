@@ -34,8 +34,8 @@ def verify(path: Path, progress: Callable[[int, int], None] = lambda done, total
     problems = []
     try:
         dataset = Dataset(path, info, read_index(path, info))
-    except FmctError as error:
-        problems.append(Problem(infos.INDEX_NAME, None, str(error)))
+    except FmctError:
+        problems.append(Problem(infos.INDEX_NAME, None, "missing or not the one that dataset.json names"))
         return problems + [problem for shard in info.shards for problem in _check_file(path, info, shard)]
     first = 0
     for shard in info.shards:
@@ -60,5 +60,5 @@ def _check_volume(dataset: Dataset, i: int) -> list[Problem]:
     try:
         dataset.read(i)
     except FmctError as error:
-        return [Problem(dataset.shard_file(i).name, dataset.index["key"][i].as_py(), str(error))]
+        return [Problem(dataset.shard_file(i).name, dataset.index["key"][i].as_py(), str(error.__cause__))]
     return []

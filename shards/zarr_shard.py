@@ -7,7 +7,6 @@ zarr-python's general pipeline takes about three times as long for either (docs/
 import itertools
 import json
 import zipfile
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import google_crc32c
@@ -83,17 +82,16 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     box = np.empty([b - a for a, b in zip(start, stop, strict=True)], VOXEL)
     index = _read_index(descriptor, extent, shape)
     chunk = np.empty((CHUNK,) * 3, VOXEL)
-    touched = [range(a // CHUNK, -(-b // CHUNK)) for a, b in zip(start, stop, strict=True)]
-    for cell in itertools.product(*touched):
-        to, source = zip(*_overlap(cell, start, stop), strict=True)
-        offset, length = (int(value) for value in index[cell])
+    for overlaps in itertools.product(*(_overlaps(a, b) for a, b in zip(start, stop, strict=True))):
+        cell, to, source = zip(*overlaps, strict=True)
+        offset, length = index[cell].tolist()
         if offset == _ABSENT:
             box[to] = FILL
             continue
         if offset + length > extent.length:
             raise DamagedError("a chunk lies outside its array")
         stored = read_bytes(descriptor, Extent(extent.offset + offset, length))
-        _CODEC.decode(_without_checksum(stored, "a chunk"), chunk)
+        blosc.decompress(_without_checksum(stored, "a chunk"), chunk)
         box[to] = chunk[source]
     return box
 
@@ -110,11 +108,14 @@ def _grid(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(-(-size // CHUNK) for size in shape)
 
 
-def _overlap(cell: tuple[int, ...], start: Index3, stop: Index3) -> Iterator[tuple[slice, slice]]:
-    """Per axis: where chunk `cell` lands in the box [start, stop), and which part of it does."""
-    for c, a, b in zip(cell, start, stop, strict=True):
-        low, high = max(c * CHUNK, a), min((c + 1) * CHUNK, b)
-        yield slice(low - a, high - a), slice(low - c * CHUNK, high - c * CHUNK)
+def _overlaps(start: int, stop: int) -> list[tuple[int, slice, slice]]:
+    """On one axis, the chunks that [start, stop) touches: number, place in the box, part of the chunk."""
+    found = []
+    for number in range(start // CHUNK, -(-stop // CHUNK)):
+        first = number * CHUNK
+        low, high = max(first, start), min(first + CHUNK, stop)
+        found.append((number, slice(low - start, high - start), slice(low - first, high - first)))
+    return found
 
 
 def _with_checksum(data: bytes) -> bytes:

@@ -1,0 +1,71 @@
+"""Records, volumes and datasets for the tests of shards."""
+
+from pathlib import Path
+
+import numpy as np
+
+from shards import (
+    DatasetInfo,
+    DecodeFacts,
+    ShardFormat,
+    ShardWriter,
+    VolumeRecord,
+    crc32,
+    finish_dataset,
+)
+
+FORMATS: tuple[ShardFormat, ...] = ("zarr", "webdataset")
+SUFFIXES = {"zarr": ".zarr.zip", "webdataset": ".tar"}
+
+FACTS = DecodeFacts(
+    kernel_class="soft",
+    kvp=120.0,
+    slice_thickness_mm=None,
+    gantry_tilt_deg=-18.5,
+    slices=28,
+    slice_gap_mm=(1.14, 7.38),
+    matrix=(512, 512),
+    pixel_spacing_mm=(0.488, 0.488),
+    manufacturer="ge",
+    transfer_syntax="1.2.840.10008.1.2.1",
+)
+
+
+def make_record(voxels: np.ndarray, key: str, **changes: object) -> VolumeRecord:
+    fields: dict[str, object] = {
+        "key": key,
+        "patient_key": key[::-1],
+        "study_key": "5" * 32,
+        "shape": voxels.shape,
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "affine": (0, 0, -1, 100.5, 0, -1, 0, 90.25, 1, 0, 0, -70.125, 0, 0, 0, 1),
+        "crc32": crc32(voxels),
+        "source_digest": "a" * 64,
+        "config_digest": "b" * 64,
+        "facts": FACTS,
+    }
+    return VolumeRecord(**(fields | changes))
+
+
+def make_key(number: int) -> str:
+    return f"{number:032x}"
+
+
+def noise(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """HU-like noise with a corner of plain air that covers whole chunks of a large volume."""
+    voxels = np.random.default_rng(seed).normal(30, 400, shape).astype(np.int16)
+    voxels[: shape[0] // 2, : shape[1] // 2] = -1024
+    return voxels
+
+
+def write_shard(folder: Path, name: str, format: ShardFormat, volumes: dict[str, np.ndarray]) -> Path:
+    with ShardWriter(folder, name, format) as shard:
+        for key, voxels in volumes.items():
+            shard.add(make_record(voxels, key), voxels)
+    return folder / (name + SUFFIXES[format])
+
+
+def write_dataset(folder: Path, format: ShardFormat, shards: dict[str, dict[str, np.ndarray]]) -> DatasetInfo:
+    for name, volumes in shards.items():
+        write_shard(folder, name, format, volumes)
+    return finish_dataset(folder, format, list(shards))

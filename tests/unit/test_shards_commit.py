@@ -1,0 +1,150 @@
+"""A shard or a dataset appears when it is whole, and only then; what may not be joined is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset, write_shard
+
+from shards import Dataset, FmctError, ShardWriter, finish_dataset, verify
+
+KILLED_WRITER = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    from shard_samples import make_key, make_record, noise
+    from shards import ShardWriter
+    with ShardWriter(Path({folder!r}), "s", {format!r}) as shard:
+        for number in range(1_000_000):
+            voxels = noise((64, 64, 64), number)
+            shard.add(make_record(voxels, make_key(number)), voxels)
+            print(number, flush=True)
+"""
+
+
+def kill_a_writer(folder: Path, format: str) -> None:
+    """Run a writer and kill it after its third volume."""
+    program = KILLED_WRITER.format(tests=str(Path(__file__).parent), folder=str(folder), format=format)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == [b"0\n", b"1\n", b"2\n"]
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_killed_writer_leaves_no_shard_and_the_next_one_cleans_up(tmp_path: Path, format: str) -> None:
+    kill_a_writer(tmp_path, format)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+    with pytest.raises(FmctError, match="unfinished"):
+        finish_dataset(tmp_path, format, ["s"])
+    with pytest.raises(FmctError, match=r"dataset\.json.*fmct preprocess"):
+        Dataset.open(tmp_path)
+    write_dataset(tmp_path, format, {"s": {make_key(0): noise((4, 4, 4), 0)}})
+    assert not list(tmp_path.glob(".*"))
+    assert verify(tmp_path) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_killed_writer_leaves_the_finished_shard_of_before(tmp_path: Path, format: str) -> None:
+    voxels = noise((4, 4, 4), 0)
+    write_dataset(tmp_path, format, {"s": {make_key(0): voxels}})
+    kill_a_writer(tmp_path, format)
+    np.testing.assert_array_equal(Dataset.open(tmp_path).read(0), voxels)
+    assert verify(tmp_path) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_exception_leaves_nothing(tmp_path: Path, format: str) -> None:
+    voxels = noise((4, 4, 4), 0)
+
+    def fail() -> None:
+        with ShardWriter(tmp_path, "s", format) as shard:
+            shard.add(make_record(voxels, make_key(0)), voxels)
+            raise RuntimeError("decoder")
+
+    with pytest.raises(RuntimeError, match="decoder"):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_redone_shard_makes_the_old_dataset_refuse_it(tmp_path: Path, format: str) -> None:
+    write_dataset(tmp_path, format, {"s": {make_key(0): noise((40, 4, 4), 0)}})
+    old = Dataset.open(tmp_path)
+    path = write_shard(tmp_path, "s", format, {make_key(1): noise((70, 80, 40), 1)})
+    with pytest.raises(FmctError, match=f"{path.name}.*{make_key(0)}"):
+        old.read(0)
+    finish_dataset(tmp_path, format, ["s"])
+    np.testing.assert_array_equal(Dataset.open(tmp_path).read(0), noise((70, 80, 40), 1))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_shard_replaced_after_its_index_is_refused(tmp_path: Path, format: str) -> None:
+    path = write_shard(tmp_path, "s", format, {make_key(0): noise((4, 4, 4), 0)})
+    with path.open("ab") as stream:
+        stream.write(b"\0" * 512)
+    with pytest.raises(FmctError, match=path.name):
+        finish_dataset(tmp_path, format, ["s"])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_key_may_be_in_one_place_only(tmp_path: Path, format: str) -> None:
+    voxels = noise((4, 4, 4), 0)
+    record = make_record(voxels, make_key(0))
+    with ShardWriter(tmp_path, "s", format) as shard:
+        shard.add(record, voxels)
+        with pytest.raises(FmctError, match=record.key):
+            shard.add(record, voxels)
+    with pytest.raises(FmctError, match=f"{record.key}.*left, right"):
+        write_dataset(tmp_path, format, {name: {record.key: voxels} for name in ("right", "left")})
+    assert not (tmp_path / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("change", [{"spacing_mm": (1.0, 1.0, 0.5)}, {"config_digest": "c" * 64}])
+def test_volumes_on_different_grids_are_not_joined(tmp_path: Path, change: dict[str, object]) -> None:
+    voxels = noise((4, 4, 4), 0)
+    for name, changes in (("a", {}), ("b", change)):
+        with ShardWriter(tmp_path, name, "zarr") as shard:
+            shard.add(make_record(voxels, make_key(ord(name)), **changes), voxels)
+    with pytest.raises(FmctError, match=f"{next(iter(change))}.*shard b"):
+        finish_dataset(tmp_path, "zarr", ["a", "b"])
+    assert not (tmp_path / "dataset.json").exists()
+
+
+def test_an_empty_shard_may_join_but_not_be_all(tmp_path: Path) -> None:
+    write_shard(tmp_path, "empty", "zarr", {})
+    with pytest.raises(FmctError, match="no volume"):
+        finish_dataset(tmp_path, "zarr", ["empty"])
+    write_shard(tmp_path, "full", "zarr", {make_key(0): noise((4, 4, 4), 0)})
+    info = finish_dataset(tmp_path, "zarr", ["empty", "full"])
+    assert [shard.volumes for shard in info.shards] == [0, 1]
+    assert Dataset.open(tmp_path).record(0).key == make_key(0)
+    assert verify(tmp_path) == []
+
+
+def test_shards_of_the_other_format_are_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path, "s", "zarr", {make_key(0): noise((4, 4, 4), 0)})
+    with pytest.raises(FmctError, match="zarr 1, not webdataset 1"):
+        finish_dataset(tmp_path, "webdataset", ["s"])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: str) -> None:
+    with pytest.raises(FmctError, match="not a directory"):
+        Dataset.open(tmp_path / "absent")
+    path = write_shard(tmp_path, "s", format, {make_key(0): noise((4, 4, 4), 0)})
+    assert path.name == "s" + SUFFIXES[format]
+    with pytest.raises(FmctError, match="run `fmct preprocess` to the end"):
+        Dataset.open(tmp_path)
+    finish_dataset(tmp_path, format, ["s"])
+    document = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(document | {"format_version": 2}))
+    with pytest.raises(FmctError, match="format version 2"):
+        Dataset.open(tmp_path)
