@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Makes the pinned virtual environment in DIR and installs this checkout into it, editable. A second run with
+# nothing changed ends in a moment; a changed pin or an install that broke off is made anew.
+#   bash launch/environment.sh DIR [--test] [--gpu]
+#     --test   the test tools too
+#     --gpu    DALI's CUDA libraries too (without it, DALI runs its CPU operators)
+# pip runs with the settings it has (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name CPU wheels of PyTorch); what it
+# says in detail goes to DIR/pip.log.
+# pyproject.toml pins what the code imports, launch/constraints.txt the rest.
+set -euo pipefail
+
+fail() { echo "environment: $*" >&2; exit 2; }
+say() { echo "environment: $*"; }
+
+[ $# -ge 1 ] || fail "usage: bash launch/environment.sh DIR [--test] [--gpu]"
+dir=$(realpath -m "$1")
+shift
+extras=()
+for flag in "$@"; do
+  case $flag in
+    --test) extras+=(test) ;;
+    --gpu) extras+=(gpu) ;;
+    *) fail "unknown option $flag; there are --test and --gpu" ;;
+  esac
+done
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usable_python() { command -v python3 > /dev/null && python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; }
+if ! usable_python && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+  say "installing python3-venv from the system's packages"
+  apt-get -qq update
+  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3-venv > /dev/null
+fi
+usable_python || fail "needs Python 3.11 or newer with venv as python3 on the PATH (Debian: apt-get install python3-venv)"
+
+stamp=$dir/.fmct-stamp
+digest=$( (python3 -VV; pwd; echo "${extras[*]-}"; cat pyproject.toml launch/constraints.txt launch/environment.sh) | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$stamp" 2> /dev/null)" = "$digest" ]; then
+  exit 0
+fi
+if [ -e "$dir" ] && [ ! -e "$dir/pyvenv.cfg" ]; then
+  fail "$dir exists and is no virtual environment; name another folder"
+fi
+
+say "making $dir with $(python3 -V)"
+python3 -m venv --clear "$dir"
+pip() { "$dir/bin/python" -m pip --disable-pip-version-check -qq --log "$dir/pip.log" "$@"; }
+package=.
+[ ${#extras[@]} -eq 0 ] || package=".[$(IFS=,; echo "${extras[*]}")]"
+# What the DALI wheel imports on a CPU; its declared requirements are CUDA libraries, which --gpu adds.
+dali_imports=(astunparse gast makefun nvtx optree packaging six)
+say "installing the pinned packages (the first time downloads some hundred MB, in minutes)"
+pip install --use-pep517 --constraint launch/constraints.txt --editable "$package" "${dali_imports[@]}"
+say "installing DALI"
+dali=$(python3 -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["gpu"][0])')
+pip install --no-deps "$dali"
+say "trying the imports"
+DS_ACCELERATOR=cpu "$dir/bin/python" -c 'import deepspeed, nvidia.dali.fn, torch' > "$dir/import.log" 2>&1 \
+  || { cat "$dir/import.log" >&2; fail "the installed packages do not import"; }
+echo "$digest" > "$stamp"
+say "ready"
