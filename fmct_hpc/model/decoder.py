@@ -1,0 +1,45 @@
+"""The MAE decoder: from the visible patches' tokens to the voxels of all patches (He et al. 2022)."""
+
+import torch
+from torch import Tensor, nn
+
+from fmct_hpc.config import ModelConfig
+from fmct_hpc.model.block import NORM_EPS, Block, initialise
+from fmct_hpc.model.patches import sincos_positions
+
+
+class MaeDecoder(nn.Module):
+    """A narrow transformer over all places, masked ones holding one learned token."""
+
+    positions: Tensor
+
+    def __init__(self, model: ModelConfig, channels: int, view_size: int) -> None:
+        super().__init__()
+        grid = view_size // model.patch_size
+        self.prefix = 1 + model.register_tokens
+        self.embedding = nn.Linear(model.width, model.decoder_width)
+        self.mask_token = nn.Parameter(torch.empty(model.decoder_width))
+        self.register_buffer("positions", sincos_positions(grid, model.decoder_width), persistent=False)
+        self.blocks = nn.ModuleList(
+            Block(model.decoder_width, model.decoder_heads, model.mlp_ratio)
+            for _ in range(model.decoder_depth)
+        )
+        self.norm = nn.LayerNorm(model.decoder_width, eps=NORM_EPS)
+        self.voxels = nn.Linear(model.decoder_width, channels * model.patch_size**3)
+        self.apply(initialise)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        """Predict every patch.
+
+        tokens: the encoder's output for the patches `keep`, (B, prefix + n, width); keep: int64 (B, n).
+        Returns (B, N, C · patch³), in the order of `patchify`.
+        """
+        embedded = self.embedding(tokens)
+        prefix, visible = embedded[:, : self.prefix], embedded[:, self.prefix :]
+        places = self.mask_token.expand(len(tokens), len(self.positions), -1).to(visible.dtype)
+        places = places.scatter(1, keep.unsqueeze(-1).expand_as(visible), visible)
+        x = torch.cat([prefix, places + self.positions.to(places.dtype)], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.voxels(self.norm(x[:, self.prefix :]))

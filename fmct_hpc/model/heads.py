@@ -1,0 +1,49 @@
+"""The DINO projection head (Caron et al. 2021, section 3 and appendix C)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmct_hpc.config import ModelConfig
+from fmct_hpc.model.block import initialise
+
+
+class Prototypes(nn.Module):
+    """Cosine similarity to each prototype: a linear layer whose rows are kept at length 1.
+
+    Normalising the weight in the forward pass is weight normalisation with its gain fixed at 1, and,
+    unlike torch's parametrisation, holds when ZeRO has partitioned the weight.
+    """
+
+    def __init__(self, width: int, prototypes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(prototypes, width))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, x: Tensor, frozen: bool) -> Tensor:
+        """(B, width) of length 1 -> (B, prototypes); `frozen` gives the weight a gradient of exactly 0.
+
+        A gradient of 0 and not of None: under ZeRO every parameter has to take part in each reduction.
+        """
+        weight = self.weight.detach() + 0 * self.weight if frozen else self.weight
+        return F.linear(x, F.normalize(weight, dim=-1))
+
+
+class DinoHead(nn.Module):
+    """Three-layer MLP to a normalised bottleneck, then prototypes."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(model.width, model.head_hidden),
+            nn.GELU(),
+            nn.Linear(model.head_hidden, model.head_hidden),
+            nn.GELU(),
+            nn.Linear(model.head_hidden, model.head_bottleneck),
+        )
+        self.mlp.apply(initialise)
+        self.prototypes = Prototypes(model.head_bottleneck, model.prototypes)
+
+    def forward(self, cls: Tensor, freeze_prototypes: bool = False) -> Tensor:
+        """(B, width) -> logits (B, prototypes)."""
+        return self.prototypes(F.normalize(self.mlp(cls), dim=-1), freeze_prototypes)
