@@ -123,7 +123,8 @@ def resample(hu: np.ndarray, slices: Stack, grid: Grid, outside: int) -> np.ndar
     """Sample the stack at the grid's voxel centres.
 
     hu: (N, rows, columns), int16 or what `antialias` gave. Returns int16 `grid.shape`, rounded; a voxel
-    beyond the outer edge of the pixels, or beyond half a gap from the first or last slice, is `outside`.
+    with a foot beyond the outer edge of its slice's pixels, or farther than half a gap from the first or
+    last slice, is `outside`.
     """
     row_mm, column_mm = slices.spacing
     # Rows map LPS mm to (row, column) index and height; a slice's own position is subtracted in those.
@@ -156,7 +157,7 @@ def _sample(
     out: np.ndarray,
 ) -> None:
     """starts: (N, 3) (row, column, height) of each slice's first pixel; steps: (3, 3) per d, h, w."""
-    count = hu.shape[0]
+    count, rows, columns = hu.shape
     depth, height, width = out.shape
     for d in range(depth):
         for h in range(height):
@@ -177,16 +178,26 @@ def _sample(
                 blend = min(max(blend, 0.0), 1.0)
                 r = r0 + w * steps[0, 2]
                 c = c0 + w * steps[1, 2]
-                lower = _bilinear(hu[k], r - starts[k, 0], c - starts[k, 1], outside)
-                upper = _bilinear(hu[k + 1], r - starts[k + 1, 0], c - starts[k + 1, 1], outside)
+                rl, cl = r - starts[k, 0], c - starts[k, 1]
+                ru, cu = r - starts[k + 1, 0], c - starts[k + 1, 1]
+                if not (_within(rl, cl, rows, columns) and _within(ru, cu, rows, columns)):
+                    out[d, h, w] = outside
+                    continue
+                lower = _bilinear(hu[k], rl, cl)
+                upper = _bilinear(hu[k + 1], ru, cu)
                 out[d, h, w] = round(lower + blend * (upper - lower))
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _bilinear(image: np.ndarray, r: float, c: float, outside: int) -> float:
+def _within(r: float, c: float, rows: int, columns: int) -> bool:
+    """Is the point within the outer edges of the pixels?"""
+    return -0.5 <= r <= rows - 0.5 and -0.5 <= c <= columns - 0.5
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _bilinear(image: np.ndarray, r: float, c: float) -> float:
+    """Between pixel centres; the half pixel beyond the outermost centres repeats them."""
     rows, columns = image.shape
-    if r < -0.5 or c < -0.5 or r > rows - 0.5 or c > columns - 0.5:
-        return float(outside)
     r = min(max(r, 0.0), rows - 1.0)
     c = min(max(c, 0.0), columns - 1.0)
     i = min(int(r), rows - 2)

@@ -1,0 +1,120 @@
+"""DICOM files for tests: CT slices that sample a known function of patient coordinates."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from preprocess.catalog import Series, read_catalog
+from preprocess.scan import scan
+
+Function = Callable[[np.ndarray], np.ndarray]
+"""Patient points (..., 3) in LPS mm to HU."""
+
+
+def ct_image(stored: np.ndarray, **attributes: object) -> FileDataset:
+    """A CT image of the given stored values; attributes by DICOM keyword override or (None) remove."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    values = {
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+        "StudyInstanceUID": "1.2.3.1",
+        "SeriesInstanceUID": "1.2.3.2",
+        "FrameOfReferenceUID": "1.2.3.3",
+        "PatientID": "patient",
+        "Modality": "CT",
+        "Manufacturer": "SIEMENS",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "ConvolutionKernel": "H30s",
+        "KVP": 120,
+        "SliceThickness": 5,
+        "ImagePositionPatient": [0, 0, 0],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "PixelSpacing": [1, 1],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": stored.shape[0],
+        "Columns": stored.shape[1],
+        "BitsAllocated": 8 * stored.dtype.itemsize,
+        "BitsStored": 8 * stored.dtype.itemsize,
+        "HighBit": 8 * stored.dtype.itemsize - 1,
+        "PixelRepresentation": int(stored.dtype.kind == "i"),
+        "RescaleSlope": 1,
+        "RescaleIntercept": 0,
+        **attributes,
+    }
+    for name, value in values.items():
+        if value is not None:
+            setattr(data, name, value)
+    data.PixelData = stored.tobytes()
+    return data
+
+
+def save(data: FileDataset, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def scanned(folder: Path, catalog: Path | None = None) -> list[Series]:
+    """The series that a scan of `folder` finds."""
+    catalog = catalog or folder.parent / f"{folder.name}.parquet"
+    scan(folder, catalog)
+    return read_catalog(catalog)
+
+
+@dataclass
+class Acquisition:
+    """Parallel slices: where they lie, and how they are stored."""
+
+    positions: np.ndarray
+    column_step: np.ndarray = field(default_factory=lambda: np.array([1.0, 0, 0]))
+    row_step: np.ndarray = field(default_factory=lambda: np.array([0, 1.0, 0]))
+    spacing: tuple[float, float] = (3.0, 3.0)
+    matrix: tuple[int, int] = (48, 48)
+
+    def points(self, position: np.ndarray) -> np.ndarray:
+        """(rows, columns, 3) LPS mm of one slice's pixel centres (PS3.3 C.7.6.2.1.1)."""
+        i, j = np.indices(self.matrix)
+        across = j[..., None] * self.spacing[1] * self.column_step
+        return position + across + i[..., None] * self.spacing[0] * self.row_step
+
+    def attributes(self, position: np.ndarray) -> dict[str, object]:
+        return {
+            "ImagePositionPatient": [f"{x:.9g}" for x in position],
+            "ImageOrientationPatient": [f"{x:.9f}" for x in (*self.column_step, *self.row_step)],
+            "PixelSpacing": list(self.spacing),
+        }
+
+    def write(self, folder: Path, hu: Function, names: Iterable[str] | None = None) -> Path:
+        """One file a slice, named by `names` (default: by index)."""
+        names = names or (f"{index:04d}" for index in range(len(self.positions)))
+        for name, position in zip(names, self.positions, strict=True):
+            stored = np.rint(hu(self.points(position))).astype(np.int16)
+            save(ct_image(stored, **self.attributes(position)), folder / name)
+        return folder
+
+
+def axial(
+    slices: int = 24, gap: float = 5.0, start: tuple[float, float, float] = (-70, -60, 10)
+) -> Acquisition:
+    """An untilted axial acquisition with constant gaps."""
+    return Acquisition(np.array(start) + np.arange(slices)[:, None] * np.array([0, 0, gap]))
+
+
+def ramp(points: np.ndarray) -> np.ndarray:
+    """HU linear in patient coordinates, steep enough that 0.25 mm show: sampling it is exact."""
+    return 700 + points @ np.array([3.0, -5.0, 4.0])
+
+
+def waves(points: np.ndarray) -> np.ndarray:
+    """Smooth HU whose pattern is unlike itself shifted, turned or mirrored."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    return 300 + 90 * np.sin(x / 23 + 0.4) + 70 * np.cos(y / 19 + x / 61) + 80 * np.sin(z / 27 - y / 83 + 1)

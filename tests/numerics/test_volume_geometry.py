@@ -1,0 +1,206 @@
+"""Built volumes against the function that their slices sample, and against SimpleITK and dcm2niix."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from dicom_files import Acquisition, Function, axial, ramp, scanned, waves
+from scipy.ndimage import binary_erosion, map_coordinates
+from scipy.optimize import minimize
+from scipy.spatial.transform import Rotation
+
+from preprocess.config import GridConfig, SelectConfig
+from preprocess.decode import AIR_HU
+from preprocess.volume import Volume, build_volume
+
+ANY_PLANE = SelectConfig(max_obliquity_deg=90)
+PLANES = {
+    "axial": np.array([[1.0, 0, 0], [0, 1, 0]]),
+    "coronal": np.array([[1.0, 0, 0], [0, 0, -1]]),
+    "sagittal": np.array([[0.0, 1, 0], [0, 0, -1]]),
+}
+
+
+def voxel_points(volume: Volume) -> np.ndarray:
+    """(D, H, W, 3) LPS mm of the voxel centres, by the affine alone."""
+    index = np.stack(np.indices(volume.voxels.shape), axis=-1)
+    return index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+
+
+def inside(acquisition: Acquisition, points: np.ndarray, margin: float) -> np.ndarray:
+    """Points between the first and last slice whose feet on both neighbours lie `margin` pixels inside."""
+    normal = np.cross(acquisition.column_step, acquisition.row_step)
+    order = np.argsort(acquisition.positions @ normal)
+    positions = acquisition.positions[order]
+    heights, t = positions @ normal, points @ normal
+    lower = np.clip(np.searchsorted(heights, t, "right") - 1, 0, len(heights) - 2)
+    result = (t > heights[0]) & (t < heights[-1])
+    for k in (lower, lower + 1):
+        offset = points - positions[k]
+        for step, spacing, count in zip(
+            (acquisition.row_step, acquisition.column_step),
+            acquisition.spacing,
+            acquisition.matrix,
+            strict=True,
+        ):
+            index = offset @ step / spacing
+            result &= (index > margin) & (index < count - 1 - margin)
+    return result
+
+
+def acquisition(seed: int) -> Acquisition:
+    """A random acquisition: plane, mirrored storage, direction, turn, tilt, gaps and centres."""
+    rng = np.random.default_rng(seed)
+    column_step, row_step = PLANES[rng.choice(sorted(PLANES))]
+    # Feet first, prone and mirrored storage are signs of the two in-plane directions.
+    column_step, row_step = column_step * rng.choice([1, -1]), row_step * rng.choice([1, -1])
+    travel = np.cross(column_step, row_step) * rng.choice([1, -1])
+    turn = Rotation.from_rotvec(travel * np.radians(rng.choice([0, 0, -12, 31])))
+    column_step, row_step = turn.apply(column_step), turn.apply(row_step)
+    tilt = Rotation.from_rotvec(column_step * np.radians(rng.choice([0, 18.5, -16.5, 27])))
+    row_step = tilt.apply(row_step)
+    gaps = [[5.0] * 19, [2.5] * 12 + [1.1] + [7.5] * 9, [3.0, 4.5, 2.2, 6.1] * 6][rng.integers(3)]
+    positions = rng.uniform(-90, 40, 3) + np.concatenate([[0], np.cumsum(gaps)])[:, None] * travel
+    # The second half may be reconstructed about another centre.
+    positions[len(positions) // 2 :] += column_step * rng.choice([0, 6.3])
+    return Acquisition(positions, column_step, row_step, spacing=(2.3, 3.1), matrix=(56, 44))
+
+
+@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(("function", "tolerance"), [(ramp, 1.25), (waves, 4.0)])
+def test_any_acquisition_gives_the_sampled_function(
+    function: Function, tolerance: float, seed: int, tmp_path: Path
+) -> None:
+    scan = acquisition(seed)
+    centre = scan.points(scan.positions[len(scan.positions) // 2]).mean(axis=(0, 1))
+    names = [str(n) for n in np.random.default_rng(seed).permutation(len(scan.positions))]
+    folder = scan.write(tmp_path / "series", lambda points: function(points - centre), names)
+    volume = build_volume(scanned(folder)[0], GridConfig(spacing_mm=(2.5, 2.0, 1.7)), ANY_PLANE)
+    points = voxel_points(volume)
+    within = inside(scan, points, 0)
+    assert within.mean() > 0.2
+    assert np.abs(volume.voxels - function(points - centre))[within].max() <= tolerance
+    normal = np.cross(scan.column_step, scan.row_step)
+    heights, t = np.sort(scan.positions @ normal), points @ normal
+    sideways = (t > heights[0]) & (t < heights[-1]) & ~inside(scan, points, -0.6)
+    below = t < heights[0] - (heights[1] - heights[0]) / 2 - 1e-6
+    above = t > heights[-1] + (heights[-1] - heights[-2]) / 2 + 1e-6
+    assert np.all(volume.voxels[sideways | below | above] == AIR_HU)
+
+
+def test_untilted_series_agrees_with_simpleitk(tmp_path: Path) -> None:
+    scan = axial(slices=20, gap=4.5)
+    noise = np.random.default_rng(0).integers(-300, 1500, (20, *scan.matrix)).astype(np.int16)
+    pixels = {tuple(position): noise[k] for k, position in enumerate(scan.positions)}
+    folder = scan.write(tmp_path / "series", lambda points: pixels[tuple(points[0, 0])])
+    volume = build_volume(scanned(folder)[0], GridConfig(spacing_mm=(1.9, 1.3, 1.1)), SelectConfig())
+    source = sitk.GetImageFromArray(noise.astype(np.float64))
+    source.SetOrigin(scan.positions[0].tolist())
+    source.SetSpacing([scan.spacing[1], scan.spacing[0], 4.5])
+    grid = sitk.Image([int(n) for n in volume.voxels.shape[::-1]], sitk.sitkFloat64)
+    spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    direction = volume.affine[:3, :3] / spacing
+    grid.SetSpacing(spacing[::-1].tolist())
+    grid.SetDirection(direction[:, ::-1].ravel().tolist())
+    grid.SetOrigin(volume.affine[:3, 3].tolist())
+    expected = sitk.GetArrayFromImage(
+        sitk.Resample(source, grid, sitk.Transform(), sitk.sitkLinear, float(AIR_HU))
+    )
+    # Half a unit is the rounding to int16; the field's edges, half a pixel out, must agree too.
+    assert np.abs(volume.voxels - expected).max() <= 0.5 + 1e-3
+    assert volume.voxels.size > 5e5
+
+
+def test_finer_pixels_are_averaged_not_aliased(tmp_path: Path) -> None:
+    scan = axial(slices=20)
+    scan.spacing, scan.matrix = (0.5, 0.5), (256, 256)
+    stripes = np.where(np.indices(scan.matrix).sum(axis=0) % 2, 400, -200)
+    folder = scan.write(tmp_path / "stripes", lambda points: stripes)
+    voxels = build_volume(scanned(folder)[0], GridConfig(), SelectConfig()).voxels
+    assert np.abs(voxels[:, 2:-2, 2:-2] - 100.0).max() <= 2
+
+    centre = np.array([0, 0, 60])
+    folder = scan.write(tmp_path / "ramp", lambda points: ramp(points - centre))
+    volume = build_volume(scanned(folder)[0], GridConfig(), SelectConfig())
+    points = voxel_points(volume)
+    within = inside(scan, points, 2)
+    assert np.abs(volume.voxels - ramp(points - centre))[within].max() <= 1.25
+
+
+def dcm2niix(folder: Path, out: Path) -> dict[str, nibabel.Nifti1Image]:
+    """dcm2niix's images of a series, by what it appended to the name."""
+    if not shutil.which("dcm2niix"):
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("dcm2niix is not installed")
+    out.mkdir()
+    subprocess.run(["dcm2niix", "-f", "x", "-o", out, folder], check=True, capture_output=True)
+    return {path.stem[1:]: nibabel.load(path) for path in out.glob("*.nii")}
+
+
+def sampled(image: np.ndarray, to_ras: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """An image's values at LPS points, linearly interpolated through its voxel-to-RAS affine."""
+    ras = points * [-1, -1, 1]
+    index = (ras - to_ras[:3, 3]) @ np.linalg.inv(to_ras[:3, :3]).T
+    return map_coordinates(image, np.moveaxis(index, -1, 0), order=1, cval=-1024)
+
+
+def test_tilted_uneven_head_agrees_with_dcm2niix(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
+    series = next(s for s in scanned(folder, tmp_path / "catalog.parquet") if s.modality == "CT")
+    volume = build_volume(series, GridConfig(), SelectConfig())
+    assert volume.facts.gantry_tilt_deg == pytest.approx(18.5, abs=0.01)
+    assert volume.facts.slice_gap_mm == pytest.approx((1.14, 7.38), abs=1e-6)
+    assert np.allclose(np.abs(volume.affine[:3, :3].sum(axis=1)), 1)
+    # _Tilt_ shears the slices onto a block along the slice normal, _Eq_ gives it even spacing. In this
+    # version _Eq_ scales a row instead of a column of the sform; its qform is right.
+    image = dcm2niix(folder, tmp_path / "nii")["_Tilt_Eq_1"]
+    values = np.asarray(image.dataobj, np.float32)
+    expected = sampled(values, image.get_qform(), voxel_points(volume))
+    brain = binary_erosion((expected > 0) & (expected < 80), iterations=4)
+    assert brain.sum() > 1e6
+    ours, theirs = volume.voxels[brain], expected[brain]
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.1)
+    # It interpolates three times and we average over a voxel, so noise differs by about 1 HU.
+    assert np.abs(ours - theirs).mean() < 1.0
+    assert best_shift(volume, values, image.get_qform()) < 0.1
+
+
+def test_tilt_of_the_other_sign_agrees_with_dcm2niix(
+    shared_dicom: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shared_dicom("dcm_qa_ct/philips_S21610/S3010")
+    series = next(s for s in scanned(folder, tmp_path / "catalog.parquet") if s.modality == "CT")
+    volume = build_volume(series, GridConfig(), SelectConfig())
+    assert volume.facts.gantry_tilt_deg == pytest.approx(-16.5, abs=0.01)
+    images = dcm2niix(folder, tmp_path / "nii")
+    tilted, raw = images["_Tilt_1"], images[""]
+    # This version moves the origin for the rows that a negative tilt adds below along a row of the sform
+    # instead of a column, 80 mm off in z; the untilted image's origin, less those rows, is right.
+    to_ras = tilted.affine.copy()
+    to_ras[:3, 3] = raw.affine[:3, 3] - (tilted.shape[1] - raw.shape[1]) * to_ras[:3, 1]
+    values = np.asarray(tilted.dataobj, np.float32)
+    expected = sampled(values, to_ras, voxel_points(volume))
+    plastic = binary_erosion(expected > 50, iterations=2)
+    assert plastic.sum() > 1e4
+    assert volume.voxels[plastic].mean() == pytest.approx(expected[plastic].mean(), abs=2)
+    assert best_shift(volume, values, to_ras) < 0.25
+
+
+def best_shift(volume: Volume, image: np.ndarray, to_ras: np.ndarray) -> float:
+    """mm by which moving our voxels makes them agree best with the image."""
+    points = voxel_points(volume)
+    ours = volume.voxels
+    edges = np.flatnonzero((ours > -900).ravel())[::61]
+    points, ours = points.reshape(-1, 3)[edges], ours.ravel()[edges]
+
+    def cost(shift: np.ndarray) -> float:
+        return float(np.abs(sampled(image, to_ras, points + shift).clip(-1000) - ours).mean())
+
+    simplex = np.vstack([np.zeros(3), np.eye(3)])
+    found = minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex})
+    return float(np.linalg.norm(found.x))
