@@ -46,6 +46,9 @@ class Reason(StrEnum):
     NOT_HOUNSFIELD = "not_hounsfield"
     NO_HEAD_FOUND = "no_head_found"
 
+    # A defect of ours or of a codec, not of the series.
+    INTERNAL_ERROR = "internal_error"
+
 
 class Rejection(Exception):  # noqa: N818 - it is an outcome, not a defect
     """A series (or one of its slices) is not used, for a typed reason.

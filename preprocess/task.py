@@ -1,0 +1,190 @@
+"""One task: its series become volumes in one shard per format, or rows of the quarantine."""
+
+import logging
+import os
+import time
+import traceback
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from preprocess import ledger, manifest, quarantine
+from preprocess.catalog import Series, read_rows
+from preprocess.config import PreprocessConfig
+from preprocess.deidentify import Pseudonymizer
+from preprocess.ledger import TaskFiles, TaskResult
+from preprocess.plan import Task, input_digest, read_current_plan, task_digest
+from preprocess.quarantine import Entry
+from preprocess.reasons import Reason, Rejection
+from preprocess.select import select
+from preprocess.volume import Volume, build_volume
+from shards.errors import FmctError
+from shards.index import read_sidecar, sidecar_path
+from shards.schema import VolumeRecord
+from shards.voxels import crc32
+from shards.writer import ShardWriter
+
+log = logging.getLogger(__name__)
+
+RESCAN = "mount the export, or run `fmct scan` and `fmct preprocess` again"
+
+
+def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> TaskResult:
+    """Do task number `index` of the plan in `out`, unless it is done already.
+
+    Writes its shards, its part of manifest and quarantine, and its marker last. A series that fails
+    ends in the quarantine and costs no other series anything.
+
+    Raises FmctError where the plan is missing or of another configuration, the catalog is not the
+    plan's, or source files changed since the scan or cannot be read: such a task gets no marker.
+    """
+    plan = read_current_plan(out, config)
+    if not 0 <= index < len(plan.tasks):
+        raise FmctError(f"--task {index}: the plan has tasks 0 to {len(plan.tasks) - 1}")
+    task = plan.tasks[index]
+    place = ledger.files(out, index, task)
+    done = ledger.result(place)
+    if done:
+        return done
+    start = time.monotonic()
+    names = Pseudonymizer(config.key_file)
+    series = _read_series(catalog, task, plan.settings, names)
+    made = _Made()
+    with ExitStack() as writers:
+        _write_volumes(series, names, config, place, made, writers)
+    quarantine.write(quarantine.table(made.rejected), place.quarantine)
+    manifest.write(manifest.table(made.volumes), place.manifest)
+    result = _result(made, place, config, len(series), time.monotonic() - start)
+    ledger.mark(place, result)
+    return result
+
+
+@dataclass
+class _Made:
+    """What has come of the series so far."""
+
+    volumes: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the manifest."""
+    rejected: list[Entry] = field(default_factory=list)
+    dropped: Counter[Reason] = field(default_factory=Counter)
+    source_bytes: int = 0
+
+
+def _read_series(catalog: Path, task: Task, settings: str, names: Pseudonymizer) -> list[Series]:
+    series = read_rows(catalog, task.rows)
+    if task_digest(settings, [input_digest(names, one) for one in series]) != task.digest:
+        raise FmctError(
+            f"{catalog}: the catalog or the key changed since the plan; run `fmct preprocess --plan`"
+        )
+    return series
+
+
+def _write_volumes(
+    series: list[Series],
+    names: Pseudonymizer,
+    config: PreprocessConfig,
+    place: TaskFiles,
+    made: _Made,
+    stack: ExitStack,
+) -> None:
+    """Build each series and add it to the shards, which are opened for the first volume."""
+    writers: list[ShardWriter] = []
+    for one in series:
+        keys = _Keys.of(one, names)
+        volume = _volume_or_entry(one, keys, config)
+        if isinstance(volume, Entry):
+            made.rejected.append(volume)
+            continue
+        if not writers:
+            for format in config.output.formats:
+                writer = ShardWriter(place.out / format, place.shard, format)
+                writers.append(stack.enter_context(writer))
+        record = _record(volume, keys, config)
+        for writer in writers:
+            writer.add(record, volume.voxels)
+        made.volumes.append(manifest.row(record, place.shard, dict(volume.dropped)))
+        made.dropped.update(dict(volume.dropped))
+        made.source_bytes += one.bytes
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """A series' pseudonyms."""
+
+    key: str
+    patient_key: str
+    study_key: str
+
+    @classmethod
+    def of(cls, series: Series, names: Pseudonymizer) -> "_Keys":
+        return cls(
+            key=names.series(series.patient_id, series.study_uid, series.series_uid),
+            patient_key=names.patient(series.patient_id, series.study_uid),
+            study_key=names.study(series.study_uid),
+        )
+
+
+def _volume_or_entry(series: Series, keys: _Keys, config: PreprocessConfig) -> Volume | Entry:
+    stage: Literal["select", "build"] = "select"
+    try:
+        select(series, config.select)
+        stage = "build"
+        _require_unchanged(series, keys.key)
+        return build_volume(series, config.grid, config.select)
+    except Rejection as rejection:
+        reason, detail = rejection.reason, rejection.detail
+    except (FmctError, MemoryError, OSError):
+        raise  # the machine's failures, not the series'
+    except Exception as error:
+        # A defect of ours or of a codec. Its message may quote the file, so only its place is logged.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        log.error("series %s: %s in %s: please report it", keys.key, type(error).__name__, where)
+        reason, detail = Reason.INTERNAL_ERROR, type(error).__name__
+    return Entry(keys.key, keys.patient_key, keys.study_key, reason, stage, detail)
+
+
+def _require_unchanged(series: Series, key: str) -> None:
+    """Raise FmctError unless every file is as the scan saw it: geometry and digests come from there."""
+    for instance in series.instances:
+        try:
+            status = os.stat(instance.path)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise FmctError(f"series {key}: a file cannot be read ({why}); {RESCAN}") from None
+        if (status.st_size, status.st_mtime_ns) != (instance.size, instance.mtime_ns):
+            raise FmctError(f"series {key}: a file changed since the scan; {RESCAN}")
+
+
+def _record(volume: Volume, keys: _Keys, config: PreprocessConfig) -> VolumeRecord:
+    depth, height, width = volume.voxels.shape
+    return VolumeRecord(
+        key=keys.key,
+        patient_key=keys.patient_key,
+        study_key=keys.study_key,
+        shape=(depth, height, width),
+        spacing_mm=config.grid.spacing_mm,
+        affine=tuple(volume.affine.ravel().tolist()),
+        crc32=crc32(volume.voxels),
+        source_digest=volume.source_digest,
+        config_digest=config.digest(),
+        facts=volume.facts,
+    )
+
+
+def _result(
+    made: _Made, place: TaskFiles, config: PreprocessConfig, series: int, seconds: float
+) -> TaskResult:
+    formats = config.output.formats if made.volumes else ()
+    return TaskResult(
+        digest=place.digest,
+        series=series,
+        volumes=len(made.volumes),
+        rejected=dict(sorted(Counter(entry.reason for entry in made.rejected).items())),
+        dropped_slices=dict(sorted(made.dropped.items())),
+        source_bytes=made.source_bytes,
+        seconds=seconds,
+        shards={f: read_sidecar(sidecar_path(place.out / f, place.shard), f)[1] for f in formats},
+    )
