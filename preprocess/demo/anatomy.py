@@ -30,7 +30,7 @@ REST_HU = 120.0
 
 HALF_WIDTH, HALF_LENGTH, HALF_HEIGHT = 78.0, 98.0, 92.0
 NECK_HALF_HEIGHT = 150.0
-BASE_THICKNESS = 7.0
+BASE_THICKNESS = 4.5
 
 
 def head_hu(points_lps: np.ndarray, head: Head) -> np.ndarray:
@@ -56,7 +56,7 @@ def _tissue(at: Coordinates, skin: np.ndarray, hu: np.ndarray, head: Head) -> np
         hu[low] = face.paint_face(some(at, low), skin[low], hu[low], head)
     thickness = head.skull + head.skull_variation * _skull_relief(at, head)
     shell = skin - head.scalp
-    cavity = np.minimum(shell - thickness, above_floor * 0.8)
+    cavity = np.minimum(shell - thickness, above_floor * 1.2)
     _paint_skull(hu, at, shell, thickness, above_floor, head)
     within = np.flatnonzero(cavity > -1)
     if within.size:
@@ -81,26 +81,30 @@ def _skin_depth(at: Coordinates) -> np.ndarray:
     low = np.flatnonzero((z < 12) & (depth < 6) & (depth > -40))
     if low.size:
         part = some(at, low)
-        nose = capsule(part, (0, -94, -26), (0, -106, -52), 4, 10)
+        nose = capsule(part, (0, -92, -24), (0, -99, -52), 5, 11)
         ear = ellipsoid(mirrored(part), (79, 14, -26), (6, 13, 22))
         depth[low] = np.maximum(depth[low], np.maximum(nose, ear))
     return depth
 
 
 def floor_height(at: Coordinates) -> np.ndarray:
-    """Height z (mm) of the skull base's inner surface under each point: three fossae, petrous ridges."""
+    """Height z (mm) of the skull base's inner surface under each point.
+
+    Three fossae step down from front to back; the orbits' roofs, the sphenoid's wings and the petrous
+    ridges rise between them.
+    """
     x, y, _ = at
     side = np.abs(x)
-    lateral = smoothstep(side, 10, 26)
+    lateral = smoothstep(side, 8, 30)
+    wing = -16 - 0.35 * side
     ridge = 2 + 0.5 * side
-    anterior = -9 - 5 * lateral
-    middle = -17 - 17 * lateral
-    posterior = -60 + 0.006 * x * x
-    front = smoothstep(y, -34, -24)
-    back = smoothstep(y - ridge, -3, 9)
-    height = anterior + front * (middle - anterior)
-    height = height + back * (posterior - height)
-    return height + 13 * lateral * np.exp(-(((y - ridge) / 7) ** 2))
+    anterior = -19 + 10 * np.exp(-(((side - 32) / 17) ** 2) - ((y + 62) / 24) ** 2)
+    middle = -17 + lateral * (0.012 * (y + 6) ** 2 + 0.012 * (side - 38) ** 2 - 23)
+    posterior = -62 + 0.007 * x * x + 0.006 * (y - 40) ** 2
+    height = anterior + smoothstep(y - wing, -6, 6) * (middle - anterior)
+    height = height + smoothstep(y - ridge, -4, 10) * (posterior - height)
+    wings = 7 * np.exp(-(((y - wing) / 5) ** 2))
+    return height + lateral * (wings + 13 * np.exp(-(((y - ridge) / 7) ** 2)))
 
 
 def _skull_relief(at: Coordinates, head: Head) -> np.ndarray:

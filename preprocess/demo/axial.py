@@ -12,6 +12,7 @@ from preprocess.demo.scanners import Encoding
 from preprocess.demo.stack import Plane, axial_axes, axial_offsets, plane, two_slab_offsets
 from preprocess.demo.streams import Stream, generator
 from preprocess.demo.writer import ct_image, encode
+from preprocess.reasons import Reason
 
 TILT_DEG = {Quirk.TILT_POSITIVE: 18.0, Quirk.TILT_NEGATIVE: -14.0}
 TURN_DEG = 7.0
@@ -21,6 +22,7 @@ SLICES_GONE = 4
 """The hole in a series with missing slices: 20 mm and more."""
 SLICES_TWICE = 3
 """How many slices a series with duplicates repeats."""
+TRUNCATED_RUN = 3
 BYTES_LEFT = 0.6
 """Fraction of a truncated file that remains; the cut lies in its pixels."""
 IMAGE_TYPE = ("ORIGINAL", "PRIMARY", "AXIAL")
@@ -62,6 +64,7 @@ def axial_files(job: SeriesJob) -> Iterator[File]:
     encoding = LARGE_INTERCEPT if Quirk.LARGE_INTERCEPT in quirks else scanner.encoding
     planes = axial_planes(job)
     numbers = _instance_numbers(job, len(planes))
+    truncated = range(len(planes) // 2, len(planes) // 2 + _truncated(quirks))
     rng = job.noise()
     for index, slice_plane in enumerate(planes):
         stored = job.render(slice_plane, kernel, encoding, rng)
@@ -72,13 +75,21 @@ def axial_files(job: SeriesJob) -> Iterator[File]:
             data = ct_image(
                 job.facts, sop_uid, number, slice_plane, stored, encoding, IMAGE_TYPE, kernel, _tilt(quirks)
             )
-            file = File(number, sop_uid, encode(data, job.facts.transfer_syntax))
-            if Quirk.TRUNCATED in quirks and index == len(planes) // 2:
+            twice = Reason.DUPLICATE_SLICE if copy else None
+            file = File(number, sop_uid, encode(data, job.facts.transfer_syntax), twice)
+            if index in truncated:
                 cut = file.content[: int(len(file.content) * BYTES_LEFT)]
-                file = replace(file, content=cut, truncated=True)
+                file = replace(file, content=cut, dropped=Reason.TRUNCATED_PIXEL_DATA)
             yield file
             if repeated and Quirk.DUPLICATE_FILES in quirks:
-                yield replace(file, number=number + len(planes))
+                yield replace(file, number=number + len(planes), dropped=Reason.DUPLICATE_SLICE)
+
+
+def _truncated(quirks: tuple[Quirk, ...]) -> int:
+    """How many neighbouring files are cut short; the gap of one can be bridged, that of a run cannot."""
+    if Quirk.TRUNCATED_RUN in quirks:
+        return TRUNCATED_RUN
+    return int(Quirk.TRUNCATED_FILE in quirks)
 
 
 def _tilt(quirks: tuple[Quirk, ...]) -> float:

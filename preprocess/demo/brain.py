@@ -54,7 +54,7 @@ def paint_brain(hu: np.ndarray, at: Coordinates, depth: np.ndarray, head: Head) 
     paint(matter, ramp(cerebellum, 2), head.grey - 2.5 + 2.5 * gyroid(folded, 8, head.phases[3:6]))
     paint(matter, ramp(capsule(at, (0, 10, -8), (0, 19, -80), 14, 9)), head.white + 3)
     fissure, falx = _midline(at, wobble[0], cerebellum)
-    cisterns = np.maximum(_cisterns(at, head), fissure)
+    cisterns = np.maximum(_cisterns(at, wobble, head), fissure)
     subarachnoid = np.maximum(np.maximum(sulcus, cisterns), 1 - ramp(surface))
     ventricular = _ventricles(at, head)
     paint(matter, subarachnoid, head.csf)
@@ -130,17 +130,21 @@ def _ventricles(at: Coordinates, head: Head) -> np.ndarray:
     return np.maximum(lateral, np.maximum(ramp(third), ramp(fourth)))
 
 
-def _cisterns(at: Coordinates, head: Head) -> np.ndarray:
+def _cisterns(at: Coordinates, wobble: Coordinates, head: Head) -> np.ndarray:
     x, y, z = at
     side = np.abs(x)
-    width = 0.6 + 0.5 * head.atrophy
-    suprasellar = ellipsoid(at, (0, -11, -15), (13, 9, 6))
-    stem = np.hypot(x, y - 12 + 0.13 * (z + 8))
-    ambient = np.minimum(width + 0.5 - np.abs(stem - 15), np.minimum(-2 - z, 34 - y))
-    sylvian_plane = np.minimum(width - 0.9 * np.abs(z - 3 - 0.3 * y), np.minimum(side - 36, 24 - np.abs(y)))
-    insula = np.minimum(width - 0.3 - np.abs(side - 38), 22 - np.hypot(y + 2, 1.4 * (z - 4)))
-    depth = np.maximum(np.maximum(suprasellar, ambient), np.maximum(sylvian_plane, insula))
-    return ramp(depth)
+    width = 0.5 + 0.4 * head.atrophy
+    suprasellar = ellipsoid(at, (0, -11, -14), (13, 9, 6)) + 0.5 * wobble[0]
+    stem = np.hypot(x, y - 12 + 0.13 * (z + 8)) + 0.4 * wobble[1]
+    ambient = np.minimum(width + 0.3 - np.abs(stem - 15), np.minimum(-2 - z, 34 - y))
+    # The Sylvian fissure climbs backwards from the temple and opens inwards over the insula.
+    climb = 0.75 * np.abs(z - 3 - 0.8 * y + 0.45 * (side - 50) + 2 * wobble[0])
+    insula_side = 40 - 0.01 * (y + 2) ** 2
+    fissure = np.minimum(width - climb, np.minimum(side - insula_side, 20 - np.abs(z - 4)))
+    insula = np.minimum(
+        width - 0.3 - np.abs(side - insula_side + 0.4 * wobble[1]), 22 - np.hypot(y + 2, 1.4 * (z - 4))
+    )
+    return ramp(np.maximum(np.maximum(suprasellar, ambient), np.maximum(fissure, insula)))
 
 
 def _paint_sinus(matter: np.ndarray, at: Coordinates, depth: np.ndarray) -> None:

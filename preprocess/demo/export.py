@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from preprocess.demo.layout import file_path, study_folder
 from preprocess.demo.lesions import Bleed
 from preprocess.demo.plan import Kind, Quirk, StudyPlan, plan_studies
 from preprocess.demo.writer import SeriesFacts, media_directory, transfer_syntax
+from preprocess.reasons import Reason
 from shards.atomic import TEMPORARY_SUFFIX
 from shards.errors import FmctError
 
@@ -169,8 +171,13 @@ def _write_series(
         "quirks": list(plan.quirks),
         "transfer_syntax": facts.transfer_syntax,
         "files": len(files),
-        "truncated_files": [str(p) for p, file in zip(paths, files, strict=True) if file.truncated],
+        "dropped": Counter(file.dropped for file in files if file.dropped),
+        "truncated_files": [str(path) for path, file in zip(paths, files, strict=True) if _is_cut(file)],
     }
+
+
+def _is_cut(file: File) -> bool:
+    return file.dropped is Reason.TRUNCATED_PIXEL_DATA
 
 
 def _patient_position(quirks: tuple[Quirk, ...]) -> str:

@@ -18,8 +18,11 @@ def paint_face(at: Coordinates, skin: np.ndarray, hu: np.ndarray, head: Head) ->
     """HU (N,) of points near and below the skull base, painted over `hu`, at `skin` mm below the skin."""
     pair = mirrored(at)
     texture = gyroid(at, 17, head.phases[:3])
-    paint(hu, ramp(skin - head.scalp), MUSCLE_HU)
-    paint(hu, ramp(skin - head.scalp) * ramp(texture - 0.9, 0.4), FAT_HU)
+    muscle = ramp(skin - head.scalp)
+    paint(hu, muscle, MUSCLE_HU + 6 * texture)
+    # Fat fills the clefts between muscles, which run along the neck.
+    clefts = gyroid((at[0] + 5 * texture, at[1] - 4 * texture, 0.4 * at[2]), 43, head.phases[3:6])
+    paint(hu, muscle * ramp(0.14 - np.abs(clefts), 0.2), FAT_HU)
     _paint_bones(hu, at, pair, head, texture)
     _paint_airways(hu, at, pair, head)
     _paint_orbit(hu, pair, head)
@@ -34,7 +37,7 @@ def _paint_bones(hu: np.ndarray, at: Coordinates, pair: Coordinates, head: Head,
     condyle = capsule(pair, (51, -2, -44), (47, -14, -100), 6, 6)
     petrous = capsule(pair, (16, 2, -30), (54, 26, -32), 9, 13)
     palate = np.minimum(2.5 - np.abs(at[2] + 70), ellipsoid(at, (0, -62, -70), (26, 30, 30)))
-    sphenoid = ellipsoid(at, (0, -22, -26), (20, 15, 12))
+    sphenoid = ellipsoid(at, (0, -24, -28), (20, 15, 11))
     for depth in (zygoma, arch, condyle, petrous, palate, sphenoid):
         paint(hu, ramp(depth), bone)
     mastoid = ellipsoid(pair, (52, 32, -36), (11, 13, 15))
@@ -44,10 +47,13 @@ def _paint_bones(hu: np.ndarray, at: Coordinates, pair: Coordinates, head: Head,
 
 
 def _paint_airways(hu: np.ndarray, at: Coordinates, pair: Coordinates, head: Head) -> None:
-    ethmoid = np.minimum(11 - pair[0], np.minimum(22 - np.abs(at[1] + 60), 13 - np.abs(at[2] + 26)))
-    nasal = np.minimum(14 - pair[0], np.minimum(28 - np.abs(at[1] + 58), 13 - np.abs(at[2] + 52)))
+    ethmoid = np.minimum(
+        11 - pair[0] + 0.004 * (at[1] + 60) * (at[1] + 20),
+        np.minimum(21 - np.abs(at[1] + 60), 9 - np.abs(at[2] + 32)),
+    )
+    nasal = ellipsoid(pair, (0, -60, -53), (15, 34, 15))
     maxillary = ellipsoid(pair, (27, -60, -52), (13, 16, 15))
-    sphenoid = ellipsoid(at, (4, -24, -27), (12, 9, 7))
+    sphenoid = ellipsoid(at, (4, -26, -28), (12, 9, 7))
     # The frontal sinus is larger on the left: one of the marks by which a mirrored head is known.
     frontal = ellipsoid(at, (11, -83, -5), (15, 4, 10))
     for depth in (ethmoid, maxillary, sphenoid, frontal, nasal):

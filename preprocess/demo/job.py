@@ -10,6 +10,7 @@ from preprocess.demo.scanners import Encoding, Kernel
 from preprocess.demo.stack import Plane
 from preprocess.demo.streams import Stream, generator
 from preprocess.demo.writer import SeriesFacts
+from preprocess.reasons import Reason
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,5 @@ class File:
     number: int
     sop_uid: str
     content: bytes
-    truncated: bool = False
+    dropped: Reason | None = None
+    """Why preprocessing should leave this file out of the series' volume."""

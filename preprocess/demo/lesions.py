@@ -56,7 +56,7 @@ def draw_lesion(rng: np.random.Generator, kind: Bleed) -> Lesion:
         size = (rng.uniform(18, 28), rng.uniform(30, 38), 0.0)
     elif kind is Bleed.SUBARACHNOID:
         centre = (side * rng.uniform(0, 20), rng.uniform(-20, 5), rng.uniform(-15, 10))
-        size = (rng.uniform(50, 75), 0.0, 0.0)
+        size = (rng.uniform(65, 90), 0.0, 0.0)
     else:
         centre = (side * 15.0, 30.0, 15.0)
         size = (rng.uniform(25, 60), 0.0, 0.0)
@@ -82,8 +82,7 @@ def paint_lesions(
         else:
             # Blood sinks: the patient lies on the back, so it fills the ventricles up to a level.
             level = ramp(at[1] - (40 - lesion.size[0]), 3)
-            same_side = ramp(at[0] * np.sign(lesion.centre[0]) + 8, 6)
-            paint(hu, fluid.ventricular * level * same_side, lesion.hu)
+            paint(hu, fluid.ventricular * level, lesion.hu)
 
 
 def _paint_haematoma(hu: np.ndarray, at: Coordinates, depth: np.ndarray, lesion: Lesion) -> None:
@@ -105,7 +104,8 @@ def _extra_axial_share(at: Coordinates, depth: np.ndarray, lesion: Lesion) -> np
     cosine = (at[0] * centre[0] + at[1] * centre[1] + at[2] * centre[2]) / radius
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
     thickness = lesion.size[0] * (1 - (angle / lesion.size[1]) ** 2)
-    share = ramp(depth) * ramp(thickness - depth, 1.5)
+    # Near the centre angles mean little: blood lies under the vault, not on the sella.
+    share = ramp(depth) * ramp(thickness - depth, 1.5) * ramp(radius - 35, 5)
     if lesion.kind is Bleed.SUBDURAL:
         share *= ramp(at[0] * np.sign(centre[0]) - 1.5)
     return share

@@ -45,7 +45,8 @@ class Quirk(StrEnum):
     IMPLICIT_VR = "implicit_vr"
     BIG_ENDIAN = "big_endian"
     LARGE_INTERCEPT = "large_intercept"
-    TRUNCATED = "truncated"
+    TRUNCATED_FILE = "truncated_file"
+    TRUNCATED_RUN = "truncated_run"
     MISSING_SLICES = "missing_slices"
     FEW_SLICES = "few_slices"
     FEET_FIRST = "feet_first"
@@ -115,11 +116,11 @@ STUDY_SERIES: tuple[tuple[SeriesPlan, ...], ...] = (
     (_soft(Quirk.TWO_SLABS),),
     (_LOCALIZER, _soft(Quirk.DUPLICATE_FILES)),
     (_soft(Quirk.SHUFFLED_NUMBERS), _CAPTURE, _DOSE_REPORT),
-    (_soft(Quirk.JPEG2000), _flawed(Reason.TRUNCATED_PIXEL_DATA, Quirk.TRUNCATED)),
+    (_soft(Quirk.JPEG2000), _flawed(Reason.TRUNCATED_PIXEL_DATA, Quirk.TRUNCATED_RUN)),
     (_soft(Quirk.TILT_NEGATIVE, Quirk.RLE), _bone(Quirk.TILT_NEGATIVE)),
     (_soft(Quirk.DEFLATED), _CORONAL),
     (_soft(Quirk.FEET_FIRST), _flawed(Reason.MISSING_SLICES, Quirk.MISSING_SLICES)),
-    (_soft(Quirk.IMPLICIT_VR, Quirk.LARGE_INTERCEPT), _RESONANCE),
+    (_soft(Quirk.IMPLICIT_VR, Quirk.LARGE_INTERCEPT, Quirk.TRUNCATED_FILE), _RESONANCE),
     (_soft(Quirk.PRONE, Quirk.DUPLICATE_POSITIONS), _bone(Quirk.PRONE)),
     (_soft(Quirk.BIG_ENDIAN, Quirk.TURNED), _flawed(Reason.TOO_FEW_SLICES, Quirk.FEW_SLICES)),
 )
