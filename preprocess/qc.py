@@ -74,6 +74,7 @@ def montage(thumbnails: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
         sheet[top + CAPTION_PIXELS : top + height, left : left + picture.shape[1]] = picture
         x, y = (left + 2) / sheet.shape[1], 1 - (top + 2) / sheet.shape[0]
         figure.text(x, y, key[:KEY_DIGITS], color="white", family="monospace", size=7, va="top")
-    figure.figimage(sheet, cmap="gray", vmin=0, vmax=255, origin="upper")
+    # As colours, the greys are written as they are; a colour map would round some of them.
+    figure.figimage(np.repeat(sheet[..., None], 3, axis=2), origin="upper")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -61,8 +61,9 @@ def _tissue(at: Coordinates, skin: np.ndarray, hu: np.ndarray, head: Head) -> np
     within = np.flatnonzero(cavity > -1)
     if within.size:
         at, depth, tissue = some(at, within), cavity[within], hu[within]
-        fluid = brain.paint_brain(tissue, at, depth, head)
-        paint_lesions(tissue, at, depth, fluid, head.lesions)
+        matter, fluid = brain.brain_hu(at, depth, head)
+        paint_lesions(matter, at, depth, fluid, head.lesions)
+        paint(tissue, ramp(depth), matter)
         hu[within] = tissue
     return hu
 

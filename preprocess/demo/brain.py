@@ -1,10 +1,9 @@
 """What lies inside the skull: folded cortex, white matter, deep nuclei, ventricles, cisterns, falx."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from preprocess.demo.head import Head
+from preprocess.demo.lesions import Fluid
 from preprocess.demo.shapes import Coordinates, capsule, ellipsoid, gyroid, mirrored, paint, ramp, smoothstep
 
 FALX_HU = 48.0
@@ -32,16 +31,8 @@ _NUCLEI = (
 """Caudate head, lentiform nucleus, thalamus: centre and radii in mm."""
 
 
-@dataclass(frozen=True)
-class Fluid:
-    """Shares in [0, 1] of the spaces that blood can fill."""
-
-    subarachnoid: np.ndarray
-    ventricular: np.ndarray
-
-
-def paint_brain(hu: np.ndarray, at: Coordinates, depth: np.ndarray, head: Head) -> Fluid:
-    """Paint `hu` (N,) in place at points at `depth` mm inside the skull; returns where the CSF is."""
+def brain_hu(at: Coordinates, depth: np.ndarray, head: Head) -> tuple[np.ndarray, Fluid]:
+    """HU (N,) without lesions at points at `depth` mm inside the skull, and where the CSF is."""
     wobble = _wobble(at, head)
     folded = (at[0] + wobble[0], at[1] + wobble[1], at[2] + wobble[2])
     cerebellum = _cerebellum_depth(at)
@@ -63,10 +54,7 @@ def paint_brain(hu: np.ndarray, at: Coordinates, depth: np.ndarray, head: Head) 
     paint(matter, ramp(1 - np.abs(cerebellum), 1) * 0.6 * (at[1] > 15), FALX_HU)
     _paint_sinus(matter, at, depth)
     _paint_calcifications(matter, at, head)
-    inside = ramp(depth)
-    paint(hu, inside, matter)
-    dura = falx * inside
-    return Fluid(subarachnoid * inside - np.minimum(subarachnoid * inside, dura), ventricular * inside)
+    return matter, Fluid(np.maximum(subarachnoid - falx, 0), ventricular)
 
 
 def _wobble(at: Coordinates, head: Head) -> Coordinates:

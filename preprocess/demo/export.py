@@ -85,12 +85,16 @@ def export(
     `out`/truth.json what each series is and should become. The files of the folder `real` are copied
     in among the others. `progress` is called with (studies done, studies).
 
-    Raises FmctError where `out` holds files already or `real` is no folder.
+    Raises FmctError where `out` holds files already, `real` is no folder, or a number is too small.
     """
+    out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FmctError(f"{out}: not an empty folder; name a new one")
     if real is not None and not real.is_dir():
         raise FmctError(f"{real}: no such folder; give the folder of a real series' files")
+    for name, value, least in (("studies", studies, 1), ("seed", seed, 0), ("matrix", matrix, 32)):
+        if value < least:
+            raise FmctError(f"{name}={value}: give at least {least}")
     plans = plan_studies(seed, studies, matrix)
     with _new_folder(out) as temporary:
         write = partial(_write_study, temporary / DICOM, seed)

@@ -2,14 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preprocess.demo.shapes import Coordinates, paint, ramp, smoothstep
-
-if TYPE_CHECKING:
-    from preprocess.demo.brain import Fluid
 
 EDEMA_HU = 19.0
 """Vasogenic oedema around a haematoma, darker than white matter."""
@@ -39,6 +35,14 @@ class Lesion:
     phase: float
 
 
+@dataclass(frozen=True)
+class Fluid:
+    """Shares in [0, 1] of the spaces that blood can fill."""
+
+    subarachnoid: np.ndarray
+    ventricular: np.ndarray
+
+
 def draw_lesion(rng: np.random.Generator, kind: Bleed) -> Lesion:
     """A bleed of `kind` on a random side."""
     side = float(rng.choice([-1.0, 1.0]))
@@ -66,9 +70,12 @@ def draw_lesion(rng: np.random.Generator, kind: Bleed) -> Lesion:
 
 
 def paint_lesions(
-    hu: np.ndarray, at: Coordinates, depth: np.ndarray, fluid: "Fluid", lesions: tuple[Lesion, ...]
+    hu: np.ndarray, at: Coordinates, depth: np.ndarray, fluid: Fluid, lesions: tuple[Lesion, ...]
 ) -> None:
-    """Paint bleeds over `hu` (N,) in place; `depth` is mm inside the skull, `fluid` the CSF's shares."""
+    """Paint bleeds over the brain's `hu` (N,) in place.
+
+    `depth` is mm inside the skull, `fluid` where the CSF is.
+    """
     for lesion in lesions:
         if lesion.kind is Bleed.INTRAPARENCHYMAL:
             _paint_haematoma(hu, at, depth, lesion)
@@ -76,9 +83,8 @@ def paint_lesions(
             paint(hu, _extra_axial_share(at, depth, lesion), lesion.hu)
         elif lesion.kind is Bleed.SUBARACHNOID:
             distance = np.sqrt(sum((q - c) ** 2 for q, c in zip(at, lesion.centre, strict=True)))
-            paint(
-                hu, fluid.subarachnoid * smoothstep(distance, lesion.size[0], 0.5 * lesion.size[0]), lesion.hu
-            )
+            near = smoothstep(distance, lesion.size[0], 0.5 * lesion.size[0])
+            paint(hu, fluid.subarachnoid * near, lesion.hu)
         else:
             # Blood sinks: the patient lies on the back, so it fills the ventricles up to a level.
             level = ramp(at[1] - (40 - lesion.size[0]), 3)
@@ -87,9 +93,8 @@ def paint_lesions(
 
 def _paint_haematoma(hu: np.ndarray, at: Coordinates, depth: np.ndarray, lesion: Lesion) -> None:
     offsets = [q - c for q, c in zip(at, lesion.centre, strict=True)]
-    lobes = 1 + 0.12 * np.sin(0.16 * offsets[0] + lesion.phase) * np.sin(
-        0.19 * offsets[1] + 0.17 * offsets[2]
-    )
+    across, along, up = offsets
+    lobes = 1 + 0.12 * np.sin(0.16 * across + lesion.phase) * np.sin(0.19 * along + 0.17 * up)
     squares = [(o / r) ** 2 for o, r in zip(offsets, lesion.size, strict=True)]
     inside = (lobes - np.sqrt(squares[0] + squares[1] + squares[2])) * min(lesion.size)
     in_brain = ramp(depth - 2)
@@ -105,7 +110,7 @@ def _extra_axial_share(at: Coordinates, depth: np.ndarray, lesion: Lesion) -> np
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
     thickness = lesion.size[0] * (1 - (angle / lesion.size[1]) ** 2)
     # Near the centre angles mean little: blood lies under the vault, not on the sella.
-    share = ramp(depth) * ramp(thickness - depth, 1.5) * ramp(radius - 35, 5)
+    share = ramp(thickness - depth, 1.5) * ramp(radius - 35, 5)
     if lesion.kind is Bleed.SUBDURAL:
         share *= ramp(at[0] * np.sign(centre[0]) - 1.5)
     return share

@@ -1,0 +1,194 @@
+"""The synthetic export on disk, read back by pydicom and by our own scan."""
+
+import csv
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from preprocess.catalog import read_catalog
+from preprocess.config import GridConfig, SelectConfig
+from preprocess.demo.anatomy import head_hu
+from preprocess.demo.export import export
+from preprocess.demo.identity import MARK, UID_ROOT
+from preprocess.demo.plan import VOLUME, StudyPlan, plan_studies
+from preprocess.reasons import Reason, Rejection
+from preprocess.scan import rejected_path, scan
+from preprocess.volume import build_volume
+from shards.errors import FmctError
+
+SEED, STUDIES, MATRIX = 5, 12, 64
+REAL = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "export"
+    summary = export(folder, STUDIES, SEED, MATRIX, real=REAL)
+    assert summary.files == len(files(folder / "dicom"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def truth(out: Path) -> dict[str, Any]:
+    return json.loads((out / "truth.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def images(out: Path, truth: dict[str, Any]) -> dict[str, list[tuple[str, pydicom.FileDataset]]]:
+    """(path, data set) of every synthetic DICOM object, by series."""
+    others = {other["path"] for other in truth["other_files"]}
+    found: dict[str, list[tuple[str, pydicom.FileDataset]]] = {}
+    for path in files(out / "dicom"):
+        name = path.relative_to(out / "dicom").as_posix()
+        if name not in others and not name.startswith("real/"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the truncated files
+                data = pydicom.dcmread(path)
+            found.setdefault(data.SeriesInstanceUID, []).append((name, data))
+    return found
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def series_truths(truth: dict[str, Any]) -> list[tuple[StudyPlan, dict[str, Any]]]:
+    plans = plan_studies(SEED, STUDIES, MATRIX)
+    return [(plans[study["index"]], series) for study in truth["studies"] for series in study["series"]]
+
+
+def points(data: pydicom.Dataset) -> np.ndarray:
+    """LPS mm (rows, columns, 3) of the pixels, by the equation of PS3.3 C.7.6.2.1.1."""
+    across, down = np.array(data.ImageOrientationPatient, float).reshape(2, 3)
+    row_distance, column_distance = map(float, data.PixelSpacing)
+    i, j = np.indices((data.Rows, data.Columns))
+    steps = (j * column_distance)[..., None] * across + (i * row_distance)[..., None] * down
+    return np.array(data.ImagePositionPatient, float) + steps
+
+
+def hounsfield(data: pydicom.Dataset) -> np.ndarray:
+    return data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
+
+
+def test_same_seed_same_bytes_whatever_the_workers(out: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    again = tmp_path / "again"
+    export(again, STUDIES, SEED, MATRIX, REAL, workers=2, progress=lambda done, of: seen.append((done, of)))
+    assert seen == [(done + 1, STUDIES) for done in range(STUDIES)]
+    first, second = files(out), files(again)
+    assert [p.relative_to(out) for p in first] == [p.relative_to(again) for p in second]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
+    assert list(tmp_path.iterdir()) == [again]
+
+
+def test_truth_tells_every_file(
+    truth: dict[str, Any], images: dict[str, list[tuple[str, pydicom.FileDataset]]]
+) -> None:
+    told = {series["series_instance_uid"]: series["files"] for _, series in series_truths(truth)}
+    assert {uid: len(found) for uid, found in images.items()} == told
+    syntaxes = {data.file_meta.TransferSyntaxUID.name for found in images.values() for _, data in found}
+    assert len(syntaxes) == 6, syntaxes
+
+
+def test_every_file_decodes_but_the_truncated_ones(
+    truth: dict[str, Any], images: dict[str, list[tuple[str, pydicom.FileDataset]]]
+) -> None:
+    cut = {path for _, series in series_truths(truth) for path in series["truncated_files"]}
+    assert len(cut) == 4
+    for name, data in (image for found in images.values() for image in found):
+        if name in cut:
+            with pytest.raises(ValueError, match="pixel data"):
+                _ = data.pixel_array
+        elif "PixelData" in data:
+            assert data.pixel_array.shape[:2] == (MATRIX, MATRIX)
+        else:
+            assert data.Modality == "SR"
+
+
+def test_pixels_are_the_head_at_their_patient_coordinates(
+    truth: dict[str, Any], images: dict[str, list[tuple[str, pydicom.FileDataset]]]
+) -> None:
+    middle = np.hypot(*(np.indices((MATRIX, MATRIX)) - (MATRIX - 1) / 2)) < 0.45 * MATRIX
+    for study, series in series_truths(truth):
+        if series["expected"] != VOLUME:
+            continue
+        cut = series["truncated_files"]
+        found = [data for name, data in images[series["series_instance_uid"]] if name not in cut]
+        noise = study.scanner.soft.noise_hu
+        for data in sorted(found, key=lambda data: float(data.ImagePositionPatient[2]))[5::9]:
+            error = (hounsfield(data) - head_hu(points(data), study.head))[middle]
+            assert abs(np.mean(error)) < 0.5, series["quirks"]
+            assert 0.8 * noise < np.std(error) < 1.2 * noise, series["quirks"]
+
+
+def test_labels_tell_which_heads_bleed(out: Path) -> None:
+    with (out / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == STUDIES
+    for row, study in zip(rows, plan_studies(SEED, STUDIES, MATRIX), strict=True):
+        kinds = {lesion.kind.value for lesion in study.head.lesions}
+        assert {name for name, value in row.items() if value == "1"} == kinds | (
+            {"any_bleed"} if kinds else set()
+        )
+
+
+def test_identities_are_marked_as_fake(images: dict[str, list[tuple[str, pydicom.FileDataset]]]) -> None:
+    marked = ("PatientName", "PatientID", "AccessionNumber", "InstitutionName", "ReferringPhysicianName")
+    for _, data in (image for found in images.values() for image in found):
+        assert all(
+            MARK in str(data[name].value) for name in (*marked, "StudyDescription", "SeriesDescription")
+        )
+        uids = (data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID)
+        assert all(uid.startswith(UID_ROOT) and uid.is_valid for uid in uids)
+
+
+def test_preprocessing_meets_the_expectations(out: Path, truth: dict[str, Any], tmp_path: Path) -> None:
+    summary = scan(out / "dicom", tmp_path / "catalog.parquet")
+    assert rejected_path(tmp_path / "catalog.parquet").exists()
+    assert sum(summary.rejected.values()) == sum(
+        other["kind"] in ("empty", "torn_header") for other in truth["other_files"]
+    )
+    told = {series["series_instance_uid"]: series for _, series in series_truths(truth)}
+    grid = GridConfig(spacing_mm=(3, 3, 3))
+    for series in read_catalog(tmp_path / "catalog.parquet"):
+        expected = told.get(series.series_uid, {"expected": VOLUME, "dropped": {}, "kind": "real"})
+        dropped = {}
+        try:
+            volume = build_volume(series, grid, SelectConfig())
+            outcome = VOLUME
+            dropped = {reason: count for reason, count in volume.dropped if reason != Reason.MISSING_SLICES}
+        except Rejection as rejection:
+            outcome = rejection.reason
+        assert outcome == expected["expected"], expected
+        if outcome == VOLUME:
+            assert dropped == expected["dropped"], expected
+
+
+def test_the_real_series_is_copied_unchanged(out: Path) -> None:
+    for source in files(REAL):
+        assert (out / "dicom" / "real" / source.name).read_bytes() == source.read_bytes()
+
+
+def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(FmctError, match=r"not an empty folder; name a new one$"):
+        export(tmp_path, 1, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
+    def fail(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(tmp_path / "new", 1, 0, 32, progress=fail)
+    with pytest.raises(FmctError, match="no such folder"):
+        export(tmp_path / "new", 1, 0, 32, real=tmp_path / "absent")
+    with pytest.raises(FmctError, match="matrix=8: give at least 32"):
+        export(tmp_path / "new", 1, 0, 8)
+    assert not list(tmp_path.iterdir())
