@@ -1,0 +1,154 @@
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import ct_image, save, scanned
+from pydicom.dataset import FileDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
+
+from preprocess.decode import AIR_HU, LEAST_HU, Slice, decode
+from preprocess.reasons import Reason, Rejection
+from shards.errors import FmctError
+
+STORED = np.random.default_rng(0).integers(0, 3000, (64, 96)).astype(np.uint16)
+
+
+def decoded(data: FileDataset, folder: Path) -> Slice:
+    save(data, folder / "file")
+    return decode(scanned(folder)[0].instances[0])
+
+
+def hu(tmp_path: Path, stored: np.ndarray = STORED, **attributes: Any) -> np.ndarray:
+    return decoded(ct_image(stored, **attributes), tmp_path / "export").hu
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ImplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        DeflatedExplicitVRLittleEndian,
+        RLELossless,
+        JPEG2000Lossless,
+    ],
+)
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_every_transfer_syntax_gives_the_same_slice(syntax: str, kind: type, tmp_path: Path) -> None:
+    stored = STORED.astype(kind) - (1000 if kind is np.int16 else 0)
+    plain = decoded(ct_image(stored, RescaleIntercept=-1024), tmp_path / "plain")
+    data = ct_image(stored, RescaleIntercept=-1024)
+    if syntax in (RLELossless, JPEG2000Lossless):
+        data.compress(syntax, generate_instance_uid=False)
+    else:
+        data.file_meta.TransferSyntaxUID = syntax
+        if syntax == ExplicitVRBigEndian:
+            data.set_original_encoding(is_implicit_vr=False, is_little_endian=False)
+            data.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
+    other = decoded(data, tmp_path / "other")
+    assert np.array_equal(plain.hu, other.hu)
+    assert plain.digest == other.digest
+    assert plain.hu.dtype == np.int16
+
+
+def test_real_compressed_files_decode_to_the_same_slices(
+    shared_dicom: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """RLE, JPEG lossless, JPEG-LS and JPEG 2000 encodings of one series by another writer."""
+    folder = shared_dicom("dicom2nifti/generic")
+    digests = []
+    for encoding in sorted(folder.glob("compressed*")):
+        for path in encoding.rglob("*"):
+            if path.is_file():
+                data = pydicom.dcmread(path)
+                data.Modality, data.RescaleSlope, data.RescaleIntercept = "CT", 1, 0
+                save(data, tmp_path / encoding.name / path.name)
+        instances = scanned(tmp_path / encoding.name)[0].instances
+        digests.append({i.position: decode(i).digest for i in instances})
+    assert len(digests) == 5
+    assert len({i for d in digests for i in d.values()}) == len(digests[0])
+    assert all(d == digests[0] for d in digests)
+
+
+def test_rescaling_is_each_slices_own(tmp_path: Path) -> None:
+    assert np.array_equal(hu(tmp_path / "a", RescaleIntercept=-500), STORED.astype(int) - 500)
+    scaled = hu(tmp_path / "b", RescaleSlope=0.5, RescaleIntercept=-99.75)
+    assert np.array_equal(scaled, np.rint(STORED * 0.5 - 99.75))
+    assert hu(tmp_path / "c", np.full((4, 4), 60000, np.uint16)).max() == 32767
+
+
+def test_bits_beyond_bits_stored_are_no_value(tmp_path: Path) -> None:
+    twelve = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1000}
+    overlay = (STORED & 0xFFF) | 0x8000
+    assert np.array_equal(hu(tmp_path / "a", overlay, **twelve), (STORED & 0xFFF).astype(int) - 1000)
+    negative = np.full((4, 4), 0x0FFF, np.uint16).view(np.int16)
+    assert np.all(hu(tmp_path / "b", negative, **{**twelve, "RescaleIntercept": 0}) == -1)
+
+
+def test_padding_and_outside_the_circle_become_air(tmp_path: Path) -> None:
+    stored = np.array([[-2000, -1025, LEAST_HU, -1000], [-990, -3, 0, 40]], np.int16)
+    expected = np.array([[AIR_HU, AIR_HU, LEAST_HU, -1000], [-990, -3, 0, 40]])
+    assert np.array_equal(hu(tmp_path / "a", stored), expected)
+    # 63536 is -2000 as an unsigned writer puts it; a range reaches to its limit.
+    assert np.array_equal(hu(tmp_path / "b", stored, PixelPaddingValue=-2000), expected)
+    ranged = hu(tmp_path / "c", stored, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-995)
+    assert np.array_equal(ranged[0], [AIR_HU] * 4)
+    # A padding value among the tissues' would punch holes into the brain.
+    assert np.array_equal(hu(tmp_path / "d", stored, PixelPaddingValue=0), expected)
+    unsigned = hu(tmp_path / "e", STORED, PixelPaddingValue=5, RescaleIntercept=-1020)
+    assert np.all(unsigned[STORED == 5] == AIR_HU)
+
+
+def test_monochrome1_changes_the_display_not_the_units(tmp_path: Path) -> None:
+    assert np.array_equal(hu(tmp_path, PhotometricInterpretation="MONOCHROME1"), STORED)
+
+
+@pytest.mark.parametrize(
+    ("reason", "attributes"),
+    [
+        (Reason.NOT_HOUNSFIELD, {"RescaleIntercept": None}),
+        (Reason.NOT_HOUNSFIELD, {"RescaleSlope": 0}),
+        (Reason.NOT_HOUNSFIELD, {"RescaleType": "Z_EFF"}),
+        (Reason.NOT_GRAYSCALE, {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}),
+        (Reason.TRUNCATED_PIXEL_DATA, {"Rows": 128}),
+        (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 13}),
+    ],
+)
+def test_unusable_pixels_have_a_reason(reason: Reason, attributes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Rejection) as caught:
+        hu(tmp_path, **attributes)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("syntax", ["native", RLELossless, JPEG2000Lossless])
+def test_truncated_files_have_a_reason(syntax: str, tmp_path: Path) -> None:
+    data = ct_image(STORED)
+    if syntax != "native":
+        data.compress(syntax)
+    whole = save(data, tmp_path / "whole").read_bytes()
+    pixels = len(STORED.tobytes()) if syntax == "native" else len(data.PixelData)
+    for lost in (pixels // 3, pixels - 20, pixels + 8):
+        path = tmp_path / f"export{lost}" / "file"
+        path.parent.mkdir()
+        path.write_bytes(whole[:-lost])
+        with pytest.raises(Rejection) as caught, warnings.catch_warnings():
+            decode(scanned(path.parent)[0].instances[0])
+        assert caught.value.reason in (Reason.TRUNCATED_PIXEL_DATA, Reason.UNDECODABLE_PIXEL_DATA)
+
+
+def test_a_file_that_went_away_is_the_users_to_mend(tmp_path: Path) -> None:
+    path = save(ct_image(STORED), tmp_path / "export" / "Doe^Jane")
+    instance = scanned(tmp_path / "export")[0].instances[0]
+    path.unlink()
+    with pytest.raises(FmctError, match="mount the export or scan again") as caught:
+        decode(instance)
+    assert "Doe" not in str(caught.value)

@@ -1,0 +1,114 @@
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+from dicom_files import axial, ct_image, save, waves
+
+from preprocess.catalog import read_catalog, read_rows
+from preprocess.reasons import Reason
+from preprocess.scan import rejected_path, scan
+from shards.errors import FmctError
+
+PIXELS = np.zeros((8, 8), np.int16)
+
+
+def export(folder: Path) -> Path:
+    """A small untidy tree: two CT series, an MR, other files, and every kind of broken file."""
+    axial(slices=5).write(folder / "a", waves, names=["z", "00.txt", "m.jpg", "b", "q"])
+    save(ct_image(PIXELS, SeriesInstanceUID="1.2.3.9", PatientID="other"), folder / "a" / "deep" / "x")
+    save(ct_image(PIXELS, SeriesInstanceUID="1.2.3.8", Modality="MR"), folder / "mr.dcm")
+    save(ct_image(PIXELS, SeriesInstanceUID=None), folder / "no-uid.dcm")
+    (folder / "empty.dcm").touch()
+    (folder / "notes.txt").write_text("not DICOM")
+    (folder / "prefix-only.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    (folder / "garbage.dcm").write_bytes(b"\0" * 128 + b"DICM" + bytes(range(256)) * 4)
+    shutil.copy(folder / "a" / "b", folder / os.fsdecode(b"M\xfcller"))
+    return folder
+
+
+def test_catalog_holds_every_series_and_names_every_broken_file(tmp_path: Path) -> None:
+    catalog = tmp_path / "out" / "catalog.parquet"
+    calls: list[tuple[int, int]] = []
+    summary = scan(export(tmp_path / "export"), catalog, progress=lambda *call: calls.append(call))
+    assert (summary.files, summary.instances, summary.series, summary.ct_series) == (13, 8, 3, 2)
+    assert summary.skipped == 1
+    assert summary.repeated_instances == 1
+    assert calls[-1] == (13, 13)
+    rejected = pq.read_table(rejected_path(catalog)).to_pylist()
+    reasons = {os.path.basename(os.fsdecode(row["path"])): row["reason"] for row in rejected}
+    assert reasons["empty.dcm"] == Reason.EMPTY_FILE
+    assert reasons["no-uid.dcm"] == Reason.MISSING_UID
+    assert set(reasons) == {"empty.dcm", "no-uid.dcm", "prefix-only.dcm", "garbage.dcm"}
+    assert sum(summary.rejected.values()) == 4
+    for path in (catalog, rejected_path(catalog)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    series = {s.series_uid: s for s in read_catalog(catalog)}
+    head = series["1.2.3.2"]
+    assert head.repeated_sop_uids == 1
+    assert any("M" in i.path.name and i.path.exists() for i in head.instances)
+    instance = head.instances[0]
+    assert instance.pixel_spacing == (3.0, 3.0)
+    assert instance.orientation == (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    assert (instance.rows, instance.columns, instance.frames) == (48, 48, 1)
+    assert (head.kernel, head.kvp, head.image_type) == ("H30s", 120.0, ("ORIGINAL", "PRIMARY", "AXIAL"))
+    assert read_rows(catalog, [2, 0]) == [read_catalog(catalog)[2], read_catalog(catalog)[0]]
+
+
+def test_catalog_does_not_depend_on_workers_or_names(tmp_path: Path) -> None:
+    folder = export(tmp_path / "export")
+    for workers in (1, 3):
+        scan(folder, tmp_path / f"{workers}.parquet", workers)
+    assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "3.parquet").read_bytes()
+    (folder / "a" / "z").rename(folder / "0")
+    scan(folder, tmp_path / "renamed.parquet")
+    order = [
+        [[i.sop_uid for i in s.instances] for s in read_catalog(tmp_path / name)]
+        for name in ("1.parquet", "renamed.parquet")
+    ]
+    assert order[0] == order[1]
+
+
+def test_two_patients_with_one_series_uid_stay_two_series(tmp_path: Path) -> None:
+    for patient in ("a", "b"):
+        save(ct_image(PIXELS, PatientID=patient), tmp_path / "export" / patient)
+    assert scan(tmp_path / "export", tmp_path / "c.parquet").series == 2
+
+
+@pytest.mark.parametrize("encoding", ["implicit", "explicit"])
+def test_files_without_the_dicm_prefix_are_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "export" / "bare"
+    path.parent.mkdir()
+    pydicom.dcmwrite(
+        path, pydicom.Dataset(ct_image(PIXELS)), implicit_vr=encoding == "implicit", little_endian=True
+    )
+    assert path.read_bytes()[128:132] != b"DICM"
+    scan(tmp_path / "export", tmp_path / "c.parquet")
+    instance = read_catalog(tmp_path / "c.parquet")[0].instances[0]
+    assert (
+        instance.transfer_syntax
+        == {"implicit": "1.2.840.10008.1.2", "explicit": "1.2.840.10008.1.2.1"}[encoding]
+    )
+
+
+def test_nothing_to_scan_is_told_with_a_remedy(tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.parquet"
+    with pytest.raises(FmctError, match="no such folder; give the folder"):
+        scan(tmp_path / "absent", catalog)
+    (tmp_path / "export").mkdir()
+    with pytest.raises(FmctError, match="is empty; give the folder"):
+        scan(tmp_path / "export", catalog)
+    (tmp_path / "export" / "report.pdf").write_bytes(b"%PDF")
+    with pytest.raises(FmctError, match=r"no readable DICOM .found 1 other files.; give"):
+        scan(tmp_path / "export", catalog)
+    save(ct_image(PIXELS, Modality="MR"), tmp_path / "export" / "mr")
+    with pytest.raises(FmctError, match=r"no CT among the DICOM files .found 1 of MR.; export CT"):
+        scan(tmp_path / "export", catalog)
+    assert not catalog.exists()
+    with pytest.raises(FmctError, match="no such catalog; make it with `fmct scan"):
+        read_catalog(catalog)

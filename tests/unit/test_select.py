@@ -1,0 +1,150 @@
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from preprocess.catalog import Instance, Series
+from preprocess.config import SelectConfig
+from preprocess.kernels import kernel_class
+from preprocess.reasons import Reason, Rejection
+from preprocess.select import select
+
+AXIAL = Instance(
+    path=Path("x"),
+    size=1,
+    mtime_ns=1,
+    sop_uid="1",
+    sop_class="1.2.840.10008.5.1.4.1.1.2",
+    transfer_syntax="1.2.840.10008.1.2.1",
+    image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
+    acquisition_number=1,
+    instance_number=1,
+    kernel="H30s",
+    kvp=120.0,
+    frames=1,
+    samples=1,
+    rows=512,
+    columns=512,
+    position=(0.0, 0.0, 0.0),
+    orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+    pixel_spacing=(0.5, 0.5),
+    thickness=5.0,
+    tilt=0.0,
+)
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def stack(heights: list[float] | None = None, **change: Any) -> tuple[Instance, ...]:
+    heights = heights if heights is not None else [5.0 * k for k in range(30)]
+    return tuple(
+        replace(AXIAL, sop_uid=f"1.{k}", instance_number=k, position=(0.0, 0.0, z), **change)
+        for k, z in enumerate(heights)
+    )
+
+
+def series(instances: tuple[Instance, ...], modality: str = "CT") -> Series:
+    texts = ("patient", "1", "2", "3", modality, "GE", "", "", "", "", "", "", "")
+    return Series(*texts, instances)
+
+
+def test_a_plain_head_is_selected_in_geometric_order() -> None:
+    shuffled = tuple(np.random.default_rng(0).permutation(np.array(stack(), object)))
+    selected = select(series(shuffled), SelectConfig())
+    assert [group[0].position[2] for group in selected.positions] == [5.0 * k for k in range(30)]
+    assert not selected.dropped
+
+
+def _without(heights: list[float], *absent: int) -> list[float]:
+    return [z for k, z in enumerate(heights) if k not in absent]
+
+
+EVERY_5_MM = [5.0 * k for k in range(30)]
+REJECTED: list[tuple[Reason, Callable[[], Series]]] = [
+    (Reason.NOT_CT, lambda: series(stack(), "MR")),
+    (Reason.DOSE_REPORT, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.88.67"), "SR")),
+    (Reason.DOSE_REPORT, lambda: series(stack(image_type=("DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT")))),
+    (Reason.SECONDARY_CAPTURE, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.7"))),
+    (Reason.SECONDARY_CAPTURE, lambda: series(stack(image_type=("DERIVED", "SECONDARY", "SCREEN SAVE")))),
+    (Reason.LOCALIZER, lambda: series(stack(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")))),
+    (Reason.DERIVED, lambda: series(stack(image_type=("DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE")))),
+    (Reason.DERIVED, lambda: series(stack(image_type=("ORIGINAL", "PRIMARY", "AXIAL", "CSA MPR")))),
+    (Reason.NOT_GRAYSCALE, lambda: series(stack(samples=3))),
+    (Reason.MULTI_FRAME, lambda: series(stack(frames=40))),
+    (Reason.MULTI_FRAME, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.2.1")[:1])),
+    (Reason.BONE_KERNEL, lambda: series(stack(kernel="H70h"))),
+    (Reason.KVP_OUT_OF_RANGE, lambda: series(stack(kvp=70.0))),
+    (Reason.NOT_AXIAL, lambda: series(stack(orientation=CORONAL))),
+    (Reason.MISSING_GEOMETRY, lambda: series(stack(orientation=None))),
+    (Reason.INVALID_GEOMETRY, lambda: series(stack(orientation=(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)))),
+    (Reason.INVALID_GEOMETRY, lambda: series(stack(orientation=(0.0,) * 6))),
+    (Reason.INCONSISTENT_GEOMETRY, lambda: series(stack()[:15] + stack(pixel_spacing=(0.4, 0.4))[15:])),
+    (Reason.INCONSISTENT_GEOMETRY, lambda: series(stack()[:15] + stack(rows=256)[15:])),
+    (Reason.TOO_FEW_SLICES, lambda: series(stack([10.0 * k for k in range(9)]))),
+    (Reason.COVERAGE_TOO_SMALL, lambda: series(stack([2.5 * k for k in range(30)]))),
+    (Reason.MISSING_SLICES, lambda: series(stack(_without(EVERY_5_MM, 14, 15)))),
+    (Reason.SLICE_GAP, lambda: series(stack([z + 7.3 * (z > 60) for z in EVERY_5_MM]))),
+    (
+        Reason.REPEATED_POSITIONS,
+        lambda: series(tuple(replace(i, sop_uid=f"{p}{i.sop_uid}") for p in "abc" for i in stack())),
+    ),
+]
+
+
+@pytest.mark.parametrize(("reason", "rejected"), REJECTED)
+def test_each_rule_rejects_with_its_reason(reason: Reason, rejected: Callable[[], Series]) -> None:
+    with pytest.raises(Rejection) as caught:
+        select(rejected(), SelectConfig())
+    assert caught.value.reason == reason
+    assert "\n" not in caught.value.detail
+
+
+def test_strays_are_left_out_and_counted() -> None:
+    scout = replace(AXIAL, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), orientation=CORONAL)
+    capture = replace(AXIAL, samples=3)
+    reformats = stack(orientation=CORONAL)
+    selected = select(series((scout, *reformats, *stack(), capture)), SelectConfig())
+    assert len(selected.positions) == 30
+    assert selected.dropped == Counter(
+        {Reason.LOCALIZER: 1, Reason.NOT_GRAYSCALE: 1, Reason.NOT_AXIAL: len(reformats)}
+    )
+
+
+def test_limits_are_the_configuration() -> None:
+    one_absent = stack(_without(EVERY_5_MM, 14))
+    assert len(select(series(one_absent), SelectConfig()).positions) == 29
+    with pytest.raises(Rejection, match=r"missing_slices: a gap of 10\.00 mm, more than 9: 1 slices absent"):
+        select(series(one_absent), SelectConfig(max_slice_gap_mm=9))
+    bone = series(stack(kernel="BONEPLUS"))
+    assert select(bone, SelectConfig(kernels=("bone",))).positions
+    with pytest.raises(Rejection, match="soft_kernel"):
+        select(series(stack()), SelectConfig(kernels=("bone",)))
+    assert select(series(stack(kvp=None, kernel="")), SelectConfig()).positions
+
+
+def test_two_slabs_of_different_spacing_lack_nothing() -> None:
+    heights = [2.5 * k for k in range(16)] + [37.5 + 7.5 * k for k in range(1, 16)]
+    assert len(select(series(stack(heights)), SelectConfig()).positions) == 31
+    with pytest.raises(Rejection, match="slice_gap"):
+        select(series(stack(heights)), SelectConfig(max_slice_gap_mm=7))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        *[(name, "soft") for name in ("STANDARD", "STD+", "SOFT", "DETAIL", "HD STANDARD")],
+        *[(name, "soft") for name in ("H30s", "H31f", "J37s", "J40s\\3", "Hr40f\\3", "Hr38", "Qr40", "B30f")],
+        *[(name, "soft") for name in ("UB", "B", "UA", "FC21", "FC26", "FC64", "FC01", "H_SOFT_B")],
+        *[(name, "bone") for name in ("BONE", "BONEPLUS", "EDGE", "LUNG", "BONE+", "H60s", "H70h", "Hr68f")],
+        *[
+            (name, "bone")
+            for name in ("J70h\\3", "U90u", "D", "YC", "YA", "FC30", "FC51", "FC81", "BONE_SHARP_C")
+        ],
+        *[(name, "unknown") for name in ("", "???", "XYZ", "12")],
+    ],
+)
+def test_kernel_names(kernel: str, expected: str) -> None:
+    assert kernel_class(kernel) == expected
