@@ -1,0 +1,127 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import Acquisition, axial, ct_image, save, scanned, waves
+from pydicom.uid import generate_uid
+
+from preprocess.config import GridConfig, SelectConfig
+from preprocess.reasons import Reason, Rejection
+from preprocess.volume import Volume, build_volume, vendor
+
+GRID = GridConfig(spacing_mm=(2.0, 2.0, 2.0))
+
+
+def build(folder: Path, select: SelectConfig | None = None, grid: GridConfig = GRID) -> Volume:
+    return build_volume(scanned(folder)[0], grid, select or SelectConfig())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """24 axial slices 5 mm apart, named 0000 to 0023 from below."""
+    return axial().write(tmp_path / "export", waves)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def retake(path: Path, offset: int, acquisition: int) -> None:
+    """Store the slice again, brighter, as taken in another acquisition."""
+    data = pydicom.dcmread(path)
+    data.PixelData = (data.pixel_array + np.int16(offset)).tobytes()
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    data.AcquisitionNumber = acquisition
+    save(data, path.with_name(f"{path.name}-{acquisition}"))
+
+
+def test_copies_change_nothing_and_are_counted(folder: Path) -> None:
+    plain = build(folder)
+    assert plain.dropped == ()
+    for index in (3, 9, 10):
+        shutil.copy(folder / f"{index:04d}", folder / f"copy{index}")
+    copied = build(folder)
+    assert copied.dropped == ((Reason.DUPLICATE_SLICE, 3),)
+    assert np.array_equal(plain.voxels, copied.voxels)
+    assert np.array_equal(plain.affine, copied.affine)
+    assert plain.source_digest == copied.source_digest
+
+
+def test_of_retaken_slices_the_last_stays(folder: Path) -> None:
+    plain = build(folder)
+    retake(folder / "0012", 100, acquisition=2)
+    retaken = build(folder)
+    assert retaken.dropped == ((Reason.RETAKEN_SLICE, 1),)
+    assert (retaken.voxels - plain.voxels).max() >= 75
+    assert retaken.source_digest != plain.source_digest
+    for index in range(12):
+        retake(folder / f"{index:04d}", 100, acquisition=2)
+    with pytest.raises(Rejection, match="repeated_positions: 13 of 24 positions"):
+        build(folder)
+
+
+def test_a_truncated_slice_is_left_out_while_the_gap_allows(folder: Path) -> None:
+    truncate(folder / "0007")
+    volume = build(folder)
+    assert volume.dropped == ((Reason.MISSING_SLICES, 1), (Reason.TRUNCATED_PIXEL_DATA, 1))
+    assert volume.facts.slices == 23
+    assert volume.facts.slice_gap_mm == pytest.approx((5, 10))
+    truncate(folder / "0008")
+    with pytest.raises(Rejection, match="truncated_pixel_data: 2 slices; without them missing_slices"):
+        build(folder)
+
+
+def test_facts_say_how_it_was_acquired(folder: Path) -> None:
+    facts = build(folder).facts
+    assert facts.manufacturer == "SIEMENS"
+    assert (facts.kernel_class, facts.kvp, facts.slice_thickness_mm, facts.slices) == ("soft", 120, 5, 24)
+    assert (facts.matrix, facts.pixel_spacing_mm, facts.gantry_tilt_deg) == ((48, 48), (3, 3), 0)
+    assert vendor("GE MEDICAL SYSTEMS") == "GE"
+    assert vendor("Canon Medical Systems") == "CANON"
+    assert vendor("Dr. Doe's workstation") == "other"
+
+
+def head_on_table(points: np.ndarray) -> np.ndarray:
+    """An ellipsoid of water in a skull on a curved holder, over a table, in air (supine: table at +y)."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    radius = np.sqrt((x / 70) ** 2 + (y / 90) ** 2 + ((z - 70) / 85) ** 2)
+    hu = np.where(radius < 0.9, 35.0, np.where(radius < 1, 900.0, -1000.0))
+    cradle = np.hypot(x, y / 1.1)
+    hu = np.where((cradle > 94) & (cradle < 98) & (y > 20), -200.0, hu)
+    return np.where((y > 115) & (y < 121), 150.0, hu)
+
+
+def test_the_crop_holds_the_head_and_not_the_table(tmp_path: Path) -> None:
+    positions = np.array([-140.0, -140, 0]) + np.arange(30)[:, None] * np.array([0, 0, 5.0])
+    scan = Acquisition(positions, spacing=(1.75, 1.75), matrix=(160, 160))
+    volume = build(scan.write(tmp_path / "export", head_on_table), grid=GridConfig())
+    margin = GridConfig().crop_margin_mm
+    low = volume.affine[:3, 3]
+    high = volume.affine[:3, :3] @ (np.array(volume.voxels.shape) - 1) + low
+    # x and y sink with their index (right, anterior); a coarse voxel of 4 mm is the box's precision.
+    assert low[:2] == pytest.approx([70 + margin, 90 + margin], abs=5)
+    assert high[:2] == pytest.approx([-70 - margin, -90 - margin], abs=5)
+    assert volume.voxels.max() == pytest.approx(900, abs=1)
+
+
+def test_a_table_alone_is_no_head(tmp_path: Path) -> None:
+    def table(points: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(points[..., 1] - 30) < 3, 150.0, -1000.0)
+
+    with pytest.raises(Rejection, match="no_head_found"):
+        build(axial().write(tmp_path / "export", table))
+
+
+def test_a_stray_in_another_plane_is_left_out(folder: Path) -> None:
+    plain = build(folder)
+    scout = ct_image(
+        np.zeros((48, 48), np.int16),
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
+    )
+    save(scout, folder / "scout")
+    volume = build(folder)
+    assert volume.dropped == ((Reason.LOCALIZER, 1),)
+    assert np.array_equal(volume.voxels, plain.voxels)
