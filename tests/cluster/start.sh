@@ -83,7 +83,7 @@ for gpu in "$dir"/gpu/{0,1}; do
 done
 echo "Name=gpu File=$dir/gpu/[0-1]" > "$dir/gres.conf"
 
-# cred_expire is also how long a requeued job waits; batch_sched_delay and the intervals make tests quick.
+# cred_expire (at least 5) is also how long a requeued job waits; the short intervals make tests quick.
 cat > "$dir/slurm.conf" <<END
 ClusterName=fmct
 SlurmctldHost=$host(127.0.0.1)
@@ -91,7 +91,7 @@ SlurmctldPort=$((port + 2))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket=$dir/munge.socket,cred_expire=3
+AuthInfo=socket=$dir/munge.socket,cred_expire=8
 CredType=cred/munge
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool/%n

@@ -1,0 +1,132 @@
+"""What launch/slurm.py promises of any command, on a real Slurm, with stand-ins for the stages."""
+
+import json
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from launch.config import load
+from launch.site import Resources, Site
+from launch.slurm import Job, submit
+from shards.errors import FmctError
+
+pytestmark = pytest.mark.slurm
+
+SITE = load(Site, Path(__file__).parents[2] / "launch/recipes/site-test.yaml", [])
+
+
+def python(source: str, *arguments: str | Path) -> tuple[str, ...]:
+    return (sys.executable, "-c", textwrap.dedent(source), *(str(argument) for argument in arguments))
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(folder.glob("*.out")))
+
+
+def test_an_array_runs_every_task_within_its_width_then_the_job_after_it(cluster, tmp_path):
+    note = """
+        import sys, time, pathlib
+        path = pathlib.Path(sys.argv[1])
+        began = time.time()
+        time.sleep(1)
+        path.write_text(f"{began} {time.time()}")
+    """
+    count = (
+        "import pathlib, sys; print(len(list(pathlib.Path(sys.argv[1]).glob('task*'))), 'tasks were done')"
+    )
+    array = Job("array", tuple(python(note, tmp_path / f"task{i}") for i in range(5)), SITE.preprocess)
+    after = Job("after", (python(count, tmp_path),), SITE.preprocess)
+    numbers = submit([array, after], tmp_path / "slurm", SITE)
+    assert [cluster.wait(number) for number in numbers] == ["COMPLETED", "COMPLETED"], logs(
+        tmp_path / "slurm"
+    )
+    assert "5 tasks were done" in logs(tmp_path / "slurm")
+    times = [tuple(map(float, path.read_text().split())) for path in tmp_path.glob("task*")]
+    most = max(sum(began <= moment < ended for began, ended in times) for moment, _ in times)
+    assert most <= SITE.width
+
+
+def test_ranks_on_two_nodes_find_each_other(cluster, tmp_path):
+    ranks = """
+        import os, sys, pathlib, torch, torch.distributed as dist
+        os.environ["RANK"], os.environ["WORLD_SIZE"] = os.environ["SLURM_PROCID"], os.environ["SLURM_NTASKS"]
+        dist.init_process_group("gloo")
+        total = torch.tensor(float(dist.get_rank() + 1))
+        dist.all_reduce(total)
+        node, local = os.environ["SLURMD_NODENAME"], os.environ["SLURM_LOCALID"]
+        pathlib.Path(sys.argv[1], f"rank{dist.get_rank()}").write_text(f"{node} {local} {int(total)}")
+        dist.destroy_process_group()
+    """
+    job = Job("ranks", (python(ranks, tmp_path),), SITE.train, nodes=2, tasks_per_node=2)
+    (number,) = submit([job], tmp_path / "slurm", SITE)
+    assert cluster.wait(number) == "COMPLETED", logs(tmp_path / "slurm")
+    placed = [(tmp_path / f"rank{rank}").read_text().split() for rank in range(4)]
+    assert [local for _, local, _ in placed] == ["0", "1", "0", "1"]
+    assert placed[0][0] == placed[1][0] != placed[2][0] == placed[3][0]
+    assert {total for _, _, total in placed} == {"10"}
+
+
+TRAINING = """
+    # Counts to 3 in a file, as training does in checkpoints: "saves" and exits with 75, first on a signal.
+    import json, os, pathlib, signal, sys, time
+    folder = pathlib.Path(sys.argv[1])
+    saved = folder / "saved"
+    step = int(saved.read_text()) if saved.exists() else 0
+    signals = []
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, frame: signals.append(number))
+    rank = os.environ["SLURM_PROCID"]
+    (folder / f"began-{step}-{rank}").write_text(os.environ["SLURM_JOB_ID"])
+    deadline = time.monotonic() + 100
+    while step == 0 and not signals and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (folder / f"ended-{step}-{rank}").write_text(json.dumps(signals))
+    time.sleep(0.5)  # both ranks have read `saved` before rank 0 writes it anew
+    if rank == "0":
+        saved.write_text(str(step + 1))
+    sys.exit(75 if step < 2 else 0)
+"""
+
+
+def test_every_rank_is_told_before_the_time_limit_and_the_job_goes_on_until_done(cluster, tmp_path):
+    site = SITE.model_copy(update={"warn_seconds": 50})
+    resources = SITE.train.model_copy(update={"time_minutes": 1})
+    (number,) = submit(
+        [Job("limit", (python(TRAINING, tmp_path),), resources, nodes=2)], tmp_path / "slurm", site
+    )
+    assert cluster.wait(number, 150) == "COMPLETED", logs(tmp_path / "slurm")
+    for rank in range(2):
+        assert signal.SIGUSR2 in json.loads((tmp_path / f"ended-0-{rank}").read_text())
+    assert cluster.restarts(number) == 2
+    assert {path.read_text() for path in tmp_path.glob("began-*")} == {number}
+    assert (tmp_path / "saved").read_text() == "3"
+
+
+def test_a_failing_rank_ends_the_job_as_failed_and_not_again(cluster, tmp_path):
+    job = Job("fails", (python("import sys; sys.exit(3)"),), SITE.train, nodes=2)
+    (number,) = submit([job], tmp_path / "slurm", SITE)
+    assert cluster.wait(number) == "FAILED"
+    assert cluster.restarts(number) == 0
+
+
+def test_every_rank_hears_of_a_preemption_saves_and_goes_on_afterwards(cluster, tmp_path):
+    job = Job("preempted", (python(TRAINING, tmp_path),), SITE.train, nodes=4)
+    (number,) = submit([job], tmp_path / "slurm", SITE)
+    cluster.until(lambda: len(list(tmp_path.glob("began-0-*"))) == 4, 60, "four ranks")
+    urgent = Job("urgent", (python("pass"),), Resources(partition="high", cpus_per_task=4), nodes=4)
+    (other,) = submit([urgent], tmp_path / "urgent", SITE)
+    assert cluster.wait(other) == "COMPLETED", logs(tmp_path / "urgent")
+    assert cluster.wait(number, 120) == "COMPLETED", logs(tmp_path / "slurm")
+    for rank in range(4):
+        assert signal.SIGTERM in json.loads((tmp_path / f"ended-0-{rank}").read_text())
+    assert cluster.restarts(number) == 2
+    assert {path.read_text() for path in tmp_path.glob("began-*")} == {number}
+
+
+def test_what_slurm_refuses_is_one_line_with_its_words(cluster, tmp_path):
+    job = Job("refused", (python("pass"),), Resources(partition="nowhere"))
+    with pytest.raises(FmctError, match=r"Slurm refused refused .*nvalid partition"):
+        submit([job], tmp_path, SITE)

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# All checks and tests, in an environment of their own (.venv-test), on a real Slurm cluster on this host.
+#   bash tests/run.sh [PYTEST ARGUMENTS]      for example: bash tests/run.sh tests/unit -k shards
+# As root it installs Slurm from Debian's packages and starts it. Otherwise it says which tests that leaves out;
+# with CI=true their absence is a failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+step() { printf '\n=== %s\n' "$*"; }
+
+# What the tests need of the system: Slurm with accounting, and dcm2niix as an oracle of geometry.
+packages=(slurm-wlm slurmdbd munge mariadb-server dcm2niix)
+programs=(slurmctld slurmd slurmdbd munged mariadbd dcm2niix)
+missing() {
+  local program
+  for program in "${programs[@]}"; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "$program" > /dev/null || echo "$program"
+  done
+}
+
+step "environment"
+if [ -n "$(missing)" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+  echo "installing ${packages[*]}"
+  # RUNLEVEL=1: their services are not to start; the cluster starts its own.
+  log=$(mktemp)
+  (apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}") \
+    > "$log" 2>&1 || { tail -n 30 "$log" >&2; exit 1; }
+  rm "$log"
+fi
+bash launch/environment.sh .venv-test --test
+export PATH="$PWD/.venv-test/bin:$PATH:/usr/sbin:/sbin"
+export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+
+step "style, types, import directions"
+ruff check .
+ruff format --check .
+mypy
+lint-imports
+
+step "Slurm"
+if [ "$(id -u)" = 0 ] && [ -z "$(missing)" ]; then
+  FMCT_CLUSTER_DIR=$(mktemp -d -t fmct-cluster.XXXXXX)/slurm
+  export FMCT_CLUSTER_DIR
+  trap 'bash tests/cluster/stop.sh > /dev/null; rm -rf "$(dirname "$FMCT_CLUSTER_DIR")"' EXIT
+  bash tests/cluster/start.sh
+else
+  echo "no cluster (needs root and: ${packages[*]}): tests marked slurm, and those against dcm2niix, cannot run"
+fi
+
+step "tests"
+pytest "$@"
