@@ -1,0 +1,84 @@
+"""A pool of processes for the tasks: one volume at a time each, one thread each."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+from preprocess.config import PreprocessConfig
+from preprocess.task import run_task
+from shards.errors import FmctError
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""What the numerical libraries take their number of threads from when they are loaded."""
+
+
+def run_tasks(
+    catalog: Path, out: Path, todo: list[int], config: PreprocessConfig
+) -> Iterator[tuple[int, FmctError] | None]:
+    """Do the tasks numbered `todo` in `config.workers` processes.
+
+    Yields once after each task, in the order in which they end: its number and error if it failed. One
+    that fails lets the others go on. Raises FmctError where a process dies.
+    """
+    if not todo:
+        return
+    with _one_thread_each(), _pool(min(config.workers, len(todo))) as pool:
+        futures = {pool.submit(run_task, catalog, out, index, config): index for index in todo}
+        for future in as_completed(futures):
+            try:
+                future.result()
+            except FmctError as error:
+                yield futures[future], error
+            except BrokenProcessPool:
+                raise FmctError(
+                    f"{out}: a worker process died, perhaps for lack of memory; what is done is kept: "
+                    "run the same command again, with fewer `workers` if it recurs"
+                ) from None
+            else:
+                yield None
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool that starts no further task once an exception leaves its context."""
+    # Spawned, not forked: the caller may hold threads (a progress bar, BLAS).
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _set_up_worker() -> None:
+    """Die with the parent, however it dies, and at once on Ctrl-C: markers make that safe."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started within use one thread each: parallelism is over series."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
