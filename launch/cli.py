@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from launch.cluster_cli import launch_app
 from launch.config import load
 from launch.console import progress, set_up_logging
 from shards.errors import FmctError
@@ -27,6 +28,7 @@ demo_app = typer.Typer(help="Make a synthetic PACS export to try the pipeline on
 shards_app = typer.Typer(help="Look at shard datasets and check them.", no_args_is_help=True)
 app.add_typer(demo_app, name="demo")
 app.add_typer(shards_app, name="shards")
+app.add_typer(launch_app, name="launch")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML recipe; see launch/recipes for commented ones.")

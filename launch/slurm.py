@@ -106,7 +106,9 @@ def submit(jobs: list[Job], folder: Path, site: Site) -> list[str]:
                 submitted = [executor.submit(os.execvp, command[0], command) for command in job.commands]
         except UncompletedJobError as error:
             said = " ".join(str(error).split())
-            raise FmctError(f"Slurm refused {job.name} ({said}); check the site file's keys for it") from None
+            raise FmctError(
+                f"Slurm refused {job.name} ({said}); check the site file's keys, and that sbatch works here"
+            ) from None
         numbers.append(str(submitted[0].job_id).split("_")[0])
     return numbers
 
