@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numba
 import numpy as np
 import pydicom
 from pydicom import config as pydicom_config
@@ -86,7 +87,7 @@ def _read(path: Path) -> pydicom.FileDataset:
 def _stored_values(data: pydicom.FileDataset) -> np.ndarray:
     """Integer (rows, columns) stored values, sign-extended from Bits Stored."""
     if data.get("SamplesPerPixel", 1) != 1:
-        raise Rejection(Reason.NOT_GRAYSCALE, f"{data.SamplesPerPixel} samples per pixel")
+        raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
     if "PixelData" not in data:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the file ends before its pixel data")
     try:
@@ -127,17 +128,25 @@ def _as_stored(value: int, dtype: np.dtype) -> int:
 
 
 def _to_hu(stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None) -> np.ndarray:
-    if slope == 1 and intercept == int(intercept):
-        hu = stored.astype(np.int32)
-        hu += int(intercept)
-    else:
-        hu = np.rint(stored * slope + intercept)
-    air = hu < LEAST_HU
-    if padding and padding[1] * slope + intercept < PADDING_BELOW_HU:
-        air |= (stored >= padding[0]) & (stored <= padding[1])
-    hu[air] = AIR_HU
-    np.minimum(hu, np.iinfo(np.int16).max, out=hu)
-    return hu.astype(np.int16)
+    if padding is None or padding[1] * slope + intercept >= PADDING_BELOW_HU:
+        padding = (1, 0)  # an empty range
+    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    return _rescaled(native, slope, intercept, *padding)
+
+
+@numba.njit(cache=True, nogil=True)
+def _rescaled(
+    stored: np.ndarray, slope: float, intercept: float, first_padding: int, last_padding: int
+) -> np.ndarray:
+    out = np.empty(stored.shape, np.int16)
+    for i in range(stored.shape[0]):
+        for j in range(stored.shape[1]):
+            value = stored[i, j]
+            hu = np.rint(value * slope + intercept)
+            if hu < LEAST_HU or first_padding <= value <= last_padding:
+                hu = AIR_HU
+            out[i, j] = min(hu, 32767)
+    return out
 
 
 def source_digest(slices: Sequence[Slice], positions: np.ndarray, *geometry: object) -> str:

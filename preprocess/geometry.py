@@ -7,6 +7,7 @@ numbers and Slice Location play no part.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -71,7 +72,8 @@ class Stack:
         return float(np.degrees(np.arccos(min(abs(self.normal[2]), 1.0))))
 
 
-def axes(orientation: Sequence[float]) -> np.ndarray:
+@lru_cache(maxsize=4096)
+def axes(orientation: tuple[float, ...]) -> np.ndarray:
     """(3, 3) unit row vectors (column_step, row_step, normal) of Image Orientation (Patient).
 
     Raises Rejection(invalid_geometry) where the cosines are not perpendicular unit vectors.
@@ -83,7 +85,9 @@ def axes(orientation: Sequence[float]) -> np.ndarray:
     normal = np.cross(across, down)
     normal /= np.linalg.norm(normal)
     across = across / lengths[0]
-    return np.stack([across, np.cross(normal, across), normal])
+    result = np.stack([across, np.cross(normal, across), normal])
+    result.setflags(write=False)
+    return result
 
 
 def has_geometry(instance: Instance) -> bool:
@@ -119,6 +123,8 @@ def parallel(instances: Sequence[Instance]) -> tuple[list[Instance], int]:
 
 
 def _same_geometry(instance: Instance, reference: tuple) -> bool:
+    if (instance.orientation, instance.pixel_spacing, instance.rows, instance.columns) == reference:
+        return True
     orientation, spacing, rows, columns = reference
     if (instance.rows, instance.columns) != (rows, columns):
         return False

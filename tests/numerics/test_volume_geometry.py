@@ -72,7 +72,7 @@ def acquisition(seed: int) -> Acquisition:
     return Acquisition(positions, column_step, row_step, spacing=(2.3, 3.1), matrix=(56, 44))
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(18))
 @pytest.mark.parametrize(("function", "tolerance"), [(ramp, 1.25), (waves, 4.0)])
 def test_any_acquisition_gives_the_sampled_function(
     function: Function, tolerance: float, seed: int, tmp_path: Path
@@ -195,7 +195,7 @@ def best_shift(volume: Volume, image: np.ndarray, to_ras: np.ndarray) -> float:
     """mm by which moving our voxels makes them agree best with the image."""
     points = voxel_points(volume)
     ours = volume.voxels
-    edges = np.flatnonzero((ours > -900).ravel())[::61]
+    edges = np.flatnonzero((ours > -900).ravel())[::307]
     points, ours = points.reshape(-1, 3)[edges], ours.ravel()[edges]
 
     def cost(shift: np.ndarray) -> float:
