@@ -98,7 +98,7 @@ def test_padding_and_outside_the_circle_become_air(tmp_path: Path) -> None:
     stored = np.array([[-2000, -1025, LEAST_HU, -1000], [-990, -3, 0, 40]], np.int16)
     expected = np.array([[AIR_HU, AIR_HU, LEAST_HU, -1000], [-990, -3, 0, 40]])
     assert np.array_equal(hu(tmp_path / "a", stored), expected)
-    # 63536 is -2000 as an unsigned writer puts it; a range reaches to its limit.
+    # A padding range reaches to its limit.
     assert np.array_equal(hu(tmp_path / "b", stored, PixelPaddingValue=-2000), expected)
     ranged = hu(tmp_path / "c", stored, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-995)
     assert np.array_equal(ranged[0], [AIR_HU] * 4)
