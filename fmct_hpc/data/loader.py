@@ -101,12 +101,12 @@ class Loader:
     def _next(self, pipeline: Pipeline) -> Batch:
         began = time.perf_counter()
         outputs = _run(pipeline)
-        waited = time.perf_counter() - began
         step, accumulation = self._source.when(self._iteration)
         self._iteration += 1
         indices = self._share.order.at(self._share.positions(step, accumulation))[1]
         keys = self.dataset.index["key"].take(indices).to_pylist()
-        return Batch(self._copy(outputs, len(indices)), indices, keys, step, waited)
+        views = self._copy(outputs, len(indices))
+        return Batch(views, indices, keys, step, wait_seconds=time.perf_counter() - began)
 
     def _copy(self, outputs: tuple, batch: int) -> torch.Tensor:
         """The pipeline's outputs, whose memory DALI uses again, as one tensor of our own."""
@@ -125,12 +125,16 @@ class Loader:
         return torch.empty(shape, device=self._device)
 
 
+_DEAD_READER = ("Worker data receiving interrupted", "Sending tasks to workers failed")
+"""What DALI 2.4 says where a process of its pool has gone."""
+
+
 def _run(pipeline: Pipeline) -> tuple:
     """Run the pipeline once; an FmctError of a reader, which DALI wraps, is raised as itself."""
     try:
         return pipeline.run()
     except Exception as error:
-        if "interrupted" in str(error):
+        if any(text in str(error) for text in _DEAD_READER):
             raise FmctError(
                 "a reader process died, most likely of too little memory: lower data.workers or data.prefetch"
             ) from error
