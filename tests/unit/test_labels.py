@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from preprocess.deidentify import Pseudonymizer, new_key
+from preprocess.labels import key_labels
+from shards.errors import FmctError
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    new_key(tmp_path / "hmac.key")
+    return tmp_path / "hmac.key"
+
+
+def test_labels_are_keyed_and_nothing_else_passes(tmp_path: Path, key_file: Path) -> None:
+    csv = tmp_path / "labels.csv"
+    csv.write_text(
+        "\ufeffpatient_id,study_instance_uid,bleed,sdh\r\nMüller 7,1.2.3,1,\r\n\r\nOther, 1.2.4 ,0,1\r\n"
+    )
+    assert key_labels(csv, key_file, tmp_path / "labels.parquet") == 2
+    table = pq.read_table(tmp_path / "labels.parquet")
+    assert table.schema.names == ["study_key", "bleed", "sdh"]
+    assert table.schema.field("sdh").type == pa.int8()
+    names = Pseudonymizer(key_file)
+    expected = {names.study("1.2.3"): (1, None), names.study("1.2.4"): (0, 1)}
+    found = {row["study_key"]: (row["bleed"], row["sdh"]) for row in table.to_pylist()}
+    assert found == expected
+    assert table["study_key"].to_pylist() == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study_instance_uid,bleed\n1.2,SMITH JOHN\n", r"row 2, column bleed"),
+        ("study_instance_uid,bleed\n1.2,1\n1.3,2\n", r"row 3, column bleed"),
+        ("study_instance_uid,bleed\n1.2,0.5\n", r"row 2, column bleed"),
+        ("study_instance_uid,bleed\nSMITH JOHN,1\n", r"row 2, column study_instance_uid"),
+        ("study_instance_uid,bleed\n,1\n", r"row 2, column study_instance_uid"),
+        ("study_instance_uid,bleed\n1.2,1\n1.2,0\n", r"row 3: its study is in an earlier row"),
+        ("study_instance_uid,bleed\n1.2\n", r"row 2: 1 cells, the header has 2"),
+        ("study_instance_uid,bleed,bleed\n1.2,1,0\n", r"occurs twice"),
+        ("study_instance_uid,SMITH JOHN\n1.2,1\n", r"column 2 needs a name"),
+        ("study,bleed\n1.2,1\n", r"no column study_instance_uid"),
+        ("study_instance_uid,patient_id\n1.2,1\n", r"no label column"),
+        ("study_instance_uid,bleed\n", r"no rows"),
+        ("", r"no rows"),
+        ('study_instance_uid,bleed\n"1.2,1\n', r"not readable as UTF-8 CSV"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_one_line_without_its_text(
+    tmp_path: Path, key_file: Path, text: str, message: str
+) -> None:
+    csv, out = tmp_path / "labels.csv", tmp_path / "labels.parquet"
+    csv.write_text(text)
+    with pytest.raises(FmctError, match=message) as caught:
+        key_labels(csv, key_file, out)
+    assert "\n" not in str(caught.value)
+    assert "SMITH" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_a_missing_table_is_named(tmp_path: Path, key_file: Path) -> None:
+    with pytest.raises(FmctError, match=r"absent\.csv: no such file"):
+        key_labels(tmp_path / "absent.csv", key_file, tmp_path / "out")

@@ -1,0 +1,146 @@
+"""The division of a catalog into tasks, on catalogs that are made up without any DICOM file."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from preprocess.catalog import INSTANCE_TABLE, read_catalog, series_table, write_catalog
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
+from preprocess.deidentify import Pseudonymizer, new_key
+from preprocess.plan import Plan, input_digest, plan, read_plan, settings_digest, task_digest
+from preprocess.trace import trace
+from shards.errors import FmctError
+
+SLICES = 4
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "hmac.key"  # a fixed key, so that studies fall into the same tasks in every run
+    path.write_text("0123456789abcdef" * 4)
+    path.chmod(0o600)
+    return path
+
+
+def make_catalog(path: Path, studies: range, changed: int | None = None) -> Path:
+    """Two series a study of 4 slices of 512 × 512: 4 MiB of pixels; one file of study `changed` is newer."""
+    empty = dict.fromkeys(INSTANCE_TABLE.names)
+    rows = [
+        empty
+        | {name: "" for name in INSTANCE_TABLE.names if INSTANCE_TABLE.field(name).type == pa.string()}
+        | {
+            "patient_id": f"patient {study // 3}",
+            "study_uid": f"1.2.{study}",
+            "series_uid": f"1.2.{study}.{series}",
+            "sop_uid": f"1.2.{study}.{series}.{number}",
+            "path": f"{study}/{series}/{number}".encode(),
+            "size": 1000 + number,
+            "mtime_ns": 10**18 + number + (study == changed and series == number == 0),
+            "image_type": ["ORIGINAL"],
+            "frames": 1,
+            "rows": 512,
+            "columns": 512,
+        }
+        for study in studies
+        for series in range(2)
+        for number in range(SLICES)
+    ]
+    write_catalog(path, series_table(pa.Table.from_pylist(rows, schema=INSTANCE_TABLE)))
+    return path
+
+
+def make_plan(catalog: Path, key_file: Path, **output: int) -> Plan:
+    out = catalog.with_suffix(".out")
+    count = plan(catalog, out, PreprocessConfig(key_file=key_file, output=OutputConfig(**output)))
+    made = read_plan(out)
+    assert count == len(made.tasks)
+    return made
+
+
+def studies_by_task(catalog: Path, made: Plan) -> dict[str, set[str]]:
+    series = read_catalog(catalog)
+    return {task.digest: {series[row].study_uid for row in task.rows} for task in made.tasks}
+
+
+def test_every_series_is_in_one_task_and_studies_stay_together(tmp_path: Path, key_file: Path) -> None:
+    catalog = make_catalog(tmp_path / "c", range(600))  # more than one row group of the catalog
+    made = make_plan(catalog, key_file, shard_mib=150)
+    assert sorted(row for task in made.tasks for row in task.rows) == list(range(1200))
+    assert len(made.tasks) == 16  # 2400 MiB of pixels
+    assert all(50 <= 2 * len(task.rows) <= 300 for task in made.tasks), "MiB a task"
+    parts = list(studies_by_task(catalog, made).values())
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 600
+
+
+def test_the_digest_from_the_columns_is_the_digest_from_the_series(tmp_path: Path, key_file: Path) -> None:
+    catalog = make_catalog(tmp_path / "c", range(5))
+    made = make_plan(catalog, key_file)
+    names, series = Pseudonymizer(key_file), read_catalog(catalog)
+    settings = settings_digest(PreprocessConfig(key_file=key_file))
+    (task,) = made.tasks
+    assert made.settings == settings
+    assert task.digest == task_digest(settings, [input_digest(names, series[row]) for row in task.rows])
+
+
+def test_an_added_removed_or_changed_study_alters_its_own_task_only(tmp_path: Path, key_file: Path) -> None:
+    base = make_catalog(tmp_path / "base", range(1, 60))
+    before = studies_by_task(base, make_plan(base, key_file, shard_mib=30))
+    assert len(before) == 8
+    for name, studies, changed in (
+        ("more", range(60), None),
+        ("less", range(1, 59), None),
+        ("new", range(1, 60), 7),
+    ):
+        catalog = make_catalog(tmp_path / name, studies, changed)
+        after = studies_by_task(catalog, make_plan(catalog, key_file, shard_mib=30))
+        assert len(after) == 8
+        assert len(before.keys() & after.keys()) == 7
+
+
+def test_digests_follow_configuration_formats_and_key_but_not_workers(tmp_path: Path, key_file: Path) -> None:
+    catalog = make_catalog(tmp_path / "c", range(2))
+    new_key(tmp_path / "other.key")
+    base = PreprocessConfig(key_file=key_file)
+    same = base.model_copy(update={"workers": 7})
+    others = [
+        base.model_copy(update={"grid": GridConfig(spacing_mm=(2, 2, 2))}),
+        base.model_copy(update={"output": OutputConfig(formats=("zarr",))}),
+        base.model_copy(update={"key_file": tmp_path / "other.key"}),
+    ]
+    digests = []
+    for number, config in enumerate([base, same, *others]):
+        plan(catalog, tmp_path / str(number), config)
+        digests.append(read_plan(tmp_path / str(number)).digest)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4
+
+
+def test_the_plan_holds_no_identifier_and_is_private(tmp_path: Path, key_file: Path) -> None:
+    catalog = make_catalog(tmp_path / "c", range(3))
+    make_plan(catalog, key_file)
+    path = tmp_path / "c.out" / "tasks" / "plan.json"
+    assert path.stat().st_mode & 0o077 == 0
+    text = path.read_text()
+    assert "patient" not in text
+    assert "1.2." not in text
+    assert str(tmp_path) not in text
+
+
+def test_trace_finds_the_series_of_every_key(tmp_path: Path, key_file: Path) -> None:
+    catalog = make_catalog(tmp_path / "c", range(300))
+    names = Pseudonymizer(key_file)
+    for series in read_catalog(catalog)[::97]:
+        key = names.series(series.patient_id, series.study_uid, series.series_uid)
+        assert trace(catalog, key_file, key) == series
+    with pytest.raises(FmctError, match="no series has the key"):
+        trace(catalog, key_file, "0" * 32)
+
+
+def test_missing_and_foreign_plans_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FmctError, match="no plan yet"):
+        read_plan(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "plan.json").write_text("{}")
+    with pytest.raises(FmctError, match="not a plan of this version"):
+        read_plan(tmp_path)
