@@ -125,8 +125,8 @@ NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 3)) CPUs=4 Gres
 NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 4)) CPUs=4 Gres=gpu:2
 NodeName=n3 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 5)) CPUs=4 Gres=gpu:2
 NodeName=n4 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 6)) CPUs=4 Gres=gpu:2
-PartitionName=low Nodes=n[1-4] Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=20 DefaultTime=10 MaxTime=60
-PartitionName=high Nodes=n[1-4] PriorityTier=10 PreemptMode=OFF DefaultTime=10 MaxTime=60
+PartitionName=low Nodes=n[1-4] Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=20 DefaultTime=10 MaxTime=1-0
+PartitionName=high Nodes=n[1-4] PriorityTier=10 PreemptMode=OFF DefaultTime=10 MaxTime=1-0
 END
 
 slurmdbd || fail "slurmdbd"
