@@ -32,7 +32,9 @@ SETUP = (
 )
 TEARDOWN = (
     "code=$?",
-    'if [ "$code" = 75 ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+    # 75: saved on a signal. 15 or 143: ended by SIGTERM, that is preempted, but within its grace time, when
+    # Slurm takes it for failed. A cancelled job does not come here: scancel ends this script too.
+    'case $code in 75 | 15 | 143) scontrol requeue "$SLURM_JOB_ID" ;; esac',
     'exit "$code"',
 )
 STRAGGLER_SECONDS = 120

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -112,18 +113,49 @@ def test_a_failing_rank_ends_the_job_as_failed_and_not_again(cluster, tmp_path):
     assert cluster.restarts(number) == 0
 
 
-def test_every_rank_hears_of_a_preemption_saves_and_goes_on_afterwards(cluster, tmp_path):
-    job = Job("preempted", (python(TRAINING, tmp_path),), SITE.train, nodes=4)
-    (number,) = submit([job], tmp_path / "slurm", SITE)
-    cluster.until(lambda: len(list(tmp_path.glob("began-0-*"))) == 4, 60, "four ranks")
+def preempt(cluster, folder: Path) -> None:
+    """Run a job of higher priority that needs every core."""
     urgent = Job("urgent", (python("pass"),), Resources(partition="high", cpus_per_task=4), nodes=4)
-    (other,) = submit([urgent], tmp_path / "urgent", SITE)
-    assert cluster.wait(other) == "COMPLETED", logs(tmp_path / "urgent")
+    (number,) = submit([urgent], folder, SITE)
+    assert cluster.wait(number) == "COMPLETED", logs(folder)
+
+
+def test_every_rank_hears_of_a_preemption_saves_and_goes_on_afterwards(cluster, tmp_path):
+    (number,) = submit([Job("saves", (python(TRAINING, tmp_path),), SITE.train, 4)], tmp_path / "slurm", SITE)
+    cluster.until(lambda: len(list(tmp_path.glob("began-0-*"))) == 4, 60, "four ranks")
+    preempt(cluster, tmp_path / "urgent")
     assert cluster.wait(number, 120) == "COMPLETED", logs(tmp_path / "slurm")
     for rank in range(4):
         assert signal.SIGTERM in json.loads((tmp_path / f"ended-0-{rank}").read_text())
     assert cluster.restarts(number) == 2
     assert {path.read_text() for path in tmp_path.glob("began-*")} == {number}
+
+
+def test_a_preempted_task_that_saves_nothing_starts_again(cluster, tmp_path):
+    source = """
+        import pathlib, sys, time
+        began = pathlib.Path(sys.argv[1])
+        again = began.exists()
+        began.touch()
+        time.sleep(0 if again else 100)
+    """
+    job = Job("starts again", (python(source, tmp_path / "began"),), SITE.preprocess)
+    (number,) = submit([job], tmp_path / "slurm", SITE)
+    cluster.until((tmp_path / "began").exists, 60, "start")
+    preempt(cluster, tmp_path / "urgent")
+    assert cluster.wait(number, 120) == "COMPLETED", logs(tmp_path / "slurm")
+    assert cluster.restarts(number) == 1
+
+
+def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
+    (number,) = submit(
+        [Job("cancelled", (python(TRAINING, tmp_path),), SITE.train)], tmp_path / "slurm", SITE
+    )
+    cluster.until((tmp_path / "began-0-0").exists, 60, "start")
+    subprocess.run(["scancel", number], check=True)
+    cluster.until((tmp_path / "saved").exists, 30, "save")
+    assert cluster.wait(number).startswith("CANCELLED")
+    assert cluster.restarts(number) == 0
 
 
 def test_what_slurm_refuses_is_one_line_with_its_words(cluster, tmp_path):
