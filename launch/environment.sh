@@ -4,8 +4,8 @@
 #   bash launch/environment.sh DIR [--test] [--gpu]
 #     --test   the test tools too
 #     --gpu    DALI's CUDA libraries too (without it, DALI runs its CPU operators)
-# pip runs with the settings it has (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name CPU wheels of PyTorch); what it
-# says in detail goes to DIR/pip.log.
+# pip runs with the settings it has (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name CPU wheels of PyTorch); what
+# it says goes to DIR/pip.log.
 # pyproject.toml pins what the code imports, launch/constraints.txt the rest.
 set -euo pipefail
 
@@ -44,7 +44,10 @@ fi
 
 say "making $dir with $(python3 -V)"
 python3 -m venv --clear "$dir"
-pip() { "$dir/bin/python" -m pip --disable-pip-version-check -qq --log "$dir/pip.log" "$@"; }
+pip() {
+  "$dir/bin/python" -m pip "$@" --disable-pip-version-check --progress-bar off >> "$dir/pip.log" 2>&1 \
+    || { tail -n 20 "$dir/pip.log" >&2; fail "pip could not install everything (all it said: $dir/pip.log)"; }
+}
 package=.
 [ ${#extras[@]} -eq 0 ] || package=".[$(IFS=,; echo "${extras[*]}")]"
 # What the DALI wheel imports on a CPU; its declared requirements are CUDA libraries, which --gpu adds.

@@ -41,9 +41,10 @@ def test_extents_point_at_the_stored_bytes(tmp_path: Path) -> None:
             assert member.read() == whole[row["offset"] : row["offset"] + row["length"]]
 
 
-def test_the_index_is_one_piece_however_many_shards(tmp_path: Path) -> None:
-    shards = {f"{n:02}": {make_key(n): np.zeros((1, 1, 1), np.int16)} for n in range(20)}
+def test_the_index_joins_many_shards_in_order(tmp_path: Path) -> None:
+    shards = {f"{n:02}": {make_key(n): np.full((1, 1, 1 + n), n, np.int16)} for n in range(20)}
     write_dataset(tmp_path, "zarr", shards)
-    table = Dataset.open(tmp_path).index
-    assert table.num_rows == 20
-    assert {column.num_chunks for column in table.columns} == {1}
+    dataset = Dataset.open(tmp_path)
+    assert dataset.index["shard"].to_pylist() == list(shards)
+    for n in range(20):
+        np.testing.assert_array_equal(dataset.read(n), shards[f"{n:02}"][make_key(n)])

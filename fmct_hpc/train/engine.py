@@ -1,0 +1,72 @@
+"""The student under DeepSpeed: its configuration, parameter groups, and the update."""
+
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.objective.student import Student
+from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.schedules import StepSettings
+
+
+def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration; run.batch must be a multiple of ranks × engine.accumulate."""
+    return {
+        "train_batch_size": config.run.batch,
+        "train_micro_batch_size_per_gpu": config.run.batch // (world_size * config.engine.accumulate),
+        "gradient_accumulation_steps": config.engine.accumulate,
+        "gradient_clipping": config.optim.clip,
+        "zero_optimization": {"stage": config.engine.zero_stage},
+        # torch's AdamW steps on each rank's partition; DeepSpeed's own would compile C++ for the CPU.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        **autocast_section(config),
+    }
+
+
+def autocast_section(config: TrainConfig) -> dict[str, Any]:
+    """bf16 computes and communicates in bfloat16; weights, optimizer and teacher stay float32."""
+    if config.engine.precision == "fp32":
+        return {}
+    return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+
+
+def parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
+    """Two AdamW groups: with weight decay, and without for biases, norms, tokens and prototypes."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in student.named_parameters():
+        spare = parameter.ndim < 2 or "token" in name or "prototypes" in name
+        (spared if spare else decayed).append(parameter)
+    return [{"params": decayed, "decay": True}, {"params": spared, "decay": False, "weight_decay": 0.0}]
+
+
+def build_engine(config: TrainConfig, student: Student, place: Place) -> deepspeed.DeepSpeedEngine:
+    """Give the student to DeepSpeed; under stage 3 its parameters are empty from here on."""
+    optimizer = torch.optim.AdamW(
+        parameter_groups(student), lr=config.optim.base_lr, betas=config.optim.betas
+    )
+    engine, *_ = deepspeed.initialize(
+        model=student.to(place.device),
+        optimizer=optimizer,
+        config=deepspeed_config(config, place.world_size),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def update(engine: deepspeed.DeepSpeedEngine, now: StepSettings) -> float:
+    """Clip the accumulated gradients and update the weights; returns the gradient norm before clipping."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = now.lr
+        group["weight_decay"] = now.weight_decay if group["decay"] else 0.0
+    if not engine.zero_optimization():
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))  # stage 0 reports none
+        engine.step()
+        return norm
+    engine.step()
+    return float(engine.get_global_grad_norm())

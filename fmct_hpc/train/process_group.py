@@ -1,0 +1,111 @@
+"""This process's place among the ranks, joining them, and agreeing with them."""
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from shards.errors import FmctError
+
+Result = TypeVar("Result")
+
+
+class Place(NamedTuple):
+    """Where this process stands."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+
+def join(device: Literal["cpu", "gpu"]) -> Place:
+    """Join the process group (gloo on CPUs, NCCL on GPUs); a second call only tells the place.
+
+    The place comes from RANK, WORLD_SIZE, LOCAL_RANK, else from srun's SLURM_PROCID, SLURM_NTASKS and
+    SLURM_LOCALID; with neither this process is the only rank. MASTER_ADDR and MASTER_PORT must be set for
+    more than one. Raises FmctError where they are not.
+    """
+    rank = _number("RANK", "SLURM_PROCID", 0)
+    world_size = _number("WORLD_SIZE", "SLURM_NTASKS", 1)
+    local_rank = _number("LOCAL_RANK", "SLURM_LOCALID", 0)
+    if device == "gpu":
+        # Slurm may show each task only its own GPU.
+        place = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(place)
+    else:
+        place = torch.device("cpu")
+    if not dist.is_initialized():
+        _export_place(rank, world_size, local_rank)
+        _initialise(device)
+    return Place(rank, world_size, local_rank, place)
+
+
+def _number(name: str, slurm_name: str, default: int) -> int:
+    return int(os.environ.get(name) or os.environ.get(slurm_name) or default)
+
+
+def _export_place(rank: int, world_size: int, local_rank: int) -> None:
+    """DeepSpeed reads the place from torch's variables only."""
+    places = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    if world_size == 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise FmctError(f"{name} is not set: start {world_size} ranks by `fmct train --ranks` or `fmct launch`")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _initialise(device: Literal["cpu", "gpu"]) -> None:
+    # DeepSpeed chooses its accelerator when it is imported.
+    os.environ["DS_ACCELERATOR"] = "cuda" if device == "gpu" else "cpu"
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 has deprecated, once a step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    if device == "cpu":
+        # On a CPU DeepSpeed would compile a shared-memory all-reduce, for inference only: it looks the
+        # operator up here, and finding none it needs no C++ compiler.
+        vars(deepspeed.ops)["__compatible_ops__"] = {}
+    deepspeed.init_distributed(
+        "nccl" if device == "gpu" else "gloo", auto_mpi_discovery=False, verbose=False
+    )
+
+
+def on_first_rank(function: Callable[[], Result]) -> Result:
+    """Call `function` on rank 0 and give all ranks its result.
+
+    An FmctError there ends every rank with exit code 2, and is told once, by rank 0.
+    """
+    outcome: list[tuple[Result | None, FmctError | None]] = [(None, None)]
+    if dist.get_rank() == 0:
+        try:
+            outcome = [(function(), None)]
+        except FmctError as error:
+            outcome = [(None, error)]
+    dist.broadcast_object_list(outcome, src=0)
+    result, error = outcome[0]
+    if error is not None:
+        fail_together(error)
+    return result  # type: ignore[return-value]
+
+
+def fail_together(error: FmctError) -> None:
+    """End every rank with exit code 2, for a reason that all of them know; only rank 0 tells it."""
+    if dist.get_rank() == 0:
+        raise error
+    raise SystemExit(2)

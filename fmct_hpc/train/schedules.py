@@ -1,0 +1,59 @@
+"""What changes from step to step: pure functions of the step, so that a resume needs nothing else."""
+
+import math
+from typing import NamedTuple
+
+from fmct_hpc.config import TrainConfig
+
+REFERENCE_BATCH = 256
+"""optim.base_lr is meant for this global batch; the rate grows linearly with the batch (Goyal et al. 2017)."""
+
+
+class StepSettings(NamedTuple):
+    """The scheduled values of one step."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    """Of the teacher: what it keeps of itself."""
+    teacher_temperature: float
+    freeze_prototypes: bool
+
+
+def settings(config: TrainConfig, step: int) -> StepSettings:
+    """The values of `step`, counted from 0."""
+    optim, objective, steps = config.optim, config.objective, config.run.steps
+    progress = step / steps
+    return StepSettings(
+        lr=learning_rate(config, step),
+        weight_decay=cosine(*optim.weight_decay, progress),
+        momentum=cosine(*objective.ema, progress),
+        teacher_temperature=linear(
+            *objective.teacher_temperature, ramp(step, steps * objective.teacher_warmup)
+        ),
+        freeze_prototypes=step < steps * objective.freeze_prototypes,
+    )
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear from the first step's share of the peak, then a cosine down to optim.min_lr."""
+    peak = config.optim.base_lr * config.run.batch / REFERENCE_BATCH
+    warmup = config.run.steps * config.optim.warmup
+    if step < warmup:
+        return peak * min(1.0, (step + 1) / warmup)
+    return cosine(peak, config.optim.min_lr, (step - warmup) / max(1.0, config.run.steps - warmup))
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """From `start` at progress 0 to `end` at 1, along half a cosine (Loshchilov and Hutter 2017)."""
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def linear(start: float, end: float, progress: float) -> float:
+    """From `start` at progress 0 to `end` at 1."""
+    return start + (end - start) * progress
+
+
+def ramp(step: int, steps: float) -> float:
+    """How much of a warm-up of `steps` is over at `step`, in [0, 1]."""
+    return min(1.0, step / steps) if steps else 1.0
