@@ -25,7 +25,7 @@ for flag in "$@"; do
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usable_python() { command -v python3 > /dev/null && python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; }
+usable_python() { python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; }
 if ! usable_python && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
   say "installing python3-venv from the system's packages"
   apt-get -qq update
@@ -34,7 +34,8 @@ fi
 usable_python || fail "needs Python 3.11 or newer with venv as python3 on the PATH (Debian: apt-get install python3-venv)"
 
 stamp=$dir/.fmct-stamp
-digest=$( (python3 -VV; pwd; echo "${extras[*]-}"; cat pyproject.toml launch/constraints.txt launch/environment.sh) | sha256sum | cut -d' ' -f1)
+inputs() { python3 -VV; pwd; echo "${extras[*]-}"; cat pyproject.toml launch/constraints.txt launch/environment.sh; }
+digest=$(inputs | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$stamp" 2> /dev/null)" = "$digest" ]; then
   exit 0
 fi
@@ -55,7 +56,7 @@ dali_imports=(astunparse gast makefun nvtx optree packaging six)
 say "installing the pinned packages (the first time downloads some hundred MB, in minutes)"
 pip install --use-pep517 --constraint launch/constraints.txt --editable "$package" "${dali_imports[@]}"
 say "installing DALI"
-dali=$(python3 -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["gpu"][0])')
+dali=$(grep -o 'nvidia-dali-cuda[0-9]*==[0-9.]*' pyproject.toml)
 pip install --no-deps "$dali"
 say "trying the imports"
 DS_ACCELERATOR=cpu "$dir/bin/python" -c 'import deepspeed, nvidia.dali.fn, torch' > "$dir/import.log" 2>&1 \
