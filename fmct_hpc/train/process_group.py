@@ -98,9 +98,9 @@ def on_first_rank(function: Callable[[], Result]) -> Result:
         except FmctError as error:
             outcome = [(None, error)]
     dist.broadcast_object_list(outcome, src=0)
-    result, error = outcome[0]
-    if error is not None:
-        fail_together(error)
+    result, failure = outcome[0]
+    if failure is not None:
+        fail_together(failure)
     return result  # type: ignore[return-value]
 
 

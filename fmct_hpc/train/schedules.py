@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fmct_hpc.config import TrainConfig
 
 REFERENCE_BATCH = 256
-"""optim.base_lr is meant for this global batch; the rate grows linearly with the batch (Goyal et al. 2017)."""
+"""optim.base_lr is meant for this global batch; the rate is linear in the batch (Goyal et al. 2017)."""
 
 
 class StepSettings(NamedTuple):

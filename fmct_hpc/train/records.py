@@ -1,0 +1,66 @@
+"""What a run writes about itself: one JSON line a step, TensorBoard, log lines, pictures."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from shards.atomic import atomic_path, write_text
+
+log = logging.getLogger(__name__)
+
+
+class Records:
+    """The records of a run, kept by rank 0."""
+
+    def __init__(self, run: Path, start_step: int, log_every: int) -> None:
+        """Open them; what an earlier attempt wrote of `start_step` and later is cut off."""
+        metrics = run / "metrics.jsonl"
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start_step]
+        write_text(metrics, "".join(f"{line}\n" for line in kept))
+        self._metrics = metrics.open("a", buffering=1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
+        self._pictures = run / "reconstructions"
+        self._log_every = log_every
+
+    def step(self, step: int, figures: dict[str, float]) -> None:
+        """Record the figures of `step`, counted from 1."""
+        self._metrics.write(json.dumps({"step": step, **figures}) + "\n")
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, step)
+        if step % self._log_every == 0:
+            log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+
+    def reconstruction(self, step: int, view: Tensor, masked: Tensor, rebuilt: Tensor) -> None:
+        """Show what the decoder made of one view: three (C, S, S, S) in [0, 1], as orthogonal slices."""
+        figure = Figure(figsize=(6, 6.4), layout="constrained")
+        axes = figure.subplots(3, 3)
+        for row, (title, volume) in zip(
+            axes, (("input", view), ("visible", masked), ("reconstruction", rebuilt)), strict=True
+        ):
+            middle = volume.shape[-1] // 2
+            brain = volume[0].cpu().float().numpy()
+            planes = (brain[middle, ::-1, ::-1], brain[::-1, middle, ::-1], brain[::-1, ::-1, middle])
+            for axis, plane in zip(row, planes, strict=True):
+                axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
+                axis.set_axis_off()
+            row[1].set_title(title)
+        self._pictures.mkdir(exist_ok=True)
+        with atomic_path(self._pictures / f"step-{step:08d}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
+        stack = torch.stack([view, masked, rebuilt])[:, :1, view.shape[-1] // 2]
+        self._board.add_images("reconstruction", np.clip(stack.cpu().numpy(), 0, 1), step)
+
+    def close(self) -> None:
+        """Flush and close; what was recorded is then on disk."""
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        self._metrics.close()
+        self._board.close()
