@@ -163,7 +163,9 @@ def verify(path: Path) -> Manifest:
     except (OSError, ValidationError):
         raise FmctError(f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used") from None
     if manifest.format_version != FORMAT_VERSION:
-        raise FmctError(f"{path}: checkpoint format {manifest.format_version}, this code reads {FORMAT_VERSION}")
+        raise FmctError(
+            f"{path}: checkpoint format {manifest.format_version}, this code reads {FORMAT_VERSION}"
+        )
     for name, facts in manifest.files.items():
         file = path / name
         if not file.is_file():

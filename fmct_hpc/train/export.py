@@ -70,7 +70,9 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
         encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)
         encoder.load_state_dict(load_file(path))
     except (ValidationError, RuntimeError, OSError) as error:
-        raise FmctError(f"{path}: not an encoder that fits {description.name} ({type(error).__name__})") from None
+        raise FmctError(
+            f"{path}: not an encoder that fits {description.name} ({type(error).__name__})"
+        ) from None
     return encoder.eval(), info
 
 

@@ -59,7 +59,9 @@ def _export_place(rank: int, world_size: int, local_rank: int) -> None:
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
-            raise FmctError(f"{name} is not set: start {world_size} ranks by `fmct train --ranks` or `fmct launch`")
+            raise FmctError(
+                f"{name} is not set: start {world_size} ranks by `fmct train --ranks` or `fmct launch`"
+            )
 
 
 def _free_port() -> int:
@@ -81,9 +83,7 @@ def _initialise(device: Literal["cpu", "gpu"]) -> None:
         # On a CPU DeepSpeed would compile a shared-memory all-reduce, for inference only: it looks the
         # operator up here, and finding none it needs no C++ compiler.
         vars(deepspeed.ops)["__compatible_ops__"] = {}
-    deepspeed.init_distributed(
-        "nccl" if device == "gpu" else "gloo", auto_mpi_discovery=False, verbose=False
-    )
+    deepspeed.init_distributed("nccl" if device == "gpu" else "gloo", auto_mpi_discovery=False, verbose=False)
 
 
 def on_first_rank(function: Callable[[], Result]) -> Result:

@@ -1,0 +1,180 @@
+"""The training loop: a step, and what surrounds it."""
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.draw import GLOBAL_VIEWS
+from fmct_hpc.data.loader import Batch, Loader
+from fmct_hpc.model.patches import patchify, unpatchify
+from fmct_hpc.objective.dino import DinoTargets
+from fmct_hpc.objective.mask import keep_indices
+from fmct_hpc.objective.student import Losses
+from fmct_hpc.train.checkpoint import State
+from fmct_hpc.train.engine import build_engine, update
+from fmct_hpc.train.export import initial_student
+from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.records import Records
+from fmct_hpc.train.schedules import StepSettings, settings
+from fmct_hpc.train.teacher import MeanTeacher
+from shards import DatasetInfo, FmctError
+
+log = logging.getLogger(__name__)
+
+
+class Training:
+    """Everything that a run updates: the student under DeepSpeed, the teacher, the DINO centre."""
+
+    def __init__(self, config: TrainConfig, place: Place, dataset: DatasetInfo) -> None:
+        self.config = config
+        self.place = place
+        student = initial_student(config)
+        self.patches = student.encoder.patches
+        # The teacher is copied first: under stage 3 DeepSpeed empties the student's tensors.
+        self.teacher = MeanTeacher(config, student, place) if config.objective.dino_weight else None
+        self.targets = (
+            DinoTargets(config.model.prototypes, config.objective.center_momentum).to(place.device)
+            if config.objective.dino_weight
+            else None
+        )
+        self.engine = build_engine(config, student, place)
+        encoder = {f"encoder.{name}": p for name, p in self.engine.module.encoder.named_parameters()}
+        self.state = State(
+            self.engine,
+            self.teacher.parameters if self.teacher else encoder,
+            self.targets,
+            config.engine.zero_stage,
+            dataset.digest,
+        )
+
+    def step(self, step: int, batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
+        """Do step number `step`, counted from 0, on this rank's micro-batches.
+
+        Returns the figures of the step over all ranks, and whether any rank was asked to stop. Raises
+        FmctError, before any weight is changed, where a loss is not finite.
+        """
+        now = settings(self.config, step)
+        losses: list[Losses] = []
+        logits: list[Tensor] = []
+        for number, batch in enumerate(batches):
+            if number:
+                self.engine.step()  # tells DeepSpeed that the last micro-batch is over
+            losses.append(self._forward(batch, step, now, logits))
+            self.engine.backward(losses[-1].total)
+        figures, stop = self._agree(losses, stop, batches, step)
+        figures["gradient_norm"] = update(self.engine, now)
+        if not math.isfinite(figures["gradient_norm"]):
+            raise FmctError(f"step {step + 1}: the gradient is not finite; lower optim.base_lr or optim.clip")
+        if self.teacher and self.targets:
+            self.targets.update(torch.cat(logits, dim=1))
+            self.teacher.update(self.engine.module, now.momentum)
+        return {**figures, "lr": now.lr, "weight_decay": now.weight_decay, "momentum": now.momentum}, stop
+
+    def _forward(self, batch: Batch, step: int, now: StepSettings, logits: list[Tensor]) -> Losses:
+        probabilities = None
+        if self.teacher and self.targets:
+            logits.append(self.teacher(batch.views[:GLOBAL_VIEWS]))
+            probabilities = self.targets(logits[-1], now.teacher_temperature)
+        keep = self._keep(batch, step) if self.config.objective.mae_weight else None
+        return self.engine(batch.views, probabilities, keep, now.freeze_prototypes)
+
+    def _keep(self, batch: Batch, step: int) -> Tensor:
+        ratio = self.config.objective.mask_ratio
+        keep = keep_indices(self.config.run.seed, step, batch.indices, self.patches, ratio)
+        return keep.to(self.place.device)
+
+    def _agree(
+        self, losses: list[Losses], stop: bool, batches: list[Batch], step: int
+    ) -> tuple[dict[str, float], bool]:
+        """Average the figures over ranks and micro-batches, and learn whether any rank has to stop."""
+        rows = [{"loss": loss.total, "dino": loss.dino, "mae": loss.mae, **loss.health} for loss in losses]
+        names = [name for name, value in rows[0].items() if value is not None]
+        mean = (
+            torch.stack([torch.stack([row[name].detach() for name in names]) for row in rows])
+            .double()
+            .mean(0)
+        )
+        shared = torch.cat([mean, mean.new_tensor([float(stop)])])
+        dist.all_reduce(shared)
+        *values, stopping = shared.tolist()
+        if not all(math.isfinite(value) for value in values):
+            _raise_not_finite(losses, batches, step)
+        return {name: v / self.place.world_size for name, v in zip(names, values, strict=True)}, stopping > 0
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first volume's first view, what the encoder saw of it, and what the decoder made of that."""
+        view, keep = batch.views[0, :1], self._keep(batch, step)[:1]
+        patches = patchify(view, self.config.model.patch_size)
+        seen = torch.zeros_like(patches).scatter(
+            1,
+            *(2 * [keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1])])[:1],
+            patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1])),
+        )
+        rebuilt = self.engine.module.reconstruct(view, keep)
+        return view[0], unpatchify(seen, self.config.model.patch_size, view.shape[1])[0], rebuilt[0]
+
+
+def _raise_not_finite(losses: list[Losses], batches: list[Batch], step: int) -> None:
+    """End all ranks, naming the rank and the volumes at fault."""
+    mine = [
+        key
+        for loss, batch in zip(losses, batches, strict=True)
+        if not torch.isfinite(loss.total)
+        for key in batch.keys
+    ]
+    everyone: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    guilty = "; ".join(f"rank {rank}: {', '.join(keys)}" for rank, keys in enumerate(everyone) if keys)
+    raise FmctError(f"step {step + 1}: the loss is not finite, nothing was updated; volumes of {guilty}")
+
+
+def micro_batches(loader: Loader, accumulate: int) -> Iterator[list[Batch]]:
+    """The loader's micro-batches, step by step."""
+    stream = iter(loader)
+    while batches := list(itertools.islice(stream, accumulate)):
+        yield batches
+
+
+def run_steps(
+    training: Training,
+    loader: Loader,
+    records: Records | None,
+    run: Path,
+    steps: range,
+    stop: object,
+) -> tuple[int, bool]:
+    """Do `steps`, saving as the configuration says and at the end.
+
+    `stop` is true once this process was asked to stop. Returns how many steps the run has done, and
+    whether it stopped early because a rank was asked to.
+    """
+    every = training.config.run
+    stopping = False
+    for step, batches in zip(steps, micro_batches(loader, training.config.engine.accumulate), strict=False):
+        began = time.perf_counter()
+        waited = sum(batch.wait_seconds for batch in batches)
+        figures, stopping = training.step(step, batches, bool(stop))
+        done = step + 1
+        seconds = waited + time.perf_counter() - began
+        figures |= {"volumes_per_second": every.batch / seconds, "data_wait": waited / seconds}
+        if records:
+            records.step(done, figures)
+        if training.config.objective.mae_weight and (done % every.images_every == 0 or done == every.steps):
+            pictures = training.reconstruct(batches[0], step)  # on all ranks: stage 3 gathers weights
+            if records:
+                records.reconstruction(done, *pictures)
+        if stopping or done == steps.stop or done % every.checkpoint_every == 0:
+            path = training.state.save(run, done, every.keep_last)
+            log.info("step %d: saved %s", done, path)
+        if stopping:
+            return done, True
+    return steps.stop, False
