@@ -1,5 +1,6 @@
 """A finished dataset directory: random access to its volumes, and how it becomes finished."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -82,6 +83,12 @@ class Dataset:
             raise ValueError(f"box {start} to {stop} is not inside volume {i} of shape {shape}")
         with self._naming(i):
             return self._read_stored(i, shape, start, stop)
+
+    def content_digest(self) -> str:
+        """SHA-256 over all volumes' keys and CRC-32s in order: the same for the same volumes in any format."""
+        columns = zip(self.index["key"].to_pylist(), self.index["crc32"].to_pylist(), strict=True)
+        text = "\n".join(f"{key} {crc:08x}" for key, crc in columns)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def shard_file(self, i: int) -> Path:
         """The shard file that holds volume i."""

@@ -48,7 +48,8 @@ class Manifest(BaseModel):
     """Steps that are done; the next one to do has this number."""
     world_size: int
     zero_stage: int
-    dataset_digest: str
+    content_digest: str
+    """Of the volumes (shards.Dataset.content_digest)."""
     files: dict[str, FileFacts]
 
 
@@ -61,14 +62,14 @@ class State:
         averaged: dict[str, nn.Parameter],
         targets: nn.Module | None,
         zero_stage: int,
-        dataset_digest: str,
+        content_digest: str,
     ) -> None:
         """averaged: the weights to export and go on averaging, by name ("encoder. ...", "head. ...")."""
         self.engine = engine
         self.averaged = averaged
         self.targets = targets
         self.zero_stage = zero_stage
-        self.dataset_digest = dataset_digest
+        self.content_digest = content_digest
 
     def save(self, run: Path, step: int, keep_last: int) -> Path:
         """Write `checkpoints/step-...`; every rank must call it. Removes all but the last `keep_last`."""
@@ -93,7 +94,7 @@ class State:
             step=step,
             world_size=dist.get_world_size(),
             zero_stage=self.zero_stage,
-            dataset_digest=self.dataset_digest,
+            content_digest=self.content_digest,
             files={str(file.relative_to(temporary)): _facts(file) for file in files},
         )
         write_text(temporary / MANIFEST, manifest.model_dump_json(indent=1))

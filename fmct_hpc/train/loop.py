@@ -25,7 +25,7 @@ from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.records import Records
 from fmct_hpc.train.schedules import StepSettings, settings
 from fmct_hpc.train.teacher import MeanTeacher
-from shards import DatasetInfo, FmctError
+from shards import FmctError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Training:
     """Everything that a run updates: the student under DeepSpeed, the teacher, the DINO centre."""
 
-    def __init__(self, config: TrainConfig, place: Place, dataset: DatasetInfo) -> None:
+    def __init__(self, config: TrainConfig, place: Place, content_digest: str) -> None:
         self.config = config
         self.place = place
         student = initial_student(config)
@@ -52,7 +52,7 @@ class Training:
             self.teacher.parameters if self.teacher else encoder,
             self.targets,
             config.engine.zero_stage,
-            dataset.digest,
+            content_digest,
         )
 
     def step(self, step: int, batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
@@ -97,11 +97,8 @@ class Training:
         """Average the figures over ranks and micro-batches, and learn whether any rank has to stop."""
         rows = [{"loss": loss.total, "dino": loss.dino, "mae": loss.mae, **loss.health} for loss in losses]
         names = [name for name, value in rows[0].items() if value is not None]
-        mean = (
-            torch.stack([torch.stack([row[name].detach() for name in names]) for row in rows])
-            .double()
-            .mean(0)
-        )
+        figures = torch.tensor([[float(row[name]) for name in names] for row in rows], dtype=torch.float64)
+        mean = figures.mean(dim=0).to(self.place.device)
         shared = torch.cat([mean, mean.new_tensor([float(stop)])])
         dist.all_reduce(shared)
         *values, stopping = shared.tolist()
@@ -113,14 +110,12 @@ class Training:
     def reconstruct(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The first volume's first view, what the encoder saw of it, and what the decoder made of that."""
         view, keep = batch.views[0, :1], self._keep(batch, step)[:1]
-        patches = patchify(view, self.config.model.patch_size)
-        seen = torch.zeros_like(patches).scatter(
-            1,
-            *(2 * [keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1])])[:1],
-            patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1])),
-        )
+        size = self.config.model.patch_size
+        patches = patchify(view, size)
+        visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, keep, 1.0)
+        seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[1])
         rebuilt = self.engine.module.reconstruct(view, keep)
-        return view[0], unpatchify(seen, self.config.model.patch_size, view.shape[1])[0], rebuilt[0]
+        return view[0], seen[0], rebuilt[0]
 
 
 def _raise_not_finite(losses: list[Losses], batches: list[Batch], step: int) -> None:

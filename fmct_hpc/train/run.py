@@ -14,7 +14,7 @@ from shards.atomic import write_text
 log = logging.getLogger(__name__)
 
 FREE_TO_CHANGE = (
-    "data.path",  # the same volumes may move, or be read from the other format: their keys are compared
+    "data.path",  # the same volumes may move, or be read from the other format: what they hold is compared
     "data.workers",
     "data.prefetch",
     "run.checkpoint_every",
@@ -32,8 +32,8 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Ma
     than volumes in a batch, the run folder holds a run of another configuration, number of ranks or
     dataset, or its checkpoints are all damaged.
     """
-    dataset = Dataset.open(config.data.path).info
-    order = Order(config.run.seed, dataset.volumes, config.run.batch)
+    dataset = Dataset.open(config.data.path)
+    order = Order(config.run.seed, len(dataset), config.run.batch)
     _ = Share(order, 0, world_size, config.engine.accumulate).micro_batch
     _require_same_configuration(config, run)
     found = newest(run)
@@ -45,7 +45,7 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Ma
             f"{path}: saved by {manifest.world_size} ranks at engine.zero_stage={manifest.zero_stage}, not "
             f"{world_size} at {config.engine.zero_stage}: resume it as it was saved, or begin another run"
         )
-    if manifest.dataset_digest != dataset.digest:
+    if manifest.content_digest != dataset.content_digest():
         raise FmctError(
             f"{config.data.path}: not the volumes that {path} was trained on; give data.path those"
         )
@@ -67,11 +67,11 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     from fmct_hpc.train.records import Records
 
     found = on_first_rank(lambda: preflight(config, run, place.world_size))
-    dataset = Dataset.open(config.data.path).info
+    dataset = Dataset.open(config.data.path)
     on_first_rank(lambda: _write_configuration(config, run))
     last = min(until or config.run.steps, config.run.steps)
     with stop_on_signal() as stop:
-        training = Training(config, place, dataset)
+        training = Training(config, place, dataset.content_digest())
         start = 0
         if found:
             path, manifest = found
@@ -96,7 +96,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
             loader.close()
             if records:
                 records.close()
-    on_first_rank(lambda: _export(config, run, dataset, done))
+    on_first_rank(lambda: _export(config, run, dataset.info, done))
     return EXIT_SAVED if stopped else 0
 
 
