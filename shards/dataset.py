@@ -85,7 +85,7 @@ class Dataset:
             return self._read_stored(i, shape, start, stop)
 
     def content_digest(self) -> str:
-        """SHA-256 over all volumes' keys and CRC-32s in order: the same for the same volumes in any format."""
+        """SHA-256 over the volumes' keys and CRC-32s in order: the same volumes, the same in any format."""
         columns = zip(self.index["key"].to_pylist(), self.index["crc32"].to_pylist(), strict=True)
         text = "\n".join(f"{key} {crc:08x}" for key, crc in columns)
         return hashlib.sha256(text.encode()).hexdigest()

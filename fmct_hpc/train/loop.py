@@ -95,16 +95,16 @@ class Training:
         self, losses: list[Losses], stop: bool, batches: list[Batch], step: int
     ) -> tuple[dict[str, float], bool]:
         """Average the figures over ranks and micro-batches, and learn whether any rank has to stop."""
-        rows = [{"loss": loss.total, "dino": loss.dino, "mae": loss.mae, **loss.health} for loss in losses]
-        names = [name for name, value in rows[0].items() if value is not None]
-        figures = torch.tensor([[float(row[name]) for name in names] for row in rows], dtype=torch.float64)
-        mean = figures.mean(dim=0).to(self.place.device)
+        rows = [_figures(loss) for loss in losses]
+        mean = torch.stack([torch.stack(list(row.values())) for row in rows]).double().mean(dim=0)
         shared = torch.cat([mean, mean.new_tensor([float(stop)])])
         dist.all_reduce(shared)
         *values, stopping = shared.tolist()
         if not all(math.isfinite(value) for value in values):
             _raise_not_finite(losses, batches, step)
-        return {name: v / self.place.world_size for name, v in zip(names, values, strict=True)}, stopping > 0
+        return {
+            name: v / self.place.world_size for name, v in zip(rows[0], values, strict=True)
+        }, stopping > 0
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,6 +116,12 @@ class Training:
         seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[1])
         rebuilt = self.engine.module.reconstruct(view, keep)
         return view[0], seen[0], rebuilt[0]
+
+
+def _figures(losses: Losses) -> dict[str, Tensor]:
+    """Detached 0-d float32 tensors by the name they are recorded under."""
+    parts = {"loss": losses.total, "dino": losses.dino, "mae": losses.mae, **losses.health}
+    return {name: value.detach().float() for name, value in parts.items() if value is not None}
 
 
 def _raise_not_finite(losses: list[Losses], batches: list[Batch], step: int) -> None:
