@@ -1,0 +1,69 @@
+"""Two DeepSpeed ranks against a plain torch loop in one process, written out here."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import torch
+from small_training import BATCH, STEPS, small_config, start_training, write_dataset, write_recipe
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.loader import Loader
+from fmct_hpc.objective.mask import keep_indices
+from fmct_hpc.train.export import initial_student
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def plain_losses(config: TrainConfig) -> list[float]:
+    student = initial_student(config)
+    teacher = copy.deepcopy(student)
+    centre = torch.zeros(config.model.prototypes)
+    decayed = [p for n, p in student.named_parameters() if n.endswith("weight") and "norm" not in n]
+    decayed = [p for p in decayed if p is not student.head.prototypes.weight]
+    others = [p for p in student.parameters() if not any(p is d for d in decayed)]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed}, {"params": others, "weight_decay": 0}], betas=(0.9, 0.95)
+    )
+    loader = Loader(config.data, config.run.seed, BATCH, BATCH)
+    losses = []
+    for step, batch in zip(range(STEPS), loader, strict=False):
+        progress = step / STEPS
+        peak = config.optim.base_lr * BATCH / 256
+        warm = STEPS * 0.1
+        decay = cosine(peak, 1e-6, (step - warm) / (STEPS - warm))
+        rate = peak * min(1, (step + 1) / warm) if step < warm else decay
+        optimizer.param_groups[0].update(lr=rate, weight_decay=cosine(0.04, 0.4, progress))
+        optimizer.param_groups[1].update(lr=rate)
+        with torch.no_grad():
+            logits = torch.stack([teacher.head(teacher.encoder(view)[:, 0]) for view in batch.views[:2]])
+            probabilities = torch.softmax((logits - centre) / 0.04, -1)
+        keep = keep_indices(config.run.seed, step, batch.indices, 8, 0.75)
+        loss = student(batch.views, probabilities, keep, freeze_prototypes=step < 0.01 * STEPS).total
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 3.0)
+        optimizer.step()
+        momentum = cosine(0.994, 1, progress)
+        with torch.no_grad():
+            centre = 0.9 * centre + 0.1 * logits.flatten(0, 1).mean(0)
+            for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
+                mine.mul_(momentum).add_(theirs, alpha=1 - momentum)
+        losses.append(loss.item())
+    loader.close()
+    return losses
+
+
+def test_two_ranks_under_zero_2_lose_what_a_plain_loop_loses(tmp_path: Path) -> None:
+    config = small_config(write_dataset(tmp_path / "data"), engine={"zero_stage": 2})
+    process = start_training(write_recipe(config, tmp_path / "recipe.yaml"), tmp_path / "run")
+    expected = plain_losses(config)
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ours = [json.loads(line)["loss"] for line in lines]
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(expected), rtol=2e-4, atol=2e-4)
+    assert abs(expected[-1] - expected[0]) > 0.05, "a loss that stays put shows nothing"

@@ -1,0 +1,66 @@
+"""A training run small enough for tests: its data, its configuration, its ranks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+from shard_samples import make_key, make_record
+
+from fmct_hpc.config import TrainConfig
+from shards import ShardWriter, finish_dataset
+
+STEPS = 20
+BATCH = 4
+
+
+def write_dataset(directory: Path, volumes: int = 6) -> Path:
+    """Ellipsoids of tissue in air, each with a bright ball elsewhere."""
+    grid = np.stack(np.meshgrid(*(3 * [np.linspace(-1, 1, 40)]), indexing="ij"))
+    with ShardWriter(directory, "shard-00000", "zarr") as writer:
+        for number in range(volumes):
+            generator = np.random.default_rng(number)
+            inside = (grid**2 / generator.uniform(0.4, 0.8, (3, 1, 1, 1))).sum(axis=0) < 1
+            ball = ((grid - generator.uniform(-0.4, 0.4, (3, 1, 1, 1))) ** 2).sum(axis=0) < 0.05
+            hu = np.where(inside, 35 + 40 * ball, -1000) + generator.normal(0, 4, inside.shape)
+            voxels = hu.astype(np.int16)
+            writer.add(make_record(voxels, make_key(number), spacing_mm=(4.0, 4.0, 4.0)), voxels)
+    finish_dataset(directory, "zarr", ["shard-00000"])
+    return directory
+
+
+def small_config(data: Path, **sections: dict[str, object]) -> TrainConfig:
+    values: dict[str, dict[str, object]] = {
+        "data": {"path": str(data), "view_size": 24, "local_views": 1, "workers": 0},
+        "model": {
+            **{"width": 24, "depth": 1, "heads": 2, "register_tokens": 1, "patch_size": 12},
+            **{"prototypes": 32, "head_hidden": 24, "head_bottleneck": 12},
+            **{"decoder_width": 18, "decoder_depth": 1, "decoder_heads": 2},
+        },
+        "optim": {"base_lr": 0.06},
+        "engine": {"device": "cpu", "precision": "fp32"},
+        "run": {"steps": STEPS, "batch": BATCH, "checkpoint_every": 6, "log_every": 5, "images_every": 10},
+    }
+    for name, section in sections.items():
+        values[name] = {**values[name], **section}
+    return TrainConfig.model_validate(values)
+
+
+def write_recipe(config: TrainConfig, path: Path) -> Path:
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return path
+
+
+def start_training(recipe: Path, run: Path, ranks: int = 2, *arguments: str) -> subprocess.Popen[str]:
+    """`fmct train` in a process group of its own."""
+    command = [sys.executable, "-m", "launch.cli", "train", "--config", str(recipe), "--run", str(run)]
+    return subprocess.Popen(
+        [*command, "--ranks", str(ranks), *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )

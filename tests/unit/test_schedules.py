@@ -1,0 +1,32 @@
+from itertools import pairwise
+
+import pytest
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.schedules import settings
+
+
+def config(**changes: dict[str, object]) -> TrainConfig:
+    values: dict[str, object] = {"data": {"path": "unused"}, "run": {"steps": 1000, "batch": 512}}
+    return TrainConfig.model_validate({**values, **changes})
+
+
+def test_the_rate_rises_to_the_batch_scaled_peak_and_falls_to_its_end() -> None:
+    rates = [settings(config(), step).lr for step in range(1000)]
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates.index(max(rates)) in (99, 100)
+    assert all(a < b for a, b in pairwise(rates[:100]))
+    assert all(a > b for a, b in pairwise(rates[100:]))
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[-1] == pytest.approx(1e-6, rel=0.01)
+
+
+def test_the_others_go_from_their_start_to_their_end() -> None:
+    objective = {"teacher_temperature": [0.02, 0.06], "teacher_warmup": 0.5, "freeze_prototypes": 0.01}
+    first, middle, last = (settings(config(objective=objective), step) for step in (0, 500, 999))
+    assert (first.momentum, first.weight_decay, first.teacher_temperature) == (0.994, 0.04, 0.02)
+    assert middle.weight_decay == pytest.approx(0.22)
+    assert (middle.teacher_temperature, last.teacher_temperature) == (0.06, 0.06)
+    assert last.momentum == pytest.approx(1, abs=1e-7)
+    frozen = [settings(config(objective=objective), step).freeze_prototypes for step in range(12)]
+    assert frozen == [True] * 10 + [False] * 2
