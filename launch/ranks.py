@@ -7,6 +7,8 @@ import subprocess
 import time
 from types import FrameType
 
+from fmct_hpc.train.signals import EXIT_SAVED
+
 FAILED_RANK_GRACE_SECONDS = 20.0
 """How long the other ranks may take to end by themselves after one has failed."""
 
@@ -53,7 +55,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     code = 0
     deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        failed = [process.returncode for process in processes if process.poll() not in (None, 0)]
+        failed = [process.returncode for process in processes if process.poll() not in (None, 0, EXIT_SAVED)]
         if failed and not code:
             code = failed[0]
             deadline = time.monotonic() + FAILED_RANK_GRACE_SECONDS

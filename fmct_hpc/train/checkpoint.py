@@ -10,8 +10,8 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,9 @@ from fmct_hpc.train.partition import is_partitioned, join_parts, read_part, writ
 from fmct_hpc.train.process_group import on_first_rank
 from shards.atomic import sync, write_text
 from shards.errors import FmctError
+
+if TYPE_CHECKING:  # a check of a run folder must not load DeepSpeed
+    from deepspeed import DeepSpeedEngine
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class State:
 
     def __init__(
         self,
-        engine: deepspeed.DeepSpeedEngine,
+        engine: "DeepSpeedEngine",
         averaged: dict[str, nn.Parameter],
         targets: nn.Module | None,
         zero_stage: int,

@@ -15,6 +15,9 @@ from shards.atomic import atomic_path, write_text
 
 log = logging.getLogger(__name__)
 
+CONSOLE = ("loss", "dino", "mae", "gradient_norm", "lr", "volumes_per_second", "data_wait")
+"""The figures of a log line; metrics.jsonl and TensorBoard have all."""
+
 
 class Records:
     """The records of a run, kept by rank 0."""
@@ -36,7 +39,8 @@ class Records:
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
         if step % self._log_every == 0:
-            log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+            shown = [f"{name} {figures[name]:.4g}" for name in CONSOLE if name in figures]
+            log.info("step %d: %s", step, ", ".join(shown))
 
     def reconstruction(self, step: int, view: Tensor, masked: Tensor, rebuilt: Tensor) -> None:
         """Show what the decoder made of one view: three (C, S, S, S) in [0, 1], as orthogonal slices."""

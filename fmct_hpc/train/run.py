@@ -1,8 +1,9 @@
 """A training run from its folder: what must hold before it starts, and one rank's life."""
 
+import fcntl
 import logging
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.order import Order, Share
@@ -66,6 +67,8 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     from fmct_hpc.train.loop import Training, run_steps
     from fmct_hpc.train.records import Records
 
+    lock: list[IO[str]] = []
+    on_first_rank(lambda: lock.append(_lock(run)))
     found = on_first_rank(lambda: preflight(config, run, place.world_size))
     dataset = Dataset.open(config.data.path)
     on_first_rank(lambda: _write_configuration(config, run))
@@ -108,6 +111,17 @@ def _export(config: TrainConfig, run: Path, dataset: DatasetInfo, done: int) -> 
     if path.exists():
         export_encoder(run, averaged_weights(path), config, dataset, done)
         log.info("%s: encoder of step %d", run / "encoder.safetensors", done)
+
+
+def _lock(run: Path) -> IO[str]:
+    """Hold the run folder as long as the returned file is open: two trainings there would ruin each other."""
+    run.mkdir(parents=True, exist_ok=True)
+    file = (run / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise FmctError(f"{run}: another process is training there; wait for it, or end it") from None
+    return file
 
 
 def _write_configuration(config: TrainConfig, run: Path) -> None:

@@ -1,5 +1,6 @@
 """Training on real ranks: resume to the last bit, ZeRO stages, kills, signals, damage."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -218,3 +219,13 @@ def test_a_run_that_cannot_go_on_is_refused_before_any_rank_starts(
     assert process.returncode == 2
     [line] = output.splitlines()
     assert expected in line
+
+
+def test_two_trainings_in_one_folder_are_refused(runs: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(small_config(runs / "data"), tmp_path / "recipe.yaml")
+    with (tmp_path / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = start_training(recipe, tmp_path)
+        output = process.communicate(timeout=120)[0]
+    assert process.returncode == 2
+    assert output.count("another process is training there") == 1
