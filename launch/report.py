@@ -90,7 +90,7 @@ def _training_figure(metrics: list[dict[str, Any]]) -> bytes:
     panels = {title: names for title, names in panels.items() if names}
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(9, 2.6 * -(-len(panels) // 2)), layout="constrained")
-        axes = figure.subplots(-(-len(panels) // 2), 2, squeeze=False).flat
+        axes = figure.subplots(-(-len(panels) // 2), 2, squeeze=False).ravel()
         for axis in axes:
             axis.set_visible(False)
         for axis, (title, names) in zip(axes, panels.items(), strict=False):

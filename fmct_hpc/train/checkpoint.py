@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 CENTRE = "centre.pt"
+ENGINE = "engine"
+"""The subdirectory with DeepSpeed's own files."""
 
 
 class FileFacts(BaseModel):
@@ -79,7 +81,7 @@ class State:
         path = checkpoint_path(run, step)
         temporary = path.with_name(f".{path.name}.tmp")
         on_first_rank(lambda: _make_empty(temporary))
-        self.engine.save_checkpoint(str(temporary.parent), tag=temporary.name, save_latest=False)
+        self.engine.save_checkpoint(str(temporary), tag=ENGINE, save_latest=False)
         if dist.get_rank() == 0 or is_partitioned(self.averaged):
             write_part(temporary / part_name(dist.get_rank()), self.averaged)
         if dist.get_rank() == 0 and self.targets is not None:
@@ -117,7 +119,7 @@ class State:
                 f"{path}: saved by {manifest.world_size} ranks at engine.zero_stage={manifest.zero_stage}, "
                 f"but this run has {world_size} at {self.zero_stage}: resume it as it was saved"
             )
-        self.engine.load_checkpoint(str(path.parent), tag=path.name)
+        self.engine.load_checkpoint(str(path), tag=ENGINE)
         own = dist.get_rank() if is_partitioned(self.averaged) else 0
         read_part(path / part_name(own), self.averaged)
         if self.targets is not None:

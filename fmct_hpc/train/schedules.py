@@ -46,7 +46,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def cosine(start: float, end: float, progress: float) -> float:
     """From `start` at progress 0 to `end` at 1, along half a cosine (Loshchilov and Hutter 2017)."""
-    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+    weight = (1 + math.cos(math.pi * progress)) / 2
+    return start * weight + end * (1 - weight)
 
 
 def linear(start: float, end: float, progress: float) -> float:

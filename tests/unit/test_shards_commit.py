@@ -29,7 +29,7 @@ KILLED_WRITER = """
 
 def kill_a_writer(folder: Path, format: str) -> None:
     """Run a writer and kill it after its third volume."""
-    program = KILLED_WRITER.format(tests=str(Path(__file__).parent), folder=str(folder), format=format)
+    program = KILLED_WRITER.format(tests=str(Path(__file__).parents[1]), folder=str(folder), format=format)
     command = [sys.executable, "-c", textwrap.dedent(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
