@@ -100,16 +100,20 @@ class Dataset:
 
     def _read_stored(self, i: int, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
         extent = Extent(self.index["offset"][i].as_py(), self.index["length"][i].as_py())
-        try:
-            descriptor = os.open(self.shard_file(i), os.O_RDONLY)  # a read, lest a process hold thousands
-        except FileNotFoundError:
-            raise DamagedError("the file is missing") from None
+        descriptor = self._open_shard(i)  # a read, lest a process hold thousands
         try:
             if os.fstat(descriptor).st_size != self._sizes[self.index["shard"][i].as_py()]:
                 raise DamagedError("the file has another size")
             return self._format.read_box(descriptor, extent, shape, start, stop)
         finally:
             os.close(descriptor)
+
+    def _open_shard(self, i: int) -> int:
+        """A new descriptor of the file that holds volume i; a cache overrides it to give its own copy's."""
+        try:
+            return os.open(self.shard_file(i), os.O_RDONLY)
+        except FileNotFoundError:
+            raise DamagedError("the file is missing") from None
 
     @contextmanager
     def _naming(self, i: int) -> Iterator[None]:
