@@ -24,7 +24,10 @@ ROW_GROUP_SERIES = 512
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One DICOM file: the header facts that selection and geometry need (DICOM tag in brackets)."""
+    """One image, a DICOM file or a frame of one: the header facts that selection and geometry need.
+
+    DICOM tags stand in brackets; a frame's facts are those of its functional groups.
+    """
 
     path: Path
     size: int  # bytes
@@ -46,6 +49,7 @@ class Instance:
     pixel_spacing: tuple[float, ...] | None  # (0028,0030), row then column distance, mm
     thickness: float | None  # Slice Thickness (0018,0050), mm
     tilt: float | None  # Gantry/Detector Tilt (0018,1120), degrees; its sign differs by vendor
+    frame: int = 0  # its place in the file, from 0; a file whose frames cannot be placed is one instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,12 @@ class Series:
     @property
     def bytes(self) -> int:
         """Size of the series' files."""
-        return sum(i.size for i in self.instances)
+        return sum({i.path: i.size for i in self.instances}.values())
 
     @property
     def repeated_sop_uids(self) -> int:
-        """Instances whose SOP Instance UID another instance of the series bears already."""
-        return len(self.instances) - len({i.sop_uid for i in self.instances})
+        """Images whose SOP Instance UID (and frame) another one of the series bears already."""
+        return len(self.instances) - len({(i.sop_uid, i.frame) for i in self.instances})
 
 
 def _commonest(values: Iterable[Any]) -> Any:
@@ -122,23 +126,24 @@ _INSTANCE_TYPES: dict[str, pa.DataType] = {
     "pixel_spacing": pa.list_(pa.float64()),
     "thickness": pa.float64(),
     "tilt": pa.float64(),
+    "frame": pa.int64(),
 }
 _SERIES_NAMES = tuple(f.name for f in fields(Series) if f.name != "instances")
 INSTANCE_TABLE = pa.schema(
     [pa.field(name, pa.string()) for name in _SERIES_NAMES]
     + [pa.field(name, kind) for name, kind in _INSTANCE_TYPES.items()]
 )
-"""What the scan collects: one flat row a file, series attributes repeated."""
+"""What the scan collects: one flat row an image, series attributes repeated."""
 
 
 def series_table(instances: pa.Table) -> pa.Table:
     """Group flat `INSTANCE_TABLE` rows into one row a series with its instances nested.
 
-    Rows are ordered by (patient, study, series) and instances by (SOP Instance UID, path), so the
-    result does not depend on the order in which files were found. Patient and study belong to the
+    Rows are ordered by (patient, study, series) and instances by (SOP Instance UID, path, frame), so
+    the result does not depend on the order in which files were found. Patient and study belong to the
     group's key: a series UID that two patients share (careless anonymisation) stays two series.
     """
-    order = [(name, "ascending") for name in (*_SERIES_KEY, "sop_uid", "path")]
+    order = [(name, "ascending") for name in (*_SERIES_KEY, "sop_uid", "path", "frame")]
     flat = instances.sort_by(order).combine_chunks()
     starts = _group_starts(flat)
     nested = pa.StructArray.from_arrays(

@@ -1,20 +1,21 @@
-"""One instance's pixels as Hounsfield units."""
+"""An image's pixels as Hounsfield units."""
 
+import errno
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numba
 import numpy as np
-import pydicom
 from pydicom import config as pydicom_config
-from pydicom.uid import UID
 
 from preprocess.catalog import Instance
-from preprocess.header import transfer_syntax
+from preprocess.image_file import ImageFile
 from preprocess.reasons import Reason, Rejection
 from shards.errors import FmctError
 
@@ -27,13 +28,6 @@ PADDING_BELOW_HU = -500
 HOUNSFIELD_TYPES = ("", "HU", "US")
 """Rescale Type (0028,1054): HU is also meant where it is absent or unspecified (US)."""
 
-_PIXEL_TAGS = [
-    *("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue"),
-    *("PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelData"),
-    *("PlanarConfiguration", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-]
-
 
 @dataclass(frozen=True)
 class Slice:
@@ -45,79 +39,103 @@ class Slice:
     """SHA-256 of the stored pixel values and their rescaling: equal for copies in any transfer syntax."""
 
 
-def decode(instance: Instance) -> Slice:
-    """Read one instance's pixels and rescale them to HU.
+class Decoder:
+    """Decodes images one at a time; the last one's file stays open for the other frames it may hold.
 
-    HU = Rescale Slope × stored value + Rescale Intercept, slice by slice (PS3.3 C.11.1.1.2), rounded.
-    Photometric Interpretation MONOCHROME1 turns only the display round (C.7.6.3.1.2), so it changes
-    nothing here. Padding, and whatever lies below `LEAST_HU`, becomes `AIR_HU`.
-
-    Raises Rejection for pixels that are truncated, undecodable, in colour or not in Hounsfield units,
-    and FmctError where the file cannot be read at all.
+    Used as a context manager, which closes that file.
     """
-    with warnings.catch_warnings(), pydicom_config.disable_value_validation():
-        # Headers that bend the standard are told of by warnings; the rules below decide.
-        warnings.simplefilter("ignore")
-        data = _read(instance.path)
-        stored = _stored_values(data)
-        slope, intercept = _rescale(data)
-        padding = _padding(data, stored.dtype)
-    if stored.shape != (instance.rows, instance.columns):
-        raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix is not the catalog's")
-    digest = hashlib.sha256(stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes())
-    digest.update(np.array([slope, intercept], "<f8").tobytes())
-    return Slice(_to_hu(stored, slope, intercept, padding), digest.digest())
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: BinaryIO | None = None
+        self._image: ImageFile | Exception | None = None
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def decode(self, instance: Instance) -> Slice:
+        """Read one image's pixels and rescale them to HU.
+
+        HU = Rescale Slope × stored value + Rescale Intercept, frame by frame (PS3.3 C.11.1.1.2), rounded.
+        Photometric Interpretation MONOCHROME1 turns only the display round (C.7.6.3.1.2), so it changes
+        nothing here. Padding, and whatever lies below `LEAST_HU`, becomes `AIR_HU`.
+
+        Raises Rejection for pixels that are truncated, undecodable, in colour or not in Hounsfield units,
+        and FmctError where the file cannot be read at all.
+        """
+        with warnings.catch_warnings(), pydicom_config.disable_value_validation():
+            # Headers that bend the standard are told of by warnings; the rules below decide.
+            warnings.simplefilter("ignore")
+            with _reading():
+                attributes = self._open(instance.path).attributes(instance.frame)
+            slope, intercept = _rescale(attributes)
+            with _reading():
+                stored = self._open(instance.path).stored(instance.frame)
+        if stored.shape != (instance.rows, instance.columns):
+            raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix is not the catalog's")
+        digest = hashlib.sha256(stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest.update(np.array([slope, intercept], "<f8").tobytes())
+        padding = _padding(attributes, stored.dtype)
+        return Slice(_to_hu(stored, slope, intercept, padding), digest.digest())
+
+    def _open(self, path: Path) -> ImageFile:
+        if path != self._path or self._image is None:
+            self._close()
+            self._file = path.open("rb")
+            self._path = path
+            try:
+                self._image = ImageFile(self._file)
+            except Exception as error:
+                self._image = error  # for the other frames, which would find it again, one parse each
+        if isinstance(self._image, Exception):
+            raise self._image
+        return self._image
+
+    def _close(self) -> None:
+        if self._file:
+            self._file.close()
+        self._path = self._file = self._image = None
 
 
-def _read(path: Path) -> pydicom.FileDataset:
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tells apart what a file's bytes and what the machine make fail."""
     try:
-        data = pydicom.dcmread(path, force=True, specific_tags=_PIXEL_TAGS)
+        yield
+    except Rejection:
+        raise
     except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # a damaged offset that is no place in a file
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, type(error).__name__) from None
         # No path: it may spell a name, and this message reaches logs.
-        why = os.strerror(error.errno or 0)
+        why = os.strerror(error.errno)
         raise FmctError(
             f"the catalog's file cannot be read ({why}): mount the export or scan again"
         ) from None
     except Exception as error:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, type(error).__name__) from None
-    data.file_meta.TransferSyntaxUID = UID(transfer_syntax(data))
-    return data
-
-
-def _stored_values(data: pydicom.FileDataset) -> np.ndarray:
-    """Integer (rows, columns) stored values, sign-extended from Bits Stored."""
-    if data.get("SamplesPerPixel", 1) != 1:
-        raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
-    if "PixelData" not in data:
-        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the file ends before its pixel data")
-    try:
-        expected = data.Rows * data.Columns * data.BitsAllocated // 8
-        if not data.file_meta.TransferSyntaxUID.is_encapsulated and len(data.PixelData) < expected:
-            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(data.PixelData)} bytes of {expected}")
-        return data.pixel_array
-    except Rejection:
-        raise
-    except Exception as error:
-        # Decoders raise many types on a damaged stream; each means that this image is lost.
+        # Parsers and decoders raise many types on damaged bytes; each means that this image is lost.
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, type(error).__name__) from None
 
 
-def _rescale(data: pydicom.FileDataset) -> tuple[float, float]:
-    kind = str(data.get("RescaleType") or "").strip().upper()
+def _rescale(attributes: Mapping[str, Any]) -> tuple[float, float]:
+    kind = str(attributes.get("RescaleType", "")).strip().upper()
     if kind not in HOUNSFIELD_TYPES:
         raise Rejection(Reason.NOT_HOUNSFIELD, "Rescale Type is not HU")
     try:
-        slope, intercept = float(data.RescaleSlope), float(data.RescaleIntercept)
-    except (AttributeError, TypeError, ValueError):
+        slope, intercept = float(attributes["RescaleSlope"]), float(attributes["RescaleIntercept"])
+    except (KeyError, TypeError, ValueError):
         raise Rejection(Reason.NOT_HOUNSFIELD, "no Rescale Slope and Intercept") from None
     if not (np.isfinite([slope, intercept]).all() and slope > 0):
         raise Rejection(Reason.NOT_HOUNSFIELD, f"Rescale Slope {slope:g}, Intercept {intercept:g}")
     return slope, intercept
 
 
-def _padding(data: pydicom.FileDataset, dtype: np.dtype) -> tuple[int, int] | None:
+def _padding(attributes: Mapping[str, Any], dtype: np.dtype) -> tuple[int, int] | None:
     """Least and greatest stored value that is padding (PS3.3 C.7.5.1.1.2), or None."""
-    bounds = [data.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    bounds = [attributes.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     values = [_as_stored(value, dtype) for value in bounds if isinstance(value, int)]
     return (min(values), max(values)) if values and isinstance(bounds[0], int) else None
 

@@ -1,4 +1,4 @@
-"""Reading one file's DICOM header into a row of the catalog."""
+"""Reading one file's DICOM header into rows of the catalog: one, or one for each frame."""
 
 import math
 import os
@@ -10,6 +10,14 @@ import pydicom
 from pydicom import config as pydicom_config
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from preprocess.frames import (
+    PER_FRAME,
+    SHARED,
+    frame_attributes,
+    frame_count,
+    frame_position,
+    has_functional_groups,
+)
 from preprocess.reasons import Reason, Rejection
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -21,12 +29,17 @@ _TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("GantryDetectorTilt", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("Modality", "Manufacturer", "ManufacturerModelName", "StudyDescription", "SeriesDescription"),
-    *("ProtocolName", "BodyPartExamined", "PatientPosition", "ContrastBolusAgent"),
+    *("ProtocolName", "BodyPartExamined", "PatientPosition", "ContrastBolusAgent", "SpacingBetweenSlices"),
+    *("ContrastBolusAgentSequence", "AnatomicRegionSequence", SHARED, PER_FRAME),
 ]
 
 
-def read_header(path: Path) -> dict[str, Any] | None:
-    """The catalog's row of one file, or None for a file that is not a DICOM object.
+def read_header(path: Path) -> list[dict[str, Any]]:
+    """The catalog's rows of one file; none for a file that is not a DICOM object.
+
+    A multi-frame CT has a row for each frame (`Instance.frame`), with the geometry that its functional
+    groups or its Spacing Between Slices give; where they give none, and for other modalities, the file
+    has one row.
 
     Reads up to the pixel data. What a file is follows from its content, never from its name: the
     DICM prefix (PS3.10 section 7.1), or, for files stored without it, a data set that begins with
@@ -45,32 +58,75 @@ def read_header(path: Path) -> dict[str, Any] | None:
         raise Rejection(Reason.EMPTY_FILE, "the file has no bytes")
     prefixed = start[128:] == b"DICM"
     if not prefixed and start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
-        return None
+        return []
     try:
-        row = _read(path)
+        rows = _read(path)
     except OSError as error:
         raise Rejection(Reason.UNREADABLE_FILE, os.strerror(error.errno or 0)) from None
+    except Rejection:
+        raise
     except Exception as error:
         # Whatever a mutated header makes the parser raise, the file is broken and the scan goes on.
         if not prefixed:
-            return None
+            return []
         raise Rejection(Reason.BROKEN_HEADER, type(error).__name__) from None
-    if row is None:
-        return None
-    if not all(row[name] for name in ("study_uid", "series_uid", "sop_uid")):
+    if not all(row[name] for row in rows[:1] for name in ("study_uid", "series_uid", "sop_uid")):
         if not prefixed:
-            return None
+            return []
         raise Rejection(Reason.MISSING_UID, "no Study, Series or SOP Instance UID")
-    return row | {"path": os.fsencode(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    source = {"path": os.fsencode(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return [row | source for row in rows]
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> list[dict[str, Any]]:
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
         data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
-            return None
-        return _row(data)
+            return []
+        return _rows(data)
+
+
+def _rows(data: pydicom.FileDataset) -> list[dict[str, Any]]:
+    row = _row(data)
+    if row["modality"] != "CT":
+        return [row]
+    if has_functional_groups(data):
+        return [_grouped(data, row, frame) for frame in range(frame_count(data))]
+    step = _number(data, "SpacingBetweenSlices")
+    if row["frames"] > 1 and step:
+        positions = [
+            frame_position(row["position"], row["orientation"], step, frame)
+            for frame in range(frame_count(data))
+        ]
+        return [row | {"frame": frame, "position": position} for frame, position in enumerate(positions)]
+    if row["frames"] > 1:
+        row["position"] = None  # it would be the first frame's alone
+    return [row]
+
+
+def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str, Any]:
+    """What the functional groups say of a frame, in place of the whole object's `row`."""
+    groups = frame_attributes(data, frame)
+    values = {
+        "image_type": _words(groups, "FrameType"),
+        "acquisition_number": _integer(groups, "FrameAcquisitionNumber"),
+        "kernel": _text(groups, "ConvolutionKernel"),
+        "kvp": _number(groups, "KVP"),
+        "position": _numbers(groups, "ImagePositionPatient", 3),
+        "orientation": _numbers(groups, "ImageOrientationPatient", 6),
+        "pixel_spacing": _numbers(groups, "PixelSpacing", 2),
+        "thickness": _number(groups, "SliceThickness"),
+        "tilt": _number(groups, "GantryDetectorTilt"),
+        "body_part": row["body_part"] or _meaning(groups, "AnatomicRegionSequence"),
+    }
+    if row["frames"] > 1 and values["position"] is None:
+        row = row | {"position": None}  # the object's own would be one for all frames
+    return (
+        row
+        | {name: value for name, value in values.items() if value not in (None, "", [""])}
+        | {"frame": frame}
+    )
 
 
 def _row(data: pydicom.FileDataset) -> dict[str, Any]:
@@ -78,11 +134,12 @@ def _row(data: pydicom.FileDataset) -> dict[str, Any]:
         "sop_uid": _text(data, "SOPInstanceUID"),
         "sop_class": _text(data, "SOPClassUID"),
         "transfer_syntax": transfer_syntax(data),
-        "image_type": [part.strip().upper() for part in _text(data, "ImageType").split("\\")],
+        "image_type": _words(data, "ImageType"),
         "acquisition_number": _integer(data, "AcquisitionNumber"),
         "instance_number": _integer(data, "InstanceNumber"),
         "kernel": _text(data, "ConvolutionKernel"),
         "kvp": _number(data, "KVP"),
+        "frame": 0,
         "frames": _integer(data, "NumberOfFrames") or 1,
         "samples": _integer(data, "SamplesPerPixel"),
         "rows": _integer(data, "Rows"),
@@ -102,9 +159,9 @@ def _row(data: pydicom.FileDataset) -> dict[str, Any]:
         "study_description": _text(data, "StudyDescription"),
         "series_description": _text(data, "SeriesDescription"),
         "protocol": _text(data, "ProtocolName"),
-        "body_part": _text(data, "BodyPartExamined"),
+        "body_part": _text(data, "BodyPartExamined") or _meaning(data, "AnatomicRegionSequence"),
         "patient_position": _text(data, "PatientPosition"),
-        "contrast": _text(data, "ContrastBolusAgent"),
+        "contrast": _text(data, "ContrastBolusAgent") or _meaning(data, "ContrastBolusAgentSequence"),
     }
 
 
@@ -134,6 +191,16 @@ def _text(data: pydicom.Dataset, keyword: str) -> str:
     text = "\\".join(str(value) for value in _values(data, keyword))
     # Undecodable bytes of a wrong character set would not fit in UTF-8 columns.
     return text.replace("\0", "").encode(errors="replace").decode().strip()
+
+
+def _meaning(data: pydicom.Dataset, keyword: str) -> str:
+    """Code Meaning (0008,0104) of a code sequence's first item."""
+    items = _values(data, keyword)
+    return _text(items[0], "CodeMeaning") if items and isinstance(items[0], pydicom.Dataset) else ""
+
+
+def _words(data: pydicom.Dataset, keyword: str) -> list[str]:
+    return [part.strip().upper() for part in _text(data, keyword).split("\\")]
 
 
 def _numbers(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | None:

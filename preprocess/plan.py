@@ -142,7 +142,7 @@ class _Planned(NamedTuple):
 
 
 _COLUMNS = ["patient_id", "study_uid", "series_uid"]
-_INSTANCE_COLUMNS = ["sop_uid", "size", "mtime_ns", "rows", "columns", "frames"]
+_INSTANCE_COLUMNS = ["sop_uid", "size", "mtime_ns", "rows", "columns"]
 
 
 def _series(catalog: Path, names: Pseudonymizer) -> Iterator[_Planned]:
@@ -171,11 +171,9 @@ def _series(catalog: Path, names: Pseudonymizer) -> Iterator[_Planned]:
 
 def _instance_columns(values: pa.StructArray) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """SOP Instance UIDs, sizes, mtimes and numbers of pixels of a row group's instances."""
-    rows, columns, frames = (
-        values.field(name).fill_null(0).to_numpy() for name in ("rows", "columns", "frames")
-    )
+    rows, columns = (values.field(name).fill_null(0).to_numpy() for name in ("rows", "columns"))
     sizes, mtimes = (values.field(name).to_numpy() for name in ("size", "mtime_ns"))
-    return values.field("sop_uid").to_pylist(), sizes, mtimes, rows * columns * frames
+    return values.field("sop_uid").to_pylist(), sizes, mtimes, rows * columns
 
 
 def _task_bits(total: int, target: int) -> int:

@@ -19,7 +19,6 @@ class Reason(StrEnum):
     SECONDARY_CAPTURE = "secondary_capture"
     DERIVED = "derived"
     NOT_AXIAL = "not_axial"
-    MULTI_FRAME = "multi_frame"
 
     # Series, by how they were acquired.
     BONE_KERNEL = "bone_kernel"

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -84,17 +85,18 @@ def scan(
     instances = pa.concat_tables(tables)
     _require_ct(export, instances, rejected, skipped)
     series = series_table(instances)
+    objects = instances.filter(pc.equal(instances["frame"], 0))
     columns = list(zip(*sorted(rejected), strict=True)) or [(), (), ()]
     write_private_parquet(pa.table(list(map(list, columns)), schema=REJECTED_TABLE), rejected_path(catalog))
     write_catalog(catalog, series)
     return ScanSummary(
         files=done,
-        instances=len(instances),
+        instances=len(objects),
         series=len(series),
         ct_series=pc.sum(pc.equal(series["modality"], "CT")).as_py(),
         skipped=skipped,
         rejected=dict(sorted(Counter(reason for _, reason, _ in rejected).items())),
-        repeated_instances=len(instances) - len(pc.unique(instances["sop_uid"])),
+        repeated_instances=len(objects) - len(pc.unique(objects["sop_uid"])),
     )
 
 
@@ -154,17 +156,17 @@ def _read_batches(paths: Iterator[Path], workers: int) -> Iterator[tuple[_Found,
 
 
 def _read_batch(paths: list[Path]) -> _Found:
-    rows = []
+    rows: list[dict[str, Any]] = []
     rejected: list[tuple[bytes, Reason, str]] = []
+    skipped = 0
     for path in paths:
         try:
-            row = read_header(path)
+            found = read_header(path)
         except Rejection as rejection:
             rejected.append((os.fsencode(path), rejection.reason, rejection.detail))
             continue
-        if row is not None:
-            rows.append(row)
-    skipped = len(paths) - len(rows) - len(rejected)
+        rows += found
+        skipped += not found
     return _Found(pa.Table.from_pylist(rows, schema=INSTANCE_TABLE), rejected, skipped)
 
 

@@ -21,8 +21,6 @@ from preprocess.geometry import (
 from preprocess.kernels import kernel_class
 from preprocess.reasons import Reason, Rejection
 
-ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
-"""SOP classes Enhanced CT and Legacy Converted Enhanced CT Image Storage (PS3.4 B.5)."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class Secondary Capture Image Storage; its multi-frame kinds append one number."""
 DOSE_REPORT = "1.2.840.10008.5.1.4.1.1.88.67"
@@ -61,7 +59,9 @@ def select(series: Series, config: SelectConfig) -> Selected:
     if stray:
         dropped[Reason.INCONSISTENT_GEOMETRY] += stray
     groups = by_position(kept)
-    repeated = sum(len({i.sop_uid for i in group}) >= REPEATS_OF_A_SERIES_IN_TIME for group in groups)
+    repeated = sum(
+        len({(i.sop_uid, i.frame) for i in group}) >= REPEATS_OF_A_SERIES_IN_TIME for group in groups
+    )
     if 2 * repeated > len(groups):
         raise Rejection(Reason.REPEATED_POSITIONS, f"{repeated} of {len(groups)} positions repeat in time")
     require_stack(stack([group[0] for group in groups]), config)
@@ -120,8 +120,6 @@ def _kind(instance: Instance, config: SelectConfig) -> Reason | None:
     # DERIVED\PRIMARY alone is an axial image after filtering or lossy compression.
     if values[:2] == ("DERIVED", "SECONDARY") or _any(_DERIVED_WORDS, extra):
         return Reason.DERIVED
-    if instance.frames > 1 or instance.sop_class in ENHANCED_CT:
-        return Reason.MULTI_FRAME
     return None
 
 

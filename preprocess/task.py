@@ -148,7 +148,7 @@ def _volume_or_entry(series: Series, keys: _Keys, config: PreprocessConfig) -> V
 
 def _require_unchanged(series: Series, key: str) -> None:
     """Raise FmctError unless every file is as the scan saw it: geometry and digests come from there."""
-    for instance in series.instances:
+    for instance in {i.path: i for i in series.instances}.values():
         try:
             status = os.stat(instance.path)
         except OSError as error:

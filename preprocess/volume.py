@@ -8,7 +8,7 @@ import numpy as np
 from preprocess.catalog import Instance, Series
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.crop import head_grid
-from preprocess.decode import AIR_HU, Slice, decode, source_digest
+from preprocess.decode import AIR_HU, Decoder, Slice, source_digest
 from preprocess.geometry import Stack, missing_slices, stack
 from preprocess.kernels import kernel_class
 from preprocess.reasons import Reason, Rejection
@@ -74,24 +74,25 @@ def _decode(selected: Selected) -> tuple[list[Instance], list[Slice], Counter[Re
     decoded: list[Slice] = []
     dropped = Counter(selected.dropped)
     retaken = 0
-    for group in selected.positions:
-        distinct: dict[bytes, tuple[Instance, Slice]] = {}
-        for instance in sorted(group, key=_taken, reverse=True):
-            try:
-                one = decode(instance)
-            except Rejection as rejection:
-                dropped[rejection.reason] += 1
-                continue
-            if one.digest in distinct:
-                dropped[Reason.DUPLICATE_SLICE] += 1
-            distinct.setdefault(one.digest, (instance, one))
-        if distinct:
-            # A technologist repeats a slice because the first was bad, so the last one taken stays.
-            instance, one = next(iter(distinct.values()))
-            instances.append(instance)
-            decoded.append(one)
-            retaken += len(distinct) > 1
-            dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
+    with Decoder() as decoder:
+        for group in selected.positions:
+            distinct: dict[bytes, tuple[Instance, Slice]] = {}
+            for instance in sorted(group, key=_taken, reverse=True):
+                try:
+                    one = decoder.decode(instance)
+                except Rejection as rejection:
+                    dropped[rejection.reason] += 1
+                    continue
+                if one.digest in distinct:
+                    dropped[Reason.DUPLICATE_SLICE] += 1
+                distinct.setdefault(one.digest, (instance, one))
+            if distinct:
+                # A technologist repeats a slice because the first was bad, so the last one taken stays.
+                instance, one = next(iter(distinct.values()))
+                instances.append(instance)
+                decoded.append(one)
+                retaken += len(distinct) > 1
+                dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
     if retaken > RETAKEN * len(selected.positions):
         raise Rejection(
             Reason.REPEATED_POSITIONS,
@@ -100,11 +101,12 @@ def _decode(selected: Selected) -> tuple[list[Instance], list[Slice], Counter[Re
     return instances, decoded, dropped
 
 
-def _taken(instance: Instance) -> tuple[int, int, str, str]:
+def _taken(instance: Instance) -> tuple[int, int, int, str, str]:
     """Sorts instances by when they were acquired."""
     return (
         instance.acquisition_number or 0,
         instance.instance_number or 0,
+        instance.frame,
         instance.sop_uid,
         str(instance.path),
     )

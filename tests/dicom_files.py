@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from preprocess.catalog import Series, read_catalog
 from preprocess.scan import scan
@@ -100,6 +100,65 @@ class Acquisition:
             stored = np.rint(hu(self.points(position))).astype(np.int16)
             save(ct_image(stored, **self.attributes(position)), folder / name)
         return folder
+
+    def write_frames(
+        self,
+        path: Path,
+        hu: Function,
+        enhanced: bool,
+        order: Iterable[int] | None = None,
+        **attributes: object,
+    ) -> FileDataset:
+        """All slices as frames of one file; an enhanced one's stand in `order`, with a rescale slope each."""
+        order = list(range(len(self.positions)) if order is None else order)
+        images = [ct_image(np.rint(hu(self.points(self.positions[k]))).astype(np.int16)) for k in order]
+        data = images[0]
+        data.NumberOfFrames = len(order)
+        data.PixelData = b"".join(image.PixelData for image in images)
+        places = [self.attributes(self.positions[k]) for k in order]
+        if enhanced:
+            _group_frames(data, places)
+        else:
+            normal = np.cross(self.column_step, self.row_step)
+            data.update(_dataset(**places[0]))
+            data.SpacingBetweenSlices = f"{(self.positions[1] - self.positions[0]) @ normal:.9g}"
+        data.update(_dataset(**attributes))
+        save(data, path)
+        return data
+
+
+def _group_frames(data: FileDataset, places: list[dict[str, object]]) -> None:
+    """Move what functional groups hold (PS3.3 C.7.6.16, C.8.15.3) into them; plane and rescale a frame."""
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    data.SharedFunctionalGroupsSequence = [
+        _dataset(
+            CTReconstructionSequence=[_dataset(ConvolutionKernel=data.ConvolutionKernel)],
+            CTXRayDetailsSequence=[_dataset(KVP=data.KVP)],
+            PixelMeasuresSequence=[_dataset(SliceThickness=5, PixelSpacing=places[0]["PixelSpacing"])],
+            PlaneOrientationSequence=[_dataset(ImageOrientationPatient=places[0]["ImageOrientationPatient"])],
+        )
+    ]
+    data.PerFrameFunctionalGroupsSequence = [
+        _dataset(
+            PlanePositionSequence=[_dataset(ImagePositionPatient=place["ImagePositionPatient"])],
+            FrameContentSequence=[_dataset(FrameAcquisitionNumber=1)],
+            CTImageFrameTypeSequence=[_dataset(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])],
+            PixelValueTransformationSequence=[_dataset(RescaleSlope=1, RescaleIntercept=0, RescaleType="HU")],
+        )
+        for place in places
+    ]
+    for name in (
+        *("ConvolutionKernel", "KVP", "SliceThickness", "PixelSpacing", "ImageOrientationPatient"),
+        *("ImagePositionPatient", "RescaleSlope", "RescaleIntercept"),
+    ):
+        delattr(data, name)
+
+
+def _dataset(**attributes: object) -> Dataset:
+    data = Dataset()
+    for name, value in attributes.items():
+        setattr(data, name, value)
+    return data
 
 
 def axial(

@@ -16,11 +16,17 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from preprocess.decode import AIR_HU, LEAST_HU, Slice, decode
+from preprocess.catalog import Instance
+from preprocess.decode import AIR_HU, LEAST_HU, Decoder, Slice
 from preprocess.reasons import Reason, Rejection
 from shards.errors import FmctError
 
 STORED = np.random.default_rng(0).integers(0, 3000, (64, 96)).astype(np.uint16)
+
+
+def decode(instance: Instance) -> Slice:
+    with Decoder() as decoder:
+        return decoder.decode(instance)
 
 
 def decoded(data: FileDataset, folder: Path) -> Slice:

@@ -1,0 +1,115 @@
+"""An open DICOM image: its description is read once, its frames are decoded one at a time."""
+
+import io
+import struct
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.encaps import encapsulate, get_frame, parse_fragments
+from pydicom.pixels import as_pixel_options, get_decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
+
+from preprocess.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
+from preprocess.header import transfer_syntax
+from preprocess.reasons import Reason, Rejection
+
+_VALUE_TAGS = [
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType"),
+]
+_TAGS = [
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
+    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
+    *("ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUE_TAGS),
+]
+_LONG_VRS = (b"OB", b"OW", b"UN")
+"""VRs that pixel data bear; their length has four bytes after two reserved ones (PS3.5 section 7.1.2)."""
+
+
+class ImageFile:
+    """The images in one DICOM file, which the caller keeps open as long as this is used.
+
+    Whatever is wrong with the file raises one of pydicom's, its decoders' or struct's many exceptions, or
+    Rejection where the reason is known.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        syntax = UID(transfer_syntax(data))
+        if syntax == DeflatedExplicitVRLittleEndian:
+            file.seek(0)
+            pixels = pydicom.dcmread(file, force=True, specific_tags=["PixelData"]).get("PixelData") or b""
+            file, vr, self._length = io.BytesIO(pixels), "OW", len(pixels)
+        else:
+            vr, self._length = _enter_pixel_data(file, *data.original_encoding)
+        self._data, self._syntax, self._file, self._start = data, syntax, file, file.tell()
+        self._frames = frame_count(data)
+        if syntax.is_encapsulated:
+            _require_fragments(file)
+        self._options = as_pixel_options(
+            data, transfer_syntax_uid=syntax, pixel_keyword="PixelData", pixel_vr=vr
+        )
+
+    def attributes(self, frame: int) -> dict[str, Any]:
+        """A frame's `_VALUE_TAGS` by its functional groups, else the object's; without the absent ones."""
+        grouped = frame_attributes(self._data, frame) if has_functional_groups(self._data) else self._data
+        found = {name: grouped.get(name, self._data.get(name)) for name in _VALUE_TAGS}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def stored(self, frame: int) -> np.ndarray:
+        """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored."""
+        if self._data.get("SamplesPerPixel", 1) != 1:
+            raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
+        encoded = self._encoded(frame)
+        decoder = get_decoder(self._syntax)
+        allocated, stored, high = (self._data[n].value for n in ("BitsAllocated", "BitsStored", "HighBit"))
+        # Pixels that do not begin at bit 0 (PS3.5 section 8.1.1, old equipment); a JPEG codec's always do.
+        raised = stored <= high < allocated and (decoder.is_native or self._syntax == RLELossless)
+        options = self._options | {"number_of_frames": 1, "correct_unused_bits": not raised}
+        values, _ = decoder.as_array(encoded, index=0, raw=True, **options)
+        return (values << (allocated - 1 - high)) >> (allocated - stored) if raised else values
+
+    def _encoded(self, frame: int) -> bytes:
+        """The bytes of one frame, as pixel data of its own."""
+        self._file.seek(self._start)
+        if self._syntax.is_encapsulated:
+            offsets = self._options.get("extended_offsets")
+            one = get_frame(self._file, frame, extended_offsets=offsets, number_of_frames=self._frames)
+            return encapsulate([one], has_bot=False)
+        size = self._data.Rows * self._data.Columns * self._data.BitsAllocated // 8
+        self._file.seek(frame * size, io.SEEK_CUR)
+        found = self._file.read(min(size, max(self._length - frame * size, 0)))
+        if len(found) < size:
+            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(found)} bytes of {size}")
+        return found
+
+
+def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str, int]:
+    """Go to the value of the element that comes next, Pixel Data (7FE0,0010); returns VR and length."""
+    endian = "<" if little else ">"
+    head = file.read(8)
+    if len(head) < 8:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the file ends before its pixel data")
+    if struct.unpack(endian + "HH", head[:4]) != (0x7FE0, 0x0010):
+        raise Rejection(Reason.NOT_HOUNSFIELD, "floating-point pixel data")
+    if implicit or head[4:6] not in _LONG_VRS:
+        return "OW", struct.unpack(endian + "L", head[4:])[0]
+    return head[4:6].decode(), struct.unpack(endian + "L", file.read(4))[0]
+
+
+def _require_fragments(file: BinaryIO) -> None:
+    """Raise Rejection(truncated_pixel_data) unless all fragments of encapsulated pixel data are whole.
+
+    Decoders fill in what a cut stream lacks. A missing end of the sequence costs no pixels.
+    """
+    start = file.tell()
+    # The first item is the offset table (PS3.5 section A.4).
+    count, offsets = parse_fragments(file)
+    if count < 2:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "no fragment of encapsulated pixel data")
+    file.seek(offsets[-1] + 4)
+    end = offsets[-1] + 8 + struct.unpack("<L", file.read(4))[0]
+    size = file.seek(0, io.SEEK_END)
+    if end > size:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the last fragment lacks {end - size} bytes")
+    file.seek(start)
