@@ -85,9 +85,14 @@ class Dataset:
             return self._read_stored(i, shape, start, stop)
 
     def content_digest(self) -> str:
-        """SHA-256 over the volumes' keys and CRC-32s in order: the same volumes, the same in any format."""
+        """SHA-256 over the volumes' keys and CRC-32s in order, and how many each shard holds.
+
+        The same volumes in the same shards give the same digest in any format; the order of training
+        depends on no more.
+        """
         columns = zip(self.index["key"].to_pylist(), self.index["crc32"].to_pylist(), strict=True)
-        text = "\n".join(f"{key} {crc:08x}" for key, crc in columns)
+        lines = [f"{key} {crc:08x}" for key, crc in columns]
+        text = "\n".join(lines + [str(shard.volumes) for shard in self.info.shards])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def shard_file(self, i: int) -> Path:

@@ -69,7 +69,7 @@ class Loader:
             FmctError: the dataset can't be opened, or the batch can't be shared out evenly.
         """
         self.dataset = Dataset.open(data.path)
-        order = Order(seed, len(self.dataset), global_batch)
+        order = Order.of(self.dataset, seed, global_batch)
         self._share = Share(order, rank, world_size, accumulate)
         if self._share.micro_batch != micro_batch:
             raise ValueError(

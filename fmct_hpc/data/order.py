@@ -2,20 +2,32 @@
 
 The samples of epoch 0, then of epoch 1, and so on form one endless sequence; the global batch of
 step s is its slice [s·batch, (s+1)·batch). A batch may straddle two epochs, so that every sample
-appears exactly once an epoch and none is dropped. An epoch's order is a format-preserving
-permutation, computed entry by entry, so that a data set of any size costs no memory.
+appears exactly once an epoch and none is dropped.
+
+An epoch permutes the shards, then the volumes within windows of a few shards, and cuts the result
+into lanes of equal length, one for each slot of the global batch or for a few neighbouring ones: a
+slot walks along its lane. A rank takes neighbouring slots, so that it reads few shards at a time and
+few others read them too, and still a batch has volumes of many shards. Memory is one number a shard;
+permutations are computed entry by entry. docs/architecture.md has the figures.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
+from shards.dataset import Dataset
 from shards.errors import FmctError
+
+MIXED_SHARDS = 256
+"""Lanes times shards in a window: how many shards the batches of some time are drawn from."""
 
 # Luby and Rackoff 1988 need 4 rounds of ideal round functions; on the few bits of a small data set
 # a few more even out what the round function is not.
 _ROUNDS = 8
 _STREAM = int.from_bytes(b"order")
+_SUBSTITUTE_STREAM = int.from_bytes(b"instead")
 
 
 @dataclass(frozen=True)
@@ -24,13 +36,23 @@ class Order:
 
     Attributes:
         seed: the run's seed.
-        samples: volumes in the data set.
+        shards: volumes of each shard, in the dataset's order.
         batch: volumes in the global batch of a step.
     """
 
     seed: int
-    samples: int
+    shards: tuple[int, ...]
     batch: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, seed: int, batch: int) -> "Order":
+        """The order of a dataset's volumes."""
+        return cls(seed, tuple(shard.volumes for shard in dataset.info.shards), batch)
+
+    @property
+    def samples(self) -> int:
+        """Volumes in an epoch."""
+        return sum(self.shards)
 
     def indices(self, step: int) -> np.ndarray:
         """Dataset indices of the global batch of `step`, int64 (batch,)."""
@@ -50,8 +72,46 @@ class Order:
         indices = np.empty_like(places)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            indices[chosen] = _permute(places[chosen], self.samples, self.seed, int(epoch))
+            ranks = self._along_lanes(places[chosen], int(epoch))
+            indices[chosen] = _layout(self.seed, self.shards, self._window, int(epoch)).permute(ranks)
         return epochs, indices
+
+    def substitute(self, position: int, attempt: int) -> int:
+        """Dataset index of the volume that takes a place whose own can't be read.
+
+        `attempt` counts from 0: the volume drawn first may be damaged too.
+        """
+        philox = np.random.Philox(key=[self.seed, _SUBSTITUTE_STREAM], counter=[0, 0, attempt, position])
+        return int(np.random.Generator(philox).integers(self.samples))
+
+    @property
+    def _lanes(self) -> int:
+        return min(self.batch, MIXED_SHARDS)
+
+    @property
+    def _window(self) -> int:
+        """Shards in a window."""
+        return -(-MIXED_SHARDS // self._lanes)
+
+    def _along_lanes(self, places: np.ndarray, epoch: int) -> np.ndarray:
+        """Ranks in the epoch's permutation, int64 (n,), of its `places` (n,) in time.
+
+        Lanes lie one after another in the permutation. A lane belongs to the slots [low, high) of
+        every batch, and its volumes are taken in the order of time.
+        """
+        first = epoch * self.samples % self.batch  # the slot in which the epoch begins
+        now = first + places
+        lane = now % self.batch * self._lanes // self.batch
+        low, high = (-(-bound * self.batch // self._lanes) for bound in (lane, lane + 1))
+
+        def below(slot: np.ndarray, time: int | np.ndarray) -> np.ndarray:
+            """How many places before `time` have a slot below `slot`."""
+            counted: np.ndarray = time // self.batch * slot + np.minimum(time % self.batch, slot)
+            return counted
+
+        before = below(low, first + self.samples) - below(low, first)
+        in_lane = below(high, now) - below(low, now) - (below(high, first) - below(low, first))
+        return before + in_lane
 
     def _positions(self, step: int) -> np.ndarray:
         return np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)
@@ -96,25 +156,60 @@ class Share:
         return np.arange(start, start + self.micro_batch, dtype=np.int64)
 
 
-def _permute(places: np.ndarray, samples: int, seed: int, epoch: int) -> np.ndarray:
-    """Permute `places`, int64 (n,) in [0, samples), by the order of `epoch`.
+class _Layout(NamedTuple):
+    """An epoch's shards, permuted."""
 
-    A balanced Feistel network permutes [0, 4^k) ⊇ [0, samples); values that land outside walk on
+    firsts: np.ndarray
+    """int64 (shards,): dataset index of the first volume of the shards, in permuted order."""
+    starts: np.ndarray
+    """int64 (shards + 1,): their first ranks in the epoch, and the number of samples."""
+    windows: np.ndarray
+    """int64 (windows + 1,): the first ranks of the windows, and the number of samples."""
+    keys: np.ndarray
+    """uint64 (_ROUNDS,)."""
+
+    def permute(self, ranks: np.ndarray) -> np.ndarray:
+        """Dataset indices at `ranks`, int64 (n,) in [0, samples)."""
+        window = np.searchsorted(self.windows, ranks, "right") - 1
+        start = self.windows[window]
+        keys = _mix(self.keys[:, None] ^ _mix(window.astype(np.uint64) + np.uint64(1)))
+        ranks = start + _permute(ranks - start, self.windows[window + 1] - start, keys)
+        shard = np.searchsorted(self.starts, ranks, "right") - 1
+        indices: np.ndarray = self.firsts[shard] + ranks - self.starts[shard]
+        return indices
+
+
+@lru_cache(maxsize=4)
+def _layout(seed: int, shards: tuple[int, ...], window: int, epoch: int) -> _Layout:
+    sizes = np.array(shards, np.int64)
+    keys = np.random.Philox(key=[seed, _STREAM], counter=[0, 0, 0, epoch]).random_raw(2 * _ROUNDS)
+    numbers = np.arange(len(sizes))
+    permuted = _permute(numbers, np.full_like(numbers, len(sizes)), keys[:_ROUNDS, None])
+    starts = np.concatenate([[0], np.cumsum(sizes[permuted])])
+    windows = np.append(starts[:-1:window], starts[-1])
+    return _Layout((np.cumsum(sizes) - sizes)[permuted], starts, np.unique(windows), keys[_ROUNDS:])
+
+
+def _permute(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Permute each of `places`, int64 (n,), within its [0, size) of `sizes` (n,), int64 (n,).
+
+    A balanced Feistel network permutes [0, 4^k) ⊇ [0, size); values that land outside walk on
     along their cycle until they are inside (Black and Rogaway 2002, "Ciphers with Arbitrary
-    Finite Domains", section 4: prefix and cycle-walking ciphers).
+    Finite Domains", section 4: prefix and cycle-walking ciphers). `keys`, uint64 (rounds, n or 1).
     """
-    half = max(1, ((samples - 1).bit_length() + 1) // 2)
-    keys = np.random.Philox(key=[seed, _STREAM], counter=[0, 0, 0, epoch]).random_raw(_ROUNDS)
-    values = _feistel(places.astype(np.uint64), np.uint64(half), keys)
-    outside = np.flatnonzero(values >= samples)
+    bits = np.frexp((sizes - 1).astype(np.float64))[1]
+    half = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    keys = np.broadcast_to(keys, (len(keys), len(places)))
+    values = _feistel(places.astype(np.uint64), half, keys)
+    outside = np.flatnonzero(values >= sizes)
     while outside.size:
-        values[outside] = _feistel(values[outside], np.uint64(half), keys)
-        outside = outside[values[outside] >= samples]
+        values[outside] = _feistel(values[outside], half[outside], keys[:, outside])
+        outside = outside[values[outside] >= sizes[outside]]
     return values.astype(np.int64)
 
 
-def _feistel(values: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarray:
-    """A permutation of [0, 4^half): `values` uint64 (n,), one uint64 key a round."""
+def _feistel(values: np.ndarray, half: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """A permutation of [0, 4^half) for each of `values` uint64 (n,); `keys` uint64 (rounds, n)."""
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
     for key in keys:

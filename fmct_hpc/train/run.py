@@ -34,7 +34,7 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Ma
     dataset, or its checkpoints are all damaged.
     """
     dataset = Dataset.open(config.data.path)
-    order = Order(config.run.seed, len(dataset), config.run.batch)
+    order = Order.of(dataset, config.run.seed, config.run.batch)
     _ = Share(order, 0, world_size, config.engine.accumulate).micro_batch
     _require_same_configuration(config, run)
     found = newest(run)

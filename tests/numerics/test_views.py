@@ -168,7 +168,7 @@ def test_one_read_serves_every_view_as_if_cut_from_the_padded_field(shape):
         local_crop_mm=(8, 32),
     )
     volume = head(shape)
-    source = ViewSource(OneVolume(volume, (1.0, 1.0, 1.0)), data, Share(Order(0, 1, 1), 0, 1, 1), 0)
+    source = ViewSource(OneVolume(volume, (1.0, 1.0, 1.0)), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
     start = [-((64 - n) // 2) if n <= 64 else n // 2 - 32 for n in shape]
     field = crop_with_air(volume, tuple(start), (64, 64, 64))
     for epoch in range(8):

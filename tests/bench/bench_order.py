@@ -1,0 +1,66 @@
+"""The order of samples and what it costs storage, simulated: `python tests/bench/bench_order.py`.
+
+361,663 volumes of about 7 MB in shards of about 2 GB, nodes of 8 ranks, one epoch. Beside the order by
+lanes, a plain permutation of all volumes. A node's cache holds a tenth of the shards, least recently
+used out, and counts a hit where a volume's shard is there.
+"""
+
+from collections import OrderedDict
+
+import numpy as np
+
+from fmct_hpc.data.order import Order
+
+VOLUMES = 361_663
+RANKS_A_NODE = 8
+
+
+def main() -> None:
+    random = np.random.default_rng(0)
+    shards = random.integers(240, 340, 1245)
+    shards[-1] += VOLUMES - shards.sum()
+    shard_of = np.repeat(np.arange(len(shards)), shards)
+    size = random.lognormal(0, 0.3, VOLUMES) * random.normal(7e6, 7e5, len(shards))[shard_of]
+    print(f"{len(shards)} shards; columns: shards fetched by nodes; used by a node within 50 steps;")
+    print("behind one batch; hits of a node's cache; bytes a rank, greatest to mean")
+    for batch, ranks in ((256, 64), (1024, 1024), (1024, 64), (32, 8)):
+        positions = np.arange(VOLUMES)
+        lanes = Order(0, tuple(shards.tolist()), batch).at(positions)[1]
+        for name, indices in (("lanes", lanes), ("plain", random.permutation(VOLUMES))):
+            rank = positions % batch * ranks // batch
+            row = figures(shard_of[indices], size[indices], rank, batch, len(shards))
+            print(f"batch {batch:5d}, {ranks:5d} ranks, {name}: {row}", flush=True)
+
+
+def figures(shard: np.ndarray, size: np.ndarray, rank: np.ndarray, batch: int, shards: int) -> str:
+    """One row; arrays (volumes,) in the order of the epoch."""
+    node = rank // RANKS_A_NODE
+    fetched = len(np.unique(node * shards + shard))
+    starts = range(0, len(shard) - 50 * batch, max(1, len(shard) // batch // 10) * batch)
+    steps = [slice(first, first + 50 * batch) for first in starts]
+    live = np.mean([len(np.unique(shard[s][node[s] == 0])) for s in steps])
+    behind = np.mean([len(np.unique(shard[s.start : s.start + batch])) for s in steps])
+    read = np.bincount(rank, size)
+    return (
+        f"{fetched:7d} ({fetched / shards:5.1f}x) {live:6.0f} {behind:6.0f} "
+        f"{hit_rate(shard[node == 0], shards // 10):7.1%} {read.max() / read.mean():6.2f}"
+    )
+
+
+def hit_rate(used: np.ndarray, capacity: int) -> float:
+    """Share of uses that find their shard in a least-recently-used cache of `capacity` shards."""
+    cache: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    for shard in used.tolist():
+        if shard in cache:
+            hits += 1
+            cache.move_to_end(shard)
+            continue
+        cache[shard] = None
+        if len(cache) > capacity:
+            cache.popitem(last=False)
+    return hits / len(used)
+
+
+if __name__ == "__main__":
+    main()
