@@ -143,7 +143,7 @@ def trace(
     series = trace_key(catalog, key_file, key)
     typer.echo(f"series {series.series_uid}, study {series.study_uid}, {len(series.instances)} instances:")
     for instance in series.instances:
-        typer.echo(f"  {instance.path}")
+        typer.echo(f"  {instance.path}" + (f", member {instance.member}" if instance.member else ""))
 
 
 @shards_app.command("info")

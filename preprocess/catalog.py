@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from preprocess.sources import Source
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 
@@ -24,14 +25,14 @@ ROW_GROUP_SERIES = 512
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One image, a DICOM file or a frame of one: the header facts that selection and geometry need.
+    """One image, a DICOM object or a frame of one: the header facts that selection and geometry need.
 
     DICOM tags stand in brackets; a frame's facts are those of its functional groups.
     """
 
-    path: Path
-    size: int  # bytes
-    mtime_ns: int
+    path: Path  # of the file, or of the archive that holds it
+    size: int  # bytes of the object, unpacked
+    mtime_ns: int  # of the file at `path`
     sop_uid: str  # SOP Instance UID (0008,0018)
     sop_class: str  # SOP Class UID (0008,0016)
     transfer_syntax: str  # Transfer Syntax UID (0002,0010)
@@ -50,6 +51,14 @@ class Instance:
     thickness: float | None  # Slice Thickness (0018,0050), mm
     tilt: float | None  # Gantry/Detector Tilt (0018,1120), degrees; its sign differs by vendor
     frame: int = 0  # its place in the file, from 0; a file whose frames cannot be placed is one instance
+    member: str = ""  # name in the archive; this and the next two as `Source` says
+    offset: int = 0
+    archive_size: int = 0
+
+    @property
+    def source(self) -> Source:
+        """Where its bytes lie."""
+        return Source(self.path, self.size, self.mtime_ns, self.member, self.offset, self.archive_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +97,8 @@ class Series:
 
     @property
     def bytes(self) -> int:
-        """Size of the series' files."""
-        return sum({i.path: i.size for i in self.instances}.values())
+        """Size of the series' objects."""
+        return sum(source.size for source in {i.source for i in self.instances})
 
     @property
     def repeated_sop_uids(self) -> int:
@@ -127,6 +136,9 @@ _INSTANCE_TYPES: dict[str, pa.DataType] = {
     "thickness": pa.float64(),
     "tilt": pa.float64(),
     "frame": pa.int64(),
+    "member": pa.binary(),
+    "offset": pa.int64(),
+    "archive_size": pa.int64(),
 }
 _SERIES_NAMES = tuple(f.name for f in fields(Series) if f.name != "instances")
 INSTANCE_TABLE = pa.schema(
@@ -139,11 +151,11 @@ INSTANCE_TABLE = pa.schema(
 def series_table(instances: pa.Table) -> pa.Table:
     """Group flat `INSTANCE_TABLE` rows into one row a series with its instances nested.
 
-    Rows are ordered by (patient, study, series) and instances by (SOP Instance UID, path, frame), so
-    the result does not depend on the order in which files were found. Patient and study belong to the
+    Rows are ordered by (patient, study, series) and instances by (SOP Instance UID, path, offset, frame),
+    so the result does not depend on the order in which files were found. Patient and study belong to the
     group's key: a series UID that two patients share (careless anonymisation) stays two series.
     """
-    order = [(name, "ascending") for name in (*_SERIES_KEY, "sop_uid", "path", "frame")]
+    order = [(name, "ascending") for name in (*_SERIES_KEY, "sop_uid", "path", "offset", "frame")]
     flat = instances.sort_by(order).combine_chunks()
     starts = _group_starts(flat)
     nested = pa.StructArray.from_arrays(
@@ -225,7 +237,7 @@ _TUPLES = ("image_type", "position", "orientation", "pixel_spacing")
 
 
 def _instance(row: dict[str, Any]) -> Instance:
-    row["path"] = Path(os.fsdecode(row["path"]))
+    row["path"], row["member"] = Path(os.fsdecode(row["path"])), os.fsdecode(row["member"])
     for name in _TUPLES:
         if row[name] is not None:
             row[name] = tuple(row[name])

@@ -5,10 +5,9 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,6 +16,7 @@ from pydicom import config as pydicom_config
 from preprocess.catalog import Instance
 from preprocess.image_file import ImageFile
 from preprocess.reasons import Reason, Rejection
+from preprocess.sources import Source, open_source
 from shards.errors import FmctError
 
 AIR_HU = -1000
@@ -46,8 +46,8 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        self._path: Path | None = None
-        self._file: BinaryIO | None = None
+        self._source: Source | None = None
+        self._file = ExitStack()
         self._image: ImageFile | Exception | None = None
 
     def __enter__(self) -> "Decoder":
@@ -70,10 +70,10 @@ class Decoder:
             # Headers that bend the standard are told of by warnings; the rules below decide.
             warnings.simplefilter("ignore")
             with _reading():
-                attributes = self._open(instance.path).attributes(instance.frame)
+                attributes = self._open(instance.source).attributes(instance.frame)
             slope, intercept = _rescale(attributes)
             with _reading():
-                stored = self._open(instance.path).stored(instance.frame)
+                stored = self._open(instance.source).stored(instance.frame)
         if stored.shape != (instance.rows, instance.columns):
             raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix is not the catalog's")
         digest = hashlib.sha256(stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes())
@@ -81,13 +81,13 @@ class Decoder:
         padding = _padding(attributes, stored.dtype)
         return Slice(_to_hu(stored, slope, intercept, padding), digest.digest())
 
-    def _open(self, path: Path) -> ImageFile:
-        if path != self._path or self._image is None:
+    def _open(self, source: Source) -> ImageFile:
+        if source != self._source or self._image is None:
             self._close()
-            self._file = path.open("rb")
-            self._path = path
+            file = self._file.enter_context(open_source(source))
+            self._source = source
             try:
-                self._image = ImageFile(self._file)
+                self._image = ImageFile(file)
             except Exception as error:
                 self._image = error  # for the other frames, which would find it again, one parse each
         if isinstance(self._image, Exception):
@@ -95,9 +95,8 @@ class Decoder:
         return self._image
 
     def _close(self) -> None:
-        if self._file:
-            self._file.close()
-        self._path = self._file = self._image = None
+        self._file.close()
+        self._source = self._image = None
 
 
 @contextmanager

@@ -1,10 +1,9 @@
-"""Reading one file's DICOM header into rows of the catalog: one, or one for each frame."""
+"""Reading one object's DICOM header into rows of the catalog: one, or one for each frame."""
 
 import math
 import os
 import warnings
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config as pydicom_config
@@ -19,6 +18,7 @@ from preprocess.frames import (
     has_functional_groups,
 )
 from preprocess.reasons import Reason, Rejection
+from preprocess.sources import Source
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR: an index of files, not an object."""
@@ -34,36 +34,30 @@ _TAGS = [
 ]
 
 
-def read_header(path: Path) -> list[dict[str, Any]]:
-    """The catalog's rows of one file; none for a file that is not a DICOM object.
+def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
+    """The catalog's rows of an opened object; none for what is not a DICOM object.
 
     A multi-frame CT has a row for each frame (`Instance.frame`), with the geometry that its functional
-    groups or its Spacing Between Slices give; where they give none, and for other modalities, the file
+    groups or its Spacing Between Slices give; where they give none, and for other modalities, the object
     has one row.
 
-    Reads up to the pixel data. What a file is follows from its content, never from its name: the
-    DICM prefix (PS3.10 section 7.1), or, for files stored without it, a data set that begins with
+    Reads up to the pixel data. What an object is follows from its content, never from its name: the
+    DICM prefix (PS3.10 section 7.1), or, where it is stored without it, a data set that begins with
     group 0002 or 0008 and identifies itself.
 
-    Raises Rejection for a file that claims to be DICOM and cannot be used: empty_file,
-    unreadable_file, broken_header, missing_uid.
+    Raises Rejection for one that claims to be DICOM and cannot be used (empty_file, broken_header,
+    missing_uid), and OSError where the file cannot be read.
     """
-    try:
-        status = path.stat()
-        with path.open("rb") as file:
-            start = file.read(132)
-    except OSError as error:
-        raise Rejection(Reason.UNREADABLE_FILE, os.strerror(error.errno or 0)) from None
+    start = file.read(132)
     if not start:
         raise Rejection(Reason.EMPTY_FILE, "the file has no bytes")
     prefixed = start[128:] == b"DICM"
     if not prefixed and start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         return []
+    file.seek(0)
     try:
-        rows = _read(path)
-    except OSError as error:
-        raise Rejection(Reason.UNREADABLE_FILE, os.strerror(error.errno or 0)) from None
-    except Rejection:
+        rows = _read(file)
+    except (OSError, Rejection):
         raise
     except Exception as error:
         # Whatever a mutated header makes the parser raise, the file is broken and the scan goes on.
@@ -74,14 +68,15 @@ def read_header(path: Path) -> list[dict[str, Any]]:
         if not prefixed:
             return []
         raise Rejection(Reason.MISSING_UID, "no Study, Series or SOP Instance UID")
-    source = {"path": os.fsencode(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return [row | source for row in rows]
+    place = {name: getattr(source, name) for name in ("size", "mtime_ns", "offset", "archive_size")}
+    place |= {"path": os.fsencode(source.path), "member": os.fsencode(source.member)}
+    return [row | place for row in rows]
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(file: BinaryIO) -> list[dict[str, Any]]:
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
-        data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
             return []
         return _rows(data)

@@ -11,6 +11,11 @@ class Reason(StrEnum):
     EMPTY_FILE = "empty_file"
     BROKEN_HEADER = "broken_header"
     MISSING_UID = "missing_uid"
+    ENCRYPTED_ARCHIVE = "encrypted_archive"
+    DAMAGED_ARCHIVE = "damaged_archive"
+    NESTED_ARCHIVE = "nested_archive"
+    UNSUPPORTED_ARCHIVE = "unsupported_archive"
+    ARCHIVE_BOMB = "archive_bomb"
 
     # Series, by what they are.
     NOT_CT = "not_ct"

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from preprocess.catalog import INSTANCE_TABLE, series_table, write_catalog, write_private_parquet
 from preprocess.header import read_header
 from preprocess.reasons import Reason, Rejection
+from preprocess.sources import HEADER_BUFFER, START_BYTES, Source, archive_kind, archive_members, file_source
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
@@ -161,13 +162,32 @@ def _read_batch(paths: list[Path]) -> _Found:
     skipped = 0
     for path in paths:
         try:
-            found = read_header(path)
-        except Rejection as rejection:
-            rejected.append((os.fsencode(path), rejection.reason, rejection.detail))
-            continue
-        rows += found
-        skipped += not found
+            for source, file in _objects(path):
+                try:
+                    if isinstance(file, Rejection):
+                        raise file
+                    found = read_header(file, source)
+                except Rejection as rejection:
+                    where = os.fsencode(path / source.member)
+                    rejected.append((where, rejection.reason, rejection.detail))
+                    continue
+                rows += found
+                skipped += not found
+        except OSError as error:
+            rejected.append((os.fsencode(path), Reason.UNREADABLE_FILE, os.strerror(error.errno or 0)))
     return _Found(pa.Table.from_pylist(rows, schema=INSTANCE_TABLE), rejected, skipped)
+
+
+def _objects(path: Path) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    """The file, or the members of the archive that it is."""
+    with path.open("rb", HEADER_BUFFER) as file:
+        status = os.fstat(file.fileno())
+        kind = archive_kind(file.read(START_BYTES))
+        if kind:
+            yield from archive_members(path, kind, status)
+        else:
+            file.seek(0)
+            yield file_source(path, status), file
 
 
 def _require_ct(

@@ -148,13 +148,13 @@ def _volume_or_entry(series: Series, keys: _Keys, config: PreprocessConfig) -> V
 
 def _require_unchanged(series: Series, key: str) -> None:
     """Raise FmctError unless every file is as the scan saw it: geometry and digests come from there."""
-    for instance in {i.path: i for i in series.instances}.values():
+    for source in {i.path: i.source for i in series.instances}.values():
         try:
-            status = os.stat(instance.path)
+            unchanged = source.is_unchanged()
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise FmctError(f"series {key}: a file cannot be read ({why}); {RESCAN}") from None
-        if (status.st_size, status.st_mtime_ns) != (instance.size, instance.mtime_ns):
+        if not unchanged:
             raise FmctError(f"series {key}: a file changed since the scan; {RESCAN}")
 
 

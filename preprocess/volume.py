@@ -118,6 +118,7 @@ _LOST = (
     Reason.NOT_GRAYSCALE,
     Reason.NOT_HOUNSFIELD,
     Reason.INCONSISTENT_GEOMETRY,
+    Reason.DAMAGED_ARCHIVE,
 )
 
 

@@ -1,0 +1,310 @@
+"""Where a DICOM object's bytes lie: in a file of its own, or in a member of a zip or tar archive.
+
+Members are read in place, never unpacked to disk. Which file is an archive follows from its content.
+"""
+
+import errno
+import io
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, BinaryIO, Literal, cast
+
+from indexed_gzip import IndexedGzipFile
+
+from preprocess.reasons import Reason, Rejection
+
+START_BYTES = 512
+"""What the kind of a file is told from: a tar header (POSIX.1 pax), the longest of all."""
+HEADER_BUFFER = 8192
+"""Bytes a header is read in. Not the file system's block size: Lustre's is megabytes, whole images."""
+MOST_UNPACKED = 2**32
+"""Bytes of a member: pixel data of a known length has 32 bits for it (PS3.5 section 7.1)."""
+MOST_RATIO, RATIO_FROM = 200, 2**26
+"""Deflate makes of CT a half to a fifth, of a black image a thousandth. Beyond this ratio, from 64 MiB on,
+a member is a bomb."""
+INDEX_SPACING = 2**23
+"""Unpacked bytes between the points where a gzip stream can be entered: at most 40 ms are inflated for
+nothing, and a point takes 32 KiB, so that 10 GiB need 40 MiB."""
+OPEN_ARCHIVES = 4
+"""Archives that a process keeps open: a series lies in one, seldom in more."""
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    ValueError,
+    OSError,
+    NotImplementedError,
+)
+"""What the archive modules raise on damaged input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The place of one object's bytes."""
+
+    path: Path
+    """The file on disk."""
+    size: int
+    """Bytes of the object: of the file, or of the unpacked member."""
+    mtime_ns: int
+    """Of the file on disk."""
+    member: str = ""
+    """Name in the archive; empty for a file of its own."""
+    offset: int = 0
+    """Where the member begins: its local header in a zip, its data in a (decompressed) tar."""
+    archive_size: int = 0
+    """Bytes of the archive on disk; 0 for a file of its own."""
+
+    def is_unchanged(self) -> bool:
+        """Is the file on disk the one that was scanned? Raises OSError where it cannot be reached."""
+        status = os.stat(self.path)
+        return (status.st_size, status.st_mtime_ns) == (self.archive_size or self.size, self.mtime_ns)
+
+
+def file_source(path: Path, status: os.stat_result) -> Source:
+    """The source that is the whole file."""
+    return Source(path, status.st_size, status.st_mtime_ns)
+
+
+@contextmanager
+def open_source(source: Source) -> Iterator[BinaryIO]:
+    """The object's bytes as a seekable file.
+
+    Raises OSError where the file on disk cannot be read, Rejection(damaged_archive) where the archive
+    does not hold the member.
+    """
+    if not source.archive_size:
+        with source.path.open("rb") as file:
+            yield file
+        return
+    with source.path.open("rb") as file:
+        kind = archive_kind(file.read(START_BYTES))
+        if kind == "tar":
+            yield _member_file(file, source)
+            return
+    place = source.path, source.archive_size, source.mtime_ns
+    with _damage_typed():
+        if kind == "zip":
+            archive, infos = _open_zip(*place)
+            # Deflated members cannot be entered in their middle, so the whole object is unpacked.
+            member: BinaryIO = io.BytesIO(archive.read(infos[source.offset]))
+        else:
+            member = _member_file(_open_gzip(*place), source)
+    yield member
+
+
+ArchiveKind = Literal["zip", "tar", "gzip", "other"]
+
+
+def archive_kind(start: bytes) -> ArchiveKind | None:
+    """What archive a file is that begins with these `START_BYTES` bytes; None for none."""
+    if start[128:132] == b"DICM":
+        return None
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if start.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if start.startswith((b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\xfd7zXZ\0", b"BZh", b"\x28\xb5\x2f\xfd")):
+        return "other"
+    with suppress(tarfile.HeaderError):
+        tarfile.TarInfo.frombuf(start, tarfile.ENCODING, "surrogateescape")
+        return "tar"
+    return None
+
+
+def archive_members(
+    path: Path, kind: ArchiveKind, status: os.stat_result
+) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    """Each regular member with a file to read it from, valid until the next; or why it cannot be read.
+
+    What ends the archive early (damage, a bomb, an unsupported kind) comes last, as a Rejection of the
+    archive itself. Raises OSError where the archive's file cannot be read.
+    """
+    try:
+        with _damage_typed():
+            if kind == "zip":
+                yield from _zip_members(path, status)
+            elif kind == "tar":
+                with path.open("rb") as file:
+                    yield from _tar_members(file, path, status, packed=False)
+            elif kind == "gzip":
+                yield from _gzip_members(path, status)
+            else:
+                raise Rejection(Reason.UNSUPPORTED_ARCHIVE, "no zip, tar or tar.gz: unpack or repack it")
+    except Rejection as rejection:
+        yield file_source(path, status), rejection
+
+
+def _zip_members(path: Path, status: os.stat_result) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+            if info.is_dir():
+                continue
+            place = info.filename, info.header_offset, status.st_size
+            source = Source(path, info.file_size, status.st_mtime_ns, *place)
+            if info.flag_bits & 1:
+                yield source, Rejection(Reason.ENCRYPTED_ARCHIVE, "the member needs a password")
+            elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                method = f"compression method {info.compress_type}: unpack or repack it"
+                yield source, Rejection(Reason.UNSUPPORTED_ARCHIVE, method)
+            elif _is_bomb(info.file_size, info.compress_size):
+                yield source, _bomb(info.file_size, info.compress_size)
+            else:
+                try:
+                    with _damage_typed():
+                        file = archive.open(info)
+                        member = _readable(file)
+                except Rejection as rejection:
+                    yield source, rejection
+                    continue
+                with file:
+                    yield source, member
+
+
+def _gzip_members(path: Path, status: os.stat_result) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    with _indexed_gzip(path) as file:
+        kind = archive_kind(file.read(START_BYTES))
+        if kind == "tar":
+            yield from _tar_members(file, path, status, packed=True)
+            return
+        file.seek(0)
+        if file.read(132)[128:] == b"DICM":
+            raise Rejection(Reason.UNSUPPORTED_ARCHIVE, "one file in gzip, no tar: unpack it")
+
+
+def _tar_members(
+    file: BinaryIO, path: Path, status: os.stat_result, packed: bool
+) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    file.seek(0)
+    with tarfile.open(fileobj=_TarHeaders(file), mode="r:") as archive:
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+            end = info.offset_data + info.size
+            if packed and _is_bomb(end, status.st_size):
+                raise _bomb(end, status.st_size)  # not to be skipped either: that means inflating it
+            if not info.isreg():
+                continue
+            place = info.name, info.offset_data, status.st_size
+            source = Source(path, info.size, status.st_mtime_ns, *place)
+            if info.size > MOST_UNPACKED or info.issparse():
+                yield source, _bomb(info.size, status.st_size)
+                continue
+            yield source, _readable(_member_file(file, source))
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise Rejection(Reason.DAMAGED_ARCHIVE, f"no member and no end mark at byte {archive.offset}")
+
+
+def _readable(file: IO[bytes]) -> BinaryIO | Rejection:
+    """The member's file, unless it is an archive in its turn. Raises on damage at its start."""
+    kind = archive_kind(file.read(START_BYTES))
+    file.seek(0)
+    return (
+        Rejection(Reason.NESTED_ARCHIVE, f"{kind} in an archive: unpack the outer one")
+        if kind
+        else cast(BinaryIO, file)
+    )
+
+
+@contextmanager
+def _damage_typed() -> Iterator[None]:
+    """Raise what the archive modules say of damage as a Rejection, but not the system's own errors."""
+    try:
+        yield
+    except (KeyError, *_DAMAGE) as error:
+        # A damaged directory makes zipfile seek before the start (EINVAL); indexed_gzip gives no number.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise Rejection(Reason.DAMAGED_ARCHIVE, type(error).__name__) from None
+
+
+def _is_bomb(unpacked: int, packed: int) -> bool:
+    return unpacked > MOST_UNPACKED or (unpacked > RATIO_FROM and unpacked > MOST_RATIO * packed)
+
+
+def _bomb(unpacked: int, packed: int) -> Rejection:
+    return Rejection(Reason.ARCHIVE_BOMB, f"would unpack to {unpacked} bytes from {packed}")
+
+
+class _TarHeaders(io.RawIOBase):
+    """A tar's bytes for the tarfile module, which is to read headers only.
+
+    It takes the length of a long name or a pax header from the archive, and would read gigabytes.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= 2**20:
+            raise tarfile.ReadError("a header of more than 1 MiB")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+class _Part(io.RawIOBase):
+    """A stretch of an archive; where that is damaged, reading raises a Rejection."""
+
+    name = ""
+    """pydicom asks any buffered file for its name."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._position = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = max(min(len(buffer), self._size - self._position), 0)
+        with _damage_typed():
+            self._file.seek(self._start + self._position)
+            data = self._file.read(wanted)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _member_file(file: BinaryIO, source: Source) -> BinaryIO:
+    return io.BufferedReader(_Part(file, source.offset, source.size), HEADER_BUFFER)
+
+
+@lru_cache(OPEN_ARCHIVES)
+def _open_zip(path: Path, size: int, mtime_ns: int) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
+    """An archive of this size and time with its members by offset, kept open: its directory is long."""
+    archive = zipfile.ZipFile(path)
+    return archive, {info.header_offset: info for info in archive.infolist()}
+
+
+@lru_cache(OPEN_ARCHIVES)
+def _open_gzip(path: Path, size: int, mtime_ns: int) -> BinaryIO:
+    """A gzip file of this size and time, kept open with the index that it builds while it is read."""
+    return _indexed_gzip(path)
+
+
+def _indexed_gzip(path: Path) -> BinaryIO:
+    return IndexedGzipFile(path, spacing=INDEX_SPACING, drop_handles=False)

@@ -1,0 +1,239 @@
+"""Objects in archives: found and decoded as from files of their own; what cannot be read is named."""
+
+import gzip
+import io
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from dicom_files import axial, ct_image, save, scanned, waves
+
+from preprocess.catalog import Instance
+from preprocess.decode import Decoder
+from preprocess.reasons import Reason, Rejection
+from preprocess.scan import rejected_path, scan
+from preprocess.sources import INDEX_SPACING, open_source
+from preprocess.task import _require_unchanged
+from shards.errors import FmctError
+
+
+def hu(instance: Instance) -> np.ndarray:
+    with Decoder() as decoder:
+        return decoder.decode(instance).hu
+
+
+def pack_zip(folder: Path, path: Path, method: int = zipfile.ZIP_DEFLATED) -> None:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+
+
+def pack_tar(folder: Path, path: Path, **options: object) -> None:
+    with tarfile.open(path, **options) as archive:
+        archive.add(folder, "a folder")
+
+
+PACKERS: dict[str, Callable[[Path, Path], None]] = {
+    "deflated": pack_zip,
+    "stored": lambda folder, path: pack_zip(folder, path, zipfile.ZIP_STORED),
+    "tar": lambda folder, path: pack_tar(folder, path, mode="w"),
+    "tar.gz": lambda folder, path: pack_tar(folder, path, mode="w:gz", compresslevel=1),
+}
+
+
+def reasons(catalog: Path) -> dict[str, str]:
+    """Reason by the name of the file or member that cannot be read."""
+    rows = pq.read_table(rejected_path(catalog)).to_pylist()
+    return {Path(os.fsdecode(row["path"])).name: row["reason"] for row in rows}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_members_are_scanned_and_decoded_as_files_are(packer: str, tmp_path: Path) -> None:
+    plain = axial(slices=4).write(tmp_path / "plain", waves)
+    (plain / "notes.txt").write_text("not DICOM")
+    (plain / "broken").write_bytes(b"\0" * 128 + b"DICM" + bytes(range(256)))
+    (tmp_path / "packed").mkdir()
+    # The name of an archive says nothing, and neither does that of a file.
+    archive = tmp_path / "packed" / "export.dcm"
+    PACKERS[packer](plain, archive)
+    (of_files,), (of_members,) = scanned(plain), scanned(tmp_path / "packed")
+    assert reasons(tmp_path / "packed.parquet") == {"broken": Reason.MISSING_UID}
+    for file, member in zip(of_files.instances, of_members.instances, strict=True):
+        assert member.path == archive
+        assert Path(member.member).name == file.path.name
+        place = {"path": file.path, "mtime_ns": file.mtime_ns}
+        assert replace(member, **place, member="", offset=0, archive_size=0) == file
+        assert np.array_equal(hu(member), hu(file))
+    assert of_members.bytes == of_files.bytes
+
+    _require_unchanged(of_members, "key")
+    with archive.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(FmctError, match="changed since the scan"):
+        _require_unchanged(of_members, "key")
+
+
+def test_one_name_may_stand_for_several_members(tmp_path: Path) -> None:
+    """A tar that was appended to holds old and new under one name; both are objects."""
+    images = [ct_image(np.full((8, 8), value, np.int16)) for value in (1, 2)]
+    (tmp_path / "e").mkdir()
+    with tarfile.open(tmp_path / "e" / "t", "w") as archive:
+        for image in images:
+            archive.add(save(image, tmp_path / "x"), "same")
+    (series,) = scanned(tmp_path / "e")
+    assert sorted(hu(i)[0, 0] for i in series.instances) == [1, 2]
+
+
+def test_members_of_a_long_gzip_stream_are_entered_from_its_index(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    edge = 1200  # so that three images are more than one spacing of the index
+    assert 3 * edge * edge * 2 > INDEX_SPACING
+    images = [ct_image(rng.integers(0, 4, (edge, edge), np.int16)) for _ in range(5)]
+    for number, image in enumerate(images):
+        save(image, tmp_path / "plain" / str(number))
+    (tmp_path / "e").mkdir()
+    PACKERS["tar.gz"](tmp_path / "plain", tmp_path / "e" / "t")
+    (series,) = scanned(tmp_path / "e")
+    (plain,) = scanned(tmp_path / "plain")
+    for packed, file in reversed(list(zip(series.instances, plain.instances, strict=True))):
+        with open_source(packed.source) as data:
+            assert data.read() == file.path.read_bytes()
+
+
+def dicom_bytes() -> bytes:
+    buffer = io.BytesIO()
+    ct_image(np.zeros((8, 8), np.int16)).save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def bomb_zip(declared: int) -> bytes:
+    """A zip of 1 kB whose one member claims `declared` bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb", dicom_bytes())
+    data = buffer.getvalue()
+    return data.replace(struct.pack("<I", len(dicom_bytes())), struct.pack("<I", declared))
+
+
+def bomb_gzip(unpacked: int) -> bytes:
+    """A tar.gz whose member is `unpacked` zeros, and a DICOM object behind it."""
+    member, buffer = tarfile.TarInfo("bomb"), io.BytesIO()
+    member.size = unpacked
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    buffer.write(packer.compress(member.tobuf()))
+    for _ in range(unpacked >> 20):
+        buffer.write(packer.compress(bytes(2**20)))
+    buffer.write(packer.flush())
+    return buffer.getvalue()
+
+
+def tar_of(*members: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        return buffer.getvalue()[: archive.offset]  # its end mark is written on leaving
+
+
+def zip_of(*members: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def encrypted_zip() -> bytes:
+    """The encryption flag (bit 0) of local header and directory set."""
+    data = bytearray(zip_of(("secret", dicom_bytes())))
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+def test_archives_that_cannot_be_read_are_named_and_cost_nothing_else(tmp_path: Path) -> None:
+    export, one = tmp_path / "e", ("good", dicom_bytes())
+    save(ct_image(np.zeros((8, 8), np.int16)), export / "file")
+    huge = tarfile.TarInfo("huge.tar")
+    huge.size = 2**40
+    flipped = bytearray(zip_of(("flipped", dicom_bytes())))
+    flipped[60] ^= 0xFF
+    files = {
+        "encrypted": encrypted_zip(),
+        "bomb.zip": bomb_zip(0xFFFFFFF0),
+        "bomb.gz": bomb_gzip(2**27),
+        "absurd.tar": tar_of(one) + huge.tobuf() + bytes(1024),
+        "name.tar": tar_of(one) + long_name(2**32),
+        "cut.tar": tar_of(one, ("cut", bytes(5000)))[:3000],
+        "cut.gz": gzip.compress(tar_of(one, ("cut", os.urandom(50_000))))[:20_000],
+        "cut.zip": zip_of(one)[:-60],
+        "noise.zip": b"PK\x03\x04" + os.urandom(2000),
+        "flipped.zip": bytes(flipped),
+        "outer.zip": zip_of(("inner.zip", zip_of(one)), ("inner.tar", tar_of(one)), ("good", dicom_bytes())),
+        "x.7z": b"7z\xbc\xaf\x27\x1c" + bytes(100),
+        "x.dcm.gz": gzip.compress(dicom_bytes()),
+        "volume.nii.gz": gzip.compress(bytes(400)),
+        "empty.zip": zip_of(),
+    }
+    for name, data in files.items():
+        (export / name).write_bytes(data)
+    summary = scan(export, tmp_path / "c")
+    found = reasons(tmp_path / "c")
+    assert found == {
+        "secret": Reason.ENCRYPTED_ARCHIVE,
+        "bomb": Reason.ARCHIVE_BOMB,
+        "bomb.gz": Reason.ARCHIVE_BOMB,
+        "huge.tar": Reason.ARCHIVE_BOMB,
+        "absurd.tar": Reason.DAMAGED_ARCHIVE,
+        "name.tar": Reason.DAMAGED_ARCHIVE,
+        "cut.tar": Reason.DAMAGED_ARCHIVE,
+        "cut.gz": Reason.DAMAGED_ARCHIVE,
+        "cut.zip": Reason.DAMAGED_ARCHIVE,
+        "noise.zip": Reason.DAMAGED_ARCHIVE,
+        "flipped": Reason.DAMAGED_ARCHIVE,
+        "inner.zip": Reason.NESTED_ARCHIVE,
+        "inner.tar": Reason.NESTED_ARCHIVE,
+        "x.7z": Reason.UNSUPPORTED_ARCHIVE,
+        "x.dcm.gz": Reason.UNSUPPORTED_ARCHIVE,
+    }
+    # What stands before the damage is kept: in absurd, name and cut (tar and gz), and behind inner.tar.
+    assert summary.instances == 6
+
+
+def long_name(size: int) -> bytes:
+    """A GNU long name header that claims `size` bytes."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, size
+    return info.tobuf()
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_a_member_whose_bytes_rot_is_refused(packer: str, tmp_path: Path) -> None:
+    """Zip has a checksum a member, gzip one for its stream; a tar has none, as a plain file."""
+    plain = axial(slices=2).write(tmp_path / "plain", waves)
+    (tmp_path / "e").mkdir()
+    archive = tmp_path / "e" / "a"
+    PACKERS[packer](plain, archive)
+    (series,) = scanned(tmp_path / "e")
+    data, status = bytearray(archive.read_bytes()), archive.stat()
+    data[len(data) // 3] ^= 0x10
+    archive.write_bytes(data)
+    os.utime(archive, ns=(status.st_atime_ns, status.st_mtime_ns))
+    outcomes = []
+    for instance in series.instances:
+        try:
+            hu(instance)
+        except Rejection as rejection:
+            outcomes.append(rejection.reason)
+    expected = [] if packer == "tar" else [Reason.DAMAGED_ARCHIVE]
+    assert outcomes[:1] == expected
