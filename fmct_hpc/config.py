@@ -1,9 +1,11 @@
 """The configuration of training and probing: typed, closed, and with a reason for each default."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shards.errors import FmctError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -134,15 +136,51 @@ class OptimConfig(_Section):
     """Greatest gradient norm (Caron et al. 2021)."""
 
 
+_OWN_KEYS = {
+    "train_batch_size": "run.batch",
+    "train_micro_batch_size_per_gpu": "engine.micro_batch",
+    "gradient_accumulation_steps": "engine.micro_batch",
+    "gradient_clipping": "optim.clip",
+    "optimizer": "optim",
+    "scheduler": "optim",
+    "stage": "engine.zero_stage",
+    "offload_optimizer": "engine.offload_optimizer",
+    "offload_param": "engine.offload_parameters",
+    "fp16": "engine.precision",
+    "bf16": "engine.precision",
+    "torch_autocast": "engine.precision",
+}
+"""DeepSpeed's keys that follow from ours, and from which."""
+
+
 class EngineConfig(_Section):
     """DeepSpeed."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     """2 shards optimizer and gradients; ViT-B's weights fit any GPU, so 3 is for larger ones."""
+    offload_optimizer: bool = False
+    """Keep optimizer state and master weights in host memory; for stages 1 to 3."""
+    offload_parameters: bool = False
+    """Keep the weights there too, student's and teacher's; for stage 3."""
     precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16 computes and communicates in bfloat16; weights and optimizer state are float32 in both."""
     device: Literal["cpu", "gpu"] = "gpu"
-    accumulate: Positive = 1
-    """Micro-batches a step and rank."""
+    micro_batch: Positive | None = None
+    """Most volumes that a rank works on at once; the rest of its share of run.batch is accumulated."""
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed's own configuration, laid over ours: for what no key here has."""
+
+    @model_validator(mode="after")
+    def _stage_has_feature(self) -> "EngineConfig":
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("engine.offload_optimizer needs engine.zero_stage of at least 1")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError("engine.offload_parameters needs engine.zero_stage=3")
+        zero = self.deepspeed.get("zero_optimization", {})
+        for key, instead in _OWN_KEYS.items():
+            if key in self.deepspeed or key in zero:
+                raise ValueError(f"engine.deepspeed must not set {key}; set {instead}")
+        return self
 
 
 class RunConfig(_Section):
@@ -153,7 +191,13 @@ class RunConfig(_Section):
     batch: Positive = 256
     """Volumes a step over all ranks; what a rank gets is derived, so a resume may change ranks."""
     checkpoint_every: Positive = 1000
+    """A save of ViT-B then costs well under 2 % of the time (docs/benchmarks.md)."""
     keep_last: Positive = 3
+    """One to go on from, and two in case it is damaged."""
+    keep_every: Positive | None = None
+    """Checkpoints of every so-manieth step stay for good; None: only the last ones, and the best probed."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Save and stop when a process has run this long; under Slurm the job's own end is known without it."""
     log_every: Positive = 10
     images_every: Positive = 1000
     """Steps between reconstructions in TensorBoard."""
@@ -168,6 +212,19 @@ class TrainConfig(_Section):
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     run: RunConfig = RunConfig()
+
+    def accumulation(self, ranks: int) -> int:
+        """Micro-batches a step: the fewest that are of one size and within engine.micro_batch.
+
+        Raises FmctError where run.batch can't be shared out evenly to `ranks`.
+        """
+        share, rest = divmod(self.run.batch, ranks)
+        if rest:
+            raise FmctError(
+                f"run.batch={self.run.batch} is not a multiple of {ranks} ranks: change one of them"
+            )
+        most = self.engine.micro_batch or share
+        return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most)
 
     @model_validator(mode="after")
     def _patch_divides_view(self) -> "TrainConfig":

@@ -1,129 +1,84 @@
-"""Checkpoints: a directory a step that has its name only when every rank's part is on disk.
+"""Checkpoints on disk: a directory a step that has its name only when every rank's part is there.
 
-A checkpoint is DeepSpeed's own files (every rank's part of the student and the optimizer), the averaged
-weights (every rank's part of the teacher, or of the encoder where there is no teacher), the DINO centre,
-and a manifest with the size and SHA-256 of each file.
+`checkpoints/step-00001000/` holds one file a rank (fmct_hpc.train.pieces) and manifest.json, with the size
+and SHA-256 of each. `fmct_hpc.train.saver` writes them; this module reads, checks and prunes them, and
+needs neither torch nor DeepSpeed.
 """
 
 import hashlib
+import json
 import logging
-import os
 import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import torch
-import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor, nn
 
-from fmct_hpc.train.partition import is_partitioned, join_parts, read_part, write_part
-from fmct_hpc.train.process_group import on_first_rank
-from shards.atomic import sync, write_text
+from shards import Dataset
+from shards.atomic import write_text
 from shards.errors import FmctError
-
-if TYPE_CHECKING:  # a check of a run folder must not load DeepSpeed
-    from deepspeed import DeepSpeedEngine
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-CENTRE = "centre.pt"
-ENGINE = "engine"
-"""The subdirectory with DeepSpeed's own files."""
 
 
-class FileFacts(BaseModel):
-    """What a file of a checkpoint must be."""
-
+class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileFacts(_Closed):
+    """What a file of a checkpoint must be."""
 
     bytes: int
     sha256: str
 
 
-class Manifest(BaseModel):
-    """What a checkpoint holds and what it fits."""
+class DataFacts(_Closed):
+    """What identifies the volumes that a run is trained on."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    content_digest: str
+    """Of the voxels (shards.Dataset.content_digest), whatever the shard format."""
+    dataset_digest: str
+    preprocess_digest: str
+    """SHA-256 of the preprocessing configuration."""
+    spacing_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "DataFacts":
+        """The facts of an open dataset."""
+        return cls(
+            content_digest=dataset.content_digest(),
+            dataset_digest=dataset.info.digest,
+            preprocess_digest=dataset.info.config_digest,
+            spacing_mm=dataset.info.spacing_mm,
+        )
+
+
+class Manifest(_Closed):
+    """What a checkpoint holds and what it was made by."""
 
     format_version: int = FORMAT_VERSION
     step: int
     """Steps that are done; the next one to do has this number."""
+    updates: int
+    """How many of them changed the weights."""
     world_size: int
     zero_stage: int
-    content_digest: str
-    """Of the volumes (shards.Dataset.content_digest)."""
+    configuration: dict[str, Any]
+    """The whole TrainConfig."""
+    versions: dict[str, str]
+    """Of this code, torch and DeepSpeed."""
+    data: DataFacts
     files: dict[str, FileFacts]
 
-
-class State:
-    """The parts of a training run that a checkpoint carries."""
-
-    def __init__(
-        self,
-        engine: "DeepSpeedEngine",
-        averaged: dict[str, nn.Parameter],
-        targets: nn.Module | None,
-        zero_stage: int,
-        content_digest: str,
-    ) -> None:
-        """averaged: the weights to export and go on averaging, by name ("encoder. ...", "head. ...")."""
-        self.engine = engine
-        self.averaged = averaged
-        self.targets = targets
-        self.zero_stage = zero_stage
-        self.content_digest = content_digest
-
-    def save(self, run: Path, step: int, keep_last: int) -> Path:
-        """Write `checkpoints/step-...`; every rank must call it. Removes all but the last `keep_last`."""
-        path = checkpoint_path(run, step)
-        temporary = path.with_name(f".{path.name}.tmp")
-        on_first_rank(lambda: _make_empty(temporary))
-        self.engine.save_checkpoint(str(temporary), tag=ENGINE, save_latest=False)
-        if dist.get_rank() == 0 or is_partitioned(self.averaged):
-            write_part(temporary / part_name(dist.get_rank()), self.averaged)
-        if dist.get_rank() == 0 and self.targets is not None:
-            torch.save(self.targets.state_dict(), temporary / CENTRE)
-        dist.barrier()
-        on_first_rank(lambda: self._publish(temporary, path, step))
-        on_first_rank(lambda: _prune(run, keep_last))
-        return path
-
-    def _publish(self, temporary: Path, path: Path, step: int) -> None:
-        files = sorted(file for file in temporary.rglob("*") if file.is_file())
-        for file in files:
-            sync(file)
-        manifest = Manifest(
-            step=step,
-            world_size=dist.get_world_size(),
-            zero_stage=self.zero_stage,
-            content_digest=self.content_digest,
-            files={str(file.relative_to(temporary)): _facts(file) for file in files},
-        )
-        write_text(temporary / MANIFEST, manifest.model_dump_json(indent=1))
-        if path.exists():  # the same step once more, after a rerun with another `until`
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        sync(path.parent)
-
-    def load(self, path: Path, manifest: Manifest) -> None:
-        """Take everything back from a checkpoint that `newest` has verified.
-
-        Raises FmctError where it was saved by another number of ranks or another ZeRO stage.
-        """
-        world_size = dist.get_world_size()
-        if (manifest.world_size, manifest.zero_stage) != (world_size, self.zero_stage):
-            raise FmctError(
-                f"{path}: saved by {manifest.world_size} ranks at engine.zero_stage={manifest.zero_stage}, "
-                f"but this run has {world_size} at {self.zero_stage}: resume it as it was saved"
-            )
-        self.engine.load_checkpoint(str(path), tag=ENGINE)
-        own = dist.get_rank() if is_partitioned(self.averaged) else 0
-        read_part(path / part_name(own), self.averaged)
-        if self.targets is not None:
-            self.targets.load_state_dict(torch.load(path / CENTRE, weights_only=True))
+    @property
+    def bytes(self) -> int:
+        """Of all files together."""
+        return sum(facts.bytes for facts in self.files.values())
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -132,8 +87,13 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def part_name(rank: int) -> str:
-    """The file with a rank's part of the averaged weights."""
-    return f"averaged-rank-{rank:05d}.safetensors"
+    """The file that a rank writes."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def parts(path: Path) -> list[Path]:
+    """All ranks' files of a checkpoint."""
+    return sorted(path.glob("rank-*.safetensors"))
 
 
 def newest(run: Path) -> tuple[Path, Manifest] | None:
@@ -143,7 +103,7 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
     before it is taken; raises FmctError where all are damaged: a run is never begun again in silence.
     """
     damaged: list[str] = []
-    for path in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+    for path in reversed(_checkpoints(run)):
         try:
             manifest = verify(path)
         except FmctError as error:
@@ -165,38 +125,68 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
 def verify(path: Path) -> Manifest:
     """Check a checkpoint against its manifest; raises FmctError that names the first damaged file."""
     try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    except (OSError, ValidationError):
+        document = json.loads((path / MANIFEST).read_bytes())
+        version = document["format_version"]
+        manifest = Manifest.model_validate(document) if version == FORMAT_VERSION else None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
         raise FmctError(f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used") from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise FmctError(
-            f"{path}: checkpoint format {manifest.format_version}, this code reads {FORMAT_VERSION}"
-        )
-    for name, facts in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise FmctError(f"{file}: missing; the checkpoint can't be used")
-        if _facts(file) != facts:
-            raise FmctError(f"{file}: not as it was written; the checkpoint can't be used")
+    if manifest is None:
+        raise FmctError(f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}")
+    with ThreadPoolExecutor() as threads:  # hashing holds no lock
+        found = threads.map(file_facts, (path / name for name in manifest.files))
+        for (name, facts), actual in zip(manifest.files.items(), found, strict=True):
+            if actual is None:
+                raise FmctError(f"{path / name}: missing or unreadable; the checkpoint can't be used")
+            if actual != facts:
+                raise FmctError(f"{path / name}: not as it was written; the checkpoint can't be used")
     return manifest
 
 
-def averaged_weights(path: Path) -> dict[str, Tensor]:
-    """The whole averaged weights of a checkpoint, joined from all ranks' parts."""
-    return join_parts(sorted(path.glob("averaged-rank-*.safetensors")))
+def file_facts(file: Path) -> FileFacts | None:
+    """Size and SHA-256 of a file; None where it can't be read."""
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return FileFacts(bytes=stream.tell(), sha256=digest)
+    except OSError:
+        return None
 
 
-def _make_empty(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+def mark_score(path: Path, score: float, what: str) -> None:
+    """Note how good a checkpoint's features are (higher is better): pruning keeps the best one.
+
+    The note lies beside the checkpoint, which itself is never written again.
+    """
+    write_text(_score_file(path), json.dumps({"score": score, "what": what}))
 
 
-def _prune(run: Path, keep_last: int) -> None:
-    for path in sorted((run / "checkpoints").glob("step-*"))[:-keep_last]:
-        shutil.rmtree(path)
+def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
+    """Remove checkpoints up to the one of `step`, which has just been written whole.
+
+    The last `keep_last` stay, those of every `keep_every`-th step, and the best by `mark_score`. Later
+    ones were damaged when the run went on from before them: they neither count nor are removed, until
+    the run comes to their step again.
+    """
+    present = [path for path in _checkpoints(run) if path <= checkpoint_path(run, step)]
+    scores = dict(_scores(present))
+    kept = {*present[-keep_last:], *(path for path, best in scores.items() if best == max(scores.values()))}
+    for path in present:
+        regular = keep_every is not None and int(path.name.removeprefix("step-")) % keep_every == 0
+        if path not in kept and not regular:
+            shutil.rmtree(path)
+            _score_file(path).unlink(missing_ok=True)
 
 
-def _facts(file: Path) -> FileFacts:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileFacts(bytes=file.stat().st_size, sha256=digest)
+def _checkpoints(run: Path) -> list[Path]:
+    """All that have their name, oldest first."""
+    return sorted((run / "checkpoints").glob("step-" + 8 * "[0-9]"))
+
+
+def _score_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.score.json")
+
+
+def _scores(checkpoints: list[Path]) -> Iterator[tuple[Path, float]]:
+    for path in checkpoints:
+        if _score_file(path).exists():
+            yield path, float(json.loads(_score_file(path).read_text())["score"])

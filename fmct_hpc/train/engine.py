@@ -13,18 +13,39 @@ from fmct_hpc.train.schedules import StepSettings
 
 
 def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration; run.batch must be a multiple of ranks × engine.accumulate."""
-    return {
+    """DeepSpeed's own configuration; run.batch must be a multiple of the ranks."""
+    accumulation = config.accumulation(world_size)
+    ours = {
         "train_batch_size": config.run.batch,
-        "train_micro_batch_size_per_gpu": config.run.batch // (world_size * config.engine.accumulate),
-        "gradient_accumulation_steps": config.engine.accumulate,
+        "train_micro_batch_size_per_gpu": config.run.batch // (world_size * accumulation),
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optim.clip,
-        "zero_optimization": {"stage": config.engine.zero_stage},
+        "zero_optimization": {"stage": config.engine.zero_stage, **offload_section(config)},
         # torch's AdamW steps on each rank's partition; DeepSpeed's own would compile C++ for the CPU.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         **autocast_section(config),
     }
+    return _overlaid(ours, config.engine.deepspeed)
+
+
+def _overlaid(ours: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`ours` with the values of `over`, section by section."""
+    merged = dict(ours)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _overlaid(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def offload_section(config: TrainConfig) -> dict[str, Any]:
+    """What of zero_optimization lies in host memory; pinned where it goes to and from a GPU."""
+    place = {"device": "cpu", "pin_memory": config.engine.device == "gpu"}
+    wanted = {
+        "offload_optimizer": config.engine.offload_optimizer,
+        "offload_param": config.engine.offload_parameters,
+    }
+    return {section: place for section, on in wanted.items() if on}
 
 
 def autocast_section(config: TrainConfig) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,22 +17,27 @@ from fmct_hpc.model.patches import patchify, unpatchify
 from fmct_hpc.objective.dino import DinoTargets
 from fmct_hpc.objective.mask import keep_indices
 from fmct_hpc.objective.student import Losses
-from fmct_hpc.train.checkpoint import State
 from fmct_hpc.train.engine import build_engine, update
 from fmct_hpc.train.export import initial_student
 from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.records import Records
+from fmct_hpc.train.saver import Saver
 from fmct_hpc.train.schedules import StepSettings, settings
+from fmct_hpc.train.signals import StopRequest
+from fmct_hpc.train.state import State
 from fmct_hpc.train.teacher import MeanTeacher
 from shards import FmctError
 
 log = logging.getLogger(__name__)
 
+LAST_SECONDS = 60.0
+"""To end in, beside a step and a save: the encoder's export, the processes' own end, a slow file system."""
+
 
 class Training:
     """Everything that a run updates: the student under DeepSpeed, the teacher, the DINO centre."""
 
-    def __init__(self, config: TrainConfig, place: Place, content_digest: str) -> None:
+    def __init__(self, config: TrainConfig, place: Place) -> None:
         self.config = config
         self.place = place
         student = initial_student(config)
@@ -46,14 +50,7 @@ class Training:
             else None
         )
         self.engine = build_engine(config, student, place)
-        encoder = {f"encoder.{name}": p for name, p in self.engine.module.encoder.named_parameters()}
-        self.state = State(
-            self.engine,
-            self.teacher.parameters if self.teacher else encoder,
-            self.targets,
-            config.engine.zero_stage,
-            content_digest,
-        )
+        self.state = State(self.engine, self.teacher.parameters if self.teacher else None, self.targets)
 
     def step(self, step: int, batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
         """Do step number `step`, counted from 0, on this rank's micro-batches.
@@ -149,33 +146,36 @@ def run_steps(
     training: Training,
     loader: Loader,
     records: Records | None,
-    run: Path,
+    saver: Saver,
     steps: range,
-    stop: object,
+    stop: StopRequest,
 ) -> tuple[int, bool]:
     """Do `steps`, saving as the configuration says and at the end.
 
-    `stop` is true once this process was asked to stop. Returns how many steps the run has done, and
-    whether it stopped early because a rank was asked to.
+    Returns how many steps the run has done, and whether it stopped early because a rank was asked to.
     """
-    every = training.config.run
-    stopping = False
-    for step, batches in zip(steps, micro_batches(loader, training.config.engine.accumulate), strict=False):
+    config = training.config
+    accumulation = config.accumulation(training.place.world_size)
+    done, stopping, slowest = steps.start, False, 0.0
+    for step, batches in zip(steps, micro_batches(loader, accumulation), strict=False):
         began = time.perf_counter()
         waited = sum(batch.wait_seconds for batch in batches)
-        figures, stopping = training.step(step, batches, bool(stop))
+        asked = stop(needed=LAST_SECONDS + 2 * (slowest + saver.seconds))
+        figures, stopping = training.step(step, batches, asked)
         done = step + 1
         seconds = waited + time.perf_counter() - began
-        figures |= {"volumes_per_second": every.batch / seconds, "data_wait": waited / seconds}
+        slowest = max(slowest, seconds)
+        figures |= {"volumes_per_second": config.run.batch / seconds, "data_wait": waited / seconds}
         if records:
-            records.step(done, figures)
-        if training.config.objective.mae_weight and (done % every.images_every == 0 or done == every.steps):
+            records.step(done, figures | saver.figures())
+        if config.objective.mae_weight and (done % config.run.images_every == 0 or done == config.run.steps):
             pictures = training.reconstruct(batches[0], step)  # on all ranks: stage 3 gathers weights
             if records:
                 records.reconstruction(done, *pictures)
-        if stopping or done == steps.stop or done % every.checkpoint_every == 0:
-            path = training.state.save(run, done, every.keep_last)
-            log.info("step %d: saved %s", done, path)
+        if stopping or done == steps.stop or done % config.run.checkpoint_every == 0:
+            saver.save(done)
         if stopping:
-            return done, True
-    return steps.stop, False
+            log.info("step %d: stopping, for a signal or the time limit; run it again to go on", done)
+            break
+    saver.finish()
+    return done, stopping

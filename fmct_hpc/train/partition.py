@@ -1,13 +1,15 @@
-"""Parameters that ZeRO stage 3 may have partitioned: each rank's own part, in memory and on disk."""
+"""Where a rank's part of each parameter lies under each ZeRO stage: what it keeps, updates and must save."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from fmct_hpc.train.pieces import Piece
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 
 def own_part(parameter: nn.Parameter) -> Tensor:
@@ -15,40 +17,81 @@ def own_part(parameter: nn.Parameter) -> Tensor:
     return parameter.ds_tensor.data if hasattr(parameter, "ds_tensor") else parameter.data
 
 
-def shape(parameter: nn.Parameter) -> torch.Size:
-    """The whole parameter's shape; under stage 3 the tensor itself is empty."""
-    return getattr(parameter, "ds_shape", parameter.shape)
+def own_piece(key: str, parameter: Any) -> Piece:
+    """`own_part` without its padding, as a piece."""
+    if not hasattr(parameter, "ds_tensor"):
+        return Piece(key, tuple(parameter.shape), 0, parameter.detach().view(-1), replicated=True)
+    start, numel = _partition(parameter)
+    return Piece(key, tuple(parameter.ds_shape), start, parameter.ds_tensor.detach().view(-1)[:numel])
 
 
-def is_partitioned(parameters: Mapping[str, nn.Parameter]) -> bool:
-    """Whether ranks hold slices (stage 3), so that each has to write its own file."""
-    return any(hasattr(parameter, "ds_tensor") for parameter in parameters.values())
+class Master(NamedTuple):
+    """The slice of a parameter that this rank's optimizer updates, in float32."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole parameter."""
+    start: int
+    """Where in the whole, flattened parameter the slice begins."""
+    tensor: Tensor
+    """Where the slice lies, among others' perhaps; the optimizer keeps its state by this tensor."""
+    offset: int
+    numel: int
+    replicated: bool
+
+    def piece(self, kind: str, tensor: Tensor) -> Piece:
+        """The slice of `tensor`, which is `self.tensor` or what the optimizer keeps for it."""
+        values = tensor.detach().view(-1)[self.offset : self.offset + self.numel]
+        return Piece(f"{kind}/{self.name}", self.shape, self.start, values, self.replicated)
 
 
-def write_part(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Write this rank's parts, with the whole shapes beside them."""
-    parts = {name: own_part(parameter).contiguous().cpu() for name, parameter in parameters.items()}
-    shapes = {name: list(shape(parameter)) for name, parameter in parameters.items()}
-    save_file(parts, path, metadata={"shapes": json.dumps(shapes)})
+def masters(engine: "DeepSpeedEngine") -> Iterator[Master]:
+    """What this rank's optimizer updates, parameter by parameter.
+
+    Stage 0: every whole parameter. Stages 1 and 2: of each group of parameters, laid end to end, an equal
+    run a rank, so that a parameter may lie on several ranks or none of it here. Stage 3: of each
+    parameter, an equal slice a rank, the last one padded.
+    """
+    stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
+    names = {parameter: name for name, parameter in engine.module.named_parameters()}
+    if stage == 0:
+        for parameter, name in names.items():
+            yield Master(name, tuple(parameter.shape), 0, parameter, 0, parameter.numel(), True)
+    elif stage < 3:
+        for parameter, name in names.items():
+            here = parameter._hp_mapping  # None where all of it lies on other ranks
+            if here is not None:
+                flat = optimizer.single_partition_of_fp32_groups[here.param_group_index]
+                start, offset = here.lp_fragment_address.start, here.hp_fragment_address.start
+                numel = here.lp_fragment_address.numel
+                yield Master(name, tuple(parameter.shape), start, flat, offset, numel, False)
+    else:
+        for group, flat in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
+            offset = 0
+            for parameter in group:
+                start, numel = _partition(parameter)
+                yield Master(names[parameter], tuple(parameter.ds_shape), start, flat, offset, numel, False)
+                offset += parameter.partition_numel()
 
 
-def read_part(path: Path, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Copy a file of `write_part` into the parameters it was made from."""
-    with torch.no_grad(), safe_open(path, "pt") as file:
-        for name, parameter in parameters.items():
-            own_part(parameter).copy_(file.get_tensor(name))
+def _partition(parameter: Any) -> tuple[int, int]:
+    """Start and length of this rank's slice of a parameter under stage 3, without its padding."""
+    size, whole = parameter.partition_numel(), parameter.ds_numel
+    start = min(torch.distributed.get_rank() * size, whole)
+    return start, min(size, whole - start)
 
 
-def join_parts(paths: list[Path]) -> dict[str, Tensor]:
-    """The whole tensors from all ranks' files, given in the order of ranks."""
-    parts: dict[str, list[Tensor]] = {}
-    for path in paths:
-        with safe_open(path, "pt") as file:
-            shapes = json.loads(file.metadata()["shapes"])
-            for name in shapes:
-                parts.setdefault(name, []).append(file.get_tensor(name).flatten())
-    whole = {}
-    for name, slices in parts.items():
-        size = torch.Size(shapes[name])
-        whole[name] = torch.cat(slices)[: size.numel()].reshape(size)
-    return whole
+def settle(engine: "DeepSpeedEngine") -> None:
+    """Give the weights that the forward pass reads the values of the masters; every rank must call it."""
+    stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
+    if stage in (1, 2):
+        optimizer.update_lp_params()
+    elif stage == 3:
+        optimizer.checkpoint_event_prologue()
+        with torch.no_grad():
+            flats = zip(
+                optimizer.fp16_partitioned_groups_flat, optimizer.fp32_partitioned_groups_flat, strict=True
+            )
+            for working, master in flats:
+                working.copy_(master)
+        optimizer.checkpoint_event_epilogue()

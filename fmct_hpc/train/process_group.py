@@ -5,7 +5,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -86,25 +86,36 @@ def _initialise(device: Literal["cpu", "gpu"]) -> None:
     deepspeed.init_distributed("nccl" if device == "gpu" else "gloo", auto_mpi_discovery=False, verbose=False)
 
 
+def together(function: Callable[[], Result], group: dist.ProcessGroup | None = None) -> list[Result]:
+    """Call `function` on every rank of `group` (none: all) and give each the results of all, by rank.
+
+    Where it raises FmctError on any of them, every rank raises the first one's.
+    """
+    mine: tuple[Result | None, FmctError | None]
+    try:
+        mine = (function(), None)
+    except FmctError as error:
+        mine = (None, error)
+    outcomes = [mine] * dist.get_world_size(group)
+    dist.all_gather_object(outcomes, mine, group)
+    for _, failure in outcomes:
+        if failure is not None:
+            raise failure
+    return [result for result, _ in outcomes]  # type: ignore[misc]
+
+
 def on_first_rank(function: Callable[[], Result]) -> Result:
     """Call `function` on rank 0 and give all ranks its result.
 
     An FmctError there ends every rank with exit code 2, and is told once, by rank 0.
     """
-    outcome: list[tuple[Result | None, FmctError | None]] = [(None, None)]
-    if dist.get_rank() == 0:
-        try:
-            outcome = [(function(), None)]
-        except FmctError as error:
-            outcome = [(None, error)]
-    dist.broadcast_object_list(outcome, src=0)
-    result, failure = outcome[0]
-    if failure is not None:
-        fail_together(failure)
-    return result  # type: ignore[return-value]
+    try:
+        return together(lambda: function() if dist.get_rank() == 0 else None)[0]  # type: ignore[return-value]
+    except FmctError as error:
+        fail_together(error)
 
 
-def fail_together(error: FmctError) -> None:
+def fail_together(error: FmctError) -> NoReturn:
     """End every rank with exit code 2, for a reason that all of them know; only rank 0 tells it."""
     if dist.get_rank() == 0:
         raise error

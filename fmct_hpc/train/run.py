@@ -1,14 +1,16 @@
 """A training run from its folder: what must hold before it starts, and one rank's life."""
 
 import fcntl
+import json
 import logging
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.data.order import Order, Share
-from fmct_hpc.train.checkpoint import Manifest, newest
-from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal
+from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts
+from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
 from shards import Dataset, DatasetInfo, FmctError
 from shards.atomic import write_text
 
@@ -18,38 +20,39 @@ FREE_TO_CHANGE = (
     "data.path",  # the same volumes may move, or be read from the other format: what they hold is compared
     "data.workers",
     "data.prefetch",
+    "engine.zero_stage",
+    "engine.offload_optimizer",
+    "engine.offload_parameters",
+    "engine.micro_batch",
+    "engine.deepspeed",
     "run.checkpoint_every",
     "run.keep_last",
+    "run.keep_every",
+    "run.minutes",
     "run.log_every",
     "run.images_every",
 )
-"""Keys that have no influence on what is learned; all others must stay as they were when a run goes on."""
+"""Keys, or beginnings of keys, that have no influence on what is learned (those of the engine and the number
+of ranks: none but rounding); all others must stay as they were when a run goes on."""
 
 
 def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Manifest] | None:
     """Check all that can be wrong before any process group starts; return the checkpoint to go on from.
 
-    Raises FmctError: the dataset can't be opened, the batch can't be shared out, there are more ranks
-    than volumes in a batch, the run folder holds a run of another configuration, number of ranks or
-    dataset, or its checkpoints are all damaged.
+    Raises FmctError: the dataset can't be opened, the batch can't be shared out, the run folder holds a run
+    of another configuration or dataset, or its checkpoints are all damaged.
     """
     dataset = Dataset.open(config.data.path)
-    order = Order.of(dataset, config.run.seed, config.run.batch)
-    _ = Share(order, 0, world_size, config.engine.accumulate).micro_batch
-    _require_same_configuration(config, run)
+    config.accumulation(world_size)
+    recorded = run / "config.json"
+    if recorded.exists():
+        _require_same_configuration(config, recorded, json.loads(recorded.read_bytes()))
     found = newest(run)
     if found is None:
         return None
     path, manifest = found
-    if (manifest.world_size, manifest.zero_stage) != (world_size, config.engine.zero_stage):
-        raise FmctError(
-            f"{path}: saved by {manifest.world_size} ranks at engine.zero_stage={manifest.zero_stage}, not "
-            f"{world_size} at {config.engine.zero_stage}: resume it as it was saved, or begin another run"
-        )
-    if manifest.content_digest != dataset.content_digest():
-        raise FmctError(
-            f"{config.data.path}: not the volumes that {path} was trained on; give data.path those"
-        )
+    _require_same_configuration(config, path, manifest.configuration)
+    _require_same_data(config, path, manifest.data, DataFacts.of(dataset))
     return found
 
 
@@ -57,8 +60,9 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     """One rank: join the others, go on from the newest checkpoint, train, save; return the exit code.
 
     `until` ends the run at that step instead of run.steps, with a checkpoint. Returns 0 when the steps
-    are done, and 75 when a signal came to any rank and all was saved.
+    are done, and 75 when all was saved because a signal came to any rank, or its time is nearly over.
     """
+    end = time_limit(config.run.minutes)
     from fmct_hpc.train.process_group import join, on_first_rank
 
     # After this DeepSpeed is configured for the device, which must come before it is imported.
@@ -66,6 +70,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     from fmct_hpc.data.loader import Loader
     from fmct_hpc.train.loop import Training, run_steps
     from fmct_hpc.train.records import Records
+    from fmct_hpc.train.saver import Saver
 
     lock: list[IO[str]] = []
     on_first_rank(lambda: lock.append(_lock(run)))
@@ -73,30 +78,34 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     dataset = Dataset.open(config.data.path)
     on_first_rank(lambda: _write_configuration(config, run))
     last = min(until or config.run.steps, config.run.steps)
-    with stop_on_signal() as stop:
-        training = Training(config, place, dataset.content_digest())
+    with stop_on_signal(end) as stop:
+        training = Training(config, place)
         start = 0
         if found:
             path, manifest = found
-            training.state.load(path, manifest)
+            training.state.load(parts(path), manifest.updates)
             start = manifest.step
+            _say_what_changed(config, manifest, place.world_size)
         log.info("%s: steps %d to %d of %d", run, start + 1, last, config.run.steps)
         records = Records(run, start, config.run.log_every) if place.rank == 0 else None
+        saver = Saver(run, config, training.state, DataFacts.of(dataset))
+        accumulation = config.accumulation(place.world_size)
         loader = Loader(
             config.data,
             config.run.seed,
             config.run.batch,
-            config.run.batch // (place.world_size * config.engine.accumulate),
+            config.run.batch // (place.world_size * accumulation),
             place.rank,
             place.world_size,
             start,
-            config.engine.accumulate,
+            accumulation,
             config.engine.device,
         )
         try:
-            done, stopped = run_steps(training, loader, records, run, range(start, last), stop)
+            done, stopped = run_steps(training, loader, records, saver, range(start, last), stop)
         finally:
             loader.close()
+            saver.close()
             if records:
                 records.close()
     on_first_rank(lambda: _export(config, run, dataset.info, done))
@@ -104,12 +113,12 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
 
 
 def _export(config: TrainConfig, run: Path, dataset: DatasetInfo, done: int) -> None:
-    from fmct_hpc.train.checkpoint import averaged_weights, checkpoint_path
     from fmct_hpc.train.export import export_encoder
+    from fmct_hpc.train.state import averaged_weights
 
     path = checkpoint_path(run, done)
     if path.exists():
-        export_encoder(run, averaged_weights(path), config, dataset, done)
+        export_encoder(run, averaged_weights(parts(path)), config, dataset, done)
         log.info("%s: encoder of step %d", run / "encoder.safetensors", done)
 
 
@@ -128,18 +137,43 @@ def _write_configuration(config: TrainConfig, run: Path) -> None:
     write_text(run / "config.json", config.model_dump_json(indent=1))
 
 
-def _require_same_configuration(config: TrainConfig, run: Path) -> None:
-    path = run / "config.json"
-    if not path.exists():
-        return
-    before = _flat(TrainConfig.model_validate_json(path.read_bytes()).model_dump(mode="json"))
+def _require_same_configuration(config: TrainConfig, place: Path, recorded: Any) -> None:
+    try:
+        before = _flat(TrainConfig.model_validate(recorded).model_dump(mode="json"))
+    except ValidationError:
+        raise FmctError(
+            f"{place}: written by another version of fmct-hpc; go on with that, or name another run folder"
+        ) from None
     now = _flat(config.model_dump(mode="json"))
-    for key, value in now.items():
-        if key not in FREE_TO_CHANGE and before[key] != value:
+    for key in sorted(now.keys() | before.keys()):
+        if not key.startswith(FREE_TO_CHANGE) and before.get(key) != now.get(key):
             raise FmctError(
-                f"{path}: this run has {key}={before[key]}, not {value}; go on with its value or name "
-                "another run folder"
+                f"{place}: this run has {key}={before.get(key)}, not {now.get(key)}; go on with its value or "
+                "name another run folder"
             )
+
+
+def _require_same_data(config: TrainConfig, path: Path, before: DataFacts, now: DataFacts) -> None:
+    if now.content_digest == before.content_digest:
+        return
+    what = "other volumes"
+    if now.spacing_mm != before.spacing_mm:
+        what = f"volumes of spacing {now.spacing_mm} mm, not {before.spacing_mm}"
+    elif now.preprocess_digest != before.preprocess_digest:
+        what = "volumes of another preprocessing configuration"
+    raise FmctError(
+        f"{config.data.path}: {what}: {path} was trained on others; give data.path those, or name another "
+        "run folder"
+    )
+
+
+def _say_what_changed(config: TrainConfig, manifest: Manifest, world_size: int) -> None:
+    before, now = (manifest.world_size, manifest.zero_stage), (world_size, config.engine.zero_stage)
+    if before != now:
+        log.warning(
+            "%d ranks at ZeRO stage %d go on from %d ranks at stage %d: equal but for rounding",
+            *(*now, *before),
+        )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

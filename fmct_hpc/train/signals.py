@@ -1,6 +1,10 @@
-"""Stopping on a signal: the first asks for a save at the end of the step, a later one aborts at once."""
+"""Stopping in time: the first signal, or a time limit coming near, asks for a save at the end of the step.
+
+A later signal aborts at once.
+"""
 
 import logging
+import math
 import os
 import signal
 import time
@@ -22,11 +26,14 @@ SAME_REQUEST_SECONDS = 2.0
 class StopRequest:
     """Whether this process was asked to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: float) -> None:
+        """end: when the process will be ended, in seconds of `time.time`; infinity if never."""
+        self._end = end
         self._first: float | None = None
 
-    def __bool__(self) -> bool:
-        return self._first is not None
+    def __call__(self, needed: float) -> bool:
+        """Whether a signal came, or no more than `needed` seconds are left."""
+        return self._first is not None or time.time() + needed > self._end
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
@@ -40,10 +47,18 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
 
+def time_limit(minutes: float | None) -> float:
+    """When this process has to be over, in seconds of `time.time`: `minutes` from now, or the end of its
+    Slurm job (SLURM_JOB_END_TIME, sbatch(1)), whichever is first; infinity with neither.
+    """
+    told = time.time() + 60 * minutes if minutes is not None else math.inf
+    return min(told, float(os.environ.get("SLURM_JOB_END_TIME") or math.inf))
+
+
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Catch the stopping signals; on leaving, earlier handlers are back."""
-    request = StopRequest()
+def stop_on_signal(end: float = math.inf) -> Iterator[StopRequest]:
+    """Catch the stopping signals; on leaving, earlier handlers are back. end: see `time_limit`."""
+    request = StopRequest(end)
     previous = {number: signal.signal(number, request.handle) for number in STOPPING}
     try:
         yield request

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.objective.student import Student, Teacher
-from fmct_hpc.train.engine import autocast_section
+from fmct_hpc.train.engine import autocast_section, offload_section
 from fmct_hpc.train.partition import own_part
 from fmct_hpc.train.process_group import Place
 
@@ -52,6 +52,7 @@ def _partitioned(module: Teacher, config: TrainConfig) -> nn.Module:
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {
             "stage": 3,
+            **{name: place for name, place in offload_section(config).items() if name == "offload_param"},
             # Nothing may stay gathered after the forward pass: it would not see the next update.
             "stage3_param_persistence_threshold": 0,
             "stage3_max_live_parameters": 0,

@@ -1,0 +1,95 @@
+"""Slices of named tensors in files: each rank writes those it holds, any number of ranks reads them back.
+
+A file is safetensors; its metadata says of each entry where in the whole, flattened tensor it begins, and
+the whole tensor's shape. So the same files serve any number of ranks and any ZeRO stage: who reads asks for
+the slice it will hold, and gets it from whichever files have it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shards.errors import FmctError
+
+
+class Piece(NamedTuple):
+    """A slice of a tensor, as a flat view of this rank's memory."""
+
+    key: str
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    start: int
+    """Where in the whole tensor, flattened in row-major order, the slice begins."""
+    values: Tensor
+    """1-d, the slice itself."""
+    replicated: bool = False
+    """Whether every rank holds the whole tensor: each then writes only its share."""
+
+    def share(self, rank: int, world_size: int) -> "Piece":
+        """What this rank writes."""
+        if not self.replicated:
+            return self
+        size = len(self.values)
+        begin, end = rank * size // world_size, (rank + 1) * size // world_size
+        return Piece(self.key, self.shape, begin, self.values[begin:end])
+
+
+def whole_piece(key: str, tensor: Tensor) -> Piece:
+    """A tensor that every rank holds whole; it must be contiguous."""
+    return Piece(key, tuple(tensor.shape), 0, tensor.detach().view(-1), replicated=True)
+
+
+def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
+    """Write pieces, whose values lie in host memory, to one file."""
+    held = [piece for piece in pieces if len(piece.values)]
+    places = {piece.key: {"start": piece.start, "shape": piece.shape} for piece in held}
+    save_file({piece.key: piece.values for piece in held}, path, metadata={"pieces": json.dumps(places)})
+
+
+class PieceFiles:
+    """The files of all ranks that wrote."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._places: dict[str, list[tuple[int, Path]]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._files = {path: safe_open(path, "pt") for path in paths}
+        for path, file in self._files.items():
+            for key, place in json.loads(file.metadata()["pieces"]).items():
+                self._places.setdefault(key, []).append((place["start"], path))
+                self._shapes[key] = tuple(place["shape"])
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """The names of the whole tensors that begin with `prefix`."""
+        return (key for key in self._shapes if key.startswith(prefix))
+
+    def whole(self, key: str) -> Tensor:
+        """A whole tensor; KeyError where there is none."""
+        slices = sorted(self._places[key])
+        flat = torch.cat([self._files[path].get_tensor(key) for _, path in slices])
+        return flat.reshape(self._shapes[key])
+
+    @torch.no_grad()
+    def fill(self, piece: Piece) -> None:
+        """Copy the piece's slice into its memory.
+
+        Raises FmctError where the files have no such tensor, or one of another shape.
+        """
+        if self._shapes.get(piece.key) != piece.shape:
+            shape = self._shapes.get(piece.key, "none at all")
+            raise FmctError(f"{piece.key}: the checkpoint has {shape}, the model needs {piece.shape}")
+        end, filled = piece.start + len(piece.values), 0
+        for start, path in self._places[piece.key]:
+            stored = self._files[path].get_slice(piece.key)
+            low, high = max(start, piece.start), min(start + stored.get_shape()[0], end)
+            if low < high:
+                target = piece.values[low - piece.start : high - piece.start]
+                target.copy_(stored[low - start : high - start])
+                filled += high - low
+        if filled != len(piece.values):
+            raise FmctError(f"{piece.key}: the checkpoint has only {filled} of {len(piece.values)} elements")
