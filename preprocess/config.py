@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from preprocess.reasons import Reason
 from shards.schema import ShardFormat
 
 
@@ -41,6 +42,75 @@ class GridConfig(_Section):
     """Half-way between air (-1000) and soft tissue (0): the head is what is denser."""
 
 
+CHECKS = (
+    Reason.HU_OUT_OF_RANGE,
+    Reason.AFFINE_MISMATCH,
+    Reason.HEAD_TOO_SHORT,
+    Reason.VERTEX_MISSING,
+    Reason.HEAD_CUT_BY_FIELD,
+    Reason.TABLE_IN_VOLUME,
+    Reason.MOSTLY_AIR,
+    Reason.AIR_OUT_OF_RANGE,
+    Reason.BRAIN_OUT_OF_RANGE,
+    Reason.BONE_OUT_OF_RANGE,
+    Reason.NOISY,
+    Reason.MOTION,
+    Reason.INTENSITY_STEP,
+)
+"""What a volume is checked for, in the order in which findings are listed."""
+
+
+class CheckConfig(_Section):
+    """Limits of what a volume may measure (preprocess.measure); beyond one it is flagged or rejected.
+
+    The figures called "still heads" are those of the demo's synthetic heads on four scanners.
+    """
+
+    reject: tuple[Reason, ...] = (Reason.HU_OUT_OF_RANGE, Reason.AFFINE_MISMATCH, Reason.HEAD_TOO_SHORT)
+    """Findings that send a volume to the quarantine; every other finding is a flag in the manifest. These
+    three are no head CT whatever one wants it for; the rest is for a person, or a loader, to decide."""
+    hu_error: Annotated[float, Field(gt=0)] = 200.0
+    """Air farther than this from -1000, or brain from +35, is not in HU: a forgotten Rescale Intercept
+    puts both 1024 off, while no scanner in service is 50 off."""
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Correlation of voxels with their source where the affine says: 1.00, but 0.93 after a shift of
+    4 mm; a volume that fits better with left and right exchanged counts as 0."""
+    min_head_height_mm: Annotated[float, Field(ge=0)] = 80.0
+    """Half of an adult head's height, as `select.min_coverage_mm`, of the head and not of the scan."""
+    max_vertex_share: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Head area in the topmost plane over the largest: 20 mm cut off a sphere of 80 mm radius leave 0.44."""
+    max_edge_share: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """A nose or an ear that touches the field's edge takes up 1 %; a head that is cut, much more."""
+    max_table_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """A head rest takes 1 to 3 % of the box; more is a table, a second object, or a bad crop."""
+    max_air_share: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """An ellipsoid fills 52 % of its box, so with the margin about half is air."""
+    air_hu: tuple[float, float] = (-1030.0, -940.0)
+    """ACR's CT accreditation wants -1005 to -970 in its phantom; beside a head, scatter adds some."""
+    brain_hu: tuple[float, float] = (0.0, 80.0)
+    """The brain window (level 40, width 80): a brain whose median lies outside is seen by no one."""
+    bone_hu: tuple[float, float] = (500.0, 2500.0)
+    """The head's 99th percentile: an adult's skull gives 1000 to 1500, a neonate's thin one 500; what lies
+    above is metal or a wrong slope."""
+    max_noise_hu: Annotated[float, Field(ge=0)] = 20.0
+    """Soft kernels have 3 to 8 HU, thin slices up to 15, bone kernels 30: twice the 8 HU by which grey and
+    white matter differ hides both."""
+    max_jump_mm: Annotated[float, Field(ge=0)] = 1.5
+    """Between two slices of the vault, still heads jump by 0.5 mm at most, one that moved by 3 to 5."""
+    max_jump_hu: Annotated[float, Field(ge=0)] = 20.0
+    """A quarter of the brain window; still heads stay under 7."""
+
+    @field_validator("reject")
+    @classmethod
+    def _only_checks(cls, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+        unknown = [str(reason) for reason in reasons if reason not in CHECKS]
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]} is no finding of the checks; expected some of {', '.join(CHECKS)}"
+            )
+        return reasons
+
+
 class OutputConfig(_Section):
     """How volumes are written."""
 
@@ -58,9 +128,10 @@ class PreprocessConfig(_Section):
     """Processes; one volume at a time each."""
     select: SelectConfig = SelectConfig()
     grid: GridConfig = GridConfig()
+    check: CheckConfig = CheckConfig()
     output: OutputConfig = OutputConfig()
 
     def digest(self) -> str:
-        """SHA-256 of what shapes a volume's voxels: selection and grid, not paths or workers."""
-        text = self.select.model_dump_json() + self.grid.model_dump_json()
+        """SHA-256 of what shapes the volumes: selection, grid and checks, not paths or workers."""
+        text = "".join(part.model_dump_json() for part in (self.select, self.grid, self.check))
         return hashlib.sha256(text.encode()).hexdigest()

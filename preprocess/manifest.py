@@ -1,23 +1,46 @@
-"""The manifest: one row for each volume, with what was left out of it, whatever format it is stored in."""
+"""The manifest: one row for each volume, with what it measures and lacks, whatever format it is stored in."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from preprocess.measure import Measures
 from shards import index
 from shards.schema import VolumeRecord
 from shards.voxels import Extent
 
-_DROPPED = pa.field("dropped", pa.map_(pa.string(), pa.int32()))
-SCHEMA = pa.schema([field for field in index.SCHEMA if field.name not in Extent._fields]).append(_DROPPED)
-"""The columns of a shard index but for the place in the file, then slices left out, counted by reason."""
+MEASURES = tuple(Measures.model_fields)
+SCHEMA = pa.schema(
+    [
+        *(field for field in index.SCHEMA if field.name not in Extent._fields),
+        pa.field("scanner", pa.string()),
+        pa.field("dropped", pa.map_(pa.string(), pa.int32())),
+        pa.field("flags", pa.list_(pa.string())),
+        *(pa.field(name, pa.float64()) for name in MEASURES),
+    ]
+)
+"""The columns of a shard index but for the place in the file, then vendor and product line, slices left
+out by reason, findings of the checks, and `preprocess.measure.Measures`."""
 
 
-def row(record: VolumeRecord, shard: str, dropped: Mapping[str, int]) -> dict[str, Any]:
-    """One row, from a volume's record, the name of its shard and its dropped slices."""
-    return {**index.to_row(record, shard, Extent(0, 0)), "dropped": list(dropped.items())}
+def row(
+    record: VolumeRecord,
+    shard: str,
+    scanner: str,
+    dropped: Mapping[str, int],
+    flags: Sequence[str],
+    measures: Measures,
+) -> dict[str, Any]:
+    """One row, from a volume's record, the name of its shard and the columns that only the manifest has."""
+    return {
+        **index.to_row(record, shard, Extent(0, 0)),
+        "scanner": scanner,
+        "dropped": list(dropped.items()),
+        "flags": list(flags),
+        **measures.model_dump(),
+    }
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:

@@ -16,12 +16,13 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("patient_key", pa.string()),
         ("study_key", pa.string()),
+        ("scanner", pa.string()),
         ("reason", pa.string()),
         ("stage", pa.string()),
         ("detail", pa.string()),
     ]
 )
-"""Pseudonyms of the series, its patient and its study, and the fields of `Entry`."""
+"""The fields of `Entry`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Entry:
     key: str
     patient_key: str
     study_key: str
+    scanner: str
+    """Vendor and product line (preprocess.equipment)."""
     reason: Reason
     stage: Literal["select", "build"]
     """By its headers, or when its pixels were read."""

@@ -50,6 +50,21 @@ class Reason(StrEnum):
     NOT_HOUNSFIELD = "not_hounsfield"
     NO_HEAD_FOUND = "no_head_found"
 
+    # Volumes, by what they measure (preprocess.check).
+    HU_OUT_OF_RANGE = "hu_out_of_range"
+    AFFINE_MISMATCH = "affine_mismatch"
+    HEAD_TOO_SHORT = "head_too_short"
+    VERTEX_MISSING = "vertex_missing"
+    HEAD_CUT_BY_FIELD = "head_cut_by_field"
+    TABLE_IN_VOLUME = "table_in_volume"
+    MOSTLY_AIR = "mostly_air"
+    AIR_OUT_OF_RANGE = "air_out_of_range"
+    BRAIN_OUT_OF_RANGE = "brain_out_of_range"
+    BONE_OUT_OF_RANGE = "bone_out_of_range"
+    NOISY = "noisy"
+    MOTION = "motion"
+    INTENSITY_STEP = "intensity_step"
+
     # A defect of ours or of a codec, not of the series.
     INTERNAL_ERROR = "internal_error"
 

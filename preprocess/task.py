@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from preprocess import ledger, manifest, quarantine
 from preprocess.catalog import Series, read_rows
+from preprocess.check import check
 from preprocess.config import PreprocessConfig
 from preprocess.deidentify import Pseudonymizer
+from preprocess.equipment import scanner
 from preprocess.ledger import TaskFiles, TaskResult
 from preprocess.plan import Task, input_digest, read_current_plan, task_digest
 from preprocess.quarantine import Entry
@@ -93,10 +95,11 @@ def _write_volumes(
     writers: list[ShardWriter] = []
     for one in series:
         keys = _Keys.of(one, names)
-        volume = _volume_or_entry(one, keys, config)
-        if isinstance(volume, Entry):
-            made.rejected.append(volume)
+        checked = _volume_or_entry(one, keys, config)
+        if isinstance(checked, Entry):
+            made.rejected.append(checked)
             continue
+        volume, flags = checked
         if not writers:
             for format in config.output.formats:
                 writer = ShardWriter(place.out / format, place.shard, format)
@@ -104,7 +107,9 @@ def _write_volumes(
         record = _record(volume, keys, config)
         for writer in writers:
             writer.add(record, volume.voxels)
-        made.volumes.append(manifest.row(record, place.shard, dict(volume.dropped)))
+        made.volumes.append(
+            manifest.row(record, place.shard, _scanner(one), dict(volume.dropped), flags, volume.measures)
+        )
         made.dropped.update(dict(volume.dropped))
         made.source_bytes += one.bytes
 
@@ -126,13 +131,17 @@ class _Keys:
         )
 
 
-def _volume_or_entry(series: Series, keys: _Keys, config: PreprocessConfig) -> Volume | Entry:
+def _volume_or_entry(
+    series: Series, keys: _Keys, config: PreprocessConfig
+) -> tuple[Volume, tuple[Reason, ...]] | Entry:
+    """The volume and its flags, or why there is none."""
     stage: Literal["select", "build"] = "select"
     try:
         select(series, config.select)
         stage = "build"
         _require_unchanged(series, keys.key)
-        return build_volume(series, config.grid, config.select)
+        volume = build_volume(series, config.grid, config.select)
+        return volume, check(volume.measures, volume.affine, config.check)
     except Rejection as rejection:
         reason, detail = rejection.reason, rejection.detail
     except (FmctError, MemoryError, OSError):
@@ -143,7 +152,11 @@ def _volume_or_entry(series: Series, keys: _Keys, config: PreprocessConfig) -> V
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         log.error("series %s: %s in %s: please report it", keys.key, type(error).__name__, where)
         reason, detail = Reason.INTERNAL_ERROR, type(error).__name__
-    return Entry(keys.key, keys.patient_key, keys.study_key, reason, stage, detail)
+    return Entry(keys.key, keys.patient_key, keys.study_key, _scanner(series), reason, stage, detail)
+
+
+def _scanner(series: Series) -> str:
+    return scanner(series.manufacturer, series.model)
 
 
 def _require_unchanged(series: Series, key: str) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 
 from preprocess.catalog import Instance, Series
 from preprocess.config import GridConfig, SelectConfig
-from preprocess.crop import head_grid
+from preprocess.crop import find_head
 from preprocess.decode import AIR_HU, Decoder, Slice, source_digest
+from preprocess.equipment import vendor
 from preprocess.geometry import Stack, missing_slices, stack
 from preprocess.kernels import kernel_class
+from preprocess.measure import Measures, measure
 from preprocess.reasons import Reason, Rejection
 from preprocess.resample import antialias, resample
 from preprocess.select import Selected, require_stack
@@ -19,8 +21,6 @@ from shards.schema import DecodeFacts
 
 RETAKEN = 0.25
 """Fraction of positions that may hold different images: beyond it the series is several scans."""
-VENDORS = ("GE", "SIEMENS", "PHILIPS", "TOSHIBA", "CANON", "HITACHI", "NEUSOFT", "UIH", "SAMSUNG")
-"""Manufacturers known by a word of (0008,0070); the rest is "other", for the attribute is free text."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Volume:
     facts: DecodeFacts
     source_digest: str
     """SHA-256 over the used slices in geometric order: stored pixel values, rescale and geometry."""
+    measures: Measures
     dropped: tuple[tuple[Reason, int], ...]
     """Slices of the series that are not in the volume, counted by reason, in the reasons' order."""
 
@@ -53,17 +54,20 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
     slices = _require_whole(instances, dropped, select)
     hu = np.stack([one.hu for one in decoded])
     smooth = antialias(hu, slices, grid.spacing_mm)
-    target = head_grid(smooth, slices, grid.spacing_mm, grid.air_threshold_hu, grid.crop_margin_mm)
+    head = find_head(smooth, slices, grid.air_threshold_hu)
+    target = head.box(grid.spacing_mm, grid.crop_margin_mm)
     missing = int(missing_slices(slices.gaps).sum())
     if missing:
         dropped[Reason.MISSING_SLICES] += missing
+    voxels = resample(smooth, slices, target, AIR_HU)
     return Volume(
-        voxels=resample(smooth, slices, target, AIR_HU),
+        voxels=voxels,
         affine=target.affine,
         facts=_facts(series, instances, slices),
         source_digest=source_digest(
             decoded, slices.positions, slices.column_step.tolist(), slices.row_step.tolist(), slices.spacing
         ),
+        measures=measure(hu, smooth, slices, head, voxels, target),
         dropped=tuple((reason, dropped[reason]) for reason in Reason if dropped[reason]),
     )
 
@@ -154,9 +158,3 @@ def _facts(series: Series, instances: list[Instance], slices: Stack) -> DecodeFa
         manufacturer=vendor(series.manufacturer),
         transfer_syntax=instances[0].transfer_syntax,
     )
-
-
-def vendor(manufacturer: str) -> str:
-    """Manufacturer (0008,0070) as one of `VENDORS`, or "other"."""
-    words = manufacturer.upper().replace("_", " ").split()
-    return next((name for name in VENDORS if name in words), "other")

@@ -1,0 +1,39 @@
+"""Scanners in a fixed vocabulary: the attributes are free text, and people have written names into them."""
+
+VENDORS = ("GE", "SIEMENS", "PHILIPS", "TOSHIBA", "CANON", "HITACHI", "NEUSOFT", "UIH", "SAMSUNG")
+"""Manufacturers known by a word of (0008,0070); the rest is "other"."""
+FAMILIES = {
+    "GE": ("HISPEED", "LIGHTSPEED", "BRIGHTSPEED", "OPTIMA", "DISCOVERY", "REVOLUTION"),
+    "SIEMENS": (
+        *("EMOTION", "SENSATION", "VOLUME ZOOM", "SPIRIT", "SCOPE", "PERSPECTIVE", "DEFINITION"),
+        *("FORCE", "DRIVE", "EDGE", "CONFIDENCE", "GO", "X.CITE", "NAEOTOM"),
+    ),
+    "PHILIPS": ("BRILLIANCE", "INGENUITY", "INCISIVE", "ICT", "IQON", "MX", "ACCESS", "SPECTRAL", "GEMINI"),
+    "TOSHIBA": ("AQUILION", "ALEXION", "ASTEION", "ACTIVION"),
+    "CANON": ("AQUILION", "ALEXION", "LIGHTNING", "PRIME", "PRECISION"),
+    "HITACHI": ("SCENARIA", "SUPRIA", "ECLOS", "ROBUSTO"),
+    "NEUSOFT": ("NEUVIZ",),
+    "UIH": ("UCT",),
+    "SAMSUNG": ("NEXCT", "CERETOM", "BODYTOM"),
+}
+"""Product lines by vendor, as Manufacturer's Model Name (0008,1090) spells them; hundreds of scanners of a
+line are in use, so that none points to a hospital."""
+
+
+def vendor(manufacturer: str) -> str:
+    """Manufacturer (0008,0070) as one of `VENDORS`, or "other"."""
+    words = _words(manufacturer)
+    return next((name for name in VENDORS if name in words), "other")
+
+
+def scanner(manufacturer: str, model: str) -> str:
+    """Vendor and product line of (0008,0070) and (0008,1090): "GE LIGHTSPEED", or the vendor alone."""
+    maker = vendor(manufacturer)
+    text = " ".join(_words(model))
+    # A line's name may run on into a number (MX8000, uCT780), never begin within a word.
+    line = next((name for name in FAMILIES.get(maker, ()) if f" {name}" in f" {text}"), "")
+    return f"{maker} {line}".strip()
+
+
+def _words(text: str) -> list[str]:
+    return text.upper().replace("_", " ").replace("-", " ").split()
