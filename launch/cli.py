@@ -1,5 +1,6 @@
 """The `fmct` command: every stage of the pipeline, each a thin layer over the function that does the work."""
 
+import errno
 import logging
 import os
 import sys
@@ -16,6 +17,9 @@ from shards.errors import FmctError
 # The stages' own modules are imported inside the commands: `fmct --help` must not wait for torch.
 
 log = logging.getLogger("fmct")
+
+DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Not defects of ours: they end a command as the user's mistakes do. Every output is whole or absent."""
 
 app = typer.Typer(
     name="fmct",
@@ -251,6 +255,12 @@ def main() -> None:
         app()
     except FmctError as error:
         typer.echo(f"fmct: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK_FAILURES:
+            raise
+        why = os.strerror(error.errno or 0).lower()
+        typer.echo(f"fmct: an output cannot be written ({why}): mend that and run it again", err=True)
         sys.exit(2)
 
 

@@ -114,11 +114,22 @@ class Status:
     volumes: int
     rejected: dict[str, int]
     """Series by reason, of the tasks done."""
+    to_do: tuple[int, ...]
+    """Numbers of the tasks that are missing or stale."""
 
     def __str__(self) -> str:
         tasks = f"{self.done} tasks done, {self.missing} missing, {self.stale} stale"
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items()) or "none"
-        return f"{tasks}; {self.volumes} volumes, rejected series: {reasons}"
+        to_do = f"; to do: {_ranges(self.to_do)}" if self.to_do else ""
+        return f"{tasks}; {self.volumes} volumes, rejected series: {reasons}{to_do}"
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """Ascending numbers as sbatch --array takes them: 0-3,7."""
+    members = set(numbers)
+    starts = [n for n in numbers if n - 1 not in members]
+    ends = [n for n in numbers if n + 1 not in members]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def status(out: Path) -> Status:
@@ -135,4 +146,5 @@ def status(out: Path) -> Status:
         stale=stale,
         volumes=sum(found.volumes for found in done),
         rejected=dict(sorted(rejected.items())),
+        to_do=tuple(place.index for place, found in zip(places, results, strict=True) if not found),
     )

@@ -65,6 +65,7 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
     A plan that is there already and the same is left alone. Raises FmctError where catalog or key file
     cannot be used.
     """
+    read_rows(catalog, [])  # refuses what is no catalog
     names = Pseudonymizer(config.key_file)
     planned = sorted(_series(catalog, names))
     if not planned:
@@ -147,7 +148,6 @@ _INSTANCE_COLUMNS = ["sop_uid", "size", "mtime_ns", "rows", "columns"]
 
 def _series(catalog: Path, names: Pseudonymizer) -> Iterator[_Planned]:
     """Every series, column-wise and one row group at a time: archives have millions of instances."""
-    read_rows(catalog, [])  # refuses what is no catalog
     file = pq.ParquetFile(catalog)
     columns = [*_COLUMNS, *(f"instances.list.element.{name}" for name in _INSTANCE_COLUMNS)]
     row = nameless = 0

@@ -5,7 +5,8 @@ import os
 import time
 import traceback
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,8 @@ def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> 
     ends in the quarantine and costs no other series anything.
 
     Raises FmctError where the plan is missing or of another configuration, the catalog is not the
-    plan's, or source files changed since the scan or cannot be read: such a task gets no marker.
+    plan's, source files changed since the scan or cannot be read, the disk is full or memory short: such
+    a task gets no marker.
     """
     plan = read_current_plan(out, config)
     if not 0 <= index < len(plan.tasks):
@@ -54,13 +56,31 @@ def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> 
     names = Pseudonymizer(config.key_file)
     series = _read_series(catalog, task, plan.settings, names)
     made = _Made()
-    with ExitStack() as writers:
-        _write_volumes(series, names, config, place, made, writers)
-    quarantine.write(quarantine.table(made.rejected), place.quarantine)
-    manifest.write(manifest.table(made.volumes), place.manifest)
-    result = _result(made, place, config, len(series), time.monotonic() - start)
-    ledger.mark(place, result)
+    with _machine_failures(out, index):
+        with ExitStack() as writers:
+            _write_volumes(series, names, config, place, made, writers)
+        quarantine.write(quarantine.table(made.rejected), place.quarantine)
+        manifest.write(manifest.table(made.volumes), place.manifest)
+        result = _result(made, place, config, len(series), time.monotonic() - start)
+        ledger.mark(place, result)
     return result
+
+
+@contextmanager
+def _machine_failures(out: Path, index: int) -> Iterator[None]:
+    """Say in one line that the disk is full, that it fails, or that memory is short."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise FmctError(
+            f"{out}: task {index} failed ({why}): mend that and run the same command again, which keeps what "
+            "is done"
+        ) from error
+    except MemoryError as error:
+        raise FmctError(
+            f"{out}: task {index} ran out of memory: run the same command again with fewer `workers`"
+        ) from error
 
 
 @dataclass
