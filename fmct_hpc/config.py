@@ -66,17 +66,37 @@ class DataConfig(_Section):
         return self
 
 
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
+"""Width, depth and heads by name (S: Touvron et al. 2021, DeiT; B, L: Dosovitskiy et al. 2021, table 1)."""
+_SHAPE = ("width", "depth", "heads")
+
+
 class ModelConfig(_Section):
-    """The 3D vision transformer and its heads."""
+    """The 3D vision transformer and its heads.
+
+    Give `size`, or `width`, `depth` and `heads`: a size sets the three and refuses other values beside it.
+    """
 
     patch_size: Positive = 12
     """Edge of a patch in voxels (reference: 12)."""
+    size: Literal["S", "B", "L"] | None = "B"
+    """B is the reference's; none where width, depth and heads are given."""
     width: Positive = 768
     depth: Positive = 12
     heads: Positive = 12
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    qkv_bias: bool = True
+    """Of queries, keys and values; the reference's configuration has it, its published weights do not."""
     register_tokens: Annotated[int, Field(ge=0)] = 4
     """Darcet et al. 2024, "Vision Transformers Need Registers": 4."""
+    positions: Literal["sincos", "learned"] = "sincos"
+    """Fixed sines and cosines as in MAE, or learned ones that start as these (the reference's)."""
+    layer_scale: Annotated[float, Field(gt=0)] | None = None
+    """First value of a learned factor of each channel of each branch (Touvron et al. 2021, "Going deeper
+    with Image Transformers": 1e-5 for deep models); none: not built, as in the reference."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a sample skips a branch of the last block, rising linearly from 0 in the first (Huang et
+    al. 2016, equation 4); DINO's ViTs have 0.1, the reference none."""
     prototypes: Positive = 65536
     """Outputs of the DINO head (Caron et al. 2021, section 4)."""
     head_hidden: Positive = 2048
@@ -85,6 +105,31 @@ class ModelConfig(_Section):
     """He et al. 2022, table 1b: a narrow decoder is enough."""
     decoder_depth: Positive = 8
     decoder_heads: Positive = 16
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_sets_shape(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = [key for key in _SHAPE if key in values]
+        size = values.get("size", None if given else "B")
+        if size is None:
+            missing = [f"model.{key}" for key in _SHAPE if key not in values]
+            if missing:
+                raise ValueError(
+                    f"{' and '.join(missing)} missing: give model.size, or width, depth and heads"
+                )
+            return {**values, "size": None}
+        if size not in SIZES:
+            return values  # the field says what it takes
+        shape = dict(zip(_SHAPE, SIZES[size], strict=True))
+        for key in given:
+            if values[key] != shape[key]:
+                raise ValueError(
+                    f"model.{key}={values[key]}, but model.size={size} sets it to {shape[key]}: give "
+                    "the size, or width, depth and heads with model.size=null"
+                )
+        return {**values, "size": size, **shape}
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
@@ -95,29 +140,56 @@ class ModelConfig(_Section):
 
 
 class ObjectiveConfig(_Section):
-    """L = dino_weight · L_dino + mae_weight · L_mae; a weight of 0 builds nothing of that part."""
+    """L = Σ weight · L over DINO, MAE, iBOT and KoLeo; a weight of 0 builds nothing of that part."""
 
     dino_weight: Annotated[float, Field(ge=0)] = 1.0
     mae_weight: Annotated[float, Field(ge=0)] = 1.0
+    ibot_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Masked patches against the teacher's tokens of them (Zhou et al. 2022: 1); the reference has none."""
+    koleo_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Spreads the CLS tokens of a micro-batch over all ranks (Oquab et al. 2024, DINOv2: 0.1); the reference
+    has none."""
     student_temperature: Annotated[float, Field(gt=0)] = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.04)
     """Start and end of the linear warm-up (Caron et al. 2021: 0.04, raised only if stable)."""
     teacher_warmup: Fraction = 0.1
     """Share of all steps over which the teacher temperature warms up."""
+    centring: Literal["mean", "sinkhorn"] = "mean"
+    """What keeps the teacher from collapse: a running mean (Caron et al. 2021), or Sinkhorn-Knopp over the
+    step's global batch (Caron et al. 2020, as in DINOv2)."""
     center_momentum: Fraction = 0.9
+    sinkhorn_iterations: Positive = 3
+    """Caron et al. 2020, section 3.1: 3."""
     ema: tuple[float, float] = (0.994, 1.0)
     """Teacher momentum, start and end of a cosine by step."""
     freeze_prototypes: Fraction = 0.01
-    """Share of all steps in which the DINO head's last layer stays fixed (one epoch of 100)."""
+    """Share of all steps in which the heads' last layers stay fixed (one epoch of 100)."""
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
     """He et al. 2022, figure 5."""
     normalise_patches: bool = True
     """MAE target normalised per patch (He et al. 2022, table 1d)."""
+    ibot_mask_probability: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """How likely a global view is masked for iBOT at all (Zhou et al. 2022, section 4.1)."""
+    ibot_mask_ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
+    """Least and greatest share of its patches that is masked then (Zhou et al. 2022: 0.3 ± 0.2)."""
+    ibot_shared_head: bool = False
+    """One head for CLS and patches (iBOT), or one each (DINOv2: better at scale)."""
+
+    @property
+    def distils(self) -> bool:
+        """Whether a part learns from the teacher."""
+        return bool(self.dino_weight or self.ibot_weight)
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "ObjectiveConfig":
-        if self.dino_weight == 0 and self.mae_weight == 0:
-            raise ValueError("objective.dino_weight and objective.mae_weight are both 0: nothing to learn")
+        if not (self.distils or self.mae_weight):
+            raise ValueError("objective.dino_weight, mae_weight and ibot_weight are all 0: nothing to learn")
+        if self.ibot_weight and self.ibot_shared_head and not self.dino_weight:
+            raise ValueError(
+                "objective.ibot_shared_head shares DINO's: objective.dino_weight must be above 0"
+            )
+        if not 0 < self.ibot_mask_ratio[0] <= self.ibot_mask_ratio[1] < 1:
+            raise ValueError("objective.ibot_mask_ratio must rise from above 0 to below 1")
         return self
 
 
@@ -130,7 +202,7 @@ class OptimConfig(_Section):
     warmup: Fraction = 0.1
     """Share of all steps with a linearly rising learning rate."""
     weight_decay: tuple[float, float] = (0.04, 0.4)
-    """Start and end of a cosine; none on biases, norms, tokens and prototypes."""
+    """Start and end of a cosine; none on biases, norms, tokens, positions and prototypes."""
     betas: tuple[float, float] = (0.9, 0.95)
     clip: Annotated[float, Field(gt=0)] = 3.0
     """Greatest gradient norm (Caron et al. 2021)."""
@@ -167,6 +239,11 @@ class EngineConfig(_Section):
     device: Literal["cpu", "gpu"] = "gpu"
     micro_batch: Positive | None = None
     """Most volumes that a rank works on at once; the rest of its share of run.batch is accumulated."""
+    activation_checkpointing: bool = False
+    """Keep only the blocks' inputs and compute the rest again in the backward pass (Chen et al. 2016):
+    memory of one block in place of all, for about a third more work."""
+    compile: bool = False
+    """torch.compile each block: fewer passes over memory on a GPU. It needs a C++ compiler."""
     deepspeed: dict[str, Any] = {}
     """DeepSpeed's own configuration, laid over ours: for what no key here has."""
 
@@ -216,7 +293,7 @@ class TrainConfig(_Section):
     def accumulation(self, ranks: int) -> int:
         """Micro-batches a step: the fewest that are of one size and within engine.micro_batch.
 
-        Raises FmctError where run.batch can't be shared out evenly to `ranks`.
+        Raises FmctError where run.batch can't be shared out evenly to `ranks`, or KoLeo has none to compare.
         """
         share, rest = divmod(self.run.batch, ranks)
         if rest:
@@ -224,12 +301,26 @@ class TrainConfig(_Section):
                 f"run.batch={self.run.batch} is not a multiple of {ranks} ranks: change one of them"
             )
         most = self.engine.micro_batch or share
-        return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most)
+        count = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most)
+        if self.objective.koleo_weight and self.run.batch < 2 * count:
+            raise FmctError(
+                "objective.koleo_weight compares the volumes of a micro-batch over all ranks, which is one "
+                "volume: raise run.batch or engine.micro_batch"
+            )
+        return count
 
     @model_validator(mode="after")
     def _patch_divides_view(self) -> "TrainConfig":
         if self.data.view_size % self.model.patch_size:
             raise ValueError("data.view_size must be a multiple of model.patch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "TrainConfig":
+        if self.engine.compile and self.engine.zero_stage == 3:
+            raise ValueError(
+                "engine.compile needs engine.zero_stage 0 to 2: stage 3 gathers weights in the blocks"
+            )
         return self
 
 

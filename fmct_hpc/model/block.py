@@ -1,19 +1,21 @@
-"""The pre-norm transformer block that encoder and decoder are made of."""
+"""The pre-norm transformer block that encoder and decoder are stacks of."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-NORM_EPS = 1e-6
-"""Of every LayerNorm, as in ViT's original code and the reference."""
+NORM_EPS = 1e-5
+"""Of the LayerNorms in the blocks and the decoder: the reference's (its `nn.LayerNorm(width)`)."""
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biased qkv."""
+    """Multi-head self-attention."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.projection = nn.Linear(width, width)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,21 +32,61 @@ class Attention(nn.Module):
         return self.projection(attended.transpose(1, 2).flatten(2))
 
 
+class LayerScale(nn.Module):
+    """A learned factor of each channel (Touvron et al. 2021, "Going deeper with Image Transformers")."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        return x * self.factor
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)) (Dosovitskiy et al. 2021, equations 2 and 3)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, qkv_bias: bool, layer_scale: float | None = None
+    ) -> None:
         super().__init__()
         hidden = round(width * mlp_ratio)
         self.attention_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, qkv_bias)
+        self.attention_scale = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
         self.mlp_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.mlp_scale = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(self, x: Tensor, path_scales: Tensor | None = None) -> Tensor:
+        """(B, T, width) -> (B, T, width); path_scales: (B, 2), factors of each sample's two branches."""
+        attended = self.attention_scale(self.attention(self.attention_norm(x)))
+        if path_scales is not None:
+            attended = attended * path_scales[:, 0, None, None].to(attended.dtype)
+        x = x + attended
+        changed = self.mlp_scale(self.mlp(self.mlp_norm(x)))
+        if path_scales is not None:
+            changed = changed * path_scales[:, 1, None, None].to(changed.dtype)
+        return x + changed
+
+
+class Blocks(nn.ModuleList):
+    """A stack of blocks, one after another."""
+
+    checkpointing = False
+    """Keep a block's input only, and compute the block again in the backward pass."""
+
+    def forward(self, x: Tensor, path_scales: Tensor | None = None) -> Tensor:
+        """(B, T, width) -> (B, T, width); path_scales: (B, blocks, 2), see `Block`."""
+        for number, block in enumerate(self):
+            scales = None if path_scales is None else path_scales[:, number]
+            if self.checkpointing and torch.is_grad_enabled():
+                # Nothing in a block is drawn, so there is no generator's state to bring back.
+                x = checkpoint(block, x, scales, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, scales)
+        return x
 
 
 def initialise(module: nn.Module) -> None:

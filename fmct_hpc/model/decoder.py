@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fmct_hpc.config import ModelConfig
-from fmct_hpc.model.block import NORM_EPS, Block, initialise
+from fmct_hpc.model.block import NORM_EPS, Block, Blocks, initialise
 from fmct_hpc.model.patches import sincos_positions
 
 
@@ -20,8 +20,9 @@ class MaeDecoder(nn.Module):
         self.embedding = nn.Linear(model.width, model.decoder_width)
         self.mask_token = nn.Parameter(torch.empty(model.decoder_width))
         self.register_buffer("positions", sincos_positions(grid, model.decoder_width), persistent=False)
-        self.blocks = nn.ModuleList(
-            Block(model.decoder_width, model.decoder_heads, model.mlp_ratio)
+        self.prefix_positions = nn.Parameter(torch.zeros(self.prefix, model.decoder_width))
+        self.blocks = Blocks(
+            Block(model.decoder_width, model.decoder_heads, model.mlp_ratio, model.qkv_bias)
             for _ in range(model.decoder_depth)
         )
         self.norm = nn.LayerNorm(model.decoder_width, eps=NORM_EPS)
@@ -39,7 +40,6 @@ class MaeDecoder(nn.Module):
         prefix, visible = embedded[:, : self.prefix], embedded[:, self.prefix :]
         places = self.mask_token.expand(len(tokens), len(self.positions), -1).to(visible.dtype)
         places = places.scatter(1, keep.unsqueeze(-1).expand_as(visible), visible)
-        x = torch.cat([prefix, places + self.positions.to(places.dtype)], dim=1)
-        for block in self.blocks:
-            x = block(x)
+        prefix = prefix + self.prefix_positions.to(prefix.dtype)
+        x = self.blocks(torch.cat([prefix, places + self.positions.to(places.dtype)], dim=1))
         return self.voxels(self.norm(x[:, self.prefix :]))

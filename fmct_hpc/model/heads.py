@@ -21,7 +21,7 @@ class Prototypes(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor, frozen: bool) -> Tensor:
-        """(B, width) of length 1 -> (B, prototypes); `frozen` gives the weight a gradient of exactly 0.
+        """(..., width) of length 1 -> (..., prototypes); `frozen` gives the weight a gradient of exactly 0.
 
         A gradient of 0 and not of None: under ZeRO every parameter has to take part in each reduction.
         """
@@ -44,6 +44,6 @@ class DinoHead(nn.Module):
         self.mlp.apply(initialise)
         self.prototypes = Prototypes(model.head_bottleneck, model.prototypes)
 
-    def forward(self, cls: Tensor, freeze_prototypes: bool = False) -> Tensor:
-        """(B, width) -> logits (B, prototypes)."""
-        return self.prototypes(F.normalize(self.mlp(cls), dim=-1), freeze_prototypes)
+    def forward(self, tokens: Tensor, freeze_prototypes: bool = False) -> Tensor:
+        """(..., width) -> logits (..., prototypes)."""
+        return self.prototypes(F.normalize(self.mlp(tokens), dim=-1), freeze_prototypes)

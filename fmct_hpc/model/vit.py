@@ -4,8 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from fmct_hpc.config import ModelConfig
-from fmct_hpc.model.block import NORM_EPS, Block, initialise
-from fmct_hpc.model.patches import patchify, sincos_positions
+from fmct_hpc.model.block import Block, Blocks, initialise
+from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions
+
+LAST_NORM_EPS = 1e-6
+"""Of the LayerNorm behind the last block: the reference's."""
 
 
 class VisionTransformer(nn.Module):
@@ -17,38 +20,55 @@ class VisionTransformer(nn.Module):
         """Build it for views of `view_size`³ voxels and `channels` windows."""
         super().__init__()
         self.patch_size = model.patch_size
-        grid = view_size // model.patch_size
-        self.patches = grid**3
+        self.grid = view_size // model.patch_size
+        """Patches along an edge of the views it is trained on."""
+        self.patches = self.grid**3
         self.prefix = 1 + model.register_tokens
         """Tokens before the patches."""
         # A Linear over flattened patches is a convolution whose stride is its kernel, and faster on a CPU.
         self.embedding = nn.Linear(channels * model.patch_size**3, model.width)
         self.prefix_tokens = nn.Parameter(torch.empty(self.prefix, model.width))
-        # Computed from the sizes alone, so no checkpoint has to carry it.
-        self.register_buffer("positions", sincos_positions(grid, model.width), persistent=False)
-        self.blocks = nn.ModuleList(
-            Block(model.width, model.heads, model.mlp_ratio) for _ in range(model.depth)
+        positions = sincos_positions(self.grid, model.width)
+        if model.positions == "learned":
+            self.positions = nn.Parameter(positions)
+        else:  # computed from the sizes alone, so no checkpoint has to carry it
+            self.register_buffer("positions", positions, persistent=False)
+        self.blocks = Blocks(
+            Block(model.width, model.heads, model.mlp_ratio, model.qkv_bias, model.layer_scale)
+            for _ in range(model.depth)
         )
-        self.norm = nn.LayerNorm(model.width, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(model.width, eps=LAST_NORM_EPS)
         self.apply(initialise)
         nn.init.normal_(self.prefix_tokens, std=0.02)
 
-    def forward(self, views: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        views: Tensor,
+        keep: Tensor | None = None,
+        masked: tuple[Tensor, Tensor] | None = None,
+        path_scales: Tensor | None = None,
+    ) -> Tensor:
         """Encode views.
 
-        views: (B, C, S, S, S), windowed to [0, 1]. keep: int64 (B, n), numbers of the patches to encode,
-        in the order of `patchify`; None: all N. Patches left out cost nothing and have no influence (He
-        et al. 2022, section 3). Returns (B, prefix + n, width): CLS, registers, patches in `keep`'s order.
+        views: (B, C, D, H, W), windowed to [0, 1], each edge a multiple of the patch; where the size is not
+        the trained one, positions are interpolated. keep: int64 (B, n), numbers of the patches to encode, in
+        the order of `patchify`; None: all N. Patches left out cost nothing and have no influence (He et al.
+        2022, section 3). masked: bool (B, N) and a token (width,) that takes the place of those patches'
+        embeddings (Zhou et al. 2022, section 3.1). path_scales: (B, depth, 2), see `Block`; None: 1. Returns
+        (B, prefix + n, width): CLS, registers, patches in `keep`'s order.
         """
         patches = patchify(views, self.patch_size)
-        positions = self.positions.expand(len(patches), -1, -1)
+        d, h, w = (edge // self.patch_size for edge in views.shape[2:])
+        positions = resize_positions(self.positions, self.grid, (d, h, w)).expand(len(patches), -1, -1)
         if keep is not None:
             patches, positions = take_tokens(patches, keep), take_tokens(positions, keep)
-        embedded = self.embedding(patches) + positions.to(patches.dtype)
+        embedded = self.embedding(patches)
+        if masked is not None:
+            where, token = masked
+            embedded = torch.where(where.unsqueeze(-1), token.to(embedded.dtype), embedded)
+        embedded = embedded + positions.to(patches.dtype)
         tokens = torch.cat([self.prefix_tokens.expand(len(embedded), -1, -1), embedded], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        return self.norm(self.blocks(tokens, path_scales))
 
 
 def take_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""DINO self-distillation and masked autoencoding."""
+"""DINO and iBOT self-distillation, masked autoencoding, KoLeo."""

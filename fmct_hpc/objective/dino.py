@@ -1,34 +1,8 @@
-"""DINO self-distillation (Caron et al. 2021, algorithm 1)."""
+"""Self-distillation of the CLS token: DINO (Caron et al. 2021, algorithm 1)."""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-
-class DinoTargets(nn.Module):
-    """Turns the teacher's logits into targets: centred, then sharpened."""
-
-    center: Tensor
-
-    def __init__(self, prototypes: int, momentum: float) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("center", torch.zeros(prototypes))
-
-    @torch.no_grad()
-    def forward(self, logits: Tensor, temperature: float) -> Tensor:
-        """softmax((logits - centre) / temperature), float32, over the last dimension."""
-        return F.softmax((logits.float() - self.center) / temperature, dim=-1)
-
-    @torch.no_grad()
-    def update(self, logits: Tensor) -> None:
-        """Move the centre towards the mean of `logits`, (..., K), over all ranks (equation 4)."""
-        rows = logits.float().flatten(0, -2)
-        total = torch.cat([rows.sum(dim=0), rows.new_tensor([float(len(rows))])])
-        if dist.is_initialized():
-            dist.all_reduce(total)
-        self.center.lerp_(total[:-1] / total[-1], 1 - self.momentum)
+from torch import Tensor
 
 
 def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
@@ -58,3 +32,13 @@ def health(student_logits: Tensor, teacher_probabilities: Tensor, temperature: f
         "student_entropy": -(student.exp() * student).sum(dim=-1).mean(),
         "prototypes_used": torch.tensor(float(used), device=student.device),
     }
+
+
+@torch.no_grad()
+def feature_deviation(features: Tensor) -> Tensor:
+    """Standard deviation of normalised features (..., width) over rows, mean over the width, times √width.
+
+    Near 1 where features spread over the sphere, 0 where all are one (Chen and He 2021, section 4.1).
+    """
+    rows = F.normalize(features.float().flatten(0, -2), dim=-1)
+    return rows.std(dim=0, correction=0).mean() * rows.shape[-1] ** 0.5

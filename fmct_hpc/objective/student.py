@@ -1,4 +1,10 @@
-"""Student and teacher: the networks that the joint objective trains."""
+"""Student and teacher: the networks that the joint objective trains.
+
+What shares a pass of the encoder, and what cannot: DINO, iBOT and KoLeo read one pass over all views, in
+which iBOT's patches are replaced by a mask token (as in iBOT and DINOv2, the student's global views are the
+masked ones for DINO too). MAE's encoder sees the visible patches alone: with attention over other tokens,
+none of its activations is one of the first pass, so it has a short pass of its own through the same weights.
+"""
 
 from typing import NamedTuple
 
@@ -6,71 +12,94 @@ import torch
 from torch import Tensor, nn
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.model.decoder import MaeDecoder
 from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.patches import patchify, unpatchify
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.objective.dino import dino_loss, health
+from fmct_hpc.objective.dino import dino_loss, feature_deviation, health
+from fmct_hpc.objective.draws import Draws, Masked
+from fmct_hpc.objective.ibot import ibot_loss
+from fmct_hpc.objective.koleo import koleo_loss
 from fmct_hpc.objective.mae import mae_loss, normalise_patches
+from fmct_hpc.objective.targets import Scores
 
 
 class Losses(NamedTuple):
     """What a forward pass of the student gives; 0-d float32 tensors."""
 
     total: Tensor
-    dino: Tensor | None
-    mae: Tensor | None
+    parts: dict[str, Tensor]
+    """Each part's loss before its weight, by name: dino, ibot, koleo, mae."""
     health: dict[str, Tensor]
-    """Detached signs of collapse, empty without DINO."""
+    """Detached signs of collapse."""
 
 
 class Student(nn.Module):
-    """One encoder with the DINO head, the MAE decoder, or both; a part of weight 0 is not built."""
+    """One encoder, and what the objective's parts need beside it; for a weight of 0 nothing is built."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        self.objective = config.objective
+        objective, model = config.objective, config.model
+        self.objective = objective
         channels, size = len(config.data.windows), config.data.view_size
-        self.encoder = VisionTransformer(config.model, channels, size)
-        self.head = DinoHead(config.model) if config.objective.dino_weight else None
-        self.decoder = MaeDecoder(config.model, channels, size) if config.objective.mae_weight else None
+        self.encoder = VisionTransformer(model, channels, size)
+        self.head, self.ibot_head = _heads(config)
+        self.mask_token = nn.Parameter(torch.zeros(model.width)) if objective.ibot_weight else None
+        self.decoder = MaeDecoder(model, channels, size) if objective.mae_weight else None
 
     def forward(
-        self,
-        views: Tensor,
-        teacher_probabilities: Tensor | None = None,
-        keep: Tensor | None = None,
-        freeze_prototypes: bool = False,
+        self, views: Tensor, targets: Scores, draws: Draws, freeze_prototypes: bool = False
     ) -> Losses:
-        """L = dino_weight · L_dino + mae_weight · L_mae.
+        """L = Σ weight · L over the parts.
 
-        views: (V, B, C, S, S, S), the global ones first. teacher_probabilities: (G, B, K), needed for
-        DINO. keep: int64 (B, n), the visible patches of the first view, needed for MAE.
+        views: (V, B, C, S, S, S), the global ones first. targets: from the teacher, for DINO and iBOT.
         """
-        total = views.new_zeros((), dtype=torch.float32)
-        dino = mae = None
+        parts: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
+        temperature = self.objective.student_temperature
+        if self.objective.distils or self.objective.koleo_weight:
+            tokens = self._encode(views, draws)
+            cls = tokens[:, :, 0]
+            signs["feature_deviation"] = feature_deviation(cls[:GLOBAL_VIEWS])
         if self.head is not None:
-            assert teacher_probabilities is not None, "DINO needs the teacher's probabilities"
-            logits = self._logits(views, freeze_prototypes)
-            temperature = self.objective.student_temperature
-            dino = dino_loss(logits, teacher_probabilities, temperature)
-            signs = health(logits, teacher_probabilities, temperature)
-            total = total + self.objective.dino_weight * dino
+            assert targets.cls is not None, "DINO needs the teacher's targets"
+            logits = self.head(cls, freeze_prototypes)
+            parts["dino"] = dino_loss(logits, targets.cls, temperature)
+            signs |= health(logits, targets.cls, temperature)
+        if self.mask_token is not None:
+            assert targets.patches is not None, "iBOT needs the teacher's targets"
+            assert draws.masked is not None, "iBOT needs masked patches"
+            head = patch_head(self)
+            logits = head(masked_tokens(tokens, draws.masked, self.encoder.prefix), freeze_prototypes)
+            parts["ibot"] = ibot_loss(logits, targets.patches, draws.masked.weights, temperature)
+        if self.objective.koleo_weight:
+            parts["koleo"] = koleo_loss(cls[:GLOBAL_VIEWS])
         if self.decoder is not None:
-            assert keep is not None, "MAE needs the visible patches"
-            target = self._target(views[0])
-            mae = mae_loss(self.decoder(self.encoder(views[0], keep), keep), target, keep)
-            total = total + self.objective.mae_weight * mae
-        return Losses(total, dino, mae, signs)
+            parts["mae"] = self._reconstruction_loss(views[0], draws)
+        weights = {name: getattr(self.objective, f"{name}_weight") for name in parts}
+        total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
+        return Losses(total, parts, signs)
 
-    def _logits(self, views: Tensor, freeze_prototypes: bool) -> Tensor:
-        assert self.head is not None
-        return cls_logits(self.encoder, self.head, views, freeze_prototypes)
+    def _encode(self, views: Tensor, draws: Draws) -> Tensor:
+        """(V, B, C, S, S, S) -> tokens (V, B, prefix + N, width), in one pass, for views are of one size."""
+        masked = None
+        if draws.masked is not None and self.mask_token is not None:
+            where = draws.masked.where
+            local = where.new_zeros((len(views) - len(where), *where.shape[1:]))
+            masked = (torch.cat([where, local]).flatten(0, 1), self.mask_token)
+        scales = None if draws.path_scales is None else draws.path_scales.flatten(0, 1)
+        tokens = self.encoder(views.flatten(0, 1), masked=masked, path_scales=scales)
+        return tokens.unflatten(0, views.shape[:2])
 
-    def _target(self, view: Tensor) -> Tensor:
-        patches = patchify(view, self.encoder.patch_size).float()
-        return normalise_patches(patches) if self.objective.normalise_patches else patches
+    def _reconstruction_loss(self, view: Tensor, draws: Draws) -> Tensor:
+        assert self.decoder is not None
+        assert draws.keep is not None, "MAE needs the visible patches"
+        target = patchify(view, self.encoder.patch_size).float()
+        if self.objective.normalise_patches:
+            target = normalise_patches(target)
+        visible = self.encoder(view, draws.keep, path_scales=draws.mae_path_scales)
+        return mae_loss(self.decoder(visible, draws.keep), target, draws.keep)
 
     @torch.no_grad()
     def reconstruct(self, view: Tensor, keep: Tensor) -> Tensor:
@@ -90,22 +119,44 @@ class Student(nn.Module):
 
 
 class Teacher(nn.Module):
-    """The student's running mean: an encoder with a DINO head, never trained by gradients."""
+    """The student's running mean: an encoder with its heads, never trained by gradients."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         channels, size = len(config.data.windows), config.data.view_size
         self.encoder = VisionTransformer(config.model, channels, size)
-        self.head = DinoHead(config.model)
+        self.head, self.ibot_head = _heads(config)
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, views: Tensor) -> Tensor:
-        """Global views (G, B, C, S, S, S) -> logits (G, B, K)."""
-        return cls_logits(self.encoder, self.head, views, freeze_prototypes=False)
+    def forward(self, views: Tensor, masked: Masked | None = None) -> Scores:
+        """Logits for global views (G, B, C, S, S, S), seen whole, and the patches hidden from the student."""
+        tokens = self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        cls = None if self.head is None else self.head(tokens[:, :, 0])
+        patches = None
+        if masked is not None:
+            patches = patch_head(self)(masked_tokens(tokens, masked, self.encoder.prefix))
+        return Scores(cls, patches)
 
 
-def cls_logits(encoder: VisionTransformer, head: DinoHead, views: Tensor, freeze_prototypes: bool) -> Tensor:
-    """(V, B, C, S, S, S) -> logits (V, B, K), all views in one pass, for they are of one size."""
-    cls = encoder(views.flatten(0, 1))[:, 0]
-    return head(cls, freeze_prototypes).unflatten(0, views.shape[:2])
+def _heads(config: TrainConfig) -> tuple[DinoHead | None, DinoHead | None]:
+    """For the CLS token, and for patches where they have one of their own."""
+    objective = config.objective
+    own = objective.ibot_weight and not objective.ibot_shared_head
+    return (
+        DinoHead(config.model) if objective.dino_weight else None,
+        DinoHead(config.model) if own else None,
+    )
+
+
+def patch_head(network: Student | Teacher) -> DinoHead:
+    """The head that iBOT's patches go through."""
+    head = network.ibot_head if network.ibot_head is not None else network.head
+    assert head is not None
+    return head
+
+
+def masked_tokens(tokens: Tensor, masked: Masked, prefix: int) -> Tensor:
+    """Tokens (V, B, prefix + N, width), global views first -> those of masked patches, (M, width)."""
+    patches = tokens[: len(masked.where), :, prefix:]
+    return patches.flatten(0, 2)[masked.numbers]

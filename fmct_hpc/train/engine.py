@@ -56,11 +56,11 @@ def autocast_section(config: TrainConfig) -> dict[str, Any]:
 
 
 def parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
-    """Two AdamW groups: with weight decay, and without for biases, norms, tokens and prototypes."""
+    """Two AdamW groups: with weight decay, and without (biases, norms, tokens, positions, prototypes)."""
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
-        spare = parameter.ndim < 2 or "token" in name or "prototypes" in name
+        spare = parameter.ndim < 2 or any(part in name for part in ("token", "positions", "prototypes"))
         (spared if spare else decayed).append(parameter)
     return [{"params": decayed, "decay": True}, {"params": spared, "decay": False, "weight_decay": 0.0}]
 

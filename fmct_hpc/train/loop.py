@@ -13,10 +13,11 @@ from torch import Tensor
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.data.loader import Batch, Loader
+from fmct_hpc.model.execution import set_execution
 from fmct_hpc.model.patches import patchify, unpatchify
-from fmct_hpc.objective.dino import DinoTargets
-from fmct_hpc.objective.mask import keep_indices
+from fmct_hpc.objective.draws import Draws, draw
 from fmct_hpc.objective.student import Losses
+from fmct_hpc.objective.targets import NO_SCORES, Scores, Targets
 from fmct_hpc.train.engine import build_engine, update
 from fmct_hpc.train.export import initial_student
 from fmct_hpc.train.process_group import Place
@@ -35,20 +36,16 @@ LAST_SECONDS = 60.0
 
 
 class Training:
-    """Everything that a run updates: the student under DeepSpeed, the teacher, the DINO centre."""
+    """Everything that a run updates: the student under DeepSpeed, the teacher, the centres of its targets."""
 
     def __init__(self, config: TrainConfig, place: Place) -> None:
         self.config = config
         self.place = place
         student = initial_student(config)
-        self.patches = student.encoder.patches
+        set_execution(student, config.engine)
         # The teacher is copied first: under stage 3 DeepSpeed empties the student's tensors.
-        self.teacher = MeanTeacher(config, student, place) if config.objective.dino_weight else None
-        self.targets = (
-            DinoTargets(config.model.prototypes, config.objective.center_momentum).to(place.device)
-            if config.objective.dino_weight
-            else None
-        )
+        self.teacher = MeanTeacher(config, student, place) if config.objective.distils else None
+        self.targets = Targets(config).to(place.device) if config.objective.distils else None
         self.engine = build_engine(config, student, place)
         self.state = State(self.engine, self.teacher.parameters if self.teacher else None, self.targets)
 
@@ -59,34 +56,31 @@ class Training:
         FmctError, before any weight is changed, where a loss is not finite.
         """
         now = settings(self.config, step)
+        draws = [draw(self.config, step, batch.indices).to(self.place.device) for batch in batches]
         losses: list[Losses] = []
-        logits: list[Tensor] = []
-        for number, batch in enumerate(batches):
-            if number:
+        for batch, drawn, targets in zip(batches, draws, self._targets(batches, draws, now), strict=True):
+            if losses:
                 self.engine.step()  # tells DeepSpeed that the last micro-batch is over
-            losses.append(self._forward(batch, step, now, logits))
+            losses.append(self.engine(batch.views, targets, drawn, now.freeze_prototypes))
             self.engine.backward(losses[-1].total)
         figures, stop = self._agree(losses, stop, batches, step)
         figures["gradient_norm"] = update(self.engine, now)
         if not math.isfinite(figures["gradient_norm"]):
             raise FmctError(f"step {step + 1}: the gradient is not finite; lower optim.base_lr or optim.clip")
         if self.teacher and self.targets:
-            self.targets.update(torch.cat(logits, dim=1))
+            self.targets.update()
             self.teacher.update(self.engine.module, now.momentum)
         return {**figures, "lr": now.lr, "weight_decay": now.weight_decay, "momentum": now.momentum}, stop
 
-    def _forward(self, batch: Batch, step: int, now: StepSettings, logits: list[Tensor]) -> Losses:
-        probabilities = None
-        if self.teacher and self.targets:
-            logits.append(self.teacher(batch.views[:GLOBAL_VIEWS]))
-            probabilities = self.targets(logits[-1], now.teacher_temperature)
-        keep = self._keep(batch, step) if self.config.objective.mae_weight else None
-        return self.engine(batch.views, probabilities, keep, now.freeze_prototypes)
-
-    def _keep(self, batch: Batch, step: int) -> Tensor:
-        ratio = self.config.objective.mask_ratio
-        keep = keep_indices(self.config.run.seed, step, batch.indices, self.patches, ratio)
-        return keep.to(self.place.device)
+    def _targets(self, batches: list[Batch], draws: list[Draws], now: StepSettings) -> list[Scores]:
+        """What the teacher makes of each micro-batch."""
+        if self.teacher is None or self.targets is None:
+            return [NO_SCORES for _ in batches]
+        logits = [
+            self.teacher(batch.views[:GLOBAL_VIEWS], drawn.masked)
+            for batch, drawn in zip(batches, draws, strict=True)
+        ]
+        return self.targets.of(logits, now.teacher_temperature)
 
     def _agree(
         self, losses: list[Losses], stop: bool, batches: list[Batch], step: int
@@ -106,7 +100,9 @@ class Training:
     @torch.no_grad()
     def reconstruct(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The first volume's first view, what the encoder saw of it, and what the decoder made of that."""
-        view, keep = batch.views[0, :1], self._keep(batch, step)[:1]
+        view = batch.views[0, :1]
+        keep = draw(self.config, step, batch.indices[:1]).to(self.place.device).keep
+        assert keep is not None, "only a run with MAE reconstructs"
         size = self.config.model.patch_size
         patches = patchify(view, size)
         visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, keep, 1.0)
@@ -117,8 +113,8 @@ class Training:
 
 def _figures(losses: Losses) -> dict[str, Tensor]:
     """Detached 0-d float32 tensors by the name they are recorded under."""
-    parts = {"loss": losses.total, "dino": losses.dino, "mae": losses.mae, **losses.health}
-    return {name: value.detach().float() for name, value in parts.items() if value is not None}
+    parts = {"loss": losses.total, **losses.parts, **losses.health}
+    return {name: value.detach().float() for name, value in parts.items()}
 
 
 def _raise_not_finite(losses: list[Losses], batches: list[Batch], step: int) -> None:

@@ -15,7 +15,7 @@ from shards.atomic import atomic_path, write_text
 
 log = logging.getLogger(__name__)
 
-CONSOLE = ("loss", "dino", "mae", "gradient_norm", "lr", "volumes_per_second", "data_wait")
+CONSOLE = ("loss", "dino", "ibot", "koleo", "mae", "gradient_norm", "lr", "volumes_per_second", "data_wait")
 """The figures of a log line; metrics.jsonl and TensorBoard have all."""
 
 

@@ -9,6 +9,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts
 from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
 from shards import Dataset, DatasetInfo, FmctError
@@ -24,6 +25,8 @@ FREE_TO_CHANGE = (
     "engine.offload_optimizer",
     "engine.offload_parameters",
     "engine.micro_batch",
+    "engine.activation_checkpointing",
+    "engine.compile",
     "engine.deepspeed",
     "run.checkpoint_every",
     "run.keep_last",
@@ -39,11 +42,13 @@ of ranks: none but rounding); all others must stay as they were when a run goes 
 def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Manifest] | None:
     """Check all that can be wrong before any process group starts; return the checkpoint to go on from.
 
-    Raises FmctError: the dataset can't be opened, the batch can't be shared out, the run folder holds a run
-    of another configuration or dataset, or its checkpoints are all damaged.
+    Raises FmctError: the dataset can't be opened, the batch can't be shared out, there is no compiler for
+    engine.compile, the run folder holds a run of another configuration or dataset, or its checkpoints are
+    all damaged.
     """
     dataset = Dataset.open(config.data.path)
     config.accumulation(world_size)
+    require_compiler(config.engine)
     recorded = run / "config.json"
     if recorded.exists():
         _require_same_configuration(config, recorded, json.loads(recorded.read_bytes()))

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.execution import set_execution
+from fmct_hpc.objective.draws import Masked
 from fmct_hpc.objective.student import Student, Teacher
+from fmct_hpc.objective.targets import Scores
 from fmct_hpc.train.engine import autocast_section, offload_section
 from fmct_hpc.train.partition import own_part
 from fmct_hpc.train.process_group import Place
@@ -24,6 +27,7 @@ class MeanTeacher:
         self.module = Teacher(config).to(place.device)
         state = student.state_dict()
         self.module.load_state_dict({name: state[name] for name in self.module.state_dict()})
+        set_execution(self.module, config.engine)
         self.parameters = dict(self.module.named_parameters())
         self._forward: nn.Module = self.module.eval()
         if config.engine.zero_stage == 3:
@@ -32,10 +36,10 @@ class MeanTeacher:
         self._autocast = config.engine.precision == "bf16"
 
     @torch.no_grad()
-    def __call__(self, views: Tensor) -> Tensor:
-        """Global views (G, B, C, S, S, S) -> logits (G, B, K)."""
+    def __call__(self, views: Tensor, masked: Masked | None) -> Scores:
+        """Logits for global views (G, B, C, S, S, S), see `Teacher`."""
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._autocast):
-            return self._forward(views)
+            return self._forward(views, masked)
 
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float) -> None:

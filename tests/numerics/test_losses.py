@@ -1,4 +1,4 @@
-"""The losses against NumPy implementations written from the papers' formulas."""
+"""The losses against NumPy implementations written from the papers' formulas; statistics over ranks."""
 
 import os
 import subprocess
@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from fmct_hpc.objective.dino import DinoTargets, dino_loss, health
+from fmct_hpc.objective.dino import dino_loss, feature_deviation, health
+from fmct_hpc.objective.ibot import ibot_loss
+from fmct_hpc.objective.koleo import koleo_loss
 from fmct_hpc.objective.mae import mae_loss, normalise_patches
+from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
 
 GENERATOR = np.random.default_rng(0)
 
@@ -18,6 +21,10 @@ GENERATOR = np.random.default_rng(0)
 def softmax(x: np.ndarray) -> np.ndarray:
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
+
+
+def tensor(x: np.ndarray) -> torch.Tensor:
+    return torch.tensor(x, dtype=torch.float32)
 
 
 def test_dino_is_the_mean_cross_entropy_over_pairs_of_different_views() -> None:
@@ -30,20 +37,89 @@ def test_dino_is_the_mean_cross_entropy_over_pairs_of_different_views() -> None:
         for b in range(4)
         if v != g
     ]
-    ours = dino_loss(torch.tensor(student), torch.tensor(teacher, dtype=torch.float32), 0.1)
+    ours = dino_loss(torch.tensor(student), tensor(teacher), 0.1)
     assert ours.item() == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def test_targets_are_centred_sharpened_and_the_centre_is_a_running_mean() -> None:
-    targets = DinoTargets(8, momentum=0.9)
+    targets = RunningCentre(8, momentum=0.9)
     centre = np.zeros(8)
     for _ in range(3):
         logits = GENERATOR.normal(size=(2, 3, 8)) + np.arange(8)
-        ours = targets(torch.tensor(logits, dtype=torch.float32), 0.04)
+        parts = [tensor(logits[:, :1]), tensor(logits[:, 1:])]
+        ours = torch.cat(targets.probabilities(parts, 0.04), dim=1)
         np.testing.assert_allclose(ours, softmax((logits - centre) / 0.04), atol=1e-4)
-        targets.update(torch.tensor(logits, dtype=torch.float32))
+        targets.update()
         centre = 0.9 * centre + 0.1 * logits.reshape(-1, 8).mean(axis=0)
         np.testing.assert_allclose(targets.center, centre, atol=1e-6)
+
+
+def test_a_step_without_a_masked_patch_leaves_their_centre() -> None:
+    targets = RunningCentre(8, momentum=0.9)
+    targets.center.fill_(2.0)
+    assert targets.probabilities([torch.empty(0, 8)], 0.04)[0].shape == (0, 8)
+    targets.update()
+    assert torch.equal(targets.center, torch.full((8,), 2.0))
+    assert SinkhornKnopp(3).probabilities([torch.empty(0, 8)], 0.04)[0].shape == (0, 8)
+
+
+def sinkhorn(logits: np.ndarray, temperature: float, iterations: int) -> np.ndarray:
+    """Caron et al. 2020, section 3.1 with its notation: Q is K × B, and Q* = Diag(u) exp(CᵀZ / ε) Diag(v)."""
+    k, b = logits.shape[1], logits.shape[0]
+    q = np.exp(logits.T / temperature)
+    q /= q.sum()
+    for _ in range(iterations):
+        q *= (1 / k) / q.sum(axis=1, keepdims=True)
+        q *= (1 / b) / q.sum(axis=0, keepdims=True)
+    return q.T * b
+
+
+def test_sinkhorn_knopp_shares_prototypes_equally() -> None:
+    logits = GENERATOR.uniform(-1, 1, size=(2, 32, 8))
+    parts = [tensor(logits[:, :12]), tensor(logits[:, 12:])]
+    ours = torch.cat(SinkhornKnopp(3).probabilities(parts, 0.07), dim=1)
+    # The order of rows has no influence on a row's own target.
+    np.testing.assert_allclose(
+        ours.flatten(0, 1), sinkhorn(logits.reshape(64, 8), 0.07, 3), rtol=1e-4, atol=1e-6
+    )
+    settled = SinkhornKnopp(300).probabilities(parts, 0.07)
+    shares = torch.cat(settled, dim=1).flatten(0, 1).mean(dim=0)
+    np.testing.assert_allclose(shares, np.full(8, 1 / 8), rtol=1e-3)
+
+
+def test_ibot_is_the_mean_over_masked_patches_then_over_views() -> None:
+    where = GENERATOR.random((2, 3, 10)) < 0.4
+    where[1, 2] = False
+    student, teacher = GENERATOR.normal(size=(2, 2, 3, 10, 6))
+    teacher = softmax(teacher)
+    per_view = []
+    for g in range(2):
+        for b in range(3):
+            terms = [
+                -(teacher[g, b, n] * np.log(softmax(student[g, b, n] / 0.1))).sum()
+                for n in np.flatnonzero(where[g, b])
+            ]
+            per_view.append(np.mean(terms) if terms else 0.0)
+    counts = where.sum(axis=-1, keepdims=True) * np.ones_like(where)
+    weights = 1 / counts[where] / 6
+    ours = ibot_loss(tensor(student[where]), tensor(teacher[where]), tensor(weights), 0.1)
+    assert ours.item() == pytest.approx(np.mean(per_view), rel=1e-5)
+
+
+def test_koleo_is_the_mean_log_distance_to_the_nearest_other_volume() -> None:
+    features = GENERATOR.normal(size=(2, 7, 5))
+    unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
+    expected = 0.0
+    for view in unit:
+        distances = np.linalg.norm(view[:, None] - view[None], axis=-1) + np.diag(np.full(7, np.inf))
+        expected -= np.log(distances.min(axis=1)).mean()
+    assert koleo_loss(tensor(features)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_koleo_pushes_equal_features_apart_and_stays_finite() -> None:
+    features = torch.ones(1, 3, 4, requires_grad=True)
+    koleo_loss(features).backward()
+    assert torch.isfinite(features.grad).all()
 
 
 def test_mae_counts_masked_patches_only_and_normalises_each() -> None:
@@ -69,34 +145,73 @@ def test_health_figures_tell_both_kinds_of_collapse() -> None:
     assert collapsed["teacher_entropy"].item() == 0
     assert collapsed["prototypes_used"].item() == 1
     assert spread["student_entropy"].item() == pytest.approx(np.log(16), rel=1e-5)
+    assert feature_deviation(torch.randn(2, 2000, 8)).item() == pytest.approx(1, rel=0.05)
+    assert feature_deviation(torch.ones(2, 20, 8)).item() == pytest.approx(0, abs=1e-6)
 
 
-CENTRE_RANK = """
-import os, sys
+RANKS = """
+import multiprocessing, os, sys
 import torch, torch.distributed as dist
-from fmct_hpc.objective.dino import DinoTargets
-dist.init_process_group("gloo")
-logits = torch.load(sys.argv[1])
-targets = DinoTargets(logits.shape[-1], 0.9)
-targets.update(logits.chunk(dist.get_world_size(), dim=1)[dist.get_rank()])
-torch.save(targets.center, f"{sys.argv[1]}.{dist.get_rank()}")
-dist.destroy_process_group()
+from fmct_hpc.objective.koleo import koleo_loss
+from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
+
+
+def run(rank, world, path):
+    dist.init_process_group("gloo", f"file://{path}.store.{world}", rank=rank, world_size=world)
+    given = torch.load(path)
+    logits, features = (given[name].chunk(world, dim=1)[rank] for name in ("logits", "features"))
+    centring = RunningCentre(8, 0.9)
+    centring.probabilities([logits], 0.04)
+    centring.update()
+    sinkhorn = torch.cat(SinkhornKnopp(3).probabilities(list(logits.split(1, dim=1)), 0.07), dim=1)
+    # Masked patches are not as many on each rank, and on one of four there are none.
+    patches = given["patches"].tensor_split(given["cuts"][world])[rank]
+    masked = SinkhornKnopp(3).probabilities([patches], 0.07)[0]
+    weight = given["weight"].requires_grad_()
+    loss = koleo_loss(features @ weight)
+    loss.backward()
+    koleo = torch.cat([loss.detach().reshape(1), weight.grad.flatten()])
+    dist.all_reduce(koleo)
+    out = {"centre": centring.center, "sinkhorn": sinkhorn, "masked": masked, "koleo": koleo / world}
+    torch.save(out, f"{path}.{world}.{rank}")
+    dist.destroy_process_group()
+
+
+fork = multiprocessing.get_context("fork")
+places = [(rank, world, sys.argv[1]) for world in (1, 2, 4) for rank in range(world)]
+ranks = [fork.Process(target=run, args=place) for place in places]
+for process in ranks:
+    process.start()
+for process in ranks:
+    process.join()
+sys.exit(max(abs(process.exitcode) for process in ranks))
 """
 
 
-def test_two_ranks_move_the_centre_as_one_does(tmp_path: Path) -> None:
-    logits = torch.tensor(GENERATOR.normal(size=(2, 6, 8)), dtype=torch.float32)
-    torch.save(logits, tmp_path / "logits")
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": os.getcwd()}
-    shared["MASTER_PORT"] = str(29500 + os.getpid() % 1000)
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", CENTRE_RANK, str(tmp_path / "logits")], env={**shared, "RANK": str(rank)}
-        )
-        for rank in range(2)
-    ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    alone = DinoTargets(8, 0.9)
-    alone.update(logits)
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"logits.{rank}"), alone.center, atol=1e-7, rtol=0)
+def test_statistics_of_a_global_batch_do_not_depend_on_the_ranks(tmp_path: Path) -> None:
+    given = {
+        "logits": tensor(GENERATOR.uniform(-1, 1, size=(2, 8, 8))),
+        "patches": tensor(GENERATOR.uniform(-1, 1, size=(11, 8))),
+        "cuts": {1: [], 2: [3], 4: [3, 3, 9]},
+        "features": tensor(GENERATOR.normal(size=(2, 8, 6))),
+        "weight": tensor(GENERATOR.normal(size=(6, 6))),
+    }
+    torch.save(given, tmp_path / "given")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RANKS, str(tmp_path / "given")]
+    assert subprocess.run(command, env=environment, timeout=200).returncode == 0
+    alone = torch.load(tmp_path / "given.1.0")
+    expected = koleo_loss(given["features"] @ given["weight"]).item()
+    assert alone["koleo"][0].item() == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(
+        alone["masked"], sinkhorn(given["patches"].numpy(), 0.07, 3), rtol=1e-4, atol=1e-6
+    )
+    for world in (2, 4):
+        ranks = [torch.load(tmp_path / f"given.{world}.{rank}") for rank in range(world)]
+        joined = {
+            "sinkhorn": torch.cat([r["sinkhorn"] for r in ranks], 1),
+            "masked": torch.cat([r["masked"] for r in ranks]),
+        }
+        for name, value in alone.items():
+            for ours in [joined[name]] if name in joined else [r[name] for r in ranks]:
+                torch.testing.assert_close(ours, value, atol=1e-6, rtol=1e-5, msg=f"{name}, {world} ranks")

@@ -10,7 +10,8 @@ from small_training import BATCH, STEPS, small_config, start_training, write_dat
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Loader
-from fmct_hpc.objective.mask import keep_indices
+from fmct_hpc.objective.draws import draw
+from fmct_hpc.objective.targets import Scores
 from fmct_hpc.train.export import initial_student
 
 
@@ -41,8 +42,8 @@ def plain_losses(config: TrainConfig) -> list[float]:
         with torch.no_grad():
             logits = torch.stack([teacher.head(teacher.encoder(view)[:, 0]) for view in batch.views[:2]])
             probabilities = torch.softmax((logits - centre) / 0.04, -1)
-        keep = keep_indices(config.run.seed, step, batch.indices, 8, 0.75)
-        loss = student(batch.views, probabilities, keep, freeze_prototypes=step < 0.01 * STEPS).total
+        draws = draw(config, step, batch.indices)
+        loss = student(batch.views, Scores(probabilities, None), draws, step < 0.01 * STEPS).total
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 3.0)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from fmct_hpc.config import TrainConfig
+from fmct_hpc.config import ModelConfig, TrainConfig
 from launch.config import load
 from shards.errors import FmctError
 
@@ -36,6 +36,19 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("data: {path: d}", ["steps"], ["'steps'", "section.key=value"]),
         ("data: {path: d}", ["data.view_size=95"], ["view_size", "multiple of model.patch_size"]),
         ("data: {path: d}", ["objective.mae_weight=0", "objective.dino_weight=0"], ["nothing to learn"]),
+        ("data: {path: d}", ["model.width=96"], ["model", "depth", "heads", "give model.size"]),
+        ("data: {path: d}", ["model.size=L", "model.width=96"], ["model.width=96", "size=L", "1024"]),
+        ("data: {path: d}", ["model.size=XL"], ["override model.size", "'S', 'B' or 'L'", "'XL'"]),
+        (
+            "data: {path: d}",
+            ["objective.dino_weight=0", "objective.ibot_weight=1", "objective.ibot_shared_head=true"],
+            ["ibot_shared_head", "dino_weight"],
+        ),
+        (
+            "data: {path: d}",
+            ["engine.compile=true", "engine.zero_stage=3"],
+            ["engine.compile", "zero_stage 0 to 2"],
+        ),
         ("{}", [], ["data", "missing"]),
         ("- a\n- b", [], ["recipe.yaml", "key: value"]),
         ("a: [", [], ["recipe.yaml", "line", "YAML"]),
@@ -67,3 +80,22 @@ def test_an_optional_section_lists_its_keys(tmp_path: Path) -> None:
 
     with pytest.raises(FmctError, match="expected one of depth"):
         load(Outer, None, ["inner.dpeth=1"])
+
+
+def test_a_size_sets_width_depth_and_heads() -> None:
+    for size, shape in {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}.items():
+        model = load(TrainConfig, None, ["data.path=d", f"model.size={size}"]).model
+        assert (model.width, model.depth, model.heads) == shape
+        assert ModelConfig.model_validate(model.model_dump()) == model
+    assert ModelConfig().size == "B"
+    given = ModelConfig.model_validate({"width": 96, "depth": 2, "heads": 4})
+    assert given.size is None
+    assert ModelConfig.model_validate(given.model_dump()) == given
+
+
+def test_koleo_needs_volumes_to_compare() -> None:
+    values = ["data.path=d", "objective.koleo_weight=0.1", "run.batch=4", "engine.micro_batch=1"]
+    config = load(TrainConfig, None, values)
+    assert config.accumulation(2) == 2
+    with pytest.raises(FmctError, match=r"koleo_weight.*engine\.micro_batch"):
+        config.accumulation(1)
