@@ -1,0 +1,88 @@
+"""Parameters and operations in closed form against built models, torch's counter, and counts by hand."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.size import encoder_flops, parameter_counts, training_flops
+from fmct_hpc.objective.draws import draw
+from fmct_hpc.objective.student import Student, Teacher
+from fmct_hpc.objective.targets import Scores
+
+
+def config(**sections: dict[str, object]) -> TrainConfig:
+    return TrainConfig.model_validate({"data": {"path": "unused"}, **sections})
+
+
+def test_the_references_published_weights_are_of_the_size_its_notebook_prints() -> None:
+    bare = {"qkv_bias": False, "register_tokens": 0, "positions": "learned"}
+    assert parameter_counts(config(model=bare))["encoder"] == 89_404_416
+
+
+def test_vit_b_by_hand() -> None:
+    embedding = 3 * 12**3 * 768 + 768
+    attention = 768 * 3 * 768 + 3 * 768 + 768 * 768 + 768
+    mlp = 768 * 3072 + 3072 + 3072 * 768 + 768
+    norms = 2 * (768 + 768)
+    encoder = embedding + 5 * 768 + 12 * (attention + mlp + norms) + 2 * 768
+    head = 768 * 2048 + 2048 + 2048 * 2048 + 2048 + 2048 * 256 + 256 + 256 * 65536
+    counts = parameter_counts(config())
+    assert (counts["encoder"], counts["head"]) == (encoder, head)
+    assert encoder == 89_041_920
+    # 517 tokens: 12 matrices of 768² and attention's two products a block, after 512 patches of 5184.
+    flops = 2 * 512 * 5184 * 768 + 12 * (2 * 517 * 12 * 768**2 + 4 * 517**2 * 768)
+    assert encoder_flops(config()) == flops
+
+
+OPTIONS = [
+    ({}, {}),
+    ({"positions": "learned", "layer_scale": 1e-5, "qkv_bias": False}, {"ibot_weight": 1}),
+    ({"register_tokens": 0}, {"ibot_weight": 1, "ibot_shared_head": True}),
+    ({}, {"dino_weight": 0}),
+    ({}, {"mae_weight": 0, "koleo_weight": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("model", "objective"), OPTIONS)
+@pytest.mark.parametrize("size", ["S", "B", "L"])
+def test_counts_are_those_of_the_model_that_is_built(
+    size: str, model: dict[str, object], objective: dict[str, object]
+) -> None:
+    settings = config(model={"size": size, **model}, objective=objective)
+    with torch.device("meta"):
+        student = Student(settings)
+    built: Counter[str] = Counter()
+    for name, parameter in student.named_parameters():
+        built[name.split(".")[0]] += parameter.numel()
+    assert parameter_counts(settings) == built
+
+
+@pytest.mark.parametrize(("model", "objective"), OPTIONS)
+def test_operations_are_those_that_torch_counts(
+    model: dict[str, object], objective: dict[str, object]
+) -> None:
+    sizes = {"width": 48, "depth": 2, "heads": 2, "head_hidden": 64, "head_bottleneck": 32, "prototypes": 40}
+    decoder = {"decoder_width": 24, "decoder_depth": 2, "decoder_heads": 2, "patch_size": 4}
+    # One ratio and every view masked, so that what is drawn is what is expected.
+    drawn = {"ibot_mask_ratio": (0.25, 0.25), "ibot_mask_probability": 1}
+    settings = config(
+        data={"path": "unused", "view_size": 16},
+        model={**sizes, **decoder, **model},
+        objective={**drawn, **objective},
+    )
+    student, teacher = Student(settings), Teacher(settings)
+    views = torch.rand(4, 2, 3, 16, 16, 16)
+    draws = draw(settings, 0, np.array([3, 8]))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        student.encoder(views[0])
+    assert forward.get_total_flops() == 2 * encoder_flops(settings)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as whole:
+        targets = teacher(views[:2], draws.masked) if settings.objective.distils else Scores(None, None)
+        student(views, targets, draws).total.backward()
+    # The losses multiply a little too: DINO's pairs, KoLeo's distances.
+    assert whole.get_total_flops() == pytest.approx(2 * training_flops(settings), rel=2e-4)
