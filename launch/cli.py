@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -215,6 +215,25 @@ def compare(
     from fmct_hpc.train.compare import compare as compare_runs
 
     typer.echo(f"{compare_runs(first, second)} steps in both runs, their losses identical to the last bit")
+
+
+@app.command("convert-weights")
+def convert_weights(
+    source: Annotated[Path, typer.Argument(help="The reference's checkpoint, or an encoder.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for the encoder; or the file for the reference.")],
+    network: Annotated[
+        Literal["student", "teacher"],
+        typer.Option(help="Which of a DINO checkpoint's two; the reference itself loads the student."),
+    ] = "student",
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Of the encoder, if not one for 64 channels.")
+    ] = None,
+    decoder_heads: Annotated[int | None, typer.Option(min=1, help="Of an MAE's decoder, if not 16.")] = None,
+) -> None:
+    """Turn weights of the published reference (NYUMedML/headCT_foundation) into ours, or ours into its."""
+    from fmct_hpc.train.convert import convert_weights as convert
+
+    typer.echo(convert(source, out, network, heads, decoder_heads))
 
 
 @app.command()

@@ -34,15 +34,16 @@ def sincos_positions(grid: int, width: int) -> Tensor:
     """Fixed positions of grid³ patches: float32 (grid³, width).
 
     Each axis gets a sixth of the channels for sines and a sixth for cosines, in the order H, W, D (the
-    reference's y, x, z); what a width not divisible by 6 leaves over stays 0.
+    reference's y, x, z), in float32 throughout as the reference computes them; what a width not divisible
+    by 6 leaves over stays 0.
     """
     frequencies = width // 6
-    omega = POSITION_TEMPERATURE ** -(torch.arange(frequencies, dtype=torch.float64) / frequencies)
-    axes = torch.meshgrid(*(3 * [torch.arange(grid, dtype=torch.float64)]), indexing="ij")
+    omega = 1 / POSITION_TEMPERATURE ** (torch.arange(frequencies, dtype=torch.float32) / frequencies)
+    axes = torch.meshgrid(*(3 * [torch.arange(grid, dtype=torch.float32)]), indexing="ij")
     depth, height, across = (axis.reshape(-1, 1) * omega for axis in axes)
     waves = [wave(angle) for angle in (height, across, depth) for wave in (torch.sin, torch.cos)]
     positions = torch.zeros(grid**3, width)
-    positions[:, : 6 * frequencies] = torch.cat(waves, dim=1).float()
+    positions[:, : 6 * frequencies] = torch.cat(waves, dim=1)
     return positions
 
 

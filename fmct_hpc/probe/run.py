@@ -77,7 +77,7 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
     """
     dataset = Dataset.open(config.data)
     trained, info = load_encoder(run / "encoder.safetensors")
-    if info.preprocess_digest != dataset.info.config_digest:
+    if info.preprocess_digest not in (None, dataset.info.config_digest):
         raise FmctError(
             f"{config.data}: preprocessed with another configuration than the encoder's training data; "
             "run `fmct preprocess` with the recipe that the encoder was trained with"

@@ -1,10 +1,14 @@
 """The encoder as others use it: safetensors and a JSON file that says what it expects."""
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -14,6 +18,9 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.student import Student
 from shards import DatasetInfo, FmctError
 from shards.atomic import atomic_path, write_text
+
+SPACING_TOLERANCE = 0.01
+"""How far, relatively, a volume's spacing may be from the training volumes' to be taken as the same."""
 
 
 class EncoderInfo(BaseModel):
@@ -25,20 +32,47 @@ class EncoderInfo(BaseModel):
     model: ModelConfig
     data: DataConfig
     spacing_mm: tuple[float, float, float]
-    preprocess_digest: str
-    """SHA-256 of the preprocessing configuration of its training volumes."""
-    dataset_digest: str
+    preprocess_digest: str | None = None
+    """SHA-256 of the preprocessing configuration of its training volumes; none where it is not known."""
+    dataset_digest: str | None = None
     code_version: str
+    origin: str = "fmct train"
+    """Where the weights come from."""
+
+    def view(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> Tensor:
+        """The input that the encoder expects of a volume: float32 (1, C, S, S, S).
+
+        volume: HU (D, H, W), growing towards superior, anterior and right, around the head's middle (as
+        `fmct preprocess` makes it); spacing_mm: (D, H, W). Where that is not the spacing of the training
+        volumes, the volume is first resampled to it, linearly. The field around its middle is windowed and
+        averaged as in training, without augmentation. Raises FmctError for what is no such volume.
+        """
+        from fmct_hpc.data.field import center_view  # numba, which loading an encoder must not wait for
+
+        if volume.ndim != 3 or not volume.size or len(spacing_mm) != 3 or min(spacing_mm) <= 0:
+            raise FmctError(
+                f"a volume of shape {volume.shape} with spacing {tuple(spacing_mm)}: expected HU (D, H, W) "
+                "and three spacings above 0 mm"
+            )
+        if not np.isfinite(volume).all():
+            raise FmctError("the volume has values that are not finite; HU are expected")
+        scale = [own / trained for own, trained in zip(spacing_mm, self.spacing_mm, strict=True)]
+        if max(abs(factor - 1) for factor in scale) > SPACING_TOLERANCE:
+            volume, spacing_mm = _resample(volume, scale), self.spacing_mm
+        hu = np.clip(np.rint(volume), -32768, 32767).astype(np.int16)
+        return torch.from_numpy(center_view(hu, spacing_mm, self.data))[None]
+
+
+def _resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.float32]:
+    """Linear, between the centres of voxels; scale: new voxels for an old one, per axis."""
+    field = torch.from_numpy(volume.astype(np.float32))[None, None]
+    return F.interpolate(field, scale_factor=scale, mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
 def export_encoder(
     out: Path, averaged: dict[str, Tensor], config: TrainConfig, dataset: DatasetInfo, step: int
 ) -> None:
-    """Write `out`/encoder.safetensors and, last, `out`/encoder.json.
-
-    averaged: whole tensors by name, of which those under "encoder." are written.
-    """
-    weights = {n.removeprefix("encoder."): t for n, t in averaged.items() if n.startswith("encoder.")}
+    """Write the encoder of a run; averaged: whole tensors by the student's names."""
     info = EncoderInfo(
         step=step,
         model=config.model,
@@ -48,8 +82,17 @@ def export_encoder(
         dataset_digest=dataset.digest,
         code_version=version("fmct-hpc"),
     )
+    write_encoder(out, averaged, info)
+
+
+def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> None:
+    """Write `out`/encoder.safetensors and, last, `out`/encoder.json.
+
+    weights: by the student's names, of which those under "encoder." are written.
+    """
+    encoder = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
     with atomic_path(out / "encoder.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
+        save_file({name: tensor.contiguous() for name, tensor in encoder.items()}, temporary)
     # The path of the training data is the trainer's business, not that of who gets the encoder.
     document = info.model_dump(mode="json") | {"data": info.data.model_dump(mode="json") | {"path": ""}}
     write_text(out / "encoder.json", json.dumps(document, indent=1))
@@ -64,7 +107,7 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
     description = path.with_suffix(".json")
     for file in (path, description):
         if not file.is_file():
-            raise FmctError(f"{file}: no such file; `fmct train` writes it at the end of a run")
+            raise FmctError(f"{file}: no such file; `fmct train` and `fmct convert-weights` write it")
     try:
         info = EncoderInfo.model_validate_json(description.read_bytes())
         encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)

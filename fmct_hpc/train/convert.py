@@ -1,0 +1,128 @@
+"""`fmct convert-weights`: a checkpoint file of the reference into an encoder of ours, and back."""
+
+import hashlib
+import pickle
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fmct_hpc.config import DataConfig
+from fmct_hpc.model.reference import Network, Part, from_reference, to_reference
+from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+
+_WINDOWS = {1: ((40, 300),), 3: ((40, 80), (80, 200), (600, 2800))}
+"""(level, width) in HU by the number of channels (`loading_transforms` in the reference's transforms.py)."""
+_DICTIONARY = {"student": "state_dict", "teacher": "momentum_model_state_dict"}
+"""Where the reference's `save_checkpoint` puts each network; its own downstream programs load the first."""
+_PARTS: tuple[Part, ...] = ("head", "decoder")
+
+
+def convert_weights(
+    source: Path,
+    out: Path,
+    network: Literal["student", "teacher"] = "student",
+    heads: int | None = None,
+    decoder_heads: int | None = None,
+) -> str:
+    """Convert a file, in the direction that its kind tells; returns what was written, in a line.
+
+    A checkpoint of the reference becomes the folder `out` with encoder.safetensors, encoder.json and, of a
+    DINO or MAE checkpoint, head.safetensors or decoder.safetensors. An encoder.safetensors, with such a file
+    beside it or not, becomes the file `out`, which the reference's `load_model` reads. heads and
+    decoder_heads: see `from_reference`. Raises FmctError for a file that is neither.
+    """
+    if source.suffix == ".safetensors":
+        return _to_reference(source, out)
+    state = _read(source, _DICTIONARY[network])
+    try:
+        found = from_reference(state, heads, decoder_heads)
+    except FmctError as error:
+        raise FmctError(f"{source}: {error}") from None
+    if found.channels not in _WINDOWS:
+        raise FmctError(f"{source}: {found.channels} channels; the reference's are 1 or 3 windows")
+    info = EncoderInfo(
+        step=0,
+        model=found.model,
+        data=DataConfig.model_validate(
+            {"path": "", "windows": _WINDOWS[found.channels], "view_size": found.view_size}
+        ),
+        spacing_mm=(1.0, 1.0, 1.0),
+        code_version=version("fmct-hpc"),
+        origin=f"{source.name}, {network}, sha256 {hashlib.sha256(source.read_bytes()).hexdigest()}",
+    )
+    for part in _PARTS:
+        (out / f"{part}.safetensors").unlink(missing_ok=True)
+    if found.part:
+        weights = {n: t for n, t in found.weights.items() if not n.startswith("encoder.")}
+        with atomic_path(out / f"{found.part}.safetensors") as temporary:
+            save_file(weights, temporary)
+    write_encoder(out, found.weights, info)
+    beside = f" with its {found.part}" if found.part else ""
+    return f"{out / 'encoder.safetensors'}: the reference's {network}{beside}, {_describe(found)}"
+
+
+def _to_reference(source: Path, out: Path) -> str:
+    encoder, info = load_encoder(source)
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    found: list[Part] = [part for part in _PARTS if source.with_name(f"{part}.safetensors").is_file()]
+    part = found[0] if found else ""
+    if part:
+        weights |= load_file(source.with_name(f"{part}.safetensors"))
+    network = Network(info.model, len(info.data.windows), info.data.view_size, part, weights)
+    state = to_reference(network)
+    document = {
+        "epoch": 0,
+        "best_loss": 0.0,
+        "state_dict": {_wrapped(name, part): tensor for name, tensor in state.items()},
+        "momentum_model_state_dict": None,
+    }
+    with atomic_path(out) as temporary:
+        torch.save(document, temporary)
+    return f"{out}: in the reference's layout, {_describe(network)}"
+
+
+def _wrapped(name: str, part: Part) -> str:
+    """A name as the reference's training programs save it."""
+    is_backbone = part != "decoder" and not name.startswith("head.")
+    return f"module.backbone.{name}" if is_backbone else f"module.{name}"
+
+
+def _describe(network: Network) -> str:
+    model = network.model
+    count = sum(t.numel() for n, t in network.weights.items() if n.startswith("encoder."))
+    return (
+        f"width {model.width}, depth {model.depth}, {model.heads} heads, patch {model.patch_size} on "
+        f"{network.view_size}, {model.register_tokens} registers, {count:,} parameters in the encoder"
+    )
+
+
+def _read(source: Path, key: str) -> dict[str, Tensor]:
+    """The state dictionary in a file of torch.save, which no code in it is run for."""
+    if not source.is_file():
+        raise FmctError(f"{source}: no such file")
+    try:
+        # best_loss is a NumPy number in the reference's checkpoints, as its own loader says.
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            document: Any = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise FmctError(f"{source}: not a checkpoint of torch.save ({type(error).__name__})") from None
+    if isinstance(document, dict) and "state_dict" in document:
+        document = document.get(key)
+        if document is None:
+            raise FmctError(f"{source}: holds no {key}; an MAE's checkpoint has no teacher")
+    if not isinstance(document, dict) or not all(isinstance(value, Tensor) for value in document.values()):
+        raise FmctError(f"{source}: neither a state dictionary nor a checkpoint that holds one")
+    return document
+
+
+def _numpy_scalars() -> list[Any]:
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]

@@ -1,0 +1,85 @@
+"""The exported encoder and its preprocessing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fmct_hpc import load_encoder
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.field import center_view
+from fmct_hpc.objective.student import Student
+from fmct_hpc.train.export import EncoderInfo, export_encoder
+from shards import DatasetInfo
+from shards.errors import FmctError
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    model = {"width": 24, "depth": 1, "heads": 2, "patch_size": 6, "layer_scale": 0.1, "positions": "learned"}
+    config = TrainConfig.model_validate(
+        {
+            "data": {"path": "/secret/place", "view_size": 12},
+            "model": model,
+            "objective": {"dino_weight": 0},
+        }
+    )
+    info = DatasetInfo.model_construct(spacing_mm=(2.0, 2.0, 2.0), config_digest="a" * 64, digest="b" * 64)
+    export_encoder(tmp_path, Student(config).state_dict(), config, info, 10)
+    assert "secret" not in (tmp_path / "encoder.json").read_text()
+    return tmp_path / "encoder.safetensors"
+
+
+def head(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> np.ndarray:
+    """A smooth head in air around the middle, at voxel centres: the same in mm at any spacing."""
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
+    d, h, w = np.meshgrid(*axes, indexing="ij")
+    radius = np.sqrt((d / 60) ** 2 + (h / 80) ** 2 + ((w - 5) / 65) ** 2)
+    return -1000 + 1040 / (1 + np.exp(12 * (radius - 1)))
+
+
+def test_three_lines_from_a_volume_to_features(exported: Path) -> None:
+    volume = head((80, 100, 90), (2, 2, 2)).astype(np.int16)
+    encoder, info = load_encoder(exported)
+    view = info.view(volume, (2, 2, 2))
+    tokens = encoder(view)
+    assert tokens.shape == (1, 1 + 4 + 8, 24)
+    assert torch.equal(view[0], torch.from_numpy(center_view(volume, (2, 2, 2), info.data)))
+
+
+def test_another_spacing_is_resampled_to_that_of_training(exported: Path) -> None:
+    _, info = load_encoder(exported)
+    expected = info.view(head((80, 100, 90), (2, 2, 2)), (2, 2, 2))
+    finer = info.view(head((40, 200, 180), (4, 1, 1)), (4, 1, 1))
+    assert (finer - expected).abs().mean() < 0.005
+    assert (finer - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("volume", "spacing", "expected"),
+    [
+        (np.zeros((4, 4)), (1, 1, 1), "expected HU"),
+        (np.zeros((4, 4, 4)), (1, 1), "three spacings"),
+        (np.zeros((4, 4, 4)), (1, 1, 0), "above 0 mm"),
+        (np.full((4, 4, 4), np.nan), (1, 1, 1), "not finite"),
+    ],
+)
+def test_what_is_no_volume_is_refused(
+    exported: Path, volume: np.ndarray, spacing: tuple[float, ...], expected: str
+) -> None:
+    info = load_encoder(exported)[1]
+    with pytest.raises(FmctError, match=expected):
+        info.view(volume, spacing)
+
+
+def test_an_encoder_without_its_description_or_with_another_is_refused(exported: Path) -> None:
+    described = exported.with_suffix(".json")
+    info = EncoderInfo.model_validate_json(described.read_bytes())
+    wider = info.model_copy(update={"model": info.model.model_copy(update={"width": 48})})
+    described.write_text(wider.model_dump_json())
+    with pytest.raises(FmctError, match=r"not an encoder that fits encoder\.json"):
+        load_encoder(exported)
+    described.unlink()
+    with pytest.raises(FmctError, match=r"encoder\.json: no such file"):
+        load_encoder(exported)
