@@ -12,15 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from preprocess.sources import Source
-from shards.atomic import atomic_path
 from shards.errors import FmctError
-
-ROW_GROUP_SERIES = 512
-"""Series per Parquet row group: what reading one row decodes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +49,7 @@ class Instance:
     member: str = ""  # name in the archive; this and the next two as `Source` says
     offset: int = 0
     archive_size: int = 0
+    sha256: str = ""  # of its bytes, where another object bears its SOP Instance UID, else empty
 
     @property
     def source(self) -> Source:
@@ -111,81 +107,7 @@ def _commonest(values: Iterable[Any]) -> Any:
     return max(counts, key=lambda value: (counts[value], str(value)))
 
 
-_UID = pa.string()
-_SERIES_KEY = ("patient_id", "study_uid", "series_uid")
-_INSTANCE_TYPES: dict[str, pa.DataType] = {
-    # A file name is bytes: archives hold names that are not UTF-8.
-    "path": pa.binary(),
-    "size": pa.int64(),
-    "mtime_ns": pa.int64(),
-    "sop_uid": _UID,
-    "sop_class": _UID,
-    "transfer_syntax": _UID,
-    "image_type": pa.list_(pa.string()),
-    "acquisition_number": pa.int64(),
-    "instance_number": pa.int64(),
-    "kernel": pa.string(),
-    "kvp": pa.float64(),
-    "frames": pa.int64(),
-    "samples": pa.int64(),
-    "rows": pa.int64(),
-    "columns": pa.int64(),
-    "position": pa.list_(pa.float64()),
-    "orientation": pa.list_(pa.float64()),
-    "pixel_spacing": pa.list_(pa.float64()),
-    "thickness": pa.float64(),
-    "tilt": pa.float64(),
-    "frame": pa.int64(),
-    "member": pa.binary(),
-    "offset": pa.int64(),
-    "archive_size": pa.int64(),
-}
-_SERIES_NAMES = tuple(f.name for f in fields(Series) if f.name != "instances")
-INSTANCE_TABLE = pa.schema(
-    [pa.field(name, pa.string()) for name in _SERIES_NAMES]
-    + [pa.field(name, kind) for name, kind in _INSTANCE_TYPES.items()]
-)
-"""What the scan collects: one flat row an image, series attributes repeated."""
-
-
-def series_table(instances: pa.Table) -> pa.Table:
-    """Group flat `INSTANCE_TABLE` rows into one row a series with its instances nested.
-
-    Rows are ordered by (patient, study, series) and instances by (SOP Instance UID, path, offset, frame),
-    so the result does not depend on the order in which files were found. Patient and study belong to the
-    group's key: a series UID that two patients share (careless anonymisation) stays two series.
-    """
-    order = [(name, "ascending") for name in (*_SERIES_KEY, "sop_uid", "path", "offset", "frame")]
-    flat = instances.sort_by(order).combine_chunks()
-    starts = _group_starts(flat)
-    nested = pa.StructArray.from_arrays(
-        [flat[name].combine_chunks() for name in _INSTANCE_TYPES], names=list(_INSTANCE_TYPES)
-    )
-    offsets = pa.array(np.append(starts, len(flat)), pa.int64())
-    columns = [flat[name].take(pa.array(starts)) for name in _SERIES_NAMES]
-    columns.append(pa.LargeListArray.from_arrays(offsets, nested))
-    return pa.table(columns, names=[*_SERIES_NAMES, "instances"])
-
-
-def _group_starts(flat: pa.Table) -> np.ndarray:
-    changed = np.zeros(len(flat), bool)
-    changed[:1] = True
-    for name in _SERIES_KEY:
-        column = flat[name]
-        changed[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy()
-    return np.flatnonzero(changed)
-
-
-def write_private_parquet(table: pa.Table, path: Path, row_group_size: int | None = None) -> None:
-    """Write `table` atomically as a Parquet file that only its owner can read (mode 0600)."""
-    with atomic_path(path) as temporary:
-        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
-        pq.write_table(table, temporary, compression="zstd", row_group_size=row_group_size)
-
-
-def write_catalog(path: Path, series: pa.Table) -> None:
-    """Write the result of `series_table` to `path` (atomic, mode 0600)."""
-    write_private_parquet(series, path, ROW_GROUP_SERIES)
+SERIES_COLUMNS = tuple(f.name for f in fields(Series) if f.name != "instances")
 
 
 def read_catalog(path: Path) -> list[Series]:
@@ -222,7 +144,7 @@ def _open(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid:
         raise FmctError(f"{path}: not a Parquet file; make the catalog again with `fmct scan`") from None
-    if set(file.schema_arrow.names) != {*_SERIES_NAMES, "instances"}:
+    if set(file.schema_arrow.names) != {*SERIES_COLUMNS, "instances"}:
         raise FmctError(f"{path}: not a catalog of this version; make it again with `fmct scan`")
     return file
 

@@ -1,17 +1,15 @@
 """A pool of processes for the tasks: one volume at a time each, one thread each."""
 
 import logging
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
 from preprocess.config import PreprocessConfig
+from preprocess.processes import process_pool
 from preprocess.task import run_task
 from shards.errors import FmctError
 
@@ -56,7 +54,7 @@ def _run_until_a_death(
     catalog: Path, out: Path, todo: list[int], config: PreprocessConfig
 ) -> Iterator[tuple[int, FmctError | None]]:
     """Number and error of each task as it ends; raises BrokenProcessPool when a process dies."""
-    with _one_thread_each(), _pool(min(config.workers, len(todo))) as pool:
+    with _one_thread_each(), process_pool(min(config.workers, len(todo))) as pool:
         futures = {pool.submit(run_task, catalog, out, index, config): index for index in todo}
         for future in as_completed(futures):
             try:
@@ -65,31 +63,6 @@ def _run_until_a_death(
                 yield futures[future], error
             else:
                 yield futures[future], None
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool that starts no further task once an exception leaves its context."""
-    # Spawned, not forked: the caller may hold threads (a progress bar, BLAS).
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _set_up_worker() -> None:
-    """Die with the parent, however it dies, and at once on Ctrl-C: markers make that safe."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
 
 
 @contextmanager

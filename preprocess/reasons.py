@@ -8,6 +8,7 @@ class Reason(StrEnum):
 
     # Files, found by the scan.
     UNREADABLE_FILE = "unreadable_file"
+    NOT_DICOM = "not_dicom"
     EMPTY_FILE = "empty_file"
     BROKEN_HEADER = "broken_header"
     MISSING_UID = "missing_uid"

@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -159,14 +159,13 @@ def _zip_members(path: Path, status: os.stat_result) -> Iterator[tuple[Source, B
             elif _is_bomb(info.file_size, info.compress_size):
                 yield source, _bomb(info.file_size, info.compress_size)
             else:
-                try:
-                    with _damage_typed():
-                        file = archive.open(info)
-                        member = _readable(file)
-                except Rejection as rejection:
-                    yield source, rejection
-                    continue
-                with file:
+                with ExitStack() as opened:
+                    member: BinaryIO | Rejection
+                    try:
+                        with _damage_typed():
+                            member = _readable(opened.enter_context(archive.open(info)))
+                    except Rejection as rejection:
+                        member = rejection
                     yield source, member
 
 

@@ -101,7 +101,7 @@ def test_a_scan_counts_files_and_a_repeated_object(tmp_path: Path) -> None:
     axial().write_frames(tmp_path / "export" / "a", waves, enhanced=True)
     (tmp_path / "export" / "b").write_bytes((tmp_path / "export" / "a").read_bytes())
     summary = scan(tmp_path / "export", tmp_path / "catalog.parquet")
-    assert (summary.files, summary.instances, summary.repeated_instances) == (2, 2, 1)
+    assert (summary.files, summary.objects, summary.repeated.same_bytes) == (2, 2, 1)
     assert dict(build(tmp_path / "export").dropped) == {Reason.DUPLICATE_SLICE: 24}
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from preprocess.catalog import INSTANCE_TABLE, read_catalog, series_table, write_catalog
+from preprocess.catalog import read_catalog
+from preprocess.catalog_table import INSTANCE_TABLE, CatalogWriter
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
 from preprocess.deidentify import Pseudonymizer, new_key
 from preprocess.plan import Plan, input_digest, plan, read_plan, settings_digest, task_digest
@@ -49,7 +50,8 @@ def make_catalog(path: Path, studies: range, changed: int | None = None) -> Path
         for series in range(2)
         for number in range(SLICES)
     ]
-    write_catalog(path, series_table(pa.Table.from_pylist(rows, schema=INSTANCE_TABLE)))
+    with CatalogWriter(path) as writer:
+        writer.add(pa.Table.from_pylist(rows, schema=INSTANCE_TABLE))
     return path
 
 

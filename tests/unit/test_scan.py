@@ -10,6 +10,7 @@ import pytest
 from dicom_files import axial, ct_image, save, waves
 
 from preprocess.catalog import read_catalog, read_rows
+from preprocess.duplicates import Repeated
 from preprocess.reasons import Reason
 from preprocess.scan import rejected_path, scan
 from shards.errors import FmctError
@@ -35,11 +36,16 @@ def test_catalog_holds_every_series_and_names_every_broken_file(tmp_path: Path) 
     catalog = tmp_path / "out" / "catalog.parquet"
     calls: list[tuple[int, int]] = []
     summary = scan(export(tmp_path / "export"), catalog, progress=lambda *call: calls.append(call))
-    assert (summary.files, summary.instances, summary.series, summary.ct_series) == (13, 8, 3, 2)
+    assert (summary.files, summary.objects, summary.series) == (13, 8, 3)
     assert summary.skipped == 1
-    assert summary.repeated_instances == 1
+    assert summary.repeated == Repeated(same_bytes=1, other_bytes=0)
+    assert summary.modalities == {"CT": 7, "MR": 1}
     assert calls[-1] == (13, 13)
     rejected = pq.read_table(rejected_path(catalog)).to_pylist()
+    assert [row["path"] for row in rejected if row["reason"] == Reason.NOT_DICOM] == [
+        os.fsencode(tmp_path / "export" / "notes.txt")
+    ]
+    rejected = [row for row in rejected if row["reason"] != Reason.NOT_DICOM]
     reasons = {os.path.basename(os.fsdecode(row["path"])): row["reason"] for row in rejected}
     assert reasons["empty.dcm"] == Reason.EMPTY_FILE
     assert reasons["no-uid.dcm"] == Reason.MISSING_UID

@@ -1,0 +1,45 @@
+"""Worker processes: how they are started, and that they end with the process that started them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool that starts no further task once an exception leaves its context."""
+    # Spawned, not forked: the caller may hold threads (a progress bar, BLAS).
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class InlineExecutor(Executor):
+    """Runs what it is given at once, in this process."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """The finished future of `work`; an exception of it is raised here."""
+        future: Future = Future()
+        future.set_result(work(*args, **kwargs))
+        return future
+
+
+def _set_up_worker() -> None:
+    """Die with the parent, however it dies, and at once on Ctrl-C: markers make that safe."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

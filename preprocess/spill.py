@@ -1,0 +1,147 @@
+"""Rows that are too many for memory, put into files so that those which belong together meet."""
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc
+
+FINGERPRINT = np.dtype("S16")
+"""128 bits: among 10^8 of them two are equal by chance in one of 10^22 archives."""
+BUCKETS = 256
+BUFFERED_RECORDS = 2**18
+"""Records (of some 40 bytes) in memory before they go to the buckets' files."""
+PARTITION_ROWS = 2**16
+"""Rows of a partition: what is in memory at a time (more only if one key has more)."""
+SAMPLED_ROWS = 256
+"""One key in so many decides where partitions begin."""
+
+
+def fingerprints(values: Iterable[bytes]) -> np.ndarray:
+    """`FINGERPRINT` of each value, (n,)."""
+    return np.frombuffer(b"".join(blake2b(value, digest_size=16).digest() for value in values), FINGERPRINT)
+
+
+def find(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each of `wanted` stands in the ascending `ordered`, -1 where it does not; int64 (n,)."""
+    if not len(ordered):
+        return np.full(len(wanted), -1)
+    places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+    return np.where(ordered[places] == wanted, places, -1)
+
+
+class Buckets:
+    """Records spread over files by the head of their fingerprint, the field named `by`.
+
+    Equal fingerprints meet in one bucket, buckets ascend, and each has a 256th of the records.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype, by: str) -> None:
+        self._folder, self._dtype, self._by = folder, dtype, by
+        self._buffer: list[np.ndarray] = []
+        self._buffered = 0
+        folder.mkdir(mode=0o700)
+
+    def add(self, records: np.ndarray) -> None:
+        """Append records of the buckets' dtype."""
+        self._buffer.append(records)
+        self._buffered += len(records)
+        if self._buffered >= BUFFERED_RECORDS:
+            self._flush()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Each bucket's records, in no order."""
+        self._flush()
+        for number in range(BUCKETS):
+            path = self._folder / f"{number:02x}"
+            if path.exists():
+                yield np.fromfile(path, self._dtype)
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        records = np.concatenate(self._buffer)
+        heads = np.frombuffer(np.ascontiguousarray(records[self._by]), np.uint8)[:: FINGERPRINT.itemsize]
+        order = np.argsort(heads, kind="stable")
+        ends = np.searchsorted(heads[order], np.arange(BUCKETS), "right")
+        for number, part in enumerate(np.split(records[order], ends[:-1])):
+            if len(part):
+                append(self._folder / f"{number:02x}", part.tobytes())
+        self._buffer, self._buffered = [], 0
+
+
+class Partitions:
+    """Table rows dealt to files by ranges of a key, so that the partitions' rows follow one another."""
+
+    def __init__(self, folder: Path, key: Callable[[pa.Table], pa.ChunkedArray], splitters: pa.Array) -> None:
+        """`splitters` are the values of `key`, ascending, where the second and later partitions begin."""
+        self._folder, self._key, self._splitters = folder, key, splitters
+        self._buffer: list[pa.Table] = []
+        self._buffered = 0
+        folder.mkdir(mode=0o700)
+
+    def add(self, table: pa.Table) -> None:
+        """Deal a table's rows; all tables have one schema."""
+        self._buffer.append(table)
+        self._buffered += len(table)
+        if self._buffered >= PARTITION_ROWS:
+            self._flush()
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Each partition's rows, in no order."""
+        self._flush()
+        for number in range(len(self._splitters) + 1):
+            path = self._folder / str(number)
+            if path.exists():
+                yield self._read(path)
+                path.unlink()
+
+    def _flush(self) -> None:
+        if not self._buffered:
+            return
+        table = pa.concat_tables(self._buffer)
+        numbers = pc.search_sorted(self._splitters, self._key(table), side="right").to_numpy()
+        order = np.argsort(numbers, kind="stable")
+        present, starts = np.unique(numbers[order], return_index=True)
+        for number, rows in zip(present, np.split(order, starts[1:]), strict=True):
+            sink = io.BytesIO()
+            options = pyarrow.ipc.IpcWriteOptions(compression="lz4")
+            with pyarrow.ipc.new_stream(sink, table.schema, options=options) as writer:
+                writer.write_table(table.take(pa.array(rows)))
+            append(self._folder / str(number), sink.getvalue())
+        self._buffer, self._buffered = [], 0
+
+    def _read(self, path: Path) -> pa.Table:
+        """The streams in the file, one behind the other."""
+        tables = []
+        with pa.OSFile(str(path)) as file:
+            while file.tell() < file.size():
+                with pyarrow.ipc.open_stream(file) as reader:
+                    tables.append(reader.read_all())
+        return pa.concat_tables(tables)
+
+
+def splitters(keys: Iterable[pa.ChunkedArray]) -> pa.Array:
+    """Keys that divide rows of these keys into partitions of about `PARTITION_ROWS` rows."""
+    samples, rows = [], 0
+    for part in keys:
+        samples.append(part.take(pc.sort_indices(part)[::SAMPLED_ROWS]))
+        rows += len(part)
+    if not samples:
+        return pa.array([], pa.binary())
+    sample = pa.chunked_array(samples).combine_chunks()
+    sample = sample.take(pc.sort_indices(sample))
+    count = -(-rows // PARTITION_ROWS)
+    return sample.take(pa.array(np.arange(1, count) * len(sample) // count)).unique()
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append to a file that only its owner can read."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "ab") as file:
+        file.write(data)

@@ -1,0 +1,299 @@
+"""Scanning again: what is known is not read, and the tables are those of a first scan, to the byte."""
+
+import io
+import os
+import random
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_files import ct_image, save
+
+from preprocess import catalog_table, duplicates, findings, spill
+from preprocess import scan as scan_module
+from preprocess.catalog import read_catalog
+from preprocess.duplicates import Repeated
+from preprocess.scan import ScanSummary, rejected_path, scan
+from preprocess.sources import Source
+from shards.errors import FmctError
+
+PIXELS = np.zeros((4, 4), np.int16)
+
+
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small export has many batches, row groups and partitions."""
+    for module, name, value in (
+        (scan_module, "BATCH_FILES", 8),
+        (findings, "PART_ROWS", 4),
+        (spill, "PARTITION_ROWS", 8),
+        (spill, "SAMPLED_ROWS", 2),
+        (catalog_table, "ROW_GROUP_INSTANCES", 16),
+        (catalog_table, "ROW_GROUP_SERIES", 3),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+def image(patient: int, series: int, number: int, **attributes: object) -> bytes:
+    identity = {
+        "PatientID": f"patient {patient}",
+        "StudyInstanceUID": f"1.2.{patient}",
+        "SeriesInstanceUID": f"1.2.{patient}.{series}",
+        "SOPInstanceUID": f"1.2.{patient}.{series}.{number}",
+    }
+    data = ct_image(PIXELS, **identity | attributes)
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def export(folder: Path, patients: int = 6) -> Path:
+    """16 images a patient, the last but one in a zip and the last in a tar, with broken and foreign files."""
+    for patient in range(patients):
+        files = {
+            f"p{patient}/s{series}/{number}": image(patient, series, number)
+            for series in range(4)
+            for number in range(4)
+        }
+        files[f"p{patient}/notes.txt"] = b"not DICOM"
+        files[f"p{patient}/broken"] = b"\0" * 128 + b"DICM" + bytes(range(200))
+        folder.mkdir(exist_ok=True)
+        if patient == patients - 2:
+            with zipfile.ZipFile(folder / "zip", "w") as archive:
+                for name, data in files.items():
+                    archive.writestr(name, data)
+            continue
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+    with tarfile.open(folder / "tar", "w:gz") as archive:
+        archive.add(folder / f"p{patient}", "packed")
+    shutil.rmtree(folder / f"p{patient}")
+    return folder
+
+
+class Reads:
+    """Counts the objects whose header is read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.stop_at: int | None = None
+        real = findings.read_header
+
+        def read(file: object, source: Source) -> list:
+            self.count += 1
+            if self.count == self.stop_at:
+                raise KeyboardInterrupt  # as a kill: no handler of the scan may run
+            return real(file, source)
+
+        monkeypatch.setattr(findings, "read_header", read)
+
+
+def tables(catalog: Path) -> tuple[bytes, bytes]:
+    return catalog.read_bytes(), rejected_path(catalog).read_bytes()
+
+
+def fresh(folder: Path, where: Path) -> tuple[bytes, bytes]:
+    shutil.rmtree(where, ignore_errors=True)
+    scan(folder, where / "catalog.parquet")
+    return tables(where / "catalog.parquet")
+
+
+def test_only_what_is_new_or_changed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    reads = Reads(monkeypatch)
+    assert (scan(folder, catalog).unchanged, reads.count) == (0, 108)
+    first = tables(catalog)
+
+    def again(expected: int) -> ScanSummary:
+        reads.count = 0
+        summary = scan(folder, catalog)
+        assert reads.count == expected
+        assert tables(catalog) == fresh(folder, tmp_path / "fresh")
+        assert not list(tmp_path.glob(".*")), "the working folder is removed"
+        return summary
+
+    assert again(0).unchanged == 74
+    assert tables(catalog) == first
+
+    (folder / "p0" / "s0" / "0").unlink()
+    (folder / "p1" / "s0" / "new").write_bytes(image(1, 0, 77))
+    (folder / "p2" / "s0" / "1").write_bytes(image(2, 0, 1, StudyDescription="longer than it was"))
+    os.utime(folder / "p2" / "s0" / "2", ns=(1, 1))
+    again(3)
+    shutil.rmtree(folder / "p3")
+    (folder / "zip").unlink()
+    again(0)
+    with zipfile.ZipFile(folder / "zip", "w") as archive:
+        archive.writestr("one", image(4, 0, 0))
+        archive.writestr("notes", b"not DICOM")
+    again(2)
+    (folder / "p0").rename(folder / "renamed")
+    again(17)
+
+
+def test_a_scan_that_is_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    expected = fresh(folder, tmp_path / "fresh")
+    reads = Reads(monkeypatch)
+    total = 0
+    for stop_at in (30, 25, 40):
+        reads.count, reads.stop_at = 0, stop_at
+        with pytest.raises(KeyboardInterrupt):
+            scan(folder, catalog)
+        assert not catalog.exists()
+        total += reads.count
+    reads.count, reads.stop_at = 0, None
+    scan(folder, catalog)
+    # A kill loses the batch that was read at the time: 8 files, or an archive of 18 members.
+    assert 108 <= total + reads.count <= 108 + 3 * 18
+    assert tables(catalog) == expected
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("before", ["nothing", "an older export"])
+def test_a_kill_between_any_two_steps_leaves_the_old_tables_or_the_new(before: str, tmp_path: Path) -> None:
+    """In turn, a call that makes, moves or removes a file is the one that never happens."""
+    folder, where = export(tmp_path / "export", patients=3), tmp_path / "run"
+    catalog = where / "catalog.parquet"
+    old = None
+    if before == "an older export":
+        old = fresh(folder, tmp_path / "old")
+        (folder / "p0" / "s0" / "0").unlink()
+        (folder / "p0" / "s0" / "new").write_bytes(image(0, 0, 77))
+    new = fresh(folder, tmp_path / "fresh")
+
+    def calls_until(stop: int) -> int:
+        """Scan, to be killed at call number `stop`; the number of calls."""
+        count = 0
+
+        def step(real: Callable) -> Callable:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == stop:
+                    raise KeyboardInterrupt
+                return real(*args, **kwargs)
+
+            return call
+
+        shutil.rmtree(where, ignore_errors=True)
+        shutil.copytree(tmp_path / "old", where) if old else where.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("replace", "mkdir", "unlink", "rmdir", "open"):
+                patch.setattr(os, name, step(getattr(os, name)))
+            with suppress(KeyboardInterrupt):
+                scan(folder, catalog)
+        return count
+
+    total = calls_until(0)
+    assert tables(catalog) == new
+    publishing = 12  # at the end every call counts
+    for stop in [*random.Random(0).sample(range(1, total), 10), *range(total - publishing, total + 1)]:
+        calls_until(stop)
+        complete = where / ".catalog.parquet.scan" / "complete"
+        state = tables(catalog) if catalog.exists() and rejected_path(catalog).exists() else None
+        assert state in (old, new) or complete.exists()
+        scan(folder, catalog)
+        assert tables(catalog) == new, f"killed at call {stop} of {total}"
+        assert not list(where.glob(".*"))
+
+
+def test_tables_do_not_depend_on_how_rows_are_spilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = export(tmp_path / "export")
+    expected = fresh(folder, tmp_path / "fresh")
+    for partition_rows, part_rows in ((3, 2), (1000, 1000)):
+        monkeypatch.setattr(spill, "PARTITION_ROWS", partition_rows)
+        monkeypatch.setattr(findings, "PART_ROWS", part_rows)
+        assert fresh(folder, tmp_path / "fresh") == expected
+    series = read_catalog(tmp_path / "fresh" / "catalog.parquet")
+    order = [(one.patient_id, one.study_uid, one.series_uid) for one in series]
+    assert order == sorted(order)
+    assert len(order) == 24
+
+
+def test_what_the_system_refused_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    real = Path.open
+
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> object:
+        if path.name == "3":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        assert scan(folder, catalog).rejected["unreadable_file"] == 16
+    assert "unreadable_file" not in scan(folder, catalog).rejected
+    assert tables(catalog) == fresh(folder, tmp_path / "fresh")
+
+
+def test_objects_with_one_uid_are_compared_by_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    assert scan(folder, catalog).repeated == Repeated(0, 0)
+    assert all(not i.sha256 for s in read_catalog(catalog) for i in s.instances)
+
+    digested: list[Source] = []
+    real = duplicates._digest
+    monkeypatch.setattr(duplicates, "_digest", lambda source: digested.append(source) or real(source))
+    for count in (2, 0):  # the second scan takes the digests from the first's catalog
+        (folder / "copy").write_bytes((folder / "p0" / "s1" / "2").read_bytes())
+        os.utime(folder / "copy", ns=(1, 1))
+        digested.clear()
+        assert scan(folder, catalog).repeated == Repeated(1, 0)
+        assert len(digested) == count
+    (folder / "other").write_bytes(image(0, 1, 2, StudyDescription="sent again"))
+    (folder / "elsewhere").write_bytes(image(0, 1, 2, PatientID="another"))
+    with zipfile.ZipFile(folder / "packed", "w") as archive:
+        archive.writestr("x", (folder / "p0" / "s1" / "2").read_bytes())
+        archive.writestr("y", image(4, 0, 0))  # there already, in the other zip
+    digested.clear()
+    assert scan(folder, catalog).repeated == Repeated(same_bytes=3, other_bytes=2)
+    assert len(digested) == 5
+    same = {i.sha256 for s in read_catalog(catalog) for i in s.instances if i.path.name in ("copy", "2")}
+    assert len(same - {""}) == 1
+    assert tables(catalog) == fresh(folder, tmp_path / "fresh")
+    for name in ("copy", "other", "elsewhere", "packed"):
+        (folder / name).unlink()
+    assert scan(folder, catalog).repeated == Repeated(0, 0)
+    assert tables(catalog) == fresh(folder, tmp_path / "fresh")
+
+
+def test_two_scans_of_one_catalog_are_not_run_at_once(tmp_path: Path) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+
+    def other_scan(done: int, listed: int) -> None:
+        with pytest.raises(FmctError, match="another scan is writing"):
+            scan(folder, catalog)
+
+    scan(folder, catalog, progress=other_scan)
+
+
+def test_a_catalog_of_another_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    expected = fresh(folder, tmp_path / "fresh")
+    catalog.write_bytes(b"PAR1 of something else")
+    parts = tmp_path / ".catalog.parquet.scan" / "parts"
+    parts.mkdir(parents=True)
+    (parts / "1-1.parquet").write_bytes(b"torn")
+    assert scan(folder, catalog).unchanged == 0
+    assert tables(catalog) == expected
+
+
+def test_a_catalog_inside_the_export_is_no_part_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    save(ct_image(PIXELS), folder / "a")
+    for _ in range(2):
+        summary = scan(folder, folder / "catalog.parquet")
+        assert (summary.files, summary.skipped) == (1, 0)
