@@ -1,4 +1,4 @@
-"""Joining what the tasks made: finished datasets, manifest, quarantine, QC montage, summary."""
+"""Joining what the tasks made: finished datasets, manifest, quarantine, QC, summary."""
 
 import logging
 import re
@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from preprocess import ledger, manifest, quarantine
+from preprocess import ledger, manifest, pictures, quarantine
 from preprocess.config import PreprocessConfig
 from preprocess.ledger import TaskFiles, TaskResult
+from preprocess.montage import MONTAGE_VOLUMES, montage
 from preprocess.plan import read_current_plan
-from preprocess.qc import MONTAGE_VOLUMES, montage, thumbnail
+from preprocess.qc_report import write_report
+from preprocess.thumbnail import thumbnail
 from shards import Dataset, finish_dataset, index
 from shards.atomic import write_text
 from shards.errors import FmctError
@@ -39,6 +41,9 @@ class Summary(BaseModel):
     rejected_by_reason: dict[str, int]
     dropped_slices_by_reason: dict[str, int]
     """Slices left out of the volumes."""
+    flagged_volumes: int
+    flagged_by_reason: dict[str, int]
+    """Volumes by finding of the checks; a volume may have several."""
     source_bytes: int
     """Size of the files that became volumes."""
     stored_bytes: dict[ShardFormat, int]
@@ -49,14 +54,15 @@ class Summary(BaseModel):
     def __str__(self) -> str:
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected_by_reason.items()) or "none"
         speed = f"{self.source_mb_per_worker_second:.1f} MB/s a worker"
-        return f"{self.volumes} volumes of {self.patients} patients at {speed}; rejected series: {reasons}"
+        volumes = f"{self.volumes} volumes of {self.patients} patients ({self.flagged_volumes} flagged)"
+        return f"{volumes} at {speed}; rejected series: {reasons}"
 
 
 def collect(out: Path, config: PreprocessConfig) -> Summary:
     """Join the tasks of the plan in `out` once all are done; what is joined already is left alone.
 
-    Writes a dataset a format, manifest.parquet, quarantine.parquet, qc/montage.png and, last,
-    summary.json; then removes what earlier plans and killed processes left.
+    Writes a dataset a format, manifest.parquet, quarantine.parquet, qc/montage.png, qc/report.html and,
+    last, summary.json; then removes what earlier plans and killed processes left.
 
     Raises FmctError where tasks are missing, or where no series at all became a volume.
     """
@@ -87,7 +93,7 @@ def _collected(out: Path, config: PreprocessConfig, digest: str) -> Summary | No
         summary = Summary.model_validate_json(_summary_path(out).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-    outputs = [_manifest_path(out), _quarantine_path(out), _montage_path(out)]
+    outputs = [_manifest_path(out), _quarantine_path(out), _montage_path(out), _report_path(out)]
     outputs += [out / format / name for format in config.output.formats for name in (FILE_NAME, INDEX_NAME)]
     return summary if summary.digest == digest and all(path.is_file() for path in outputs) else None
 
@@ -111,6 +117,7 @@ def _join(
     infos = {format: finish_dataset(out / format, format, names) for format in config.output.formats}
     _write_montage(out / config.output.formats[0], _montage_path(out))
     seconds = sum(result.seconds for result in results)
+    flags = [flags for flags in volumes["flags"].to_pylist() if flags]
     source_bytes = sum(result.source_bytes for result in results)
     summary = Summary(
         digest=digest,
@@ -124,10 +131,29 @@ def _join(
         dropped_slices_by_reason=dict(
             sorted(sum((Counter(result.dropped_slices) for result in results), Counter()).items())
         ),
+        flagged_volumes=len(flags),
+        flagged_by_reason=dict(sorted(Counter(flag for one in flags for flag in one).items())),
         source_bytes=source_bytes,
         stored_bytes={format: info.bytes for format, info in infos.items()},
         worker_seconds=round(seconds, 3),
         source_mb_per_worker_second=round(source_bytes / 1e6 / seconds, 3),
+    )
+    write_report(
+        _report_path(out),
+        out / config.output.formats[0],
+        volumes,
+        rejected,
+        (picture for place in places for picture in pictures.read(place.pictures)),
+        config.check,
+        {
+            "volumes": summary.volumes,
+            "flagged volumes": summary.flagged_volumes,
+            "patients": summary.patients,
+            "studies": summary.studies,
+            "series in the catalog": summary.series,
+            "series rejected": summary.rejected_series,
+            "spacing (D, H, W), mm": "{:g}, {:g}, {:g}".format(*config.grid.spacing_mm),
+        },
     )
     write_text(_summary_path(out), summary.model_dump_json(indent=1) + "\n")
     return summary
@@ -167,6 +193,10 @@ def _quarantine_path(out: Path) -> Path:
 
 def _montage_path(out: Path) -> Path:
     return out / "qc" / "montage.png"
+
+
+def _report_path(out: Path) -> Path:
+    return out / "qc" / "report.html"
 
 
 def _summary_path(out: Path) -> Path:

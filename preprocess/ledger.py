@@ -74,6 +74,16 @@ class TaskFiles:
         """Its part of the manifest."""
         return self.out / "tasks" / f"{self.stem}.manifest.parquet"
 
+    @property
+    def pictures(self) -> Path:
+        """Its pictures for the QC report."""
+        return self.out / "tasks" / f"{self.stem}.pictures.parquet"
+
+    @property
+    def parts(self) -> tuple[Path, Path, Path]:
+        """Its tables."""
+        return self.quarantine, self.manifest, self.pictures
+
 
 def files(out: Path, index: int, task: Task) -> TaskFiles:
     """The files of task number `index`."""
@@ -91,7 +101,7 @@ def result(place: TaskFiles) -> TaskResult | None:
         found = TaskResult.model_validate_json(place.marker.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-    whole = found.digest == place.digest and place.quarantine.is_file() and place.manifest.is_file()
+    whole = found.digest == place.digest and all(part.is_file() for part in place.parts)
     return found if whole and all(_shard_is_whole(place, f, s) for f, s in found.shards.items()) else None
 
 

@@ -15,6 +15,8 @@ from preprocess.resample import INDEX_STEPS, Grid
 
 AIR_BELOW_HU = -500
 """Half-way between air and soft tissue."""
+CLIPPED_AIR = 0.25
+"""Where less of the air is other than exactly -1000, the scanner clips it; a padded circle leaves more."""
 DEEP_MM = 28.0
 """Beneath 28 mm of scalp, skull and cortex lies brain, from any side of the upper head."""
 BLOCK_MM = 5.0
@@ -132,7 +134,7 @@ def _is_circle(hu: np.ndarray) -> bool:
 def _air(values: np.ndarray) -> float | None:
     """Median of air, leaving out what decoding filled in, unless the scanner clips its air there."""
     measured = values[values != AIR_HU]
-    if measured.size < 0.01 * values.size:
+    if measured.size < CLIPPED_AIR * values.size:
         measured = values
     return float(np.median(measured)) if measured.size else None
 

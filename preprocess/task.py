@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from preprocess import ledger, manifest, quarantine
+from preprocess import ledger, manifest, pictures, quarantine
 from preprocess.catalog import Series, read_rows
 from preprocess.check import check
 from preprocess.config import PreprocessConfig
 from preprocess.deidentify import Pseudonymizer
 from preprocess.equipment import scanner
 from preprocess.ledger import TaskFiles, TaskResult
+from preprocess.pictures import Picture
 from preprocess.plan import Task, input_digest, read_current_plan, task_digest
 from preprocess.quarantine import Entry
 from preprocess.reasons import Reason, Rejection
 from preprocess.select import select
+from preprocess.thumbnail import thumbnail
 from preprocess.volume import Volume, build_volume
 from shards.errors import FmctError
 from shards.index import read_sidecar, sidecar_path
@@ -61,6 +63,7 @@ def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> 
             _write_volumes(series, names, config, place, made, writers)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
         manifest.write(manifest.table(made.volumes), place.manifest)
+        pictures.write(made.pictures, place.pictures)
         result = _result(made, place, config, len(series), time.monotonic() - start)
         ledger.mark(place, result)
     return result
@@ -90,6 +93,7 @@ class _Made:
     volumes: list[dict[str, Any]] = field(default_factory=list)
     """Rows of the manifest."""
     rejected: list[Entry] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
     dropped: Counter[Reason] = field(default_factory=Counter)
     source_bytes: int = 0
 
@@ -115,7 +119,7 @@ def _write_volumes(
     writers: list[ShardWriter] = []
     for one in series:
         keys = _Keys.of(one, names)
-        checked = _volume_or_entry(one, keys, config)
+        checked = _volume_or_entry(one, keys, config, made.pictures)
         if isinstance(checked, Entry):
             made.rejected.append(checked)
             continue
@@ -152,16 +156,16 @@ class _Keys:
 
 
 def _volume_or_entry(
-    series: Series, keys: _Keys, config: PreprocessConfig
+    series: Series, keys: _Keys, config: PreprocessConfig, seen: list[Picture]
 ) -> tuple[Volume, tuple[Reason, ...]] | Entry:
-    """The volume and its flags, or why there is none."""
+    """The volume and its flags, or why there is none; pictures of what is not stored go to `seen`."""
     stage: Literal["select", "build"] = "select"
     try:
         select(series, config.select)
         stage = "build"
         _require_unchanged(series, keys.key)
         volume = build_volume(series, config.grid, config.select)
-        return volume, check(volume.measures, volume.affine, config.check)
+        return volume, _check(volume, keys.key, config, seen)
     except Rejection as rejection:
         reason, detail = rejection.reason, rejection.detail
     except (FmctError, MemoryError, OSError):
@@ -173,6 +177,15 @@ def _volume_or_entry(
         log.error("series %s: %s in %s: please report it", keys.key, type(error).__name__, where)
         reason, detail = Reason.INTERNAL_ERROR, type(error).__name__
     return Entry(keys.key, keys.patient_key, keys.study_key, _scanner(series), reason, stage, detail)
+
+
+def _check(volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture]) -> tuple[Reason, ...]:
+    try:
+        return check(volume.measures, volume.affine, config.check)
+    except Rejection as rejection:
+        pixels = thumbnail(volume.voxels, config.grid.spacing_mm).tobytes()
+        seen.append(Picture(key, "rejected", str(rejection), pixels))
+        raise
 
 
 def _scanner(series: Series) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,12 +15,14 @@ from preprocess_export import SERIES, Export, contents, make_export, run_inline,
 
 from preprocess import run, task
 from preprocess.catalog import read_catalog
-from preprocess.config import SelectConfig
+from preprocess.config import CheckConfig, SelectConfig
 from preprocess.deidentify import Pseudonymizer
+from preprocess.reasons import Reason
 from preprocess.trace import trace
 from shards import Dataset, FmctError, verify
 
 STUDIES = 12
+TITLES = ("<h2>Stored volumes", "<h2>Flagged volumes", "<h2>Volumes in quarantine")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,37 @@ def test_every_series_is_a_volume_or_a_quarantine_row_with_its_reason(made: tupl
     assert summary["patients"] == STUDIES // 2
     assert summary["rejected_by_reason"] == Counter(row["reason"] for row in rejected)
     assert (out / "qc" / "montage.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_findings_are_flags_or_rejections_and_the_report_shows_both(
+    made: tuple[Export, Path], tmp_path: Path
+) -> None:
+    """The heads differ in place, so that some touch the field's edge by more than 1 % of it."""
+    export, _ = made
+    limits = CheckConfig(max_edge_share=0.01, max_noise_hu=0.5, reject=(Reason.HEAD_CUT_BY_FIELD,))
+    summary = run_inline(export, tmp_path, export.config().model_copy(update={"check": limits}))
+    rows = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
+    assert all(row["flags"] == ["noisy"] and row["edge_share"] <= 0.01 for row in rows)
+    assert summary.flagged_by_reason == {"noisy": summary.flagged_volumes} == {"noisy": len(rows)}
+    rejected = summary.rejected_by_reason["head_cut_by_field"]
+    assert rejected + len(rows) == STUDIES
+    assert min(rejected, len(rows)) > 0
+    refused = [
+        row["key"]
+        for row in pq.read_table(tmp_path / "quarantine.parquet").to_pylist()
+        if (row["reason"], row["stage"]) == ("head_cut_by_field", "build")
+    ]
+    assert len(refused) == rejected
+    page = (tmp_path / "qc" / "report.html").read_text()
+    stored, flagged, quarantined = (page.split(title)[1] for title in TITLES)
+    for row in rows:
+        assert row["key"][:8] in stored
+        assert row["key"][:8] in flagged
+        assert row["key"][:8] not in quarantined
+    assert all(key[:8] in quarantined for key in refused)
+    assert page.count('src="data:image/png;base64,') == page.count("<img ") == 2 * len(rows) + rejected
+    assert not re.search(r"https?:|<script|<link", page), "the page must not need anything"
+    assert f'<td>noisy</td><td class="n">{len(rows)}</td>' in page
 
 
 def test_both_formats_hold_the_same_voxels_and_records(made: tuple[Export, Path]) -> None:

@@ -7,7 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from preprocess.qc import MONTAGE_VOLUMES, PANEL_PIXELS, montage, thumbnail
+from preprocess.montage import MONTAGE_VOLUMES, montage
+from preprocess.thumbnail import PANEL_PIXELS, thumbnail
 
 AIR, BRIGHT = -1000, 300
 

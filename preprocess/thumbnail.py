@@ -1,28 +1,20 @@
-"""Quality control by eye: small pictures of volumes, and one sheet of many.
+"""A volume at a glance: three slices side by side in the brain window.
 
-A wrong orientation, spacing or rescale shows at a glance, and rarely any other way.
+A wrong orientation, spacing or rescale shows at once, and rarely any other way.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from scipy import ndimage
-
-from shards.atomic import atomic_path
 
 LEVEL_HU, WIDTH_HU = 40.0, 80.0
 """The brain window, as radiologists read head CT and as the reference's first channel."""
 PANEL_PIXELS = 128
 PANEL_MM = 256.0
 """Every panel shows this much, so that heads compare in size; what exceeds it is cut off."""
-MONTAGE_VOLUMES = 60
-"""A sheet's most volumes; of more, an evenly spaced choice is shown."""
-MONTAGE_COLUMNS = 4
-CAPTION_PIXELS = 14
-KEY_DIGITS = 8
-_DPI = 100
+SHAPE = (PANEL_PIXELS, 3 * PANEL_PIXELS)
+"""Of a thumbnail."""
 
 
 def thumbnail(voxels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -53,28 +45,3 @@ def _panel(plane: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
     offsets = [(size - 1) / 2 - middle * step for size, step in zip(plane.shape, steps, strict=True)]
     shape = (PANEL_PIXELS, PANEL_PIXELS)
     return np.rint(ndimage.affine_transform(smooth, steps, offsets, shape, order=1)).astype(np.uint8)
-
-
-def montage(thumbnails: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
-    """Write thumbnails (key, uint8 picture; all of one size) as one PNG sheet, atomically.
-
-    A caption is the first digits of a key, which must be a keyed hash. The same thumbnails give the
-    same bytes. Raises ValueError without thumbnails.
-    """
-    if not thumbnails:
-        raise ValueError("a montage needs at least one thumbnail")
-    count = min(len(thumbnails), MONTAGE_VOLUMES)
-    chosen = [thumbnails[i] for i in np.linspace(0, len(thumbnails) - 1, count).round().astype(int)]
-    height, width = (size + pad for size, pad in zip(chosen[0][1].shape, (CAPTION_PIXELS, 2), strict=True))
-    columns = min(count, MONTAGE_COLUMNS)
-    sheet = np.zeros((-(-count // columns) * height, columns * width), np.uint8)
-    figure = Figure(figsize=(sheet.shape[1] / _DPI, sheet.shape[0] / _DPI), dpi=_DPI)
-    for number, (key, picture) in enumerate(chosen):
-        top, left = number // columns * height, number % columns * width
-        sheet[top + CAPTION_PIXELS : top + height, left : left + picture.shape[1]] = picture
-        x, y = (left + 2) / sheet.shape[1], 1 - (top + 2) / sheet.shape[0]
-        figure.text(x, y, key[:KEY_DIGITS], color="white", family="monospace", size=7, va="top")
-    # As colours, the greys are written as they are; a colour map would round some of them.
-    figure.figimage(np.repeat(sheet[..., None], 3, axis=2), origin="upper")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
