@@ -236,6 +236,17 @@ def convert_weights(
     typer.echo(convert(source, out, network, heads, decoder_heads))
 
 
+@app.command("export-model")
+def export_model(
+    source: Annotated[Path, typer.Argument(help="An encoder.safetensors, its encoder.json beside it.")],
+    out: Annotated[Path, typer.Option(help="File to write: *.pt2 (torch.export) or *.onnx.")],
+) -> None:
+    """Write an encoder as one file that runs without this package, and check that it computes the same."""
+    from fmct_hpc.train.portable import export_model as export
+
+    typer.echo(export(source, out))
+
+
 @app.command()
 def probe(
     run: Annotated[Path, typer.Argument(help="A run folder, or a folder with encoder.safetensors.")],

@@ -59,7 +59,7 @@ class VisionTransformer(nn.Module):
         """
         patches = patchify(views, self.patch_size)
         d, h, w = (edge // self.patch_size for edge in views.shape[2:])
-        positions = resize_positions(self.positions, self.grid, (d, h, w)).expand(len(patches), -1, -1)
+        positions = resize_positions(self.positions, self.grid, (d, h, w)).expand(patches.shape[0], -1, -1)
         if keep is not None:
             patches, positions = take_tokens(patches, keep), take_tokens(positions, keep)
         embedded = self.embedding(patches)
@@ -67,7 +67,7 @@ class VisionTransformer(nn.Module):
             where, token = masked
             embedded = torch.where(where.unsqueeze(-1), token.to(embedded.dtype), embedded)
         embedded = embedded + positions.to(patches.dtype)
-        tokens = torch.cat([self.prefix_tokens.expand(len(embedded), -1, -1), embedded], dim=1)
+        tokens = torch.cat([self.prefix_tokens.expand(embedded.shape[0], -1, -1), embedded], dim=1)
         return self.norm(self.blocks(tokens, path_scales))
 
 

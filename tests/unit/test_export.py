@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnxruntime import InferenceSession
 
 from fmct_hpc import load_encoder
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.field import center_view
 from fmct_hpc.objective.student import Student
 from fmct_hpc.train.export import EncoderInfo, export_encoder
+from fmct_hpc.train.portable import export_model
 from shards import DatasetInfo
 from shards.errors import FmctError
 
@@ -83,3 +85,29 @@ def test_an_encoder_without_its_description_or_with_another_is_refused(exported:
     described.unlink()
     with pytest.raises(FmctError, match=r"encoder\.json: no such file"):
         load_encoder(exported)
+
+
+@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+def test_a_portable_model_computes_the_same_for_any_batch(exported: Path, tmp_path: Path, kind: str) -> None:
+    said = export_model(exported, tmp_path / f"model.{kind}")
+    assert "(3, 12, 12, 12)" in said
+    assert (tmp_path / "model.json").read_bytes() == exported.with_suffix(".json").read_bytes()
+    views = torch.rand(5, 3, 12, 12, 12)
+    if kind == "pt2":
+        tokens = torch.export.load(tmp_path / "model.pt2").module()(views)
+    else:
+        tokens = torch.from_numpy(
+            InferenceSession(tmp_path / "model.onnx").run(None, {"views": views.numpy()})[0]
+        )
+    torch.testing.assert_close(tokens, load_encoder(exported)[0](views), atol=1e-5, rtol=0)
+
+
+def test_a_portable_model_that_computes_something_else_gets_no_name(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmct_hpc.train.portable.TOLERANCE", -1.0)
+    with pytest.raises(FmctError, match="off by"):
+        export_model(exported, tmp_path / "out/model.pt2")
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(FmctError, match=r"ends in \.pt2 or \.onnx"):
+        export_model(exported, tmp_path / "model.tflite")

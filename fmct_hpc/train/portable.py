@@ -1,0 +1,68 @@
+"""`fmct export-model`: an encoder as one file that runs without this package, by torch.export or ONNX."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from fmct_hpc.train.export import load_encoder
+from shards.atomic import atomic_path, write_bytes
+from shards.errors import FmctError
+
+TOLERANCE = 1e-5
+"""How far a token of the written file may be from the encoder's; LayerNorm makes tokens of order 1."""
+
+Run = Callable[[Tensor], Tensor]
+
+
+def export_model(source: Path, out: Path) -> str:
+    """Write the encoder.safetensors `source` to `out`, a *.pt2 (torch.export) or *.onnx; returns a summary.
+
+    The file takes "views", float32 (B, C, S, S, S) of any B, windowed to [0, 1], and gives tokens (B, prefix
+    + N, width). It is read again and compared with the encoder before it gets its name. What the encoder
+    expects of its input goes to a JSON file beside it. Raises FmctError for another kind of file, without
+    the packages for ONNX, or where the two disagree.
+    """
+    writers = {".pt2": _write_torch, ".onnx": _write_onnx}
+    if out.suffix not in writers:
+        raise FmctError(f"{out}: expected a name that ends in {' or '.join(writers)}")
+    encoder, info = load_encoder(source)
+    size, channels = info.data.view_size, len(info.data.windows)
+    views = torch.rand(3, channels, size, size, size, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(encoder, (views[:2],), dynamic_shapes=({0: Dim("batch")},))
+    with atomic_path(out) as temporary, torch.no_grad():
+        run = writers[out.suffix](program, temporary)
+        difference = max(float((run(part) - encoder(part)).abs().max()) for part in (views, views[:1]))
+        if not difference <= TOLERANCE:
+            raise FmctError(
+                f"{out}: its tokens are off by {difference:.1e}, more than {TOLERANCE}; not written"
+            )
+    write_bytes(out.with_suffix(".json"), source.with_suffix(".json").read_bytes())
+    return f"{out}: views {tuple(views.shape[1:])} in batches of any size; tokens within {difference:.1e}"
+
+
+def _write_torch(program: ExportedProgram, path: Path) -> Run:
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+    with path.open("rb") as file:
+        return torch.export.load(file).module()
+
+
+def _write_onnx(program: ExportedProgram, path: Path) -> Run:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch writes ONNX with
+    except ImportError as error:
+        raise FmctError(
+            f"ONNX needs packages that are not here ({error.name}): pip install fmct-hpc[onnx]"
+        ) from None
+    # It reports every operator of torchvision that it can't offer.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    written = torch.onnx.export(program, input_names=["views"], output_names=["tokens"], verbose=False)
+    assert written is not None
+    written.save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda views: torch.from_numpy(session.run(None, {"views": views.numpy()})[0])
