@@ -14,13 +14,15 @@ from shards.schema import ShardFormat
 KEY = "0123456789abcdef" * 4
 ROOT = "1.2.276.0.7230010.3.99"
 """Every UID of this export begins with it."""
+CENTRE = np.array([2.0, 8.0, 60.0])
+"""Of every head, LPS mm, before a study moves its slices."""
 SERIES = 3
 """Series a study: one that becomes a volume, one localizer, one that is too short or truncated."""
 
 
 def head(points: np.ndarray) -> np.ndarray:
     """HU of a head at patient points (..., 3): brain of 35 HU in a skull of 900 HU, radius 62 mm."""
-    radius = np.linalg.norm(points - np.array([2.0, 8.0, 60.0]), axis=-1)
+    radius = np.linalg.norm(points - CENTRE, axis=-1)
     waves = 8 * np.sin(points[..., 0] / 9) * np.cos(points[..., 2] / 11)
     return np.where(radius < 55, 35 + waves, np.where(radius < 62, 900, -1000))
 
