@@ -183,6 +183,9 @@ def train(
         int | None, typer.Option(min=1, help="Processes to start here; leave out under srun, or for one.")
     ] = None,
     until: Annotated[int | None, typer.Option(min=1, help="Stop at this step, with a checkpoint.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what the run would be, start nothing.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Pretrain with DINO and MAE under DeepSpeed. Run it again to go on: it resumes by itself.
@@ -199,7 +202,17 @@ def train(
         rank = int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])
         set_up_logging(rank)
         raise typer.Exit(train_rank(settings, run, until))
-    preflight(settings, run, ranks or 1)
+    found = preflight(settings, run, ranks or 1)
+    if dry_run:
+        from fmct_hpc.train.outlook import outlook, plot_schedules
+        from shards import Dataset
+
+        typer.echo(
+            outlook(settings, Dataset.open(settings.data.path), ranks or 1, found[1].step if found else 0)
+        )
+        plot_schedules(settings, run / "schedules.png")
+        typer.echo(f"\n{run / 'schedules.png'}: learning rate and all else that changes with the step")
+        return
     command = [sys.executable, "-m", "launch.cli", "train", "--run", str(run)]
     command += ["--config", str(config)] if config else []
     command += ["--until", str(until)] if until else []

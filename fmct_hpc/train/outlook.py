@@ -1,0 +1,163 @@
+"""`fmct train --dry-run`: what a run would be, in numbers, before anything starts."""
+
+import math
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.draw import GLOBAL_VIEWS
+from fmct_hpc.model.size import encoder_flops, parameter_counts, training_flops
+from fmct_hpc.train.schedules import StepSettings, settings
+from fmct_hpc.train.throughput import PEAK_TFLOPS, tokens_a_volume
+from shards import Dataset
+from shards.atomic import atomic_path
+
+ASSUMED_GPU, ASSUMED_MFU = "H100", 0.4
+"""For the times below; a run records its own MFU."""
+FAILURE_GPU_HOURS = 50_000.0
+"""Mean GPU hours between failures: 419 in 54 days of 16,384 GPUs (Grattafiori et al. 2024, The Llama 3 Herd
+of Models, section 3.3.4)."""
+SAVE_BYTES_PER_SECOND = 1e9
+"""What a shared file system takes from one job without being hurt by it."""
+STATE_BYTES, TEACHER_BYTES = 12, 4
+"""Of a checkpoint for each parameter: float32 weight and AdamW's two moments; the average."""
+BLOCK_BYTES = 34
+"""Kept for the backward pass for each token, channel and block, of 2-byte numbers (Korthikanti et al. 2022,
+equation 2 without the attention matrix, which scaled_dot_product_attention does not keep)."""
+
+
+def outlook(config: TrainConfig, dataset: Dataset, ranks: int, done: int) -> str:
+    """Sizes, memory, steps and times of a run on `ranks` ranks of which `done` steps are done; Markdown.
+
+    Raises FmctError where run.batch can't be shared out to the ranks.
+    """
+    accumulation = config.accumulation(ranks)
+    micro = config.run.batch // (ranks * accumulation)
+    epoch = len(dataset) / config.run.batch
+    size = f"{dataset.info.bytes / 1e9:.1f} GB"
+    sections = {
+        "data": [
+            f"{len(dataset)} volumes in {len(dataset.info.shards)} {dataset.info.format} shards, {size}",
+            f"{epoch:.1f} steps an epoch; {config.run.steps} steps are {config.run.steps / epoch:.1f} epochs",
+            f"{done} steps are done, {config.run.steps - done} to do",
+        ],
+        "batch": [
+            f"{config.run.batch} volumes a step = {ranks} ranks x {accumulation} micro-batches x {micro}",
+            f"{GLOBAL_VIEWS} global and {config.data.local_views} local views of {config.data.view_size}³, "
+            f"{tokens_a_volume(config)} tokens a volume in the student",
+        ],
+        "model": _model_lines(config),
+        "memory a rank": _memory_lines(config, ranks, micro),
+        "time": _time_lines(config, ranks, done),
+    }
+    return "\n".join(
+        f"## {title}\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items()
+    )
+
+
+def held_bytes(stage: int, ranks: int, student: int, teacher: int) -> float:
+    """Bytes of float32 weights, AdamW's moments and the teacher on a rank between two steps.
+
+    Rajbhandari et al. 2020 (ZeRO), section 5, for weights that stay float32 (bf16 is autocast). Stages 1
+    and 2 hold a master copy of the rank's share; stage 3 shares out everything, the teacher too.
+    """
+    if stage == 0:
+        return 4.0 * (3 * student + teacher)
+    if stage == 3:
+        return 4.0 * (3 * student + teacher) / ranks
+    return 4.0 * (student + 3 * student / ranks + teacher)
+
+
+def gradient_bytes(stage: int, ranks: int, student: int) -> float:
+    """Bytes of gradients at the end of a backward pass: from stage 2 on only the rank's share."""
+    return 4.0 * student / (ranks if stage >= 2 else 1)
+
+
+def activation_bytes(config: TrainConfig, micro_batch: int) -> float:
+    """Bytes that encoder and decoder keep for the backward pass: an estimate, good to about a third."""
+    model = config.model
+    numbers = 1 if config.engine.precision == "bf16" else 2
+    kept = 2 if config.engine.activation_checkpointing else BLOCK_BYTES
+    cells = tokens_a_volume(config) * model.width * model.depth
+    if config.objective.mae_weight:
+        patches = (config.data.view_size // model.patch_size) ** 3
+        cells += (1 + model.register_tokens + patches) * model.decoder_width * model.decoder_depth
+    return float(micro_batch * numbers * kept * cells)
+
+
+def daly_interval(save_seconds: float, failure_seconds: float) -> float:
+    """Seconds between checkpoints that lose the least time: sqrt(2 · δ · M) (Young 1974, Daly 2006)."""
+    return math.sqrt(2 * save_seconds * failure_seconds)
+
+
+def plot_schedules(config: TrainConfig, path: Path) -> None:
+    """Every scheduled value over the steps, as a PNG."""
+    steps = range(0, config.run.steps, max(1, config.run.steps // 1000))
+    values = [settings(config, step) for step in steps]
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    axes = figure.subplots(2, -(-len(StepSettings._fields) // 2)).ravel()
+    for axis in axes:
+        axis.set_visible(False)
+    for axis, name in zip(axes, StepSettings._fields, strict=False):
+        axis.set_visible(True)
+        axis.plot(steps, [float(getattr(value, name)) for value in values])
+        axis.set_title(name.replace("_", " "))
+        axis.set_xlabel("step")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+
+
+def _students_and_teachers(config: TrainConfig) -> tuple[int, int]:
+    counts = parameter_counts(config)
+    taught = ("encoder", "head", "ibot_head") if config.objective.distils else ()
+    return sum(counts.values()), sum(counts.get(part, 0) for part in taught)
+
+
+def _model_lines(config: TrainConfig) -> list[str]:
+    parts = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parameter_counts(config).items())
+    student, teacher = _students_and_teachers(config)
+    return [
+        f"{student / 1e6:.1f} M trained parameters: {parts}; teacher {teacher / 1e6:.1f} M",
+        f"{encoder_flops(config) / 1e9:.1f} GFLOP a view forward, "
+        f"{training_flops(config) / 1e12:.2f} TFLOP a volume and training step",
+    ]
+
+
+def _memory_lines(config: TrainConfig, ranks: int, micro: int) -> list[str]:
+    student, teacher = _students_and_teachers(config)
+    stage = config.engine.zero_stage
+    held = held_bytes(stage, ranks, student, teacher)
+    gradients = gradient_bytes(stage, ranks, student)
+    activations = activation_bytes(config, micro)
+    return [
+        f"{_gb(held)} weights, optimizer, teacher at ZeRO stage {stage}; {_gb(gradients)} gradients",
+        f"about {_gb(activations)} activations of {micro} volumes",
+        f"{_gb(held + gradients + activations)} in all",
+    ]
+
+
+def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:
+    student, teacher = _students_and_teachers(config)
+    checkpoint = STATE_BYTES * student + TEACHER_BYTES * teacher
+    save = checkpoint / SAVE_BYTES_PER_SECOND
+    lines = [f"a checkpoint is {_gb(checkpoint)}: {save:.0f} s at {SAVE_BYTES_PER_SECOND / 1e9:.0f} GB/s"]
+    if config.engine.device != "gpu":
+        return [*lines, "no estimate for CPUs: a few steps of the run tell it (volumes_per_second)"]
+    flops = ASSUMED_MFU * 1e12 * PEAK_TFLOPS[ASSUMED_GPU] * ranks
+    step = config.run.batch * training_flops(config) / flops
+    left = (config.run.steps - done) * step
+    interval = daly_interval(save, 3600 * FAILURE_GPU_HOURS / ranks)
+    return [
+        f"{1000 * step:.0f} ms a step on {ranks} {ASSUMED_GPU} at {ASSUMED_MFU:.0%} of their peak, "
+        f"{config.run.batch / step:.0f} volumes/s; the rest of the run {left / 3600:.1f} hours, "
+        f"{ranks * left / 3600:.0f} GPU hours",
+        *lines,
+        f"a failure in {FAILURE_GPU_HOURS:.0f} GPU hours is one in {FAILURE_GPU_HOURS / ranks / 24:.1f} days:"
+        f" least time is lost with a save every {interval / 60:.0f} minutes, {interval / step:.0f} steps "
+        f"(run.checkpoint_every={config.run.checkpoint_every})",
+    ]
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB"

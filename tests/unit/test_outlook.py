@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+from small_training import small_config, write_dataset, write_recipe
+from typer.testing import CliRunner
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.outlook import daly_interval, held_bytes
+from fmct_hpc.train.throughput import Throughput, tokens_a_volume
+from launch.cli import app
+
+
+def test_memory_is_what_zero_says_by_hand() -> None:
+    student, teacher = 100, 80
+    assert [held_bytes(stage, 4, student, teacher) for stage in range(4)] == [1520, 1020, 1020, 380]
+    assert held_bytes(0, 1, student, teacher) == held_bytes(3, 1, student, teacher)
+
+
+def test_the_interval_loses_less_time_than_any_other() -> None:
+    save, failure = 30.0, 86400.0
+    best = daly_interval(save, failure)
+
+    def lost(interval: float) -> float:  # a save an interval, half an interval a failure
+        return save / interval + interval / 2 / failure
+
+    assert best == pytest.approx(2276.8, abs=0.1)
+    assert lost(best) < min(lost(0.9 * best), lost(1.1 * best))
+
+
+def test_tokens_of_the_reference_by_hand() -> None:
+    config = TrainConfig.model_validate({"data": {"path": "unused"}})
+    assert tokens_a_volume(config) == 4 * (1 + 4 + 512) + (1 + 4 + 128)
+    mae = config.model_copy(update={"objective": config.objective.model_copy(update={"dino_weight": 0.0})})
+    assert tokens_a_volume(mae) == 133
+
+
+def test_a_slow_step_has_less_throughput_and_a_cpu_no_utilisation() -> None:
+    import torch
+
+    config = TrainConfig.model_validate({"data": {"path": "unused"}})
+    figures = Throughput(config, 2, torch.device("cpu")).figures(4.0, 1.0)
+    assert figures == {"volumes_per_second": 64.0, "tokens_per_second": 64.0 * 2201, "data_wait": 0.25}
+
+
+def test_a_dry_run_says_what_would_be_and_starts_nothing(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    recipe = write_recipe(small_config(data, run={"keep_last": 2}), tmp_path / "recipe.yaml")
+    command = ["train", "--config", str(recipe), "--run", str(tmp_path / "run"), "--dry-run", "--ranks", "2"]
+    done = CliRunner().invoke(app, [*command, "engine.micro_batch=1"], catch_exceptions=False)
+    assert done.exit_code == 0
+    for text in (
+        "6 volumes in 1 zarr shards",
+        "20 steps are 13.3 epochs",
+        "4 volumes a step = 2 ranks x 2 micro-batches x 1",
+        "at ZeRO stage 2",
+    ):
+        assert text in done.stdout
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["schedules.png"]
+    assert (tmp_path / "run/schedules.png").read_bytes().startswith(b"\x89PNG")
