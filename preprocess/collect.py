@@ -38,6 +38,8 @@ class Summary(BaseModel):
     patients: int
     studies: int
     rejected_series: int
+    joined_series: int
+    """Those that are part of another series' volume (preprocess.join)."""
     rejected_by_reason: dict[str, int]
     dropped_slices_by_reason: dict[str, int]
     """Slices left out of the volumes."""
@@ -105,7 +107,7 @@ def _join(
     quarantine.write(rejected, _quarantine_path(out))
     rejections = Counter(rejected["reason"].to_pylist())
     series = sum(result.series for result in results)
-    if len(rejected) == series:
+    if not any(result.volumes for result in results):
         reasons = ", ".join(f"{n} {reason}" for reason, n in rejections.most_common())
         raise FmctError(
             f"{out}: none of {series} series became a volume ({reasons}); "
@@ -127,6 +129,7 @@ def _join(
         patients=len(volumes["patient_key"].unique()),
         studies=len(volumes["study_key"].unique()),
         rejected_series=len(rejected),
+        joined_series=series - len(volumes) - len(rejected),
         rejected_by_reason=dict(sorted(rejections.items())),
         dropped_slices_by_reason=dict(
             sorted(sum((Counter(result.dropped_slices) for result in results), Counter()).items())

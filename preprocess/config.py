@@ -7,28 +7,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from preprocess.reasons import Reason
+from preprocess.rules import SelectConfig
 from shards.schema import ShardFormat
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SelectConfig(_Section):
-    """Which series become volumes (issue-level rules; DICOM attributes in brackets)."""
-
-    min_slices: Annotated[int, Field(ge=2)] = 10
-    """A head at the coarsest clinical spacing, 10 mm, still has over 10 slices."""
-    max_slice_gap_mm: Annotated[float, Field(gt=0)] = 10.0
-    """Interpolating across more than one thick slice invents anatomy."""
-    min_coverage_mm: Annotated[float, Field(gt=0)] = 80.0
-    """Half of an adult head's height; less is a partial scan."""
-    kvp_range: tuple[float, float] = (80.0, 150.0)
-    """The reference's own filter (KVP 0018,0060)."""
-    max_obliquity_deg: Annotated[float, Field(ge=0, le=90)] = 45.0
-    """Greatest angle of the slice normal to the long axis: gantries tilt to 30, reformats stand at 90."""
-    kernels: tuple[str, ...] = ("soft", "unknown")
-    """Bone kernels amplify noise in brain; their study nearly always has a soft twin."""
 
 
 class GridConfig(_Section):

@@ -1,35 +1,54 @@
-"""The manifest: one row for each volume, with what it measures and lacks, whatever format it is stored in."""
+"""The manifest: one row for each volume, with what it measures, lacks and was joined of."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from preprocess.measure import Measures
+from preprocess.reasons import Reason
 from shards import index
 from shards.schema import VolumeRecord
 from shards.voxels import Extent
 
+
+class JoinedPart(NamedTuple):
+    """One of the series that a volume was joined from (preprocess.join), and where its slices are."""
+
+    key: str
+    """The series' pseudonym; the first part's is the volume's."""
+    slices: int
+    low_mm: float
+    """Projection of its first slice's position on the slice normal, LPS mm."""
+    high_mm: float
+    """That of its last slice."""
+
+
+_PART = pa.struct(
+    [("key", pa.string()), ("slices", pa.int32()), ("low_mm", pa.float64()), ("high_mm", pa.float64())]
+)
 MEASURES = tuple(Measures.model_fields)
 SCHEMA = pa.schema(
     [
         *(field for field in index.SCHEMA if field.name not in Extent._fields),
         pa.field("scanner", pa.string()),
         pa.field("dropped", pa.map_(pa.string(), pa.int32())),
+        pa.field("joined", pa.list_(_PART)),
         pa.field("flags", pa.list_(pa.string())),
         *(pa.field(name, pa.float64()) for name in MEASURES),
     ]
 )
 """The columns of a shard index but for the place in the file, then vendor and product line, slices left
-out by reason, findings of the checks, and `preprocess.measure.Measures`."""
+out by reason, the parts along the slice normal of a volume of several series, findings of the checks, and `preprocess.measure.Measures`."""
 
 
 def row(
     record: VolumeRecord,
     shard: str,
     scanner: str,
-    dropped: Mapping[str, int],
+    dropped: Mapping[Reason, int],
+    joined: Sequence[JoinedPart],
     flags: Sequence[str],
     measures: Measures,
 ) -> dict[str, Any]:
@@ -37,7 +56,8 @@ def row(
     return {
         **index.to_row(record, shard, Extent(0, 0)),
         "scanner": scanner,
-        "dropped": list(dropped.items()),
+        "dropped": [(reason, dropped[reason]) for reason in Reason if dropped.get(reason)],
+        "joined": [part._asdict() for part in joined],
         "flags": list(flags),
         **measures.model_dump(),
     }

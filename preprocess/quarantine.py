@@ -3,12 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.reasons import Reason
+from preprocess.reasons import Reason, Stage
 from shards.atomic import atomic_path
 
 SCHEMA = pa.schema(
@@ -35,7 +34,7 @@ class Entry:
     scanner: str
     """Vendor and product line (preprocess.equipment)."""
     reason: Reason
-    stage: Literal["select", "build"]
+    stage: Stage
     """By its headers, or when its pixels were read."""
     detail: str
     """One line: the numbers behind the reason, or the exception's class for internal_error."""

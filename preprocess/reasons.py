@@ -1,6 +1,10 @@
 """Why a file, a slice or a series does not become (part of) a volume."""
 
 from enum import StrEnum
+from typing import Literal
+
+Stage = Literal["select", "build"]
+"""Whether a series was judged by its headers, or when its pixels were read."""
 
 
 class Reason(StrEnum):
@@ -23,25 +27,44 @@ class Reason(StrEnum):
     LOCALIZER = "localizer"
     DOSE_REPORT = "dose_report"
     SECONDARY_CAPTURE = "secondary_capture"
+    DYNAMIC = "dynamic"  # perfusion and bolus monitoring: images over time
     DERIVED = "derived"
+    REFORMAT = "reformat"  # another plane through what an axial series of the study shows
+    IMAGE_TYPE = "image_type"
     NOT_AXIAL = "not_axial"
+
+    # Series, by what their texts say.
+    BODY_PART = "body_part"
+    STUDY_DESCRIPTION = "study_description"
+    SERIES_DESCRIPTION = "series_description"
+    PROTOCOL = "protocol"
+    CONTRAST = "contrast"
+    NO_CONTRAST = "no_contrast"
 
     # Series, by how they were acquired.
     BONE_KERNEL = "bone_kernel"
     SOFT_KERNEL = "soft_kernel"
     UNKNOWN_KERNEL = "unknown_kernel"
     KVP_OUT_OF_RANGE = "kvp_out_of_range"
+    NOT_IN_TABLE = "not_in_table"
+    THICKNESS_OUT_OF_RANGE = "thickness_out_of_range"
+
+    # Series, by what else their study holds.
+    NOT_BEST_OF_STUDY = "not_best_of_study"
 
     # Slices and their geometry.
     MISSING_GEOMETRY = "missing_geometry"
     INVALID_GEOMETRY = "invalid_geometry"
     INCONSISTENT_GEOMETRY = "inconsistent_geometry"
     TOO_FEW_SLICES = "too_few_slices"
+    TOO_MANY_SLICES = "too_many_slices"
     COVERAGE_TOO_SMALL = "coverage_too_small"
+    COVERAGE_TOO_LARGE = "coverage_too_large"
     MISSING_SLICES = "missing_slices"
     SLICE_GAP = "slice_gap"
     DUPLICATE_SLICE = "duplicate_slice"
     RETAKEN_SLICE = "retaken_slice"
+    OVERLAPPING_SLICE = "overlapping_slice"  # of a joined series, where the thinner one goes on
     REPEATED_POSITIONS = "repeated_positions"
 
     # Pixels.

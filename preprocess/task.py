@@ -3,15 +3,15 @@
 import logging
 import os
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from preprocess import ledger, manifest, pictures, quarantine
+from preprocess.candidate import Candidate
 from preprocess.catalog import Series, read_rows
 from preprocess.check import check
 from preprocess.config import PreprocessConfig
@@ -22,7 +22,7 @@ from preprocess.pictures import Picture
 from preprocess.plan import Task, input_digest, read_current_plan, task_digest
 from preprocess.quarantine import Entry
 from preprocess.reasons import Reason, Rejection
-from preprocess.select import select
+from preprocess.study import Outcome, as_rejection, select_study, studies
 from preprocess.thumbnail import thumbnail
 from preprocess.volume import Volume, build_volume
 from shards.errors import FmctError
@@ -60,7 +60,9 @@ def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> 
     made = _Made()
     with _machine_failures(out, index):
         with ExitStack() as writers:
-            _write_volumes(series, names, config, place, made, writers)
+            shards = _Shards(place, names, config, made, writers)
+            for study in studies(series):
+                made.rejected += _rejections(select_study(study, config.select, shards.add), names)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
         manifest.write(manifest.table(made.volumes), place.manifest)
         pictures.write(made.pictures, place.pictures)
@@ -107,35 +109,69 @@ def _read_series(catalog: Path, task: Task, settings: str, names: Pseudonymizer)
     return series
 
 
-def _write_volumes(
-    series: list[Series],
-    names: Pseudonymizer,
-    config: PreprocessConfig,
-    place: TaskFiles,
-    made: _Made,
-    stack: ExitStack,
-) -> None:
-    """Build each series and add it to the shards, which are opened for the first volume."""
-    writers: list[ShardWriter] = []
-    for one in series:
-        keys = _Keys.of(one, names)
-        checked = _volume_or_entry(one, keys, config, made.pictures)
-        if isinstance(checked, Entry):
-            made.rejected.append(checked)
-            continue
-        volume, flags = checked
-        if not writers:
-            for format in config.output.formats:
-                writer = ShardWriter(place.out / format, place.shard, format)
-                writers.append(stack.enter_context(writer))
-        record = _record(volume, keys, config)
-        for writer in writers:
+class _Shards:
+    """Builds candidates and adds their volumes to the shards, which are opened for the first one."""
+
+    def __init__(
+        self,
+        place: TaskFiles,
+        names: Pseudonymizer,
+        config: PreprocessConfig,
+        made: _Made,
+        stack: ExitStack,
+    ) -> None:
+        self._place, self._names, self._config, self._made, self._stack = place, names, config, made, stack
+        self._writers: list[ShardWriter] = []
+
+    def add(self, candidate: Candidate) -> Rejection | None:
+        """Build a volume and write it; where that fails for a reason of its own, return the reason."""
+        keys = _Keys.of(candidate.series, self._names)
+        try:
+            for source in candidate.sources:
+                _require_unchanged(source, keys.key)
+            volume = build_volume(candidate.series, self._config.grid, self._config.select)
+            flags = _check(volume, keys.key, self._config, self._made.pictures)
+        except Exception as error:
+            return as_rejection(error, f"series {keys.key}")
+        if not self._writers:
+            for format in self._config.output.formats:
+                writer = ShardWriter(self._place.out / format, self._place.shard, format)
+                self._writers.append(self._stack.enter_context(writer))
+        record = _record(volume, keys, self._config)
+        for writer in self._writers:
             writer.add(record, volume.voxels)
-        made.volumes.append(
-            manifest.row(record, place.shard, _scanner(one), dict(volume.dropped), flags, volume.measures)
+        dropped = Counter(dict(volume.dropped))
+        if candidate.parts:  # their strays are not in the joined series any more
+            dropped += candidate.selected.dropped
+        joined = [
+            manifest.JoinedPart(
+                _Keys.of(part.series, self._names).key, part.slices, part.low_mm, part.high_mm
+            )
+            for part in candidate.parts
+        ]
+        origin = _scanner(candidate.series)
+        self._made.volumes.append(
+            manifest.row(record, self._place.shard, origin, dropped, joined, flags, volume.measures)
         )
-        made.dropped.update(dict(volume.dropped))
-        made.source_bytes += one.bytes
+        self._made.dropped.update(dropped)
+        self._made.source_bytes += sum(source.bytes for source in candidate.sources)
+        return None
+
+
+def _rejections(outcomes: list[Outcome], names: Pseudonymizer) -> list[Entry]:
+    """The rows of a study's series that became no volume."""
+    entries = []
+    for outcome in outcomes:
+        if outcome.rejection:
+            keys = _Keys.of(outcome.series, names)
+            reason, detail = outcome.rejection.reason, outcome.rejection.detail
+            if outcome.chosen:
+                detail = f"{_Keys.of(outcome.chosen.series, names).key} was chosen: {detail}"
+            origin = _scanner(outcome.series)
+            entries.append(
+                Entry(keys.key, keys.patient_key, keys.study_key, origin, reason, outcome.stage, detail)
+            )
+    return entries
 
 
 @dataclass(frozen=True)
@@ -155,31 +191,8 @@ class _Keys:
         )
 
 
-def _volume_or_entry(
-    series: Series, keys: _Keys, config: PreprocessConfig, seen: list[Picture]
-) -> tuple[Volume, tuple[Reason, ...]] | Entry:
-    """The volume and its flags, or why there is none; pictures of what is not stored go to `seen`."""
-    stage: Literal["select", "build"] = "select"
-    try:
-        select(series, config.select)
-        stage = "build"
-        _require_unchanged(series, keys.key)
-        volume = build_volume(series, config.grid, config.select)
-        return volume, _check(volume, keys.key, config, seen)
-    except Rejection as rejection:
-        reason, detail = rejection.reason, rejection.detail
-    except (FmctError, MemoryError, OSError):
-        raise  # the machine's failures, not the series'
-    except Exception as error:
-        # A defect of ours or of a codec. Its message may quote the file, so only its place is logged.
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
-        log.error("series %s: %s in %s: please report it", keys.key, type(error).__name__, where)
-        reason, detail = Reason.INTERNAL_ERROR, type(error).__name__
-    return Entry(keys.key, keys.patient_key, keys.study_key, _scanner(series), reason, stage, detail)
-
-
 def _check(volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture]) -> tuple[Reason, ...]:
+    """The volume's flags; pictures of what is not stored go to `seen`."""
     try:
         return check(volume.measures, volume.affine, config.check)
     except Rejection as rejection:

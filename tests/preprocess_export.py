@@ -7,7 +7,7 @@ import numpy as np
 from dicom_files import Acquisition, axial, ct_image, save
 
 from preprocess import run
-from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
 from preprocess.scan import scan
 from shards.schema import ShardFormat
 
@@ -45,6 +45,7 @@ class Export:
         return PreprocessConfig(
             key_file=self.key_file,
             workers=workers,
+            select=SelectConfig(keep="all"),  # every series is tried, so that each has its own outcome
             grid=GridConfig(spacing_mm=(spacing, spacing, spacing)),
             output=OutputConfig(formats=formats, shard_mib=shard_mib),
         )

@@ -30,6 +30,7 @@ def start(export: Export, out: Path) -> subprocess.Popen[bytes]:
 def start_command(export: Export, out: Path) -> list[str]:
     command = [sys.executable, "-m", "launch.cli", "preprocess", str(export.catalog), "--out", str(out)]
     command += [f"key_file={export.key_file}", "workers=2", "grid.spacing_mm=[4,4,4]", "output.shard_mib=1"]
+    command += ["select.keep=all"]  # as Export.config says
     return command
 
 

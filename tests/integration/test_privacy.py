@@ -97,6 +97,8 @@ def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         str(out),
     ]
     command += [f"key_file={key_file}", "workers=1", "grid.spacing_mm=[4,4,4]"]
+    # Contrast/Bolus Agent is marked as well, and all series are of one study.
+    command += ["select.contrast=any", "select.keep=all"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr, out

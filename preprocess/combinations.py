@@ -1,0 +1,90 @@
+"""A table of wanted combinations of study description, kVp and kernel: the reference's own filter."""
+
+import csv
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from shards.errors import FmctError
+
+COLUMNS = ["study_description", "kvp", "kernel"]
+
+Combination = tuple[str | None, float | None, str | None]
+"""Study Description (0008,1030), KVP (0018,0060) in kV, Convolution Kernel (0018,1210); None is any."""
+
+
+class Combinations(BaseModel):
+    """The rows of a table: its content, not its path, is part of a configuration and its digest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: tuple[Combination, ...]
+    """Normalised, without repetitions, in one order whatever the file's."""
+
+    @cached_property
+    def _known(self) -> frozenset[Combination]:
+        return frozenset(self.rows)
+
+    def allows(self, study_description: str, kvp: float | None, kernel: str) -> bool:
+        """Is there a row for these values of a header?
+
+        Text is compared whole, but for case and the number of spaces. Of several values of a kernel
+        (Siemens appends the iterative strength, "J40s\\3") all, or the first, must be the table's.
+        """
+        descriptions = (None, normalised(study_description))
+        kernels = (None, normalised(kernel), normalised(kernel.split("\\")[0]))
+        return any(
+            (description, voltage, name) in self._known
+            for description in descriptions
+            for voltage in (None, kvp)
+            for name in kernels
+        )
+
+
+def normalised(text: str) -> str:
+    """`text` without regard to case and to spaces around and between its words."""
+    return " ".join(text.split()).casefold()
+
+
+def read_combinations(path: Path) -> Combinations:
+    """Read a CSV (UTF-8) with the columns of `COLUMNS`; an empty cell stands for any value.
+
+    Raises FmctError, naming the file and the row, for anything else.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            if sorted(header) != sorted(COLUMNS):
+                raise FmctError(f"{path}: the columns are {', '.join(header)}; expected {', '.join(COLUMNS)}")
+            rows = {_combination(path, reader.line_num, header, cells) for cells in reader if any(cells)}
+    except FileNotFoundError:
+        raise FmctError(f"{path}: no such file; select.table is a CSV of {', '.join(COLUMNS)}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FmctError(
+            f"{path}: not readable as UTF-8 CSV ({type(error).__name__}); save it as such"
+        ) from None
+    if not rows:
+        raise FmctError(f"{path}: the table has no rows, so it would select nothing; add some or drop it")
+    return Combinations(rows=tuple(sorted(rows, key=repr)))
+
+
+def _combination(path: Path, line: int, header: list[str], cells: list[str]) -> Combination:
+    if len(cells) != len(header):
+        raise FmctError(f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; mend it")
+    texts = dict(zip(header, map(normalised, cells), strict=True))
+    try:
+        kvp = float(texts["kvp"]) if texts["kvp"] else None
+    except ValueError:
+        raise FmctError(f"{path} row {line}: kvp is no number; give kV or leave it empty") from None
+    return texts["study_description"] or None, kvp, texts["kernel"] or None
+
+
+def _from_path(value: Any) -> Any:
+    return read_combinations(Path(value)) if isinstance(value, str | Path) else value
+
+
+Table = Annotated[Combinations, BeforeValidator(_from_path)]
+"""Given as the path of a CSV, relative to the working directory; read when the configuration is built."""
