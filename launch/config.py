@@ -66,9 +66,10 @@ def _apply(values: dict[str, Any], override: str) -> str:
 def _one_line(error: ValidationError, model: type[BaseModel], path: Path | None, overridden: set[str]) -> str:
     details = error.errors(include_url=False)
     first = details[0]
-    # Pydantic ends a location with the branch of a union or the index of a tuple: keep the key's part.
+    # Below an overridden key a location goes on with the key or index within its value.
     key = ".".join(str(part) for part in first["loc"])
-    source = f"override {key}" if key in overridden else f"{path or 'defaults'}: {key}"
+    above = any(key == given or key.startswith(f"{given}.") for given in overridden)
+    source = f"override {key}" if above else f"{path or 'defaults'}: {key}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{source}: {_expectation(first, model)}{more}".replace(": : ", ": ")
 

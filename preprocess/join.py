@@ -41,7 +41,9 @@ def find_joins(singles: Sequence[_Single], config: SelectConfig) -> list[Candida
     found: list[Candidate] = []
     while True:
         chains = [_chain(start, left, config) for start in left]
-        joined = [one for chain in chains if len(chain) > 1 for one in [_join(chain, config)] if one]
+        followers = {id(single[0]) for chain in chains for single in chain[1:]}
+        longest = [chain for chain in chains if id(chain[0][0]) not in followers]
+        joined = [one for one in (_join_head(chain, config) for chain in longest) if one]
         if not joined:
             return found
         best = ranked(joined, config)[0]
@@ -83,6 +85,17 @@ def _adjoin(below: _Single, above: _Single, config: SelectConfig) -> bool:
     gap = (heights[0] - a.heights[-1]) / (a.travel @ a.normal)
     shorter = min(a.gaps.sum(), b.gaps.sum())
     return bool(-OVERLAP * shorter <= gap <= config.max_slice_gap_mm + SAME_POSITION_MM)
+
+
+def _join_head(chain: list[_Single], config: SelectConfig) -> Candidate | None:
+    """The greatest number of parts from the vertex downwards that make one head, as one candidate."""
+    upwards = chain[0][1].slices.normal[2] > 0
+    while len(chain) > 1:
+        joined = _join(chain, config)
+        if joined:
+            return joined
+        chain = chain[1:] if upwards else chain[:-1]
+    return None
 
 
 def _join(chain: Sequence[_Single], config: SelectConfig) -> Candidate | None:

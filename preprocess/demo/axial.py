@@ -9,11 +9,16 @@ from preprocess.demo.identity import uid
 from preprocess.demo.job import File, SeriesJob
 from preprocess.demo.plan import Kind, Quirk
 from preprocess.demo.scanners import Encoding
-from preprocess.demo.stack import Plane, axial_axes, axial_offsets, plane, two_slab_offsets
+from preprocess.demo.stack import Plane, axial_axes, axial_offsets, base_offsets, plane, vault_offsets
 from preprocess.demo.streams import Stream, generator
 from preprocess.demo.writer import ct_image, encode
 from preprocess.reasons import Reason
 
+_SLABS = {
+    Quirk.BASE: base_offsets(),
+    Quirk.VAULT: vault_offsets(),
+    Quirk.TWO_SLABS: base_offsets() + vault_offsets(),
+}
 TILT_DEG = {Quirk.TILT_POSITIVE: 18.0, Quirk.TILT_NEGATIVE: -14.0}
 TURN_DEG = 7.0
 SLICES_LEFT = 4
@@ -34,7 +39,9 @@ LARGE_INTERCEPT = Encoding(signed=False, bits_stored=16, slope=1, intercept=-819
 def axial_planes(job: SeriesJob) -> list[Plane]:
     """The series' slice planes from the base up, without those that a quirk leaves out."""
     quirks, scanner = job.plan.quirks, job.study.scanner
-    slices = two_slab_offsets() if Quirk.TWO_SLABS in quirks else axial_offsets(scanner.slice_distance)
+    slices = axial_offsets(scanner.slice_distance)
+    if slabs := _SLABS.keys() & set(quirks):
+        slices = _SLABS[slabs.pop()]
     row, column = axial_axes(
         _tilt(quirks),
         TURN_DEG if Quirk.TURNED in quirks else 0.0,

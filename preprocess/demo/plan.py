@@ -15,7 +15,9 @@ from preprocess.demo.streams import Stream, generator
 from preprocess.reasons import Reason
 
 VOLUME = "volume"
-"""The expectation of a series that becomes a volume; any other is a `Reason`."""
+"""The expectation of a series that becomes a volume; any other than this and `JOINED` is a `Reason`."""
+JOINED = "joined"
+"""That of a series that becomes part of another one's volume."""
 
 
 class Kind(StrEnum):
@@ -36,6 +38,8 @@ class Quirk(StrEnum):
     TILT_POSITIVE = "tilt_positive"
     TILT_NEGATIVE = "tilt_negative"
     TWO_SLABS = "two_slabs"
+    BASE = "base"
+    VAULT = "vault"
     DUPLICATE_FILES = "duplicate_files"
     DUPLICATE_POSITIONS = "duplicate_positions"
     SHUFFLED_NUMBERS = "shuffled_numbers"
@@ -100,6 +104,11 @@ def _bone(*quirks: Quirk) -> SeriesPlan:
     return SeriesPlan(Kind.BONE, Reason.BONE_KERNEL, quirks)
 
 
+def _split(part: Quirk) -> SeriesPlan:
+    """The thin base or the thick vault of a head that was stored in two series; the base is the first."""
+    return SeriesPlan(Kind.SOFT, VOLUME if part is Quirk.BASE else JOINED, (part,))
+
+
 def _flawed(reason: Reason, quirk: Quirk) -> SeriesPlan:
     return SeriesPlan(Kind.SOFT, reason, (quirk,))
 
@@ -113,9 +122,9 @@ _RESONANCE = SeriesPlan(Kind.MAGNETIC_RESONANCE, Reason.NOT_CT)
 STUDY_SERIES: tuple[tuple[SeriesPlan, ...], ...] = (
     (_LOCALIZER, _soft(), _DOSE_REPORT),
     (_soft(Quirk.TILT_POSITIVE), _bone(Quirk.TILT_POSITIVE)),
-    (_soft(Quirk.TWO_SLABS),),
+    (_split(Quirk.VAULT), _split(Quirk.BASE)),
     (_LOCALIZER, _soft(Quirk.DUPLICATE_FILES)),
-    (_soft(Quirk.SHUFFLED_NUMBERS), _CAPTURE, _DOSE_REPORT),
+    (_soft(Quirk.TWO_SLABS, Quirk.SHUFFLED_NUMBERS), _CAPTURE, _DOSE_REPORT),
     (_soft(Quirk.JPEG2000), _flawed(Reason.TRUNCATED_PIXEL_DATA, Quirk.TRUNCATED_RUN)),
     (_soft(Quirk.TILT_NEGATIVE, Quirk.RLE), _bone(Quirk.TILT_NEGATIVE)),
     (_soft(Quirk.DEFLATED), _CORONAL),

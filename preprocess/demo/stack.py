@@ -49,11 +49,15 @@ def axial_offsets(slice_distance: float) -> list[tuple[float, float]]:
     return [(BOTTOM_MM + i * slice_distance, slice_distance) for i in range(count)]
 
 
-def two_slab_offsets() -> list[tuple[float, float]]:
-    """Thin slices through the base, thick ones above, as sequential scanners divided a head."""
-    base = [(BOTTOM_MM + 4.0 * i, 4.0) for i in range(18)]
-    vault = [(base[-1][0] + 5.5 + 7.0 * i, 7.0) for i in range(16)]
-    return base + [slab for slab in vault if slab[0] <= TOP_MM]
+def base_offsets() -> list[tuple[float, float]]:
+    """Thin slices through the skull base, as sequential scanners divided a head."""
+    return [(BOTTOM_MM + 4.0 * i, 4.0) for i in range(18)]
+
+
+def vault_offsets() -> list[tuple[float, float]]:
+    """Thick slices above those of `base_offsets`."""
+    first = base_offsets()[-1][0] + 5.5
+    return [(first + 7.0 * i, 7.0) for i in range(int((TOP_MM - first) / 7.0) + 1)]
 
 
 def axial_axes(tilt: float, turned: float, prone: bool, feet_first: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -10,14 +10,16 @@ import numpy as np
 import pydicom
 import pytest
 
+from preprocess.candidate import Candidate
 from preprocess.catalog import read_catalog
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import export
 from preprocess.demo.identity import MARK, UID_ROOT
-from preprocess.demo.plan import VOLUME, StudyPlan, plan_studies
+from preprocess.demo.plan import JOINED, VOLUME, StudyPlan, plan_studies
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan import rejected_path, scan
+from preprocess.study import select_study, studies
 from preprocess.volume import build_volume
 from shards.errors import FmctError
 
@@ -155,18 +157,28 @@ def test_preprocessing_meets_the_expectations(out: Path, truth: dict[str, Any], 
     )
     told = {series["series_instance_uid"]: series for _, series in series_truths(truth)}
     grid = GridConfig(spacing_mm=(3, 3, 3))
-    for series in read_catalog(tmp_path / "catalog.parquet"):
-        expected = told.get(series.series_uid, {"expected": VOLUME, "dropped": {}, "kind": "real"})
-        dropped = {}
+    config = SelectConfig(keep="all")
+    dropped: dict[str, dict[Reason, int]] = {}
+
+    def build(candidate: Candidate) -> Rejection | None:
         try:
-            volume = build_volume(series, grid, SelectConfig())
-            outcome = VOLUME
-            dropped = {reason: count for reason, count in volume.dropped if reason != Reason.MISSING_SLICES}
+            volume = build_volume(candidate.series, grid, config)
         except Rejection as rejection:
-            outcome = rejection.reason
-        assert outcome == expected["expected"], expected
-        if outcome == VOLUME:
-            assert dropped == expected["dropped"], expected
+            return rejection
+        dropped[candidate.series.series_uid] = {
+            reason: count for reason, count in volume.dropped if reason != Reason.MISSING_SLICES
+        }
+        return None
+
+    for study in studies(read_catalog(tmp_path / "catalog.parquet")):
+        for outcome in select_study(study, config, build):
+            uid = outcome.series.series_uid
+            expected = told.get(uid, {"expected": VOLUME, "dropped": {}, "kind": "real"})
+            if outcome.rejection:
+                assert outcome.rejection.reason == expected["expected"], expected
+                continue
+            assert expected["expected"] == (VOLUME if uid in dropped else JOINED), expected
+            assert dropped.get(uid, {}) == expected["dropped"], expected
 
 
 def test_the_real_series_is_copied_unchanged(out: Path) -> None:

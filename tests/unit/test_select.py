@@ -1,54 +1,16 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from header_series import AXIAL, CORONAL, EVERY_5_MM, series, stack
 
-from preprocess.catalog import Instance, Series
+from preprocess.catalog import Series
 from preprocess.config import SelectConfig
 from preprocess.kernels import kernel_class
 from preprocess.reasons import Reason, Rejection
 from preprocess.select import select
-
-AXIAL = Instance(
-    path=Path("x"),
-    size=1,
-    mtime_ns=1,
-    sop_uid="1",
-    sop_class="1.2.840.10008.5.1.4.1.1.2",
-    transfer_syntax="1.2.840.10008.1.2.1",
-    image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
-    acquisition_number=1,
-    instance_number=1,
-    kernel="H30s",
-    kvp=120.0,
-    frames=1,
-    samples=1,
-    rows=512,
-    columns=512,
-    position=(0.0, 0.0, 0.0),
-    orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-    pixel_spacing=(0.5, 0.5),
-    thickness=5.0,
-    tilt=0.0,
-)
-CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-
-
-def stack(heights: list[float] | None = None, **change: Any) -> tuple[Instance, ...]:
-    heights = heights if heights is not None else [5.0 * k for k in range(30)]
-    return tuple(
-        replace(AXIAL, sop_uid=f"1.{k}", instance_number=k, position=(0.0, 0.0, z), **change)
-        for k, z in enumerate(heights)
-    )
-
-
-def series(instances: tuple[Instance, ...], modality: str = "CT") -> Series:
-    texts = ("patient", "1", "2", "3", modality, "GE", "", "", "", "", "", "", "")
-    return Series(*texts, instances)
 
 
 def test_a_plain_head_is_selected_in_geometric_order() -> None:
@@ -62,7 +24,6 @@ def _without(heights: list[float], *absent: int) -> list[float]:
     return [z for k, z in enumerate(heights) if k not in absent]
 
 
-EVERY_5_MM = [5.0 * k for k in range(30)]
 REJECTED: list[tuple[Reason, Callable[[], Series]]] = [
     (Reason.NOT_CT, lambda: series(stack(), "MR")),
     (Reason.DOSE_REPORT, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.88.67"), "SR")),

@@ -1,0 +1,256 @@
+"""Selection among the series of one study: reformats, the best of them, base and vault."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from header_series import CORONAL, series, stack
+from hypothesis import given
+from hypothesis import strategies as st
+
+from preprocess import study
+from preprocess.candidate import Candidate
+from preprocess.catalog import Instance, Series
+from preprocess.config import SelectConfig
+from preprocess.reasons import Reason, Rejection
+from preprocess.study import Outcome, select_study, studies
+
+BASE = [-40 + 2.5 * k for k in range(17)]
+VAULT = [5.0 + 7.0 * k for k in range(15)]
+
+
+def named(uid: str, instances: tuple[Instance, ...], **change: Any) -> Series:
+    return series(instances, series_uid=uid, **change)
+
+
+def outcomes(*study: Series, failing: tuple[str, ...] = (), **config: Any) -> dict[str, Outcome]:
+    """Outcomes by series UID; candidates that begin with a series of `failing` cannot be built."""
+
+    def build(candidate: Candidate) -> Rejection | None:
+        uids = "+".join(source.series_uid for source in candidate.sources)
+        return Rejection(Reason.TRUNCATED_PIXEL_DATA, "cut") if uids in failing else None
+
+    found = select_study(study, SelectConfig(**config), build)
+    assert [outcome.series for outcome in found] == list(study)
+    assert all((outcome.candidate is None) != (outcome.rejection is None) for outcome in found)
+    return {outcome.series.series_uid: outcome for outcome in found}
+
+
+def result(outcome: Outcome) -> str:
+    return str(outcome.rejection.reason) if outcome.rejection else "volume"
+
+
+THICK = named("thick", stack())
+THIN = named("thin", stack([1.0 * k for k in range(150)], thickness=1.0))
+BONE = named("bone", stack([1.0 * k for k in range(150)], thickness=1.0, kernel="H70h"))
+UNKNOWN = named("unknown", stack([1.0 * k for k in range(150)], thickness=1.0, kernel="?"))
+WIDE = named("wide", stack([5.0 * k for k in range(34)]))
+FOSSA = named("fossa", stack([1.0 * k for k in range(90)], thickness=1.0))
+SPARSE = named("sparse", stack([10.0 * k for k in range(15)], thickness=1.0))
+
+
+@pytest.mark.parametrize(
+    ("members", "best", "config"),
+    [
+        ((THICK, THIN), "thin", {}),
+        ((THIN, THICK), "thin", {}),
+        ((THICK, UNKNOWN), "thick", {}),
+        ((THICK, BONE), "thick", {"kernels": ("soft", "bone")}),
+        ((THICK, BONE), "bone", {"kernels": ("bone", "soft")}),
+        ((THICK, WIDE), "wide", {}),
+        ((WIDE, THIN), "thin", {}),
+        ((WIDE, THIN), "wide", {"prefer": ("widest", "kernel")}),
+        ((THICK, FOSSA), "thick", {}),  # a part of the head, however thin
+        ((THICK, SPARSE), "thick", {}),
+        ((replace(THICK, series_uid="b"), replace(THICK, series_uid="a")), "a", {}),
+    ],
+)
+def test_the_best_of_a_study_is_kept(members: tuple[Series, ...], best: str, config: dict[str, Any]) -> None:
+    found = outcomes(*members, join=False, **config)
+    for uid, outcome in found.items():
+        assert result(outcome) == ("volume" if uid == best else "not_best_of_study")
+        if outcome.rejection:
+            assert outcome.chosen
+            assert outcome.chosen.series.series_uid == best
+            assert " mm, covers " in outcome.rejection.detail
+    assert {result(one) for one in outcomes(*members, join=False, keep="all", **config).values()} == {
+        "volume"
+    }
+
+
+def test_the_next_best_takes_the_place_of_one_that_cannot_be_built() -> None:
+    found = outcomes(THICK, WIDE, THIN, BONE, failing=("thin",))
+    assert {uid: (result(one), one.stage) for uid, one in found.items()} == {
+        "thin": ("truncated_pixel_data", "build"),
+        "wide": ("volume", "select"),
+        "thick": ("not_best_of_study", "select"),
+        "bone": ("bone_kernel", "select"),
+    }
+
+
+def test_a_plane_through_an_axial_acquisition_is_a_reformat() -> None:
+    coronal = named("coronal", across(stack()))
+    config = {"max_obliquity_deg": 90, "keep": "all"}
+    assert result(outcomes(coronal, THICK, **config)["coronal"]) == "reformat"
+    assert result(outcomes(coronal, BONE, **config)["coronal"]) == "reformat"
+    detail = outcomes(coronal, THICK, **config)["coronal"].rejection
+    assert detail
+    assert detail.detail == "90 degrees off an axial series of its frame of reference"
+    elsewhere = replace(THICK, frame_of_reference_uid="4")
+    scout = named("scout", stack(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")))
+    resonance = named("mr", stack(), modality="MR")
+    for other in (elsewhere, scout, resonance):
+        assert result(outcomes(coronal, other, **config)["coronal"]) == "volume"
+    nowhere = replace(coronal, frame_of_reference_uid="")
+    also_nowhere = replace(THICK, frame_of_reference_uid="")
+    assert result(outcomes(nowhere, also_nowhere, **config)["coronal"]) == "volume"
+
+
+def across(instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
+    """The same number of coronal slices."""
+    return tuple(
+        replace(one, orientation=CORONAL, position=(0.0, 5.0 * k, 0.0)) for k, one in enumerate(instances)
+    )
+
+
+def test_base_and_vault_become_one_volume() -> None:
+    base, vault = named("base", stack(BASE, thickness=2.5)), named("vault", stack(VAULT, thickness=7.0))
+    found = outcomes(vault, base)
+    candidate = found["base"].candidate
+    assert candidate
+    assert candidate is found["vault"].candidate
+    assert candidate.series.series_uid == "base"
+    assert heights(candidate) == BASE + VAULT
+    assert [(p.series.series_uid, p.slices, p.low_mm, p.high_mm) for p in candidate.parts] == [
+        ("base", 17, -40, 0),
+        ("vault", 15, 5, 103),
+    ]
+    assert not candidate.selected.dropped
+    assert {uid: result(one) for uid, one in outcomes(base, vault, join=False).items()} == {
+        "base": "coverage_too_small",
+        "vault": "volume",
+    }
+
+
+def heights(candidate: Candidate) -> list[float]:
+    return [group[0].position[2] for group in candidate.selected.positions if group[0].position]
+
+
+def test_of_overlapping_parts_the_thicker_gives_way() -> None:
+    base = named("base", stack(BASE, thickness=2.5))
+    vault = named("vault", stack([z - 9 for z in VAULT], thickness=7.0))
+    candidate = outcomes(base, vault)["base"].candidate
+    assert candidate
+    assert heights(candidate) == [*BASE, *(z - 9 for z in VAULT[1:])]
+    assert candidate.selected.dropped == {Reason.OVERLAPPING_SLICE: 1}
+    upside_down = outcomes(
+        named("thick", stack([-z for z in vault_heights(vault)], thickness=7.0)),
+        named("thin", stack([-z for z in BASE], thickness=2.5)),
+    )["thin"].candidate
+    assert upside_down
+    assert heights(upside_down) == [-z for z in reversed(heights(candidate))]
+
+
+def vault_heights(vault: Series) -> list[float]:
+    return [i.position[2] for i in reversed(vault.instances) if i.position]
+
+
+TILTED = (1.0, 0.0, 0.0, 0.0, 0.9781476, -0.2079117)
+STRANGERS = [
+    {"frame_of_reference_uid": "4"},
+    {"frame_of_reference_uid": ""},
+    {"kernel": "H70h"},
+    {"pixel_spacing": (0.45, 0.45)},
+    {"rows": 256, "columns": 256},
+    {"orientation": TILTED},
+    {"orientation": CORONAL},
+    {"kvp": 60.0},
+    {"heights": [z + 6 for z in VAULT]},  # a gap of 11 mm
+    {"heights": [z - 25 for z in VAULT]},  # overlaps by half of the base
+    {"heights": [z - 44 for z in VAULT]},  # as low as the base
+    {"heights": [5 + 7.0 * k for k in range(32)]},  # down to the chest
+    {"heights": VAULT[:1]},
+]
+
+
+@pytest.mark.parametrize("change", STRANGERS)
+def test_what_is_not_one_head_is_not_joined(change: dict[str, Any]) -> None:
+    texts = {name: change.pop(name) for name in ("frame_of_reference_uid",) if name in change}
+    base = named("base", stack(BASE, thickness=2.5), **texts)
+    instances = stack(change.pop("heights", VAULT), **({"thickness": 7.0} | change))
+    vault = named("vault", instances, **({} if texts != {"frame_of_reference_uid": ""} else texts))
+    found = outcomes(base, vault, kernels=("soft", "bone"), max_coverage_mm=400, keep="all")
+    assert not any(outcome.candidate and outcome.candidate.parts for outcome in found.values())
+
+
+def test_a_whole_head_is_not_joined_with_its_other_reconstructions() -> None:
+    found = outcomes(THICK, THIN, WIDE, SPARSE, FOSSA, keep="all")
+    assert all(outcome.candidate and not outcome.candidate.parts for outcome in found.values())
+
+
+def test_two_reconstructions_of_each_part_are_joined_in_pairs() -> None:
+    members = [
+        named(f"{part} {kernel}", stack(z, thickness=2.5 if part == "base" else 7.0, kernel=kernel))
+        for part, z in (("base", BASE), ("vault", VAULT))
+        for kernel in ("H30s", "H70h")
+    ]
+    found = outcomes(*members, kernels=("soft", "bone"), keep="all")
+    joined = {tuple(s.series_uid for s in o.candidate.sources) for o in found.values() if o.candidate}
+    assert joined == {("base H30s", "vault H30s"), ("base H70h", "vault H70h")}
+    found = outcomes(*members, kernels=("soft", "bone"))
+    assert [result(one) for one in found.values()] == ["volume", "not_best_of_study"] * 2
+
+
+def test_parts_stand_alone_if_the_whole_cannot_be_built() -> None:
+    base, vault = named("base", stack(BASE, thickness=2.5)), named("vault", stack(VAULT, thickness=7.0))
+    found = outcomes(base, vault, failing=("base+vault",))
+    assert (result(found["base"]), found["base"].stage) == ("truncated_pixel_data", "build")
+    assert result(found["vault"]) == "volume"
+    found = outcomes(base, vault, failing=("base+vault", "vault"))
+    assert [(result(one), one.stage) for one in found.values()] == [("truncated_pixel_data", "build")] * 2
+
+
+@given(st.data())
+def test_any_split_of_a_stack_is_joined_to_the_whole(data: st.DataObject) -> None:
+    """However a tilted, uneven stack is divided into parts of three slices and more, in whatever order."""
+    gaps = data.draw(st.lists(st.floats(4, 8), min_size=20, max_size=28))
+    z = np.concatenate([[0], np.cumsum(gaps)])
+    cuts = data.draw(st.lists(st.integers(1, len(z) // 3 - 1), max_size=3, unique=True).map(sorted))
+    bounds = [0, *(3 * cut for cut in cuts), len(z)]
+    parts = [
+        named(str(n), stack(z[a:b].tolist(), orientation=TILTED)) for n, (a, b) in enumerate(pairwise(bounds))
+    ]
+    found = outcomes(*data.draw(st.permutations(parts)))
+    (candidate,) = {id(one.candidate): one.candidate for one in found.values()}.values()
+    assert candidate
+    assert heights(candidate) == z.tolist()
+    assert len(candidate.sources) == len(parts)
+
+
+def test_patients_that_share_a_study_uid_are_two_studies() -> None:
+    members = [THICK, replace(THIN, patient_id="other"), WIDE]
+    assert studies(members) == [[THICK, WIDE], [members[1]]]
+
+
+def test_a_defect_costs_one_series_and_a_failing_machine_is_no_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(error: Exception):  # type: ignore[no-untyped-def]
+        def usable(one: Series, config: SelectConfig):  # type: ignore[no-untyped-def]
+            if one is THIN:
+                raise error
+            return real(one, config)
+
+        return usable
+
+    real = study.usable
+    monkeypatch.setattr(study, "usable", broken(KeyError("name of the patient")))
+    found = outcomes(THIN, THICK)
+    assert [result(one) for one in found.values()] == ["internal_error", "volume"]
+    assert "KeyError in test_study.py:" in caplog.text
+    assert "patient" not in caplog.text
+    monkeypatch.setattr(study, "usable", broken(MemoryError()))
+    with pytest.raises(MemoryError):
+        outcomes(THIN, THICK)
