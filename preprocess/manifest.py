@@ -40,7 +40,8 @@ SCHEMA = pa.schema(
     ]
 )
 """The columns of a shard index but for the place in the file, then vendor and product line, slices left
-out by reason, the parts along the slice normal of a volume of several series, findings of the checks, and `preprocess.measure.Measures`."""
+out by reason, the parts along the slice normal of a volume of several series, findings of the checks, and
+`preprocess.measure.Measures`."""
 
 
 def row(
