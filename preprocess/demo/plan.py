@@ -37,6 +37,7 @@ class Quirk(StrEnum):
 
     TILT_POSITIVE = "tilt_positive"
     TILT_NEGATIVE = "tilt_negative"
+    THIN = "thin"
     TWO_SLABS = "two_slabs"
     BASE = "base"
     VAULT = "vault"
@@ -109,8 +110,8 @@ def _split(part: Quirk) -> SeriesPlan:
     return SeriesPlan(Kind.SOFT, VOLUME if part is Quirk.BASE else JOINED, (part,))
 
 
-def _flawed(reason: Reason, quirk: Quirk) -> SeriesPlan:
-    return SeriesPlan(Kind.SOFT, reason, (quirk,))
+def _flawed(reason: Reason, *quirks: Quirk) -> SeriesPlan:
+    return SeriesPlan(Kind.SOFT, reason, quirks)
 
 
 _LOCALIZER = SeriesPlan(Kind.LOCALIZER, Reason.LOCALIZER)
@@ -125,7 +126,7 @@ STUDY_SERIES: tuple[tuple[SeriesPlan, ...], ...] = (
     (_split(Quirk.VAULT), _split(Quirk.BASE)),
     (_LOCALIZER, _soft(Quirk.DUPLICATE_FILES)),
     (_soft(Quirk.TWO_SLABS, Quirk.SHUFFLED_NUMBERS), _CAPTURE, _DOSE_REPORT),
-    (_soft(Quirk.JPEG2000), _flawed(Reason.TRUNCATED_PIXEL_DATA, Quirk.TRUNCATED_RUN)),
+    (_soft(Quirk.JPEG2000), _flawed(Reason.TRUNCATED_PIXEL_DATA, Quirk.THIN, Quirk.TRUNCATED_RUN)),
     (_soft(Quirk.TILT_NEGATIVE, Quirk.RLE), _bone(Quirk.TILT_NEGATIVE)),
     (_soft(Quirk.DEFLATED), _CORONAL),
     (_soft(Quirk.FEET_FIRST), _flawed(Reason.MISSING_SLICES, Quirk.MISSING_SLICES)),
