@@ -13,6 +13,7 @@ from preprocess.catalog import read_catalog, read_rows
 from preprocess.duplicates import Repeated
 from preprocess.reasons import Reason
 from preprocess.scan import rejected_path, scan
+from preprocess.sources import HEADER_BUFFER
 from shards.errors import FmctError
 
 PIXELS = np.zeros((8, 8), np.int16)
@@ -118,3 +119,31 @@ def test_nothing_to_scan_is_told_with_a_remedy(tmp_path: Path) -> None:
     assert not catalog.exists()
     with pytest.raises(FmctError, match="no such catalog; make it with `fmct scan"):
         read_catalog(catalog)
+
+
+@pytest.mark.parametrize("packed", ["no", "zip", "tar"])
+def test_headers_only_are_read(packed: str, tmp_path: Path) -> None:
+    """By the kernel's count of the bytes that this process reads (rchar, proc(5))."""
+    count, header = 20, 2 * HEADER_BUFFER  # what a header takes, and what an archive says of a member
+    pixels = np.random.default_rng(0).integers(0, 4000, (512, 512)).astype(np.uint16)
+    for number in range(count):
+        save(ct_image(pixels, SOPInstanceUID=f"1.2.{number}"), tmp_path / "export" / str(number))
+    if packed != "no":
+        (tmp_path / "packed").mkdir()
+        shutil.make_archive(str(tmp_path / "packed" / "a"), packed, tmp_path / "export")
+    folder = tmp_path / ("export" if packed == "no" else "packed")
+    scan(folder, tmp_path / "first.parquet")  # whatever is imported or mapped is so by now
+
+    def read_by(catalog: Path) -> int:
+        before = bytes_read()
+        scan(folder, catalog)
+        return bytes_read() - before
+
+    # The tables that the scan writes and reads again are the rest; they hold no pixels.
+    tables = 40 * (tmp_path / "first.parquet").stat().st_size
+    assert read_by(tmp_path / "second.parquet") < count * header + tables < count * pixels.nbytes / 4
+
+
+def bytes_read() -> int:
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])

@@ -1,0 +1,181 @@
+"""Speed and memory of a scan, and memory of a plan: `python tests/bench/bench_scan.py`.
+
+The files are made here: the header of a real CT (../shared) before an image of 64 pixels, 20 to a series.
+Speeds are against reading the same files bare, in the same run; CPU time, because the machine may be busy.
+Every measurement runs in a process of its own, for its peak memory.
+"""
+
+import argparse
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from io import BytesIO
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pydicom
+from pydicom.uid import ExplicitVRLittleEndian
+
+from preprocess.catalog_table import INSTANCE_TABLE, CatalogWriter
+from preprocess.config import PreprocessConfig
+from preprocess.plan import plan
+from preprocess.scan import scan
+
+HEAD = Path(__file__).parents[3] / "shared" / "dicom" / "dcm_qa_ct" / "ge_head_tilt18"
+SERIES_FILES = 20
+FOLDER_FILES = 500
+DIGITS = 8
+
+
+def template() -> bytes:
+    """A real header, whose UIDs and Patient ID end in placeholders of `DIGITS` digits."""
+    data = pydicom.dcmread(min(HEAD.glob("*.dcm")))
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.Rows = data.Columns = 8
+    data.PixelData = bytes(128)
+    data.PatientID = data.StudyInstanceUID = data.SeriesInstanceUID = "1.2." + "8" * DIGITS
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2." + "9" * DIGITS
+    buffer = BytesIO()
+    data.save_as(buffer)
+    return buffer.getvalue()
+
+
+def make_files(folder: Path, count: int) -> Path:
+    pattern = template()
+    for number in range(count):
+        if number % FOLDER_FILES == 0:
+            place = folder / str(number // FOLDER_FILES)
+            place.mkdir(parents=True)
+        uids = (b"8" * DIGITS, number // SERIES_FILES), (b"9" * DIGITS, number)
+        data = pattern
+        for placeholder, value in uids:
+            data = data.replace(placeholder, b"%0*d" % (DIGITS, value + 10 ** (DIGITS - 1)))
+        (place / str(number)).write_bytes(data)
+    return folder
+
+
+def read_raw(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(parent, name), "rb", buffering=0) as file:
+                file.read(8192)
+
+
+def read_pydicom(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            pydicom.dcmread(os.path.join(parent, name), stop_before_pixels=True)
+
+
+def run_scan(folder: Path, catalog: Path, workers: int) -> None:
+    scan(folder, catalog, workers)
+
+
+def make_catalog(path: Path, series: int) -> None:
+    """A catalog of `series` series of 20 instances, no file behind them."""
+    strings = {f.name: "text" for f in INSTANCE_TABLE if f.type == pa.string()}
+    with CatalogWriter(path) as writer:
+        for start in range(0, series, 2000):
+            rows = [
+                strings
+                | {"patient_id": f"{one:09}", "study_uid": f"1.2.{one:09}", "series_uid": f"1.2.3.{one:09}"}
+                | {"sop_uid": f"1.2.840.113619.2.55.3.{one:09}.{number}", "path": b"/archive/%d" % one}
+                | {"size": 526228, "mtime_ns": 10**18, "rows": 512, "columns": 512, "frames": 1, "frame": 0}
+                | {"member": b"", "offset": 0, "archive_size": 0}
+                for one in range(start, min(start + 2000, series))
+                for number in range(SERIES_FILES)
+            ]
+            writer.add(pa.Table.from_pylist(rows, schema=INSTANCE_TABLE))
+
+
+def run_plan(catalog: Path, out: Path, key: Path) -> None:
+    plan(catalog, out, PreprocessConfig(key_file=key))
+
+
+def measure(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
+    """Wall and CPU seconds of `work` in a new process and its workers, and their peak memory, MiB."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_measured, args=(there, work, arguments))
+    process.start()
+    try:
+        return here.recv()
+    finally:
+        process.join()
+
+
+def _measured(result: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work(*arguments)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    result.send(
+        {
+            "wall": wall,
+            "cpu": cpu + workers.ru_utime + workers.ru_stime,
+            "own": own.ru_maxrss / 1024,
+            "workers": workers.ru_maxrss / 1024,
+        }
+    )
+
+
+def bench_speed(folder: Path, count: int) -> None:
+    files = make_files(folder / "files", count)
+    catalog = folder / "catalog.parquet"
+    print(f"| {count} files | files/s | CPU ms a file | ratio |\n|---|---|---|---|")
+    bare = 0.0
+    for name, work, arguments in (
+        ("pydicom, `stop_before_pixels`", read_pydicom, ()),
+        ("open, read 8 KiB", read_raw, ()),
+        ("`scan`, 1 worker", run_scan, (folder / "one.parquet", 1)),
+        ("`scan`, 2 workers", run_scan, (catalog, 2)),
+        ("`scan` again, 2 workers", run_scan, (catalog, 2)),
+    ):
+        best = min((measure(work, files, *arguments) for _ in range(1)), key=lambda found: found["cpu"])
+        cpu = 1000 * best["cpu"] / count
+        bare = bare or cpu
+        print(f"| {name} | {count / best['wall']:.0f} | {cpu:.2f} | {cpu / bare:.2f} |", flush=True)
+
+
+def bench_memory(folder: Path, counts: list[int]) -> None:
+    print("\n| files | peak of the scan, MiB | of a worker, MiB |\n|---|---|---|")
+    for count in counts:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            files = make_files(Path(place) / "files", count)
+            found = measure(run_scan, files, Path(place) / "catalog.parquet", 2)
+        print(f"| {count} | {found['own']:.0f} | {found['workers']:.0f} |", flush=True)
+
+
+def bench_plan(folder: Path, counts: list[int]) -> None:
+    key = folder / "hmac.key"
+    key.write_text("0123456789abcdef" * 4)
+    key.chmod(0o600)
+    print("\n| series (of 20 instances) | plan, s | peak, MiB | plan.json, MB |\n|---|---|---|---|")
+    for count in counts:
+        measure(make_catalog, folder / "catalog", count)
+        found = measure(run_plan, folder / "catalog", folder / "out", key)
+        size = (folder / "out" / "tasks" / "plan.json").stat().st_size / 1e6
+        print(f"| {count} | {found['cpu']:.1f} | {found['own']:.0f} | {size:.1f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--series", type=int, nargs="+", default=[1000, 100_000])
+    arguments = parser.parse_args()
+    if not HEAD.is_dir():
+        sys.exit(f"{HEAD} is missing: this benchmark needs the real head")
+    with tempfile.TemporaryDirectory() as folder:
+        bench_speed(Path(folder), min(arguments.files[-1], 10_000))
+        bench_memory(Path(folder), arguments.files)
+        bench_plan(Path(folder), arguments.series)
+
+
+if __name__ == "__main__":
+    main()
