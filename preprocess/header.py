@@ -3,10 +3,14 @@
 import math
 import os
 import warnings
+from functools import cache
 from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config as pydicom_config
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from preprocess.frames import (
@@ -23,7 +27,7 @@ from preprocess.sources import Source
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR: an index of files, not an object."""
 
-_TAGS = [
+_KEYWORDS = (
     *("SpecificCharacterSet", "SOPInstanceUID", "SOPClassUID", "ImageType", "AcquisitionNumber"),
     *("InstanceNumber", "ConvolutionKernel", "KVP", "NumberOfFrames", "SamplesPerPixel", "Rows", "Columns"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
@@ -31,7 +35,9 @@ _TAGS = [
     *("Modality", "Manufacturer", "ManufacturerModelName", "StudyDescription", "SeriesDescription"),
     *("ProtocolName", "BodyPartExamined", "PatientPosition", "ContrastBolusAgent", "SpacingBetweenSlices"),
     *("ContrastBolusAgentSequence", "AnatomicRegionSequence", SHARED, PER_FRAME),
-]
+)
+_TAGS = [Tag(keyword) for keyword in _KEYWORDS]
+_PLAIN_VRS = frozenset({"AE", "AS", "CS", "DS", "IS", "LO", "SH", "UI"})
 
 
 def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
@@ -173,6 +179,13 @@ def transfer_syntax(data: pydicom.FileDataset) -> str:
 
 def _values(data: pydicom.Dataset, keyword: str) -> list[Any]:
     """The attribute's values; none where it is absent, empty or not what its VR says."""
+    tag, vr = _tag_and_vr(keyword)
+    element = data.get_item(tag)
+    if element is None:
+        return []
+    plain = _plain_values(element, vr)
+    if plain is not None:
+        return plain
     try:
         value = data.get(keyword)
     except Exception:
@@ -180,6 +193,25 @@ def _values(data: pydicom.Dataset, keyword: str) -> list[Any]:
     if value is None or value == "":
         return []
     return list(value) if isinstance(value, pydicom.multival.MultiValue | list | tuple) else [value]
+
+
+def _plain_values(element: DataElement | RawDataElement, vr: str) -> list[Any] | None:
+    """What pydicom makes of nearly all elements, at a tenth of its time; None for the others."""
+    if not isinstance(element, RawDataElement) or not element.value:
+        return None
+    stated, value = element.VR or vr, element.value
+    # An escape begins another character set.
+    if stated in _PLAIN_VRS and value.isascii() and b"\x1b" not in value:
+        return [text.rstrip("\0 ") for text in value.decode("ascii").rstrip("\0 ").split("\\")]
+    if stated == "US" and len(value) == 2:
+        return [int.from_bytes(value, "little" if element.is_little_endian else "big")]
+    return None
+
+
+@cache
+def _tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
+    tag = Tag(keyword)
+    return tag, dictionary_VR(tag)
 
 
 def _text(data: pydicom.Dataset, keyword: str) -> str:
