@@ -35,6 +35,9 @@ class Dataset:
         """One row a volume, columns shards.index.SCHEMA."""
         self._format = FORMATS[info.format]
         self._sizes = {shard.name: shard.bytes for shard in info.shards}
+        # what every read needs, as NumPy: a scalar out of Arrow takes ten times as long
+        self._offsets, self._lengths = index["offset"].to_numpy(), index["length"].to_numpy()
+        self._shapes = pc.list_flatten(index["shape"]).to_numpy().reshape(-1, 3)
 
     @classmethod
     def open(cls, path: Path) -> "Dataset":
@@ -100,11 +103,11 @@ class Dataset:
         return shard_path(self.path, self.index["shard"][i].as_py(), self.info.format)
 
     def _shape(self, i: int) -> Index3:
-        depth, height, width = self.index["shape"][i].as_py()
+        depth, height, width = self._shapes[i].tolist()
         return depth, height, width
 
     def _read_stored(self, i: int, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
-        extent = Extent(self.index["offset"][i].as_py(), self.index["length"][i].as_py())
+        extent = Extent(int(self._offsets[i]), int(self._lengths[i]))
         descriptor = self._open_shard(i)  # a read, lest a process hold thousands
         try:
             if os.fstat(descriptor).st_size != self._sizes[self.index["shard"][i].as_py()]:

@@ -32,15 +32,19 @@ def crc32(voxels: np.ndarray) -> int:
 
 
 def read_bytes(descriptor: int, extent: Extent) -> bytes:
-    """The bytes of `extent`; positional, so that forks and threads can share `descriptor`.
+    """The bytes of `extent`; raises DamagedError where the file ends first."""
+    data = bytearray(extent.length)
+    read_into(descriptor, extent.offset, memoryview(data))
+    return bytes(data)
+
+
+def read_into(descriptor: int, offset: int, data: memoryview) -> None:
+    """Fill `data` from `offset` on; positional, so that forks and threads can share `descriptor`.
 
     Raises DamagedError where the file ends first.
     """
-    offset, missing, parts = extent.offset, extent.length, []
-    while missing:  # Linux reads at most 2 GiB at once
-        part = os.pread(descriptor, missing, offset)
-        if not part:
+    while data:  # Linux reads at most 2 GiB at once
+        count = os.preadv(descriptor, [data], offset)
+        if not count:
             raise DamagedError("the file ends within the voxels")
-        parts.append(part)
-        offset, missing = offset + len(part), missing - len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        offset, data = offset + count, data[count:]

@@ -1,0 +1,192 @@
+"""From stored chunks to the voxels of a box in one compiled pass: read, check, decode, put in place.
+
+A chunk of shards.chunk is checked by its CRC-32C, its two streams are decoded into a scratch that stays
+in the processor's cache, and only the lines that the box needs are put together, where they belong.
+"""
+
+import ctypes
+from importlib import import_module
+from typing import Any
+
+import llvmlite.binding
+import numba
+import numpy as np
+from numba import types
+
+from shards.chunk import CHUNK, HEADER, STREAM, library
+
+OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE = range(6)
+WRONG = {
+    CHECKSUM_DIFFERS: "CRC-32C of a chunk differs",
+    OTHER_LAYOUT: "a chunk is not laid out as docs/formats.md says",
+    OUTSIDE: "a chunk lies outside its array",
+    UNDECODABLE: "zstd can not decode a chunk",
+    UNREADABLE: "a chunk could not be read",
+}
+
+_HEADER = int.from_bytes(HEADER, "little")
+_BLOCK = np.int64(20)
+_MOST = 20 + 2 * (4 + STREAM) + 4
+"""Bytes that a chunk and its CRC-32C can have."""
+_ABSENT = np.uint64(2**64 - 1)
+_LINE = np.uintp(CHUNK)
+_LAYER = np.uintp(CHUNK * CHUNK)
+
+
+def _function(library: ctypes.CDLL, name: str, result: types.Type, *arguments: types.Type) -> Any:
+    """A C function for compiled code, by name: code that is cached must not hold addresses."""
+    symbol = f"fmct_{name}"
+    address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    llvmlite.binding.add_symbol(symbol, address)
+    return types.ExternalFunction(symbol, result(*arguments))
+
+
+_size = types.uintp
+_create_context = _function(library, "ZSTD_createDCtx", _size)
+_free_context = _function(library, "ZSTD_freeDCtx", _size, _size)
+_decompress = _function(library, "ZSTD_decompressDCtx", _size, _size, _size, _size, _size, _size)
+_crc32c_module = ctypes.CDLL(import_module("google_crc32c._crc32c").__file__)
+_crc32c = _function(_crc32c_module, "crc32c_value", types.uint32, _size, _size)
+_pread = _function(ctypes.CDLL(None), "pread", types.intp, types.intc, _size, _size, types.int64)
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_jit
+def read_box(descriptor, offset, extent, index, first, start, stop, fill, box):  # type: ignore[no-untyped-def]
+    """Fill `box` from the chunks that it touches; the code of what is wrong with one, or OK.
+
+    Args:
+        descriptor: open file.
+        offset, extent: where the array's shard object begins in it, and its bytes.
+        index: uint64 (n, n, n, 2), offset in the object and length of each touched chunk with its CRC-32C,
+            or 2^64 - 1 for a chunk of `fill`.
+        first: int64 (3,), number of the first touched chunk on each axis.
+        start, stop: int64 (3,), the box in voxels of the volume.
+        fill: uint16.
+        box: uint16 (D, H, W) in C order.
+    """
+    context = _create_context()
+    planes = np.empty(2 * STREAM, np.uint8)
+    layer = np.empty(_LAYER, np.uint16)
+    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
+    chunks_d, chunks_h, chunks_w = index.shape[:3]
+    stored = np.empty(chunks_w * _MOST, np.uint8)
+    code = OK
+    for d in range(chunks_d):
+        for h in range(chunks_h):
+            row = index[d, h]
+            code = _read_row(descriptor, offset, np.uint64(extent), row, stored)
+            at = np.int64(0)
+            for w in range(chunks_w):
+                if code != OK:
+                    break
+                for axis, number in enumerate((d, h, w)):
+                    origin = (first[axis] + number) * CHUNK
+                    low[axis] = max(start[axis], origin)
+                    high[axis] = min(stop[axis], origin + CHUNK)
+                if row[w, 0] == _ABSENT:
+                    a, b = low - start, high - start
+                    box[a[0] : b[0], a[1] : b[1], a[2] : b[2]] = fill
+                    continue
+                length = np.int64(row[w, 1])
+                code = _decode(context, stored[at : at + length], planes)
+                if code == OK:
+                    _put(planes, layer, low, high, start, box)
+                at += length
+            if code != OK:
+                break
+        if code != OK:
+            break
+    _free_context(context)
+    return code
+
+
+@_jit
+def _read_row(descriptor, offset, extent, row, stored):  # type: ignore[no-untyped-def]
+    """The chunks of a row one after another in `stored`, by one read for those that adjoin in the file."""
+    at = size = np.int64(0)
+    begin = np.uint64(0)
+    for w in range(len(row) + 1):
+        if w < len(row):
+            place, length = row[w]
+            if place == _ABSENT:
+                continue
+            if place > extent or length > extent - place:
+                return OUTSIDE
+            if length > _MOST:
+                return OTHER_LAYOUT
+            if size and place == begin + np.uint64(size):
+                size += np.int64(length)
+                continue
+        if size:
+            count = _pread(descriptor, stored[at:].ctypes.data, np.uintp(size), offset + np.int64(begin))
+            if count != size:
+                return UNREADABLE
+            at += size
+        if w < len(row):
+            begin, size = place, np.int64(length)
+    return OK
+
+
+@_jit
+def _decode(context, chunk, planes):  # type: ignore[no-untyped-def]
+    """The two streams of a chunk with its checksum, one behind the other in `planes`."""
+    length = len(chunk) - 4
+    if length < _BLOCK + 8:
+        return OTHER_LAYOUT
+    if _crc32c(chunk.ctypes.data, np.uintp(length)) != _uint32(chunk, length):
+        return CHECKSUM_DIFFERS
+    if (
+        _uint32(chunk, 0) != _HEADER
+        or _uint32(chunk, 4) != 2 * STREAM
+        or _uint32(chunk, 8) != 2 * STREAM
+        or _uint32(chunk, 12) != length
+        or _uint32(chunk, 16) != _BLOCK
+    ):
+        return OTHER_LAYOUT
+    at = _BLOCK
+    for stream in range(2):
+        size = np.int64(_uint32(chunk, at)) if at + 4 <= length else np.int64(length)
+        at += 4
+        if at + size > length:
+            return OTHER_LAYOUT
+        plane = planes[stream * STREAM : (stream + 1) * STREAM]
+        if size == STREAM:
+            plane[:] = chunk[at : at + size]
+        elif _decompress(
+            context, plane.ctypes.data, np.uintp(STREAM), chunk[at:].ctypes.data, np.uintp(size)
+        ) != np.uintp(STREAM):
+            return UNDECODABLE
+        at += size
+    return OK
+
+
+@_jit
+def _uint32(data, at):  # type: ignore[no-untyped-def]
+    value = np.uint32(0)
+    for byte in range(4):
+        value |= np.uint32(data[at + byte]) << np.uint32(8 * byte)
+    return value
+
+
+@_jit
+def _put(planes, layer, low, high, start, box):  # type: ignore[no-untyped-def]
+    """Put together the voxels of a chunk in [low, high) of the volume and lay them in the box.
+
+    A layer at a time: long loops are vectorised, and unsigned indices are not tested for Python's
+    negative meaning.
+    """
+    flat = box.reshape(-1)
+    lows, highs = planes[:STREAM], planes[STREAM:]
+    width = np.uintp(high[2] - low[2])
+    for z in range(low[0], high[0]):
+        source = np.uintp(z % CHUNK) * _LAYER
+        for i in range(_LAYER):
+            layer[i] = np.uint16(lows[source + i]) | (np.uint16(highs[source + i]) << np.uint16(8))
+        for y in range(low[1], high[1]):
+            line = np.uintp(y % CHUNK) * _LINE + np.uintp(low[2] % CHUNK)
+            row = (z - start[0]) * box.shape[1] + y - start[1]
+            to = np.uintp(row * box.shape[2] + low[2] - start[2])
+            for x in range(width):
+                flat[to + x] = layer[line + x]
