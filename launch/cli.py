@@ -89,6 +89,31 @@ def scan(
 
 
 @app.command()
+def select(
+    catalog: CatalogFile,
+    config: ConfigFile = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say for each series what decided.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write that table here (.csv or .parquet).")] = None,
+    identified: Annotated[
+        bool, typer.Option("--identified", help="Add UIDs and descriptions, to tune patterns by.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Count what the rules of a recipe would select from a catalog, and by which rule the rest falls out.
+
+    Reads headers' facts only, so it takes moments where preprocessing takes days; the pixels of a selected
+    series may still turn out damaged. Without --identified series bear the keys that their volumes will.
+    """
+    from launch.selection import decide
+    from preprocess.config import PreprocessConfig
+
+    settings = load(PreprocessConfig, config, overrides or [])
+    with progress("select") as update:
+        selection = decide(catalog, settings, explain, out, identified, update)
+    selection.print()
+
+
+@app.command()
 def preprocess(
     catalog: CatalogFile,
     out: Annotated[Path, typer.Option(help="Folder for shards, manifest, quarantine and QC.")],

@@ -5,7 +5,7 @@ It holds raw identifiers and paths, so its file is readable by its owner alone (
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,15 @@ def read_rows(path: Path, rows: Sequence[int]) -> list[Series]:
         taken = _series(table.take([row - int(starts[group]) for row in wanted]))
         found.update(zip(wanted, taken, strict=True))
     return [found[row] for row in rows]
+
+
+def read_groups(path: Path) -> Iterator[list[Series]]:
+    """All series of a catalog in its order, which is that of (patient, study, series), a row group at a time.
+
+    Raises FmctError as `read_catalog` does.
+    """
+    file = _open(path)
+    return (_series(file.read_row_group(group)) for group in range(file.num_row_groups))
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -1,0 +1,111 @@
+"""What `fmct select` prints: what each series' decision was, and how many there are of each."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from preprocess.config import PreprocessConfig
+from preprocess.explain import explain, write
+
+SHOWN_ROWS = 200
+"""More series than this are counted on the screen; the file that --out writes has all."""
+KEY_DIGITS = 12
+LINE_CHARACTERS = 180
+"""Width of the table where the output is no terminal, so that no number is cut off."""
+
+_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("study", lambda row: row["study_key"][:KEY_DIGITS]),
+    ("series", lambda row: row["key"][:KEY_DIGITS]),
+    ("decision", lambda row: row["decision"]),
+    ("slices", lambda row: _number(row["slices"])),
+    ("mm thick", lambda row: _number(row["thickness_mm"])),
+    ("mm covered", lambda row: _number(row["coverage_mm"])),
+    ("kernel", lambda row: row["kernel"]),
+    ("kV", lambda row: _number(row["kvp"])),
+    ("because", lambda row: row["detail"]),
+)
+
+
+@dataclass
+class Selection:
+    """The decisions about a catalog's series, to be printed."""
+
+    explained: bool
+    identified: bool
+    out: Path | None
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The first `SHOWN_ROWS`."""
+
+    def add(self, table: pa.Table) -> None:
+        """Count the decisions of a table, and keep its rows while there is room on the screen."""
+        self.counts.update(table["decision"].to_pylist())
+        if self.explained:
+            self.rows += table.slice(0, SHOWN_ROWS - len(self.rows)).to_pylist()
+
+    def print(self) -> None:
+        """Print the rows that were asked for, then the counts."""
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=LINE_CHARACTERS)
+        if self.explained:
+            console.print(self._row_table())
+            more = self.counts.total() - len(self.rows)
+            if more:
+                console.print(f"and {more} more series; --out FILE writes all")
+        console.print(self._count_table())
+        if self.out:
+            console.print(f"{self.out}: {self.counts.total()} series")
+
+    def _row_table(self) -> Table:
+        columns = list(_COLUMNS)
+        if self.identified:
+            columns.insert(2, ("description", lambda row: row["series_description"]))
+        table = Table()
+        for name, _ in columns:
+            table.add_column(name, overflow="fold")
+        for row in self.rows:
+            table.add_row(*(text(row) for _, text in columns))
+        return table
+
+    def _count_table(self) -> Table:
+        total = self.counts.total()
+        table = Table("decision")
+        for name in ("series", "share"):
+            table.add_column(name, justify="right")
+        for decision, count in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
+            table.add_row(decision, str(count), f"{count / total:.1%}")
+        table.add_section()
+        table.add_row("all", str(total), "")
+        return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def decide(
+    catalog: Path,
+    config: PreprocessConfig,
+    explained: bool,
+    out: Path | None,
+    identified: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Selection:
+    """Decide about all series of a catalog; write them to `out` as they come.
+
+    Raises FmctError where catalog, key file or `out`'s suffix is wrong.
+    """
+    selection = Selection(explained, identified, out)
+    tables: Iterable[pa.Table] = explain(catalog, config, identified, progress)
+    if out:
+        tables = write(tables, out)
+    for table in tables:
+        selection.add(table)
+    return selection

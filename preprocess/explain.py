@@ -1,0 +1,173 @@
+"""What selection decides about every series of a catalog, and by which numbers: a table, before any pixel.
+
+Rows bear the pseudonyms that preprocessing gives, and no text of the source, so that the table can be
+handed round; `fmct trace` leads back. Identifiers and descriptions are added only where asked for.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from preprocess.candidate import Candidate
+from preprocess.catalog import Series, read_groups
+from preprocess.config import PreprocessConfig
+from preprocess.contrast import has_contrast
+from preprocess.deidentify import Pseudonymizer
+from preprocess.kernels import kernel_class
+from preprocess.reasons import Rejection
+from preprocess.rules import SelectConfig
+from preprocess.select import usable
+from preprocess.study import Outcome, select_study, studies
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+
+VOLUME, JOINED = "volume", "joined"
+"""Decisions beside the `Reason`s: a volume of its own, or a part of another series' volume."""
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("study_key", pa.string()),
+        ("decision", pa.string()),
+        ("detail", pa.string()),
+        ("volume_key", pa.string()),
+        ("instances", pa.int64()),
+        ("kernel", pa.string()),
+        ("kvp", pa.float64()),
+        ("contrast", pa.bool_()),
+        ("slices", pa.int64()),
+        ("thickness_mm", pa.float64()),
+        ("coverage_mm", pa.float64()),
+        ("greatest_gap_mm", pa.float64()),
+        ("tilt_deg", pa.float64()),
+        ("obliquity_deg", pa.float64()),
+    ]
+)
+"""Pseudonyms; `volume`, `joined` or the reason, and its numbers; the volume that the series became, is part
+of, or gave way to; and what the rules look at. From `slices` on null where no instance passed on its own."""
+_TEXTS = (
+    *("patient_id", "study_uid", "series_uid"),
+    *("study_description", "series_description", "protocol", "body_part"),
+)
+IDENTIFIED = pa.schema(
+    [*SCHEMA, *((name, pa.string()) for name in (*_TEXTS, "contrast_agent", "kernel_name"))]
+)
+"""The same with identifiers and texts, as the catalog holds them."""
+
+
+def explain(
+    catalog: Path,
+    config: PreprocessConfig,
+    identified: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[pa.Table]:
+    """Tables of `SCHEMA` (or `IDENTIFIED`) with all series of `catalog`, study by study in its order.
+
+    Pixels may still reject what headers select: a volume here is one that preprocessing will try. At most
+    some hundred studies are in memory at a time. `progress` is called with (series done, all).
+
+    Raises FmctError where the catalog or the key file cannot be used.
+    """
+    groups = read_groups(catalog)
+    names = Pseudonymizer(config.key_file)
+    total = pq.read_metadata(catalog).num_rows
+    done = 0
+    for whole in _whole_studies(groups):
+        rows = [row for study in whole for row in _explained(study, config.select, names, identified)]
+        done += len(rows)
+        yield pa.Table.from_pylist(rows, IDENTIFIED if identified else SCHEMA)
+        if progress:
+            progress(done, total)
+
+
+def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]]]:
+    """The studies that each row group completes: the last one may go on in the next."""
+    held: list[Series] = []
+    for group in groups:
+        complete = studies(held + group)
+        held = complete.pop()
+        yield complete
+    yield [held] if held else []
+
+
+def _explained(
+    study: list[Series], config: SelectConfig, names: Pseudonymizer, identified: bool
+) -> Iterator[dict[str, Any]]:
+    for outcome in select_study(study, config, lambda candidate: None):
+        series = outcome.series
+        volume = outcome.candidate or outcome.chosen
+        row = {
+            "key": _key(series, names),
+            "study_key": names.study(series.study_uid),
+            "decision": _decision(outcome),
+            "detail": outcome.rejection.detail if outcome.rejection else str(outcome.candidate),
+            "volume_key": _key(volume.series, names) if volume else None,
+            "instances": len(series.instances),
+            "kernel": kernel_class(series.kernel),
+            "kvp": series.kvp,
+            "contrast": has_contrast(series),
+            **_geometry(series, config),
+        }
+        if identified:
+            row |= {name: getattr(series, name) for name in _TEXTS}
+            row |= {"contrast_agent": series.contrast, "kernel_name": series.kernel}
+        yield row
+
+
+def _decision(outcome: Outcome) -> str:
+    if outcome.rejection:
+        return str(outcome.rejection.reason)
+    first = outcome.candidate and outcome.candidate.sources[0] is outcome.series
+    return VOLUME if first else JOINED
+
+
+def _key(series: Series, names: Pseudonymizer) -> str:
+    return names.series(series.patient_id, series.study_uid, series.series_uid)
+
+
+def _geometry(series: Series, config: SelectConfig) -> dict[str, float | int]:
+    """What the rules of the whole stack look at; nothing where no two instances pass on their own."""
+    try:
+        candidate = Candidate(series, usable(series, config))
+    except Rejection:
+        return {}
+    slices = candidate.selected.slices
+    if len(slices.positions) < 2:
+        return {"slices": len(slices.positions), "obliquity_deg": slices.obliquity_deg}
+    return {
+        "slices": len(slices.positions),
+        "thickness_mm": candidate.thickness_mm,
+        "coverage_mm": round(candidate.coverage_mm, 1),
+        "greatest_gap_mm": round(float(slices.gaps.max()), 3),
+        "tilt_deg": round(slices.tilt_deg, 2),
+        "obliquity_deg": round(slices.obliquity_deg, 2),
+    }
+
+
+def write(tables: Iterable[pa.Table], path: Path) -> Iterator[pa.Table]:
+    """Write tables as they come to a .csv or .parquet file, and hand them on; the file appears whole.
+
+    Only its owner can read it (mode 0600): which patients were excluded, and why, is nobody else's.
+
+    Raises FmctError for another suffix.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise FmctError(f"{path}: neither .csv nor .parquet; name the table by one of the two")
+    with atomic_path(path) as temporary:
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        writer: pq.ParquetWriter | pa_csv.CSVWriter | None = None
+        try:
+            for table in tables:
+                if writer is None:
+                    open_writer = pa_csv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter
+                    writer = open_writer(temporary, table.schema)
+                writer.write_table(table)
+                yield table
+        finally:
+            if writer:
+                writer.close()

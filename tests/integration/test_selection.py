@@ -1,0 +1,160 @@
+"""`fmct select` on a synthetic export, and that preprocessing then does what it said."""
+
+import csv
+import json
+import stat
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from header_series import series, stack
+from preprocess_export import KEY, Export, run_inline
+
+from preprocess.catalog import read_catalog
+from preprocess.config import SelectConfig
+from preprocess.deidentify import Pseudonymizer
+from preprocess.demo.export import export as export_demo
+from preprocess.demo.identity import MARK, UID_ROOT
+from preprocess.demo.plan import VOLUME
+from preprocess.explain import IDENTIFIED, SCHEMA, _whole_studies, explain
+from preprocess.reasons import Reason
+from preprocess.study import studies
+
+STUDIES = 12
+BEST = SelectConfig()
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    where = tmp_path_factory.mktemp("selection")
+    export_demo(where / "export", STUDIES, seed=0, matrix=48)
+    (where / "hmac.key").write_text(KEY)
+    (where / "hmac.key").chmod(0o600)
+    made = Export(where / "export" / "dicom", where / "catalog.parquet", where / "hmac.key")
+    made.rescan()
+    return made
+
+
+def select(export: Export, *arguments: object, code: int = 0) -> str:
+    """What the command prints."""
+    command = [sys.executable, "-m", "launch.cli", "select", str(export.catalog), *map(str, arguments)]
+    command += [f"key_file={export.key_file}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr if code else done.stdout
+
+
+def expected_decisions(export: Export, keep: str) -> dict[str, str]:
+    """The decision about each series' headers, by its key, from what the generator meant it to be."""
+    names = Pseudonymizer(export.key_file)
+    told = {}
+    for study in json.loads((export.folder.parent / "truth.json").read_text())["studies"]:
+        for one in study["series"]:
+            key = names.series(study["patient_id"], study["study_instance_uid"], one["series_instance_uid"])
+            told[key] = one["expected"]
+            if one["expected"] == Reason.TRUNCATED_PIXEL_DATA:  # by its headers the best of its study
+                told[key] = VOLUME
+            elif keep == "best" and one["expected"] == VOLUME and "jpeg2000" in one["quirks"]:
+                told[key] = Reason.NOT_BEST_OF_STUDY
+    return told
+
+
+def rows(export: Export, identified: bool = False, **select: Any) -> list[dict[str, Any]]:
+    config = export.config().model_copy(update={"select": SelectConfig(**select)})
+    return pa.concat_tables(explain(export.catalog, config, identified)).to_pylist()
+
+
+def test_the_command_prints_every_decision_and_its_counts(export: Export, tmp_path: Path) -> None:
+    shown = select(export, "--explain", "--out", tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    decisions = expected_decisions(export, "best")
+    assert {row["key"]: row["decision"] for row in table} == decisions
+    assert list(table[0]) == SCHEMA.names
+    for row in table:
+        (line,) = [line for line in shown.splitlines() if row["key"][:12] in line]
+        assert row["decision"] in line
+        assert row["detail"] in line
+    counts = select(export)
+    for decision, count in Counter(decisions.values()).items():
+        assert any(line.split()[1:5:2] == [decision, str(count)] for line in counts.splitlines()), decision
+    assert shown.endswith(f"{tmp_path / 'table.csv'}: {len(decisions)} series\n")
+    for text in (shown, counts, (tmp_path / "table.csv").read_text()):
+        assert MARK not in text
+        assert UID_ROOT not in text
+
+
+def test_identifiers_are_given_only_if_asked_for(export: Export, tmp_path: Path) -> None:
+    out = tmp_path / "table.parquet"
+    shown = select(export, "--explain", "--identified", "--out", out)
+    assert f"BONE {MARK}" in shown
+    table = pq.read_table(out)
+    assert table.schema.equals(IDENTIFIED)
+    assert set(table["series_uid"].to_pylist()) == {one.series_uid for one in read_catalog(export.catalog)}
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert "neither .csv nor .parquet" in select(export, "--out", tmp_path / "table.txt", code=2)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_numbers_stand_beside_the_decisions(export: Export) -> None:
+    by_decision = {row["decision"]: row for row in rows(export)}
+    joined, volume = by_decision["joined"], by_decision["volume"]
+    assert (joined["slices"], joined["thickness_mm"], joined["coverage_mm"]) == (15, 7, 105)
+    assert volume["volume_key"] == volume["key"]
+    assert joined["volume_key"] in {row["key"] for row in rows(export) if row["decision"] == "volume"}
+    assert by_decision["bone_kernel"]["detail"].endswith("instances: bone, not soft or unknown")
+    assert by_decision["missing_slices"]["greatest_gap_mm"] == 25
+    assert by_decision["localizer"]["slices"] is None
+    assert {row["tilt_deg"] for row in rows(export)} >= {18.0, -14.0}
+
+
+def test_preprocessing_does_what_was_explained(export: Export, tmp_path: Path) -> None:
+    config = export.config(formats=("zarr",), spacing=6.0).model_copy(update={"select": BEST})
+    summary = run_inline(export, tmp_path, config)
+    explained = {row["key"]: row for row in rows(export)}
+    manifest = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
+    quarantine = pq.read_table(tmp_path / "quarantine.parquet").to_pylist()
+    failed = {row["key"] for row in quarantine if row["stage"] == "build"}
+    assert len(failed) == 1
+    for row in quarantine:
+        if row["key"] not in failed:
+            assert (row["reason"], row["detail"]) == (
+                explained[row["key"]]["decision"],
+                explained[row["key"]]["detail"],
+            )
+    # The next best took the failed one's place.
+    (instead,) = [row["key"] for row in explained.values() if row["decision"] == "not_best_of_study"]
+    made = {row["key"] for row in manifest}
+    assert made == {row["key"] for row in explained.values() if row["decision"] == VOLUME} - failed | {
+        instead
+    }
+    joined = [row for row in manifest if row["joined"]]
+    assert [(part["key"] == joined[0]["key"], part["slices"]) for part in joined[0]["joined"]] == [
+        (True, 18),
+        (False, 15),
+    ]
+    (second,) = [row for row in explained.values() if row["decision"] == "joined"]
+    assert joined[0]["joined"][1]["key"] == second["key"]
+    assert joined[0]["slices"] == 33
+    gap = joined[0]["joined"][1]["low_mm"] - joined[0]["joined"][0]["high_mm"]
+    assert gap == pytest.approx(5.5, abs=1e-3)
+    assert (summary.volumes, summary.joined_series) == (STUDIES, 1)
+    assert summary.series == summary.volumes + summary.joined_series + summary.rejected_series
+
+
+def test_the_row_groups_of_a_catalog_divide_no_study() -> None:
+    members = [
+        series(stack(), study_uid=str(study), series_uid=f"{study}.{n}")
+        for study in range(7)
+        for n in range(1 + study % 3)
+    ]
+    for cuts in ([], [1], [3, 4], list(range(1, len(members)))):
+        bounds = [0, *cuts, len(members)]
+        groups = [members[a:b] for a, b in pairwise(bounds)]
+        assert [one for whole in _whole_studies(iter(groups)) for one in whole] == studies(members)
