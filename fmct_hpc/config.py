@@ -265,6 +265,9 @@ class RunConfig(_Section):
 
     steps: Positive = 100_000
     seed: Annotated[int, Field(ge=0)] = 0
+    start_from: Path | None = None
+    """An encoder.safetensors to begin with, of another run or of `fmct convert-weights`; it must stay
+    there while the run lasts. None: weights drawn from the seed."""
     batch: Positive = 256
     """Volumes a step over all ranks; what a rank gets is derived, so a resume may change ranks."""
     checkpoint_every: Positive = 1000

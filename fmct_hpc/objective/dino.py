@@ -13,7 +13,8 @@ def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature
     """
     log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     views, teachers = len(log_student), len(teacher_probabilities)
-    pairs = -torch.einsum("gbk,vbk->gv", teacher_probabilities, log_student) / log_student.shape[1]
+    with torch.autocast(log_student.device.type, enabled=False):  # it would multiply in bfloat16
+        pairs = -torch.einsum("gbk,vbk->gv", teacher_probabilities, log_student) / log_student.shape[1]
     same = torch.eye(teachers, views, dtype=torch.bool, device=pairs.device)
     return pairs.masked_fill(same, 0).sum() / (teachers * views - teachers)
 

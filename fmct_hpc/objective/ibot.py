@@ -1,4 +1,4 @@
-"""Self-distillation of masked patches: iBOT (Zhou et al. 2022, equation 2)."""
+"""Self-distillation of masked patches: iBOT (Zhou et al. 2022, section 3.1)."""
 
 import torch.nn.functional as F
 from torch import Tensor

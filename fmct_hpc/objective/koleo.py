@@ -1,4 +1,4 @@
-"""Spreading features over the sphere: KoLeo (Sablayrolles et al. 2019, equation 6)."""
+"""Spreading features over the sphere: KoLeo (Sablayrolles et al. 2019, section 3)."""
 
 from typing import Any
 
@@ -21,7 +21,8 @@ def koleo_loss(features: Tensor) -> Tensor:
     own = F.normalize(features.float(), dim=-1)
     everyone = _GatherVolumes.apply(own)
     first = dist.get_rank() * own.shape[1] if dist.is_initialized() else 0
-    with torch.no_grad():
+    # Autocast would compare in bfloat16.
+    with torch.no_grad(), torch.autocast(own.device.type, enabled=False):
         similarity = own @ everyone.transpose(1, 2)  # nearest on the sphere is most similar
         similarity[:, torch.arange(own.shape[1]), first + torch.arange(own.shape[1])] = -torch.inf
         nearest = similarity.argmax(dim=-1)

@@ -17,7 +17,8 @@ from fmct_hpc.config import ProbeConfig, TrainConfig
 from fmct_hpc.probe.features import extract
 from fmct_hpc.probe.heads import linear, nearest_neighbours
 from fmct_hpc.probe.statistics import auc_with_intervals
-from fmct_hpc.train.export import initial_encoder, load_encoder
+from fmct_hpc.train.export import load_encoder
+from fmct_hpc.train.start import untrained_encoder
 from shards import Dataset, FmctError
 from shards.atomic import atomic_path, write_text
 
@@ -69,10 +70,10 @@ class ProbeResult(BaseModel):
 
 
 def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, int], None]) -> ProbeResult:
-    """Probe the encoder of a training run beside the same model untrained; write the results to `out`.
+    """Probe the encoder of a run, or other folder, beside the same model untrained; write results to `out`.
 
     Writes results.json, predictions.parquet (one row a volume, task, head and encoder; keys only).
-    Raises FmctError when the run has no encoder yet, no volume has a label, or the volumes were
+    Raises FmctError when there is no encoder yet, no volume has a label, or the volumes were
     preprocessed in another way than those the encoder was trained on.
     """
     dataset = Dataset.open(config.data)
@@ -82,8 +83,7 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
             f"{config.data}: preprocessed with another configuration than the encoder's training data; "
             "run `fmct preprocess` with the recipe that the encoder was trained with"
         )
-    training = TrainConfig.model_validate_json((run / "config.json").read_text())
-    untrained = initial_encoder(training)
+    untrained = untrained_encoder(info, config.seed)
     labels = _read_labels(config.labels)
     rows, values = _join(dataset, labels, config.labels)
     patient_keys = np.asarray(dataset.index["patient_key"].to_pylist())[rows]
@@ -113,7 +113,7 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
         rows=table,
         skipped=skipped,
         patients=int(patients.max()) + 1,
-        pretrained_patients=_seen_in_pretraining(training, set(patient_keys)),
+        pretrained_patients=_seen_in_pretraining(run, set(patient_keys)),
         confidence=config.confidence,
         step=info.step,
         encoder_digest=hashlib.sha256((run / "encoder.safetensors").read_bytes()).hexdigest(),
@@ -210,7 +210,10 @@ def _too_few(column: NDArray[np.float64], patients: NDArray[np.int64], folds: in
     return None
 
 
-def _seen_in_pretraining(training: TrainConfig, patients: set[str]) -> int | None:
+def _seen_in_pretraining(run: Path, patients: set[str]) -> int | None:
+    if not (run / "config.json").exists():  # weights from elsewhere
+        return None
+    training = TrainConfig.model_validate_json((run / "config.json").read_bytes())
     try:
         seen = set(Dataset.open(training.data.path).index["patient_key"].to_pylist())
     except FmctError:

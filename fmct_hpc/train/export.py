@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.objective.student import Student
 from shards import DatasetInfo, FmctError
 from shards.atomic import atomic_path, write_text
 
@@ -81,8 +81,18 @@ def export_encoder(
         preprocess_digest=dataset.config_digest,
         dataset_digest=dataset.digest,
         code_version=version("fmct-hpc"),
+        origin=_origin(config.run.start_from),
     )
     write_encoder(out, averaged, info)
+
+
+def _origin(start: Path | None) -> str:
+    if start is None:
+        return "fmct train"
+    try:
+        return f"fmct train, begun with: {_description(start).origin}"
+    except FmctError:
+        return "fmct train, begun with an encoder that is no longer there"
 
 
 def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> None:
@@ -104,28 +114,23 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
     Raises FmctError where either is missing or they do not fit each other.
     """
     path = Path(path)
+    info = _description(path)
+    try:
+        encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)
+        encoder.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        what = f"not an encoder that fits {path.stem}.json ({type(error).__name__})"
+        raise FmctError(f"{path}: {what}") from None
+    return encoder.eval(), info
+
+
+def _description(path: Path) -> EncoderInfo:
+    """What stands beside the encoder at `path`."""
     description = path.with_suffix(".json")
     for file in (path, description):
         if not file.is_file():
             raise FmctError(f"{file}: no such file; `fmct train` and `fmct convert-weights` write it")
     try:
-        info = EncoderInfo.model_validate_json(description.read_bytes())
-        encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)
-        encoder.load_state_dict(load_file(path))
-    except (ValidationError, RuntimeError, OSError) as error:
-        raise FmctError(
-            f"{path}: not an encoder that fits {description.name} ({type(error).__name__})"
-        ) from None
-    return encoder.eval(), info
-
-
-def initial_encoder(config: TrainConfig) -> VisionTransformer:
-    """The encoder with the weights that a run of `config` starts from, in evaluation mode."""
-    return initial_student(config).encoder.eval()
-
-
-def initial_student(config: TrainConfig) -> Student:
-    """The student at step 0: the same weights on every rank and at every call."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.run.seed)
-        return Student(config)
+        return EncoderInfo.model_validate_json(description.read_bytes())
+    except ValidationError:
+        raise FmctError(f"{description}: does not describe an encoder") from None

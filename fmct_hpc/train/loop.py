@@ -19,12 +19,12 @@ from fmct_hpc.objective.draws import Draws, draw
 from fmct_hpc.objective.student import Losses
 from fmct_hpc.objective.targets import NO_SCORES, Scores, Targets
 from fmct_hpc.train.engine import build_engine, update
-from fmct_hpc.train.export import initial_student
 from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.records import Records
 from fmct_hpc.train.saver import Saver
 from fmct_hpc.train.schedules import StepSettings, settings
 from fmct_hpc.train.signals import StopRequest
+from fmct_hpc.train.start import initial_student
 from fmct_hpc.train.state import State
 from fmct_hpc.train.teacher import MeanTeacher
 from shards import FmctError

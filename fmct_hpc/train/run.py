@@ -12,6 +12,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts
 from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
+from fmct_hpc.train.start import require_start
 from shards import Dataset, DatasetInfo, FmctError
 from shards.atomic import write_text
 
@@ -49,6 +50,7 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Ma
     dataset = Dataset.open(config.data.path)
     config.accumulation(world_size)
     require_compiler(config.engine)
+    require_start(config)
     recorded = run / "config.json"
     if recorded.exists():
         _require_same_configuration(config, recorded, json.loads(recorded.read_bytes()))

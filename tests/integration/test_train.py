@@ -27,7 +27,7 @@ VARIANTS = {
     "stage0": {"zero_stage": 0},
     "stage1": {"zero_stage": 1, "micro_batch": 1},
     "stage2": {"zero_stage": 2},
-    "stage3": {"zero_stage": 3},
+    "stage3": {"zero_stage": 3, "activation_checkpointing": True},
 }
 BREAK = 8
 

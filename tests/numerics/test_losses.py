@@ -122,6 +122,18 @@ def test_koleo_pushes_equal_features_apart_and_stays_finite() -> None:
     assert torch.isfinite(features.grad).all()
 
 
+def test_losses_are_computed_in_float32_under_autocast() -> None:
+    logits, features = tensor(GENERATOR.normal(size=(4, 3, 16))), tensor(GENERATOR.normal(size=(2, 9, 16)))
+    teacher = torch.softmax(logits[:2] * 3, dim=-1)
+    weights = torch.full((3,), 1 / 3)
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            ibot = ibot_loss(logits[0], teacher[0], weights, 0.1)
+            losses.append(torch.stack([dino_loss(logits, teacher, 0.1), koleo_loss(features), ibot]))
+    assert torch.equal(*losses)
+
+
 def test_mae_counts_masked_patches_only_and_normalises_each() -> None:
     target, predicted = GENERATOR.normal(size=(2, 3, 6, 10)) * 5 + 2
     keep = np.array([[0, 4], [1, 2], [3, 5]])

@@ -19,6 +19,7 @@ from fmct_hpc.model.reference import from_reference, to_reference
 from fmct_hpc.objective.student import Student
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import export_encoder
+from fmct_hpc.train.start import initial_student
 from launch.cli import app
 from shards import DatasetInfo
 from shards.errors import FmctError
@@ -195,6 +196,17 @@ def convert(*arguments: str | Path) -> str:
     return result.output
 
 
+def begun_with(encoder: Path, **objective: float) -> Student:
+    """A training run's student at its first step, from converted weights."""
+    values = {
+        "data": {"path": "d", "view_size": PATCH * GRID},
+        "model": load_encoder(encoder)[1].model,
+        "objective": objective,
+        "run": {"start_from": encoder},
+    }
+    return initial_student(TrainConfig.model_validate(values))
+
+
 def assert_same(first: State, second: State) -> None:
     assert sorted(first) == sorted(second)
     for name, tensor in first.items():
@@ -231,16 +243,7 @@ def test_a_dino_checkpoint_comes_back_bit_for_bit(tmp_path: Path, network: str) 
     original = dino_checkpoint(states[network], {})["state_dict"]
     assert_same(back, original)
 
-    converted = from_reference(states[network], heads=HEADS)
-    settings = TrainConfig.model_validate(
-        {
-            "data": {"path": "d", "view_size": PATCH * GRID},
-            "model": converted.model,
-            "objective": {"mae_weight": 0},
-        }
-    )
-    student = Student(settings)
-    student.load_state_dict(converted.weights)
+    student = begun_with(tmp_path / "ours/encoder.safetensors", mae_weight=0)
     x = images()
     with torch.no_grad():
         ours = student.head(student.encoder(turn(x))[:, 0])
@@ -258,16 +261,7 @@ def test_an_mae_checkpoint_reconstructs_the_same_and_comes_back(tmp_path: Path, 
     convert(tmp_path / "ours/encoder.safetensors", "--out", tmp_path / "back.pt")
     assert_same(torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"], document["state_dict"])
 
-    converted = from_reference(state, HEADS, DECODER_HEADS)
-    settings = TrainConfig.model_validate(
-        {
-            "data": {"path": "d", "view_size": PATCH * GRID},
-            "model": converted.model,
-            "objective": {"dino_weight": 0},
-        }
-    )
-    student = Student(settings)
-    student.load_state_dict(converted.weights)
+    student = begun_with(tmp_path / "ours/encoder.safetensors", dino_weight=0)
     x, visible = images(), torch.tensor([0, 4, 5, 11, 20, 26])
     place = turn_places(torch.arange(GRID**3)[None, :, None])[0, :, 0]  # ours -> theirs, its own inverse
     with torch.no_grad():

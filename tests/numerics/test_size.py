@@ -1,6 +1,7 @@
 """Parameters and operations in closed form against built models, torch's counter, and counts by hand."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.size import encoder_flops, parameter_counts, training_flops
+from fmct_hpc.model.size import encoder_flops, parameter_counts, table, training_flops
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.objective.targets import Scores
@@ -86,3 +87,7 @@ def test_operations_are_those_that_torch_counts(
         student(views, targets, draws).total.backward()
     # The losses multiply a little too: DINO's pairs, KoLeo's distances.
     assert whole.get_total_flops() == pytest.approx(2 * training_flops(settings), rel=2e-4)
+
+
+def test_the_documented_table_is_the_counted_one() -> None:
+    assert table() in (Path(__file__).parents[2] / "docs/recipes.md").read_text()

@@ -12,7 +12,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Loader
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.targets import Scores
-from fmct_hpc.train.export import initial_student
+from fmct_hpc.train.start import initial_student
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -59,7 +59,8 @@ def plain_losses(config: TrainConfig) -> list[float]:
 
 
 def test_two_ranks_under_zero_2_lose_what_a_plain_loop_loses(tmp_path: Path) -> None:
-    config = small_config(write_dataset(tmp_path / "data"), engine={"zero_stage": 2})
+    plain = {"model": {"drop_path": 0, "positions": "sincos"}, "objective": {"ibot_weight": 0}}
+    config = small_config(write_dataset(tmp_path / "data"), engine={"zero_stage": 2}, **plain)
     process = start_training(write_recipe(config, tmp_path / "recipe.yaml"), tmp_path / "run")
     expected = plain_losses(config)
     output = process.communicate(timeout=200)[0]

@@ -13,6 +13,7 @@ from fmct_hpc.data.field import center_view
 from fmct_hpc.objective.student import Student
 from fmct_hpc.train.export import EncoderInfo, export_encoder
 from fmct_hpc.train.portable import export_model
+from fmct_hpc.train.start import initial_student, require_start, untrained_encoder
 from shards import DatasetInfo
 from shards.errors import FmctError
 
@@ -111,3 +112,27 @@ def test_a_portable_model_that_computes_something_else_gets_no_name(
     assert list((tmp_path / "out").iterdir()) == []
     with pytest.raises(FmctError, match=r"ends in \.pt2 or \.onnx"):
         export_model(exported, tmp_path / "model.tflite")
+
+
+def test_a_run_begins_with_the_encoder_it_is_given(exported: Path, tmp_path: Path) -> None:
+    given, info = load_encoder(exported)
+
+    def settings(**model: object) -> TrainConfig:
+        return TrainConfig.model_validate(
+            {
+                "data": {"path": "d", "view_size": 12},
+                "model": {**info.model.model_dump(), **model},
+                "objective": {"mae_weight": 0},
+                "run": {"start_from": str(exported)},
+            }
+        )
+
+    require_start(settings())
+    begun = initial_student(settings()).encoder.state_dict()
+    assert all(torch.equal(begun[name], tensor) for name, tensor in given.state_dict().items())
+    drawn = untrained_encoder(info, seed=0).state_dict()
+    assert not torch.equal(drawn["embedding.weight"], begun["embedding.weight"])
+    with pytest.raises(FmctError, match=r"encoder\.positions is \(8, 24\) there and None"):
+        require_start(settings(positions="sincos"))
+    with pytest.raises(FmctError, match=r"\(5, 24\) there and \(3, 24\)"):
+        require_start(settings(register_tokens=2))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.interpolate import RegularGridInterpolator
 from torch._inductor import cpp_builder
 
-from fmct_hpc.config import EngineConfig, TrainConfig
+from fmct_hpc.config import EngineConfig, ModelConfig, TrainConfig
 from fmct_hpc.model.execution import require_compiler, set_execution
 from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions, unpatchify
 from fmct_hpc.model.vit import VisionTransformer
@@ -166,6 +166,15 @@ def test_views_of_another_size_get_interpolated_positions(positions: str) -> Non
     np.testing.assert_allclose(ours, expected.reshape(60, 36), atol=1e-6)
     with pytest.raises(ValueError, match=r"edge must be a multiple of"):
         encoder(torch.rand(1, 3, 12, 12, 13))
+
+
+@pytest.mark.parametrize(("patch", "size", "other"), [(12, 96, 120), (16, 128, 96)])
+def test_patches_of_12_and_16_take_their_views_and_others(patch: int, size: int, other: int) -> None:
+    model = ModelConfig.model_validate({**SIZES, **DECODER, "depth": 1, "patch_size": patch})
+    encoder = VisionTransformer(model, 3, size)
+    for edge in (size, other):
+        tokens = encoder(torch.rand(1, 3, edge, edge, edge))
+        assert tokens.shape == (1, encoder.prefix + (edge // patch) ** 3, 36)
 
 
 def test_registers_layer_scale_and_qkv_bias_are_optional() -> None:
