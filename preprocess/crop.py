@@ -50,7 +50,7 @@ def find_head(hu: np.ndarray, slices: Stack, threshold: float) -> Head:
     Raises Rejection(no_head_found) where nothing of a head's size is denser.
     """
     coarse = field(slices, (COARSE_MM, COARSE_MM, COARSE_MM))
-    values = resample(hu, slices, coarse, UNSEEN)
+    values = resample(hu, slices, coarse, UNSEEN, smooth=False)
     mask = _largest(values > threshold, values == UNSEEN)
     volume_ml = mask.sum() * COARSE_MM**3 / 1000
     if volume_ml < LEAST_HEAD_ML:

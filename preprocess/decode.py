@@ -76,7 +76,7 @@ class Decoder:
                 stored = self._open(instance.source).stored(instance.frame)
         if stored.shape != (instance.rows, instance.columns):
             raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix is not the catalog's")
-        digest = hashlib.sha256(stored.astype(stored.dtype.newbyteorder("<"), copy=False).tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
         digest.update(np.array([slope, intercept], "<f8").tobytes())
         padding = _padding(attributes, stored.dtype)
         return Slice(_to_hu(stored, slope, intercept, padding), digest.digest())
@@ -166,10 +166,10 @@ def _rescaled(
     return out
 
 
-def source_digest(slices: Sequence[Slice], positions: np.ndarray, *geometry: object) -> str:
-    """SHA-256 of decoded slices in geometric order with their positions and shared geometry."""
+def source_digest(digests: Sequence[bytes], positions: np.ndarray, *geometry: object) -> str:
+    """SHA-256 of the digests of slices in geometric order with their positions and shared geometry."""
     digest = hashlib.sha256(repr(geometry).encode())
-    for decoded, position in zip(slices, positions, strict=True):
-        digest.update(decoded.digest)
+    for one, position in zip(digests, positions, strict=True):
+        digest.update(one)
         digest.update(np.asarray(position, "<f8").tobytes())
     return digest.hexdigest()

@@ -56,13 +56,11 @@ class Measures(BaseModel):
     agreement: float = Field(description="correlation of voxels with the source where the affine says")
 
 
-def measure(
-    hu: np.ndarray, smooth: np.ndarray, slices: Stack, head: Head, voxels: np.ndarray, target: Grid
-) -> Measures:
+def measure(hu: np.ndarray, slices: Stack, head: Head, voxels: np.ndarray, target: Grid) -> Measures:
     """Measure one volume.
 
-    hu: int16 (N, rows, columns) HU of the source slices, smooth: the same as `antialias` gave them;
-    voxels: int16 (D, H, W) HU as stored on the grid `target`.
+    hu: int16 (N, rows, columns) HU of the source slices; voxels: int16 (D, H, W) HU as stored on the grid
+    `target`.
     """
     inside = _box(head.grid, target)
     values, mask = head.hu[inside], head.mask[inside]
@@ -85,7 +83,7 @@ def measure(
         noise_hu=_noise(hu, slices),
         jump_mm=jump_mm,
         jump_hu=jump_hu,
-        agreement=_agreement(smooth, slices, voxels, target.affine),
+        agreement=_agreement(hu, slices, voxels, target.affine),
     )
 
 
@@ -224,7 +222,7 @@ def _noise(hu: np.ndarray, slices: Stack) -> float | None:
     return float((smooth.argmax() + 0.5) * NOISE_BIN_HU)
 
 
-def _agreement(smooth: np.ndarray, slices: Stack, voxels: np.ndarray, affine: np.ndarray) -> float:
+def _agreement(hu: np.ndarray, slices: Stack, voxels: np.ndarray, affine: np.ndarray) -> float:
     """Correlation of stored voxels with the source slices, looked up by the affine alone.
 
     It goes from voxel to patient to slice without the resampler, so that a shifted, turned or transposed
@@ -233,17 +231,17 @@ def _agreement(smooth: np.ndarray, slices: Stack, voxels: np.ndarray, affine: np
     """
     chosen = np.linspace(0, voxels.size - 1, PROBES).astype(int)
     index = np.stack(np.unravel_index(chosen, voxels.shape), axis=1)
-    source, inside = _look_up(smooth, slices, index @ affine[:3, :3].T + affine[:3, 3])
+    source, inside = _look_up(hu, slices, index @ affine[:3, :3].T + affine[:3, 3])
     stored = voxels[tuple(index.T)]
     mirrored = voxels[index[:, 0], index[:, 1], voxels.shape[2] - 1 - index[:, 2]]
     agreement, otherwise = (_correlation(side[inside], source[inside]) for side in (stored, mirrored))
     return agreement if agreement >= otherwise - MIRROR_TOLERANCE else 0.0
 
 
-def _look_up(smooth: np.ndarray, slices: Stack, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _look_up(hu: np.ndarray, slices: Stack, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """HU (P,) at points (P, 3) between slices, and whether each point lies within the scan."""
     heights = points @ slices.normal
-    lower = np.clip(np.searchsorted(slices.heights, heights) - 1, 0, len(smooth) - 2)
+    lower = np.clip(np.searchsorted(slices.heights, heights) - 1, 0, len(hu) - 2)
     share = (heights - slices.heights[lower]) / np.diff(slices.heights)[lower]
     inside = (share >= 0) & (share <= 1)
     found = np.zeros(len(points))
@@ -256,8 +254,8 @@ def _look_up(smooth: np.ndarray, slices: Stack, points: np.ndarray) -> tuple[np.
                 relative @ slices.column_step / slices.spacing[1],
             ]
         )
-        inside &= ((place >= 0) & (place < np.array(smooth.shape)[:, None])).all(axis=0)
-        found += weight * ndimage.map_coordinates(smooth, place, np.float64, order=1, mode="nearest")
+        inside &= ((place >= 0) & (place < np.array(hu.shape)[:, None])).all(axis=0)
+        found += weight * ndimage.map_coordinates(hu, place, np.float64, order=1, mode="nearest")
     return found, inside
 
 

@@ -14,7 +14,7 @@ from preprocess.geometry import Stack, missing_slices, stack
 from preprocess.kernels import kernel_class
 from preprocess.measure import Measures, measure
 from preprocess.reasons import Reason, Rejection
-from preprocess.resample import antialias, resample
+from preprocess.resample import resample
 from preprocess.select import Selected, require_stack
 from preprocess.select import select as select_series
 from shards.schema import DecodeFacts
@@ -50,33 +50,43 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
     where a file cannot be read at all.
     """
     selected = select_series(series, select)
-    instances, decoded, dropped = _decode(selected)
-    slices = _require_whole(instances, dropped, select)
-    hu = np.stack([one.hu for one in decoded])
-    smooth = antialias(hu, slices, grid.spacing_mm)
-    head = find_head(smooth, slices, grid.air_threshold_hu)
+    decoded = _decode(selected)
+    slices = _require_whole(decoded, select)
+    head = find_head(decoded.hu, slices, grid.air_threshold_hu)
     target = head.box(grid.spacing_mm, grid.crop_margin_mm)
     missing = int(missing_slices(slices.gaps).sum())
     if missing:
-        dropped[Reason.MISSING_SLICES] += missing
-    voxels = resample(smooth, slices, target, AIR_HU)
+        decoded.dropped[Reason.MISSING_SLICES] += missing
+    voxels = resample(decoded.hu, slices, target, AIR_HU)
     return Volume(
         voxels=voxels,
         affine=target.affine,
-        facts=_facts(series, instances, slices),
+        facts=_facts(series, decoded.instances, slices),
         source_digest=source_digest(
-            decoded, slices.positions, slices.column_step.tolist(), slices.row_step.tolist(), slices.spacing
+            decoded.digests,
+            slices.positions,
+            slices.column_step.tolist(),
+            slices.row_step.tolist(),
+            slices.spacing,
         ),
-        measures=measure(hu, smooth, slices, head, voxels, target),
-        dropped=tuple((reason, dropped[reason]) for reason in Reason if dropped[reason]),
+        measures=measure(decoded.hu, slices, head, voxels, target),
+        dropped=tuple((reason, decoded.dropped[reason]) for reason in Reason if decoded.dropped[reason]),
     )
 
 
-def _decode(selected: Selected) -> tuple[list[Instance], list[Slice], Counter[Reason]]:
-    """One decoded instance a position, in geometric order, and what was left out."""
-    instances: list[Instance] = []
-    decoded: list[Slice] = []
-    dropped = Counter(selected.dropped)
+@dataclass
+class _Decoded:
+    """One decoded image a position, in geometric order, and what was left out."""
+
+    hu: np.ndarray
+    """int16 (N, rows, columns)."""
+    instances: list[Instance]
+    digests: list[bytes]
+    dropped: Counter[Reason]
+
+
+def _decode(selected: Selected) -> _Decoded:
+    decoded = _Decoded(np.empty((0, 0, 0), np.int16), [], [], Counter(selected.dropped))
     retaken = 0
     with Decoder() as decoder:
         for group in selected.positions:
@@ -85,24 +95,29 @@ def _decode(selected: Selected) -> tuple[list[Instance], list[Slice], Counter[Re
                 try:
                     one = decoder.decode(instance)
                 except Rejection as rejection:
-                    dropped[rejection.reason] += 1
+                    decoded.dropped[rejection.reason] += 1
                     continue
                 if one.digest in distinct:
-                    dropped[Reason.DUPLICATE_SLICE] += 1
+                    decoded.dropped[Reason.DUPLICATE_SLICE] += 1
                 distinct.setdefault(one.digest, (instance, one))
-            if distinct:
-                # A technologist repeats a slice because the first was bad, so the last one taken stays.
-                instance, one = next(iter(distinct.values()))
-                instances.append(instance)
-                decoded.append(one)
-                retaken += len(distinct) > 1
-                dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
+            if not distinct:
+                continue
+            # A technologist repeats a slice because the first was bad, so the last one taken stays.
+            instance, one = next(iter(distinct.values()))
+            if not decoded.instances:
+                decoded.hu = np.empty((len(selected.positions), *one.hu.shape), np.int16)
+            decoded.hu[len(decoded.instances)] = one.hu
+            decoded.instances.append(instance)
+            decoded.digests.append(one.digest)
+            retaken += len(distinct) > 1
+            decoded.dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
     if retaken > RETAKEN * len(selected.positions):
         raise Rejection(
             Reason.REPEATED_POSITIONS,
             f"{retaken} of {len(selected.positions)} positions hold different images",
         )
-    return instances, decoded, dropped
+    decoded.hu = decoded.hu[: len(decoded.instances)]
+    return decoded
 
 
 def _taken(instance: Instance) -> tuple[int, int, int, str, str]:
@@ -126,18 +141,18 @@ _LOST = (
 )
 
 
-def _require_whole(instances: list[Instance], dropped: Counter[Reason], select: SelectConfig) -> Stack:
+def _require_whole(decoded: _Decoded, select: SelectConfig) -> Stack:
     """The stack of what was decoded; where too little is left, raises with the reason of the loss."""
-    lost = max(_LOST, key=lambda reason: dropped[reason])
+    lost = max(_LOST, key=lambda reason: decoded.dropped[reason])
     try:
-        if len(instances) < 2:
-            raise Rejection(Reason.TOO_FEW_SLICES, f"{len(instances)} decoded slices")
-        slices = stack(instances)
+        if len(decoded.instances) < 2:
+            raise Rejection(Reason.TOO_FEW_SLICES, f"{len(decoded.instances)} decoded slices")
+        slices = stack(decoded.instances)
         require_stack(slices, select)
     except Rejection as rejection:
-        if not dropped[lost]:
+        if not decoded.dropped[lost]:
             raise
-        detail = f"{dropped[lost]} slices; without them {rejection.reason}: {rejection.detail}"
+        detail = f"{decoded.dropped[lost]} slices; without them {rejection.reason}: {rejection.detail}"
         raise Rejection(lost, detail) from None
     return slices
 

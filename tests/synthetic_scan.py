@@ -10,7 +10,7 @@ from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
 from preprocess.demo.stack import axial_axes
 from preprocess.geometry import Stack
-from preprocess.resample import Grid, antialias, resample
+from preprocess.resample import Grid, resample
 
 MATRIX, PIXEL_MM = 128, 2.0
 """A field of 256 mm."""
@@ -48,10 +48,9 @@ def scan_of(slices: Stack, patient: int = 0, noise_hu: float = 4.0, head_rest: b
 
 def stored(
     hu: np.ndarray, slices: Stack, spacing_mm: float = 2.0, margin_mm: float = 5.0
-) -> tuple[np.ndarray, Head, np.ndarray, Grid]:
-    """The smoothed slices, the head that is found, the voxels as they would be stored, and their grid."""
+) -> tuple[Head, np.ndarray, Grid]:
+    """The head that is found, the voxels as they would be stored, and their grid."""
     spacing = (spacing_mm,) * 3
-    smooth = antialias(hu, slices, spacing)
-    head = find_head(smooth, slices, threshold=-500)
+    head = find_head(hu, slices, threshold=-500)
     target = head.box(spacing, margin_mm)
-    return smooth, head, resample(smooth, slices, target, AIR_HU), target
+    return head, resample(hu, slices, target, AIR_HU), target

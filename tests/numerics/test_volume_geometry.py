@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_files import Acquisition, Function, axial, ramp, scanned, waves
-from scipy.ndimage import binary_erosion, map_coordinates
+from scipy.ndimage import binary_erosion, convolve1d, map_coordinates
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
@@ -131,6 +131,54 @@ def test_finer_pixels_are_averaged_not_aliased(tmp_path: Path) -> None:
     points = voxel_points(volume)
     within = inside(scan, points, 2)
     assert np.abs(volume.voxels - ramp(points - centre))[within].max() <= 1.25
+
+
+@pytest.mark.parametrize(("plane", "tilt"), [("axial", 21), ("coronal", 0), ("sagittal", -16)])
+def test_closer_slices_are_averaged_not_aliased(tilt: float, plane: str, tmp_path: Path) -> None:
+    column_step, row_step = PLANES[plane]
+    travel = np.cross(column_step, row_step)
+    row_step = Rotation.from_rotvec(column_step * np.radians(tilt)).apply(row_step)
+    # Two slabs, so that the average meets slices that lie unevenly and slices too far for it.
+    gaps = np.concatenate([np.full(60, 0.5), [0.8], np.full(16, 1.3)])
+    offsets = np.concatenate([[0], np.cumsum(gaps)])
+    scan = Acquisition(np.array([10.0, 20, 30]) + offsets[:, None] * travel, column_step, row_step)
+    centre = scan.points(scan.positions[40]).mean(axis=(0, 1))
+    grid, select = (
+        GridConfig(spacing_mm=(2.0, 2.0, 2.0)),
+        ANY_PLANE.model_copy(update={"min_coverage_mm": 40}),
+    )
+    folder = scan.write(tmp_path / "ramp", lambda points: ramp(points - centre))
+    volume = build_volume(scanned(folder)[0], grid, select)
+    points = voxel_points(volume)
+    within = inside(scan, points, 1)
+    assert np.abs(volume.voxels - ramp(points - centre))[within].max() <= 1.25
+
+    levels = iter([400, -200] * len(offsets))
+    folder = scan.write(tmp_path / "stripes", lambda points: np.full(scan.matrix, next(levels)))
+    striped = build_volume(scanned(folder)[0], grid, select)
+    normal = np.cross(column_step, row_step)
+    points = voxel_points(striped)
+    heights = (points - scan.positions[0]) @ normal
+    thin = inside(scan, points, 0) & (heights > 1.5) & (heights < 27)
+    assert thin.sum() > 1e4
+    # A box of four slices leaves nothing of them; tilted slices lie closer, and the odd rest of a box shows.
+    assert np.abs(striped.voxels - 100.0)[thin].max() <= (1 if tilt == 0 else 25)
+
+
+def test_averages_over_slices_agree_with_scipy(tmp_path: Path) -> None:
+    scan = axial(slices=80, gap=0.75)
+    noise = np.random.default_rng(0).integers(-300, 1500, (80, *scan.matrix)).astype(np.int16)
+    pixels = {tuple(position): noise[k] for k, position in enumerate(scan.positions)}
+    folder = scan.write(tmp_path / "series", lambda points: pixels[tuple(points[0, 0])])
+    grid = GridConfig(spacing_mm=(2.0, 2.0, 2.0))
+    volume = build_volume(scanned(folder)[0], grid, SelectConfig(min_coverage_mm=40))
+    # 2 mm are 2 2/3 slices: the middle one and 5/6 of each neighbour.
+    smooth = convolve1d(noise.astype(float), np.array([5 / 6, 1, 5 / 6]) / (2 + 2 / 3), axis=0)
+    index = (voxel_points(volume) - scan.positions[0])[..., ::-1] / [0.75, *scan.spacing]
+    inner = np.all((index > 1) & (index < np.array(noise.shape) - 2), axis=-1)
+    expected = map_coordinates(smooth, index[inner].T, order=1)
+    assert np.abs(volume.voxels[inner] - expected).max() <= 0.5 + 1e-2
+    assert inner.sum() > 5e4
 
 
 def dcm2niix(folder: Path, out: Path) -> dict[str, nibabel.Nifti1Image]:

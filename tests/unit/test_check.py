@@ -27,8 +27,8 @@ def sound() -> Scan:
 
 
 def measured(hu: np.ndarray, slices: Stack) -> tuple[Measures, np.ndarray]:
-    smooth, head, voxels, target = stored(hu, slices)
-    return measure(hu, smooth, slices, head, voxels, target), target.affine
+    head, voxels, target = stored(hu, slices)
+    return measure(hu, slices, head, voxels, target), target.affine
 
 
 def found(hu: np.ndarray, slices: Stack) -> set[Reason]:
@@ -121,9 +121,9 @@ def test_a_defect_is_found(sound: Scan, defect: Callable[..., Scan], reason: Rea
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_volume_turned_round_does_not_agree_with_its_source(sound: Scan, axis: int) -> None:
     hu, slices = sound
-    smooth, head, voxels, target = stored(hu, slices)
-    assert measure(hu, smooth, slices, head, voxels, target).agreement > 0.999
-    turned = measure(hu, smooth, slices, head, np.flip(voxels, axis), target)
+    head, voxels, target = stored(hu, slices)
+    assert measure(hu, slices, head, voxels, target).agreement > 0.999
+    turned = measure(hu, slices, head, np.flip(voxels, axis), target)
     assert [f.reason for f in findings(turned, target.affine, CheckConfig())] == [Reason.AFFINE_MISMATCH]
 
 
