@@ -12,6 +12,7 @@ import typer
 from launch.cluster_cli import launch_app
 from launch.config import load
 from launch.console import progress, set_up_logging
+from launch.shards_cli import shards_app
 from shards.errors import FmctError
 
 # The stages' own modules are imported inside the commands: `fmct --help` must not wait for torch.
@@ -29,7 +30,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 demo_app = typer.Typer(help="Make a synthetic PACS export to try the pipeline on.", no_args_is_help=True)
-shards_app = typer.Typer(help="Look at shard datasets and check them.", no_args_is_help=True)
 app.add_typer(demo_app, name="demo")
 app.add_typer(shards_app, name="shards")
 app.add_typer(launch_app, name="launch")
@@ -173,29 +173,6 @@ def trace(
     typer.echo(f"series {series.series_uid}, study {series.study_uid}, {len(series.instances)} instances:")
     for instance in series.instances:
         typer.echo(f"  {instance.path}" + (f", member {instance.member}" if instance.member else ""))
-
-
-@shards_app.command("info")
-def shards_info(dataset: Annotated[Path, typer.Argument(help="Folder that holds dataset.json.")]) -> None:
-    """Say what a shard dataset holds."""
-    from shards import Dataset
-
-    info = Dataset.open(dataset).info
-    typer.echo(f"{dataset}: {info.format} version {info.format_version}, {info.volumes} volumes in")
-    typer.echo(f"{len(info.shards)} shards, {info.bytes / 2**20:.1f} MiB, spacing {info.spacing_mm} mm")
-    typer.echo(f"digest {info.digest}, preprocessing {info.config_digest}")
-
-
-@shards_app.command("verify")
-def shards_verify(dataset: Annotated[Path, typer.Argument(help="Folder that holds dataset.json.")]) -> None:
-    """Read every byte of a dataset and check it against its digests."""
-    from shards import verify
-
-    with progress("verify") as update:
-        problems = verify(dataset, update)
-    if problems:
-        raise FmctError(f"{dataset}: {len(problems)} damaged: " + "; ".join(str(p) for p in problems))
-    typer.echo(f"{dataset}: every byte as written")
 
 
 @app.command()

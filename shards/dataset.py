@@ -18,7 +18,7 @@ from shards.errors import FmctError
 from shards.formats import FORMATS, shard_path
 from shards.info import INDEX_NAME, DatasetInfo
 from shards.schema import ShardFormat, VolumeRecord
-from shards.voxels import DamagedError, Extent, Index3, crc32
+from shards.voxels import DamagedError, Extent, Index3, crc32, read_bytes
 
 
 class Dataset:
@@ -87,6 +87,12 @@ class Dataset:
         with self._naming(i):
             return self._read_stored(i, shape, start, stop)
 
+    def read_stored(self, i: int) -> bytes:
+        """Volume i as its shard stores it, decoded once to check it; FmctError where it is damaged."""
+        self.read(i)
+        with self._naming(i), self._opened(i) as descriptor:
+            return read_bytes(descriptor, self._extent(i))
+
     def content_digest(self) -> str:
         """SHA-256 over the volumes' keys and CRC-32s in order, and how many each shard holds.
 
@@ -106,13 +112,21 @@ class Dataset:
         depth, height, width = self._shapes[i].tolist()
         return depth, height, width
 
+    def _extent(self, i: int) -> Extent:
+        return Extent(int(self._offsets[i]), int(self._lengths[i]))
+
     def _read_stored(self, i: int, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
-        extent = Extent(int(self._offsets[i]), int(self._lengths[i]))
-        descriptor = self._open_shard(i)  # a read, lest a process hold thousands
+        with self._opened(i) as descriptor:
+            return self._format.read_box(descriptor, self._extent(i), shape, start, stop)
+
+    @contextmanager
+    def _opened(self, i: int) -> Iterator[int]:
+        """The file that holds volume i, open for one read, lest a process hold thousands."""
+        descriptor = self._open_shard(i)
         try:
             if os.fstat(descriptor).st_size != self._sizes[self.index["shard"][i].as_py()]:
                 raise DamagedError("the file has another size")
-            return self._format.read_box(descriptor, extent, shape, start, stop)
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -154,14 +168,16 @@ def finish_dataset(directory: Path, format: ShardFormat, names: list[str]) -> Da
     after it was written, a key in two places, no volume at all, or volumes of different spacing or
     preprocessing configuration.
     """
-    tables, shards = [], []
+    tables, shards, sidecars = [], [], []
     for name in sorted(names):
-        table, shard = indexes.read_sidecar(indexes.sidecar_path(directory, name), format)
+        sidecar = indexes.sidecar_path(directory, name)
+        table, shard = indexes.read_sidecar(sidecar, format)
         file = shard_path(directory, name, format)
         if not file.is_file() or file.stat().st_size != shard.bytes:
             raise FmctError(f"{file} is missing or not the one its index describes; {RESTORE}")
         tables.append(table)
         shards.append(shard)
+        sidecars.append(infos.sha256(sidecar))
     if not sum(shard.volumes for shard in shards):
         raise FmctError(f"{directory} has no volume; see why in the quarantine table")
     index = indexes.merge(tables)
@@ -175,6 +191,7 @@ def finish_dataset(directory: Path, format: ShardFormat, names: list[str]) -> Da
         bytes=sum(shard.bytes for shard in shards),
         shards=tuple(shards),
         index_sha256=infos.sha256(directory / INDEX_NAME),
+        sidecar_sha256=tuple(sidecars),
     )
     info = info.model_copy(update={"digest": info.compute_digest()})
     infos.write(info, directory)

@@ -14,8 +14,8 @@ from shards.voxels import Extent, Index3
 class ShardFile(Protocol):
     """Writes volumes to an open binary file, one after another."""
 
-    def append(self, record: VolumeRecord, voxels: np.ndarray) -> Extent:
-        """Write one volume, (D, H, W) int16, and say where its voxels lie."""
+    def append(self, record: VolumeRecord, stored: bytes) -> Extent:
+        """Write one volume, its voxels as `encode` gives them, and say where these lie."""
 
     def close(self) -> None:
         """Write what ends the file; the stream stays open."""
@@ -26,13 +26,15 @@ class Format(NamedTuple):
 
     suffix: str
     writer: Callable[[BinaryIO], ShardFile]
+    encode: Callable[[np.ndarray], bytes]
+    """int16 (D, H, W) to the bytes that are stored; FmctError where they can not be."""
     read_box: Callable[[int, Extent, Index3, Index3, Index3], np.ndarray]
     """(file descriptor, extent, volume shape, start, stop) -> int16 (D, H, W); raises DamagedError."""
 
 
 FORMATS: dict[ShardFormat, Format] = {
-    "zarr": Format(zarr_shard.SUFFIX, zarr_shard.ZarrShardFile, zarr_shard.read_box),
-    "webdataset": Format(tar_shard.SUFFIX, tar_shard.TarShardFile, tar_shard.read_box),
+    "zarr": Format(zarr_shard.SUFFIX, zarr_shard.ZarrShardFile, zarr_shard.encode, zarr_shard.read_box),
+    "webdataset": Format(tar_shard.SUFFIX, tar_shard.TarShardFile, tar_shard.encode, tar_shard.read_box),
 }
 
 

@@ -56,6 +56,11 @@ def to_row(record: VolumeRecord, shard: str, extent: Extent) -> dict[str, Any]:
     return {**row.pop("facts"), **row, "shard": shard, **extent._asdict()}
 
 
+def to_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as a table of `SCHEMA`."""
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
 def to_record(row: dict[str, Any]) -> VolumeRecord:
     """The record in a row of the index."""
     fields = {name: row[name] for name in VolumeRecord.model_fields if name != "facts"}
@@ -87,10 +92,10 @@ def sidecar_path(directory: Path, shard: str) -> Path:
     return directory / (shard + SIDECAR_SUFFIX)
 
 
-def write_sidecar(rows: list[dict[str, Any]], shard: ShardInfo, format: ShardFormat, path: Path) -> None:
+def write_sidecar(table: pa.Table, shard: ShardInfo, format: ShardFormat, path: Path) -> None:
     """Write the rows of one shard, with the facts of its file in the Parquet metadata."""
     metadata = {_SHARD: shard.model_dump_json(), _FORMAT: f"{format} {FORMAT_VERSION}"}
-    write(pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata)), path)
+    write(table.replace_schema_metadata(metadata), path)
 
 
 def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:

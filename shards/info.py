@@ -38,20 +38,25 @@ class DatasetInfo(BaseModel):
     bytes: int = Field(description="size of all shard files")
     shards: tuple[ShardInfo, ...] = Field(description="ordered by name")
     index_sha256: str = Field(description="of index.parquet")
+    sidecar_sha256: tuple[str, ...] = Field(description="of each shard's sidecar index, in their order")
     digest: str = Field(
-        default="", description="SHA-256 of all above but index_sha256: what identifies the data"
+        default="", description="SHA-256 of all above but the indexes': what identifies the data"
     )
 
     def compute_digest(self) -> str:
         """What `digest` must be: over compact JSON with sorted keys."""
-        fields = self.model_dump(mode="json", exclude={"index_sha256", "digest"})
+        fields = self.model_dump(mode="json", exclude={"index_sha256", "sidecar_sha256", "digest"})
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write(info: DatasetInfo, directory: Path) -> None:
     """Write dataset.json atomically: from now on the directory is a dataset."""
-    write_text(directory / FILE_NAME, info.model_dump_json(indent=1) + "\n")
+    write_text(directory / FILE_NAME, _to_json(info))
+
+
+def _to_json(info: DatasetInfo) -> str:
+    return info.model_dump_json(indent=1) + "\n"
 
 
 def read(directory: Path) -> DatasetInfo:
@@ -62,7 +67,8 @@ def read(directory: Path) -> DatasetInfo:
     if not path.is_file():
         raise FmctError(f"{directory} holds no {FILE_NAME}: run `fmct preprocess` to the end")
     try:
-        document = json.loads(path.read_bytes())
+        stored = path.read_bytes()
+        document = json.loads(stored)
         version = document["format_version"]
         if version != FORMAT_VERSION:
             remedy = (
@@ -70,7 +76,7 @@ def read(directory: Path) -> DatasetInfo:
             )
             raise FmctError(f"{path} has format version {version}; {remedy}")
         info = DatasetInfo.model_validate(document)
-        damaged = info.digest != info.compute_digest()
+        damaged = info.digest != info.compute_digest() or stored != _to_json(info).encode()
     except (ValueError, TypeError, KeyError, ValidationError):
         damaged = True
     if damaged:

@@ -27,17 +27,11 @@ class TarShardFile:
     def __init__(self, stream: BinaryIO):
         self._tar = tarfile.TarFile(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)
 
-    def append(self, record: VolumeRecord, voxels: np.ndarray) -> Extent:
-        """Write one volume, (D, H, W) int16, and its record.
-
-        Raises FmctError for a volume of 2 GiB or more, which blosc can not take.
-        """
-        if voxels.nbytes > _MAX_BYTES:
-            raise FmctError(f"volume {record.key}: 2 GiB do not fit one blosc buffer; use the zarr format")
-        data = _CODEC.encode(np.ascontiguousarray(voxels, VOXEL))
-        offset = self._write(f"{record.key}.vol.blosc", data)
+    def append(self, record: VolumeRecord, stored: bytes) -> Extent:
+        """Write one volume and its record."""
+        offset = self._write(f"{record.key}.vol.blosc", stored)
         self._write(f"{record.key}.json", record.model_dump_json().encode())
-        return Extent(offset, len(data))
+        return Extent(offset, len(stored))
 
     def close(self) -> None:
         """Write the tar's end; the stream stays open."""
@@ -50,6 +44,17 @@ class TarShardFile:
         offset = self._tar.offset + tarfile.BLOCKSIZE
         self._tar.addfile(member, io.BytesIO(data))
         return offset
+
+
+def encode(voxels: np.ndarray) -> bytes:
+    """One volume, (D, H, W) int16, as a blosc buffer.
+
+    Raises FmctError for a volume of 2 GiB or more, which blosc can not take.
+    """
+    if voxels.nbytes > _MAX_BYTES:
+        raise FmctError("2 GiB do not fit one blosc buffer; use the zarr format")
+    stored: bytes = _CODEC.encode(np.ascontiguousarray(voxels, VOXEL))
+    return stored
 
 
 def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:

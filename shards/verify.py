@@ -1,14 +1,17 @@
 """Finding every damaged byte of a dataset."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from shards import index as indexes
 from shards import info as infos
-from shards.dataset import Dataset, read_index
+from shards.dataset import Dataset
 from shards.errors import FmctError
 from shards.formats import shard_path
-from shards.info import DatasetInfo, ShardInfo
+from shards.info import DatasetInfo
+from shards.parallel import unordered
 
 
 class Problem(NamedTuple):
@@ -24,41 +27,46 @@ class Problem(NamedTuple):
         return f"{self.file}: {f'volume {self.key}: ' if self.key else ''}{self.what}"
 
 
-def verify(path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Problem]:
-    """Check the index's and each shard's SHA-256 and each volume's CRC-32; empty where all is well.
+def verify(
+    path: Path, progress: Callable[[int, int], None] = lambda done, total: None, workers: int = 1
+) -> list[Problem]:
+    """Check the SHA-256 of every file and the CRC-32 of every volume; empty where all is well.
 
-    `progress` takes volumes done and volumes in all. Raises FmctError where dataset.json is missing or
-    damaged.
+    `progress` takes volumes done and volumes in all; each of `workers` processes checks a shard at a
+    time. Raises FmctError where dataset.json is missing or damaged.
     """
     info = infos.read(path)
-    problems = []
-    try:
-        dataset = Dataset(path, info, read_index(path, info))
-    except FmctError:
-        problems.append(Problem(infos.INDEX_NAME, None, "missing or not the one that dataset.json names"))
-        return problems + [problem for shard in info.shards for problem in _check_file(path, info, shard)]
-    first = 0
-    for shard in info.shards:
-        problems += _check_file(path, info, shard)
-        for i in range(first, first + shard.volumes):
-            problems += _check_volume(dataset, i)
-            progress(i + 1, len(dataset))
-        first += shard.volumes
-    return problems
+    problems = _check_file(path / infos.INDEX_NAME, info.index_sha256)
+    found: dict[int, list[Problem]] = {}
+    done = 0
+    for number, of_shard in unordered(partial(_check_shard, path, info), range(len(info.shards)), workers):
+        found[number] = of_shard
+        done += info.shards[number].volumes
+        progress(done, info.volumes)
+    return problems + [problem for number in sorted(found) for problem in found[number]]
 
 
-def _check_file(path: Path, info: DatasetInfo, shard: ShardInfo) -> list[Problem]:
-    file = shard_path(path, shard.name, info.format)
+def _check_file(file: Path, sha256: str) -> list[Problem]:
     if not file.is_file():
         return [Problem(file.name, None, "missing")]
-    if infos.sha256(file) != shard.sha256:
+    if infos.sha256(file) != sha256:
         return [Problem(file.name, None, "SHA-256 differs")]
     return []
 
 
-def _check_volume(dataset: Dataset, i: int) -> list[Problem]:
-    try:
-        dataset.read(i)
-    except FmctError as error:
-        return [Problem(dataset.shard_file(i).name, dataset.index["key"][i].as_py(), str(error.__cause__))]
-    return []
+def _check_shard(path: Path, info: DatasetInfo, number: int) -> tuple[int, list[Problem]]:
+    """A shard's number, and what is wrong with its file, its sidecar and the volumes that this lists."""
+    shard = info.shards[number]
+    sidecar = indexes.sidecar_path(path, shard.name)
+    problems = _check_file(shard_path(path, shard.name, info.format), shard.sha256)
+    damaged_sidecar = _check_file(sidecar, info.sidecar_sha256[number])
+    if damaged_sidecar:
+        return number, problems + damaged_sidecar
+    table, _ = indexes.read_sidecar(sidecar, info.format)
+    dataset = Dataset(path, info, table)
+    for i, key in enumerate(table["key"].to_pylist()):
+        try:
+            dataset.read(i)
+        except FmctError as error:
+            problems.append(Problem(dataset.shard_file(i).name, key, str(error.__cause__)))
+    return number, problems

@@ -46,13 +46,25 @@ class ShardWriter:
     def add(self, record: VolumeRecord, voxels: np.ndarray) -> None:
         """Append one volume, int16 (D, H, W).
 
-        Raises ValueError where `voxels` are not what `record` says, FmctError for a key added before.
+        Raises ValueError where `voxels` are not what `record` says, FmctError for a key added before and
+        for a volume too large for the format.
         """
         if voxels.dtype != VOXEL or voxels.shape != record.shape or crc32(voxels) != record.crc32:
             raise ValueError(f"volume {record.key}: dtype, shape or CRC-32 of the voxels is not the record's")
+        try:
+            stored = FORMATS[self._format].encode(voxels)
+        except FmctError as error:
+            raise FmctError(f"volume {record.key}: {error}") from None
+        self.add_stored(record, stored)
+
+    def add_stored(self, record: VolumeRecord, stored: bytes) -> None:
+        """Append one volume as another shard of this format stores it (`Dataset.read_stored`).
+
+        Raises FmctError for a key added before.
+        """
         if record.key in self._keys:
             raise FmctError(f"volume {record.key} is twice in shard {self._path}; give each series once")
-        extent = self._file.append(record, voxels)
+        extent = self._file.append(record, stored)
         self._keys.add(record.key)
         self._rows.append(index.to_row(record, self._name, extent))
 
@@ -69,4 +81,4 @@ class ShardWriter:
             size, digest = self._temporary.stat().st_size, sha256(self._temporary)
             sidecar.unlink(missing_ok=True)  # it must never describe another shard than the one beside it
         shard = ShardInfo(name=self._name, volumes=len(self._rows), bytes=size, sha256=digest)
-        index.write_sidecar(self._rows, shard, self._format, sidecar)
+        index.write_sidecar(index.to_table(self._rows), shard, self._format, sidecar)

@@ -35,12 +35,11 @@ class ZarrShardFile:
         attributes = {"fmct_format_version": FORMAT_VERSION}
         self._write("zarr.json", _json({"zarr_format": 3, "node_type": "group", "attributes": attributes}))
 
-    def append(self, record: VolumeRecord, voxels: np.ndarray) -> Extent:
-        """Write one volume, (D, H, W) int16, as the array `record.key` with the record as attributes."""
+    def append(self, record: VolumeRecord, stored: bytes) -> Extent:
+        """Write one volume as the array `record.key` with the record as attributes."""
         self._write(f"{record.key}/zarr.json", _json(_array_metadata(record)))
-        shard = encode(voxels)
-        self._write(f"{record.key}/c/0/0/0", shard)
-        return Extent(self._stream.tell() - len(shard), len(shard))
+        self._write(f"{record.key}/c/0/0/0", stored)
+        return Extent(self._stream.tell() - len(stored), len(stored))
 
     def close(self) -> None:
         """Write the zip's directory; the stream stays open."""

@@ -1,17 +1,21 @@
 """Every flipped bit is found: by `verify` wherever it lies, and by reading where it hurts voxels."""
 
 import contextlib
+import os
 import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from shard_samples import FORMATS, make_key, noise, write_dataset
 
-from shards import Dataset, FmctError, verify
+from shards import Dataset, FmctError, info, verify
 from shards.formats import FORMATS as READERS
 from shards.voxels import DamagedError, Extent
 
+EXHAUSTIVE = os.environ.get("FMCT_EXHAUSTIVE") == "1"
 VOLUMES = {make_key(n): noise((40, 37, 50 + n), n) for n in range(2)}
 
 
@@ -31,27 +35,86 @@ def dataset(tmp_path: Path, request: pytest.FixtureRequest) -> Dataset:
 both_formats = pytest.mark.parametrize("dataset", FORMATS, indirect=True)
 
 
-def complaints(path: Path) -> str:
-    try:
-        return " ".join(str(problem) for problem in verify(path))
-    except FmctError as error:
-        return str(error)
+def regions(file: Path) -> dict[str, range]:
+    """What the bytes of a shard are, beside voxels and records."""
+    found = {}
+    if file.suffix == ".zip":
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            entry = archive.getinfo(names[1])
+            directory = archive.start_dir
+        found["header of a member"] = range(entry.header_offset, entry.header_offset + 30 + len(names[1]))
+        found["directory"] = range(directory, file.stat().st_size - 22)
+        found["end of the directory"] = range(file.stat().st_size - 22, file.stat().st_size)
+    elif file.suffix == ".tar":
+        with tarfile.open(file) as archive:
+            member = archive.getmembers()[1]
+        end = member.offset_data + member.size
+        found["header of a member"] = range(member.offset, member.offset_data)
+        found["padding of a member"] = range(end, -(-end // 512) * 512)
+        found["end of the archive"] = range(file.stat().st_size - 1024, file.stat().st_size)
+    else:
+        found["magic"] = range(4)
+        found["footer"] = range(file.stat().st_size - 200, file.stat().st_size)
+    return found
 
 
 @both_formats
 def test_verify_finds_a_flipped_bit_anywhere(dataset: Dataset) -> None:
+    """In each region of each file; with FMCT_EXHAUSTIVE=1, each bit of every file of a tiny dataset."""
     rng = np.random.default_rng(0)
-    files = [file for file in dataset.path.iterdir() if ".index." not in file.name]
-    assert len(files) == 4
-    for file in files:
+    if EXHAUSTIVE:
+        shutil.rmtree(dataset.path)
+        write_dataset(dataset.path, dataset.info.format, {"a": {make_key(9): noise((3, 3, 3), 9)}})
+    for file in sorted(dataset.path.iterdir()):
+        if file.name == "dataset.json":
+            continue
         whole = file.read_bytes()
-        for offset in {0, len(whole) - 1, *rng.integers(len(whole), size=20).tolist()}:
-            flip(file, offset, int(rng.integers(8)))
-            # a bit of the index's digest in dataset.json is laid to the index
-            blamed = {"dataset.json", "index.parquet"} if file.name == "dataset.json" else {file.name}
-            assert any(name in complaints(dataset.path) for name in blamed), f"{file.name} byte {offset}"
+        places = [int(place) for place in rng.integers(len(whole), size=12)]
+        for region in regions(file).values():
+            places += [region[0], region[-1], *rng.choice(region, min(3, len(region)))]
+        flips = [(place, int(rng.integers(8))) for place in places]
+        if EXHAUSTIVE:
+            flips = [(place, bit) for place in range(len(whole)) for bit in range(8)]
+        for place, bit in flips:
+            flip(file, place, bit)
+            assert (file.name, None, "SHA-256 differs") in verify(dataset.path), f"{file.name} byte {place}"
             file.write_bytes(whole)
     assert verify(dataset.path) == []
+
+
+def test_each_byte_of_dataset_json_counts(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "zarr", {"a": {make_key(9): noise((3, 3, 3), 9)}})
+    file = tmp_path / "dataset.json"
+    whole = file.read_bytes()
+    text = whole.decode()
+    # a digest of an index is held against the index, and so blamed on it
+    indexes = [text.index(f'"{name}"') for name in ("index_sha256", "sidecar_sha256", "digest")]
+    for place in range(len(whole)):
+        for bit in range(8) if EXHAUSTIVE else [place % 8]:
+            flip(file, place, bit)
+            if indexes[0] < place < indexes[2] and readable(tmp_path):
+                blamed = "index.parquet" if place < indexes[1] else "a.index.parquet"
+                assert [problem.file for problem in verify(tmp_path)] == [blamed], f"byte {place} bit {bit}"
+            else:
+                with pytest.raises(FmctError, match=r"dataset\.json"):
+                    verify(tmp_path)
+            file.write_bytes(whole)
+
+
+def readable(path: Path) -> bool:
+    with contextlib.suppress(FmctError):
+        return bool(info.read(path))
+    return False
+
+
+@both_formats
+def test_several_processes_find_the_same(dataset: Dataset) -> None:
+    for file in dataset.path.glob("*.index.parquet"):
+        flip(file, 100, 3)
+    flip(dataset.shard_file(1), 5, 0)
+    assert verify(dataset.path, workers=2) == verify(dataset.path)
+    assert len(verify(dataset.path)) == 3
 
 
 @both_formats
@@ -139,4 +202,4 @@ def test_an_index_of_another_dataset_is_refused(
 def test_verify_tells_its_progress(dataset: Dataset) -> None:
     seen: list[tuple[int, int]] = []
     verify(dataset.path, lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(1, 3), (3, 3)]  # after each shard

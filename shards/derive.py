@@ -1,0 +1,131 @@
+"""Datasets made from others: converted, sampled, split, with shards of another size.
+
+A derived dataset is a plan, which shard gets which volumes, and one worker a shard. A run that was
+killed goes on: a shard that is whole and holds what the plan says is kept. dataset.json comes last.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from shards import index as indexes
+from shards.dataset import Dataset, finish_dataset
+from shards.errors import FmctError
+from shards.formats import FORMATS, shard_path
+from shards.info import FILE_NAME, DatasetInfo
+from shards.parallel import unordered
+from shards.schema import ShardFormat
+from shards.writer import ShardWriter
+
+Progress = Callable[[int, int], None]
+
+
+class ShardPlan(NamedTuple):
+    """One shard to write."""
+
+    name: str
+    volumes: tuple[int, ...]
+    """Numbers in the source dataset, in order."""
+
+
+def convert(
+    source: Path,
+    out: Path,
+    format: ShardFormat,
+    workers: int = 1,
+    progress: Progress = lambda done, total: None,
+) -> DatasetInfo:
+    """Store the same volumes in the same shards in `format`; records and content digest stay the same.
+
+    Raises FmctError where the source is damaged or has this format already, or `out` holds other data.
+    """
+    dataset = Dataset.open(source)
+    if dataset.info.format == format:
+        raise FmctError(f"{source} is {format} already")
+    plan, first = [], 0
+    for shard in dataset.info.shards:
+        plan.append(ShardPlan(shard.name, tuple(range(first, first + shard.volumes))))
+        first += shard.volumes
+    return derive(dataset, out, format, plan, workers, progress)
+
+
+def packed(dataset: Dataset, volumes: Iterable[int], shard_bytes: int) -> list[ShardPlan]:
+    """Shards of at most `shard_bytes` of stored voxels, and at least one volume, in the order given."""
+    groups: list[list[int]] = []
+    size = shard_bytes
+    for i in volumes:
+        length = dataset.index["length"][i].as_py()
+        size += length
+        if size > shard_bytes:
+            groups.append([])
+            size = length
+        groups[-1].append(i)
+    return [ShardPlan(f"shard-{number:05d}", tuple(group)) for number, group in enumerate(groups)]
+
+
+def derive(
+    dataset: Dataset,
+    out: Path,
+    format: ShardFormat,
+    plan: Sequence[ShardPlan],
+    workers: int = 1,
+    progress: Progress = lambda done, total: None,
+) -> DatasetInfo:
+    """Write the shards of `plan` to `out` and finish the dataset there.
+
+    Every volume is decoded and checked against its CRC-32; voxels are compressed again only where the
+    format changes. Raises FmctError where the source is damaged or `out` holds other data.
+    """
+    refuse_other_data(out, format, {shard.name for shard in plan})
+    total = sum(len(shard.volumes) for shard in plan)
+    done = 0
+    for volumes in unordered(partial(_write_shard, dataset.path, out, format), plan, workers):
+        done += volumes
+        progress(done, total)
+    return finish_dataset(out, format, [shard.name for shard in plan])
+
+
+def refuse_other_data(out: Path, format: ShardFormat, names: set[str]) -> None:
+    """Raise FmctError where `out` holds shards of other names; make it no dataset until it is whole."""
+    if not out.exists():
+        return
+    suffixes = [of_format.suffix for of_format in FORMATS.values()]
+    own = {shard_path(out, name, format).name for name in names}
+    for file in out.iterdir():
+        shard = not file.name.startswith(".") and any(file.name.endswith(suffix) for suffix in suffixes)
+        if shard and file.name not in own:
+            raise FmctError(f"{out} holds {file.name}, which is not part of this; give an empty folder")
+    (out / FILE_NAME).unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def _source(path: Path) -> Dataset:
+    """The dataset at `path`, opened once a process."""
+    return Dataset.open(path)
+
+
+def _write_shard(source: Path, out: Path, format: ShardFormat, plan: ShardPlan) -> int:
+    """Write one shard, unless it is there; the number of its volumes."""
+    dataset = _source(source)
+    if not _is_written(dataset, out, format, plan):
+        with ShardWriter(out, plan.name, format) as shard:
+            for i in plan.volumes:
+                if dataset.info.format == format:
+                    shard.add_stored(dataset.record(i), dataset.read_stored(i))
+                else:
+                    shard.add(dataset.record(i), dataset.read(i))
+    return len(plan.volumes)
+
+
+def _is_written(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPlan) -> bool:
+    file = shard_path(out, plan.name, format)
+    try:
+        table, shard = indexes.read_sidecar(indexes.sidecar_path(out, plan.name), format)
+        if file.stat().st_size != shard.bytes:
+            return False
+    except (FmctError, FileNotFoundError):
+        return False
+    place = ["shard", "offset", "length"]
+    wanted = dataset.index.take(list(plan.volumes)).drop_columns(place)
+    return bool(table.drop_columns(place).to_pylist() == wanted.to_pylist())

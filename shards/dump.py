@@ -1,0 +1,44 @@
+"""One volume as a file that viewers open."""
+
+from pathlib import Path
+
+import numpy as np
+
+from shards.atomic import atomic_path
+from shards.dataset import Dataset
+from shards.errors import FmctError
+
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_DHW_FROM_WHD = np.eye(4)[[2, 1, 0, 3]]
+
+
+def dump(source: Path, key: str, out: Path) -> None:
+    """Write volume `key` as NIfTI-1 (`.nii`, `.nii.gz`; int16 HU, axes x y z, RAS mm) or `.npy` (D, H, W).
+
+    Raises FmctError for another ending, an unknown key and a damaged volume.
+    """
+    ending = next((end for end in (".nii.gz", ".nii", ".npy") if out.name.endswith(end)), None)
+    if not ending:
+        raise FmctError(f"{out}: the name must end in .nii, .nii.gz or .npy")
+    dataset = Dataset.open(source)
+    try:
+        i = dataset.position(key)
+    except KeyError:
+        raise FmctError(f"{source} has no volume {key}; keys are in index.parquet") from None
+    voxels = dataset.read(i)
+    if ending == ".npy":
+        with atomic_path(out) as temporary, temporary.open("wb") as stream:
+            np.save(stream, voxels)
+        return
+    import nibabel
+
+    affine = _RAS_FROM_LPS @ np.array(dataset.record(i).affine).reshape(4, 4) @ _DHW_FROM_WHD
+    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine)
+    image.header.set_xyzt_units("mm")
+    with atomic_path(out) as temporary:
+        packed = temporary.with_name(temporary.name + ending)  # nibabel goes by the ending
+        try:
+            nibabel.save(image, packed)
+            packed.replace(temporary)
+        finally:
+            packed.unlink(missing_ok=True)

@@ -1,0 +1,90 @@
+"""Several datasets of one preprocessing configuration joined into one, without touching a voxel."""
+
+import errno
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shards import index as indexes
+from shards.atomic import atomic_path
+from shards.dataset import RESTORE, Dataset, finish_dataset
+from shards.derive import Progress, refuse_other_data
+from shards.errors import FmctError
+from shards.formats import shard_path
+from shards.info import DatasetInfo, ShardInfo, sha256
+
+
+def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, total: None) -> DatasetInfo:
+    """Join datasets of one format and preprocessing configuration.
+
+    A shard's file is shared with its source by a hard link where both are on one file system, else
+    copied and checked; it keeps its name unless two sources have the same. A run that was killed goes on.
+
+    Raises FmctError where the sources differ in format, spacing or configuration, share a volume or are
+    damaged, or `out` holds other data.
+    """
+    datasets = [Dataset.open(source) for source in sources]
+    first = datasets[0].info
+    for dataset in datasets[1:]:
+        for field in ("format", "spacing_mm", "config_digest"):
+            mine, other = getattr(dataset.info, field), getattr(first, field)
+            if mine != other:
+                raise FmctError(
+                    f"{dataset.path}: {field} is {mine}, {other} in {sources[0]}; {_REMEDY[field]}"
+                )
+    names = Counter(shard.name for dataset in datasets for shard in dataset.info.shards)
+    twice = any(count > 1 for count in names.values())
+    work = [
+        (dataset, shard, f"{number:02d}-{shard.name}" if twice else shard.name)
+        for number, dataset in enumerate(datasets)
+        for shard in dataset.info.shards
+    ]
+    refuse_other_data(out, first.format, {name for _, _, name in work})
+    done = 0
+    for dataset, shard, name in work:
+        _take(dataset, shard, out, name)
+        done += shard.volumes
+        progress(done, sum(len(dataset) for dataset in datasets))
+    return finish_dataset(out, first.format, [name for _, _, name in work])
+
+
+_REMEDY = {
+    "format": "`fmct shards convert` one of them first",
+    "spacing_mm": "preprocess both with one configuration",
+    "config_digest": "preprocess both with one configuration",
+}
+
+
+def _take(dataset: Dataset, shard: ShardInfo, out: Path, name: str) -> None:
+    """Put a shard's file and, after it, its sidecar into `out` under another name."""
+    format = dataset.info.format
+    file = shard_path(dataset.path, shard.name, format)
+    taken = shard_path(out, name, format)
+    rows = dataset.index.filter(pc.equal(dataset.index["shard"], shard.name))
+    renamed = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), pa.array([name]))
+    rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", renamed)
+    if not file.is_file() or file.stat().st_size != shard.bytes:
+        raise FmctError(f"{file} is missing or has another size; {RESTORE}")
+    _link_or_copy(file, taken, shard)
+    moved = shard.model_copy(update={"name": name})
+    indexes.write_sidecar(rows.combine_chunks(), moved, format, indexes.sidecar_path(out, name))
+
+
+def _link_or_copy(file: Path, taken: Path, shard: ShardInfo) -> None:
+    if taken.exists() and taken.samefile(file):
+        return
+    with atomic_path(taken) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(file, temporary)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            shutil.copyfile(file, temporary)
+            if sha256(temporary) != shard.sha256:
+                raise FmctError(f"{file}: SHA-256 differs; {RESTORE}") from None

@@ -1,0 +1,121 @@
+"""Parts and samples of a dataset, drawn by hashing keys: the same for ever, whatever else is stored.
+
+A patient's part is a function of the seed and the patient's key alone. It stays the same when the archive
+grows, and no patient is in two parts.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from itertools import accumulate
+from pathlib import Path
+
+from shards.atomic import write_text
+from shards.dataset import Dataset
+from shards.derive import Progress, derive, packed
+from shards.errors import FmctError
+from shards.info import DatasetInfo
+
+SPLIT_NAME = "split.json"
+SHARD_BYTES = 2**30
+"""Stored bytes of a shard: 361,663 heads of 6 MB become some 2,000 files."""
+
+
+def draw(seed: int, key: str) -> float:
+    """A number in [0, 1), uniform over keys: 53 bits of SHA-256 of "seed key"."""
+    digest = hashlib.sha256(f"{seed} {key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**11 / 2**53
+
+
+def assign(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> dict[str, list[int]]:
+    """The volumes of each part, patients whole.
+
+    Raises FmctError for fractions that are not positive or do not sum to 1, and for a part that gets no
+    patient.
+    """
+    if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
+        given = ", ".join(f"{name}={fraction}" for name, fraction in fractions.items())
+        raise FmctError(f"the fractions {given} are not positive numbers that sum to 1")
+    bounds = list(accumulate(fractions.values()))
+    names = list(fractions)
+    parts: dict[str, list[int]] = {name: [] for name in names}
+    for i, patient in enumerate(dataset.index["patient_key"].to_pylist()):
+        drawn = draw(seed, patient)
+        parts[next((n for n, bound in zip(names, bounds, strict=True) if drawn < bound), names[-1])].append(i)
+    for name, volumes in parts.items():
+        if not volumes:
+            raise FmctError(
+                f"no patient falls into part {name}: {dataset.path} is too small for its fraction"
+            )
+    return parts
+
+
+def split(
+    source: Path,
+    out: Path,
+    fractions: Mapping[str, float],
+    seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, DatasetInfo]:
+    """Write each part as a dataset `out`/name, then `out`/split.json, which says how they were made.
+
+    Raises FmctError as `assign` and `derive` do.
+    """
+    dataset = Dataset.open(source)
+    parts = assign(dataset, fractions, seed)
+    infos, done = {}, 0
+    for name, volumes in parts.items():
+        plan = packed(dataset, volumes, shard_bytes)
+
+        def advance(written: int, _: int, before: int = done) -> None:
+            progress(before + written, len(dataset))
+
+        infos[name] = derive(dataset, out / name, dataset.info.format, plan, workers, advance)
+        done += len(volumes)
+    document = {
+        "source_content_digest": dataset.content_digest(),
+        "seed": seed,
+        "fractions": dict(fractions),
+        "volumes": {name: len(volumes) for name, volumes in parts.items()},
+        "digests": {name: info.digest for name, info in infos.items()},
+    }
+    write_text(out / SPLIT_NAME, json.dumps(document, indent=1) + "\n")
+    return infos
+
+
+def reshard(
+    source: Path,
+    out: Path,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    progress: Progress = lambda done, total: None,
+) -> DatasetInfo:
+    """Write the same volumes in shards of another size; raises FmctError as `derive` does."""
+    dataset = Dataset.open(source)
+    plan = packed(dataset, range(len(dataset)), shard_bytes)
+    return derive(dataset, out, dataset.info.format, plan, workers, progress)
+
+
+def sample(
+    source: Path,
+    out: Path,
+    volumes: int,
+    seed: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    progress: Progress = lambda done, total: None,
+) -> DatasetInfo:
+    """Write `volumes` volumes, drawn by their keys, as a dataset of their own, in their old order.
+
+    A sample of more volumes holds that of fewer with the same seed. Raises FmctError where the source
+    has fewer, and as `derive` does.
+    """
+    dataset = Dataset.open(source)
+    if volumes > len(dataset):
+        raise FmctError(f"{source} has {len(dataset)} volumes, not {volumes}")
+    keys = dataset.index["key"].to_pylist()
+    drawn = sorted(range(len(keys)), key=lambda i: draw(seed, keys[i]))[:volumes]
+    plan = packed(dataset, sorted(drawn), shard_bytes)
+    return derive(dataset, out, dataset.info.format, plan, workers, progress)
