@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from preprocess.catalog import Series
+from preprocess.geometry import AXIAL_DEG
 from preprocess.kernels import kernel_class
 from preprocess.rules import SelectConfig
 from preprocess.select import Selected, coverage_mm
@@ -64,7 +65,7 @@ class Candidate:
 
 
 def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]:
-    """Best first, by `config.prefer` among those that show the whole head, then the others.
+    """Best first: axial ones that show the whole head by `config.prefer`, then other ones, other planes last.
 
     Ties go to the wider, the one of more slices, and at last the lesser Series Instance UID, so that
     the order is the same on every machine.
@@ -78,6 +79,7 @@ def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]
             "widest": -round(candidate.coverage_mm),
         }
         return (
+            candidate.selected.slices.obliquity_deg > AXIAL_DEG,
             candidate.coverage_mm < WHOLE * widest,
             *(by_criterion[criterion] for criterion in config.prefer),
             -round(candidate.coverage_mm),

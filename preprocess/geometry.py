@@ -20,6 +20,8 @@ SAME_SPACING = 1e-3
 """Relative difference of pixel spacings that still are one spacing."""
 SAME_POSITION_MM = 0.01
 """Slices closer than this are at one position: no scanner steps so little."""
+AXIAL_DEG = 45.0
+"""Slices whose normal is nearer to the patient's long axis are axial; gantries tilt by 30 at most."""
 UNIT_LENGTH = 1e-2
 """How far direction cosines may be from unit length and right angles before they are invalid."""
 REGULAR_GAP = 0.1

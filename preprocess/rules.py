@@ -112,8 +112,9 @@ class SelectConfig(BaseModel):
     """Half of an adult head's height; less is a partial scan."""
     max_coverage_mm: Annotated[float, Field(gt=0)] = 400.0
     """A head with the whole neck; more is a scan of the body."""
-    max_obliquity_deg: Annotated[float, Field(ge=0, le=90)] = 45.0
-    """Greatest angle of the slice normal to the long axis: gantries tilt to 30, reformats stand at 90."""
+    max_obliquity_deg: Annotated[float, Field(ge=0, le=90)] = 90.0
+    """Greatest angle of the slice normal to the long axis: 90 takes any plane, as the resampler does, for
+    reformats are known by what else their study holds (preprocess.study); 45 is axial alone."""
     join: bool = True
     """Skull base and vault that were stored as separate series become one volume (preprocess.join)."""
     keep: Literal["best", "all"] = "best"

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.catalog import Instance, Series
-from preprocess.geometry import SAME_POSITION_MM, Stack, by_position, missing_slices, parallel, stack
+from preprocess.geometry import (
+    AXIAL_DEG,
+    SAME_POSITION_MM,
+    Stack,
+    by_position,
+    is_axial,
+    missing_slices,
+    parallel,
+    stack,
+)
 from preprocess.reasons import Reason, Rejection
 from preprocess.rules import SelectConfig
 from preprocess.screen import screen
@@ -44,9 +53,15 @@ def select(series: Series, config: SelectConfig) -> Selected:
 def usable(series: Series, config: SelectConfig) -> Selected:
     """The instances of `series` that can be slices of a volume, be they enough for one or not.
 
+    Beside axial images those of other planes are left out as reformats.
+
     Raises Rejection with the rule that decided where there are none.
     """
     kept, dropped = screen(series, config)
+    axial = [instance for instance in kept if is_axial(instance, AXIAL_DEG)]
+    if 0 < len(axial) < len(kept):
+        dropped[Reason.REFORMAT] += len(kept) - len(axial)
+        kept = axial
     kept, stray = parallel(kept)
     if stray:
         dropped[Reason.INCONSISTENT_GEOMETRY] += stray

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from preprocess.candidate import Candidate, ranked
 from preprocess.catalog import Instance, Series
-from preprocess.geometry import has_geometry, is_axial
+from preprocess.geometry import AXIAL_DEG, has_geometry, is_axial
 from preprocess.image_kind import kind
 from preprocess.join import find_joins
 from preprocess.reasons import Reason, Rejection, Stage
@@ -17,9 +17,6 @@ from preprocess.select import Selected, require_stack, usable
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
-
-AXIAL_DEG = 45.0
-"""Slices nearer to the axial than to the coronal and sagittal planes."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from header_series import series, stack
+from header_series import CORONAL, series, stack
 
 from launch.config import load
 from preprocess.catalog import Series
@@ -54,6 +54,7 @@ RULES: list[tuple[Reason, Callable[[], Series], dict[str, Any]]] = [
     (Reason.KVP_OUT_OF_RANGE, lambda: series(stack(kvp=140.0)), {"kvp_range": [100, 120]}),
     (Reason.THICKNESS_OUT_OF_RANGE, lambda: series(stack(thickness=0.1)), {}),
     (Reason.THICKNESS_OUT_OF_RANGE, lambda: series(stack(thickness=5.0)), {"thickness_range_mm": [0, 3]}),
+    (Reason.NOT_AXIAL, lambda: series(stack(orientation=CORONAL)), {"max_obliquity_deg": 45}),
     (Reason.TOO_MANY_SLICES, lambda: series(stack(THIN)), {"max_slices": 399}),
     (Reason.COVERAGE_TOO_LARGE, lambda: series(stack([5.0 * k for k in range(90)])), {}),
     (Reason.COVERAGE_TOO_LARGE, lambda: series(stack(THIN)), {"max_coverage_mm": 199}),

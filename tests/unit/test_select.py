@@ -36,7 +36,6 @@ REJECTED: list[tuple[Reason, Callable[[], Series]]] = [
     (Reason.NOT_GRAYSCALE, lambda: series(stack(samples=3))),
     (Reason.BONE_KERNEL, lambda: series(stack(kernel="H70h"))),
     (Reason.KVP_OUT_OF_RANGE, lambda: series(stack(kvp=70.0))),
-    (Reason.NOT_AXIAL, lambda: series(stack(orientation=CORONAL))),
     (Reason.MISSING_GEOMETRY, lambda: series(stack(orientation=None))),
     (Reason.INVALID_GEOMETRY, lambda: series(stack(orientation=(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)))),
     (Reason.INVALID_GEOMETRY, lambda: series(stack(orientation=(0.0,) * 6))),
@@ -68,7 +67,7 @@ def test_strays_are_left_out_and_counted() -> None:
     selected = select(series((scout, *reformats, *stack(), capture)), SelectConfig())
     assert len(selected.positions) == 30
     assert selected.dropped == Counter(
-        {Reason.LOCALIZER: 1, Reason.NOT_GRAYSCALE: 1, Reason.NOT_AXIAL: len(reformats)}
+        {Reason.LOCALIZER: 1, Reason.NOT_GRAYSCALE: 1, Reason.REFORMAT: len(reformats)}
     )
 
 

@@ -92,7 +92,7 @@ def test_the_next_best_takes_the_place_of_one_that_cannot_be_built() -> None:
 
 def test_a_plane_through_an_axial_acquisition_is_a_reformat() -> None:
     coronal = named("coronal", across(stack()))
-    config = {"max_obliquity_deg": 90, "keep": "all"}
+    config = {"keep": "all"}
     assert result(outcomes(coronal, THICK, **config)["coronal"]) == "reformat"
     assert result(outcomes(coronal, BONE, **config)["coronal"]) == "reformat"
     detail = outcomes(coronal, THICK, **config)["coronal"].rejection
@@ -103,6 +103,7 @@ def test_a_plane_through_an_axial_acquisition_is_a_reformat() -> None:
     resonance = named("mr", stack(), modality="MR")
     for other in (elsewhere, scout, resonance):
         assert result(outcomes(coronal, other, **config)["coronal"]) == "volume"
+    assert result(outcomes(coronal, elsewhere)["coronal"]) == "not_best_of_study"
     nowhere = replace(coronal, frame_of_reference_uid="")
     also_nowhere = replace(THICK, frame_of_reference_uid="")
     assert result(outcomes(nowhere, also_nowhere, **config)["coronal"]) == "volume"
