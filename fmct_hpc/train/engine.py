@@ -11,16 +11,28 @@ from fmct_hpc.objective.student import Student
 from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.schedules import StepSettings
 
+BUCKET = 50_000_000
+"""Gradients that are reduced at once. Stage 3 keeps a buffer of this many for good: DeepSpeed's default of
+5e8 takes 2 GB of a GPU, whatever the model. ViT-B then has a few buckets, so that the first ones travel
+while the backward pass goes on."""
 
-def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration; run.batch must be a multiple of the ranks."""
+
+def deepspeed_config(config: TrainConfig, world_size: int, parameters: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration for a model of so many parameters.
+
+    Raises FmctError where run.batch can't be shared out evenly.
+    """
     accumulation = config.accumulation(world_size)
     ours = {
         "train_batch_size": config.run.batch,
         "train_micro_batch_size_per_gpu": config.run.batch // (world_size * accumulation),
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optim.clip,
-        "zero_optimization": {"stage": config.engine.zero_stage, **offload_section(config)},
+        "zero_optimization": {
+            "stage": config.engine.zero_stage,
+            "reduce_bucket_size": min(BUCKET, parameters),
+            **offload_section(config),
+        },
         # torch's AdamW steps on each rank's partition; DeepSpeed's own would compile C++ for the CPU.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -73,7 +85,7 @@ def build_engine(config: TrainConfig, student: Student, place: Place) -> deepspe
     engine, *_ = deepspeed.initialize(
         model=student.to(place.device),
         optimizer=optimizer,
-        config=deepspeed_config(config, place.world_size),
+        config=deepspeed_config(config, place.world_size, sum(p.numel() for p in student.parameters())),
         dist_init_required=False,
     )
     return engine

@@ -1,0 +1,109 @@
+"""Bytes a rank holds under each ZeRO stage, against theory: `python tests/bench/bench_memory.py`.
+
+Student, teacher and AdamW's state of a run in float32 (bf16 is autocast, so the same there), on 1, 2 and 4
+ranks over gloo, after a step, when gradients are freed. Measured is the size of the memory blocks behind the
+tensors, each counted once; "all" is every live tensor of the process, DeepSpeed's buffers among them.
+
+Theory, with P parameters of the student, T of the teacher, N ranks, 4 bytes each; under ZeRO the optimizer
+has master weights of its own, in float32 too:
+  stage 0     weights P + moments 2P + teacher T
+  stages 1, 2 weights P + (master P + moments 2P) / N + teacher T
+  stage 3     (weights P + master P + moments 2P + teacher T) / N
+"""
+
+import gc
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_training import small_config, write_dataset
+
+from fmct_hpc.config import TrainConfig
+from launch.ranks import run_ranks
+
+RANKS = (1, 2, 4)
+MODEL = {
+    **{"width": 384, "depth": 8, "heads": 6, "prototypes": 16384, "head_hidden": 1024},
+    **{"head_bottleneck": 256, "decoder_width": 192, "decoder_depth": 2, "decoder_heads": 3},
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = write_dataset(folder / "data")
+        print("stage ranks  theory MB  measured MB  ratio   all MB")
+        for stage in range(4):
+            config = small_config(data, model=MODEL, engine={"zero_stage": stage})
+            (folder / "config.json").write_text(config.model_dump_json())
+            for ranks in RANKS:
+                code = run_ranks([sys.executable, __file__, str(folder)], ranks)
+                assert code == 0, f"stage {stage} on {ranks} ranks ended with {code}"
+                rows = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
+                most = max(rows, key=lambda row: row["measured"])
+                theory = theoretical(stage, ranks, most["student"], most["teacher"])
+                print(
+                    f"{stage:5d} {ranks:5d} {theory / 1e6:10.1f} {most['measured'] / 1e6:12.1f} "
+                    f"{most['measured'] / theory:6.3f} {most['all'] / 1e6:8.1f}",
+                    flush=True,
+                )
+
+
+def theoretical(stage: int, ranks: int, student: int, teacher: int) -> float:
+    if stage == 0:
+        return 4.0 * (3 * student + teacher)
+    if stage == 3:
+        return 4.0 * (4 * student + teacher) / ranks
+    return 4.0 * (student + 3 * student / ranks + teacher)
+
+
+def rank_main(folder: Path) -> None:
+    from fmct_hpc.train.process_group import join
+
+    place = join("cpu")
+    from fmct_hpc.data.loader import Loader
+    from fmct_hpc.train.loop import Training
+    from fmct_hpc.train.partition import masters, own_part
+
+    config = TrainConfig.model_validate_json((folder / "config.json").read_text())
+    training = Training(config, place)
+    batch = config.run.batch // place.world_size
+    loader = Loader(config.data, 0, config.run.batch, batch, place.rank, place.world_size)
+    training.step(0, [next(iter(loader))], False)
+    loader.close()
+    assert training.teacher
+    student = list(training.engine.module.parameters())
+    teacher = list(training.teacher.parameters.values())
+    held = [own_part(parameter) for parameter in student + teacher]
+    held += [master.tensor for master in masters(training.engine)]
+    held += [piece.values for piece in training.state.pieces()]
+    gc.collect()
+    live = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    facts = {
+        "student": sum(getattr(p, "ds_numel", p.numel()) for p in student),
+        "teacher": sum(getattr(p, "ds_numel", p.numel()) for p in teacher),
+        "measured": size(held),
+        "all": size([*live, *held]),
+    }
+    (folder / f"rank-{place.rank}.json").write_text(json.dumps(facts))
+    torch.distributed.barrier()
+    time.sleep(0.2)
+
+
+def size(tensors: Iterable[torch.Tensor]) -> int:
+    blocks = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(blocks.values())
+
+
+if __name__ == "__main__":
+    if "RANK" in os.environ:
+        rank_main(Path(sys.argv[1]))
+    else:
+        main()

@@ -1,0 +1,151 @@
+"""What one rank of tests/integration/test_train.py does: many runs in one process, whose start is slow.
+
+`python tests/training_ranks.py SCENARIO FOLDER`; FOLDER holds a configuration a run, as <name>.json.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.run import train
+from fmct_hpc.train.signals import EXIT_SAVED
+from shards import FmctError
+
+BREAK = 8
+"""The step at which a resumed run was broken off."""
+
+
+def configuration(folder: Path, name: str) -> TrainConfig:
+    return TrainConfig.model_validate_json((folder / f"{name}.json").read_text())
+
+
+def main(scenario: str, folder: Path) -> None:
+    if scenario == "elastic":
+        name, until = os.environ["ELASTIC"].split(":")
+        assert train(configuration(folder, name), folder / "elastic", until=int(until)) == 0
+        return
+    # Stage 3 comes last: it leaves torch's linear layer with a backward pass of DeepSpeed's, whose sums round
+    # in another order, and a run is compared to the bit with those before it.
+    for name in ("stage0", "stage1", "stage2", "stage3"):
+        config = configuration(folder, name)
+        assert train(config, folder / name) == 0
+        assert train(config, folder / f"{name}-resumed", until=BREAK) == 0
+        assert train(config, folder / f"{name}-resumed") == 0
+        if name == "stage2":
+            stopped_by_signals_and_time(config, folder / "stopped")
+            disk_full(config, folder / "full")
+    for name in ("offload2", "offload3"):
+        assert train(configuration(folder, name), folder / name, until=BREAK) == 0
+        assert train(configuration(folder, name), folder / name) == 0
+    for name in ("stage2", "stage3"):
+        facts = teacher_update(configuration(folder, name))
+        (folder / f"teacher-{name}-{os.environ['RANK']}.json").write_text(json.dumps(facts))
+
+
+def stopped_by_signals_and_time(config: TrainConfig, run: Path) -> None:
+    """Two signals to rank 1 alone, then the end of its Slurm job; each time all ranks save and leave."""
+    stops = {}
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        threading.Thread(target=signal_after_a_step, args=(run, number), daemon=True).start()
+        assert train(config, run) == EXIT_SAVED, number
+        stops[number.name] = rows(run)
+    if os.environ["RANK"] == "1":
+        os.environ["SLURM_JOB_END_TIME"] = str(time.time() + 30)
+    assert train(config, run) == EXIT_SAVED
+    os.environ.pop("SLURM_JOB_END_TIME", None)
+    stops["time"] = rows(run)
+    if os.environ["RANK"] == "0":
+        (run / "stops.json").write_text(json.dumps(stops))
+    assert train(config, run) == 0
+
+
+def signal_after_a_step(run: Path, number: signal.Signals) -> None:
+    begun = rows(run)
+    while rows(run) == begun:
+        time.sleep(0.001)
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), number)
+
+
+def rows(run: Path) -> int:
+    return (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
+
+
+def disk_full(config: TrainConfig, run: Path) -> None:
+    """Rank 1 can't write its file of the second checkpoint: all ranks end as for any mistake."""
+    assert train(config, run, until=BREAK) == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if os.environ["RANK"] == "1":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        train(config, run)
+    except (FmctError, SystemExit) as error:
+        (run / f"ended-{os.environ['RANK']}.txt").write_text(str(error)[:900])
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that torch runs, collectives among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def teacher_update(config: TrainConfig) -> dict[str, Any]:
+    """One update of the teacher: which collectives it runs, and how far it is from the formula."""
+    from fmct_hpc.data.loader import Loader
+    from fmct_hpc.train.loop import Training
+    from fmct_hpc.train.partition import own_part
+    from fmct_hpc.train.process_group import join
+
+    place = join("cpu")
+    training = Training(config, place)
+    batch = config.run.batch // place.world_size
+    loader = Loader(config.data, 0, config.run.batch, batch, place.rank, place.world_size)
+    training.step(0, [next(iter(loader))], False)
+    loader.close()
+    assert training.teacher
+    followed = dict(training.engine.module.named_parameters())
+    student = whole({name: followed[name] for name in training.teacher.parameters})
+    before = whole(training.teacher.parameters)
+    with Operators() as control:
+        torch.distributed.all_reduce(torch.zeros(1))
+    with Operators() as operators:
+        training.teacher.update(training.engine.module, 0.75)
+    after = whole(training.teacher.parameters)
+    expected = {name: 0.75 * before[name] + 0.25 * student[name] for name in before}
+    return {
+        "control": [name for name in control.names if "c10d" in name],
+        "collectives": [name for name in operators.names if "c10d" in name],
+        "error": max((after[name] - expected[name]).abs().max().item() for name in expected),
+        "moved": max((after[name] - before[name]).abs().max().item() for name in expected),
+        "held": sum(own_part(p).numel() for p in training.teacher.parameters.values()),
+        "whole": sum(tensor.numel() for tensor in before.values()),
+    }
+
+
+def whole(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Copies of whole parameters; gathered where stage 3 has cut them."""
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(parameters.values())):
+        return {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

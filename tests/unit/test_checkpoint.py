@@ -1,0 +1,65 @@
+"""Which checkpoints stay, and slices of tensors in files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmct_hpc.train.checkpoint import checkpoint_path, mark_score, prune
+from fmct_hpc.train.pieces import Piece, PieceFiles, whole_piece, write_pieces
+from shards import FmctError
+
+
+def make(run: Path, *steps: int) -> None:
+    for step in steps:
+        checkpoint_path(run, step).mkdir(parents=True)
+
+
+def present(run: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir() if path.is_dir())
+
+
+def test_the_last_the_regular_and_the_best_stay(tmp_path: Path) -> None:
+    for step in range(10, 101, 10):
+        make(tmp_path, step)
+        if step in (20, 70):
+            mark_score(checkpoint_path(tmp_path, step), {20: 0.9, 70: 0.8}[step], "AUC")
+        prune(tmp_path, step, keep_last=2, keep_every=40)
+    assert present(tmp_path) == [20, 40, 80, 90, 100]
+    assert not list((tmp_path / "checkpoints").glob("*70*")), "its note goes with a checkpoint"
+
+
+def test_damaged_ones_of_later_steps_do_not_push_out_the_good(tmp_path: Path) -> None:
+    make(tmp_path, 10, 20, 30)  # 20 and 30 were found damaged, the run went on from 10 and saves 15
+    make(tmp_path, 15)
+    prune(tmp_path, 15, keep_last=1, keep_every=None)
+    assert present(tmp_path) == [15, 20, 30]
+
+
+@pytest.mark.parametrize("writers", [1, 2, 3])
+@pytest.mark.parametrize("readers", [1, 2, 5])
+def test_what_some_ranks_wrote_any_number_reads(tmp_path: Path, writers: int, readers: int) -> None:
+    whole = {"a": torch.randn(3, 7), "b": torch.randn(()), "c": torch.arange(2)}
+    for rank in range(writers):
+        shares = [whole_piece(key, tensor).share(rank, writers) for key, tensor in whole.items()]
+        write_pieces(tmp_path / f"rank-{rank}", shares)
+    files = PieceFiles(sorted(tmp_path.glob("rank-*")))
+    for key, tensor in whole.items():
+        assert torch.equal(files.whole(key), tensor)
+        flat, size = tensor.reshape(-1), tensor.numel()
+        for rank in range(readers):
+            start, end = rank * size // readers, (rank + 1) * size // readers
+            target = torch.empty(end - start, dtype=tensor.dtype)
+            files.fill(Piece(key, tuple(tensor.shape), start, target))
+            assert torch.equal(target, flat[start:end])
+
+
+def test_another_architecture_and_missing_slices_are_named(tmp_path: Path) -> None:
+    write_pieces(tmp_path / "rank-0", [whole_piece("weight/x", torch.zeros(4)).share(0, 2)])
+    files = PieceFiles([tmp_path / "rank-0"])
+    with pytest.raises(FmctError, match=r"weight/x: the checkpoint has \(4,\), the model needs \(5,\)"):
+        files.fill(whole_piece("weight/x", torch.zeros(5)))
+    with pytest.raises(FmctError, match="weight/y: the checkpoint has none"):
+        files.fill(whole_piece("weight/y", torch.zeros(4)))
+    with pytest.raises(FmctError, match="only 2 of 4"):
+        files.fill(whole_piece("weight/x", torch.zeros(4)))
