@@ -264,7 +264,7 @@ def export_model(
 
 @app.command()
 def probe(
-    run: Annotated[Path, typer.Argument(help="A run folder, or a folder with encoder.safetensors.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or one of its checkpoints/step-... folders.")],
     out: Annotated[Path, typer.Option(help="Folder for results and predictions.")],
     config: ConfigFile = None,
     overrides: Overrides = None,

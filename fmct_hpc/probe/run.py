@@ -17,7 +17,8 @@ from fmct_hpc.config import ProbeConfig, TrainConfig
 from fmct_hpc.probe.features import extract
 from fmct_hpc.probe.heads import linear, nearest_neighbours
 from fmct_hpc.probe.statistics import auc_with_intervals
-from fmct_hpc.train.export import load_encoder
+from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_path, mark_score
+from fmct_hpc.train.export import export_checkpoint, load_encoder
 from fmct_hpc.train.start import untrained_encoder
 from shards import Dataset, FmctError
 from shards.atomic import atomic_path, write_text
@@ -72,12 +73,20 @@ class ProbeResult(BaseModel):
 def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, int], None]) -> ProbeResult:
     """Probe the encoder of a run, or other folder, beside the same model untrained; write results to `out`.
 
+    run: a run folder, for the encoder of its end, or one of its checkpoints (run/checkpoints/step-...), of
+    which the encoder is then written to `out`. Pruning keeps the run's best-probed checkpoint.
+
     Writes results.json, predictions.parquet (one row a volume, task, head and encoder; keys only).
     Raises FmctError when there is no encoder yet, no volume has a label, or the volumes were
     preprocessed in another way than those the encoder was trained on.
     """
     dataset = Dataset.open(config.data)
-    trained, info = load_encoder(run / "encoder.safetensors")
+    checkpoint = run if (run / MANIFEST).exists() else None
+    if checkpoint:
+        export_checkpoint(checkpoint, out)
+        run = checkpoint.resolve().parents[1]
+    exported = (out if checkpoint else run) / "encoder.safetensors"
+    trained, info = load_encoder(exported)
     if info.preprocess_digest not in (None, dataset.info.config_digest):
         raise FmctError(
             f"{config.data}: preprocessed with another configuration than the encoder's training data; "
@@ -116,11 +125,15 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
         pretrained_patients=_seen_in_pretraining(run, set(patient_keys)),
         confidence=config.confidence,
         step=info.step,
-        encoder_digest=hashlib.sha256((run / "encoder.safetensors").read_bytes()).hexdigest(),
+        encoder_digest=hashlib.sha256(exported.read_bytes()).hexdigest(),
     )
     with atomic_path(out / "predictions.parquet") as temporary:
         pq.write_table(pa.concat_tables(predictions), temporary)
     write_text(out / "results.json", json.dumps(result.model_dump(), indent=1))
+    checkpoint = checkpoint or checkpoint_path(run, info.step)
+    if checkpoint.exists():
+        areas = [row.auc[0] for row in table if (row.head, row.encoder) == ("linear", "trained")]
+        mark_score(checkpoint, sum(areas) / len(areas), "mean AUC of the linear probe")
     return result
 
 

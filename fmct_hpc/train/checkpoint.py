@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from shards import Dataset
 from shards.atomic import write_text
@@ -46,15 +46,19 @@ class DataFacts(_Closed):
     preprocess_digest: str
     """SHA-256 of the preprocessing configuration."""
     spacing_mm: tuple[float, float, float]
+    shards_digest: str
+    """SHA-256 of the shards' numbers of volumes, on which their order in an epoch depends."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DataFacts":
         """The facts of an open dataset."""
+        sizes = " ".join(str(shard.volumes) for shard in dataset.info.shards)
         return cls(
             content_digest=dataset.content_digest(),
             dataset_digest=dataset.info.digest,
             preprocess_digest=dataset.info.config_digest,
             spacing_mm=dataset.info.spacing_mm,
+            shards_digest=hashlib.sha256(sizes.encode()).hexdigest(),
         )
 
 
@@ -74,6 +78,16 @@ class Manifest(_Closed):
     """Of this code, torch and DeepSpeed."""
     data: DataFacts
     files: dict[str, FileFacts]
+    digest: str = ""
+    """SHA-256 of all above, as compact JSON."""
+
+    def compute_digest(self) -> str:
+        """What `digest` must be."""
+        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
+
+    def sealed(self) -> "Manifest":
+        """The same with its digest."""
+        return self.model_copy(update={"digest": self.compute_digest()})
 
     @property
     def bytes(self) -> int:
@@ -128,10 +142,12 @@ def verify(path: Path) -> Manifest:
         document = json.loads((path / MANIFEST).read_bytes())
         version = document["format_version"]
         manifest = Manifest.model_validate(document) if version == FORMAT_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise FmctError(f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used") from None
     if manifest is None:
         raise FmctError(f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}")
+    if manifest.digest != manifest.compute_digest():
+        raise FmctError(f"{path / MANIFEST}: not as it was written; the checkpoint can't be used")
     with ThreadPoolExecutor() as threads:  # hashing holds no lock
         found = threads.map(file_facts, (path / name for name in manifest.files))
         for (name, facts), actual in zip(manifest.files.items(), found, strict=True):

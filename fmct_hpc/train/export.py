@@ -16,7 +16,9 @@ from torch import Tensor
 
 from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
 from fmct_hpc.model.vit import VisionTransformer
-from shards import DatasetInfo, FmctError
+from fmct_hpc.train.checkpoint import DataFacts, parts, verify
+from fmct_hpc.train.state import averaged_weights
+from shards import FmctError
 from shards.atomic import atomic_path, write_text
 
 SPACING_TOLERANCE = 0.01
@@ -69,17 +71,25 @@ def _resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.flo
     return F.interpolate(field, scale_factor=scale, mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
+def export_checkpoint(checkpoint: Path, out: Path) -> None:
+    """Write the encoder of a checkpoint; raises FmctError where it is damaged."""
+    manifest = verify(checkpoint)
+    config = TrainConfig.model_validate(manifest.configuration)
+    weights = averaged_weights(parts(checkpoint), "encoder.")
+    export_encoder(out, weights, config, manifest.data, manifest.step)
+
+
 def export_encoder(
-    out: Path, averaged: dict[str, Tensor], config: TrainConfig, dataset: DatasetInfo, step: int
+    out: Path, averaged: dict[str, Tensor], config: TrainConfig, data: DataFacts, step: int
 ) -> None:
     """Write the encoder of a run; averaged: whole tensors by the student's names."""
     info = EncoderInfo(
         step=step,
         model=config.model,
         data=config.data,
-        spacing_mm=dataset.spacing_mm,
-        preprocess_digest=dataset.config_digest,
-        dataset_digest=dataset.digest,
+        spacing_mm=data.spacing_mm,
+        preprocess_digest=data.preprocess_digest,
+        dataset_digest=data.dataset_digest,
         code_version=version("fmct-hpc"),
         origin=_origin(config.run.start_from),
     )

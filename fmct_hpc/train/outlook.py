@@ -59,13 +59,14 @@ def outlook(config: TrainConfig, dataset: Dataset, ranks: int, done: int) -> str
 def held_bytes(stage: int, ranks: int, student: int, teacher: int) -> float:
     """Bytes of float32 weights, AdamW's moments and the teacher on a rank between two steps.
 
-    Rajbhandari et al. 2020 (ZeRO), section 5, for weights that stay float32 (bf16 is autocast). Stages 1
-    and 2 hold a master copy of the rank's share; stage 3 shares out everything, the teacher too.
+    Rajbhandari et al. 2020 (ZeRO), section 5, for weights that stay float32 (bf16 is autocast). Under ZeRO
+    the optimizer has a master copy of the rank's share; stage 3 shares out everything, the teacher too.
+    tests/bench/bench_memory.py measures it.
     """
     if stage == 0:
         return 4.0 * (3 * student + teacher)
     if stage == 3:
-        return 4.0 * (3 * student + teacher) / ranks
+        return 4.0 * (4 * student + teacher) / ranks
     return 4.0 * (student + 3 * student / ranks + teacher)
 
 

@@ -13,7 +13,7 @@ from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts
 from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
 from fmct_hpc.train.start import require_start
-from shards import Dataset, DatasetInfo, FmctError
+from shards import Dataset, FmctError
 from shards.atomic import write_text
 
 log = logging.getLogger(__name__)
@@ -115,17 +115,16 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
             saver.close()
             if records:
                 records.close()
-    on_first_rank(lambda: _export(config, run, dataset.info, done))
+    on_first_rank(lambda: _export(run, done))
     return EXIT_SAVED if stopped else 0
 
 
-def _export(config: TrainConfig, run: Path, dataset: DatasetInfo, done: int) -> None:
-    from fmct_hpc.train.export import export_encoder
-    from fmct_hpc.train.state import averaged_weights
+def _export(run: Path, done: int) -> None:
+    from fmct_hpc.train.export import export_checkpoint
 
     path = checkpoint_path(run, done)
     if path.exists():
-        export_encoder(run, averaged_weights(parts(path)), config, dataset, done)
+        export_checkpoint(path, run)
         log.info("%s: encoder of step %d", run / "encoder.safetensors", done)
 
 
@@ -161,15 +160,17 @@ def _require_same_configuration(config: TrainConfig, place: Path, recorded: Any)
 
 
 def _require_same_data(config: TrainConfig, path: Path, before: DataFacts, now: DataFacts) -> None:
-    if now.content_digest == before.content_digest:
+    if (now.content_digest, now.shards_digest) == (before.content_digest, before.shards_digest):
         return
     what = "other volumes"
     if now.spacing_mm != before.spacing_mm:
         what = f"volumes of spacing {now.spacing_mm} mm, not {before.spacing_mm}"
     elif now.preprocess_digest != before.preprocess_digest:
         what = "volumes of another preprocessing configuration"
+    elif now.content_digest == before.content_digest:
+        what = "the volumes in shards of other sizes, which gives them another order"
     raise FmctError(
-        f"{config.data.path}: {what}: {path} was trained on others; give data.path those, or name another "
+        f"{config.data.path}: {what}; give data.path the dataset that {path} was trained on, or name another "
         "run folder"
     )
 

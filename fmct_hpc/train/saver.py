@@ -122,7 +122,7 @@ class Saver:
         )
 
     def _publish(self, temporary: Path, path: Path, manifest: Manifest) -> None:
-        write_text(temporary / MANIFEST, manifest.model_dump_json(indent=1))
+        write_text(temporary / MANIFEST, manifest.sealed().model_dump_json(indent=1))
         sync(temporary)
         if path.exists():
             # Damaged, or the run would have gone on from it: nothing that is good is removed.

@@ -78,8 +78,11 @@ class State:
         return state
 
 
-def averaged_weights(paths: list[Path]) -> dict[str, Tensor]:
-    """The whole averaged weights, the student's own where there was no teacher, from all ranks' files."""
+def averaged_weights(paths: list[Path], part: str = "") -> dict[str, Tensor]:
+    """Whole averaged weights by name, the student's own where there was no teacher, from all ranks' files.
+
+    part: what the names begin with, "encoder." for instance.
+    """
     files = PieceFiles(paths)
     kind = AVERAGE if any(files.keys(f"{AVERAGE}/")) else WEIGHT
-    return {key.removeprefix(f"{kind}/"): files.whole(key) for key in files.keys(f"{kind}/")}
+    return {key.removeprefix(f"{kind}/"): files.whole(key) for key in files.keys(f"{kind}/{part}")}

@@ -4,11 +4,7 @@ Student, teacher and AdamW's state of a run in float32 (bf16 is autocast, so the
 ranks over gloo, after a step, when gradients are freed. Measured is the size of the memory blocks behind the
 tensors, each counted once; "all" is every live tensor of the process, DeepSpeed's buffers among them.
 
-Theory, with P parameters of the student, T of the teacher, N ranks, 4 bytes each; under ZeRO the optimizer
-has master weights of its own, in float32 too:
-  stage 0     weights P + moments 2P + teacher T
-  stages 1, 2 weights P + (master P + moments 2P) / N + teacher T
-  stage 3     (weights P + master P + moments 2P + teacher T) / N
+Theory is fmct_hpc.train.outlook.held_bytes.
 """
 
 import gc
@@ -26,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_training import small_config, write_dataset
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.outlook import held_bytes
 from launch.ranks import run_ranks
 
 RANKS = (1, 2, 4)
@@ -48,20 +45,12 @@ def main() -> None:
                 assert code == 0, f"stage {stage} on {ranks} ranks ended with {code}"
                 rows = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
                 most = max(rows, key=lambda row: row["measured"])
-                theory = theoretical(stage, ranks, most["student"], most["teacher"])
+                theory = held_bytes(stage, ranks, most["student"], most["teacher"])
                 print(
                     f"{stage:5d} {ranks:5d} {theory / 1e6:10.1f} {most['measured'] / 1e6:12.1f} "
                     f"{most['measured'] / theory:6.3f} {most['all'] / 1e6:8.1f}",
                     flush=True,
                 )
-
-
-def theoretical(stage: int, ranks: int, student: int, teacher: int) -> float:
-    if stage == 0:
-        return 4.0 * (3 * student + teacher)
-    if stage == 3:
-        return 4.0 * (4 * student + teacher) / ranks
-    return 4.0 * (student + 3 * student / ranks + teacher)
 
 
 def rank_main(folder: Path) -> None:

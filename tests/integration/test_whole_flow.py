@@ -77,6 +77,14 @@ def test_the_table_holds_the_trained_and_the_untrained_encoder(flow: Path) -> No
     assert trained != untrained
 
 
+def test_a_probe_marks_the_checkpoint_that_it_probed(flow: Path) -> None:
+    [note] = (flow / "run/checkpoints").glob("*.score.json")
+    assert note.with_name(note.name.removesuffix(".score.json")).is_dir()
+    rows = json.loads((flow / "probe/results.json").read_text())["rows"]
+    linear = [row["auc"][0] for row in rows if (row["head"], row["encoder"]) == ("linear", "trained")]
+    assert json.loads(note.read_text())["score"] == pytest.approx(sum(linear) / len(linear))
+
+
 def test_the_report_needs_nothing_beside_it_and_every_picture_shows_something(flow: Path) -> None:
     page = (flow / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)

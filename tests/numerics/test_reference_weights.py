@@ -17,11 +17,11 @@ from fmct_hpc import load_encoder
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.reference import from_reference, to_reference
 from fmct_hpc.objective.student import Student
+from fmct_hpc.train.checkpoint import DataFacts
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import export_encoder
 from fmct_hpc.train.start import initial_student
 from launch.cli import app
-from shards import DatasetInfo
 from shards.errors import FmctError
 
 State = dict[str, Tensor]
@@ -277,8 +277,9 @@ def test_an_encoder_trained_here_goes_to_the_reference(tmp_path: Path) -> None:
     model = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "patch_size": PATCH}
     settings = TrainConfig.model_validate({"data": {"path": "d", "view_size": PATCH * GRID}, "model": model})
     student = Student(settings)
-    info = DatasetInfo.model_construct(spacing_mm=(1, 1, 1), config_digest="a" * 64, digest="b" * 64)
-    export_encoder(tmp_path, student.state_dict(), settings, info, 10)
+    digests = {"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
+    data = DataFacts.model_construct(spacing_mm=(1, 1, 1), **digests)
+    export_encoder(tmp_path, student.state_dict(), settings, data, 10)
     convert(tmp_path / "encoder.safetensors", "--out", tmp_path / "theirs.pt")
     saved = torch.load(tmp_path / "theirs.pt", weights_only=True)["state_dict"]
     state = {name.replace("module.", "").replace("backbone.", ""): t for name, t in saved.items()}

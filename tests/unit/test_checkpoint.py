@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmct_hpc.train.checkpoint import checkpoint_path, mark_score, prune
+from fmct_hpc.train.checkpoint import (
+    MANIFEST,
+    DataFacts,
+    Manifest,
+    checkpoint_path,
+    mark_score,
+    prune,
+    verify,
+)
 from fmct_hpc.train.pieces import Piece, PieceFiles, whole_piece, write_pieces
 from shards import FmctError
 
@@ -63,3 +71,26 @@ def test_another_architecture_and_missing_slices_are_named(tmp_path: Path) -> No
         files.fill(whole_piece("weight/y", torch.zeros(4)))
     with pytest.raises(FmctError, match="only 2 of 4"):
         files.fill(whole_piece("weight/x", torch.zeros(4)))
+
+
+def test_any_flipped_bit_of_a_manifest_is_found(tmp_path: Path) -> None:
+    digests = ("content_digest", "dataset_digest", "preprocess_digest", "shards_digest")
+    manifest = Manifest(
+        step=10,
+        updates=9,
+        world_size=2,
+        zero_stage=3,
+        configuration={"optim": {"base_lr": 5e-4, "clip": 3.0}, "run": {"minutes": None}},
+        versions={"torch": "2.13.0"},
+        data=DataFacts.model_validate({"spacing_mm": (1, 1, 1), **dict.fromkeys(digests, "ab")}),
+        files={},
+    )
+    document = bytearray(manifest.sealed().model_dump_json(indent=1).encode())
+    (tmp_path / MANIFEST).write_bytes(document)
+    assert verify(tmp_path) == manifest.sealed()
+    for place in range(len(document)):
+        flipped = document.copy()
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / MANIFEST).write_bytes(flipped)
+        with pytest.raises(FmctError, match=str(tmp_path)):
+            verify(tmp_path)

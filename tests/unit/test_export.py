@@ -11,10 +11,10 @@ from fmct_hpc import load_encoder
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.field import center_view
 from fmct_hpc.objective.student import Student
+from fmct_hpc.train.checkpoint import DataFacts
 from fmct_hpc.train.export import EncoderInfo, export_encoder
 from fmct_hpc.train.portable import export_model
 from fmct_hpc.train.start import initial_student, require_start, untrained_encoder
-from shards import DatasetInfo
 from shards.errors import FmctError
 
 
@@ -28,8 +28,9 @@ def exported(tmp_path: Path) -> Path:
             "objective": {"dino_weight": 0},
         }
     )
-    info = DatasetInfo.model_construct(spacing_mm=(2.0, 2.0, 2.0), config_digest="a" * 64, digest="b" * 64)
-    export_encoder(tmp_path, Student(config).state_dict(), config, info, 10)
+    digests = {"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
+    data = DataFacts.model_construct(spacing_mm=(2.0, 2.0, 2.0), **digests)
+    export_encoder(tmp_path, Student(config).state_dict(), config, data, 10)
     assert "secret" not in (tmp_path / "encoder.json").read_text()
     return tmp_path / "encoder.safetensors"
 

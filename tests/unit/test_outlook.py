@@ -12,8 +12,8 @@ from launch.cli import app
 
 def test_memory_is_what_zero_says_by_hand() -> None:
     student, teacher = 100, 80
-    assert [held_bytes(stage, 4, student, teacher) for stage in range(4)] == [1520, 1020, 1020, 380]
-    assert held_bytes(0, 1, student, teacher) == held_bytes(3, 1, student, teacher)
+    assert [held_bytes(stage, 4, student, teacher) for stage in range(4)] == [1520, 1020, 1020, 480]
+    assert held_bytes(1, 1, student, teacher) == held_bytes(3, 1, student, teacher)
 
 
 def test_the_interval_loses_less_time_than_any_other() -> None:

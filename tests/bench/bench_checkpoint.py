@@ -1,0 +1,68 @@
+"""What a checkpoint of ViT-B costs: `python tests/bench/bench_checkpoint.py [FOLDER]`.
+
+The reference recipe's whole state (student, AdamW's moments, teacher, centre) on one rank, saved to FOLDER
+(default: the temporary directory) by the trainer's own code and checked as a resume checks it. More ranks
+write equal shares at once, and their steps are shorter in the same measure, so the share of training time
+is about the same. The step time is that of `fmct train --dry-run`: one H100 at 40 % of its peak.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.size import training_flops
+from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path, verify
+from fmct_hpc.train.outlook import ASSUMED_GPU, ASSUMED_MFU
+from fmct_hpc.train.process_group import join
+from fmct_hpc.train.throughput import PEAK_TFLOPS
+
+SAVES = 3
+
+
+def main(folder: str | None) -> None:
+    place = join("cpu")
+    from fmct_hpc.train.loop import Training
+    from fmct_hpc.train.saver import Saver
+
+    config = TrainConfig.model_validate(
+        {
+            "data": {"path": "unused"},
+            "engine": {"device": "cpu", "precision": "fp32", "zero_stage": 0},
+            "run": {"keep_last": 1},
+        }
+    )
+    digests = ("content_digest", "dataset_digest", "preprocess_digest", "shards_digest")
+    data = DataFacts.model_validate({"spacing_mm": (1, 1, 1), **dict.fromkeys(digests, "")})
+    training = Training(config, place)
+    step_seconds = config.run.batch * training_flops(config) / (ASSUMED_MFU * 1e12 * PEAK_TFLOPS[ASSUMED_GPU])
+    between = config.run.checkpoint_every * step_seconds
+    print(f"{config.run.checkpoint_every} steps between saves take {between:.0f} s on one {ASSUMED_GPU}")
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        run = Path(name)
+        saver = Saver(run, config, training.state, data)
+        print("save   size GB   training waits s   until it has its name s   MB/s   waits, share of the time")
+        for number in range(1, SAVES + 1):
+            saver.save(number)
+            saver.finish()
+            figures = saver.figures()
+            size, seconds, waits = (figures[f"save_{name}"] for name in ("bytes", "seconds", "wait"))
+            print(
+                f"{number:4d} {size / 1e9:9.2f} {waits:18.2f} {seconds:25.2f} {size / 1e6 / seconds:6.0f} "
+                f"{waits / (between + waits):25.3%}",
+                flush=True,
+            )
+        began = time.perf_counter()
+        verify(checkpoint_path(run, SAVES))
+        print(f"checked before a resume in {time.perf_counter() - began:.2f} s")
+        began = time.perf_counter()
+        training.state.load([checkpoint_path(run, SAVES) / "rank-00000.safetensors"], 0)
+        print(f"loaded in {time.perf_counter() - began:.2f} s")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1] if len(sys.argv) > 1 else None)
