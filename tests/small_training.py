@@ -12,7 +12,7 @@ from shard_samples import make_key, make_record
 from fmct_hpc.config import TrainConfig
 from shards import ShardWriter, finish_dataset
 
-STEPS = 20
+STEPS = int(os.environ.get("FMCT_STEPS", "20"))
 BATCH = 4
 
 

@@ -31,8 +31,7 @@ def join(device: Literal["cpu", "gpu"]) -> Place:
     SLURM_LOCALID; with neither this process is the only rank. MASTER_ADDR and MASTER_PORT must be set for
     more than one. Raises FmctError where they are not.
     """
-    rank = _number("RANK", "SLURM_PROCID", 0)
-    world_size = _number("WORLD_SIZE", "SLURM_NTASKS", 1)
+    rank, world_size = rank_and_size()
     local_rank = _number("LOCAL_RANK", "SLURM_LOCALID", 0)
     if device == "gpu":
         # Slurm may show each task only its own GPU.
@@ -44,6 +43,11 @@ def join(device: Literal["cpu", "gpu"]) -> Place:
         _export_place(rank, world_size, local_rank)
         _initialise(device)
     return Place(rank, world_size, local_rank, place)
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank and the number of ranks, as `join` takes them; before joining too."""
+    return _number("RANK", "SLURM_PROCID", 0), _number("WORLD_SIZE", "SLURM_NTASKS", 1)
 
 
 def _number(name: str, slurm_name: str, default: int) -> int:

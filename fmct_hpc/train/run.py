@@ -43,17 +43,10 @@ of ranks: none but rounding); all others must stay as they were when a run goes 
 def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Manifest] | None:
     """Check all that can be wrong before any process group starts; return the checkpoint to go on from.
 
-    Raises FmctError: the dataset can't be opened, the batch can't be shared out, there is no compiler for
-    engine.compile, the run folder holds a run of another configuration or dataset, or its checkpoints are
-    all damaged.
+    Raises FmctError: what `require_possible` does, the checkpoints are of another configuration or dataset,
+    or all damaged.
     """
-    dataset = Dataset.open(config.data.path)
-    config.accumulation(world_size)
-    require_compiler(config.engine)
-    require_start(config)
-    recorded = run / "config.json"
-    if recorded.exists():
-        _require_same_configuration(config, recorded, json.loads(recorded.read_bytes()))
+    dataset = require_possible(config, run, world_size)
     found = newest(run)
     if found is None:
         return None
@@ -63,6 +56,22 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Ma
     return found
 
 
+def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset:
+    """Check what needs no checkpoint to be read; return the dataset.
+
+    Raises FmctError: the dataset can't be opened, the batch can't be shared out, there is no compiler for
+    engine.compile, run.start_from does not fit, or the run folder holds a run of another configuration.
+    """
+    dataset = Dataset.open(config.data.path)
+    config.accumulation(world_size)
+    require_compiler(config.engine)
+    require_start(config)
+    recorded = run / "config.json"
+    if recorded.exists():
+        _require_same_configuration(config, recorded, json.loads(recorded.read_bytes()))
+    return dataset
+
+
 def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     """One rank: join the others, go on from the newest checkpoint, train, save; return the exit code.
 
@@ -70,8 +79,15 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     are done, and 75 when all was saved because a signal came to any rank, or its time is nearly over.
     """
     end = time_limit(config.run.minutes)
-    from fmct_hpc.train.process_group import join, on_first_rank
+    from fmct_hpc.train.process_group import join, on_first_rank, rank_and_size
 
+    rank, world_size = rank_and_size()
+    try:
+        dataset = require_possible(config, run, world_size)
+    except FmctError:
+        if rank == 0:
+            raise
+        raise SystemExit(2) from None  # every rank finds the same, one of them says it
     # After this DeepSpeed is configured for the device, which must come before it is imported.
     place = join(config.engine.device)
     from fmct_hpc.data.loader import Loader
@@ -82,7 +98,6 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     lock: list[IO[str]] = []
     on_first_rank(lambda: lock.append(_lock(run)))
     found = on_first_rank(lambda: preflight(config, run, place.world_size))
-    dataset = Dataset.open(config.data.path)
     on_first_rank(lambda: _write_configuration(config, run))
     last = min(until or config.run.steps, config.run.steps)
     with stop_on_signal(end) as stop:

@@ -10,6 +10,8 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -109,7 +111,7 @@ class Saver:
                 data=self._data,
                 files=files,
             )
-            together(lambda: self._publish(temporary, path, manifest) if first else None, self._group)
+            together(lambda: self._publish(path, temporary, manifest) if first else None, self._group)
         except Exception as error:  # raised on the training's thread, by `finish`
             self._failure = error
             return
@@ -121,32 +123,41 @@ class Saver:
             *(step, path, manifest.bytes / 1e6, seconds, waited),
         )
 
-    def _publish(self, temporary: Path, path: Path, manifest: Manifest) -> None:
-        write_text(temporary / MANIFEST, manifest.sealed().model_dump_json(indent=1))
-        sync(temporary)
-        if path.exists():
-            # Damaged, or the run would have gone on from it: nothing that is good is removed.
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-        sync(path.parent)
-        prune(self._run, manifest.step, self._config.run.keep_last, self._config.run.keep_every)
+    def _publish(self, path: Path, temporary: Path, manifest: Manifest) -> None:
+        with _writing(path):
+            write_text(temporary / MANIFEST, manifest.sealed().model_dump_json(indent=1))
+            sync(temporary)
+            if path.exists():
+                # Damaged, or the run would have gone on from it: nothing that is good is removed.
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            sync(path.parent)
+            prune(self._run, manifest.step, self._config.run.keep_last, self._config.run.keep_every)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What the system refuses is told in one line, on all ranks, and is no defect."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise FmctError(f"{path}: can't be written ({error}); make room, and run it again") from None
 
 
 def _make_empty(directory: Path) -> None:
     """Make the directory, and remove what killed processes left beside it."""
-    for left in directory.parent.glob(".step-*.tmp"):
-        shutil.rmtree(left)
-    directory.mkdir(parents=True)
+    with _writing(directory):
+        for left in directory.parent.glob(".step-*.tmp"):
+            shutil.rmtree(left)
+        directory.mkdir(parents=True)
 
 
 def _write_part(temporary: Path, pieces: list[Piece]) -> tuple[str, FileFacts]:
     name = part_name(dist.get_rank())
     file = temporary / name
-    try:
+    with _writing(file):
         write_pieces(file, pieces)
         sync(file)
-    except (OSError, SafetensorError) as error:
-        raise FmctError(f"{file}: can't be written ({error}); make room, and run it again") from None
     facts = file_facts(file)
     if facts is None:
         raise FmctError(f"{file}: can't be read back; is the run folder on a file system of all nodes?")

@@ -1,4 +1,4 @@
-"""Bytes a rank holds under each ZeRO stage, against theory: `python tests/bench/bench_memory.py`.
+"""Bytes a rank holds under each ZeRO stage, against theory: `python tests/bench/bench_memory.py [STAGE...]`.
 
 Student, teacher and AdamW's state of a run in float32 (bf16 is autocast, so the same there), on 1, 2 and 4
 ranks over gloo, after a step, when gradients are freed. Measured is the size of the memory blocks behind the
@@ -32,12 +32,12 @@ MODEL = {
 }
 
 
-def main() -> None:
+def main(stages: list[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_dataset(folder / "data")
         print("stage ranks  theory MB  measured MB  ratio   all MB")
-        for stage in range(4):
+        for stage in stages:
             config = small_config(data, model=MODEL, engine={"zero_stage": stage})
             (folder / "config.json").write_text(config.model_dump_json())
             for ranks in RANKS:
@@ -95,4 +95,4 @@ if __name__ == "__main__":
     if "RANK" in os.environ:
         rank_main(Path(sys.argv[1]))
     else:
-        main()
+        main([int(stage) for stage in sys.argv[1:]] or [0, 1, 2, 3])

@@ -40,7 +40,7 @@ ELASTIC = {
     4: {"zero_stage": 2, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}}},
 }
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
-"""How often ranks are killed: 50 in the long test (docs/operations.md)."""
+"""How often ranks are killed: 50 in the long test (docs/training.md)."""
 
 
 @pytest.fixture(scope="module")
