@@ -108,7 +108,10 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
             training.state.load(parts(path), manifest.updates)
             start = manifest.step
             _say_what_changed(config, manifest, place.world_size)
-        log.info("%s: steps %d to %d of %d", run, start + 1, last, config.run.steps)
+        if start < last:
+            log.info("%s: steps %d to %d of %d", run, start + 1, last, config.run.steps)
+        else:
+            log.info("%s: %d of %d steps are done, none is to do", run, start, config.run.steps)
         records = Records(run, start, config.run.log_every) if place.rank == 0 else None
         saver = Saver(run, config, training.state, DataFacts.of(dataset))
         accumulation = config.accumulation(place.world_size)
