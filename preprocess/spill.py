@@ -16,8 +16,10 @@ FINGERPRINT = np.dtype("S16")
 BUCKETS = 256
 BUFFERED_RECORDS = 2**18
 """Records (of some 40 bytes) in memory before they go to the buckets' files."""
-PARTITION_ROWS = 2**16
-"""Rows of a partition: what is in memory at a time (more only if one key has more)."""
+BUFFERED_ROWS = 2**15
+"""Table rows (of some 500 bytes) in memory before they go to the partitions' files."""
+PARTITION_ROWS, MOST_PARTITIONS = 2**14, 2**10
+"""Rows of a partition, which is in memory as a whole; more only from 2^24 rows on, or if one key has more."""
 SAMPLED_ROWS = 256
 """One key in so many decides where partitions begin."""
 
@@ -89,7 +91,7 @@ class Partitions:
         """Deal a table's rows; all tables have one schema."""
         self._buffer.append(table)
         self._buffered += len(table)
-        if self._buffered >= PARTITION_ROWS:
+        if self._buffered >= BUFFERED_ROWS:
             self._flush()
 
     def __iter__(self) -> Iterator[pa.Table]:
@@ -136,7 +138,7 @@ def splitters(keys: Iterable[pa.ChunkedArray]) -> pa.Array:
         return pa.array([], pa.binary())
     sample = pa.chunked_array(samples).combine_chunks()
     sample = sample.take(pc.sort_indices(sample))
-    count = -(-rows // PARTITION_ROWS)
+    count = min(-(-rows // PARTITION_ROWS), MOST_PARTITIONS)
     return sample.take(pa.array(np.arange(1, count) * len(sample) // count)).unique()
 
 

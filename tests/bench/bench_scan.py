@@ -57,6 +57,7 @@ def make_files(folder: Path, count: int) -> Path:
         for placeholder, value in uids:
             data = data.replace(placeholder, b"%0*d" % (DIGITS, value + 10 ** (DIGITS - 1)))
         (place / str(number)).write_bytes(data)
+    os.sync()  # or what is measured next would wait for it
     return folder
 
 

@@ -33,6 +33,7 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
         (scan_module, "BATCH_FILES", 8),
         (findings, "PART_ROWS", 4),
         (spill, "PARTITION_ROWS", 8),
+        (spill, "BUFFERED_ROWS", 20),
         (spill, "SAMPLED_ROWS", 2),
         (catalog_table, "ROW_GROUP_INSTANCES", 16),
         (catalog_table, "ROW_GROUP_SERIES", 3),
