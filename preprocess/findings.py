@@ -29,12 +29,12 @@ from preprocess.header import read_header
 from preprocess.known import Known
 from preprocess.reasons import Reason, Rejection
 from preprocess.sources import (
-    HEADER_BUFFER,
     START_BYTES,
     Source,
     archive_kind,
     archive_members,
     file_source,
+    open_for_headers,
 )
 from preprocess.spill import fingerprints
 
@@ -195,9 +195,7 @@ def _read_file(path: Path, writer: "_PartWriter", enter_archives: bool) -> bool:
     """Write the findings in one file. False if it is an archive that is not to be entered."""
     source = Source(path, 0, 0)
     try:
-        # Opened with a small buffer: the file system's own may be a whole image.
-        with path.open("rb", HEADER_BUFFER) as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # nor is any to be read ahead
+        with open_for_headers(path) as file:
             status = os.fstat(file.fileno())
             source = file_source(path, status)
             kind = archive_kind(file.read(START_BYTES))

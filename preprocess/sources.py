@@ -8,7 +8,6 @@ import io
 import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -34,17 +33,6 @@ INDEX_SPACING = 2**23
 nothing, and a point takes 32 KiB, so that 10 GiB need 40 MiB."""
 OPEN_ARCHIVES = 4
 """Archives that a process keeps open: a series lies in one, seldom in more."""
-
-_DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    EOFError,
-    ValueError,
-    OSError,
-    NotImplementedError,
-)
-"""What the archive modules raise on damaged input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +61,13 @@ class Source:
 def file_source(path: Path, status: os.stat_result) -> Source:
     """The source that is the whole file."""
     return Source(path, status.st_size, status.st_mtime_ns)
+
+
+def open_for_headers(path: Path) -> BinaryIO:
+    """The file, of which only what is asked for is read: no large buffer, nothing ahead."""
+    file = path.open("rb", HEADER_BUFFER)
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    return file
 
 
 @contextmanager
@@ -130,12 +125,11 @@ def archive_members(
     archive itself. Raises OSError where the archive's file cannot be read.
     """
     try:
-        with _damage_typed():
+        with _damage_typed(), open_for_headers(path) as file:
             if kind == "zip":
-                yield from _zip_members(path, status)
+                yield from _zip_members(file, path, status)
             elif kind == "tar":
-                with path.open("rb") as file:
-                    yield from _tar_members(file, path, status, packed=False)
+                yield from _tar_members(file, path, status, packed=False)
             elif kind == "gzip":
                 yield from _gzip_members(path, status)
             else:
@@ -144,8 +138,10 @@ def archive_members(
         yield file_source(path, status), rejection
 
 
-def _zip_members(path: Path, status: os.stat_result) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
-    with zipfile.ZipFile(path) as archive:
+def _zip_members(
+    file: BinaryIO, path: Path, status: os.stat_result
+) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    with zipfile.ZipFile(file) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             if info.is_dir():
                 continue
@@ -216,11 +212,14 @@ def _readable(file: IO[bytes]) -> BinaryIO | Rejection:
 
 @contextmanager
 def _damage_typed() -> Iterator[None]:
-    """Raise what the archive modules say of damage as a Rejection, but not the system's own errors."""
+    """Raise whatever damaged input makes the archive modules raise as a Rejection."""
     try:
         yield
-    except (KeyError, *_DAMAGE) as error:
-        # A damaged directory makes zipfile seek before the start (EINVAL); indexed_gzip gives no number.
+    except (Rejection, MemoryError):
+        raise
+    except Exception as error:
+        # The system's own errors are none of the archive's; but a damaged directory makes zipfile seek to
+        # before the start (EINVAL), and those of indexed_gzip have no number.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise Rejection(Reason.DAMAGED_ARCHIVE, type(error).__name__) from None

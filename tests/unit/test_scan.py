@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 from dicom_files import axial, ct_image, save, waves
+from pydicom.data import get_testdata_file
 
 from preprocess.catalog import read_catalog, read_rows
 from preprocess.duplicates import Repeated
@@ -119,6 +120,14 @@ def test_nothing_to_scan_is_told_with_a_remedy(tmp_path: Path) -> None:
     assert not catalog.exists()
     with pytest.raises(FmctError, match="no such catalog; make it with `fmct scan"):
         read_catalog(catalog)
+
+
+def test_a_dicomdir_is_not_believed(tmp_path: Path) -> None:
+    """Neither what it lists nor its place: its objects are found because they are there."""
+    save(ct_image(PIXELS), tmp_path / "export" / "IM1")
+    shutil.copy(get_testdata_file("DICOMDIR"), tmp_path / "export" / "DICOMDIR")
+    summary = scan(tmp_path / "export", tmp_path / "c.parquet")
+    assert (summary.objects, summary.skipped) == (1, 1)
 
 
 @pytest.mark.parametrize("packed", ["no", "zip", "tar"])

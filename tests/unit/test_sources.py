@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from preprocess.catalog import Instance
 from preprocess.decode import Decoder
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan import rejected_path, scan
-from preprocess.sources import INDEX_SPACING, open_source
+from preprocess.sources import INDEX_SPACING, START_BYTES, archive_kind, archive_members, open_source
 from preprocess.task import _require_unchanged
 from shards.errors import FmctError
 
@@ -241,3 +242,33 @@ def test_a_member_whose_bytes_rot_is_refused(packer: str, tmp_path: Path) -> Non
             outcomes.append(rejection.reason)
     expected = [] if packer == "tar" else [Reason.DAMAGED_ARCHIVE]
     assert outcomes[:1] == expected
+
+
+@pytest.mark.parametrize("packer", ["deflated", "stored", "tar", "tar.gz"])
+def test_a_mutated_archive_is_read_or_named(packer: str, tmp_path: Path) -> None:
+    """FMCT_FUZZ=10000 tries as many mutations (default: 60): no exception, no hang, no bomb."""
+    plain = axial(slices=3).write(tmp_path / "plain", waves)
+    archive = tmp_path / "a"
+    PACKERS[packer](plain, archive)
+    data, rng = archive.read_bytes(), np.random.default_rng(0)
+    mutated = tmp_path / "mutated"
+    for number in range(int(os.environ.get("FMCT_FUZZ", "60"))):
+        changed = np.frombuffer(data, np.uint8).copy()
+        # Half of the changes fall on the directory of a zip and on the first header of a tar.
+        low, high = [(0, len(data)), (0, 600), (max(len(data) - 600, 0), len(data))][number % 3]
+        places = rng.integers(low, high, 1 + number % 8)
+        changed[places] = (
+            rng.integers(0, 256, len(places)) if number % 2 else rng.choice([0, 255], len(places))
+        )
+        mutated.write_bytes(changed[: rng.integers(low, high) if number % 5 == 0 else None].tobytes())
+        with mutated.open("rb") as file:
+            kind = archive_kind(file.read(START_BYTES))
+        if not kind:
+            continue
+        for source, member in archive_members(mutated, kind, mutated.stat()):
+            if isinstance(member, Rejection):
+                continue
+            with suppress(Rejection, zipfile.BadZipFile, zlib.error, EOFError):
+                assert len(member.read()) <= source.size
+            with suppress(Rejection), open_source(source) as opened:
+                assert len(opened.read()) <= source.size
