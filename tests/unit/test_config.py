@@ -7,6 +7,8 @@ from fmct_hpc.config import ModelConfig, TrainConfig
 from launch.config import load
 from shards.errors import FmctError
 
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "recipe.yaml"
@@ -99,3 +101,8 @@ def test_koleo_needs_volumes_to_compare() -> None:
     assert config.accumulation(2) == 2
     with pytest.raises(FmctError, match=r"koleo_weight.*engine\.micro_batch"):
         config.accumulation(1)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*-train.yaml")), ids=lambda path: path.stem)
+def test_the_training_recipes_are_valid(recipe: Path) -> None:
+    assert load(TrainConfig, recipe, ["data.path=d"]).accumulation(4) == 1
