@@ -19,9 +19,8 @@ from preprocess.config import PreprocessConfig
 from preprocess.contrast import has_contrast
 from preprocess.deidentify import Pseudonymizer
 from preprocess.kernels import kernel_class
-from preprocess.reasons import Rejection
 from preprocess.rules import SelectConfig
-from preprocess.select import usable
+from preprocess.select import Selected
 from preprocess.study import Outcome, select_study, studies
 from shards.atomic import atomic_path
 from shards.errors import FmctError
@@ -111,7 +110,7 @@ def _explained(
             "kernel": kernel_class(series.kernel),
             "kvp": series.kvp,
             "contrast": has_contrast(series),
-            **_geometry(series, config),
+            **_geometry(series, outcome.usable),
         }
         if identified:
             row |= {name: getattr(series, name) for name in _TEXTS}
@@ -130,17 +129,16 @@ def _key(series: Series, names: Pseudonymizer) -> str:
     return names.series(series.patient_id, series.study_uid, series.series_uid)
 
 
-def _geometry(series: Series, config: SelectConfig) -> dict[str, float | int]:
-    """What the rules of the whole stack look at; nothing where no two instances pass on their own."""
-    try:
-        candidate = Candidate(series, usable(series, config))
-    except Rejection:
+def _geometry(series: Series, usable: Selected | None) -> dict[str, float | int]:
+    """What the rules of the whole stack look at."""
+    if not usable:
         return {}
-    slices = candidate.selected.slices
-    if len(slices.positions) < 2:
-        return {"slices": len(slices.positions), "obliquity_deg": slices.obliquity_deg}
+    slices = usable.slices
+    if len(usable.positions) < 2:
+        return {"slices": 1, "obliquity_deg": slices.obliquity_deg}
+    candidate = Candidate(series, usable)
     return {
-        "slices": len(slices.positions),
+        "slices": len(usable.positions),
         "thickness_mm": candidate.thickness_mm,
         "coverage_mm": round(candidate.coverage_mm, 1),
         "greatest_gap_mm": round(float(slices.gaps.max()), 3),

@@ -1,6 +1,7 @@
 """What kind of image an instance is, apart from an acquired slice of a patient."""
 
 import re
+from functools import lru_cache
 
 from preprocess.catalog import Instance
 from preprocess.reasons import Reason
@@ -37,13 +38,17 @@ _DESCRIBED = (
 
 def kind(instance: Instance) -> Reason | None:
     """Why an instance is no acquired slice, by SOP class and Image Type (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
-    values = instance.image_type
+    return _kind(instance.image_type, instance.sop_class, instance.samples)
+
+
+@lru_cache(maxsize=4096)  # images of a series share these, and an archive has few
+def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reason | None:
     extra = " ".join(values[2:])
     if _any(_DOSE_WORDS, extra):
         return Reason.DOSE_REPORT
-    if instance.sop_class.startswith(SECONDARY_CAPTURE) or _any(_CAPTURE_WORDS, extra):
+    if sop_class.startswith(SECONDARY_CAPTURE) or _any(_CAPTURE_WORDS, extra):
         return Reason.SECONDARY_CAPTURE
-    if instance.samples not in (None, 1):
+    if samples not in (None, 1):
         return Reason.NOT_GRAYSCALE
     if _any(_LOCALIZER_WORDS, extra):
         return Reason.LOCALIZER

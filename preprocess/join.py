@@ -35,9 +35,9 @@ _Single = tuple[Series, Selected]
 def find_joins(singles: Sequence[_Single], config: SelectConfig) -> list[Candidate]:
     """The best way to join series of one study, no series twice; each joined candidate passes `config`.
 
-    `singles` are series and their usable instances, at least two positions each.
+    `singles` are series and their usable instances.
     """
-    left = list(singles)
+    left = [single for single in singles if len(single[1].positions) > 1]
     found: list[Candidate] = []
     while True:
         chains = [_chain(start, left, config) for start in left]

@@ -1,6 +1,7 @@
 """Is a reconstruction kernel a soft-tissue or a bone (sharp) one? Its name tells, vendor by vendor."""
 
 import re
+from functools import lru_cache
 
 from shards.schema import KernelClass
 
@@ -31,6 +32,7 @@ _BONE_WORDS = ("BONE", "SHARP", "EDGE", "LUNG", "EAR", "HIGHRES")
 _SOFT_WORDS = ("SOFT", "BRAIN", "STANDARD", "SMOOTH", "CEREBR")
 
 
+@lru_cache(maxsize=4096)
 def kernel_class(kernel: str) -> KernelClass:
     """Class of Convolution Kernel (0018,1210); "unknown" for a name of no known scheme.
 

@@ -2,9 +2,10 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from preprocess.candidate import Candidate, ranked
 from preprocess.catalog import Instance, Series
@@ -31,6 +32,8 @@ class Outcome:
     stage: Stage = "select"
     chosen: Candidate | None = None
     """What was chosen in its stead, where the rejection is not_best_of_study."""
+    usable: Selected | None = None
+    """The instances that passed the rules on their own, if any did."""
 
 
 def studies(series: Iterable[Series]) -> list[list[Series]]:
@@ -52,8 +55,26 @@ def select_study(
     `build` makes the volume of a candidate, the best one first, or says why it cannot; then the next one
     takes its place. With `keep: best` one volume is made, with `keep: all` one of every candidate.
     """
-    candidates, rejected = _candidates(series, config)
-    outcomes = {id(one): Outcome(one, rejection=rejected.get(id(one))) for one in series}
+    outcomes = {id(one): _by_itself(one, config) for one in series}
+
+    def become(sources: Iterable[Series], **result: Any) -> None:
+        outcomes.update({id(one): replace(outcomes[id(one)], **result) for one in sources})
+
+    for one, rejection in _reformats(list(outcomes.values())):
+        become([one], rejection=rejection)
+    singles = [(o.series, o.usable) for o in outcomes.values() if o.usable and not o.rejection]
+    joins = find_joins(singles, config) if config.join else []
+    alone: list[Candidate] = []
+    for one, selected in singles:
+        try:
+            require_stack(selected.slices, config)
+            alone.append(Candidate(one, selected))
+        except Exception as error:
+            become([one], rejection=as_rejection(error))
+    # A part of a joined head is a candidate of its own only in case that the whole cannot be built.
+    parts = {id(source) for join in joins for source in join.sources}
+    candidates = ranked([*joins, *(one for one in alone if id(one.series) not in parts)], config)
+    candidates += ranked([one for one in alone if id(one.series) in parts], config)
     chosen: Candidate | None = None
     for candidate in candidates:
         sources = candidate.sources
@@ -62,63 +83,38 @@ def select_study(
         if chosen and config.keep == "best":
             rejection = Rejection(Reason.NOT_BEST_OF_STUDY, f"{candidate}; chosen: {chosen}")
             untried = [one for one in sources if outcomes[id(one)].stage == "select"]
-            outcomes |= {id(one): Outcome(one, rejection=rejection, chosen=chosen) for one in untried}
+            become(untried, rejection=rejection, chosen=chosen)
             continue
         failure = build(candidate)
         if failure:
-            outcomes |= {id(one): Outcome(one, rejection=failure, stage="build") for one in sources}
+            become(sources, rejection=failure, stage="build")
         else:
-            outcomes |= {id(one): Outcome(one, candidate) for one in sources}
+            become(sources, candidate=candidate, rejection=None, stage="select")
             chosen = chosen or candidate
     return list(outcomes.values())
 
 
-def _candidates(
-    series: Sequence[Series], config: SelectConfig
-) -> tuple[list[Candidate], dict[int, Rejection]]:
-    """What may become volumes, best first, and why other series (by id) may not."""
-    rejected: dict[int, Rejection] = {}
-    singles: list[tuple[Series, Selected]] = []
-    for one in series:
-        try:
-            singles.append((one, usable(one, config)))
-        except Exception as error:
-            rejected[id(one)] = as_rejection(error)
-    singles = _without_reformats(singles, series, rejected)
-    joins = find_joins([s for s in singles if len(s[1].positions) > 1], config) if config.join else []
-    alone = []
-    for one, selected in singles:
-        try:
-            require_stack(selected.slices, config)
-            alone.append(Candidate(one, selected))
-        except Exception as error:
-            rejected[id(one)] = as_rejection(error)
-    # A part of a joined head is a candidate of its own only in case that the whole cannot be built.
-    parts = {id(source) for join in joins for source in join.sources}
-    whole = [one for one in alone if id(one.series) not in parts]
-    return ranked(joins + whole, config) + ranked(
-        [o for o in alone if id(o.series) in parts], config
-    ), rejected
+def _by_itself(one: Series, config: SelectConfig) -> Outcome:
+    try:
+        return Outcome(one, usable=usable(one, config))
+    except Exception as error:
+        return Outcome(one, rejection=as_rejection(error))
 
 
-def _without_reformats(
-    singles: list[tuple[Series, Selected]], study: Sequence[Series], rejected: dict[int, Rejection]
-) -> list[tuple[Series, Selected]]:
-    """Leave out coronal and sagittal series of a space in which an axial acquisition exists.
+def _reformats(study: Sequence[Outcome]) -> Iterator[tuple[Series, Rejection]]:
+    """Coronal and sagittal series of a space in which an axial acquisition exists.
 
     The table moves along the patient's axis, so what a scanner acquires is axial, tilted by some
     degrees; where the study holds that, another plane through the same Frame of Reference was computed.
     """
-    kept = []
-    for one, selected in singles:
-        slices = selected.slices
-        oblique = slices.obliquity_deg > AXIAL_DEG
-        if oblique and any(_is_axial_acquisition(other, one.frame_of_reference_uid) for other in study):
-            detail = f"{slices.obliquity_deg:.0f} degrees off an axial series of its frame of reference"
-            rejected[id(one)] = Rejection(Reason.REFORMAT, detail)
-        else:
-            kept.append((one, selected))
-    return kept
+    for outcome in study:
+        one = outcome.series
+        degrees = outcome.usable.slices.obliquity_deg if outcome.usable else 0.0
+        if degrees > AXIAL_DEG and any(
+            _is_axial_acquisition(other.series, one.frame_of_reference_uid) for other in study
+        ):
+            detail = f"{degrees:.0f} degrees off an axial series of its frame of reference"
+            yield one, Rejection(Reason.REFORMAT, detail)
 
 
 def _is_axial_acquisition(series: Series, frame_of_reference_uid: str) -> bool:
