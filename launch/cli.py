@@ -101,7 +101,7 @@ def select(
 ) -> None:
     """Count what the rules of a recipe would select from a catalog, and by which rule the rest falls out.
 
-    Reads headers' facts only, so it takes moments where preprocessing takes days; the pixels of a selected
+    Reads headers' facts only, so it takes minutes where preprocessing takes days; the pixels of a selected
     series may still turn out damaged. Without --identified series bear the keys that their volumes will.
     """
     from launch.selection import decide
