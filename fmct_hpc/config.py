@@ -24,8 +24,11 @@ class DataConfig(_Section):
     """(level, width) in HU, one channel each: brain, subdural, bone (the reference's)."""
     view_size: Positive = 96
     """Edge of a view in voxels after resizing (reference: 96)."""
+    field: Literal["isotropic", "squeezed"] = "isotropic"
+    """What crops are drawn from: a cube of the volume at its own spacing, or, as in the reference, its
+    foreground resized to a cube without keeping the aspect (lengths then count that cube's voxels)."""
     field_mm: Annotated[float, Field(gt=0)] = 224.0
-    """Edge of the padded or cropped cube that crops are drawn from (reference: 224)."""
+    """Edge of the padded, cropped or resized cube that crops are drawn from (reference: 224)."""
     global_crop_mm: tuple[float, float] = (112.0, 224.0)
     """Least and greatest edge of a global crop (reference: 112 to the whole field)."""
     local_crop_mm: tuple[float, float] = (64.0, 112.0)
@@ -48,6 +51,8 @@ class DataConfig(_Section):
     """Reader processes a rank; 0 reads in the training process."""
     prefetch: Positive = 2
     """Batches kept ready."""
+    damaged: Literal["stop", "skip"] = "stop"
+    """Where a volume fails its checks: end the run with its name, or count it and take another."""
 
     @model_validator(mode="after")
     def _crops_fit(self) -> "DataConfig":

@@ -1,11 +1,11 @@
-"""The field: the cube around a volume's centre that views are cut from, padded with air or cropped."""
+"""The isotropic field: the cube around a volume's centre that views are cut from, padded or cropped."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from fmct_hpc.config import DataConfig
-from fmct_hpc.data.kernel import cut_view
+from fmct_hpc.data.kernel import bounds, cut_view
 
 Voxels3 = tuple[int, int, int]
 
@@ -26,6 +26,19 @@ def origin(shape: Sequence[int], field: Sequence[int]) -> Voxels3:
     return d, h, w
 
 
+def foreground(volume: np.ndarray) -> tuple[slice, slice, slice]:
+    """The box of voxels above 0 HU in a volume (D, H, W), all of it where there are none.
+
+    MONAI's CropForeground with its default `select_fn` on HU, as in the reference.
+    """
+    inside = volume > 0
+    slices = []
+    for axes in ((1, 2), (0, 2), (0, 1)):
+        hit = np.flatnonzero(inside.any(axis=axes))
+        slices.append(slice(int(hit[0]), int(hit[-1]) + 1) if hit.size else slice(None))
+    return slices[0], slices[1], slices[2]
+
+
 def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig) -> np.ndarray:
     """The whole field without augmentation, for probing.
 
@@ -37,5 +50,13 @@ def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfi
     Returns:
         float32 (C, S, S, S) in [0, 1].
     """
+    if data.field == "squeezed":
+        import torch  # readers import this module, and need no PyTorch
+
+        from fmct_hpc.data.squeezed import center_squeezed
+
+        box = torch.from_numpy(np.ascontiguousarray(volume[foreground(volume)]))
+        limits = torch.from_numpy(bounds(data.windows))
+        return center_squeezed(box, limits, round(data.field_mm), data.view_size).numpy()
     field = voxels(data.field_mm, spacing_mm)
     return cut_view(volume, origin(volume.shape, field), field, data.windows, data.view_size)

@@ -1,15 +1,23 @@
-"""The DALI graph: from cut views and drawn parameters to augmented views, on the CPU or a GPU."""
+"""The DALI graph: from boxes of voxels and drawn parameters to augmented views, on the CPU or a GPU."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
-from nvidia.dali import fn, math, pipeline_def
+import numpy as np
+import torch
+from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
+from torch.utils import dlpack
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data import smoothing
+from fmct_hpc.data.cut_cpu import cut_on_cpu
 from fmct_hpc.data.draw import GAMMAED, GLOBAL_VIEWS, SMOOTHED
+from fmct_hpc.data.kernel import bounds
 from fmct_hpc.data.source import Sample, ViewSource
+from fmct_hpc.data.squeezed import cut_squeezed
 
 Device = Literal["cpu", "gpu"]
 
@@ -22,15 +30,16 @@ def build_pipeline(
 ) -> Pipeline:
     """A running pipeline whose outputs are the views, float32 (C, S, S, S) each, global ones first.
 
-    The order is the reference's: the source crops, windows and resizes; here follow flips, the
-    intensity shift, then smoothing (first global view) or gamma (second). Local views pass through.
-    With device "gpu" the same graph copies the cut views to the GPU and does all of this there.
+    After them come `Sample.taken` and `Sample.skipped`, on the CPU. The order is the reference's: crop,
+    windows, resize, flips and intensity shift, which one kernel does, then smoothing (first global
+    view) or gamma (second). With device "gpu" the graph copies the boxes to the GPU and does all of
+    this there.
 
     Args:
         source: called once a sample, in `data.workers` reader processes or, for 0, in this one.
         data: what the source was made with.
         batch_size: samples a run.
-        device: where the augmentations run and the outputs lie.
+        device: where everything after the read runs, and the views lie.
         device_id: the GPU's number, None for "cpu".
     """
     pipeline = _pipeline(
@@ -53,49 +62,71 @@ def build_pipeline(
 
 @pipeline_def(enable_conditionals=True)
 def _pipeline(source: ViewSource, data: DataConfig, device: Device) -> tuple[DataNode, ...]:
-    views, (flips, shifts, smooths, kernels, gammas, gamma) = _inputs(source, data)
-    # Flags, flips and kernels are arguments of operators, which DALI takes from the CPU.
-    if device == "gpu":
-        views = [view.gpu() for view in views]
-        shifts, gamma = shifts.gpu(), gamma.gpu()
-    for v in range(GLOBAL_VIEWS):
-        turned = fn.flip(views[v], depthwise=flips[v, 0], vertical=flips[v, 1], horizontal=flips[v, 2])
-        views[v] = turned + shifts[v]
-    length = 2 * smoothing.radius(data.smooth_sigma[1]) + 1
+    sample: Any = Sample(*_inputs(source, data))  # of graph nodes in the place of arrays
+    views = _cut(sample, data, device)
+    # Flags and kernels are arguments of operators, which DALI takes from the CPU.
     smoothed, contrasted = views[SMOOTHED], views[GAMMAED]
-    if smooths:
-        smoothed = smoothing.smooth(smoothed, kernels, len(data.windows), data.view_size, length)
-    if gammas:
-        contrasted = _adjust_contrast(contrasted, gamma)
+    if sample.smooths:
+        length = 2 * smoothing.radius(data.smooth_sigma[1]) + 1
+        smoothed = smoothing.smooth(smoothed, sample.kernels, len(data.windows), data.view_size, length)
+    if sample.gammas:
+        contrasted = _adjust_contrast(contrasted, sample.gamma.gpu() if device == "gpu" else sample.gamma)
     views[SMOOTHED], views[GAMMAED] = smoothed, contrasted
-    return tuple(views)
+    return *views, sample.taken, sample.skipped
 
 
-def _inputs(source: ViewSource, data: DataConfig) -> tuple[list[DataNode], list[DataNode]]:
-    """The views and the parameters of Sample as graph nodes."""
-    count = GLOBAL_VIEWS + data.local_views
-    parameters = len(Sample._fields) - 1
+def _inputs(source: ViewSource, data: DataConfig) -> list[DataNode]:
+    """The members of Sample as graph nodes."""
     parallel: dict[str, Any] = {}
     if data.workers:
-        view_bytes = len(data.windows) * data.view_size**3 * 4
         parallel = {
             "parallel": True,
             "prefetch_queue_depth": data.prefetch,
             # Shared memory for all outputs of a sample; where it is too little it grows, at a price.
-            "bytes_per_sample_hint": count * view_bytes + 2**16,
+            "bytes_per_sample_hint": source.bytes_hint(),
         }
-    outputs = fn.external_source(
-        source=source,
-        num_outputs=count + parameters,
-        batch=False,
-        layout=["CDHW"] * count + [""] * parameters,
-        **parallel,
+    outputs = fn.external_source(source=source, num_outputs=len(Sample._fields), batch=False, **parallel)
+    return list(outputs)
+
+
+def _cut(sample: Any, data: DataConfig, device: Device) -> list[DataNode]:
+    """The views, float32 (C, S, S, S) each: cropped, windowed, resized, flipped, shifted."""
+    count, limits, size = GLOBAL_VIEWS + data.local_views, bounds(data.windows), data.view_size
+    windows = types.Constant(limits, device=device)
+    if device == "cpu" and data.field == "isotropic":
+        return [
+            cut_on_cpu(sample.box, sample.geometry[v], sample.shifts[v], windows, len(limits), size)
+            for v in range(count)
+        ]
+    cut: Callable[..., Any] = partial(cut_squeezed, field_size=round(data.field_mm), size=size)
+    if data.field == "isotropic":
+        from fmct_hpc.data.cut_gpu import cut_on_gpu  # Triton comes with PyTorch for CUDA
+
+        cut = partial(cut_on_gpu, size=size)
+    arrays = [sample.box, sample.geometry, sample.shifts]
+    if device == "gpu":
+        arrays = [array.gpu() for array in arrays]
+    stream = torch.cuda.Stream(Pipeline.current().device_id) if device == "gpu" else None
+    views: Any = fn.dl_tensor_python_function(
+        *(*arrays, windows), function=partial(_in_torch, cut, stream), num_outputs=count, device=device
     )
-    return list(outputs[:count]), list(outputs[count:])
+    return list(views)
+
+
+def _in_torch(
+    cut: Callable[..., Any], stream: torch.cuda.Stream | None, *inputs: list[Any]
+) -> tuple[list[Any], ...]:
+    """Call `cut` with the batch's DLPack capsules as tensors; DALI's own stream is idle meanwhile."""
+    tensors = [[dlpack.from_dlpack(capsule) for capsule in capsules] for capsules in inputs]
+    with torch.cuda.stream(stream):
+        views = cut(*tensors)
+    if stream:
+        stream.synchronize()
+    return tuple([dlpack.to_dlpack(view) for view in batch] for batch in views)
 
 
 def _adjust_contrast(view: DataNode, gamma: DataNode) -> DataNode:
     """((x - min) / (range + 1e-7))^gamma · range + min over all channels (MONAI AdjustContrast)."""
     least = fn.reductions.min(view)
     extent = fn.reductions.max(view) - least
-    return math.pow((view - least) / (extent + _GAMMA_EPSILON), gamma) * extent + least
+    return math.pow((view - least) / (extent + np.float32(_GAMMA_EPSILON)), gamma) * extent + least

@@ -1,14 +1,16 @@
-"""The heart of the imaging path: one pass from int16 HU to a windowed, resized view.
+"""The heart of the imaging path: one pass from int16 HU to a windowed, resized, flipped, shifted view.
 
 A view's voxel in channel c is the mean, over the crop's voxels in its bin, of
 clip((HU - (level_c - width_c / 2)) / width_c, 0, 1): windows first, then PyTorch's `area`
 interpolation (adaptive average pooling), the order of NYUMedML/headCT_foundation. Output i of S
 along an axis of n voxels averages [floor(i·n / S), ceil((i + 1)·n / S)); bins overlap where S
-doesn't divide n, and repeat voxels where S exceeds n.
+doesn't divide n, and repeat voxels where S exceeds n. Flips and the intensity shift cost nothing
+where the result is written.
 
-The sums are separable: over H while a plane is read, over D by keeping the few planes that
-the present bins touch, over W last. Sums of a window with whole bounds are whole numbers
-below 2^24, so float32 holds them exactly and only the final division rounds.
+The sums are separable: over H while a plane is read, over D from the few planes that the present
+bins touch, over W last. Sums of a window with whole bounds are whole numbers: 16 bits hold them
+where the window is not too wide (twice the voxels an instruction), and float32 up to 2^24, exactly
+either way; only the final scaling rounds.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,9 @@ import numpy as np
 AIR_HU = -1000
 """What lies outside the volume (Hounsfield's definition of air)."""
 
+_LANES = 32
+"""Rows are padded to a multiple of this many voxels, so that loops have no scalar rest."""
+
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
@@ -28,8 +33,10 @@ def cut_view(
     edge: Sequence[int],
     windows: Sequence[tuple[float, float]],
     size: int,
+    flip: Sequence[bool] = (False, False, False),
+    shift: float = 0.0,
 ) -> np.ndarray:
-    """Window and resize a crop.
+    """Window and resize a crop, flip it and shift its intensity.
 
     Args:
         box: int16 HU (D, H, W).
@@ -37,42 +44,75 @@ def cut_view(
         edge: voxels of the crop, per axis, at least 1.
         windows: (level, width) in HU, one a channel.
         size: edge S of the view.
+        flip: whether an axis is reversed.
+        shift: added to all channels at last.
 
     Returns:
-        float32 (C, S, S, S) in [0, 1].
+        float32 (C, S, S, S), in [0, 1] before the shift.
     """
-    levels, widths = np.array(windows, np.float32).reshape(-1, 2).T.copy()
-    view = np.empty((len(levels), size, size, size), np.float32)
-    origin, extent = np.array(start, np.int64), np.array(edge, np.int64)
-    _cut(np.ascontiguousarray(box), origin, extent, levels - widths / 2, widths, view)
+    view = np.empty((len(windows), size, size, size), np.float32)
+    geometry = np.array([start, edge, flip], np.int32)
+    cut(np.ascontiguousarray(box), geometry, np.float32(shift), bounds(windows), view)
     return view
 
 
+def bounds(windows: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Least and greatest HU of each window (level, width), float32 (C, 2)."""
+    return np.array([(level - width / 2, level + width / 2) for level, width in windows], np.float32)
+
+
 @_jit
-def _cut(box, start, edge, floors, widths, view):  # type: ignore[no-untyped-def]
+def cut(box, geometry, shift, bounds, view):  # type: ignore[no-untyped-def]
+    """`cut_view` into `view`; geometry is int32 (start, edge, flip) × (D, H, W), bounds (C, 2)."""
+    edge, size = geometry[1], view.shape[1]
+    planes = -(-edge[0] // size) + 1
+    rows = -(-edge[1] // size) + 1
+    padded = -(-edge[2] // _LANES) * _LANES
+    fits = True
+    for c in range(len(bounds)):
+        low, high = bounds[c]
+        fits &= low == np.floor(low) and high == np.floor(high) and low >= -32768 and high <= 32767
+        fits &= (high - low) * planes * rows <= 65535
+    if fits:
+        plane = np.zeros((edge[1], padded), np.int16)
+        sums = np.empty((len(bounds), planes, size * padded), np.uint16)
+        _cut(box, geometry, shift, bounds.astype(np.int16), plane, sums, view)
+    else:
+        plane32 = np.zeros((edge[1], padded), np.float32)
+        sums32 = np.empty((len(bounds), planes, size * padded), np.float32)
+        _cut(box, geometry, shift, bounds, plane32, sums32, view)
+
+
+@_jit
+def _cut(box, geometry, shift, bounds, plane, sums, view):  # type: ignore[no-untyped-def]
+    start, edge, flip = geometry
     channels, size = view.shape[:2]
     first_d, last_d = _bins(edge[0], size)
     first_h, last_h = _bins(edge[1], size)
     first_w, last_w = _bins(edge[2], size)
     lengths = last_w - first_w
+    padded = plane.shape[1]
     # Unsigned, because a signed index would be tested for Python's negative meaning.
-    places = ((lengths - 1) * edge[2] + first_w).astype(np.uint32)
-    shares = (1 / lengths).astype(np.float32)
-    runs = np.zeros((lengths.max(), edge[2]), np.float32)
-    kept = (last_d - first_d).max()
-    planes = np.empty((channels, kept, size, edge[2]), np.float32)
-    plane = np.empty((edge[1], edge[2]), np.float32)
+    places = ((lengths - 1) * padded + first_w).astype(np.uint32)
+    if flip[2]:
+        places = places[::-1].copy()
+    total, wide = np.empty(padded, sums.dtype), np.zeros((2, padded), np.float32)
+    means = np.empty((lengths.max(), padded), np.float32)
+    widths = bounds[:, 1].astype(np.float32) - bounds[:, 0].astype(np.float32)
     ready = 0
     for d in range(size):
         for source in range(max(ready, first_d[d]), last_d[d]):
-            _read_plane(box, start, source, plane)
+            _read_plane(box, start, source, edge[2], plane)
             for c in range(channels):
-                _sum_over_h(plane, first_h, last_h, floors[c], widths[c], planes[c, source % kept])
+                _sum_over_h(plane, first_h, last_h, bounds[c], sums[c, source % sums.shape[1]])
         ready = last_d[d]
         voxels = (last_d[d] - first_d[d]) * (last_h - first_h)
         for c in range(channels):
             scales = (1 / (widths[c] * voxels)).astype(np.float32)
-            _mean_over_d_and_w(planes[c], first_d[d], last_d[d], runs, places, shares, scales, view[c, d])
+            to = view[c, size - 1 - d if flip[0] else d]
+            _mean_over_d_and_w(
+                sums[c], first_d[d], last_d[d], total, wide, means, places, scales, shift, flip[1], to
+            )
 
 
 @_jit
@@ -83,11 +123,11 @@ def _bins(voxels, size):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _read_plane(box, start, source, plane):  # type: ignore[no-untyped-def]
-    """Plane `source` of the crop as float32 HU, air where the box has no voxel."""
+def _read_plane(box, start, source, width, plane):  # type: ignore[no-untyped-def]
+    """Plane `source` of the crop, `width` voxels of each row of `plane`; air where the box has none."""
     d = start[0] + source
-    left = min(max(-start[2], 0), plane.shape[1])
-    right = max(min(box.shape[2] - start[2], plane.shape[1]), left)
+    left = min(max(-start[2], 0), width)
+    right = max(min(box.shape[2] - start[2], width), left)
     for i in range(plane.shape[0]):
         h = start[1] + i
         row = plane[i]
@@ -99,46 +139,65 @@ def _read_plane(box, start, source, plane):  # type: ignore[no-untyped-def]
         voxels = box[d, h][start[2] + left : start[2] + right]
         inside = row[left:right]
         for w in range(inside.size):
-            inside[w] = np.float32(voxels[w])
+            inside[w] = voxels[w]
 
 
 @_jit
-def _sum_over_h(plane, first, last, floor, width, sums):  # type: ignore[no-untyped-def]
-    """Sums over each bin of rows of clip(HU - floor, 0, width)."""
-    zero = np.float32(0)
+def _sum_over_h(plane, first, last, bounds, sums):  # type: ignore[no-untyped-def]
+    """Sums over each bin of rows of clip(HU, low, high) - low; `sums` is the plane's rows end to end."""
+    low, high = bounds
+    voxels = plane.shape[1]
     for h in range(first.size):
-        total = sums[h]
-        row = plane[first[h]]
-        for w in range(total.size):
-            total[w] = min(max(row[w] - floor, zero), width)
-        for i in range(first[h] + 1, last[h]):
-            row = plane[i]
-            for w in range(total.size):
-                total[w] += min(max(row[w] - floor, zero), width)
+        total, i = sums[h * voxels : (h + 1) * voxels], first[h]
+        if last[h] == i + 1:
+            for w in range(voxels):
+                total[w] = min(max(plane[i, w], low), high) - low
+        elif last[h] == i + 2:
+            for w in range(voxels):
+                one, two = min(max(plane[i, w], low), high), min(max(plane[i + 1, w], low), high)
+                total[w] = (one - low) + (two - low)
+        else:
+            for w in range(voxels):
+                one, two = min(max(plane[i, w], low), high), min(max(plane[i + 1, w], low), high)
+                total[w] = (one - low) + (two - low) + (min(max(plane[i + 2, w], low), high) - low)
+        for i in range(first[h] + 3, last[h]):
+            for w in range(voxels):
+                total[w] += min(max(plane[i, w], low), high) - low
 
 
 @_jit
-def _mean_over_d_and_w(planes, first, last, runs, places, shares, scales, view):  # type: ignore[no-untyped-def]
-    """Means over planes [first, last) and each bin of columns, times each row's scale, to `view` (S, S).
+def _mean_over_d_and_w(sums, first, last, total, wide, means, places, scales, shift, flip, view):  # type: ignore[no-untyped-def]
+    """Means over planes [first, last) of the ring `sums` and over each bin of columns, to `view` (S, S).
 
-    `runs[k]` takes the sums of k + 1 neighbouring columns, and a bin of k + 1 columns is one of them:
-    summing all neighbours vectorises, a loop over bins of varying length would not.
+    `means[k]` takes the means of k + 1 neighbouring columns, and a bin of k + 1 columns is one of
+    them: computing all neighbours vectorises, a loop over bins of varying length would not.
     """
-    kept, voxels = planes.shape[0], runs.shape[1]
-    flat = runs.reshape(-1)
-    for h in range(view.shape[0]):
-        total = runs[0]
-        row = planes[first % kept, h]
-        for w in range(voxels):
-            total[w] = row[w]
-        for d in range(first + 1, last):
-            row = planes[d % kept, h]
-            for w in range(voxels):
-                total[w] += row[w]
-        for k in range(1, runs.shape[0]):
-            longer, shorter, shifted = runs[k], runs[k - 1], runs[0][k:]
-            for w in range(voxels - k):
-                longer[w] = shorter[w] + shifted[w]
-        means = view[h]
-        for w in range(means.size):
-            means[w] = flat[places[w]] * (shares[w] * scales[h])
+    kept, size, padded = sums.shape[0], view.shape[0], means.shape[1]
+    flat = means.reshape(-1)
+    one, two, three = first % kept, (first + 1) % kept, (first + 2) % kept
+    for h in range(size):
+        row = h * padded
+        if last == first + 1:
+            for w in range(padded):
+                total[w] = sums[one, row + w]
+        elif last == first + 2:
+            for w in range(padded):
+                total[w] = sums[one, row + w] + sums[two, row + w]
+        else:
+            for w in range(padded):
+                total[w] = sums[one, row + w] + sums[two, row + w] + sums[three, row + w]
+        for d in range(first + 3, last):
+            for w in range(padded):
+                total[w] += sums[d % kept, row + w]
+        for w in range(padded):
+            wide[0, w] = np.float32(total[w])
+            wide[1, w] = wide[0, w]
+            means[0, w] = wide[0, w] * scales[h] + shift
+        for k in range(1, means.shape[0]):
+            share = np.float32(scales[h] / (k + 1))
+            for w in range(padded - k):
+                wide[1, w] += wide[0, w + k]
+                means[k, w] = wide[1, w] * share + shift
+        to = size - 1 - h if flip else h
+        for w in range(size):
+            view[to, w] = flat[places[w]]

@@ -1,8 +1,10 @@
 """The loader: an endless stream of augmented micro-batches that starts at any step."""
 
+import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +12,13 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
 from fmct_hpc.config import DataConfig
-from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.data.graph import Device, build_pipeline
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.source import FAILURE, ViewSource
 from shards.dataset import Dataset
 from shards.errors import FmctError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Batch:
     step: int
     wait_seconds: float
     """How long the consumer waited for it."""
+    skipped: list[str] = field(default_factory=list)
+    """Keys of damaged volumes that others took the place of (data.damaged="skip")."""
 
 
 class Loader:
@@ -81,6 +86,8 @@ class Loader:
         self._device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
         self._pipeline: Pipeline | None = build_pipeline(self._source, data, micro_batch, device, device_id)
         self._iteration = 0
+        self._held: Sequence[Any] = ()
+        self._copied: torch.cuda.Event | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on where the last batch was taken.
@@ -100,22 +107,35 @@ class Loader:
 
     def _next(self, pipeline: Pipeline) -> Batch:
         began = time.perf_counter()
-        outputs = _run(pipeline)
-        step, accumulation = self._source.when(self._iteration)
+        *views, taken, skipped = _run(pipeline)
+        step, _ = self._source.when(self._iteration)
         self._iteration += 1
-        indices = self._share.order.at(self._share.positions(step, accumulation))[1]
-        keys = self.dataset.index["key"].take(indices).to_pylist()
-        views = self._copy(outputs, len(indices))
-        return Batch(views, indices, keys, step, wait_seconds=time.perf_counter() - began)
+        indices = np.array([int(np.array(index)) for index in taken])
+        lost = np.concatenate([np.array(numbers) for numbers in skipped])
+        copied = self._copy(views, len(indices))
+        key = self.dataset.index["key"]
+        for number in lost.tolist():
+            file = self.dataset.shard_file(number)
+            log.warning("step %d: %s: volume %s is damaged: skipped", step + 1, file, key[number])
+        return Batch(
+            *(copied, indices, key.take(indices).to_pylist(), step),
+            wait_seconds=time.perf_counter() - began,
+            skipped=key.take(lost).to_pylist(),
+        )
 
-    def _copy(self, outputs: tuple, batch: int) -> torch.Tensor:
-        """The pipeline's outputs, whose memory DALI uses again, as one tensor of our own."""
+    def _copy(self, outputs: Sequence[Any], batch: int) -> torch.Tensor:
+        """The pipeline's views, whose memory DALI uses again, as one tensor of our own."""
         size = self._data.view_size
-        count, channels = GLOBAL_VIEWS + self._data.local_views, len(self._data.windows)
-        views = self._allocate((count, batch, channels, size, size, size))
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        if self._copied:
+            self._copied.synchronize()  # until then the last batch's memory had to stay DALI's
+        views = self._allocate((len(outputs), batch, len(self._data.windows), size, size, size))
         for view, output in zip(views, outputs, strict=True):
             for target, sample in zip(view, output, strict=True):
-                feed_ndarray(sample, target)
+                # On PyTorch's stream: its earlier work may still use what it gave us as free memory.
+                feed_ndarray(sample, target, cuda_stream=stream)
+        if stream:
+            self._held, self._copied = outputs, stream.record_event()
         return views
 
     def _allocate(self, shape: tuple[int, ...]) -> torch.Tensor:

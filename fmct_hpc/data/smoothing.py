@@ -43,4 +43,4 @@ def smooth(view: DataNode, kernels: DataNode, channels: int, size: int, length: 
     view = fn.reshape(view, shape=[channels * size, size, size], layout="CHW")
     view = fn.filter(view, fn.reshape(kernels[1], shape=column), border="constant")
     view = fn.filter(view, fn.reshape(kernels[2], shape=row), border="constant")
-    return fn.reshape(view, shape=[channels, size, size, size], layout="CDHW")
+    return fn.reshape(view, shape=[channels, size, size, size], layout="")

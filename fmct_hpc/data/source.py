@@ -1,8 +1,10 @@
-"""What feeds the DALI graph: from a place in the order to a sample's cut views and drawn parameters."""
+"""What feeds the DALI graph: from a place in the order to a sample's voxels and drawn parameters."""
 
 import ctypes
+import math
 import os
 import signal
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,14 +12,17 @@ from nvidia.dali.types import SampleInfo
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data import field, smoothing
-from fmct_hpc.data.draw import GAMMAED, GLOBAL_VIEWS, SMOOTHED, ViewParameters, draw_views
-from fmct_hpc.data.kernel import AIR_HU, cut_view
+from fmct_hpc.data.draw import GAMMAED, SMOOTHED, ViewParameters, draw_views
+from fmct_hpc.data.kernel import AIR_HU
 from fmct_hpc.data.order import Share
 from shards.dataset import Dataset
 from shards.errors import FmctError
 
 FAILURE = "fmct reader: "
 """Starts an FmctError's text on its way through DALI, which keeps the text but not the type."""
+
+_SUBSTITUTES = 8
+"""Volumes tried in the place of a damaged one: this many damaged ones in a row are no accident."""
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
@@ -26,12 +31,12 @@ _PR_SET_PDEATHSIG = 1
 class Sample(NamedTuple):
     """One sample as the graph takes it; every member is an array."""
 
-    views: tuple[np.ndarray, ...]
-    """Float32 (C, S, S, S) in [0, 1], global views first: windowed and resized, nothing more."""
-    flips: np.ndarray
-    """int32 (global views, 3): 1 where the axis (D, H, W) is flipped."""
+    box: np.ndarray
+    """int16 HU (D, H, W): the voxels that the views need, read once."""
+    geometry: np.ndarray
+    """int32 (V, 3, 3): each view's start in the box (or the squeezed field), edge, and flip, by axis."""
     shifts: np.ndarray
-    """float32 (global views,)."""
+    """float32 (V,)."""
     smooths: np.ndarray
     """bool (): whether the first global view is smoothed."""
     kernels: np.ndarray
@@ -40,10 +45,10 @@ class Sample(NamedTuple):
     """bool (): whether the second global view gets a gamma."""
     gamma: np.ndarray
     """float32 ()."""
-
-    def flat(self) -> tuple[np.ndarray, ...]:
-        """The outputs of fn.external_source, in order."""
-        return *self.views, *self[1:]
+    taken: np.ndarray
+    """int64 (): the dataset index of the volume."""
+    skipped: np.ndarray
+    """int64 (k,): those of damaged volumes whose place it takes."""
 
 
 class ViewSource:
@@ -62,67 +67,87 @@ class ViewSource:
     def __call__(self, info: SampleInfo) -> tuple[np.ndarray, ...]:
         """Produce member `info.idx_in_batch` of micro-batch number `info.iteration` since the start."""
         step, accumulation = self.when(info.iteration)
-        position = self.share.positions(step, accumulation)[info.idx_in_batch]
-        (epoch,), (index,) = self.share.order.at(position[None])
         try:
-            return self.sample(int(epoch), int(index)).flat()
+            return tuple(self.at(int(self.share.positions(step, accumulation)[info.idx_in_batch])))
         except FmctError as error:
             raise FmctError(f"{FAILURE}{error}") from error
+
+    def at(self, position: int) -> Sample:
+        """The sample at a position of the endless order.
+
+        Where its volume is damaged and data.damaged is "skip", another takes its place, drawn by the
+        position alone; FmctError where it is "stop", or too many of those are damaged too.
+        """
+        (epoch,), (index,) = self.share.order.at(np.array([position]))
+        skipped: list[int] = []
+        while True:
+            try:
+                return self.sample(int(epoch), int(index), skipped)
+            except FmctError:
+                if self.data.damaged == "stop" or len(skipped) == _SUBSTITUTES:
+                    raise
+            skipped.append(int(index))
+            index = self.share.order.substitute(position, len(skipped))
 
     def when(self, iteration: int) -> tuple[int, int]:
         """Step, and micro-batch in the step, of micro-batch number `iteration` since the start."""
         steps, accumulation = divmod(iteration, self.share.accumulate)
         return self.start_step + steps, accumulation
 
-    def sample(self, epoch: int, index: int) -> Sample:
-        """Cut the views of volume `index` in `epoch`; raises FmctError where the volume is damaged."""
-        data, spacing = self.data, self.dataset.info.spacing_mm
+    def sample(self, epoch: int, index: int, skipped: Sequence[int] = ()) -> Sample:
+        """Read volume `index` for `epoch`; raises FmctError where it is damaged."""
         drawn = self.draw(epoch, index)
-        shape = self.dataset.index["shape"][index].as_py()
-        origin = np.array(field.origin(shape, field.voxels(data.field_mm, spacing)))
-        starts = [origin + view.start for view in drawn]
-        box, corner = self._read(index, shape, starts, drawn)
+        cut = self._squeezed_box if self.data.field == "squeezed" else self._box
+        box, starts = cut(index, drawn)
+        geometry = [(start, view.edge, view.flip) for start, view in zip(starts, drawn, strict=True)]
+        width = smoothing.radius(self.data.smooth_sigma[1])
+        sigma, gamma = drawn[SMOOTHED].sigma, drawn[GAMMAED].gamma
         return Sample(
-            tuple(
-                cut_view(box, start - corner, view.edge, data.windows, data.view_size)
-                for start, view in zip(starts, drawn, strict=True)
-            ),
-            *augmentation(drawn, data),
+            box,
+            np.array(geometry, np.int32),
+            np.array([view.shift for view in drawn], np.float32),
+            np.array(sigma is not None),
+            smoothing.taps(sigma or (1.0, 1.0, 1.0), width),
+            np.array(gamma is not None),
+            np.array(gamma or 1.0, np.float32),
+            np.array(index),
+            np.array(skipped, np.int64),
         )
 
     def draw(self, epoch: int, index: int) -> list[ViewParameters]:
         """Parameters of the views of volume `index` in `epoch`."""
-        return draw_views(self.data, self.dataset.info.spacing_mm, self.share.order.seed, epoch, index)
+        spacing = (1.0, 1.0, 1.0) if self.data.field == "squeezed" else self.dataset.info.spacing_mm
+        return draw_views(self.data, spacing, self.share.order.seed, epoch, index)
 
-    def _read(
-        self, index: int, shape: list[int], starts: list[np.ndarray], drawn: list[ViewParameters]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The one box that holds all views' voxels, int16 HU, and its first voxel in the volume."""
-        start = np.clip(np.min(starts, axis=0), 0, shape)
-        ends = [first + view.edge for first, view in zip(starts, drawn, strict=True)]
-        stop = np.clip(np.max(ends, axis=0), 0, shape)
-        if (stop <= start).any():
-            return np.full((1, 1, 1), AIR_HU, np.int16), start
-        return self.dataset.read_box(index, tuple(start.tolist()), tuple(stop.tolist())), start
+    def bytes_hint(self) -> int:
+        """What a Sample is likely to take at most."""
+        return 2 * math.prod(field.voxels(self.data.field_mm, self.dataset.info.spacing_mm)) + 2**16
+
+    def _box(self, index: int, drawn: list[ViewParameters]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The one box that holds all views' voxels, int16 HU, and where in it each view starts."""
+        shape = self.dataset.index["shape"][index].as_py()
+        size = field.voxels(self.data.field_mm, self.dataset.info.spacing_mm)
+        origin = np.array(field.origin(shape, size))
+        starts = [origin + view.start for view in drawn]
+        first = np.clip(np.min(starts, axis=0), 0, shape)
+        ends = [start + view.edge for start, view in zip(starts, drawn, strict=True)]
+        last = np.clip(np.max(ends, axis=0), 0, shape)
+        if (last <= first).any():
+            box = np.full((1, 1, 1), AIR_HU, np.int16)
+        else:
+            box = self.dataset.read_box(index, tuple(first.tolist()), tuple(last.tolist()))
+        return box, [start - first for start in starts]
+
+    def _squeezed_box(self, index: int, drawn: list[ViewParameters]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The volume's foreground, int16 HU, and where in the squeezed field each view starts."""
+        volume = self.dataset.read(index)
+        box = np.ascontiguousarray(volume[field.foreground(volume)])
+        return box, [np.array(view.start) for view in drawn]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if os.getpid() != self._owner:
             _become_reader()
-
-
-def augmentation(drawn: list[ViewParameters], data: DataConfig) -> tuple[np.ndarray, ...]:
-    """The members of Sample after its views."""
-    width = smoothing.radius(data.smooth_sigma[1])
-    sigma, gamma = drawn[SMOOTHED].sigma, drawn[GAMMAED].gamma
-    return (
-        np.array([view.flip for view in drawn[:GLOBAL_VIEWS]], np.int32),
-        np.array([view.shift for view in drawn[:GLOBAL_VIEWS]], np.float32),
-        np.array(sigma is not None),
-        smoothing.taps(sigma or (1.0, 1.0, 1.0), width),
-        np.array(gamma is not None),
-        np.array(gamma or 1.0, np.float32),
-    )
 
 
 def _become_reader() -> None:

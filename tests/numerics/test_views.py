@@ -1,5 +1,9 @@
-"""Views against independent code: PyTorch's area interpolation, SciPy's filters, MONAI's formulas."""
+"""Views against independent code: PyTorch's area interpolation, SciPy's filters, the reference in MONAI."""
 
+import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +12,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai import transforms as mt
 from scipy import ndimage, stats
 from torch.nn import functional
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.compiler import compile as compile_triton
 
 from fmct_hpc.config import DataConfig
+from fmct_hpc.data.cut_gpu import _cut_row
 from fmct_hpc.data.draw import ViewParameters
 from fmct_hpc.data.field import center_view
 from fmct_hpc.data.graph import build_pipeline
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.order import Order, Share
-from fmct_hpc.data.source import Sample, ViewSource, augmentation
+from fmct_hpc.data.source import ViewSource
 
 WINDOWS = DataConfig(path=Path("unused")).windows
 
@@ -41,17 +50,27 @@ def head(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-1100, 2500, shape).astype(np.int16)
 
 
-@settings(deadline=None, max_examples=100)
+# Whole bounds are summed as 16-bit numbers where they fit, others as floats.
+window = st.one_of(
+    st.tuples(st.floats(-900, 1500), st.floats(1, 4000)),
+    st.tuples(st.integers(-900, 1500), st.integers(1, 2000).map(lambda half: 2 * half)),
+)
+
+
+@settings(deadline=None, max_examples=150)
 @given(
+    flip=st.tuples(*[st.booleans()] * 3),
+    shift=st.floats(-1, 1, width=32),
     start=st.tuples(*[st.integers(-12, 20)] * 3),
     edge=st.tuples(*[st.integers(1, 45)] * 3),
     size=st.integers(1, 33),
-    windows=st.lists(st.tuples(st.floats(-900, 1500), st.floats(1, 4000)), min_size=1, max_size=4).map(tuple),
+    windows=st.lists(window, min_size=1, max_size=4).map(tuple),
 )
-def test_kernel_is_windows_then_area_for_any_box(start, edge, size, windows):
+def test_kernel_is_windows_then_area_for_any_box(start, edge, size, windows, flip, shift):
     volume = head((23, 30, 17))
     expected = windows_then_area(crop_with_air(volume, start, edge), windows, size)
-    view = cut_view(volume, start, edge, windows, size)
+    expected = expected.flip([1 + axis for axis in range(3) if flip[axis]]) + shift
+    view = cut_view(volume, start, edge, windows, size, flip, shift)
     assert view.dtype == np.float32
     np.testing.assert_allclose(view, expected, rtol=0, atol=1e-5)
 
@@ -85,66 +104,6 @@ def test_center_view_is_the_padded_or_cropped_field(shape, spacing):
     np.testing.assert_allclose(center_view(volume, spacing, data), expected, rtol=0, atol=1e-6)
 
 
-class OneSample(ViewSource):
-    """Feeds the graph two views of noise with the given parameters."""
-
-    def __init__(self, data: DataConfig, views: np.ndarray, drawn: list[ViewParameters]):
-        self.data, self.views, self.drawn = data, views, drawn
-
-    def __call__(self, info):
-        return Sample(tuple(self.views), *augmentation(self.drawn, self.data)).flat()
-
-
-def augment(drawn: list[ViewParameters], size: int = 30) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Random views in [0, 1] and what the graph makes of them."""
-    data = DataConfig(path=Path("unused"), view_size=size, local_views=1, workers=0)
-    views = np.random.default_rng(1).random((3, 3, size, size, size), dtype=np.float32)
-    drawn = [*drawn, ViewParameters((0, 0, 0), (1, 1, 1))]
-    pipeline = build_pipeline(OneSample(data, views, drawn), data, 1, "cpu", None)
-    return views.astype(np.float64), [np.array(output.at(0)) for output in pipeline.run()]
-
-
-def view(**parameters) -> ViewParameters:
-    return ViewParameters((0, 0, 0), (1, 1, 1), **parameters)
-
-
-@pytest.mark.parametrize("flip", [(True, False, False), (False, True, False), (True, False, True)])
-def test_flips_then_shift_are_exact_and_local_views_untouched(flip):
-    views, made = augment([view(flip=flip, shift=0.125), view(shift=-0.0625)])
-    axes = [1 + axis for axis in range(3) if flip[axis]]
-    np.testing.assert_array_equal(made[0], np.float32(np.flip(views[0], axes)) + np.float32(0.125))
-    np.testing.assert_array_equal(made[1], np.float32(views[1]) - np.float32(0.0625))
-    np.testing.assert_array_equal(made[2], np.float32(views[2]))
-
-
-def test_smoothing_follows_flip_and_shift_with_monais_kernel_and_zeros_outside():
-    sigma = (0.5, 0.77, 1.0)
-    views, made = augment([view(flip=(False, False, True), shift=0.1, sigma=sigma), view()])
-    expected = views[0][..., ::-1] + np.float32(0.1)
-    for axis, s in enumerate(sigma):
-        tail = int(4 * s + 0.5)
-        x = np.arange(-tail, tail + 1)
-        kernel = stats.norm.cdf(x + 0.5, scale=s) - stats.norm.cdf(x - 0.5, scale=s)
-        expected = ndimage.correlate1d(expected, kernel, axis=axis + 1, mode="constant")
-    np.testing.assert_allclose(made[0], expected, rtol=0, atol=1e-6)
-
-
-def test_gamma_follows_shift_over_the_range_of_all_channels():
-    views, made = augment([view(), view(shift=-0.15, gamma=0.35)])
-    shifted = views[1] - 0.15
-    extent = shifted.max() - shifted.min()
-    expected = ((shifted - shifted.min()) / extent) ** 0.35 * extent + shifted.min()
-    # A power of 0.35 magnifies float32's rounding near the minimum.
-    np.testing.assert_allclose(made[1], expected, rtol=0, atol=1e-4)
-
-
-def test_gamma_leaves_a_constant_view_finite():
-    data = DataConfig(path=Path("unused"), view_size=8, local_views=0, workers=0)
-    source = OneSample(data, np.zeros((2, 3, 8, 8, 8), np.float32), [view(), view(shift=0.1, gamma=0.5)])
-    made = np.array(build_pipeline(source, data, 1, "cpu", None).run()[1].at(0))
-    np.testing.assert_array_equal(made, np.float32(0.1))
-
-
 class OneVolume:
     """A dataset of one volume in memory."""
 
@@ -153,8 +112,124 @@ class OneVolume:
         self.index = pa.table({"shape": [list(volume.shape)]})
         self.info = type("Info", (), {"spacing_mm": spacing})
 
+    def read(self, i):
+        return self.volume.copy()
+
     def read_box(self, i, start, stop):
         return self.volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].copy()
+
+
+class Given(ViewSource):
+    """Feeds the graph one volume with the given parameters of views."""
+
+    def __init__(self, volume: np.ndarray, data: DataConfig, drawn: list[ViewParameters]):
+        super().__init__(OneVolume(volume, (1.0, 1.0, 1.0)), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
+        self.drawn = drawn
+
+    def draw(self, epoch, index):
+        return self.drawn
+
+
+def views_of(volume: np.ndarray, drawn: list[ViewParameters], **changes: object) -> list[np.ndarray]:
+    """What the whole graph makes of a volume."""
+    data = DataConfig(path=Path("unused"), local_views=len(drawn) - 2, workers=0, **(SMALL | changes))
+    *views, taken, skipped = build_pipeline(Given(volume, data, drawn), data, 1, "cpu", None).run()
+    assert (np.array(taken.at(0)), np.array(skipped.at(0)).size) == (0, 0)
+    return [np.array(view.at(0)) for view in views]
+
+
+SMALL = {
+    "view_size": 24,
+    "field_mm": 56,
+    "global_crop_mm": (28, 56),
+    "local_field_mm": 48,
+    "local_crop_mm": (16, 28),
+}
+
+
+def reference_view(field: np.ndarray, view: ViewParameters, size: int) -> np.ndarray:
+    """The reference's chain in MONAI, from its windowed field (C, F, F, F), with these parameters.
+
+    `DataAugmentationDINO3D` in NYUMedML/headCT_foundation, its random transforms replaced by those they
+    apply once their parameters are drawn.
+    """
+    stop = [s + e for s, e in zip(view.start, view.edge, strict=True)]
+    chain = [mt.SpatialCrop(roi_start=view.start, roi_end=stop), mt.Resize((size,) * 3)]
+    chain += [mt.Flip(spatial_axis=axis) for axis in range(3) if view.flip[axis]]
+    chain += [mt.ShiftIntensity(offset=view.shift)] if view.shift else []
+    chain += [mt.GaussianSmooth(sigma=view.sigma)] if view.sigma else []
+    chain += [mt.AdjustContrast(gamma=view.gamma)] if view.gamma else []
+    return mt.Compose(chain)(torch.from_numpy(field)).numpy()
+
+
+def reference_windows(hu: np.ndarray) -> np.ndarray:
+    """The reference's `MultipleWindowScaleStack`: HU (D, H, W) to (C, D, H, W)."""
+    scale = [mt.ScaleIntensityRange(lv - w // 2, lv + w // 2, 0.0, 1.0, clip=True) for lv, w in WINDOWS]
+    return np.concatenate([np.asarray(transform(hu[None].astype(np.float32))) for transform in scale])
+
+
+DRAWN = [
+    ViewParameters((3, 0, 10), (50, 56, 29), (True, False, True), 0.125, (0.5, 0.77, 1.0), None),
+    ViewParameters((0, 20, 1), (47, 28, 53), (False, True, False), -0.15, None, 0.35),
+    ViewParameters((9, 22, 13), (17, 28, 20)),
+    ViewParameters((30, 4, 6), (16, 24, 25)),
+]
+TOLERANCES = (1e-5, 1e-4, 1e-5, 1e-5)
+"""Gamma's is wider: a power of 0.35 magnifies float32's rounding near the minimum."""
+
+
+def test_windows_are_monais_exactly():
+    volume = head((60, 60, 60))
+    whole = [ViewParameters((2, 2, 2), (24, 24, 24))] * 2  # the size of the view: nothing is averaged
+    made = views_of(volume, whole)[0]
+    expected = reference_windows(volume)[(slice(None), *(slice(4, 28),) * 3)]
+    np.testing.assert_allclose(made, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(40, 61, 56), (57, 30, 90)])
+@pytest.mark.parametrize("plain", [True, False])
+def test_views_are_the_reference_chain_in_monai(shape, plain):
+    drawn = [ViewParameters(view.start, view.edge) for view in DRAWN] if plain else DRAWN
+    volume = head(shape, seed=1)
+    field = mt.ResizeWithPadOrCrop((56,) * 3, value=0)(reference_windows(volume))
+    for made, view, tolerance in zip(views_of(volume, drawn), drawn, TOLERANCES, strict=True):
+        expected = reference_view(np.asarray(field), view, 24)
+        np.testing.assert_allclose(made, expected, rtol=0, atol=tolerance)
+
+
+def test_the_squeezed_field_is_the_references():
+    volume = np.full((50, 70, 64), -1000, np.int16)
+    volume[5:46, 10:66, 3:60] = head((41, 56, 57), seed=2)
+    cropped = mt.CropForeground(allow_smaller=False)(torch.from_numpy(volume[None].astype(np.float32)))
+    field = mt.Resize((56,) * 3)(reference_windows(np.asarray(cropped)[0]))
+    made = views_of(volume, DRAWN, field="squeezed")
+    for view, parameters, tolerance in zip(made, DRAWN, TOLERANCES, strict=True):
+        expected = reference_view(np.asarray(field), parameters, 24)
+        np.testing.assert_allclose(view, expected, rtol=0, atol=tolerance)
+    data = DataConfig(path=Path("unused"), field="squeezed", **SMALL)
+    whole = ViewParameters((0, 0, 0), (56, 56, 56))
+    expected = reference_view(np.asarray(field), whole, 24)
+    np.testing.assert_allclose(center_view(volume, (1.0, 1.0, 1.0), data), expected, rtol=0, atol=1e-5)
+
+
+def test_gamma_leaves_a_constant_view_finite():
+    air = np.full((30, 30, 30), -1000, np.int16)
+    drawn = [ViewParameters((0, 0, 0), (40, 40, 40), shift=0.1, gamma=0.5)] * 2
+    np.testing.assert_array_equal(views_of(air, drawn)[1], np.float32(0.1))
+
+
+def test_smoothing_follows_the_erf_kernel_with_zeros_outside():
+    sigma = (0.5, 0.77, 1.0)
+    plain = ViewParameters((0, 0, 0), (56, 50, 40))
+    before = views_of(head((60, 50, 40)), [plain, plain])[0]
+    made = views_of(head((60, 50, 40)), [dataclasses.replace(plain, sigma=sigma), plain])[0]
+    expected = before.astype(np.float64)
+    for axis, s in enumerate(sigma):
+        tail = int(4 * s + 0.5)
+        x = np.arange(-tail, tail + 1)
+        kernel = stats.norm.cdf(x + 0.5, scale=s) - stats.norm.cdf(x - 0.5, scale=s)
+        expected = ndimage.correlate1d(expected, kernel, axis=axis + 1, mode="constant")
+    np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(20, 60, 50), (90, 70, 80), (3, 3, 3)])
@@ -172,7 +247,41 @@ def test_one_read_serves_every_view_as_if_cut_from_the_padded_field(shape):
     start = [-((64 - n) // 2) if n <= 64 else n // 2 - 32 for n in shape]
     field = crop_with_air(volume, tuple(start), (64, 64, 64))
     for epoch in range(8):
-        drawn = source.draw(epoch, 0)
-        for made, parameters in zip(source.sample(epoch, 0).views, drawn, strict=True):
+        sample = source.sample(epoch, 0)
+        for (first, edge, _), parameters in zip(sample.geometry, source.draw(epoch, 0), strict=True):
+            made = cut_view(sample.box, first, edge, WINDOWS, 16)
             box = tuple(slice(s, s + e) for s, e in zip(parameters.start, parameters.edge, strict=True))
             np.testing.assert_allclose(made, windows_then_area(field[box], WINDOWS, 16), rtol=0, atol=1e-6)
+
+
+GPU_CODE = """
+import numpy as np, torch
+from fmct_hpc.data.cut_gpu import cut_on_gpu
+from fmct_hpc.data.kernel import bounds, cut_view
+
+windows, size, random = ((40, 80), (600, 2801)), 5, np.random.default_rng(0)
+box = random.integers(-1100, 2500, (9, 8, 10)).astype(np.int16)
+geometry = np.array([[[-3, 2, 1], [13, 5, 3], [1, 0, 1]], [[1, -2, 4], [4, 12, 8], [0, 1, 0]]], np.int32)
+shifts = np.array([0.0, 0.125], np.float32)
+tensors = [[torch.from_numpy(array)] for array in (box, geometry, shifts, bounds(windows))]
+for view, made in enumerate(cut_on_gpu(*tensors, size)):
+    start, edge, flip = geometry[view]
+    expected = cut_view(box, start, edge, windows, size, flip, float(shifts[view]))
+    np.testing.assert_allclose(made[0], expected, rtol=0, atol=1e-6)
+"""
+
+
+def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel():
+    """Triton's interpreter runs it, in a process of its own: the choice is made when it is imported."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", GPU_CODE], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_gpu_kernel_compiles(capability):
+    signature = {"box": "*i16", "geometry": "*i32", "shifts": "*fp32", "bounds": "*fp32", "views": "*fp32"}
+    signature |= dict.fromkeys(("depth", "height", "width", "channels"), "i32")
+    constants = {"SIZE": 96, "LANES": 128, "AIR": -1000}
+    source = ASTSource(_cut_row, signature | dict.fromkeys(constants, "constexpr"), constants)
+    assert compile_triton(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]

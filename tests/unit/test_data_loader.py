@@ -17,7 +17,7 @@ import torch
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data.loader import Batch, Loader
-from shards.dataset import finish_dataset
+from shards.dataset import Dataset, finish_dataset
 from shards.errors import FmctError
 from shards.schema import DecodeFacts, VolumeRecord
 from shards.voxels import crc32
@@ -174,6 +174,59 @@ def test_a_damaged_shard_reaches_the_trainer_in_one_line(tmp_path, workers):
         list(islice(loader, 8))
     assert shard.name in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def damage(path: Path, number: int) -> None:
+    """Flip bytes of one volume's voxels."""
+    index = Dataset.open(path).index
+    (shard,) = path.glob("shard.zarr*")
+    stored = bytearray(shard.read_bytes())
+    first, length = index["offset"][number].as_py(), index["length"][number].as_py()
+    for place in range(first, first + length, 64):
+        stored[place] ^= 0xFF
+    shard.write_bytes(stored)
+
+
+def test_a_damaged_volume_is_skipped_and_told_if_so_configured(tmp_path, reference, caplog):
+    path = write_dataset(tmp_path / "zarr")
+    damage(path, 3)
+    data = small(path).model_copy(update={"damaged": "skip"})
+    with caplog.at_level("WARNING"):
+        batches = take(data, 5)
+    bad = f"{3:032x}"
+    lost = [key for batch in batches for key in batch.skipped]
+    assert lost
+    assert set(lost) == {bad}
+    assert f"shard.zarr.zip: volume {bad} is damaged: skipped" in caplog.text
+    for batch, whole in zip(batches, reference, strict=False):
+        assert bad not in batch.keys
+        assert batch.keys == [dataset_key(i) for i in batch.indices]
+        for place, key in enumerate(whole.keys):  # all others are as if nothing had happened
+            if key != bad:
+                assert batch.keys[place] == key
+                assert torch.equal(batch.views[:, place], whole.views[:, place])
+        assert bool(batch.skipped) == (bad in whole.keys)
+    # Ranks, readers and a resume agree on what takes its place.
+    halves = [take(data, 5, micro_batch=2, rank=rank, world_size=2) for rank in range(2)]
+    for batch, *parts in zip(batches, *halves, strict=True):
+        assert batch.keys == [key for part in parts for key in part.keys]
+        assert torch.equal(torch.cat([part.views for part in parts], dim=1), batch.views)
+    resumed = take(data.model_copy(update={"workers": 1}), 2, start_step=3)
+    assert_same(resumed, batches[3:])
+    assert [batch.skipped for batch in resumed] == [batch.skipped for batch in batches[3:]]
+
+
+def dataset_key(index: int) -> str:
+    return f"{index:032x}"
+
+
+def test_a_dataset_damaged_throughout_ends_the_run_even_when_skipping(tmp_path):
+    path = write_dataset(tmp_path / "zarr")
+    for number in range(VOLUMES):
+        damage(path, number)
+    data = small(path).model_copy(update={"damaged": "skip"})
+    with loading(data) as loader, pytest.raises(FmctError, match="volume"):
+        next(iter(loader))
 
 
 def reader_pids() -> list[int]:

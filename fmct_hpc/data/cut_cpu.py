@@ -1,0 +1,72 @@
+"""The kernel as a DALI operator of the CPU: compiled code that DALI's threads call, no Python in between."""
+
+from functools import lru_cache
+
+import numba
+import numpy as np
+from numba import types
+from nvidia.dali.pipeline import DataNode
+from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer  # type: ignore[attr-defined]
+from nvidia.dali.types import DALIDataType
+
+from fmct_hpc.data.kernel import cut
+
+_OUTPUTS = [DALIDataType.FLOAT]
+_INPUTS = [DALIDataType.INT16, DALIDataType.INT32, DALIDataType.FLOAT, DALIDataType.FLOAT]
+_INPUT_AXES = [3, 2, 0, 2]
+
+_POINTER, _COUNT = types.uint64, types.int32
+_RUN = types.void(*[_POINTER, _POINTER, _POINTER, _COUNT] * 2)
+_SETUP = types.void(*[_POINTER, _POINTER, _COUNT] * 2, _COUNT)
+
+
+def cut_on_cpu(
+    boxes: DataNode, geometry: DataNode, shift: DataNode, bounds: DataNode, channels: int, size: int
+) -> DataNode:
+    """`kernel.cut` in a graph: float32 (C, S, S, S) a sample."""
+    operator = _Cut(_run, _OUTPUTS, _INPUTS, [4], _INPUT_AXES, setup_fn=_setup(channels, size), device="cpu")
+    view: DataNode = operator(boxes, geometry, shift, bounds)
+    return view
+
+
+class _Cut(NumbaFunction):
+    """DALI's operator, which would compile what it is given for seconds, with what is compiled already."""
+
+    def _get_run_fn_cpu(self, run_fn, *_):  # type: ignore[no-untyped-def]
+        return run_fn.address
+
+    def _get_setup_fn_cpu(self, setup_fn):  # type: ignore[no-untyped-def]
+        return setup_fn.address
+
+
+@numba.njit
+def _integers(pointer, count):  # type: ignore[no-untyped-def]
+    return numba.carray(address_as_void_pointer(pointer), count, np.int64)
+
+
+@numba.cfunc(_RUN, cache=True)
+def _run(outputs, output_shapes, _, n_outputs, inputs, input_shapes, __, n_inputs):  # type: ignore[no-untyped-def]
+    """One sample: arrays of the addresses of the outputs and inputs, and of those of their shapes."""
+    (view,) = _integers(outputs, 1)
+    box, geometry, shift, bounds = _integers(inputs, 4)
+    d, h, w = _integers(_integers(input_shapes, 4)[0], 3)
+    channels, size, _, _ = _integers(_integers(output_shapes, 1)[0], 4)
+    cut(
+        numba.carray(address_as_void_pointer(box), (d, h, w), np.int16),
+        numba.carray(address_as_void_pointer(geometry), (3, 3), np.int32),
+        numba.carray(address_as_void_pointer(shift), 1, np.float32)[0],
+        numba.carray(address_as_void_pointer(bounds), (channels, 2), np.float32),
+        numba.carray(address_as_void_pointer(view), (channels, size, size, size), np.float32),
+    )
+
+
+@lru_cache
+def _setup(channels: int, size: int):  # type: ignore[no-untyped-def]
+    @numba.cfunc(_SETUP)
+    def setup(output_shapes, _, n_outputs, input_shapes, __, n_inputs, samples):  # type: ignore[no-untyped-def]
+        for shape in _integers(output_shapes, samples):
+            view = _integers(shape, 4)
+            view[0] = channels
+            view[1:] = size
+
+    return setup

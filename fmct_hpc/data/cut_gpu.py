@@ -1,0 +1,86 @@
+"""The kernel on a GPU: the numbers of fmct_hpc.data.kernel from one Triton program a row of a view."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fmct_hpc.data.kernel import AIR_HU
+
+
+def cut_on_gpu(
+    boxes: list[Tensor], geometry: list[Tensor], shifts: list[Tensor], bounds: list[Tensor], size: int
+) -> tuple[list[Tensor], ...]:
+    """`kernel.cut` for all views of a batch.
+
+    Args:
+        boxes: int16 HU (D, H, W) of each sample.
+        geometry: int32 (V, 3, 3) of each: start, edge, flip of each view.
+        shifts: float32 (V,) of each.
+        bounds: float32 (C, 2) of each: the windows' least and greatest HU.
+        size: edge S of the views.
+
+    Returns:
+        For each view a list of float32 (C, S, S, S), one a sample; all tensors lie on the boxes' device.
+    """
+    samples = []
+    for box, where, shift, window in zip(boxes, geometry, shifts, bounds, strict=True):
+        count, channels = len(where), len(window)
+        views = torch.empty((count, channels, size, size, size), device=box.device)
+        _cut_row[(size, size, count * channels)](
+            *(box, where, shift, window, views, *box.shape, channels),
+            SIZE=size,
+            LANES=triton.next_power_of_2(size),
+            AIR=AIR_HU,
+        )
+        samples.append(views)
+    return tuple([sample[view] for sample in samples] for view in range(len(samples[0])))
+
+
+@triton.jit(do_not_specialize=["depth", "height", "width"])
+def _cut_row(  # type: ignore[no-untyped-def]
+    box,
+    geometry,
+    shifts,
+    bounds,
+    views,
+    depth,
+    height,
+    width,
+    channels,
+    SIZE: tl.constexpr,  # noqa: N803
+    LANES: tl.constexpr,  # noqa: N803
+    AIR: tl.constexpr,  # noqa: N803
+):
+    """Row (d, h) of one channel of one view: each lane sums the clipped HU of its bin."""
+    d, h, number = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    view, channel = number // channels, number % channels
+    where = geometry + view * 9
+    start_d, start_h, start_w = tl.load(where), tl.load(where + 1), tl.load(where + 2)
+    edge_d, edge_h, edge_w = tl.load(where + 3), tl.load(where + 4), tl.load(where + 5)
+    flip_d, flip_h, flip_w = tl.load(where + 6), tl.load(where + 7), tl.load(where + 8)
+    low, high = tl.load(bounds + channel * 2), tl.load(bounds + channel * 2 + 1)
+    first_d, last_d = d * edge_d // SIZE, ((d + 1) * edge_d + SIZE - 1) // SIZE
+    first_h, last_h = h * edge_h // SIZE, ((h + 1) * edge_h + SIZE - 1) // SIZE
+    lane = tl.arange(0, LANES)
+    first_w, last_w = lane * edge_w // SIZE, ((lane + 1) * edge_w + SIZE - 1) // SIZE
+    total = tl.zeros((LANES,), tl.float32)
+    for z in range(start_d + first_d, start_d + last_d):
+        for y in range(start_h + first_h, start_h + last_h):
+            row = (z * height + y) * width
+            inside = (z >= 0) & (z < depth) & (y >= 0) & (y < height)
+            for step in range(0, (edge_w + SIZE - 1) // SIZE + 1):
+                x = start_w + first_w + step
+                in_bin = (first_w + step < last_w) & (lane < SIZE)
+                there = inside & (x >= 0) & (x < width) & in_bin
+                hu = tl.load(box + row + x, mask=there, other=AIR).to(tl.float32)
+                clipped = tl.minimum(tl.maximum(hu, low), high) - low
+                total += tl.where(in_bin, clipped, 0.0)
+    voxels = (last_d - first_d) * (last_h - first_h)
+    share = 1.0 / (last_w - first_w).to(tl.float32)
+    mean = total * share * (1.0 / ((high - low) * voxels)) + tl.load(shifts + view)
+    to_d = tl.where(flip_d != 0, SIZE - 1 - d, d)
+    to_h = tl.where(flip_h != 0, SIZE - 1 - h, h)
+    to_w = tl.where(flip_w != 0, SIZE - 1 - lane, lane)
+    place = ((number.to(tl.int64) * SIZE + to_d) * SIZE + to_h) * SIZE + to_w
+    tl.store(views + place, mean, mask=lane < SIZE)
