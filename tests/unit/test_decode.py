@@ -8,11 +8,22 @@ import pydicom
 import pytest
 from dicom_files import ct_image, save, scanned
 from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -66,6 +77,52 @@ def test_every_transfer_syntax_gives_the_same_slice(syntax: str, kind: type, tmp
     assert plain.hu.dtype == np.int16
 
 
+CODESTREAMS = Path(__file__).parents[1] / "data" / "codestreams"
+
+
+def pattern() -> np.ndarray:
+    """The image that the codestreams hold (see their README)."""
+    i, j = np.indices((48, 64))
+    return ((20 * i + 13 * j + (i * j) % 97) % 4096).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("name", "syntax", "tolerance"),
+    [
+        ("jpeg-lossless-predictor-1.jpg", JPEGLosslessSV1, 0),
+        ("jpeg-lossless-predictor-4.jpg", JPEGLossless, 0),
+        ("jpeg-lossless-predictor-6.jpg", JPEGLossless, 0),
+        ("jpeg-ls.jls", JPEGLSLossless, 0),
+        ("jpeg-ls-near-2.jls", JPEGLSNearLossless, 2),
+        ("htj2k.jph", HTJ2KLossless, 0),
+        ("htj2k.jph", HTJ2K, 0),
+        ("jpeg2000-lossy.j2k", JPEG2000, 100),
+        ("jpeg-extended-12-bit.jpg", JPEGExtended12Bit, 100),
+    ],
+)
+@pytest.mark.parametrize("fragments", [1, 3])
+def test_other_encoders_codestreams_are_decoded(
+    name: str, syntax: str, tolerance: int, fragments: int, tmp_path: Path
+) -> None:
+    """Encoded outside of pydicom and its plugins, whole or in several fragments."""
+    data = ct_image(pattern(), BitsStored=12, HighBit=11, RescaleIntercept=-1024)
+    data.file_meta.TransferSyntaxUID = syntax
+    data.PixelData = encapsulate([(CODESTREAMS / name).read_bytes()], fragments)
+    data["PixelData"].is_undefined_length = True
+    hu = decoded(data, tmp_path / "export").hu
+    assert np.abs(hu - (pattern().astype(int) - 1024)).max() <= tolerance
+
+
+def test_baseline_jpeg_of_eight_bits_is_decoded(tmp_path: Path) -> None:
+    expected = (pattern() >> 4).astype(np.uint8)
+    data = ct_image(expected, RescaleSlope=16, RescaleIntercept=-1000)
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    data.PixelData = encapsulate([(CODESTREAMS / "jpeg-baseline.jpg").read_bytes()])
+    data["PixelData"].is_undefined_length = True
+    hu = decoded(data, tmp_path / "export").hu
+    assert np.abs((hu + 1000) / 16 - expected).max() <= 10
+
+
 def test_real_compressed_files_decode_to_the_same_slices(
     shared_dicom: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -98,6 +155,41 @@ def test_bits_beyond_bits_stored_are_no_value(tmp_path: Path) -> None:
     assert np.array_equal(hu(tmp_path / "a", overlay, **twelve), (STORED & 0xFFF).astype(int) - 1000)
     negative = np.full((4, 4), 0x0FFF, np.uint16).view(np.int16)
     assert np.all(hu(tmp_path / "b", negative, **{**twelve, "RescaleIntercept": 0}) == -1)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_pixels_that_begin_above_bit_0_are_shifted(kind: type, syntax: str, tmp_path: Path) -> None:
+    """Bits Stored 12, High Bit 15: the value stands in the upper bits (PS3.5 section 8.1.1)."""
+    values = ((STORED & 0xFFF).astype(int) - (2048 if kind is np.int16 else 0)).astype(kind)
+    raised = (values << 4) | kind(0xB)  # what stands below is no value
+    data = ct_image(raised, BitsStored=12, HighBit=15)
+    if syntax == RLELossless:
+        data.BitsStored = 16  # the encoder refuses the quirk
+        data.compress(syntax, generate_instance_uid=False)
+        data.BitsStored = 12
+    found = decoded(data, tmp_path / "export").hu
+    assert np.array_equal(found, np.where(values < LEAST_HU, AIR_HU, values.astype(int)))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint32, np.int32])
+def test_other_widths_of_pixels_are_read(kind: type, tmp_path: Path) -> None:
+    stored = (STORED % 128).astype(kind)
+    assert np.array_equal(hu(tmp_path, stored, RescaleIntercept=-5), stored.astype(int) - 5)
+
+
+def test_values_beyond_16_bits_saturate(tmp_path: Path) -> None:
+    """Metal on an extended scale; the sign does not turn."""
+    stored = np.array([[32767, 32768, 65535], [0, 1024, 8191]], np.uint16)
+    assert np.array_equal(hu(tmp_path / "a", stored), [[32767, 32767, 32767], [0, 1024, 8191]])
+    scaled = hu(tmp_path / "b", stored, RescaleSlope=10, RescaleIntercept=-10240)
+    assert np.array_equal(scaled, [[32767, 32767, 32767], [AIR_HU, 0, 32767]])
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (1, 1), (3, 5)])
+def test_odd_matrices_are_read(shape: tuple[int, int], tmp_path: Path) -> None:
+    stored = STORED.ravel()[: shape[0] * shape[1]].reshape(shape)
+    assert np.array_equal(hu(tmp_path, stored), stored)
 
 
 def test_padding_and_outside_the_circle_become_air(tmp_path: Path) -> None:
