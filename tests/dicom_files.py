@@ -10,6 +10,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittle
 
 from preprocess.catalog import Series, read_catalog
 from preprocess.scan import scan
+from preprocess.volume import Volume
 
 Function = Callable[[np.ndarray], np.ndarray]
 """Patient points (..., 3) in LPS mm to HU."""
@@ -159,6 +160,12 @@ def _dataset(**attributes: object) -> Dataset:
     for name, value in attributes.items():
         setattr(data, name, value)
     return data
+
+
+def voxel_points(volume: Volume) -> np.ndarray:
+    """(D, H, W, 3) LPS mm of the voxel centres, by the affine alone."""
+    index = np.stack(np.indices(volume.voxels.shape), axis=-1)
+    return index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
 
 
 def axial(

@@ -1,23 +1,17 @@
-"""Built volumes against the function that their slices sample, and against SimpleITK and dcm2niix."""
+"""Built volumes against the function that their slices sample, and against SimpleITK and SciPy."""
 
-import os
-import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from dicom_files import Acquisition, Function, axial, ramp, scanned, waves
-from scipy.ndimage import binary_erosion, convolve1d, map_coordinates
-from scipy.optimize import minimize
+from dicom_files import Acquisition, Function, axial, ramp, scanned, voxel_points, waves
+from scipy.ndimage import convolve1d, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.decode import AIR_HU
-from preprocess.volume import Volume, build_volume
+from preprocess.volume import build_volume
 
 ANY_PLANE = SelectConfig(max_obliquity_deg=90)
 PLANES = {
@@ -25,12 +19,6 @@ PLANES = {
     "coronal": np.array([[1.0, 0, 0], [0, 0, -1]]),
     "sagittal": np.array([[0.0, 1, 0], [0, 0, -1]]),
 }
-
-
-def voxel_points(volume: Volume) -> np.ndarray:
-    """(D, H, W, 3) LPS mm of the voxel centres, by the affine alone."""
-    index = np.stack(np.indices(volume.voxels.shape), axis=-1)
-    return index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
 
 
 def inside(acquisition: Acquisition, points: np.ndarray, margin: float) -> np.ndarray:
@@ -179,76 +167,3 @@ def test_averages_over_slices_agree_with_scipy(tmp_path: Path) -> None:
     expected = map_coordinates(smooth, index[inner].T, order=1)
     assert np.abs(volume.voxels[inner] - expected).max() <= 0.5 + 1e-2
     assert inner.sum() > 5e4
-
-
-def dcm2niix(folder: Path, out: Path) -> dict[str, nibabel.Nifti1Image]:
-    """dcm2niix's images of a series, by what it appended to the name."""
-    if not shutil.which("dcm2niix"):
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("dcm2niix is not installed")
-    out.mkdir()
-    subprocess.run(["dcm2niix", "-f", "x", "-o", out, folder], check=True, capture_output=True)
-    return {path.stem[1:]: nibabel.load(path) for path in out.glob("*.nii")}
-
-
-def sampled(image: np.ndarray, to_ras: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """An image's values at LPS points, linearly interpolated through its voxel-to-RAS affine."""
-    ras = points * [-1, -1, 1]
-    index = (ras - to_ras[:3, 3]) @ np.linalg.inv(to_ras[:3, :3]).T
-    return map_coordinates(image, np.moveaxis(index, -1, 0), order=1, cval=-1024)
-
-
-def test_tilted_uneven_head_agrees_with_dcm2niix(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
-    series = next(s for s in scanned(folder, tmp_path / "catalog.parquet") if s.modality == "CT")
-    volume = build_volume(series, GridConfig(), SelectConfig())
-    assert volume.facts.gantry_tilt_deg == pytest.approx(18.5, abs=0.01)
-    assert volume.facts.slice_gap_mm == pytest.approx((1.14, 7.38), abs=1e-6)
-    assert np.allclose(np.abs(volume.affine[:3, :3].sum(axis=1)), 1)
-    # _Tilt_ shears the slices onto a block along the slice normal, _Eq_ gives it even spacing. In this
-    # version _Eq_ scales a row instead of a column of the sform; its qform is right.
-    image = dcm2niix(folder, tmp_path / "nii")["_Tilt_Eq_1"]
-    values = np.asarray(image.dataobj, np.float32)
-    expected = sampled(values, image.get_qform(), voxel_points(volume))
-    brain = binary_erosion((expected > 0) & (expected < 80), iterations=4)
-    assert brain.sum() > 1e6
-    ours, theirs = volume.voxels[brain], expected[brain]
-    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.1)
-    # It interpolates three times and we average over a voxel, so noise differs by about 1 HU.
-    assert np.abs(ours - theirs).mean() < 1.0
-    assert best_shift(volume, values, image.get_qform()) < 0.1
-
-
-def test_tilt_of_the_other_sign_agrees_with_dcm2niix(
-    shared_dicom: Callable[[str], Path], tmp_path: Path
-) -> None:
-    folder = shared_dicom("dcm_qa_ct/philips_S21610/S3010")
-    series = next(s for s in scanned(folder, tmp_path / "catalog.parquet") if s.modality == "CT")
-    volume = build_volume(series, GridConfig(), SelectConfig())
-    assert volume.facts.gantry_tilt_deg == pytest.approx(-16.5, abs=0.01)
-    images = dcm2niix(folder, tmp_path / "nii")
-    tilted, raw = images["_Tilt_1"], images[""]
-    # This version moves the origin for the rows that a negative tilt adds below along a row of the sform
-    # instead of a column, 80 mm off in z; the untilted image's origin, less those rows, is right.
-    to_ras = tilted.affine.copy()
-    to_ras[:3, 3] = raw.affine[:3, 3] - (tilted.shape[1] - raw.shape[1]) * to_ras[:3, 1]
-    values = np.asarray(tilted.dataobj, np.float32)
-    expected = sampled(values, to_ras, voxel_points(volume))
-    plastic = binary_erosion(expected > 50, iterations=2)
-    assert plastic.sum() > 1e4
-    assert volume.voxels[plastic].mean() == pytest.approx(expected[plastic].mean(), abs=2)
-    assert best_shift(volume, values, to_ras) < 0.25
-
-
-def best_shift(volume: Volume, image: np.ndarray, to_ras: np.ndarray) -> float:
-    """mm by which moving our voxels makes them agree best with the image."""
-    points = voxel_points(volume)
-    ours = volume.voxels
-    edges = np.flatnonzero((ours > -900).ravel())[::307]
-    points, ours = points.reshape(-1, 3)[edges], ours.ravel()[edges]
-
-    def cost(shift: np.ndarray) -> float:
-        return float(np.abs(sampled(image, to_ras, points + shift).clip(-1000) - ours).mean())
-
-    simplex = np.vstack([np.zeros(3), np.eye(3)])
-    found = minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex})
-    return float(np.linalg.norm(found.x))

@@ -1,0 +1,208 @@
+"""Volumes against dcm2niix: the affine and the voxels of real series and of the generator's."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import Function, save, scanned, voxel_points
+from scipy.ndimage import binary_erosion, map_coordinates
+from scipy.optimize import minimize
+
+from preprocess.catalog import Series
+from preprocess.config import GridConfig, SelectConfig
+from preprocess.decode import AIR_HU, Decoder
+from preprocess.demo.anatomy import head_hu
+from preprocess.demo.export import export
+from preprocess.demo.plan import VOLUME, Kind, Quirk, plan_studies
+from preprocess.geometry import stack
+from preprocess.resample import field, resample
+from preprocess.select import select
+from preprocess.volume import Volume, build_volume
+
+
+def dcm2niix(folder: Path, out: Path) -> dict[str, nibabel.Nifti1Image]:
+    """dcm2niix's images of a series, by what it appended to the name."""
+    if not shutil.which("dcm2niix"):
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("dcm2niix is not installed")
+    out.mkdir()
+    subprocess.run(["dcm2niix", "-f", "x", "-o", out, folder], check=True, capture_output=True)
+    return {path.stem[1:]: nibabel.load(path) for path in out.glob("*.nii")}
+
+
+def sampled(image: np.ndarray, to_ras: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """An image's values at LPS points, linearly interpolated through its voxel-to-RAS affine."""
+    ras = points * [-1, -1, 1]
+    index = (ras - to_ras[:3, 3]) @ np.linalg.inv(to_ras[:3, :3]).T
+    return map_coordinates(image, np.moveaxis(index, -1, 0), order=1, cval=-1024)
+
+
+def test_tilted_uneven_head_agrees_with_dcm2niix(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
+    series = next(s for s in scanned(folder, tmp_path / "catalog.parquet") if s.modality == "CT")
+    volume = build_volume(series, GridConfig(), SelectConfig())
+    assert volume.facts.gantry_tilt_deg == pytest.approx(18.5, abs=0.01)
+    assert volume.facts.slice_gap_mm == pytest.approx((1.14, 7.38), abs=1e-6)
+    assert np.allclose(np.abs(volume.affine[:3, :3].sum(axis=1)), 1)
+    # _Tilt_ shears the slices onto a block along the slice normal, _Eq_ gives it even spacing. In this
+    # version _Eq_ scales a row instead of a column of the sform; its qform is right.
+    image = dcm2niix(folder, tmp_path / "nii")["_Tilt_Eq_1"]
+    values = np.asarray(image.dataobj, np.float32)
+    expected = sampled(values, image.get_qform(), voxel_points(volume))
+    brain = binary_erosion((expected > 0) & (expected < 80), iterations=4)
+    assert brain.sum() > 1e6
+    ours, theirs = volume.voxels[brain], expected[brain]
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.1)
+    # It interpolates three times and we average over a voxel, so noise differs by about 1 HU.
+    assert np.abs(ours - theirs).mean() < 1.0
+    assert best_shift(volume, partial(sampled, values, image.get_qform())) < 0.1
+
+
+def test_tilt_of_the_other_sign_agrees_with_dcm2niix(
+    shared_dicom: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shared_dicom("dcm_qa_ct/philips_S21610/S3010")
+    series = next(s for s in scanned(folder, tmp_path / "catalog.parquet") if s.modality == "CT")
+    volume = build_volume(series, GridConfig(), SelectConfig())
+    assert volume.facts.gantry_tilt_deg == pytest.approx(-16.5, abs=0.01)
+    images = dcm2niix(folder, tmp_path / "nii")
+    tilted, raw = images["_Tilt_1"], images[""]
+    # This version moves the origin for the rows that a negative tilt adds below along a row of the sform
+    # instead of a column, 80 mm off in z; the untilted image's origin, less those rows, is right.
+    to_ras = tilted.affine.copy()
+    to_ras[:3, 3] = raw.affine[:3, 3] - (tilted.shape[1] - raw.shape[1]) * to_ras[:3, 1]
+    values = np.asarray(tilted.dataobj, np.float32)
+    expected = sampled(values, to_ras, voxel_points(volume))
+    plastic = binary_erosion(expected > 50, iterations=2)
+    assert plastic.sum() > 1e4
+    assert volume.voxels[plastic].mean() == pytest.approx(expected[plastic].mean(), abs=2)
+    assert best_shift(volume, partial(sampled, values, to_ras)) < 0.25
+
+
+def best_shift(volume: Volume, hu: Function) -> float:
+    """mm by which moving our voxels makes them agree best with a function of the points."""
+    points = voxel_points(volume)
+    ours = volume.voxels
+    edges = np.flatnonzero((ours > -900).ravel())[:: max(1, ours.size // 10_000)]
+    points, ours = points.reshape(-1, 3)[edges], ours.ravel()[edges]
+
+    def cost(shift: np.ndarray) -> float:
+        return float(np.abs(hu(points + shift).clip(-1000) - ours).mean())
+
+    simplex = np.vstack([np.zeros(3), np.eye(3)])
+    found = minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex})
+    return float(np.linalg.norm(found.x))
+
+
+def raw_field(series: Series, spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """A series on the grid of its whole field, thinned in its planes: voxels and their LPS points."""
+    few = SelectConfig(min_slices=2, min_coverage_mm=1, max_obliquity_deg=90)
+    instances = [group[0] for group in select(series, few).positions]
+    with Decoder() as decoder:
+        hu = np.stack([decoder.decode(instance).hu for instance in instances])
+    slices = stack(instances)
+    grid = field(slices, spacing)
+    voxels = resample(hu, slices, grid, AIR_HU)
+    thin = np.s_[:, ::3, ::3]
+    index = np.stack(np.indices(voxels.shape), axis=-1)[thin]
+    return voxels[thin], index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+
+
+def differences(voxels: np.ndarray, points: np.ndarray, image: nibabel.Nifti1Image) -> np.ndarray:
+    """Absolute differences in HU at those of our voxels that lie between the image's voxel centres."""
+    to_ras = image.get_qform()
+    index = (points * [-1, -1, 1] - to_ras[:3, 3]) @ np.linalg.inv(to_ras[:3, :3]).T
+    within = np.all((index >= 0) & (index <= np.array(image.shape) - 1), axis=-1)
+    values = np.asarray(image.dataobj, np.float32)
+    expected = map_coordinates(values, index[within].T, order=1)
+    # Codes for "outside the circle" are air to us.
+    plain = expected > -900
+    return np.abs(voxels[within] - expected)[plain]
+
+
+def test_a_series_with_a_missing_slice_agrees_with_dcm2niix(
+    shared_dicom: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """It too fills the gap of 10 mm among gaps of 5 mm linearly."""
+    folder = shared_dicom("dicom2nifti/failing/sliceincrement/001")
+    series = scanned(folder, tmp_path / "catalog.parquet")[0]
+    found = differences(*raw_field(series, (2.5, 0.4, 0.4)), dcm2niix(folder, tmp_path / "nii")["_Eq_1"])
+    assert found.size > 1e5
+    assert found.max() <= 1.1
+
+
+def test_a_tilted_series_with_a_missing_slice_agrees_with_dcm2niix(
+    shared_dicom: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Tilted by 15.5 degrees, 0.78 mm apart; it shears by whole rows' fractions, we by each slice's place."""
+    folder = shared_dicom("dicom2nifti/failing/sliceincrement/002")
+    series = scanned(folder, tmp_path / "catalog.parquet")[0]
+    found = differences(*raw_field(series, (0.5, 0.5, 0.5)), dcm2niix(folder, tmp_path / "nii")["_Tilt_Eq_1"])
+    assert found.size > 1e4
+    assert np.median(found) <= 6
+    assert np.mean(found) <= 25
+
+
+@pytest.mark.parametrize("encoding", ["", "_jpeg", "_jpegls", "_j2k", "_rle"])
+def test_sagittal_slices_of_every_encoding_agree_with_dcm2niix(
+    encoding: str, shared_dicom: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """MR images, which here stand for CT. dcm2niix 2022 does not decode JPEG-LS: it gets another encoding."""
+    root = shared_dicom("dicom2nifti/generic")
+    for path in (root / f"compressed{encoding}").rglob("*.dcm"):
+        data = pydicom.dcmread(path)
+        data.Modality, data.RescaleSlope, data.RescaleIntercept = "CT", 1, 0
+        save(data, tmp_path / "export" / path.name)
+    image = dcm2niix(root / "compressed_jpeg", tmp_path / "nii")[""]
+    found = differences(*raw_field(scanned(tmp_path / "export")[0], (0.9, 0.8, 1.0)), image)
+    assert found.size > 1e4
+    assert found.max() <= 0.51
+
+
+SLANTED = {Quirk.TILT_POSITIVE, Quirk.TILT_NEGATIVE, Quirk.TWO_SLABS}
+"""dcm2niix resamples these; above are real ones."""
+UNREAD = {Quirk.DEFLATED, Quirk.TRUNCATED_FILE, Quirk.DUPLICATE_POSITIONS}
+"""It does not inflate, takes garbage for a slice, and numbers with gaps for a series in time."""
+
+
+def test_the_generators_series_agree_with_dcm2niix_and_with_the_head(tmp_path: Path) -> None:
+    studies, seed, matrix = 12, 3, 96
+    export(tmp_path / "export", studies, seed, matrix)
+    truth = json.loads((tmp_path / "export" / "truth.json").read_text())
+    catalog = {s.series_uid: s for s in scanned(tmp_path / "export" / "dicom")}
+    compared: set[str] = set()
+    for study, plan in zip(truth["studies"], plan_studies(seed, studies, matrix), strict=True):
+        for made in study["series"]:
+            series, quirks = catalog[made["series_instance_uid"]], {*made["quirks"]}
+            # A head in two series is joined by its study's rules.
+            if made["kind"] != Kind.SOFT or made["expected"] != VOLUME or Quirk.BASE in quirks:
+                continue
+            volume = build_volume(series, GridConfig(spacing_mm=(2.0, 2.0, 2.0)), SelectConfig())
+            points = voxel_points(volume)
+            exact = head_hu(points, plan.head)
+            brain = binary_erosion((exact > 15) & (exact < 60), iterations=2)
+            assert brain.sum() > 1e4
+            # Pixels of 2.5 mm and slices of 5 mm blur sulci and borders; the noise averages out.
+            assert abs(np.median(volume.voxels[brain] - exact[brain])) < 1.5
+            assert best_shift(volume, partial(head_hu, head=plan.head)) < 0.5
+            if quirks & (SLANTED | UNREAD):
+                continue
+            folder = tmp_path / made["series_instance_uid"]
+            folder.mkdir()
+            for number, instance in enumerate(series.instances):
+                shutil.copy(instance.path, folder / str(number))
+            found = differences(
+                volume.voxels, points, dcm2niix(folder, tmp_path / f"nii{study['index']}")[""]
+            )
+            assert found.size > 1e5
+            assert found.max() <= 1
+            compared |= quirks
+    wanted = {Quirk.FEET_FIRST, Quirk.TURNED, Quirk.BIG_ENDIAN, Quirk.JPEG2000}
+    assert compared >= wanted, wanted - compared
