@@ -23,8 +23,6 @@ from fmct_hpc.train.compare import compare
 from launch.ranks import run_ranks
 from shards import FmctError
 
-pytestmark = pytest.mark.timeout(600)
-
 VARIANTS: dict[str, dict[str, object]] = {
     "stage0": {"zero_stage": 0},
     "stage1": {"zero_stage": 1, "micro_batch": 1},
@@ -41,6 +39,8 @@ ELASTIC = {
 }
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
 """How often ranks are killed: 50 in the long test (docs/training.md)."""
+
+pytestmark = pytest.mark.timeout(600 + 100 * KILLS)
 
 
 @pytest.fixture(scope="module")
