@@ -68,7 +68,7 @@ def train_jobs(
     run: Path, config: Path | None, overrides: list[str], nodes: int, ranks_per_node: int, site: Site
 ) -> list[Job]:
     """One job of nodes × ranks_per_node ranks; a wrong configuration shows here, not in the queue."""
-    load(TrainConfig, config, overrides)
+    load(TrainConfig, config, overrides).accumulation(nodes * ranks_per_node)
     command = _fmct("train", "--run", run, *_configuration(config, overrides))
     return [Job("fmct-train", (command,), site.train, nodes, ranks_per_node)]
 
