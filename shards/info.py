@@ -65,10 +65,14 @@ def read(directory: Path) -> DatasetInfo:
     if not directory.is_dir():
         raise FmctError(f"{directory} is not a directory; give the one that holds {FILE_NAME}")
     if not path.is_file():
-        raise FmctError(f"{directory} holds no {FILE_NAME}: run `fmct preprocess` to the end")
+        inside = [child for child in sorted(directory.iterdir()) if (child / FILE_NAME).is_file()]
+        remedy = f"give {inside[0]}" if inside else "run `fmct preprocess` to the end"
+        raise FmctError(f"{directory} holds no {FILE_NAME}: {remedy}")
     try:
         stored = path.read_bytes()
         document = json.loads(stored)
+        if not isinstance(document, dict) or "format_version" not in document:
+            raise FmctError(f"{path} is not of this package; give a folder that `fmct preprocess` made")
         version = document["format_version"]
         if version != FORMAT_VERSION:
             remedy = (

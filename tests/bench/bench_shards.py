@@ -1,34 +1,41 @@
-"""Times and sizes of shards, on one thread: `python tests/bench/bench_shards.py`.
+"""Reading and writing shards: `OMP_NUM_THREADS=1 python tests/bench/bench_shards.py [reads|codecs|index]`.
 
-The volume is the real head of ../shared, its slices stacked and resized to 176×220×220. Figures are
-medians; read their ratios, for the machine may be busy.
+The volume is the real head of tests/data, its slices stacked and resized to 176×220×220. Times are CPU
+times of this process, one thread, warm: the same random crops in turn by every reader, the least of the
+rounds for each crop, their mean. blosc2 and zarrs come with the extra `bench`.
 """
 
 import argparse
+import itertools
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pydicom
 import zarr
+from numcodecs import blosc
 from scipy.ndimage import zoom
 
 from shards import Dataset, DecodeFacts, ShardFormat, ShardWriter, VolumeRecord, crc32, finish_dataset, index
 from shards.dataset import INDEX_NAME
 from shards.info import sha256, write
 
-HEAD = Path(__file__).parents[3] / "shared" / "dicom" / "dcm_qa_ct" / "ge_head_tilt18"
+HEAD = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
 SHAPE = (176, 220, 220)
 CROP = 112
+CROPS = 20
 ROWS = 361_663
 FORMATS: tuple[ShardFormat, ...] = ("zarr", "webdataset")
+
+Box = tuple[slice, ...]
+ReadBox = Callable[[Box], Any]
 
 
 def head() -> np.ndarray:
@@ -69,49 +76,142 @@ def make_record(voxels: np.ndarray, key: str = "0" * 32) -> VolumeRecord:
     )
 
 
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return 1000 * median(times)
+def cpu_ms(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return 1000 * (time.process_time() - start)
 
 
-def bench_reads(folder: Path, repeats: int) -> None:
+WHOLE = tuple(slice(0, size) for size in SHAPE)
+
+
+def boxes() -> list[Box]:
+    rng = np.random.default_rng(0)
+    starts = [[int(rng.integers(size - CROP + 1)) for size in SHAPE] for _ in range(CROPS)]
+    return [tuple(slice(a, a + CROP) for a in start) for start in starts]
+
+
+def compare(readers: dict[str, ReadBox], voxels: np.ndarray, rounds: int) -> dict[str, tuple[float, float]]:
+    """CPU ms of a whole volume and of a crop for each reader, taken in turn; each must read the voxels."""
+    places = [WHOLE, *boxes()]
+    least = {name: np.full(len(places), np.inf) for name in readers}
+    for read in readers.values():
+        for place in places:
+            np.testing.assert_array_equal(np.asarray(read(place)), voxels[place])
+    for _ in range(rounds):
+        for name, read in readers.items():
+            times = [cpu_ms(lambda place=place, read=read: read(place)) for place in places]
+            least[name] = np.minimum(least[name], times)
+    return {name: (float(times[0]), float(times[1:].mean())) for name, times in least.items()}
+
+
+def bench_reads(folder: Path, rounds: int) -> None:
+    import blosc2
+
     voxels = head()
     record = make_record(voxels)
     np.save(folder / "raw.npy", voxels)
     raw = np.load(folder / "raw.npy", mmap_mode="r")
-    rng = np.random.default_rng(0)
-
-    def crop(read_box: Callable[[list[int]], np.ndarray]) -> float:
-        starts = [[int(rng.integers(size - CROP + 1)) for size in SHAPE] for _ in range(repeats)]
-        return milliseconds(lambda: read_box(starts.pop()), repeats)
-
-    def sliced(array: zarr.Array | np.ndarray) -> Callable[[list[int]], np.ndarray]:
-        return lambda start: np.array(array[tuple(slice(a, a + CROP) for a in start)])
-
-    print("| read by | ratio | write, ms | whole volume, ms | 112³ crop, ms |\n|---|---|---|---|---|")
-    whole = milliseconds(lambda: np.array(raw), repeats)
-    print(f"| raw memmap | 1 | | {whole:.1f} | {crop(sliced(raw)):.2f} |")
+    readers: dict[str, ReadBox] = {"raw memmap": lambda box: np.array(raw[box])}
+    ratios, writes = {"raw memmap": 1.0}, {}
     for format in FORMATS:
 
         def save(format: ShardFormat = format) -> None:
             with ShardWriter(folder / format, "one", format) as shard:
                 shard.add(record, voxels)
 
-        write_time = milliseconds(save, 5)
-        info = finish_dataset(folder / format, format, ["one"])
+        name = f"`{format}` shard"
+        writes[name] = min(cpu_ms(save) for _ in range(3))
+        ratios[name] = voxels.nbytes / finish_dataset(folder / format, format, ["one"]).bytes
         dataset = Dataset.open(folder / format)
-        cropped = crop(lambda a, d=dataset: d.read_box(0, tuple(a), tuple(i + CROP for i in a)))
-        whole = milliseconds(lambda d=dataset: d.read(0), repeats)
-        ratio = voxels.nbytes / info.bytes
-        print(f"| `{format}` | {ratio:.2f} | {write_time:.0f} | {whole:.1f} | {cropped:.2f} |")
-    with zarr.storage.ZipStore(dataset.path.parent / "zarr" / "one.zarr.zip") as store:
-        array = zarr.open_group(store, mode="r")[record.key]
-        whole = milliseconds(lambda: array[:], repeats)
-        print(f"| `zarr` by zarr-python | as above | | {whole:.1f} | {crop(sliced(array)):.2f} |")
+        readers[name] = lambda box, d=dataset: d.read_box(
+            0, tuple(side.start for side in box), tuple(side.stop for side in box)
+        )
+    blosc2.set_nthreads(1)
+    for codec, level in ((blosc2.Codec.ZSTD, 1), (blosc2.Codec.ZSTD, 5), (blosc2.Codec.LZ4, 1)):
+        name = f"blosc2 {codec.name.lower()}-{level} 64/32"
+        settings = {
+            "chunks": (64,) * 3,
+            "blocks": (32,) * 3,
+            "cparams": {"codec": codec, "clevel": level, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1},
+            "dparams": {"nthreads": 1},
+        }
+
+        def save_blosc2(settings: dict = settings) -> object:
+            return blosc2.asarray(voxels, **settings)
+
+        writes[f"{name}, file"] = min(cpu_ms(save_blosc2) for _ in range(3))
+        in_memory = save_blosc2()
+        ratios[f"{name}, file"] = ratios[f"{name}, memory"] = voxels.nbytes / in_memory.schunk.cbytes
+        path = str(folder / f"{codec.name}-{level}.b2nd")
+        blosc2.asarray(voxels, urlpath=path, mode="w", **settings)
+        on_disk = blosc2.open(path, mode="r", dparams={"nthreads": 1})
+        readers[f"{name}, file"] = lambda box, array=on_disk: array[box]
+        readers[f"{name}, memory"] = lambda box, array=in_memory: array[box]
+    with zipfile.ZipFile(folder / "zarr" / "one.zarr.zip") as archive:
+        archive.extractall(folder / "unpacked")  # zarrs reads no zip
+    for name, pipeline in (
+        ("zarr-python", "zarr.core.codec_pipeline.BatchedCodecPipeline"),
+        ("zarrs", "zarrs.ZarrsCodecPipeline"),
+    ):
+        single = {"threading.max_workers": 1, "async.concurrency": 1}
+        with zarr.config.set({"codec_pipeline.path": pipeline, **single}):
+            array = zarr.open_group(folder / "unpacked", mode="r")[record.key]
+        readers[f"`zarr` shard by {name}"] = lambda box, array=array: array[box]
+        ratios[f"`zarr` shard by {name}"] = ratios["`zarr` shard"]
+    print("| read by | ratio | write, ms | whole volume, ms | 112³ crop, ms |\n|---|---|---|---|---|")
+    for name, (whole, crop) in compare(readers, voxels, rounds).items():
+        write_time = f"{writes[name]:.0f}" if name in writes else ""
+        print(f"| {name} | {ratios[name]:.2f} | {write_time} | {whole:.1f} | {crop:.2f} |")
+
+
+def chunked(voxels: np.ndarray, edge: int, codec: blosc.Blosc) -> dict[tuple[int, ...], bytes]:
+    """Each chunk of the volume that is not plain air, as numcodecs' blosc encodes it."""
+    stored = {}
+    for cell in np.ndindex(*(-(-size // edge) for size in voxels.shape)):
+        chunk = np.full((edge,) * 3, -1024, np.int16)
+        inside = voxels[tuple(slice(c * edge, (c + 1) * edge) for c in cell)]
+        chunk[tuple(slice(0, size) for size in inside.shape)] = inside
+        if (chunk != -1024).any():
+            stored[cell] = codec.encode(chunk)
+    return stored
+
+
+def box_of_chunks(stored: dict[tuple[int, ...], bytes], edge: int, box: Box) -> np.ndarray:
+    """The voxels of a box by a plain loop over the chunks it touches."""
+    out = np.full([side.stop - side.start for side in box], -1024, np.int16)
+    chunk = np.empty((edge,) * 3, np.int16)
+    for cell in itertools.product(*(range(side.start // edge, -(-side.stop // edge)) for side in box)):
+        if cell not in stored:
+            continue
+        blosc.decompress(stored[cell], chunk)
+        first = [c * edge for c in cell]
+        low = [max(f, side.start) for f, side in zip(first, box, strict=True)]
+        high = [min(f + edge, side.stop) for f, side in zip(first, box, strict=True)]
+        to = tuple(slice(a - side.start, b - side.start) for a, b, side in zip(low, high, box, strict=True))
+        out[to] = chunk[tuple(slice(a - f, b - f) for a, b, f in zip(low, high, first, strict=True))]
+    return out
+
+
+def bench_codecs(rounds: int) -> None:
+    """The choice of codec and chunk: all through numcodecs' blosc and one plain loop."""
+    voxels = head()
+    blosc.use_threads = False
+    readers: dict[str, ReadBox] = {}
+    sizes, writes = {}, {}
+    for edge in (16, 32, 48, 64):
+        for codec, level in (("zstd", 1), ("zstd", 3), ("zstd", 5), ("lz4", 1)):
+            for shuffle, name in ((blosc.SHUFFLE, "bytes"), (blosc.BITSHUFFLE, "bits")):
+                made = blosc.Blosc(codec, level, shuffle, edge**3 * 2, typesize=2)
+                key = f"{edge}³ | {codec}-{level} | {name}"
+                stored = chunked(voxels, edge, made)
+                writes[key] = min(cpu_ms(lambda e=edge, m=made: chunked(voxels, e, m)) for _ in range(2))
+                sizes[key] = sum(len(data) + 20 for data in stored.values())  # with index and CRC-32C
+                readers[key] = lambda box, s=stored, e=edge: box_of_chunks(s, e, box)
+    head_row = "| chunk | codec | shuffled by | ratio | encode, ms | whole volume, ms | 112³ crop, ms |"
+    print(f"\n{head_row}\n|---|---|---|---|---|---|---|")
+    for key, (whole, crop) in compare(readers, voxels, rounds).items():
+        print(f"| {key} | {voxels.nbytes / sizes[key]:.2f} | {writes[key]:.0f} | {whole:.1f} | {crop:.2f} |")
 
 
 def make_index(folder: Path, rows: int) -> None:
@@ -127,6 +227,7 @@ def make_index(folder: Path, rows: int) -> None:
 
     random = {name: digests(16) for name in ("key", "patient_key", "study_key")}
     random["source_digest"] = digests(32)
+    random["crc32"] = pa.array(rng.integers(2**32, size=rows), pa.uint32())
     affine = pa.array(rng.normal(size=rows * 16))
     random["affine"] = pa.FixedSizeListArray.from_arrays(affine, 16)
     table = index.read(folder / INDEX_NAME).take(pa.array(np.zeros(rows, np.int64)))
@@ -139,32 +240,44 @@ def make_index(folder: Path, rows: int) -> None:
 
 def bench_open(folder: Path) -> None:
     """Run in a fresh process, for its peak memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    dataset = Dataset.open(folder)
-    opened = time.perf_counter() - start
+    opened = cpu_ms(lambda: Dataset.open(folder))
+    passed = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    dataset = Dataset.open(folder)
     key = dataset.index["key"][ROWS // 2].as_py()
+    hashed = cpu_ms(lambda: sha256(folder / INDEX_NAME))
     print(f"\n| index of {len(dataset)} volumes | |\n|---|---|")
     print(f"| index.parquet | {(folder / INDEX_NAME).stat().st_size / 2**20:.0f} MiB |")
-    print(f"| open | {opened:.2f} s |\n| peak memory of the process | {peak:.0f} MiB |")
-    print(f"| `record(i)` | {milliseconds(lambda: dataset.record(ROWS // 2), 100):.2f} ms |")
-    print(f"| `position(key)` | {milliseconds(lambda: dataset.position(key), 20):.2f} ms |")
+    print(f"| open, CPU (passed) | {opened / 1000:.2f} s ({passed:.2f} s) |")
+    print(f"| of it SHA-256 of the index | {hashed / 1000:.2f} s |")
+    print(f"| peak memory of the process (before opening) | {peak:.0f} MiB ({before:.0f} MiB) |")
+    print(f"| `content_digest()` | {cpu_ms(dataset.content_digest) / 1000:.2f} s |")
+    print(f"| `record(i)` | {min(cpu_ms(lambda: dataset.record(ROWS // 2)) for _ in range(50)):.2f} ms |")
+    print(f"| `position(key)` | {min(cpu_ms(lambda: dataset.position(key)) for _ in range(20)):.2f} ms |")
+
+
+def bench_index(folder: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    for work in ((make_index, (folder, ROWS)), (bench_open, (folder,))):
+        process = context.Process(target=work[0], args=work[1])
+        process.start()
+        process.join()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=40)
-    repeats = parser.parse_args().repeats
-    if not HEAD.is_dir():
-        sys.exit(f"{HEAD} is missing: this benchmark needs the real head")
+    parser.add_argument("what", nargs="?", choices=("reads", "codecs", "index"), help="all without it")
+    parser.add_argument("--rounds", type=int, default=10)
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bench_reads(Path(folder), repeats)
-        large = Path(folder) / "large"
-        context = multiprocessing.get_context("spawn")
-        for work in ((make_index, (large, ROWS)), (bench_open, (large,))):
-            process = context.Process(target=work[0], args=work[1])
-            process.start()
-            process.join()
+        if given.what in (None, "reads"):
+            bench_reads(Path(folder), given.rounds)
+        if given.what in (None, "codecs"):
+            bench_codecs(max(1, given.rounds // 3))
+        if given.what in (None, "index"):
+            bench_index(Path(folder) / "large")
 
 
 if __name__ == "__main__":

@@ -148,3 +148,15 @@ def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: str) -> None
     (tmp_path / "dataset.json").write_text(json.dumps(document | {"format_version": 2}))
     with pytest.raises(FmctError, match="format version 2"):
         Dataset.open(tmp_path)
+    for foreign in ("[1, 2]", '{"name": "Task001", "modality": {"0": "CT"}}'):
+        (tmp_path / "dataset.json").write_text(foreign)
+        with pytest.raises(FmctError, match=r"dataset\.json is not of this package"):
+            Dataset.open(tmp_path)
+
+
+def test_a_folder_around_the_dataset_leads_to_it(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "zarr", "zarr", {"s": {make_key(0): noise((4, 4, 4), 0)}})
+    with pytest.raises(FmctError, match=f"give {tmp_path}/zarr"):
+        Dataset.open(tmp_path)
+    with pytest.raises(FmctError, match=r"s\.zarr\.zip is not a directory; give the one that holds"):
+        Dataset.open(tmp_path / "zarr" / "s.zarr.zip")

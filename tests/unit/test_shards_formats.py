@@ -59,6 +59,7 @@ def test_both_formats_give_back_the_voxels_whole_and_in_boxes(
             by_zarr = zarr.open_group(store, mode="r")[make_key(2)]
             np.testing.assert_array_equal(by_zarr[:], volume)
             np.testing.assert_array_equal(by_zarr[inside], volume[inside])
+            np.testing.assert_array_equal(by_zarr[inside], volume[inside])
 
 
 def test_plain_zarr_lists_the_volumes_with_their_records(tmp_path: Path) -> None:
@@ -72,6 +73,25 @@ def test_plain_zarr_lists_the_volumes_with_their_records(tmp_path: Path) -> None
         assert dict(array.attrs) == make_record(voxels, key).model_dump(mode="json")
         np.testing.assert_array_equal(array[:], voxels)
     group.store.close()
+
+
+def test_plain_zarr_reads_a_box_without_its_volume(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(-1000, 2000, (128, 128, 128), np.int16)
+    path = write_shard(tmp_path, "s", "zarr", {make_key(1): volume})
+    read: list[int] = []
+
+    class CountingStore(zarr.storage.ZipStore):
+        async def get(self, key: str, *arguments: object, **options: object) -> object:
+            value = await super().get(key, *arguments, **options)
+            if key.endswith("c/0/0/0"):
+                read.append(len(value))
+            return value
+
+    with CountingStore(path) as store:
+        array = zarr.open_group(store, mode="r")[make_key(1)]
+        box = (slice(70, 90), slice(0, 40), slice(30, 33))
+        np.testing.assert_array_equal(array[box], volume[box])
+    assert 0 < sum(read) < path.stat().st_size / 10  # 4 of 64 chunks and their index
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its file to the collector
