@@ -180,9 +180,11 @@ def _put(planes, layer, low, high, start, box):  # type: ignore[no-untyped-def]
     flat = box.reshape(-1)
     lows, highs = planes[:STREAM], planes[STREAM:]
     width = np.uintp(high[2] - low[2])
+    first = np.uintp(low[1] % CHUNK) * _LINE
+    last = np.uintp((high[1] - 1) % CHUNK) * _LINE + _LINE
     for z in range(low[0], high[0]):
         source = np.uintp(z % CHUNK) * _LAYER
-        for i in range(_LAYER):
+        for i in range(first, last):
             layer[i] = np.uint16(lows[source + i]) | (np.uint16(highs[source + i]) << np.uint16(8))
         for y in range(low[1], high[1]):
             line = np.uintp(y % CHUNK) * _LINE + np.uintp(low[2] % CHUNK)

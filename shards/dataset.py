@@ -34,10 +34,11 @@ class Dataset:
         self.index = index
         """One row a volume, columns shards.index.SCHEMA."""
         self._format = FORMATS[info.format]
-        self._sizes = {shard.name: shard.bytes for shard in info.shards}
         # what every read needs, as NumPy: a scalar out of Arrow takes ten times as long
         self._offsets, self._lengths = index["offset"].to_numpy(), index["length"].to_numpy()
         self._shapes = pc.list_flatten(index["shape"]).to_numpy().reshape(-1, 3)
+        names = pa.array([shard.name for shard in info.shards])
+        self._shards = pc.index_in(index["shard"].cast(pa.string()), names).to_numpy()
 
     @classmethod
     def open(cls, path: Path) -> "Dataset":
@@ -106,7 +107,7 @@ class Dataset:
 
     def shard_file(self, i: int) -> Path:
         """The shard file that holds volume i."""
-        return shard_path(self.path, self.index["shard"][i].as_py(), self.info.format)
+        return shard_path(self.path, self.info.shards[self._shards[i]].name, self.info.format)
 
     def _shape(self, i: int) -> Index3:
         depth, height, width = self._shapes[i].tolist()
@@ -124,7 +125,7 @@ class Dataset:
         """The file that holds volume i, open for one read, lest a process hold thousands."""
         descriptor = self._open_shard(i)
         try:
-            if os.fstat(descriptor).st_size != self._sizes[self.index["shard"][i].as_py()]:
+            if os.fstat(descriptor).st_size != self.info.shards[self._shards[i]].bytes:
                 raise DamagedError("the file has another size")
             yield descriptor
         finally:
