@@ -16,7 +16,7 @@ STEPS = int(os.environ.get("FMCT_STEPS", "20"))
 BATCH = 4
 
 
-def write_dataset(directory: Path, volumes: int = 6) -> Path:
+def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0) -> Path:
     """Ellipsoids of tissue in air, each with a bright ball elsewhere."""
     grid = np.stack(np.meshgrid(*(3 * [np.linspace(-1, 1, 40)]), indexing="ij"))
     with ShardWriter(directory, "shard-00000", "zarr") as writer:
@@ -26,7 +26,7 @@ def write_dataset(directory: Path, volumes: int = 6) -> Path:
             ball = ((grid - generator.uniform(-0.4, 0.4, (3, 1, 1, 1))) ** 2).sum(axis=0) < 0.05
             hu = np.where(inside, 35 + 40 * ball, -1000) + generator.normal(0, 4, inside.shape)
             voxels = hu.astype(np.int16)
-            writer.add(make_record(voxels, make_key(number), spacing_mm=(4.0, 4.0, 4.0)), voxels)
+            writer.add(make_record(voxels, make_key(number), spacing_mm=(spacing, spacing, spacing)), voxels)
     finish_dataset(directory, "zarr", ["shard-00000"])
     return directory
 

@@ -178,7 +178,8 @@ def _require_same_configuration(config: TrainConfig, place: Path, recorded: Any)
 
 
 def _require_same_data(config: TrainConfig, path: Path, before: DataFacts, now: DataFacts) -> None:
-    if (now.content_digest, now.shards_digest) == (before.content_digest, before.shards_digest):
+    same = ("content_digest", "shards_digest", "spacing_mm")
+    if all(getattr(now, fact) == getattr(before, fact) for fact in same):
         return
     what = "other volumes"
     if now.spacing_mm != before.spacing_mm:

@@ -20,6 +20,7 @@ from small_training import STEPS, small_config, start_training, write_dataset, w
 from fmct_hpc import load_encoder
 from fmct_hpc.train.checkpoint import Manifest, newest
 from fmct_hpc.train.compare import compare
+from fmct_hpc.train.run import preflight
 from launch.ranks import run_ranks
 from shards import FmctError
 
@@ -273,6 +274,12 @@ def test_a_run_that_cannot_go_on_is_refused_before_any_rank_starts(
     assert process.returncode == 2
     [line] = output.splitlines()
     assert expected in line
+
+
+def test_volumes_of_another_spacing_are_refused(runs: Path, tmp_path: Path) -> None:
+    config = small_config(write_dataset(tmp_path / "data", spacing=3.0), engine=VARIANTS["stage3"])
+    with pytest.raises(FmctError, match=r"volumes of spacing \(3.0, 3.0, 3.0\) mm, not \(4.0, 4.0, 4.0\)"):
+        preflight(config, runs / "stage3", 2)
 
 
 def test_two_trainings_in_one_folder_are_refused(runs: Path, tmp_path: Path) -> None:
