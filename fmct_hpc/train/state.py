@@ -54,7 +54,10 @@ class State:
 
     @property
     def updates(self) -> int:
-        """How often the optimizer has updated the weights; AdamW's bias correction needs it."""
+        """How often the optimizer has updated the weights, which AdamW's bias correction needs.
+
+        One number for all: DeepSpeed gives every parameter a gradient at each update, of 0 perhaps.
+        """
         return max(int(self._moments(master)["step"]) for master in masters(self._engine))
 
     def load(self, paths: list[Path], updates: int) -> None:
