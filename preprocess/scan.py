@@ -1,46 +1,39 @@
 """Scanning an export: every file of a tree, headers only, into the catalog."""
 
-import fcntl
 import logging
 import os
-import shutil
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from preprocess.catalog_table import INSTANCE_TABLE, SERIES_KEY, CatalogWriter, PrivateParquet
-from preprocess.duplicates import Duplicates, Repeated
 from preprocess.findings import (
     FILE_COLUMNS,
-    FOUND_TABLE,
-    REJECTED_TABLE,
     Part,
     Reading,
     Record,
     file_fingerprints,
     published,
     read_files,
-    rejected_rows,
     unreadable,
     usable,
 )
+from preprocess.grouping import Findings, Tables, write_tables
 from preprocess.known import Known
 from preprocess.processes import InlineExecutor, process_pool
 from preprocess.reasons import Reason, Rejection
 from preprocess.sources import Source
-from preprocess.spill import Partitions, splitters
-from shards.atomic import sync, write_text
+from preprocess.workplace import Work, publish, rejected_path, workplace
 from shards.errors import FmctError
+
+__all__ = ["ScanSummary", "rejected_path", "scan"]
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +42,13 @@ BATCH_FILES = 1024
 
 
 @dataclass(frozen=True)
-class ScanSummary:
+class ScanSummary(Tables):
     """What a scan found."""
 
     files: int
     """Regular files met; an archive is one."""
     unchanged: int
     """Those that were not read, because an earlier scan had read them."""
-    objects: int
-    """DICOM objects in the catalog."""
-    series: int
-    modalities: dict[str, int]
-    """Images by modality, the commonest first."""
-    skipped: int
-    """Files and members that are not DICOM objects (and DICOMDIR indexes, whose word is not taken)."""
-    rejected: dict[Reason, int]
-    """Broken files, members and archives, in the rejected table, counted by reason."""
-    repeated: Repeated
     seconds: float
 
     def __str__(self) -> str:
@@ -80,11 +63,6 @@ class ScanSummary:
             f" {self.repeated.other_bytes} with other bytes",
         ]
         return "\n".join(lines)
-
-
-def rejected_path(catalog: Path) -> Path:
-    """The table beside a catalog of what is not in it (`REJECTED_TABLE`): place, reason, detail."""
-    return catalog.with_name(f"{catalog.stem}.rejected.parquet")
 
 
 def scan(
@@ -104,11 +82,11 @@ def scan(
     if not export.is_dir():
         raise FmctError(f"{export}: no such folder; give the folder that holds the DICOM export")
     start = time.monotonic()
-    with _workplace(catalog) as work, ExitStack() as stack:
+    with workplace(catalog) as work, ExitStack() as stack:
         executor: Executor = InlineExecutor() if workers == 1 else stack.enter_context(process_pool(workers))
         try:
             findings = _read(export.absolute(), work, executor, 1 if workers == 1 else 3 * workers, progress)
-            summary = _write(findings, export, work, executor, start)
+            tables = write_tables(findings, work, executor)
         except BrokenProcessPool:
             raise FmctError(
                 f"{catalog}: a worker process died, perhaps for lack of memory; what is read is kept: "
@@ -119,132 +97,31 @@ def scan(
             raise FmctError(
                 f"{work.root}: {why}; mend that and run the same command again: what is read is kept"
             ) from None
-        if summary.modalities.get("CT"):
-            _publish(work)
-    _require_ct(export, summary)
-    return summary
-
-
-@dataclass(frozen=True)
-class _Work:
-    """The hidden folder beside the catalog where a scan keeps what it has, until it is complete."""
-
-    catalog: Path
-
-    @property
-    def root(self) -> Path:
-        return self.catalog.with_name(f".{self.catalog.name}.scan")
-
-    @property
-    def parts(self) -> Path:
-        """What workers found; a scan that was killed goes on from it."""
-        return self.root / "parts"
-
-    @property
-    def scratch(self) -> Path:
-        """What a killed scan makes anew."""
-        return self.root / "scratch"
-
-    @property
-    def outputs(self) -> dict[Path, Path]:
-        """Each finished table and where it goes."""
-        return {
-            self.root / "rejected": rejected_path(self.catalog),
-            self.root / "catalog": self.catalog,
-        }
-
-    @property
-    def complete(self) -> Path:
-        """Marks that the outputs are whole, so that they are published together."""
-        return self.root / "complete"
-
-
-@contextmanager
-def _workplace(catalog: Path) -> Iterator[_Work]:
-    """Hold the folder: two scans would ruin each other's."""
-    work = _Work(catalog.absolute())
-    work.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (work.root / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FmctError(f"{catalog}: another scan is writing it; wait for it, or end it") from None
-        except OSError as error:
-            log.warning("%s: no lock (%s): start no second scan", work.root, os.strerror(error.errno or 0))
-        if work.complete.exists():
-            _publish(work)
-        shutil.rmtree(work.scratch, ignore_errors=True)
-        for folder in (work.root, work.parts, work.scratch):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        yield work
-        shutil.rmtree(work.root)
-
-
-def _publish(work: _Work) -> None:
-    """Put the outputs in their places, both or none: safe to be killed in and repeated."""
-    write_text(work.complete, "")
-    for made, place in work.outputs.items():
-        if made.exists():
-            os.replace(made, place)
-    sync(work.catalog.parent)
-    shutil.rmtree(work.parts)
-    work.complete.unlink()
-
-
-@dataclass
-class _Findings:
-    """Everything that is found in the tree as it is now."""
-
-    records: list[Record]
-    """What earlier scans left."""
-    known: Known
-    """The files in `records`."""
-    seen: np.ndarray
-    """bool, one for each known file: is it there still, unchanged?"""
-    parts: list[Part] = field(default_factory=list)
-    """What this scan read."""
-    unlisted: list[tuple[Source, Rejection]] = field(default_factory=list)
-    """Folders that cannot be listed."""
-    files: int = 0
-    unchanged: int = 0
-
-    def tables(self) -> Iterator[pa.Table]:
-        """The findings, as `FOUND_TABLE` rows, some thousands at a time."""
-        yield pa.Table.from_pylist(rejected_rows(self.unlisted), schema=FOUND_TABLE)
-        for part in self.parts:
-            yield from part.tables()
-        for number, record in enumerate(self.records):
-            for table in record.tables():
-                yield table.filter(pa.array(self._kept(number, file_fingerprints(table))))
-
-    def _kept(self, record: int, files: np.ndarray) -> np.ndarray:
-        """Are these files of a record there still, and is it the one that counts for them? bool (n,)"""
-        places = self.known.find(files)
-        kept = places >= 0
-        places = places[kept]
-        kept[kept] = self.seen[places] & (self.known.records[places] == record)
-        return kept
-
-    def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
-        """These columns of all findings, those of files that are gone among them."""
-        for record in [*self.records, *self.parts]:
-            yield from record.tables(names)
+        if "CT" in tables.modalities:
+            publish(work)
+    _require_ct(export, tables)
+    return ScanSummary(
+        **vars(tables),
+        files=findings.files,
+        unchanged=findings.unchanged,
+        seconds=time.monotonic() - start,
+    )
 
 
 def _read(
     export: Path,
-    work: _Work,
+    work: Work,
     executor: Executor,
     calls: int,
     progress: Callable[[int, int], None] | None,
-) -> _Findings:
+) -> Findings:
     """Read what no record holds; `calls` are given to the executor at a time."""
     records: list[Record] = [*usable(work.parts.glob("*.parquet"))]
     last = published(work.catalog, rejected_path(work.catalog))
     records += [last] if last else []
     known = Known.build(work.scratch / "known", _known_files(records))
     seen = np.zeros(len(known.files), bool)
-    findings = _Findings(records, known, seen)
+    findings = Findings(records, known, seen)
     walk = _Walk(export, {work.root, *work.outputs.values()}, findings.unlisted)
     done = 0
     for reading, names in _readings(walk, work, executor, calls):
@@ -300,7 +177,7 @@ class _Walk:
         self._unlisted.append((Source(Path(error.filename), 0, 0), unreadable(error)))
 
 
-def _readings(walk: _Walk, work: _Work, executor: Executor, calls: int) -> Iterator[tuple[Reading, int]]:
+def _readings(walk: _Walk, work: Work, executor: Executor, calls: int) -> Iterator[tuple[Reading, int]]:
     """Each batch's reading, as they end, and how many files it is done with.
 
     Each archive that is met is a batch of its own.
@@ -327,51 +204,7 @@ def _readings(walk: _Walk, work: _Work, executor: Executor, calls: int) -> Itera
             yield reading, names - len(reading.archives)
 
 
-def _write(findings: _Findings, export: Path, work: _Work, executor: Executor, start: float) -> ScanSummary:
-    """Group the findings into the two tables."""
-    keys = splitters(_series_key(table) for table in findings.columns(SERIES_KEY))
-    images = Partitions(work.scratch / "images", _series_key, keys)
-    paths = splitters(table["path"] for table in findings.columns(["path"]))
-    rejected = Partitions(work.scratch / "rejected", lambda table: table["path"], paths)
-    duplicates = Duplicates(work.scratch / "duplicates")
-    objects, modalities, reasons = 0, Counter[str](), Counter[Reason]()
-    for table in findings.tables():
-        found = table.filter(pc.is_null(table["reason"])).select(INSTANCE_TABLE.names)
-        images.add(found)
-        duplicates.add(found)
-        objects += pc.sum(pc.equal(found["frame"], 0)).as_py() or 0
-        modalities.update(found["modality"].to_pylist())
-        refused = table.filter(pc.is_valid(table["reason"])).select(REJECTED_TABLE.names)
-        rejected.add(refused)
-        reasons.update(map(Reason, refused["reason"].to_pylist()))
-    skipped = reasons.pop(Reason.NOT_DICOM, 0)
-    made_rejected, made_catalog = work.outputs
-    with PrivateParquet(made_rejected, REJECTED_TABLE) as file:
-        for table in rejected:
-            order = ("path", "offset", "member", "reason", "detail")
-            file.add(table.sort_by([(name, "ascending") for name in order]))
-    with CatalogWriter(made_catalog) as file:
-        for table in images:
-            file.add(duplicates.digested(table, executor))
-    return ScanSummary(
-        files=findings.files,
-        unchanged=findings.unchanged,
-        objects=objects,
-        series=pq.read_metadata(made_catalog).num_rows,
-        modalities=dict(modalities.most_common()),
-        skipped=skipped,
-        rejected=dict(sorted(reasons.items())),
-        repeated=duplicates.count(),
-        seconds=time.monotonic() - start,
-    )
-
-
-def _series_key(table: pa.Table) -> pa.ChunkedArray:
-    """A string a row, which sorts as (patient, study, series) do: no text of the catalog holds a NUL."""
-    return pc.binary_join_element_wise(*(table[name] for name in SERIES_KEY), "\0")
-
-
-def _require_ct(export: Path, found: ScanSummary) -> None:
+def _require_ct(export: Path, found: Tables) -> None:
     """Raise FmctError, saying what was found instead, unless there is some CT."""
     if not found.modalities:
         if not found.skipped and not found.rejected:
