@@ -51,6 +51,10 @@ class DataConfig(_Section):
     """Reader processes a rank; 0 reads in the training process."""
     prefetch: Positive = 2
     """Batches kept ready."""
+    cache: Path | None = None
+    """A directory on the node's own disk for copies of shards, made ahead of their use; None: none."""
+    cache_gb: Annotated[float, Field(gt=0)] = 500.0
+    """Most that the copies may take, in 10⁹ bytes (about what 256 shards of 2 GB do, the most in use)."""
     damaged: Literal["stop", "skip"] = "stop"
     """Where a volume fails its checks: end the run with its name, or count it and take another."""
 

@@ -12,10 +12,11 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
 from fmct_hpc.config import DataConfig
+from fmct_hpc.data.ahead import Ahead
+from fmct_hpc.data.cache import CachedDataset, open_dataset
 from fmct_hpc.data.graph import Device, build_pipeline
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.source import FAILURE, ViewSource
-from shards.dataset import Dataset
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Loader:
         Raises:
             FmctError: the dataset can't be opened, or the batch can't be shared out evenly.
         """
-        self.dataset = Dataset.open(data.path)
+        self.dataset = open_dataset(data)
         order = Order.of(self.dataset, seed, global_batch)
         self._share = Share(order, rank, world_size, accumulate)
         if self._share.micro_batch != micro_batch:
@@ -86,6 +87,9 @@ class Loader:
         self._device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
         self._pipeline: Pipeline | None = build_pipeline(self._source, data, micro_batch, device, device_id)
         self._iteration = 0
+        self._ahead = (
+            Ahead(self.dataset, self._share, start_step) if isinstance(self.dataset, CachedDataset) else None
+        )
         self._held: Sequence[Any] = ()
         self._copied: torch.cuda.Event | None = None
 
@@ -104,11 +108,15 @@ class Loader:
         # DALI itself stops them when the pipeline is collected: too late while a traceback holds it.
         if pipeline is not None and pipeline._py_pool is not None:
             pipeline._py_pool.close()
+        if self._ahead:
+            self._ahead.close()
 
     def _next(self, pipeline: Pipeline) -> Batch:
         began = time.perf_counter()
         *views, taken, skipped = _run(pipeline)
         step, _ = self._source.when(self._iteration)
+        if self._ahead:
+            self._ahead.advance(step)
         self._iteration += 1
         indices = np.array([int(np.array(index)) for index in taken])
         lost = np.concatenate([np.array(numbers) for numbers in skipped])

@@ -85,6 +85,12 @@ class Order:
         return int(np.random.Generator(philox).integers(self.samples))
 
     @property
+    def steps_a_window(self) -> int:
+        """Steps in which a lane walks through one window of shards, about."""
+        window = self._window * self.samples / len(self.shards)
+        return max(1, round(window * self._lanes / self.batch))
+
+    @property
     def _lanes(self) -> int:
         return min(self.batch, MIXED_SHARDS)
 

@@ -136,7 +136,7 @@ class ViewSource:
             box = np.full((1, 1, 1), AIR_HU, np.int16)
         else:
             box = self.dataset.read_box(index, tuple(first.tolist()), tuple(last.tolist()))
-        return box, [start - first for start in starts]
+        return np.ascontiguousarray(box), [start - first for start in starts]
 
     def _squeezed_box(self, index: int, drawn: list[ViewParameters]) -> tuple[np.ndarray, list[np.ndarray]]:
         """The volume's foreground, int16 HU, and where in the squeezed field each view starts."""

@@ -9,6 +9,7 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts
 from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
@@ -22,6 +23,8 @@ FREE_TO_CHANGE = (
     "data.path",  # the same volumes may move, or be read from the other format: what they hold is compared
     "data.workers",
     "data.prefetch",
+    "data.cache",
+    "data.damaged",  # a run that damage stopped may go on without the damaged
     "engine.zero_stage",
     "engine.offload_optimizer",
     "engine.offload_parameters",
@@ -62,7 +65,7 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
     Raises FmctError: the dataset can't be opened, the batch can't be shared out, there is no compiler for
     engine.compile, run.start_from does not fit, or the run folder holds a run of another configuration.
     """
-    dataset = Dataset.open(config.data.path)
+    dataset = open_dataset(config.data)
     config.accumulation(world_size)
     require_compiler(config.engine)
     require_start(config)

@@ -1,0 +1,70 @@
+"""Copying the shards that a rank will read next into the node's cache, in a thread beside the training."""
+
+import itertools
+import logging
+import threading
+
+import numpy as np
+
+from fmct_hpc.data.cache import CachedDataset
+from fmct_hpc.data.order import Share
+from shards.errors import FmctError
+
+log = logging.getLogger(__name__)
+
+
+class Ahead:
+    """Walks along a rank's share of the order, a bounded number of steps before the training.
+
+    A copy that can't be made is told once, and its shard is read from the dataset: what that means is
+    for the reader to say.
+    """
+
+    def __init__(self, dataset: CachedDataset, share: Share, start_step: int):
+        self._dataset = dataset
+        self._share = share
+        self._step = start_step
+        self._closed = False
+        self._moved = threading.Condition()
+        self._failed: set[int] = set()
+        self._thread = threading.Thread(target=self._run, name="shard cache", daemon=True)
+        self._thread.start()
+
+    def advance(self, step: int) -> None:
+        """Tell that the training takes batches of `step`."""
+        with self._moved:
+            self._step = step
+            self._moved.notify()
+
+    def close(self) -> None:
+        """Stop; a copy half made is given up."""
+        with self._moved:
+            self._closed = True
+            self._moved.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        steps = self._share.order.steps_a_window
+        for step in itertools.count(self._step):
+            with self._moved:
+                self._moved.wait_for(lambda step=step: self._closed or step <= self._step + steps)  # type: ignore[misc]
+            for number in self._shards(step):
+                if self._closed:
+                    return
+                if number not in self._failed:
+                    self._fill(number)
+
+    def _shards(self, step: int) -> list[int]:
+        """Shards that this rank needs for `step`."""
+        share = self._share
+        positions = np.concatenate([share.positions(step, a) for a in range(share.accumulate)])
+        indices = share.order.at(positions)[1]
+        numbers: list[int] = np.unique(self._dataset.shard_of[indices]).tolist()
+        return numbers
+
+    def _fill(self, number: int) -> None:
+        try:
+            self._dataset.fill(number, stop=lambda: self._closed)
+        except (FmctError, OSError) as error:
+            self._failed.add(number)
+            log.warning("shard not copied to data.cache: %s", error)

@@ -1,0 +1,228 @@
+"""Node-local copies of shards: shared by all processes of a node, least recently used out, verified.
+
+A copy is complete or absent: it is written under a temporary name that its writer holds locked, checked
+against the shard's SHA-256, then renamed. A writer that is killed leaves a temporary file that nobody
+holds, which the next one takes over. Reading never waits for a copy: what is not there yet is read
+from the dataset, and a copy whose chunks fail their CRC is thrown away and read there too.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from fmct_hpc.config import DataConfig
+from shards.dataset import Dataset
+from shards.errors import FmctError
+from shards.formats import shard_path
+from shards.info import DatasetInfo, ShardInfo
+from shards.voxels import Index3
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 2**23
+"""Bytes copied and hashed at a time."""
+_TEMPORARY, _LOCK = ".tmp", ".lock"
+
+
+class ShardCache:
+    """A directory of copies of shard files, at most `limit` bytes in all."""
+
+    def __init__(self, directory: Path, limit: int):
+        self.directory = directory
+        self.limit = limit
+
+    def open(self, name: str) -> int | None:
+        """A descriptor of the copy called `name`, marked as used now; None where there is none."""
+        try:
+            descriptor = os.open(self.directory / name, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        _mark_used(descriptor)
+        return descriptor
+
+    def discard(self, name: str) -> bool:
+        """Remove a copy; False where there was none."""
+        try:
+            (self.directory / name).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def fill(
+        self, name: str, source: Path, shard: ShardInfo, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Copy a shard file, unless it is there, another process is at it, or `stop` says so meanwhile.
+
+        Raises FmctError where the file isn't what `shard` says, or there is no room.
+        """
+        target, temporary = self.directory / name, self.directory / (name + _TEMPORARY)
+        if target.exists():
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with _locked(temporary) as descriptor:
+            # Another writer may have finished, and renamed the file, between our opening and locking it.
+            if descriptor is None or not _is(descriptor, temporary):
+                return
+            try:
+                if target.exists():
+                    return
+                self._reserve(descriptor, shard.bytes, temporary)
+                digest = _copy(source, descriptor, stop)
+                if digest == shard.sha256:
+                    _mark_used(descriptor)
+                    os.replace(temporary, target)
+                elif digest:
+                    raise FmctError(f"{source}: its SHA-256 is not the dataset's")
+            finally:
+                if _is(descriptor, temporary):
+                    temporary.unlink()
+
+    def _reserve(self, descriptor: int, size: int, own: Path) -> None:
+        """Make room by removing what was used least recently, and take it."""
+        with _locked(self.directory / _LOCK, wait=True):
+            files = [entry for path in self.directory.iterdir() if path != own for entry in _used(path)]
+            used = sum(bytes_ for _, bytes_, _ in files)
+            for _, bytes_, path in sorted(files):
+                if used + size <= self.limit:
+                    break
+                used -= bytes_ if _remove_unless_written(path) else 0
+            if used + size > self.limit:
+                raise FmctError(f"{self.directory}: no room for {size} bytes within data.cache_gb")
+            try:
+                os.truncate(descriptor, size)  # a killed writer's part may lie there
+                os.posix_fallocate(descriptor, 0, size)
+            except OSError as error:
+                raise FmctError(f"{self.directory}: no room for {size} bytes: {error.strerror}") from error
+
+
+class CachedDataset(Dataset):
+    """A dataset that reads its shards from node-local copies, where there are any."""
+
+    def __init__(self, path: Path, info: DatasetInfo, index: pa.Table, directory: Path, limit: int):
+        super().__init__(path, info, index)
+        largest = max(shard.bytes for shard in info.shards)
+        if limit < 2 * largest:
+            raise FmctError(
+                f"data.cache_gb={limit / 1e9:g} does not hold two of the shards of {path}, of up to "
+                f"{largest / 1e9:.3g} GB: raise it, or give no data.cache"
+            )
+        self._arguments = directory, limit
+        self.cache = ShardCache(directory, limit)
+        self.shard_of = np.repeat(np.arange(len(info.shards)), [shard.volumes for shard in info.shards])
+        """int (volumes,): the number of each volume's shard."""
+
+    @classmethod
+    def open_cached(cls, path: Path, directory: Path, limit: int) -> "CachedDataset":
+        """Open a dataset with copies in `directory`, of at most `limit` bytes."""
+        plain = Dataset.open(path)
+        return cls(path, plain.info, plain.index, directory, limit)
+
+    def __reduce__(self) -> tuple[object, tuple[Path, Path, int]]:  # type: ignore[override]
+        return CachedDataset.open_cached, (self.path, *self._arguments)
+
+    def read(self, i: int) -> np.ndarray:
+        """As `Dataset.read`."""
+        return self._checked(i, lambda: super(CachedDataset, self).read(i))
+
+    def read_box(self, i: int, start: Index3, stop: Index3) -> np.ndarray:
+        """As `Dataset.read_box`."""
+        return self._checked(i, lambda: super(CachedDataset, self).read_box(i, start, stop))
+
+    def fill(self, number: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """Copy shard `number` of the dataset; see `ShardCache.fill`."""
+        shard = self.info.shards[number]
+        source = shard_path(self.path, shard.name, self.info.format)
+        self.cache.fill(self._copy_name(source), source, shard, stop)
+
+    def _checked(self, i: int, read: Callable[[], np.ndarray]) -> np.ndarray:
+        try:
+            return read()
+        except FmctError:
+            if not self.cache.discard(self._copy_name(self.shard_file(i))):
+                raise
+            log.warning("%s: the copy in data.cache was damaged: removed", self.shard_file(i).name)
+            return read()
+
+    def _open_shard(self, i: int) -> int:
+        descriptor = self.cache.open(self._copy_name(self.shard_file(i)))
+        return super()._open_shard(i) if descriptor is None else descriptor
+
+    def _copy_name(self, file: Path) -> str:
+        return f"{self.info.digest[:16]}-{file.name}"
+
+
+def open_dataset(data: DataConfig) -> Dataset:
+    """The dataset as the configuration wants it read; raises FmctError as `Dataset.open`."""
+    if data.cache is None:
+        return Dataset.open(data.path)
+    return CachedDataset.open_cached(data.path, data.cache, int(data.cache_gb * 1e9))
+
+
+@contextmanager
+def _locked(path: Path, wait: bool = False) -> Iterator[int | None]:
+    """Make `path` where it is missing and hold it locked; None where another process does.
+
+    The lock ends with the process, however it ends.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
+        yield descriptor if held else None
+    finally:
+        os.close(descriptor)
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _copy(source: Path, descriptor: int, stop: Callable[[], bool]) -> str | None:
+    """Copy a file to the start of the open one; its SHA-256, None where `stop` ended it."""
+    digest = hashlib.sha256()
+    with source.open("rb") as stream, os.fdopen(os.dup(descriptor), "wb") as out:
+        while part := stream.read(_CHUNK):
+            if stop():
+                return None
+            digest.update(part)
+            out.write(part)
+    return digest.hexdigest()
+
+
+def _mark_used(descriptor: int) -> None:
+    now = time.time_ns()  # the kernel's own stamp is milliseconds coarse
+    os.utime(descriptor, ns=(now, now))
+
+
+def _used(path: Path) -> Iterator[tuple[int, int, Path]]:
+    """When a file was used last (ns) and its bytes; nothing where it has just gone."""
+    with suppress(FileNotFoundError):
+        stat = path.stat()
+        yield stat.st_mtime_ns, stat.st_size, path
+
+
+def _remove_unless_written(path: Path) -> bool:
+    """Remove a copy, or what a killed writer left; False where it is being written."""
+    if path.name.endswith(_TEMPORARY):
+        with _locked(path) as descriptor:
+            if descriptor is None:
+                return False
+            path.unlink(missing_ok=True)
+    elif path.name != _LOCK:
+        path.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,184 @@
+"""The node-local cache of shards: bounded, shared, verified, never in the way."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shard_samples import make_key, noise, write_dataset
+from test_data_loader import assert_same, small
+
+from fmct_hpc.data.cache import CachedDataset
+from fmct_hpc.data.loader import Batch, Loader
+from shards import Dataset, FmctError
+
+SHARDS = 4
+
+
+@pytest.fixture(scope="module", params=["zarr", "webdataset"])
+def original(request, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / request.param
+    shards = {
+        f"shard-{number}": {make_key(2 * number + i): noise((33, 30, 36), 2 * number + i) for i in range(2)}
+        for number in range(SHARDS)
+    }
+    write_dataset(path, request.param, shards)
+    return path
+
+
+@pytest.fixture
+def dataset(original, tmp_path) -> Path:
+    return shutil.copytree(original, tmp_path / "data")
+
+
+def cached(path: Path, cache: Path, shards: float = SHARDS) -> CachedDataset:
+    """With room for so many shards."""
+    largest = max(shard.bytes for shard in Dataset.open(path).info.shards)
+    return CachedDataset.open_cached(path, cache, int(shards * largest))
+
+
+def copies(cache: Path) -> list[str]:
+    return sorted(path.name.split("-", 1)[1].split(".")[0] for path in cache.glob("*-shard-?.*"))
+
+
+def take(path: Path, batches: int, **keywords: object) -> list[Batch]:
+    loader = Loader(small(path).model_copy(update=keywords), seed=3, global_batch=4, micro_batch=4)
+    try:
+        return list(islice(loader, batches))
+    finally:
+        loader.close()
+
+
+def wait_for(what) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_loader_fills_the_cache_and_reads_from_it(dataset, tmp_path):
+    plain, cache = take(dataset, 4), tmp_path / "cache"
+    loader = Loader(
+        small(dataset, workers=1).model_copy(update={"cache": cache, "cache_gb": 1}),
+        **{"seed": 3, "global_batch": 4, "micro_batch": 4},
+    )
+    try:
+        assert_same(list(islice(loader, 4)), plain)
+        wait_for(lambda: len(copies(cache)) == SHARDS)
+        assert not list(cache.glob("*.tmp"))
+    finally:
+        loader.close()
+    for shard in dataset.glob("shard-*"):
+        if not shard.name.endswith(".parquet"):
+            shard.unlink()
+    assert_same(take(dataset, 4, cache=cache, cache_gb=1), plain)
+
+
+def test_the_least_recently_used_copy_makes_room(dataset, tmp_path):
+    data = cached(dataset, tmp_path / "cache", shards=2.5)
+    data.fill(0)
+    data.fill(1)
+    data.read(0)  # of shard 0
+    data.fill(2)
+    assert copies(tmp_path / "cache") == ["shard-0", "shard-2"]
+    with pytest.raises(FmctError, match=r"data\.cache_gb=.* two of the shards"):
+        cached(dataset, tmp_path / "cache", shards=1.5)
+
+
+def test_a_damaged_shard_is_not_copied_and_its_reader_says_so(dataset, tmp_path):
+    data = cached(dataset, tmp_path / "cache")
+    shard = data.shard_file(2)
+    stored = bytearray(shard.read_bytes())
+    first, length = data.index["offset"][2].as_py(), data.index["length"][2].as_py()
+    for place in range(first, first + length, 16):
+        stored[place] ^= 0xFF
+    shard.write_bytes(stored)
+    with pytest.raises(FmctError, match=f"{shard.name}: its SHA-256"):
+        data.fill(1)
+    assert copies(tmp_path / "cache") == []
+    with pytest.raises(FmctError, match=f"{shard.name}: volume {make_key(2)}"):
+        data.read_box(2, (0, 0, 0), (33, 30, 36))
+
+
+def test_a_damaged_copy_is_thrown_away_and_the_shard_read(dataset, tmp_path, caplog):
+    data = cached(dataset, tmp_path / "cache")
+    data.fill(0)
+    (copy,) = (tmp_path / "cache").glob("*shard-0*")
+    stored = bytearray(copy.read_bytes())
+    for place in range(1000, len(stored) - 1000, 16):
+        stored[place] ^= 0xFF
+    copy.write_bytes(stored)
+    with caplog.at_level("WARNING"):
+        assert np.array_equal(data.read_box(1, (0, 0, 0), (33, 30, 36)), noise((33, 30, 36), 1))
+    assert "damaged: removed" in caplog.text
+    assert copies(tmp_path / "cache") == []
+
+
+def _fill_and_read(path: Path, cache: Path, seed: int) -> None:
+    data = cached(path, cache, shards=2.2)
+    random = np.random.default_rng(seed)
+    for _ in range(40):
+        number = int(random.integers(SHARDS))
+        try:
+            data.fill(number)
+        except FmctError as error:  # all room may be taken by copies that others are writing
+            assert "no room" in str(error)  # noqa: PT017
+        volume = 2 * number + int(random.integers(2))
+        assert np.array_equal(data.read(volume), noise((33, 30, 36), volume))
+
+
+def test_processes_share_a_cache_too_small_for_all(dataset, tmp_path):
+    cache = tmp_path / "cache"
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=_fill_and_read, args=(dataset, cache, seed)) for seed in range(4)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(120)
+        assert process.exitcode == 0
+    assert sum(path.stat().st_size for path in cache.iterdir()) <= cached(dataset, cache, 2.2).cache.limit
+    for copy in cache.glob("*-shard-*"):
+        assert copy.read_bytes() == (dataset / copy.name.split("-", 1)[1]).read_bytes()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from fmct_hpc.data import cache
+
+def stuck(source, descriptor, stop):
+    import os
+    os.write(descriptor, source.read_bytes()[:1000])
+    print("half", flush=True)
+    time.sleep(600)
+
+cache._copy = stuck
+cache.CachedDataset.open_cached(Path(sys.argv[1]), Path(sys.argv[2]), 10**9).fill(0)
+"""
+
+
+def test_what_a_killed_writer_left_is_taken_over(dataset, tmp_path):
+    cache = tmp_path / "cache"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", KILLED, str(dataset), str(cache)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "half\n"
+        data = cached(dataset, cache, shards=2.5)
+        data.fill(0)  # another is at it
+        assert copies(cache) == ["shard-0"]
+        assert list(cache.glob("*.tmp"))
+        assert np.array_equal(data.read(0), noise((33, 30, 36), 0))
+        writer.kill()
+    data.fill(1)
+    data.fill(2)  # what it left makes room
+    assert not list(cache.glob("*.tmp"))
+    data.fill(0)
+    (copy,) = cache.glob("*-shard-0*")
+    assert copy.read_bytes() == data.shard_file(0).read_bytes()
