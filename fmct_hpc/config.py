@@ -289,7 +289,28 @@ class RunConfig(_Section):
     """Save and stop when a process has run this long; under Slurm the job's own end is known without it."""
     log_every: Positive = 10
     images_every: Positive = 1000
-    """Steps between reconstructions in TensorBoard."""
+    """Steps between reconstructions, attention maps and embeddings."""
+    hang_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """A step, or a start, that takes longer hangs: slow storage and first compilations take some minutes."""
+
+
+class HealthConfig(_Section):
+    """When a run is not sound."""
+
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does; a skipped step changes nothing and is recorded."""
+    most_skipped: Positive = 10
+    """Steps an attempt may skip: now and then bf16 overflows, more is a broken run."""
+    collapse: Literal["warn", "stop"] = "warn"
+    """What signs of collapse do, once they have lasted; a run may recover from them."""
+    patience: Positive = 2000
+    """Steps that a sign must last: early in a run features are nearly alike, and targets nearly uniform."""
+    entropy_margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
+    """Share of log(model.prototypes) below it from which the teacher's mean entropy counts as uniform."""
+    least_divergence: Annotated[float, Field(ge=0)] = 0.01
+    """Cross-entropy of student and teacher above the teacher's entropy, in nats (Caron et al. 2021, 5.3)."""
+    least_feature_deviation: Annotated[float, Field(ge=0)] = 0.05
+    """Deviation of normalised CLS tokens times √width: about 1 when sound (Chen and He 2021, section 4.1)."""
 
 
 class TrainConfig(_Section):
@@ -301,6 +322,7 @@ class TrainConfig(_Section):
     optim: OptimConfig = OptimConfig()
     engine: EngineConfig = EngineConfig()
     run: RunConfig = RunConfig()
+    health: HealthConfig = HealthConfig()
 
     def accumulation(self, ranks: int) -> int:
         """Micro-batches a step: the fewest that are of one size and within engine.micro_batch.

@@ -188,6 +188,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what the run would be, start nothing.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Record some steps for chrome://tracing, in RUN/profile.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Pretrain with DINO and MAE under DeepSpeed. Run it again to go on: it resumes by itself.
@@ -203,7 +206,7 @@ def train(
     if ranks is None and ("RANK" in os.environ or "SLURM_PROCID" in os.environ):
         rank = int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])
         set_up_logging(rank)
-        raise typer.Exit(train_rank(settings, run, until))
+        raise typer.Exit(train_rank(settings, run, until, profile))
     found = preflight(settings, run, ranks or 1)
     if dry_run:
         from fmct_hpc.train.outlook import outlook, plot_schedules
@@ -218,6 +221,7 @@ def train(
     command = [sys.executable, "-m", "launch.cli", "train", "--run", str(run)]
     command += ["--config", str(config)] if config else []
     command += ["--until", str(until)] if until else []
+    command += ["--profile"] if profile else []
     raise typer.Exit(run_ranks([*command, *(overrides or [])], ranks or 1))
 
 

@@ -46,7 +46,7 @@ def small_config(data: Path, **sections: dict[str, object]) -> TrainConfig:
         "run": {"steps": STEPS, "batch": BATCH, "checkpoint_every": 6, "log_every": 5, "images_every": 10},
     }
     for name, section in sections.items():
-        values[name] = {**values[name], **section}
+        values[name] = {**values.get(name, {}), **section}
     return TrainConfig.model_validate(values)
 
 

@@ -1,6 +1,7 @@
 """Self-distillation of the CLS token: DINO (Caron et al. 2021, algorithm 1)."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,16 +24,28 @@ def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature
 def health(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> dict[str, Tensor]:
     """Signs of collapse, as 0-d float32 tensors.
 
-    Entropies in nats: log K for both is collapse to uniform, 0 is collapse to one prototype. Prototypes in
-    use: how many are some view's most probable one.
+    Entropies in nats: log K for both is collapse to uniform, 0 is collapse to one prototype. Divergence:
+    KL(teacher || student) over all pairs of views, 0 where the output is always the same (Caron et al. 2021,
+    section 5.3). Prototypes in use: how many are some view's most probable one, over all ranks.
     """
     student = F.log_softmax(student_logits.float() / temperature, dim=-1)
-    used = teacher_probabilities.argmax(dim=-1).unique().numel()
+    teacher_entropy = torch.special.entr(teacher_probabilities).sum(dim=-1).mean()
+    cross_entropy = -torch.einsum("gbk,vbk->gvb", teacher_probabilities, student).mean()
     return {
-        "teacher_entropy": torch.special.entr(teacher_probabilities).sum(dim=-1).mean(),
+        "teacher_entropy": teacher_entropy,
         "student_entropy": -(student.exp() * student).sum(dim=-1).mean(),
-        "prototypes_used": torch.tensor(float(used), device=student.device),
+        "divergence": cross_entropy - teacher_entropy,
+        "prototypes_used": _distinct(teacher_probabilities.argmax(dim=-1)),
     }
+
+
+def _distinct(numbers: Tensor) -> Tensor:
+    """How many different ones there are among all ranks' numbers, of which each has as many; 0-d float32."""
+    if dist.is_initialized():
+        gathered = [torch.empty_like(numbers) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, numbers)
+        numbers = torch.stack(gathered)
+    return torch.tensor(float(numbers.unique().numel()), device=numbers.device)
 
 
 @torch.no_grad()

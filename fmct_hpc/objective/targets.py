@@ -51,6 +51,10 @@ class RunningCentre(nn.Module):
         self.center.lerp_(mean, (1 - self.momentum) * (count > 0).float())
         self._total.zero_()
 
+    def discard(self) -> None:
+        """Forget the step's logits."""
+        self._total.zero_()
+
 
 class SinkhornKnopp(nn.Module):
     """Equal shares for all prototypes over the step's global batch (Caron et al. 2020, section 3.1).
@@ -82,6 +86,9 @@ class SinkhornKnopp(nn.Module):
     def update(self) -> None:
         """Nothing is carried from step to step."""
 
+    def discard(self) -> None:
+        """Nothing was kept."""
+
 
 class Targets(nn.Module):
     """The targets of a step; each kind of token has a centring of its own. A checkpoint carries its state."""
@@ -104,6 +111,13 @@ class Targets(nn.Module):
         for centring in (self.cls, self.patches):
             if centring is not None:
                 centring.update()
+
+    @torch.no_grad()
+    def discard(self) -> None:
+        """In place of `update` for a step that was not sound."""
+        for centring in (self.cls, self.patches):
+            if centring is not None:
+                centring.discard()
 
 
 def _centring(config: TrainConfig) -> RunningCentre | SinkhornKnopp:

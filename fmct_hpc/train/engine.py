@@ -1,5 +1,6 @@
 """The student under DeepSpeed: its configuration, parameter groups, and the update."""
 
+import math
 from typing import Any
 
 import deepspeed
@@ -77,11 +78,20 @@ def parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed, "decay": True}, {"params": spared, "decay": False, "weight_decay": 0.0}]
 
 
+class GuardedAdamW(torch.optim.AdamW):
+    """AdamW that can be told to pass over a step."""
+
+    sound = True
+    """Whether the gradients are fit for an update."""
+
+    def step(self, closure: Any = None) -> Any:
+        """As torch's, or nothing at all."""
+        return super().step(closure) if self.sound else None
+
+
 def build_engine(config: TrainConfig, student: Student, place: Place) -> deepspeed.DeepSpeedEngine:
     """Give the student to DeepSpeed; under stage 3 its parameters are empty from here on."""
-    optimizer = torch.optim.AdamW(
-        parameter_groups(student), lr=config.optim.base_lr, betas=config.optim.betas
-    )
+    optimizer = GuardedAdamW(parameter_groups(student), lr=config.optim.base_lr, betas=config.optim.betas)
     engine, *_ = deepspeed.initialize(
         model=student.to(place.device),
         optimizer=optimizer,
@@ -92,14 +102,19 @@ def build_engine(config: TrainConfig, student: Student, place: Place) -> deepspe
 
 
 def update(engine: deepspeed.DeepSpeedEngine, now: StepSettings) -> float:
-    """Clip the accumulated gradients and update the weights; returns the gradient norm before clipping."""
+    """Clip the accumulated gradients and update the weights; returns the gradient norm before clipping.
+
+    Where that is not finite nothing is updated: DeepSpeed's ZeRO optimizers see to it themselves, and stage 0
+    is told here.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = now.lr
         group["weight_decay"] = now.weight_decay if group["decay"] else 0.0
     if not engine.zero_optimization():
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))  # stage 0 reports none
+        engine.optimizer.sound = math.isfinite(norm)
         engine.step()
         return norm
     engine.step()
-    return float(engine.get_global_grad_norm())
+    return math.inf if engine.optimizer.overflow else float(engine.get_global_grad_norm())

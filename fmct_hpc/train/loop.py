@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -14,25 +15,33 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.data.loader import Batch, Loader
 from fmct_hpc.model.execution import set_execution
-from fmct_hpc.model.patches import patchify, unpatchify
 from fmct_hpc.objective.draws import Draws, draw
 from fmct_hpc.objective.student import Losses
 from fmct_hpc.objective.targets import NO_SCORES, Scores, Targets
 from fmct_hpc.train.engine import build_engine, update
 from fmct_hpc.train.process_group import Place
-from fmct_hpc.train.records import Records
 from fmct_hpc.train.saver import Saver
 from fmct_hpc.train.schedules import StepSettings, settings
 from fmct_hpc.train.signals import StopRequest
 from fmct_hpc.train.start import initial_student
 from fmct_hpc.train.state import State
 from fmct_hpc.train.teacher import MeanTeacher
-from shards import FmctError
 
 log = logging.getLogger(__name__)
 
 LAST_SECONDS = 60.0
 """To end in, beside a step and a save: the encoder's export, the processes' own end, a slow file system."""
+
+
+class Outcome(NamedTuple):
+    """What came of a step; the same on all ranks."""
+
+    figures: dict[str, float]
+    """Losses, signs of collapse and the gradient norm over all ranks, and the step's settings."""
+    stop: bool
+    """Whether any rank was asked to stop."""
+    guilty: str
+    """Empty; or, where loss or gradient was not finite and nothing was updated, whose volumes did it."""
 
 
 class Training:
@@ -49,12 +58,8 @@ class Training:
         self.engine = build_engine(config, student, place)
         self.state = State(self.engine, self.teacher.parameters if self.teacher else None, self.targets)
 
-    def step(self, step: int, batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
-        """Do step number `step`, counted from 0, on this rank's micro-batches.
-
-        Returns the figures of the step over all ranks, and whether any rank was asked to stop. Raises
-        FmctError, before any weight is changed, where a loss is not finite.
-        """
+    def step(self, step: int, batches: list[Batch], stop: bool) -> Outcome:
+        """Do step number `step`, counted from 0, on this rank's micro-batches."""
         now = settings(self.config, step)
         draws = [draw(self.config, step, batch.indices).to(self.place.device) for batch in batches]
         losses: list[Losses] = []
@@ -63,14 +68,16 @@ class Training:
                 self.engine.step()  # tells DeepSpeed that the last micro-batch is over
             losses.append(self.engine(batch.views, targets, drawn, now.freeze_prototypes))
             self.engine.backward(losses[-1].total)
-        figures, stop = self._agree(losses, stop, batches, step)
+        figures, stop = self._agree(losses, stop)
         figures["gradient_norm"] = update(self.engine, now)
-        if not math.isfinite(figures["gradient_norm"]):
-            raise FmctError(f"step {step + 1}: the gradient is not finite; lower optim.base_lr or optim.clip")
+        guilty = "" if math.isfinite(figures["gradient_norm"]) else _guilty(losses, batches)
         if self.teacher and self.targets:
-            self.targets.update()
-            self.teacher.update(self.engine.module, now.momentum)
-        return {**figures, "lr": now.lr, "weight_decay": now.weight_decay, "momentum": now.momentum}, stop
+            if guilty:
+                self.targets.discard()
+            else:
+                self.targets.update()
+                self.teacher.update(self.engine.module, now.momentum)
+        return Outcome(figures | now.figures(), stop, guilty)
 
     def _targets(self, batches: list[Batch], draws: list[Draws], now: StepSettings) -> list[Scores]:
         """What the teacher makes of each micro-batch."""
@@ -82,33 +89,30 @@ class Training:
         ]
         return self.targets.of(logits, now.teacher_temperature)
 
-    def _agree(
-        self, losses: list[Losses], stop: bool, batches: list[Batch], step: int
-    ) -> tuple[dict[str, float], bool]:
+    def _agree(self, losses: list[Losses], stop: bool) -> tuple[dict[str, float], bool]:
         """Average the figures over ranks and micro-batches, and learn whether any rank has to stop."""
         rows = [_figures(loss) for loss in losses]
         mean = torch.stack([torch.stack(list(row.values())) for row in rows]).double().mean(dim=0)
         shared = torch.cat([mean, mean.new_tensor([float(stop)])])
         dist.all_reduce(shared)
         *values, stopping = shared.tolist()
-        if not all(math.isfinite(value) for value in values):
-            _raise_not_finite(losses, batches, step)
-        return {
-            name: v / self.place.world_size for name, v in zip(rows[0], values, strict=True)
-        }, stopping > 0
+        world_size = self.place.world_size
+        return {name: v / world_size for name, v in zip(rows[0], values, strict=True)}, stopping > 0
 
-    @torch.no_grad()
-    def reconstruct(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first volume's first view, what the encoder saw of it, and what the decoder made of that."""
-        view = batch.views[0, :1]
-        keep = draw(self.config, step, batch.indices[:1]).to(self.place.device).keep
-        assert keep is not None, "only a run with MAE reconstructs"
-        size = self.config.model.patch_size
-        patches = patchify(view, size)
-        visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, keep, 1.0)
-        seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[1])
-        rebuilt = self.engine.module.reconstruct(view, keep)
-        return view[0], seen[0], rebuilt[0]
+
+class Observers(Protocol):
+    """What looks on, on every rank, after each step."""
+
+    def step(
+        self,
+        done: int,
+        batches: list[Batch],
+        outcome: Outcome,
+        seconds: float,
+        waited: float,
+        saves: dict[str, float],
+    ) -> None:
+        """After `done` steps, the last of which took `seconds`, `waited` of them for data."""
 
 
 def _figures(losses: Losses) -> dict[str, Tensor]:
@@ -117,8 +121,8 @@ def _figures(losses: Losses) -> dict[str, Tensor]:
     return {name: value.detach().float() for name, value in parts.items()}
 
 
-def _raise_not_finite(losses: list[Losses], batches: list[Batch], step: int) -> None:
-    """End all ranks, naming the rank and the volumes at fault."""
+def _guilty(losses: list[Losses], batches: list[Batch]) -> str:
+    """In words, which ranks' volumes had a loss that is not finite; all ranks must call it."""
     mine = [
         key
         for loss, batch in zip(losses, batches, strict=True)
@@ -127,8 +131,8 @@ def _raise_not_finite(losses: list[Losses], batches: list[Batch], step: int) -> 
     ]
     everyone: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, mine)
-    guilty = "; ".join(f"rank {rank}: {', '.join(keys)}" for rank, keys in enumerate(everyone) if keys)
-    raise FmctError(f"step {step + 1}: the loss is not finite, nothing was updated; volumes of {guilty}")
+    ranks = [f"rank {rank}: {', '.join(keys)}" for rank, keys in enumerate(everyone) if keys]
+    return f"volumes of {'; '.join(ranks)}" if ranks else "every loss is finite, the gradient is not"
 
 
 def micro_batches(loader: Loader, accumulate: int) -> Iterator[list[Batch]]:
@@ -141,7 +145,7 @@ def micro_batches(loader: Loader, accumulate: int) -> Iterator[list[Batch]]:
 def run_steps(
     training: Training,
     loader: Loader,
-    records: Records | None,
+    observers: Observers,
     saver: Saver,
     steps: range,
     stop: StopRequest,
@@ -157,17 +161,11 @@ def run_steps(
         began = time.perf_counter()
         waited = sum(batch.wait_seconds for batch in batches)
         asked = stop(needed=LAST_SECONDS + 2 * (slowest + saver.seconds))
-        figures, stopping = training.step(step, batches, asked)
-        done = step + 1
+        outcome = training.step(step, batches, asked)
+        done, stopping = step + 1, outcome.stop
         seconds = waited + time.perf_counter() - began
         slowest = max(slowest, seconds)
-        figures |= {"volumes_per_second": config.run.batch / seconds, "data_wait": waited / seconds}
-        if records:
-            records.step(done, figures | saver.figures())
-        if config.objective.mae_weight and (done % config.run.images_every == 0 or done == config.run.steps):
-            pictures = training.reconstruct(batches[0], step)  # on all ranks: stage 3 gathers weights
-            if records:
-                records.reconstruction(done, *pictures)
+        observers.step(done, batches, outcome, seconds, waited, saver.figures())
         if stopping or done == steps.stop or done % config.run.checkpoint_every == 0:
             saver.save(done)
         if stopping:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -15,7 +16,10 @@ from shards.atomic import atomic_path, write_text
 
 log = logging.getLogger(__name__)
 
-CONSOLE = ("loss", "dino", "ibot", "koleo", "mae", "gradient_norm", "lr", "volumes_per_second", "data_wait")
+CONSOLE = (
+    *("loss", "dino", "ibot", "koleo", "mae", "gradient_norm", "lr"),
+    *("volumes_per_second", "mfu", "data_wait"),
+)
 """The figures of a log line; metrics.jsonl and TensorBoard have all."""
 
 
@@ -30,7 +34,7 @@ class Records:
         write_text(metrics, "".join(f"{line}\n" for line in kept))
         self._metrics = metrics.open("a", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
-        self._pictures = run / "reconstructions"
+        self._run = run
         self._log_every = log_every
 
     def step(self, step: int, figures: dict[str, float]) -> None:
@@ -49,18 +53,34 @@ class Records:
         for row, (title, volume) in zip(
             axes, (("input", view), ("visible", masked), ("reconstruction", rebuilt)), strict=True
         ):
-            middle = volume.shape[-1] // 2
-            brain = volume[0].cpu().float().numpy()
-            planes = (brain[middle, ::-1, ::-1], brain[::-1, middle, ::-1], brain[::-1, ::-1, middle])
-            for axis, plane in zip(row, planes, strict=True):
+            for axis, plane in zip(row, _planes(volume[0].cpu().float().numpy()), strict=True):
                 axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
                 axis.set_axis_off()
             row[1].set_title(title)
-        self._pictures.mkdir(exist_ok=True)
-        with atomic_path(self._pictures / f"step-{step:08d}.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
+        self._save(figure, self._run / "reconstructions", step)
         stack = torch.stack([view, masked, rebuilt])[:, :1, view.shape[-1] // 2]
         self._board.add_images("reconstruction", np.clip(stack.cpu().numpy(), 0, 1), step)
+
+    def attention(self, step: int, view: Tensor, attention: Tensor) -> None:
+        """Show a view's (C, S, S, S) middle slices and, over them, the attention (g, g, g) it gets."""
+        size = view.shape[-1]
+        grown = F.interpolate(attention[None, None], size=3 * (size,), mode="trilinear")[0, 0]
+        heat, brain = (tensor.cpu().float().numpy() for tensor in (grown, view[0]))
+        figure = Figure(figsize=(6, 2.2), layout="constrained")
+        for axis, plane, hot in zip(figure.subplots(1, 3), _planes(brain), _planes(heat), strict=True):
+            axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
+            axis.imshow(hot, cmap="inferno", alpha=0.5, vmin=0, vmax=heat.max())
+            axis.set_axis_off()
+        self._save(figure, self._run / "attention", step)
+
+    def embedding(self, step: int, vectors: Tensor, columns: list[str], rows: list[list[str]]) -> None:
+        """Give TensorBoard's projector vectors (N, width) with the metadata `columns` of each."""
+        self._board.add_embedding(vectors, metadata=rows, metadata_header=columns, global_step=step)
+
+    def _save(self, figure: Figure, folder: Path, step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        with atomic_path(folder / f"step-{step:08d}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
 
     def close(self) -> None:
         """Flush and close; what was recorded is then on disk."""
@@ -68,3 +88,9 @@ class Records:
         os.fsync(self._metrics.fileno())
         self._metrics.close()
         self._board.close()
+
+
+def _planes(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Axial, coronal and sagittal slices through the middle of (S, S, S), as radiologists see them."""
+    middle = volume.shape[-1] // 2
+    return volume[middle, ::-1, ::-1], volume[::-1, middle, ::-1], volume[::-1, ::-1, middle]

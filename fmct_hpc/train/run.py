@@ -38,6 +38,8 @@ FREE_TO_CHANGE = (
     "run.minutes",
     "run.log_every",
     "run.images_every",
+    "run.hang_minutes",
+    "health",
 )
 """Keys, or beginnings of keys, that have no influence on what is learned (those of the engine and the number
 of ranks: none but rounding); all others must stay as they were when a run goes on."""
@@ -75,11 +77,12 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
     return dataset
 
 
-def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
+def train(config: TrainConfig, run: Path, until: int | None = None, profile: bool = False) -> int:
     """One rank: join the others, go on from the newest checkpoint, train, save; return the exit code.
 
     `until` ends the run at that step instead of run.steps, with a checkpoint. Returns 0 when the steps
     are done, and 75 when all was saved because a signal came to any rank, or its time is nearly over.
+    `profile` has rank 0 record some steps (fmct_hpc.train.profiling).
     """
     end = time_limit(config.run.minutes)
     from fmct_hpc.train.process_group import join, on_first_rank, rank_and_size
@@ -95,7 +98,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
     place = join(config.engine.device)
     from fmct_hpc.data.loader import Loader
     from fmct_hpc.train.loop import Training, run_steps
-    from fmct_hpc.train.records import Records
+    from fmct_hpc.train.observers import RunObservers
     from fmct_hpc.train.saver import Saver
 
     lock: list[IO[str]] = []
@@ -115,7 +118,6 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
             log.info("%s: steps %d to %d of %d", run, start + 1, last, config.run.steps)
         else:
             log.info("%s: %d of %d steps are done, none is to do", run, start, config.run.steps)
-        records = Records(run, start, config.run.log_every) if place.rank == 0 else None
         saver = Saver(run, config, training.state, DataFacts.of(dataset))
         accumulation = config.accumulation(place.world_size)
         loader = Loader(
@@ -129,13 +131,13 @@ def train(config: TrainConfig, run: Path, until: int | None = None) -> int:
             accumulation,
             config.engine.device,
         )
+        observers = RunObservers(training, run, start, dataset, profile)
         try:
-            done, stopped = run_steps(training, loader, records, saver, range(start, last), stop)
+            with observers:
+                done, stopped = run_steps(training, loader, observers, saver, range(start, last), stop)
         finally:
             loader.close()
             saver.close()
-            if records:
-                records.close()
     on_first_rank(lambda: _export(run, done))
     return EXIT_SAVED if stopped else 0
 

@@ -19,6 +19,10 @@ class StepSettings(NamedTuple):
     teacher_temperature: float
     freeze_prototypes: bool
 
+    def figures(self) -> dict[str, float]:
+        """As they are recorded."""
+        return {name: float(value) for name, value in self._asdict().items()}
+
 
 def settings(config: TrainConfig, step: int) -> StepSettings:
     """The values of `step`, counted from 0."""

@@ -4,6 +4,8 @@ MFU is the model's operations a second over the device's peak (Chowdhery et al. 
 activation checkpointing computes again does not count.
 """
 
+import resource
+
 import torch
 
 from fmct_hpc.config import TrainConfig
@@ -39,6 +41,7 @@ class Throughput:
 
     def __init__(self, config: TrainConfig, ranks: int, device: torch.device) -> None:
         self._batch = config.run.batch
+        self._device = device
         self._tokens = self._batch * tokens_a_volume(config)
         peak = peak_flops(device)
         self._share_of_peak = self._batch * training_flops(config) / (ranks * peak) if peak else None
@@ -52,4 +55,11 @@ class Throughput:
         }
         if self._share_of_peak is not None:
             found["mfu"] = self._share_of_peak / seconds
-        return found
+        return found | {"memory_gb": peak_memory(self._device) / 1e9}
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held: of GPU memory by tensors, of a CPU's resident ones."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

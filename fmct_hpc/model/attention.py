@@ -1,0 +1,35 @@
+"""What the CLS token looks at."""
+
+import torch
+from torch import Tensor, nn
+
+from fmct_hpc.model.block import Block
+from fmct_hpc.model.vit import VisionTransformer
+
+
+@torch.no_grad()
+def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
+    """Attention of the last block's CLS token to the patches: (B, C, S, S, S) -> float32 (B, heads, g, g, g).
+
+    softmax(q·k / √d) over all tokens (Vaswani et al. 2017, equation 1), of which the patches' part is given:
+    as in Caron et al. 2021, figure 1. Works under ZeRO stage 3, where every rank must call it.
+    """
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0])
+
+    block = encoder.blocks[-1]
+    assert isinstance(block, Block)
+    last = block.attention
+    hook = last.register_forward_pre_hook(keep)
+    try:
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks call no hooks
+            encoder(views)
+    finally:
+        hook.remove()
+    query, key, _ = last.queries_keys_values(seen[0])
+    scores = query[:, :, :1].float() @ key.float().transpose(2, 3) / query.shape[-1] ** 0.5
+    weights = scores.softmax(dim=-1)[:, :, 0, encoder.prefix :]
+    grid = [edge // encoder.patch_size for edge in views.shape[2:]]
+    return weights.unflatten(-1, grid)

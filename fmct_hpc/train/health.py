@@ -1,0 +1,73 @@
+"""Is a run sound? What to do about a step that is not finite, and signs that the features collapse.
+
+Both are judged by figures that all ranks have agreed on, so every rank comes to the same decision.
+"""
+
+import logging
+import math
+
+from fmct_hpc.config import TrainConfig
+from shards import FmctError
+
+log = logging.getLogger(__name__)
+
+
+class Health:
+    """Watches the figures of each step."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._limits = config.health
+        self._uniform = math.log(config.model.prototypes)
+        self._several = config.run.batch > 1
+        self._lasting: dict[str, int] = {}
+        self._skipped = 0
+
+    def skip(self, step: int, guilty: str) -> None:
+        """Take note of a step, counted from 1, that was not finite and changed nothing.
+
+        Raises FmctError where the configuration has such a step stop the run, or its budget is spent.
+        """
+        what = f"step {step}: loss or gradient is not finite, nothing was updated; {guilty}"
+        if self._limits.not_finite == "stop":
+            raise FmctError(
+                f"{what}; look at these volumes, lower optim.base_lr, or set health.not_finite=skip"
+            )
+        self._skipped += 1
+        if self._skipped > self._limits.most_skipped:
+            raise FmctError(f"{what}; more steps than health.most_skipped={self._limits.most_skipped}")
+        log.warning("%s; skipped, %d of at most %d", what, self._skipped, self._limits.most_skipped)
+
+    def step(self, step: int, figures: dict[str, float]) -> None:
+        """Look for collapse in the figures of step `step`; a sign must last for health.patience steps.
+
+        Raises FmctError where the configuration has a collapse stop the run.
+        """
+        for sign, shows in self._signs(figures).items():
+            self._lasting[sign] = self._lasting.get(sign, 0) + 1 if shows else 0
+            if self._lasting[sign] and self._lasting[sign] % self._limits.patience == 0:
+                self._alarm(step, sign)
+
+    def _alarm(self, step: int, sign: str) -> None:
+        what = f"step {step}: for {self._lasting[sign]} steps {sign}: the features collapse"
+        if self._limits.collapse == "stop":
+            raise FmctError(
+                f"{what}; begin again with a lower optim.base_lr, objective.centring=sinkhorn, a longer "
+                "objective.teacher_warmup or some objective.koleo_weight; health.collapse=warn only warns"
+            )
+        log.warning("%s", what)
+
+    def _signs(self, figures: dict[str, float]) -> dict[str, bool]:
+        """Which sign shows; those whose figures this objective has."""
+        limits, signs = self._limits, dict[str, bool]()
+        if "teacher_entropy" in figures:
+            flat = figures["teacher_entropy"] > (1 - limits.entropy_margin) * self._uniform
+            signs["the teacher likes all prototypes alike"] = flat
+            # Caron et al. 2021, section 5.3: a divergence of 0 means an output that is always the same.
+            same = figures["divergence"] < limits.least_divergence
+            signs["the student gives the teacher's answer whatever it sees"] = same
+            if self._several:
+                signs["all volumes have one prototype"] = figures["prototypes_used"] < 2
+        if "feature_deviation" in figures:
+            alike = figures["feature_deviation"] < limits.least_feature_deviation
+            signs["all volumes have nearly one feature vector"] = alike
+        return signs

@@ -1,0 +1,63 @@
+"""All that looks on while a run trains: health, records, pictures, watchdog, profile."""
+
+import math
+from pathlib import Path
+from types import TracebackType
+
+from fmct_hpc.data.loader import Batch
+from fmct_hpc.train.health import Health
+from fmct_hpc.train.loop import Outcome, Training
+from fmct_hpc.train.pictures import Pictures
+from fmct_hpc.train.profiling import Profile
+from fmct_hpc.train.records import Records
+from fmct_hpc.train.throughput import Throughput
+from fmct_hpc.train.watchdog import Watchdog
+from shards import Dataset
+
+
+class RunObservers:
+    """Context manager around the steps of one rank; rank 0 keeps the records."""
+
+    def __init__(self, training: Training, run: Path, start: int, dataset: Dataset, profile: bool) -> None:
+        config, place = training.config, training.place
+        first = place.rank == 0
+        self._health = Health(config)
+        self._throughput = Throughput(config, place.world_size, place.device)
+        self._records = Records(run, start, config.run.log_every) if first else None
+        self._pictures = Pictures(config, training.engine.module, dataset, self._records)
+        self._profile = Profile(run, start) if profile and first else None
+        self._watchdog = Watchdog(run, place.rank, 60 * config.run.hang_minutes)
+
+    def __enter__(self) -> "RunObservers":
+        self._watchdog.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watchdog.__exit__(kind, error, trace)
+        if self._records:
+            self._records.close()
+
+    def step(
+        self,
+        done: int,
+        batches: list[Batch],
+        outcome: Outcome,
+        seconds: float,
+        waited: float,
+        saves: dict[str, float],
+    ) -> None:
+        """See `fmct_hpc.train.loop.Observers`; raises FmctError where health ends the run."""
+        self._watchdog.alive()
+        figures = outcome.figures | self._throughput.figures(seconds, waited) | saves
+        figures["skipped"] = float(bool(outcome.guilty))
+        if self._records:
+            self._records.step(done, {name: v for name, v in figures.items() if math.isfinite(v)})
+        if outcome.guilty:
+            self._health.skip(done, outcome.guilty)
+        else:
+            self._health.step(done, figures)
+        self._pictures.step(done, batches)
+        if self._profile:
+            self._profile.step(done)

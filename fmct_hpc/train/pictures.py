@@ -1,0 +1,73 @@
+"""What a run shows every so many steps: reconstructions, attention, and where its volumes lie to one another.
+
+All ranks take part, for under ZeRO stage 3 every use of the network gathers weights; rank 0 records.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.loader import Batch
+from fmct_hpc.model.attention import cls_attention
+from fmct_hpc.model.patches import patchify, unpatchify
+from fmct_hpc.objective.draws import draw
+from fmct_hpc.objective.student import Student
+from fmct_hpc.train.records import Records
+from shards import Dataset
+
+METADATA = ("kernel_class", "manufacturer")
+"""Columns of the shard index beside a volume's key; nothing there identifies a patient."""
+
+
+class Pictures:
+    """Makes them from the batches of a step."""
+
+    def __init__(
+        self, config: TrainConfig, student: Student, dataset: Dataset, records: Records | None
+    ) -> None:
+        self._config = config
+        self._student = student
+        self._dataset = dataset
+        self._records = records
+
+    @torch.no_grad()
+    def step(self, done: int, batches: list[Batch]) -> None:
+        """After `done` steps, the last of which was on this rank's `batches`."""
+        if done % self._config.run.images_every and done != self._config.run.steps:
+            return
+        if self._config.objective.mae_weight:
+            pictures = self._reconstruct(batches[0], done - 1)
+            if self._records:
+                self._records.reconstruction(done, *pictures)
+        view = batches[0].views[0, :1]
+        attention = cls_attention(self._student.encoder, view)[0].mean(dim=0)
+        vectors, rows = self._embed(batches)
+        if self._records:
+            self._records.attention(done, view[0], attention)
+            self._records.embedding(done, vectors, *self._metadata(rows))
+
+    def _reconstruct(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first volume's first view, what the encoder saw of it, and what the decoder made of that."""
+        view = batch.views[0, :1]
+        keep = draw(self._config, step, batch.indices[:1]).to(view.device).keep
+        assert keep is not None, "only a run with MAE reconstructs"
+        size = self._config.model.patch_size
+        patches = patchify(view, size)
+        visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, keep, 1.0)
+        seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[1])
+        return view[0], seen[0], self._student.reconstruct(view, keep)[0]
+
+    def _embed(self, batches: list[Batch]) -> tuple[Tensor, list[int]]:
+        """CLS tokens of the first views of the step's global batch, (N, width), and the volumes' numbers."""
+        vectors = torch.cat([self._student.encoder(batch.views[0])[:, 0].float().cpu() for batch in batches])
+        rows = [int(index) for batch in batches for index in batch.indices]
+        everyone: list[tuple[Tensor, list[int]] | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (vectors, rows))
+        found = [part for part in everyone if part is not None]
+        return torch.cat([part[0] for part in found]), [row for part in found for row in part[1]]
+
+    def _metadata(self, rows: list[int]) -> tuple[list[str], list[list[str]]]:
+        """Names of the columns, and their values for each volume."""
+        table = self._dataset.index.select(["key", *METADATA]).take(rows)
+        return table.column_names, [[str(value) for value in row.values()] for row in table.to_pylist()]

@@ -1,0 +1,98 @@
+"""What two ranks do when one of them sees what is not finite, and when one of them never comes."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from small_training import small_config, start_training, write_dataset, write_recipe
+
+from fmct_hpc.train.watchdog import EXIT_HUNG
+from launch.ranks import run_ranks
+
+RANK = """
+import sys, time
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.process_group import join
+
+def everything(training):
+    return torch.cat([piece.values.flatten().clone() for piece in training.state.pieces()])
+
+def main(folder):
+    place = join("cpu")
+    from fmct_hpc.data.loader import Loader
+    from fmct_hpc.train.loop import Training
+    from fmct_hpc.train.watchdog import Watchdog
+    for name in ("stage0", "stage1", "stage2", "stage3"):
+        config = TrainConfig.model_validate_json((folder / f"{name}.json").read_text())
+        training = Training(config, place)
+        loader = Loader(config.data, 0, 4, 2, place.rank, 2)
+        batches = iter(loader)
+        first, second, third = next(batches), next(batches), next(batches)
+        assert not training.step(0, [first], False).guilty
+        before = everything(training)
+        if place.rank == 1:
+            second.views[0, 1] = float("nan")
+        outcome = training.step(1, [second], False)
+        expected = [None, None]
+        dist.all_gather_object(expected, second.keys)
+        assert outcome.guilty == f"volumes of rank 1: {', '.join(expected[1])}", outcome.guilty
+        assert torch.equal(everything(training), before), name
+        assert not training.step(2, [third], False).guilty
+        assert not torch.equal(everything(training), before), name
+        loader.close()
+    (folder / f"sound-{place.rank}").touch()
+    with Watchdog(folder, place.rank, 2.0):
+        if place.rank == 1:
+            time.sleep(600)
+        dist.barrier()
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "data")
+
+
+def test_no_rank_updates_on_what_is_not_finite_and_a_hang_ends_with_all_stacks(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage in range(4):
+        config = small_config(data, engine={"zero_stage": stage})
+        (tmp_path / f"stage{stage}.json").write_text(config.model_dump_json())
+    (tmp_path / "rank.py").write_text(RANK)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    code = run_ranks([sys.executable, str(tmp_path / "rank.py"), str(tmp_path)], 2)
+    assert (tmp_path / "sound-0").exists()
+    assert (tmp_path / "sound-1").exists()
+    assert code == EXIT_HUNG
+    waiting, cause = ((tmp_path / "hangs" / f"rank-0000{rank}.txt").read_text() for rank in range(2))
+    assert "barrier" in waiting
+    assert "barrier" not in cause
+    assert f'rank.py", line {RANK[: RANK.index("time.sleep")].count(chr(10)) + 1} in main' in cause
+
+
+def test_a_run_shows_attention_and_embeddings_and_records_a_profile(data: Path, tmp_path: Path) -> None:
+    sections = {"run": {"steps": 8, "images_every": 8}, "engine": {"zero_stage": 3}}
+    recipe = write_recipe(small_config(data, **sections), tmp_path / "recipe.yaml")
+    process = start_training(recipe, tmp_path / "run", 2, "--profile")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 0, output
+    run = tmp_path / "run"
+    for folder in ("attention", "reconstructions"):
+        assert (run / folder / "step-00000008.png").read_bytes().startswith(b"\x89PNG")
+    [metadata] = (run / "tensorboard").rglob("metadata.tsv")
+    header, *rows = metadata.read_text().splitlines()
+    assert header.split("\t") == ["key", "kernel_class", "manufacturer"]
+    assert len(rows) == 4, "the global batch"
+    [trace] = (run / "profile").iterdir()
+    assert trace.name == "step-00000004.json"
+    assert '"traceEvents"' in trace.read_text()
+    assert "Self CPU" in output

@@ -1,0 +1,125 @@
+"""Collapse is made to happen, and the alarm must name it."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from small_training import small_config
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.draw import GLOBAL_VIEWS
+from fmct_hpc.objective.draws import draw
+from fmct_hpc.objective.student import Student, Teacher
+from fmct_hpc.objective.targets import Targets
+from fmct_hpc.train.health import Health
+from shards import FmctError
+
+PATIENCE = 3
+
+
+def make(collapse: Literal["warn", "stop"] = "warn", **objective: object) -> TrainConfig:
+    health = {"patience": PATIENCE, "collapse": collapse, "most_skipped": 2, "not_finite": "skip"}
+    return small_config(Path("unused"), objective=objective, health=health)
+
+
+def figures_of(
+    config: TrainConfig, student: Student, teacher: Teacher, views: torch.Tensor
+) -> dict[str, float]:
+    """The signs of a forward pass over (V, B, C, S, S, S) views."""
+    targets = Targets(config)
+    drawn = draw(config, 0, np.arange(views.shape[1]))
+    scores = targets.of([teacher(views[:GLOBAL_VIEWS], drawn.masked)], 0.04)[0]
+    return {name: float(value) for name, value in student(views, scores, drawn).health.items()}
+
+
+def networks(config: TrainConfig) -> tuple[Student, Teacher]:
+    torch.manual_seed(0)
+    student, teacher = Student(config), Teacher(config)
+    # Features that differ from volume to volume as a trained model's do, which a new one's hardly do.
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            if "encoder" in name or "head" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    teacher.load_state_dict({name: student.state_dict()[name] for name in teacher.state_dict()})
+    return student, teacher
+
+
+def messages(config: TrainConfig, figures: dict[str, float], caplog: pytest.LogCaptureFixture) -> list[str]:
+    health = Health(config)
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, PATIENCE + 1):
+            assert not caplog.messages, "before the sign has lasted"
+            health.step(step, figures)
+    return caplog.messages
+
+
+@pytest.fixture
+def views() -> torch.Tensor:
+    torch.manual_seed(1)
+    return torch.rand(3, 8, 3, 24, 24, 24) * torch.rand(3, 8, 3, 1, 1, 1)
+
+
+def test_a_sound_model_rings_no_alarm(views: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    config = make()
+    figures = figures_of(config, *networks(config), views)
+    assert figures["prototypes_used"] > 1
+    assert figures["feature_deviation"] > 0.1
+    assert messages(config, figures, caplog) == []
+
+
+def test_uniform_targets_ring(views: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    config = make()
+    student, teacher = networks(config)
+    for network in (student, teacher):
+        assert network.head is not None
+        network.head.mlp[-1].weight.data.zero_()
+        network.head.mlp[-1].bias.data.zero_()
+    found = messages(config, figures_of(config, student, teacher, views), caplog)
+    assert any("likes all prototypes alike" in text for text in found)
+    assert any("gives the teacher's answer whatever it sees" in text for text in found)
+
+
+def test_one_prototype_for_all_rings(views: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    config = make()
+    student, teacher = networks(config)
+    for network in (student, teacher):
+        assert network.head is not None
+        network.head.mlp[-1].bias.data[0] = 1e4  # every bottleneck vector points one way
+    [text] = [
+        t for t in messages(config, figures_of(config, student, teacher, views), caplog) if "one proto" in t
+    ]
+    assert text.startswith(f"step {PATIENCE}: for {PATIENCE} steps all volumes have one prototype")
+
+
+def test_one_feature_for_all_rings(views: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    config = make()
+    student, teacher = networks(config)
+    student.encoder.norm.weight.data.zero_()
+    student.encoder.norm.bias.data.fill_(1.0)
+    found = messages(config, figures_of(config, student, teacher, views), caplog)
+    assert any("nearly one feature vector" in text for text in found)
+
+
+def test_a_sign_that_passes_begins_anew_and_one_that_lasts_may_stop_the_run() -> None:
+    sound = {"feature_deviation": 1.0}
+    alike = {"feature_deviation": 0.0}
+    health = Health(make("stop"))
+    for step, figures in enumerate([alike, alike, sound, alike, alike], start=1):
+        health.step(step, figures)
+    with pytest.raises(FmctError, match=r"step 6: for 3 steps all volumes have nearly one.*sinkhorn"):
+        health.step(6, alike)
+
+
+def test_skipping_has_a_budget_and_stopping_has_none(caplog: pytest.LogCaptureFixture) -> None:
+    health = Health(make())
+    health.skip(1, "volumes of rank 1: k")
+    health.skip(5, "volumes of rank 0: k")
+    assert "skipped, 2 of at most 2" in caplog.messages[-1]
+    with pytest.raises(FmctError, match=r"step 6.*health.most_skipped=2"):
+        health.skip(6, "volumes of rank 0: k")
+    strict = make().model_copy(update={"health": make().health.model_copy(update={"not_finite": "stop"})})
+    with pytest.raises(FmctError, match=r"step 1: .*nothing was updated; volumes of rank 1: k; .*base_lr"):
+        Health(strict).skip(1, "volumes of rank 1: k")
