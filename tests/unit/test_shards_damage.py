@@ -61,7 +61,7 @@ def regions(file: Path) -> dict[str, range]:
 
 @both_formats
 def test_verify_finds_a_flipped_bit_anywhere(dataset: Dataset) -> None:
-    """In each region of each file; with FMCT_EXHAUSTIVE=1, each bit of every file of a tiny dataset."""
+    """In each region of each file; with FMCT_EXHAUSTIVE=1, each bit of a tiny shard too."""
     rng = np.random.default_rng(0)
     if EXHAUSTIVE:
         shutil.rmtree(dataset.path)
@@ -75,7 +75,8 @@ def test_verify_finds_a_flipped_bit_anywhere(dataset: Dataset) -> None:
             places += [region[0], region[-1], *rng.choice(region, min(3, len(region)))]
         flips = [(place, int(rng.integers(8))) for place in places]
         if EXHAUSTIVE:
-            flips = [(place, bit) for place in range(len(whole)) for bit in range(8)]
+            shard = file == dataset.shard_file(0)
+            flips = [(at, bit) for at in range(len(whole)) for bit in (range(8) if shard else [at % 8])]
         for place, bit in flips:
             flip(file, place, bit)
             assert (file.name, None, "SHA-256 differs") in verify(dataset.path), f"{file.name} byte {place}"

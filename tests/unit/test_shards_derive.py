@@ -1,5 +1,6 @@
 """Datasets made from datasets: the same volumes, patients whole, each file whole or absent."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -204,6 +205,14 @@ def test_fractions_that_give_no_split_are_refused(tmp_path: Path, fractions: dic
     with pytest.raises(FmctError, match=r"sum to 1|no patient falls into part b"):
         split(tmp_path / "one", tmp_path / "out", fractions)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_is_what_the_document_says(tmp_path: Path) -> None:
+    dataset = many_patients(tmp_path / "one", 40)
+    parts = assign(dataset, {"train": 0.25, "test": 0.75}, seed=7)
+    for i, patient in enumerate(dataset.index["patient_key"].to_pylist()):
+        bits = bin(int(hashlib.sha256(f"7 {patient}".encode()).hexdigest(), 16))[2:].zfill(256)
+        assert i in parts["train" if int(bits[:53], 2) / 2**53 < 0.25 else "test"]
 
 
 def test_shards_of_a_size_hold_the_same_volumes_in_the_same_order(tmp_path: Path) -> None:
