@@ -51,7 +51,10 @@ def convert_weights(
         step=0,
         model=found.model,
         data=DataConfig.model_validate(
-            {"path": "", "windows": _WINDOWS[found.channels], "view_size": found.view_size}
+            {
+                **{"path": "", "windows": _WINDOWS[found.channels]},
+                **{"view_size": found.view_size, "field": "squeezed"},
+            }
         ),
         spacing_mm=(1.0, 1.0, 1.0),
         code_version=version("fmct-hpc"),

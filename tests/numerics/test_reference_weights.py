@@ -224,6 +224,8 @@ def test_our_encoder_gives_the_references_features(tmp_path: Path, registers: in
         qkv_bias,
         None,
     )
+    view = info.view(np.full((40, 50, 45), 40, np.int16), (2, 1, 1))
+    assert (view.shape, info.data.field) == ((1, 3, 12, 12, 12), "squeezed")
     assert info.origin.startswith("model_weights.pth, student, sha256 ")
     x = images()
     with torch.no_grad():
