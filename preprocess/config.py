@@ -95,6 +95,20 @@ class CheckConfig(_Section):
         return reasons
 
 
+class PrivacyConfig(_Section):
+    """What is hidden beyond identifiers, which always are; docs/privacy.md has the limits."""
+
+    deface: bool = False
+    """Blank the face's soft tissue (preprocess.deface). Off by default: it costs some tenths of a second a
+    volume, and what lies in front of the brain is data where no volume leaves the hospital."""
+    show_defacing: bool = True
+    """Show slices of some volumes before and after defacing in the QC report, for a person to judge it;
+    turn it off where the report is to leave with the volumes."""
+    date_shift_days: Annotated[int, Field(ge=1)] | None = None
+    """Keep Study Date (0008,0020) in the manifest, moved into the past by 1 to this many days, the same for
+    all studies of a patient, so that intervals stay. None keeps no date at all."""
+
+
 class OutputConfig(_Section):
     """How volumes are written."""
 
@@ -113,9 +127,10 @@ class PreprocessConfig(_Section):
     select: SelectConfig = SelectConfig()
     grid: GridConfig = GridConfig()
     check: CheckConfig = CheckConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     output: OutputConfig = OutputConfig()
 
     def digest(self) -> str:
-        """SHA-256 of what shapes the volumes: selection, grid and checks, not paths or workers."""
-        text = "".join(part.model_dump_json() for part in (self.select, self.grid, self.check))
+        """SHA-256 of what shapes the volumes: selection, grid, checks and privacy, not paths or workers."""
+        text = "".join(part.model_dump_json() for part in (self.select, self.grid, self.check, self.privacy))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -51,7 +51,7 @@ def find_head(hu: np.ndarray, slices: Stack, threshold: float) -> Head:
     """
     coarse = field(slices, (COARSE_MM, COARSE_MM, COARSE_MM))
     values = resample(hu, slices, coarse, UNSEEN, smooth=False)
-    mask = _largest(values > threshold, values == UNSEEN)
+    mask = largest_object(values > threshold, values == UNSEEN)
     volume_ml = mask.sum() * COARSE_MM**3 / 1000
     if volume_ml < LEAST_HEAD_ML:
         raise Rejection(
@@ -60,8 +60,11 @@ def find_head(hu: np.ndarray, slices: Stack, threshold: float) -> Head:
     return Head(coarse, values, mask)
 
 
-def _largest(dense: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """The largest component of `dense` after an opening that spares the border of the scanned region."""
+def largest_object(dense: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """The largest component of `dense` with the air it encloses, apart from what is thin.
+
+    Both bool (D, H, W); it is opened by a voxel, but not along the border of the `unknown`.
+    """
     # Air inside (sinuses, a hollow phantom) is filled plane by plane, so that thin walls are not eroded.
     dense = ndimage.binary_fill_holes(dense, _IN_PLANE) & ~unknown
     eroded = ndimage.binary_erosion(dense | unknown, border_value=1) & dense

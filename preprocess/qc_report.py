@@ -23,6 +23,8 @@ from shards.atomic import write_text
 GALLERY = 36
 """Thumbnails of a kind that the page shows."""
 BINS = 30
+MIDDLE = "Axial, coronal and sagittal slices through the middle."
+DEFACED = "in the slices where most was blanked. These pictures hold faces: keep them where the scans are."
 KEY_DIGITS = 8
 SCANNER_MEDIANS = ("air_hu", "brain_hu", "bone_hu", "noise_hu", "jump_mm", "slice_thickness_mm")
 """What is compared between scanners."""
@@ -77,7 +79,11 @@ def write_report(
     order = sorted(range(len(keys)), key=keys.__getitem__)
     sample = [_stored(dataset, keys[i], flags[i]) for i in order[:GALLERY]]
     flagged = [_stored(dataset, keys[i], flags[i]) for i in order if flags[i]][:GALLERY]
-    refused = [Figure(p.key[:KEY_DIGITS], p.note, png(p.array)) for p in pictures if p.kind == "rejected"]
+    seen = list(pictures)
+    defaced = [
+        Figure(p.key[:KEY_DIGITS], f"{p.kind}: {p.note}", png(p.array)) for p in seen if p.kind != "rejected"
+    ]
+    refused = [Figure(p.key[:KEY_DIGITS], p.note, png(p.array)) for p in seen if p.kind == "rejected"]
     page = _template().render(
         totals=totals,
         rejections=_rejections(rejected),
@@ -86,9 +92,10 @@ def write_report(
         medians=SCANNER_MEDIANS,
         histograms=_histograms(volumes, config),
         galleries=[
-            ("Stored volumes", "Those of the least pseudonyms: a random choice.", sample),
-            ("Flagged volumes", "Stored, with a finding of the checks each.", flagged),
-            ("Volumes in quarantine", "Built, and refused by the checks.", refused[:GALLERY]),
+            ("Stored volumes", f"Those of the least pseudonyms: a random choice. {MIDDLE}", sample),
+            ("Flagged volumes", f"Stored, with a finding of the checks each. {MIDDLE}", flagged),
+            ("Volumes in quarantine", f"Built, and refused by the checks. {MIDDLE}", refused[:GALLERY]),
+            ("Defacing", f"Before and after, {DEFACED}", defaced[:GALLERY]),
         ],
     )
     write_text(path, page)

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     NOT_GRAYSCALE = "not_grayscale"
     NOT_HOUNSFIELD = "not_hounsfield"
     NO_HEAD_FOUND = "no_head_found"
+    DEFACE_FAILED = "deface_failed"
 
     # Volumes, by what they measure (preprocess.check).
     HU_OUT_OF_RANGE = "hu_out_of_range"

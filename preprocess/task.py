@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from preprocess.candidate import Candidate
 from preprocess.catalog import Series, read_rows
 from preprocess.check import check
 from preprocess.config import PreprocessConfig
+from preprocess.deface import deface
 from preprocess.deidentify import Pseudonymizer
 from preprocess.equipment import scanner
 from preprocess.ledger import TaskFiles, TaskResult
@@ -23,7 +24,6 @@ from preprocess.plan import Task, input_digest, read_current_plan, task_digest
 from preprocess.quarantine import Entry
 from preprocess.reasons import Reason, Rejection
 from preprocess.study import Outcome, as_rejection, select_study, studies
-from preprocess.thumbnail import thumbnail
 from preprocess.volume import Volume, build_volume
 from shards.errors import FmctError
 from shards.index import read_sidecar, sidecar_path
@@ -130,7 +130,7 @@ class _Shards:
             for source in candidate.sources:
                 _require_unchanged(source, keys.key)
             volume = build_volume(candidate.series, self._config.grid, self._config.select)
-            flags = _check(volume, keys.key, self._config, self._made.pictures)
+            volume, flags = _finished(volume, keys.key, self._config, self._made.pictures)
         except Exception as error:
             return as_rejection(error, f"series {keys.key}")
         if not self._writers:
@@ -191,14 +191,24 @@ class _Keys:
         )
 
 
-def _check(volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture]) -> tuple[Reason, ...]:
-    """The volume's flags; pictures of what is not stored go to `seen`."""
+def _finished(
+    volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture]
+) -> tuple[Volume, tuple[Reason, ...]]:
+    """The volume as it is stored, and its flags; pictures of what is not stored go to `seen`."""
+    spacing = config.grid.spacing_mm
     try:
-        return check(volume.measures, volume.affine, config.check)
+        flags = check(volume.measures, volume.affine, config.check)
     except Rejection as rejection:
-        pixels = thumbnail(volume.voxels, config.grid.spacing_mm).tobytes()
-        seen.append(Picture(key, "rejected", str(rejection), pixels))
+        if not config.privacy.deface:  # it may have no brain to be defaced by
+            seen.append(pictures.of(key, "rejected", str(rejection), volume.voxels, spacing))
         raise
+    if not config.privacy.deface:
+        return volume, flags
+    voxels = deface(volume.voxels, spacing)
+    if config.privacy.show_defacing and len(seen) < 2 * pictures.PER_TASK:
+        seen += pictures.before_and_after(key, volume.voxels, voxels, spacing)
+    facts = volume.facts.model_copy(update={"defaced": True})
+    return replace(volume, voxels=voxels, facts=facts), flags
 
 
 def _scanner(series: Series) -> str:

@@ -17,15 +17,17 @@ SHAPE = (PANEL_PIXELS, 3 * PANEL_PIXELS)
 """Of a thumbnail."""
 
 
-def thumbnail(voxels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Axial, coronal and sagittal slices through the middle of a volume, side by side.
+def thumbnail(
+    voxels: np.ndarray, spacing_mm: Sequence[float], at: tuple[int, int, int] | None = None
+) -> np.ndarray:
+    """Axial, coronal and sagittal slices through voxel `at` (default: the middle), side by side.
 
     `voxels` are HU, (D, H, W) growing towards superior, anterior, right; `spacing_mm` goes with them.
     Display follows the radiological convention: the patient's right is at the left of axial and
     coronal panels, anterior is up in the axial and to the left in the sagittal one, superior is up.
     Returns uint8 (PANEL_PIXELS, 3 · PANEL_PIXELS).
     """
-    depth, height, width = (np.s_[size // 2] for size in voxels.shape)
+    depth, height, width = at or (size // 2 for size in voxels.shape)
     spacing_d, spacing_h, spacing_w = spacing_mm
     panels = (
         _panel(voxels[depth, ::-1, ::-1], (spacing_h, spacing_w)),

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("pixel_spacing_mm", pa.list_(pa.float64(), 2)),
         ("manufacturer", _REPEATED),
         ("transfer_syntax", _REPEATED),
+        ("defaced", pa.bool_()),
         ("shard", _REPEATED),
         ("offset", pa.int64()),
         ("length", pa.int64()),

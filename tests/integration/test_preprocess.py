@@ -15,7 +15,7 @@ from preprocess_export import SERIES, Export, contents, make_export, run_inline,
 
 from preprocess import run, task
 from preprocess.catalog import read_catalog
-from preprocess.config import CheckConfig, SelectConfig
+from preprocess.config import CheckConfig, PrivacyConfig, SelectConfig
 from preprocess.deidentify import Pseudonymizer
 from preprocess.reasons import Reason
 from preprocess.trace import trace
@@ -102,6 +102,21 @@ def test_findings_are_flags_or_rejections_and_the_report_shows_both(
     assert page.count('src="data:image/png;base64,') == page.count("<img ") == 2 * len(rows) + rejected
     assert not re.search(r"https?:|<script|<link", page), "the page must not need anything"
     assert f'<td>noisy</td><td class="n">{len(rows)}</td>' in page
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_defaced_volumes_say_so_and_the_report_shows_them_if_it_may(tmp_path: Path, shown: bool) -> None:
+    export = make_export(tmp_path, 1)
+    privacy = PrivacyConfig(deface=True, show_defacing=shown)
+    config = export.config().model_copy(update={"privacy": privacy})
+    assert config.digest() != export.config().digest()
+    run_inline(export, tmp_path / "out", config)
+    dataset = Dataset.open(tmp_path / "out" / "zarr")
+    assert dataset.record(0).facts.defaced
+    assert dataset.info.config_digest == config.digest()
+    assert pq.read_table(tmp_path / "out" / "manifest.parquet")["defaced"].to_pylist() == [True]
+    page = (tmp_path / "out" / "qc" / "report.html").read_text()
+    assert (">Defacing<" in page) == ("before: " in page) == shown
 
 
 def test_both_formats_hold_the_same_voxels_and_records(made: tuple[Export, Path]) -> None:

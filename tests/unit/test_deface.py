@@ -1,0 +1,116 @@
+"""On heads whose brain and skull are known: the face goes, brain and bone stay to the last voxel."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from preprocess.deface import BONE_HU, deface
+from preprocess.demo.anatomy import floor_height, head_hu
+from preprocess.demo.head import Head, draw_anatomy
+from preprocess.reasons import Rejection
+from preprocess.resample import Grid
+
+SKIN_FROM_BONE_MM = 4.0
+"""Skin nearer to bone than this has nothing behind it that could be blanked."""
+
+
+@dataclass
+class Truth:
+    """A volume and what its voxels are."""
+
+    hu: np.ndarray
+    brain: np.ndarray
+    vault: np.ndarray
+    skin: np.ndarray
+    """The outermost 2 mm of the face, from the orbits to the mouth."""
+    local: tuple[np.ndarray, ...]
+    spacing: tuple[float, float, float]
+
+
+def truth(head: Head, spacing: float) -> Truth:
+    """A head at `spacing` mm; brain is wherever its tissue shows, vault where a fifth is bone."""
+    shape = np.rint(np.array([190, 230, 190]) / spacing).astype(int)
+    grid = Grid(np.array([95.0, 112.0, -85.0]), (spacing,) * 3, (int(shape[0]), int(shape[1]), int(shape[2])))
+    points = np.argwhere(np.ones(shape, bool)) @ grid.affine[:3, :3].T + grid.origin
+    hu = head_hu(points, head)
+    matter = replace(head, grey=head.grey + 90, white=head.white + 90, csf=head.csf + 90)
+    bone = replace(head, cortical_bone=head.cortical_bone + 500, diploe=head.diploe + 500)
+    x, y, z = head.local(points)
+    cranial = z > floor_height((x, y, z))
+    skin = (hu > -500) & (z > -60) & (z < -14) & (y < -60) & (np.abs(x) < 50)
+    noise = np.random.default_rng(0).normal(0, 4, hu.shape)
+    filled = {
+        "hu": np.rint(hu + noise).astype(np.int16),
+        "brain": (head_hu(points, matter) > hu + 1) & cranial,
+        "vault": (head_hu(points, bone) > hu + 100) & cranial,
+        "skin": skin,
+    }
+    volumes = {name: values.reshape(shape) for name, values in filled.items()}
+    outside = ndimage.distance_transform_edt(volumes["hu"] > -500, grid.spacing)
+    volumes["skin"] &= outside <= max(2.0, spacing)
+    return Truth(**volumes, local=tuple(v.reshape(shape) for v in (x, y, z)), spacing=grid.spacing)
+
+
+CASES = [
+    pytest.param((0, (0, 0, 0), 1.5), id="1.5 mm"),
+    pytest.param((1, (14, 3, -5), 2.0), id="chin down"),
+    pytest.param((2, (-14, -4, 6), 2.0), id="chin up"),
+    pytest.param((3, (0, 0, 0), 3.0), id="3 mm"),
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def known(request: pytest.FixtureRequest) -> Truth:
+    patient, rotation, spacing = request.param
+    return truth(replace(draw_anatomy(0, patient), rotation=rotation), spacing)
+
+
+@pytest.fixture(scope="module")
+def defaced(known: Truth) -> np.ndarray:
+    return deface(known.hu, known.spacing)
+
+
+def test_brain_and_bone_are_the_same_to_the_last_voxel(known: Truth, defaced: np.ndarray) -> None:
+    changed = defaced != known.hu
+    volume_ml = np.prod(known.spacing) / 1000
+    assert known.brain.sum() * volume_ml > 1000
+    assert known.vault.sum() * volume_ml > 300
+    assert not (changed & known.brain).any()
+    assert not (changed & known.vault).any()
+    assert not (changed & (known.hu > BONE_HU)).any()
+
+
+def test_nothing_but_the_face_is_touched(known: Truth, defaced: np.ndarray) -> None:
+    changed = defaced != known.hu
+    assert (defaced[changed] == -1000).all()
+    tissue = changed & (known.hu > -500)
+    _, y, z = known.local
+    assert y[tissue].max() < 30, "nothing behind the head's middle"
+    assert z[tissue].max() < 30, "nothing above the brow"
+    assert 60 < tissue.sum() * np.prod(known.spacing) / 1000 < 500
+
+
+def test_the_skin_of_the_face_is_gone_and_the_surface_recedes(known: Truth, defaced: np.ndarray) -> None:
+    from_bone = ndimage.distance_transform_edt(known.hu <= BONE_HU, known.spacing)
+    skin = known.skin & (from_bone > SKIN_FROM_BONE_MM)
+    assert skin.sum() * np.prod(known.spacing) > 3000
+    assert (defaced[skin] == -1000).mean() > 0.995
+    recession = ndimage.distance_transform_edt(defaced < -500, known.spacing)[skin]
+    assert np.percentile(recession, 10) >= 2.8
+    assert np.median(recession) >= 4.0
+
+
+def test_the_eyes_are_gone(known: Truth, defaced: np.ndarray) -> None:
+    x, y, z = known.local
+    globes = ((np.abs(x) - 32) ** 2 + (y + 77) ** 2 + (z + 27) ** 2 < 9**2) & (known.hu < BONE_HU)
+    assert (defaced[globes] == -1000).mean() > 0.9
+
+
+def test_a_head_without_a_brain_is_refused() -> None:
+    hollow = np.full((60, 80, 60), -1000, np.int16)
+    hollow[5:55, 5:75, 5:55] = 900
+    hollow[10:50, 10:70, 10:50] = -1000
+    with pytest.raises(Rejection, match="deface_failed"):
+        deface(hollow, (3, 3, 3))
