@@ -37,6 +37,7 @@ from preprocess.sources import (
     open_for_headers,
 )
 from preprocess.spill import fingerprints
+from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +234,7 @@ class _PartWriter:
     """Writes a part, `PART_ROWS` rows at a time; none where nothing is added."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = PrivateParquet(path, FOUND_TABLE, PART_ROWS)
         self._rows: list[dict[str, Any]] = []
         self.written = False
@@ -241,8 +243,13 @@ class _PartWriter:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if not error:
-            self._flush()
+        try:
+            if not error:
+                self._flush()
+        except FmctError as failure:
+            if self.written:
+                self._file.__exit__(FmctError, failure, failure.__traceback__)
+            raise
         if self.written:
             self._file.__exit__(kind, error, trace)
 
@@ -257,11 +264,20 @@ class _PartWriter:
     def _flush(self) -> None:
         if not self._rows:
             return
-        if not self.written:
-            self._file.__enter__()
-            self.written = True
-        self._file.add(pa.Table.from_pylist(self._rows, schema=FOUND_TABLE))
+        try:
+            if not self.written:
+                self._file.__enter__()
+                self.written = True
+            self._file.add(pa.Table.from_pylist(self._rows, schema=FOUND_TABLE))
+        except OSError as error:  # not to be taken for one of the file that is read
+            raise FmctError(cannot_write(self._path.parent, error)) from None
         self._rows = []
+
+
+def cannot_write(folder: Path, error: OSError) -> str:
+    """What to do where the scan's own folder takes no more."""
+    why = os.strerror(error.errno or 0)
+    return f"{folder}: {why}; mend that and run the same command again: what is read is kept"
 
 
 def rejected_rows(rejections: Iterable[tuple[Source, Rejection]]) -> list[dict[str, Any]]:

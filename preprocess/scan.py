@@ -19,6 +19,7 @@ from preprocess.findings import (
     Part,
     Reading,
     Record,
+    cannot_write,
     file_fingerprints,
     published,
     read_files,
@@ -93,10 +94,7 @@ def scan(
                 "run the same command again, with fewer `--workers` if it recurs"
             ) from None
         except OSError as error:
-            why = os.strerror(error.errno or 0)
-            raise FmctError(
-                f"{work.root}: {why}; mend that and run the same command again: what is read is kept"
-            ) from None
+            raise FmctError(cannot_write(work.root, error)) from None
         if "CT" in tables.modalities:
             publish(work)
     _require_ct(export, tables)

@@ -94,7 +94,7 @@ def make_catalog(path: Path, series: int) -> None:
                 | {"patient_id": f"{one:09}", "study_uid": f"1.2.{one:09}", "series_uid": f"1.2.3.{one:09}"}
                 | {"sop_uid": f"1.2.840.113619.2.55.3.{one:09}.{number}", "path": b"/a/%d/%d" % (one, number)}
                 | {"size": 526228, "mtime_ns": 10**18, "rows": 512, "columns": 512, "frames": 1, "frame": 0}
-                | {"member": b"", "offset": 0, "archive_size": 0}
+                | {"member": b"", "offset": 0, "archive_size": 0, "sha256": ""}
                 for one in range(start, min(start + 2000, series))
                 for number in range(SERIES_FILES)
             ]

@@ -238,6 +238,31 @@ def test_what_the_system_refused_is_tried_again(tmp_path: Path, monkeypatch: pyt
     assert tables(catalog) == fresh(folder, tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("writer", ["PrivateParquet", "CatalogWriter"])
+def test_a_full_disk_is_told_and_the_next_scan_goes_on(
+    writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    expected = fresh(folder, tmp_path / "fresh")
+    kind, calls = getattr(catalog_table, writer), 0
+
+    def add(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 4:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        real = kind.add
+        patch.setattr(kind, "add", add)
+        with pytest.raises(FmctError, match="No space left on device; mend that"):
+            scan(folder, catalog)
+    assert not catalog.exists()
+    assert scan(folder, catalog).unchanged > 0
+    assert tables(catalog) == expected
+
+
 def test_objects_with_one_uid_are_compared_by_their_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
