@@ -53,14 +53,15 @@ def from_reference(state: Weights, heads: int | None = None, decoder_heads: int 
     left = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
     network = _measure(left, heads, decoder_heads)
     for name, constant in _constants(network).items():
-        if name not in left or not torch.allclose(left.pop(name).float(), constant, atol=1e-5):
+        given = left.pop(name, torch.empty(0))
+        if given.shape != constant.shape or not torch.allclose(given.float(), constant, atol=1e-5):
             raise FmctError(
                 f"{name}: missing or not {_CONSTANTS[name]}, which is all that our model can hold"
             )
     weights = network.weights
     for entry in _entries(network):
         if entry.theirs in left:
-            weights[entry.ours] = entry.layout.ours(left.pop(entry.theirs)).contiguous()
+            weights[entry.ours] = _reordered(entry, left.pop(entry.theirs))
         elif not entry.optional:
             raise FmctError(f"{entry.theirs}: missing, so this is not {_WHAT}")
     if left:
@@ -116,6 +117,13 @@ _CONSTANTS = {
     "head.last_layer.weight_g": "1 (NORM_LAST_LAYER)",
     "decoder_pos_embed": "sines and cosines (POS_EMBED: sincos)",
 }
+
+
+def _reordered(entry: _Entry, tensor: Tensor) -> Tensor:
+    try:
+        return entry.layout.ours(tensor).contiguous()
+    except (RuntimeError, IndexError):
+        raise FmctError(f"{entry.theirs}: of {tuple(tensor.shape)}, unlike the other weights") from None
 
 
 def _constants(network: Network) -> Weights:
@@ -192,6 +200,9 @@ def _measure(state: Weights, heads: int | None, decoder_heads: int | None) -> Ne
     width, channels, patch, *edges = shape("patch_embedding.patch_embeddings.weight", 5)
     patches = shape("patch_embedding.position_embeddings", 3)[1]
     grid = round(patches ** (1 / 3))
+    for tokens in ("cls_token", *(["register_tokens"] if "register_tokens" in state else [])):
+        if shape(tokens, 3)[2] != width:
+            raise FmctError(f"{tokens}: of {tuple(state[tokens].shape)}, unlike the other weights")
     if edges != [patch, patch] or grid**3 != patches:
         raise FmctError(
             f"patch_embedding: {patches} patches of {(patch, *edges)}: only cubes can be converted"
@@ -203,7 +214,7 @@ def _measure(state: Weights, heads: int | None, decoder_heads: int | None) -> Ne
         "heads": _heads(width, heads, max(1, width // 64), "--heads"),
         "mlp_ratio": shape("blocks.0.mlp.linear1.weight", 2)[0] / width,
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-        "register_tokens": state["register_tokens"].shape[1] if "register_tokens" in state else 0,
+        "register_tokens": shape("register_tokens", 3)[1] if "register_tokens" in state else 0,
         "positions": "learned",
     }
     part: Part = ""

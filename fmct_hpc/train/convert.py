@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.model.reference import Network, Part, from_reference, to_reference
+from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
 from shards.atomic import atomic_path
 from shards.errors import FmctError
@@ -45,6 +46,7 @@ def convert_weights(
         found = from_reference(state, heads, decoder_heads)
     except FmctError as error:
         raise FmctError(f"{source}: {error}") from None
+    _require_fit(source, found)
     if found.channels not in _WINDOWS:
         raise FmctError(f"{source}: {found.channels} channels; the reference's are 1 or 3 windows")
     info = EncoderInfo(
@@ -69,6 +71,19 @@ def convert_weights(
     write_encoder(out, found.weights, info)
     beside = f" with its {found.part}" if found.part else ""
     return f"{out / 'encoder.safetensors'}: the reference's {network}{beside}, {_describe(found)}"
+
+
+def _require_fit(source: Path, network: Network) -> None:
+    """Raise FmctError where the weights are not all those of one encoder, by name and shape."""
+    with torch.device("meta"):
+        built = VisionTransformer(network.model, network.channels, network.view_size).state_dict()
+    for name, tensor in built.items():
+        given = network.weights[f"encoder.{name}"]
+        if given.shape != tensor.shape:
+            raise FmctError(
+                f"{source}: {name} would be of {tuple(given.shape)}, but by the other weights it is of "
+                f"{tuple(tensor.shape)}"
+            )
 
 
 def _to_reference(source: Path, out: Path) -> str:

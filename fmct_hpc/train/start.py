@@ -51,9 +51,9 @@ def _given(path: Path, config: TrainConfig, student: Student) -> dict[str, Tenso
     """The weights at `path` by the student's names: the encoder, and those parts that the student has too."""
     encoder, info = load_encoder(path)
     if info.data.windows != config.data.windows:
-        raise FmctError(
-            f"{path}: data.windows={info.data.windows} in run.start_from, not {config.data.windows}"
-        )
+        raise FmctError(f"{path}: has data.windows={info.data.windows}, not {config.data.windows}")
+    if info.model.heads != config.model.heads:  # no shape tells this
+        raise FmctError(f"{path}: has model.heads={info.model.heads}, not {config.model.heads}")
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     for part in _PARTS:
         file = path.with_name(f"{part}.safetensors")

@@ -303,6 +303,10 @@ def foreign(change: str) -> State:
         state["patch_embedding.patch_embeddings.weight"] = random(WIDTH, CHANNELS, PATCH, PATCH)
     elif change == "channels":
         state["patch_embedding.patch_embeddings.weight"] = random(WIDTH, 2, PATCH, PATCH, PATCH)
+    elif change == "shape":
+        state["blocks.1.mlp.linear2.bias"] = random(WIDTH - 1)
+    elif change == "registers":
+        state["register_tokens"] = random(4, WIDTH)
     elif change == "another model":
         state = {"conv1.weight": random(3, 3)}
     return state
@@ -316,6 +320,8 @@ def foreign(change: str) -> State:
         ("last layer", "head.last_layer.weight_g: missing or not 1"),
         ("two dimensions", "patch_embedding.patch_embeddings.weight: missing or not of 5 dimensions"),
         ("channels", "2 channels"),
+        ("shape", "blocks.1.mlp.2.bias would be of (47,), but by the other weights it is of (48,)"),
+        ("registers", "register_tokens: missing or not of 3 dimensions"),
         ("another model", "patch_embedding.patch_embeddings.weight: missing"),
     ],
 )

@@ -135,5 +135,7 @@ def test_a_run_begins_with_the_encoder_it_is_given(exported: Path, tmp_path: Pat
     assert not torch.equal(drawn["embedding.weight"], begun["embedding.weight"])
     with pytest.raises(FmctError, match=r"encoder\.positions is \(8, 24\) there and None"):
         require_start(settings(positions="sincos"))
+    with pytest.raises(FmctError, match=r"has model\.heads=2, not 3"):
+        require_start(settings(heads=3))
     with pytest.raises(FmctError, match=r"\(5, 24\) there and \(3, 24\)"):
         require_start(settings(register_tokens=2))
