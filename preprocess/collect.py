@@ -155,6 +155,7 @@ def _join(
             "studies": summary.studies,
             "series in the catalog": summary.series,
             "series rejected": summary.rejected_series,
+            "series joined to another one's volume": summary.joined_series,
             "spacing (D, H, W), mm": "{:g}, {:g}, {:g}".format(*config.grid.spacing_mm),
         },
     )

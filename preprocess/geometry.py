@@ -7,7 +7,7 @@ numbers and Slice Location play no part.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Stack:
     matrix: tuple[int, int]
     """Rows and columns."""
 
-    @property
+    @cached_property
     def travel(self) -> np.ndarray:
         """Unit vector from slice to slice: the median step, so that one sideways shift does not count."""
         steps = np.diff(self.positions, axis=0) / np.diff(self.heights)[:, None]

@@ -10,7 +10,7 @@ them that neither shows, and a common pixel spacing would mean to resample one o
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -37,54 +37,62 @@ def find_joins(singles: Sequence[_Single], config: SelectConfig) -> list[Candida
 
     `singles` are series and their usable instances.
     """
-    left = [single for single in singles if len(single[1].positions) > 1]
-    found: list[Candidate] = []
+    groups: dict[tuple[str, str], list[_Single]] = {}
+    for series, selected in singles:
+        if series.frame_of_reference_uid and len(selected.positions) > 1:
+            like = (series.frame_of_reference_uid, kernel_class(series.kernel))
+            groups.setdefault(like, []).append((series, selected))
+    return [joined for group in groups.values() for joined in _joins_of(group, config)]
+
+
+def _joins_of(group: list[_Single], config: SelectConfig) -> Iterator[Candidate]:
+    """Joined candidates among series of one frame of reference and kernel class."""
+    order = {id(c.series): n for n, c in enumerate(ranked([Candidate(*single) for single in group], config))}
+    group = sorted(group, key=lambda single: order[id(single[0])])
+    above = {id(one[0]): [other for other in group if _adjoin(one, other, config)] for one in group}
     while True:
-        chains = [_chain(start, left, config) for start in left]
-        followers = {id(single[0]) for chain in chains for single in chain[1:]}
-        longest = [chain for chain in chains if id(chain[0][0]) not in followers]
-        joined = [one for one in (_join_head(chain, config) for chain in longest) if one]
+        starts = _starts(group, above)
+        joined = [one for one in (_join_head(_chain(start, above), config) for start in starts) if one]
         if not joined:
-            return found
+            return
         best = ranked(joined, config)[0]
-        found.append(best)
-        left = [single for single in left if all(single[0] is not source for source in best.sources)]
+        yield best
+        used = {id(source) for source in best.sources}
+        group = [single for single in group if id(single[0]) not in used]
+        above = {key: [one for one in ones if id(one[0]) not in used] for key, ones in above.items()}
 
 
-def _chain(start: _Single, singles: Sequence[_Single], config: SelectConfig) -> list[_Single]:
+def _starts(group: Sequence[_Single], above: dict[int, list[_Single]]) -> list[_Single]:
+    """Series that have another one above and are the best one above none: the lowest parts."""
+    followers = {id(above[id(series)][0][0]) for series, _ in group if above[id(series)]}
+    return [single for single in group if above[id(single[0])] and id(single[0]) not in followers]
+
+
+def _chain(start: _Single, above: dict[int, list[_Single]]) -> list[_Single]:
     """Parts from `start` upwards, each the best of those that adjoin the one before."""
     chain = [start]
-    while True:
-        above = [Candidate(*single) for single in singles if _adjoin(chain[-1], single, config)]
-        if not above:
-            return chain
-        best = ranked(above, config)[0]
-        chain.append((best.series, best.selected))
+    while above[id(chain[-1][0])]:
+        chain.append(above[id(chain[-1][0])][0])
+    return chain
 
 
 def _adjoin(below: _Single, above: _Single, config: SelectConfig) -> bool:
     """Does the second part go on where the first ends, on the same stack?"""
-    (series_a, selected_a), (series_b, selected_b) = below, above
-    if (
-        not series_a.frame_of_reference_uid
-        or series_a.frame_of_reference_uid != series_b.frame_of_reference_uid
-    ):
-        return False
-    if kernel_class(series_a.kernel) != kernel_class(series_b.kernel):
-        return False
-    try:
-        parallel([selected_a.positions[0][0], selected_b.positions[0][0]])
-    except Rejection:
-        return False
-    a, b = selected_a.slices, selected_b.slices
-    if a.travel @ b.travel < np.cos(np.radians(SAME_ORIENTATION_DEG)):
-        return False
-    heights = b.positions @ a.normal
-    if heights[0] <= a.heights[0] or heights[-1] <= a.heights[-1]:
+    a, b = below[1].slices, above[1].slices
+    heights = b.positions[[0, -1]] @ a.normal
+    if heights[0] <= a.heights[0] or heights[1] <= a.heights[-1]:
         return False
     gap = (heights[0] - a.heights[-1]) / (a.travel @ a.normal)
     shorter = min(a.gaps.sum(), b.gaps.sum())
-    return bool(-OVERLAP * shorter <= gap <= config.max_slice_gap_mm + SAME_POSITION_MM)
+    if not -OVERLAP * shorter <= gap <= config.max_slice_gap_mm + SAME_POSITION_MM:
+        return False
+    if a.travel @ b.travel < np.cos(np.radians(SAME_ORIENTATION_DEG)):
+        return False
+    try:
+        parallel([below[1].positions[0][0], above[1].positions[0][0]])
+    except Rejection:
+        return False
+    return True
 
 
 def _join_head(chain: list[_Single], config: SelectConfig) -> Candidate | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Selected:
     dropped: Counter[Reason]
     """Instances left out, by reason."""
 
-    @property
+    @cached_property
     def slices(self) -> Stack:
         """The stack of one instance a position."""
         return stack([group[0] for group in self.positions])
