@@ -5,7 +5,7 @@ killed goes on: a shard that is whole and holds what the plan says is kept. data
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from shards.schema import ShardFormat
 from shards.writer import ShardWriter
 
 Progress = Callable[[int, int], None]
+Contents = dict[str, list[tuple[str, int]]]
+"""Key and CRC-32 of each volume, by the name of its shard."""
 
 
 class ShardPlan(NamedTuple):
@@ -77,37 +79,37 @@ def derive(
     Every volume is decoded and checked against its CRC-32; voxels are compressed again only where the
     format changes. Raises FmctError where the source is damaged or `out` holds other data.
     """
-    refuse_other_data(out, format, {shard.name for shard in plan})
-    total = sum(len(shard.volumes) for shard in plan)
+    keys, sums = dataset.index["key"].to_pylist(), dataset.index["crc32"].to_pylist()
+    refuse_other_data(out, format, {one.name: [(keys[i], sums[i]) for i in one.volumes] for one in plan})
     done = 0
-    for volumes in unordered(partial(_write_shard, dataset.path, out, format), plan, workers):
+    for volumes in unordered(partial(_write_shard, dataset, out, format), plan, workers):
         done += volumes
-        progress(done, total)
+        progress(done, sum(len(shard.volumes) for shard in plan))
     return finish_dataset(out, format, [shard.name for shard in plan])
 
 
-def refuse_other_data(out: Path, format: ShardFormat, names: set[str]) -> None:
-    """Raise FmctError where `out` holds shards of other names; make it no dataset until it is whole."""
+def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
+    """Raise FmctError where `out` is a dataset of anything but `wanted`, or holds shards of other names."""
     if not out.exists():
         return
     suffixes = [of_format.suffix for of_format in FORMATS.values()]
-    own = {shard_path(out, name, format).name for name in names}
+    own = {shard_path(out, name, format).name for name in wanted}
     for file in out.iterdir():
         shard = not file.name.startswith(".") and any(file.name.endswith(suffix) for suffix in suffixes)
         if shard and file.name not in own:
             raise FmctError(f"{out} holds {file.name}, which is not part of this; give an empty folder")
-    (out / FILE_NAME).unlink(missing_ok=True)
+    if (out / FILE_NAME).exists():
+        there = Dataset.open(out)
+        held: Contents = {shard.name: [] for shard in there.info.shards}
+        rows = (there.index[name].to_pylist() for name in ("shard", "key", "crc32"))
+        for name, key, crc32 in zip(*rows, strict=True):
+            held[name].append((key, crc32))
+        if held != wanted:
+            raise FmctError(f"{out} is a dataset of other volumes already; give an empty folder")
 
 
-@lru_cache(maxsize=1)
-def _source(path: Path) -> Dataset:
-    """The dataset at `path`, opened once a process."""
-    return Dataset.open(path)
-
-
-def _write_shard(source: Path, out: Path, format: ShardFormat, plan: ShardPlan) -> int:
+def _write_shard(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPlan) -> int:
     """Write one shard, unless it is there; the number of its volumes."""
-    dataset = _source(source)
     if not _is_written(dataset, out, format, plan):
         with ShardWriter(out, plan.name, format) as shard:
             for i in plan.volumes:

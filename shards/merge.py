@@ -44,7 +44,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
         for number, dataset in enumerate(datasets)
         for shard in dataset.info.shards
     ]
-    refuse_other_data(out, first.format, {name for _, _, name in work})
+    refuse_other_data(out, first.format, {name: _volumes(dataset, shard) for dataset, shard, name in work})
     done = 0
     for dataset, shard, name in work:
         _take(dataset, shard, out, name)
@@ -60,12 +60,21 @@ _REMEDY = {
 }
 
 
+def _rows(dataset: Dataset, shard: ShardInfo) -> pa.Table:
+    return dataset.index.filter(pc.equal(dataset.index["shard"], shard.name))
+
+
+def _volumes(dataset: Dataset, shard: ShardInfo) -> list[tuple[str, int]]:
+    rows = _rows(dataset, shard)
+    return list(zip(rows["key"].to_pylist(), rows["crc32"].to_pylist(), strict=True))
+
+
 def _take(dataset: Dataset, shard: ShardInfo, out: Path, name: str) -> None:
     """Put a shard's file and, after it, its sidecar into `out` under another name."""
     format = dataset.info.format
     file = shard_path(dataset.path, shard.name, format)
     taken = shard_path(out, name, format)
-    rows = dataset.index.filter(pc.equal(dataset.index["shard"], shard.name))
+    rows = _rows(dataset, shard)
     renamed = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), pa.array([name]))
     rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", renamed)
     if not file.is_file() or file.stat().st_size != shard.bytes:

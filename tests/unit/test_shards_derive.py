@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset
+from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset, write_shard
 from typer.testing import CliRunner
 
 from launch.shards_cli import shards_app
@@ -86,9 +86,9 @@ def test_an_interrupted_conversion_goes_on_and_is_no_dataset_before(
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
 
 
-def test_a_shard_of_other_volumes_with_the_same_name_is_written_again(tmp_path: Path) -> None:
+def test_an_unfinished_folders_shard_of_other_volumes_is_written_again(tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", "zarr", SHARDS)
-    write_dataset(tmp_path / "out", "webdataset", {"a": {make_key(8): noise((3, 3, 3), 8)}})
+    write_shard(tmp_path / "out", "a", "webdataset", {make_key(8): noise((3, 3, 3), 8)})
     convert(tmp_path / "one", tmp_path / "out", "webdataset")
     assert volumes(tmp_path / "out") == volumes(tmp_path / "one")
 
@@ -104,6 +104,24 @@ def test_a_folder_with_other_shards_is_refused_and_left_alone(tmp_path: Path) ->
     ):
         with pytest.raises(FmctError, match=r"mine\.zarr\.zip.*empty folder"):
             make()
+    assert shard_bytes(tmp_path / "out") == before
+
+
+def test_a_finished_dataset_is_kept_from_another_command(tmp_path: Path) -> None:
+    many_patients(tmp_path / "one", 20)
+    sample(tmp_path / "one", tmp_path / "out", 5)
+    before = shard_bytes(tmp_path / "out")
+    for make in (
+        lambda: sample(tmp_path / "one", tmp_path / "out", 5, seed=1),
+        lambda: reshard(tmp_path / "one", tmp_path / "out"),
+        lambda: reshard(tmp_path / "out", tmp_path / "out", 1),
+        lambda: merge([tmp_path / "out", tmp_path / "one"], tmp_path / "out"),
+    ):
+        with pytest.raises(FmctError, match="give an empty folder"):
+            make()
+        assert shard_bytes(tmp_path / "out") == before
+    (tmp_path / "out" / "shard-00000.zarr.zip").unlink()
+    sample(tmp_path / "one", tmp_path / "out", 5)  # the same command mends it
     assert shard_bytes(tmp_path / "out") == before
 
 
