@@ -75,6 +75,7 @@ class Series:
     patient_position: str  # (0018,5100)
     contrast: str  # Contrast/Bolus Agent (0018,0010)
     instances: tuple[Instance, ...]
+    study_date: str = ""  # (0008,0020)
 
     @property
     def kernel(self) -> str:

@@ -9,6 +9,8 @@ import hmac
 import os
 import secrets
 import stat
+import unicodedata
+from datetime import date, timedelta
 from pathlib import Path
 
 from shards.errors import FmctError
@@ -53,12 +55,17 @@ class Pseudonymizer:
         raise TypeError("the key must not leave its process; pass the key file's path")
 
     def patient(self, patient_id: str, study_uid: str) -> str:
-        """Pseudonym of a patient, 32 hexadecimal digits.
+        """Pseudonym of a patient, 32 hexadecimal digits, of Patient ID as `same_patient` writes it.
 
         Where Patient ID (0010,0020) is empty the study counts as a patient of its own: one shared
         pseudonym would make a single patient of the whole archive.
         """
-        return self.keyed("patient", patient_id) if patient_id else self.keyed("patient of study", study_uid)
+        return self.keyed(*_patient_parts(patient_id, study_uid))
+
+    def date_shift(self, patient_id: str, study_uid: str, most_days: int) -> int:
+        """Days, 1 to `most_days`, by which all dates of a patient are moved into the past."""
+        digits = self.keyed("date shift", *_patient_parts(patient_id, study_uid))
+        return 1 + int(digits, 16) % most_days
 
     def study(self, study_uid: str) -> str:
         """Pseudonym of Study Instance UID (0020,000D), 32 hexadecimal digits."""
@@ -75,6 +82,33 @@ class Pseudonymizer:
         """HMAC-SHA256 of the NUL-separated domain and parts, its first 32 hexadecimal digits."""
         message = "\0".join([domain, *parts]).encode()
         return hmac.digest(self._key, message, "sha256").hex()[:PSEUDONYM_DIGITS]
+
+
+def _patient_parts(patient_id: str, study_uid: str) -> tuple[str, str]:
+    patient = same_patient(patient_id)
+    return ("patient", patient) if patient else ("patient of study", study_uid)
+
+
+def same_patient(patient_id: str) -> str:
+    """Patient ID (0010,0020) without what systems that copy it change: case, blanks, width, leading zeros.
+
+    Two patients who become one only share a split; one patient who becomes two is in both, and the test
+    set is spoilt. For the same reason Issuer of Patient ID (0010,0021), which one system sends and
+    another does not, plays no part.
+    """
+    plain = "".join(unicodedata.normalize("NFKC", patient_id).upper().split())
+    return plain.lstrip("0") or "0" if plain.isdecimal() else plain
+
+
+def shifted_date(study_date: str, days: int) -> date | None:
+    """Study Date (DA, PS3.5 section 6.2) `days` earlier; None for what is no date."""
+    digits = study_date.strip().replace(".", "")  # ACR-NEMA wrote 1993.08.22
+    if len(digits) != 8 or not digits.isdecimal():
+        return None
+    try:
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:])) - timedelta(days)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _read_key(path: Path) -> bytes:

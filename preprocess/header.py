@@ -33,6 +33,7 @@ _KEYWORDS = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("GantryDetectorTilt", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("Modality", "Manufacturer", "ManufacturerModelName", "StudyDescription", "SeriesDescription"),
+    "StudyDate",
     *("ProtocolName", "BodyPartExamined", "PatientPosition", "ContrastBolusAgent", "SpacingBetweenSlices"),
     *("ContrastBolusAgentSequence", "AnatomicRegionSequence", SHARED, PER_FRAME),
 )
@@ -157,6 +158,7 @@ def _row(data: pydicom.FileDataset) -> dict[str, Any]:
         "modality": _text(data, "Modality").upper(),
         "manufacturer": _text(data, "Manufacturer"),
         "model": _text(data, "ManufacturerModelName"),
+        "study_date": _text(data, "StudyDate"),
         "study_description": _text(data, "StudyDescription"),
         "series_description": _text(data, "SeriesDescription"),
         "protocol": _text(data, "ProtocolName"),

@@ -1,6 +1,7 @@
 """The manifest: one row for each volume, with what it measures, lacks and was joined of."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,21 +34,23 @@ SCHEMA = pa.schema(
     [
         *(field for field in index.SCHEMA if field.name not in Extent._fields),
         pa.field("scanner", pa.string()),
+        pa.field("shifted_study_date", pa.date32()),
         pa.field("dropped", pa.map_(pa.string(), pa.int32())),
         pa.field("joined", pa.list_(_PART)),
         pa.field("flags", pa.list_(pa.string())),
         *(pa.field(name, pa.float64()) for name in MEASURES),
     ]
 )
-"""The columns of a shard index but for the place in the file, then vendor and product line, slices left
-out by reason, the parts along the slice normal of a volume of several series, findings of the checks, and
-`preprocess.measure.Measures`."""
+"""The columns of a shard index but for the place in the file, then vendor and product line, the study's
+date moved by the patient's shift (null unless asked for), slices left out by reason, the parts along the
+slice normal of a volume of several series, findings of the checks, and `preprocess.measure.Measures`."""
 
 
 def row(
     record: VolumeRecord,
     shard: str,
     scanner: str,
+    shifted_study_date: date | None,
     dropped: Mapping[Reason, int],
     joined: Sequence[JoinedPart],
     flags: Sequence[str],
@@ -57,6 +60,7 @@ def row(
     return {
         **index.to_row(record, shard, Extent(0, 0)),
         "scanner": scanner,
+        "shifted_study_date": shifted_study_date,
         "dropped": [(reason, dropped[reason]) for reason in Reason if dropped.get(reason)],
         "joined": [part._asdict() for part in joined],
         "flags": list(flags),

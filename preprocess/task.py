@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from preprocess.catalog import Series, read_rows
 from preprocess.check import check
 from preprocess.config import PreprocessConfig
 from preprocess.deface import deface
-from preprocess.deidentify import Pseudonymizer
+from preprocess.deidentify import Pseudonymizer, shifted_date
 from preprocess.equipment import scanner
 from preprocess.ledger import TaskFiles, TaskResult
 from preprocess.pictures import Picture
@@ -151,7 +152,16 @@ class _Shards:
         ]
         origin = _scanner(candidate.series)
         self._made.volumes.append(
-            manifest.row(record, self._place.shard, origin, dropped, joined, flags, volume.measures)
+            manifest.row(
+                record,
+                self._place.shard,
+                origin,
+                _shifted_date(candidate.series, self._names, self._config),
+                dropped,
+                joined,
+                flags,
+                volume.measures,
+            )
         )
         self._made.dropped.update(dropped)
         self._made.source_bytes += sum(source.bytes for source in candidate.sources)
@@ -209,6 +219,13 @@ def _finished(
         seen += pictures.before_and_after(key, volume.voxels, voxels, spacing)
     facts = volume.facts.model_copy(update={"defaced": True})
     return replace(volume, voxels=voxels, facts=facts), flags
+
+
+def _shifted_date(series: Series, names: Pseudonymizer, config: PreprocessConfig) -> date | None:
+    most = config.privacy.date_shift_days
+    if most is None:
+        return None
+    return shifted_date(series.study_date, names.date_shift(series.patient_id, series.study_uid, most))
 
 
 def _scanner(series: Series) -> str:

@@ -2,13 +2,14 @@ import hashlib
 import os
 import pickle
 import stat
+from datetime import date
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.deidentify import Pseudonymizer, new_key
+from preprocess.deidentify import Pseudonymizer, new_key, shifted_date
 from shards.errors import FmctError
 
 
@@ -29,10 +30,33 @@ def rfc2104(key: bytes, message: bytes) -> str:
 def test_pseudonyms_are_hmac_sha256_in_domains_of_their_own(key_file: Path) -> None:
     key = bytes.fromhex(key_file.read_text())
     names = Pseudonymizer(key_file)
-    assert names.patient("Ä 1", "1.2") == rfc2104(key, "patient\0Ä 1".encode())[:32]
+    assert names.patient("Ä 1", "1.2") == rfc2104(key, "patient\0Ä1".encode())[:32]
     assert names.study("1.2") == rfc2104(key, b"study\x001.2")[:32]
     assert names.series("p", "1.2", "1.3") == rfc2104(key, b"series\0p\x001.2\x001.3")[:32]
     assert names.patient("", "1.2") == rfc2104(key, b"patient of study\x001.2")[:32]
+
+
+def test_one_patient_has_one_pseudonym_however_systems_write_the_id(key_file: Path) -> None:
+    names = Pseudonymizer(key_file)
+    for written in (["AB 12", "ab12", " AB12 ", "ＡＢ12"], ["0042", "42", "42 ", "000042"], ["0", "00"]):
+        assert len({names.patient(one, "1.2") for one in written}) == 1
+        assert len({names.date_shift(one, "1.2", 10**6) for one in written}) == 1
+    assert len({names.patient(one, "1.2") for one in ("A1", "A01", "1", "10", "")}) == 5
+
+
+def test_dates_move_by_the_patient_and_intervals_stay(key_file: Path) -> None:
+    names = Pseudonymizer(key_file)
+    shifts = [names.date_shift(f"P{patient}", "1.2", 365) for patient in range(2000)]
+    assert (min(shifts), max(shifts)) == (1, 365)
+    assert len(set(shifts)) > 350
+    shift = names.date_shift("P1", "1.3", 365)
+    assert shift == shifts[1]
+    first, second = (shifted_date(day, shift) for day in ("20240228", "2024.03.01"))
+    assert first
+    assert second
+    assert (second - first).days == 2
+    assert (date(2024, 2, 28) - first).days == shift
+    assert [shifted_date(bad, 1) for bad in ("", "20241301", "2024", "yesterday", "00010101")] == [None] * 5
 
 
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3)
