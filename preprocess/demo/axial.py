@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from pydicom import Dataset
 
+from preprocess.demo.enhanced import enhanced_ct
 from preprocess.demo.identity import uid
 from preprocess.demo.job import File, SeriesJob
 from preprocess.demo.plan import Kind, Quirk
@@ -67,31 +69,43 @@ def axial_planes(job: SeriesJob) -> list[Plane]:
 
 
 def axial_files(job: SeriesJob) -> Iterator[File]:
-    """The series' files, in geometric order."""
+    """The series' files, in geometric order; an enhanced series is one."""
+    quirks = job.plan.quirks
+    if Quirk.ENHANCED in quirks:
+        data = enhanced_ct([image for _, _, image in _images(job)], uid(job.facts.uid, "enhanced"))
+        yield File(1, data.SOPInstanceUID, encode(data, job.facts.transfer_syntax))
+        return
+    count = len(axial_planes(job))
+    truncated = range(count // 2, count // 2 + _truncated(quirks))
+    for index, copy, data in _images(job):
+        number, sop_uid = int(data.InstanceNumber), str(data.SOPInstanceUID)
+        twice = Reason.DUPLICATE_SLICE if copy else None
+        file = File(number, sop_uid, encode(data, job.facts.transfer_syntax), twice)
+        if index in truncated:
+            cut = file.content[: int(len(file.content) * BYTES_LEFT)]
+            file = replace(file, content=cut, dropped=Reason.TRUNCATED_PIXEL_DATA)
+        yield file
+        if index < SLICES_TWICE and Quirk.DUPLICATE_FILES in quirks:
+            yield replace(file, number=number + count, dropped=Reason.DUPLICATE_SLICE)
+
+
+def _images(job: SeriesJob) -> Iterator[tuple[int, int, Dataset]]:
+    """Number of the slice, number of its copy, and the image."""
     scanner, quirks = job.study.scanner, job.plan.quirks
     kernel = scanner.bone if job.plan.kind is Kind.BONE else scanner.soft
     encoding = LARGE_INTERCEPT if Quirk.LARGE_INTERCEPT in quirks else scanner.encoding
     planes = axial_planes(job)
     numbers = _instance_numbers(job, len(planes))
-    truncated = range(len(planes) // 2, len(planes) // 2 + _truncated(quirks))
     rng = job.noise()
     for index, slice_plane in enumerate(planes):
         stored = job.render(slice_plane, kernel, encoding, rng)
-        repeated = index < SLICES_TWICE
-        for copy in range(1 + (repeated and Quirk.DUPLICATE_POSITIONS in quirks)):
+        for copy in range(1 + (index < SLICES_TWICE and Quirk.DUPLICATE_POSITIONS in quirks)):
             number = numbers[index] + copy * len(planes)
             sop_uid = uid(job.facts.uid, index, copy)
             data = ct_image(
                 job.facts, sop_uid, number, slice_plane, stored, encoding, IMAGE_TYPE, kernel, _tilt(quirks)
             )
-            twice = Reason.DUPLICATE_SLICE if copy else None
-            file = File(number, sop_uid, encode(data, job.facts.transfer_syntax), twice)
-            if index in truncated:
-                cut = file.content[: int(len(file.content) * BYTES_LEFT)]
-                file = replace(file, content=cut, dropped=Reason.TRUNCATED_PIXEL_DATA)
-            yield file
-            if repeated and Quirk.DUPLICATE_FILES in quirks:
-                yield replace(file, number=number + len(planes), dropped=Reason.DUPLICATE_SLICE)
+            yield index, copy, data
 
 
 def _truncated(quirks: tuple[Quirk, ...]) -> int:

@@ -47,6 +47,7 @@ class Quirk(StrEnum):
     JPEG2000 = "jpeg2000"
     RLE = "rle"
     DEFLATED = "deflated"
+    ENHANCED = "enhanced"
     IMPLICIT_VR = "implicit_vr"
     BIG_ENDIAN = "big_endian"
     LARGE_INTERCEPT = "large_intercept"
@@ -128,7 +129,7 @@ STUDY_SERIES: tuple[tuple[SeriesPlan, ...], ...] = (
     (_soft(Quirk.TWO_SLABS, Quirk.SHUFFLED_NUMBERS), _CAPTURE, _DOSE_REPORT),
     (_soft(Quirk.JPEG2000), _flawed(Reason.TRUNCATED_PIXEL_DATA, Quirk.THIN, Quirk.TRUNCATED_RUN)),
     (_soft(Quirk.TILT_NEGATIVE, Quirk.RLE), _bone(Quirk.TILT_NEGATIVE)),
-    (_soft(Quirk.DEFLATED), _CORONAL),
+    (_soft(Quirk.DEFLATED, Quirk.ENHANCED), _CORONAL),
     (_soft(Quirk.FEET_FIRST), _flawed(Reason.MISSING_SLICES, Quirk.MISSING_SLICES)),
     (_soft(Quirk.IMPLICIT_VR, Quirk.LARGE_INTERCEPT, Quirk.TRUNCATED_FILE), _RESONANCE),
     (_soft(Quirk.PRONE, Quirk.DUPLICATE_POSITIONS), _bone(Quirk.PRONE)),

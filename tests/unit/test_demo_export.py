@@ -4,6 +4,7 @@ import csv
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,27 @@ def series_truths(truth: dict[str, Any]) -> list[tuple[StudyPlan, dict[str, Any]
     return [(plans[study["index"]], series) for study in truth["studies"] for series in study["series"]]
 
 
-def points(data: pydicom.Dataset) -> np.ndarray:
+def planes(data: pydicom.FileDataset) -> list[Any]:
+    """An image, or the frames of an enhanced one, with the attributes that `points` and `hounsfield` read."""
+    if "PerFrameFunctionalGroupsSequence" not in data:
+        return [data]
+    shared = data.SharedFunctionalGroupsSequence[0]
+    return [
+        SimpleNamespace(
+            Rows=data.Rows,
+            Columns=data.Columns,
+            PixelSpacing=shared.PixelMeasuresSequence[0].PixelSpacing,
+            ImageOrientationPatient=shared.PlaneOrientationSequence[0].ImageOrientationPatient,
+            ImagePositionPatient=own.PlanePositionSequence[0].ImagePositionPatient,
+            RescaleSlope=own.PixelValueTransformationSequence[0].RescaleSlope,
+            RescaleIntercept=own.PixelValueTransformationSequence[0].RescaleIntercept,
+            pixel_array=pixels,
+        )
+        for own, pixels in zip(data.PerFrameFunctionalGroupsSequence, data.pixel_array, strict=True)
+    ]
+
+
+def points(data: Any) -> np.ndarray:
     """LPS mm (rows, columns, 3) of the pixels, by the equation of PS3.3 C.7.6.2.1.1."""
     across, down = np.array(data.ImageOrientationPatient, float).reshape(2, 3)
     row_distance, column_distance = map(float, data.PixelSpacing)
@@ -73,7 +94,7 @@ def points(data: pydicom.Dataset) -> np.ndarray:
     return np.array(data.ImagePositionPatient, float) + steps
 
 
-def hounsfield(data: pydicom.Dataset) -> np.ndarray:
+def hounsfield(data: Any) -> np.ndarray:
     return data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
 
 
@@ -107,7 +128,9 @@ def test_every_file_decodes_but_the_truncated_ones(
             with pytest.raises(ValueError, match="pixel data"):
                 _ = data.pixel_array
         elif "PixelData" in data:
-            assert data.pixel_array.shape[:2] == (MATRIX, MATRIX)
+            assert (
+                data.pixel_array.size == int(data.get("NumberOfFrames", 1)) * MATRIX**2 * data.SamplesPerPixel
+            )
         else:
             assert data.Modality == "SR"
 
@@ -120,7 +143,8 @@ def test_pixels_are_the_head_at_their_patient_coordinates(
         if series["expected"] != VOLUME:
             continue
         cut = series["truncated_files"]
-        found = [data for name, data in images[series["series_instance_uid"]] if name not in cut]
+        files = [data for name, data in images[series["series_instance_uid"]] if name not in cut]
+        found = [plane for data in files for plane in planes(data)]
         noise = study.scanner.soft.noise_hu
         for data in sorted(found, key=lambda data: float(data.ImagePositionPatient[2]))[5::9]:
             error = (hounsfield(data) - head_hu(points(data), study.head))[middle]
