@@ -2,13 +2,14 @@
 
 import io
 import struct
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
 from pydicom.pixels import as_pixel_options, get_decoder
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
 
 from preprocess.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.header import transfer_syntax
@@ -39,16 +40,13 @@ class ImageFile:
         if syntax == DeflatedExplicitVRLittleEndian:
             file.seek(0)
             pixels = pydicom.dcmread(file, force=True, specific_tags=["PixelData"]).get("PixelData") or b""
-            file, vr, self._length = io.BytesIO(pixels), "OW", len(pixels)
+            file, self._vr, self._length = io.BytesIO(pixels), "OW", len(pixels)
         else:
-            vr, self._length = _enter_pixel_data(file, *data.original_encoding)
+            self._vr, self._length = _enter_pixel_data(file, *data.original_encoding)
         self._data, self._syntax, self._file, self._start = data, syntax, file, file.tell()
         self._frames = frame_count(data)
         if syntax.is_encapsulated:
             _require_fragments(file)
-        self._options = as_pixel_options(
-            data, transfer_syntax_uid=syntax, pixel_keyword="PixelData", pixel_vr=vr
-        )
 
     def attributes(self, frame: int) -> dict[str, Any]:
         """A frame's `_VALUE_TAGS` by its functional groups, else the object's; without the absent ones."""
@@ -60,14 +58,34 @@ class ImageFile:
         """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored."""
         if self._data.get("SamplesPerPixel", 1) != 1:
             raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
-        encoded = self._encoded(frame)
-        decoder = get_decoder(self._syntax)
-        allocated, stored, high = (self._data[n].value for n in ("BitsAllocated", "BitsStored", "HighBit"))
-        # Pixels that do not begin at bit 0 (PS3.5 section 8.1.1, old equipment); a JPEG codec's always do.
-        raised = stored <= high < allocated and (decoder.is_native or self._syntax == RLELossless)
-        options = self._options | {"number_of_frames": 1, "correct_unused_bits": not raised}
-        values, _ = decoder.as_array(encoded, index=0, raw=True, **options)
-        return (values << (allocated - 1 - high)) >> (allocated - stored) if raised else values
+        data, encoded = self._data, self._encoded(frame)
+        allocated, bits = int(data.BitsAllocated), int(data.BitsStored)
+        plain = not self._syntax.is_encapsulated
+        if plain and allocated == 16 and 0 < bits <= 16:
+            kind = f"{'>' if self._syntax == ExplicitVRBigEndian else '<'}{'ui'[data.PixelRepresentation]}2"
+            values = np.frombuffer(encoded, kind).reshape(data.Rows, data.Columns)
+        else:
+            # A JPEG codec's values begin at bit 0; it is told how wide they are.
+            correct = not plain and self._syntax != RLELossless
+            options = self._options | {"number_of_frames": 1, "correct_unused_bits": correct}
+            values, _ = get_decoder(self._syntax).as_array(encoded, index=0, raw=True, **options)
+            if correct:
+                return values
+        if bits == allocated:
+            return values
+        # Old equipment's begin above it (PS3.5 section 8.1.1); what stands outside may be an overlay.
+        high = data.get("HighBit")
+        above = (
+            allocated - 1 - high if isinstance(high, int) and bits <= high < allocated else allocated - bits
+        )
+        return (values << above) >> (allocated - bits)
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        """What pydicom's decoders ask for."""
+        return as_pixel_options(
+            self._data, transfer_syntax_uid=self._syntax, pixel_keyword="PixelData", pixel_vr=self._vr
+        )
 
     def _encoded(self, frame: int) -> bytes:
         """The bytes of one frame, as pixel data of its own."""
