@@ -26,6 +26,9 @@ _TAGS = [
 _LONG_VRS = (b"OB", b"OW", b"UN")
 """VRs that pixel data bear; their length has four bytes after two reserved ones (PS3.5 section 7.1.2)."""
 
+_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""Second bytes of the JPEG markers SOF0 to SOF15 (not DHT, JPG, DAC) and of JPEG-LS's SOF55."""
+
 
 class ImageFile:
     """The images in one DICOM file, which the caller keeps open as long as this is used.
@@ -93,12 +96,16 @@ class ImageFile:
         if self._syntax.is_encapsulated:
             offsets = self._options.get("extended_offsets")
             one = get_frame(self._file, frame, extended_offsets=offsets, number_of_frames=self._frames)
+            size = _codestream_size(one)
+            if size and size != (self._data.Rows, self._data.Columns):
+                # Decoders allocate what the codestream asks for.
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's matrix is not the header's")
             return encapsulate([one], has_bot=False)
-        size = self._data.Rows * self._data.Columns * self._data.BitsAllocated // 8
-        self._file.seek(frame * size, io.SEEK_CUR)
-        found = self._file.read(min(size, max(self._length - frame * size, 0)))
-        if len(found) < size:
-            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(found)} bytes of {size}")
+        count = self._data.Rows * self._data.Columns * self._data.BitsAllocated // 8
+        self._file.seek(frame * count, io.SEEK_CUR)
+        found = self._file.read(min(count, max(self._length - frame * count, 0)))
+        if len(found) < count:
+            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(found)} bytes of {count}")
         return found
 
 
@@ -131,3 +138,21 @@ def _require_fragments(file: BinaryIO) -> None:
     if end > size:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the last fragment lacks {end - size} bytes")
     file.seek(start)
+
+
+def _codestream_size(encoded: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a codestream declares; None where it declares none.
+
+    JPEG 2000: the SIZ segment (ISO/IEC 15444-1 A.5.1), the first after the start; JPEG and JPEG-LS: a
+    frame header (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2), behind other segments.
+    """
+    if encoded[:4] == b"\xff\x4f\xff\x51" and len(encoded) >= 24:
+        right, bottom, left, top = struct.unpack_from(">4L", encoded, 8)
+        return bottom - top, right - left
+    at = 2
+    while encoded[:2] == b"\xff\xd8" and at + 9 <= len(encoded) and encoded[at] == 0xFF:
+        if encoded[at + 1] in _FRAME_HEADERS:
+            rows, columns = struct.unpack_from(">HH", encoded, at + 5)
+            return (rows, columns) if rows else None
+        at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return None

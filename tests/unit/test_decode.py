@@ -1,3 +1,4 @@
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,27 @@ def test_other_encoders_codestreams_are_decoded(
     data["PixelData"].is_undefined_length = True
     hu = decoded(data, tmp_path / "export").hu
     assert np.abs(hu - (pattern().astype(int) - 1024)).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("name", "syntax"),
+    [
+        ("jpeg2000-lossy.j2k", JPEG2000),
+        ("jpeg-ls.jls", JPEGLSLossless),
+        ("jpeg-lossless-predictor-1.jpg", JPEGLossless),
+    ],
+)
+def test_a_codestream_of_another_size_is_not_decoded(name: str, syntax: str, tmp_path: Path) -> None:
+    """A decoder would take gigabytes for what one damaged byte asks for."""
+    whole = (CODESTREAMS / name).read_bytes()
+    size = struct.pack(">LL", 64, 48) if syntax == JPEG2000 else struct.pack(">HH", 48, 64)
+    assert size in whole
+    data = ct_image(pattern(), BitsStored=12, HighBit=11)
+    data.file_meta.TransferSyntaxUID = syntax
+    data.PixelData = encapsulate([whole.replace(size, size.replace(b"\0@", b"\xff@"))])
+    data["PixelData"].is_undefined_length = True
+    with pytest.raises(Rejection, match="matrix is not the header's"):
+        decoded(data, tmp_path / "export")
 
 
 def test_baseline_jpeg_of_eight_bits_is_decoded(tmp_path: Path) -> None:
