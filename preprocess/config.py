@@ -99,7 +99,7 @@ class PrivacyConfig(_Section):
     """What is hidden beyond identifiers, which always are; docs/privacy.md has the limits."""
 
     deface: bool = False
-    """Blank the face's soft tissue (preprocess.deface). Off by default: it costs some tenths of a second a
+    """Blank the face's soft tissue (preprocess.deface). Off by default: it costs about a second a
     volume, and what lies in front of the brain is data where no volume leaves the hospital."""
     show_defacing: bool = True
     """Show slices of some volumes before and after defacing in the QC report, for a person to judge it;

@@ -1,23 +1,27 @@
 """No word of an identity in any output: an export full of marked names, numbers, dates and UIDs."""
 
+import base64
 import hashlib
+import io
+import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import axial, ct_image, save
 from preprocess_export import KEY, head
 from pydicom import config as pydicom_config
 from pydicom.datadict import DicomDictionary
-from pydicom.dataset import FileDataset
-
-from preprocess.scan import scan
+from pydicom.dataset import Dataset, FileDataset
 
 MARK = "QZXWV"
 """In every text attribute of every file, and in file and folder names."""
@@ -45,6 +49,15 @@ def mark_every_text(data: FileDataset) -> None:
     block = data.private_block(0x0029, f"{MARK} CREATOR", create=True)
     block.add_new(1, "LO", f"{MARK} private")
     block.add_new(2, "UN", MARK.encode())
+    item = Dataset()
+    item.PatientID, item.AccessionNumber, item.StudyDate = f"{MARK}-4712", f"{MARK}ACC", DATE
+    item.ReferencedSOPInstanceUID = f"{ROOT}.5"
+    block.add_new(3, "SQ", [item])
+    data.OtherPatientIDsSequence = data.RequestAttributesSequence = [item]
+    data.ReferencedStudySequence = data.SourceImageSequence = [item]
+    data.file_meta.SourceApplicationEntityTitle = MARK
+    data.file_meta.PrivateInformationCreatorUID = f"{ROOT}.6"
+    data.file_meta.PrivateInformation = MARK.encode()
 
 
 def write(folder: Path, series: int, slices: int = 13, cut: int = 0, **attributes: object) -> None:
@@ -62,7 +75,6 @@ def write(folder: Path, series: int, slices: int = 13, cut: int = 0, **attribute
         for name, value in (uids | attributes).items():
             setattr(data, name, value)
         data.file_meta.MediaStorageSOPInstanceUID = uids["SOPInstanceUID"]
-        data.file_meta.SourceApplicationEntityTitle = MARK
         path = save(data, folder / f"{MARK}^ANNA" / f"{MARK} {DATE}" / f"{MARK}-{series}-{number:03d}.dcm")
         if cut:
             path.write_bytes(path.read_bytes()[:-cut])
@@ -70,7 +82,8 @@ def write(folder: Path, series: int, slices: int = 13, cut: int = 0, **attribute
 
 @pytest.fixture(scope="module")
 def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What `fmct preprocess` printed and the folder it wrote, for two volumes and six rejections."""
+    """What the commands printed, on good and on damaged input, and the folder that they wrote: two volumes
+    and six rejections."""
     where = tmp_path_factory.mktemp("privacy")
     folder = where / "export"
     with pydicom_config.disable_value_validation():
@@ -82,26 +95,39 @@ def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         write(folder, 6, slices=2, Modality="MR")
         write(folder, 7, slices=2, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER", MARK])
         write(folder, 8, slices=2, ImageOrientationPatient=[1, 1, 0, 0, 1, 0])
+    whole = next(folder.rglob("*-1-000.dcm"))
+    (whole.parent / f"{MARK} torn.dcm").write_bytes(whole.read_bytes()[:300])
+    (whole.parent / f"{MARK} empty.dcm").touch()
     key_file = where / "hmac.key"
     key_file.write_text(KEY)
     key_file.chmod(0o600)
-    scan(folder, where / "catalog.parquet")
-    out = where / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "launch.cli",
-        "preprocess",
-        str(where / "catalog.parquet"),
-        "--out",
-        str(out),
-    ]
-    command += [f"key_file={key_file}", "workers=1", "grid.spacing_mm=[4,4,4]"]
+    catalog, out = str(where / "catalog.parquet"), where / "out"
+    (where / "labels.csv").write_text(f"patient_id,study_instance_uid,bleed\n{MARK}-4711,{ROOT}.1,1\n")
+    (where / "bad.csv").write_text(f"study_instance_uid,bleed\n{ROOT}.1,{MARK}\n")
+    settings = [f"key_file={key_file}", "workers=1", "grid.spacing_mm=[4,4,4]", "privacy.date_shift_days=900"]
     # Contrast/Bolus Agent is marked as well, and all series are of one study.
-    command += ["select.contrast=any", "select.keep=all"]
+    settings += ["select.contrast=any", "select.keep=all"]
+    labels = ["labels", "--key-file", str(key_file), "--out", str(out / "labels.parquet")]
+    logs = fmct(0, "scan", str(folder), "--catalog", catalog, "--workers", "1")
+    logs += fmct(0, "preprocess", catalog, "--out", str(out), *settings)
+    logs += fmct(0, "preprocess", catalog, "--out", str(out), "--status")
+    logs += fmct(0, "shards", "verify", str(out / "zarr"))
+    logs += fmct(0, *labels, str(where / "labels.csv"))
+    logs += fmct(2, *labels, str(where / "bad.csv"))
+    os.utime(whole)
+    logs += fmct(2, "preprocess", catalog, "--out", str(where / "again"), *settings)
+    assert "changed since the scan" in logs
+    whole.unlink()
+    logs += fmct(2, "preprocess", catalog, "--out", str(where / "again"), *settings)
+    return logs, out
+
+
+def fmct(code: int, *arguments: str) -> str:
+    """What the command prints; it must end with the exit code `code`."""
+    command = [sys.executable, "-m", "launch.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr, out
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
 
 
 def texts(out: Path) -> Iterator[tuple[str, str]]:
@@ -112,6 +138,11 @@ def texts(out: Path) -> Iterator[tuple[str, str]]:
         if path.suffix == ".parquet":
             table = pq.read_table(path)
             yield path.name, str(table.schema) + str(table.schema.metadata) + str(table.to_pylist())
+        elif path.suffix == ".html":
+            for number, picture in enumerate(re.findall(r"data:image/png;base64,([^\"]+)", path.read_text())):
+                yield f"{path.name}/{number}", png_text(base64.b64decode(picture))
+        elif path.suffix == ".png":
+            yield f"{path.name}/text", png_text(path.read_bytes())
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
@@ -122,6 +153,19 @@ def texts(out: Path) -> Iterator[tuple[str, str]]:
                     stream = archive.extractfile(member)
                     assert stream
                     yield f"{path.name}/{member.name}", member.name + stream.read().decode("latin-1")
+
+
+def png_text(content: bytes) -> str:
+    """What a PNG's text chunks say, decompressed."""
+    with PIL.Image.open(io.BytesIO(content)) as picture:
+        picture.load()
+        return str(picture.info)
+
+
+def test_a_date_is_kept_only_as_it_was_asked_for(logs_and_out: tuple[str, Path]) -> None:
+    _, out = logs_and_out
+    (shifted,) = set(pq.read_table(out / "manifest.parquet")["shifted_study_date"].to_pylist())
+    assert 1 <= (date(2031, 2, 3) - shifted).days <= 900
 
 
 def test_the_export_is_as_meant(logs_and_out: tuple[str, Path]) -> None:
