@@ -7,11 +7,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from shard_samples import FORMATS, make_key, noise, write_dataset
 
-from shards import Dataset, FmctError, info, verify
+from shards import Dataset, FmctError, info, verify, zarr_shard
 from shards.formats import FORMATS as READERS
 from shards.voxels import DamagedError, Extent
 
@@ -204,3 +205,27 @@ def test_verify_tells_its_progress(dataset: Dataset) -> None:
     seen: list[tuple[int, int]] = []
     verify(dataset.path, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (3, 3)]  # after each shard
+
+
+def test_chunks_with_forged_checksums_never_crash_the_kernel(tmp_path: Path) -> None:
+    """What the CRC-32C would have caught, lengths and headers among it, is an error or other voxels."""
+    rng = np.random.default_rng(4)
+    shape = (32, 32, 64)
+    whole = zarr_shard.encode(noise(shape, 4))
+    places = np.frombuffer(whole[-36:-4], "<u8").reshape(2, 2).astype(int)
+    said = set()
+    for number in range(400):
+        data = bytearray(whole)
+        for offset, length in places:
+            end = offset + length - 4
+            at = offset + (rng.integers(28) if number % 2 else rng.integers(length - 4))
+            data[at] = rng.integers(256)
+            data[end : end + 4] = google_crc32c.value(bytes(data[offset:end])).to_bytes(4, "little")
+        (tmp_path / "forged").write_bytes(data)
+        with (tmp_path / "forged").open("rb") as stream:
+            try:
+                box = zarr_shard.read_box(stream.fileno(), Extent(0, len(data)), shape, (0, 0, 0), shape)
+                assert box.shape == shape
+            except DamagedError as error:
+                said.add(str(error))
+    assert said == {"a chunk is not laid out as docs/formats.md says", "zstd can not decode a chunk"}
