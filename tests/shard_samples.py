@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from shards import (
+    Dataset,
     DatasetInfo,
     DecodeFacts,
     ShardFormat,
@@ -69,3 +70,14 @@ def write_dataset(folder: Path, format: ShardFormat, shards: dict[str, dict[str,
     for name, volumes in shards.items():
         write_shard(folder, name, format, volumes)
     return finish_dataset(folder, format, list(shards))
+
+
+def damage_volume(folder: Path, number: int) -> None:
+    """Flip bytes of one volume's stored voxels."""
+    dataset = Dataset.open(folder)
+    file = dataset.shard_file(number)
+    stored = bytearray(file.read_bytes())
+    first, length = dataset.index["offset"][number].as_py(), dataset.index["length"][number].as_py()
+    for place in range(first, first + length, 16):
+        stored[place] ^= 0xFF
+    file.write_bytes(stored)

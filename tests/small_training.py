@@ -14,6 +14,7 @@ from shards import ShardWriter, finish_dataset
 
 STEPS = int(os.environ.get("FMCT_STEPS", "20"))
 BATCH = 4
+VOLUMES = 6
 
 
 def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0) -> Path:
@@ -31,7 +32,7 @@ def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0) -> Pa
     return directory
 
 
-def small_config(data: Path, **sections: dict[str, object]) -> TrainConfig:
+def small_config(data: Path, /, **sections: dict[str, object]) -> TrainConfig:
     values: dict[str, dict[str, object]] = {
         "data": {"path": str(data), "view_size": 24, "local_views": 1, "workers": 0},
         "model": {

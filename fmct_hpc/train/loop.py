@@ -68,7 +68,7 @@ class Training:
                 self.engine.step()  # tells DeepSpeed that the last micro-batch is over
             losses.append(self.engine(batch.views, targets, drawn, now.freeze_prototypes))
             self.engine.backward(losses[-1].total)
-        figures, stop = self._agree(losses, stop)
+        figures, stop = self._agree(losses, batches, stop)
         figures["gradient_norm"] = update(self.engine, now)
         guilty = "" if math.isfinite(figures["gradient_norm"]) else _guilty(losses, batches)
         if self.teacher and self.targets:
@@ -89,15 +89,22 @@ class Training:
         ]
         return self.targets.of(logits, now.teacher_temperature)
 
-    def _agree(self, losses: list[Losses], stop: bool) -> tuple[dict[str, float], bool]:
-        """Average the figures over ranks and micro-batches, and learn whether any rank has to stop."""
+    def _agree(self, losses: list[Losses], batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
+        """Average the figures over ranks and micro-batches, and learn whether any rank has to stop.
+
+        Of the data: seconds waited for all micro-batches, the mean over ranks; damaged volumes that others
+        took the place of, on all ranks.
+        """
         rows = [_figures(loss) for loss in losses]
         mean = torch.stack([torch.stack(list(row.values())) for row in rows]).double().mean(dim=0)
-        shared = torch.cat([mean, mean.new_tensor([float(stop)])])
+        waited, damaged = sum(b.wait_seconds for b in batches), sum(len(b.skipped) for b in batches)
+        shared = torch.cat([mean, mean.new_tensor([waited, damaged, float(stop)])])
         dist.all_reduce(shared)
-        *values, stopping = shared.tolist()
+        *values, waited, damaged, stopping = shared.tolist()
         world_size = self.place.world_size
-        return {name: v / world_size for name, v in zip(rows[0], values, strict=True)}, stopping > 0
+        figures = {name: v / world_size for name, v in zip(rows[0], values, strict=True)}
+        figures |= {"data_wait_seconds": waited / world_size, "damaged_volumes": damaged}
+        return figures, stopping > 0
 
 
 class Observers(Protocol):

@@ -22,6 +22,7 @@ class RunObservers:
         config, place = training.config, training.place
         first = place.rank == 0
         self._health = Health(config)
+        self._damaged = 0.0
         self._throughput = Throughput(config, place.world_size, place.device)
         self._records = Records(run, start, config.run.log_every) if first else None
         self._pictures = Pictures(config, training.engine.module, dataset, self._records)
@@ -52,6 +53,8 @@ class RunObservers:
         self._watchdog.alive()
         figures = outcome.figures | self._throughput.figures(seconds, waited) | saves
         figures["skipped"] = float(bool(outcome.guilty))
+        self._damaged += figures["damaged_volumes"]
+        figures["damaged_volumes"] = self._damaged  # since this process started
         if self._records:
             self._records.step(done, {name: v for name, v in figures.items() if math.isfinite(v)})
         if outcome.guilty:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 CONSOLE = (
     *("loss", "dino", "ibot", "koleo", "mae", "gradient_norm", "lr"),
-    *("volumes_per_second", "mfu", "data_wait"),
+    *("volumes_per_second", "mfu", "data_wait", "data_wait_seconds", "damaged_volumes"),
 )
 """The figures of a log line; metrics.jsonl and TensorBoard have all."""
 

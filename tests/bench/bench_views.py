@@ -1,76 +1,161 @@
 """Views a second: `OMP_NUM_THREADS=1 python tests/bench/bench_views.py`.
 
-Every row makes the recipe's 2 global and 2 local views of 96³ from one real head of 176×220×220 at
-1 mm (`bench_shards.head`). The reference's MONAI transforms are timed where MONAI is installed.
-CPU time is this process's, all threads together: it compares work per core even on a busy machine.
+Every row makes the recipe's 2 global and 2 local views of 96³ of one real head of 176×220×220 at 1 mm
+(`bench_shards.head`), all rows in turn, the least of ROUNDS. CPU time is that of this process and its
+readers, all threads together: it compares work per core even on a busy machine. The reference is
+NYUMedML/headCT_foundation's MONAI chain, from its cached field in memory, from the file that MONAI's
+PersistentDataset keeps of it, and from NIfTI.
 """
 
-import importlib.util
+import itertools
+import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import torch
-from bench_shards import head, make_record
+from bench_shards import FORMATS, head, make_record
+from monai import transforms as mt
 from torch.nn import functional
 
 from fmct_hpc.config import DataConfig
+from fmct_hpc.data import loader as loaders
 from fmct_hpc.data.draw import draw_views
 from fmct_hpc.data.field import origin
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.loader import Loader
-from shards import ShardWriter, finish_dataset
+from shards import Dataset, ShardWriter, finish_dataset
 
 SPACING = (1.0, 1.0, 1.0)
+WINDOWS = ((40, 80), (80, 200), (600, 2800))
 FIELD = 224
 VIEWS = 4
-CALLS = 8
+SAMPLES = 24
+"""Volumes of a row in a round: enough draws for rows to compare."""
+ROUNDS = 4
+
+Row = Callable[[int], object]
+
+
+class InMemory(Dataset):
+    """A dataset that has read its one volume already."""
+
+    volume: np.ndarray
+
+    def read_box(self, i: int, start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:
+        return self.volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
 
 
 def main() -> None:
     torch.set_num_threads(1)
     volume = head()
     data = DataConfig(path=Path("unused"))
-    print(f"{'':52s} {'CPU ms/sample':>14s} {'views/CPU s':>12s} {'wall ms/sample':>15s}")
-    if importlib.util.find_spec("monai"):
-        row("reference's MONAI transforms of its cached float16", monai_sample(volume, data))
-    row("crops: torch, windows then area", torch_sample(volume, data))
-    row("crops: fused kernel", kernel_sample(volume, data))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "zarr"
-        with ShardWriter(path, "shard", "zarr") as shard:
-            shard.add(make_record(volume), volume)
-        finish_dataset(path, "zarr", ["shard"])
-        local = data.model_copy(update={"path": path, "workers": 0})
-        loader = Loader(local, seed=0, global_batch=1, micro_batch=1)
-        row(
-            "crops: fused kernel, and reading the zarr shard", lambda number: loader._source.sample(number, 0)
-        )
+        for format in FORMATS:
+            with ShardWriter(Path(folder) / format, "shard", format) as shard:
+                shard.add(make_record(volume), volume)
+            finish_dataset(Path(folder) / format, format, ["shard"])
+        table(Path(folder), volume, data)
+        readers(Path(folder), data)
+
+
+def table(folder: Path, volume: np.ndarray, data: DataConfig) -> None:
+    """Work per core, in one process."""
+    zarr = data.model_copy(update={"path": folder / "zarr", "workers": 0, "prefetch": 1})
+    tar = zarr.model_copy(update={"path": folder / "webdataset"})
+    InMemory.volume = volume
+    opened = loaders.open_dataset
+    loaders.open_dataset = lambda config: InMemory(config.path, *facts(config.path))
+    memory = Loader(zarr, seed=0, global_batch=4, micro_batch=4)
+    loaders.open_dataset = opened
+    from_zarr, from_tar = (Loader(config, seed=0, global_batch=4, micro_batch=4) for config in (zarr, tar))
+    field, cached = windowed_field(volume, data).numpy(), folder / "cached.pt"
+    torch.save(torch.from_numpy(field), cached)
+    nifti = folder / "head.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.eye(4)), nifti)
+    chain = reference(data)
+    rows: dict[str, tuple[Row, int]] = {
+        "reference: MONAI, cached field in memory": (lambda _: chain(field), 4),
+        "reference: MONAI, cached file (float16, 67 MB)": (lambda _: chain(torch.load(cached).numpy()), 4),
+        "reference: MONAI, NIfTI": (lambda _: chain(from_nifti(nifti)), 1),
+        "crops only, memory: torch, windows then area": (torch_sample(volume, data), 4),
+        "crop, windows, area, flips, shift, memory: kernel": (kernel_sample(volume, data), SAMPLES),
+        "loader, all augmentations, memory": (batches(memory), SAMPLES),
+        "loader, all augmentations, zarr shard": (batches(from_zarr), SAMPLES),
+        "loader, all augmentations, webdataset shard": (batches(from_tar), SAMPLES),
+        "ceiling: bare read of the boxes, zarr": (reads(from_zarr), SAMPLES),
+        "ceiling: bare read, and memcpy of the views": (reads(from_zarr, data), SAMPLES),
+    }
+    best = dict.fromkeys(rows, float("inf"))
+    for make, _ in rows.values():
+        make(0)
+    for _ in range(ROUNDS):
+        for name, (make, samples) in rows.items():
+            began = time.process_time()
+            for number in range(samples):
+                make(number)
+            best[name] = min(best[name], (time.process_time() - began) / samples)
+    print(f"{'':52s} {'CPU ms/volume':>14s} {'views/CPU s':>12s} {'ratio':>7s}")
+    first = best["reference: MONAI, cached field in memory"]
+    for name, seconds in best.items():
+        print(f"{name:52s} {seconds * 1e3:14.1f} {VIEWS / seconds:12.1f} {first / seconds:7.1f}")
+    for loader in (memory, from_zarr, from_tar):
         loader.close()
-        for workers in (0, 1):
-            data = data.model_copy(update={"path": path, "workers": workers})
-            loader = Loader(data, seed=0, global_batch=4, micro_batch=4)
-            batches = iter(loader)
-            for _ in range(data.prefetch + 1):
-                next(batches)
-            row(f"loader, all augmentations, {workers} reader processes", lambda _: next(batches), samples=4)  # noqa: B023
-            loader.close()
 
 
-def row(name: str, make: Callable[[int], object], samples: int = 1) -> None:
-    """Time `make(number)`, which makes the views of `samples` volumes; the best of three rounds."""
-    make(0)
-    rounds = []
-    for _ in range(3):
-        cpu, wall = time.process_time(), time.perf_counter()
-        for number in range(CALLS):
-            make(number)
-        done = CALLS * samples
-        rounds.append(((time.process_time() - cpu) / done, (time.perf_counter() - wall) / done))
-    cpu, wall = min(rounds)
-    print(f"{name:52s} {cpu * 1e3:14.1f} {VIEWS / cpu:12.1f} {wall * 1e3:15.1f}", flush=True)
+def facts(path: Path) -> tuple[object, object]:
+    plain = Dataset.open(path)
+    return plain.info, plain.index
+
+
+def readers(folder: Path, data: DataConfig) -> None:
+    """Readers beside the trainer's process: wall time, and CPU time of all of them."""
+    print(f"{'':52s} {'CPU ms/volume':>14s} {'views/wall s':>12s}")
+    for workers in (0, 1, 2, 4):
+        config = data.model_copy(update={"path": folder / "zarr", "workers": workers})
+        loader = Loader(config, seed=0, global_batch=4, micro_batch=4)
+        stream = iter(loader)
+        for _ in range(data.prefetch + 2):
+            next(stream)
+        cpu, wall = tree_seconds(), time.perf_counter()
+        for _ in itertools.islice(stream, 2 * SAMPLES // 4):
+            pass
+        cpu, wall = (now - then for now, then in ((tree_seconds(), cpu), (time.perf_counter(), wall)))
+        name = f"loader, zarr shard, {workers} readers, {max(1, workers)} threads"
+        print(f"{name:52s} {cpu / 2 / SAMPLES * 1e3:14.1f} {VIEWS * 2 * SAMPLES / wall:12.1f}", flush=True)
+        loader.close()
+
+
+def tree_seconds() -> float:
+    """CPU seconds of this process and its living children."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        user, system = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+        total += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def batches(loader: Loader) -> Row:
+    """Takes a batch of 4 at every fourth call."""
+    stream = iter(loader)
+    return lambda number: None if number % 4 else next(stream)
+
+
+def reads(loader: Loader, copied: DataConfig | None = None) -> Row:
+    """Reads what a sample needs and, if told, copies as many bytes as its views have."""
+    source = loader._source
+    size = copied.view_size if copied else 0
+    views, to = (np.zeros((VIEWS, 3, size, size, size), np.float32) for _ in range(2))
+
+    def read(number: int) -> None:
+        source._box(0, source.draw(number, 0))
+        np.copyto(to, views)
+
+    return read
 
 
 def windowed_field(volume: np.ndarray, data: DataConfig) -> torch.Tensor:
@@ -99,15 +184,15 @@ def torch_sample(volume: np.ndarray, data: DataConfig) -> Callable[[int], object
 def kernel_sample(volume: np.ndarray, data: DataConfig) -> Callable[[int], object]:
     start = np.array(origin(volume.shape, (FIELD,) * 3))
     return lambda number: [
-        cut_view(volume, start + view.start, view.edge, data.windows, data.view_size)
+        cut_view(
+            *(volume, start + view.start, view.edge, data.windows, data.view_size), view.flip, view.shift
+        )
         for view in draw_views(data, SPACING, 0, number, 0)
     ]
 
 
-def monai_sample(volume: np.ndarray, data: DataConfig) -> Callable[[int], object]:
-    from monai import transforms as mt
-
-    cached = windowed_field(volume, data).numpy()
+def reference(data: DataConfig) -> Callable[[np.ndarray], object]:
+    """`DataAugmentationDINO3D`."""
     size, sigma = (data.view_size,) * 3, data.smooth_sigma
     load = [mt.CastToType(dtype=np.float32), mt.ResizeWithPadOrCrop((FIELD,) * 3)]
     flips = [mt.RandFlip(prob=data.flip_probability, spatial_axis=axis) for axis in range(3)]
@@ -117,11 +202,21 @@ def monai_sample(volume: np.ndarray, data: DataConfig) -> Callable[[int], object
     gamma = mt.RandAdjustContrast(gamma=data.gamma, prob=data.gamma_probability)
     small = mt.RandSpatialCrop(64, max_roi_size=112, random_center=True, random_size=True)
     chains = [
-        mt.Compose([*load, *crop, *flips, *shift, smooth]),
-        mt.Compose([*load, *crop, *flips, *shift, gamma]),
-        *[mt.Compose([*load, mt.CenterSpatialCrop((192,) * 3), small, mt.Resize(size)])] * 2,
+        mt.Compose([*load, *crop, *flips, *shift, smooth, mt.ToTensor()]),
+        mt.Compose([*load, *crop, *flips, *shift, gamma, mt.ToTensor()]),
+        *[mt.Compose([*load, mt.CenterSpatialCrop((192,) * 3), small, mt.Resize(size), mt.ToTensor()])] * 2,
     ]
-    return lambda _: [chain(cached) for chain in chains]
+    return lambda field: [chain(field) for chain in chains]
+
+
+def from_nifti(path: Path) -> np.ndarray:
+    """`loading_transforms`: what it keeps of a file is the field, float16 (C, 224, 224, 224)."""
+    load = [mt.LoadImage(image_only=True), mt.EnsureChannelFirst(), mt.Orientation("RAS", labels=None)]
+    load += [mt.Spacing((1.0, 1.0, 1.0), mode=3), mt.CropForeground(allow_smaller=False)]
+    hu = mt.Compose(load)(path)
+    scales = [mt.ScaleIntensityRange(lv - w // 2, lv + w // 2, 0, 1, clip=True) for lv, w in WINDOWS]
+    field = mt.Resize((FIELD,) * 3)(torch.cat([scale(hu) for scale in scales]))
+    return np.asarray(field).astype(np.float16)
 
 
 if __name__ == "__main__":

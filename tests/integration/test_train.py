@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 import training_ranks
-from small_training import STEPS, small_config, start_training, write_dataset, write_recipe
+from shard_samples import damage_volume
+from small_training import BATCH, STEPS, VOLUMES, small_config, start_training, write_dataset, write_recipe
 
 from fmct_hpc import load_encoder
 from fmct_hpc.train.checkpoint import Manifest, newest
@@ -51,8 +52,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = write_dataset(folder / "data")
     for name, engine in VARIANTS.items():
         (folder / f"{name}.json").write_text(small_config(data, engine=engine).model_dump_json())
+    write_skipping(folder)
     assert run_scenario("all", folder, 2) == 0
     return folder
+
+
+def write_skipping(folder: Path) -> None:
+    """The configuration of a run that skips a damaged volume, and reads copies of shards."""
+    data = write_dataset(folder / "damaged")
+    damage_volume(data, 4)
+    config = small_config(data, data={"damaged": "skip", "cache": str(folder / "cache")})
+    (folder / "skipping.json").write_text(config.model_dump_json())
 
 
 def run_scenario(name: str, folder: Path, ranks: int) -> int:
@@ -90,6 +100,14 @@ def assert_learns_alike(run: Path, other: Path, tolerance: float = 2e-4) -> None
 def test_a_resumed_run_equals_the_unbroken_one_to_the_last_bit(runs: Path, variant: str) -> None:
     assert [row["step"] for row in metrics(runs / f"{variant}-resumed")] == list(range(1, STEPS + 1))
     assert_same_run(runs / variant, runs / f"{variant}-resumed")
+
+
+def test_a_damaged_volume_is_counted_and_a_resume_agrees_on_what_takes_its_place(runs: Path) -> None:
+    assert_same_run(runs / "skipping", runs / "skipping-resumed")
+    counts = [row["damaged_volumes"] for row in metrics(runs / "skipping")]
+    assert counts == sorted(counts)
+    assert counts[-1] >= STEPS * BATCH // VOLUMES  # once an epoch, on whichever rank
+    assert all(row["data_wait_seconds"] >= 0 for row in metrics(runs / "skipping"))
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS)[1:])

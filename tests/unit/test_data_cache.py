@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shard_samples import make_key, noise, write_dataset
+from shard_samples import damage_volume, make_key, noise, write_dataset
 from test_data_loader import assert_same, small
 
 from fmct_hpc.data.cache import CachedDataset
@@ -94,11 +94,7 @@ def test_the_least_recently_used_copy_makes_room(dataset, tmp_path):
 def test_a_damaged_shard_is_not_copied_and_its_reader_says_so(dataset, tmp_path):
     data = cached(dataset, tmp_path / "cache")
     shard = data.shard_file(2)
-    stored = bytearray(shard.read_bytes())
-    first, length = data.index["offset"][2].as_py(), data.index["length"][2].as_py()
-    for place in range(first, first + length, 16):
-        stored[place] ^= 0xFF
-    shard.write_bytes(stored)
+    damage_volume(dataset, 2)
     with pytest.raises(FmctError, match=f"{shard.name}: its SHA-256"):
         data.fill(1)
     assert copies(tmp_path / "cache") == []

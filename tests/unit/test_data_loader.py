@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shard_samples import damage_volume
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data.loader import Batch, Loader
-from shards.dataset import Dataset, finish_dataset
+from shards.dataset import finish_dataset
 from shards.errors import FmctError
 from shards.schema import DecodeFacts, VolumeRecord
 from shards.voxels import crc32
@@ -176,20 +177,9 @@ def test_a_damaged_shard_reaches_the_trainer_in_one_line(tmp_path, workers):
     assert "\n" not in str(raised.value)
 
 
-def damage(path: Path, number: int) -> None:
-    """Flip bytes of one volume's voxels."""
-    index = Dataset.open(path).index
-    (shard,) = path.glob("shard.zarr*")
-    stored = bytearray(shard.read_bytes())
-    first, length = index["offset"][number].as_py(), index["length"][number].as_py()
-    for place in range(first, first + length, 64):
-        stored[place] ^= 0xFF
-    shard.write_bytes(stored)
-
-
 def test_a_damaged_volume_is_skipped_and_told_if_so_configured(tmp_path, reference, caplog):
     path = write_dataset(tmp_path / "zarr")
-    damage(path, 3)
+    damage_volume(path, 3)
     data = small(path).model_copy(update={"damaged": "skip"})
     with caplog.at_level("WARNING"):
         batches = take(data, 5)
@@ -223,7 +213,7 @@ def dataset_key(index: int) -> str:
 def test_a_dataset_damaged_throughout_ends_the_run_even_when_skipping(tmp_path):
     path = write_dataset(tmp_path / "zarr")
     for number in range(VOLUMES):
-        damage(path, number)
+        damage_volume(path, number)
     data = small(path).model_copy(update={"damaged": "skip"})
     with loading(data) as loader, pytest.raises(FmctError, match="volume"):
         next(iter(loader))
