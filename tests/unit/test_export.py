@@ -3,18 +3,23 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from onnxruntime import InferenceSession
+from shard_samples import make_record
 
 from fmct_hpc import load_encoder
-from fmct_hpc.config import TrainConfig
+from fmct_hpc.config import ProbeConfig, TrainConfig
 from fmct_hpc.data.field import center_view
 from fmct_hpc.objective.student import Student
+from fmct_hpc.probe.run import probe
 from fmct_hpc.train.checkpoint import DataFacts
 from fmct_hpc.train.export import EncoderInfo, export_encoder
 from fmct_hpc.train.portable import export_model
 from fmct_hpc.train.start import initial_student, require_start, untrained_encoder
+from shards import ShardWriter, finish_dataset
 from shards.errors import FmctError
 
 
@@ -139,3 +144,25 @@ def test_a_run_begins_with_the_encoder_it_is_given(exported: Path, tmp_path: Pat
         require_start(settings(heads=3))
     with pytest.raises(FmctError, match=r"\(5, 24\) there and \(3, 24\)"):
         require_start(settings(register_tokens=2))
+
+
+def test_an_encoder_without_a_run_is_probed(exported: Path, tmp_path: Path) -> None:
+    studies = [f"{number:032x}" for number in range(16)]
+    with ShardWriter(tmp_path / "data", "shard-00000", "zarr") as writer:
+        for number, study in enumerate(studies):
+            voxels = np.full((16, 16, 16), 30 + 30 * (number % 2), np.int16)
+            voxels[number % 5] = -1000
+            record = make_record(
+                voxels, study, study_key=study, spacing_mm=(2.0, 2.0, 2.0), config_digest="a" * 64
+            )
+            writer.add(record, voxels)
+    finish_dataset(tmp_path / "data", "zarr", ["shard-00000"])
+    labels = pa.table({"study_key": studies, "bleed": [number % 2 for number in range(16)]})
+    pq.write_table(labels, tmp_path / "labels.parquet")
+    config = ProbeConfig(data=tmp_path / "data", labels=tmp_path / "labels.parquet", folds=2, bootstrap=20)
+    result = probe(exported.parent, config, tmp_path / "out", lambda done, total: None)
+    assert {(row.head, row.encoder) for row in result.rows} >= {
+        ("linear", "trained"),
+        ("linear", "untrained"),
+    }
+    assert result.pretrained_patients is None
