@@ -164,6 +164,7 @@ def test_health_figures_tell_both_kinds_of_collapse() -> None:
 RANKS = """
 import multiprocessing, os, sys
 import torch, torch.distributed as dist
+from fmct_hpc.objective.dino import feature_deviation
 from fmct_hpc.objective.koleo import koleo_loss
 from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
 
@@ -184,7 +185,9 @@ def run(rank, world, path):
     loss.backward()
     koleo = torch.cat([loss.detach().reshape(1), weight.grad.flatten()])
     dist.all_reduce(koleo)
-    out = {"centre": centring.center, "sinkhorn": sinkhorn, "masked": masked, "koleo": koleo / world}
+    spread = feature_deviation(features)
+    out = {"centre": centring.center, "spread": spread, "koleo": koleo / world}
+    out |= {"sinkhorn": sinkhorn, "masked": masked}
     torch.save(out, f"{path}.{world}.{rank}")
     dist.destroy_process_group()
 
