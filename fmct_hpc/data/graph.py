@@ -72,20 +72,21 @@ def _pipeline(source: ViewSource, data: DataConfig, device: Device) -> tuple[Dat
     if sample.gammas:
         contrasted = _adjust_contrast(contrasted, sample.gamma.gpu() if device == "gpu" else sample.gamma)
     views[SMOOTHED], views[GAMMAED] = smoothed, contrasted
-    return *views, sample.taken, sample.skipped
+    return *views, fn.copy(sample.taken), fn.copy(sample.skipped)
 
 
 def _inputs(source: ViewSource, data: DataConfig) -> list[DataNode]:
     """The members of Sample as graph nodes."""
-    parallel: dict[str, Any] = {}
+    # A source's arrays are new for each sample, and DALI keeps them alive until its operators have run.
+    how: dict[str, Any] = {"no_copy": True}
     if data.workers:
-        parallel = {
+        how = {
             "parallel": True,
             "prefetch_queue_depth": data.prefetch,
             # Shared memory for all outputs of a sample; where it is too little it grows, at a price.
             "bytes_per_sample_hint": source.bytes_hint(),
         }
-    outputs = fn.external_source(source=source, num_outputs=len(Sample._fields), batch=False, **parallel)
+    outputs = fn.external_source(source=source, num_outputs=len(Sample._fields), batch=False, **how)
     return list(outputs)
 
 

@@ -1,6 +1,7 @@
 """The loader: an endless stream of augmented micro-batches that starts at any step."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ class Loader:
         self._ahead = (
             Ahead(self.dataset, self._share, start_step) if isinstance(self.dataset, CachedDataset) else None
         )
+        self._buffers: list[np.ndarray] = []
         self._held: Sequence[Any] = ()
         self._copied: torch.cuda.Event | None = None
 
@@ -147,11 +149,18 @@ class Loader:
         return views
 
     def _allocate(self, shape: tuple[int, ...]) -> torch.Tensor:
-        if self._device.type == "cpu":
-            # NumPy asks the kernel for huge pages: fresh memory is then several times cheaper.
-            return torch.from_numpy(np.empty(shape, np.float32))
-        return torch.empty(shape, device=self._device)
+        if self._device.type != "cpu":
+            return torch.empty(shape, device=self._device)
+        # Memory fresh from the system costs as much as the copy: take a buffer that nobody uses any more.
+        for buffer in self._buffers:
+            if sys.getrefcount(buffer) == _UNUSED:
+                return torch.from_numpy(buffer)
+        self._buffers.append(np.empty(shape, np.float32))
+        return torch.from_numpy(self._buffers[-1])
 
+
+_UNUSED = 3
+"""References to a buffer that no tensor uses: from the list, the loop and the call that counts them."""
 
 _DEAD_READER = ("Worker data receiving interrupted", "Sending tasks to workers failed")
 """What DALI 2.4 says where a process of its pool has gone."""

@@ -36,7 +36,7 @@ FIELD = 224
 VIEWS = 4
 SAMPLES = 24
 """Volumes of a row in a round: enough draws for rows to compare."""
-ROUNDS = 4
+ROUNDS = 3
 
 Row = Callable[[int], object]
 
