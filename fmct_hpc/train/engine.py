@@ -32,6 +32,8 @@ def deepspeed_config(config: TrainConfig, world_size: int, parameters: int) -> d
         "zero_optimization": {
             "stage": config.engine.zero_stage,
             "reduce_bucket_size": min(BUCKET, parameters),
+            # Stage 3 else keeps small parameters gathered, as exact in some steps and as bfloat16 in others.
+            "stage3_param_persistence_threshold": 0,
             **offload_section(config),
         },
         # torch's AdamW steps on each rank's partition; DeepSpeed's own would compile C++ for the CPU.
