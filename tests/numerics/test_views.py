@@ -23,7 +23,7 @@ from fmct_hpc.config import DataConfig
 from fmct_hpc.data.cut_gpu import _cut_row
 from fmct_hpc.data.draw import ViewParameters
 from fmct_hpc.data.field import center_view
-from fmct_hpc.data.graph import build_pipeline
+from fmct_hpc.data.graph import _pipeline, build_pipeline
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.source import ViewSource
@@ -276,6 +276,17 @@ def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel():
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", GPU_CODE], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("field", ["isotropic", "squeezed"])
+def test_the_gpu_graph_is_one_that_dali_accepts(field, monkeypatch):
+    """As far as that shows without a GPU: the operators' devices fit, and the views stay on the GPU."""
+    data = DataConfig(path=Path("unused"), field=field, workers=0, **SMALL)
+    source = Given(head((30, 30, 30)), data, [])
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    pipeline = _pipeline(source, data, "gpu", batch_size=2, device_id=0, num_threads=1)
+    pipeline._build_graph()
+    assert [output.device for output in pipeline._graph_outputs] == ["gpu"] * 4 + ["cpu"] * 2
 
 
 @pytest.mark.parametrize("capability", [80, 90])
