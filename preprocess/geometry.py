@@ -87,7 +87,8 @@ def axes(orientation: tuple[float, ...]) -> np.ndarray:
     normal = np.cross(across, down)
     normal /= np.linalg.norm(normal)
     across = across / lengths[0]
-    result = np.stack([across, np.cross(normal, across), normal])
+    # + 0.0 makes -0.0 (which this cache takes for 0.0) into 0.0, lest a digest depend on which came first.
+    result = np.stack([across, np.cross(normal, across), normal]) + 0.0
     result.setflags(write=False)
     return result
 

@@ -8,6 +8,7 @@ from dicom_files import Acquisition, axial, ct_image, save, scanned, waves
 from pydicom.uid import generate_uid
 
 from preprocess.config import GridConfig, SelectConfig
+from preprocess.geometry import axes
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume import Volume, build_volume
 
@@ -122,3 +123,12 @@ def test_a_stray_in_another_plane_is_left_out(folder: Path) -> None:
     volume = build(folder)
     assert volume.dropped == ((Reason.LOCALIZER, 1),)
     assert np.array_equal(volume.voxels, plain.voxels)
+
+
+def test_axes_do_not_remember_the_sign_of_a_zero() -> None:
+    seen = []
+    for zero in (-0.0, 0.0):
+        axes.cache_clear()
+        first = repr(axes((1.0, zero, zero, zero, 1.0, zero)).tolist())
+        seen += [first, repr(axes((1.0, -zero, -zero, -zero, 1.0, -zero)).tolist())]
+    assert len(set(seen)) == 1, "digests are taken of these"
