@@ -214,7 +214,7 @@ def test_a_run_that_is_stopped_and_killed_at_random_ends_as_the_unbroken_one(
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 75, output
         assert last_checkpoint(run).step == rows(run) < STEPS
-        while (begun := rows(run)) < STEPS and killed < KILLS:
+        while (begun := rows(run)) < STEPS - 1 and killed < KILLS:
             process = start_training(recipe, run)
             wait_for(lambda process=process: len(ranks_of(process)) == 2, process)
             target = generator.randrange(begun, STEPS)
