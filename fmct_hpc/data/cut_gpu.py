@@ -32,6 +32,7 @@ def cut_on_gpu(
             SIZE=size,
             LANES=triton.next_power_of_2(size),
             AIR=AIR_HU,
+            enable_fp_fusion=False,  # rounds as the CPU does
         )
         samples.append(views)
     return tuple([sample[view] for sample in samples] for view in range(len(samples[0])))

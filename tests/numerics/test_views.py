@@ -295,4 +295,5 @@ def test_the_gpu_kernel_compiles(capability):
     signature |= dict.fromkeys(("depth", "height", "width", "channels"), "i32")
     constants = {"SIZE": 96, "LANES": 128, "AIR": -1000}
     source = ASTSource(_cut_row, signature | dict.fromkeys(constants, "constexpr"), constants)
-    assert compile_triton(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
+    options = {"enable_fp_fusion": False}
+    assert compile_triton(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]
