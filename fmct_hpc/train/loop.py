@@ -4,8 +4,8 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -107,19 +107,20 @@ class Training:
         return figures, stopping > 0
 
 
-class Observers(Protocol):
-    """What looks on, on every rank, after each step."""
+class Finished(NamedTuple):
+    """A step that is over, for those who look on."""
 
-    def step(
-        self,
-        done: int,
-        batches: list[Batch],
-        outcome: Outcome,
-        seconds: float,
-        waited: float,
-        saves: dict[str, float],
-    ) -> None:
-        """After `done` steps, the last of which took `seconds`, `waited` of them for data."""
+    done: int
+    """Steps that are done with it."""
+    batches: list[Batch]
+    """This rank's micro-batches."""
+    outcome: Outcome
+    seconds: float
+    """That it took, waiting included."""
+    waited: float
+    """Seconds of them that this rank waited for data."""
+    saves: dict[str, float]
+    """Figures of the saves since the step before."""
 
 
 def _figures(losses: Losses) -> dict[str, Tensor]:
@@ -152,12 +153,12 @@ def micro_batches(loader: Loader, accumulate: int) -> Iterator[list[Batch]]:
 def run_steps(
     training: Training,
     loader: Loader,
-    observers: Observers,
+    observe: Callable[[Finished], None],
     saver: Saver,
     steps: range,
     stop: StopRequest,
 ) -> tuple[int, bool]:
-    """Do `steps`, saving as the configuration says and at the end.
+    """Do `steps`, saving as the configuration says and at the end; `observe` sees each when it is over.
 
     Returns how many steps the run has done, and whether it stopped early because a rank was asked to.
     """
@@ -172,7 +173,7 @@ def run_steps(
         done, stopping = step + 1, outcome.stop
         seconds = waited + time.perf_counter() - began
         slowest = max(slowest, seconds)
-        observers.step(done, batches, outcome, seconds, waited, saver.figures())
+        observe(Finished(done, batches, outcome, seconds, waited, saver.figures()))
         if stopping or done == steps.stop or done % config.run.checkpoint_every == 0:
             saver.save(done)
         if stopping:

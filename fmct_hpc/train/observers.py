@@ -4,9 +4,8 @@ import math
 from pathlib import Path
 from types import TracebackType
 
-from fmct_hpc.data.loader import Batch
 from fmct_hpc.train.health import Health
-from fmct_hpc.train.loop import Outcome, Training
+from fmct_hpc.train.loop import Finished, Training
 from fmct_hpc.train.pictures import Pictures
 from fmct_hpc.train.profiling import Profile
 from fmct_hpc.train.records import Records
@@ -40,27 +39,17 @@ class RunObservers:
         if self._records:
             self._records.close()
 
-    def step(
-        self,
-        done: int,
-        batches: list[Batch],
-        outcome: Outcome,
-        seconds: float,
-        waited: float,
-        saves: dict[str, float],
-    ) -> None:
-        """See `fmct_hpc.train.loop.Observers`; raises FmctError where health ends the run."""
+    def step(self, step: Finished) -> None:
+        """Look at a step, on every rank; raises FmctError where health ends the run."""
         self._watchdog.alive()
-        figures = outcome.figures | self._throughput.figures(seconds, waited) | saves
-        figures["skipped"] = float(bool(outcome.guilty))
-        self._damaged += figures["damaged_volumes"]
-        figures["damaged_volumes"] = self._damaged  # since this process started
+        figures = step.outcome.figures | self._throughput.figures(step.seconds, step.waited) | step.saves
+        figures["skipped"] = float(bool(step.outcome.guilty))
         if self._records:
-            self._records.step(done, {name: v for name, v in figures.items() if math.isfinite(v)})
-        if outcome.guilty:
-            self._health.skip(done, outcome.guilty)
+            self._records.step(step.done, {name: v for name, v in figures.items() if math.isfinite(v)})
+        if step.outcome.guilty:
+            self._health.skip(step.done, step.outcome.guilty)
         else:
-            self._health.step(done, figures)
-        self._pictures.step(done, batches)
+            self._health.step(step.done, figures)
+        self._pictures.step(step.done, step.batches)
         if self._profile:
-            self._profile.step(done)
+            self._profile.step(step.done)

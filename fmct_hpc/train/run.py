@@ -134,7 +134,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
         observers = RunObservers(training, run, start, dataset, profile)
         try:
             with observers:
-                done, stopped = run_steps(training, loader, observers, saver, range(start, last), stop)
+                done, stopped = run_steps(training, loader, observers.step, saver, range(start, last), stop)
         finally:
             loader.close()
             saver.close()
