@@ -109,7 +109,7 @@ _KILL_A_WORKER = """
 import logging, multiprocessing, os, signal, sys, threading, time
 from pathlib import Path
 from preprocess import run
-from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
 
 def kill():
     out = Path(sys.argv[2])
@@ -128,6 +128,7 @@ if __name__ == "__main__":
     config = PreprocessConfig(
         key_file=Path(sys.argv[3]),
         workers=1,
+        select=SelectConfig(keep="all"),
         grid=GridConfig(spacing_mm=(4, 4, 4)),
         output=OutputConfig(shard_mib=1),
     )
