@@ -44,6 +44,8 @@ class RunObservers:
         self._watchdog.alive()
         figures = step.outcome.figures | self._throughput.figures(step.seconds, step.waited) | step.saves
         figures["skipped"] = float(bool(step.outcome.guilty))
+        self._damaged += figures["damaged_volumes"]
+        figures["damaged_volumes"] = self._damaged  # since this process started
         if self._records:
             self._records.step(step.done, {name: v for name, v in figures.items() if math.isfinite(v)})
         if step.outcome.guilty:

@@ -25,7 +25,7 @@ from numcodecs import blosc
 from pydicom.misc import is_dicom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from dicom_files import Acquisition
+from dicom_files import Acquisition, ct_image, save
 from preprocess_export import CENTRE, KEY, head
 
 from preprocess import run
@@ -42,7 +42,12 @@ def thin_slices(folder: Path) -> Path:
     positions = np.array([-113.0, -107.0, -20.0]) + np.arange(160)[:, None] * np.array([0, 0, 1.0])
     noise = np.random.default_rng(0).normal(0, 5, (512, 512))
     acquisition = Acquisition(positions, spacing=(0.45, 0.45), matrix=(512, 512))
-    return acquisition.write(folder, lambda points: head(CENTRE + (points - CENTRE) / 1.3) + noise)
+    for number, position in enumerate(positions):
+        hu = head(CENTRE + (acquisition.points(position) - CENTRE) / 1.3) + noise
+        # dcm2niix takes apart what has no instance numbers.
+        attributes = {**acquisition.attributes(position), "InstanceNumber": number + 1}
+        save(ct_image(np.rint(hu).astype(np.int16), **attributes), folder / f"{number:04d}")
+    return folder
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
