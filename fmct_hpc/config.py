@@ -9,6 +9,8 @@ from shards.errors import FmctError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Half of a Philox key; NumPy takes greater numbers beside smaller ones for floats."""
 
 
 class _Section(BaseModel):
@@ -273,7 +275,7 @@ class RunConfig(_Section):
     """Length, records and checkpoints of a run."""
 
     steps: Positive = 100_000
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     start_from: Path | None = None
     """An encoder.safetensors to begin with, of another run or of `fmct convert-weights`; it must stay
     there while the run lasts. None: weights drawn from the seed."""
@@ -374,4 +376,4 @@ class ProbeConfig(_Section):
     bootstrap: Positive = 2000
     """Resamples of patients for the intervals."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
