@@ -22,6 +22,8 @@ SAME_POSITION_MM = 0.01
 """Slices closer than this are at one position: no scanner steps so little."""
 AXIAL_DEG = 45.0
 """Slices whose normal is nearer to the patient's long axis are axial; gantries tilt by 30 at most."""
+FARTHEST_MM = 10_000.0
+"""No scan reaches as far from its origin as a room is long; what claims to is a damaged number."""
 UNIT_LENGTH = 1e-2
 """How far direction cosines may be from unit length and right angles before they are invalid."""
 REGULAR_GAP = 0.1
@@ -100,6 +102,11 @@ def has_geometry(instance: Instance) -> bool:
         and min(instance.pixel_spacing or (0.0,)) > 0
         and min(instance.rows or 0, instance.columns or 0) > 0
     )
+
+
+def is_within_reach(instance: Instance) -> bool:
+    """Could a scanner have made this position and spacing, or is a number damaged?"""
+    return all(abs(x) <= FARTHEST_MM for x in (*(instance.position or ()), *(instance.pixel_spacing or ())))
 
 
 def is_axial(instance: Instance, max_obliquity_deg: float) -> bool:

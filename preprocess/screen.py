@@ -6,7 +6,7 @@ from functools import partial
 
 from preprocess.catalog import Instance, Series
 from preprocess.contrast import has_contrast
-from preprocess.geometry import has_geometry, is_axial
+from preprocess.geometry import has_geometry, is_axial, is_within_reach
 from preprocess.image_kind import DOSE_REPORT, described_kind, kind
 from preprocess.kernels import kernel_class
 from preprocess.reasons import Reason, Rejection
@@ -112,6 +112,8 @@ def _written(limits: tuple[float, float]) -> str:
 def _placement(instance: Instance, config: SelectConfig) -> Verdict:
     if not has_geometry(instance):
         return Reason.MISSING_GEOMETRY, ""
+    if not is_within_reach(instance):
+        return Reason.INVALID_GEOMETRY, "a position or spacing beyond any scanner"
     try:
         if is_axial(instance, config.max_obliquity_deg):
             return None

@@ -60,21 +60,12 @@ def select_study(
     def become(sources: Iterable[Series], **result: Any) -> None:
         outcomes.update({id(one): replace(outcomes[id(one)], **result) for one in sources})
 
-    for one, rejection in _reformats(list(outcomes.values())):
-        become([one], rejection=rejection)
-    singles = [(o.series, o.usable) for o in outcomes.values() if o.usable and not o.rejection]
-    joins = find_joins(singles, config) if config.join else []
-    alone: list[Candidate] = []
-    for one, selected in singles:
-        try:
-            require_stack(selected.slices, config)
-            alone.append(Candidate(one, selected))
-        except Exception as error:
-            become([one], rejection=as_rejection(error))
-    # A part of a joined head is a candidate of its own only in case that the whole cannot be built.
-    parts = {id(source) for join in joins for source in join.sources}
-    candidates = ranked([*joins, *(one for one in alone if id(one.series) not in parts)], config)
-    candidates += ranked([one for one in alone if id(one.series) in parts], config)
+    try:
+        candidates = _candidates(outcomes, become, config)
+    except Exception as error:  # a defect of ours costs this study, and no other
+        rejection = as_rejection(error, "a study")
+        become([o.series for o in outcomes.values() if not o.rejection], rejection=rejection)
+        return list(outcomes.values())
     chosen: Candidate | None = None
     for candidate in candidates:
         sources = candidate.sources
@@ -92,6 +83,28 @@ def select_study(
             become(sources, candidate=candidate, rejection=None, stage="select")
             chosen = chosen or candidate
     return list(outcomes.values())
+
+
+def _candidates(
+    outcomes: dict[int, Outcome], become: Callable[..., None], config: SelectConfig
+) -> list[Candidate]:
+    """What could become a volume, the best first; `become` is told of the series that fall out here."""
+    for one, rejection in _reformats(list(outcomes.values())):
+        become([one], rejection=rejection)
+    singles = [(o.series, o.usable) for o in outcomes.values() if o.usable and not o.rejection]
+    joins = find_joins(singles, config) if config.join else []
+    alone: list[Candidate] = []
+    for one, selected in singles:
+        try:
+            require_stack(selected.slices, config)
+            alone.append(Candidate(one, selected))
+        except Exception as error:
+            become([one], rejection=as_rejection(error))
+    # A part of a joined head is a candidate of its own only in case that the whole cannot be built.
+    parts = {id(source) for join in joins for source in join.sources}
+    candidates = ranked([*joins, *(one for one in alone if id(one.series) not in parts)], config)
+    candidates += ranked([one for one in alone if id(one.series) in parts], config)
+    return candidates
 
 
 def _by_itself(one: Series, config: SelectConfig) -> Outcome:

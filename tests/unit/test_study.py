@@ -255,3 +255,18 @@ def test_a_defect_costs_one_series_and_a_failing_machine_is_no_reason(
     monkeypatch.setattr(study, "usable", broken(MemoryError()))
     with pytest.raises(MemoryError):
         outcomes(THIN, THICK)
+
+
+def test_a_damaged_position_is_no_geometry_and_a_defect_in_choosing_costs_one_study(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far = tuple(replace(instance, position=(1e300, 0.0, 5.0 * k)) for k, instance in enumerate(stack()))
+    assert result(outcomes(named("far", far))["far"]) == "invalid_geometry"
+
+    def defective(*_: object) -> None:
+        raise ValueError("a text of the file")
+
+    monkeypatch.setattr(study, "ranked", defective)
+    found = outcomes(THICK, THIN)
+    assert {result(outcome) for outcome in found.values()} == {"internal_error"}
+    assert all("text" not in str(outcome.rejection) for outcome in found.values())
