@@ -1,12 +1,12 @@
 """A table of wanted combinations of study description, kVp and kernel: the reference's own filter."""
 
-import csv
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from preprocess.csv_file import csv_lines
 from shards.errors import FmctError
 
 COLUMNS = ["study_description", "kvp", "kernel"]
@@ -53,19 +53,11 @@ def read_combinations(path: Path) -> Combinations:
 
     Raises FmctError, naming the file and the row, for anything else.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if sorted(header) != sorted(COLUMNS):
-                raise FmctError(f"{path}: the columns are {', '.join(header)}; expected {', '.join(COLUMNS)}")
-            rows = {_combination(path, reader.line_num, header, cells) for cells in reader if any(cells)}
-    except FileNotFoundError:
-        raise FmctError(f"{path}: no such file; select.table is a CSV of {', '.join(COLUMNS)}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FmctError(
-            f"{path}: not readable as UTF-8 CSV ({type(error).__name__}); save it as such"
-        ) from None
+    lines = csv_lines(path, f"select.table is a CSV of {', '.join(COLUMNS)}")
+    header = [name.strip() for name in next(lines, (0, []))[1]]
+    if sorted(header) != sorted(COLUMNS):
+        raise FmctError(f"{path}: the columns are {', '.join(header)}; expected {', '.join(COLUMNS)}")
+    rows = {_combination(path, line, header, cells) for line, cells in lines if any(cells)}
     if not rows:
         raise FmctError(f"{path}: the table has no rows, so it would select nothing; add some or drop it")
     return Combinations(rows=tuple(sorted(rows, key=repr)))

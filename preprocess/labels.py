@@ -1,6 +1,5 @@
 """Keying a table of labels as the volumes are keyed."""
 
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from preprocess.csv_file import csv_lines
 from preprocess.deidentify import Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
@@ -58,25 +58,17 @@ def key_labels(csv_file: Path, key_file: Path, out: Path) -> int:
 
 def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells by column of each row; blank lines are passed over."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    found = f"{len(cells)} cells, the header has {len(header)}"
-                    raise FmctError(f"{path} row {reader.line_num}: {found}; mend it")
-                if len(set(header)) < len(header):
-                    raise FmctError(f"{path}: a column name occurs twice in the header; rename one")
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-    except FileNotFoundError:
-        raise FmctError(f"{path}: no such file; give a CSV with {STUDY_COLUMN} and 0/1 columns") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FmctError(
-            f"{path}: not readable as UTF-8 CSV ({type(error).__name__}); save it as such"
-        ) from None
+    lines = csv_lines(path, f"give a CSV with {STUDY_COLUMN} and 0/1 columns")
+    header = [name.strip() for name in next(lines, (0, []))[1]]
+    for line, cells in lines:
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            found = f"{len(cells)} cells, the header has {len(header)}"
+            raise FmctError(f"{path} row {line}: {found}; mend it")
+        if len(set(header)) < len(header):
+            raise FmctError(f"{path}: a column name occurs twice in the header; rename one")
+        yield line, dict(zip(header, cells, strict=True))
 
 
 def _label_columns(path: Path, header: list[str]) -> list[str]:
