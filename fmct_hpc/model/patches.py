@@ -8,6 +8,11 @@ POSITION_TEMPERATURE = 10_000.0
 """Longest wavelength over 2π (Vaswani et al. 2017, section 3.5)."""
 
 
+def visible_patches(patches: int, mask_ratio: float) -> int:
+    """How many of a view's patches MAE's encoder sees: at least one."""
+    return max(1, round(patches * (1 - mask_ratio)))
+
+
 def patchify(views: Tensor, patch: int) -> Tensor:
     """(B, C, D, H, W) -> (B, N, C · patch³): patches in C order of (D, H, W), channels first inside.
 

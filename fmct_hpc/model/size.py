@@ -6,6 +6,7 @@ torch.utils.flop_counter; norms, softmax and activations are left out, as in eve
 
 from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
 from fmct_hpc.data.draw import GLOBAL_VIEWS
+from fmct_hpc.model.patches import visible_patches
 
 
 def parameter_counts(config: TrainConfig) -> dict[str, int]:
@@ -46,6 +47,21 @@ def parameter_counts(config: TrainConfig) -> dict[str, int]:
     return counts
 
 
+def tokens_a_view(config: TrainConfig) -> int:
+    """CLS, registers and all patches of a view."""
+    return _prefix(config.model) + _patches(config)
+
+
+def tokens_a_volume(config: TrainConfig) -> int:
+    """Tokens that the student's encoder works on for one volume, over all its views."""
+    objective, tokens = config.objective, 0
+    if objective.distils or objective.koleo_weight:
+        tokens += (GLOBAL_VIEWS + config.data.local_views) * tokens_a_view(config)
+    if objective.mae_weight:
+        tokens += _prefix(config.model) + visible_patches(_patches(config), objective.mask_ratio)
+    return tokens
+
+
 def encoder_flops(config: TrainConfig, patches: int | None = None) -> int:
     """Operations of the encoder's forward pass over one view, or over only `patches` of its patches."""
     n = _patches(config) if patches is None else patches
@@ -78,7 +94,7 @@ def training_flops(config: TrainConfig) -> int:
         student += masked * _head_flops(model)
         teacher += masked * _head_flops(model)
     if objective.mae_weight:
-        visible = max(1, round(n * (1 - objective.mask_ratio)))
+        visible = visible_patches(n, objective.mask_ratio)
         student += encoder_flops(config, visible) + _decoder_flops(config, visible, prefix + n)
         unneeded += _embedding_flops(config, visible)
     return teacher + 3 * student - unneeded

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.draw import GLOBAL_VIEWS
+from fmct_hpc.model.patches import visible_patches
 
 _MAE = int.from_bytes(b"masks")
 _IBOT = int.from_bytes(b"ibot")
@@ -69,7 +70,7 @@ def draw(config: TrainConfig, step: int, samples: NDArray[np.int64]) -> Draws:
 
 def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int, mask_ratio: float) -> Tensor:
     """Numbers of the patches that MAE leaves visible, ascending: int64 (B, n), n at least 1."""
-    visible = max(1, round(patches * (1 - mask_ratio)))
+    visible = visible_patches(patches, mask_ratio)
     kept = np.empty((len(samples), visible), dtype=np.int64)
     for row, sample in zip(kept, samples, strict=True):
         row[:] = np.sort(_generator(seed, _MAE, step, int(sample)).permutation(patches)[:visible])

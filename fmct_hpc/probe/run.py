@@ -1,6 +1,5 @@
 """A probe from end to end: features, patient-level cross-validation, areas under the curve, tables."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from fmct_hpc.train.export import export_checkpoint, load_encoder
 from fmct_hpc.train.start import untrained_encoder
 from shards import Dataset, FmctError
 from shards.atomic import atomic_path, write_text
+from shards.info import sha256
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
         pretrained_patients=_seen_in_pretraining(run, set(patient_keys)),
         confidence=config.confidence,
         step=info.step,
-        encoder_digest=hashlib.sha256(exported.read_bytes()).hexdigest(),
+        encoder_digest=sha256(exported),
     )
     with atomic_path(out / "predictions.parquet") as temporary:
         pq.write_table(pa.concat_tables(predictions), temporary)

@@ -1,6 +1,5 @@
 """`fmct convert-weights`: a checkpoint file of the reference into an encoder of ours, and back."""
 
-import hashlib
 import pickle
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.info import sha256
 
 _WINDOWS = {1: ((40, 300),), 3: ((40, 80), (80, 200), (600, 2800))}
 """(level, width) in HU by the number of channels (`loading_transforms` in the reference's transforms.py)."""
@@ -60,7 +60,7 @@ def convert_weights(
         ),
         spacing_mm=(1.0, 1.0, 1.0),
         code_version=version("fmct-hpc"),
-        origin=f"{source.name}, {network}, sha256 {hashlib.sha256(source.read_bytes()).hexdigest()}",
+        origin=f"{source.name}, {network}, sha256 {sha256(source)}",
     )
     for part in _PARTS:
         (out / f"{part}.safetensors").unlink(missing_ok=True)

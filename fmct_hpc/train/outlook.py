@@ -7,9 +7,15 @@ from matplotlib.figure import Figure
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.draw import GLOBAL_VIEWS
-from fmct_hpc.model.size import encoder_flops, parameter_counts, training_flops
+from fmct_hpc.model.size import (
+    encoder_flops,
+    parameter_counts,
+    tokens_a_view,
+    tokens_a_volume,
+    training_flops,
+)
 from fmct_hpc.train.schedules import StepSettings, settings
-from fmct_hpc.train.throughput import PEAK_TFLOPS, tokens_a_volume
+from fmct_hpc.train.throughput import PEAK_TFLOPS
 from shards import Dataset
 from shards.atomic import atomic_path
 
@@ -82,8 +88,7 @@ def activation_bytes(config: TrainConfig, micro_batch: int) -> float:
     kept = 2 if config.engine.activation_checkpointing else BLOCK_BYTES
     cells = tokens_a_volume(config) * model.width * model.depth
     if config.objective.mae_weight:
-        patches = (config.data.view_size // model.patch_size) ** 3
-        cells += (1 + model.register_tokens + patches) * model.decoder_width * model.decoder_depth
+        cells += tokens_a_view(config) * model.decoder_width * model.decoder_depth
     return float(micro_batch * numbers * kept * cells)
 
 

@@ -9,7 +9,7 @@ import resource
 import torch
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.size import training_flops
+from fmct_hpc.model.size import tokens_a_volume, training_flops
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "B200": 2250.0, "L40S": 362.0, "V100": 125.0}
 """Dense bfloat16 (V100: float16) tensor-core peak by a word of the device's name, from NVIDIA's data sheets
@@ -22,18 +22,6 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((1e12 * peak for word, peak in PEAK_TFLOPS.items() if word in name), None)
-
-
-def tokens_a_volume(config: TrainConfig) -> int:
-    """Tokens that the student's encoder works on for one volume, over all its views."""
-    prefix = 1 + config.model.register_tokens
-    patches = (config.data.view_size // config.model.patch_size) ** 3
-    tokens = 0
-    if config.objective.distils or config.objective.koleo_weight:
-        tokens += (2 + config.data.local_views) * (prefix + patches)
-    if config.objective.mae_weight:
-        tokens += prefix + max(1, round(patches * (1 - config.objective.mask_ratio)))
-    return tokens
 
 
 class Throughput:

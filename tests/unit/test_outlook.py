@@ -5,8 +5,9 @@ from small_training import small_config, write_dataset, write_recipe
 from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.size import tokens_a_volume
 from fmct_hpc.train.outlook import daly_interval, held_bytes
-from fmct_hpc.train.throughput import Throughput, tokens_a_volume
+from fmct_hpc.train.throughput import Throughput
 from launch.cli import app
 
 
