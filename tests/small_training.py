@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -11,6 +12,9 @@ from shard_samples import make_key, make_record
 
 from fmct_hpc.config import TrainConfig
 from shards import ShardWriter, finish_dataset
+
+if TYPE_CHECKING:
+    from fmct_hpc.train.loop import Training
 
 STEPS = int(os.environ.get("FMCT_STEPS", "20"))
 BATCH = 4
@@ -67,3 +71,19 @@ def start_training(recipe: Path, run: Path, ranks: int = 2, *arguments: str) -> 
         text=True,
         start_new_session=True,
     )
+
+
+def after_a_step(config: TrainConfig) -> "Training":
+    """This rank's part of a training after its first step, in one micro-batch."""
+    from fmct_hpc.train.process_group import join
+
+    place = join("cpu")  # before DeepSpeed is imported
+    from fmct_hpc.data.loader import Loader
+    from fmct_hpc.train.loop import Training
+
+    training = Training(config, place)
+    batch = config.run.batch // place.world_size
+    loader = Loader(config.data, 0, config.run.batch, batch, place.rank, place.world_size)
+    training.step(0, [next(iter(loader))], False)
+    loader.close()
+    return training

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_training import after_a_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmct_hpc.config import TrainConfig
@@ -108,17 +109,9 @@ class Operators(TorchDispatchMode):
 
 def teacher_update(config: TrainConfig) -> dict[str, Any]:
     """One update of the teacher: which collectives it runs, and how far it is from the formula."""
-    from fmct_hpc.data.loader import Loader
-    from fmct_hpc.train.loop import Training
+    training = after_a_step(config)
     from fmct_hpc.train.partition import own_part
-    from fmct_hpc.train.process_group import join
 
-    place = join("cpu")
-    training = Training(config, place)
-    batch = config.run.batch // place.world_size
-    loader = Loader(config.data, 0, config.run.batch, batch, place.rank, place.world_size)
-    training.step(0, [next(iter(loader))], False)
-    loader.close()
     assert training.teacher
     followed = dict(training.engine.module.named_parameters())
     student = whole({name: followed[name] for name in training.teacher.parameters})

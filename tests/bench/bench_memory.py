@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_training import small_config, write_dataset
+from small_training import after_a_step, small_config, write_dataset
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.outlook import held_bytes
@@ -57,16 +57,10 @@ def rank_main(folder: Path) -> None:
     from fmct_hpc.train.process_group import join
 
     place = join("cpu")
-    from fmct_hpc.data.loader import Loader
-    from fmct_hpc.train.loop import Training
     from fmct_hpc.train.partition import masters, own_part
 
     config = TrainConfig.model_validate_json((folder / "config.json").read_text())
-    training = Training(config, place)
-    batch = config.run.batch // place.world_size
-    loader = Loader(config.data, 0, config.run.batch, batch, place.rank, place.world_size)
-    training.step(0, [next(iter(loader))], False)
-    loader.close()
+    training = after_a_step(config)
     assert training.teacher
     student = list(training.engine.module.parameters())
     teacher = list(training.teacher.parameters.values())
