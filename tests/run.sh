@@ -7,9 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 step() { printf '\n=== %s\n' "$*"; }
 
-# What the tests need of the system: Slurm with accounting, and dcm2niix as an oracle of geometry.
-packages=(slurm-wlm slurmdbd munge mariadb-server dcm2niix)
-programs=(slurmctld slurmd slurmdbd munged mariadbd dcm2niix)
+# What the tests need of the system: Slurm with accounting, dcm2niix as an oracle of geometry, a browser.
+packages=(slurm-wlm slurmdbd munge mariadb-server dcm2niix chromium chromium-driver)
+programs=(slurmctld slurmd slurmdbd munged mariadbd dcm2niix chromium chromedriver)
 missing() {
   local program
   for program in "${programs[@]}"; do
@@ -43,7 +43,7 @@ if [ "$(id -u)" = 0 ] && [ -z "$(missing)" ]; then
   trap 'bash tests/cluster/stop.sh > /dev/null; rm -rf "$(dirname "$FMCT_CLUSTER_DIR")"' EXIT
   bash tests/cluster/start.sh
 else
-  echo "no cluster (needs root and: ${packages[*]}): tests marked slurm, and those against dcm2niix, cannot run"
+  echo "no cluster (needs root and: ${packages[*]}): tests marked slurm, those against dcm2niix and those in a browser cannot run"
 fi
 
 step "tests"
