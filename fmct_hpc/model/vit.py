@@ -1,5 +1,7 @@
 """The 3D vision transformer (Dosovitskiy et al. 2021), with register tokens (Darcet et al. 2024)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +59,23 @@ class VisionTransformer(nn.Module):
         embeddings (Zhou et al. 2022, section 3.1). path_scales: (B, depth, 2), see `Block`; None: 1. Returns
         (B, prefix + n, width): CLS, registers, patches in `keep`'s order.
         """
+        return self.norm(self.blocks(self._embed(views, keep, masked), path_scales))
+
+    def at_blocks(self, views: Tensor, numbers: Sequence[int]) -> list[Tensor]:
+        """Tokens behind the blocks `numbers`, from 0, of views as in `forward`: (B, prefix + N, width) each.
+
+        The last LayerNorm is applied to each, as DINOv2's `get_intermediate_layers` does by default.
+        """
+        found: dict[int, Tensor] = {}
+        x = self._embed(views, None, None)
+        for number, block in enumerate(self.blocks[: max(numbers) + 1]):
+            x = block(x)
+            if number in numbers:
+                found[number] = self.norm(x)
+        return [found[number] for number in numbers]
+
+    def _embed(self, views: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None) -> Tensor:
+        """What the first block reads: prefix tokens and embedded patches with their positions."""
         patches = patchify(views, self.patch_size)
         d, h, w = (edge // self.patch_size for edge in views.shape[2:])
         positions = resize_positions(self.positions, self.grid, (d, h, w)).expand(patches.shape[0], -1, -1)
@@ -67,8 +86,7 @@ class VisionTransformer(nn.Module):
             where, token = masked
             embedded = torch.where(where.unsqueeze(-1), token.to(embedded.dtype), embedded)
         embedded = embedded + positions.to(patches.dtype)
-        tokens = torch.cat([self.prefix_tokens.expand(embedded.shape[0], -1, -1), embedded], dim=1)
-        return self.norm(self.blocks(tokens, path_scales))
+        return torch.cat([self.prefix_tokens.expand(embedded.shape[0], -1, -1), embedded], dim=1)
 
 
 def take_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:

@@ -1,6 +1,11 @@
-"""Frozen features: one vector a volume, from the whole field without augmentation."""
+"""Frozen features: what an encoder makes of volumes, from the whole field without augmentation."""
 
-from collections.abc import Callable
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +14,14 @@ from numpy.typing import NDArray
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data.field import center_view
 from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe import store
+from fmct_hpc.probe.encoders import Encoder
+from fmct_hpc.probe.store import FeatureRequest, FeatureStore, array_name
 from shards import Dataset
+from shards.errors import FmctError
+
+PART_VOLUMES = 256
+"""Volumes of a part: what a killed process loses at most, and, of ViT-B's patch tokens, 200 MB."""
 
 
 @torch.no_grad()
@@ -38,3 +50,136 @@ def extract(
             found.append(vectors.numpy())
         progress(start + len(part), len(rows))
     return [np.concatenate(found) for found in features]
+
+
+def extract_store(
+    encoder: Encoder,
+    name: str,
+    dataset: Dataset,
+    out: Path,
+    *,
+    rows: NDArray[np.int64] | None = None,
+    layers: Sequence[int] = (-1,),
+    tokens: bool = False,
+    batch: int = 8,
+    device: str = "cpu",
+    workers: int = 1,
+    task: tuple[int, int] | None = None,
+    part_volumes: int = PART_VOLUMES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> FeatureStore | None:
+    """Features of a dataset's volumes from one encoder, in the store `out`; what is there is kept.
+
+    name: the encoder's, for tables. rows: numbers of the volumes, None for all. layers: from 0, or from the
+    end by -1 and so on. tokens: keep each patch's token too, in float16. workers: threads that read
+    volumes. task: (i, n) makes the i-th of n shares of the parts alone and returns None; without it all
+    missing parts are made, joined, and the store is returned. A store in `out` of another encoder, dataset
+    or choice is replaced.
+
+    Raises FmctError for a layer that the encoder does not have, volumes that were preprocessed in another
+    way than those it was trained on, and a damaged shard.
+    """
+    rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
+    if not len(rows):
+        raise FmctError(f"{dataset.path}: no volume to extract features of")
+    require_same_preprocessing(encoder, name, dataset)
+    index = dataset.index.select(store.KEYS).take(rows)
+    request = FeatureRequest(
+        encoder_digest=encoder.digest,
+        dataset_digest=dataset.info.digest,
+        keys_digest=hashlib.sha256("\n".join(index["key"].to_pylist()).encode()).hexdigest(),
+        layers=_numbers(layers, encoder.depth, name),
+        poolings=encoder.poolings,
+        tokens=tokens,
+    )
+    if store.finished(out, request):
+        return FeatureStore.open(out)
+    starts = range(0, len(rows), part_volumes)
+    extents = [(start, min(start + part_volumes, len(rows))) for start in starts]
+    parts = [store.part_path(out, request, *extent) for extent in extents]
+    share = range(len(parts)) if task is None else range(task[0], len(parts), task[1])
+    missing = [number for number in share if not store.part_is_done(parts[number], request)]
+    total = sum(extents[number][1] - extents[number][0] for number in missing)
+    done = 0
+    for number in missing:
+        part_rows = rows[slice(*extents[number])]
+        pieces: dict[str, list[NDArray[np.generic]]] = {array: [] for array in request.arrays()}
+        patches = 0
+        for outputs in _batches(encoder, dataset, part_rows, request.layers, batch, device, workers):
+            patches = outputs[0].shape[1] - encoder.prefix
+            for array, values in _pooled(encoder, request, outputs).items():
+                pieces[array].append(values)
+            done += len(outputs[0])
+            progress(done, total)
+        joined = {array: np.concatenate(values) for array, values in pieces.items()}
+        store.write_part(parts[number], request, joined, patches)
+    if task is not None:
+        return None
+    return store.collect(out, request, parts, index, name, encoder.step, encoder.depth)
+
+
+def require_same_preprocessing(encoder: Encoder, name: str, dataset: Dataset) -> None:
+    """Raise FmctError where the volumes were preprocessed in another way than the encoder demands."""
+    if encoder.preprocess_digest not in (None, dataset.info.config_digest):
+        raise FmctError(
+            f"{dataset.path}: preprocessed with another configuration than the training data of encoder "
+            f"{name}; run `fmct preprocess` with the recipe that the encoder was trained with"
+        )
+
+
+def _numbers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
+    for layer in layers:
+        if not -depth <= layer < depth:
+            raise FmctError(f"layer {layer}: encoder {name} has layers 0 to {depth - 1}")
+    return tuple(sorted({layer % depth for layer in layers}))
+
+
+@torch.inference_mode()
+def _batches(
+    encoder: Encoder,
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    layers: Sequence[int],
+    batch: int,
+    device: str,
+    workers: int,
+) -> Iterator[list[torch.Tensor]]:
+    """Tokens of each of `layers`, a batch of volumes at a time: float32 (B, prefix + N, width)."""
+    encoder.module.to(device).eval()
+    for images in _inputs(encoder, dataset, rows, batch, workers):
+        on_device = images.to(device, non_blocking=True)
+        yield [tokens.float() for tokens in encoder.tokens(on_device, layers)]
+
+
+def _inputs(
+    encoder: Encoder, dataset: Dataset, rows: NDArray[np.int64], batch: int, workers: int
+) -> Iterator[torch.Tensor]:
+    """Batches of the encoder's inputs, read ahead by threads: decoding and windowing release the GIL."""
+
+    def read(row: int) -> torch.Tensor:
+        return encoder.transform(dataset.read(row), dataset.info.spacing_mm)
+
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = iter(rows.tolist())
+        ahead = deque(pool.submit(read, row) for row in islice(waiting, batch + workers))
+        while ahead:
+            images: list[torch.Tensor] = []
+            while ahead and len(images) < batch:
+                images.append(ahead.popleft().result())
+                ahead.extend(pool.submit(read, row) for row in islice(waiting, 1))
+            yield torch.stack(images)
+
+
+def _pooled(
+    encoder: Encoder, request: FeatureRequest, outputs: list[torch.Tensor]
+) -> dict[str, NDArray[np.generic]]:
+    """What a store keeps of a batch's tokens behind each layer."""
+    kept: dict[str, NDArray[np.generic]] = {}
+    for layer, tokens in zip(request.layers, outputs, strict=True):
+        patches = tokens[:, encoder.prefix :]
+        made = {"cls": tokens[:, 0], "mean": patches.mean(dim=1)}
+        if request.tokens:
+            kept[array_name(layer, "tokens")] = patches.half().cpu().numpy()
+        for pooling in request.poolings:
+            kept[array_name(layer, pooling)] = made[pooling].cpu().numpy()
+    return kept

@@ -1,0 +1,167 @@
+"""Encoders that are probed: ours at any step, untrained, the reference's, or a peer's."""
+
+import hashlib
+import importlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from fmct_hpc.config import Seed
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe.store import Pooling
+from fmct_hpc.train.checkpoint import MANIFEST
+from fmct_hpc.train.convert import convert_weights
+from fmct_hpc.train.export import EncoderInfo, export_checkpoint, load_encoder
+from fmct_hpc.train.start import untrained_encoder
+from shards.errors import FmctError
+
+
+class Encoder(Protocol):
+    """What is probed: a module and the transform that makes its input of a volume.
+
+    A peer's is a class derived from this one that sets `module`, `digest` and `transform`; `tokens` too
+    where the module does not return tokens itself. tests/peer_encoder.py is an example.
+    """
+
+    module: nn.Module
+    """Inputs (B, ...) -> tokens (B, prefix + N, width), the CLS token first and the N patches last."""
+    digest: str
+    """Changes whenever the features would: of weights (`weights_digest`) and transform."""
+    step: int | None = None
+    """Of the training, where the encoder is one of a run's."""
+    depth: int = 1
+    """Layers that can be asked for, numbered from 0."""
+    prefix: int = 1
+    """Tokens before the patches: CLS and registers."""
+    poolings: tuple[Pooling, ...] = ("cls", "mean")
+    """What there is of a volume; ("cls",) where the module gives one vector, (B, 1, width)."""
+    preprocess_digest: str | None = None
+    """Configuration of preprocessing that its volumes must have; None: it takes any."""
+
+    def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
+        """The module's input, without the batch's axis.
+
+        volume: HU (D, H, W) growing towards superior, anterior and right; spacing_mm: (D, H, W).
+        """
+        ...
+
+    def tokens(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Tokens of a batch behind each of `layers`: (B, prefix + N, width) each."""
+        return [self.module(inputs) for _ in layers]
+
+
+class OurEncoder(Encoder):
+    """A vision transformer of this package."""
+
+    module: VisionTransformer
+
+    def __init__(self, module: VisionTransformer, info: EncoderInfo) -> None:
+        self.module, self.info = module, info
+        self.step: int | None = info.step
+        self.depth = info.model.depth
+        self.prefix = module.prefix
+        self.preprocess_digest = info.preprocess_digest
+        self.digest = weights_digest(module, _what_shapes_features(info))
+
+    def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
+        """The whole field, windowed, without augmentation (`EncoderInfo.view`)."""
+        return self.info.view(volume, spacing_mm)[0]
+
+    def tokens(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """See `VisionTransformer.at_blocks`."""
+        return self.module.at_blocks(inputs, layers)
+
+
+def _what_shapes_features(info: EncoderInfo) -> str:
+    """All but the weights on which an encoder's features of a volume depend."""
+    view = info.data.model_dump(mode="json", include={"windows", "view_size", "field", "field_mm"})
+    return json.dumps([info.model.model_dump(mode="json"), view, info.spacing_mm], sort_keys=True)
+
+
+def weights_digest(module: nn.Module, beside: str = "") -> str:
+    """SHA-256 over a module's weights by name, and over a text on which its features depend too."""
+    digest = hashlib.sha256(beside.encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class EncoderSpec(BaseModel):
+    """Names an encoder in a configuration file: give `weights` or `function`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+    """What it is called in tables; file names too are made of it."""
+    weights: Path | None = None
+    """A run folder, one of its checkpoints (run/checkpoints/step-...), an encoder.safetensors, or a
+    checkpoint file of the reference."""
+    untrained: Seed | None = None
+    """Draw the weights from this seed instead; the architecture and its input stay."""
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    """module:function of a peer's, which returns an `fmct_hpc.probe.encoders.Encoder`."""
+    arguments: dict[str, Any] = {}
+    """What that function is called with."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "EncoderSpec":
+        if (self.weights is None) == (self.function is None):
+            raise ValueError(f"encoder {self.name}: give one of weights and function")
+        if self.function is None and self.arguments:
+            raise ValueError(f"encoder {self.name}: arguments are for a function")
+        if self.function is not None and self.untrained is not None:
+            raise ValueError(f"encoder {self.name}: untrained is for weights; the function can draw its own")
+        return self
+
+
+def open_encoder(spec: EncoderSpec) -> Encoder:
+    """The encoder that `spec` names, in evaluation mode; FmctError where there is none."""
+    if spec.function is not None:
+        encoder = _call(spec.function, spec.arguments)
+        encoder.module.eval()
+        return encoder
+    assert spec.weights is not None
+    module, info = load_weights(spec.weights)
+    if spec.untrained is not None:
+        return OurEncoder(untrained_encoder(info, spec.untrained), info.model_copy(update={"step": 0}))
+    return OurEncoder(module, info)
+
+
+def load_weights(path: Path) -> tuple[VisionTransformer, EncoderInfo]:
+    """The encoder of a run folder, a checkpoint, an encoder.safetensors or a file of the reference.
+
+    Raises FmctError where there is none, or a damaged one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if (path / MANIFEST).is_file():
+            export_checkpoint(path, Path(folder))
+            path = Path(folder)
+        elif path.is_file() and path.suffix != ".safetensors":
+            convert_weights(path, Path(folder))
+            path = Path(folder)
+        return load_encoder(path if path.suffix == ".safetensors" else path / "encoder.safetensors")
+
+
+def _call(function: str, arguments: dict[str, Any]) -> Encoder:
+    module_name, name = function.split(":")
+    try:
+        made = getattr(importlib.import_module(module_name), name)
+    except ImportError as error:
+        raise FmctError(f"encoder {function}: {error}; put its folder on PYTHONPATH") from None
+    except AttributeError:
+        raise FmctError(f"encoder {function}: {module_name} has no {name}") from None
+    encoder: Encoder = made(**arguments)
+    if not isinstance(getattr(encoder, "module", None), nn.Module) or not hasattr(encoder, "transform"):
+        raise FmctError(
+            f"encoder {function}: returned a {type(encoder).__name__}, not an fmct_hpc.probe.encoders.Encoder"
+        )
+    return encoder

@@ -1,0 +1,297 @@
+"""A feature store: what one encoder makes of the volumes of one dataset, on disk with digests.
+
+features.json                  FeatureInfo, written last
+<digest>/index.parquet         key, patient_key and study_key, a row a volume
+<digest>/layer-11.cls.npy      float32 (N, width); also .mean.npy, and .tokens.npy float16 (N, patches, width)
+parts/                         while the work lasts: a file and a marker for some volumes each
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from fmct_hpc.train.checkpoint import FileFacts, file_facts
+from shards.atomic import atomic_path, write_text
+from shards.errors import FmctError
+
+FORMAT_VERSION = 1
+FILE_NAME = "features.json"
+INDEX_NAME = "index.parquet"
+KEYS = ("key", "patient_key", "study_key")
+
+Pooling = Literal["cls", "mean"]
+REMEDY = "delete the folder and extract the features again"
+
+
+class FeatureRequest(BaseModel):
+    """What determines a store's content, but for rounding."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    encoder_digest: str
+    dataset_digest: str
+    keys_digest: str = Field(description="SHA-256 of the volumes' keys, a line each, in order")
+    layers: tuple[int, ...] = Field(description="numbers of the encoder's layers, from 0")
+    poolings: tuple[Pooling, ...]
+    tokens: bool = Field(description="whether the patches' own tokens are kept")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return _digest(self.model_dump(mode="json"))
+
+    def arrays(self) -> list[str]:
+        """Names of the arrays that are stored: layer-11.cls and so on."""
+        kinds = [*self.poolings, *(["tokens"] if self.tokens else [])]
+        return [array_name(layer, kind) for layer in self.layers for kind in kinds]
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """SHA-256 of compact JSON with sorted keys."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def array_name(layer: int, kind: str) -> str:
+    """Name of one array of a store; kind: a pooling, or "tokens"."""
+    return f"layer-{layer:02d}.{kind}"
+
+
+class FeatureInfo(BaseModel):
+    """What a finished store holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    request: FeatureRequest
+    name: str = Field(description="the encoder's, for tables")
+    step: int | None = Field(description="of the encoder's training")
+    depth: int = Field(description="layers of the encoder")
+    width: int
+    patches: int = Field(description="patch tokens of a volume")
+    volumes: int
+    files: dict[str, FileFacts] = Field(description="by name in the folder")
+    digest: str = Field(default="", description="SHA-256 of all above")
+
+    def compute_digest(self) -> str:
+        """What `digest` must be."""
+        return _digest(self.model_dump(mode="json", exclude={"digest"}))
+
+    @property
+    def encoder_digest(self) -> str:
+        """Of the encoder's weights and input."""
+        return self.request.encoder_digest
+
+    @property
+    def dataset_digest(self) -> str:
+        """Of the shard dataset."""
+        return self.request.dataset_digest
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that are stored, from 0."""
+        return self.request.layers
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """What is stored of each of them."""
+        return self.request.poolings
+
+
+class FeatureStore:
+    """A finished store, read-only; each array's digest is checked when it is first read."""
+
+    def __init__(self, path: Path, info: FeatureInfo):
+        self.path = path
+        self.info = info
+        self._whole: set[str] = set()
+        index = pq.read_table(self._file(INDEX_NAME))
+        self.keys, self.patient_keys, self.study_keys = (
+            np.asarray(index[name].to_pylist(), dtype=np.str_) for name in KEYS
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> "FeatureStore":
+        """Open a finished store; FmctError where it is missing, unfinished, damaged or of another version."""
+        file = path / FILE_NAME
+        try:
+            document = json.loads(file.read_bytes())
+            version = document["request"]["format_version"]
+            if version != FORMAT_VERSION:
+                raise FmctError(
+                    f"{file}: format version {version}, this fmct reads {FORMAT_VERSION}; {REMEDY}"
+                )
+            info = FeatureInfo.model_validate(document)
+            if info.digest != info.compute_digest():
+                raise ValueError("its digest differs")
+        except FileNotFoundError:
+            raise FmctError(
+                f"{path}: holds no finished feature store; extract the features to the end"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            raise FmctError(f"{file}: damaged; {REMEDY}") from None
+        return cls(path, info)
+
+    def __len__(self) -> int:
+        return self.info.volumes
+
+    def vectors(self, layer: int = -1, pool: Literal["cls", "mean", "both"] = "both") -> NDArray[np.float32]:
+        """Features of all volumes in the order of `keys`: (N, width), of `both` (N, 2 · width), CLS first.
+
+        layer: from 0, or from the end by -1 and so on. Of an encoder that gives one vector a volume, `both`
+        is that vector. Raises FmctError where they are not stored, or damaged.
+        """
+        kinds = self.info.poolings if pool == "both" else (pool,)
+        return np.concatenate([np.load(self._array(layer, kind)) for kind in kinds], axis=1)
+
+    def tokens(self, layer: int = -1) -> NDArray[np.float16]:
+        """Patch tokens of all volumes, mapped from the file: float16 (N, patches, width)."""
+        mapped: NDArray[np.float16] = np.load(self._array(layer, "tokens"), mmap_mode="r")
+        return mapped
+
+    def verify(self) -> None:
+        """Read all and raise FmctError, naming the file, where anything is not as it was written."""
+        for name in self.info.files:
+            self._file(name)
+
+    def _array(self, layer: int, kind: str) -> Path:
+        number = layer if layer >= 0 else self.info.depth + layer
+        name = f"{array_name(number, kind)}.npy"
+        if name not in self.info.files:
+            stored = ", ".join(self.info.request.arrays())
+            raise FmctError(f"{self.path}: has no {name.removesuffix('.npy')}, only {stored}; extract it too")
+        return self._file(name)
+
+    def _file(self, name: str) -> Path:
+        """Where a file of the store is, checked against its digest the first time."""
+        file = self.path / self.info.request.digest[:8] / name
+        if name not in self._whole:
+            if file_facts(file) != self.info.files[name]:
+                raise FmctError(f"{file}: missing or not as it was written; {REMEDY}")
+            self._whole.add(name)
+        return file
+
+
+class PartMarker(BaseModel):
+    """Declares a part whole; written after it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    request_digest: str
+    file: FileFacts
+    patches: int
+
+
+def part_path(out: Path, request: FeatureRequest, start: int, stop: int) -> Path:
+    """The file with features of the volumes [start, stop) of a request."""
+    return out / "parts" / f"{start:07d}-{stop:07d}-{request.digest[:8]}.safetensors"
+
+
+def write_part(
+    path: Path, request: FeatureRequest, arrays: dict[str, NDArray[np.generic]], patches: int
+) -> None:
+    """Write a part, and its marker last; patches: patch tokens of a volume."""
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary)
+        facts = file_facts(temporary)
+    assert facts is not None
+    marker = PartMarker(request_digest=request.digest, file=facts, patches=patches)
+    write_text(path.with_suffix(".json"), marker.model_dump_json(indent=1) + "\n")
+
+
+def part_is_done(path: Path, request: FeatureRequest) -> bool:
+    """Whether a part's marker is there, is of this request, and has a file of its size beside it."""
+    try:
+        marker = PartMarker.model_validate_json(path.with_suffix(".json").read_bytes())
+        return marker.request_digest == request.digest and path.stat().st_size == marker.file.bytes
+    except (OSError, ValidationError):
+        return False
+
+
+def finished(out: Path, request: FeatureRequest) -> bool:
+    """Whether `out` is a finished store of this very request, its files all there in their sizes."""
+    try:
+        info = FeatureStore.open(out).info
+        folder = out / request.digest[:8]
+        sizes = all((folder / name).stat().st_size == facts.bytes for name, facts in info.files.items())
+    except (FmctError, OSError):
+        return False
+    return info.request == request and sizes
+
+
+def collect(
+    out: Path,
+    request: FeatureRequest,
+    parts: Sequence[Path],
+    index: pa.Table,
+    name: str,
+    step: int | None,
+    depth: int,
+) -> FeatureStore:
+    """Join the parts, in order, to the store `out`, and remove them; what `out` held before goes last.
+
+    index: columns `KEYS`, a row a volume. Raises FmctError for a damaged part, whose marker is removed.
+    """
+    patches = 0
+    for part in parts:
+        marker = PartMarker.model_validate_json(part.with_suffix(".json").read_bytes())
+        if file_facts(part) != marker.file:
+            part.with_suffix(".json").unlink()
+            raise FmctError(f"{part}: not as it was written; run the same command again to make it anew")
+        patches = marker.patches
+    folder = out / request.digest[:8]
+    with atomic_path(folder / INDEX_NAME) as temporary:
+        pq.write_table(index.select(KEYS), temporary)
+    width = 0
+    for array in request.arrays():
+        with atomic_path(folder / f"{array}.npy") as temporary:
+            width = _join(temporary, array, parts, index.num_rows)
+    files = [INDEX_NAME, *(f"{array}.npy" for array in request.arrays())]
+    info = FeatureInfo(
+        request=request,
+        name=name,
+        step=step,
+        depth=depth,
+        width=width,
+        patches=patches,
+        volumes=index.num_rows,
+        files={file: facts for file in files if (facts := file_facts(folder / file))},
+    )
+    info = info.model_copy(update={"digest": info.compute_digest()})
+    write_text(out / FILE_NAME, info.model_dump_json(indent=1) + "\n")
+    shutil.rmtree(out / "parts", ignore_errors=True)
+    for left_over in out.iterdir():
+        if left_over.is_dir() and left_over != folder and _STORE_FOLDER.fullmatch(left_over.name):
+            shutil.rmtree(left_over, ignore_errors=True)
+    return FeatureStore.open(out)
+
+
+_STORE_FOLDER = re.compile("[0-9a-f]{8}")
+
+
+def _join(path: Path, array: str, parts: Sequence[Path], volumes: int) -> int:
+    """Write the parts' arrays of that name one after another as one .npy; the width of its rows."""
+    joined, row = None, 0
+    for part in parts:
+        with safe_open(part, "numpy") as file:
+            rows = file.get_tensor(array)
+        if joined is None:
+            joined = open_memmap(path, "w+", rows.dtype, (volumes, *rows.shape[1:]))
+        joined[row : row + len(rows)] = rows
+        row += len(rows)
+    assert joined is not None
+    joined.flush()
+    return int(joined.shape[-1])

@@ -1,0 +1,170 @@
+"""Features in a store: what stands there, who may share the work, and what is refused."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_training import small_config, write_dataset
+
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
+from fmct_hpc.probe.features import extract_store
+from fmct_hpc.probe.store import FeatureStore
+from fmct_hpc.train.export import EncoderInfo
+from shards import Dataset
+from shards.errors import FmctError
+
+VOLUMES, WIDTH, PATCHES = 6, 24, 8
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset.open(write_dataset(tmp_path_factory.mktemp("data"), VOLUMES))
+
+
+@pytest.fixture(scope="module")
+def encoder(dataset: Dataset) -> OurEncoder:
+    config = small_config(dataset.path, model={"depth": 3})
+    info = EncoderInfo(
+        step=7,
+        model=config.model,
+        data=config.data,
+        spacing_mm=dataset.info.spacing_mm,
+        preprocess_digest=dataset.info.config_digest,
+        code_version="test",
+    )
+    torch.manual_seed(0)
+    return OurEncoder(VisionTransformer(config.model, 3, 24).eval(), info)
+
+
+@torch.no_grad()
+def by_hand(encoder: OurEncoder, dataset: Dataset, row: int, blocks: int) -> np.ndarray:
+    """Tokens of one volume behind the first blocks, by a model that has no more of them."""
+    model = encoder.info.model.model_copy(update={"depth": blocks, "size": None})
+    short = VisionTransformer(model, 3, 24).eval()
+    short.load_state_dict(encoder.module.state_dict(), strict=False)
+    return short(encoder.info.view(dataset.read(row), dataset.info.spacing_mm))[0].numpy()
+
+
+def test_a_store_holds_what_the_encoder_gives(dataset: Dataset, encoder: OurEncoder, tmp_path: Path) -> None:
+    extract_store(
+        encoder, "ours", dataset, tmp_path, layers=(0, -1), tokens=True, batch=4, workers=2, part_volumes=4
+    )
+    store = FeatureStore.open(tmp_path)
+    assert (store.info.layers, store.info.width, store.info.patches) == ((0, 2), WIDTH, PATCHES)
+    assert (store.info.name, store.info.step, store.info.dataset_digest) == ("ours", 7, dataset.info.digest)
+    assert store.keys.tolist() == dataset.index["key"].to_pylist()
+    assert store.patient_keys.tolist() == dataset.index["patient_key"].to_pylist()
+    assert store.vectors().shape == (VOLUMES, 2 * WIDTH)
+    for layer, blocks in ((0, 1), (-1, 3)):
+        for row in (0, 5):
+            tokens = by_hand(encoder, dataset, row, blocks)
+            patches = tokens[encoder.prefix :]
+            assert store.vectors(layer, "cls")[row] == pytest.approx(tokens[0], abs=1e-5)
+            assert store.vectors(layer, "mean")[row] == pytest.approx(patches.mean(axis=0), abs=1e-5)
+            assert store.tokens(layer)[row] == pytest.approx(patches, abs=2e-3)
+    assert isinstance(store.tokens(), np.memmap)
+    with pytest.raises(FmctError, match=r"has no layer-01\.cls, only layer-00\.cls"):
+        store.vectors(1)
+
+
+def test_array_tasks_share_the_work_and_nothing_is_done_twice(
+    dataset: Dataset, encoder: OurEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = extract_store(encoder, "ours", dataset, tmp_path / "whole", batch=2)
+    read: list[int] = []
+    original = Dataset.read
+    monkeypatch.setattr(Dataset, "read", lambda self, i: read.append(i) or original(self, i))
+    for task in range(3):
+        assert extract_store(encoder, "ours", dataset, tmp_path / "s", task=(task, 3), part_volumes=1) is None
+        with pytest.raises(FmctError, match="holds no finished feature store"):
+            FeatureStore.open(tmp_path / "s")
+    assert sorted(read) == list(range(VOLUMES))
+    shared = extract_store(encoder, "ours", dataset, tmp_path / "s", part_volumes=1)
+    assert np.abs(shared.vectors() - whole.vectors()).max() < 1e-5
+    extract_store(encoder, "ours", dataset, tmp_path / "s", part_volumes=3)
+    assert len(read) == VOLUMES
+    assert not (tmp_path / "s" / "parts").exists()
+
+
+def test_a_killed_extraction_goes_on_and_a_damaged_part_is_made_anew(
+    dataset: Dataset, encoder: OurEncoder, tmp_path: Path
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_store(encoder, "ours", dataset, tmp_path, batch=1, part_volumes=2, progress=stop)
+    (part,) = (tmp_path / "parts").glob("*.safetensors")
+    flip(part)
+    with pytest.raises(FmctError, match=f"{part}: not as it was written; run the same command again"):
+        extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2)
+    made = []
+    extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2, progress=lambda *at: made.append(at))
+    assert made[-1] == (2, 2)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["layer-02.cls.npy", "layer-02.tokens.npy", "index.parquet", "features.json"]
+)
+def test_a_flipped_bit_is_refused_by_name(
+    dataset: Dataset, encoder: OurEncoder, tmp_path: Path, name: str
+) -> None:
+    extract_store(encoder, "ours", dataset, tmp_path, tokens=True)
+    (file,) = tmp_path.rglob(name)
+    if name == "features.json":
+        file.write_text(file.read_text().replace('"step": 7', '"step": 8'))
+    else:
+        flip(file)
+    with pytest.raises(FmctError, match=re.escape(name)):
+        read_all(tmp_path)
+
+
+def read_all(folder: Path) -> None:
+    store = FeatureStore.open(folder)
+    store.vectors()
+    store.tokens()
+
+
+def test_another_choice_of_volumes_replaces_the_store(
+    dataset: Dataset, encoder: OurEncoder, tmp_path: Path
+) -> None:
+    extract_store(encoder, "ours", dataset, tmp_path)
+    some = extract_store(encoder, "ours", dataset, tmp_path, rows=np.array([4, 1]))
+    assert some.keys.tolist() == [dataset.index["key"][4].as_py(), dataset.index["key"][1].as_py()]
+    assert len([child for child in tmp_path.iterdir() if child.is_dir()]) == 1
+
+
+def test_volumes_of_another_preprocessing_are_refused(
+    dataset: Dataset, encoder: OurEncoder, tmp_path: Path
+) -> None:
+    other = OurEncoder(encoder.module, encoder.info.model_copy(update={"preprocess_digest": "c" * 64}))
+    with pytest.raises(FmctError, match="another configuration than the training data of encoder ours"):
+        extract_store(other, "ours", dataset, tmp_path)
+    with pytest.raises(FmctError, match="layer 3: encoder ours has layers 0 to 2"):
+        extract_store(encoder, "ours", dataset, tmp_path, layers=(3,))
+
+
+def test_a_peers_encoder_is_named_in_a_configuration(dataset: Dataset, tmp_path: Path) -> None:
+    spec = EncoderSpec(name="tiny", function="peer_encoder:tiny", arguments={"width": 3})
+    store = extract_store(open_encoder(spec), spec.name, dataset, tmp_path)
+    assert store.vectors().shape == (VOLUMES, 3)
+    brain = np.clip(dataset.read(2), 0, 80) / 80
+    assert store.vectors(pool="cls")[2] - store.vectors()[1] == pytest.approx(
+        brain.mean() - (np.clip(dataset.read(1), 0, 80) / 80).mean(), abs=1e-5
+    )
+    with pytest.raises(FmctError, match=r"has no layer-00\.mean"):
+        store.vectors(pool="mean")
+    with pytest.raises(FmctError, match="peer_encoder has no large"):
+        open_encoder(EncoderSpec(name="x", function="peer_encoder:large"))
+    with pytest.raises(ValueError, match="give one of weights and function"):
+        EncoderSpec(name="x")
