@@ -1,0 +1,109 @@
+"""Checks of a shard dataset: its files and digests, a sample of its volumes, one batch of views."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from fmct_hpc.config import DataConfig
+from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from shards import Dataset
+from shards import index as indexes
+from shards import info as infos
+from shards.dataset import RESTORE
+from shards.errors import FmctError
+from shards.formats import shard_path
+
+SAMPLE = 16
+"""Volumes read and compared with their CRC-32; `fmct shards verify` reads all."""
+PLAUSIBLE_SPACING_MM = (0.2, 6.0)
+"""From the finest CT detector to the coarsest grid on which a 96³ view still shows a ventricle."""
+PLAUSIBLE_HEAD_MM = (80.0, 400.0)
+"""Of the middle volume's least and greatest edge: half a head's height, a head with its neck."""
+
+
+def look_at_dataset(path: Path) -> Iterator[Finding]:
+    """Everything that a training would meet, but for the volumes outside the sample."""
+    opened: list[Dataset] = []
+
+    def opens() -> str:
+        opened.append(Dataset.open(path))
+        info = opened[0].info
+        return f"{info.volumes} volumes in {len(info.shards)} {info.format} shards, {info.bytes / 1e9:.2f} GB"
+
+    yield looked("opens", opens)
+    if not opened:
+        return
+    dataset = opened[0]
+    yield looked("files", lambda: _files(dataset))
+    yield looked("sample", lambda: _sample(dataset))
+    yield looked("geometry", lambda: _geometry(dataset))
+    data = DataConfig(path=path, workers=0)  # reader processes are the installation's matter
+    yield looked("batch", lambda: f"views {one_batch(data, 1, 'cpu')} from the DALI graph")
+
+
+def _files(dataset: Dataset) -> str | Judgement:
+    """Every shard file's size and every sidecar's SHA-256."""
+    info = dataset.info
+    wrong = []
+    for shard, digest in zip(info.shards, info.sidecar_sha256, strict=True):
+        file = shard_path(dataset.path, shard.name, info.format)
+        sidecar = indexes.sidecar_path(dataset.path, shard.name)
+        size = file.stat().st_size if file.is_file() else None
+        if size != shard.bytes:
+            wrong.append(f"{file.name} " + ("is missing" if size is None else f"has {size} bytes"))
+        elif not sidecar.is_file() or infos.sha256(sidecar) != digest:
+            wrong.append(f"{sidecar.name} is missing or changed")
+    if wrong:
+        return fault(f"{len(wrong)} of {len(info.shards)} shards: {wrong[0]}", RESTORE)
+    return f"{len(info.shards)} shards of the recorded sizes, their indexes by SHA-256"
+
+
+def _sample(dataset: Dataset) -> str | Judgement:
+    count = min(SAMPLE, len(dataset))
+    damaged: list[str] = []
+    for number in sorted(random.Random(dataset.info.digest).sample(range(len(dataset)), count)):
+        try:
+            dataset.read(number)
+        except FmctError as error:
+            damaged.append(str(error))
+    if damaged:
+        return fault(f"{len(damaged)} of {count} volumes: {damaged[0]}", "fmct shards verify finds them all")
+    return f"{count} volumes equal their CRC-32; fmct shards verify reads the rest"
+
+
+def _geometry(dataset: Dataset) -> str | Judgement:
+    spacing = np.array(dataset.info.spacing_mm)
+    shapes = pc.list_flatten(dataset.index["shape"]).to_numpy().reshape(-1, 3)
+    least, *_, greatest = sorted(np.median(shapes, axis=0) * spacing)
+    grid = " × ".join(f"{edge:g}" for edge in spacing)
+    said = f"{grid} mm voxels, the middle volume's edges {least:.0f} to {greatest:.0f} mm"
+    low, high = PLAUSIBLE_SPACING_MM
+    if not (low <= spacing.min() and spacing.max() <= high):
+        return fault(f"{said}: no spacing of a head CT", "look at grid.spacing_mm, then preprocess again")
+    if least < PLAUSIBLE_HEAD_MM[0] or greatest > PLAUSIBLE_HEAD_MM[1]:
+        return note(f"{said}: not a head's size", "fmct shards dump writes one as NIfTI, to look at")
+    return said
+
+
+def one_batch(data: DataConfig, volumes: int, device: str) -> str:
+    """Have the DALI graph make views of `volumes` volumes, and check that they hold finite numbers.
+
+    Returns their shape as text. Raises FmctError where they don't.
+    """
+    import torch
+
+    from fmct_hpc.data.loader import Loader
+
+    loader = Loader(data, 0, volumes, volumes, device="gpu" if device == "gpu" else "cpu")
+    try:
+        views = next(iter(loader)).views
+    finally:
+        loader.close()
+    if not bool(torch.isfinite(views).all()):
+        raise FmctError(f"{data.path}: views that are not finite; report this with the dataset's digest")
+    if float(views.std()) == 0:
+        raise FmctError(f"{data.path}: views without contrast; fmct shards dump shows a volume")
+    return " × ".join(map(str, views.shape))

@@ -1,0 +1,260 @@
+"""Checks of this machine: Python, packages, the whole path from a volume to a view, GPU, system limits."""
+
+import locale
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import numpy as np
+from packaging.requirements import Requirement
+
+from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
+from shards.formats import FORMATS
+
+LEAST_PYTHON = (3, 11)
+LEAST_OPEN_FILES = 4096
+"""DALI's readers, a connection to each other rank, libraries: some hundred, and some room."""
+LEAST_SHARED_BYTES = 2 * 2**30
+"""A reader's queue holds data.prefetch micro-batches of boxes of about 20 MB."""
+SECONDS = 300
+"""First imports from a slow file system take minutes."""
+AGAIN = "bash launch/environment.sh .venv"
+
+_SYNTAXES = {
+    "RLE": "1.2.840.10008.1.2.5",
+    "JPEG": "1.2.840.10008.1.2.4.51",
+    "JPEG lossless": "1.2.840.10008.1.2.4.70",
+    "JPEG-LS": "1.2.840.10008.1.2.4.80",
+    "JPEG 2000": "1.2.840.10008.1.2.4.90",
+    "HTJ2K": "1.2.840.10008.1.2.4.201",
+}
+_JOIN = """
+import sys, torch, torch.distributed as dist
+from fmct_hpc.train.process_group import join
+place = join(sys.argv[1])
+one = torch.ones(1, device=place.device)
+dist.all_reduce(one)
+assert one.item() == 1
+dist.destroy_process_group()
+"""
+
+
+def look_at_installation() -> Iterator[Finding]:
+    """Everything that training and preprocessing need of this machine; about ten seconds."""
+    yield looked("Python", _python)
+    yield looked("packages", _packages)
+    yield looked("DICOM codecs", _codecs)
+    yield looked("GPU", _gpu)
+    device = "gpu" if _has_gpu() else "cpu"
+    yield looked("DeepSpeed", lambda: _deepspeed(device))
+    yield looked("shards, DALI", lambda: _views(device))
+    yield looked("C++ compiler", _compiler)
+    yield looked("shared memory", _shared_memory)
+    yield looked("limits", _limits)
+    yield looked("locale", _locale)
+    yield looked("temporary files", _temporary)
+
+
+def _python() -> str | Judgement:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < LEAST_PYTHON:
+        return fault(f"{found}, 3.11 or newer is needed", "make the environment with a newer python3")
+    return f"{found} in {sys.prefix}"
+
+
+def _packages() -> str | Judgement:
+    """What is installed against what pyproject.toml pins."""
+    try:
+        pinned = [Requirement(line) for line in requires("fmct-hpc") or []]
+    except PackageNotFoundError:
+        return fault("fmct-hpc runs from its source and is not installed", f"{AGAIN}, or pip install .")
+    wanted = [r for r in pinned if r.marker is None or r.marker.evaluate({"extra": "gpu"})]
+    wrong = []
+    for requirement in wanted:
+        try:
+            if not requirement.specifier.contains(found := version(requirement.name), prereleases=True):
+                wrong.append(f"{requirement.name} {found}, not {requirement.specifier}")
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+    if wrong:
+        return fault(", ".join(wrong), f"{AGAIN} makes an environment with the pinned versions")
+    return f"fmct-hpc {version('fmct-hpc')} and its {len(wanted)} packages as pinned"
+
+
+def _codecs() -> str | Judgement:
+    from pydicom.pixels import get_decoder
+
+    missing = [name for name, uid in _SYNTAXES.items() if not get_decoder(uid).is_available]
+    if missing:
+        return fault(
+            f"no decoder for {', '.join(missing)}: such series would all be rejected",
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, as pyproject.toml pins them",
+        )
+    return ", ".join(_SYNTAXES)
+
+
+def _driver() -> str | None:
+    """NVIDIA's kernel driver, if one is loaded."""
+    try:
+        return Path("/proc/driver/nvidia/version").read_text().splitlines()[0].split("  ")[1].strip()
+    except (OSError, IndexError):
+        return None
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _gpu() -> str | Judgement:
+    import torch
+
+    driver, build = _driver(), torch.version.cuda
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+        said = f"{torch.cuda.device_count()} × {', '.join(sorted(names))}, driver {driver}, CUDA {build}"
+        nccl = ".".join(map(str, torch.cuda.nccl.version()))
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            return note(f"{said}, NCCL {nccl}: no bfloat16", "train with engine.precision=fp32")
+        return f"{said}, NCCL {nccl}"
+    if driver and build is None:
+        return fault(
+            f"driver {driver} is here, but PyTorch {torch.__version__} is built for CPUs",
+            "unset PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS, then bash launch/environment.sh .venv --gpu",
+        )
+    if driver:
+        return fault(
+            f"PyTorch for CUDA {build} finds no GPU under driver {driver}",
+            "a newer driver, or none is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+        )
+    return note(
+        "none here: a login node or a CPU machine",
+        "nothing, if GPUs are elsewhere; run this on such a node: srun --gpus=1 fmct doctor",
+    )
+
+
+def _deepspeed(device: str) -> str | Judgement:
+    """One rank joins a process group as training does, with its collective library, and reduces a number."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        kept.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", _JOIN, device], capture_output=True, text=True, env=kept, timeout=SECONDS
+    )
+    backend = "NCCL" if device == "gpu" else "gloo"
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it died without a word"])[-1]
+        return fault(f"a process group over {backend} fails: {last}", f"mend that, or {AGAIN}")
+    return f"DeepSpeed {version('deepspeed')}, a process group over {backend}"
+
+
+def _views(device: str) -> str | Judgement:
+    """A volume through both shard formats, a reader process, and the DALI graph."""
+    from fmct_hpc.config import DataConfig
+    from launch.doctor.dataset import one_batch
+
+    z, y, x = np.ogrid[-1:1:64j, -1:1:64j, -1:1:64j]
+    voxels = np.where(z**2 + y**2 + x**2 < 0.8, 40, -1000).astype(np.int16)
+    with tempfile.TemporaryDirectory(prefix="fmct-doctor-") as folder:
+        for format in FORMATS:
+            path = Path(folder) / format
+            with ShardWriter(path, "shard-00000", format) as shard:
+                shard.add(_record(voxels), voxels)
+            finish_dataset(path, format, ["shard-00000"])
+            if not np.array_equal(Dataset.open(path).read(0), voxels):
+                return fault(f"{format}: what is read is not what was written", AGAIN)
+        shape = one_batch(DataConfig(path=Path(folder) / "zarr", view_size=24, workers=1), 1, device)
+    return f"zarr and webdataset read as written, views {shape} from DALI {version(_DALI)} on the {device}"
+
+
+_DALI = "nvidia-dali-cuda130"
+
+
+def _record(voxels: np.ndarray) -> VolumeRecord:
+    facts = DecodeFacts(
+        kernel_class="soft",
+        kvp=None,
+        slice_thickness_mm=None,
+        gantry_tilt_deg=0.0,
+        slices=len(voxels),
+        slice_gap_mm=(3.0, 3.0),
+        matrix=voxels.shape[1:],
+        pixel_spacing_mm=(3.0, 3.0),
+        manufacturer="other",
+        transfer_syntax="1.2.840.10008.1.2.1",
+    )
+    return VolumeRecord(
+        key="0" * 32,
+        patient_key="0" * 32,
+        study_key="0" * 32,
+        shape=voxels.shape,
+        spacing_mm=(3.0, 3.0, 3.0),
+        affine=(0, 0, -3, 0, 0, -3, 0, 0, 3, 0, 0, 0, 0, 0, 0, 1),
+        crc32=crc32(voxels),
+        source_digest="0" * 64,
+        config_digest="0" * 64,
+        facts=facts,
+    )
+
+
+def _compiler() -> str | Judgement:
+    found = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
+    return found or note("none: only engine.compile needs one", "install g++ where engine.compile is wanted")
+
+
+def _shared_memory() -> str | Judgement:
+    free = shutil.disk_usage("/dev/shm").free
+    said = f"{free / 1e9:.1f} GB free in /dev/shm"
+    if free < LEAST_SHARED_BYTES:
+        return fault(
+            f"{said}: reader processes hand boxes over there, and would die of SIGBUS",
+            "mount it larger (containers: --shm-size=16g), or train with data.workers=0",
+        )
+    return said
+
+
+def _limits() -> str | Judgement:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    said = f"{soft} open files"
+    if soft != resource.RLIM_INFINITY and soft < LEAST_OPEN_FILES:
+        how = f"ulimit -n {min(hard, 65536) if hard > 0 else 65536} in the site file's setup"
+        if 0 < hard < LEAST_OPEN_FILES:
+            how = f"the hard limit is {hard}: have an administrator raise it (limits.conf, LimitNOFILE)"
+        return fault(f"{said}, {LEAST_OPEN_FILES} are wanted", how)
+    locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if _has_gpu() and locked != resource.RLIM_INFINITY:
+        return note(
+            f"{said}; {locked // 1024} KiB of locked memory",
+            "InfiniBand needs ulimit -l unlimited; without InfiniBand nothing is to do",
+        )
+    return said
+
+
+def _locale() -> str | Judgement:
+    found = locale.getpreferredencoding(False)
+    if found.lower().replace("-", "") != "utf8" or sys.getfilesystemencoding() != "utf-8":
+        return fault(
+            f"text is read as {found}, and recipes, labels and file names may hold more",
+            "export LC_ALL=C.UTF-8 (in the site file's setup too), or PYTHONUTF8=1",
+        )
+    return "UTF-8"
+
+
+def _temporary() -> str | Judgement:
+    folder = Path(tempfile.gettempdir())
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(2**20))
+        file.flush()
+        os.fsync(file.fileno())
+    free = shutil.disk_usage(folder).free
+    if free < 2**30:
+        return note(f"{folder}: {free / 1e9:.1f} GB free", "name a roomier one in TMPDIR")
+    return f"{folder}: {free / 1e9:.0f} GB free"

@@ -1,0 +1,97 @@
+"""Checks of a run folder: its configuration, checkpoints and data, and room for what it will write."""
+
+import fcntl
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.checkpoint import Manifest, parts, verify
+from fmct_hpc.train.run import preflight
+from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from shards.errors import FmctError
+
+ROOM = 2
+"""Checkpoints that must fit: one is written before the oldest goes."""
+
+
+def look_at_run(run: Path) -> Iterator[Finding]:
+    """What stands between a run folder and its next step."""
+    configurations: list[TrainConfig] = []
+    whole: list[Manifest] = []
+    yield looked("configuration", lambda: _configuration(run, configurations))
+    if not configurations:
+        return
+    yield looked("in use", lambda: _in_use(run))
+    yield looked("checkpoints", lambda: _checkpoints(run, whole))
+    ranks = whole[-1].world_size if whole else 1
+    yield looked("going on", lambda: _going_on(run, configurations[0], ranks))
+    yield looked("room", lambda: _room(run))
+
+
+def _configuration(run: Path, found: list[TrainConfig]) -> str | Judgement:
+    path = run / "config.json"
+    try:
+        found.append(TrainConfig.model_validate(json.loads(path.read_bytes())))
+    except FileNotFoundError:
+        return fault(f"{path} is missing: nothing was trained here", "name the folder given as --run")
+    except (ValueError, ValidationError):
+        return fault(f"{path} is damaged or of another version", "go on with the version that wrote it")
+    config = found[0]
+    return f"{config.run.steps} steps of {config.run.batch} volumes on {config.data.path}"
+
+
+def _in_use(run: Path) -> str | Judgement:
+    """The lock that a training holds; on file systems without locks across nodes it says nothing."""
+    try:
+        with (run / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return "no training has begun here"
+    except BlockingIOError:
+        return note("a training is running here now")
+    return "no training runs here now"
+
+
+def _checkpoints(run: Path, whole: list[Manifest]) -> str | Judgement:
+    """Every checkpoint's files against their SHA-256."""
+    damaged = []
+    for folder in _folders(run):
+        try:
+            whole.append(verify(folder))
+        except FmctError as error:
+            damaged.append(str(error))
+    if not whole and damaged:
+        return fault(f"all {len(damaged)} are damaged: {damaged[0]}", f"restore one, or remove {run}")
+    if damaged:
+        return note(f"{len(damaged)} damaged: {damaged[0]}", f"the run goes on from step {whole[-1].step}")
+    return f"{len(whole)} whole, the newest of step {whole[-1].step}" if whole else "none yet"
+
+
+def _going_on(run: Path, config: TrainConfig, ranks: int) -> str | Judgement:
+    """What `fmct train` checks before it starts: dataset, start weights, compiler, the newest checkpoint."""
+    logger = logging.getLogger("fmct_hpc.train.checkpoint")
+    before, logger.disabled = logger.disabled, True  # damaged ones were named above
+    try:
+        found = preflight(config, run, ranks)
+    finally:
+        logger.disabled = before
+    step = found[1].step if found else 0
+    return f"from step {step} of {config.run.steps}" if step < config.run.steps else "all steps are done"
+
+
+def _folders(run: Path) -> list[Path]:
+    return sorted(run.glob("checkpoints/step-????????"))
+
+
+def _room(run: Path) -> str | Judgement:
+    free = shutil.disk_usage(run).free
+    size = max((sum(part.stat().st_size for part in parts(folder)) for folder in _folders(run)), default=0)
+    said = f"{free / 1e9:.1f} GB free, a checkpoint has {size / 1e9:.2f}"
+    if free < ROOM * size:
+        return fault(said, "make room, or lower run.keep_last and run.keep_every")
+    return said

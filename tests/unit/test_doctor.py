@@ -1,0 +1,218 @@
+import fcntl
+import json
+import resource
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shard_samples
+from small_training import small_config, write_dataset
+from typer.testing import CliRunner
+
+from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, checkpoint_path, file_facts
+from launch.cli import app
+from launch.doctor import installation
+from launch.doctor.dataset import look_at_dataset
+from launch.doctor.finding import Finding, looked
+from launch.doctor.run_folder import look_at_run
+from shards import Dataset
+
+
+def by_name(findings: Iterable[Finding]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def judge(check: Callable[[], Any]) -> Finding:
+    return looked("it", check)
+
+
+def test_a_healthy_installation_has_nothing_to_mend() -> None:
+    found = by_name(installation.look_at_installation())
+    assert [finding for finding in found.values() if finding.level == "fault"] == []
+    assert "4 × 1 × 3 × 24 × 24 × 24" in found["shards, DALI"].said
+    assert "gloo" in found["DeepSpeed"].said or "NCCL" in found["DeepSpeed"].said
+
+
+def fault_of_python(patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr(installation.sys, "version_info", (3, 9, 2, "final", 0))
+    return installation._python
+
+
+def fault_of_packages(patch: pytest.MonkeyPatch) -> Any:
+    pins = ["numpy==1.26.4", "nowhere-to-be-found==2.0", 'onnx==0.1; extra == "onnx"']
+    patch.setattr(installation, "requires", lambda name: pins)
+    return installation._packages
+
+
+def fault_of_codecs(patch: pytest.MonkeyPatch) -> Any:
+    import pydicom.pixels
+
+    class Absent:
+        is_available = False
+
+    whole = pydicom.pixels.get_decoder
+    patch.setattr(pydicom.pixels, "get_decoder", lambda uid: Absent if uid.endswith(".80") else whole(uid))
+    return installation._codecs
+
+
+def fault_of_gpu(patch: pytest.MonkeyPatch) -> Any:
+    import torch
+
+    patch.setattr(installation, "_driver", lambda: "Kernel Module 580.1")
+    patch.setattr(torch.version, "cuda", None)
+    patch.setattr(torch.cuda, "is_available", lambda: False)
+    return installation._gpu
+
+
+def fault_of_deepspeed(patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr(installation, "_JOIN", "raise OSError('libgomp.so.1: cannot open')")
+    return lambda: installation._deepspeed("cpu")
+
+
+def fault_of_shared_memory(patch: pytest.MonkeyPatch) -> Any:
+    usage = installation.shutil.disk_usage("/dev/shm")._replace(free=64 * 2**20)
+    patch.setattr(installation.shutil, "disk_usage", lambda path: usage)
+    return installation._shared_memory
+
+
+def fault_of_limits(patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr(resource, "getrlimit", lambda which: (1024, 524288))
+    return installation._limits
+
+
+def fault_of_locale(patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr(installation.locale, "getpreferredencoding", lambda setting: "ISO-8859-1")
+    return installation._locale
+
+
+@pytest.mark.parametrize(
+    ("make", "said", "remedy"),
+    [
+        (fault_of_python, "3.9.2", "newer python3"),
+        (fault_of_packages, "not ==1.26.4, nowhere-to-be-found is missing", "environment.sh"),
+        (fault_of_codecs, "no decoder for JPEG-LS:", "pylibjpeg"),
+        (fault_of_gpu, "built for CPUs", "--gpu"),
+        (fault_of_deepspeed, "libgomp.so.1", "environment.sh"),
+        (fault_of_shared_memory, "0.1 GB free in /dev/shm", "--shm-size"),
+        (fault_of_limits, "1024 open files", "ulimit -n 65536"),
+        (fault_of_locale, "ISO-8859-1", "C.UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_an_installation_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any], said: str, remedy: str
+) -> None:
+    found = judge(make(monkeypatch))
+    assert found.level == "fault"
+    assert said in found.said
+    assert remedy in found.remedy
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("doctor") / "data")
+
+
+def test_a_sound_dataset_passes_every_check(data: Path) -> None:
+    found = by_name(look_at_dataset(data))
+    assert {name: finding.level for name, finding in found.items()} == dict.fromkeys(
+        ("opens", "files", "sample", "geometry", "batch"), "ok"
+    )
+    assert "6 volumes in 1 zarr shards" in found["opens"].said
+
+
+def test_damage_to_a_dataset_is_found_where_it_is(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "data", spacing=9.0)
+    assert "no spacing of a head CT" in by_name(look_at_dataset(folder))["geometry"].said
+    key = Dataset.open(folder).index["key"][3].as_py()
+    shard_samples.damage_volume(folder, 3)
+    sample = by_name(look_at_dataset(folder))["sample"]
+    assert sample.level == "fault"
+    assert "1 of 6" in sample.said
+    assert key in sample.said
+    with (folder / "shard-00000.zarr.zip").open("ab") as file:
+        file.write(b"more")
+    assert by_name(look_at_dataset(folder))["files"].level == "fault"
+    (folder / "index.parquet").write_bytes(b"")
+    (opens,) = look_at_dataset(folder)
+    assert (opens.level, "index.parquet is damaged" in opens.said) == ("fault", True)
+
+
+def test_a_dataset_without_contrast_makes_no_batch(tmp_path: Path) -> None:
+    air = np.full((40, 40, 40), -1000, np.int16)
+    shard_samples.write_dataset(tmp_path / "air", "zarr", {"shard-00000": {shard_samples.make_key(0): air}})
+    found = by_name(look_at_dataset(tmp_path / "air"))
+    assert (found["geometry"].level, found["batch"].level) == ("note", "fault")
+    assert "without contrast" in found["batch"].said
+
+
+def make_run(folder: Path, data: Path) -> Path:
+    """A run folder with checkpoints of steps 6 and 12, whose weights are never read."""
+    config = small_config(data)
+    folder.mkdir()
+    (folder / "config.json").write_text(config.model_dump_json())
+    for step in (6, 12):
+        path = checkpoint_path(folder, step)
+        path.mkdir(parents=True)
+        (path / "rank-00000.safetensors").write_bytes(bytes(1000))
+        facts = file_facts(path / "rank-00000.safetensors")
+        assert facts
+        manifest = Manifest(
+            step=step,
+            updates=step,
+            world_size=2,
+            zero_stage=2,
+            configuration=json.loads(config.model_dump_json()),
+            versions={},
+            data=DataFacts.of(Dataset.open(data)),
+            files={"rank-00000.safetensors": facts},
+        )
+        (path / MANIFEST).write_text(manifest.sealed().model_dump_json())
+    return folder
+
+
+def test_what_is_wrong_with_a_run_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", data)
+    found = by_name(look_at_run(run))
+    assert {finding.level for finding in found.values()} == {"ok"}
+    assert found["going on"].said == "from step 12 of 20"
+    usage = installation.shutil.disk_usage(run)._replace(free=1500)
+    with monkeypatch.context() as patch, (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        patch.setattr(installation.shutil, "disk_usage", lambda path: usage)
+        found = by_name(look_at_run(run))
+        assert (found["in use"].level, found["room"].level) == ("note", "fault")
+    (checkpoint_path(run, 12) / "rank-00000.safetensors").write_bytes(b"short")
+    found = by_name(look_at_run(run))
+    assert found["checkpoints"].level == "note"
+    assert "step-00000012" in found["checkpoints"].said
+    assert found["going on"].said == "from step 6 of 20"
+    (checkpoint_path(run, 6) / MANIFEST).unlink()
+    assert by_name(look_at_run(run))["checkpoints"].level == "fault"
+    other = write_dataset(tmp_path / "other", volumes=4)
+    moved = make_run(tmp_path / "moved", data)
+    (moved / "config.json").write_text(small_config(other).model_dump_json())
+    found = by_name(look_at_run(moved))
+    assert (found["going on"].level, "other volumes" in found["going on"].said) == ("fault", True)
+    (only,) = look_at_run(tmp_path)
+    assert "nothing was trained here" in only.said
+
+
+def test_the_command_prints_a_line_a_finding_and_says_so_by_its_code(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "look_at_installation", lambda: iter([Finding("it", "ok", "is well")]))
+    run = make_run(tmp_path / "run", data)
+    done = CliRunner().invoke(app, ["doctor", "--data", str(data), "--run", str(run)])
+    lines = done.stdout.splitlines()
+    assert (done.exit_code, lines[0], lines[-1]) == (0, "ok    installation: it: is well", "nothing to mend")
+    assert len(lines) == 2 + 5 + 5
+    (data / "dataset.json").rename(tmp_path / "dataset.json")
+    done = CliRunner().invoke(app, ["doctor", "--data", str(data)])
+    (tmp_path / "dataset.json").rename(data / "dataset.json")
+    assert done.exit_code == 1
+    assert f"fault dataset {data}: opens: {data} holds no dataset.json" in done.stdout
+    assert CliRunner().invoke(app, ["doctor", "--data", str(tmp_path / "nowhere")]).exit_code == 2
