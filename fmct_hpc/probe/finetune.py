@@ -1,0 +1,229 @@
+"""Full fine-tuning with layer-wise learning rates; from scratch is the same with an untrained encoder."""
+
+import copy
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from fmct_hpc.config import FinetuneConfig
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.objective.draws import path_scales
+from fmct_hpc.train.schedules import cosine, ramp
+from shards.errors import FmctError
+
+_ORDER = int.from_bytes(b"order")
+_CHANGE = int.from_bytes(b"change")
+
+
+class Rows(NamedTuple):
+    """Which volumes are for what; int64 row numbers each."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    """The kept step is chosen on these, and nothing on any other."""
+    score: NDArray[np.int64]
+
+
+class Check(NamedTuple):
+    """A look at the validation volumes."""
+
+    step: int
+    loss: float
+    """Mean training loss since the last look."""
+    auc: float
+    """Mean over the tasks that have both classes; NaN where none has."""
+
+
+class Finetuned(NamedTuple):
+    """What came of it."""
+
+    scores: NDArray[np.float32]
+    """Logits (len(rows.score), T) of the kept step."""
+    step: int
+    checks: list[Check]
+
+
+class Classifier(nn.Module):
+    """An encoder and a linear layer on its pooled tokens."""
+
+    def __init__(self, encoder: VisionTransformer, tasks: int, config: FinetuneConfig) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pool = config.pool
+        self.head = nn.Linear(len(config.pool) * encoder.embedding.out_features, tasks)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, views: Tensor, path_scales: Tensor | None = None) -> Tensor:
+        """(B, C, S, S, S) -> logits (B, T)."""
+        tokens = self.encoder(views, path_scales=path_scales)
+        patches = tokens[:, self.encoder.prefix :]
+        pooled = {"cls": tokens[:, 0], "mean": patches.mean(dim=1), "max": patches.amax(dim=1)}
+        return self.head(torch.cat([pooled[part] for part in self.pool], dim=1))
+
+
+def finetune(
+    encoder: VisionTransformer,
+    views: Tensor,
+    labels: NDArray[np.floating],
+    rows: Rows,
+    config: FinetuneConfig,
+) -> Finetuned:
+    """Train a copy of `encoder` on some rows' labels, choose the step on others, score the rest.
+
+    views: (N, C, S, S, S) in [0, 1], of any floating type; batches go to the encoder's device. labels:
+    (N, T), 0 or 1, NaN where unknown. Only those of rows.train and rows.validation are read. A batch, what
+    is changed about its views and the skipped branches are functions of (seed, step, row), so the same call
+    gives the same scores. Raises FmctError where no task has both classes among the training rows.
+    """
+    known = torch.from_numpy(np.asarray(labels[rows.train], dtype=np.float32))
+    positive_weights = _positive_weights(known, config.most_positive_weight)
+    depth, device = len(encoder.blocks), encoder.prefix_tokens.device
+    model = Classifier(copy.deepcopy(encoder), labels.shape[1], config).to(device)
+    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    best: tuple[float, int, dict[str, Tensor]] | None = None
+    checks: list[Check] = []
+    losses: list[float] = []
+    for step, places in enumerate(_batches(len(rows.train), config)):
+        batch = rows.train[places]
+        changed = _changed(views[torch.from_numpy(batch)], step, config).to(device)
+        scales = path_scales(config.seed, step, batch, 1, depth, config.drop_path)[0].to(device)
+        model.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = model(changed, scales if config.drop_path else None)
+        loss = _loss(logits.float(), known[torch.from_numpy(places)].to(device), positive_weights.to(device))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * _schedule(config, step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % config.check_every == 0 or step + 1 == config.steps:
+            auc = _mean_auc(_score(model, views, rows.validation, config), labels[rows.validation])
+            checks.append(Check(step + 1, float(np.mean(losses)), auc))
+            losses.clear()
+            # Where validation can't tell (NaN), the latest is kept.
+            if best is None or not auc <= best[0]:
+                best = auc, step + 1, copy.deepcopy(model.state_dict())
+    assert best is not None  # config.steps is at least 1
+    model.load_state_dict(best[2])
+    return Finetuned(_score(model, views, rows.score, config), best[1], checks)
+
+
+def _positive_weights(known: Tensor, most: float) -> Tensor:
+    """negatives / positives of each task, float32 (T,); 1 where one is absent."""
+    positives, negatives = (known == 1).sum(dim=0), (known == 0).sum(dim=0)
+    both = (positives > 0) & (negatives > 0)
+    if not both.any():
+        raise FmctError("fine-tuning: no task has both positive and negative training volumes")
+    weights = negatives / positives.clamp(min=1)
+    return torch.where(both, weights, torch.ones_like(weights)).clamp(1 / most, most)
+
+
+def _loss(logits: Tensor, labels: Tensor, positive_weights: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over the known labels (0 where there is none)."""
+    known = ~labels.isnan()
+    losses = F.binary_cross_entropy_with_logits(
+        logits, labels.nan_to_num(), pos_weight=positive_weights, reduction="none"
+    )
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def _groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, object]]:
+    """Parameters with lr · decay^(layers above them); no weight decay on vectors, tokens and positions.
+
+    Bao et al. 2022 (BEiT), appendix: embedding and tokens are the lowest layer, the head the highest.
+    """
+    depth = len(model.encoder.blocks)
+    groups = []
+    for name, parameter in model.named_parameters():
+        if name.startswith("encoder.blocks."):
+            layer = int(name.split(".")[2]) + 1
+        elif name.startswith(("head.", "encoder.norm.")):
+            layer = depth + 1
+        else:
+            layer = 0
+        decays = parameter.ndim > 1 and not name.endswith(("prefix_tokens", "positions"))
+        groups.append(
+            {
+                "params": [parameter],
+                "lr": config.lr * config.layer_decay ** (depth + 1 - layer),
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+        )
+    return groups
+
+
+def _schedule(config: FinetuneConfig, step: int) -> float:
+    """Share of the peak rate: a linear warm-up times half a cosine to 0."""
+    warmup = config.steps * config.warmup
+    if step < warmup:
+        return ramp(step + 1, warmup)
+    return cosine(1.0, 0.0, (step - warmup) / max(1.0, config.steps - warmup))
+
+
+def _batches(count: int, config: FinetuneConfig) -> Iterator[NDArray[np.int64]]:
+    """Places among `count` rows for each step: permutations of all, end to end, cut into batches."""
+    for step in range(config.steps):
+        taken = range(step * config.batch, (step + 1) * config.batch)
+        first, last = taken.start // count, (taken.stop - 1) // count
+        orders = [
+            _generator(config.seed, _ORDER, epoch).permutation(count) for epoch in range(first, last + 1)
+        ]
+        start = taken.start - first * count
+        yield np.concatenate(orders)[start : start + config.batch]
+
+
+def _changed(views: Tensor, step: int, config: FinetuneConfig) -> Tensor:
+    """The batch (B, C, S, S, S) as float32, by chance mirrored, moved (0 comes in), brightened."""
+    changed = torch.zeros(views.shape)
+    sizes = np.array(views.shape[2:])
+    for place, (target, view) in enumerate(zip(changed, views, strict=True)):
+        generator = _generator(config.seed, _CHANGE, step, place)
+        mirrored = generator.random() < config.flip_probability
+        move = generator.integers(-config.move, config.move, size=3, endpoint=True)
+        move = np.clip(move, 1 - sizes, sizes - 1)
+        source = view.float().flip(-1) if mirrored else view.float()
+        to = tuple(slice(max(m, 0), size + min(m, 0)) for m, size in zip(move, sizes, strict=True))
+        of = tuple(slice(max(-m, 0), size - max(m, 0)) for m, size in zip(move, sizes, strict=True))
+        target[(slice(None), *to)] = source[(slice(None), *of)]
+        target += float(generator.uniform(-config.shift, config.shift))
+    return changed
+
+
+@torch.no_grad()
+def _score(
+    model: Classifier, views: Tensor, rows: NDArray[np.int64], config: FinetuneConfig
+) -> NDArray[np.float32]:
+    """Logits of the rows' unchanged views: (len(rows), T)."""
+    model.eval()
+    device = model.head.weight.device
+    scores = [np.empty((0, model.head.out_features), np.float32)]
+    for start in range(0, len(rows), config.batch):
+        batch = views[torch.from_numpy(rows[start : start + config.batch])].float().to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            scores.append(model(batch).float().cpu().numpy())
+    return np.concatenate(scores)
+
+
+def _mean_auc(scores: NDArray[np.float32], labels: NDArray[np.floating]) -> float:
+    areas = []
+    for column, truth in zip(scores.T, labels.T, strict=True):
+        known = ~np.isnan(truth)
+        if len(np.unique(truth[known])) == 2:
+            areas.append(roc_auc_score(truth[known], column[known]))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def _generator(seed: int, stream: int, first: int, second: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, first, second]))

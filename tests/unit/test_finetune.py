@@ -1,0 +1,89 @@
+"""Fine-tuning learns, is a function of its arguments, and looks at no label that it scores."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from fmct_hpc.config import FinetuneConfig, ModelConfig
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe.finetune import Classifier, Finetuned, Rows, _batches, _changed, _groups, finetune
+from shards import FmctError
+
+VOLUMES, SIZE = 120, 16
+MODEL = ModelConfig(patch_size=8, width=24, depth=2, heads=2, register_tokens=1)
+ROWS = Rows(np.arange(60), np.arange(60, 80), np.arange(80, 120))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> VisionTransformer:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return VisionTransformer(MODEL, 1, SIZE)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[torch.Tensor, np.ndarray]:
+    """Noise; a quarter of the volumes has a bright corner, and another task few labels."""
+    rng = np.random.default_rng(0)
+    views = rng.uniform(0, 0.3, (VOLUMES, 1, SIZE, SIZE, SIZE)).astype(np.float32)
+    labels = np.zeros((VOLUMES, 2))
+    labels[:, 0] = np.arange(VOLUMES) % 4 == 0
+    views[labels[:, 0] == 1, 0, :8, :8] += 0.6
+    labels[:, 1] = np.where(np.arange(VOLUMES) % 3, np.nan, labels[:, 0])
+    return torch.from_numpy(views), labels
+
+
+def tuned(encoder: VisionTransformer, data: tuple, **changes: object) -> Finetuned:
+    values: dict[str, object] = {"steps": 40, "batch": 16, "check_every": 10, "lr": 3e-3}
+    return finetune(encoder, *data, ROWS, FinetuneConfig.model_validate(values | changes))
+
+
+def test_finetuning_learns_on_missing_labels_and_repeats_itself(encoder, data) -> None:
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    torch.manual_seed(1)
+    first = tuned(encoder, data)
+    assert roc_auc_score(data[1][ROWS.score, 0], first.scores[:, 0]) > 0.9
+    assert first.step == max(first.checks, key=lambda check: check.auc).step
+    # Neither torch's generator nor the scored volumes' labels have a part in it.
+    torch.manual_seed(2)
+    blind = data[1].copy()
+    blind[ROWS.score] = np.nan
+    again = tuned(encoder, (data[0], blind))
+    np.testing.assert_array_equal(first.scores, again.scores)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_rates_fall_from_head_to_embedding(encoder) -> None:
+    config = FinetuneConfig(lr=1.0, layer_decay=0.5)
+    model = Classifier(encoder, 2, config)
+    groups = _groups(model, config)
+    rates = {name: group["lr"] for (name, _), group in zip(model.named_parameters(), groups, strict=True)}
+    assert rates["head.weight"] == rates["encoder.norm.weight"] == 1
+    assert rates["encoder.blocks.1.mlp.0.weight"] == 0.5
+    assert rates["encoder.blocks.0.mlp.0.weight"] == 0.25
+    assert rates["encoder.embedding.weight"] == rates["encoder.prefix_tokens"] == 0.125
+    assert {group["lr"] for group in _groups(model, FinetuneConfig(lr=1.0, layer_decay=1))} == {1.0}
+
+
+@pytest.mark.parametrize("count", [3, 20, 64])
+def test_each_volume_comes_once_a_round(count: int) -> None:
+    config = FinetuneConfig(steps=15, batch=32)
+    places = np.concatenate(list(_batches(count, config)))
+    assert len(places) == 15 * 32
+    for start in range(0, len(places) - count, count):
+        assert sorted(places[start : start + count]) == list(range(count))
+
+
+def test_views_are_moved_mirrored_and_brightened_only() -> None:
+    views = torch.zeros(1, 1, 8, 8, 8)
+    views[0, 0, 4, 4, 2] = 1
+    config = FinetuneConfig(move=1, shift=0.0, flip_probability=0.5)
+    places = {tuple(torch.nonzero(_changed(views, step, config))[0, 2:].tolist()) for step in range(400)}
+    near, mirrored = {1, 2, 3}, {4, 5, 6}
+    assert places == {(z, y, x) for z in (3, 4, 5) for y in (3, 4, 5) for x in near | mirrored}
+
+
+def test_one_class_is_refused(encoder, data) -> None:
+    with pytest.raises(FmctError, match="no task has both"):
+        tuned(encoder, (data[0], np.zeros((VOLUMES, 2))))
