@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from fmct_hpc.config import ProbeConfig, TrainConfig
 from fmct_hpc.probe.features import extract
 from fmct_hpc.probe.heads import linear, nearest_neighbours
-from fmct_hpc.probe.statistics import auc_with_intervals
+from fmct_hpc.probe.statistics.area import Ranking
+from fmct_hpc.probe.statistics.bootstrap import bootstrap
+from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_path, mark_score
 from fmct_hpc.train.export import export_checkpoint, load_encoder
 from fmct_hpc.train.start import untrained_encoder
@@ -96,7 +99,7 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
     labels = _read_labels(config.labels)
     rows, values = _join(dataset, labels, config.labels)
     patient_keys = np.asarray(dataset.index["patient_key"].to_pylist())[rows]
-    patients = np.unique(patient_keys, return_inverse=True)[1].astype(np.int64)
+    patients = _numbered(patient_keys)
 
     features = extract([trained, untrained], info.data, dataset, rows, config.batch, progress)
     keys = np.asarray(dataset.index["key"].to_pylist())[rows]
@@ -111,7 +114,12 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
             skipped[task] = reason
             continue
         task_rows, task_predictions = _probe_task(
-            task, [f[known] for f in features], column[known] == 1, patients[known], keys[known], config
+            task,
+            [f[known] for f in features],
+            column[known] == 1,
+            _numbered(patients[known]),
+            keys[known],
+            config,
         )
         table += task_rows
         predictions += task_predictions
@@ -161,10 +169,11 @@ def _probe_task(
                 encoder_scores[test] = classifier(
                     encoder_features[train], labels[train], patients[train], encoder_features[test]
                 )
-        aucs, gains = auc_with_intervals(
-            scores, labels, folds, patients, config.bootstrap, config.confidence, config.seed
-        )
-        for encoder, encoder_scores, auc, gain in zip(ENCODERS, scores, aucs, gains, strict=True):
+        rankings = [Ranking(Scored(s, labels, patients, folds)) for s in scores]
+        draws, _ = bootstrap(rankings, int(patients.max()) + 1, config.bootstrap, config.seed)
+        for encoder, encoder_scores, drawn in zip(ENCODERS, scores, draws, strict=True):
+            auc = drawn.interval(config.confidence)
+            gain = (drawn - draws[-1]).interval(config.confidence)
             rows.append(
                 Row(
                     task=task,
@@ -182,6 +191,11 @@ def _probe_task(
                 pa.table({**columns, "key": keys, "fold": folds, "label": labels, "score": encoder_scores})
             )
     return rows, predictions
+
+
+def _numbered(patients: NDArray[Any]) -> NDArray[np.int64]:
+    """From 0, without a gap."""
+    return np.unique(patients, return_inverse=True)[1].astype(np.int64)
 
 
 def _read_labels(path: Path) -> pa.Table:
