@@ -4,7 +4,6 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ import typer
 from launch.cluster_cli import launch_app
 from launch.config import load
 from launch.console import progress, set_up_logging
+from launch.setup_cli import doctor, recipes
 from launch.shards_cli import shards_app
 from shards.errors import FmctError
 
@@ -34,6 +34,8 @@ demo_app = typer.Typer(help="Make a synthetic PACS export to try the pipeline on
 app.add_typer(demo_app, name="demo")
 app.add_typer(shards_app, name="shards")
 app.add_typer(launch_app, name="launch")
+app.command()(doctor)
+app.command()(recipes)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML recipe; see launch/recipes for commented ones.")
@@ -282,31 +284,6 @@ def probe(
     with progress("features") as update:
         result = probe_run(run, settings, out, update)
     typer.echo(result.table())
-
-
-@app.command()
-def doctor(
-    site: Annotated[Path | None, typer.Option(exists=True, help="A site file to check here too.")] = None,
-    data: Annotated[Path | None, typer.Option(exists=True, help="A shard dataset.")] = None,
-    run: Annotated[Path | None, typer.Option(exists=True, help="A run folder.")] = None,
-) -> None:
-    """Check this installation, and a site, a dataset, a run: what is wrong, and how to mend it.
-
-    Exit code 0 where nothing is, 1 where something will fail.
-    """
-    from launch.doctor.dataset import look_at_dataset
-    from launch.doctor.finding import Finding, show
-    from launch.doctor.installation import look_at_installation
-    from launch.doctor.run_folder import look_at_run
-
-    sections: list[tuple[str, Iterable[Finding]]] = [("installation", look_at_installation())]
-    if data:
-        sections.append((f"dataset {data}", look_at_dataset(data)))
-    if run:
-        sections.append((f"run {run}", look_at_run(run)))
-    faults = show(sections)
-    typer.echo(f"{faults} to mend" if faults else "nothing to mend")
-    raise typer.Exit(1 if faults else 0)
 
 
 @app.command()

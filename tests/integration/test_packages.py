@@ -1,0 +1,122 @@
+"""What `python -m build` makes, installed where nothing else of this project is."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
+
+
+def run(*command: object, folder: Path, code: int = 0, **variables: str) -> str:
+    """Run a command without the tests' own paths; returns what it says."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=kept | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and the wheel that is built from the sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    source = folder / "source"  # building leaves files in its source
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    for name in PACKAGES:
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source, folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean(built: Path) -> Path:
+    """The programs of an environment with the wheel, and the packages that it needs from the tests' own."""
+    (wheel,) = built.glob("*.whl")
+    environment = built / "environment"
+    run(sys.executable, "-m", "venv", "--without-pip", environment, folder=built)
+    python = environment / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel, folder=built)
+    # A path in a .pth file; the .pth files there, with this checkout's own, have no effect.
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "needed.pth").write_text(str(Path(np.__file__).parents[1]))
+    return environment / "bin"
+
+
+def test_sdist_and_wheel_hold_every_file_of_the_packages(built: Path) -> None:
+    (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert wheel.name == f"fmct_hpc-{version}-py3-none-any.whl"
+    expected = {
+        str(file.relative_to(built / "source"))
+        for name in PACKAGES
+        for file in (built / "source" / name).rglob("*")
+        if file.is_file()
+    }
+    assert {"launch/recipes/reference-train.yaml", "preprocess/templates/qc.html"} < expected
+    in_wheel = set(zipfile.ZipFile(wheel).namelist())
+    assert expected - in_wheel == set()
+    assert {name.split("/")[0] for name in in_wheel} == {*PACKAGES, f"fmct_hpc-{version}.dist-info"}
+    with tarfile.open(sdist) as archive:
+        in_sdist = {name.partition("/")[2] for name in archive.getnames()}
+    assert expected | {"README.md", "LICENSE", "pyproject.toml"} <= in_sdist
+
+
+def test_the_wheel_works_outside_the_repository(clean: Path, tmp_path: Path) -> None:
+    where = "import launch, shards, preprocess, fmct_hpc as f; print(launch.__file__, f.__file__)"
+    for path in run(clean / "python", "-c", where, folder=tmp_path).split():
+        assert Path(path).is_relative_to(clean.parent)
+    assert "preprocess" in run(clean / "fmct", "--help", folder=tmp_path)
+    run(clean / "fmct", "demo", "export", "export", "--studies", 2, "--matrix", 48, folder=tmp_path)
+    run(clean / "fmct", "keygen", "hmac.key", folder=tmp_path)
+    run(clean / "fmct", "scan", "export/dicom", "--catalog", "catalog.parquet", folder=tmp_path)
+    copied = run(clean / "fmct", "recipes", folder=tmp_path).split()
+    assert {"launch/recipes/reference-train.yaml", "launch/sbatch/train.sbatch"} < set(copied)
+    recipe = ("--config", "launch/recipes/reference-preprocess.yaml", "key_file=hmac.key")
+    assert "2 " in run(clean / "fmct", "select", "catalog.parquet", *recipe, folder=tmp_path)
+
+
+def test_recipes_that_are_there_stay(clean: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "launch" / "recipes" / "site-example.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("account: mine\n")
+    copied = run(clean / "fmct", "recipes", folder=tmp_path)
+    assert "site-example" not in copied
+    assert mine.read_text() == "account: mine\n"
+    assert run(clean / "fmct", "recipes", folder=tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "completed"),
+    [("fmct pre", 1, "preprocess"), ("fmct shards ver", 2, "verify"), ("fmct train --dry", 2, "--dry-run")],
+)
+def test_bash_completes_commands_and_options(
+    clean: Path, tmp_path: Path, words: str, last: int, completed: str
+) -> None:
+    # bash calls the function that the script defines with the words typed so far.
+    script = f"""
+        source <(fmct --show-completion bash)
+        COMP_WORDS=({words}) COMP_CWORD={last}
+        $(complete -p fmct | sed 's/.* -F \\([^ ]*\\) .*/\\1/') fmct
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{clean}{os.pathsep}{os.environ['PATH']}"
+    assert run("bash", "-c", script, folder=tmp_path, PATH=path).split() == [completed]
