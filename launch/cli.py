@@ -288,16 +288,20 @@ def probe(
 
 @app.command()
 def report(
-    out: Annotated[Path, typer.Argument(help="HTML file to write.")],
-    data: Annotated[Path, typer.Option(help="Output folder of `fmct preprocess`.")],
-    run: Annotated[Path, typer.Option(help="Run folder of `fmct train`.")],
-    probe: Annotated[Path, typer.Option(help="Output folder of `fmct probe`.")],
+    out: Annotated[Path, typer.Argument(help="HTML file to write; the model card is written beside it.")],
+    run: Annotated[Path, typer.Option(help="Run folder of `fmct train`, finished or not.")],
+    data: Annotated[Path | None, typer.Option(help="Output folder of `fmct preprocess`.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Output folder of `fmct probe`.")] = None,
 ) -> None:
-    """Write one self-contained page: data, rejections, curves, reconstructions, probe table."""
+    """Write all about a run as one self-contained page (OUT.html) and as a model card (OUT.md).
+
+    Data, rejections, curves, health, reconstructions, attention, probes, limits, provenance. What is not
+    given or not there yet is left out, and the page says so.
+    """
     from launch.report import report as write_report
 
-    write_report(out, data, run, probe)
-    typer.echo(f"{out}: open it in any browser, it needs no network")
+    card = write_report(out, run, data, probe)
+    typer.echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")
 
 
 def main() -> None:

@@ -5,11 +5,22 @@ Both are judged by figures that all ranks have agreed on, so every rank comes to
 
 import logging
 import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from fmct_hpc.config import TrainConfig
 from shards import FmctError
 
 log = logging.getLogger(__name__)
+
+
+class Alarm(NamedTuple):
+    """A sign of collapse that lasted."""
+
+    sign: str
+    first: int
+    """The first step that showed it."""
+    last: int
 
 
 class Health:
@@ -47,6 +58,21 @@ class Health:
             if self._lasting[sign] and self._lasting[sign] % self._limits.patience == 0:
                 self._alarm(step, sign)
 
+    def alarms(self, rows: Iterable[Mapping[str, float]]) -> list[Alarm]:
+        """The signs that lasted for health.patience steps, by a run's metrics.jsonl, as they began."""
+        found: list[Alarm] = []
+        showing: dict[str, Alarm] = {}
+        for row in rows:
+            if row["skipped"]:
+                continue
+            step = int(row["step"])
+            signs = {sign for sign, shows in self._signs(row).items() if shows}
+            found += [showing.pop(sign) for sign in set(showing) - signs]
+            for sign in signs:
+                showing[sign] = showing.get(sign, Alarm(sign, step, step))._replace(last=step)
+        lasting = [a for a in (*found, *showing.values()) if a.last - a.first + 1 >= self._limits.patience]
+        return sorted(lasting, key=lambda alarm: (alarm.first, alarm.sign))
+
     def _alarm(self, step: int, sign: str) -> None:
         what = f"step {step}: for {self._lasting[sign]} steps {sign}: the features collapse"
         if self._limits.collapse == "stop":
@@ -56,7 +82,7 @@ class Health:
             )
         log.warning("%s", what)
 
-    def _signs(self, figures: dict[str, float]) -> dict[str, bool]:
+    def _signs(self, figures: Mapping[str, float]) -> dict[str, bool]:
         """Which sign shows; those whose figures this objective has."""
         limits, signs = self._limits, dict[str, bool]()
         if "teacher_entropy" in figures:

@@ -48,7 +48,7 @@ class Records:
 
     def reconstruction(self, step: int, view: Tensor, masked: Tensor, rebuilt: Tensor) -> None:
         """Show what the decoder made of one view: three (C, S, S, S) in [0, 1], as orthogonal slices."""
-        figure = Figure(figsize=(6, 6.4), layout="constrained")
+        figure = Figure(figsize=(6, 6.4), layout="constrained", facecolor="black")
         axes = figure.subplots(3, 3)
         for row, (title, volume) in zip(
             axes, (("input", view), ("visible", masked), ("reconstruction", rebuilt)), strict=True
@@ -56,7 +56,7 @@ class Records:
             for axis, plane in zip(row, _planes(volume[0].cpu().float().numpy()), strict=True):
                 axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
                 axis.set_axis_off()
-            row[1].set_title(title)
+            row[1].set_title(title, color="white")
         self._save(figure, self._run / "reconstructions", step)
         stack = torch.stack([view, masked, rebuilt])[:, :1, view.shape[-1] // 2]
         self._board.add_images("reconstruction", np.clip(stack.cpu().numpy(), 0, 1), step)
@@ -66,7 +66,7 @@ class Records:
         size = view.shape[-1]
         grown = F.interpolate(attention[None, None], size=3 * (size,), mode="trilinear")[0, 0]
         heat, brain = (tensor.cpu().float().numpy() for tensor in (grown, view[0]))
-        figure = Figure(figsize=(6, 2.2), layout="constrained")
+        figure = Figure(figsize=(6, 2.2), layout="constrained", facecolor="black")
         for axis, plane, hot in zip(figure.subplots(1, 3), _planes(brain), _planes(heat), strict=True):
             axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
             axis.imshow(hot, cmap="inferno", alpha=0.5, vmin=0, vmax=heat.max())

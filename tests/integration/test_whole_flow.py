@@ -87,15 +87,27 @@ def test_a_probe_marks_the_checkpoint_that_it_probed(flow: Path) -> None:
 
 def test_the_report_needs_nothing_beside_it_and_every_picture_shows_something(flow: Path) -> None:
     page = (flow / "report.html").read_text()
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
-    pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
-    assert len(pictures) >= 5, "montage, curves, two reconstructions, intervals"
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
+    pictures = re.findall(r"data:image/webp;base64,([^\"]+)", page)
+    assert len(pictures) >= 5, "montage, two reconstructions, two pictures of attention"
     for picture in pictures:
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("L"), float)
         assert pixels.std() > 10, "a blank picture"
     for text in ("bone kernel", "any_bleed", "untrained", "truncated pixel data"):
         assert text in page
-    assert str(flow) not in page
+    card = (flow / "report.md").read_text()
+    for text in (
+        "## Intended use",
+        "## Out of scope",
+        "bone kernel",
+        "any\\_bleed",
+        "untrained",
+        "## Limits",
+    ):
+        assert text in card
+    for written in (page, card):
+        assert str(flow) not in written
+        assert "data/zarr" not in written, "the configuration's paths"
 
 
 def one_line(message: str) -> str:

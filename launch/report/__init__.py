@@ -1,0 +1,62 @@
+"""A report of a run: one self-contained HTML page, and the same as a model card in Markdown."""
+
+from pathlib import Path
+
+from launch.report.card import limits, use
+from launch.report.data import Data
+from launch.report.document import Cell, Document, Facts, Section, Text, cell, facts
+from launch.report.probe import Probes
+from launch.report.provenance import provenance
+from launch.report.training import Training
+from shards.atomic import write_text
+from shards.errors import FmctError
+
+
+def report(out: Path, run: Path, data: Path | None, probe: Path | None) -> Path:
+    """Write the page to `out` and the model card beside it; returns the model card's path.
+
+    run, data, probe: output folders of `fmct train`, `fmct preprocess` and `fmct probe`. A part whose
+    folder is None is left out with a line that says so. The same input gives the same bytes.
+
+    Raises FmctError that names the missing file and the command that makes it.
+    """
+    if out.suffix != ".html":
+        raise FmctError(f"{out}: give a name that ends in .html; the model card is written beside it as .md")
+    training = Training(run)
+    volumes = Data(data) if data else None
+    probes = Probes(probe) if probe else None
+    document = Document(
+        "Report of a training run",
+        _summary(training, volumes, probes),
+        (
+            *use(),
+            volumes.section()
+            if volumes
+            else _left_out("Data", "no output folder of `fmct preprocess`", "--data"),
+            *training.sections(),
+            probes.section()
+            if probes
+            else _left_out("Evaluation", "no output folder of `fmct probe`", "--probe"),
+            limits(training, volumes, probes),
+            provenance(training, volumes, probes),
+        ),
+    )
+    card = out.with_suffix(".md")
+    write_text(card, document.markdown(out.name))
+    write_text(out, document.html())
+    return card
+
+
+def _left_out(title: str, what: str, option: str) -> Section:
+    return Section(title, (Text(f"Left out: {what} was given ({option})."),))
+
+
+def _summary(training: Training, data: Data | None, probes: Probes | None) -> Facts:
+    values: dict[str, Cell | str | int | None] = {
+        "steps": cell(f"{training.steps:,} of {training.config.run.steps:,}"),
+        "volumes": data.summary.volumes if data else None,
+        "patients": data.summary.patients if data else None,
+        **(probes.headline() if probes else {}),
+        "encoder": training.encoder_digest[:16] if training.encoder_digest else None,
+    }
+    return facts("In short", values)

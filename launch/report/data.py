@@ -1,0 +1,171 @@
+"""The report's part about the volumes: how many, of what, what was left out and why, what they look like."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from launch.report.document import Block, Cell, Gallery, Picture, Section, Table, Text, cell, facts, table
+from launch.report.figures import picture
+from preprocess.collect import Summary
+from shards import info
+from shards.errors import FmctError
+
+ACQUISITION = {
+    "kvp": "tube voltage, kV",
+    "slice_thickness_mm": "slice thickness, mm",
+    "slices": "slices of a series",
+    "gantry_tilt_deg": "gantry tilt, degrees",
+    "noise_hu": "noise, HU",
+    "head_height_mm": "extent of the head, mm",
+}
+"""Columns of the manifest that say what kind of scans these are."""
+DECIDED = {"select": "by headers", "build": "by pixels"}
+
+
+class Data:
+    """What `fmct preprocess` left in its output folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read it; raises FmctError that names the file that is missing and what writes it."""
+        path = folder / "summary.json"
+        try:
+            self.summary = Summary.model_validate_json(path.read_bytes())
+            self.volumes = pq.read_table(folder / "manifest.parquet")
+            self.rejected = pq.read_table(folder / "quarantine.parquet")
+        except FileNotFoundError as error:
+            raise FmctError(
+                f"{error.filename}: not there; `fmct preprocess` writes it when it has finished"
+            ) from None
+        except ValidationError:
+            raise FmctError(f"{path}: written by another version; run `fmct preprocess` again") from None
+        self.datasets = [info.read(folder / form) for form in self.summary.stored_bytes]
+        self._montage = folder / "qc" / "montage.png"
+
+    def section(self) -> Section:
+        """Counts, scanners, acquisition, rejections and the montage."""
+        blocks: list[Block] = [
+            facts(
+                "Volumes",
+                {
+                    "volumes": self.summary.volumes,
+                    "patients": self.summary.patients,
+                    "studies": self.summary.studies,
+                    "series in the catalog": self.summary.series,
+                    "series rejected": self.summary.rejected_series,
+                    "series joined to another one's volume": self.summary.joined_series,
+                    "volumes with a finding": self.summary.flagged_volumes,
+                    **{f"stored as {form}, GB": n / 1e9 for form, n in self.summary.stored_bytes.items()},
+                },
+            ),
+            self._scanners(),
+            self._acquisition(),
+        ]
+        return Section("Data", (*blocks, *self._left_out(), self._pictures()))
+
+    def limits(self) -> list[str]:
+        """What these volumes cannot show, in sentences."""
+        count = len(self.volumes)
+        scanner, most = Counter(self.volumes["scanner"].to_pylist()).most_common(1)[0]
+        share = len(self.rejected) / self.summary.series
+        said = [
+            f"{count:,} volumes of {self.summary.patients:,} patients; {most / count:.0%} of the volumes are "
+            f"of one kind of scanner ({scanner}).",
+            f"{share:.0%} of the series were rejected: scans that look like those are not represented.",
+            "Age, sex, origin and diagnosis are not kept by preprocessing, so nothing is known by group.",
+        ]
+        if (defaced := self.volumes["defaced"].to_pylist().count(True)) not in (0, count):
+            said.append(f"{defaced:,} volumes have no face, the others do: features may tell them apart.")
+        return said
+
+    def _scanners(self) -> Table:
+        names = self.volumes["scanner"].to_pylist()
+        patients: dict[str, set[str]] = {name: set() for name in names}
+        for name, patient in zip(names, self.volumes["patient_key"].to_pylist(), strict=True):
+            patients[name].add(patient)
+        kernels = Counter(zip(names, self.volumes["kernel_class"].to_pylist(), strict=True))
+        counts, refused = Counter(names), Counter(self.rejected["scanner"].to_pylist())
+        kinds = sorted({kernel for _, kernel in kernels})
+        return table(
+            "Scanners, by vendor and product line",
+            ("scanner", "volumes", "patients", *(f"{kind} kernel" for kind in kinds), "rejected series"),
+            (
+                (
+                    cell(name),
+                    cell(counts[name]),
+                    cell(len(patients.get(name, ()))),
+                    *(cell(kernels[name, kind]) for kind in kinds),
+                    cell(refused[name]),
+                )
+                for name in sorted({*counts, *refused}, key=lambda name: (-counts[name], name))
+            ),
+        )
+
+    def _acquisition(self) -> Table:
+        rows = []
+        for column, name in ACQUISITION.items():
+            values = self.volumes[column].cast(pa.float64()).to_numpy()
+            known = values[~np.isnan(values)]
+            if known.size:
+                spread = np.quantile(known, (0.05, 0.5, 0.95))
+                numbers = (known.min(), *spread, known.max())
+                rows.append((cell(name), *(cell(float(v)) for v in numbers), cell(len(values) - known.size)))
+        return table(
+            "Acquisition and what the volumes measure",
+            ("measure", "least", "5 %", "median", "95 %", "greatest", "not known"),
+            rows,
+        )
+
+    def _left_out(self) -> list[Block]:
+        """What became no volume, what was left out of volumes, and what is odd about some."""
+        pairs = zip(self.rejected["stage"].to_pylist(), self.rejected["reason"].to_pylist(), strict=True)
+        rejections = Counter(pairs)
+        groups = (
+            (
+                "Series in quarantine, by reason",
+                ("reason", "decided", "series", "share of the catalog"),
+                [
+                    (cell(_words(reason)), cell(DECIDED[stage]), cell(count), self._share(count))
+                    for (stage, reason), count in rejections.most_common()
+                ],
+                "No series was rejected.",
+            ),
+            (
+                "Slices left out of volumes, by reason",
+                ("reason", "slices"),
+                _counts(self.summary.dropped_slices_by_reason),
+                "No slice was left out of a volume.",
+            ),
+            (
+                "Findings of the checks, by kind (these volumes are stored, and say so)",
+                ("finding", "volumes"),
+                _counts(self.summary.flagged_by_reason),
+                "No stored volume has a finding of the checks.",
+            ),
+        )
+        return [table(title, columns, rows) if rows else Text(none) for title, columns, rows, none in groups]
+
+    def _share(self, count: int) -> Cell:
+        return cell(count / self.summary.series, ".1%")
+
+    def _pictures(self) -> Block:
+        if not self._montage.is_file():
+            return Text(f"There is no montage of the volumes: {self._montage.name} is not there.")
+        alt = "Montage of stored volumes: axial, coronal and sagittal slices of each in the brain window"
+        caption = (
+            "Stored volumes under the first digits of their keys: axial, coronal and sagittal slices through "
+            "the middle, brain window (level 40, width 80 HU)."
+        )
+        return Gallery((Picture(picture(self._montage, alt), caption),), wide=True)
+
+
+def _words(reason: str) -> str:
+    return reason.replace("_", " ")
+
+
+def _counts(counts: dict[str, int]) -> list[tuple[Cell, Cell]]:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [(cell(_words(reason)), cell(count)) for reason, count in ordered]

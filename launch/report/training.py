@@ -1,0 +1,201 @@
+"""The report's part about a training run: its curves, its health, what it rebuilt and what it attended to."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.size import parameter_counts
+from fmct_hpc.train.checkpoint import MANIFEST, Manifest
+from fmct_hpc.train.export import EncoderInfo
+from fmct_hpc.train.health import Health
+from launch.report.document import Block, Facts, Gallery, Picture, Section, Text, cell, facts, table
+from launch.report.figures import picture, svg, themed
+from shards.errors import FmctError
+from shards.info import sha256
+
+CURVES = {
+    "Loss": ("loss",),
+    "Parts of the loss, unweighted": ("dino", "ibot", "mae", "koleo"),
+    "Gradient norm before clipping": ("gradient_norm",),
+    "Learning rate": ("lr",),
+    "Entropy of the prototypes, nats": ("teacher_entropy", "student_entropy"),
+    "Divergence of student from teacher, nats": ("divergence",),
+    "Prototypes used": ("prototypes_used",),
+    "Deviation of features (sound: about 1)": ("feature_deviation",),
+    "Volumes a second": ("volumes_per_second",),
+    "Share of a step spent waiting for data": ("data_wait",),
+}
+"""Panels, and the metrics that they show where a run has them."""
+POINTS = 300
+"""Of a curve. Of a longer run each is the mean of neighbouring steps, within the band of their extremes."""
+PICTURES = 4
+"""Of a kind; of more an evenly spaced choice is shown, the first and the last in it."""
+
+RECONSTRUCTIONS = (
+    "Slices of a view through its middle (axial, coronal, sagittal), what the encoder saw of it, and what "
+    "the decoder made of that. Where targets are normalised, each patch has its true mean and deviation "
+    "back, as in MAE's own figures."
+)
+ATTENTION = (
+    "Over the slices of a view, what the CLS token of the last block attends to, the mean of its heads; the "
+    "brighter the more, from none to the view's greatest."
+)
+
+
+class Training:
+    """What `fmct train` left in a run folder, finished or not."""
+
+    def __init__(self, run: Path) -> None:
+        """Read it; raises FmctError that names the file that is missing or not what it should be."""
+        self._run = run
+        try:
+            self.config = TrainConfig.model_validate_json(_read(run / "config.json"))
+        except ValidationError:
+            raise FmctError(f"{run / 'config.json'}: written by another version of fmct-hpc") from None
+        lines = _read(run / "metrics.jsonl").splitlines()
+        # The last line of a run that goes on may be written in this moment.
+        self.metrics = [json.loads(line) for line in lines if line.endswith("}")]
+        if not self.metrics:
+            raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report a run that has begun")
+        manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"))
+        self.checkpoint = Manifest.model_validate_json(manifests[-1].read_bytes()) if manifests else None
+        exported = run / "encoder.json"
+        self.encoder = EncoderInfo.model_validate_json(exported.read_bytes()) if exported.exists() else None
+        self.encoder_digest = sha256(run / "encoder.safetensors") if self.encoder else None
+
+    @property
+    def steps(self) -> int:
+        """Steps that are done."""
+        return int(self.metrics[-1]["step"])
+
+    def sections(self) -> list[Section]:
+        """Training, and what it looked at."""
+        return [
+            Section("Training", (self._recipe(), *self._curves()), (self._health(),)),
+            self._pictures("Reconstructions", RECONSTRUCTIONS, "the objective has no MAE, or no"),
+            self._pictures("Attention", ATTENTION, "no"),
+        ]
+
+    def _recipe(self) -> Facts:
+        config, objective = self.config, self.config.objective
+        model = config.model
+        weights = {"DINO": objective.dino_weight, "MAE": objective.mae_weight}
+        weights |= {"iBOT": objective.ibot_weight, "KoLeo": objective.koleo_weight}
+        parts = ", ".join(f"{weight:g} · {name}" for name, weight in weights.items() if weight)
+        last = self.metrics[-1]
+        return facts(
+            "The run",
+            {
+                "steps": cell(f"{self.steps:,} of {config.run.steps:,}"),
+                "global batch": config.run.batch,
+                "model": f"3D ViT, width {model.width}, depth {model.depth}, {model.heads} heads, "
+                f"patches of {model.patch_size}³ in {config.data.view_size}³ voxels",
+                "parameters of the encoder": parameter_counts(config)["encoder"],
+                "loss": parts,
+                "peak learning rate": config.optim.base_lr * config.run.batch / 256,
+                "precision": config.engine.precision,
+                "ranks": self.checkpoint.world_size if self.checkpoint else None,
+                "ZeRO stage": config.engine.zero_stage,
+                "last loss": last.get("loss"),
+                "volumes seen": self.steps * config.run.batch,
+            },
+        )
+
+    def _curves(self) -> list[Block]:
+        steps = np.array([row["step"] for row in self.metrics])
+        panels = []
+        for number, (title, names) in enumerate(CURVES.items()):
+            curves = {name: self._column(name) for name in names}
+            known = {name: values for name, values in curves.items() if np.isfinite(values).any()}
+            if known:
+                panels.append(Picture(_panel(f"curve{number}", title, steps, known), title))
+        many = "" if len(steps) <= POINTS else " Lines are means of neighbouring steps, bands their extremes."
+        return [Text(f"Steps {steps[0]:,} to {steps[-1]:,}.{many}"), Gallery(tuple(panels))]
+
+    def _column(self, name: str) -> NDArray[np.float64]:
+        """A metric of every step, NaN where it was not recorded or not finite."""
+        return np.array([row.get(name, math.nan) for row in self.metrics], dtype=np.float64)
+
+    def _health(self) -> Section:
+        alarms = Health(self.config).alarms(self.metrics)
+        skipped = [int(row["step"]) for row in self.metrics if row.get("skipped")]
+        damaged = int(max(row.get("damaged_volumes", 0) for row in self.metrics))
+        blocks: list[Block] = []
+        if alarms:
+            rows = ((cell(a.sign), cell(a.first), cell(a.last), cell(a.last - a.first + 1)) for a in alarms)
+            lasting = f"Signs of collapse that lasted {self.config.health.patience:,} steps or more"
+            blocks.append(table(lasting, ("sign", "from step", "to step", "steps"), rows))
+        elif self.steps < self.config.health.patience:
+            short = f"The run is younger than health.patience ({self.config.health.patience:,} steps)"
+            blocks.append(Text(f"{short}, which a sign of collapse has to last to count."))
+        else:
+            lasted = f"{self.config.health.patience:,} steps (health.patience)"
+            blocks.append(Text(f"No sign of collapse lasted {lasted}."))
+        if skipped:
+            steps = ", ".join(f"{step:,}" for step in skipped[:10]) + (" …" if len(skipped) > 10 else "")
+            what = f"{len(skipped)} steps were not finite and changed nothing: {steps}."
+            blocks.append(Text(what, warning=True))
+        else:
+            blocks.append(Text("Every step was finite."))
+        if damaged:
+            blocks.append(Text(f"{damaged:,} damaged volumes were skipped for others.", warning=True))
+        return Section("Health", tuple(blocks))
+
+    def _pictures(self, title: str, caption: str, why_none: str) -> Section:
+        found = sorted((self._run / title.lower()).glob("step-*.png"))
+        if not found:
+            return Section(title, (Text(f"Left out: {why_none} step of run.images_every was reached."),))
+        chosen = {round(i) for i in np.linspace(0, len(found) - 1, min(PICTURES, len(found)))}
+        pictures = []
+        for path in (found[i] for i in sorted(chosen)):
+            step = int(path.stem.removeprefix("step-"))
+            alt = f"{title.removesuffix('s')} at step {step:,}"
+            pictures.append(Picture(picture(path, alt), f"Step {step:,}"))
+        return Section(title, (Text(caption), Gallery(tuple(pictures))))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise FmctError(f"{path}: not there; is {path.parent} a run folder of `fmct train`?") from None
+
+
+def _panel(name: str, title: str, steps: NDArray[np.int64], curves: dict[str, NDArray[np.float64]]) -> Any:
+    described = []
+    with themed():
+        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        axes = figure.subplots()
+        for label, values in curves.items():
+            at, mean, low, high = _condensed(steps, values)
+            [line] = axes.plot(at, mean, label=label.replace("_", " "), linewidth=1.4)
+            if len(at) < len(steps):
+                axes.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            finite = values[np.isfinite(values)]
+            described.append(f"{label.replace('_', ' ')} from {finite[0]:.4g} to {finite[-1]:.4g}")
+        axes.set_xlabel("step")
+        if len(curves) > 1:
+            axes.legend()
+        alt = f"{title} over steps {steps[0]} to {steps[-1]}: {', '.join(described)}"
+        return svg(figure, name, alt)
+
+
+def _condensed(steps: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Steps, means, least and greatest values of at most `POINTS` groups of neighbouring finite steps."""
+    finite = np.isfinite(values)
+    at, values = steps[finite].astype(np.float64), values[finite]
+    starts = np.unique(np.linspace(0, len(at), min(POINTS, len(at)), endpoint=False).astype(np.int64))
+    sizes = np.diff([*starts, len(at)])
+    return (
+        np.add.reduceat(at, starts) / sizes,
+        np.add.reduceat(values, starts) / sizes,
+        np.minimum.reduceat(values, starts),
+        np.maximum.reduceat(values, starts),
+    )
