@@ -12,6 +12,7 @@ import typer
 from launch.cluster_cli import launch_app
 from launch.config import load
 from launch.console import progress, set_up_logging
+from launch.ranks import end_rank, run_ranks
 from launch.setup_cli import doctor, recipes
 from launch.shards_cli import shards_app
 from shards.errors import FmctError
@@ -203,7 +204,6 @@ def train(
     from fmct_hpc.config import TrainConfig
     from fmct_hpc.train.run import preflight
     from fmct_hpc.train.run import train as train_rank
-    from launch.ranks import run_ranks
 
     settings = load(TrainConfig, config, overrides or [])
     if ranks is None and ("RANK" in os.environ or "SLURM_PROCID" in os.environ):
@@ -306,6 +306,14 @@ def report(
 
 def main() -> None:
     """Run the command line; a mistake the user can mend is one line and exit code 2."""
+    try:
+        _run()
+    except SystemExit as ended:
+        end_rank(int(ended.code or 0))
+        raise
+
+
+def _run() -> None:
     set_up_logging()
     try:
         app()

@@ -1,9 +1,11 @@
-"""Starting the ranks of a training run on this machine, as srun does on a cluster."""
+"""Starting the ranks of a training run on this machine, as srun does on a cluster, and ending one."""
 
+import logging
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from types import FrameType
 
@@ -48,6 +50,20 @@ def run_ranks(command: list[str], ranks: int) -> int:
                 process.wait()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end_rank(code: int) -> None:
+    """End this process with `code` at once if it has joined a process group; otherwise do nothing.
+
+    The interpreter's own ending would tear down gloo's threads in any order, which now and then aborts
+    (torch 2.13, "terminate called without an active exception"), and 134 would stand for our exit code.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:

@@ -47,3 +47,26 @@ def test_sigterm_reaches_every_rank(tmp_path: Path) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 75
+
+
+def test_how_the_interpreter_ends_has_no_say_in_the_exit_code_of_a_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    code = """if True:
+        import atexit, os, sys
+        import torch.distributed as dist
+        from launch import cli
+
+        def run():
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            print("all is saved")
+            sys.exit(75)
+
+        atexit.register(os.abort)  # as gloo's threads do now and then
+        cli.app = run
+        cli.main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (75, "all is saved\n")
