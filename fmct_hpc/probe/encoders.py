@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fmct_hpc.config import Seed
 from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe.leakage import patients_of, pretraining_patients
 from fmct_hpc.probe.store import Pooling
 from fmct_hpc.train.checkpoint import MANIFEST
 from fmct_hpc.train.convert import convert_weights
@@ -111,6 +112,18 @@ class EncoderSpec(BaseModel):
     """module:function of a peer's, which returns an `fmct_hpc.probe.encoders.Encoder`."""
     arguments: dict[str, Any] = {}
     """What that function is called with."""
+    pretraining: Path | None = None
+    """Patients whose volumes the weights have seen: a shard dataset, or a manifest.parquet. Of a run of
+    ours it is known without."""
+
+    @property
+    def pretraining_patients(self) -> frozenset[str] | None:
+        """Their keys; none of an untrained encoder, None where they are not known."""
+        if self.untrained is not None:
+            return frozenset()
+        if self.pretraining is not None:
+            return patients_of(self.pretraining)
+        return pretraining_patients(self.weights) if self.weights else None
 
     @model_validator(mode="after")
     def _one_source(self) -> "EncoderSpec":

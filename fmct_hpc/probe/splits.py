@@ -1,0 +1,69 @@
+"""Which patients a probe learns from, chooses by, and is tested on."""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from fmct_hpc.config import Fraction, Seed
+from fmct_hpc.probe.labels import SPLITS
+from shards.errors import FmctError
+
+
+class SplitConfig(BaseModel):
+    """Shares of the patients; where the label table has a column `split`, that holds instead."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    test: Fraction = 0.3
+    """Enough patients for narrow intervals, while most still teach."""
+    validation: Fraction = 0.1
+    """Regularisation and step are chosen on these."""
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> "SplitConfig":
+        if self.test + self.validation >= 1:
+            raise ValueError("test and validation leave no patient for training")
+        return self
+
+
+def patient_draws(patient_keys: NDArray[np.str_], seed: int, purpose: str) -> NDArray[np.float64]:
+    """A number in [0, 1) for each patient, the same wherever the patient stands and whoever else does.
+
+    The first 53 bits of SHA-256 of purpose, seed and key. Those below a fraction f are a sample of about
+    that share of the patients, and samples of smaller f lie within those of greater f.
+    """
+    patients, inverse = np.unique(patient_keys, return_inverse=True)
+    digests = [hashlib.sha256(f"{purpose} {seed} {key}".encode()).digest() for key in patients.tolist()]
+    draws = np.array([int.from_bytes(digest[:8]) >> 11 for digest in digests], dtype=np.float64) / 2**53
+    return draws[inverse]
+
+
+def hashed_splits(patient_keys: NDArray[np.str_], config: SplitConfig) -> NDArray[np.str_]:
+    """The split of each volume's patient, (N,) of `SPLITS`.
+
+    A function of the patient's key alone: a patient keeps the split when volumes are added or left out.
+    """
+    draws = patient_draws(patient_keys, config.seed, "split")
+    chosen = np.where(draws < config.test, "test", "train")
+    return np.where((draws >= config.test) & (draws < config.test + config.validation), "validation", chosen)
+
+
+def require_patient_level(patient_keys: NDArray[np.str_], splits: NDArray[np.str_], where: str) -> None:
+    """Raise FmctError where a patient's volumes are in two splits, or a split has no such name.
+
+    where: what gave the splits, for the message.
+    """
+    unknown = set(np.unique(splits).tolist()) - set(SPLITS)
+    if unknown:
+        raise FmctError(f"{where}: a split is one of {', '.join(SPLITS)}, not {min(unknown)!r}")
+    pairs = np.unique(np.stack([patient_keys, splits]), axis=1)
+    patients, counts = np.unique(pairs[0], return_counts=True)
+    if (counts > 1).any():
+        first = patients[counts > 1][0]
+        raise FmctError(
+            f"{where}: {(counts > 1).sum()} patients are in more than one split, patient {first} for "
+            "instance; give all studies of a patient one split"
+        )

@@ -1,0 +1,86 @@
+"""Patients of a probe: their labels, their splits, and those that pretraining has seen."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from shard_samples import make_key
+from small_training import small_config, write_dataset
+
+from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.labels import LabelTable
+from fmct_hpc.probe.leakage import check_leakage
+from fmct_hpc.probe.splits import SplitConfig, hashed_splits, patient_draws, require_patient_level
+from shards.errors import FmctError
+
+
+def write_labels(path: Path, columns: dict[str, list]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_labels_join_volumes_by_study(tmp_path: Path) -> None:
+    columns = {"study_key": ["a", "b", "c"], "bleed": [1, None, 0], "fracture": [0, 1, 1]}
+    table = LabelTable.read(write_labels(tmp_path / "l.parquet", columns))
+    joined = table.join(np.array(["b", "x", "a", "b"]))
+    assert table.tasks == ("bleed", "fracture")
+    assert joined.rows.tolist() == [0, 2, 3]
+    assert np.array_equal(joined.values, [[np.nan, 1], [1, 0], [np.nan, 1]], equal_nan=True)
+    assert joined.splits is None
+    with pytest.raises(FmctError, match="none of its studies is in the dataset"):
+        table.join(np.array(["x"]))
+
+
+def test_given_splits_must_keep_a_patient_together(tmp_path: Path) -> None:
+    columns = {"study_key": ["a", "b", "c"], "bleed": [1, 0, 0], "split": ["train", "test", "validation"]}
+    joined = LabelTable.read(write_labels(tmp_path / "l.parquet", columns)).join(np.array(["a", "b", "c"]))
+    assert joined.splits is not None
+    require_patient_level(np.array(["1", "2", "3"]), joined.splits, "l.parquet")
+    with pytest.raises(FmctError, match=r"l\.parquet: 1 patients are in more than one split, patient 1"):
+        require_patient_level(np.array(["1", "1", "3"]), joined.splits, "l.parquet")
+    with pytest.raises(FmctError, match=r"a split is one of train, validation, test, not 'dev'"):
+        require_patient_level(np.array(["1"]), np.array(["dev"]), "l.parquet")
+
+
+def test_a_patients_split_depends_on_nothing_but_the_patient() -> None:
+    patients = np.array([make_key(number) for number in range(4000)])
+    splits = hashed_splits(patients, SplitConfig(test=0.3, validation=0.1))
+    for name, share in (("test", 0.3), ("validation", 0.1), ("train", 0.6)):
+        assert (splits == name).mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 4000))
+    some = np.random.default_rng(0).permutation(4000)[:500]
+    assert (hashed_splits(patients[some], SplitConfig(test=0.3, validation=0.1)) == splits[some]).all()
+    assert (hashed_splits(patients, SplitConfig(seed=1)) != splits).any()
+    # Which patients are sampled has nothing to do with the split they are in.
+    draws = patient_draws(patients, 0, "labels")
+    assert draws[splits == "train"].mean() == pytest.approx(0.5, abs=0.03)
+    assert set(patients[draws < 0.01]) < set(patients[draws < 0.1])
+
+
+def test_tested_patients_of_the_pretraining_data_are_refused_or_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = small_config(write_dataset(tmp_path / "data", 3))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(config.model_dump_json())
+    (run / "encoder.safetensors").touch()
+    own, manifest = EncoderSpec(name="own", weights=run / "encoder.safetensors"), tmp_path / "m.parquet"
+    seen = own.pretraining_patients
+    assert seen == {make_key(number)[::-1] for number in range(3)}
+    tested = np.array([make_key(number)[::-1] for number in (1, 2, 2, 7)])
+    with pytest.raises(FmctError, match=r"encoder own: 2 of 3 tested patients .* allow_pretraining_patients"):
+        check_leakage("own", tested, seen, allowed=False)
+    with caplog.at_level(logging.WARNING):
+        assert check_leakage("own", tested, seen, allowed=True).pretrained == 2
+    assert "LEAKAGE: encoder own: 2 of 3 tested patients" in caplog.text
+
+    pq.write_table(pa.table({"patient_key": [make_key(7)[::-1]]}), manifest)
+    peer = EncoderSpec(name="peer", function="peer_encoder:tiny", pretraining=manifest)
+    assert check_leakage("peer", tested, peer.pretraining_patients, allowed=True).pretrained == 1
+    unknown = EncoderSpec(name="unknown", function="peer_encoder:tiny")
+    assert "nobody knows" in str(check_leakage("unknown", tested, unknown.pretraining_patients, False))
+    untrained = EncoderSpec(name="random", weights=run, untrained=1)
+    assert check_leakage("random", tested, untrained.pretraining_patients, False).pretrained == 0
