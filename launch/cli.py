@@ -15,13 +15,13 @@ from launch.console import progress, set_up_logging
 from launch.ranks import end_rank, run_ranks
 from launch.setup_cli import doctor, recipes
 from launch.shards_cli import shards_app
-from shards.errors import FmctError
+from shards.errors import DISK_FULL, FmctError, NoRoomError
 
 # The stages' own modules are imported inside the commands: `fmct --help` must not wait for torch.
 
 log = logging.getLogger("fmct")
 
-DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_FAILURES = (*DISK_FULL, errno.EROFS)
 """Not defects of ours: they end a command as the user's mistakes do. Every output is whole or absent."""
 
 app = typer.Typer(
@@ -202,6 +202,7 @@ def train(
     Exit code 75 means that a signal came, all was saved, and the same command will go on.
     """
     from fmct_hpc.config import TrainConfig
+    from fmct_hpc.train.attempts import attempts, conclude
     from fmct_hpc.train.run import preflight
     from fmct_hpc.train.run import train as train_rank
 
@@ -225,7 +226,11 @@ def train(
     command += ["--config", str(config)] if config else []
     command += ["--until", str(until)] if until else []
     command += ["--profile"] if profile else []
-    raise typer.Exit(run_ranks([*command, *(overrides or [])], ranks or 1))
+    before = len(attempts(run))
+    ended = run_ranks([*command, *(overrides or [])], ranks or 1)
+    if ended.code and len(attempts(run)) > before:
+        conclude(run, "crash", ended.what(), ended.rank, ended.code)
+    raise typer.Exit(ended.code)
 
 
 @app.command()
@@ -319,13 +324,13 @@ def _run() -> None:
         app()
     except FmctError as error:
         typer.echo(f"fmct: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in DISK_FAILURES:
             raise
         why = os.strerror(error.errno or 0).lower()
         typer.echo(f"fmct: an output cannot be written ({why}): mend that and run it again", err=True)
-        sys.exit(2)
+        sys.exit(NoRoomError.exit_code if error.errno in DISK_FULL else FmctError.exit_code)
 
 
 if __name__ == "__main__":

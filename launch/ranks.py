@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from types import FrameType
+from typing import NamedTuple
 
 from fmct_hpc.train.signals import EXIT_SAVED
 
@@ -15,8 +16,24 @@ FAILED_RANK_GRACE_SECONDS = 20.0
 """How long the other ranks may take to end by themselves after one has failed."""
 
 
-def run_ranks(command: list[str], ranks: int) -> int:
-    """Run `command` once per rank and return the first exit code that is not 0, or 0.
+class Ended(NamedTuple):
+    """How the ranks ended."""
+
+    code: int
+    """The first exit code that is not 0, or 0; of a rank that a signal ended: 128 + its number."""
+    rank: int
+    """Whose it is."""
+
+    def what(self) -> str:
+        """In words."""
+        how = f"exit code {self.code}"
+        if self.code > 128:
+            how = f"killed by {signal.Signals(self.code - 128).name}"
+        return f"rank {self.rank}: {how}"
+
+
+def run_ranks(command: list[str], ranks: int) -> Ended:
+    """Run `command` once per rank and wait until all have ended.
 
     Each process gets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT (torch.distributed's
     environment initialisation). SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are passed on to every rank. When a
@@ -66,18 +83,23 @@ def end_rank(code: int) -> None:
         os._exit(code)
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+def _wait(processes: list[subprocess.Popen[bytes]]) -> Ended:
     """Wait until all ranks have ended, or one has failed and the grace time is over."""
-    code = 0
+    first: Ended | None = None
     deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        failed = [process.returncode for process in processes if process.poll() not in (None, 0, EXIT_SAVED)]
-        if failed and not code:
-            code = failed[0]
+        failed = [ended for ended in _ended(processes) if ended.code != EXIT_SAVED]
+        if failed and not first:
+            first = failed[0]
             deadline = time.monotonic() + FAILED_RANK_GRACE_SECONDS
         time.sleep(0.05)
-    codes = [process.poll() for process in processes]
-    return code or next((c for c in codes if c), 0)
+    return first or next(iter(_ended(processes)), Ended(0, 0))
+
+
+def _ended(processes: list[subprocess.Popen[bytes]]) -> list[Ended]:
+    """Those that have ended with another code than 0."""
+    codes = [process.poll() or 0 for process in processes]
+    return [Ended(code if code > 0 else 128 - code, rank) for rank, code in enumerate(codes) if code]
 
 
 def _free_port() -> int:

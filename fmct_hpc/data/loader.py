@@ -18,7 +18,7 @@ from fmct_hpc.data.cache import CachedDataset, open_dataset
 from fmct_hpc.data.graph import Device, build_pipeline
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.source import FAILURE, ViewSource
-from shards.errors import FmctError
+from shards.errors import DamagedDataError, FmctError
 
 log = logging.getLogger(__name__)
 
@@ -180,4 +180,4 @@ def _run(pipeline: Pipeline) -> tuple:
             cause = cause.__cause__
         if cause is None:
             raise
-        raise FmctError(str(cause).removeprefix(FAILURE)) from None
+        raise DamagedDataError(str(cause).removeprefix(FAILURE)) from None

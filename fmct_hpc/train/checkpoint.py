@@ -168,6 +168,11 @@ def file_facts(file: Path) -> FileFacts | None:
         return None
 
 
+def newest_step(run: Path) -> int:
+    """Steps done at the newest checkpoint that has its name, whose bytes are not checked; 0 without one."""
+    return max((int(path.name.removeprefix("step-")) for path in _checkpoints(run)), default=0)
+
+
 def mark_score(path: Path, score: float, what: str) -> None:
     """Note how good a checkpoint's features are (higher is better): pruning keeps the best one.
 

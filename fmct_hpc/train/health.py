@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fmct_hpc.config import TrainConfig
-from shards import FmctError
+from shards.errors import UnsoundError
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +36,22 @@ class Health:
     def skip(self, step: int, guilty: str) -> None:
         """Take note of a step, counted from 1, that was not finite and changed nothing.
 
-        Raises FmctError where the configuration has such a step stop the run, or its budget is spent.
+        Raises UnsoundError where the configuration has such a step stop the run, or its budget is spent.
         """
         what = f"step {step}: loss or gradient is not finite, nothing was updated; {guilty}"
         if self._limits.not_finite == "stop":
-            raise FmctError(
+            raise UnsoundError(
                 f"{what}; look at these volumes, lower optim.base_lr, or set health.not_finite=skip"
             )
         self._skipped += 1
         if self._skipped > self._limits.most_skipped:
-            raise FmctError(f"{what}; more steps than health.most_skipped={self._limits.most_skipped}")
+            raise UnsoundError(f"{what}; more steps than health.most_skipped={self._limits.most_skipped}")
         log.warning("%s; skipped, %d of at most %d", what, self._skipped, self._limits.most_skipped)
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Look for collapse in the figures of step `step`; a sign must last for health.patience steps.
 
-        Raises FmctError where the configuration has a collapse stop the run.
+        Raises UnsoundError where the configuration has a collapse stop the run.
         """
         for sign, shows in self._signs(figures).items():
             self._lasting[sign] = self._lasting.get(sign, 0) + 1 if shows else 0
@@ -76,7 +76,7 @@ class Health:
     def _alarm(self, step: int, sign: str) -> None:
         what = f"step {step}: for {self._lasting[sign]} steps {sign}: the features collapse"
         if self._limits.collapse == "stop":
-            raise FmctError(
+            raise UnsoundError(
                 f"{what}; begin again with a lower optim.base_lr, objective.centring=sinkhorn, a longer "
                 "objective.teacher_warmup or some objective.koleo_weight; health.collapse=warn only warns"
             )

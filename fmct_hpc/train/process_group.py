@@ -111,7 +111,7 @@ def together(function: Callable[[], Result], group: dist.ProcessGroup | None = N
 def on_first_rank(function: Callable[[], Result]) -> Result:
     """Call `function` on rank 0 and give all ranks its result.
 
-    An FmctError there ends every rank with exit code 2, and is told once, by rank 0.
+    An FmctError there ends every rank with its exit code, and is told once, by rank 0.
     """
     try:
         return together(lambda: function() if dist.get_rank() == 0 else None)[0]  # type: ignore[return-value]
@@ -120,7 +120,7 @@ def on_first_rank(function: Callable[[], Result]) -> Result:
 
 
 def fail_together(error: FmctError) -> NoReturn:
-    """End every rank with exit code 2, for a reason that all of them know; only rank 0 tells it."""
+    """End every rank with `error`'s exit code, for a reason that all of them know; only rank 0 tells it."""
     if dist.get_rank() == 0:
         raise error
-    raise SystemExit(2)
+    raise SystemExit(error.exit_code)

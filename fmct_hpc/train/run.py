@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import socket
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.model.execution import require_compiler
+from fmct_hpc.train import attempts
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts
 from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
 from fmct_hpc.train.start import require_start
@@ -85,15 +87,15 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     `profile` has rank 0 record some steps (fmct_hpc.train.profiling).
     """
     end = time_limit(config.run.minutes)
-    from fmct_hpc.train.process_group import join, on_first_rank, rank_and_size
+    from fmct_hpc.train.process_group import join, on_first_rank, rank_and_size, together
 
     rank, world_size = rank_and_size()
     try:
         dataset = require_possible(config, run, world_size)
-    except FmctError:
+    except FmctError as error:
         if rank == 0:
             raise
-        raise SystemExit(2) from None  # every rank finds the same, one of them says it
+        raise SystemExit(error.exit_code) from None  # every rank finds the same, one of them says it
     # After this DeepSpeed is configured for the device, which must come before it is imported.
     place = join(config.engine.device)
     from fmct_hpc.data.loader import Loader
@@ -105,40 +107,48 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     on_first_rank(lambda: lock.append(_lock(run)))
     found = on_first_rank(lambda: preflight(config, run, place.world_size))
     on_first_rank(lambda: _write_configuration(config, run))
+    facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
+    step = found[1].step if found else 0
+    attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step))
     last = min(until or config.run.steps, config.run.steps)
     with stop_on_signal(end) as stop:
-        training = Training(config, place)
-        start = 0
-        if found:
-            path, manifest = found
-            training.state.load(parts(path), manifest.updates)
-            start = manifest.step
-            _say_what_changed(config, manifest, place.world_size)
-        if start < last:
-            log.info("%s: steps %d to %d of %d", run, start + 1, last, config.run.steps)
-        else:
-            log.info("%s: %d of %d steps are done, none is to do", run, start, config.run.steps)
-        saver = Saver(run, config, training.state, DataFacts.of(dataset))
-        accumulation = config.accumulation(place.world_size)
-        loader = Loader(
-            config.data,
-            config.run.seed,
-            config.run.batch,
-            config.run.batch // (place.world_size * accumulation),
-            place.rank,
-            place.world_size,
-            start,
-            accumulation,
-            config.engine.device,
-        )
-        observers = RunObservers(training, run, start, dataset, profile)
         try:
-            with observers:
-                done, stopped = run_steps(training, loader, observers.step, saver, range(start, last), stop)
-        finally:
-            loader.close()
-            saver.close()
-    on_first_rank(lambda: _export(run, done))
+            training = Training(config, place)
+            if found:
+                path, manifest = found
+                training.state.load(parts(path), manifest.updates)
+                _say_what_changed(config, manifest, place.world_size)
+            if step < last:
+                log.info("%s: steps %d to %d of %d", run, step + 1, last, config.run.steps)
+            else:
+                log.info("%s: %d of %d steps are done, none is to do", run, step, config.run.steps)
+            saver = Saver(run, config, training.state, facts)
+            accumulation = config.accumulation(place.world_size)
+            loader = Loader(
+                config.data,
+                config.run.seed,
+                config.run.batch,
+                config.run.batch // (place.world_size * accumulation),
+                place.rank,
+                place.world_size,
+                step,
+                accumulation,
+                config.engine.device,
+            )
+            observers = RunObservers(training, run, step, dataset, profile)
+            try:
+                with observers:
+                    steps = range(step, last)
+                    done, stopped = run_steps(training, loader, observers.step, saver, steps, stop)
+            finally:
+                loader.close()
+                saver.close()
+            reasons = [reason for reason in together(lambda: stop.reason) if reason]
+            on_first_rank(lambda: _export(run, done))
+            on_first_rank(lambda: attempts.end(run, attempt, done, reasons[0] if stopped else None))
+        except Exception as error:
+            attempts.note_failure(run, attempt.number, rank, error)
+            raise
     return EXIT_SAVED if stopped else 0
 
 

@@ -33,7 +33,7 @@ from fmct_hpc.train.pieces import Piece, write_pieces
 from fmct_hpc.train.process_group import fail_together, together
 from fmct_hpc.train.state import State
 from shards.atomic import sync, write_text
-from shards.errors import FmctError
+from shards.errors import DISK_FULL, FmctError, NoRoomError
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,8 @@ class Saver:
             together(lambda: self._publish(path, temporary, manifest) if first else None, self._group)
         except Exception as error:  # raised on the training's thread, by `finish`
             self._failure = error
+            if first:  # where the disk is full, others need the room, records of the failure among them
+                shutil.rmtree(temporary, ignore_errors=True)
             return
         seconds = time.perf_counter() - began
         self.seconds = max(self.seconds, seconds)
@@ -141,7 +143,10 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise FmctError(f"{path}: can't be written ({error}); make room, and run it again") from None
+        # Safetensors, written in Rust, has the number in its message only.
+        full = any(getattr(error, "errno", None) == n or f"os error {n})" in str(error) for n in DISK_FULL)
+        kind = NoRoomError if full else FmctError
+        raise kind(f"{path}: can't be written ({error}); make room, and run it again") from None
 
 
 def _make_empty(directory: Path) -> None:

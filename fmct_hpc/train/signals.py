@@ -30,16 +30,21 @@ class StopRequest:
         """end: when the process will be ended, in seconds of `time.time`; infinity if never."""
         self._end = end
         self._first: float | None = None
+        self.reason: str | None = None
+        """The signal that came, or "time limit"; None where this process was not asked."""
 
     def __call__(self, needed: float) -> bool:
         """Whether a signal came, or no more than `needed` seconds are left."""
-        return self._first is not None or time.time() + needed > self._end
+        if self.reason is None and time.time() + needed > self._end:
+            self.reason = "time limit"
+        return self.reason is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
         now = time.monotonic()
         if self._first is None:
             self._first = now
+            self.reason = signal.Signals(number).name
             log.warning("%s: saving at the end of this step", signal.Signals(number).name)
         elif now - self._first > SAME_REQUEST_SECONDS:
             log.warning("%s again: aborting without a save", signal.Signals(number).name)

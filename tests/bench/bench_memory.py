@@ -41,7 +41,7 @@ def main(stages: list[int]) -> None:
             config = small_config(data, model=MODEL, engine={"zero_stage": stage})
             (folder / "config.json").write_text(config.model_dump_json())
             for ranks in RANKS:
-                code = run_ranks([sys.executable, __file__, str(folder)], ranks)
+                code = run_ranks([sys.executable, __file__, str(folder)], ranks).code
                 assert code == 0, f"stage {stage} on {ranks} ranks ended with {code}"
                 rows = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
                 most = max(rows, key=lambda row: row["measured"])

@@ -69,7 +69,7 @@ def test_no_rank_updates_on_what_is_not_finite_and_a_hang_ends_with_all_stacks(
     (tmp_path / "rank.py").write_text(RANK)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    code = run_ranks([sys.executable, str(tmp_path / "rank.py"), str(tmp_path)], 2)
+    code = run_ranks([sys.executable, str(tmp_path / "rank.py"), str(tmp_path)], 2).code
     assert (tmp_path / "sound-0").exists()
     assert (tmp_path / "sound-1").exists()
     assert code == EXIT_HUNG

@@ -19,6 +19,7 @@ from shard_samples import damage_volume
 from small_training import BATCH, STEPS, VOLUMES, small_config, start_training, write_dataset, write_recipe
 
 from fmct_hpc import load_encoder
+from fmct_hpc.train.attempts import attempts, conclude
 from fmct_hpc.train.checkpoint import Manifest, newest
 from fmct_hpc.train.compare import compare
 from fmct_hpc.train.run import preflight
@@ -41,6 +42,7 @@ ELASTIC = {
     2: {"zero_stage": 3, "micro_batch": 1},
     4: {"zero_stage": 2, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}}},
 }
+STOP_REASONS = {"SIGUSR1": "SIGUSR1", "SIGUSR2": "SIGUSR2", "time": "time limit"}
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
 """How often ranks are killed: 50 in the long test (docs/training.md)."""
 
@@ -71,7 +73,7 @@ def run_scenario(name: str, folder: Path, ranks: int) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("OMP_NUM_THREADS", "1")
-        return run_ranks([sys.executable, training_ranks.__file__, name, str(folder)], ranks)
+        return run_ranks([sys.executable, training_ranks.__file__, name, str(folder)], ranks).code
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
@@ -157,6 +159,21 @@ def test_signals_and_time_limits_of_one_rank_make_all_save_and_leave(runs: Path)
     stops = json.loads((runs / "stopped/stops.json").read_text())
     assert 0 < stops["SIGUSR1"] < stops["SIGUSR2"] < stops["time"] == stops["SIGUSR2"] + 1 < STEPS
     assert_same_run(runs / "stopped", runs / "stage2")
+
+
+def test_each_attempt_is_on_record(runs: Path) -> None:
+    stops = json.loads((runs / "stopped/stops.json").read_text())
+    told = [(a.cause, a.detail, a.last_step, a.lost_steps) for a in attempts(runs / "stopped")]
+    assert told == [
+        *(("time limit", reason, stops[key], 0) for key, reason in STOP_REASONS.items()),
+        ("done", "", STEPS, 0),
+    ]
+    ended, failed = attempts(runs / "full")
+    assert (ended.cause, ended.first_step, ended.last_step) == ("done", 1, 8)
+    assert (failed.first_step, failed.world_size, list(failed.hosts.values())) == (9, 2, [[0, 1]])
+    failed = conclude(runs / "full")
+    assert (failed.cause, failed.exit_code) == ("refused", 2)
+    assert "can't be written" in failed.detail
 
 
 def test_a_rank_that_cannot_write_ends_all_and_leaves_what_was_good(runs: Path) -> None:

@@ -15,7 +15,7 @@ ENVIRONMENT = "import os, pathlib, sys; pathlib.Path(sys.argv[1], os.environ['RA
 def test_each_rank_gets_its_place_and_the_same_rendezvous(tmp_path: Path) -> None:
     names = ["WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]
     code = f"{ENVIRONMENT}(' '.join(os.environ[n] for n in {names}))"
-    assert run_ranks([sys.executable, "-c", code, str(tmp_path)], 3) == 0
+    assert run_ranks([sys.executable, "-c", code, str(tmp_path)], 3).code == 0
     rows = [(tmp_path / str(rank)).read_text().split() for rank in range(3)]
     assert [row[1] for row in rows] == ["0", "1", "2"]
     assert {(row[0], row[2], row[3]) for row in rows} == {("3", "127.0.0.1", rows[0][3])}
@@ -25,7 +25,7 @@ def test_a_failing_rank_ends_the_others_and_gives_its_code(monkeypatch: pytest.M
     monkeypatch.setattr("launch.ranks.FAILED_RANK_GRACE_SECONDS", 0.2)
     code = "import os, sys, time; sys.exit(7) if os.environ['RANK'] == '1' else time.sleep(600)"
     started = time.monotonic()
-    assert run_ranks([sys.executable, "-c", code], 2) == 7
+    assert run_ranks([sys.executable, "-c", code], 2) == (7, 1)
     assert time.monotonic() - started < 60
 
 
@@ -38,7 +38,7 @@ def test_sigterm_reaches_every_rank(tmp_path: Path) -> None:
     )
     launcher = (
         "import sys; from launch.ranks import run_ranks; "
-        f"sys.exit(run_ranks([sys.executable, '-c', {rank!r}], 2))"
+        f"sys.exit(run_ranks([sys.executable, '-c', {rank!r}], 2).code)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", launcher], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

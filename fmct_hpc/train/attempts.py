@@ -1,0 +1,313 @@
+"""What a run folder says of each attempt at the run: where, with what, which steps it did, why it ended.
+
+`attempts/0001.json` is written by rank 0 when the attempt begins, and again when it ends in order. A rank
+that fails leaves `attempts/0001.rank-00003.json`. An attempt that could do neither, because it was killed,
+is concluded by whoever looks next: the launcher, which knows what Slurm says, or the next attempt. Nothing
+here needs torch.
+"""
+
+import json
+import logging
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.checkpoint import DataFacts, newest_step
+from fmct_hpc.train.software import Software
+from shards.atomic import write_text
+from shards.errors import DISK_FULL, DamagedDataError, FmctError, NoRoomError, UnsoundError
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+
+Cause = Literal[
+    "done",  # all steps are done, or those up to --until
+    "preempted",  # by a job of higher priority
+    "time limit",
+    "requeued",  # by scontrol requeue
+    "cancelled",
+    "stopped",  # a signal came, and nobody says from whom
+    "node failure",
+    "crash",  # of a rank: a defect, a signal, too little memory
+    "hang",  # no step ended for run.hang_minutes
+    "no room",  # a full disk or quota
+    "damaged data",
+    "unsound",  # not finite, or collapsed, and the configuration has that stop the run
+    "refused",  # any other mistake that a user can mend
+    "killed",  # and nobody says by what
+]
+
+_SIGNALS: dict[str, Cause] = {"SIGUSR1": "time limit", "SIGUSR2": "time limit", "time limit": "time limit"}
+"""Slurm's warnings come as SIGUSR1 or SIGUSR2; a SIGTERM may be anybody's."""
+
+_BY_WHOM = ("preempted", "time limit", "requeued", "cancelled")
+"""What may be learned of a run that was stopped, after it has ended."""
+
+_LOST = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "Socket Timeout", "NCCL")
+"""In the message of a rank whose only trouble is that another has died."""
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SlurmJob(_Closed):
+    """The job that an attempt runs in, as its environment tells."""
+
+    job: str
+    restarts: int
+    """How often Slurm has started this job again."""
+    cluster: str | None
+    partition: str | None
+    account: str | None
+    qos: str | None
+    nodes: str | None
+    """As Slurm writes it: n[1-4]."""
+
+    @classmethod
+    def here(cls) -> "SlurmJob | None":
+        """That of this process; None outside Slurm."""
+        tell = os.environ.get
+        job = tell("SLURM_JOB_ID")
+        if job is None or "SLURM_PROCID" not in os.environ:
+            return None
+        return cls(
+            job=job,
+            restarts=int(tell("SLURM_RESTART_COUNT") or 0),
+            cluster=tell("SLURM_CLUSTER_NAME"),
+            partition=tell("SLURM_JOB_PARTITION"),
+            account=tell("SLURM_JOB_ACCOUNT"),
+            qos=tell("SLURM_JOB_QOS"),
+            nodes=tell("SLURM_JOB_NODELIST"),
+        )
+
+
+class Attempt(_Closed):
+    """One start of a run: attempts/<number>.json."""
+
+    format_version: int = FORMAT_VERSION
+    number: int
+    """Counted from 1."""
+    began: datetime
+    hosts: dict[str, list[int]]
+    """The ranks on each host."""
+    process: int
+    """Rank 0's process id on its host."""
+    world_size: int
+    slurm: SlurmJob | None
+    configuration: dict[str, Any]
+    """The whole TrainConfig: parts of it may change from one attempt to the next."""
+    data: DataFacts
+    """Digests of the volumes trained on."""
+    software: Software
+    first_step: int
+    """The first step to do, counted from 1: the one after the checkpoint that it goes on from."""
+    ended: datetime | None = None
+    """None while it goes on. Of a killed attempt: when its last step ended."""
+    last_step: int | None = None
+    """The last step that was done; first_step - 1 where none was."""
+    saved_step: int | None = None
+    """Of the newest checkpoint at the end; what was done after it is lost."""
+    cause: Cause | None = None
+    detail: str = ""
+    """In words: the error, the signal."""
+    failed_rank: int | None = None
+    """The rank that failed first."""
+    exit_code: int | None = None
+    """Of that rank; above 128: a signal's number + 128."""
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps it did."""
+        return None if self.last_step is None else self.last_step - self.first_step + 1
+
+    @property
+    def lost_steps(self) -> int | None:
+        """Steps that it did and that have to be done again."""
+        if self.last_step is None or self.saved_step is None:
+            return None
+        return max(0, self.last_step - self.saved_step)
+
+
+class Failure(_Closed):
+    """A rank's last words."""
+
+    rank: int
+    host: str
+    when: float
+    """Seconds of `time.time`."""
+    cause: Cause
+    detail: str
+    exit_code: int
+    lost_another: bool
+    """Its only trouble was that another rank died."""
+
+
+def attempts(run: Path) -> list[Attempt]:
+    """All attempts at a run, oldest first; those of another version of this code are left out, aloud."""
+    found = []
+    for path in _paths(run):
+        try:
+            found.append(Attempt.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError):
+            log.warning("%s: damaged, or written by another version of fmct-hpc: left out", path)
+    return found
+
+
+def begin(run: Path, config: TrainConfig, data: DataFacts, hosts: list[str], step: int) -> Attempt:
+    """Record that an attempt begins, at `step` done steps, with a rank on each of `hosts`; rank 0 calls it.
+
+    Attempts before it that have no end are concluded as killed.
+    """
+    conclude(run)
+    number = 1 + max((int(path.stem) for path in _paths(run)), default=0)
+    ranks: dict[str, list[int]] = {}
+    for rank, host in enumerate(hosts):
+        ranks.setdefault(host, []).append(rank)
+    attempt = Attempt(
+        number=number,
+        began=_now(),
+        hosts=ranks,
+        process=os.getpid(),
+        world_size=len(hosts),
+        slurm=SlurmJob.here(),
+        configuration=config.model_dump(mode="json"),
+        data=data,
+        software=Software.here(),
+        first_step=step + 1,
+    )
+    _write(run, attempt)
+    return attempt
+
+
+def end(run: Path, attempt: Attempt, done: int, stopped_by: str | None) -> None:
+    """Record an end in order at `done` steps: all done, or stopped, by a signal's name or "time limit"."""
+    cause = "done" if stopped_by is None else _SIGNALS.get(stopped_by, "stopped")
+    _write(run, _ended(run, attempt, done, cause=cause, detail=stopped_by or "", ended=_now()))
+
+
+def note_failure(run: Path, number: int, rank: int, error: BaseException) -> None:
+    """Leave this rank's last words beside the record of attempt `number`; never raises."""
+    message = " ".join(f"{error}".split())
+    failure = Failure(
+        rank=rank,
+        host=socket.gethostname(),
+        when=time.time(),
+        cause=_cause(error),
+        detail=(message if isinstance(error, FmctError) else f"{type(error).__name__}: {message}")[:500],
+        exit_code=getattr(error, "exit_code", 1),
+        lost_another=not isinstance(error, FmctError) and any(part in message for part in _LOST),
+    )
+    try:
+        write_text(run / "attempts" / f"{number:04d}.rank-{rank:05d}.json", failure.model_dump_json())
+    except OSError as problem:
+        log.warning("rank %d: its failure is not on record: %s", rank, problem)
+
+
+def conclude(
+    run: Path,
+    cause: Cause = "killed",
+    detail: str = "",
+    failed_rank: int | None = None,
+    exit_code: int | None = None,
+) -> Attempt | None:
+    """Give the newest attempt its end, where it has none, and return it; None where the run has no attempt.
+
+    The caller must know that it is over. What ranks said when they failed counts more than `cause`; `stopped`
+    gives way to a `cause` that says by whom.
+    """
+    found = attempts(run)
+    if not found:
+        return None
+    attempt = found[-1]
+    if attempt.ended is not None:
+        if attempt.cause != "stopped" or cause not in _BY_WHOM:
+            return attempt
+        attempt = attempt.model_copy(update={"cause": cause})
+    else:
+        first = _first_failure(run, attempt)
+        if first is not None:
+            cause, detail = first.cause, first.detail
+            failed_rank, exit_code = first.rank, first.exit_code
+        elif (hung := _hung(run, attempt)) is not None:
+            cause, detail = "hang", f"rank {hung} wrote hangs/rank-{hung:05d}.txt"
+        done, when = _last_step(run, attempt)
+        facts = {"cause": cause, "detail": detail, "failed_rank": failed_rank, "exit_code": exit_code}
+        attempt = _ended(run, attempt, done, ended=when, **facts)
+    _write(run, attempt)
+    return attempt
+
+
+def last_figures(run: Path) -> dict[str, float]:
+    """The figures of the last step on record (metrics.jsonl); empty where there is none."""
+    try:
+        with (run / "metrics.jsonl").open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 65536))
+            lines = [line for line in stream.read().splitlines() if line.endswith(b"}")]
+    except OSError:
+        return {}
+    figures: dict[str, float] = json.loads(lines[-1]) if lines and lines[-1].startswith(b"{") else {}
+    return figures
+
+
+def _paths(run: Path) -> list[Path]:
+    return sorted((run / "attempts").glob("[0-9]" * 4 + ".json"))
+
+
+def _write(run: Path, attempt: Attempt) -> None:
+    write_text(run / "attempts" / f"{attempt.number:04d}.json", attempt.model_dump_json(indent=1) + "\n")
+
+
+def _ended(run: Path, attempt: Attempt, done: int, **facts: Any) -> Attempt:
+    return attempt.model_copy(update={"last_step": done, "saved_step": newest_step(run), **facts})
+
+
+def _cause(error: BaseException) -> Cause:
+    typed: tuple[tuple[type[BaseException], Cause], ...] = (
+        (NoRoomError, "no room"),
+        (DamagedDataError, "damaged data"),
+        (UnsoundError, "unsound"),
+        (FmctError, "refused"),
+    )
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
+    return next((cause for kind, cause in typed if isinstance(error, kind)), "no room" if full else "crash")
+
+
+def _first_failure(run: Path, attempt: Attempt) -> Failure | None:
+    """The failure that the others followed from; None where no rank could say anything of use."""
+    said = []
+    for path in (run / "attempts").glob(f"{attempt.number:04d}.rank-*.json"):
+        try:
+            said.append(Failure.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError):
+            continue
+    causes = [failure for failure in said if not failure.lost_another]
+    return min(causes, key=lambda failure: failure.when, default=None)
+
+
+def _hung(run: Path, attempt: Attempt) -> int | None:
+    for path in sorted((run / "hangs").glob("rank-*.txt")):
+        if path.stat().st_mtime >= attempt.began.timestamp():
+            return int(path.stem.removeprefix("rank-"))
+    return None
+
+
+def _last_step(run: Path, attempt: Attempt) -> tuple[int, datetime]:
+    """The last step that a killed attempt did, and when that was."""
+    figures = last_figures(run)
+    if figures.get("step", 0) >= attempt.first_step:
+        written = datetime.fromtimestamp((run / "metrics.jsonl").stat().st_mtime, UTC)
+        if written > attempt.began:
+            return int(figures["step"]), written
+    return attempt.first_step - 1, attempt.began
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

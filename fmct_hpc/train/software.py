@@ -1,0 +1,62 @@
+"""What code runs, and in what environment: the part of an attempt's record that explains another result."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import distributions, version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+GIT_SECONDS = 20.0
+"""Git on a slow shared file system; without an answer the commit is not recorded."""
+
+
+class Software(BaseModel):
+    """Code and environment of a process."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    """Of fmct-hpc."""
+    commit: str | None
+    """Of the checkout that runs; None where the code is an installed package, or Git is missing."""
+    modified: bool
+    """Whether tracked files of that checkout differ from the commit."""
+    python: str
+    platform: str
+    packages: dict[str, str]
+    """Every installed distribution and its version."""
+
+    @classmethod
+    def here(cls) -> "Software":
+        """That of this process."""
+        commit, modified = _checkout(Path(__file__).resolve().parents[1])
+        return cls(
+            version=version("fmct-hpc"),
+            commit=commit,
+            modified=modified,
+            python=platform.python_version(),
+            platform=platform.platform(),
+            packages=dict(sorted((found.name, found.version) for found in distributions() if found.name)),
+        )
+
+
+def _checkout(package: Path) -> tuple[str | None, bool]:
+    """Commit of the checkout that tracks `package`, and whether it was changed since."""
+    try:
+        # An environment may lie inside a repository that knows nothing of this code.
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        commit = _git(package, "rev-parse", "HEAD")
+        return commit, bool(_git(package, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, False
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ("git", "-C", str(folder), *arguments)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS, env=environment
+    )
+    return done.stdout.strip()

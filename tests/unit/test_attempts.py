@@ -1,0 +1,138 @@
+"""What a run folder says of its attempts, whoever could still write it."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from small_training import small_config
+
+from fmct_hpc.train import attempts
+from fmct_hpc.train.attempts import Attempt, begin, conclude, end, note_failure
+from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
+from shards.errors import DamagedDataError, NoRoomError
+
+DATA = DataFacts(
+    content_digest="c", dataset_digest="d", preprocess_digest="p", spacing_mm=(1, 1, 1), shards_digest="s"
+)
+LOST = "[../pair.cc:538] Connection closed by peer [10.0.0.7]:4321"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def start(run: Path, step: int = 0) -> Attempt:
+    return begin(run, small_config(Path("data")), DATA, ["n1", "n1", "n2", "n2"], step)
+
+
+def train_to(run: Path, step: int, saved: int) -> None:
+    checkpoint_path(run, saved).mkdir(parents=True, exist_ok=True)
+    (run / "metrics.jsonl").write_text("".join(f'{{"step": {s}, "loss": 1.5}}\n' for s in range(1, step + 1)))
+
+
+def test_an_attempt_tells_where_it_ran_with_what_and_from_which_step_to_which(run, monkeypatch):
+    for name, value in {"JOB_ID": "12", "PROCID": "0", "RESTART_COUNT": "3"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    attempt = start(run, step=4)
+    assert attempts.attempts(run) == [attempt]
+    train_to(run, 9, saved=9)
+    end(run, attempt, 9, "SIGUSR1")
+    (written,) = attempts.attempts(run)
+    assert written.hosts == {"n1": [0, 1], "n2": [2, 3]}
+    assert (written.world_size, written.slurm.job, written.slurm.restarts) == (4, "12", 3)
+    assert (written.first_step, written.last_step, written.steps, written.lost_steps) == (5, 9, 5, 0)
+    assert (written.cause, written.detail) == ("time limit", "SIGUSR1")
+    assert written.configuration["run"]["steps"] == 20
+    assert written.data == DATA
+    assert written.ended >= written.began
+
+
+def test_the_software_on_record_is_that_of_the_process(run):
+    software = start(run).software
+    assert software.version == version("fmct-hpc")
+    assert software.packages["torch"] == version("torch")
+    head = subprocess.run(
+        ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True
+    )
+    if head.returncode == 0:
+        assert software.commit == head.stdout.strip()
+
+
+def test_code_outside_a_checkout_has_no_commit(tmp_path):
+    """Even where its environment lies in the folder of another repository."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    package = tmp_path / "site-packages/fmct_hpc/train"
+    package.mkdir(parents=True)
+    source = Path(attempts.__file__).with_name("software.py")
+    (package / "software.py").write_text(source.read_text())
+    code = "import sys; sys.path[0] = '.'; from software import Software; print(Software.here().commit)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True)
+    assert told.stdout == "None\n"
+
+
+def test_the_next_attempt_concludes_a_killed_one(run):
+    start(run)
+    train_to(run, 9, saved=6)
+    start(run, step=6)
+    killed, next_one = attempts.attempts(run)
+    assert (killed.cause, killed.last_step, killed.saved_step, killed.lost_steps) == ("killed", 9, 6, 3)
+    assert killed.ended is not None
+    assert (next_one.number, next_one.first_step, next_one.ended) == (2, 7, None)
+    conclude(run)  # before its first step: the metrics are still those of the attempt before
+    assert attempts.attempts(run)[1].steps == 0
+
+
+def test_the_rank_that_failed_is_named_and_not_those_that_lost_it(run):
+    attempt = start(run)
+    note_failure(run, attempt.number, 0, RuntimeError(LOST))
+    note_failure(run, attempt.number, 2, DamagedDataError("shard-3.zarr: volume k: wrong CRC"))
+    concluded = conclude(run, "crash", exit_code=1)
+    assert (concluded.cause, concluded.failed_rank, concluded.exit_code) == ("damaged data", 2, 2)
+    assert concluded.detail == "shard-3.zarr: volume k: wrong CRC"
+
+
+def test_a_rank_that_said_nothing_is_known_by_its_launcher(run):
+    attempt = start(run)
+    note_failure(run, attempt.number, 0, RuntimeError(LOST))
+    concluded = conclude(run, "crash", "rank 1: killed by SIGKILL", failed_rank=1, exit_code=137)
+    assert (concluded.cause, concluded.failed_rank, concluded.exit_code) == ("crash", 1, 137)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (NoRoomError("disk full"), "no room"),
+        (OSError(28, "No space left on device"), "no room"),
+        (ValueError("x"), "crash"),
+    ],
+)
+def test_a_failure_has_its_cause(run, error, cause):
+    note_failure(run, start(run).number, 0, error)
+    assert conclude(run).cause == cause
+
+
+def test_a_hang_is_told_by_the_stacks_that_it_left(run):
+    start(run)
+    (run / "hangs").mkdir()
+    (run / "hangs/rank-00003.txt").write_text("stacks")
+    assert conclude(run, "crash", exit_code=70).cause == "hang"
+
+
+def test_only_what_explains_a_signal_replaces_a_recorded_end(run):
+    end(run, start(run), 0, "SIGTERM")
+    assert conclude(run).cause == "stopped"
+    assert conclude(run, "preempted").cause == "preempted"
+    assert conclude(run, "cancelled").cause == "preempted"
+
+
+def test_a_damaged_record_is_left_out_and_never_overwritten(run, caplog):
+    start(run)
+    first = run / "attempts/0001.json"
+    first.write_text(json.dumps({"format_version": 9}))
+    assert start(run).number == 2
+    assert [attempt.number for attempt in attempts.attempts(run)] == [2]
+    assert "0001.json" in caplog.text
