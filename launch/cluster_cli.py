@@ -7,6 +7,8 @@ import typer
 
 from launch.config import load
 from launch.site import Site
+from launch.watch_cli import watch_app
+from shards.atomic import write_text
 
 if TYPE_CHECKING:
     from launch.slurm import Job
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 launch_app = typer.Typer(
     help="Give stages to Slurm, with the arguments they have locally.", no_args_is_help=True
 )
+
+launch_app.add_typer(watch_app)
 
 SiteFile = Annotated[
     Path, typer.Option("--site", help="YAML of your cluster; copy launch/recipes/site-example.yaml.")
@@ -91,5 +95,6 @@ def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:
         typer.echo(describe(jobs))
         return
     folder = out / "slurm"
+    write_text(folder / "site.json", cluster.model_dump_json(indent=1))
     for job, number in zip(jobs, submit(jobs, folder, cluster), strict=True):
         typer.echo(f"{job.name}: job {number}, logs {folder}/{number}*.out")

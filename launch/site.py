@@ -42,5 +42,7 @@ class Site(_Section):
     """Most tasks of one array that run at a time."""
     array_size: Positive = 1000
     """Most tasks in one array (`scontrol show config | grep MaxArraySize`); more go into further arrays."""
+    backoff_seconds: Positive = 60
+    """How long a job that failed waits before its next start; doubled with each failure in a row."""
     warn_seconds: Annotated[int, Field(ge=1, le=65535)] = 120
     """How long before the time limit a job is told (SIGUSR2), so that training can save."""

@@ -2,7 +2,8 @@
 
 A job's state never comes from its pickle, which holds only a command line: each Slurm task turns itself into
 that command (exec). So Slurm's signals reach the stage and not submitit, which ignores SIGTERM and lets only
-rank 0 act. Training that saved on a signal exits with 75, and the batch script queues its own job again.
+rank 0 act. Training that saved on a signal exits with 75. When a job has ended in any way but well, its batch
+script asks launch/requeue.py, which queues it again or says why not.
 """
 
 import os
@@ -29,13 +30,10 @@ SETUP = (
     'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
     "export MASTER_ADDR=$(scontrol --oneliner show node \"$first\" | sed 's/.* NodeAddr=\\([^ ]*\\).*/\\1/')",
     "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
-)
-TEARDOWN = (
-    "code=$?",
-    # 75: saved on a signal. 15 or 143: ended by SIGTERM, that is preempted, but within its grace time, when
-    # Slurm takes it for failed. A cancelled job does not come here: scancel ends this script too.
-    'case $code in 75 | 15 | 143) scontrol requeue "$SLURM_JOB_ID" ;; esac',
-    'exit "$code"',
+    "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+    'export FMCT_LOG=$(scontrol show job "$job" | sed -n "s/^ *StdOut=//p")',
+    # Where in the log this start begins.
+    'echo "fmct: job $job, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"',
 )
 STRAGGLER_SECONDS = 120
 """Ranks end together; when one has ended, srun ends those that still wait for it after this long."""
@@ -50,6 +48,8 @@ class Job:
     resources: Resources
     nodes: int = 1
     tasks_per_node: int = 1
+    run: Path | None = None
+    """The run folder, of a training."""
 
 
 def preprocess_jobs(
@@ -70,7 +70,7 @@ def train_jobs(
     """One job of nodes × ranks_per_node ranks; a wrong configuration shows here, not in the queue."""
     load(TrainConfig, config, overrides).accumulation(nodes * ranks_per_node)
     command = _fmct("train", "--run", run, *_configuration(config, overrides))
-    return [Job("fmct-train", (command,), site.train, nodes, ranks_per_node)]
+    return [Job("fmct-train", (command,), site.train, nodes, ranks_per_node, run)]
 
 
 def probe_jobs(
@@ -141,6 +141,10 @@ def _executor(job: Job, folder: Path, site: Site, after: str | None) -> submitit
     except RuntimeError:
         raise FmctError("srun is not on the PATH: run this where jobs are submitted from") from None
     resources = job.resources
+    run = ("--run", job.run) if job.run else ()
+    again, ended = (
+        shlex.join(_fmct("launch", word, "--folder", folder, *run)) for word in ("before", "after")
+    )
     given: dict[str, Any] = {
         "partition": resources.partition,
         "qos": resources.qos,
@@ -159,8 +163,12 @@ def _executor(job: Job, folder: Path, site: Site, after: str | None) -> submitit
         signal_delay_s=site.warn_seconds,
         array_parallelism=site.width,
         stderr_to_stdout=True,
-        setup=[*site.setup, *SETUP],
-        teardown=list(TEARDOWN),
+        setup=[*site.setup, f'[ -z "${{SLURM_RESTART_COUNT:-}}" ] || {again} || exit 2', *SETUP],
+        teardown=[
+            "code=$?",
+            f'[ "$code" = 0 ] || {ended} --backoff {site.backoff_seconds} --code "$code"',
+            'exit "$code"',
+        ],
         # srun does not take the cores of a task from sbatch (since Slurm 22.05).
         srun_args=[f"--wait={STRAGGLER_SECONDS}", f"--cpus-per-task={resources.cpus_per_task}"],
         additional_parameters={"requeue": True, **resources.directives},

@@ -62,6 +62,7 @@ class SlurmJob(_Closed):
     """The job that an attempt runs in, as its environment tells."""
 
     job: str
+    """Of an array's task 12_3."""
     restarts: int
     """How often Slurm has started this job again."""
     cluster: str | None
@@ -70,14 +71,18 @@ class SlurmJob(_Closed):
     qos: str | None
     nodes: str | None
     """As Slurm writes it: n[1-4]."""
+    log: str | None
+    """The job's log, where its batch script tells (FMCT_LOG)."""
 
     @classmethod
     def here(cls) -> "SlurmJob | None":
         """That of this process; None outside Slurm."""
         tell = os.environ.get
         job = tell("SLURM_JOB_ID")
-        if job is None or "SLURM_PROCID" not in os.environ:
+        if job is None or "SLURM_PROCID" not in os.environ:  # srun and sbatch set both
             return None
+        if "SLURM_ARRAY_TASK_ID" in os.environ:  # the last task's SLURM_JOB_ID is that of the whole array
+            job = f"{tell('SLURM_ARRAY_JOB_ID')}_{tell('SLURM_ARRAY_TASK_ID')}"
         return cls(
             job=job,
             restarts=int(tell("SLURM_RESTART_COUNT") or 0),
@@ -86,6 +91,7 @@ class SlurmJob(_Closed):
             account=tell("SLURM_JOB_ACCOUNT"),
             qos=tell("SLURM_JOB_QOS"),
             nodes=tell("SLURM_JOB_NODELIST"),
+            log=tell("FMCT_LOG"),
         )
 
 

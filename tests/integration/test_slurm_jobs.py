@@ -106,11 +106,42 @@ def test_every_rank_is_told_before_the_time_limit_and_the_job_goes_on_until_done
     assert (tmp_path / "saved").read_text() == "3"
 
 
-def test_a_failing_rank_ends_the_job_as_failed_and_not_again(cluster, tmp_path):
-    job = Job("fails", (python("import sys; sys.exit(3)"),), SITE.train, nodes=2)
+def test_a_job_that_crashes_each_time_stops_after_two_tries_and_says_so(cluster, tmp_path):
+    source = "import os, sys, time; time.sleep(2 * int(os.environ['SLURM_PROCID'])); sys.exit(3)"
+    (number,) = submit([Job("fails", (python(source),), SITE.train, nodes=2)], tmp_path / "slurm", SITE)
+    assert cluster.wait(number) == "FAILED"
+    assert cluster.restarts(number) == 1
+    said = [line.split("E ", 1)[1] for line in logs(tmp_path / "slurm").splitlines() if " E job" in line]
+    assert said == [
+        f"job {number}: crash (rank 0 on n1: Exited with exit code 3): crash 2 times, so not queued again: "
+        "mend that and submit it again"
+    ]
+
+
+def test_a_mistake_is_not_tried_again(cluster, tmp_path):
+    job = Job("mistaken", (python("import sys; sys.exit(2)"),), SITE.train)
     (number,) = submit([job], tmp_path / "slurm", SITE)
     assert cluster.wait(number) == "FAILED"
     assert cluster.restarts(number) == 0
+
+
+def test_an_array_task_that_dies_each_time_leaves_the_others_alone(cluster, tmp_path):
+    """The last task's own job number is that of the whole array."""
+    source = """
+        import os, pathlib, signal, sys
+        with pathlib.Path(sys.argv[1]).open("a") as stream:
+            stream.write("started\\n")
+        if sys.argv[1].endswith("task2"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    array = Job("array", tuple(python(source, tmp_path / f"task{i}") for i in range(3)), SITE.preprocess)
+    after = Job("after", (python("pass"),), SITE.preprocess)
+    first, second = submit([array, after], tmp_path / "slurm", SITE)
+    assert cluster.wait(second) == "COMPLETED", logs(tmp_path / "slurm")
+    assert sorted(cluster.states(first)) == ["COMPLETED", "COMPLETED", "FAILED"]
+    starts = [(tmp_path / f"task{i}").read_text().count("started") for i in range(3)]
+    assert starts == [1, 1, 2], logs(tmp_path / "slurm")
+    assert "crash 2 times, so not queued again" in logs(tmp_path / "slurm")
 
 
 def preempt(cluster, folder: Path) -> None:

@@ -1,0 +1,119 @@
+"""Why a start of a job ended: from the code it left, from its log, from what Slurm says."""
+
+import re
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+from fmct_hpc.train.attempts import Cause
+from fmct_hpc.train.signals import EXIT_SAVED
+from fmct_hpc.train.watchdog import EXIT_HUNG
+from launch import scheduler
+from shards.errors import FmctError, NoRoomError
+
+LOG_BYTES = 1 << 20
+"""How much of a log's end is read for Slurm's words."""
+
+_BY_CODE: dict[int, Cause] = {
+    0: "done",
+    EXIT_SAVED: "stopped",
+    # The command was ended by SIGTERM, before it could save: preempted, in nearly all cases.
+    15: "preempted",
+    128 + signal.SIGTERM: "preempted",
+    EXIT_HUNG: "hang",
+    NoRoomError.exit_code: "no room",
+    FmctError.exit_code: "refused",
+}
+
+_SAID: tuple[tuple[str, Cause], ...] = (
+    ("DUE TO PREEMPTION", "preempted"),
+    ("DUE TO NODE FAILURE", "node failure"),
+    ("error: Node failure on", "node failure"),
+    ("DUE TO TIME LIMIT", "time limit"),
+    ("DUE TO JOB REQUEUE", "requeued"),
+)
+"""What slurmstepd and srun write to a job's log when Slurm ends it."""
+
+_STATES: dict[str, Cause] = {
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node failure",
+    "BOOT_FAIL": "node failure",
+    "REQUEUED": "requeued",
+    "CANCELLED": "cancelled",
+    "TIMEOUT": "time limit",
+    "OUT_OF_MEMORY": "crash",
+    "COMPLETED": "done",
+    "FAILED": "crash",
+}
+"""States of sacct(1)."""
+
+
+class Explained(NamedTuple):
+    """Why a start ended."""
+
+    cause: Cause
+    detail: str = ""
+    rank: int | None = None
+    code: int | None = None
+
+
+def by_code(code: int, log: str) -> Explained:
+    """Of a start whose batch script has lived to see its command's exit code; `log` is what it wrote."""
+    if code in _BY_CODE:
+        return Explained(_BY_CODE[code], _how(code), None, code)
+    rank, how = _first_rank(log)
+    if "error: Node failure on" in log:
+        return Explained("node failure", _line(log, "error: Node failure on"), None, code)
+    return Explained("crash", how or _how(code), rank, code)
+
+
+def by_slurm(job: str, nodes: list[str], log: str, start: int) -> Explained:
+    """Of start number `start` (0 the first) that Slurm ended together with its batch script."""
+    past = scheduler.accounted([job])
+    state = past[start].state if past is not None and len(past) > start else ""
+    if state in _STATES and state != "REQUEUED":  # which a preempted job is too, once it is queued again
+        return Explained(_STATES[state], f"Slurm: {state}")
+    for words, cause in _SAID:
+        if words in log:
+            return Explained(cause, _line(log, words))
+    if down := scheduler.nodes_down(nodes):
+        return Explained("node failure", f"down: {', '.join(down)}")
+    if state:
+        return Explained("requeued", "")
+    return Explained("killed", "Slurm does not say why" if past is None else "")
+
+
+def log_of_start(path: Path | None, job: str, start: int) -> str:
+    """What a job's log has of one start, from the line that its batch script begins with."""
+    if path is None:
+        return ""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, 2) - LOG_BYTES))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+    begins = f"fmct: job {job}, start {start},"
+    return text.rpartition(begins)[2].partition(f"fmct: job {job}, start {start + 1},")[0]
+
+
+def _first_rank(log: str) -> tuple[int | None, str]:
+    """The rank that srun names first as failed, and how."""
+    for nodes, ranks, how in re.findall(r"srun: error: (\S+): tasks? ([\d,\-]+): (.*)", log):
+        if f"exit code {EXIT_SAVED}" not in how:
+            rank = int(re.split("[,-]", ranks)[0])
+            return rank, f"rank {rank} on {nodes}: {how.strip()}"
+    return None, ""
+
+
+def _line(log: str, words: str) -> str:
+    line = next(line for line in log.splitlines() if words in line)
+    return line[line.index("error: ") + 7 :].strip(" *") if "error: " in line else line.strip()
+
+
+def _how(code: int) -> str:
+    if code in (0, EXIT_SAVED):
+        return ""
+    if 128 < code < 128 + signal.NSIG:
+        return f"a rank was killed by {signal.Signals(code - 128).name}"
+    return f"exit code {code}"

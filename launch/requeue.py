@@ -1,0 +1,224 @@
+"""Whether a job that has ended runs again: the one policy of every batch script here, and who carries it out.
+
+A batch script calls `before` when Slurm starts it again, and `after` with its command's exit code. An ending
+becomes a line of <folder>/<job>.endings.jsonl; the policy is a function of those lines.
+"""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
+from fmct_hpc.train.checkpoint import newest_step
+from launch import scheduler
+from launch.causes import Explained, by_code, by_slurm, log_of_start
+from shards.errors import FmctError
+
+log = logging.getLogger(__name__)
+
+FAILURES: dict[Cause, int] = {"crash": 2, "hang": 2, "killed": 3, "node failure": 4, "no room": 6}
+"""Causes after which another try may help, and how many of one kind at the same place are the last."""
+
+INTERRUPTIONS: tuple[Cause, ...] = ("preempted", "time limit", "requeued", "stopped")
+"""Causes that say nothing against the job."""
+
+MOST_FAILURES = 20
+"""Of a job in all, however far it comes between them."""
+
+MOST_IDLE = 10
+"""Interruptions of a run at the same place: its time does not suffice for anything."""
+
+BACKOFF_SECONDS = 60.0
+LONGEST_BACKOFF_SECONDS = 3600.0
+ANSWER_SECONDS = 600.0
+"""How long a job waits for a slurmctld that does not answer, before it gives up being queued again."""
+
+
+class Ending(BaseModel):
+    """How a start of a job ended."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job: str
+    start: int
+    """0 for the first, then Slurm's restart count."""
+    at: datetime
+    cause: Cause
+    detail: str = ""
+    code: int | None = None
+    progress: int | None = None
+    """Step of the newest checkpoint; None where the command is not a training."""
+
+
+class Verdict(NamedTuple):
+    """What the policy says."""
+
+    again: bool
+    wait: float
+    """Seconds until it may start."""
+    why: str
+
+
+def decide(endings: list[Ending], backoff: float = BACKOFF_SECONDS) -> Verdict:
+    """Judge the last of a job's endings, oldest first.
+
+    An interruption is queued again at once. A failure is queued again after `backoff` seconds, doubled with
+    each failure in a row, up to an hour, unless too many of its kind came at the same place. All else ends
+    the job.
+    """
+    last = endings[-1]
+    place = "" if last.progress is None else f" at the checkpoint of step {last.progress}"
+    here = _trailing(endings, lambda ending: ending.progress == last.progress)
+    if last.cause in INTERRUPTIONS:
+        idle = sum(e.cause in INTERRUPTIONS for e in here) - 1
+        if last.progress is None or idle == 0:
+            return Verdict(True, 0.0, "queued again")
+        if idle >= MOST_IDLE:
+            return Verdict(False, 0.0, f"interrupted {idle + 1} times in a row{place}: it gets no step done")
+        return _later(backoff, idle)
+    if last.cause not in FAILURES:
+        return Verdict(False, 0.0, "not queued again")
+    same = sum(e.cause == last.cause for e in here)
+    if same >= FAILURES[last.cause]:
+        why = f"{last.cause} {same} times{place}, so not queued again: mend that and submit it again"
+        return Verdict(False, 0.0, why)
+    if sum(e.cause in FAILURES for e in endings) >= MOST_FAILURES:
+        return Verdict(False, 0.0, f"failed {MOST_FAILURES} times in all, so not queued again")
+    return _later(backoff, len(_trailing(endings, lambda e: e.cause in FAILURES)))
+
+
+def before(folder: Path, run: Path | None) -> bool:
+    """Called by a batch script that Slurm has started again: whether it may go on.
+
+    Puts down how the start before it ended, if that could not do so itself.
+    """
+    job, start = _here()
+    endings = read(folder, job)
+    if endings and endings[-1].start == start - 1:
+        return True  # judged by `after`
+    attempt = _attempt(run, job, start - 1)
+    nodes = attempt.slurm.nodes if attempt and attempt.slurm else None
+    explained = by_slurm(
+        job, scheduler.hostnames(nodes) if nodes else [], log_of_start(_log_path(), job, start - 1), start - 1
+    )
+    verdict = decide([*endings, _put_down(folder, run, job, start - 1, explained)])
+    if not verdict.again:
+        log.error("job %s: start %d: %s: %s", job, start - 1, explained.detail, verdict.why)
+    return verdict.again
+
+
+def after(folder: Path, run: Path | None, code: int, backoff: float) -> None:
+    """Called by a batch script when its command has ended with `code`: queue the job again or say why not."""
+    # Slurm ends this process with the job that it queues again.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    job, start = _here()
+    facts = scheduler.jobs_known(job)
+    explained = by_code(code, log_of_start(_log_path(), job, start))
+    if facts and facts[0].state == "CANCELLED":
+        explained = explained._replace(cause="cancelled")
+    elif explained.cause == "stopped" and facts and facts[0].preempted:
+        explained = explained._replace(cause="preempted")
+    endings = read(folder, job)
+    ending = _put_down(folder, run, job, start, explained)
+    verdict = decide([*endings, ending], backoff)
+    what = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
+    if not verdict.again:
+        if ending.cause != "done":
+            log.error("job %s: %s: %s", job, what, verdict.why)
+        return
+    log.warning("job %s: %s: %s", job, what, verdict.why)
+    _queue_again(job, verdict.wait)
+
+
+def read(folder: Path, job: str) -> list[Ending]:
+    """The endings of a job, oldest first."""
+    path = _path(folder, job)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Ending.model_validate_json(line) for line in lines if line.endswith("}")]
+
+
+def _trailing(endings: list[Ending], holds: Callable[[Ending], bool]) -> list[Ending]:
+    """The last endings of which it holds, newest first."""
+    found = []
+    for ending in reversed(endings):
+        if not holds(ending):
+            break
+        found.append(ending)
+    return found
+
+
+def _later(backoff: float, failures: int) -> Verdict:
+    wait = min(backoff * 2 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
+    return Verdict(True, wait, f"queued again, to start in {wait:.0f} s")
+
+
+def _here() -> tuple[str, int]:
+    here = SlurmJob.here()
+    if here is None:
+        raise FmctError("not in a Slurm job: this is for batch scripts")
+    return here.job, here.restarts
+
+
+def _path(folder: Path, job: str) -> Path:
+    return folder / f"{job}.endings.jsonl"
+
+
+def _log_path() -> Path | None:
+    """Where Slurm writes this job's log; the batch scripts ask Slurm once."""
+    return Path(os.environ["FMCT_LOG"]) if os.environ.get("FMCT_LOG") else None
+
+
+def _attempt(run: Path | None, job: str, start: int) -> Attempt | None:
+    """What the run itself has on record of that start; None where it did not come so far."""
+    newest = attempts(run)[-1:] if run else []
+    return next((a for a in newest if a.slurm and (a.slurm.job, a.slurm.restarts) == (job, start)), None)
+
+
+def _put_down(folder: Path, run: Path | None, job: str, start: int, explained: Explained) -> Ending:
+    """Record an ending, for the policy and, of a training, in the run's own record; the latter knows more."""
+    cause, detail = explained.cause, explained.detail
+    try:
+        if run is not None and _attempt(run, job, start) is not None:
+            concluded = conclude(run, cause, detail, explained.rank, explained.code)
+            if concluded is not None and concluded.cause not in (None, "done"):
+                cause, detail = concluded.cause, concluded.detail
+    except OSError as error:
+        log.warning("%s: how this attempt ended is not on record: %s", run, error)
+    ending = Ending(
+        job=job,
+        start=start,
+        at=datetime.now(UTC),
+        cause=cause,
+        detail=detail,
+        code=explained.code,
+        progress=newest_step(run) if run else None,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _path(folder, job).open("a") as stream:
+            stream.write(ending.model_dump_json() + "\n")
+    except OSError as error:
+        log.warning("%s: how this start ended is not on record: %s", _path(folder, job), error)
+    return ending
+
+
+def _queue_again(job: str, wait: float) -> None:
+    """Have Slurm queue this very job again, which ends this process before long."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while trouble := scheduler.command("scontrol", "requeue", job):
+        if time.monotonic() > deadline:
+            log.error("job %s: Slurm does not queue it again (%s); submit it again", job, trouble)
+            return
+        time.sleep(5)
+    # A job that waits may be given a time before which it does not start.
+    if wait and (
+        trouble := scheduler.command("scontrol", "update", f"JobId={job}", f"StartTime=now+{wait:.0f}")
+    ):
+        log.warning("job %s: Slurm starts it again as soon as it can (%s)", job, trouble)

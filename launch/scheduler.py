@@ -1,0 +1,151 @@
+"""What Slurm says of jobs, by its own commands; nothing here fails where Slurm does not answer.
+
+`scontrol` (slurmctld) tells of jobs that wait, run, or ended a few minutes ago (MinJobAge); `sacct`
+(slurmdbd) of all, earlier starts of a requeued job included, where a site has accounting.
+"""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime
+
+ANSWER_SECONDS = 30.0
+"""A controller that restarts or is busy may take that long."""
+
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL")
+"""Base states of a job that will not go on by itself (squeue(1), JOB STATE CODES), with DEADLINE the last."""
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """One job, or the tasks of an array that Slurm still tells of in one record."""
+
+    job: str
+    """Slurm's number: 12; of an array task 12_3, of waiting ones 12_[4-9]."""
+    name: str
+    state: str
+    reason: str
+    """Why it waits; empty where it does not."""
+    nodes: str
+    restarts: int
+    start: datetime | None
+    """When it started, or is to start."""
+    preempted: bool
+    command: str
+    folder: str
+    log: str | None
+
+    @property
+    def array(self) -> str:
+        """The job's number without the array's task."""
+        return self.job.split("_")[0]
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """One start of a job, as accounting has it."""
+
+    job: str
+    state: str
+    """A word: CANCELLED for `CANCELLED by 1000`."""
+    exit_code: str
+    """code:signal"""
+    start: datetime | None
+    end: datetime | None
+    nodes: str
+
+
+def jobs_known(number: str | None = None) -> list[JobFacts] | None:
+    """Records of job `number`, or of all jobs that slurmctld knows; None where it does not answer.
+
+    A number that it no longer knows gives an empty list.
+    """
+    command = ["scontrol", "show", "job", *([number] if number else [])]
+    answer = _ask(command)
+    if answer is None:
+        return None
+    return [_job(record) for record in answer.split("\n\n") if "JobId=" in record]
+
+
+def accounted(numbers: list[str]) -> list[Accounted] | None:
+    """Every start of these jobs, oldest first; None where there is no accounting, or it does not answer."""
+    if not numbers:
+        return []
+    fields = "JobID,State,ExitCode,Start,End,NodeList"
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
+    answer = _ask([*command, "--jobs", ",".join(numbers), "--format", fields])
+    if answer is None:
+        return None
+    rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 5]
+    return [
+        Accounted(job, state.split()[0], code, _time(start), _time(end), nodes)
+        for job, state, code, start, end, nodes in rows
+    ]
+
+
+def nodes_down(names: list[str]) -> list[str] | None:
+    """Those of the nodes that are down or do not answer; None where slurmctld does not answer."""
+    if not names:
+        return []
+    answer = _ask(["scontrol", "--oneliner", "show", "node", ",".join(names)])
+    if answer is None:
+        return None
+    found = re.findall(r"NodeName=(\S+).*? State=(\S+)", answer)
+    return [name for name, state in found if "DOWN" in state or "NOT_RESPONDING" in state or "*" in state]
+
+
+def hostnames(nodes: str) -> list[str]:
+    """n[1-3] as n1, n2, n3; empty where Slurm's commands are missing."""
+    return (_ask(["scontrol", "show", "hostnames", nodes]) or "").split()
+
+
+def command(*words: str) -> str:
+    """Have Slurm do something; returns what it complains of, empty where it did it."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{words[0]}: {error}"
+    return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout or "failed").split())
+
+
+def _ask(words: list[str]) -> str | None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode and "nvalid job id" in done.stderr:
+        return ""
+    return None if done.returncode else done.stdout
+
+
+def _job(record: str) -> JobFacts:
+    """Read a record of `scontrol show job`: of some keys the value is the rest of the line."""
+    long: dict[str, str] = dict(re.findall(r"^\s*(Command|WorkDir|StdOut)=(.*)$", record, re.MULTILINE))
+    name = re.search(r"JobName=(.*)$", record, re.MULTILINE)
+    short: dict[str, str] = dict(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", record))
+    number: str = short.get("ArrayJobId") or short["JobId"]
+    if "ArrayTaskId" in short:
+        task = short["ArrayTaskId"].split("%")[0]
+        number += f"_{task}" if task.isdigit() else f"_[{task}]"
+    reason = short.get("Reason", "None")
+    return JobFacts(
+        job=number,
+        name=name.group(1) if name else "",
+        state=short.get("JobState", "UNKNOWN"),
+        reason="" if reason == "None" else reason,
+        nodes=short.get("NodeList", "").replace("(null)", ""),
+        restarts=int(short.get("Restarts", 0)),
+        start=_time(short.get("StartTime", "")),
+        preempted=short.get("PreemptTime", "None") != "None",
+        command=long.get("Command", ""),
+        folder=long.get("WorkDir", ""),
+        log=long.get("StdOut"),
+    )
+
+
+def _time(text: str) -> datetime | None:
+    """Slurm writes local time without a zone."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        return None

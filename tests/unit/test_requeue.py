@@ -1,0 +1,110 @@
+"""The policy of what runs again, and how a start's end is explained."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from launch import causes
+from launch.causes import by_code, by_slurm, log_of_start
+from launch.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, Ending, decide
+from launch.scheduler import Accounted
+
+
+def history(*endings: tuple[str, int | None]) -> list[Ending]:
+    return [
+        Ending(job="12", start=number, at=datetime.now(UTC), cause=cause, progress=progress)
+        for number, (cause, progress) in enumerate(endings)
+    ]
+
+
+@pytest.mark.parametrize("cause", ["preempted", "time limit", "requeued", "stopped"])
+@pytest.mark.parametrize("progress", [None, 10])
+def test_an_interruption_runs_again_at_once(cause, progress):
+    assert decide(history((cause, progress)))[:2] == (True, 0.0)
+
+
+@pytest.mark.parametrize("cause", ["done", "cancelled", "refused", "damaged data", "unsound"])
+def test_what_another_try_cannot_mend_does_not_run_again(cause):
+    assert not decide(history((cause, 10))).again
+
+
+@pytest.mark.parametrize("cause", FAILURES)
+@pytest.mark.parametrize("progress", [None, 0, 10])
+def test_a_failure_at_the_same_place_is_bounded_and_waits_longer_each_time(cause, progress):
+    most = FAILURES[cause]
+    verdicts = [decide(history(*[(cause, progress)] * n), backoff=60) for n in range(1, most + 1)]
+    assert [verdict.again for verdict in verdicts] == [True] * (most - 1) + [False]
+    assert [verdict.wait for verdict in verdicts[:-1]] == [60 * 2**n for n in range(most - 1)]
+
+
+def test_a_deterministic_crash_stops_after_two_tries_and_says_so():
+    assert decide(history(("crash", 10))).again
+    stopped = decide(history(("crash", 0), ("crash", 10), ("preempted", 10), ("crash", 10)))
+    assert not stopped.again
+    assert stopped.why.startswith("crash 2 times at the checkpoint of step 10, so not queued again")
+
+
+def test_a_failure_that_comes_further_each_time_is_bounded_too():
+    crashes = [("crash", step) for step in range(MOST_FAILURES)]
+    assert [decide(history(*crashes[:n])).again for n in (1, 5, MOST_FAILURES - 1)] == [True] * 3
+    assert decide(history(*crashes[:10])).wait == 3600
+    assert not decide(history(*crashes)).again
+
+
+def test_progress_between_failures_begins_the_count_anew_and_an_interruption_the_wait():
+    assert decide(history(("crash", 10), ("preempted", 20), ("crash", 20)), backoff=60)[:2] == (True, 60)
+
+
+def test_a_job_that_gets_no_time_to_come_further_does_not_storm():
+    """Its start takes longer than its time limit, say."""
+    interruptions = [("time limit", 10)] * (MOST_IDLE + 1)
+    waits = [decide(history(*interruptions[:n]), backoff=60).wait for n in range(1, MOST_IDLE + 1)]
+    assert waits == [0.0, *(min(60 * 2**n, 3600) for n in range(MOST_IDLE - 1))]
+    assert not decide(history(*interruptions)).again
+
+
+LOG = """\
+fmct: job 12, start 0, on n[1-2]
+srun: error: n1: tasks 0,2: Exited with exit code 75
+fmct: job 12, start 1, on n[1-2]
+srun: error: n2: task 3: Killed
+srun: error: n1: tasks 0-1: Exited with exit code 1
+fmct: job 12, start 2, on n[1-2]
+slurmstepd-n1: error: *** STEP 12.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO PREEMPTION ***
+"""
+
+
+def test_a_crash_names_the_rank_that_srun_names_first(tmp_path):
+    (tmp_path / "log").write_text(LOG)
+    part = log_of_start(tmp_path / "log", "12", 1)
+    assert "75" not in part
+    assert "PREEMPTION" not in part
+    assert by_code(137, part) == ("crash", "rank 3 on n2: Killed", 3, 137)
+    assert by_code(137, "") == ("crash", "a rank was killed by SIGKILL", None, 137)
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    {0: "done", 75: "stopped", 143: "preempted", 70: "hang", 73: "no room", 2: "refused", 1: "crash"}.items(),
+)
+def test_exit_codes_have_their_causes(code, cause):
+    assert by_code(code, "").cause == cause
+
+
+def test_without_accounting_the_log_and_the_nodes_explain_an_end(monkeypatch):
+    monkeypatch.setattr(causes.scheduler, "accounted", lambda jobs: None)
+    monkeypatch.setattr(causes.scheduler, "nodes_down", lambda nodes: [])
+    assert by_slurm("12", [], LOG, 2)[:2] == (
+        "preempted",
+        "STEP 12.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO PREEMPTION",
+    )
+    assert by_slurm("12", [], "", 2)[:2] == ("killed", "Slurm does not say why")
+    monkeypatch.setattr(causes.scheduler, "nodes_down", lambda nodes: ["n2"])
+    assert by_slurm("12", ["n1", "n2"], "", 2)[:2] == ("node failure", "down: n2")
+
+
+def test_accounting_explains_each_start(monkeypatch):
+    states = ["PREEMPTED", "NODE_FAIL", "RUNNING"]
+    starts = [Accounted("12", state, "0:0", None, None, "n1") for state in states]
+    monkeypatch.setattr(causes.scheduler, "accounted", lambda jobs: starts)
+    assert [by_slurm("12", [], "", n).cause for n in range(2)] == ["preempted", "node failure"]
