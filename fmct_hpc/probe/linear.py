@@ -1,0 +1,97 @@
+"""A linear classifier by stochastic gradients at many learning rates at once, as DINOv2 evaluates.
+
+Oquab et al. 2024, appendix B.3: SGD with momentum 0.9 and no weight decay, a cosine to zero, the rate chosen
+on validation. All rates and labels that share training volumes see the same batches, so they are the columns
+of one matrix.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from fmct_hpc.config import Positive
+from fmct_hpc.probe.problem import Fitted, Problem, log_loss, standardised
+from fmct_hpc.train.schedules import cosine
+
+_ORDER = int.from_bytes(b"order")
+
+
+class LinearConfig(BaseModel):
+    """The linear classifier."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = (
+        *(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
+        *(2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
+    )
+    """DINOv2's thirteen, for its global batch of 1024."""
+    steps: Positive = 1000
+    batch: Positive = 128
+    """More volumes than that a step gain little on a thousand volumes; rates are scaled by batch / 256."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+def linear(
+    features: NDArray[np.floating[Any]], problems: Sequence[Problem], config: LinearConfig
+) -> list[Fitted]:
+    """Train every problem at every rate, and keep the rate of least `log_loss` on validation."""
+    fitted: list[Fitted | None] = [None] * len(problems)
+    shared: dict[tuple[bytes, bytes, int], list[int]] = {}
+    for number, problem in enumerate(problems):
+        same = (problem.unlabelled.tobytes(), problem.train.tobytes(), problem.seed)
+        shared.setdefault(same, []).append(number)
+    ready: tuple[bytes, Tensor] | None = None
+    for (unlabelled, _, _), group in shared.items():
+        if ready is None or ready[0] != unlabelled:
+            ready = unlabelled, torch.from_numpy(standardised(features, problems[group[0]].unlabelled))
+        for i, found in zip(group, _train(ready[1], [problems[i] for i in group], config), strict=True):
+            fitted[i] = found
+    return [found for found in fitted if found is not None]
+
+
+def _train(x: Tensor, problems: Sequence[Problem], config: LinearConfig) -> list[Fitted]:
+    """Problems of the same training volumes and seed; column r · K + k is rate r of problem k."""
+    rows, seed = problems[0].train, problems[0].seed
+    labels = torch.from_numpy(np.stack([p.labels[rows] for p in problems], axis=1)).float()
+    count, batch = len(problems), min(config.batch, len(rows))
+    rates = torch.tensor(config.learning_rates) * (batch / 256)
+    lr = rates.repeat_interleave(count)
+    x_train, y = x[rows], labels.repeat(1, len(rates))
+    w = torch.zeros(x.shape[1] + 1, y.shape[1])
+    velocity = torch.zeros_like(w)
+    for step, places in enumerate(_batches(len(rows), batch, config.steps, seed)):
+        inputs = x_train[places]
+        residual = (torch.sigmoid(inputs @ w[:-1] + w[-1]) - y[places]) / batch
+        velocity.mul_(config.momentum)
+        velocity[:-1].addmm_(inputs.T, residual)
+        velocity[-1] += residual.sum(dim=0)
+        w -= cosine(1.0, 0.0, step / config.steps) * lr * velocity
+    w = w.reshape(len(w), len(rates), count)
+    fitted = []
+    for k, problem in enumerate(problems):
+
+        def probabilities(places: NDArray[np.int64], w: Tensor = w[:, :, k]) -> NDArray[np.float64]:
+            return torch.sigmoid((x[places] @ w[:-1] + w[-1]).double()).T.numpy()
+
+        on_validation = probabilities(problem.validation)
+        best = int(np.argmin(log_loss(on_validation, problem.labels[problem.validation])))
+        scores = probabilities(problem.scored)[best]
+        chosen = {"learning_rate": config.learning_rates[best]}
+        fitted.append(Fitted(on_validation[best], scores, chosen))
+    return fitted
+
+
+def _batches(count: int, batch: int, steps: int, seed: int) -> list[Tensor]:
+    """Places among `count` rows for each step: permutations of all, end to end."""
+    epochs = -(-steps * batch // count)
+    orders = [
+        np.random.Generator(np.random.Philox(key=[seed, _ORDER], counter=[0, 0, 0, epoch])).permutation(count)
+        for epoch in range(epochs)
+    ]
+    return list(torch.from_numpy(np.concatenate(orders)[: steps * batch]).split(batch))
