@@ -160,6 +160,9 @@ class ObjectiveConfig(_Section):
     koleo_weight: Annotated[float, Field(ge=0)] = 0.0
     """Spreads the CLS tokens of a micro-batch over all ranks (Oquab et al. 2024, DINOv2: 0.1); the reference
     has none."""
+    final_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Weights that parts reach at the last step, along a cosine; parts not named here keep theirs (the
+    papers' are constant)."""
     student_temperature: Annotated[float, Field(gt=0)] = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.04)
     """Start and end of the linear warm-up (Caron et al. 2021: 0.04, raised only if stable)."""
@@ -187,6 +190,12 @@ class ObjectiveConfig(_Section):
     """One head for CLS and patches (iBOT), or one each (DINOv2: better at scale)."""
 
     @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each part that is built, by its name."""
+        weights = {name: getattr(self, f"{name}_weight") for name in ("dino", "ibot", "koleo", "mae")}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    @property
     def distils(self) -> bool:
         """Whether a part learns from the teacher."""
         return bool(self.dino_weight or self.ibot_weight)
@@ -195,6 +204,10 @@ class ObjectiveConfig(_Section):
     def _something_to_learn(self) -> "ObjectiveConfig":
         if not (self.distils or self.mae_weight):
             raise ValueError("objective.dino_weight, mae_weight and ibot_weight are all 0: nothing to learn")
+        for part in self.final_weights:
+            if part not in self.weights:
+                built = ", ".join(self.weights)
+                raise ValueError(f"objective.final_weights: {part} has no weight above 0; {built} have")
         if self.ibot_weight and self.ibot_shared_head and not self.dino_weight:
             raise ValueError(
                 "objective.ibot_shared_head shares DINO's: objective.dino_weight must be above 0"

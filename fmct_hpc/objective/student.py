@@ -49,11 +49,17 @@ class Student(nn.Module):
         self.decoder = MaeDecoder(model, channels, size) if objective.mae_weight else None
 
     def forward(
-        self, views: Tensor, targets: Scores, draws: Draws, freeze_prototypes: bool = False
+        self,
+        views: Tensor,
+        targets: Scores,
+        draws: Draws,
+        freeze_prototypes: bool = False,
+        weights: dict[str, float] | None = None,
     ) -> Losses:
         """L = Σ weight · L over the parts.
 
         views: (V, B, C, S, S, S), the global ones first. targets: from the teacher, for DINO and iBOT.
+        weights: of the parts at this step; None: those that the run begins with.
         """
         parts: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
@@ -77,7 +83,7 @@ class Student(nn.Module):
             parts["koleo"] = koleo_loss(cls[:GLOBAL_VIEWS])
         if self.decoder is not None:
             parts["mae"] = self._reconstruction_loss(views[0], draws)
-        weights = {name: getattr(self.objective, f"{name}_weight") for name in parts}
+        weights = weights or self.objective.weights
         total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
         return Losses(total, parts, signs)
 

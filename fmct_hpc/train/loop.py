@@ -66,7 +66,7 @@ class Training:
         for batch, drawn, targets in zip(batches, draws, self._targets(batches, draws, now), strict=True):
             if losses:
                 self.engine.step()  # tells DeepSpeed that the last micro-batch is over
-            losses.append(self.engine(batch.views, targets, drawn, now.freeze_prototypes))
+            losses.append(self.engine(batch.views, targets, drawn, now.freeze_prototypes, now.weights))
             self.engine.backward(losses[-1].total)
         figures, stop = self._agree(losses, batches, stop)
         figures["gradient_norm"] = update(self.engine, now)

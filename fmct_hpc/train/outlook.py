@@ -14,7 +14,7 @@ from fmct_hpc.model.size import (
     tokens_a_volume,
     training_flops,
 )
-from fmct_hpc.train.schedules import StepSettings, settings
+from fmct_hpc.train.schedules import settings
 from fmct_hpc.train.throughput import PEAK_TFLOPS
 from shards import Dataset
 from shards.atomic import atomic_path
@@ -100,14 +100,14 @@ def daly_interval(save_seconds: float, failure_seconds: float) -> float:
 def plot_schedules(config: TrainConfig, path: Path) -> None:
     """Every scheduled value over the steps, as a PNG."""
     steps = range(0, config.run.steps, max(1, config.run.steps // 1000))
-    values = [settings(config, step) for step in steps]
-    figure = Figure(figsize=(9, 5.4), layout="constrained")
-    axes = figure.subplots(2, -(-len(StepSettings._fields) // 2)).ravel()
+    values = [settings(config, step).figures() for step in steps]
+    figure = Figure(figsize=(12, 5.4), layout="constrained")
+    axes = figure.subplots(2, -(-len(values[0]) // 2)).ravel()
     for axis in axes:
         axis.set_visible(False)
-    for axis, name in zip(axes, StepSettings._fields, strict=False):
+    for axis, name in zip(axes, values[0], strict=False):
         axis.set_visible(True)
-        axis.plot(steps, [float(getattr(value, name)) for value in values])
+        axis.plot(steps, [value[name] for value in values])
         axis.set_title(name.replace("_", " "))
         axis.set_xlabel("step")
     with atomic_path(path) as temporary:

@@ -18,10 +18,14 @@ class StepSettings(NamedTuple):
     """Of the teacher: what it keeps of itself."""
     teacher_temperature: float
     freeze_prototypes: bool
+    weights: dict[str, float]
+    """Of the objective's parts, by name."""
 
     def figures(self) -> dict[str, float]:
         """As they are recorded."""
-        return {name: float(value) for name, value in self._asdict().items()}
+        values = self._asdict()
+        weights = {f"{part}_weight": weight for part, weight in values.pop("weights").items()}
+        return {name: float(value) for name, value in (values | weights).items()}
 
 
 def settings(config: TrainConfig, step: int) -> StepSettings:
@@ -36,6 +40,10 @@ def settings(config: TrainConfig, step: int) -> StepSettings:
             *objective.teacher_temperature, ramp(step, steps * objective.teacher_warmup)
         ),
         freeze_prototypes=step < steps * objective.freeze_prototypes,
+        weights={
+            part: cosine(weight, objective.final_weights.get(part, weight), progress)
+            for part, weight in objective.weights.items()
+        },
     )
 
 

@@ -38,6 +38,11 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("data: {path: d}", ["steps"], ["'steps'", "section.key=value"]),
         ("data: {path: d}", ["data.view_size=95"], ["view_size", "multiple of model.patch_size"]),
         ("data: {path: d}", ["objective.mae_weight=0", "objective.dino_weight=0"], ["nothing to learn"]),
+        (
+            "data: {path: d}",
+            ["objective.final_weights={koleo: 1}"],
+            ["final_weights", "koleo", "dino, mae have"],
+        ),
         ("data: {path: d}", ["model.width=96"], ["model", "depth", "heads", "give model.size"]),
         ("data: {path: d}", ["model.size=L", "model.width=96"], ["model.width=96", "size=L", "1024"]),
         ("data: {path: d}", ["model.size=XL"], ["override model.size", "'S', 'B' or 'L'", "'XL'"]),

@@ -225,14 +225,20 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
         require_compiler(EngineConfig(compile=True))
 
 
-def forward(student: Student, settings: TrainConfig, freeze: bool = False, step: int = 0) -> Losses:
+def forward(
+    student: Student,
+    settings: TrainConfig,
+    freeze: bool = False,
+    step: int = 0,
+    weights: dict[str, float] | None = None,
+) -> Losses:
     """The student's losses on fixed views and targets."""
     draws = draw(settings, step, np.array([3, 8]))
     generator = torch.Generator().manual_seed(2)
     cls = torch.softmax(torch.rand(2, 2, 24, generator=generator) * 9, -1)
     hidden = len(draws.masked.numbers) if draws.masked else 0
     patches = torch.softmax(torch.rand(hidden, 24, generator=generator) * 9, -1)
-    return student(views(4, 2), Scores(cls, patches), draws, freeze)
+    return student(views(4, 2), Scores(cls, patches), draws, freeze, weights)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +269,10 @@ def test_every_parameter_that_is_built_is_trained(parts: set[str], shared: bool)
     for name, parameter in student.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-    assert losses.total.item() == pytest.approx(0.5 * sum(loss.item() for loss in losses.parts.values()))
+    whole = sum(loss.item() for loss in losses.parts.values())
+    assert losses.total.item() == pytest.approx(0.5 * whole)
+    later = forward(student, settings, weights=dict.fromkeys(parts, 0.25))
+    assert later.total.item() == pytest.approx(0.25 * whole)
 
 
 def test_frozen_prototypes_get_a_gradient_of_zero_and_give_the_same_loss() -> None:

@@ -30,3 +30,12 @@ def test_the_others_go_from_their_start_to_their_end() -> None:
     assert last.momentum == pytest.approx(1, abs=1e-7)
     frozen = [settings(config(objective=objective), step).freeze_prototypes for step in range(12)]
     assert frozen == [True] * 10 + [False] * 2
+
+
+def test_the_weights_of_parts_go_where_the_recipe_says_and_others_stay() -> None:
+    objective = {"mae_weight": 2.0, "koleo_weight": 0.1, "final_weights": {"mae": 0.5}}
+    first, middle, last = (settings(config(objective=objective), step).weights for step in (0, 500, 999))
+    assert first == {"dino": 1.0, "koleo": 0.1, "mae": 2.0}
+    assert middle == pytest.approx({"dino": 1.0, "koleo": 0.1, "mae": 1.25})
+    assert last["mae"] == pytest.approx(0.5, abs=1e-4)
+    assert settings(config(objective=objective), 0).figures()["mae_weight"] == 2.0
