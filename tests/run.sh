@@ -47,4 +47,4 @@ else
 fi
 
 step "tests"
-pytest "$@"
+pytest --durations=25 "$@"
