@@ -297,6 +297,10 @@ def report(
     run: Annotated[Path, typer.Option(help="Run folder of `fmct train`, finished or not.")],
     data: Annotated[Path | None, typer.Option(help="Output folder of `fmct preprocess`.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Output folder of `fmct probe`.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Feature store, for a map of the volumes.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="What `fmct labels` wrote, to colour the map by.")
+    ] = None,
 ) -> None:
     """Write all about a run as one self-contained page (OUT.html) and as a model card (OUT.md).
 
@@ -305,7 +309,7 @@ def report(
     """
     from launch.report import report as write_report
 
-    card = write_report(out, run, data, probe)
+    card = write_report(out, run, data, probe, features, labels)
     typer.echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")
 
 

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from fmct_hpc.probe.labels import LabelTable
+from fmct_hpc.probe.store import FeatureStore
 from launch.report.card import limits, use
 from launch.report.data import Data
 from launch.report.document import Cell, Document, Facts, Section, Text, cell, facts
+from launch.report.embedding import embedding
 from launch.report.probe import Probes
 from launch.report.provenance import provenance
 from launch.report.training import Training
@@ -12,11 +15,19 @@ from shards.atomic import write_text
 from shards.errors import FmctError
 
 
-def report(out: Path, run: Path, data: Path | None, probe: Path | None) -> Path:
+def report(
+    out: Path,
+    run: Path,
+    data: Path | None = None,
+    probe: Path | None = None,
+    features: Path | None = None,
+    labels: Path | None = None,
+) -> Path:
     """Write the page to `out` and the model card beside it; returns the model card's path.
 
-    run, data, probe: output folders of `fmct train`, `fmct preprocess` and `fmct probe`. A part whose
-    folder is None is left out with a line that says so. The same input gives the same bytes.
+    run, data, probe: output folders of `fmct train`, `fmct preprocess` and `fmct probe`; features: a
+    feature store; labels: the table of `fmct labels`, to colour the map of features by. A part whose folder
+    is None is left out with a line that says so. The same input gives the same bytes.
 
     Raises FmctError that names the missing file and the command that makes it.
     """
@@ -37,6 +48,7 @@ def report(out: Path, run: Path, data: Path | None, probe: Path | None) -> Path:
             probes.section()
             if probes
             else _left_out("Evaluation", "no output folder of `fmct probe`", "--probe"),
+            _embedding(features, labels, volumes),
             limits(training, volumes, probes),
             provenance(training, volumes, probes),
         ),
@@ -45,6 +57,13 @@ def report(out: Path, run: Path, data: Path | None, probe: Path | None) -> Path:
     write_text(card, document.markdown(out.name))
     write_text(out, document.html())
     return card
+
+
+def _embedding(features: Path | None, labels: Path | None, data: Data | None) -> Section:
+    if features is None:
+        return _left_out("Embedding", "no feature store", "--features")
+    table = LabelTable.read(labels) if labels else None
+    return embedding(FeatureStore.open(features), data.volumes if data else None, table)
 
 
 def _left_out(title: str, what: str, option: str) -> Section:

@@ -4,6 +4,7 @@ from typing import Any
 
 import yaml
 
+from fmct_hpc.train.checkpoint import DataFacts
 from launch.report.data import Data
 from launch.report.document import Block, Code, Section, Text, facts
 from launch.report.probe import Probes
@@ -12,7 +13,7 @@ from launch.report.training import Training
 
 def provenance(training: Training, data: Data | None, probes: Probes | None) -> Section:
     """Digests of weights and data, versions of the code, and the configuration without paths."""
-    checkpoint, encoder = training.checkpoint, training.encoder
+    checkpoint, encoder, learned = training.checkpoint, training.encoder, training.data
     digests: dict[str, str | None] = {
         "encoder.safetensors, SHA-256": training.encoder_digest,
         "encoder's step": f"{encoder.step:,}" if encoder else None,
@@ -20,49 +21,60 @@ def provenance(training: Training, data: Data | None, probes: Probes | None) -> 
         "encoder's code version": encoder.code_version if encoder else None,
     }
     if checkpoint:
+        digests |= {"newest checkpoint, digest": checkpoint.digest, "its step": f"{checkpoint.step:,}"}
+        digests |= {f"version of {name}": version for name, version in checkpoint.versions.items()}
+    if learned:
         digests |= {
-            "newest checkpoint's step": f"{checkpoint.step:,}",
-            "newest checkpoint's digest": checkpoint.digest,
-            "voxels of the training data, content digest": checkpoint.data.content_digest,
-            "dataset of the training data": checkpoint.data.dataset_digest,
-            "preprocessing configuration": checkpoint.data.preprocess_digest,
-            **{f"version of {name}": version for name, version in checkpoint.versions.items()},
+            "training volumes, digest of voxels": learned.content_digest,
+            "training volumes, digest of the dataset": learned.dataset_digest,
+            "training volumes, digest of their preprocessing": learned.preprocess_digest,
         }
     blocks: list[Block] = [facts("What this report is about", digests)]
     if not encoder:
         blocks.append(Text("The run has exported no encoder yet."))
     if not checkpoint:
-        blocks.append(
-            Text("The run has no checkpoint yet, so that the digests of its data are not recorded.")
-        )
-    if data and checkpoint:
-        blocks.append(_same_data(training, data))
+        blocks.append(Text("The run has no checkpoint yet."))
+    if data and learned:
+        blocks.append(_same_data(learned, data))
     if probes and encoder and probes.result.encoder_digest != training.encoder_digest:
-        what = "The probes are of another encoder than the run's at its end: of step "
-        blocks.append(
-            Text(f"{what}{probes.result.step:,}, SHA-256 {probes.result.encoder_digest}.", warning=True)
-        )
+        what = f"The probes are not of the run's encoder but of one at step {probes.result.step:,}, SHA-256 "
+        blocks.append(Text(f"{what}{probes.result.encoder_digest}.", warning=True))
+    blocks += _software(training)
     configuration = without_paths(training.config.model_dump(mode="json"))
     recipe = yaml.safe_dump(configuration, sort_keys=False, default_flow_style=None, width=100)
     return Section("Provenance", (*blocks, Code("Configuration of training, as resolved", recipe)))
 
 
-def _same_data(training: Training, data: Data) -> Text:
+def _software(training: Training) -> list[Block]:
+    """The code that each attempt ran, and the last one's packages."""
+    if not training.attempts:
+        return []
+    rows: dict[str, list[str]] = {}
+    for attempt in training.attempts:
+        software = attempt.software
+        commit = software.commit or "none: an installed package"
+        code = f"{software.version}, commit {commit}" + (", with changes" if software.modified else "")
+        rows.setdefault(f"{code}, Python {software.python}", []).append(str(attempt.number))
+    codes = facts("Code, by attempt", {", ".join(numbers): code for code, numbers in rows.items()})
+    packages = training.attempts[-1].software.packages
+    listed = "\n".join(f"{name}=={version}" for name, version in packages.items())
+    return [codes, Code("Packages of the last attempt", listed)]
+
+
+def _same_data(learned: DataFacts, data: Data) -> Text:
     """Whether the data section is about the volumes that the run learned from."""
-    assert training.checkpoint, "asked only where there is one"
-    facts = training.checkpoint.data
-    if facts.dataset_digest in {dataset.digest for dataset in data.datasets}:
+    if learned.dataset_digest in {dataset.digest for dataset in data.datasets}:
         return Text("The run was trained on the very dataset that the data section describes.")
-    if facts.preprocess_digest in {dataset.config_digest for dataset in data.datasets}:
+    if learned.preprocess_digest in {dataset.config_digest for dataset in data.datasets}:
         return Text(
             "The run was trained on another dataset than the one that the data section describes, of the "
             "same preprocessing: a part of it, or more.",
             warning=True,
         )
-    what = (
-        "The data section describes volumes of another preprocessing than those that the run was trained on."
+    return Text(
+        "The data section describes volumes of another preprocessing than those that the run was trained on.",
+        warning=True,
     )
-    return Text(what, warning=True)
 
 
 def without_paths(value: Any) -> Any:

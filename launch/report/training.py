@@ -3,20 +3,22 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import parameter_counts
-from fmct_hpc.train.checkpoint import MANIFEST, Manifest
+from fmct_hpc.train.attempts import attempts
+from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest
 from fmct_hpc.train.export import EncoderInfo
 from fmct_hpc.train.health import Health
+from launch.report.attempts import attempts_section
 from launch.report.document import Block, Facts, Gallery, Picture, Section, Text, cell, facts, table
-from launch.report.figures import picture, svg, themed
+from launch.report.figures import DIM, picture, svg, themed
 from shards.errors import FmctError
 from shards.info import sha256
 
@@ -64,6 +66,7 @@ class Training:
         self.metrics = [json.loads(line) for line in lines if line.endswith("}")]
         if not self.metrics:
             raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report a run that has begun")
+        self.attempts = attempts(run)
         manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"))
         self.checkpoint = Manifest.model_validate_json(manifests[-1].read_bytes()) if manifests else None
         exported = run / "encoder.json"
@@ -75,10 +78,21 @@ class Training:
         """Steps that are done."""
         return int(self.metrics[-1]["step"])
 
+    @property
+    def data(self) -> DataFacts | None:
+        """What identifies the volumes that it learns from; None where neither attempt nor checkpoint says."""
+        if self.attempts:
+            return self.attempts[-1].data
+        return self.checkpoint.data if self.checkpoint else None
+
     def sections(self) -> list[Section]:
         """Training, and what it looked at."""
         return [
-            Section("Training", (self._recipe(), *self._curves()), (self._health(),)),
+            Section(
+                "Training",
+                (self._recipe(), *self._curves()),
+                (self._health(), attempts_section(self.attempts)),
+            ),
             self._pictures("Reconstructions", RECONSTRUCTIONS, "the objective has no MAE, or no"),
             self._pictures("Attention", ATTENTION, "no"),
         ]
@@ -110,14 +124,16 @@ class Training:
 
     def _curves(self) -> list[Block]:
         steps = np.array([row["step"] for row in self.metrics])
+        restarts = [attempt.first_step for attempt in self.attempts[1:]]
         panels = []
         for number, (title, names) in enumerate(CURVES.items()):
             curves = {name: self._column(name) for name in names}
             known = {name: values for name, values in curves.items() if np.isfinite(values).any()}
             if known:
-                panels.append(Picture(_panel(f"curve{number}", title, steps, known), title))
+                panels.append(Picture(_panel(f"curve{number}", title, steps, known, restarts), title))
         many = "" if len(steps) <= POINTS else " Lines are means of neighbouring steps, bands their extremes."
-        return [Text(f"Steps {steps[0]:,} to {steps[-1]:,}.{many}"), Gallery(tuple(panels))]
+        dotted = " Dotted lines are where an attempt went on." if restarts else ""
+        return [Text(f"Steps {steps[0]:,} to {steps[-1]:,}.{many}{dotted}"), Gallery(tuple(panels))]
 
     def _column(self, name: str) -> NDArray[np.float64]:
         """A metric of every step, NaN where it was not recorded or not finite."""
@@ -140,12 +156,14 @@ class Training:
             blocks.append(Text(f"No sign of collapse lasted {lasted}."))
         if skipped:
             steps = ", ".join(f"{step:,}" for step in skipped[:10]) + (" …" if len(skipped) > 10 else "")
-            what = f"{len(skipped)} steps were not finite and changed nothing: {steps}."
+            were = "1 step was" if len(skipped) == 1 else f"{len(skipped):,} steps were"
+            what = f"{were} not finite and changed nothing: {steps}."
             blocks.append(Text(what, warning=True))
         else:
             blocks.append(Text("Every step was finite."))
         if damaged:
-            blocks.append(Text(f"{damaged:,} damaged volumes were skipped for others.", warning=True))
+            what = f"In place of damaged volumes others were taken, {damaged:,} times."
+            blocks.append(Text(what, warning=True))
         return Section("Health", tuple(blocks))
 
     def _pictures(self, title: str, caption: str, why_none: str) -> Section:
@@ -168,7 +186,13 @@ def _read(path: Path) -> str:
         raise FmctError(f"{path}: not there; is {path.parent} a run folder of `fmct train`?") from None
 
 
-def _panel(name: str, title: str, steps: NDArray[np.int64], curves: dict[str, NDArray[np.float64]]) -> Any:
+def _panel(
+    name: str,
+    title: str,
+    steps: NDArray[np.int64],
+    curves: dict[str, NDArray[np.float64]],
+    restarts: list[int],
+) -> Markup:
     described = []
     with themed():
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
@@ -180,6 +204,8 @@ def _panel(name: str, title: str, steps: NDArray[np.int64], curves: dict[str, ND
                 axes.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
             finite = values[np.isfinite(values)]
             described.append(f"{label.replace('_', ' ')} from {finite[0]:.4g} to {finite[-1]:.4g}")
+        for step in restarts:
+            axes.axvline(step, color=DIM, linewidth=0.8, linestyle=":")
         axes.set_xlabel("step")
         if len(curves) > 1:
             axes.legend()

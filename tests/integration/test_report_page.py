@@ -1,0 +1,302 @@
+"""The report in a real browser: it asks nothing of a network, shows all, sorts, and reads in any light."""
+
+import base64
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+from report_run import HOSTILE, SCANNERS, Inputs, write_inputs
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from launch.report import report
+
+MEGABYTE = 10**6
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def page(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    report(out, **inputs._asdict())
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    """Headless Chromium; without it tests skip, and fail in CI."""
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if None in programs.values():
+        problem = f"not installed: {', '.join(name for name, path in programs.items() if not path)}"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(problem)
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs["chromium"])
+    # Chromium refuses its sandbox to root, and containers have little shared memory.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(programs["chromedriver"]))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def shown(browser: webdriver.Chrome, page: Path) -> webdriver.Chrome:
+    """The page as it is opened from disk, on a wide and light screen."""
+    appear(browser, scheme="light")
+    browser.get(page.as_uri())
+    return browser
+
+
+def appear(
+    browser: webdriver.Chrome, scheme: str = "light", media: str = "screen", width: int = 1280
+) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def complaints(browser: webdriver.Chrome, page: Path) -> list[str]:
+    """What the console says, and what a freshly opened page asks for beside itself."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(page.as_uri())
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert page.as_uri() in asked, "the log shows requests"
+    others = [url for url in asked if url != page.as_uri() and not url.startswith("data:")]
+    return others + [entry["message"] for entry in browser.get_log("browser")]
+
+
+def column(table: WebElement, number: int) -> list[str]:
+    return [
+        cell.text for cell in table.find_elements(By.CSS_SELECTOR, f"tbody tr > :nth-child({number + 1})")
+    ]
+
+
+def table_of(browser: webdriver.Chrome, caption: str) -> WebElement:
+    [table] = browser.find_elements(By.XPATH, f"//table[caption[starts-with(., '{caption}')]]")
+    return table
+
+
+def test_it_asks_nothing_of_a_network_and_the_console_is_silent(
+    browser: webdriver.Chrome, page: Path, tmp_path: Path
+) -> None:
+    assert complaints(browser, page) == []
+    assert page.stat().st_size < 5 * MEGABYTE
+    # What it would look like if it did: the page's own policy forbids it, aloud.
+    changed = tmp_path / "changed.html"
+    picture = '<img src="http://127.0.0.1:9/picture.png">'
+    changed.write_text(page.read_text().replace("<main>", f"<main>{picture}<script>undefined.x</script>"))
+    said = " ".join(complaints(browser, changed))
+    assert "Content Security Policy" in said
+    assert "TypeError" in said
+
+
+def test_every_picture_shows_and_says_what_it_is(shown: webdriver.Chrome) -> None:
+    images = shown.execute_script(
+        "return [...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width, i.alt])"
+    )
+    assert len(images) == 1 + 4 + 4, "a montage, reconstructions, attention"
+    for natural, width, alt in images:
+        assert natural > 100
+        assert width > 100
+        assert alt
+    drawings = shown.execute_script(
+        "return [...document.querySelectorAll('svg')].map("
+        "s => [s.getAttribute('role'), s.getAttribute('aria-label'), s.getBoundingClientRect().height])"
+    )
+    assert len(drawings) >= 10, "curves, intervals, maps"
+    for role, label, height in drawings:
+        assert role == "img"
+        assert label
+        assert height > 100
+    identifiers = shown.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_headings_lead_through_the_page(shown: webdriver.Chrome) -> None:
+    levels = shown.execute_script("return [...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    for link in shown.find_elements(By.CSS_SELECTOR, "nav a"):
+        assert shown.find_elements(By.ID, str(link.get_dom_attribute("href")).removeprefix("#"))
+
+
+def test_tables_sort_by_mouse_and_by_keyboard(shown: webdriver.Chrome) -> None:
+    table = table_of(shown, "Probes")
+    names = [heading.text for heading in table.find_elements(By.TAG_NAME, "th")][:7]
+    at = names.index("AUC [95%]")
+    heading = table.find_elements(By.CSS_SELECTOR, "thead th")[at]
+    button = heading.find_element(By.TAG_NAME, "button")
+    assert heading.get_dom_attribute("aria-sort") == "none"
+
+    button.click()
+    assert heading.get_dom_attribute("aria-sort") == "descending"
+    areas = [float(text.split()[0]) for text in column(table, at)]
+    assert areas == [0.9] * 4 + [0.7] * 4
+    shown.execute_script("arguments[0].focus()", button)
+    button.send_keys(Keys.ENTER)
+    assert heading.get_dom_attribute("aria-sort") == "ascending"
+    assert [float(text.split()[0]) for text in column(table, at)] == areas[::-1]
+
+    # The next heading is a tab away; its empty cells come last in either order.
+    shown.switch_to.active_element.send_keys(Keys.TAB)
+    assert shown.switch_to.active_element.text == "gain [95%]"
+    for order in ("descending", "ascending"):
+        shown.switch_to.active_element.send_keys(Keys.SPACE)
+        gain = table.find_elements(By.CSS_SELECTOR, "thead th")[at + 1]
+        assert gain.get_dom_attribute("aria-sort") == order
+        assert heading.get_dom_attribute("aria-sort") == "none"
+        assert [bool(text) for text in column(table, at + 1)] == [True] * 4 + [False] * 4
+
+    scanners = table_of(shown, "Scanners")
+    first = scanners.find_element(By.CSS_SELECTOR, "thead button")
+    for expected in (sorted(SCANNERS), sorted(SCANNERS, reverse=True)):
+        first.click()
+        assert column(scanners, 0) == expected
+
+
+COLOURS = """
+const numbers = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map(Number);
+const names = ['paper', 'ink', 'dim', 'link', 'warning', ...Array(8).keys().map(i => 'c' + i)];
+const probe = document.createElement('span');
+document.body.append(probe);
+const found = Object.fromEntries(names.map(name => {
+  probe.style.color = `var(--${name})`;
+  return [name, numbers(getComputedStyle(probe).color)];
+}));
+probe.remove();
+found.body = numbers(getComputedStyle(document.body).backgroundColor);
+found.drawing = numbers(getComputedStyle(document.querySelector('svg text')).fill);
+return found;
+"""
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """Contrast ratio of two sRGB colours (WCAG 2.2, relative luminance)."""
+
+    def luminance(colour: list[float]) -> float:
+        linear = [c / 255 / 12.92 if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(("scheme", "media"), [("light", "screen"), ("dark", "screen"), ("dark", "print")])
+def test_text_and_figures_stand_out_in_any_light_and_on_paper(
+    shown: webdriver.Chrome, scheme: str, media: str
+) -> None:
+    appear(shown, scheme, media)
+    colours = shown.execute_script(COLOURS)
+    assert colours["body"] == colours["paper"]
+    dark = scheme == "dark" and media == "screen"
+    assert (sum(colours["paper"]) < 150) == dark
+    for name in ("ink", "dim", "link", "warning"):
+        assert contrast(colours[name], colours["paper"]) >= 4.5, f"{name} (WCAG 2.2, 1.4.3)"
+    for number in range(8):
+        assert contrast(colours[f"c{number}"], colours["paper"]) >= 3, f"c{number} (WCAG 2.2, 1.4.11)"
+    assert colours["drawing"] in (colours["ink"], colours["dim"]), "a figure's text is in the page's ink"
+
+
+def test_paper_shows_all_that_a_screen_scrolls_or_folds(shown: webdriver.Chrome) -> None:
+    assert not shown.find_element(By.TAG_NAME, "details").get_property("open")
+    pdf = base64.b64decode(shown.print_page())
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") >= 3
+    assert not shown.find_element(By.TAG_NAME, "details").get_property("open"), "folded again afterwards"
+    appear(shown, media="print", width=720)
+    shown.execute_script("dispatchEvent(new Event('beforeprint'))")
+    cut = shown.execute_script(
+        "const tables = [...document.querySelectorAll('.wide')];"
+        "return tables.filter(e => e.scrollHeight > e.clientHeight + 1).length"
+    )
+    assert cut == 0
+    assert "view_size: 24" in shown.find_elements(By.TAG_NAME, "pre")[-1].text
+    assert not shown.find_element(By.TAG_NAME, "nav").is_displayed()
+
+
+def test_a_telephone_scrolls_in_one_direction(shown: webdriver.Chrome) -> None:
+    appear(shown, width=390)
+    assert shown.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_a_label_is_shown_as_it_is_called(shown: webdriver.Chrome, page: Path) -> None:
+    assert column(table_of(shown, "Probes"), 0).count(HOSTILE) == 4
+    assert shown.execute_script("return document.scripts.length") == 1
+    rendered = MarkdownIt("commonmark").enable("table").parse(page.with_suffix(".md").read_text())
+    inline = [child for token in rendered for child in token.children or ()]
+    assert not [token for token in [*rendered, *inline] if token.type.startswith("html")]
+    texts = ["".join(c.content for c in token.children) for token in rendered if token.type == "inline"]
+    cells = [c.text for c in shown.find_elements(By.CSS_SELECTOR, "tbody th, tbody td")]
+    assert texts.count(HOSTILE) == cells.count(HOSTILE) > 4
+
+
+def test_the_card_says_what_the_page_says(shown: webdriver.Chrome, page: Path) -> None:
+    rendered = MarkdownIt("commonmark").enable("table").parse(page.with_suffix(".md").read_text())
+    headings = [
+        after.content
+        for token, after in pairwise(rendered)
+        if token.type == "heading_open" and token.tag in ("h2", "h3")
+    ]
+    assert headings == [heading.text for heading in shown.find_elements(By.CSS_SELECTOR, "main h2, main h3")]
+    rows = len(shown.find_elements(By.TAG_NAME, "tr"))
+    summary = len(shown.find_elements(By.CSS_SELECTOR, ".tiles div"))
+    facts = len(shown.find_elements(By.CSS_SELECTOR, "table.facts"))
+    assert len([token for token in rendered if token.type == "tr_open"]) == rows + summary + 1 + facts
+
+
+def test_what_happened_in_training_is_told(shown: webdriver.Chrome) -> None:
+    collapse = table_of(shown, "Signs of collapse")
+    assert [cell.text for cell in collapse.find_elements(By.CSS_SELECTOR, "tbody th, tbody td")] == [
+        *("all volumes have nearly one feature vector", "101", "200", "100")
+    ]
+    attempts = table_of(shown, "Starts of the run")
+    assert column(attempts, 5) == ["1 to 300", "301 to 700"]
+    assert column(attempts, 7) == ["stopped", "done"]
+    warnings = [w.text for w in shown.find_elements(By.CSS_SELECTOR, ".warning")]
+    assert any("1 step was not finite" in warning and "7" in warning for warning in warnings), warnings
+
+
+def test_parts_that_are_not_there_are_left_out_with_a_line(inputs: Inputs, tmp_path: Path) -> None:
+    card = report(tmp_path / "bare.html", inputs.run).read_text()
+    for title in ("Data", "Evaluation", "Embedding"):
+        body = re.search(rf"## {title}\n\n(.*?)\n\n#", card, re.DOTALL)
+        assert body
+        assert body[1].startswith("Left out: ")
+        assert "\n" not in body[1]
+
+
+def test_the_same_input_gives_the_same_bytes_without_places_or_whole_keys(
+    inputs: Inputs, page: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / page.name
+    card = report(again, **inputs._asdict())
+    assert again.read_bytes() == page.read_bytes()
+    for text in (page.read_text(), card.read_text()):
+        for hidden in (
+            str(inputs.run.parent),
+            inputs.run.parent.name,
+            "secretive",
+            f"{5:032x}",
+            f"{1005:032x}",
+        ):
+            assert hidden not in text

@@ -1,0 +1,197 @@
+"""All that a report is made of, written by the project's own writers in seconds: no step is trained."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from shard_samples import FACTS, make_key, make_record
+from small_training import small_config
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe.encoders import OurEncoder
+from fmct_hpc.probe.features import extract_store
+from fmct_hpc.probe.run import ProbeResult, Row
+from fmct_hpc.train import attempts
+from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path
+from fmct_hpc.train.export import export_encoder, load_encoder
+from fmct_hpc.train.records import Records
+from preprocess import manifest, quarantine
+from preprocess.collect import Summary
+from preprocess.measure import Measures
+from preprocess.montage import montage
+from preprocess.quarantine import Entry
+from preprocess.reasons import Reason
+from preprocess.thumbnail import thumbnail
+from shards import Dataset, ShardWriter, finish_dataset
+from shards.atomic import write_text
+from shards.info import sha256
+
+VOLUMES = 24
+STEPS = 700
+"""More than a curve has points."""
+SCANNERS = ("GE LIGHTSPEED", "SIEMENS FORCE")
+HOSTILE = "<script>alert(1)</script>|`bleed`"
+"""A label's name: the user's text."""
+
+
+class Inputs(NamedTuple):
+    """Folders and files that `fmct report` takes."""
+
+    run: Path
+    data: Path
+    probe: Path
+    features: Path
+    labels: Path
+
+
+def write_inputs(folder: Path) -> Inputs:
+    """A run with a sign of collapse, a skipped step and 24 volumes of two scanners."""
+    inputs = Inputs(*(folder / name for name in ("run", "data", "probe", "features", "labels.parquet")))
+    dataset = _write_data(inputs.data)
+    config = small_config(
+        inputs.data / "zarr",
+        run={"steps": STEPS, "batch": 4},
+        health={"patience": 50, "not_finite": "skip"},
+    )
+    _write_run(inputs.run, config, dataset)
+    encoder = OurEncoder(*load_encoder(inputs.run / "encoder.safetensors"))
+    extract_store(encoder, "trained", dataset, inputs.features)
+    studies = dataset.index["study_key"].to_pylist()
+    labels = {
+        "study_key": studies,
+        "any_bleed": [i % 3 == 0 for i in range(VOLUMES)],
+        HOSTILE: [None, *[1, 0] * 11, 1],
+    }
+    pq.write_table(pa.table({name: pa.array(values) for name, values in labels.items()}), inputs.labels)
+    _write_probe(inputs.probe, inputs.run)
+    return inputs
+
+
+def _write_data(folder: Path) -> Dataset:
+    rows, thumbnails = [], []
+    generator = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*(3 * [np.linspace(-1, 1, 40)]), indexing="ij"))
+    measures = dict.fromkeys(Measures.model_fields, 0.5) | {"brain_hu": None}
+    with ShardWriter(folder / "zarr", "shard-00000", "zarr") as writer:
+        for number in range(VOLUMES):
+            head = (grid**2).sum(axis=0) < generator.uniform(0.6, 0.9)
+            voxels = np.where(head, 40 * generator.random(grid.shape[1:]), -1000).astype(np.int16)
+            facts = FACTS.model_copy(update={"kernel_class": "soft" if number % 4 else "unknown"})
+            record = make_record(
+                voxels,
+                make_key(number),
+                study_key=make_key(1000 + number),
+                spacing_mm=(4.0, 4.0, 4.0),
+                facts=facts,
+            )
+            writer.add(record, voxels)
+            flags = ["motion"] if number == 3 else []
+            scanner = SCANNERS[number % 2]
+            rows.append(
+                manifest.row(record, "shard-00000", scanner, None, {}, [], flags, Measures(**measures))
+            )
+            thumbnails.append((record.key, thumbnail(voxels, (4, 4, 4))))
+    stored = finish_dataset(folder / "zarr", "zarr", ["shard-00000"])
+    manifest.write(manifest.table(rows), folder / "manifest.parquet")
+    reasons = [Reason.BONE_KERNEL] * 5 + [Reason.MISSING_SLICES] * 2
+    rejected = [
+        Entry(
+            make_key(90 + i),
+            make_key(i),
+            make_key(1000 + i),
+            SCANNERS[i % 2],
+            reason,
+            "select",
+            "a number: 3",
+        )
+        for i, reason in enumerate(reasons)
+    ]
+    quarantine.write(quarantine.table(rejected), folder / "quarantine.parquet")
+    montage(thumbnails, folder / "qc" / "montage.png")
+    summary = Summary(
+        digest="c" * 64,
+        tasks=1,
+        series=VOLUMES + len(rejected),
+        volumes=VOLUMES,
+        patients=VOLUMES,
+        studies=VOLUMES,
+        rejected_series=len(rejected),
+        joined_series=0,
+        rejected_by_reason={"bone_kernel": 5, "missing_slices": 2},
+        dropped_slices_by_reason={"duplicate_slice": 3},
+        flagged_volumes=1,
+        flagged_by_reason={"motion": 1},
+        source_bytes=10**9,
+        stored_bytes={"zarr": stored.bytes},
+        worker_seconds=1.0,
+        source_mb_per_worker_second=1000.0,
+    )
+    write_text(folder / "summary.json", summary.model_dump_json())
+    return Dataset.open(folder / "zarr")
+
+
+def _write_run(run: Path, config: TrainConfig, dataset: Dataset) -> None:
+    write_text(run / "config.json", config.model_dump_json())
+    records = Records(run, 0, STEPS)
+    for step in range(1, STEPS + 1):
+        figures = {"loss": 8 - step / 200, "dino": 6 - step / 300, "mae": 0.9, "lr": 1e-3, "skipped": 0.0}
+        figures |= {"teacher_entropy": 2.0, "divergence": 0.5, "prototypes_used": 9.0, "damaged_volumes": 0.0}
+        figures["feature_deviation"] = 0.01 if 100 < step <= 200 else 0.9
+        if step == 7:
+            figures = {"skipped": 1.0, "damaged_volumes": 0.0}
+        records.step(step, figures)
+    facts = DataFacts.of(dataset)
+    for done, stopped_by in ((300, "SIGTERM"), (STEPS, None)):
+        attempt = attempts.begin(run, config, facts, ["secretive-host"] * 2, 0 if stopped_by else 300)
+        attempts.end(run, attempt, done, stopped_by)
+    torch.manual_seed(0)
+    for step in range(100, STEPS + 1, 100):
+        view, masked, rebuilt = torch.rand(3, 3, 24, 24, 24)
+        records.reconstruction(step, view, masked, rebuilt)
+        records.attention(step, view, torch.rand(2, 2, 2))
+    records.close()
+    checkpoint = Manifest(
+        step=STEPS,
+        updates=STEPS - 1,
+        world_size=2,
+        zero_stage=2,
+        configuration=config.model_dump(mode="json"),
+        versions={"fmct-hpc": "0.1.0"},
+        data=facts,
+        files={},
+    )
+    write_text(checkpoint_path(run, STEPS) / "manifest.json", checkpoint.sealed().model_dump_json())
+    weights = VisionTransformer(config.model, len(config.data.windows), config.data.view_size).state_dict()
+    export_encoder(run, {f"encoder.{name}": tensor for name, tensor in weights.items()}, config, facts, STEPS)
+
+
+def _write_probe(folder: Path, run: Path) -> None:
+    tasks, heads = ("any_bleed", HOSTILE), ("linear", "kNN")
+    rows = [
+        Row(
+            task=task,
+            head=head,
+            encoder=encoder,
+            volumes=VOLUMES,
+            positives=8 + tasks.index(task),
+            auc=(area, area - 0.05, area + 0.05),
+            gain=(gain, gain - 0.05, gain + 0.05),
+        )
+        for task in tasks
+        for head in heads
+        for encoder, area, gain in (("trained", 0.9, 0.2), ("untrained", 0.7, 0.0))
+    ]
+    result = ProbeResult(
+        rows=rows,
+        skipped={"epidural": "3 positive patients, at least 10 are needed"},
+        patients=VOLUMES,
+        pretrained_patients=VOLUMES,
+        confidence=0.95,
+        step=STEPS,
+        encoder_digest=sha256(run / "encoder.safetensors"),
+    )
+    write_text(folder / "results.json", result.model_dump_json())
