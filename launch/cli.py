@@ -123,7 +123,10 @@ def preprocess(
     out: Annotated[Path, typer.Option(help="Folder for shards, manifest, quarantine and QC.")],
     config: ConfigFile = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only divide the work into tasks.")] = False,
-    task: Annotated[int | None, typer.Option(help="Only do this task (one of a Slurm array).")] = None,
+    share: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only do every N-th task from I on, as Slurm arrays do.")
+    ] = None,
+    task: Annotated[int | None, typer.Option(help="Only do this task.")] = None,
     collect: Annotated[bool, typer.Option("--collect", help="Only join what the tasks made.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Only say which tasks are done.")] = False,
     overrides: Overrides = None,
@@ -132,8 +135,8 @@ def preprocess(
 
     Safe to repeat: only what is missing or changed is done again.
     """
-    if sum([plan, task is not None, collect, status]) > 1:
-        raise FmctError("give at most one of --plan, --task, --collect and --status")
+    if sum([plan, share is not None, task is not None, collect, status]) > 1:
+        raise FmctError("give at most one of --plan, --share, --task, --collect and --status")
     from preprocess import run
     from preprocess.config import PreprocessConfig
 
@@ -143,6 +146,11 @@ def preprocess(
     settings = load(PreprocessConfig, config, overrides or [])
     if plan:
         typer.echo(f"{out}: {run.plan(catalog, out, settings)} tasks")
+    elif share is not None:
+        number, of = _share(share)
+        with progress("preprocess") as update:
+            tasks = run.run_share(catalog, out, number, of, settings, update)
+        typer.echo(f"{out}: share {share} is done, tasks: {tasks}")
     elif task is not None:
         typer.echo(f"task {task}: {run.run_task(catalog, out, task, settings)}")
     elif collect:
@@ -150,6 +158,14 @@ def preprocess(
     else:
         with progress("preprocess") as update:
             typer.echo(f"{out}: {run.preprocess(catalog, out, settings, update)}")
+
+
+def _share(text: str) -> tuple[int, int]:
+    """I and N of I/N."""
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise FmctError(f"--share {text}: expected I/N, with I from 0 to N - 1")
+    return int(number), int(of)
 
 
 @app.command()

@@ -27,7 +27,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be submitted.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print the batch scripts, and what each task would run.")
+]
 
 
 @launch_app.command()
@@ -39,8 +41,8 @@ def preprocess(
     dry_run: DryRun = False,
     overrides: Overrides = None,
 ) -> None:
-    """Plan here, then an array with a task for each shard, and a job that collects."""
-    from launch.slurm import preprocess_jobs
+    """Plan here, then an array that shares the tasks out, and a job that collects."""
+    from launch.stages import preprocess_jobs
 
     cluster = load(Site, site, [])
     _launch(preprocess_jobs(catalog, out, config, overrides or [], cluster), out, cluster, dry_run)
@@ -59,7 +61,7 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """One job that queues itself again, after preemption or its time limit, until training is done."""
-    from launch.slurm import train_jobs
+    from launch.stages import train_jobs
 
     cluster = load(Site, site, [])
     jobs = train_jobs(run, config, overrides or [], nodes, ranks_per_node, cluster)
@@ -78,7 +80,7 @@ def probe(
     dry_run: DryRun = False,
 ) -> None:
     """An array with a task for each run."""
-    from launch.slurm import probe_jobs
+    from launch.stages import probe_jobs
 
     cluster = load(Site, site, [])
     runs = [Path(given) for given in runs_and_overrides if "=" not in given]
@@ -91,10 +93,10 @@ def probe(
 def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:
     from launch.slurm import describe, submit
 
-    if dry_run:
-        typer.echo(describe(jobs))
-        return
     folder = out / "slurm"
+    if dry_run:
+        typer.echo(describe(jobs, folder, cluster))
+        return
     write_text(folder / "site.json", cluster.model_dump_json(indent=1))
     for job, number in zip(jobs, submit(jobs, folder, cluster), strict=True):
         typer.echo(f"{job.name}: job {number}, logs {folder}/{number}*.out")

@@ -1,14 +1,14 @@
-"""Giving stages to Slurm through submitit, as the same `fmct` command lines that run locally.
+"""Giving jobs to Slurm through submitit: the batch script, and its submission.
 
-A job's state never comes from its pickle, which holds only a command line: each Slurm task turns itself into
-that command (exec). So Slurm's signals reach the stage and not submitit, which ignores SIGTERM and lets only
-rank 0 act. Training that saved on a signal exits with 75. When a job has ended in any way but well, its batch
-script asks launch/requeue.py, which queues it again or says why not.
+A job's state never comes from its pickle, which holds only a command line: each Slurm task turns itself
+into that command (launch.task). So Slurm's signals reach the stage and not submitit, which ignores SIGTERM
+and lets only rank 0 act. Training that saved on a signal exits with 75. When a job has ended in any way but
+well, its batch script asks launch/requeue.py, which queues it again or says why not.
 """
 
-import os
 import shlex
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,9 @@ from typing import Any
 import submitit
 from submitit.core.utils import UncompletedJobError
 
-from fmct_hpc.config import ProbeConfig, TrainConfig
-from launch.config import load
+from launch.container import srun_options, wrapped
 from launch.site import Resources, Site
-from preprocess.config import PreprocessConfig
-from preprocess.plan import plan
+from launch.task import become
 from shards.errors import FmctError
 
 SETUP = (
@@ -50,128 +48,149 @@ class Job:
     tasks_per_node: int = 1
     run: Path | None = None
     """The run folder, of a training."""
+    after_success: tuple[str, ...] = ()
+    """Names of jobs that must have succeeded; where one has not, Slurm cancels this one."""
+    after_end: tuple[str, ...] = ()
+    """Names of jobs that must have ended, however."""
+
+    @property
+    def size(self) -> str:
+        """How large it is, in words."""
+        if self.nodes * self.tasks_per_node > 1:
+            return f"{self.nodes} nodes of {self.tasks_per_node} ranks"
+        return f"an array of {len(self.commands)} tasks" if len(self.commands) > 1 else "one task"
 
 
-def preprocess_jobs(
-    catalog: Path, out: Path, config: Path | None, overrides: list[str], site: Site
-) -> list[Job]:
-    """An array over the shards to write, and a job that collects them. Plans here, in this process."""
-    tasks = plan(catalog, out, load(PreprocessConfig, config, overrides))
-    command = _fmct("preprocess", catalog, "--out", out, *_configuration(config, overrides))
-    commands = tuple((*command, "--task", str(task)) for task in range(tasks))
-    arrays = [commands[i : i + site.array_size] for i in range(0, tasks, site.array_size)]
-    jobs = [Job("fmct-preprocess", array, site.preprocess) for array in arrays]
-    return [*jobs, Job("fmct-collect", ((*command, "--collect"),), site.preprocess)]
+def submit(jobs: list[Job], folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> list[str]:
+    """Give `jobs` to Slurm; logs and submitit's files go to `folder`. Returns Slurm's job numbers.
 
-
-def train_jobs(
-    run: Path, config: Path | None, overrides: list[str], nodes: int, ranks_per_node: int, site: Site
-) -> list[Job]:
-    """One job of nodes × ranks_per_node ranks; a wrong configuration shows here, not in the queue."""
-    load(TrainConfig, config, overrides).accumulation(nodes * ranks_per_node)
-    command = _fmct("train", "--run", run, *_configuration(config, overrides))
-    return [Job("fmct-train", (command,), site.train, nodes, ranks_per_node, run)]
-
-
-def probe_jobs(
-    runs: list[Path], out: Path, config: Path | None, overrides: list[str], site: Site
-) -> list[Job]:
-    """An array over run folders; each run's results go to `out`/<the run folder's name>, one run's to `out`.
-
-    Raises FmctError when two run folders have the same name.
-    """
-    load(ProbeConfig, config, overrides)
-    if len({run.resolve().name for run in runs}) < len(runs):
-        raise FmctError(
-            "two of the run folders have the same name, so their results would collide; rename one"
-        )
-    outs = [out / run.resolve().name for run in runs] if len(runs) > 1 else [out]
-    configuration = _configuration(config, overrides)
-    commands = tuple(
-        _fmct("probe", run, "--out", one, *configuration) for run, one in zip(runs, outs, strict=True)
-    )
-    return [Job("fmct-probe", commands, site.probe)]
-
-
-def submit(jobs: list[Job], folder: Path, site: Site) -> list[str]:
-    """Give `jobs` to Slurm, each to start when the one before has ended, however it ended.
-
-    Logs and submitit's files go to `folder`. Returns Slurm's job numbers.
+    numbers: those of jobs that are not in `jobs` and that some wait for, by name.
     Raises FmctError with Slurm's own words when it refuses a job.
     """
-    numbers: list[str] = []
+    known = dict(numbers or {})
     for job in jobs:
-        executor = _executor(job, folder, site, after=numbers[-1] if numbers else None)
+        try:
+            executor = submitit.SlurmExecutor(folder, python=_python(site))
+        except RuntimeError:
+            raise FmctError("srun is not on the PATH: run this where jobs are submitted from") from None
+        executor.update_parameters(**_parameters(job, folder, site, known))
         try:
             # Several submissions in one batch become one array, one becomes a plain job.
             with executor.batch():
-                submitted = [executor.submit(os.execvp, command[0], command) for command in job.commands]
+                submitted = [executor.submit(become, command) for command in command_lines(job, site)]
         except UncompletedJobError as error:
             said = " ".join(str(error).split())
             raise FmctError(
                 f"Slurm refused {job.name} ({said}); check the site file's keys, and that sbatch works here"
             ) from None
-        numbers.append(str(submitted[0].job_id).split("_")[0])
-    return numbers
+        known[job.name] = str(submitted[0].job_id).split("_")[0]
+    return [known[job.name] for job in jobs]
 
 
-def describe(jobs: list[Job]) -> str:
-    """What `submit` would give to Slurm, in words: one line a job."""
-    lines = []
+def script(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> str:
+    """What sbatch gets for `job`, to the byte; of jobs that are not in `numbers` their names stand there."""
+    executor = _Renderer(folder, python=_python(site))
+    executor.update_parameters(**_parameters(job, folder, site, numbers or {}))
+    if len(job.commands) > 1:
+        executor.parameters["map_count"] = len(job.commands)
+    return str(executor._make_submission_file_text(executor._submitit_command_str, uid=""))
+
+
+def describe(jobs: Iterable[Job], folder: Path, site: Site) -> str:
+    """The scripts that `submit` would give to sbatch, and what each of their tasks would run."""
+    parts = []
     for job in jobs:
-        size = f"array of {len(job.commands)} tasks" if len(job.commands) > 1 else "one task"
-        if job.nodes * job.tasks_per_node > 1:
-            size = f"{job.nodes} nodes of {job.tasks_per_node} ranks"
-        where = job.resources.partition or "the default partition"
-        lines.append(f"{job.name}: {size} on {where}: {shlex.join(job.commands[0])}")
-    return "\n".join(lines)
+        parts.append(f"### {job.name}, {job.size}: what sbatch gets\n{script(job, folder, site)}")
+        parts += [
+            f"### {job.name}, task {number}\n{shlex.join(command)}"
+            for number, command in enumerate(command_lines(job, site))
+        ]
+    return "\n".join(parts)
 
 
-def _fmct(*arguments: str | Path) -> tuple[str, ...]:
-    return (sys.executable, "-m", "launch.cli", *(str(argument) for argument in arguments))
+def command_lines(job: Job, site: Site) -> list[tuple[str, ...]]:
+    """What the tasks of `job` become: its commands, in the site's container where it has one."""
+    gpus, here = job.resources.gpus_per_node > 0, Path.cwd()
+    return [wrapped(command, site, gpus, here) for command in job.commands]
 
 
-def _configuration(config: Path | None, overrides: list[str]) -> list[str]:
-    return [*(["--config", str(config)] if config else []), *overrides]
+class _Renderer(submitit.SlurmExecutor):
+    """Submits nothing, so it needs no Slurm."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
 
 
-def _executor(job: Job, folder: Path, site: Site, after: str | None) -> submitit.SlurmExecutor:
-    try:
-        executor = submitit.SlurmExecutor(folder)
-    except RuntimeError:
-        raise FmctError("srun is not on the PATH: run this where jobs are submitted from") from None
+def _python(site: Site) -> str | None:
+    """The interpreter of submitit's part: None is this one; in pyxis' image it is that image's."""
+    return "python3" if site.container and site.container.runtime == "pyxis" else None
+
+
+def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) -> dict[str, Any]:
     resources = job.resources
-    run = ("--run", job.run) if job.run else ()
-    again, ended = (
-        shlex.join(_fmct("launch", word, "--folder", folder, *run)) for word in ("before", "after")
+    run = ("--run", str(job.run)) if job.run else ()
+    # These run beside the container, if there is one.
+    before, after = (
+        shlex.join([sys.executable, "-m", "launch.cli", "launch", word, "--folder", str(folder), *run])
+        for word in ("before", "after")
     )
+    mail = {"mail_user": site.mail.user, "mail_type": ",".join(site.mail.type)} if site.mail else {}
+    further: dict[str, Any] = {"requeue": True}
+    if job.after_success:
+        further["kill-on-invalid-dep"] = "yes"
+    further |= {**site.directives, **resources.directives}
     given: dict[str, Any] = {
+        "job_name": job.name,
         "partition": resources.partition,
         "qos": resources.qos,
         "constraint": resources.constraint,
         "account": site.account,
+        "time": resources.time_minutes,
+        "nodes": job.nodes,
+        "ntasks_per_node": job.tasks_per_node,
+        "cpus_per_task": resources.cpus_per_task,
         "gpus_per_node": resources.gpus_per_node or None,
         "mem": f"{round(resources.mem_gb * 1024)}M" if resources.mem_gb else None,
-        "dependency": f"afterany:{after}" if after else None,
-    }
-    executor.update_parameters(
-        job_name=job.name,
-        time=resources.time_minutes,
-        nodes=job.nodes,
-        ntasks_per_node=job.tasks_per_node,
-        cpus_per_task=resources.cpus_per_task,
-        signal_delay_s=site.warn_seconds,
-        array_parallelism=site.width,
-        stderr_to_stdout=True,
-        setup=[*site.setup, f'[ -z "${{SLURM_RESTART_COUNT:-}}" ] || {again} || exit 2', *SETUP],
-        teardown=[
+        "dependency": _dependency(job, numbers) or None,
+        **mail,
+        "signal_delay_s": site.warn_seconds,
+        "array_parallelism": site.width,
+        "stderr_to_stdout": True,
+        "setup": [*_site_setup(site), f'[ -z "${{SLURM_RESTART_COUNT:-}}" ] || {before} || exit 2', *SETUP],
+        "teardown": [
             "code=$?",
-            f'[ "$code" = 0 ] || {ended} --backoff {site.backoff_seconds} --code "$code"',
+            f'[ "$code" = 0 ] || {after} --backoff {site.backoff_seconds} --code "$code"',
             'exit "$code"',
         ],
-        # srun does not take the cores of a task from sbatch (since Slurm 22.05).
-        srun_args=[f"--wait={STRAGGLER_SECONDS}", f"--cpus-per-task={resources.cpus_per_task}"],
-        additional_parameters={"requeue": True, **resources.directives},
-        **{name: value for name, value in given.items() if value is not None},
+        "srun_args": [
+            f"--wait={STRAGGLER_SECONDS}",
+            # srun does not take the cores of a task from sbatch (since Slurm 22.05).
+            f"--cpus-per-task={resources.cpus_per_task}",
+            *srun_options(site, Path.cwd()),
+        ],
+        "additional_parameters": {name: value for name, value in further.items() if value is not False},
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _dependency(job: Job, numbers: Mapping[str, str]) -> str:
+    kinds = {"afterok": job.after_success, "afterany": job.after_end}
+    return ",".join(
+        ":".join([kind, *(numbers.get(name, name) for name in names)])
+        for kind, names in kinds.items()
+        if names
     )
-    return executor
+
+
+def _site_setup(site: Site) -> list[str]:
+    """Shell lines for what the site file says of a job's environment."""
+    lines = []
+    if site.modules:
+        # A batch shell that is no login shell may not know the command.
+        lines.append("type module > /dev/null 2>&1 || . /etc/profile")
+    for name in map(shlex.quote, site.modules):
+        lines.append(f"module load {name} || {{ echo fmct: module load {name} failed >&2; exit 2; }}")
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()]
+    lines += [f"export TMPDIR={shlex.quote(str(site.scratch))}"] if site.scratch else []
+    return [*lines, *site.setup]

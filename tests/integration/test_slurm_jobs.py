@@ -1,6 +1,8 @@
 """What launch/slurm.py promises of any command, on a real Slurm, with stand-ins for the stages."""
 
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,10 +10,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import DelayedSubmission
 
 from launch.config import load
-from launch.site import Resources, Site
-from launch.slurm import Job, submit
+from launch.site import Container, Resources, Site
+from launch.slurm import Job, describe, submit
+from launch.task import become
 from shards.errors import FmctError
 
 pytestmark = pytest.mark.slurm
@@ -39,7 +43,7 @@ def test_an_array_runs_every_task_within_its_width_then_the_job_after_it(cluster
         "import pathlib, sys; print(len(list(pathlib.Path(sys.argv[1]).glob('task*'))), 'tasks were done')"
     )
     array = Job("array", tuple(python(note, tmp_path / f"task{i}") for i in range(5)), SITE.preprocess)
-    after = Job("after", (python(count, tmp_path),), SITE.preprocess)
+    after = Job("after", (python(count, tmp_path),), SITE.preprocess, after_end=("array",))
     numbers = submit([array, after], tmp_path / "slurm", SITE)
     assert [cluster.wait(number) for number in numbers] == ["COMPLETED", "COMPLETED"], logs(
         tmp_path / "slurm"
@@ -135,7 +139,7 @@ def test_an_array_task_that_dies_each_time_leaves_the_others_alone(cluster, tmp_
             os.kill(os.getpid(), signal.SIGKILL)
     """
     array = Job("array", tuple(python(source, tmp_path / f"task{i}") for i in range(3)), SITE.preprocess)
-    after = Job("after", (python("pass"),), SITE.preprocess)
+    after = Job("after", (python("pass"),), SITE.preprocess, after_end=("array",))
     first, second = submit([array, after], tmp_path / "slurm", SITE)
     assert cluster.wait(second) == "COMPLETED", logs(tmp_path / "slurm")
     assert sorted(cluster.states(first)) == ["COMPLETED", "COMPLETED", "FAILED"]
@@ -193,3 +197,62 @@ def test_what_slurm_refuses_is_one_line_with_its_words(cluster, tmp_path):
     job = Job("refused", (python("pass"),), Resources(partition="nowhere"))
     with pytest.raises(FmctError, match=r"Slurm refused refused .*nvalid partition"):
         submit([job], tmp_path, SITE)
+
+
+def test_the_printed_scripts_and_commands_are_what_sbatch_gets(cluster, tmp_path):
+    array = Job("array", tuple(python(f"print({i})") for i in range(2)), SITE.preprocess)
+    alone = Job("alone", (python("print('a b')"),), SITE.train, 2, after_success=("array",))
+    printed = describe([array, alone], tmp_path, SITE)
+    numbers = submit([array, alone], tmp_path, SITE)
+    sections = dict(part.split("\n", 1) for part in printed.removeprefix("### ").split("\n### "))
+    heads = ["array, an array of 2 tasks: what sbatch gets", "alone, 2 nodes of 1 ranks: what sbatch gets"]
+    for head, number in zip(heads, numbers, strict=True):
+        shown = sections[head].replace("afterok:array", f"afterok:{numbers[0]}")
+        assert (tmp_path / f"{number}_submission.sh").read_text() == shown
+        got = subprocess.run(
+            ["scontrol", "write", "batch_script", number, "-"], capture_output=True, text=True
+        )
+        assert got.stdout.rstrip("\n") == shown
+    for job, number in ((array, numbers[0]), (alone, numbers[1])):
+        for task, command in enumerate(job.commands):
+            assert shlex.split(sections[f"{job.name}, task {task}"]) == list(command)
+            name = f"{number}_{task}" if len(job.commands) > 1 else number
+            pickled = DelayedSubmission.load(tmp_path / f"{name}_submitted.pkl")
+            assert (pickled.function, *pickled.args) == (become, command)
+    subprocess.run(["scancel", *numbers], check=True)
+
+
+def test_a_job_runs_in_its_container_with_the_sites_environment(cluster, tmp_path, monkeypatch):
+    stand_in = tmp_path / "bin/apptainer"  # there is none here: notes its options, then runs the command
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        f'#!/bin/bash\nwhile [ "$1" != image.sif ]; do echo "$1" >> {tmp_path}/options; shift; done\n'
+        'shift\nexec "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+    site = SITE.model_copy(
+        update={
+            "container": Container(runtime="apptainer", image="image.sif", binds=("/opt",)),
+            "environment": {"WORDS": "of the site's"},
+            "scratch": tmp_path / "scratch",
+        }
+    )
+    source = """
+        import os, pathlib, tempfile
+        print(os.environ["WORDS"], tempfile.gettempdir(), flush=True)
+    """
+    (number,) = submit([Job("inside", (python(source),), SITE.train)], tmp_path / "slurm", site)
+    assert cluster.wait(number) == "COMPLETED", logs(tmp_path / "slurm")
+    assert f"of the site's {tmp_path}/scratch" in logs(tmp_path / "slurm")
+    options = ["exec", "--nv", "--pwd", str(Path.cwd()), "--bind", "/opt:/opt:rw"]
+    options += ["--bind", f"{tmp_path}/scratch:{tmp_path}/scratch:rw"]
+    assert (tmp_path / "options").read_text().split() == options
+
+
+def test_what_depends_on_a_failed_job_is_cancelled(cluster, tmp_path):
+    fails = Job("fails", (python("import sys; sys.exit(3)"),), SITE.preprocess)
+    after = Job("after", (python("pass"),), SITE.preprocess, after_success=("fails",))
+    numbers = submit([fails, after], tmp_path, SITE)
+    assert cluster.wait(numbers[1]) == "CANCELLED"
+    assert cluster.states(numbers[0]) == ["FAILED"]

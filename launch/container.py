@@ -1,0 +1,52 @@
+"""Running a stage in a container: the command line around the command, by Apptainer, Enroot or pyxis."""
+
+from pathlib import Path
+
+from launch.site import Container, Site
+
+ENROOT_CONFIGURATION = Path(__file__).with_name("enroot.sh")
+"""Says which variables of the job Enroot passes on; it passes none by itself."""
+
+
+def wrapped(command: tuple[str, ...], site: Site, gpus: bool, folder: Path) -> tuple[str, ...]:
+    """`command` as it is run on a node of `site`, in the working directory `folder`.
+
+    With pyxis the command stays as it is: `srun_options` puts it into the image.
+    """
+    container = site.container
+    if container is None or container.runtime == "pyxis":
+        return command
+    binds = _binds(container, site)
+    if container.runtime == "apptainer":
+        options = [*(["--nv"] if gpus else []), "--pwd", str(folder)]
+        options += [part for bind in binds for part in ("--bind", ":".join(bind))]
+        return ("apptainer", "exec", *options, container.image, *command)
+    # Fields of fstab(5), as pyxis fills them in. Enroot has no option for the working directory.
+    mounts = [f"{source}:{target}:none:x-create=auto,rbind,{mode}" for source, target, mode in binds]
+    options = ["--conf", str(ENROOT_CONFIGURATION)]
+    options += [part for name in site.environment for part in ("--env", name)]
+    options += [part for mount in mounts for part in ("--mount", mount)]
+    return ("enroot", "start", *options, container.image, "sh", "-c", _CHANGE_FOLDER, str(folder), *command)
+
+
+def srun_options(site: Site, folder: Path) -> list[str]:
+    """What pyxis wants to be told by srun; nothing with the others."""
+    container = site.container
+    if container is None or container.runtime != "pyxis":
+        return []
+    mounts = ",".join(":".join(bind) for bind in _binds(container, site))
+    options = [f"--container-image={container.image}", f"--container-workdir={folder}"]
+    return [*options, *([f"--container-mounts={mounts}"] if mounts else [])]
+
+
+_CHANGE_FOLDER = 'cd "$0" && exec "$@"'
+
+
+def _binds(container: Container, site: Site) -> list[tuple[str, str, str]]:
+    """(source, target, rw or ro) of each folder that the container sees."""
+    given = [*container.binds, *(str(path) for path in (site.scratch, site.cache) if path)]
+    binds = []
+    for bind in dict.fromkeys(given):
+        source, target, mode = (*bind.split(":"), "", "")[:3]
+        binds.append((source, target or source, mode or "rw"))
+    return binds
