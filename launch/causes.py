@@ -20,6 +20,9 @@ _BY_CODE: dict[int, Cause] = {
     # The command was ended by SIGTERM, before it could save: preempted, in nearly all cases.
     15: "preempted",
     128 + signal.SIGTERM: "preempted",
+    # Told that its time is nearly over (sbatch --signal), a stage other than training just ends.
+    128 + signal.SIGUSR1: "time limit",
+    128 + signal.SIGUSR2: "time limit",
     EXIT_HUNG: "hang",
     NoRoomError.exit_code: "no room",
     FmctError.exit_code: "refused",
