@@ -170,14 +170,27 @@ def _share(text: str) -> tuple[int, int]:
 
 @app.command()
 def labels(
-    csv: Annotated[Path, typer.Argument(help="CSV with study_instance_uid and 0/1 label columns.")],
+    table: Annotated[
+        Path, typer.Argument(help="CSV or Parquet with study_instance_uid and 0/1 label columns.")
+    ],
     key_file: KeyFile,
     out: Annotated[Path, typer.Option(help="Parquet file to write, keyed as the volumes are.")],
+    format: Annotated[
+        Literal["plain", "rsna2019", "cq500"],
+        typer.Option(help="Such a table, or stage_2_train.csv of RSNA 2019, or reads.csv of CQ500."),
+    ] = "plain",
+    catalog: Annotated[
+        Path | None, typer.Option(help="Of these two: the catalog of the dataset's scan, ...")
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="... or a CSV with study_instance_uid and sop_instance_uid (CQ500: name)."),
+    ] = None,
 ) -> None:
     """Key a table of labels as the volumes are keyed, so that the two can be joined without identifiers."""
     from preprocess.labels import key_labels
 
-    typer.echo(f"{out}: {key_labels(csv, key_file, out)} studies")
+    typer.echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping)}")
 
 
 @app.command()

@@ -147,6 +147,25 @@ def read_groups(path: Path) -> Iterator[list[Series]]:
     return (_series(file.read_row_group(group)) for group in range(file.num_row_groups))
 
 
+def read_images(path: Path) -> Iterator[tuple[str, pa.Array]]:
+    """Study Instance UID and its images' SOP Instance UIDs of each series, reading no more than these.
+
+    Raises FmctError as `read_catalog` does.
+    """
+    file = _open(path)
+    sop_uids = [column.path for column in file.schema if column.path.endswith(".sop_uid")]
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns=["study_uid", *sop_uids])
+        for study, images in zip(table["study_uid"].to_pylist(), table["instances"], strict=True):
+            yield study, images.values.field("sop_uid")
+
+
+def read_studies(path: Path) -> set[tuple[str, str]]:
+    """Patient ID and Study Instance UID of each study; FmctError as `read_catalog` does."""
+    table = _open(path).read(columns=["patient_id", "study_uid"])
+    return set(zip(table["patient_id"].to_pylist(), table["study_uid"].to_pylist(), strict=True))
+
+
 def _open(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise FmctError(f"{path}: no such catalog; make it with `fmct scan EXPORT --catalog {path}`")

@@ -20,7 +20,7 @@ def test_labels_are_keyed_and_nothing_else_passes(tmp_path: Path, key_file: Path
     csv.write_text(
         "\ufeffpatient_id,study_instance_uid,bleed,sdh\r\nMüller 7,1.2.3,1,\r\n\r\nOther, 1.2.4 ,0,1\r\n"
     )
-    assert key_labels(csv, key_file, tmp_path / "labels.parquet") == 2
+    assert key_labels(csv, key_file, tmp_path / "labels.parquet").studies == 2
     table = pq.read_table(tmp_path / "labels.parquet")
     assert table.schema.names == ["study_key", "bleed", "sdh"]
     assert table.schema.field("sdh").type == pa.int8()

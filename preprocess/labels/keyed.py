@@ -1,0 +1,80 @@
+"""Keying a table of labels as the volumes are keyed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocess.deidentify import Pseudonymizer
+from preprocess.labels import cq500, plain, rsna2019
+from preprocess.labels.table import LabelTable
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+
+LabelFormat = Literal["plain", "rsna2019", "cq500"]
+
+
+@dataclass(frozen=True)
+class KeyedLabels:
+    """What was written."""
+
+    studies: int
+    counts: dict[str, tuple[int, int, int]]
+    """Positive, negative and unknown studies by label."""
+    notes: tuple[str, ...]
+    """What of the source is not in it, a line each."""
+
+    def __str__(self) -> str:
+        lines = [f"{self.studies} studies"]
+        for name, (positive, negative, unknown) in self.counts.items():
+            lines.append(f"  {name}: {positive} positive, {negative} negative, {unknown} unknown")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def key_labels(
+    source: Path,
+    key_file: Path,
+    out: Path,
+    format: LabelFormat = "plain",
+    catalog: Path | None = None,
+    mapping: Path | None = None,
+) -> KeyedLabels:
+    """Write the labels of `source` as Parquet with studies' pseudonyms.
+
+    format: `plain` (`preprocess.labels.plain`), or a public dataset's own file: stage_2_train.csv of RSNA
+    2019, reads.csv of CQ500. Those name no study: `catalog`, of that dataset's scan, or `mapping`, a CSV,
+    does. The Parquet has study_key, an int8 column a label, null where unknown, and, where the source gives
+    it, split; its rows are ordered by study_key.
+
+    Raises FmctError for a source that is not of its format; it repeats no text of the source.
+    """
+    if format == "plain":
+        if catalog or mapping:
+            raise FmctError(
+                f"{source}: a plain table names its studies itself; leave out catalog and mapping"
+            )
+        table = plain.read(source)
+    else:
+        if (catalog is None) == (mapping is None):
+            raise FmctError(f"{source}: give the catalog of the dataset's scan, or a mapping, with {format}")
+        table = (rsna2019 if format == "rsna2019" else cq500).read(source, catalog, mapping)
+    names = Pseudonymizer(key_file)
+    studies = sorted((names.study(study), study) for study in table.rows)
+    columns = {"study_key": pa.array([key for key, _ in studies], pa.string())}
+    for number, name in enumerate(table.names):
+        columns[name] = pa.array([table.rows[study][number] for _, study in studies], pa.int8())
+    if table.splits is not None:
+        columns["split"] = pa.array([table.splits[study] for _, study in studies], pa.string())
+    with atomic_path(out) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+    return KeyedLabels(len(studies), _counts(table), table.notes)
+
+
+def _counts(table: LabelTable) -> dict[str, tuple[int, int, int]]:
+    found = {}
+    for number, name in enumerate(table.names):
+        values = [row[number] for row in table.rows.values()]
+        found[name] = (values.count(1), values.count(0), values.count(None))
+    return found

@@ -1,0 +1,30 @@
+"""Which study something belongs to, as a CSV of two columns says."""
+
+from pathlib import Path
+
+from preprocess.csv_file import csv_lines
+from preprocess.labels.plain import STUDY_COLUMN
+from shards.errors import FmctError
+
+
+def read_mapping(path: Path, column: str) -> dict[str, str]:
+    """Study Instance UID by what stands in `column`; other columns have no influence.
+
+    Raises FmctError where one of the two columns is missing, or a name has two studies.
+    """
+    wanted = f"give a CSV with {column} and {STUDY_COLUMN}"
+    lines = csv_lines(path, wanted)
+    header = [name.strip() for name in next(lines, (0, []))[1]]
+    if not {column, STUDY_COLUMN} <= set(header):
+        raise FmctError(f"{path}: no column {column} or none {STUDY_COLUMN}; {wanted}")
+    places = header.index(column), header.index(STUDY_COLUMN)
+    found: dict[str, str] = {}
+    for line, cells in lines:
+        if not cells:
+            continue
+        if len(cells) <= max(places):
+            raise FmctError(f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; mend it")
+        name, study = (cells[place].strip() for place in places)
+        if found.setdefault(name, study) != study:
+            raise FmctError(f"{path} row {line}: its {column} is of another study in an earlier row; mend it")
+    return found

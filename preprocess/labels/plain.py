@@ -1,0 +1,110 @@
+"""A table of labels, one row a study, as CSV or Parquet.
+
+It has a column study_instance_uid, and otherwise labels: 0, 1, or nothing where unknown. A column patient_id
+may stand there for people to read, and is left out. A column split says train, validation or test.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocess.csv_file import csv_lines
+from preprocess.labels.table import Label, LabelTable
+from shards.errors import FmctError
+
+STUDY_COLUMN = "study_instance_uid"
+PATIENT_COLUMN = "patient_id"
+SPLIT_COLUMN = "split"
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+_UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 section 9.1
+_VALUES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "": None, "nan": None, "NaN": None, "NA": None}
+"""As tables have them: pandas and R write 1.0 and NA where a column has gaps."""
+_SPLITS = ("train", "validation", "test")
+
+
+def read(path: Path) -> LabelTable:
+    """Read it; FmctError, naming row and column, for anything else: free text can hold identifiers."""
+    names: tuple[str, ...] = ()
+    rows: dict[str, tuple[Label, ...]] = {}
+    splits: dict[str, str] = {}
+    for line, cells in _cells(path):
+        if not names:
+            names = _label_columns(path, list(cells))
+        study = cells[STUDY_COLUMN].strip()
+        if not _UID.fullmatch(study):
+            raise FmctError(
+                f"{path} row {line}, column {STUDY_COLUMN}: not a UID of digits and dots; mend it"
+            )
+        if study in rows:
+            raise FmctError(f"{path} row {line}: its study is in an earlier row; keep one row a study")
+        rows[study] = tuple(_value(path, line, name, cells[name]) for name in names)
+        if SPLIT_COLUMN in cells:
+            splits[study] = cells[SPLIT_COLUMN].strip()
+            if splits[study] not in _SPLITS:
+                raise FmctError(f"{path} row {line}, column {SPLIT_COLUMN}: not one of {', '.join(_SPLITS)}")
+    if not rows:
+        raise FmctError(f"{path}: no rows; give a header and one row a study")
+    return LabelTable(names, rows, splits or None)
+
+
+def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells by column of each row; blank lines are passed over."""
+    lines = _parquet_lines(path) if path.suffix == ".parquet" else csv_lines(path, _WANTED)
+    header = [name.strip() for name in next(lines, (0, []))[1]]
+    for line, cells in lines:
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            found = f"{len(cells)} cells, the header has {len(header)}"
+            raise FmctError(f"{path} row {line}: {found}; mend it")
+        if len(set(header)) < len(header):
+            raise FmctError(f"{path}: a column name occurs twice in the header; rename one")
+        yield line, dict(zip(header, cells, strict=True))
+
+
+_WANTED = f"give a table with {STUDY_COLUMN} and 0/1 columns"
+
+
+def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """A Parquet file as the lines of the CSV that it could be; its first row is row 1."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid):
+        raise FmctError(f"{path}: no readable Parquet file; {_WANTED}") from None
+    yield 0, table.column_names
+    columns = [column.to_pylist() for column in table.columns]
+    for row, values in enumerate(zip(*columns, strict=True), 1):
+        yield row, [_text(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return "" if value is None else str(value)
+
+
+def _label_columns(path: Path, header: list[str]) -> tuple[str, ...]:
+    if STUDY_COLUMN not in header:
+        raise FmctError(f"{path}: no column {STUDY_COLUMN}; name the one with Study Instance UIDs so")
+    names = [name for name in header if name not in (STUDY_COLUMN, PATIENT_COLUMN, SPLIT_COLUMN)]
+    if not names:
+        raise FmctError(f"{path}: no label column; add columns of 0, 1 or nothing")
+    for number, name in enumerate(header, 1):
+        if not _NAME.fullmatch(name) or name == "study_key":
+            raise FmctError(f"{path}: column {number} needs a name of letters, digits and _, not study_key")
+    return tuple(names)
+
+
+def _value(path: Path, line: int, column: str, cell: str) -> Label:
+    try:
+        return _VALUES[cell.strip()]
+    except KeyError:
+        # The cell itself is not repeated: it may be a name.
+        raise FmctError(
+            f"{path} row {line}, column {column}: not 0, 1 or empty; mend it or drop the column"
+        ) from None

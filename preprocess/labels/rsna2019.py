@@ -1,0 +1,106 @@
+"""RSNA 2019 intracranial haemorrhage: slice labels to exams.
+
+stage_2_train.csv has a row for each image and finding, ID_<image>_<finding>,<0 or 1>; an image's SOP Instance
+UID in the dataset's own DICOM files is ID_<image>.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+from numpy.typing import NDArray
+
+from preprocess.catalog import read_images
+from preprocess.labels.mapping import read_mapping
+from preprocess.labels.table import Label, LabelTable
+from shards.errors import FmctError
+
+FINDINGS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
+PREFIX = "ID_"
+_UNKNOWN = -1
+
+
+def read(path: Path, catalog: Path | None, mapping: Path | None) -> LabelTable:
+    """Labels of the exams: a finding is there where one slice has it, and absent where all slices lack it.
+
+    Where some slices of a series have no label, and the others lack a finding, it is unknown. catalog: of the
+    dataset's scan; or mapping: a CSV with sop_instance_uid and study_instance_uid. Raises FmctError for
+    another kind of file, contradictory rows, or images that are all of other studies.
+    """
+    images, values = _slices(path)
+    exams: dict[str, NDArray[np.int8]] = {}
+    found = 0
+    for study, sops in _series(catalog) if catalog else _mapped(mapping):
+        place = pc.index_in(sops, images).to_numpy(zero_copy_only=False)
+        known = ~np.isnan(place)
+        if not known.any():
+            continue
+        found += int(known.sum())
+        of_series = values[place[known].astype(np.int64)]
+        # 1 above 0 above unknown; a slice without a label, or without this finding's, leaves no certain 0.
+        complete = known.all() & (of_series != _UNKNOWN).all(axis=0)
+        exam = np.where((of_series == 1).any(axis=0), 1, np.where(complete, 0, _UNKNOWN)).astype(np.int8)
+        before = exams.get(study)
+        exams[study] = exam if before is None else _both(before, exam)
+    if not exams:
+        raise FmctError(f"{path}: none of its {len(images)} images is in {catalog or mapping}")
+    rows = {study: tuple(_label(value) for value in exam.tolist()) for study, exam in exams.items()}
+    notes = (f"{found} of {len(images)} labelled images are in these studies",)
+    return LabelTable(FINDINGS, rows, notes=notes)
+
+
+def _both(first: NDArray[np.int8], second: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The exam of two series: positive in one is positive, unknown in one is otherwise unknown."""
+    positive, unknown = (first == 1) | (second == 1), (first == _UNKNOWN) | (second == _UNKNOWN)
+    return np.where(positive, 1, np.where(unknown, _UNKNOWN, 0)).astype(np.int8)
+
+
+def _label(value: int) -> Label:
+    return None if value == _UNKNOWN else value
+
+
+def _slices(path: Path) -> tuple[pa.Array, NDArray[np.int8]]:
+    """SOP Instance UIDs, and labels (N, FINDINGS), -1 where there is none."""
+    wanted = "expected stage_2_train.csv with columns ID and Label"
+    types = {"ID": pa.string(), "Label": pa.int8()}
+    try:
+        options = pa.csv.ConvertOptions(column_types=types, include_columns=list(types))
+        table = pa.csv.read_csv(path, convert_options=options).combine_chunks()
+    except FileNotFoundError:
+        raise FmctError(f"{path}: no such file; {wanted}") from None
+    except (OSError, KeyError, pa.ArrowInvalid):
+        raise FmctError(f"{path}: {wanted}, IDs as ID_<image>_<finding> and labels 0 or 1") from None
+    parts = pc.extract_regex(table["ID"], f"^(?P<image>{PREFIX}.+)_(?P<finding>{'|'.join(FINDINGS)})$")
+    labels = table["Label"].to_numpy(zero_copy_only=False)
+    wrong = parts.is_null().to_numpy(zero_copy_only=False) | ~np.isin(labels, (0, 1))
+    if not len(labels) or wrong.any():
+        row = f" row {int(np.flatnonzero(wrong)[0]) + 2}" if len(labels) else ""
+        raise FmctError(f"{path}{row}: {wanted}, IDs as ID_<image>_<finding> and labels 0 or 1")
+    parts = parts.combine_chunks() if isinstance(parts, pa.ChunkedArray) else parts
+    image = parts.field("image").dictionary_encode()
+    finding = pc.index_in(parts.field("finding"), pa.array(FINDINGS)).to_numpy()
+    number = image.indices.to_numpy()
+    values = np.full((len(image.dictionary), len(FINDINGS)), _UNKNOWN, dtype=np.int8)
+    values[number, finding] = labels
+    contradictory = np.flatnonzero(values[number, finding] != labels)
+    if len(contradictory):  # repeated rows, of which the file has some, agree
+        raise FmctError(f"{path} row {contradictory[0] + 2}: another row says the opposite; remove one")
+    return image.dictionary, values
+
+
+def _series(catalog: Path) -> Iterator[tuple[str, pa.Array]]:
+    """Study and images of each series of the catalog."""
+    for study, sops in read_images(catalog):
+        bare = pc.invert(pc.starts_with(sops, PREFIX))
+        yield study, pc.if_else(bare, pc.binary_join_element_wise(PREFIX, sops, ""), sops)
+
+
+def _mapped(mapping: Path | None) -> Iterator[tuple[str, pa.Array]]:
+    assert mapping is not None
+    by_study: dict[str, list[str]] = {}
+    for sop, study in read_mapping(mapping, "sop_instance_uid").items():
+        by_study.setdefault(study, []).append(sop if sop.startswith(PREFIX) else PREFIX + sop)
+    return ((study, pa.array(sops)) for study, sops in by_study.items())

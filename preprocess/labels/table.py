@@ -1,0 +1,20 @@
+"""Labels as every adapter gives them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Label = int | None
+"""1, 0, or None where unknown."""
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels by study, in the hospital's own identifiers: it stays in memory."""
+
+    names: tuple[str, ...]
+    rows: Mapping[str, tuple[Label, ...]]
+    """A value a name, by Study Instance UID (0020,000D)."""
+    splits: Mapping[str, str] | None = None
+    """train, validation or test by Study Instance UID; None where the source gives none."""
+    notes: tuple[str, ...] = ()
+    """What of the source is not in it, and why: a line each, without identifiers."""
