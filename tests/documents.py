@@ -1,0 +1,50 @@
+"""The commands in README.md and docs/, taken apart for the tests that hold them to the code."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).parents[1]
+DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+_SETTING = re.compile(r"[A-Z_]+=")
+
+
+class Command(NamedTuple):
+    """One command of a document, without its variables in front."""
+
+    place: str
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.place}: {shlex.join(self.words)}"
+
+
+def blocks(document: Path, language: str, heading: str = "") -> list[str]:
+    """The fenced blocks of a language, of the section under a heading where one is given."""
+    text = document.read_text()
+    if heading:
+        text = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return [block for name, block in _BLOCK.findall(text) if name == language]
+
+
+def commands(document: Path) -> Iterator[Command]:
+    """Every command line of the bash blocks."""
+    for block in blocks(document, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\||;|\$\(", re.sub(r"(^|\s)#.*", "", line)):
+                words = shlex.split(part.strip().rstrip(")"))
+                while words and _SETTING.match(words[0]):
+                    del words[0]
+                if words:
+                    yield Command(document.name, tuple(words))
+
+
+def spans(document: Path) -> list[str]:
+    """What stands between backticks in the text, each on one line."""
+    text = _BLOCK.sub("", document.read_text())
+    return [" ".join(span.split()) for span in _SPAN.findall(text)]

@@ -1,0 +1,103 @@
+"""README's commands, run in its order by bash on the demo's export."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documents import REPOSITORY, blocks
+from small_training import small_config, write_recipe
+
+pytestmark = pytest.mark.timeout(600)
+
+README = REPOSITORY / "README.md"
+PATHS = {
+    "/pacs/export": "export/dicom",
+    " labels.csv": " export/labels.csv",
+    "site.yaml": "launch/recipes/site-example.yaml",
+}
+SIZES = {
+    "--workers 16": "--workers 2",
+    "--ranks 4": "--ranks 1",
+    "launch/recipes/reference-train.yaml": "small-train.yaml",
+    "--config launch/recipes/reference-preprocess.yaml": (
+        "--config launch/recipes/reference-preprocess.yaml workers=2 'grid.spacing_mm=[4, 4, 4]'"
+    ),
+    "labels=labels.parquet": "labels=labels.parquet folds=2 bootstrap=50",
+}
+"""What a test changes of README's commands: its paths, and sizes to what two cores do in seconds."""
+
+
+def substituted(text: str, *tables: dict[str, str]) -> str:
+    for said, done in (pair for table in tables for pair in table.items()):
+        text = text.replace(said, done)
+    return text
+
+
+def bash(script: str, folder: Path) -> str:
+    """Run a script with `fmct` of this tree; stops at the first command that fails."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    fmct = programs / "fmct"
+    fmct.write_text(f'#!/bin/sh\nexec {sys.executable} -m launch.cli "$@"\n')
+    fmct.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reader's folder after all of "Your own data"."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "launch").symlink_to(REPOSITORY / "launch")
+    config = small_config(Path("data/zarr"), run={"steps": 4, "images_every": 2, "checkpoint_every": 2})
+    write_recipe(config, folder / "small-train.yaml")
+    bash("fmct demo export export --studies 12 --matrix 64", folder)
+    (block,) = blocks(README, "bash", "Your own data")
+    said = bash(substituted(block, PATHS, SIZES), folder)
+    assert "nothing to mend" in said
+    assert "every byte as written" in said
+    return folder
+
+
+def test_your_own_data_goes_from_dicom_to_a_report(reader: Path) -> None:
+    page = (reader / "report.html").read_text()
+    assert "any_bleed" in page
+    assert (reader / "runs/first/encoder.safetensors").is_file()
+
+
+def test_the_model_in_three_lines(reader: Path) -> None:
+    (block,) = blocks(README, "python", "Your own data")
+    given = """
+from pathlib import Path
+from shards import Dataset
+dataset = Dataset.open(Path("data/zarr"))
+volume_hu, spacing_mm = dataset.read(0), dataset.info.spacing_mm
+"""
+    shape = bash(f"{sys.executable} - <<'END'\n{given}{block}print(tuple(tokens.shape))\nEND", reader)
+    assert shape.strip() == "(1, 10, 24)"
+
+
+def test_the_cluster_in_five_minutes_up_to_the_submission(reader: Path) -> None:
+    (block,) = blocks(README, "bash", "A cluster in five minutes")
+    dry = re.sub(r"^(fmct launch \w+)", r"\1 --dry-run", substituted(block, PATHS), flags=re.MULTILINE)
+    assert dry.count("--dry-run") >= 3
+    said = bash(dry, reader)
+    for job in ("fmct-preprocess", "fmct-train", "fmct-probe"):
+        assert job in said
