@@ -43,12 +43,12 @@ def report(
             *use(),
             volumes.section()
             if volumes
-            else _left_out("Data", "no output folder of `fmct preprocess`", "--data"),
+            else _left_out("Data", "no output folder of fmct preprocess", "--data"),
             *training.sections(),
             probes.section()
             if probes
-            else _left_out("Evaluation", "no output folder of `fmct probe`", "--probe"),
-            _embedding(features, labels, volumes),
+            else _left_out("Evaluation", "no output folder of fmct probe", "--probe"),
+            _embedding(training, features, labels, volumes),
             limits(training, volumes, probes),
             provenance(training, volumes, probes),
         ),
@@ -59,11 +59,12 @@ def report(
     return card
 
 
-def _embedding(features: Path | None, labels: Path | None, data: Data | None) -> Section:
+def _embedding(training: Training, features: Path | None, labels: Path | None, data: Data | None) -> Section:
     if features is None:
         return _left_out("Embedding", "no feature store", "--features")
     table = LabelTable.read(labels) if labels else None
-    return embedding(FeatureStore.open(features), data.volumes if data else None, table)
+    volumes = data.volumes if data else None
+    return embedding(FeatureStore.open(features), training.exported, volumes, table)
 
 
 def _left_out(title: str, what: str, option: str) -> Section:
@@ -76,6 +77,7 @@ def _summary(training: Training, data: Data | None, probes: Probes | None) -> Fa
         "volumes": data.summary.volumes if data else None,
         "patients": data.summary.patients if data else None,
         **(probes.headline() if probes else {}),
-        "encoder": training.encoder_digest[:16] if training.encoder_digest else None,
+        "signs of collapse": len(training.alarms),
+        "encoder": training.encoder_digest[:12] if training.encoder_digest else None,
     }
     return facts("In short", values)

@@ -4,8 +4,7 @@ from fmct_hpc.train.attempts import Attempt
 from launch.report.document import Cell, Section, Text, cell, table
 
 STAYS = (
-    "Hosts, job numbers and the words of errors are not told here; they stay in the run folder "
-    "(attempts/, `fmct launch status`)."
+    "Hosts, job numbers and the words of errors are not told here; they stay in the run folder (attempts/)."
 )
 
 
@@ -16,11 +15,7 @@ def attempts_section(attempts: list[Attempt]) -> Section:
     columns = ("attempt", "began (UTC)", "hours", "hosts", "ranks", "steps", "to do again", "end")
     caption = "Starts of the run, and why each ended"
     lost = sum(attempt.lost_steps or 0 for attempt in attempts[:-1])
-    again = (
-        f"{len(attempts) - 1} restarts cost {lost:,} steps that had to be done again. "
-        if attempts[1:]
-        else ""
-    )
+    again = f"Steps that were done and had to be done again: {lost:,}. " if attempts[1:] else ""
     return Section("Attempts", (table(caption, columns, map(_row, attempts)), Text(again + STAYS)))
 
 

@@ -23,6 +23,8 @@ ACQUISITION = {
     "head_height_mm": "extent of the head, mm",
 }
 """Columns of the manifest that say what kind of scans these are."""
+COLUMNS = ("key", "patient_key", "scanner", "kernel_class", "defaced", *ACQUISITION)
+"""Of the manifest: all that is read of it; others are many and large."""
 DECIDED = {"select": "by headers", "build": "by pixels"}
 
 
@@ -34,8 +36,10 @@ class Data:
         path = folder / "summary.json"
         try:
             self.summary = Summary.model_validate_json(path.read_bytes())
-            self.volumes = pq.read_table(folder / "manifest.parquet")
-            self.rejected = pq.read_table(folder / "quarantine.parquet")
+            self.volumes = pq.read_table(folder / "manifest.parquet", columns=[*COLUMNS])
+            self.rejected = pq.read_table(
+                folder / "quarantine.parquet", columns=["scanner", "stage", "reason"]
+            )
         except FileNotFoundError as error:
             raise FmctError(
                 f"{error.filename}: not there; `fmct preprocess` writes it when it has finished"

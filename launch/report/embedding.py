@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
+from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.store import FeatureStore
+from fmct_hpc.train.export import load_encoder
 from launch.report.document import Block, Gallery, Picture, Section, Text, cell, table
 from launch.report.figures import COLOURS, DIM, svg, themed
 
@@ -42,43 +45,40 @@ class Colouring:
     """(N,); "" where it is not known."""
 
 
-def embedding(store: FeatureStore, volumes: pa.Table | None, labels: LabelTable | None) -> Section:
-    """A map for each property of `volumes` (the manifest) and each label, and how alike neighbours are."""
+def embedding(
+    store: FeatureStore, exported: Path | None, volumes: pa.Table | None, labels: LabelTable | None
+) -> Section:
+    """A map for each property of `volumes` (the manifest) and each label, and how alike neighbours are.
+
+    exported: the run's encoder.safetensors; features of any other are called so.
+    """
     chosen = np.argsort(store.keys)[:MOST]
-    info = store.info
-    what = f"Features of the last layer of {info.name}" + (f" at step {info.step:,}" if info.step else "")
     if len(chosen) < LEAST:
-        return Section(
-            "Embedding", (Text(f"Left out: {len(chosen)} volumes have features, {LEAST} make a map."),)
-        )
+        few = f"Left out: {len(chosen)} volumes have features, and {LEAST} make a map."
+        return Section("Embedding", (Text(few),))
     vectors = store.vectors()[chosen].astype(np.float64)
     vectors -= vectors.mean(axis=0)
     places = _places(vectors)
     colourings = [*_properties(store.keys[chosen], volumes), *_labels(store.study_keys[chosen], labels)]
     if not colourings:
-        colourings = [Colouring("volumes", np.full(len(chosen), "volume"))]
-    pictures = tuple(
-        Picture(_map(number, one, places), f"By {one.name}") for number, one in enumerate(colourings)
-    )
-    of = (
-        f", {len(chosen):,} of {len(store):,} volumes"
-        if len(chosen) < len(store)
-        else f", {len(chosen):,} volumes"
-    )
+        colourings = [Colouring("volume", np.full(len(chosen), "volume"))]
+    pictures = tuple(Picture(_map(i, one, places), f"By {one.name}") for i, one in enumerate(colourings))
+    count = f"{len(chosen):,}" + (f" of {len(store):,}" if len(chosen) < len(store) else "")
     blocks: list[Block] = [
         Text(
-            f"{what}{of}, placed by t-SNE: near points are alike, but distances between groups, and "
-            "their sizes, mean little. A map that falls apart by scanner shows features of the scanner."
+            f"Features of encoder {store.info.name}, last layer, of {count} volumes, placed by t-SNE: near "
+            "points are alike, but distances between groups, and their sizes, mean little. A map that falls "
+            "apart by scanner shows features of the scanner."
         ),
         Gallery(pictures),
     ]
+    if exported and OurEncoder(*load_encoder(exported)).digest != store.info.encoder_digest:
+        blocks.insert(0, Text("These are not the features of the run's encoder at its end.", warning=True))
     rows = [row for one in colourings for row in _alike(vectors, store.patient_keys[chosen], one)]
     if rows:
-        caption = (
-            f"Of the {NEIGHBOURS} nearest volumes of other patients by cosine, how many are of the same class"
-        )
+        of_whom = f"the {NEIGHBOURS} nearest volumes of other patients by cosine"
         columns = ("by", "class", "volumes", "of the same class", "by chance")
-        blocks.append(table(caption, columns, rows))
+        blocks.append(table(f"Of {of_whom}, how many are of the same class", columns, rows))
     return Section("Embedding", tuple(blocks))
 
 

@@ -91,7 +91,7 @@ class Probes:
     def _forest(self) -> Markup:
         rows = self.result.rows[::-1]
         with themed():
-            figure = Figure(figsize=(9, 0.6 + 0.26 * len(rows)), layout="constrained")
+            figure = Figure(figsize=(12, 0.7 + 0.28 * len(rows)), layout="constrained")
             axes = figure.subplots()
             for height, row in enumerate(rows):
                 value, low, high = row.auc

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -37,7 +38,7 @@ CURVES = {
 """Panels, and the metrics that they show where a run has them."""
 POINTS = 300
 """Of a curve. Of a longer run each is the mean of neighbouring steps, within the band of their extremes."""
-PICTURES = 4
+PICTURES = 3
 """Of a kind; of more an evenly spaced choice is shown, the first and the last in it."""
 
 RECONSTRUCTIONS = (
@@ -67,11 +68,15 @@ class Training:
         if not self.metrics:
             raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report a run that has begun")
         self.attempts = attempts(run)
+        self.alarms = Health(self.config).alarms(self.metrics)
         manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"))
         self.checkpoint = Manifest.model_validate_json(manifests[-1].read_bytes()) if manifests else None
-        exported = run / "encoder.json"
-        self.encoder = EncoderInfo.model_validate_json(exported.read_bytes()) if exported.exists() else None
-        self.encoder_digest = sha256(run / "encoder.safetensors") if self.encoder else None
+        weights = run / "encoder.safetensors"
+        self.exported = weights if weights.exists() and weights.with_suffix(".json").exists() else None
+        self.encoder, self.encoder_digest = None, None
+        if self.exported:
+            self.encoder = EncoderInfo.model_validate_json(weights.with_suffix(".json").read_bytes())
+            self.encoder_digest = sha256(weights)
 
     @property
     def steps(self) -> int:
@@ -140,12 +145,13 @@ class Training:
         return np.array([row.get(name, math.nan) for row in self.metrics], dtype=np.float64)
 
     def _health(self) -> Section:
-        alarms = Health(self.config).alarms(self.metrics)
         skipped = [int(row["step"]) for row in self.metrics if row.get("skipped")]
         damaged = int(max(row.get("damaged_volumes", 0) for row in self.metrics))
         blocks: list[Block] = []
-        if alarms:
-            rows = ((cell(a.sign), cell(a.first), cell(a.last), cell(a.last - a.first + 1)) for a in alarms)
+        if self.alarms:
+            rows = (
+                (cell(a.sign), cell(a.first), cell(a.last), cell(a.last - a.first + 1)) for a in self.alarms
+            )
             lasting = f"Signs of collapse that lasted {self.config.health.patience:,} steps or more"
             blocks.append(table(lasting, ("sign", "from step", "to step", "steps"), rows))
         elif self.steps < self.config.health.patience:
@@ -207,8 +213,9 @@ def _panel(
         for step in restarts:
             axes.axvline(step, color=DIM, linewidth=0.8, linestyle=":")
         axes.set_xlabel("step")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
         if len(curves) > 1:
-            axes.legend()
+            figure.legend(loc="outside upper center", ncols=len(curves))
         alt = f"{title} over steps {steps[0]} to {steps[-1]}: {', '.join(described)}"
         return svg(figure, name, alt)
 

@@ -18,7 +18,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from fmct_hpc.probe.store import FeatureStore
+from fmct_hpc.train.export import load_encoder, write_encoder
 from launch.report import report
+from launch.report.document import Text
+from launch.report.embedding import embedding
 
 MEGABYTE = 10**6
 
@@ -113,7 +117,7 @@ def test_every_picture_shows_and_says_what_it_is(shown: webdriver.Chrome) -> Non
     images = shown.execute_script(
         "return [...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width, i.alt])"
     )
-    assert len(images) == 1 + 4 + 4, "a montage, reconstructions, attention"
+    assert len(images) == 1 + 3 + 3, "a montage, reconstructions, attention"
     for natural, width, alt in images:
         assert natural > 100
         assert width > 100
@@ -283,6 +287,16 @@ def test_parts_that_are_not_there_are_left_out_with_a_line(inputs: Inputs, tmp_p
         assert body
         assert body[1].startswith("Left out: ")
         assert "\n" not in body[1]
+
+
+def test_features_of_another_encoder_are_called_so(inputs: Inputs, tmp_path: Path) -> None:
+    store = FeatureStore.open(inputs.features)
+    weights, info = load_encoder(inputs.run / "encoder.safetensors")
+    changed = {f"encoder.{name}": tensor + 1 for name, tensor in weights.state_dict().items()}
+    write_encoder(tmp_path, changed, info)
+    for folder, warned in ((inputs.run, False), (tmp_path, True)):
+        blocks = embedding(store, folder / "encoder.safetensors", None, None).blocks
+        assert any(isinstance(block, Text) and block.warning for block in blocks) == warned
 
 
 def test_the_same_input_gives_the_same_bytes_without_places_or_whole_keys(
