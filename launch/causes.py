@@ -86,6 +86,11 @@ def by_slurm(job: str, nodes: list[str], log: str, start: int) -> Explained:
     return Explained("killed", "Slurm does not say why" if past is None else "")
 
 
+def by_state(state: str) -> Explained | None:
+    """Of a job that is over, by its last state; None where that is no last state."""
+    return Explained(_STATES[state], f"Slurm: {state}") if state in _STATES else None
+
+
 def log_of_start(path: Path | None, job: str, start: int) -> str:
     """What a job's log has of one start, from the line that its batch script begins with."""
     if path is None:

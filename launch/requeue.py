@@ -134,7 +134,7 @@ def after(folder: Path, run: Path | None, code: int, backoff: float) -> None:
             log.error("job %s: %s: %s", job, what, verdict.why)
         return
     log.warning("job %s: %s: %s", job, what, verdict.why)
-    _queue_again(job, verdict.wait)
+    _queue_again(job, start, verdict.wait)
 
 
 def read(folder: Path, job: str) -> list[Ending]:
@@ -209,16 +209,24 @@ def _put_down(folder: Path, run: Path | None, job: str, start: int, explained: E
     return ending
 
 
-def _queue_again(job: str, wait: float) -> None:
-    """Have Slurm queue this very job again, which ends this process before long."""
+def _queue_again(job: str, start: int, wait: float) -> None:
+    """Have Slurm queue this very start of a job again, which ends this process before long.
+
+    Slurm may have done so itself, for a lost node; a later start is never touched.
+    """
     deadline = time.monotonic() + ANSWER_SECONDS
-    while trouble := scheduler.command("scontrol", "requeue", job):
+    while True:
+        facts, trouble = scheduler.jobs_known(job), "slurmctld does not answer"
+        if facts == [] or (facts and facts[0].restarts > start + 1):
+            return
+        if facts and facts[0].restarts == start:
+            trouble = scheduler.command("scontrol", "requeue", job)
+        if facts and (facts[0].restarts > start or not trouble):
+            break
         if time.monotonic() > deadline:
             log.error("job %s: Slurm does not queue it again (%s); submit it again", job, trouble)
             return
         time.sleep(5)
-    # A job that waits may be given a time before which it does not start.
-    if wait and (
-        trouble := scheduler.command("scontrol", "update", f"JobId={job}", f"StartTime=now+{wait:.0f}")
-    ):
-        log.warning("job %s: Slurm starts it again as soon as it can (%s)", job, trouble)
+    # A job that waits may be given a time before which it does not start; one that runs already may not.
+    if wait:
+        scheduler.command("scontrol", "update", f"JobId={job}", f"StartTime=now+{wait:.0f}")

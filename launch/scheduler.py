@@ -12,8 +12,17 @@ from datetime import datetime
 ANSWER_SECONDS = 30.0
 """A controller that restarts or is busy may take that long."""
 
-OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL")
-"""Base states of a job that will not go on by itself (squeue(1), JOB STATE CODES), with DEADLINE the last."""
+ALIVE = (
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "SUSPENDED",
+    "COMPLETING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "STOPPED",
+)
+"""States of a job that is not over (squeue(1), JOB STATE CODES)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,15 @@ def jobs_known(number: str | None = None) -> list[JobFacts] | None:
     if answer is None:
         return None
     return [_job(record) for record in answer.split("\n\n") if "JobId=" in record]
+
+
+def queued() -> list[tuple[str, str, str]] | None:
+    """Of this user's jobs that wait or run: number, working folder, command; None without an answer."""
+    answer = _ask(["squeue", "--me", "--noheader", "--format", "%F|%Z|%o"])
+    if answer is None:
+        return None
+    rows = (line.split("|", 2) for line in answer.splitlines() if line.count("|") >= 2)
+    return [(number, folder, words) for number, folder, words in rows]
 
 
 def accounted(numbers: list[str]) -> list[Accounted] | None:

@@ -1,11 +1,13 @@
 """`fmct launch status|logs|cancel`, and what batch scripts call when their job starts again or has ended."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from launch.requeue import BACKOFF_SECONDS
+from shards.errors import FmctError
 
 watch_app = typer.Typer()
 
@@ -15,6 +17,53 @@ Folder = Annotated[
 ]
 # A batch script passes all arguments of its command, of which only --run matters here.
 OTHERS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+Watched = Annotated[Path, typer.Argument(help="A run folder, or the --out of another stage.")]
+
+
+@watch_app.command()
+def status(folder: Watched) -> None:
+    """Say how a folder's jobs stand: state, node, step, loss, last checkpoint, restarts and their reasons."""
+    from rich.console import Console
+
+    from launch.status import status
+
+    status(folder, Console())
+
+
+@watch_app.command()
+def logs(
+    folder: Watched,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is written.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last.")] = 50,
+    rank: Annotated[int | None, typer.Option(min=0, help="Only this rank's log.")] = None,
+) -> None:
+    """Show the newest attempt's logs, that of the rank that failed first; needs `tail`."""
+    from launch.watch import look, newest_log
+
+    paths = newest_log(look(folder), rank)
+    os.execvp("tail", ["tail", "--lines", str(lines), *(["-F"] if follow else []), *map(str, paths)])
+
+
+@watch_app.command()
+def cancel(folder: Watched) -> None:
+    """Cancel all jobs of a folder, waiting ones and those that queued themselves again among them."""
+    from launch import scheduler
+    from launch.watch import look
+
+    picture = look(folder)
+    if not picture.answered:
+        raise FmctError("slurmctld does not answer: nothing was cancelled; try again")
+    alive = picture.alive
+    if not alive:
+        typer.echo(f"{folder}: no job waits or runs")
+        return
+    numbers = sorted({job.array for job in alive}, key=int)
+    if trouble := scheduler.command("scancel", *numbers):
+        raise FmctError(f"Slurm did not cancel jobs {', '.join(numbers)}: {trouble}")
+    for job in alive:
+        typer.echo(f"job {job.job} ({job.name}, {job.state.lower()}): cancelled")
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)

@@ -10,7 +10,7 @@ from types import TracebackType
 log = logging.getLogger(__name__)
 
 EXIT_HUNG = 70
-"""EX_SOFTWARE of sysexits.h; unlike 75 it does not ask to be run again without a look."""
+"""EX_SOFTWARE of sysexits.h; unlike 75 it does not promise that the same command goes on."""
 
 
 class Watchdog:

@@ -1,0 +1,119 @@
+"""Showing a folder's jobs: tables on a terminal, plain lines elsewhere."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fmct_hpc.train.attempts import Attempt, last_figures
+from fmct_hpc.train.checkpoint import newest_step
+from launch.requeue import Ending
+from launch.watch import Picture, look, state_of
+from preprocess import ledger
+
+
+def status(folder: Path, console: Console) -> None:
+    """Print what is known of `folder`; raises FmctError as `look` does."""
+    picture = look(folder)
+    for line in _head(picture):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if picture.attempts:
+        rows = [_attempt_row(attempt, picture) for attempt in picture.attempts]
+        _show(console, ["attempt", "job", "began", "took", "nodes", "ranks", "steps", "lost", "ended"], rows)
+    jobs = [
+        (job.job, job.name, job.state, str(job.restarts), job.nodes, _why(job.reason, job.start))
+        for job in picture.alive
+    ]
+    if jobs:
+        _show(console, ["job", "name", "state", "restarts", "nodes", "waits for"], jobs)
+    over = Counter((job.array, job.name, job.state) for job in picture.jobs if job not in picture.alive)
+    over += Counter((job.job.split("_")[0], "", job.state) for job in picture.past)
+    if over and not picture.attempts:
+        rows = [(job, name, state, str(number)) for (job, name, state), number in over.items()]
+        _show(console, ["job", "name", "state", "tasks"], rows)
+    troubles = [
+        (job, str(e.start), e.cause, e.detail) for job, found in picture.endings.items() for e in found
+    ]
+    if troubles and not picture.attempts:
+        _show(console, ["job", "start", "ended", "why"], troubles)
+    for what in picture.unknown:
+        console.print(f"not known: {what}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _head(picture: Picture) -> Iterable[str]:
+    """In a line or two, how it stands."""
+    folder = picture.folder
+    if picture.attempts:
+        yield f"{folder}: {_training(picture)}"
+    if (folder / "tasks").is_dir():
+        yield f"{folder}: {ledger.status(folder)}"
+    for job, endings in picture.given_up.items():
+        yield f"{folder}: job {job} does not run again: {_told(endings[-1])}"
+    if not picture.attempts and not picture.jobs and not picture.past and not (folder / "tasks").is_dir():
+        yield f"{folder}: no attempt is on record, and no job is known"
+
+
+def _training(picture: Picture) -> str:
+    newest, figures = picture.attempts[-1], last_figures(picture.folder)
+    steps = newest.configuration["run"]["steps"]
+    state = state_of(newest, picture) if newest.ended is None else _ended(newest)
+    if newest.ended and newest.cause != "done" and any(job.state == "PENDING" for job in picture.alive):
+        state = f"waits to start again after: {state}"
+    parts = [state, f"step {int(figures.get('step', 0)):,} of {steps:,}"]
+    parts += [f"loss {figures['loss']:.4g}"] if "loss" in figures else []
+    return ", ".join([*parts, f"newest checkpoint of step {newest_step(picture.folder):,}"])
+
+
+def _attempt_row(attempt: Attempt, picture: Picture) -> tuple[str, ...]:
+    last = attempt.last_step
+    if attempt.ended is None:
+        last = int(last_figures(picture.folder).get("step", 0))
+    did = last is not None and last >= attempt.first_step
+    lost = attempt.lost_steps if attempt.ended else None
+    return (
+        str(attempt.number),
+        f"{attempt.slurm.job}.{attempt.slurm.restarts}" if attempt.slurm else "-",
+        attempt.began.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        _duration(((attempt.ended or datetime.now(UTC)) - attempt.began).total_seconds()),
+        (attempt.slurm.nodes if attempt.slurm else None) or ",".join(attempt.hosts),
+        str(attempt.world_size),
+        f"{attempt.first_step}-{last}" if did else "none",
+        "" if lost is None else str(lost),
+        _ended(attempt) if attempt.ended else state_of(attempt, picture),
+    )
+
+
+def _ended(attempt: Attempt) -> str:
+    rank = f" of rank {attempt.failed_rank}" if attempt.failed_rank is not None else ""
+    return f"{attempt.cause}{rank}" + (f": {attempt.detail}" if attempt.detail else "")
+
+
+def _told(ending: Ending) -> str:
+    return f"{ending.cause}: {ending.detail}" if ending.detail else ending.cause
+
+
+def _why(reason: str, start: datetime | None) -> str:
+    return f"{reason}, not before {start:%H:%M:%S}" if reason == "BeginTime" and start else reason
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+def _show(console: Console, columns: list[str], rows: Iterable[tuple[str, ...]]) -> None:
+    """A table, or one line a row with its columns named."""
+    if console.is_terminal:
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    for row in rows:
+        said = [f"{name} {value}" for name, value in zip(columns, row, strict=True) if value]
+        console.print(", ".join(said), highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,189 @@
+"""A folder's jobs and how far they are: from Slurm, as far as it answers, and from the folder's records."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fmct_hpc.train.attempts import Attempt, attempts, conclude
+from launch import scheduler
+from launch.causes import Explained, by_slurm, by_state, log_of_start
+from launch.requeue import Ending, decide, read
+from launch.scheduler import ALIVE, JobFacts
+from shards.errors import FmctError
+
+NEWEST_JOBS = 8
+"""Of a folder, about which Slurm is asked; those before are told by the folder's records."""
+
+
+@dataclass
+class Picture:
+    """What is known of a folder."""
+
+    folder: Path
+    jobs: list[JobFacts] = field(default_factory=list)
+    """Of those that Slurm knows; the tasks of an array each, or several that wait in one."""
+    past: list[scheduler.Accounted] = field(default_factory=list)
+    """From accounting: jobs that slurmctld no longer knows."""
+    attempts: list[Attempt] = field(default_factory=list)
+    endings: dict[str, list[Ending]] = field(default_factory=dict)
+    """How starts of jobs that did not end well have ended, by job."""
+    answered: bool = True
+    """Whether slurmctld did."""
+    unknown: list[str] = field(default_factory=list)
+    """What cannot be known now, and why."""
+
+    @property
+    def alive(self) -> list[JobFacts]:
+        """Jobs that wait or run."""
+        return [job for job in self.jobs if job.state in ALIVE]
+
+    @property
+    def given_up(self) -> dict[str, list[Ending]]:
+        """Jobs that failed and do not run again."""
+        alive = {job.job for job in self.alive}
+        over = {job: found for job, found in self.endings.items() if job not in alive}
+        return {job: found for job, found in over.items() if not decide(found).again}
+
+
+def look(folder: Path) -> Picture:
+    """Look at a run folder, or at any folder that jobs were submitted for.
+
+    An attempt whose end is not on record, and that is over by what Slurm says, is concluded.
+    Raises FmctError where the folder is not there.
+    """
+    if not folder.is_dir():
+        raise FmctError(f"{folder}: no such folder; give a run folder, or the --out of a stage")
+    picture = Picture(folder, attempts=attempts(folder))
+    for path in (folder / "slurm").glob("*.endings.jsonl"):
+        job = path.name.removesuffix(".endings.jsonl")
+        picture.endings[job] = read(path.parent, job)
+    _ask_slurm(picture)
+    _judge_newest_attempt(picture)
+    return picture
+
+
+def state_of(attempt: Attempt, picture: Picture) -> str:
+    """What to say of an attempt that has no end."""
+    job = _job_of(attempt, picture)
+    if attempt.slurm is None:
+        return "running" if _lives(attempt) else f"begun on {next(iter(attempt.hosts))}"
+    return job.state.lower() if job else "unknown"
+
+
+def newest_log(picture: Picture, rank: int | None = None) -> list[Path]:
+    """The logs of the newest attempt or job: the failed rank's first, or only that of `rank`.
+
+    Raises FmctError where there is none.
+    """
+    found = list(_logs(picture, rank))
+    if not found:
+        what = f"of rank {rank}" if rank is not None else "of a job"
+        raise FmctError(f"{picture.folder}: no log {what} is to be found; was it submitted for this folder?")
+    return found
+
+
+def _logs(picture: Picture, rank: int | None) -> Iterator[Path]:
+    slurm = picture.folder / "slurm"
+    newest = picture.attempts[-1] if picture.attempts else None
+    if newest and newest.slurm:
+        logs = {_rank_of(path): path for path in slurm.glob(f"{newest.slurm.job}_*_log.out")}
+        if not logs and newest.slurm.log:
+            logs = {0: Path(newest.slurm.log)}  # one for all ranks
+        wanted = [rank] if rank is not None else [newest.failed_rank, *sorted(logs)]
+        yield from dict.fromkeys(logs[number] for number in wanted if number in logs)
+        return
+    failed = [job for job in picture.given_up if list(slurm.glob(f"{job}_*_log.out"))]
+    jobs = failed or sorted({job.array for job in picture.jobs}, key=int, reverse=True)
+    for job in jobs:
+        logs_of_job = sorted(slurm.glob(f"{job}_*_log.out"), key=lambda path: -path.stat().st_mtime)
+        told = [Path(facts.log) for facts in picture.jobs if facts.array == job and facts.log]
+        yield from logs_of_job or [path for path in told if path.exists()]
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.name.removesuffix("_log.out").rsplit("_", 1)[1])
+
+
+def _numbers(picture: Picture) -> list[str]:
+    """Numbers of the jobs of a folder, newest first."""
+    slurm = picture.folder / "slurm"
+    found = {path.name.removesuffix("_submission.sh") for path in slurm.glob("[0-9]*_submission.sh")}
+    found |= {job.split("_")[0] for job in picture.endings}
+    found |= {attempt.slurm.job for attempt in picture.attempts if attempt.slurm}
+    here = picture.folder.resolve()
+    for job, folder, command in scheduler.queued() or []:
+        words = {word.removeprefix("--run=").removeprefix("--out=") for word in command.split()}
+        if any(Path(folder, word).resolve() == here for word in words):
+            found.add(job)
+    return sorted((number for number in found if number.isdigit()), key=int, reverse=True)
+
+
+def _ask_slurm(picture: Picture) -> None:
+    numbers = _numbers(picture)
+    if not numbers:
+        return
+    forgotten = []
+    for number in numbers[:NEWEST_JOBS]:
+        jobs = scheduler.jobs_known(number)
+        if jobs is None:
+            picture.answered = False
+            picture.unknown.append("slurmctld does not answer: whether jobs wait or run now cannot be known")
+            break
+        picture.jobs += jobs
+        forgotten += [] if jobs else [number]
+    past = scheduler.accounted(forgotten)
+    if past is None:
+        which = ", ".join(forgotten)
+        picture.unknown.append(
+            f"accounting does not answer: of jobs that slurmctld forgot only their own records tell ({which})"
+        )
+    picture.past = past or []
+
+
+def _job_of(attempt: Attempt, picture: Picture) -> JobFacts | None:
+    """The job of an attempt, if it is the very start that the attempt belongs to."""
+    slurm = attempt.slurm
+    found = (job for job in picture.jobs if slurm and (job.job, job.restarts) == (slurm.job, slurm.restarts))
+    return next(found, None)
+
+
+def _judge_newest_attempt(picture: Picture) -> None:
+    """Find out whether the newest attempt is over, and why; what was learned is put on record."""
+    newest = picture.attempts[-1] if picture.attempts else None
+    if newest is None or (newest.ended and newest.cause != "stopped"):
+        return
+    explained: Explained | None
+    if newest.slurm is None:
+        explained = None if newest.ended or _lives(newest) is not False else Explained("killed")
+    elif not picture.answered:
+        return
+    else:
+        job = _job_of(newest, picture)
+        if job is not None and job.state in ALIVE and job.state != "PENDING":
+            return
+        explained = by_state(job.state) if job else None
+        if explained is None:
+            nodes = scheduler.hostnames(newest.slurm.nodes) if newest.slurm.nodes else []
+            path, start = newest.slurm.log, newest.slurm.restarts
+            text = log_of_start(Path(path) if path else None, newest.slurm.job, start)
+            explained = by_slurm(newest.slurm.job, nodes, text, start)
+    if explained is None:
+        return
+    try:
+        concluded = conclude(picture.folder, *explained)
+    except OSError as error:
+        picture.unknown.append(f"how attempt {newest.number} ended could not be recorded ({error})")
+        return
+    picture.attempts[-1] = concluded or newest
+
+
+def _lives(attempt: Attempt) -> bool | None:
+    """Whether rank 0 of an attempt outside Slurm lives; None where it is on another host."""
+    if socket.gethostname() not in attempt.hosts:
+        return None
+    try:
+        words = Path(f"/proc/{attempt.process}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"train" in words

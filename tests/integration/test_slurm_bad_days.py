@@ -1,0 +1,295 @@
+"""A cluster's bad days, on a real Slurm with a real training: it goes on, or stops with one clear reason.
+
+By default the most telling ones; `FMCT_BAD_DAYS=all` runs all, and with -s prints docs/operations.md's table.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import paced_training
+import pytest
+from small_training import small_config, write_dataset, write_recipe
+
+from fmct_hpc.train.attempts import Attempt, attempts, last_figures
+from fmct_hpc.train.checkpoint import newest
+from launch.config import load
+from launch.ranks import run_ranks
+from launch.site import Resources, Site
+from launch.slurm import Job, submit
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+SITE = load(Site, Path(__file__).parents[2] / "launch/recipes/site-test.yaml", [])
+STEPS, SAVE_EVERY, HIT = 30, 10, 14
+"""Faults strike after step HIT, between the checkpoints of steps 10 and 20."""
+PAUSE = "0.2"
+
+rare = pytest.mark.skipif(os.environ.get("FMCT_BAD_DAYS") != "all", reason="FMCT_BAD_DAYS=all runs it")
+
+
+class Training:
+    """A training in a Slurm job of two ranks on two nodes, or here."""
+
+    def __init__(self, folder: Path, cluster) -> None:
+        self.folder = folder
+        self.run = folder / "run"
+        self.cluster = cluster
+        config = small_config(
+            write_dataset(folder / "data"), run={"steps": STEPS, "checkpoint_every": SAVE_EVERY}
+        )
+        self.recipe = write_recipe(config, folder / "recipe.yaml")
+        self.job = ""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        arguments = ("train", "--run", str(self.run), "--config", str(self.recipe))
+        return (sys.executable, paced_training.__file__, *arguments)
+
+    def submit(self, site: Site = SITE, resources: Resources = SITE.train) -> "Training":
+        job = Job("fmct-train", (self.command,), resources, nodes=2, run=self.run)
+        (self.job,) = submit([job], self.run / "slurm", site)
+        return self
+
+    def at_step(self, step: int = HIT) -> "Training":
+        self.cluster.until(lambda: last_figures(self.run).get("step", 0) >= step, 200, f"step {step}")
+        return self
+
+    def log(self) -> str:
+        return "\n".join(path.read_text() for path in sorted((self.run / "slurm").glob("*.out")))
+
+    def done(self, seconds: float = 200) -> list[Attempt]:
+        state = self.cluster.wait(self.job, seconds)
+        assert state == "COMPLETED", self.log()
+        return attempts(self.run)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of the last checkpoint's files."""
+        found = newest(self.run)
+        assert found is not None
+        assert found[1].step == STEPS
+        return {name: facts.sha256 for name, facts in found[1].files.items()}
+
+
+def wait_for_job_to_leave(cluster, job: str) -> None:
+    cluster.until(lambda: "JobState=RUNNING" not in cluster._run("scontrol", "show", "job", job), 60, "end")
+
+
+@pytest.fixture
+def training(tmp_path: Path, cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Training]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("FMCT_TEST_PAUSE", PAUSE)
+    training = Training(tmp_path, cluster)
+    yield training
+    subprocess.run(["scancel", training.job], check=False)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of the run that nothing befell, at the same number of ranks."""
+    training = Training(tmp_path_factory.mktemp("unbroken"), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("FMCT_TEST_PAUSE", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        assert run_ranks(list(training.command), 2).code == 0
+    return training.digests()
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Callable[[str, list[Attempt], str], None]]:
+    rows: list[str] = []
+
+    def add(fault: str, starts: list[Attempt], what: str = "") -> None:
+        lost = sum(start.lost_steps or 0 for start in starts)
+        causes = "; ".join(
+            f"{start.cause}: {start.detail}" if start.detail else f"{start.cause}" for start in starts
+        )
+        rows.append(f"| {fault} | {what or causes} | {len(starts)} | {lost} |")
+
+    yield add
+    print("\n| fault | what happened | starts | steps lost |\n|---|---|---|---|", *rows, sep="\n")
+
+
+def processes(job: str, program: str = "", **variables: str) -> list[int]:
+    """Processes of a job, by variables of their environment; all nodes are on this host."""
+    wanted = {f"{name}={value}" for name, value in {"SLURM_JOB_ID": job, **variables}.items()}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = set((process / "environ").read_text(errors="replace").split("\0"))
+            named = (process / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue
+        if wanted <= environment and program in named:
+            found.append(int(process.name))
+    return found
+
+
+def daemon(name: str) -> int:
+    return int((Path(os.environ["FMCT_CLUSTER_DIR"]) / "pid" / f"{name}.pid").read_text())
+
+
+def restart(*command: str) -> None:
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    subprocess.run(command, check=True, env=environment, timeout=60)
+
+
+def preempt(cluster, folder: Path) -> None:
+    urgent = Job("urgent", ((sys.executable, "-c", "pass"),), Resources(partition="high", cpus_per_task=4), 4)
+    (number,) = submit([urgent], folder, SITE)
+    assert cluster.wait(number) == "COMPLETED"
+
+
+@pytest.fixture
+def node_to_lose(cluster) -> Iterator[Callable[[str, str], None]]:
+    """Sets a node down, as a power cut does; afterwards it is back."""
+    lost: list[str] = []
+
+    def lose(node: str, job: str) -> None:
+        lost.append(node)
+        os.kill(daemon(f"slurmd-{node}"), signal.SIGKILL)
+        for process in processes(job, SLURMD_NODENAME=node):  # ranks, batch script, srun
+            os.kill(process, signal.SIGKILL)
+        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power"], check=True)
+
+    yield lose
+    for node in lost:
+        restart("slurmd", "-N", node)
+        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
+        idle = lambda node=node: "idle" in cluster._run("sinfo", "-hn", node, "-o", "%T", "-p", "low")  # noqa: E731
+        cluster.until(idle, 60, f"node {node}")
+
+
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=rare)])
+def test_a_node_goes_down(training, unbroken, table, node_to_lose, which):
+    """The first node is that of the batch script, which thus cannot say anything."""
+    training.submit().at_step()
+    nodes = training.cluster._run("squeue", "-hj", training.job, "-o", "%N")
+    name = training.cluster._run("scontrol", "show", "hostnames", nodes.strip()).split()[which]
+    node_to_lose(name, training.job)
+    starts = training.done()
+    assert [start.cause for start in starts] == ["node failure", "done"]
+    assert starts[0].lost_steps <= SAVE_EVERY
+    assert starts[1].first_step == SAVE_EVERY + 1
+    assert training.digests() == unbroken
+    table(f"a node goes down ({'its batch script with it' if which == 0 else 'not the first'})", starts)
+
+
+def test_a_rank_is_killed(training, unbroken, table):
+    training.submit(SITE).at_step()
+    (victim,) = processes(training.job, "paced_training", SLURM_PROCID="1")
+    os.kill(victim, signal.SIGKILL)
+    starts = training.done()
+    assert [(start.cause, start.failed_rank) for start in starts] == [("crash", 1), ("done", None)], (
+        training.log()
+    )
+    assert starts[0].exit_code == 137
+    assert starts[0].lost_steps <= SAVE_EVERY
+    assert training.digests() == unbroken
+    assert training.log().count("queued again") == 1
+    table("a rank is killed", starts)
+
+
+@pytest.fixture
+def small_disk(training) -> Iterator[Path]:
+    """The run folder on a file system of its own, of 16 MiB."""
+    training.run.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", training.run], check=True)
+    yield training.run
+    subprocess.run(["scancel", training.job], check=False)
+    wait_for_job_to_leave(training.cluster, training.job)
+    subprocess.run(["umount", "--lazy", training.run], check=True)
+
+
+def test_the_file_system_is_full_at_a_checkpoint(training, unbroken, table, small_disk):
+    training.submit().at_step()
+    filler = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(bytes(free - 200_000))  # room for a line in a log, not for a checkpoint
+    wait_for_job_to_leave(training.cluster, training.job)
+    filler.unlink()
+    starts = training.done()
+    assert [start.cause for start in starts] == ["no room", "done"], training.log()
+    assert "No space left on device" in starts[0].detail
+    assert starts[0].saved_step == SAVE_EVERY
+    assert training.digests() == unbroken
+    assert training.log().count("fmct: ") - training.log().count("fmct: job") <= 1, "one reason, told once"
+    table("the file system is full at a checkpoint, and has room later", starts)
+
+
+@rare
+def test_preemption(training, unbroken, table):
+    training.submit().at_step()
+    preempt(training.cluster, training.folder / "urgent")
+    starts = training.done()
+    assert [start.cause for start in starts] == ["preempted", "done"]
+    assert starts[0].lost_steps == 0
+    assert training.digests() == unbroken
+    table("preempted by a higher partition", starts)
+
+
+@rare
+def test_the_time_limit(training, unbroken, table, monkeypatch):
+    monkeypatch.setenv("FMCT_TEST_PAUSE", "1.5")
+    site = SITE.model_copy(update={"warn_seconds": 30})
+    training.submit(site, SITE.train.model_copy(update={"time_minutes": 1}))
+    starts = training.done(500)
+    assert len(starts) > 1
+    assert {start.cause for start in starts[:-1]} == {"time limit"}
+    assert [start.lost_steps for start in starts] == [0] * len(starts)
+    assert training.digests() == unbroken
+    table("the time limit, several times", starts, "time limit: SIGUSR2")
+
+
+@rare
+def test_scontrol_requeue(training, unbroken, table):
+    training.submit().at_step()
+    subprocess.run(["scontrol", "requeue", training.job], check=True)
+    starts = training.done()
+    assert [start.cause for start in starts] == ["requeued", "done"]
+    assert starts[0].lost_steps == 0
+    assert training.digests() == unbroken
+    table("`scontrol requeue`", starts)
+
+
+@rare
+def test_scancel(training, unbroken, table):
+    training.submit().at_step()
+    subprocess.run(["scancel", training.job], check=True)
+    assert training.cluster.wait(training.job).startswith("CANCELLED")
+    (start,) = attempts(training.run)
+    assert start.lost_steps == 0
+    assert training.cluster.restarts(training.job) == 0
+    assert len(training.submit().done()) == 2
+    assert training.digests() == unbroken
+    table("`scancel`, then submitted again", attempts(training.run))
+
+
+@rare
+def test_slurmctld_is_restarted(training, unbroken, table):
+    training.submit().at_step()
+    os.kill(daemon("slurmctld"), signal.SIGTERM)
+    training.at_step(HIT + 6)
+    restart("slurmctld")
+    starts = training.done()
+    assert [start.cause for start in starts] == ["done"]
+    assert training.digests() == unbroken
+    table("slurmctld is down for some steps", starts)
+
+
+@rare
+def test_a_training_that_crashes_each_time_at_one_step(training, table, monkeypatch):
+    monkeypatch.setenv("FMCT_TEST_CRASH_AT", str(HIT))
+    training.submit()
+    assert training.cluster.wait(training.job) == "FAILED"
+    starts = attempts(training.run)
+    assert [(start.cause, start.saved_step, start.failed_rank) for start in starts] == [
+        ("crash", SAVE_EVERY, 0)
+    ] * 2
+    assert training.log().count("not queued again") == 1
+    table("a rank crashes each time at one step", starts)

@@ -1,0 +1,186 @@
+"""`fmct launch status` where Slurm answers, in part or not at all: commands on the PATH stand for it."""
+
+import os
+import re
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from small_training import small_config
+
+from fmct_hpc.train import attempts
+from fmct_hpc.train.attempts import begin, conclude, note_failure
+from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
+from launch.status import status
+from launch.watch import look, newest_log
+from shards.errors import FmctError
+
+DATA = DataFacts(
+    content_digest="c", dataset_digest="d", preprocess_digest="p", spacing_mm=(1, 1, 1), shards_digest="s"
+)
+JOB = """\
+JobId=12 JobName=fmct train
+   UserId=root(0) GroupId=root(0) MCS_label=N/A
+   JobState={state} Reason={reason} Dependency=(null)
+   Requeue=1 Restarts={restarts} BatchFlag=1 Reboot=0 ExitCode=0:0
+   StartTime=2026-11-24T23:41:04 EndTime=2026-11-24T23:51:04 Deadline=N/A
+   NodeList=n[1-2]
+   Command=/somewhere/train.sbatch --run first run.steps=40 NAME=VALUE
+   WorkDir=/somewhere
+   StdOut=/somewhere/fmct-train-12.out
+"""
+SILENT = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
+NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+
+
+class Slurm:
+    """What Slurm's commands say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.job(None)
+        self.says("squeue", "")
+        self.says("sacct", NO_ACCOUNTING)
+
+    def says(self, command: str, script: str) -> None:
+        path = self.folder / command
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def job(self, state: str | None, restarts: int = 0, reason: str = "None") -> None:
+        """What scontrol says of the only job; None: it has forgotten it."""
+        script = "case $* in 'show job 12') cat <<'END'\n{}\nEND\n;; *) exit 1;; esac"
+        said = JOB.format(state=state, restarts=restarts, reason=reason)
+        forgotten = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+        self.says("scontrol", script.format(said) if state else forgotten)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return Slurm(tmp_path / "bin")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose attempt, in job 12, has saved at step 6 and done 9."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        for name, value in {"JOB_ID": "12", "PROCID": "0", "JOB_NODELIST": "n[1-2]"}.items():
+            patch.setenv(f"SLURM_{name}", value)
+        begin(run, small_config(Path("data")), DATA, ["n1", "n2"], 0)
+    checkpoint_path(run, 6).mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("".join(f'{{"step": {s}, "loss": 1.25}}\n' for s in range(1, 10)))
+    return run
+
+
+def said(folder: Path) -> list[str]:
+    console = Console(file=StringIO(), width=80)
+    status(folder, console)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_running_job_tells_node_step_loss_and_checkpoint(run, slurm):
+    slurm.job("RUNNING")
+    head, attempt, job = said(run)
+    assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint of step 6"
+    assert attempt.startswith("attempt 1, job 12.0, began ")
+    assert attempt.endswith("nodes n[1-2], ranks 2, steps 1-9, ended running")
+    assert job == "job 12, name fmct train, state RUNNING, restarts 0, nodes n[1-2]"
+    assert attempts.attempts(run)[0].ended is None
+
+
+def test_a_job_that_waits_again_tells_why_and_what_was_lost(run, slurm):
+    slurm.job("PENDING", restarts=1, reason="BeginTime")
+    slurm.says("sacct", 'echo "12|NODE_FAIL|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
+    head, attempt, job = said(run)
+    assert head.startswith(f"{run}: waits to start again after: node failure: Slurm: NODE_FAIL, step 9 of 20")
+    assert attempt.endswith("steps 1-9, lost 3, ended node failure: Slurm: NODE_FAIL")
+    assert job.endswith("waits for BeginTime, not before 23:41:04")
+    assert attempts.attempts(run)[0].cause == "node failure", "what was learned is on record"
+
+
+def test_a_slurmctld_that_does_not_answer_leaves_what_the_run_knows(run, slurm):
+    slurm.says("scontrol", SILENT)
+    slurm.says("squeue", SILENT)
+    head, _, unknown = said(run)
+    assert head == f"{run}: unknown, step 9 of 20, loss 1.25, newest checkpoint of step 6"
+    assert unknown == ("not known: slurmctld does not answer: whether jobs wait or run now cannot be known")
+    assert attempts.attempts(run)[0].ended is None, "nothing is guessed"
+
+
+def test_without_accounting_a_forgotten_job_is_called_killed(run, slurm):
+    head, _, unknown = said(run)
+    assert "killed: Slurm does not say why" in head
+    assert unknown.startswith("not known: accounting does not answer")
+
+
+@pytest.mark.parametrize("accounting", [True, False])
+def test_a_cancelled_job_is_told_with_and_without_accounting(run, slurm, accounting):
+    attempts.end(run, attempts.attempts(run)[0], 9, "SIGTERM")
+    if accounting:
+        slurm.says("sacct", 'echo "12|CANCELLED by 0|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
+    else:
+        slurm.job("CANCELLED")
+    assert " cancelled: SIGTERM, step 9 of 20" in said(run)[0]
+
+
+def test_a_job_from_an_sbatch_file_that_waits_is_found_by_its_command(tmp_path, slurm):
+    (tmp_path / "first").mkdir()
+    assert said(tmp_path / "first") == [f"{tmp_path / 'first'}: no attempt is on record, and no job is known"]
+    slurm.says("squeue", f'echo "12|{tmp_path}|/some/train.sbatch --run first run.steps=40"')
+    slurm.job("PENDING", reason="Priority")
+    assert said(tmp_path / "first")[-1].endswith(
+        "state PENDING, restarts 0, nodes n[1-2], waits for Priority"
+    )
+
+
+def test_a_terminal_gets_tables(run, slurm):
+    slurm.job("RUNNING")
+    console = Console(file=StringIO(), width=160, force_terminal=True)
+    status(run, console)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    assert re.search(r"│ 1 +│ 12\.0 +│ .*│ n\[1-2\] +│ 2 +│ 1-9 +│ +│ running +│", text)
+
+
+def test_an_attempt_outside_slurm_is_judged_by_its_process(tmp_path):
+    run = tmp_path / "run"
+    code = (
+        "import socket, sys, time; from test_status import *\n"
+        "begin(Path(sys.argv[1]), small_config(Path('data')), DATA, [socket.gethostname()], 0)\n"
+        "print(flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run), "train"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout
+    process.stdout.readline()
+    assert said(run)[0].startswith(f"{run}: running, step 0 of 20")
+    process.kill()
+    process.communicate()
+    assert said(run)[0].startswith(f"{run}: killed, step 0 of 20")
+
+
+def test_the_failed_ranks_log_comes_first(run, slurm):
+    slurm.job("FAILED")
+    (run / "slurm").mkdir()
+    for rank in range(2):
+        (run / f"slurm/12_{rank}_log.out").write_text(f"rank {rank}")
+    note_failure(run, 1, 1, ValueError("bad"))
+    conclude(run, "crash")
+    picture = look(run)
+    assert [path.name for path in newest_log(picture)] == ["12_1_log.out", "12_0_log.out"]
+    assert [path.name for path in newest_log(picture, rank=0)] == ["12_0_log.out"]
+    with pytest.raises(FmctError, match="no log of rank 7"):
+        newest_log(picture, rank=7)
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(FmctError, match="no such folder"):
+        look(tmp_path / "none")
