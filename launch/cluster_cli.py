@@ -1,7 +1,7 @@
 """`fmct launch`: the stages on Slurm, with the same arguments as here."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
 ]
+Stage = Literal["scan", "labels", "plan", "preprocess", "collect", "train", "probe", "report"]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only print the batch scripts, and what each task would run.")
 ]
@@ -61,11 +62,14 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """One job that queues itself again, after preemption or its time limit, until training is done."""
-    from launch.stages import train_jobs
+    from fmct_hpc.config import TrainConfig
+    from launch.stages import configuration, train_job
 
     cluster = load(Site, site, [])
-    jobs = train_jobs(run, config, overrides or [], nodes, ranks_per_node, cluster)
-    _launch(jobs, run, cluster, dry_run)
+    # A wrong configuration shows here, not in the queue.
+    load(TrainConfig, config, overrides or []).accumulation(nodes * ranks_per_node)
+    job = train_job(run, configuration(config, overrides or []), nodes, ranks_per_node, cluster)
+    _launch([job], run, cluster, dry_run)
 
 
 @launch_app.command()
@@ -80,14 +84,40 @@ def probe(
     dry_run: DryRun = False,
 ) -> None:
     """An array with a task for each run."""
-    from launch.stages import probe_jobs
+    from fmct_hpc.config import ProbeConfig
+    from launch.stages import configuration, probe_job
 
     cluster = load(Site, site, [])
     runs = [Path(given) for given in runs_and_overrides if "=" not in given]
     overrides = [given for given in runs_and_overrides if "=" in given]
     if not runs:
         raise typer.BadParameter("name at least one run folder")
-    _launch(probe_jobs(runs, out, config, overrides, cluster), out, cluster, dry_run)
+    load(ProbeConfig, config, overrides)
+    _launch([probe_job(runs, out, configuration(config, overrides), cluster)], out, cluster, dry_run)
+
+
+@launch_app.command()
+def pipeline(
+    recipe: Annotated[Path, typer.Argument(help="YAML; copy launch/recipes/pipeline-example.yaml.")],
+    site: SiteFile,
+    again: Annotated[
+        Stage | None,
+        typer.Option(help="Do this stage again, and what follows it: the export has grown, say."),
+    ] = None,
+    dry_run: DryRun = False,
+    overrides: Overrides = None,
+) -> None:
+    """From an export to a report: every stage as a job that waits for those that it needs.
+
+    Safe to repeat: what is done is not done again, what is queued or running is not submitted again.
+    """
+    from launch.chain import Chain
+    from launch.pipeline import Pipeline, steps
+
+    cluster, whole = load(Site, site, []), load(Pipeline, recipe, overrides or [])
+    chain = Chain(whole.out, steps(whole, cluster), cluster)
+    for line in chain.describe(again) if dry_run else chain.submit(again):
+        typer.echo(line)
 
 
 def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:
@@ -95,7 +125,7 @@ def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:
 
     folder = out / "slurm"
     if dry_run:
-        typer.echo(describe(jobs, folder, cluster))
+        typer.echo("\n".join(describe(job, folder, cluster) for job in jobs))
         return
     write_text(folder / "site.json", cluster.model_dump_json(indent=1))
     for job, number in zip(jobs, submit(jobs, folder, cluster), strict=True):

@@ -51,6 +51,20 @@ class JobFacts:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """A job of this user that waits or runs; an array is one."""
+
+    number: str
+    name: str
+    state: str
+    """RUNNING where any task runs."""
+    reason: str
+    """Why it waits."""
+    folder: str
+    command: str
+
+
+@dataclass(frozen=True)
 class Accounted:
     """One start of a job, as accounting has it."""
 
@@ -76,13 +90,20 @@ def jobs_known(number: str | None = None) -> list[JobFacts] | None:
     return [_job(record) for record in answer.split("\n\n") if "JobId=" in record]
 
 
-def queued() -> list[tuple[str, str, str]] | None:
-    """Of this user's jobs that wait or run: number, working folder, command; None without an answer."""
-    answer = _ask(["squeue", "--me", "--noheader", "--format", "%F|%Z|%o"])
+def queued() -> list[Queued] | None:
+    """This user's jobs that wait or run; None where Slurm does not answer."""
+    answer = _ask(["squeue", "--me", "--noheader", "--format", "%F|%T|%r|%j|%Z|%o"])
     if answer is None:
         return None
-    rows = (line.split("|", 2) for line in answer.splitlines() if line.count("|") >= 2)
-    return [(number, folder, words) for number, folder, words in rows]
+    found: dict[str, Queued] = {}
+    for line in answer.splitlines():
+        if line.count("|") < 5:
+            continue
+        number, state, reason, name, folder, command = line.split("|", 5)
+        if number not in found or state != "PENDING":
+            reason = "" if reason == "None" else reason
+            found[number] = Queued(number, name, state, reason, folder, command)
+    return list(found.values())
 
 
 def accounted(numbers: list[str]) -> list[Accounted] | None:

@@ -8,7 +8,7 @@ well, its batch script asks launch/requeue.py, which queues it again or says why
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Job:
     """Names of jobs that must have succeeded; where one has not, Slurm cancels this one."""
     after_end: tuple[str, ...] = ()
     """Names of jobs that must have ended, however."""
+    done: Path | None = None
+    """A file to touch on success; of an array, each task one with its number behind a dot."""
 
     @property
     def size(self) -> str:
@@ -96,15 +98,13 @@ def script(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None
     return str(executor._make_submission_file_text(executor._submitit_command_str, uid=""))
 
 
-def describe(jobs: Iterable[Job], folder: Path, site: Site) -> str:
-    """The scripts that `submit` would give to sbatch, and what each of their tasks would run."""
-    parts = []
-    for job in jobs:
-        parts.append(f"### {job.name}, {job.size}: what sbatch gets\n{script(job, folder, site)}")
-        parts += [
-            f"### {job.name}, task {number}\n{shlex.join(command)}"
-            for number, command in enumerate(command_lines(job, site))
-        ]
+def describe(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> str:
+    """The script that `submit` would give to sbatch, and what each of its tasks would run."""
+    parts = [f"### {job.name}, {job.size}: what sbatch gets\n{script(job, folder, site, numbers)}"]
+    parts += [
+        f"### {job.name}, task {number}\n{shlex.join(command)}"
+        for number, command in enumerate(command_lines(job, site))
+    ]
     return "\n".join(parts)
 
 
@@ -160,6 +160,7 @@ def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) 
         "setup": [*_site_setup(site), f'[ -z "${{SLURM_RESTART_COUNT:-}}" ] || {before} || exit 2', *SETUP],
         "teardown": [
             "code=$?",
+            *([_mark(job.done)] if job.done else []),
             f'[ "$code" = 0 ] || {after} --backoff {site.backoff_seconds} --code "$code"',
             'exit "$code"',
         ],
@@ -172,6 +173,12 @@ def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) 
         "additional_parameters": {name: value for name, value in further.items() if value is not False},
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _mark(done: Path) -> str:
+    return (
+        f'[ "$code" != 0 ] || touch {shlex.quote(str(done))}${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}'
+    )
 
 
 def _dependency(job: Job, numbers: Mapping[str, str]) -> str:

@@ -1,9 +1,9 @@
 """The stages as jobs: which `fmct` command lines they run, on which of the site's resources."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from fmct_hpc.config import ProbeConfig, TrainConfig
 from launch.config import load
 from launch.site import Site
 from launch.slurm import Job
@@ -12,16 +12,33 @@ from preprocess.plan import plan
 from shards.errors import FmctError
 
 
+def scan_job(export: Path, catalog: Path, site: Site) -> Job:
+    """The scan, with as many readers as the site gives it cores."""
+    workers = str(site.scan.cpus_per_task)
+    command = fmct(site, "scan", export, "--catalog", catalog, "--workers", workers)
+    return Job("fmct-scan", (command,), site.scan)
+
+
+def labels_job(csv: Path, key_file: Path, out: Path, site: Site) -> Job:
+    """Keys the labels as the volumes are keyed."""
+    return Job("fmct-labels", (fmct(site, "labels", csv, "--key-file", key_file, "--out", out),), site.light)
+
+
 def preprocess_jobs(
     catalog: Path, out: Path, config: Path | None, overrides: list[str], site: Site
 ) -> list[Job]:
     """An array that shares the tasks out, and a job that collects. Plans here, in this process."""
     tasks = plan(catalog, out, load(PreprocessConfig, config, overrides))
-    configuration = _configuration(config, overrides)
-    return [
-        preprocess_array(catalog, out, configuration, min(tasks, site.array_size), site),
-        collect_job(catalog, out, configuration, site),
-    ]
+    arguments = configuration(config, overrides)
+    array = preprocess_array(catalog, out, arguments, min(tasks, site.array_size), site)
+    collect = collect_job(catalog, out, arguments, site)
+    return [array, replace(collect, after_end=(array.name,))]
+
+
+def plan_job(catalog: Path, out: Path, configuration: list[str], site: Site) -> Job:
+    """Divides the work into tasks, where the catalog is not there yet when jobs are submitted."""
+    command = fmct(site, "preprocess", catalog, "--out", out, *configuration, "--plan")
+    return Job("fmct-plan", (command,), site.light)
 
 
 def preprocess_array(catalog: Path, out: Path, configuration: list[str], shares: int, site: Site) -> Job:
@@ -34,39 +51,39 @@ def preprocess_array(catalog: Path, out: Path, configuration: list[str], shares:
 
 
 def collect_job(catalog: Path, out: Path, configuration: list[str], site: Site) -> Job:
-    """Joins what the array made. It starts whatever came of that, since it says best what is missing."""
+    """Joins what the array made; it says best what is missing, so it is to start whatever came of that."""
     command = fmct(site, "preprocess", catalog, "--out", out, *configuration, "--collect")
-    return Job("fmct-collect", (command,), site.light, after_end=("fmct-preprocess",))
+    return Job("fmct-collect", (command,), site.light)
 
 
-def train_jobs(
-    run: Path, config: Path | None, overrides: list[str], nodes: int, ranks_per_node: int, site: Site
-) -> list[Job]:
-    """One job of nodes × ranks_per_node ranks; a wrong configuration shows here, not in the queue."""
-    overrides = [*_cache(site), *overrides]
-    load(TrainConfig, config, overrides).accumulation(nodes * ranks_per_node)
-    command = fmct(site, "train", "--run", run, *_configuration(config, overrides))
-    return [Job("fmct-train", (command,), site.train, nodes, ranks_per_node, run)]
+def train_job(run: Path, configuration: list[str], nodes: int, ranks_per_node: int, site: Site) -> Job:
+    """One job of nodes × ranks_per_node ranks; the site's cache comes before the user's own."""
+    cache = [f"data.cache={site.cache}"] if site.cache else []
+    cache += [f"data.cache_gb={site.cache_gb}"] if site.cache_gb else []
+    command = fmct(site, "train", "--run", run, *cache, *configuration)
+    return Job("fmct-train", (command,), site.train, nodes, ranks_per_node, run)
 
 
-def probe_jobs(
-    runs: list[Path], out: Path, config: Path | None, overrides: list[str], site: Site
-) -> list[Job]:
+def probe_job(runs: list[Path], out: Path, configuration: list[str], site: Site) -> Job:
     """An array over run folders; each run's results go to `out`/<the run folder's name>, one run's to `out`.
 
     Raises FmctError when two run folders have the same name.
     """
-    load(ProbeConfig, config, overrides)
     if len({run.resolve().name for run in runs}) < len(runs):
         raise FmctError(
             "two of the run folders have the same name, so their results would collide; rename one"
         )
     outs = [out / run.resolve().name for run in runs] if len(runs) > 1 else [out]
-    configuration = _configuration(config, overrides)
     commands = tuple(
         fmct(site, "probe", run, "--out", one, *configuration) for run, one in zip(runs, outs, strict=True)
     )
-    return [Job("fmct-probe", commands, site.probe)]
+    return Job("fmct-probe", commands, site.probe)
+
+
+def report_job(out: Path, data: Path, run: Path, probe: Path, site: Site) -> Job:
+    """Writes the page of a whole run."""
+    command = fmct(site, "report", out, "--data", data, "--run", run, "--probe", probe)
+    return Job("fmct-report", (command,), site.light)
 
 
 def fmct(site: Site, *arguments: str | Path) -> tuple[str, ...]:
@@ -75,11 +92,6 @@ def fmct(site: Site, *arguments: str | Path) -> tuple[str, ...]:
     return (*program, *(str(argument) for argument in arguments))
 
 
-def _configuration(config: Path | None, overrides: list[str]) -> list[str]:
+def configuration(config: Path | None, overrides: list[str]) -> list[str]:
+    """A recipe and what overrides it, as arguments."""
     return [*(["--config", str(config)] if config else []), *overrides]
-
-
-def _cache(site: Site) -> list[str]:
-    """The site's cache as overrides, before the user's own."""
-    cache = [f"data.cache={site.cache}"] if site.cache else []
-    return [*cache, *([f"data.cache_gb={site.cache_gb}"] if site.cache_gb else [])]

@@ -112,10 +112,10 @@ def _numbers(picture: Picture) -> list[str]:
     found |= {job.split("_")[0] for job in picture.endings}
     found |= {attempt.slurm.job for attempt in picture.attempts if attempt.slurm}
     here = picture.folder.resolve()
-    for job, folder, command in scheduler.queued() or []:
-        words = {word.removeprefix("--run=").removeprefix("--out=") for word in command.split()}
-        if any(Path(folder, word).resolve() == here for word in words):
-            found.add(job)
+    for job in scheduler.queued() or []:
+        words = {word.removeprefix("--run=").removeprefix("--out=") for word in job.command.split()}
+        if any(Path(job.folder, word).resolve() == here for word in words):
+            found.add(job.number)
     return sorted((number for number in found if number.isdigit()), key=int, reverse=True)
 
 

@@ -13,9 +13,13 @@ class Cluster:
 
     def wait(self, job: str, seconds: float = 90) -> str:
         """Wait until no task of `job` is queued or running; returns its state, of an array the worst."""
-        self.until(lambda: not self._run("squeue", "--noheader", "--jobs", job), seconds, f"job {job}")
+        self.until(lambda: not self.queued(job), seconds, f"job {job}")
         states = self.states(job)
         return next((state for state in states if state != "COMPLETED"), states[0])
+
+    def queued(self, job: str) -> bool:
+        """Whether a task of `job` waits or runs."""
+        return bool(self._run("squeue", "--noheader", "--jobs", job))
 
     def states(self, job: str) -> list[str]:
         self.until(lambda: bool(self._accounting(job)), 20, f"accounting of job {job}")

@@ -202,7 +202,7 @@ def test_what_slurm_refuses_is_one_line_with_its_words(cluster, tmp_path):
 def test_the_printed_scripts_and_commands_are_what_sbatch_gets(cluster, tmp_path):
     array = Job("array", tuple(python(f"print({i})") for i in range(2)), SITE.preprocess)
     alone = Job("alone", (python("print('a b')"),), SITE.train, 2, after_success=("array",))
-    printed = describe([array, alone], tmp_path, SITE)
+    printed = "\n".join(describe(job, tmp_path, SITE) for job in (array, alone))
     numbers = submit([array, alone], tmp_path, SITE)
     sections = dict(part.split("\n", 1) for part in printed.removeprefix("### ").split("\n### "))
     heads = ["array, an array of 2 tasks: what sbatch gets", "alone, 2 nodes of 1 ranks: what sbatch gets"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launch.site import Resources, Site
 from launch.slurm import Job, submit
@@ -39,6 +40,8 @@ def logs(folder: Path) -> str:
 
 @dataclass
 class Export:
+    folder: Path
+    """Has export/dicom, export/labels.csv and hmac.key."""
     catalog: Path
     arguments: list[str]
     """Overrides that every preprocessing of it takes: several small shards."""
@@ -57,7 +60,7 @@ def export(tmp_path_factory) -> Export:
     run("fmct", "keygen", key)
     run("fmct", "labels", folder / "export/labels.csv", "--key-file", key, "--out", labels)
     run("fmct", "preprocess", catalog, "--out", folder / "data", *arguments)
-    return Export(catalog, arguments, folder / "data", labels)
+    return Export(folder, catalog, arguments, folder / "data", labels)
 
 
 def digests(data: Path) -> list[str]:
@@ -73,14 +76,20 @@ def test_launched_preprocessing_gives_the_same_bytes_as_here(cluster, export, tm
     assert digests(tmp_path) == digests(export.data)
 
 
-def test_preprocessing_by_sbatch_gives_the_same_bytes_as_here(cluster, export, tmp_path, monkeypatch):
+def test_scan_and_preprocessing_by_sbatch_give_the_same_bytes_as_here(cluster, export, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = [export.catalog, "--out", tmp_path / "data", *export.arguments]
-    run("fmct", "preprocess", *arguments, "--plan")
-    array = run("sbatch", "--parsable", "--array=0-1", SBATCH / "preprocess.sbatch", *arguments).strip()
-    collect = ("--parsable", f"--dependency=afterany:{array}", SBATCH / "collect.sbatch")
-    after = run("sbatch", *collect, *arguments).strip()
-    assert cluster.wait(after) == "COMPLETED", logs(tmp_path)
+    arguments = [tmp_path / "catalog.parquet", "--out", tmp_path / "data", *export.arguments]
+
+    def batch(stage: str, *arguments: str | Path, **options: str) -> str:
+        given = [f"--{name}={value}" for name, value in options.items()]
+        return run("sbatch", "--parsable", *given, SBATCH / f"{stage}.sbatch", *arguments).strip()
+
+    scan = batch("scan", export.folder / "export/dicom", "--catalog", arguments[0])
+    plan = batch("plan", *arguments, dependency=f"afterok:{scan}")
+    array = batch("preprocess", *arguments, array="0-1", dependency=f"afterok:{plan}")
+    collect = batch("collect", *arguments, dependency=f"afterok:{plan},afterany:{array}")
+    assert cluster.wait(collect) == "COMPLETED", logs(tmp_path)
+    assert arguments[0].read_bytes() == export.catalog.read_bytes()
     assert digests(tmp_path / "data") == digests(export.data)
 
 
@@ -125,3 +134,62 @@ def test_probes_of_several_runs_are_one_array(cluster, export, trained, tmp_path
     for name in ("preempted", "unbroken"):
         results = [(tmp_path / way / name / "results.json").read_text() for way in ("launched", "sbatch")]
         assert results[0] == results[1]
+    page = tmp_path / "report.html"
+    arguments = ["--data", export.data, "--run", trained[1], "--probe", tmp_path / "sbatch" / "unbroken"]
+    job = run("sbatch", "--parsable", SBATCH / "report.sbatch", page, *arguments).strip()
+    assert cluster.wait(job) == "COMPLETED", logs(tmp_path)
+    assert "any_bleed" in page.read_text()
+
+
+def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
+    cluster, export, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    labels, out = tmp_path / "labels.csv", tmp_path / "out"
+    labels.write_text("no labels\n")
+    small = ["run.steps=4", "run.batch=4", "run.checkpoint_every=2", "model.depth=1", "model.width=48"]
+    small += ["data.view_size=24", "data.local_views=1", "model.heads=2"]
+    recipe = tmp_path / "pipeline.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {
+                "export": str(export.folder / "export/dicom"),
+                "key_file": str(export.folder / "hmac.key"),
+                "labels": "labels.csv",
+                "out": "out",
+                "preprocess": {"set": ["output.shard_mib=4", "grid.spacing_mm=[4, 4, 4]"]},
+                "train": {"config": str(REPOSITORY / "launch/recipes/quickstart-train.yaml"), "set": small},
+                "probe": {"set": ["folds=2", "bootstrap=100"]},
+            }
+        )
+    )
+
+    def launch(*arguments: str) -> dict[str, str]:
+        lines = run("fmct", "launch", "pipeline", recipe, "--site", SITE, *arguments).splitlines()
+        return dict(line.split(": ", 1) for line in lines if not line.startswith("###") and ": " in line)
+
+    def numbers(said: dict[str, str]) -> dict[str, str]:
+        return {stage: text.split()[1].strip(",") for stage, text in said.items() if text.startswith("job")}
+
+    first = numbers(launch())
+    assert len(first) == 8
+    again = launch()
+    assert numbers(again).items() <= first.items(), "nothing is submitted while it is queued or running"
+    cluster.until(lambda: not cluster.queued(first["report"]), 150, "the last job's end")
+    assert cluster.wait(first["report"]) == cluster.wait(first["probe"]) == "CANCELLED", logs(out)
+    assert cluster.wait(first["train"], 150) == "COMPLETED", logs(out)
+
+    labels.write_bytes((export.folder / "export/labels.csv").read_bytes())
+    before = (out / "catalog.parquet").stat().st_mtime_ns
+    lines = run("fmct", "launch", "pipeline", recipe, "--site", SITE).splitlines()
+    [why] = [line for line in lines if "ended" in line and line.startswith("labels")]
+    assert f"job {first['labels']} ended failed" in why
+    assert "no rows; give a header" in why
+    second = json.loads((out / "pipeline.json").read_text())["stages"]
+    new = {stage for stage, job in second.items() if job["number"] != first[stage]}
+    assert new == {"labels", "probe", "report"}
+    assert cluster.wait(second["report"]["number"], 150) == "COMPLETED", logs(out)
+    assert (out / "catalog.parquet").stat().st_mtime_ns == before
+    assert (out / "report.html").is_file()
+    assert set(launch().values()) == {"done"}
+    assert json.loads((out / "pipeline.json").read_text())["stages"] == second

@@ -1,0 +1,234 @@
+"""Submitting the pipeline's jobs: only those that are neither done nor queued, each after those it waits for.
+
+What is done is told by marks that the batch scripts leave, what is queued by Slurm. A step is done when it
+left its mark, its outputs are there, and nothing that it was made from is newer. The record of job numbers is
+for people, and to say how an earlier try ended.
+"""
+
+import fcntl
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from launch import scheduler
+from launch.pipeline import DONE, Step
+from launch.scheduler import Queued
+from launch.site import Site
+from launch.slurm import Job, describe, submit
+from shards.atomic import write_text
+from shards.errors import FmctError
+
+
+class Submitted(BaseModel):
+    """A step's newest job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    number: str
+    at: datetime
+    folder: Path
+    """Of its log."""
+
+
+class Record(BaseModel):
+    """pipeline.json: each stage's newest job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stages: dict[str, Submitted] = {}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done about a step."""
+
+    step: Step
+    submit: bool
+    queued: Queued | None = None
+    """Its job, if it stays in the queue; or, if `submit`, the waiting one that the new one replaces."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.submit and self.queued is None
+
+
+class Chain:
+    """The steps of a pipeline in its folder, each named before those that wait for it."""
+
+    def __init__(self, out: Path, steps: list[Step], site: Site) -> None:
+        self.out, self.steps, self.site = out, steps, site
+
+    def describe(self, again: str | None = None) -> Iterator[str]:
+        """What `submit` would do: a line a step, then the scripts and commands; nothing is changed."""
+        queue = scheduler.queued()
+        if queue is None:
+            yield "Slurm does not answer here, so what is queued already is not known."
+        decisions = decide(self.steps, queue or [], _read(self.out), again)
+        known = {d.step.job.name: d.queued.number for d in decisions if d.queued and not d.submit}
+        for decision in decisions:
+            yield f"{decision.step.stage}: {_state(decision)}"
+        for decision in decisions:
+            if decision.submit:
+                names = {*known, *(d.step.job.name for d in decisions if d.submit)}
+                yield describe(_waiting(decision.step, names), decision.step.folder, self.site, known)
+
+    def submit(self, again: str | None = None) -> Iterator[str]:
+        """Submit what has to be; yields a line a step.
+
+        Raises FmctError where Slurm does not answer or refuses, and where a job of another configuration is
+        in the way.
+        """
+        with _alone(self.out):
+            queue = scheduler.queued()
+            if queue is None:
+                raise FmctError("Slurm does not answer (squeue): run this where jobs are submitted from")
+            record = _read(self.out)
+            known: dict[str, str] = {}
+            for decision in decide(self.steps, queue, record, again):
+                step = decision.step
+                if not decision.submit:
+                    known |= {step.job.name: decision.queued.number} if decision.queued else {}
+                    yield f"{step.stage}: {_state(decision)}"
+                    continue
+                before = record.stages.get(step.stage)
+                if before and before.name == step.job.name and not decision.queued:
+                    yield _ending(step.stage, before)
+                if decision.queued:
+                    scheduler.command("scancel", decision.queued.number)
+                if step.recipe:
+                    write_text(*step.recipe)
+                for mark in _marks(step):
+                    mark.unlink(missing_ok=True)
+                (self.out / DONE).mkdir(exist_ok=True)
+                write_text(step.folder / "site.json", self.site.model_dump_json(indent=1))
+                [number] = submit([_waiting(step, set(known))], step.folder, self.site, known)
+                known[step.job.name] = number
+                record.stages[step.stage] = Submitted(
+                    name=step.job.name, number=number, at=datetime.now(UTC), folder=step.folder
+                )
+                write_text(_path(self.out), record.model_dump_json(indent=1))
+                yield f"{step.stage}: job {number}, {step.job.size}, logs {step.folder}/{number}*.out"
+
+
+def decide(
+    steps: list[Step], queue: Iterable[Queued], record: Record, again: str | None = None
+) -> list[Decision]:
+    """What is to be done about each step.
+
+    again: a stage that is to be done again though it is done, and with it what follows.
+
+    Raises FmctError where a job runs on what is to be made anew, or a job of another configuration is queued.
+    """
+    named = {job.name: job for job in queue}
+    decisions: list[Decision] = []
+    anew: set[str] = set()  # to be submitted
+    unsettled: set[str] = set()  # these and those in the queue
+    times: dict[str, float] = {}  # when what is done was done
+    for step in steps:
+        name, needed = step.job.name, {*step.job.after_success, *step.job.after_end}
+        before = record.stages.get(step.stage)
+        if before and before.name != name and before.name in named:
+            raise FmctError(
+                f"{step.stage} with another configuration is in the queue, as job "
+                f"{named[before.name].number}: wait for it, or scancel it"
+            )
+        queued = named.get(name)
+        renewed = step.stage == again or bool(needed & anew)
+        if queued and renewed and queued.state != "PENDING":
+            raise FmctError(
+                f"{step.stage} is running as job {queued.number}, and what it works on is to be made anew: "
+                "wait for it, or scancel it"
+            )
+        done = None if queued or renewed or needed & unsettled else _done(step, times)
+        if done is not None:
+            times[name] = done
+            decisions.append(Decision(step, False))
+            continue
+        unsettled.add(name)
+        submit = renewed or not queued
+        if submit:
+            anew.add(name)
+        decisions.append(Decision(step, submit, queued))
+    return decisions
+
+
+def _done(step: Step, times: Mapping[str, float]) -> float | None:
+    """When a step was done; None where it is not, or where what it was made from is newer."""
+    marks = _marks(step)
+    if not marks or not all(path.exists() for path in (*marks, *step.outputs)):
+        return None
+    made = [mark.stat().st_mtime for mark in marks]
+    sources = [times[name] for name in (*step.job.after_success, *step.job.after_end)]
+    sources += [path.stat().st_mtime for path in step.inputs]
+    return max(made) if max(sources, default=0.0) <= min(made) else None
+
+
+def _marks(step: Step) -> list[Path]:
+    """The files that the job's tasks touch on success."""
+    done, tasks = step.job.done, len(step.job.commands)
+    if done is None:
+        return []
+    return [done.with_name(f"{done.name}.{task}") for task in range(tasks)] if tasks > 1 else [done]
+
+
+def _waiting(step: Step, known: set[str]) -> Job:
+    """The step's job, waiting for what is not done: Slurm forgets jobs that have ended long ago."""
+    job = step.job
+    return replace(
+        job,
+        after_success=tuple(name for name in job.after_success if name in known),
+        after_end=tuple(name for name in job.after_end if name in known),
+    )
+
+
+def _state(decision: Decision) -> str:
+    queued = decision.queued
+    if decision.done:
+        return "done"
+    if queued and not decision.submit:
+        why = f" ({queued.reason})" if queued.reason else ""
+        return f"job {queued.number} is {queued.state.lower()}{why}"
+    return f"to submit, {decision.step.job.size}" + (f", in place of job {queued.number}" if queued else "")
+
+
+def _ending(stage: str, before: Submitted) -> str:
+    """How the last job of a step ended, as far as Slurm and its log tell."""
+    facts = scheduler.accounted([before.number]) or scheduler.jobs_known(before.number) or []
+    states = sorted({fact.state.lower() for fact in facts} - {"completed"})
+    how = " and ".join(states) or ("without an output" if facts else "in a way that Slurm no longer knows")
+    said = ""
+    for log in sorted(before.folder.glob(f"{before.number}_*log.out")):
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("fmct: ")]
+        said = next((f": {line[6:]}" for line in reversed(lines) if not line.startswith("fmct: job ")), said)
+    return f"{stage}: job {before.number} ended {how}{said}"
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two calls at a time would submit everything twice."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".pipeline.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FmctError(f"{out}: another `fmct launch pipeline` is at work there; wait for it") from None
+        yield
+
+
+def _path(out: Path) -> Path:
+    return out / "pipeline.json"
+
+
+def _read(out: Path) -> Record:
+    try:
+        return Record.model_validate_json(_path(out).read_bytes())
+    except FileNotFoundError:
+        return Record()
+    except ValidationError:
+        raise FmctError(f"{_path(out)}: not a record of this version; move it away") from None

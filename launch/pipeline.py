@@ -1,0 +1,204 @@
+"""The pipeline from an export to a report: one recipe, and the jobs that it takes.
+
+How large the preprocessing array must be is known only after the scan. So the array has a size of its own,
+and its tasks share out whatever the plan turns out to have: the whole chain can be submitted at once, from
+one place, and no job has to submit others.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from fmct_hpc.config import ProbeConfig, TrainConfig
+from launch import stages
+from launch.config import Model, load
+from launch.site import Site
+from launch.slurm import Job
+from preprocess.config import PreprocessConfig
+from shards.errors import FmctError
+
+Positive = Annotated[int, Field(ge=1)]
+Place = Annotated[Path, AfterValidator(Path.absolute)]
+"""A path from /, or from where the command is called."""
+
+DONE = "done"
+"""Folder in a pipeline's, for the marks of jobs that have succeeded."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Recipe(_Section):
+    """A stage's recipe. What the pipeline itself knows, such as where the data are, need not be in it."""
+
+    config: Place | None = None
+    """Its YAML file."""
+    overrides: tuple[str, ...] = Field(default=(), alias="set")
+    """Values that override the file's, each as section.key=value."""
+
+
+class Preprocessing(Recipe):
+    """The preprocessing array."""
+
+    tasks: Positive | None = None
+    """Its size; None: the site's `width`, as many as run at a time. Each does an equal share."""
+
+
+class Training(Recipe):
+    """The training job."""
+
+    nodes: Positive = 1
+    ranks_per_node: Positive | None = None
+    """None: the GPUs that the site gives training on each node, or one rank."""
+
+
+class Pipeline(_Section):
+    """All of a pipeline."""
+
+    export: Place
+    """Folder of DICOM files."""
+    key_file: Place
+    """The HMAC key that identifiers are hidden with (`fmct keygen`)."""
+    labels: Place
+    """What the features are probed on: the CSV that `fmct labels` takes, or the Parquet that it wrote."""
+    out: Place
+    """Folder for catalog, data, run, probe and report."""
+    preprocess: Preprocessing = Preprocessing()
+    train: Training = Training()
+    probe: Recipe = Recipe()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job of the pipeline, and how to tell whether it is done."""
+
+    stage: str
+    job: Job
+    folder: Path
+    """Of its log."""
+    outputs: tuple[Path, ...]
+    recipe: tuple[Path, str] | None = None
+    """The file that its command reads, and its text: written when it is submitted, never changed."""
+    inputs: tuple[Path, ...] = ()
+    """Files from outside the pipeline: it is to be done again when they are newer."""
+    shape: str = ""
+    """What else decides what it makes."""
+
+
+def steps(pipeline: Pipeline, site: Site) -> list[Step]:
+    """Every job of the pipeline, each after those that it waits for.
+
+    Raises FmctError where an input is missing or a recipe is wrong: here, not in the queue.
+    """
+    _require_inputs(pipeline)
+    out, key = pipeline.out, pipeline.key_file
+    catalog, data, run, probe = out / "catalog.parquet", out / "data", out / "run", out / "probe"
+    keyed = pipeline.labels.suffix == ".parquet"
+    labels = pipeline.labels if keyed else out / "labels.parquet"
+
+    preparing = _resolved(PreprocessConfig, pipeline.preprocess, [f"key_file={key}"])
+    volumes = data / preparing.output.formats[0]
+    training = _resolved(TrainConfig, pipeline.train, [f"data.path={volumes}"])
+    probing = _resolved(ProbeConfig, pipeline.probe, [f"data={volumes}", f"labels={labels}"])
+    nodes, ranks = pipeline.train.nodes, pipeline.train.ranks_per_node or max(1, site.train.gpus_per_node)
+    training.accumulation(nodes * ranks)
+    shares = min(pipeline.preprocess.tasks or site.width, site.array_size)
+    recipes = {
+        stage: _kept(settings, out, stage)
+        for stage, settings in (("preprocess", preparing), ("train", training), ("probe", probing))
+    }
+    arguments = {stage: ["--config", str(path)] for stage, (path, _) in recipes.items()}
+
+    scan = stages.scan_job(pipeline.export, catalog, site)
+    key_labels = stages.labels_job(pipeline.labels, key, labels, site)
+    plan = stages.plan_job(catalog, data, arguments["preprocess"], site)
+    array = stages.preprocess_array(catalog, data, arguments["preprocess"], shares, site)
+    collect = stages.collect_job(catalog, data, arguments["preprocess"], site)
+    train = stages.train_job(run, arguments["train"], nodes, ranks, site)
+    measure = stages.probe_job([run], probe, arguments["probe"], site)
+    report = stages.report_job(out / "report.html", data, run, probe, site)
+
+    plan = replace(plan, after_success=(scan.name,))
+    array = replace(array, after_success=(plan.name,))
+    # Whatever came of the array, collecting says best what is missing, and fails if anything is.
+    collect = replace(collect, after_success=(plan.name,), after_end=(array.name,))
+    train = replace(train, after_success=(collect.name,))
+    measure = replace(measure, after_success=(train.name, *(() if keyed else (key_labels.name,))))
+    report = replace(report, after_success=(measure.name,))
+
+    preprocess = recipes["preprocess"]
+    found = [
+        Step("scan", scan, out / "slurm", (catalog,), shape=str(pipeline.export)),
+        Step("labels", key_labels, out / "slurm", (labels,), inputs=(pipeline.labels, key)),
+        Step("plan", plan, data / "slurm", (data / "tasks/plan.json",), preprocess, inputs=(key,)),
+        Step("preprocess", array, data / "slurm", (), preprocess),
+        Step(
+            "collect", collect, data / "slurm", (data / "summary.json", volumes / "dataset.json"), preprocess
+        ),
+        Step("train", train, run / "slurm", (run / "encoder.safetensors",), recipes["train"]),
+        Step("probe", measure, probe / "slurm", (probe / "results.json",), recipes["probe"]),
+        Step("report", report, out / "slurm", (out / "report.html",)),
+    ]
+    return _named([step for step in found if step.stage != "labels" or not keyed], out)
+
+
+def _named(steps: list[Step], out: Path) -> list[Step]:
+    """Give each job a name of its own, with a digest of the output folder and of what its output depends on.
+
+    So a job that an earlier call submitted, and the mark of one that is done, are found by their names, even
+    where that call died before it could note anything.
+    """
+    names = {}
+    for step in steps:
+        recipe = step.recipe[1] if step.recipe else ""
+        parts = (
+            str(out),
+            step.stage,
+            recipe,
+            step.shape,
+            *map(str, step.inputs),
+            str(len(step.job.commands)),
+        )
+        names[step.job.name] = f"{step.job.name}-{_digest(*parts)}"
+    return [
+        replace(
+            step,
+            job=replace(
+                step.job,
+                name=names[step.job.name],
+                after_success=tuple(names[name] for name in step.job.after_success),
+                after_end=tuple(names[name] for name in step.job.after_end),
+                done=out / DONE / names[step.job.name],
+            ),
+        )
+        for step in steps
+    ]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _resolved(model: type[Model], recipe: Recipe, own: list[str]) -> Model:
+    """A stage's whole configuration, with what the pipeline itself knows."""
+    return load(model, recipe.config, [*recipe.overrides, *own])
+
+
+def _kept(settings: BaseModel, out: Path, stage: str) -> tuple[Path, str]:
+    """Where a stage's configuration is kept, and its text; another configuration gets another file."""
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    return out / "recipes" / f"{stage}-{_digest(text)}.yaml", text
+
+
+def _require_inputs(pipeline: Pipeline) -> None:
+    if not pipeline.export.is_dir():
+        raise FmctError(f"export: {pipeline.export} is no folder; give the one that holds the DICOM export")
+    if not pipeline.key_file.is_file():
+        raise FmctError(f"key_file: no file {pipeline.key_file}; make it with `fmct keygen`")
+    if not pipeline.labels.is_file():
+        raise FmctError(f"labels: no file {pipeline.labels}")

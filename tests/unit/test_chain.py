@@ -1,0 +1,163 @@
+"""What the pipeline submits, given what is done and what is queued; without Slurm."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.chain import Record, Submitted, decide
+from launch.config import load
+from launch.pipeline import Pipeline, Step, steps
+from launch.scheduler import Queued
+from launch.site import Site
+from shards.errors import FmctError
+
+ORDER = ["scan", "labels", "plan", "preprocess", "collect", "train", "probe", "report"]
+SITE = Site(width=3)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "export").mkdir()
+    for name in ("hmac.key", "labels.csv"):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (1, 1))
+    values = {
+        "export": str(tmp_path / "export"),
+        "key_file": str(tmp_path / "hmac.key"),
+        "labels": str(tmp_path / "labels.csv"),
+        "out": str(tmp_path / "out"),
+        "train": {"nodes": 2, "set": ["run.batch=8"]},
+    }
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def chain(recipe: Path, *overrides: str) -> list[Step]:
+    return steps(load(Pipeline, recipe, list(overrides)), SITE)
+
+
+def finish(found: list[Step], *stages: str) -> None:
+    """Leave outputs and marks of these stages, each a second after the one before."""
+    for step in found:
+        if step.stage in stages:
+            marks = [step.job.done]
+            if len(step.job.commands) > 1:
+                marks = [Path(f"{step.job.done}.{task}") for task in range(len(step.job.commands))]
+            for path in (*step.outputs, *marks):
+                assert path is not None
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                os.utime(path, (1000 + ORDER.index(step.stage),) * 2)
+
+
+def submitted(found: list[Step], queue: list[Queued] | None = None, again: str | None = None) -> list[str]:
+    return [d.step.stage for d in decide(found, queue or [], Record(), again) if d.submit]
+
+
+def queued(found: list[Step], **states: str) -> list[Queued]:
+    return [Queued("7", s.job.name, states[s.stage], "", "/", "") for s in found if s.stage in states]
+
+
+def test_each_job_waits_for_what_it_reads(recipe):
+    found = chain(recipe)
+    stage = {step.job.name: step.stage for step in found}
+    waits = {
+        s.stage: ([stage[n] for n in s.job.after_success], [stage[n] for n in s.job.after_end]) for s in found
+    }
+    assert waits == {
+        "scan": ([], []),
+        "labels": ([], []),
+        "plan": (["scan"], []),
+        "preprocess": (["plan"], []),
+        "collect": (["plan"], ["preprocess"]),
+        "train": (["collect"], []),
+        "probe": (["train", "labels"], []),
+        "report": (["probe"], []),
+    }
+    assert [step.stage for step in found] == ORDER
+    assert len(set(stage)) == len(ORDER)
+    assert submitted(found) == ORDER
+
+
+def test_what_is_done_stays_until_something_it_was_made_from_is_newer(recipe, tmp_path):
+    found = chain(recipe)
+    finish(found, *ORDER)
+    assert submitted(found) == []
+    assert submitted(found, again="collect") == ["collect", "train", "probe", "report"]
+    (tmp_path / "labels.csv").touch()
+    assert submitted(found) == ["labels", "probe", "report"]
+
+
+@pytest.mark.parametrize(
+    ("gone", "expected"),
+    [
+        ("out/report.html", ["report"]),
+        ("out/catalog.parquet", ORDER[:1] + ORDER[2:]),
+        ("out/done/fmct-preprocess-*.2", ORDER[3:]),
+        ("out/run/encoder.safetensors", ["train", "probe", "report"]),
+    ],
+)
+def test_what_is_gone_is_made_again_with_what_follows(recipe, tmp_path, gone, expected):
+    found = chain(recipe)
+    finish(found, *ORDER)
+    [path] = tmp_path.glob(gone)
+    path.unlink()
+    assert submitted(found) == expected
+
+
+def test_what_is_queued_is_not_submitted_again_and_the_rest_joins_it(recipe):
+    found = chain(recipe)
+    finish(found, "scan", "labels", "plan")
+    queue = queued(found, preprocess="RUNNING", collect="PENDING", train="PENDING", probe="PENDING")
+    assert submitted(found, queue) == ["report"]
+
+
+def test_a_job_that_waits_for_one_that_failed_is_replaced(recipe):
+    found = chain(recipe)
+    finish(found, "scan", "labels", "plan", "preprocess")
+    decisions = decide(found, queued(found, train="PENDING"), Record())
+    replaced = {d.step.stage: d.queued.number for d in decisions if d.submit and d.queued}
+    assert submitted(found, queued(found, train="PENDING")) == ["collect", "train", "probe", "report"]
+    assert replaced == {"train": "7"}
+
+
+def test_a_job_that_runs_on_what_is_to_be_made_anew_is_in_the_way(recipe):
+    found = chain(recipe)
+    finish(found, "scan", "labels", "plan", "preprocess", "collect")
+    with pytest.raises(FmctError, match="train is running as job 7, and what it works on"):
+        decide(found, queued(found, train="RUNNING"), Record(), again="collect")
+
+
+def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe):
+    found = chain(recipe)
+    finish(found, *ORDER)
+    changed = chain(recipe, "train.set=[run.batch=8,run.steps=7]")
+    assert submitted(changed) == ["train", "probe", "report"]
+    assert "steps: 7" in next(step.recipe[1] for step in changed if step.stage == "train" and step.recipe)
+    train = next(step for step in found if step.stage == "train")
+    record = Record(
+        stages={
+            "train": Submitted(name=train.job.name, number="7", at="2026-01-01T00:00Z", folder=train.folder)
+        }
+    )
+    with pytest.raises(FmctError, match="train with another configuration is in the queue, as job 7"):
+        decide(changed, queued(found, train="PENDING"), record)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("export=/nowhere", "export: /nowhere is no folder"),
+        ("key_file=/nowhere", "make it with `fmct keygen`"),
+        ("train.set=[run.bach=8]", "did you mean batch"),
+        ("train.set=[run.batch=7]", "not a multiple of 2 ranks"),
+        ("train.node=2", "did you mean nodes"),
+        ("preprocess.config=/nowhere.yaml", "/nowhere.yaml"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_submitted(recipe, override, expected):
+    with pytest.raises(FmctError, match=expected):
+        chain(recipe, override)
