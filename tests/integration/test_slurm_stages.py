@@ -13,7 +13,7 @@ import yaml
 from launch.site import Resources, Site
 from launch.slurm import Job, submit
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 REPOSITORY = Path(__file__).parents[2]
 SITE = REPOSITORY / "launch/recipes/site-test.yaml"
@@ -23,7 +23,7 @@ SMALL_MODEL = ["run.steps=40", "run.checkpoint_every=10", "run.batch=4", "model.
 
 def run(*command: str | Path) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
