@@ -321,28 +321,27 @@ def probe(
 
 
 @app.command()
-def features(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="DICOM folders, NIfTI files or shard datasets."),
-    ],
-    encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
-    out: Annotated[Path, typer.Option(help="Folder for the features.")],
-    batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+def study(
+    out: Annotated[Path, typer.Option(help="Folder of the study; an existing one goes on.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML; launch/recipes/study.yaml without it.")
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write the report of what is done, and do no more.")
+    ] = False,
+    overrides: Overrides = None,
 ) -> None:
-    """Run an encoder on new scans, preprocessed as those it was trained on.
+    """Ask on synthetic heads whether pretraining helps: DINO, MAE and both against training from scratch.
 
-    A scan that the encoder can't take (an MR, a chest, a wrong spacing) is refused with the reason, and the
-    others are done; the exit code is then 2.
+    Makes the heads, pretrains at several data sizes, probes and fine-tunes at several shares of labels, and
+    writes report.md, results.parquet and figures. Run it again to go on: what is done is kept.
     """
-    from fmct_hpc.inference.write import write_features
+    from launch.study.config import StudyConfig
+    from launch.study.run import study as run_study
 
-    with progress("scans") as update:
-        written = write_features(paths, encoder, out, batch, device, update)
-    typer.echo(f"{out}: features of {written.scans} scans of {len(paths) - len(written.refused)} paths")
-    if written.refused:
-        raise FmctError("\n".join(written.refused))
+    recipe = config or Path(__file__).parent / "recipes" / "study.yaml"
+    with progress("heads") as update:
+        typer.echo(run_study(load(StudyConfig, recipe, overrides or []), out, update, report_only))
 
 
 @app.command()

@@ -50,13 +50,19 @@ class Finetuned(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """An encoder and a linear layer on its pooled tokens."""
+    """An encoder and a linear layer on its pooled and standardised tokens.
+
+    Pooled tokens of different heads differ little beside what they have in common, which batch normalisation
+    without an affine part takes away (He et al. 2022, appendix A.1, of linear probing).
+    """
 
     def __init__(self, encoder: VisionTransformer, tasks: int, config: FinetuneConfig) -> None:
         super().__init__()
         self.encoder = encoder
         self.pool = config.pool
-        self.head = nn.Linear(len(config.pool) * encoder.embedding.out_features, tasks)
+        width = len(config.pool) * encoder.embedding.out_features
+        self.standardise = nn.BatchNorm1d(width, affine=False)
+        self.head = nn.Linear(width, tasks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -67,7 +73,7 @@ class Classifier(nn.Module):
         tokens = self.encoder(views, path_scales=path_scales)
         patches = tokens[:, self.encoder.prefix :]
         pooled = {"cls": tokens[:, 0], "mean": patches.mean(dim=1), "max": patches.amax(dim=1)}
-        return self.head(torch.cat([pooled[part] for part in self.pool], dim=1))
+        return self.head(self.standardise(torch.cat([pooled[part] for part in self.pool], dim=1)))
 
 
 def finetune(

@@ -1,1 +1,0 @@
-"""Using a trained encoder on new scans."""

@@ -1,0 +1,1 @@
+"""`fmct study`: does pretraining help? Synthetic heads, pretraining, probes, fine-tuning, table and plots."""

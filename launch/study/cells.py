@@ -1,0 +1,126 @@
+"""A cell of the study: one encoder, method, number of labels and seed, scored on both tests."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from fmct_hpc.probe.problem import Fitted, Problem
+from fmct_hpc.probe.store import FeatureStore
+from launch.study.cohort import Split
+from launch.study.config import FrozenConfig
+from launch.study.findings import Finding
+from shards import Dataset
+from shards.atomic import atomic_path
+
+Method = Literal["frozen", "finetune"]
+"""Logistic regression on pooled features, or the whole encoder trained on."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one result is of."""
+
+    arm: str
+    """An objective's name, or scratch, untrained, thumbnail, mean."""
+    method: Method
+    size: int
+    """Heads of the pretraining; 0: none."""
+    fraction: float
+    """Of the labelled heads."""
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        """Of its scores."""
+        return f"{self.arm}-{self.size}.{self.method}.{self.fraction:g}.{self.seed}.npz"
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The labelled heads, in the order of labels.parquet."""
+
+    labels: NDArray[np.float64]
+    """(N, findings), 0 or 1."""
+    rows: dict[Split, NDArray[np.int64]]
+    order: NDArray[np.int64]
+    """The heads' numbers in the dataset."""
+
+    @classmethod
+    def read(cls, cohort: Path) -> "Heads":
+        """Of the folder that `write_cohort` wrote."""
+        table = pq.read_table(cohort / "labels.parquet")
+        studies = Dataset.open(cohort / "labelled").index["study_key"].to_pylist()
+        place = {study: number for number, study in enumerate(studies)}
+        splits = np.array(table["split"].to_pylist())
+        return cls(
+            np.stack([table[finding.value].to_numpy() for finding in Finding], axis=1).astype(np.float64),
+            {split: np.flatnonzero(splits == split.name.lower()) for split in Split},
+            np.array([place[study] for study in table["study_key"].to_pylist()]),
+        )
+
+    def labelled(self, fraction: float, seed: int) -> NDArray[np.int64]:
+        """That share of the training heads: of one seed, the fewer are among the more."""
+        rows = self.rows[Split.TRAIN]
+        generator = np.random.Generator(np.random.Philox(key=[seed, int.from_bytes(b"labelled")]))
+        return generator.permutation(rows)[: max(2, round(fraction * len(rows)))]
+
+
+def pooled(store: FeatureStore, config: FrozenConfig) -> NDArray[np.float32]:
+    """What fine-tuning's linear layer would see, of a frozen encoder: (N, pools · width)."""
+    parts: list[NDArray[np.float32]] = []
+    for pool in config.pool:
+        if pool == "max":
+            parts.append(store.tokens().max(axis=1).astype(np.float32))
+        else:
+            parts.append(store.vectors(pool=pool))
+    return np.concatenate(parts, axis=1)
+
+
+def problems(heads: Heads, train: NDArray[np.int64], seed: int) -> list[Problem]:
+    """One a finding that both classes of are among the training heads."""
+    validation, scored = heads.rows[Split.VALIDATION], score_rows(heads)
+    found = [truth == 1 for truth in heads.labels.T if len(np.unique(truth[train])) == 2]
+    return [Problem(truth, train, validation, scored, heads.rows[Split.TRAIN], seed) for truth in found]
+
+
+def frozen_scores(
+    fit: Callable[[Sequence[Problem]], list[Fitted]], heads: Heads, train: NDArray[np.int64], seed: int
+) -> NDArray[np.float32]:
+    """Probabilities (tests' heads, findings) of a frozen encoder's classifiers.
+
+    A finding without both classes among the training heads gets 0: no order at all.
+    """
+    scores = np.zeros((len(score_rows(heads)), heads.labels.shape[1]), np.float32)
+    tasks = [task for task, truth in enumerate(heads.labels.T) if len(np.unique(truth[train])) == 2]
+    for task, fitted in zip(tasks, fit(problems(heads, train, seed)), strict=True):
+        scores[:, task] = fitted.scores
+    return scores
+
+
+def save(path: Path, scores: NDArray[np.float32], seconds: float) -> None:
+    """Write a cell's scores of both tests, seen scanners first; the file is the marker that it is done."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, scores=scores, seconds=seconds)
+
+
+def thumbnails(views: torch.Tensor, edge: int = 16) -> NDArray[np.float32]:
+    """Voxels of the views averaged to edge³, (N, C · edge³): what a shortcut would show in."""
+    small = torch.nn.functional.adaptive_avg_pool3d(views.float(), edge)
+    return small.flatten(1).numpy()
+
+
+def means(views: torch.Tensor) -> NDArray[np.float32]:
+    """Mean of each window, (N, C)."""
+    return views.float().mean(dim=(2, 3, 4)).numpy()
+
+
+def score_rows(heads: Heads) -> NDArray[np.int64]:
+    """Both tests, seen scanners first."""
+    tests: Sequence[Split] = (Split.TEST, Split.UNSEEN)
+    return np.concatenate([heads.rows[split] for split in tests])

@@ -1,0 +1,106 @@
+"""The configuration of a study: cohort, pretraining, and what is compared."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fmct_hpc.config import FinetuneConfig, Fraction, Pool, Positive, Seed, TrainConfig
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CohortConfig(_Section):
+    """The heads; every one is a patient of its own."""
+
+    seed: Seed = 1
+    """The report's; recipes are tuned on the cohort of another seed, and on no test split at all."""
+    unlabelled: Positive = 2000
+    """Heads of the seen scanners to pretrain on; the first `labelled` of them are also those with labels."""
+    labelled: Positive = 1000
+    validation: Positive = 300
+    """Heads of the seen scanners that fine-tuning's length and the probes' strength are chosen on."""
+    test: Positive = 600
+    """Heads of the seen scanners (in distribution)."""
+    unseen: Positive = 500
+    """Heads of scanners that nothing else comes from (out of distribution)."""
+    edge: Positive = 24
+    """Voxels of the cube that is stored."""
+    spacing_mm: Annotated[float, Field(gt=0)] = 7.0
+    """Coarse, so that two cores see enough heads; lesions are sized to be hard at it."""
+    prevalence: Fraction = 0.3
+    """Of each finding, independent of the others."""
+
+    @model_validator(mode="after")
+    def _labelled_are_seen(self) -> "CohortConfig":
+        if self.labelled > self.unlabelled:
+            raise ValueError("cohort.labelled must be at most cohort.unlabelled")
+        return self
+
+
+class FrozenConfig(_Section):
+    """Logistic regression on frozen features."""
+
+    pool: tuple[Pool, ...] = ("cls", "mean", "max")
+    """As of fine-tuning, so that the two differ in the encoder alone."""
+    strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    """Inverse regularisation; the one of least log-loss on the validation heads is taken."""
+
+
+class StudyConfig(_Section):
+    """All of `fmct study`."""
+
+    cohort: CohortConfig = CohortConfig()
+    sizes: tuple[Positive, ...] = (300, 1200)
+    """Heads to pretrain on; the greatest is what labels' fractions are compared at."""
+    fractions: tuple[Fraction, ...] = (0.01, 0.05, 0.1, 0.5, 1.0)
+    """Of the labelled heads."""
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    """Each draws its own choice of labelled heads and fine-tuning."""
+    pretrainings: Positive = 1
+    """Of each objective and size, from seeds of their own; the seeds above take them in turns."""
+    train: dict[str, Any] = {}
+    """Sections of `fmct train`'s configuration for all objectives, but for data.path and run.seed."""
+    passes: Literal["epochs", "steps"] = "epochs"
+    """What pretrainings on fewer heads have as many of as that on the most, whose steps the recipe gives."""
+    objectives: dict[str, dict[str, Any]] = {}
+    """By name, sections laid over `train`'s."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    scratch: FinetuneConfig = FinetuneConfig(layer_decay=1)
+    """The same budget, from random weights."""
+    frozen: FrozenConfig = FrozenConfig()
+    compared_fraction: Fraction = 0.1
+    """Of labels, at which data sizes and seen and unseen scanners are compared."""
+    bootstrap: Positive = 1000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    def recipe(self, objective: str, size: int, data: Path, seed: int) -> TrainConfig:
+        """The configuration of one pretraining."""
+        values: dict[str, Any] = {}
+        for layer in (self.train, self.objectives[objective]):
+            for name, section in layer.items():
+                values[name] = {**values.get(name, {}), **section}
+        values["data"] = {**values.get("data", {}), "path": data}
+        values["run"] = {**values.get("run", {}), "seed": seed}
+        recipe = TrainConfig.model_validate(values)
+        if self.passes == "steps":
+            return recipe
+        steps = max(1, round(recipe.run.steps * size / max(self.sizes)))
+        return recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": steps})})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "StudyConfig":
+        if not (self.sizes and self.seeds and self.fractions and self.objectives):
+            raise ValueError("sizes, seeds, fractions and objectives need one value each at least")
+        if max(self.sizes) > self.cohort.unlabelled:
+            raise ValueError("sizes must be at most cohort.unlabelled")
+        if self.compared_fraction not in self.fractions:
+            raise ValueError("compared_fraction must be one of fractions")
+        shapes = {
+            self.recipe(name, max(self.sizes), Path(), 0).model.model_dump_json() for name in self.objectives
+        }
+        if len(shapes) > 1:
+            raise ValueError("objectives must not differ in model")
+        return self

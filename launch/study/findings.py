@@ -1,0 +1,149 @@
+"""The findings that a study's heads have or lack: drawn near the threshold of visibility, and painted.
+
+Each is drawn for a head with a chance of its own, independently of the others and of the scanner, so that
+none tells of another. Sizes and contrasts are stated beside each; the scanners' noise is what they are near.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import numpy as np
+
+from preprocess.demo.head import Head
+from preprocess.demo.lesions import Bleed, Lesion
+from preprocess.demo.shapes import Coordinates, ellipsoid, ramp
+from preprocess.demo.streams import Stream, generator
+
+
+class Finding(StrEnum):
+    """What a head can show; the value is the label's column."""
+
+    HAEMATOMA = "haematoma"
+    SUBDURAL = "subdural"
+    SUBARACHNOID = "subarachnoid"
+    INFARCT = "infarct"
+    CALCIFICATION = "calcification"
+    SHIFT = "midline_shift"
+    HYDROCEPHALUS = "hydrocephalus"
+
+
+DIFFICULTY = {
+    Finding.HAEMATOMA: "radii 16 to 26 mm, 52 to 68 HU in brain of 30 to 38, a dark rim",
+    Finding.SUBDURAL: "10 to 18 mm thick over 60 to 90 degrees of one side, 50 to 62 HU",
+    Finding.SUBARACHNOID: "within 50 to 80 mm of the base's middle, 44 to 60 HU instead of CSF's 4 to 9",
+    Finding.INFARCT: "radii 26 to 42 mm in one hemisphere, 8 to 14 HU below the brain around it",
+    Finding.CALCIFICATION: "one mass of 7 to 12 mm radius, 90 to 160 HU, off the plexus and the pineal",
+    Finding.SHIFT: "9 to 16 mm at the third ventricle, fading over 45 mm",
+    Finding.HYDROCEPHALUS: "ventricles 1.3 to 1.6 times as wide; healthy ones vary by 0.75 to 1.4",
+}
+"""How hard each is to see, for the report."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A head with its findings."""
+
+    head: Head
+    """With the bleeds and the ventricles that are findings; the others are beside it."""
+    findings: frozenset[Finding]
+    infarcts: tuple[tuple[tuple[float, ...], tuple[float, ...], float], ...] = field(default=())
+    """Centre and radii in mm of the head's axes, and the HU taken off."""
+    nodules: tuple[tuple[tuple[float, ...], float, float], ...] = field(default=())
+    """Centre, radius in mm, HU."""
+    shift_mm: float = 0.0
+
+
+def draw_findings(seed: int, number: int, head: Head, prevalence: float) -> Subject:
+    """Draw the findings of head `number`; each kind is there with the chance `prevalence`."""
+    subject = Subject(head, frozenset())
+    for stream, finding in enumerate(Finding):
+        rng = generator(seed, Stream.LESION, number, stream)
+        if rng.random() < prevalence:
+            subject = _DRAW[finding](subject, rng)
+            subject = replace(subject, findings=subject.findings | {finding})
+    return subject
+
+
+def displaced(at: Coordinates, subject: Subject) -> Coordinates:
+    """Where the tissue at a point of the head's axes (mm) lay before the midline was shifted.
+
+    The whole of the skull stays: the shift fades towards it.
+    """
+    if not subject.shift_mm:
+        return at
+    x, y, z = at
+    radius2 = (x / 45) ** 2 + (y / 60) ** 2 + ((z - 10) / 45) ** 2
+    return x - np.float32(subject.shift_mm) * np.exp(-radius2), y, z
+
+
+def paint_findings(hu: np.ndarray, at: Coordinates, subject: Subject) -> None:
+    """Paint what the demo's anatomy has no lesion for over `hu` (N,), at the head's own axes."""
+    for centre, radii, drop in subject.infarcts:
+        # Brain alone is changed: not CSF, blood or bone.
+        brain = ramp(hu - 20, 6) * ramp(48 - hu, 6)
+        hu -= brain * ramp(ellipsoid(at, centre, radii), 5) * np.float32(drop)
+    for centre, radius, value in subject.nodules:
+        hu += ramp(ellipsoid(at, centre, 3 * (radius,)), 2) * (np.float32(value) - hu)
+
+
+def _side(rng: np.random.Generator) -> float:
+    return float(rng.choice([-1.0, 1.0]))
+
+
+def _with_lesion(subject: Subject, lesion: Lesion) -> Subject:
+    return replace(subject, head=replace(subject.head, lesions=(*subject.head.lesions, lesion)))
+
+
+def _deep(rng: np.random.Generator) -> tuple[float, ...]:
+    """A place in a hemisphere's depth, mm."""
+    return _side(rng) * rng.uniform(14, 42), rng.uniform(-48, 50), rng.uniform(-2, 48)
+
+
+def _haematoma(subject: Subject, rng: np.random.Generator) -> Subject:
+    x, y, z = _deep(rng)
+    a, b, c = rng.uniform(16, 26, 3)
+    hu, phase = rng.uniform(52, 68), rng.uniform(0, 2 * np.pi)
+    return _with_lesion(subject, Lesion(Bleed.INTRAPARENCHYMAL, hu, (x, y, z), (a, b, c), phase))
+
+
+def _subdural(subject: Subject, rng: np.random.Generator) -> Subject:
+    centre = (_side(rng) * 60.0, rng.uniform(-35, 35), rng.uniform(5, 50))
+    size = (rng.uniform(10, 18), rng.uniform(60, 90), 0.0)
+    return _with_lesion(subject, Lesion(Bleed.SUBDURAL, rng.uniform(50, 62), centre, size, 0.0))
+
+
+def _subarachnoid(subject: Subject, rng: np.random.Generator) -> Subject:
+    centre = (_side(rng) * rng.uniform(0, 25), rng.uniform(-30, 10), rng.uniform(-18, 12))
+    spread = (rng.uniform(50, 80), 0.0, 0.0)
+    return _with_lesion(subject, Lesion(Bleed.SUBARACHNOID, rng.uniform(44, 60), centre, spread, 0.0))
+
+
+def _infarct(subject: Subject, rng: np.random.Generator) -> Subject:
+    centre = (_side(rng) * rng.uniform(25, 50), rng.uniform(-50, 55), rng.uniform(0, 50))
+    radii = tuple(rng.uniform(26, 42, 3))
+    return replace(subject, infarcts=((centre, radii, rng.uniform(8, 14)),))
+
+
+def _calcification(subject: Subject, rng: np.random.Generator) -> Subject:
+    return replace(subject, nodules=((_deep(rng), rng.uniform(7, 12), rng.uniform(90, 160)),))
+
+
+def _shift(subject: Subject, rng: np.random.Generator) -> Subject:
+    return replace(subject, shift_mm=_side(rng) * rng.uniform(9, 16))
+
+
+def _hydrocephalus(subject: Subject, rng: np.random.Generator) -> Subject:
+    wider = subject.head.ventricles * rng.uniform(1.3, 1.6)
+    return replace(subject, head=replace(subject.head, ventricles=float(wider)))
+
+
+_DRAW: dict[Finding, Callable[[Subject, np.random.Generator], Subject]] = {
+    Finding.HAEMATOMA: _haematoma,
+    Finding.SUBDURAL: _subdural,
+    Finding.SUBARACHNOID: _subarachnoid,
+    Finding.INFARCT: _infarct,
+    Finding.CALCIFICATION: _calcification,
+    Finding.SHIFT: _shift,
+    Finding.HYDROCEPHALUS: _hydrocephalus,
+}

@@ -1,0 +1,32 @@
+"""The study's encoders: each is a run of `fmct train`, as anyone would start it."""
+
+import logging
+import sys
+from pathlib import Path
+
+import yaml
+
+from fmct_hpc.config import TrainConfig
+from launch.ranks import run_ranks
+from shards.atomic import write_text
+from shards.errors import FmctError
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(recipe: TrainConfig, run: Path) -> Path:
+    """Train `recipe` to its end in the folder `run`, or go on there; the encoder's file.
+
+    Raises FmctError where `fmct train` fails or was stopped by a signal.
+    """
+    encoder = run / "encoder.safetensors"
+    if encoder.exists():
+        return encoder
+    file = run.with_suffix(".yaml")
+    write_text(file, yaml.safe_dump(recipe.model_dump(mode="json")))
+    log.info("pretraining %s: %d steps of %d volumes", run.name, recipe.run.steps, recipe.run.batch)
+    command = [sys.executable, "-m", "launch.cli", "train", "--run", str(run), "--config", str(file)]
+    ended = run_ranks(command, 1)
+    if ended.code or not encoder.exists():
+        raise FmctError(f"{run}: pretraining ended, {ended.what()}; run the same command to go on")
+    return encoder

@@ -1,0 +1,168 @@
+"""The study's report: Markdown with its figures beside it."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from launch.study.cells import Heads
+from launch.study.config import StudyConfig
+from launch.study.findings import DIFFICULTY, Finding
+from launch.study.plots import plot_all
+from launch.study.results import MEAN, TESTS, results
+from shards.atomic import write_text
+
+Row = dict[str, Any]
+
+FEW_LABELS = 0.1
+"""The goal is set at this share of the labels and below."""
+
+
+def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
+    """Write `out`/results.parquet, the figures and report.md from the cells that are there.
+
+    Returns what is said of the goal. What is missing is left out, so that a report can be read at any time.
+    """
+    table = results(config, out, heads)
+    rows: list[Row] = table.to_pylist()
+    figures = plot_all(config, table, out) if rows else []
+    digest = hashlib.sha256((out / "results.parquet").read_bytes()).hexdigest()
+    goal = _goal(config, rows)
+    parts = [
+        "# Does pretraining help? Synthetic heads",
+        f"`fmct study`, fmct-hpc {version('fmct-hpc')}; config.json beside this file is the configuration.\n"
+        f"SHA-256 of results.parquet: `{digest}`",
+        "## The goal",
+        goal,
+        "## The heads",
+        _cohort(config),
+        "## Label efficiency",
+        f"AUC, mean over {len(config.seeds)} seeds, [{config.confidence:.0%} interval over a bootstrap of "
+        f"heads and seeds]; mean of the {len(Finding)} findings; pretrained on {max(config.sizes)} heads.",
+        _by_fraction(config, rows, MEAN),
+        _figure(figures, 0),
+        "## Findings",
+        f"At {config.compared_fraction:.0%} of the labels, seen scanners.",
+        _by_finding(config, rows),
+        "## Data scaling",
+        f"At {config.compared_fraction:.0%} of the labels, mean of the findings; all pretrainings of an "
+        f"objective have as many {config.passes}, {config.pretrainings} of each.",
+        _by_size(config, rows),
+        _figure(figures, 1),
+        "## Seen against unseen scanners",
+        _figure(figures, 2),
+    ]
+    text = "\n\n".join(part for part in parts if part)
+    write_text(out / "report.md", text + "\n")
+    return goal
+
+
+def _goal(config: StudyConfig, rows: Sequence[Row]) -> str:
+    """For each objective and method: findings in which its interval lies above scratch's at few labels."""
+    few = [fraction for fraction in config.fractions if fraction <= FEW_LABELS]
+    scratch = {(row["fraction"], row["test"], row["finding"]): row for row in rows if row["arm"] == "scratch"}
+    lines = []
+    for arm in config.objectives:
+        for method in ("finetune", "frozen"):
+            for fraction in few:
+                mine = [
+                    row
+                    for row in rows
+                    if (row["arm"], row["method"], row["fraction"]) == (arm, method, fraction)
+                    and row["size"] == max(config.sizes)
+                ]
+                cells = [_above(mine, scratch, test) for test in TESTS]
+                if mine and scratch:
+                    name = {"finetune": "fine-tuned", "frozen": "frozen"}[method]
+                    lines.append([f"{arm}, {name}", f"{fraction:.0%}", *cells])
+    return (
+        "Findings in which a pretrained encoder's interval lies wholly above that of training from scratch "
+        f"(the same network, code and steps), of {len(Finding)}:\n\n"
+        + _table(["encoder", "labels", *(f"{test} scanners" for test in TESTS)], lines)
+    )
+
+
+def _above(rows: Iterable[Row], scratch: dict[tuple[float, str, str], Row], test: str) -> str:
+    found = [
+        row["finding"]
+        for row in rows
+        if row["test"] == test
+        and row["finding"] != MEAN
+        and (base := scratch.get((row["fraction"], test, row["finding"])))
+        and row["low"] > base["high"]
+    ]
+    return f"{len(found)}" + (f": {', '.join(found)}" if found else "")
+
+
+def _cohort(config: StudyConfig) -> str:
+    cohort = config.cohort
+    lines = [[finding.value, DIFFICULTY[finding]] for finding in Finding]
+    return (
+        f"{cohort.unlabelled} heads without labels ({cohort.labelled} of them with), {cohort.validation} to "
+        f"validate on, {cohort.test} of the same four scanners and {cohort.unseen} of two others to test on; "
+        f"{cohort.edge}³ voxels of {cohort.spacing_mm:g} mm, noise of 3.5 to 6.5 HU a voxel; each finding in "
+        f"{cohort.prevalence:.0%} of the heads, independent of the others; seed {cohort.seed}.\n\n"
+        + _table(["finding", "what is drawn"], lines)
+    )
+
+
+def _by_fraction(config: StudyConfig, rows: Sequence[Row], finding: str) -> str:
+    columns = list(config.fractions)
+    blocks = []
+    for test in TESTS:
+        chosen = [
+            row
+            for row in rows
+            if row["test"] == test and row["finding"] == finding and row["size"] in (0, max(config.sizes))
+        ]
+        lines = _pivot(chosen, "fraction", columns)
+        blocks.append(_table([f"{test} scanners", *(f"{fraction:.0%}" for fraction in columns)], lines))
+    return "\n\n".join(blocks)
+
+
+def _by_finding(config: StudyConfig, rows: Sequence[Row]) -> str:
+    chosen = [
+        row
+        for row in rows
+        if row["test"] == "seen"
+        and row["fraction"] == config.compared_fraction
+        and row["size"] in (0, max(config.sizes))
+    ]
+    names = [finding.value for finding in Finding]
+    return _table(["", *(name.replace("_", " ") for name in names)], _pivot(chosen, "finding", names))
+
+
+def _by_size(config: StudyConfig, rows: Sequence[Row]) -> str:
+    sizes = sorted(config.sizes)
+    blocks = []
+    for test in TESTS:
+        chosen = [
+            row
+            for row in rows
+            if row["test"] == test
+            and row["finding"] == MEAN
+            and row["fraction"] == config.compared_fraction
+            and row["size"]
+        ]
+        blocks.append(_table([f"{test} scanners", *map(str, sizes)], _pivot(chosen, "size", sizes)))
+    return "\n\n".join(blocks)
+
+
+def _pivot(rows: Sequence[Row], along: str, columns: Sequence[object]) -> list[list[str]]:
+    """A line for each arm and method, a cell for each value of `along`."""
+    lines: dict[str, dict[object, str]] = {}
+    for row in rows:
+        name = f"{row['arm']}, {'fine-tuned' if row['method'] == 'finetune' else 'frozen'}"
+        cell = f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        lines.setdefault(name, {})[row[along]] = cell
+    return [[name, *(cells.get(column, "") for column in columns)] for name, cells in lines.items()]
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+
+
+def _figure(figures: Sequence[str], number: int) -> str:
+    return f"![{figures[number].removesuffix('.svg')}]({figures[number]})" if figures else ""

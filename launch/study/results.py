@@ -1,0 +1,110 @@
+"""From the cells' scores to areas under the curve with intervals, and what they say of the goal."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fmct_hpc.probe.statistics.area import Ranking
+from fmct_hpc.probe.statistics.bootstrap import resample_counts
+from fmct_hpc.probe.statistics.scored import Scored
+from launch.study.cells import Heads
+from launch.study.cohort import Split
+from launch.study.config import StudyConfig
+from launch.study.findings import Finding
+from launch.study.plan import all_cells
+from shards.atomic import atomic_path
+
+MEAN = "mean of all"
+"""Stands for the mean over the findings, where a finding's name would."""
+TESTS = {"seen": Split.TEST, "unseen": Split.UNSEEN}
+"""Test sets by whether their scanners were seen in pretraining and training."""
+
+Key = tuple[str, str, int, float]
+"""Arm, method, size, fraction."""
+
+
+def results(config: StudyConfig, out: Path, heads: Heads) -> pa.Table:
+    """A row for each arm, method, size, fraction, test and finding of which any seed's cell is there.
+
+    auc is the mean over the seeds that are there (by_seed has each); [low, high] its interval over a
+    bootstrap that draws heads and seeds, both with replacement and the same heads for all rows of a test.
+    """
+    groups: dict[Key, list[NDArray[np.float32]]] = {}
+    for cell in all_cells(config):
+        file = out / "cells" / cell.file_name
+        if file.exists():
+            key = (cell.arm, cell.method, cell.size, cell.fraction)
+            groups.setdefault(key, []).append(np.load(file)["scores"])
+    rows: list[dict[str, object]] = []
+    start = 0
+    for test, split in TESTS.items():
+        stop = start + len(heads.rows[split])
+        truth = heads.labels[heads.rows[split]] == 1
+        counts = _counts(config, len(truth))
+        for group, scores in groups.items():
+            areas = np.stack([_areas(part[start:stop], truth, counts) for part in scores])
+            rows += _rows(group, test, areas, config)
+        start = stop
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    with atomic_path(out / "results.parquet") as temporary:
+        pq.write_table(table, temporary)
+    return table
+
+
+SCHEMA = pa.schema(
+    [
+        ("arm", pa.string()),
+        ("method", pa.string()),
+        ("size", pa.int64()),
+        ("fraction", pa.float64()),
+        ("test", pa.string()),
+        ("finding", pa.string()),
+        ("auc", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("by_seed", pa.list_(pa.float64())),
+    ]
+)
+
+
+def _counts(config: StudyConfig, heads: int) -> list[NDArray[np.uint16]]:
+    """How often each head counts: blocks (R, heads), the first of one row of ones, then the resamples."""
+    return [np.ones((1, heads), np.uint16), *resample_counts(heads, config.bootstrap, seed=0)]
+
+
+def _areas(
+    scores: NDArray[np.float32], truth: NDArray[np.bool_], counts: list[NDArray[np.uint16]]
+) -> NDArray[np.float64]:
+    """(1 + bootstrap, findings + 1), the last column the findings' mean."""
+    heads, one_fold = np.arange(len(scores)), np.zeros(len(scores), np.int64)
+    columns = []
+    for column, labels in zip(scores.T, truth.T, strict=True):
+        ranking = Ranking(Scored(column.astype(np.float64), labels, heads, one_fold))
+        columns.append(np.concatenate([ranking.areas(block)[0] for block in counts]))
+    return np.stack([*columns, np.mean(columns, axis=0)], axis=1)
+
+
+def _rows(key: Key, test: str, areas: NDArray[np.float64], config: StudyConfig) -> list[dict[str, object]]:
+    """areas: (seeds, 1 + bootstrap, findings + 1)."""
+    count = len(areas)
+    generator = np.random.Generator(np.random.Philox(key=1))
+    seeds = generator.integers(0, count, (config.bootstrap, count))
+    resamples = np.arange(1, areas.shape[1])
+    drawn = areas[seeds, resamples[:, None]].mean(axis=1)
+    tail = (1 - config.confidence) / 2
+    low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+    arm, method, size, fraction = key
+    return [
+        {
+            **{"arm": arm, "method": method, "size": size, "fraction": fraction, "test": test},
+            "finding": finding,
+            "auc": float(areas[:, 0, number].mean()),
+            "low": float(low[number]),
+            "high": float(high[number]),
+            "by_seed": areas[:, 0, number].tolist(),
+        }
+        for number, finding in enumerate([*(f.value for f in Finding), MEAN])
+    ]

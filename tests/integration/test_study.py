@@ -1,0 +1,91 @@
+"""`fmct study` in a tiny form: from heads to report, going on where it was stopped."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from launch.study.cells import Heads
+from launch.study.cohort import Split, make_subject, make_volume, scanner_of
+from launch.study.config import CohortConfig, StudyConfig
+from launch.study.findings import Finding
+from launch.study.plan import all_cells
+from launch.study.run import study
+from shards import Dataset, FmctError
+
+COHORT = CohortConfig(
+    seed=3, unlabelled=24, labelled=20, validation=12, test=16, unseen=12, edge=12, spacing_mm=14.0
+)
+TINY = StudyConfig.model_validate(
+    {
+        "cohort": COHORT.model_dump(),
+        **{"sizes": [24], "fractions": [0.5, 1.0], "seeds": [0], "compared_fraction": 0.5, "bootstrap": 50},
+        "train": {
+            "data": {
+                **{"view_size": 12, "field_mm": 168, "global_crop_mm": [126, 168], "local_views": 1},
+                **{"local_crop_mm": [63, 112], "local_field_mm": 168, "workers": 0},
+            },
+            "model": {
+                **{"patch_size": 6, "width": 12, "depth": 1, "heads": 2, "register_tokens": 0},
+                **{"prototypes": 16, "head_hidden": 12, "head_bottleneck": 8},
+                **{"decoder_width": 12, "decoder_depth": 1, "decoder_heads": 2},
+            },
+            "engine": {"device": "cpu", "precision": "fp32", "zero_stage": 0},
+            "run": {"steps": 3, "batch": 8, "images_every": 100},
+        },
+        "objectives": {"joint": {"objective": {"centring": "sinkhorn"}}},
+        "finetune": {"steps": 4, "batch": 8, "check_every": 2},
+        "scratch": {"steps": 4, "batch": 8, "check_every": 2, "layer_decay": 1},
+        "frozen": {"strengths": [0.01]},
+    }
+)
+
+
+def test_a_study_goes_on_and_ends_with_the_same_results(tmp_path: Path) -> None:
+    cells = all_cells(TINY)
+    assert len({cell.file_name for cell in cells}) == len(cells) == 12
+    study(TINY, tmp_path, lambda done, total: None)
+    results = (tmp_path / "results.parquet").read_bytes()
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert len(rows) == 12 * 2 * (len(Finding) + 1)  # cells, tests, findings and their mean
+    assert {row["method"] for row in rows if row["arm"] == "joint"} == {"frozen", "finetune"}
+    report = (tmp_path / "report.md").read_text()
+    for figure in ("label-efficiency.svg", "data-scaling.svg", "seen-unseen.svg"):
+        assert figure in report
+        assert (tmp_path / figure).stat().st_size > 10_000
+
+    # One cell was never done: it alone is done again, with the same scores.
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").iterdir()}
+    lost = tmp_path / "cells" / "joint-24.finetune.1.0.npz"
+    lost.unlink()
+    study(TINY, tmp_path, lambda done, total: None)
+    again = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").iterdir()}
+    assert {file for file in again if again[file] != kept[file]} == {lost}
+    assert (tmp_path / "results.parquet").read_bytes() == results
+    with pytest.raises(FmctError, match="another configuration"):
+        study(TINY.model_copy(update={"bootstrap": 51}), tmp_path, lambda done, total: None)
+
+    heads = Heads.read(tmp_path / "cohort")
+    few, all_of_them = heads.labelled(0.5, 0), heads.labelled(1.0, 0)
+    assert set(few) < set(all_of_them) == set(heads.rows[Split.TRAIN])
+    keys = Dataset.open(tmp_path / "cohort" / "labelled").index["study_key"].to_pylist()
+    pretrained = Dataset.open(tmp_path / "cohort" / "pretrain-24").index["study_key"].to_pylist()
+    assert {keys[heads.order[row]] for row in heads.rows[Split.TRAIN]} < set(pretrained)
+    for split in (Split.VALIDATION, Split.TEST, Split.UNSEEN):
+        assert not {keys[heads.order[row]] for row in heads.rows[split]} & set(pretrained)
+
+
+def test_heads_are_functions_of_their_number_and_findings_of_no_scanner() -> None:
+    first, subject = make_volume(COHORT, Split.TEST, 5)
+    again, _ = make_volume(COHORT.model_copy(update={"test": 99, "validation": 1}), Split.TEST, 5)
+    np.testing.assert_array_equal(first, again)
+    assert subject == make_subject(COHORT, Split.TEST, 5)
+    assert {scanner_of(Split.UNSEEN, n).name for n in range(9)}.isdisjoint(
+        {scanner_of(split, n).name for split in list(Split)[:3] for n in range(9)}
+    )
+    found = [make_subject(COHORT, Split.TRAIN, number).findings for number in range(600)]
+    for finding in Finding:
+        for scanner in range(4):
+            share = np.mean([finding in findings for findings in found[scanner::4]])
+            assert share == pytest.approx(COHORT.prevalence, abs=0.12)
