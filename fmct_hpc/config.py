@@ -296,6 +296,9 @@ class RunConfig(_Section):
     """Volumes a step over all ranks; what a rank gets is derived, so a resume may change ranks."""
     checkpoint_every: Positive = 1000
     """A save of ViT-B then costs well under 2 % of the time (docs/benchmarks.md)."""
+    failure_gpu_hours: Annotated[float, Field(gt=0)] = 50_000.0
+    """Mean GPU hours between failures, for `--dry-run`'s best interval: 419 in 54 days of 16,384 GPUs
+    (Grattafiori et al. 2024, The Llama 3 Herd of Models, section 3.3.4)."""
     keep_last: Positive = 3
     """One to go on from, and two in case it is damaged."""
     keep_every: Positive | None = None

@@ -1,6 +1,5 @@
 """`fmct train --dry-run`: what a run would be, in numbers, before anything starts."""
 
-import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -14,6 +13,7 @@ from fmct_hpc.model.size import (
     tokens_a_volume,
     training_flops,
 )
+from fmct_hpc.train.failures import RESTART_SECONDS, daly_interval, expected_seconds
 from fmct_hpc.train.schedules import settings
 from fmct_hpc.train.throughput import PEAK_TFLOPS
 from shards import Dataset
@@ -21,9 +21,6 @@ from shards.atomic import atomic_path
 
 ASSUMED_GPU, ASSUMED_MFU = "H100", 0.4
 """For the times below; a run records its own MFU."""
-FAILURE_GPU_HOURS = 50_000.0
-"""Mean GPU hours between failures: 419 in 54 days of 16,384 GPUs (Grattafiori et al. 2024, The Llama 3 Herd
-of Models, section 3.3.4)."""
 SAVE_BYTES_PER_SECOND = 1e9
 """What a shared file system takes from one job without being hurt by it."""
 STATE_BYTES, TEACHER_BYTES = 12, 4
@@ -92,11 +89,6 @@ def activation_bytes(config: TrainConfig, micro_batch: int) -> float:
     return float(micro_batch * numbers * kept * cells)
 
 
-def daly_interval(save_seconds: float, failure_seconds: float) -> float:
-    """Seconds between checkpoints that lose the least time: sqrt(2 · δ · M) (Young 1974, Daly 2006)."""
-    return math.sqrt(2 * save_seconds * failure_seconds)
-
-
 def plot_schedules(config: TrainConfig, path: Path) -> None:
     """Every scheduled value over the steps, as a PNG."""
     steps = range(0, config.run.steps, max(1, config.run.steps // 1000))
@@ -153,15 +145,22 @@ def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:
     flops = ASSUMED_MFU * 1e12 * PEAK_TFLOPS[ASSUMED_GPU] * ranks
     step = config.run.batch * training_flops(config) / flops
     left = (config.run.steps - done) * step
-    interval = daly_interval(save, 3600 * FAILURE_GPU_HOURS / ranks)
+    failure = 3600 * config.run.failure_gpu_hours / ranks
+    interval = daly_interval(save, failure)
+
+    def lost(seconds: float) -> str:
+        return f"{expected_seconds(1.0, seconds, save, failure) - 1:.1%}"
+
     return [
         f"{1000 * step:.0f} ms a step on {ranks} {ASSUMED_GPU} at {ASSUMED_MFU:.0%} of their peak, "
         f"{config.run.batch / step:.0f} volumes/s; the rest of the run {left / 3600:.1f} hours, "
         f"{ranks * left / 3600:.0f} GPU hours",
         *lines,
-        f"a failure in {FAILURE_GPU_HOURS:.0f} GPU hours is one in {FAILURE_GPU_HOURS / ranks / 24:.1f} days:"
-        f" least time is lost with a save every {interval / 60:.0f} minutes, {interval / step:.0f} steps "
-        f"(run.checkpoint_every={config.run.checkpoint_every})",
+        f"a failure in {config.run.failure_gpu_hours:.0f} GPU hours (run.failure_gpu_hours) is one in "
+        f"{failure / 86400:.1f} days; with {RESTART_SECONDS:.0f} s a restart least time is lost, "
+        f"{lost(interval)}, by a save every {interval / 60:.0f} minutes, {interval / step:.0f} steps; "
+        f"run.checkpoint_every={config.run.checkpoint_every} loses "
+        f"{lost(config.run.checkpoint_every * step)}",
     ]
 
 

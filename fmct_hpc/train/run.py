@@ -35,6 +35,7 @@ FREE_TO_CHANGE = (
     "engine.compile",
     "engine.deepspeed",
     "run.checkpoint_every",
+    "run.failure_gpu_hours",
     "run.keep_last",
     "run.keep_every",
     "run.minutes",

@@ -1,14 +1,14 @@
 from pathlib import Path
 
-import pytest
 from small_training import small_config, write_dataset, write_recipe
 from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import tokens_a_volume
-from fmct_hpc.train.outlook import daly_interval, held_bytes
+from fmct_hpc.train.outlook import held_bytes, outlook
 from fmct_hpc.train.throughput import Throughput
 from launch.cli import app
+from shards import Dataset
 
 
 def test_memory_is_what_zero_says_by_hand() -> None:
@@ -17,15 +17,14 @@ def test_memory_is_what_zero_says_by_hand() -> None:
     assert held_bytes(1, 1, student, teacher) == held_bytes(3, 1, student, teacher)
 
 
-def test_the_interval_loses_less_time_than_any_other() -> None:
-    save, failure = 30.0, 86400.0
-    best = daly_interval(save, failure)
-
-    def lost(interval: float) -> float:  # a save an interval, half an interval a failure
-        return save / interval + interval / 2 / failure
-
-    assert best == pytest.approx(2276.8, abs=0.1)
-    assert lost(best) < min(lost(0.9 * best), lost(1.1 * best))
+def test_a_run_on_gpus_is_told_what_its_interval_costs(tmp_path: Path) -> None:
+    dataset = Dataset.open(write_dataset(tmp_path / "data"))
+    given = {"path": str(tmp_path / "data")}
+    run = {"batch": 1024, "failure_gpu_hours": 10_000, "checkpoint_every": 1000}
+    config = TrainConfig.model_validate({"data": given, "run": run})
+    said = outlook(config, dataset, 1024, 0)
+    assert "one in 0.4 days" in said
+    assert "run.checkpoint_every=1000 loses" in said
 
 
 def test_tokens_of_the_reference_by_hand() -> None:
