@@ -376,25 +376,6 @@ class TrainConfig(_Section):
         return self
 
 
-class ProbeConfig(_Section):
-    """All of `fmct probe`."""
-
-    data: Path
-    """A shard dataset; volumes join the labels on study_key."""
-    labels: Path
-    """Parquet from `fmct labels`: study_key and one 0/1 column a task, null where unknown."""
-    batch: Positive = 8
-    folds: Annotated[int, Field(ge=2)] = 5
-    """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient."""
-    neighbours: Positive = 10
-    l2_grid: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
-    """Inverse regularisation strengths, chosen on inner folds of the training patients."""
-    bootstrap: Positive = 2000
-    """Resamples of patients for the intervals."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    seed: Seed = 0
-
-
 Pool = Literal["cls", "mean", "max"]
 
 

@@ -310,8 +310,8 @@ def probe(
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Measure the features: linear probe and kNN on labels, beside the same model untrained."""
-    from fmct_hpc.config import ProbeConfig
+    """Measure the features: logistic regression and kNN on labels, beside the same model untrained."""
+    from fmct_hpc.probe.config import ProbeConfig
     from fmct_hpc.probe.run import probe as probe_run
 
     settings = load(ProbeConfig, config, overrides or [])
@@ -342,6 +342,54 @@ def study(
     recipe = config or Path(__file__).parent / "recipes" / "study.yaml"
     with progress("heads") as update:
         typer.echo(run_study(load(StudyConfig, recipe, overrides or []), out, update, report_only))
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="YAML of the grid; see launch/recipes/sweep-example.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder for results, predictions and comparisons.")],
+    extract: Annotated[
+        int | None, typer.Option(help="Only do this task of extracting features; -1 joins what they made.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only divide the grid into tasks.")] = False,
+    share: Annotated[
+        str | None, typer.Option(help="Only do a share of the tasks, I/N: those numbered I, I + N, I + 2N...")
+    ] = None,
+    task: Annotated[int | None, typer.Option(help="Only do this task (one of a Slurm array).")] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Only join what is done so far; the sweep may go on meanwhile.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say what is done.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Probe encoders in a grid: tasks, methods, layers, label budgets and seeds, with paired tests.
+
+    Safe to repeat: what is done is kept, what is missing or changed is done.
+    """
+    if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
+        raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
+    from fmct_hpc.probe.config import SweepConfig
+    from fmct_hpc.probe.sweep.run import Sweep
+
+    grid = Sweep(load(SweepConfig, config, overrides or []), out)
+    if status:
+        typer.echo(grid.status())
+    elif plan:
+        planned = grid.plan()
+        typer.echo(f"{out}: {len(planned.units)} units in {len(planned.tasks)} tasks")
+    elif collect:
+        typer.echo(f"{out}: {grid.collect()}")
+    elif extract is not None:
+        with progress("features") as update:
+            grid.extract(None if extract == -1 else extract, update)
+    elif share is not None:
+        typer.echo(f"share {share}: {grid.run_share(*_share(share))} units computed")
+    elif task is not None:
+        with progress(f"task {task}") as update:
+            typer.echo(f"task {task}: {grid.run_task(task, update)} units computed")
+    else:
+        with progress("sweep") as update:
+            typer.echo(f"{out}: {grid.run(update)}")
 
 
 @app.command()

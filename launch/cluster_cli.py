@@ -84,7 +84,7 @@ def probe(
     dry_run: DryRun = False,
 ) -> None:
     """An array with a task for each run."""
-    from fmct_hpc.config import ProbeConfig
+    from fmct_hpc.probe.config import ProbeConfig
     from launch.stages import configuration, probe_job
 
     cluster = load(Site, site, [])
@@ -118,6 +118,21 @@ def pipeline(
     chain = Chain(whole.out, steps(whole, cluster), cluster)
     for line in chain.describe(again) if dry_run else chain.submit(again):
         typer.echo(line)
+
+
+@launch_app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="YAML of the grid.")],
+    out: Annotated[Path, typer.Option(help="Folder for results, predictions and comparisons.")],
+    site: SiteFile,
+    dry_run: DryRun = False,
+    overrides: Overrides = None,
+) -> None:
+    """Plan here, then arrays for features and for the grid, and a job that collects."""
+    from launch.stages import sweep_jobs
+
+    cluster = load(Site, site, [])
+    _launch(sweep_jobs(config, out, overrides or [], cluster), out, cluster, dry_run)
 
 
 def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:

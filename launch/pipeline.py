@@ -13,7 +13,8 @@ from typing import Annotated
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fmct_hpc.config import ProbeConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.probe.config import ProbeConfig
 from launch import stages
 from launch.config import Model, load
 from launch.site import Site

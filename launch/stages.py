@@ -86,6 +86,33 @@ def report_job(out: Path, data: Path, run: Path, probe: Path, site: Site) -> Job
     return Job("fmct-report", (command,), site.light)
 
 
+def sweep_jobs(config: Path, out: Path, overrides: list[str], site: Site) -> list[Job]:
+    """An array that extracts features, a job that joins them, an array over the grid, a job that collects.
+
+    Plans here, in this process, which needs the dataset and the labels, but no features.
+    """
+    from fmct_hpc.probe.config import SweepConfig
+    from fmct_hpc.probe.sweep.run import Sweep
+
+    sweep = Sweep(load(SweepConfig, config, overrides), out)
+    shares, extractions = min(len(sweep.plan().tasks), site.array_size), sweep.extractions
+    command = fmct(site, "sweep", config, "--out", out, *overrides)
+
+    def job(name: str, *arguments: tuple[str, ...], success: tuple[str, ...] = ()) -> Job:
+        return Job(name, tuple((*command, *own) for own in arguments), site.probe, after_success=success)
+
+    jobs = []
+    if extractions:
+        jobs += [
+            job("fmct-features", *(("--extract", str(number)) for number in range(extractions))),
+            job("fmct-features-joined", ("--extract", "-1"), success=("fmct-features",)),
+        ]
+    ready = ("fmct-features-joined",) if extractions else ()
+    grid = job("fmct-sweep", *(("--share", f"{i}/{shares}") for i in range(shares)), success=ready)
+    collect = (*command, "--collect")
+    return [*jobs, grid, Job("fmct-swept", (collect,), site.light, after_end=("fmct-sweep",))]
+
+
 def fmct(site: Site, *arguments: str | Path) -> tuple[str, ...]:
     """The `fmct` command with `arguments`: this installation's, or the one in the site's container."""
     program = ("fmct",) if site.container else (sys.executable, "-m", "launch.cli")

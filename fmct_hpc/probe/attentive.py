@@ -7,16 +7,15 @@ would add nothing to what it can compute.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from fmct_hpc.config import Positive
+from fmct_hpc.probe.config import AttentiveConfig
 from fmct_hpc.probe.problem import Fitted, Problem, log_loss
 from fmct_hpc.train.schedules import cosine
 
@@ -24,21 +23,6 @@ _ORDER = int.from_bytes(b"order")
 _START = int.from_bytes(b"start")
 SAMPLE = 64
 """Volumes of which channel means and deviations are taken: their patches are tens of thousands of tokens."""
-
-
-class AttentiveConfig(BaseModel):
-    """Attentive pooling."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    queries: Positive = 4
-    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = (1e-3, 3e-3, 1e-2)
-    """Of AdamW; all are trained at once and one is chosen on validation, as is the step."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    steps: Positive = 300
-    batch: Positive = 32
-    check_every: Positive = 50
-    """Steps between looks at the validation volumes."""
 
 
 def attentive(

@@ -16,7 +16,9 @@ log = logging.getLogger(__name__)
 STUDY_COLUMN = "study_key"
 SPLIT_COLUMN = "split"
 """May say, study by study, which split it belongs to."""
-SPLITS = ("train", "validation", "test")
+OOD = "ood"
+"""A second test set, of another distribution than training's: another hospital, scanner or year."""
+SPLITS = ("train", "validation", "test", OOD)
 
 
 class Joined(NamedTuple):

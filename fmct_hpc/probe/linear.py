@@ -6,35 +6,18 @@ of one matrix.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from fmct_hpc.config import Positive
+from fmct_hpc.probe.config import LinearConfig
 from fmct_hpc.probe.problem import Fitted, Problem, log_loss, standardised
 from fmct_hpc.train.schedules import cosine
 
 _ORDER = int.from_bytes(b"order")
-
-
-class LinearConfig(BaseModel):
-    """The linear classifier."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = (
-        *(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
-        *(2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
-    )
-    """DINOv2's thirteen, for its global batch of 1024."""
-    steps: Positive = 1000
-    batch: Positive = 128
-    """More volumes than that a step gain little on a thousand volumes; rates are scaled by batch / 256."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
 
 def linear(

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from fmct_hpc.probe.config import LogisticConfig
 from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss, standardised
 
 MEMORY = 10
@@ -23,16 +23,6 @@ MEMORY = 10
 TOLERANCE = 1e-9
 """Of half the squared gradient in the metric of the preconditioner: about what the loss could still fall."""
 MOST_ITERATIONS = 300
-
-
-class LogisticConfig(BaseModel):
-    """Logistic regression and its path."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    strengths: tuple[float, ...] = tuple(float(f"1e{power}") for power in range(-6, 3))
-    """Inverse regularisation C, as scikit-learn has it: ½ ‖w‖² + C Σ loss on standardised features. From a
-    nearly constant classifier to a nearly unregularised one, in steps of ten."""
 
 
 def logistic(

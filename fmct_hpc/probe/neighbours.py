@@ -1,31 +1,19 @@
 """Weighted votes of the nearest training volumes (Wu et al. 2018, as DINO evaluates)."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fmct_hpc.config import Positive
+from fmct_hpc.probe.config import NeighboursConfig
 from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss, standardised
 
 ROWS_AT_ONCE = 1024
 """Volumes whose similarities are in memory at a time: 40 MB against 10,000 training volumes."""
-
-
-class NeighboursConfig(BaseModel):
-    """Nearest neighbours."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    counts: tuple[Positive, ...] = (5, 10, 20, 50, 100)
-    """Numbers of neighbours to choose from; DINO's, and 5 for small sets."""
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    """A vote weighs exp(similarity / temperature) (Wu et al. 2018, equation 8)."""
 
 
 def neighbours(

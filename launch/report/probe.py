@@ -63,7 +63,7 @@ class Probes:
         """The mean AUC of the linear probe, trained and untrained."""
         areas: dict[str, list[float]] = {}
         for row in self.result.rows:
-            if row.head == "linear":
+            if row.head == "logistic":
                 areas.setdefault(row.encoder, []).append(row.auc[0])
         means = {encoder: sum(values) / len(values) for encoder, values in areas.items()}
         return {f"mean AUC of linear probes, {encoder}": cell(v, ".3f") for encoder, v in means.items()}

@@ -1,7 +1,7 @@
 """A table of labels, one row a study, as CSV or Parquet.
 
 It has a column study_instance_uid, and otherwise labels: 0, 1, or nothing where unknown. A column patient_id
-may stand there for people to read, and is left out. A column split says train, validation or test.
+may stand there for people to read, and is left out. A column split says train, validation, test or ood.
 """
 
 import re
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 section 9.1
 _VALUES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "": None, "nan": None, "NaN": None, "NA": None}
 """As tables have them: pandas and R write 1.0 and NA where a column has gaps."""
-_SPLITS = ("train", "validation", "test")
+_SPLITS = ("train", "validation", "test", "ood")
 
 
 def read(path: Path) -> LabelTable:

@@ -15,6 +15,6 @@ class LabelTable:
     rows: Mapping[str, tuple[Label, ...]]
     """A value a name, by Study Instance UID (0020,000D)."""
     splits: Mapping[str, str] | None = None
-    """train, validation or test by Study Instance UID; None where the source gives none."""
+    """train, validation, test or ood by Study Instance UID; None where the source gives none."""
     notes: tuple[str, ...] = ()
     """What of the source is not in it, and why: a line each, without identifiers."""

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -124,7 +125,7 @@ def test_a_preempted_training_goes_on_with_the_same_losses(cluster, export, trai
 
 def test_probes_of_several_runs_are_one_array(cluster, export, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    overrides = [f"data={export.data / 'zarr'}", f"labels={export.labels}", "folds=2", "bootstrap=100"]
+    overrides = [f"data={export.data / 'zarr'}", f"labels={export.labels}", "folds=3", "bootstrap=100"]
     (number,) = launched("probe", *trained, "--out", tmp_path / "launched", *overrides)
     monkeypatch.setenv("RUNS", " ".join(map(str, trained)))
     monkeypatch.setenv("OUT", str(tmp_path / "sbatch"))
@@ -159,7 +160,7 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
                 "out": "out",
                 "preprocess": {"set": ["output.shard_mib=4", "grid.spacing_mm=[4, 4, 4]"]},
                 "train": {"config": str(REPOSITORY / "launch/recipes/quickstart-train.yaml"), "set": small},
-                "probe": {"set": ["folds=2", "bootstrap=100"]},
+                "probe": {"set": ["folds=3", "bootstrap=100"]},
             }
         )
     )
@@ -193,3 +194,32 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
     assert (out / "report.html").is_file()
     assert set(launch().values()) == {"done"}
     assert json.loads((out / "pipeline.json").read_text())["stages"] == second
+
+
+def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
+    cluster, export, trained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    grid = tmp_path / "sweep.yaml"
+    ours = f"weights: {trained[1]}"
+    grid.write_text(
+        f"""
+        {{data: {export.data / "zarr"}, labels: {export.labels}, features: features, folds: 3, bootstrap: 50,
+        encoders: [{{name: ours, {ours}}}, {{name: untrained, {ours}, untrained: 0}}], feature_tasks: 2,
+        fractions: [0.5, 1.0], seeds: [0, 1], task_minutes: 0.2, allow_pretraining_patients: true}}
+        """
+    )
+    launched_jobs = launched("sweep", grid, "--out", "launched")
+    assert [cluster.wait(number, 200) for number in launched_jobs] == ["COMPLETED"] * 4, logs(tmp_path)
+    assert len(cluster.states(launched_jobs[0])) > 2, "expected an array for features"
+    assert len(cluster.states(launched_jobs[2])) > 2, "expected an array for the grid"
+
+    tasks = int(run("fmct", "sweep", grid, "--out", "sbatch", "--plan").split()[-2])
+    script = (SBATCH / "sweep.sbatch", grid, "--out", "sbatch")
+    array = run("sbatch", "--parsable", f"--array=0-{tasks - 1}", *script).strip()
+    last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
+    assert cluster.wait(last, 200) == "COMPLETED", logs(tmp_path)
+    for name in ("results", "predictions", "comparisons"):
+        tables = [pq.read_table(tmp_path / way / f"{name}.parquet") for way in ("launched", "sbatch")]
+        assert tables[0].num_rows > 0
+        assert tables[0].equals(tables[1])

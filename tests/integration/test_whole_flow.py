@@ -44,7 +44,7 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fmct(
         "train", "--config", "recipe.yaml", "--run", "run", "run.steps=4", "run.images_every=2", folder=folder
     )
-    arguments = ("data=data/zarr", "labels=labels.parquet", "folds=2", "bootstrap=100")
+    arguments = ("data=data/zarr", "labels=labels.parquet", "folds=3", "bootstrap=100")
     fmct("probe", "run", "--out", "probe", *arguments, folder=folder)
     fmct("report", "report.html", "--data", "data", "--run", "run", "--probe", "probe", folder=folder)
     return folder
@@ -64,7 +64,9 @@ def test_both_formats_hold_the_same_voxels_and_pass_verification(flow: Path) -> 
 def test_the_table_holds_the_trained_and_the_untrained_encoder(flow: Path) -> None:
     rows = json.loads((flow / "probe/results.json").read_text())["rows"]
     found = {(row["task"], row["head"], row["encoder"]) for row in rows}
-    assert {("any_bleed", h, e) for h in ("linear", "kNN") for e in ("trained", "untrained")} <= found
+    assert {
+        ("any_bleed", h, e) for h in ("logistic", "neighbours") for e in ("trained", "untrained")
+    } <= found
     for row in rows:
         value, low, high = row["auc"]
         assert 0 <= low <= value <= high <= 1
@@ -81,7 +83,7 @@ def test_a_probe_marks_the_checkpoint_that_it_probed(flow: Path) -> None:
     [note] = (flow / "run/checkpoints").glob("*.score.json")
     assert note.with_name(note.name.removesuffix(".score.json")).is_dir()
     rows = json.loads((flow / "probe/results.json").read_text())["rows"]
-    linear = [row["auc"][0] for row in rows if (row["head"], row["encoder"]) == ("linear", "trained")]
+    linear = [row["auc"][0] for row in rows if (row["head"], row["encoder"]) == ("logistic", "trained")]
     assert json.loads(note.read_text())["score"] == pytest.approx(sum(linear) / len(linear))
 
 

@@ -12,10 +12,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from fmct_hpc.probe.attentive import AttentiveConfig, attentive
-from fmct_hpc.probe.linear import LinearConfig, _batches, linear
-from fmct_hpc.probe.logistic import LogisticConfig, fit_path, logistic
-from fmct_hpc.probe.neighbours import NeighboursConfig, neighbours
+from fmct_hpc.probe.attentive import attentive
+from fmct_hpc.probe.config import AttentiveConfig, LinearConfig, LogisticConfig, NeighboursConfig
+from fmct_hpc.probe.linear import _batches, linear
+from fmct_hpc.probe.logistic import fit_path, logistic
+from fmct_hpc.probe.neighbours import neighbours
 from fmct_hpc.probe.problem import Problem, log_loss, standardised
 
 WIDTH = 40

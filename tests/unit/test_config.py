@@ -4,6 +4,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from fmct_hpc.config import ModelConfig, TrainConfig
+from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.sweep.grid import units
 from launch.config import load
 from shards.errors import FmctError
 
@@ -111,3 +113,8 @@ def test_koleo_needs_volumes_to_compare() -> None:
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*-train.yaml")), ids=lambda path: path.stem)
 def test_the_training_recipes_are_valid(recipe: Path) -> None:
     assert load(TrainConfig, recipe, ["data.path=d"]).accumulation(4) == 1
+
+
+def test_the_sweep_recipe_is_valid_and_its_grid_is_whole() -> None:
+    sweep = load(SweepConfig, RECIPES / "sweep-example.yaml", [])
+    assert len(units(sweep, ["bleed"])) == 3 * 3 * 3 * (5 + 9)

@@ -12,7 +12,8 @@ import typer.main
 from documents import DOCUMENTS, REPOSITORY, Command, blocks, commands, spans
 from pydantic import BaseModel
 
-from fmct_hpc.config import ProbeConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from launch.cli import app
 from launch.config import load
 from launch.site import Site
@@ -27,6 +28,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "launch train": TrainConfig,
     "probe": ProbeConfig,
     "launch probe": ProbeConfig,
+    "sweep": SweepConfig,
+    "launch sweep": SweepConfig,
 }
 """What the overrides of a command are checked against."""
 FOLDERS = ("launch", "tests", "docs", "fmct_hpc", "preprocess", "shards")

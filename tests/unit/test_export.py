@@ -11,9 +11,10 @@ from onnxruntime import InferenceSession
 from shard_samples import make_record
 
 from fmct_hpc import load_encoder
-from fmct_hpc.config import ProbeConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.field import center_view
 from fmct_hpc.objective.student import Student
+from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.probe.run import probe
 from fmct_hpc.train.checkpoint import DataFacts
 from fmct_hpc.train.export import EncoderInfo, export_encoder
@@ -159,10 +160,10 @@ def test_an_encoder_without_a_run_is_probed(exported: Path, tmp_path: Path) -> N
     finish_dataset(tmp_path / "data", "zarr", ["shard-00000"])
     labels = pa.table({"study_key": studies, "bleed": [number % 2 for number in range(16)]})
     pq.write_table(labels, tmp_path / "labels.parquet")
-    config = ProbeConfig(data=tmp_path / "data", labels=tmp_path / "labels.parquet", folds=2, bootstrap=20)
+    config = ProbeConfig(data=tmp_path / "data", labels=tmp_path / "labels.parquet", folds=3, bootstrap=20)
     result = probe(exported.parent, config, tmp_path / "out", lambda done, total: None)
     assert {(row.head, row.encoder) for row in result.rows} >= {
-        ("linear", "trained"),
-        ("linear", "untrained"),
+        ("logistic", "trained"),
+        ("logistic", "untrained"),
     }
     assert result.pretrained_patients is None

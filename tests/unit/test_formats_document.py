@@ -17,6 +17,7 @@ import pytest
 from numcodecs import blosc, zstd
 from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset
 
+from fmct_hpc.probe.sweep.tables import COMPARISONS, PREDICTIONS, RESULTS
 from preprocess.deidentify import Pseudonymizer, new_key
 from shards import FORMAT_VERSION, Dataset, DatasetInfo, DecodeFacts, VolumeRecord, index
 from shards.info import ShardInfo
@@ -210,3 +211,15 @@ def test_keys_are_the_hmacs_of_the_document(tmp_path: Path) -> None:
     assert names.patient("", "1.2") == keyed(of_study, "1.2")
     assert names.study("1.2") == keyed(*domains["`study_key`"], "1.2")
     assert names.series("P1", "1.2", "1.2.3") == keyed(*domains["`key`"], "P1", "1.2", "1.2.3")
+
+
+def test_every_column_of_the_probes_tables_is_described() -> None:
+    text = TEXT[TEXT.index("## Results of probes") :]
+    described = [
+        name for row in table_after("## Results of probes") for name in re.findall(r"`(\w+)`", row[0])
+    ]
+    assert described == RESULTS.names
+    for schema in (PREDICTIONS, COMPARISONS):
+        # Whole runs of columns are named by their first and last.
+        between = RESULTS.names[: RESULTS.names.index("split") + 1]
+        assert all(f"`{name}`" in text or name in between for name in schema.names)

@@ -21,7 +21,12 @@ class Rates:
 
 
 def rates(scores: FloatArray, labels: BoolArray, threshold: FloatArray | float) -> Rates:
-    """What calling every volume at or above its threshold positive gives; a threshold for all, or (N,)."""
+    """What calling every volume at or above its threshold positive gives; a threshold for all, or (N,).
+
+    NaN where a threshold is: there was nothing to choose it by.
+    """
+    if np.isnan(threshold).any():
+        return Rates(np.nan, np.nan)
     called = scores >= threshold
     true, false = labels.sum(), (~labels).sum()
     return Rates(

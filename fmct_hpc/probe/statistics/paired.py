@@ -16,9 +16,12 @@ from fmct_hpc.probe.statistics.scored import FloatArray, Scored
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first classifier's ROC area minus the second's."""
+    """The first classifier's ROC area beside the second's."""
 
+    area: float
+    other: float
     difference: float
+    """The first's minus the second's."""
     low: float
     high: float
     p: float
@@ -68,15 +71,16 @@ def areas_with_covariance(classifiers: list[Scored]) -> tuple[FloatArray, FloatA
 
 def compare(first: Scored, second: Scored, confidence: float) -> Comparison:
     """DeLong's test, with the normal interval of the difference; both hold the same volumes in one order."""
-    areas, covariance = areas_with_covariance([first, second])
-    difference = float(areas[0] - areas[1])
+    both, covariance = areas_with_covariance([first, second])
+    areas = float(both[0]), float(both[1])
+    difference = areas[0] - areas[1]
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     if variance <= 1e-12 and not difference:  # the same ranks
-        return Comparison(difference, difference, difference, 1.0)
+        return Comparison(*areas, difference, difference, difference, 1.0)
     error = np.sqrt(variance) if variance > 0 else np.nan
     reach = float(ndtri((1 + confidence) / 2)) * error
     p = float(2 * norm.sf(abs(difference) / error))
-    return Comparison(difference, difference - reach, difference + reach, p)
+    return Comparison(*areas, difference, difference - reach, difference + reach, p)
 
 
 def holm(p_values: ArrayLike) -> FloatArray:

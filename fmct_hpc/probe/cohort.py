@@ -1,0 +1,110 @@
+"""The labelled volumes of a dataset, split by patient."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmct_hpc.probe.budget import Budget, Parts, folds_of, rotations, thin
+from fmct_hpc.probe.labels import OOD, LabelTable
+from fmct_hpc.probe.splits import SplitConfig, hashed_splits, require_patient_level
+from fmct_hpc.probe.store import FeatureStore
+from shards import Dataset
+from shards.errors import FmctError
+from shards.info import sha256
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Volumes with a row of labels: (N,) each, in the dataset's order."""
+
+    rows: NDArray[np.int64]
+    """Their numbers in the dataset."""
+    keys: NDArray[np.str_]
+    patient_keys: NDArray[np.str_]
+    tasks: tuple[str, ...]
+    values: NDArray[np.float32]
+    """(N, tasks): 0, 1, or NaN where unknown."""
+    splits: NDArray[np.str_] | None
+    """None where folds take their place."""
+    folds: int
+    """1 where there is one split."""
+    seed: int
+    """Of the folds."""
+    digest: str
+    """SHA-256 of whatever of dataset, labels and split the results depend on."""
+
+    def parts(self, task: str, budget: Budget, seed: int) -> list[Parts]:
+        """Rows of the cohort for a task and a label budget, one entry a fold; only volumes of known label.
+
+        Raises TooFewError where the budget can't be met.
+        """
+        values = self.values[:, self.tasks.index(task)]
+        known = np.flatnonzero(~np.isnan(values))
+        patients, positive = self.patient_keys[known], values[known] == 1
+        if self.splits is None:
+            whole = rotations(folds_of(patients, positive, self.folds, self.seed), self.folds)
+        else:
+            split = self.splits[known]
+            tests = {"id": np.flatnonzero(split == "test"), "ood": np.flatnonzero(split == OOD)}
+            train, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
+            whole = [Parts(train, validation, {name: rows for name, rows in tests.items() if len(rows)})]
+        thinned = [thin(parts, patients, positive, budget, seed) for parts in whole]
+        return [
+            Parts(known[p.train], known[p.validation], {name: known[rows] for name, rows in p.tests.items()})
+            for p in thinned
+        ]
+
+    def tested(self) -> NDArray[np.str_]:
+        """Keys of the patients that some probe is tested on."""
+        if self.splits is None:
+            return np.unique(self.patient_keys)
+        return np.unique(self.patient_keys[np.isin(self.splits, ("test", OOD))])
+
+    def places_in(self, store: FeatureStore) -> NDArray[np.int64]:
+        """Rows of a feature store for the cohort's volumes; FmctError where it lacks one."""
+        place = {key: row for row, key in enumerate(store.keys.tolist())}
+        missing = [key for key in self.keys.tolist() if key not in place]
+        if missing:
+            raise FmctError(
+                f"{store.path}: has no features of {len(missing)} labelled volumes, {missing[0]} for "
+                "instance; extract them again"
+            )
+        return np.array([place[key] for key in self.keys.tolist()], dtype=np.int64)
+
+
+def read_cohort(
+    data: Path, labels: Path, tasks: tuple[str, ...] | None, split: SplitConfig, folds: int | None
+) -> Cohort:
+    """Join a dataset with its labels and split its patients: as the labels say, by folds, or by hash.
+
+    Raises FmctError for labels without the tasks, and splits that tear a patient apart.
+    """
+    dataset, table = Dataset.open(data), LabelTable.read(labels)
+    unknown = set(tasks or ()) - set(table.tasks)
+    if unknown:
+        raise FmctError(f"{labels}: has no task {min(unknown)}, only {', '.join(table.tasks)}")
+    chosen = tasks or table.tasks
+    joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
+    keys, patients = (
+        np.asarray(dataset.index[name].to_pylist(), dtype=np.str_)[joined.rows]
+        for name in ("key", "patient_key")
+    )
+    splits = None
+    if folds is None:
+        splits = hashed_splits(patients, split) if joined.splits is None else joined.splits
+        require_patient_level(patients, splits, str(labels) if joined.splits is not None else "split")
+    described = repr([dataset.info.digest, sha256(labels), chosen, split, folds])
+    return Cohort(
+        rows=joined.rows,
+        keys=keys,
+        patient_keys=patients,
+        tasks=chosen,
+        values=joined.values[:, [table.tasks.index(task) for task in chosen]],
+        splits=splits,
+        folds=folds or 1,
+        seed=split.seed,
+        digest=hashlib.sha256(described.encode()).hexdigest(),
+    )

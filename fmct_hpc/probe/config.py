@@ -1,0 +1,152 @@
+"""The configuration of probes and sweeps: typed, closed, and with a reason for each default."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fmct_hpc.config import FinetuneConfig, Positive, Seed
+from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.splits import SplitConfig
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Open = Annotated[float, Field(gt=0, lt=1)]
+Folds = Annotated[int, Field(ge=3)]
+"""One to test on, one to choose by, and the rest to learn from."""
+
+MethodName = Literal["logistic", "linear", "neighbours", "attentive", "finetune"]
+Pool = Literal["cls", "mean", "both"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LogisticConfig(_Section):
+    """Logistic regression and its path."""
+
+    strengths: tuple[Rate, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+    """Inverse regularisation C as scikit-learn has it, ½ ‖w‖² + C Σ loss on standardised features: from a
+    nearly constant classifier to a nearly unregularised one, in steps of ten."""
+
+
+class LinearConfig(_Section):
+    """A linear classifier by stochastic gradients."""
+
+    learning_rates: tuple[Rate, ...] = (
+        *(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
+        *(2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
+    )
+    """For a batch of 256, to which they are scaled (Oquab et al. 2024, DINOv2: these thirteen)."""
+    steps: Positive = 1000
+    """Eight passes over 16,000 volumes; DINOv2 has 12,500 for a million images."""
+    batch: Positive = 128
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+
+class NeighboursConfig(_Section):
+    """Nearest neighbours."""
+
+    counts: tuple[Positive, ...] = (5, 10, 20, 50, 100)
+    """Numbers of neighbours to choose from: DINO's, and 5 for small sets."""
+    temperature: Rate = 0.07
+    """A vote weighs exp(similarity / temperature) (Wu et al. 2018, equation 8)."""
+
+
+class AttentiveConfig(_Section):
+    """Attentive pooling of patch tokens."""
+
+    queries: Positive = 4
+    learning_rates: tuple[Rate, ...] = (1e-3, 3e-3, 1e-2)
+    """Of AdamW; all are trained at once, and rate and step are chosen on validation."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    steps: Positive = 300
+    batch: Positive = 32
+    check_every: Positive = 50
+    """Steps between looks at the validation volumes."""
+
+
+class ProbeConfig(_Section):
+    """All of `fmct probe`."""
+
+    data: Path
+    """A shard dataset; volumes join the labels on study_key."""
+    labels: Path
+    """Parquet from `fmct labels`: study_key and one 0/1 column a task, null where unknown."""
+    batch: Positive = 8
+    folds: Folds = 5
+    """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient."""
+    logistic: LogisticConfig = LogisticConfig()
+    neighbours: NeighboursConfig = NeighboursConfig()
+    bootstrap: Positive = 2000
+    """Resamples of patients for the intervals."""
+    confidence: Open = 0.95
+    seed: Seed = 0
+
+
+class SweepConfig(_Section):
+    """All of `fmct sweep`: encoders × tasks × methods × label budgets × seeds."""
+
+    data: Path
+    """A shard dataset; volumes join the labels on study_key."""
+    labels: Path
+    """Parquet from `fmct labels`: study_key, one 0/1 column a task, and `split` where splits are given."""
+    features: Path
+    """Folder of feature stores, one for each encoder by its name; what is missing there is extracted."""
+    encoders: Annotated[tuple[EncoderSpec, ...], Field(min_length=1)]
+    tasks: tuple[str, ...] | None = None
+    """Label columns; None: all."""
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("logistic", "neighbours")
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
+    """Of the encoders, from 0, or from the end by -1 and so on; fine-tuning has none."""
+    pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("both",)
+    """CLS token, mean of the patch tokens, or both side by side; attentive pooling reads the tokens."""
+    fractions: tuple[Share, ...] = (1.0,)
+    """Shares of the labelled patients of each class, in training and validation; the smaller lie within
+    the greater."""
+    shots: tuple[Positive, ...] = ()
+    """Training patients of each class; validation is thinned by the same share."""
+    repeats: Positive = 5
+    """Draws of each number of shots; their seeds are 0, 1 and so on."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    """For the patients of a fraction below 1, and for what training draws; where a method draws nothing
+    and the fraction is 1, the first alone is run."""
+    split: SplitConfig = SplitConfig()
+    folds: Folds | None = None
+    """Patient-level cross-validation in place of one split, for small cohorts."""
+    bootstrap: Positive = 2000
+    """Resamples of patients for the intervals."""
+    confidence: Open = 0.95
+    least_specificity: Open = 0.9
+    """What the threshold of `sensitivity_at` is chosen for, on validation."""
+    least_sensitivity: Open = 0.9
+    """What the threshold of `specificity_at` is chosen for, on validation."""
+    allow_pretraining_patients: bool = False
+    """Test on patients that an encoder has seen in pretraining, and have it reported."""
+    logistic: LogisticConfig = LogisticConfig()
+    linear: LinearConfig = LinearConfig()
+    neighbours: NeighboursConfig = NeighboursConfig()
+    attentive: AttentiveConfig = AttentiveConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    device: Literal["cpu", "cuda"] = "cpu"
+    """For features and fine-tuning; the other methods run on the CPU."""
+    batch: Positive = 8
+    """Volumes that an encoder sees at once."""
+    task_minutes: Rate = 10.0
+    """About what one task of a job array takes, by estimate."""
+    feature_tasks: Positive = 1
+    """Array tasks that share the extraction of one encoder's features."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "SweepConfig":
+        for key in ("methods", "layers", "pools", "fractions", "shots", "seeds", "tasks"):
+            values = getattr(self, key)
+            if values and len(set(values)) < len(values):
+                raise ValueError(f"{key} names one twice")
+        names = [spec.name for spec in self.encoders]
+        if len(set(names)) < len(names):
+            raise ValueError("two encoders have the same name; results are told apart by it")
+        if not self.fractions and not self.shots:
+            raise ValueError("fractions and shots are both empty: no labels to learn from")
+        return self

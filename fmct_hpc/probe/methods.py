@@ -1,0 +1,116 @@
+"""The methods by name, each on what it reads of an encoder: its features, its tokens, or its weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from fmct_hpc.probe.attentive import attentive
+from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
+from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
+from fmct_hpc.probe.linear import linear
+from fmct_hpc.probe.logistic import logistic
+from fmct_hpc.probe.neighbours import neighbours
+from fmct_hpc.probe.problem import Fitted, Problem
+from fmct_hpc.probe.store import FeatureStore
+from shards import Dataset
+from shards.errors import FmctError
+
+ON_TOKENS: tuple[MethodName, ...] = ("attentive",)
+ON_VOLUMES: tuple[MethodName, ...] = ("finetune",)
+DETERMINISTIC: tuple[MethodName, ...] = ("logistic", "neighbours")
+"""Methods that draw nothing: a seed matters to them only where it draws the patients."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One encoder and the cohort's volumes, as the methods read them."""
+
+    spec: EncoderSpec
+    config: SweepConfig
+    cohort: Cohort
+
+    @cached_property
+    def store(self) -> FeatureStore:
+        """Its features; FmctError where they are not extracted yet."""
+        return FeatureStore.open(self.config.features / self.spec.name)
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        return self.cohort.places_in(self.store)
+
+    def fit(
+        self, method: MethodName, layer: int | None, pool: Pool | None, problems: Sequence[Problem]
+    ) -> list[Fitted]:
+        """Fit problems whose rows are the cohort's. Raises FmctError for what the encoder doesn't have."""
+        config = self.config
+        if method == "finetune":
+            return [self._finetune(problem) for problem in problems]
+        assert layer is not None
+        if method == "attentive":
+            moved = [self._in_store(problem) for problem in problems]
+            return attentive(self.store.tokens(layer), moved, config.attentive)
+        assert pool is not None
+        features = self.store.vectors(layer, pool)[self._places]
+        if method == "logistic":
+            return logistic(features, problems, config.logistic)
+        if method == "linear":
+            return linear(features, problems, config.linear)
+        return neighbours(features, problems, config.neighbours)
+
+    def _in_store(self, problem: Problem) -> Problem:
+        """The same problem with the store's numbers of volumes: its tokens stay in their file."""
+        labels = np.zeros(len(self.store), dtype=bool)
+        labels[self._places] = problem.labels
+        rows = {
+            name: self._places[getattr(problem, name)]
+            for name in ("train", "validation", "scored", "unlabelled")
+        }
+        return replace(problem, labels=labels, **rows)
+
+    @cached_property
+    def _encoder(self) -> OurEncoder:
+        encoder = open_encoder(self.spec)
+        if not isinstance(encoder, OurEncoder):
+            raise FmctError(f"encoder {self.spec.name}: only this package's own encoders can be fine-tuned")
+        encoder.module.to(self.config.device)
+        return encoder
+
+    def _finetune(self, problem: Problem) -> Fitted:
+        from fmct_hpc.probe.finetune import Rows, finetune
+
+        used, places = np.unique(
+            np.concatenate([problem.train, problem.validation, problem.scored]), return_inverse=True
+        )
+        train, validation, scored = np.split(places, np.cumsum([len(problem.train), len(problem.validation)]))
+        labels = problem.labels[used]
+        config = self.config.finetune.model_copy(update={"seed": problem.seed})
+        wanted = np.concatenate([validation, scored])
+        found = finetune(
+            self._encoder.module,
+            self._views(used),
+            labels[:, None].astype(np.float32),
+            Rows(train, validation, wanted),
+            config,
+        )
+        # Its loss weighs positives by this factor, by which the odds that it learns are too great.
+        positives = labels[train].mean()
+        most = config.most_positive_weight
+        weight = np.clip((1 - positives) / positives, 1 / most, most)
+        scores = expit(found.scores[:, 0].astype(np.float64) - np.log(weight))
+        return Fitted(scores[: len(validation)], scores[len(validation) :], {"step": float(found.step)})
+
+    def _views(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """The whole field of some volumes of the cohort in float16: 5 MB each at 96³."""
+        dataset = Dataset.open(self.config.data)
+        encoder = self._encoder
+        views = [
+            encoder.transform(dataset.read(int(row)), dataset.info.spacing_mm).half()
+            for row in self.cohort.rows[rows]
+        ]
+        return torch.stack(views)

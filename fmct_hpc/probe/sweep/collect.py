@@ -1,0 +1,143 @@
+"""Joining the units of a sweep, and comparing its encoders pair by pair."""
+
+import json
+import logging
+from collections import defaultdict
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.leakage import Leakage
+from fmct_hpc.probe.statistics.paired import compare, holm
+from fmct_hpc.probe.statistics.scored import Scored
+from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles
+from fmct_hpc.probe.sweep.tables import COMPARISONS, PREDICTIONS, RESULTS
+from shards.atomic import atomic_path, write_text
+
+log = logging.getLogger(__name__)
+
+_SAME = ("method", "pool", "layer", "fraction", "shots")
+"""What the units of a comparison share beside tasks and seeds."""
+
+
+class Summary(BaseModel):
+    """What a sweep's tables hold: summary.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    units: int
+    done: int
+    """Units in the tables; fewer than `units` while the sweep goes on."""
+    results: int
+    refused: int
+    """Results without figures, for the reason that their row gives."""
+    comparisons: int
+    cohort_digest: str
+    confidence: float
+    leakage: tuple[Leakage, ...]
+
+    def __str__(self) -> str:
+        partial = "" if self.done == self.units else f" ({self.done} of {self.units} units done so far)"
+        refused = f", {self.refused} of them without figures" if self.refused else ""
+        return f"{self.results} results{refused}, {self.comparisons} comparisons{partial}"
+
+
+def collect_tables(out: Path, plan: Plan, done: list[int], config: SweepConfig, cohort: Cohort) -> Summary:
+    """Write the tables of the units numbered `done`, in the grid's order, and the summary last."""
+    files = {number: UnitFiles(out, plan.digests[number]) for number in done}
+    results = [pq.read_table(files[number].table("results"), schema=RESULTS) for number in done]
+    joined = pa.concat_tables(results) if results else RESULTS.empty_table()
+    _write(joined, out / "results.parquet")
+    with (
+        atomic_path(out / "predictions.parquet") as temporary,
+        pq.ParquetWriter(temporary, PREDICTIONS, compression="zstd") as writer,
+    ):
+        for number in done:
+            writer.write_table(pq.read_table(files[number].table("predictions")).cast(PREDICTIONS))
+    compared = _comparisons(plan, files, config, cohort)
+    _write(pa.Table.from_pylist(compared, COMPARISONS), out / "comparisons.parquet")
+    summary = Summary(
+        units=len(plan.units),
+        done=len(done),
+        results=joined.num_rows,
+        refused=joined.num_rows - joined["reason"].null_count,
+        comparisons=len(compared),
+        cohort_digest=cohort.digest,
+        confidence=config.confidence,
+        leakage=plan.leakage,
+    )
+    write_text(out / "summary.json", summary.model_dump_json(indent=1) + "\n")
+    return summary
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _comparisons(
+    plan: Plan, files: dict[int, UnitFiles], config: SweepConfig, cohort: Cohort
+) -> list[dict[str, object]]:
+    """A row for each pair of encoders, task, seed and test set under the same method and budget.
+
+    Holm's family are the tasks and pairs of one method, pool, layer, budget, seed and test set.
+    """
+    patients = dict(zip(cohort.keys.tolist(), cohort.patient_keys.tolist(), strict=True))
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number in files:
+        unit = plan.units[number]
+        groups[unit.model_dump_json(exclude={"encoder"})].append(number)
+    rows: list[dict[str, object]] = []
+    for numbers in groups.values():
+        if len(numbers) < 2:
+            continue
+        unit = plan.units[numbers[0]]
+        shared = unit.model_dump(include=set(_SAME))
+        tests = {plan.units[number].encoder: _read(files[number], patients) for number in numbers}
+        for (first, ours), (second, theirs) in combinations(tests.items(), 2):
+            for test in ours.keys() & theirs.keys():
+                task, seed, split = json.loads(test)
+                scored = ours[test]
+                if not scored.both_classes:
+                    continue
+                found = compare(scored, theirs[test], config.confidence)
+                rows.append(
+                    {
+                        **shared,
+                        **{"encoder": first, "versus": second, "task": task, "seed": seed, "split": split},
+                        **{"n": len(scored.labels), "positives": int(scored.labels.sum())},
+                        **{"auc": found.area, "auc_versus": found.other, "difference": found.difference},
+                        **{"difference_low": found.low, "difference_high": found.high, "p": found.p},
+                    }
+                )
+    families: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        families[json.dumps([row[name] for name in (*_SAME, "seed", "split")])].append(place)
+    for places in families.values():
+        adjusted = holm([float(str(rows[place]["p"])) for place in places])
+        for place, p in zip(places, adjusted, strict=True):
+            rows[place]["p_holm"] = float(p)
+    order = ("method", "task", "encoder", "versus", "seed", "split")
+    return sorted(rows, key=lambda row: [str(row[name]) for name in order])
+
+
+def _read(files: UnitFiles, patients: dict[str, str]) -> dict[str, Scored]:
+    """A unit's test sets by task, seed and split, each with its volumes in the order of their keys."""
+    table = pq.read_table(files.table("predictions"))
+    keys, tasks, splits = (np.asarray(table[name].to_pylist(), np.str_) for name in ("key", "task", "split"))
+    seeds, folds, labels, scores = (table[name].to_numpy() for name in ("seed", "fold", "label", "score"))
+    numbered = np.unique(np.array([patients[key] for key in keys.tolist()]), return_inverse=True)[1]
+    found = {}
+    for task, seed, split in sorted(set(zip(tasks.tolist(), seeds.tolist(), splits.tolist(), strict=True))):
+        rows = np.flatnonzero((tasks == task) & (seeds == seed) & (splits == split))
+        rows = rows[np.argsort(keys[rows])]
+        found[json.dumps([task, seed, split])] = Scored(
+            scores[rows], labels[rows], numbered[rows].astype(np.int64), folds[rows].astype(np.int64)
+        )
+    return found

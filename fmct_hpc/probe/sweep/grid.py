@@ -1,0 +1,116 @@
+"""The grid of a sweep, cut into units that are computed, kept and resumed as one."""
+
+import hashlib
+import heapq
+import json
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from fmct_hpc.probe.budget import Budget
+from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
+from fmct_hpc.probe.methods import DETERMINISTIC, ON_TOKENS, ON_VOLUMES
+
+VERSION = 1
+"""Raised by whoever changes what results the same grid and data give; all are then computed again."""
+SECONDS = {"linear": 2.0, "neighbours": 0.2, "logistic": 0.5, "attentive": 60.0, "finetune": 3600.0}
+"""What a problem costs on 1,000 training volumes with ViT-B's features, on one core; for shares of the work,
+not for forecasts."""
+OVERHEAD_SECONDS = 2.0
+"""Opening features, and the bootstrap."""
+
+
+class Unit(BaseModel):
+    """Results that share their features and label budget; a row a task, seed and test set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str
+    method: MethodName
+    layer: int | None
+    """None for fine-tuning."""
+    pool: Pool | None
+    """None for methods on tokens and volumes."""
+    fraction: float | None
+    shots: int | None
+    """One of fraction and shots is None."""
+    seeds: tuple[int, ...]
+    tasks: tuple[str, ...]
+
+    @property
+    def budget(self) -> Budget:
+        """How many labels its classifiers learn from."""
+        return Budget(self.fraction, self.shots)
+
+    def digest(self, config: SweepConfig, cohort: Cohort) -> str:
+        """SHA-256 of all that its results depend on, except for the encoder's weights."""
+        shared = ("bootstrap", "confidence", "least_specificity", "least_sensitivity")
+        settings = config.model_dump(mode="json", include={self.method, *shared})
+        document = [VERSION, cohort.digest, self.model_dump(mode="json"), settings]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+    def seconds(self, cohort: Cohort, config: SweepConfig) -> float:
+        """Estimate of its cost."""
+        volumes = len(cohort.keys)
+        share = self.fraction or min(1.0, 2 * (self.shots or 0) / volumes)
+        # Steps are as many for few volumes as for many; the rest grows with them.
+        fixed = self.method in ("linear", "attentive", "finetune")
+        grows = 1.0 if fixed else share * volumes / 1000
+        problems = len(self.seeds) * len(self.tasks) * cohort.folds
+        steps = {
+            "linear": config.linear.steps / 1000,
+            "attentive": config.attentive.steps / 300,
+            "finetune": config.finetune.steps / 1000,
+        }.get(self.method, 1.0)
+        return OVERHEAD_SECONDS + problems * SECONDS[self.method] * steps * grows
+
+
+def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
+    """The whole grid in its order; expensive methods have a unit a seed and task."""
+    budgets = [Budget(fraction, None) for fraction in config.fractions]
+    budgets += [Budget(None, shots) for shots in config.shots]
+    found = []
+    for spec in config.encoders:
+        for method in config.methods:
+            layers: tuple[int | None, ...] = (None,) if method in ON_VOLUMES else config.layers
+            pools: tuple[Pool | None, ...] = (None,) if method in (*ON_VOLUMES, *ON_TOKENS) else config.pools
+            for layer, pool, budget in ((la, p, b) for la in layers for p in pools for b in budgets):
+                seeds = config.seeds if budget.shots is None else tuple(range(config.repeats))
+                if budget.fraction == 1 and method in DETERMINISTIC:
+                    seeds = seeds[:1]
+                expensive = method in (*ON_VOLUMES, *ON_TOKENS)
+                parts = (
+                    [((seed,), (task,)) for task in tasks for seed in seeds]
+                    if expensive
+                    else [(seeds, tuple(tasks))]
+                )
+                for own_seeds, own_tasks in parts:
+                    found.append(
+                        Unit(
+                            encoder=spec.name,
+                            method=method,
+                            layer=layer,
+                            pool=pool,
+                            fraction=budget.fraction,
+                            shots=budget.shots,
+                            seeds=own_seeds,
+                            tasks=own_tasks,
+                        )
+                    )
+    return found
+
+
+def shared_out(costs: Sequence[float], most: float) -> list[list[int]]:
+    """Numbers of the units for each of several tasks of about equal cost, as many as `most` asks for.
+
+    The dearest first, each to the task that has least so far (Graham 1969).
+    """
+    count = min(len(costs), max(1, round(sum(costs) / most)))
+    tasks: list[list[int]] = [[] for _ in range(count)]
+    loads = [(0.0, number) for number in range(count)]
+    for unit in sorted(range(len(costs)), key=lambda unit: -costs[unit]):
+        load, number = heapq.heappop(loads)
+        tasks[number].append(unit)
+        heapq.heappush(loads, (load + costs[unit], number))
+    return [sorted(task) for task in tasks]

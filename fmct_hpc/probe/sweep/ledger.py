@@ -1,0 +1,92 @@
+"""What of a sweep is done: a marker for each unit, written after its tables, and the plan of tasks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fmct_hpc.probe.leakage import Leakage
+from fmct_hpc.probe.sweep.grid import Unit
+from shards.atomic import atomic_path, write_text
+from shards.errors import FmctError
+
+TABLES = ("results", "predictions")
+
+
+class Plan(BaseModel):
+    """All units, and which task computes which."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    units: tuple[Unit, ...]
+    digests: tuple[str, ...]
+    """Of each unit."""
+    seconds: tuple[float, ...]
+    """Estimate for each unit."""
+    tasks: tuple[tuple[int, ...], ...]
+    """Numbers of units."""
+    leakage: tuple[Leakage, ...]
+    """Of each encoder."""
+
+
+class UnitMarker(BaseModel):
+    """Declares a unit done."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    source: str
+    """What the features were: the digest of the store's request, or of the encoder's description."""
+    seconds: float
+    results: int
+
+
+@dataclass(frozen=True)
+class UnitFiles:
+    """Where the tables of one unit lie."""
+
+    out: Path
+    digest: str
+
+    def table(self, name: str) -> Path:
+        """One of `TABLES`."""
+        return self.out / "units" / f"{self.digest[:16]}.{name}.parquet"
+
+    @property
+    def marker(self) -> Path:
+        """Written last."""
+        return self.out / "units" / f"{self.digest[:16]}.json"
+
+    def write(self, tables: dict[str, pa.Table], marker: UnitMarker) -> None:
+        """Keep a unit."""
+        for name in TABLES:
+            with atomic_path(self.table(name)) as temporary:
+                pq.write_table(tables[name], temporary, compression="zstd")
+        write_text(self.marker, marker.model_dump_json(indent=1) + "\n")
+
+    def done(self, source: str | None) -> bool:
+        """Whether the unit was computed from this very source and its tables are there."""
+        try:
+            marker = UnitMarker.model_validate_json(self.marker.read_bytes())
+        except (OSError, ValidationError):
+            return False
+        whole = all(self.table(name).is_file() for name in TABLES)
+        return whole and marker.digest == self.digest and marker.source == source
+
+
+def write_plan(out: Path, plan: Plan) -> None:
+    """Write `out`/plan.json."""
+    write_text(out / "plan.json", plan.model_dump_json(indent=1) + "\n")
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan in `out`; FmctError where there is none."""
+    path = out / "plan.json"
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise FmctError(f"{path}: no plan yet; make it with `fmct sweep --plan`") from None
+    except ValidationError:
+        raise FmctError(f"{path}: not a plan of this version; run `fmct sweep --plan`") from None

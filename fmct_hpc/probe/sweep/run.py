@@ -1,0 +1,183 @@
+"""A sweep from features to tables on one machine: extract, plan, compute, collect.
+
+A cluster runs the same parts as separate jobs (`extract` and `run_task` in arrays, `collect`).
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fmct_hpc.probe.cohort import Cohort, read_cohort
+from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.encoders import open_encoder
+from fmct_hpc.probe.features import extract_store
+from fmct_hpc.probe.leakage import check_leakage
+from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES, Source
+from fmct_hpc.probe.sweep import ledger
+from fmct_hpc.probe.sweep.collect import Summary, collect_tables
+from fmct_hpc.probe.sweep.grid import Unit, shared_out, units
+from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, UnitMarker
+from fmct_hpc.probe.sweep.unit import compute
+from shards import Dataset
+from shards.errors import FmctError
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's configuration, and where its results go."""
+
+    config: SweepConfig
+    out: Path
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The labelled volumes; FmctError where data or labels don't fit."""
+        config = self.config
+        return read_cohort(config.data, config.labels, config.tasks, config.split, config.folds)
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        return {spec.name: Source(spec, self.config, self.cohort) for spec in self.config.encoders}
+
+    @property
+    def extractions(self) -> int:
+        """Tasks of `extract`; 0 where no method reads features."""
+        if set(self.config.methods) <= set(ON_VOLUMES):
+            return 0
+        return len(self.config.encoders) * self.config.feature_tasks
+
+    def extract(self, task: int | None = None, progress: Progress = _silent) -> None:
+        """Extract what features are missing.
+
+        task: do this one of `extractions` tasks alone; None: all, and join what the tasks made. Raises
+        FmctError as `extract_store` does.
+        """
+        if task is not None and not 0 <= task < self.extractions:
+            raise FmctError(f"no extraction task {task}: there are {self.extractions}, from 0")
+        dataset, shares = Dataset.open(self.config.data), self.config.feature_tasks
+        for number, spec in enumerate(self.config.encoders):
+            if not self.extractions or (task is not None and task // shares != number):
+                continue
+            extract_store(
+                open_encoder(spec),
+                spec.name,
+                dataset,
+                self.config.features / spec.name,
+                rows=self.cohort.rows,
+                layers=self.config.layers,
+                tokens=bool(set(self.config.methods) & set(ON_TOKENS)),
+                batch=self.config.batch,
+                device=self.config.device,
+                task=None if task is None else (task % shares, shares),
+                progress=progress,
+            )
+
+    def plan(self) -> Plan:
+        """Cut the grid into tasks of about equal cost and write the plan; the features may come later.
+
+        Raises FmctError where an encoder has seen tested patients in pretraining and that is not allowed.
+        """
+        grid = units(self.config, self.cohort.tasks)
+        costs = [unit.seconds(self.cohort, self.config) for unit in grid]
+        allowed = self.config.allow_pretraining_patients
+        tested = self.cohort.tested()
+        plan = Plan(
+            units=tuple(grid),
+            digests=tuple(unit.digest(self.config, self.cohort) for unit in grid),
+            seconds=tuple(costs),
+            tasks=tuple(tuple(task) for task in shared_out(costs, 60 * self.config.task_minutes)),
+            leakage=tuple(
+                check_leakage(spec.name, tested, spec.pretraining_patients, allowed)
+                for spec in self.config.encoders
+            ),
+        )
+        ledger.write_plan(self.out, plan)
+        return plan
+
+    def run_task(self, task: int, progress: Progress = _silent) -> int:
+        """Compute what of a task's units is missing, each kept when it is ready; returns how many.
+
+        Raises FmctError where the plan was made of another configuration, labels or dataset, and where
+        features are missing.
+        """
+        plan = self._current_plan()
+        if not 0 <= task < len(plan.tasks):
+            raise FmctError(f"no task {task}: {self.out / 'plan.json'} has {len(plan.tasks)}, from 0")
+        missing = [number for number in plan.tasks[task] if not self._done(plan, number)]
+        for done, number in enumerate(missing):
+            progress(done, len(missing))
+            unit, source = plan.units[number], self._sources[plan.units[number].encoder]
+            began = time.monotonic()
+            results, predictions = compute(unit, source)
+            marker = UnitMarker(
+                digest=plan.digests[number],
+                source=self._source_digest(unit),
+                seconds=time.monotonic() - began,
+                results=results.num_rows,
+            )
+            tables = {"results": results, "predictions": predictions}
+            UnitFiles(self.out, plan.digests[number]).write(tables, marker)
+        progress(len(missing), len(missing))
+        return len(missing)
+
+    def run_share(self, share: int, shares: int) -> int:
+        """Do the tasks `share`, `share` + `shares` and so on; returns how many units were computed."""
+        return sum(self.run_task(task) for task in range(share, len(self._current_plan().tasks), shares))
+
+    def collect(self) -> Summary:
+        """Join what is done so far to three tables and summary.json (`collect_tables`)."""
+        plan = self._current_plan()
+        done = [number for number in range(len(plan.units)) if self._done(plan, number)]
+        return collect_tables(self.out, plan, done, self.config, self.cohort)
+
+    def status(self) -> str:
+        """How far the sweep is, in a line."""
+        plan = self._current_plan()
+        done = {number for number in range(len(plan.units)) if self._done(plan, number)}
+        to_do = [n for n, task in enumerate(plan.tasks) if not set(task) <= done]
+        rest = f"; tasks to do: {','.join(map(str, to_do))}" if to_do else ""
+        return f"{len(done)} of {len(plan.units)} units done, in {len(plan.tasks)} tasks{rest}"
+
+    def run(self, progress: Progress = _silent) -> Summary:
+        """All of it here: extract, plan, every task, collect."""
+        self.extract(progress=progress)
+        tasks = len(self.plan().tasks)
+        for task in range(tasks):
+            self.run_task(task)
+            progress(task + 1, tasks)
+        return self.collect()
+
+    def _current_plan(self) -> Plan:
+        plan = ledger.read_plan(self.out)
+        grid = units(self.config, self.cohort.tasks)
+        if plan.digests != tuple(unit.digest(self.config, self.cohort) for unit in grid):
+            raise FmctError(
+                f"{self.out / 'plan.json'}: made of another configuration, dataset or labels; "
+                "run `fmct sweep --plan` with these"
+            )
+        return plan
+
+    def _done(self, plan: Plan, number: int) -> bool:
+        try:
+            source = self._source_digest(plan.units[number])
+        except FmctError:  # no features yet
+            return False
+        return UnitFiles(self.out, plan.digests[number]).done(source)
+
+    def _source_digest(self, unit: Unit) -> str:
+        source = self._sources[unit.encoder]
+        # Weights are large: for fine-tuning, their name stands for them.
+        return (
+            source.spec.model_dump_json() if unit.method in ON_VOLUMES else source.store.info.request.digest
+        )

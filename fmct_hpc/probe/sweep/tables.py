@@ -1,0 +1,78 @@
+"""The tables of a sweep: a row a result, a row a scored volume, a row a comparison."""
+
+import pyarrow as pa
+
+_UNIT = [
+    ("encoder", pa.string()),
+    ("step", pa.int64()),
+    ("task", pa.string()),
+    ("method", pa.string()),
+    ("pool", pa.string()),
+    ("layer", pa.int32()),
+    ("fraction", pa.float64()),
+    ("shots", pa.int32()),
+    ("seed", pa.int64()),
+    ("split", pa.string()),
+]
+
+RESULTS = pa.schema(
+    [
+        *_UNIT,
+        ("n_train", pa.int64()),
+        ("n_validation", pa.int64()),
+        ("n", pa.int64()),
+        ("positives", pa.int64()),
+        ("patients", pa.int64()),
+        ("auc", pa.float64()),
+        ("auc_low", pa.float64()),
+        ("auc_high", pa.float64()),
+        ("auprc", pa.float64()),
+        ("auprc_low", pa.float64()),
+        ("auprc_high", pa.float64()),
+        ("balanced_accuracy", pa.float64()),
+        ("sensitivity", pa.float64()),
+        ("specificity", pa.float64()),
+        ("sensitivity_at", pa.float64()),
+        ("sensitivity_at_specificity", pa.float64()),
+        ("specificity_at", pa.float64()),
+        ("specificity_at_sensitivity", pa.float64()),
+        ("ece", pa.float64()),
+        ("brier", pa.float64()),
+        ("reliability_predicted", pa.list_(pa.float64())),
+        ("reliability_observed", pa.list_(pa.float64())),
+        ("reliability_volumes", pa.list_(pa.int64())),
+        ("chosen", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        *(
+            (name, pa.dictionary(pa.int32(), kind) if kind == pa.string() else kind)
+            for name, kind in _UNIT
+            if name != "step"
+        ),
+        ("key", pa.dictionary(pa.int32(), pa.string())),
+        ("fold", pa.int32()),
+        ("label", pa.bool_()),
+        ("score", pa.float64()),
+    ]
+)
+
+COMPARISONS = pa.schema(
+    [
+        ("encoder", pa.string()),
+        ("versus", pa.string()),
+        *(column for column in _UNIT if column[0] not in ("encoder", "step")),
+        ("n", pa.int64()),
+        ("positives", pa.int64()),
+        ("auc", pa.float64()),
+        ("auc_versus", pa.float64()),
+        ("difference", pa.float64()),
+        ("difference_low", pa.float64()),
+        ("difference_high", pa.float64()),
+        ("p", pa.float64()),
+        ("p_holm", pa.float64()),
+    ]
+)
