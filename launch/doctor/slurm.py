@@ -1,0 +1,94 @@
+"""Asking Slurm what it has: partitions with their nodes, associations, limits."""
+
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from shards.errors import FmctError
+
+NEEDED = ("sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
+SECONDS = 60
+"""A busy controller answers late."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Alike nodes of a partition."""
+
+    partition: str
+    default: bool
+    up: bool
+    minutes: float
+    """The partition's time limit."""
+    cores: int
+    memory_mib: int
+    gpus: int
+    features: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Association:
+    """What the user may submit under."""
+
+    account: str
+    partition: str
+    """Empty: any."""
+    qos: frozenset[str]
+
+
+def ask(*command: str, given: str | None = None) -> str:
+    """What a Slurm command says on standard output; FmctError with its own words where it fails."""
+    if not shutil.which(command[0]):
+        raise FmctError(f"{command[0]} is not on the PATH: run this where jobs are submitted from")
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        raise FmctError(f"{command[0]} gives no answer in {SECONDS} s: ask who runs the cluster") from None
+    if done.returncode:
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise FmctError(f"{command[0]} says: {said}")
+    return done.stdout
+
+
+def nodes() -> list[Nodes]:
+    """All kinds of nodes of all partitions."""
+    listed = ask("sinfo", "--noheader", "--exact", "--format=%P|%a|%l|%c|%m|%G|%f")
+    return [_nodes(*line.split("|")) for line in listed.splitlines() if line.count("|") == 6]
+
+
+def _nodes(name: str, up: str, limit: str, cores: str, memory: str, gres: str, features: str) -> Nodes:
+    return Nodes(
+        partition=name.rstrip("*"),
+        default=name.endswith("*"),
+        up=up == "up",
+        minutes=minutes(limit),
+        cores=int(cores.rstrip("+")),
+        memory_mib=int(memory.rstrip("+")),
+        gpus=sum(map(int, re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres))),
+        features=frozenset(features.split(",")) - {"(null)"},
+    )
+
+
+def minutes(limit: str) -> float:
+    """Slurm's [days-]hours:minutes:seconds, minutes:seconds or `infinite`, in minutes."""
+    if not limit[:1].isdigit():
+        return math.inf
+    days, _, clock = limit.rpartition("-")
+    hours, minute, second = ([0, 0, 0] + [int(part) for part in clock.split(":")])[-3:]
+    return int(days or 0) * 1440 + hours * 60 + minute + second / 60
+
+
+def associations(user: str) -> list[Association]:
+    """What `user` may submit under; FmctError where there is no accounting to ask."""
+    fields = "format=account,partition,qos"
+    listed = ask("sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", fields)
+    rows = [line.split("|") for line in listed.splitlines() if line.count("|") == 2]
+    return [Association(account, partition, frozenset(qos.split(","))) for account, partition, qos in rows]
+
+
+def setting(name: str) -> str | None:
+    """A value of Slurm's configuration."""
+    found = re.search(rf"^{name}\s*=\s*(.*)$", ask("scontrol", "show", "config"), re.MULTILINE)
+    return found[1].strip() if found else None

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launch.doctor.site import look_at_site
+
+pytestmark = pytest.mark.slurm
+SITE = Path(__file__).parents[2] / "launch" / "recipes" / "site-test.yaml"
+
+
+def test_a_real_cluster_agrees_with_its_site_file(
+    cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.chdir(tmp_path)
+    found = {finding.name: finding for finding in look_at_site(SITE)}
+    assert [finding for finding in found.values() if finding.level != "ok"] == []
+    assert "low" in found["controller"].said
+    assert "sbatch would take it" in found["train"].said
+    assert "test" in found["account"].said
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "said"),
+    [
+        ({"account": "nobody"}, "account", "none of yours"),
+        ({"array_size": 100_000}, "array_size", "MaxArraySize is 1001"),
+        ({"train": {"partition": "low", "gpus_per_node": 3}}, "train", "no node of low has 3 GPUs"),
+        ({"probe": {"partition": "low", "time_minutes": 3000}}, "probe", "low allows 1440"),
+        ({"scan": {"directives": {"licenses": "none-such:1"}}}, "scan", "Slurm would refuse it: "),
+    ],
+)
+def test_what_it_does_not_have_is_named(
+    cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict, name: str, said: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "site.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(SITE.read_text()) | change))
+    faults = {finding.name: finding.said for finding in look_at_site(path) if finding.level == "fault"}
+    assert said in faults[name]
