@@ -1,17 +1,23 @@
 """3D foundation models of head CT: data, model, objective, training, probing."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fmct_hpc.inference.features import ScanFeatures, features
     from fmct_hpc.train.export import EncoderInfo, load_encoder
 
-__all__ = ["EncoderInfo", "load_encoder"]
+_HOME = {
+    "EncoderInfo": "fmct_hpc.train.export",
+    "ScanFeatures": "fmct_hpc.inference.features",
+    "features": "fmct_hpc.inference.features",
+    "load_encoder": "fmct_hpc.train.export",
+}
+__all__ = ["EncoderInfo", "ScanFeatures", "features", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:
     """Import PyTorch when it is asked for: a reader process, of which there are many, does without."""
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fmct_hpc.train import export
-
-    return getattr(export, name)
+    return getattr(import_module(_HOME[name]), name)

@@ -321,6 +321,31 @@ def probe(
 
 
 @app.command()
+def features(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="DICOM folders, NIfTI files or shard datasets."),
+    ],
+    encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for the features.")],
+    batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+) -> None:
+    """Run an encoder on new scans, preprocessed as those it was trained on.
+
+    A scan that the encoder can't take (an MR, a chest, a wrong spacing) is refused with the reason, and the
+    others are done; the exit code is then 2.
+    """
+    from fmct_hpc.inference.write import write_features
+
+    with progress("scans") as update:
+        written = write_features(paths, encoder, out, batch, device, update)
+    typer.echo(f"{out}: features of {written.scans} scans of {len(paths) - len(written.refused)} paths")
+    if written.refused:
+        raise FmctError("\n".join(written.refused))
+
+
+@app.command()
 def study(
     out: Annotated[Path, typer.Option(help="Folder of the study; an existing one goes on.")],
     config: Annotated[

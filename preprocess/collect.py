@@ -116,7 +116,10 @@ def _join(
     volumes = index.merge(pq.read_table(place.manifest) for place in places)
     manifest.write(volumes, _manifest_path(out))
     names = [place.shard for place, result in zip(places, results, strict=True) if result.volumes]
-    infos = {format: finish_dataset(out / format, format, names) for format in config.output.formats}
+    infos = {
+        format: finish_dataset(out / format, format, names, config.recorded())
+        for format in config.output.formats
+    }
     _write_montage(out / config.output.formats[0], _montage_path(out))
     seconds = sum(result.seconds for result in results)
     flags = [flags for flags in volumes["flags"].to_pylist() if flags]

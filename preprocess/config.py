@@ -1,8 +1,9 @@
 """The configuration of preprocessing: what is kept, and what a stored volume looks like."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -117,6 +118,9 @@ class OutputConfig(_Section):
     """Uncompressed MiB of source pixels per task and shard; 1 to 4 GiB keeps files to thousands."""
 
 
+_SHAPING = ("select", "grid", "check", "privacy")
+
+
 class PreprocessConfig(_Section):
     """All of `fmct preprocess`."""
 
@@ -130,7 +134,19 @@ class PreprocessConfig(_Section):
     privacy: PrivacyConfig = PrivacyConfig()
     output: OutputConfig = OutputConfig()
 
+    def recorded(self) -> dict[str, Any]:
+        """What shapes the volumes, as it is kept beside them: `digest` is a digest of no more."""
+        return self.model_dump(mode="json", include=set(_SHAPING))
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "PreprocessConfig":
+        """The configuration that `recorded` was called on, without its key file, workers and output.
+
+        Raises ValidationError for anything else.
+        """
+        return cls.model_validate({**record, "key_file": ""})
+
     def digest(self) -> str:
         """SHA-256 of what shapes the volumes: selection, grid, checks and privacy, not paths or workers."""
-        text = "".join(part.model_dump_json() for part in (self.select, self.grid, self.check, self.privacy))
+        text = "".join(getattr(self, part).model_dump_json() for part in _SHAPING)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -90,6 +90,9 @@ class Reason(StrEnum):
     MOTION = "motion"
     INTENSITY_STEP = "intensity_step"
 
+    # New scans for an encoder (preprocess.plausible).
+    NOT_A_HEAD = "not_a_head"
+
     # A defect of ours or of a codec, not of the series.
     INTERNAL_ERROR = "internal_error"
 

@@ -14,7 +14,7 @@ from preprocess.geometry import Stack, missing_slices, stack
 from preprocess.kernels import kernel_class
 from preprocess.measure import Measures, measure
 from preprocess.reasons import Reason, Rejection
-from preprocess.resample import resample
+from preprocess.resample import Grid, resample
 from preprocess.select import Selected, require_stack
 from preprocess.select import select as select_series
 from shards.schema import DecodeFacts
@@ -52,12 +52,10 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
     selected = select_series(series, select)
     decoded = _decode(selected)
     slices = _require_whole(decoded, select)
-    head = find_head(decoded.hu, slices, grid.air_threshold_hu)
-    target = head.box(grid.spacing_mm, grid.crop_margin_mm)
     missing = int(missing_slices(slices.gaps).sum())
     if missing:
         decoded.dropped[Reason.MISSING_SLICES] += missing
-    voxels = resample(decoded.hu, slices, target, AIR_HU)
+    voxels, target, measures = to_grid(decoded.hu, slices, grid)
     return Volume(
         voxels=voxels,
         affine=target.affine,
@@ -69,9 +67,20 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
             slices.row_step.tolist(),
             slices.spacing,
         ),
-        measures=measure(decoded.hu, slices, head, voxels, target),
+        measures=measures,
         dropped=tuple((reason, decoded.dropped[reason]) for reason in Reason if decoded.dropped[reason]),
     )
+
+
+def to_grid(hu: np.ndarray, slices: Stack, grid: GridConfig) -> tuple[np.ndarray, Grid, Measures]:
+    """Find the head in slices, int16 HU (N, rows, columns), and resample it to `grid`, cropped.
+
+    Returns int16 HU (D, H, W), where it lies, and what it measures. Raises Rejection where there is no head.
+    """
+    head = find_head(hu, slices, grid.air_threshold_hu)
+    target = head.box(grid.spacing_mm, grid.crop_margin_mm)
+    voxels = resample(hu, slices, target, AIR_HU)
+    return voxels, target, measure(hu, slices, head, voxels, target)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -164,10 +164,13 @@ def read_index(path: Path, info: DatasetInfo) -> pa.Table:
     return indexes.read(file)
 
 
-def finish_dataset(directory: Path, format: ShardFormat, names: list[str]) -> DatasetInfo:
+def finish_dataset(
+    directory: Path, format: ShardFormat, names: list[str], preprocessing: Mapping[str, Any] | None = None
+) -> DatasetInfo:
     """Join the sidecar indexes of the shards `names` into index.parquet, then write dataset.json.
 
-    The order of `names` has no influence. Raises FmctError for a shard that is missing or was changed
+    The order of `names` has no influence. preprocessing: the configuration that made the volumes, kept in
+    preprocessing.json. Raises FmctError for a shard that is missing or was changed
     after it was written, a key in two places, no volume at all, or volumes of different spacing or
     preprocessing configuration.
     """
@@ -197,6 +200,8 @@ def finish_dataset(directory: Path, format: ShardFormat, names: list[str]) -> Da
         sidecar_sha256=tuple(sidecars),
     )
     info = info.model_copy(update={"digest": info.compute_digest()})
+    if preprocessing is not None:
+        infos.write_preprocessing(preprocessing, directory)
     infos.write(info, directory)
     return info
 

@@ -13,7 +13,7 @@ from shards import index as indexes
 from shards.dataset import Dataset, finish_dataset
 from shards.errors import FmctError
 from shards.formats import FORMATS, shard_path
-from shards.info import FILE_NAME, DatasetInfo
+from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
 from shards.parallel import unordered
 from shards.schema import ShardFormat
 from shards.writer import ShardWriter
@@ -85,7 +85,8 @@ def derive(
     for volumes in unordered(partial(_write_shard, dataset, out, format), plan, workers):
         done += volumes
         progress(done, sum(len(shard.volumes) for shard in plan))
-    return finish_dataset(out, format, [shard.name for shard in plan])
+    names = [shard.name for shard in plan]
+    return finish_dataset(out, format, names, read_preprocessing(dataset.path))
 
 
 def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:

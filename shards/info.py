@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,6 +14,7 @@ from shards.schema import FORMAT_VERSION, ShardFormat
 
 FILE_NAME = "dataset.json"
 INDEX_NAME = "index.parquet"
+PREPROCESSING_NAME = "preprocessing.json"
 
 
 class ShardInfo(BaseModel):
@@ -86,6 +89,20 @@ def read(directory: Path) -> DatasetInfo:
     if damaged:
         raise FmctError(f"{path} is damaged; restore it or rerun `fmct preprocess --collect`")
     return info
+
+
+def write_preprocessing(document: Mapping[str, Any], directory: Path) -> None:
+    """Keep, beside the volumes, the configuration that made them, whose digest is `config_digest`."""
+    write_text(directory / PREPROCESSING_NAME, json.dumps(document, indent=1) + "\n")
+
+
+def read_preprocessing(directory: Path) -> dict[str, Any] | None:
+    """What `write_preprocessing` wrote; None where nothing readable is there."""
+    try:
+        document = json.loads((directory / PREPROCESSING_NAME).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def sha256(path: Path) -> str:

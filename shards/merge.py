@@ -16,7 +16,7 @@ from shards.dataset import RESTORE, Dataset, finish_dataset
 from shards.derive import Progress, refuse_other_data
 from shards.errors import FmctError
 from shards.formats import shard_path
-from shards.info import DatasetInfo, ShardInfo, sha256
+from shards.info import DatasetInfo, ShardInfo, read_preprocessing, sha256
 
 
 def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, total: None) -> DatasetInfo:
@@ -50,7 +50,8 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
         _take(dataset, shard, out, name)
         done += shard.volumes
         progress(done, sum(len(dataset) for dataset in datasets))
-    return finish_dataset(out, first.format, [name for _, _, name in work])
+    names_taken = [name for _, _, name in work]
+    return finish_dataset(out, first.format, names_taken, read_preprocessing(datasets[0].path))
 
 
 _REMEDY = {

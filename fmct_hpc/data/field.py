@@ -39,6 +39,25 @@ def foreground(volume: np.ndarray) -> tuple[slice, slice, slice]:
     return slices[0], slices[1], slices[2]
 
 
+def center_patches(
+    volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig, patch_size: int
+) -> np.ndarray:
+    """Where the patches of `center_view` have their centres: float64 (N, 3), the volume's index (d, h, w).
+
+    volume: int16 HU (D, H, W); in `patchify`'s order. Outside the volume where the field is.
+    """
+    if data.field == "squeezed":
+        inside = [where.indices(size) for where, size in zip(foreground(volume), volume.shape, strict=True)]
+        first, edges = [start for start, _, _ in inside], [stop - start for start, stop, _ in inside]
+    else:
+        edges = list(voxels(data.field_mm, spacing_mm))
+        first = list(origin(volume.shape, edges))
+    shares = (np.arange(data.view_size // patch_size) + 0.5) * patch_size / data.view_size
+    # Voxels reach half an edge beyond their centres.
+    axes = [start - 0.5 + edge * shares for start, edge in zip(first, edges, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
 def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig) -> np.ndarray:
     """The whole field without augmentation, for probing.
 

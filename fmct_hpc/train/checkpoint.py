@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError
+from shards.info import read_preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class DataFacts(_Closed):
     spacing_mm: tuple[float, float, float]
     shards_digest: str
     """SHA-256 of the shards' numbers of volumes, on which their order in an epoch depends."""
+    preprocessing: dict[str, Any] | None = None
+    """The configuration itself; None where the dataset does not keep it."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DataFacts":
@@ -59,6 +62,7 @@ class DataFacts(_Closed):
             preprocess_digest=dataset.info.config_digest,
             spacing_mm=dataset.info.spacing_mm,
             shards_digest=hashlib.sha256(sizes.encode()).hexdigest(),
+            preprocessing=read_preprocessing(dataset.path),
         )
 
 

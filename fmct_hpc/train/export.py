@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ class EncoderInfo(BaseModel):
     spacing_mm: tuple[float, float, float]
     preprocess_digest: str | None = None
     """SHA-256 of the preprocessing configuration of its training volumes; none where it is not known."""
+    preprocessing: dict[str, Any] | None = None
+    """That configuration, for new scans to be preprocessed by; none where it is not known."""
     dataset_digest: str | None = None
     code_version: str
     origin: str = "fmct train"
@@ -51,6 +54,30 @@ class EncoderInfo(BaseModel):
         """
         from fmct_hpc.data.field import center_view  # numba, which loading an encoder must not wait for
 
+        hu, spacing_mm, _ = self._as_trained(volume, spacing_mm)
+        return torch.from_numpy(center_view(hu, spacing_mm, self.data))[None]
+
+    def patch_centres(
+        self, volume: NDArray[np.generic], spacing_mm: Sequence[float], affine: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Where the patches of `view` have their centres: (N, 3), patient LPS mm, in the tokens' order.
+
+        affine: (4, 4), the volume's index (d, h, w, 1) to patient LPS mm.
+        """
+        from fmct_hpc.data.field import center_patches
+
+        hu, spacing_mm, scale = self._as_trained(volume, spacing_mm)
+        index = center_patches(hu, spacing_mm, self.data, self.model.patch_size)
+        index = (index + 0.5) / scale - 0.5
+        return index @ affine[:3, :3].T + affine[:3, 3]
+
+    def _as_trained(
+        self, volume: NDArray[np.generic], spacing_mm: Sequence[float]
+    ) -> tuple[NDArray[np.int16], Sequence[float], list[float]]:
+        """The volume in int16 HU at the training spacing, that spacing, and new voxels for one of the old.
+
+        Raises FmctError for what is no volume.
+        """
         if volume.ndim != 3 or not volume.size or len(spacing_mm) != 3 or min(spacing_mm) <= 0:
             raise FmctError(
                 f"a volume of shape {volume.shape} with spacing {tuple(spacing_mm)}: expected HU (D, H, W) "
@@ -61,8 +88,9 @@ class EncoderInfo(BaseModel):
         scale = [own / trained for own, trained in zip(spacing_mm, self.spacing_mm, strict=True)]
         if max(abs(factor - 1) for factor in scale) > SPACING_TOLERANCE:
             volume, spacing_mm = _resample(volume, scale), self.spacing_mm
-        hu = np.clip(np.rint(volume), -32768, 32767).astype(np.int16)
-        return torch.from_numpy(center_view(hu, spacing_mm, self.data))[None]
+        else:
+            scale = [1.0, 1.0, 1.0]
+        return np.clip(np.rint(volume), -32768, 32767).astype(np.int16), spacing_mm, scale
 
 
 def _resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.float32]:
@@ -89,6 +117,7 @@ def export_encoder(
         data=config.data,
         spacing_mm=data.spacing_mm,
         preprocess_digest=data.preprocess_digest,
+        preprocessing=data.preprocessing,
         dataset_digest=data.dataset_digest,
         code_version=version("fmct-hpc"),
         origin=_origin(config.run.start_from),

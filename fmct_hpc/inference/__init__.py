@@ -1,0 +1,1 @@
+"""Using a trained encoder on new scans."""

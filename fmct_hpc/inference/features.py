@@ -1,0 +1,81 @@
+"""Features of new scans: the CLS token, and each patch's token with where the patch lies in the patient."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fmct_hpc.inference.readers import Scan, read_array, read_scans
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe.encoders import load_weights
+from fmct_hpc.train.export import EncoderInfo
+from shards.errors import FmctError
+
+
+@dataclass(frozen=True)
+class ScanFeatures:
+    """What an encoder makes of one scan."""
+
+    key: str
+    """A shard dataset's volume's; of other scans the head of their source's digest."""
+    cls: NDArray[np.float32]
+    """(width,)."""
+    patches: NDArray[np.float32]
+    """(N, width), in C order of (D, H, W): from inferior, posterior, left."""
+    centres_mm: NDArray[np.float64]
+    """(N, 3): the patches' centres in patient coordinates (LPS), mm; some lie outside the scan."""
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """(width,): mean of the patches' tokens."""
+        return self.patches.mean(axis=0)
+
+
+def features(
+    source: Path | str | NDArray[Any],
+    encoder: Path | str | tuple[VisionTransformer, EncoderInfo],
+    *,
+    affine: NDArray[np.float64] | None = None,
+    batch: int = 4,
+    device: str = "cpu",
+) -> Iterator[ScanFeatures]:
+    """Features of the head CTs at `source`, preprocessed as the encoder's training volumes were.
+
+    source: a folder of DICOM files (one exam or many), a NIfTI file, a shard dataset, or an array of HU
+    (D, H, W) with `affine`, (4, 4), which maps its index (d, h, w, 1) to patient LPS mm. encoder: a run
+    folder, one of its checkpoints, an encoder.safetensors, a checkpoint file of the reference, or what
+    `load_encoder` gave. batch: scans that pass the encoder at once.
+
+    Raises FmctError, with the reason, for a source that holds no head CT that the encoder takes: an MR, a
+    chest, a wrong spacing, volumes of another preprocessing.
+    """
+    model, info = encoder if isinstance(encoder, tuple) else load_weights(Path(encoder))
+    if isinstance(source, np.ndarray):
+        if affine is None:
+            raise FmctError("an array needs its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
+        scans: Iterable[Scan] = [read_array(source, np.asarray(affine, np.float64), info)]
+    else:
+        scans = read_scans(Path(source), info)
+    return _encoded(scans, model.to(device).eval(), info, batch, device)
+
+
+@torch.inference_mode()
+def _encoded(
+    scans: Iterable[Scan], model: VisionTransformer, info: EncoderInfo, batch: int, device: str
+) -> Iterator[ScanFeatures]:
+    waiting = iter(scans)
+    while group := list(islice(waiting, batch)):
+        views = torch.cat([info.view(scan.voxels, scan.spacing_mm) for scan in group])
+        tokens = model(views.to(device)).float().cpu().numpy()
+        for scan, of_scan in zip(group, tokens, strict=True):
+            yield ScanFeatures(
+                key=scan.key,
+                cls=of_scan[0],
+                patches=of_scan[model.prefix :],
+                centres_mm=info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine),
+            )

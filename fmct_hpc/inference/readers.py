@@ -1,0 +1,112 @@
+"""Where new scans come from: shard datasets are read here, all else by a reader that is registered.
+
+The reader of DICOM and NIfTI is preprocessing's, which this package must not import; the distribution
+registers it as an entry point of the group `fmct_hpc.readers`. So may another's.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmct_hpc.train.export import EncoderInfo
+from shards import Dataset
+from shards.errors import FmctError
+from shards.info import FILE_NAME
+
+GROUP = "fmct_hpc.readers"
+KEY_DIGITS = 32
+"""As many as a volume's pseudonym has."""
+
+
+class Scan(NamedTuple):
+    """One volume, ready for an encoder."""
+
+    key: str
+    """A dataset's own; of other scans the head of their source's digest, which tells nothing of a patient."""
+    voxels: NDArray[np.int16]
+    """HU (D, H, W) growing towards superior, anterior, right."""
+    affine: NDArray[np.float64]
+    """(4, 4): (d, h, w, 1) to patient LPS mm."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(D, H, W)."""
+        d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return d, h, w
+
+
+class Read(Protocol):
+    """What a reader makes of one scan."""
+
+    voxels: NDArray[np.int16]
+    affine: NDArray[np.float64]
+    source_digest: str
+
+
+class Reader(Protocol):
+    """What an entry point names: a module, or an object, with these two functions.
+
+    record and digest: the configuration of preprocessing that the encoder's volumes had, and its SHA-256;
+    both None where it was not ours. Both raise FmctError with the reason for what the encoder can't take.
+    """
+
+    def read(self, path: Path, record: Mapping[str, Any] | None, digest: str | None) -> Iterator[Read]:
+        """Volumes of a file or folder."""
+        ...
+
+    def read_array(
+        self,
+        hu: NDArray[Any],
+        affine: NDArray[np.float64],
+        record: Mapping[str, Any] | None,
+        digest: str | None,
+    ) -> Read:
+        """The volume of an array (D, H, W) with its affine to patient LPS mm."""
+        ...
+
+
+def read_scans(path: Path, info: EncoderInfo) -> Iterator[Scan]:
+    """The volumes at `path`: a shard dataset's, or what the registered reader makes of it.
+
+    Raises FmctError where it holds none that the encoder takes.
+    """
+    if (path / FILE_NAME).is_file():
+        yield from _read_dataset(path, info)
+        return
+    for volume in _reader().read(path, info.preprocessing, info.preprocess_digest):
+        yield _scan(volume)
+
+
+def read_array(hu: NDArray[Any], affine: NDArray[np.float64], info: EncoderInfo) -> Scan:
+    """The volume of an array of HU whose `affine` maps its index to patient LPS mm."""
+    return _scan(_reader().read_array(hu, affine, info.preprocessing, info.preprocess_digest))
+
+
+def _scan(volume: Read) -> Scan:
+    return Scan(volume.source_digest[:KEY_DIGITS], volume.voxels, volume.affine)
+
+
+def _read_dataset(path: Path, info: EncoderInfo) -> Iterator[Scan]:
+    dataset = Dataset.open(path)
+    if info.preprocess_digest not in (None, dataset.info.config_digest):
+        raise FmctError(
+            f"{path}: preprocessed with another configuration than the encoder's training data; run "
+            "`fmct preprocess` with the recipe that the encoder was trained with"
+        )
+    for number in range(len(dataset)):
+        record = dataset.record(number)
+        yield Scan(record.key, dataset.read(number), np.array(record.affine).reshape(4, 4))
+
+
+def _reader() -> Reader:
+    found = list(entry_points(group=GROUP))
+    if not found:
+        raise FmctError(
+            "no reader of DICOM or NIfTI is installed; install the whole of fmct-hpc, or give a shard dataset"
+        )
+    reader: Reader = found[0].load()
+    return reader

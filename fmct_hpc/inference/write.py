@@ -1,0 +1,68 @@
+"""`fmct features`: features of new scans as files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from fmct_hpc.inference.features import ScanFeatures, features
+from fmct_hpc.probe.encoders import load_weights
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+
+TABLE = "features.parquet"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of the paths."""
+
+    scans: int
+    refused: tuple[str, ...]
+    """Why a path gave nothing, a line each."""
+
+
+def write_features(
+    paths: Sequence[Path],
+    encoder: Path,
+    out: Path,
+    batch: int = 4,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Written:
+    """Write each scan's features, and a table of them all.
+
+    `out`/KEY.safetensors holds cls (width,), patches (N, width) and centres_mm (N, 3), LPS mm.
+    features.parquet has a row a scan, in order: path (its number among the paths given, from 0), key, cls and
+    mean. Neither names a patient or a path. progress: called with paths done and in all.
+
+    Raises FmctError where the encoder cannot be loaded; a path that cannot be used is told in the result.
+    """
+    loaded = load_weights(encoder)
+    rows: list[dict[str, Any]] = []
+    refused: list[str] = []
+    for number, path in enumerate(paths):
+        try:
+            for scan in features(path, loaded, batch=batch, device=device):
+                _write(scan, out)
+                rows.append({"path": number, "key": scan.key, "cls": scan.cls, "mean": scan.mean})
+        except FmctError as error:
+            refused.append(str(error))
+        progress(number + 1, len(paths))
+    if rows:
+        width = len(rows[0]["cls"])
+        vector = pa.list_(pa.float32(), width)
+        schema = pa.schema([("path", pa.int32()), ("key", pa.string()), ("cls", vector), ("mean", vector)])
+        with atomic_path(out / TABLE) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+    return Written(len(rows), tuple(refused))
+
+
+def _write(scan: ScanFeatures, out: Path) -> None:
+    arrays = {"cls": scan.cls, "patches": scan.patches, "centres_mm": scan.centres_mm}
+    with atomic_path(out / f"{scan.key}.safetensors") as temporary:
+        save_file(arrays, temporary)

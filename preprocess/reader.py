@@ -1,0 +1,154 @@
+"""New scans for a trained encoder: preprocessed as its training volumes were, without a catalog or shards.
+
+fmct_hpc finds this module by the entry point `fmct_hpc.readers`, for it must not import it.
+"""
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from pydantic import ValidationError
+
+from preprocess.array_volume import array_volume
+from preprocess.candidate import Candidate
+from preprocess.catalog import read_catalog
+from preprocess.check import check
+from preprocess.config import PreprocessConfig
+from preprocess.deface import deface
+from preprocess.plausible import require_head
+from preprocess.reasons import Rejection
+from preprocess.scan import scan
+from preprocess.study import as_rejection, select_study, studies
+from preprocess.volume import Volume, build_volume
+from shards.errors import FmctError
+
+log = logging.getLogger(__name__)
+
+_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def configuration(record: Mapping[str, Any] | None, digest: str | None) -> PreprocessConfig:
+    """The configuration that an encoder records, or, where it was trained on none of ours, the default.
+
+    Raises FmctError where its digest shows that this version would preprocess in another way.
+    """
+    if digest is None:
+        return PreprocessConfig.of_record({})
+    if record is None:
+        raise FmctError(
+            "the encoder does not record how its training volumes were preprocessed; export it again from "
+            "its run, or preprocess the scan with its recipe and give the shard dataset"
+        )
+    try:
+        config = PreprocessConfig.of_record(record)
+    except ValidationError:
+        config = None
+    if config is None or config.digest() != digest:
+        raise FmctError(
+            "this version preprocesses otherwise than the one that made the encoder's training volumes; use "
+            "that one"
+        )
+    return config
+
+
+def read(path: Path, record: Mapping[str, Any] | None, digest: str | None) -> Iterator[Volume]:
+    """Volumes of a folder of DICOM files or of a NIfTI file, as `fmct preprocess` would make them.
+
+    record, digest: of the encoder's preprocessing. A folder gives what the recorded selection takes, a volume
+    a study with `keep: best`. Raises FmctError with the reason where that is nothing.
+    """
+    config = configuration(record, digest)
+    if path.is_dir():
+        return _read_dicom(path, config)
+    if path.name.endswith((".nii", ".nii.gz")):
+        return iter([read_array(*_load_nifti(path), record, digest, slice_axis=2, name=str(path))])
+    if not path.exists():
+        raise FmctError(f"{path}: no such file or folder")
+    raise FmctError(f"{path}: expected a folder of DICOM files, a .nii or .nii.gz, or a shard dataset")
+
+
+def read_array(
+    hu: np.ndarray,
+    affine: np.ndarray,
+    record: Mapping[str, Any] | None,
+    digest: str | None,
+    slice_axis: int = 0,
+    name: str = "array",
+) -> Volume:
+    """The volume of an array of HU whose `affine` (4, 4) maps its index to patient LPS mm.
+
+    slice_axis: the axis from slice to slice. Raises FmctError, under `name`, where it is no head in HU.
+    """
+    config = configuration(record, digest)
+    try:
+        volume = array_volume(hu, affine, slice_axis, config.grid, config.select)
+        return _finished(volume, config)
+    except Rejection as rejection:
+        raise FmctError(f"{name}: refused: {rejection}") from None
+
+
+def _finished(volume: Volume, config: PreprocessConfig) -> Volume:
+    """Checked and, where the training volumes were, defaced; raises Rejection."""
+    check(volume.measures, volume.affine, config.check)
+    require_head(volume.voxels, config.grid.spacing_mm)
+    if not config.privacy.deface:
+        return volume
+    return replace(volume, voxels=deface(volume.voxels, config.grid.spacing_mm))
+
+
+def _read_dicom(folder: Path, config: PreprocessConfig) -> Iterator[Volume]:
+    with tempfile.TemporaryDirectory(prefix="fmct-") as private:
+        catalog = Path(private) / "catalog.parquet"
+        scan(folder, catalog)
+        series = read_catalog(catalog)
+    made = 0
+    rejected: Counter[str] = Counter()
+    for study in studies(series):
+        built: list[Volume] = []
+
+        def build(candidate: Candidate, built: list[Volume] = built) -> Rejection | None:
+            try:
+                built.append(_finished(build_volume(candidate.series, config.grid, config.select), config))
+            except Exception as error:
+                return as_rejection(error)
+            return None
+
+        outcomes = select_study(study, config.select, build)
+        rejected.update(str(outcome.rejection) for outcome in outcomes if outcome.rejection)
+        made += len(built)
+        yield from built
+    reasons = "; ".join(f"{count} × {reason}" for reason, count in rejected.most_common())
+    if not made:
+        raise FmctError(f"{folder}: none of {len(series)} series is a head CT for this encoder: {reasons}")
+    if reasons:
+        log.info("%s: series that are not used: %s", folder, reasons)
+
+
+def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values with the header's slope and intercept, (i, j, k), and the affine of the index to LPS mm."""
+    try:
+        image: Any = nibabel.load(path)
+        values = np.asarray(image.dataobj)
+    except FileNotFoundError:
+        raise FmctError(f"{path}: no such file") from None
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
+        raise FmctError(f"{path}: not a readable NIfTI file ({type(error).__name__})") from None
+    header = image.header
+    if not (int(header["qform_code"]) or int(header["sform_code"])):
+        raise FmctError(
+            f"{path}: qform and sform codes are 0, so nobody knows how it lies in the patient; convert it "
+            "anew"
+        )
+    if header.get_xyzt_units()[0] not in ("mm", "unknown"):
+        raise FmctError(f"{path}: its units are {header.get_xyzt_units()[0]}, not mm; convert it anew")
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    return values, _LPS_FROM_RAS @ image.affine

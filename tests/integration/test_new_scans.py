@@ -1,0 +1,216 @@
+"""Features of new scans: from DICOM, NIfTI and arrays as from shards, with a reason for what is refused."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from dicom_files import Acquisition, axial
+from preprocess_export import Export, head, make_export, run_inline, write_series
+from pydicom.data import get_testdata_file
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+import fmct_hpc
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.inference.readers import read_scans
+from fmct_hpc.objective.student import Student
+from fmct_hpc.train.checkpoint import DataFacts
+from fmct_hpc.train.export import EncoderInfo, export_encoder, load_encoder
+from launch.cli import app
+from preprocess.resample import INDEX_STEPS
+from shards import Dataset
+from shards.errors import FmctError
+
+STUDIES = 2
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    return make_export(tmp_path_factory.mktemp("export"), STUDIES)
+
+
+@pytest.fixture(scope="module")
+def data(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data")
+    run_inline(export, out, export.config(formats=("zarr",)))
+    return out / "zarr"
+
+
+@pytest.fixture(scope="module")
+def encoder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder as a run on that data exports it."""
+    model = {"width": 24, "depth": 1, "heads": 2, "patch_size": 6, "register_tokens": 1}
+    config = TrainConfig.model_validate({"data": {"path": str(data), "view_size": 24}, "model": model})
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder")
+    weights = Student(config).state_dict()
+    export_encoder(folder, weights, config, DataFacts.of(Dataset.open(data)), 1)
+    return folder / "encoder.safetensors"
+
+
+def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encoder: Path) -> None:
+    dataset = Dataset.open(data)
+    stored = {scan.key: scan for scan in fmct_hpc.features(data, encoder)}
+    digests = {dataset.record(i).source_digest[:32]: dataset.record(i).key for i in range(len(dataset))}
+    fresh = list(fmct_hpc.features(export.folder, encoder, batch=1))
+    assert {scan.key for scan in fresh} == set(digests)
+    assert len(fresh) == STUDIES
+    for scan in fresh:
+        same = stored[digests[scan.key]]
+        assert scan.cls == pytest.approx(same.cls, abs=1e-6)
+        assert scan.patches == pytest.approx(same.patches, abs=1e-6)
+        assert (scan.centres_mm == same.centres_mm).all()
+        assert scan.patches.shape == (4**3, 24)
+    loaded, info = load_encoder(encoder)
+    direct = loaded(info.view(dataset.read(0), dataset.info.spacing_mm))[0].detach().numpy()
+    assert stored[dataset.record(0).key].cls == pytest.approx(direct[0], abs=1e-6)
+
+
+def as_array(acquisition: Acquisition) -> tuple[np.ndarray, np.ndarray]:
+    """The slices as (D, rows, columns), and the affine of that index to LPS mm."""
+    hu = np.rint([head(acquisition.points(position)) for position in acquisition.positions])
+    affine = np.eye(4)
+    affine[:3, 0] = acquisition.positions[1] - acquisition.positions[0]
+    affine[:3, 1] = acquisition.row_step * acquisition.spacing[0]
+    affine[:3, 2] = acquisition.column_step * acquisition.spacing[1]
+    affine[:3, 3] = acquisition.positions[0]
+    return hu.astype(np.int16), affine
+
+
+def write_nifti(hu: np.ndarray, affine: np.ndarray, path: Path, dtype: type = np.int16) -> Path:
+    """(k, j, i) and its affine to LPS, as NIfTI has it: (i, j, k), RAS."""
+    ras = np.diag([-1.0, -1, 1, 1]) @ affine[:, [2, 1, 0, 3]]
+    nibabel.save(nibabel.Nifti1Image(hu.transpose(2, 1, 0).astype(dtype), ras), path)
+    return path
+
+
+def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: Path) -> None:
+    acquisition = axial(slices=20, gap=6.0, start=(-66, -60, 0))
+    write_series(tmp_path / "dicom", 0, 1, acquisition)
+    (dicom,) = fmct_hpc.features(tmp_path / "dicom", encoder)
+    hu, affine = as_array(acquisition)
+    # Stored from the vertex down, from left to right, as floats: other indices of the same patient.
+    turned = affine.copy()
+    turned[:3, 3] += affine[:3, 0] * (len(hu) - 1)
+    turned[:3, 0] *= -1
+    loaded = load_encoder(encoder)
+    for scan in (
+        next(fmct_hpc.features(write_nifti(hu, affine, tmp_path / "a.nii.gz"), encoder)),
+        next(fmct_hpc.features(write_nifti(hu[::-1], turned, tmp_path / "b.nii", np.float32), loaded)),
+        next(fmct_hpc.features(hu, loaded, affine=affine)),
+    ):
+        assert scan.patches == pytest.approx(dicom.patches, abs=1e-5)
+        assert scan.centres_mm == pytest.approx(dicom.centres_mm, abs=1e-5)
+    with pytest.raises(FmctError, match="an array needs its affine"):
+        fmct_hpc.features(hu, loaded)
+
+
+@pytest.mark.parametrize("field", ["isotropic", "squeezed"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_patches_have_their_centres_where_they_look(axis: int, field: str) -> None:
+    """In a ramp of HU the mean of a patch is the ramp at the patch's centre."""
+    size, spacing = (44, 60, 52), (2.0, 1.0, 2.0)
+    affine = np.eye(4)
+    affine[:3, :3] = INDEX_STEPS.T * spacing
+    affine[:3, 3] = (30, -20, 11)
+    index = np.stack(np.indices(size), axis=-1)
+    hu = 200 + 4 * (index @ affine[:3, :3].T + affine[:3, 3])[..., axis]
+    model = {"width": 6, "depth": 1, "heads": 1, "patch_size": 4}
+    data = {"path": "", "view_size": 8, "windows": [(0, 2000)], "field": field, "field_mm": 40}
+    crops = {"global_crop_mm": (10, 40), "local_crop_mm": (5, 10), "local_field_mm": 40}
+    config = TrainConfig.model_validate({"data": data | crops, "model": model})
+    info = EncoderInfo(
+        step=0, model=config.model, data=config.data, spacing_mm=(2.0, 1.0, 2.0), code_version=""
+    )
+    view = info.view(hu.astype(np.int16), spacing)[0, 0].reshape(2, 4, 2, 4, 2, 4)
+    found = view.mean(dim=(1, 3, 5)).flatten().numpy() * 2000 - 1000
+    centres = info.patch_centres(hu.astype(np.int16), spacing, affine)
+    assert (found - 200) / 4 == pytest.approx(centres[:, axis], abs=0.3)
+    # A volume at another spacing is resampled first, and its patches lie at the same places.
+    other = info.model_copy(update={"spacing_mm": (1.0, 1.0, 1.0)})
+    if field == "isotropic":
+        assert other.patch_centres(hu.astype(np.int16), spacing, affine) == pytest.approx(centres, abs=0.51)
+
+
+def chest(points: np.ndarray) -> np.ndarray:
+    x, y, _ = np.moveaxis(points, -1, 0)
+    body = (x / 60) ** 2 + (y / 45) ** 2 < 1
+    lungs = ((np.abs(x) - 26) / 20) ** 2 + (y / 32) ** 2 < 1
+    return np.where(lungs, -800, np.where(body, 40, -1000))
+
+
+def wide(points: np.ndarray) -> np.ndarray:
+    x, y, _ = np.moveaxis(points, -1, 0)
+    return np.where((x / 170) ** 2 + (y / 110) ** 2 < 1, 40, -1000)
+
+
+def test_what_is_no_head_ct_is_refused_with_the_reason(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_encoder(encoder)
+
+    def refusal(source: Path) -> str:
+        with pytest.raises(FmctError) as caught:
+            list(fmct_hpc.features(source, loaded))
+        return str(caught.value)
+
+    (tmp_path / "mr").mkdir()
+    (tmp_path / "mr" / "1").write_bytes(Path(get_testdata_file("MR_small.dcm")).read_bytes())
+    assert "no CT among the DICOM files (found 1 of MR)" in refusal(tmp_path / "mr")
+
+    acquisition = axial(slices=20, gap=6.0)
+    write_series(tmp_path / "said", 0, 1, acquisition, BodyPartExamined="CHEST")
+    assert "none of 1 series is a head CT for this encoder: 1 × body_part" in refusal(tmp_path / "said")
+    acquisition.write(tmp_path / "unsaid", chest)
+    assert "as dense as lung" in refusal(tmp_path / "unsaid")
+    large = Acquisition(acquisition.positions, spacing=(8.0, 8.0))
+    large.positions = large.positions - np.array([120, 130, 0])
+    large.write(tmp_path / "adult", wide)
+    assert "mm wide, a head is at most 230: another part, or a wrong spacing" in refusal(tmp_path / "adult")
+
+    hu, affine = as_array(acquisition)
+    doubled = affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    assert "refused: slice_gap: a gap of 12.00 mm" in refusal(write_nifti(hu, doubled, tmp_path / "2.nii"))
+    halved = affine @ np.diag([0.3, 0.3, 0.3, 1.0])
+    assert "refused: coverage_too_small" in refusal(write_nifti(hu, halved, tmp_path / "3.nii"))
+    assert "refused: hu_out_of_range" in refusal(write_nifti(hu // 8 + 125, affine, tmp_path / "mr.nii"))
+    nibabel.save(nibabel.Nifti1Image(hu.transpose(2, 1, 0), None), tmp_path / "nowhere.nii")
+    assert "nobody knows how it lies in the patient" in refusal(tmp_path / "nowhere.nii")
+    (tmp_path / "text.nii").write_text("no image")
+    assert "not a readable NIfTI file" in refusal(tmp_path / "text.nii")
+    assert "no such file or folder" in refusal(tmp_path / "absent")
+
+    info = loaded[1]
+    unrecorded = info.model_copy(update={"preprocessing": None})
+    with pytest.raises(FmctError, match="does not record how its training volumes were preprocessed"):
+        next(read_scans(tmp_path / "said", unrecorded))
+    changed = json.loads(json.dumps(info.preprocessing).replace("-500.0", "-400.0"))
+    with pytest.raises(FmctError, match="this version preprocesses otherwise"):
+        next(read_scans(tmp_path / "said", info.model_copy(update={"preprocessing": changed})))
+    monkeypatch.setattr("fmct_hpc.inference.readers.entry_points", lambda group: [])
+    with pytest.raises(FmctError, match="no reader of DICOM or NIfTI is installed"):
+        list(fmct_hpc.features(tmp_path / "said", loaded))
+
+
+def test_the_command_writes_what_it_can_and_names_the_rest(
+    tmp_path: Path, export: Export, data: Path, encoder: Path
+) -> None:
+    (tmp_path / "mr").mkdir()
+    (tmp_path / "mr" / "1").write_bytes(Path(get_testdata_file("MR_small.dcm")).read_bytes())
+    paths = [str(export.folder), str(tmp_path / "mr"), str(data)]
+    done = CliRunner().invoke(
+        app, ["features", *paths, "--encoder", str(encoder), "--out", str(tmp_path / "out")]
+    )
+    assert isinstance(done.exception, FmctError)  # which main() prints, and ends with 2
+    assert "found 1 of MR" in str(done.exception)
+    assert f"features of {2 * STUDIES} scans of 2 paths" in done.output
+    rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
+    assert [row["path"] for row in rows] == [0] * STUDIES + [2] * STUDIES
+    whole = load_file(tmp_path / "out" / f"{rows[0]['key']}.safetensors")
+    assert whole["cls"] == pytest.approx(rows[0]["cls"])
+    assert whole["patches"].mean(axis=0) == pytest.approx(np.array(rows[0]["mean"]), abs=1e-5)
+    assert whole["centres_mm"].shape == (64, 3)
