@@ -66,6 +66,8 @@ def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encod
         assert (scan.centres_mm == same.centres_mm).all()
         assert scan.patches.shape == (4**3, 24)
     loaded, info = load_encoder(encoder)
+    for scan in read_scans(export.folder, info):
+        assert (scan.voxels == dataset.read(dataset.position(digests[scan.key]))).all()
     direct = loaded(info.view(dataset.read(0), dataset.info.spacing_mm))[0].detach().numpy()
     assert stored[dataset.record(0).key].cls == pytest.approx(direct[0], abs=1e-6)
 

@@ -94,6 +94,15 @@ volume_hu, spacing_mm = dataset.read(0), dataset.info.spacing_mm
     assert shape.strip() == "(1, 10, 24)"
 
 
+def test_new_scans_in_a_shell_and_in_python(reader: Path) -> None:
+    given = {"exam other-exam": "export/dicom", '"exam"': '"export/dicom"'}
+    (shell,), (python,) = (blocks(README, language, "New scans") for language in ("bash", "python"))
+    assert "scans of 1 paths" in bash(substituted(shell, given), reader)
+    script = substituted(python, given)
+    shapes = bash(f"{sys.executable} - <<'END'\n{script}END", reader)
+    assert "(24,) (8, 24) (8, 3)" in shapes
+
+
 def test_the_cluster_in_five_minutes_up_to_the_submission(reader: Path) -> None:
     (block,) = blocks(README, "bash", "A cluster in five minutes")
     block = re.sub(r"^fmct doctor .*$", "", block, flags=re.MULTILINE)  # it asks a Slurm
