@@ -129,7 +129,7 @@ def _read_dicom(folder: Path, config: PreprocessConfig) -> Iterator[Volume]:
     if not made:
         raise FmctError(f"{folder}: none of {len(series)} series is a head CT for this encoder: {reasons}")
     if reasons:
-        log.info("%s: series that are not used: %s", folder, reasons)
+        log.info("series that are not used: %s", reasons)
 
 
 def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,128 @@
+"""Encoders as a configuration names them, all on the same volumes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_training import small_config, write_dataset
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.objective.student import Student
+from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
+from fmct_hpc.probe.features import extract_store
+from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, file_facts, part_name
+from fmct_hpc.train.convert import convert_weights
+from fmct_hpc.train.export import export_encoder
+from fmct_hpc.train.pieces import whole_piece, write_pieces
+from fmct_hpc.train.state import WEIGHT
+from shards import Dataset
+from shards.errors import FmctError
+
+STEP = 3
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset.open(write_dataset(tmp_path_factory.mktemp("data"), 3, spacing=1.0))
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a checkpoint and, of the same weights, the encoder of the run's end."""
+    folder = tmp_path_factory.mktemp("run")
+    # The reference's layout takes heads of 64 channels.
+    model = {"width": 64, "heads": 1, "positions": "sincos", "drop_path": 0.0}
+    config = small_config(dataset.path, model=model)
+    torch.manual_seed(0)
+    weights = Student(config).state_dict()
+    facts = DataFacts.of(dataset)
+    export_encoder(folder, weights, config, facts, STEP)
+    write_checkpoint(folder / "checkpoints" / "step-00000003", weights, config, facts)
+    (folder / "config.json").write_text(config.model_dump_json())
+    return folder
+
+
+def write_checkpoint(
+    folder: Path, weights: dict[str, torch.Tensor], config: TrainConfig, facts: DataFacts
+) -> None:
+    folder.mkdir(parents=True)
+    part = folder / part_name(0)
+    write_pieces(part, [whole_piece(f"{WEIGHT}/{name}", tensor) for name, tensor in weights.items()])
+    written = file_facts(part)
+    assert written
+    manifest = Manifest(
+        step=STEP,
+        updates=STEP,
+        world_size=1,
+        zero_stage=0,
+        configuration=config.model_dump(mode="json"),
+        versions={},
+        data=facts,
+        files={part.name: written},
+    )
+    (folder / MANIFEST).write_bytes(manifest.sealed().model_dump_json(indent=1).encode())
+
+
+def features(spec: EncoderSpec, dataset: Dataset, out: Path) -> np.ndarray:
+    store = extract_store(open_encoder(spec), spec.name, dataset, out)
+    assert store
+    return store.vectors()
+
+
+def test_a_run_its_checkpoint_and_its_file_are_one_encoder(
+    run: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    places = (run, run / "checkpoints" / "step-00000003", run / "encoder.safetensors")
+    specs = [EncoderSpec(name=f"e{n}", weights=place) for n, place in enumerate(places)]
+    opened = [open_encoder(spec) for spec in specs]
+    assert len({encoder.digest for encoder in opened}) == 1
+    assert [encoder.step for encoder in opened] == [STEP] * 3
+    patients = set(dataset.index["patient_key"].to_pylist())
+    assert all(spec.pretraining_patients == patients for spec in specs)
+    found = [features(spec, dataset, tmp_path / spec.name) for spec in specs]
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).all()
+
+
+def test_untrained_weights_are_the_seeds(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    drawn = [open_encoder(EncoderSpec(name="r", weights=run, untrained=seed)) for seed in (5, 5, 1)]
+    trained = open_encoder(EncoderSpec(name="t", weights=run))
+    assert drawn[0].digest == drawn[1].digest
+    assert len({drawn[0].digest, drawn[2].digest, trained.digest}) == 3
+    assert drawn[0].step == 0
+
+
+def test_the_references_file_is_an_encoder_too(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """The same weights, but the reference's field: squeezed to a cube."""
+    convert_weights(run / "encoder.safetensors", tmp_path / "reference.pth")
+    reference = open_encoder(EncoderSpec(name="reference", weights=tmp_path / "reference.pth"))
+    ours = open_encoder(EncoderSpec(name="ours", weights=run))
+    assert isinstance(reference, OurEncoder)
+    assert reference.info.data.field == "squeezed"
+    assert reference.preprocess_digest is None
+    assert reference.digest != ours.digest
+    view = ours.transform(dataset.read(0), dataset.info.spacing_mm)[None]
+    with torch.no_grad():
+        for mine, theirs in zip(ours.tokens(view, [0]), reference.tokens(view, [0]), strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-5)
+    spec = EncoderSpec(name="reference", weights=tmp_path / "reference.pth")
+    assert features(spec, dataset, tmp_path / "store").shape == (3, 128)
+    assert spec.pretraining_patients is None
+
+
+def test_what_is_no_encoder_is_named(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(FmctError, match=r"encoder\.safetensors: no such file"):
+        open_encoder(EncoderSpec(name="x", weights=tmp_path))
+    with pytest.raises(FmctError, match="put its folder on PYTHONPATH"):
+        open_encoder(EncoderSpec(name="x", function="no_such_module:make"))
+    with pytest.raises(FmctError, match=r"returned a PosixPath, not an fmct_hpc\.probe\.encoders\.Encoder"):
+        open_encoder(EncoderSpec(name="x", function="pathlib:Path"))
+    part = run / "checkpoints" / "step-00000003" / part_name(0)
+    content = part.read_bytes()
+    try:
+        part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(FmctError, match="not as it was written"):
+            open_encoder(EncoderSpec(name="x", weights=part.parent))
+    finally:
+        part.write_bytes(content)
