@@ -149,7 +149,7 @@ def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:
     interval = daly_interval(save, failure)
 
     def lost(seconds: float) -> str:
-        return f"{expected_seconds(1.0, seconds, save, failure) - 1:.1%}"
+        return f"{expected_seconds(1.0, seconds, save, failure) - 1:.2%}"
 
     return [
         f"{1000 * step:.0f} ms a step on {ranks} {ASSUMED_GPU} at {ASSUMED_MFU:.0%} of their peak, "
@@ -157,7 +157,8 @@ def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:
         f"{ranks * left / 3600:.0f} GPU hours",
         *lines,
         f"a failure in {config.run.failure_gpu_hours:.0f} GPU hours (run.failure_gpu_hours) is one in "
-        f"{failure / 86400:.1f} days; with {RESTART_SECONDS:.0f} s a restart least time is lost, "
+        f"{failure / 86400:.1f} days; with {RESTART_SECONDS:.0f} s a restart, and saves counted as if "
+        f"training waited for the disk, least time is lost, "
         f"{lost(interval)}, by a save every {interval / 60:.0f} minutes, {interval / step:.0f} steps; "
         f"run.checkpoint_every={config.run.checkpoint_every} loses "
         f"{lost(config.run.checkpoint_every * step)}",

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+from small_training import write_dataset
+from typer.testing import CliRunner
+
+from fmct_hpc.config import ProbeConfig, TrainConfig
+from fmct_hpc.train import outlook
+from fmct_hpc.train.outlook import activation_bytes, gradient_bytes, held_bytes
+from launch.cli import app
+from launch.config import load
+from launch.site import Site
+from preprocess.config import PreprocessConfig
+
+FOLDER = Path(__file__).parents[2] / "launch" / "recipes"
+GIVEN = {
+    "preprocess": (PreprocessConfig, ["key_file=hmac.key"]),
+    "train": (TrainConfig, ["data.path=data"]),
+    "probe": (ProbeConfig, ["data=data", "labels=labels.parquet"]),
+}
+NAMED = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem.rpartition("-")[2] in GIVEN]
+
+
+@pytest.mark.parametrize("path", NAMED, ids=lambda path: path.stem)
+def test_a_recipe_needs_only_what_the_reader_gives(path: Path) -> None:
+    model, overrides = GIVEN[path.stem.rpartition("-")[2]]
+    load(model, path, overrides)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("site-*.yaml")), ids=lambda path: path.stem)
+def test_a_site_file_is_one(path: Path) -> None:
+    load(Site, path, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "memory_gb"),
+    [("reference", 8, 80), ("small-hospital", 4, 40), ("one-gpu", 1, 24), ("quickstart", 2, 16)],
+)
+def test_a_training_recipe_fits_its_machine(tmp_path: Path, name: str, ranks: int, memory_gb: int) -> None:
+    data = write_dataset(tmp_path / "data")
+    path = FOLDER / f"{name}-train.yaml"
+    command = ["train", "--config", str(path), "--run", str(tmp_path / "run"), "--ranks", str(ranks)]
+    done = CliRunner().invoke(app, [*command, "--dry-run", f"data.path={data}"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert f"= {ranks} ranks x" in done.stdout
+    config = load(TrainConfig, path, [f"data.path={data}"])
+    student, teacher = outlook._students_and_teachers(config)
+    micro = config.run.batch // (ranks * config.accumulation(ranks))
+    stage = config.engine.zero_stage
+    needed = (
+        held_bytes(stage, ranks, student, teacher)
+        + gradient_bytes(stage, ranks, student)
+        + activation_bytes(config, micro)
+    )
+    # Activations are known to about a third, and libraries take their own part.
+    assert needed < 0.6e9 * memory_gb
