@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from launch.site import Container, Site
+from shards.errors import FmctError
 
 ENROOT_CONFIGURATION = Path(__file__).with_name("enroot.sh")
 """Says which variables of the job Enroot passes on; it passes none by itself."""
@@ -37,6 +38,20 @@ def srun_options(site: Site, folder: Path) -> list[str]:
     mounts = ",".join(":".join(bind) for bind in _binds(container, site))
     options = [f"--container-image={container.image}", f"--container-workdir={folder}"]
     return [*options, *([f"--container-mounts={mounts}"] if mounts else [])]
+
+
+def require_visible(site: Site, *folders: Path) -> None:
+    """Raise FmctError where a container shows only its binds, and a folder is in none of them."""
+    container = site.container
+    if container is None or container.runtime == "apptainer":  # it shows home and working directory
+        return
+    targets = [Path(target) for _, target, _ in _binds(container, site)]
+    for folder in folders:
+        if not any(folder.absolute().is_relative_to(target) for target in targets):
+            raise FmctError(
+                f"container.binds: {folder.absolute()} is in none of them, so a job in the container would "
+                "not see it"
+            )
 
 
 _CHANGE_FOLDER = 'cd "$0" && exec "$@"'

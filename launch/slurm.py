@@ -16,7 +16,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import UncompletedJobError
 
-from launch.container import srun_options, wrapped
+from launch.container import require_visible, srun_options, wrapped
 from launch.site import Resources, Site
 from launch.task import become
 from shards.errors import FmctError
@@ -69,6 +69,7 @@ def submit(jobs: list[Job], folder: Path, site: Site, numbers: Mapping[str, str]
     numbers: those of jobs that are not in `jobs` and that some wait for, by name.
     Raises FmctError with Slurm's own words when it refuses a job.
     """
+    require_visible(site, folder, Path.cwd())
     known = dict(numbers or {})
     for job in jobs:
         try:
@@ -100,6 +101,7 @@ def script(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None
 
 def describe(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> str:
     """The script that `submit` would give to sbatch, and what each of its tasks would run."""
+    require_visible(site, folder, Path.cwd())
     parts = [f"### {job.name}, {job.size}: what sbatch gets\n{script(job, folder, site, numbers)}"]
     parts += [
         f"### {job.name}, task {number}\n{shlex.join(command)}"

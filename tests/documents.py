@@ -11,7 +11,7 @@ DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
-_SETTING = re.compile(r"[A-Z_]+=")
+_SETTING = re.compile(r"[A-Za-z_]+=")
 
 
 class Command(NamedTuple):

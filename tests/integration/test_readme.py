@@ -104,10 +104,14 @@ def test_new_scans_in_a_shell_and_in_python(reader: Path) -> None:
 
 
 def test_the_cluster_in_five_minutes_up_to_the_submission(reader: Path) -> None:
-    (block,) = blocks(README, "bash", "A cluster in five minutes")
+    pipeline = (REPOSITORY / "launch/recipes/pipeline-example.yaml").read_text()
+    paths = {"/private/": "", "/shared/fmct/": "", "labels.csv": "export/labels.csv", **PATHS}
+    (reader / "pipeline.yaml").write_text(substituted(pipeline, paths))
+    block = "\n".join(blocks(README, "bash", "A cluster in five minutes"))
+    block = block.replace(" --dry-run", "")
     block = re.sub(r"^fmct doctor .*$", "", block, flags=re.MULTILINE)  # it asks a Slurm
     dry = re.sub(r"^(fmct launch \w+)", r"\1 --dry-run", substituted(block, PATHS), flags=re.MULTILINE)
     assert dry.count("--dry-run") >= 3
     said = bash(dry, reader)
-    for job in ("fmct-preprocess", "fmct-train", "fmct-probe"):
+    for job in ("fmct-scan", "fmct-preprocess", "fmct-train", "fmct-probe", "fmct-report"):
         assert job in said

@@ -8,7 +8,7 @@ import yaml
 
 from launch.config import load
 from launch.site import Site
-from launch.slurm import Job, command_lines, script
+from launch.slurm import Job, command_lines, describe, script
 from shards.errors import FmctError
 
 RECIPES = Path(__file__).parents[2] / "launch/recipes"
@@ -82,7 +82,7 @@ def test_every_key_of_a_site_reaches_the_script(tmp_path):
     assert places == sorted(places)
 
 
-BINDS = ["/data", "/images:/mnt:ro"]
+BINDS = ["/tmp", "/images:/mnt:ro"]
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ BINDS = ["/data", "/images:/mnt:ro"]
     [
         (
             "apptainer",
-            "apptainer exec --nv --pwd {here} --bind /data:/data:rw --bind /images:/mnt:ro "
+            "apptainer exec --nv --pwd {here} --bind /tmp:/tmp:rw --bind /images:/mnt:ro "
             "--bind /local:/local:rw image.sif fmct train",
         ),
         (
             "enroot",
-            "enroot start --conf {enroot} --env KEY --mount /data:/data:none:x-create=auto,rbind,rw "
+            "enroot start --conf {enroot} --env KEY --mount /tmp:/tmp:none:x-create=auto,rbind,rw "
             "--mount /images:/mnt:none:x-create=auto,rbind,ro "
             "--mount /local:/local:none:x-create=auto,rbind,rw "
             'image.sif sh -c \'cd "$0" && exec "$@"\' {here} fmct train',
@@ -114,7 +114,7 @@ def test_a_container_goes_around_the_command(tmp_path, monkeypatch, runtime, exp
     assert command_lines(job, cluster) == [tuple(shlex.split(expected.format(here=tmp_path, enroot=enroot)))]
     text = script(job, tmp_path, cluster)
     pyxis = f"--container-image=image.sif --container-workdir={tmp_path} --container-mounts="
-    assert (pyxis + "/data:/data:rw,/images:/mnt:ro,/local:/local:rw python3 -u -m" in text) == (
+    assert (pyxis + "/tmp:/tmp:rw,/images:/mnt:ro,/local:/local:rw python3 -u -m" in text) == (
         runtime == "pyxis"
     )
 
@@ -123,6 +123,13 @@ def test_without_gpus_no_driver_is_asked_for(tmp_path):
     cluster = site(tmp_path, container={"runtime": "apptainer", "image": "i"})
     [command] = command_lines(Job("fmct-preprocess", (("fmct",),), cluster.preprocess), cluster)
     assert "--nv" not in command
+
+
+def test_a_folder_that_the_container_does_not_show_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cluster = site(tmp_path, container={"runtime": "pyxis", "image": "i", "binds": ["/data"]})
+    with pytest.raises(FmctError, match=rf"container\.binds: {tmp_path}/run is in none of them"):
+        describe(Job("fmct-train", (("fmct",),), cluster.train), tmp_path / "run", cluster)
 
 
 @pytest.mark.parametrize(
