@@ -97,7 +97,8 @@ class Chain:
                     yield f"{step.stage}: {_state(decision)}"
                     continue
                 before = record.stages.get(step.stage)
-                if before and before.name == step.job.name and not decision.queued:
+                failed = not (decision.queued or all(mark.exists() for mark in _marks(step)))
+                if before and before.name == step.job.name and failed:
                     yield _ending(step.stage, before)
                 if decision.queued:
                     scheduler.command("scancel", decision.queued.number)
@@ -139,7 +140,7 @@ def decide(
                 f"{named[before.name].number}: wait for it, or scancel it"
             )
         queued = named.get(name)
-        renewed = step.stage == again or bool(needed & anew)
+        renewed = (step.stage == again and not queued) or bool(needed & anew)
         if queued and renewed and queued.state != "PENDING":
             raise FmctError(
                 f"{step.stage} is running as job {queued.number}, and what it works on is to be made anew: "
@@ -200,8 +201,9 @@ def _state(decision: Decision) -> str:
 def _ending(stage: str, before: Submitted) -> str:
     """How the last job of a step ended, as far as Slurm and its log tell."""
     facts = scheduler.accounted([before.number]) or scheduler.jobs_known(before.number) or []
-    states = sorted({fact.state.lower() for fact in facts} - {"completed"})
-    how = " and ".join(states) or ("without an output" if facts else "in a way that Slurm no longer knows")
+    last = {fact.job: fact.state.lower() for fact in facts}  # of a task that was queued again, its last start
+    states = sorted(set(last.values()) - {"completed"})
+    how = " and ".join(states) or ("completed" if facts else "in a way that Slurm no longer knows")
     said = ""
     for log in sorted(before.folder.glob(f"{before.number}_*log.out")):
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("fmct: ")]
