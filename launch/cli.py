@@ -324,7 +324,7 @@ def probe(
 def features(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="DICOM folders, NIfTI files or shard datasets."),
+        typer.Argument(metavar="PATH...", help="DICOM folders or archives, NIfTI files, shard datasets."),
     ],
     encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
     out: Annotated[Path, typer.Option(help="Folder for the features.")],

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from preprocess.array_volume import array_volume
 from preprocess.candidate import Candidate
-from preprocess.catalog import read_catalog
+from preprocess.catalog import Series, read_catalog
 from preprocess.check import check
 from preprocess.config import PreprocessConfig
 from preprocess.deface import deface
@@ -60,19 +60,17 @@ def configuration(record: Mapping[str, Any] | None, digest: str | None) -> Prepr
 
 
 def read(path: Path, record: Mapping[str, Any] | None, digest: str | None) -> Iterator[Volume]:
-    """Volumes of a folder of DICOM files or of a NIfTI file, as `fmct preprocess` would make them.
+    """Volumes of DICOM (folder, archive or multi-frame file) or NIfTI, as `fmct preprocess` makes them.
 
-    record, digest: of the encoder's preprocessing. A folder gives what the recorded selection takes, a volume
-    a study with `keep: best`. Raises FmctError with the reason where that is nothing.
+    record, digest: of the encoder's preprocessing. DICOM gives what the recorded selection takes, a volume a
+    study with `keep: best`. Raises FmctError with the reason where that is nothing.
     """
     config = configuration(record, digest)
-    if path.is_dir():
-        return _read_dicom(path, config)
     if path.name.endswith((".nii", ".nii.gz")):
         return iter([read_array(*_load_nifti(path), record, digest, slice_axis=2, name=str(path))])
     if not path.exists():
         raise FmctError(f"{path}: no such file or folder")
-    raise FmctError(f"{path}: expected a folder of DICOM files, a .nii or .nii.gz, or a shard dataset")
+    return _read_dicom(path, config)
 
 
 def read_array(
@@ -104,11 +102,22 @@ def _finished(volume: Volume, config: PreprocessConfig) -> Volume:
     return replace(volume, voxels=deface(volume.voxels, config.grid.spacing_mm))
 
 
-def _read_dicom(folder: Path, config: PreprocessConfig) -> Iterator[Volume]:
+def _read_dicom(path: Path, config: PreprocessConfig) -> Iterator[Volume]:
     with tempfile.TemporaryDirectory(prefix="fmct-") as private:
-        catalog = Path(private) / "catalog.parquet"
-        scan(folder, catalog)
+        folder, catalog = path, Path(private) / "catalog.parquet"
+        if not path.is_dir():  # a scan takes folders
+            folder = Path(private) / "scan"
+            folder.mkdir()
+            (folder / path.name).symlink_to(path.absolute())
+        try:
+            scan(folder, catalog)
+        except FmctError as error:
+            raise FmctError(str(error).replace(str(folder), str(path))) from None
         series = read_catalog(catalog)
+        yield from _volumes(path, series, config)
+
+
+def _volumes(path: Path, series: list[Series], config: PreprocessConfig) -> Iterator[Volume]:
     made = 0
     rejected: Counter[str] = Counter()
     for study in studies(series):
@@ -127,7 +136,7 @@ def _read_dicom(folder: Path, config: PreprocessConfig) -> Iterator[Volume]:
         yield from built
     reasons = "; ".join(f"{count} × {reason}" for reason, count in rejected.most_common())
     if not made:
-        raise FmctError(f"{folder}: none of {len(series)} series is a head CT for this encoder: {reasons}")
+        raise FmctError(f"{path}: none of {len(series)} series is a head CT for this encoder: {reasons}")
     if reasons:
         log.info("series that are not used: %s", reasons)
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fmct_hpc.inference.readers import Scan, read_array, read_scans
+from fmct_hpc.model.execution import usable_device
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import load_weights
 from fmct_hpc.train.export import EncoderInfo
@@ -46,10 +47,10 @@ def features(
 ) -> Iterator[ScanFeatures]:
     """Features of the head CTs at `source`, preprocessed as the encoder's training volumes were.
 
-    source: a folder of DICOM files (one exam or many), a NIfTI file, a shard dataset, or an array of HU
-    (D, H, W) with `affine`, (4, 4), which maps its index (d, h, w, 1) to patient LPS mm. encoder: a run
-    folder, one of its checkpoints, an encoder.safetensors, a checkpoint file of the reference, or what
-    `load_encoder` gave. batch: scans that pass the encoder at once.
+    source: DICOM files in a folder (one exam or many), an archive or one multi-frame file, a NIfTI file, a
+    shard dataset, or an array of HU (D, H, W) with `affine`, (4, 4), which maps its index (d, h, w, 1) to
+    patient LPS mm. encoder: a run folder, one of its checkpoints, an encoder.safetensors, a checkpoint file
+    of the reference, or what `load_encoder` gave. batch: scans that pass the encoder at once.
 
     Raises FmctError, with the reason, for a source that holds no head CT that the encoder takes: an MR, a
     chest, a wrong spacing, volumes of another preprocessing.
@@ -61,7 +62,7 @@ def features(
         scans: Iterable[Scan] = [read_array(source, np.asarray(affine, np.float64), info)]
     else:
         scans = read_scans(Path(source), info)
-    return _encoded(scans, model.to(device).eval(), info, batch, device)
+    return _encoded(scans, model.to(usable_device(device)).eval(), info, batch, device)
 
 
 @torch.inference_mode()

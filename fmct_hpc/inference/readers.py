@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fmct_hpc.train.export import EncoderInfo
+from fmct_hpc.train.export import EncoderInfo, require_same_preprocessing
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import FILE_NAME
@@ -92,11 +92,7 @@ def _scan(volume: Read) -> Scan:
 
 def _read_dataset(path: Path, info: EncoderInfo) -> Iterator[Scan]:
     dataset = Dataset.open(path)
-    if info.preprocess_digest not in (None, dataset.info.config_digest):
-        raise FmctError(
-            f"{path}: preprocessed with another configuration than the encoder's training data; run "
-            "`fmct preprocess` with the recipe that the encoder was trained with"
-        )
+    require_same_preprocessing(dataset, info.preprocess_digest, "the encoder")
     for number in range(len(dataset)):
         record = dataset.record(number)
         yield Scan(record.key, dataset.read(number), np.array(record.affine).reshape(4, 4))

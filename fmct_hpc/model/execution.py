@@ -1,5 +1,6 @@
 """How blocks are run: compiled, or computed twice to save memory. What they compute stays the same."""
 
+import torch
 from torch import nn
 
 from fmct_hpc.config import EngineConfig
@@ -15,6 +16,17 @@ def set_execution(module: nn.Module, engine: EngineConfig) -> None:
             if engine.compile:
                 for block in stack:
                     block.compile()
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name (cpu, cuda, cuda:1); FmctError where this machine or PyTorch has none such."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # the latter from a PyTorch without CUDA
+        found = ", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))])
+        raise FmctError(f"device {name}: not usable here, only {found}; `fmct doctor` says why") from None
+    return device
 
 
 def require_compiler(engine: EngineConfig) -> None:

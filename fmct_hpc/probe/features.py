@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe import store
 from fmct_hpc.probe.encoders import Encoder
 from fmct_hpc.probe.store import FeatureRequest, FeatureStore, array_name
+from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset
 from shards.errors import FmctError
 
@@ -51,7 +53,7 @@ def extract_store(
     rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
     if not len(rows):
         raise FmctError(f"{dataset.path}: no volume to extract features of")
-    require_same_preprocessing(encoder, name, dataset)
+    require_same_preprocessing(dataset, encoder.preprocess_digest, f"encoder {name}")
     index = dataset.index.select(store.KEYS).take(rows)
     request = FeatureRequest(
         encoder_digest=encoder.digest,
@@ -87,15 +89,6 @@ def extract_store(
     return store.collect(out, request, parts, index, name, encoder.step, encoder.depth)
 
 
-def require_same_preprocessing(encoder: Encoder, name: str, dataset: Dataset) -> None:
-    """Raise FmctError where the volumes were preprocessed in another way than the encoder demands."""
-    if encoder.preprocess_digest not in (None, dataset.info.config_digest):
-        raise FmctError(
-            f"{dataset.path}: preprocessed with another configuration than the training data of encoder "
-            f"{name}; run `fmct preprocess` with the recipe that the encoder was trained with"
-        )
-
-
 def _numbers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
     for layer in layers:
         if not -depth <= layer < depth:
@@ -114,7 +107,7 @@ def _batches(
     workers: int,
 ) -> Iterator[list[torch.Tensor]]:
     """Tokens of each of `layers`, a batch of volumes at a time: float32 (B, prefix + N, width)."""
-    encoder.module.to(device).eval()
+    encoder.module.to(usable_device(device)).eval()
     for images in _inputs(encoder, dataset, rows, batch, workers):
         on_device = images.to(device, non_blocking=True)
         yield [tokens.float() for tokens in encoder.tokens(on_device, layers)]

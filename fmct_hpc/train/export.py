@@ -19,7 +19,7 @@ from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.checkpoint import DataFacts, parts, verify
 from fmct_hpc.train.state import averaged_weights
-from shards import FmctError
+from shards import Dataset, FmctError
 from shards.atomic import atomic_path, write_text
 
 SPACING_TOLERANCE = 0.01
@@ -91,6 +91,18 @@ class EncoderInfo(BaseModel):
         else:
             scale = [1.0, 1.0, 1.0]
         return np.clip(np.rint(volume), -32768, 32767).astype(np.int16), spacing_mm, scale
+
+
+def require_same_preprocessing(dataset: Dataset, preprocess_digest: str | None, encoder: str) -> None:
+    """Raise FmctError where volumes have another preprocessing than an encoder's training volumes had.
+
+    preprocess_digest: that of the encoder; None where it takes any. encoder: what to call it.
+    """
+    if preprocess_digest not in (None, dataset.info.config_digest):
+        raise FmctError(
+            f"{dataset.path}: preprocessed with another configuration than the training data of {encoder}; "
+            "run `fmct preprocess` with the recipe that the encoder was trained with"
+        )
 
 
 def _resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """Features of new scans: from DICOM, NIfTI and arrays as from shards, with a reason for what is refused."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -92,7 +93,11 @@ def write_nifti(hu: np.ndarray, affine: np.ndarray, path: Path, dtype: type = np
 
 def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: Path) -> None:
     acquisition = axial(slices=20, gap=6.0, start=(-66, -60, 0))
-    write_series(tmp_path / "dicom", 0, 1, acquisition)
+    slices = write_series(tmp_path / "dicom", 0, 1, acquisition)
+    with zipfile.ZipFile(tmp_path / "exam.zip", "w") as archive:
+        for path in slices:
+            archive.write(path, path.name)
+    acquisition.write_frames(tmp_path / "frames.dcm", head, enhanced=True)
     (dicom,) = fmct_hpc.features(tmp_path / "dicom", encoder)
     hu, affine = as_array(acquisition)
     # Stored from the vertex down, from left to right, as floats: other indices of the same patient.
@@ -104,11 +109,15 @@ def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: P
         next(fmct_hpc.features(write_nifti(hu, affine, tmp_path / "a.nii.gz"), encoder)),
         next(fmct_hpc.features(write_nifti(hu[::-1], turned, tmp_path / "b.nii", np.float32), loaded)),
         next(fmct_hpc.features(hu, loaded, affine=affine)),
+        *fmct_hpc.features(tmp_path / "exam.zip", loaded),
+        *fmct_hpc.features(tmp_path / "frames.dcm", loaded),
     ):
         assert scan.patches == pytest.approx(dicom.patches, abs=1e-5)
         assert scan.centres_mm == pytest.approx(dicom.centres_mm, abs=1e-5)
     with pytest.raises(FmctError, match="an array needs its affine"):
         fmct_hpc.features(hu, loaded)
+    with pytest.raises(FmctError, match="device cuda:9: not usable here, only cpu"):
+        fmct_hpc.features(tmp_path / "exam.zip", loaded, device="cuda:9")
 
 
 @pytest.mark.parametrize("field", ["isotropic", "squeezed"])
@@ -182,6 +191,8 @@ def test_what_is_no_head_ct_is_refused_with_the_reason(
     assert "refused: hu_out_of_range" in refusal(write_nifti(hu // 8 + 125, affine, tmp_path / "mr.nii"))
     nibabel.save(nibabel.Nifti1Image(hu.transpose(2, 1, 0), None), tmp_path / "nowhere.nii")
     assert "nobody knows how it lies in the patient" in refusal(tmp_path / "nowhere.nii")
+    (tmp_path / "text").write_text("no image")
+    assert f"{tmp_path / 'text'}: no readable DICOM (found 1 other files)" in refusal(tmp_path / "text")
     (tmp_path / "text.nii").write_text("no image")
     assert "not a readable NIfTI file" in refusal(tmp_path / "text.nii")
     assert "no such file or folder" in refusal(tmp_path / "absent")

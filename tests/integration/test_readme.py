@@ -25,7 +25,7 @@ SIZES = {
     "--config launch/recipes/reference-preprocess.yaml": (
         "--config launch/recipes/reference-preprocess.yaml workers=2 'grid.spacing_mm=[4, 4, 4]'"
     ),
-    "labels=labels.parquet": "labels=labels.parquet folds=2 bootstrap=50",
+    "labels=labels.parquet": "labels=labels.parquet folds=3 bootstrap=50",
 }
 """What a test changes of README's commands: its paths, and sizes to what two cores do in seconds."""
 
