@@ -123,3 +123,26 @@ def test_skipping_has_a_budget_and_stopping_has_none(caplog: pytest.LogCaptureFi
     strict = make().model_copy(update={"health": make().health.model_copy(update={"not_finite": "stop"})})
     with pytest.raises(FmctError, match=r"step 1: .*nothing was updated; volumes of rank 1: k; .*base_lr"):
         Health(strict).skip(1, "volumes of rank 1: k")
+
+
+def test_alarms_of_a_record_are_those_that_the_run_gave(caplog: pytest.LogCaptureFixture) -> None:
+    generator = np.random.default_rng(0)
+    sound = {"teacher_entropy": 1.0, "divergence": 1.0, "prototypes_used": 5.0, "skipped": 0.0}
+    rows = [
+        {**sound, "step": step, "feature_deviation": deviation, "divergence": divergence}
+        for step, (deviation, divergence) in enumerate(
+            generator.choice([0.0, 1.0], (300, 2), p=[0.7, 0.3]), 1
+        )
+    ]
+    live = Health(make())
+    with caplog.at_level(logging.WARNING):
+        for row in rows:
+            live.step(int(row["step"]), row)
+    alarms = Health(make()).alarms(rows)
+    assert len(alarms) > 20
+    expected = [
+        f"step {step}: for {step - alarm.first + 1} steps {alarm.sign}: the features collapse"
+        for alarm in alarms
+        for step in range(alarm.first + PATIENCE - 1, alarm.last + 1, PATIENCE)
+    ]
+    assert sorted(record.message for record in caplog.records) == sorted(expected)
