@@ -422,8 +422,10 @@ def report(
     out: Annotated[Path, typer.Argument(help="HTML file to write; the model card is written beside it.")],
     run: Annotated[Path, typer.Option(help="Run folder of `fmct train`, finished or not.")],
     data: Annotated[Path | None, typer.Option(help="Output folder of `fmct preprocess`.")] = None,
-    probe: Annotated[Path | None, typer.Option(help="Output folder of `fmct probe`.")] = None,
-    features: Annotated[Path | None, typer.Option(help="Feature store, for a map of the volumes.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Output folder of `fmct probe` or `fmct sweep`.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Feature store to map volumes by, if not the one in --probe.")
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="What `fmct labels` wrote, to colour the map by.")
     ] = None,

@@ -14,7 +14,9 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.features import extract_store
-from fmct_hpc.probe.run import ProbeResult, Row
+from fmct_hpc.probe.leakage import Leakage
+from fmct_hpc.probe.sweep.collect import Summary as SweepSummary
+from fmct_hpc.probe.sweep.tables import COMPARISONS, RESULTS
 from fmct_hpc.train import attempts
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path
 from fmct_hpc.train.export import export_encoder, load_encoder
@@ -28,13 +30,12 @@ from preprocess.reasons import Reason
 from preprocess.thumbnail import thumbnail
 from shards import Dataset, ShardWriter, finish_dataset
 from shards.atomic import write_text
-from shards.info import sha256
 
 VOLUMES = 24
 STEPS = 700
 """More than a curve has points."""
 SCANNERS = ("GE LIGHTSPEED", "SIEMENS FORCE")
-HOSTILE = "<script>alert(1)</script>|`bleed`"
+HOSTILE = "<script>alert(1)</script>|`bleed` $x$ _y_"
 """A label's name: the user's text."""
 
 
@@ -170,28 +171,43 @@ def _write_run(run: Path, config: TrainConfig, dataset: Dataset) -> None:
 
 
 def _write_probe(folder: Path, run: Path) -> None:
-    tasks, heads = ("any_bleed", HOSTILE), ("linear", "kNN")
-    rows = [
-        Row(
-            task=task,
-            head=head,
-            encoder=encoder,
-            volumes=VOLUMES,
-            positives=8 + tasks.index(task),
-            auc=(area, area - 0.05, area + 0.05),
-            gain=(gain, gain - 0.05, gain + 0.05),
-        )
-        for task in tasks
-        for head in heads
-        for encoder, area, gain in (("trained", 0.9, 0.2), ("untrained", 0.7, 0.0))
-    ]
-    result = ProbeResult(
-        rows=rows,
-        skipped={"epidural": "3 positive patients, at least 10 are needed"},
-        patients=VOLUMES,
-        pretrained_patients=VOLUMES,
+    """Two tasks by two methods, at two numbers of labels with two seeds each, of two encoders."""
+    generator = np.random.default_rng(0)
+    results, compared = [], []
+    for task in ("any_bleed", HOSTILE):
+        for method, pool in (("logistic", "both"), ("neighbours", "both")):
+            for fraction, seeds in ((0.1, (0, 1)), (1.0, (0,))):
+                shared = {"task": task, "method": method, "pool": pool, "layer": 0, "fraction": fraction}
+                for seed in seeds:
+                    areas = {"trained": 0.8 + fraction / 10, "untrained": 0.6 + fraction / 10}
+                    for encoder, area in areas.items():
+                        area += seed / 50
+                        row = {"auprc": 0.5, "balanced_accuracy": 0.5, "ece": 0.1, "brier": 0.2}
+                        row |= {"encoder": encoder, "step": STEPS, "seed": seed, "split": "id", **shared}
+                        row |= {"n_train": int(100 * fraction), "n": VOLUMES, "positives": 8}
+                        row |= {"auc": area, "auc_low": area - 0.05, "auc_high": area + 0.05}
+                        row |= {"reliability_predicted": [0.1, 0.5, 0.9]}
+                        row |= {"reliability_observed": sorted(generator.random(3).tolist())}
+                        results.append(row)
+                    row = {"encoder": "trained", "versus": "untrained", "seed": seed, "split": "id", **shared}
+                    row |= {"difference": 0.2, "difference_low": 0.1, "difference_high": 0.3}
+                    compared.append(row | {"p": 0.01, "p_holm": 0.04})
+    refused = {"encoder": "trained", "task": "epidural", "method": "logistic", "fraction": 1.0, "seed": 0}
+    results.append(refused | {"reason": "3 positive patients, at least 10 are needed"})
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(results, RESULTS), folder / "results.parquet")
+    pq.write_table(pa.Table.from_pylist(compared, COMPARISONS), folder / "comparisons.parquet")
+    summary = SweepSummary(
+        units=8,
+        done=7,
+        results=len(results),
+        refused=1,
+        comparisons=len(compared),
+        cohort_digest="d" * 64,
         confidence=0.95,
-        step=STEPS,
-        encoder_digest=sha256(run / "encoder.safetensors"),
+        leakage=(
+            Leakage(encoder="trained", tested=VOLUMES, pretrained=VOLUMES),
+            Leakage(encoder="untrained", tested=VOLUMES, pretrained=0),
+        ),
     )
-    write_text(folder / "results.json", result.model_dump_json())
+    write_text(folder / "summary.json", summary.model_dump_json())

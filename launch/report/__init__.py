@@ -25,9 +25,10 @@ def report(
 ) -> Path:
     """Write the page to `out` and the model card beside it; returns the model card's path.
 
-    run, data, probe: output folders of `fmct train`, `fmct preprocess` and `fmct probe`; features: a
-    feature store; labels: the table of `fmct labels`, to colour the map of features by. A part whose folder
-    is None is left out with a line that says so. The same input gives the same bytes.
+    run, data: output folders of `fmct train` and `fmct preprocess`; probe: that of `fmct probe` or `fmct
+    sweep`; features: a feature store, if not the one in `probe`; labels: the table of `fmct labels`, to
+    colour the map of features by. A part whose folder is None is left out with a line that says so. The
+    same input gives the same bytes.
 
     Raises FmctError that names the missing file and the command that makes it.
     """
@@ -36,6 +37,7 @@ def report(
     training = Training(run)
     volumes = Data(data) if data else None
     probes = Probes(probe) if probe else None
+    features = features or (probes.features if probes else None)
     document = Document(
         "Report of a training run",
         _summary(training, volumes, probes),

@@ -39,6 +39,7 @@ def themed() -> Iterator[None]:
     style: Any = {
         "font.size": 10,
         "font.family": "sans-serif",
+        "text.parse_math": False,  # a dollar in a label's name is a dollar
         "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
         "svg.hashsalt": "fmct",  # the same figure, the same bytes
         "figure.facecolor": "none",

@@ -1,110 +1,190 @@
-"""The report's part about what features are worth: probes with intervals, beside the untrained model."""
+"""The report's part about what features are worth: probes with intervals, and encoders pair by pair."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from markupsafe import Markup
-from matplotlib.figure import Figure
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from fmct_hpc.probe.run import ProbeResult, Row
-from launch.report.document import Bullets, Cell, Gallery, Picture, Section, Text, cell, interval, table
-from launch.report.figures import COLOURS, DIM, svg, themed
+from fmct_hpc.probe.run import ProbeResult
+from fmct_hpc.probe.sweep.collect import Summary
+from launch.report.document import Block, Bullets, Cell, Gallery, Section, Table, Text, cell, interval, table
+from launch.report.probe_figures import efficiency, forest, reliability
+from launch.report.results import TESTED, Result, features, labels, together, with_most_labels
 from shards.errors import FmctError
+
+MOST_ROWS = 500
+"""Of a table on the page; the rest is in the Parquet file that it says."""
+
+MAY_BE_SAID_ONCE = (
+    "method",
+    "features",
+    "labels",
+    "trained on",
+    "tested on",
+    "seeds",
+    "AUC of seeds",
+    "seed",
+)
 
 
 class Probes:
-    """What `fmct probe` left in its output folder."""
+    """What `fmct probe` or `fmct sweep` left in its output folder, finished or not."""
 
     def __init__(self, folder: Path) -> None:
         """Read it; raises FmctError where it is not there or of another version."""
-        path = folder / "results.json"
+        path = folder / "summary.json"
         try:
-            self.result = ProbeResult.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise FmctError(f"{path}: not there; `fmct probe` writes it when it has finished") from None
+            self.summary = Summary.model_validate_json(path.read_bytes())
+            rows = pq.read_table(folder / "results.parquet").to_pylist()
+            self._comparisons = pq.read_table(folder / "comparisons.parquet").to_pylist()
+        except FileNotFoundError as error:
+            what = "`fmct probe` and `fmct sweep` write it"
+            raise FmctError(f"{error.filename}: not there; {what} when they have finished") from None
         except ValidationError:
-            raise FmctError(f"{path}: written by another version; run `fmct probe` again") from None
+            raise FmctError(f"{path}: written by another version; probe again") from None
+        self.results = together(rows)
+        self._refused = list(dict.fromkeys((r["task"], labels(r), r["reason"]) for r in rows if r["reason"]))
+        of_a_run = folder / "results.json"
+        self.encoder_digest: str | None = None
+        if of_a_run.is_file():
+            self.encoder_digest = ProbeResult.model_validate_json(of_a_run.read_bytes()).encoder_digest
+        store = folder / "features" / self.summary.leakage[0].encoder
+        self.features = store if store.is_dir() else None
+        """The first encoder's feature store, where it lies beside the results."""
+
+    @property
+    def _level(self) -> str:
+        return f"{self.summary.confidence:.0%}"
 
     def section(self) -> Section:
-        """The table, and its intervals as a figure."""
-        result = self.result
-        level = f"{result.confidence:.0%}"
-        overlap = (
-            "The pretraining data was not at hand, so its overlap with these patients is not known."
-            if result.pretrained_patients is None
-            else f"{result.pretrained_patients:,} of the {result.patients:,} patients were in the "
-            "pretraining data, without labels."
-        )
-        how = (
-            f"Frozen features of step {result.step:,}; patient-level cross-validation over "
-            f"{result.patients:,} patients; percentile bootstrap over patients, {level} intervals. "
-            "The gain is the AUC above the same model with its initial weights, over the same resamples. "
-            f"{overlap}"
-        )
-        columns = ("task", "head", "encoder", "volumes", "positive", f"AUC [{level}]", f"gain [{level}]")
-        skipped = tuple(f"{task}: not probed, {why}." for task, why in result.skipped.items())
-        caption = f"Areas under the ROC curve with {level} intervals; the dotted line is chance."
-        return Section(
-            "Evaluation",
-            (
-                Text(how),
-                table("Probes", columns, (self._row(row) for row in result.rows)),
-                *([Bullets(skipped)] if skipped else []),
-                Gallery((Picture(self._forest(), caption),), wide=True),
+        """Tables and figures of the results, the comparisons, and what could not be probed."""
+        done = self.summary
+        blocks: list[Block] = []
+        if done.done < done.units:
+            unfinished = f"The sweep is not finished: {done.done} of {done.units} units are done."
+            blocks.append(Text(unfinished, warning=True))
+        blocks += [
+            Text(
+                "Every figure is of volumes whose patients the classifier never saw. Intervals of "
+                f"{self._level} are percentile bootstraps over patients; of several seeds, values and ends "
+                "of intervals are means."
             ),
-        )
+            Bullets(tuple(f"{leakage}."[0].upper() + f"{leakage}."[1:] for leakage in done.leakage)),
+        ]
+        if self.results:
+            blocks += [self._table(), *self._figures()]
+        if self._comparisons:
+            blocks.append(self._compared())
+        if self._refused:
+            refused = (f"{task}, labels {share}: not probed, {why}." for task, share, why in self._refused)
+            blocks.append(Bullets(tuple(refused)))
+        return Section("Evaluation", tuple(blocks))
 
-    def _row(self, row: Row) -> tuple[Cell, ...]:
-        gain = interval(*row.gain, "+.3f") if row.encoder == "trained" else cell(None)
-        names = (row.task, row.head, row.encoder)
-        return (*map(cell, names), cell(row.volumes), cell(row.positives), interval(*row.auc), gain)
+    def _table(self) -> Table:
+        columns: dict[str, list[Cell]] = {
+            "task": [cell(r.task) for r in self.results],
+            "encoder": [cell(r.encoder) for r in self.results],
+            "method": [cell(r.method) for r in self.results],
+            "features": [cell(r.features) for r in self.results],
+            "labels": [Cell(r.labels, r.n_train, number=True) for r in self.results],
+            "trained on": [cell(r.n_train) for r in self.results],
+            "tested on": [cell(r.tested) for r in self.results],
+            "volumes": [cell(r.n) for r in self.results],
+            "positive": [cell(r.positives) for r in self.results],
+            "seeds": [cell(r.seeds) for r in self.results],
+            f"AUC [{self._level}]": [interval(*r.auc) for r in self.results],
+            "AUC of seeds": [_spread(r) for r in self.results],
+            "AUPRC": [cell(r.auprc, ".3f") for r in self.results],
+            "balanced accuracy": [cell(r.balanced_accuracy, ".3f") for r in self.results],
+            "ECE": [cell(r.ece, ".3f") for r in self.results],
+            "Brier": [cell(r.brier, ".3f") for r in self.results],
+        }
+        return _varying("Probes", columns, "results.parquet")
+
+    def _compared(self) -> Table:
+        rows = self._comparisons
+        columns = {
+            "task": [cell(row["task"]) for row in rows],
+            "encoder": [cell(row["encoder"]) for row in rows],
+            "versus": [cell(row["versus"]) for row in rows],
+            "method": [cell(row["method"]) for row in rows],
+            "features": [cell(features(row)) for row in rows],
+            "labels": [cell(labels(row)) for row in rows],
+            "seed": [cell(row["seed"]) for row in rows],
+            "tested on": [cell(TESTED.get(row["split"], row["split"])) for row in rows],
+            f"difference in AUC [{self._level}]": [_signed(row) for row in rows],
+            "p": [cell(row["p"], ".2g") for row in rows],
+            "p, corrected": [cell(row["p_holm"], ".2g") for row in rows],
+        }
+        caption = "Encoders pair by pair, on the same volumes (DeLong; Holm over tasks and pairs)"
+        return _varying(caption, columns, "comparisons.parquet")
+
+    def _figures(self) -> list[Block]:
+        most = with_most_labels(self.results)
+        by_labels = efficiency(self.results)
+        return [
+            Gallery((forest(most, self._level),), wide=True),
+            *([Gallery(by_labels)] if by_labels else []),
+            Gallery(reliability(most)),
+        ]
 
     def headline(self) -> dict[str, Cell]:
-        """The mean AUC of the linear probe, trained and untrained."""
+        """The first method's AUC, mean over tasks, of each of the first encoders."""
+        best = with_most_labels(self.results)
+        if not best:
+            return {}
         areas: dict[str, list[float]] = {}
-        for row in self.result.rows:
-            if row.head == "logistic":
-                areas.setdefault(row.encoder, []).append(row.auc[0])
+        for result in best:
+            if result.place[1:] == best[0].place[1:]:
+                areas.setdefault(result.encoder, []).append(result.auc[0])
         means = {encoder: sum(values) / len(values) for encoder, values in areas.items()}
-        return {f"mean AUC of linear probes, {encoder}": cell(v, ".3f") for encoder, v in means.items()}
+        return {f"mean AUC, {best[0].method}, {name}": cell(v, ".3f") for name, v in list(means.items())[:3]}
 
     def limits(self) -> list[str]:
         """What these results cannot show, in sentences."""
-        better, worse, open_ = self._gains()
-        count = len(better) + len(worse) + len(open_)
-        said = [
-            f"Of {count} probes the trained encoder is better than the untrained one in {len(better)} "
-            f"({_names(better)}), worse in {len(worse)} ({_names(worse)}), and not told from it in "
-            f"{len(open_)}; intervals are of {self.result.confidence:.0%} each, uncorrected for their number."
+        said = []
+        for pair in dict.fromkeys((row["encoder"], row["versus"]) for row in self._comparisons):
+            rows = [row for row in self._comparisons if (row["encoder"], row["versus"]) == pair]
+            better = [row for row in rows if row["difference_low"] > 0]
+            worse = [row for row in rows if row["difference_high"] < 0]
+            sure = [row for row in better if row["p_holm"] < 1 - self.summary.confidence]
+            said.append(
+                f"Encoder {pair[0]} against {pair[1]}: of {len(rows):,} comparisons better in "
+                f"{len(better):,} ({len(sure):,} after correction for their number), worse in "
+                f"{len(worse):,}, and not told apart in the rest."
+            )
+        said += [
+            f"Of encoder {leakage.encoder}, patients that it is tested on were seen, without labels, in "
+            "pretraining."
+            for leakage in self.summary.leakage
+            if leakage.pretrained
         ]
-        if self.result.pretrained_patients:
-            said.append("Patients of the probes were seen, without labels, in pretraining.")
         return said
 
-    def _gains(self) -> tuple[list[Row], list[Row], list[Row]]:
-        """Of the trained encoder's rows: gain above 0 with its whole interval, below 0, and neither."""
-        rows = [row for row in self.result.rows if row.encoder == "trained"]
-        better = [row for row in rows if row.gain[1] > 0]
-        worse = [row for row in rows if row.gain[2] < 0]
-        return better, worse, [row for row in rows if row not in better and row not in worse]
 
-    def _forest(self) -> Markup:
-        rows = self.result.rows[::-1]
-        with themed():
-            figure = Figure(figsize=(12, 0.7 + 0.28 * len(rows)), layout="constrained")
-            axes = figure.subplots()
-            for height, row in enumerate(rows):
-                value, low, high = row.auc
-                trained = row.encoder == "trained"
-                colour = COLOURS[0] if trained else DIM
-                axes.plot([low, high], [height, height], color=colour, linewidth=1.6)
-                axes.plot(value, height, "o" if trained else "s", color=colour, markersize=5)
-            axes.axvline(0.5, color=DIM, linewidth=1, linestyle=":")
-            axes.grid(visible=False, axis="y")
-            axes.set_yticks(range(len(rows)), [f"{r.task} · {r.head} · {r.encoder}" for r in rows])
-            axes.set(xlabel="AUC", xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4))
-            return svg(figure, "probes", "Areas under the curve with their intervals, as in the table above")
+def _spread(result: Result) -> Cell:
+    if result.spread is None:
+        return cell(None)
+    return Cell("{:.3f} to {:.3f}".format(*result.spread), result.spread[1] - result.spread[0], number=True)
 
 
-def _names(rows: list[Row]) -> str:
-    return ", ".join(f"{row.task} by {row.head}" for row in rows) or "none"
+def _signed(row: Mapping[str, Any]) -> Cell:
+    return interval(row["difference"], row["difference_low"], row["difference_high"], "+.3f")
+
+
+def _varying(caption: str, columns: dict[str, list[Cell]], file: str) -> Table:
+    """A table without columns of `MAY_BE_SAID_ONCE` that are the same in all rows; its caption has them."""
+    same = {
+        name: cells[0].text
+        for name, cells in columns.items()
+        if name in MAY_BE_SAID_ONCE and len({one.text for one in cells}) == 1
+    }
+    shown = {name: cells for name, cells in columns.items() if name not in same}
+    said = ", ".join(f"{name} {text}" for name, text in same.items() if text)
+    rows = list(zip(*shown.values(), strict=True))
+    caption += f"; in all: {said}" if said else ""
+    if len(rows) > MOST_ROWS:
+        caption += f"; the first {MOST_ROWS:,} of {len(rows):,} rows, all are in {file}"
+    return table(caption, tuple(shown), rows[:MOST_ROWS])

@@ -36,9 +36,9 @@ def provenance(training: Training, data: Data | None, probes: Probes | None) -> 
         blocks.append(Text("The run has no checkpoint yet."))
     if data and learned:
         blocks.append(_same_data(learned, data))
-    if probes and encoder and probes.result.encoder_digest != training.encoder_digest:
-        what = f"The probes are not of the run's encoder but of one at step {probes.result.step:,}, SHA-256 "
-        blocks.append(Text(f"{what}{probes.result.encoder_digest}.", warning=True))
+    if probes and probes.encoder_digest not in (None, training.encoder_digest):
+        what = "The probes are not of the run's encoder at its end but of one with SHA-256 "
+        blocks.append(Text(f"{what}{probes.encoder_digest}.", warning=True))
     blocks += _software(training)
     configuration = without_paths(training.config.model_dump(mode="json"))
     recipe = yaml.safe_dump(configuration, sort_keys=False, default_flow_style=None, width=100)

@@ -1,0 +1,107 @@
+"""Figures of probes: intervals side by side, areas by number of labels, reliability."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from launch.report.document import Picture
+from launch.report.figures import COLOURS, DIM, svg, themed
+from launch.report.results import Result
+
+MOST_INTERVALS = 60
+MOST_PANELS = 9
+MARKERS = "osD^vP*X"
+LINES = ("-", "--", "-.", ":")
+"""Encoders are told apart by marker and line too, for those who do not see colours."""
+
+
+def forest(results: Sequence[Result], level: str) -> Picture:
+    """Every result's area with its interval, those of one place together."""
+    styles = _styles(results)
+    names = _names(results)
+    place = list(names).index
+    ordered = sorted(results, key=lambda result: place(result.place))[:MOST_INTERVALS][::-1]
+    with themed():
+        figure = Figure(figsize=(12, 0.9 + 0.28 * len(ordered)), layout="constrained")
+        axes = figure.subplots()
+        for height, result in enumerate(ordered):
+            value, low, high = result.auc
+            colour, marker, _ = styles[result.encoder]
+            axes.plot([low, high], [height, height], color=colour, linewidth=1.6)
+            axes.plot(value, height, marker, color=colour, markersize=6)
+        axes.axvline(0.5, color=DIM, linewidth=1, linestyle=":")
+        axes.grid(visible=False, axis="y")
+        axes.set_yticks(range(len(ordered)), [f"{names[r.place]} · {r.encoder}" for r in ordered])
+        lowest = min(0.5, *(result.auc[1] for result in ordered))
+        axes.set(xlabel="AUC", xlim=(max(0.0, lowest - 0.02), 1), ylim=(-0.6, len(ordered) - 0.4))
+        drawn = svg(figure, "areas", "Areas under the curve with their intervals, as in the table above")
+    some = f", {MOST_INTERVALS} of {len(results)}" if len(results) > MOST_INTERVALS else ""
+    return Picture(drawn, f"Areas under the ROC curve with {level} intervals{some}; dotted: chance.")
+
+
+def efficiency(results: Sequence[Result]) -> tuple[Picture, ...]:
+    """Area by number of training volumes, a panel a place; none where there is one number only."""
+    styles = _styles(results)
+    pictures: list[Picture] = []
+    for place, name in _names(results).items():
+        here = [result for result in results if result.place == place]
+        if len({result.n_train for result in here}) < 2 or len(pictures) == MOST_PANELS:
+            continue
+        title = f"AUC by labelled volumes: {name}"
+        with themed():
+            figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+            axes = figure.subplots()
+            for encoder in dict.fromkeys(result.encoder for result in here):
+                own = sorted((r for r in here if r.encoder == encoder), key=lambda result: result.n_train)
+                counts = [result.n_train for result in own]
+                areas, low, high = zip(*(result.auc for result in own), strict=True)
+                axes.plot(counts, areas, label=encoder, **_line(styles[encoder]))
+                axes.fill_between(counts, low, high, color=styles[encoder][0], alpha=0.15, linewidth=0)
+            axes.set(xlabel="training volumes", xscale="log")
+            axes.minorticks_off()
+            ticks = sorted({result.n_train for result in here})
+            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+            figure.legend(loc="outside upper center", ncols=3)
+            pictures.append(Picture(svg(figure, f"labels{len(pictures)}", title), title))
+    return tuple(pictures)
+
+
+def reliability(results: Sequence[Result]) -> tuple[Picture, ...]:
+    """What is predicted against what is observed, a panel a place, of calibrated methods."""
+    styles = _styles(results)
+    pictures: list[Picture] = []
+    for place, name in list(_names(results).items())[:MOST_PANELS]:
+        title = f"Reliability: {name}"
+        with themed():
+            figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+            axes = figure.subplots()
+            axes.plot([0, 1], [0, 1], color=DIM, linewidth=1, linestyle=":")
+            for result in (one for one in results if one.place == place):
+                axes.plot(*result.reliability, label=result.encoder, **_line(styles[result.encoder]))
+            axes.set(xlabel="predicted probability", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1))
+            figure.legend(loc="outside upper center", ncols=3)
+            pictures.append(Picture(svg(figure, f"reliability{len(pictures)}", title), title))
+    return tuple(pictures)
+
+
+def _names(results: Sequence[Result]) -> dict[tuple[str, ...], str]:
+    """Places in the order of the results, named by what is not the same in all of them."""
+    places = list(dict.fromkeys(result.place for result in results))
+    varying = [number for number, values in enumerate(zip(*places, strict=True)) if len(set(values)) > 1]
+    return {place: " · ".join(place[number] for number in varying or [0]) for place in places}
+
+
+def _styles(results: Sequence[Result]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and line of each encoder, the same in every figure."""
+    encoders = dict.fromkeys(result.encoder for result in results)
+    return {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        for i, name in enumerate(encoders)
+    }
+
+
+def _line(style: tuple[str, str, str]) -> Any:
+    """What Matplotlib's `plot` takes of a style."""
+    colour, marker, line = style
+    return {"color": colour, "linestyle": line, "marker": marker, "markersize": 4}

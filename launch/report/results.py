@@ -1,0 +1,100 @@
+"""Results of probes as a report tells them: seeds taken together, budgets and features in words."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TESTED = {"id": "in distribution", "ood": "out of distribution"}
+"""What the test sets of a sweep's tables are."""
+POOLS = {"cls": "CLS", "mean": "mean of patches", "both": "CLS and mean"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One encoder under one method on one task: the mean over seeds of values and of interval ends."""
+
+    encoder: str
+    task: str
+    method: str
+    features: str
+    labels: str
+    tested: str
+    seeds: int
+    n_train: int
+    n: int
+    positives: int
+    auc: tuple[float, float, float]
+    spread: tuple[float, float] | None
+    """Least and greatest AUC of the seeds; None of a single one."""
+    auprc: float
+    balanced_accuracy: float
+    ece: float
+    brier: float
+    reliability: tuple[list[float], list[float]]
+    """Predicted and observed shares of positives, bin by bin, of the first seed."""
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """All but the encoder and the number of labels."""
+        return self.task, self.method, self.features, self.tested
+
+
+def features(row: Mapping[str, Any]) -> str:
+    """Which features a row is about."""
+    layer = {None: "", -1: "last layer"}.get(row["layer"], f"layer {row['layer']}")
+    return ", ".join(part for part in (POOLS.get(row["pool"], ""), layer) if part) or "all weights"
+
+
+def labels(row: Mapping[str, Any]) -> str:
+    """How many labels a row's classifiers learnt from."""
+    return f"{row['shots']} of each class" if row["shots"] is not None else f"{100 * row['fraction']:g} %"
+
+
+def together(rows: Iterable[Mapping[str, Any]]) -> list[Result]:
+    """Rows of results.parquet that have figures, their seeds taken together, in the order of the table."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["reason"] is None:
+            key = (row["encoder"], row["task"], row["method"], features(row), labels(row), row["split"])
+            groups.setdefault(key, []).append(row)
+    return [_result(found) for found in groups.values()]
+
+
+def _result(rows: list[Mapping[str, Any]]) -> Result:
+    first = rows[0]
+
+    def mean(name: str) -> float:
+        return float(np.mean([row[name] for row in rows]))
+
+    areas = [row["auc"] for row in rows]
+    return Result(
+        encoder=first["encoder"],
+        task=first["task"],
+        method=first["method"],
+        features=features(first),
+        labels=labels(first),
+        tested=TESTED.get(first["split"], first["split"]),
+        seeds=len(rows),
+        n_train=round(mean("n_train")),
+        n=round(mean("n")),
+        positives=round(mean("positives")),
+        auc=(mean("auc"), mean("auc_low"), mean("auc_high")),
+        spread=(min(areas), max(areas)) if len(rows) > 1 else None,
+        auprc=mean("auprc"),
+        balanced_accuracy=mean("balanced_accuracy"),
+        ece=mean("ece"),
+        brier=mean("brier"),
+        reliability=(first["reliability_predicted"], first["reliability_observed"]),
+    )
+
+
+def with_most_labels(results: Iterable[Result]) -> list[Result]:
+    """Of each encoder and place the result that learnt from most volumes."""
+    most: dict[tuple[str, ...], Result] = {}
+    for result in results:
+        key = (result.encoder, *result.place)
+        if key not in most or result.n_train > most[key].n_train:
+            most[key] = result
+    return list(most.values())
