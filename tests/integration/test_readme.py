@@ -26,6 +26,10 @@ SIZES = {
         "--config launch/recipes/reference-preprocess.yaml workers=2 'grid.spacing_mm=[4, 4, 4]'"
     ),
     "labels=labels.parquet": "labels=labels.parquet folds=3 bootstrap=50",
+    "--out sweeps/first": (
+        "--out sweeps/first device=cpu bootstrap=50 'methods=[logistic]' 'pools=[cls]' 'fractions=[1.0]' "
+        "'shots=[]' 'seeds=[0]' 'encoders=[{name: first, weights: runs/first}]'"
+    ),
 }
 """What a test changes of README's commands: its paths, and sizes to what two cores do in seconds."""
 
