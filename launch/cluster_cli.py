@@ -27,7 +27,21 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
 ]
-Stage = Literal["scan", "labels", "plan", "preprocess", "collect", "train", "probe", "report"]
+Stage = Literal[
+    "scan",
+    "labels",
+    "plan",
+    "preprocess",
+    "collect",
+    "train",
+    "probe",
+    "report",
+    "sweep-plan",
+    "features",
+    "features-joined",
+    "sweep",
+    "swept",
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only print the batch scripts, and what each task would run.")
 ]

@@ -6,6 +6,7 @@ one place, and no job has to submit others.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.probe.config import ProbeConfig
+from fmct_hpc.probe.config import ProbeConfig, SweepConfig
+from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.sweep.run import Sweep
 from launch import stages
 from launch.config import Model, load
 from launch.site import Site
@@ -58,6 +61,15 @@ class Training(Recipe):
     """None: the GPUs that the site gives training on each node, or one rank."""
 
 
+class Sweeping(Recipe):
+    """A grid of probes (docs/probes.md) over the trained encoder, the same untrained, and others."""
+
+    tasks: Positive | None = None
+    """Size of its array; None: the site's `width`."""
+    encoders: tuple[EncoderSpec, ...] = ()
+    """Further encoders, for example the reference's weights."""
+
+
 class Pipeline(_Section):
     """All of a pipeline."""
 
@@ -72,6 +84,8 @@ class Pipeline(_Section):
     preprocess: Preprocessing = Preprocessing()
     train: Training = Training()
     probe: Recipe = Recipe()
+    sweep: Sweeping | None = None
+    """None: only the probe."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +116,10 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     keyed = pipeline.labels.suffix == ".parquet"
     labels = pipeline.labels if keyed else out / "labels.parquet"
 
-    preparing = _resolved(PreprocessConfig, pipeline.preprocess, [f"key_file={key}"])
+    preparing = _resolved("preprocess", PreprocessConfig, pipeline.preprocess, [f"key_file={key}"])
     volumes = data / preparing.output.formats[0]
-    training = _resolved(TrainConfig, pipeline.train, [f"data.path={volumes}"])
-    probing = _resolved(ProbeConfig, pipeline.probe, [f"data={volumes}", f"labels={labels}"])
+    training = _resolved("train", TrainConfig, pipeline.train, [f"data.path={volumes}"])
+    probing = _resolved("probe", ProbeConfig, pipeline.probe, [f"data={volumes}", f"labels={labels}"])
     nodes, ranks = pipeline.train.nodes, pipeline.train.ranks_per_node or max(1, site.train.gpus_per_node)
     training.accumulation(nodes * ranks)
     shares = min(pipeline.preprocess.tasks or site.width, site.array_size)
@@ -122,7 +136,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     collect = stages.collect_job(catalog, data, arguments["preprocess"], site)
     train = stages.train_job(run, arguments["train"], nodes, ranks, site)
     measure = stages.probe_job([run], probe, arguments["probe"], site)
-    report = stages.report_job(out / "report.html", data, run, probe, site)
+    report = stages.report_job(out / "report.html", data, run, probe, labels, site)
 
     plan = replace(plan, after_success=(scan.name,))
     array = replace(array, after_success=(plan.name,))
@@ -145,7 +159,38 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
         Step("probe", measure, probe / "slurm", (probe / "results.json",), recipes["probe"]),
         Step("report", report, out / "slurm", (out / "report.html",)),
     ]
+    if pipeline.sweep:
+        found += _sweep(pipeline.sweep, out, volumes, labels, site, measure.after_success)
     return _named([step for step in found if step.stage != "labels" or not keyed], out)
+
+
+def _sweep(
+    sweep: Sweeping, out: Path, volumes: Path, labels: Path, site: Site, needed: tuple[str, ...]
+) -> list[Step]:
+    """The jobs of a sweep; `needed` names those that make weights and labels."""
+    run, swept = out / "run", out / "sweep"
+    encoders = [
+        EncoderSpec(name="trained", weights=run),
+        EncoderSpec(name="untrained", weights=run, untrained=0),
+        *sweep.encoders,
+    ]
+    given = json.dumps([spec.model_dump(mode="json") for spec in encoders])
+    own = [f"data={volumes}", f"labels={labels}", f"features={out / 'features'}", f"encoders={given}"]
+    settings = _resolved("sweep", SweepConfig, sweep, own)
+    recipe = _kept(settings, out, "sweep")
+    shares = min(sweep.tasks or site.width, site.array_size)
+    plan = replace(stages.sweep_plan_job(recipe[0], swept, site), after_success=needed)
+    jobs = stages.sweep_chain(recipe[0], swept, [], Sweep(settings, swept).extractions, shares, site)
+    *features, grid, collect = jobs
+    if features:
+        features[0] = replace(features[0], after_success=needed)
+    grid = replace(grid, after_success=(*grid.after_success, plan.name))
+    collect = replace(collect, after_success=(plan.name,))
+    outputs = {plan.name: (swept / "plan.json",), collect.name: (swept / "results.parquet",)}
+    return [
+        Step(job.name.removeprefix("fmct-"), job, swept / "slurm", outputs.get(job.name, ()), recipe)
+        for job in (plan, *features, grid, collect)
+    ]
 
 
 def _named(steps: list[Step], out: Path) -> list[Step]:
@@ -185,9 +230,12 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
-def _resolved(model: type[Model], recipe: Recipe, own: list[str]) -> Model:
+def _resolved(stage: str, model: type[Model], recipe: Recipe, own: list[str]) -> Model:
     """A stage's whole configuration, with what the pipeline itself knows."""
-    return load(model, recipe.config, [*recipe.overrides, *own])
+    try:
+        return load(model, recipe.config, [*recipe.overrides, *own])
+    except FmctError as error:
+        raise FmctError(f"{stage}: {error}") from None
 
 
 def _kept(settings: BaseModel, out: Path, stage: str) -> tuple[Path, str]:

@@ -80,12 +80,6 @@ def probe_job(runs: list[Path], out: Path, configuration: list[str], site: Site)
     return Job("fmct-probe", commands, site.probe)
 
 
-def report_job(out: Path, data: Path, run: Path, probe: Path, site: Site) -> Job:
-    """Writes the page of a whole run."""
-    command = fmct(site, "report", out, "--data", data, "--run", run, "--probe", probe)
-    return Job("fmct-report", (command,), site.light)
-
-
 def sweep_jobs(config: Path, out: Path, overrides: list[str], site: Site) -> list[Job]:
     """An array that extracts features, a job that joins them, an array over the grid, a job that collects.
 
@@ -95,7 +89,14 @@ def sweep_jobs(config: Path, out: Path, overrides: list[str], site: Site) -> lis
     from fmct_hpc.probe.sweep.run import Sweep
 
     sweep = Sweep(load(SweepConfig, config, overrides), out)
-    shares, extractions = min(len(sweep.plan().tasks), site.array_size), sweep.extractions
+    shares = min(len(sweep.plan().tasks), site.array_size)
+    return sweep_chain(config, out, overrides, sweep.extractions, shares, site)
+
+
+def sweep_chain(
+    config: Path, out: Path, overrides: list[str], extractions: int, shares: int, site: Site
+) -> list[Job]:
+    """A sweep's jobs for a plan that is there by the time they start; extractions: its array for features."""
     command = fmct(site, "sweep", config, "--out", out, *overrides)
 
     def job(name: str, *arguments: tuple[str, ...], success: tuple[str, ...] = ()) -> Job:
@@ -111,6 +112,18 @@ def sweep_jobs(config: Path, out: Path, overrides: list[str], site: Site) -> lis
     grid = job("fmct-sweep", *(("--share", f"{i}/{shares}") for i in range(shares)), success=ready)
     collect = (*command, "--collect")
     return [*jobs, grid, Job("fmct-swept", (collect,), site.light, after_end=("fmct-sweep",))]
+
+
+def sweep_plan_job(config: Path, out: Path, site: Site) -> Job:
+    """Cuts the grid into tasks, where data and labels are not there yet when jobs are submitted."""
+    return Job("fmct-sweep-plan", (fmct(site, "sweep", config, "--out", out, "--plan"),), site.light)
+
+
+def report_job(out: Path, data: Path, run: Path, probe: Path, labels: Path, site: Site) -> Job:
+    """Writes the page of a whole run, with a map of the features that the probe extracted."""
+    arguments = ("--data", data, "--run", run, "--probe", probe, "--labels", labels)
+    command = fmct(site, "report", out, *arguments, "--features", probe / "features/trained")
+    return Job("fmct-report", (command,), site.light)
 
 
 def fmct(site: Site, *arguments: str | Path) -> tuple[str, ...]:

@@ -82,6 +82,29 @@ def test_each_job_waits_for_what_it_reads(recipe):
     assert submitted(found) == ORDER
 
 
+def test_a_sweep_hangs_on_the_training_beside_the_probe(recipe):
+    found = chain(recipe, "sweep={set: [feature_tasks=2], encoders: [{name: theirs, weights: /theirs.pth}]}")
+    sweep = {step.job.name: step for step in found if step.stage not in ORDER}
+    stage = {step.job.name: step.stage for step in found}
+    assert {
+        s.stage: [stage[n] for n in (*s.job.after_success, *s.job.after_end)] for s in sweep.values()
+    } == {
+        "sweep-plan": ["train", "labels"],
+        "features": ["train", "labels"],
+        "features-joined": ["features"],
+        "sweep": ["features-joined", "sweep-plan"],
+        "swept": ["sweep-plan", "sweep"],
+    }
+    sizes = {step.stage: len(step.job.commands) for step in sweep.values()}
+    assert (sizes["features"], sizes["sweep"]) == (3 * 2, SITE.width)
+    [text] = {step.recipe[1] for step in sweep.values() if step.recipe}
+    assert [line.split()[-1] for line in text.splitlines() if "name:" in line] == [
+        "trained",
+        "untrained",
+        "theirs",
+    ]
+
+
 def test_what_is_done_stays_until_something_it_was_made_from_is_newer(recipe, tmp_path):
     found = chain(recipe)
     finish(found, *ORDER)
