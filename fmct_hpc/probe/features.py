@@ -44,8 +44,9 @@ def extract_store(
     name: the encoder's, for tables. rows: numbers of the volumes, None for all. layers: from 0, or from the
     end by -1 and so on. tokens: keep each patch's token too, in float16. workers: threads that read
     volumes. task: (i, n) makes the i-th of n shares of the parts alone and returns None; without it all
-    missing parts are made, joined, and the store is returned. A store in `out` of another encoder, dataset
-    or choice is replaced.
+    missing parts are made, joined, and the store is returned. A store in `out` that has all that is asked
+    for, and more, is returned as it is; where it lacks some, one of both takes its place, so that cohorts
+    and sweeps can share it; one of another encoder or dataset is replaced.
 
     Raises FmctError for a layer that the encoder does not have, volumes that were preprocessed in another
     way than those it was trained on, and a damaged shard.
@@ -54,17 +55,26 @@ def extract_store(
     if not len(rows):
         raise FmctError(f"{dataset.path}: no volume to extract features of")
     require_same_preprocessing(dataset, encoder.preprocess_digest, f"encoder {name}")
+    numbers = _numbers(layers, encoder.depth, name)
+    held = store.held(out, encoder.digest, dataset.info.digest, encoder.poolings)
+    if held:
+        place = {key: row for row, key in enumerate(dataset.index["key"].to_pylist())}
+        held_rows = np.array([place[key] for key in held.keys.tolist()], dtype=np.int64)
+        has_all = set(numbers) <= set(held.info.layers) and tokens <= held.info.request.tokens
+        if has_all and np.isin(rows, held_rows).all():
+            return held
+        rows = np.union1d(rows, held_rows)
+        numbers = tuple(sorted({*numbers, *held.info.layers}))
+        tokens = tokens or held.info.request.tokens
     index = dataset.index.select(store.KEYS).take(rows)
     request = FeatureRequest(
         encoder_digest=encoder.digest,
         dataset_digest=dataset.info.digest,
         keys_digest=hashlib.sha256("\n".join(index["key"].to_pylist()).encode()).hexdigest(),
-        layers=_numbers(layers, encoder.depth, name),
+        layers=numbers,
         poolings=encoder.poolings,
         tokens=tokens,
     )
-    if store.finished(out, request):
-        return FeatureStore.open(out)
     starts = range(0, len(rows), part_volumes)
     extents = [(start, min(start + part_volumes, len(rows))) for start in starts]
     parts = [store.part_path(out, request, *extent) for extent in extents]

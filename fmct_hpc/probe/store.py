@@ -101,6 +101,11 @@ class FeatureInfo(BaseModel):
         return self.request.dataset_digest
 
     @property
+    def source_digest(self) -> str:
+        """Of encoder and dataset: on no more depend a volume's features at a layer, however many it holds."""
+        return _digest({"encoder": self.encoder_digest, "dataset": self.dataset_digest})
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """Numbers of the layers that are stored, from 0."""
         return self.request.layers
@@ -221,15 +226,20 @@ def part_is_done(path: Path, request: FeatureRequest) -> bool:
         return False
 
 
-def finished(out: Path, request: FeatureRequest) -> bool:
-    """Whether `out` is a finished store of this very request, its files all there in their sizes."""
+def held(
+    out: Path, encoder_digest: str, dataset_digest: str, poolings: tuple[Pooling, ...]
+) -> FeatureStore | None:
+    """The finished store in `out`, if it is of this encoder and dataset and its files have their sizes."""
     try:
-        info = FeatureStore.open(out).info
-        folder = out / request.digest[:8]
-        sizes = all((folder / name).stat().st_size == facts.bytes for name, facts in info.files.items())
+        found = FeatureStore.open(out)
+        folder = out / found.info.request.digest[:8]
+        sizes = all((folder / name).stat().st_size == facts.bytes for name, facts in found.info.files.items())
     except (FmctError, OSError):
-        return False
-    return info.request == request and sizes
+        return None
+    request = found.info.request
+    wanted = (encoder_digest, dataset_digest, poolings)
+    same = (request.encoder_digest, request.dataset_digest, request.poolings) == wanted
+    return found if same and sizes else None
 
 
 def collect(

@@ -135,13 +135,44 @@ def read_all(folder: Path) -> None:
     store.tokens()
 
 
-def test_another_choice_of_volumes_replaces_the_store(
+def test_cohorts_share_a_store_and_another_encoder_replaces_it(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path
 ) -> None:
-    extract_store(encoder, "ours", dataset, tmp_path)
-    some = extract_store(encoder, "ours", dataset, tmp_path, rows=np.array([4, 1]))
-    assert some.keys.tolist() == [dataset.index["key"][4].as_py(), dataset.index["key"][1].as_py()]
-    assert len([child for child in tmp_path.iterdir() if child.is_dir()]) == 1
+    read: list[int] = []
+
+    def extract(encoder: OurEncoder, rows: list[int], **choice: object) -> list[int]:
+        """Numbers of the volumes that the store then holds; `read` gets how many were read."""
+        read.clear()
+        found = extract_store(
+            encoder,
+            "ours",
+            dataset,
+            tmp_path,
+            rows=np.array(rows),
+            progress=lambda *at: read.append(at[0]),
+            **choice,
+        )
+        assert found
+        assert len([child for child in tmp_path.iterdir() if child.is_dir()]) == 1
+        return [dataset.position(key) for key in found.keys.tolist()]
+
+    assert extract(encoder, [4, 1]) == [4, 1]
+    first = FeatureStore.open(tmp_path)
+    before = first.vectors()
+    assert extract(encoder, [1]) == [4, 1]
+    assert not read
+    assert extract(encoder, [5, 1], layers=(0,)) == [1, 4, 5]
+    both = FeatureStore.open(tmp_path)
+    assert both.info.layers == (0, 2)
+    assert both.info.source_digest == first.info.source_digest
+    assert both.vectors()[[1, 0]] == pytest.approx(before, abs=1e-5)
+    assert extract(encoder, [4, 5], layers=(0, -1)) == [1, 4, 5]
+    assert not read
+    assert extract(encoder, [4], tokens=True) == [1, 4, 5]
+    assert read[-1] == 3
+
+    other = VisionTransformer(encoder.info.model, 3, 24).eval()
+    assert extract(OurEncoder(other, encoder.info), [0]) == [0]
 
 
 def test_volumes_of_another_preprocessing_are_refused(

@@ -178,6 +178,4 @@ class Sweep:
     def _source_digest(self, unit: Unit) -> str:
         source = self._sources[unit.encoder]
         # Weights are large: for fine-tuning, their name stands for them.
-        return (
-            source.spec.model_dump_json() if unit.method in ON_VOLUMES else source.store.info.request.digest
-        )
+        return source.spec.model_dump_json() if unit.method in ON_VOLUMES else source.store.info.source_digest
