@@ -30,8 +30,8 @@ _BY_CODE: dict[int, Cause] = {
 
 _SAID: tuple[tuple[str, Cause], ...] = (
     ("DUE TO PREEMPTION", "preempted"),
-    ("DUE TO NODE FAILURE", "node failure"),
     ("error: Node failure on", "node failure"),
+    ("DUE TO NODE FAILURE", "node failure"),
     ("DUE TO TIME LIMIT", "time limit"),
     ("DUE TO JOB REQUEUE", "requeued"),
 )

@@ -159,7 +159,7 @@ def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) 
         "signal_delay_s": site.warn_seconds,
         "array_parallelism": site.width,
         "stderr_to_stdout": True,
-        "setup": [*_site_setup(site), f'[ -z "${{SLURM_RESTART_COUNT:-}}" ] || {before} || exit 2', *SETUP],
+        "setup": [*_site_setup(site), *SETUP, f'[ -z "${{SLURM_RESTART_COUNT:-}}" ] || {before} || exit 2'],
         "teardown": [
             "code=$?",
             *([_mark(job.done)] if job.done else []),

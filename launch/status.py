@@ -1,5 +1,6 @@
 """Showing a folder's jobs: tables on a terminal, plain lines elsewhere."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,6 +14,9 @@ from fmct_hpc.train.checkpoint import newest_step
 from launch.requeue import Ending
 from launch.watch import Picture, look, state_of
 from preprocess import ledger
+
+SILENT_SECONDS = 60.0
+"""From here on it is said how long ago a run that goes on has done its last step."""
 
 
 def status(folder: Path, console: Console) -> None:
@@ -62,7 +66,9 @@ def _training(picture: Picture) -> str:
     state = state_of(newest, picture) if newest.ended is None else _ended(newest)
     if newest.ended and newest.cause != "done" and any(job.state == "PENDING" for job in picture.alive):
         state = f"waits to start again after: {state}"
-    parts = [state, f"step {int(figures.get('step', 0)):,} of {steps:,}"]
+    silent = time.time() - (picture.folder / "metrics.jsonl").stat().st_mtime if figures else 0.0
+    long_ago = f" ({_duration(silent)} ago)" if newest.ended is None and silent > SILENT_SECONDS else ""
+    parts = [state, f"step {int(figures.get('step', 0)):,} of {steps:,}{long_ago}"]
     parts += [f"loss {figures['loss']:.4g}"] if "loss" in figures else []
     return ", ".join([*parts, f"newest checkpoint of step {newest_step(picture.folder):,}"])
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.train.checkpoint import DataFacts, newest_step
+from fmct_hpc.train.checkpoint import DataFacts, file_facts, newest_step
 from fmct_hpc.train.software import Software
 from shards.atomic import write_text
 from shards.errors import DISK_FULL, DamagedDataError, FmctError, NoRoomError, UnsoundError
@@ -107,11 +107,15 @@ class Attempt(_Closed):
     process: int
     """Rank 0's process id on its host."""
     world_size: int
+    device: str = "cpu"
+    """What rank 0 computes on."""
     slurm: SlurmJob | None
     configuration: dict[str, Any]
     """The whole TrainConfig: parts of it may change from one attempt to the next."""
     data: DataFacts
     """Digests of the volumes trained on."""
+    start_digest: str | None
+    """SHA-256 of the weights of run.start_from."""
     software: Software
     first_step: int
     """The first step to do, counted from 1: the one after the checkpoint that it goes on from."""
@@ -167,7 +171,9 @@ def attempts(run: Path) -> list[Attempt]:
     return found
 
 
-def begin(run: Path, config: TrainConfig, data: DataFacts, hosts: list[str], step: int) -> Attempt:
+def begin(
+    run: Path, config: TrainConfig, data: DataFacts, hosts: list[str], step: int, device: str = "cpu"
+) -> Attempt:
     """Record that an attempt begins, at `step` done steps, with a rank on each of `hosts`; rank 0 calls it.
 
     Attempts before it that have no end are concluded as killed.
@@ -177,15 +183,18 @@ def begin(run: Path, config: TrainConfig, data: DataFacts, hosts: list[str], ste
     ranks: dict[str, list[int]] = {}
     for rank, host in enumerate(hosts):
         ranks.setdefault(host, []).append(rank)
+    weights = file_facts(config.run.start_from) if config.run.start_from else None
     attempt = Attempt(
         number=number,
         began=_now(),
         hosts=ranks,
         process=os.getpid(),
         world_size=len(hosts),
+        device=device,
         slurm=SlurmJob.here(),
         configuration=config.model_dump(mode="json"),
         data=data,
+        start_digest=weights.sha256 if weights else None,
         software=Software.here(),
         first_step=step + 1,
     )

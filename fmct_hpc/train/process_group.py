@@ -23,6 +23,10 @@ class Place(NamedTuple):
     local_rank: int
     device: torch.device
 
+    def device_name(self) -> str:
+        """As its maker calls it: NVIDIA H100 80GB HBM3; of a processor: cpu."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
 
 def join(device: Literal["cpu", "gpu"]) -> Place:
     """Join the process group (gloo on CPUs, NCCL on GPUs); a second call only tells the place.

@@ -3,7 +3,9 @@
 import fcntl
 import json
 import logging
+import os
 import socket
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +22,9 @@ from shards import Dataset, FmctError
 from shards.atomic import write_text
 
 log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 150.0
+"""NFS keeps the locks of a client that has died for its lease, 90 seconds where nobody changed it."""
 
 FREE_TO_CHANGE = (
     "data.path",  # the same volumes may move, or be read from the other format: what they hold is compared
@@ -109,8 +114,8 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     found = on_first_rank(lambda: preflight(config, run, place.world_size))
     on_first_rank(lambda: _write_configuration(config, run))
     facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
-    step = found[1].step if found else 0
-    attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step))
+    step, device = found[1].step if found else 0, place.device_name()
+    attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device))
     last = min(until or config.run.steps, config.run.steps)
     with stop_on_signal(end) as stop:
         try:
@@ -163,14 +168,22 @@ def _export(run: Path, done: int) -> None:
 
 
 def _lock(run: Path) -> IO[str]:
-    """Hold the run folder as long as the returned file is open: two trainings there would ruin each other."""
+    """Hold the run folder as long as the returned file is open: two trainings there would ruin each other.
+
+    A job that Slurm has started again waits a while for what is left of its last start, on a lost node say.
+    """
+    deadline = time.monotonic() + (LOCK_SECONDS if os.environ.get("SLURM_RESTART_COUNT") else 0)
     run.mkdir(parents=True, exist_ok=True)
     file = (run / ".lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise FmctError(f"{run}: another process is training there; wait for it, or end it") from None
-    return file
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:
+            if time.monotonic() > deadline:
+                file.close()
+                raise FmctError(f"{run}: another process is training there; wait for it, or end it") from None
+            time.sleep(2)
 
 
 def _write_configuration(config: TrainConfig, run: Path) -> None:

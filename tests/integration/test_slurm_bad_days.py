@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import paced_training
@@ -21,10 +23,15 @@ from launch.config import load
 from launch.ranks import run_ranks
 from launch.site import Resources, Site
 from launch.slurm import Job, submit
+from launch.stages import preprocess_jobs
+from launch.watch import look
+from preprocess import ledger
+from shards.errors import FmctError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-SITE = load(Site, Path(__file__).parents[2] / "launch/recipes/site-test.yaml", [])
+REPOSITORY = Path(__file__).parents[2]
+SITE = load(Site, REPOSITORY / "launch/recipes/site-test.yaml", [])
 STEPS, SAVE_EVERY, HIT = 30, 10, 14
 """Faults strike after step HIT, between the checkpoints of steps 10 and 20."""
 PAUSE = "0.2"
@@ -105,6 +112,9 @@ def table() -> Iterator[Callable[[str, list[Attempt], str], None]]:
     rows: list[str] = []
 
     def add(fault: str, starts: list[Attempt], what: str = "") -> None:
+        if not starts:
+            rows.append(f"| {fault} | {what} | | |")
+            return
         lost = sum(start.lost_steps or 0 for start in starts)
         causes = "; ".join(
             f"{start.cause}: {start.detail}" if start.detail else f"{start.cause}" for start in starts
@@ -130,6 +140,27 @@ def processes(job: str, program: str = "", **variables: str) -> list[int]:
     return found
 
 
+def parent(process: int) -> int:
+    with suppress(OSError):
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def is_slurmstepd(process: int) -> bool:
+    """What slurmd leaves with each step on each node: it tells slurmctld how the step ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text().startswith("slurmstepd")
+    return False
+
+
+def program(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a shell script before all others on the PATH, of jobs too."""
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+
 def daemon(name: str) -> int:
     return int((Path(os.environ["FMCT_CLUSTER_DIR"]) / "pid" / f"{name}.pid").read_text())
 
@@ -153,8 +184,10 @@ def node_to_lose(cluster) -> Iterator[Callable[[str, str], None]]:
     def lose(node: str, job: str) -> None:
         lost.append(node)
         os.kill(daemon(f"slurmd-{node}"), signal.SIGKILL)
-        for process in processes(job, SLURMD_NODENAME=node):  # ranks, batch script, srun
-            os.kill(process, signal.SIGKILL)
+        running = processes(job, SLURMD_NODENAME=node)  # ranks, batch script, srun
+        for process in [*filter(is_slurmstepd, map(parent, running)), *running]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         subprocess.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power"], check=True)
 
     yield lose
@@ -162,13 +195,17 @@ def node_to_lose(cluster) -> Iterator[Callable[[str, str], None]]:
         restart("slurmd", "-N", node)
         subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
         idle = lambda node=node: "idle" in cluster._run("sinfo", "-hn", node, "-o", "%T", "-p", "low")  # noqa: E731
-        cluster.until(idle, 60, f"node {node}")
+        cluster.until(idle, 150, f"node {node}")
 
 
 @pytest.mark.parametrize("which", [0, pytest.param(1, marks=rare)])
-def test_a_node_goes_down(training, unbroken, table, node_to_lose, which):
-    """The first node is that of the batch script, which thus cannot say anything."""
-    training.submit().at_step()
+def test_a_node_goes_down(training, unbroken, table, node_to_lose, which, monkeypatch):
+    """The first is that of the batch script, which thus cannot say anything. At the second, no accounting."""
+    with monkeypatch.context() as jobs:
+        if which == 1:
+            program(training.folder / "bin/sacct", "exit 1", jobs)
+        training.submit()
+    training.at_step()
     nodes = training.cluster._run("squeue", "-hj", training.job, "-o", "%N")
     name = training.cluster._run("scontrol", "show", "hostnames", nodes.strip()).split()[which]
     node_to_lose(name, training.job)
@@ -177,7 +214,8 @@ def test_a_node_goes_down(training, unbroken, table, node_to_lose, which):
     assert starts[0].lost_steps <= SAVE_EVERY
     assert starts[1].first_step == SAVE_EVERY + 1
     assert training.digests() == unbroken
-    table(f"a node goes down ({'its batch script with it' if which == 0 else 'not the first'})", starts)
+    which_node = "the first, which has the batch script" if which == 0 else "another; no accounting"
+    table(f"a node goes down ({which_node})", starts)
 
 
 def test_a_rank_is_killed(training, unbroken, table):
@@ -235,9 +273,9 @@ def test_preemption(training, unbroken, table):
 
 @rare
 def test_the_time_limit(training, unbroken, table, monkeypatch):
-    monkeypatch.setenv("FMCT_TEST_PAUSE", "1.5")
-    site = SITE.model_copy(update={"warn_seconds": 30})
-    training.submit(site, SITE.train.model_copy(update={"time_minutes": 1}))
+    monkeypatch.setenv("FMCT_TEST_PAUSE", "2")
+    site = SITE.model_copy(update={"warn_seconds": 30})  # Slurm may warn up to a minute earlier
+    training.submit(site, SITE.train.model_copy(update={"time_minutes": 2}))
     starts = training.done(500)
     assert len(starts) > 1
     assert {start.cause for start in starts[:-1]} == {"time limit"}
@@ -293,3 +331,71 @@ def test_a_training_that_crashes_each_time_at_one_step(training, table, monkeypa
     ] * 2
     assert training.log().count("not queued again") == 1
     table("a rank crashes each time at one step", starts)
+
+
+@rare
+def test_a_rank_is_killed_under_the_sbatch_file(training, unbroken, table, monkeypatch):
+    command = f'exec {sys.executable} {paced_training.__file__} "$@"'
+    program(training.folder / "bin/fmct", command, monkeypatch)
+    monkeypatch.setenv("FMCT_BACKOFF_SECONDS", "2")
+    monkeypatch.chdir(training.folder)
+    script = REPOSITORY / "launch/sbatch/train.sbatch"
+    arguments = ["--run", training.run, "--config", training.recipe]
+    given = ["sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", script, *arguments]
+    training.job = subprocess.run(given, capture_output=True, text=True, check=True).stdout.strip()
+    training.at_step()
+    (victim,) = processes(training.job, "paced_training", SLURM_PROCID="1")
+    os.kill(victim, signal.SIGKILL)
+    starts = training.done()
+    assert [(start.cause, start.failed_rank) for start in starts] == [("crash", 1), ("done", None)]
+    assert training.digests() == unbroken
+    table("a rank is killed, `train.sbatch`", starts)
+
+
+@rare
+def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_each_time(
+    cluster, tmp_path, table
+):
+    def fmct(*arguments: str | Path) -> None:
+        subprocess.run([sys.executable, "-m", "launch.cli", *map(str, arguments)], check=True, timeout=300)
+
+    catalog, key, here, out = (tmp_path / name for name in ("catalog.parquet", "hmac.key", "here", "out"))
+    overrides = [f"key_file={key}", "output.shard_mib=2"]
+    fmct("demo", "export", tmp_path / "export", "--studies", "12", "--matrix", "64")
+    fmct("scan", tmp_path / "export/dicom", "--catalog", catalog)
+    fmct("keygen", key)
+    fmct("preprocess", catalog, "--out", here, *overrides)
+    tasks = ledger.status(here).done
+    site = SITE.model_copy(update={"array_size": 3})
+    assert tasks > site.array_size
+
+    array, collect = preprocess_jobs(catalog, out, None, overrides, site)
+    dies = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    numbers = submit([replace(array, commands=(*array.commands[:-1], dies)), collect], out / "slurm", site)
+    cluster.wait(numbers[1], 300)
+    assert sorted(cluster.states(numbers[0])) == ["COMPLETED", "COMPLETED", "FAILED"]
+    status = ledger.status(out)
+    assert 0 < status.done < tasks
+    (told,) = look(out).given_up.items()
+    assert told[0] == f"{numbers[0]}_2"
+    assert [ending.cause for ending in told[1]] == ["crash", "crash"]
+    done = f"tried twice, then given up, with its reason; {status.done} of {tasks} tasks done by the others"
+    table("an array task dies each time", [], done)
+
+    numbers = submit(preprocess_jobs(catalog, out, None, overrides, site), out / "slurm", site)
+    assert [cluster.wait(number, 300) for number in numbers] == ["COMPLETED", "COMPLETED"]
+    for form in ("zarr/dataset.json", "webdataset/dataset.json"):
+        assert (out / form).read_bytes() == (here / form).read_bytes()
+    table(
+        "submitted again, with more tasks than the array may have",
+        [],
+        "shared out; only the missing are done",
+    )
+
+
+@rare
+def test_an_array_that_slurm_does_not_take_is_one_line(cluster, tmp_path, table):
+    job = Job("many", ((sys.executable, "-c", "pass"),) * 1100, SITE.preprocess)
+    with pytest.raises(FmctError, match=r"Slurm refused many .*nvalid job array") as refused:
+        submit([job], tmp_path, SITE)
+    table("`array_size` above `MaxArraySize`", [], f"refused before anything runs: {refused.value}")

@@ -1,8 +1,10 @@
 """What a run folder says of its attempts, whoever could still write it."""
 
+import fcntl
 import json
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from small_training import small_config
 from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import Attempt, begin, conclude, end, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
-from shards.errors import DamagedDataError, NoRoomError
+from fmct_hpc.train.run import _lock
+from shards.errors import DamagedDataError, FmctError, NoRoomError
 
 DATA = DataFacts(
     content_digest="c", dataset_digest="d", preprocess_digest="p", spacing_mm=(1, 1, 1), shards_digest="s"
@@ -136,3 +139,14 @@ def test_a_damaged_record_is_left_out_and_never_overwritten(run, caplog):
     assert start(run).number == 2
     assert [attempt.number for attempt in attempts.attempts(run)] == [2]
     assert "0001.json" in caplog.text
+
+
+def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(run, monkeypatch):
+    run.mkdir()
+    with (run / ".lock").open("w") as left:
+        fcntl.flock(left, fcntl.LOCK_EX)
+        with pytest.raises(FmctError, match="another process is training there"):
+            _lock(run)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        threading.Timer(0.5, fcntl.flock, (left, fcntl.LOCK_UN)).start()
+        _lock(run).close()

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -92,6 +93,12 @@ def test_a_running_job_tells_node_step_loss_and_checkpoint(run, slurm):
     assert attempt.endswith("nodes n[1-2], ranks 2, steps 1-9, ended running")
     assert job == "job 12, name fmct train, state RUNNING, restarts 0, nodes n[1-2]"
     assert attempts.attempts(run)[0].ended is None
+
+
+def test_a_run_that_does_no_step_for_minutes_tells_so(run, slurm):
+    slurm.job("RUNNING")
+    os.utime(run / "metrics.jsonl", (time.time() - 400,) * 2)
+    assert "running, step 9 of 20 (6 min ago), loss" in said(run)[0]
 
 
 def test_a_job_that_waits_again_tells_why_and_what_was_lost(run, slurm):
