@@ -12,7 +12,7 @@ from rich.table import Table
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
 from launch.requeue import Ending
-from launch.watch import Picture, look, state_of
+from launch.watch import Picture, look, places, state_of
 from preprocess import ledger
 
 SILENT_SECONDS = 60.0
@@ -20,8 +20,14 @@ SILENT_SECONDS = 60.0
 
 
 def status(folder: Path, console: Console) -> None:
-    """Print what is known of `folder`; raises FmctError as `look` does."""
-    picture = look(folder)
+    """Print what is known of `folder`, and of the stages in it; raises FmctError as `places` does."""
+    pictures = [look(place) for place in places(folder)]
+    told = [picture for picture in pictures if not picture.empty] or pictures[:1]
+    for picture in told:
+        _show_picture(picture, console)
+
+
+def _show_picture(picture: Picture, console: Console) -> None:
     for line in _head(picture):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if picture.attempts:
@@ -56,7 +62,7 @@ def _head(picture: Picture) -> Iterable[str]:
         yield f"{folder}: {ledger.status(folder)}"
     for job, endings in picture.given_up.items():
         yield f"{folder}: job {job} does not run again: {_told(endings[-1])}"
-    if not picture.attempts and not picture.jobs and not picture.past and not (folder / "tasks").is_dir():
+    if picture.empty:
         yield f"{folder}: no attempt is on record, and no job is known"
 
 

@@ -39,6 +39,11 @@ class Picture:
         return [job for job in self.jobs if job.state in ALIVE]
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing is known: no attempt, no job, no task."""
+        return not (self.attempts or self.jobs or self.past or (self.folder / "tasks").is_dir())
+
+    @property
     def given_up(self) -> dict[str, list[Ending]]:
         """Jobs that failed and do not run again."""
         alive = {job.job for job in self.alive}
@@ -46,14 +51,21 @@ class Picture:
         return {job: found for job, found in over.items() if not decide(found).again}
 
 
-def look(folder: Path) -> Picture:
-    """Look at a run folder, or at any folder that jobs were submitted for.
+def places(folder: Path) -> list[Path]:
+    """The folder, and those in it that jobs were submitted for: the stages of a pipeline.
 
-    An attempt whose end is not on record, and that is over by what Slurm says, is concluded.
     Raises FmctError where the folder is not there.
     """
     if not folder.is_dir():
         raise FmctError(f"{folder}: no such folder; give a run folder, or the --out of a stage")
+    return [folder, *sorted(path.parent for path in folder.glob("*/slurm") if path.is_dir())]
+
+
+def look(folder: Path) -> Picture:
+    """Look at a run folder, or at any folder that jobs were submitted for.
+
+    An attempt whose end is not on record, and that is over by what Slurm says, is concluded.
+    """
     picture = Picture(folder, attempts=attempts(folder))
     for path in (folder / "slurm").glob("*.endings.jsonl"):
         job = path.name.removesuffix(".endings.jsonl")
@@ -71,16 +83,17 @@ def state_of(attempt: Attempt, picture: Picture) -> str:
     return job.state.lower() if job else "unknown"
 
 
-def newest_log(picture: Picture, rank: int | None = None) -> list[Path]:
-    """The logs of the newest attempt or job: the failed rank's first, or only that of `rank`.
+def newest_log(folder: Path, rank: int | None = None) -> list[Path]:
+    """The logs of a folder's newest attempt or job: the failed rank's first, or only that of `rank`.
 
-    Raises FmctError where there is none.
+    Of a pipeline, those of the stage that wrote last. Raises FmctError where there is none.
     """
-    found = list(_logs(picture, rank))
+    stages = [list(_logs(look(place), rank)) for place in places(folder)]
+    found = [logs for logs in stages if logs]
     if not found:
         what = f"of rank {rank}" if rank is not None else "of a job"
-        raise FmctError(f"{picture.folder}: no log {what} is to be found; was it submitted for this folder?")
-    return found
+        raise FmctError(f"{folder}: no log {what} is to be found; was it submitted for this folder?")
+    return max(found, key=lambda logs: max(path.stat().st_mtime for path in logs))
 
 
 def _logs(picture: Picture, rank: int | None) -> Iterator[Path]:
@@ -89,7 +102,7 @@ def _logs(picture: Picture, rank: int | None) -> Iterator[Path]:
     if newest and newest.slurm:
         logs = {_rank_of(path): path for path in slurm.glob(f"{newest.slurm.job}_*_log.out")}
         if not logs and newest.slurm.log:
-            logs = {0: Path(newest.slurm.log)}  # one for all ranks
+            logs = {0: Path(newest.slurm.log)} if Path(newest.slurm.log).exists() else {}  # of all ranks
         wanted = [rank] if rank is not None else [newest.failed_rank, *sorted(logs)]
         yield from dict.fromkeys(logs[number] for number in wanted if number in logs)
         return

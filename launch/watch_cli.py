@@ -40,9 +40,9 @@ def logs(
     rank: Annotated[int | None, typer.Option(min=0, help="Only this rank's log.")] = None,
 ) -> None:
     """Show the newest attempt's logs, that of the rank that failed first; needs `tail`."""
-    from launch.watch import look, newest_log
+    from launch.watch import newest_log
 
-    paths = newest_log(look(folder), rank)
+    paths = newest_log(folder, rank)
     os.execvp("tail", ["tail", "--lines", str(lines), *(["-F"] if follow else []), *map(str, paths)])
 
 
@@ -50,12 +50,12 @@ def logs(
 def cancel(folder: Watched) -> None:
     """Cancel all jobs of a folder, waiting ones and those that queued themselves again among them."""
     from launch import scheduler
-    from launch.watch import look
+    from launch.watch import look, places
 
-    picture = look(folder)
-    if not picture.answered:
+    pictures = [look(place) for place in places(folder)]
+    if not all(picture.answered for picture in pictures):
         raise FmctError("slurmctld does not answer: nothing was cancelled; try again")
-    alive = picture.alive
+    alive = [job for picture in pictures for job in picture.alive]
     if not alive:
         typer.echo(f"{folder}: no job waits or runs")
         return

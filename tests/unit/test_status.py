@@ -16,7 +16,7 @@ from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import begin, conclude, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
 from launch.status import status
-from launch.watch import look, newest_log
+from launch.watch import newest_log
 from shards.errors import FmctError
 
 DATA = DataFacts(
@@ -139,11 +139,22 @@ def test_a_cancelled_job_is_told_with_and_without_accounting(run, slurm, account
 def test_a_job_from_an_sbatch_file_that_waits_is_found_by_its_command(tmp_path, slurm):
     (tmp_path / "first").mkdir()
     assert said(tmp_path / "first") == [f"{tmp_path / 'first'}: no attempt is on record, and no job is known"]
-    slurm.says("squeue", f'echo "12|{tmp_path}|/some/train.sbatch --run first run.steps=40"')
+    slurm.says(
+        "squeue",
+        f'echo "12|PENDING|Priority|fmct-train|{tmp_path}|/some/train.sbatch --run first run.steps=40"',
+    )
     slurm.job("PENDING", reason="Priority")
     assert said(tmp_path / "first")[-1].endswith(
         "state PENDING, restarts 0, nodes n[1-2], waits for Priority"
     )
+
+
+def test_a_pipelines_folder_tells_its_stages(tmp_path, run, slurm):
+    slurm.job("RUNNING")
+    (run / "slurm").mkdir()
+    (tmp_path / "probe/slurm").mkdir(parents=True)
+    head, *_ = said(tmp_path)
+    assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint of step 6"
 
 
 def test_a_terminal_gets_tables(run, slurm):
@@ -181,13 +192,12 @@ def test_the_failed_ranks_log_comes_first(run, slurm):
         (run / f"slurm/12_{rank}_log.out").write_text(f"rank {rank}")
     note_failure(run, 1, 1, ValueError("bad"))
     conclude(run, "crash")
-    picture = look(run)
-    assert [path.name for path in newest_log(picture)] == ["12_1_log.out", "12_0_log.out"]
-    assert [path.name for path in newest_log(picture, rank=0)] == ["12_0_log.out"]
+    assert [path.name for path in newest_log(run)] == ["12_1_log.out", "12_0_log.out"]
+    assert [path.name for path in newest_log(run, rank=0)] == ["12_0_log.out"]
     with pytest.raises(FmctError, match="no log of rank 7"):
-        newest_log(picture, rank=7)
+        newest_log(run, rank=7)
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(FmctError, match="no such folder"):
-        look(tmp_path / "none")
+        said(tmp_path / "none")
