@@ -44,7 +44,12 @@ Cause = Literal[
     "killed",  # and nobody says by what
 ]
 
-_SIGNALS: dict[str, Cause] = {"SIGUSR1": "time limit", "SIGUSR2": "time limit", "time limit": "time limit"}
+_SIGNALS: dict[str, Cause] = {
+    "SIGUSR1": "time limit",
+    "SIGUSR2": "time limit",
+    "time limit": "time limit",
+    "no room": "no room",
+}
 """Slurm's warnings come as SIGUSR1 or SIGUSR2; a SIGTERM may be anybody's."""
 
 _BY_WHOM = ("preempted", "time limit", "requeued", "cancelled")

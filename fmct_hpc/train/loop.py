@@ -168,16 +168,17 @@ def run_steps(
     for step, batches in zip(steps, micro_batches(loader, accumulation), strict=False):
         began = time.perf_counter()
         waited = sum(batch.wait_seconds for batch in batches)
-        asked = stop(needed=LAST_SECONDS + 2 * (slowest + saver.seconds))
+        # A run that cannot save is not to go on until its next save finds out.
+        asked = saver.failed or stop(needed=LAST_SECONDS + 2 * (slowest + saver.seconds))
         outcome = training.step(step, batches, asked)
         done, stopping = step + 1, outcome.stop
         seconds = waited + time.perf_counter() - began
         slowest = max(slowest, seconds)
         observe(Finished(done, batches, outcome, seconds, waited, saver.figures()))
         if stopping or done == steps.stop or done % config.run.checkpoint_every == 0:
-            saver.save(done)
+            saver.save(done, last=stopping or done == steps.stop)
         if stopping:
-            log.info("step %d: stopping, for a signal or the time limit; run it again to go on", done)
+            log.info("step %d: stopping; run it again to go on", done)
             break
     saver.finish()
     return done, stopping

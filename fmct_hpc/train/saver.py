@@ -57,12 +57,20 @@ class Saver:
         self.seconds = 0.0
         """What the longest save has taken from begin to end."""
 
-    def save(self, step: int) -> None:
+    @property
+    def failed(self) -> bool:
+        """Whether the newest save has failed; ranks may learn it a step apart."""
+        return self._failure is not None
+
+    def save(self, step: int, last: bool = False) -> None:
         """Copy the state at `step` and begin to write it; waits for an earlier save to end first.
 
-        Raises FmctError on all ranks where the earlier one failed.
+        Raises FmctError on all ranks where the earlier one failed. Where the run stops here (`last`), one
+        that found no room is told and made up for: there may be room by now.
         """
         began = time.perf_counter()
+        if last:
+            self._forgive()
         self.finish()
         rank, world_size = dist.get_rank(), dist.get_world_size()
         shares = (piece.share(rank, world_size) for piece in self._state.pieces())
@@ -81,6 +89,14 @@ class Saver:
             fail_together(self._failure)
         if self._failure is not None:
             raise self._failure
+
+    def _forgive(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        if isinstance(self._failure, NoRoomError):
+            if dist.get_rank() == 0:
+                log.warning("%s: trying once more", self._failure)
+            self._failure = None
 
     def close(self) -> None:
         """Let a checkpoint that is being written come to its end, if it can: the run may have failed."""

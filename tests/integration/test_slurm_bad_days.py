@@ -116,10 +116,10 @@ def table() -> Iterator[Callable[[str, list[Attempt], str], None]]:
             rows.append(f"| {fault} | {what} | | |")
             return
         lost = sum(start.lost_steps or 0 for start in starts)
-        causes = "; ".join(
+        told = "; ".join(
             f"{start.cause}: {start.detail}" if start.detail else f"{start.cause}" for start in starts
         )
-        rows.append(f"| {fault} | {what or causes} | {len(starts)} | {lost} |")
+        rows.append(f"| {fault} | {what or told} | {len(starts)} | {lost} |")
 
     yield add
     print("\n| fault | what happened | starts | steps lost |\n|---|---|---|---|", *rows, sep="\n")
@@ -255,9 +255,12 @@ def test_the_file_system_is_full_at_a_checkpoint(training, unbroken, table, smal
     assert [start.cause for start in starts] == ["no room", "done"], training.log()
     assert "No space left on device" in starts[0].detail
     assert starts[0].saved_step == SAVE_EVERY
+    assert starts[0].lost_steps < 2 * SAVE_EVERY, "it did not go on until its next save"
     assert training.digests() == unbroken
     assert training.log().count("fmct: ") - training.log().count("fmct: job") <= 1, "one reason, told once"
-    table("the file system is full at a checkpoint, and has room later", starts)
+    reason = starts[0].detail.partition("can't be written")
+    what = f"no room: CHECKPOINT {''.join(reason[1:])}; done"
+    table("the file system is full at a checkpoint, and has room later", starts, what)
 
 
 @rare
@@ -298,14 +301,15 @@ def test_scontrol_requeue(training, unbroken, table):
 @rare
 def test_scancel(training, unbroken, table):
     training.submit().at_step()
-    subprocess.run(["scancel", training.job], check=True)
+    command = [sys.executable, "-m", "launch.cli", "launch", "cancel", str(training.run)]
+    subprocess.run(command, check=True, timeout=60)
     assert training.cluster.wait(training.job).startswith("CANCELLED")
-    (start,) = attempts(training.run)
-    assert start.lost_steps == 0
+    (start,) = look(training.run).attempts
+    assert (start.cause, start.lost_steps) == ("cancelled", 0)
     assert training.cluster.restarts(training.job) == 0
     assert len(training.submit().done()) == 2
     assert training.digests() == unbroken
-    table("`scancel`, then submitted again", attempts(training.run))
+    table("`scancel` (`fmct launch cancel`), then submitted again", attempts(training.run))
 
 
 @rare
@@ -360,8 +364,8 @@ def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_eac
         subprocess.run([sys.executable, "-m", "launch.cli", *map(str, arguments)], check=True, timeout=300)
 
     catalog, key, here, out = (tmp_path / name for name in ("catalog.parquet", "hmac.key", "here", "out"))
-    overrides = [f"key_file={key}", "output.shard_mib=2"]
-    fmct("demo", "export", tmp_path / "export", "--studies", "12", "--matrix", "64")
+    overrides = [f"key_file={key}", "output.shard_mib=1"]
+    fmct("demo", "export", tmp_path / "export", "--studies", "24", "--matrix", "64")
     fmct("scan", tmp_path / "export/dicom", "--catalog", catalog)
     fmct("keygen", key)
     fmct("preprocess", catalog, "--out", here, *overrides)
@@ -376,9 +380,8 @@ def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_eac
     assert sorted(cluster.states(numbers[0])) == ["COMPLETED", "COMPLETED", "FAILED"]
     status = ledger.status(out)
     assert 0 < status.done < tasks
-    (told,) = look(out).given_up.items()
-    assert told[0] == f"{numbers[0]}_2"
-    assert [ending.cause for ending in told[1]] == ["crash", "crash"]
+    endings = look(out).given_up[f"{numbers[0]}_2"]
+    assert [ending.cause for ending in endings] == ["crash", "crash"]
     done = f"tried twice, then given up, with its reason; {status.done} of {tasks} tasks done by the others"
     table("an array task dies each time", [], done)
 
