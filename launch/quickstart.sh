@@ -56,4 +56,5 @@ fmct compare "$out/run" "$out/unbroken"
 step "4. Probe: are the features better than the untrained model's?"
 fmct probe "$out/run" --out "$out/probe" --config launch/recipes/quickstart-probe.yaml \
   data="$out/data/zarr" labels="$out/labels.parquet"
-fmct report "$out/report.html" --data "$out/data" --run "$out/run" --probe "$out/probe"
+fmct report "$out/report.html" --data "$out/data" --run "$out/run" --probe "$out/probe" \
+  --labels "$out/labels.parquet"

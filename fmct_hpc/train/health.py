@@ -63,7 +63,7 @@ class Health:
         found: list[Alarm] = []
         showing: dict[str, Alarm] = {}
         for row in rows:
-            if row["skipped"]:
+            if row.get("skipped"):
                 continue
             step = int(row["step"])
             signs = {sign for sign, shows in self._signs(row).items() if shows}
@@ -89,10 +89,10 @@ class Health:
             flat = figures["teacher_entropy"] > (1 - limits.entropy_margin) * self._uniform
             signs["the teacher likes all prototypes alike"] = flat
             # Caron et al. 2021, section 5.3: a divergence of 0 means an output that is always the same.
-            same = figures["divergence"] < limits.least_divergence
+            same = figures.get("divergence", math.nan) < limits.least_divergence
             signs["the student gives the teacher's answer whatever it sees"] = same
             if self._several:
-                signs["all volumes have one prototype"] = figures["prototypes_used"] < 2
+                signs["all volumes have one prototype"] = figures.get("prototypes_used", math.nan) < 2
         if "feature_deviation" in figures:
             alike = figures["feature_deviation"] < limits.least_feature_deviation
             signs["all volumes have nearly one feature vector"] = alike

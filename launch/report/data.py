@@ -33,9 +33,8 @@ class Data:
 
     def __init__(self, folder: Path) -> None:
         """Read it; raises FmctError that names the file that is missing and what writes it."""
-        path = folder / "summary.json"
         try:
-            self.summary = Summary.model_validate_json(path.read_bytes())
+            self.summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
             self.volumes = pq.read_table(folder / "manifest.parquet", columns=[*COLUMNS])
             self.rejected = pq.read_table(
                 folder / "quarantine.parquet", columns=["scanner", "stage", "reason"]
@@ -44,8 +43,9 @@ class Data:
             raise FmctError(
                 f"{error.filename}: not there; `fmct preprocess` writes it when it has finished"
             ) from None
-        except ValidationError:
-            raise FmctError(f"{path}: written by another version; run `fmct preprocess` again") from None
+        except (ValidationError, pa.ArrowInvalid):
+            what = "damaged, or written by another version; run `fmct preprocess` again"
+            raise FmctError(f"{folder}: {what}") from None
         self.datasets = [info.read(folder / form) for form in self.summary.stored_bytes]
         self._montage = folder / "qc" / "montage.png"
 

@@ -124,7 +124,7 @@ def _alike(vectors: NDArray[np.float64], patients: NDArray[np.str_], one: Colour
     """A row a class: how often a volume's neighbours share it, and how often any two volumes would."""
     known = np.flatnonzero(one.classes != "")
     classes, owners = one.classes[known], patients[known]
-    if len(set(classes)) < 2 or len(known) <= NEIGHBOURS:
+    if len(set(classes)) < 2 or len(set(owners)) < 2 or len(known) <= NEIGHBOURS:
         return []
     model = NearestNeighbors(metric="cosine").fit(vectors[known])
     order = model.kneighbors(vectors[known], len(known), return_distance=False)

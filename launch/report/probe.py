@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -34,16 +35,15 @@ class Probes:
 
     def __init__(self, folder: Path) -> None:
         """Read it; raises FmctError where it is not there or of another version."""
-        path = folder / "summary.json"
         try:
-            self.summary = Summary.model_validate_json(path.read_bytes())
+            self.summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
             rows = pq.read_table(folder / "results.parquet").to_pylist()
             self._comparisons = pq.read_table(folder / "comparisons.parquet").to_pylist()
         except FileNotFoundError as error:
             what = "`fmct probe` and `fmct sweep` write it"
             raise FmctError(f"{error.filename}: not there; {what} when they have finished") from None
-        except ValidationError:
-            raise FmctError(f"{path}: written by another version; probe again") from None
+        except (ValidationError, pa.ArrowInvalid):
+            raise FmctError(f"{folder}: damaged, or written by another version; probe again") from None
         self.results = together(rows)
         self._refused = list(dict.fromkeys((r["task"], labels(r), r["reason"]) for r in rows if r["reason"]))
         of_a_run = folder / "results.json"

@@ -3,13 +3,14 @@
 import json
 import math
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import parameter_counts
@@ -58,10 +59,7 @@ class Training:
     def __init__(self, run: Path) -> None:
         """Read it; raises FmctError that names the file that is missing or not what it should be."""
         self._run = run
-        try:
-            self.config = TrainConfig.model_validate_json(_read(run / "config.json"))
-        except ValidationError:
-            raise FmctError(f"{run / 'config.json'}: written by another version of fmct-hpc") from None
+        self.config = _parsed(TrainConfig, run / "config.json")
         lines = _read(run / "metrics.jsonl").splitlines()
         # The last line of a run that goes on may be written in this moment.
         self.metrics = [json.loads(line) for line in lines if line.endswith("}")]
@@ -70,12 +68,12 @@ class Training:
         self.attempts = attempts(run)
         self.alarms = Health(self.config).alarms(self.metrics)
         manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"))
-        self.checkpoint = Manifest.model_validate_json(manifests[-1].read_bytes()) if manifests else None
+        self.checkpoint = _parsed(Manifest, manifests[-1]) if manifests else None
         weights = run / "encoder.safetensors"
         self.exported = weights if weights.exists() and weights.with_suffix(".json").exists() else None
         self.encoder, self.encoder_digest = None, None
         if self.exported:
-            self.encoder = EncoderInfo.model_validate_json(weights.with_suffix(".json").read_bytes())
+            self.encoder = _parsed(EncoderInfo, weights.with_suffix(".json"))
             self.encoder_digest = sha256(weights)
 
     @property
@@ -183,6 +181,16 @@ class Training:
             alt = f"{title.removesuffix('s')} at step {step:,}"
             pictures.append(Picture(picture(path, alt), f"Step {step:,}"))
         return Section(title, (Text(caption), Gallery(tuple(pictures))))
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _parsed(model: type[Model], path: Path) -> Model:
+    try:
+        return model.model_validate_json(_read(path))
+    except ValidationError:
+        raise FmctError(f"{path}: damaged, or written by another version of fmct-hpc") from None
 
 
 def _read(path: Path) -> str:

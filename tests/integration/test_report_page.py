@@ -23,6 +23,7 @@ from fmct_hpc.train.export import load_encoder, write_encoder
 from launch.report import report
 from launch.report.document import Text
 from launch.report.embedding import embedding
+from shards.errors import FmctError
 
 MEGABYTE = 10**6
 
@@ -286,6 +287,28 @@ def test_parts_that_are_not_there_are_left_out_with_a_line(inputs: Inputs, tmp_p
         assert body
         assert body[1].startswith("Left out: ")
         assert "\n" not in body[1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "expected"),
+    [
+        ("run", "config.json", "written by another version"),
+        ("run", "metrics.jsonl", "no step yet"),
+        ("run", "encoder.json", "written by another version"),
+        ("data", "manifest.parquet", "run `fmct preprocess` again"),
+        ("probe", "results.parquet", "probe again"),
+    ],
+)
+def test_a_damaged_input_is_one_line_that_names_it(
+    inputs: Inputs, tmp_path: Path, folder: str, file: str, expected: str
+) -> None:
+    damaged = tmp_path / folder
+    shutil.copytree(getattr(inputs, folder), damaged)
+    (damaged / file).write_text("")
+    given = {"run": inputs.run, folder: damaged}
+    with pytest.raises(FmctError, match=f"{damaged}.*{expected}"):
+        report(tmp_path / "page.html", **given)
+    assert not list(tmp_path.glob("page.*"))
 
 
 def test_features_of_another_encoder_are_called_so(inputs: Inputs, tmp_path: Path) -> None:
