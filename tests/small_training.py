@@ -11,7 +11,7 @@ import yaml
 from shard_samples import make_key, make_record
 
 from fmct_hpc.config import TrainConfig
-from shards import ShardWriter, finish_dataset
+from shards import Dataset, ShardWriter, finish_dataset
 
 if TYPE_CHECKING:
     from fmct_hpc.train.loop import Training
@@ -53,6 +53,20 @@ def small_config(data: Path, /, **sections: dict[str, object]) -> TrainConfig:
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return TrainConfig.model_validate(values)
+
+
+def small_encoder(data: Path, folder: Path) -> Path:
+    """An encoder.safetensors of random weights, exported as a run on that dataset would."""
+    import torch
+
+    from fmct_hpc.objective.student import Student
+    from fmct_hpc.train.checkpoint import DataFacts
+    from fmct_hpc.train.export import export_encoder
+
+    config = small_config(data, model={"patch_size": 6})
+    torch.manual_seed(0)
+    export_encoder(folder, Student(config).state_dict(), config, DataFacts.of(Dataset.open(data)), 1)
+    return folder / "encoder.safetensors"
 
 
 def write_recipe(config: TrainConfig, path: Path) -> Path:

@@ -8,19 +8,17 @@ import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from dicom_files import Acquisition, axial
 from preprocess_export import Export, head, make_export, run_inline, write_series
 from pydicom.data import get_testdata_file
 from safetensors.numpy import load_file
+from small_training import small_encoder
 from typer.testing import CliRunner
 
 import fmct_hpc
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.inference.readers import read_scans
-from fmct_hpc.objective.student import Student
-from fmct_hpc.train.checkpoint import DataFacts
-from fmct_hpc.train.export import EncoderInfo, export_encoder, load_encoder
+from fmct_hpc.train.export import EncoderInfo, load_encoder
 from launch.cli import app
 from preprocess.resample import INDEX_STEPS
 from shards import Dataset
@@ -43,14 +41,7 @@ def data(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder as a run on that data exports it."""
-    model = {"width": 24, "depth": 1, "heads": 2, "patch_size": 6, "register_tokens": 1}
-    config = TrainConfig.model_validate({"data": {"path": str(data), "view_size": 24}, "model": model})
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("encoder")
-    weights = Student(config).state_dict()
-    export_encoder(folder, weights, config, DataFacts.of(Dataset.open(data)), 1)
-    return folder / "encoder.safetensors"
+    return small_encoder(data, tmp_path_factory.mktemp("encoder"))
 
 
 def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encoder: Path) -> None:

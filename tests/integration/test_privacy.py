@@ -22,6 +22,7 @@ from preprocess_export import KEY, head
 from pydicom import config as pydicom_config
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset, FileDataset
+from small_training import small_encoder
 
 MARK = "QZXWV"
 """In every text attribute of every file, and in file and folder names."""
@@ -114,6 +115,13 @@ def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     logs += fmct(0, "shards", "verify", str(out / "zarr"))
     logs += fmct(0, *labels, str(where / "labels.csv"))
     logs += fmct(2, *labels, str(where / "bad.csv"))
+    encoder = small_encoder(out / "zarr", out / "encoder")
+    scans = ["features", "--encoder", str(encoder), "--out", str(out / "features")]
+    logs += fmct(0, *scans, str(folder))
+    assert "series that are not used" in logs
+    with pydicom_config.disable_value_validation():
+        write(where / "short", 9, slices=4)
+    logs += fmct(2, *scans, str(where / "short"))
     os.utime(whole)
     logs += fmct(2, "preprocess", catalog, "--out", str(where / "again"), *settings)
     assert "changed since the scan" in logs
@@ -200,7 +208,7 @@ def test_no_output_holds_a_bare_hash_that_guessing_could_confirm(logs_and_out: t
         f"{MARK}-4711",
         f"{ROOT}.1",
         f"{ROOT}.2",
-        *(f"{ROOT}.3.{series}" for series in range(1, 9)),
+        *(f"{ROOT}.3.{series}" for series in range(1, 10)),
     ]
     hashes = [
         hashlib.new(algorithm, identifier.encode()).hexdigest()[:16]
