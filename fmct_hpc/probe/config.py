@@ -82,6 +82,9 @@ class ProbeConfig(_Section):
     bootstrap: Positive = 2000
     """Resamples of patients for the intervals."""
     confidence: Open = 0.95
+    allow_pretraining_patients: bool = True
+    """Test on patients that the encoder has seen in pretraining (without labels), and have it reported: the
+    data that a first look at a run is taken on is mostly its own. False refuses, as a sweep does."""
     seed: Seed = 0
 
 

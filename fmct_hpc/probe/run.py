@@ -116,7 +116,7 @@ def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
         folds=config.folds,
         bootstrap=config.bootstrap,
         confidence=config.confidence,
-        allow_pretraining_patients=True,
+        allow_pretraining_patients=config.allow_pretraining_patients,
         logistic=config.logistic,
         neighbours=config.neighbours,
         batch=config.batch,

@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from small_training import small_config, write_dataset
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.objective.student import Student
+from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
 from fmct_hpc.probe.features import extract_store
+from fmct_hpc.probe.run import probe
 from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, file_facts, part_name
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import export_encoder
@@ -109,6 +113,18 @@ def test_the_references_file_is_an_encoder_too(run: Path, dataset: Dataset, tmp_
     spec = EncoderSpec(name="reference", weights=tmp_path / "reference.pth")
     assert features(spec, dataset, tmp_path / "store").shape == (3, 128)
     assert spec.pretraining_patients is None
+
+
+def test_a_probe_on_pretraining_patients_can_be_refused(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+    study = dataset.index["study_key"][0].as_py()
+    pq.write_table(pa.table({"study_key": [study], "bleed": [1]}), tmp_path / "labels.parquet")
+    config = ProbeConfig(
+        data=dataset.path, labels=tmp_path / "labels.parquet", allow_pretraining_patients=False
+    )
+    with pytest.raises(
+        FmctError, match="encoder trained: 3 of 3 tested patients were in its pretraining data"
+    ):
+        probe(run, config, tmp_path / "probe", lambda done, total: None)
 
 
 def test_what_is_no_encoder_is_named(tmp_path: Path, run: Path) -> None:
