@@ -45,10 +45,19 @@ class Picture:
 
     @property
     def given_up(self) -> dict[str, list[Ending]]:
-        """Jobs that failed and do not run again."""
+        """Jobs that failed, do not run again, and were not submitted anew since."""
         alive = {job.job for job in self.alive}
-        over = {job: found for job, found in self.endings.items() if job not in alive}
-        return {job: found for job, found in over.items() if not decide(found).again}
+        names = {job.array: job.name for job in self.jobs}
+        newest = {
+            name: max(int(number) for number in names if names[number] == name) for name in names.values()
+        }
+        found = {}
+        for job, endings in self.endings.items():
+            number = job.split("_")[0]
+            superseded = number in names and newest[names[number]] > int(number)
+            if job not in alive and not superseded and not decide(endings).again:
+                found[job] = endings
+        return found
 
 
 def places(folder: Path) -> list[Path]:

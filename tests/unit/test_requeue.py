@@ -83,6 +83,11 @@ def test_a_crash_names_the_rank_that_srun_names_first(tmp_path):
     assert by_code(137, "") == ("crash", "a rank was killed by SIGKILL", None, 137)
 
 
+def test_a_mistake_is_told_in_the_commands_own_words():
+    log = "fmct: job 12, start 0, on n1\nworking\nfmct: data/zarr: no such dataset; preprocess first\n"
+    assert by_code(2, log)[:2] == ("refused", "data/zarr: no such dataset; preprocess first")
+
+
 @pytest.mark.parametrize(
     ("code", "cause"),
     {0: "done", 75: "stopped", 143: "preempted", 70: "hang", 73: "no room", 2: "refused", 1: "crash"}.items(),
