@@ -1,0 +1,111 @@
+"""What extracting features costs beside the encoder alone: `python tests/bench/bench_features.py`.
+
+ViT-S on 96³ reads heads of the size of real ones at 1 mm from a zarr dataset, on one thread; process time, so
+that other work on the machine counts little. The encoder alone gets views that are ready in memory.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fmct_hpc.config import DataConfig, ModelConfig
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe.encoders import OurEncoder
+from fmct_hpc.probe.features import extract_store
+from fmct_hpc.probe.store import FeatureStore
+from fmct_hpc.train.export import EncoderInfo
+from preprocess.demo.anatomy import head_hu
+from preprocess.demo.head import draw_anatomy
+from preprocess.resample import INDEX_STEPS
+from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
+
+SHAPE = (176, 220, 190)
+FACTS = DecodeFacts(
+    kernel_class="soft",
+    kvp=120.0,
+    slice_thickness_mm=1.0,
+    gantry_tilt_deg=0.0,
+    slices=176,
+    slice_gap_mm=(1.0, 1.0),
+    matrix=(512, 512),
+    pixel_spacing_mm=(0.5, 0.5),
+    manufacturer="other",
+    transfer_syntax="1.2.840.10008.1.2.1",
+)
+
+
+def write(folder: Path, volumes: int) -> Dataset:
+    """Synthetic heads with noise."""
+    index = np.stack(np.indices(SHAPE), axis=-1) - np.array(SHAPE) / 2
+    with ShardWriter(folder, "shard-00000", "zarr") as shard:
+        for number in range(volumes):
+            clean = head_hu(index @ INDEX_STEPS, draw_anatomy(0, number))
+            hu = np.rint(clean + np.random.default_rng(number).normal(0, 5, SHAPE)).astype(np.int16)
+            key = f"{number:032x}"
+            record = VolumeRecord(
+                key=key,
+                patient_key=key,
+                study_key=key,
+                shape=SHAPE,
+                spacing_mm=(1.0, 1.0, 1.0),
+                affine=tuple(np.eye(4).ravel().tolist()),
+                crc32=crc32(hu),
+                source_digest="a" * 64,
+                config_digest="b" * 64,
+                facts=FACTS,
+            )
+            shard.add(record, hu)
+    finish_dataset(folder, "zarr", ["shard-00000"])
+    return Dataset.open(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--volumes", type=int, default=8)
+    volumes = parser.parse_args().volumes
+    torch.set_num_threads(1)
+    data, model = DataConfig(path=Path()), ModelConfig.model_validate({"size": "S"})
+    info = EncoderInfo(step=0, model=model, data=data, spacing_mm=(1.0, 1.0, 1.0), code_version="bench")
+    encoder = OurEncoder(VisionTransformer(model, 3, 96).eval(), info)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write(Path(folder) / "data", volumes)
+        encoder.transform(dataset.read(0), (1.0, 1.0, 1.0))  # compiles
+
+        def seconds(work: Callable[[], object]) -> float:
+            start = time.process_time()
+            work()
+            return (time.process_time() - start) / volumes
+
+        stored: list[np.ndarray] = []
+        views: list[torch.Tensor] = []
+        reading = seconds(lambda: stored.extend(dataset.read(i) for i in range(volumes)))
+        windowing = seconds(lambda: views.extend(encoder.transform(v, (1.0, 1.0, 1.0)) for v in stored))
+        batches = torch.stack(views).split(4)
+        with torch.inference_mode():
+            encoder.tokens(batches[0], [11])
+            alone = seconds(lambda: [encoder.tokens(batch, [11]) for batch in batches])
+        out = Path(folder) / "store"
+        whole = seconds(lambda: extract_store(encoder, "S", dataset, out, tokens=True, batch=4))
+        again = seconds(lambda: extract_store(encoder, "S", dataset, out, tokens=True, batch=4))
+        opened = seconds(lambda: FeatureStore.open(out).tokens())
+    print(f"{volumes} volumes of {'×'.join(map(str, SHAPE))}, ViT-S, one thread, CPU ms a volume:\n")
+    print("| work | ms |\n|---|---|")
+    for what, cost in (
+        ("read a volume, CRC checked", reading),
+        ("window it and average it to 96³", windowing),
+        ("the encoder alone, views in memory", alone),
+        ("extract_store, patch tokens kept", whole),
+        ("extract_store again: nothing to do", again),
+        ("open the store and check the tokens' digest", opened),
+    ):
+        print(f"| {what} | {1000 * cost:.1f} |")
+    print(f"\nextraction / encoder alone: {whole / alone:.2f}")
+
+
+if __name__ == "__main__":
+    main()
