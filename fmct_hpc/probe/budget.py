@@ -63,7 +63,8 @@ def thin(
 
     A patient with a positive volume counts as positive. The patients of a smaller budget are among those
     of a greater one. Validation keeps the same share of its patients as training, at least one of a class:
-    its labels too must come from somewhere. Raises TooFewError where training lacks the shots, or a class.
+    its labels too must come from somewhere. Raises TooFewError where training lacks the shots, or a
+    class, and where there is no validation.
     """
     classes = [_by_class(rows, patient_keys, positive, seed) for rows in (parts.train, parts.validation)]
     kept: tuple[list[str], list[str]] = ([], [])
@@ -75,6 +76,8 @@ def thin(
         kept[0].extend(available[:wanted])
         share = wanted / len(available)
         kept[1].extend(to_choose_by[: max(1, round(share * len(to_choose_by)))])
+    if not kept[1]:
+        raise TooFewError("no validation patients to choose by")
     train, validation = (
         rows[np.isin(patient_keys[rows], patients)]
         for rows, patients in zip((parts.train, parts.validation), kept, strict=True)

@@ -23,6 +23,8 @@ MEMORY = 10
 TOLERANCE = 1e-9
 """Of half the squared gradient in the metric of the preconditioner: about what the loss could still fall."""
 MOST_ITERATIONS = 300
+AT_ONCE = 2**26
+"""Bounds volumes × columns of one solution, of which some eight float32 arrays are in memory: 2 GB."""
 
 
 def logistic(
@@ -75,13 +77,18 @@ def fit_path(x: Tensor, labels: Tensor, used: Tensor, strengths: Sequence[float]
     """
     axes, variances = _axes(x)
     turned = x @ axes
-    count, problems = len(strengths), labels.shape[1]
-    share = used / used.sum(dim=0)
-    ridge = 1 / (torch.tensor(strengths)[:, None] * used.sum(dim=0))
-    w, b = _minimise(
-        turned, variances, labels.repeat(1, count), share.repeat(1, count), ridge.reshape(-1).float()
-    )
-    return (axes @ w).reshape(-1, count, problems).transpose(0, 1), b.reshape(count, problems)
+    volumes = used.sum(dim=0)
+    share = used / volumes
+    at_once = max(1, AT_ONCE // labels.numel())
+    weights, intercepts = [], []
+    for start in range(0, len(strengths), at_once):
+        part = torch.tensor(strengths[start : start + at_once])
+        ridge = 1 / (part[:, None] * volumes)
+        own_labels, own_share = (t.repeat(1, len(part)) for t in (labels, share))
+        w, b = _minimise(turned, variances, own_labels, own_share, ridge.reshape(-1).float())
+        weights.append((axes @ w).reshape(len(axes), *ridge.shape).transpose(0, 1))
+        intercepts.append(b.reshape(ridge.shape))
+    return torch.cat(weights), torch.cat(intercepts)
 
 
 def _axes(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe.attentive import attentive
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
@@ -39,6 +40,10 @@ class Source:
     def store(self) -> FeatureStore:
         """Its features; FmctError where they are not extracted yet."""
         return FeatureStore.open(self.config.features / self.spec.name)
+
+    def step(self, method: MethodName) -> int | None:
+        """The training step of what a method reads."""
+        return self._encoder.step if method in ON_VOLUMES else self.store.info.step
 
     @cached_property
     def _places(self) -> NDArray[np.int64]:
@@ -78,7 +83,7 @@ class Source:
         encoder = open_encoder(self.spec)
         if not isinstance(encoder, OurEncoder):
             raise FmctError(f"encoder {self.spec.name}: only this package's own encoders can be fine-tuned")
-        encoder.module.to(self.config.device)
+        encoder.module.to(usable_device(self.config.device))
         return encoder
 
     def _finetune(self, problem: Problem) -> Fitted:

@@ -11,7 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from small_training import small_config
 
+from fmct_hpc.train.export import EncoderInfo, write_encoder
+from fmct_hpc.train.start import untrained_encoder
 from launch.site import Resources, Site
 from launch.slurm import Job, submit
 
@@ -212,16 +215,21 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
 
 
 def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
-    cluster, export, trained, tmp_path, monkeypatch
+    cluster, export, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    training = small_config(export.data / "zarr")
+    info = EncoderInfo(
+        step=7, model=training.model, data=training.data, spacing_mm=(1.0, 1.0, 1.0), code_version="test"
+    )
+    weights = untrained_encoder(info, seed=1).state_dict()
+    write_encoder(tmp_path / "ours", {f"encoder.{name}": tensor for name, tensor in weights.items()}, info)
     grid = tmp_path / "sweep.yaml"
-    ours = f"weights: {trained[1]}"
     grid.write_text(
         f"""
         {{data: {export.data / "zarr"}, labels: {export.labels}, features: features, folds: 3, bootstrap: 50,
-        encoders: [{{name: ours, {ours}}}, {{name: untrained, {ours}, untrained: 0}}], feature_tasks: 2,
-        fractions: [0.5, 1.0], seeds: [0, 1], task_minutes: 0.2, allow_pretraining_patients: true}}
+        encoders: [{{name: ours, weights: ours}}, {{name: other, weights: ours, untrained: 0}}],
+        fractions: [0.5, 1.0], seeds: [0, 1], feature_tasks: 2, task_minutes: 0.08}}
         """
     )
     launched_jobs = launched("sweep", grid, "--out", "launched")

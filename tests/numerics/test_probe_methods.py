@@ -61,6 +61,17 @@ def test_the_regularisation_path_equals_scikit_learn() -> None:
             assert intercepts[number, 0].item() == pytest.approx(model.intercept_[0], abs=0.02)
 
 
+def test_strengths_solved_in_parts_are_those_solved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.from_numpy(standardised(features(), np.arange(400)))
+    labels = torch.stack([x[:, 0] > 0.5, x[:, 1] > 0], dim=1).float()
+    used = (torch.arange(400)[:, None] % torch.tensor([2, 3]) > 0).float()
+    strengths = [1e-3, 1e-2, 0.1]
+    whole = fit_path(x, labels, used, strengths)
+    monkeypatch.setattr("fmct_hpc.probe.logistic.AT_ONCE", 2 * labels.numel())
+    for once, parts in zip(whole, fit_path(x, labels, used, strengths), strict=True):
+        torch.testing.assert_close(parts, once, atol=1e-4, rtol=1e-3)
+
+
 def test_logistic_chooses_on_validation_and_scores_as_scikit_learn() -> None:
     x = features()
     config = LogisticConfig(strengths=(1e-3, 1e-1, 10.0))

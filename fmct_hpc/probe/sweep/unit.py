@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fmct_hpc.probe.budget import Parts, TooFewError
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import SweepConfig
-from fmct_hpc.probe.methods import ON_VOLUMES, Source
+from fmct_hpc.probe.methods import Source
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.bootstrap import Draws, bootstrap
@@ -63,8 +63,7 @@ def compute(unit: Unit, source: Source) -> tuple[pa.Table, pa.Table]:
         tests += [_test(cell, split, own, cohort, config) for split in cell.folds[0].tests]
     for test, (roc, precision) in zip(tests, _areas(tests, config), strict=True):
         rows.append(_row(test, roc, precision, config))
-    step = None if unit.method in ON_VOLUMES else source.store.info.step
-    shared: Row = {**unit.model_dump(exclude={"seeds", "tasks"}), "step": step}
+    shared: Row = {**unit.model_dump(exclude={"seeds", "tasks"}), "step": source.step(unit.method)}
     results = pa.Table.from_pylist([{**shared, **row} for row in rows], RESULTS)
     return results, _predictions(shared, tests, cohort)
 
