@@ -1,6 +1,7 @@
 """Frozen features: what an encoder makes of volumes, from the whole field without augmentation."""
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ def extract_store(
     tokens: bool = False,
     batch: int = 8,
     device: str = "cpu",
-    workers: int = 1,
+    workers: int | None = None,
     task: tuple[int, int] | None = None,
     part_volumes: int = PART_VOLUMES,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -42,15 +43,17 @@ def extract_store(
     """Features of a dataset's volumes from one encoder, in the store `out`; what is there is kept.
 
     name: the encoder's, for tables. rows: numbers of the volumes, None for all. layers: from 0, or from the
-    end by -1 and so on. tokens: keep each patch's token too, in float16. workers: threads that read
-    volumes. task: (i, n) makes the i-th of n shares of the parts alone and returns None; without it all
-    missing parts are made, joined, and the store is returned. A store in `out` that has all that is asked
-    for, and more, is returned as it is; where it lacks some, one of both takes its place, so that cohorts
-    and sweeps can share it; one of another encoder or dataset is replaced.
+    end by -1 and so on. tokens: keep each patch's token too, in float16. workers: threads that read volumes;
+    None: the process's cores, but 1 where the encoder itself runs on them. task: (i, n) makes the i-th of n
+    shares of the parts alone and returns None; without it all missing parts are made, joined, and the store
+    is returned. A store in `out` that has all that is asked for, and more, is returned as it is; where it
+    lacks some, one of both takes its place, so that cohorts and sweeps can share it; one of another encoder
+    or dataset is replaced.
 
     Raises FmctError for a layer that the encoder does not have, volumes that were preprocessed in another
     way than those it was trained on, and a damaged shard.
     """
+    workers = workers or (1 if device == "cpu" else len(os.sched_getaffinity(0)))
     rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
     if not len(rows):
         raise FmctError(f"{dataset.path}: no volume to extract features of")
