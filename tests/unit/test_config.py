@@ -117,4 +117,4 @@ def test_the_training_recipes_are_valid(recipe: Path) -> None:
 
 def test_the_sweep_recipe_is_valid_and_its_grid_is_whole() -> None:
     sweep = load(SweepConfig, RECIPES / "sweep-example.yaml", [])
-    assert len(units(sweep, ["bleed"])) == 3 * 3 * 3 * (5 + 9)
+    assert len(units(sweep, ["bleed"])) == 2 * 3 * 3 * (5 + 9)

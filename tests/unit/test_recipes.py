@@ -4,7 +4,8 @@ import pytest
 from small_training import write_dataset
 from typer.testing import CliRunner
 
-from fmct_hpc.config import ProbeConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.train import outlook
 from fmct_hpc.train.outlook import activation_bytes, gradient_bytes, held_bytes
 from launch.cli import app
