@@ -11,7 +11,9 @@ STAYS = (
 def attempts_section(attempts: list[Attempt]) -> Section:
     """A row an attempt, or a line that there is no record of any."""
     if not attempts:
-        return Section("Attempts", (Text("Left out: the run folder has no record of its attempts."),))
+        return Section(
+            "Attempts", (Text("Left out: the run folder has no record of attempts that this version reads."),)
+        )
     columns = ("attempt", "began (UTC)", "hours", "hosts", "ranks", "steps", "to do again", "end")
     caption = "Starts of the run, and why each ended"
     lost = sum(attempt.lost_steps or 0 for attempt in attempts[:-1])

@@ -163,6 +163,8 @@ class Data:
             "Stored volumes under the first digits of their keys: axial, coronal and sagittal slices through "
             "the middle, brain window (level 40, width 80 HU)."
         )
+        if not all(self.volumes["defaced"].to_pylist()):
+            caption += " They show the outline of faces: keep this page where the scans may be."
         return Gallery((Picture(picture(self._montage, alt), caption),), wide=True)
 
 

@@ -44,7 +44,10 @@ class Probes:
             raise FmctError(f"{error.filename}: not there; {what} when they have finished") from None
         except (ValidationError, pa.ArrowInvalid):
             raise FmctError(f"{folder}: damaged, or written by another version; probe again") from None
-        self.results = together(rows)
+        found = together(rows)
+        places = list(dict.fromkeys(result.place for result in found))
+        self.results = sorted(found, key=lambda result: places.index(result.place))
+        """Encoders side by side."""
         self._refused = list(dict.fromkeys((r["task"], labels(r), r["reason"]) for r in rows if r["reason"]))
         of_a_run = folder / "results.json"
         self.encoder_digest: str | None = None
