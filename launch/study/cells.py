@@ -82,23 +82,21 @@ def pooled(store: FeatureStore, config: FrozenConfig) -> NDArray[np.float32]:
     return np.concatenate(parts, axis=1)
 
 
-def problems(heads: Heads, train: NDArray[np.int64], seed: int) -> list[Problem]:
-    """One a finding that both classes of are among the training heads."""
-    validation, scored = heads.rows[Split.VALIDATION], score_rows(heads)
-    found = [truth == 1 for truth in heads.labels.T if len(np.unique(truth[train])) == 2]
-    return [Problem(truth, train, validation, scored, heads.rows[Split.TRAIN], seed) for truth in found]
-
-
 def frozen_scores(
     fit: Callable[[Sequence[Problem]], list[Fitted]], heads: Heads, train: NDArray[np.int64], seed: int
 ) -> NDArray[np.float32]:
-    """Probabilities (tests' heads, findings) of a frozen encoder's classifiers.
+    """Probabilities (tests' heads, findings) of classifiers on frozen features, one a finding.
 
     A finding without both classes among the training heads gets 0: no order at all.
     """
-    scores = np.zeros((len(score_rows(heads)), heads.labels.shape[1]), np.float32)
+    scored = score_rows(heads)
+    scores = np.zeros((len(scored), heads.labels.shape[1]), np.float32)
     tasks = [task for task, truth in enumerate(heads.labels.T) if len(np.unique(truth[train])) == 2]
-    for task, fitted in zip(tasks, fit(problems(heads, train, seed)), strict=True):
+    validation, unlabelled = heads.rows[Split.VALIDATION], heads.rows[Split.TRAIN]
+    problems = [
+        Problem(heads.labels[:, task] == 1, train, validation, scored, unlabelled, seed) for task in tasks
+    ]
+    for task, fitted in zip(tasks, fit(problems), strict=True):
         scores[:, task] = fitted.scores
     return scores
 
@@ -122,5 +120,4 @@ def means(views: torch.Tensor) -> NDArray[np.float32]:
 
 def score_rows(heads: Heads) -> NDArray[np.int64]:
     """Both tests, seen scanners first."""
-    tests: Sequence[Split] = (Split.TEST, Split.UNSEEN)
-    return np.concatenate([heads.rows[split] for split in tests])
+    return np.concatenate([heads.rows[Split.TEST], heads.rows[Split.UNSEEN]])
