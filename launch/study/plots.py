@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from launch.study.config import StudyConfig
 from launch.study.findings import Finding
-from launch.study.results import MEAN
+from launch.study.results import MEAN, arm_name
 from shards.atomic import atomic_path
 
 Row = dict[str, Any]
@@ -39,12 +39,13 @@ def plot_all(config: StudyConfig, table: pa.Table, out: Path) -> list[str]:
         "data-scaling.svg": lambda: _data_scaling(config, rows),
         "seen-unseen.svg": lambda: _seen_unseen(config, rows),
     }
-    for name, draw in figures.items():
-        figure = draw()
-        with atomic_path(out / name) as temporary:
-            # Without a date, the same rows give the same file.
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
-        plt.close(figure)
+    # Text as text, and without date and random names: the same rows give the same, small file.
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fmct"}):
+        for name, draw in figures.items():
+            figure = draw()
+            with atomic_path(out / name) as temporary:
+                figure.savefig(temporary, format="svg", metadata={"Date": None})
+            plt.close(figure)
     return list(figures)
 
 
@@ -90,7 +91,7 @@ def _data_scaling(config: StudyConfig, rows: list[Row]) -> Any:
                 _line(axis, chosen, "size", arm, method)
             else:
                 look = {"color": COLOURS.get(arm), "linestyle": STYLES[method], "linewidth": 1}
-                axis.axhline(chosen[0]["auc"], label=_name(arm, method), **look)
+                axis.axhline(chosen[0]["auc"], label=arm_name(arm, method), **look)
         axis.set_xscale("log")
         axis.set_xticks(sorted(config.sizes), [str(size) for size in sorted(config.sizes)])
         axis.minorticks_off()
@@ -127,7 +128,11 @@ def _seen_unseen(config: StudyConfig, rows: list[Row]) -> Any:
                         markerfacecolor=COLOURS.get(arm) if test == "seen" else "white",
                         label=f"{test} scanners" if place == 0 else None,
                     )
-    axis.set_xticks(range(len(names)), [_name(*name).replace(", ", "\n") for name in names], fontsize=8)
+    axis.set_xticks(
+        range(len(names)),
+        [arm_name(*name).replace(", ", "\n").replace(" on ", "\non ") for name in names],
+        fontsize=8,
+    )
     axis.axhline(0.5, color="#cccccc", linewidth=0.8, zorder=0)
     axis.set_ylabel(f"mean AUC at {config.compared_fraction:.0%} of the labels")
     axis.legend(fontsize=8)
@@ -137,12 +142,6 @@ def _seen_unseen(config: StudyConfig, rows: list[Row]) -> Any:
 def _lines(rows: Iterable[Row]) -> list[tuple[str, str]]:
     """Arm and method of each line, in the order they come first."""
     return list(dict.fromkeys((row["arm"], row["method"]) for row in rows))
-
-
-def _name(arm: str, method: str) -> str:
-    if arm in ("scratch", "thumbnail", "mean"):
-        return {"scratch": "from scratch"}.get(arm, f"linear on {arm}")
-    return f"{arm}, {'fine-tuned' if method == 'finetune' else 'frozen'}"
 
 
 def _line(axis: Axes, rows: list[Row], along: str, arm: str, method: str) -> None:
@@ -155,7 +154,7 @@ def _line(axis: Axes, rows: list[Row], along: str, arm: str, method: str) -> Non
         linestyle=STYLES[method],
         marker="o",
         markersize=3,
-        label=_name(arm, method),
+        label=arm_name(arm, method),
     )
     axis.fill_between(
         places,

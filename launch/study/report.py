@@ -10,7 +10,7 @@ from launch.study.cells import Heads
 from launch.study.config import StudyConfig
 from launch.study.findings import DIFFICULTY, Finding
 from launch.study.plots import plot_all
-from launch.study.results import MEAN, TESTS, results
+from launch.study.results import MEAN, TESTS, arm_name, results
 from shards.atomic import write_text
 
 Row = dict[str, Any]
@@ -74,8 +74,7 @@ def _goal(config: StudyConfig, rows: Sequence[Row]) -> str:
                 ]
                 cells = [_above(mine, scratch, test) for test in TESTS]
                 if mine and scratch:
-                    name = {"finetune": "fine-tuned", "frozen": "frozen"}[method]
-                    lines.append([f"{arm}, {name}", f"{fraction:.0%}", *cells])
+                    lines.append([arm_name(arm, method), f"{fraction:.0%}", *cells])
     return (
         "Findings in which a pretrained encoder's interval lies wholly above that of training from scratch "
         f"(the same network, code and steps), of {len(Finding)}:\n\n"
@@ -153,7 +152,7 @@ def _pivot(rows: Sequence[Row], along: str, columns: Sequence[object]) -> list[l
     """A line for each arm and method, a cell for each value of `along`."""
     lines: dict[str, dict[object, str]] = {}
     for row in rows:
-        name = f"{row['arm']}, {'fine-tuned' if row['method'] == 'finetune' else 'frozen'}"
+        name = arm_name(row["arm"], row["method"])
         cell = f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         lines.setdefault(name, {})[row[along]] = cell
     return [[name, *(cells.get(column, "") for column in columns)] for name, cells in lines.items()]

@@ -26,6 +26,15 @@ Key = tuple[str, str, int, float]
 """Arm, method, size, fraction."""
 
 
+def arm_name(arm: str, method: str) -> str:
+    """In words."""
+    if arm == "scratch":
+        return "from scratch"
+    if arm in ("mean", "thumbnail"):
+        return f"linear on {arm}"
+    return f"{arm}, {'fine-tuned' if method == 'finetune' else 'frozen'}"
+
+
 def results(config: StudyConfig, out: Path, heads: Heads) -> pa.Table:
     """A row for each arm, method, size, fraction, test and finding of which any seed's cell is there.
 
