@@ -9,6 +9,7 @@ from typing import Any
 from launch.study.cells import Heads
 from launch.study.config import StudyConfig
 from launch.study.findings import DIFFICULTY, Finding
+from launch.study.plan import all_cells
 from launch.study.plots import plot_all
 from launch.study.results import MEAN, TESTS, arm_name, results
 from shards.atomic import write_text
@@ -33,6 +34,7 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
         "# Does pretraining help? Synthetic heads",
         f"`fmct study`, fmct-hpc {version('fmct-hpc')}; config.json beside this file is the configuration.\n"
         f"SHA-256 of results.parquet: `{digest}`",
+        _not_done(config, rows),
         "## The goal",
         goal,
         "## The heads",
@@ -56,6 +58,14 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
     text = "\n\n".join(part for part in parts if part)
     write_text(out / "report.md", text + "\n")
     return goal
+
+
+def _not_done(config: StudyConfig, rows: Sequence[Row]) -> str:
+    """What a report of an unfinished study says of it."""
+    cells = all_cells(config)
+    per_cell = len(TESTS) * (len(Finding) + 1)
+    done = sum(len(row["by_seed"]) for row in rows) // per_cell
+    return f"**Not finished: {done} of {len(cells)} cells.**" if done < len(cells) else ""
 
 
 def _goal(config: StudyConfig, rows: Sequence[Row]) -> str:
