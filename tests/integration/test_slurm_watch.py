@@ -20,7 +20,7 @@ print("task", number, "speaks", flush=True)
 if number == "0":
     sys.exit(3)
 pathlib.Path(folder, number).touch()
-time.sleep(100)
+time.sleep(500)
 """
 
 
