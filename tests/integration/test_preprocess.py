@@ -191,6 +191,17 @@ def test_a_new_and_a_vanished_study_are_followed(copied: tuple[Export, Path]) ->
     assert len(before - after) == len(after - before) == 1
 
 
+def test_shares_of_any_number_are_every_task_once(copied: tuple[Export, Path]) -> None:
+    export, out = copied
+    config = export.config()
+    assert [run.run_share(export.catalog, out, share, 3, config) for share in range(3)] == [1, 1, 0]
+    [marker] = (out / "tasks").glob("00001-????????.json")
+    marker.unlink()
+    for share, done in ((0, False), (1, True)):
+        run.run_share(export.catalog, out, share, 2, config)
+        assert marker.exists() == done
+
+
 def test_a_deleted_shard_is_made_again_byte_for_byte(copied: tuple[Export, Path]) -> None:
     export, out = copied
     before = contents(out)
