@@ -71,11 +71,11 @@ class Chain:
             yield "Slurm does not answer here, so what is queued already is not known."
         decisions = decide(self.steps, queue or [], _read(self.out), again)
         known = {d.step.job.name: d.queued.number for d in decisions if d.queued and not d.submit}
+        names = {*known, *(d.step.job.name for d in decisions if d.submit)}
         for decision in decisions:
             yield f"{decision.step.stage}: {_state(decision)}"
         for decision in decisions:
             if decision.submit:
-                names = {*known, *(d.step.job.name for d in decisions if d.submit)}
                 yield describe(_waiting(decision.step, names), decision.step.folder, self.site, known)
 
     def submit(self, again: str | None = None) -> Iterator[str]:
