@@ -216,6 +216,21 @@ def test_tasks_share_the_grid_go_on_and_partial_results_can_be_read(folder: Path
         )
 
 
+def test_a_unit_broken_off_before_its_marker_is_computed_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = Sweep(config(folder, fractions=[1.0], shots=[], bootstrap=20), folder / "broken")
+    grid.extract()
+    units = len(grid.plan().units)
+    with monkeypatch.context() as broken:
+        broken.setattr("fmct_hpc.probe.sweep.ledger.UnitMarker.model_dump_json", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            grid.run_task(0)
+    assert len(list((folder / "broken" / "units").iterdir())) == 2, "the first unit's tables"
+    assert (grid.collect().done, rows(folder / "broken")) == (0, [])
+    assert grid.run_share(0, 1) == units == grid.collect().done
+
+
 def test_another_grid_keeps_what_it_shares_with_the_last(folder: Path, swept: Path) -> None:
     grid = Sweep(config(folder, fractions=[0.25, 0.5, 1.0]), swept)
     with pytest.raises(FmctError, match="made of another configuration"):
