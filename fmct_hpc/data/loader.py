@@ -17,8 +17,9 @@ from fmct_hpc.data.ahead import Ahead
 from fmct_hpc.data.cache import CachedDataset, open_dataset
 from fmct_hpc.data.graph import Device, build_pipeline
 from fmct_hpc.data.order import Order, Share
+from fmct_hpc.data.readers import ReaderWatch
 from fmct_hpc.data.source import FAILURE, ViewSource
-from shards.errors import DamagedDataError, FmctError
+from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class Loader:
         device_id = torch.cuda.current_device() if device == "gpu" else None
         self._device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
         self._pipeline: Pipeline | None = build_pipeline(self._source, data, micro_batch, device, device_id)
+        readers = self._pipeline._py_pool
+        self._watch = None if readers is None else ReaderWatch(readers)
         self._iteration = 0
         self._ahead = (
             Ahead(self.dataset, self._share, start_step) if isinstance(self.dataset, CachedDataset) else None
@@ -108,14 +111,15 @@ class Loader:
         """Stop the readers and free their shared memory; the loader then yields nothing more."""
         pipeline, self._pipeline = self._pipeline, None
         # DALI itself stops them when the pipeline is collected: too late while a traceback holds it.
-        if pipeline is not None and pipeline._py_pool is not None:
+        if pipeline is not None and self._watch is not None:
+            self._watch.close()
             pipeline._py_pool.close()
         if self._ahead:
             self._ahead.close()
 
     def _next(self, pipeline: Pipeline) -> Batch:
         began = time.perf_counter()
-        *views, taken, skipped = _run(pipeline)
+        *views, taken, skipped = self._run(pipeline)
         step, _ = self._source.when(self._iteration)
         if self._ahead:
             self._ahead.advance(step)
@@ -132,6 +136,23 @@ class Loader:
             wait_seconds=time.perf_counter() - began,
             skipped=key.take(lost).to_pylist(),
         )
+
+    def _run(self, pipeline: Pipeline) -> tuple:
+        """Run the pipeline once; an FmctError of a reader, which DALI wraps, is raised as itself."""
+        try:
+            return pipeline.run()
+        except Exception as error:
+            if self._watch is not None and self._watch.died:
+                raise FmctError(
+                    "a reader process died, most likely of too little memory: lower data.workers or "
+                    "data.prefetch"
+                ) from error
+            cause: BaseException | None = error
+            while cause is not None and not str(cause).startswith(FAILURE):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            raise FmctError(str(cause).removeprefix(FAILURE)) from None
 
     def _copy(self, outputs: Sequence[Any], batch: int) -> torch.Tensor:
         """The pipeline's views, whose memory DALI uses again, as one tensor of our own."""
@@ -161,23 +182,3 @@ class Loader:
 
 _UNUSED = 3
 """References to a buffer that no tensor uses: from the list, the loop and the call that counts them."""
-
-_DEAD_READER = ("Worker data receiving interrupted", "Sending tasks to workers failed")
-"""What DALI 2.4 says where a process of its pool has gone."""
-
-
-def _run(pipeline: Pipeline) -> tuple:
-    """Run the pipeline once; an FmctError of a reader, which DALI wraps, is raised as itself."""
-    try:
-        return pipeline.run()
-    except Exception as error:
-        if any(text in str(error) for text in _DEAD_READER):
-            raise FmctError(
-                "a reader process died, most likely of too little memory: lower data.workers or data.prefetch"
-            ) from error
-        cause: BaseException | None = error
-        while cause is not None and not str(cause).startswith(FAILURE):
-            cause = cause.__cause__
-        if cause is None:
-            raise
-        raise DamagedDataError(str(cause).removeprefix(FAILURE)) from None

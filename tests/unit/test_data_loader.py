@@ -238,9 +238,11 @@ def test_readers_outlive_the_signals_of_a_scheduler(dataset, reference):
         assert_same(list(islice(loader, 6)), reference)
 
 
-def test_a_dead_reader_is_told_and_not_waited_for(dataset):
+@pytest.mark.parametrize("seconds", [0, 1], ids=["at work", "asleep"])
+def test_a_dead_reader_is_told_and_not_waited_for(dataset, seconds):
     with loading(small(dataset, workers=1)) as loader:
         next(iter(loader))
+        time.sleep(seconds)
         os.kill(reader_pids()[0], signal.SIGKILL)
         with pytest.raises(FmctError, match="reader process died"):
             list(islice(loader, 50))
