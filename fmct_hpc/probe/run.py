@@ -97,7 +97,7 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
     checkpoint = checkpoint or checkpoint_path(run, step)
     if checkpoint.exists():
         areas = [row.auc[0] for row in rows if (row.head, row.encoder) == ("logistic", "trained")]
-        mark_score(checkpoint, sum(areas) / len(areas), "mean AUC of the linear probe")
+        mark_score(checkpoint, sum(areas) / len(areas), "mean AUC of the logistic regression")
     return result
 
 
