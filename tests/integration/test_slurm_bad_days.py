@@ -218,6 +218,7 @@ def test_a_node_goes_down(training, unbroken, table, node_to_lose, which, monkey
     table(f"a node goes down ({which_node})", starts)
 
 
+@rare
 def test_a_rank_is_killed(training, unbroken, table):
     training.submit(SITE).at_step()
     (victim,) = processes(training.job, "paced_training", SLURM_PROCID="1")
