@@ -13,7 +13,7 @@ from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.sweep.ledger import read_plan
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_path, mark_score
-from fmct_hpc.train.export import export_checkpoint, load_encoder
+from fmct_hpc.train.export import encoder_info, export_checkpoint
 from shards import FmctError
 from shards.atomic import write_text
 from shards.info import sha256
@@ -78,7 +78,7 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
     if checkpoint:
         export_checkpoint(checkpoint, out)
     exported = weights / "encoder.safetensors"
-    step = load_encoder(exported)[1].step
+    step = encoder_info(exported).step
     Sweep(_as_sweep(run, config, out), out).run(progress)
     rows, skipped = _rows(out)
     if not rows:

@@ -141,7 +141,7 @@ def _origin(start: Path | None) -> str:
     if start is None:
         return "fmct train"
     try:
-        return f"fmct train, begun with: {_description(start).origin}"
+        return f"fmct train, begun with: {encoder_info(start).origin}"
     except FmctError:
         return "fmct train, begun with an encoder that is no longer there"
 
@@ -165,7 +165,7 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
     Raises FmctError where either is missing or they do not fit each other.
     """
     path = Path(path)
-    info = _description(path)
+    info = encoder_info(path)
     try:
         encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)
         encoder.load_state_dict(load_file(path))
@@ -175,8 +175,8 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
     return encoder.eval(), info
 
 
-def _description(path: Path) -> EncoderInfo:
-    """What stands beside the encoder at `path`."""
+def encoder_info(path: Path) -> EncoderInfo:
+    """What stands beside the encoder at `path`; raises FmctError as `load_encoder` does, weights unread."""
     description = path.with_suffix(".json")
     for file in (path, description):
         if not file.is_file():

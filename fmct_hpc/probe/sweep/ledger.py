@@ -66,7 +66,7 @@ class UnitFiles:
                 pq.write_table(tables[name], temporary, compression="zstd")
         write_text(self.marker, marker.model_dump_json(indent=1) + "\n")
 
-    def done(self, source: str | None) -> bool:
+    def done(self, source: str) -> bool:
         """Whether the unit was computed from this very source and its tables are there."""
         try:
             marker = UnitMarker.model_validate_json(self.marker.read_bytes())

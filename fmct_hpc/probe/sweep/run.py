@@ -114,6 +114,9 @@ class Sweep:
         plan = self._current_plan()
         if not 0 <= task < len(plan.tasks):
             raise FmctError(f"no task {task}: {self.out / 'plan.json'} has {len(plan.tasks)}, from 0")
+        return self._compute(plan, task, progress)
+
+    def _compute(self, plan: Plan, task: int, progress: Progress = _silent) -> int:
         missing = [number for number in plan.tasks[task] if not self._done(plan, number)]
         for done, number in enumerate(missing):
             progress(done, len(missing))
@@ -133,7 +136,8 @@ class Sweep:
 
     def run_share(self, share: int, shares: int) -> int:
         """Do the tasks `share`, `share` + `shares` and so on; returns how many units were computed."""
-        return sum(self.run_task(task) for task in range(share, len(self._current_plan().tasks), shares))
+        plan = self._current_plan()
+        return sum(self._compute(plan, task) for task in range(share, len(plan.tasks), shares))
 
     def collect(self) -> Summary:
         """Join what is done so far to three tables and summary.json (`collect_tables`)."""
@@ -152,10 +156,10 @@ class Sweep:
     def run(self, progress: Progress = _silent) -> Summary:
         """All of it here: extract, plan, every task, collect."""
         self.extract(progress=progress)
-        tasks = len(self.plan().tasks)
-        for task in range(tasks):
-            self.run_task(task)
-            progress(task + 1, tasks)
+        plan = self.plan()
+        for task in range(len(plan.tasks)):
+            self._compute(plan, task)
+            progress(task + 1, len(plan.tasks))
         return self.collect()
 
     def _current_plan(self) -> Plan:
