@@ -1,6 +1,6 @@
 """One classifier to fit on frozen features, and what comes of it: the interface of all methods."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.probe.statistics.scored import BoolArray, FloatArray, IntArray
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,6 @@ class Fitted:
     """(len(problem.scored),)"""
     chosen: dict[str, float]
     """What was chosen on the validation volumes."""
-
-
-Method = Callable[[NDArray[np.floating[Any]], Sequence[Problem]], list[Fitted]]
-"""Fits all problems on features of N volumes: (N, width), or tokens (N, patches, width)."""
 
 
 def log_loss(probabilities: FloatArray, labels: BoolArray) -> FloatArray:

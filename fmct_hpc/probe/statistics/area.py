@@ -37,16 +37,8 @@ class Ranking:
 
 def auc(scored: Scored) -> float:
     """Area under the ROC curve; NaN without a pair of both classes in a fold."""
-    return float(Ranking(scored).areas(_once(scored))[0][0])
-
-
-def average_precision(scored: Scored) -> float:
-    """Average precision; NaN without a pair of both classes in a fold."""
-    return float(Ranking(scored).areas(_once(scored))[1][0])
-
-
-def _once(scored: Scored) -> NDArray[np.uint16]:
-    return np.ones((1, int(scored.patients.max()) + 1), dtype=np.uint16)
+    once = np.ones((1, int(scored.patients.max()) + 1), dtype=np.uint16)
+    return float(Ranking(scored).areas(once)[0][0])
 
 
 @_jit
