@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fmct_hpc.config import FinetuneConfig, Positive, Seed
+from fmct_hpc.config import Fraction, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
 
@@ -17,6 +17,7 @@ Folds = Annotated[int, Field(ge=3)]
 
 MethodName = Literal["logistic", "linear", "neighbours", "attentive", "finetune"]
 Pool = Literal["cls", "mean", "both"]
+FinetunePool = Literal["cls", "mean", "max"]
 
 
 class _Section(BaseModel):
@@ -65,6 +66,45 @@ class AttentiveConfig(_Section):
     batch: Positive = 32
     check_every: Positive = 50
     """Steps between looks at the validation volumes."""
+
+
+class FinetuneConfig(_Section):
+    """Training of a whole encoder, with a linear layer on its pooled tokens, on labels."""
+
+    steps: Positive = 1000
+    """Whatever the number of labels; which of the checked steps is kept is chosen on validation."""
+    batch: Positive = 32
+    check_every: Positive = 100
+    """Steps between looks at the validation volumes."""
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    """Peak, of the linear layer; the encoder's layers have less by `layer_decay`."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Of the rate from a block to the one below it (Bao et al. 2022, BEiT: 0.65 to 0.85); 1 from scratch."""
+    warmup: Fraction = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """He et al. 2022, table 9: 0.05."""
+    clip: Annotated[float, Field(gt=0)] = 3.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """He et al. 2022, table 9: 0.1."""
+    pool: tuple[FinetunePool, ...] = ("cls", "mean")
+    """What the linear layer sees, side by side: the CLS token, the patch tokens' mean, their maximum in each
+    channel (a small lesion is in few tokens, and a mean dilutes it)."""
+    most_positive_weight: Annotated[float, Field(ge=1)] = 20.0
+    """A task's positives weigh negatives / positives of the training volumes, at most this."""
+    flip_probability: Fraction = 0.5
+    """Of left and right, which no label of a head may depend on."""
+    move: Annotated[int, Field(ge=0)] = 2
+    """Most voxels that a view is moved by along each axis."""
+    shift: Annotated[float, Field(ge=0)] = 0.05
+    """Greatest intensity shift, in units of the windowed range."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _pools_something(self) -> "FinetuneConfig":
+        if not self.pool or len(set(self.pool)) < len(self.pool):
+            raise ValueError("pool needs one or more of cls, mean and max, each once")
+        return self
 
 
 class ProbeConfig(_Section):

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from fmct_hpc.config import FinetuneConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import path_scales
+from fmct_hpc.probe.batches import batches
+from fmct_hpc.probe.config import FinetuneConfig
 from fmct_hpc.train.schedules import cosine, ramp
 from shards.errors import FmctError
 
@@ -179,15 +180,12 @@ def _schedule(config: FinetuneConfig, step: int) -> float:
 
 
 def _batches(count: int, config: FinetuneConfig) -> Iterator[NDArray[np.int64]]:
-    """Places among `count` rows for each step: permutations of all, end to end, cut into batches."""
-    for step in range(config.steps):
-        taken = range(step * config.batch, (step + 1) * config.batch)
-        first, last = taken.start // count, (taken.stop - 1) // count
-        orders = [
-            _generator(config.seed, _ORDER, epoch).permutation(count) for epoch in range(first, last + 1)
-        ]
-        start = taken.start - first * count
-        yield np.concatenate(orders)[start : start + config.batch]
+    """Places among `count` rows for each step."""
+
+    def order(number: int) -> NDArray[np.int64]:
+        return _generator(config.seed, _ORDER, number).permutation(count)
+
+    return batches(count, config.batch, config.steps, order)
 
 
 def _changed(views: Tensor, step: int, config: FinetuneConfig) -> Tensor:

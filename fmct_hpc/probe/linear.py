@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fmct_hpc.probe.batches import batches
 from fmct_hpc.probe.config import LinearConfig
 from fmct_hpc.probe.problem import Fitted, Problem, log_loss, standardised
 from fmct_hpc.train.schedules import cosine
@@ -71,10 +72,10 @@ def _train(x: Tensor, problems: Sequence[Problem], config: LinearConfig) -> list
 
 
 def _batches(count: int, batch: int, steps: int, seed: int) -> list[Tensor]:
-    """Places among `count` rows for each step: permutations of all, end to end."""
-    epochs = -(-steps * batch // count)
-    orders = [
-        np.random.Generator(np.random.Philox(key=[seed, _ORDER], counter=[0, 0, 0, epoch])).permutation(count)
-        for epoch in range(epochs)
-    ]
-    return list(torch.from_numpy(np.concatenate(orders)[: steps * batch]).split(batch))
+    """Places among `count` rows for each step."""
+
+    def order(number: int) -> NDArray[np.int64]:
+        generator = np.random.Generator(np.random.Philox(key=[seed, _ORDER], counter=[0, 0, 0, number]))
+        return generator.permutation(count)
+
+    return [torch.from_numpy(places) for places in batches(count, batch, steps, order)]

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fmct_hpc.config import FinetuneConfig, Fraction, Pool, Positive, Seed, TrainConfig
+from fmct_hpc.config import Fraction, Positive, Seed, TrainConfig
+from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 
 
 class _Section(BaseModel):
@@ -43,7 +44,7 @@ class CohortConfig(_Section):
 class FrozenConfig(_Section):
     """Logistic regression on frozen features."""
 
-    pool: tuple[Pool, ...] = ("cls", "mean", "max")
+    pool: tuple[FinetunePool, ...] = ("cls", "mean", "max")
     """As of fine-tuning, so that the two differ in the encoder alone."""
     strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Inverse regularisation; the one of least log-loss on the validation heads is taken."""
