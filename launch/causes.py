@@ -63,7 +63,7 @@ class Explained(NamedTuple):
 def by_code(code: int, log: str) -> Explained:
     """Of a start whose batch script has lived to see its command's exit code; `log` is what it wrote."""
     if code in _BY_CODE:
-        told = _own_words(log) if code in (FmctError.exit_code, NoRoomError.exit_code) else ""
+        told = own_words(log) if code in (FmctError.exit_code, NoRoomError.exit_code) else ""
         return Explained(_BY_CODE[code], told or _how(code), None, code)
     rank, how = _first_rank(log)
     if "error: Node failure on" in log:
@@ -106,6 +106,12 @@ def log_of_start(path: Path | None, job: str, start: int) -> str:
     return text.rpartition(begins)[2].partition(f"fmct: job {job}, start {start + 1},")[0]
 
 
+def own_words(log: str) -> str:
+    """The line that `fmct` ends with for a mistake that the user can mend (launch/cli.py)."""
+    said = [line[6:] for line in log.splitlines() if line.startswith("fmct: ") and line[6:10] != "job "]
+    return said[-1] if said else ""
+
+
 def _first_rank(log: str) -> tuple[int | None, str]:
     """The rank that srun names first as failed, and how."""
     for nodes, ranks, how in re.findall(r"srun: error: (\S+): tasks? ([\d,\-]+): (.*)", log):
@@ -113,12 +119,6 @@ def _first_rank(log: str) -> tuple[int | None, str]:
             rank = int(re.split("[,-]", ranks)[0])
             return rank, f"rank {rank} on {nodes}: {how.strip()}"
     return None, ""
-
-
-def _own_words(log: str) -> str:
-    """The line that `fmct` ends with for a mistake that the user can mend (launch/cli.py)."""
-    said = [line[6:] for line in log.splitlines() if line.startswith("fmct: ") and line[6:10] != "job "]
-    return said[-1] if said else ""
 
 
 def _line(log: str, words: str) -> str:

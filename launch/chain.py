@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launch import scheduler
+from launch.causes import own_words
 from launch.pipeline import DONE, Step
 from launch.scheduler import Queued
 from launch.site import Site
@@ -206,8 +207,8 @@ def _ending(stage: str, before: Submitted) -> str:
     how = " and ".join(states) or ("completed" if facts else "in a way that Slurm no longer knows")
     said = ""
     for log in sorted(before.folder.glob(f"{before.number}_*log.out")):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("fmct: ")]
-        said = next((f": {line[6:]}" for line in reversed(lines) if not line.startswith("fmct: job ")), said)
+        words = own_words(log.read_text(errors="replace"))
+        said = f": {words}" if words else said
     return f"{stage}: job {before.number} ended {how}{said}"
 
 

@@ -33,6 +33,8 @@ SETUP = (
     # Where in the log this start begins.
     'echo "fmct: job $job, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"',
 )
+FIND_MODULE = "type module > /dev/null 2>&1 || . /etc/profile"
+"""A batch shell that is no login shell may not know the command."""
 STRAGGLER_SECONDS = 120
 """Ranks end together; when one has ended, srun ends those that still wait for it after this long."""
 
@@ -196,8 +198,7 @@ def _site_setup(site: Site) -> list[str]:
     """Shell lines for what the site file says of a job's environment."""
     lines = []
     if site.modules:
-        # A batch shell that is no login shell may not know the command.
-        lines.append("type module > /dev/null 2>&1 || . /etc/profile")
+        lines.append(FIND_MODULE)
     for name in map(shlex.quote, site.modules):
         lines.append(f"module load {name} || {{ echo fmct: module load {name} failed >&2; exit 2; }}")
     lines += [f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()]

@@ -121,8 +121,7 @@ def sweep_plan_job(config: Path, out: Path, site: Site) -> Job:
 
 def report_job(out: Path, data: Path, run: Path, probe: Path, labels: Path, site: Site) -> Job:
     """Writes the page of a whole run, with a map of the features that the probe extracted."""
-    arguments = ("--data", data, "--run", run, "--probe", probe, "--labels", labels)
-    command = fmct(site, "report", out, *arguments, "--features", probe / "features/trained")
+    command = fmct(site, "report", out, "--data", data, "--run", run, "--probe", probe, "--labels", labels)
     return Job("fmct-report", (command,), site.light)
 
 

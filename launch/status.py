@@ -12,7 +12,7 @@ from rich.table import Table
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
 from launch.requeue import Ending
-from launch.watch import Picture, look, places, state_of
+from launch.watch import Picture, look_at_all, state_of
 from preprocess import ledger
 
 SILENT_SECONDS = 60.0
@@ -20,8 +20,8 @@ SILENT_SECONDS = 60.0
 
 
 def status(folder: Path, console: Console) -> None:
-    """Print what is known of `folder`, and of the stages in it; raises FmctError as `places` does."""
-    pictures = [look(place) for place in places(folder)]
+    """Print what is known of `folder`, and of the stages in it; raises FmctError as `look_at_all` does."""
+    pictures = look_at_all(folder)
     told = [picture for picture in pictures if not picture.empty] or pictures[:1]
     for picture in told:
         _show_picture(picture, console)

@@ -9,7 +9,7 @@ from fmct_hpc.train.attempts import Attempt, attempts, conclude
 from launch import scheduler
 from launch.causes import Explained, by_slurm, by_state, log_of_start
 from launch.requeue import Ending, decide, read
-from launch.scheduler import ALIVE, JobFacts
+from launch.scheduler import ALIVE, JobFacts, Queued
 from shards.errors import FmctError
 
 NEWEST_JOBS = 8
@@ -60,26 +60,29 @@ class Picture:
         return found
 
 
-def places(folder: Path) -> list[Path]:
-    """The folder, and those in it that jobs were submitted for: the stages of a pipeline.
+def look_at_all(folder: Path) -> list[Picture]:
+    """Look at the folder, and at those in it that jobs were submitted for: the stages of a pipeline.
 
     Raises FmctError where the folder is not there.
     """
     if not folder.is_dir():
         raise FmctError(f"{folder}: no such folder; give a run folder, or the --out of a stage")
-    return [folder, *sorted(path.parent for path in folder.glob("*/slurm") if path.is_dir())]
+    places = [folder, *sorted(path.parent for path in folder.glob("*/slurm") if path.is_dir())]
+    queue = scheduler.queued() or []
+    return [look(place, queue) for place in places]
 
 
-def look(folder: Path) -> Picture:
+def look(folder: Path, queue: list[Queued] | None = None) -> Picture:
     """Look at a run folder, or at any folder that jobs were submitted for.
 
-    An attempt whose end is not on record, and that is over by what Slurm says, is concluded.
+    An attempt whose end is not on record, and that is over by what Slurm says, is concluded. queue: this
+    user's jobs; None: Slurm is asked for them.
     """
     picture = Picture(folder, attempts=attempts(folder))
     for path in (folder / "slurm").glob("*.endings.jsonl"):
         job = path.name.removesuffix(".endings.jsonl")
         picture.endings[job] = read(path.parent, job)
-    _ask_slurm(picture)
+    _ask_slurm(picture, scheduler.queued() or [] if queue is None else queue)
     _judge_newest_attempt(picture)
     return picture
 
@@ -97,7 +100,7 @@ def newest_log(folder: Path, rank: int | None = None) -> list[Path]:
 
     Of a pipeline, those of the stage that wrote last. Raises FmctError where there is none.
     """
-    stages = [list(_logs(look(place), rank)) for place in places(folder)]
+    stages = [list(_logs(picture, rank)) for picture in look_at_all(folder)]
     found = [logs for logs in stages if logs]
     if not found:
         what = f"of rank {rank}" if rank is not None else "of a job"
@@ -127,22 +130,22 @@ def _rank_of(path: Path) -> int:
     return int(path.name.removesuffix("_log.out").rsplit("_", 1)[1])
 
 
-def _numbers(picture: Picture) -> list[str]:
+def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
     """Numbers of the jobs of a folder, newest first."""
     slurm = picture.folder / "slurm"
     found = {path.name.removesuffix("_submission.sh") for path in slurm.glob("[0-9]*_submission.sh")}
     found |= {job.split("_")[0] for job in picture.endings}
     found |= {attempt.slurm.job for attempt in picture.attempts if attempt.slurm}
     here = picture.folder.resolve()
-    for job in scheduler.queued() or []:
+    for job in queue:
         words = {word.removeprefix("--run=").removeprefix("--out=") for word in job.command.split()}
         if any(Path(job.folder, word).resolve() == here for word in words):
             found.add(job.number)
     return sorted((number for number in found if number.isdigit()), key=int, reverse=True)
 
 
-def _ask_slurm(picture: Picture) -> None:
-    numbers = _numbers(picture)
+def _ask_slurm(picture: Picture, queue: list[Queued]) -> None:
+    numbers = _numbers(picture, queue)
     if not numbers:
         return
     forgotten = []

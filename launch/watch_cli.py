@@ -50,9 +50,9 @@ def logs(
 def cancel(folder: Watched) -> None:
     """Cancel all jobs of a folder, waiting ones and those that queued themselves again among them."""
     from launch import scheduler
-    from launch.watch import look, places
+    from launch.watch import look_at_all
 
-    pictures = [look(place) for place in places(folder)]
+    pictures = look_at_all(folder)
     if not all(picture.answered for picture in pictures):
         raise FmctError("slurmctld does not answer: nothing was cancelled; try again")
     alive = [job for picture in pictures for job in picture.alive]

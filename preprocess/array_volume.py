@@ -1,6 +1,7 @@
 """From an array of HU with an affine to one volume, by the same rules and the same resampler as a series."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,7 +34,9 @@ def array_volume(
     slices = _stack(affine, order, values.shape)
     hu = _hu(values).transpose(order)
     if slices.heights[0] > slices.heights[-1]:
-        slices, hu = _turned(slices), hu[::-1]
+        # From the other end, so that slices ascend along the normal.
+        slices = replace(slices, positions=slices.positions[::-1], heights=slices.heights[::-1])
+        hu = hu[::-1]
     hu = np.ascontiguousarray(hu)
     if max(slices.spacing) > select.max_slice_gap_mm:
         raise Rejection(Reason.SLICE_GAP, f"pixels of {max(slices.spacing):.2f} mm")
@@ -87,19 +90,6 @@ def _stack(affine: np.ndarray, order: tuple[int, int, int], shape: tuple[int, ..
         heights=positions @ normal,
         spacing=(float(lengths[1]), float(lengths[2])),
         matrix=(shape[order[1]], shape[order[2]]),
-    )
-
-
-def _turned(slices: Stack) -> Stack:
-    """The same slices from the other end, so that they ascend along the normal."""
-    return Stack(
-        column_step=slices.column_step,
-        row_step=slices.row_step,
-        normal=slices.normal,
-        positions=slices.positions[::-1],
-        heights=slices.heights[::-1],
-        spacing=slices.spacing,
-        matrix=slices.matrix,
     )
 
 

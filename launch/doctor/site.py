@@ -15,7 +15,7 @@ from launch.config import load
 from launch.doctor import slurm
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from launch.site import Resources, Site
-from launch.slurm import Job, script
+from launch.slurm import FIND_MODULE, Job, script
 from shards.atomic import sync, write_text
 from shards.errors import FmctError
 
@@ -104,7 +104,7 @@ def _modules(site: Site) -> str | Judgement:
     """Load them as the batch script does."""
     failed = []
     for name in site.modules:
-        line = 'type module > /dev/null 2>&1 || . /etc/profile; module load "$0"'
+        line = f'{FIND_MODULE}; module load "$0"'
         done = subprocess.run(["bash", "-c", line, name], capture_output=True, timeout=slurm.SECONDS)
         if done.returncode:
             failed.append(name)
