@@ -5,6 +5,7 @@ that other work on the machine counts little. The encoder alone gets views that 
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from shard_samples import make_key, make_record
 
 from fmct_hpc.config import DataConfig, ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
@@ -22,21 +26,9 @@ from fmct_hpc.train.export import EncoderInfo
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
 from preprocess.resample import INDEX_STEPS
-from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
+from shards import Dataset, ShardWriter, finish_dataset
 
 SHAPE = (176, 220, 190)
-FACTS = DecodeFacts(
-    kernel_class="soft",
-    kvp=120.0,
-    slice_thickness_mm=1.0,
-    gantry_tilt_deg=0.0,
-    slices=176,
-    slice_gap_mm=(1.0, 1.0),
-    matrix=(512, 512),
-    pixel_spacing_mm=(0.5, 0.5),
-    manufacturer="other",
-    transfer_syntax="1.2.840.10008.1.2.1",
-)
 
 
 def write(folder: Path, volumes: int) -> Dataset:
@@ -46,20 +38,7 @@ def write(folder: Path, volumes: int) -> Dataset:
         for number in range(volumes):
             clean = head_hu(index @ INDEX_STEPS, draw_anatomy(0, number))
             hu = np.rint(clean + np.random.default_rng(number).normal(0, 5, SHAPE)).astype(np.int16)
-            key = f"{number:032x}"
-            record = VolumeRecord(
-                key=key,
-                patient_key=key,
-                study_key=key,
-                shape=SHAPE,
-                spacing_mm=(1.0, 1.0, 1.0),
-                affine=tuple(np.eye(4).ravel().tolist()),
-                crc32=crc32(hu),
-                source_digest="a" * 64,
-                config_digest="b" * 64,
-                facts=FACTS,
-            )
-            shard.add(record, hu)
+            shard.add(make_record(hu, make_key(number)), hu)
     finish_dataset(folder, "zarr", ["shard-00000"])
     return Dataset.open(folder)
 

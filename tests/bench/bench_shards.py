@@ -9,6 +9,7 @@ import argparse
 import itertools
 import multiprocessing
 import resource
+import sys
 import tempfile
 import time
 import zipfile
@@ -23,7 +24,10 @@ import zarr
 from numcodecs import blosc
 from scipy.ndimage import zoom
 
-from shards import Dataset, DecodeFacts, ShardFormat, ShardWriter, VolumeRecord, crc32, finish_dataset, index
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from shard_samples import FORMATS, make_key, make_record
+
+from shards import Dataset, ShardFormat, ShardWriter, finish_dataset, index
 from shards.dataset import INDEX_NAME
 from shards.info import sha256, write
 
@@ -32,7 +36,6 @@ SHAPE = (176, 220, 220)
 CROP = 112
 CROPS = 20
 ROWS = 361_663
-FORMATS: tuple[ShardFormat, ...] = ("zarr", "webdataset")
 
 Box = tuple[slice, ...]
 ReadBox = Callable[[Box], Any]
@@ -47,33 +50,6 @@ def head() -> np.ndarray:
     )
     factors = [new / old for new, old in zip(SHAPE, stored.shape, strict=True)]
     return np.rint(zoom(np.maximum(stored, -1024).astype(np.float32), factors, order=1)).astype(np.int16)
-
-
-def make_record(voxels: np.ndarray, key: str = "0" * 32) -> VolumeRecord:
-    facts = DecodeFacts(
-        kernel_class="soft",
-        kvp=120,
-        slice_thickness_mm=5,
-        gantry_tilt_deg=0,
-        slices=28,
-        slice_gap_mm=(5, 5),
-        matrix=(512, 512),
-        pixel_spacing_mm=(0.49, 0.49),
-        manufacturer="ge",
-        transfer_syntax="1.2.840.10008.1.2.1",
-    )
-    return VolumeRecord(
-        key=key,
-        patient_key=key,
-        study_key=key,
-        shape=voxels.shape,
-        spacing_mm=(1, 1, 1),
-        affine=tuple(np.eye(4).ravel()),
-        crc32=crc32(voxels),
-        source_digest="a" * 64,
-        config_digest="b" * 64,
-        facts=facts,
-    )
 
 
 def cpu_ms(work: Callable[[], object]) -> float:
@@ -109,7 +85,7 @@ def bench_reads(folder: Path, rounds: int) -> None:
     import blosc2
 
     voxels = head()
-    record = make_record(voxels)
+    record = make_record(voxels, make_key(0))
     np.save(folder / "raw.npy", voxels)
     raw = np.load(folder / "raw.npy", mmap_mode="r")
     readers: dict[str, ReadBox] = {"raw memmap": lambda box: np.array(raw[box])}
@@ -218,7 +194,7 @@ def make_index(folder: Path, rows: int) -> None:
     """A dataset directory with an index of `rows` volumes and no shard."""
     voxels = np.zeros((2, 2, 2), np.int16)
     with ShardWriter(folder, "one", "zarr") as shard:
-        shard.add(make_record(voxels), voxels)
+        shard.add(make_record(voxels, make_key(0)), voxels)
     info = finish_dataset(folder, "zarr", ["one"])
     rng = np.random.default_rng(0)
 

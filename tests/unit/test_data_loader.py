@@ -14,29 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shard_samples import damage_volume
+from shard_samples import damage_volume, make_key, make_record
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data.loader import Batch, Loader
 from shards.dataset import finish_dataset
 from shards.errors import FmctError
-from shards.schema import DecodeFacts, VolumeRecord
-from shards.voxels import crc32
 from shards.writer import ShardWriter
 
 VOLUMES = 5
-FACTS = DecodeFacts(
-    kernel_class="soft",
-    kvp=120,
-    slice_thickness_mm=1,
-    gantry_tilt_deg=0,
-    slices=30,
-    slice_gap_mm=(1, 1),
-    matrix=(64, 64),
-    pixel_spacing_mm=(1, 1),
-    manufacturer="other",
-    transfer_syntax="1.2.840.10008.1.2.1",
-)
 
 
 def write_dataset(path: Path) -> Path:
@@ -46,20 +32,7 @@ def write_dataset(path: Path) -> Path:
         for number in range(VOLUMES):
             shape = (30 + number, 44, 38 - number)
             voxels = generator.integers(-1000, 1500, shape).astype(np.int16)
-            key = f"{number:032x}"
-            record = VolumeRecord(
-                key=key,
-                patient_key=key,
-                study_key=key,
-                shape=shape,
-                spacing_mm=(1.0, 1.0, 1.0),
-                affine=tuple(np.eye(4).ravel()),
-                crc32=crc32(voxels),
-                source_digest="0" * 64,
-                config_digest="0" * 64,
-                facts=FACTS,
-            )
-            shard.add(record, voxels)
+            shard.add(make_record(voxels, make_key(number)), voxels)
     finish_dataset(path, "zarr", ["shard"])
     return path
 
