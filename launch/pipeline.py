@@ -14,7 +14,7 @@ from typing import Annotated
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fmct_hpc.config import TrainConfig
+from fmct_hpc.config import Positive, TrainConfig
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep
@@ -25,7 +25,6 @@ from launch.slurm import Job
 from preprocess.config import PreprocessConfig
 from shards.errors import FmctError
 
-Positive = Annotated[int, Field(ge=1)]
 Place = Annotated[Path, AfterValidator(Path.absolute)]
 """A path from /, or from where the command is called."""
 
