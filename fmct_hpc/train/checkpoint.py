@@ -121,7 +121,7 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
     before it is taken; raises FmctError where all are damaged: a run is never begun again in silence.
     """
     damaged: list[str] = []
-    for path in reversed(_checkpoints(run)):
+    for path in reversed(checkpoints(run)):
         try:
             manifest = verify(path)
         except FmctError as error:
@@ -174,7 +174,7 @@ def file_facts(file: Path) -> FileFacts | None:
 
 def newest_step(run: Path) -> int:
     """Steps done at the newest checkpoint that has its name, whose bytes are not checked; 0 without one."""
-    return max((int(path.name.removeprefix("step-")) for path in _checkpoints(run)), default=0)
+    return max((int(path.name.removeprefix("step-")) for path in checkpoints(run)), default=0)
 
 
 def mark_score(path: Path, score: float, what: str) -> None:
@@ -192,7 +192,7 @@ def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
     ones were damaged when the run went on from before them: they neither count nor are removed, until
     the run comes to their step again.
     """
-    present = [path for path in _checkpoints(run) if path <= checkpoint_path(run, step)]
+    present = [path for path in checkpoints(run) if path <= checkpoint_path(run, step)]
     scores = dict(_scores(present))
     kept = {*present[-keep_last:], *(path for path, best in scores.items() if best == max(scores.values()))}
     for path in present:
@@ -202,8 +202,8 @@ def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
             _score_file(path).unlink(missing_ok=True)
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    """All that have their name, oldest first."""
+def checkpoints(run: Path) -> list[Path]:
+    """All of a run folder that have their name, oldest first; they may be damaged."""
     return sorted((run / "checkpoints").glob("step-" + 8 * "[0-9]"))
 
 
@@ -211,7 +211,7 @@ def _score_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.score.json")
 
 
-def _scores(checkpoints: list[Path]) -> Iterator[tuple[Path, float]]:
-    for path in checkpoints:
+def _scores(paths: list[Path]) -> Iterator[tuple[Path, float]]:
+    for path in paths:
         if _score_file(path).exists():
             yield path, float(json.loads(_score_file(path).read_text())["score"])

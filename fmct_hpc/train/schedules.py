@@ -47,9 +47,14 @@ def settings(config: TrainConfig, step: int) -> StepSettings:
     )
 
 
+def peak_rate(config: TrainConfig) -> float:
+    """The greatest learning rate, for the run's batch."""
+    return config.optim.base_lr * config.run.batch / REFERENCE_BATCH
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear from the first step's share of the peak, then a cosine down to optim.min_lr."""
-    peak = config.optim.base_lr * config.run.batch / REFERENCE_BATCH
+    peak = peak_rate(config)
     warmup = config.run.steps * config.optim.warmup
     if step < warmup:
         return peak * min(1.0, (step + 1) / warmup)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.train.checkpoint import Manifest, parts, verify
+from fmct_hpc.train.checkpoint import Manifest, checkpoints, parts, verify
 from fmct_hpc.train.run import preflight
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from shards.errors import FmctError
@@ -60,7 +60,7 @@ def _in_use(run: Path) -> str | Judgement:
 def _checkpoints(run: Path, whole: list[Manifest]) -> str | Judgement:
     """Every checkpoint's files against their SHA-256."""
     damaged = []
-    for folder in _folders(run):
+    for folder in checkpoints(run):
         try:
             whole.append(verify(folder))
         except FmctError as error:
@@ -84,13 +84,9 @@ def _going_on(run: Path, config: TrainConfig, ranks: int) -> str | Judgement:
     return f"from step {step} of {config.run.steps}" if step < config.run.steps else "all steps are done"
 
 
-def _folders(run: Path) -> list[Path]:
-    return sorted(run.glob("checkpoints/step-????????"))
-
-
 def _room(run: Path) -> str | Judgement:
     free = shutil.disk_usage(run).free
-    size = max((sum(part.stat().st_size for part in parts(folder)) for folder in _folders(run)), default=0)
+    size = max((sum(part.stat().st_size for part in parts(folder)) for folder in checkpoints(run)), default=0)
     said = f"{free / 1e9:.1f} GB free, a checkpoint has {size / 1e9:.2f}"
     if free < ROOM * size:
         return fault(said, "make room, or lower run.keep_last and run.keep_every")

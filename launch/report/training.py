@@ -18,6 +18,7 @@ from fmct_hpc.train.attempts import attempts
 from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest
 from fmct_hpc.train.export import EncoderInfo
 from fmct_hpc.train.health import Health
+from fmct_hpc.train.schedules import peak_rate
 from launch.report.attempts import attempts_section
 from launch.report.document import Block, Facts, Gallery, Picture, Section, Text, cell, facts, table
 from launch.report.figures import DIM, picture, svg, themed
@@ -37,6 +38,8 @@ CURVES = {
     "Share of a step spent waiting for data": ("data_wait",),
 }
 """Panels, and the metrics that they show where a run has them."""
+PARTS = {"dino": "DINO", "mae": "MAE", "ibot": "iBOT", "koleo": "KoLeo"}
+"""Of the loss, and what they are called."""
 POINTS = 300
 """Of a curve. Of a longer run each is the mean of neighbouring steps, within the band of their extremes."""
 PICTURES = 3
@@ -103,9 +106,8 @@ class Training:
     def _recipe(self) -> Facts:
         config, objective = self.config, self.config.objective
         model = config.model
-        weights = {"DINO": objective.dino_weight, "MAE": objective.mae_weight}
-        weights |= {"iBOT": objective.ibot_weight, "KoLeo": objective.koleo_weight}
-        parts = ", ".join(f"{weight:g} · {name}" for name, weight in weights.items() if weight)
+        weights = objective.weights
+        parts = ", ".join(f"{weights[part]:g} · {name}" for part, name in PARTS.items() if part in weights)
         last = self.metrics[-1]
         return facts(
             "The run",
@@ -116,7 +118,7 @@ class Training:
                 f"patches of {model.patch_size}³ in {config.data.view_size}³ voxels",
                 "parameters of the encoder": parameter_counts(config)["encoder"],
                 "loss": parts,
-                "peak learning rate": config.optim.base_lr * config.run.batch / 256,
+                "peak learning rate": peak_rate(config),
                 "precision": config.engine.precision,
                 "ranks": self.checkpoint.world_size if self.checkpoint else None,
                 "ZeRO stage": config.engine.zero_stage,
