@@ -3,6 +3,7 @@
 `python tests/training_ranks.py SCENARIO FOLDER`; FOLDER holds a configuration a run, as <name>.json.
 """
 
+import gc
 import json
 import os
 import resource
@@ -83,16 +84,27 @@ def rows(run: Path) -> int:
 
 
 def disk_full(config: TrainConfig, run: Path) -> None:
-    """Rank 1 can't write its file of the second checkpoint: all ranks end as for any mistake."""
+    """Rank 1 can't write its file of the second checkpoint: all ranks end as for any mistake.
+
+    First where its file system takes room beforehand, then where it can't.
+    """
     assert train(config, run, until=BREAK) == 0
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if os.environ["RANK"] == "1":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        train(config, run)
-    except (FmctError, SystemExit) as error:
-        (run / f"ended-{os.environ['RANK']}.txt").write_text(str(error)[:900])
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    from fmct_hpc.train import saver
+    from fmct_hpc.train.room import take_room
+
+    rank, limits = os.environ["RANK"], resource.getrlimit(resource.RLIMIT_FSIZE)
+    for kind in ("kept", "not-kept"):
+        if kind == "not-kept" and rank == "1":
+            saver.take_room = lambda path, size: False
+        if rank == "1":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            train(config, run)
+        except (FmctError, SystemExit) as error:
+            (run / f"ended-{kind}-{rank}.txt").write_text(str(error)[:900])
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        gc.collect()  # what failed holds the run folder's lock
+    saver.take_room = take_room
 
 
 class Operators(TorchDispatchMode):

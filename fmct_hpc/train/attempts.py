@@ -48,7 +48,6 @@ _SIGNALS: dict[str, Cause] = {
     "SIGUSR1": "time limit",
     "SIGUSR2": "time limit",
     "time limit": "time limit",
-    "no room": "no room",
 }
 """Slurm's warnings come as SIGUSR1 or SIGUSR2; a SIGTERM may be anybody's."""
 

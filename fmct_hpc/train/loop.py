@@ -176,7 +176,7 @@ def run_steps(
         slowest = max(slowest, seconds)
         observe(Finished(done, batches, outcome, seconds, waited, saver.figures()))
         if stopping or done == steps.stop or done % config.run.checkpoint_every == 0:
-            saver.save(done, last=stopping or done == steps.stop)
+            saver.save(done)
         if stopping:
             log.info("step %d: stopping; run it again to go on", done)
             break

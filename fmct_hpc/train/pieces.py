@@ -6,16 +6,19 @@ the slice it will hold, and gets it from whichever files have it.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from shards.errors import FmctError
+
+_TYPES = {torch.float32: "F32", torch.int64: "I64"}
+"""Of the entries; safetensors' names."""
 
 
 class Piece(NamedTuple):
@@ -45,11 +48,39 @@ def whole_piece(key: str, tensor: Tensor) -> Piece:
     return Piece(key, tuple(tensor.shape), 0, tensor.detach().view(-1), replicated=True)
 
 
-def write_pieces(path: Path, pieces: Iterable[Piece]) -> None:
-    """Write pieces, whose values lie in host memory, to one file."""
-    held = [piece for piece in pieces if len(piece.values)]
-    places = {piece.key: {"start": piece.start, "shape": piece.shape} for piece in held}
-    save_file({piece.key: piece.values for piece in held}, path, metadata={"pieces": json.dumps(places)})
+def file_bytes(pieces: Sequence[Piece]) -> int:
+    """How long the file is that `write_pieces` makes."""
+    return len(_header(pieces)) + sum(piece.values.nbytes for piece in pieces)
+
+
+def write_pieces(path: Path, pieces: Sequence[Piece]) -> None:
+    """Write pieces, whose values lie in host memory, to one file.
+
+    A file that is there is written over, not made anew, and keeps the room that was taken for it; that is
+    why it is not written by safetensors itself, which makes another and renames it.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+        file.write(_header(pieces))
+        for piece in pieces:
+            file.write(piece.values.view(torch.uint8).numpy().data)
+
+
+def _header(pieces: Sequence[Piece]) -> bytes:
+    """What a safetensors file begins with: the length of a JSON object, and that, padded to whole words."""
+    places = {piece.key: {"start": piece.start, "shape": piece.shape} for piece in pieces}
+    entries: dict[str, object] = {"__metadata__": {"pieces": json.dumps(places)}}
+    begin = 0
+    for piece in pieces:
+        end = begin + piece.values.nbytes
+        entries[piece.key] = {
+            "dtype": _TYPES[piece.values.dtype],
+            "shape": [len(piece.values)],
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 class PieceFiles:

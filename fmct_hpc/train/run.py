@@ -151,9 +151,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                 saver.close()
             reasons = [reason for reason in together(lambda: stop.reason) if reason]
             on_first_rank(lambda: _export(run, done))
-            on_first_rank(
-                lambda: attempts.end(run, attempt, done, (reasons or ["no room"])[0] if stopped else None)
-            )
+            on_first_rank(lambda: attempts.end(run, attempt, done, reasons[0] if stopped else None))
         except Exception as error:
             attempts.note_failure(run, attempt.number, rank, error)
             raise

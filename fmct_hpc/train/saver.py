@@ -1,8 +1,10 @@
 """Writing checkpoints behind the training's back, with the same guarantees as in front of it.
 
-The training waits only while its state is copied to host memory. A thread a rank then writes the rank's
-file, syncs it and takes its digest; the ranks agree, over a process group of their own, that all have done
-so; and rank 0 writes the manifest and gives the directory its name.
+The training waits only while room is taken for every rank's file and its state is copied to host memory.
+A thread a rank then writes the rank's file, syncs it and takes its digest; the ranks agree, over a process
+group of their own, that all have done so; and rank 0 writes the manifest and gives the directory its name.
+So a full disk shows before anything more is trained. Where a file system takes no room beforehand, the
+training waits until the checkpoint has its name.
 """
 
 import logging
@@ -16,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch.distributed as dist
-from safetensors import SafetensorError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import (
@@ -29,16 +30,20 @@ from fmct_hpc.train.checkpoint import (
     part_name,
     prune,
 )
-from fmct_hpc.train.pieces import Piece, write_pieces
+from fmct_hpc.train.pieces import Piece, file_bytes, write_pieces
 from fmct_hpc.train.process_group import fail_together, together
+from fmct_hpc.train.room import take_room
 from fmct_hpc.train.state import State
-from shards.atomic import sync, write_text
+from shards.atomic import sync
 from shards.errors import DISK_FULL, FmctError, NoRoomError
 
 log = logging.getLogger(__name__)
 
 LAST_WAIT_SECONDS = 60.0
 """For a save that goes on while the run fails: its other ranks may be dead."""
+
+MANIFEST_ROOM = 1 << 20
+"""Bytes, more than any manifest has: some 10 kB and 150 a rank."""
 
 
 class Saver:
@@ -62,24 +67,32 @@ class Saver:
         """Whether the newest save has failed; ranks may learn it a step apart."""
         return self._failure is not None
 
-    def save(self, step: int, last: bool = False) -> None:
-        """Copy the state at `step` and begin to write it; waits for an earlier save to end first.
+    def save(self, step: int) -> None:
+        """Take room for the state at `step`, copy it and begin to write it.
 
-        Raises FmctError on all ranks where the earlier one failed. Where the run stops here (`last`), one
-        that found no room is told and made up for: there may be room by now.
+        Waits for an earlier save to end first, and for this one where no room can be taken beforehand.
+        Raises FmctError on all ranks where the earlier one failed, or there is no room for this one.
         """
         began = time.perf_counter()
-        if last:
-            self._forgive()
         self.finish()
         rank, world_size = dist.get_rank(), dist.get_world_size()
-        shares = (piece.share(rank, world_size) for piece in self._state.pieces())
-        copies = [piece._replace(values=piece.values.to("cpu", copy=True)) for piece in shares]
-        waited = time.perf_counter() - began
+        shares = [piece.share(rank, world_size) for piece in self._state.pieces()]
+        held = [piece for piece in shares if len(piece.values)]
+        temporary = _temporary(checkpoint_path(self._run, step))
+        try:
+            together(lambda: _make_empty(temporary) if rank == 0 else None, self._group)
+            room = all(together(lambda: _take_room(temporary, file_bytes(held)), self._group))
+        except FmctError as error:
+            _discard(temporary)
+            fail_together(error)
+        copies = [piece._replace(values=piece.values.to("cpu", copy=True)) for piece in held]
+        waited = time.perf_counter() - began if room else None
         arguments = (step, self._state.updates, copies, began, waited)
         # A daemon: where another rank has died, this one must not outlive it by a collective's timeout.
         self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
+        if not room:
+            self.finish()
 
     def finish(self) -> None:
         """Wait until the checkpoint has its name; raises FmctError on all ranks where that failed."""
@@ -89,14 +102,6 @@ class Saver:
             fail_together(self._failure)
         if self._failure is not None:
             raise self._failure
-
-    def _forgive(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-        if isinstance(self._failure, NoRoomError):
-            if dist.get_rank() == 0:
-                log.warning("%s: trying once more", self._failure)
-            self._failure = None
 
     def close(self) -> None:
         """Let a checkpoint that is being written come to its end, if it can: the run may have failed."""
@@ -110,12 +115,14 @@ class Saver:
         figures, self._figures = self._figures, {}
         return figures
 
-    def _write(self, step: int, updates: int, pieces: list[Piece], began: float, waited: float) -> None:
+    def _write(
+        self, step: int, updates: int, pieces: list[Piece], began: float, waited: float | None
+    ) -> None:
+        """Of a thread. waited: seconds that the training did; None where it waits for all of this."""
         path = checkpoint_path(self._run, step)
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = _temporary(path)
         first = dist.get_rank() == 0
         try:
-            together(lambda: _make_empty(temporary) if first else None, self._group)
             files = dict(together(lambda: _write_part(temporary, pieces), self._group))
             manifest = Manifest(
                 step=step,
@@ -130,10 +137,10 @@ class Saver:
             together(lambda: self._publish(path, temporary, manifest) if first else None, self._group)
         except Exception as error:  # raised on the training's thread, by `finish`
             self._failure = error
-            if first:  # where the disk is full, others need the room, records of the failure among them
-                shutil.rmtree(temporary, ignore_errors=True)
+            _discard(temporary)
             return
         seconds = time.perf_counter() - began
+        waited = seconds if waited is None else waited
         self.seconds = max(self.seconds, seconds)
         self._figures = {"save_seconds": seconds, "save_wait": waited, "save_bytes": float(manifest.bytes)}
         log.info(
@@ -143,7 +150,10 @@ class Saver:
 
     def _publish(self, path: Path, temporary: Path, manifest: Manifest) -> None:
         with _writing(path):
-            write_text(temporary / MANIFEST, manifest.sealed().model_dump_json(indent=1))
+            with (temporary / MANIFEST).open("r+") as file:
+                file.write(manifest.sealed().model_dump_json(indent=1))
+                file.truncate()
+            sync(temporary / MANIFEST)
             sync(temporary)
             if path.exists():
                 # Damaged, or the run would have gone on from it: nothing that is good is removed.
@@ -158,11 +168,16 @@ def _writing(path: Path) -> Iterator[None]:
     """What the system refuses is told in one line, on all ranks, and is no defect."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        # Safetensors, written in Rust, has the number in its message only.
-        full = any(getattr(error, "errno", None) == n or f"os error {n})" in str(error) for n in DISK_FULL)
-        kind = NoRoomError if full else FmctError
-        raise kind(f"{path}: can't be written ({error}); make room, and run it again") from None
+    except OSError as error:
+        kind = NoRoomError if error.errno in DISK_FULL else FmctError
+        raise kind(
+            f"{path}: can't be written ({error.strerror or error}); make room, and run it again"
+        ) from None
+
+
+def _temporary(path: Path) -> Path:
+    """Where a checkpoint is written."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _make_empty(directory: Path) -> None:
@@ -171,6 +186,23 @@ def _make_empty(directory: Path) -> None:
         for left in directory.parent.glob(".step-*.tmp"):
             shutil.rmtree(left)
         directory.mkdir(parents=True)
+
+
+def _take_room(temporary: Path, size: int) -> bool:
+    """For this rank's file of `size` bytes and, on rank 0, the manifest; False where that can't be."""
+    rank = dist.get_rank()
+    sizes = {part_name(rank): size} | ({MANIFEST: MANIFEST_ROOM} if rank == 0 else {})
+    room = True
+    for name, bytes_ in sizes.items():
+        with _writing(temporary / name):
+            room &= take_room(temporary / name, bytes_)
+    return room
+
+
+def _discard(temporary: Path) -> None:
+    """Where the disk is full, others need the room, records of the failure among them."""
+    if dist.get_rank() == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_part(temporary: Path, pieces: list[Piece]) -> tuple[str, FileFacts]:

@@ -168,19 +168,25 @@ def test_each_attempt_is_on_record(runs: Path) -> None:
         *(("time limit", reason, stops[key], 0) for key, reason in STOP_REASONS.items()),
         ("done", "", STEPS, 0),
     ]
-    ended, failed = attempts(runs / "full")
+    conclude(runs / "full")
+    ended, *failures = attempts(runs / "full")
     assert (ended.cause, ended.first_step, ended.last_step) == ("done", 1, 8)
-    assert (failed.first_step, failed.world_size, list(failed.hosts.values())) == (9, 2, [[0, 1]])
-    failed = conclude(runs / "full")
-    assert (failed.cause, failed.exit_code) == ("refused", 2)
-    assert "can't be written" in failed.detail
+    assert len(failures) == 2
+    for failed in failures:
+        assert (failed.first_step, failed.world_size, list(failed.hosts.values())) == (9, 2, [[0, 1]])
+        assert (failed.cause, failed.exit_code) == ("refused", 2)
+        assert "can't be written" in failed.detail
 
 
-def test_a_rank_that_cannot_write_ends_all_and_leaves_what_was_good(runs: Path) -> None:
-    told, other = ((runs / f"full/ended-{rank}.txt").read_text() for rank in range(2))
+@pytest.mark.parametrize("room", ["kept", "not-kept"])
+def test_a_rank_that_cannot_write_ends_all_and_leaves_what_was_good(runs: Path, room: str) -> None:
+    told, other = ((runs / f"full/ended-{room}-{rank}.txt").read_text() for rank in range(2))
     assert "rank-00001.safetensors: can't be written" in told
     assert other == "2", "other ranks end with that exit code, in silence"
     assert last_checkpoint(runs / "full").step == 8
+    lost = {"kept": 1, "not-kept": 2}[room]
+    assert attempts(runs / "full")[lost].last_step == 12, "nothing is trained that can't be saved"
+    assert not list((runs / "full/checkpoints").glob(".*")), "others have the room"
 
 
 def test_training_learns_and_shows_what_it_reconstructs(runs: Path) -> None:
