@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +19,7 @@ from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
 from fmct_hpc.train.checkpoint import newest_step
 from launch import scheduler
 from launch.causes import Explained, by_code, by_slurm, log_of_start
+from preprocess.ledger import marked_in_share
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,10 @@ MOST_FAILURES = 20
 """Of a job in all, however far it comes between them."""
 
 MOST_IDLE = 10
-"""Interruptions of a run at the same place: its time does not suffice for anything."""
+"""Interruptions at the same place, beside the one that came there; in all, where the place is not known."""
+
+MOST_TIME_LIMITS = 3
+"""At the same place: who had all its time and came no further, twice, never will."""
 
 BACKOFF_SECONDS = 60.0
 LONGEST_BACKOFF_SECONDS = 3600.0
@@ -54,7 +58,17 @@ class Ending(BaseModel):
     detail: str = ""
     code: int | None = None
     progress: int | None = None
-    """Step of the newest checkpoint; None where the command is not a training."""
+    """Step of a training's newest checkpoint, tasks done of a share of preprocessing; None elsewhere."""
+    unit: Literal["step", "task"] = "step"
+    """Of the progress."""
+
+    @property
+    def place(self) -> str:
+        """How far it had come, in words after what happened there."""
+        if self.progress is None:
+            return ""
+        step = f" at the checkpoint of step {self.progress}"
+        return step if self.unit == "step" else f" with {self.progress} tasks done"
 
 
 class Verdict(NamedTuple):
@@ -69,35 +83,43 @@ class Verdict(NamedTuple):
 def decide(endings: list[Ending], backoff: float = BACKOFF_SECONDS) -> Verdict:
     """Judge the last of a job's endings, oldest first.
 
-    An interruption is queued again at once. A failure is queued again after `backoff` seconds, doubled with
-    each failure in a row, up to an hour, unless too many of its kind came at the same place. All else ends
-    the job.
+    An interruption is queued again at once, and from the second at the same place on later each time. A
+    failure is queued again after `backoff` seconds, doubled with each failure in a row, up to an hour. Too
+    many of a kind at the same place end the job, and so does all else.
     """
     last = endings[-1]
-    place = "" if last.progress is None else f" at the checkpoint of step {last.progress}"
     here = _trailing(endings, lambda ending: ending.progress == last.progress)
     if last.cause in INTERRUPTIONS:
-        idle = sum(e.cause in INTERRUPTIONS for e in here) - 1
-        if last.progress is None or idle == 0:
-            return Verdict(True, 0.0, "queued again")
-        if idle >= MOST_IDLE:
-            return Verdict(False, 0.0, f"interrupted {idle + 1} times in a row{place}: it gets no step done")
-        return _later(backoff, idle)
+        return _after_interruption(last, here, backoff)
     if last.cause not in FAILURES:
         return Verdict(False, 0.0, "not queued again")
     same = sum(e.cause == last.cause for e in here)
     if same >= FAILURES[last.cause]:
-        why = f"{last.cause} {same} times{place}, so not queued again: mend that and submit it again"
+        why = f"{last.cause} {same} times{last.place}, so not queued again: mend that and submit it again"
         return Verdict(False, 0.0, why)
     if sum(e.cause in FAILURES for e in endings) >= MOST_FAILURES:
         return Verdict(False, 0.0, f"failed {MOST_FAILURES} times in all, so not queued again")
     return _later(backoff, len(_trailing(endings, lambda e: e.cause in FAILURES)))
 
 
-def before(folder: Path, run: Path | None) -> bool:
+def _after_interruption(last: Ending, here: list[Ending], backoff: float) -> Verdict:
+    limits = sum(ending.cause == "time limit" for ending in here)
+    idle = sum(ending.cause in INTERRUPTIONS for ending in here) - 1
+    if last.progress is not None and limits >= MOST_TIME_LIMITS:
+        smaller = ", or begin anew with smaller tasks (output.shard_mib)" if last.unit == "task" else ""
+        why = f"{limits} time limits{last.place} and no further, so not queued again: give it more time"
+        return Verdict(False, 0.0, f"{why} (time_minutes of the site file, sbatch --time){smaller}")
+    if idle >= MOST_IDLE:
+        why = f"interrupted {idle + 1} times in a row{last.place}, so not queued again: submit it again"
+        return Verdict(False, 0.0, why)
+    return _later(backoff, idle) if idle else Verdict(True, 0.0, "queued again")
+
+
+def before(folder: Path, run: Path | None, out: Path | None) -> bool:
     """Called by a batch script that Slurm has started again: whether it may go on.
 
-    Puts down how the start before it ended, if that could not do so itself.
+    Puts down how the start before it ended, if that could not do so itself. run: the run folder, of a
+    training; out: the output folder, of an array that shares preprocessing's tasks out.
     """
     job, start = _here()
     endings = read(folder, job)
@@ -108,14 +130,17 @@ def before(folder: Path, run: Path | None) -> bool:
     explained = by_slurm(
         job, scheduler.hostnames(nodes) if nodes else [], log_of_start(_log_path(), job, start - 1), start - 1
     )
-    verdict = decide([*endings, _put_down(folder, run, job, start - 1, explained)])
+    verdict = decide([*endings, _put_down(folder, run, out, job, start - 1, explained)])
     if not verdict.again:
         log.error("job %s: start %d: %s: %s", job, start - 1, explained.detail, verdict.why)
     return verdict.again
 
 
-def after(folder: Path, run: Path | None, code: int, backoff: float) -> None:
-    """Called by a batch script when its command has ended with `code`: queue the job again or say why not."""
+def after(folder: Path, run: Path | None, out: Path | None, code: int, backoff: float) -> None:
+    """Called by a batch script when its command has ended with `code`: queue the job again or say why not.
+
+    run, out: as for `before`.
+    """
     # Slurm ends this process with the job that it queues again.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     job, start = _here()
@@ -126,7 +151,7 @@ def after(folder: Path, run: Path | None, code: int, backoff: float) -> None:
     elif explained.cause == "stopped" and facts and facts[0].preempted:
         explained = explained._replace(cause="preempted")
     endings = read(folder, job)
-    ending = _put_down(folder, run, job, start, explained)
+    ending = _put_down(folder, run, out, job, start, explained)
     verdict = decide([*endings, ending], backoff)
     what = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
     if not verdict.again:
@@ -181,7 +206,15 @@ def _attempt(run: Path | None, job: str, start: int) -> Attempt | None:
     return next((a for a in newest if a.slurm and (a.slurm.job, a.slurm.restarts) == (job, start)), None)
 
 
-def _put_down(folder: Path, run: Path | None, job: str, start: int, explained: Explained) -> Ending:
+def _tasks_done(out: Path) -> int:
+    """Of this array task's share."""
+    share, shares = (os.environ.get(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
+    return marked_in_share(out, int(share or 0), int(shares or 1))
+
+
+def _put_down(
+    folder: Path, run: Path | None, out: Path | None, job: str, start: int, explained: Explained
+) -> Ending:
     """Record an ending, for the policy and, of a training, in the run's own record; the latter knows more."""
     cause, detail = explained.cause, explained.detail
     try:
@@ -198,7 +231,8 @@ def _put_down(folder: Path, run: Path | None, job: str, start: int, explained: E
         cause=cause,
         detail=detail,
         code=explained.code,
-        progress=newest_step(run) if run else None,
+        progress=newest_step(run) if run else _tasks_done(out) if out else None,
+        unit="task" if out else "step",
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

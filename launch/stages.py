@@ -47,7 +47,7 @@ def preprocess_array(catalog: Path, out: Path, configuration: list[str], shares:
     command = fmct(site, "preprocess", catalog, "--out", out, *configuration)
     workers = f"workers={resources.cpus_per_task}"
     commands = tuple((*command, "--share", f"{i}/{shares}", workers) for i in range(shares))
-    return Job("fmct-preprocess", commands, resources)
+    return Job("fmct-preprocess", commands, resources, shared=out)
 
 
 def collect_job(catalog: Path, out: Path, configuration: list[str], site: Site) -> Job:

@@ -15,7 +15,10 @@ Run = Annotated[Path | None, typer.Option("--run", help="The run folder, of a tr
 Folder = Annotated[
     Path | None, typer.Option("--folder", help="Where endings are noted; RUN/slurm if not given.")
 ]
-# A batch script passes all arguments of its command, of which only --run matters here.
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Where preprocessing lies whose tasks the array shares out.")
+]
+# A batch script passes all arguments of its command, of which only --run or --out matters here.
 OTHERS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -67,11 +70,11 @@ def cancel(folder: Watched) -> None:
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)
-def before(run: Run = None, folder: Folder = None) -> None:
+def before(run: Run = None, folder: Folder = None, out: Out = None) -> None:
     """For batch scripts: Slurm started the job again; exit code 2 where it must not go on."""
     from launch.requeue import before
 
-    if not before(_folder(run, folder), run):
+    if not before(_folder(run, folder), run, out):
         raise typer.Exit(2)
 
 
@@ -80,6 +83,7 @@ def after(
     code: Annotated[int, typer.Option(help="Exit code of the job's command.")],
     run: Run = None,
     folder: Folder = None,
+    out: Out = None,
     backoff: Annotated[
         float, typer.Option(envvar="FMCT_BACKOFF_SECONDS", min=1, help="Before a failed job's next start.")
     ] = BACKOFF_SECONDS,
@@ -87,7 +91,7 @@ def after(
     """For batch scripts: queue the job again, or say why not."""
     from launch.requeue import after
 
-    after(_folder(run, folder), run, code, backoff)
+    after(_folder(run, folder), run, out, code, backoff)
 
 
 def _folder(run: Path | None, folder: Path | None) -> Path:

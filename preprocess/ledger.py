@@ -105,6 +105,16 @@ def result(place: TaskFiles) -> TaskResult | None:
     return found if whole and all(_shard_is_whole(place, f, s) for f, s in found.shards.items()) else None
 
 
+def marked_in_share(out: Path, share: int, shares: int) -> int:
+    """How many markers tasks `share`, `share` + `shares` and so on have: one more with each that is done."""
+    return sum(number % shares == share for number in _marked(out))
+
+
+def _marked(out: Path) -> list[int]:
+    """Numbers of the tasks that have a marker, one for each, of whatever input and configuration."""
+    return [int(path.name.split("-")[0]) for path in (out / "tasks").glob("*-????????.json")]
+
+
 def _shard_is_whole(place: TaskFiles, format: ShardFormat, shard: ShardInfo) -> bool:
     directory = place.out / format
     file = shard_path(directory, place.shard, format)
@@ -147,7 +157,7 @@ def status(out: Path) -> Status:
     places = [files(out, index, task) for index, task in enumerate(read_plan(out).tasks)]
     results = [result(place) for place in places]
     done = [found for found in results if found]
-    marked = {int(path.name.split("-")[0]) for path in (out / "tasks").glob("*-????????.json")}
+    marked = set(_marked(out))
     stale = sum(place.index in marked for place, found in zip(places, results, strict=True) if not found)
     rejected = sum((Counter(found.rejected) for found in done), Counter())
     return Status(

@@ -398,6 +398,25 @@ def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_eac
 
 
 @rare
+def test_a_share_of_preprocessing_whose_task_takes_longer_than_its_time(cluster, tmp_path, table):
+    """The second array task stands for it: the time limit's signal ends it, and it marks nothing."""
+    out, never = tmp_path / "out", (sys.executable, "-c", "import time; time.sleep(600)")
+    array = Job(
+        "fmct-preprocess",
+        ((sys.executable, "-c", "pass"), never),
+        SITE.preprocess.model_copy(update={"time_minutes": 1}),
+        shared=out,
+    )
+    site = SITE.model_copy(update={"warn_seconds": 20})
+    (number,) = submit([array], out / "slurm", site)
+    cluster.wait(number, 500)
+    assert [ending.cause for ending in look(out).given_up[f"{number}_1"]] == ["time limit"] * 3
+    log = (out / "slurm" / f"{number}_1_0_log.out").read_text()
+    assert "3 time limits with 0 tasks done and no further, so not queued again: give it more time" in log
+    table("a task of preprocessing takes longer than its time limit", [], "tried three times, then one line")
+
+
+@rare
 def test_an_array_that_slurm_does_not_take_is_one_line(cluster, tmp_path, table):
     job = Job("many", ((sys.executable, "-c", "pass"),) * 1100, SITE.preprocess)
     with pytest.raises(FmctError, match=r"Slurm refused many .*nvalid job array") as refused:

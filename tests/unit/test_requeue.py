@@ -1,12 +1,13 @@
 """The policy of what runs again, and how a start's end is explained."""
 
+import signal
 from datetime import UTC, datetime
 
 import pytest
 
-from launch import causes
+from launch import causes, requeue
 from launch.causes import by_code, by_slurm, log_of_start
-from launch.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, Ending, decide
+from launch.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
 from launch.scheduler import Accounted
 
 
@@ -55,12 +56,47 @@ def test_progress_between_failures_begins_the_count_anew_and_an_interruption_the
     assert decide(history(("crash", 10), ("preempted", 20), ("crash", 20)), backoff=60)[:2] == (True, 60)
 
 
-def test_a_job_that_gets_no_time_to_come_further_does_not_storm():
-    """Its start takes longer than its time limit, say."""
-    interruptions = [("time limit", 10)] * (MOST_IDLE + 1)
+@pytest.mark.parametrize("progress", [None, 10])
+def test_a_job_that_is_interrupted_before_it_comes_further_does_not_storm(progress):
+    interruptions = [("preempted", progress)] * (MOST_IDLE + 1)
     waits = [decide(history(*interruptions[:n]), backoff=60).wait for n in range(1, MOST_IDLE + 1)]
     assert waits == [0.0, *(min(60 * 2**n, 3600) for n in range(MOST_IDLE - 1))]
     assert not decide(history(*interruptions)).again
+
+
+def test_a_training_whose_start_takes_longer_than_its_time_limit_stops():
+    limits = [("time limit", 10)] * MOST_TIME_LIMITS
+    assert decide(history(*limits[:-1], ("preempted", 10), ("node failure", 10))).again
+    assert "at the checkpoint of step 10 and no further" in decide(history(*limits)).why
+
+
+def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(tmp_path, monkeypatch, caplog):
+    """Share 1 of 3: its tasks are 1, 4, 7, 10; those of others say nothing of it."""
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "75")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    queued: list[int] = []
+    monkeypatch.setattr(requeue.scheduler, "jobs_known", lambda job: [])
+    monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait: queued.append(start))
+    before = signal.getsignal(signal.SIGTERM)
+    for start, done in enumerate([(1, 0), (4, 2, 3), (5,), (6, 8)]):
+        for task in done:
+            (tasks / f"{task:05d}-0123abcd.json").touch()
+            (tasks / f"{task:05d}-0123abcd.manifest.parquet").touch()
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
+        requeue.after(tmp_path / "slurm", None, tmp_path, 128 + signal.SIGUSR2, backoff=60)
+    signal.signal(signal.SIGTERM, before)
+    assert queued == [0, 1, 2]
+    assert [e.progress for e in requeue.read(tmp_path / "slurm", "75_1")] == [1, 2, 2, 2]
+    assert caplog.messages[-1] == (
+        "job 75_1: time limit (a rank was killed by SIGUSR2): 3 time limits with 2 tasks done and no "
+        "further, so not queued again: give it more time (time_minutes of the site file, sbatch --time), "
+        "or begin anew with smaller tasks (output.shard_mib)"
+    )
 
 
 LOG = """\
