@@ -72,7 +72,7 @@ def keygen(
     path: Annotated[Path, typer.Argument(help="File to make; keep it private and backed up.")],
 ) -> None:
     """Make the secret key that patient, study and series identifiers are hidden with."""
-    from preprocess.deidentify import new_key
+    from preprocess.privacy.deidentify import new_key
 
     new_key(path)
     typer.echo(f"{path}: new key, readable by you only. Without it no volume can be traced to its patient.")
@@ -85,7 +85,7 @@ def scan(
     workers: Workers = 2,
 ) -> None:
     """Read the headers of an export into a catalog of its series."""
-    from preprocess.scan import scan as scan_export
+    from preprocess.scan.run import scan as scan_export
 
     with progress("scan") as update:
         summary = scan_export(export, catalog, workers, update)
@@ -200,7 +200,7 @@ def trace(
     key_file: KeyFile,
 ) -> None:
     """Find the series behind a key: the hospital's own way back, for those who hold the HMAC key."""
-    from preprocess.trace import trace as trace_key
+    from preprocess.privacy.trace import trace as trace_key
 
     series = trace_key(catalog, key_file, key)
     typer.echo(f"series {series.series_uid}, study {series.study_uid}, {len(series.instances)} instances:")

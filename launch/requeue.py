@@ -19,7 +19,7 @@ from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
 from fmct_hpc.train.checkpoint import newest_step
 from launch import scheduler
 from launch.causes import Explained, by_code, by_slurm, log_of_start
-from preprocess.ledger import marked_in_share
+from preprocess.tasks.ledger import marked_in_share
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from launch.config import load
 from launch.site import Site
 from launch.slurm import Job
 from preprocess.config import PreprocessConfig
-from preprocess.plan import plan
+from preprocess.tasks.plan import plan
 from shards.errors import FmctError
 
 

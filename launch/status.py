@@ -13,7 +13,7 @@ from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
 from launch.requeue import Ending
 from launch.watch import Picture, look_at_all, state_of
-from preprocess import ledger
+from preprocess.tasks import ledger
 
 SILENT_SECONDS = 60.0
 """From here on it is said how long ago a run that goes on has done its last step."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from preprocess.reasons import Reason
-from preprocess.rules import SelectConfig
+from preprocess.select.rules import SelectConfig
 from shards.schema import ShardFormat
 
 
@@ -46,7 +46,7 @@ CHECKS = (
 
 
 class CheckConfig(_Section):
-    """Limits of what a volume may measure (preprocess.measure); beyond one it is flagged or rejected.
+    """Limits of what a volume may measure (preprocess.volume.measure); beyond one it is flagged or rejected.
 
     The figures called "still heads" are those of the demo's synthetic heads on four scanners.
     """
@@ -100,7 +100,7 @@ class PrivacyConfig(_Section):
     """What is hidden beyond identifiers, which always are; docs/privacy.md has the limits."""
 
     deface: bool = False
-    """Blank the face's soft tissue (preprocess.deface). Off by default: it costs about a second a
+    """Blank the face's soft tissue (preprocess.privacy.deface). Off by default: it costs about a second a
     volume, and what lies in front of the brain is data where no volume leaves the hospital."""
     show_defacing: bool = True
     """Show slices of some volumes before and after defacing in the QC report, for a person to judge it;

@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from preprocess.candidate import Candidate
-from preprocess.catalog import Series, read_groups
 from preprocess.config import PreprocessConfig
-from preprocess.contrast import has_contrast
-from preprocess.deidentify import Pseudonymizer
-from preprocess.kernels import kernel_class
-from preprocess.rules import SelectConfig
-from preprocess.select import Selected
-from preprocess.study import Outcome, select_study, studies
+from preprocess.dicom.catalog import Series, read_groups
+from preprocess.privacy.deidentify import Pseudonymizer
+from preprocess.select.candidate import Candidate
+from preprocess.select.contrast import has_contrast
+from preprocess.select.kernels import kernel_class
+from preprocess.select.rules import SelectConfig
+from preprocess.select.series import Selected
+from preprocess.select.study import Outcome, select_study, studies
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 

@@ -17,17 +17,17 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from pydantic import ValidationError
 
-from preprocess.array_volume import array_volume
-from preprocess.candidate import Candidate
-from preprocess.catalog import Series, read_catalog
-from preprocess.check import check
 from preprocess.config import PreprocessConfig
-from preprocess.deface import deface
-from preprocess.plausible import require_head
+from preprocess.dicom.catalog import Series, read_catalog
+from preprocess.privacy.deface import deface
+from preprocess.qc.check import check
+from preprocess.qc.plausible import require_head
 from preprocess.reasons import Rejection
-from preprocess.scan import scan
-from preprocess.study import as_rejection, select_study, studies
-from preprocess.volume import Volume, build_volume
+from preprocess.scan.run import scan
+from preprocess.select.candidate import Candidate
+from preprocess.select.study import as_rejection, select_study, studies
+from preprocess.volume.array_volume import array_volume
+from preprocess.volume.build import Volume, build_volume
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)

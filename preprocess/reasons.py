@@ -75,7 +75,7 @@ class Reason(StrEnum):
     NO_HEAD_FOUND = "no_head_found"
     DEFACE_FAILED = "deface_failed"
 
-    # Volumes, by what they measure (preprocess.check).
+    # Volumes, by what they measure (preprocess.qc.check).
     HU_OUT_OF_RANGE = "hu_out_of_range"
     AFFINE_MISMATCH = "affine_mismatch"
     HEAD_TOO_SHORT = "head_too_short"
@@ -90,7 +90,7 @@ class Reason(StrEnum):
     MOTION = "motion"
     INTENSITY_STEP = "intensity_step"
 
-    # New scans for an encoder (preprocess.plausible).
+    # New scans for an encoder (preprocess.qc.plausible).
     NOT_A_HEAD = "not_a_head"
 
     # A defect of ours or of a codec, not of the series.

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from preprocess import ledger
-from preprocess.collect import Summary, collect
 from preprocess.config import PreprocessConfig
-from preprocess.ledger import Status, TaskResult, status
-from preprocess.plan import plan, read_current_plan
-from preprocess.pool import run_tasks
-from preprocess.task import run_task
+from preprocess.tasks import ledger
+from preprocess.tasks.collect import Summary, collect
+from preprocess.tasks.ledger import Status, TaskResult, status
+from preprocess.tasks.plan import plan, read_current_plan
+from preprocess.tasks.pool import run_tasks
+from preprocess.tasks.task import run_task
 from shards.errors import FmctError
 
 __all__ = [

@@ -8,9 +8,9 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from preprocess.catalog import Series, read_catalog
-from preprocess.scan import scan
-from preprocess.volume import Volume
+from preprocess.dicom.catalog import Series, read_catalog
+from preprocess.scan.run import scan
+from preprocess.volume.build import Volume
 
 Function = Callable[[np.ndarray], np.ndarray]
 """Patient points (..., 3) in LPS mm to HU."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from preprocess.catalog import Instance, Series
+from preprocess.dicom.catalog import Instance, Series
 
 EVERY_5_MM = [5.0 * k for k in range(30)]
 AXIAL = Instance(

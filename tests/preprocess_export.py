@@ -8,7 +8,7 @@ from dicom_files import Acquisition, axial, ct_image, save
 
 from preprocess import run
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
-from preprocess.scan import scan
+from preprocess.scan.run import scan
 from shards.schema import ShardFormat
 
 KEY = "0123456789abcdef" * 4

@@ -21,13 +21,13 @@ from fmct_hpc.train import attempts
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path
 from fmct_hpc.train.export import export_encoder, load_encoder
 from fmct_hpc.train.records import Records
-from preprocess import manifest, quarantine
-from preprocess.collect import Summary
-from preprocess.measure import Measures
-from preprocess.montage import montage
-from preprocess.quarantine import Entry
+from preprocess.qc.montage import montage
+from preprocess.qc.thumbnail import thumbnail
 from preprocess.reasons import Reason
-from preprocess.thumbnail import thumbnail
+from preprocess.tasks import manifest, quarantine
+from preprocess.tasks.collect import Summary
+from preprocess.tasks.quarantine import Entry
+from preprocess.volume.measure import Measures
 from shards import Dataset, ShardWriter, finish_dataset
 from shards.atomic import write_text
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from preprocess.crop import Head, find_head
-from preprocess.decode import AIR_HU
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
 from preprocess.demo.stack import axial_axes
-from preprocess.geometry import Stack
-from preprocess.resample import Grid, resample
+from preprocess.dicom.decode import AIR_HU
+from preprocess.dicom.geometry import Stack
+from preprocess.volume.crop import Head, find_head
+from preprocess.volume.resample import Grid, resample
 
 MATRIX, PIXEL_MM = 128, 2.0
 """A field of 256 mm."""

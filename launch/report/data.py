@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from launch.report.document import Block, Cell, Gallery, Picture, Section, Table, Text, cell, facts, table
 from launch.report.figures import picture
-from preprocess.collect import Summary
+from preprocess.tasks.collect import Summary
 from shards import info
 from shards.errors import FmctError
 

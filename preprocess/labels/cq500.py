@@ -7,8 +7,8 @@ dataset's DICOM files have the name, with or without hyphens, as Patient ID.
 import re
 from pathlib import Path
 
-from preprocess.catalog import read_studies
 from preprocess.csv_file import csv_lines
+from preprocess.dicom.catalog import read_studies
 from preprocess.labels.mapping import read_mapping
 from preprocess.labels.table import Label, LabelTable
 from shards.errors import FmctError

@@ -7,9 +7,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.deidentify import Pseudonymizer
 from preprocess.labels import cq500, plain, rsna2019
 from preprocess.labels.table import LabelTable
+from preprocess.privacy.deidentify import Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 

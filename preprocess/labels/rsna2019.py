@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from preprocess.catalog import read_images
+from preprocess.dicom.catalog import read_images
 from preprocess.labels.mapping import read_mapping
 from preprocess.labels.table import Label, LabelTable
 from shards.errors import FmctError

@@ -25,7 +25,7 @@ from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import EncoderInfo
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
-from preprocess.resample import INDEX_STEPS
+from preprocess.volume.resample import INDEX_STEPS
 from shards import Dataset, ShardWriter, finish_dataset
 
 SHAPE = (176, 220, 190)

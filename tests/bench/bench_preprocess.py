@@ -30,7 +30,7 @@ from preprocess_export import CENTRE, KEY, head
 
 from preprocess import run
 from preprocess.config import OutputConfig, PreprocessConfig
-from preprocess.scan import scan
+from preprocess.scan.run import scan
 from shards import Dataset, crc32
 
 REAL = Path(__file__).parents[1] / "data" / "ge_head_tilt18"

@@ -18,7 +18,7 @@ from preprocess_export import KEY, write_series
 
 from preprocess import run
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
-from preprocess.scan import scan
+from preprocess.scan.run import scan
 
 SLICES = 20
 

@@ -26,9 +26,9 @@ from fmct_hpc.train.outlook import (
     TEACHER_BYTES,
 )
 from fmct_hpc.train.throughput import PEAK_TFLOPS
-from preprocess import ledger
-from preprocess.ledger import TaskResult
-from preprocess.plan import Plan, Task, _task_bits
+from preprocess.tasks import ledger
+from preprocess.tasks.ledger import TaskResult
+from preprocess.tasks.plan import Plan, Task, _task_bits
 from shards.formats import shard_path
 from shards.index import sidecar_path
 from shards.info import ShardInfo

@@ -19,10 +19,10 @@ from preprocess_export import KEY, ROOT, write_series
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from preprocess.catalog import read_catalog
-from preprocess.deidentify import Pseudonymizer
+from preprocess.dicom.catalog import read_catalog
+from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.reasons import Reason
-from preprocess.scan import rejected_path
+from preprocess.scan.run import rejected_path
 from shards import Dataset, verify
 
 FILES = int(os.environ.get("FMCT_FUZZ_FILES", "300"))
@@ -39,7 +39,7 @@ import json, resource, sys
 from pathlib import Path
 from preprocess import run
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
-from preprocess.scan import scan
+from preprocess.scan.run import scan
 
 if __name__ == "__main__":
     export, out, key_file = map(Path, sys.argv[1:])

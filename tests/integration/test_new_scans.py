@@ -20,7 +20,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.train.export import EncoderInfo, load_encoder
 from launch.cli import app
-from preprocess.resample import INDEX_STEPS
+from preprocess.volume.resample import INDEX_STEPS
 from shards import Dataset
 from shards.errors import FmctError
 

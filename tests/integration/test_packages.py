@@ -71,7 +71,7 @@ def test_sdist_and_wheel_hold_every_file_of_the_packages(built: Path) -> None:
         for file in (built / "source" / name).rglob("*")
         if file.is_file()
     }
-    assert {"launch/recipes/reference-train.yaml", "preprocess/templates/qc.html"} < expected
+    assert {"launch/recipes/reference-train.yaml", "preprocess/qc/templates/qc.html"} < expected
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     assert expected - in_wheel == set()
     assert {name.split("/")[0] for name in in_wheel} == {*PACKAGES, f"fmct_hpc-{version}.dist-info"}

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from preprocess_export import SERIES, Export, contents, make_export, run_inline, times, write_study
 
-from preprocess import run, task
-from preprocess.catalog import read_catalog
+from preprocess import run
 from preprocess.config import CheckConfig, PrivacyConfig, SelectConfig
-from preprocess.deidentify import Pseudonymizer
+from preprocess.dicom.catalog import read_catalog
+from preprocess.privacy.deidentify import Pseudonymizer
+from preprocess.privacy.trace import trace
 from preprocess.reasons import Reason
-from preprocess.trace import trace
+from preprocess.tasks import task
 from shards import Dataset, FmctError, verify
 
 STUDIES = 12

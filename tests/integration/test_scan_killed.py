@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from dicom_files import ct_image
 
-from preprocess.scan import rejected_path, scan
+from preprocess.scan.run import rejected_path, scan
 
 KILLS = int(os.environ.get("FMCT_KILLS", "3"))
 FILES = 2000

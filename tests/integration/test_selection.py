@@ -16,15 +16,15 @@ import pytest
 from header_series import series, stack
 from preprocess_export import KEY, Export, run_inline
 
-from preprocess.catalog import read_catalog
 from preprocess.config import SelectConfig
-from preprocess.deidentify import Pseudonymizer
 from preprocess.demo.export import export as export_demo
 from preprocess.demo.identity import MARK, UID_ROOT
 from preprocess.demo.plan import VOLUME
+from preprocess.dicom.catalog import read_catalog
 from preprocess.explain import IDENTIFIED, SCHEMA, _whole_studies, explain
+from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.reasons import Reason
-from preprocess.study import studies
+from preprocess.select.study import studies
 
 STUDIES = 12
 BEST = SelectConfig()

@@ -25,7 +25,7 @@ from launch.site import Resources, Site
 from launch.slurm import Job, submit
 from launch.stages import preprocess_jobs
 from launch.watch import look
-from preprocess import ledger
+from preprocess.tasks import ledger
 from shards.errors import FmctError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]

@@ -16,16 +16,16 @@ from dicom_files import Function, save, scanned, voxel_points
 from scipy.ndimage import binary_erosion, map_coordinates
 from scipy.optimize import minimize
 
-from preprocess.catalog import Series
 from preprocess.config import GridConfig, SelectConfig
-from preprocess.decode import AIR_HU, Decoder
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import export
 from preprocess.demo.plan import VOLUME, Kind, Quirk, plan_studies
-from preprocess.geometry import stack
-from preprocess.resample import field, resample
-from preprocess.select import select
-from preprocess.volume import Volume, build_volume
+from preprocess.dicom.catalog import Series
+from preprocess.dicom.decode import AIR_HU, Decoder
+from preprocess.dicom.geometry import stack
+from preprocess.select.series import select
+from preprocess.volume.build import Volume, build_volume
+from preprocess.volume.resample import field, resample
 
 
 def dcm2niix(folder: Path, out: Path) -> dict[str, nibabel.Nifti1Image]:

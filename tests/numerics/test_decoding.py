@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_files import scanned
 
-from preprocess.decode import AIR_HU, LEAST_HU, Decoder
+from preprocess.dicom.decode import AIR_HU, LEAST_HU, Decoder
 
 PACKAGED = Path(pydicom.__file__).parent / "data" / "test_files"
 

@@ -8,8 +8,6 @@ import pydicom
 import pytest
 from dicom_files import scanned
 
-from preprocess.candidate import Candidate
-from preprocess.catalog import Series
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.axial import axial_files
 from preprocess.demo.identity import identity
@@ -17,9 +15,11 @@ from preprocess.demo.job import SeriesJob
 from preprocess.demo.plan import Kind, Quirk, SeriesPlan, plan_studies
 from preprocess.demo.scanners import SCANNERS
 from preprocess.demo.writer import SeriesFacts, transfer_syntax
+from preprocess.dicom.catalog import Series
 from preprocess.reasons import Rejection
-from preprocess.study import select_study
-from preprocess.volume import Volume, build_volume
+from preprocess.select.candidate import Candidate
+from preprocess.select.study import select_study
+from preprocess.volume.build import Volume, build_volume
 
 REAL = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
 CONFIG = SelectConfig()

@@ -10,8 +10,8 @@ from scipy.ndimage import convolve1d, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from preprocess.config import GridConfig, SelectConfig
-from preprocess.decode import AIR_HU
-from preprocess.volume import build_volume
+from preprocess.dicom.decode import AIR_HU
+from preprocess.volume.build import build_volume
 
 ANY_PLANE = SelectConfig(max_obliquity_deg=90)
 PLANES = {

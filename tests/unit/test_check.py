@@ -8,12 +8,12 @@ import pytest
 from pydantic import ValidationError
 from synthetic_scan import PIXEL_MM, points_of, scan_of, stack_of, stored
 
-from preprocess.check import check, findings
 from preprocess.config import CHECKS, CheckConfig
-from preprocess.equipment import FAMILIES, VENDORS, scanner, vendor
-from preprocess.geometry import Stack
-from preprocess.measure import Measures, measure
+from preprocess.dicom.equipment import FAMILIES, VENDORS, scanner, vendor
+from preprocess.dicom.geometry import Stack
+from preprocess.qc.check import check, findings
 from preprocess.reasons import Reason, Rejection
+from preprocess.volume.measure import Measures, measure
 
 HEIGHTS = np.arange(-70.0, 106.0, 5.0)
 SLABS = np.concatenate([np.arange(-70.0, 0, 3.0), np.arange(4.0, 106, 7.0)])

@@ -28,8 +28,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from preprocess.catalog import Instance
-from preprocess.decode import AIR_HU, LEAST_HU, Decoder, Slice
+from preprocess.dicom.catalog import Instance
+from preprocess.dicom.decode import AIR_HU, LEAST_HU, Decoder, Slice
 from preprocess.reasons import Reason, Rejection
 from shards.errors import FmctError
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from preprocess.deface import BONE_HU, deface
 from preprocess.demo.anatomy import floor_height, head_hu
 from preprocess.demo.head import Head, draw_anatomy
+from preprocess.privacy.deface import BONE_HU, deface
 from preprocess.reasons import Rejection
-from preprocess.resample import Grid
+from preprocess.volume.resample import Grid
 
 SKIN_FROM_BONE_MM = 4.0
 """Skin nearer to bone than this has nothing behind it that could be blanked."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.deidentify import Pseudonymizer, new_key, shifted_date
+from preprocess.privacy.deidentify import Pseudonymizer, new_key, shifted_date
 from shards.errors import FmctError
 
 

@@ -11,17 +11,17 @@ import numpy as np
 import pydicom
 import pytest
 
-from preprocess.candidate import Candidate
-from preprocess.catalog import read_catalog
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import export
 from preprocess.demo.identity import MARK, UID_ROOT
 from preprocess.demo.plan import JOINED, VOLUME, StudyPlan, plan_studies
+from preprocess.dicom.catalog import read_catalog
 from preprocess.reasons import Reason, Rejection
-from preprocess.scan import rejected_path, scan
-from preprocess.study import select_study, studies
-from preprocess.volume import build_volume
+from preprocess.scan.run import rejected_path, scan
+from preprocess.select.candidate import Candidate
+from preprocess.select.study import select_study, studies
+from preprocess.volume.build import build_volume
 from shards.errors import FmctError
 
 SEED, STUDIES, MATRIX = 5, 12, 64

@@ -18,7 +18,7 @@ from numcodecs import blosc, zstd
 from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset
 
 from fmct_hpc.probe.sweep.tables import COMPARISONS, PREDICTIONS, RESULTS
-from preprocess.deidentify import Pseudonymizer, new_key
+from preprocess.privacy.deidentify import Pseudonymizer, new_key
 from shards import FORMAT_VERSION, Dataset, DatasetInfo, DecodeFacts, VolumeRecord, index
 from shards.info import ShardInfo
 

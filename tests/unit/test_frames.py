@@ -9,13 +9,13 @@ from dicom_files import Acquisition, axial, save, scanned, waves
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from scipy.spatial.transform import Rotation
 
-from preprocess.catalog import Instance
 from preprocess.config import GridConfig, SelectConfig
-from preprocess.decode import Decoder
+from preprocess.dicom.catalog import Instance
+from preprocess.dicom.decode import Decoder
 from preprocess.reasons import Reason, Rejection
-from preprocess.scan import scan
-from preprocess.select import select
-from preprocess.volume import Volume, build_volume
+from preprocess.scan.run import scan
+from preprocess.select.series import select
+from preprocess.volume.build import Volume, build_volume
 
 GRID = GridConfig(spacing_mm=(2.0, 2.0, 2.0))
 

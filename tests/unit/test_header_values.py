@@ -8,9 +8,9 @@ import pydicom
 import pytest
 from dicom_files import ct_image, save
 
-from preprocess import header
+from preprocess.dicom import header
+from preprocess.dicom.sources import file_source
 from preprocess.reasons import Rejection
-from preprocess.sources import file_source
 
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 """Files of many vendors, syntaxes and character sets that pydicom's package holds."""

@@ -9,8 +9,8 @@ import pytest
 from dicom_files import ct_image, save, scanned
 from pydicom.config import disable_value_validation
 
-from preprocess.deidentify import Pseudonymizer, new_key
 from preprocess.labels import LabelFormat, key_labels
+from preprocess.privacy.deidentify import Pseudonymizer, new_key
 from shards.errors import FmctError
 
 FINDINGS = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")

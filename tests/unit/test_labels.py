@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocess.deidentify import Pseudonymizer, new_key
 from preprocess.labels import key_labels
+from preprocess.privacy.deidentify import Pseudonymizer, new_key
 from shards.errors import FmctError
 
 

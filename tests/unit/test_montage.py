@@ -7,8 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from preprocess.montage import MONTAGE_VOLUMES, montage
-from preprocess.thumbnail import PANEL_PIXELS, thumbnail
+from preprocess.qc.montage import MONTAGE_VOLUMES, montage
+from preprocess.qc.thumbnail import PANEL_PIXELS, thumbnail
 
 AIR, BRIGHT = -1000, 300
 

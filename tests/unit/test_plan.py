@@ -5,12 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from preprocess.catalog import read_catalog
-from preprocess.catalog_table import INSTANCE_TABLE, CatalogWriter
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
-from preprocess.deidentify import Pseudonymizer, new_key
-from preprocess.plan import Plan, input_digest, plan, read_plan, settings_digest, task_digest
-from preprocess.trace import trace
+from preprocess.dicom.catalog import read_catalog
+from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter
+from preprocess.privacy.deidentify import Pseudonymizer, new_key
+from preprocess.privacy.trace import trace
+from preprocess.tasks.plan import Plan, input_digest, plan, read_plan, settings_digest, task_digest
 from shards.errors import FmctError
 
 SLICES = 4

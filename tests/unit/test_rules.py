@@ -8,13 +8,13 @@ import pytest
 from header_series import CORONAL, series, stack
 
 from launch.config import load
-from preprocess.catalog import Series
-from preprocess.combinations import read_combinations
 from preprocess.config import PreprocessConfig, SelectConfig
-from preprocess.contrast import has_contrast
-from preprocess.image_kind import described_kind
+from preprocess.dicom.catalog import Series
 from preprocess.reasons import Reason, Rejection
-from preprocess.select import select
+from preprocess.select.combinations import read_combinations
+from preprocess.select.contrast import has_contrast
+from preprocess.select.image_kind import described_kind
+from preprocess.select.series import select
 from shards.errors import FmctError
 
 

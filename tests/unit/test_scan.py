@@ -10,11 +10,11 @@ import pytest
 from dicom_files import axial, ct_image, save, waves
 from pydicom.data import get_testdata_file
 
-from preprocess.catalog import read_catalog, read_rows
-from preprocess.duplicates import Repeated
+from preprocess.dicom.catalog import read_catalog, read_rows
+from preprocess.dicom.sources import HEADER_BUFFER
 from preprocess.reasons import Reason
-from preprocess.scan import rejected_path, scan
-from preprocess.sources import HEADER_BUFFER
+from preprocess.scan.duplicates import Repeated
+from preprocess.scan.run import rejected_path, scan
 from shards.errors import FmctError
 
 PIXELS = np.zeros((8, 8), np.int16)

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from dicom_files import ct_image, save
 
-from preprocess import catalog_table, duplicates, findings, spill
-from preprocess import scan as scan_module
-from preprocess.catalog import read_catalog
-from preprocess.duplicates import Repeated
-from preprocess.scan import ScanSummary, rejected_path, scan
-from preprocess.sources import Source
+from preprocess.dicom import catalog_table
+from preprocess.dicom.catalog import read_catalog
+from preprocess.dicom.sources import Source
+from preprocess.scan import duplicates, findings, spill
+from preprocess.scan import run as scan_module
+from preprocess.scan.duplicates import Repeated
+from preprocess.scan.run import ScanSummary, rejected_path, scan
 from shards.errors import FmctError
 
 PIXELS = np.zeros((4, 4), np.int16)

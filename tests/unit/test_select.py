@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from header_series import AXIAL, CORONAL, EVERY_5_MM, series, stack
 
-from preprocess.catalog import Series
 from preprocess.config import SelectConfig
-from preprocess.kernels import kernel_class
+from preprocess.dicom.catalog import Series
 from preprocess.reasons import Reason, Rejection
-from preprocess.select import select
+from preprocess.select.kernels import kernel_class
+from preprocess.select.series import select
 
 
 def test_a_plain_head_is_selected_in_geometric_order() -> None:

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from dicom_files import axial, ct_image, save, scanned, waves
 
-from preprocess.catalog import Instance
-from preprocess.decode import Decoder
+from preprocess.dicom.catalog import Instance
+from preprocess.dicom.decode import Decoder
+from preprocess.dicom.sources import INDEX_SPACING, START_BYTES, archive_kind, archive_members, open_source
 from preprocess.reasons import Reason, Rejection
-from preprocess.scan import rejected_path, scan
-from preprocess.sources import INDEX_SPACING, START_BYTES, archive_kind, archive_members, open_source
-from preprocess.task import _require_unchanged
+from preprocess.scan.run import rejected_path, scan
+from preprocess.tasks.task import _require_unchanged
 from shards.errors import FmctError
 
 

@@ -10,12 +10,12 @@ from header_series import CORONAL, series, stack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess import study
-from preprocess.candidate import Candidate
-from preprocess.catalog import Instance, Series
 from preprocess.config import SelectConfig
+from preprocess.dicom.catalog import Instance, Series
 from preprocess.reasons import Reason, Rejection
-from preprocess.study import Outcome, select_study, studies
+from preprocess.select import study
+from preprocess.select.candidate import Candidate
+from preprocess.select.study import Outcome, select_study, studies
 
 BASE = [-40 + 2.5 * k for k in range(17)]
 VAULT = [5.0 + 7.0 * k for k in range(15)]

@@ -8,9 +8,9 @@ from dicom_files import Acquisition, axial, ct_image, save, scanned, waves
 from pydicom.uid import generate_uid
 
 from preprocess.config import GridConfig, SelectConfig
-from preprocess.geometry import axes
+from preprocess.dicom.geometry import axes
 from preprocess.reasons import Reason, Rejection
-from preprocess.volume import Volume, build_volume
+from preprocess.volume.build import Volume, build_volume
 
 GRID = GridConfig(spacing_mm=(2.0, 2.0, 2.0))
 

@@ -1,0 +1,195 @@
+"""The catalog: what the scan found, one row a series, as plain header facts.
+
+It holds raw identifiers and paths, so its file is readable by its owner alone (mode 0600).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocess.dicom.sources import Source
+from shards.errors import FmctError
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One image, a DICOM object or a frame of one: the header facts that selection and geometry need.
+
+    DICOM tags stand in brackets; a frame's facts are those of its functional groups.
+    """
+
+    path: Path  # of the file, or of the archive that holds it
+    size: int  # bytes of the object, unpacked
+    mtime_ns: int  # of the file at `path`
+    sop_uid: str  # SOP Instance UID (0008,0018)
+    sop_class: str  # SOP Class UID (0008,0016)
+    transfer_syntax: str  # Transfer Syntax UID (0002,0010)
+    image_type: tuple[str, ...]  # (0008,0008)
+    acquisition_number: int | None  # (0020,0012)
+    instance_number: int | None  # (0020,0013)
+    kernel: str  # Convolution Kernel (0018,1210)
+    kvp: float | None  # (0018,0060), kV
+    frames: int  # Number of Frames (0028,0008), 1 where absent
+    samples: int | None  # Samples per Pixel (0028,0002); absent without pixels
+    rows: int | None  # (0028,0010)
+    columns: int | None  # (0028,0011)
+    position: tuple[float, ...] | None  # Image Position (Patient) (0020,0032), LPS mm
+    orientation: tuple[float, ...] | None  # Image Orientation (Patient) (0020,0037)
+    pixel_spacing: tuple[float, ...] | None  # (0028,0030), row then column distance, mm
+    thickness: float | None  # Slice Thickness (0018,0050), mm
+    tilt: float | None  # Gantry/Detector Tilt (0018,1120), degrees; its sign differs by vendor
+    frame: int = 0  # its place in the file, from 0; a file whose frames cannot be placed is one instance
+    member: str = ""  # name in the archive; this and the next two as `Source` says
+    offset: int = 0
+    archive_size: int = 0
+    sha256: str = ""  # of its bytes, where another object bears its SOP Instance UID, else empty
+
+    @property
+    def source(self) -> Source:
+        """Where its bytes lie."""
+        return Source(self.path, self.size, self.mtime_ns, self.member, self.offset, self.archive_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series of one patient's study; series-level attributes are the first instance's."""
+
+    patient_id: str  # (0010,0020)
+    study_uid: str  # (0020,000D)
+    series_uid: str  # (0020,000E)
+    frame_of_reference_uid: str  # (0020,0052)
+    modality: str  # (0008,0060)
+    manufacturer: str  # (0008,0070)
+    model: str  # (0008,1090)
+    study_description: str  # (0008,1030)
+    series_description: str  # (0008,103E)
+    protocol: str  # Protocol Name (0018,1030)
+    body_part: str  # (0018,0015)
+    patient_position: str  # (0018,5100)
+    contrast: str  # Contrast/Bolus Agent (0018,0010)
+    instances: tuple[Instance, ...]
+    study_date: str = ""  # (0008,0020)
+
+    @property
+    def kernel(self) -> str:
+        """The commonest Convolution Kernel of the instances."""
+        return str(_commonest(i.kernel for i in self.instances))
+
+    @property
+    def kvp(self) -> float | None:
+        """The commonest KVP of the instances, kV."""
+        return _commonest(i.kvp for i in self.instances)
+
+    @property
+    def image_type(self) -> tuple[str, ...]:
+        """The commonest Image Type of the instances."""
+        return tuple(_commonest(i.image_type for i in self.instances))
+
+    @property
+    def bytes(self) -> int:
+        """Size of the series' objects."""
+        return sum(source.size for source in {i.source for i in self.instances})
+
+    @property
+    def repeated_sop_uids(self) -> int:
+        """Images whose SOP Instance UID (and frame) another one of the series bears already."""
+        return len(self.instances) - len({(i.sop_uid, i.frame) for i in self.instances})
+
+
+def _commonest(values: Iterable[Any]) -> Any:
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], str(value)))
+
+
+SERIES_COLUMNS = tuple(f.name for f in fields(Series) if f.name != "instances")
+
+
+def read_catalog(path: Path) -> list[Series]:
+    """All series of a catalog, in its order.
+
+    Raises FmctError where the file is missing or is no catalog.
+    """
+    return _series(_open(path).read())
+
+
+def read_rows(path: Path, rows: Sequence[int]) -> list[Series]:
+    """The series at the given row numbers, in their order; decodes only their row groups.
+
+    Raises FmctError as `read_catalog` does, and where a row is beyond the catalog's end.
+    """
+    file = _open(path)
+    sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    if any(not 0 <= row < starts[-1] for row in rows):
+        raise FmctError(f"{path}: the catalog has {starts[-1]} series, fewer than asked for; scan again")
+    found: dict[int, Series] = {}
+    for group in sorted({int(np.searchsorted(starts, row, "right")) - 1 for row in rows}):
+        table = file.read_row_group(group)
+        wanted = [row for row in rows if starts[group] <= row < starts[group + 1]]
+        taken = _series(table.take([row - int(starts[group]) for row in wanted]))
+        found.update(zip(wanted, taken, strict=True))
+    return [found[row] for row in rows]
+
+
+def read_groups(path: Path) -> Iterator[list[Series]]:
+    """All series of a catalog in its order, which is that of (patient, study, series), a row group at a time.
+
+    Raises FmctError as `read_catalog` does.
+    """
+    file = _open(path)
+    return (_series(file.read_row_group(group)) for group in range(file.num_row_groups))
+
+
+def read_images(path: Path) -> Iterator[tuple[str, pa.Array]]:
+    """Study Instance UID and its images' SOP Instance UIDs of each series, reading no more than these.
+
+    Raises FmctError as `read_catalog` does.
+    """
+    file = _open(path)
+    sop_uids = [column.path for column in file.schema if column.path.endswith(".sop_uid")]
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns=["study_uid", *sop_uids])
+        for study, images in zip(table["study_uid"].to_pylist(), table["instances"], strict=True):
+            yield study, images.values.field("sop_uid")
+
+
+def read_studies(path: Path) -> set[tuple[str, str]]:
+    """Patient ID and Study Instance UID of each study; FmctError as `read_catalog` does."""
+    table = _open(path).read(columns=["patient_id", "study_uid"])
+    return set(zip(table["patient_id"].to_pylist(), table["study_uid"].to_pylist(), strict=True))
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise FmctError(f"{path}: no such catalog; make it with `fmct scan EXPORT --catalog {path}`")
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid:
+        raise FmctError(f"{path}: not a Parquet file; make the catalog again with `fmct scan`") from None
+    if set(file.schema_arrow.names) != {*SERIES_COLUMNS, "instances"}:
+        raise FmctError(f"{path}: not a catalog of this version; make it again with `fmct scan`")
+    return file
+
+
+def _series(table: pa.Table) -> list[Series]:
+    return [
+        Series(**{**row, "instances": tuple(map(_instance, row["instances"]))}) for row in table.to_pylist()
+    ]
+
+
+_TUPLES = ("image_type", "position", "orientation", "pixel_spacing")
+
+
+def _instance(row: dict[str, Any]) -> Instance:
+    row["path"], row["member"] = Path(os.fsdecode(row["path"])), os.fsdecode(row["member"])
+    for name in _TUPLES:
+        if row[name] is not None:
+            row[name] = tuple(row[name])
+    return Instance(**row)

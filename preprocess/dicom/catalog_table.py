@@ -1,0 +1,172 @@
+"""The catalog as Parquet: from rows of single images to rows of series, and back."""
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from preprocess.dicom.catalog import SERIES_COLUMNS
+from shards.atomic import atomic_path
+
+SCAN_VERSION = 1
+"""Raised by whoever changes what is read from the same file; every file is then read again."""
+ROW_GROUP_SERIES, ROW_GROUP_INSTANCES = 512, 2**15
+"""Series and instances of a Parquet row group: what reading one row decodes at most."""
+
+# Lists' values are named as Parquet names them, so that a schema read back is equal.
+_STRINGS, _FLOATS = (pa.list_(pa.field("element", kind)) for kind in (pa.string(), pa.float64()))
+
+SERIES_KEY = ("patient_id", "study_uid", "series_uid")
+INSTANCE_TYPES: dict[str, pa.DataType] = {
+    # A file name is bytes: archives hold names that are not UTF-8.
+    "path": pa.binary(),
+    "size": pa.int64(),
+    "mtime_ns": pa.int64(),
+    "sop_uid": pa.string(),
+    "sop_class": pa.string(),
+    "transfer_syntax": pa.string(),
+    "image_type": _STRINGS,
+    "acquisition_number": pa.int64(),
+    "instance_number": pa.int64(),
+    "kernel": pa.string(),
+    "kvp": pa.float64(),
+    "frames": pa.int64(),
+    "samples": pa.int64(),
+    "rows": pa.int64(),
+    "columns": pa.int64(),
+    "position": _FLOATS,
+    "orientation": _FLOATS,
+    "pixel_spacing": _FLOATS,
+    "thickness": pa.float64(),
+    "tilt": pa.float64(),
+    "frame": pa.int64(),
+    "member": pa.binary(),
+    "offset": pa.int64(),
+    "archive_size": pa.int64(),
+    "sha256": pa.string(),
+}
+INSTANCE_TABLE = pa.schema(
+    [pa.field(name, pa.string()) for name in SERIES_COLUMNS]
+    + [pa.field(name, kind) for name, kind in INSTANCE_TYPES.items()],
+    metadata={"fmct_scan_version": str(SCAN_VERSION)},
+)
+"""What the scan collects: one flat row an image, series attributes repeated."""
+SERIES_TABLE = pa.schema(
+    [pa.field(name, pa.string()) for name in SERIES_COLUMNS]
+    + [pa.field("instances", pa.large_list(pa.field("element", pa.struct(list(INSTANCE_TYPES.items())))))],
+    metadata=INSTANCE_TABLE.metadata,
+)
+"""The catalog: one row a series."""
+
+
+def series_table(instances: pa.Table) -> pa.Table:
+    """Group `INSTANCE_TABLE` rows into the rows of `SERIES_TABLE`.
+
+    Rows are ordered by (patient, study, series) and instances by (SOP Instance UID, path, offset, frame),
+    so the result does not depend on the order in which files were found. Patient and study belong to the
+    group's key: a series UID that two patients share (careless anonymisation) stays two series.
+    """
+    order = [(name, "ascending") for name in (*SERIES_KEY, "sop_uid", "path", "offset", "frame")]
+    flat = instances.sort_by(order).combine_chunks()
+    starts = _group_starts(flat)
+    nested = pa.StructArray.from_arrays(
+        [flat[name].combine_chunks() for name in INSTANCE_TYPES], names=list(INSTANCE_TYPES)
+    )
+    offsets = pa.array(np.append(starts, len(flat)), pa.int64())
+    columns = [flat[name].take(pa.array(starts)) for name in SERIES_COLUMNS]
+    columns.append(pa.LargeListArray.from_arrays(offsets, nested, SERIES_TABLE.field("instances").type))
+    return pa.table(columns, schema=SERIES_TABLE)
+
+
+def _group_starts(flat: pa.Table) -> np.ndarray:
+    changed = np.zeros(len(flat), bool)
+    changed[:1] = True
+    for name in SERIES_KEY:
+        column = flat[name]
+        changed[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy()
+    return np.flatnonzero(changed)
+
+
+def instance_table(series: pa.Table) -> pa.Table:
+    """The `INSTANCE_TABLE` rows that `series_table` grouped; where columns are absent, of the others."""
+    nested = series["instances"].combine_chunks()
+    instances = pc.list_flatten(nested)
+    rows = series.drop_columns("instances").take(pc.list_parent_indices(nested))
+    arrays = dict(zip(rows.column_names, rows.columns, strict=True))
+    arrays |= {field.name: instances.field(field.name) for field in instances.type}
+    return pa.table(
+        arrays, pa.schema([INSTANCE_TABLE.field(name) for name in arrays], INSTANCE_TABLE.metadata)
+    )
+
+
+def parquet_columns(names: Iterable[str]) -> list[str]:
+    """Where a catalog's file keeps these columns of `INSTANCE_TABLE`."""
+    return [name if name in SERIES_COLUMNS else f"instances.list.element.{name}" for name in names]
+
+
+class PrivateParquet:
+    """Writes one Parquet file that only its owner can read (mode 0600), in row groups of its own cut.
+
+    Its bytes depend on the rows alone, not on how they are dealt to `add`. Used as a context manager;
+    the file appears whole when that is left without an exception.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, group_rows: int = ROW_GROUP_INSTANCES) -> None:
+        self._path, self._pending, self._rows = path, schema.empty_table(), group_rows
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        temporary = self._stack.enter_context(atomic_path(self._path))
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        writer = pq.ParquetWriter(temporary, self._pending.schema, compression="zstd")
+        self._writer = self._stack.enter_context(writer)
+        self._stack.push(self._finish)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, table: pa.Table) -> None:
+        """Append rows of the file's schema."""
+        self._pending = pa.concat_tables([self._pending, table]).combine_chunks()
+        while (rows := self._group_rows(self._pending)) < len(self._pending):
+            self._write(rows)
+
+    def _group_rows(self, pending: pa.Table) -> int:
+        """How many of the pending rows make the next row group; one at least."""
+        return self._rows
+
+    def _finish(self, kind: object, error: object, trace: object) -> None:
+        if not error and len(self._pending):
+            self._write(len(self._pending))
+
+    def _write(self, rows: int) -> None:
+        # Copied, so that what is written does not depend on where in its table it lay.
+        group = self._pending.take(pa.array(np.arange(rows))).combine_chunks()
+        self._writer.write_table(group, row_group_size=rows)
+        self._pending = self._pending.slice(rows)
+
+
+class CatalogWriter(PrivateParquet):
+    """Writes a catalog."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, SERIES_TABLE)
+
+    def add(self, table: pa.Table) -> None:
+        """Append the series of `INSTANCE_TABLE` rows, all of them, which sort behind those added before."""
+        super().add(series_table(table))
+
+    def _group_rows(self, pending: pa.Table) -> int:
+        sizes = pc.list_value_length(pending["instances"]).to_numpy()
+        within = int(np.searchsorted(np.cumsum(sizes), ROW_GROUP_INSTANCES, "right"))
+        return min(max(within, 1), ROW_GROUP_SERIES)

@@ -1,0 +1,175 @@
+"""An image's pixels as Hounsfield units."""
+
+import errno
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from pydicom import config as pydicom_config
+
+from preprocess.dicom.catalog import Instance
+from preprocess.dicom.image_file import ImageFile
+from preprocess.dicom.sources import Source, open_source
+from preprocess.reasons import Reason, Rejection
+from shards.errors import FmctError
+
+AIR_HU = -1000
+"""Stands where nothing was measured: padding, outside the reconstruction circle, outside the scan."""
+LEAST_HU = -1024
+"""Scanners' codes for "outside the circle" (-1500, -2000, -3024) lie below; measured air does not."""
+PADDING_BELOW_HU = -500
+"""A Pixel Padding Value of at least this would erase tissue; such a header is not believed."""
+HOUNSFIELD_TYPES = ("", "HU", "US")
+"""Rescale Type (0028,1054): HU is also meant where it is absent or unspecified (US)."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One decoded image."""
+
+    hu: np.ndarray
+    """int16 (rows, columns) HU; saturates at 32767, which no scanner's scale reaches."""
+    digest: bytes
+    """SHA-256 of the stored pixel values and their rescaling: equal for copies in any transfer syntax."""
+
+
+class Decoder:
+    """Decodes images one at a time; the last one's file stays open for the other frames it may hold.
+
+    Used as a context manager, which closes that file.
+    """
+
+    def __init__(self) -> None:
+        self._source: Source | None = None
+        self._file = ExitStack()
+        self._image: ImageFile | Exception | None = None
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def decode(self, instance: Instance) -> Slice:
+        """Read one image's pixels and rescale them to HU.
+
+        HU = Rescale Slope × stored value + Rescale Intercept, frame by frame (PS3.3 C.11.1.1.2), rounded.
+        Photometric Interpretation MONOCHROME1 turns only the display round (C.7.6.3.1.2), so it changes
+        nothing here. Padding, and whatever lies below `LEAST_HU`, becomes `AIR_HU`.
+
+        Raises Rejection for pixels that are truncated, undecodable, in colour or not in Hounsfield units,
+        and FmctError where the file cannot be read at all.
+        """
+        with warnings.catch_warnings(), pydicom_config.disable_value_validation():
+            # Headers that bend the standard are told of by warnings; the rules below decide.
+            warnings.simplefilter("ignore")
+            with _reading():
+                attributes = self._open(instance.source).attributes(instance.frame)
+            slope, intercept = _rescale(attributes)
+            with _reading():
+                stored = self._open(instance.source).stored(instance.frame)
+        if stored.shape != (instance.rows, instance.columns):
+            raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix is not the catalog's")
+        digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
+        digest.update(np.array([slope, intercept], "<f8").tobytes())
+        padding = _padding(attributes, stored.dtype)
+        return Slice(_to_hu(stored, slope, intercept, padding), digest.digest())
+
+    def _open(self, source: Source) -> ImageFile:
+        if source != self._source or self._image is None:
+            self._close()
+            file = self._file.enter_context(open_source(source))
+            self._source = source
+            try:
+                self._image = ImageFile(file)
+            except Exception as error:
+                self._image = error  # for the other frames, which would find it again, one parse each
+        if isinstance(self._image, Exception):
+            raise self._image
+        return self._image
+
+    def _close(self) -> None:
+        self._file.close()
+        self._source = self._image = None
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tells apart what a file's bytes and what the machine make fail."""
+    try:
+        yield
+    except Rejection:
+        raise
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # a damaged offset that is no place in a file
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, type(error).__name__) from None
+        # No path: it may spell a name, and this message reaches logs.
+        why = os.strerror(error.errno)
+        raise FmctError(
+            f"the catalog's file cannot be read ({why}): mount the export or scan again"
+        ) from None
+    except Exception as error:
+        # Parsers and decoders raise many types on damaged bytes; each means that this image is lost.
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, type(error).__name__) from None
+
+
+def _rescale(attributes: Mapping[str, Any]) -> tuple[float, float]:
+    kind = str(attributes.get("RescaleType", "")).strip().upper()
+    if kind not in HOUNSFIELD_TYPES:
+        raise Rejection(Reason.NOT_HOUNSFIELD, "Rescale Type is not HU")
+    try:
+        slope, intercept = float(attributes["RescaleSlope"]), float(attributes["RescaleIntercept"])
+    except (KeyError, TypeError, ValueError):
+        raise Rejection(Reason.NOT_HOUNSFIELD, "no Rescale Slope and Intercept") from None
+    if not (np.isfinite([slope, intercept]).all() and slope > 0):
+        raise Rejection(Reason.NOT_HOUNSFIELD, f"Rescale Slope {slope:g}, Intercept {intercept:g}")
+    return slope, intercept
+
+
+def _padding(attributes: Mapping[str, Any], dtype: np.dtype) -> tuple[int, int] | None:
+    """Least and greatest stored value that is padding (PS3.3 C.7.5.1.1.2), or None."""
+    bounds = [attributes.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    values = [_as_stored(value, dtype) for value in bounds if isinstance(value, int)]
+    return (min(values), max(values)) if values and isinstance(bounds[0], int) else None
+
+
+def _as_stored(value: int, dtype: np.dtype) -> int:
+    """The value in the pixels' signedness; writers disagree with Pixel Representation about its VR."""
+    return int(np.array(value & 0xFFFF, np.uint16).astype(dtype)) if dtype.itemsize == 2 else value
+
+
+def _to_hu(stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None) -> np.ndarray:
+    if padding is None or padding[1] * slope + intercept >= PADDING_BELOW_HU:
+        padding = (1, 0)  # an empty range
+    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    return _rescaled(native, slope, intercept, *padding)
+
+
+@numba.njit(cache=True, nogil=True)
+def _rescaled(
+    stored: np.ndarray, slope: float, intercept: float, first_padding: int, last_padding: int
+) -> np.ndarray:
+    out = np.empty(stored.shape, np.int16)
+    for i in range(stored.shape[0]):
+        for j in range(stored.shape[1]):
+            value = stored[i, j]
+            hu = np.rint(value * slope + intercept)
+            if hu < LEAST_HU or first_padding <= value <= last_padding:
+                hu = AIR_HU
+            out[i, j] = min(hu, 32767)
+    return out
+
+
+def source_digest(digests: Sequence[bytes], positions: np.ndarray, *geometry: object) -> str:
+    """SHA-256 of the digests of slices in geometric order with their positions and shared geometry."""
+    digest = hashlib.sha256(repr(geometry).encode())
+    for one, position in zip(digests, positions, strict=True):
+        digest.update(one)
+        digest.update(np.asarray(position, "<f8").tobytes())
+    return digest.hexdigest()

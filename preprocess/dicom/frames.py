@@ -1,0 +1,91 @@
+"""Multi-frame objects: what their functional groups, or one spacing for all, say of each frame."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+
+from preprocess.dicom.geometry import axes
+from preprocess.reasons import Reason, Rejection
+
+SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+MOST_FRAMES = 2**15
+"""100 passes of a 320-row detector; a greater Number of Frames is a damaged one."""
+
+_MACROS: dict[str, tuple[str, ...]] = {
+    # PS3.3 C.7.6.16.2: the macros of all modalities.
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "FrameContentSequence": ("FrameAcquisitionNumber",),
+    "FrameAnatomySequence": ("AnatomicRegionSequence",),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    # C.8.15.3: those of CT.
+    "CTImageFrameTypeSequence": ("FrameType",),
+    "CTAcquisitionDetailsSequence": ("GantryDetectorTilt",),
+    "CTReconstructionSequence": ("ConvolutionKernel",),
+    "CTXRayDetailsSequence": ("KVP",),
+    # C.7.6.16.2.25: what a converter from classic images found no macro for.
+    "UnassignedSharedConvertedAttributesSequence": ("ConvolutionKernel", "KVP", "GantryDetectorTilt"),
+    "UnassignedPerFrameConvertedAttributesSequence": ("ConvolutionKernel", "KVP", "GantryDetectorTilt"),
+}
+
+
+def has_functional_groups(data: Dataset) -> bool:
+    """Does the object describe its frames by functional groups (PS3.3 C.7.6.16)?"""
+    return PER_FRAME in data or SHARED in data
+
+
+def frame_count(data: Dataset) -> int:
+    """Number of Frames (0028,0008), 1 where it is absent.
+
+    Raises Rejection(broken_header) for an absurd number, and where the functional groups are not as many.
+    """
+    count = int(data.get("NumberOfFrames") or 1)
+    if not 1 <= count <= MOST_FRAMES:
+        raise Rejection(Reason.BROKEN_HEADER, f"Number of Frames is {count}")
+    groups = len(data.get(PER_FRAME) or ())
+    if has_functional_groups(data) and groups not in (0, count):
+        raise Rejection(Reason.BROKEN_HEADER, f"{groups} functional groups for {count} frames")
+    return count
+
+
+def frame_attributes(data: Dataset, frame: int) -> Dataset:
+    """The attributes that functional groups give frame number `frame` (from 0), as one flat data set.
+
+    A frame's own group goes before the shared one (PS3.3 C.7.6.16.1.1). Empty without functional groups.
+    """
+    flat = Dataset()
+    for groups, index in ((data.get(SHARED), 0), (data.get(PER_FRAME), frame)):
+        group = _item(groups, index)
+        for sequence, keywords in _MACROS.items():
+            macro = _item(group.get(sequence), 0)
+            for keyword in keywords:
+                if keyword in macro:
+                    flat[keyword] = macro[keyword]
+    return flat
+
+
+def _item(sequence: Any, index: int) -> Dataset:
+    return sequence[index] if sequence and index < len(sequence) else Dataset()
+
+
+def frame_position(
+    first: Sequence[float] | None, orientation: Sequence[float] | None, step: float | None, frame: int
+) -> list[float] | None:
+    """Image Position of a frame of a classic multi-frame image, LPS mm; None where it is not told.
+
+    Such an image gives one position, the first frame's; the others follow it along the slice normal at
+    `step`, Spacing Between Slices (0018,0088), whose sign counts (PS3.3 C.8.4.15). Slice Thickness is no
+    substitute: slices overlap or leave gaps.
+    """
+    if frame == 0 or first is None:
+        return None if first is None else list(first)
+    if orientation is None or not step:
+        return None
+    try:
+        normal = axes(tuple(orientation))[2]
+    except Rejection:
+        return None
+    return (np.asarray(first) + frame * step * normal).tolist()

@@ -1,0 +1,192 @@
+"""Where slices lie in the patient: pure functions of header geometry, with named tolerances.
+
+Everything is in patient coordinates (LPS, mm; DICOM PS3.3 C.7.6.2.1.1). File names, instance
+numbers and Slice Location play no part.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from preprocess.dicom.catalog import Instance
+from preprocess.reasons import Reason, Rejection
+
+SAME_ORIENTATION_DEG = 0.5
+"""Slices whose axes differ by less are parallel (headers round cosines to 3 to 6 digits)."""
+SAME_SPACING = 1e-3
+"""Relative difference of pixel spacings that still are one spacing."""
+SAME_POSITION_MM = 0.01
+"""Slices closer than this are at one position: no scanner steps so little."""
+AXIAL_DEG = 45.0
+"""Slices whose normal is nearer to the patient's long axis are axial; gantries tilt by 30 at most."""
+FARTHEST_MM = 10_000.0
+"""No scan reaches as far from its origin as a room is long; what claims to is a damaged number."""
+UNIT_LENGTH = 1e-2
+"""How far direction cosines may be from unit length and right angles before they are invalid."""
+REGULAR_GAP = 0.1
+"""A gap within this fraction of a multiple of the usual spacing is that multiple."""
+STRAY_SLICES = 0.1
+"""Fraction of a series' slices that may lie on another geometry and be left out."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Parallel slices in geometric order, one a position."""
+
+    column_step: np.ndarray
+    """Unit vector along a row, to growing column index (first triple of Image Orientation)."""
+    row_step: np.ndarray
+    """Unit vector along a column, to growing row index (second triple)."""
+    normal: np.ndarray
+    """column_step × row_step; slices are ordered along it."""
+    positions: np.ndarray
+    """float64 (N, 3): centre of each slice's first pixel."""
+    heights: np.ndarray
+    """float64 (N,), ascending: the positions' projection on the normal, mm."""
+    spacing: tuple[float, float]
+    """Distance between rows and between columns, mm."""
+    matrix: tuple[int, int]
+    """Rows and columns."""
+
+    @cached_property
+    def travel(self) -> np.ndarray:
+        """Unit vector from slice to slice: the median step, so that one sideways shift does not count."""
+        steps = np.diff(self.positions, axis=0) / np.diff(self.heights)[:, None]
+        travel = np.median(steps, axis=0)
+        return travel / np.linalg.norm(travel)
+
+    @property
+    def tilt_deg(self) -> float:
+        """Angle between the normal and the direction of travel; positive by the right hand about +x."""
+        axis = np.cross(self.travel, self.normal)
+        angle = np.degrees(np.arctan2(np.linalg.norm(axis), self.travel @ self.normal))
+        return float(-angle if axis[0] > 0 else angle)
+
+    @property
+    def gaps(self) -> np.ndarray:
+        """float64 (N - 1,): neighbours' distances along the direction of travel, mm."""
+        return np.diff(self.heights) / (self.travel @ self.normal)
+
+    @property
+    def obliquity_deg(self) -> float:
+        """Angle between the normal and the patient's long axis: 0 axial, 90 coronal or sagittal."""
+        return float(np.degrees(np.arccos(min(abs(self.normal[2]), 1.0))))
+
+
+@lru_cache(maxsize=4096)
+def axes(orientation: tuple[float, ...]) -> np.ndarray:
+    """(3, 3) unit row vectors (column_step, row_step, normal) of Image Orientation (Patient).
+
+    Raises Rejection(invalid_geometry) where the cosines are not perpendicular unit vectors.
+    """
+    across, down = np.asarray(orientation, float).reshape(2, 3)
+    lengths = np.linalg.norm(across), np.linalg.norm(down)
+    if not np.allclose(lengths, 1, atol=UNIT_LENGTH) or abs(across @ down) > UNIT_LENGTH:
+        raise Rejection(Reason.INVALID_GEOMETRY, "Image Orientation is not two perpendicular unit vectors")
+    normal = np.cross(across, down)
+    normal /= np.linalg.norm(normal)
+    across = across / lengths[0]
+    # + 0.0 makes -0.0 (which this cache takes for 0.0) into 0.0, lest a digest depend on which came first.
+    result = np.stack([across, np.cross(normal, across), normal]) + 0.0
+    result.setflags(write=False)
+    return result
+
+
+def has_geometry(instance: Instance) -> bool:
+    """Does the header place this image in the patient (position, orientation, spacing, matrix)?"""
+    return (
+        None not in (instance.position, instance.orientation, instance.pixel_spacing)
+        and min(instance.pixel_spacing or (0.0,)) > 0
+        and min(instance.rows or 0, instance.columns or 0) > 0
+    )
+
+
+def is_within_reach(instance: Instance) -> bool:
+    """Could a scanner have made this position and spacing, or is a number damaged?"""
+    return all(abs(x) <= FARTHEST_MM for x in (*(instance.position or ()), *(instance.pixel_spacing or ())))
+
+
+def is_axial(instance: Instance, max_obliquity_deg: float) -> bool:
+    """Is the slice's normal within `max_obliquity_deg` of the patient's long axis?"""
+    normal = axes(instance.orientation or ())[2]
+    return abs(normal[2]) >= np.cos(np.radians(max_obliquity_deg)) - 1e-9
+
+
+def parallel(instances: Sequence[Instance]) -> tuple[list[Instance], int]:
+    """The instances of the commonest geometry (orientation, spacing, matrix), and how many are not.
+
+    Raises Rejection(inconsistent_geometry) where more than `STRAY_SLICES` of them are not.
+    """
+    keys = Counter((i.orientation, i.pixel_spacing, i.rows, i.columns) for i in instances)
+    reference = max(keys, key=lambda key: (keys[key], str(key)))
+    kept = [i for i in instances if _same_geometry(i, reference)]
+    stray = len(instances) - len(kept)
+    if stray > STRAY_SLICES * len(instances):
+        raise Rejection(
+            Reason.INCONSISTENT_GEOMETRY,
+            f"{stray} of {len(instances)} slices differ in orientation, pixel spacing or matrix",
+        )
+    return kept, stray
+
+
+def _same_geometry(instance: Instance, reference: tuple) -> bool:
+    if (instance.orientation, instance.pixel_spacing, instance.rows, instance.columns) == reference:
+        return True
+    orientation, spacing, rows, columns = reference
+    if (instance.rows, instance.columns) != (rows, columns):
+        return False
+    if not np.allclose(instance.pixel_spacing or (), spacing, rtol=SAME_SPACING):
+        return False
+    cosines = np.sum(axes(instance.orientation or ()) * axes(orientation), axis=1)
+    return bool(np.all(cosines >= np.cos(np.radians(SAME_ORIENTATION_DEG))))
+
+
+def by_position(instances: Sequence[Instance]) -> list[list[Instance]]:
+    """Group parallel instances by position along the normal, in geometric order."""
+    normal = axes(instances[0].orientation or ())[2]
+    heights = np.array([i.position for i in instances]) @ normal
+    groups: list[list[Instance]] = []
+    last = -np.inf
+    for index in np.argsort(heights, kind="stable"):
+        if heights[index] - last > SAME_POSITION_MM:
+            groups.append([])
+            last = heights[index]
+        groups[-1].append(instances[index])
+    return groups
+
+
+def stack(instances: Sequence[Instance]) -> Stack:
+    """The stack of parallel instances at distinct positions, given in geometric order."""
+    column_step, row_step, normal = axes(instances[0].orientation or ())
+    positions = np.array([i.position for i in instances], float)
+    spacing = instances[0].pixel_spacing or (0.0, 0.0)
+    return Stack(
+        column_step=column_step,
+        row_step=row_step,
+        normal=normal,
+        positions=positions,
+        heights=positions @ normal,
+        spacing=(spacing[0], spacing[1]),
+        matrix=(instances[0].rows or 0, instances[0].columns or 0),
+    )
+
+
+def missing_slices(gaps: np.ndarray) -> np.ndarray:
+    """int (len(gaps),): how many slices are absent in each gap.
+
+    A slice is absent where a gap is about a whole multiple of the spacing on both its sides. Slabs of
+    different regular spacing lack nothing: their gaps have an equal on one side.
+    """
+    missing = np.zeros(len(gaps), int)
+    for index, gap in enumerate(gaps):
+        beside = [gaps[j] for j in (index - 1, index + 1) if 0 <= j < len(gaps)]
+        if not beside or max(beside) - min(beside) > REGULAR_GAP * min(beside):
+            continue
+        usual = float(np.mean(beside))
+        multiple = round(gap / usual)
+        if multiple >= 2 and abs(gap - multiple * usual) <= REGULAR_GAP * usual:
+            missing[index] = multiple - 1
+    return missing

@@ -1,0 +1,158 @@
+"""An open DICOM image: its description is read once, its frames are decoded one at a time."""
+
+import io
+import struct
+from functools import cached_property
+from typing import Any, BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom.encaps import encapsulate, get_frame, parse_fragments
+from pydicom.pixels import as_pixel_options, get_decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
+
+from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
+from preprocess.dicom.header import transfer_syntax
+from preprocess.reasons import Reason, Rejection
+
+_VALUE_TAGS = [
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType"),
+]
+_TAGS = [
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
+    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
+    *("ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUE_TAGS),
+]
+_LONG_VRS = (b"OB", b"OW", b"UN")
+"""VRs that pixel data bear; their length has four bytes after two reserved ones (PS3.5 section 7.1.2)."""
+
+_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""Second bytes of the JPEG markers SOF0 to SOF15 (not DHT, JPG, DAC) and of JPEG-LS's SOF55."""
+
+
+class ImageFile:
+    """The images in one DICOM file, which the caller keeps open as long as this is used.
+
+    Whatever is wrong with the file raises one of pydicom's, its decoders' or struct's many exceptions, or
+    Rejection where the reason is known.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        syntax = UID(transfer_syntax(data))
+        if syntax == DeflatedExplicitVRLittleEndian:
+            file.seek(0)
+            pixels = pydicom.dcmread(file, force=True, specific_tags=["PixelData"]).get("PixelData") or b""
+            file, self._vr, self._length = io.BytesIO(pixels), "OW", len(pixels)
+        else:
+            self._vr, self._length = _enter_pixel_data(file, *data.original_encoding)
+        self._data, self._syntax, self._file, self._start = data, syntax, file, file.tell()
+        self._frames = frame_count(data)
+        if syntax.is_encapsulated:
+            _require_fragments(file)
+
+    def attributes(self, frame: int) -> dict[str, Any]:
+        """A frame's `_VALUE_TAGS` by its functional groups, else the object's; without the absent ones."""
+        grouped = frame_attributes(self._data, frame) if has_functional_groups(self._data) else self._data
+        found = {name: grouped.get(name, self._data.get(name)) for name in _VALUE_TAGS}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def stored(self, frame: int) -> np.ndarray:
+        """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored."""
+        if self._data.get("SamplesPerPixel", 1) != 1:
+            raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
+        data, encoded = self._data, self._encoded(frame)
+        allocated, bits = int(data.BitsAllocated), int(data.BitsStored)
+        plain = not self._syntax.is_encapsulated
+        if plain and allocated == 16 and 0 < bits <= 16:
+            kind = f"{'>' if self._syntax == ExplicitVRBigEndian else '<'}{'ui'[data.PixelRepresentation]}2"
+            values = np.frombuffer(encoded, kind).reshape(data.Rows, data.Columns)
+        else:
+            # A JPEG codec's values begin at bit 0; it is told how wide they are.
+            correct = not plain and self._syntax != RLELossless
+            options = self._options | {"number_of_frames": 1, "correct_unused_bits": correct}
+            values, _ = get_decoder(self._syntax).as_array(encoded, index=0, raw=True, **options)
+            if correct:
+                return values
+        if bits == allocated:
+            return values
+        # Old equipment's begin above it (PS3.5 section 8.1.1); what stands outside may be an overlay.
+        high = data.get("HighBit")
+        above = (
+            allocated - 1 - high if isinstance(high, int) and bits <= high < allocated else allocated - bits
+        )
+        return (values << above) >> (allocated - bits)
+
+    @cached_property
+    def _options(self) -> dict[str, Any]:
+        """What pydicom's decoders ask for."""
+        return as_pixel_options(
+            self._data, transfer_syntax_uid=self._syntax, pixel_keyword="PixelData", pixel_vr=self._vr
+        )
+
+    def _encoded(self, frame: int) -> bytes:
+        """The bytes of one frame, as pixel data of its own."""
+        self._file.seek(self._start)
+        if self._syntax.is_encapsulated:
+            offsets = self._options.get("extended_offsets")
+            one = get_frame(self._file, frame, extended_offsets=offsets, number_of_frames=self._frames)
+            size = _codestream_size(one)
+            if size and size != (self._data.Rows, self._data.Columns):
+                # Decoders allocate what the codestream asks for.
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's matrix is not the header's")
+            return encapsulate([one], has_bot=False)
+        count = self._data.Rows * self._data.Columns * self._data.BitsAllocated // 8
+        self._file.seek(frame * count, io.SEEK_CUR)
+        found = self._file.read(min(count, max(self._length - frame * count, 0)))
+        if len(found) < count:
+            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(found)} bytes of {count}")
+        return found
+
+
+def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str, int]:
+    """Go to the value of the element that comes next, Pixel Data (7FE0,0010); returns VR and length."""
+    endian = "<" if little else ">"
+    head = file.read(8)
+    if len(head) < 8:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the file ends before its pixel data")
+    if struct.unpack(endian + "HH", head[:4]) != (0x7FE0, 0x0010):
+        raise Rejection(Reason.NOT_HOUNSFIELD, "floating-point pixel data")
+    if implicit or head[4:6] not in _LONG_VRS:
+        return "OW", struct.unpack(endian + "L", head[4:])[0]
+    return head[4:6].decode(), struct.unpack(endian + "L", file.read(4))[0]
+
+
+def _require_fragments(file: BinaryIO) -> None:
+    """Raise Rejection(truncated_pixel_data) unless all fragments of encapsulated pixel data are whole.
+
+    Decoders fill in what a cut stream lacks. A missing end of the sequence costs no pixels.
+    """
+    start = file.tell()
+    # The first item is the offset table (PS3.5 section A.4).
+    count, offsets = parse_fragments(file)
+    if count < 2:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "no fragment of encapsulated pixel data")
+    file.seek(offsets[-1] + 4)
+    end = offsets[-1] + 8 + struct.unpack("<L", file.read(4))[0]
+    size = file.seek(0, io.SEEK_END)
+    if end > size:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the last fragment lacks {end - size} bytes")
+    file.seek(start)
+
+
+def _codestream_size(encoded: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a codestream declares; None where it declares none.
+
+    JPEG 2000: the SIZ segment (ISO/IEC 15444-1 A.5.1), the first after the start; JPEG and JPEG-LS: a
+    frame header (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2), behind other segments.
+    """
+    if encoded[:4] == b"\xff\x4f\xff\x51" and len(encoded) >= 24:
+        right, bottom, left, top = struct.unpack_from(">4L", encoded, 8)
+        return bottom - top, right - left
+    at = 2
+    while encoded[:2] == b"\xff\xd8" and at + 9 <= len(encoded) and encoded[at] == 0xFF:
+        if encoded[at + 1] in _FRAME_HEADERS:
+            rows, columns = struct.unpack_from(">HH", encoded, at + 5)
+            return (rows, columns) if rows else None
+        at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    return None

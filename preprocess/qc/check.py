@@ -1,0 +1,93 @@
+"""Judging what a volume measures: findings, each with the limit that it passes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocess.config import CHECKS, CheckConfig
+from preprocess.reasons import Reason, Rejection
+from preprocess.volume.measure import Measures
+from preprocess.volume.resample import INDEX_STEPS
+
+TRUE_AIR_HU, TRUE_BRAIN_HU = -1000.0, 35.0
+"""Air by the definition of the Hounsfield scale; brain between white (30) and grey matter (40)."""
+
+WHOLE_EDGE = 0.9
+"""An object along this share of the field's edge is the field: its air is not as thin as air should be."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One limit that a volume passes."""
+
+    reason: Reason
+    detail: str
+    """One line: what was measured and the limit."""
+
+
+def check(measures: Measures, affine: np.ndarray, config: CheckConfig) -> tuple[Reason, ...]:
+    """The flags of a volume, in the order of `CHECKS`; `affine` is its (4, 4) to LPS mm.
+
+    Raises Rejection for the first finding that `config.reject` names.
+    """
+    found = findings(measures, affine, config)
+    for finding in found:
+        if finding.reason in config.reject:
+            raise Rejection(finding.reason, finding.detail)
+    return tuple(finding.reason for finding in found)
+
+
+def findings(measures: Measures, affine: np.ndarray, config: CheckConfig) -> list[Finding]:
+    """All findings about a volume, in the order of `CHECKS`."""
+    found = [*_geometry(measures, affine, config), *_ranges(measures, config), *_limits(measures, config)]
+    return sorted(found, key=lambda finding: CHECKS.index(finding.reason))
+
+
+def _geometry(measures: Measures, affine: np.ndarray, config: CheckConfig) -> Iterator[Finding]:
+    # A determinant of the other sign is a mirrored patient: left would be right.
+    handedness = np.linalg.det(affine[:3, :3]) * np.linalg.det(INDEX_STEPS.T)
+    if handedness <= 0:
+        yield Finding(Reason.AFFINE_MISMATCH, "the affine mirrors left and right")
+    elif measures.agreement < config.min_agreement:
+        detail = (
+            f"voxels correlate by {measures.agreement:.2f} with their source, under {config.min_agreement:g}"
+        )
+        yield Finding(Reason.AFFINE_MISMATCH, detail)
+    if measures.head_height_mm < config.min_head_height_mm:
+        detail = f"the head is {measures.head_height_mm:.0f} mm high, under {config.min_head_height_mm:g}"
+        yield Finding(Reason.HEAD_TOO_SHORT, detail)
+
+
+def _ranges(measures: Measures, config: CheckConfig) -> Iterator[Finding]:
+    if measures.air_hu is None or measures.edge_share > WHOLE_EDGE:
+        yield Finding(Reason.HU_OUT_OF_RANGE, "nothing about the head is as thin as air")
+        return
+    for name, value, true in (
+        ("air", measures.air_hu, TRUE_AIR_HU),
+        ("brain", measures.brain_hu, TRUE_BRAIN_HU),
+    ):
+        if value is not None and abs(value - true) > config.hu_error:
+            yield Finding(Reason.HU_OUT_OF_RANGE, f"{name} of {value:.0f} HU, not about {true:.0f}")
+            break
+    for reason, value, (low, high) in (
+        (Reason.AIR_OUT_OF_RANGE, measures.air_hu, config.air_hu),
+        (Reason.BRAIN_OUT_OF_RANGE, measures.brain_hu, config.brain_hu),
+        (Reason.BONE_OUT_OF_RANGE, measures.bone_hu, config.bone_hu),
+    ):
+        if value is not None and not low <= value <= high:
+            yield Finding(reason, f"{value:.0f} HU, not {low:g} to {high:g}")
+
+
+def _limits(measures: Measures, config: CheckConfig) -> Iterator[Finding]:
+    for reason, value, limit, unit in (
+        (Reason.VERTEX_MISSING, measures.vertex_share, config.max_vertex_share, ""),
+        (Reason.HEAD_CUT_BY_FIELD, measures.edge_share, config.max_edge_share, ""),
+        (Reason.TABLE_IN_VOLUME, measures.table_share, config.max_table_share, ""),
+        (Reason.MOSTLY_AIR, measures.air_share, config.max_air_share, ""),
+        (Reason.NOISY, measures.noise_hu, config.max_noise_hu, " HU"),
+        (Reason.MOTION, measures.jump_mm, config.max_jump_mm, " mm"),
+        (Reason.INTENSITY_STEP, measures.jump_hu, config.max_jump_hu, " HU"),
+    ):
+        if value is not None and value > limit:
+            yield Finding(reason, f"{value:.2f}{unit}, over {limit:g}{unit}")

@@ -1,0 +1,76 @@
+"""Thumbnails that only a task can make, kept for the QC report: of what is not stored."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocess.privacy.deface import TISSUE_HU
+from preprocess.qc.thumbnail import SHAPE, thumbnail
+from shards.atomic import atomic_path
+
+SCHEMA = pa.schema(
+    [("key", pa.string()), ("kind", pa.string()), ("note", pa.string()), ("pixels", pa.binary())]
+)
+PER_TASK = 12
+"""Pictures of a kind that a task keeps: enough to see what went wrong, some hundred KiB."""
+
+Kind = Literal["rejected", "before", "after"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One thumbnail."""
+
+    key: str
+    """The series' pseudonym."""
+    kind: Kind
+    """`rejected`: built, and sent to the quarantine by the checks; `before` and `after` defacing."""
+    note: str
+    """What to say of it: a reason."""
+    pixels: bytes
+    """uint8 `thumbnail.SHAPE` in C order."""
+
+    @property
+    def array(self) -> np.ndarray:
+        """uint8 `thumbnail.SHAPE`."""
+        return np.frombuffer(self.pixels, np.uint8).reshape(SHAPE)
+
+
+def of(
+    key: str, kind: Kind, note: str, voxels: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> Picture:
+    """The picture of a volume, int16 HU (D, H, W)."""
+    return Picture(key, kind, note, thumbnail(voxels, spacing_mm).tobytes())
+
+
+def before_and_after(
+    key: str, before: np.ndarray, after: np.ndarray, spacing_mm: tuple[float, float, float]
+) -> list[Picture]:
+    """Two pictures through the place where most was blanked, of int16 HU (D, H, W)."""
+    blanked = (before != after) & (before > TISSUE_HU)
+    counts = [blanked.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    at = (int(counts[0].argmax()), int(counts[1].argmax()), int(counts[2].argmax()))
+    note = f"{int(blanked.sum() * np.prod(spacing_mm) / 1000)} ml blanked"
+    kinds: list[tuple[Kind, np.ndarray]] = [("before", before), ("after", after)]
+    return [Picture(key, kind, note, thumbnail(voxels, spacing_mm, at).tobytes()) for kind, voxels in kinds]
+
+
+def write(pictures: Iterable[Picture], path: Path) -> None:
+    """Write pictures atomically as Parquet, the first `PER_TASK` of a kind; same input, same bytes."""
+    kept: list[Picture] = []
+    for picture in pictures:
+        if sum(one.kind == picture.kind for one in kept) < PER_TASK:
+            kept.append(picture)
+    table = pa.Table.from_pylist([asdict(picture) for picture in kept], schema=SCHEMA)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read(path: Path) -> list[Picture]:
+    """The pictures of a task."""
+    return [Picture(**row) for row in pq.read_table(path).to_pylist()]

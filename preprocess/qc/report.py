@@ -1,0 +1,199 @@
+"""The QC report: one self-contained page about an export, for people to look at before they train on it."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+
+from preprocess.config import CHECKS, CheckConfig
+from preprocess.qc.pictures import Picture
+from preprocess.qc.thumbnail import thumbnail
+from preprocess.volume.measure import Measures
+from shards import Dataset
+from shards.atomic import write_text
+
+GALLERY = 36
+"""Thumbnails of a kind that the page shows."""
+BINS = 30
+MIDDLE = "Axial, coronal and sagittal slices through the middle."
+DEFACED = "in the slices where most was blanked. These pictures hold faces: keep them where the scans are."
+KEY_DIGITS = 8
+SCANNER_MEDIANS = ("air_hu", "brain_hu", "bone_hu", "noise_hu", "jump_mm", "slice_thickness_mm")
+"""What is compared between scanners."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How one measure is spread over the volumes."""
+
+    name: str
+    description: str
+    counts: tuple[int, ...]
+    low: float
+    high: float
+    limits: tuple[float, ...]
+    """Of the checks, where they lie within [low, high]."""
+    median: float
+    missing: int
+    """Volumes without this measure."""
+
+    def place(self, value: float) -> float:
+        """Where `value` lies between low and high, in [0, 1]."""
+        return (value - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A thumbnail with its caption."""
+
+    key: str
+    notes: str
+    source: str
+    """data: URI of a PNG."""
+
+
+def write_report(
+    path: Path,
+    dataset_path: Path,
+    volumes: pa.Table,
+    rejected: pa.Table,
+    pictures: Iterable[Picture],
+    config: CheckConfig,
+    totals: dict[str, Any],
+) -> None:
+    """Write the page from manifest, quarantine, the tasks' pictures and the finished dataset, atomically.
+
+    `totals` are shown as they are. The same input gives the same bytes.
+    """
+    flags = [row or () for row in volumes["flags"].to_pylist()]
+    keys = volumes["key"].to_pylist()
+    dataset = Dataset.open(dataset_path)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    sample = [_stored(dataset, keys[i], flags[i]) for i in order[:GALLERY]]
+    flagged = [_stored(dataset, keys[i], flags[i]) for i in order if flags[i]][:GALLERY]
+    seen = list(pictures)
+    defaced = [
+        Figure(p.key[:KEY_DIGITS], f"{p.kind}: {p.note}", png(p.array)) for p in seen if p.kind != "rejected"
+    ]
+    refused = [Figure(p.key[:KEY_DIGITS], p.note, png(p.array)) for p in seen if p.kind == "rejected"]
+    page = _template().render(
+        totals=totals,
+        rejections=_rejections(rejected),
+        flags=_flags(flags),
+        scanners=_scanners(volumes, flags, rejected),
+        medians=SCANNER_MEDIANS,
+        histograms=_histograms(volumes, config),
+        galleries=[
+            ("Stored volumes", f"Those of the least pseudonyms: a random choice. {MIDDLE}", sample),
+            ("Flagged volumes", f"Stored, with a finding of the checks each. {MIDDLE}", flagged),
+            ("Volumes in quarantine", f"Built, and refused by the checks. {MIDDLE}", refused[:GALLERY]),
+            ("Defacing", f"Before and after, {DEFACED}", defaced[:GALLERY]),
+        ],
+    )
+    write_text(path, page)
+
+
+def _stored(dataset: Dataset, key: str, flags: Sequence[str]) -> Figure:
+    voxels = dataset.read(dataset.position(key))
+    return Figure(key[:KEY_DIGITS], _words(flags), png(thumbnail(voxels, dataset.info.spacing_mm)))
+
+
+def _words(reasons: Iterable[str]) -> str:
+    return ", ".join(reason.replace("_", " ") for reason in reasons)
+
+
+def png(picture: np.ndarray) -> str:
+    """A grey uint8 (rows, columns) picture as a data: URI."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(picture).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _rejections(rejected: pa.Table) -> list[tuple[str, str, int]]:
+    """(stage, reason, series), the commonest first."""
+    counts = Counter(zip(rejected["stage"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return [(stage, _words([reason]), count) for (stage, reason), count in ordered]
+
+
+def _flags(flags: Sequence[Sequence[str]]) -> list[tuple[str, int]]:
+    """(flag, volumes) for every check."""
+    counts = Counter(flag for one in flags for flag in one)
+    return [(_words([check]), counts[check]) for check in CHECKS if counts[check]]
+
+
+def _scanners(
+    volumes: pa.Table, flags: Sequence[Sequence[str]], rejected: pa.Table
+) -> list[tuple[str, int, int, int, list[float | None]]]:
+    """(scanner, volumes, flagged, series rejected, medians of `SCANNER_MEDIANS`), by volumes."""
+    names = np.array(volumes["scanner"].to_pylist(), object)
+    flagged = np.array([bool(one) for one in flags])
+    refused = Counter(rejected["scanner"].to_pylist())
+    columns = {name: _numbers(volumes, name) for name in SCANNER_MEDIANS}
+    rows = []
+    for scanner in sorted({*names, *refused}):
+        here = names == scanner
+        medians = [_median(columns[name][here]) for name in SCANNER_MEDIANS]
+        rows.append((scanner, int(here.sum()), int(flagged[here].sum()), refused[scanner], medians))
+    return sorted(rows, key=lambda row: (-row[1], row[0]))
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    """float64 of a column; NaN for null."""
+    return table[name].cast(pa.float64()).to_numpy()
+
+
+def _median(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else None
+
+
+def _histograms(volumes: pa.Table, config: CheckConfig) -> list[Histogram]:
+    found = []
+    for name, field in Measures.model_fields.items():
+        values = _numbers(volumes, name)
+        known = values[~np.isnan(values)]
+        if not known.size:
+            continue
+        low, high = float(known.min()), float(known.max())
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        counts, _ = np.histogram(known, BINS, (low, high))
+        limits = tuple(limit for limit in _limits(name, config) if low <= limit <= high)
+        found.append(
+            Histogram(
+                name=name.replace("_", " "),
+                description=field.description or "",
+                counts=tuple(counts.tolist()),
+                low=low,
+                high=high,
+                limits=limits,
+                median=float(np.median(known)),
+                missing=len(values) - known.size,
+            )
+        )
+    return found
+
+
+def _limits(measure: str, config: CheckConfig) -> tuple[float, ...]:
+    """The configured limits of a measure: `air_hu` itself, or `min_` and `max_` of it."""
+    values = config.model_dump()
+    limits = values.get(measure, ())
+    return (*limits, *(values[key] for key in (f"min_{measure}", f"max_{measure}") if key in values))
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("preprocess.qc", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("qc.html")

@@ -1,0 +1,126 @@
+"""From findings to the two tables of a scan, through files: in memory that does not grow with the archive."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from preprocess.dicom.catalog_table import INSTANCE_TABLE, SERIES_KEY, CatalogWriter, PrivateParquet
+from preprocess.dicom.sources import Source
+from preprocess.reasons import Reason, Rejection
+from preprocess.scan.duplicates import Duplicates, Repeated
+from preprocess.scan.findings import (
+    FOUND_TABLE,
+    REJECTED_TABLE,
+    Part,
+    Record,
+    file_fingerprints,
+    rejected_rows,
+)
+from preprocess.scan.known import Known
+from preprocess.scan.spill import Partitions, splitters
+from preprocess.scan.workplace import Work
+
+
+@dataclass
+class Findings:
+    """Everything that is found in the tree as it is now."""
+
+    records: list[Record]
+    """What earlier scans left."""
+    known: Known
+    """The files in `records`."""
+    seen: np.ndarray
+    """bool, one for each known file: is it there still, unchanged?"""
+    parts: list[Part] = field(default_factory=list)
+    """What this scan read."""
+    unlisted: list[tuple[Source, Rejection]] = field(default_factory=list)
+    """Folders that cannot be listed."""
+    files: int = 0
+    unchanged: int = 0
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The findings, as `FOUND_TABLE` rows, some thousands at a time."""
+        yield pa.Table.from_pylist(rejected_rows(self.unlisted), schema=FOUND_TABLE)
+        for part in self.parts:
+            yield from part.tables()
+        for number, record in enumerate(self.records):
+            for table in record.tables():
+                yield table.filter(pa.array(self._kept(number, file_fingerprints(table))))
+
+    def _kept(self, record: int, files: np.ndarray) -> np.ndarray:
+        """Are these files of a record there still, and is it the one that counts for them? bool (n,)"""
+        places = self.known.find(files)
+        kept = places >= 0
+        places = places[kept]
+        kept[kept] = self.seen[places] & (self.known.records[places] == record)
+        return kept
+
+    def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of all findings, those of files that are gone among them."""
+        for record in [*self.records, *self.parts]:
+            yield from record.tables(names)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What is in the two tables."""
+
+    objects: int
+    """DICOM objects in the catalog."""
+    series: int
+    modalities: dict[str, int]
+    """Images by modality, the commonest first."""
+    skipped: int
+    """Files and members that are not DICOM objects (and DICOMDIR indexes, whose word is not taken)."""
+    rejected: dict[Reason, int]
+    """Broken files, members and archives, counted by reason."""
+    repeated: Repeated
+
+
+def write_tables(findings: Findings, work: Work, executor: Executor) -> Tables:
+    """Group the findings into the two tables of `work`, `executor` digesting objects of one UID.
+
+    Their bytes depend on the findings alone, not on the order in which they come.
+    """
+    keys = splitters(_series_key(table) for table in findings.columns(SERIES_KEY))
+    images = Partitions(work.scratch / "images", _series_key, keys)
+    paths = splitters(table["path"] for table in findings.columns(["path"]))
+    rejected = Partitions(work.scratch / "rejected", lambda table: table["path"], paths)
+    duplicates = Duplicates(work.scratch / "duplicates")
+    objects, modalities, reasons = 0, Counter[str](), Counter[Reason]()
+    for table in findings.tables():
+        found = table.filter(pc.is_null(table["reason"])).select(INSTANCE_TABLE.names)
+        images.add(found)
+        duplicates.add(found)
+        objects += pc.sum(pc.equal(found["frame"], 0)).as_py() or 0
+        modalities.update(found["modality"].to_pylist())
+        refused = table.filter(pc.is_valid(table["reason"])).select(REJECTED_TABLE.names)
+        rejected.add(refused)
+        reasons.update(map(Reason, refused["reason"].to_pylist()))
+    skipped = reasons.pop(Reason.NOT_DICOM, 0)
+    with PrivateParquet(work.made_rejected, REJECTED_TABLE) as file:
+        for table in rejected:
+            order = ("path", "offset", "member", "reason", "detail")
+            file.add(table.sort_by([(name, "ascending") for name in order]))
+    with CatalogWriter(work.made_catalog) as file:
+        for table in images:
+            file.add(duplicates.digested(table, executor))
+    return Tables(
+        objects=objects,
+        series=pq.read_metadata(work.made_catalog).num_rows,
+        modalities=dict(modalities.most_common()),
+        skipped=skipped,
+        rejected=dict(sorted(reasons.items())),
+        repeated=duplicates.count(),
+    )
+
+
+def _series_key(table: pa.Table) -> pa.ChunkedArray:
+    """A string a row, which sorts as (patient, study, series) do: no text of the catalog holds a NUL."""
+    return pc.binary_join_element_wise(*(table[name] for name in SERIES_KEY), "\0")

@@ -1,0 +1,217 @@
+"""Scanning an export: every file of a tree, headers only, into the catalog."""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from preprocess.dicom.sources import Source
+from preprocess.processes import InlineExecutor, process_pool
+from preprocess.reasons import Reason, Rejection
+from preprocess.scan.findings import (
+    FILE_COLUMNS,
+    Part,
+    Reading,
+    Record,
+    cannot_write,
+    file_fingerprints,
+    published,
+    read_files,
+    unreadable,
+    usable,
+)
+from preprocess.scan.grouping import Findings, Tables, write_tables
+from preprocess.scan.known import Known
+from preprocess.scan.workplace import Work, publish, rejected_path, workplace
+from shards.errors import FmctError
+
+__all__ = ["ScanSummary", "rejected_path", "scan"]
+
+log = logging.getLogger(__name__)
+
+BATCH_FILES = 1024
+"""Files a worker reads at a time: about a second's work, which is what a kill loses."""
+
+
+@dataclass(frozen=True)
+class ScanSummary(Tables):
+    """What a scan found."""
+
+    files: int
+    """Regular files met; an archive is one."""
+    unchanged: int
+    """Those that were not read, because an earlier scan had read them."""
+    seconds: float
+
+    def __str__(self) -> str:
+        modalities = ", ".join(f"{n} {name or 'of no modality'}" for name, n in self.modalities.items())
+        rejected = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items()) or "none"
+        speed = f"{self.files / self.seconds:.0f} files/s" if self.seconds else "at once"
+        lines = [
+            f"{self.series} series of {self.objects} objects (images: {modalities})",
+            f"  files     {self.files} at {speed}; {self.unchanged} of them unchanged and not read again",
+            f"  rejected  {rejected}; {self.skipped} are not DICOM",
+            f"  repeated  {self.repeated.same_bytes} objects are there again byte for byte,"
+            f" {self.repeated.other_bytes} with other bytes",
+        ]
+        return "\n".join(lines)
+
+
+def scan(
+    export: Path, catalog: Path, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> ScanSummary:
+    """Read the header of every file under `export`, and of every member of its zip and tar archives.
+
+    Writes `catalog` (see preprocess.dicom.catalog) and `rejected_path(catalog)`, both only when the scan is
+    complete. Files that have the size and modification time that an earlier scan, complete or killed,
+    saw are not read again. The tables depend neither on that nor on the number of `workers`, and are
+    made in memory that does not grow with the export. `progress` is called with (files done, files
+    found so far).
+
+    Raises FmctError where the folder is missing or empty, or holds no DICOM or no CT, where another scan
+    writes the same catalog, or a worker dies.
+    """
+    if not export.is_dir():
+        raise FmctError(f"{export}: no such folder; give the folder that holds the DICOM export")
+    start = time.monotonic()
+    with workplace(catalog) as work, ExitStack() as stack:
+        executor: Executor = InlineExecutor() if workers == 1 else stack.enter_context(process_pool(workers))
+        try:
+            findings = _read(export.absolute(), work, executor, 1 if workers == 1 else 3 * workers, progress)
+            tables = write_tables(findings, work, executor)
+        except BrokenProcessPool:
+            raise FmctError(
+                f"{catalog}: a worker process died, perhaps for lack of memory; what is read is kept: "
+                "run the same command again, with fewer `--workers` if it recurs"
+            ) from None
+        except OSError as error:
+            raise FmctError(cannot_write(work.root, error)) from None
+        if "CT" in tables.modalities:
+            publish(work)
+    _require_ct(export, tables)
+    return ScanSummary(
+        **vars(tables),
+        files=findings.files,
+        unchanged=findings.unchanged,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _read(
+    export: Path,
+    work: Work,
+    executor: Executor,
+    calls: int,
+    progress: Callable[[int, int], None] | None,
+) -> Findings:
+    """Read what no record holds; `calls` are given to the executor at a time."""
+    records: list[Record] = [*usable(work.parts.glob("*.parquet"))]
+    last = published(work.catalog, rejected_path(work.catalog))
+    records += [last] if last else []
+    known = Known.build(work.scratch / "known", _known_files(records))
+    seen = np.zeros(len(known.files), bool)
+    findings = Findings(records, known, seen)
+    walk = _Walk(export, {work.root, *work.outputs.values()}, findings.unlisted)
+    done = 0
+    for reading, names in _readings(walk, work, executor, calls):
+        findings.files += reading.files
+        findings.unchanged += len(reading.unchanged)
+        findings.seen[reading.unchanged] = True
+        if reading.part:
+            findings.parts.append(Part(reading.part))
+        done += names
+        if progress:
+            progress(done, walk.listed)
+    return findings
+
+
+def _known_files(records: list[Record]) -> Iterator[tuple[int, np.ndarray]]:
+    for number, record in enumerate(records):
+        for table in record.tables(FILE_COLUMNS):
+            # What the system did not give may be given next time, and nothing of the file shows it.
+            tried = pc.equal(table["reason"], Reason.UNREADABLE_FILE).fill_null(False)
+            yield number, file_fingerprints(table.filter(pc.invert(tried)))
+
+
+class _Walk:
+    """The files of a tree, in batches, one folder in memory at a time; linked folders are not entered."""
+
+    def __init__(self, folder: Path, left_out: set[Path], unlisted: list[tuple[Source, Rejection]]) -> None:
+        self._folder, self._left_out, self._unlisted = folder, left_out, unlisted
+        self.listed = 0
+
+    def __iter__(self) -> Iterator[list[bytes]]:
+        batch: list[bytes] = []
+        for path in self._paths():
+            batch.append(os.fsencode(path))
+            self.listed += 1
+            if len(batch) == BATCH_FILES:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _paths(self) -> Iterator[str]:
+        left_out = {str(path) for path in self._left_out}
+        for parent, folders, names in os.walk(self._folder, onerror=self._cannot_list):
+            linked = sum(os.path.islink(os.path.join(parent, name)) for name in folders)
+            if linked:
+                log.warning("%d linked folders are not entered: scan their targets on their own", linked)
+            folders[:] = sorted(name for name in folders if os.path.join(parent, name) not in left_out)
+            yield from (
+                path for name in sorted(names) if (path := os.path.join(parent, name)) not in left_out
+            )
+
+    def _cannot_list(self, error: OSError) -> None:
+        self._unlisted.append((Source(Path(error.filename), 0, 0), unreadable(error)))
+
+
+def _readings(walk: _Walk, work: Work, executor: Executor, calls: int) -> Iterator[tuple[Reading, int]]:
+    """Each batch's reading, as they end, and how many files it is done with.
+
+    Each archive that is met is a batch of its own.
+    """
+    batches = iter(walk)
+    archives: deque[bytes] = deque()
+    running: dict[Future[Reading], int] = {}
+    run, number = time.time_ns(), 0  # part names that no killed run has given, nor a worker that outlived it
+    while True:
+        while len(running) < calls:
+            enter = bool(archives)
+            paths = [archives.popleft()] if enter else next(batches, None)
+            if paths is None:
+                break
+            number += 1
+            part = work.parts / f"{run}-{number:08d}.parquet"
+            future = executor.submit(read_files, part, work.scratch / "known", paths, enter)
+            running[future] = len(paths)
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            reading, names = future.result(), running.pop(future)
+            archives.extend(reading.archives)
+            yield reading, names - len(reading.archives)
+
+
+def _require_ct(export: Path, found: Tables) -> None:
+    """Raise FmctError, saying what was found instead, unless there is some CT."""
+    if not found.modalities:
+        if not found.skipped and not found.rejected:
+            raise FmctError(f"{export}: the folder is empty; give the folder that holds the DICOM export")
+        others = [f"{found.skipped} other files"] * bool(found.skipped)
+        others += [f"{n} {name}" for name, n in found.rejected.items()]
+        raise FmctError(f"{export}: no readable DICOM (found {', '.join(others)}); give the export's folder")
+    if "CT" not in found.modalities:
+        others = [f"{n} of {name or 'no modality'}" for name, n in found.modalities.items()]
+        raise FmctError(
+            f"{export}: no CT among the DICOM files (found {', '.join(others)}); export CT series"
+        )

@@ -1,0 +1,1 @@
+"""Which series of a study become volumes, by header facts alone."""

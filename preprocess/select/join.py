@@ -1,0 +1,160 @@
+"""Skull base and vault that were stored as separate series, made one series again.
+
+Sequential scanners take the base in thin slices and the vault in thick ones, often as two series. They
+are one head where the patient did not leave the table between them (one Frame of Reference UID) and all
+slices lie on one stack: same planes, gantry tilt and pixels, one part above the other. The resampler
+works by each slice's true position, so only the lists of slices have to be joined.
+
+Parts that differ in tilt or pixel spacing stay apart: slices that are not parallel leave a wedge between
+them that neither shows, and a common pixel spacing would mean to resample one of them twice.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.geometry import SAME_ORIENTATION_DEG, SAME_POSITION_MM, parallel
+from preprocess.reasons import Reason, Rejection
+from preprocess.select.candidate import Candidate, Part, ranked
+from preprocess.select.kernels import kernel_class
+from preprocess.select.rules import SelectConfig
+from preprocess.select.series import Selected, coverage_mm, require_stack
+
+OVERLAP = 0.25
+"""Share of the shorter part that may lie within the other; reconstructions of one scan share nearly all."""
+HEAD_MM = 250.0
+"""About a large adult's chin to vertex: what joined parts may cover. More is a head and a neck."""
+
+_Single = tuple[Series, Selected]
+
+
+def find_joins(singles: Sequence[_Single], config: SelectConfig) -> list[Candidate]:
+    """The best way to join series of one study, no series twice; each joined candidate passes `config`.
+
+    `singles` are series and their usable instances.
+    """
+    groups: dict[tuple[str, str], list[_Single]] = {}
+    for series, selected in singles:
+        if series.frame_of_reference_uid and len(selected.positions) > 1:
+            like = (series.frame_of_reference_uid, kernel_class(series.kernel))
+            groups.setdefault(like, []).append((series, selected))
+    return [joined for group in groups.values() for joined in _joins_of(group, config)]
+
+
+def _joins_of(group: list[_Single], config: SelectConfig) -> Iterator[Candidate]:
+    """Joined candidates among series of one frame of reference and kernel class."""
+    order = {id(c.series): n for n, c in enumerate(ranked([Candidate(*single) for single in group], config))}
+    group = sorted(group, key=lambda single: order[id(single[0])])
+    above = {id(one[0]): [other for other in group if _adjoin(one, other, config)] for one in group}
+    while True:
+        starts = _starts(group, above)
+        joined = [one for one in (_join_head(_chain(start, above), config) for start in starts) if one]
+        if not joined:
+            return
+        best = ranked(joined, config)[0]
+        yield best
+        used = {id(source) for source in best.sources}
+        group = [single for single in group if id(single[0]) not in used]
+        above = {key: [one for one in ones if id(one[0]) not in used] for key, ones in above.items()}
+
+
+def _starts(group: Sequence[_Single], above: dict[int, list[_Single]]) -> list[_Single]:
+    """Series that have another one above and are the best one above none: the lowest parts."""
+    followers = {id(above[id(series)][0][0]) for series, _ in group if above[id(series)]}
+    return [single for single in group if above[id(single[0])] and id(single[0]) not in followers]
+
+
+def _chain(start: _Single, above: dict[int, list[_Single]]) -> list[_Single]:
+    """Parts from `start` upwards, each the best of those that adjoin the one before."""
+    chain = [start]
+    while above[id(chain[-1][0])]:
+        chain.append(above[id(chain[-1][0])][0])
+    return chain
+
+
+def _adjoin(below: _Single, above: _Single, config: SelectConfig) -> bool:
+    """Does the second part go on where the first ends, on the same stack?"""
+    a, b = below[1].slices, above[1].slices
+    heights = b.positions[[0, -1]] @ a.normal
+    if heights[0] <= a.heights[0] or heights[1] <= a.heights[-1]:
+        return False
+    gap = (heights[0] - a.heights[-1]) / (a.travel @ a.normal)
+    shorter = min(a.gaps.sum(), b.gaps.sum())
+    if not -OVERLAP * shorter <= gap <= config.max_slice_gap_mm + SAME_POSITION_MM:
+        return False
+    if a.travel @ b.travel < np.cos(np.radians(SAME_ORIENTATION_DEG)):
+        return False
+    try:
+        parallel([below[1].positions[0][0], above[1].positions[0][0]])
+    except Rejection:
+        return False
+    return True
+
+
+def _join_head(chain: list[_Single], config: SelectConfig) -> Candidate | None:
+    """The greatest number of parts from the vertex downwards that make one head, as one candidate."""
+    upwards = chain[0][1].slices.normal[2] > 0
+    while len(chain) > 1:
+        joined = _join(chain, config)
+        if joined:
+            return joined
+        chain = chain[1:] if upwards else chain[:-1]
+    return None
+
+
+def _join(chain: Sequence[_Single], config: SelectConfig) -> Candidate | None:
+    """The parts as one candidate; None where together they are no stack that `config` wants."""
+    normal = chain[0][1].slices.normal
+    kept = [list(selected.positions) for _, selected in chain]
+    for below, above in pairwise(range(len(chain))):
+        _part_overlap(kept[below], kept[above], normal)
+    if min(map(len, kept)) < 2:
+        return None
+    selected = Selected(
+        positions=tuple(group for groups in kept for group in groups),
+        dropped=sum((selected.dropped for _, selected in chain), Counter[Reason]()),
+    )
+    overlapping = sum(len(selected.positions) for _, selected in chain) - len(selected.positions)
+    if overlapping:
+        selected.dropped[Reason.OVERLAPPING_SLICE] = overlapping
+    try:
+        require_stack(selected.slices, config)
+    except Rejection:
+        return None
+    if coverage_mm(selected.slices) > HEAD_MM:
+        return None
+    parts = [
+        Part(series, len(groups), _height(groups[0], normal), _height(groups[-1], normal))
+        for (series, _), groups in zip(chain, kept, strict=True)
+    ]
+    instances = tuple(instance for group in selected.positions for instance in group)
+    return Candidate(replace(chain[0][0], instances=instances), selected, tuple(parts))
+
+
+_Positions = list[tuple[Instance, ...]]
+
+
+def _part_overlap(below: _Positions, above: _Positions, normal: np.ndarray) -> None:
+    """Take out the slices of the thicker part that lie within the thinner one.
+
+    Slices of two passes taken in turn would show every movement between the passes as teeth.
+    """
+    if _step(below, normal) <= _step(above, normal):
+        top = _height(below[-1], normal) + SAME_POSITION_MM
+        above[:] = [group for group in above if _height(group, normal) > top]
+    else:
+        bottom = _height(above[0], normal) - SAME_POSITION_MM
+        below[:] = [group for group in below if _height(group, normal) < bottom]
+
+
+def _height(group: tuple[Instance, ...], normal: np.ndarray) -> float:
+    return float(np.asarray(group[0].position) @ normal)
+
+
+def _step(groups: _Positions, normal: np.ndarray) -> float:
+    """Median distance of neighbours along the normal, mm."""
+    return float(np.median(np.diff([_height(group, normal) for group in groups])))

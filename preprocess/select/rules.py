@@ -1,0 +1,123 @@
+"""The rules by which series are selected, as a configuration: docs/recipes.md explains each."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from preprocess.select.combinations import Table
+from shards.schema import KernelClass
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression ({error})") from None
+    return pattern
+
+
+def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError("expected [least, greatest]")
+    return limits
+
+
+def _distinct(criteria: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(criteria)) < len(criteria):
+        raise ValueError("expected each criterion once")
+    return criteria
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Criterion = Literal["kernel", "thinnest", "widest"]
+
+OTHER_BODY_PART = (
+    r"^(?!.*(head|brain|skull|crani|neuro|cerebr|stroke|trauma|kopf|sch[aä]del))"
+    r".*(chest|thora|lung|cardiac|heart|coronar(y|ies)|aort|abdom|pelvi|liver|renal|kidney|urogra|colono"
+    r"|spine|spinal|cervical|lumbar|sacr|shoulder|elbow|wrist|\bhands?\b|\bhips?\b|femur|knee|ankle"
+    r"|\bfoot\b|extremit)"
+)
+"""Texts that name another part of the body (PS3.16 Annex L and common words) and nothing of the head."""
+
+
+class Patterns(BaseModel):
+    """Regular expressions searched for in one text of the header, without regard to case."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    include: tuple[Pattern, ...] = ()
+    """If any are given, one of them must be found. An absent text is empty, which `^$` finds."""
+    exclude: tuple[Pattern, ...] = ()
+    """None of these may be found."""
+
+    def objection(self, text: str) -> str | None:
+        """What is wrong with `text` in one line without it, or None."""
+        for pattern in self.exclude:
+            if re.search(pattern, text, re.IGNORECASE):
+                return f"exclude: {_short(pattern)}"
+        if self.include and not any(re.search(pattern, text, re.IGNORECASE) for pattern in self.include):
+            return f"none of {len(self.include)} include patterns"
+        return None
+
+
+def _short(pattern: str, length: int = 60) -> str:
+    return pattern if len(pattern) <= length else f"{pattern[: length - 3]}..."
+
+
+class HeadPatterns(Patterns):
+    """Patterns of a text that names a part of the body."""
+
+    exclude: tuple[Pattern, ...] = (OTHER_BODY_PART,)
+    """The same head protocol is filed under many names, but "chest" alone never names a head."""
+
+
+class SelectConfig(BaseModel):
+    """Which series become volumes; DICOM attributes stand in brackets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modality: Literal["CT"] = "CT"
+    """(0008,0060). All that follows is in Hounsfield units, which CT alone has."""
+    body_part: HeadPatterns = HeadPatterns()
+    """Body Part Examined (0018,0015): often empty or a scanner's preset, so nothing is demanded of it."""
+    study_description: HeadPatterns = HeadPatterns()
+    """(0008,1030)."""
+    series_description: HeadPatterns = HeadPatterns()
+    """(0008,103E)."""
+    protocol: HeadPatterns = HeadPatterns()
+    """Protocol Name (0018,1030)."""
+    image_type: Patterns = Patterns()
+    """Image Type (0008,0008), its values joined by backslashes; the kinds below are known without it."""
+    allow_derived: bool = False
+    """Reformats, projections and averages repeat an acquisition; allow where nothing else was archived."""
+    contrast: Literal["without", "with", "any"] = "without"
+    """The reference's volumes are non-contrast; series description and Contrast/Bolus Agent tell."""
+    kvp_range: Range = (80.0, 150.0)
+    """The reference's own filter (KVP 0018,0060)."""
+    kernels: Annotated[tuple[KernelClass, ...], Field(min_length=1)] = ("soft", "unknown")
+    """Best first. Bone kernels amplify noise in brain; their study nearly always has a soft twin."""
+    table: Table | None = None
+    """A CSV of wanted study_description, kvp, kernel, as the reference's 408 rows; also required if given."""
+    thickness_range_mm: Range = (0.2, 10.0)
+    """Slice Thickness (0018,0050): from the finest detector to the coarsest clinical head; more is a slab."""
+    min_slices: Annotated[int, Field(ge=2)] = 10
+    """A head at the coarsest clinical spacing, 10 mm, still has over 10 slices."""
+    max_slices: Annotated[int, Field(ge=2)] = 1500
+    """300 mm at 0.2 mm; each slice of 512² takes 0.5 MiB of a worker's memory while it is decoded."""
+    max_slice_gap_mm: Annotated[float, Field(gt=0)] = 10.0
+    """Interpolating across more than one thick slice invents anatomy."""
+    min_coverage_mm: Annotated[float, Field(gt=0)] = 80.0
+    """Half of an adult head's height; less is a partial scan."""
+    max_coverage_mm: Annotated[float, Field(gt=0)] = 400.0
+    """A head with the whole neck; more is a scan of the body."""
+    max_obliquity_deg: Annotated[float, Field(ge=0, le=90)] = 90.0
+    """Greatest angle of the slice normal to the long axis: 90 takes any plane, as the resampler does, for
+    reformats are known by what else their study holds (preprocess.select.study); 45 is axial alone."""
+    join: bool = True
+    """Skull base and vault that were stored as separate series become one volume (preprocess.select.join)."""
+    keep: Literal["best", "all"] = "best"
+    """Of a study: reconstructions of one scan are near copies, which would weigh some patients manifold."""
+    prefer: Annotated[tuple[Criterion, ...], AfterValidator(_distinct)] = ("kernel", "thinnest", "widest")
+    """What makes a series the best of its study, most important first (preprocess.select.candidate)."""

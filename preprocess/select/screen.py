@@ -1,0 +1,122 @@
+"""The rules that one series, and each of its instances, must pass by header facts of its own."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.geometry import has_geometry, is_axial, is_within_reach
+from preprocess.reasons import Reason, Rejection
+from preprocess.select.contrast import has_contrast
+from preprocess.select.image_kind import DOSE_REPORT, described_kind, kind
+from preprocess.select.kernels import kernel_class
+from preprocess.select.rules import SelectConfig
+
+Verdict = tuple[Reason, str] | None
+"""The rule that fails and the numbers behind it, or None."""
+
+
+def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counter[Reason]]:
+    """The instances that pass every rule in turn, and how many each other reason left out.
+
+    Raises Rejection with the reason of the first rule that none passes.
+    """
+    total = len(series.instances)
+    if series.modality != config.modality:
+        dose = all(i.sop_class == DOSE_REPORT for i in series.instances)
+        raise Rejection(Reason.DOSE_REPORT if dose else Reason.NOT_CT, f"{total} instances")
+    dropped = Counter[Reason]()
+    kept = _passing(series.instances, partial(_kind, config=config), total, dropped)
+    _require_texts(series, config)
+    for rule in (partial(_in_table, series=series), _acquisition, _placement):
+        kept = _passing(kept, partial(rule, config=config), total, dropped)
+    return kept, dropped
+
+
+def _passing(
+    instances: Sequence[Instance], rule: Callable[[Instance], Verdict], total: int, dropped: Counter[Reason]
+) -> list[Instance]:
+    """The instances that pass a rule; the others are counted in `dropped`, unless none is left."""
+    verdicts = [rule(instance) for instance in instances]
+    failed = Counter(verdict for verdict in verdicts if verdict)
+    kept = [instance for instance, verdict in zip(instances, verdicts, strict=True) if not verdict]
+    if not kept:
+        (reason, numbers), count = min(failed.items(), key=lambda item: (-item[1], item[0]))
+        raise Rejection(reason, f"{count} of {total} instances" + (f": {numbers}" if numbers else ""))
+    for (reason, _), count in failed.items():
+        dropped[reason] += count
+    return kept
+
+
+def _require_texts(series: Series, config: SelectConfig) -> None:
+    """Raise Rejection unless the texts of the series are as the configuration wants them."""
+    named = described_kind(series.series_description)
+    if named and not (named is Reason.DERIVED and config.allow_derived):
+        raise Rejection(named, "by its series description")
+    for reason, patterns, text in (
+        (Reason.BODY_PART, config.body_part, series.body_part),
+        (Reason.STUDY_DESCRIPTION, config.study_description, series.study_description),
+        (Reason.SERIES_DESCRIPTION, config.series_description, series.series_description),
+        (Reason.PROTOCOL, config.protocol, series.protocol),
+    ):
+        objection = patterns.objection(text)
+        if objection:
+            raise Rejection(reason, objection)
+    if config.contrast != "any" and has_contrast(series) != (config.contrast == "with"):
+        reason = Reason.CONTRAST if config.contrast == "without" else Reason.NO_CONTRAST
+        raise Rejection(reason, f"contrast: {config.contrast} is wanted")
+
+
+def _kind(instance: Instance, config: SelectConfig) -> Verdict:
+    found = kind(instance)
+    if found and not (found is Reason.DERIVED and config.allow_derived):
+        return found, ""
+    objection = config.image_type.objection("\\".join(instance.image_type))
+    return (Reason.IMAGE_TYPE, objection) if objection else None
+
+
+def _in_table(instance: Instance, series: Series, config: SelectConfig) -> Verdict:
+    table = config.table
+    if table is None or table.allows(series.study_description, instance.kvp, instance.kernel):
+        return None
+    return Reason.NOT_IN_TABLE, f"none of {len(table.rows)} rows of the table"
+
+
+_KERNEL_REASONS = {
+    "bone": Reason.BONE_KERNEL,
+    "soft": Reason.SOFT_KERNEL,
+    "unknown": Reason.UNKNOWN_KERNEL,
+}
+
+
+def _acquisition(instance: Instance, config: SelectConfig) -> Verdict:
+    if instance.kvp is not None and not _within(instance.kvp, config.kvp_range):
+        return Reason.KVP_OUT_OF_RANGE, f"{instance.kvp:g} kV, not {_written(config.kvp_range)}"
+    if instance.thickness is not None and not _within(instance.thickness, config.thickness_range_mm):
+        thickness = f"{instance.thickness:g} mm, not {_written(config.thickness_range_mm)}"
+        return Reason.THICKNESS_OUT_OF_RANGE, thickness
+    sharpness = kernel_class(instance.kernel)
+    if sharpness in config.kernels:
+        return None
+    return _KERNEL_REASONS[sharpness], f"{sharpness}, not {' or '.join(config.kernels)}"
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]
+
+
+def _written(limits: tuple[float, float]) -> str:
+    return f"{limits[0]:g} to {limits[1]:g}"
+
+
+def _placement(instance: Instance, config: SelectConfig) -> Verdict:
+    if not has_geometry(instance):
+        return Reason.MISSING_GEOMETRY, ""
+    if not is_within_reach(instance):
+        return Reason.INVALID_GEOMETRY, "a position or spacing beyond any scanner"
+    try:
+        if is_axial(instance, config.max_obliquity_deg):
+            return None
+    except Rejection as rejection:
+        return rejection.reason, rejection.detail
+    return Reason.NOT_AXIAL, f"more than {config.max_obliquity_deg:g} degrees off the long axis"

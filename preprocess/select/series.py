@@ -1,0 +1,105 @@
+"""Can a series become a volume? By header facts alone; preprocess.select.study judges it among others."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.geometry import (
+    AXIAL_DEG,
+    SAME_POSITION_MM,
+    Stack,
+    by_position,
+    is_axial,
+    missing_slices,
+    parallel,
+    stack,
+)
+from preprocess.reasons import Reason, Rejection
+from preprocess.select.rules import SelectConfig
+from preprocess.select.screen import screen
+
+REPEATS_OF_A_SERIES_IN_TIME = 3
+"""Different images at most positions, this many or more: a perfusion or monitoring series."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The instances that selection keeps."""
+
+    positions: tuple[tuple[Instance, ...], ...]
+    """In geometric order; several instances at one position are copies or retakes."""
+    dropped: Counter[Reason]
+    """Instances left out, by reason."""
+
+    @cached_property
+    def slices(self) -> Stack:
+        """The stack of one instance a position."""
+        return stack([group[0] for group in self.positions])
+
+
+def select(series: Series, config: SelectConfig) -> Selected:
+    """Decide from header facts whether `series` becomes a volume, and from which instances.
+
+    Raises Rejection with the rule that decided. An instance that fails a rule on its own (a localizer
+    in an axial series) is left out and counted; the series is rejected where none is left.
+    """
+    selected = usable(series, config)
+    require_stack(selected.slices, config)
+    return selected
+
+
+def usable(series: Series, config: SelectConfig) -> Selected:
+    """The instances of `series` that can be slices of a volume, be they enough for one or not.
+
+    Beside axial images those of other planes are left out as reformats.
+
+    Raises Rejection with the rule that decided where there are none.
+    """
+    kept, dropped = screen(series, config)
+    axial = [instance for instance in kept if is_axial(instance, AXIAL_DEG)]
+    if 0 < len(axial) < len(kept):
+        dropped[Reason.REFORMAT] += len(kept) - len(axial)
+        kept = axial
+    kept, stray = parallel(kept)
+    if stray:
+        dropped[Reason.INCONSISTENT_GEOMETRY] += stray
+    groups = by_position(kept)
+    repeated = sum(
+        len({(i.sop_uid, i.frame) for i in group}) >= REPEATS_OF_A_SERIES_IN_TIME for group in groups
+    )
+    if 2 * repeated > len(groups):
+        raise Rejection(Reason.REPEATED_POSITIONS, f"{repeated} of {len(groups)} positions repeat in time")
+    return Selected(tuple(map(tuple, groups)), dropped)
+
+
+def require_stack(slices: Stack, config: SelectConfig) -> None:
+    """Raise Rejection unless the slices are enough, near enough to one another and cover enough."""
+    count = len(slices.positions)
+    if count < config.min_slices:
+        raise Rejection(Reason.TOO_FEW_SLICES, f"{count} positions, fewer than {config.min_slices}")
+    if count > config.max_slices:
+        raise Rejection(Reason.TOO_MANY_SLICES, f"{count} positions, more than {config.max_slices}")
+    gaps = slices.gaps
+    widest = int(np.argmax(gaps))
+    if gaps[widest] > config.max_slice_gap_mm + SAME_POSITION_MM:
+        absent = missing_slices(gaps)[widest]
+        reason = Reason.MISSING_SLICES if absent else Reason.SLICE_GAP
+        detail = f"a gap of {gaps[widest]:.2f} mm, more than {config.max_slice_gap_mm:g}"
+        raise Rejection(reason, detail + (f": {absent} slices absent" if absent else ""))
+    covered = coverage_mm(slices)
+    if covered < config.min_coverage_mm:
+        raise Rejection(Reason.COVERAGE_TOO_SMALL, f"{covered:.1f} mm, less than {config.min_coverage_mm:g}")
+    if covered > config.max_coverage_mm:
+        raise Rejection(Reason.COVERAGE_TOO_LARGE, f"{covered:.1f} mm, more than {config.max_coverage_mm:g}")
+
+
+def coverage_mm(slices: Stack) -> float:
+    """How much of the patient the slices show, along their travel; at least two slices.
+
+    A slice stands for the slab around it, so the ends count half a gap each.
+    """
+    gaps = slices.gaps
+    return float(gaps.sum() + np.median(gaps))

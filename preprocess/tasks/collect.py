@@ -1,0 +1,211 @@
+"""Joining what the tasks made: finished datasets, manifest, quarantine, QC, summary."""
+
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from preprocess.config import PreprocessConfig
+from preprocess.qc import pictures
+from preprocess.qc.montage import MONTAGE_VOLUMES, montage
+from preprocess.qc.report import write_report
+from preprocess.qc.thumbnail import thumbnail
+from preprocess.tasks import ledger, manifest, quarantine
+from preprocess.tasks.ledger import TaskFiles, TaskResult
+from preprocess.tasks.plan import read_current_plan
+from shards import Dataset, finish_dataset, index
+from shards.atomic import write_text
+from shards.errors import FmctError
+from shards.info import FILE_NAME, INDEX_NAME
+from shards.schema import ShardFormat
+
+log = logging.getLogger(__name__)
+
+
+class Summary(BaseModel):
+    """The whole export in numbers: summary.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    """The plan's."""
+    tasks: int
+    series: int
+    volumes: int
+    patients: int
+    studies: int
+    rejected_series: int
+    joined_series: int
+    """Those that are part of another series' volume (preprocess.select.join)."""
+    rejected_by_reason: dict[str, int]
+    dropped_slices_by_reason: dict[str, int]
+    """Slices left out of the volumes."""
+    flagged_volumes: int
+    flagged_by_reason: dict[str, int]
+    """Volumes by finding of the checks; a volume may have several."""
+    source_bytes: int
+    """Size of the files that became volumes."""
+    stored_bytes: dict[ShardFormat, int]
+    worker_seconds: float
+    """Summed over the tasks; divide by the workers for the time that passed."""
+    source_mb_per_worker_second: float
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected_by_reason.items()) or "none"
+        speed = f"{self.source_mb_per_worker_second:.1f} MB/s a worker"
+        volumes = f"{self.volumes} volumes of {self.patients} patients ({self.flagged_volumes} flagged)"
+        return f"{volumes} at {speed}; rejected series: {reasons}"
+
+
+def collect(out: Path, config: PreprocessConfig) -> Summary:
+    """Join the tasks of the plan in `out` once all are done; what is joined already is left alone.
+
+    Writes a dataset a format, manifest.parquet, quarantine.parquet, qc/montage.png, qc/report.html and,
+    last, summary.json; then removes what earlier plans and killed processes left.
+
+    Raises FmctError where tasks are missing, or where no series at all became a volume.
+    """
+    plan = read_current_plan(out, config)
+    places = [ledger.files(out, index, task) for index, task in enumerate(plan.tasks)]
+    results = _results(out, places)
+    summary = _collected(out, config, plan.digest)
+    if not summary:
+        summary = _join(out, config, plan.digest, places, results)
+    _remove_stale(out, config, {place.stem for place in places})
+    return summary
+
+
+def _results(out: Path, places: list[TaskFiles]) -> list[TaskResult]:
+    found = [ledger.result(place) for place in places]
+    missing = [place.index for place, result in zip(places, found, strict=True) if not result]
+    if missing:
+        raise FmctError(
+            f"{out}: {len(missing)} of {len(places)} tasks are not done, first {missing[0]}; "
+            f"run `fmct preprocess` again, or `fmct preprocess --task {missing[0]}` and so on"
+        )
+    return [result for result in found if result]
+
+
+def _collected(out: Path, config: PreprocessConfig, digest: str) -> Summary | None:
+    """The summary in `out` if it is of this plan and everything it stands for is there."""
+    try:
+        summary = Summary.model_validate_json(_summary_path(out).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    outputs = [_manifest_path(out), _quarantine_path(out), _montage_path(out), _report_path(out)]
+    outputs += [out / format / name for format in config.output.formats for name in (FILE_NAME, INDEX_NAME)]
+    return summary if summary.digest == digest and all(path.is_file() for path in outputs) else None
+
+
+def _join(
+    out: Path, config: PreprocessConfig, digest: str, places: list[TaskFiles], results: list[TaskResult]
+) -> Summary:
+    rejected = pa.concat_tables(pq.read_table(place.quarantine) for place in places)
+    quarantine.write(rejected, _quarantine_path(out))
+    rejections = Counter(rejected["reason"].to_pylist())
+    series = sum(result.series for result in results)
+    if not any(result.volumes for result in results):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in rejections.most_common())
+        raise FmctError(
+            f"{out}: none of {series} series became a volume ({reasons}); "
+            f"see {_quarantine_path(out)} and the `select` section of the configuration"
+        )
+    volumes = index.merge(pq.read_table(place.manifest) for place in places)
+    manifest.write(volumes, _manifest_path(out))
+    names = [place.shard for place, result in zip(places, results, strict=True) if result.volumes]
+    infos = {
+        format: finish_dataset(out / format, format, names, config.recorded())
+        for format in config.output.formats
+    }
+    _write_montage(out / config.output.formats[0], _montage_path(out))
+    seconds = sum(result.seconds for result in results)
+    flags = [flags for flags in volumes["flags"].to_pylist() if flags]
+    source_bytes = sum(result.source_bytes for result in results)
+    summary = Summary(
+        digest=digest,
+        tasks=len(places),
+        series=series,
+        volumes=len(volumes),
+        patients=len(volumes["patient_key"].unique()),
+        studies=len(volumes["study_key"].unique()),
+        rejected_series=len(rejected),
+        joined_series=series - len(volumes) - len(rejected),
+        rejected_by_reason=dict(sorted(rejections.items())),
+        dropped_slices_by_reason=dict(
+            sorted(sum((Counter(result.dropped_slices) for result in results), Counter()).items())
+        ),
+        flagged_volumes=len(flags),
+        flagged_by_reason=dict(sorted(Counter(flag for one in flags for flag in one).items())),
+        source_bytes=source_bytes,
+        stored_bytes={format: info.bytes for format, info in infos.items()},
+        worker_seconds=round(seconds, 3),
+        source_mb_per_worker_second=round(source_bytes / 1e6 / seconds, 3),
+    )
+    write_report(
+        _report_path(out),
+        out / config.output.formats[0],
+        volumes,
+        rejected,
+        (picture for place in places for picture in pictures.read(place.pictures)),
+        config.check,
+        {
+            "volumes": summary.volumes,
+            "flagged volumes": summary.flagged_volumes,
+            "patients": summary.patients,
+            "studies": summary.studies,
+            "series in the catalog": summary.series,
+            "series rejected": summary.rejected_series,
+            "series joined to another one's volume": summary.joined_series,
+            "spacing (D, H, W), mm": "{:g}, {:g}, {:g}".format(*config.grid.spacing_mm),
+        },
+    )
+    write_text(_summary_path(out), summary.model_dump_json(indent=1) + "\n")
+    return summary
+
+
+def _write_montage(dataset_path: Path, path: Path) -> None:
+    """From the finished dataset, so that it shows what is stored; of many, those of the least pseudonyms."""
+    dataset = Dataset.open(dataset_path)
+    keys = dataset.index["key"].to_pylist()
+    chosen = sorted(range(len(keys)), key=keys.__getitem__)[:MONTAGE_VOLUMES]
+    spacing = dataset.info.spacing_mm
+    montage([(keys[i], thumbnail(dataset.read(i), spacing)) for i in chosen], path)
+
+
+_TASK_FILE = re.compile(r"(?:shard-)?(\d{5,}-[0-9a-f]{8})\..+")
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+def _remove_stale(out: Path, config: PreprocessConfig, stems: set[str]) -> None:
+    """Remove files of tasks that the plan does not have, and of processes that died."""
+    directories = [out, out / "tasks", out / "qc", *(out / format for format in config.output.formats)]
+    for directory in directories:
+        for path in directory.iterdir():
+            task = _TASK_FILE.fullmatch(path.name)
+            if (task and task[1] not in stems) or _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+                log.info("removed %s, of an earlier plan or an unfinished run", path.name)
+
+
+def _manifest_path(out: Path) -> Path:
+    return out / "manifest.parquet"
+
+
+def _quarantine_path(out: Path) -> Path:
+    return out / "quarantine.parquet"
+
+
+def _montage_path(out: Path) -> Path:
+    return out / "qc" / "montage.png"
+
+
+def _report_path(out: Path) -> Path:
+    return out / "qc" / "report.html"
+
+
+def _summary_path(out: Path) -> Path:
+    return out / "summary.json"

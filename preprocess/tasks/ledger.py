@@ -1,0 +1,170 @@
+"""The ledger: a folder of marker files, each of which says that a task is done and what came of it.
+
+Files of a task bear its number and the head of its digest, so that what was made of another input or
+configuration is never taken for it, and stays whole until the new output is complete.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from preprocess.tasks.plan import Task, read_plan
+from shards.atomic import write_text
+from shards.formats import shard_path
+from shards.index import sidecar_path
+from shards.info import ShardInfo
+from shards.schema import ShardFormat
+
+
+class TaskResult(BaseModel):
+    """What a task made: the content of its marker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    series: int
+    volumes: int
+    rejected: dict[str, int]
+    """Series by reason."""
+    dropped_slices: dict[str, int]
+    """Slices left out of volumes, by reason."""
+    source_bytes: int
+    """Size of the files of the series that became volumes."""
+    seconds: float
+    shards: dict[ShardFormat, ShardInfo]
+    """Empty where no series became a volume."""
+
+    def __str__(self) -> str:
+        rejected = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items()) or "none"
+        return f"{self.volumes} volumes of {self.series} series in {self.seconds:.1f} s; rejected: {rejected}"
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """Where the files of one task lie."""
+
+    out: Path
+    index: int
+    digest: str
+
+    @property
+    def stem(self) -> str:
+        """What all of its file names begin with."""
+        return f"{self.index:05d}-{self.digest[:8]}"
+
+    @property
+    def shard(self) -> str:
+        """Name of its shard in every format."""
+        return f"shard-{self.stem}"
+
+    @property
+    def marker(self) -> Path:
+        """The TaskResult, written last."""
+        return self.out / "tasks" / f"{self.stem}.json"
+
+    @property
+    def quarantine(self) -> Path:
+        """Its part of the quarantine."""
+        return self.out / "tasks" / f"{self.stem}.quarantine.parquet"
+
+    @property
+    def manifest(self) -> Path:
+        """Its part of the manifest."""
+        return self.out / "tasks" / f"{self.stem}.manifest.parquet"
+
+    @property
+    def pictures(self) -> Path:
+        """Its pictures for the QC report."""
+        return self.out / "tasks" / f"{self.stem}.pictures.parquet"
+
+    @property
+    def parts(self) -> tuple[Path, Path, Path]:
+        """Its tables."""
+        return self.quarantine, self.manifest, self.pictures
+
+
+def files(out: Path, index: int, task: Task) -> TaskFiles:
+    """The files of task number `index`."""
+    return TaskFiles(out, index, task.digest)
+
+
+def mark(place: TaskFiles, result: TaskResult) -> None:
+    """Declare a task done; its other files are complete by now."""
+    write_text(place.marker, result.model_dump_json(indent=1) + "\n")
+
+
+def result(place: TaskFiles) -> TaskResult | None:
+    """The result of a task that is done and whose files are all there, else None."""
+    try:
+        found = TaskResult.model_validate_json(place.marker.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    whole = found.digest == place.digest and all(part.is_file() for part in place.parts)
+    return found if whole and all(_shard_is_whole(place, f, s) for f, s in found.shards.items()) else None
+
+
+def marked_in_share(out: Path, share: int, shares: int) -> int:
+    """How many markers tasks `share`, `share` + `shares` and so on have: one more with each that is done."""
+    return sum(number % shares == share for number in _marked(out))
+
+
+def _marked(out: Path) -> list[int]:
+    """Numbers of the tasks that have a marker, one for each, of whatever input and configuration."""
+    return [int(path.name.split("-")[0]) for path in (out / "tasks").glob("*-????????.json")]
+
+
+def _shard_is_whole(place: TaskFiles, format: ShardFormat, shard: ShardInfo) -> bool:
+    directory = place.out / format
+    file = shard_path(directory, place.shard, format)
+    size = file.stat().st_size if file.is_file() else -1
+    return size == shard.bytes and sidecar_path(directory, place.shard).is_file()
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far the work is."""
+
+    done: int
+    missing: int
+    """Tasks never done."""
+    stale: int
+    """Tasks done for another input or configuration only."""
+    volumes: int
+    rejected: dict[str, int]
+    """Series by reason, of the tasks done."""
+    to_do: tuple[int, ...]
+    """Numbers of the tasks that are missing or stale."""
+
+    def __str__(self) -> str:
+        tasks = f"{self.done} tasks done, {self.missing} missing, {self.stale} stale"
+        reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items()) or "none"
+        to_do = f"; to do: {_ranges(self.to_do)}" if self.to_do else ""
+        return f"{tasks}; {self.volumes} volumes, rejected series: {reasons}{to_do}"
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """Ascending numbers as sbatch --array takes them: 0-3,7."""
+    members = set(numbers)
+    starts = [n for n in numbers if n - 1 not in members]
+    ends = [n for n in numbers if n + 1 not in members]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def status(out: Path) -> Status:
+    """Read the plan and the markers in `out`; FmctError where there is no plan."""
+    places = [files(out, index, task) for index, task in enumerate(read_plan(out).tasks)]
+    results = [result(place) for place in places]
+    done = [found for found in results if found]
+    marked = set(_marked(out))
+    stale = sum(place.index in marked for place, found in zip(places, results, strict=True) if not found)
+    rejected = sum((Counter(found.rejected) for found in done), Counter())
+    return Status(
+        done=len(done),
+        missing=len(results) - len(done) - stale,
+        stale=stale,
+        volumes=sum(found.volumes for found in done),
+        rejected=dict(sorted(rejected.items())),
+        to_do=tuple(place.index for place, found in zip(places, results, strict=True) if not found),
+    )

@@ -1,0 +1,79 @@
+"""The manifest: one row for each volume, with what it measures, lacks and was joined of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from preprocess.reasons import Reason
+from preprocess.volume.measure import Measures
+from shards import index
+from shards.schema import VolumeRecord
+from shards.voxels import Extent
+
+
+class JoinedPart(NamedTuple):
+    """One of the series that a volume was joined from (preprocess.select.join), and where its slices are."""
+
+    key: str
+    """The series' pseudonym; the first part's is the volume's."""
+    slices: int
+    low_mm: float
+    """Projection of its first slice's position on the slice normal, LPS mm."""
+    high_mm: float
+    """That of its last slice."""
+
+
+_PART = pa.struct(
+    [("key", pa.string()), ("slices", pa.int32()), ("low_mm", pa.float64()), ("high_mm", pa.float64())]
+)
+MEASURES = tuple(Measures.model_fields)
+SCHEMA = pa.schema(
+    [
+        *(field for field in index.SCHEMA if field.name not in Extent._fields),
+        pa.field("scanner", pa.string()),
+        pa.field("shifted_study_date", pa.date32()),
+        pa.field("dropped", pa.map_(pa.string(), pa.int32())),
+        pa.field("joined", pa.list_(_PART)),
+        pa.field("flags", pa.list_(pa.string())),
+        *(pa.field(name, pa.float64()) for name in MEASURES),
+    ]
+)
+"""The columns of a shard index but for the place in the file, then vendor and product line, the study's
+date moved by the patient's shift (null unless asked for), slices left out by reason, the parts along the
+slice normal of a volume of several series, findings of the checks, and
+`preprocess.volume.measure.Measures`."""
+
+
+def row(
+    record: VolumeRecord,
+    shard: str,
+    scanner: str,
+    shifted_study_date: date | None,
+    dropped: Mapping[Reason, int],
+    joined: Sequence[JoinedPart],
+    flags: Sequence[str],
+    measures: Measures,
+) -> dict[str, Any]:
+    """One row, from a volume's record, the name of its shard and the columns that only the manifest has."""
+    return {
+        **index.to_row(record, shard, Extent(0, 0)),
+        "scanner": scanner,
+        "shifted_study_date": shifted_study_date,
+        "dropped": [(reason, dropped[reason]) for reason in Reason if dropped.get(reason)],
+        "joined": [part._asdict() for part in joined],
+        "flags": list(flags),
+        **measures.model_dump(),
+    }
+
+
+def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Rows as a table of `SCHEMA`."""
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+
+
+def write(rows: pa.Table, path: Path) -> None:
+    """Write a table of `SCHEMA` atomically as Parquet; the same table gives the same bytes."""
+    index.write(rows, path)

@@ -1,0 +1,198 @@
+"""The plan: which series make one task, and the digest that says whether a task must be done again.
+
+One task makes one shard per format. Studies are dealt to tasks by the leading bits of their pseudonym,
+2^bits tasks in all: a study that is added or changed alters its own task only, volumes of one study
+stay together, and the order in shards says nothing about the order of patients.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from preprocess.config import PreprocessConfig
+from preprocess.dicom.catalog import Series, read_rows
+from preprocess.privacy.deidentify import PSEUDONYM_DIGITS, Pseudonymizer
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+from shards.schema import FORMAT_VERSION
+
+log = logging.getLogger(__name__)
+
+PROCESSING_VERSION = 5
+"""Raised by whoever changes what is made of the same input and configuration; every task is then redone."""
+BYTES_PER_PIXEL = 2
+"""Of CT pixels (Bits Allocated 16, PS3.3 C.8.2.1.1.4)."""
+
+
+class Task(BaseModel):
+    """The series of one shard."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    """SHA-256 over the settings and every series' input digest."""
+    rows: tuple[int, ...]
+    """Row numbers in the catalog, ordered by study's and then series' pseudonym."""
+
+
+class Plan(BaseModel):
+    """All tasks; the same catalog, configuration and key make the same plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: str
+    """`settings_digest` of the configuration it was made with."""
+    tasks: tuple[Task, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the tasks' digests: what identifies the whole output."""
+        return hashlib.sha256("".join(task.digest for task in self.tasks).encode()).hexdigest()
+
+
+def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
+    """Divide the series of `catalog` into tasks and write out/tasks/plan.json; returns their number.
+
+    A plan that is there already and the same is left alone. Raises FmctError where catalog or key file
+    cannot be used.
+    """
+    read_rows(catalog, [])  # refuses what is no catalog
+    names = Pseudonymizer(config.key_file)
+    planned = sorted(_series(catalog, names))
+    if not planned:
+        raise FmctError(f"{catalog}: the catalog has no series; scan another export")
+    bits = _task_bits(sum(series.pixel_bytes for series in planned), config.output.shard_mib * 2**20)
+    settings = settings_digest(config)
+    members: list[list[_Planned]] = [[] for _ in range(2**bits)]
+    for series in planned:
+        members[int(series.study_key, 16) >> (4 * PSEUDONYM_DIGITS - bits)].append(series)
+    tasks = tuple(
+        Task(digest=task_digest(settings, [s.digest for s in part]), rows=tuple(s.row for s in part))
+        for part in members
+    )
+    _write(Plan(settings=settings, tasks=tasks), out)
+    return len(tasks)
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan in `out`; FmctError where there is none or it cannot be read."""
+    try:
+        return Plan.model_validate_json(_path(out).read_bytes())
+    except FileNotFoundError:
+        raise FmctError(f"{_path(out)}: no plan yet; make it with `fmct preprocess --plan`") from None
+    except ValidationError:
+        raise FmctError(f"{_path(out)}: not a plan of this version; run `fmct preprocess --plan`") from None
+
+
+def read_current_plan(out: Path, config: PreprocessConfig) -> Plan:
+    """The plan in `out`; FmctError also where it was made with another configuration."""
+    found = read_plan(out)
+    if found.settings != settings_digest(config):
+        raise FmctError(
+            f"{_path(out)}: made with another configuration; run `fmct preprocess --plan` with this one"
+        )
+    return found
+
+
+def settings_digest(config: PreprocessConfig) -> str:
+    """SHA-256 of whatever besides the input shapes the shards: configuration and versions."""
+    parts = [config.digest(), config.output.formats, FORMAT_VERSION, PROCESSING_VERSION]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def task_digest(settings: str, series: list[str]) -> str:
+    """SHA-256 of a task, from `settings_digest` and its series' input digests."""
+    return hashlib.sha256("".join([settings, *series]).encode()).hexdigest()
+
+
+def input_digest(names: Pseudonymizer, series: Series) -> str:
+    """The input digest of a series, as the plan computes it from the catalog's columns."""
+    return _input_digest(
+        names,
+        names.series(series.patient_id, series.study_uid, series.series_uid),
+        [i.sop_uid for i in series.instances],
+        np.array([i.size for i in series.instances], np.int64),
+        np.array([i.mtime_ns for i in series.instances], np.int64),
+    )
+
+
+def _input_digest(
+    names: Pseudonymizer, key: str, sop_uids: list[str], sizes: np.ndarray, mtimes: np.ndarray
+) -> str:
+    """Keyed, so that no one can confirm a guessed UID by it."""
+    return names.keyed("input", key, *sop_uids, sizes.tobytes().hex(), mtimes.tobytes().hex())
+
+
+class _Planned(NamedTuple):
+    """What the plan needs of one series; sorts by study, then series."""
+
+    study_key: str
+    key: str
+    row: int
+    digest: str
+    pixel_bytes: int
+
+
+_COLUMNS = ["patient_id", "study_uid", "series_uid"]
+_INSTANCE_COLUMNS = ["sop_uid", "size", "mtime_ns", "rows", "columns"]
+
+
+def _series(catalog: Path, names: Pseudonymizer) -> Iterator[_Planned]:
+    """Every series, column-wise and one row group at a time: archives have millions of instances."""
+    file = pq.ParquetFile(catalog)
+    columns = [*_COLUMNS, *(f"instances.list.element.{name}" for name in _INSTANCE_COLUMNS)]
+    row = nameless = 0
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns)
+        instances = table["instances"].combine_chunks()
+        offsets = instances.offsets.to_numpy()
+        sop_uids, sizes, mtimes, pixels = _instance_columns(instances.values)
+        for number, (patient, study, uid) in enumerate(
+            zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
+        ):
+            part = slice(offsets[number], offsets[number + 1])
+            key = names.series(patient, study, uid)
+            digest = _input_digest(names, key, sop_uids[part], sizes[part], mtimes[part])
+            yield _Planned(names.study(study), key, row, digest, BYTES_PER_PIXEL * int(pixels[part].sum()))
+            row += 1
+            nameless += not patient
+    if nameless:
+        log.warning("%d series have no Patient ID: each of their studies counts as a patient", nameless)
+
+
+def _instance_columns(values: pa.StructArray) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """SOP Instance UIDs, sizes, mtimes and numbers of pixels of a row group's instances."""
+    rows, columns = (values.field(name).fill_null(0).to_numpy() for name in ("rows", "columns"))
+    sizes, mtimes = (values.field(name).to_numpy() for name in ("size", "mtime_ns"))
+    return values.field("sop_uid").to_pylist(), sizes, mtimes, rows * columns
+
+
+def _task_bits(total: int, target: int) -> int:
+    """Bits for the power of two of tasks whose mean size is nearest to `target` bytes.
+
+    A power of two changes only when the archive doubles, so that growth moves few studies.
+    """
+    return max(0, round(math.log2(max(total, 1) / target)))
+
+
+def _path(out: Path) -> Path:
+    return out / "tasks" / "plan.json"
+
+
+def _write(new: Plan, out: Path) -> None:
+    text = new.model_dump_json()
+    path = _path(out)
+    if path.is_file() and path.read_text() == text:
+        return
+    with atomic_path(path) as temporary:
+        temporary.touch(mode=0o600)  # the catalog's row numbers follow the order of patients
+        temporary.write_text(text)

@@ -1,0 +1,277 @@
+"""One task: its series become volumes in one shard per format, or rows of the quarantine."""
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from preprocess.config import PreprocessConfig
+from preprocess.dicom.catalog import Series, read_rows
+from preprocess.dicom.equipment import scanner
+from preprocess.privacy.deface import deface
+from preprocess.privacy.deidentify import Pseudonymizer, shifted_date
+from preprocess.qc import pictures
+from preprocess.qc.check import check
+from preprocess.qc.pictures import Picture
+from preprocess.reasons import Reason, Rejection
+from preprocess.select.candidate import Candidate
+from preprocess.select.study import Outcome, as_rejection, select_study, studies
+from preprocess.tasks import ledger, manifest, quarantine
+from preprocess.tasks.ledger import TaskFiles, TaskResult
+from preprocess.tasks.plan import Task, input_digest, read_current_plan, task_digest
+from preprocess.tasks.quarantine import Entry
+from preprocess.volume.build import Volume, build_volume
+from shards.errors import FmctError
+from shards.index import read_sidecar, sidecar_path
+from shards.schema import VolumeRecord
+from shards.voxels import crc32
+from shards.writer import ShardWriter
+
+log = logging.getLogger(__name__)
+
+RESCAN = "mount the export, or run `fmct scan` and `fmct preprocess` again"
+
+
+def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> TaskResult:
+    """Do task number `index` of the plan in `out`, unless it is done already.
+
+    Writes its shards, its part of manifest and quarantine, and its marker last. A series that fails
+    ends in the quarantine and costs no other series anything.
+
+    Raises FmctError where the plan is missing or of another configuration, the catalog is not the
+    plan's, source files changed since the scan or cannot be read, the disk is full or memory short: such
+    a task gets no marker.
+    """
+    plan = read_current_plan(out, config)
+    if not 0 <= index < len(plan.tasks):
+        raise FmctError(f"--task {index}: the plan has tasks 0 to {len(plan.tasks) - 1}")
+    task = plan.tasks[index]
+    place = ledger.files(out, index, task)
+    done = ledger.result(place)
+    if done:
+        return done
+    start = time.monotonic()
+    names = Pseudonymizer(config.key_file)
+    series = _read_series(catalog, task, plan.settings, names)
+    made = _Made()
+    with _machine_failures(out, index):
+        with ExitStack() as writers:
+            shards = _Shards(place, names, config, made, writers)
+            for study in studies(series):
+                made.rejected += _rejections(select_study(study, config.select, shards.add), names)
+        quarantine.write(quarantine.table(made.rejected), place.quarantine)
+        manifest.write(manifest.table(made.volumes), place.manifest)
+        pictures.write(made.pictures, place.pictures)
+        result = _result(made, place, config, len(series), time.monotonic() - start)
+        ledger.mark(place, result)
+    return result
+
+
+@contextmanager
+def _machine_failures(out: Path, index: int) -> Iterator[None]:
+    """Say in one line that the disk is full, that it fails, or that memory is short."""
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno or 0).lower()
+        raise FmctError(
+            f"{out}: task {index} failed ({why}): mend that and run the same command again, which keeps what "
+            "is done"
+        ) from error
+    except MemoryError as error:
+        raise FmctError(
+            f"{out}: task {index} ran out of memory: run the same command again with fewer `workers`"
+        ) from error
+
+
+@dataclass
+class _Made:
+    """What has come of the series so far."""
+
+    volumes: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the manifest."""
+    rejected: list[Entry] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    dropped: Counter[Reason] = field(default_factory=Counter)
+    source_bytes: int = 0
+
+
+def _read_series(catalog: Path, task: Task, settings: str, names: Pseudonymizer) -> list[Series]:
+    series = read_rows(catalog, task.rows)
+    if task_digest(settings, [input_digest(names, one) for one in series]) != task.digest:
+        raise FmctError(
+            f"{catalog}: the catalog or the key changed since the plan; run `fmct preprocess --plan`"
+        )
+    return series
+
+
+class _Shards:
+    """Builds candidates and adds their volumes to the shards, which are opened for the first one."""
+
+    def __init__(
+        self,
+        place: TaskFiles,
+        names: Pseudonymizer,
+        config: PreprocessConfig,
+        made: _Made,
+        stack: ExitStack,
+    ) -> None:
+        self._place, self._names, self._config, self._made, self._stack = place, names, config, made, stack
+        self._writers: list[ShardWriter] = []
+
+    def add(self, candidate: Candidate) -> Rejection | None:
+        """Build a volume and write it; where that fails for a reason of its own, return the reason."""
+        keys = _Keys.of(candidate.series, self._names)
+        try:
+            for source in candidate.sources:
+                _require_unchanged(source, keys.key)
+            volume = build_volume(candidate.series, self._config.grid, self._config.select)
+            volume, flags = _finished(volume, keys.key, self._config, self._made.pictures)
+        except Exception as error:
+            return as_rejection(error, f"series {keys.key}")
+        if not self._writers:
+            for format in self._config.output.formats:
+                writer = ShardWriter(self._place.out / format, self._place.shard, format)
+                self._writers.append(self._stack.enter_context(writer))
+        record = _record(volume, keys, self._config)
+        for writer in self._writers:
+            writer.add(record, volume.voxels)
+        dropped = Counter(dict(volume.dropped))
+        if candidate.parts:  # their strays are not in the joined series any more
+            dropped += candidate.selected.dropped
+        joined = [
+            manifest.JoinedPart(
+                _Keys.of(part.series, self._names).key, part.slices, part.low_mm, part.high_mm
+            )
+            for part in candidate.parts
+        ]
+        origin = _scanner(candidate.series)
+        self._made.volumes.append(
+            manifest.row(
+                record,
+                self._place.shard,
+                origin,
+                _shifted_date(candidate.series, self._names, self._config),
+                dropped,
+                joined,
+                flags,
+                volume.measures,
+            )
+        )
+        self._made.dropped.update(dropped)
+        self._made.source_bytes += sum(source.bytes for source in candidate.sources)
+        return None
+
+
+def _rejections(outcomes: list[Outcome], names: Pseudonymizer) -> list[Entry]:
+    """The rows of a study's series that became no volume."""
+    entries = []
+    for outcome in outcomes:
+        if outcome.rejection:
+            keys = _Keys.of(outcome.series, names)
+            reason, detail = outcome.rejection.reason, outcome.rejection.detail
+            if outcome.chosen:
+                detail = f"{_Keys.of(outcome.chosen.series, names).key} was chosen: {detail}"
+            origin = _scanner(outcome.series)
+            entries.append(
+                Entry(keys.key, keys.patient_key, keys.study_key, origin, reason, outcome.stage, detail)
+            )
+    return entries
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """A series' pseudonyms."""
+
+    key: str
+    patient_key: str
+    study_key: str
+
+    @classmethod
+    def of(cls, series: Series, names: Pseudonymizer) -> "_Keys":
+        return cls(
+            key=names.series(series.patient_id, series.study_uid, series.series_uid),
+            patient_key=names.patient(series.patient_id, series.study_uid),
+            study_key=names.study(series.study_uid),
+        )
+
+
+def _finished(
+    volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture]
+) -> tuple[Volume, tuple[Reason, ...]]:
+    """The volume as it is stored, and its flags; pictures of what is not stored go to `seen`."""
+    spacing = config.grid.spacing_mm
+    try:
+        flags = check(volume.measures, volume.affine, config.check)
+    except Rejection as rejection:
+        if not config.privacy.deface:  # it may have no brain to be defaced by
+            seen.append(pictures.of(key, "rejected", str(rejection), volume.voxels, spacing))
+        raise
+    if not config.privacy.deface:
+        return volume, flags
+    voxels = deface(volume.voxels, spacing)
+    if config.privacy.show_defacing and len(seen) < 2 * pictures.PER_TASK:
+        seen += pictures.before_and_after(key, volume.voxels, voxels, spacing)
+    facts = volume.facts.model_copy(update={"defaced": True})
+    return replace(volume, voxels=voxels, facts=facts), flags
+
+
+def _shifted_date(series: Series, names: Pseudonymizer, config: PreprocessConfig) -> date | None:
+    most = config.privacy.date_shift_days
+    if most is None:
+        return None
+    return shifted_date(series.study_date, names.date_shift(series.patient_id, series.study_uid, most))
+
+
+def _scanner(series: Series) -> str:
+    return scanner(series.manufacturer, series.model)
+
+
+def _require_unchanged(series: Series, key: str) -> None:
+    """Raise FmctError unless every file is as the scan saw it: geometry and digests come from there."""
+    for source in {i.path: i.source for i in series.instances}.values():
+        try:
+            unchanged = source.is_unchanged()
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise FmctError(f"series {key}: a file cannot be read ({why}); {RESCAN}") from None
+        if not unchanged:
+            raise FmctError(f"series {key}: a file changed since the scan; {RESCAN}")
+
+
+def _record(volume: Volume, keys: _Keys, config: PreprocessConfig) -> VolumeRecord:
+    depth, height, width = volume.voxels.shape
+    return VolumeRecord(
+        key=keys.key,
+        patient_key=keys.patient_key,
+        study_key=keys.study_key,
+        shape=(depth, height, width),
+        spacing_mm=config.grid.spacing_mm,
+        affine=tuple(volume.affine.ravel().tolist()),
+        crc32=crc32(volume.voxels),
+        source_digest=volume.source_digest,
+        config_digest=config.digest(),
+        facts=volume.facts,
+    )
+
+
+def _result(
+    made: _Made, place: TaskFiles, config: PreprocessConfig, series: int, seconds: float
+) -> TaskResult:
+    formats = config.output.formats if made.volumes else ()
+    return TaskResult(
+        digest=place.digest,
+        series=series,
+        volumes=len(made.volumes),
+        rejected=dict(sorted(Counter(entry.reason for entry in made.rejected).items())),
+        dropped_slices=dict(sorted(made.dropped.items())),
+        source_bytes=made.source_bytes,
+        seconds=seconds,
+        shards={f: read_sidecar(sidecar_path(place.out / f, place.shard), f)[1] for f in formats},
+    )

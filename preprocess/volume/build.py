@@ -1,0 +1,184 @@
+"""From a series of the catalog to one volume."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from preprocess.config import GridConfig, SelectConfig
+from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.decode import AIR_HU, Decoder, Slice, source_digest
+from preprocess.dicom.equipment import vendor
+from preprocess.dicom.geometry import Stack, missing_slices, stack
+from preprocess.reasons import Reason, Rejection
+from preprocess.select.kernels import kernel_class
+from preprocess.select.series import Selected, require_stack
+from preprocess.select.series import select as select_series
+from preprocess.volume.crop import find_head
+from preprocess.volume.measure import Measures, measure
+from preprocess.volume.resample import Grid, resample
+from shards.schema import DecodeFacts
+
+RETAKEN = 0.25
+"""Fraction of positions that may hold different images: beyond it the series is several scans."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A head on the canonical grid."""
+
+    voxels: np.ndarray
+    """int16 HU, axes (D, H, W) growing towards superior, anterior, right."""
+    affine: np.ndarray
+    """float64 (4, 4): (d, h, w, 1) to patient LPS mm, at voxel centres."""
+    facts: DecodeFacts
+    source_digest: str
+    """SHA-256 over the used slices in geometric order: stored pixel values, rescale and geometry."""
+    measures: Measures
+    dropped: tuple[tuple[Reason, int], ...]
+    """Slices of the series that are not in the volume, counted by reason, in the reasons' order."""
+
+
+def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:
+    """Select, decode, order by position, rescale to HU, resample to `grid` and crop to the head.
+
+    Slices that cannot be decoded, copies, and retaken slices are left out and counted, as long as what
+    stays still fulfils `select`. Slices that the acquisition lacks are interpolated across up to
+    `select.max_slice_gap_mm` and counted as missing_slices.
+
+    Raises Rejection where the series is no head CT that `select` wants or is damaged, and FmctError
+    where a file cannot be read at all.
+    """
+    selected = select_series(series, select)
+    decoded = _decode(selected)
+    slices = _require_whole(decoded, select)
+    missing = int(missing_slices(slices.gaps).sum())
+    if missing:
+        decoded.dropped[Reason.MISSING_SLICES] += missing
+    voxels, target, measures = to_grid(decoded.hu, slices, grid)
+    return Volume(
+        voxels=voxels,
+        affine=target.affine,
+        facts=_facts(series, decoded.instances, slices),
+        source_digest=source_digest(
+            decoded.digests,
+            slices.positions,
+            slices.column_step.tolist(),
+            slices.row_step.tolist(),
+            slices.spacing,
+        ),
+        measures=measures,
+        dropped=tuple((reason, decoded.dropped[reason]) for reason in Reason if decoded.dropped[reason]),
+    )
+
+
+def to_grid(hu: np.ndarray, slices: Stack, grid: GridConfig) -> tuple[np.ndarray, Grid, Measures]:
+    """Find the head in slices, int16 HU (N, rows, columns), and resample it to `grid`, cropped.
+
+    Returns int16 HU (D, H, W), where it lies, and what it measures. Raises Rejection where there is no head.
+    """
+    head = find_head(hu, slices, grid.air_threshold_hu)
+    target = head.box(grid.spacing_mm, grid.crop_margin_mm)
+    voxels = resample(hu, slices, target, AIR_HU)
+    return voxels, target, measure(hu, slices, head, voxels, target)
+
+
+@dataclass
+class _Decoded:
+    """One decoded image a position, in geometric order, and what was left out."""
+
+    hu: np.ndarray
+    """int16 (N, rows, columns)."""
+    instances: list[Instance]
+    digests: list[bytes]
+    dropped: Counter[Reason]
+
+
+def _decode(selected: Selected) -> _Decoded:
+    decoded = _Decoded(np.empty((0, 0, 0), np.int16), [], [], Counter(selected.dropped))
+    retaken = 0
+    with Decoder() as decoder:
+        for group in selected.positions:
+            distinct: dict[bytes, tuple[Instance, Slice]] = {}
+            for instance in sorted(group, key=_taken, reverse=True):
+                try:
+                    one = decoder.decode(instance)
+                except Rejection as rejection:
+                    decoded.dropped[rejection.reason] += 1
+                    continue
+                if one.digest in distinct:
+                    decoded.dropped[Reason.DUPLICATE_SLICE] += 1
+                distinct.setdefault(one.digest, (instance, one))
+            if not distinct:
+                continue
+            # A technologist repeats a slice because the first was bad, so the last one taken stays.
+            instance, one = next(iter(distinct.values()))
+            if not decoded.instances:
+                decoded.hu = np.empty((len(selected.positions), *one.hu.shape), np.int16)
+            decoded.hu[len(decoded.instances)] = one.hu
+            decoded.instances.append(instance)
+            decoded.digests.append(one.digest)
+            retaken += len(distinct) > 1
+            decoded.dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
+    if retaken > RETAKEN * len(selected.positions):
+        raise Rejection(
+            Reason.REPEATED_POSITIONS,
+            f"{retaken} of {len(selected.positions)} positions hold different images",
+        )
+    decoded.hu = decoded.hu[: len(decoded.instances)]
+    return decoded
+
+
+def _taken(instance: Instance) -> tuple[int, int, int, str, str]:
+    """Sorts instances by when they were acquired."""
+    return (
+        instance.acquisition_number or 0,
+        instance.instance_number or 0,
+        instance.frame,
+        instance.sop_uid,
+        str(instance.path),
+    )
+
+
+_LOST = (
+    Reason.TRUNCATED_PIXEL_DATA,
+    Reason.UNDECODABLE_PIXEL_DATA,
+    Reason.NOT_GRAYSCALE,
+    Reason.NOT_HOUNSFIELD,
+    Reason.INCONSISTENT_GEOMETRY,
+    Reason.DAMAGED_ARCHIVE,
+)
+
+
+def _require_whole(decoded: _Decoded, select: SelectConfig) -> Stack:
+    """The stack of what was decoded; where too little is left, raises with the reason of the loss."""
+    lost = max(_LOST, key=lambda reason: decoded.dropped[reason])
+    try:
+        if len(decoded.instances) < 2:
+            raise Rejection(Reason.TOO_FEW_SLICES, f"{len(decoded.instances)} decoded slices")
+        slices = stack(decoded.instances)
+        require_stack(slices, select)
+    except Rejection as rejection:
+        if not decoded.dropped[lost]:
+            raise
+        detail = f"{decoded.dropped[lost]} slices; without them {rejection.reason}: {rejection.detail}"
+        raise Rejection(lost, detail) from None
+    return slices
+
+
+def _facts(series: Series, instances: list[Instance], slices: Stack) -> DecodeFacts:
+    used = replace(series, instances=tuple(instances))
+    thickness = [i.thickness for i in instances if i.thickness]
+    gaps = slices.gaps
+    return DecodeFacts(
+        kernel_class=kernel_class(used.kernel),
+        kvp=used.kvp,
+        slice_thickness_mm=float(np.median(thickness)) if thickness else None,
+        gantry_tilt_deg=slices.tilt_deg,
+        slices=len(instances),
+        slice_gap_mm=(float(gaps.min()), float(gaps.max())),
+        matrix=slices.matrix,
+        pixel_spacing_mm=slices.spacing,
+        manufacturer=vendor(series.manufacturer),
+        transfer_syntax=instances[0].transfer_syntax,
+    )

@@ -1,0 +1,77 @@
+"""Finding the head in a scan: what to keep of the field, apart from table and head holder."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from preprocess.dicom.geometry import Stack
+from preprocess.reasons import Reason, Rejection
+from preprocess.volume.resample import INDEX_STEPS, Grid, box, field, resample
+
+COARSE_MM = 4.0
+"""Voxel edge at which the head is looked for. What is thinner than two voxels (a holder's or table's
+shell, a tube, a blanket) is cut off by one erosion, and the largest rest is the head; a support that is
+thicker than that and touches the head stays in the box."""
+UNSEEN = int(np.iinfo(np.int16).min)
+"""Marks what lies outside the scan, so that the scan's edge erodes nothing."""
+LEAST_HEAD_ML = 200.0
+"""A neonate's head measures over 300 ml; a largest component below this is no head."""
+
+_IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head as a coarse grid over the whole scanned field shows it."""
+
+    grid: Grid
+    """The field at `COARSE_MM`."""
+    hu: np.ndarray
+    """int16 (D, H, W) of the grid; `UNSEEN` where it lies outside the scan."""
+    mask: np.ndarray
+    """bool (D, H, W): the head with the air it encloses."""
+
+    def box(self, spacing: tuple[float, float, float], margin_mm: float) -> Grid:
+        """The grid of `spacing` that holds the head and `margin_mm` about it, within the scanned field."""
+        found = np.argwhere(self.mask)
+        first = INDEX_STEPS @ self.grid.origin
+        # Voxels reach half an edge beyond their centres.
+        low_mm = first + (found.min(axis=0) - 0.5) * COARSE_MM - margin_mm
+        high_mm = first + (found.max(axis=0) + 0.5) * COARSE_MM + margin_mm
+        edges = first - 0.5 * COARSE_MM, first + (np.array(self.grid.shape) - 0.5) * COARSE_MM
+        return box(np.maximum(low_mm, edges[0]), np.minimum(high_mm, edges[1]), spacing)
+
+
+def find_head(hu: np.ndarray, slices: Stack, threshold: float) -> Head:
+    """The largest object of a scan that is denser than air.
+
+    hu: (N, rows, columns) HU; `threshold` HU parts the head from air.
+    Raises Rejection(no_head_found) where nothing of a head's size is denser.
+    """
+    coarse = field(slices, (COARSE_MM, COARSE_MM, COARSE_MM))
+    values = resample(hu, slices, coarse, UNSEEN, smooth=False)
+    mask = largest_object(values > threshold, values == UNSEEN)
+    volume_ml = mask.sum() * COARSE_MM**3 / 1000
+    if volume_ml < LEAST_HEAD_ML:
+        raise Rejection(
+            Reason.NO_HEAD_FOUND, f"the largest object above {threshold:g} HU has {volume_ml:.0f} ml"
+        )
+    return Head(coarse, values, mask)
+
+
+def largest_object(dense: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """The largest component of `dense` with the air it encloses, apart from what is thin.
+
+    Both bool (D, H, W); it is opened by a voxel, but not along the border of the `unknown`.
+    """
+    # Air inside (sinuses, a hollow phantom) is filled plane by plane, so that thin walls are not eroded.
+    dense = ndimage.binary_fill_holes(dense, _IN_PLANE) & ~unknown
+    eroded = ndimage.binary_erosion(dense | unknown, border_value=1) & dense
+    labels, count = ndimage.label(eroded)
+    if not count:
+        return eroded
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    # Two dilations within what is dense: one undoes the erosion, one takes back ears and nose.
+    return ndimage.binary_dilation(labels == sizes.argmax(), iterations=2, mask=dense)
