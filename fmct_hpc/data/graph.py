@@ -1,8 +1,10 @@
 """The DALI graph: from boxes of voxels and drawn parameters to augmented views, on the CPU or a GPU."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -53,6 +55,7 @@ def build_pipeline(
         py_start_method="spawn",
         prefetch_queue_depth=data.prefetch,
     )
+    _remove_rewritten()
     with warnings.catch_warnings():
         # DALI leaves the sockets it starts readers with to the garbage collector.
         warnings.simplefilter("ignore", ResourceWarning)
@@ -60,6 +63,18 @@ def build_pipeline(
     return pipeline
 
 
+def _remove_rewritten() -> None:
+    """Remove the modules that DALI writes to the temporary directory, of functions it has rewritten.
+
+    They are imported by now. DALI itself removes only their sources, and at an exit in order.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith("__autograph_generated_file"):
+            for file in filter(None, (module.__file__, module.__cached__)):
+                Path(file).unlink(missing_ok=True)
+
+
+# With conditionals, for a sample is smoothed or contrasted only where it draws that: DALI rewrites each `if`.
 @pipeline_def(enable_conditionals=True)
 def _pipeline(source: ViewSource, data: DataConfig, device: Device) -> tuple[DataNode, ...]:
     sample: Any = Sample(*_inputs(source, data))  # of graph nodes in the place of arrays

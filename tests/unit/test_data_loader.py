@@ -239,11 +239,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("end", ["killed", "raise"])
-def test_readers_do_not_outlive_their_trainer(dataset, tmp_path, end):
-    script = tmp_path / "trainer.py"
+def test_readers_and_temporary_files_do_not_outlive_their_trainer(dataset, tmp_path, end):
+    script, temporary = tmp_path / "trainer.py", tmp_path / "tmp"
+    temporary.mkdir()
     script.write_text(TRAINER)
     arguments = [sys.executable, str(script), small(dataset, workers=1).model_dump_json(), end]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(temporary)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as trainer:
@@ -256,3 +258,4 @@ def test_readers_do_not_outlive_their_trainer(dataset, tmp_path, end):
     while Path(f"/proc/{reader}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{reader}").exists()
+    assert [path for path in temporary.rglob("*") if "autograph" in path.name] == []
