@@ -61,11 +61,8 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Ma
     """
     dataset = require_possible(config, run, world_size)
     found = newest(run)
-    if found is None:
-        return None
-    path, manifest = found
-    _require_same_configuration(config, path, manifest.configuration)
-    _require_same_data(config, path, manifest.data, DataFacts.of(dataset))
+    if found:
+        require_same(config, dataset, *found)
     return found
 
 
@@ -83,6 +80,12 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
     if recorded.exists():
         _require_same_configuration(config, recorded, json.loads(recorded.read_bytes()))
     return dataset
+
+
+def require_same(config: TrainConfig, dataset: Dataset, path: Path, manifest: Manifest) -> None:
+    """Raise FmctError unless a run of this configuration and dataset can go on from the checkpoint `path`."""
+    _require_same_configuration(config, path, manifest.configuration)
+    _require_same_data(config, path, manifest.data, DataFacts.of(dataset))
 
 
 def train(config: TrainConfig, run: Path, until: int | None = None, profile: bool = False) -> int:

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import Manifest, checkpoints, parts, verify
-from fmct_hpc.train.run import preflight
+from fmct_hpc.train.run import require_possible, require_same
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from shards.errors import FmctError
 
@@ -22,14 +21,14 @@ ROOM = 2
 def look_at_run(run: Path) -> Iterator[Finding]:
     """What stands between a run folder and its next step."""
     configurations: list[TrainConfig] = []
-    whole: list[Manifest] = []
+    whole: list[tuple[Path, Manifest]] = []
     yield looked("configuration", lambda: _configuration(run, configurations))
     if not configurations:
         return
     yield looked("in use", lambda: _in_use(run))
     yield looked("checkpoints", lambda: _checkpoints(run, whole))
-    ranks = whole[-1].world_size if whole else 1
-    yield looked("going on", lambda: _going_on(run, configurations[0], ranks))
+    if whole or not checkpoints(run):  # all damaged: that was the fault
+        yield looked("going on", lambda: _going_on(run, configurations[0], whole))
     yield looked("room", lambda: _room(run))
 
 
@@ -57,30 +56,28 @@ def _in_use(run: Path) -> str | Judgement:
     return "no training runs here now"
 
 
-def _checkpoints(run: Path, whole: list[Manifest]) -> str | Judgement:
+def _checkpoints(run: Path, whole: list[tuple[Path, Manifest]]) -> str | Judgement:
     """Every checkpoint's files against their SHA-256."""
     damaged = []
     for folder in checkpoints(run):
         try:
-            whole.append(verify(folder))
+            whole.append((folder, verify(folder)))
         except FmctError as error:
             damaged.append(str(error))
     if not whole and damaged:
         return fault(f"all {len(damaged)} are damaged: {damaged[0]}", f"restore one, or remove {run}")
     if damaged:
-        return note(f"{len(damaged)} damaged: {damaged[0]}", f"the run goes on from step {whole[-1].step}")
-    return f"{len(whole)} whole, the newest of step {whole[-1].step}" if whole else "none yet"
+        return note(f"{len(damaged)} damaged: {damaged[0]}", f"the run goes on from step {whole[-1][1].step}")
+    return f"{len(whole)} whole, the newest of step {whole[-1][1].step}" if whole else "none yet"
 
 
-def _going_on(run: Path, config: TrainConfig, ranks: int) -> str | Judgement:
-    """What `fmct train` checks before it starts: dataset, start weights, compiler, the newest checkpoint."""
-    logger = logging.getLogger("fmct_hpc.train.checkpoint")
-    before, logger.disabled = logger.disabled, True  # damaged ones were named above
-    try:
-        found = preflight(config, run, ranks)
-    finally:
-        logger.disabled = before
-    step = found[1].step if found else 0
+def _going_on(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]) -> str | Judgement:
+    """What `fmct train` checks before it starts: dataset, start weights, compiler, the checkpoint."""
+    newest = whole[-1][1] if whole else None
+    dataset = require_possible(config, run, newest.world_size if newest else 1)
+    if whole:
+        require_same(config, dataset, *whole[-1])
+    step = newest.step if newest else 0
     return f"from step {step} of {config.run.steps}" if step < config.run.steps else "all steps are done"
 
 

@@ -191,7 +191,9 @@ def test_what_is_wrong_with_a_run_is_named(
     assert "step-00000012" in found["checkpoints"].said
     assert found["going on"].said == "from step 6 of 20"
     (checkpoint_path(run, 6) / MANIFEST).unlink()
-    assert by_name(look_at_run(run))["checkpoints"].level == "fault"
+    found = by_name(look_at_run(run))
+    assert found["checkpoints"].level == "fault"
+    assert "going on" not in found
     other = write_dataset(tmp_path / "other", volumes=4)
     moved = make_run(tmp_path / "moved", data)
     (moved / "config.json").write_text(small_config(other).model_dump_json())
