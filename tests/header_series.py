@@ -13,6 +13,8 @@ AXIAL = Instance(
     mtime_ns=1,
     sop_uid="1",
     sop_class="1.2.840.10008.5.1.4.1.1.2",
+    modality="CT",
+    frame_of_reference_uid="3",
     transfer_syntax="1.2.840.10008.1.2.1",
     image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
     acquisition_number=1,
@@ -41,7 +43,7 @@ def stack(heights: list[float] | None = None, **change: Any) -> tuple[Instance, 
     )
 
 
-def series(instances: tuple[Instance, ...], modality: str = "CT", **change: str) -> Series:
-    """A series of study 1 in frame of reference 3; its texts are empty."""
-    texts = ("patient", "1", "2", "3", modality, "GE", "", "", "", "", "", "", "")
+def series(instances: tuple[Instance, ...], **change: str) -> Series:
+    """Series 2 of study 1; its texts are empty."""
+    texts = ("patient", "1", "2", "GE", "", "", "", "", "", "", "")
     return replace(Series(*texts, instances), **change)

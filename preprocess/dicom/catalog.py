@@ -30,6 +30,8 @@ class Instance:
     mtime_ns: int  # of the file at `path`
     sop_uid: str  # SOP Instance UID (0008,0018)
     sop_class: str  # SOP Class UID (0008,0016)
+    modality: str  # (0008,0060)
+    frame_of_reference_uid: str  # (0020,0052)
     transfer_syntax: str  # Transfer Syntax UID (0002,0010)
     image_type: tuple[str, ...]  # (0008,0008)
     acquisition_number: int | None  # (0020,0012)
@@ -59,13 +61,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of one patient's study; series-level attributes are the first instance's."""
+    """One series of a patient's study; series-level attributes are the first CT image's, if there is one."""
 
     patient_id: str  # (0010,0020)
     study_uid: str  # (0020,000D)
     series_uid: str  # (0020,000E)
-    frame_of_reference_uid: str  # (0020,0052)
-    modality: str  # (0008,0060)
     manufacturer: str  # (0008,0070)
     model: str  # (0008,1090)
     study_description: str  # (0008,1030)
@@ -76,6 +76,16 @@ class Series:
     contrast: str  # Contrast/Bolus Agent (0018,0010)
     instances: tuple[Instance, ...]
     study_date: str = ""  # (0008,0020)
+
+    @property
+    def modality(self) -> str:
+        """The commonest Modality of the instances: careless exports give a UID to series of several."""
+        return str(_commonest(i.modality for i in self.instances))
+
+    @property
+    def frame_of_reference_uid(self) -> str:
+        """The commonest Frame of Reference UID of the instances."""
+        return str(_commonest(i.frame_of_reference_uid for i in self.instances))
 
     @property
     def kernel(self) -> str:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from preprocess.dicom.catalog import SERIES_COLUMNS
 from shards.atomic import atomic_path
 
-SCAN_VERSION = 1
+SCAN_VERSION = 2
 """Raised by whoever changes what is read from the same file; every file is then read again."""
 ROW_GROUP_SERIES, ROW_GROUP_INSTANCES = 512, 2**15
 """Series and instances of a Parquet row group: what reading one row decodes at most."""
@@ -31,6 +31,8 @@ INSTANCE_TYPES: dict[str, pa.DataType] = {
     "mtime_ns": pa.int64(),
     "sop_uid": pa.string(),
     "sop_class": pa.string(),
+    "modality": pa.string(),
+    "frame_of_reference_uid": pa.string(),
     "transfer_syntax": pa.string(),
     "image_type": _STRINGS,
     "acquisition_number": pa.int64(),
@@ -80,7 +82,7 @@ def series_table(instances: pa.Table) -> pa.Table:
         [flat[name].combine_chunks() for name in INSTANCE_TYPES], names=list(INSTANCE_TYPES)
     )
     offsets = pa.array(np.append(starts, len(flat)), pa.int64())
-    columns = [flat[name].take(pa.array(starts)) for name in SERIES_COLUMNS]
+    columns = [flat[name].take(pa.array(_spokesmen(flat, starts))) for name in SERIES_COLUMNS]
     columns.append(pa.LargeListArray.from_arrays(offsets, nested, SERIES_TABLE.field("instances").type))
     return pa.table(columns, schema=SERIES_TABLE)
 
@@ -92,6 +94,13 @@ def _group_starts(flat: pa.Table) -> np.ndarray:
         column = flat[name]
         changed[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy()
     return np.flatnonzero(changed)
+
+
+def _spokesmen(flat: pa.Table, starts: np.ndarray) -> np.ndarray:
+    """The row of each group that speaks for it: the first CT image, or the first of all."""
+    ct = np.append(np.flatnonzero(pc.equal(flat["modality"], "CT").to_numpy()), len(flat))
+    first = ct[np.searchsorted(ct, starts)]
+    return np.where(first < np.append(starts[1:], len(flat)), first, starts)
 
 
 def instance_table(series: pa.Table) -> pa.Table:

@@ -116,27 +116,35 @@ def is_axial(instance: Instance, max_obliquity_deg: float) -> bool:
 
 
 def parallel(instances: Sequence[Instance]) -> tuple[list[Instance], int]:
-    """The instances of the commonest geometry (orientation, spacing, matrix), and how many are not.
+    """The instances of the commonest geometry (space, orientation, spacing, matrix), and how many are not.
 
     Raises Rejection(inconsistent_geometry) where more than `STRAY_SLICES` of them are not.
     """
-    keys = Counter((i.orientation, i.pixel_spacing, i.rows, i.columns) for i in instances)
+    keys = Counter(map(_key, instances))
     reference = max(keys, key=lambda key: (keys[key], str(key)))
     kept = [i for i in instances if _same_geometry(i, reference)]
     stray = len(instances) - len(kept)
     if stray > STRAY_SLICES * len(instances):
         raise Rejection(
             Reason.INCONSISTENT_GEOMETRY,
-            f"{stray} of {len(instances)} slices differ in orientation, pixel spacing or matrix",
+            f"{stray} of {len(instances)} slices differ in frame of reference, orientation, pixel spacing or "
+            "matrix",
         )
     return kept, stray
 
 
+def _key(instance: Instance) -> tuple:
+    # Positions of two frames of reference (0020,0052) have nothing to do with each other (PS3.3 C.7.4.1.1.1).
+    matrix = instance.frame_of_reference_uid, instance.rows, instance.columns
+    return matrix, instance.orientation, instance.pixel_spacing
+
+
 def _same_geometry(instance: Instance, reference: tuple) -> bool:
-    if (instance.orientation, instance.pixel_spacing, instance.rows, instance.columns) == reference:
+    key = _key(instance)
+    if key == reference:
         return True
-    orientation, spacing, rows, columns = reference
-    if (instance.rows, instance.columns) != (rows, columns):
+    matrix, orientation, spacing = reference
+    if key[0] != matrix:
         return False
     if not np.allclose(instance.pixel_spacing or (), spacing, rtol=SAME_SPACING):
         return False

@@ -64,9 +64,11 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
     file.seek(0)
     try:
         rows = _read(file)
-    except (OSError, Rejection):
+    except Rejection:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; pydicom's have no number
+            raise
         # Whatever a mutated header makes the parser raise, the file is broken and the scan goes on.
         if not prefixed:
             return []

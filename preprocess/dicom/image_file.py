@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
 from pydicom.pixels import as_pixel_options, get_decoder
+from pydicom.pixels.utils import get_j2k_parameters
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
 
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
@@ -26,6 +27,11 @@ _TAGS = [
 _LONG_VRS = (b"OB", b"OW", b"UN")
 """VRs that pixel data bear; their length has four bytes after two reserved ones (PS3.5 section 7.1.2)."""
 
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+"""Of encapsulated pixel data alone (PS3.5 section A.4)."""
+_BLOCK_BYTES = 512
+"""Writers that fill up pixel data to whole blocks add less; a row or a column of 256 pixels is no less."""
+
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """Second bytes of the JPEG markers SOF0 to SOF15 (not DHT, JPG, DAC) and of JPEG-LS's SOF55."""
 
@@ -40,6 +46,7 @@ class ImageFile:
     def __init__(self, file: BinaryIO) -> None:
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         syntax = UID(transfer_syntax(data))
+        _require_decoder(syntax)
         if syntax == DeflatedExplicitVRLittleEndian:
             file.seek(0)
             pixels = pydicom.dcmread(file, force=True, specific_tags=["PixelData"]).get("PixelData") or b""
@@ -71,8 +78,12 @@ class ImageFile:
             # A JPEG codec's values begin at bit 0; it is told how wide they are.
             correct = not plain and self._syntax != RLELossless
             options = self._options | {"number_of_frames": 1, "correct_unused_bits": correct}
-            values, _ = get_decoder(self._syntax).as_array(encoded, index=0, raw=True, **options)
+            pixels = encoded if plain else encapsulate([encoded], has_bot=False)
+            values, _ = get_decoder(self._syntax).as_array(pixels, index=0, raw=True, **options)
             if correct:
+                signed = get_j2k_parameters(encoded).get("is_signed") and not data.PixelRepresentation
+                if signed and (values >> (bits - 1)).any():
+                    raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values, but an unsigned header")
                 return values
         if bits == allocated:
             return values
@@ -91,7 +102,7 @@ class ImageFile:
         )
 
     def _encoded(self, frame: int) -> bytes:
-        """The bytes of one frame, as pixel data of its own."""
+        """The bytes of one frame, uncompressed or a codestream."""
         self._file.seek(self._start)
         if self._syntax.is_encapsulated:
             offsets = self._options.get("extended_offsets")
@@ -100,13 +111,36 @@ class ImageFile:
             if size and size != (self._data.Rows, self._data.Columns):
                 # Decoders allocate what the codestream asks for.
                 raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's matrix is not the header's")
-            return encapsulate([one], has_bot=False)
+            return one
         count = self._data.Rows * self._data.Columns * self._data.BitsAllocated // 8
+        self._require_plain(count)
         self._file.seek(frame * count, io.SEEK_CUR)
         found = self._file.read(min(count, max(self._length - frame * count, 0)))
         if len(found) < count:
             raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(found)} bytes of {count}")
         return found
+
+    def _require_plain(self, count: int) -> None:
+        """Raise Rejection(undecodable_pixel_data) unless plain frames of `count` bytes are all there is.
+
+        A header whose matrix, depth or number of frames is too small would cut an image out of another.
+        """
+        if self._length == _UNDEFINED_LENGTH:
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "fragments under an uncompressed transfer syntax")
+        expected = count * self._frames
+        if self._length - expected >= _BLOCK_BYTES:
+            detail = f"{self._length} bytes of pixel data, but the header tells of {expected}"
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
+
+
+def _require_decoder(syntax: UID) -> None:
+    """Raise Rejection(undecodable_pixel_data), naming the transfer syntax if it is the standard's."""
+    try:
+        get_decoder(syntax)
+    except NotImplementedError:
+        of_dicom = syntax.is_valid and syntax.startswith("1.2.840.10008.")
+        name = f"transfer syntax {syntax}" if of_dicom else "a transfer syntax that is not DICOM's"
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"no decoder of {name}") from None
 
 
 def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str, int]:

@@ -29,4 +29,5 @@ def has_contrast(series: Series) -> bool:
     description = series.series_description.replace("_", " ")  # for \b, "_" is a letter
     if _WITHOUT.search(description):
         return False
-    return bool(_WITH.search(description)) or not _NO_AGENT.fullmatch(series.contrast.strip())
+    agent = series.contrast.strip()
+    return bool(_WITH.search(description)) or not (_NO_AGENT.fullmatch(agent) or _WITHOUT.search(agent))

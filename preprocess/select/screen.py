@@ -8,7 +8,7 @@ from preprocess.dicom.catalog import Instance, Series
 from preprocess.dicom.geometry import has_geometry, is_axial, is_within_reach
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.contrast import has_contrast
-from preprocess.select.image_kind import DOSE_REPORT, described_kind, kind
+from preprocess.select.image_kind import described_kind, kind
 from preprocess.select.kernels import kernel_class
 from preprocess.select.rules import SelectConfig
 
@@ -22,9 +22,6 @@ def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counte
     Raises Rejection with the reason of the first rule that none passes.
     """
     total = len(series.instances)
-    if series.modality != config.modality:
-        dose = all(i.sop_class == DOSE_REPORT for i in series.instances)
-        raise Rejection(Reason.DOSE_REPORT if dose else Reason.NOT_CT, f"{total} instances")
     dropped = Counter[Reason]()
     kept = _passing(series.instances, partial(_kind, config=config), total, dropped)
     _require_texts(series, config)
@@ -69,6 +66,8 @@ def _require_texts(series: Series, config: SelectConfig) -> None:
 
 def _kind(instance: Instance, config: SelectConfig) -> Verdict:
     found = kind(instance)
+    if instance.modality != config.modality and found is not Reason.DOSE_REPORT:
+        found = Reason.NOT_CT
     if found and not (found is Reason.DERIVED and config.allow_derived):
         return found, ""
     objection = config.image_type.objection("\\".join(instance.image_type))

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from operator import ne
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.select.rules import SelectConfig
 from preprocess.select.screen import screen
 
+SEVERAL_SCANS = 0.25
+"""Fraction of positions that may hold different images, as retakes do: more of them are several scans."""
+CLOSE = 0.4
+"""A slice this much nearer to one neighbour than to the one before it lies between those of another scan."""
 REPEATS_OF_A_SERIES_IN_TIME = 3
 """Different images at most positions, this many or more: a perfusion or monitoring series."""
 
@@ -72,7 +77,26 @@ def usable(series: Series, config: SelectConfig) -> Selected:
     )
     if 2 * repeated > len(groups):
         raise Rejection(Reason.REPEATED_POSITIONS, f"{repeated} of {len(groups)} positions repeat in time")
-    return Selected(tuple(map(tuple, groups)), dropped)
+    selected = Selected(tuple(map(tuple, groups)), dropped)
+    _require_one_scan(selected)
+    return selected
+
+
+def _require_one_scan(selected: Selected) -> None:
+    """Raise Rejection(repeated_positions) for scans of one region whose slices lie between one another's.
+
+    Their positions differ by a fraction of a slice, but not what they show: times, phases of contrast, and
+    where the head was. By Acquisition Number (0020,0012), or by steps that are small and large in turn.
+    """
+    count = len(selected.positions)
+    acquisitions = [max(i.acquisition_number or 0 for i in group) for group in selected.positions]
+    returns = sum(map(ne, acquisitions, acquisitions[1:])) - (len(set(acquisitions)) - 1)
+    gaps = selected.slices.gaps if count > 2 else np.empty(0)
+    close = int((gaps[1:] < CLOSE * gaps[:-1]).sum())
+    # A slice between two of another scan is where that one's is left and returned to.
+    if returns > 2 * SEVERAL_SCANS * count or close > SEVERAL_SCANS * count:
+        detail = f"scans lie between one another: of {count} slices {close} are close to the next"
+        raise Rejection(Reason.REPEATED_POSITIONS, f"{detail}, and the acquisition returns {returns} times")
 
 
 def require_stack(slices: Stack, config: SelectConfig) -> None:

@@ -131,10 +131,9 @@ def _reformats(study: Sequence[Outcome]) -> Iterator[tuple[Series, Rejection]]:
 
 
 def _is_axial_acquisition(series: Series, frame_of_reference_uid: str) -> bool:
-    return (
-        series.modality == "CT"
-        and series.frame_of_reference_uid == frame_of_reference_uid != ""
-        and any(kind(instance) is None and _lies_axial(instance) for instance in series.instances)
+    return series.frame_of_reference_uid == frame_of_reference_uid != "" and any(
+        instance.modality == "CT" and kind(instance) is None and _lies_axial(instance)
+        for instance in series.instances
     )
 
 

@@ -12,15 +12,12 @@ from preprocess.dicom.equipment import vendor
 from preprocess.dicom.geometry import Stack, missing_slices, stack
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.kernels import kernel_class
-from preprocess.select.series import Selected, require_stack
+from preprocess.select.series import SEVERAL_SCANS, Selected, require_stack
 from preprocess.select.series import select as select_series
 from preprocess.volume.crop import find_head
 from preprocess.volume.measure import Measures, measure
 from preprocess.volume.resample import Grid, resample
 from shards.schema import DecodeFacts
-
-RETAKEN = 0.25
-"""Fraction of positions that may hold different images: beyond it the series is several scans."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +89,12 @@ class _Decoded:
     instances: list[Instance]
     digests: list[bytes]
     dropped: Counter[Reason]
+    details: dict[Reason, str]
+    """What was wrong with the first image of each reason."""
 
 
 def _decode(selected: Selected) -> _Decoded:
-    decoded = _Decoded(np.empty((0, 0, 0), np.int16), [], [], Counter(selected.dropped))
+    decoded = _Decoded(np.empty((0, 0, 0), np.int16), [], [], Counter(selected.dropped), {})
     retaken = 0
     with Decoder() as decoder:
         for group in selected.positions:
@@ -105,6 +104,7 @@ def _decode(selected: Selected) -> _Decoded:
                     one = decoder.decode(instance)
                 except Rejection as rejection:
                     decoded.dropped[rejection.reason] += 1
+                    decoded.details.setdefault(rejection.reason, rejection.detail)
                     continue
                 if one.digest in distinct:
                     decoded.dropped[Reason.DUPLICATE_SLICE] += 1
@@ -120,7 +120,7 @@ def _decode(selected: Selected) -> _Decoded:
             decoded.digests.append(one.digest)
             retaken += len(distinct) > 1
             decoded.dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
-    if retaken > RETAKEN * len(selected.positions):
+    if retaken > SEVERAL_SCANS * len(selected.positions):
         raise Rejection(
             Reason.REPEATED_POSITIONS,
             f"{retaken} of {len(selected.positions)} positions hold different images",
@@ -161,7 +161,8 @@ def _require_whole(decoded: _Decoded, select: SelectConfig) -> Stack:
     except Rejection as rejection:
         if not decoded.dropped[lost]:
             raise
-        detail = f"{decoded.dropped[lost]} slices; without them {rejection.reason}: {rejection.detail}"
+        first = f" ({decoded.details[lost]})" if lost in decoded.details else ""
+        detail = f"{decoded.dropped[lost]} slices{first}; without them {rejection.reason}: {rejection.detail}"
         raise Rejection(lost, detail) from None
     return slices
 

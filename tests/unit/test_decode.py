@@ -241,12 +241,62 @@ def test_monochrome1_changes_the_display_not_the_units(tmp_path: Path) -> None:
         (Reason.NOT_GRAYSCALE, {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}),
         (Reason.TRUNCATED_PIXEL_DATA, {"Rows": 128}),
         (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 13}),
+        (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}),
+        # Half an image, or every other half of a value.
+        (Reason.UNDECODABLE_PIXEL_DATA, {"Rows": 32}),
+        (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}),
     ],
 )
 def test_unusable_pixels_have_a_reason(reason: Reason, attributes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(Rejection) as caught:
         hu(tmp_path, **attributes)
     assert caught.value.reason == reason
+
+
+def test_a_fragment_under_an_uncompressed_syntax_is_not_taken_for_pixels(tmp_path: Path) -> None:
+    """Eight bytes of item header would move every pixel by four."""
+    path = save(ct_image(STORED), tmp_path / "export" / "file")
+    head, pixels = path.read_bytes()[: -STORED.nbytes - 4], STORED.tobytes()
+    item = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(pixels)) + pixels
+    path.write_bytes(head + b"\xff\xff\xff\xff" + item + b"\xfe\xff\xdd\xe0\0\0\0\0")
+    with pytest.raises(Rejection, match="undecodable_pixel_data: fragments under an uncompressed"):
+        decode(scanned(path.parent)[0].instances[0])
+
+
+def test_a_few_bytes_behind_the_pixels_are_padding(tmp_path: Path) -> None:
+    data = ct_image(STORED)
+    data.PixelData += bytes(200)
+    assert np.array_equal(decoded(data, tmp_path / "export").hu, STORED)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "named"),
+    [("1.2.840.10008.1.2.4.110", "transfer syntax 1.2.840.10008.1.2.4.110"), ("Doe^Jane", "is not DICOM's")],
+)
+def test_an_unknown_transfer_syntax_is_named_only_if_it_is_dicoms(
+    syntax: str, named: str, tmp_path: Path
+) -> None:
+    path = save(ct_image(STORED), tmp_path / "export" / "file")
+    value = syntax.encode() + b"\0" * (len(syntax) % 2)
+    stated = b"\x10\x00UI" + struct.pack("<H", len(value)) + value
+    path.write_bytes(path.read_bytes().replace(b"\x10\x00UI\x14\x001.2.840.10008.1.2.1\0", stated))
+    with pytest.raises(Rejection, match=named) as caught:
+        decode(scanned(path.parent)[0].instances[0])
+    assert caught.value.reason == Reason.UNDECODABLE_PIXEL_DATA
+    assert "Doe" not in str(caught.value)
+
+
+def test_a_codestream_of_signed_values_contradicts_an_unsigned_header(tmp_path: Path) -> None:
+    """Which of the two is right nobody knows, but where no value is negative both are."""
+    for folder, stored in (("a", STORED.astype(np.int16) - 1000), ("b", STORED.astype(np.int16))):
+        data = ct_image(stored)
+        data.compress(JPEG2000Lossless, generate_instance_uid=False)
+        data.PixelRepresentation = 0
+        if folder == "a":
+            with pytest.raises(Rejection, match="undecodable_pixel_data: signed values"):
+                decoded(data, tmp_path / folder)
+        else:
+            assert np.array_equal(decoded(data, tmp_path / folder).hu, stored)
 
 
 @pytest.mark.parametrize("syntax", ["native", RLELossless, JPEG2000Lossless])

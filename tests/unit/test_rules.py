@@ -97,7 +97,10 @@ def test_what_the_rules_let_pass(one: Series, config: dict[str, Any]) -> None:
         *[(text, "Visipaque", False) for text in ("PRE CONTRAST", "Unenhanced", "HEAD PLAIN")],
         *[(text, "", True) for text in ("HEAD W CONTRAST", "C+ HEAD", "post contrast", "w/ iv", "Post KM")],
         *[(text, "", True) for text in ("CTA head", "Angio 0.75", "CTV_1.0", "venous", "with contrast")],
-        *[("HEAD 5.0 J40s", agent, False) for agent in ("", "NONE", "no", "Without", "IV: no contrast", "N")],
+        *[
+            ("HEAD 5.0 J40s", agent, False)
+            for agent in ("", "NONE", "no", "Without", "IV: no contrast", "N", "C-")
+        ],
         *[("HEAD 5.0 J40s", agent, True) for agent in ("Omnipaque", "IV", "APPLIED", "Y", "100 ml")],
         *[(text, "", False) for text in ("", "Head routine", "CT Head", "WOUND", "NO TILT", "Post. fossa")],
     ],

@@ -88,6 +88,26 @@ def test_two_patients_with_one_series_uid_stay_two_series(tmp_path: Path) -> Non
     assert scan(tmp_path / "export", tmp_path / "c.parquet").series == 2
 
 
+def test_an_object_of_another_kind_does_not_speak_for_the_series(tmp_path: Path) -> None:
+    """Presentation states and reports under their images' series UID, as careless exports write them."""
+    axial(slices=5).write(tmp_path / "export", waves)
+    report = ct_image(PIXELS, SOPInstanceUID="0.1", Modality="SR", SeriesDescription="Report")
+    save(report, tmp_path / "export" / "report")
+    scan(tmp_path / "export", tmp_path / "c.parquet")
+    (series,) = read_catalog(tmp_path / "c.parquet")
+    assert (series.instances[0].modality, series.modality, series.series_description) == ("SR", "CT", "")
+
+
+def test_a_header_that_ends_in_a_sequence_is_broken_not_unreadable(tmp_path: Path) -> None:
+    """pydicom tells of it by an OSError, as if the disk had failed."""
+    whole = save(ct_image(PIXELS), tmp_path / "export" / "whole").read_bytes()
+    at = whole.index(b"\x08\x00\x60\x00CS")
+    sequence = b"\x08\x00\x40\x00SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    end_of_item = b"\xfe\xff\x0d\xe0\0\0\0\0"
+    (tmp_path / "export" / "cut").write_bytes(whole[:at] + sequence + end_of_item)
+    assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.BROKEN_HEADER: 1}
+
+
 @pytest.mark.parametrize("encoding", ["implicit", "explicit"])
 def test_files_without_the_dicm_prefix_are_read(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "export" / "bare"

@@ -25,11 +25,13 @@ def _without(heights: list[float], *absent: int) -> list[float]:
 
 
 REJECTED: list[tuple[Reason, Callable[[], Series]]] = [
-    (Reason.NOT_CT, lambda: series(stack(), "MR")),
-    (Reason.DOSE_REPORT, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.88.67"), "SR")),
+    (Reason.NOT_CT, lambda: series(stack(modality="MR"))),
+    (Reason.DOSE_REPORT, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.88.67", modality="SR"))),
     (Reason.DOSE_REPORT, lambda: series(stack(image_type=("DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT")))),
     (Reason.SECONDARY_CAPTURE, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.7"))),
     (Reason.SECONDARY_CAPTURE, lambda: series(stack(image_type=("DERIVED", "SECONDARY", "SCREEN SAVE")))),
+    (Reason.DOSE_REPORT, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.88.67"))),
+    (Reason.NOT_CT, lambda: series(stack(sop_class="1.2.840.10008.5.1.4.1.1.66"))),  # raw data
     (Reason.LOCALIZER, lambda: series(stack(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")))),
     (Reason.DERIVED, lambda: series(stack(image_type=("DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE")))),
     (Reason.DERIVED, lambda: series(stack(image_type=("ORIGINAL", "PRIMARY", "AXIAL", "CSA MPR")))),
@@ -41,6 +43,7 @@ REJECTED: list[tuple[Reason, Callable[[], Series]]] = [
     (Reason.INVALID_GEOMETRY, lambda: series(stack(orientation=(0.0,) * 6))),
     (Reason.INCONSISTENT_GEOMETRY, lambda: series(stack()[:15] + stack(pixel_spacing=(0.4, 0.4))[15:])),
     (Reason.INCONSISTENT_GEOMETRY, lambda: series(stack()[:15] + stack(rows=256)[15:])),
+    (Reason.INCONSISTENT_GEOMETRY, lambda: series(stack()[:15] + stack(frame_of_reference_uid="4")[15:])),
     (Reason.TOO_FEW_SLICES, lambda: series(stack([10.0 * k for k in range(9)]))),
     (Reason.COVERAGE_TOO_SMALL, lambda: series(stack([2.5 * k for k in range(30)]))),
     (Reason.MISSING_SLICES, lambda: series(stack(_without(EVERY_5_MM, 14, 15)))),
@@ -63,12 +66,45 @@ def test_each_rule_rejects_with_its_reason(reason: Reason, rejected: Callable[[]
 def test_strays_are_left_out_and_counted() -> None:
     scout = replace(AXIAL, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), orientation=CORONAL)
     capture = replace(AXIAL, samples=3)
+    pet = replace(AXIAL, modality="PT")
+    elsewhere = replace(AXIAL, frame_of_reference_uid="4")
     reformats = stack(orientation=CORONAL)
-    selected = select(series((scout, *reformats, *stack(), capture)), SelectConfig())
+    selected = select(series((scout, *reformats, *stack(), capture, pet, elsewhere)), SelectConfig())
     assert len(selected.positions) == 30
     assert selected.dropped == Counter(
-        {Reason.LOCALIZER: 1, Reason.NOT_GRAYSCALE: 1, Reason.REFORMAT: len(reformats)}
+        {
+            Reason.LOCALIZER: 1,
+            Reason.NOT_GRAYSCALE: 1,
+            Reason.NOT_CT: 1,
+            Reason.INCONSISTENT_GEOMETRY: 1,
+            Reason.REFORMAT: len(reformats),
+        }
     )
+
+
+@pytest.mark.parametrize("shift", [0.02, 0.5, 1.2, 2.5])
+def test_scans_between_one_anothers_slices_are_no_stack(shift: float) -> None:
+    """A later phase whose table positions differ by a fraction of a slice, numbered by the scanner or not."""
+    later = tuple(
+        replace(i, sop_uid=f"2.{i.sop_uid}", acquisition_number=2)
+        for i in stack([z + shift for z in EVERY_5_MM])
+    )
+    with pytest.raises(Rejection, match="repeated_positions: scans lie between one another"):
+        select(series((*stack(), *later)), SelectConfig())
+    unnumbered = series(tuple(replace(i, acquisition_number=None) for i in (*stack(), *later)))
+    if shift == 2.5:  # could be slices that overlap by half
+        assert len(select(unnumbered, SelectConfig()).positions) == 60
+    else:
+        with pytest.raises(Rejection, match="repeated_positions"):
+            select(unnumbered, SelectConfig())
+
+
+def test_passes_one_above_the_other_and_single_retakes_are_a_stack() -> None:
+    passes = tuple(replace(i, acquisition_number=k // 4) for k, i in enumerate(stack()))
+    retaken = tuple(replace(i, sop_uid=f"2.{i.sop_uid}", acquisition_number=9) for i in passes[2:14:4])
+    assert len(select(series((*passes, *retaken)), SelectConfig()).positions) == 30
+    each = tuple(replace(i, acquisition_number=k) for k, i in enumerate(stack()))
+    assert len(select(series(each), SelectConfig()).positions) == 30
 
 
 def test_limits_are_the_configuration() -> None:

@@ -98,14 +98,14 @@ def test_a_plane_through_an_axial_acquisition_is_a_reformat() -> None:
     detail = outcomes(coronal, THICK, **config)["coronal"].rejection
     assert detail
     assert detail.detail == "90 degrees off an axial series of its frame of reference"
-    elsewhere = replace(THICK, frame_of_reference_uid="4")
+    elsewhere = named("thick", stack(frame_of_reference_uid="4"))
     scout = named("scout", stack(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")))
-    resonance = named("mr", stack(), modality="MR")
+    resonance = named("mr", stack(modality="MR"))
     for other in (elsewhere, scout, resonance):
         assert result(outcomes(coronal, other, **config)["coronal"]) == "volume"
     assert result(outcomes(coronal, elsewhere)["coronal"]) == "not_best_of_study"
-    nowhere = replace(coronal, frame_of_reference_uid="")
-    also_nowhere = replace(THICK, frame_of_reference_uid="")
+    nowhere = named("coronal", across(stack(frame_of_reference_uid="")))
+    also_nowhere = named("thick", stack(frame_of_reference_uid=""))
     assert result(outcomes(nowhere, also_nowhere, **config)["coronal"]) == "volume"
 
 
@@ -178,10 +178,9 @@ STRANGERS = [
 
 @pytest.mark.parametrize("change", STRANGERS)
 def test_what_is_not_one_head_is_not_joined(change: dict[str, Any]) -> None:
-    texts = {name: change.pop(name) for name in ("frame_of_reference_uid",) if name in change}
-    base = named("base", stack(BASE, thickness=2.5), **texts)
-    instances = stack(change.pop("heights", VAULT), **({"thickness": 7.0} | change))
-    vault = named("vault", instances, **({} if texts != {"frame_of_reference_uid": ""} else texts))
+    nowhere = change if change == {"frame_of_reference_uid": ""} else {}
+    base = named("base", stack(BASE, thickness=2.5, **nowhere))
+    vault = named("vault", stack(change.pop("heights", VAULT), **({"thickness": 7.0} | change)))
     found = outcomes(base, vault, kernels=("soft", "bone"), max_coverage_mm=400, keep="all")
     assert not any(outcome.candidate and outcome.candidate.parts for outcome in found.values())
 
