@@ -68,8 +68,11 @@ class ImageFile:
         """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored."""
         if self._data.get("SamplesPerPixel", 1) != 1:
             raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
-        data, encoded = self._data, self._encoded(frame)
+        data = self._data
         allocated, bits = int(data.BitsAllocated), int(data.BitsStored)
+        if allocated not in (8, 16, 32):
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"Bits Allocated is {allocated}")
+        encoded = self._encoded(frame)
         plain = not self._syntax.is_encapsulated
         if plain and allocated == 16 and 0 < bits <= 16:
             kind = f"{'>' if self._syntax == ExplicitVRBigEndian else '<'}{'ui'[data.PixelRepresentation]}2"
