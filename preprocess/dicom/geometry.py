@@ -120,9 +120,12 @@ def parallel(instances: Sequence[Instance]) -> tuple[list[Instance], int]:
 
     Raises Rejection(inconsistent_geometry) where more than `STRAY_SLICES` of them are not.
     """
-    keys = Counter(map(_key, instances))
+    # De-identified archives give each image a frame of reference of its own (LIDC-IDRI); that says nothing.
+    told = len({i.frame_of_reference_uid for i in instances}) < len({i.sop_uid for i in instances})
+    spaces = [i.frame_of_reference_uid if told else "" for i in instances]
+    keys = Counter(map(_geometry, instances, spaces))
     reference = max(keys, key=lambda key: (keys[key], str(key)))
-    kept = [i for i in instances if _same_geometry(i, reference)]
+    kept = [i for i, space in zip(instances, spaces, strict=True) if _is_same(_geometry(i, space), reference)]
     stray = len(instances) - len(kept)
     if stray > STRAY_SLICES * len(instances):
         raise Rejection(
@@ -133,22 +136,21 @@ def parallel(instances: Sequence[Instance]) -> tuple[list[Instance], int]:
     return kept, stray
 
 
-def _key(instance: Instance) -> tuple:
-    # Positions of two frames of reference (0020,0052) have nothing to do with each other (PS3.3 C.7.4.1.1.1).
-    matrix = instance.frame_of_reference_uid, instance.rows, instance.columns
-    return matrix, instance.orientation, instance.pixel_spacing
+_Geometry = tuple[tuple[str, int | None, int | None], tuple[float, ...], tuple[float, ...]]
 
 
-def _same_geometry(instance: Instance, reference: tuple) -> bool:
-    key = _key(instance)
-    if key == reference:
+def _geometry(instance: Instance, space: str) -> _Geometry:
+    """What slices of a stack have in common; positions of two frames of reference do not relate."""
+    exact = space, instance.rows, instance.columns
+    return exact, instance.orientation or (), instance.pixel_spacing or ()
+
+
+def _is_same(one: _Geometry, other: _Geometry) -> bool:
+    if one == other:
         return True
-    matrix, orientation, spacing = reference
-    if key[0] != matrix:
+    if one[0] != other[0] or not np.allclose(one[2], other[2], rtol=SAME_SPACING):
         return False
-    if not np.allclose(instance.pixel_spacing or (), spacing, rtol=SAME_SPACING):
-        return False
-    cosines = np.sum(axes(instance.orientation or ()) * axes(orientation), axis=1)
+    cosines = np.sum(axes(one[1]) * axes(other[1]), axis=1)
     return bool(np.all(cosines >= np.cos(np.radians(SAME_ORIENTATION_DEG))))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from preprocess.dicom.catalog import Instance, Series
 from preprocess.dicom.geometry import (
     AXIAL_DEG,
+    REGULAR_GAP,
     SAME_POSITION_MM,
     Stack,
     by_position,
@@ -88,15 +89,25 @@ def _require_one_scan(selected: Selected) -> None:
     Their positions differ by a fraction of a slice, but not what they show: times, phases of contrast, and
     where the head was. By Acquisition Number (0020,0012), or by steps that are small and large in turn.
     """
-    count = len(selected.positions)
     acquisitions = [max(i.acquisition_number or 0 for i in group) for group in selected.positions]
     returns = sum(map(ne, acquisitions, acquisitions[1:])) - (len(set(acquisitions)) - 1)
-    gaps = selected.slices.gaps if count > 2 else np.empty(0)
-    close = int((gaps[1:] < CLOSE * gaps[:-1]).sum())
-    # A slice between two of another scan is where that one's is left and returned to.
-    if returns > 2 * SEVERAL_SCANS * count or close > SEVERAL_SCANS * count:
-        detail = f"scans lie between one another: of {count} slices {close} are close to the next"
-        raise Rejection(Reason.REPEATED_POSITIONS, f"{detail}, and the acquisition returns {returns} times")
+    close = _close_slices(selected.slices.gaps) if len(acquisitions) > 2 else 0
+    # A slice between two of another scan is where that one is left and returned to.
+    most = 1 + SEVERAL_SCANS * len(acquisitions)
+    if returns > 2 * most or close > most:
+        detail = f"of {len(acquisitions)} slices {close} lie close to another scan's"
+        detail += f", and {returns} times the acquisition is one of before"
+        raise Rejection(Reason.REPEATED_POSITIONS, detail)
+
+
+def _close_slices(gaps: np.ndarray) -> int:
+    """How many slices stand close to the one before, and with it in the place of one slice.
+
+    Where slices are absent gaps differ as well, but then two neighbouring ones do not add up to one step.
+    """
+    steps = gaps[1:] + gaps[:-1]
+    in_step = np.abs(steps - np.median(steps)) <= REGULAR_GAP * np.median(steps)
+    return int((in_step & (gaps[1:] < CLOSE * gaps[:-1])).sum())
 
 
 def require_stack(slices: Stack, config: SelectConfig) -> None:

@@ -89,7 +89,7 @@ def test_scans_between_one_anothers_slices_are_no_stack(shift: float) -> None:
         replace(i, sop_uid=f"2.{i.sop_uid}", acquisition_number=2)
         for i in stack([z + shift for z in EVERY_5_MM])
     )
-    with pytest.raises(Rejection, match="repeated_positions: scans lie between one another"):
+    with pytest.raises(Rejection, match="repeated_positions: of 60 slices"):
         select(series((*stack(), *later)), SelectConfig())
     unnumbered = series(tuple(replace(i, acquisition_number=None) for i in (*stack(), *later)))
     if shift == 2.5:  # could be slices that overlap by half
@@ -103,6 +103,10 @@ def test_passes_one_above_the_other_and_single_retakes_are_a_stack() -> None:
     passes = tuple(replace(i, acquisition_number=k // 4) for k, i in enumerate(stack()))
     retaken = tuple(replace(i, sop_uid=f"2.{i.sop_uid}", acquisition_number=9) for i in passes[2:14:4])
     assert len(select(series((*passes, *retaken)), SelectConfig()).positions) == 30
+    sparse = series(stack([5.0 * k for k in (0, 4, 5, 8, 9, 14, 15, 18, 19, 22, 23)]))
+    assert len(select(sparse, SelectConfig(max_slice_gap_mm=25)).positions) == 11
+    spaces = tuple(replace(i, frame_of_reference_uid=i.sop_uid) for i in stack())  # a de-identifier's doing
+    assert len(select(series(spaces), SelectConfig()).positions) == 30
     each = tuple(replace(i, acquisition_number=k) for k, i in enumerate(stack()))
     assert len(select(series(each), SelectConfig()).positions) == 30
 
