@@ -11,15 +11,14 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
-from fmct_hpc.train.checkpoint import newest_step
 from launch import scheduler
 from launch.causes import Explained, by_code, by_slurm, log_of_start
-from preprocess.tasks.ledger import marked_in_share
+from launch.progress import PLACES, Kept, Unit
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
@@ -58,17 +57,14 @@ class Ending(BaseModel):
     detail: str = ""
     code: int | None = None
     progress: int | None = None
-    """Step of a training's newest checkpoint, tasks done of a share of preprocessing; None elsewhere."""
-    unit: Literal["step", "task"] = "step"
+    """How far the work had come, if that is known."""
+    unit: Unit = "step"
     """Of the progress."""
 
     @property
     def place(self) -> str:
         """How far it had come, in words after what happened there."""
-        if self.progress is None:
-            return ""
-        step = f" at the checkpoint of step {self.progress}"
-        return step if self.unit == "step" else f" with {self.progress} tasks done"
+        return "" if self.progress is None else PLACES[self.unit].format(self.progress)
 
 
 class Verdict(NamedTuple):
@@ -115,32 +111,28 @@ def _after_interruption(last: Ending, here: list[Ending], backoff: float) -> Ver
     return _later(backoff, idle) if idle else Verdict(True, 0.0, "queued again")
 
 
-def before(folder: Path, run: Path | None, out: Path | None) -> bool:
+def before(folder: Path, kept: Kept) -> bool:
     """Called by a batch script that Slurm has started again: whether it may go on.
 
-    Puts down how the start before it ended, if that could not do so itself. run: the run folder, of a
-    training; out: the output folder, of an array that shares preprocessing's tasks out.
+    Puts down how the start before it ended, if that could not do so itself.
     """
     job, start = _here()
     endings = read(folder, job)
     if endings and endings[-1].start == start - 1:
         return True  # judged by `after`
-    attempt = _attempt(run, job, start - 1)
+    attempt = _attempt(kept.run, job, start - 1)
     nodes = attempt.slurm.nodes if attempt and attempt.slurm else None
     explained = by_slurm(
         job, scheduler.hostnames(nodes) if nodes else [], log_of_start(_log_path(), job, start - 1), start - 1
     )
-    verdict = decide([*endings, _put_down(folder, run, out, job, start - 1, explained)])
+    verdict = decide([*endings, _put_down(folder, kept, job, start - 1, explained)])
     if not verdict.again:
         log.error("job %s: start %d: %s: %s", job, start - 1, explained.detail, verdict.why)
     return verdict.again
 
 
-def after(folder: Path, run: Path | None, out: Path | None, code: int, backoff: float) -> None:
-    """Called by a batch script when its command has ended with `code`: queue the job again or say why not.
-
-    run, out: as for `before`.
-    """
+def after(folder: Path, kept: Kept, code: int, backoff: float) -> None:
+    """Called by a batch script when its command has ended with `code`: queue the job again or say why not."""
     # Slurm ends this process with the job that it queues again.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     job, start = _here()
@@ -151,7 +143,7 @@ def after(folder: Path, run: Path | None, out: Path | None, code: int, backoff: 
     elif explained.cause == "stopped" and facts and facts[0].preempted:
         explained = explained._replace(cause="preempted")
     endings = read(folder, job)
-    ending = _put_down(folder, run, out, job, start, explained)
+    ending = _put_down(folder, kept, job, start, explained)
     verdict = decide([*endings, ending], backoff)
     what = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
     if not verdict.again:
@@ -206,17 +198,10 @@ def _attempt(run: Path | None, job: str, start: int) -> Attempt | None:
     return next((a for a in newest if a.slurm and (a.slurm.job, a.slurm.restarts) == (job, start)), None)
 
 
-def _tasks_done(out: Path) -> int:
-    """Of this array task's share."""
-    share, shares = (os.environ.get(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
-    return marked_in_share(out, int(share or 0), int(shares or 1))
-
-
-def _put_down(
-    folder: Path, run: Path | None, out: Path | None, job: str, start: int, explained: Explained
-) -> Ending:
+def _put_down(folder: Path, kept: Kept, job: str, start: int, explained: Explained) -> Ending:
     """Record an ending, for the policy and, of a training, in the run's own record; the latter knows more."""
-    cause, detail = explained.cause, explained.detail
+    cause, detail, run = explained.cause, explained.detail, kept.run
+    progress, unit = kept.progress()
     try:
         if run is not None and _attempt(run, job, start) is not None:
             concluded = conclude(run, cause, detail, explained.rank, explained.code)
@@ -231,8 +216,8 @@ def _put_down(
         cause=cause,
         detail=detail,
         code=explained.code,
-        progress=newest_step(run) if run else _tasks_done(out) if out else None,
-        unit="task" if out else "step",
+        progress=progress,
+        unit=unit,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -50,8 +50,8 @@ class Job:
     tasks_per_node: int = 1
     run: Path | None = None
     """The run folder, of a training."""
-    shared: Path | None = None
-    """The output folder of preprocessing, of an array whose commands share its tasks out."""
+    kept: tuple[str, ...] = ()
+    """Arguments that tell `fmct launch after` where any other stage keeps what it has done, if it does."""
     after_success: tuple[str, ...] = ()
     """Names of jobs that must have succeeded; where one has not, Slurm cancels this one."""
     after_end: tuple[str, ...] = ()
@@ -135,11 +135,10 @@ def _python(site: Site) -> str | None:
 
 def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) -> dict[str, Any]:
     resources = job.resources
-    progress = [("--run", job.run), ("--out", job.shared)]
-    options = [str(word) for option in progress if option[1] for word in option]
+    kept = ("--run", str(job.run)) if job.run else job.kept
     # These run beside the container, if there is one.
     before, after = (
-        shlex.join([sys.executable, "-m", "launch.cli", "launch", word, "--folder", str(folder), *options])
+        shlex.join([sys.executable, "-m", "launch.cli", "launch", word, "--folder", str(folder), *kept])
         for word in ("before", "after")
     )
     mail = {"mail_user": site.mail.user, "mail_type": ",".join(site.mail.type)} if site.mail else {}

@@ -16,7 +16,7 @@ def scan_job(export: Path, catalog: Path, site: Site) -> Job:
     """The scan, with as many readers as the site gives it cores."""
     workers = str(site.scan.cpus_per_task)
     command = fmct(site, "scan", export, "--catalog", catalog, "--workers", workers)
-    return Job("fmct-scan", (command,), site.scan)
+    return Job("fmct-scan", (command,), site.scan, kept=("--catalog", str(catalog)))
 
 
 def labels_job(csv: Path, key_file: Path, out: Path, site: Site) -> Job:
@@ -47,7 +47,7 @@ def preprocess_array(catalog: Path, out: Path, configuration: list[str], shares:
     command = fmct(site, "preprocess", catalog, "--out", out, *configuration)
     workers = f"workers={resources.cpus_per_task}"
     commands = tuple((*command, "--share", f"{i}/{shares}", workers) for i in range(shares))
-    return Job("fmct-preprocess", commands, resources, shared=out)
+    return Job("fmct-preprocess", commands, resources, kept=("--out", str(out)))
 
 
 def collect_job(catalog: Path, out: Path, configuration: list[str], site: Site) -> Job:

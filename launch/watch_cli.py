@@ -18,7 +18,8 @@ Folder = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", help="Where preprocessing lies whose tasks the array shares out.")
 ]
-# A batch script passes all arguments of its command, of which only --run or --out matters here.
+Catalog = Annotated[Path | None, typer.Option("--catalog", help="What the scan writes.")]
+# A batch script passes all arguments of its command, of which only these matter here.
 OTHERS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -70,11 +71,12 @@ def cancel(folder: Watched) -> None:
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)
-def before(run: Run = None, folder: Folder = None, out: Out = None) -> None:
+def before(run: Run = None, folder: Folder = None, out: Out = None, catalog: Catalog = None) -> None:
     """For batch scripts: Slurm started the job again; exit code 2 where it must not go on."""
+    from launch.progress import Kept
     from launch.requeue import before
 
-    if not before(_folder(run, folder), run, out):
+    if not before(_folder(run, folder), Kept(run, out, catalog)):
         raise typer.Exit(2)
 
 
@@ -84,14 +86,16 @@ def after(
     run: Run = None,
     folder: Folder = None,
     out: Out = None,
+    catalog: Catalog = None,
     backoff: Annotated[
         float, typer.Option(envvar="FMCT_BACKOFF_SECONDS", min=1, help="Before a failed job's next start.")
     ] = BACKOFF_SECONDS,
 ) -> None:
     """For batch scripts: queue the job again, or say why not."""
+    from launch.progress import Kept
     from launch.requeue import after
 
-    after(_folder(run, folder), run, out, code, backoff)
+    after(_folder(run, folder), Kept(run, out, catalog), code, backoff)
 
 
 def _folder(run: Path | None, folder: Path | None) -> Path:

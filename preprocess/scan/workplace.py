@@ -83,6 +83,11 @@ def workplace(catalog: Path) -> Iterator[Work]:
         shutil.rmtree(work.root)
 
 
+def parts_kept(catalog: Path) -> int:
+    """How many batches of files an unfinished scan has read; the next one goes on from them."""
+    return len(list(Work(catalog).parts.glob("*.parquet")))
+
+
 def publish(work: Work) -> None:
     """Put the outputs in their places, both or none: safe to be killed in and repeated."""
     write_text(work.complete, "")

@@ -399,20 +399,25 @@ def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_eac
 
 @rare
 def test_a_share_of_preprocessing_whose_task_takes_longer_than_its_time(cluster, tmp_path, table):
-    """The second array task stands for it: the time limit's signal ends it, and it marks nothing."""
-    out, never = tmp_path / "out", (sys.executable, "-c", "import time; time.sleep(600)")
+    """The second array task stands for it: it marks task 1, and then comes no further."""
+    out = tmp_path / "out"
+    script = (
+        "import pathlib, sys, time; path = pathlib.Path(sys.argv[1]); "
+        "path.parent.mkdir(parents=True, exist_ok=True); path.touch(); time.sleep(600)"
+    )
+    never = (sys.executable, "-c", script, str(out / "tasks/00001-0123abcd.json"))
     array = Job(
         "fmct-preprocess",
         ((sys.executable, "-c", "pass"), never),
         SITE.preprocess.model_copy(update={"time_minutes": 1}),
-        shared=out,
+        kept=("--out", str(out)),
     )
     site = SITE.model_copy(update={"warn_seconds": 20})
     (number,) = submit([array], out / "slurm", site)
     cluster.wait(number, 500)
     assert [ending.cause for ending in look(out).given_up[f"{number}_1"]] == ["time limit"] * 3
     log = (out / "slurm" / f"{number}_1_0_log.out").read_text()
-    assert "3 time limits with 0 tasks done and no further, so not queued again: give it more time" in log
+    assert "3 time limits with 1 tasks done and no further, so not queued again: give it more time" in log
     table("a task of preprocessing takes longer than its time limit", [], "tried three times, then one line")
 
 

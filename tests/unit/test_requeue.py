@@ -7,8 +7,10 @@ import pytest
 
 from launch import causes, requeue
 from launch.causes import by_code, by_slurm, log_of_start
+from launch.progress import Kept
 from launch.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
 from launch.scheduler import Accounted
+from preprocess.scan.workplace import Work
 
 
 def history(*endings: tuple[str, int | None]) -> list[Ending]:
@@ -88,7 +90,7 @@ def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(t
             (tasks / f"{task:05d}-0123abcd.json").touch()
             (tasks / f"{task:05d}-0123abcd.manifest.parquet").touch()
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
-        requeue.after(tmp_path / "slurm", None, tmp_path, 128 + signal.SIGUSR2, backoff=60)
+        requeue.after(tmp_path / "slurm", Kept(out=tmp_path), 128 + signal.SIGUSR2, backoff=60)
     signal.signal(signal.SIGTERM, before)
     assert queued == [0, 1, 2]
     assert [e.progress for e in requeue.read(tmp_path / "slurm", "75_1")] == [1, 2, 2, 2]
@@ -97,6 +99,17 @@ def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(t
         "further, so not queued again: give it more time (time_minutes of the site file, sbatch --time), "
         "or begin anew with smaller tasks (output.shard_mib)"
     )
+
+
+def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tmp_path):
+    parts = Work(tmp_path / "catalog.parquet").parts
+    parts.mkdir(parents=True)
+    found = []
+    for start in range(2 * MOST_IDLE):
+        (parts / f"{start}.parquet").touch()
+        found.append(Kept(catalog=tmp_path / "catalog.parquet").progress())
+    assert found == [(number + 1, "part") for number in range(2 * MOST_IDLE)]
+    assert decide(history(*(("time limit", number) for number, _ in found)))[:2] == (True, 0.0)
 
 
 LOG = """\
