@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from launch.cluster_cli import launch_app
+from launch.commands.cluster import launch_app
+from launch.commands.console import progress, set_up_logging
+from launch.commands.setup import doctor, recipes
+from launch.commands.shards import shards_app
 from launch.config import load
-from launch.console import progress, set_up_logging
 from launch.ranks import end_rank, run_ranks
-from launch.setup_cli import doctor, recipes
-from launch.shards_cli import shards_app
 from shards.errors import DISK_FULL, FmctError, NoRoomError
 
 # The stages' own modules are imported inside the commands: `fmct --help` must not wait for torch.
@@ -108,7 +108,7 @@ def select(
     Reads headers' facts only, so it takes minutes where preprocessing takes days; the pixels of a selected
     series may still turn out damaged. Without --identified series bear the keys that their volumes will.
     """
-    from launch.selection import decide
+    from launch.commands.selection import decide
     from preprocess.config import PreprocessConfig
 
     settings = load(PreprocessConfig, config, overrides or [])

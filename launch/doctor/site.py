@@ -14,8 +14,8 @@ from pathlib import Path
 from launch.config import load
 from launch.doctor import slurm
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
-from launch.site import Resources, Site
-from launch.slurm import FIND_MODULE, Job, script
+from launch.slurm.site import Resources, Site
+from launch.slurm.submit import FIND_MODULE, Job, script
 from shards.atomic import sync, write_text
 from shards.errors import FmctError
 

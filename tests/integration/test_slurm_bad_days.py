@@ -21,10 +21,10 @@ from fmct_hpc.train.attempts import Attempt, attempts, last_figures
 from fmct_hpc.train.checkpoint import newest
 from launch.config import load
 from launch.ranks import run_ranks
-from launch.site import Resources, Site
-from launch.slurm import Job, submit
-from launch.stages import preprocess_jobs
-from launch.watch import look
+from launch.slurm.site import Resources, Site
+from launch.slurm.stages import preprocess_jobs
+from launch.slurm.submit import Job, submit
+from launch.slurm.watch import look
 from preprocess.tasks import ledger
 from shards.errors import FmctError
 

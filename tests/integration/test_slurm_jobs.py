@@ -1,4 +1,4 @@
-"""What launch/slurm.py promises of any command, on a real Slurm, with stand-ins for the stages."""
+"""What launch/slurm/submit.py promises of any command, on a real Slurm, with stand-ins for the stages."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import pytest
 from submitit.core.utils import DelayedSubmission
 
 from launch.config import load
-from launch.site import Container, Resources, Site
-from launch.slurm import Job, describe, submit
+from launch.slurm.site import Container, Resources, Site
+from launch.slurm.submit import Job, describe, submit
 from launch.task import become
 from shards.errors import FmctError
 

@@ -15,8 +15,8 @@ from small_training import small_config
 
 from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder
-from launch.site import Resources, Site
-from launch.slurm import Job, submit
+from launch.slurm.site import Resources, Site
+from launch.slurm.submit import Job, submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from launch.config import load
-from launch.site import Site
-from launch.slurm import Job, submit
+from launch.slurm.site import Site
+from launch.slurm.submit import Job, submit
 
 pytestmark = pytest.mark.slurm
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.chain import Record, Submitted, decide
 from launch.config import load
-from launch.pipeline import Pipeline, Step, steps
-from launch.scheduler import Queued
-from launch.site import Site
+from launch.slurm.chain import Record, Submitted, decide
+from launch.slurm.pipeline import Pipeline, Step, steps
+from launch.slurm.scheduler import Queued
+from launch.slurm.site import Site
 from shards.errors import FmctError
 
 ORDER = ["scan", "labels", "plan", "preprocess", "collect", "train", "probe", "report"]

@@ -16,7 +16,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from launch.cli import app
 from launch.config import load
-from launch.site import Site
+from launch.slurm.site import Site
 from preprocess.config import PreprocessConfig
 
 ROOT: Any = typer.main.get_command(app)

@@ -10,7 +10,7 @@ from fmct_hpc.train import outlook
 from fmct_hpc.train.outlook import activation_bytes, gradient_bytes, held_bytes
 from launch.cli import app
 from launch.config import load
-from launch.site import Site
+from launch.slurm.site import Site
 from preprocess.config import PreprocessConfig
 
 FOLDER = Path(__file__).parents[2] / "launch" / "recipes"

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from launch import causes, requeue
-from launch.causes import by_code, by_slurm, log_of_start
-from launch.progress import Kept
-from launch.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
-from launch.scheduler import Accounted
+from launch.slurm import causes, requeue
+from launch.slurm.causes import by_code, by_slurm, log_of_start
+from launch.slurm.progress import Kept
+from launch.slurm.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
+from launch.slurm.scheduler import Accounted
 from preprocess.scan.workplace import Work
 
 

@@ -13,7 +13,7 @@ import pytest
 from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset, write_shard
 from typer.testing import CliRunner
 
-from launch.shards_cli import shards_app
+from launch.commands.shards import shards_app
 from shards import Dataset, FmctError, ShardWriter, finish_dataset, verify
 from shards import merge as merge_module
 from shards.derive import convert

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from launch.config import load
-from launch.site import Site
-from launch.slurm import Job, command_lines, describe, script
+from launch.slurm.site import Site
+from launch.slurm.submit import Job, command_lines, describe, script
 from shards.errors import FmctError
 
 RECIPES = Path(__file__).parents[2] / "launch/recipes"

@@ -15,8 +15,8 @@ from small_training import small_config
 from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import begin, conclude, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
-from launch.status import status
-from launch.watch import newest_log
+from launch.slurm.status import status
+from launch.slurm.watch import newest_log
 from shards.errors import FmctError
 
 DATA = DataFacts(

@@ -3,7 +3,7 @@
 A job's state never comes from its pickle, which holds only a command line: each Slurm task turns itself
 into that command (launch.task). So Slurm's signals reach the stage and not submitit, which ignores SIGTERM
 and lets only rank 0 act. Training that saved on a signal exits with 75. When a job has ended in any way but
-well, its batch script asks launch/requeue.py, which queues it again or says why not.
+well, its batch script asks launch/slurm/requeue.py, which queues it again or says why not.
 """
 
 import shlex
@@ -16,8 +16,8 @@ from typing import Any
 import submitit
 from submitit.core.utils import UncompletedJobError
 
-from launch.container import require_visible, srun_options, wrapped
-from launch.site import Resources, Site
+from launch.slurm.container import require_visible, srun_options, wrapped
+from launch.slurm.site import Resources, Site
 from launch.task import become
 from shards.errors import FmctError
 

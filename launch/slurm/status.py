@@ -11,8 +11,8 @@ from rich.table import Table
 
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
-from launch.requeue import Ending
-from launch.watch import Picture, look_at_all, state_of
+from launch.slurm.requeue import Ending
+from launch.slurm.watch import Picture, look_at_all, state_of
 from preprocess.tasks import ledger
 
 SILENT_SECONDS = 60.0

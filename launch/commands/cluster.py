@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from launch.commands.watch import watch_app
 from launch.config import load
-from launch.site import Site
-from launch.watch_cli import watch_app
+from launch.slurm.site import Site
 from shards.atomic import write_text
 
 if TYPE_CHECKING:
-    from launch.slurm import Job
+    from launch.slurm.submit import Job
 
 launch_app = typer.Typer(
     help="Give stages to Slurm, with the arguments they have locally.", no_args_is_help=True
@@ -57,7 +57,7 @@ def preprocess(
     overrides: Overrides = None,
 ) -> None:
     """Plan here, then an array that shares the tasks out, and a job that collects."""
-    from launch.stages import preprocess_jobs
+    from launch.slurm.stages import preprocess_jobs
 
     cluster = load(Site, site, [])
     _launch(preprocess_jobs(catalog, out, config, overrides or [], cluster), out, cluster, dry_run)
@@ -77,7 +77,7 @@ def train(
 ) -> None:
     """One job that queues itself again, after preemption or its time limit, until training is done."""
     from fmct_hpc.config import TrainConfig
-    from launch.stages import configuration, train_job
+    from launch.slurm.stages import configuration, train_job
 
     cluster = load(Site, site, [])
     # A wrong configuration shows here, not in the queue.
@@ -99,7 +99,7 @@ def probe(
 ) -> None:
     """An array with a task for each run."""
     from fmct_hpc.probe.config import ProbeConfig
-    from launch.stages import configuration, probe_job
+    from launch.slurm.stages import configuration, probe_job
 
     cluster = load(Site, site, [])
     runs = [Path(given) for given in runs_and_overrides if "=" not in given]
@@ -125,8 +125,8 @@ def pipeline(
 
     Safe to repeat: what is done is not done again, what is queued or running is not submitted again.
     """
-    from launch.chain import Chain
-    from launch.pipeline import Pipeline, steps
+    from launch.slurm.chain import Chain
+    from launch.slurm.pipeline import Pipeline, steps
 
     cluster, whole = load(Site, site, []), load(Pipeline, recipe, overrides or [])
     chain = Chain(whole.out, steps(whole, cluster), cluster)
@@ -143,14 +143,14 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Plan here, then arrays for features and for the grid, and a job that collects."""
-    from launch.stages import sweep_jobs
+    from launch.slurm.stages import sweep_jobs
 
     cluster = load(Site, site, [])
     _launch(sweep_jobs(config, out, overrides or [], cluster), out, cluster, dry_run)
 
 
 def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:
-    from launch.slurm import describe, submit
+    from launch.slurm.submit import describe, submit
 
     folder = out / "slurm"
     if dry_run:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fmct_hpc.train.attempts import Cause
 from fmct_hpc.train.signals import EXIT_SAVED
 from fmct_hpc.train.watchdog import EXIT_HUNG
-from launch import scheduler
+from launch.slurm import scheduler
 from shards.errors import FmctError, NoRoomError
 
 LOG_BYTES = 1 << 20

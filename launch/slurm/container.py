@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from launch.site import Container, Site
+from launch.slurm.site import Container, Site
 from shards.errors import FmctError
 
-ENROOT_CONFIGURATION = Path(__file__).with_name("enroot.sh")
-"""Says which variables of the job Enroot passes on; it passes none by itself."""
+ENROOT_CONFIGURATION = Path(__file__).parents[1] / "enroot.sh"
+"""Says which variables of the job Enroot passes on; it passes none by itself. Queued jobs name its path."""
 
 
 def wrapped(command: tuple[str, ...], site: Site, gpus: bool, folder: Path) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launch.requeue import BACKOFF_SECONDS
+from launch.slurm.requeue import BACKOFF_SECONDS
 from shards.errors import FmctError
 
 watch_app = typer.Typer()
@@ -31,7 +31,7 @@ def status(folder: Watched) -> None:
     """Say how a folder's jobs stand: state, node, step, loss, last checkpoint, restarts and their reasons."""
     from rich.console import Console
 
-    from launch.status import status
+    from launch.slurm.status import status
 
     status(folder, Console())
 
@@ -44,7 +44,7 @@ def logs(
     rank: Annotated[int | None, typer.Option(min=0, help="Only this rank's log.")] = None,
 ) -> None:
     """Show the newest attempt's logs, that of the rank that failed first; needs `tail`."""
-    from launch.watch import newest_log
+    from launch.slurm.watch import newest_log
 
     paths = newest_log(folder, rank)
     os.execvp("tail", ["tail", "--lines", str(lines), *(["-F"] if follow else []), *map(str, paths)])
@@ -53,8 +53,8 @@ def logs(
 @watch_app.command()
 def cancel(folder: Watched) -> None:
     """Cancel all jobs of a folder, waiting ones and those that queued themselves again among them."""
-    from launch import scheduler
-    from launch.watch import look_at_all
+    from launch.slurm import scheduler
+    from launch.slurm.watch import look_at_all
 
     pictures = look_at_all(folder)
     if not all(picture.answered for picture in pictures):
@@ -73,8 +73,8 @@ def cancel(folder: Watched) -> None:
 @watch_app.command(hidden=True, context_settings=OTHERS)
 def before(run: Run = None, folder: Folder = None, out: Out = None, catalog: Catalog = None) -> None:
     """For batch scripts: Slurm started the job again; exit code 2 where it must not go on."""
-    from launch.progress import Kept
-    from launch.requeue import before
+    from launch.slurm.progress import Kept
+    from launch.slurm.requeue import before
 
     if not before(_folder(run, folder), Kept(run, out, catalog)):
         raise typer.Exit(2)
@@ -92,8 +92,8 @@ def after(
     ] = BACKOFF_SECONDS,
 ) -> None:
     """For batch scripts: queue the job again, or say why not."""
-    from launch.progress import Kept
-    from launch.requeue import after
+    from launch.slurm.progress import Kept
+    from launch.slurm.requeue import after
 
     after(_folder(run, folder), Kept(run, out, catalog), code, backoff)
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from launch import scheduler
-from launch.causes import own_words
-from launch.pipeline import DONE, Step
-from launch.scheduler import Queued
-from launch.site import Site
-from launch.slurm import Job, describe, submit
+from launch.slurm import scheduler
+from launch.slurm.causes import own_words
+from launch.slurm.pipeline import DONE, Step
+from launch.slurm.scheduler import Queued
+from launch.slurm.site import Site
+from launch.slurm.submit import Job, describe, submit
 from shards.atomic import write_text
 from shards.errors import FmctError
 

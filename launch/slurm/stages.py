@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.config import load
-from launch.site import Site
-from launch.slurm import Job
+from launch.slurm.site import Site
+from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
 from preprocess.tasks.plan import plan
 from shards.errors import FmctError

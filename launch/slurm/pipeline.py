@@ -18,10 +18,10 @@ from fmct_hpc.config import Positive, TrainConfig
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep
-from launch import stages
 from launch.config import Model, load
-from launch.site import Site
-from launch.slurm import Job
+from launch.slurm import stages
+from launch.slurm.site import Site
+from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
 from shards.errors import FmctError
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
-from launch import scheduler
-from launch.causes import Explained, by_code, by_slurm, log_of_start
-from launch.progress import PLACES, Kept, Unit
+from launch.slurm import scheduler
+from launch.slurm.causes import Explained, by_code, by_slurm, log_of_start
+from launch.slurm.progress import PLACES, Kept, Unit
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.console import progress
+from launch.commands.console import progress
 from shards.errors import FmctError
 from shards.schema import ShardFormat
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fmct_hpc.train.attempts import Attempt, attempts, conclude
-from launch import scheduler
-from launch.causes import Explained, by_slurm, by_state, log_of_start
-from launch.requeue import Ending, decide, read
-from launch.scheduler import ALIVE, JobFacts, Queued
+from launch.slurm import scheduler
+from launch.slurm.causes import Explained, by_slurm, by_state, log_of_start
+from launch.slurm.requeue import Ending, decide, read
+from launch.slurm.scheduler import ALIVE, JobFacts, Queued
 from shards.errors import FmctError
 
 NEWEST_JOBS = 8

@@ -1,0 +1,1 @@
+"""Groups of `fmct` commands, and what commands print."""
