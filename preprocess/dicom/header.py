@@ -1,5 +1,6 @@
 """Reading one object's DICOM header into rows of the catalog: one, or one for each frame."""
 
+import logging
 import math
 import os
 import warnings
@@ -23,6 +24,9 @@ from preprocess.dicom.frames import (
 )
 from preprocess.dicom.sources import Source
 from preprocess.reasons import Reason, Rejection
+
+# It quotes values and file names, a line a file; what it complains of is told by reasons.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR: an index of files, not an object."""

@@ -108,6 +108,22 @@ def test_a_header_that_ends_in_a_sequence_is_broken_not_unreadable(tmp_path: Pat
     assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.BROKEN_HEADER: 1}
 
 
+def test_no_line_of_the_log_is_about_one_files_header(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """pydicom logs what it finds odd, with the value or the file's name."""
+    folder = tmp_path / "Doe^Jane"
+    latin = ct_image(PIXELS, SpecificCharacterSet="ISO_IR 100", StudyDescription="J\xfcrgen")
+    text = save(latin, folder / "a").read_bytes().replace(b"ISO_IR 100", b"DOE^JANE  ")
+    (folder / "a").write_bytes(text)
+    (folder / "b").write_bytes(text[: text.index(b"\x28\x00\x10\x00")])
+    (folder / "c").write_bytes(text.replace(b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00\1\1"))
+    (folder / "d").write_bytes(text[: text.index(b"\x08\x00\x60\x00CS") + 7])
+    scan(folder, tmp_path / "c.parquet")
+    assert "doe" not in caplog.text.lower().replace(str(folder).lower(), "")
+    assert not [record for record in caplog.records if record.name.startswith("pydicom")]
+
+
 @pytest.mark.parametrize("encoding", ["implicit", "explicit"])
 def test_files_without_the_dicm_prefix_are_read(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "export" / "bare"
