@@ -41,6 +41,7 @@ CHECKS = (
     Reason.NOISY,
     Reason.MOTION,
     Reason.INTENSITY_STEP,
+    Reason.NOT_A_HEAD,
 )
 """What a volume is checked for, in the order in which findings are listed."""
 
@@ -51,9 +52,14 @@ class CheckConfig(_Section):
     The figures called "still heads" are those of the demo's synthetic heads on four scanners.
     """
 
-    reject: tuple[Reason, ...] = (Reason.HU_OUT_OF_RANGE, Reason.AFFINE_MISMATCH, Reason.HEAD_TOO_SHORT)
+    reject: tuple[Reason, ...] = (
+        Reason.HU_OUT_OF_RANGE,
+        Reason.AFFINE_MISMATCH,
+        Reason.HEAD_TOO_SHORT,
+        Reason.NOT_A_HEAD,
+    )
     """Findings that send a volume to the quarantine; every other finding is a flag in the manifest. These
-    three are no head CT whatever one wants it for; the rest is for a person, or a loader, to decide."""
+    four are no head CT whatever one wants it for; the rest is for a person, or a loader, to decide."""
     hu_error: Annotated[float, Field(gt=0)] = 200.0
     """Air farther than this from -1000, or brain from +35, is not in HU: a forgotten Rescale Intercept
     puts both 1024 off, while no scanner in service is 50 off."""

@@ -90,7 +90,7 @@ class Reason(StrEnum):
     MOTION = "motion"
     INTENSITY_STEP = "intensity_step"
 
-    # New scans for an encoder (preprocess.qc.plausible).
+    # Whatever its header says (preprocess.qc.plausible); new scans for an encoder are refused for it.
     NOT_A_HEAD = "not_a_head"
 
     # A defect of ours or of a codec, not of the series.

@@ -26,12 +26,17 @@ class Finding:
     """One line: what was measured and the limit."""
 
 
-def check(measures: Measures, affine: np.ndarray, config: CheckConfig) -> tuple[Reason, ...]:
+def check(
+    measures: Measures, affine: np.ndarray, config: CheckConfig, objection: str | None = None
+) -> tuple[Reason, ...]:
     """The flags of a volume, in the order of `CHECKS`; `affine` is its (4, 4) to LPS mm.
 
-    Raises Rejection for the first finding that `config.reject` names.
+    objection: why it can be no head (preprocess.qc.plausible), if so. Raises Rejection for the first
+    finding that `config.reject` names.
     """
     found = findings(measures, affine, config)
+    if objection:
+        found.append(Finding(Reason.NOT_A_HEAD, objection))  # the last of `CHECKS`
     for finding in found:
         if finding.reason in config.reject:
             raise Rejection(finding.reason, finding.detail)

@@ -19,21 +19,26 @@ _DENSE_HU = -500
 
 def require_head(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> None:
     """Raise Rejection(not_a_head) for a volume, int16 HU (D, H, W) as stored, that can be none."""
+    objection = head_objection(voxels, spacing_mm)
+    if objection:
+        raise Rejection(Reason.NOT_A_HEAD, objection)
+
+
+def head_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:
+    """Why a volume, int16 HU (D, H, W) as stored, can be no head, in one line; None where it can."""
     steps = tuple(max(1, round(COARSE_MM / spacing)) for spacing in spacing_mm)
     coarse = voxels[tuple(slice(None, None, step) for step in steps)]
     edges = [step * spacing for step, spacing in zip(steps, spacing_mm, strict=True)]
     mask = largest_object(coarse > _DENSE_HU, np.zeros(coarse.shape, bool))
     if not mask.any():
-        raise Rejection(Reason.NOT_A_HEAD, "nothing dense in it")
+        return "nothing dense in it"
     top = int(np.flatnonzero(mask.any(axis=(1, 2)))[-1])
     upper = mask[max(0, top + 1 - round(UPPER_MM / edges[0])) : top + 1]
     for axis, most, what in ((1, MOST_WIDE_MM, "wide"), (2, MOST_LONG_MM, "from front to back")):
         extents = upper.any(axis=axis).sum(axis=1) * edges[3 - axis]
         size = float(np.median(extents))
         if size > most:
-            detail = f"{size:.0f} mm {what}, a head is at most {most:g}: another part, or a wrong spacing"
-            raise Rejection(Reason.NOT_A_HEAD, detail)
+            return f"{size:.0f} mm {what}, a head is at most {most:g}: another part, or a wrong spacing"
     inside = coarse[mask]
     lung = float(((inside > LUNG_HU[0]) & (inside < LUNG_HU[1])).mean())
-    if lung > MOST_LUNG:
-        raise Rejection(Reason.NOT_A_HEAD, f"{lung:.0%} of it is as dense as lung")
+    return f"{lung:.0%} of it is as dense as lung" if lung > MOST_LUNG else None

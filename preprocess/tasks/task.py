@@ -19,6 +19,7 @@ from preprocess.privacy.deidentify import Pseudonymizer, shifted_date
 from preprocess.qc import pictures
 from preprocess.qc.check import check
 from preprocess.qc.pictures import Picture
+from preprocess.qc.plausible import head_objection
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.study import Outcome, as_rejection, select_study, studies
@@ -208,7 +209,8 @@ def _finished(
     """The volume as it is stored, and its flags; pictures of what is not stored go to `seen`."""
     spacing = config.grid.spacing_mm
     try:
-        flags = check(volume.measures, volume.affine, config.check)
+        objection = head_objection(volume.voxels, spacing)
+        flags = check(volume.measures, volume.affine, config.check, objection)
     except Rejection as rejection:
         if not config.privacy.deface:  # it may have no brain to be defaced by
             seen.append(pictures.of(key, "rejected", str(rejection), volume.voxels, spacing))

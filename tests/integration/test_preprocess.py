@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dicom_files import Acquisition, axial
 from preprocess_export import SERIES, Export, contents, make_export, run_inline, times, write_study
 
 from preprocess import run
@@ -103,6 +104,26 @@ def test_findings_are_flags_or_rejections_and_the_report_shows_both(
     assert page.count('src="data:image/png;base64,') == page.count("<img ") == 2 * len(rows) + rejected
     assert not re.search(r"https?:|<script|<link", page), "the page must not need anything"
     assert f'<td>noisy</td><td class="n">{len(rows)}</td>' in page
+
+
+def test_a_body_whose_header_says_nothing_is_no_head(tmp_path: Path) -> None:
+    export = make_export(tmp_path, 1)
+    positions = axial(slices=20, gap=6.0).positions - np.array([130, 130, 0])
+    wide = Acquisition(positions, spacing=(8.0, 8.0))
+
+    def trunk(points: np.ndarray) -> np.ndarray:
+        across, deep = points[..., 0] / 130, points[..., 1] / 100
+        return np.where(across**2 + deep**2 < 1, 40, -1000)
+
+    wide.write(export.folder / "body", trunk)
+    export.rescan()
+    run_inline(export, tmp_path / "out", export.config())
+    reasons = pq.read_table(tmp_path / "out" / "quarantine.parquet")["reason"].to_pylist()
+    assert reasons.count("not_a_head") == 1
+    lenient = export.config().model_copy(update={"check": CheckConfig(reject=())})
+    run_inline(export, tmp_path / "lenient", lenient)
+    flags = pq.read_table(tmp_path / "lenient" / "manifest.parquet")["flags"].to_pylist()
+    assert sorted("not_a_head" in one for one in flags) == [False, True]
 
 
 @pytest.mark.parametrize("shown", [True, False])
