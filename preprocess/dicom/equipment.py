@@ -1,5 +1,17 @@
 """Scanners in a fixed vocabulary: the attributes are free text, and people have written names into them."""
 
+MODALITIES = frozenset(
+    (
+        *("ANN", "AR", "ASMT", "AU", "BDUS", "BI", "BMD", "CFM", "CR", "CT", "CTPROTOCOL", "DG", "DMS"),
+        *("DOC", "DX", "ECG", "EEG", "EMG", "EOG", "EPS", "ES", "FID", "GM", "HC", "HD", "IO", "IOL"),
+        *("IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "M3D", "MG", "MR", "NM", "OAM", "OCT", "OP", "OPM"),
+        *("OPT", "OPTBSV", "OPTENF", "OPV", "OSS", "OT", "PA", "PLAN", "POS", "PR", "PT", "PX", "REG"),
+        *("RESP", "RF", "RG", "RTDOSE", "RTIMAGE", "RTINTENT", "RTPLAN", "RTRAD", "RTRECORD", "RTSEGANN"),
+        *("RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR", "SRF", "STAIN", "TEXTUREMAP", "TG", "US", "VA"),
+        *("XA", "XAPROTOCOL", "XC"),
+    )
+)
+"""Defined terms of Modality (0008,0060), PS3.3 C.7.3.1.1.1; the rest is "other"."""
 VENDORS = ("GE", "SIEMENS", "PHILIPS", "TOSHIBA", "CANON", "HITACHI", "NEUSOFT", "UIH", "SAMSUNG")
 """Manufacturers known by a word of (0008,0070); the rest is "other"."""
 FAMILIES = {
@@ -18,6 +30,11 @@ FAMILIES = {
 }
 """Product lines by vendor, as Manufacturer's Model Name (0008,1090) spells them; hundreds of scanners of a
 line are in use, so that none points to a hospital."""
+
+
+def modality(stated: str) -> str:
+    """Modality (0008,0060) as one of `MODALITIES`, "other", or empty where it is not stated."""
+    return stated if stated in MODALITIES or not stated else "other"
 
 
 def vendor(manufacturer: str) -> str:

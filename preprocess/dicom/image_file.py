@@ -66,9 +66,11 @@ class ImageFile:
 
     def stored(self, frame: int) -> np.ndarray:
         """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored."""
-        if self._data.get("SamplesPerPixel", 1) != 1:
-            raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
         data = self._data
+        if data.get("SamplesPerPixel", 1) != 1:
+            raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
+        if data.get("PhotometricInterpretation") == "PALETTE COLOR":
+            raise Rejection(Reason.NOT_GRAYSCALE, "pixels are colours of a palette")
         allocated, bits = int(data.BitsAllocated), int(data.BitsStored)
         if allocated not in (8, 16, 32):
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"Bits Allocated is {allocated}")

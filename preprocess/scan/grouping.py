@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from preprocess.dicom.catalog_table import INSTANCE_TABLE, SERIES_KEY, CatalogWriter, PrivateParquet
+from preprocess.dicom.equipment import modality
 from preprocess.dicom.sources import Source
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.duplicates import Duplicates, Repeated
@@ -99,7 +100,7 @@ def write_tables(findings: Findings, work: Work, executor: Executor) -> Tables:
         images.add(found)
         duplicates.add(found)
         objects += pc.sum(pc.equal(found["frame"], 0)).as_py() or 0
-        modalities.update(found["modality"].to_pylist())
+        modalities.update(map(modality, found["modality"].to_pylist()))
         refused = table.filter(pc.is_valid(table["reason"])).select(REJECTED_TABLE.names)
         rejected.add(refused)
         reasons.update(map(Reason, refused["reason"].to_pylist()))

@@ -89,9 +89,10 @@ _KERNEL_REASONS = {
 
 
 def _acquisition(instance: Instance, config: SelectConfig) -> Verdict:
-    if instance.kvp is not None and not _within(instance.kvp, config.kvp_range):
+    # Software that does not know voltage or thickness leaves them out, or writes 0.
+    if instance.kvp and not _within(instance.kvp, config.kvp_range):
         return Reason.KVP_OUT_OF_RANGE, f"{instance.kvp:g} kV, not {_written(config.kvp_range)}"
-    if instance.thickness is not None and not _within(instance.thickness, config.thickness_range_mm):
+    if instance.thickness and not _within(instance.thickness, config.thickness_range_mm):
         thickness = f"{instance.thickness:g} mm, not {_written(config.thickness_range_mm)}"
         return Reason.THICKNESS_OUT_OF_RANGE, thickness
     sharpness = kernel_class(instance.kernel)

@@ -173,7 +173,7 @@ def _facts(series: Series, instances: list[Instance], slices: Stack) -> DecodeFa
     gaps = slices.gaps
     return DecodeFacts(
         kernel_class=kernel_class(used.kernel),
-        kvp=used.kvp,
+        kvp=used.kvp or None,
         slice_thickness_mm=float(np.median(thickness)) if thickness else None,
         gantry_tilt_deg=slices.tilt_deg,
         slices=len(instances),

@@ -80,6 +80,7 @@ ACCEPTED: list[tuple[Series, dict[str, Any]]] = [
     (series(stack(image_type=("DERIVED", "SECONDARY", "AXIAL"))), {"allow_derived": True}),
     (series(stack(), series_description="AX MIP"), {"allow_derived": True}),
     (series(stack(thickness=None, kvp=None)), {}),
+    (series(stack(thickness=0.0, kvp=0.0)), {}),
     (series(stack(THIN)), {"max_coverage_mm": 201}),
 ]
 

@@ -118,8 +118,11 @@ def test_no_line_of_the_log_is_about_one_files_header(
     (folder / "a").write_bytes(text)
     (folder / "b").write_bytes(text[: text.index(b"\x28\x00\x10\x00")])
     (folder / "c").write_bytes(text.replace(b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00\1\1"))
+    modality = b"\x08\x00\x60\x00CS\x02\x00CT", b"\x08\x00\x60\x00CS\x04\x00DOE "
+    (folder / "e").write_bytes(text.replace(*modality))
     (folder / "d").write_bytes(text[: text.index(b"\x08\x00\x60\x00CS") + 7])
-    scan(folder, tmp_path / "c.parquet")
+    summary = scan(folder, tmp_path / "c.parquet")
+    assert summary.modalities["other"] == 1
     assert "doe" not in caplog.text.lower().replace(str(folder).lower(), "")
     assert not [record for record in caplog.records if record.name.startswith("pydicom")]
 
