@@ -10,7 +10,13 @@ import pydicom
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
 from pydicom.pixels import as_pixel_options, get_decoder
 from pydicom.pixels.utils import get_j2k_parameters
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.dicom.header import transfer_syntax
@@ -24,6 +30,8 @@ _TAGS = [
     *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
     *("ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUE_TAGS),
 ]
+_GE_BIG_ENDIAN = UID("1.2.840.113619.5.2")
+"""Of GE's older consoles: a data set in implicit little endian, but for its pixels."""
 _LONG_VRS = (b"OB", b"OW", b"UN")
 """VRs that pixel data bear; their length has four bytes after two reserved ones (PS3.5 section 7.1.2)."""
 
@@ -46,6 +54,9 @@ class ImageFile:
     def __init__(self, file: BinaryIO) -> None:
         data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         syntax = UID(transfer_syntax(data))
+        self._big_endian = syntax in (ExplicitVRBigEndian, _GE_BIG_ENDIAN)
+        if syntax == _GE_BIG_ENDIAN:
+            syntax = ImplicitVRLittleEndian
         _require_decoder(syntax)
         if syntax == DeflatedExplicitVRLittleEndian:
             file.seek(0)
@@ -77,7 +88,7 @@ class ImageFile:
         encoded = self._encoded(frame)
         plain = not self._syntax.is_encapsulated
         if plain and allocated == 16 and 0 < bits <= 16:
-            kind = f"{'>' if self._syntax == ExplicitVRBigEndian else '<'}{'ui'[data.PixelRepresentation]}2"
+            kind = f"{'>' if self._big_endian else '<'}{'ui'[data.PixelRepresentation]}2"
             values = np.frombuffer(encoded, kind).reshape(data.Rows, data.Columns)
         else:
             # A JPEG codec's values begin at bit 0; it is told how wide they are.

@@ -287,6 +287,17 @@ def test_an_unknown_transfer_syntax_is_named_only_if_it_is_dicoms(
     assert "Doe" not in str(caught.value)
 
 
+def test_ges_own_syntax_has_big_endian_pixels(tmp_path: Path) -> None:
+    data = ct_image(STORED)
+    data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    data.PixelData = STORED.astype(">u2").tobytes()
+    path = save(data, tmp_path / "export" / "file")
+    stated = b"\x10\0UI\x12\x001.2.840.10008.1.2\0", b"\x10\0UI\x12\x001.2.840.113619.5.2"
+    assert stated[0] in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(*stated))
+    assert np.array_equal(decode(scanned(path.parent)[0].instances[0]).hu, STORED)
+
+
 def test_a_codestream_of_signed_values_contradicts_an_unsigned_header(tmp_path: Path) -> None:
     """Which of the two is right nobody knows, but where no value is negative both are."""
     for folder, stored in (("a", STORED.astype(np.int16) - 1000), ("b", STORED.astype(np.int16))):
