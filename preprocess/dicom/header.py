@@ -30,6 +30,9 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 """SOP class of a DICOMDIR: an index of files, not an object."""
+_CT = "1.2.840.10008.5.1.4.1.1.2"
+CT_CLASSES = (_CT, f"{_CT}.1", f"{_CT}.2")
+"""SOP classes CT, Enhanced CT and Legacy Converted Enhanced CT Image Storage."""
 
 _KEYWORDS = (
     *("SpecificCharacterSet", "SOPInstanceUID", "SOPClassUID", "ImageType", "AcquisitionNumber"),
@@ -161,7 +164,7 @@ def _row(data: pydicom.FileDataset) -> dict[str, Any]:
         "study_uid": _text(data, "StudyInstanceUID"),
         "series_uid": _text(data, "SeriesInstanceUID"),
         "frame_of_reference_uid": _text(data, "FrameOfReferenceUID"),
-        "modality": _text(data, "Modality").upper(),
+        "modality": _modality(data),
         "manufacturer": _text(data, "Manufacturer"),
         "model": _text(data, "ManufacturerModelName"),
         "study_date": _text(data, "StudyDate"),
@@ -172,6 +175,12 @@ def _row(data: pydicom.FileDataset) -> dict[str, Any]:
         "patient_position": _text(data, "PatientPosition"),
         "contrast": _text(data, "ContrastBolusAgent") or _meaning(data, "ContrastBolusAgentSequence"),
     }
+
+
+def _modality(data: pydicom.FileDataset) -> str:
+    """Modality (0008,0060); where it was removed, CT by the SOP class."""
+    stated = _text(data, "Modality").upper()
+    return stated or ("CT" if _text(data, "SOPClassUID") in CT_CLASSES else "")
 
 
 def transfer_syntax(data: pydicom.FileDataset) -> str:

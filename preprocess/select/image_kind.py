@@ -4,15 +4,13 @@ import re
 from functools import lru_cache
 
 from preprocess.dicom.catalog import Instance
+from preprocess.dicom.header import CT_CLASSES
 from preprocess.reasons import Reason
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class Secondary Capture Image Storage; its multi-frame kinds append one number."""
 DOSE_REPORT = "1.2.840.10008.5.1.4.1.1.88.67"
 """SOP class X-Ray Radiation Dose SR Storage."""
-_CT = "1.2.840.10008.5.1.4.1.1.2"
-CT_CLASSES = ("", _CT, f"{_CT}.1", f"{_CT}.2")
-"""SOP classes CT, Enhanced CT and Legacy Converted Enhanced CT Image Storage; or none is stated."""
 
 # Image Type (0008,0008) values from the third on, where vendors name what they made.
 _DOSE_WORDS = ("DOSE", "PATIENT_INFO", "PROT")
@@ -51,7 +49,7 @@ def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reaso
         return Reason.DOSE_REPORT
     if sop_class.startswith(SECONDARY_CAPTURE) or _any(_CAPTURE_WORDS, extra):
         return Reason.SECONDARY_CAPTURE
-    if sop_class not in CT_CLASSES:
+    if sop_class and sop_class not in CT_CLASSES:
         return Reason.NOT_CT  # raw data, segmentations, reports, another machine's images
     if samples not in (None, 1):
         return Reason.NOT_GRAYSCALE

@@ -98,6 +98,13 @@ def test_an_object_of_another_kind_does_not_speak_for_the_series(tmp_path: Path)
     assert (series.instances[0].modality, series.modality, series.series_description) == ("SR", "CT", "")
 
 
+def test_a_ct_whose_modality_was_removed_is_known_by_its_class(tmp_path: Path) -> None:
+    for modality in (None, ""):
+        save(ct_image(PIXELS, Modality=modality), tmp_path / "export" / f"ct{modality}")
+    save(ct_image(PIXELS, Modality=None, SOPClassUID="1.2.840.10008.5.1.4.1.1.4"), tmp_path / "export" / "mr")
+    assert scan(tmp_path / "export", tmp_path / "c.parquet").modalities == {"CT": 2, "": 1}
+
+
 def test_a_header_that_ends_in_a_sequence_is_broken_not_unreadable(tmp_path: Path) -> None:
     """pydicom tells of it by an OSError, as if the disk had failed."""
     whole = save(ct_image(PIXELS), tmp_path / "export" / "whole").read_bytes()
