@@ -71,6 +71,7 @@ class Reason(StrEnum):
     TRUNCATED_PIXEL_DATA = "truncated_pixel_data"
     UNDECODABLE_PIXEL_DATA = "undecodable_pixel_data"
     NOT_GRAYSCALE = "not_grayscale"
+    BURNED_IN_TEXT = "burned_in_text"
     NOT_HOUNSFIELD = "not_hounsfield"
     NO_HEAD_FOUND = "no_head_found"
     DEFACE_FAILED = "deface_failed"

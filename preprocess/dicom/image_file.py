@@ -28,7 +28,7 @@ _VALUE_TAGS = [
 _TAGS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
     *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
-    *("ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUE_TAGS),
+    *("BurnedInAnnotation", "ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUE_TAGS),
 ]
 _GE_BIG_ENDIAN = UID("1.2.840.113619.5.2")
 """Of GE's older consoles: a data set in implicit little endian, but for its pixels."""
@@ -82,6 +82,8 @@ class ImageFile:
             raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
         if data.get("PhotometricInterpretation") == "PALETTE COLOR":
             raise Rejection(Reason.NOT_GRAYSCALE, "pixels are colours of a palette")
+        if data.get("BurnedInAnnotation") == "YES":  # (0028,0301), enough to identify the patient
+            raise Rejection(Reason.BURNED_IN_TEXT, "the header says that its pixels name the patient")
         allocated, bits = int(data.BitsAllocated), int(data.BitsStored)
         if allocated not in (8, 16, 32):
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"Bits Allocated is {allocated}")

@@ -240,6 +240,7 @@ def test_monochrome1_changes_the_display_not_the_units(tmp_path: Path) -> None:
         (Reason.NOT_HOUNSFIELD, {"RescaleType": "Z_EFF"}),
         (Reason.NOT_GRAYSCALE, {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}),
         (Reason.NOT_GRAYSCALE, {"PhotometricInterpretation": "PALETTE COLOR"}),
+        (Reason.BURNED_IN_TEXT, {"BurnedInAnnotation": "YES"}),
         (Reason.TRUNCATED_PIXEL_DATA, {"Rows": 128}),
         (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 13}),
         (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}),
