@@ -2,18 +2,25 @@
 
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import NamedTuple
 
 from fmct_hpc.train.signals import EXIT_SAVED
+from shards.errors import FmctError
 
 FAILED_RANK_GRACE_SECONDS = 20.0
 """How long the other ranks may take to end by themselves after one has failed."""
+
+PORTS = range(20000, 32000)
+"""Where ranks meet. Linux gives ports from 32768 on to whoever asks for any (ip(7), ip_local_port_range), so
+that one of these could be taken before rank 0 listens there."""
 
 
 class Ended(NamedTuple):
@@ -103,6 +110,9 @@ def _ended(processes: list[subprocess.Popen[bytes]]) -> list[Ended]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port for rank 0 to listen on once it has started."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise FmctError(f"no free port among {PORTS.start} to {PORTS.stop - 1} for the ranks to meet at")

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple, NoReturn, TypeVar
@@ -64,18 +63,12 @@ def _export_place(rank: int, world_size: int, local_rank: int) -> None:
     os.environ.update({name: str(value) for name, value in places.items()})
     if world_size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+        os.environ.setdefault("MASTER_PORT", "0")  # any: nobody else has to know it
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise FmctError(
                 f"{name} is not set: start {world_size} ranks by `fmct train --ranks` or `fmct launch`"
             )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _initialise(device: Literal["cpu", "gpu"]) -> None:

@@ -24,10 +24,10 @@ from shards.errors import FmctError
 SETUP = (
     'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
     # Rank 0 listens on the job's first node, by the address at which Slurm itself reaches that node
-    # (a node's name need not resolve), on a port that no other job has.
+    # (a node's name need not resolve), on a port that no other job has, nor Linux gives out (launch.ranks).
     'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
     "export MASTER_ADDR=$(scontrol --oneliner show node \"$first\" | sed 's/.* NodeAddr=\\([^ ]*\\).*/\\1/')",
-    "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))",
+    "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))",
     "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
     'export FMCT_LOG=$(scontrol show job "$job" | sed -n "s/^ *StdOut=//p")',
     # Where in the log this start begins.

@@ -19,6 +19,9 @@ def test_each_rank_gets_its_place_and_the_same_rendezvous(tmp_path: Path) -> Non
     rows = [(tmp_path / str(rank)).read_text().split() for rank in range(3)]
     assert [row[1] for row in rows] == ["0", "1", "2"]
     assert {(row[0], row[2], row[3]) for row in rows} == {("3", "127.0.0.1", rows[0][3])}
+    # Rank 0 listens a while later: until then no other program may be given the port.
+    given_out = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
+    assert int(rows[0][3]) < int(given_out)
 
 
 def test_a_failing_rank_ends_the_others_and_gives_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
