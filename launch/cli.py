@@ -351,6 +351,7 @@ def study(
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML; launch/recipes/study.yaml without it.")
     ] = None,
+    workers: Workers = 2,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Write the report of what is done, and do no more.")
     ] = False,
@@ -366,7 +367,7 @@ def study(
 
     recipe = config or Path(__file__).parent / "recipes" / "study.yaml"
     with progress("heads") as update:
-        typer.echo(run_study(load(StudyConfig, recipe, overrides or []), out, update, report_only))
+        typer.echo(run_study(load(StudyConfig, recipe, overrides or []), out, update, workers, report_only))
 
 
 @app.command()

@@ -5,9 +5,11 @@ is tested elsewhere. Every head is a patient of its own and a pure function of (
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from enum import IntEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -31,6 +33,7 @@ RAISED_MM = 14.0
 _A_SPLIT = 10**6
 """Numbers of heads a split, so that another size of one changes no head of another."""
 _A_SHARD = 500
+_A_CALL = 16
 
 
 class Split(IntEnum):
@@ -43,7 +46,11 @@ class Split(IntEnum):
 
 
 def write_cohort(
-    config: CohortConfig, sizes: tuple[int, ...], out: Path, progress: Callable[[int, int], None]
+    config: CohortConfig,
+    sizes: tuple[int, ...],
+    out: Path,
+    executor: Executor,
+    progress: Callable[[int, int], None],
 ) -> None:
     """Write what is missing of: `out`/pretrain-N for each of `sizes`, `out`/labelled, `out`/labels.parquet.
 
@@ -63,14 +70,21 @@ def write_cohort(
     missing = {name: heads for name, heads in parts.items() if not (out / name / FILE_NAME).exists()}
     wanted = sorted({head for heads in missing.values() for head in heads})
     volumes: dict[tuple[Split, int], NDArray[np.int16]] = {}
-    for done, head in enumerate(wanted, 1):
-        volumes[head] = make_volume(config, *head)[0]
-        progress(done, len(wanted))
+    calls = [wanted[start : start + _A_CALL] for start in range(0, len(wanted), _A_CALL)]
+    for made in executor.map(partial(_make_volumes, config), calls):
+        volumes.update(made)
+        progress(len(volumes), len(wanted))
     for name, heads in missing.items():
         _write_dataset(config, out / name, ((head, volumes[head]) for head in heads), len(heads))
     rows = [_label_row(config, *head) for head in labelled]
     with atomic_path(out / "labels.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
+
+
+def _make_volumes(
+    config: CohortConfig, heads: Sequence[tuple[Split, int]]
+) -> dict[tuple[Split, int], NDArray[np.int16]]:
+    return {head: make_volume(config, *head)[0] for head in heads}
 
 
 def make_volume(config: CohortConfig, split: Split, number: int) -> tuple[NDArray[np.int16], Subject]:

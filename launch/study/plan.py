@@ -1,23 +1,52 @@
-"""Which cells a study has."""
+"""Which cells a study has, and which of them are of one encoder."""
 
-from launch.study.cells import Cell
+from dataclasses import dataclass
+
+from launch.study.cells import Cell, Method
 from launch.study.config import StudyConfig
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells of one encoder, or of one baseline: what one process does, apart from all others."""
+
+    name: str
+    arm: str
+    """As of its cells, but that from scratch is of the encoder that is untrained."""
+    size: int
+    """Heads of the pretraining; 0: none."""
+    number: int
+    """Which of the pretrainings, or the seed of random weights."""
+    cells: list[Cell]
 
 
 def all_cells(config: StudyConfig) -> list[Cell]:
     """Every cell of the study."""
-    return [cell for seed in config.seeds for cells in plan(config, seed) for cell in cells]
+    return [cell for group in plan(config) for cell in group.cells]
 
 
-def plan(config: StudyConfig, seed: int) -> list[list[Cell]]:
-    """The cells of a seed, those of one encoder together: baselines, scratch, then the objectives."""
-    largest, at = max(config.sizes), config.compared_fraction
-    groups = [[Cell(arm, "frozen", 0, f, seed) for f in config.fractions] for arm in ("mean", "thumbnail")]
-    groups.append([Cell("untrained", "frozen", 0, f, seed) for f in config.fractions])
-    groups[-1] += [Cell("scratch", "finetune", 0, f, seed) for f in config.fractions]
+def plan(config: StudyConfig) -> list[Group]:
+    """The groups of a study, the longest first: the pretrained, of the most heads first, then the others."""
+    largest, few = max(config.sizes), (config.compared_fraction,)
+    groups = []
     for size in sorted(config.sizes, reverse=True):
-        fractions = config.fractions if size == largest else (at,)
-        for objective in config.objectives:
-            frozen = [Cell(objective, "frozen", size, f, seed) for f in fractions]
-            groups.append(frozen + [Cell(objective, "finetune", size, f, seed) for f in fractions])
+        fractions = config.fractions if size == largest else few
+        for arm in config.objectives:
+            for number in range(min(config.pretrainings, len(config.seeds))):
+                seeds = config.seeds[number :: config.pretrainings]
+                cells = _cells(arm, "frozen", size, fractions, seeds)
+                cells += _cells(arm, "finetune", size, fractions, seeds)
+                groups.append(Group(f"{arm}-{size}-{number}", arm, size, number, cells))
+    for seed in config.seeds:
+        cells = _cells("untrained", "frozen", 0, config.fractions, (seed,))
+        cells += _cells("scratch", "finetune", 0, config.fractions, (seed,))
+        groups.append(Group(f"untrained-{seed}", "untrained", 0, seed, cells))
+    for arm in ("mean", "thumbnail"):
+        groups.append(Group(arm, arm, 0, 0, _cells(arm, "frozen", 0, config.fractions, config.seeds)))
     return groups
+
+
+def _cells(
+    arm: str, method: Method, size: int, fractions: tuple[float, ...], seeds: tuple[int, ...]
+) -> list[Cell]:
+    return [Cell(arm, method, size, fraction, seed) for seed in seeds for fraction in fractions]

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 
@@ -18,21 +19,13 @@ from fmct_hpc.probe.finetune import Rows, finetune
 from fmct_hpc.probe.logistic import logistic
 from fmct_hpc.train.export import EncoderInfo, load_encoder
 from fmct_hpc.train.start import untrained_encoder
-from launch.study.cells import (
-    Cell,
-    Heads,
-    frozen_scores,
-    means,
-    pooled,
-    save,
-    score_rows,
-    thumbnails,
-)
+from launch.study.cells import Cell, Heads, frozen_scores, means, pooled, save, score_rows, thumbnails
 from launch.study.cohort import Split, write_cohort
 from launch.study.config import StudyConfig
-from launch.study.plan import plan
+from launch.study.plan import Group, plan
 from launch.study.pretrain import pretrain
 from launch.study.report import write_report
+from preprocess.processes import process_pool
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError
@@ -42,41 +35,50 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-def study(config: StudyConfig, out: Path, progress: Progress, report_only: bool = False) -> str:
+def study(
+    config: StudyConfig, out: Path, progress: Progress, workers: int = 1, report_only: bool = False
+) -> str:
     """Do what is missing in the folder `out`, then write results.parquet, report.md and the figures.
 
-    With `report_only` they are written of what is there already. Returns what is said of the goal. Raises
-    FmctError where `out` holds another study, or a pretraining fails.
+    With `report_only` they are written of what is there already. `workers` processes of one thread each make
+    heads, and then encoders with their cells; the results do not depend on how many there are. Returns what
+    is said of the goal. Raises FmctError where `out` holds another study, or a pretraining fails.
     """
     _require_same(config, out)
     cohort = out / "cohort"
-    write_cohort(config.cohort, config.sizes, cohort, progress)
-    heads = Heads.read(cohort)
-    for cells, make in [] if report_only else _work(config, out, heads):
-        missing = [cell for cell in cells if not (out / "cells" / cell.file_name).exists()]
-        if missing:
-            scorer = make()
-            for cell in missing:
-                began = time.process_time()
-                scores = scorer(cell)
-                save(out / "cells" / cell.file_name, scores, time.process_time() - began)
-                log.info("%s: %.0f s", cell.file_name, time.process_time() - began)
-    return write_report(config, out, heads)
+    if not report_only:
+        with process_pool(workers) as pool:
+            write_cohort(config.cohort, config.sizes, cohort, pool, progress)
+            groups = [group for group in plan(config) if _missing(group, out)]
+            running = {pool.submit(_do, config, out, group): group for group in groups}
+            for done, future in enumerate(as_completed(running), 1):
+                seconds = future.result()
+                log.info("%s: %.0f s (%d of %d)", running[future].name, seconds, done, len(groups))
+    return write_report(config, out, Heads.read(cohort))
+
+
+def _missing(group: Group, out: Path) -> list[Cell]:
+    return [cell for cell in group.cells if not (out / "cells" / cell.file_name).exists()]
+
+
+def _do(config: StudyConfig, out: Path, group: Group) -> float:
+    """Make the missing cells of one encoder; the seconds that took."""
+    began = time.monotonic()
+    torch.set_num_threads(1)  # as many processes as cores are what is fast with networks as small as these
+    heads = Heads.read(out / "cohort")
+    scorer = _open(config, out, heads, group)
+    for cell in _missing(group, out):
+        start = time.process_time()
+        scores = scorer(cell)
+        save(out / "cells" / cell.file_name, scores, time.process_time() - start)
+    return time.monotonic() - began
 
 
 Scorer = Callable[[Cell], NDArray[np.float32]]
 
 
-def _work(config: StudyConfig, out: Path, heads: Heads) -> list[tuple[list[Cell], Callable[[], Scorer]]]:
-    """The cells of each encoder, and what opens it (which pretrains it first)."""
-    # The greatest size of all seeds comes first: it is what most of the results are of.
-    groups = [(cells, seed) for seed in config.seeds for cells in plan(config, seed)]
-    groups.sort(key=lambda group: group[0][0].size not in (0, max(config.sizes)))
-    return [(cells, partial(_open, config, out, heads, cells[0], seed)) for cells, seed in groups]
-
-
-def _open(config: StudyConfig, out: Path, heads: Heads, cell: Cell, seed: int) -> Scorer:
-    """A function that scores the cells of one encoder."""
+def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
+    """A function that scores the cells of one encoder, which is pretrained first."""
     recipe = config.recipe(next(iter(config.objectives)), max(config.sizes), out / "cohort" / "labelled", 0)
     dataset = Dataset.open(out / "cohort" / "labelled")
     info = EncoderInfo(
@@ -87,29 +89,28 @@ def _open(config: StudyConfig, out: Path, heads: Heads, cell: Cell, seed: int) -
         preprocess_digest=dataset.info.config_digest,
         code_version="",
     )
-    views = _views(dataset, info, heads)
-    rows = {
-        fraction: Rows(heads.labelled(fraction, seed), heads.rows[Split.VALIDATION], score_rows(heads))
-        for fraction in config.fractions
-    }
+
+    def rows(cell: Cell) -> Rows:
+        train = heads.labelled(cell.fraction, cell.seed)
+        return Rows(train, heads.rows[Split.VALIDATION], score_rows(heads))
 
     def frozen(features: NDArray[np.float32], cell: Cell) -> NDArray[np.float32]:
         settings = LogisticConfig(strengths=config.frozen.strengths)
         fit = partial(logistic, features, config=settings)
-        return frozen_scores(fit, heads, rows[cell.fraction].train, seed)
+        return frozen_scores(fit, heads, rows(cell).train, cell.seed)
 
-    if cell.arm in ("mean", "thumbnail"):
-        return partial(frozen, means(views) if cell.arm == "mean" else thumbnails(views))
+    views = _views(dataset, info, heads)
+    if group.arm in ("mean", "thumbnail"):
+        return partial(frozen, means(views) if group.arm == "mean" else thumbnails(views))
     encoder: VisionTransformer
-    if cell.size:
-        number = config.seeds.index(seed) % config.pretrainings
-        name = f"{cell.arm}-{cell.size}-{number}"
-        recipe = config.recipe(cell.arm, cell.size, out / "cohort" / f"pretrain-{cell.size}", number)
-        encoder, _ = load_encoder(pretrain(recipe, out / "runs" / name))
+    if group.size:
+        data = out / "cohort" / f"pretrain-{group.size}"
+        recipe = config.recipe(group.arm, group.size, data, group.number)
+        encoder, _ = load_encoder(pretrain(recipe, out / "runs" / group.name))
     else:
-        name, encoder = f"untrained-{seed}", untrained_encoder(info, seed)
+        encoder = untrained_encoder(info, group.number)
     store = extract_store(
-        OurEncoder(encoder, info), name, dataset, out / "features" / name, tokens=True, batch=32
+        OurEncoder(encoder, info), group.name, dataset, out / "features" / group.name, tokens=True, batch=32
     )
     assert store is not None  # it is no task of several
     features = pooled(store, config.frozen)[heads.order]
@@ -118,8 +119,8 @@ def _open(config: StudyConfig, out: Path, heads: Heads, cell: Cell, seed: int) -
         if cell.method == "frozen":
             return frozen(features, cell)
         settings = config.finetune if cell.size else config.scratch
-        settings = settings.model_copy(update={"seed": seed})
-        return finetune(encoder, views, heads.labels, rows[cell.fraction], settings).scores
+        settings = settings.model_copy(update={"seed": cell.seed})
+        return finetune(encoder, views, heads.labels, rows(cell), settings).scores
 
     return score
 

@@ -45,7 +45,7 @@ TINY = StudyConfig.model_validate(
 def test_a_study_goes_on_and_ends_with_the_same_results(tmp_path: Path) -> None:
     cells = all_cells(TINY)
     assert len({cell.file_name for cell in cells}) == len(cells) == 12
-    study(TINY, tmp_path, lambda done, total: None)
+    study(TINY, tmp_path, lambda done, total: None, workers=1)
     results = (tmp_path / "results.parquet").read_bytes()
     rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
     assert len(rows) == 12 * 2 * (len(Finding) + 1)  # cells, tests, findings and their mean
@@ -59,12 +59,12 @@ def test_a_study_goes_on_and_ends_with_the_same_results(tmp_path: Path) -> None:
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").iterdir()}
     lost = tmp_path / "cells" / "joint-24.finetune.1.0.npz"
     lost.unlink()
-    study(TINY, tmp_path, lambda done, total: None)
+    study(TINY, tmp_path, lambda done, total: None, workers=1)
     again = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").iterdir()}
     assert {file for file in again if again[file] != kept[file]} == {lost}
     assert (tmp_path / "results.parquet").read_bytes() == results
     with pytest.raises(FmctError, match="another configuration"):
-        study(TINY.model_copy(update={"bootstrap": 51}), tmp_path, lambda done, total: None)
+        study(TINY.model_copy(update={"bootstrap": 51}), tmp_path, lambda done, total: None, workers=1)
 
     heads = Heads.read(tmp_path / "cohort")
     few, all_of_them = heads.labelled(0.5, 0), heads.labelled(1.0, 0)
