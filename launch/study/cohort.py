@@ -30,6 +30,9 @@ from shards.info import FILE_NAME
 
 RAISED_MM = 14.0
 """The field's middle above the head's centre: the brain lies higher than the middle of the head."""
+TURN_DEG, OFFSET_MM = 8.0, 7.0
+"""Standard deviations of a head's pose about and along each axis: what has a place of its own in the head has
+none in the volume, so that no weighting of voxels finds it."""
 _A_SPLIT = 10**6
 """Numbers of heads a split, so that another size of one changes no head of another."""
 _A_SHARD = 500
@@ -109,8 +112,8 @@ def make_subject(config: CohortConfig, split: Split, number: int) -> Subject:
     """The head and its findings, without rendering it."""
     place = split * _A_SPLIT + number
     pose = generator(config.seed, Stream.POSE, place)
-    pitch, roll, yaw = (float(angle) for angle in pose.normal(0, 5, 3))
-    x, y, z = (float(offset) for offset in pose.normal(0, 4, 3))
+    pitch, roll, yaw = (float(angle) for angle in pose.normal(0, TURN_DEG, 3))
+    x, y, z = (float(offset) for offset in pose.normal(0, OFFSET_MM, 3))
     head = replace(draw_anatomy(config.seed, place), rotation=(pitch, roll, yaw), origin=(x, y, z))
     return draw_findings(config.seed, place, head, config.prevalence)
 

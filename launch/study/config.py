@@ -50,6 +50,15 @@ class FrozenConfig(_Section):
     """Inverse regularisation; the one of least log-loss on the validation heads is taken."""
 
 
+class Objective(_Section):
+    """One way to pretrain."""
+
+    train: dict[str, Any]
+    """Sections laid over the study's `train`."""
+    pretrainings: Positive = 1
+    """Of each size, from seeds of their own; the study's seeds take them in turns."""
+
+
 class StudyConfig(_Section):
     """All of `fmct study`."""
 
@@ -60,14 +69,12 @@ class StudyConfig(_Section):
     """Of the labelled heads."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Each draws its own choice of labelled heads and fine-tuning."""
-    pretrainings: Positive = 1
-    """Of each objective and size, from seeds of their own; the seeds above take them in turns."""
     train: dict[str, Any] = {}
     """Sections of `fmct train`'s configuration for all objectives, but for data.path and run.seed."""
     passes: Literal["epochs", "steps"] = "epochs"
     """What pretrainings on fewer heads have as many of as that on the most, whose steps the recipe gives."""
-    objectives: dict[str, dict[str, Any]] = {}
-    """By name, sections laid over `train`'s."""
+    objectives: dict[str, Objective] = {}
+    """By name."""
     finetune: FinetuneConfig = FinetuneConfig()
     scratch: FinetuneConfig = FinetuneConfig(layer_decay=1)
     """The same budget, from random weights."""
@@ -80,7 +87,7 @@ class StudyConfig(_Section):
     def recipe(self, objective: str, size: int, data: Path, seed: int) -> TrainConfig:
         """The configuration of one pretraining."""
         values: dict[str, Any] = {}
-        for layer in (self.train, self.objectives[objective]):
+        for layer in (self.train, self.objectives[objective].train):
             for name, section in layer.items():
                 values[name] = {**values.get(name, {}), **section}
         values["data"] = {**values.get("data", {}), "path": data}

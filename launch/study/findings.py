@@ -29,9 +29,9 @@ class Finding(StrEnum):
 
 
 DIFFICULTY = {
-    Finding.HAEMATOMA: "radii 16 to 26 mm, 52 to 68 HU in brain of 30 to 38, a dark rim",
+    Finding.HAEMATOMA: "radii 15 to 24 mm, 52 to 68 HU in brain of 30 to 38, a dark rim",
     Finding.SUBDURAL: "10 to 18 mm thick over 60 to 90 degrees of one side, 50 to 62 HU",
-    Finding.SUBARACHNOID: "within 50 to 80 mm of the base's middle, 44 to 60 HU instead of CSF's 4 to 9",
+    Finding.SUBARACHNOID: "between the folds, 65 to 95 mm around any place, 50 to 64 HU instead of 4 to 9",
     Finding.INFARCT: "radii 26 to 42 mm in one hemisphere, 8 to 14 HU below the brain around it",
     Finding.CALCIFICATION: "one mass of 7 to 12 mm radius, 90 to 160 HU, off the plexus and the pineal",
     Finding.SHIFT: "9 to 16 mm at the third ventricle, fading over 45 mm",
@@ -102,7 +102,7 @@ def _deep(rng: np.random.Generator) -> tuple[float, ...]:
 
 def _haematoma(subject: Subject, rng: np.random.Generator) -> Subject:
     x, y, z = _deep(rng)
-    a, b, c = rng.uniform(16, 26, 3)
+    a, b, c = rng.uniform(15, 24, 3)
     hu, phase = rng.uniform(52, 68), rng.uniform(0, 2 * np.pi)
     return _with_lesion(subject, Lesion(Bleed.INTRAPARENCHYMAL, hu, (x, y, z), (a, b, c), phase))
 
@@ -114,9 +114,9 @@ def _subdural(subject: Subject, rng: np.random.Generator) -> Subject:
 
 
 def _subarachnoid(subject: Subject, rng: np.random.Generator) -> Subject:
-    centre = (_side(rng) * rng.uniform(0, 25), rng.uniform(-30, 10), rng.uniform(-18, 12))
-    spread = (rng.uniform(50, 80), 0.0, 0.0)
-    return _with_lesion(subject, Lesion(Bleed.SUBARACHNOID, rng.uniform(44, 60), centre, spread, 0.0))
+    centre = (_side(rng) * rng.uniform(0, 60), rng.uniform(-65, 65), rng.uniform(-18, 60))
+    spread = (rng.uniform(65, 95), 0.0, 0.0)
+    return _with_lesion(subject, Lesion(Bleed.SUBARACHNOID, rng.uniform(50, 64), centre, spread, 0.0))
 
 
 def _infarct(subject: Subject, rng: np.random.Generator) -> Subject:

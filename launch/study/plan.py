@@ -31,9 +31,9 @@ def plan(config: StudyConfig) -> list[Group]:
     groups = []
     for size in sorted(config.sizes, reverse=True):
         fractions = config.fractions if size == largest else few
-        for arm in config.objectives:
-            for number in range(min(config.pretrainings, len(config.seeds))):
-                seeds = config.seeds[number :: config.pretrainings]
+        for arm, objective in config.objectives.items():
+            for number in range(min(objective.pretrainings, len(config.seeds))):
+                seeds = config.seeds[number :: objective.pretrainings]
                 cells = _cells(arm, "frozen", size, fractions, seeds)
                 cells += _cells(arm, "finetune", size, fractions, seeds)
                 groups.append(Group(f"{arm}-{size}-{number}", arm, size, number, cells))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.study.cells import Heads
+from launch.study.cohort import OFFSET_MM, TURN_DEG
 from launch.study.config import StudyConfig
 from launch.study.findings import DIFFICULTY, Finding
 from launch.study.plan import all_cells
@@ -49,7 +50,7 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
         _by_finding(config, rows),
         "## Data scaling",
         f"At {config.compared_fraction:.0%} of the labels, mean of the findings; all pretrainings of an "
-        f"objective have as many {config.passes}, {config.pretrainings} of each.",
+        f"objective have as many {config.passes}, {_pretrainings(config)}.",
         _by_size(config, rows),
         _figure(figures, 1),
         "## Seen against unseen scanners",
@@ -58,6 +59,11 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
     text = "\n\n".join(part for part in parts if part)
     write_text(out / "report.md", text + "\n")
     return goal
+
+
+def _pretrainings(config: StudyConfig) -> str:
+    counts = {name: objective.pretrainings for name, objective in config.objectives.items()}
+    return "of " + ", ".join(f"{name} {count}" for name, count in counts.items()) + " each"
 
 
 def _not_done(config: StudyConfig, rows: Sequence[Row]) -> str:
@@ -110,9 +116,10 @@ def _cohort(config: StudyConfig) -> str:
     return (
         f"{cohort.unlabelled} heads without labels ({cohort.labelled} of them with), {cohort.validation} to "
         f"validate on, {cohort.test} of the same four scanners and {cohort.unseen} of two others to test on; "
-        f"{cohort.edge}³ voxels of {cohort.spacing_mm:g} mm, noise of 3.5 to 6.5 HU a voxel; each finding in "
-        f"{cohort.prevalence:.0%} of the heads, independent of the others; seed {cohort.seed}.\n\n"
-        + _table(["finding", "what is drawn"], lines)
+        f"{cohort.edge}³ voxels of {cohort.spacing_mm:g} mm; heads turned by {TURN_DEG:g} degrees about each "
+        f"axis and moved by {OFFSET_MM:g} mm along it (standard deviations); noise of 3.5 to 6.5 HU a voxel; "
+        f"each finding in {cohort.prevalence:.0%} of the heads, independent of the others; seed "
+        f"{cohort.seed}.\n\n" + _table(["finding", "what is drawn"], lines)
     )
 
 

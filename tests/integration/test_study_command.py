@@ -34,7 +34,7 @@ TINY = StudyConfig.model_validate(
             "engine": {"device": "cpu", "precision": "fp32", "zero_stage": 0},
             "run": {"steps": 3, "batch": 8, "images_every": 100},
         },
-        "objectives": {"joint": {"objective": {"centring": "sinkhorn"}}},
+        "objectives": {"joint": {"train": {"objective": {"centring": "sinkhorn"}}}},
         "finetune": {"steps": 4, "batch": 8, "check_every": 2},
         "scratch": {"steps": 4, "batch": 8, "check_every": 2, "layer_decay": 1},
         "frozen": {"strengths": [0.01]},
