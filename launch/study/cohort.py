@@ -90,10 +90,15 @@ def _make_volumes(
     return {head: make_volume(config, *head)[0] for head in heads}
 
 
-def make_volume(config: CohortConfig, split: Split, number: int) -> tuple[NDArray[np.int16], Subject]:
-    """int16 HU (edge, edge, edge), axes (D, H, W) towards superior, anterior, right; and what it shows."""
+def make_volume(
+    config: CohortConfig, split: Split, number: int, without: Finding | None = None
+) -> tuple[NDArray[np.int16], Subject]:
+    """int16 HU (edge, edge, edge), axes (D, H, W) towards superior, anterior, right; and what it shows.
+
+    `without` a finding it is the same head in the same scan, had it not that one.
+    """
     place = split * _A_SPLIT + number
-    subject = make_subject(config, split, number)
+    subject = make_subject(config, split, number, without)
     cells = config.edge * FINE
     along = ((np.arange(cells) - (cells - 1) / 2) * config.spacing_mm / FINE).astype(np.float32)
     z, y, x = np.meshgrid(along + RAISED_MM, -along, -along, indexing="ij")
@@ -108,14 +113,14 @@ def make_volume(config: CohortConfig, split: Split, number: int) -> tuple[NDArra
     return acquire(hu.reshape(cells, cells, cells), config.spacing_mm, scanner, noise), subject
 
 
-def make_subject(config: CohortConfig, split: Split, number: int) -> Subject:
+def make_subject(config: CohortConfig, split: Split, number: int, without: Finding | None = None) -> Subject:
     """The head and its findings, without rendering it."""
     place = split * _A_SPLIT + number
     pose = generator(config.seed, Stream.POSE, place)
     pitch, roll, yaw = (float(angle) for angle in pose.normal(0, TURN_DEG, 3))
     x, y, z = (float(offset) for offset in pose.normal(0, OFFSET_MM, 3))
     head = replace(draw_anatomy(config.seed, place), rotation=(pitch, roll, yaw), origin=(x, y, z))
-    return draw_findings(config.seed, place, head, config.prevalence)
+    return draw_findings(config.seed, place, head, config.prevalence, without)
 
 
 def scanner_of(split: Split, number: int) -> StudyScanner:

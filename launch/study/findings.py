@@ -54,12 +54,14 @@ class Subject:
     shift_mm: float = 0.0
 
 
-def draw_findings(seed: int, number: int, head: Head, prevalence: float) -> Subject:
-    """Draw the findings of head `number`; each kind is there with the chance `prevalence`."""
+def draw_findings(
+    seed: int, number: int, head: Head, prevalence: float, without: Finding | None = None
+) -> Subject:
+    """Draw the findings of head `number`; each kind but `without` is there with the chance `prevalence`."""
     subject = Subject(head, frozenset())
     for stream, finding in enumerate(Finding):
         rng = generator(seed, Stream.LESION, number, stream)
-        if rng.random() < prevalence:
+        if rng.random() < prevalence and finding is not without:
             subject = _DRAW[finding](subject, rng)
             subject = replace(subject, findings=subject.findings | {finding})
     return subject

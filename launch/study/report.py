@@ -13,6 +13,7 @@ from launch.study.findings import DIFFICULTY, Finding
 from launch.study.plan import all_cells
 from launch.study.plots import plot_all
 from launch.study.results import MEAN, TESTS, arm_name, results
+from launch.study.visibility import BRAIN_WINDOW, HEADS, visibility
 from shards.atomic import write_text
 
 Row = dict[str, Any]
@@ -112,14 +113,23 @@ def _above(rows: Iterable[Row], scratch: dict[tuple[float, str, str], Row], test
 
 def _cohort(config: StudyConfig) -> str:
     cohort = config.cohort
-    lines = [[finding.value, DIFFICULTY[finding]] for finding in Finding]
+    seen = {finding: visibility(cohort, finding) for finding in Finding}
+    lines = [
+        [finding.value, DIFFICULTY[finding], f"{it.voxels:.0f}", f"{it.change:.0f}", f"{it.ratio:.1f}"]
+        for finding, it in seen.items()
+    ]
     return (
         f"{cohort.unlabelled} heads without labels ({cohort.labelled} of them with), {cohort.validation} to "
         f"validate on, {cohort.test} of the same four scanners and {cohort.unseen} of two others to test on; "
         f"{cohort.edge}³ voxels of {cohort.spacing_mm:g} mm; heads turned by {TURN_DEG:g} degrees about each "
         f"axis and moved by {OFFSET_MM:g} mm along it (standard deviations); noise of 3.5 to 6.5 HU a voxel; "
         f"each finding in {cohort.prevalence:.0%} of the heads, independent of the others; seed "
-        f"{cohort.seed}.\n\n" + _table(["finding", "what is drawn"], lines)
+        f"{cohort.seed}.\n\n"
+        + _table(["finding", "what is drawn", "voxels", "HU", "to the brain's spread"], lines)
+        + "\n\nVoxels that a finding changes by half of its greatest change or more, by how many HU "
+        f"({BRAIN_WINDOW[0]} to {BRAIN_WINDOW[1]} HU are looked at), and how that compares with the standard "
+        f"deviation of brain and CSF, anatomy and noise together. Medians of {HEADS} heads, each beside "
+        "itself without the finding."
     )
 
 

@@ -84,6 +84,12 @@ def test_heads_are_functions_of_their_number_and_findings_of_no_scanner() -> Non
     assert {scanner_of(Split.UNSEEN, n).name for n in range(9)}.isdisjoint(
         {scanner_of(split, n).name for split in list(Split)[:3] for n in range(9)}
     )
+    bleeding = next(n for n in range(99) if Finding.HAEMATOMA in make_subject(COHORT, Split.TEST, n).findings)
+    shown, healthy = (make_volume(COHORT, Split.TEST, bleeding, gone) for gone in (None, Finding.HAEMATOMA))
+    assert shown[1].findings - healthy[1].findings == {Finding.HAEMATOMA}
+    changed = shown[0] != healthy[0]
+    assert 0 < changed.mean() < 0.1  # noise and all else are the same
+    assert (shown[0] - healthy[0])[changed].mean() > 0
     found = [make_subject(COHORT, Split.TRAIN, number).findings for number in range(600)]
     for finding in Finding:
         for scanner in range(4):
