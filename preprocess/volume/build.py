@@ -15,6 +15,7 @@ from preprocess.select.kernels import kernel_class
 from preprocess.select.series import SEVERAL_SCANS, Selected, require_stack
 from preprocess.select.series import select as select_series
 from preprocess.volume.crop import find_head
+from preprocess.volume.levels import off_scale
 from preprocess.volume.measure import Measures, measure
 from preprocess.volume.resample import Grid, resample
 from shards.schema import DecodeFacts
@@ -126,7 +127,21 @@ def _decode(selected: Selected) -> _Decoded:
             f"{retaken} of {len(selected.positions)} positions hold different images",
         )
     decoded.hu = decoded.hu[: len(decoded.instances)]
+    if len(decoded.instances) > 2:
+        _leave_out_off_scale(decoded)
     return decoded
+
+
+def _leave_out_off_scale(decoded: _Decoded) -> None:
+    offsets = off_scale(decoded.hu)
+    off = np.flatnonzero(offsets)
+    if off.size:
+        decoded.hu = decoded.hu[offsets == 0]
+        for index in off[::-1]:
+            del decoded.instances[index], decoded.digests[index]
+        decoded.dropped[Reason.NOT_HOUNSFIELD] += off.size
+        detail = f"{abs(offsets[off[0]]):.0f} HU off the other slices"
+        decoded.details.setdefault(Reason.NOT_HOUNSFIELD, detail)
 
 
 def _taken(instance: Instance) -> tuple[int, int, int, str, str]:

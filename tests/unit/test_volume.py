@@ -76,6 +76,24 @@ def test_a_truncated_slice_is_left_out_while_the_gap_allows(folder: Path) -> Non
         build(folder)
 
 
+def forget_intercept(path: Path) -> None:
+    data = pydicom.dcmread(path)
+    data.RescaleIntercept = 1024
+    save(data, path)
+
+
+def test_a_slice_on_another_scale_is_left_out(folder: Path) -> None:
+    plain = build(folder)
+    for index in (0, 8):
+        forget_intercept(folder / f"{index:04d}")
+    volume = build(folder)
+    assert volume.dropped == ((Reason.MISSING_SLICES, 1), (Reason.NOT_HOUNSFIELD, 2))
+    assert volume.voxels.max() <= plain.voxels.max()
+    forget_intercept(folder / "0023")
+    with pytest.raises(Rejection, match=r"not_hounsfield: 3 of 24 slices lie 10\d\d HU off the others"):
+        build(folder)
+
+
 def test_facts_say_how_it_was_acquired(folder: Path) -> None:
     facts = build(folder).facts
     assert facts.manufacturer == "SIEMENS"

@@ -1,0 +1,29 @@
+"""Do all slices of a stack have one scale? Neighbours tell, whatever their headers say."""
+
+import numpy as np
+
+from preprocess.dicom.geometry import STRAY_SLICES
+from preprocess.reasons import Reason, Rejection
+
+LEVEL_HU = 700.0
+"""From slice to slice most pixels change less: air stays air, and brain brain. A forgotten Rescale Intercept
+(1000 or 1024) changes all of them."""
+_EVERY = 8
+"""Pixels along rows and columns to the one that is looked at: 4096 of a slice of 512²."""
+
+
+def off_scale(hu: np.ndarray) -> np.ndarray:
+    """float64 (N,): by how many HU slices, int16 (N, rows, columns), lie off what most of them have; else 0.
+
+    Raises Rejection(not_hounsfield) where more than `STRAY_SLICES` of them do.
+    """
+    few = hu[:, ::_EVERY, ::_EVERY].astype(np.int32).reshape(len(hu), -1)
+    jumps = np.median(np.diff(few, axis=0), axis=1)
+    levels = np.concatenate([[0.0], np.cumsum(np.where(np.abs(jumps) > LEVEL_HU, jumps, 0.0))])
+    offsets = levels - np.sort(levels)[len(levels) // 2]
+    offsets[np.abs(offsets) <= LEVEL_HU] = 0.0
+    off = np.count_nonzero(offsets)
+    if off > STRAY_SLICES * len(hu):
+        detail = f"{off} of {len(hu)} slices lie {np.abs(offsets).max():.0f} HU off the others"
+        raise Rejection(Reason.NOT_HOUNSFIELD, detail)
+    return offsets
