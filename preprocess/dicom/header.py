@@ -142,7 +142,8 @@ def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str
 
 def _row(data: pydicom.FileDataset) -> dict[str, Any]:
     return {
-        "sop_uid": _text(data, "SOPInstanceUID"),
+        # The file's own statement (PS3.10 section 7.1) stands in where the data set lost it.
+        "sop_uid": _text(data, "SOPInstanceUID") or _text(data.file_meta, "MediaStorageSOPInstanceUID"),
         "sop_class": _text(data, "SOPClassUID"),
         "transfer_syntax": transfer_syntax(data),
         "image_type": _words(data, "ImageType"),

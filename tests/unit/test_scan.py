@@ -98,6 +98,14 @@ def test_an_object_of_another_kind_does_not_speak_for_the_series(tmp_path: Path)
     assert (series.instances[0].modality, series.modality, series.series_description) == ("SR", "CT", "")
 
 
+def test_a_lost_sop_instance_uid_is_the_file_metas(tmp_path: Path) -> None:
+    data = ct_image(PIXELS, SOPInstanceUID="")
+    stated = data.file_meta.MediaStorageSOPInstanceUID
+    save(data, tmp_path / "export" / "a")
+    scan(tmp_path / "export", tmp_path / "c.parquet")
+    assert read_catalog(tmp_path / "c.parquet")[0].instances[0].sop_uid == stated
+
+
 def test_a_ct_whose_modality_was_removed_is_known_by_its_class(tmp_path: Path) -> None:
     for modality in (None, ""):
         save(ct_image(PIXELS, Modality=modality), tmp_path / "export" / f"ct{modality}")
