@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.store import FeatureStore
-from launch.study.cohort import Split
+from launch.study.cohort import LABELS, Split
 from launch.study.config import FrozenConfig
 from launch.study.findings import Finding
 from shards import Dataset
@@ -54,7 +54,7 @@ class Heads:
     @classmethod
     def read(cls, cohort: Path) -> "Heads":
         """Of the folder that `write_cohort` wrote."""
-        table = pq.read_table(cohort / "labels.parquet")
+        table = pq.read_table(cohort / LABELS)
         studies = Dataset.open(cohort / "labelled").index["study_key"].to_pylist()
         place = {study: number for number, study in enumerate(studies)}
         splits = np.array(table["split"].to_pylist())

@@ -28,6 +28,8 @@ from shards import DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
 from shards.atomic import atomic_path
 from shards.info import FILE_NAME
 
+LABELS = "labels.parquet"
+"""Of a cohort's folder, written last."""
 RAISED_MM = 14.0
 """The field's middle above the head's centre: the brain lies higher than the middle of the head."""
 TURN_DEG, OFFSET_MM = 8.0, 7.0
@@ -80,7 +82,7 @@ def write_cohort(
     for name, heads in missing.items():
         _write_dataset(config, out / name, ((head, volumes[head]) for head in heads), len(heads))
     rows = [_label_row(config, *head) for head in labelled]
-    with atomic_path(out / "labels.parquet") as temporary:
+    with atomic_path(out / LABELS) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
 
 

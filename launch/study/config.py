@@ -31,7 +31,7 @@ class CohortConfig(_Section):
     """Voxels of the cube that is stored."""
     spacing_mm: Annotated[float, Field(gt=0)] = 7.0
     """Coarse, so that two cores see enough heads; lesions are sized to be hard at it."""
-    prevalence: Fraction = 0.3
+    prevalence: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Of each finding, independent of the others."""
 
     @model_validator(mode="after")

@@ -51,7 +51,7 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
         _by_finding(config, rows),
         "## Data scaling",
         f"At {config.compared_fraction:.0%} of the labels, mean of the findings; all pretrainings of an "
-        f"objective have as many {config.passes}, {_pretrainings(config)}.",
+        f"objective have as many {config.passes} ({_pretrainings(config)}).",
         _by_size(config, rows),
         _figure(figures, 1),
         "## Seen against unseen scanners",
@@ -63,8 +63,7 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
 
 
 def _pretrainings(config: StudyConfig) -> str:
-    counts = {name: objective.pretrainings for name, objective in config.objectives.items()}
-    return "of " + ", ".join(f"{name} {count}" for name, count in counts.items()) + " each"
+    return ", ".join(f"{objective.pretrainings} of {name}" for name, objective in config.objectives.items())
 
 
 def _not_done(config: StudyConfig, rows: Sequence[Row]) -> str:

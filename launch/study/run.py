@@ -20,7 +20,7 @@ from fmct_hpc.probe.logistic import logistic
 from fmct_hpc.train.export import EncoderInfo, load_encoder
 from fmct_hpc.train.start import untrained_encoder
 from launch.study.cells import Cell, Heads, frozen_scores, means, pooled, save, score_rows, thumbnails
-from launch.study.cohort import Split, write_cohort
+from launch.study.cohort import LABELS, Split, write_cohort
 from launch.study.config import StudyConfig
 from launch.study.plan import Group, plan
 from launch.study.pretrain import pretrain
@@ -42,10 +42,13 @@ def study(
 
     With `report_only` they are written of what is there already. `workers` processes of one thread each make
     heads, and then encoders with their cells; the results do not depend on how many there are. Returns what
-    is said of the goal. Raises FmctError where `out` holds another study, or a pretraining fails.
+    is said of the goal. Raises FmctError where `out` holds another study, or none to report on, or a
+    pretraining fails.
     """
-    _require_same(config, out)
     cohort = out / "cohort"
+    if report_only and not (cohort / LABELS).exists():
+        raise FmctError(f"{out}: holds no study to report on; run it without --report-only")
+    _require_same(config, out)
     if not report_only:
         with process_pool(workers) as pool:
             write_cohort(config.cohort, config.sizes, cohort, pool, progress)
