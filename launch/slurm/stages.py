@@ -61,7 +61,7 @@ def train_job(run: Path, configuration: list[str], nodes: int, ranks_per_node: i
     cache = [f"data.cache={site.cache}"] if site.cache else []
     cache += [f"data.cache_gb={site.cache_gb}"] if site.cache_gb else []
     command = fmct(site, "train", "--run", run, *cache, *configuration)
-    return Job("fmct-train", (command,), site.train, nodes, ranks_per_node, run)
+    return Job("fmct-train", (command,), site.train, nodes, ranks_per_node, ("--run", str(run)))
 
 
 def probe_job(runs: list[Path], out: Path, configuration: list[str], site: Site) -> Job:

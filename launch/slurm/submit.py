@@ -16,6 +16,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import UncompletedJobError
 
+from launch.ranks import PORTS
 from launch.slurm.container import require_visible, srun_options, wrapped
 from launch.slurm.site import Resources, Site
 from launch.task import become
@@ -27,7 +28,7 @@ SETUP = (
     # (a node's name need not resolve), on a port that no other job has, nor Linux gives out (launch.ranks).
     'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
     "export MASTER_ADDR=$(scontrol --oneliner show node \"$first\" | sed 's/.* NodeAddr=\\([^ ]*\\).*/\\1/')",
-    "export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))",
+    f"export MASTER_PORT=$(({PORTS.start} + SLURM_JOB_ID % {len(PORTS)}))",
     "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
     'export FMCT_LOG=$(scontrol show job "$job" | sed -n "s/^ *StdOut=//p")',
     # Where in the log this start begins.
@@ -48,10 +49,8 @@ class Job:
     resources: Resources
     nodes: int = 1
     tasks_per_node: int = 1
-    run: Path | None = None
-    """The run folder, of a training."""
     kept: tuple[str, ...] = ()
-    """Arguments that tell `fmct launch after` where any other stage keeps what it has done, if it does."""
+    """Arguments that tell `fmct launch after` where the command keeps what it has done, if it does."""
     after_success: tuple[str, ...] = ()
     """Names of jobs that must have succeeded; where one has not, Slurm cancels this one."""
     after_end: tuple[str, ...] = ()
@@ -135,10 +134,9 @@ def _python(site: Site) -> str | None:
 
 def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) -> dict[str, Any]:
     resources = job.resources
-    kept = ("--run", str(job.run)) if job.run else job.kept
     # These run beside the container, if there is one.
     before, after = (
-        shlex.join([sys.executable, "-m", "launch.cli", "launch", word, "--folder", str(folder), *kept])
+        shlex.join([sys.executable, "-m", "launch.cli", "launch", word, "--folder", str(folder), *job.kept])
         for word in ("before", "after")
     )
     mail = {"mail_user": site.mail.user, "mail_type": ",".join(site.mail.type)} if site.mail else {}

@@ -58,7 +58,7 @@ class Training:
         return (sys.executable, paced_training.__file__, *arguments)
 
     def submit(self, site: Site = SITE, resources: Resources = SITE.train) -> "Training":
-        job = Job("fmct-train", (self.command,), resources, nodes=2, run=self.run)
+        job = Job("fmct-train", (self.command,), resources, nodes=2, kept=("--run", str(self.run)))
         (self.job,) = submit([job], self.run / "slurm", site)
         return self
 
