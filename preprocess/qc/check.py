@@ -34,18 +34,20 @@ def check(
     objection: why it can be no head (preprocess.qc.plausible), if so. Raises Rejection for the first
     finding that `config.reject` names.
     """
-    found = findings(measures, affine, config)
-    if objection:
-        found.append(Finding(Reason.NOT_A_HEAD, objection))  # the last of `CHECKS`
+    found = findings(measures, affine, config, objection)
     for finding in found:
         if finding.reason in config.reject:
             raise Rejection(finding.reason, finding.detail)
     return tuple(finding.reason for finding in found)
 
 
-def findings(measures: Measures, affine: np.ndarray, config: CheckConfig) -> list[Finding]:
+def findings(
+    measures: Measures, affine: np.ndarray, config: CheckConfig, objection: str | None = None
+) -> list[Finding]:
     """All findings about a volume, in the order of `CHECKS`."""
     found = [*_geometry(measures, affine, config), *_ranges(measures, config), *_limits(measures, config)]
+    if objection:
+        found.append(Finding(Reason.NOT_A_HEAD, objection))
     return sorted(found, key=lambda finding: CHECKS.index(finding.reason))
 
 
