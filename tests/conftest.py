@@ -14,7 +14,7 @@ class Rows(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "cluster" if Path(file).name.startswith("test_slurm_") else file
+        return "cluster" if _is_on_cluster(file) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Rows:
@@ -23,7 +23,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Rows:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the cluster's, the longest row."""
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    items.sort(key=lambda item: _is_on_cluster(item.path), reverse=True)
+
+
+def _is_on_cluster(file: str | Path) -> bool:
+    return Path(file).name.startswith("test_slurm_")
 
 
 @pytest.fixture
