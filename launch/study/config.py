@@ -57,6 +57,8 @@ class Objective(_Section):
     """Sections laid over the study's `train`."""
     pretrainings: Positive = 1
     """Of each size, from seeds of their own; the study's seeds take them in turns."""
+    draws: Positive | None = None
+    """How many of the study's seeds it takes, the first ones; none: all."""
 
 
 class StudyConfig(_Section):

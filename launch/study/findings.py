@@ -29,12 +29,12 @@ class Finding(StrEnum):
 
 
 DIFFICULTY = {
-    Finding.HAEMATOMA: "radii 15 to 24 mm, 52 to 68 HU in brain of 30 to 38, a dark rim",
+    Finding.HAEMATOMA: "radii 11 to 18 mm, 52 to 68 HU in brain of 30 to 38, a dark rim",
     Finding.SUBDURAL: "10 to 18 mm thick over 60 to 90 degrees of one side, 50 to 62 HU",
-    Finding.SUBARACHNOID: "between the folds, 65 to 95 mm around any place, 50 to 64 HU instead of 4 to 9",
+    Finding.SUBARACHNOID: "between the folds, 80 to 110 mm around any place, 50 to 64 HU instead of 4 to 9",
     Finding.INFARCT: "radii 26 to 42 mm in one hemisphere, 8 to 14 HU below the brain around it",
-    Finding.CALCIFICATION: "one mass of 7 to 12 mm radius, 90 to 160 HU, off the plexus and the pineal",
-    Finding.SHIFT: "9 to 16 mm at the third ventricle, fading over 45 mm",
+    Finding.CALCIFICATION: "one mass of 9 to 14 mm radius, 90 to 160 HU, off the plexus and the pineal",
+    Finding.SHIFT: "9 to 16 mm between the lateral ventricles, none at the skull",
     Finding.HYDROCEPHALUS: "ventricles 1.3 to 1.6 times as wide; healthy ones vary by 0.75 to 1.4",
 }
 """How hard each is to see, for the report."""
@@ -70,13 +70,13 @@ def draw_findings(
 def displaced(at: Coordinates, subject: Subject) -> Coordinates:
     """Where the tissue at a point of the head's axes (mm) lay before the midline was shifted.
 
-    The whole of the skull stays: the shift fades towards it.
+    The skull stays: the shift ends before it, over the middle fossa's floor as under the vault.
     """
     if not subject.shift_mm:
         return at
     x, y, z = at
-    radius2 = (x / 45) ** 2 + (y / 60) ** 2 + ((z - 10) / 45) ** 2
-    return x - np.float32(subject.shift_mm) * np.exp(-radius2), y, z
+    radius2 = (x / 60) ** 2 + (y / 78) ** 2 + ((z - 25) / 42) ** 2
+    return x - np.float32(subject.shift_mm) * np.maximum(1 - radius2, 0) ** 2, y, z
 
 
 def paint_findings(hu: np.ndarray, at: Coordinates, subject: Subject) -> None:
@@ -104,7 +104,7 @@ def _deep(rng: np.random.Generator) -> tuple[float, ...]:
 
 def _haematoma(subject: Subject, rng: np.random.Generator) -> Subject:
     x, y, z = _deep(rng)
-    a, b, c = rng.uniform(15, 24, 3)
+    a, b, c = rng.uniform(11, 18, 3)
     hu, phase = rng.uniform(52, 68), rng.uniform(0, 2 * np.pi)
     return _with_lesion(subject, Lesion(Bleed.INTRAPARENCHYMAL, hu, (x, y, z), (a, b, c), phase))
 
@@ -117,7 +117,7 @@ def _subdural(subject: Subject, rng: np.random.Generator) -> Subject:
 
 def _subarachnoid(subject: Subject, rng: np.random.Generator) -> Subject:
     centre = (_side(rng) * rng.uniform(0, 60), rng.uniform(-65, 65), rng.uniform(-18, 60))
-    spread = (rng.uniform(65, 95), 0.0, 0.0)
+    spread = (rng.uniform(80, 110), 0.0, 0.0)
     return _with_lesion(subject, Lesion(Bleed.SUBARACHNOID, rng.uniform(50, 64), centre, spread, 0.0))
 
 
@@ -128,7 +128,7 @@ def _infarct(subject: Subject, rng: np.random.Generator) -> Subject:
 
 
 def _calcification(subject: Subject, rng: np.random.Generator) -> Subject:
-    return replace(subject, nodules=((_deep(rng), rng.uniform(7, 12), rng.uniform(90, 160)),))
+    return replace(subject, nodules=((_deep(rng), rng.uniform(9, 14), rng.uniform(90, 160)),))
 
 
 def _shift(subject: Subject, rng: np.random.Generator) -> Subject:

@@ -32,8 +32,9 @@ def plan(config: StudyConfig) -> list[Group]:
     for size in sorted(config.sizes, reverse=True):
         fractions = config.fractions if size == largest else few
         for arm, objective in config.objectives.items():
-            for number in range(min(objective.pretrainings, len(config.seeds))):
-                seeds = config.seeds[number :: objective.pretrainings]
+            taken = config.seeds[: objective.draws]
+            for number in range(min(objective.pretrainings, len(taken))):
+                seeds = taken[number :: objective.pretrainings]
                 cells = _cells(arm, "frozen", size, fractions, seeds)
                 cells += _cells(arm, "finetune", size, fractions, seeds)
                 groups.append(Group(f"{arm}-{size}-{number}", arm, size, number, cells))

@@ -42,8 +42,9 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
         "## The heads",
         _cohort(config),
         "## Label efficiency",
-        f"AUC, mean over {len(config.seeds)} seeds, [{config.confidence:.0%} interval over a bootstrap of "
-        f"heads and seeds]; mean of the {len(Finding)} findings; pretrained on {max(config.sizes)} heads.",
+        f"AUC, mean over {len(config.seeds)} draws of labelled heads ({_pretrainings(config)}), "
+        f"[{config.confidence:.0%} interval over a bootstrap of heads, pretrainings and draws]; mean of the "
+        f"{len(Finding)} findings; pretrained on {max(config.sizes)} heads.",
         _by_fraction(config, rows, MEAN),
         _figure(figures, 0),
         "## Findings",
@@ -51,7 +52,7 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
         _by_finding(config, rows),
         "## Data scaling",
         f"At {config.compared_fraction:.0%} of the labels, mean of the findings; all pretrainings of an "
-        f"objective have as many {config.passes} ({_pretrainings(config)}).",
+        f"objective have as many {config.passes}.",
         _by_size(config, rows),
         _figure(figures, 1),
         "## Seen against unseen scanners",
@@ -63,7 +64,10 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
 
 
 def _pretrainings(config: StudyConfig) -> str:
-    return ", ".join(f"{objective.pretrainings} of {name}" for name, objective in config.objectives.items())
+    return ", ".join(
+        f"{name}: {objective.pretrainings} pretrained, {objective.draws or len(config.seeds)} draws"
+        for name, objective in config.objectives.items()
+    )
 
 
 def _not_done(config: StudyConfig, rows: Sequence[Row]) -> str:

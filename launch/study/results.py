@@ -14,7 +14,7 @@ from launch.study.cells import Heads
 from launch.study.cohort import Split
 from launch.study.config import StudyConfig
 from launch.study.findings import Finding
-from launch.study.plan import all_cells
+from launch.study.plan import plan
 from shards.atomic import atomic_path
 
 MEAN = "mean of all"
@@ -39,23 +39,28 @@ def results(config: StudyConfig, out: Path, heads: Heads) -> pa.Table:
     """A row for each arm, method, size, fraction, test and finding of which any seed's cell is there.
 
     auc is the mean over the seeds that are there (by_seed has each); [low, high] its interval over a
-    bootstrap that draws heads and seeds, both with replacement and the same heads for all rows of a test.
+    bootstrap that draws heads, pretrainings and these' seeds, all with replacement and the same heads for
+    all rows of a test.
     """
-    groups: dict[Key, list[NDArray[np.float32]]] = {}
-    for cell in all_cells(config):
-        file = out / "cells" / cell.file_name
-        if file.exists():
-            key = (cell.arm, cell.method, cell.size, cell.fraction)
-            groups.setdefault(key, []).append(np.load(file)["scores"])
+    found: dict[Key, dict[int, list[NDArray[np.float32]]]] = {}
+    for group in plan(config):
+        for cell in group.cells:
+            file = out / "cells" / cell.file_name
+            if file.exists():
+                of_cell = found.setdefault((cell.arm, cell.method, cell.size, cell.fraction), {})
+                of_cell.setdefault(group.number, []).append(np.load(file)["scores"])
     rows: list[dict[str, object]] = []
     start = 0
     for test, split in TESTS.items():
         stop = start + len(heads.rows[split])
         truth = heads.labels[heads.rows[split]] == 1
         counts = _counts(config, len(truth))
-        for group, scores in groups.items():
-            areas = np.stack([_areas(part[start:stop], truth, counts) for part in scores])
-            rows += _rows(group, test, areas, config)
+        for key, pretrainings in found.items():
+            areas = [
+                np.stack([_areas(part[start:stop], truth, counts) for part in scores])
+                for scores in pretrainings.values()
+            ]
+            rows += _rows(key, test, areas, config)
         start = stop
     table = pa.Table.from_pylist(rows, SCHEMA)
     with atomic_path(out / "results.parquet") as temporary:
@@ -96,24 +101,38 @@ def _areas(
     return np.stack([*columns, np.mean(columns, axis=0)], axis=1)
 
 
-def _rows(key: Key, test: str, areas: NDArray[np.float64], config: StudyConfig) -> list[dict[str, object]]:
-    """areas: (seeds, 1 + bootstrap, findings + 1)."""
-    count = len(areas)
-    generator = np.random.Generator(np.random.Philox(key=1))
-    seeds = generator.integers(0, count, (config.bootstrap, count))
-    resamples = np.arange(1, areas.shape[1])
-    drawn = areas[seeds, resamples[:, None]].mean(axis=1)
+def _rows(
+    key: Key, test: str, areas: list[NDArray[np.float64]], config: StudyConfig
+) -> list[dict[str, object]]:
+    """areas: of each pretraining (its seeds, 1 + bootstrap, findings + 1)."""
     tail = (1 - config.confidence) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+    low, high = np.nanquantile(resampled_means(areas), [tail, 1 - tail], axis=0)
+    by_seed = np.concatenate(areas)[:, 0]
     arm, method, size, fraction = key
     return [
         {
             **{"arm": arm, "method": method, "size": size, "fraction": fraction, "test": test},
             "finding": finding,
-            "auc": float(areas[:, 0, number].mean()),
+            "auc": float(by_seed[:, number].mean()),
             "low": float(low[number]),
             "high": float(high[number]),
-            "by_seed": areas[:, 0, number].tolist(),
+            "by_seed": by_seed[:, number].tolist(),
         }
         for number, finding in enumerate([*(f.value for f in Finding), MEAN])
     ]
+
+
+def resampled_means(areas: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Means over pretrainings drawn with replacement and seeds drawn so in each: (bootstrap, findings + 1).
+
+    Two stages (Davison and Hinkley 1997, section 3.8): seeds that share a pretraining are not independent.
+    """
+    generator = np.random.Generator(np.random.Philox(key=1))
+    resamples = np.arange(areas[0].shape[1] - 1)
+    total = np.zeros((len(resamples), areas[0].shape[2]))
+    for place in generator.integers(len(areas), size=(len(areas), len(resamples))):
+        for number, pretraining in enumerate(areas):
+            chosen = resamples[place == number]
+            seeds = generator.integers(len(pretraining), size=(len(chosen), len(pretraining)))
+            total[chosen] += pretraining[seeds, 1 + chosen[:, None]].mean(axis=1)
+    return total / len(areas)
