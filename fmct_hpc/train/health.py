@@ -28,6 +28,7 @@ class Health:
 
     def __init__(self, config: TrainConfig) -> None:
         self._limits = config.health
+        self._patience = min(config.health.patience, max(1, config.run.steps // 4))
         self._uniform = math.log(config.model.prototypes)
         self._several = config.run.batch > 1
         self._lasting: dict[str, int] = {}
@@ -49,17 +50,18 @@ class Health:
         log.warning("%s; skipped, %d of at most %d", what, self._skipped, self._limits.most_skipped)
 
     def step(self, step: int, figures: dict[str, float]) -> None:
-        """Look for collapse in the figures of step `step`; a sign must last for health.patience steps.
+        """Look for collapse in the figures of step `step`; a sign must last for health.patience steps,
+        or a quarter of the run's, if these are fewer.
 
         Raises UnsoundError where the configuration has a collapse stop the run.
         """
         for sign, shows in self._signs(figures).items():
             self._lasting[sign] = self._lasting.get(sign, 0) + 1 if shows else 0
-            if self._lasting[sign] and self._lasting[sign] % self._limits.patience == 0:
+            if self._lasting[sign] and self._lasting[sign] % self._patience == 0:
                 self._alarm(step, sign)
 
     def alarms(self, rows: Iterable[Mapping[str, float]]) -> list[Alarm]:
-        """The signs that lasted for health.patience steps, by a run's metrics.jsonl, as they began."""
+        """The signs that lasted as long as `step` waits for, by a run's metrics.jsonl, as they began."""
         found: list[Alarm] = []
         showing: dict[str, Alarm] = {}
         for row in rows:
@@ -70,7 +72,7 @@ class Health:
             found += [showing.pop(sign) for sign in set(showing) - signs]
             for sign in signs:
                 showing[sign] = showing.get(sign, Alarm(sign, step, step))._replace(last=step)
-        lasting = [a for a in (*found, *showing.values()) if a.last - a.first + 1 >= self._limits.patience]
+        lasting = [a for a in (*found, *showing.values()) if a.last - a.first + 1 >= self._patience]
         return sorted(lasting, key=lambda alarm: (alarm.first, alarm.sign))
 
     def _alarm(self, step: int, sign: str) -> None:

@@ -113,6 +113,15 @@ def test_a_sign_that_passes_begins_anew_and_one_that_lasts_may_stop_the_run() ->
         health.step(6, alike)
 
 
+def test_a_run_shorter_than_the_patience_is_warned_of_too(caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config(Path("unused"), run={"steps": 40})
+    assert config.health.patience > 40
+    health = Health(config)
+    for step in range(1, 41):
+        health.step(step, {"feature_deviation": 0.0})
+    assert [text.split(":")[0] for text in caplog.messages] == ["step 10", "step 20", "step 30", "step 40"]
+
+
 def test_skipping_has_a_budget_and_stopping_has_none(caplog: pytest.LogCaptureFixture) -> None:
     health = Health(make())
     health.skip(1, "volumes of rank 1: k")
