@@ -322,8 +322,8 @@ class HealthConfig(_Section):
     collapse: Literal["warn", "stop"] = "warn"
     """What signs of collapse do, once they have lasted; a run may recover from them."""
     patience: Positive = 2000
-    """Steps that a sign must last, or a quarter of the run's where these are fewer: early in a run features are
-    nearly alike, and targets nearly uniform."""
+    """Steps that a sign must last, or a quarter of the run's where these are fewer: early in a run features
+    are nearly alike, and targets nearly uniform."""
     entropy_margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
     """Share of log(model.prototypes) below it from which the teacher's mean entropy counts as uniform."""
     least_divergence: Annotated[float, Field(ge=0)] = 0.01

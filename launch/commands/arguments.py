@@ -1,0 +1,25 @@
+"""What several commands take, and how `--share I/N` is read."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shards.errors import FmctError
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML recipe; see launch/recipes for commented ones.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+
+
+def numbers_of_share(text: str) -> tuple[int, int]:
+    """I and N of I/N."""
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise FmctError(f"--share {text}: expected I/N, with I from 0 to N - 1")
+    return int(number), int(of)

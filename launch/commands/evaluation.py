@@ -1,0 +1,145 @@
+"""The commands that use and judge a model: probes, features of new scans, sweeps, the study, the report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.commands.arguments import ConfigFile, Overrides, Workers, numbers_of_share
+from launch.commands.console import progress
+from launch.config import load
+from shards.errors import FmctError
+
+
+def probe(
+    run: Annotated[Path, typer.Argument(help="A run folder, or one of its checkpoints/step-... folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for results and predictions.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure the features: logistic regression and kNN on labels, beside the same model untrained."""
+    from fmct_hpc.probe.config import ProbeConfig
+    from fmct_hpc.probe.run import probe as probe_run
+
+    settings = load(ProbeConfig, config, overrides or [])
+    with progress("features") as update:
+        result = probe_run(run, settings, out, update)
+    typer.echo(result.table())
+
+
+def features(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="DICOM folders or archives, NIfTI files, shard datasets."),
+    ],
+    encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for the features.")],
+    batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+) -> None:
+    """Run an encoder on new scans, preprocessed as those it was trained on.
+
+    A scan that the encoder can't take (an MR, a chest, a wrong spacing) is refused with the reason, and the
+    others are done; the exit code is then 2.
+    """
+    from fmct_hpc.inference.write import write_features
+
+    with progress("scans") as update:
+        written = write_features(paths, encoder, out, batch, device, update)
+    typer.echo(f"{out}: features of {written.scans} scans of {len(paths) - len(written.refused)} paths")
+    if written.refused:
+        raise FmctError("\n".join(written.refused))
+
+
+def study(
+    out: Annotated[Path, typer.Option(help="Folder of the study; an existing one goes on.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML; launch/recipes/study.yaml without it.")
+    ] = None,
+    workers: Workers = 2,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write the report of what is done, and do no more.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Ask on synthetic heads whether pretraining helps: DINO, MAE and both against training from scratch.
+
+    Makes the heads, pretrains at several data sizes, probes and fine-tunes at several shares of labels, and
+    writes report.md, results.parquet and figures. Run it again to go on: what is done is kept.
+    """
+    from launch.study.config import StudyConfig
+    from launch.study.run import study as run_study
+
+    recipe = config or Path(__file__).parents[1] / "recipes" / "study.yaml"
+    with progress("heads") as update:
+        typer.echo(run_study(load(StudyConfig, recipe, overrides or []), out, update, workers, report_only))
+
+
+def sweep(
+    config: Annotated[Path, typer.Argument(help="YAML of the grid; see launch/recipes/sweep-example.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder for results, predictions and comparisons.")],
+    extract: Annotated[
+        int | None, typer.Option(help="Only do this task of extracting features; -1 joins what they made.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only divide the grid into tasks.")] = False,
+    share: Annotated[
+        str | None, typer.Option(help="Only do a share of the tasks, I/N: those numbered I, I + N, I + 2N...")
+    ] = None,
+    task: Annotated[int | None, typer.Option(help="Only do this task (one of a Slurm array).")] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Only join what is done so far; the sweep may go on meanwhile.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say what is done.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Probe encoders in a grid: tasks, methods, layers, label budgets and seeds, with paired tests.
+
+    Safe to repeat: what is done is kept, what is missing or changed is done.
+    """
+    if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
+        raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
+    from fmct_hpc.probe.config import SweepConfig
+    from fmct_hpc.probe.sweep.run import Sweep
+
+    grid = Sweep(load(SweepConfig, config, overrides or []), out)
+    if status:
+        typer.echo(grid.status())
+    elif plan:
+        planned = grid.plan()
+        typer.echo(f"{out}: {len(planned.units)} units in {len(planned.tasks)} tasks")
+    elif collect:
+        typer.echo(f"{out}: {grid.collect()}")
+    elif extract is not None:
+        with progress("features") as update:
+            grid.extract(None if extract == -1 else extract, update)
+    elif share is not None:
+        typer.echo(f"share {share}: {grid.run_share(*numbers_of_share(share))} units computed")
+    elif task is not None:
+        with progress(f"task {task}") as update:
+            typer.echo(f"task {task}: {grid.run_task(task, update)} units computed")
+    else:
+        with progress("sweep") as update:
+            typer.echo(f"{out}: {grid.run(update)}")
+
+
+def report(
+    out: Annotated[Path, typer.Argument(help="HTML file to write; the model card is written beside it.")],
+    run: Annotated[Path, typer.Option(help="Run folder of `fmct train`, finished or not.")],
+    data: Annotated[Path | None, typer.Option(help="Output folder of `fmct preprocess`.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Output folder of `fmct probe` or `fmct sweep`.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Feature store to map volumes by, if not the one in --probe.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="What `fmct labels` wrote, to colour the map by.")
+    ] = None,
+) -> None:
+    """Write all about a run as one self-contained page (OUT.html) and as a model card (OUT.md).
+
+    Data, rejections, curves, health, reconstructions, attention, probes, limits, provenance. What is not
+    given or not there yet is left out, and the page says so.
+    """
+    from launch.report import report as write_report
+
+    card = write_report(out, run, data, probe, features, labels)
+    typer.echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")

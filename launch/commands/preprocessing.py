@@ -1,0 +1,160 @@
+"""The commands from a DICOM export to shards and labels, and the demo's export."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from launch.commands.arguments import ConfigFile, Overrides, Workers, numbers_of_share
+from launch.commands.console import progress
+from launch.config import load
+from shards.errors import FmctError
+
+demo_app = typer.Typer(help="Make a synthetic PACS export to try the pipeline on.", no_args_is_help=True)
+
+KeyFile = Annotated[Path, typer.Option(help="The HMAC key that identifiers are hidden with (`fmct keygen`).")]
+CatalogFile = Annotated[Path, typer.Argument(help="The catalog that `fmct scan` wrote.")]
+
+
+@demo_app.command("export")
+def demo_export(
+    out: Annotated[Path, typer.Argument(help="New folder: gets dicom/, labels.csv and truth.json.")],
+    studies: Annotated[int, typer.Option(min=1, help="Synthetic patients, one study each.")] = 48,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    matrix: Annotated[int, typer.Option(min=32, help="Rows and columns of a slice.")] = 192,
+    real: Annotated[Path | None, typer.Option(help="Folder of a real series to put among them.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Write DICOM of synthetic heads, with and without bleeds, in the disorder of several scanners."""
+    from preprocess.demo.export import export
+
+    with progress("export") as update:
+        summary = export(out, studies, seed, matrix, real, workers, update)
+    typer.echo(f"{out}: {summary}")
+
+
+def keygen(
+    path: Annotated[Path, typer.Argument(help="File to make; keep it private and backed up.")],
+) -> None:
+    """Make the secret key that patient, study and series identifiers are hidden with."""
+    from preprocess.privacy.deidentify import new_key
+
+    new_key(path)
+    typer.echo(f"{path}: new key, readable by you only. Without it no volume can be traced to its patient.")
+
+
+def scan(
+    export: Annotated[Path, typer.Argument(help="Folder of DICOM files, in any order and depth.")],
+    catalog: Annotated[Path, typer.Option(help="Parquet file to write, one row a series.")],
+    workers: Workers = 2,
+) -> None:
+    """Read the headers of an export into a catalog of its series."""
+    from preprocess.scan.run import scan as scan_export
+
+    with progress("scan") as update:
+        summary = scan_export(export, catalog, workers, update)
+    typer.echo(f"{catalog}: {summary}")
+
+
+def select(
+    catalog: CatalogFile,
+    config: ConfigFile = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say for each series what decided.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write that table here (.csv or .parquet).")] = None,
+    identified: Annotated[
+        bool, typer.Option("--identified", help="Add UIDs and descriptions, to tune patterns by.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Count what the rules of a recipe would select from a catalog, and by which rule the rest falls out.
+
+    Reads headers' facts only, so it takes minutes where preprocessing takes days; the pixels of a selected
+    series may still turn out damaged. Without --identified series bear the keys that their volumes will.
+    """
+    from launch.commands.selection import decide
+    from preprocess.config import PreprocessConfig
+
+    settings = load(PreprocessConfig, config, overrides or [])
+    with progress("select") as update:
+        selection = decide(catalog, settings, explain, out, identified, update)
+    selection.print()
+
+
+def preprocess(
+    catalog: CatalogFile,
+    out: Annotated[Path, typer.Option(help="Folder for shards, manifest, quarantine and QC.")],
+    config: ConfigFile = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only divide the work into tasks.")] = False,
+    share: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only do every N-th task from I on, as Slurm arrays do.")
+    ] = None,
+    task: Annotated[int | None, typer.Option(help="Only do this task.")] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="Only join what the tasks made.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say which tasks are done.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Turn catalogued series into volumes: decode, HU, untilt, resample, crop, de-identify, shard.
+
+    Safe to repeat: only what is missing or changed is done again.
+    """
+    if sum([plan, share is not None, task is not None, collect, status]) > 1:
+        raise FmctError("give at most one of --plan, --share, --task, --collect and --status")
+    from preprocess import run
+    from preprocess.config import PreprocessConfig
+
+    if status:
+        typer.echo(run.status(out))
+        return
+    settings = load(PreprocessConfig, config, overrides or [])
+    if plan:
+        typer.echo(f"{out}: {run.plan(catalog, out, settings)} tasks")
+    elif share is not None:
+        number, of = numbers_of_share(share)
+        with progress("preprocess") as update:
+            tasks = run.run_share(catalog, out, number, of, settings, update)
+        typer.echo(f"{out}: share {share} is done, tasks: {tasks}")
+    elif task is not None:
+        typer.echo(f"task {task}: {run.run_task(catalog, out, task, settings)}")
+    elif collect:
+        typer.echo(f"{out}: {run.collect(out, settings)}")
+    else:
+        with progress("preprocess") as update:
+            typer.echo(f"{out}: {run.preprocess(catalog, out, settings, update)}")
+
+
+def labels(
+    table: Annotated[
+        Path, typer.Argument(help="CSV or Parquet with study_instance_uid and 0/1 label columns.")
+    ],
+    key_file: KeyFile,
+    out: Annotated[Path, typer.Option(help="Parquet file to write, keyed as the volumes are.")],
+    format: Annotated[
+        Literal["plain", "rsna2019", "cq500"],
+        typer.Option(help="Such a table, or stage_2_train.csv of RSNA 2019, or reads.csv of CQ500."),
+    ] = "plain",
+    catalog: Annotated[
+        Path | None, typer.Option(help="Of these two: the catalog of the dataset's scan, ...")
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(help="... or a CSV with study_instance_uid and sop_instance_uid (CQ500: name)."),
+    ] = None,
+) -> None:
+    """Key a table of labels as the volumes are keyed, so that the two can be joined without identifiers."""
+    from preprocess.labels import key_labels
+
+    typer.echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping)}")
+
+
+def trace(
+    catalog: CatalogFile,
+    key: Annotated[str, typer.Argument(help="A volume's or quarantined series' key.")],
+    key_file: KeyFile,
+) -> None:
+    """Find the series behind a key: the hospital's own way back, for those who hold the HMAC key."""
+    from preprocess.privacy.trace import trace as trace_key
+
+    series = trace_key(catalog, key_file, key)
+    typer.echo(f"series {series.series_uid}, study {series.study_uid}, {len(series.instances)} instances:")
+    for instance in series.instances:
+        typer.echo(f"  {instance.path}" + (f", member {instance.member}" if instance.member else ""))

@@ -1,0 +1,104 @@
+"""The commands of training, and of what becomes of its weights."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from launch.commands.arguments import ConfigFile, Overrides
+from launch.commands.console import set_up_logging
+from launch.config import load
+from launch.ranks import run_ranks
+
+
+def train(
+    run: Annotated[
+        Path, typer.Option(help="Run folder; an existing run goes on from its newest checkpoint.")
+    ],
+    config: ConfigFile = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Processes to start here; leave out under srun, or for one.")
+    ] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop at this step, with a checkpoint.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what the run would be, start nothing.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Record some steps for chrome://tracing, in RUN/profile.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Pretrain with DINO and MAE under DeepSpeed. Run it again to go on: it resumes by itself.
+
+    Exit code 75 means that a signal came, all was saved, and the same command will go on.
+    """
+    from fmct_hpc.config import TrainConfig
+    from fmct_hpc.train.attempts import attempts, conclude
+    from fmct_hpc.train.run import preflight
+    from fmct_hpc.train.run import train as train_rank
+
+    settings = load(TrainConfig, config, overrides or [])
+    if ranks is None and ("RANK" in os.environ or "SLURM_PROCID" in os.environ):
+        rank = int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])
+        set_up_logging(rank)
+        raise typer.Exit(train_rank(settings, run, until, profile))
+    found = preflight(settings, run, ranks or 1)
+    if dry_run:
+        from fmct_hpc.train.outlook import outlook, plot_schedules
+        from shards import Dataset
+
+        typer.echo(
+            outlook(settings, Dataset.open(settings.data.path), ranks or 1, found[1].step if found else 0)
+        )
+        plot_schedules(settings, run / "schedules.png")
+        typer.echo(f"\n{run / 'schedules.png'}: learning rate and all else that changes with the step")
+        return
+    command = [sys.executable, "-m", "launch.cli", "train", "--run", str(run)]
+    command += ["--config", str(config)] if config else []
+    command += ["--until", str(until)] if until else []
+    command += ["--profile"] if profile else []
+    before = len(attempts(run))
+    ended = run_ranks([*command, *(overrides or [])], ranks or 1)
+    if ended.code and len(attempts(run)) > before:
+        conclude(run, "crash", ended.what(), ended.rank, ended.code)
+    raise typer.Exit(ended.code)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run folder.")],
+    second: Annotated[Path, typer.Argument(help="Another run folder.")],
+) -> None:
+    """Compare two runs' losses bit for bit, over the steps that both have."""
+    from fmct_hpc.train.compare import compare as compare_runs
+
+    typer.echo(f"{compare_runs(first, second)} steps in both runs, their losses identical to the last bit")
+
+
+def convert_weights(
+    source: Annotated[Path, typer.Argument(help="The reference's checkpoint, or an encoder.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for the encoder; or the file for the reference.")],
+    network: Annotated[
+        Literal["student", "teacher"],
+        typer.Option(help="Which of a DINO checkpoint's two; the reference itself loads the student."),
+    ] = "student",
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Of the encoder, if not one for 64 channels.")
+    ] = None,
+    decoder_heads: Annotated[int | None, typer.Option(min=1, help="Of an MAE's decoder, if not 16.")] = None,
+) -> None:
+    """Turn weights of the published reference (NYUMedML/headCT_foundation) into ours, or ours into its."""
+    from fmct_hpc.train.convert import convert_weights as convert
+
+    typer.echo(convert(source, out, network, heads, decoder_heads))
+
+
+def export_model(
+    source: Annotated[Path, typer.Argument(help="An encoder.safetensors, its encoder.json beside it.")],
+    out: Annotated[Path, typer.Option(help="File to write: *.pt2 (torch.export) or *.onnx.")],
+) -> None:
+    """Write an encoder as one file that runs without this package, and check that it computes the same."""
+    from fmct_hpc.train.portable import export_model as export
+
+    typer.echo(export(source, out))
