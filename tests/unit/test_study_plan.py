@@ -1,0 +1,38 @@
+"""Which cells a study has: of each objective as many draws and pretrainings as its recipe says."""
+
+from pathlib import Path
+
+import yaml
+
+from launch.study.config import StudyConfig
+from launch.study.plan import all_cells, plan
+
+RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "study.yaml"
+
+
+def test_draws_are_shared_out_among_pretrainings_and_may_be_fewer() -> None:
+    config = StudyConfig.model_validate(
+        {
+            **yaml.safe_load(RECIPE.read_text()),
+            **{"seeds": [0, 1, 2, 3, 4], "fractions": [0.1, 1.0], "sizes": [100, 8000]},
+            "objectives": {
+                "mae": {"train": {}, "pretrainings": 2},
+                "dino": {"train": {}, "draws": 3},
+                "both": {"train": {}, "pretrainings": 3, "draws": 2},
+            },
+        }
+    )
+    large = [group for group in plan(config) if group.size == 8000]
+    seeds = {group.name: sorted({cell.seed for cell in group.cells}) for group in large}
+    assert seeds == {
+        **{"mae-8000-0": [0, 2, 4], "mae-8000-1": [1, 3]},
+        "dino-8000-0": [0, 1, 2],
+        **{"both-8000-0": [0], "both-8000-1": [1]},
+    }
+    cells = all_cells(config)
+    assert len({cell.file_name for cell in cells}) == len(cells)
+    # What labels' fractions are compared at has them all, the other size one; scratch has every draw.
+    few = {(cell.arm, cell.fraction) for cell in cells if cell.size == 100}
+    assert few == {("mae", 0.1), ("dino", 0.1), ("both", 0.1)}
+    scratch = [cell for cell in cells if cell.arm == "scratch"]
+    assert len(scratch) == len(config.seeds) * len(config.fractions)
