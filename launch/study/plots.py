@@ -98,7 +98,7 @@ def _data_scaling(config: StudyConfig, rows: list[Row]) -> Any:
         axis.set_title(f"{test} scanners", fontsize=10)
         axis.set_xlabel("heads pretrained on")
     axes[0].set_ylabel(f"mean AUC at {config.compared_fraction:.0%} of the labels")
-    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=3)
     return figure
 
 
