@@ -1,5 +1,6 @@
 """`fmct study` in a tiny form: from heads to report, going on where it was stopped."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from launch.study.cells import Heads
 from launch.study.cohort import Split, make_subject, make_volume, scanner_of
 from launch.study.config import CohortConfig, StudyConfig
-from launch.study.findings import Finding
+from launch.study.findings import Finding, Subject, displaced
 from launch.study.plan import all_cells
 from launch.study.run import study
+from preprocess.demo.anatomy import head_hu
+from preprocess.demo.head import draw_anatomy
 from shards import Dataset, FmctError
 
 COHORT = CohortConfig(
@@ -98,3 +101,15 @@ def test_heads_are_functions_of_their_number_and_findings_of_no_scanner() -> Non
         for scanner in range(4):
             share = np.mean([finding in findings for findings in found[scanner::4]])
             assert share == pytest.approx(COHORT.prevalence, abs=0.12)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_shifted_midline_leaves_the_skull_in_its_place(number: int) -> None:
+    along = np.arange(-102, 102, 4, dtype=np.float32)
+    points = np.stack(np.meshgrid(along, along, along, indexing="ij"), axis=-1).reshape(-1, 3)
+    head = replace(draw_anatomy(3, number), scale=(1.0, 1.0, 1.0), calcified_plexus=False)
+    moved = np.abs(displaced(tuple(points.T), Subject(head, frozenset(), shift_mm=16.0))[0] - points[:, 0])
+    bone = head_hu(points, head) > 150
+    assert bone.sum() > 5000
+    assert moved[bone].max() < 0.2  # mm
+    assert moved.max() > 15
