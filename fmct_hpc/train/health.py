@@ -26,8 +26,10 @@ class Alarm(NamedTuple):
 class Health:
     """Watches the figures of each step."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, speaks: bool = True) -> None:
+        """Ranks agree, so one of them speaks for all."""
         self._limits = config.health
+        self._level = logging.WARNING if speaks else logging.DEBUG
         self._patience = min(config.health.patience, max(1, config.run.steps // 4))
         self._uniform = math.log(config.model.prototypes)
         self._several = config.run.batch > 1
@@ -47,7 +49,7 @@ class Health:
         self._skipped += 1
         if self._skipped > self._limits.most_skipped:
             raise UnsoundError(f"{what}; more steps than health.most_skipped={self._limits.most_skipped}")
-        log.warning("%s; skipped, %d of at most %d", what, self._skipped, self._limits.most_skipped)
+        log.log(self._level, "%s; skipped, %d of at most %d", what, self._skipped, self._limits.most_skipped)
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Look for collapse in the figures of step `step`; a sign must last for health.patience steps,
@@ -79,10 +81,11 @@ class Health:
         what = f"step {step}: for {self._lasting[sign]} steps {sign}: the features collapse"
         if self._limits.collapse == "stop":
             raise UnsoundError(
-                f"{what}; begin again with a lower optim.base_lr, objective.centring=sinkhorn, a longer "
-                "objective.teacher_warmup or some objective.koleo_weight; health.collapse=warn only warns"
+                f"{what}; begin again with a lower optim.base_lr, objective.centring=sinkhorn, "
+                "a lower objective.teacher_temperature or some objective.koleo_weight; "
+                "health.collapse=warn only warns"
             )
-        log.warning("%s", what)
+        log.log(self._level, "%s", what)
 
     def _signs(self, figures: Mapping[str, float]) -> dict[str, bool]:
         """Which sign shows; those whose figures this objective has."""

@@ -20,7 +20,7 @@ class RunObservers:
     def __init__(self, training: Training, run: Path, start: int, dataset: Dataset, profile: bool) -> None:
         config, place = training.config, training.place
         first = place.rank == 0
-        self._health = Health(config)
+        self._health = Health(config, speaks=first)
         self._damaged = 0.0
         self._throughput = Throughput(config, place.world_size, place.device)
         self._records = Records(run, start, config.run.log_every) if first else None
