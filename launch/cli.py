@@ -1,4 +1,4 @@
-"""The `fmct` command: every stage of the pipeline, each a thin layer over the function that does the work."""
+"""The `fmct` command: what `launch/commands` has for every stage, and how a command ends."""
 
 import errno
 import os
@@ -15,8 +15,6 @@ from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
 from launch.ranks import end_rank
 from shards.errors import DISK_FULL, FmctError, NoRoomError
-
-# The stages' own modules are imported inside the commands: `fmct --help` must not wait for torch.
 
 DISK_FAILURES = (*DISK_FULL, errno.EROFS)
 """Not defects of ours: they end a command as the user's mistakes do. Every output is whole or absent."""

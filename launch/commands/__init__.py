@@ -1,1 +1,4 @@
-"""Groups of `fmct` commands, and what commands print."""
+"""The commands of `fmct`, each a thin layer over the function that does the work.
+
+The stages' own modules are imported inside the commands: `fmct --help` must not wait for torch.
+"""
