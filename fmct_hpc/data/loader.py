@@ -142,7 +142,7 @@ class Loader:
         try:
             return pipeline.run()
         except Exception as error:
-            if self._watch is not None and self._watch.died:
+            if self._watch is not None and self._watch.died():
                 raise FmctError(
                     "a reader process died, most likely of too little memory: lower data.workers or "
                     "data.prefetch"

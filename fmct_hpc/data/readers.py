@@ -16,8 +16,6 @@ class ReaderWatch:
 
     def __init__(self, pool: WorkerPool) -> None:
         """pool: of a pipeline that has been built."""
-        self.died = False
-        """Whether a reader ended before `close`."""
         processes = pool.pool
         queues = [context.dedicated_task_queue for context in processes._workers_contexts]
         queues.append(processes._general_task_queue)
@@ -26,6 +24,10 @@ class ReaderWatch:
         self._told, self._tell = multiprocessing.Pipe(duplex=False)
         self._thread = threading.Thread(target=self._watch, name="reader watch", daemon=True)
         self._thread.start()
+
+    def died(self) -> bool:
+        """Whether a reader has ended: asked of the processes, as DALI may see it before the watch does."""
+        return bool(multiprocessing.connection.wait(self._sentinels, timeout=0))
 
     def close(self) -> None:
         """Readers that end from now on do so in order."""
@@ -38,7 +40,6 @@ class ReaderWatch:
     def _watch(self) -> None:
         if self._told in multiprocessing.connection.wait([*self._sentinels, self._told]):
             return
-        self.died = True
         for condition in self._conditions:
             for _ in self._sentinels:  # DALI ends the others too
                 condition._woken_count.release()

@@ -18,6 +18,7 @@ from shard_samples import damage_volume, make_key, make_record
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data.loader import Batch, Loader
+from fmct_hpc.data.readers import ReaderWatch
 from shards.dataset import finish_dataset
 from shards.errors import FmctError
 from shards.writer import ShardWriter
@@ -216,6 +217,16 @@ def test_a_dead_reader_is_told_and_not_waited_for(dataset, seconds):
     with loading(small(dataset, workers=1)) as loader:
         next(iter(loader))
         time.sleep(seconds)
+        os.kill(reader_pids()[0], signal.SIGKILL)
+        with pytest.raises(FmctError, match="reader process died"):
+            list(islice(loader, 50))
+
+
+def test_a_dead_reader_is_named_though_dali_hears_of_it_first(dataset, monkeypatch):
+    watch = ReaderWatch._watch
+    monkeypatch.setattr(ReaderWatch, "_watch", lambda self: (time.sleep(3), watch(self)))
+    with loading(small(dataset, workers=1)) as loader:
+        next(iter(loader))
         os.kill(reader_pids()[0], signal.SIGKILL)
         with pytest.raises(FmctError, match="reader process died"):
             list(islice(loader, 50))
