@@ -37,8 +37,10 @@ class DataConfig(_Section):
     """Least and greatest edge of a local crop (reference: 64 to 112)."""
     local_field_mm: Annotated[float, Field(gt=0)] = 192.0
     """Local crops stay in this central cube (reference: 192)."""
+    global_views: Literal[1, 2] = 2
+    """DINO compares two (reference: 2); MAE alone learns from the first, and needs no other view."""
     local_views: Annotated[int, Field(ge=0)] = 2
-    """Local views beside the two global ones (reference: 2)."""
+    """Local views beside the global ones (reference: 2)."""
     flip_probability: Fraction = 0.2
     shift_probability: Fraction = 0.5
     shift: Annotated[float, Field(ge=0)] = 0.2
@@ -59,6 +61,11 @@ class DataConfig(_Section):
     """Most that the copies may take, in 10⁹ bytes (about what 256 shards of 2 GB do, the most in use)."""
     damaged: Literal["stop", "skip"] = "stop"
     """Where a volume fails its checks: end the run with its name, or count it and take another."""
+
+    @property
+    def views(self) -> int:
+        """Global and local ones."""
+        return self.global_views + self.local_views
 
     @model_validator(mode="after")
     def _crops_fit(self) -> "DataConfig":
@@ -370,6 +377,8 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "TrainConfig":
+        if self.objective.dino_weight and self.data.global_views < 2:
+            raise ValueError("objective.dino_weight needs data.global_views=2: DINO compares two views")
         if self.engine.compile and self.engine.zero_stage == 3:
             raise ValueError(
                 "engine.compile needs engine.zero_stage 0 to 2: stage 3 gathers weights in the blocks"

@@ -14,9 +14,8 @@ import numpy as np
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data.field import Voxels3, voxels
 
-GLOBAL_VIEWS = 2
 SMOOTHED, GAMMAED = 0, 1
-"""The global view that may be smoothed, and the one that may get a gamma."""
+"""The global view that may be smoothed, and the one, where there are two, that may get a gamma."""
 
 _STREAM = int.from_bytes(b"views")
 
@@ -41,7 +40,7 @@ class ViewParameters:
 def draw_views(
     data: DataConfig, spacing_mm: Sequence[float], seed: int, epoch: int, sample: int
 ) -> list[ViewParameters]:
-    """Parameters of all views of a sample, the two global ones first.
+    """Parameters of all views of a sample, the global ones first.
 
     Args:
         data: ranges and probabilities; lengths in mm.
@@ -51,12 +50,12 @@ def draw_views(
         sample: the dataset's index.
     """
     drawn = []
-    for view in range(GLOBAL_VIEWS + data.local_views):
+    for view in range(data.views):
         philox = np.random.Philox(key=[seed, _STREAM], counter=[0, view, sample, epoch])
         # All uniforms are drawn, used or not, so that a changed probability moves nothing else.
         uniform = np.random.Generator(philox).random(17)
-        start, edge = _crop(data, spacing_mm, uniform[:6], is_global=view < GLOBAL_VIEWS)
-        if view >= GLOBAL_VIEWS:
+        start, edge = _crop(data, spacing_mm, uniform[:6], is_global=view < data.global_views)
+        if view >= data.global_views:
             drawn.append(ViewParameters(start, edge))
             continue
         flip_d, flip_h, flip_w = (bool(u < data.flip_probability) for u in uniform[6:9])

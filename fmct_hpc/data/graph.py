@@ -16,7 +16,7 @@ from torch.utils import dlpack
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data import smoothing
 from fmct_hpc.data.cut_cpu import cut_on_cpu
-from fmct_hpc.data.draw import GAMMAED, GLOBAL_VIEWS, SMOOTHED
+from fmct_hpc.data.draw import SMOOTHED
 from fmct_hpc.data.kernel import bounds
 from fmct_hpc.data.source import Sample, ViewSource
 from fmct_hpc.data.squeezed import cut_squeezed
@@ -80,13 +80,16 @@ def _pipeline(source: ViewSource, data: DataConfig, device: Device) -> tuple[Dat
     sample: Any = Sample(*_inputs(source, data))  # of graph nodes in the place of arrays
     views = _cut(sample, data, device)
     # Flags and kernels are arguments of operators, which DALI takes from the CPU.
-    smoothed, contrasted = views[SMOOTHED], views[GAMMAED]
+    smoothed = views[SMOOTHED]
     if sample.smooths:
         length = 2 * smoothing.radius(data.smooth_sigma[1]) + 1
         smoothed = smoothing.smooth(smoothed, sample.kernels, len(data.windows), data.view_size, length)
+    views[SMOOTHED] = smoothed
+    last = data.global_views - 1
+    contrasted = views[last]
     if sample.gammas:
         contrasted = _adjust_contrast(contrasted, sample.gamma.gpu() if device == "gpu" else sample.gamma)
-    views[SMOOTHED], views[GAMMAED] = smoothed, contrasted
+    views[last] = contrasted
     return *views, fn.copy(sample.taken), fn.copy(sample.skipped)
 
 
@@ -107,7 +110,7 @@ def _inputs(source: ViewSource, data: DataConfig) -> list[DataNode]:
 
 def _cut(sample: Any, data: DataConfig, device: Device) -> list[DataNode]:
     """The views, float32 (C, S, S, S) each: cropped, windowed, resized, flipped, shifted."""
-    count, limits, size = GLOBAL_VIEWS + data.local_views, bounds(data.windows), data.view_size
+    count, limits, size = data.views, bounds(data.windows), data.view_size
     windows = types.Constant(limits, device=device)
     if device == "cpu" and data.field == "isotropic":
         return [

@@ -12,7 +12,7 @@ from nvidia.dali.types import SampleInfo
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data import field, smoothing
-from fmct_hpc.data.draw import GAMMAED, SMOOTHED, ViewParameters, draw_views
+from fmct_hpc.data.draw import SMOOTHED, ViewParameters, draw_views
 from fmct_hpc.data.kernel import AIR_HU
 from fmct_hpc.data.order import Share
 from shards.dataset import Dataset
@@ -101,7 +101,7 @@ class ViewSource:
         box, starts = cut(index, drawn)
         geometry = [(start, view.edge, view.flip) for start, view in zip(starts, drawn, strict=True)]
         width = smoothing.radius(self.data.smooth_sigma[1])
-        sigma, gamma = drawn[SMOOTHED].sigma, drawn[GAMMAED].gamma
+        sigma, gamma = drawn[SMOOTHED].sigma, drawn[self.data.global_views - 1].gamma
         return Sample(
             box,
             np.array(geometry, np.int32),

@@ -5,7 +5,6 @@ torch.utils.flop_counter; norms, softmax and activations are left out, as in eve
 """
 
 from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
-from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.model.patches import visible_patches
 
 
@@ -56,7 +55,7 @@ def tokens_a_volume(config: TrainConfig) -> int:
     """Tokens that the student's encoder works on for one volume, over all its views."""
     objective, tokens = config.objective, 0
     if objective.distils or objective.koleo_weight:
-        tokens += (GLOBAL_VIEWS + config.data.local_views) * tokens_a_view(config)
+        tokens += config.data.views * tokens_a_view(config)
     if objective.mae_weight:
         tokens += _prefix(config.model) + visible_patches(_patches(config), objective.mask_ratio)
     return tokens
@@ -78,19 +77,19 @@ def training_flops(config: TrainConfig) -> int:
     """
     model, objective = config.model, config.objective
     n, prefix = _patches(config), _prefix(model)
-    views = GLOBAL_VIEWS + config.data.local_views
+    views, whole = config.data.views, config.data.global_views
     student = teacher = unneeded = 0
     if objective.distils or objective.koleo_weight:
         student += views * encoder_flops(config)
         unneeded += views * _embedding_flops(config, n)
     if objective.distils:
-        teacher += GLOBAL_VIEWS * encoder_flops(config)
+        teacher += whole * encoder_flops(config)
     if objective.dino_weight:
         student += views * _head_flops(model)
-        teacher += GLOBAL_VIEWS * _head_flops(model)
+        teacher += whole * _head_flops(model)
     if objective.ibot_weight:
         share = objective.ibot_mask_probability * sum(objective.ibot_mask_ratio) / 2
-        masked = round(GLOBAL_VIEWS * n * share)
+        masked = round(whole * n * share)
         student += masked * _head_flops(model)
         teacher += masked * _head_flops(model)
     if objective.mae_weight:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.model.patches import visible_patches
 
 _MAE = int.from_bytes(b"masks")
@@ -58,11 +57,10 @@ def draw(config: TrainConfig, step: int, samples: NDArray[np.int64]) -> Draws:
     if objective.mae_weight:
         keep = keep_indices(seed, step, samples, grid**3, objective.mask_ratio)
     if objective.ibot_weight:
-        masked = masked_patches(
-            seed, step, samples, grid, objective.ibot_mask_probability, objective.ibot_mask_ratio
-        )
+        how = objective.ibot_mask_probability, objective.ibot_mask_ratio
+        masked = masked_patches(seed, step, samples, config.data.global_views, grid, *how)
     if model.drop_path:
-        views = GLOBAL_VIEWS + config.data.local_views
+        views = config.data.views
         drawn = path_scales(seed, step, samples, views + 1, model.depth, model.drop_path)
         scales, mae_scales = drawn[:views], drawn[views]
     return Draws(keep, masked, scales, mae_scales)
@@ -81,15 +79,16 @@ def masked_patches(
     seed: int,
     step: int,
     samples: NDArray[np.int64],
+    views: int,
     grid: int,
     probability: float,
     ratio: tuple[float, float],
 ) -> Masked:
-    """Patches of the global views to hide for iBOT, in blocks (Zhou et al. 2022, section 4.1).
+    """Patches of the `views` global views to hide for iBOT, in blocks (Zhou et al. 2022, section 4.1).
 
     With `probability` a view is masked at all, then a share of its patches drawn from `ratio`, at least one.
     """
-    where = np.zeros((GLOBAL_VIEWS, len(samples), grid**3), dtype=bool)
+    where = np.zeros((views, len(samples), grid**3), dtype=bool)
     for view, masks in enumerate(where):
         for mask, sample in zip(masks, samples, strict=True):
             generator = _generator(seed, _IBOT, step, int(sample), view)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.model.decoder import MaeDecoder
 from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.patches import patchify, unpatchify
@@ -41,7 +40,7 @@ class Student(nn.Module):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         objective, model = config.objective, config.model
-        self.objective = objective
+        self.objective, self.global_views = objective, config.data.global_views
         channels, size = len(config.data.windows), config.data.view_size
         self.encoder = VisionTransformer(model, channels, size)
         self.head, self.ibot_head = _heads(config)
@@ -67,7 +66,7 @@ class Student(nn.Module):
         if self.objective.distils or self.objective.koleo_weight:
             tokens = self._encode(views, draws)
             cls = tokens[:, :, 0]
-            signs["feature_deviation"] = feature_deviation(cls[:GLOBAL_VIEWS])
+            signs["feature_deviation"] = feature_deviation(cls[: self.global_views])
         if self.head is not None:
             assert targets.cls is not None, "DINO needs the teacher's targets"
             logits = self.head(cls, freeze_prototypes)
@@ -80,7 +79,7 @@ class Student(nn.Module):
             logits = head(masked_tokens(tokens, draws.masked, self.encoder.prefix), freeze_prototypes)
             parts["ibot"] = ibot_loss(logits, targets.patches, draws.masked.weights, temperature)
         if self.objective.koleo_weight:
-            parts["koleo"] = koleo_loss(cls[:GLOBAL_VIEWS])
+            parts["koleo"] = koleo_loss(cls[: self.global_views])
         if self.decoder is not None:
             parts["mae"] = self._reconstruction_loss(views[0], draws)
         weights = weights or self.objective.weights

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.data.loader import Batch, Loader
 from fmct_hpc.model.execution import set_execution
 from fmct_hpc.objective.draws import Draws, draw
@@ -84,7 +83,7 @@ class Training:
         if self.teacher is None or self.targets is None:
             return [NO_SCORES for _ in batches]
         logits = [
-            self.teacher(batch.views[:GLOBAL_VIEWS], drawn.masked)
+            self.teacher(batch.views[: self.config.data.global_views], drawn.masked)
             for batch, drawn in zip(batches, draws, strict=True)
         ]
         return self.targets.of(logits, now.teacher_temperature)

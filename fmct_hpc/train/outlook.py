@@ -5,7 +5,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.model.size import (
     encoder_flops,
     parameter_counts,
@@ -47,8 +46,7 @@ def outlook(config: TrainConfig, dataset: Dataset, ranks: int, done: int) -> str
         ],
         "batch": [
             f"{config.run.batch} volumes a step = {ranks} ranks x {accumulation} micro-batches x {micro}",
-            f"{GLOBAL_VIEWS} global and {config.data.local_views} local views of {config.data.view_size}³, "
-            f"{tokens_a_volume(config)} tokens a volume in the student",
+            *_view_lines(config),
         ],
         "model": _model_lines(config),
         "memory a rank": _memory_lines(config, ranks, micro),
@@ -57,6 +55,19 @@ def outlook(config: TrainConfig, dataset: Dataset, ranks: int, done: int) -> str
     return "\n".join(
         f"## {title}\n" + "\n".join(f"- {line}" for line in lines) for title, lines in sections.items()
     )
+
+
+def _view_lines(config: TrainConfig) -> list[str]:
+    data, objective = config.data, config.objective
+    lines = [
+        f"{data.global_views} global and {data.local_views} local views of {data.view_size}³, "
+        f"{tokens_a_volume(config)} tokens a volume in the student"
+    ]
+    if data.views > 1 and not (objective.distils or objective.koleo_weight):
+        lines.append(
+            "MAE alone learns from the first view: data.global_views=1 data.local_views=0 spare the others"
+        )
+    return lines
 
 
 def held_bytes(stage: int, ranks: int, student: int, teacher: int) -> float:

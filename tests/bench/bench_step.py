@@ -43,7 +43,7 @@ def configuration(size: str, device: str, batch: int, stage: int, overrides: dic
 
 def make_batch(config: TrainConfig, place: Place) -> Batch:
     size, count = config.data.view_size, config.run.batch
-    views = torch.rand(2 + config.data.local_views, count, 3, size, size, size, device=place.device)
+    views = torch.rand(config.data.views, count, 3, size, size, size, device=place.device)
     return Batch(views, np.arange(count), [f"{n:032x}" for n in range(count)], 0, 0.0)
 
 

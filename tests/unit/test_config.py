@@ -53,6 +53,7 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
             ["objective.dino_weight=0", "objective.ibot_weight=1", "objective.ibot_shared_head=true"],
             ["ibot_shared_head", "dino_weight"],
         ),
+        ("data: {path: d}", ["data.global_views=1"], ["dino_weight", "data.global_views=2"]),
         (
             "data: {path: d}",
             ["engine.compile=true", "engine.zero_stage=3"],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fmct_hpc.config import DataConfig
-from fmct_hpc.data.draw import GLOBAL_VIEWS, draw_views
+from fmct_hpc.data.draw import draw_views
 from fmct_hpc.data.field import origin, voxels
 
 DATA = DataConfig(path=Path("unused"))
@@ -22,7 +22,7 @@ spacings = st.tuples(*[st.floats(0.4, 5.0)] * 3)
 def test_crops_have_their_size_in_mm_and_stay_in_their_room(spacing, seed, epoch, sample):
     field = voxels(DATA.field_mm, spacing)
     for number, view in enumerate(draw_views(DATA, spacing, seed, epoch, sample)):
-        is_global = number < GLOBAL_VIEWS
+        is_global = number < DATA.global_views
         least, greatest = DATA.global_crop_mm if is_global else DATA.local_crop_mm
         room = DATA.field_mm if is_global else DATA.local_field_mm
         for start, edge, mm, size in zip(view.start, view.edge, spacing, field, strict=True):
@@ -70,7 +70,7 @@ def test_a_changed_probability_moves_no_other_draw():
 def test_frequencies_and_ranges_follow_the_recipe():
     views = [draw_views(DATA, SPACING, 0, 0, i) for i in range(4000)]
     tolerance = 4 * np.sqrt(0.25 / len(views))
-    for number in range(GLOBAL_VIEWS):
+    for number in range(DATA.global_views):
         flips = np.mean([v[number].flip for v in views], axis=0)
         shifts = np.array([v[number].shift for v in views])
         assert abs(flips - 0.2).max() < tolerance
@@ -84,7 +84,7 @@ def test_frequencies_and_ranges_follow_the_recipe():
     assert 0.5 <= np.min(sigmas) < np.max(sigmas) <= 1.0
     assert 0.2 <= min(gammas) < max(gammas) <= 1.0
     assert all(v[0].gamma is None and v[1].sigma is None for v in views)
-    plain = [local for v in views for local in v[GLOBAL_VIEWS:]]
+    plain = [local for v in views for local in v[DATA.global_views :]]
     assert all(not any(p.flip) and p.shift == 0 and p.sigma is None and p.gamma is None for p in plain)
 
 

@@ -102,6 +102,12 @@ def test_a_sample_looks_different_in_each_epoch_and_view(reference):
     assert len({view.numpy().tobytes() for view in views}) == len(views)
 
 
+def test_one_global_view_is_the_first_of_two(dataset, reference):
+    alone = take(small(dataset).model_copy(update={"global_views": 1, "local_views": 0}), 6)
+    for batch, whole in zip(alone, reference, strict=True):
+        assert torch.equal(batch.views, whole.views[:1])
+
+
 def test_readers_and_prefetch_change_nothing(dataset, reference):
     assert_same(take(small(dataset, workers=2, prefetch=3), 6), reference)
     assert_same(take(small(dataset, prefetch=1), 6), reference)

@@ -10,7 +10,6 @@ import torch
 from small_training import small_config
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.data.draw import GLOBAL_VIEWS
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.objective.targets import Targets
@@ -31,7 +30,7 @@ def figures_of(
     """The signs of a forward pass over (V, B, C, S, S, S) views."""
     targets = Targets(config)
     drawn = draw(config, 0, np.arange(views.shape[1]))
-    scores = targets.of([teacher(views[:GLOBAL_VIEWS], drawn.masked)], 0.04)[0]
+    scores = targets.of([teacher(views[: config.data.global_views], drawn.masked)], 0.04)[0]
     return {name: float(value) for name, value in student(views, scores, drawn).health.items()}
 
 

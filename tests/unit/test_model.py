@@ -105,7 +105,7 @@ def test_masks_depend_on_seed_step_and_sample_alone() -> None:
 
 def test_ibot_masks_are_blocks_of_the_drawn_share_and_depend_on_nothing_else() -> None:
     samples = np.array([7, 3, 99, 4])
-    masked = masked_patches(1, 10, samples, 8, 0.5, (0.1, 0.5))
+    masked = masked_patches(1, 10, samples, 2, 8, 0.5, (0.1, 0.5))
     counts = masked.where.sum(-1)
     assert ((counts == 0) | ((counts >= 51) & (counts <= 256))).all()
     assert (counts == 0).any()
@@ -116,9 +116,9 @@ def test_ibot_masks_are_blocks_of_the_drawn_share_and_depend_on_nothing_else() -
     shares = torch.zeros_like(masked.where, dtype=torch.float32).flatten()
     shares[masked.numbers] = masked.weights
     torch.testing.assert_close(shares.view_as(masked.where).sum(-1), (counts > 0) / 8)
-    alone = masked_patches(1, 10, samples[2:3], 8, 0.5, (0.1, 0.5))
+    alone = masked_patches(1, 10, samples[2:3], 2, 8, 0.5, (0.1, 0.5))
     assert torch.equal(alone.where[:, 0], masked.where[:, 2])
-    assert not torch.equal(masked.where, masked_patches(1, 11, samples, 8, 0.5, (0.1, 0.5)).where)
+    assert not torch.equal(masked.where, masked_patches(1, 11, samples, 2, 8, 0.5, (0.1, 0.5)).where)
 
 
 @pytest.mark.parametrize("grid", [1, 2, 5, 8])
@@ -295,7 +295,7 @@ def test_teacher_with_the_students_weights_gives_its_logits() -> None:
     state = student.state_dict()
     teacher.load_state_dict({name: state[name] for name in teacher.state_dict()})
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    masked = masked_patches(0, 0, np.array([3, 8, 9]), 3, 1.0, (0.1, 0.5))
+    masked = masked_patches(0, 0, np.array([3, 8, 9]), 2, 3, 1.0, (0.1, 0.5))
     logits = teacher(views(2, 3), masked)
     tokens = student.encoder(views(2, 3).flatten(0, 1)).unflatten(0, (2, 3))
     torch.testing.assert_close(logits.cls, student.head(tokens[:, :, 0]))

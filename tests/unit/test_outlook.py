@@ -34,6 +34,18 @@ def test_tokens_of_the_reference_by_hand() -> None:
     assert tokens_a_volume(mae) == 133
 
 
+def test_mae_alone_is_told_which_views_nobody_looks_at(tmp_path: Path) -> None:
+    dataset = Dataset.open(write_dataset(tmp_path / "data"))
+    given, alone = {"path": str(tmp_path / "data")}, {"global_views": 1, "local_views": 0}
+    for objective, data, told in (
+        ({}, given, False),
+        ({"dino_weight": 0}, given, True),
+        ({"dino_weight": 0}, given | alone, False),
+    ):
+        config = TrainConfig.model_validate({"data": data, "objective": objective})
+        assert ("data.global_views=1" in outlook(config, dataset, 1, 0)) is told
+
+
 def test_a_slow_step_has_less_throughput_and_a_cpu_no_utilisation() -> None:
     import torch
 
