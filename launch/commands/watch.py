@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from launch.slurm.progress import Kept
 from launch.slurm.requeue import BACKOFF_SECONDS
 from shards.errors import FmctError
 
@@ -16,8 +17,9 @@ Folder = Annotated[
     Path | None, typer.Option("--folder", help="Where endings are noted; RUN/slurm if not given.")
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Where preprocessing lies whose tasks the array shares out.")
+    Path | None, typer.Option("--out", help="Of preprocessing or a sweep that an array shares out.")
 ]
+Sweep = Annotated[bool, typer.Option("--sweep", help="OUT is a sweep's.")]
 Catalog = Annotated[Path | None, typer.Option("--catalog", help="What the scan writes.")]
 # A batch script passes all arguments of its command, of which only these matter here.
 OTHERS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -71,12 +73,13 @@ def cancel(folder: Watched) -> None:
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)
-def before(run: Run = None, folder: Folder = None, out: Out = None, catalog: Catalog = None) -> None:
+def before(
+    run: Run = None, folder: Folder = None, out: Out = None, catalog: Catalog = None, sweep: Sweep = False
+) -> None:
     """For batch scripts: Slurm started the job again; exit code 2 where it must not go on."""
-    from launch.slurm.progress import Kept
     from launch.slurm.requeue import before
 
-    if not before(_folder(run, folder), Kept(run, out, catalog)):
+    if not before(_folder(run, folder), _kept(run, out, catalog, sweep)):
         raise typer.Exit(2)
 
 
@@ -87,15 +90,19 @@ def after(
     folder: Folder = None,
     out: Out = None,
     catalog: Catalog = None,
+    sweep: Sweep = False,
     backoff: Annotated[
         float, typer.Option(envvar="FMCT_BACKOFF_SECONDS", min=1, help="Before a failed job's next start.")
     ] = BACKOFF_SECONDS,
 ) -> None:
     """For batch scripts: queue the job again, or say why not."""
-    from launch.slurm.progress import Kept
     from launch.slurm.requeue import after
 
-    after(_folder(run, folder), Kept(run, out, catalog), code, backoff)
+    after(_folder(run, folder), _kept(run, out, catalog, sweep), code, backoff)
+
+
+def _kept(run: Path | None, out: Path | None, catalog: Path | None, sweep: bool) -> Kept:
+    return Kept(run, None if sweep else out, catalog, out if sweep else None)
 
 
 def _folder(run: Path | None, folder: Path | None) -> Path:

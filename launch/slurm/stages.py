@@ -109,7 +109,10 @@ def sweep_chain(
             job("fmct-features-joined", ("--extract", "-1"), success=("fmct-features",)),
         ]
     ready = ("fmct-features-joined",) if extractions else ()
-    grid = job("fmct-sweep", *(("--share", f"{i}/{shares}") for i in range(shares)), success=ready)
+    grid = replace(
+        job("fmct-sweep", *(("--share", f"{i}/{shares}") for i in range(shares)), success=ready),
+        kept=("--sweep", "--out", str(out)),
+    )
     collect = (*command, "--collect")
     return [*jobs, grid, Job("fmct-swept", (collect,), site.light, after_end=("fmct-sweep",))]
 

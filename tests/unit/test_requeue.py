@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, write_plan
 from launch.slurm import causes, requeue
 from launch.slurm.causes import by_code, by_slurm, log_of_start
 from launch.slurm.progress import Kept
@@ -110,6 +111,23 @@ def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tm
         found.append(Kept(catalog=tmp_path / "catalog.parquet").progress())
     assert found == [(number + 1, "part") for number in range(2 * MOST_IDLE)]
     assert decide(history(*(("time limit", number) for number, _ in found)))[:2] == (True, 0.0)
+
+
+def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, monkeypatch):
+    """Share 1 of 2 has tasks 1 and 3, of three units; those of the other say nothing of it."""
+    digests = tuple(f"{number:064d}"[::-1] for number in range(6))
+    grid = Plan(units=(), digests=digests, seconds=(), tasks=((0,), (1, 2), (3, 4), (5,)), leakage=())
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    kept = Kept(sweep=tmp_path)
+    assert kept.progress() == (None, "unit")
+    write_plan(tmp_path, grid)
+    (tmp_path / "units").mkdir()
+    found = []
+    for number in (0, 1, 3, 2, 5):
+        UnitFiles(tmp_path, digests[number]).marker.touch()
+        found.append(kept.progress()[0])
+    assert found == [0, 1, 1, 2, 3]
 
 
 LOG = """\

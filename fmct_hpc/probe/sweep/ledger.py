@@ -76,6 +76,16 @@ class UnitFiles:
         return whole and marker.digest == self.digest and marker.source == source
 
 
+def units_in_share(out: Path, share: int, shares: int) -> int | None:
+    """How many units of tasks `share`, `share` + `shares` and so on have a marker; None without a plan."""
+    try:
+        plan = read_plan(out)
+    except FmctError:
+        return None
+    mine = [number for task in plan.tasks[share::shares] for number in task]
+    return sum(UnitFiles(out, plan.digests[number]).marker.is_file() for number in mine)
+
+
 def write_plan(out: Path, plan: Plan) -> None:
     """Write `out`/plan.json."""
     write_text(out / "plan.json", plan.model_dump_json(indent=1) + "\n")
