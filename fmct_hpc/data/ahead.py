@@ -1,6 +1,5 @@
 """Copying the shards that a rank will read next into the node's cache, in a thread beside the training."""
 
-import itertools
 import logging
 import threading
 
@@ -44,15 +43,21 @@ class Ahead:
         self._thread.join()
 
     def _run(self) -> None:
-        steps = self._share.order.steps_a_window
-        for step in itertools.count(self._step):
-            with self._moved:
-                self._moved.wait_for(lambda step=step: self._closed or step <= self._step + steps)  # type: ignore[misc]
+        step = self._step
+        while True:
             for number in self._shards(step):
                 if self._closed:
                     return
                 if number not in self._failed:
                     self._fill(number)
+            step = self._next(step + 1)
+
+    def _next(self, step: int) -> int:
+        """Wait until `step` is near enough; it, or the training's own where that has overtaken."""
+        steps = self._share.order.steps_a_window
+        with self._moved:
+            self._moved.wait_for(lambda: self._closed or step <= self._step + steps)
+            return max(step, self._step)
 
     def _shards(self, step: int) -> list[int]:
         """Shards that this rank needs for `step`."""

@@ -1,4 +1,4 @@
-"""Node-local copies of shards: shared by all processes of a node, least recently used out, verified.
+"""Node-local copies of shards: shared by a user's processes on a node, least recently used out, verified.
 
 A copy is complete or absent: it is written under a temporary name that its writer holds locked, checked
 against the shard's SHA-256, then renamed. A writer that is killed leaves a temporary file that nobody
@@ -33,26 +33,27 @@ _TEMPORARY, _LOCK = ".tmp", ".lock"
 
 
 class ShardCache:
-    """A directory of copies of shard files, at most `limit` bytes in all."""
+    """Copies of shard files, at most `limit` bytes in all, in a folder of their own below `directory`."""
 
     def __init__(self, directory: Path, limit: int):
-        self.directory = directory
+        # What else lies in a scratch folder is not ours to count or remove, nor are other users' copies.
+        self.directory = directory / f"fmct-shards-{os.getuid()}"
         self.limit = limit
 
     def open(self, name: str) -> int | None:
         """A descriptor of the copy called `name`, marked as used now; None where there is none."""
         try:
             descriptor = os.open(self.directory / name, os.O_RDONLY)
-        except FileNotFoundError:
+        except OSError:
             return None
         _mark_used(descriptor)
         return descriptor
 
     def discard(self, name: str) -> bool:
-        """Remove a copy; False where there was none."""
+        """Remove a copy; False where there is none to remove."""
         try:
             (self.directory / name).unlink()
-        except FileNotFoundError:
+        except OSError:
             return False
         return True
 
@@ -130,11 +131,17 @@ class CachedDataset(Dataset):
 
     def read(self, i: int) -> np.ndarray:
         """As `Dataset.read`."""
-        return self._checked(i, lambda: super(CachedDataset, self).read(i))
+        try:
+            return super().read(i)
+        except (FmctError, OSError):
+            return self._without_copy(i).read(i)
 
     def read_box(self, i: int, start: Index3, stop: Index3) -> np.ndarray:
         """As `Dataset.read_box`."""
-        return self._checked(i, lambda: super(CachedDataset, self).read_box(i, start, stop))
+        try:
+            return super().read_box(i, start, stop)
+        except (FmctError, OSError):
+            return self._without_copy(i).read_box(i, start, stop)
 
     def fill(self, number: int, stop: Callable[[], bool] = lambda: False) -> None:
         """Copy shard `number` of the dataset; see `ShardCache.fill`."""
@@ -142,14 +149,11 @@ class CachedDataset(Dataset):
         source = shard_path(self.path, shard.name, self.info.format)
         self.cache.fill(self._copy_name(source), source, shard, stop)
 
-    def _checked(self, i: int, read: Callable[[], np.ndarray]) -> np.ndarray:
-        try:
-            return read()
-        except FmctError:
-            if not self.cache.discard(self._copy_name(self.shard_file(i))):
-                raise
+    def _without_copy(self, i: int) -> Dataset:
+        """What to read volume i from after its copy, if there is one still, has failed: that is removed."""
+        if self.cache.discard(self._copy_name(self.shard_file(i))):
             log.warning("%s: the copy in data.cache was damaged: removed", self.shard_file(i).name)
-            return read()
+        return Dataset(self.path, self.info, self.index)
 
     def _open_shard(self, i: int) -> int:
         descriptor = self.cache.open(self._copy_name(self.shard_file(i)))

@@ -1,11 +1,16 @@
 """The node-local cache of shards: bounded, shared, verified, never in the way."""
 
+import errno
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -14,8 +19,10 @@ import pytest
 from shard_samples import damage_volume, make_key, noise, write_dataset
 from test_data_loader import assert_same, small
 
+from fmct_hpc.data.ahead import Ahead
 from fmct_hpc.data.cache import CachedDataset
 from fmct_hpc.data.loader import Batch, Loader
+from fmct_hpc.data.order import Order, Share
 from shards import Dataset, FmctError
 
 SHARDS = 4
@@ -44,7 +51,7 @@ def cached(path: Path, cache: Path, shards: float = SHARDS) -> CachedDataset:
 
 
 def copies(cache: Path) -> list[str]:
-    return sorted(path.name.split("-", 1)[1].split(".")[0] for path in cache.glob("*-shard-?.*"))
+    return sorted(path.name.split("-", 1)[1].split(".")[0] for path in cache.rglob("*-shard-?.*"))
 
 
 def take(path: Path, batches: int, **keywords: object) -> list[Batch]:
@@ -62,6 +69,17 @@ def wait_for(what) -> None:
         time.sleep(0.01)
 
 
+@contextmanager
+def loading_ahead(data: CachedDataset) -> Iterator[Ahead]:
+    """Of one rank's batches of two, from step 0."""
+    counts = tuple(shard.volumes for shard in data.info.shards)
+    ahead = Ahead(data, Share(Order(3, counts, 2), 0, 1, 1), 0)
+    try:
+        yield ahead
+    finally:
+        ahead.close()
+
+
 def test_the_loader_fills_the_cache_and_reads_from_it(dataset, tmp_path):
     plain, cache = take(dataset, 4), tmp_path / "cache"
     loader = Loader(
@@ -71,7 +89,7 @@ def test_the_loader_fills_the_cache_and_reads_from_it(dataset, tmp_path):
     try:
         assert_same(list(islice(loader, 4)), plain)
         wait_for(lambda: len(copies(cache)) == SHARDS)
-        assert not list(cache.glob("*.tmp"))
+        assert not list(cache.rglob("*.tmp"))
     finally:
         loader.close()
     for shard in dataset.glob("shard-*"):
@@ -105,7 +123,7 @@ def test_a_damaged_shard_is_not_copied_and_its_reader_says_so(dataset, tmp_path)
 def test_a_damaged_copy_is_thrown_away_and_the_shard_read(dataset, tmp_path, caplog):
     data = cached(dataset, tmp_path / "cache")
     data.fill(0)
-    (copy,) = (tmp_path / "cache").glob("*shard-0*")
+    (copy,) = (tmp_path / "cache").rglob("*shard-0*")
     stored = bytearray(copy.read_bytes())
     for place in range(1000, len(stored) - 1000, 16):
         stored[place] ^= 0xFF
@@ -114,6 +132,75 @@ def test_a_damaged_copy_is_thrown_away_and_the_shard_read(dataset, tmp_path, cap
         assert np.array_equal(data.read_box(1, (0, 0, 0), (33, 30, 36)), noise((33, 30, 36), 1))
     assert "damaged: removed" in caplog.text
     assert copies(tmp_path / "cache") == []
+
+
+def test_two_readers_of_one_damaged_copy_both_read_the_shard(dataset, tmp_path, monkeypatch):
+    data = cached(dataset, tmp_path / "cache")
+    data.fill(0)
+    (copy,) = (tmp_path / "cache").rglob("*shard-0*")
+    copy.write_bytes(bytes(copy.stat().st_size))
+    both_have_it_open = threading.Barrier(2)
+    opened = CachedDataset._open_shard
+
+    def open_shard(self: CachedDataset, i: int) -> int:
+        descriptor = opened(self, i)
+        both_have_it_open.wait(30)
+        return descriptor
+
+    monkeypatch.setattr(CachedDataset, "_open_shard", open_shard)
+    with ThreadPoolExecutor(2) as pool:
+        for number, volume in enumerate(pool.map(data.read, (0, 1))):
+            assert np.array_equal(volume, noise((33, 30, 36), number))
+
+
+def test_a_disk_that_fails_is_read_past(dataset, tmp_path, monkeypatch):
+    data = cached(dataset, tmp_path / "cache")
+    data.fill(0)
+    (copy,) = (tmp_path / "cache").rglob("*shard-0*")
+    inode, pread = copy.stat().st_ino, os.preadv
+
+    def failing(descriptor: int, *arguments: object) -> int:
+        if os.fstat(descriptor).st_ino == inode:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    assert np.array_equal(data.read(0), noise((33, 30, 36), 0))
+
+
+def test_what_else_lies_in_the_folder_stays_and_is_in_nobodys_way(dataset, tmp_path):
+    scratch = tmp_path / "scratch"
+    (scratch / "folder").mkdir(parents=True)
+    (scratch / "results.npy").write_bytes(bytes(10**6))
+    for path in scratch.iterdir():
+        os.utime(path, (1, 1))
+    data = cached(dataset, scratch, shards=2.5)
+    for number in range(3):
+        data.fill(number)
+    assert copies(scratch) == ["shard-1", "shard-2"]
+    assert (scratch / "results.npy").exists()
+
+
+def test_copying_that_is_overtaken_goes_on_where_the_training_is(dataset, tmp_path):
+    """The training is at step 50 while the first step's shard is copied: the next copy is of step 50."""
+    data = cached(dataset, tmp_path / "cache")
+    asked, may_go_on = [], threading.Event()
+
+    def fill(number: int, stop: object) -> None:
+        asked.append(number)
+        may_go_on.wait(30)
+
+    data.fill = fill
+    with loading_ahead(data) as ahead:
+        wait_for(lambda: asked)
+        first = ahead._shards(0)[0]
+        ahead.advance(50)
+        may_go_on.set()
+        wait_for(lambda: len(asked) > len(ahead._shards(0)))
+    rest = asked[len(ahead._shards(0)) :]
+    assert asked[0] == first
+    assert ahead._shards(50) != ahead._shards(1)
+    assert rest[: len(ahead._shards(50))] == ahead._shards(50)
 
 
 def _fill_and_read(path: Path, cache: Path, seed: int) -> None:
@@ -138,8 +225,11 @@ def test_processes_share_a_cache_too_small_for_all(dataset, tmp_path):
     for process in others:
         process.join(120)
         assert process.exitcode == 0
-    assert sum(path.stat().st_size for path in cache.iterdir()) <= cached(dataset, cache, 2.2).cache.limit
-    for copy in cache.glob("*-shard-*"):
+    assert (
+        sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+        <= cached(dataset, cache, 2.2).cache.limit
+    )
+    for copy in cache.rglob("*-shard-*"):
         assert copy.read_bytes() == (dataset / copy.name.split("-", 1)[1]).read_bytes()
 
 
@@ -169,12 +259,12 @@ def test_what_a_killed_writer_left_is_taken_over(dataset, tmp_path):
         data = cached(dataset, cache, shards=2.5)
         data.fill(0)  # another is at it
         assert copies(cache) == ["shard-0"]
-        assert list(cache.glob("*.tmp"))
+        assert list(cache.rglob("*.tmp"))
         assert np.array_equal(data.read(0), noise((33, 30, 36), 0))
         writer.kill()
     data.fill(1)
     data.fill(2)  # what it left makes room
-    assert not list(cache.glob("*.tmp"))
+    assert not list(cache.rglob("*.tmp"))
     data.fill(0)
-    (copy,) = cache.glob("*-shard-0*")
+    (copy,) = cache.rglob("*-shard-0*")
     assert copy.read_bytes() == data.shard_file(0).read_bytes()
