@@ -1,9 +1,13 @@
-"""One function over many arguments, in this process or in several."""
+"""Work in this process or in several: how worker processes start, and that they end with their starter."""
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import TypeVar
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -19,12 +23,41 @@ def unordered(
     if workers == 1:
         yield from map(work, arguments)
         return
-    context = multiprocessing.get_context("spawn")  # safe whatever threads the caller runs
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(work, argument) for argument in arguments]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with process_pool(workers) as pool:
+        for future in as_completed([pool.submit(work, argument) for argument in arguments]):
+            yield future.result()
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool that starts no further task once an exception leaves its context."""
+    # Spawned, not forked: the caller may hold threads (a progress bar, BLAS).
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class InlineExecutor(Executor):
+    """Runs what it is given at once, in this process."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """The finished future of `work`; an exception of it is raised here."""
+        future: Future = Future()
+        future.set_result(work(*args, **kwargs))
+        return future
+
+
+def _set_up_worker() -> None:
+    """Die with the parent, however it dies, and at once on Ctrl-C: what is written is renamed when whole."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -25,10 +25,10 @@ from launch.study.config import StudyConfig
 from launch.study.plan import Group, plan
 from launch.study.pretrain import pretrain
 from launch.study.report import write_report
-from preprocess.processes import process_pool
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError
+from shards.parallel import process_pool
 
 log = logging.getLogger(__name__)
 

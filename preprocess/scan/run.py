@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow.compute as pc
 
 from preprocess.dicom.sources import Source
-from preprocess.processes import InlineExecutor, process_pool
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.findings import (
     FILE_COLUMNS,
@@ -33,6 +32,7 @@ from preprocess.scan.grouping import Findings, Tables, write_tables
 from preprocess.scan.known import Known
 from preprocess.scan.workplace import Work, publish, rejected_path, workplace
 from shards.errors import FmctError
+from shards.parallel import InlineExecutor, process_pool
 
 __all__ = ["ScanSummary", "rejected_path", "scan"]
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from preprocess.config import PreprocessConfig
-from preprocess.processes import process_pool
 from preprocess.tasks.task import run_task
 from shards.errors import FmctError
+from shards.parallel import process_pool
 
 log = logging.getLogger(__name__)
 

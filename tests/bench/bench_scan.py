@@ -25,13 +25,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter, PrivateParquet
-from preprocess.processes import InlineExecutor
 from preprocess.scan.findings import FILE_COLUMNS, REJECTED_TABLE, Published, file_fingerprints
 from preprocess.scan.grouping import Findings, write_tables
 from preprocess.scan.known import Known
 from preprocess.scan.run import scan
 from preprocess.scan.workplace import Work, rejected_path
 from preprocess.tasks.plan import plan
+from shards.parallel import InlineExecutor
 
 HEAD = Path(__file__).parents[3] / "shared" / "dicom" / "dcm_qa_ct" / "ge_head_tilt18"
 SERIES_FILES = 20
