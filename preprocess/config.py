@@ -1,6 +1,5 @@
 """The configuration of preprocessing: what is kept, and what a stored volume looks like."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from preprocess.reasons import Reason
 from preprocess.select.rules import SelectConfig
+from shards.info import preprocessing_digest
 from shards.schema import ShardFormat
 
 
@@ -154,5 +154,4 @@ class PreprocessConfig(_Section):
 
     def digest(self) -> str:
         """SHA-256 of what shapes the volumes: selection, grid, checks and privacy, not paths or workers."""
-        text = "".join(getattr(self, part).model_dump_json() for part in _SHAPING)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return preprocessing_digest(self.recorded())

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from shards import index as indexes
 from shards.dataset import Dataset, finish_dataset
 from shards.errors import FmctError
@@ -79,6 +81,7 @@ def derive(
     Every volume is decoded and checked against its CRC-32; voxels are compressed again only where the
     format changes. Raises FmctError where the source is damaged or `out` holds other data.
     """
+    preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
     keys, sums = dataset.index["key"].to_pylist(), dataset.index["crc32"].to_pylist()
     refuse_other_data(out, format, {one.name: [(keys[i], sums[i]) for i in one.volumes] for one in plan})
     done = 0
@@ -86,7 +89,7 @@ def derive(
         done += volumes
         progress(done, sum(len(shard.volumes) for shard in plan))
     names = [shard.name for shard in plan]
-    return finish_dataset(out, format, names, read_preprocessing(dataset.path))
+    return finish_dataset(out, format, names, preprocessing)
 
 
 def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
@@ -130,5 +133,5 @@ def _is_written(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPla
     except (FmctError, FileNotFoundError):
         return False
     place = ["shard", "offset", "length"]
-    wanted = dataset.index.take(list(plan.volumes)).drop_columns(place)
+    wanted = dataset.index.take(pa.array(plan.volumes, pa.int64())).drop_columns(place)
     return bool(table.drop_columns(place).to_pylist() == wanted.to_pylist())

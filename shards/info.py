@@ -92,17 +92,37 @@ def read(directory: Path) -> DatasetInfo:
 
 
 def write_preprocessing(document: Mapping[str, Any], directory: Path) -> None:
-    """Keep, beside the volumes, the configuration that made them, whose digest is `config_digest`."""
+    """Keep, beside the volumes, the configuration that made them: its `preprocessing_digest` is theirs."""
     write_text(directory / PREPROCESSING_NAME, json.dumps(document, indent=1) + "\n")
 
 
-def read_preprocessing(directory: Path) -> dict[str, Any] | None:
-    """What `write_preprocessing` wrote; None where nothing readable is there."""
+def read_preprocessing(directory: Path, config_digest: str) -> dict[str, Any] | None:
+    """What `write_preprocessing` wrote; None where there is no such file.
+
+    Raises FmctError where it is not the configuration of that digest.
+    """
+    path = directory / PREPROCESSING_NAME
     try:
-        document = json.loads((directory / PREPROCESSING_NAME).read_bytes())
-    except (OSError, ValueError):
+        document = json.loads(path.read_bytes())
+        damaged = preprocessing_digest(document) != config_digest
+    except FileNotFoundError:
         return None
-    return document if isinstance(document, dict) else None
+    except (OSError, ValueError, AttributeError):
+        damaged = True
+    if damaged:
+        raise FmctError(
+            f"{path} is not the configuration that made the volumes (its SHA-256 is not {FILE_NAME}'s "
+            "config_digest); restore it, or delete it and give the recipe by hand where it is asked for"
+        )
+    return dict(document)
+
+
+def preprocessing_digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 of the sections of a configuration, each as compact JSON, one after another."""
+    sections = (
+        json.dumps(section, separators=(",", ":"), ensure_ascii=False) for section in document.values()
+    )
+    return hashlib.sha256("".join(sections).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

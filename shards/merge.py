@@ -37,6 +37,8 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
                 raise FmctError(
                     f"{dataset.path}: {field} is {mine}, {other} in {sources[0]}; {_REMEDY[field]}"
                 )
+    records = (read_preprocessing(dataset.path, first.config_digest) for dataset in datasets)
+    preprocessing = next((record for record in records if record is not None), None)
     names = Counter(shard.name for dataset in datasets for shard in dataset.info.shards)
     twice = any(count > 1 for count in names.values())
     work = [
@@ -51,7 +53,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
         done += shard.volumes
         progress(done, sum(len(dataset) for dataset in datasets))
     names_taken = [name for _, _, name in work]
-    return finish_dataset(out, first.format, names_taken, read_preprocessing(datasets[0].path))
+    return finish_dataset(out, first.format, names_taken, preprocessing)
 
 
 _REMEDY = {
@@ -91,7 +93,7 @@ def _link_or_copy(file: Path, taken: Path, shard: ShardInfo) -> None:
     with atomic_path(taken) as temporary:
         temporary.unlink(missing_ok=True)
         try:
-            os.link(file, temporary)
+            os.link(file.resolve(), temporary)  # of a symbolic link Linux would link the link
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
                 raise

@@ -37,6 +37,10 @@ def verify(
     """
     info = infos.read(path)
     problems = _check_file(path / infos.INDEX_NAME, info.index_sha256)
+    try:
+        infos.read_preprocessing(path, info.config_digest)
+    except FmctError as error:
+        problems.append(Problem(infos.PREPROCESSING_NAME, None, str(error)))
     found: dict[int, list[Problem]] = {}
     done = 0
     for number, of_shard in unordered(partial(_check_shard, path, info), range(len(info.shards)), workers):
@@ -47,10 +51,13 @@ def verify(
 
 
 def _check_file(file: Path, sha256: str) -> list[Problem]:
-    if not file.is_file():
+    try:
+        if infos.sha256(file) != sha256:
+            return [Problem(file.name, None, "SHA-256 differs")]
+    except FileNotFoundError:
         return [Problem(file.name, None, "missing")]
-    if infos.sha256(file) != sha256:
-        return [Problem(file.name, None, "SHA-256 differs")]
+    except OSError as error:
+        return [Problem(file.name, None, f"unreadable: {error.strerror}")]
     return []
 
 
@@ -69,4 +76,6 @@ def _check_shard(path: Path, info: DatasetInfo, number: int) -> tuple[int, list[
             dataset.read(i)
         except FmctError as error:
             problems.append(Problem(dataset.shard_file(i).name, key, str(error.__cause__)))
+        except OSError as error:
+            problems.append(Problem(dataset.shard_file(i).name, key, f"unreadable: {error.strerror}"))
     return number, problems

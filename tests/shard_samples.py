@@ -14,6 +14,7 @@ from shards import (
     crc32,
     finish_dataset,
 )
+from shards.info import preprocessing_digest
 
 FORMATS: tuple[ShardFormat, ...] = ("zarr", "webdataset")
 SUFFIXES = {"zarr": ".zarr.zip", "webdataset": ".tar"}
@@ -59,17 +60,33 @@ def noise(shape: tuple[int, int, int], seed: int) -> np.ndarray:
     return voxels
 
 
-def write_shard(folder: Path, name: str, format: ShardFormat, volumes: dict[str, np.ndarray]) -> Path:
+def write_shard(
+    folder: Path, name: str, format: ShardFormat, volumes: dict[str, np.ndarray], **changes: object
+) -> Path:
     with ShardWriter(folder, name, format) as shard:
         for key, voxels in volumes.items():
-            shard.add(make_record(voxels, key), voxels)
+            shard.add(make_record(voxels, key, **changes), voxels)
     return folder / (name + SUFFIXES[format])
 
 
-def write_dataset(folder: Path, format: ShardFormat, shards: dict[str, dict[str, np.ndarray]]) -> DatasetInfo:
+def write_dataset(
+    folder: Path,
+    format: ShardFormat,
+    shards: dict[str, dict[str, np.ndarray]],
+    preprocessing: dict[str, object] | None = None,
+) -> DatasetInfo:
+    """One of `preprocessing`, where that is given; it need not be kept beside the volumes."""
+    changes = {"config_digest": preprocessing_digest(preprocessing)} if preprocessing else {}
     for name, volumes in shards.items():
-        write_shard(folder, name, format, volumes)
-    return finish_dataset(folder, format, list(shards))
+        write_shard(folder, name, format, volumes, **changes)
+    return finish_dataset(folder, format, list(shards), preprocessing)
+
+
+PREPROCESSING: dict[str, object] = {
+    "select": {"pattern": "Schädel nativ", "kvp": [80.0, 150.0]},
+    "grid": {"spacing_mm": [1.0, 1.0, 1.0]},
+}
+"""A configuration that datasets can be of."""
 
 
 def damage_volume(folder: Path, number: int) -> None:

@@ -62,7 +62,7 @@ class DataFacts(_Closed):
             preprocess_digest=dataset.info.config_digest,
             spacing_mm=dataset.info.spacing_mm,
             shards_digest=hashlib.sha256(sizes.encode()).hexdigest(),
-            preprocessing=read_preprocessing(dataset.path),
+            preprocessing=read_preprocessing(dataset.path, dataset.info.config_digest),
         )
 
 

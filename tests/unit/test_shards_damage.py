@@ -1,19 +1,25 @@
 """Every flipped bit is found: by `verify` wherever it lies, and by reading where it hurts voxels."""
 
 import contextlib
+import errno
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import pytest
-from shard_samples import FORMATS, make_key, noise, write_dataset
+from shard_samples import FORMATS, PREPROCESSING, make_key, noise, write_dataset
 
 from shards import Dataset, FmctError, info, verify, zarr_shard
+from shards.derive import convert
 from shards.formats import FORMATS as READERS
+from shards.merge import merge
 from shards.voxels import DamagedError, Extent
 
 EXHAUSTIVE = os.environ.get("FMCT_EXHAUSTIVE") == "1"
@@ -229,3 +235,66 @@ def test_chunks_with_forged_checksums_never_crash_the_kernel(tmp_path: Path) -> 
             except DamagedError as error:
                 said.add(str(error))
     assert said == {"a chunk is not laid out as docs/formats.md says", "zstd can not decode a chunk"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"1", b'{"grid": {"spacing_mm": [1.0, 1.0, 3.0]}}'])
+def test_a_changed_configuration_is_found_and_goes_into_no_other_dataset(
+    tmp_path: Path, damage: bytes
+) -> None:
+    write_dataset(tmp_path / "data", "zarr", {"a": VOLUMES}, PREPROCESSING)
+    assert verify(tmp_path / "data") == []
+    (tmp_path / "data/preprocessing.json").write_bytes(damage)
+    (problem,) = verify(tmp_path / "data")
+    assert (problem.file, problem.key) == ("preprocessing.json", None)
+    for make in (
+        lambda: convert(tmp_path / "data", tmp_path / "out", "webdataset"),
+        lambda: merge([tmp_path / "data"], tmp_path / "out"),
+    ):
+        with pytest.raises(FmctError, match=r"preprocessing\.json is not the configuration"):
+            make()
+    assert not (tmp_path / "out").exists()
+
+
+@both_formats
+def test_a_file_that_the_system_does_not_give_hides_no_other(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = info.sha256
+
+    def failing(path: Path) -> str:
+        if path == dataset.shard_file(0):
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(path)
+
+    monkeypatch.setattr(info, "sha256", failing)
+    flip(dataset.shard_file(1), 100, 3)
+    found = {problem.file: problem.what for problem in verify(dataset.path)}
+    assert found[dataset.shard_file(0).name] == "unreadable: Input/output error"
+    assert found[dataset.shard_file(1).name] == "SHA-256 differs"
+
+
+def test_workers_end_with_a_verification_that_is_killed(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "zarr", {"a": VOLUMES, "b": {make_key(9): noise((3, 3, 3), 9)}})
+    slow = (
+        "import shards.verify, sys, time; from pathlib import Path; shards.verify.verify(Path(sys.argv[1]), "
+    )
+    slow += "lambda done, total: (print(flush=True), time.sleep(600)), workers=2)"
+    with subprocess.Popen(
+        [sys.executable, "-c", slow, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    deadline = time.monotonic() + 30
+    while is_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(process.pid)
+
+
+def is_alive(group: int) -> bool:
+    """Whether a process group has a process left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -10,7 +10,16 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset, write_shard
+from shard_samples import (
+    FORMATS,
+    PREPROCESSING,
+    SUFFIXES,
+    make_key,
+    make_record,
+    noise,
+    write_dataset,
+    write_shard,
+)
 from typer.testing import CliRunner
 
 from launch.commands.shards import shards_app
@@ -165,6 +174,34 @@ def test_merging_joins_the_volumes_without_rewriting(
     assert os.path.samefile(tmp_path / "one" / f"b{name}", tmp_path / "out" / f"00-b{name}") == linked
     shutil.rmtree(tmp_path / "one")
     assert verify(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_merging_a_folder_of_symbolic_links_takes_the_files_themselves(
+    tmp_path: Path, absolute: bool
+) -> None:
+    write_dataset(tmp_path / "store", "zarr", SHARDS)
+    view = tmp_path / "view"
+    view.mkdir()
+    for file in (tmp_path / "store").iterdir():
+        (view / file.name).symlink_to(file if absolute else Path("..") / "store" / file.name)
+    merge([view], tmp_path / "out")
+    expected = volumes(view)
+    shutil.rmtree(tmp_path / "store")
+    assert volumes(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("lacks", [0, 1])
+def test_the_configuration_goes_along_whichever_source_has_it(tmp_path: Path, lacks: int) -> None:
+    sources = [tmp_path / "one", tmp_path / "two"]
+    for number, source in enumerate(sources):
+        write_dataset(source, "zarr", {f"{number}": {make_key(number): noise((3, 4, 5), 1)}}, PREPROCESSING)
+    (sources[lacks] / "preprocessing.json").unlink()
+    merge(sources, tmp_path / "out")
+    convert(tmp_path / "out", tmp_path / "tar", "webdataset")
+    for path in (tmp_path / "out", tmp_path / "tar"):
+        assert json.loads((path / "preprocessing.json").read_text()) == PREPROCESSING
+        assert verify(path) == []
 
 
 def test_what_does_not_belong_together_is_not_merged(tmp_path: Path) -> None:
