@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.train.checkpoint import MANIFEST
+from fmct_hpc.train.attempts import attempts
+from fmct_hpc.train.checkpoint import MANIFEST, file_facts
 from shards import Dataset
 from shards.errors import FmctError
 
@@ -63,18 +64,29 @@ def check_leakage(
 def pretraining_patients(weights: Path) -> frozenset[str] | None:
     """Patient keys of the dataset that a run, or the run of a checkpoint or encoder file, is trained on.
 
-    None where the weights are not in a run folder, or its dataset is not there any more.
+    With them those of the run that it began from (run.start_from), and so on. None where a link of this is
+    missing: weights that are not in a run folder or were replaced, volumes that are not there any more.
     """
     run = weights.parent if weights.is_file() else weights
     if (run / MANIFEST).is_file():
         run = run.resolve().parents[1]
-    if not (run / "config.json").is_file():  # weights from elsewhere
+    started = attempts(run)
+    if not started:  # weights from elsewhere
         return None
-    training = TrainConfig.model_validate_json((run / "config.json").read_bytes())
     try:
-        return patients_of(training.data.path)
-    except FmctError:
+        training = TrainConfig.model_validate(started[-1].configuration)
+        dataset = Dataset.open(training.data.path)
+    except (ValidationError, FmctError):
         return None
+    if dataset.content_digest() != started[-1].data.content_digest:
+        return None
+    patients = frozenset(dataset.index["patient_key"].to_pylist())
+    first = training.run.start_from
+    if first is None:
+        return patients
+    facts = file_facts(first)
+    earlier = pretraining_patients(first) if facts and facts.sha256 == started[-1].start_digest else None
+    return None if earlier is None else patients | earlier
 
 
 def patients_of(data: Path) -> frozenset[str]:

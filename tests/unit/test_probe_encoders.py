@@ -15,6 +15,7 @@ from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.run import probe
+from fmct_hpc.train.attempts import begin
 from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, file_facts, part_name
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import export_encoder
@@ -43,7 +44,7 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = DataFacts.of(dataset)
     export_encoder(folder, weights, config, facts, STEP)
     write_checkpoint(folder / "checkpoints" / "step-00000003", weights, config, facts)
-    (folder / "config.json").write_text(config.model_dump_json())
+    begin(folder, config, facts, ["host"], 0)
     return folder
 
 

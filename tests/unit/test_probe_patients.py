@@ -1,6 +1,7 @@
 """Patients of a probe: their labels, their splits, and those that pretraining has seen."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ from small_training import small_config, write_dataset
 
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.labels import LabelTable
-from fmct_hpc.probe.leakage import check_leakage
+from fmct_hpc.probe.leakage import check_leakage, pretraining_patients
 from fmct_hpc.probe.splits import SplitConfig, hashed_splits, patient_draws, require_patient_level
+from fmct_hpc.train.attempts import begin
+from fmct_hpc.train.checkpoint import DataFacts
+from shards import Dataset
+from shards.derive import convert
 from shards.errors import FmctError
 
 
@@ -59,14 +64,43 @@ def test_a_patients_split_depends_on_nothing_but_the_patient() -> None:
     assert set(patients[draws < 0.01]) < set(patients[draws < 0.1])
 
 
+def trained(run: Path, data: Path, start_from: Path | None = None) -> Path:
+    """A run folder as training leaves it, but for what is in the weights."""
+    run.mkdir()
+    config = small_config(data, run={"start_from": start_from})
+    begin(run, config, DataFacts.of(Dataset.open(data)), ["host"], 0)
+    (run / "encoder.safetensors").write_text(str(run))
+    return run
+
+
+def test_patients_of_the_run_that_a_run_began_from_are_pretraining_patients_too(tmp_path: Path) -> None:
+    first = trained(tmp_path / "first", write_dataset(tmp_path / "five", 5))
+    weights = first / "encoder.safetensors"
+    second = trained(tmp_path / "second", write_dataset(tmp_path / "three", 3), weights)
+    third = trained(tmp_path / "third", write_dataset(tmp_path / "two", 2), second / "encoder.safetensors")
+    assert pretraining_patients(third) == {make_key(number)[::-1] for number in range(5)}
+    weights.write_text("other weights")
+    assert pretraining_patients(third) is None
+    assert pretraining_patients(first) is not None
+    weights.unlink()
+    assert pretraining_patients(second) is None
+
+
+def test_a_dataset_that_was_replaced_says_nothing_of_the_pretraining_patients(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))
+    convert(tmp_path / "data", tmp_path / "tar", "webdataset")
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "tar").rename(tmp_path / "data")
+    assert pretraining_patients(run) == {make_key(number)[::-1] for number in range(3)}
+    shutil.rmtree(tmp_path / "data")
+    write_dataset(tmp_path / "data", 5)
+    assert pretraining_patients(run) is None
+
+
 def test_tested_patients_of_the_pretraining_data_are_refused_or_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = small_config(write_dataset(tmp_path / "data", 3))
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.json").write_text(config.model_dump_json())
-    (run / "encoder.safetensors").touch()
+    run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))
     own, manifest = EncoderSpec(name="own", weights=run / "encoder.safetensors"), tmp_path / "m.parquet"
     seen = own.pretraining_patients
     assert seen == {make_key(number)[::-1] for number in range(3)}
