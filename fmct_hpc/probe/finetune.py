@@ -1,6 +1,7 @@
 """Full fine-tuning with layer-wise learning rates; from scratch is the same with an untrained encoder."""
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -39,6 +40,8 @@ class Check(NamedTuple):
     """Mean training loss since the last look."""
     auc: float
     """Mean over the tasks that have both classes; NaN where none has."""
+    validation_loss: float
+    """Log loss of the known labels, as far as the training's weights of the classes allow."""
 
 
 class Finetuned(NamedTuple):
@@ -89,7 +92,8 @@ def finetune(
     views: (N, C, S, S, S) in [0, 1], of any floating type; batches go to the encoder's device. labels:
     (N, T), 0 or 1, NaN where unknown. Only those of rows.train and rows.validation are read. A batch, what
     is changed about its views and the skipped branches are functions of (seed, step, row), so the same call
-    gives the same scores. Raises FmctError where no task has both classes among the training rows.
+    gives the same scores. The step of the greatest mean area is taken, of equal ones that of the least log
+    loss. Raises FmctError where no task has both classes among the training rows.
     """
     known = torch.from_numpy(np.asarray(labels[rows.train], dtype=np.float32))
     positive_weights = _positive_weights(known, config.most_positive_weight)
@@ -97,7 +101,7 @@ def finetune(
     model = Classifier(copy.deepcopy(encoder), labels.shape[1], config).to(device)
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999))
     rates = [group["lr"] for group in optimizer.param_groups]
-    best: tuple[float, int, dict[str, Tensor]] | None = None
+    best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
     checks: list[Check] = []
     losses: list[float] = []
     for step, places in enumerate(_batches(len(rows.train), config)):
@@ -116,12 +120,16 @@ def finetune(
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % config.check_every == 0 or step + 1 == config.steps:
-            auc = _mean_auc(_score(model, views, rows.validation, config), labels[rows.validation])
-            checks.append(Check(step + 1, float(np.mean(losses)), auc))
+            scores = _score(model, views, rows.validation, config)
+            odds = torch.from_numpy(scores) - positive_weights.log()  # the loss weighs them by so much
+            truth = torch.from_numpy(np.asarray(labels[rows.validation], dtype=np.float32))
+            loss_now = _loss(odds, truth, torch.ones_like(positive_weights)).item()
+            auc = _mean_auc(scores, labels[rows.validation])
+            checks.append(Check(step + 1, float(np.mean(losses)), auc, loss_now))
             losses.clear()
             # Where validation can't tell (NaN), the latest is kept.
-            if best is None or not auc <= best[0]:
-                best = auc, step + 1, copy.deepcopy(model.state_dict())
+            if best is None or math.isnan(auc) or (auc, -loss_now) > best[0]:
+                best = (auc, -loss_now), step + 1, copy.deepcopy(model.state_dict())
     assert best is not None  # config.steps is at least 1
     model.load_state_dict(best[2])
     return Finetuned(_score(model, views, rows.score, config), best[1], checks)

@@ -45,7 +45,7 @@ def test_finetuning_learns_on_missing_labels_and_repeats_itself(encoder, data) -
     torch.manual_seed(1)
     first = tuned(encoder, data)
     assert roc_auc_score(data[1][ROWS.score, 0], first.scores[:, 0]) > 0.9
-    assert first.step == max(first.checks, key=lambda check: check.auc).step
+    assert first.step == max(first.checks, key=lambda check: (check.auc, -check.validation_loss)).step
     # Neither torch's generator nor the scored volumes' labels have a part in it.
     torch.manual_seed(2)
     blind = data[1].copy()
@@ -88,3 +88,14 @@ def test_views_are_moved_mirrored_and_brightened_only() -> None:
 def test_one_class_is_refused(encoder, data) -> None:
     with pytest.raises(FmctError, match="no task has both"):
         tuned(encoder, (data[0], np.zeros((VOLUMES, 2))))
+
+
+def test_of_equal_areas_that_of_the_least_log_loss_is_kept(encoder, data) -> None:
+    """One validation volume a class: any two steps that rank both right are equal by area."""
+    views, labels = data
+    rows = Rows(np.arange(60), np.array([60, 61]), np.arange(80, 120))
+    config = FinetuneConfig.model_validate({"steps": 60, "batch": 16, "check_every": 6, "lr": 3e-3})
+    found = finetune(encoder, views, labels[:, :1], rows, config)
+    best = [check for check in found.checks if check.auc == max(c.auc for c in found.checks)]
+    assert len(best) > 1
+    assert found.step == min(best, key=lambda check: check.validation_loss).step > best[0].step
