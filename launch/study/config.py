@@ -108,9 +108,10 @@ class StudyConfig(_Section):
             raise ValueError("sizes must be at most cohort.unlabelled")
         if self.compared_fraction not in self.fractions:
             raise ValueError("compared_fraction must be one of fractions")
-        shapes = {
-            self.recipe(name, max(self.sizes), Path(), 0).model.model_dump_json() for name in self.objectives
-        }
-        if len(shapes) > 1:
+        recipes = [self.recipe(name, max(self.sizes), Path(), 0) for name in self.objectives]
+        inputs = {"windows", "view_size", "field", "field_mm"}
+        if len({recipe.model.model_dump_json() for recipe in recipes}) > 1:
             raise ValueError("objectives must not differ in model")
+        if len({recipe.data.model_dump_json(include=inputs) for recipe in recipes}) > 1:
+            raise ValueError(f"objectives must not differ in data.{', data.'.join(sorted(inputs))}")
         return self

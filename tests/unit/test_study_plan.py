@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
+from pydantic import ValidationError
 
 from launch.study.config import StudyConfig
 from launch.study.plan import all_cells, plan
@@ -36,3 +38,14 @@ def test_draws_are_shared_out_among_pretrainings_and_may_be_fewer() -> None:
     assert few == {("mae", 0.1), ("dino", 0.1), ("both", 0.1)}
     scratch = [cell for cell in cells if cell.arm == "scratch"]
     assert len(scratch) == len(config.seeds) * len(config.fractions)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [({"model": {"depth": 2}}, "model"), ({"data": {"windows": [[600, 2800]]}}, "windows")],
+)
+def test_objectives_that_see_other_inputs_are_refused(section: dict, key: str) -> None:
+    recipe = yaml.safe_load(RECIPE.read_text())
+    recipe["objectives"]["dino"]["train"].setdefault(next(iter(section)), {}).update(*section.values())
+    with pytest.raises(ValidationError, match=f"objectives must not differ in .*{key}"):
+        StudyConfig.model_validate(recipe)
