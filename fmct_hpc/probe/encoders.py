@@ -18,7 +18,7 @@ from fmct_hpc.config import Seed
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.leakage import patients_of, pretraining_patients
 from fmct_hpc.probe.store import Pooling
-from fmct_hpc.train.checkpoint import MANIFEST
+from fmct_hpc.train.checkpoint import MANIFEST, file_facts
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import EncoderInfo, export_checkpoint, load_encoder
 from fmct_hpc.train.start import untrained_encoder
@@ -116,6 +116,15 @@ class EncoderSpec(BaseModel):
     """Patients whose volumes the weights have seen: a shard dataset, or a manifest.parquet. Of a run of
     ours it is known without."""
 
+    def digest(self) -> str:
+        """SHA-256 of the weights' file and all else that chooses what the features are.
+
+        Where the file is not there, of the rest; what a function does is not looked at.
+        """
+        chosen = self.model_dump_json(include={"untrained", "function", "arguments"})
+        facts = file_facts(_weights_file(self.weights)) if self.weights else None
+        return hashlib.sha256(f"{chosen}{facts.sha256 if facts else ''}".encode()).hexdigest()
+
     @property
     def pretraining_patients(self) -> frozenset[str] | None:
         """Their keys; none of an untrained encoder, None where they are not known."""
@@ -147,6 +156,12 @@ def open_encoder(spec: EncoderSpec) -> Encoder:
     if spec.untrained is not None:
         return OurEncoder(untrained_encoder(info, spec.untrained), info.model_copy(update={"step": 0}))
     return OurEncoder(module, info)
+
+
+def _weights_file(path: Path) -> Path:
+    """The file that tells one encoder from another, of what `load_weights` takes."""
+    inside = (path / name for name in (MANIFEST, "encoder.safetensors"))
+    return next((file for file in inside if file.is_file()), path)
 
 
 def load_weights(path: Path) -> tuple[VisionTransformer, EncoderInfo]:

@@ -36,6 +36,7 @@ def extract_store(
     batch: int = 8,
     device: str = "cpu",
     workers: int | None = None,
+    spec_digest: str = "",
     task: tuple[int, int] | None = None,
     part_volumes: int = PART_VOLUMES,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -44,11 +45,11 @@ def extract_store(
 
     name: the encoder's, for tables. rows: numbers of the volumes, None for all. layers: from 0, or from the
     end by -1 and so on. tokens: keep each patch's token too, in float16. workers: threads that read volumes;
-    None: the process's cores, but 1 where the encoder itself runs on them. task: (i, n) makes the i-th of n
-    shares of the parts alone and returns None; without it all missing parts are made, joined, and the store
-    is returned. A store in `out` that has all that is asked for, and more, is returned as it is; where it
-    lacks some, one of both takes its place, so that cohorts and sweeps can share it; one of another encoder
-    or dataset is replaced.
+    None: the process's cores, but 1 where the encoder itself runs on them. spec_digest: recorded in the
+    store. task: (i, n) makes the i-th of n shares of the parts alone and returns None; without it all missing
+    parts are made, joined, and the store is returned. A store in `out` that has all that is asked for, and
+    more, is returned as it is; where it lacks some, one of both takes its place, so that cohorts and sweeps
+    can share it; one of another encoder or dataset is replaced.
 
     Raises FmctError for a layer that the encoder does not have, volumes that were preprocessed in another
     way than those it was trained on, and a damaged shard.
@@ -65,6 +66,8 @@ def extract_store(
         held_rows = np.array([place[key] for key in held.keys.tolist()], dtype=np.int64)
         has_all = set(numbers) <= set(held.info.layers) and tokens <= held.info.request.tokens
         if has_all and np.isin(rows, held_rows).all():
+            if held.info.spec_digest != spec_digest and task is None:
+                held.info.model_copy(update={"spec_digest": spec_digest}).write(out)
             return held
         rows = np.union1d(rows, held_rows)
         numbers = tuple(sorted({*numbers, *held.info.layers}))
@@ -99,7 +102,7 @@ def extract_store(
         store.write_part(parts[number], request, joined, patches)
     if task is not None:
         return None
-    return store.collect(out, request, parts, index, name, encoder.step, encoder.depth)
+    return store.collect(out, request, parts, index, name, encoder.step, encoder.depth, spec_digest)
 
 
 def _numbers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:

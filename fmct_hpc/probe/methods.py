@@ -19,7 +19,8 @@ from fmct_hpc.probe.logistic import logistic
 from fmct_hpc.probe.neighbours import neighbours
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.store import FeatureStore
-from shards import Dataset
+from fmct_hpc.train.export import require_same_preprocessing
+from shards import Dataset, info
 from shards.errors import FmctError
 
 ON_TOKENS: tuple[MethodName, ...] = ("attentive",)
@@ -38,8 +39,18 @@ class Source:
 
     @cached_property
     def store(self) -> FeatureStore:
-        """Its features; FmctError where they are not extracted yet."""
-        return FeatureStore.open(self.config.features / self.spec.name)
+        """Its features; FmctError where they are not extracted yet, or are of other weights or volumes."""
+        path = self.config.features / self.spec.name
+        store = FeatureStore.open(path)
+        made_of = store.info.spec_digest, store.info.dataset_digest
+        if made_of != (self.spec_digest, info.read(self.config.data).digest):
+            raise FmctError(f"{path}: of other weights or another dataset; extract the features again")
+        return store
+
+    @cached_property
+    def spec_digest(self) -> str:
+        """What the encoder is, by `EncoderSpec.digest`."""
+        return self.spec.digest()
 
     def step(self, method: MethodName) -> int | None:
         """The training step of what a method reads."""
@@ -112,8 +123,8 @@ class Source:
 
     def _views(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """The whole field of some volumes of the cohort in float16: 5 MB each at 96³."""
-        dataset = Dataset.open(self.config.data)
-        encoder = self._encoder
+        dataset, encoder = Dataset.open(self.config.data), self._encoder
+        require_same_preprocessing(dataset, encoder.preprocess_digest, f"encoder {self.spec.name}")
         views = [
             encoder.transform(dataset.read(int(row)), dataset.info.spacing_mm).half()
             for row in self.cohort.rows[rows]

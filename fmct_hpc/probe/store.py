@@ -83,12 +83,18 @@ class FeatureInfo(BaseModel):
     width: int
     patches: int = Field(description="patch tokens of a volume")
     volumes: int
+    spec_digest: str = Field(description="EncoderSpec.digest, where a sweep named the encoder; else empty")
     files: dict[str, FileFacts] = Field(description="by name in the folder")
     digest: str = Field(default="", description="SHA-256 of all above")
 
     def compute_digest(self) -> str:
         """What `digest` must be."""
         return _digest(self.model_dump(mode="json", exclude={"digest"}))
+
+    def write(self, out: Path) -> None:
+        """Write features.json, its digest made anew."""
+        info = self.model_copy(update={"digest": self.compute_digest()})
+        write_text(out / FILE_NAME, info.model_dump_json(indent=1) + "\n")
 
     @property
     def encoder_digest(self) -> str:
@@ -250,6 +256,7 @@ def collect(
     name: str,
     step: int | None,
     depth: int,
+    spec_digest: str,
 ) -> FeatureStore:
     """Join the parts, in order, to the store `out`, and remove them; what `out` held before goes last.
 
@@ -278,10 +285,10 @@ def collect(
         width=width,
         patches=patches,
         volumes=index.num_rows,
+        spec_digest=spec_digest,
         files={file: facts for file in files if (facts := file_facts(folder / file))},
     )
-    info = info.model_copy(update={"digest": info.compute_digest()})
-    write_text(out / FILE_NAME, info.model_dump_json(indent=1) + "\n")
+    info.write(out)
     shutil.rmtree(out / "parts", ignore_errors=True)
     for left_over in out.iterdir():
         if left_over.is_dir() and left_over != folder and _STORE_FOLDER.fullmatch(left_over.name):

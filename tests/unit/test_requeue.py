@@ -116,7 +116,9 @@ def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tm
 def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, monkeypatch):
     """Share 1 of 2 has tasks 1 and 3, of three units; those of the other say nothing of it."""
     digests = tuple(f"{number:064d}"[::-1] for number in range(6))
-    grid = Plan(units=(), digests=digests, seconds=(), tasks=((0,), (1, 2), (3, 4), (5,)), leakage=())
+    grid = Plan(
+        units=(), digests=digests, seconds=(), tasks=((0,), (1, 2), (3, 4), (5,)), encoders=(), leakage=()
+    )
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     kept = Kept(sweep=tmp_path)

@@ -27,6 +27,8 @@ class Plan(BaseModel):
     """Estimate for each unit."""
     tasks: tuple[tuple[int, ...], ...]
     """Numbers of units."""
+    encoders: tuple[str, ...]
+    """Their descriptions, as JSON."""
     leakage: tuple[Leakage, ...]
     """Of each encoder."""
 

@@ -51,6 +51,11 @@ class Sweep:
         return {spec.name: Source(spec, self.config, self.cohort) for spec in self.config.encoders}
 
     @property
+    def _encoders(self) -> tuple[str, ...]:
+        """What the configuration says of each; the plan's check of patients holds for no others."""
+        return tuple(spec.model_dump_json() for spec in self.config.encoders)
+
+    @property
     def extractions(self) -> int:
         """Tasks of `extract`; 0 where no method reads features."""
         if set(self.config.methods) <= set(ON_VOLUMES):
@@ -79,6 +84,7 @@ class Sweep:
                 tokens=bool(set(self.config.methods) & set(ON_TOKENS)),
                 batch=self.config.batch,
                 device=self.config.device,
+                spec_digest=spec.digest(),
                 task=None if task is None else (task % shares, shares),
                 progress=progress,
             )
@@ -97,6 +103,7 @@ class Sweep:
             digests=tuple(unit.digest(self.config, self.cohort) for unit in grid),
             seconds=tuple(costs),
             tasks=tuple(tuple(task) for task in shared_out(costs, 60 * self.config.task_minutes)),
+            encoders=self._encoders,
             leakage=tuple(
                 check_leakage(spec.name, tested, spec.pretraining_patients, allowed)
                 for spec in self.config.encoders
@@ -165,7 +172,8 @@ class Sweep:
     def _current_plan(self) -> Plan:
         plan = ledger.read_plan(self.out)
         grid = units(self.config, self.cohort.tasks)
-        if plan.digests != tuple(unit.digest(self.config, self.cohort) for unit in grid):
+        digests = tuple(unit.digest(self.config, self.cohort) for unit in grid)
+        if (plan.digests, plan.encoders) != (digests, self._encoders):
             raise FmctError(
                 f"{self.out / 'plan.json'}: made of another configuration, dataset or labels; "
                 "run `fmct sweep --plan` with these"
@@ -181,5 +189,4 @@ class Sweep:
 
     def _source_digest(self, unit: Unit) -> str:
         source = self._sources[unit.encoder]
-        # Weights are large: for fine-tuning, their name stands for them.
-        return source.spec.model_dump_json() if unit.method in ON_VOLUMES else source.store.info.source_digest
+        return source.spec_digest if unit.method in ON_VOLUMES else source.store.info.source_digest
