@@ -38,7 +38,8 @@ def arm_name(arm: str, method: str) -> str:
 def results(config: StudyConfig, out: Path, heads: Heads) -> pa.Table:
     """A row for each arm, method, size, fraction, test and finding of which any seed's cell is there.
 
-    auc is the mean over the seeds that are there (by_seed has each); [low, high] its interval over a
+    auc is the mean over the seeds that are there (by_seed has each, those of one pretraining together: seeds
+    0, 3, 1, 4, 2, 5 of six shared out among three); [low, high] its interval over a
     bootstrap that draws heads, pretrainings and these' seeds, all with replacement and the same heads for
     all rows of a test.
     """
