@@ -169,6 +169,8 @@ def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) 
             'exit "$code"',
         ],
         "srun_args": [
+            # Whatever sbatch was told about the environment, by SBATCH_EXPORT or a directive.
+            "--export=ALL",
             f"--wait={STRAGGLER_SECONDS}",
             # srun does not take the cores of a task from sbatch (since Slurm 22.05).
             f"--cpus-per-task={resources.cpus_per_task}",

@@ -74,6 +74,14 @@ def test_ranks_on_two_nodes_find_each_other(cluster, tmp_path):
     assert {total for _, _, total in placed} == {"10"}
 
 
+def test_ranks_get_the_batch_scripts_environment_where_sbatch_is_told_to_export_none(cluster, tmp_path):
+    site = SITE.model_copy(update={"directives": {"export": "NONE"}, "environment": {"WORDS": "two words"}})
+    source = "import os; print(*(os.environ.get(name) for name in ('MASTER_ADDR', 'WORDS')))"
+    (number,) = submit([Job("exports", (python(source),), SITE.train)], tmp_path / "slurm", site)
+    assert cluster.wait(number) == "COMPLETED", logs(tmp_path / "slurm")
+    assert "\n127.0.0.1 two words\n" in logs(tmp_path / "slurm")
+
+
 TRAINING = """
     # Counts to 3 in a file, as training does in checkpoints: "saves" and exits with 75, first on a signal.
     import json, os, pathlib, signal, sys, time

@@ -113,6 +113,8 @@ def test_a_container_goes_around_the_command(tmp_path, monkeypatch, runtime, exp
     enroot = RECIPES.parent / "enroot.sh"
     assert command_lines(job, cluster) == [tuple(shlex.split(expected.format(here=tmp_path, enroot=enroot)))]
     text = script(job, tmp_path, cluster)
+    [srun] = [line for line in text.splitlines() if line.startswith("srun ")]
+    assert "--export=ALL" in srun.split()
     pyxis = f"--container-image=image.sif --container-workdir={tmp_path} --container-mounts="
     assert (pyxis + "/tmp:/tmp:rw,/images:/mnt:ro,/local:/local:rw python3 -u -m" in text) == (
         runtime == "pyxis"

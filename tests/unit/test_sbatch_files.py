@@ -1,0 +1,65 @@
+"""The sbatch files under bash, with stand-ins on the PATH for Slurm's commands and for fmct; without Slurm."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+FILES = sorted((Path(__file__).parents[2] / "launch/sbatch").glob("*.sbatch"))
+SCONTROL = """\
+case $* in
+  "show hostnames"*) echo n1 ;;
+  "show job"*) echo "   StdOut=/logs/12.out" ;;
+  *) echo "NodeName=n1 NodeAddr=10.0.0.1 NodeHostName=n1" ;;
+esac"""
+
+
+@dataclass
+class Ended:
+    code: int
+    said: list[str]
+    """Of stand-ins: what they were called with, after the variables that they saw."""
+
+
+@dataclass
+class Shell:
+    """Where an sbatch file is run as a node's slurmd would."""
+
+    folder: Path
+
+    def stand_in(self, command: str, script: str) -> None:
+        path = self.folder / command
+        path.write_text(f"#!/bin/bash\n{script}\n")
+        path.chmod(0o755)
+
+    def run(self, file: Path, *arguments: str, **variables: str) -> Ended:
+        environment = {
+            **{"PATH": f"{self.folder}:{os.environ['PATH']}", "RUNS": "runs/a runs/b", "OUT": "probes"},
+            **{"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "1"},
+            **{"SLURM_ARRAY_TASK_COUNT": "2", "SLURM_JOB_NODELIST": "n1", **variables},
+        }
+        done = subprocess.run(
+            ["bash", file, *arguments], env=environment, capture_output=True, text=True, timeout=60
+        )
+        return Ended(done.returncode, done.stdout.splitlines())
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    shell = Shell(tmp_path / "bin")
+    shell.folder.mkdir()
+    shell.stand_in("scontrol", SCONTROL)
+    shell.stand_in("srun", 'echo "srun MASTER_ADDR=${MASTER_ADDR:-} $*"')
+    shell.stand_in("fmct", 'echo "fmct FMCT_LOG=${FMCT_LOG:-} $*"')
+    shell.stand_in("sleep", "")
+    return shell
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_stage_gets_what_its_batch_script_exports_whatever_sbatch_was_told(shell, file):
+    ended = shell.run(file, "--run", "runs/first", SLURM_EXPORT_ENV="NONE")
+    [srun] = [line for line in ended.said if line.startswith("srun ")]
+    assert "--export=ALL" in srun.split(" fmct ")[0].split()
+    assert ended.code == 0
