@@ -63,3 +63,11 @@ def test_a_stage_gets_what_its_batch_script_exports_whatever_sbatch_was_told(she
     [srun] = [line for line in ended.said if line.startswith("srun ")]
     assert "--export=ALL" in srun.split(" fmct ")[0].split()
     assert ended.code == 0
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_ended_the_last_start_is_looked_for_in_the_jobs_log(shell, file):
+    ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
+    [before] = [number for number, line in enumerate(ended.said) if " launch before" in line]
+    assert ended.said[before].startswith("fmct FMCT_LOG=/logs/12.out ")
+    assert ended.said[before - 1].startswith("fmct: job 1"), "where this start begins in the log"
