@@ -27,7 +27,12 @@ SETUP = (
     # Rank 0 listens on the job's first node, by the address at which Slurm itself reaches that node
     # (a node's name need not resolve), on a port that no other job has, nor Linux gives out (launch.ranks).
     'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-    "export MASTER_ADDR=$(scontrol --oneliner show node \"$first\" | sed 's/.* NodeAddr=\\([^ ]*\\).*/\\1/')",
+    # A busy slurmctld may not answer at once; the last resort is the node's name.
+    'for pause in 0 5 15 30; do sleep "$pause"',
+    "  MASTER_ADDR=$(scontrol --oneliner show node \"$first\" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')",
+    '  [ -z "$MASTER_ADDR" ] || break',
+    "done",
+    'export MASTER_ADDR="${MASTER_ADDR:-$first}"',
     f"export MASTER_PORT=$(({PORTS.start} + SLURM_JOB_ID % {len(PORTS)}))",
     "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
     'export FMCT_LOG=$(scontrol show job "$job" | sed -n "s/^ *StdOut=//p")',

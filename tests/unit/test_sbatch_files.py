@@ -1,4 +1,4 @@
-"""The sbatch files under bash, with stand-ins on the PATH for Slurm's commands and for fmct; without Slurm."""
+"""The sbatch files under bash, with stand-ins on the PATH for Slurm's commands and for fmct."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from launch.slurm.submit import SETUP
 
 FILES = sorted((Path(__file__).parents[2] / "launch/sbatch").glob("*.sbatch"))
 SCONTROL = """\
@@ -71,3 +73,26 @@ def test_what_ended_the_last_start_is_looked_for_in_the_jobs_log(shell, file):
     [before] = [number for number, line in enumerate(ended.said) if " launch before" in line]
     assert ended.said[before].startswith("fmct FMCT_LOG=/logs/12.out ")
     assert ended.said[before - 1].startswith("fmct: job 1"), "where this start begins in the log"
+
+
+BUSY = "echo 'slurm_load_jobs error: Socket timed out on send/recv operation' >&2; exit 1"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_slurmctld_that_does_not_answer_keeps_no_stage_from_running(shell, file):
+    shell.stand_in("scontrol", f'[ "$*" = "show hostnames n1" ] || {{ {BUSY}; }}\n{SCONTROL}')
+    ended = shell.run(file, "--run", "runs/first")
+    assert ended.code == 0
+    [srun] = [line for line in ended.said if line.startswith("srun ")]
+    assert f"MASTER_ADDR={'n1' if file.stem == 'train' else ''} " in srun
+
+
+def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell, tmp_path):
+    once = f"[ -e {tmp_path}/asked ] || {{ touch {tmp_path}/asked; {BUSY}; }}"
+    shell.stand_in("scontrol", f'[[ "$*" != *"show node"* ]] || {once}\n{SCONTROL}')
+    [train] = [file for file in FILES if file.stem == "train"]
+    launched = tmp_path / "launched.sh"
+    launched.write_text("\n".join([*SETUP, "srun train"]))
+    for file in (train, launched):
+        (tmp_path / "asked").unlink(missing_ok=True)
+        assert "srun MASTER_ADDR=10.0.0.1 " in "\n".join(shell.run(file, "--run", "runs/first").said)
