@@ -1,7 +1,8 @@
 """Whether a job that has ended runs again: the one policy of every batch script here, and who carries it out.
 
 A batch script calls `before` when Slurm starts it again, and `after` with its command's exit code. An ending
-becomes a line of <folder>/<job>.endings.jsonl; the policy is a function of those lines.
+becomes a line of <folder>/<job>.endings.jsonl; the policy is a function of those lines and, where they can't
+be written, of Slurm's count of starts.
 """
 
 import logging
@@ -19,6 +20,7 @@ from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
 from launch.slurm import scheduler
 from launch.slurm.causes import Explained, by_code, by_slurm, log_of_start
 from launch.slurm.progress import PLACES, Kept, Unit
+from shards.atomic import write_text
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
@@ -125,7 +127,7 @@ def before(folder: Path, kept: Kept) -> bool:
     explained = by_slurm(
         job, scheduler.hostnames(nodes) if nodes else [], log_of_start(_log_path(), job, start - 1), start - 1
     )
-    verdict = decide([*endings, _put_down(folder, kept, job, start - 1, explained)])
+    verdict = decide(_put_down(folder, kept, job, start - 1, explained))
     if not verdict.again:
         log.error("job %s: start %d: %s: %s", job, start - 1, explained.detail, verdict.why)
     return verdict.again
@@ -142,9 +144,8 @@ def after(folder: Path, kept: Kept, code: int, backoff: float) -> None:
         explained = explained._replace(cause="cancelled")
     elif explained.cause == "stopped" and facts and facts[0].preempted:
         explained = explained._replace(cause="preempted")
-    endings = read(folder, job)
-    ending = _put_down(folder, kept, job, start, explained)
-    verdict = decide([*endings, ending], backoff)
+    endings = _put_down(folder, kept, job, start, explained)
+    ending, verdict = endings[-1], decide(endings, backoff)
     what = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
     if not verdict.again:
         if ending.cause != "done":
@@ -198,8 +199,12 @@ def _attempt(run: Path | None, job: str, start: int) -> Attempt | None:
     return next((a for a in newest if a.slurm and (a.slurm.job, a.slurm.restarts) == (job, start)), None)
 
 
-def _put_down(folder: Path, kept: Kept, job: str, start: int, explained: Explained) -> Ending:
-    """Record an ending, for the policy and, of a training, in the run's own record; the latter knows more."""
+def _put_down(folder: Path, kept: Kept, job: str, start: int, explained: Explained) -> list[Ending]:
+    """Record an ending, for the policy and, of a training, in the run's own record; the latter knows more.
+
+    Returns the job's endings with it, for `decide`. Where it can't be written, others may be missing for the
+    same reason, and this one stands for each start that has no ending: the policy's bounds hold all the same.
+    """
     cause, detail, run = explained.cause, explained.detail, kept.run
     progress, unit = kept.progress()
     try:
@@ -219,13 +224,15 @@ def _put_down(folder: Path, kept: Kept, job: str, start: int, explained: Explain
         progress=progress,
         unit=unit,
     )
+    before = read(folder, job)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _path(folder, job).open("a") as stream:
-            stream.write(ending.model_dump_json() + "\n")
+        # All of it anew: a full disk leaves no half of a line.
+        write_text(_path(folder, job), "".join(f"{e.model_dump_json()}\n" for e in (*before, ending)))
     except OSError as error:
         log.warning("%s: how this start ended is not on record: %s", _path(folder, job), error)
-    return ending
+        known = {e.start: e for e in before}
+        before = [known.get(n, ending.model_copy(update={"start": n})) for n in range(start)]
+    return [*before, ending]
 
 
 def _queue_again(job: str, start: int, wait: float) -> None:

@@ -102,6 +102,46 @@ def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(t
     )
 
 
+@pytest.fixture
+def starts(monkeypatch):
+    """Ends start after start of job 77 with a code; gives the numbers of those that were queued again."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    queued: list[int] = []
+    monkeypatch.setattr(requeue.scheduler, "jobs_known", lambda job: [])
+    monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait: queued.append(start))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end(folder, *codes, first=0):
+        for start, code in enumerate(codes, first):
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
+            requeue.after(folder, Kept(), code, backoff=60)
+        return queued
+
+    yield end
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("code", "most"), [(73, FAILURES["no room"]), (1, FAILURES["crash"])])
+def test_bounds_hold_where_no_ending_can_be_written(tmp_path, starts, code, most):
+    (tmp_path / "file").touch()
+    assert starts(tmp_path / "file/slurm", *[code] * 20) == list(range(most - 1))
+
+
+def test_what_could_not_be_written_is_forgiven_once_endings_can(tmp_path, starts):
+    (tmp_path / "file").touch()
+    starts(tmp_path / "file/slurm", *[73] * 3)
+    assert starts(tmp_path, *[128 + signal.SIGUSR2] * 3, first=3) == list(range(6))
+
+
+def test_half_a_line_that_a_full_disk_left_harms_no_ending(tmp_path, starts):
+    path = tmp_path / "77.endings.jsonl"
+    starts(tmp_path, 75)
+    path.write_text(path.read_text() + '{"job":"77","sta')
+    starts(tmp_path, 75, first=2)
+    assert [ending.start for ending in requeue.read(tmp_path, "77")] == [0, 2]
+
+
 def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tmp_path):
     parts = Work(tmp_path / "catalog.parquet").parts
     parts.mkdir(parents=True)
