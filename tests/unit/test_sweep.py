@@ -1,6 +1,7 @@
 """A sweep from its grid to its tables: on features that are there, in tasks, resumed, and partly done."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fmct_hpc.probe.statistics.area import auc
 from fmct_hpc.probe.statistics.paired import compare, holm
 from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.sweep.grid import shared_out
+from fmct_hpc.probe.sweep.ledger import units_in_share
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder
@@ -241,7 +243,7 @@ def test_another_grid_keeps_what_it_shares_with_the_last(folder: Path, swept: Pa
     Sweep(config(folder), swept).run()
 
 
-def test_a_unit_of_other_features_is_computed_again(folder: Path) -> None:
+def test_a_unit_of_other_features_is_computed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = config(folder, features=folder / "own-features", fractions=[1.0], shots=[])
     Sweep(first, folder / "own").run()
     encoders = [spec.model_dump() for spec in first.encoders]
@@ -251,6 +253,21 @@ def test_a_unit_of_other_features_is_computed_again(folder: Path) -> None:
     grid.extract()
     grid.plan()
     assert grid.status().startswith("2 of 4 units done")
+
+    def stop(unit: object, source: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("fmct_hpc.probe.sweep.run.compute", stop)
+        with pytest.raises(KeyboardInterrupt):
+            grid.run_share(0, 1)
+    assert units_in_share(folder / "own", 0, 1) == 2, "what is to be computed again is no progress"
+    assert grid.run_share(0, 1) == 2
+    assert units_in_share(folder / "own", 0, 1) == 4
+    shutil.rmtree(second.features)
+    with pytest.raises(FmctError, match="holds no finished feature store"):
+        Sweep(second, folder / "own").run_share(0, 1)
+    assert units_in_share(folder / "own", 0, 1) == 4, "features that are away for now take nothing with them"
 
 
 def test_folds_test_every_volume_once_by_a_classifier_that_never_saw_its_patient(folder: Path) -> None:

@@ -5,9 +5,11 @@ A cluster runs the same parts as separate jobs (`extract` and `run_task` in arra
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from fmct_hpc.probe.cohort import Cohort, read_cohort
@@ -121,10 +123,11 @@ class Sweep:
         plan = self._current_plan()
         if not 0 <= task < len(plan.tasks):
             raise FmctError(f"no task {task}: {self.out / 'plan.json'} has {len(plan.tasks)}, from 0")
-        return self._compute(plan, task, progress)
+        return self._compute(plan, plan.tasks[task], progress)
 
-    def _compute(self, plan: Plan, task: int, progress: Progress = _silent) -> int:
-        missing = [number for number in plan.tasks[task] if not self._done(plan, number)]
+    def _compute(self, plan: Plan, numbers: Iterable[int], progress: Progress = _silent) -> int:
+        missing = [number for number in numbers if not self._done(plan, number)]
+        self._forget(plan, missing)
         for done, number in enumerate(missing):
             progress(done, len(missing))
             unit, source = plan.units[number], self._sources[plan.units[number].encoder]
@@ -144,7 +147,7 @@ class Sweep:
     def run_share(self, share: int, shares: int) -> int:
         """Do the tasks `share`, `share` + `shares` and so on; returns how many units were computed."""
         plan = self._current_plan()
-        return sum(self._compute(plan, task) for task in range(share, len(plan.tasks), shares))
+        return self._compute(plan, chain.from_iterable(plan.tasks[share::shares]))
 
     def collect(self) -> Summary:
         """Join what is done so far to three tables and summary.json (`collect_tables`)."""
@@ -164,9 +167,7 @@ class Sweep:
         """All of it here: extract, plan, every task, collect."""
         self.extract(progress=progress)
         plan = self.plan()
-        for task in range(len(plan.tasks)):
-            self._compute(plan, task)
-            progress(task + 1, len(plan.tasks))
+        self._compute(plan, chain.from_iterable(plan.tasks), progress)
         return self.collect()
 
     def _current_plan(self) -> Plan:
@@ -186,6 +187,13 @@ class Sweep:
         except FmctError:  # no features yet
             return False
         return UnitFiles(self.out, plan.digests[number]).done(source)
+
+    def _forget(self, plan: Plan, numbers: list[int]) -> None:
+        """Remove markers that other weights or features left: how many there are says how far this got."""
+        for number in numbers:
+            with suppress(FmctError):  # no features yet: whose the marker is can't be known
+                self._source_digest(plan.units[number])
+                UnitFiles(self.out, plan.digests[number]).marker.unlink(missing_ok=True)
 
     def _source_digest(self, unit: Unit) -> str:
         source = self._sources[unit.encoder]
