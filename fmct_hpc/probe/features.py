@@ -1,6 +1,7 @@
 """Frozen features: what an encoder makes of volumes, from the whole field without augmentation."""
 
 import hashlib
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,16 @@ def extract_store(
     if task is not None:
         return None
     return store.collect(out, request, parts, index, name, encoder.step, encoder.depth, spec_digest)
+
+
+def volumes_kept(out: Path, share: int = 0, shares: int = 1) -> int:
+    """Of how many volumes the store `out` has features: joined, and in the parts of one of `shares` tasks."""
+    try:
+        joined = int(json.loads((out / store.FILE_NAME).read_bytes())["volumes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        joined = 0
+    extents = [map(int, marker.name.split("-")[:2]) for marker in (out / "parts").glob("[0-9]*.json")]
+    return joined + sum(stop - start for start, stop in extents if start // PART_VOLUMES % shares == share)
 
 
 def _numbers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:

@@ -5,17 +5,29 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fmct_hpc.train.checkpoint import newest_step
+from launch.config import load
 from preprocess.scan.workplace import parts_kept
 from preprocess.tasks.ledger import marked_in_share
+from shards.errors import FmctError
 
-Unit = Literal["step", "task", "part", "unit"]
+Unit = Literal["step", "task", "part", "unit", "volume", "result"]
 PLACES: dict[Unit, str] = {
     "step": " at the checkpoint of step {}",
     "task": " with {} tasks done",
     "part": " with {} parts of the export read",
     "unit": " with {} units of the sweep done",
+    "volume": " with the features of {} volumes kept",
+    "result": " with {} volumes and units of the probe kept",
 }
 """In words behind what happened there."""
+
+
+class Share(NamedTuple):
+    """One of `shares` parts of a feature store's work."""
+
+    store: Path
+    share: int
+    shares: int
 
 
 class Kept(NamedTuple):
@@ -29,16 +41,47 @@ class Kept(NamedTuple):
     """Of a scan."""
     sweep: Path | None = None
     """The output folder, of an array that shares a sweep's units out."""
+    stores: tuple[Share, ...] = ()
+    """What this job or array task extracts of a sweep's features."""
+    probe: Path | None = None
+    """The output folder, of a probe."""
 
     def progress(self) -> tuple[int | None, Unit]:
-        """Step of the newest checkpoint, tasks or units of this array task's share, or batches read."""
+        """Step of the newest checkpoint, tasks or units of this array task's share, and so on."""
         share, shares = (os.environ.get(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
         if self.run:
             return newest_step(self.run), "step"
         if self.out:
             return marked_in_share(self.out, int(share or 0), int(shares or 1)), "task"
+        if self.catalog:
+            return parts_kept(self.catalog), "part"
+        # These bring PyTorch, which others don't need.
         if self.sweep:
-            from fmct_hpc.probe.sweep.ledger import units_in_share  # brings PyTorch, which others don't need
+            from fmct_hpc.probe.sweep.ledger import units_in_share
 
             return units_in_share(self.sweep, int(share or 0), int(shares or 1)), "unit"
-        return (parts_kept(self.catalog) if self.catalog else None), "part"
+        if self.stores:
+            from fmct_hpc.probe.features import volumes_kept
+
+            return sum(volumes_kept(*store) for store in self.stores), "volume"
+        if self.probe:
+            from fmct_hpc.probe.features import volumes_kept
+            from fmct_hpc.probe.sweep.ledger import units_in_share
+
+            volumes = sum(volumes_kept(store) for store in (self.probe / "features").glob("*"))
+            return volumes + (units_in_share(self.probe, 0, 1) or 0), "result"
+        return None, "part"
+
+
+def extracted(recipe: Path, overrides: list[str], task: int) -> tuple[Share, ...]:
+    """What `fmct sweep RECIPE --extract TASK` extracts; nothing where the recipe can't be read."""
+    from fmct_hpc.probe.config import SweepConfig
+
+    try:
+        config = load(SweepConfig, recipe, overrides)
+    except FmctError:  # the command itself says so
+        return ()
+    stores, shares = [config.features / spec.name for spec in config.encoders], config.feature_tasks
+    if task == -1:
+        return tuple(Share(store, 0, 1) for store in stores)
+    return tuple(Share(store, task % shares, shares) for store in stores[task // shares :][:1])

@@ -77,7 +77,8 @@ def probe_job(runs: list[Path], out: Path, configuration: list[str], site: Site)
     commands = tuple(
         fmct(site, "probe", run, "--out", one, *configuration) for run, one in zip(runs, outs, strict=True)
     )
-    return Job("fmct-probe", commands, site.probe)
+    kept = tuple(word for one in outs for word in ("--probe", str(one)))
+    return Job("fmct-probe", commands, site.probe, kept=kept)
 
 
 def sweep_jobs(config: Path, out: Path, overrides: list[str], site: Site) -> list[Job]:
@@ -108,6 +109,7 @@ def sweep_chain(
             job("fmct-features", *(("--extract", str(number)) for number in range(extractions))),
             job("fmct-features-joined", ("--extract", "-1"), success=("fmct-features",)),
         ]
+        jobs = [replace(one, kept=(str(config), *overrides, "--extract", "-1")) for one in jobs]
     ready = ("fmct-features-joined",) if extractions else ()
     grid = replace(
         job("fmct-sweep", *(("--share", f"{i}/{shares}") for i in range(shares)), success=ready),

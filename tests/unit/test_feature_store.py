@@ -10,7 +10,7 @@ from small_training import small_config, write_dataset
 
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
-from fmct_hpc.probe.features import extract_store
+from fmct_hpc.probe.features import extract_store, volumes_kept
 from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import EncoderInfo
 from shards import Dataset
@@ -87,6 +87,19 @@ def test_array_tasks_share_the_work_and_nothing_is_done_twice(
     extract_store(encoder, "ours", dataset, tmp_path / "s", part_volumes=3)
     assert len(read) == VOLUMES
     assert not (tmp_path / "s" / "parts").exists()
+
+
+def test_what_a_task_or_all_of_them_have_extracted_is_counted(
+    dataset: Dataset, encoder: OurEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmct_hpc.probe.features.PART_VOLUMES", 2)
+    found = [volumes_kept(tmp_path)]
+    for task in range(2):
+        extract_store(encoder, "ours", dataset, tmp_path, task=(task, 2), part_volumes=2)
+        found += [volumes_kept(tmp_path, 0, 2), volumes_kept(tmp_path, 1, 2), volumes_kept(tmp_path)]
+    assert found == [0, *(4, 0, 4), *(4, 2, 6)]
+    extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2)
+    assert volumes_kept(tmp_path) == volumes_kept(tmp_path, 1, 2) == 6
 
 
 def test_a_killed_extraction_goes_on_and_a_damaged_part_is_made_anew(

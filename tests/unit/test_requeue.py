@@ -4,13 +4,17 @@ import signal
 from datetime import UTC, datetime
 
 import pytest
+from typer.testing import CliRunner
 
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, write_plan
+from launch.commands.watch import watch_app
 from launch.slurm import causes, requeue
 from launch.slurm.causes import by_code, by_slurm, log_of_start
 from launch.slurm.progress import Kept
 from launch.slurm.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
 from launch.slurm.scheduler import Accounted
+from launch.slurm.site import Site
+from launch.slurm.stages import probe_job, sweep_chain
 from preprocess.scan.workplace import Work
 
 
@@ -170,6 +174,62 @@ def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, monke
         UnitFiles(tmp_path, digests[number]).marker.touch()
         found.append(kept.progress()[0])
     assert found == [0, 1, 1, 2, 3]
+
+
+def keep_part(store, start, stop):
+    (store / "parts").mkdir(parents=True, exist_ok=True)
+    (store / f"parts/{start:07d}-{stop:07d}-0123abcd.json").touch()
+
+
+@pytest.fixture
+def kept_by(monkeypatch):
+    """Where, by its arguments, `fmct launch after` takes a job or its task to keep what it has done."""
+    found: list[Kept] = []
+    monkeypatch.setattr(requeue, "after", lambda folder, kept, code, backoff: found.append(kept))
+
+    def ask(job, task=None):
+        monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+        if task is not None:
+            monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        done = CliRunner().invoke(watch_app, ["after", "--folder", "slurm", *job.kept, "--code", "75"])
+        assert done.exit_code == 0, done.output
+        return found.pop()
+
+    return ask
+
+
+def test_what_extracts_features_runs_on_while_it_keeps_more(tmp_path, kept_by):
+    recipe = tmp_path / "sweep.yaml"
+    encoders = "[{name: ours, weights: ours}, {name: other, weights: other}]"
+    recipe.write_text(
+        f"{{data: data, labels: l.parquet, features: old, encoders: {encoders}, feature_tasks: 2}}"
+    )
+    overrides = [f"features={tmp_path}"]
+    array, joins, *_ = sweep_chain(recipe, tmp_path / "out", overrides, 4, 1, Site())
+    for number in range(3):  # parts of "other": tasks 2 and 3 of the array make every second each
+        keep_part(tmp_path / "other", 256 * number, 256 * (number + 1))
+    assert [kept_by(array, task).progress()[0] for task in range(4)] == [0, 0, 512, 256]
+    assert kept_by(joins).progress() == (768, "volume")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/features.json").write_text('{"volumes": 1000}')
+    assert kept_by(joins).progress() == (1768, "volume")
+    recipe.unlink()
+    assert kept_by(joins).progress()[0] is None
+
+
+def test_a_probe_runs_on_while_it_keeps_more_features_or_units(tmp_path, kept_by):
+    array = probe_job([tmp_path / "a", tmp_path / "b"], tmp_path / "probes", [], Site())
+    out = tmp_path / "probes/b"
+    assert kept_by(array, 1) == Kept(probe=out)
+    alone = probe_job([tmp_path / "b"], out, [], Site())
+    found = [kept_by(alone).progress()]
+    keep_part(out / "features/trained", 0, 256)
+    found.append(kept_by(alone).progress())
+    write_plan(out, Plan(units=(), digests=("ab" * 32,), seconds=(), tasks=((0,),), leakage=()))
+    (out / "units").mkdir()
+    UnitFiles(out, "ab" * 32).marker.touch()
+    found.append(kept_by(alone).progress())
+    assert found == [(0, "result"), (256, "result"), (257, "result")]
 
 
 LOG = """\

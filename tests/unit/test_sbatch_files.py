@@ -96,3 +96,21 @@ def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell, tmp_path)
     for file in (train, launched):
         (tmp_path / "asked").unlink(missing_ok=True)
         assert "srun MASTER_ADDR=10.0.0.1 " in "\n".join(shell.run(file, "--run", "runs/first").said)
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "task", "told"),
+    [
+        ("probe", ["data=d"], "1", "--probe probes/b"),
+        ("sweep", ["r.yaml", "--out", "o"], "1", "--sweep r.yaml --out o"),
+        ("sweep", ["r.yaml", "--out", "o", "--extract", "-1"], "", "r.yaml --out o --extract -1"),
+        ("sweep", ["r.yaml", "--out", "o", "--collect"], "", ""),
+    ],
+)
+def test_a_stage_tells_where_it_keeps_what_it_has_done(shell, stage, arguments, task, told):
+    shell.stand_in("srun", "exit 75")
+    [file] = [file for file in FILES if file.stem == stage]
+    ended = shell.run(file, *arguments, SLURM_RESTART_COUNT="1", SLURM_ARRAY_TASK_ID=task)
+    policy = [line.split(" launch ")[1].strip() for line in ended.said if " launch " in line]
+    assert policy == [f"before --folder . {told}".strip(), f"after --folder . --code 75 {told}".strip()]
+    assert ended.code == 75
