@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,16 +191,23 @@ def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
 
     The last `keep_last` stay, those of every `keep_every`-th step, and the best by `mark_score`. Later
     ones were damaged when the run went on from before them: they neither count nor are removed, until
-    the run comes to their step again.
+    the run comes to their step again. What the system refuses is warned of, and left to the next call.
     """
     present = [path for path in checkpoints(run) if path <= checkpoint_path(run, step)]
-    scores = dict(_scores(present))
+    try:
+        scores = dict(_scores(present))
+    except OSError as error:
+        log.warning("%s: all checkpoints stay for now: %s", run, error)
+        return
     kept = {*present[-keep_last:], *(path for path, best in scores.items() if best == max(scores.values()))}
     for path in present:
         regular = keep_every is not None and int(path.name.removeprefix("step-")) % keep_every == 0
         if path not in kept and not regular:
-            shutil.rmtree(path)
-            _score_file(path).unlink(missing_ok=True)
+            try:
+                shutil.rmtree(path)
+                _score_file(path).unlink(missing_ok=True)
+            except OSError as error:  # on NFS for one, while somebody reads a file
+                log.warning("%s: can't be removed for now: %s", path, error)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -213,5 +221,5 @@ def _score_file(path: Path) -> Path:
 
 def _scores(paths: list[Path]) -> Iterator[tuple[Path, float]]:
     for path in paths:
-        if _score_file(path).exists():
+        with suppress(FileNotFoundError):
             yield path, float(json.loads(_score_file(path).read_text())["score"])

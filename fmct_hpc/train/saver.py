@@ -160,7 +160,7 @@ class Saver:
                 shutil.rmtree(path)
             os.replace(temporary, path)
             sync(path.parent)
-            prune(self._run, manifest.step, self._config.run.keep_last, self._config.run.keep_every)
+        prune(self._run, manifest.step, self._config.run.keep_last, self._config.run.keep_every)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Which checkpoints stay, and slices of tensors in files."""
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,34 @@ def test_damaged_ones_of_later_steps_do_not_push_out_the_good(tmp_path: Path) ->
     make(tmp_path, 15)
     prune(tmp_path, 15, keep_last=1, keep_every=None)
     assert present(tmp_path) == [15, 20, 30]
+
+
+def test_what_can_not_be_pruned_now_is_pruned_after_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, 10, 20, 30, 40)
+    remove = shutil.rmtree
+
+    def held(path: Path) -> None:
+        if path.name.endswith("10"):  # somebody reads a file: NFS leaves .nfs0001 in its place
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        remove(path)
+
+    def unreadable(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as nfs:
+        nfs.setattr(shutil, "rmtree", held)
+        prune(tmp_path, 30, keep_last=1, keep_every=None)
+    assert present(tmp_path) == [10, 30, 40]
+    assert f"{checkpoint_path(tmp_path, 10)}: can't be removed for now" in caplog.text
+    mark_score(checkpoint_path(tmp_path, 30), 0.9, "AUC")
+    with monkeypatch.context() as nfs:
+        nfs.setattr(Path, "read_text", unreadable)
+        prune(tmp_path, 40, keep_last=1, keep_every=None)
+    assert present(tmp_path) == [10, 30, 40], "which is the best can't be known"
+    prune(tmp_path, 40, keep_last=1, keep_every=None)
+    assert present(tmp_path) == [30, 40]
 
 
 @pytest.mark.parametrize("writers", [1, 2, 3])
