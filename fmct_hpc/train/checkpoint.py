@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+ASIDE = "damaged-"
+"""Before the name of a checkpoint that is one no more."""
+
+
+class DamagedCheckpointError(FmctError):
+    """A checkpoint whose bytes are not those that were written."""
 
 
 class _Closed(BaseModel):
@@ -142,25 +148,66 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
 
 
 def verify(path: Path) -> Manifest:
-    """Check a checkpoint against its manifest; raises FmctError that names the first damaged file."""
+    """Check a checkpoint against its manifest.
+
+    Raises DamagedCheckpointError that names the first damaged file; FmctError where the system does not give
+    one that is there, and for another format.
+    """
     try:
         document = json.loads((path / MANIFEST).read_bytes())
         version = document["format_version"]
         manifest = Manifest.model_validate(document) if version == FORMAT_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FmctError(f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        unread = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        kind = FmctError if unread else DamagedCheckpointError
+        raise kind(f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used") from None
     if manifest is None:
         raise FmctError(f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}")
     if manifest.digest != manifest.compute_digest():
-        raise FmctError(f"{path / MANIFEST}: not as it was written; the checkpoint can't be used")
+        raise DamagedCheckpointError(
+            f"{path / MANIFEST}: not as it was written; the checkpoint can't be used"
+        )
     with ThreadPoolExecutor() as threads:  # hashing holds no lock
         found = threads.map(file_facts, (path / name for name in manifest.files))
         for (name, facts), actual in zip(manifest.files.items(), found, strict=True):
             if actual is None:
-                raise FmctError(f"{path / name}: missing or unreadable; the checkpoint can't be used")
+                kind = DamagedCheckpointError if _is_missing(path / name) else FmctError
+                raise kind(f"{path / name}: missing or unreadable; the checkpoint can't be used")
             if actual != facts:
-                raise FmctError(f"{path / name}: not as it was written; the checkpoint can't be used")
+                raise DamagedCheckpointError(
+                    f"{path / name}: not as it was written; the checkpoint can't be used"
+                )
     return manifest
+
+
+def _is_missing(file: Path) -> bool:
+    """Whether a file is known not to be there."""
+    try:
+        file.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
+
+
+def set_damaged_aside(run: Path, step: int) -> None:
+    """Give damaged checkpoints after `step`, from which the run goes on, another name: they count no more.
+
+    Those that just can't be read now keep theirs. `prune` removes the others when the run is at their step.
+    """
+    for path in checkpoints(run):
+        if path <= checkpoint_path(run, step):
+            continue
+        try:
+            verify(path)
+        except DamagedCheckpointError:
+            aside = path.with_name(f"{ASIDE}{path.name}")
+            try:
+                shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+                log.warning("%s: damaged, so it is %s now", path, path.rename(aside).name)
+            except OSError as error:
+                log.warning("%s: can't be renamed: %s", path, error)
+        except FmctError:
+            continue
 
 
 def file_facts(file: Path) -> FileFacts | None:
@@ -189,11 +236,13 @@ def mark_score(path: Path, score: float, what: str) -> None:
 def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
     """Remove checkpoints up to the one of `step`, which has just been written whole.
 
-    The last `keep_last` stay, those of every `keep_every`-th step, and the best by `mark_score`. Later
-    ones were damaged when the run went on from before them: they neither count nor are removed, until
-    the run comes to their step again. What the system refuses is warned of, and left to the next call.
+    The last `keep_last` stay, those of every `keep_every`-th step, and the best by `mark_score`. Later ones
+    could not be read when the run went on from before them: they neither count nor are removed, until the
+    run comes to their step again, nor are those that were set aside. What the system refuses is warned of,
+    and left to the next call.
     """
-    present = [path for path in checkpoints(run) if path <= checkpoint_path(run, step)]
+    written = checkpoint_path(run, step)
+    present = [path for path in checkpoints(run) if path <= written]
     try:
         scores = dict(_scores(present))
     except OSError as error:
@@ -203,11 +252,18 @@ def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
     for path in present:
         regular = keep_every is not None and int(path.name.removeprefix("step-")) % keep_every == 0
         if path not in kept and not regular:
-            try:
-                shutil.rmtree(path)
-                _score_file(path).unlink(missing_ok=True)
-            except OSError as error:  # on NFS for one, while somebody reads a file
-                log.warning("%s: can't be removed for now: %s", path, error)
+            _remove(path)
+    for path in written.parent.glob(f"{ASIDE}step-*"):
+        if path.name.removeprefix(ASIDE) <= written.name:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+        _score_file(path).unlink(missing_ok=True)
+    except OSError as error:  # on NFS for one, while somebody reads a file
+        log.warning("%s: can't be removed for now: %s", path, error)
 
 
 def checkpoints(run: Path) -> list[Path]:

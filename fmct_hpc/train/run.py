@@ -15,7 +15,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train import attempts
-from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts
+from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts, set_damaged_aside
 from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
 from fmct_hpc.train.start import require_start
 from shards import Dataset, FmctError
@@ -115,6 +115,8 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     lock: list[IO[str]] = []
     on_first_rank(lambda: lock.append(_lock(run)))
     found = on_first_rank(lambda: preflight(config, run, place.world_size))
+    if found:
+        on_first_rank(lambda: set_damaged_aside(run, found[1].step))
     on_first_rank(lambda: _write_configuration(config, run))
     facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
     step, device = found[1].step if found else 0, place.device_name()

@@ -20,7 +20,7 @@ from small_training import BATCH, STEPS, VOLUMES, small_config, start_training, 
 
 from fmct_hpc import load_encoder
 from fmct_hpc.train.attempts import attempts, conclude
-from fmct_hpc.train.checkpoint import Manifest, newest
+from fmct_hpc.train.checkpoint import Manifest, newest, newest_step
 from fmct_hpc.train.compare import compare
 from fmct_hpc.train.run import preflight
 from launch.ranks import run_ranks
@@ -291,6 +291,17 @@ def test_every_damaged_file_is_named_and_the_checkpoint_before_is_taken(
     found = newest(run)
     assert found is not None
     assert found[0] == checkpoints[-1]
+
+
+def test_steps_after_a_damaged_checkpoint_are_done_again_and_counted_so(runs: Path, tmp_path: Path) -> None:
+    run, checkpoints = copy_with_checkpoints(runs, tmp_path)
+    damage(next(checkpoints[-1].glob("rank-00001*")), "flipped")
+    recipe = write_recipe(small_config(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
+    process = start_training(recipe, run, 2, "--until", str(STEPS - 1))
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert f"damaged, so it is damaged-{checkpoints[-1].name} now" in output
+    assert newest_step(run) == STEPS - 1 == attempts(run)[-1].saved_step
 
 
 def test_without_a_whole_checkpoint_nothing_starts_and_one_line_says_why(runs: Path, tmp_path: Path) -> None:

@@ -10,10 +10,16 @@ import torch
 from fmct_hpc.train.checkpoint import (
     MANIFEST,
     DataFacts,
+    FileFacts,
     Manifest,
     checkpoint_path,
+    file_facts,
     mark_score,
+    newest,
+    newest_step,
+    part_name,
     prune,
+    set_damaged_aside,
     verify,
 )
 from fmct_hpc.train.pieces import Piece, PieceFiles, whole_piece, write_pieces
@@ -74,6 +80,63 @@ def test_what_can_not_be_pruned_now_is_pruned_after_the_next_save(
     assert present(tmp_path) == [30, 40]
 
 
+def make_whole(run: Path, step: int) -> Path:
+    """A checkpoint that passes its checks; returns its only part."""
+    make(run, step)
+    part = checkpoint_path(run, step) / part_name(0)
+    part.write_bytes(b"weights")
+    facts = file_facts(part)
+    assert facts
+    manifest = manifest_of(step, {part.name: facts}).sealed()
+    part.with_name(MANIFEST).write_text(manifest.model_dump_json())
+    return part
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing", "no manifest", "half a manifest"])
+def test_a_damaged_checkpoint_counts_no_more_once_the_run_goes_on_from_before_it(
+    tmp_path: Path, how: str
+) -> None:
+    make_whole(tmp_path, 10)
+    for step in (20, 30):
+        part = make_whole(tmp_path, step)
+        if how == "flipped":
+            part.write_bytes(b"Weights")
+        elif how == "half a manifest":
+            part.with_name(MANIFEST).write_text("{")
+        else:
+            (part if how == "missing" else part.with_name(MANIFEST)).unlink()
+    found = newest(tmp_path)
+    assert found
+    assert newest_step(tmp_path) == 30, "who only looks renames nothing"
+    set_damaged_aside(tmp_path, found[1].step)
+    assert newest_step(tmp_path) == 10
+    make(tmp_path, 25)
+    prune(tmp_path, 25, keep_last=1, keep_every=None)
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["damaged-step-00000030", "step-00000025"]
+
+
+@pytest.mark.parametrize("file", [MANIFEST, part_name(0)])
+def test_a_checkpoint_that_can_not_be_read_now_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    make_whole(tmp_path, 10)
+    make_whole(tmp_path, 20)
+    opened = Path.open
+
+    def broken(path: Path, *arguments: str, **named: str) -> object:
+        if path == checkpoint_path(tmp_path, 20) / file:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", broken)
+    found = newest(tmp_path)
+    assert found
+    assert found[1].step == 10
+    set_damaged_aside(tmp_path, 10)
+    assert newest_step(tmp_path) == 20
+
+
 @pytest.mark.parametrize("writers", [1, 2, 3])
 @pytest.mark.parametrize("readers", [1, 2, 5])
 def test_what_some_ranks_wrote_any_number_reads(tmp_path: Path, writers: int, readers: int) -> None:
@@ -103,18 +166,22 @@ def test_another_architecture_and_missing_slices_are_named(tmp_path: Path) -> No
         files.fill(whole_piece("weight/x", torch.zeros(4)))
 
 
-def test_any_flipped_bit_of_a_manifest_is_found(tmp_path: Path) -> None:
+def manifest_of(step: int, files: dict[str, FileFacts]) -> Manifest:
     digests = ("content_digest", "dataset_digest", "preprocess_digest", "shards_digest")
-    manifest = Manifest(
-        step=10,
+    return Manifest(
+        step=step,
         updates=9,
         world_size=2,
         zero_stage=3,
         configuration={"optim": {"base_lr": 5e-4, "clip": 3.0}, "run": {"minutes": None}},
         versions={"torch": "2.13.0"},
         data=DataFacts.model_validate({"spacing_mm": (1, 1, 1), **dict.fromkeys(digests, "ab")}),
-        files={},
+        files=files,
     )
+
+
+def test_any_flipped_bit_of_a_manifest_is_found(tmp_path: Path) -> None:
+    manifest = manifest_of(10, {})
     document = bytearray(manifest.sealed().model_dump_json(indent=1).encode())
     (tmp_path / MANIFEST).write_bytes(document)
     assert verify(tmp_path) == manifest.sealed()
