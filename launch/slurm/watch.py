@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from fmct_hpc.train.attempts import Attempt, attempts, conclude
@@ -14,6 +15,14 @@ from shards.errors import FmctError
 
 NEWEST_JOBS = 8
 """Of a folder, about which Slurm is asked; those before are told by the folder's records."""
+
+
+_WRITES = {
+    name: "--run" if stage == "train" else "--out"
+    for stage in ("train", "preprocess", "plan", "collect", "sweep")
+    for name in (f"{stage}.sbatch", f"fmct-{stage}")
+}
+"""Of jobs by sbatch files, whose names they may keep as their own: what names the folder that they write."""
 
 
 @dataclass
@@ -137,11 +146,19 @@ def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
     found |= {job.split("_")[0] for job in picture.endings}
     found |= {attempt.slurm.job for attempt in picture.attempts if attempt.slurm}
     here = picture.folder.resolve()
-    for job in queue:
-        words = {word.removeprefix("--run=").removeprefix("--out=") for word in job.command.split()}
-        if any(Path(job.folder, word).resolve() == here for word in words):
-            found.add(job.number)
+    found |= {job.number for job in queue if _written(job) == here}
     return sorted((number for number in found if number.isdigit()), key=int, reverse=True)
+
+
+def _written(job: Queued) -> Path | None:
+    """The folder that a job of an sbatch file of ours writes, by its command; None of any other job."""
+    script, *words = job.command.split() or [""]
+    option = _WRITES.get(Path(script).name) or _WRITES.get(job.name)
+    if option is None:
+        return None
+    given = " ".join(words).replace(f"{option}=", f"{option} ").split()
+    places = [word for before, word in pairwise(given) if before == option]
+    return Path(job.folder, places[-1]).resolve() if places else None
 
 
 def _ask_slurm(picture: Picture, queue: list[Queued]) -> None:

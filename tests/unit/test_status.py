@@ -16,7 +16,7 @@ from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import begin, conclude, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
 from launch.slurm.status import status
-from launch.slurm.watch import newest_log
+from launch.slurm.watch import look_at_all, newest_log
 from shards.errors import FmctError
 
 DATA = DataFacts(
@@ -147,6 +147,30 @@ def test_a_job_from_an_sbatch_file_that_waits_is_found_by_its_command(tmp_path, 
     assert said(tmp_path / "first")[-1].endswith(
         "state PENDING, restarts 0, nodes n[1-2], waits for Priority"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "ours"),
+    [
+        ("mine", "/some/train.sbatch --config r.yaml --run=first", True),
+        ("fmct-train", "/some/train-of-mine.sh --run elsewhere --run first run.steps=40", True),
+        ("fmct-preprocess", "/some/preprocess.sbatch catalog.parquet --out first", True),
+        ("fmct-train", "/some/train.sbatch --run second run.start_from=first", False),
+        ("fmct-train", "/some/train.sbatch --run first --config r.yaml --run second", False),
+        ("fmct-preprocess", "/some/preprocess.sbatch first --out second", False),
+        ("fmct-report", "/some/report.sbatch page.html --run first", False),
+        ("fmct-probe", "/some/probe.sbatch --out first", False),
+        ("backup", "/home/me/backup.sh --from first --out first --run first", False),
+        ("train", "/home/me/train.sh --run first", False),
+        ("fmct-train", "", False),
+    ],
+)
+def test_only_jobs_that_write_a_folder_are_its_jobs(tmp_path, slurm, name, command, ours):
+    (tmp_path / "first").mkdir()
+    slurm.says("squeue", f'echo "12|RUNNING|None|{name}|{tmp_path}|{command}"')
+    slurm.job("RUNNING")
+    alive = [job.job for picture in look_at_all(tmp_path / "first") for job in picture.alive]
+    assert alive == (["12"] if ours else [])
 
 
 def test_a_pipelines_folder_tells_its_stages(tmp_path, run, slurm):
