@@ -1,5 +1,6 @@
 """A folder's jobs and how far they are: from Slurm, as far as it answers, and from the folder's records."""
 
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Picture:
     attempts: list[Attempt] = field(default_factory=list)
     endings: dict[str, list[Ending]] = field(default_factory=dict)
     """How starts of jobs that did not end well have ended, by job."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Of jobs by number, those that Slurm has forgotten among them; a pipeline's without their digests."""
     answered: bool = True
     """Whether slurmctld did."""
     unknown: list[str] = field(default_factory=list)
@@ -56,14 +59,13 @@ class Picture:
     def given_up(self) -> dict[str, list[Ending]]:
         """Jobs that failed, do not run again, and were not submitted anew since."""
         alive = {job.job for job in self.alive}
-        names = {job.array: job.name for job in self.jobs}
-        newest = {
-            name: max(int(number) for number in names if names[number] == name) for name in names.values()
-        }
+        newest: dict[str, int] = {}
+        for number, name in self.names.items():
+            newest[name] = max(int(number), newest.get(name, 0))
         found = {}
         for job, endings in self.endings.items():
             number = job.split("_")[0]
-            superseded = number in names and newest[names[number]] > int(number)
+            superseded = number in self.names and newest[self.names[number]] > int(number)
             if job not in alive and not superseded and not decide(endings).again:
                 found[job] = endings
         return found
@@ -92,6 +94,7 @@ def look(folder: Path, queue: list[Queued] | None = None) -> Picture:
         job = path.name.removesuffix(".endings.jsonl")
         picture.endings[job] = read(path.parent, job)
     _ask_slurm(picture, scheduler.queued() or [] if queue is None else queue)
+    picture.names = _names(picture)
     _judge_newest_attempt(picture)
     return picture
 
@@ -128,7 +131,8 @@ def _logs(picture: Picture, rank: int | None) -> Iterator[Path]:
         yield from dict.fromkeys(logs[number] for number in wanted if number in logs)
         return
     failed = [job for job in picture.given_up if list(slurm.glob(f"{job}_*_log.out"))]
-    jobs = failed or sorted({job.array for job in picture.jobs}, key=int, reverse=True)
+    known = sorted({job.array for job in picture.jobs}, key=int, reverse=True)
+    jobs = failed or known or sorted(picture.names, key=int)[-1:]
     for job in jobs:
         logs_of_job = sorted(slurm.glob(f"{job}_*_log.out"), key=lambda path: -path.stat().st_mtime)
         told = [Path(facts.log) for facts in picture.jobs if facts.array == job and facts.log]
@@ -148,6 +152,16 @@ def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
     here = picture.folder.resolve()
     found |= {job.number for job in queue if _written(job) == here}
     return sorted((number for number in found if number.isdigit()), key=int, reverse=True)
+
+
+def _names(picture: Picture) -> dict[str, str]:
+    """From what Slurm still knows, else from the scripts that it got, else from a training's attempts."""
+    names = {attempt.slurm.job.split("_")[0]: "fmct-train" for attempt in picture.attempts if attempt.slurm}
+    for path in (picture.folder / "slurm").glob("[0-9]*_submission.sh"):
+        if name := re.search("^#SBATCH --job-name=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
+            names[path.name.removesuffix("_submission.sh")] = name.group(1).strip("\"'")
+    names |= {job.array: job.name for job in picture.jobs}
+    return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in names.items() if number.isdigit()}
 
 
 def _written(job: Queued) -> Path | None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from small_training import small_config
 from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import begin, conclude, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
+from launch.slurm.requeue import Ending
 from launch.slurm.status import status
 from launch.slurm.watch import look_at_all, newest_log
 from shards.errors import FmctError
@@ -220,6 +222,42 @@ def test_the_failed_ranks_log_comes_first(run, slurm):
     assert [path.name for path in newest_log(run, rank=0)] == ["12_0_log.out"]
     with pytest.raises(FmctError, match="no log of rank 7"):
         newest_log(run, rank=7)
+
+
+def give_up(folder: Path, number: str, name: str | None) -> None:
+    """A job that crashed twice; name: as in its batch script, None where it has none here."""
+    slurm = folder / "slurm"
+    slurm.mkdir(exist_ok=True)
+    if name:
+        (slurm / f"{number}_submission.sh").write_text(f"#!/bin/bash\n#SBATCH --job-name={name}\n")
+    ends = [Ending(job=number, start=n, at=datetime.now(UTC), cause="crash") for n in (0, 1)]
+    (slurm / f"{number}.endings.jsonl").write_text("".join(f"{e.model_dump_json()}\n" for e in ends))
+    (slurm / f"{number}_0_log.out").write_text("crashed")
+
+
+@pytest.mark.parametrize(("old", "new"), [("fmct-x", "fmct-x"), ("fmct-x-01234567", "fmct-x-89abcdef")])
+def test_a_job_that_was_submitted_anew_is_not_called_given_up_once_slurm_forgets_it(
+    tmp_path, slurm, old, new
+):
+    stage = tmp_path / "data"
+    stage.mkdir()
+    give_up(stage, "7", old)
+    assert said(stage)[0] == f"{stage}: job 7 does not run again: crash"
+    assert [path.name for path in newest_log(stage)] == ["7_0_log.out"]
+    (stage / "slurm/12_submission.sh").write_text(f"#!/bin/bash\n#SBATCH --job-name={new}\n")
+    (stage / "slurm/12_0_log.out").write_text("working")
+    assert not any("does not run again" in line for line in said(stage))
+    assert [path.name for path in newest_log(stage)] == ["12_0_log.out"]
+    give_up(stage, "5", "fmct-y")
+    assert said(stage)[0] == f"{stage}: job 5 does not run again: crash", "another stage's"
+
+
+def test_a_training_by_sbatch_file_that_was_submitted_anew_is_not_called_given_up(run, slurm):
+    give_up(run, "7", None)
+    path = run / "attempts/0001.json"
+    (run / "attempts/0002.json").write_text(path.read_text().replace('"number": 1', '"number": 2'))
+    path.write_text(path.read_text().replace('"job": "12"', '"job": "7"'))
+    assert not any("does not run again" in line for line in said(run))
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
