@@ -225,7 +225,7 @@ def test_a_probe_runs_on_while_it_keeps_more_features_or_units(tmp_path, kept_by
     found = [kept_by(alone).progress()]
     keep_part(out / "features/trained", 0, 256)
     found.append(kept_by(alone).progress())
-    write_plan(out, Plan(units=(), digests=("ab" * 32,), seconds=(), tasks=((0,),), leakage=()))
+    write_plan(out, Plan(units=(), digests=("ab" * 32,), seconds=(), tasks=((0,),), encoders=(), leakage=()))
     (out / "units").mkdir()
     UnitFiles(out, "ab" * 32).marker.touch()
     found.append(kept_by(alone).progress())
