@@ -100,6 +100,7 @@ def _explained(
     for outcome in select_study(study, config, lambda candidate: None):
         series = outcome.series
         volume = outcome.candidate or outcome.chosen
+        kernel = (outcome.usable or series).kernel
         row = {
             "key": _key(series, names),
             "study_key": names.study(series.study_uid),
@@ -107,14 +108,14 @@ def _explained(
             "detail": outcome.rejection.detail if outcome.rejection else str(outcome.candidate),
             "volume_key": _key(volume.series, names) if volume else None,
             "instances": len(series.instances),
-            "kernel": kernel_class(series.kernel),
+            "kernel": kernel_class(kernel),
             "kvp": series.kvp,
             "contrast": has_contrast(series),
             **_geometry(series, outcome.usable),
         }
         if identified:
             row |= {name: getattr(series, name) for name in _TEXTS}
-            row |= {"contrast_agent": series.contrast, "kernel_name": series.kernel}
+            row |= {"contrast_agent": series.contrast, "kernel_name": kernel}
         yield row
 
 

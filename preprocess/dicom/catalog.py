@@ -80,27 +80,27 @@ class Series:
     @property
     def modality(self) -> str:
         """The commonest Modality of the instances: careless exports give a UID to series of several."""
-        return str(_commonest(i.modality for i in self.instances))
+        return str(commonest(i.modality for i in self.instances))
 
     @property
     def frame_of_reference_uid(self) -> str:
         """The commonest Frame of Reference UID of the instances."""
-        return str(_commonest(i.frame_of_reference_uid for i in self.instances))
+        return str(commonest(i.frame_of_reference_uid for i in self.instances))
 
     @property
     def kernel(self) -> str:
         """The commonest Convolution Kernel of the instances."""
-        return str(_commonest(i.kernel for i in self.instances))
+        return str(commonest(i.kernel for i in self.instances))
 
     @property
     def kvp(self) -> float | None:
         """The commonest KVP of the instances, kV."""
-        return _commonest(i.kvp for i in self.instances)
+        return commonest(i.kvp for i in self.instances)
 
     @property
     def image_type(self) -> tuple[str, ...]:
         """The commonest Image Type of the instances."""
-        return tuple(_commonest(i.image_type for i in self.instances))
+        return tuple(commonest(i.image_type for i in self.instances))
 
     @property
     def bytes(self) -> int:
@@ -113,7 +113,8 @@ class Series:
         return len(self.instances) - len({(i.sop_uid, i.frame) for i in self.instances})
 
 
-def _commonest(values: Iterable[Any]) -> Any:
+def commonest(values: Iterable[Any]) -> Any:
+    """The value that occurs most often; of several, the one whose text sorts last."""
     counts = Counter(values)
     return max(counts, key=lambda value: (counts[value], str(value)))
 

@@ -60,7 +60,8 @@ class Candidate:
     def __str__(self) -> str:
         """Its merits in numbers."""
         return (
-            f"{kernel_class(self.series.kernel)}, {self.thickness_mm:g} mm, covers {self.coverage_mm:.0f} mm"
+            f"{kernel_class(self.selected.kernel)}, {self.thickness_mm:g} mm, "
+            f"covers {self.coverage_mm:.0f} mm"
         )
 
 
@@ -74,7 +75,7 @@ def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]
 
     def merit(candidate: Candidate) -> tuple:
         by_criterion = {
-            "kernel": config.kernels.index(kernel_class(candidate.series.kernel)),
+            "kernel": config.kernels.index(kernel_class(candidate.selected.kernel)),
             "thinnest": candidate.thickness_mm,
             "widest": -round(candidate.coverage_mm),
         }

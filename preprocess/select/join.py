@@ -40,7 +40,7 @@ def find_joins(singles: Sequence[_Single], config: SelectConfig) -> list[Candida
     groups: dict[tuple[str, str], list[_Single]] = {}
     for series, selected in singles:
         if series.frame_of_reference_uid and len(selected.positions) > 1:
-            like = (series.frame_of_reference_uid, kernel_class(series.kernel))
+            like = (series.frame_of_reference_uid, kernel_class(selected.kernel))
             groups.setdefault(like, []).append((series, selected))
     return [joined for group in groups.values() for joined in _joins_of(group, config)]
 

@@ -7,7 +7,7 @@ from operator import ne
 
 import numpy as np
 
-from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.catalog import Instance, Series, commonest
 from preprocess.dicom.geometry import (
     AXIAL_DEG,
     REGULAR_GAP,
@@ -44,6 +44,11 @@ class Selected:
     def slices(self) -> Stack:
         """The stack of one instance a position."""
         return stack([group[0] for group in self.positions])
+
+    @cached_property
+    def kernel(self) -> str:
+        """Their commonest Convolution Kernel (0018,1210); the series' may be that of what was left out."""
+        return str(commonest(instance.kernel for group in self.positions for instance in group))
 
 
 def select(series: Series, config: SelectConfig) -> Selected:

@@ -90,6 +90,26 @@ def test_the_next_best_takes_the_place_of_one_that_cannot_be_built() -> None:
     }
 
 
+def test_a_series_of_two_kernels_is_ranked_and_joined_by_the_one_that_is_kept() -> None:
+    """The sharp images are as many as the soft ones, and would speak for the series."""
+
+    def twofold(uid: str, heights: list[float], thickness: float) -> Series:
+        sharp = stack(heights, thickness=thickness, kernel="H60s")
+        soft = stack(heights, thickness=thickness)
+        return named(uid, (*(replace(one, sop_uid=f"2.{one.sop_uid}") for one in sharp), *soft))
+
+    both = twofold("both", [5.0 * k for k in range(30)], 5.0)
+    assert both.kernel == "H60s"
+    found = outcomes(both, THIN, UNKNOWN, keep="all")
+    assert {uid: result(one) for uid, one in found.items()} == dict.fromkeys(found, "volume")
+    assert str(found["both"].candidate) == "soft, 5 mm, covers 150 mm"
+    assert result(outcomes(both, UNKNOWN)["both"]) == "volume"
+    vault = named("vault", stack(VAULT, thickness=7.0))
+    candidate = outcomes(twofold("base", BASE, 2.5), vault)["vault"].candidate
+    assert candidate
+    assert heights(candidate) == BASE + VAULT
+
+
 def test_a_plane_through_an_axial_acquisition_is_a_reformat() -> None:
     coronal = named("coronal", across(stack()))
     config = {"keep": "all"}
