@@ -23,8 +23,9 @@ AIR_HU = -1000
 """Stands where nothing was measured: padding, outside the reconstruction circle, outside the scan."""
 LEAST_HU = -1024
 """Scanners' codes for "outside the circle" (-1500, -2000, -3024) lie below; measured air does not."""
-PADDING_BELOW_HU = -500
-"""A Pixel Padding Value of at least this would erase tissue; such a header is not believed."""
+BODY_HU = (-500, 3071)
+"""Padding that reaches into this, up to the end of a scale of 12 bits, would erase tissue or metal; such a
+header is not believed. What lies above it is no tissue's: 65535 of unsigned pixels."""
 HOUNSFIELD_TYPES = ("", "HU", "US")
 """Rescale Type (0028,1054): HU is also meant where it is absent or unspecified (US)."""
 
@@ -145,10 +146,12 @@ def _as_stored(value: int, dtype: np.dtype) -> int:
 
 
 def _to_hu(stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None) -> np.ndarray:
-    if padding is None or padding[1] * slope + intercept >= PADDING_BELOW_HU:
-        padding = (1, 0)  # an empty range
+    if padding:
+        least, greatest = (value * slope + intercept for value in padding)
+        if least <= BODY_HU[1] and greatest >= BODY_HU[0]:
+            padding = None
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    return _rescaled(native, slope, intercept, *padding)
+    return _rescaled(native, slope, intercept, *(padding or (1, 0)))  # an empty range
 
 
 @numba.njit(cache=True, nogil=True)

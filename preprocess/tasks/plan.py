@@ -27,7 +27,7 @@ from shards.schema import FORMAT_VERSION
 
 log = logging.getLogger(__name__)
 
-PROCESSING_VERSION = 6
+PROCESSING_VERSION = 7
 """Raised by whoever changes what is made of the same input and configuration; every task is then redone."""
 BYTES_PER_PIXEL = 2
 """Of CT pixels (Bits Allocated 16, PS3.3 C.8.2.1.1.4)."""

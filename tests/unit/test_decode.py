@@ -228,6 +228,20 @@ def test_padding_and_outside_the_circle_become_air(tmp_path: Path) -> None:
     assert np.all(unsigned[STORED == 5] == AIR_HU)
 
 
+def test_padding_above_every_scale_is_air_and_saturated_metal_is_not(tmp_path: Path) -> None:
+    stored = np.array([[0, 1024, 4095], [4096, 60000, 65535]], np.uint16)
+
+    def padded(folder: str, least: int, limit: int) -> np.ndarray:
+        padding = {"PixelPaddingValue": least, "PixelPaddingRangeLimit": limit}
+        return hu(tmp_path / folder, stored, RescaleIntercept=-1024, **padding)
+
+    whole = [[-1024, 0, 3071], [3072, 32767, 32767]]
+    assert np.array_equal(padded("a", 65535, 65535), [whole[0], [3072, 32767, AIR_HU]])
+    assert np.array_equal(padded("b", 65535, 4096), [whole[0], [AIR_HU] * 3])
+    for folder, least, limit in (("c", 4095, 4095), ("d", 4095, 65535), ("e", 524, 524), ("f", 0, 65535)):
+        assert np.array_equal(padded(folder, least, limit), whole)
+
+
 def test_monochrome1_changes_the_display_not_the_units(tmp_path: Path) -> None:
     assert np.array_equal(hu(tmp_path, PhotometricInterpretation="MONOCHROME1"), STORED)
 
