@@ -6,16 +6,22 @@ from preprocess.dicom.catalog import Series
 
 _WITHOUT = re.compile(
     r"\b(without|w\s?/\s?o|wo|ohne|sans|sin)\b"
-    r"|\b(non|no|pre)[\s-]*(iv\s)?(contrast|kontrast|enhanced|con\b|contr\b|iv\b|km\b|c\b)"
-    r"|\b(plain|nativ|native|unenhanced|ncct|nchct|ncect)\b|(^|[\s(])(c-|-c)($|[\s)])",
+    r"|\b(non|no|pre)[\s-]*(iv\s)?(contrast|kontrast|enhanced|con\b|contr\b|iv\b|km\b|ce\b|c\b)"
+    r"|\b(vor|keine?|o\.?)\s?km\b"
+    r"|\b(plain|nativ|native|unenhanced|ncct|nchct|ncect|nce)\b|(^|[\s(])(c-|-c|-km)($|[\s)])",
     re.IGNORECASE,
 )
 _WITH = re.compile(
     r"contrast|kontrast|\bpost[\s-]*(con|iv|km|c)\b|\bw(ith)?\s?/?\s?(c|con|iv|km)\b|\bct[av]\b"
+    r"|\bm?km\b|\bce(ct)?\b"
     r"|angio|venogra|arterial|venous|enhanced|iodine|(^|[\s(])(c\+|\+c)($|[\s)])",
     re.IGNORECASE,
 )
-_NO_AGENT = re.compile(r"(no|non|none|n|nil|false|0|without.*|w/o.*|.*\bno contrast\b.*)?", re.IGNORECASE)
+_NO_AGENT = re.compile(
+    r"((no|not|none)( .*)?|non|n|n\s?[/.]?\s?a\.?|nil|false|off|unknown|-+|0+(\.0+)?"
+    r"|without.*|w/o.*|.*\b(no contrast|none)\b.*)?",
+    re.IGNORECASE,
+)
 
 
 def has_contrast(series: Series) -> bool:
@@ -29,5 +35,5 @@ def has_contrast(series: Series) -> bool:
     description = series.series_description.replace("_", " ")  # for \b, "_" is a letter
     if _WITHOUT.search(description):
         return False
-    agent = series.contrast.strip()
+    agent = series.contrast.replace("_", " ").strip()
     return bool(_WITH.search(description)) or not (_NO_AGENT.fullmatch(agent) or _WITHOUT.search(agent))

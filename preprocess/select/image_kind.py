@@ -23,8 +23,16 @@ _DERIVED_WORDS = (
 )
 
 # Series Description (0008,103E), for the vendors and archives whose Image Type says AXIAL throughout.
+# "Dose" alone says nothing: heads are taken at a low one.
 _DESCRIBED = (
-    (Reason.DOSE_REPORT, re.compile(r"\bdose\b|\bpatient protocol\b", re.IGNORECASE)),
+    (
+        Reason.DOSE_REPORT,
+        re.compile(
+            r"(?<![a-z])dose[\s_-]*((structured )?report|info|information|sheet|summary|record|sr)(?![a-z])"
+            r"|^\s*dose\s*$|\bpatient protocol\b",
+            re.IGNORECASE,
+        ),
+    ),
     (Reason.LOCALIZER, re.compile(r"\b(scout|topogram|localizer|surview|scano(gram|graphy))\b", re.I)),
     (
         Reason.DYNAMIC,

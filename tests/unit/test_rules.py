@@ -102,7 +102,20 @@ def test_what_the_rules_let_pass(one: Series, config: dict[str, Any]) -> None:
             ("HEAD 5.0 J40s", agent, False)
             for agent in ("", "NONE", "no", "Without", "IV: no contrast", "N", "C-")
         ],
+        *[
+            ("HEAD 5.0 J40s", agent, False)
+            for agent in (
+                *("N/A", "NA", "n.a.", "-", "--", " ", "NOT APPLICABLE", "Not used", "not given", "UNKNOWN"),
+                *("No agent", "IV_CM_NONE", "0.0", "OFF"),
+            )
+        ],
         *[("HEAD 5.0 J40s", agent, True) for agent in ("Omnipaque", "IV", "APPLIED", "Y", "100 ml")],
+        *[("HEAD 5.0 J40s", agent, True) for agent in ("Non-ionic", "NON IONIC 100", "KM", "Natrium")],
+        *[(text, "", True) for text in ("HEAD mit KM", "nach KM", "HEAD + KM", "HEAD +KM", "Schädel KM")],
+        *[(text, "", True) for text in ("CE HEAD", "CECT", "Schädel_KM_5.0", "Kopf mKM", "Schädel - KM")],
+        *[(text, "Imeron", False) for text in ("ohne KM", "vor KM", "o. KM", "Kopf oKM", "kein KM", "-KM")],
+        *[(text, "Imeron", False) for text in ("NON-CE HEAD", "pre CE", "NCE", "Kopf nativ, dann mit KM")],
+        *[(text, "", False) for text in ("CEREBRUM", "Cervix", "KMH", "Face", "Brain 5 kmx")],
         *[(text, "", False) for text in ("", "Head routine", "CT Head", "WOUND", "NO TILT", "Post. fossa")],
     ],
 )
@@ -115,7 +128,12 @@ def test_the_description_and_then_the_agent_tell_of_contrast(
 @pytest.mark.parametrize(
     ("description", "expected"),
     [
-        *[(text, "dose_report") for text in ("Dose Report", "Patient Protocol")],
+        *[(text, "dose_report") for text in ("Dose Report", "Patient Protocol", "DOSE", "Dose Info")],
+        *[(text, "dose_report") for text in ("DoseReport", "CT_Dose_Report_1", "DOSE SUMMARY", "Dose-SR")],
+        *[(text, "dose_report") for text in ("X-Ray Radiation Dose Report", "Dose Structured Report")],
+        *[(text, None) for text in ("Head Low Dose 5.0 H31s", "CT Head low-dose", "Kopf Low Dose nativ")],
+        *[(text, None) for text in ("HEAD ULTRA LOW DOSE", "Head Dose Modulation", "Low Dose Sinus 1.0")],
+        *[(text, None) for text in ("Head Low Dose Reporting 3 mm", "LowDoseInformed", "Low Dose SRS 1.0")],
         *[(text, "localizer") for text in ("SCOUT", "Topogram 0.6 T20s", "Surview", "LOCALIZER LAT")],
         *[(text, "dynamic") for text in ("Perfusion 10.0 H20f", "CTP", "Monitoring", "SmartPrep Series")],
         *[(text, "dynamic") for text in ("Tmax", "rCBF", "Test Bolus", "SURESTART")],
