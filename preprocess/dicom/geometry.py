@@ -24,6 +24,10 @@ AXIAL_DEG = 45.0
 """Slices whose normal is nearer to the patient's long axis are axial; gantries tilt by 30 at most."""
 FARTHEST_MM = 10_000.0
 """No scan reaches as far from its origin as a room is long; what claims to is a damaged number."""
+WIDEST_MM = 1_000.0
+"""No bore is as wide (0.5 to 0.9 m), so no image is; a decimal slipped in Pixel Spacing makes metres."""
+LARGEST_MATRIX = 4096
+"""Scanners reconstruct up to 2048 pixels a side."""
 UNIT_LENGTH = 1e-2
 """How far direction cosines may be from unit length and right angles before they are invalid."""
 REGULAR_GAP = 0.1
@@ -105,8 +109,14 @@ def has_geometry(instance: Instance) -> bool:
 
 
 def is_within_reach(instance: Instance) -> bool:
-    """Could a scanner have made this position and spacing, or is a number damaged?"""
-    return all(abs(x) <= FARTHEST_MM for x in (*(instance.position or ()), *(instance.pixel_spacing or ())))
+    """Could a scanner have made this position, matrix and field of view, or is a number damaged?"""
+    matrix = instance.rows or 0, instance.columns or 0
+    edges = zip(matrix, instance.pixel_spacing or (0.0, 0.0), strict=True)
+    return (
+        all(abs(x) <= FARTHEST_MM for x in instance.position or ())
+        and max(matrix) <= LARGEST_MATRIX
+        and all(pixels * mm <= WIDEST_MM for pixels, mm in edges)
+    )
 
 
 def is_axial(instance: Instance, max_obliquity_deg: float) -> bool:

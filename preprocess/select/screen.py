@@ -113,7 +113,7 @@ def _placement(instance: Instance, config: SelectConfig) -> Verdict:
     if not has_geometry(instance):
         return Reason.MISSING_GEOMETRY, ""
     if not is_within_reach(instance):
-        return Reason.INVALID_GEOMETRY, "a position or spacing beyond any scanner"
+        return Reason.INVALID_GEOMETRY, "a position, matrix or field of view beyond any scanner"
     try:
         if is_axial(instance, config.max_obliquity_deg):
             return None

@@ -15,6 +15,9 @@ shell, a tube, a blanket) is cut off by one erosion, and the largest rest is the
 thicker than that and touches the head stays in the box."""
 UNSEEN = int(np.iinfo(np.int16).min)
 """Marks what lies outside the scan, so that the scan's edge erodes nothing."""
+MOST_EXTENT_MM = 1_500.0
+"""Of a scan along the patient's axes: more than an image of `WIDEST_MM` turned by 45°, or 400 mm of tilted
+ones. What is more has slices far to the side of one another, and fills memory with nothing."""
 LEAST_HEAD_ML = 200.0
 """A neonate's head measures over 300 ml; a largest component below this is no head."""
 
@@ -47,9 +50,13 @@ def find_head(hu: np.ndarray, slices: Stack, threshold: float) -> Head:
     """The largest object of a scan that is denser than air.
 
     hu: (N, rows, columns) HU; `threshold` HU parts the head from air.
-    Raises Rejection(no_head_found) where nothing of a head's size is denser.
+    Raises Rejection(no_head_found) where nothing of a head's size is denser, and
+    Rejection(invalid_geometry) where the slices reach farther than `MOST_EXTENT_MM`.
     """
     coarse = field(slices, (COARSE_MM, COARSE_MM, COARSE_MM))
+    extent = max(coarse.shape) * COARSE_MM
+    if extent > MOST_EXTENT_MM:
+        raise Rejection(Reason.INVALID_GEOMETRY, f"the slices reach over {extent:.0f} mm")
     values = resample(hu, slices, coarse, UNSEEN, smooth=False)
     mask = largest_object(values > threshold, values == UNSEEN)
     volume_ml = mask.sum() * COARSE_MM**3 / 1000

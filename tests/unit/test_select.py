@@ -41,6 +41,9 @@ REJECTED: list[tuple[Reason, Callable[[], Series]]] = [
     (Reason.MISSING_GEOMETRY, lambda: series(stack(orientation=None))),
     (Reason.INVALID_GEOMETRY, lambda: series(stack(orientation=(1.0, 0.0, 0.0, 1.0, 0.0, 0.0)))),
     (Reason.INVALID_GEOMETRY, lambda: series(stack(orientation=(0.0,) * 6))),
+    (Reason.INVALID_GEOMETRY, lambda: series(stack(pixel_spacing=(4.5, 4.5)))),  # 0.45, slipped: 2.3 m
+    (Reason.INVALID_GEOMETRY, lambda: series(stack(pixel_spacing=(0.5, 50.0)))),
+    (Reason.INVALID_GEOMETRY, lambda: series(stack(rows=65535, pixel_spacing=(0.001, 0.5)))),
     (Reason.INCONSISTENT_GEOMETRY, lambda: series(stack()[:15] + stack(pixel_spacing=(0.4, 0.4))[15:])),
     (Reason.INCONSISTENT_GEOMETRY, lambda: series(stack()[:15] + stack(rows=256)[15:])),
     (Reason.INCONSISTENT_GEOMETRY, lambda: series(stack()[:15] + stack(frame_of_reference_uid="4")[15:])),
@@ -121,6 +124,12 @@ def test_limits_are_the_configuration() -> None:
     with pytest.raises(Rejection, match="soft_kernel"):
         select(series(stack()), SelectConfig(kernels=("bone",)))
     assert select(series(stack(kvp=None, kernel="")), SelectConfig()).positions
+
+
+def test_the_widest_field_there_is_is_no_damaged_number() -> None:
+    assert select(series(stack(pixel_spacing=(900 / 512, 900 / 512))), SelectConfig()).positions
+    finest = stack(rows=2048, columns=2048, pixel_spacing=(0.12, 0.12))
+    assert select(series(finest), SelectConfig()).positions
 
 
 def test_two_slabs_of_different_spacing_lack_nothing() -> None:

@@ -132,6 +132,15 @@ def test_a_table_alone_is_no_head(tmp_path: Path) -> None:
         build(axial().write(tmp_path / "export", table))
 
 
+def test_slices_far_to_the_side_of_one_another_are_refused_before_they_fill_memory(tmp_path: Path) -> None:
+    """Their median direction of travel is straight, so that they cover no more than a head does."""
+    scan = axial()
+    scan.positions[5, 0] = -3000
+    scan.positions[9, 1] = 3000
+    with pytest.raises(Rejection, match=r"invalid_geometry: the slices reach over 3\d\d\d mm"):
+        build(scan.write(tmp_path / "export", waves))
+
+
 def test_a_stray_in_another_plane_is_left_out(folder: Path) -> None:
     plain = build(folder)
     scout = ct_image(
