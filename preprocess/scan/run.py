@@ -30,6 +30,7 @@ from preprocess.scan.findings import (
 )
 from preprocess.scan.grouping import Findings, Tables, write_tables
 from preprocess.scan.known import Known
+from preprocess.scan.spill import FINGERPRINT, find
 from preprocess.scan.workplace import Work, publish, rejected_path, workplace
 from shards.errors import FmctError
 from shards.parallel import InlineExecutor, process_pool
@@ -136,10 +137,19 @@ def _read(
 
 def _known_files(records: list[Record]) -> Iterator[tuple[int, np.ndarray]]:
     for number, record in enumerate(records):
+        # What the system did not give may be given next time, and nothing of the file shows it.
+        tried = _unreadable_files(record)
         for table in record.tables(FILE_COLUMNS):
-            # What the system did not give may be given next time, and nothing of the file shows it.
-            tried = pc.equal(table["reason"], Reason.UNREADABLE_FILE).fill_null(False)
-            yield number, file_fingerprints(table.filter(pc.invert(tried)))
+            files = file_fingerprints(table)
+            yield number, files[find(tried, files) < 0]
+
+
+def _unreadable_files(record: Record) -> np.ndarray:
+    """Fingerprints, ascending, of files that the system did not give, or not to their end."""
+    found = [np.empty(0, FINGERPRINT)]
+    for table in record.tables(FILE_COLUMNS):
+        found.append(file_fingerprints(table.filter(pc.equal(table["reason"], Reason.UNREADABLE_FILE))))
+    return np.unique(np.concatenate(found))
 
 
 class _Walk:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -236,6 +237,34 @@ def test_what_the_system_refused_is_tried_again(tmp_path: Path, monkeypatch: pyt
         patch.setattr(Path, "open", refuse)
         assert scan(folder, catalog).rejected["unreadable_file"] == 16
     assert "unreadable_file" not in scan(folder, catalog).rejected
+    assert tables(catalog) == fresh(folder, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_archive_that_was_read_in_part_is_read_again(
+    killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The members before the error are in the tables, of many row groups, but do not make it known."""
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    real, calls = findings.read_header, 0
+
+    def read(file: object, source: Source) -> list:
+        nonlocal calls
+        calls += bool(source.member)
+        if source.member and calls in (13, 20):  # the 13th member of one, the 7th of the other
+            raise OSError(5, "Input/output error")
+        return real(file, source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(findings, "read_header", read)
+        if killed:
+            patch.setattr(scan_module, "write_tables", Mock(side_effect=KeyboardInterrupt))
+        with suppress(KeyboardInterrupt):
+            assert scan(folder, catalog).rejected["unreadable_file"] == 2
+    assert catalog.exists() != killed
+    summary = scan(folder, catalog)
+    assert "unreadable_file" not in summary.rejected
+    assert summary.unchanged == 72
     assert tables(catalog) == fresh(folder, tmp_path / "fresh")
 
 
