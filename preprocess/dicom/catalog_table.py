@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from preprocess.dicom.catalog import SERIES_COLUMNS
 from shards.atomic import atomic_path
 
-SCAN_VERSION = 2
+SCAN_VERSION = 3
 """Raised by whoever changes what is read from the same file; every file is then read again."""
 ROW_GROUP_SERIES, ROW_GROUP_INSTANCES = 512, 2**15
 """Series and instances of a Parquet row group: what reading one row decodes at most."""
@@ -113,6 +113,12 @@ def instance_table(series: pa.Table) -> pa.Table:
     return pa.table(
         arrays, pa.schema([INSTANCE_TABLE.field(name) for name in arrays], INSTANCE_TABLE.metadata)
     )
+
+
+def spokesmen(series: pa.Table) -> np.ndarray:
+    """For each row that `instance_table` makes, the row whose texts the series bears; int64 (n,)."""
+    sizes = pc.list_value_length(series["instances"]).to_numpy()
+    return np.repeat(_spokesmen(instance_table(series), np.cumsum(sizes) - sizes), sizes)
 
 
 def parquet_columns(names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from preprocess.scan.findings import (
 from preprocess.scan.grouping import Findings, Tables, write_tables
 from preprocess.scan.known import Known
 from preprocess.scan.spill import FINGERPRINT, find
+from preprocess.scan.spokesmen import orphaned_files
 from preprocess.scan.workplace import Work, publish, rejected_path, workplace
 from shards.errors import FmctError
 from shards.parallel import InlineExecutor, process_pool
@@ -119,19 +121,26 @@ def _read(
     last = published(work.catalog, rejected_path(work.catalog))
     records += [last] if last else []
     known = Known.build(work.scratch / "known", _known_files(records))
-    seen = np.zeros(len(known.files), bool)
+    seen, again = np.zeros((2, len(known.files)), bool)
     findings = Findings(records, known, seen)
-    walk = _Walk(export, {work.root, *work.outputs.values()}, findings.unlisted)
-    done = 0
-    for reading, names in _readings(walk, work, executor, calls):
+    walk = _walk(export, {work.root, *work.outputs.values()}, findings.unlisted)
+    readings = _readings(walk, work.scratch / "known", work, executor, calls)
+    if last:
+        silent = orphaned_files(last, len(records) - 1, known, seen, again)  # once the walk is done
+        readings = chain(readings, _readings(silent, work.scratch / "nothing", work, executor, calls))
+    done = listed = 0
+    for reading, ended, begun in readings:
         findings.files += reading.files
         findings.unchanged += len(reading.unchanged)
-        findings.seen[reading.unchanged] = True
+        seen[reading.unchanged] = True
         if reading.part:
             findings.parts.append(Part(reading.part))
-        done += names
+        done, listed = done + ended, listed + begun
         if progress:
-            progress(done, walk.listed)
+            progress(done, listed)
+    seen[again] = False
+    findings.files -= int(again.sum())
+    findings.unchanged -= int(again.sum())
     return findings
 
 
@@ -152,64 +161,51 @@ def _unreadable_files(record: Record) -> np.ndarray:
     return np.unique(np.concatenate(found))
 
 
-class _Walk:
-    """The files of a tree, in batches, one folder in memory at a time; linked folders are not entered."""
+def _walk(folder: Path, left_out: set[Path], unlisted: list[tuple[Source, Rejection]]) -> Iterator[bytes]:
+    """The files of a tree, one folder in memory at a time; linked folders are not entered."""
 
-    def __init__(self, folder: Path, left_out: set[Path], unlisted: list[tuple[Source, Rejection]]) -> None:
-        self._folder, self._left_out, self._unlisted = folder, left_out, unlisted
-        self.listed = 0
+    def cannot_list(error: OSError) -> None:
+        unlisted.append((Source(Path(error.filename), 0, 0), unreadable(error)))
 
-    def __iter__(self) -> Iterator[list[bytes]]:
-        batch: list[bytes] = []
-        for path in self._paths():
-            batch.append(os.fsencode(path))
-            self.listed += 1
-            if len(batch) == BATCH_FILES:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-    def _paths(self) -> Iterator[str]:
-        left_out = {str(path) for path in self._left_out}
-        for parent, folders, names in os.walk(self._folder, onerror=self._cannot_list):
-            linked = sum(os.path.islink(os.path.join(parent, name)) for name in folders)
-            if linked:
-                log.warning("%d linked folders are not entered: scan their targets on their own", linked)
-            folders[:] = sorted(name for name in folders if os.path.join(parent, name) not in left_out)
-            yield from (
-                path for name in sorted(names) if (path := os.path.join(parent, name)) not in left_out
-            )
-
-    def _cannot_list(self, error: OSError) -> None:
-        self._unlisted.append((Source(Path(error.filename), 0, 0), unreadable(error)))
+    excluded = {str(path) for path in left_out}
+    for parent, folders, names in os.walk(folder, onerror=cannot_list):
+        linked = sum(os.path.islink(os.path.join(parent, name)) for name in folders)
+        if linked:
+            log.warning("%d linked folders are not entered: scan their targets on their own", linked)
+        folders[:] = sorted(name for name in folders if os.path.join(parent, name) not in excluded)
+        paths = (os.path.join(parent, name) for name in sorted(names))
+        yield from (os.fsencode(path) for path in paths if path not in excluded)
 
 
-def _readings(walk: _Walk, work: Work, executor: Executor, calls: int) -> Iterator[tuple[Reading, int]]:
-    """Each batch's reading, as they end, and how many files it is done with.
+def _readings(
+    files: Iterator[bytes], known: Path, work: Work, executor: Executor, calls: int
+) -> Iterator[tuple[Reading, int, int]]:
+    """Batches' readings, as they end, with how many files are done since the last, and how many were found.
 
-    Each archive that is met is a batch of its own.
+    Each archive that is met is a batch of its own. known: folder of `Known`; absent, every file is read.
     """
-    batches = iter(walk)
     archives: deque[bytes] = deque()
     running: dict[Future[Reading], int] = {}
+    found = 0
     run, number = time.time_ns(), 0  # part names that no killed run has given, nor a worker that outlived it
     while True:
         while len(running) < calls:
             enter = bool(archives)
-            paths = [archives.popleft()] if enter else next(batches, None)
-            if paths is None:
+            paths = [archives.popleft()] if enter else list(islice(files, BATCH_FILES))
+            if not paths:
                 break
+            found += 0 if enter else len(paths)
             number += 1
             part = work.parts / f"{run}-{number:08d}.parquet"
-            future = executor.submit(read_files, part, work.scratch / "known", paths, enter)
+            future = executor.submit(read_files, part, known, paths, enter)
             running[future] = len(paths)
         if not running:
             return
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             reading, names = future.result(), running.pop(future)
             archives.extend(reading.archives)
-            yield reading, names - len(reading.archives)
+            yield reading, names - len(reading.archives), found
+            found = 0
 
 
 def _require_ct(export: Path, found: Tables) -> None:
