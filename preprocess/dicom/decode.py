@@ -88,7 +88,9 @@ class Decoder:
             file = self._file.enter_context(open_source(source))
             self._source = source
             try:
-                self._image = ImageFile(file)
+                self._image = ImageFile(file, source.size)
+            except MemoryError:
+                raise
             except Exception as error:
                 self._image = error  # for the other frames, which would find it again, one parse each
         if isinstance(self._image, Exception):
@@ -105,7 +107,7 @@ def _reading() -> Iterator[None]:
     """Tells apart what a file's bytes and what the machine make fail."""
     try:
         yield
-    except Rejection:
+    except (Rejection, MemoryError):
         raise
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # a damaged offset that is no place in a file

@@ -70,8 +70,8 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
         return []
     file.seek(0)
     try:
-        rows = _read(file)
-    except Rejection:
+        rows = _read(file, source.size)
+    except (Rejection, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's; pydicom's have no number
@@ -89,10 +89,35 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
     return [row | place for row in rows]
 
 
-def _read(file: BinaryIO) -> list[dict[str, Any]]:
+class _Bounded:
+    """A file that is asked for no more bytes at once than it has.
+
+    For a length that damage made gigabytes, Python would take the memory before it reads.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._read, self._size = file.read, size
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        return self._read(min(size, self._size))
+
+
+def read_attributes(
+    file: BinaryIO, size: int, tags: list[str] | list[BaseTag], pixels: bool = False
+) -> pydicom.FileDataset:
+    """An object's attributes of these `tags`, from a file of `size` bytes; read up to its pixels, or all.
+
+    Raises whatever pydicom does on damaged bytes; a MemoryError is the machine's and not the file's.
+    """
+    bounded: Any = _Bounded(file, size)
+    return pydicom.dcmread(bounded, stop_before_pixels=not pixels, force=True, specific_tags=tags)
+
+
+def _read(file: BinaryIO, size: int) -> list[dict[str, Any]]:
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
-        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+        data = read_attributes(file, size, _TAGS)
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
             return []
         return _rows(data)
@@ -206,6 +231,8 @@ def _values(data: pydicom.Dataset, keyword: str) -> list[Any]:
         return plain
     try:
         value = data.get(keyword)
+    except MemoryError:
+        raise
     except Exception:
         return []
     if value is None or value == "":

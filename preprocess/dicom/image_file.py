@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
-import pydicom
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
 from pydicom.pixels import as_pixel_options, get_decoder
 from pydicom.pixels.utils import get_j2k_parameters
@@ -19,7 +18,7 @@ from pydicom.uid import (
 )
 
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
-from preprocess.dicom.header import transfer_syntax
+from preprocess.dicom.header import read_attributes, transfer_syntax
 from preprocess.reasons import Reason, Rejection
 
 _VALUE_TAGS = [
@@ -51,8 +50,9 @@ class ImageFile:
     Rejection where the reason is known.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        """size: bytes of the file."""
+        data = read_attributes(file, size, _TAGS)
         syntax = UID(transfer_syntax(data))
         self._big_endian = syntax in (ExplicitVRBigEndian, _GE_BIG_ENDIAN)
         if syntax == _GE_BIG_ENDIAN:
@@ -60,7 +60,7 @@ class ImageFile:
         _require_decoder(syntax)
         if syntax == DeflatedExplicitVRLittleEndian:
             file.seek(0)
-            pixels = pydicom.dcmread(file, force=True, specific_tags=["PixelData"]).get("PixelData") or b""
+            pixels = read_attributes(file, size, ["PixelData"], pixels=True).get("PixelData") or b""
             file, self._vr, self._length = io.BytesIO(pixels), "OW", len(pixels)
         else:
             self._vr, self._length = _enter_pixel_data(file, *data.original_encoding)

@@ -81,7 +81,7 @@ def scan(
     found so far).
 
     Raises FmctError where the folder is missing or empty, or holds no DICOM or no CT, where another scan
-    writes the same catalog, or a worker dies.
+    writes the same catalog, memory is short or a worker dies.
     """
     if not export.is_dir():
         raise FmctError(f"{export}: no such folder; give the folder that holds the DICOM export")
@@ -91,10 +91,11 @@ def scan(
         try:
             findings = _read(export.absolute(), work, executor, 1 if workers == 1 else 3 * workers, progress)
             tables = write_tables(findings, work, executor)
-        except BrokenProcessPool:
+        except (BrokenProcessPool, MemoryError) as error:
+            died = "a worker process died, perhaps for lack of memory"
             raise FmctError(
-                f"{catalog}: a worker process died, perhaps for lack of memory; what is read is kept: "
-                "run the same command again, with fewer `--workers` if it recurs"
+                f"{catalog}: {'out of memory' if isinstance(error, MemoryError) else died}; what is read is "
+                "kept: run the same command again, with fewer `--workers` if it recurs"
             ) from None
         except OSError as error:
             raise FmctError(cannot_write(work.root, error)) from None

@@ -1,8 +1,10 @@
 import struct
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pydicom
@@ -30,6 +32,7 @@ from pydicom.uid import (
 
 from preprocess.dicom.catalog import Instance
 from preprocess.dicom.decode import AIR_HU, LEAST_HU, Decoder, Slice
+from preprocess.dicom.image_file import ImageFile
 from preprocess.reasons import Reason, Rejection
 from shards.errors import FmctError
 
@@ -340,6 +343,34 @@ def test_truncated_files_have_a_reason(syntax: str, tmp_path: Path) -> None:
         with pytest.raises(Rejection) as caught, warnings.catch_warnings():
             decode(scanned(path.parent)[0].instances[0])
         assert caught.value.reason in (Reason.TRUNCATED_PIXEL_DATA, Reason.UNDECODABLE_PIXEL_DATA)
+
+
+def test_for_a_length_beyond_the_file_no_memory_is_taken(tmp_path: Path) -> None:
+    """Of an element that decoding reads and the scan does not: the Extended Offset Table (7FE0,0001)."""
+    path = save(ct_image(STORED), tmp_path / "export" / "file")
+    head, pixels = path.read_bytes().split(b"\xe0\x7f\x10\x00OW")
+    table = b"\xe0\x7f\x01\x00OV\0\0" + struct.pack("<L", 2**32 - 16)
+    path.write_bytes(head + table + b"\xe0\x7f\x10\x00OW" + pixels)
+    instance = scanned(path.parent)[0].instances[0]
+    tracemalloc.start()
+    with pytest.raises(Rejection, match="truncated_pixel_data"):
+        decode(instance)
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["__init__", "attributes", "stored"])
+def test_short_memory_is_no_damage_of_the_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(ct_image(STORED), tmp_path / "export" / "file")
+    instance = scanned(tmp_path / "export")[0].instances[0]
+    with Decoder() as decoder:
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageFile, name, Mock(side_effect=MemoryError))
+            with pytest.raises(MemoryError):
+                decoder.decode(instance)
+        assert np.array_equal(decoder.decode(instance).hu, STORED)
 
 
 def test_a_file_that_went_away_is_the_users_to_mend(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import os
 import shutil
 import stat
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,17 @@ def test_a_header_that_ends_in_a_sequence_is_broken_not_unreadable(tmp_path: Pat
     end_of_item = b"\xfe\xff\x0d\xe0\0\0\0\0"
     (tmp_path / "export" / "cut").write_bytes(whole[:at] + sequence + end_of_item)
     assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.BROKEN_HEADER: 1}
+
+
+def test_for_a_length_beyond_the_file_no_memory_is_taken(tmp_path: Path) -> None:
+    whole = save(ct_image(PIXELS), tmp_path / "export" / "whole").read_bytes()
+    at = whole.index(b"\x10\x00\x20\x00LO")
+    damaged = b"\x10\x00\x20\x00UN\0\0" + (2**32 - 16).to_bytes(4, "little") + whole[at + 8 :]
+    (tmp_path / "export" / "damaged").write_bytes(whole[:at] + damaged)
+    tracemalloc.start()
+    assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.MISSING_UID: 1}
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
 
 
 def test_no_line_of_the_log_is_about_one_files_header(

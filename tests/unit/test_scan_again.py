@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import ct_image, save
 
@@ -314,6 +315,30 @@ def test_an_archive_that_was_read_in_part_is_read_again(
     assert "unreadable_file" not in summary.rejected
     assert summary.unchanged == 72
     assert tables(catalog) == fresh(folder, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(("where", "name"), [(pydicom, "dcmread"), (pydicom.Dataset, "get")])
+def test_short_memory_ends_the_scan_and_breaks_no_file(
+    where: object, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    expected = fresh(folder, tmp_path / "fresh")
+    real, calls = getattr(where, name), 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 60:
+            raise MemoryError
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, call)
+        with pytest.raises(FmctError, match="out of memory; what is read is kept: run the same command"):
+            scan(folder, catalog)
+    assert not catalog.exists()
+    scan(folder, catalog)
+    assert tables(catalog) == expected
 
 
 @pytest.mark.parametrize("writer", ["PrivateParquet", "CatalogWriter"])
