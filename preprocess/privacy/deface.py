@@ -1,9 +1,10 @@
 """Defacing: blanking the soft tissue of the face, so that no surface shows whose head it is.
 
-The brain is found as the largest soft object within bone. What has no brain before or beneath it is the
-face; there everything that is not bone is blanked down to a depth under the skin. Like Quickshear
-(Schimke and Hale, USENIX HealthSec 2011), which cuts along a plane under the brain, this needs no atlas
-and no registration; unlike it, bone is kept wherever it lies.
+The brain is found as the largest soft object that bone walls in, in the head's upper part: beneath it neck
+and shoulders may be larger. What has no brain before or beneath it is the face; there everything that is
+not bone is blanked down to a depth under the skin. Like Quickshear (Schimke and Hale, USENIX HealthSec
+2011), which cuts along a plane under the brain, this needs no atlas and no registration; unlike it, bone is
+kept wherever it lies.
 """
 
 import numpy as np
@@ -27,8 +28,13 @@ CORD_MM = 12.0
 """Half the width of the spinal canal, and of greater leaks: they are no part of the brain's outline."""
 MARGIN_MM = 4.0
 """Kept about the brain itself, two coarse voxels."""
-LEAST_BRAIN_ML = 250.0
-"""A term neonate's brain has over 300 ml."""
+UPPER_MM = 160.0
+"""From the vertex to beneath the foramen magnum, which in a man lies some 150 below it."""
+BRAIN_ML = (250.0, 2500.0)
+"""A term neonate's brain has over 300, an adult's skull holds up to 2000; more has run into others."""
+LEAST_WALLED = 0.5
+"""Share of a brain that has bone on three sides in its plane, for a craniectomy opens one: 0.9 and more where
+the skull is whole, while muscles of the neck have 0.1."""
 SIDEWAYS_MM = 10.0
 """How far to the side brain shields what lies behind or above it: less than the half width of an orbit."""
 BROW_MM = 5.0
@@ -43,7 +49,7 @@ def deface(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.nda
     voxels: int16 HU, (D, H, W) growing towards superior, anterior, right. Bone, brain, and what lies above
     the brow or behind the brain's middle, stay as they are; blanked voxels are `AIR_HU`.
 
-    Raises Rejection(deface_failed) where no brain is found to go by.
+    Raises Rejection(deface_failed) where no brain is found to go by, or what is found may be something else.
     """
     face = face_mask(voxels, spacing_mm)
     bone = voxels > BONE_HU
@@ -59,8 +65,8 @@ def face_mask(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.
     coarse = _block_means(voxels, steps)
     dense = coarse > TISSUE_HU
     head = largest_object(dense, np.zeros_like(dense))
-    brain = _brain(coarse, head, edges)
-    region = _before_and_beneath(_opened(brain, CORD_MM, edges), edges)
+    brain, outline = _brain(coarse, head, edges)
+    region = _before_and_beneath(outline, edges)
     region &= ndimage.distance_transform_edt(~brain, edges) > MARGIN_MM
     region &= ndimage.distance_transform_edt(head, edges) <= DEPTH_MM
     region &= ~ndimage.binary_closing(coarse > BONE_HU)
@@ -77,21 +83,39 @@ def _block_means(voxels: np.ndarray, steps: list[int]) -> np.ndarray:
     return padded.reshape(blocked).mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def _brain(coarse: np.ndarray, head: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """bool: the largest soft object of the head, with what hangs on to it by more than 2 `JOINT_MM`."""
-    soft = head & (coarse > SOFT_HU[0]) & (coarse < SOFT_HU[1])
-    brain = _opened(soft, JOINT_MM, edges)
-    if brain.sum() * np.prod(edges) / 1000 < LEAST_BRAIN_ML:
+def _brain(coarse: np.ndarray, head: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """bool: the soft object within bone, with what hangs on to it by more than 2 `JOINT_MM`; its outline.
+
+    The outline is without what hangs on to it by less than 2 `CORD_MM`.
+    """
+    walled = _walled(head & (coarse > BONE_HU))
+    vertex = np.flatnonzero(head.any(axis=(1, 2))).max(initial=0)
+    upper = np.arange(len(head)) > vertex - UPPER_MM / edges[0]
+    soft = head & (coarse > SOFT_HU[0]) & (coarse < SOFT_HU[1]) & upper[:, None, None]
+    brain = _opened(soft, JOINT_MM, edges, walled)
+    outline = _opened(brain, CORD_MM, edges, walled)
+    volume_ml = brain.sum() * np.prod(edges) / 1000
+    is_walled = all((mask & walled).sum() > LEAST_WALLED * mask.sum() for mask in (brain, outline))
+    if not (BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] and is_walled):
         raise Rejection(Reason.DEFACE_FAILED, "no brain is found that tells where the face is")
-    return brain
+    return brain, outline
 
 
-def _opened(mask: np.ndarray, radius_mm: float, edges: np.ndarray) -> np.ndarray:
-    """The largest part of `mask` into which a ball of `radius_mm` fits."""
+def _walled(bone: np.ndarray) -> np.ndarray:
+    """bool: bone lies on three sides at least, of front, back, left and right."""
+    sides = np.zeros(bone.shape, np.uint8)
+    for axis in (1, 2):
+        sides += np.maximum.accumulate(bone, axis)
+        sides += np.flip(np.maximum.accumulate(np.flip(bone, axis), axis), axis)
+    return sides >= 3
+
+
+def _opened(mask: np.ndarray, radius_mm: float, edges: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """The part of `mask` into which a ball of `radius_mm` fits; of several, that with most of it `within`."""
     labels, count = ndimage.label(ndimage.distance_transform_edt(mask, edges) > radius_mm)
     if not count:
         return np.zeros_like(mask)
-    core = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+    core = labels == 1 + np.bincount(labels[within], minlength=count + 1)[1:].argmax()
     return mask & (ndimage.distance_transform_edt(~core, edges) <= radius_mm + edges.max())
 
 

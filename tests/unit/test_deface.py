@@ -108,6 +108,68 @@ def test_the_eyes_are_gone(known: Truth, defaced: np.ndarray) -> None:
     assert (defaced[globes] == -1000).mean() > 0.9
 
 
+def body(lowest: float, highest: float = 105.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A head on a neck and shoulders, from `lowest` to `highest` mm above its centre, at 3 mm.
+
+    Returns HU, the skin of the face, and each plane's height. Muscle fills neck and shoulders from side to
+    side under 8 mm of fat, round a spine and a trachea.
+    """
+    edge = 3.0
+    shape = round((highest - lowest) / edge), 84, 84
+    grid = Grid(np.array([126.0, 126.0, lowest]), (edge,) * 3, shape)
+    points = np.argwhere(np.ones(shape, bool)) @ grid.affine[:3, :3].T + grid.origin
+    hu = head_hu(points, draw_anatomy(0, 0)).reshape(shape)
+    x, y, z = np.moveaxis(points.reshape(*shape, 3), -1, 0)
+    skin = (hu > -500) & (z > -60) & (z < -14) & (y < -60) & (np.abs(x) < 50)
+    skin &= ndimage.distance_transform_edt(hu > -500, grid.spacing) <= edge
+    for top, bottom, half_width, half_depth in ((-100, -170, 60, 62), (-170, -400, 125, 85)):
+        part = (z < top) & (z >= bottom)
+        for inset, value in ((0, -90), (8, 55)):
+            hu[part & ((x / (half_width - inset)) ** 2 + ((y - 20) / (half_depth - inset)) ** 2 < 1)] = value
+        hu[part & (np.hypot(x, y - 30) < 14)] = 500
+        hu[part & (np.hypot(x, y + 5) < 9)] = -1000
+    hu = np.rint(hu + np.random.default_rng(0).normal(0, 4, hu.shape)).astype(np.int16)
+    skin &= ndimage.distance_transform_edt(hu <= BONE_HU, grid.spacing) > SKIN_FROM_BONE_MM
+    return hu, skin, z
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest"),
+    [(-85, 105), (-150, 105), (-170, 105), (-210, 105), (-240, 105), (-280, 105), (-280, 45)],
+)
+def test_the_face_is_gone_however_much_of_the_trunk_is_shown(lowest: float, highest: float) -> None:
+    """Shoulders weigh twice what a brain does, and the vertex may be missing."""
+    hu, skin, z = body(lowest, highest)
+    assert skin.sum() > 100
+    defaced = deface(hu, (3.0, 3.0, 3.0))
+    assert (defaced[skin] == -1000).mean() > 0.995
+    changed = (defaced != hu) & (hu > -500)
+    assert z[changed].max() < 30, "nothing above the brow"
+    assert np.array_equal(defaced[:, :40], hu[:, :40]), "nothing behind the head's middle"
+
+
+@pytest.mark.parametrize(
+    ("highest", "spacing"),
+    [pytest.param(-45, 3.0, id="neck alone"), pytest.param(105, 4.2, id="a brain of four liters")],
+)
+def test_what_can_be_no_brain_is_refused(highest: float, spacing: float) -> None:
+    hu, _, _ = body(-280, highest)
+    with pytest.raises(Rejection, match="deface_failed"):
+        deface(hu, (spacing,) * 3)
+
+
+@pytest.mark.parametrize("side", ["left", "front"])
+def test_a_skull_that_is_open_on_one_side_still_holds_a_brain(side: str) -> None:
+    head = truth(draw_anatomy(0, 0), 3.0)
+    x, y, z = head.local
+    gap = (z > 10) & (np.abs(y) < 70) & (x > 0) if side == "left" else (z > 30) & (y < -20)
+    head.hu[gap & (head.hu > 100)] = 40
+    defaced = deface(head.hu, head.spacing)
+    assert not ((defaced != head.hu) & head.brain).any()
+    from_bone = ndimage.distance_transform_edt(head.hu <= BONE_HU, head.spacing)
+    assert (defaced[head.skin & (from_bone > SKIN_FROM_BONE_MM)] == -1000).mean() > 0.995
+
+
 def test_a_head_without_a_brain_is_refused() -> None:
     hollow = np.full((60, 80, 60), -1000, np.int16)
     hollow[5:55, 5:75, 5:55] = 900
