@@ -8,13 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from shards.errors import FmctError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Above0 = Annotated[float, Field(gt=0)]
+AtLeast0 = Annotated[float, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Half of a Philox key; NumPy takes greater numbers beside smaller ones for floats."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -29,13 +32,13 @@ class DataConfig(_Section):
     field: Literal["isotropic", "squeezed"] = "isotropic"
     """What crops are drawn from: a cube of the volume at its own spacing, or, as in the reference, its
     foreground resized to a cube without keeping the aspect (lengths then count that cube's voxels)."""
-    field_mm: Annotated[float, Field(gt=0)] = 224.0
+    field_mm: Above0 = 224.0
     """Edge of the padded, cropped or resized cube that crops are drawn from (reference: 224)."""
     global_crop_mm: tuple[float, float] = (112.0, 224.0)
     """Least and greatest edge of a global crop (reference: 112 to the whole field)."""
     local_crop_mm: tuple[float, float] = (64.0, 112.0)
     """Least and greatest edge of a local crop (reference: 64 to 112)."""
-    local_field_mm: Annotated[float, Field(gt=0)] = 192.0
+    local_field_mm: Above0 = 192.0
     """Local crops stay in this central cube (reference: 192)."""
     global_views: Literal[1, 2] = 2
     """DINO compares two (reference: 2); MAE alone learns from the first, and needs no other view."""
@@ -43,7 +46,7 @@ class DataConfig(_Section):
     """Local views beside the global ones (reference: 2)."""
     flip_probability: Fraction = 0.2
     shift_probability: Fraction = 0.5
-    shift: Annotated[float, Field(ge=0)] = 0.2
+    shift: AtLeast0 = 0.2
     """Greatest intensity shift, in units of the windowed range [0, 1]."""
     smooth_probability: Fraction = 0.2
     smooth_sigma: tuple[float, float] = (0.5, 1.0)
@@ -57,7 +60,7 @@ class DataConfig(_Section):
     """Batches kept ready."""
     cache: Path | None = None
     """A directory on the node's own disk for copies of shards, made ahead of their use; None: none."""
-    cache_gb: Annotated[float, Field(gt=0)] = 500.0
+    cache_gb: Above0 = 500.0
     """Most that the copies may take, in 10⁹ bytes (about what 256 shards of 2 GB do, the most in use)."""
     damaged: Literal["stop", "skip"] = "stop"
     """Where a volume fails its checks: end the run with its name, or count it and take another."""
@@ -102,14 +105,14 @@ class ModelConfig(_Section):
     width: Positive = 768
     depth: Positive = 12
     heads: Positive = 12
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    mlp_ratio: Above0 = 4.0
     qkv_bias: bool = True
     """Of queries, keys and values; the reference's configuration has it, its published weights do not."""
     register_tokens: Annotated[int, Field(ge=0)] = 4
     """Darcet et al. 2024, "Vision Transformers Need Registers": 4."""
     positions: Literal["sincos", "learned"] = "sincos"
     """Fixed sines and cosines as in MAE, or learned ones that start as these (the reference's)."""
-    layer_scale: Annotated[float, Field(gt=0)] | None = None
+    layer_scale: Above0 | None = None
     """First value of a learned factor of each channel of each branch (Touvron et al. 2021, "Going deeper
     with Image Transformers": 1e-5 for deep models); none: not built, as in the reference."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -160,18 +163,18 @@ class ModelConfig(_Section):
 class ObjectiveConfig(_Section):
     """L = Σ weight · L over DINO, MAE, iBOT and KoLeo; a weight of 0 builds nothing of that part."""
 
-    dino_weight: Annotated[float, Field(ge=0)] = 1.0
-    mae_weight: Annotated[float, Field(ge=0)] = 1.0
-    ibot_weight: Annotated[float, Field(ge=0)] = 0.0
+    dino_weight: AtLeast0 = 1.0
+    mae_weight: AtLeast0 = 1.0
+    ibot_weight: AtLeast0 = 0.0
     """Masked patches against the teacher's tokens of them (Zhou et al. 2022: 1); the reference has none."""
-    koleo_weight: Annotated[float, Field(ge=0)] = 0.0
+    koleo_weight: AtLeast0 = 0.0
     """Spreads the CLS tokens of a micro-batch over all ranks (Oquab et al. 2024, DINOv2: 0.1); the reference
     has none."""
-    final_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    final_weights: dict[str, AtLeast0] = {}
     """Weights that parts reach at the last step, along a cosine; parts not named here keep theirs (the
     papers' are constant)."""
-    student_temperature: Annotated[float, Field(gt=0)] = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.04)
+    student_temperature: Above0 = 0.1
+    teacher_temperature: tuple[Above0, Above0] = (0.04, 0.04)
     """Start and end of the linear warm-up (Caron et al. 2021: 0.04, raised only if stable)."""
     teacher_warmup: Fraction = 0.1
     """Share of all steps over which the teacher temperature warms up."""
@@ -181,7 +184,7 @@ class ObjectiveConfig(_Section):
     center_momentum: Fraction = 0.9
     sinkhorn_iterations: Positive = 3
     """Caron et al. 2020, section 3.1: 3."""
-    ema: tuple[float, float] = (0.994, 1.0)
+    ema: tuple[Fraction, Fraction] = (0.994, 1.0)
     """Teacher momentum, start and end of a cosine by step."""
     freeze_prototypes: Fraction = 0.01
     """Share of all steps in which the heads' last layers stay fixed (one epoch of 100)."""
@@ -227,15 +230,15 @@ class ObjectiveConfig(_Section):
 class OptimConfig(_Section):
     """AdamW and its schedules, all functions of the step."""
 
-    base_lr: Annotated[float, Field(gt=0)] = 5e-4
+    base_lr: Above0 = 5e-4
     """Peak learning rate at a global batch of 256; scaled linearly with the batch."""
-    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    min_lr: AtLeast0 = 1e-6
     warmup: Fraction = 0.1
     """Share of all steps with a linearly rising learning rate."""
-    weight_decay: tuple[float, float] = (0.04, 0.4)
+    weight_decay: tuple[AtLeast0, AtLeast0] = (0.04, 0.4)
     """Start and end of a cosine; none on biases, norms, tokens, positions and prototypes."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: Annotated[float, Field(gt=0)] = 3.0
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    clip: Above0 = 3.0
     """Greatest gradient norm (Caron et al. 2021)."""
 
 
@@ -303,19 +306,19 @@ class RunConfig(_Section):
     """Volumes a step over all ranks; what a rank gets is derived, so a resume may change ranks."""
     checkpoint_every: Positive = 1000
     """A save of ViT-B then costs well under 2 % of the time (docs/benchmarks.md)."""
-    failure_gpu_hours: Annotated[float, Field(gt=0)] = 50_000.0
+    failure_gpu_hours: Above0 = 50_000.0
     """Mean GPU hours between failures, for `--dry-run`'s best interval: 419 in 54 days of 16,384 GPUs
     (Grattafiori et al. 2024, The Llama 3 Herd of Models, section 3.3.4)."""
     keep_last: Positive = 3
     """One to go on from, and two in case it is damaged."""
     keep_every: Positive | None = None
     """Checkpoints of every so-manieth step stay for good; None: only the last ones, and the best probed."""
-    minutes: Annotated[float, Field(gt=0)] | None = None
+    minutes: Above0 | None = None
     """Save and stop when a process has run this long; under Slurm the job's own end is known without it."""
     log_every: Positive = 10
     images_every: Positive = 1000
     """Steps between reconstructions, attention maps and embeddings."""
-    hang_minutes: Annotated[float, Field(gt=0)] = 30.0
+    hang_minutes: Above0 = 30.0
     """A step, or a start, that takes longer hangs: slow storage and first compilations take some minutes."""
 
 
@@ -333,9 +336,9 @@ class HealthConfig(_Section):
     are nearly alike, and targets nearly uniform."""
     entropy_margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
     """Share of log(model.prototypes) below it from which the teacher's mean entropy counts as uniform."""
-    least_divergence: Annotated[float, Field(ge=0)] = 0.01
+    least_divergence: AtLeast0 = 0.01
     """Cross-entropy of student and teacher above the teacher's entropy, in nats (Caron et al. 2021, 5.3)."""
-    least_feature_deviation: Annotated[float, Field(ge=0)] = 0.05
+    least_feature_deviation: AtLeast0 = 0.05
     """Deviation of normalised CLS tokens times √width: about 1 when sound (Chen and He 2021, section 4.1)."""
 
 

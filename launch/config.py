@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -21,19 +21,19 @@ def load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
     values = _read(path) if path else {}
     overridden = {_apply(values, override) for override in overrides}
     try:
-        return model.model_validate(values)
+        return model.model_validate(_with_homes(values))
     except ValidationError as error:
         raise FmctError(_one_line(error, model, path, overridden)) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         raise FmctError(f"{path}: no such configuration file; recipes stand in launch/recipes") from None
     except (OSError, UnicodeDecodeError) as error:
         raise FmctError(f"{path}: not readable as a text file ({type(error).__name__})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter for 2026-99-99
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise FmctError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
@@ -44,14 +44,38 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader does."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value} is given twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _with_homes(value: Any) -> Any:
+    """The same with a leading ~/ as the shell reads it."""
+    if isinstance(value, dict):
+        return {key: _with_homes(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_homes(inner) for inner in value]
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
+
+
 def _apply(values: dict[str, Any], override: str) -> str:
     """Set one section.key=value in `values`; the value is read as YAML. Returns the key."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise FmctError(f"override {override!r}: expected section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError):
         raise FmctError(f"override {override!r}: the value is not valid YAML") from None
     *sections, last = key.split(".")
     place = values
@@ -69,6 +93,8 @@ def _one_line(error: ValidationError, model: type[BaseModel], path: Path | None,
     # Below an overridden key a location goes on with the key or index within its value.
     key = ".".join(str(part) for part in first["loc"])
     above = any(key == given or key.startswith(f"{given}.") for given in overridden)
+    if first["type"] == "extra_forbidden":  # a section that only an override has
+        above |= any(given.startswith(f"{key}.") for given in overridden)
     source = f"override {key}" if above else f"{path or 'defaults'}: {key}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{source}: {_expectation(first, model)}{more}".replace(": : ", ": ")
@@ -79,7 +105,7 @@ def _expectation(detail: ErrorDetails, model: type[BaseModel]) -> str:
         known = _keys(model, detail["loc"][:-1])
         near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
         guess = f"; did you mean {near[0]}?" if near else ""
-        return f"unknown key, expected one of {', '.join(known)}{guess}"
+        return f"unknown key, expected one of {', '.join(known)}{guess}" if known else "unknown key"
     if detail["type"] == "missing":
         return "missing, and it has no default"
     message = detail["msg"].removeprefix("Value error, ")
@@ -88,9 +114,27 @@ def _expectation(detail: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _keys(model: type[BaseModel], sections: tuple[int | str, ...]) -> list[str]:
-    """The keys that a (nested) section takes."""
+    """The keys that a (nested) section takes; none where that is not known."""
+    annotation: Any = model
     for section in sections:
-        annotation = model.model_fields[str(section)].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)
+        annotation = _inner(annotation, section)
+    return next((list(model.model_fields) for model in _models(annotation)), [])
+
+
+def _inner(annotation: Any, section: int | str) -> Any:
+    """The type of what is at a key or place in a value of a type; None where that is not known."""
+    for model in _models(annotation):
+        if section in model.model_fields:
+            return model.model_fields[str(section)].annotation
+    for candidate in (annotation, *get_args(annotation)):
+        if get_origin(candidate) in (dict, list, tuple):
+            return next(inner for inner in reversed(get_args(candidate)) if inner is not Ellipsis)
+    return None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """What of a type, or of a union's members, is a section."""
+    candidates = (annotation, *get_args(annotation))
+    if get_origin(annotation) in (dict, list, tuple):
+        return []
+    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]

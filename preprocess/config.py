@@ -7,19 +7,23 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from preprocess.reasons import Reason
-from preprocess.select.rules import SelectConfig
+from preprocess.select.rules import Range, SelectConfig
 from shards.info import preprocessing_digest
 from shards.schema import ShardFormat
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Spacing = Annotated[float, Field(ge=0.1, le=20)]
+"""mm: no scanner resolves less, and a head of less than ten voxels shows nothing."""
 
 
 class GridConfig(_Section):
     """The canonical grid on which volumes are stored."""
 
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    spacing_mm: tuple[Spacing, Spacing, Spacing] = (1.0, 1.0, 1.0)
     """(D, H, W). 1 mm isotropic is the reference's spacing."""
     crop_margin_mm: Annotated[float, Field(ge=0)] = 5.0
     """Air kept around the head, so that smoothing and small rotations see no edge."""
@@ -76,11 +80,11 @@ class CheckConfig(_Section):
     """A head rest takes 1 to 3 % of the box; more is a table, a second object, or a bad crop."""
     max_air_share: Annotated[float, Field(ge=0, le=1)] = 0.7
     """An ellipsoid fills 52 % of its box, so with the margin about half is air."""
-    air_hu: tuple[float, float] = (-1030.0, -940.0)
+    air_hu: Range = (-1030.0, -940.0)
     """ACR's CT accreditation wants -1005 to -970 in its phantom; beside a head, scatter adds some."""
-    brain_hu: tuple[float, float] = (0.0, 80.0)
+    brain_hu: Range = (0.0, 80.0)
     """The brain window (level 40, width 80): a brain whose median lies outside is seen by no one."""
-    bone_hu: tuple[float, float] = (500.0, 2500.0)
+    bone_hu: Range = (500.0, 2500.0)
     """The head's 99th percentile: an adult's skull gives 1000 to 1500, a neonate's thin one 500; what lies
     above is metal or a wrong slope."""
     max_noise_hu: Annotated[float, Field(ge=0)] = 20.0
@@ -119,7 +123,7 @@ class PrivacyConfig(_Section):
 class OutputConfig(_Section):
     """How volumes are written."""
 
-    formats: tuple[ShardFormat, ...] = ("zarr", "webdataset")
+    formats: Annotated[tuple[ShardFormat, ...], Field(min_length=1)] = ("zarr", "webdataset")
     shard_mib: Annotated[int, Field(ge=1)] = 2048
     """Uncompressed MiB of source pixels per task and shard; 1 to 4 GiB keeps files to thousands."""
 

@@ -21,7 +21,7 @@ FinetunePool = Literal["cls", "mean", "max"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LogisticConfig(_Section):

@@ -14,7 +14,7 @@ from shards.errors import FmctError
 class SplitConfig(BaseModel):
     """Shares of the patients; where the label table has a column `split`, that holds instead."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     test: Fraction = 0.3
     """Enough patients for narrow intervals, while most still teach."""

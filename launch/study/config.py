@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fmct_hpc.config import Fraction, Positive, Seed, TrainConfig
 from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CohortConfig(_Section):
@@ -108,7 +108,14 @@ class StudyConfig(_Section):
             raise ValueError("sizes must be at most cohort.unlabelled")
         if self.compared_fraction not in self.fractions:
             raise ValueError("compared_fraction must be one of fractions")
-        recipes = [self.recipe(name, max(self.sizes), Path(), 0) for name in self.objectives]
+        recipes = []
+        for name in self.objectives:
+            try:
+                recipes.append(self.recipe(name, max(self.sizes), Path(), 0))
+            except ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(map(str, first["loc"]))
+                raise ValueError(f"train with objectives.{name}.train: {key}: {first['msg']}") from None
         inputs = {"windows", "view_size", "field", "field_mm"}
         if len({recipe.model.model_dump_json() for recipe in recipes}) > 1:
             raise ValueError("objectives must not differ in model")

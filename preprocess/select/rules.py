@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from preprocess.select.combinations import Table
 from shards.schema import KernelClass
@@ -45,7 +45,7 @@ OTHER_BODY_PART = (
 class Patterns(BaseModel):
     """Regular expressions searched for in one text of the header, without regard to case."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     include: tuple[Pattern, ...] = ()
     """If any are given, one of them must be found. An absent text is empty, which `^$` finds."""
@@ -76,7 +76,7 @@ class HeadPatterns(Patterns):
 class SelectConfig(BaseModel):
     """Which series become volumes; DICOM attributes stand in brackets."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     modality: Literal["CT"] = "CT"
     """(0008,0060). All that follows is in Hounsfield units, which CT alone has."""
@@ -121,3 +121,11 @@ class SelectConfig(BaseModel):
     """Of a study: reconstructions of one scan are near copies, which would weigh some patients manifold."""
     prefer: Annotated[tuple[Criterion, ...], AfterValidator(_distinct)] = ("kernel", "thinnest", "widest")
     """What makes a series the best of its study, most important first (preprocess.select.candidate)."""
+
+    @model_validator(mode="after")
+    def _something_passes(self) -> "SelectConfig":
+        for what in ("slices", "coverage_mm"):
+            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if least > most:
+                raise ValueError(f"min_{what}={least:g} is above max_{what}={most:g}: no series could pass")
+        return self

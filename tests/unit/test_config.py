@@ -7,6 +7,9 @@ from fmct_hpc.config import ModelConfig, TrainConfig
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.sweep.grid import units
 from launch.config import load
+from launch.slurm.pipeline import Pipeline
+from launch.study.config import StudyConfig
+from preprocess.config import PreprocessConfig
 from shards.errors import FmctError
 
 RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
@@ -53,6 +56,28 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
             ["objective.dino_weight=0", "objective.ibot_weight=1", "objective.ibot_shared_head=true"],
             ["ibot_shared_head", "dino_weight"],
         ),
+        (
+            "data: {path: d}\nrun: {steps: 1}\ndata: {workers: 1}",
+            [],
+            ["recipe.yaml", "line 3", "data is given twice"],
+        ),
+        ("data: {path: d}", ["run.steps=2026-99-99"], ["override 'run.steps=2026-99-99'", "not valid YAML"]),
+        ("data: {path: 2026-99-99}", [], ["recipe.yaml", "month must be in"]),
+        ("data: {path: d}", ["runn.steps=3"], ["override runn", "unknown key", "did you mean run?"]),
+        ("data: {path: d}", ["data.windows=[[40, .nan]]"], ["override data.windows", "finite"]),
+        (
+            "data: {path: d}",
+            ["objective.ema=[1, 2]"],
+            ["override objective.ema.1", "than or equal to 1"],
+        ),
+        ("data: {path: d}", ["optim.betas=[2, 3]"], ["override optim.betas.0", "less than 1"]),
+        ("data: {path: d}", ["optim.base_lr=.inf"], ["override optim.base_lr", "finite"]),
+        (
+            "data: {path: d}",
+            ["optim.weight_decay=[-1, 0]"],
+            ["optim.weight_decay.0", "greater than"],
+        ),
+        ("data: {path: d}", ["objective.teacher_temperature=[0, 0]"], ["teacher_temperature.0", "than 0"]),
         ("data: {path: d}", ["data.global_views=1"], ["dino_weight", "data.global_views=2"]),
         (
             "data: {path: d}",
@@ -90,6 +115,51 @@ def test_an_optional_section_lists_its_keys(tmp_path: Path) -> None:
 
     with pytest.raises(FmctError, match="expected one of depth"):
         load(Outer, None, ["inner.dpeth=1"])
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "override", "parts"),
+    [
+        (
+            SweepConfig,
+            "sweep-example",
+            "encoders=[{name: a, weight: b}]",
+            ["0.weight", "mean weights"],
+        ),
+        (StudyConfig, "study", "train.model.widht=64", ["objectives.mae.train: model.widht"]),
+        (StudyConfig, "study", "objectives.mae.foo=1", ["objectives.mae.foo", "one of train, pretrainings"]),
+        (Pipeline, "pipeline-example", "sweep={encoders: [{name: a, weight: b}]}", ["encoders.0.weight"]),
+        (PreprocessConfig, "quickstart-preprocess", "grid.spacing_mm=[1, 1, 0]", ["spacing_mm.2", "0.1"]),
+        (PreprocessConfig, "quickstart-preprocess", "output.formats=[]", ["output.formats", "at least 1"]),
+        (
+            PreprocessConfig,
+            "quickstart-preprocess",
+            "select.min_slices=1501",
+            ["max_slices=1500"],
+        ),
+        (PreprocessConfig, "quickstart-preprocess", "check.air_hu=[0, -1]", ["check.air_hu"]),
+        (PreprocessConfig, "quickstart-preprocess", "selct.keep=all", ["override selct", "mean select?"]),
+    ],
+)
+def test_a_mistake_in_any_recipe_gets_one_line(
+    model: type[BaseModel], recipe: str, override: str, parts: list[str]
+) -> None:
+    with pytest.raises(FmctError) as caught:
+        load(
+            model, RECIPES / f"{recipe}.yaml", [*(["key_file=k"] if "preprocess" in recipe else []), override]
+        )
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_home_folder_is_what_the_shell_takes_it_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = load(PreprocessConfig, write(tmp_path, "key_file: ~/hmac.key"), [])
+    assert found.key_file == tmp_path / "hmac.key"
 
 
 def test_a_size_sets_width_depth_and_heads() -> None:
