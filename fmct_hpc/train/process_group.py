@@ -32,11 +32,16 @@ def join(device: Literal["cpu", "gpu"]) -> Place:
 
     The place comes from RANK, WORLD_SIZE, LOCAL_RANK, else from srun's SLURM_PROCID, SLURM_NTASKS and
     SLURM_LOCALID; with neither this process is the only rank. MASTER_ADDR and MASTER_PORT must be set for
-    more than one. Raises FmctError where they are not.
+    more than one. Raises FmctError where they are not, and where a GPU is asked for and there is none.
     """
     rank, world_size = rank_and_size()
     local_rank = _number("LOCAL_RANK", "SLURM_LOCALID", 0)
     if device == "gpu":
+        if not torch.cuda.is_available():
+            raise FmctError(
+                "engine.device=gpu: PyTorch finds no GPU on this machine (`fmct doctor` says why); run it "
+                "where there is one, or with engine.device=cpu"
+            )
         # Slurm may show each task only its own GPU.
         place = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(place)

@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from fmct_hpc.train.process_group import join
 from launch.ranks import run_ranks
+from shards.errors import FmctError
 
 ENVIRONMENT = "import os, pathlib, sys; pathlib.Path(sys.argv[1], os.environ['RANK']).write_text"
 
@@ -73,3 +76,9 @@ def test_how_the_interpreter_ends_has_no_say_in_the_exit_code_of_a_rank(
     """
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (75, "all is saved\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_a_recipe_for_gpus_says_so_where_there_is_none() -> None:
+    with pytest.raises(FmctError, match=r"engine\.device=gpu: PyTorch finds no GPU .*fmct doctor"):
+        join("gpu")
