@@ -68,8 +68,8 @@ def read(directory: Path) -> DatasetInfo:
     if not directory.is_dir():
         raise FmctError(f"{directory} is not a directory; give the one that holds {FILE_NAME}")
     if not path.is_file():
-        inside = [child for child in sorted(directory.iterdir()) if (child / FILE_NAME).is_file()]
-        remedy = f"give {inside[0]}" if inside else "run `fmct preprocess` to the end"
+        inside = [str(child) for child in sorted(directory.iterdir()) if (child / FILE_NAME).is_file()]
+        remedy = f"give {' or '.join(inside)}" if inside else "run `fmct preprocess` to the end"
         raise FmctError(f"{directory} holds no {FILE_NAME}: {remedy}")
     try:
         stored = path.read_bytes()

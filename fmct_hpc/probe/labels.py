@@ -55,7 +55,14 @@ class LabelTable:
             raise FmctError(f"{path}: no readable label table; {remedy}") from None
         if STUDY_COLUMN not in table.column_names or set(table.column_names) <= {STUDY_COLUMN, SPLIT_COLUMN}:
             raise FmctError(f"{path}: expected study_key and label columns; {remedy}")
-        return cls(path, table)
+        try:
+            labels = cls(path, table)
+            only_labels = np.isin(labels._values, (0, 1)) | np.isnan(labels._values)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            only_labels = np.array(False)
+        if not only_labels.all():
+            raise FmctError(f"{path}: a column holds something else than 0, 1 or null; {remedy}")
+        return labels
 
     def join(self, study_keys: NDArray[np.str_]) -> Joined:
         """Those of the volumes, given by their studies, that the table has a row for.

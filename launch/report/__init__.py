@@ -37,6 +37,7 @@ def report(
     training = Training(run)
     volumes = Data(data) if data else None
     probes = Probes(probe) if probe else None
+    table = LabelTable.read(labels) if labels else None
     features = features or (probes.features if probes else None)
     document = Document(
         "Report of a training run",
@@ -50,7 +51,7 @@ def report(
             probes.section()
             if probes
             else _left_out("Evaluation", "no output folder of fmct probe", "--probe"),
-            _embedding(training, features, labels, volumes),
+            _embedding(training, features, table, volumes),
             limits(training, volumes, probes),
             provenance(training, volumes, probes),
         ),
@@ -61,12 +62,13 @@ def report(
     return card
 
 
-def _embedding(training: Training, features: Path | None, labels: Path | None, data: Data | None) -> Section:
+def _embedding(
+    training: Training, features: Path | None, labels: LabelTable | None, data: Data | None
+) -> Section:
     if features is None:
         return _left_out("Embedding", "no feature store", "--features")
-    table = LabelTable.read(labels) if labels else None
     volumes = data.volumes if data else None
-    return embedding(FeatureStore.open(features), training.exported, volumes, table)
+    return embedding(FeatureStore.open(features), training.exported, volumes, labels)
 
 
 def _left_out(title: str, what: str, option: str) -> Section:

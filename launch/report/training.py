@@ -198,7 +198,7 @@ def _parsed(model: type[Model], path: Path) -> Model:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FmctError(f"{path}: not there; is {path.parent} a run folder of `fmct train`?") from None
 
 

@@ -89,6 +89,8 @@ def _text(value: Any) -> str:
 
 
 def _label_columns(path: Path, header: list[str]) -> tuple[str, ...]:
+    if len(header) == 1 and re.search("[;\t]", header[0]):
+        raise FmctError(f"{path}: its columns are separated by semicolons or tabs; save it with commas")
     if STUDY_COLUMN not in header:
         raise FmctError(f"{path}: no column {STUDY_COLUMN}; name the one with Study Instance UIDs so")
     names = [name for name in header if name not in (STUDY_COLUMN, PATIENT_COLUMN, SPLIT_COLUMN)]

@@ -311,6 +311,14 @@ def test_a_damaged_input_is_one_line_that_names_it(
     assert not list(tmp_path.glob("page.*"))
 
 
+def test_another_file_in_the_place_of_a_run_or_of_labels_is_named(inputs: Inputs, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("study_instance_uid,bleed\n1.2,1\n")
+    with pytest.raises(FmctError, match=r"file.config\.json: not there; is .*file a run folder"):
+        report(tmp_path / "page.html", tmp_path / "file")
+    with pytest.raises(FmctError, match="file: no readable label table"):
+        report(tmp_path / "page.html", inputs.run, labels=tmp_path / "file")
+
+
 def test_features_of_another_encoder_are_called_so(inputs: Inputs, tmp_path: Path) -> None:
     store = FeatureStore.open(inputs.features)
     weights, info = load_encoder(inputs.run / "encoder.safetensors")

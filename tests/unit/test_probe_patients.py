@@ -39,6 +39,15 @@ def test_labels_join_volumes_by_study(tmp_path: Path) -> None:
         table.join(np.array(["x"]))
 
 
+@pytest.mark.parametrize("values", [["9fc9bc"], [0.5], [[1]], [2]])
+def test_a_table_of_something_else_is_no_label_table(tmp_path: Path, values: list) -> None:
+    path = write_labels(tmp_path / "manifest.parquet", {"study_key": ["a"], "bleed": values})
+    with pytest.raises(
+        FmctError, match=r"manifest\.parquet: a column holds something else than 0, 1 or null"
+    ):
+        LabelTable.read(path)
+
+
 def test_given_splits_must_keep_a_patient_together(tmp_path: Path) -> None:
     columns = {"study_key": ["a", "b", "c"], "bleed": [1, 0, 0], "split": ["train", "test", "validation"]}
     joined = LabelTable.read(write_labels(tmp_path / "l.parquet", columns)).join(np.array(["a", "b", "c"]))

@@ -160,3 +160,10 @@ def test_a_folder_around_the_dataset_leads_to_it(tmp_path: Path) -> None:
         Dataset.open(tmp_path)
     with pytest.raises(FmctError, match=r"s\.zarr\.zip is not a directory; give the one that holds"):
         Dataset.open(tmp_path / "zarr" / "s.zarr.zip")
+
+
+def test_a_folder_of_both_formats_names_both(tmp_path: Path) -> None:
+    for format in FORMATS:
+        write_dataset(tmp_path / format, format, {"s": {make_key(1): noise((3, 4, 5), 1)}})
+    with pytest.raises(FmctError, match=f"give {tmp_path}/webdataset or {tmp_path}/zarr"):
+        Dataset.open(tmp_path)
