@@ -129,6 +129,8 @@ class Attempt(_Closed):
     """The last step that was done; first_step - 1 where none was."""
     saved_step: int | None = None
     """Of the newest checkpoint at the end; what was done after it is lost."""
+    save_seconds: float = 0.0
+    """What its longest save took, or an earlier attempt's; 0 where it did not end in order."""
     cause: Cause | None = None
     detail: str = ""
     """In words: the error, the signal."""
@@ -206,10 +208,11 @@ def begin(
     return attempt
 
 
-def end(run: Path, attempt: Attempt, done: int, stopped_by: str | None) -> None:
+def end(run: Path, attempt: Attempt, done: int, stopped_by: str | None, save_seconds: float = 0.0) -> None:
     """Record an end in order at `done` steps: all done, or stopped, by a signal's name or "time limit"."""
     cause = "done" if stopped_by is None else _SIGNALS.get(stopped_by, "stopped")
-    _write(run, _ended(run, attempt, done, cause=cause, detail=stopped_by or "", ended=_now()))
+    facts = {"cause": cause, "detail": stopped_by or "", "save_seconds": save_seconds}
+    _write(run, _ended(run, attempt, done, ended=_now(), **facts))
 
 
 def note_failure(run: Path, number: int, rank: int, error: BaseException) -> None:

@@ -14,6 +14,10 @@ from shards.errors import UnsoundError
 log = logging.getLogger(__name__)
 
 
+LEAST_VOLUMES = 4
+"""Of a micro-batch over all ranks, for features to be compared: two or three sound ones may be alike."""
+
+
 class Alarm(NamedTuple):
     """A sign of collapse that lasted."""
 
@@ -26,14 +30,15 @@ class Alarm(NamedTuple):
 class Health:
     """Watches the figures of each step."""
 
-    def __init__(self, config: TrainConfig, speaks: bool = True) -> None:
+    def __init__(self, config: TrainConfig, ranks: int = 1, speaks: bool = True) -> None:
         """Ranks agree, so one of them speaks for all."""
         self._limits = config.health
         self._level = logging.WARNING if speaks else logging.DEBUG
         self._patience = min(config.health.patience, max(1, config.run.steps // 4))
         self._uniform = math.log(config.model.prototypes)
-        self._several = config.run.batch > 1
-        self._lasting: dict[str, int] = {}
+        self._several = config.run.batch // config.accumulation(ranks) >= LEAST_VOLUMES
+        self.lasting: dict[str, int] = {}
+        """For how many steps, the last ones, each sign has shown."""
         self._skipped = 0
 
     def skip(self, step: int, guilty: str) -> None:
@@ -57,10 +62,23 @@ class Health:
 
         Raises UnsoundError where the configuration has a collapse stop the run.
         """
-        for sign, shows in self._signs(figures).items():
-            self._lasting[sign] = self._lasting.get(sign, 0) + 1 if shows else 0
-            if self._lasting[sign] and self._lasting[sign] % self._patience == 0:
+        self.lasting = self._counted(self.lasting, figures)
+        for sign, steps in self.lasting.items():
+            if steps and steps % self._patience == 0:
                 self._alarm(step, sign)
+
+    def lasted(self, rows: Iterable[Mapping[str, float]]) -> dict[str, int]:
+        """What `lasting` was behind the steps of a run's metrics.jsonl: an attempt goes on with it."""
+        lasting: dict[str, int] = {}
+        for row in rows:
+            if not row.get("skipped"):
+                lasting = self._counted(lasting, row)
+        return lasting
+
+    def _counted(self, lasting: dict[str, int], figures: Mapping[str, float]) -> dict[str, int]:
+        return {
+            sign: lasting.get(sign, 0) + 1 if shows else 0 for sign, shows in self._signs(figures).items()
+        }
 
     def alarms(self, rows: Iterable[Mapping[str, float]]) -> list[Alarm]:
         """The signs that lasted as long as `step` waits for, by a run's metrics.jsonl, as they began."""
@@ -78,7 +96,7 @@ class Health:
         return sorted(lasting, key=lambda alarm: (alarm.first, alarm.sign))
 
     def _alarm(self, step: int, sign: str) -> None:
-        what = f"step {step}: for {self._lasting[sign]} steps {sign}: the features collapse"
+        what = f"step {step}: for {self.lasting[sign]} steps {sign}: the features collapse"
         if self._limits.collapse == "stop":
             raise UnsoundError(
                 f"{what}; begin again with a lower optim.base_lr, objective.centring=sinkhorn, "
@@ -98,7 +116,7 @@ class Health:
             signs["the student gives the teacher's answer whatever it sees"] = same
             if self._several:
                 signs["all volumes have one prototype"] = figures.get("prototypes_used", math.nan) < 2
-        if "feature_deviation" in figures:
+        if "feature_deviation" in figures and self._several:
             alike = figures["feature_deviation"] < limits.least_feature_deviation
             signs["all volumes have nearly one feature vector"] = alike
         return signs

@@ -1,43 +1,42 @@
-"""All that looks on while a run trains: health, records, pictures, watchdog, profile."""
+"""All that looks on while a run trains: health, records, pictures, profile; and the watchdog is told."""
 
 import math
 from pathlib import Path
-from types import TracebackType
 
 from fmct_hpc.train.health import Health
 from fmct_hpc.train.loop import Finished, Training
 from fmct_hpc.train.pictures import Pictures
+from fmct_hpc.train.process_group import on_first_rank
 from fmct_hpc.train.profiling import Profile
-from fmct_hpc.train.records import Records
+from fmct_hpc.train.records import Records, recorded
 from fmct_hpc.train.throughput import Throughput
 from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset
 
 
 class RunObservers:
-    """Context manager around the steps of one rank; rank 0 keeps the records."""
+    """Around the steps of one rank; rank 0 keeps the records."""
 
-    def __init__(self, training: Training, run: Path, start: int, dataset: Dataset, profile: bool) -> None:
+    def __init__(
+        self,
+        training: Training,
+        run: Path,
+        start: int,
+        dataset: Dataset,
+        profile: bool,
+        watchdog: Watchdog,
+    ) -> None:
         config, place = training.config, training.place
         first = place.rank == 0
-        self._health = Health(config, speaks=first)
         self._damaged = 0.0
         self._throughput = Throughput(config, place.world_size, place.device)
         self._records = Records(run, start, config.run.log_every) if first else None
+        self._health = Health(config, place.world_size, speaks=first)
+        self._health.lasting = on_first_rank(lambda: self._health.lasted(recorded(run)))
         self._pictures = Pictures(config, training.engine.module, dataset, self._records)
         self._profile = Profile(run, start) if profile and first else None
-        self._watchdog = Watchdog(run, place.rank, 60 * config.run.hang_minutes)
-
-    def __enter__(self) -> "RunObservers":
-        self._watchdog.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._watchdog.__exit__(kind, error, trace)
-        if self._records:
-            self._records.close()
+        self._watchdog = watchdog
+        watchdog.alive()
 
     def step(self, step: Finished) -> None:
         """Look at a step, on every rank; raises FmctError where health ends the run."""
@@ -55,3 +54,8 @@ class RunObservers:
         self._pictures.step(step.done, step.batches)
         if self._profile:
             self._profile.step(step.done)
+
+    def close(self) -> None:
+        """Close the records; what was recorded is then on disk."""
+        if self._records:
+            self._records.close()

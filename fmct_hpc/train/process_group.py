@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Literal, NamedTuple, NoReturn, TypeVar
 
 import torch
@@ -12,6 +13,10 @@ import torch.distributed as dist
 from shards.errors import FmctError
 
 Result = TypeVar("Result")
+
+
+SPARE_MINUTES = 5.0
+"""Between a watchdog's end and a collective's: ranks come to a collective at different times."""
 
 
 class Place(NamedTuple):
@@ -27,8 +32,10 @@ class Place(NamedTuple):
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
 
-def join(device: Literal["cpu", "gpu"]) -> Place:
+def join(device: Literal["cpu", "gpu"], hang_minutes: float = 30.0) -> Place:
     """Join the process group (gloo on CPUs, NCCL on GPUs); a second call only tells the place.
+
+    A collective gives up some minutes after `hang_minutes`: the watchdog, which tells more, comes before it.
 
     The place comes from RANK, WORLD_SIZE, LOCAL_RANK, else from srun's SLURM_PROCID, SLURM_NTASKS and
     SLURM_LOCALID; with neither this process is the only rank. MASTER_ADDR and MASTER_PORT must be set for
@@ -49,8 +56,13 @@ def join(device: Literal["cpu", "gpu"]) -> Place:
         place = torch.device("cpu")
     if not dist.is_initialized():
         _export_place(rank, world_size, local_rank)
-        _initialise(device)
+        _initialise(device, collective_timeout(hang_minutes))
     return Place(rank, world_size, local_rank, place)
+
+
+def collective_timeout(hang_minutes: float) -> timedelta:
+    """How long ranks wait for one another in a collective, under a watchdog of `hang_minutes`."""
+    return timedelta(minutes=hang_minutes + SPARE_MINUTES)
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -76,7 +88,7 @@ def _export_place(rank: int, world_size: int, local_rank: int) -> None:
             )
 
 
-def _initialise(device: Literal["cpu", "gpu"]) -> None:
+def _initialise(device: Literal["cpu", "gpu"], timeout: timedelta) -> None:
     # DeepSpeed chooses its accelerator when it is imported.
     os.environ["DS_ACCELERATOR"] = "cuda" if device == "gpu" else "cpu"
     import deepspeed
@@ -89,7 +101,8 @@ def _initialise(device: Literal["cpu", "gpu"]) -> None:
         # On a CPU DeepSpeed would compile a shared-memory all-reduce, for inference only: it looks the
         # operator up here, and finding none it needs no C++ compiler.
         vars(deepspeed.ops)["__compatible_ops__"] = {}
-    deepspeed.init_distributed("nccl" if device == "gpu" else "gloo", auto_mpi_discovery=False, verbose=False)
+    backend = "nccl" if device == "gpu" else "gloo"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
 
 
 def together(function: Callable[[], Result], group: dist.ProcessGroup | None = None) -> list[Result]:

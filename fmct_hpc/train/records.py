@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,12 @@ class Records:
         os.fsync(self._metrics.fileno())
         self._metrics.close()
         self._board.close()
+
+
+def recorded(run: Path) -> Iterator[dict[str, float]]:
+    """The figures of each step on record, oldest first."""
+    with (run / "metrics.jsonl").open() as stream:
+        yield from map(json.loads, stream)
 
 
 def _planes(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

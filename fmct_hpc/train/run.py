@@ -18,6 +18,7 @@ from fmct_hpc.train import attempts
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts, set_damaged_aside
 from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
 from fmct_hpc.train.start import require_start
+from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError
 from shards.atomic import write_text
 
@@ -106,60 +107,63 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
             raise
         raise SystemExit(error.exit_code) from None  # every rank finds the same, one of them says it
     # After this DeepSpeed is configured for the device, which must come before it is imported.
-    place = join(config.engine.device)
+    place = join(config.engine.device, config.run.hang_minutes)
     from fmct_hpc.data.loader import Loader
     from fmct_hpc.train.loop import Training, run_steps
     from fmct_hpc.train.observers import RunObservers
     from fmct_hpc.train.saver import Saver
 
-    lock: list[IO[str]] = []
-    on_first_rank(lambda: lock.append(_lock(run)))
-    found = on_first_rank(lambda: preflight(config, run, place.world_size))
-    if found:
-        on_first_rank(lambda: set_damaged_aside(run, found[1].step))
-    on_first_rank(lambda: _write_configuration(config, run))
-    facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
-    step, device = found[1].step if found else 0, place.device_name()
-    attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device))
-    last = min(until or config.run.steps, config.run.steps)
-    with stop_on_signal(end) as stop:
-        try:
-            training = Training(config, place)
-            if found:
-                path, manifest = found
-                training.state.load(parts(path), manifest.updates)
-                _say_what_changed(config, manifest, place.world_size)
-            if step < last:
-                log.info("%s: steps %d to %d of %d", run, step + 1, last, config.run.steps)
-            else:
-                log.info("%s: %d of %d steps are done, none is to do", run, step, config.run.steps)
-            saver = Saver(run, config, training.state, facts)
-            accumulation = config.accumulation(place.world_size)
-            loader = Loader(
-                config.data,
-                config.run.seed,
-                config.run.batch,
-                config.run.batch // (place.world_size * accumulation),
-                place.rank,
-                place.world_size,
-                step,
-                accumulation,
-                config.engine.device,
-            )
-            observers = RunObservers(training, run, step, dataset, profile)
+    with Watchdog(run, rank, 60 * config.run.hang_minutes) as watchdog:
+        lock: list[IO[str]] = []
+        on_first_rank(lambda: lock.append(_lock(run)))
+        found = on_first_rank(lambda: preflight(config, run, world_size))
+        if found:
+            on_first_rank(lambda: set_damaged_aside(run, found[1].step))
+        on_first_rank(lambda: _write_configuration(config, run))
+        facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
+        step, device = found[1].step if found else 0, place.device_name()
+        attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device))
+        last = min(until or config.run.steps, config.run.steps)
+        with stop_on_signal(end) as stop:
             try:
-                with observers:
+                training = Training(config, place)
+                if found:
+                    path, manifest = found
+                    training.state.load(parts(path), manifest.updates)
+                    _say_what_changed(config, manifest, world_size)
+                if step < last:
+                    log.info("%s: steps %d to %d of %d", run, step + 1, last, config.run.steps)
+                else:
+                    log.info("%s: %d of %d steps are done, none is to do", run, step, config.run.steps)
+                longest = on_first_rank(lambda: max(one.save_seconds for one in attempts.attempts(run)))
+                saver = Saver(run, config, training.state, facts, longest)
+                accumulation = config.accumulation(world_size)
+                loader = Loader(
+                    config.data,
+                    config.run.seed,
+                    config.run.batch,
+                    config.run.batch // (world_size * accumulation),
+                    rank,
+                    world_size,
+                    step,
+                    accumulation,
+                    config.engine.device,
+                )
+                observers = RunObservers(training, run, step, dataset, profile, watchdog)
+                try:
                     steps = range(step, last)
                     done, stopped = run_steps(training, loader, observers.step, saver, steps, stop)
-            finally:
-                loader.close()
-                saver.close()
-            reasons = [reason for reason in together(lambda: stop.reason) if reason]
-            on_first_rank(lambda: _export(run, done))
-            on_first_rank(lambda: attempts.end(run, attempt, done, reasons[0] if stopped else None))
-        except Exception as error:
-            attempts.note_failure(run, attempt.number, rank, error)
-            raise
+                finally:
+                    observers.close()
+                    loader.close()
+                    saver.close()
+                reasons = [reason for reason in together(lambda: stop.reason) if reason]
+                stopped_by = reasons[0] if stopped else None
+                on_first_rank(lambda: _export(run, done))
+                on_first_rank(lambda: attempts.end(run, attempt, done, stopped_by, saver.seconds))
+            except Exception as error:
+                attempts.note_failure(run, attempt.number, rank, error)
+                raise
     return EXIT_SAVED if stopped else 0
 
 
@@ -235,6 +239,13 @@ def _say_what_changed(config: TrainConfig, manifest: Manifest, world_size: int) 
             "%d ranks at ZeRO stage %d go on from %d ranks at stage %d: equal but for rounding",
             *(*now, *before),
         )
+    if config.objective.koleo_weight:
+        earlier = TrainConfig.model_validate(manifest.configuration).accumulation(manifest.world_size)
+        compared = [config.run.batch // count for count in (config.accumulation(world_size), earlier)]
+        if compared[0] != compared[1]:
+            log.warning(
+                "KoLeo now compares %d volumes at once, and %d before: its loss is another", *compared
+            )
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

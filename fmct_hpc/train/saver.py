@@ -31,7 +31,7 @@ from fmct_hpc.train.checkpoint import (
     prune,
 )
 from fmct_hpc.train.pieces import Piece, file_bytes, write_pieces
-from fmct_hpc.train.process_group import fail_together, together
+from fmct_hpc.train.process_group import collective_timeout, fail_together, together
 from fmct_hpc.train.room import take_room
 from fmct_hpc.train.state import State
 from shards.atomic import sync
@@ -49,17 +49,21 @@ MANIFEST_ROOM = 1 << 20
 class Saver:
     """Saves a run's state, one checkpoint at a time; every rank must call each method at the same step."""
 
-    def __init__(self, run: Path, config: TrainConfig, state: State, data: DataFacts) -> None:
+    def __init__(
+        self, run: Path, config: TrainConfig, state: State, data: DataFacts, seconds: float = 0.0
+    ) -> None:
+        """seconds: what a save of this run took in earlier attempts."""
         self._run = run
         self._config = config
         self._state = state
         self._data = data
         # Gloo also where training uses NCCL: two threads must not share a communicator.
-        self._group = dist.new_group(backend="gloo")
+        timeout = collective_timeout(config.run.hang_minutes)
+        self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._figures: dict[str, float] = {}
-        self.seconds = 0.0
+        self.seconds = seconds
         """What the longest save has taken from begin to end."""
 
     @property

@@ -69,7 +69,8 @@ class Training:
         if not self.metrics:
             raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report a run that has begun")
         self.attempts = attempts(run)
-        self.alarms = Health(self.config).alarms(self.metrics)
+        ranks = self.attempts[-1].world_size if self.attempts else 1
+        self.alarms = Health(self.config, ranks).alarms(self.metrics)
         manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"))
         self.checkpoint = _parsed(Manifest, manifests[-1]) if manifests else None
         weights = run / "encoder.safetensors"

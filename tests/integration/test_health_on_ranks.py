@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_training import small_config, start_training, write_dataset, write_recipe
 
+from fmct_hpc.train.attempts import conclude
 from fmct_hpc.train.watchdog import EXIT_HUNG
 from launch.ranks import run_ranks
 
@@ -22,7 +23,10 @@ def everything(training):
     return torch.cat([piece.values.flatten().clone() for piece in training.state.pieces()])
 
 def main(folder):
-    place = join("cpu")
+    place = join("cpu", hang_minutes=50)
+    # The watchdog tells more than a collective that gives up, so it must come first.
+    timeout = dist.group.WORLD._get_backend(torch.device("cpu")).options._timeout
+    assert timeout.total_seconds() > 50 * 60, timeout
     from fmct_hpc.data.loader import Loader
     from fmct_hpc.train.loop import Training
     from fmct_hpc.train.watchdog import Watchdog
@@ -77,6 +81,42 @@ def test_no_rank_updates_on_what_is_not_finite_and_a_hang_ends_with_all_stacks(
     assert "barrier" in waiting
     assert "barrier" not in cause
     assert f'rank.py", line {RANK[: RANK.index("time.sleep")].count(chr(10)) + 1} in main' in cause
+
+
+STUCK = """
+import os, sys, time
+from pathlib import Path
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train import state
+from fmct_hpc.train.run import train
+
+class Stuck(state.State):
+    def __init__(self, *arguments):
+        if os.environ["RANK"] == "1":
+            time.sleep(600)
+        super().__init__(*arguments)
+
+if __name__ == "__main__":
+    import fmct_hpc.train.loop
+    fmct_hpc.train.loop.State = Stuck
+    folder = Path(sys.argv[1])
+    sys.exit(train(TrainConfig.model_validate_json((folder / "config.json").read_text()), folder / "run"))
+"""
+
+
+def test_a_start_that_hangs_ends_with_all_stacks_too(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(data, run={"steps": 2, "hang_minutes": 0.3})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    (tmp_path / "rank.py").write_text(STUCK)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run_ranks([sys.executable, str(tmp_path / "rank.py"), str(tmp_path)], 2).code == EXIT_HUNG
+    assert "__init__" in (tmp_path / "run/hangs/rank-00001.txt").read_text()
+    concluded = conclude(tmp_path / "run")
+    assert concluded is not None
+    assert concluded.cause == "hang"
 
 
 def test_a_run_shows_attention_and_embeddings_and_records_a_profile(data: Path, tmp_path: Path) -> None:

@@ -168,6 +168,9 @@ def test_each_attempt_is_on_record(runs: Path) -> None:
         *(("time limit", reason, stops[key], 0) for key, reason in STOP_REASONS.items()),
         ("done", "", STEPS, 0),
     ]
+    # How long before its time limit an attempt stops depends on the longest save of all.
+    longest = [attempt.save_seconds for attempt in attempts(runs / "stopped")]
+    assert 0 < longest[0] <= longest[1] <= longest[-1]
     conclude(runs / "full")
     ended, *failures = attempts(runs / "full")
     assert (ended.cause, ended.first_step, ended.last_step) == ("done", 1, 8)

@@ -43,12 +43,13 @@ def test_an_attempt_tells_where_it_ran_with_what_and_from_which_step_to_which(ru
     attempt = start(run, step=4)
     assert attempts.attempts(run) == [attempt]
     train_to(run, 9, saved=9)
-    end(run, attempt, 9, "SIGUSR1")
+    end(run, attempt, 9, "SIGUSR1", save_seconds=4.5)
     (written,) = attempts.attempts(run)
     assert written.hosts == {"n1": [0, 1], "n2": [2, 3]}
     assert (written.world_size, written.slurm.job, written.slurm.restarts) == (4, "12", 3)
     assert (written.first_step, written.last_step, written.steps, written.lost_steps) == (5, 9, 5, 0)
     assert (written.cause, written.detail) == ("time limit", "SIGUSR1")
+    assert written.save_seconds == 4.5
     assert written.configuration["run"]["steps"] == 20
     assert written.data == DATA
     assert written.ended >= written.began

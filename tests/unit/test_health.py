@@ -112,6 +112,30 @@ def test_a_sign_that_passes_begins_anew_and_one_that_lasts_may_stop_the_run() ->
         health.step(6, alike)
 
 
+def test_a_sign_lasts_from_one_attempt_to_the_next() -> None:
+    """Each attempt is shorter than the patience; skipped steps neither count nor break off."""
+    alike, skipped = {"feature_deviation": 0.0}, {"skipped": 1.0}
+    rows = [{"step": 1.0, "feature_deviation": 1.0}, {"step": 2.0} | alike, {"step": 3.0} | skipped]
+    health = Health(make("stop"))
+    health.lasting = health.lasted([*rows, {"step": 4.0} | alike])
+    with pytest.raises(FmctError, match="step 5: for 3 steps all volumes have nearly one"):
+        health.step(5, alike)
+
+
+@pytest.mark.parametrize(("micro_batch", "rings"), [(1, False), (2, False), (4, True)])
+def test_a_few_volumes_at_once_are_not_compared(
+    micro_batch: int, rings: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make()
+    config = config.model_copy(
+        update={"engine": config.engine.model_copy(update={"micro_batch": micro_batch})}
+    )
+    figures = {"feature_deviation": 0.0, "prototypes_used": 1.0, "teacher_entropy": 1.0, "divergence": 0.0}
+    found = " ".join(messages(config, figures, caplog))
+    assert ("one prototype" in found) == ("one feature" in found) == rings
+    assert "gives the teacher's answer" in found
+
+
 def test_a_run_shorter_than_the_patience_is_warned_of_too(caplog: pytest.LogCaptureFixture) -> None:
     config = small_config(Path("unused"), run={"steps": 40})
     assert config.health.patience > 40
