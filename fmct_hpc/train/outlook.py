@@ -100,6 +100,30 @@ def activation_bytes(config: TrainConfig, micro_batch: int) -> float:
     return float(micro_batch * numbers * kept * cells)
 
 
+def offloaded_bytes(config: TrainConfig, ranks: int, student: int, teacher: int) -> float:
+    """What of `held_bytes` is in host memory instead of the device's."""
+    offloaded = 3 * student if config.engine.offload_optimizer else 0
+    if config.engine.offload_parameters:
+        offloaded += student + teacher
+    return 4.0 * offloaded / ranks
+
+
+def head_bytes(config: TrainConfig, rank_batch: int, micro_batch: int) -> float:
+    """Bytes of the heads' float32 outputs: targets of a rank's whole step, the student's of a micro-batch.
+
+    Copies as measured at 16,384 prototypes: 2 of the targets, 4 with Sinkhorn, and 3 of the student's.
+    """
+    objective, data = config.objective, config.data
+    masked = (
+        objective.ibot_mask_probability * sum(objective.ibot_mask_ratio) / 2 if objective.ibot_weight else 0
+    )
+    patches = data.global_views * masked * (data.view_size // config.model.patch_size) ** 3
+    targets = patches + (data.global_views if objective.dino_weight else 0)
+    outputs = patches + (data.views if objective.dino_weight else 0)
+    copies = 4 if objective.centring == "sinkhorn" else 2
+    return 4.0 * config.model.prototypes * (copies * rank_batch * targets + 3 * micro_batch * outputs)
+
+
 def plot_schedules(config: TrainConfig, path: Path) -> None:
     """Every scheduled value over the steps, as a PNG."""
     steps = range(0, config.run.steps, max(1, config.run.steps // 1000))
@@ -139,11 +163,20 @@ def _memory_lines(config: TrainConfig, ranks: int, micro: int) -> list[str]:
     held = held_bytes(stage, ranks, student, teacher)
     gradients = gradient_bytes(stage, ranks, student)
     activations = activation_bytes(config, micro)
-    return [
-        f"{_gb(held)} weights, optimizer, teacher at ZeRO stage {stage}; {_gb(gradients)} gradients",
+    heads = head_bytes(config, config.run.batch // ranks, micro)
+    host = offloaded_bytes(config, ranks, student, teacher)
+    offloaded = f", {_gb(host)} of these in host memory" if host else ""
+    lines = [
+        f"{_gb(held)} weights, optimizer, teacher at ZeRO stage {stage}{offloaded}; "
+        f"{_gb(gradients)} gradients",
         f"about {_gb(activations)} activations of {micro} volumes",
-        f"{_gb(held + gradients + activations)} in all",
     ]
+    if config.objective.distils:
+        lines.append(
+            f"about {_gb(heads)} of the heads, whose targets are of all {config.run.batch // ranks} volumes "
+            "of the rank's step, whatever engine.micro_batch is"
+        )
+    return [*lines, f"{_gb(held - host + gradients + activations + heads)} in all on the device"]
 
 
 def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:

@@ -4,7 +4,7 @@ from small_training import small_config, write_dataset, write_recipe
 from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.size import tokens_a_volume
+from fmct_hpc.model.size import parameter_counts, tokens_a_volume
 from fmct_hpc.train.outlook import held_bytes, outlook
 from fmct_hpc.train.throughput import Throughput
 from launch.cli import app
@@ -32,6 +32,29 @@ def test_tokens_of_the_reference_by_hand() -> None:
     assert tokens_a_volume(config) == 4 * (1 + 4 + 512) + (1 + 4 + 128)
     mae = config.model_copy(update={"objective": config.objective.model_copy(update={"dino_weight": 0.0})})
     assert tokens_a_volume(mae) == 133
+
+
+def test_offload_and_the_heads_are_in_the_memory_that_is_told(tmp_path: Path) -> None:
+    """ViT-B with 65,536 prototypes, 8 volumes of one rank: by hand, and as measured at 16,384."""
+    dataset, given = Dataset.open(write_dataset(tmp_path / "data")), {"path": str(tmp_path / "data")}
+
+    def told(**sections: object) -> str:
+        values = {"data": given, "run": {"batch": 8}} | sections
+        return outlook(TrainConfig.model_validate(values), dataset, 1, 0)
+
+    stored = {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}
+    student = parameter_counts(TrainConfig.model_validate({"data": given}))
+    taught = sum(student[part] for part in ("encoder", "head"))
+    host = 4 * (4 * sum(student.values()) + taught)
+    assert f"{host / 1e9:.2f} GB of these in host memory" in told(engine=stored)
+    assert "host memory" not in told()
+    # Two views' targets twice, four views' outputs three times.
+    assert f"about {4 * 65536 * 8 * (2 * 2 + 3 * 4) / 1e9:.2f} GB of the heads" in told()
+    rows = 2 + 2 * 0.5 * 0.3 * 512
+    ibot = {"ibot_weight": 1, "centring": "sinkhorn"}
+    assert f"about {4 * 65536 * 8 * (4 * rows + 3 * (rows + 2)) / 1e9:.2f} GB of the heads" in told(
+        objective=ibot
+    )
 
 
 def test_mae_alone_is_told_which_views_nobody_looks_at(tmp_path: Path) -> None:
