@@ -288,6 +288,11 @@ class EngineConfig(_Section):
         if self.offload_parameters and self.zero_stage != 3:
             raise ValueError("engine.offload_parameters needs engine.zero_stage=3")
         zero = self.deepspeed.get("zero_optimization", {})
+        if "round_robin_gradients" in zero:
+            raise ValueError(
+                "engine.deepspeed must not set round_robin_gradients: it puts parameters where checkpoints "
+                "do not look for them"
+            )
         for key, instead in _OWN_KEYS.items():
             if key in self.deepspeed or key in zero:
                 raise ValueError(f"engine.deepspeed must not set {key}; set {instead}")

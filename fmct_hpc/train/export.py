@@ -154,8 +154,9 @@ def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> N
     encoder = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
     with atomic_path(out / "encoder.safetensors") as temporary:
         save_file({name: tensor.contiguous() for name, tensor in encoder.items()}, temporary)
-    # The path of the training data is the trainer's business, not that of who gets the encoder.
-    document = info.model_dump(mode="json") | {"data": info.data.model_dump(mode="json") | {"path": ""}}
+    # Where the training data and its copies lie is the trainer's business, not that of who gets the encoder.
+    data = info.data.model_dump(mode="json") | {"path": "", "cache": None}
+    document = info.model_dump(mode="json") | {"data": data}
     write_text(out / "encoder.json", json.dumps(document, indent=1))
 
 

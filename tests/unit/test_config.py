@@ -78,6 +78,11 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
             ["optim.weight_decay.0", "greater than"],
         ),
         ("data: {path: d}", ["objective.teacher_temperature=[0, 0]"], ["teacher_temperature.0", "than 0"]),
+        (
+            "data: {path: d}",
+            ["engine.deepspeed={zero_optimization: {round_robin_gradients: true}}"],
+            ["must not set round_robin_gradients", "checkpoints"],
+        ),
         ("data: {path: d}", ["data.global_views=1"], ["dino_weight", "data.global_views=2"]),
         (
             "data: {path: d}",

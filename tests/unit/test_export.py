@@ -29,7 +29,7 @@ def exported(tmp_path: Path) -> Path:
     model = {"width": 24, "depth": 1, "heads": 2, "patch_size": 6, "layer_scale": 0.1, "positions": "learned"}
     config = TrainConfig.model_validate(
         {
-            "data": {"path": "/secret/place", "view_size": 12},
+            "data": {"path": "/secret/place", "cache": "/secret/disk", "view_size": 12},
             "model": model,
             "objective": {"dino_weight": 0},
         }
