@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 
 import typer
@@ -18,6 +19,9 @@ from shards.errors import DISK_FULL, FmctError, NoRoomError
 
 DISK_FAILURES = (*DISK_FULL, errno.EROFS)
 """Not defects of ours: they end a command as the user's mistakes do. Every output is whole or absent."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""What typer makes of Ctrl-C, without a word."""
 
 app = typer.Typer(
     name="fmct",
@@ -42,6 +46,8 @@ def main() -> None:
     try:
         _run()
     except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            typer.echo("fmct: stopped: run the same command again", err=True)
         end_rank(int(ended.code or 0))
         raise
 

@@ -33,7 +33,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool that starts no further task once an exception leaves its context."""
     # Spawned, not forked: the caller may hold threads (a progress bar, BLAS).
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
+    pool = _Pool(workers, mp_context=context, initializer=_set_up_worker)
     try:
         yield pool
     finally:
@@ -50,9 +50,20 @@ class InlineExecutor(Executor):
         return future
 
 
+class _Pool(ProcessPoolExecutor):
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        # Workers are started here, and inherit the mask: Ctrl-C waits until their first imports are done.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(work, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _set_up_worker() -> None:
     """Die with the parent, however it dies, and at once on Ctrl-C: what is written is renamed when whole."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

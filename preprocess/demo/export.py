@@ -8,11 +8,9 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -33,6 +31,7 @@ from preprocess.demo.writer import SeriesFacts, media_directory, transfer_syntax
 from preprocess.reasons import Reason
 from shards.atomic import TEMPORARY_SUFFIX
 from shards.errors import FmctError
+from shards.parallel import process_pool
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +131,10 @@ def _each(
     if workers == 1:
         yield from map(write, plans)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(write, plans)
+    with process_pool(workers) as pool:
+        # Not pool.map, which cancels what a worker's death then breaks: a traceback (CPython 3.11).
+        for future in [pool.submit(write, plan) for plan in plans]:
+            yield future.result()
 
 
 def _write_study(dicom: Path, seed: int, study: StudyPlan) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""Worker processes: what Ctrl-C, which goes to all processes of a command, makes of them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SLOW_IMPORT = """
+import sys, time
+from pathlib import Path
+from shards.parallel import unordered
+
+if __name__ == "__mp_main__":  # in a worker, which imports this first
+    Path(sys.argv[1]).touch()
+    time.sleep(2)
+
+if __name__ == "__main__":
+    try:
+        list(unordered(time.sleep, [30, 30], 2))
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+"""
+
+
+def interrupted(command: list[str], ready: Callable[[], bool]) -> tuple[int, list[str], float]:
+    """Exit code and lines on standard error of a command that gets Ctrl-C; seconds until it had ended."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    try:
+        while not ready():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=25)[1]  # until no worker is left that could say more
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said.splitlines(), time.monotonic() - began
+
+
+def test_workers_that_are_interrupted_while_they_import_say_nothing_and_end(tmp_path: Path) -> None:
+    script, mark = tmp_path / "script.py", tmp_path / "mark"
+    script.write_text(SLOW_IMPORT)
+    code, said, seconds = interrupted([str(script), str(mark)], mark.exists)
+    assert (code, said) == (1, ["interrupted"])
+    assert seconds < 15
+
+
+@pytest.mark.parametrize("files", [1, 40])
+def test_an_interrupted_command_says_so_in_one_line(tmp_path: Path, files: int) -> None:
+    command = ["-m", "launch.cli", "demo", "export", str(tmp_path / "out"), "--studies", "60"]
+
+    def has_files() -> bool:
+        return sum(path.suffix == ".dcm" for path in tmp_path.rglob("*")) >= files
+
+    code, said, _ = interrupted([*command, "--matrix", "32", "--workers", "2"], has_files)
+    assert (code, said) == (130, ["fmct: stopped: run the same command again"])
+    assert not list(tmp_path.iterdir())
