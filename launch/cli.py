@@ -1,7 +1,5 @@
 """The `fmct` command: what `launch/commands` has for every stage, and how a command ends."""
 
-import errno
-import os
 import signal
 import sys
 
@@ -15,10 +13,7 @@ from launch.commands.setup import doctor, recipes
 from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
 from launch.ranks import end_rank
-from shards.errors import DISK_FULL, FmctError, NoRoomError
-
-DISK_FAILURES = (*DISK_FULL, errno.EROFS)
-"""Not defects of ours: they end a command as the user's mistakes do. Every output is whole or absent."""
+from shards.errors import FmctError, refusal
 
 INTERRUPTED = 128 + signal.SIGINT
 """What typer makes of Ctrl-C, without a word."""
@@ -56,15 +51,12 @@ def _run() -> None:
     set_up_logging()
     try:
         app()
-    except FmctError as error:
-        typer.echo(f"fmct: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno not in DISK_FAILURES:
+    except (FmctError, OSError) as error:
+        told = refusal(error) if isinstance(error, OSError) else error
+        if told is None:
             raise
-        why = os.strerror(error.errno or 0).lower()
-        typer.echo(f"fmct: an output cannot be written ({why}): mend that and run it again", err=True)
-        sys.exit(NoRoomError.exit_code if error.errno in DISK_FULL else FmctError.exit_code)
+        typer.echo(f"fmct: {told}", err=True)
+        sys.exit(told.exit_code)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit sync it and rename it to `path`.
 
     The file at the temporary path must be closed by then. On an exception it is removed and
-    `path` stays as it was.
+    `path` stays as it was; an OSError that names the temporary path, or none, then names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
@@ -22,9 +22,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and _name(error) in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def _name(error: OSError) -> object:
+    """Of the file that it is about; of a renaming or a link, the new one."""
+    return error.filename2 or error.filename
 
 
 def write_bytes(path: Path, data: bytes) -> None:

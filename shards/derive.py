@@ -17,6 +17,7 @@ from shards.errors import FmctError
 from shards.formats import FORMATS, shard_path
 from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
 from shards.parallel import unordered
+from shards.places import require_folder
 from shards.schema import ShardFormat
 from shards.writer import ShardWriter
 
@@ -93,7 +94,8 @@ def derive(
 
 
 def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
-    """Raise FmctError where `out` is a dataset of anything but `wanted`, or holds shards of other names."""
+    """Raise FmctError where `out` takes no files, or is not empty but holds something else than `wanted`."""
+    require_folder(out)
     if not out.exists():
         return
     suffixes = [of_format.suffix for of_format in FORMATS.values()]

@@ -7,6 +7,7 @@ import numpy as np
 from shards.atomic import atomic_path
 from shards.dataset import Dataset
 from shards.errors import FmctError
+from shards.places import require_file
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _DHW_FROM_WHD = np.eye(4)[[2, 1, 0, 3]]
@@ -15,11 +16,12 @@ _DHW_FROM_WHD = np.eye(4)[[2, 1, 0, 3]]
 def dump(source: Path, key: str, out: Path) -> None:
     """Write volume `key` as NIfTI-1 (`.nii`, `.nii.gz`; int16 HU, axes x y z, RAS mm) or `.npy` (D, H, W).
 
-    Raises FmctError for another ending, an unknown key and a damaged volume.
+    Raises FmctError for another ending, a file that can't be written, an unknown key and a damaged volume.
     """
     ending = next((end for end in (".nii.gz", ".nii", ".npy") if out.name.endswith(end)), None)
     if not ending:
         raise FmctError(f"{out}: the name must end in .nii, .nii.gz or .npy")
+    require_file(out)
     dataset = Dataset.open(source)
     try:
         i = dataset.position(key)

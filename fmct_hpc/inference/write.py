@@ -13,6 +13,7 @@ from fmct_hpc.inference.features import ScanFeatures, features
 from fmct_hpc.probe.encoders import load_weights
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.places import require_folder
 
 TABLE = "features.parquet"
 
@@ -40,8 +41,10 @@ def write_features(
     features.parquet has a row a scan, in order: path (its number among the paths given, from 0), key, cls and
     mean. Neither names a patient or a path. progress: called with paths done and in all.
 
-    Raises FmctError where the encoder cannot be loaded; a path that cannot be used is told in the result.
+    Raises FmctError where the encoder cannot be loaded or `out` takes no files; a path that cannot be used is
+    told in the result.
     """
+    require_folder(out)
     loaded = load_weights(encoder)
     rows: list[dict[str, Any]] = []
     refused: list[str] = []

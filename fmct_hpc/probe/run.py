@@ -17,6 +17,7 @@ from fmct_hpc.train.export import encoder_info, export_checkpoint
 from shards import FmctError
 from shards.atomic import write_text
 from shards.info import sha256
+from shards.places import require_folder
 
 HEADS: tuple[MethodName, ...] = ("logistic", "neighbours")
 ENCODERS = ("trained", "untrained")
@@ -70,9 +71,10 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
     which the encoder is then written to `out`. Pruning keeps the run's best-probed checkpoint.
 
     Writes the features, the sweep's tables (docs/formats.md) and, last, results.json. Raises FmctError when
-    there is no encoder yet, no volume has a label, or the volumes were preprocessed in another way than
-    those the encoder was trained on.
+    there is no encoder yet, no volume has a label, `out` takes no files, or the volumes were preprocessed in
+    another way than those the encoder was trained on.
     """
+    require_folder(out)
     checkpoint = run if (run / MANIFEST).exists() else None
     weights = out if checkpoint else run
     if checkpoint:

@@ -21,7 +21,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import DataFacts, file_facts, newest_step
 from fmct_hpc.train.software import Software
 from shards.atomic import write_text
-from shards.errors import DISK_FULL, DamagedDataError, FmctError, NoRoomError, UnsoundError
+from shards.errors import DamagedDataError, FmctError, NoRoomError, UnsoundError, refusal
 
 log = logging.getLogger(__name__)
 
@@ -217,6 +217,8 @@ def end(run: Path, attempt: Attempt, done: int, stopped_by: str | None, save_sec
 
 def note_failure(run: Path, number: int, rank: int, error: BaseException) -> None:
     """Leave this rank's last words beside the record of attempt `number`; never raises."""
+    if isinstance(error, OSError):
+        error = refusal(error) or error
     message = " ".join(f"{error}".split())
     failure = Failure(
         rank=rank,
@@ -298,8 +300,7 @@ def _cause(error: BaseException) -> Cause:
         (UnsoundError, "unsound"),
         (FmctError, "refused"),
     )
-    full = isinstance(error, OSError) and error.errno in DISK_FULL
-    return next((cause for kind, cause in typed if isinstance(error, kind)), "no room" if full else "crash")
+    return next((cause for kind, cause in typed if isinstance(error, kind)), "crash")
 
 
 def _first_failure(run: Path, attempt: Attempt) -> Failure | None:

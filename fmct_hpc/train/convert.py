@@ -17,6 +17,7 @@ from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.info import sha256
+from shards.places import require_file, require_folder
 
 _WINDOWS = {1: ((40, 300),), 3: ((40, 80), (80, 200), (600, 2800))}
 """(level, width) in HU by the number of channels (`loading_transforms` in the reference's transforms.py)."""
@@ -37,10 +38,12 @@ def convert_weights(
     A checkpoint of the reference becomes the folder `out` with encoder.safetensors, encoder.json and, of a
     DINO or MAE checkpoint, head.safetensors or decoder.safetensors. An encoder.safetensors, with such a file
     beside it or not, becomes the file `out`, which the reference's `load_model` reads. heads and
-    decoder_heads: see `from_reference`. Raises FmctError for a file that is neither.
+    decoder_heads: see `from_reference`. Raises FmctError for a file that is neither,
+    and where `out` is what is read, or cannot be written.
     """
     if source.suffix == ".safetensors":
         return _to_reference(source, out)
+    require_folder(out)
     state = _read(source, _DICTIONARY[network])
     try:
         found = from_reference(state, heads, decoder_heads)
@@ -87,6 +90,8 @@ def _require_fit(source: Path, network: Network) -> None:
 
 
 def _to_reference(source: Path, out: Path) -> str:
+    beside = (source.with_name(f"{part}.safetensors") for part in _PARTS)
+    require_file(out, source, source.with_suffix(".json"), *beside)
     encoder, info = load_encoder(source)
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     found: list[Part] = [part for part in _PARTS if source.with_name(f"{part}.safetensors").is_file()]

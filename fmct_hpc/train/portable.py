@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 from fmct_hpc.train.export import load_encoder
 from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
+from shards.places import require_file
 
 TOLERANCE = 1e-5
 """How far a token of the written file may be from the encoder's; LayerNorm makes tokens of order 1."""
@@ -24,11 +25,12 @@ def export_model(source: Path, out: Path) -> str:
     The file takes "views", float32 (B, C, S, S, S) of any B, windowed to [0, 1], and gives tokens (B, prefix
     + N, width). It is read again and compared with the encoder before it gets its name. What the encoder
     expects of its input goes to a JSON file beside it. Raises FmctError for another kind of file, without
-    the packages for ONNX, or where the two disagree.
+    the packages for ONNX, where `out` is the source or cannot be written, or where the two disagree.
     """
     writers = {".pt2": _write_torch, ".onnx": _write_onnx}
     if out.suffix not in writers:
         raise FmctError(f"{out}: expected a name that ends in {' or '.join(writers)}")
+    require_file(out, source, source.with_suffix(".json"))
     encoder, info = load_encoder(source)
     size, channels = info.data.view_size, len(info.data.windows)
     views = torch.rand(3, channels, size, size, size, generator=torch.Generator().manual_seed(0))

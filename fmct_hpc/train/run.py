@@ -21,6 +21,7 @@ from fmct_hpc.train.start import require_start
 from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError
 from shards.atomic import write_text
+from shards.places import require_folder
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,10 @@ of ranks: none but rounding); all others must stay as they were when a run goes 
 def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Manifest] | None:
     """Check all that can be wrong before any process group starts; return the checkpoint to go on from.
 
-    Raises FmctError: what `require_possible` does, the checkpoints are of another configuration or dataset,
-    or all damaged.
+    Raises FmctError: what `require_possible` does, the run folder takes no files, the checkpoints are of
+    another configuration or dataset, or all damaged.
     """
+    require_folder(run)
     dataset = require_possible(config, run, world_size)
     found = newest(run)
     if found:
@@ -182,6 +184,7 @@ def _lock(run: Path) -> IO[str]:
     A job that Slurm has started again waits a while for what is left of its last start, on a lost node say.
     """
     deadline = time.monotonic() + (LOCK_SECONDS if os.environ.get("SLURM_RESTART_COUNT") else 0)
+    require_folder(run)
     run.mkdir(parents=True, exist_ok=True)
     file = (run / ".lock").open("w")
     while True:

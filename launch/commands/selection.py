@@ -12,6 +12,7 @@ from rich.table import Table
 
 from preprocess.config import PreprocessConfig
 from preprocess.explain import explain, write
+from shards.places import require_file
 
 SHOWN_ROWS = 200
 """More series than this are counted on the screen; the file that --out writes has all."""
@@ -100,8 +101,10 @@ def decide(
 ) -> Selection:
     """Decide about all series of a catalog; write them to `out` as they come.
 
-    Raises FmctError where catalog, key file or `out`'s suffix is wrong.
+    Raises FmctError where catalog, key file or `out` is wrong, the last before any is read.
     """
+    if out:
+        require_file(out, catalog, config.key_file)
     selection = Selection(explained, identified, out)
     tables: Iterable[pa.Table] = explain(catalog, config, identified, progress)
     if out:

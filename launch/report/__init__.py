@@ -13,6 +13,7 @@ from launch.report.provenance import provenance
 from launch.report.training import Training
 from shards.atomic import write_text
 from shards.errors import FmctError
+from shards.places import require_file
 
 
 def report(
@@ -30,10 +31,13 @@ def report(
     colour the map of features by. A part whose folder is None is left out with a line that says so. The
     same input gives the same bytes.
 
-    Raises FmctError that names the missing file and the command that makes it.
+    Raises FmctError that names the missing file and the command that makes it, or what cannot be written.
     """
     if out.suffix != ".html":
         raise FmctError(f"{out}: give a name that ends in .html; the model card is written beside it as .md")
+    card = out.with_suffix(".md")
+    for file in (out, card):
+        require_file(file, labels)
     training = Training(run)
     volumes = Data(data) if data else None
     probes = Probes(probe) if probe else None
@@ -56,7 +60,6 @@ def report(
             provenance(training, volumes, probes),
         ),
     )
-    card = out.with_suffix(".md")
     write_text(card, document.markdown(out.name))
     write_text(out, document.html())
     return card

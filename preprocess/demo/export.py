@@ -32,6 +32,7 @@ from preprocess.reasons import Reason
 from shards.atomic import TEMPORARY_SUFFIX
 from shards.errors import FmctError
 from shards.parallel import process_pool
+from shards.places import require_folder
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +85,13 @@ def export(
     `out`/truth.json what each series is and should become. The files of the folder `real` are copied
     in among the others. `progress` is called with (studies done, studies).
 
-    Raises FmctError where `out` holds files already, `real` is no folder, or a number is too small.
+    Raises FmctError where `out` holds files already or can't be made, `real` is no folder, or a number is too
+    small.
     """
     out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FmctError(f"{out}: not an empty folder; name a new one")
+    require_folder(out)
     if real is not None and not real.is_dir():
         raise FmctError(f"{real}: no such folder; give the folder of a real series' files")
     for name, value, least in (("studies", studies, 1), ("seed", seed, 0), ("matrix", matrix, 32)):

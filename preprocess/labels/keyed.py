@@ -12,6 +12,7 @@ from preprocess.labels.table import LabelTable
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.places import require_file
 
 LabelFormat = Literal["plain", "rsna2019", "cq500"]
 
@@ -48,8 +49,10 @@ def key_labels(
     does. The Parquet has study_key, an int8 column a label, null where unknown, and, where the source gives
     it, split; its rows are ordered by study_key.
 
-    Raises FmctError for a source that is not of its format; it repeats no text of the source.
+    Raises FmctError for a source that is not of its format; it repeats no text of the source. So it does
+    where `out` is one of the files that are read, or cannot be written.
     """
+    require_file(out, source, key_file, catalog, mapping)
     if format == "plain":
         if catalog or mapping:
             raise FmctError(

@@ -16,7 +16,7 @@ from preprocess.qc.report import write_report
 from preprocess.qc.thumbnail import thumbnail
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
-from preprocess.tasks.plan import read_current_plan
+from preprocess.tasks.plan import MANIFEST, QUARANTINE, SUMMARY, read_current_plan
 from shards import Dataset, finish_dataset, index
 from shards.atomic import write_text
 from shards.errors import FmctError
@@ -192,11 +192,11 @@ def _remove_stale(out: Path, config: PreprocessConfig, stems: set[str]) -> None:
 
 
 def _manifest_path(out: Path) -> Path:
-    return out / "manifest.parquet"
+    return out / MANIFEST
 
 
 def _quarantine_path(out: Path) -> Path:
-    return out / "quarantine.parquet"
+    return out / QUARANTINE
 
 
 def _montage_path(out: Path) -> Path:
@@ -208,4 +208,4 @@ def _report_path(out: Path) -> Path:
 
 
 def _summary_path(out: Path) -> Path:
-    return out / "summary.json"
+    return out / SUMMARY

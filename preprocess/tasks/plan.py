@@ -23,12 +23,15 @@ from preprocess.dicom.catalog import Series, read_rows
 from preprocess.privacy.deidentify import PSEUDONYM_DIGITS, Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.places import require_file
 from shards.schema import FORMAT_VERSION
 
 log = logging.getLogger(__name__)
 
 PROCESSING_VERSION = 7
 """Raised by whoever changes what is made of the same input and configuration; every task is then redone."""
+MANIFEST, QUARANTINE, SUMMARY = "manifest.parquet", "quarantine.parquet", "summary.json"
+"""What is made of all tasks, in the output folder."""
 BYTES_PER_PIXEL = 2
 """Of CT pixels (Bits Allocated 16, PS3.3 C.8.2.1.1.4)."""
 
@@ -63,8 +66,10 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
     """Divide the series of `catalog` into tasks and write out/tasks/plan.json; returns their number.
 
     A plan that is there already and the same is left alone. Raises FmctError where catalog or key file
-    cannot be used.
+    cannot be used, or lie where an output goes, and where `out` takes no files.
     """
+    for name in (MANIFEST, QUARANTINE, SUMMARY):
+        require_file(out / name, catalog, config.key_file)
     read_rows(catalog, [])  # refuses what is no catalog
     names = Pseudonymizer(config.key_file)
     planned = sorted(_series(catalog, names))

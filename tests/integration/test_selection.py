@@ -158,3 +158,13 @@ def test_the_row_groups_of_a_catalog_divide_no_study() -> None:
         bounds = [0, *cuts, len(members)]
         groups = [members[a:b] for a, b in pairwise(bounds)]
         assert [one for whole in _whole_studies(iter(groups)) for one in whole] == studies(members)
+
+
+def test_no_input_is_replaced_by_the_table(export: Export, tmp_path: Path) -> None:
+    link = tmp_path / "table.parquet"
+    link.symlink_to(export.catalog)
+    before = export.catalog.read_bytes()
+    for out in (export.catalog, link):
+        assert "which it would replace; name another file" in select(export, "--out", out, code=2)
+    assert export.catalog.read_bytes() == before
+    assert link.is_symlink()

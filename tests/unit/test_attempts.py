@@ -111,6 +111,8 @@ def test_a_rank_that_said_nothing_is_known_by_its_launcher(run):
     [
         (NoRoomError("disk full"), "no room"),
         (OSError(28, "No space left on device"), "no room"),
+        (PermissionError(13, "Permission denied", "run/metrics.jsonl"), "refused"),
+        (PermissionError(13, "Permission denied"), "crash"),
         (ValueError("x"), "crash"),
     ],
 )

@@ -17,6 +17,7 @@ from fmct_hpc.objective.student import Student
 from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.probe.run import probe
 from fmct_hpc.train.checkpoint import DataFacts
+from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import EncoderInfo, export_encoder
 from fmct_hpc.train.portable import export_model
 from fmct_hpc.train.start import initial_student, require_start, untrained_encoder
@@ -167,3 +168,17 @@ def test_an_encoder_without_a_run_is_probed(exported: Path, tmp_path: Path) -> N
         ("logistic", "untrained"),
     }
     assert result.pretrained_patients is None
+
+
+def test_no_conversion_replaces_what_it_reads(exported: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for out in (exported, exported.with_suffix(".json")):
+        with pytest.raises(FmctError, match=r"is the input .* which it would replace; name another file"):
+            convert_weights(exported, out)
+    with pytest.raises(FmctError, match="is a file; name a folder"):
+        convert_weights(tmp_path / "reference.pt", exported)
+    portable = exported.rename(tmp_path / "encoder.pt2")
+    with pytest.raises(FmctError, match="is the input"):
+        export_model(portable, portable)
+    portable.rename(exported)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -67,3 +67,15 @@ def test_a_wrong_table_is_refused_in_one_line_without_its_text(
 def test_a_missing_table_is_named(tmp_path: Path, key_file: Path) -> None:
     with pytest.raises(FmctError, match=r"absent\.csv: no such file"):
         key_labels(tmp_path / "absent.csv", key_file, tmp_path / "out")
+
+
+def test_no_input_is_replaced(tmp_path: Path, key_file: Path) -> None:
+    table, link = tmp_path / "labels.csv", tmp_path / "link.parquet"
+    table.write_text("study_instance_uid,bleed\n1.2,1\n")
+    link.symlink_to(table)
+    before = {path: path.read_bytes() for path in (table, key_file, link)}
+    for out in before:
+        with pytest.raises(FmctError, match=r"is the input .* which it would replace; name another file"):
+            key_labels(table, key_file, out)
+    assert {path: path.read_bytes() for path in before} == before
+    assert link.is_symlink()

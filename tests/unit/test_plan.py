@@ -149,3 +149,11 @@ def test_missing_and_foreign_plans_are_named(tmp_path: Path) -> None:
     (tmp_path / "tasks" / "plan.json").write_text("{}")
     with pytest.raises(FmctError, match="not a plan of this version"):
         read_plan(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "quarantine.parquet"])
+def test_a_catalog_where_an_output_goes_is_refused(tmp_path: Path, key_file: Path, name: str) -> None:
+    catalog = make_catalog(tmp_path / "out" / name, range(2))
+    with pytest.raises(FmctError, match=f"{name}: is the input .* which it would replace"):
+        plan(catalog, tmp_path / "out", PreprocessConfig(key_file=key_file))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]

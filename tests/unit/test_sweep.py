@@ -317,6 +317,16 @@ def test_tasks_are_of_about_equal_cost() -> None:
     assert sorted(n for task in tasks for n in task) == list(range(200))
 
 
+def test_no_table_replaces_the_labels(folder: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "predictions.parquet"
+    shutil.copyfile(config(folder).labels, labels)
+    before = labels.read_bytes()
+    with pytest.raises(FmctError, match=r"predictions.parquet: is the input .* which it would replace"):
+        Sweep(config(folder, labels=labels), tmp_path).plan()
+    assert labels.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [labels]
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

@@ -25,6 +25,7 @@ from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, UnitMarker
 from fmct_hpc.probe.sweep.unit import compute
 from shards import Dataset
 from shards.errors import FmctError
+from shards.places import require_file, require_folder
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Sweep:
         """
         if task is not None and not 0 <= task < self.extractions:
             raise FmctError(f"no extraction task {task}: there are {self.extractions}, from 0")
+        if self.extractions:
+            require_folder(self.config.features)
         dataset, shares = Dataset.open(self.config.data), self.config.feature_tasks
         for number, spec in enumerate(self.config.encoders):
             if not self.extractions or (task is not None and task // shares != number):
@@ -94,8 +97,11 @@ class Sweep:
     def plan(self) -> Plan:
         """Cut the grid into tasks of about equal cost and write the plan; the features may come later.
 
-        Raises FmctError where an encoder has seen tested patients in pretraining and that is not allowed.
+        Raises FmctError where an encoder has seen tested patients in pretraining and that is not allowed, and
+        where the tables that `collect` will write can't be, or are the labels.
         """
+        for table in (*ledger.TABLES, "comparisons"):
+            require_file(self.out / f"{table}.parquet", self.config.labels)
         grid = units(self.config, self.cohort.tasks)
         costs = [unit.seconds(self.cohort, self.config) for unit in grid]
         allowed = self.config.allow_pretraining_patients
@@ -165,6 +171,7 @@ class Sweep:
 
     def run(self, progress: Progress = _silent) -> Summary:
         """All of it here: extract, plan, every task, collect."""
+        require_folder(self.out)
         self.extract(progress=progress)
         plan = self.plan()
         self._compute(plan, chain.from_iterable(plan.tasks), progress)

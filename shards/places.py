@@ -1,0 +1,46 @@
+"""Whether an output can be written where it is to go: found out before the work for it, not after."""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from shards.errors import FmctError, refusal
+
+
+def require_file(out: Path, *inputs: Path | None) -> None:
+    """Raise FmctError where the file `out` is one of `inputs`, by whatever path, or cannot be written."""
+    for given in inputs:
+        if given is not None and _is_same(out, given):
+            raise FmctError(f"{out}: is the input {given}, which it would replace; name another file")
+    if os.path.exists(out) and not os.path.isfile(out):
+        kind = "folder" if os.path.isdir(out) else "device"
+        raise FmctError(f"{out}: is a {kind}; name a file")
+    _require_writable(out.parent)
+
+
+def require_folder(out: Path) -> None:
+    """Raise FmctError where `out` is no folder, or can become none, that takes files."""
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise FmctError(f"{out}: is a file; name a folder")
+    _require_writable(out)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _require_writable(folder: Path) -> None:
+    """Try it in the folder, or in the one that it would be made in: what rights say is not all."""
+    there = folder.absolute()
+    while not os.path.exists(there):
+        there = there.parent
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        error.filename = str(there)
+        why = os.strerror(error.errno or 0).lower()
+        raise refusal(error) or FmctError(f"{there}: {why}; name another place") from None
