@@ -38,7 +38,7 @@ from preprocess.dicom.sources import (
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.known import Known
 from preprocess.scan.spill import fingerprints
-from shards.errors import FmctError
+from shards.errors import DISK_FULL, FmctError, NoRoomError
 
 log = logging.getLogger(__name__)
 
@@ -279,14 +279,15 @@ class _PartWriter:
                 self.written = True
             self._file.add(pa.Table.from_pylist(self._rows, schema=FOUND_TABLE))
         except OSError as error:  # not to be taken for one of the file that is read
-            raise FmctError(cannot_write(self._path.parent, error)) from None
+            raise cannot_write(self._path.parent, error) from None
         self._rows = []
 
 
-def cannot_write(folder: Path, error: OSError) -> str:
+def cannot_write(folder: Path, error: OSError) -> FmctError:
     """What to do where the scan's own folder takes no more."""
     why = os.strerror(error.errno or 0)
-    return f"{folder}: {why}; mend that and run the same command again: what is read is kept"
+    kind = NoRoomError if error.errno in DISK_FULL else FmctError
+    return kind(f"{folder}: {why}; mend that and run the same command again: what is read is kept")
 
 
 def rejected_rows(rejections: Iterable[tuple[Source, Rejection]]) -> list[dict[str, Any]]:

@@ -98,7 +98,7 @@ def scan(
                 "kept: run the same command again, with fewer `--workers` if it recurs"
             ) from None
         except OSError as error:
-            raise FmctError(cannot_write(work.root, error)) from None
+            raise cannot_write(work.root, error) from None
         if "CT" in tables.modalities:
             publish(work)
     _require_ct(export, tables)

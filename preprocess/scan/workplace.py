@@ -4,15 +4,23 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocess.dicom.catalog_table import SERIES_KEY
 from shards.atomic import sync, write_text
 from shards.errors import FmctError
+from shards.places import require_file
 
 log = logging.getLogger(__name__)
+
+_CATALOG, _REJECTED = {*SERIES_KEY, "instances"}, {"path", "reason", "detail"}
+"""Columns that they had in every version."""
 
 
 def rejected_path(catalog: Path) -> Path:
@@ -64,8 +72,14 @@ class Work:
 
 @contextmanager
 def workplace(catalog: Path) -> Iterator[Work]:
-    """Hold the folder: two scans would ruin each other's."""
+    """Hold the folder: two scans would ruin each other's.
+
+    Raises FmctError where another scan holds it, and where an output can't be written or would replace a file
+    that no scan wrote.
+    """
     work = Work(catalog.absolute())
+    _require_own(catalog, _CATALOG)
+    _require_own(rejected_path(catalog), _REJECTED)
     work.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (work.root / "lock").open("w") as lock:
         try:
@@ -81,6 +95,19 @@ def workplace(catalog: Path) -> Iterator[Work]:
             folder.mkdir(mode=0o700, exist_ok=True)
         yield work
         shutil.rmtree(work.root)
+
+
+def _require_own(table: Path, columns: Set[str]) -> None:
+    """Raise FmctError unless `table` can be written, and there is none yet or one with these columns."""
+    require_file(table)
+    try:
+        own = not table.exists() or columns <= {*pq.read_schema(table).names}
+    except (OSError, pa.ArrowInvalid):
+        own = False
+    if not own:
+        raise FmctError(
+            f"{table}: is there and was not written by `fmct scan`; move it away, or name another"
+        )
 
 
 def parts_kept(catalog: Path) -> int:

@@ -5,6 +5,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
 import pytest
@@ -222,3 +223,27 @@ def test_headers_only_are_read(packed: str, tmp_path: Path) -> None:
 def bytes_read() -> int:
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["rchar"])
+
+
+def test_only_what_a_scan_wrote_is_replaced_by_one(tmp_path: Path) -> None:
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    pq.write_table(pa.table({"study_uid": ["1"], "bleed": [1]}), tmp_path / "labels.parquet")
+    for name in ("labels.csv", "empty.parquet", "other.rejected.parquet"):
+        (tmp_path / name).write_text("mine" * (name != "empty.parquet"))
+    scan(folder, catalog)
+    found = "catalog.rejected.parquet"  # which is no catalog
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for name in ("labels.parquet", "labels.csv", "empty.parquet", "other.parquet", found):
+        with pytest.raises(FmctError, match=r"is there and was not written by `fmct scan`; move it away"):
+            scan(folder, tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["catalog.parquet", "catalog.rejected.parquet"])
+def test_a_folder_in_an_outputs_place_is_told_before_the_scan(tmp_path: Path, name: str) -> None:
+    folder = export(tmp_path / "export")
+    (tmp_path / name).mkdir()
+    with pytest.raises(FmctError, match=rf"{name}: is a folder; name a file"):
+        scan(folder, tmp_path / "catalog.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "export"]

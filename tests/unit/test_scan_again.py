@@ -1,5 +1,6 @@
 """Scanning again: what is known is not read, and the tables are those of a first scan, to the byte."""
 
+import errno
 import io
 import os
 import random
@@ -13,6 +14,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 from dicom_files import ct_image, save
@@ -409,10 +411,18 @@ def test_two_scans_of_one_catalog_are_not_run_at_once(tmp_path: Path) -> None:
     scan(folder, catalog, progress=other_scan)
 
 
+def test_a_full_disk_is_told_from_other_failures_by_the_exit_code() -> None:
+    for number, code in ((errno.ENOSPC, 73), (errno.EDQUOT, 73), (errno.EIO, 2)):
+        told = findings.cannot_write(Path("work"), OSError(number, "x"))
+        assert (told.exit_code, "what is read is kept" in str(told)) == (code, True)
+
+
 def test_a_catalog_of_another_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     expected = fresh(folder, tmp_path / "fresh")
-    catalog.write_bytes(b"PAR1 of something else")
+    scan(folder, catalog)
+    old = pq.read_table(catalog)
+    pq.write_table(old.replace_schema_metadata({"fmct_scan_version": "1"}), catalog)
     parts = tmp_path / ".catalog.parquet.scan" / "parts"
     parts.mkdir(parents=True)
     (parts / "1-1.parquet").write_bytes(b"torn")
