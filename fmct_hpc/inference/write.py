@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fmct_hpc.inference.features import ScanFeatures, features
 from fmct_hpc.probe.encoders import load_weights
@@ -68,4 +68,5 @@ def write_features(
 def _write(scan: ScanFeatures, out: Path) -> None:
     arrays = {"cls": scan.cls, "patches": scan.patches, "centres_mm": scan.centres_mm}
     with atomic_path(out / f"{scan.key}.safetensors") as temporary:
-        save_file(arrays, temporary)
+        # Not by save_file, which says no OSError where the disk is full.
+        temporary.write_bytes(save(arrays))

@@ -21,7 +21,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
 from shards.atomic import atomic_path, write_text
@@ -216,7 +216,8 @@ def write_part(
 ) -> None:
     """Write a part, and its marker last; patches: patch tokens of a volume."""
     with atomic_path(path) as temporary:
-        save_file(arrays, temporary)
+        # Not by save_file, which says no OSError where the disk is full.
+        temporary.write_bytes(save(arrays))
         facts = file_facts(temporary)
     assert facts is not None
     marker = PartMarker(request_digest=request.digest, file=facts, patches=patches)

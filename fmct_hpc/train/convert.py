@@ -2,19 +2,20 @@
 
 import pickle
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.model.reference import Network, Part, from_reference, to_reference
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
-from shards.atomic import atomic_path
+from shards.atomic import write_bytes
 from shards.errors import FmctError
 from shards.info import sha256
 from shards.places import require_file, require_folder
@@ -69,8 +70,7 @@ def convert_weights(
         (out / f"{part}.safetensors").unlink(missing_ok=True)
     if found.part:
         weights = {n: t for n, t in found.weights.items() if not n.startswith("encoder.")}
-        with atomic_path(out / f"{found.part}.safetensors") as temporary:
-            save_file(weights, temporary)
+        write_bytes(out / f"{found.part}.safetensors", save(weights))
     write_encoder(out, found.weights, info)
     beside = f" with its {found.part}" if found.part else ""
     return f"{out / 'encoder.safetensors'}: the reference's {network}{beside}, {_describe(found)}"
@@ -106,8 +106,9 @@ def _to_reference(source: Path, out: Path) -> str:
         "state_dict": {_wrapped(name, part): tensor for name, tensor in state.items()},
         "momentum_model_state_dict": None,
     }
-    with atomic_path(out) as temporary:
-        torch.save(document, temporary)
+    buffer = BytesIO()  # torch itself says no OSError where the disk is full
+    torch.save(document, buffer)
+    write_bytes(out, buffer.getvalue())
     return f"{out}: in the reference's layout, {_describe(network)}"
 
 

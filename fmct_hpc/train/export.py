@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
@@ -153,10 +153,9 @@ def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> N
     """
     encoder = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
     with atomic_path(out / "encoder.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in encoder.items()}, temporary)
+        # Not by save_file, which says no OSError where the disk is full.
+        temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in encoder.items()}))
     # Where the training data and its copies lie is the trainer's business, not that of who gets the encoder.
-    data = info.data.model_dump(mode="json") | {"path": "", "cache": None}
-    document = info.model_dump(mode="json") | {"data": data}
     write_text(out / "encoder.json", json.dumps(document, indent=1))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -47,8 +48,9 @@ def export_model(source: Path, out: Path) -> str:
 
 
 def _write_torch(program: ExportedProgram, path: Path) -> Run:
-    with path.open("wb") as file:
-        torch.export.save(program, file)
+    buffer = BytesIO()  # torch itself aborts where the disk is full
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getvalue())
     with path.open("rb") as file:
         return torch.export.load(file).module()
 

@@ -1,5 +1,6 @@
 """The exported encoder and its preprocessing."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from shard_samples import make_record
 from fmct_hpc import load_encoder
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.field import center_view
+from fmct_hpc.inference.features import ScanFeatures
+from fmct_hpc.inference.write import _write
 from fmct_hpc.objective.student import Student
 from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.probe.run import probe
+from fmct_hpc.probe.store import FeatureRequest, write_part
 from fmct_hpc.train.checkpoint import DataFacts
 from fmct_hpc.train.convert import convert_weights
-from fmct_hpc.train.export import EncoderInfo, export_encoder
+from fmct_hpc.train.export import EncoderInfo, export_encoder, write_encoder
 from fmct_hpc.train.portable import export_model
 from fmct_hpc.train.start import initial_student, require_start, untrained_encoder
 from shards import ShardWriter, finish_dataset
@@ -182,3 +186,28 @@ def test_no_conversion_replaces_what_it_reads(exported: Path, tmp_path: Path) ->
         export_model(portable, portable)
     portable.rename(exported)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_is_told_by_the_system_whoever_writes(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    encoder, info = load_encoder(exported)
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    plain = info.model_copy(update={"model": info.model.model_copy(update={"layer_scale": None})})
+    write_encoder(tmp_path / "plain", {n: t for n, t in weights.items() if "_scale" not in n}, plain)
+    request = FeatureRequest.model_construct()
+    scan = ScanFeatures("key", *(np.zeros(shape, np.float32) for shape in (2, (3, 2), (3, 3))))
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    for write in (
+        lambda: convert_weights(tmp_path / "plain/encoder.safetensors", tmp_path / "new/reference.pt"),
+        lambda: export_model(exported, tmp_path / "new/portable.pt2"),
+        lambda: write_encoder(tmp_path / "new", weights, info),
+        lambda: _write(scan, tmp_path / "new"),
+        lambda: write_part(tmp_path / "new" / "part", request, {"cls": scan.cls}, 3),
+    ):
+        with pytest.raises(OSError, match="No space left on device"):
+            write()
+    assert not list((tmp_path / "new").iterdir())
