@@ -153,3 +153,10 @@ def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(run, 
         monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
         threading.Timer(0.5, fcntl.flock, (left, fcntl.LOCK_UN)).start()
         _lock(run).close()
+
+
+def test_ranks_are_refused_a_file_in_the_run_folders_place(run):
+    run.write_text("mine")
+    with pytest.raises(FmctError, match=r"run: is a file; name a folder$"):
+        _lock(run)
+    assert run.read_text() == "mine"
