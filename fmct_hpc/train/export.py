@@ -156,6 +156,8 @@ def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> N
         # Not by save_file, which says no OSError where the disk is full.
         temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in encoder.items()}))
     # Where the training data and its copies lie is the trainer's business, not that of who gets the encoder.
+    data = info.data.model_dump(mode="json") | {"path": "", "cache": None}
+    document = info.model_dump(mode="json") | {"data": data}
     write_text(out / "encoder.json", json.dumps(document, indent=1))
 
 
