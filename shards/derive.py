@@ -82,6 +82,7 @@ def derive(
     Every volume is decoded and checked against its CRC-32; voxels are compressed again only where the
     format changes. Raises FmctError where the source is damaged or `out` holds other data.
     """
+    require_folder(out, dataset.path)
     preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
     keys, sums = dataset.index["key"].to_pylist(), dataset.index["crc32"].to_pylist()
     refuse_other_data(out, format, {one.name: [(keys[i], sums[i]) for i in one.volumes] for one in plan})
@@ -94,8 +95,7 @@ def derive(
 
 
 def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
-    """Raise FmctError where `out` takes no files, or is not empty but holds something else than `wanted`."""
-    require_folder(out)
+    """Raise FmctError where `out` is a dataset of anything but `wanted`, or holds shards of other names."""
     if not out.exists():
         return
     suffixes = [of_format.suffix for of_format in FORMATS.values()]

@@ -17,6 +17,7 @@ from shards.derive import Progress, refuse_other_data
 from shards.errors import FmctError
 from shards.formats import shard_path
 from shards.info import DatasetInfo, ShardInfo, read_preprocessing, sha256
+from shards.places import require_folder
 
 
 def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, total: None) -> DatasetInfo:
@@ -28,6 +29,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
     Raises FmctError where the sources differ in format, spacing or configuration, share a volume or are
     damaged, or `out` holds other data.
     """
+    require_folder(out, *sources)
     datasets = [Dataset.open(source) for source in sources]
     first = datasets[0].info
     for dataset in datasets[1:]:

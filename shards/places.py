@@ -1,6 +1,7 @@
 """Whether an output can be written where it is to go: found out before the work for it, not after."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -9,20 +10,25 @@ from shards.errors import FmctError, refusal
 
 def require_file(out: Path, *inputs: Path | None) -> None:
     """Raise FmctError where the file `out` is one of `inputs`, by whatever path, or cannot be written."""
-    for given in inputs:
-        if given is not None and _is_same(out, given):
-            raise FmctError(f"{out}: is the input {given}, which it would replace; name another file")
+    _require_other(out, inputs, "file")
     if os.path.exists(out) and not os.path.isfile(out):
         kind = "folder" if os.path.isdir(out) else "device"
         raise FmctError(f"{out}: is a {kind}; name a file")
     _require_writable(out.parent)
 
 
-def require_folder(out: Path) -> None:
-    """Raise FmctError where `out` is no folder, or can become none, that takes files."""
+def require_folder(out: Path, *inputs: Path) -> None:
+    """Raise FmctError where `out` is one of `inputs`, or no folder, or can become none, that takes files."""
+    _require_other(out, inputs, "folder")
     if os.path.exists(out) and not os.path.isdir(out):
         raise FmctError(f"{out}: is a file; name a folder")
     _require_writable(out)
+
+
+def _require_other(out: Path, inputs: Iterable[Path | None], kind: str) -> None:
+    for given in inputs:
+        if given is not None and _is_same(out, given):
+            raise FmctError(f"{out}: is the input {given}, which it would replace; name another {kind}")
 
 
 def _is_same(one: Path, other: Path) -> bool:
