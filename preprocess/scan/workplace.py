@@ -122,5 +122,6 @@ def publish(work: Work) -> None:
         if made.exists():
             os.replace(made, place)
     sync(work.catalog.parent)
-    shutil.rmtree(work.parts)
+    if work.parts.exists():  # not after a kill behind the next line
+        shutil.rmtree(work.parts)
     work.complete.unlink()

@@ -224,15 +224,14 @@ def test_a_kill_between_any_two_steps_leaves_the_old_tables_or_the_new(before: s
         (folder / "p0" / "s0" / "new").write_bytes(image(0, 0, 77))
     new = fresh(folder, tmp_path / "fresh")
 
-    def calls_until(stop: int) -> int:
-        """Scan, to be killed at call number `stop`; the number of calls."""
-        count = 0
+    def calls_until(stop: int) -> list[str]:
+        """Scan, to be killed at call number `stop`, from 1; the calls, each as what it was called with."""
+        calls: list[str] = []
 
         def step(real: Callable) -> Callable:
             def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count == stop:
+                calls.append(" ".join(map(str, args)))
+                if len(calls) == stop:
                     raise KeyboardInterrupt
                 return real(*args, **kwargs)
 
@@ -245,18 +244,20 @@ def test_a_kill_between_any_two_steps_leaves_the_old_tables_or_the_new(before: s
                 patch.setattr(os, name, step(getattr(os, name)))
             with suppress(KeyboardInterrupt):
                 scan(folder, catalog)
-        return count
+        return calls
 
-    total = calls_until(0)
+    calls = calls_until(0)
     assert tables(catalog) == new
-    publishing = 8  # at the end every call counts
-    for stop in [*random.Random(0).sample(range(1, total), 3), *range(total - publishing, total + 1)]:
+    # While the marker of a whole scan is there, every call counts.
+    marked = [number for number, call in enumerate(calls, 1) if "complete" in call]
+    assert len(marked) > 2
+    for stop in [*random.Random(0).sample(range(1, len(calls)), 6), *range(marked[0], marked[-1] + 2)]:
         calls_until(stop)
         complete = where / ".catalog.parquet.scan" / "complete"
         state = tables(catalog) if catalog.exists() and rejected_path(catalog).exists() else None
         assert state in (old, new) or complete.exists()
         scan(folder, catalog)
-        assert tables(catalog) == new, f"killed at call {stop} of {total}"
+        assert tables(catalog) == new, f"killed at call {stop} of {len(calls)}"
         assert not list(where.glob(".*"))
 
 
