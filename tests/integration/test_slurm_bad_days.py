@@ -277,7 +277,7 @@ def test_preemption(training, unbroken, table):
 
 @rare
 def test_the_time_limit(training, unbroken, table, monkeypatch):
-    monkeypatch.setenv("FMCT_TEST_PAUSE", "2")
+    monkeypatch.setenv("FMCT_TEST_PAUSE", "3")  # of 30 steps: the warning comes after 90 s at the latest
     site = SITE.model_copy(update={"warn_seconds": 30})  # Slurm may warn up to a minute earlier
     training.submit(site, SITE.train.model_copy(update={"time_minutes": 2}))
     starts = training.done(500)
