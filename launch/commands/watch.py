@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launch.slurm.progress import Kept, extracted
+from launch.slurm.progress import told_by
 from launch.slurm.requeue import BACKOFF_SECONDS
 from shards.errors import FmctError
 
@@ -16,18 +16,7 @@ Run = Annotated[Path | None, typer.Option("--run", help="The run folder, of a tr
 Folder = Annotated[
     Path | None, typer.Option("--folder", help="Where endings are noted; RUN/slurm if not given.")
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Of preprocessing or a sweep that an array shares out.")
-]
-Sweep = Annotated[bool, typer.Option("--sweep", help="OUT is a sweep's.")]
-Extract = Annotated[
-    int | None, typer.Option("--extract", help="Of a sweep's features; its recipe and overrides come too.")
-]
-Probe = Annotated[
-    list[Path] | None, typer.Option("--probe", help="A probe's output folder; of an array, of each task.")
-]
-Catalog = Annotated[Path | None, typer.Option("--catalog", help="What the scan writes.")]
-# A batch script passes all arguments of its command, of which only these matter here.
+# A batch script passes all arguments of its command; `launch.slurm.progress.told_by` reads those that matter.
 OTHERS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -79,20 +68,11 @@ def cancel(folder: Watched) -> None:
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)
-def before(
-    context: typer.Context,
-    run: Run = None,
-    folder: Folder = None,
-    out: Out = None,
-    catalog: Catalog = None,
-    sweep: Sweep = False,
-    extract: Extract = None,
-    probe: Probe = None,
-) -> None:
+def before(context: typer.Context, run: Run = None, folder: Folder = None) -> None:
     """For batch scripts: Slurm started the job again; exit code 2 where it must not go on."""
     from launch.slurm.requeue import before
 
-    if not before(_folder(run, folder), _kept(context.args, run, out, catalog, sweep, extract, probe)):
+    if not before(_folder(run, folder), told_by(context.args, run)):
         raise typer.Exit(2)
 
 
@@ -102,11 +82,6 @@ def after(
     code: Annotated[int, typer.Option(help="Exit code of the job's command.")],
     run: Run = None,
     folder: Folder = None,
-    out: Out = None,
-    catalog: Catalog = None,
-    sweep: Sweep = False,
-    extract: Extract = None,
-    probe: Probe = None,
     backoff: Annotated[
         float, typer.Option(envvar="FMCT_BACKOFF_SECONDS", min=1, help="Before a failed job's next start.")
     ] = BACKOFF_SECONDS,
@@ -114,25 +89,7 @@ def after(
     """For batch scripts: queue the job again, or say why not."""
     from launch.slurm.requeue import after
 
-    kept = _kept(context.args, run, out, catalog, sweep, extract, probe)
-    after(_folder(run, folder), kept, code, backoff)
-
-
-def _kept(
-    arguments: list[str],
-    run: Path | None,
-    out: Path | None,
-    catalog: Path | None,
-    sweep: bool,
-    extract: int | None,
-    probe: list[Path] | None,
-) -> Kept:
-    task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    if extract is not None and arguments:
-        return Kept(stores=extracted(Path(arguments[0]), arguments[1:], int(task or extract)))
-    if probe:
-        return Kept(probe=probe[int(task or 0)] if len(probe) > 1 else probe[0])
-    return Kept(run, None if sweep else out, catalog, out if sweep else None)
+    after(_folder(run, folder), told_by(context.args, run), code, backoff)
 
 
 def _folder(run: Path | None, folder: Path | None) -> Path:

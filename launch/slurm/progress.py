@@ -1,5 +1,6 @@
 """How far a job's command has come, by what it keeps: whether a start of it was of any use."""
 
+import argparse
 import os
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -71,6 +72,30 @@ class Kept(NamedTuple):
             volumes = sum(volumes_kept(store) for store in (self.probe / "features").glob("*"))
             return volumes + (units_in_share(self.probe, 0, 1) or 0), "result"
         return None, "part"
+
+
+def told_by(arguments: list[str], run: Path | None) -> Kept:
+    """Where a batch script's command keeps what it has done, by what it gives `fmct launch after`.
+
+    run: of a training. --catalog: of a scan. --out: of preprocessing, with --sweep of a sweep, that an array
+    shares out. --extract N, behind a sweep's recipe and overrides: of its features. --probe: a probe's output
+    folder, of an array that of each task. What else the command takes is passed over.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--catalog", type=Path)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--extract", type=int)
+    parser.add_argument("--probe", type=Path, action="append")
+    told, others = parser.parse_known_args(arguments)
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    if told.extract is not None and others:
+        return Kept(stores=extracted(Path(others[0]), others[1:], int(task or told.extract)))
+    if told.probe:
+        return Kept(probe=told.probe[int(task or 0)] if len(told.probe) > 1 else told.probe[0])
+    if told.sweep:
+        return Kept(run, catalog=told.catalog, sweep=told.out)
+    return Kept(run, told.out, told.catalog)
 
 
 def extracted(recipe: Path, overrides: list[str], task: int) -> tuple[Share, ...]:
