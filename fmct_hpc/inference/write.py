@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from fmct_hpc.inference.features import ScanFeatures, features
 from fmct_hpc.probe.encoders import load_weights
-from shards.atomic import atomic_path
+from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
 from shards.places import require_folder
 
@@ -67,6 +67,5 @@ def write_features(
 
 def _write(scan: ScanFeatures, out: Path) -> None:
     arrays = {"cls": scan.cls, "patches": scan.patches, "centres_mm": scan.centres_mm}
-    with atomic_path(out / f"{scan.key}.safetensors") as temporary:
-        # Not by save_file, which says no OSError where the disk is full.
-        temporary.write_bytes(save(arrays))
+    # Not by save_file, which says no OSError where the disk is full.
+    write_bytes(out / f"{scan.key}.safetensors", save(arrays))

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
-from shards.atomic import atomic_path, write_text
+from shards.atomic import atomic_path, write_bytes, write_text
 from shards.errors import FmctError
 
 FORMAT_VERSION = 1
@@ -215,10 +215,8 @@ def write_part(
     path: Path, request: FeatureRequest, arrays: dict[str, NDArray[np.generic]], patches: int
 ) -> None:
     """Write a part, and its marker last; patches: patch tokens of a volume."""
-    with atomic_path(path) as temporary:
-        # Not by save_file, which says no OSError where the disk is full.
-        temporary.write_bytes(save(arrays))
-        facts = file_facts(temporary)
+    write_bytes(path, save(arrays))  # not by save_file, which says no OSError where the disk is full
+    facts = file_facts(path)
     assert facts is not None
     marker = PartMarker(request_digest=request.digest, file=facts, patches=patches)
     write_text(path.with_suffix(".json"), marker.model_dump_json(indent=1) + "\n")

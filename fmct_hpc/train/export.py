@@ -20,7 +20,7 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.checkpoint import DataFacts, parts, verify
 from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
-from shards.atomic import atomic_path, write_text
+from shards.atomic import write_bytes, write_text
 
 SPACING_TOLERANCE = 0.01
 """How far, relatively, a volume's spacing may be from the training volumes' to be taken as the same."""
@@ -152,9 +152,9 @@ def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> N
     weights: by the student's names, of which those under "encoder." are written.
     """
     encoder = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
-    with atomic_path(out / "encoder.safetensors") as temporary:
-        # Not by save_file, which says no OSError where the disk is full.
-        temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in encoder.items()}))
+    # Not by save_file, which says no OSError where the disk is full.
+    contiguous = {name: tensor.contiguous() for name, tensor in encoder.items()}
+    write_bytes(out / "encoder.safetensors", save(contiguous))
     # Where the training data and its copies lie is the trainer's business, not that of who gets the encoder.
     data = info.data.model_dump(mode="json") | {"path": "", "cache": None}
     document = info.model_dump(mode="json") | {"data": data}
