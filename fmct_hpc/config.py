@@ -10,7 +10,7 @@ from shards.errors import FmctError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
 AtLeast0 = Annotated[float, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Half of a Philox key; NumPy takes greater numbers beside smaller ones for floats."""
@@ -115,7 +115,7 @@ class ModelConfig(_Section):
     layer_scale: Above0 | None = None
     """First value of a learned factor of each channel of each branch (Touvron et al. 2021, "Going deeper
     with Image Transformers": 1e-5 for deep models); none: not built, as in the reference."""
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_path: Below1 = 0.0
     """Chance that a sample skips a branch of the last block, rising linearly from 0 in the first (Huang et
     al. 2016, equation 4); DINO's ViTs have 0.1, the reference none."""
     prototypes: Positive = 65536
@@ -210,6 +210,11 @@ class ObjectiveConfig(_Section):
         """Whether a part learns from the teacher."""
         return bool(self.dino_weight or self.ibot_weight)
 
+    @property
+    def compares_views(self) -> bool:
+        """Whether a part encodes all views, whole; MAE alone looks at the first one's visible patches."""
+        return self.distils or bool(self.koleo_weight)
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> "ObjectiveConfig":
         if not (self.distils or self.mae_weight):
@@ -237,26 +242,27 @@ class OptimConfig(_Section):
     """Share of all steps with a linearly rising learning rate."""
     weight_decay: tuple[AtLeast0, AtLeast0] = (0.04, 0.4)
     """Start and end of a cosine; none on biases, norms, tokens, positions and prototypes."""
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    betas: tuple[Below1, Below1] = (0.9, 0.95)
     clip: Above0 = 3.0
     """Greatest gradient norm (Caron et al. 2021)."""
 
 
-_OWN_KEYS = {
-    "train_batch_size": "run.batch",
-    "train_micro_batch_size_per_gpu": "engine.micro_batch",
-    "gradient_accumulation_steps": "engine.micro_batch",
-    "gradient_clipping": "optim.clip",
-    "optimizer": "optim",
-    "scheduler": "optim",
-    "stage": "engine.zero_stage",
-    "offload_optimizer": "engine.offload_optimizer",
-    "offload_param": "engine.offload_parameters",
-    "fp16": "engine.precision",
-    "bf16": "engine.precision",
-    "torch_autocast": "engine.precision",
+_NOT_TO_SET = {
+    "train_batch_size": "set run.batch",
+    "train_micro_batch_size_per_gpu": "set engine.micro_batch",
+    "gradient_accumulation_steps": "set engine.micro_batch",
+    "gradient_clipping": "set optim.clip",
+    "optimizer": "set optim",
+    "scheduler": "set optim",
+    "stage": "set engine.zero_stage",
+    "offload_optimizer": "set engine.offload_optimizer",
+    "offload_param": "set engine.offload_parameters",
+    "fp16": "set engine.precision",
+    "bf16": "set engine.precision",
+    "torch_autocast": "set engine.precision",
+    "round_robin_gradients": "it puts parameters where checkpoints do not look for them",
 }
-"""DeepSpeed's keys that follow from ours, and from which."""
+"""DeepSpeed's keys that follow from ours, or that our checkpoints don't know, and what to do or why."""
 
 
 class EngineConfig(_Section):
@@ -288,14 +294,9 @@ class EngineConfig(_Section):
         if self.offload_parameters and self.zero_stage != 3:
             raise ValueError("engine.offload_parameters needs engine.zero_stage=3")
         zero = self.deepspeed.get("zero_optimization", {})
-        if "round_robin_gradients" in zero:
-            raise ValueError(
-                "engine.deepspeed must not set round_robin_gradients: it puts parameters where checkpoints "
-                "do not look for them"
-            )
-        for key, instead in _OWN_KEYS.items():
+        for key, remedy in _NOT_TO_SET.items():
             if key in self.deepspeed or key in zero:
-                raise ValueError(f"engine.deepspeed must not set {key}; set {instead}")
+                raise ValueError(f"engine.deepspeed must not set {key}; {remedy}")
         return self
 
 

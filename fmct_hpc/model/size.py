@@ -54,11 +54,20 @@ def tokens_a_view(config: TrainConfig) -> int:
 def tokens_a_volume(config: TrainConfig) -> int:
     """Tokens that the student's encoder works on for one volume, over all its views."""
     objective, tokens = config.objective, 0
-    if objective.distils or objective.koleo_weight:
+    if objective.compares_views:
         tokens += config.data.views * tokens_a_view(config)
     if objective.mae_weight:
         tokens += _prefix(config.model) + visible_patches(_patches(config), objective.mask_ratio)
     return tokens
+
+
+def masked_patches_a_volume(config: TrainConfig) -> float:
+    """Patches that iBOT hides of one volume's global views, on average; 0 without iBOT."""
+    objective = config.objective
+    if not objective.ibot_weight:
+        return 0.0
+    share = objective.ibot_mask_probability * sum(objective.ibot_mask_ratio) / 2
+    return config.data.global_views * _patches(config) * share
 
 
 def encoder_flops(config: TrainConfig, patches: int | None = None) -> int:
@@ -79,7 +88,7 @@ def training_flops(config: TrainConfig) -> int:
     n, prefix = _patches(config), _prefix(model)
     views, whole = config.data.views, config.data.global_views
     student = teacher = unneeded = 0
-    if objective.distils or objective.koleo_weight:
+    if objective.compares_views:
         student += views * encoder_flops(config)
         unneeded += views * _embedding_flops(config, n)
     if objective.distils:
@@ -88,8 +97,7 @@ def training_flops(config: TrainConfig) -> int:
         student += views * _head_flops(model)
         teacher += whole * _head_flops(model)
     if objective.ibot_weight:
-        share = objective.ibot_mask_probability * sum(objective.ibot_mask_ratio) / 2
-        masked = round(whole * n * share)
+        masked = round(masked_patches_a_volume(config))
         student += masked * _head_flops(model)
         teacher += masked * _head_flops(model)
     if objective.mae_weight:

@@ -63,7 +63,7 @@ class Student(nn.Module):
         parts: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
         temperature = self.objective.student_temperature
-        if self.objective.distils or self.objective.koleo_weight:
+        if self.objective.compares_views:
             tokens = self._encode(views, draws)
             cls = tokens[:, :, 0]
             signs["feature_deviation"] = feature_deviation(cls[: self.global_views])

@@ -55,13 +55,13 @@ class LabelTable:
             raise FmctError(f"{path}: no readable label table; {remedy}") from None
         if STUDY_COLUMN not in table.column_names or set(table.column_names) <= {STUDY_COLUMN, SPLIT_COLUMN}:
             raise FmctError(f"{path}: expected study_key and label columns; {remedy}")
+        no_labels = FmctError(f"{path}: a column holds something else than 0, 1 or null; {remedy}")
         try:
             labels = cls(path, table)
-            only_labels = np.isin(labels._values, (0, 1)) | np.isnan(labels._values)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            only_labels = np.array(False)
-        if not only_labels.all():
-            raise FmctError(f"{path}: a column holds something else than 0, 1 or null; {remedy}")
+            raise no_labels from None
+        if not (np.isin(labels._values, (0, 1)) | np.isnan(labels._values)).all():
+            raise no_labels
         return labels
 
     def join(self, study_keys: NDArray[np.str_]) -> Joined:

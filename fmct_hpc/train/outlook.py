@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import (
     encoder_flops,
+    masked_patches_a_volume,
     parameter_counts,
     tokens_a_view,
     tokens_a_volume,
@@ -63,7 +64,7 @@ def _view_lines(config: TrainConfig) -> list[str]:
         f"{data.global_views} global and {data.local_views} local views of {data.view_size}³, "
         f"{tokens_a_volume(config)} tokens a volume in the student"
     ]
-    if data.views > 1 and not (objective.distils or objective.koleo_weight):
+    if data.views > 1 and not objective.compares_views:
         lines.append(
             "MAE alone learns from the first view: data.global_views=1 data.local_views=0 spare the others"
         )
@@ -114,10 +115,7 @@ def head_bytes(config: TrainConfig, rank_batch: int, micro_batch: int) -> float:
     Copies as measured at 16,384 prototypes: 2 of the targets, 4 with Sinkhorn, and 3 of the student's.
     """
     objective, data = config.objective, config.data
-    masked = (
-        objective.ibot_mask_probability * sum(objective.ibot_mask_ratio) / 2 if objective.ibot_weight else 0
-    )
-    patches = data.global_views * masked * (data.view_size // config.model.patch_size) ** 3
+    patches = masked_patches_a_volume(config)
     targets = patches + (data.global_views if objective.dino_weight else 0)
     outputs = patches + (data.views if objective.dino_weight else 0)
     copies = 4 if objective.centring == "sinkhorn" else 2
