@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from preprocess_export import Export, contents, make_export, run_inline
+from process_groups import group_is_gone
 
 from preprocess import run
 from shards import FmctError
@@ -39,14 +40,6 @@ def wait_until(condition: object, what: str) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, what
         time.sleep(0.005)
-
-
-def group_is_gone(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 @pytest.mark.timeout(120 + 30 * KILLS)

@@ -77,35 +77,6 @@ def test_a_training_whose_start_takes_longer_than_its_time_limit_stops():
     assert "at the checkpoint of step 10 and no further" in decide(history(*limits)).why
 
 
-def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(tmp_path, monkeypatch, caplog):
-    """Share 1 of 3: its tasks are 1, 4, 7, 10; those of others say nothing of it."""
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "75")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
-    queued: list[int] = []
-    monkeypatch.setattr(requeue.scheduler, "jobs_known", lambda job: [])
-    monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait: queued.append(start))
-    before = signal.getsignal(signal.SIGTERM)
-    for start, done in enumerate([(1, 0), (4, 2, 3), (5,), (6, 8)]):
-        for task in done:
-            (tasks / f"{task:05d}-0123abcd.json").touch()
-            (tasks / f"{task:05d}-0123abcd.manifest.parquet").touch()
-        monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
-        requeue.after(tmp_path / "slurm", Kept(out=tmp_path), 128 + signal.SIGUSR2, backoff=60)
-    signal.signal(signal.SIGTERM, before)
-    assert queued == [0, 1, 2]
-    assert [e.progress for e in requeue.read(tmp_path / "slurm", "75_1")] == [1, 2, 2, 2]
-    assert caplog.messages[-1] == (
-        "job 75_1: time limit (a rank was killed by SIGUSR2): 3 time limits with 2 tasks done and no "
-        "further, so not queued again: give it more time (time_minutes of the site file, sbatch --time), "
-        "or begin anew with smaller tasks (output.shard_mib)"
-    )
-
-
 @pytest.fixture
 def starts(monkeypatch):
     """Ends start after start of job 77 with a code; gives the numbers of those that were queued again."""
@@ -116,14 +87,37 @@ def starts(monkeypatch):
     monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait: queued.append(start))
     before = signal.getsignal(signal.SIGTERM)
 
-    def end(folder, *codes, first=0):
+    def end(folder, *codes, first=0, kept=Kept()):  # noqa: B008
         for start, code in enumerate(codes, first):
             monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
-            requeue.after(folder, Kept(), code, backoff=60)
+            requeue.after(folder, kept, code, backoff=60)
         return queued
 
     yield end
     signal.signal(signal.SIGTERM, before)
+
+
+def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(
+    tmp_path, monkeypatch, caplog, starts
+):
+    """Share 1 of 3: its tasks are 1, 4, 7, 10; those of others say nothing of it."""
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    for name, value in {"JOB_ID": "75", "TASK_ID": "1", "TASK_COUNT": "3"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_{name}", value)
+    queued: list[int] = []
+    for start, done in enumerate([(1, 0), (4, 2, 3), (5,), (6, 8)]):
+        for task in done:
+            (tasks / f"{task:05d}-0123abcd.json").touch()
+            (tasks / f"{task:05d}-0123abcd.manifest.parquet").touch()
+        queued = starts(tmp_path / "slurm", 128 + signal.SIGUSR2, first=start, kept=Kept(out=tmp_path))
+    assert queued == [0, 1, 2]
+    assert [e.progress for e in requeue.read(tmp_path / "slurm", "75_1")] == [1, 2, 2, 2]
+    assert caplog.messages[-1] == (
+        "job 75_1: time limit (a rank was killed by SIGUSR2): 3 time limits with 2 tasks done and no "
+        "further, so not queued again: give it more time (time_minutes of the site file, sbatch --time), "
+        "or begin anew with smaller tasks (output.shard_mib)"
+    )
 
 
 @pytest.mark.parametrize(("code", "most"), [(73, FAILURES["no room"]), (1, FAILURES["crash"])])

@@ -14,6 +14,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
+from process_groups import group_is_gone
 from shard_samples import FORMATS, PREPROCESSING, make_key, noise, write_dataset
 
 from shards import Dataset, FmctError, info, verify, zarr_shard
@@ -286,15 +287,6 @@ def test_workers_end_with_a_verification_that_is_killed(tmp_path: Path) -> None:
         process.stdout.readline()
         process.kill()
     deadline = time.monotonic() + 30
-    while is_alive(process.pid) and time.monotonic() < deadline:
+    while not group_is_gone(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not is_alive(process.pid)
-
-
-def is_alive(group: int) -> bool:
-    """Whether a process group has a process left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    assert group_is_gone(process.pid)
