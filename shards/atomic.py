@@ -1,8 +1,9 @@
-"""Writing files so that a killed process leaves either the old file or the new one."""
+"""Writing files so that a killed process leaves either the old file or the new one, and never another's."""
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -12,21 +13,33 @@ TEMPORARY_SUFFIX = ".tmp"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit sync it and rename it to `path`.
 
-    The file at the temporary path must be closed by then. On an exception it is removed and
-    `path` stays as it was; an OSError that names the temporary path, or none, then names `path`.
+    There is an empty new file at the temporary path, made by this process under a name that nobody can guess,
+    so that no link of another user's is followed; a link at `path` itself is replaced, not followed. The file
+    must be closed by the end. On an exception it is removed and `path` stays as it was; an OSError that
+    names the temporary path, or none, then names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
+        os.close(create(temporary))
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            temporary.unlink()
         if isinstance(error, OSError) and error.errno and _name(error) in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def create(path: Path, mode: int = 0o666) -> int:
+    """A descriptor, to read and write, of a new file; FileExistsError where there is anything, a link too.
+
+    mode: before the process's mask (umask).
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 def _name(error: OSError) -> object:

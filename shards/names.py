@@ -1,0 +1,55 @@
+"""Names and keys that are read from files and become paths: what they may be, and how paths are made."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import AfterValidator, StringConstraints
+
+from shards.errors import FmctError
+
+_KEY = "[0-9a-f]{32}"
+_COMPONENT = "[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}"
+"""Portable in every file system, never hidden, no option of a command, and short enough to take a suffix."""
+
+_component = re.compile(_COMPONENT)
+
+
+def is_component(name: str) -> bool:
+    """Whether `name` is one plain path component: letters, digits and . _ + -, not a dot first."""
+    return _component.fullmatch(name) is not None
+
+
+def _require_component(name: str) -> str:
+    if not is_component(name):
+        raise ValueError("expected a plain file name: letters, digits and . _ + -, no folder")
+    return name
+
+
+HexKey = Annotated[str, StringConstraints(pattern=f"^{_KEY}$")]
+"""A pseudonym: 32 lower-case hexadecimal digits (preprocess.privacy.deidentify)."""
+
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+"""A SHA-256 in lower-case hexadecimal."""
+
+Component = Annotated[str, AfterValidator(_require_component)]
+"""One plain path component."""
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name` in `folder`; raises FmctError unless `name` is one plain component.
+
+    Whatever is read from a file goes through here before it is a path.
+    """
+    if not is_component(name):
+        raise FmctError(
+            f"{folder}: refuses {name[:80]!r} as the name of a file in it; its source is not sound"
+        )
+    return folder / name
+
+
+def all_keys(column: pa.ChunkedArray) -> bool:
+    """Whether every value of a string column is a key."""
+    return bool(pc.all(pc.match_substring_regex(column, f"^{_KEY}$"), skip_nulls=False, min_count=0).as_py())

@@ -1,0 +1,25 @@
+"""Who else may read what is written: one mask (umask) for a whole process and those that it starts."""
+
+import os
+from typing import Literal
+
+Share = Literal["owner", "group", "all"]
+
+VARIABLE = "FMCT_SHARE"
+"""Environment: what jobs and ranks are told of the choice."""
+
+_MASKS: dict[str, int] = {"owner": 0o077, "group": 0o027, "all": 0o022}
+
+
+def share(with_whom: Share | None) -> None:
+    """Have all that this process writes from now on be readable by its owner, the group, or everybody.
+
+    None: what `VARIABLE` says, else the group at most, as the user's own umask is where that is stricter.
+    Files made 0600 or folders made 0700 (catalog, keys, caches) stay as they are.
+    """
+    chosen = with_whom or os.environ.get(VARIABLE)
+    if chosen in _MASKS:
+        os.umask(_MASKS[chosen])
+        os.environ[VARIABLE] = chosen
+    else:
+        os.umask(os.umask(0o077) | _MASKS["group"])
