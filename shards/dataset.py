@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from shards import index as indexes
 from shards import info as infos
@@ -56,8 +57,12 @@ class Dataset:
         return self.info.volumes
 
     def record(self, i: int) -> VolumeRecord:
-        """The record of volume i."""
-        return indexes.to_record(self.index.slice(i, 1).to_pylist()[0])
+        """The record of volume i; FmctError where the index holds a value that no record may have."""
+        try:
+            return indexes.to_record(self.index.slice(i, 1).to_pylist()[0])
+        except ValidationError as error:
+            column = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise FmctError(f"{self.path / INDEX_NAME}: row {i}: {column} is not valid; {RESTORE}") from None
 
     def position(self, key: str) -> int:
         """The number of the volume `key`; KeyError where there is none."""
@@ -161,7 +166,25 @@ def read_index(path: Path, info: DatasetInfo) -> pa.Table:
         raise FmctError(f"{file} is missing; {remedy}")
     if infos.sha256(file) != info.index_sha256:
         raise FmctError(f"{file} is damaged or of another dataset; {remedy}")
-    return indexes.read(file)
+    try:
+        index = indexes.read(file)
+    except (ValueError, pa.ArrowException) as error:
+        raise FmctError(f"{file}: is no index of volumes ({error}); {remedy}") from None
+    _require_places(index, info, file)
+    return index
+
+
+def _require_places(index: pa.Table, info: DatasetInfo, file: Path) -> None:
+    """Raise FmctError unless the rows are those of the shards of `info`, in order, each inside its file."""
+    names = pa.array([shard.name for shard in info.shards], pa.string())
+    found = pc.fill_null(pc.index_in(index["shard"].cast(pa.string()), names), -1).to_numpy()
+    numbers = np.repeat(np.arange(len(info.shards)), [shard.volumes for shard in info.shards])
+    if not np.array_equal(found, numbers):
+        raise FmctError(f"{file}: its volumes are not those of the shards in {infos.FILE_NAME}; {RESTORE}")
+    first, length = (index[name].to_numpy() for name in ("offset", "length"))
+    sizes = np.array([shard.bytes for shard in info.shards], np.int64)[numbers]
+    if ((first < 0) | (length < 0) | (length > sizes - first)).any():
+        raise FmctError(f"{file}: a volume lies outside its shard; {RESTORE}")
 
 
 def finish_dataset(

@@ -7,6 +7,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from shards import tar_shard, zarr_shard
+from shards.names import inside
 from shards.schema import ShardFormat, VolumeRecord
 from shards.voxels import Extent, Index3
 
@@ -39,5 +40,5 @@ FORMATS: dict[ShardFormat, Format] = {
 
 
 def shard_path(directory: Path, name: str, format: ShardFormat) -> Path:
-    """The shard file called `name` in `directory`."""
-    return directory / (name + FORMATS[format].suffix)
+    """The shard file called `name` in `directory`; FmctError where `name` is no plain file name."""
+    return inside(directory, name + FORMATS[format].suffix)

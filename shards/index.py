@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.info import ShardInfo
+from shards.names import all_keys, inside
 from shards.schema import FORMAT_VERSION, DecodeFacts, ShardFormat, VolumeRecord
 from shards.voxels import Extent
 
@@ -18,6 +20,8 @@ SIDECAR_SUFFIX = ".index.parquet"
 _SHARD, _FORMAT = b"fmct.shard", b"fmct.format"
 _ROW_GROUP = 65_536
 """Rows decoded at a time: reading a large index takes a sixth less memory than in one group."""
+KEYS = ("key", "patient_key", "study_key")
+"""Columns of pseudonyms."""
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
 
 SCHEMA = pa.schema(
@@ -49,6 +53,8 @@ SCHEMA = pa.schema(
     ]
 )
 """VolumeRecord and its DecodeFacts flat, then the shard's name and the Extent of the voxels in it."""
+_REQUIRED = tuple(name for name in SCHEMA.names if name not in ("kvp", "slice_thickness_mm"))
+"""Columns that hold a value for every volume."""
 
 
 def to_row(record: VolumeRecord, shard: str, extent: Extent) -> dict[str, Any]:
@@ -85,12 +91,16 @@ def read(path: Path) -> pa.Table:
     table = pq.read_table(path, partitioning=None)
     if not table.schema.equals(SCHEMA):
         raise pa.ArrowInvalid("not the columns of a shard index")
+    if any(table[name].null_count for name in _REQUIRED):
+        raise pa.ArrowInvalid("a value that every volume has is missing")
+    if not all(all_keys(table[name]) for name in KEYS):
+        raise pa.ArrowInvalid("a key is not 32 hexadecimal digits")
     return table
 
 
 def sidecar_path(directory: Path, shard: str) -> Path:
-    """The index beside the shard of that name."""
-    return directory / (shard + SIDECAR_SUFFIX)
+    """The index beside the shard of that name; FmctError where it is no plain file name."""
+    return inside(directory, shard + SIDECAR_SUFFIX)
 
 
 def write_sidecar(table: pa.Table, shard: ShardInfo, format: ShardFormat, path: Path) -> None:
@@ -111,6 +121,8 @@ def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:
         raise FmctError(f"{path} is missing: its shard is unfinished; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         raise FmctError(f"{path} is damaged; {remedy}") from None
+    if path.name != shard.name + SIDECAR_SUFFIX or pc.any(pc.not_equal(table["shard"], shard.name)).as_py():
+        raise FmctError(f"{path} describes another shard, {shard.name}; {remedy}")
     if found != expected:
         raise FmctError(f"{path} is of format {found}, not {expected}; {remedy}")
     return table.replace_schema_metadata(), shard

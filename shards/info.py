@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from shards.atomic import write_text
 from shards.errors import FmctError
+from shards.names import Component, Sha256
 from shards.schema import FORMAT_VERSION, ShardFormat
 
 FILE_NAME = "dataset.json"
@@ -22,10 +23,10 @@ class ShardInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(description="file name without the format's suffix")
-    volumes: int
-    bytes: int = Field(description="size of the file")
-    sha256: str = Field(description="of the file")
+    name: Component = Field(description="file name without the format's suffix")
+    volumes: NonNegativeInt
+    bytes: NonNegativeInt = Field(description="size of the file")
+    sha256: Sha256 = Field(description="of the file")
 
 
 class DatasetInfo(BaseModel):
@@ -36,12 +37,12 @@ class DatasetInfo(BaseModel):
     format_version: int = FORMAT_VERSION
     format: ShardFormat
     spacing_mm: tuple[float, float, float] = Field(description="(D, H, W) mm")
-    config_digest: str = Field(description="SHA-256 of the preprocessing configuration")
+    config_digest: Sha256 = Field(description="SHA-256 of the preprocessing configuration")
     volumes: int
     bytes: int = Field(description="size of all shard files")
     shards: tuple[ShardInfo, ...] = Field(description="ordered by name")
-    index_sha256: str = Field(description="of index.parquet")
-    sidecar_sha256: tuple[str, ...] = Field(description="of each shard's sidecar index, in their order")
+    index_sha256: Sha256 = Field(description="of index.parquet")
+    sidecar_sha256: tuple[Sha256, ...] = Field(description="of each shard's sidecar index, in their order")
     digest: str = Field(
         default="", description="SHA-256 of all above but the indexes': what identifies the data"
     )

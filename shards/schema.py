@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shards.names import HexKey, Sha256
+
 FORMAT_VERSION = 1
 
 ShardFormat = Literal["zarr", "webdataset"]
@@ -33,9 +35,9 @@ class VolumeRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    key: str = Field(description="HMAC of the series identity, 32 hexadecimal digits")
-    patient_key: str = Field(description="HMAC of the patient identity; splits are made on it")
-    study_key: str = Field(description="HMAC of Study Instance UID; labels join on it")
+    key: HexKey = Field(description="HMAC of the series identity, 32 hexadecimal digits")
+    patient_key: HexKey = Field(description="HMAC of the patient identity; splits are made on it")
+    study_key: HexKey = Field(description="HMAC of Study Instance UID; labels join on it")
     shape: tuple[int, int, int] = Field(description="(D, H, W) voxels")
     dtype: Literal["int16"] = "int16"
     spacing_mm: tuple[float, float, float] = Field(description="(D, H, W) mm")
@@ -43,6 +45,6 @@ class VolumeRecord(BaseModel):
         min_length=16, max_length=16, description="4×4 row-major, (d, h, w, 1) to patient LPS mm"
     )
     crc32: int = Field(description="CRC-32 (zlib) of the voxels as little-endian int16 in C order")
-    source_digest: str = Field(description="SHA-256 over the source instances' pixel and geometry bytes")
-    config_digest: str = Field(description="SHA-256 of the preprocessing configuration used")
+    source_digest: Sha256 = Field(description="SHA-256 over the source instances' pixel and geometry bytes")
+    config_digest: Sha256 = Field(description="SHA-256 of the preprocessing configuration used")
     facts: DecodeFacts

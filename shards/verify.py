@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from shards import index as indexes
 from shards import info as infos
-from shards.dataset import Dataset
+from shards.dataset import Dataset, read_index
 from shards.errors import FmctError
 from shards.formats import shard_path
 from shards.info import DatasetInfo
@@ -37,6 +37,11 @@ def verify(
     """
     info = infos.read(path)
     problems = _check_file(path / infos.INDEX_NAME, info.index_sha256)
+    if not problems:
+        try:
+            read_index(path, info)
+        except FmctError as error:
+            problems.append(Problem(infos.INDEX_NAME, None, str(error)))
     try:
         infos.read_preprocessing(path, info.config_digest)
     except FmctError as error:

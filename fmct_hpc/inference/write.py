@@ -13,6 +13,7 @@ from fmct_hpc.inference.features import ScanFeatures, features
 from fmct_hpc.probe.encoders import load_weights
 from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
+from shards.names import inside
 from shards.places import require_folder
 
 TABLE = "features.parquet"
@@ -68,4 +69,4 @@ def write_features(
 def _write(scan: ScanFeatures, out: Path) -> None:
     arrays = {"cls": scan.cls, "patches": scan.patches, "centres_mm": scan.centres_mm}
     # Not by save_file, which says no OSError where the disk is full.
-    write_bytes(out / f"{scan.key}.safetensors", save(arrays))
+    write_bytes(inside(out, f"{scan.key}.safetensors"), save(arrays))

@@ -23,6 +23,7 @@ from preprocess.dicom.catalog import Series, read_rows
 from preprocess.privacy.deidentify import PSEUDONYM_DIGITS, Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.names import Sha256
 from shards.places import require_file
 from shards.schema import FORMAT_VERSION
 
@@ -41,7 +42,7 @@ class Task(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    digest: str
+    digest: Sha256
     """SHA-256 over the settings and every series' input digest."""
     rows: tuple[int, ...]
     """Row numbers in the catalog, ordered by study's and then series' pseudonym."""
@@ -52,7 +53,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    settings: str
+    settings: Sha256
     """`settings_digest` of the configuration it was made with."""
     tasks: tuple[Task, ...]
 

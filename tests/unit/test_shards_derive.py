@@ -54,7 +54,7 @@ def many_patients(path: Path, patients: int, each: int = 2) -> Dataset:
     voxels = noise((4, 5, 6), 0)
     with ShardWriter(path, "s", "zarr") as shard:
         for n in range(patients * each):
-            shard.add(make_record(voxels, make_key(n), patient_key=f"p{n % patients}"), voxels)
+            shard.add(make_record(voxels, make_key(n), patient_key=make_key(1000 + n % patients)), voxels)
     finish_dataset(path, "zarr", ["s"])
     return Dataset.open(path)
 

@@ -11,6 +11,7 @@ from fmct_hpc.probe.leakage import Leakage
 from fmct_hpc.probe.sweep.grid import Unit
 from shards.atomic import atomic_path, write_text
 from shards.errors import FmctError
+from shards.names import Sha256
 
 TABLES = ("results", "predictions")
 
@@ -21,7 +22,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     units: tuple[Unit, ...]
-    digests: tuple[str, ...]
+    digests: tuple[Sha256, ...]
     """Of each unit."""
     seconds: tuple[float, ...]
     """Estimate for each unit."""
