@@ -4,7 +4,6 @@ Rows bear the pseudonyms that preprocessing gives, and no text of the source, so
 handed round; `fmct trace` leads back. Identifiers and descriptions are added only where asked for.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,8 +156,7 @@ def write(tables: Iterable[pa.Table], path: Path) -> Iterator[pa.Table]:
     """
     if path.suffix not in (".csv", ".parquet"):
         raise FmctError(f"{path}: neither .csv nor .parquet; name the table by one of the two")
-    with atomic_path(path) as temporary:
-        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+    with atomic_path(path, 0o600) as temporary:
         writer: pq.ParquetWriter | pa_csv.CSVWriter | None = None
         try:
             for table in tables:

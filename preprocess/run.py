@@ -15,6 +15,7 @@ from preprocess.tasks.plan import plan, read_current_plan
 from preprocess.tasks.pool import run_tasks
 from preprocess.tasks.task import run_task
 from shards.errors import FmctError
+from shards.lock import writing
 
 __all__ = [
     "Status",
@@ -63,6 +64,13 @@ def run_share(
 
     Raises FmctError as `run_task` does. A task that fails lets the others finish.
     """
+    with writing(out, f"fmct preprocess --share {share}/{shares}", shared=True):
+        return _run_share(catalog, out, share, shares, config, progress)
+
+
+def _run_share(
+    catalog: Path, out: Path, share: int, shares: int, config: PreprocessConfig, progress: Progress | None
+) -> int:
     tasks = list(enumerate(read_current_plan(out, config).tasks))[share::shares]
     todo = [index for index, task in tasks if not ledger.result(ledger.files(out, index, task))]
     log.info("%d tasks, %d of them to do", len(tasks), len(todo))
@@ -75,5 +83,5 @@ def run_share(
                 progress(done, len(tasks))
     if failures:
         index, error = min(failures, key=lambda failure: failure[0])
-        raise FmctError(f"{len(failures)} of {len(tasks)} tasks failed, first {index}: {error}")
+        raise type(error)(f"{len(failures)} of {len(tasks)} tasks failed, first {index}: {error}")
     return len(tasks)

@@ -10,18 +10,18 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit sync it and rename it to `path`.
 
     There is an empty new file at the temporary path, made by this process under a name that nobody can guess,
-    so that no link of another user's is followed; a link at `path` itself is replaced, not followed. The file
-    must be closed by the end. On an exception it is removed and `path` stays as it was; an OSError that
-    names the temporary path, or none, then names `path`.
+    so that no link of another user's is followed; a link at `path` itself is replaced, not followed. mode: of
+    the file, before the process's mask (umask). The file must be closed by the end. On an exception it is
+    removed and `path` stays as it was; an OSError that names the temporary path, or none, then names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
-        os.close(create(temporary))
+        os.close(create(temporary, mode))
         yield temporary
         sync(temporary)
         os.replace(temporary, path)

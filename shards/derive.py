@@ -16,6 +16,7 @@ from shards.dataset import Dataset, finish_dataset
 from shards.errors import FmctError
 from shards.formats import FORMATS, shard_path
 from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
+from shards.lock import writing
 from shards.parallel import unordered
 from shards.places import require_folder
 from shards.schema import ShardFormat
@@ -85,13 +86,14 @@ def derive(
     require_folder(out, dataset.path)
     preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
     keys, sums = dataset.index["key"].to_pylist(), dataset.index["crc32"].to_pylist()
-    refuse_other_data(out, format, {one.name: [(keys[i], sums[i]) for i in one.volumes] for one in plan})
-    done = 0
-    for volumes in unordered(partial(_write_shard, dataset, out, format), plan, workers):
-        done += volumes
-        progress(done, sum(len(shard.volumes) for shard in plan))
-    names = [shard.name for shard in plan]
-    return finish_dataset(out, format, names, preprocessing)
+    wanted = {one.name: [(keys[i], sums[i]) for i in one.volumes] for one in plan}
+    with writing(out, "fmct shards"):
+        refuse_other_data(out, format, wanted)
+        done = 0
+        for volumes in unordered(partial(_write_shard, dataset, out, format), plan, workers):
+            done += volumes
+            progress(done, sum(len(shard.volumes) for shard in plan))
+        return finish_dataset(out, format, list(wanted), preprocessing)
 
 
 def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:

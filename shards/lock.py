@@ -1,4 +1,4 @@
-"""One writer an output: a lock that its process holds, and that tells others who holds it."""
+"""One writer an output: a lock that its process holds, and that says to others who holds it."""
 
 import errno
 import fcntl
@@ -7,98 +7,130 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.errors import FmctError
+from shards.places import require_folder
 
 LOCK_NAME = ".lock"
 WITHOUT = "FMCT_NO_LOCKS"
-"""Environment: 1 for a file system that offers no locks, where the user starts one command at a time."""
+"""Environment: 1 for a file system that has no locks, where the user starts one command at a time."""
+
+RESTART_SECONDS = 150.0
+"""NFS keeps the locks of a client that has died for its lease, 90 seconds where nobody changed it."""
 
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+_held: set[int] = set()
+"""Descriptors of the locks that this process holds."""
 
 
 class HeldError(FmctError):
     """Another process is writing there; once it has ended, the same command works."""
 
-    exit_code = 75
-    """EX_TEMPFAIL of sysexits.h: a launcher may try again later."""
-
 
 @contextmanager
-def writing(folder: Path, what: str, shared: bool = False, wait_seconds: float = 0.0) -> Iterator[None]:
+def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_NAME) -> Iterator[None]:
     """Hold the output `folder`, which is made where it is missing, while `what` (a command) writes there.
 
-    shared: beside others that are shared, such as the shares of an array of tasks, none of which writes
-    another's files; alone otherwise. The lock ends with the process, however it ends.
+    shared: beside others that are shared, such as the shares of an array of tasks, of which none writes
+    another's files; alone otherwise. name: of the lock's file in the folder. The lock ends with the process,
+    however it ends, and is no child's.
 
-    Raises HeldError, with who holds it, where another does after `wait_seconds`; FmctError where the file
-    system has no locks, or the lock's file is a link.
+    A job that Slurm has started again waits `RESTART_SECONDS` for what is left of its last start. Raises
+    HeldError, with who holds it, where another process does; FmctError where the folder takes no files, its
+    file system has no locks, or the lock's file is a link.
     """
+    require_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _open(folder / LOCK_NAME)
+    file = folder / name
+    patience = RESTART_SECONDS if os.environ.get("SLURM_RESTART_COUNT") else 0
+    descriptor = _acquire(file, shared, time.monotonic() + patience)
+    _held.add(descriptor)
     try:
-        if not _lock(descriptor, folder, shared, wait_seconds):
-            raise HeldError(f"{folder}: {_holder(descriptor)} is writing there; wait for it, or end it")
         _sign(descriptor, what)
         yield
     finally:
+        if not shared:
+            with suppress(OSError):
+                file.unlink()
+        _held.discard(descriptor)
         os.close(descriptor)
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a process holds `folder` now; False where none ever did, or where that cannot be known."""
+def is_held(folder: Path, name: str = LOCK_NAME) -> bool:
+    """Whether a process holds `folder` now; False where none does, or where that cannot be known."""
     try:
-        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
+        return not _lock(descriptor, folder, shared=True)
+    except (OSError, FmctError):
         return False
     finally:
         os.close(descriptor)
-    return False
 
 
-def _open(path: Path) -> int:
+def _acquire(file: Path, shared: bool, deadline: float) -> int:
+    """A descriptor of the file at `file` that holds its lock."""
+    while True:
+        descriptor = _open(file)
+        try:
+            if _lock(descriptor, file.parent, shared):
+                if _is(descriptor, file):
+                    return descriptor
+                os.close(descriptor)  # its last holder has just removed it
+                continue
+            if time.monotonic() >= deadline:
+                raise HeldError(
+                    f"{file.parent}: {_holder(descriptor)} is writing there; wait for it, or end it"
+                )
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        time.sleep(0.5)
+
+
+def _open(file: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise FmctError(f"{path}: is a link, where fmct keeps a file of its own; remove it") from None
+            raise FmctError(f"{file}: is a link, where fmct keeps a file of its own; remove it") from None
         raise
 
 
-def _lock(descriptor: int, folder: Path, shared: bool, wait_seconds: float) -> bool:
-    """Whether the lock is held now."""
+def _lock(descriptor: int, folder: Path, shared: bool) -> bool:
+    """Whether the lock is held now; FmctError where the file system has none."""
     if os.environ.get(WITHOUT) == "1":
         return True
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    deadline = time.monotonic() + wait_seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(min(2.0, wait_seconds))
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            why = os.strerror(error.errno or 0).lower()
-            raise FmctError(
-                f"{folder}: its file system has no locks ({why}); have it mounted with flock (Lustre: "
-                f"-o flock), or set {WITHOUT}=1 and start one command at a time there"
-            ) from None
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        why = os.strerror(error.errno or 0).lower()
+        raise FmctError(
+            f"{folder}: its file system has no locks ({why}); have it mounted with flock (Lustre: -o flock), "
+            f"or set {WITHOUT}=1 and start one command at a time there"
+        ) from None
+    return True
+
+
+def _is(descriptor: int, file: Path) -> bool:
+    """Whether `file` still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def _sign(descriptor: int, what: str) -> None:
-    """Say in the file who holds it."""
+    """Say in the file who holds it; of shared holders, the last."""
     holder = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)
@@ -113,3 +145,14 @@ def _holder(descriptor: int) -> str:
     except (ValueError, KeyError, TypeError, OverflowError):
         return "another process"
     return f"{what[:80]!a} (process {pid} on {host[:80]!a}, since {since})"
+
+
+def _forget_in_child() -> None:
+    """A forked child that outlives its parent must not hold the parent's locks: close its copies."""
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -17,6 +17,7 @@ from shards.derive import Progress, refuse_other_data
 from shards.errors import FmctError
 from shards.formats import shard_path
 from shards.info import DatasetInfo, ShardInfo, read_preprocessing, sha256
+from shards.lock import writing
 from shards.places import require_folder
 
 
@@ -48,14 +49,15 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
         for number, dataset in enumerate(datasets)
         for shard in dataset.info.shards
     ]
-    refuse_other_data(out, first.format, {name: _volumes(dataset, shard) for dataset, shard, name in work})
-    done = 0
-    for dataset, shard, name in work:
-        _take(dataset, shard, out, name)
-        done += shard.volumes
-        progress(done, sum(len(dataset) for dataset in datasets))
-    names_taken = [name for _, _, name in work]
-    return finish_dataset(out, first.format, names_taken, preprocessing)
+    wanted = {name: _volumes(dataset, shard) for dataset, shard, name in work}
+    with writing(out, "fmct shards merge"):
+        refuse_other_data(out, first.format, wanted)
+        done = 0
+        for dataset, shard, name in work:
+            _take(dataset, shard, out, name)
+            done += shard.volumes
+            progress(done, sum(len(dataset) for dataset in datasets))
+        return finish_dataset(out, first.format, list(wanted), preprocessing)
 
 
 _REMEDY = {

@@ -10,9 +10,12 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from fmct_hpc.inference.features import ScanFeatures, features
+from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import load_weights
+from fmct_hpc.train.export import EncoderInfo
 from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
+from shards.lock import writing
 from shards.names import inside
 from shards.places import require_folder
 
@@ -47,6 +50,18 @@ def write_features(
     """
     require_folder(out)
     loaded = load_weights(encoder)
+    with writing(out, "fmct features"):
+        return _write_all(paths, loaded, out, batch, device, progress)
+
+
+def _write_all(
+    paths: Sequence[Path],
+    loaded: tuple[VisionTransformer, EncoderInfo],
+    out: Path,
+    batch: int,
+    device: str,
+    progress: Callable[[int, int], None],
+) -> Written:
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
     for number, path in enumerate(paths):

@@ -20,6 +20,7 @@ from fmct_hpc.probe.store import FeatureRequest, FeatureStore, array_name
 from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset
 from shards.errors import FmctError
+from shards.lock import writing
 
 PART_VOLUMES = 256
 """Volumes of a part: what a killed process loses at most, and, of ViT-B's patch tokens, 200 MB."""
@@ -86,24 +87,25 @@ def extract_store(
     extents = [(start, min(start + part_volumes, len(rows))) for start in starts]
     parts = [store.part_path(out, request, *extent) for extent in extents]
     share = range(len(parts)) if task is None else range(task[0], len(parts), task[1])
-    missing = [number for number in share if not store.part_is_done(parts[number], request)]
-    total = sum(extents[number][1] - extents[number][0] for number in missing)
-    done = 0
-    for number in missing:
-        part_rows = rows[slice(*extents[number])]
-        pieces: dict[str, list[NDArray[np.generic]]] = {array: [] for array in request.arrays()}
-        patches = 0
-        for outputs in _batches(encoder, dataset, part_rows, request.layers, batch, device, workers):
-            patches = outputs[0].shape[1] - encoder.prefix
-            for array, values in _pooled(encoder, request, outputs).items():
-                pieces[array].append(values)
-            done += len(outputs[0])
-            progress(done, total)
-        joined = {array: np.concatenate(values) for array, values in pieces.items()}
-        store.write_part(parts[number], request, joined, patches)
-    if task is not None:
-        return None
-    return store.collect(out, request, parts, index, name, encoder.step, encoder.depth, spec_digest)
+    with writing(out, "the extraction of features", shared=task is not None):
+        missing = [number for number in share if not store.part_is_done(parts[number], request)]
+        total = sum(extents[number][1] - extents[number][0] for number in missing)
+        done = 0
+        for number in missing:
+            part_rows = rows[slice(*extents[number])]
+            pieces: dict[str, list[NDArray[np.generic]]] = {array: [] for array in request.arrays()}
+            patches = 0
+            for outputs in _batches(encoder, dataset, part_rows, request.layers, batch, device, workers):
+                patches = outputs[0].shape[1] - encoder.prefix
+                for array, values in _pooled(encoder, request, outputs).items():
+                    pieces[array].append(values)
+                done += len(outputs[0])
+                progress(done, total)
+            joined = {array: np.concatenate(values) for array, values in pieces.items()}
+            store.write_part(parts[number], request, joined, patches)
+        if task is not None:
+            return None
+        return store.collect(out, request, parts, index, name, encoder.step, encoder.depth, spec_digest)
 
 
 def volumes_kept(out: Path, share: int = 0, shares: int = 1) -> int:

@@ -17,7 +17,7 @@ from fmct_hpc.train.export import encoder_info, export_checkpoint
 from shards import FmctError
 from shards.atomic import write_text
 from shards.info import sha256
-from shards.places import require_folder
+from shards.lock import writing
 
 HEADS: tuple[MethodName, ...] = ("logistic", "neighbours")
 ENCODERS = ("trained", "untrained")
@@ -74,7 +74,11 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
     there is no encoder yet, no volume has a label, `out` takes no files, or the volumes were preprocessed in
     another way than those the encoder was trained on.
     """
-    require_folder(out)
+    with writing(out, "fmct probe", name=".probe.lock"):
+        return _probe(run, config, out, progress)
+
+
+def _probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, int], None]) -> ProbeResult:
     checkpoint = run if (run / MANIFEST).exists() else None
     weights = out if checkpoint else run
     if checkpoint:

@@ -1,13 +1,11 @@
 """A training run from its folder: what must hold before it starts, and one rank's life."""
 
-import fcntl
 import json
 import logging
-import os
 import socket
-import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -21,12 +19,10 @@ from fmct_hpc.train.start import require_start
 from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError
 from shards.atomic import write_text
+from shards.lock import writing
 from shards.places import require_folder
 
 log = logging.getLogger(__name__)
-
-LOCK_SECONDS = 150.0
-"""NFS keeps the locks of a client that has died for its lease, 90 seconds where nobody changed it."""
 
 FREE_TO_CHANGE = (
     "data.path",  # the same volumes may move, or be read from the other format: what they hold is compared
@@ -115,9 +111,8 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     from fmct_hpc.train.observers import RunObservers
     from fmct_hpc.train.saver import Saver
 
-    with Watchdog(run, rank, 60 * config.run.hang_minutes) as watchdog:
-        lock: list[IO[str]] = []
-        on_first_rank(lambda: lock.append(_lock(run)))
+    with ExitStack() as held, Watchdog(run, rank, 60 * config.run.hang_minutes) as watchdog:
+        on_first_rank(lambda: held.enter_context(writing(run, "fmct train")))
         found = on_first_rank(lambda: preflight(config, run, world_size))
         if found:
             on_first_rank(lambda: set_damaged_aside(run, found[1].step))
@@ -176,26 +171,6 @@ def _export(run: Path, done: int) -> None:
     if path.exists():
         export_checkpoint(path, run)
         log.info("%s: encoder of step %d", run / "encoder.safetensors", done)
-
-
-def _lock(run: Path) -> IO[str]:
-    """Hold the run folder as long as the returned file is open: two trainings there would ruin each other.
-
-    A job that Slurm has started again waits a while for what is left of its last start, on a lost node say.
-    """
-    deadline = time.monotonic() + (LOCK_SECONDS if os.environ.get("SLURM_RESTART_COUNT") else 0)
-    require_folder(run)
-    run.mkdir(parents=True, exist_ok=True)
-    file = (run / ".lock").open("w")
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if time.monotonic() > deadline:
-                file.close()
-                raise FmctError(f"{run}: another process is training there; wait for it, or end it") from None
-            time.sleep(2)
 
 
 def _write_configuration(config: TrainConfig, run: Path) -> None:

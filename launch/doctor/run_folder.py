@@ -1,6 +1,5 @@
 """Checks of a run folder: its configuration, checkpoints and data, and room for what it will write."""
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from fmct_hpc.train.checkpoint import Manifest, checkpoints, parts, verify
 from fmct_hpc.train.run import require_possible, require_same
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from shards.errors import FmctError
+from shards.lock import is_held
 
 ROOM = 2
 """Checkpoints that must fit: one is written before the oldest goes."""
@@ -46,14 +46,7 @@ def _configuration(run: Path, found: list[TrainConfig]) -> str | Judgement:
 
 def _in_use(run: Path) -> str | Judgement:
     """The lock that a training holds; on file systems without locks across nodes it says nothing."""
-    try:
-        with (run / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return "no training has begun here"
-    except BlockingIOError:
-        return note("a training is running here now")
-    return "no training runs here now"
+    return note("a training is running here now") if is_held(run) else "no training runs here now"
 
 
 def _checkpoints(run: Path, whole: list[tuple[Path, Manifest]]) -> str | Judgement:

@@ -5,9 +5,7 @@ left its mark, its outputs are there, and nothing that it was made from is newer
 for people, and to say how an earlier try ended.
 """
 
-import fcntl
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +20,7 @@ from launch.slurm.site import Site
 from launch.slurm.submit import Job, describe, submit
 from shards.atomic import write_text
 from shards.errors import FmctError
+from shards.lock import writing
 
 
 class Submitted(BaseModel):
@@ -85,7 +84,7 @@ class Chain:
         Raises FmctError where Slurm does not answer or refuses, and where a job of another configuration is
         in the way.
         """
-        with _alone(self.out):
+        with writing(self.out, "fmct launch pipeline"):
             queue = scheduler.queued()
             if queue is None:
                 raise FmctError("Slurm does not answer (squeue): run this where jobs are submitted from")
@@ -210,18 +209,6 @@ def _ending(stage: str, before: Submitted) -> str:
         words = own_words(log.read_text(errors="replace"))
         said = f": {words}" if words else said
     return f"{stage}: job {before.number} ended {how}{said}"
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Two calls at a time would submit everything twice."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".pipeline.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FmctError(f"{out}: another `fmct launch pipeline` is at work there; wait for it") from None
-        yield
 
 
 def _path(out: Path) -> Path:

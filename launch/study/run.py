@@ -28,6 +28,7 @@ from launch.study.report import write_report
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError
+from shards.lock import writing
 from shards.parallel import process_pool
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,16 @@ def study(
     is said of the goal. Raises FmctError where `out` holds another study, or none to report on, or a
     pretraining fails.
     """
-    cohort = out / "cohort"
-    if report_only and not (cohort / LABELS).exists():
+    if report_only and not (out / "cohort" / LABELS).exists():
         raise FmctError(f"{out}: holds no study to report on; run it without --report-only")
+    with writing(out, "fmct study"):
+        return _study(config, out, progress, workers, report_only)
+
+
+def _study(
+    config: StudyConfig, out: Path, progress: Callable[[int, int], None], workers: int, report_only: bool
+) -> str:
+    cohort = out / "cohort"
     _require_same(config, out)
     if not report_only:
         with process_pool(workers) as pool:

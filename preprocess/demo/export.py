@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -118,9 +119,11 @@ def export(
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its name on a clean exit and vanishes on an error."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
-        (temporary / DICOM).mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        (temporary / DICOM).mkdir()
         yield temporary
         os.replace(temporary, out)
     except BaseException:

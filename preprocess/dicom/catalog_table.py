@@ -1,6 +1,5 @@
 """The catalog as Parquet: from rows of single images to rows of series, and back."""
 
-import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -138,8 +137,7 @@ class PrivateParquet:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        temporary = self._stack.enter_context(atomic_path(self._path))
-        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
+        temporary = self._stack.enter_context(atomic_path(self._path, 0o600))
         writer = pq.ParquetWriter(temporary, self._pending.schema, compression="zstd")
         self._writer = self._stack.enter_context(writer)
         self._stack.push(self._finish)

@@ -1,7 +1,5 @@
 """The hidden folder beside the catalog in which a scan works, and how its outputs replace the old ones."""
 
-import fcntl
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Set
@@ -15,9 +13,8 @@ import pyarrow.parquet as pq
 from preprocess.dicom.catalog_table import SERIES_KEY
 from shards.atomic import sync, write_text
 from shards.errors import FmctError
+from shards.lock import writing
 from shards.places import require_file
-
-log = logging.getLogger(__name__)
 
 _CATALOG, _REJECTED = {*SERIES_KEY, "instances"}, {"path", "reason", "detail"}
 """Columns that they had in every version."""
@@ -81,13 +78,7 @@ def workplace(catalog: Path) -> Iterator[Work]:
     _require_own(catalog, _CATALOG)
     _require_own(rejected_path(catalog), _REJECTED)
     work.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (work.root / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FmctError(f"{catalog}: another scan is writing it; wait for it, or end it") from None
-        except OSError as error:
-            log.warning("%s: no lock (%s): start no second scan", work.root, os.strerror(error.errno or 0))
+    with writing(work.root, "fmct scan"):
         if work.complete.exists():
             publish(work)
         shutil.rmtree(work.scratch, ignore_errors=True)

@@ -21,6 +21,7 @@ from shards import Dataset, finish_dataset, index
 from shards.atomic import write_text
 from shards.errors import FmctError
 from shards.info import FILE_NAME, INDEX_NAME
+from shards.lock import writing
 from shards.schema import ShardFormat
 
 log = logging.getLogger(__name__)
@@ -71,11 +72,12 @@ def collect(out: Path, config: PreprocessConfig) -> Summary:
     """
     plan = read_current_plan(out, config)
     places = [ledger.files(out, index, task) for index, task in enumerate(plan.tasks)]
-    results = _results(out, places)
-    summary = _collected(out, config, plan.digest)
-    if not summary:
-        summary = _join(out, config, plan.digest, places, results)
-    _remove_stale(out, config, {place.stem for place in places})
+    with writing(out, "fmct preprocess --collect"):
+        results = _results(out, places)
+        summary = _collected(out, config, plan.digest)
+        if not summary:
+            summary = _join(out, config, plan.digest, places, results)
+        _remove_stale(out, config, {place.stem for place in places})
     return summary
 
 
@@ -177,7 +179,7 @@ def _write_montage(dataset_path: Path, path: Path) -> None:
 
 
 _TASK_FILE = re.compile(r"(?:shard-)?(\d{5,}-[0-9a-f]{8})\..+")
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]+\.tmp|lock)")
 
 
 def _remove_stale(out: Path, config: PreprocessConfig, stems: set[str]) -> None:

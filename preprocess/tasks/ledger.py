@@ -65,6 +65,11 @@ class TaskFiles:
         return self.out / "tasks" / f"{self.stem}.json"
 
     @property
+    def lock(self) -> str:
+        """Name of the file, beside the marker, that whoever does the task holds locked."""
+        return f".{self.stem}.lock"
+
+    @property
     def quarantine(self) -> Path:
         """Its part of the quarantine."""
         return self.out / "tasks" / f"{self.stem}.quarantine.parquet"

@@ -23,6 +23,7 @@ from preprocess.dicom.catalog import Series, read_rows
 from preprocess.privacy.deidentify import PSEUDONYM_DIGITS, Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.lock import writing
 from shards.names import Sha256
 from shards.places import require_file
 from shards.schema import FORMAT_VERSION
@@ -85,7 +86,8 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
         Task(digest=task_digest(settings, [s.digest for s in part]), rows=tuple(s.row for s in part))
         for part in members
     )
-    _write(Plan(settings=settings, tasks=tasks), out)
+    with writing(out, "fmct preprocess --plan"):
+        _write(Plan(settings=settings, tasks=tasks), out)
     return len(tasks)
 
 
@@ -199,6 +201,5 @@ def _write(new: Plan, out: Path) -> None:
     path = _path(out)
     if path.is_file() and path.read_text() == text:
         return
-    with atomic_path(path) as temporary:
-        temporary.touch(mode=0o600)  # the catalog's row numbers follow the order of patients
+    with atomic_path(path, 0o600) as temporary:  # the catalog's row numbers follow the order of patients
         temporary.write_text(text)

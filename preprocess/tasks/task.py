@@ -30,6 +30,7 @@ from preprocess.tasks.quarantine import Entry
 from preprocess.volume.build import Volume, build_volume
 from shards.errors import FmctError
 from shards.index import read_sidecar, sidecar_path
+from shards.lock import writing
 from shards.schema import VolumeRecord
 from shards.voxels import crc32
 from shards.writer import ShardWriter
@@ -54,14 +55,19 @@ def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> 
         raise FmctError(f"--task {index}: the plan has tasks 0 to {len(plan.tasks) - 1}")
     task = plan.tasks[index]
     place = ledger.files(out, index, task)
-    done = ledger.result(place)
-    if done:
-        return done
+    with (
+        writing(out, "fmct preprocess", shared=True),
+        writing(place.marker.parent, f"task {index}", name=place.lock),
+    ):
+        return ledger.result(place) or _run(catalog, place, task, plan.settings, config)
+
+
+def _run(catalog: Path, place: TaskFiles, task: Task, settings: str, config: PreprocessConfig) -> TaskResult:
     start = time.monotonic()
     names = Pseudonymizer(config.key_file)
-    series = _read_series(catalog, task, plan.settings, names)
+    series = _read_series(catalog, task, settings, names)
     made = _Made()
-    with _machine_failures(out, index):
+    with _machine_failures(place.out, place.index):
         with ExitStack() as writers:
             shards = _Shards(place, names, config, made, writers)
             for study in studies(series):

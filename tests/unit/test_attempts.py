@@ -14,8 +14,8 @@ from small_training import small_config
 from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import Attempt, begin, conclude, end, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
-from fmct_hpc.train.run import _lock
 from shards.errors import DamagedDataError, FmctError, NoRoomError
+from shards.lock import HeldError, writing
 
 DATA = DataFacts(
     content_digest="c", dataset_digest="d", preprocess_digest="p", spacing_mm=(1, 1, 1), shards_digest="s"
@@ -148,15 +148,16 @@ def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(run, 
     run.mkdir()
     with (run / ".lock").open("w") as left:
         fcntl.flock(left, fcntl.LOCK_EX)
-        with pytest.raises(FmctError, match="another process is training there"):
-            _lock(run)
+        with pytest.raises(HeldError, match="another process is writing there"), writing(run, "fmct train"):
+            pass
         monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
         threading.Timer(0.5, fcntl.flock, (left, fcntl.LOCK_UN)).start()
-        _lock(run).close()
+        with writing(run, "fmct train"):
+            pass
 
 
 def test_ranks_are_refused_a_file_in_the_run_folders_place(run):
     run.write_text("mine")
-    with pytest.raises(FmctError, match=r"run: is a file; name a folder$"):
-        _lock(run)
+    with pytest.raises(FmctError, match=r"run: is a file; name a folder$"), writing(run, "fmct train"):
+        pass
     assert run.read_text() == "mine"

@@ -183,6 +183,10 @@ def test_a_full_disk_is_no_defect_even_where_the_file_is_not_known() -> None:
     assert "no space left on device; make room" in str(told)
 
 
+def disk_full(*names: object) -> OSError:
+    return OSError(errno.ENOSPC, "No space left on device", *names)
+
+
 def test_what_fails_while_a_file_is_written_names_that_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError) as caught:
@@ -190,10 +194,9 @@ def test_what_fails_while_a_file_is_written_names_that_file(tmp_path: Path) -> N
     assert str(refusal(caught.value)) == f"{tmp_path / 'folder'}: is a directory; name a file"
 
     out = tmp_path / "out"
-    temporary = str(out.with_name(f".out.{os.getpid()}.tmp"))
-    for names in ((), (temporary,), ("/source", None, temporary)):
-        with pytest.raises(OSError, match="No space") as full, atomic_path(out):
-            raise OSError(errno.ENOSPC, "No space left on device", *names)
+    for names in ((), ("TEMPORARY",), ("/source", None, "TEMPORARY")):
+        with pytest.raises(OSError, match="No space") as full, atomic_path(out) as temporary:
+            raise disk_full(*(str(temporary) if name == "TEMPORARY" else name for name in names))
         assert str(refusal(full.value)).startswith(f"{out}: no space left")
     with pytest.raises(PermissionError) as other, atomic_path(out):
         raise PermissionError(errno.EACCES, "Permission denied", "/an/input")

@@ -25,6 +25,7 @@ from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, UnitMarker
 from fmct_hpc.probe.sweep.unit import compute
 from shards import Dataset
 from shards.errors import FmctError
+from shards.lock import writing
 from shards.places import require_file, require_folder
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,8 @@ class Sweep:
                 for spec in self.config.encoders
             ),
         )
-        ledger.write_plan(self.out, plan)
+        with writing(self.out, "fmct sweep --plan"):
+            ledger.write_plan(self.out, plan)
         return plan
 
     def run_task(self, task: int, progress: Progress = _silent) -> int:
@@ -132,6 +134,10 @@ class Sweep:
         return self._compute(plan, plan.tasks[task], progress)
 
     def _compute(self, plan: Plan, numbers: Iterable[int], progress: Progress = _silent) -> int:
+        with writing(self.out, "fmct sweep", shared=True):
+            return self._compute_missing(plan, numbers, progress)
+
+    def _compute_missing(self, plan: Plan, numbers: Iterable[int], progress: Progress) -> int:
         missing = [number for number in numbers if not self._done(plan, number)]
         self._forget(plan, missing)
         for done, number in enumerate(missing):
