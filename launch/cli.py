@@ -14,6 +14,7 @@ from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
 from launch.ranks import end_rank
 from shards.errors import FmctError, refusal
+from shards.sharing import share
 
 INTERRUPTED = 128 + signal.SIGINT
 """What typer makes of Ctrl-C, without a word."""
@@ -50,6 +51,7 @@ def main() -> None:
 def _run() -> None:
     set_up_logging()
     try:
+        share(None)
         app()
     except (FmctError, OSError) as error:
         told = refusal(error) if isinstance(error, OSError) else error

@@ -3,6 +3,8 @@
 import os
 from typing import Literal
 
+from shards.errors import FmctError
+
 Share = Literal["owner", "group", "all"]
 
 VARIABLE = "FMCT_SHARE"
@@ -15,11 +17,14 @@ def share(with_whom: Share | None) -> None:
     """Have all that this process writes from now on be readable by its owner, the group, or everybody.
 
     None: what `VARIABLE` says, else the group at most, as the user's own umask is where that is stricter.
-    Files made 0600 or folders made 0700 (catalog, keys, caches) stay as they are.
+    Files made 0600 or folders made 0700 (catalog, keys, caches) stay as they are. Raises FmctError where
+    `VARIABLE` is none of the three.
     """
     chosen = with_whom or os.environ.get(VARIABLE)
-    if chosen in _MASKS:
-        os.umask(_MASKS[chosen])
-        os.environ[VARIABLE] = chosen
-    else:
+    if not chosen:
         os.umask(os.umask(0o077) | _MASKS["group"])
+        return
+    if chosen not in _MASKS:
+        raise FmctError(f"{VARIABLE}={chosen!r}: expected owner, group or all")
+    os.umask(_MASKS[chosen])
+    os.environ[VARIABLE] = chosen

@@ -3,7 +3,8 @@
 A copy is complete or absent: it is written under a temporary name that its writer holds locked, checked
 against the shard's SHA-256, then renamed. A writer that is killed leaves a temporary file that nobody
 holds, which the next one takes over. Reading never waits for a copy: what is not there yet is read
-from the dataset, and a copy whose chunks fail their CRC is thrown away and read there too.
+from the dataset, and a copy whose chunks fail their CRC is thrown away and read there too. The folder is its
+user's alone (0700), and no link in it is followed: a node's scratch is anybody's to write in.
 """
 
 import fcntl
@@ -23,6 +24,8 @@ from shards.dataset import Dataset
 from shards.errors import FmctError
 from shards.formats import shard_path
 from shards.info import DatasetInfo, ShardInfo
+from shards.names import inside
+from shards.private import private_folder
 from shards.voxels import Index3
 
 log = logging.getLogger(__name__)
@@ -39,11 +42,13 @@ class ShardCache:
         # What else lies in a scratch folder is not ours to count or remove, nor are other users' copies.
         self.directory = directory / f"fmct-shards-{os.getuid()}"
         self.limit = limit
+        if os.path.lexists(self.directory):
+            self._require_own()
 
     def open(self, name: str) -> int | None:
         """A descriptor of the copy called `name`, marked as used now; None where there is none."""
         try:
-            descriptor = os.open(self.directory / name, os.O_RDONLY)
+            descriptor = os.open(inside(self.directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return None
         _mark_used(descriptor)
@@ -62,12 +67,12 @@ class ShardCache:
     ) -> None:
         """Copy a shard file, unless it is there, another process is at it, or `stop` says so meanwhile.
 
-        Raises FmctError where the file isn't what `shard` says, or there is no room.
+        Raises FmctError where the file isn't what `shard` says, there is no room, or the folder is not ours.
         """
-        target, temporary = self.directory / name, self.directory / (name + _TEMPORARY)
+        target, temporary = inside(self.directory, name), inside(self.directory, name + _TEMPORARY)
+        self._require_own()
         if target.exists():
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
         with _locked(temporary) as descriptor:
             # Another writer may have finished, and renamed the file, between our opening and locking it.
             if descriptor is None or not _is(descriptor, temporary):
@@ -85,6 +90,12 @@ class ShardCache:
             finally:
                 if _is(descriptor, temporary):
                     temporary.unlink()
+
+    def _require_own(self) -> None:
+        try:
+            private_folder(self.directory)
+        except FmctError as error:
+            raise FmctError(f"data.cache: {error}") from None
 
     def _reserve(self, descriptor: int, size: int, own: Path) -> None:
         """Make room by removing what was used least recently, and take it."""
@@ -176,7 +187,7 @@ def _locked(path: Path, wait: bool = False) -> Iterator[int | None]:
 
     The lock ends with the process, however it ends.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         held = True
         try:
@@ -191,7 +202,7 @@ def _locked(path: Path, wait: bool = False) -> Iterator[int | None]:
 def _is(descriptor: int, path: Path) -> bool:
     """Whether `path` still names the open file."""
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -216,7 +227,7 @@ def _mark_used(descriptor: int) -> None:
 def _used(path: Path) -> Iterator[tuple[int, int, Path]]:
     """When a file was used last (ns) and its bytes; nothing where it has just gone."""
     with suppress(FileNotFoundError):
-        stat = path.stat()
+        stat = path.lstat()
         yield stat.st_mtime_ns, stat.st_size, path
 
 

@@ -15,6 +15,7 @@ from shards.atomic import sync, write_text
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.places import require_file
+from shards.private import private_folder
 
 _CATALOG, _REJECTED = {*SERIES_KEY, "instances"}, {"path", "reason", "detail"}
 """Columns that they had in every version."""
@@ -77,7 +78,7 @@ def workplace(catalog: Path) -> Iterator[Work]:
     work = Work(catalog.absolute())
     _require_own(catalog, _CATALOG)
     _require_own(rejected_path(catalog), _REJECTED)
-    work.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(work.root)
     with writing(work.root, "fmct scan"):
         if work.complete.exists():
             publish(work)

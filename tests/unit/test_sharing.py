@@ -1,0 +1,51 @@
+"""Who else may read what a command writes."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shard_samples import make_key, noise, write_dataset
+
+
+def convert(folder: Path, umask: int, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command whose worker processes write shards, started at some mask."""
+    write_dataset(
+        folder / "data", "zarr", {name: {make_key(n): noise((8, 8, 8), n)} for n, name in enumerate("ab")}
+    )
+    command = [sys.executable, "-P", "-m", "launch.cli", "shards", "convert", str(folder / "data")]
+    command += ["--out", str(folder / "out"), "--to", "webdataset", "--workers", "2"]
+    clean = {name: value for name, value in os.environ.items() if name != "FMCT_SHARE"}
+    return subprocess.run(command, umask=umask, env=clean | environment, capture_output=True, text=True)
+
+
+def modes(folder: Path) -> set[tuple[str, int]]:
+    files = [folder, *folder.rglob("*")]
+    return {("folder" if path.is_dir() else "file", stat.S_IMODE(path.stat().st_mode)) for path in files}
+
+
+@pytest.mark.parametrize(
+    ("umask", "environment", "file", "folder"),
+    [
+        (0o022, {}, 0o640, 0o750),
+        (0o000, {}, 0o640, 0o750),
+        (0o077, {}, 0o600, 0o700),
+        (0o022, {"FMCT_SHARE": "owner"}, 0o600, 0o700),
+        (0o077, {"FMCT_SHARE": "group"}, 0o640, 0o750),
+        (0o077, {"FMCT_SHARE": "all"}, 0o644, 0o755),
+    ],
+)
+def test_what_is_written_has_the_mode_that_was_chosen(
+    tmp_path: Path, umask: int, environment: dict[str, str], file: int, folder: int
+) -> None:
+    done = convert(tmp_path, umask, **environment)
+    assert done.returncode == 0, done.stderr
+    assert modes(tmp_path / "out") == {("file", file), ("folder", folder)}
+
+
+def test_another_word_is_refused(tmp_path: Path) -> None:
+    done = convert(tmp_path, 0o022, FMCT_SHARE="everybody")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert not (tmp_path / "out").exists()
