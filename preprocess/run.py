@@ -11,7 +11,7 @@ from preprocess.config import PreprocessConfig
 from preprocess.tasks import ledger
 from preprocess.tasks.collect import Summary, collect
 from preprocess.tasks.ledger import Status, TaskResult, status
-from preprocess.tasks.plan import plan, read_current_plan
+from preprocess.tasks.plan import Task, plan, read_current_plan
 from preprocess.tasks.pool import run_tasks
 from preprocess.tasks.task import run_task
 from shards.errors import FmctError
@@ -64,14 +64,18 @@ def run_share(
 
     Raises FmctError as `run_task` does. A task that fails lets the others finish.
     """
+    tasks = list(enumerate(read_current_plan(out, config).tasks))[share::shares]
     with writing(out, f"fmct preprocess --share {share}/{shares}", shared=True):
-        return _run_share(catalog, out, share, shares, config, progress)
+        return _run_share(catalog, out, tasks, config, progress)
 
 
 def _run_share(
-    catalog: Path, out: Path, share: int, shares: int, config: PreprocessConfig, progress: Progress | None
+    catalog: Path,
+    out: Path,
+    tasks: list[tuple[int, Task]],
+    config: PreprocessConfig,
+    progress: Progress | None,
 ) -> int:
-    tasks = list(enumerate(read_current_plan(out, config).tasks))[share::shares]
     todo = [index for index, task in tasks if not ledger.result(ledger.files(out, index, task))]
     log.info("%d tasks, %d of them to do", len(tasks), len(todo))
     failures: list[tuple[int, FmctError]] = []

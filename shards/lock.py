@@ -35,14 +35,15 @@ def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_N
 
     shared: beside others that are shared, such as the shares of an array of tasks, of which none writes
     another's files; alone otherwise. name: of the lock's file in the folder. The lock ends with the process,
-    however it ends, and is no child's.
+    however it ends, and is no child's. A writer that is alone and fails leaves no empty folder that was made
+    for it.
 
     A job that Slurm has started again waits `RESTART_SECONDS` for what is left of its last start. Raises
     HeldError, with who holds it, where another process does; FmctError where the folder takes no files, its
     file system has no locks, or the lock's file is a link.
     """
     require_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    made = not folder.exists()
     file = folder / name
     patience = RESTART_SECONDS if os.environ.get("SLURM_RESTART_COUNT") else 0
     descriptor = _acquire(file, shared, time.monotonic() + patience)
@@ -50,6 +51,12 @@ def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_N
     try:
         _sign(descriptor, what)
         yield
+    except BaseException:
+        if made and not shared:
+            with suppress(OSError):  # it is not empty
+                file.unlink()
+                folder.rmdir()
+        raise
     finally:
         if not shared:
             with suppress(OSError):
@@ -75,7 +82,11 @@ def is_held(folder: Path, name: str = LOCK_NAME) -> bool:
 def _acquire(file: Path, shared: bool, deadline: float) -> int:
     """A descriptor of the file at `file` that holds its lock."""
     while True:
-        descriptor = _open(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = _open(file)
+        except FileNotFoundError:  # its last holder has just removed the folder
+            continue
         try:
             if _lock(descriptor, file.parent, shared):
                 if _is(descriptor, file):

@@ -46,6 +46,8 @@ def _require_writable(folder: Path) -> None:
     try:
         with TemporaryFile(dir=there):
             pass
+    except FileNotFoundError:
+        _require_writable(folder)  # somebody has just removed it
     except OSError as error:
         error.filename = str(there)
         why = os.strerror(error.errno or 0).lower()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from small_training import small_config, write_recipe
 
 from shards import Dataset
+from shards.lock import LOCK_NAME, writing
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -59,6 +61,55 @@ def test_both_formats_hold_the_same_voxels_and_pass_verification(flow: Path) -> 
         assert np.array_equal(zarr.read(i), webdataset.read(i))
     for form in ("zarr", "webdataset"):
         assert "every byte as written" in fmct("shards", "verify", flow / "data" / form)
+
+
+def test_nothing_that_any_stage_wrote_is_readable_by_everybody(flow: Path) -> None:
+    """At the usual umask 022 they were: pictures of heads, checkpoints, logs."""
+    recipe = flow / "recipe.yaml"  # the tests wrote that one
+    open_to_all = [path for path in flow.rglob("*") if path.stat().st_mode & 0o007 and path != recipe]
+    assert open_to_all == []
+
+
+PREPROCESS = "preprocess catalog.parquet --out data key_file=hmac.key grid.spacing_mm=[4,4,4]"
+
+
+@pytest.mark.parametrize(
+    ("held", "command"),
+    [
+        ("data", PREPROCESS),
+        ("data", f"{PREPROCESS} --plan"),
+        ("data", f"{PREPROCESS} --collect"),
+        ("data", f"{PREPROCESS} --share 0/1"),
+        ("held", "shards convert data/zarr --out held --to webdataset"),
+        ("held", "shards merge data/zarr --out held"),
+        ("held", "shards sample data/zarr --out held --volumes 1"),
+        ("held/a", "shards split data/zarr --out held a=0.5 b=0.5"),
+        ("run", "train --config recipe.yaml --run run run.steps=4 run.images_every=2 --ranks 1"),
+        ("probe", "probe run --out probe data=data/zarr labels=labels.parquet folds=3 bootstrap=100"),
+        ("probe", "sweep sweep.yaml --out probe"),
+        ("held", "features data/zarr --encoder run --out held"),
+        ("held", "study --out held"),
+        (".catalog.parquet.scan", "scan export/dicom --catalog catalog.parquet"),
+    ],
+)
+def test_an_output_that_another_process_holds_is_refused_with_its_name(
+    flow: Path, held: str, command: str
+) -> None:
+    encoders = "[{name: trained, weights: run}]"
+    (flow / "sweep.yaml").write_text(
+        f"{{data: data/zarr, labels: labels.parquet, features: probe/features, encoders: {encoders}, "
+        "methods: [logistic], folds: 3, bootstrap: 100, allow_pretraining_patients: true}\n"
+    )
+    name = ".probe.lock" if command.startswith("probe") else LOCK_NAME
+    private = flow / held if held.startswith(".") else None
+    if private:
+        private.mkdir(mode=0o700)
+    with writing(flow / held, "the test", name=name):
+        said = fmct(*command.split(), code=2, folder=flow)
+        assert f"process {os.getpid()}" in said.splitlines()[-1]
+        assert "Traceback" not in said
+    shutil.rmtree(private or flow / "held", ignore_errors=True)
+    (flow / "sweep.yaml").unlink()
 
 
 def test_the_table_holds_the_trained_and_the_untrained_encoder(flow: Path) -> None:
