@@ -12,6 +12,7 @@ from launch.commands.preprocessing import demo_app, keygen, labels, preprocess, 
 from launch.commands.setup import doctor, recipes
 from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
+from launch.program import keep_working_folder_off_path
 from launch.ranks import end_rank
 from shards.errors import FmctError, refusal
 from shards.sharing import share
@@ -39,6 +40,7 @@ for command in (
 
 def main() -> None:
     """Run the command line; a mistake the user can mend is one line and exit code 2."""
+    keep_working_folder_off_path()
     try:
         _run()
     except SystemExit as ended:

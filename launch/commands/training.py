@@ -1,7 +1,6 @@
 """The commands of training, and of what becomes of its weights."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ import typer
 from launch.commands.arguments import ConfigFile, Overrides
 from launch.commands.console import set_up_logging
 from launch.config import load
+from launch.program import FMCT
 from launch.ranks import run_ranks
 
 
@@ -55,7 +55,7 @@ def train(
         plot_schedules(settings, run / "schedules.png")
         typer.echo(f"\n{run / 'schedules.png'}: learning rate and all else that changes with the step")
         return
-    command = [sys.executable, "-m", "launch.cli", "train", "--run", str(run)]
+    command = [*FMCT, "train", "--run", str(run)]
     command += ["--config", str(config)] if config else []
     command += ["--until", str(until)] if until else []
     command += ["--profile"] if profile else []

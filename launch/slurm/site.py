@@ -1,34 +1,67 @@
 """A site's Slurm: what each stage asks for there. Typed, closed, read from a site YAML."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from launch.slurm.plain import fault, texts
 
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("expected a path from /")
+    if "," in str(path) or ":" in str(path):
+        raise ValueError("expected a path without , and : which container runtimes divide their options by")
     return path
+
+
+def _directive(text: str) -> str:
+    if not text or "\\" in text:
+        raise ValueError("expected text without a backslash, which sbatch reads in its own way")
+    return text
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Positive = Annotated[int, Field(ge=1)]
-Directives = dict[str, str | int | bool]
+Directive = Annotated[str, AfterValidator(_directive)]
+"""What stands behind the = of an `#SBATCH` line."""
+Directives = dict[Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_-]*$")], StrictBool | Directive]
+Word = Annotated[str, StringConstraints(pattern="^[^-]")]
+"""An argument that is not taken for an option."""
 Bind = Annotated[str, Field(pattern=r"^/[^:,\s]*(:/[^:,\s]*(:(ro|rw))?)?$")]
 """SOURCE, SOURCE:TARGET or SOURCE:TARGET:ro."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    shell: ClassVar[tuple[str, ...]] = ()
+    """Keys whose values are shell lines, which may have tabs; no other value may end a line of a script."""
+
+    @model_validator(mode="after")
+    def _enters_a_script(self) -> Self:
+        for key in type(self).model_fields:
+            for place, text in texts(getattr(self, key), key):
+                if found := fault(text.replace("\t", " ") if key in self.shell else text):
+                    raise ValueError(f"{place}: {found}")
+        return self
 
 
 class Resources(_Section):
     """What one job of a stage asks Slurm for; what is left out is the site's default."""
 
-    partition: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: Directive | None = None
+    qos: Directive | None = None
+    constraint: Directive | None = None
     """Node features, for example a GPU type."""
     time_minutes: Positive = 60
     """Time limit. A stage that nears it keeps what it has and queues itself again, so it need not fit."""
@@ -44,7 +77,7 @@ class Resources(_Section):
 class Mail(_Section):
     """Slurm's mails about jobs."""
 
-    user: str
+    user: Directive
     type: tuple[Literal["BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "TIME_LIMIT_90", "ALL"], ...] = (
         "END",
         "FAIL",
@@ -57,7 +90,7 @@ class Container(_Section):
 
     runtime: Literal["apptainer", "enroot", "pyxis"]
     """pyxis is Enroot through options of srun; submitit's part then runs in the image too."""
-    image: str
+    image: Word
     """A file; for pyxis, or Apptainer's docker://, whatever it can pull."""
     binds: tuple[Bind, ...] = ()
     """Folders of the host that jobs see: code, data, runs. Scratch and cache are added to them."""
@@ -66,8 +99,10 @@ class Container(_Section):
 class Site(_Section):
     """All of a site file."""
 
-    account: str | None = None
-    modules: tuple[str, ...] = ()
+    shell = ("setup",)
+
+    account: Directive | None = None
+    modules: tuple[Word, ...] = ()
     """What `module load` loads before every job."""
     environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], str] = {}
     """Variables of every job: proxies, NCCL's interfaces."""
@@ -97,6 +132,14 @@ class Site(_Section):
     """How long a job that failed waits before its next start; doubled with each failure in a row."""
     warn_seconds: Annotated[int, Field(ge=1, le=65535)] = 120
     """How long before the time limit a job is told (SIGUSR2), so that training can save."""
+
+    @field_validator("setup")
+    @classmethod
+    def _line_by_line(cls, setup: tuple[str, ...]) -> tuple[str, ...]:
+        lines = tuple(line for item in setup for line in item.split("\n"))
+        if any(line.lstrip().startswith("#SBATCH") for line in lines):
+            raise ValueError("expected shell lines; sbatch options go into directives")
+        return lines
 
     @model_validator(mode="after")
     def _cache_has_a_place(self) -> "Site":

@@ -1,10 +1,10 @@
 """The stages as jobs: which `fmct` command lines they run, on which of the site's resources."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from launch.config import load
+from launch.program import FMCT
 from launch.slurm.site import Site
 from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
@@ -132,7 +132,7 @@ def report_job(out: Path, data: Path, run: Path, probe: Path, labels: Path, site
 
 def fmct(site: Site, *arguments: str | Path) -> tuple[str, ...]:
     """The `fmct` command with `arguments`: this installation's, or the one in the site's container."""
-    program = ("fmct",) if site.container else (sys.executable, "-m", "launch.cli")
+    program = ("fmct",) if site.container else FMCT
     return (*program, *(str(argument) for argument in arguments))
 
 

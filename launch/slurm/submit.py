@@ -7,7 +7,6 @@ well, its batch script asks launch/slurm/requeue.py, which queues it again or sa
 """
 
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,17 @@ from typing import Any
 import submitit
 from submitit.core.utils import UncompletedJobError
 
+from launch.program import FMCT, PYTHON, SAFE_PATH
 from launch.ranks import PORTS
 from launch.slurm.container import require_visible, srun_options, wrapped
+from launch.slurm.plain import require_plain, texts
 from launch.slurm.site import Resources, Site
 from launch.task import become
 from shards.errors import FmctError
 
 SETUP = (
+    # No Python of this job imports from the working folder, which an empty entry of PYTHONPATH would mean.
+    f'export {SAFE_PATH}=1 PYTHONPATH=$(sed "s/::*/:/g; s/^://; s/:$//" <<< "${{PYTHONPATH:-}}")',
     'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
     # Rank 0 listens on the job's first node, by the address at which Slurm itself reaches that node
     # (a node's name need not resolve), on a port that no other job has, nor Linux gives out (launch.ranks).
@@ -132,16 +135,20 @@ class _Renderer(submitit.SlurmExecutor):
         return 2
 
 
-def _python(site: Site) -> str | None:
-    """The interpreter of submitit's part: None is this one; in pyxis' image it is that image's."""
-    return "python3" if site.container and site.container.runtime == "pyxis" else None
+def _python(site: Site) -> str:
+    """The command for submitit's part: this interpreter; in pyxis' image that image's."""
+    return shlex.join(("python3", *PYTHON[1:]) if _in_pyxis(site) else PYTHON)
+
+
+def _in_pyxis(site: Site) -> bool:
+    return site.container is not None and site.container.runtime == "pyxis"
 
 
 def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) -> dict[str, Any]:
     resources = job.resources
     # These run beside the container, if there is one.
     before, after = (
-        shlex.join([sys.executable, "-m", "launch.cli", "launch", word, "--folder", str(folder), *job.kept])
+        shlex.join([*FMCT, "launch", word, "--folder", str(folder), *job.kept])
         for word in ("before", "after")
     )
     mail = {"mail_user": site.mail.user, "mail_type": ",".join(site.mail.type)} if site.mail else {}
@@ -183,7 +190,27 @@ def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) 
         ],
         "additional_parameters": {name: value for name, value in further.items() if value is not False},
     }
-    return {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    _require_sound(job, folder, given)
+    return given
+
+
+def _require_sound(job: Job, folder: Path, given: dict[str, Any]) -> None:
+    """Raise FmctError where a text would end its line of the script, or be read otherwise than it was meant.
+
+    Whatever enters the script does so through `given` or `folder`, and commands are shown line by line.
+    """
+    require_plain(folder, "the output folder")
+    require_plain(job, job.name)
+    shell = {key: [line.replace("\t", " ") for line in given[key]] for key in ("setup", "teardown")}
+    require_plain({**given, **shell}, "the batch script")
+    quoted = {key: value for key, value in given.items() if key not in (*shell, "srun_args")}
+    for place, text in texts({**quoted, "output": folder}):
+        if "\\" in text or (place == "output" and "%" in text):
+            raise FmctError(
+                f"{place}: {text!r} holds a backslash or %, which sbatch reads in its own way; "
+                "name it otherwise"
+            )
 
 
 def _mark(done: Path) -> str:

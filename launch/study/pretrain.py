@@ -1,12 +1,12 @@
 """The study's encoders: each is a run of `fmct train`, as anyone would start it."""
 
 import logging
-import sys
 from pathlib import Path
 
 import yaml
 
 from fmct_hpc.config import TrainConfig
+from launch.program import FMCT
 from launch.ranks import run_ranks
 from shards.atomic import write_text
 from shards.errors import FmctError
@@ -25,7 +25,7 @@ def pretrain(recipe: TrainConfig, run: Path) -> Path:
     file = run.with_suffix(".yaml")
     write_text(file, yaml.safe_dump(recipe.model_dump(mode="json")))
     log.info("pretraining %s: %d steps of %d volumes", run.name, recipe.run.steps, recipe.run.batch)
-    command = [sys.executable, "-m", "launch.cli", "train", "--run", str(run), "--config", str(file)]
+    command = [*FMCT, "train", "--run", str(run), "--config", str(file)]
     ended = run_ranks(command, 1)
     if ended.code or not encoder.exists():
         raise FmctError(f"{run}: pretraining ended, {ended.what()}; run the same command to go on")

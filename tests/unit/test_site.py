@@ -116,7 +116,7 @@ def test_a_container_goes_around_the_command(tmp_path, monkeypatch, runtime, exp
     [srun] = [line for line in text.splitlines() if line.startswith("srun ")]
     assert "--export=ALL" in srun.split()
     pyxis = f"--container-image=image.sif --container-workdir={tmp_path} --container-mounts="
-    assert (pyxis + "/tmp:/tmp:rw,/images:/mnt:ro,/local:/local:rw python3 -u -m" in text) == (
+    assert (pyxis + "/tmp:/tmp:rw,/images:/mnt:ro,/local:/local:rw python3 -P -u -m" in text) == (
         runtime == "pyxis"
     )
 

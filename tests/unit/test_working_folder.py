@@ -1,0 +1,87 @@
+"""A working folder that holds modules of our names, and of libraries', is never imported from."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_training import small_config, write_dataset, write_recipe
+
+from fmct_hpc.train.attempts import attempts
+from launch.slurm.requeue import read
+from launch.slurm.site import Site
+from launch.slurm.stages import fmct
+from launch.slurm.submit import Job, submit
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAM = Path(sys.executable).with_name("fmct")
+HOSTILE = (
+    *("preprocess", "shards", "launch", "fmct_hpc", "submitit", "torch", "deepspeed", "numpy", "yaml"),
+    *("pickle", "random", "socket", "queue", "sitecustomize"),
+)
+STAND_INS = {
+    "sbatch": "echo Submitted batch job 12",
+    "scontrol": 'case $* in *"show node"*) echo "A=1 NodeAddr=127.0.0.1 B=2" ;; *hostnames*) echo n ;; esac',
+    # What srun does for one task on this node: its own options end where the interpreter begins.
+    "srun": f'while [ "$1" != {sys.executable} ]; do shift; done; exec "$@"',
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working folder whose modules leave a file when they are imported."""
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    for name in HOSTILE:
+        line = f"open({str(tmp_path / 'imported')!r}, 'a').write('{name} ')\nraise SystemExit(99)\n"
+        (hostile / f"{name}.py").write_text(line)
+    return hostile
+
+
+def run(folder: Path, *command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run it there, without what an earlier test's `main` has put into the environment."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **variables}
+    environment.pop("PYTHONSAFEPATH", None)
+    done = subprocess.run(
+        [*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+    )
+    imported = folder.parent / "imported"
+    assert not imported.exists(), f"{imported.read_text()}was imported: {done.stderr}"
+    return done
+
+
+def test_ranks_and_their_readers(folder: Path, tmp_path: Path) -> None:
+    config = small_config(write_dataset(tmp_path / "data"), data={"workers": 1}, run={"steps": 2})
+    recipe = write_recipe(config, tmp_path / "recipe.yaml")
+    done = run(folder, PROGRAM, "train", "--config", recipe, "--run", tmp_path / "run", "--ranks", "2")
+    assert done.returncode == 0, done.stderr
+    [attempt] = attempts(tmp_path / "run")
+    assert attempt.cause == "done"
+
+
+def test_worker_processes(folder: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    assert run(folder, PROGRAM, "shards", "verify", data, "--workers", "2").returncode == 0
+
+
+def test_a_slurm_job_and_its_hooks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs, slurm = tmp_path / "bin", tmp_path / "slurm"
+    programs.mkdir()
+    for name, line in STAND_INS.items():
+        (programs / name).write_text(f"#!/bin/bash\n{line}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.chdir(folder)
+    site = Site(setup=("export PYTHONPATH=$PYTHONPATH:",))  # with an empty entry, as profiles leave it
+    job = Job("fmct-preprocess", (fmct(site, "preprocess", "none", "--out", "none"),), site.light)
+    assert submit([job], slurm, site) == ["12"]
+    here = {
+        **{"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n", "SLURM_RESTART_COUNT": "1"},
+        **{"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+        **{"SLURM_NODEID": "0"},
+    }
+    done = run(folder, "bash", slurm / "12_submission.sh", **here)
+    assert done.returncode == 2, done.stdout + done.stderr  # the command's own: there is no such catalog
+    endings = read(slurm, "12")  # put down by the hooks, before and after it
+    assert [(ending.start, ending.code) for ending in endings] == [(0, None), (1, 2)]
