@@ -97,7 +97,8 @@ def _one_line(error: ValidationError, model: type[BaseModel], path: Path | None,
         above |= any(given.startswith(f"{key}.") for given in overridden)
     source = f"override {key}" if above else f"{path or 'defaults'}: {key}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return f"{source}: {_expectation(first, model)}{more}".replace(": : ", ": ")
+    told = f"{source}: {_expectation(first, model)}{more}".replace(": : ", ": ")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in told)
 
 
 def _expectation(detail: ErrorDetails, model: type[BaseModel]) -> str:

@@ -201,7 +201,7 @@ def _require_sound(job: Job, folder: Path, given: dict[str, Any]) -> None:
     Whatever enters the script does so through `given` or `folder`, and commands are shown line by line.
     """
     require_plain(folder, "the output folder")
-    require_plain(job, job.name)
+    require_plain(job, "the job")
     shell = {key: [line.replace("\t", " ") for line in given[key]] for key in ("setup", "teardown")}
     require_plain({**given, **shell}, "the batch script")
     quoted = {key: value for key, value in given.items() if key not in (*shell, "srun_args")}
