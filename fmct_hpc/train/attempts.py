@@ -13,9 +13,9 @@ import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import DataFacts, file_facts, newest_step
@@ -65,7 +65,7 @@ class _Closed(BaseModel):
 class SlurmJob(_Closed):
     """The job that an attempt runs in, as its environment tells."""
 
-    job: str
+    job: Annotated[str, StringConstraints(pattern=r"^[0-9]+(_[0-9]+)?$")]
     """Of an array's task 12_3."""
     restarts: int
     """How often Slurm has started this job again."""
@@ -73,15 +73,19 @@ class SlurmJob(_Closed):
     partition: str | None
     account: str | None
     qos: str | None
-    nodes: str | None
+    nodes: Annotated[str, StringConstraints(pattern="^[^-]")] | None
     """As Slurm writes it: n[1-4]."""
     log: str | None
     """The job's log, where its batch script tells (FMCT_LOG)."""
 
     @classmethod
     def here(cls) -> "SlurmJob | None":
-        """That of this process; None outside Slurm."""
-        tell = os.environ.get
+        """That of this process; None outside Slurm. Bytes that are no UTF-8 become replacement characters."""
+
+        def tell(name: str) -> str | None:
+            value = os.environ.get(name)
+            return value and value.encode(errors="surrogateescape").decode(errors="replace")
+
         job = tell("SLURM_JOB_ID")
         if job is None or "SLURM_PROCID" not in os.environ:  # srun and sbatch set both
             return None

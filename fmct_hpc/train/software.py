@@ -57,6 +57,12 @@ def _git(folder: Path, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ("git", "-C", str(folder), *arguments)
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS, env=environment
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+        timeout=GIT_SECONDS,
+        env=environment,
     )
     return done.stdout.strip()

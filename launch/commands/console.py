@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +18,8 @@ log = logging.getLogger("fmct")
 
 def set_up_logging(rank: int = 0) -> None:
     """Log to standard error with timestamps: everything on rank 0, warnings and failures on others."""
+    if isinstance(sys.stdout, TextIOWrapper):  # as standard error has it: no name or path ends a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     where = f" rank {rank}" if rank else ""
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,

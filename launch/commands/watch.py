@@ -44,7 +44,7 @@ def logs(
     from launch.slurm.watch import newest_log
 
     paths = newest_log(folder, rank)
-    os.execvp("tail", ["tail", "--lines", str(lines), *(["-F"] if follow else []), *map(str, paths)])
+    os.execvp("tail", ["tail", "--lines", str(lines), *(["-F"] if follow else []), "--", *map(str, paths)])
 
 
 @watch_app.command()

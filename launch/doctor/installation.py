@@ -15,6 +15,7 @@ import numpy as np
 from packaging.requirements import Requirement
 
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.program import PYTHON
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
 from shards.formats import FORMATS
 
@@ -41,7 +42,8 @@ from fmct_hpc.train.process_group import join
 place = join(sys.argv[1])
 one = torch.ones(1, device=place.device)
 dist.all_reduce(one)
-assert one.item() == 1
+if one.item() != 1:
+    sys.exit(f"the sum of a single 1 is {one.item()}")
 dist.destroy_process_group()
 """
 
@@ -147,7 +149,12 @@ def _deepspeed(device: str) -> str | Judgement:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         kept.pop(name, None)
     done = subprocess.run(
-        [sys.executable, "-c", _JOIN, device], capture_output=True, text=True, env=kept, timeout=SECONDS
+        [*PYTHON, "-c", _JOIN, device],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=kept,
+        timeout=SECONDS,
     )
     backend = "NCCL" if device == "gpu" else "gloo"
     if done.returncode:

@@ -43,7 +43,9 @@ def ask(*command: str, given: str | None = None) -> str:
     if not shutil.which(command[0]):
         raise FmctError(f"{command[0]} is not on the PATH: run this where jobs are submitted from")
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(
+            command, input=given, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise FmctError(f"{command[0]} gives no answer in {SECONDS} s: ask who runs the cluster") from None
     if done.returncode:

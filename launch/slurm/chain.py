@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from launch.slurm import scheduler
 from launch.slurm.causes import own_words
@@ -29,7 +30,7 @@ class Submitted(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    number: str
+    number: Annotated[str, StringConstraints(pattern="^[0-9]+$")]
     at: datetime
     folder: Path
     """Of its log."""

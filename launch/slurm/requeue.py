@@ -158,7 +158,7 @@ def after(folder: Path, kept: Kept, code: int, backoff: float) -> None:
 def read(folder: Path, job: str) -> list[Ending]:
     """The endings of a job, oldest first."""
     path = _path(folder, job)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     return [Ending.model_validate_json(line) for line in lines if line.endswith("}")]
 
 

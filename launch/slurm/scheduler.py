@@ -1,11 +1,14 @@
 """What Slurm says of jobs, by its own commands; nothing here fails where Slurm does not answer.
 
 `scontrol` (slurmctld) tells of jobs that wait, run, or ended a few minutes ago (MinJobAge); `sacct`
-(slurmdbd) of all, earlier starts of a requeued job included, where a site has accounting.
+(slurmdbd) of all, earlier starts of a requeued job included, where a site has accounting. Their answers may
+hold bytes that are no UTF-8, of a job's name or folder: paths keep them, as Python's own do, and in names and
+reasons a replacement character stands for each.
 """
 
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -101,8 +104,8 @@ def queued() -> list[Queued] | None:
             continue
         number, state, reason, name, folder, command = line.split("|", 5)
         if number not in found or state != "PENDING":
-            reason = "" if reason == "None" else reason
-            found[number] = Queued(number, name, state, reason, folder, command)
+            reason = "" if reason == "None" else _shown(reason)
+            found[number] = Queued(number, _shown(name), state, reason, folder, command)
     return list(found.values())
 
 
@@ -119,6 +122,7 @@ def accounted(numbers: list[str]) -> list[Accounted] | None:
     return [
         Accounted(job, state.split()[0], code, _time(start), _time(end), nodes)
         for job, state, code, start, end, nodes in rows
+        if state.strip()
     ]
 
 
@@ -141,15 +145,16 @@ def hostnames(nodes: str) -> list[str]:
 def command(*words: str) -> str:
     """Have Slurm do something; returns what it complains of, empty where it did it."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        done = _run(words)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{words[0]}: {error}"
-    return "" if done.returncode == 0 else " ".join((done.stderr or done.stdout or "failed").split())
+    said = "" if done.returncode == 0 else " ".join((done.stderr or done.stdout or "failed").split())
+    return _shown(said)
 
 
-def _ask(words: list[str]) -> str | None:
+def _ask(words: Sequence[str]) -> str | None:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        done = _run(words)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode and "nvalid job id" in done.stderr:
@@ -157,11 +162,26 @@ def _ask(words: list[str]) -> str | None:
     return None if done.returncode else done.stdout
 
 
+def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, capture_output=True, encoding="utf-8", errors="surrogateescape", timeout=ANSWER_SECONDS
+    )
+
+
+def _shown(text: str) -> str:
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+_FREE = re.compile(
+    r"(?:^|(?<=\s))(JobName|\w*Comment|Command|WorkDir|StdErr|StdIn|StdOut)=(.*)$", re.MULTILINE
+)
+"""Keys of `scontrol show job` whose value is the rest of the line, in which anything may stand."""
+
+
 def _job(record: str) -> JobFacts:
-    """Read a record of `scontrol show job`: of some keys the value is the rest of the line."""
-    long: dict[str, str] = dict(re.findall(r"^\s*(Command|WorkDir|StdOut)=(.*)$", record, re.MULTILINE))
-    name = re.search(r"JobName=(.*)$", record, re.MULTILINE)
-    short: dict[str, str] = dict(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", record))
+    """Read a record of `scontrol show job`."""
+    long: dict[str, str] = dict(_FREE.findall(record))
+    short: dict[str, str] = dict(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", _FREE.sub("", record)))
     number: str = short.get("ArrayJobId") or short["JobId"]
     if "ArrayTaskId" in short:
         task = short["ArrayTaskId"].split("%")[0]
@@ -169,9 +189,9 @@ def _job(record: str) -> JobFacts:
     reason = short.get("Reason", "None")
     return JobFacts(
         job=number,
-        name=name.group(1) if name else "",
+        name=_shown(long.get("JobName", "")),
         state=short.get("JobState", "UNKNOWN"),
-        reason="" if reason == "None" else reason,
+        reason="" if reason == "None" else _shown(reason),
         nodes=short.get("NodeList", "").replace("(null)", ""),
         restarts=int(short.get("Restarts", 0)),
         start=_time(short.get("StartTime", "")),

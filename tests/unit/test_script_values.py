@@ -121,10 +121,10 @@ def _each_spoilt(value: Any, hidden: str) -> Iterator[Any]:
         yield type(value)(f"{value}{hidden}")
 
 
-PRINTED = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=20)
+PRINTING = st.characters(exclude_categories=["C", "Z"], include_characters=" ", exclude_characters="\\")
 
 
-@given(text=PRINTED.filter(lambda text: "\\" not in text))
+@given(text=st.text(PRINTING, min_size=1, max_size=20))
 def test_whatever_prints_is_one_value_of_one_line(text: str) -> None:
     plain = script(replace(JOB, name="n"), Path("slurm"), Site()).splitlines()
     site = Site(account=text, directives={"comment": text}, environment={"NAME": text})

@@ -1,0 +1,89 @@
+"""Slurm's answers as they may be: names and folders of bytes that are no UTF-8, keys inside of names."""
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fmct_hpc.train.attempts import SlurmJob
+from launch.commands.watch import watch_app
+from launch.slurm import requeue, scheduler
+from launch.slurm.progress import Kept
+
+LATIN_1 = "Sch\\344del"
+JOB = rf"""JobId=12 JobName=JobState=FAILED {LATIN_1}
+   JobState=RUNNING Reason=None Requeue=1 Restarts=$restarts PreemptTime=2026-11-24T23:41:04
+   NodeList=n[1-2] StartTime=2026-11-24T23:41:04
+   Command=/{LATIN_1}/fmct-train.sh --run /{LATIN_1}
+   WorkDir=/{LATIN_1}
+   Comment=Restarts=none JobState=FAILED {LATIN_1}
+   StdOut=/{LATIN_1}/12.out
+"""
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Slurm's commands note that a job was queued again."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    asked = tmp_path / "asked"
+    said = {
+        "scontrol": f"""
+if [ "$1" = requeue ]; then touch {asked}; printf '{LATIN_1}' >&2; exit 0; fi
+restarts=0; [ -e {asked} ] && restarts=1
+cat <<END
+$(printf "{JOB.replace(chr(10), chr(92) + "n")}")
+END""",
+        "squeue": f"printf '12|PENDING|{LATIN_1}|{LATIN_1}|/{LATIN_1}|x.sh\\n'",
+        "sacct": f"printf '12|CANCELLED by {LATIN_1}|0:0|||n1\\n12||0:0|||n1\\n'",
+        "scancel": f"printf 'error: {LATIN_1}' >&2; exit 1",
+    }
+    for name, script in said.items():
+        (programs / name).write_text(f"#!/bin/bash\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for name, value in {"JOB_ID": "12", "PROCID": "0", "JOB_NODELIST": "n1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("FMCT_LOG", os.fsdecode(b"/Sch\xe4del/12.out"))
+    return asked
+
+
+def test_every_answer_is_read(asked: Path) -> None:
+    [job] = scheduler.jobs_known("12") or []
+    assert (job.state, job.restarts, job.name) == ("RUNNING", 0, "JobState=FAILED Sch\ufffddel")
+    assert os.fsencode(job.log or "") == b"/Sch\xe4del/12.out"
+    assert os.fsencode(job.folder) == b"/Sch\xe4del"
+    [queued] = scheduler.queued() or []
+    assert (queued.name, queued.reason, os.fsencode(queued.folder)) == (
+        "Sch\ufffddel",
+        "Sch\ufffddel",
+        b"/Sch\xe4del",
+    )
+    [start] = scheduler.accounted(["12"]) or []
+    assert start.state == "CANCELLED"
+    assert scheduler.command("scancel", "12") == "error: Sch\ufffddel"
+
+
+def test_a_preempted_job_is_queued_again_whatever_its_name(asked: Path, tmp_path: Path) -> None:
+    requeue.after(tmp_path / "slurm", Kept(), 75, 1.0)
+    assert asked.exists()
+    [ending] = requeue.read(tmp_path / "slurm", "12")
+    assert ending.cause == "preempted"
+
+
+def test_its_record_can_be_written(asked: Path) -> None:
+    job = SlurmJob.here()
+    assert job is not None
+    assert SlurmJob.model_validate_json(job.model_dump_json()).log == "/Sch\ufffddel/12.out"
+
+
+def test_status_and_cancel(asked: Path, tmp_path: Path) -> None:
+    slurm = tmp_path / "run" / "slurm"
+    slurm.mkdir(parents=True)
+    (slurm / "12_submission.sh").touch()
+    told = CliRunner().invoke(watch_app, ["status", str(tmp_path / "run")])
+    assert told.exit_code == 0, told.output
+    assert "state RUNNING" in told.output
+    refused = CliRunner().invoke(watch_app, ["cancel", str(tmp_path / "run")])
+    assert "Sch\ufffddel" in str(refused.exception)
