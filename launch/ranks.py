@@ -13,6 +13,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from fmct_hpc.train.signals import EXIT_SAVED
+from shards.cores import usable_cores
 from shards.errors import FmctError
 
 FAILED_RANK_GRACE_SECONDS = 20.0
@@ -46,7 +47,7 @@ def run_ranks(command: list[str], ranks: int) -> Ended:
     environment initialisation). SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are passed on to every rank. When a
     rank fails, the others are ended, since their next collective would wait for it for ever.
     """
-    threads = max(1, (os.cpu_count() or 1) // ranks)
+    threads = max(1, usable_cores() // ranks)
     shared = {
         "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from fmct_hpc.probe.encoders import Encoder
 from fmct_hpc.probe.store import FeatureRequest, FeatureStore, array_name
 from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset
+from shards.cores import usable_cores
 from shards.errors import FmctError
 from shards.lock import writing
 
@@ -56,7 +56,7 @@ def extract_store(
     Raises FmctError for a layer that the encoder does not have, volumes that were preprocessed in another
     way than those it was trained on, and a damaged shard.
     """
-    workers = workers or (1 if device == "cpu" else len(os.sched_getaffinity(0)))
+    workers = workers or (1 if device == "cpu" else usable_cores())
     rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
     if not len(rows):
         raise FmctError(f"{dataset.path}: no volume to extract features of")
