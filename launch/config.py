@@ -1,6 +1,11 @@
-"""Reading a configuration: YAML, overridden by section.key=value, checked into a typed model."""
+"""Reading a configuration: YAML, overridden by section.key=value, checked into a typed model.
+
+YAML takes 2024 for a number, 0123 for 83 and `on` for true. Where the model wants a path or a text, it gets
+what was written.
+"""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -18,17 +23,25 @@ def load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
 
     Raises FmctError in one line that names the file or override, the key and what was expected.
     """
-    values = _read(path) if path else {}
-    overridden = {_apply(values, override) for override in overrides}
+    values, written = _read(path) if path else ({}, {})
+    overridden = dict(_apply(values, written, override) for override in overrides)
+    values = _with_homes(values)
     try:
-        return model.model_validate(_with_homes(values))
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            if not _take_as_written(values, written, overridden, error):
+                raise
+        return model.model_validate(values)
     except ValidationError as error:
-        raise FmctError(_one_line(error, model, path, overridden)) from None
+        raise FmctError(_one_line(error, model, path, set(overridden))) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a file, and the same with each as it is written."""
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        text = path.read_text()
+        values, written = yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
     except FileNotFoundError:
         raise FmctError(f"{path}: no such configuration file; recipes stand in launch/recipes") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -38,14 +51,14 @@ def _read(path: Path) -> dict[str, Any]:
         line = f" line {mark.line + 1}:" if mark else ""
         raise FmctError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
     if values is None:
-        return {}
+        return {}, {}
     if not isinstance(values, dict):
         raise FmctError(f"{path}: expected `key: value` lines at the top, found a {type(values).__name__}")
-    return values
+    return values, written
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML's own would drop the first."""
+    """Refuses a key that is given twice, of which YAML's own would drop the first; reads 5e8 as YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As SafeLoader does."""
@@ -59,6 +72,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+_INDICATORS = "'\"|>&*!"
+"""What a YAML text begins with that is not plain (YAML 1.2, 5.3)."""
+
+
 def _with_homes(value: Any) -> Any:
     """The same with a leading ~/ as the shell reads it."""
     if isinstance(value, dict):
@@ -68,23 +90,46 @@ def _with_homes(value: Any) -> Any:
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~/") else value
 
 
-def _apply(values: dict[str, Any], override: str) -> str:
-    """Set one section.key=value in `values`; the value is read as YAML. Returns the key."""
+def _apply(values: dict[str, Any], written: dict[str, Any], override: str) -> tuple[str, str]:
+    """Set one section.key=value in both; the value is read as YAML. Returns the key and the value's text."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise FmctError(f"override {override!r}: expected section.key=value")
     try:
-        value = yaml.load(text, _Loader)
+        value, as_written = yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
     except (yaml.YAMLError, ValueError):
         raise FmctError(f"override {override!r}: the value is not valid YAML") from None
+    if isinstance(value, str) and text.lstrip()[0] not in _INDICATORS:  # plain: ` #` begins no comment
+        value = as_written = text.strip()
     *sections, last = key.split(".")
-    place = values
-    for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise FmctError(f"override {override!r}: {section} is a value, not a section")
-    place[last] = value
-    return key
+    for tree, leaf in ((values, value), (written, as_written)):
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise FmctError(f"override {override!r}: {section} is a value, not a section")
+        place[last] = leaf
+    return key, text
+
+
+def _take_as_written(values: Any, written: Any, overridden: dict[str, str], error: ValidationError) -> bool:
+    """Put the text as it was written in the place of what should have been one; whether there was any."""
+    changed = False
+    for detail in error.errors(include_url=False):
+        if detail["type"] not in ("path_type", "string_type") or detail["input"] is None:
+            continue
+        value, text, holder, key = values, written, values, detail["loc"][0]
+        try:
+            for part in detail["loc"]:
+                if isinstance(value, (dict, list)):  # what follows a value names a member of a union
+                    value, text, holder, key = value[part], text[part], value, part  # type: ignore[index]
+        except (LookupError, TypeError):  # of another structure than the model's
+            continue
+        text = overridden.get(".".join(map(str, detail["loc"])), text)
+        if isinstance(text, str):
+            holder[key] = text
+            changed = True
+    return changed
 
 
 def _one_line(error: ValidationError, model: type[BaseModel], path: Path | None, overridden: set[str]) -> str:

@@ -8,6 +8,7 @@ from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.sweep.grid import units
 from launch.config import load
 from launch.slurm.pipeline import Pipeline
+from launch.slurm.site import Site
 from launch.study.config import StudyConfig
 from preprocess.config import PreprocessConfig
 from shards.errors import FmctError
@@ -103,6 +104,33 @@ def test_a_mistake_gets_one_line_that_names_it(
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["2024", "0123", "1e5", "1_000", "2024-01-02", "12:30:00", "0x1F", "on", "runs/a=b", "a #1", "a: b"],
+)
+def test_a_path_is_what_was_written(tmp_path: Path, name: str) -> None:
+    assert load(TrainConfig, None, [f"data.path={name}"]).data.path == Path(name)
+    written = write(tmp_path, f"data: {{path: d}}\nrun:\n  start_from: {name}\n")
+    if name not in ("a #1", "a: b"):  # which are no plain values in YAML
+        assert load(TrainConfig, written, []).run.start_from == Path(name)
+
+
+def test_a_text_is_what_was_written_and_null_stays_none() -> None:
+    site = load(
+        Site,
+        None,
+        [
+            "account=0123",
+            "environment={DAY: 2024-01-02}",
+            "directives={time: 1:30:00, nice: 1, exclusive: on}",
+        ],
+    )
+    assert (site.account, site.environment) == ("0123", {"DAY": "2024-01-02"})
+    assert site.directives == {"time": "1:30:00", "nice": "1", "exclusive": True}
+    config = load(TrainConfig, None, ["data.path='it''s #1'", "data.cache=null", "run.steps=1e3 # few"])
+    assert (config.data.path, config.data.cache, config.run.steps) == (Path("it's #1"), None, 1000)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
