@@ -14,7 +14,7 @@ from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train import attempts
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts, set_damaged_aside
-from fmct_hpc.train.signals import EXIT_SAVED, stop_on_signal, time_limit
+from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, time_limit
 from fmct_hpc.train.start import require_start
 from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError
@@ -98,6 +98,8 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     from fmct_hpc.train.process_group import join, on_first_rank, rank_and_size, together
 
     rank, world_size = rank_and_size()
+    if rank == 0 and (stale := stale_job_end()):
+        log.warning(stale)
     try:
         dataset = require_possible(config, run, world_size)
     except FmctError as error:

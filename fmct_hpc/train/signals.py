@@ -19,6 +19,8 @@ EXIT_SAVED = 75
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
+JOB_END = "SLURM_JOB_END_TIME"
+
 SAME_REQUEST_SECONDS = 2.0
 """A scheduler signals a job's processes, and the launcher among them passes it on: one request, twice."""
 
@@ -57,7 +59,27 @@ def time_limit(minutes: float | None) -> float:
     Slurm job (SLURM_JOB_END_TIME, sbatch(1)), whichever is first; infinity with neither.
     """
     told = time.time() + 60 * minutes if minutes is not None else math.inf
-    return min(told, float(os.environ.get("SLURM_JOB_END_TIME") or math.inf))
+    return told if stale_job_end() else min(told, float(os.environ.get(JOB_END) or math.inf))
+
+
+def stale_job_end() -> str | None:
+    """In words, that SLURM_JOB_END_TIME is no time to come, so that it can't be this process's; else None.
+
+    A shell that was opened in a job keeps it when the job has ended, and a job may be given more time.
+    """
+    given = os.environ.get(JOB_END) or "inf"
+    try:
+        end = float(given)
+    except ValueError:
+        end = math.nan
+    if math.isnan(end):
+        return f"{JOB_END}={given!r} is no time: it is not taken for the end of this run"
+    if end > time.time():
+        return None
+    return (
+        f"{JOB_END} was {(time.time() - end) / 60:.0f} minutes ago: this process outlives the Slurm job whose "
+        "variables it has, so that is not taken for the end of this run (unset it, or set run.minutes)"
+    )
 
 
 @contextmanager

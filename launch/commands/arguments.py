@@ -1,5 +1,6 @@
 """What several commands take, and how `--share I/N` is read."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,11 @@ Overrides = Annotated[
     typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+
+
+def is_override(given: str) -> bool:
+    """Whether an argument among folders is a value for the recipe: a folder may have = in its name too."""
+    return re.match(r"[a-z_][\w.]*=", given) is not None and not Path(given).is_dir()
 
 
 def numbers_of_share(text: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from launch.commands.arguments import is_override
 from launch.commands.watch import watch_app
 from launch.config import load
 from launch.slurm.site import Site
@@ -102,8 +103,8 @@ def probe(
     from launch.slurm.stages import configuration, probe_job
 
     cluster = load(Site, site, [])
-    runs = [Path(given) for given in runs_and_overrides if "=" not in given]
-    overrides = [given for given in runs_and_overrides if "=" in given]
+    runs = [Path(given) for given in runs_and_overrides if not is_override(given)]
+    overrides = [given for given in runs_and_overrides if is_override(given)]
     if not runs:
         raise typer.BadParameter("name at least one run folder")
     load(ProbeConfig, config, overrides)

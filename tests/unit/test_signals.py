@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fmct_hpc.train.signals import stop_on_signal, time_limit
+from fmct_hpc.train.signals import stale_job_end, stop_on_signal, time_limit
 
 TWICE = """
 import os, signal, time
@@ -43,3 +43,17 @@ def test_the_nearer_of_the_jobs_end_and_the_told_minutes_counts(monkeypatch: pyt
     with stop_on_signal(time_limit(20)) as stop:
         assert not stop(needed=500)
         assert stop(needed=700)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("1700000000", "minutes ago"), ("soon", "no time"), ("nan", "no time")]
+)
+def test_an_end_of_the_job_that_is_over_is_told_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, given: str, said: str
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", given)
+    told = stale_job_end()
+    assert told is not None
+    assert said in told
+    assert time_limit(None) == math.inf
+    assert time_limit(5) < math.inf
