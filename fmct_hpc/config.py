@@ -294,6 +294,8 @@ class EngineConfig(_Section):
         if self.offload_parameters and self.zero_stage != 3:
             raise ValueError("engine.offload_parameters needs engine.zero_stage=3")
         zero = self.deepspeed.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError("engine.deepspeed: zero_optimization must be a section, {key: value}")
         for key, remedy in _NOT_TO_SET.items():
             if key in self.deepspeed or key in zero:
                 raise ValueError(f"engine.deepspeed must not set {key}; {remedy}")

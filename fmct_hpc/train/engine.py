@@ -24,10 +24,17 @@ def deepspeed_config(config: TrainConfig, world_size: int, parameters: int) -> d
     Raises FmctError where run.batch can't be shared out evenly.
     """
     accumulation = config.accumulation(world_size)
-    ours = {
+    return {
         "train_batch_size": config.run.batch,
         "train_micro_batch_size_per_gpu": config.run.batch // (world_size * accumulation),
         "gradient_accumulation_steps": accumulation,
+        **deepspeed_settings(config, parameters),
+    }
+
+
+def deepspeed_settings(config: TrainConfig, parameters: int) -> dict[str, Any]:
+    """All of that but the batch: ours, and engine.deepspeed laid over it."""
+    ours = {
         "gradient_clipping": config.optim.clip,
         "zero_optimization": {
             "stage": config.engine.zero_stage,

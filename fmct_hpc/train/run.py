@@ -16,6 +16,7 @@ from fmct_hpc.train import attempts
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts, set_damaged_aside
 from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, time_limit
 from fmct_hpc.train.start import require_start
+from fmct_hpc.train.understood import require_understood
 from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError
 from shards.atomic import write_text
@@ -54,11 +55,12 @@ of ranks: none but rounding); all others must stay as they were when a run goes 
 def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Manifest] | None:
     """Check all that can be wrong before any process group starts; return the checkpoint to go on from.
 
-    Raises FmctError: what `require_possible` does, the run folder takes no files, the checkpoints are of
-    another configuration or dataset, or all damaged.
+    Raises FmctError: what `require_possible` does, the run folder takes no files, DeepSpeed refuses what
+    engine.deepspeed has, the checkpoints are of another configuration or dataset, or all damaged.
     """
     require_folder(run)
     dataset = require_possible(config, run, world_size)
+    require_understood(config)
     found = newest(run)
     if found:
         require_same(config, dataset, *found)

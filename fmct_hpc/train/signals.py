@@ -77,8 +77,8 @@ def stale_job_end() -> str | None:
     if end > time.time():
         return None
     return (
-        f"{JOB_END} was {(time.time() - end) / 60:.0f} minutes ago: this process outlives the Slurm job whose "
-        "variables it has, so that is not taken for the end of this run (unset it, or set run.minutes)"
+        f"{JOB_END} was {(time.time() - end) / 60:.0f} minutes ago: this process outlives the Slurm job that "
+        "its variables are of, so that is not taken for the end of this run (unset it, or set run.minutes)"
     )
 
 

@@ -78,11 +78,14 @@ def train(
 ) -> None:
     """One job that queues itself again, after preemption or its time limit, until training is done."""
     from fmct_hpc.config import TrainConfig
+    from fmct_hpc.train.understood import require_understood
     from launch.slurm.stages import configuration, train_job
 
     cluster = load(Site, site, [])
     # A wrong configuration shows here, not in the queue.
-    load(TrainConfig, config, overrides or []).accumulation(nodes * ranks_per_node)
+    settings = load(TrainConfig, config, overrides or [])
+    settings.accumulation(nodes * ranks_per_node)
+    require_understood(settings)
     job = train_job(run, configuration(config, overrides or []), nodes, ranks_per_node, cluster)
     _launch([job], run, cluster, dry_run)
 

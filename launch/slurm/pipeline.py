@@ -18,6 +18,7 @@ from fmct_hpc.config import Positive, TrainConfig
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.train.understood import require_understood
 from launch.config import Model, load
 from launch.slurm import stages
 from launch.slurm.site import Site
@@ -121,6 +122,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     probing = _resolved("probe", ProbeConfig, pipeline.probe, [f"data={volumes}", f"labels={labels}"])
     nodes, ranks = pipeline.train.nodes, pipeline.train.ranks_per_node or max(1, site.train.gpus_per_node)
     training.accumulation(nodes * ranks)
+    require_understood(training)
     shares = min(pipeline.preprocess.tasks or site.width, site.array_size)
     recipes = {
         stage: _kept(settings, out, stage)
