@@ -12,7 +12,7 @@ from launch.commands.preprocessing import demo_app, keygen, labels, preprocess, 
 from launch.commands.setup import doctor, recipes
 from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
-from launch.program import keep_working_folder_off_path
+from launch.program import keep_working_folder_off_path, require_docstrings
 from launch.ranks import end_rank
 from shards.errors import FmctError, refusal
 from shards.sharing import share
@@ -54,6 +54,7 @@ def _run() -> None:
     set_up_logging()
     try:
         share(None)
+        require_docstrings()
         app()
     except (FmctError, OSError) as error:
         told = refusal(error) if isinstance(error, OSError) else error

@@ -8,6 +8,8 @@ there would run in place of ours. With -P, and PYTHONSAFEPATH for what processes
 import os
 import sys
 
+from shards.errors import FmctError
+
 PYTHON = (sys.executable, "-P")
 """This interpreter."""
 
@@ -15,6 +17,15 @@ FMCT = (*PYTHON, "-m", "launch.cli")
 """The `fmct` command of this installation, whatever is on the PATH."""
 
 SAFE_PATH = "PYTHONSAFEPATH"
+
+
+def require_docstrings() -> None:
+    """Raise FmctError under `python -OO`, which strips them: DALI 2.4 adds to its own when it is imported."""
+    if sys.flags.optimize > 1:
+        raise FmctError(
+            "Python runs without docstrings (-OO, PYTHONOPTIMIZE=2), and so DALI can't be imported: use at "
+            "most -O, or unset PYTHONOPTIMIZE"
+        )
 
 
 def keep_working_folder_off_path() -> None:

@@ -60,6 +60,12 @@ def test_ranks_and_their_readers(folder: Path, tmp_path: Path) -> None:
     assert attempt.cause == "done"
 
 
+def test_python_without_docstrings_is_refused_in_a_line(tmp_path: Path) -> None:
+    done = run(tmp_path, PROGRAM, "doctor", PYTHONOPTIMIZE="2")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "PYTHONOPTIMIZE" in done.stderr
+
+
 def test_worker_processes(folder: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     assert run(folder, PROGRAM, "shards", "verify", data, "--workers", "2").returncode == 0
