@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -49,18 +50,18 @@ class Kept(NamedTuple):
 
     def progress(self) -> tuple[int | None, Unit]:
         """Step of the newest checkpoint, tasks or units of this array task's share, and so on."""
-        share, shares = (os.environ.get(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
+        share, shares = _share_of_array()
         if self.run:
             return newest_step(self.run), "step"
         if self.out:
-            return marked_in_share(self.out, int(share or 0), int(shares or 1)), "task"
+            return marked_in_share(self.out, share, shares), "task"
         if self.catalog:
             return parts_kept(self.catalog), "part"
         # These bring PyTorch, which others don't need.
         if self.sweep:
             from fmct_hpc.probe.sweep.ledger import units_in_share
 
-            return units_in_share(self.sweep, int(share or 0), int(shares or 1)), "unit"
+            return units_in_share(self.sweep, share, shares), "unit"
         if self.stores:
             from fmct_hpc.probe.features import volumes_kept
 
@@ -72,6 +73,17 @@ class Kept(NamedTuple):
             volumes = sum(volumes_kept(store) for store in (self.probe / "features").glob("*"))
             return volumes + (units_in_share(self.probe, 0, 1) or 0), "result"
         return None, "part"
+
+
+def _share_of_array() -> tuple[int, int]:
+    """Which tasks this array task does: every N-th from I on of an array 0-N, else that of its number alone.
+
+    So the sbatch files have it.
+    """
+    given = {name: os.environ.get(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX")}
+    number, count, least = int(given["ID"] or 0), int(given["COUNT"] or 1), int(given["MIN"] or 0)
+    whole = least == 0 and int(given["MAX"] or count - 1) == count - 1
+    return number, count if whole else sys.maxsize
 
 
 def told_by(arguments: list[str], run: Path | None) -> Kept:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from fmct_hpc.probe.sweep.grid import Unit
+from fmct_hpc.probe.sweep.ledger import Plan as SweepPlan
+from fmct_hpc.probe.sweep.ledger import UnitFiles, read_plan, write_plan
+from fmct_hpc.probe.sweep.run import Sweep
+from launch.commands.arguments import numbers_of_share
+from launch.slurm.progress import Kept
 from launch.slurm.submit import SETUP
+from preprocess.tasks import ledger
+from preprocess.tasks.plan import Plan, Task
+from shards.atomic import write_text
 
 FILES = sorted((Path(__file__).parents[2] / "launch/sbatch").glob("*.sbatch"))
 SCONTROL = """\
@@ -40,7 +49,8 @@ class Shell:
         environment = {
             **{"PATH": f"{self.folder}:{os.environ['PATH']}", "RUNS": "runs/a runs/b", "OUT": "probes"},
             **{"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "1"},
-            **{"SLURM_ARRAY_TASK_COUNT": "2", "SLURM_JOB_NODELIST": "n1", **variables},
+            **{"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "1", "SLURM_ARRAY_TASK_COUNT": "2"},
+            **{"SLURM_JOB_NODELIST": "n1", **variables},
         }
         done = subprocess.run(
             ["bash", file, *arguments], env=environment, capture_output=True, text=True, timeout=60
@@ -53,7 +63,9 @@ def shell(tmp_path: Path) -> Shell:
     shell = Shell(tmp_path / "bin")
     shell.folder.mkdir()
     shell.stand_in("scontrol", SCONTROL)
-    shell.stand_in("srun", 'echo "srun MASTER_ADDR=${MASTER_ADDR:-} $*"')
+    shell.stand_in(
+        "srun", 'echo "srun MASTER_ADDR=${MASTER_ADDR:-} $*"; echo "path ${PYTHONPATH-none} $PYTHONSAFEPATH"'
+    )
     shell.stand_in("fmct", 'echo "fmct FMCT_LOG=${FMCT_LOG:-} $*"')
     shell.stand_in("sleep", "")
     return shell
@@ -114,3 +126,68 @@ def test_a_stage_tells_where_it_keeps_what_it_has_done(shell, stage, arguments, 
     policy = [line.split(" launch ")[1].strip() for line in ended.said if " launch " in line]
     assert policy == [f"before --folder . {told}".strip(), f"after --folder . --code 75 {told}".strip()]
     assert ended.code == 75
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_no_python_of_a_stage_imports_from_the_working_folder(shell, file):
+    ended = shell.run(file, "--run", "runs/first", PYTHONPATH=":/code::/more:")
+    assert "path /code:/more 1" in ended.said
+
+
+TASKS = 8
+
+
+def array(numbers: str) -> dict[int, dict[str, str]]:
+    """By number, what Slurm tells each task of `sbatch --array=NUMBERS`."""
+    parts = [part.split("-") for part in numbers.split(",")]
+    members = [n for part in parts for n in range(int(part[0]), int(part[-1]) + 1)]
+    facts = {"MIN": min(members), "MAX": max(members), "COUNT": len(members)}
+    return {n: {f"SLURM_ARRAY_TASK_{k}": str(v) for k, v in {**facts, "ID": n}.items()} for n in members}
+
+
+def preprocess_status(out, done, monkeypatch):
+    tasks = tuple(Task(digest=f"{n:064x}"[::-1], rows=(n,)) for n in range(TASKS))
+    write_text(out / "tasks/plan.json", Plan(settings="s", tasks=tasks).model_dump_json())
+    facts = {"series": 0, "volumes": 0, "rejected": {}, "dropped_slices": {}, "source_bytes": 0, "seconds": 0}
+    for number in done:
+        place = ledger.files(out, number, tasks[number])
+        for part in place.parts:
+            part.touch()
+        ledger.mark(place, ledger.TaskResult(digest=place.digest, shards={}, **facts))
+    return str(ledger.status(out)).split("; to do: ")[1], Kept(out=out)
+
+
+def sweep_status(out, done, monkeypatch):
+    unit = {"encoder": "e", "method": "logistic", "layer": 0, "pool": "cls", "fraction": 1.0, "shots": None}
+    units = tuple(Unit(**unit, seeds=(n,), tasks=("t",)) for n in range(TASKS))
+    digests, tasks = tuple(f"{n:064d}"[::-1] for n in range(TASKS)), tuple((n,) for n in range(TASKS))
+    shared = {"units": units, "digests": digests, "seconds": (), "encoders": (), "leakage": ()}
+    write_plan(out, SweepPlan(**shared, tasks=tasks))
+    for number in done:
+        write_text(UnitFiles(out, digests[number]).marker, "")
+    monkeypatch.setattr(Sweep, "_current_plan", lambda sweep: read_plan(sweep.out))
+    monkeypatch.setattr(Sweep, "_done", lambda sweep, plan, number: number in done)
+    return Sweep(None, out).status().split("; tasks to do: ")[1], Kept(sweep=out)
+
+
+@pytest.mark.parametrize("status", [preprocess_status, sweep_status])
+@pytest.mark.parametrize("to_do", [{3, 7}, {0}, {0, 1, 2}, {0, 2}, {4, 5, 6}, set(range(TASKS))], ids=str)
+def test_what_status_says_is_to_do_is_an_array_that_does_it(shell, tmp_path, monkeypatch, status, to_do):
+    marked = set(range(TASKS)) - to_do
+    said, kept = status(tmp_path / "out", marked, monkeypatch)
+    [file] = [file for file in FILES if file.stem == status.__name__.removesuffix("_status")]
+    does = {}
+    for number, variables in array(said).items():
+        ended = shell.run(file, "catalog", "--out", "out", **variables)
+        [srun] = [line.split() for line in ended.said if line.startswith("srun ")]
+        if "--share" in srun:
+            share, shares = numbers_of_share(srun[srun.index("--share") + 1])
+            does[number] = set(range(TASKS)[share::shares])
+        else:
+            does[number] = {int(srun[srun.index("--task") + 1])}
+        with monkeypatch.context() as slurm:
+            for name, value in variables.items():
+                slurm.setenv(name, value)
+            assert kept.progress()[0] == len(does[number] & marked), "what a start of it has done so far"
+    assert set().union(*does.values()) >= to_do
+    assert sum(map(len, does.values())) == len(set().union(*does.values())), "none twice"
