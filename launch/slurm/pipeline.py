@@ -18,9 +18,11 @@ from fmct_hpc.config import Positive, TrainConfig
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.train.start import require_start
 from fmct_hpc.train.understood import require_understood
 from launch.config import Model, load
 from launch.slurm import stages
+from launch.slurm.inputs import require_inputs, require_measurable
 from launch.slurm.site import Site
 from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
@@ -108,9 +110,9 @@ class Step:
 def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     """Every job of the pipeline, each after those that it waits for.
 
-    Raises FmctError where an input is missing or a recipe is wrong: here, not in the queue.
+    Raises FmctError where an input is missing or is not what its stage takes, and where a recipe is wrong.
     """
-    _require_inputs(pipeline)
+    require_inputs(pipeline.export, pipeline.key_file, pipeline.labels)
     out, key = pipeline.out, pipeline.key_file
     catalog, data, run, probe = out / "catalog.parquet", out / "data", out / "run", out / "probe"
     keyed = pipeline.labels.suffix == ".parquet"
@@ -120,6 +122,10 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     volumes = data / preparing.output.formats[0]
     training = _resolved("train", TrainConfig, pipeline.train, [f"data.path={volumes}"])
     probing = _resolved("probe", ProbeConfig, pipeline.probe, [f"data={volumes}", f"labels={labels}"])
+    sweeping = _sweep_config(pipeline.sweep, out, volumes, labels) if pipeline.sweep else None
+    require_start(training)
+    others = pipeline.sweep.encoders if pipeline.sweep else ()
+    require_measurable(probing, sweeping, others, pipeline.labels, training.model.depth, preparing.digest())
     nodes, ranks = pipeline.train.nodes, pipeline.train.ranks_per_node or max(1, site.train.gpus_per_node)
     training.accumulation(nodes * ranks)
     require_understood(training)
@@ -160,16 +166,14 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
         Step("probe", measure, probe / "slurm", (probe / "results.json",), recipes["probe"]),
         Step("report", report, out / "slurm", (out / "report.html",)),
     ]
-    if pipeline.sweep:
-        found += _sweep(pipeline.sweep, out, volumes, labels, site, measure.after_success)
+    if pipeline.sweep and sweeping:
+        found += _sweep(pipeline.sweep, sweeping, out, site, measure.after_success)
     return _named([step for step in found if step.stage != "labels" or not keyed], out)
 
 
-def _sweep(
-    sweep: Sweeping, out: Path, volumes: Path, labels: Path, site: Site, needed: tuple[str, ...]
-) -> list[Step]:
-    """The jobs of a sweep; `needed` names those that make weights and labels."""
-    run, swept = out / "run", out / "sweep"
+def _sweep_config(sweep: Sweeping, out: Path, volumes: Path, labels: Path) -> SweepConfig:
+    """The whole configuration of a sweep over the trained encoder, the same untrained, and others."""
+    run = out / "run"
     encoders = [
         EncoderSpec(name="trained", weights=run),
         EncoderSpec(name="untrained", weights=run, untrained=0),
@@ -177,7 +181,14 @@ def _sweep(
     ]
     given = json.dumps([spec.model_dump(mode="json") for spec in encoders])
     own = [f"data={volumes}", f"labels={labels}", f"features={out / 'features'}", f"encoders={given}"]
-    settings = _resolved("sweep", SweepConfig, sweep, own)
+    return _resolved("sweep", SweepConfig, sweep, own)
+
+
+def _sweep(
+    sweep: Sweeping, settings: SweepConfig, out: Path, site: Site, needed: tuple[str, ...]
+) -> list[Step]:
+    """The jobs of a sweep; `needed` names those that make weights and labels."""
+    swept = out / "sweep"
     recipe = _kept(settings, out, "sweep")
     shares = min(sweep.tasks or site.width, site.array_size)
     plan = replace(stages.sweep_plan_job(recipe[0], swept, site), after_success=needed)
@@ -243,12 +254,3 @@ def _kept(settings: BaseModel, out: Path, stage: str) -> tuple[Path, str]:
     """Where a stage's configuration is kept, and its text; another configuration gets another file."""
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     return out / "recipes" / f"{stage}-{_digest(text)}.yaml", text
-
-
-def _require_inputs(pipeline: Pipeline) -> None:
-    if not pipeline.export.is_dir():
-        raise FmctError(f"export: {pipeline.export} is no folder; give the one that holds the DICOM export")
-    if not pipeline.key_file.is_file():
-        raise FmctError(f"key_file: no file {pipeline.key_file}; make it with `fmct keygen`")
-    if not pipeline.labels.is_file():
-        raise FmctError(f"labels: no file {pipeline.labels}")

@@ -5,23 +5,27 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_training import small_encoder, write_dataset
 
 from launch.config import load
 from launch.slurm.chain import Record, Submitted, decide
 from launch.slurm.pipeline import Pipeline, Step, steps
 from launch.slurm.scheduler import Queued
 from launch.slurm.site import Site
+from preprocess.privacy.deidentify import new_key
 from shards.errors import FmctError
 
 ORDER = ["scan", "labels", "plan", "preprocess", "collect", "train", "probe", "report"]
 SITE = Site(width=3)
+ALLOWED = "allow_pretraining_patients=true"
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     (tmp_path / "export").mkdir()
+    new_key(tmp_path / "hmac.key")
+    (tmp_path / "labels.csv").write_text("study_instance_uid,bleed,split\n1.2,1,train\n1.3,0,test\n")
     for name in ("hmac.key", "labels.csv"):
-        (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (1, 1))
     values = {
         "export": str(tmp_path / "export"),
@@ -83,7 +87,8 @@ def test_each_job_waits_for_what_it_reads(recipe):
 
 
 def test_a_sweep_hangs_on_the_training_beside_the_probe(recipe):
-    found = chain(recipe, "sweep={set: [feature_tasks=2], encoders: [{name: theirs, weights: /theirs.pth}]}")
+    theirs = "encoders: [{name: theirs, function: 'peer_encoder:tiny'}]"
+    found = chain(recipe, f"sweep={{set: [feature_tasks=2, {ALLOWED}], {theirs}}}")
     sweep = {step.job.name: step for step in found if step.stage not in ORDER}
     stage = {step.job.name: step.stage for step in found}
     assert {
@@ -179,8 +184,41 @@ def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe):
         ("train.set=[run.batch=7]", "not a multiple of 2 ranks"),
         ("train.node=2", "did you mean nodes"),
         ("preprocess.config=/nowhere.yaml", "/nowhere.yaml"),
+        ("train.set=[run.batch=8,'run.start_from=/nowhere.safetensors']", "/nowhere.safetensors"),
+        ("train.set=[run.batch=8,'engine.deepspeed={steps_per_prnt: 1}']", "mean steps_per_print"),
+        ("probe.set=[allow_pretraining_patients=false]", "probe: .* allow_pretraining_patients=true"),
+        ("sweep={set: []}", "sweep: .* allow_pretraining_patients=true"),
+        (f"sweep={{set: [{ALLOWED}, 'tasks=[bleeds]']}}", "has no task bleeds, only bleed"),
+        (f"sweep={{set: [{ALLOWED}, 'layers=[99]']}}", "layer 99.* trained has layers 0 to 11"),
+        (f"sweep={{set: [{ALLOWED}], encoders: [{{name: a, weights: /nowhere}}]}}", "/nowhere"),
+        (f"sweep={{set: [{ALLOWED}], encoders: [{{name: a, function: 'absent:f'}}]}}", "no module absent"),
     ],
 )
 def test_a_mistake_is_found_before_anything_is_submitted(recipe, override, expected):
     with pytest.raises(FmctError, match=expected):
         chain(recipe, override)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("labels.csv", "study,bleed\n1.2,1\n", "labels.csv: no column study_instance_uid"),
+        ("labels.csv", "study_instance_uid,split\n1.2,test\n", "labels.csv: no label column"),
+        ("labels.csv", "study_instance_uid,bleed\n1.2,perhaps\n", "row 2, column bleed: not 0, 1 or empty"),
+        ("labels.csv", "study_instance_uid,bleed\n", "labels.csv: no rows"),
+        ("hmac.key", "no key", "hmac.key"),
+        ("labels.parquet", "no parquet", "labels.parquet"),
+    ],
+)
+def test_labels_and_key_are_read_before_anything_is_submitted(recipe, tmp_path, name, text, expected):
+    chain(recipe)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FmctError, match=expected):
+        chain(recipe, *([f"labels={tmp_path / name}"] if name.startswith("labels") else []))
+
+
+def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitted(recipe, tmp_path):
+    weights = small_encoder(write_dataset(tmp_path / "data", 2), tmp_path / "encoder")
+    theirs = f"encoders: [{{name: theirs, weights: {weights}}}]"
+    with pytest.raises(FmctError, match=r"encoder theirs: trained on volumes of another preprocessing"):
+        chain(recipe, f"sweep={{set: [{ALLOWED}], {theirs}}}")

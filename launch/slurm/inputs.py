@@ -1,0 +1,87 @@
+"""What a pipeline is given from outside, looked at as its jobs will: here, not hours later in the queue."""
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from fmct_hpc.probe.config import ProbeConfig, SweepConfig
+from fmct_hpc.probe.encoders import EncoderSpec, load_weights
+from fmct_hpc.probe.labels import LabelTable
+from preprocess.labels import plain
+from preprocess.privacy.deidentify import Pseudonymizer
+from shards.errors import FmctError
+
+
+def require_inputs(export: Path, key_file: Path, labels: Path) -> None:
+    """Raise FmctError where one is missing, or is not what it is given as."""
+    if not export.is_dir():
+        raise FmctError(f"export: {export} is no folder; give the one that holds the DICOM export")
+    if not key_file.is_file():
+        raise FmctError(f"key_file: no file {key_file}; make it with `fmct keygen`")
+    Pseudonymizer(key_file)
+    if not labels.is_file():
+        raise FmctError(f"labels: no file {labels}")
+    tasks_of(labels)
+
+
+def tasks_of(labels: Path) -> tuple[str, ...]:
+    """The label columns of what `fmct labels` takes, or of the Parquet that it wrote.
+
+    Raises FmctError for anything else.
+    """
+    return LabelTable.read(labels).tasks if labels.suffix == ".parquet" else plain.read(labels).names
+
+
+def require_measurable(
+    probe: ProbeConfig,
+    sweep: SweepConfig | None,
+    others: Iterable[EncoderSpec],
+    labels: Path,
+    depth: int,
+    preprocess_digest: str,
+) -> None:
+    """Raise FmctError where probe or sweep will refuse the trained encoder, one of `others`, or the labels.
+
+    depth: blocks of the trained encoder. preprocess_digest: of the volumes that it is trained and probed on.
+    """
+    for stage, config in (("probe", probe), ("sweep", sweep)):
+        if config and not config.allow_pretraining_patients:
+            raise FmctError(
+                f"{stage}: here the tested patients are among those of the pretraining (without labels); set "
+                "allow_pretraining_patients=true to have that reported beside the results"
+            )
+    if sweep is None:
+        return
+    tasks = tasks_of(labels)
+    if unknown := set(sweep.tasks or ()) - set(tasks):
+        raise FmctError(f"sweep: {labels} has no task {min(unknown)}, only {', '.join(tasks)}")
+    _require_layers("trained", sweep.layers, depth)
+    for spec in others:
+        _require_encoder(spec, sweep.layers, preprocess_digest)
+
+
+def _require_encoder(spec: EncoderSpec, layers: Iterable[int], preprocess_digest: str) -> None:
+    """Load it; of a peer's function only find its module, for it may need what a job has."""
+    if spec.pretraining is not None:
+        _ = spec.pretraining_patients
+    if spec.function is not None:
+        module = spec.function.split(":")[0]
+        try:
+            found = find_spec(module)
+        except ImportError:  # of a package above it
+            found = None
+        if found is None:
+            raise FmctError(f"encoder {spec.name}: no module {module}; put its folder on PYTHONPATH")
+    elif spec.weights is not None:
+        _, info = load_weights(spec.weights)
+        _require_layers(spec.name, layers, info.model.depth)
+        if info.preprocess_digest not in (None, preprocess_digest):
+            raise FmctError(
+                f"encoder {spec.name}: trained on volumes of another preprocessing than this pipeline's"
+            )
+
+
+def _require_layers(name: str, layers: Iterable[int], depth: int) -> None:
+    for layer in layers:
+        if not -depth <= layer < depth:
+            raise FmctError(f"sweep: layer {layer}, but encoder {name} has layers 0 to {depth - 1}")
