@@ -13,6 +13,7 @@ from launch.slurm.requeue import read
 from launch.slurm.site import Site
 from launch.slurm.stages import fmct
 from launch.slurm.submit import Job, submit
+from shards.errors import FmctError
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("fmct")
@@ -71,13 +72,22 @@ def test_worker_processes(folder: Path, tmp_path: Path) -> None:
     assert run(folder, PROGRAM, "shards", "verify", data, "--workers", "2").returncode == 0
 
 
-def test_a_slurm_job_and_its_hooks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    programs, slurm = tmp_path / "bin", tmp_path / "slurm"
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the PATH with stand-ins for Slurm's commands."""
+    programs = tmp_path / "bin"
     programs.mkdir()
     for name, line in STAND_INS.items():
         (programs / name).write_text(f"#!/bin/bash\n{line}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return programs
+
+
+def test_a_slurm_job_and_its_hooks(
+    folder: Path, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = tmp_path / "slurm"
     monkeypatch.chdir(folder)
     site = Site(setup=("export PYTHONPATH=$PYTHONPATH:",))  # with an empty entry, as profiles leave it
     job = Job("fmct-preprocess", (fmct(site, "preprocess", "none", "--out", "none"),), site.light)
@@ -91,3 +101,20 @@ def test_a_slurm_job_and_its_hooks(folder: Path, tmp_path: Path, monkeypatch: py
     assert done.returncode == 2, done.stdout + done.stderr  # the command's own: there is no such catalog
     endings = read(slurm, "12")  # put down by the hooks, before and after it
     assert [(ending.start, ending.code) for ending in endings] == [(0, None), (1, 2)]
+
+
+def test_a_job_runs_from_no_folder_that_others_can_write_to(programs: Path, tmp_path: Path) -> None:
+    site = Site()
+    job = Job("fmct-preprocess", (fmct(site, "preprocess"),), site.light)
+    ours, linked = tmp_path / "ours", tmp_path / "linked"
+    ours.mkdir()
+    ours.chmod(0o777)
+    submit([job], ours, site)
+    assert ours.stat().st_mode & 0o777 == 0o755
+    linked.symlink_to(ours)
+    with pytest.raises(FmctError, match=r"linked: is a link"):
+        submit([job], linked, site)
+    if os.getuid() == 0:
+        os.chown(ours, 65534, -1)
+        with pytest.raises(FmctError, match=r"ours: belongs to another user"):
+            submit([job], ours, site)
