@@ -147,7 +147,7 @@ def array(numbers: str) -> dict[int, dict[str, str]]:
 
 def preprocess_status(out, done, monkeypatch):
     tasks = tuple(Task(digest=f"{n:064x}"[::-1], rows=(n,)) for n in range(TASKS))
-    write_text(out / "tasks/plan.json", Plan(settings="s", tasks=tasks).model_dump_json())
+    write_text(out / "tasks/plan.json", Plan(settings="0" * 64, tasks=tasks).model_dump_json())
     facts = {"series": 0, "volumes": 0, "rejected": {}, "dropped_slices": {}, "source_bytes": 0, "seconds": 0}
     for number in done:
         place = ledger.files(out, number, tasks[number])
