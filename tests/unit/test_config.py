@@ -2,10 +2,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+from typer.testing import CliRunner
 
 from fmct_hpc.config import ModelConfig, TrainConfig
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.sweep.grid import units
+from launch.cli import app
 from launch.config import load
 from launch.slurm.pipeline import Pipeline
 from launch.slurm.site import Site
@@ -222,3 +224,22 @@ def test_the_training_recipes_are_valid(recipe: Path) -> None:
 def test_the_sweep_recipe_is_valid_and_its_grid_is_whole() -> None:
     sweep = load(SweepConfig, RECIPES / "sweep-example.yaml", [])
     assert len(units(sweep, ["bleed"])) == 2 * 3 * 3 * (5 + 9)
+
+
+def test_run_folders_with_an_equals_sign_are_no_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("lr=3", "runs/a=b", "2024"):
+        Path(name).mkdir(parents=True)
+    Path("site.yaml").write_text("{}")
+    given = ["lr=3", "runs/a=b", "runs/c=d", "2024", "data=d", "labels=0123", "folds=4"]
+    told = CliRunner().invoke(
+        app, ["launch", "probe", *given, "--out", "out", "--site", "site.yaml", "--dry-run"]
+    )
+    assert told.exit_code == 0, told.output
+    probed = [line.split(" probe ")[1].split() for line in told.output.splitlines() if " probe " in line]
+    assert probed == [
+        [run, "--out", f"out/{Path(run).name}", "data=d", "labels=0123", "folds=4"]
+        for run in ("lr=3", "runs/a=b", "runs/c=d", "2024")
+    ]
