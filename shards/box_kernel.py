@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import Any
 
 import llvmlite.binding
-import numba
 import numpy as np
 from numba import types
 
 from shards.chunk import CHUNK, HEADER, STREAM, library
+from shards.compiled import njit
 
 OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE = range(6)
 WRONG = {
@@ -49,7 +49,7 @@ _crc32c_module = ctypes.CDLL(import_module("google_crc32c._crc32c").__file__)
 _crc32c = _function(_crc32c_module, "crc32c_value", types.uint32, _size, _size)
 _pread = _function(ctypes.CDLL(None), "pread", types.intp, types.intc, _size, _size, types.int64)
 
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+_jit = njit(error_model="numpy")
 
 
 @_jit

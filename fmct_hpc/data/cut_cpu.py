@@ -10,6 +10,7 @@ from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer  # t
 from nvidia.dali.types import DALIDataType
 
 from fmct_hpc.data.kernel import cut
+from shards.compiled import cfunc
 
 _OUTPUTS = [DALIDataType.FLOAT]
 _INPUTS = [DALIDataType.INT16, DALIDataType.INT32, DALIDataType.FLOAT, DALIDataType.FLOAT]
@@ -44,7 +45,7 @@ def _integers(pointer, count):  # type: ignore[no-untyped-def]
     return numba.carray(address_as_void_pointer(pointer), count, np.int64)
 
 
-@numba.cfunc(_RUN, cache=True)
+@cfunc(_RUN)
 def _run(outputs, output_shapes, _, n_outputs, inputs, input_shapes, __, n_inputs):  # type: ignore[no-untyped-def]
     """One sample: arrays of the addresses of the outputs and inputs, and of those of their shapes."""
     (view,) = _integers(outputs, 1)

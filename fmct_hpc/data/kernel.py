@@ -15,8 +15,9 @@ either way; only the final scaling rounds.
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
+
+from shards.compiled import njit
 
 AIR_HU = -1000
 """What lies outside the volume (Hounsfield's definition of air)."""
@@ -24,7 +25,7 @@ AIR_HU = -1000
 _LANES = 32
 """Rows are padded to a multiple of this many voxels, so that loops have no scalar rest."""
 
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+_jit = njit(error_model="numpy")
 
 
 def cut_view(

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from pydicom import config as pydicom_config
 
@@ -17,6 +16,7 @@ from preprocess.dicom.catalog import Instance
 from preprocess.dicom.image_file import ImageFile
 from preprocess.dicom.sources import Source, open_source
 from preprocess.reasons import Reason, Rejection
+from shards.compiled import njit
 from shards.errors import FmctError
 
 AIR_HU = -1000
@@ -156,7 +156,7 @@ def _to_hu(stored: np.ndarray, slope: float, intercept: float, padding: tuple[in
     return _rescaled(native, slope, intercept, *(padding or (1, 0)))  # an empty range
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _rescaled(
     stored: np.ndarray, slope: float, intercept: float, first_padding: int, last_padding: int
 ) -> np.ndarray:

@@ -10,10 +10,10 @@ that what the grid cannot hold does not alias.
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from preprocess.dicom.geometry import SAME_POSITION_MM, Stack
+from shards.compiled import njit
 
 INDEX_STEPS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
 """Rows: the patient direction (LPS) in which d, h, w grow: superior, anterior, right."""
@@ -138,7 +138,7 @@ def resample(hu: np.ndarray, slices: Stack, grid: Grid, outside: int, smooth: bo
     return out
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(inline="always")
 def _between(x: float, count: int) -> tuple[int, int, float]:
     """The pixels that an index lies between and the share of the second; beyond the ends they repeat."""
     x = min(max(x, 0.0), count - 1.0)
@@ -146,7 +146,7 @@ def _between(x: float, count: int) -> tuple[int, int, float]:
     return i, min(i + 1, count - 1), x - i
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(inline="always")
 def _slice_below(k: int, t: float, starts: np.ndarray) -> int:
     """The slice at or below height t (or the first, or the last but one), found from k on."""
     while k < len(starts) - 2 and t >= starts[k + 1, 2]:
@@ -156,12 +156,12 @@ def _slice_below(k: int, t: float, starts: np.ndarray) -> int:
     return k
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(inline="always")
 def _blend(t: float, k: int, starts: np.ndarray) -> float:
     return min(max((t - starts[k, 2]) / (starts[k + 1, 2] - starts[k, 2]), 0.0), 1.0)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(inline="always")
 def _share(j: int, k: int, blend: float, first: np.ndarray, weights: np.ndarray) -> float:
     """The weight of slice j in the blend of the averages about slices k and k + 1."""
     share = 0.0
@@ -172,7 +172,7 @@ def _share(j: int, k: int, blend: float, first: np.ndarray, weights: np.ndarray)
     return share
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _sample_points(
     image: np.ndarray,
     starts: np.ndarray,
@@ -211,7 +211,7 @@ def _sample_points(
                 out[d, h, w] = np.rint(value)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _averaged(hu: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
     """float32 (N, rows, columns): every slice averaged over both boxes; beyond the edges pixels repeat."""
     count, rows, columns = hu.shape
@@ -223,7 +223,7 @@ def _averaged(hu: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarra
     return out
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(inline="always")
 def _average_row(
     image: np.ndarray, i: int, down: np.ndarray, across: np.ndarray, padded: np.ndarray, line: np.ndarray
 ) -> None:
@@ -244,7 +244,7 @@ def _average_row(
             line[j] += across[b] * padded[j + b]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit()
 def _sample_lines(
     hu: np.ndarray,
     starts: np.ndarray,
@@ -305,13 +305,13 @@ def _sample_lines(
                 target[w] = np.int16(np.rint(line[w])) if valid[k, w] and valid[k + 1, w] else target[w]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(inline="always")
 def _within(r: float, c: float, start: np.ndarray, rows: int, columns: int) -> bool:
     """Is the point within the outer edges of the slice's pixels?"""
     return -0.5 <= r - start[0] <= rows - 0.5 and -0.5 <= c - start[1] <= columns - 0.5
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(inline="always")
 def _bilinear(image: np.ndarray, r: float, c: float) -> float:
     """Between pixel centres; the half pixel beyond the outermost centres repeats them."""
     i, below, u = _between(r, image.shape[0])

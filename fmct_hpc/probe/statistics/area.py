@@ -1,12 +1,12 @@
 """Areas under the ROC and the precision-recall curve, for many resamples of patients at once."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.probe.statistics.scored import FloatArray, Scored
+from shards.compiled import njit
 
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+_jit = njit(error_model="numpy")
 
 
 class Ranking:

@@ -1,0 +1,127 @@
+"""Where code that was compiled is kept for the next time: a folder that nobody else can write to.
+
+Whoever can write there has his code run by us, so a folder is used only if it is ours by owner, mode and the
+folders above it. It is tried by writing; where no place can be used, nothing is kept, which costs the time
+to compile.
+"""
+
+import atexit
+import logging
+import multiprocessing
+import os
+import pwd
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "FMCT_CACHE_DIR"
+"""Environment: the place that is tried first."""
+
+_LIBRARIES = {
+    "MPLCONFIGDIR": "matplotlib",
+    "TRITON_HOME": "triton",
+    "TRITON_CACHE_DIR": "triton/cache",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TORCH_EXTENSIONS_DIR": "torch_extensions",
+}
+"""Environment: by what each library is told of its folder below ours. By default theirs are in the home, or
+in /tmp under a name that anybody can take first."""
+
+_TRIED_BYTES = 4096
+"""A full disk still makes empty files."""
+
+
+@cache
+def place() -> Path | None:
+    """The first of `candidates` that can be used, which is made where it is missing; None where none can."""
+    for number, path in enumerate(candidates()):
+        why = trouble(path)
+        if why is None:
+            return path
+        if number == 0 and os.environ.get(VARIABLE) and multiprocessing.parent_process() is None:
+            log.warning("%s=%s is not used: %s", VARIABLE, path, why)
+    return None
+
+
+def candidates() -> list[Path]:
+    """$FMCT_CACHE_DIR, $XDG_CACHE_HOME/fmct, ~/.cache/fmct, and $TMPDIR/fmct-cache-UID, those that are known.
+
+    No relative path, as the XDG base directory specification has it: what is below the working folder is not
+    ours. The home counts only if it is the user's own (sudo may leave another's).
+    """
+    environment = os.environ.get
+    named = [
+        environment(VARIABLE),
+        f"{xdg}/fmct" if (xdg := environment("XDG_CACHE_HOME")) else None,
+        f"{home}/.cache/fmct" if (home := _home()) else None,
+        f"{environment('TMPDIR') or '/tmp'}/fmct-cache-{os.getuid()}",
+    ]
+    return [Path(path) for path in named if path and path.startswith("/")]
+
+
+def trouble(path: Path) -> str | None:
+    """Why a folder, which is made if need be, cannot be used; None where it can.
+
+    It has to be a folder and no link, ours, writable by nobody else, and below folders in which nobody else
+    can put another in its place; and a file must find room in it.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            return "is a link or a file, not a folder"
+        if found.st_uid != os.getuid():
+            return f"belongs to another user (uid {found.st_uid})"
+        if stat.S_IMODE(found.st_mode) & 0o022:
+            return "others may write to it: chmod go-w"
+        for above in path.resolve().parents:
+            mode = above.stat().st_mode
+            if mode & 0o022 and not mode & stat.S_ISVTX:
+                return f"others may replace it, as they may write to {above}"
+        _try(path)
+    except OSError as error:
+        return os.strerror(error.errno or 0).lower()
+    return None
+
+
+def set_for_libraries() -> None:
+    """Have matplotlib, Triton and PyTorch, here and in what this process starts, keep their files below ours.
+
+    What the user has set stays. Without a place of ours they get a folder that is removed at the end.
+    """
+    missing = {variable: name for variable, name in _LIBRARIES.items() if not os.environ.get(variable)}
+    if missing and (folder := place() or _passing()):
+        os.environ.update({variable: str(folder / name) for variable, name in missing.items()})
+
+
+def _home() -> str | None:
+    """The user's own home; None where the user has none."""
+    try:
+        home = os.environ.get("HOME") or pwd.getpwuid(os.getuid()).pw_dir
+        return home if os.stat(home).st_uid == os.getuid() else None
+    except (KeyError, OSError):
+        return None
+
+
+def _passing() -> Path | None:
+    """A new private folder, removed at this process's end; None where temporary files have no place."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="fmct-cache-"))
+    except OSError:
+        return None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _try(path: Path) -> None:
+    """Write to a folder; raises what stands in the way."""
+    with tempfile.TemporaryFile(dir=path) as file:
+        file.write(bytes(_TRIED_BYTES))
+        file.flush()

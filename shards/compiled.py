@@ -1,0 +1,135 @@
+"""Functions compiled by numba, whose code is kept in `shards.caches.place`.
+
+A cache that cannot be read or written costs the time to compile, and nothing else. What is kept is found by
+all that it was compiled from, so that versions of this code do not meet in one place.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import CodeType
+from typing import Any
+
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.ccallback import CFunc
+from numba.core.dispatcher import Dispatcher
+
+from shards.caches import place
+
+log = logging.getLogger(__name__)
+
+Function = Callable[..., Any]
+
+_CONSTANTS = (bool, int, float, str, bytes, tuple)
+
+
+def njit(**options: Any) -> Callable[[Function], Any]:
+    """`numba.njit` with these options, without Python's lock, and with the cache of this module."""
+
+    def compile(function: Function) -> Any:
+        compiled = numba.njit(nogil=True, **options)(function)
+        if isinstance(compiled, Dispatcher):  # NUMBA_DISABLE_JIT leaves the function as it is
+            _keep(compiled, function)
+        return compiled
+
+    return compile
+
+
+def cfunc(signature: Any) -> Callable[[Function], Any]:
+    """`numba.cfunc` of this signature, with the cache of this module."""
+
+    def compile(function: Function) -> Any:
+        callback = CFunc(function, (signature.args, signature.return_type), locals={}, options={})
+        _keep(callback, function)
+        callback.compile()
+        return callback
+
+    return compile
+
+
+def source_digest(function: Function) -> str:
+    """SHA-256 of what a function is compiled from: code and constants, its own and those of what it calls.
+
+    numba's own cache goes by the function's file alone, though code of other files is compiled in with it.
+    """
+    text = "\0".join(_parts(function, set()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parts(function: Function, seen: set[Function]) -> Iterator[str]:
+    if function in seen:
+        return
+    seen.add(function)
+    for code in _codes(function.__code__):
+        constants = [value for value in code.co_consts if not isinstance(value, CodeType)]
+        yield f"{function.__qualname__} {code.co_code.hex()} {constants} {code.co_names} {code.co_varnames}"
+        for name in code.co_names:
+            value = function.__globals__.get(name)
+            if isinstance(value, Dispatcher):
+                yield repr(sorted(value.targetoptions.items()))
+                yield from _parts(value.py_func, seen)
+            elif isinstance(value, (*_CONSTANTS, numba.types.Type)):
+                yield f"{name} {value!r}"
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A function's code and that of the functions and comprehensions in it."""
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _codes(value)
+
+
+def _keep(compiled: Any, function: Function) -> None:
+    if place() is not None:
+        compiled._cache = _Cache(function)
+
+
+class _Locator:
+    """Says numba where a function's code lies."""
+
+    def __init__(self, digest: str) -> None:
+        self._digest = digest
+
+    @classmethod
+    def from_function(cls, function: Function, file: str) -> "_Locator":
+        return cls(source_digest(function))
+
+    def ensure_cache_path(self) -> None:
+        folder = place()
+        assert folder is not None
+        (folder / "numba").mkdir(mode=0o700, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        return f"{place()}/numba"
+
+    def get_source_stamp(self) -> str:
+        return self._digest
+
+    def get_disambiguator(self) -> str:
+        return self._digest[:32]
+
+
+class _Implementation(CompileResultCacheImpl):
+    _locator_classes = (_Locator,)
+
+
+class _Cache(FunctionCache):
+    _impl_class = _Implementation
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # damaged bytes make unpickling raise anything
+            log.debug("%s: compiled anew: %s", self.cache_path, error)
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            log.debug("%s: what is compiled is not kept: %s", self.cache_path, error)
