@@ -14,6 +14,7 @@ from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
 from launch.program import keep_working_folder_off_path, require_docstrings
 from launch.ranks import end_rank
+from shards import caches
 from shards.errors import FmctError, refusal
 from shards.sharing import share
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(demo_app, name="demo")
 app.add_typer(shards_app, name="shards")
 app.add_typer(launch_app, name="launch")
+app.callback()(caches.set_for_libraries)
 for command in (
     *(doctor, recipes, keygen, scan, select, preprocess, labels, trace),
     *(train, compare, convert_weights, export_model),
@@ -56,8 +58,8 @@ def _run() -> None:
         share(None)
         require_docstrings()
         app()
-    except (FmctError, OSError) as error:
-        told = refusal(error) if isinstance(error, OSError) else error
+    except (FmctError, OSError, MemoryError) as error:
+        told = error if isinstance(error, FmctError) else refusal(error)
         if told is None:
             raise
         typer.echo(f"fmct: {told}", err=True)

@@ -131,5 +131,5 @@ class _Cache(FunctionCache):
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
-        except OSError as error:
+        except Exception as error:  # as above, of the index that is read before
             log.debug("%s: what is compiled is not kept: %s", self.cache_path, error)

@@ -17,11 +17,22 @@ class FmctError(Exception):
     exit_code = 2
 
 
-class NoRoomError(FmctError):
+class RefusedError(FmctError):
+    """A file that the system does not give or take: nothing is known of its bytes, damaged is another matter."""
+
+
+class NoRoomError(RefusedError):
     """A full disk or quota: once there is room, the same command goes on."""
 
     exit_code = 73
     """EX_CANTCREAT of sysexits.h: a launcher may try again later."""
+
+
+class UnavailableError(RefusedError):
+    """A disk or a file server that fails, or want of memory or of open files."""
+
+    exit_code = 74
+    """EX_IOERR of sysexits.h: later, or on another node, the same command may go on."""
 
 
 class DamagedDataError(FmctError):
@@ -32,25 +43,66 @@ class UnsoundError(FmctError):
     """A training that is not finite, or whose features collapse."""
 
 
+_FAILS = (
+    *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN),
+    *(errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ECONNRESET, errno.ECONNREFUSED, errno.EUCLEAN),
+)
+"""What the system says where a disk, or the server of a file system, does not do its part."""
+_SCARCE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
 _REMEDIES = {
     **dict.fromkeys(DISK_FULL, "make room and run the same command again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "get the right to it, or name another place"),
     errno.EROFS: "name a place that can be written to",
     errno.EISDIR: "name a file",
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder has to be: name another place"),
+    errno.ELOOP: "name a file or folder, no link",
+    **dict.fromkeys(_FAILS, "look at the disk or the file server, then run the same command again"),
+    errno.ENOMEM: "give it more memory, or use fewer workers",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
 }
 """What to do about a file that the system refuses; all else that it says is a defect of ours."""
 
+_OF_BYTES = (None, errno.EINVAL, errno.EOVERFLOW, errno.ENOENT)
+"""Numbers of an OSError that the bytes of a file, or its absence, may bring about: a parser's own has none, and
+a damaged offset is no place in a file."""
 
-def refusal(error: OSError) -> FmctError | None:
+_NO_TEMPORARY = "temporary directory"
+"""In what Python's tempfile, or matplotlib, says where no folder takes temporary files."""
+
+
+def refusal(error: BaseException) -> RefusedError | None:
     """The one line for a refusal of the system's that the user can mend, with its exit code; None for others.
 
-    It must bear the file's name, but for a full disk, which is nobody's defect.
+    It must bear the file's name, but where a disk is full or memory or open files run out, which is nobody's
+    defect.
     """
-    remedy = _REMEDIES.get(error.errno or 0)
-    name = error.filename2 or error.filename
-    if remedy is None or not (isinstance(name, (str, bytes, os.PathLike)) or error.errno in DISK_FULL):
+    if isinstance(error, MemoryError):
+        return UnavailableError(f"out of memory ({error}): {_REMEDIES[errno.ENOMEM]}".replace(" ()", ""))
+    if not isinstance(error, OSError):
         return None
-    file = os.fsdecode(name) if name else "an output cannot be written"
-    kind = NoRoomError if error.errno in DISK_FULL else FmctError
-    return kind(f"{file}: {os.strerror(error.errno or 0).lower()}; {remedy}")
+    if _NO_TEMPORARY in str(error):
+        return RefusedError("no folder takes temporary files: set TMPDIR to one that can be written to")
+    number = error.errno or 0
+    remedy = _REMEDIES.get(number)
+    name = error.filename2 or error.filename
+    named = isinstance(name, (str, bytes, os.PathLike))
+    if remedy is None or not (named or number in (*DISK_FULL, *_SCARCE)):
+        return None
+    kind = NoRoomError if number in DISK_FULL else RefusedError
+    kind = UnavailableError if number in (*_FAILS, *_SCARCE) else kind
+    unnamed = "an output cannot be written" if number in DISK_FULL else "the system refuses a file"
+    return kind(f"{os.fsdecode(name) if named else unnamed}: {os.strerror(number).lower()}; {remedy}")
+
+
+def raise_refusal(error: BaseException, path: str | os.PathLike[str]) -> None:
+    """Raise the machine's failure, met in reading the file `path`; return where it says that bytes are wrong.
+
+    To be called before an exception is taken for damage, or for a file that is not there.
+    """
+    if isinstance(error, RefusedError):
+        raise error
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in _OF_BYTES):
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)
+        raise refusal(error) or error from None

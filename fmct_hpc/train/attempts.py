@@ -21,7 +21,15 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import DataFacts, file_facts, newest_step
 from fmct_hpc.train.software import Software
 from shards.atomic import write_text
-from shards.errors import DamagedDataError, FmctError, NoRoomError, UnsoundError, refusal
+from shards.errors import (
+    DamagedDataError,
+    FmctError,
+    NoRoomError,
+    UnavailableError,
+    UnsoundError,
+    raise_refusal,
+    refusal,
+)
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +184,8 @@ def attempts(run: Path) -> list[Attempt]:
     for path in _paths(run):
         try:
             found.append(Attempt.model_validate_json(path.read_bytes()))
-        except (OSError, ValidationError):
+        except (OSError, ValidationError) as error:
+            raise_refusal(error, path)
             log.warning("%s: damaged, or written by another version of fmct-hpc: left out", path)
     return found
 
@@ -221,8 +230,7 @@ def end(run: Path, attempt: Attempt, done: int, stopped_by: str | None, save_sec
 
 def note_failure(run: Path, number: int, rank: int, error: BaseException) -> None:
     """Leave this rank's last words beside the record of attempt `number`; never raises."""
-    if isinstance(error, OSError):
-        error = refusal(error) or error
+    error = refusal(error) or error
     message = " ".join(f"{error}".split())
     failure = Failure(
         rank=rank,
@@ -302,6 +310,7 @@ def _cause(error: BaseException) -> Cause:
         (NoRoomError, "no room"),
         (DamagedDataError, "damaged data"),
         (UnsoundError, "unsound"),
+        (UnavailableError, "crash"),
         (FmctError, "refused"),
     )
     return next((cause for kind, cause in typed if isinstance(error, kind)), "crash")
