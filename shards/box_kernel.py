@@ -15,13 +15,12 @@ from numba import types
 from shards.chunk import CHUNK, HEADER, STREAM, library
 from shards.compiled import njit
 
-OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE = range(6)
+OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE, NO_MEMORY = range(7)
 WRONG = {
     CHECKSUM_DIFFERS: "CRC-32C of a chunk differs",
     OTHER_LAYOUT: "a chunk is not laid out as docs/formats.md says",
     OUTSIDE: "a chunk lies outside its array",
     UNDECODABLE: "zstd can not decode a chunk",
-    UNREADABLE: "a chunk could not be read",
 }
 
 _HEADER = int.from_bytes(HEADER, "little")
@@ -67,6 +66,8 @@ def read_box(descriptor, offset, extent, index, first, start, stop, fill, box): 
         box: uint16 (D, H, W) in C order.
     """
     context = _create_context()
+    if context == 0:
+        return NO_MEMORY
     planes = np.empty(2 * STREAM, np.uint8)
     layer = np.empty(_LAYER, np.uint16)
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)

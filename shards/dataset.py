@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from shards import index as indexes
 from shards import info as infos
-from shards.errors import FmctError
+from shards.errors import DamagedDataError, FmctError, raise_refusal
 from shards.formats import FORMATS, shard_path
 from shards.info import INDEX_NAME, DatasetInfo
 from shards.schema import ShardFormat, VolumeRecord
@@ -72,7 +72,10 @@ class Dataset:
         return i
 
     def read(self, i: int) -> np.ndarray:
-        """Volume i: int16 HU (D, H, W), its CRC-32 checked; FmctError where it is damaged."""
+        """Volume i: int16 HU (D, H, W), its CRC-32 checked.
+
+        Raises DamagedDataError where it is damaged, RefusedError where the system does not give it.
+        """
         shape = self._shape(i)
         with self._naming(i):
             voxels = self._read_stored(i, shape, (0, 0, 0), shape)
@@ -84,8 +87,7 @@ class Dataset:
         """Voxels [start, stop), in (D, H, W) and inside volume i: int16 HU.
 
         `zarr` decodes the touched 32³ chunks, each with its CRC-32C checked; `webdataset` decodes the
-        whole volume and checks its CRC-32. Raises ValueError for a box not inside, FmctError where the
-        volume is damaged.
+        whole volume and checks its CRC-32. Raises ValueError for a box not inside, else as `read`.
         """
         shape = self._shape(i)
         if not all(0 <= a < b <= size for a, b, size in zip(start, stop, shape, strict=True)):
@@ -96,7 +98,7 @@ class Dataset:
             return self._read_stored(i, shape, start, stop)
 
     def read_stored(self, i: int) -> bytes:
-        """Volume i as its shard stores it, decoded once to check it; FmctError where it is damaged."""
+        """Volume i as its shard stores it, decoded once to check it; raises as `read`."""
         self.read(i)
         with self._naming(i), self._opened(i) as descriptor:
             return read_bytes(descriptor, self._extent(i))
@@ -147,12 +149,15 @@ class Dataset:
 
     @contextmanager
     def _naming(self, i: int) -> Iterator[None]:
-        """Turn a DamagedError into an FmctError that names the file and the volume."""
+        """Name the file, and the volume where its bytes are wrong."""
         try:
             yield
         except DamagedError as error:
             key = self.index["key"][i].as_py()
-            raise FmctError(f"{self.shard_file(i)}: volume {key}: {error}; {RESTORE}") from error
+            raise DamagedDataError(f"{self.shard_file(i)}: volume {key}: {error}; {RESTORE}") from error
+        except OSError as error:
+            raise_refusal(error, self.shard_file(i))
+            raise
 
 
 RESTORE = "restore the file, or delete it and rerun `fmct preprocess`"
@@ -168,7 +173,8 @@ def read_index(path: Path, info: DatasetInfo) -> pa.Table:
         raise FmctError(f"{file} is damaged or of another dataset; {remedy}")
     try:
         index = indexes.read(file)
-    except (ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise_refusal(error, file)
         raise FmctError(f"{file}: is no index of volumes ({error}); {remedy}") from None
     _require_places(index, info, file)
     return index

@@ -18,7 +18,7 @@ class FmctError(Exception):
 
 
 class RefusedError(FmctError):
-    """A file that the system does not give or take: nothing is known of its bytes, damaged is another matter."""
+    """A file that the system does not give or take: nothing is known of its bytes, which is no damage."""
 
 
 class NoRoomError(RefusedError):
@@ -64,8 +64,8 @@ _REMEDIES = {
 """What to do about a file that the system refuses; all else that it says is a defect of ours."""
 
 _OF_BYTES = (None, errno.EINVAL, errno.EOVERFLOW, errno.ENOENT)
-"""Numbers of an OSError that the bytes of a file, or its absence, may bring about: a parser's own has none, and
-a damaged offset is no place in a file."""
+"""Numbers of an OSError that the bytes of a file, or its absence, may bring about: a parser's own has none,
+and a damaged offset is no place in a file."""
 
 _NO_TEMPORARY = "temporary directory"
 """In what Python's tempfile, or matplotlib, says where no folder takes temporary files."""

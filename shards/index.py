@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.atomic import atomic_path
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 from shards.info import ShardInfo
 from shards.names import all_keys, inside
 from shards.schema import FORMAT_VERSION, DecodeFacts, ShardFormat, VolumeRecord
@@ -110,7 +110,10 @@ def write_sidecar(table: pa.Table, shard: ShardInfo, format: ShardFormat, path: 
 
 
 def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:
-    """The rows and the facts of one shard; FmctError where they are missing or of another format."""
+    """The rows and the facts of one shard; FmctError where they are missing, damaged or of another format.
+
+    RefusedError where the system does not give the file.
+    """
     remedy = "rerun `fmct preprocess` for this shard"
     try:
         table = read(path)
@@ -119,7 +122,8 @@ def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:
         found, expected = metadata[_FORMAT].decode(), f"{format} {FORMAT_VERSION}"
     except FileNotFoundError:
         raise FmctError(f"{path} is missing: its shard is unfinished; {remedy}") from None
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise_refusal(error, path)
         raise FmctError(f"{path} is damaged; {remedy}") from None
     if path.name != shard.name + SIDECAR_SUFFIX or pc.any(pc.not_equal(table["shard"], shard.name)).as_py():
         raise FmctError(f"{path} describes another shard, {shard.name}; {remedy}")

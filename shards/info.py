@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from shards.atomic import write_text
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 from shards.names import Component, Sha256
 from shards.schema import FORMAT_VERSION, ShardFormat
 
@@ -108,7 +108,8 @@ def read_preprocessing(directory: Path, config_digest: str) -> dict[str, Any] | 
         damaged = preprocessing_digest(document) != config_digest
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError) as error:
+        raise_refusal(error, path)
         damaged = True
     if damaged:
         raise FmctError(

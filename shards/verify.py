@@ -8,7 +8,7 @@ from typing import NamedTuple
 from shards import index as indexes
 from shards import info as infos
 from shards.dataset import Dataset, read_index
-from shards.errors import FmctError
+from shards.errors import DamagedDataError, FmctError, RefusedError
 from shards.formats import shard_path
 from shards.info import DatasetInfo
 from shards.parallel import unordered
@@ -27,10 +27,16 @@ class Problem(NamedTuple):
         return f"{self.file}: {f'volume {self.key}: ' if self.key else ''}{self.what}"
 
 
+class Unread(Problem):
+    """One thing that the system does not give: whether it is as it was written, nobody knows."""
+
+
 def verify(
     path: Path, progress: Callable[[int, int], None] = lambda done, total: None, workers: int = 1
 ) -> list[Problem]:
     """Check the SHA-256 of every file and the CRC-32 of every volume; empty where all is well.
+
+    What cannot be read is listed too, as Unread.
 
     `progress` takes volumes done and volumes in all; each of `workers` processes checks a shard at a
     time. Raises FmctError where dataset.json is missing or damaged.
@@ -41,11 +47,11 @@ def verify(
         try:
             read_index(path, info)
         except FmctError as error:
-            problems.append(Problem(infos.INDEX_NAME, None, str(error)))
+            problems.append(_problem(infos.INDEX_NAME, error))
     try:
         infos.read_preprocessing(path, info.config_digest)
     except FmctError as error:
-        problems.append(Problem(infos.PREPROCESSING_NAME, None, str(error)))
+        problems.append(_problem(infos.PREPROCESSING_NAME, error))
     found: dict[int, list[Problem]] = {}
     done = 0
     for number, of_shard in unordered(partial(_check_shard, path, info), range(len(info.shards)), workers):
@@ -55,6 +61,11 @@ def verify(
     return problems + [problem for number in sorted(found) for problem in found[number]]
 
 
+def _problem(name: str, error: FmctError) -> Problem:
+    kind = Unread if isinstance(error, RefusedError) else Problem
+    return kind(name, None, str(error))
+
+
 def _check_file(file: Path, sha256: str) -> list[Problem]:
     try:
         if infos.sha256(file) != sha256:
@@ -62,7 +73,7 @@ def _check_file(file: Path, sha256: str) -> list[Problem]:
     except FileNotFoundError:
         return [Problem(file.name, None, "missing")]
     except OSError as error:
-        return [Problem(file.name, None, f"unreadable: {error.strerror}")]
+        return [Unread(file.name, None, f"unreadable: {error.strerror}")]
     return []
 
 
@@ -72,15 +83,15 @@ def _check_shard(path: Path, info: DatasetInfo, number: int) -> tuple[int, list[
     sidecar = indexes.sidecar_path(path, shard.name)
     problems = _check_file(shard_path(path, shard.name, info.format), shard.sha256)
     damaged_sidecar = _check_file(sidecar, info.sidecar_sha256[number])
-    if damaged_sidecar:
+    if damaged_sidecar or any(isinstance(problem, Unread) for problem in problems):
         return number, problems + damaged_sidecar
     table, _ = indexes.read_sidecar(sidecar, info.format)
     dataset = Dataset(path, info, table)
     for i, key in enumerate(table["key"].to_pylist()):
         try:
             dataset.read(i)
-        except FmctError as error:
+        except DamagedDataError as error:
             problems.append(Problem(dataset.shard_file(i).name, key, str(error.__cause__)))
-        except OSError as error:
-            problems.append(Problem(dataset.shard_file(i).name, key, f"unreadable: {error.strerror}"))
+        except RefusedError as error:
+            problems.append(Unread(dataset.shard_file(i).name, key, str(error)))
     return number, problems

@@ -4,7 +4,9 @@ Any Zarr v3 reader opens it. Both directions are written out here for the one co
 zarr-python's general pipeline takes about three times as long for either (docs/benchmarks.md).
 """
 
+import errno
 import json
+import os
 import zipfile
 from typing import BinaryIO
 
@@ -82,11 +84,16 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     touched = tuple(slice(a, -(-b // CHUNK)) for a, b in zip(first, stop, strict=True))
     index = np.ascontiguousarray(_read_index(descriptor, extent, shape)[touched])
     box = np.empty([b - a for a, b in zip(start, stop, strict=True)], np.uint16)
-    corners = (np.array(corner, np.int64) for corner in (first, start, stop))
+    corners = [np.array(corner, np.int64) for corner in (first, start, stop)]
     fill = np.uint16(FILL & 0xFFFF)
     code = box_kernel.read_box(descriptor, *extent, index, *corners, fill, box)
     if code == box_kernel.UNREADABLE:
         read_bytes(descriptor, extent)  # raises what stands in the way, with its reason
+        code = box_kernel.read_box(descriptor, *extent, index, *corners, fill, box)  # it has passed
+    if code == box_kernel.UNREADABLE:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    if code == box_kernel.NO_MEMORY:
+        raise MemoryError("no context of zstd")
     if code:
         raise DamagedError(box_kernel.WRONG[code])
     return box.view(VOXEL)

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from fmct_hpc.config import DataConfig
 from shards.dataset import Dataset
-from shards.errors import FmctError
+from shards.errors import DamagedDataError, FmctError, RefusedError
 from shards.formats import shard_path
 from shards.info import DatasetInfo, ShardInfo
 from shards.names import inside
@@ -144,14 +144,14 @@ class CachedDataset(Dataset):
         """As `Dataset.read`."""
         try:
             return super().read(i)
-        except (FmctError, OSError):
+        except (DamagedDataError, RefusedError):
             return self._without_copy(i).read(i)
 
     def read_box(self, i: int, start: Index3, stop: Index3) -> np.ndarray:
         """As `Dataset.read_box`."""
         try:
             return super().read_box(i, start, stop)
-        except (FmctError, OSError):
+        except (DamagedDataError, RefusedError):
             return self._without_copy(i).read_box(i, start, stop)
 
     def fill(self, number: int, stop: Callable[[], bool] = lambda: False) -> None:

@@ -16,7 +16,7 @@ from fmct_hpc.data.draw import SMOOTHED, ViewParameters, draw_views
 from fmct_hpc.data.kernel import AIR_HU
 from fmct_hpc.data.order import Share
 from shards.dataset import Dataset
-from shards.errors import FmctError
+from shards.errors import DamagedDataError, FmctError
 
 FAILURE = "fmct reader: "
 """Starts an FmctError's text on its way through DALI, which keeps the text but not the type."""
@@ -76,14 +76,15 @@ class ViewSource:
         """The sample at a position of the endless order.
 
         Where its volume is damaged and data.damaged is "skip", another takes its place, drawn by the
-        position alone; FmctError where it is "stop", or too many of those are damaged too.
+        position alone; DamagedDataError where it is "stop", or too many of those are damaged too. What the
+        system does not give is no damage and never skipped: RefusedError.
         """
         (epoch,), (index,) = self.share.order.at(np.array([position]))
         skipped: list[int] = []
         while True:
             try:
                 return self.sample(int(epoch), int(index), skipped)
-            except FmctError:
+            except DamagedDataError:
                 if self.data.damaged == "stop" or len(skipped) == _SUBSTITUTES:
                     raise
             skipped.append(int(index))
@@ -95,7 +96,7 @@ class ViewSource:
         return self.start_step + steps, accumulation
 
     def sample(self, epoch: int, index: int, skipped: Sequence[int] = ()) -> Sample:
-        """Read volume `index` for `epoch`; raises FmctError where it is damaged."""
+        """Read volume `index` for `epoch`; raises as `Dataset.read` and `Dataset.read_box`."""
         drawn = self.draw(epoch, index)
         cut = self._squeezed_box if self.data.field == "squeezed" else self._box
         box, starts = cut(index, drawn)

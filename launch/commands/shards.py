@@ -75,12 +75,19 @@ def _mib(size: int) -> str:
 @shards_app.command()
 def verify(dataset: DatasetFolder, workers: Workers = 1) -> None:
     """Read every byte of a dataset and check it against its digests."""
-    from shards import verify
+    from shards.verify import Unread, verify
 
     with progress("verify") as update:
         problems = verify(dataset, update, workers)
-    if problems:
-        raise FmctError(f"{dataset}: {len(problems)} damaged: " + "; ".join(str(p) for p in problems))
+    said = []
+    for what, some in (
+        ("damaged", [problem for problem in problems if not isinstance(problem, Unread)]),
+        ("could not be read", [problem for problem in problems if isinstance(problem, Unread)]),
+    ):
+        if some:
+            said.append(f"{len(some)} {what}: " + "; ".join(map(str, some)))
+    if said:
+        raise FmctError(f"{dataset}: " + "; ".join(said))
     typer.echo(f"{dataset}: every byte as written")
 
 

@@ -161,7 +161,7 @@ def test_what_the_system_refuses_is_one_line_with_the_files_name(
     "defect",
     [
         PermissionError(errno.EACCES, "Permission denied"),
-        OSError(errno.EIO, "Input/output error", "/some/file"),
+        OSError(errno.EBADF, "Bad file descriptor", "/some/file"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/some/file"),
         IsADirectoryError("a message alone"),
         PermissionError(errno.EACCES, "Permission denied", 3),
