@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -45,6 +45,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except FileNotFoundError:
         raise FmctError(f"{path}: no such configuration file; recipes stand in launch/recipes") from None
     except (OSError, UnicodeDecodeError) as error:
+        raise_refusal(error, path)
         raise FmctError(f"{path}: not readable as a text file ({type(error).__name__})") from None
     except (yaml.YAMLError, ValueError) as error:  # the latter for 2026-99-99
         mark = getattr(error, "problem_mark", None)

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 
 def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
@@ -20,6 +20,7 @@ def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
     except FileNotFoundError:
         raise FmctError(f"{path}: no such file; {wanted}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise_refusal(error, path)
         raise FmctError(
             f"{path}: not readable as UTF-8 CSV ({type(error).__name__}); save it as such"
         ) from None

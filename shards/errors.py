@@ -20,6 +20,9 @@ class FmctError(Exception):
 class RefusedError(FmctError):
     """A file that the system does not give or take: nothing is known of its bytes, which is no damage."""
 
+    number: int = 0
+    """What the system said (errno), where it did."""
+
 
 class NoRoomError(RefusedError):
     """A full disk or quota: once there is room, the same command goes on."""
@@ -48,7 +51,8 @@ _FAILS = (
     *(errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ECONNRESET, errno.ECONNREFUSED, errno.EUCLEAN),
 )
 """What the system says where a disk, or the server of a file system, does not do its part."""
-_SCARCE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+SCARCE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""What it says of any file where the process, or the machine, has run out of memory or of open files."""
 
 _REMEDIES = {
     **dict.fromkeys(DISK_FULL, "make room and run the same command again"),
@@ -71,6 +75,13 @@ _NO_TEMPORARY = "temporary directory"
 """In what Python's tempfile, or matplotlib, says where no folder takes temporary files."""
 
 
+def refusal_kind(error: OSError) -> type[RefusedError]:
+    """Which refusal an error of the system's is, for those who say it in words of their own."""
+    if error.errno in DISK_FULL:
+        return NoRoomError
+    return UnavailableError if error.errno in (*_FAILS, *SCARCE) else RefusedError
+
+
 def refusal(error: BaseException) -> RefusedError | None:
     """The one line for a refusal of the system's that the user can mend, with its exit code; None for others.
 
@@ -87,12 +98,13 @@ def refusal(error: BaseException) -> RefusedError | None:
     remedy = _REMEDIES.get(number)
     name = error.filename2 or error.filename
     named = isinstance(name, (str, bytes, os.PathLike))
-    if remedy is None or not (named or number in (*DISK_FULL, *_SCARCE)):
+    if remedy is None or not (named or number in (*DISK_FULL, *SCARCE)):
         return None
-    kind = NoRoomError if number in DISK_FULL else RefusedError
-    kind = UnavailableError if number in (*_FAILS, *_SCARCE) else kind
     unnamed = "an output cannot be written" if number in DISK_FULL else "the system refuses a file"
-    return kind(f"{os.fsdecode(name) if named else unnamed}: {os.strerror(number).lower()}; {remedy}")
+    what = os.fsdecode(name) if named else unnamed
+    told = refusal_kind(error)(f"{what}: {os.strerror(number).lower()}; {remedy}")
+    told.number = number
+    return told
 
 
 def raise_refusal(error: BaseException, path: str | os.PathLike[str]) -> None:

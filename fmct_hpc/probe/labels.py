@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ class LabelTable:
         remedy = "make it with `fmct labels`"
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid):
+        except (OSError, pa.ArrowInvalid) as error:
+            raise_refusal(error, path)
             raise FmctError(f"{path}: no readable label table; {remedy}") from None
         if STUDY_COLUMN not in table.column_names or set(table.column_names) <= {STUDY_COLUMN, SPLIT_COLUMN}:
             raise FmctError(f"{path}: expected study_key and label columns; {remedy}")

@@ -13,7 +13,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.attempts import attempts
 from fmct_hpc.train.checkpoint import MANIFEST, file_facts
 from shards import Dataset
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 log = logging.getLogger(__name__)
 
@@ -98,5 +98,6 @@ def patients_of(data: Path) -> frozenset[str]:
         return frozenset(Dataset.open(data).index["patient_key"].to_pylist())
     try:
         return frozenset(pq.read_table(data, columns=["patient_key"])["patient_key"].to_pylist())
-    except (OSError, KeyError, pa.ArrowInvalid):
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise_refusal(error, data)
         raise FmctError(f"{data}: neither a shard dataset nor a Parquet file with patient_key") from None

@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
 from shards.atomic import atomic_path, write_bytes, write_text
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 FORMAT_VERSION = 1
 FILE_NAME = "features.json"
@@ -152,7 +152,8 @@ class FeatureStore:
             raise FmctError(
                 f"{path}: holds no finished feature store; extract the features to the end"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            raise_refusal(error, file)
             raise FmctError(f"{file}: damaged; {REMEDY}") from None
         return cls(path, info)
 
@@ -223,23 +224,31 @@ def write_part(
 
 
 def part_is_done(path: Path, request: FeatureRequest) -> bool:
-    """Whether a part's marker is there, is of this request, and has a file of its size beside it."""
+    """Whether a part's marker is there, is of this request, and has a file of its size beside it.
+
+    Raises RefusedError where the system does not say.
+    """
     try:
         marker = PartMarker.model_validate_json(path.with_suffix(".json").read_bytes())
         return marker.request_digest == request.digest and path.stat().st_size == marker.file.bytes
-    except (OSError, ValidationError):
+    except (OSError, ValidationError) as error:
+        raise_refusal(error, path)
         return False
 
 
 def held(
     out: Path, encoder_digest: str, dataset_digest: str, poolings: tuple[Pooling, ...]
 ) -> FeatureStore | None:
-    """The finished store in `out`, if it is of this encoder and dataset and its files have their sizes."""
+    """The finished store in `out`, if it is of this encoder and dataset and its files have their sizes.
+
+    Raises RefusedError where the system does not give it.
+    """
     try:
         found = FeatureStore.open(out)
         folder = out / found.info.request.digest[:8]
         sizes = all((folder / name).stat().st_size == facts.bytes for name, facts in found.info.files.items())
-    except (FmctError, OSError):
+    except (FmctError, OSError) as error:
+        raise_refusal(error, out)
         return None
     request = found.info.request
     wanted = (encoder_digest, dataset_digest, poolings)

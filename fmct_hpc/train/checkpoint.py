@@ -5,9 +5,12 @@ and SHA-256 of each. `fmct_hpc.train.saver` writes them; this module reads, chec
 needs neither torch nor DeepSpeed.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +22,14 @@ from pydantic import BaseModel, ConfigDict
 
 from shards import Dataset
 from shards.atomic import write_text
-from shards.errors import FmctError
+from shards.errors import FmctError, RefusedError, raise_refusal
 from shards.info import read_preprocessing
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+_NAME = re.compile("step-[0-9]{8}")
 ASIDE = "damaged-"
 """Before the name of a checkpoint that is one no more."""
 
@@ -124,14 +128,17 @@ def parts(path: Path) -> list[Path]:
 def newest(run: Path) -> tuple[Path, Manifest] | None:
     """The newest whole checkpoint of a run folder and its manifest; None where it has none at all.
 
-    Every file's size and SHA-256 is checked. A damaged checkpoint is named in a warning and the one
-    before it is taken; raises FmctError where all are damaged: a run is never begun again in silence.
+    Every file's size and SHA-256 is checked. A damaged checkpoint, or one that the disk has lost (EIO), is
+    named in a warning and the one before it is taken; raises FmctError where all are damaged: a run is never
+    begun again in silence. Raises RefusedError where the system does not give one that may well be whole.
     """
     damaged: list[str] = []
     for path in reversed(checkpoints(run)):
         try:
             manifest = verify(path)
         except FmctError as error:
+            if isinstance(error, RefusedError) and error.number != errno.EIO:
+                raise
             damaged.append(str(error))
             continue
         for what in damaged:
@@ -150,17 +157,18 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
 def verify(path: Path) -> Manifest:
     """Check a checkpoint against its manifest.
 
-    Raises DamagedCheckpointError that names the first damaged file; FmctError where the system does not give
-    one that is there, and for another format.
+    Raises DamagedCheckpointError that names the first damaged file; RefusedError where the system
+    does not give one; FmctError for another format.
     """
     try:
         document = json.loads((path / MANIFEST).read_bytes())
         version = document["format_version"]
         manifest = Manifest.model_validate(document) if version == FORMAT_VERSION else None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        unread = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-        kind = FmctError if unread else DamagedCheckpointError
-        raise kind(f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used") from None
+        raise_refusal(error, path / MANIFEST)
+        raise DamagedCheckpointError(
+            f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used"
+        ) from None
     if manifest is None:
         raise FmctError(f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}")
     if manifest.digest != manifest.compute_digest():
@@ -171,22 +179,12 @@ def verify(path: Path) -> Manifest:
         found = threads.map(file_facts, (path / name for name in manifest.files))
         for (name, facts), actual in zip(manifest.files.items(), found, strict=True):
             if actual is None:
-                kind = DamagedCheckpointError if _is_missing(path / name) else FmctError
-                raise kind(f"{path / name}: missing or unreadable; the checkpoint can't be used")
+                raise DamagedCheckpointError(f"{path / name}: missing; the checkpoint can't be used")
             if actual != facts:
                 raise DamagedCheckpointError(
                     f"{path / name}: not as it was written; the checkpoint can't be used"
                 )
     return manifest
-
-
-def _is_missing(file: Path) -> bool:
-    """Whether a file is known not to be there."""
-    try:
-        file.stat()
-    except OSError as error:
-        return isinstance(error, FileNotFoundError)
-    return False
 
 
 def set_damaged_aside(run: Path, step: int) -> None:
@@ -211,12 +209,13 @@ def set_damaged_aside(run: Path, step: int) -> None:
 
 
 def file_facts(file: Path) -> FileFacts | None:
-    """Size and SHA-256 of a file; None where it can't be read."""
+    """Size and SHA-256 of a file; None where there is none, RefusedError where it is not to be had."""
     try:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             return FileFacts(bytes=stream.tell(), sha256=digest)
-    except OSError:
+    except OSError as error:
+        raise_refusal(error, file)
         return None
 
 
@@ -268,7 +267,12 @@ def _remove(path: Path) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """All of a run folder that have their name, oldest first; they may be damaged."""
-    return sorted((run / "checkpoints").glob("step-" + 8 * "[0-9]"))
+    folder = run / "checkpoints"
+    try:
+        names = os.listdir(folder)  # Path.glob would be silent about one that may not be listed
+    except FileNotFoundError:
+        return []
+    return sorted(folder / name for name in names if _NAME.fullmatch(name))
 
 
 def _score_file(path: Path) -> Path:

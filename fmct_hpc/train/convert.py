@@ -16,7 +16,7 @@ from fmct_hpc.model.reference import Network, Part, from_reference, to_reference
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
 from shards.atomic import write_bytes
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 from shards.info import sha256
 from shards.places import require_file, require_folder
 
@@ -136,6 +136,7 @@ def _read(source: Path, key: str) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_numpy_scalars()):
             document: Any = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise_refusal(error, source)
         raise FmctError(f"{source}: not a checkpoint of torch.save ({type(error).__name__})") from None
     if isinstance(document, dict) and "state_dict" in document:
         document = document.get(key)

@@ -21,6 +21,7 @@ from fmct_hpc.train.checkpoint import DataFacts, parts, verify
 from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
 from shards.atomic import write_bytes, write_text
+from shards.errors import raise_refusal
 
 SPACING_TOLERANCE = 0.01
 """How far, relatively, a volume's spacing may be from the training volumes' to be taken as the same."""
@@ -169,9 +170,11 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
     path = Path(path)
     info = encoder_info(path)
     try:
+        path.open("rb").close()  # safetensors (0.8) says of any file it may not read that it is not there
         encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)
         encoder.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
+        raise_refusal(error, path)
         what = f"not an encoder that fits {path.stem}.json ({type(error).__name__})"
         raise FmctError(f"{path}: {what}") from None
     return encoder.eval(), info

@@ -35,7 +35,7 @@ from fmct_hpc.train.process_group import collective_timeout, fail_together, toge
 from fmct_hpc.train.room import take_room
 from fmct_hpc.train.state import State
 from shards.atomic import sync
-from shards.errors import DISK_FULL, FmctError, NoRoomError
+from shards.errors import FmctError, refusal_kind
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +173,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = NoRoomError if error.errno in DISK_FULL else FmctError
-        raise kind(
+        raise refusal_kind(error)(
             f"{path}: can't be written ({error.strerror or error}); make room, and run it again"
         ) from None
 

@@ -13,7 +13,7 @@ from shards import Dataset
 from shards import index as indexes
 from shards import info as infos
 from shards.dataset import RESTORE
-from shards.errors import FmctError
+from shards.errors import DamagedDataError, FmctError
 from shards.formats import shard_path
 
 SAMPLE = 16
@@ -67,7 +67,7 @@ def _sample(dataset: Dataset) -> str | Judgement:
     for number in sorted(random.Random(dataset.info.digest).sample(range(len(dataset)), count)):
         try:
             dataset.read(number)
-        except FmctError as error:
+        except DamagedDataError as error:
             damaged.append(str(error))
     if damaged:
         return fault(f"{len(damaged)} of {count} volumes: {damaged[0]}", "fmct shards verify finds them all")

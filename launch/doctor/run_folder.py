@@ -11,7 +11,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import Manifest, checkpoints, parts, verify
 from fmct_hpc.train.run import require_possible, require_same
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
-from shards.errors import FmctError
+from shards.errors import FmctError, RefusedError
 from shards.lock import is_held
 
 ROOM = 2
@@ -55,6 +55,8 @@ def _checkpoints(run: Path, whole: list[tuple[Path, Manifest]]) -> str | Judgeme
     for folder in checkpoints(run):
         try:
             whole.append((folder, verify(folder)))
+        except RefusedError:
+            raise
         except FmctError as error:
             damaged.append(str(error))
     if not whole and damaged:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from preprocess.csv_file import csv_lines
 from preprocess.labels.table import Label, LabelTable
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 STUDY_COLUMN = "study_instance_uid"
 PATIENT_COLUMN = "patient_id"
@@ -74,7 +74,8 @@ def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """A Parquet file as the lines of the CSV that it could be; its first row is row 1."""
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid) as error:
+        raise_refusal(error, path)
         raise FmctError(f"{path}: no readable Parquet file; {_WANTED}") from None
     yield 0, table.column_names
     columns = [column.to_pylist() for column in table.columns]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from preprocess.dicom.catalog import read_images
 from preprocess.labels.mapping import read_mapping
 from preprocess.labels.table import Label, LabelTable
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 FINDINGS = ("any", "epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural")
 PREFIX = "ID_"
@@ -71,7 +71,8 @@ def _slices(path: Path) -> tuple[pa.Array, NDArray[np.int8]]:
         table = pa.csv.read_csv(path, convert_options=options).combine_chunks()
     except FileNotFoundError:
         raise FmctError(f"{path}: no such file; {wanted}") from None
-    except (OSError, KeyError, pa.ArrowInvalid):
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise_refusal(error, path)
         raise FmctError(f"{path}: {wanted}, IDs as ID_<image>_<finding> and labels 0 or 1") from None
     parts = pc.extract_regex(table["ID"], f"^(?P<image>{PREFIX}.+)_(?P<finding>{'|'.join(FINDINGS)})$")
     labels = table["Label"].to_numpy(zero_copy_only=False)

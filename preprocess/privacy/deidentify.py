@@ -13,7 +13,7 @@ import unicodedata
 from datetime import date, timedelta
 from pathlib import Path
 
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 KEY_BYTES = 32
 """As long as the hash's output: RFC 2104 section 3 finds shorter keys weak and longer ones no better."""
@@ -117,7 +117,8 @@ def _read_key(path: Path) -> bytes:
         text = path.read_text().strip()
     except FileNotFoundError:
         raise FmctError(f"{path}: no such key file; make one with `fmct keygen {path}`") from None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        raise_refusal(error, path)
         raise FmctError(f"{path}: not readable as a key file; make one with `fmct keygen`") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise FmctError(f"{path}: the key is open to other users; close it with `chmod 600 {path}`")

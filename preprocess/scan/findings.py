@@ -38,7 +38,7 @@ from preprocess.dicom.sources import (
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.known import Known
 from preprocess.scan.spill import fingerprints
-from shards.errors import DISK_FULL, FmctError, NoRoomError
+from shards.errors import SCARCE, FmctError, UnavailableError, raise_refusal, refusal, refusal_kind
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ def published(catalog: Path, rejected: Path) -> Published | None:
 def _has_schema(path: Path, schema: pa.Schema) -> bool:
     try:
         return pq.read_schema(path).equals(schema, check_metadata=True)
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid) as error:
+        raise_refusal(error, path)
         return False
 
 
@@ -197,7 +198,12 @@ def _regular_files(paths: list[bytes], writer: "_PartWriter") -> dict[bytes, os.
 
 
 def unreadable(error: OSError) -> Rejection:
-    """The reason of a file or folder that the system does not give."""
+    """The reason of a file or folder that the system does not give.
+
+    Raises UnavailableError where it gives no file at all now: memory or open files have run out.
+    """
+    if isinstance(told := refusal(error), UnavailableError) and error.errno in SCARCE:
+        raise told
     return Rejection(Reason.UNREADABLE_FILE, os.strerror(error.errno or 0))
 
 
@@ -286,8 +292,9 @@ class _PartWriter:
 def cannot_write(folder: Path, error: OSError) -> FmctError:
     """What to do where the scan's own folder takes no more."""
     why = os.strerror(error.errno or 0)
-    kind = NoRoomError if error.errno in DISK_FULL else FmctError
-    return kind(f"{folder}: {why}; mend that and run the same command again: what is read is kept")
+    return refusal_kind(error)(
+        f"{folder}: {why}; mend that and run the same command again: what is read is kept"
+    )
 
 
 def rejected_rows(rejections: Iterable[tuple[Source, Rejection]]) -> list[dict[str, Any]]:

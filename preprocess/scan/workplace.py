@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from preprocess.dicom.catalog_table import SERIES_KEY
 from shards.atomic import sync, write_text
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 from shards.lock import writing
 from shards.places import require_file
 from shards.private import private_folder
@@ -94,7 +94,8 @@ def _require_own(table: Path, columns: Set[str]) -> None:
     require_file(table)
     try:
         own = not table.exists() or columns <= {*pq.read_schema(table).names}
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid) as error:
+        raise_refusal(error, table)
         own = False
     if not own:
         raise FmctError(

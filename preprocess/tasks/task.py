@@ -28,7 +28,7 @@ from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import Task, input_digest, read_current_plan, task_digest
 from preprocess.tasks.quarantine import Entry
 from preprocess.volume.build import Volume, build_volume
-from shards.errors import FmctError
+from shards.errors import FmctError, UnavailableError, refusal_kind
 from shards.index import read_sidecar, sidecar_path
 from shards.lock import writing
 from shards.schema import VolumeRecord
@@ -87,12 +87,12 @@ def _machine_failures(out: Path, index: int) -> Iterator[None]:
         yield
     except OSError as error:
         why = os.strerror(error.errno or 0).lower()
-        raise FmctError(
+        raise refusal_kind(error)(
             f"{out}: task {index} failed ({why}): mend that and run the same command again, which keeps what "
             "is done"
         ) from error
     except MemoryError as error:
-        raise FmctError(
+        raise UnavailableError(
             f"{out}: task {index} ran out of memory: run the same command again with fewer `workers`"
         ) from error
 

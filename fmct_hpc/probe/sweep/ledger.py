@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fmct_hpc.probe.leakage import Leakage
 from fmct_hpc.probe.sweep.grid import Unit
 from shards.atomic import atomic_path, write_text
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 from shards.names import Sha256
 
 TABLES = ("results", "predictions")
@@ -70,10 +70,14 @@ class UnitFiles:
         write_text(self.marker, marker.model_dump_json(indent=1) + "\n")
 
     def done(self, source: str) -> bool:
-        """Whether the unit was computed from this very source and its tables are there."""
+        """Whether the unit was computed from this very source and its tables are there.
+
+        Raises RefusedError where the system does not say.
+        """
         try:
             marker = UnitMarker.model_validate_json(self.marker.read_bytes())
-        except (OSError, ValidationError):
+        except (OSError, ValidationError) as error:
+            raise_refusal(error, self.marker)
             return False
         whole = all(self.table(name).is_file() for name in TABLES)
         return whole and marker.digest == self.digest and marker.source == source

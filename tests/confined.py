@@ -1,0 +1,122 @@
+"""Work on a machine that refuses: file systems that are read-only or full, no home, no rights of root's."""
+
+import ctypes
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+_CONFINE = """
+set -eu
+{mounts}
+cd "$1"; shift
+exec setpriv --bounding-set=-all --inh-caps=-all "$@"
+"""
+
+
+@cache
+def _mounts() -> bool:
+    """Whether mounts of our own can be made here."""
+    programs = all(map(shutil.which, ("unshare", "setpriv", "mount")))
+    return programs and not subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode
+
+
+def confined(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path,
+    read_only: Sequence[Path] = (),
+    full: Sequence[Path] = (),
+    writable: Sequence[Path] = (),
+    shared_memory_kib: int | None = None,
+    known: bool = True,
+    environment: Mapping[str, str | None] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, without capabilities: it meets the modes of files as any user does.
+
+    The test is skipped where mounts cannot be made, but not by root in CI.
+
+    Args:
+        command: of this environment.
+        cwd: its working folder.
+        read_only: folders that are read-only, with all that lies below, but for `writable`.
+        full: folders in whose place is a file system without room.
+        writable: folders that stay as they are.
+        shared_memory_kib: size of /dev/shm.
+        known: whether the user has an entry in /etc/passwd.
+        environment: changes; None unsets.
+    """
+    if not _mounts():
+        (pytest.fail if os.environ.get("CI") == "true" and os.getuid() == 0 else pytest.skip)(
+            "no mounts here"
+        )
+    quote = "'{}'".format
+    mounts = [f"mount --bind {quote(path)} {quote(path)}" for path in writable]
+    for path in read_only:
+        mounts += [f"mountpoint -q {quote(path)} || mount --bind {quote(path)} {quote(path)}"]
+        mounts += [f"mount -o remount,bind,ro {quote(path)}"]
+    for path in full:
+        mounts += [f"mount -t tmpfs -o size=4k none {quote(path)}", f"head -c 4096 /dev/zero > {path}/fill"]
+    if shared_memory_kib is not None:
+        mounts.append(f"mount -t tmpfs -o size={shared_memory_kib}k none /dev/shm")
+    if not known:
+        mounts.append("mount --bind /dev/null /etc/passwd")
+    changed = dict(os.environ) | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(environment or {})
+    return subprocess.run(
+        ["unshare", "--mount", "bash", "-c", _CONFINE.format(mounts="\n".join(mounts)), "-", cwd, *command],
+        env={name: value for name, value in changed.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
+def fmct(*arguments: str | Path) -> list[str | Path]:
+    """The command line of this environment."""
+    return [Path(sys.executable).with_name("fmct"), *arguments]
+
+
+def outcome(work: Callable[[], object], *, open_files: int | None = None) -> str:
+    """What `work` ends with in a process without root's rights: "done", or the class and text of its error.
+
+    open_files: how many it may have open beyond those that it begins with.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "died"
+        try:
+            _give_up_rights()
+            if open_files is not None:
+                _leave_descriptors(open_files)
+            work()
+            said = "done"
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(write, said.encode())
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as stream:
+        said = stream.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def _give_up_rights() -> None:
+    """Give up all capabilities (capset(2), version 3): root then meets the modes of files, as any user."""
+    header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def _leave_descriptors(count: int) -> None:
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + count, free + count))

@@ -1,0 +1,194 @@
+"""What the system refuses is told as such, and never taken for damage."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from confined import outcome
+from shard_samples import FORMATS, make_key, noise, write_dataset
+from small_training import small_config, small_encoder
+from small_training import write_dataset as small_training_dataset
+
+from fmct_hpc.data.cache import open_dataset
+from fmct_hpc.data.order import Order, Share
+from fmct_hpc.data.source import ViewSource
+from fmct_hpc.probe import store
+from fmct_hpc.probe.labels import LabelTable
+from fmct_hpc.train import checkpoint
+from fmct_hpc.train.checkpoint import FileFacts, Manifest, checkpoint_path, file_facts
+from fmct_hpc.train.export import load_encoder
+from shards import Dataset, finish_dataset, verify
+from shards.index import read_sidecar
+from shards.info import read_preprocessing
+from shards.verify import Unread
+
+
+def closed(path: Path) -> Path:
+    path.chmod(0)
+    return path
+
+
+@pytest.fixture(params=FORMATS)
+def dataset(tmp_path: Path, request: pytest.FixtureRequest) -> Dataset:
+    volumes = {make_key(number): noise((40, 33, 35), number) for number in range(4)}
+    write_dataset(tmp_path / "data", request.param, {"a": volumes})
+    opened = Dataset.open(tmp_path / "data")
+    opened.read(0)  # compiled before the rights are gone
+    return opened
+
+
+def source(dataset: Dataset) -> ViewSource:
+    config = small_config(dataset.path, data={"damaged": "skip"}).data
+    return ViewSource(open_dataset(config), config, Share(Order.of(dataset, 0, 2), 0, 1, 1), 0)
+
+
+def test_a_volume_that_may_not_be_read_is_neither_damaged_nor_passed_over(dataset: Dataset) -> None:
+    shard = closed(dataset.shard_file(0))
+    for work in (lambda: dataset.read(0), lambda: source(dataset).at(0)):
+        assert outcome(work).startswith(f"RefusedError: {shard}: permission denied")
+    problems = []
+
+    def check() -> None:
+        problems.extend(verify(dataset.path))
+        assert [type(problem) for problem in problems] == [Unread], problems
+
+    assert outcome(check) == "done"
+
+
+def test_too_few_open_files_are_no_damage(dataset: Dataset) -> None:
+    views = source(dataset)
+    reads: list[Callable[[], object]] = [lambda: dataset.read(0), lambda: views.at(0)]
+    for work in reads:
+        said = outcome(work, open_files=0)
+        assert said.startswith(f"UnavailableError: {dataset.shard_file(0)}: too many open files"), said
+    sidecar = dataset.path / "a.index.parquet"
+    said = outcome(lambda: read_sidecar(sidecar, dataset.info.format), open_files=0)
+    assert said.startswith(f"UnavailableError: {sidecar}: too many open files")
+
+
+def test_damage_is_still_passed_over(dataset: Dataset) -> None:
+    views = source(dataset)
+    (_,), (index,) = views.share.order.at(np.array([0]))
+    row = dataset.index.slice(int(index), 1).to_pylist()[0]
+    file = dataset.shard_file(0)
+    stored = bytearray(file.read_bytes())
+    stored[row["offset"] + row["length"] // 2] ^= 1
+    file.write_bytes(stored)
+    assert views.at(0).skipped.tolist() == [index]
+    assert not [problem for problem in verify(dataset.path) if isinstance(problem, Unread)]
+
+
+def test_files_beside_the_volumes_are_refused_by_name(dataset: Dataset) -> None:
+    preprocessing = dataset.path / "preprocessing.json"
+    preprocessing.write_text("{}")
+    said = outcome(lambda: read_preprocessing(dataset.path, closed(preprocessing) and ""))
+    assert said.startswith("PermissionError") or said.startswith(f"RefusedError: {preprocessing}")
+    sidecar = closed(dataset.path / "a.index.parquet")
+    for work in (
+        lambda: read_sidecar(sidecar, dataset.info.format),
+        lambda: finish_dataset(dataset.path, dataset.info.format, ["a"]),
+    ):
+        assert outcome(work).startswith(f"RefusedError: {sidecar}: permission denied")
+
+
+def whole_checkpoint(run: Path, step: int) -> Path:
+    """A checkpoint that passes its checks; returns its only part."""
+    part = checkpoint_path(run, step) / checkpoint.part_name(0)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"weights")
+    facts = file_facts(part)
+    assert facts
+    manifest = manifest_of(step, {part.name: facts}).sealed()
+    (part.parent / checkpoint.MANIFEST).write_text(manifest.model_dump_json())
+    return part
+
+
+def manifest_of(step: int, files: dict[str, FileFacts]) -> Manifest:
+    data = checkpoint.DataFacts(
+        content_digest="c" * 64,
+        dataset_digest="d" * 64,
+        preprocess_digest="e" * 64,
+        spacing_mm=(1.0, 1.0, 1.0),
+        shards_digest="f" * 64,
+    )
+    return Manifest(
+        step=step,
+        updates=step,
+        world_size=1,
+        zero_stage=1,
+        configuration={},
+        versions={},
+        data=data,
+        files=files,
+    )
+
+
+@pytest.mark.parametrize("what", ["part", "manifest", "checkpoint", "all"])
+def test_a_run_does_not_go_on_from_before_a_checkpoint_that_may_not_be_read(
+    tmp_path: Path, what: str
+) -> None:
+    whole_checkpoint(tmp_path, 10)
+    part = whole_checkpoint(tmp_path, 20)
+    folder = part.parent
+    place = {
+        "part": part,
+        "manifest": folder / checkpoint.MANIFEST,
+        "checkpoint": folder,
+        "all": folder.parent,
+    }
+    path = closed(place[what])
+    said = outcome(lambda: checkpoint.newest(tmp_path))
+    assert said.startswith(("RefusedError", "PermissionError")), said
+    assert str(path) in said
+    outcome(lambda: checkpoint.set_damaged_aside(tmp_path, 10))
+    path.chmod(0o755)
+    assert checkpoint.newest_step(tmp_path) == 20
+
+
+def test_too_few_open_files_damage_no_checkpoint(tmp_path: Path) -> None:
+    whole_checkpoint(tmp_path, 10)
+    whole_checkpoint(tmp_path, 20)
+    for left in range(3):
+        said = outcome(lambda: checkpoint.newest(tmp_path), open_files=left)
+        assert said.startswith(("UnavailableError", "OSError: [Errno 24]", "done")), said
+        outcome(lambda: checkpoint.set_damaged_aside(tmp_path, 10), open_files=left)
+    assert checkpoint.newest_step(tmp_path) == 20
+
+
+def test_features_labels_and_weights_that_may_not_be_read_are_not_made_again(tmp_path: Path) -> None:
+    request = store.FeatureRequest(
+        encoder_digest="a" * 64,
+        dataset_digest="b" * 64,
+        keys_digest="c" * 64,
+        layers=(0,),
+        poolings=("cls",),
+        tokens=False,
+    )
+    part = store.part_path(tmp_path, request, 0, 1)
+    part.parent.mkdir(parents=True)
+    store.write_part(part, request, {"layer-00.cls": np.zeros((1, 2), np.float32)}, 1)
+    assert store.part_is_done(part, request)
+    marker = closed(part.with_suffix(".json"))
+    assert outcome(lambda: store.part_is_done(part, request)).startswith("RefusedError")
+    marker.unlink()
+    assert not store.part_is_done(part, request)
+
+    closed_file = tmp_path / "features.json"
+    closed_file.write_text("{}")
+    closed(closed_file)
+    data = small_training_dataset(tmp_path / "data")
+    encoder = closed(small_encoder(data, tmp_path / "encoder"))
+    table = tmp_path / "labels.parquet"
+    shutil.copy(data / "index.parquet", table)
+    closed(table)
+    reads: dict[Path, Callable[[], object]] = {
+        closed_file: lambda: store.FeatureStore.open(tmp_path),
+        encoder: lambda: load_encoder(encoder),
+        table: lambda: LabelTable.read(table),
+    }
+    for path, work in reads.items():
+        assert outcome(work).startswith(f"RefusedError: {path}: permission denied"), outcome(work)
+    said = outcome(lambda: store.held(tmp_path, "a" * 64, "b" * 64, ("cls",)))
+    assert said.startswith(f"RefusedError: {closed_file}")
