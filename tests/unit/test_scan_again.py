@@ -414,7 +414,7 @@ def test_two_scans_of_one_catalog_are_not_run_at_once(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_from_other_failures_by_the_exit_code() -> None:
-    for number, code in ((errno.ENOSPC, 73), (errno.EDQUOT, 73), (errno.EIO, 2)):
+    for number, code in ((errno.ENOSPC, 73), (errno.EDQUOT, 73), (errno.EIO, 74), (errno.EACCES, 2)):
         told = findings.cannot_write(Path("work"), OSError(number, "x"))
         assert (told.exit_code, "what is read is kept" in str(told)) == (code, True)
 

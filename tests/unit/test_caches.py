@@ -1,0 +1,179 @@
+"""Where compiled code is kept: not where another user may write, and not at the price of a result."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confined import confined
+from shard_samples import make_key, noise, write_dataset
+
+from shards import caches, compiled
+
+SCRIPT = """
+from shards.compiled import njit
+
+@njit()
+def twice(x):
+    return 2 * x
+
+assert twice(21) == 42
+print(sum(twice.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user without other places than those in tmp_path."""
+    for name in (caches.VARIABLE, "XDG_CACHE_HOME", *caches._LIBRARIES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "tmp").mkdir(mode=0o1777)
+    return tmp_path
+
+
+def place() -> Path | None:
+    caches.place.cache_clear()
+    try:
+        return caches.place()
+    finally:
+        caches.place.cache_clear()
+
+
+def test_the_first_place_that_can_be_used_is_taken(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = alone / "tmp" / f"fmct-cache-{os.getuid()}"
+    monkeypatch.setenv("HOME", "/nonexistent")
+    assert place() == scratch
+    monkeypatch.setenv("HOME", str(alone / "home"))
+    assert place() == alone / "home/.cache/fmct"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(alone / "xdg"))
+    assert place() == alone / "xdg/fmct"
+    monkeypatch.setenv(caches.VARIABLE, str(alone / "mine"))
+    assert place() == alone / "mine"
+    assert {path.stat().st_mode & 0o777 for path in (alone / "mine", alone / "xdg/fmct", scratch)} == {0o700}
+    for name in (caches.VARIABLE, "XDG_CACHE_HOME", "HOME"):  # what is below the working folder is not ours
+        monkeypatch.setenv(name, "~")
+    monkeypatch.chdir(alone / "home")
+    assert place() == scratch
+    assert [path.name for path in Path().iterdir()] == [".cache"]
+
+
+def _of_another(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    os.chown(path, 65534, 65534)
+
+
+def _a_link(path: Path) -> None:
+    (path.parent / "own").mkdir(mode=0o700)
+    path.symlink_to(path.parent / "own")
+
+
+def _open_to_the_group(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o770)
+
+
+def _below_an_open_folder(path: Path) -> None:
+    path.mkdir(mode=0o700)
+    path.parent.chmod(0o777)  # without the sticky bit
+
+
+@pytest.mark.parametrize(
+    "taken", [_of_another, _a_link, _open_to_the_group, _below_an_open_folder, Path.touch]
+)
+def test_a_place_that_another_may_write_to_is_not_used(alone: Path, taken: Callable[[Path], None]) -> None:
+    if taken is _of_another and os.getuid():
+        pytest.skip("only root can give a folder away")
+    path = alone / "tmp" / "place"
+    taken(path)
+    assert caches.trouble(path)
+    assert caches.trouble(alone / "tmp" / "other") is None or taken is _below_an_open_folder
+
+
+def test_a_users_unusable_choice_is_told(
+    alone: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _open_to_the_group(alone / "mine")
+    monkeypatch.setenv(caches.VARIABLE, str(alone / "mine"))
+    assert place() == alone / "home/.cache/fmct"
+    assert f"{caches.VARIABLE}={alone / 'mine'} is not used: others may write to it" in caplog.text
+
+
+def hits(alone: Path) -> int:
+    """How much compiled code a new process finds, which must give the right results either way."""
+    file = alone / "kernel.py"
+    file.write_text(SCRIPT)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=alone)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[0])
+
+
+def test_a_cache_that_is_damaged_is_made_anew(alone: Path) -> None:
+    assert (hits(alone), hits(alone)) == (0, 1)
+    files = sorted((alone / "home/.cache/fmct/numba").iterdir())
+    assert {file.suffix for file in files} == {".nbi", ".nbc"}
+    for file in files:
+        file.write_bytes(file.read_bytes()[:100])
+        assert hits(alone) == 0
+        assert hits(alone) == 1, f"{file.name} is not made anew"
+
+
+def test_code_is_found_by_all_that_it_is_compiled_from(tmp_path: Path) -> None:
+    def digest(body: str, factor: int, called: str) -> str:
+        made: dict[str, object] = {"njit": compiled.njit, "FACTOR": factor}
+        exec(f"@njit()\ndef inner(x):\n return {called}", made)
+        exec(f"@njit()\ndef outer(x):\n return {body}", made)
+        return compiled.source_digest(made["outer"].py_func)  # type: ignore[attr-defined]
+
+    base = digest("inner(x) * FACTOR", 2, "x + 1")
+    assert base == digest("inner(x) * FACTOR", 2, "x + 1")
+    others = [
+        digest("inner(x) - FACTOR", 2, "x + 1"),
+        digest("inner(x) * FACTOR", 3, "x + 1"),
+        digest("inner(x) * FACTOR", 2, "x + 2"),
+    ]
+    assert len({base, *others}) == 4
+
+
+def test_many_processes_at_once_share_a_cache(alone: Path) -> None:
+    (alone / "kernel.py").write_text(SCRIPT)
+    command = [sys.executable, alone / "kernel.py"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=alone) for _ in range(4)]
+    assert [process.wait(120) for process in started] == [0] * 4
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert hits(alone) == 1
+
+
+def test_without_any_place_a_sound_dataset_is_sound(tmp_path: Path) -> None:
+    """Everything is read-only, the home is absent and the user unknown."""
+    write_dataset(tmp_path / "data", "zarr", {"a": {make_key(1): noise((33, 20, 20), 1)}})
+    done = confined(
+        [sys.executable, "-P", "-m", "launch.cli", "shards", "verify", tmp_path / "data"],
+        cwd=tmp_path,
+        read_only=[Path("/"), Path("/dev/shm")],
+        known=False,
+        environment={"HOME": None, "TMPDIR": None, "XDG_CACHE_HOME": None, caches.VARIABLE: None},
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_home_that_takes_nothing_costs_no_result(alone: Path, full: bool) -> None:
+    write_dataset(alone / "data", "zarr", {"a": {make_key(1): noise((33, 20, 20), 1)}})
+    home = [alone / "home"]
+    done = confined(
+        [sys.executable, "-P", "-m", "launch.cli", "shards", "verify", alone / "data"],
+        cwd=alone,
+        full=home if full else (),
+        read_only=() if full else home,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (alone / "tmp" / f"fmct-cache-{os.getuid()}" / "numba").is_dir()
+    assert not list((alone / "home").iterdir())
