@@ -17,6 +17,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from shards.errors import FmctError
+from shards.private import require_private
+
 log = logging.getLogger(__name__)
 
 VARIABLE = "FMCT_CACHE_DIR"
@@ -32,6 +35,9 @@ _LIBRARIES = {
 """Environment: by what each library is told of its folder below ours. By default theirs are in the home, or
 in /tmp under a name that anybody can take first."""
 
+_CHOSEN = "FMCT_CACHE_CHOSEN"
+"""Environment: the folder of ours that they were told of."""
+
 _TRIED_BYTES = 4096
 """A full disk still makes empty files."""
 
@@ -44,7 +50,7 @@ def place() -> Path | None:
         if why is None:
             return path
         if number == 0 and os.environ.get(VARIABLE) and multiprocessing.parent_process() is None:
-            log.warning("%s=%s is not used: %s", VARIABLE, path, why)
+            log.warning("%s is not used: %s", VARIABLE, why)
     return None
 
 
@@ -74,31 +80,35 @@ def trouble(path: Path) -> str | None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode):
-            return "is a link or a file, not a folder"
-        if found.st_uid != os.getuid():
-            return f"belongs to another user (uid {found.st_uid})"
-        if stat.S_IMODE(found.st_mode) & 0o022:
-            return "others may write to it: chmod go-w"
+        require_private(path)
         for above in path.resolve().parents:
             mode = above.stat().st_mode
-            if mode & 0o022 and not mode & stat.S_ISVTX:
-                return f"others may replace it, as they may write to {above}"
-        _try(path)
+            if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+                return f"{path}: others can replace it, as {above} lacks the sticky bit; name another place"
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(bytes(_TRIED_BYTES))
+            file.flush()
+    except FmctError as error:
+        return str(error)
     except OSError as error:
-        return os.strerror(error.errno or 0).lower()
+        return f"{path}: {os.strerror(error.errno or 0).lower()}"
     return None
 
 
 def set_for_libraries() -> None:
     """Have matplotlib, Triton and PyTorch, here and in what this process starts, keep their files below ours.
 
-    What the user has set stays. Without a place of ours they get a folder that is removed at the end.
+    What the user has set stays; what a process of ours had set, perhaps on another node, is chosen anew.
+    Without a place of ours they get a folder that is removed at the end.
     """
-    missing = {variable: name for variable, name in _LIBRARIES.items() if not os.environ.get(variable)}
-    if missing and (folder := place() or _passing()):
-        os.environ.update({variable: str(folder / name) for variable, name in missing.items()})
+    inherited = os.environ.pop(_CHOSEN, None)
+    for variable in _LIBRARIES:
+        if inherited and os.environ.get(variable, "").startswith(f"{inherited}/"):
+            del os.environ[variable]
+    if folder := place() or _passing():
+        os.environ[_CHOSEN] = str(folder)
+        for variable, name in _LIBRARIES.items():
+            os.environ.setdefault(variable, str(folder / name))
 
 
 def _home() -> str | None:
@@ -118,10 +128,3 @@ def _passing() -> Path | None:
         return None
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _try(path: Path) -> None:
-    """Write to a folder; raises what stands in the way."""
-    with tempfile.TemporaryFile(dir=path) as file:
-        file.write(bytes(_TRIED_BYTES))
-        file.flush()

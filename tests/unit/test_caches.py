@@ -77,13 +77,13 @@ def _open_to_the_group(path: Path) -> None:
     path.chmod(0o770)
 
 
-def _below_an_open_folder(path: Path) -> None:
+def _below_a_groups_folder(path: Path) -> None:
     path.mkdir(mode=0o700)
-    path.parent.chmod(0o777)  # without the sticky bit
+    path.parent.chmod(0o770)  # without the sticky bit
 
 
 @pytest.mark.parametrize(
-    "taken", [_of_another, _a_link, _open_to_the_group, _below_an_open_folder, Path.touch]
+    "taken", [_of_another, _a_link, _open_to_the_group, _below_a_groups_folder, Path.touch]
 )
 def test_a_place_that_another_may_write_to_is_not_used(alone: Path, taken: Callable[[Path], None]) -> None:
     if taken is _of_another and os.getuid():
@@ -91,7 +91,7 @@ def test_a_place_that_another_may_write_to_is_not_used(alone: Path, taken: Calla
     path = alone / "tmp" / "place"
     taken(path)
     assert caches.trouble(path)
-    assert caches.trouble(alone / "tmp" / "other") is None or taken is _below_an_open_folder
+    assert caches.trouble(alone / "tmp" / "other") is None or taken is _below_a_groups_folder
 
 
 def test_a_users_unusable_choice_is_told(
@@ -100,7 +100,25 @@ def test_a_users_unusable_choice_is_told(
     _open_to_the_group(alone / "mine")
     monkeypatch.setenv(caches.VARIABLE, str(alone / "mine"))
     assert place() == alone / "home/.cache/fmct"
-    assert f"{caches.VARIABLE}={alone / 'mine'} is not used: others may write to it" in caplog.text
+    assert f"{caches.VARIABLE} is not used: {alone / 'mine'}: others can write to it" in caplog.text
+
+
+def test_libraries_keep_their_files_where_this_machine_lets_them(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setenv("MPLCONFIGDIR", "/a/choice")
+    for home, expected in (
+        ("home", alone / "home/.cache/fmct"),
+        ("other-node", alone / "tmp" / f"fmct-cache-{os.getuid()}"),
+    ):
+        monkeypatch.setenv("HOME", str(alone / home))  # as a job inherits it, with what is chosen
+        caches.place.cache_clear()
+        caches.set_for_libraries()
+        assert os.environ["TRITON_CACHE_DIR"] == str(expected / "triton/cache")
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(expected / "inductor")
+        assert os.environ["MPLCONFIGDIR"] == "/a/choice"
+    caches.place.cache_clear()
 
 
 def hits(alone: Path) -> int:
