@@ -28,6 +28,7 @@ def set_up_logging(rank: int = 0) -> None:
         stream=sys.stderr,
         force=True,
     )
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
 
 
 @contextmanager

@@ -1,0 +1,67 @@
+"""Every stage on a machine that gives little: no home, an unknown user, an installation that is read-only."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+from confined import confined
+from preprocess_export import make_export
+from small_training import small_config, write_dataset, write_recipe
+
+from shards import Dataset, caches
+
+NOTHING = {"HOME": None, "XDG_CACHE_HOME": None, caches.VARIABLE: None}
+
+
+def on_a_poor_machine(place: Path, *arguments: object, temporary: bool = True) -> str:
+    """What a command says, in its place for outputs, which beside one for temporary files is all it has."""
+    out = place / "out"
+    for folder in (out, place / "tmp"):
+        folder.mkdir(exist_ok=True)
+    done = confined(
+        [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments)],
+        cwd=out if temporary else Path("/"),
+        writable=[out, *([place / "tmp"] if temporary else [])],
+        read_only=[Path("/")],
+        known=False,
+        shared_memory_kib=16_384,
+        environment={**NOTHING, "TMPDIR": str(place / "tmp") if temporary else None},
+    )
+    assert done.returncode == (0 if temporary else 2), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stderr
+
+
+def test_every_stage_works_without_a_home(tmp_path: Path) -> None:
+    if here := caches.place():  # what is compiled already need not be compiled again
+        there = tmp_path / "tmp" / f"fmct-cache-{os.getuid()}"
+        there.mkdir(mode=0o700, parents=True)
+        shutil.copytree(here / "numba", there / "numba")
+    export = make_export(tmp_path / "export", studies=2)
+    out = tmp_path / "out"
+    recipe = tmp_path / "preprocess.yaml"
+    recipe.write_text(yaml.safe_dump(export.config(workers=2).model_dump(mode="json")))
+    on_a_poor_machine(tmp_path, "preprocess", export.catalog, "--config", recipe, "--out", out / "data")
+    assert len(Dataset.open(out / "data" / "zarr")) == 2
+
+    data = write_dataset(tmp_path / "train")
+    config = small_config(data, data={"workers": 1}, run={"steps": 2, "images_every": 1})
+    training = write_recipe(config, tmp_path / "train.yaml")
+    on_a_poor_machine(tmp_path, "train", "--config", training, "--run", out / "run")
+    encoder = out / "run" / "encoder.safetensors"
+    on_a_poor_machine(tmp_path, "features", data, "--encoder", encoder, "--out", out / "features")
+    page = out / "report.html"
+    on_a_poor_machine(tmp_path, "report", page, "--run", out / "run", "--data", out / "data")
+    made = sorted(path.name for path in out.iterdir())
+    assert made == ["data", "features", "report.html", "report.md", "run"]
+
+
+def test_no_place_for_temporary_files_is_one_line(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "train")
+    training = write_recipe(small_config(data, run={"steps": 1}), tmp_path / "train.yaml")
+    said = on_a_poor_machine(
+        tmp_path, "train", "--config", training, "--run", tmp_path / "out" / "run", temporary=False
+    )
+    assert "TMPDIR" in said.splitlines()[-1]
