@@ -38,7 +38,7 @@ in /tmp under a name that anybody can take first."""
 _CHOSEN = "FMCT_CACHE_CHOSEN"
 """Environment: the folder of ours that they were told of."""
 
-_TRIED_BYTES = 4096
+TRIED_BYTES = 4096
 """A full disk still makes empty files."""
 
 
@@ -86,7 +86,7 @@ def trouble(path: Path) -> str | None:
             if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
                 return f"{path}: others can replace it, as {above} lacks the sticky bit; name another place"
         with tempfile.TemporaryFile(dir=path) as file:
-            file.write(bytes(_TRIED_BYTES))
+            file.write(bytes(TRIED_BYTES))
             file.flush()
     except FmctError as error:
         return str(error)

@@ -28,3 +28,19 @@ def share(with_whom: Share | None) -> None:
         raise FmctError(f"{VARIABLE}={chosen!r}: expected owner, group or all")
     os.umask(_MASKS[chosen])
     os.environ[VARIABLE] = chosen
+
+
+def chosen() -> Share:
+    """Who may read what is written, by `VARIABLE`; the group without it."""
+    named = os.environ.get(VARIABLE)
+    return named if named in _MASKS else "group"  # type: ignore[return-value]
+
+
+def beyond(mode: int) -> int:
+    """The bits of a file's mode that let others do more than was chosen."""
+    return mode & _MASKS[chosen()]
+
+
+def closing() -> str:
+    """What chmod(1) takes to have no more than was chosen."""
+    return {"owner": "go=", "group": "g-w,o=", "all": "go-w"}[chosen()]

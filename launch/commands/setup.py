@@ -1,6 +1,7 @@
 """What is run before any stage: `fmct doctor` and `fmct recipes`."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,15 +15,19 @@ def doctor(
     site: Annotated[Path | None, typer.Option(exists=True, help="A site file to check here too.")] = None,
     data: Annotated[Path | None, typer.Option(exists=True, help="A shard dataset.")] = None,
     run: Annotated[Path | None, typer.Option(exists=True, help="A run folder.")] = None,
+    secret: Annotated[
+        list[Path] | None, typer.Option(exists=True, help="A key file or catalog: yours alone? Repeatable.")
+    ] = None,
 ) -> None:
     """Check this installation, and a site, a dataset, a run: what is wrong, and how to mend it.
 
     Exit code 0 where nothing is, 1 where something will fail.
     """
     from launch.doctor.dataset import look_at_dataset
-    from launch.doctor.finding import show
+    from launch.doctor.finding import looked, show
     from launch.doctor.installation import look_at_installation
     from launch.doctor.run_folder import look_at_run
+    from launch.doctor.shared import is_secret
     from launch.doctor.site import look_at_site
 
     sections: list[tuple[str, Iterable[Finding]]] = [("installation", look_at_installation())]
@@ -32,6 +37,9 @@ def doctor(
         sections.append((f"dataset {data}", look_at_dataset(data)))
     if run:
         sections.append((f"run {run}", look_at_run(run)))
+    if secret:
+        found = (looked(file.name, partial(is_secret, file)) for file in secret)
+        sections.append(("secrets", found))
     faults = show(sections)
     typer.echo(f"{faults} to mend" if faults else "nothing to mend")
     raise typer.Exit(1 if faults else 0)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from fmct_hpc.config import DataConfig
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.doctor.shared import modes
 from shards import Dataset
 from shards import index as indexes
 from shards import info as infos
@@ -38,6 +39,7 @@ def look_at_dataset(path: Path) -> Iterator[Finding]:
         return
     dataset = opened[0]
     yield looked("files", lambda: _files(dataset))
+    yield looked("modes", lambda: modes(path))
     yield looked("sample", lambda: _sample(dataset))
     yield looked("geometry", lambda: _geometry(dataset))
     data = DataConfig(path=path, workers=0)  # reader processes are the installation's matter

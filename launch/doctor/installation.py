@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from launch.program import PYTHON
+from launch.doctor.shared import look_at_surroundings
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
 from shards.formats import FORMATS
 
@@ -62,6 +63,7 @@ def look_at_installation() -> Iterator[Finding]:
     yield looked("limits", _limits)
     yield looked("locale", _locale)
     yield looked("temporary files", _temporary)
+    yield from look_at_surroundings()
 
 
 def _python() -> str | Judgement:

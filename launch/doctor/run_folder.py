@@ -11,6 +11,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import Manifest, checkpoints, parts, verify
 from fmct_hpc.train.run import require_possible, require_same
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.doctor.shared import locks, modes
 from shards.errors import FmctError, RefusedError
 from shards.lock import is_held
 
@@ -26,6 +27,8 @@ def look_at_run(run: Path) -> Iterator[Finding]:
     if not configurations:
         return
     yield looked("in use", lambda: _in_use(run))
+    yield looked("locks", lambda: locks(run))
+    yield looked("modes", lambda: modes(run))
     yield looked("checkpoints", lambda: _checkpoints(run, whole))
     if whole or not checkpoints(run):  # all damaged: that was the fault
         yield looked("going on", lambda: _going_on(run, configurations[0], whole))

@@ -1,6 +1,5 @@
 """Checks of a site file against the Slurm here, its container and the file systems."""
 
-import fcntl
 import getpass
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from launch.config import load
 from launch.doctor import slurm
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.doctor.shared import locks
 from launch.slurm.site import Resources, Site
 from launch.slurm.submit import FIND_MODULE, Job, script
 from shards.atomic import sync, write_text
@@ -138,23 +138,10 @@ def _file_system(folder: Path) -> str | Judgement:
             if held.read() != "old" or (place / "file").read_text() != "new":
                 return fault(f"{folder}: a rename does not replace a file at once", "use another file system")
         sync(place)
-        try:
-            locked = _lock_holds(place / "lock")
-        except OSError as error:
-            return fault(
-                f"{folder}: no locks ({os.strerror(error.errno or 0).lower()}): two runs could share it",
-                "have it mounted with flock (Lustre: -o flock), or keep run folders elsewhere",
-            )
-    if not locked:
-        return fault(f"{folder}: a lock of one process does not bind another", "have it mounted with flock")
+    locked = locks(folder)
+    if isinstance(locked, Judgement):
+        return locked
     return f"{folder}: renames, syncs and locks hold, {shutil.disk_usage(folder).free / 1e9:.0f} GB free"
-
-
-def _lock_holds(path: Path) -> bool:
-    """Whether a second process is refused the lock that this one holds."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return subprocess.run(["flock", "--nonblock", path, "true"]).returncode == 1
 
 
 def _commands() -> str | Judgement:

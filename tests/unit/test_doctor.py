@@ -1,7 +1,8 @@
 import fcntl
 import json
+import os
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from launch.doctor.dataset import look_at_dataset
 from launch.doctor.finding import Finding, looked
 from launch.doctor.run_folder import look_at_run
 from shards import Dataset
+
+
+@pytest.fixture(autouse=True, scope="module")
+def modes_of_commands() -> Iterator[None]:
+    """Files are written as a command writes them."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
 
 
 def by_name(findings: Iterable[Finding]) -> dict[str, Finding]:
@@ -117,7 +126,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sound_dataset_passes_every_check(data: Path) -> None:
     found = by_name(look_at_dataset(data))
     assert {name: finding.level for name, finding in found.items()} == dict.fromkeys(
-        ("opens", "files", "sample", "geometry", "batch"), "ok"
+        ("opens", "files", "modes", "sample", "geometry", "batch"), "ok"
     )
     assert "6 volumes in 1 zarr shards" in found["opens"].said
 
@@ -211,7 +220,7 @@ def test_the_command_prints_a_line_a_finding_and_says_so_by_its_code(
     done = CliRunner().invoke(app, ["doctor", "--data", str(data), "--run", str(run)])
     lines = done.stdout.splitlines()
     assert (done.exit_code, lines[0], lines[-1]) == (0, "ok    installation: it: is well", "nothing to mend")
-    assert len(lines) == 2 + 5 + 5
+    assert len(lines) == 2 + 6 + 7
     (data / "dataset.json").rename(tmp_path / "dataset.json")
     done = CliRunner().invoke(app, ["doctor", "--data", str(data)])
     (tmp_path / "dataset.json").rename(data / "dataset.json")

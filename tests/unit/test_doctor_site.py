@@ -6,7 +6,7 @@ import pytest
 import yaml
 from test_doctor import by_name
 
-from launch.doctor import slurm
+from launch.doctor import shared, slurm
 from launch.doctor.finding import Finding
 from launch.doctor.site import look_at_site
 
@@ -144,8 +144,10 @@ def test_without_accounting_or_slurm_it_says_what_it_cannot_know(programs: Path,
     assert (alone.name, "Unable to contact" in alone.said) == ("controller", True)
 
 
-def test_a_file_system_without_locks_is_named(programs: Path, tmp_path: Path) -> None:
-    put(programs, "flock", "exit 0")  # a second process gets the lock
+def test_a_file_system_without_locks_is_named(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "_IS_HELD", "")  # a second process gets the lock
     (found,) = faults(look_at_site(site_file(tmp_path)))
     assert (found.name, "does not bind another" in found.said) == ("file system", True)
     assert not list(tmp_path.glob(".fmct-doctor-*"))

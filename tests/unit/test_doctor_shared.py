@@ -1,0 +1,88 @@
+"""What `fmct doctor` says of modes, caches, locks and the home."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launch.doctor import shared
+from launch.doctor.finding import looked
+from shards import caches, sharing
+
+
+def level(look: object) -> str:
+    return looked("it", look).level  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run" / "inside").mkdir(parents=True)
+    (tmp_path / "run" / "inside" / "file").write_text("x")
+    for path in (tmp_path / "run", tmp_path / "run/inside"):
+        path.chmod(0o750)
+    (tmp_path / "run/inside/file").chmod(0o640)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("mode", "share", "expected"),
+    [
+        (0o640, None, "ok"),
+        (0o640, "owner", "note"),
+        (0o600, "owner", "note"),  # its folders are the group's
+        (0o644, None, "note"),
+        (0o660, None, "note"),
+        (0o644, "all", "ok"),
+        (0o646, "all", "fault"),
+        (0o666, None, "fault"),
+    ],
+)
+def test_modes_beyond_the_choice_are_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, mode: int, share: str | None, expected: str
+) -> None:
+    monkeypatch.delenv(sharing.VARIABLE, raising=False)
+    if share:
+        monkeypatch.setenv(sharing.VARIABLE, share)
+    (folder / "inside" / "file").chmod(mode)
+    assert level(lambda: shared.modes(folder)) == expected
+    subprocess.run(["chmod", "-R", sharing.closing(), folder], check=True)
+    assert level(lambda: shared.modes(folder)) == "ok"
+
+
+def test_keys_and_catalogs_are_their_owners_alone(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.touch(0o600)
+    assert level(lambda: shared.is_secret(key)) == "ok"
+    for mode in (0o640, 0o604, 0o620):
+        key.chmod(mode)
+        assert level(lambda: shared.is_secret(key)) == "fault"
+    if not os.getuid():
+        key.chmod(0o600)
+        os.chown(key, 65534, 65534)
+        assert level(lambda: shared.is_secret(key)) == "fault"
+
+
+def test_the_home_and_the_caches_place_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (caches.VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert [finding.level for finding in shared.look_at_surroundings()] == ["ok", "ok"]
+    (tmp_path / ".cache").chmod(0o777)
+    assert str(tmp_path / f"fmct-cache-{os.getuid()}") in str(shared.cached())
+    monkeypatch.setenv(caches.VARIABLE, str(tmp_path / ".cache/mine"))
+    assert level(shared.cached) == "note"
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    assert [finding.level for finding in shared.look_at_surroundings()] == ["note", "note"]
+
+
+def test_locks_are_tried_where_a_run_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert level(lambda: shared.locks(folder)) == "ok"
+    assert [path.name for path in folder.iterdir()] == ["inside"]
+    monkeypatch.setenv("FMCT_NO_LOCKS", "1")
+    assert level(lambda: shared.locks(folder)) == "note"
+    monkeypatch.delenv("FMCT_NO_LOCKS")
+    monkeypatch.setattr(shared, "_IS_HELD", "")
+    assert level(lambda: shared.locks(folder)) == "fault"
