@@ -29,11 +29,11 @@ _LIBRARIES = {
     "MPLCONFIGDIR": "matplotlib",
     "TRITON_HOME": "triton",
     "TRITON_CACHE_DIR": "triton/cache",
-    "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TORCH_EXTENSIONS_DIR": "torch_extensions",
 }
-"""Environment: by what each library is told of its folder below ours. By default theirs are in the home, or
-in /tmp under a name that anybody can take first."""
+"""Environment: by what each library is told of its folder below ours; without it theirs are in the home."""
+
+_INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
 
 _CHOSEN = "FMCT_CACHE_CHOSEN"
 """Environment: the folder of ours that they were told of."""
@@ -96,7 +96,7 @@ def trouble(path: Path) -> str | None:
 
 
 def set_for_libraries() -> None:
-    """Have matplotlib, Triton and PyTorch, here and in what this process starts, keep their files below ours.
+    """Have matplotlib, Triton and PyTorch's extensions keep their files below ours: here, and in what we start.
 
     What the user has set stays; what a process of ours had set, perhaps on another node, is chosen anew.
     Without a place of ours they get a folder that is removed at the end.
@@ -109,6 +109,18 @@ def set_for_libraries() -> None:
         os.environ[_CHOSEN] = str(folder)
         for variable, name in _LIBRARIES.items():
             os.environ.setdefault(variable, str(folder / name))
+
+
+def set_for_inductor() -> None:
+    """Have TorchInductor keep its files on this node, unless the user has set where; before it compiles.
+
+    It locks them, which a home's file system may not offer. By default they are in /tmp under a name that
+    anybody can take first.
+    """
+    if not os.environ.get(_INDUCTOR):
+        local = next((path for path in reversed(candidates()) if trouble(path) is None), None)
+        if folder := local or _passing():
+            os.environ[_INDUCTOR] = str(folder / "inductor")
 
 
 def _home() -> str | None:

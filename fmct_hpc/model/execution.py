@@ -5,11 +5,14 @@ from torch import nn
 
 from fmct_hpc.config import EngineConfig
 from fmct_hpc.model.block import Blocks
+from shards.caches import set_for_inductor
 from shards.errors import FmctError
 
 
 def set_execution(module: nn.Module, engine: EngineConfig) -> None:
     """Run all stacks of blocks in `module` as `engine` says; names and weights do not change."""
+    if engine.compile:
+        set_for_inductor()
     for stack in module.modules():
         if isinstance(stack, Blocks):
             stack.checkpointing = engine.activation_checkpointing

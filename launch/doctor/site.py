@@ -168,7 +168,7 @@ def _account(site: Site) -> str | Judgement:
         return "your default one"
     try:
         allowed = slurm.associations(getpass.getuser())
-    except FmctError as error:
+    except (FmctError, KeyError) as error:  # the latter of a user without a name
         return note(f"unknown: {error}", "without slurmdbd only the trial of each stage can tell")
     accounts = {association.account for association in allowed}
     if not accounts:

@@ -116,9 +116,12 @@ def test_libraries_keep_their_files_where_this_machine_lets_them(
         caches.place.cache_clear()
         caches.set_for_libraries()
         assert os.environ["TRITON_CACHE_DIR"] == str(expected / "triton/cache")
-        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(expected / "inductor")
         assert os.environ["MPLCONFIGDIR"] == "/a/choice"
     caches.place.cache_clear()
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    caches.set_for_inductor()
+    local = alone / "tmp" / f"fmct-cache-{os.getuid()}"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(local / "inductor")
 
 
 def hits(alone: Path) -> int:
