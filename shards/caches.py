@@ -61,11 +61,12 @@ def candidates() -> list[Path]:
     ours. The home counts only if it is the user's own (sudo may leave another's).
     """
     environment = os.environ.get
+    scratch = environment("TMPDIR") or "/tmp"
     named = [
         environment(VARIABLE),
         f"{xdg}/fmct" if (xdg := environment("XDG_CACHE_HOME")) else None,
         f"{home}/.cache/fmct" if (home := _home()) else None,
-        f"{environment('TMPDIR') or '/tmp'}/fmct-cache-{os.getuid()}",
+        f"{scratch}/fmct-cache-{os.getuid()}" if os.path.isdir(scratch) else None,
     ]
     return [Path(path) for path in named if path and path.startswith("/")]
 
@@ -96,7 +97,7 @@ def trouble(path: Path) -> str | None:
 
 
 def set_for_libraries() -> None:
-    """Have matplotlib, Triton and PyTorch's extensions keep their files below ours: here, and in what we start.
+    """Have matplotlib, Triton and PyTorch's extensions, here and in what is started, keep files below ours.
 
     What the user has set stays; what a process of ours had set, perhaps on another node, is chosen anew.
     Without a place of ours they get a folder that is removed at the end.

@@ -15,8 +15,8 @@ import numpy as np
 from packaging.requirements import Requirement
 
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
-from launch.program import PYTHON
 from launch.doctor.shared import look_at_surroundings
+from launch.program import PYTHON
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
 from shards.formats import FORMATS
 

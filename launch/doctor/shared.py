@@ -3,12 +3,12 @@
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.program import PYTHON
 from shards import caches, sharing
 from shards.lock import WITHOUT, writing
 
@@ -61,7 +61,7 @@ def locks(folder: Path) -> str | Judgement:
         return note(f"{folder}: is not yours to write to, so nothing here locks it")
     trial = tempfile.TemporaryDirectory(prefix=".fmct-doctor-", dir=folder)
     with trial as place, writing(Path(place), "fmct doctor"):
-        other = subprocess.run([sys.executable, "-P", "-c", _IS_HELD, place]).returncode
+        other = subprocess.run([*PYTHON, "-c", _IS_HELD, place]).returncode
     if not other:
         return fault(f"{folder}: a lock of one process does not bind another", "have it mounted with flock")
     return f"{folder}: a lock binds other processes"
