@@ -1,5 +1,7 @@
 """What the system refuses is told as such, and never taken for damage."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,10 @@ from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.train import checkpoint
 from fmct_hpc.train.checkpoint import FileFacts, Manifest, checkpoint_path, file_facts
 from fmct_hpc.train.export import load_encoder
+from launch.slurm.causes import by_code
+from preprocess.scan.findings import unreadable
 from shards import Dataset, finish_dataset, verify
+from shards.errors import UnavailableError, refusal
 from shards.index import read_sidecar
 from shards.info import read_preprocessing
 from shards.verify import Unread
@@ -192,3 +197,20 @@ def test_features_labels_and_weights_that_may_not_be_read_are_not_made_again(tmp
         assert outcome(work).startswith(f"RefusedError: {path}: permission denied"), outcome(work)
     said = outcome(lambda: store.held(tmp_path, "a" * 64, "b" * 64, ("cls",)))
     assert said.startswith(f"RefusedError: {closed_file}")
+
+
+def test_a_scan_that_runs_out_of_open_files_ends_and_rejects_nothing(tmp_path: Path) -> None:
+    for number, kind in ((errno.EMFILE, UnavailableError), (errno.ENOMEM, UnavailableError)):
+        with pytest.raises(kind):
+            unreadable(OSError(number, os.strerror(number), str(tmp_path)))
+    for number in (errno.EACCES, errno.EIO, errno.ESTALE):  # of this file, and the others are read
+        assert unreadable(OSError(number, os.strerror(number), str(tmp_path))).detail == os.strerror(number)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM, errno.ENOTCONN])
+def test_what_a_machine_fails_at_is_tried_again_by_the_launcher(number: int) -> None:
+    told = refusal(OSError(number, os.strerror(number), "/some/file"))
+    assert isinstance(told, UnavailableError)
+    assert str(told).startswith("/some/file: ")
+    assert by_code(told.exit_code, "").cause == "crash", "which Slurm's policy tries again"
+    assert isinstance(refusal(MemoryError("of 3 GiB")), UnavailableError)
