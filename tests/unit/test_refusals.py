@@ -3,9 +3,11 @@
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from confined import outcome
@@ -214,3 +216,15 @@ def test_what_a_machine_fails_at_is_tried_again_by_the_launcher(number: int) -> 
     assert str(told).startswith("/some/file: ")
     assert by_code(told.exit_code, "").cause == "crash", "which Slurm's policy tries again"
     assert isinstance(refusal(MemoryError("of 3 GiB")), UnavailableError)
+
+
+def test_no_place_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile.mkdtemp()
+    assert "TMPDIR" in str(refusal(caught.value))
+    monkeypatch.setenv("MPLCONFIGDIR", "/proc/nowhere")
+    with pytest.raises(OSError, match="Matplotlib") as caught_too:
+        matplotlib._get_config_or_cache_dir(lambda: "/proc/nowhere")
+    assert "TMPDIR" in str(refusal(caught_too.value))
