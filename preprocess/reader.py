@@ -11,10 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from pydantic import ValidationError
 
 from preprocess.config import PreprocessConfig
@@ -28,11 +25,10 @@ from preprocess.select.candidate import Candidate
 from preprocess.select.study import as_rejection, select_study, studies
 from preprocess.volume.array_volume import array_volume
 from preprocess.volume.build import Volume, build_volume
+from preprocess.volume.nifti import load_nifti
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
-
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def configuration(record: Mapping[str, Any] | None, digest: str | None) -> PreprocessConfig:
@@ -67,7 +63,7 @@ def read(path: Path, record: Mapping[str, Any] | None, digest: str | None) -> It
     """
     config = configuration(record, digest)
     if path.name.endswith((".nii", ".nii.gz")):
-        return iter([read_array(*_load_nifti(path), record, digest, slice_axis=2, name=str(path))])
+        return iter([read_array(*load_nifti(path), record, digest, slice_axis=2, name=str(path))])
     if not path.exists():
         raise FmctError(f"{path}: no such file or folder")
     return _read_dicom(path, config)
@@ -139,25 +135,3 @@ def _volumes(path: Path, series: list[Series], config: PreprocessConfig) -> Iter
         raise FmctError(f"{path}: none of {len(series)} series is a head CT for this encoder: {reasons}")
     if reasons:
         log.info("series that are not used: %s", reasons)
-
-
-def _load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values with the header's slope and intercept, (i, j, k), and the affine of the index to LPS mm."""
-    try:
-        image: Any = nibabel.load(path)
-        values = np.asarray(image.dataobj)
-    except FileNotFoundError:
-        raise FmctError(f"{path}: no such file") from None
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError) as error:
-        raise FmctError(f"{path}: not a readable NIfTI file ({type(error).__name__})") from None
-    header = image.header
-    if not (int(header["qform_code"]) or int(header["sform_code"])):
-        raise FmctError(
-            f"{path}: qform and sform codes are 0, so nobody knows how it lies in the patient; convert it "
-            "anew"
-        )
-    if header.get_xyzt_units()[0] not in ("mm", "unknown"):
-        raise FmctError(f"{path}: its units are {header.get_xyzt_units()[0]}, not mm; convert it anew")
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    return values, _LPS_FROM_RAS @ image.affine

@@ -12,7 +12,7 @@ import llvmlite.binding
 import numpy as np
 from numba import types
 
-from shards.chunk import CHUNK, HEADER, STREAM, library
+from shards.chunk import CHUNK, HEADER, MOST_BYTES, STREAM, library
 from shards.compiled import njit
 
 OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE, NO_MEMORY = range(7)
@@ -25,8 +25,6 @@ WRONG = {
 
 _HEADER = int.from_bytes(HEADER, "little")
 _BLOCK = np.int64(20)
-_MOST = 20 + 2 * (4 + STREAM) + 4
-"""Bytes that a chunk and its CRC-32C can have."""
 _ABSENT = np.uint64(2**64 - 1)
 _LINE = np.uintp(CHUNK)
 _LAYER = np.uintp(CHUNK * CHUNK)
@@ -72,7 +70,7 @@ def read_box(descriptor, offset, extent, index, first, start, stop, fill, box): 
     layer = np.empty(_LAYER, np.uint16)
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     chunks_d, chunks_h, chunks_w = index.shape[:3]
-    stored = np.empty(chunks_w * _MOST, np.uint8)
+    stored = np.empty(chunks_w * MOST_BYTES, np.uint8)
     code = OK
     for d in range(chunks_d):
         for h in range(chunks_h):
@@ -115,7 +113,7 @@ def _read_row(descriptor, offset, extent, row, stored):  # type: ignore[no-untyp
                 continue
             if place > extent or length > extent - place:
                 return OUTSIDE
-            if length > _MOST:
+            if length > MOST_BYTES:
                 return OTHER_LAYOUT
             if size and place == begin + np.uint64(size):
                 size += np.int64(length)

@@ -24,6 +24,8 @@ CHUNK = 32
 """Edge of a chunk in voxels: a random 112³ crop decodes 2.1 times its voxels (64: 3.8 times)."""
 STREAM = CHUNK**3
 """Bytes of a stream decoded: one of the two bytes of each voxel."""
+MOST_BYTES = 20 + 2 * (4 + STREAM) + 4
+"""That a chunk and its CRC-32C can have."""
 HEADER = bytes([2, 1, 0x81, VOXEL.itemsize])
 
 _HEAD = Struct("<4s4I")

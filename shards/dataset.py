@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from shards import index as indexes
@@ -19,7 +20,7 @@ from shards.errors import DamagedDataError, FmctError, raise_refusal
 from shards.formats import FORMATS, shard_path
 from shards.info import INDEX_NAME, DatasetInfo
 from shards.schema import ShardFormat, VolumeRecord
-from shards.voxels import DamagedError, Extent, Index3, crc32, read_bytes
+from shards.voxels import DamagedError, Extent, Index3, crc32, read_bytes, require_shape
 
 
 class Dataset:
@@ -123,9 +124,13 @@ class Dataset:
         return depth, height, width
 
     def _extent(self, i: int) -> Extent:
-        return Extent(int(self._offsets[i]), int(self._lengths[i]))
+        extent = Extent(int(self._offsets[i]), int(self._lengths[i]))
+        if min(extent) < 0 or sum(extent) > self.info.shards[self._shards[i]].bytes:
+            raise DamagedError("its place is outside the file")
+        return extent
 
     def _read_stored(self, i: int, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
+        require_shape(shape)
         with self._opened(i) as descriptor:
             return self._format.read_box(descriptor, self._extent(i), shape, start, stop)
 
@@ -171,6 +176,9 @@ def read_index(path: Path, info: DatasetInfo) -> pa.Table:
         raise FmctError(f"{file} is missing; {remedy}")
     if infos.sha256(file) != info.index_sha256:
         raise FmctError(f"{file} is damaged or of another dataset; {remedy}")
+    rows = pq.read_metadata(file).num_rows
+    if rows != info.volumes or rows > file.stat().st_size:  # keys alone take 16 bytes each
+        raise FmctError(f"{file} has another number of volumes than {infos.FILE_NAME}; {remedy}")
     try:
         index = indexes.read(file)
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -5,6 +5,7 @@ volume is one blosc buffer, so a box costs as much as the whole volume.
 """
 
 import io
+import math
 import tarfile
 from typing import BinaryIO
 
@@ -62,12 +63,15 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
 
     Raises DamagedError.
     """
-    volume = np.empty(shape, VOXEL)
+    nbytes = math.prod(shape) * VOXEL.itemsize
+    if extent.length > nbytes + blosc.MAX_OVERHEAD:
+        raise DamagedError("more bytes than blosc makes of its shape")
     stored = read_bytes(descriptor, extent)
     # blosc's own header: uncompressed size at byte 4, compressed size at byte 12, little-endian
     sizes = int.from_bytes(stored[4:8], "little"), int.from_bytes(stored[12:16], "little")
-    if sizes != (volume.nbytes, len(stored)):
+    if sizes != (nbytes, len(stored)):
         raise DamagedError("the blosc header gives another size")
+    volume = np.empty(shape, VOXEL)
     try:
         blosc.decompress(stored, volume)
     except (RuntimeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """A volume's voxels as bytes: their type, their checksum, and reading them from a shard file."""
 
+import math
 import os
 import zlib
 from typing import NamedTuple
@@ -9,6 +10,9 @@ from numcodecs import blosc
 
 VOXEL = np.dtype("<i2")
 """Stored voxels are little-endian int16 HU in C order of (D, H, W)."""
+
+MOST_VOXELS = 2**30
+"""Of a volume: 1,024³, the 2 GiB that one blosc buffer takes."""
 
 blosc.use_threads = False  # its context-free mode, which forks and threads can use
 
@@ -24,6 +28,12 @@ class Extent(NamedTuple):
 
 class DamagedError(Exception):
     """Stored bytes that can not be what was written; the message says what gave them away."""
+
+
+def require_shape(shape: Index3) -> None:
+    """Raise DamagedError unless a volume can have this shape: before memory is taken for it."""
+    if min(shape) < 1 or math.prod(shape) > MOST_VOXELS:
+        raise DamagedError(f"no volume has the shape {shape}")
 
 
 def crc32(voxels: np.ndarray) -> int:

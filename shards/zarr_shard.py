@@ -6,6 +6,7 @@ zarr-python's general pipeline takes about three times as long for either (docs/
 
 import errno
 import json
+import math
 import os
 import zipfile
 from typing import BinaryIO
@@ -13,7 +14,7 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
-from shards.chunk import CHUNK, STREAM, ChunkEncoder
+from shards.chunk import CHUNK, MOST_BYTES, STREAM, ChunkEncoder
 from shards.schema import FORMAT_VERSION, VolumeRecord
 from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 
@@ -102,8 +103,8 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
 def _read_index(descriptor: int, extent: Extent, shape: Index3) -> np.ndarray:
     """uint64 (grid D, grid H, grid W, 2): offset in the shard object and length of each chunk."""
     grid = _grid(shape)
-    length = int(np.prod(grid)) * 16 + _CHECKSUM_BYTES
-    if length > extent.length:
+    length = math.prod(grid) * 16 + _CHECKSUM_BYTES
+    if not length <= extent.length <= length + math.prod(grid) * MOST_BYTES:
         raise DamagedError("the chunk index does not fit")
     stored = read_bytes(descriptor, Extent(extent.offset + extent.length - length, length))
     index, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]

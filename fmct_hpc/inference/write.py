@@ -1,6 +1,8 @@
 """`fmct features`: features of new scans as files."""
 
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ class Written:
 
     scans: int
     refused: tuple[str, ...]
-    """Why a path gave nothing, a line each."""
+    """Why a path gave nothing, a line each, which names it by its number and not by its text."""
 
 
 def write_features(
@@ -66,7 +68,7 @@ def _write_all(
     refused: list[str] = []
     for number, path in enumerate(paths):
         try:
-            for scan in features(path, loaded, batch=batch, device=device):
+            for scan in _read(number, path, features(path, loaded, batch=batch, device=device)):
                 _write(scan, out)
                 rows.append({"path": number, "key": scan.key, "cls": scan.cls, "mean": scan.mean})
         except FmctError as error:
@@ -79,6 +81,24 @@ def _write_all(
         with atomic_path(out / TABLE) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
     return Written(len(rows), tuple(refused))
+
+
+def _read(number: int, path: Path, scans: Iterator[ScanFeatures]) -> Iterator[ScanFeatures]:
+    """The scans of a path; what refuses it names its number, for a path may spell a patient's name.
+
+    What this raises goes to logs that others read.
+    """
+    try:
+        yield from scans
+    except MemoryError:
+        raise FmctError(f"path {number}: it needs more memory than there is") from None
+    except OSError as error:
+        if not error.errno:
+            raise
+        raise FmctError(f"path {number}: {os.strerror(error.errno).lower()}; get the right to it") from None
+    except FmctError as error:
+        alone = rf"(?<![^\s(]){re.escape(str(path))}(?![^\s/:;,)])"
+        raise FmctError(f"path {number}: {re.sub(alone, 'it', str(error))}") from None
 
 
 def _write(scan: ScanFeatures, out: Path) -> None:

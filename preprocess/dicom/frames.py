@@ -13,6 +13,9 @@ SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsS
 MOST_FRAMES = 2**15
 """100 passes of a 320-row detector; a greater Number of Frames is a damaged one."""
 
+LEAST_FRAME_BYTES = 8
+"""Of a frame in its file, deflated or not: the head of an item of encapsulated pixel data has as many."""
+
 _MACROS: dict[str, tuple[str, ...]] = {
     # PS3.3 C.7.6.16.2: the macros of all modalities.
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
@@ -37,13 +40,13 @@ def has_functional_groups(data: Dataset) -> bool:
     return PER_FRAME in data or SHARED in data
 
 
-def frame_count(data: Dataset) -> int:
-    """Number of Frames (0028,0008), 1 where it is absent.
+def frame_count(data: Dataset, size: int) -> int:
+    """Number of Frames (0028,0008), 1 where it is absent, of an object of `size` bytes.
 
     Raises Rejection(broken_header) for an absurd number, and where the functional groups are not as many.
     """
     count = int(data.get("NumberOfFrames") or 1)
-    if not 1 <= count <= MOST_FRAMES:
+    if not 1 <= count <= min(MOST_FRAMES, max(size // LEAST_FRAME_BYTES, 1)):
         raise Rejection(Reason.BROKEN_HEADER, f"Number of Frames is {count}")
     groups = len(data.get(PER_FRAME) or ())
     if has_functional_groups(data) and groups not in (0, count):

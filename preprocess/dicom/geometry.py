@@ -28,6 +28,9 @@ WIDEST_MM = 1_000.0
 """No bore is as wide (0.5 to 0.9 m), so no image is; a decimal slipped in Pixel Spacing makes metres."""
 LARGEST_MATRIX = 4096
 """Scanners reconstruct up to 2048 pixels a side."""
+MOST_PIXELS = 2**30
+"""Of a stack: 1,024 slices of 1024² pixels. A worker holds two bytes of each, and four more of a turned
+stack; headers and a few packed bytes may ask for any number."""
 UNIT_LENGTH = 1e-2
 """How far direction cosines may be from unit length and right angles before they are invalid."""
 REGULAR_GAP = 0.1

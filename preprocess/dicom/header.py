@@ -1,5 +1,6 @@
 """Reading one object's DICOM header into rows of the catalog: one, or one for each frame."""
 
+import io
 import logging
 import math
 import os
@@ -11,9 +12,11 @@ import pydicom
 from pydicom import config as pydicom_config
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from preprocess.dicom.bounded import MOST_BYTES, Bounded
 from preprocess.dicom.frames import (
     PER_FRAME,
     SHARED,
@@ -22,6 +25,7 @@ from preprocess.dicom.frames import (
     frame_position,
     has_functional_groups,
 )
+from preprocess.dicom.inflate import Inflated
 from preprocess.dicom.sources import Source
 from preprocess.reasons import Reason, Rejection
 
@@ -45,6 +49,7 @@ _KEYWORDS = (
     *("ContrastBolusAgentSequence", "AnatomicRegionSequence", SHARED, PER_FRAME),
 )
 _TAGS = [Tag(keyword) for keyword in _KEYWORDS]
+_PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
 _PLAIN_VRS = frozenset({"AE", "AS", "CS", "DS", "IS", "LO", "SH", "UI"})
 
 
@@ -89,51 +94,60 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
     return [row | place for row in rows]
 
 
-class _Bounded:
-    """A file that is asked for no more bytes at once than it has.
-
-    For a length that damage made gigabytes, Python would take the memory before it reads.
-    """
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._read, self._size = file.read, size
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        return self._read(min(size, self._size))
-
-
 def read_attributes(
-    file: BinaryIO, size: int, tags: list[str] | list[BaseTag], pixels: bool = False
-) -> pydicom.FileDataset:
-    """An object's attributes of these `tags`, from a file of `size` bytes; read up to its pixels, or all.
+    file: BinaryIO, size: int, tags: list[str] | list[BaseTag]
+) -> tuple[pydicom.FileDataset, BinaryIO]:
+    """An object's attributes of these `tags`, of those before its pixels, from a file of `size` bytes.
 
-    Raises whatever pydicom does on damaged bytes; a MemoryError is the machine's and not the file's.
+    Also the file that is left where the pixels begin: another one where the object is deflated. Raises
+    Rejection for more than any object has before its pixels, and whatever pydicom does on damaged bytes; a
+    MemoryError is the machine's and not the file's.
     """
-    bounded: Any = _Bounded(file, size)
-    return pydicom.dcmread(bounded, stop_before_pixels=not pixels, force=True, specific_tags=tags)
+    bounded: Any = Bounded(file, size)
+    try:
+        return pydicom.dcmread(bounded, stop_before_pixels=True, force=True, specific_tags=tags), file
+    except io.UnsupportedOperation:  # pydicom asks for all that is left of a deflated data set, and no other
+        return _read_deflated(file, size, tags)
+
+
+def _read_deflated(
+    file: BinaryIO, size: int, tags: list[str] | list[BaseTag]
+) -> tuple[pydicom.FileDataset, BinaryIO]:
+    """As `read_attributes`, of a file that stands where its deflated data set begins (PS3.5 section A.5)."""
+    start = file.tell()
+    file.seek(0)
+    data = pydicom.dcmread(io.BytesIO(file.read(start)), force=True)
+    inflated: Any = io.BufferedReader(Inflated(file, start, size - start))
+    wanted: Any = [Tag(tag) for tag in tags]
+    bounded: Any = Bounded(inflated, MOST_BYTES)
+    data.update(read_dataset(bounded, False, True, stop_when=_is_pixels, specific_tags=wanted))
+    return data, inflated
+
+
+def _is_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag in _PIXELS
 
 
 def _read(file: BinaryIO, size: int) -> list[dict[str, Any]]:
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
-        data = read_attributes(file, size, _TAGS)
+        data, _ = read_attributes(file, size, _TAGS)
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
             return []
-        return _rows(data)
+        return _rows(data, size)
 
 
-def _rows(data: pydicom.FileDataset) -> list[dict[str, Any]]:
+def _rows(data: pydicom.FileDataset, size: int) -> list[dict[str, Any]]:
     row = _row(data)
     if row["modality"] != "CT":
         return [row]
     if has_functional_groups(data):
-        return [_grouped(data, row, frame) for frame in range(frame_count(data))]
+        return [_grouped(data, row, frame) for frame in range(frame_count(data, size))]
     step = _number(data, "SpacingBetweenSlices")
     if row["frames"] > 1 and step:
         positions = [
             frame_position(row["position"], row["orientation"], step, frame)
-            for frame in range(frame_count(data))
+            for frame in range(frame_count(data, size))
         ]
         return [row | {"frame": frame, "position": position} for frame, position in enumerate(positions)]
     if row["frames"] > 1:

@@ -17,7 +17,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from preprocess.dicom.bounded import Bounded
+from preprocess.dicom.codestream import require_size
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
+from preprocess.dicom.geometry import LARGEST_MATRIX
 from preprocess.dicom.header import read_attributes, transfer_syntax
 from preprocess.reasons import Reason, Rejection
 
@@ -39,8 +42,12 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _BLOCK_BYTES = 512
 """Writers that fill up pixel data to whole blocks add less; a row or a column of 256 pixels is no less."""
 
-_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""Second bytes of the JPEG markers SOF0 to SOF15 (not DHT, JPG, DAC) and of JPEG-LS's SOF55."""
+MOST_EXPANSION = 2
+"""Of pixels by a codec: RLE makes 129 bytes of 128 at worst (PS3.5 section G.3.1), others less."""
+_DECODER_BYTES = 32
+"""That a decoder takes at most for a pixel, beside 32 MiB: its value twice, and coefficients of 32 bits."""
+_TABLE_BYTES = 2**20
+"""Of offsets, fragments' heads, and what a codestream holds beside pixels."""
 
 
 class ImageFile:
@@ -52,22 +59,18 @@ class ImageFile:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         """size: bytes of the file."""
-        data = read_attributes(file, size, _TAGS)
+        data, file = read_attributes(file, size, _TAGS)
         syntax = UID(transfer_syntax(data))
         self._big_endian = syntax in (ExplicitVRBigEndian, _GE_BIG_ENDIAN)
         if syntax == _GE_BIG_ENDIAN:
             syntax = ImplicitVRLittleEndian
         _require_decoder(syntax)
-        if syntax == DeflatedExplicitVRLittleEndian:
-            file.seek(0)
-            pixels = read_attributes(file, size, ["PixelData"], pixels=True).get("PixelData") or b""
-            file, self._vr, self._length = io.BytesIO(pixels), "OW", len(pixels)
-        else:
-            self._vr, self._length = _enter_pixel_data(file, *data.original_encoding)
+        encoding = (False, True) if syntax == DeflatedExplicitVRLittleEndian else data.original_encoding
+        self._vr, self._length = _enter_pixel_data(file, *encoding)
         self._data, self._syntax, self._file, self._start = data, syntax, file, file.tell()
-        self._frames = frame_count(data)
+        self._size, self._frames = size, frame_count(data, size)
         if syntax.is_encapsulated:
-            _require_fragments(file)
+            _require_fragments(file, size)
 
     def attributes(self, frame: int) -> dict[str, Any]:
         """A frame's `_VALUE_TAGS` by its functional groups, else the object's; without the absent ones."""
@@ -84,6 +87,8 @@ class ImageFile:
             raise Rejection(Reason.NOT_GRAYSCALE, "pixels are colours of a palette")
         if data.get("BurnedInAnnotation") == "YES":  # (0028,0301), enough to identify the patient
             raise Rejection(Reason.BURNED_IN_TEXT, "the header says that its pixels name the patient")
+        if max(data.Rows, data.Columns) > LARGEST_MATRIX:
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"a matrix of {data.Rows} by {data.Columns}")
         allocated, bits = int(data.BitsAllocated), int(data.BitsStored)
         if allocated not in (8, 16, 32):
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"Bits Allocated is {allocated}")
@@ -97,7 +102,11 @@ class ImageFile:
             correct = not plain and self._syntax != RLELossless
             options = self._options | {"number_of_frames": 1, "correct_unused_bits": correct}
             pixels = encoded if plain else encapsulate([encoded], has_bot=False)
-            values, _ = get_decoder(self._syntax).as_array(pixels, index=0, raw=True, **options)
+            try:
+                values, _ = get_decoder(self._syntax).as_array(pixels, index=0, raw=True, **options)
+            except RuntimeError:  # pydicom's for whatever its plugins raise, which is MemoryError too
+                np.empty(data.Rows * data.Columns * _DECODER_BYTES + 2**25, np.uint8)  # raises it, then
+                raise
             if correct:
                 signed = get_j2k_parameters(encoded).get("is_signed") and not data.PixelRepresentation
                 if signed and (values >> (bits - 1)).any():
@@ -122,15 +131,14 @@ class ImageFile:
     def _encoded(self, frame: int) -> bytes:
         """The bytes of one frame, uncompressed or a codestream."""
         self._file.seek(self._start)
+        count = self._data.Rows * self._data.Columns * self._data.BitsAllocated // 8
         if self._syntax.is_encapsulated:
             offsets = self._options.get("extended_offsets")
-            one = get_frame(self._file, frame, extended_offsets=offsets, number_of_frames=self._frames)
-            size = _codestream_size(one)
-            if size and size != (self._data.Rows, self._data.Columns):
-                # Decoders allocate what the codestream asks for.
-                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's matrix is not the header's")
+            bounded: Any = Bounded(self._file, self._size, MOST_EXPANSION * count + _TABLE_BYTES)
+            one = get_frame(bounded, frame, extended_offsets=offsets, number_of_frames=self._frames)
+            if self._syntax != RLELossless:
+                require_size(one, self._data.Rows, self._data.Columns)
             return one
-        count = self._data.Rows * self._data.Columns * self._data.BitsAllocated // 8
         self._require_plain(count)
         self._file.seek(frame * count, io.SEEK_CUR)
         found = self._file.read(min(count, max(self._length - frame * count, 0)))
@@ -174,37 +182,19 @@ def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str
     return head[4:6].decode(), struct.unpack(endian + "L", file.read(4))[0]
 
 
-def _require_fragments(file: BinaryIO) -> None:
+def _require_fragments(file: BinaryIO, size: int) -> None:
     """Raise Rejection(truncated_pixel_data) unless all fragments of encapsulated pixel data are whole.
 
     Decoders fill in what a cut stream lacks. A missing end of the sequence costs no pixels.
     """
     start = file.tell()
     # The first item is the offset table (PS3.5 section A.4).
-    count, offsets = parse_fragments(file)
+    bounded: Any = Bounded(file, size)
+    count, offsets = parse_fragments(bounded)
     if count < 2:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "no fragment of encapsulated pixel data")
     file.seek(offsets[-1] + 4)
     end = offsets[-1] + 8 + struct.unpack("<L", file.read(4))[0]
-    size = file.seek(0, io.SEEK_END)
     if end > size:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the last fragment lacks {end - size} bytes")
     file.seek(start)
-
-
-def _codestream_size(encoded: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a codestream declares; None where it declares none.
-
-    JPEG 2000: the SIZ segment (ISO/IEC 15444-1 A.5.1), the first after the start; JPEG and JPEG-LS: a
-    frame header (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2), behind other segments.
-    """
-    if encoded[:4] == b"\xff\x4f\xff\x51" and len(encoded) >= 24:
-        right, bottom, left, top = struct.unpack_from(">4L", encoded, 8)
-        return bottom - top, right - left
-    at = 2
-    while encoded[:2] == b"\xff\xd8" and at + 9 <= len(encoded) and encoded[at] == 0xFF:
-        if encoded[at + 1] in _FRAME_HEADERS:
-            rows, columns = struct.unpack_from(">HH", encoded, at + 5)
-            return (rows, columns) if rows else None
-        at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    return None

@@ -6,8 +6,10 @@ Members are read in place, never unpacked to disk. Which file is an archive foll
 import errno
 import io
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,20 +19,13 @@ from typing import IO, BinaryIO, Literal, cast
 
 from indexed_gzip import IndexedGzipFile
 
+from preprocess.dicom.inflate import INDEX_SPACING, MOST_UNPACKED, RATIO_FROM, Inflated, bomb, is_bomb
 from preprocess.reasons import Reason, Rejection
 
 START_BYTES = 512
 """What the kind of a file is told from: a tar header (POSIX.1 pax), the longest of all."""
 HEADER_BUFFER = 8192
 """Bytes a header is read in. Not the file system's block size: Lustre's is megabytes, whole images."""
-MOST_UNPACKED = 2**32
-"""Bytes of a member: pixel data of a known length has 32 bits for it (PS3.5 section 7.1)."""
-MOST_RATIO, RATIO_FROM = 200, 2**26
-"""Deflate makes of CT a half to a fifth, of a black image a thousandth. Beyond this ratio, from 64 MiB on,
-a member is a bomb."""
-INDEX_SPACING = 2**23
-"""Unpacked bytes between the points where a gzip stream can be entered: at most 40 ms are inflated for
-nothing, and a point takes 32 KiB, so that 10 GiB need 40 MiB."""
 OPEN_ARCHIVES = 4
 """Archives that a process keeps open: a series lies in one, seldom in more."""
 
@@ -83,18 +78,36 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
         return
     with source.path.open("rb") as file:
         kind = archive_kind(file.read(START_BYTES))
-        if kind == "tar":
-            yield _member_file(file, source)
-            return
-    place = source.path, source.archive_size, source.mtime_ns
-    with _damage_typed():
-        if kind == "zip":
-            archive, infos = _open_zip(*place)
-            # Deflated members cannot be entered in their middle, so the whole object is unpacked.
-            member: BinaryIO = io.BytesIO(archive.read(infos[source.offset]))
-        else:
-            member = _member_file(_open_gzip(*place), source)
-    yield member
+        place = source.path, source.archive_size, source.mtime_ns
+        with _damage_typed():
+            if kind == "tar":
+                member = _member_file(file, source.offset, source.size)
+            elif kind == "zip":
+                member = _zip_member(file, *_open_zip(*place), source.offset)
+            else:
+                member = _member_file(_open_gzip(*place), source.offset, source.size)
+        yield member
+
+
+def _zip_member(
+    file: BinaryIO, archive: zipfile.ZipFile, infos: dict[int, zipfile.ZipInfo], offset: int
+) -> BinaryIO:
+    """The member that begins at `offset`, its CRC-32 checked: in memory where it is small, else in place."""
+    info = infos[offset]
+    if info.file_size <= RATIO_FROM:
+        return io.BytesIO(archive.read(info))
+    file.seek(offset)
+    name, extra = struct.unpack("<HH", file.read(30)[26:])  # the last two of the local header
+    packed = _member_file(file, offset + 30 + name + extra, info.compress_size)
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        packed = _member_file(cast(BinaryIO, Inflated(packed, 0, info.compress_size)), 0, info.file_size)
+    size = found = 0
+    while piece := packed.read(2**20):
+        size, found = size + len(piece), zlib.crc32(piece, found)
+    if (size, found) != (info.file_size, info.CRC):
+        raise zipfile.BadZipFile("another size or CRC-32")
+    packed.seek(0)
+    return packed
 
 
 ArchiveKind = Literal["zip", "tar", "gzip", "other"]
@@ -152,8 +165,8 @@ def _zip_members(
             elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 method = f"compression method {info.compress_type}: unpack or repack it"
                 yield source, Rejection(Reason.UNSUPPORTED_ARCHIVE, method)
-            elif _is_bomb(info.file_size, info.compress_size):
-                yield source, _bomb(info.file_size, info.compress_size)
+            elif is_bomb(info.file_size, info.compress_size):
+                yield source, bomb(info.file_size, info.compress_size)
             else:
                 with ExitStack() as opened:
                     member: BinaryIO | Rejection
@@ -184,16 +197,16 @@ def _tar_members(
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
             end = info.offset_data + info.size
-            if packed and _is_bomb(end, status.st_size):
-                raise _bomb(end, status.st_size)  # not to be skipped either: that means inflating it
+            if packed and is_bomb(end, status.st_size):
+                raise bomb(end, status.st_size)  # not to be skipped either: that means inflating it
             if not info.isreg():
                 continue
             place = info.name, info.offset_data, status.st_size
             source = Source(path, info.size, status.st_mtime_ns, *place)
             if info.size > MOST_UNPACKED or info.issparse():
-                yield source, _bomb(info.size, status.st_size)
+                yield source, bomb(info.size, status.st_size)
                 continue
-            yield source, _readable(_member_file(file, source))
+            yield source, _readable(_member_file(file, source.offset, source.size))
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise Rejection(Reason.DAMAGED_ARCHIVE, f"no member and no end mark at byte {archive.offset}")
@@ -223,14 +236,6 @@ def _damage_typed() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise Rejection(Reason.DAMAGED_ARCHIVE, type(error).__name__) from None
-
-
-def _is_bomb(unpacked: int, packed: int) -> bool:
-    return unpacked > MOST_UNPACKED or (unpacked > RATIO_FROM and unpacked > MOST_RATIO * packed)
-
-
-def _bomb(unpacked: int, packed: int) -> Rejection:
-    return Rejection(Reason.ARCHIVE_BOMB, f"would unpack to {unpacked} bytes from {packed}")
 
 
 class _TarHeaders(io.RawIOBase):
@@ -287,8 +292,8 @@ class _Part(io.RawIOBase):
         return len(data)
 
 
-def _member_file(file: BinaryIO, source: Source) -> BinaryIO:
-    return io.BufferedReader(_Part(file, source.offset, source.size), HEADER_BUFFER)
+def _member_file(file: BinaryIO, start: int, size: int) -> BinaryIO:
+    return io.BufferedReader(_Part(file, start, size), HEADER_BUFFER)
 
 
 @lru_cache(OPEN_ARCHIVES)

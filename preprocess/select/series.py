@@ -10,6 +10,7 @@ import numpy as np
 from preprocess.dicom.catalog import Instance, Series, commonest
 from preprocess.dicom.geometry import (
     AXIAL_DEG,
+    MOST_PIXELS,
     REGULAR_GAP,
     SAME_POSITION_MM,
     Stack,
@@ -122,6 +123,9 @@ def require_stack(slices: Stack, config: SelectConfig) -> None:
         raise Rejection(Reason.TOO_FEW_SLICES, f"{count} positions, fewer than {config.min_slices}")
     if count > config.max_slices:
         raise Rejection(Reason.TOO_MANY_SLICES, f"{count} positions, more than {config.max_slices}")
+    if count * slices.matrix[0] * slices.matrix[1] > MOST_PIXELS:
+        of = f"{count} of {slices.matrix[0]} by {slices.matrix[1]} pixels"
+        raise Rejection(Reason.TOO_MANY_SLICES, f"{of}, more than {MOST_PIXELS} in all")
     gaps = slices.gaps
     widest = int(np.argmax(gaps))
     if gaps[widest] > config.max_slice_gap_mm + SAME_POSITION_MM:

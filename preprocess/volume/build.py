@@ -1,5 +1,6 @@
 """From a series of the catalog to one volume."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from preprocess.volume.levels import off_scale
 from preprocess.volume.measure import Measures, measure
 from preprocess.volume.resample import Grid, resample
 from shards.schema import DecodeFacts
+from shards.voxels import MOST_VOXELS
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,15 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
 def to_grid(hu: np.ndarray, slices: Stack, grid: GridConfig) -> tuple[np.ndarray, Grid, Measures]:
     """Find the head in slices, int16 HU (N, rows, columns), and resample it to `grid`, cropped.
 
-    Returns int16 HU (D, H, W), where it lies, and what it measures. Raises Rejection where there is no head.
+    Returns int16 HU (D, H, W), where it lies, and what it measures. Raises Rejection where there is no head,
+    and where it takes more voxels than a shard can hold.
     """
     head = find_head(hu, slices, grid.air_threshold_hu)
     target = head.box(grid.spacing_mm, grid.crop_margin_mm)
+    if math.prod(target.shape) > MOST_VOXELS:
+        raise Rejection(
+            Reason.COVERAGE_TOO_LARGE, f"a grid of {target.shape} voxels, more than {MOST_VOXELS}"
+        )
     voxels = resample(hu, slices, target, AIR_HU)
     return voxels, target, measure(hu, slices, head, voxels, target)
 

@@ -1,0 +1,115 @@
+"""Deflated bytes as a file: read anywhere, in memory that does not grow with what they inflate to."""
+
+import io
+import zlib
+from bisect import bisect_right
+from operator import attrgetter
+from typing import BinaryIO, NamedTuple
+
+from preprocess.reasons import Reason, Rejection
+
+MOST_UNPACKED = 2**32
+"""Bytes of an object: pixel data of a known length has 32 bits for it (PS3.5 section 7.1)."""
+MOST_RATIO, RATIO_FROM = 200, 2**26
+"""Deflate makes of CT a half to a fifth, of a black image a thousandth. Beyond this ratio, from 64 MiB on,
+the bytes are a bomb."""
+INDEX_SPACING = 2**23
+"""Unpacked bytes between the points where a deflated stream can be entered: at most 40 ms are inflated for
+nothing, and a point takes some 50 KiB, so that 4 GiB need 25 MiB."""
+_READ_BYTES = 2**14
+_unpacked = attrgetter("unpacked")
+
+
+def is_bomb(unpacked: int, packed: int) -> bool:
+    """Whether so many bytes are more than any image needs of so many packed ones."""
+    return unpacked > MOST_UNPACKED or (unpacked > RATIO_FROM and unpacked > MOST_RATIO * packed)
+
+
+def bomb(unpacked: int, packed: int) -> Rejection:
+    """The reason of what `is_bomb`."""
+    return Rejection(Reason.ARCHIVE_BOMB, f"would unpack to {unpacked} bytes from {packed}")
+
+
+class _Point(NamedTuple):
+    """Where inflating can begin."""
+
+    unpacked: int
+    packed: int
+    """Bytes of the stream that were read so far."""
+    rest: bytes
+    """Those of them that are not inflated yet."""
+    state: "zlib._Decompress"
+
+
+class Inflated(io.RawIOBase):
+    """A raw deflate stream (RFC 1951) as a file; reading raises what zlib does on damage.
+
+    Raises Rejection(archive_bomb) where it inflates to more than any image needs.
+    """
+
+    name = ""
+    """pydicom asks any buffered file for its name."""
+
+    def __init__(self, file: BinaryIO, start: int, packed: int) -> None:
+        """start, packed: where the stream begins in `file`, and its bytes at most."""
+        self._file, self._start, self._packed = file, start, packed
+        self._position = self._unpacked = self._taken = 0
+        self._rest = b""
+        self._state = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._points = [self._point()]
+
+    def readable(self) -> bool:
+        """As a file's."""
+        return True
+
+    def seekable(self) -> bool:
+        """As a file's."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As a file's, but for the end, which is known only by inflating to it."""
+        if whence == io.SEEK_END:
+            raise io.UnsupportedOperation("from the end of a deflated stream")
+        self._position = max(offset + (self._position if whence == io.SEEK_CUR else 0), 0)
+        return self._position
+
+    def tell(self) -> int:
+        """As a file's."""
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """As a file's."""
+        point = self._points[bisect_right(self._points, self._position, key=_unpacked) - 1]
+        if not point.unpacked <= self._unpacked <= self._position:
+            self._unpacked, self._taken, self._rest = point.unpacked, point.packed, point.rest
+            self._state = point.state.copy()
+        while self._unpacked < self._position:
+            if not self._inflate(min(self._position - self._unpacked, INDEX_SPACING)):
+                return 0
+        data = self._inflate(len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _inflate(self, most: int) -> bytes:
+        """The next bytes, up to `most`; none at the end."""
+        data = b""
+        while most and not data and not self._state.eof:
+            if not self._rest:
+                self._file.seek(self._start + self._taken)
+                self._rest = self._file.read(min(_READ_BYTES, self._packed - self._taken))
+                self._taken += len(self._rest)
+            ended = not self._rest
+            data = self._state.decompress(self._rest, most)
+            self._rest = self._state.unconsumed_tail
+            if ended and not data and not self._state.eof:
+                raise zlib.error("a deflated stream that ends too early")
+        self._unpacked += len(data)
+        if is_bomb(self._unpacked, self._packed):
+            raise bomb(self._unpacked, self._packed)
+        if self._unpacked >= self._points[-1].unpacked + INDEX_SPACING:
+            self._points.append(self._point())
+        return data
+
+    def _point(self) -> _Point:
+        return _Point(self._unpacked, self._taken, self._rest, self._state.copy())
