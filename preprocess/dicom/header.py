@@ -16,7 +16,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from preprocess.dicom.bounded import MOST_BYTES, Bounded
+from preprocess.dicom.bounded import MOST_BYTES, BoundedHeader
 from preprocess.dicom.frames import (
     PER_FRAME,
     SHARED,
@@ -50,6 +50,8 @@ _KEYWORDS = (
 )
 _TAGS = [Tag(keyword) for keyword in _KEYWORDS]
 _PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
+MOST_TEXT = 2**16
+"""Bytes of a value that is no sequence: what 16 bits can count (PS3.5 section 7.1.2)."""
 _PLAIN_VRS = frozenset({"AE", "AS", "CS", "DS", "IS", "LO", "SH", "UI"})
 
 
@@ -103,7 +105,7 @@ def read_attributes(
     Rejection for more than any object has before its pixels, and whatever pydicom does on damaged bytes; a
     MemoryError is the machine's and not the file's.
     """
-    bounded: Any = Bounded(file, size)
+    bounded: Any = BoundedHeader(file, size)
     try:
         return pydicom.dcmread(bounded, stop_before_pixels=True, force=True, specific_tags=tags), file
     except io.UnsupportedOperation:  # pydicom asks for all that is left of a deflated data set, and no other
@@ -119,7 +121,7 @@ def _read_deflated(
     data = pydicom.dcmread(io.BytesIO(file.read(start)), force=True)
     inflated: Any = io.BufferedReader(Inflated(file, start, size - start))
     wanted: Any = [Tag(tag) for tag in tags]
-    bounded: Any = Bounded(inflated, MOST_BYTES)
+    bounded: Any = BoundedHeader(inflated, MOST_BYTES)
     data.update(read_dataset(bounded, False, True, stop_when=_is_pixels, specific_tags=wanted))
     return data, inflated
 
@@ -239,6 +241,8 @@ def _values(data: pydicom.Dataset, keyword: str) -> list[Any]:
     tag, vr = _tag_and_vr(keyword)
     element = data.get_item(tag)
     if element is None:
+        return []
+    if isinstance(element, RawDataElement) and vr != "SQ" and len(element.value or b"") > MOST_TEXT:
         return []
     plain = _plain_values(element, vr)
     if plain is not None:

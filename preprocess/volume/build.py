@@ -170,6 +170,7 @@ _LOST = (
     Reason.NOT_HOUNSFIELD,
     Reason.INCONSISTENT_GEOMETRY,
     Reason.DAMAGED_ARCHIVE,
+    Reason.ARCHIVE_BOMB,
 )
 
 

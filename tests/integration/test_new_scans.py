@@ -1,7 +1,12 @@
 """Features of new scans: from DICOM, NIfTI and arrays as from shards, with a reason for what is refused."""
 
+import gzip
 import json
+import shutil
+import subprocess
+import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -218,3 +223,45 @@ def test_the_command_writes_what_it_can_and_names_the_rest(
     assert whole["cls"] == pytest.approx(rows[0]["cls"])
     assert whole["patches"].mean(axis=0) == pytest.approx(np.array(rows[0]["mean"]), abs=1e-5)
     assert whole["centres_mm"].shape == (64, 3)
+
+
+def few_bytes(folder: Path, data: Path) -> list[Path]:
+    """Paths, each under a name that spells a patient's, that claim gigabytes."""
+    folder.mkdir()
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((30_000, 30_000, 30_000))
+    (folder / "80.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    (folder / "plain.nii").write_bytes(header.binaryblock + bytes(4))
+    header.set_data_shape((1000, 1000, 1000))
+    zeros = zlib.compressobj(9, zlib.DEFLATED, 31)
+    packed = zeros.compress(header.binaryblock + bytes(4))
+    packed += b"".join(zeros.compress(bytes(10**7)) for _ in range(200)) + zeros.flush()
+    (folder / "black.nii.gz").write_bytes(packed)
+    shutil.copytree(data, folder / "shards")
+    (folder / "locked").mkdir(mode=0)
+    return [*sorted(folder.glob("*.nii*")), folder / "shards", folder / "locked" / "x", folder / "absent"]
+
+
+def test_few_bytes_that_claim_gigabytes_are_refused_by_number(
+    tmp_path: Path, export: Export, data: Path, encoder: Path
+) -> None:
+    """Under a limit of memory, and without a word of the paths, which may spell a name."""
+    paths = few_bytes(tmp_path / "Doe^Jane", data)
+    index = next((tmp_path / "Doe^Jane" / "shards").glob("*.zarr.zip"))
+    index.write_bytes(index.read_bytes()[:-1])
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))"
+    command = [sys.executable, "-c", f"{limit}; from launch.cli import main; main()", "features"]
+    options = ["--encoder", str(encoder), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, *map(str, paths), str(export.folder), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    refused = [line.removeprefix("fmct: ") for line in done.stderr.splitlines() if "path " in line]
+    assert [line.split(":")[0] for line in refused] == [f"path {number}" for number in range(len(paths))]
+    assert "Doe" not in done.stdout + done.stderr
+    rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
+    assert [row["path"] for row in rows] == [len(paths)] * STUDIES

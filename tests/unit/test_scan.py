@@ -11,7 +11,10 @@ import pydicom
 import pytest
 from dicom_files import axial, ct_image, save, waves
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
+from preprocess.dicom import bounded
 from preprocess.dicom.catalog import read_catalog, read_rows
 from preprocess.dicom.sources import HEADER_BUFFER
 from preprocess.reasons import Reason
@@ -123,6 +126,24 @@ def test_a_header_that_ends_in_a_sequence_is_broken_not_unreadable(tmp_path: Pat
     end_of_item = b"\xfe\xff\x0d\xe0\0\0\0\0"
     (tmp_path / "export" / "cut").write_bytes(whole[:at] + sequence + end_of_item)
     assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.BROKEN_HEADER: 1}
+
+
+@pytest.mark.parametrize("length", ["undefined", "told"])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_header_of_endless_items_is_broken(
+    syntax: str, length: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of 8 bytes becomes an object of more than a kilobyte."""
+    monkeypatch.setattr(bounded, "MOST_READS", 2_000)
+    monkeypatch.setattr(bounded, "MOST_ITEMS", 2_000)
+    data = ct_image(np.zeros((8, 8), np.int16))
+    data.ContrastBolusAgentSequence = [Dataset() for _ in range(10_000)]
+    data["ContrastBolusAgentSequence"].is_undefined_length = length == "undefined"
+    data.file_meta.TransferSyntaxUID = syntax
+    save(data, tmp_path / "export" / "endless")
+    save(ct_image(np.zeros((8, 8), np.int16)), tmp_path / "export" / "good")
+    summary = scan(tmp_path / "export", tmp_path / "catalog.parquet")
+    assert (summary.objects, summary.rejected) == (1, {Reason.BROKEN_HEADER: 1})
 
 
 def test_for_a_length_beyond_the_file_no_memory_is_taken(tmp_path: Path) -> None:

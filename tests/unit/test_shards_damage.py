@@ -13,11 +13,13 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
+import pyarrow as pa
 import pytest
 from process_groups import group_is_gone
 from shard_samples import FORMATS, PREPROCESSING, make_key, noise, write_dataset
 
-from shards import Dataset, FmctError, info, verify, zarr_shard
+from shards import Dataset, FmctError, finish_dataset, info, verify, zarr_shard
+from shards import index as indexes
 from shards.derive import convert
 from shards.formats import FORMATS as READERS
 from shards.merge import merge
@@ -290,3 +292,46 @@ def test_workers_end_with_a_verification_that_is_killed(tmp_path: Path) -> None:
     while not group_is_gone(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert group_is_gone(process.pid)
+
+
+LIES = {
+    "shape": ((30_000, 30_000, 30_000), (-40, -37, 50), (2**31 - 1, 1, 1), (1, 1, 2**30)),
+    "length": (2**40, -1),
+    "offset": (-1, 2**62),
+}
+"""What an index may claim of its first volume, and no shard can hold."""
+
+
+@both_formats
+@pytest.mark.parametrize("column", LIES)
+def test_an_index_that_claims_more_than_a_shard_holds_takes_no_memory(dataset: Dataset, column: str) -> None:
+    """It is consistent in itself, as a dataset from elsewhere may be; the other volumes stay readable."""
+    sidecar = indexes.sidecar_path(dataset.path, "b")
+    table, shard = indexes.read_sidecar(sidecar, dataset.info.format)
+    place = table.schema.get_field_index(column)
+    for lie in LIES[column]:
+        values = [lie, *table[column].to_pylist()[1:]]
+        changed = table.set_column(
+            place, table.schema.field(place), pa.array(values, table.schema.types[place])
+        )
+        indexes.write_sidecar(changed, shard, dataset.info.format, sidecar)
+        finish_dataset(dataset.path, dataset.info.format, ["a", "b"])
+        problems = verify(dataset.path)
+        assert [problem.key for problem in problems] == [table["key"][0].as_py()]
+        with pytest.raises(FmctError, match=problems[0].key):
+            Dataset.open(dataset.path).read(1)
+        assert Dataset.open(dataset.path).read(2).shape == (40, 37, 51)
+
+
+def test_an_index_of_more_rows_than_it_has_bytes_is_not_read(tmp_path: Path) -> None:
+    """Parquet repeats a row at no cost."""
+    write_dataset(tmp_path, "zarr", {"a": {make_key(9): noise((3, 3, 3), 9)}})
+    table = indexes.read(tmp_path / "index.parquet")
+    indexes.write(table.take([0] * 100_000), tmp_path / "index.parquet")
+    described = info.read(tmp_path)
+    lie = described.model_copy(
+        update={"volumes": 100_000, "index_sha256": info.sha256(tmp_path / "index.parquet")}
+    )
+    info.write(lie.model_copy(update={"digest": lie.compute_digest()}), tmp_path)
+    with pytest.raises(FmctError, match="another number of volumes"):
+        Dataset.open(tmp_path)

@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from dicom_files import axial, ct_image, save, scanned, waves
 
+from preprocess.dicom import inflate, sources
 from preprocess.dicom.catalog import Instance
 from preprocess.dicom.decode import Decoder
-from preprocess.dicom.sources import INDEX_SPACING, START_BYTES, archive_kind, archive_members, open_source
+from preprocess.dicom.inflate import INDEX_SPACING
+from preprocess.dicom.sources import START_BYTES, Source, archive_kind, archive_members, open_source
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.run import rejected_path, scan
 from preprocess.tasks.task import _require_unchanged
@@ -111,6 +113,33 @@ def test_members_of_a_long_gzip_stream_are_entered_from_its_index(tmp_path: Path
     for packed, file in reversed(list(zip(series.instances, plain.instances, strict=True))):
         with open_source(packed.source) as data:
             assert data.read() == file.path.read_bytes()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_large_member_of_a_zip_is_read_in_place(
+    method: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order, as the same bytes; one that rotted is refused when it is opened."""
+    monkeypatch.setattr(sources, "RATIO_FROM", 1000)
+    monkeypatch.setattr(inflate, "INDEX_SPACING", 2**14)
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 9, 200_000, np.uint8).tobytes()
+    archive = tmp_path / "a"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("one", data)
+    status = archive.stat()
+    source = Source(archive, len(data), status.st_mtime_ns, "one", 0, status.st_size)
+    with open_source(source) as opened:
+        assert opened.read() == data
+        for _ in range(50):
+            start, size = (int(n) for n in rng.integers(0, len(data), 2))
+            opened.seek(start)
+            assert opened.read(size) == data[start : start + size]
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(Rejection, match="damaged_archive"), open_source(source):
+        pass
 
 
 def dicom_bytes() -> bytes:
