@@ -14,6 +14,7 @@ from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
 from launch.program import keep_working_folder_off_path, require_docstrings
 from launch.ranks import end_rank
+from launch.screen import echo
 from shards import caches
 from shards.errors import FmctError, refusal
 from shards.sharing import share
@@ -47,7 +48,7 @@ def main() -> None:
         _run()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            typer.echo("fmct: stopped: run the same command again", err=True)
+            echo("fmct: stopped: run the same command again", err=True)
         end_rank(int(ended.code or 0))
         raise
 
@@ -62,7 +63,7 @@ def _run() -> None:
         told = error if isinstance(error, FmctError) else refusal(error)
         if told is None:
             raise
-        typer.echo(f"fmct: {told}", err=True)
+        echo(f"fmct: {told}", err=True)
         sys.exit(told.exit_code)
 
 

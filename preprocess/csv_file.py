@@ -1,8 +1,12 @@
-"""Reading a CSV as people make them: UTF-8, with or without a byte order mark."""
+"""CSV as people have it: read as UTF-8, with or without a byte order mark; written for a spreadsheet."""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from shards.errors import FmctError, raise_refusal
 
@@ -24,3 +28,21 @@ def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
         raise FmctError(
             f"{path}: not readable as UTF-8 CSV ({type(error).__name__}); save it as such"
         ) from None
+
+
+_FORMULA = r"^\s*[=+\-@\t\r\n＝＋－＠]"
+"""What a spreadsheet takes for the start of a formula (OWASP, CSV Injection)."""
+
+
+def write_csv(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV in which no text runs as a formula: such a cell gets an apostrophe before it."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            column = table.column(place)
+            marked = pc.if_else(
+                pc.match_substring_regex(column, _FORMULA),
+                pc.binary_join_element_wise("'", column, ""),
+                column,
+            )
+            table = table.set_column(place, field, marked)
+    pyarrow.csv.write_csv(table, path)

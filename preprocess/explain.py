@@ -4,15 +4,15 @@ Rows bear the pseudonyms that preprocessing gives, and no text of the source, so
 handed round; `fmct trace` leads back. Identifiers and descriptions are added only where asked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from preprocess.config import PreprocessConfig
+from preprocess.csv_file import write_csv
 from preprocess.dicom.catalog import Series, read_groups
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.select.candidate import Candidate
@@ -63,24 +63,28 @@ def explain(
     config: PreprocessConfig,
     identified: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[pa.Table]:
-    """Tables of `SCHEMA` (or `IDENTIFIED`) with all series of `catalog`, study by study in its order.
+) -> pa.Table:
+    """A table of `SCHEMA` (or `IDENTIFIED`) with all series of `catalog`, ordered by study's and series' key.
 
-    Pixels may still reject what headers select: a volume here is one that preprocessing will try. At most
-    some hundred studies are in memory at a time. `progress` is called with (series done, all).
+    The catalog's own order is that of Patient ID, which numbers patients as they came. Pixels may still
+    reject what headers select: a volume here is one that preprocessing will try. In memory are some hundred
+    studies at a time, and some 300 bytes a series. `progress` is called with (series done, all).
 
     Raises FmctError where the catalog or the key file cannot be used.
     """
     groups = read_groups(catalog)
     names = Pseudonymizer(config.key_file)
     total = pq.read_metadata(catalog).num_rows
+    schema = IDENTIFIED if identified else SCHEMA
+    tables = [schema.empty_table()]
     done = 0
     for whole in _whole_studies(groups):
         rows = [row for study in whole for row in _explained(study, config.select, names, identified)]
         done += len(rows)
-        yield pa.Table.from_pylist(rows, IDENTIFIED if identified else SCHEMA)
+        tables.append(pa.Table.from_pylist(rows, schema))
         if progress:
             progress(done, total)
+    return pa.concat_tables(tables).sort_by([("study_key", "ascending"), ("key", "ascending")])
 
 
 def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]]]:
@@ -147,24 +151,20 @@ def _geometry(series: Series, usable: Selected | None) -> dict[str, float | int]
     }
 
 
-def write(tables: Iterable[pa.Table], path: Path) -> Iterator[pa.Table]:
-    """Write tables as they come to a .csv or .parquet file, and hand them on; the file appears whole.
-
-    Only its owner can read it (mode 0600): which patients were excluded, and why, is nobody else's.
-
-    Raises FmctError for another suffix.
-    """
+def require_name(path: Path) -> None:
+    """Raise FmctError unless `write` knows the suffix."""
     if path.suffix not in (".csv", ".parquet"):
         raise FmctError(f"{path}: neither .csv nor .parquet; name the table by one of the two")
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Write a table to a .csv file, for a spreadsheet, or to a .parquet file; it appears whole.
+
+    Only its owner can read it (mode 0600): which patients were excluded, and why, is nobody else's.
+    """
+    require_name(path)
     with atomic_path(path, 0o600) as temporary:
-        writer: pq.ParquetWriter | pa_csv.CSVWriter | None = None
-        try:
-            for table in tables:
-                if writer is None:
-                    open_writer = pa_csv.CSVWriter if path.suffix == ".csv" else pq.ParquetWriter
-                    writer = open_writer(temporary, table.schema)
-                writer.write_table(table)
-                yield table
-        finally:
-            if writer:
-                writer.close()
+        if path.suffix == ".csv":
+            write_csv(table, temporary)
+        else:
+            pq.write_table(table, temporary)

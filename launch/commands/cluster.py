@@ -8,6 +8,7 @@ import typer
 from launch.commands.arguments import is_override
 from launch.commands.watch import watch_app
 from launch.config import load
+from launch.screen import echo
 from launch.slurm.site import Site
 from shards.atomic import write_text
 
@@ -135,7 +136,7 @@ def pipeline(
     cluster, whole = load(Site, site, []), load(Pipeline, recipe, overrides or [])
     chain = Chain(whole.out, steps(whole, cluster), cluster)
     for line in chain.describe(again) if dry_run else chain.submit(again):
-        typer.echo(line)
+        echo(line)
 
 
 @launch_app.command()
@@ -158,8 +159,8 @@ def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:
 
     folder = out / "slurm"
     if dry_run:
-        typer.echo("\n".join(describe(job, folder, cluster) for job in jobs))
+        echo("\n".join(describe(job, folder, cluster) for job in jobs))
         return
     write_text(folder / "site.json", cluster.model_dump_json(indent=1))
     for job, number in zip(jobs, submit(jobs, folder, cluster), strict=True):
-        typer.echo(f"{job.name}: job {number}, logs {folder}/{number}*.out")
+        echo(f"{job.name}: job {number}, logs {folder}/{number}*.out")

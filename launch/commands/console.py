@@ -10,6 +10,8 @@ from io import TextIOWrapper
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from launch.screen import PlainFormatter
+
 LINE_EVERY_SECONDS = 10.0
 """Off a terminal a long stage says how far it is this often."""
 
@@ -21,13 +23,12 @@ def set_up_logging(rank: int = 0) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # as standard error has it: no name or path ends a command
         sys.stdout.reconfigure(errors="backslashreplace")
     where = f" rank {rank}" if rank else ""
-    logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.WARNING,
-        format=f"%(asctime)s %(levelname).1s{where} %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        stream=sys.stderr,
-        force=True,
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        PlainFormatter(f"%(asctime)s %(levelname).1s{where} %(message)s", "%Y-%m-%d %H:%M:%S")
     )
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
 
 

@@ -8,6 +8,7 @@ import typer
 from launch.commands.arguments import ConfigFile, Overrides, Workers, numbers_of_share
 from launch.commands.console import progress
 from launch.config import load
+from launch.screen import echo
 from shards.errors import FmctError
 
 
@@ -24,7 +25,7 @@ def probe(
     settings = load(ProbeConfig, config, overrides or [])
     with progress("features") as update:
         result = probe_run(run, settings, out, update)
-    typer.echo(result.table())
+    echo(result.table())
 
 
 def features(
@@ -46,7 +47,7 @@ def features(
 
     with progress("scans") as update:
         written = write_features(paths, encoder, out, batch, device, update)
-    typer.echo(f"{out}: features of {written.scans} scans of {len(paths) - len(written.refused)} paths")
+    echo(f"{out}: features of {written.scans} scans of {len(paths) - len(written.refused)} paths")
     if written.refused:
         raise FmctError("\n".join(written.refused))
 
@@ -72,7 +73,7 @@ def study(
 
     recipe = config or Path(__file__).parents[1] / "recipes" / "study.yaml"
     with progress("heads") as update:
-        typer.echo(run_study(load(StudyConfig, recipe, overrides or []), out, update, workers, report_only))
+        echo(run_study(load(StudyConfig, recipe, overrides or []), out, update, workers, report_only))
 
 
 def sweep(
@@ -103,23 +104,23 @@ def sweep(
 
     grid = Sweep(load(SweepConfig, config, overrides or []), out)
     if status:
-        typer.echo(grid.status())
+        echo(grid.status())
     elif plan:
         planned = grid.plan()
-        typer.echo(f"{out}: {len(planned.units)} units in {len(planned.tasks)} tasks")
+        echo(f"{out}: {len(planned.units)} units in {len(planned.tasks)} tasks")
     elif collect:
-        typer.echo(f"{out}: {grid.collect()}")
+        echo(f"{out}: {grid.collect()}")
     elif extract is not None:
         with progress("features") as update:
             grid.extract(None if extract == -1 else extract, update)
     elif share is not None:
-        typer.echo(f"share {share}: {grid.run_share(*numbers_of_share(share))} units computed")
+        echo(f"share {share}: {grid.run_share(*numbers_of_share(share))} units computed")
     elif task is not None:
         with progress(f"task {task}") as update:
-            typer.echo(f"task {task}: {grid.run_task(task, update)} units computed")
+            echo(f"task {task}: {grid.run_task(task, update)} units computed")
     else:
         with progress("sweep") as update:
-            typer.echo(f"{out}: {grid.run(update)}")
+            echo(f"{out}: {grid.run(update)}")
 
 
 def report(
@@ -142,4 +143,4 @@ def report(
     from launch.report import report as write_report
 
     card = write_report(out, run, data, probe, features, labels)
-    typer.echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")
+    echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")

@@ -8,6 +8,7 @@ import typer
 from launch.commands.arguments import ConfigFile, Overrides, Workers, numbers_of_share
 from launch.commands.console import progress
 from launch.config import load
+from launch.screen import echo
 from shards.errors import FmctError
 
 demo_app = typer.Typer(help="Make a synthetic PACS export to try the pipeline on.", no_args_is_help=True)
@@ -30,7 +31,7 @@ def demo_export(
 
     with progress("export") as update:
         summary = export(out, studies, seed, matrix, real, workers, update)
-    typer.echo(f"{out}: {summary}")
+    echo(f"{out}: {summary}")
 
 
 def keygen(
@@ -40,7 +41,7 @@ def keygen(
     from preprocess.privacy.deidentify import new_key
 
     new_key(path)
-    typer.echo(f"{path}: new key, readable by you only. Without it no volume can be traced to its patient.")
+    echo(f"{path}: new key, readable by you only. Without it no volume can be traced to its patient.")
 
 
 def scan(
@@ -53,7 +54,7 @@ def scan(
 
     with progress("scan") as update:
         summary = scan_export(export, catalog, workers, update)
-    typer.echo(f"{catalog}: {summary}")
+    echo(f"{catalog}: {summary}")
 
 
 def select(
@@ -103,23 +104,23 @@ def preprocess(
     from preprocess.config import PreprocessConfig
 
     if status:
-        typer.echo(run.status(out))
+        echo(run.status(out))
         return
     settings = load(PreprocessConfig, config, overrides or [])
     if plan:
-        typer.echo(f"{out}: {run.plan(catalog, out, settings)} tasks")
+        echo(f"{out}: {run.plan(catalog, out, settings)} tasks")
     elif share is not None:
         number, of = numbers_of_share(share)
         with progress("preprocess") as update:
             tasks = run.run_share(catalog, out, number, of, settings, update)
-        typer.echo(f"{out}: share {share} is done, tasks: {tasks}")
+        echo(f"{out}: share {share} is done, tasks: {tasks}")
     elif task is not None:
-        typer.echo(f"task {task}: {run.run_task(catalog, out, task, settings)}")
+        echo(f"task {task}: {run.run_task(catalog, out, task, settings)}")
     elif collect:
-        typer.echo(f"{out}: {run.collect(out, settings)}")
+        echo(f"{out}: {run.collect(out, settings)}")
     else:
         with progress("preprocess") as update:
-            typer.echo(f"{out}: {run.preprocess(catalog, out, settings, update)}")
+            echo(f"{out}: {run.preprocess(catalog, out, settings, update)}")
 
 
 def labels(
@@ -143,7 +144,7 @@ def labels(
     """Key a table of labels as the volumes are keyed, so that the two can be joined without identifiers."""
     from preprocess.labels import key_labels
 
-    typer.echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping)}")
+    echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping)}")
 
 
 def trace(
@@ -155,6 +156,6 @@ def trace(
     from preprocess.privacy.trace import trace as trace_key
 
     series = trace_key(catalog, key_file, key)
-    typer.echo(f"series {series.series_uid}, study {series.study_uid}, {len(series.instances)} instances:")
+    echo(f"series {series.series_uid}, study {series.study_uid}, {len(series.instances)} instances:")
     for instance in series.instances:
-        typer.echo(f"  {instance.path}" + (f", member {instance.member}" if instance.member else ""))
+        echo(f"  {instance.path}" + (f", member {instance.member}" if instance.member else ""))

@@ -1,17 +1,16 @@
 """What `fmct select` prints: what each series' decision was, and how many there are of each."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
-from rich.table import Table
 
+from launch.screen import PlainTable, echo
 from preprocess.config import PreprocessConfig
-from preprocess.explain import explain, write
+from preprocess.explain import explain, require_name, write
 from shards.places import require_file
 
 SHOWN_ROWS = 200
@@ -40,15 +39,9 @@ class Selection:
     explained: bool
     identified: bool
     out: Path | None
-    counts: Counter[str] = field(default_factory=Counter)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str]
+    rows: list[dict[str, Any]]
     """The first `SHOWN_ROWS`."""
-
-    def add(self, table: pa.Table) -> None:
-        """Count the decisions of a table, and keep its rows while there is room on the screen."""
-        self.counts.update(table["decision"].to_pylist())
-        if self.explained:
-            self.rows += table.slice(0, SHOWN_ROWS - len(self.rows)).to_pylist()
 
     def print(self) -> None:
         """Print the rows that were asked for, then the counts."""
@@ -59,25 +52,25 @@ class Selection:
             console.print(self._row_table())
             more = self.counts.total() - len(self.rows)
             if more:
-                console.print(f"and {more} more series; --out FILE writes all")
+                echo(f"and {more} more series; --out FILE writes all")
         console.print(self._count_table())
         if self.out:
-            console.print(f"{self.out}: {self.counts.total()} series")
+            echo(f"{self.out}: {self.counts.total()} series")
 
-    def _row_table(self) -> Table:
+    def _row_table(self) -> PlainTable:
         columns = list(_COLUMNS)
         if self.identified:
             columns.insert(2, ("description", lambda row: row["series_description"]))
-        table = Table()
+        table = PlainTable()
         for name, _ in columns:
             table.add_column(name, overflow="fold")
         for row in self.rows:
             table.add_row(*(text(row) for _, text in columns))
         return table
 
-    def _count_table(self) -> Table:
+    def _count_table(self) -> PlainTable:
         total = self.counts.total()
-        table = Table("decision")
+        table = PlainTable("decision")
         for name in ("series", "share"):
             table.add_column(name, justify="right")
         for decision, count in sorted(self.counts.items(), key=lambda item: (-item[1], item[0])):
@@ -99,16 +92,15 @@ def decide(
     identified: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
-    """Decide about all series of a catalog; write them to `out` as they come.
+    """Decide about all series of a catalog, and write them to `out`.
 
     Raises FmctError where catalog, key file or `out` is wrong, the last before any is read.
     """
     if out:
         require_file(out, catalog, config.key_file)
-    selection = Selection(explained, identified, out)
-    tables: Iterable[pa.Table] = explain(catalog, config, identified, progress)
+        require_name(out)
+    table = explain(catalog, config, identified, progress)
     if out:
-        tables = write(tables, out)
-    for table in tables:
-        selection.add(table)
-    return selection
+        write(table, out)
+    rows = table.slice(0, SHOWN_ROWS).to_pylist() if explained else []
+    return Selection(explained, identified, out, Counter(table["decision"].to_pylist()), rows)

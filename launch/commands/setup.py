@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launch.screen import echo
+
 if TYPE_CHECKING:
     from launch.doctor.finding import Finding
 
@@ -41,7 +43,7 @@ def doctor(
         found = (looked(file.name, partial(is_secret, file)) for file in secret)
         sections.append(("secrets", found))
     faults = show(sections)
-    typer.echo(f"{faults} to mend" if faults else "nothing to mend")
+    echo(f"{faults} to mend" if faults else "nothing to mend")
     raise typer.Exit(1 if faults else 0)
 
 
@@ -55,4 +57,4 @@ def recipes(
     from launch.bundled import copy_bundled
 
     for path in copy_bundled(folder):
-        typer.echo(path)
+        echo(path)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.commands.console import progress
+from launch.screen import echo
 from shards.errors import FmctError
 from shards.schema import ShardFormat
 
@@ -27,11 +28,11 @@ Seed = Annotated[int, typer.Option(help="Same seed, same choice.")]
 def info(dataset: DatasetFolder) -> None:
     """Say what a dataset holds."""
     from rich.console import Console
-    from rich.table import Table
 
+    from launch.screen import PlainTable
     from shards import Dataset
 
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = PlainTable.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")  # a digest stays whole in 80 columns
     for name, value in [("dataset", str(dataset)), *_facts(Dataset.open(dataset))]:
@@ -88,7 +89,7 @@ def verify(dataset: DatasetFolder, workers: Workers = 1) -> None:
             said.append(f"{len(some)} {what}: " + "; ".join(map(str, some)))
     if said:
         raise FmctError(f"{dataset}: " + "; ".join(said))
-    typer.echo(f"{dataset}: every byte as written")
+    echo(f"{dataset}: every byte as written")
 
 
 @shards_app.command()
@@ -182,10 +183,8 @@ def dump(
     from shards.dump import dump
 
     dump(dataset, key, out)
-    typer.echo(f"{out}: volume {key}")
+    echo(f"{out}: volume {key}")
 
 
 def _say(out: Path, info: "DatasetInfo") -> None:
-    typer.echo(
-        f"{out}: {info.volumes} volumes in {len(info.shards)} {info.format} shards, {_mib(info.bytes)}"
-    )
+    echo(f"{out}: {info.volumes} volumes in {len(info.shards)} {info.format} shards, {_mib(info.bytes)}")

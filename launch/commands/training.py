@@ -11,6 +11,7 @@ from launch.commands.console import set_up_logging
 from launch.config import load
 from launch.program import FMCT
 from launch.ranks import run_ranks
+from launch.screen import echo
 
 
 def train(
@@ -49,11 +50,9 @@ def train(
         from fmct_hpc.train.outlook import outlook, plot_schedules
         from shards import Dataset
 
-        typer.echo(
-            outlook(settings, Dataset.open(settings.data.path), ranks or 1, found[1].step if found else 0)
-        )
+        echo(outlook(settings, Dataset.open(settings.data.path), ranks or 1, found[1].step if found else 0))
         plot_schedules(settings, run / "schedules.png")
-        typer.echo(f"\n{run / 'schedules.png'}: learning rate and all else that changes with the step")
+        echo(f"\n{run / 'schedules.png'}: learning rate and all else that changes with the step")
         return
     command = [*FMCT, "train", "--run", str(run)]
     command += ["--config", str(config)] if config else []
@@ -73,7 +72,7 @@ def compare(
     """Compare two runs' losses bit for bit, over the steps that both have."""
     from fmct_hpc.train.compare import compare as compare_runs
 
-    typer.echo(f"{compare_runs(first, second)} steps in both runs, their losses identical to the last bit")
+    echo(f"{compare_runs(first, second)} steps in both runs, their losses identical to the last bit")
 
 
 def convert_weights(
@@ -91,7 +90,7 @@ def convert_weights(
     """Turn weights of the published reference (NYUMedML/headCT_foundation) into ours, or ours into its."""
     from fmct_hpc.train.convert import convert_weights as convert
 
-    typer.echo(convert(source, out, network, heads, decoder_heads))
+    echo(convert(source, out, network, heads, decoder_heads))
 
 
 def export_model(
@@ -101,4 +100,4 @@ def export_model(
     """Write an encoder as one file that runs without this package, and check that it computes the same."""
     from fmct_hpc.train.portable import export_model as export
 
-    typer.echo(export(source, out))
+    echo(export(source, out))

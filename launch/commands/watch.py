@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from launch.screen import echo
 from launch.slurm.progress import told_by
 from launch.slurm.requeue import BACKOFF_SECONDS
 from shards.errors import FmctError
@@ -58,13 +59,13 @@ def cancel(folder: Watched) -> None:
         raise FmctError("slurmctld does not answer: nothing was cancelled; try again")
     alive = [job for picture in pictures for job in picture.alive]
     if not alive:
-        typer.echo(f"{folder}: no job waits or runs")
+        echo(f"{folder}: no job waits or runs")
         return
     numbers = sorted({job.array for job in alive}, key=int)
     if trouble := scheduler.command("scancel", *numbers):
         raise FmctError(f"Slurm did not cancel jobs {', '.join(numbers)}: {trouble}")
     for job in alive:
-        typer.echo(f"job {job.job} ({job.name}, {job.state.lower()}): cancelled")
+        echo(f"job {job.job} ({job.name}, {job.state.lower()}): cancelled")
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
+from launch.screen import PlainTable, cell, echo
 from shards.errors import FmctError
 
 Level = Literal["ok", "note", "fault"]
@@ -68,7 +68,7 @@ def show(sections: Iterable[tuple[str, Iterable[Finding]]]) -> int:
                 found.append(finding)
                 how = "; to mend: " if finding.level == "fault" else "; "
                 remedy = how + finding.remedy if finding.remedy else ""
-                print(f"{finding.level:5} {title}: {finding.name}: {finding.said}{remedy}", flush=True)
+                echo(f"{finding.level:5} {title}: {finding.name}: {finding.said}{remedy}")
         else:
             with console.status(f"{title} ..."):
                 found = list(findings)
@@ -77,11 +77,11 @@ def show(sections: Iterable[tuple[str, Iterable[Finding]]]) -> int:
     return faults
 
 
-def _table(title: str, findings: list[Finding]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, expand=True)
+def _table(title: str, findings: list[Finding]) -> PlainTable:
+    table = PlainTable(title=title, title_justify="left", title_style="bold", show_header=False, expand=True)
     for ratio in (None, None, 3, 2):
         table.add_column(ratio=ratio, overflow="fold")
     for finding in findings:
-        style = _STYLES[finding.level]
-        table.add_row(finding.name, f"[{style}]{finding.level}[/]", finding.said, finding.remedy)
+        level = cell(finding.level, _STYLES[finding.level])
+        table.add_row(finding.name, level, finding.said, finding.remedy)
     return table

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jinja2
 from markupsafe import Markup
+
+from launch.markdown import escape, fenced, row
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Document:
     def markdown(self, page: str) -> str:
         """The same without pictures, which are in the file named `page`."""
         environment = _environment(autoescape=False)
-        environment.filters |= {"md": escape, "mdrow": _row}
+        environment.filters |= {"md": escape, "mdrow": row, "fenced": partial(fenced, language="yaml")}
         text = environment.get_template("report.md").render(document=self, page=page)
         return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -136,16 +139,6 @@ def facts(caption: str, values: Mapping[str, Cell | str | int | float | None]) -
     """Names and values, of those that are known."""
     rows = ((name, v if isinstance(v, Cell) else cell(v)) for name, v in values.items() if v is not None)
     return Facts(caption, tuple(rows))
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows as it is, in a table's cell too."""
-    plain = " ".join(text.split())
-    return "".join(f"\\{c}" if c in r"\`*_{}[]<>#|" else c for c in plain)
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(escape(one) for one in cells) + " |"
 
 
 def _environment(autoescape: bool) -> jinja2.Environment:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
+from launch.screen import PlainTable, cell
 from launch.slurm.requeue import Ending
 from launch.slurm.watch import Picture, look_at_all, state_of
 from preprocess.tasks import ledger
@@ -29,7 +29,7 @@ def status(folder: Path, console: Console) -> None:
 
 def _show_picture(picture: Picture, console: Console) -> None:
     for line in _head(picture):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(cell(line), soft_wrap=True)
     if picture.attempts:
         rows = [_attempt_row(attempt, picture) for attempt in picture.attempts]
         _show(console, ["attempt", "job", "began", "took", "nodes", "ranks", "steps", "lost", "ended"], rows)
@@ -50,7 +50,7 @@ def _show_picture(picture: Picture, console: Console) -> None:
     if troubles and not picture.attempts:
         _show(console, ["job", "start", "ended", "why"], troubles)
     for what in picture.unknown:
-        console.print(f"not known: {what}", highlight=False, soft_wrap=True, markup=False)
+        console.print(cell(f"not known: {what}"), soft_wrap=True)
 
 
 def _head(picture: Picture) -> Iterable[str]:
@@ -121,11 +121,11 @@ def _duration(seconds: float) -> str:
 def _show(console: Console, columns: list[str], rows: Iterable[tuple[str, ...]]) -> None:
     """A table, or one line a row with its columns named."""
     if console.is_terminal:
-        table = Table(*columns)
+        table = PlainTable(*columns)
         for row in rows:
             table.add_row(*row)
         console.print(table)
         return
     for row in rows:
         said = [f"{name} {value}" for name, value in zip(columns, row, strict=True) if value]
-        console.print(", ".join(said), highlight=False, soft_wrap=True, markup=False)
+        console.print(cell(", ".join(said)), soft_wrap=True)

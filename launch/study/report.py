@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from launch import markdown
 from launch.study.cells import Heads
 from launch.study.cohort import OFFSET_MM, TURN_DEG
 from launch.study.config import StudyConfig
@@ -190,7 +191,7 @@ def _pivot(rows: Sequence[Row], along: str, columns: Sequence[object]) -> list[l
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+    return "\n".join([markdown.row(head), f"| {' | '.join(rule)} |", *map(markdown.row, lines)])
 
 
 def _figure(figures: Sequence[str], number: int) -> str:

@@ -16,6 +16,9 @@ from shards.places import require_file
 
 LabelFormat = Literal["plain", "rsna2019", "cq500"]
 
+_KEY = b"fmct.key"
+"""In the Parquet metadata: `Pseudonymizer.fingerprint` of the key."""
+
 
 @dataclass(frozen=True)
 class KeyedLabels:
@@ -50,7 +53,7 @@ def key_labels(
     it, split; its rows are ordered by study_key.
 
     Raises FmctError for a source that is not of its format; it repeats no text of the source. So it does
-    where `out` is one of the files that are read, or cannot be written.
+    where `out` is one of the files that are read, was keyed with another key, or cannot be written.
     """
     require_file(out, source, key_file, catalog, mapping)
     if format == "plain":
@@ -64,15 +67,29 @@ def key_labels(
             raise FmctError(f"{source}: give the catalog of the dataset's scan, or a mapping, with {format}")
         table = (rsna2019 if format == "rsna2019" else cq500).read(source, catalog, mapping)
     names = Pseudonymizer(key_file)
+    _require_same_key(out, names, key_file)
     studies = sorted((names.study(study), study) for study in table.rows)
     columns = {"study_key": pa.array([key for key, _ in studies], pa.string())}
     for number, name in enumerate(table.names):
         columns[name] = pa.array([table.rows[study][number] for _, study in studies], pa.int8())
     if table.splits is not None:
         columns["split"] = pa.array([table.splits[study] for _, study in studies], pa.string())
+    labels = pa.table(columns).replace_schema_metadata({_KEY: names.fingerprint})
     with atomic_path(out) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+        pq.write_table(labels, temporary)
     return KeyedLabels(len(studies), _counts(table), table.notes)
+
+
+def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
+    """Raise FmctError where `out` holds labels of another key: they belong to volumes that these do not."""
+    try:
+        made_with = (pq.read_schema(out).metadata or {}).get(_KEY)
+    except (OSError, pa.ArrowInvalid):
+        return
+    if made_with not in (None, names.fingerprint.encode()):
+        raise FmctError(
+            f"{out}: was keyed with another key than {key_file}; give that key, or name a new file"
+        )
 
 
 def _counts(table: LabelTable) -> dict[str, tuple[int, int, int]]:

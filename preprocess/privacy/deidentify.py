@@ -17,6 +17,9 @@ from shards.errors import FmctError, raise_refusal
 
 KEY_BYTES = 32
 """As long as the hash's output: RFC 2104 section 3 finds shorter keys weak and longer ones no better."""
+LEAST_DISTINCT = 8
+"""Different bytes in a key: 32 random ones have 7 or fewer with a probability below 10^-36."""
+_MOST_FILE_BYTES = 1024
 PSEUDONYM_DIGITS = 32
 """Hexadecimal digits of a pseudonym."""
 
@@ -45,7 +48,8 @@ class Pseudonymizer:
     Patients, studies and series are separate domains, so that one string used as two kinds of
     identifier shows no link. An object of this class cannot be pickled: the key stays in its process.
 
-    Raises FmctError where the file is missing, malformed, or readable by others than its owner.
+    Raises FmctError where the file is missing, malformed, another user's or readable by others, and where its
+    key is not random.
     """
 
     def __init__(self, key_file: Path):
@@ -77,6 +81,11 @@ class Pseudonymizer:
         Patient and study belong to it, because careless anonymisation repeats series UIDs.
         """
         return self.keyed("series", patient_id, study_uid, series_uid)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this key from another and gives nothing away of it, 32 hexadecimal digits."""
+        return self.keyed("fingerprint of the key")
 
     def keyed(self, domain: str, *parts: str) -> str:
         """HMAC-SHA256 of the NUL-separated domain and parts, its first 32 hexadecimal digits."""
@@ -113,14 +122,20 @@ def shifted_date(study_date: str, days: int) -> date | None:
 
 def _read_key(path: Path) -> bytes:
     try:
-        mode = path.stat().st_mode
-        text = path.read_text().strip()
+        with open(path, "rb", opener=_open_at_once) as stream:
+            status = os.fstat(stream.fileno())
+            text = stream.read(_MOST_FILE_BYTES).decode().strip() if stat.S_ISREG(status.st_mode) else ""
     except FileNotFoundError:
         raise FmctError(f"{path}: no such key file; make one with `fmct keygen {path}`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise_refusal(error, path)
         raise FmctError(f"{path}: not readable as a key file; make one with `fmct keygen`") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if status.st_uid not in (os.geteuid(), 0):
+        raise FmctError(
+            f"{path}: the key is another user's (uid {status.st_uid}), who can change it; copy it to a file "
+            "of your own, or make one with `fmct keygen`"
+        )
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise FmctError(f"{path}: the key is open to other users; close it with `chmod 600 {path}`")
     try:
         key = bytes.fromhex(text)
@@ -130,4 +145,13 @@ def _read_key(path: Path) -> bytes:
         raise FmctError(
             f"{path}: not {2 * KEY_BYTES} hexadecimal digits; restore the key or `fmct keygen` anew"
         )
+    if len(set(key)) < LEAST_DISTINCT:
+        raise FmctError(
+            f"{path}: the key repeats itself, so anybody can guess it; make one with `fmct keygen`"
+        )
     return key
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """As `os.open`, without waiting for the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)

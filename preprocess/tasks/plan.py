@@ -57,6 +57,8 @@ class Plan(BaseModel):
     settings: Sha256
     """`settings_digest` of the configuration it was made with."""
     tasks: tuple[Task, ...]
+    key_fingerprint: str = ""
+    """`Pseudonymizer.fingerprint` of its key; empty in plans of versions that did not write it."""
 
     @property
     def digest(self) -> str:
@@ -68,12 +70,14 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
     """Divide the series of `catalog` into tasks and write out/tasks/plan.json; returns their number.
 
     A plan that is there already and the same is left alone. Raises FmctError where catalog or key file
-    cannot be used, or lie where an output goes, and where `out` takes no files.
+    cannot be used, or lie where an output goes, where `out` takes no files, and where it was made with
+    another key.
     """
     for name in (MANIFEST, QUARANTINE, SUMMARY):
         require_file(out / name, catalog, config.key_file)
     read_rows(catalog, [])  # refuses what is no catalog
     names = Pseudonymizer(config.key_file)
+    _require_same_key(out, names, config.key_file)
     planned = sorted(_series(catalog, names))
     if not planned:
         raise FmctError(f"{catalog}: the catalog has no series; scan another export")
@@ -87,8 +91,20 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
         for part in members
     )
     with writing(out, "fmct preprocess --plan"):
-        _write(Plan(settings=settings, tasks=tasks), out)
+        _write(Plan(settings=settings, tasks=tasks, key_fingerprint=names.fingerprint), out)
     return len(tasks)
+
+
+def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
+    """Raise FmctError where `out` was made with another key: no patient would be the one of before."""
+    try:
+        made_with = Plan.model_validate_json(_path(out).read_bytes()).key_fingerprint
+    except (FileNotFoundError, ValidationError):
+        return
+    if made_with not in ("", names.fingerprint):
+        raise FmctError(
+            f"{out}: was made with another key than {key_file}; give that key, or name a new folder"
+        )
 
 
 def read_plan(out: Path) -> Plan:

@@ -10,11 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dicom_files import axial
 from header_series import series, stack
-from preprocess_export import KEY, Export, run_inline
+from preprocess_export import KEY, Export, run_inline, write_series
 
 from preprocess.config import SelectConfig
 from preprocess.demo.export import export as export_demo
@@ -67,7 +67,7 @@ def expected_decisions(export: Export, keep: str) -> dict[str, str]:
 
 def rows(export: Export, identified: bool = False, **select: Any) -> list[dict[str, Any]]:
     config = export.config().model_copy(update={"select": SelectConfig(**select)})
-    return pa.concat_tables(explain(export.catalog, config, identified)).to_pylist()
+    return explain(export.catalog, config, identified).to_pylist()
 
 
 def test_the_command_prints_every_decision_and_its_counts(export: Export, tmp_path: Path) -> None:
@@ -168,3 +168,32 @@ def test_no_input_is_replaced_by_the_table(export: Export, tmp_path: Path) -> No
         assert "which it would replace; name another file" in select(export, "--out", out, code=2)
     assert export.catalog.read_bytes() == before
     assert link.is_symlink()
+
+
+def test_the_order_is_that_of_the_keys_and_not_of_patients(export: Export) -> None:
+    """The catalog's, by Patient ID, would number patients as they came."""
+    explained = rows(export, identified=True)
+    keys = [(row["study_key"], row["key"]) for row in explained]
+    assert keys == sorted(keys)
+    patients = [row["patient_id"] for row in explained]
+    assert patients != sorted(patients)
+
+
+def test_descriptions_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Rich's markup, a terminal's commands, a spreadsheet's formulas."""
+    texts = ["HEAD [/red]", "=HYPERLINK(1)", "HEAD \x1b[2J"]
+    for number, text in enumerate(texts):
+        write_series(tmp_path / "dicom", number, 1, axial(slices=3), SeriesDescription=text)
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "key").chmod(0o600)
+    export = Export(tmp_path / "dicom", tmp_path / "c.parquet", tmp_path / "key")
+    export.rescan()
+    out = tmp_path / "[bold]" / "t.csv"
+    shown = select(export, "--explain", "--identified", "--out", out)
+    assert f"{out}: 3 series" in shown
+    assert "\x1b" not in shown
+    for text in ("HEAD [/red]", "=HYPERLINK(1)", r"HEAD \x1b[2J"):
+        assert text in shown
+    with out.open() as file:
+        written = {row["series_description"] for row in csv.DictReader(file)}
+    assert written == {"HEAD [/red]", "'=HYPERLINK(1)", "HEAD \x1b[2J"}

@@ -92,6 +92,8 @@ def test_a_new_key_is_private_random_and_never_overwrites(tmp_path: Path) -> Non
         (b"ab" * 31, 0o600, r"not 64 hexadecimal digits"),
         (b"xy" * 32, 0o600, r"not 64 hexadecimal digits"),
         (b"\xff" * 32, 0o600, r"not readable as a key file"),
+        (b"0" * 64, 0o600, r"repeats itself"),
+        (b"0123456789abcd" * 4 + b"01234567", 0o600, r"repeats itself"),
         (b"ab" * 32, 0o640, r"chmod 600"),
         (b"ab" * 32, 0o604, r"chmod 600"),
     ],
@@ -107,6 +109,22 @@ def test_an_unusable_key_file_is_named_with_the_remedy(
         Pseudonymizer(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_key_that_another_user_owns_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hmac.key"
+    new_key(path)
+    os.chown(path, 12345, 12345)
+    with pytest.raises(FmctError, match=r"another user's \(uid 12345\)"):
+        Pseudonymizer(path)
+
+
+def test_what_is_no_file_is_no_key_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(FmctError, match=str(path)):
+            Pseudonymizer(path)
 
 
 def test_the_key_cannot_be_pickled_or_printed(key_file: Path) -> None:

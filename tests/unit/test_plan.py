@@ -121,6 +121,20 @@ def test_digests_follow_configuration_formats_and_key_but_not_workers(tmp_path: 
     assert len(set(digests)) == 4
 
 
+def test_an_output_of_another_key_is_refused(tmp_path: Path, key_file: Path) -> None:
+    catalog = make_catalog(tmp_path / "c", range(2))
+    config = PreprocessConfig(key_file=key_file)
+    plan(catalog, tmp_path / "out", config)
+    before = read_plan(tmp_path / "out")
+    shutil.copy2(key_file, tmp_path / "copy.key")
+    plan(catalog, tmp_path / "out", config.model_copy(update={"key_file": tmp_path / "copy.key"}))
+    new_key(tmp_path / "other.key")
+    with pytest.raises(FmctError, match="made with another key than"):
+        plan(catalog, tmp_path / "out", config.model_copy(update={"key_file": tmp_path / "other.key"}))
+    assert read_plan(tmp_path / "out") == before
+    assert before.key_fingerprint not in (key_file.read_text(), "")
+
+
 def test_the_plan_holds_no_identifier_and_is_private(tmp_path: Path, key_file: Path) -> None:
     catalog = make_catalog(tmp_path / "c", range(3))
     make_plan(catalog, key_file)

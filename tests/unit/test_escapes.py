@@ -1,0 +1,111 @@
+"""Text from files leaves the program as text: on a terminal, in a log, in Markdown, in a spreadsheet."""
+
+import csv
+import io
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from launch import markdown
+from launch.commands.console import set_up_logging
+from launch.report.document import Code, Document, Facts, Section, Text
+from launch.screen import PlainTable, cell, plain
+from preprocess.csv_file import write_csv
+
+HOSTILE = (
+    "\x1b]0;title\x07\x1b[2J\r\x9b31m",
+    "[/red][bold]",
+    "[link=file:///x]",
+    "\u202egnp.exe",
+    "Mueller \udcfc",
+    "a\nfmct: b",
+)
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_terminal_shows_what_it_would_obey(text: str) -> None:
+    assert not OBEYED.search(plain(text))
+    assert plain(plain(text)) == plain(text)
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=200)
+        table = PlainTable(title="t")
+        table.add_column("c")
+        table.add_row(text)
+        console.print(table)
+        console.print(cell(text), soft_wrap=True)
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert not OBEYED.search(shown)
+        assert shown.count(plain(text).split("\n")[0]) == 2
+        assert sum("a fmct: b" in line for line in shown.splitlines()) == ("\n" in text)
+
+
+def test_the_line_of_an_error_and_of_a_log_show_it_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "launch.cli", "shards", "info", str(tmp_path / HOSTILE[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, OBEYED.search(done.stderr)) == (2, None)
+    assert r"\x1b]0;title\x07" in done.stderr
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        set_up_logging()
+        logging.getLogger("any").warning("quotes %s", HOSTILE[0])
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert r"quotes \x1b]0;title\x07" in capsys.readouterr().err
+
+
+def test_no_text_ends_a_block_of_code_in_markdown() -> None:
+    text = "a: |\n  ```\n  # A heading\n  ````\n~~~\n\x1b[2J"
+    page = Document("t", Facts("f", ()), (Section("s", (Code("c", text),)),)).markdown("p.html")
+    (fence,) = set(re.findall(r"^`{5,}", page, re.MULTILINE))
+    inside = page.split(f"{fence}yaml\n")[1].split(f"\n{fence}")[0]
+    assert inside == plain(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "~~~",
+        "- a",
+        "+ a",
+        "1. a",
+        "12) a",
+        "===",
+        "---",
+        "# a",
+        "<b>",
+        "a | b",
+        "[a](b)",
+        "`a`",
+        "&lt;",
+        "$a$",
+    ],
+)
+def test_markdown_shows_text_as_it_is(text: str) -> None:
+    """Each character that means something has a backslash before it (CommonMark 2.4)."""
+    page = Document("t", Facts("f", ()), (Section("s", (Text(text),)),)).markdown("p.html")
+    line = page.splitlines()[-1]
+    assert line == markdown.escape(text)
+    assert re.sub(r"\\([^\w\s])", r"\1", line) == text
+    bare = re.sub(r"\\[^\w\s]", "x", line)
+    assert not re.search(r"[`*_{}\[\]<>#|~&$]|^\s*([-+=]|\d+[.)])\s*", bare)
+
+
+def test_no_text_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
+    texts = ["=HYPERLINK(1)", "+1", "-1", "@a", "\t=a", "\r=a", "＝a", " =a", "a=b", "", None, 'say "=a"']
+    table = pa.table({"text": pa.array(texts, pa.string()), "number": pa.array([-1.5] * len(texts))})
+    write_csv(table, tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == [f"'{text}" for text in texts[:8]] + ["a=b", "", "", 'say "=a"']
+    assert {row["number"] for row in rows} == {"-1.5"}
