@@ -79,3 +79,15 @@ def test_no_input_is_replaced(tmp_path: Path, key_file: Path) -> None:
             key_labels(table, key_file, out)
     assert {path: path.read_bytes() for path in before} == before
     assert link.is_symlink()
+
+
+def test_labels_of_another_key_are_not_replaced(tmp_path: Path, key_file: Path) -> None:
+    csv, out = tmp_path / "labels.csv", tmp_path / "labels.parquet"
+    csv.write_text("study_instance_uid,bleed\n1.2,1\n")
+    key_labels(csv, key_file, out)
+    key_labels(csv, key_file, out)
+    before = out.read_bytes()
+    new_key(tmp_path / "other.key")
+    with pytest.raises(FmctError, match="was keyed with another key than"):
+        key_labels(csv, tmp_path / "other.key", out)
+    assert out.read_bytes() == before

@@ -1,5 +1,6 @@
 """The division of a catalog into tasks, on catalogs that are made up without any DICOM file."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
