@@ -13,6 +13,7 @@ from shards.errors import FmctError, raise_refusal
 from shards.info import ShardInfo
 from shards.names import all_keys, inside
 from shards.schema import FORMAT_VERSION, DecodeFacts, ShardFormat, VolumeRecord
+from shards.table_file import read_table
 from shards.voxels import Extent
 
 SIDECAR_SUFFIX = ".index.parquet"
@@ -88,7 +89,7 @@ def write(table: pa.Table, path: Path) -> None:
 
 def read(path: Path) -> pa.Table:
     """Read what `write` wrote; raises OSError or pyarrow.ArrowException on anything else."""
-    table = pq.read_table(path, partitioning=None)
+    table = read_table(path)
     if not table.schema.equals(SCHEMA):
         raise pa.ArrowInvalid("not the columns of a shard index")
     if any(table[name].null_count for name in _REQUIRED):

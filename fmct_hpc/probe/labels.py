@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shards.errors import FmctError, raise_refusal
+from shards.table_file import read_table
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class LabelTable:
         """Read what `fmct labels` wrote; FmctError for anything else."""
         remedy = "make it with `fmct labels`"
         try:
-            table = pq.read_table(path)
+            table = read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise_refusal(error, path)
             raise FmctError(f"{path}: no readable label table; {remedy}") from None

@@ -22,6 +22,7 @@ from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
 from shards.atomic import write_bytes, write_text
 from shards.errors import raise_refusal
+from shards.voxels import MOST_VOXELS
 
 SPACING_TOLERANCE = 0.01
 """How far, relatively, a volume's spacing may be from the training volumes' to be taken as the same."""
@@ -169,6 +170,8 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
     """
     path = Path(path)
     info = encoder_info(path)
+    if not _is_described(path.stat().st_size, info):
+        raise FmctError(f"{path}: not an encoder that fits {path.stem}.json (its size)")
     try:
         path.open("rb").close()  # safetensors (0.8) says of any file it may not read that it is not there
         encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)
@@ -178,6 +181,17 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
         what = f"not an encoder that fits {path.stem}.json ({type(error).__name__})"
         raise FmctError(f"{path}: {what}") from None
     return encoder.eval(), info
+
+
+def _is_described(size: int, info: EncoderInfo) -> bool:
+    """Whether a file of `size` bytes can hold the weights of `info`: before memory is taken for them.
+
+    Attention has 4 width² weights a block, its MLP 2 mlp_ratio width²; none has less than a byte.
+    """
+    model, channels, edge = info.model, len(info.data.windows), info.data.view_size
+    embedding = channels * model.patch_size**3 + model.register_tokens
+    blocks = model.depth * model.width * (4 + 2 * model.mlp_ratio)
+    return model.width * (embedding + blocks) <= size and channels * edge**3 <= MOST_VOXELS
 
 
 def encoder_info(path: Path) -> EncoderInfo:

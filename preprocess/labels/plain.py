@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from preprocess.csv_file import csv_lines
 from preprocess.labels.table import Label, LabelTable
 from shards.errors import FmctError, raise_refusal
+from shards.table_file import read_table
 
 STUDY_COLUMN = "study_instance_uid"
 PATIENT_COLUMN = "patient_id"
@@ -73,7 +73,7 @@ _WANTED = f"give a table with {STUDY_COLUMN} and 0/1 columns"
 def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """A Parquet file as the lines of the CSV that it could be; its first row is row 1."""
     try:
-        table = pq.read_table(path)
+        table = read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise_refusal(error, path)
         raise FmctError(f"{path}: no readable Parquet file; {_WANTED}") from None

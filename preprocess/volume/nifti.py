@@ -14,7 +14,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from preprocess.dicom.geometry import LARGEST_MATRIX, MOST_PIXELS
 from preprocess.dicom.inflate import is_bomb
-from shards.errors import FmctError
+from shards.errors import FmctError, raise_refusal
 
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 540
@@ -38,6 +38,7 @@ def load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         *(ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, OverflowError),
         zlib.error,
     ) as error:
+        raise_refusal(error, path)
         raise FmctError(f"{path}: not a readable NIfTI file ({type(error).__name__})") from None
     header = image.header
     if not (int(header["qform_code"]) or int(header["sform_code"])):

@@ -1,6 +1,7 @@
 """The exported encoder and its preprocessing."""
 
 import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,21 @@ def test_an_encoder_without_its_description_or_with_another_is_refused(exported:
         load_encoder(exported)
     described.unlink()
     with pytest.raises(FmctError, match=r"encoder\.json: no such file"):
+        load_encoder(exported)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [("model", "depth", 10**9), ("model", "width", 24 * 10**6), ("data", "view_size", 60_000)],
+)
+def test_a_description_of_more_than_the_weights_file_holds_takes_no_memory(
+    exported: Path, section: str, name: str, value: int
+) -> None:
+    description = exported.with_suffix(".json")
+    document = json.loads(description.read_bytes())
+    document[section][name] = value
+    description.write_text(json.dumps(document))
+    with pytest.raises(FmctError, match=r"not an encoder that fits encoder\.json \(its size\)"):
         load_encoder(exported)
 
 

@@ -91,3 +91,11 @@ def test_labels_of_another_key_are_not_replaced(tmp_path: Path, key_file: Path) 
     with pytest.raises(FmctError, match="was keyed with another key than"):
         key_labels(csv, tmp_path / "other.key", out)
     assert out.read_bytes() == before
+
+
+def test_a_table_that_repeats_one_row_without_end_is_not_read(tmp_path: Path, key_file: Path) -> None:
+    """Parquet does that in a few bytes."""
+    table = pa.table({"study_instance_uid": ["1.2"] * 10**6, "bleed": [1] * 10**6})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    with pytest.raises(FmctError, match="no readable Parquet file"):
+        key_labels(tmp_path / "labels.parquet", key_file, tmp_path / "out.parquet")
