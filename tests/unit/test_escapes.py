@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+import launch
 from launch import markdown
 from launch.commands.console import set_up_logging
 from launch.report.document import Code, Document, Facts, Section, Text
@@ -109,3 +110,11 @@ def test_no_text_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == [f"'{text}" for text in texts[:8]] + ["a=b", "", "", 'say "=a"']
     assert {row["number"] for row in rows} == {"-1.5"}
+
+
+def test_no_command_prints_but_through_the_screen() -> None:
+    package = Path(launch.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text()
+        found = re.search(r"typer\.echo\(|rich\.table|(?<![.\w])(?<!def )print\(|csv\.writer", text)
+        assert path.name == "screen.py" or not found, path
