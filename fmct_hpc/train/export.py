@@ -170,10 +170,10 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
     """
     path = Path(path)
     info = encoder_info(path)
-    if not _is_described(path.stat().st_size, info):
-        raise FmctError(f"{path}: not an encoder that fits {path.stem}.json (its size)")
     try:
         path.open("rb").close()  # safetensors (0.8) says of any file it may not read that it is not there
+        if not _is_described(path.stat().st_size, info):
+            raise FmctError(f"{path}: not an encoder that fits {path.stem}.json (its size)")
         encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)
         encoder.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
