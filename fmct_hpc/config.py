@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from shards.errors import FmctError
+from shards.section import Section
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
@@ -16,11 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Half of a Philox key; NumPy takes greater numbers beside smaller ones for floats."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the volumes are and how views are cut from them."""
 
     path: Path
@@ -92,7 +89,7 @@ SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
 _SHAPE = ("width", "depth", "heads")
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The 3D vision transformer and its heads.
 
     Give `size`, or `width`, `depth` and `heads`: a size sets the three and refuses other values beside it.
@@ -160,7 +157,7 @@ class ModelConfig(_Section):
         return self
 
 
-class ObjectiveConfig(_Section):
+class ObjectiveConfig(Section):
     """L = Σ weight · L over DINO, MAE, iBOT and KoLeo; a weight of 0 builds nothing of that part."""
 
     dino_weight: AtLeast0 = 1.0
@@ -170,7 +167,7 @@ class ObjectiveConfig(_Section):
     koleo_weight: AtLeast0 = 0.0
     """Spreads the CLS tokens of a micro-batch over all ranks (Oquab et al. 2024, DINOv2: 0.1); the reference
     has none."""
-    final_weights: dict[str, AtLeast0] = {}
+    final_weights: dict[str, AtLeast0] = Field(default_factory=dict)
     """Weights that parts reach at the last step, along a cosine; parts not named here keep theirs (the
     papers' are constant)."""
     student_temperature: Above0 = 0.1
@@ -232,7 +229,7 @@ class ObjectiveConfig(_Section):
         return self
 
 
-class OptimConfig(_Section):
+class OptimConfig(Section):
     """AdamW and its schedules, all functions of the step."""
 
     base_lr: Above0 = 5e-4
@@ -265,7 +262,7 @@ _NOT_TO_SET = {
 """DeepSpeed's keys that follow from ours, or that our checkpoints don't know, and what to do or why."""
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """DeepSpeed."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -284,7 +281,7 @@ class EngineConfig(_Section):
     memory of one block in place of all, for about a third more work."""
     compile: bool = False
     """torch.compile each block: fewer passes over memory on a GPU. It needs a C++ compiler."""
-    deepspeed: dict[str, Any] = {}
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed's own configuration, laid over ours: for what no key here has."""
 
     @model_validator(mode="after")
@@ -302,7 +299,7 @@ class EngineConfig(_Section):
         return self
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Length, records and checkpoints of a run."""
 
     steps: Positive = 100_000
@@ -330,7 +327,7 @@ class RunConfig(_Section):
     """A step, or a start, that takes longer hangs: slow storage and first compilations take some minutes."""
 
 
-class HealthConfig(_Section):
+class HealthConfig(Section):
     """When a run is not sound."""
 
     not_finite: Literal["stop", "skip"] = "stop"
@@ -350,7 +347,7 @@ class HealthConfig(_Section):
     """Deviation of normalised CLS tokens times √width: about 1 when sound (Chen and He 2021, section 4.1)."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """All of `fmct train`."""
 
     data: DataConfig

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from shards.atomic import write_text
 from shards.errors import FmctError, raise_refusal
 from shards.names import Component, Sha256
+from shards.newer import newer
 from shards.schema import FORMAT_VERSION, ShardFormat
 
 FILE_NAME = "dataset.json"
@@ -85,7 +86,9 @@ def read(directory: Path) -> DatasetInfo:
             raise FmctError(f"{path} has format version {version}; {remedy}")
         info = DatasetInfo.model_validate(document)
         damaged = info.digest != info.compute_digest() or stored != _to_json(info).encode()
-    except (ValueError, TypeError, KeyError, ValidationError):
+    except (ValueError, TypeError, KeyError) as error:
+        if refusal := newer(path, error):
+            raise refusal from None
         damaged = True
     if damaged:
         raise FmctError(f"{path} is damaged; restore it or rerun `fmct preprocess --collect`")

@@ -92,7 +92,7 @@ def _scan(volume: Read) -> Scan:
 
 def _read_dataset(path: Path, info: EncoderInfo) -> Iterator[Scan]:
     dataset = Dataset.open(path)
-    require_same_preprocessing(dataset, info.preprocess_digest, "the encoder")
+    require_same_preprocessing(dataset, info.preprocess_digest, info.preprocessing, "the encoder")
     for number in range(len(dataset)):
         record = dataset.record(number)
         yield Scan(record.key, dataset.read(number), np.array(record.affine).reshape(4, 4))

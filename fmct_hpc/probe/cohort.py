@@ -96,7 +96,8 @@ def read_cohort(
     if folds is None:
         splits = hashed_splits(patients, split) if joined.splits is None else joined.splits
         require_patient_level(patients, splits, str(labels) if joined.splits is not None else "split")
-    described = repr([dataset.info.digest, sha256(labels), chosen, split, folds])
+    shares = ", ".join(f"{key}={value!r}" for key, value in split.recorded().items())
+    described = f"[{dataset.info.digest!r}, {sha256(labels)!r}, {chosen!r}, SplitConfig({shares}), {folds!r}]"
     return Cohort(
         rows=joined.rows,
         keys=keys,

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from fmct_hpc.config import Fraction, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
+from shards.section import Section
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -20,11 +21,7 @@ Pool = Literal["cls", "mean", "both"]
 FinetunePool = Literal["cls", "mean", "max"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class LogisticConfig(_Section):
+class LogisticConfig(Section):
     """Logistic regression and its path."""
 
     strengths: tuple[Rate, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
@@ -32,7 +29,7 @@ class LogisticConfig(_Section):
     nearly constant classifier to a nearly unregularised one, in steps of ten."""
 
 
-class LinearConfig(_Section):
+class LinearConfig(Section):
     """A linear classifier by stochastic gradients."""
 
     learning_rates: tuple[Rate, ...] = (
@@ -46,7 +43,7 @@ class LinearConfig(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
 
-class NeighboursConfig(_Section):
+class NeighboursConfig(Section):
     """Nearest neighbours."""
 
     counts: tuple[Positive, ...] = (5, 10, 20, 50, 100)
@@ -55,7 +52,7 @@ class NeighboursConfig(_Section):
     """A vote weighs exp(similarity / temperature) (Wu et al. 2018, equation 8)."""
 
 
-class AttentiveConfig(_Section):
+class AttentiveConfig(Section):
     """Attentive pooling of patch tokens."""
 
     queries: Positive = 4
@@ -68,7 +65,7 @@ class AttentiveConfig(_Section):
     """Steps between looks at the validation volumes."""
 
 
-class FinetuneConfig(_Section):
+class FinetuneConfig(Section):
     """Training of a whole encoder, with a linear layer on its pooled tokens, on labels."""
 
     steps: Positive = 1000
@@ -107,7 +104,7 @@ class FinetuneConfig(_Section):
         return self
 
 
-class ProbeConfig(_Section):
+class ProbeConfig(Section):
     """All of `fmct probe`."""
 
     data: Path
@@ -128,7 +125,7 @@ class ProbeConfig(_Section):
     seed: Seed = 0
 
 
-class SweepConfig(_Section):
+class SweepConfig(Section):
     """All of `fmct sweep`: encoders × tasks × methods × label budgets × seeds."""
 
     data: Path

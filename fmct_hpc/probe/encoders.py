@@ -4,14 +4,14 @@ import hashlib
 import importlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fmct_hpc.config import Seed
@@ -23,6 +23,7 @@ from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import EncoderInfo, export_checkpoint, load_encoder
 from fmct_hpc.train.start import untrained_encoder
 from shards.errors import FmctError
+from shards.section import Section
 
 
 class Encoder(Protocol):
@@ -45,7 +46,9 @@ class Encoder(Protocol):
     poolings: tuple[Pooling, ...] = ("cls", "mean")
     """What there is of a volume; ("cls",) where the module gives one vector, (B, 1, width)."""
     preprocess_digest: str | None = None
-    """Configuration of preprocessing that its volumes must have; None: it takes any."""
+    """Of the configuration of preprocessing that its volumes must have; None: it takes any."""
+    preprocessing: Mapping[str, Any] | None = None
+    """That configuration, where it is known: volumes that differ from it in their selection alone will do."""
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
         """The module's input, without the batch's axis.
@@ -69,7 +72,7 @@ class OurEncoder(Encoder):
         self.step: int | None = info.step
         self.depth = info.model.depth
         self.prefix = module.prefix
-        self.preprocess_digest = info.preprocess_digest
+        self.preprocess_digest, self.preprocessing = info.preprocess_digest, info.preprocessing
         self.digest = weights_digest(module, _what_shapes_features(info))
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
@@ -84,7 +87,7 @@ class OurEncoder(Encoder):
 def _what_shapes_features(info: EncoderInfo) -> str:
     """All but the weights on which an encoder's features of a volume depend."""
     view = info.data.model_dump(mode="json", include={"windows", "view_size", "field", "field_mm"})
-    return json.dumps([info.model.model_dump(mode="json"), view, info.spacing_mm], sort_keys=True)
+    return json.dumps([info.model.recorded(), view, info.spacing_mm], sort_keys=True)
 
 
 def weights_digest(module: nn.Module, beside: str = "") -> str:
@@ -96,10 +99,8 @@ def weights_digest(module: nn.Module, beside: str = "") -> str:
     return digest.hexdigest()
 
 
-class EncoderSpec(BaseModel):
+class EncoderSpec(Section):
     """Names an encoder in a configuration file: give `weights` or `function`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
     """What it is called in tables; file names too are made of it."""
@@ -110,7 +111,7 @@ class EncoderSpec(BaseModel):
     """Draw the weights from this seed instead; the architecture and its input stay."""
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     """module:function of a peer's, which returns an `fmct_hpc.probe.encoders.Encoder`."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     """What that function is called with."""
     pretraining: Path | None = None
     """Patients whose volumes the weights have seen: a shard dataset, or a manifest.parquet. Of a run of

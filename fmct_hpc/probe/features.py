@@ -60,7 +60,7 @@ def extract_store(
     rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
     if not len(rows):
         raise FmctError(f"{dataset.path}: no volume to extract features of")
-    require_same_preprocessing(dataset, encoder.preprocess_digest, f"encoder {name}")
+    require_same_preprocessing(dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {name}")
     numbers = _numbers(layers, encoder.depth, name)
     held = store.held(out, encoder.digest, dataset.info.digest, encoder.poolings)
     if held:

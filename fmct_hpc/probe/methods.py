@@ -124,7 +124,9 @@ class Source:
     def _views(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """The whole field of some volumes of the cohort in float16: 5 MB each at 96³."""
         dataset, encoder = Dataset.open(self.config.data), self._encoder
-        require_same_preprocessing(dataset, encoder.preprocess_digest, f"encoder {self.spec.name}")
+        require_same_preprocessing(
+            dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {self.spec.name}"
+        )
         views = [
             encoder.transform(dataset.read(int(row)), dataset.info.spacing_mm).half()
             for row in self.cohort.rows[rows]

@@ -4,17 +4,16 @@ import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from fmct_hpc.config import Fraction, Seed
 from fmct_hpc.probe.labels import SPLITS
 from shards.errors import FmctError
+from shards.section import Section
 
 
-class SplitConfig(BaseModel):
+class SplitConfig(Section):
     """Shares of the patients; where the label table has a column `split`, that holds instead."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     test: Fraction = 0.3
     """Enough patients for narrow intervals, while most still teach."""

@@ -26,6 +26,8 @@ from safetensors.numpy import save
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
 from shards.atomic import atomic_path, write_bytes, write_text
 from shards.errors import FmctError, raise_refusal
+from shards.newer import unread
+from shards.section import Section
 
 FORMAT_VERSION = 1
 FILE_NAME = "features.json"
@@ -36,10 +38,8 @@ Pooling = Literal["cls", "mean"]
 REMEDY = "delete the folder and extract the features again"
 
 
-class FeatureRequest(BaseModel):
+class FeatureRequest(Section):
     """What determines a store's content, but for rounding."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: int = FORMAT_VERSION
     encoder_digest: str
@@ -52,7 +52,7 @@ class FeatureRequest(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
-        return _digest(self.model_dump(mode="json"))
+        return _digest(self.recorded())
 
     def arrays(self) -> list[str]:
         """Names of the arrays that are stored: layer-11.cls and so on."""
@@ -64,6 +64,11 @@ def _digest(document: dict[str, Any]) -> str:
     """SHA-256 of compact JSON with sorted keys."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _seal(document: dict[str, Any]) -> str:
+    """What `digest` of features.json must be: over what is written, whatever keys this version knows."""
+    return _digest({key: value for key, value in document.items() if key != "digest"})
 
 
 def array_name(layer: int, kind: str) -> str:
@@ -87,13 +92,9 @@ class FeatureInfo(BaseModel):
     files: dict[str, FileFacts] = Field(description="by name in the folder")
     digest: str = Field(default="", description="SHA-256 of all above")
 
-    def compute_digest(self) -> str:
-        """What `digest` must be."""
-        return _digest(self.model_dump(mode="json", exclude={"digest"}))
-
     def write(self, out: Path) -> None:
         """Write features.json, its digest made anew."""
-        info = self.model_copy(update={"digest": self.compute_digest()})
+        info = self.model_copy(update={"digest": _seal(self.model_dump(mode="json"))})
         write_text(out / FILE_NAME, info.model_dump_json(indent=1) + "\n")
 
     @property
@@ -146,15 +147,15 @@ class FeatureStore:
                     f"{file}: format version {version}, this fmct reads {FORMAT_VERSION}; {REMEDY}"
                 )
             info = FeatureInfo.model_validate(document)
-            if info.digest != info.compute_digest():
+            if info.digest != _seal(document):
                 raise ValueError("its digest differs")
         except FileNotFoundError:
             raise FmctError(
                 f"{path}: holds no finished feature store; extract the features to the end"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise_refusal(error, file)
-            raise FmctError(f"{file}: damaged; {REMEDY}") from None
+            raise unread(file, error, f"damaged; {REMEDY}") from None
         return cls(path, info)
 
     def __len__(self) -> int:

@@ -12,18 +12,20 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
 
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError, RefusedError, raise_refusal
 from shards.info import read_preprocessing
+from shards.newer import newer
 
 log = logging.getLogger(__name__)
 
@@ -94,20 +96,24 @@ class Manifest(_Closed):
     data: DataFacts
     files: dict[str, FileFacts]
     digest: str = ""
-    """SHA-256 of all above, as compact JSON."""
-
-    def compute_digest(self) -> str:
-        """What `digest` must be."""
-        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
+    """`seal` of all above."""
 
     def sealed(self) -> "Manifest":
         """The same with its digest."""
-        return self.model_copy(update={"digest": self.compute_digest()})
+        return self.model_copy(update={"digest": seal(self.model_dump(mode="json"))})
 
     @property
     def bytes(self) -> int:
         """Of all files together."""
         return sum(facts.bytes for facts in self.files.values())
+
+
+def seal(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest as it is written, but for its digest, as compact JSON.
+
+    Of what is written, whatever keys this version knows: a later one's new key makes no old manifest damaged.
+    """
+    return hashlib.sha256(to_json({k: v for k, v in document.items() if k != "digest"})).hexdigest()
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -166,12 +172,14 @@ def verify(path: Path) -> Manifest:
         manifest = Manifest.model_validate(document) if version == FORMAT_VERSION else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_refusal(error, path / MANIFEST)
+        if refusal := newer(path / MANIFEST, error):
+            raise refusal from None
         raise DamagedCheckpointError(
             f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used"
         ) from None
     if manifest is None:
         raise FmctError(f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}")
-    if manifest.digest != manifest.compute_digest():
+    if manifest.digest != seal(document):
         raise DamagedCheckpointError(
             f"{path / MANIFEST}: not as it was written; the checkpoint can't be used"
         )

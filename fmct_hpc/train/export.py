@@ -1,7 +1,8 @@
 """The encoder as others use it: safetensors and a JSON file that says what it expects."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -22,16 +23,20 @@ from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
 from shards.atomic import write_bytes, write_text
 from shards.errors import raise_refusal
+from shards.info import read_preprocessing
+from shards.newer import unread
+from shards.preprocessing import same_voxels
+from shards.section import Section
 from shards.voxels import MOST_VOXELS
+
+log = logging.getLogger(__name__)
 
 SPACING_TOLERANCE = 0.01
 """How far, relatively, a volume's spacing may be from the training volumes' to be taken as the same."""
 
 
-class EncoderInfo(BaseModel):
+class EncoderInfo(Section):
     """What an encoder was trained on, and how its input is made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int
     model: ModelConfig
@@ -95,16 +100,24 @@ class EncoderInfo(BaseModel):
         return np.clip(np.rint(volume), -32768, 32767).astype(np.int16), spacing_mm, scale
 
 
-def require_same_preprocessing(dataset: Dataset, preprocess_digest: str | None, encoder: str) -> None:
+def require_same_preprocessing(
+    dataset: Dataset, preprocess_digest: str | None, preprocessing: Mapping[str, Any] | None, encoder: str
+) -> None:
     """Raise FmctError where volumes have another preprocessing than an encoder's training volumes had.
 
-    preprocess_digest: that of the encoder; None where it takes any. encoder: what to call it.
+    preprocess_digest, preprocessing: those of the encoder; a digest of None takes any. encoder: what to call
+    it. Where the digests differ, the configurations that the encoder and the dataset record decide: volumes
+    that are only selected or checked otherwise pass, with a warning.
     """
-    if preprocess_digest not in (None, dataset.info.config_digest):
+    if preprocess_digest in (None, dataset.info.config_digest):
+        return
+    recorded = read_preprocessing(dataset.path, dataset.info.config_digest)
+    if preprocessing is None or recorded is None or not same_voxels(preprocessing, recorded):
         raise FmctError(
             f"{dataset.path}: preprocessed with another configuration than the training data of {encoder}; "
             "run `fmct preprocess` with the recipe that the encoder was trained with"
         )
+    log.warning("%s: selected or checked otherwise than the training data of %s", dataset.path, encoder)
 
 
 def _resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.float32]:
@@ -116,7 +129,10 @@ def _resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.flo
 def export_checkpoint(checkpoint: Path, out: Path) -> None:
     """Write the encoder of a checkpoint; raises FmctError where it is damaged."""
     manifest = verify(checkpoint)
-    config = TrainConfig.model_validate(manifest.configuration)
+    try:
+        config = TrainConfig.model_validate(manifest.configuration)
+    except ValidationError as error:
+        raise unread(checkpoint, error, "not a training of this version") from None
     weights = averaged_weights(parts(checkpoint), "encoder.")
     export_encoder(out, weights, config, manifest.data, manifest.step)
 
@@ -202,5 +218,5 @@ def encoder_info(path: Path) -> EncoderInfo:
             raise FmctError(f"{file}: no such file; `fmct train` and `fmct convert-weights` write it")
     try:
         return EncoderInfo.model_validate_json(description.read_bytes())
-    except ValidationError:
-        raise FmctError(f"{description}: does not describe an encoder") from None
+    except ValidationError as error:
+        raise unread(description, error, "does not describe an encoder") from None

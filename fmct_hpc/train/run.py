@@ -21,6 +21,7 @@ from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError
 from shards.atomic import write_text
 from shards.lock import writing
+from shards.newer import unread
 from shards.places import require_folder
 
 log = logging.getLogger(__name__)
@@ -184,10 +185,9 @@ def _write_configuration(config: TrainConfig, run: Path) -> None:
 def _require_same_configuration(config: TrainConfig, place: Path, recorded: Any) -> None:
     try:
         before = _flat(TrainConfig.model_validate(recorded).model_dump(mode="json"))
-    except ValidationError:
-        raise FmctError(
-            f"{place}: written by another version of fmct-hpc; go on with that, or name another run folder"
-        ) from None
+    except ValidationError as error:
+        otherwise = "written by another version of fmct-hpc; go on with that, or name another run folder"
+        raise unread(place, error, otherwise) from None
     now = _flat(config.model_dump(mode="json"))
     for key in sorted(now.keys() | before.keys()):
         if not key.startswith(FREE_TO_CHANGE) and before.get(key) != now.get(key):

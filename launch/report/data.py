@@ -13,6 +13,7 @@ from launch.report.figures import picture
 from preprocess.tasks.collect import Summary
 from shards import info
 from shards.errors import FmctError
+from shards.newer import unread
 
 ACQUISITION = {
     "kvp": "tube voltage, kV",
@@ -43,9 +44,9 @@ class Data:
             raise FmctError(
                 f"{error.filename}: not there; `fmct preprocess` writes it when it has finished"
             ) from None
-        except (ValidationError, pa.ArrowInvalid):
+        except (ValidationError, pa.ArrowInvalid) as error:
             what = "damaged, or written by another version; run `fmct preprocess` again"
-            raise FmctError(f"{folder}: {what}") from None
+            raise unread(folder, error, what) from None
         self.datasets = [info.read(folder / form) for form in self.summary.stored_bytes]
         self._montage = folder / "qc" / "montage.png"
 

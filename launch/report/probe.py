@@ -14,6 +14,7 @@ from launch.report.document import Block, Bullets, Cell, Gallery, Section, Table
 from launch.report.probe_figures import efficiency, forest, reliability
 from launch.report.results import TESTED, Result, features, labels, together, with_most_labels
 from shards.errors import FmctError
+from shards.newer import unread
 
 MOST_ROWS = 500
 """Of a table on the page; the rest is in the Parquet file that it says."""
@@ -42,8 +43,8 @@ class Probes:
         except FileNotFoundError as error:
             what = "`fmct probe` and `fmct sweep` write it"
             raise FmctError(f"{error.filename}: not there; {what} when they have finished") from None
-        except (ValidationError, pa.ArrowInvalid):
-            raise FmctError(f"{folder}: damaged, or written by another version; probe again") from None
+        except (ValidationError, pa.ArrowInvalid) as error:
+            raise unread(folder, error, "damaged, or written by another version; probe again") from None
         found = together(rows)
         places = list(dict.fromkeys(result.place for result in found))
         self.results = sorted(found, key=lambda result: places.index(result.place))
@@ -52,7 +53,10 @@ class Probes:
         of_a_run = folder / "results.json"
         self.encoder_digest: str | None = None
         if of_a_run.is_file():
-            self.encoder_digest = ProbeResult.model_validate_json(of_a_run.read_bytes()).encoder_digest
+            try:
+                self.encoder_digest = ProbeResult.model_validate_json(of_a_run.read_bytes()).encoder_digest
+            except ValidationError as error:
+                raise unread(of_a_run, error, "damaged, or written by another version; probe again") from None
         store = folder / "features" / self.summary.leakage[0].encoder
         self.features = store if store.is_dir() else None
         """The first encoder's feature store, where it lies beside the results."""

@@ -24,6 +24,7 @@ from launch.report.document import Block, Facts, Gallery, Picture, Section, Text
 from launch.report.figures import DIM, picture, svg, themed
 from shards.errors import FmctError
 from shards.info import sha256
+from shards.newer import unread
 
 CURVES = {
     "Loss": ("loss",),
@@ -192,8 +193,8 @@ Model = TypeVar("Model", bound=BaseModel)
 def _parsed(model: type[Model], path: Path) -> Model:
     try:
         return model.model_validate_json(_read(path))
-    except ValidationError:
-        raise FmctError(f"{path}: damaged, or written by another version of fmct-hpc") from None
+    except ValidationError as error:
+        raise unread(path, error, "damaged, or written by another version of fmct-hpc") from None
 
 
 def _read(path: Path) -> str:

@@ -22,6 +22,7 @@ from launch.slurm.submit import Job, describe, submit
 from shards.atomic import write_text
 from shards.errors import FmctError
 from shards.lock import writing
+from shards.newer import unread
 
 
 class Submitted(BaseModel):
@@ -221,5 +222,5 @@ def _read(out: Path) -> Record:
         return Record.model_validate_json(_path(out).read_bytes())
     except FileNotFoundError:
         return Record()
-    except ValidationError:
-        raise FmctError(f"{_path(out)}: not a record of this version; move it away") from None
+    except ValidationError as error:
+        raise unread(_path(out), error, "not a record of this version; move it away") from None

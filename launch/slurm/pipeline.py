@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from fmct_hpc.config import Positive, TrainConfig
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
@@ -27,6 +27,7 @@ from launch.slurm.site import Site
 from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
 from shards.errors import FmctError
+from shards.section import Section
 
 Place = Annotated[Path, AfterValidator(Path.absolute)]
 """A path from /, or from where the command is called."""
@@ -35,11 +36,7 @@ DONE = "done"
 """Folder in a pipeline's, for the marks of jobs that have succeeded."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """A stage's recipe. What the pipeline itself knows, such as where the data are, need not be in it."""
 
     config: Place | None = None
@@ -72,7 +69,7 @@ class Sweeping(Recipe):
     """Further encoders, for example the reference's weights."""
 
 
-class Pipeline(_Section):
+class Pipeline(Section):
     """All of a pipeline."""
 
     export: Place

@@ -5,8 +5,6 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     StrictBool,
     StringConstraints,
@@ -15,6 +13,7 @@ from pydantic import (
 )
 
 from launch.slurm.plain import fault, texts
+from shards.section import Section
 
 
 def _absolute(path: Path) -> Path:
@@ -42,8 +41,7 @@ Bind = Annotated[str, Field(pattern=r"^/[^:,\s]*(:/[^:,\s]*(:(ro|rw))?)?$")]
 """SOURCE, SOURCE:TARGET or SOURCE:TARGET:ro."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class _Section(Section):
     shell: ClassVar[tuple[str, ...]] = ()
     """Keys whose values are shell lines, which may have tabs; no other value may end a line of a script."""
 
@@ -70,7 +68,7 @@ class Resources(_Section):
     gpus_per_node: Annotated[int, Field(ge=0)] = 0
     mem_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory of each node, in GiB."""
-    directives: Directives = {}
+    directives: Directives = Field(default_factory=dict)
     """Further sbatch options without their dashes, for example `exclude: node7` or `exclusive: true`."""
 
 
@@ -104,7 +102,7 @@ class Site(_Section):
     account: Directive | None = None
     modules: tuple[Word, ...] = ()
     """What `module load` loads before every job."""
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], str] = {}
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], str] = Field(default_factory=dict)
     """Variables of every job: proxies, NCCL's interfaces."""
     setup: tuple[str, ...] = ()
     """Further shell lines before every job, for example a virtual environment's."""
@@ -116,7 +114,7 @@ class Site(_Section):
     cache_gb: Annotated[float, Field(gt=0)] | None = None
     """Most that these may take (data.cache_gb)."""
     mail: Mail | None = None
-    directives: Directives = {}
+    directives: Directives = Field(default_factory=dict)
     """Further sbatch options of every job, without their dashes; a stage's own come before them."""
     light: Resources = Resources()
     """What plans, keys labels, collects and reports: one core, minutes."""

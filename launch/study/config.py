@@ -3,17 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from fmct_hpc.config import Fraction, Positive, Seed, TrainConfig
 from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
+from shards.section import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class CohortConfig(_Section):
+class CohortConfig(Section):
     """The heads; every one is a patient of its own."""
 
     seed: Seed = 1
@@ -41,7 +38,7 @@ class CohortConfig(_Section):
         return self
 
 
-class FrozenConfig(_Section):
+class FrozenConfig(Section):
     """Logistic regression on frozen features."""
 
     pool: tuple[FinetunePool, ...] = ("cls", "mean", "max")
@@ -50,7 +47,7 @@ class FrozenConfig(_Section):
     """Inverse regularisation; the one of least log-loss on the validation heads is taken."""
 
 
-class Objective(_Section):
+class Objective(Section):
     """One way to pretrain."""
 
     train: dict[str, Any]
@@ -61,7 +58,7 @@ class Objective(_Section):
     """How many of the study's seeds it takes, the first ones; none: all."""
 
 
-class StudyConfig(_Section):
+class StudyConfig(Section):
     """All of `fmct study`."""
 
     cohort: CohortConfig = CohortConfig()
@@ -71,11 +68,11 @@ class StudyConfig(_Section):
     """Of the labelled heads."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Each draws its own choice of labelled heads and fine-tuning."""
-    train: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
     """Sections of `fmct train`'s configuration for all objectives, but for data.path and run.seed."""
     passes: Literal["epochs", "steps"] = "epochs"
     """What pretrainings on fewer heads have as many of as that on the most, whose steps the recipe gives."""
-    objectives: dict[str, Objective] = {}
+    objectives: dict[str, Objective] = Field(default_factory=dict)
     """By name."""
     finetune: FinetuneConfig = FinetuneConfig()
     scratch: FinetuneConfig = FinetuneConfig(layer_decay=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.config import LogisticConfig
@@ -29,6 +30,7 @@ from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError
 from shards.lock import writing
+from shards.newer import unread
 from shards.parallel import process_pool
 
 log = logging.getLogger(__name__)
@@ -145,8 +147,12 @@ def _views(dataset: Dataset, info: EncoderInfo, heads: Heads) -> torch.Tensor:
 def _require_same(config: StudyConfig, out: Path) -> None:
     """Write the configuration, or refuse a folder of another's."""
     recorded = out / "config.json"
-    text = config.model_dump_json(indent=1)
     if not recorded.exists():
-        write_text(recorded, text)
-    elif recorded.read_text() != text:
+        write_text(recorded, config.model_dump_json(indent=1))
+        return
+    try:
+        same = StudyConfig.model_validate_json(recorded.read_bytes()) == config
+    except ValidationError as error:
+        raise unread(recorded, error, "damaged; give another folder") from None
+    if not same:
         raise FmctError(f"{out}: holds a study of another configuration; give another folder")

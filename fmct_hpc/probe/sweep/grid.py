@@ -5,12 +5,11 @@ import heapq
 import json
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from fmct_hpc.probe.budget import Budget
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
 from fmct_hpc.probe.methods import DETERMINISTIC, ON_TOKENS, ON_VOLUMES
+from shards.section import Section
 
 VERSION = 1
 """Raised by whoever changes what results the same grid and data give; all are then computed again."""
@@ -21,10 +20,8 @@ OVERHEAD_SECONDS = 2.0
 """Opening features, and the bootstrap."""
 
 
-class Unit(BaseModel):
+class Unit(Section):
     """Results that share their features and label budget; a row a task, seed and test set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: str
     method: MethodName
@@ -46,8 +43,9 @@ class Unit(BaseModel):
     def digest(self, config: SweepConfig, cohort: Cohort) -> str:
         """SHA-256 of all that its results depend on, except for the encoder's weights."""
         shared = ("bootstrap", "confidence", "least_specificity", "least_sensitivity")
-        settings = config.model_dump(mode="json", include={self.method, *shared})
-        document = [VERSION, cohort.digest, self.model_dump(mode="json"), settings]
+        settings = config.model_dump(mode="json", include={*shared})
+        settings[self.method] = getattr(config, self.method).recorded()
+        document = [VERSION, cohort.digest, self.recorded(), settings]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     def seconds(self, cohort: Cohort, config: SweepConfig) -> float:

@@ -12,6 +12,7 @@ from fmct_hpc.probe.sweep.grid import Unit
 from shards.atomic import atomic_path, write_text
 from shards.errors import FmctError, raise_refusal
 from shards.names import Sha256
+from shards.newer import unread
 
 TABLES = ("results", "predictions")
 
@@ -105,5 +106,5 @@ def read_plan(out: Path) -> Plan:
         return Plan.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise FmctError(f"{path}: no plan yet; make it with `fmct sweep --plan`") from None
-    except ValidationError:
-        raise FmctError(f"{path}: not a plan of this version; run `fmct sweep --plan`") from None
+    except ValidationError as error:
+        raise unread(path, error, "not a plan of this version; run `fmct sweep --plan`") from None

@@ -1,0 +1,28 @@
+"""Files that a newer version wrote: they hold keys that this one does not know, and are refused as such."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shards.errors import FmctError
+
+
+def newer(what: Path | str, error: Exception) -> FmctError | None:
+    """The refusal of a file, or of what else was read, that has an unknown key; None for other faults."""
+    if not isinstance(error, ValidationError):
+        return None
+    details = error.errors(include_url=False)
+    unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+    if not unknown:
+        return None
+    key = ".".join(str(part) for part in unknown[0])[:80]
+    return FmctError(
+        f"{what}: has {key!r}, which fmct-hpc {version('fmct-hpc')} does not know; use the version that "
+        "wrote it, or a newer one"
+    )
+
+
+def unread(what: Path | str, error: Exception, otherwise: str) -> FmctError:
+    """The refusal of a file that is none of ours; `otherwise` says what is wrong where it is not newer."""
+    return newer(what, error) or FmctError(f"{what}: {otherwise}")

@@ -1,0 +1,27 @@
+"""Do two configurations of preprocessing make the same voxels of a series, whatever else they differ in?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+CHOICE = ("select", "check")
+"""Sections of preprocessing.json that decide which series become volumes, not what a volume's voxels are."""
+BESIDE = {"privacy": ("show_defacing", "date_shift_days")}
+"""Keys of the other sections that change nothing in a volume."""
+
+
+def same_voxels(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether documents of preprocessing.json agree in all that a volume's voxels depend on.
+
+    Sections and keys that this version does not know count.
+    """
+    return _of_voxels(one) == _of_voxels(other)
+
+
+def _of_voxels(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {key: value for key, value in section.items() if key not in BESIDE.get(name, ())}
+        if isinstance(section, dict)
+        else section
+        for name, section in document.items()
+        if name not in CHOICE
+    }

@@ -1,0 +1,66 @@
+"""A section of a configuration: closed, and recorded in a way that outlives the keys of later versions.
+
+What a digest or a stored record covers must not change because a later version has one more key. So a key
+that came after 0.1.0 is recorded only where it is not at its default, which means what was done before there
+was the key, and never changes. The keys of 0.1.0 are always recorded, in its order and under its names.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from shards.renamed import of_section, with_present_names
+
+
+class Section(BaseModel):
+    """Base of all sections; their keys may be given by old names (shards.renamed)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # About the whole, so that a section's own validators see present names only.
+        return core_schema.no_info_before_validator_function(cls._with_present_names, handler(source))
+
+    @classmethod
+    def _with_present_names(cls, values: Any) -> Any:
+        return with_present_names(cls, values) if isinstance(values, dict) else values
+
+    def recorded(self, uncovered: Collection[str] = ()) -> dict[str, Any]:
+        """The section for a digest or a stored record, as JSON's types.
+
+        The values of `uncovered` keys have no influence: those of 0.1.0 stand as its defaults were.
+        """
+        first = first_keys(type(self))
+        old_names = {new: old for old, new in of_section(type(self)).items() if old in first}
+        found, later = dict(first), {}
+        for name, field in sorted(type(self).model_fields.items()):
+            recorded_name = old_names.get(name, name)
+            if name in uncovered:
+                continue
+            if recorded_name in first:
+                found[recorded_name] = self._recorded(name)
+            elif getattr(self, name) != field.get_default(call_default_factory=True):
+                later[name] = self._recorded(name)
+        return found | later
+
+    def _recorded(self, name: str) -> Any:
+        value = getattr(self, name)
+        if isinstance(value, Section):
+            return value.recorded()
+        return self.model_dump(mode="json", include={name})[name]
+
+
+@cache
+def first_keys(cls: type[Section]) -> Mapping[str, Any]:
+    """The keys that a section had in 0.1.0, in its order, with its defaults (null where it had none).
+
+    Those of its nearest base class that 0.1.0 knew; none of a section that is newer.
+    """
+    table = json.loads(Path(__file__).with_name("first_keys.json").read_bytes())
+    return next((table[base.__name__] for base in cls.__mro__ if base.__name__ in table), {})

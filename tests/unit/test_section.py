@@ -1,0 +1,115 @@
+"""Sections of configurations: what is recorded of them, and keys under old names."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import create_model
+
+from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
+from fmct_hpc.probe.config import (
+    AttentiveConfig,
+    FinetuneConfig,
+    LinearConfig,
+    LogisticConfig,
+    NeighboursConfig,
+)
+from fmct_hpc.probe.splits import SplitConfig
+from fmct_hpc.probe.store import FeatureRequest
+from fmct_hpc.probe.sweep.grid import Unit
+from fmct_hpc.train.checkpoint import seal
+from launch.config import load
+from preprocess.config import CheckConfig, GridConfig, PreprocessConfig, PrivacyConfig
+from preprocess.select.rules import HeadPatterns, Patterns, SelectConfig
+from shards.errors import FmctError
+from shards.renamed import RENAMED
+from shards.section import Section, first_keys
+
+RECORDED: tuple[type[Section], ...] = (
+    *(Patterns, HeadPatterns, SelectConfig, GridConfig, CheckConfig, PrivacyConfig, ModelConfig),
+    *(LogisticConfig, LinearConfig, NeighboursConfig, AttentiveConfig, FinetuneConfig, SplitConfig),
+)
+"""Those of which a digest is taken."""
+
+
+@pytest.mark.parametrize("section", RECORDED)
+def test_keys_of_0_1_0_are_recorded_in_its_order_and_later_ones_where_they_are_used(section: Any) -> None:
+    assert json.dumps(section().recorded()) == json.dumps(first_keys(section))
+    later = create_model("Later", __base__=section, fresh=(int, 3), another=(float | None, None))
+    assert json.dumps(later().recorded()) == json.dumps(section().recorded())
+    used = later.model_validate({"fresh": 4, "another": 0.5})
+    assert used.recorded() == {**section().recorded(), "another": 0.5, "fresh": 4}
+
+
+def test_features_and_units_of_a_sweep_keep_their_digests_when_there_is_a_later_key() -> None:
+    keys = ("encoder_digest", "dataset_digest", "keys_digest")
+    request = {**dict.fromkeys(keys, "0" * 64), "layers": (-1,), "poolings": ("cls",), "tokens": False}
+    later = create_model("Later", __base__=FeatureRequest, fresh=(int, 3))
+    assert later(**request).digest == FeatureRequest(**request).digest
+    chosen = {"layer": -1, "pool": "cls", "fraction": 1.0, "shots": None, "seeds": (0,), "tasks": ("any",)}
+    unit = {"encoder": "ours", "method": "logistic", **chosen}
+    assert create_model("Later", __base__=Unit, fresh=(int, 3))(**unit).recorded() == Unit(**unit).recorded()
+
+
+def test_a_later_key_of_a_manifest_makes_no_old_one_damaged() -> None:
+    """Its digest is of what is written, as of features.json."""
+    document = {"format_version": 2, "step": 3, "data": {"spacing_mm": [1.0, 2e-06]}}
+    assert seal({**document, "digest": "anything"}) == seal(document)
+    text = b'{"format_version":2,"step":3,"data":{"spacing_mm":[1.0,2e-6]}}'
+    assert seal(document) == hashlib.sha256(text).hexdigest()
+
+
+def test_an_old_name_is_read_wherever_a_configuration_comes_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(RENAMED, "DataConfig", {"edge": "view_size"})
+    recipe = tmp_path / "train.yaml"
+    recipe.write_text("data: {path: d, edge: 48}\n")
+    stored = TrainConfig(data=DataConfig(path=Path("d"), view_size=48)).model_dump(mode="json")
+    stored["data"]["edge"] = stored["data"].pop("view_size")
+    for read in (
+        lambda: load(TrainConfig, recipe, []),
+        lambda: load(TrainConfig, None, ["data.path=d", "data.edge=48"]),
+        lambda: TrainConfig.model_validate_json(json.dumps(stored)),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert read().data.view_size == 48
+        assert [record.getMessage() for record in caplog.records] == [
+            "DataConfig: edge is called view_size now; the old name is still read"
+        ]
+    with pytest.raises(FmctError, match="edge is the old name of view_size"):
+        load(TrainConfig, recipe, ["data.view_size=24"])
+    monkeypatch.delitem(RENAMED, "DataConfig")
+    with pytest.raises(FmctError, match=r"data\.edge: unknown key"):
+        load(TrainConfig, recipe, [])
+
+
+def test_a_sections_own_rules_see_present_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RENAMED, "ModelConfig", {"channels": "width"})
+    assert ModelConfig.model_validate({"channels": 24, "depth": 1, "heads": 2}).width == 24
+    model = TrainConfig.model_validate(
+        {"data": {"path": "d"}, "model": {"channels": 24, "depth": 1, "heads": 2}}
+    )
+    assert model.model.width == 24
+
+
+def test_a_renamed_key_of_0_1_0_leaves_its_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version to come has `air_limit_hu` in place of `air_threshold_hu`."""
+    fields = {
+        **{key: (field.annotation, field.default) for key, field in GridConfig.model_fields.items()},
+        "air_limit_hu": (float, -500.0),
+    }
+    del fields["air_threshold_hu"]
+    grid = create_model("GridConfig", __base__=Section, **fields)
+    later = create_model("PreprocessConfig", __base__=PreprocessConfig, grid=(grid, grid()))
+    today = PreprocessConfig(key_file=Path("k")).shaping()
+    monkeypatch.setitem(RENAMED, "GridConfig", {"air_threshold_hu": "air_limit_hu"})
+    for threshold in (-500.0, -400.0):
+        record = {**today, "grid": {**today["grid"], "air_threshold_hu": threshold}}
+        read = later.of_record(record)
+        assert read.grid.air_limit_hu == threshold
+        assert json.dumps(read.shaping()) == json.dumps(record)
