@@ -4,23 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from preprocess.reasons import Reason
 from preprocess.select.rules import Range, SelectConfig
 from shards.info import preprocessing_digest
+from shards.preprocessing import BESIDE
 from shards.schema import ShardFormat
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+from shards.section import Section
 
 Spacing = Annotated[float, Field(ge=0.1, le=20)]
 """mm: no scanner resolves less, and a head of less than ten voxels shows nothing."""
 
 
-class GridConfig(_Section):
+class GridConfig(Section):
     """The canonical grid on which volumes are stored."""
 
     spacing_mm: tuple[Spacing, Spacing, Spacing] = (1.0, 1.0, 1.0)
@@ -50,7 +47,26 @@ CHECKS = (
 """What a volume is checked for, in the order in which findings are listed."""
 
 
-class CheckConfig(_Section):
+LIMITS = {
+    "hu_error": Reason.HU_OUT_OF_RANGE,
+    "min_agreement": Reason.AFFINE_MISMATCH,
+    "min_head_height_mm": Reason.HEAD_TOO_SHORT,
+    "max_vertex_share": Reason.VERTEX_MISSING,
+    "max_edge_share": Reason.HEAD_CUT_BY_FIELD,
+    "max_table_share": Reason.TABLE_IN_VOLUME,
+    "max_air_share": Reason.MOSTLY_AIR,
+    "air_hu": Reason.AIR_OUT_OF_RANGE,
+    "brain_hu": Reason.BRAIN_OUT_OF_RANGE,
+    "bone_hu": Reason.BONE_OUT_OF_RANGE,
+    "max_noise_hu": Reason.NOISY,
+    "max_jump_mm": Reason.MOTION,
+    "max_jump_hu": Reason.INTENSITY_STEP,
+}
+"""The finding that each limit of `CheckConfig` is of. One that is not rejected only marks a volume, so its
+limit has no part in the digest of what shapes the volumes."""
+
+
+class CheckConfig(Section):
     """Limits of what a volume may measure (preprocess.volume.measure); beyond one it is flagged or rejected.
 
     The figures called "still heads" are those of the demo's synthetic heads on four scanners.
@@ -95,6 +111,10 @@ class CheckConfig(_Section):
     max_jump_hu: Annotated[float, Field(ge=0)] = 20.0
     """A quarter of the brain window; still heads stay under 7."""
 
+    def marks(self) -> tuple[str, ...]:
+        """The limits whose findings only mark a volume."""
+        return tuple(key for key, finding in LIMITS.items() if finding not in self.reject)
+
     @field_validator("reject")
     @classmethod
     def _only_checks(cls, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
@@ -106,7 +126,7 @@ class CheckConfig(_Section):
         return reasons
 
 
-class PrivacyConfig(_Section):
+class PrivacyConfig(Section):
     """What is hidden beyond identifiers, which always are; docs/privacy.md has the limits."""
 
     deface: bool = False
@@ -120,7 +140,7 @@ class PrivacyConfig(_Section):
     all studies of a patient, so that intervals stay. None keeps no date at all."""
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """How volumes are written."""
 
     formats: Annotated[tuple[ShardFormat, ...], Field(min_length=1)] = ("zarr", "webdataset")
@@ -131,7 +151,7 @@ class OutputConfig(_Section):
 _SHAPING = ("select", "grid", "check", "privacy")
 
 
-class PreprocessConfig(_Section):
+class PreprocessConfig(Section):
     """All of `fmct preprocess`."""
 
     key_file: Path
@@ -144,18 +164,30 @@ class PreprocessConfig(_Section):
     privacy: PrivacyConfig = PrivacyConfig()
     output: OutputConfig = OutputConfig()
 
-    def recorded(self) -> dict[str, Any]:
-        """What shapes the volumes, as it is kept beside them: `digest` is a digest of no more."""
-        return self.model_dump(mode="json", include=set(_SHAPING))
+    def shaping(self) -> dict[str, Any]:
+        """What decides which volumes there are and what is in them, as it is kept beside them.
+
+        Limits that only mark volumes, and what changes only what stands beside them, are as in 0.1.0's
+        default whatever they are; keys that came after 0.1.0 are there where they are not at their default.
+        """
+        return self._sections({"check": self.check.marks(), **BESIDE})
+
+    def everything(self) -> dict[str, Any]:
+        """`shaping` with the limits that only mark and what changes only what stands beside the volumes."""
+        return self._sections({})
+
+    def _sections(self, uncovered: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+        found = {name: getattr(self, name).recorded(uncovered.get(name, ())) for name in _SHAPING}
+        return {name: section for name, section in found.items() if section}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "PreprocessConfig":
-        """The configuration that `recorded` was called on, without its key file, workers and output.
+        """The configuration of which `shaping` or `everything` is `record`; the rest is at its default.
 
         Raises ValidationError for anything else.
         """
         return cls.model_validate({**record, "key_file": ""})
 
     def digest(self) -> str:
-        """SHA-256 of what shapes the volumes: selection, grid, checks and privacy, not paths or workers."""
-        return preprocessing_digest(self.recorded())
+        """SHA-256 of what shapes the volumes: of `shaping`, and so of no mark, path or number of workers."""
+        return preprocessing_digest(self.shaping())

@@ -27,6 +27,8 @@ from preprocess.volume.array_volume import array_volume
 from preprocess.volume.build import Volume, build_volume
 from preprocess.volume.nifti import load_nifti
 from shards.errors import FmctError
+from shards.info import preprocessing_digest
+from shards.newer import newer
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +47,12 @@ def configuration(record: Mapping[str, Any] | None, digest: str | None) -> Prepr
         )
     try:
         config = PreprocessConfig.of_record(record)
-    except ValidationError:
-        config = None
-    if config is None or config.digest() != digest:
+        read = digest in (config.digest(), preprocessing_digest(config.everything()))
+    except ValidationError as error:
+        if refusal := newer("the encoder's record of preprocessing", error):
+            raise refusal from None
+        read = False
+    if not read:
         raise FmctError(
             "this version preprocesses otherwise than the one that made the encoder's training volumes; use "
             "that one"

@@ -184,7 +184,9 @@ def _open(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid:
         raise FmctError(f"{path}: not a Parquet file; make the catalog again with `fmct scan`") from None
-    if set(file.schema_arrow.names) != {*SERIES_COLUMNS, "instances"}:
+    schema = file.schema_arrow
+    known = set(schema.names) == {*SERIES_COLUMNS, "instances"}
+    if not known or {field.name for field in schema.field("instances").type.value_type} != _INSTANCE_COLUMNS:
         raise FmctError(f"{path}: not a catalog of this version; make it again with `fmct scan`")
     return file
 
@@ -195,6 +197,7 @@ def _series(table: pa.Table) -> list[Series]:
     ]
 
 
+_INSTANCE_COLUMNS = {field.name for field in fields(Instance)}
 _TUPLES = ("image_type", "position", "orientation", "pixel_spacing")
 
 

@@ -3,10 +3,11 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from preprocess.select.combinations import Table
 from shards.schema import KernelClass
+from shards.section import Section
 
 
 def _compiles(pattern: str) -> str:
@@ -42,10 +43,8 @@ OTHER_BODY_PART = (
 """Texts that name another part of the body (PS3.16 Annex L and common words) and nothing of the head."""
 
 
-class Patterns(BaseModel):
+class Patterns(Section):
     """Regular expressions searched for in one text of the header, without regard to case."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     include: tuple[Pattern, ...] = ()
     """If any are given, one of them must be found. An absent text is empty, which `^$` finds."""
@@ -73,10 +72,8 @@ class HeadPatterns(Patterns):
     """The same head protocol is filed under many names, but "chest" alone never names a head."""
 
 
-class SelectConfig(BaseModel):
+class SelectConfig(Section):
     """Which series become volumes; DICOM attributes stand in brackets."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     modality: Literal["CT"] = "CT"
     """(0008,0060). All that follows is in Hounsfield units, which CT alone has."""

@@ -1,9 +1,12 @@
 """Joining what the tasks made: finished datasets, manifest, quarantine, QC, summary."""
 
+import hashlib
+import json
 import logging
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +19,7 @@ from preprocess.qc.report import write_report
 from preprocess.qc.thumbnail import thumbnail
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
-from preprocess.tasks.plan import MANIFEST, QUARANTINE, SUMMARY, read_current_plan
+from preprocess.tasks.plan import MANIFEST, QUARANTINE, SUMMARY, Plan, kept_record, read_current_plan
 from shards import Dataset, finish_dataset, index
 from shards.atomic import write_text
 from shards.errors import FmctError
@@ -33,7 +36,7 @@ class Summary(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: str
-    """The plan's."""
+    """The plan's, and of the limits by which its volumes are marked where the plan's doesn't cover them."""
     tasks: int
     series: int
     volumes: int
@@ -72,13 +75,21 @@ def collect(out: Path, config: PreprocessConfig) -> Summary:
     """
     plan = read_current_plan(out, config)
     places = [ledger.files(out, index, task) for index, task in enumerate(plan.tasks)]
+    digest, record = _digest(plan, config), kept_record(plan, config)
     with writing(out, "fmct preprocess --collect"):
         results = _results(out, places)
-        summary = _collected(out, config, plan.digest)
+        summary = _collected(out, config, digest)
         if not summary:
-            summary = _join(out, config, plan.digest, places, results)
+            summary = _join(out, config, digest, record, places, results)
         _remove_stale(out, config, {place.stem for place in places})
     return summary
+
+
+def _digest(plan: Plan, config: PreprocessConfig) -> str:
+    record, everything = kept_record(plan, config)["check"], config.everything()["check"]
+    if record == everything:
+        return plan.digest
+    return hashlib.sha256(f"{plan.digest}{json.dumps(everything)}".encode()).hexdigest()
 
 
 def _results(out: Path, places: list[TaskFiles]) -> list[TaskResult]:
@@ -104,7 +115,12 @@ def _collected(out: Path, config: PreprocessConfig, digest: str) -> Summary | No
 
 
 def _join(
-    out: Path, config: PreprocessConfig, digest: str, places: list[TaskFiles], results: list[TaskResult]
+    out: Path,
+    config: PreprocessConfig,
+    digest: str,
+    record: dict[str, Any],
+    places: list[TaskFiles],
+    results: list[TaskResult],
 ) -> Summary:
     rejected = pa.concat_tables(pq.read_table(place.quarantine) for place in places)
     quarantine.write(rejected, _quarantine_path(out))
@@ -117,12 +133,10 @@ def _join(
             f"see {_quarantine_path(out)} and the `select` section of the configuration"
         )
     volumes = index.merge(pq.read_table(place.manifest) for place in places)
+    volumes = manifest.marked(volumes, config.check)
     manifest.write(volumes, _manifest_path(out))
     names = [place.shard for place, result in zip(places, results, strict=True) if result.volumes]
-    infos = {
-        format: finish_dataset(out / format, format, names, config.recorded())
-        for format in config.output.formats
-    }
+    infos = {format: finish_dataset(out / format, format, names, record) for format in config.output.formats}
     _write_montage(out / config.output.formats[0], _montage_path(out))
     seconds = sum(result.seconds for result in results)
     flags = [flags for flags in volumes["flags"].to_pylist() if flags]

@@ -15,6 +15,7 @@ from shards.atomic import write_text
 from shards.formats import shard_path
 from shards.index import sidecar_path
 from shards.info import ShardInfo
+from shards.newer import newer
 from shards.schema import ShardFormat
 
 
@@ -101,10 +102,17 @@ def mark(place: TaskFiles, result: TaskResult) -> None:
 
 
 def result(place: TaskFiles) -> TaskResult | None:
-    """The result of a task that is done and whose files are all there, else None."""
+    """The result of a task that is done and whose files are all there, else None.
+
+    Raises FmctError where a newer version did it.
+    """
     try:
         found = TaskResult.model_validate_json(place.marker.read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        if refusal := newer(place.marker, error):
+            raise refusal from None
         return None
     whole = found.digest == place.digest and all(part.is_file() for part in place.parts)
     return found if whole and all(_shard_is_whole(place, f, s) for f, s in found.shards.items()) else None

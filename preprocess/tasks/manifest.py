@@ -5,8 +5,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from preprocess.config import CheckConfig
+from preprocess.qc.check import findings
 from preprocess.reasons import Reason
 from preprocess.volume.measure import Measures
 from shards import index
@@ -67,6 +70,25 @@ def row(
         "flags": list(flags),
         **measures.model_dump(),
     }
+
+
+def marked(volumes: pa.Table, config: CheckConfig) -> pa.Table:
+    """`volumes` with the flags that its measures give by the limits of `config`.
+
+    A limit may have changed since a volume was made: that costs no more than this. Whether a volume can be
+    a head is not asked again.
+    """
+    columns = volumes.select(["affine", "flags", *MEASURES]).to_pylist()
+    flags = [_flags(row, config) for row in columns]
+    field = volumes.schema.field("flags")
+    return volumes.set_column(SCHEMA.get_field_index("flags"), field, pa.array(flags, field.type))
+
+
+def _flags(row: dict[str, Any], config: CheckConfig) -> list[str]:
+    measures = Measures(**{name: row[name] for name in MEASURES})
+    objection = Reason.NOT_A_HEAD if Reason.NOT_A_HEAD in row["flags"] else None
+    found = findings(measures, np.reshape(row["affine"], (4, 4)), config, objection)
+    return [finding.reason for finding in found]
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:

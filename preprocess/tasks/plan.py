@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,10 @@ from preprocess.dicom.catalog import Series, read_rows
 from preprocess.privacy.deidentify import PSEUDONYM_DIGITS, Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.info import preprocessing_digest
 from shards.lock import writing
 from shards.names import Sha256
+from shards.newer import newer, unread
 from shards.places import require_file
 from shards.schema import FORMAT_VERSION
 
@@ -55,7 +57,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: Sha256
-    """`settings_digest` of the configuration it was made with."""
+    """Digest of the configuration it was made with, but for what only marks volumes, and of versions."""
     tasks: tuple[Task, ...]
     key_fingerprint: str = ""
     """`Pseudonymizer.fingerprint` of its key; empty in plans of versions that did not write it."""
@@ -70,8 +72,8 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
     """Divide the series of `catalog` into tasks and write out/tasks/plan.json; returns their number.
 
     A plan that is there already and the same is left alone. Raises FmctError where catalog or key file
-    cannot be used, or lie where an output goes, where `out` takes no files, and where it was made with
-    another key.
+    cannot be used, or lie where an output goes, where `out` takes no files, and where it has the plan of another
+    key, or a newer version's.
     """
     for name in (MANIFEST, QUARANTINE, SUMMARY):
         require_file(out / name, catalog, config.key_file)
@@ -82,7 +84,7 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
     if not planned:
         raise FmctError(f"{catalog}: the catalog has no series; scan another export")
     bits = _task_bits(sum(series.pixel_bytes for series in planned), config.output.shard_mib * 2**20)
-    settings = settings_digest(config)
+    settings = _settings(out, config)
     members: list[list[_Planned]] = [[] for _ in range(2**bits)]
     for series in planned:
         members[int(series.study_key, 16) >> (4 * PSEUDONYM_DIGITS - bits)].append(series)
@@ -113,28 +115,57 @@ def read_plan(out: Path) -> Plan:
         return Plan.model_validate_json(_path(out).read_bytes())
     except FileNotFoundError:
         raise FmctError(f"{_path(out)}: no plan yet; make it with `fmct preprocess --plan`") from None
-    except ValidationError:
-        raise FmctError(f"{_path(out)}: not a plan of this version; run `fmct preprocess --plan`") from None
+    except ValidationError as error:
+        raise unread(_path(out), error, "not a plan of this version; run `fmct preprocess --plan`") from None
 
 
 def read_current_plan(out: Path, config: PreprocessConfig) -> Plan:
     """The plan in `out`; FmctError also where it was made with another configuration."""
     found = read_plan(out)
-    if found.settings != settings_digest(config):
+    if found.settings not in settings_records(config):
         raise FmctError(
             f"{_path(out)}: made with another configuration; run `fmct preprocess --plan` with this one"
         )
     return found
 
 
-def settings_digest(config: PreprocessConfig) -> str:
-    """SHA-256 of whatever besides the input shapes the shards: configuration and versions."""
-    parts = [config.digest(), config.output.formats, FORMAT_VERSION, PROCESSING_VERSION]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+def kept_record(found: Plan, config: PreprocessConfig) -> dict[str, Any]:
+    """What of `config` is kept beside the volumes of its plan, and is in their digest."""
+    return settings_records(config)[found.settings]
+
+
+def _settings(out: Path, config: PreprocessConfig) -> str:
+    """The plan's settings that is there, if it was made with this configuration, else today's."""
+    settings = list(settings_records(config))
+    try:
+        there = Plan.model_validate_json(_path(out).read_bytes()).settings
+    except FileNotFoundError:
+        return settings[0]
+    except ValidationError as error:
+        if refusal := newer(_path(out), error):
+            raise refusal from None
+        return settings[0]  # a damaged one is replaced
+    return there if there in settings else settings[0]
+
+
+def settings_records(config: PreprocessConfig) -> dict[str, dict[str, Any]]:
+    """By what a plan's settings may be, what is kept beside the volumes.
+
+    Settings are the SHA-256 of whatever besides the input shapes a task's files: configuration and versions.
+    Today's come first. In 0.1.0 volumes also had a digest over what only marks them, and what was begun so
+    is kept up so; where nothing of that is set, the two are the same.
+    """
+    everything, shaping = config.everything(), config.shaping()
+    beside = [] if everything["privacy"] == shaping["privacy"] else [everything["privacy"]]
+    found: dict[str, dict[str, Any]] = {}
+    for kept, more in ((shaping, beside), (everything, [])):
+        parts = [preprocessing_digest(kept), config.output.formats, FORMAT_VERSION, PROCESSING_VERSION, *more]
+        found.setdefault(hashlib.sha256(json.dumps(parts).encode()).hexdigest(), kept)
+    return found
 
 
 def task_digest(settings: str, series: list[str]) -> str:
-    """SHA-256 of a task, from `settings_digest` and its series' input digests."""
+    """SHA-256 of a task, from its plan's settings and its series' input digests."""
     return hashlib.sha256("".join([settings, *series]).encode()).hexdigest()
 
 

@@ -25,11 +25,12 @@ from preprocess.select.candidate import Candidate
 from preprocess.select.study import Outcome, as_rejection, select_study, studies
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
-from preprocess.tasks.plan import Task, input_digest, read_current_plan, task_digest
+from preprocess.tasks.plan import Plan, Task, input_digest, kept_record, read_current_plan, task_digest
 from preprocess.tasks.quarantine import Entry
 from preprocess.volume.build import Volume, build_volume
 from shards.errors import FmctError, UnavailableError, refusal_kind
 from shards.index import read_sidecar, sidecar_path
+from shards.info import preprocessing_digest
 from shards.lock import writing
 from shards.schema import VolumeRecord
 from shards.voxels import crc32
@@ -59,17 +60,18 @@ def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> 
         writing(out, "fmct preprocess", shared=True),
         writing(place.marker.parent, f"task {index}", name=place.lock),
     ):
-        return ledger.result(place) or _run(catalog, place, task, plan.settings, config)
+        return ledger.result(place) or _run(catalog, place, task, plan, config)
 
 
-def _run(catalog: Path, place: TaskFiles, task: Task, settings: str, config: PreprocessConfig) -> TaskResult:
+def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: PreprocessConfig) -> TaskResult:
     start = time.monotonic()
     names = Pseudonymizer(config.key_file)
-    series = _read_series(catalog, task, settings, names)
+    config_digest = preprocessing_digest(kept_record(plan, config))
+    series = _read_series(catalog, task, plan.settings, names)
     made = _Made()
     with _machine_failures(place.out, place.index):
         with ExitStack() as writers:
-            shards = _Shards(place, names, config, made, writers)
+            shards = _Shards(place, names, config, config_digest, made, writers)
             for study in studies(series):
                 made.rejected += _rejections(select_study(study, config.select, shards.add), names)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
@@ -126,10 +128,12 @@ class _Shards:
         place: TaskFiles,
         names: Pseudonymizer,
         config: PreprocessConfig,
+        config_digest: str,
         made: _Made,
         stack: ExitStack,
     ) -> None:
         self._place, self._names, self._config, self._made, self._stack = place, names, config, made, stack
+        self._config_digest = config_digest
         self._writers: list[ShardWriter] = []
 
     def add(self, candidate: Candidate) -> Rejection | None:
@@ -146,7 +150,7 @@ class _Shards:
             for format in self._config.output.formats:
                 writer = ShardWriter(self._place.out / format, self._place.shard, format)
                 self._writers.append(self._stack.enter_context(writer))
-        record = _record(volume, keys, self._config)
+        record = _record(volume, keys, self._config.grid.spacing_mm, self._config_digest)
         for writer in self._writers:
             writer.add(record, volume.voxels)
         dropped = Counter(dict(volume.dropped))
@@ -253,18 +257,20 @@ def _require_unchanged(series: Series, key: str) -> None:
             raise FmctError(f"series {key}: a file changed since the scan; {RESCAN}")
 
 
-def _record(volume: Volume, keys: _Keys, config: PreprocessConfig) -> VolumeRecord:
+def _record(
+    volume: Volume, keys: _Keys, spacing_mm: tuple[float, float, float], config_digest: str
+) -> VolumeRecord:
     depth, height, width = volume.voxels.shape
     return VolumeRecord(
         key=keys.key,
         patient_key=keys.patient_key,
         study_key=keys.study_key,
         shape=(depth, height, width),
-        spacing_mm=config.grid.spacing_mm,
+        spacing_mm=spacing_mm,
         affine=tuple(volume.affine.ravel().tolist()),
         crc32=crc32(volume.voxels),
         source_digest=volume.source_digest,
-        config_digest=config.digest(),
+        config_digest=config_digest,
         facts=volume.facts,
     )
 

@@ -21,7 +21,9 @@ from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.privacy.trace import trace
 from preprocess.reasons import Reason
 from preprocess.tasks import task
+from preprocess.tasks.plan import Plan, settings_records
 from shards import Dataset, FmctError, verify
+from shards.info import preprocessing_digest
 
 STUDIES = 12
 TITLES = ("<h2>Stored volumes", "<h2>Flagged volumes", "<h2>Volumes in quarantine")
@@ -330,3 +332,25 @@ def test_an_export_without_one_volume_says_why(made: tuple[Export, Path], tmp_pa
         run_inline(export, tmp_path, config)
     assert len(pq.read_table(tmp_path / "quarantine.parquet")) == STUDIES * SERIES
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_an_archive_that_0_1_0_began_is_kept_up_as_it_was_begun(tmp_path: Path) -> None:
+    """Its volumes have a digest over limits that only mark, too; studies that are added get the same one."""
+    export = make_export(tmp_path, 2)
+    config = export.config(formats=("zarr",)).model_copy(update={"check": CheckConfig(max_noise_hu=0.5)})
+    _, of_0_1_0 = settings_records(config)
+    (tmp_path / "out" / "tasks").mkdir(parents=True)
+    begun = Plan(settings=of_0_1_0, tasks=()).model_dump_json()
+    (tmp_path / "out" / "tasks" / "plan.json").write_text(begun)
+    run_inline(export, tmp_path / "out", config)
+    write_study(export.folder, 2)
+    export.rescan()
+    assert run_inline(export, tmp_path / "out", config).flagged_volumes == 3
+    info = Dataset.open(tmp_path / "out" / "zarr").info
+    assert info.config_digest == preprocessing_digest(config.everything()) != config.digest()
+    assert verify(tmp_path / "out" / "zarr") == []
+    other = config.model_copy(update={"check": CheckConfig(max_noise_hu=0.4)})
+    with pytest.raises(FmctError, match="made with another configuration"):
+        run.collect(tmp_path / "out", other)
+    run_inline(export, tmp_path / "out", other)
+    assert Dataset.open(tmp_path / "out" / "zarr").info.config_digest == config.digest()

@@ -11,7 +11,7 @@ from preprocess.dicom.catalog import read_catalog
 from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter
 from preprocess.privacy.deidentify import Pseudonymizer, new_key
 from preprocess.privacy.trace import trace
-from preprocess.tasks.plan import Plan, input_digest, plan, read_plan, settings_digest, task_digest
+from preprocess.tasks.plan import Plan, input_digest, plan, read_plan, settings_records, task_digest
 from shards.errors import FmctError
 
 SLICES = 4
@@ -83,7 +83,7 @@ def test_the_digest_from_the_columns_is_the_digest_from_the_series(tmp_path: Pat
     catalog = make_catalog(tmp_path / "c", range(5))
     made = make_plan(catalog, key_file)
     names, series = Pseudonymizer(key_file), read_catalog(catalog)
-    settings = settings_digest(PreprocessConfig(key_file=key_file))
+    (settings,) = settings_records(PreprocessConfig(key_file=key_file))
     (task,) = made.tasks
     assert made.settings == settings
     assert task.digest == task_digest(settings, [input_digest(names, series[row]) for row in task.rows])
