@@ -72,8 +72,8 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
     """Divide the series of `catalog` into tasks and write out/tasks/plan.json; returns their number.
 
     A plan that is there already and the same is left alone. Raises FmctError where catalog or key file
-    cannot be used, or lie where an output goes, where `out` takes no files, and where it has the plan of another
-    key, or a newer version's.
+    cannot be used, or lie where an output goes, where `out` takes no files, and where it has the plan of
+    another key, or a newer version's.
     """
     for name in (MANIFEST, QUARANTINE, SUMMARY):
         require_file(out / name, catalog, config.key_file)
