@@ -206,9 +206,9 @@ def finish_dataset(
     """Join the sidecar indexes of the shards `names` into index.parquet, then write dataset.json.
 
     The order of `names` has no influence. preprocessing: the configuration that made the volumes, kept in
-    preprocessing.json. Raises FmctError for a shard that is missing or was changed
-    after it was written, a key in two places, no volume at all, or volumes of different spacing or
-    preprocessing configuration.
+    preprocessing.json; without it, `verify` takes volumes for whole only where their config_digest is
+    NO_CONFIGURATION. Raises FmctError for a shard that is missing or was changed after it was written, a
+    key in two places, no volume at all, or volumes of different spacing or preprocessing configuration.
     """
     tables, shards, sidecars = [], [], []
     for name in sorted(names):

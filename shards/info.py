@@ -100,6 +100,18 @@ def write_preprocessing(document: Mapping[str, Any], directory: Path) -> None:
     write_text(directory / PREPROCESSING_NAME, json.dumps(document, indent=1) + "\n")
 
 
+def require_preprocessing(directory: Path, config_digest: str) -> None:
+    """Raise FmctError unless the configuration of that digest is there, or there was none to keep.
+
+    Later steps read it: training hands it on to the encoder, which prepares new scans by it.
+    """
+    if read_preprocessing(directory, config_digest) is None and config_digest != NO_CONFIGURATION:
+        raise FmctError(
+            f"{directory / PREPROCESSING_NAME} is missing: it is the configuration that made the volumes "
+            f"({FILE_NAME}'s config_digest); restore it or rerun `fmct preprocess --collect`"
+        )
+
+
 def read_preprocessing(directory: Path, config_digest: str) -> dict[str, Any] | None:
     """What `write_preprocessing` wrote; None where there is no such file.
 
@@ -128,6 +140,10 @@ def preprocessing_digest(document: Mapping[str, Any]) -> str:
         json.dumps(section, separators=(",", ":"), ensure_ascii=False) for section in document.values()
     )
     return hashlib.sha256("".join(sections).encode()).hexdigest()
+
+
+NO_CONFIGURATION = preprocessing_digest({})
+"""The config_digest of volumes that no configuration made: they alone need no preprocessing.json."""
 
 
 def sha256(path: Path) -> str:

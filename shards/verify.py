@@ -36,6 +36,7 @@ def verify(
 ) -> list[Problem]:
     """Check the SHA-256 of every file and the CRC-32 of every volume; empty where all is well.
 
+    The files are those that a later step may read: preprocessing.json too, by dataset.json's config_digest.
     What cannot be read is listed too, as Unread.
 
     `progress` takes volumes done and volumes in all; each of `workers` processes checks a shard at a
@@ -49,7 +50,7 @@ def verify(
         except FmctError as error:
             problems.append(_problem(infos.INDEX_NAME, error))
     try:
-        infos.read_preprocessing(path, info.config_digest)
+        infos.require_preprocessing(path, info.config_digest)
     except FmctError as error:
         problems.append(_problem(infos.PREPROCESSING_NAME, error))
     found: dict[int, list[Problem]] = {}

@@ -14,7 +14,7 @@ from shards import (
     crc32,
     finish_dataset,
 )
-from shards.info import preprocessing_digest
+from shards.info import NO_CONFIGURATION, preprocessing_digest
 
 FORMATS: tuple[ShardFormat, ...] = ("zarr", "webdataset")
 SUFFIXES = {"zarr": ".zarr.zip", "webdataset": ".tar"}
@@ -43,7 +43,7 @@ def make_record(voxels: np.ndarray, key: str, **changes: object) -> VolumeRecord
         "affine": (0, 0, -1, 100.5, 0, -1, 0, 90.25, 1, 0, 0, -70.125, 0, 0, 0, 1),
         "crc32": crc32(voxels),
         "source_digest": "a" * 64,
-        "config_digest": "b" * 64,
+        "config_digest": NO_CONFIGURATION,
         "facts": FACTS,
     }
     return VolumeRecord(**(fields | changes))

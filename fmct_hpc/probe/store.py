@@ -26,6 +26,7 @@ from safetensors.numpy import save
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
 from shards.atomic import atomic_path, write_bytes, write_text
 from shards.errors import FmctError, raise_refusal
+from shards.names import Component, inside
 from shards.newer import unread
 from shards.section import Section
 
@@ -89,7 +90,7 @@ class FeatureInfo(BaseModel):
     patches: int = Field(description="patch tokens of a volume")
     volumes: int
     spec_digest: str = Field(description="EncoderSpec.digest, where a sweep named the encoder; else empty")
-    files: dict[str, FileFacts] = Field(description="by name in the folder")
+    files: dict[Component, FileFacts] = Field(description="by name in the folder")
     digest: str = Field(default="", description="SHA-256 of all above")
 
     def write(self, out: Path) -> None:
@@ -190,9 +191,9 @@ class FeatureStore:
 
     def _file(self, name: str) -> Path:
         """Where a file of the store is, checked against its digest the first time."""
-        file = self.path / self.info.request.digest[:8] / name
+        file = inside(self.path / self.info.request.digest[:8], name)
         if name not in self._whole:
-            if file_facts(file) != self.info.files[name]:
+            if name not in self.info.files or file_facts(file) != self.info.files[name]:
                 raise FmctError(f"{file}: missing or not as it was written; {REMEDY}")
             self._whole.add(name)
         return file

@@ -18,13 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from pydantic_core import to_json
 
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError, RefusedError, raise_refusal
 from shards.info import read_preprocessing
+from shards.names import Component, Sha256, inside
 from shards.newer import newer
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class _Closed(BaseModel):
 class FileFacts(_Closed):
     """What a file of a checkpoint must be."""
 
-    bytes: int
-    sha256: str
+    bytes: NonNegativeInt
+    sha256: Sha256
 
 
 class DataFacts(_Closed):
@@ -94,7 +95,8 @@ class Manifest(_Closed):
     versions: dict[str, str]
     """Of this code, torch and DeepSpeed."""
     data: DataFacts
-    files: dict[str, FileFacts]
+    files: dict[Component, FileFacts]
+    """All that belongs to it: another file in its folder is not read."""
     digest: str = ""
     """`seal` of all above."""
 
@@ -126,9 +128,9 @@ def part_name(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
 
 
-def parts(path: Path) -> list[Path]:
-    """All ranks' files of a checkpoint."""
-    return sorted(path.glob("rank-*.safetensors"))
+def parts(path: Path, manifest: Manifest) -> list[Path]:
+    """All ranks' files of the checkpoint `path`: those that its manifest lists, whatever else is there."""
+    return [inside(path, name) for name in sorted(manifest.files)]
 
 
 def newest(run: Path) -> tuple[Path, Manifest] | None:

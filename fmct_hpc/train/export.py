@@ -133,7 +133,7 @@ def export_checkpoint(checkpoint: Path, out: Path) -> None:
         config = TrainConfig.model_validate(manifest.configuration)
     except ValidationError as error:
         raise unread(checkpoint, error, "not a training of this version") from None
-    weights = averaged_weights(parts(checkpoint), "encoder.")
+    weights = averaged_weights(parts(checkpoint, manifest), "encoder.")
     export_encoder(out, weights, config, manifest.data, manifest.step)
 
 

@@ -131,7 +131,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                 training = Training(config, place)
                 if found:
                     path, manifest = found
-                    training.state.load(parts(path), manifest.updates)
+                    training.state.load(parts(path, manifest), manifest.updates)
                     _say_what_changed(config, manifest, world_size)
                 if step < last:
                     log.info("%s: steps %d to %d of %d", run, step + 1, last, config.run.steps)

@@ -58,6 +58,7 @@ def _files(dataset: Dataset) -> str | Judgement:
             wrong.append(f"{file.name} " + ("is missing" if size is None else f"has {size} bytes"))
         elif not sidecar.is_file() or infos.sha256(sidecar) != digest:
             wrong.append(f"{sidecar.name} is missing or changed")
+    infos.require_preprocessing(dataset.path, info.config_digest)
     if wrong:
         return fault(f"{len(wrong)} of {len(info.shards)} shards: {wrong[0]}", RESTORE)
     return f"{len(info.shards)} shards of the recorded sizes, their indexes by SHA-256"

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.train.checkpoint import Manifest, checkpoints, parts, verify
+from fmct_hpc.train.checkpoint import Manifest, checkpoints, verify
 from fmct_hpc.train.run import require_possible, require_same
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from launch.doctor.shared import locks, modes
@@ -81,7 +81,9 @@ def _going_on(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]
 
 def _room(run: Path) -> str | Judgement:
     free = shutil.disk_usage(run).free
-    size = max((sum(part.stat().st_size for part in parts(folder)) for folder in checkpoints(run)), default=0)
+    size = max(
+        (sum(file.stat().st_size for file in folder.iterdir()) for folder in checkpoints(run)), default=0
+    )
     said = f"{free / 1e9:.1f} GB free, a checkpoint has {size / 1e9:.2f}"
     if free < ROOM * size:
         return fault(said, "make room, or lower run.keep_last and run.keep_every")

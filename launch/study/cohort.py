@@ -26,7 +26,7 @@ from preprocess.demo.head import draw_anatomy
 from preprocess.demo.streams import Stream, generator
 from shards import DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
 from shards.atomic import atomic_path
-from shards.info import FILE_NAME
+from shards.info import FILE_NAME, preprocessing_digest
 
 LABELS = "labels.parquet"
 """Of a cohort's folder, written last."""
@@ -153,12 +153,13 @@ def _write_dataset(
     count: int,
 ) -> None:
     names = [f"shard-{number:05d}" for number in range(-(-count // _A_SHARD))]
-    digest = hashlib.sha256(config.model_dump_json(include={"edge", "spacing_mm"}).encode()).hexdigest()
+    made_by = {"heads": config.model_dump(mode="json", include={"edge", "spacing_mm"})}
+    digest = preprocessing_digest(made_by)
     for name in names:
         with ShardWriter(directory, name, "zarr") as writer:
             for head, voxels in islice(heads, _A_SHARD):
                 writer.add(_record(config, *head, voxels, digest), voxels)
-    finish_dataset(directory, "zarr", names)
+    finish_dataset(directory, "zarr", names, made_by)
 
 
 def _record(

@@ -1,5 +1,6 @@
 """Encoders as a configuration names them, all on the same volumes."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, file_facts,
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import export_encoder
 from fmct_hpc.train.pieces import whole_piece, write_pieces
-from fmct_hpc.train.state import WEIGHT
+from fmct_hpc.train.state import AVERAGE, WEIGHT
 from shards import Dataset
 from shards.errors import FmctError
 
@@ -88,6 +89,28 @@ def test_a_run_its_checkpoint_and_its_file_are_one_encoder(
     found = [features(spec, dataset, tmp_path / spec.name) for spec in specs]
     assert (found[0] == found[1]).all()
     assert (found[0] == found[2]).all()
+
+
+def test_a_file_that_the_manifest_does_not_list_is_not_read(run: Path, tmp_path: Path) -> None:
+    listed = shutil.copytree(run / "checkpoints" / "step-00000003", tmp_path / "step-00000003")
+    before = open_encoder(EncoderSpec(name="x", weights=listed)).digest
+    foreign = Student(small_config(tmp_path, model={"width": 64, "heads": 1})).state_dict()
+    pieces = [whole_piece(f"{AVERAGE}/{name}", tensor) for name, tensor in foreign.items()]
+    write_pieces(listed / part_name(1), pieces)
+    (listed / part_name(2)).write_bytes(b"no weights at all")
+    assert open_encoder(EncoderSpec(name="x", weights=listed)).digest == before
+
+
+@pytest.mark.parametrize("name", ["../rank-00000.safetensors", "/etc/hostname", ".hidden"])
+def test_a_manifest_names_files_of_its_own_folder_only(run: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(run / "checkpoints" / "step-00000003", tmp_path / "step-00000003")
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    [facts] = manifest.files.values()
+    shutil.copyfile(folder / part_name(0), tmp_path / part_name(0))
+    sealed = manifest.model_copy(update={"files": {name: facts}}).sealed()
+    (folder / MANIFEST).write_text(sealed.model_dump_json())
+    with pytest.raises(FmctError, match=r"manifest\.json: missing or damaged"):
+        open_encoder(EncoderSpec(name="x", weights=folder))
 
 
 def test_untrained_weights_are_the_seeds(run: Path, dataset: Dataset, tmp_path: Path) -> None:

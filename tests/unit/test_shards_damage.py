@@ -258,6 +258,20 @@ def test_a_changed_configuration_is_found_and_goes_into_no_other_dataset(
     assert not (tmp_path / "out").exists()
 
 
+def test_whatever_file_of_a_dataset_is_missing_is_found(tmp_path: Path) -> None:
+    """All but dataset.json, which `info.read` asks for; a derived dataset has the same files."""
+    write_dataset(tmp_path / "zarr", "zarr", {"a": VOLUMES}, PREPROCESSING)
+    convert(tmp_path / "zarr", tmp_path / "tar", "webdataset")
+    for folder in (tmp_path / "zarr", tmp_path / "tar"):
+        assert verify(folder) == []
+        files = {file.name for file in folder.iterdir()} - {"dataset.json"}
+        assert len(files) == 4
+        for name in files:
+            (folder / name).rename(tmp_path / "aside")
+            assert name in {problem.file for problem in verify(folder)}
+            (tmp_path / "aside").rename(folder / name)
+
+
 @both_formats
 def test_a_file_that_the_system_does_not_give_hides_no_other(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
