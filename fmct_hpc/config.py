@@ -358,6 +358,13 @@ class TrainConfig(Section):
     run: RunConfig = RunConfig()
     health: HealthConfig = HealthConfig()
 
+    def with_absolute_paths(self) -> "TrainConfig":
+        """The same as records have it: whoever reads one is called from elsewhere."""
+        data, start = self.data, self.run.start_from
+        places = {"path": data.path.absolute(), "cache": data.cache and data.cache.absolute()}
+        run = self.run.model_copy(update={"start_from": start and start.absolute()})
+        return self.model_copy(update={"data": data.model_copy(update=places), "run": run})
+
     def accumulation(self, ranks: int) -> int:
         """Micro-batches a step: the fewest that are of one size and within engine.micro_batch.
 

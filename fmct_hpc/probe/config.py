@@ -120,8 +120,11 @@ class ProbeConfig(Section):
     """Resamples of patients for the intervals."""
     confidence: Open = 0.95
     allow_pretraining_patients: bool = True
-    """Test on patients that the encoder has seen in pretraining (without labels), and have it reported: the
-    data that a first look at a run is taken on is mostly its own. False refuses, as a sweep does."""
+    """Test on patients that the encoder has seen in pretraining (without labels), or may have, and have it
+    reported: the data that a first look at a run is taken on is mostly its own. False refuses, as a sweep
+    does."""
+    allow_unknown_pretraining: bool = False
+    """With the other false: test, and have it reported, where nobody can know whether it has seen them."""
     seed: Seed = 0
 
 
@@ -163,7 +166,11 @@ class SweepConfig(Section):
     least_sensitivity: Open = 0.9
     """What the threshold of `specificity_at` is chosen for, on validation."""
     allow_pretraining_patients: bool = False
-    """Test on patients that an encoder has seen in pretraining, and have it reported."""
+    """Test on patients that an encoder has seen in pretraining, or may have, and have it reported."""
+    allow_unknown_pretraining: bool = False
+    """Test, and have it reported, where nobody can know whether an encoder has seen them: weights of others, or
+    a run's whose volumes are not at hand. Better is to say what they have seen, by the encoder's
+    `pretraining`."""
     logistic: LogisticConfig = LogisticConfig()
     linear: LinearConfig = LinearConfig()
     neighbours: NeighboursConfig = NeighboursConfig()

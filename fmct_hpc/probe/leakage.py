@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.train.attempts import attempts
-from fmct_hpc.train.checkpoint import MANIFEST, file_facts
+from fmct_hpc.train.attempts import Attempt, attempts
+from fmct_hpc.train.checkpoint import MANIFEST, file_facts, read_manifest
+from fmct_hpc.train.export import encoder_info
 from shards import Dataset
 from shards.errors import FmctError, raise_refusal
 
@@ -42,11 +43,16 @@ class Leakage(BaseModel):
 
 
 def check_leakage(
-    encoder: str, tested: NDArray[np.str_], pretraining: frozenset[str] | None, allowed: bool
+    encoder: str,
+    tested: NDArray[np.str_],
+    pretraining: frozenset[str] | None,
+    allowed: bool,
+    unknown_allowed: bool = False,
 ) -> Leakage:
     """Compare the tested patients' keys with those of the pretraining data (None: unknown), aloud.
 
-    Raises FmctError where they have patients in common and that is not `allowed`.
+    Raises FmctError where they have patients in common and that is not `allowed`, and where nobody can know
+    and neither is that.
     """
     patients = set(tested.tolist())
     seen = None if pretraining is None else len(patients & pretraining)
@@ -55,6 +61,11 @@ def check_leakage(
         raise FmctError(
             f"{found}, which flatters it; test on other patients, or set allow_pretraining_patients=true to "
             "have it reported beside the results"
+        )
+    if seen is None and not (allowed or unknown_allowed):
+        raise FmctError(
+            f"{found}; give the encoder its `pretraining` (that dataset, or its manifest.parquet), or set "
+            "allow_unknown_pretraining=true to have it reported beside the results"
         )
     if seen != 0:
         log.warning("LEAKAGE: %s", found)
@@ -65,28 +76,71 @@ def pretraining_patients(weights: Path) -> frozenset[str] | None:
     """Patient keys of the dataset that a run, or the run of a checkpoint or encoder file, is trained on.
 
     With them those of the run that it began from (run.start_from), and so on. None where a link of this is
-    missing: weights that are not in a run folder or were replaced, volumes that are not there any more.
+    missing: weights that are not in a run folder or were replaced, volumes that are not there any more. What
+    is found where the run's record says is taken only where its digest is the recorded one.
     """
-    run = weights.parent if weights.is_file() else weights
-    if (run / MANIFEST).is_file():
-        run = run.resolve().parents[1]
-    started = attempts(run)
-    if not started:  # weights from elsewhere
+    run = _run_of(weights)
+    started = attempts(run) if run else []
+    if run is None or not started or not _is_made_by(started, weights):  # weights from elsewhere
         return None
+    last = started[-1]
     try:
-        training = TrainConfig.model_validate(started[-1].configuration)
-        dataset = Dataset.open(training.data.path)
-    except (ValidationError, FmctError):
+        training = TrainConfig.model_validate(last.configuration)
+    except ValidationError:
         return None
-    if dataset.content_digest() != started[-1].data.content_digest:
-        return None
-    patients = frozenset(dataset.index["patient_key"].to_pylist())
+    patients = _patients_at(training.data.path, run, last.data.content_digest)
     first = training.run.start_from
-    if first is None:
+    if first is None or patients is None:
         return patients
-    facts = file_facts(first)
-    earlier = pretraining_patients(first) if facts and facts.sha256 == started[-1].start_digest else None
+    earlier = None
+    for place in _places(first, run):
+        facts = file_facts(place)
+        if facts and facts.sha256 == last.start_digest:
+            earlier = pretraining_patients(place)
+            break
     return None if earlier is None else patients | earlier
+
+
+def _run_of(weights: Path) -> Path | None:
+    """The run folder of weights; None of a checkpoint that lies in none."""
+    folder = (weights.parent if weights.is_file() else weights).absolute()
+    if not (folder / MANIFEST).is_file():
+        return folder
+    folder = folder.resolve()  # a run's newest checkpoint may have a link of its own
+    return folder.parent.parent if folder.parent.name == "checkpoints" else None
+
+
+def _is_made_by(started: list[Attempt], weights: Path) -> bool:
+    """Whether what the weights say of their training volumes fits the attempts; True where they say nothing."""
+    if weights.is_dir() and (weights / MANIFEST).is_file():
+        return read_manifest(weights).data.content_digest == started[-1].data.content_digest
+    file = weights / "encoder.safetensors" if weights.is_dir() else weights
+    if not file.with_suffix(".json").is_file():
+        return True
+    said = encoder_info(file).dataset_digest
+    return said is None or said in {attempt.data.dataset_digest for attempt in started}
+
+
+def _places(recorded: Path, run: Path) -> list[Path]:
+    """Where a path of a run's record may be: a relative one was so where the training was called.
+
+    That was here, or at one of the folders that the run lies in.
+    """
+    if recorded.is_absolute():
+        return [recorded]
+    return [folder / recorded for folder in (Path.cwd(), *run.parents, *run.resolve().parents)]
+
+
+def _patients_at(recorded: Path, run: Path, content_digest: str) -> frozenset[str] | None:
+    """The patients of the dataset of that content; None where it is not at any of the places."""
+    for place in _places(recorded, run):
+        try:
+            dataset = Dataset.open(place)
+        except (FmctError, OSError):
+            continue
+        if dataset.content_digest() == content_digest:
+            return frozenset(dataset.index["patient_key"].to_pylist())
+    return None
 
 
 def patients_of(data: Path) -> frozenset[str]:

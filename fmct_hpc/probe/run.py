@@ -123,6 +123,7 @@ def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
         bootstrap=config.bootstrap,
         confidence=config.confidence,
         allow_pretraining_patients=config.allow_pretraining_patients,
+        allow_unknown_pretraining=config.allow_unknown_pretraining,
         logistic=config.logistic,
         neighbours=config.neighbours,
         batch=config.batch,

@@ -162,12 +162,8 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
     return None
 
 
-def verify(path: Path) -> Manifest:
-    """Check a checkpoint against its manifest.
-
-    Raises DamagedCheckpointError that names the first damaged file; RefusedError where the system
-    does not give one; FmctError for another format.
-    """
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint, whose other files are not looked at; raises as `verify` does."""
     try:
         document = json.loads((path / MANIFEST).read_bytes())
         version = document["format_version"]
@@ -185,6 +181,16 @@ def verify(path: Path) -> Manifest:
         raise DamagedCheckpointError(
             f"{path / MANIFEST}: not as it was written; the checkpoint can't be used"
         )
+    return manifest
+
+
+def verify(path: Path) -> Manifest:
+    """Check a checkpoint against its manifest.
+
+    Raises DamagedCheckpointError that names the first damaged file; RefusedError where the system
+    does not give one; FmctError for another format.
+    """
+    manifest = read_manifest(path)
     with ThreadPoolExecutor() as threads:  # hashing holds no lock
         found = threads.map(file_facts, (path / name for name in manifest.files))
         for (name, facts), actual in zip(manifest.files.items(), found, strict=True):

@@ -98,6 +98,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     `profile` has rank 0 record some steps (fmct_hpc.train.profiling).
     """
     end = time_limit(config.run.minutes)
+    config = config.with_absolute_paths()
     from fmct_hpc.train.process_group import join, on_first_rank, rank_and_size, together
 
     rank, world_size = rank_and_size()
@@ -184,11 +185,11 @@ def _write_configuration(config: TrainConfig, run: Path) -> None:
 
 def _require_same_configuration(config: TrainConfig, place: Path, recorded: Any) -> None:
     try:
-        before = _flat(TrainConfig.model_validate(recorded).model_dump(mode="json"))
+        before = _flat(TrainConfig.model_validate(recorded).with_absolute_paths().model_dump(mode="json"))
     except ValidationError as error:
         otherwise = "written by another version of fmct-hpc; go on with that, or name another run folder"
         raise unread(place, error, otherwise) from None
-    now = _flat(config.model_dump(mode="json"))
+    now = _flat(config.with_absolute_paths().model_dump(mode="json"))
     for key in sorted(now.keys() | before.keys()):
         if not key.startswith(FREE_TO_CHANGE) and before.get(key) != now.get(key):
             raise FmctError(

@@ -1,5 +1,6 @@
 """Patients of a probe: their labels, their splits, and those that pretraining has seen."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shard_samples import make_key
-from small_training import small_config, write_dataset
+from small_training import small_config, small_encoder, write_dataset
 
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.labels import LabelTable
@@ -95,6 +96,33 @@ def test_patients_of_the_run_that_a_run_began_from_are_pretraining_patients_too(
     assert pretraining_patients(second) is None
 
 
+@pytest.mark.parametrize("called_from", [".", "runs", "elsewhere/deep"])
+def test_relative_paths_of_a_record_are_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called_from: str
+) -> None:
+    """As training recorded them up to 0.1.0; another dataset at such a path is not taken for it."""
+    write_dataset(tmp_path / "data", 3)
+    write_dataset(tmp_path / called_from / "other" / "data", 5)
+    (tmp_path / "runs").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    first = trained(Path("runs/first"), Path("data"))
+    second = trained(Path("runs/second"), Path("data"), first / "encoder.safetensors")
+    assert json.loads((second / "attempts/0001.json").read_text())["configuration"]["data"]["path"] == "data"
+    monkeypatch.chdir(tmp_path / called_from / "other")
+    assert pretraining_patients(tmp_path / "runs/second") == {make_key(n)[::-1] for n in range(3)}
+    shutil.rmtree(tmp_path / "data")
+    assert pretraining_patients(tmp_path / "runs/second") is None
+
+
+def test_weights_of_another_dataset_in_a_run_folder_say_nothing_of_the_patients(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))
+    small_encoder(tmp_path / "data", run)
+    assert pretraining_patients(run) is not None
+    small_encoder(write_dataset(tmp_path / "other", 5), run)
+    assert pretraining_patients(run) is None
+    assert pretraining_patients(run / "encoder.safetensors") is None
+
+
 def test_a_dataset_that_was_replaced_says_nothing_of_the_pretraining_patients(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))
     convert(tmp_path / "data", tmp_path / "tar", "webdataset")
@@ -124,6 +152,13 @@ def test_tested_patients_of_the_pretraining_data_are_refused_or_told(
     peer = EncoderSpec(name="peer", function="peer_encoder:tiny", pretraining=manifest)
     assert check_leakage("peer", tested, peer.pretraining_patients, allowed=True).pretrained == 1
     unknown = EncoderSpec(name="unknown", function="peer_encoder:tiny")
-    assert "nobody knows" in str(check_leakage("unknown", tested, unknown.pretraining_patients, False))
+    nobody_knows = unknown.pretraining_patients
+    assert nobody_knows is None
+    with pytest.raises(FmctError, match=r"encoder unknown: .*nobody knows .*allow_unknown_pretraining=true"):
+        check_leakage("unknown", tested, nobody_knows, allowed=False)
+    for words in ({"allowed": True}, {"allowed": False, "unknown_allowed": True}):
+        assert check_leakage("unknown", tested, nobody_knows, **words).pretrained is None
+    with pytest.raises(FmctError, match="2 of 3 tested patients"):
+        check_leakage("own", tested, seen, allowed=False, unknown_allowed=True)
     untrained = EncoderSpec(name="random", weights=run, untrained=1)
     assert check_leakage("random", tested, untrained.pretraining_patients, False).pretrained == 0

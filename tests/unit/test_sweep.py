@@ -98,6 +98,7 @@ def config(folder: Path, **values: object) -> SweepConfig:
         "repeats": 2,
         "seeds": [0, 1],
         "bootstrap": 200,
+        "allow_unknown_pretraining": True,
     }
     return SweepConfig.model_validate({**given, **values})
 
@@ -369,6 +370,7 @@ def test_every_method_learns_from_an_encoder_of_ours_what_anyone_sees(tmp_path: 
             "linear": {"steps": 100},
             "attentive": {"steps": 100},
             "finetune": {"steps": 40, "batch": 8, "check_every": 10, "lr": 0.003},
+            "allow_unknown_pretraining": True,
         }
     )
     Sweep(grid, tmp_path / "out").run()

@@ -66,6 +66,7 @@ def sweep(folder: Path, weights: str = "a", method: str = "logistic", **encoder:
         "seeds": [0],
         "bootstrap": 20,
         "finetune": {"steps": 4, "batch": 8, "check_every": 2},
+        "allow_unknown_pretraining": True,
     }
     return Sweep(SweepConfig.model_validate(config), folder / "out")
 
@@ -84,6 +85,19 @@ def test_other_weights_or_other_pretraining_patients_need_another_plan(folder: P
                 ask()
     with pytest.raises(FmctError, match="tested patients were in its pretraining data"):
         sweep(folder, pretraining=folder / "seen.parquet").plan()
+
+
+def test_patients_that_nobody_knows_are_tested_at_the_users_word_alone(folder: Path) -> None:
+    """Refused before features are extracted; said by the encoder's `pretraining`, they are known."""
+    asked = sweep(folder)
+    strict = Sweep(asked.config.model_copy(update={"allow_unknown_pretraining": False}), folder / "out")
+    with pytest.raises(FmctError, match=r"encoder e: .*allow_unknown_pretraining=true"):
+        strict.run()
+    assert not (folder / "features").exists()
+    pq.write_table(pa.table({"patient_key": ["f" * 32]}), folder / "seen.parquet")
+    said = sweep(folder, pretraining=folder / "seen.parquet").config
+    known = Sweep(said.model_copy(update={"allow_unknown_pretraining": False}), folder / "known")
+    assert known.plan().leakage[0].pretrained == 0
 
 
 @pytest.mark.parametrize("method", ["logistic", "finetune"])

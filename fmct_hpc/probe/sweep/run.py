@@ -98,14 +98,14 @@ class Sweep:
     def plan(self) -> Plan:
         """Cut the grid into tasks of about equal cost and write the plan; the features may come later.
 
-        Raises FmctError where an encoder has seen tested patients in pretraining and that is not allowed, and
-        where the tables that `collect` will write can't be, or are the labels.
+        Raises FmctError where an encoder has seen tested patients in pretraining, or nobody knows, and that is
+        not allowed, and where the tables that `collect` will write can't be, or are the labels.
         """
         for table in (*ledger.TABLES, "comparisons"):
             require_file(self.out / f"{table}.parquet", self.config.labels)
         grid = units(self.config, self.cohort.tasks)
         costs = [unit.seconds(self.cohort, self.config) for unit in grid]
-        allowed = self.config.allow_pretraining_patients
+        allowed = self.config.allow_pretraining_patients, self.config.allow_unknown_pretraining
         tested = self.cohort.tested()
         plan = Plan(
             units=tuple(grid),
@@ -114,7 +114,7 @@ class Sweep:
             tasks=tuple(tuple(task) for task in shared_out(costs, 60 * self.config.task_minutes)),
             encoders=self._encoders,
             leakage=tuple(
-                check_leakage(spec.name, tested, spec.pretraining_patients, allowed)
+                check_leakage(spec.name, tested, spec.pretraining_patients, *allowed)
                 for spec in self.config.encoders
             ),
         )
@@ -178,8 +178,8 @@ class Sweep:
     def run(self, progress: Progress = _silent) -> Summary:
         """All of it here: extract, plan, every task, collect."""
         require_folder(self.out)
+        plan = self.plan()  # first, as it may refuse
         self.extract(progress=progress)
-        plan = self.plan()
         self._compute(plan, chain.from_iterable(plan.tasks), progress)
         return self.collect()
 
