@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fmct_hpc.probe.reasons import Reason, TooFewError
 from fmct_hpc.probe.splits import patient_draws
 from fmct_hpc.probe.statistics.scored import BoolArray, IntArray
 
@@ -27,10 +28,6 @@ class Parts:
     train: IntArray
     validation: IntArray
     tests: dict[str, IntArray]
-
-
-class TooFewError(Exception):
-    """The cohort is too small for the budget; says which patients lack."""
 
 
 def folds_of(patient_keys: NDArray[np.str_], positive: BoolArray, folds: int, seed: int) -> NDArray[np.int64]:
@@ -72,12 +69,13 @@ def thin(
         available, to_choose_by = classes[0][number], classes[1][number]
         wanted = budget.shots or max(1, round((budget.fraction or 0) * len(available)))
         if len(available) < wanted:
-            raise TooFewError(f"{len(available)} {name} training patients, {wanted} are needed")
+            lack = f"{len(available)} {name} training patients, {wanted} are needed"
+            raise TooFewError(Reason.FEW_TRAINING, lack)
         kept[0].extend(available[:wanted])
         share = wanted / len(available)
         kept[1].extend(to_choose_by[: max(1, round(share * len(to_choose_by)))])
     if not kept[1]:
-        raise TooFewError("no validation patients to choose by")
+        raise TooFewError(Reason.NO_VALIDATION, "no validation patients to choose by")
     train, validation = (
         rows[np.isin(patient_keys[rows], patients)]
         for rows, patients in zip((parts.train, parts.validation), kept, strict=True)

@@ -80,7 +80,8 @@ def read_cohort(
 ) -> Cohort:
     """Join a dataset with its labels and split its patients: as the labels say, by folds, or by hash.
 
-    Raises FmctError for labels without the tasks, and splits that tear a patient apart.
+    Raises FmctError for labels without the tasks, folds of labels that say the splits, and splits that tear a
+    patient apart.
     """
     dataset, table = Dataset.open(data), LabelTable.read(labels)
     unknown = set(tasks or ()) - set(table.tasks)
@@ -93,6 +94,11 @@ def read_cohort(
         for name in ("key", "patient_key")
     )
     splits = None
+    if folds is not None and joined.splits is not None:
+        raise FmctError(
+            f"{labels}: its column split says who is tested, and folds={folds} asks for cross-validation: "
+            "set folds=null, or take the column out"
+        )
     if folds is None:
         splits = hashed_splits(patients, split) if joined.splits is None else joined.splits
         require_patient_level(patients, splits, str(labels) if joined.splits is not None else "split")

@@ -104,6 +104,10 @@ class FinetuneConfig(Section):
         return self
 
 
+PROBE_FOLDS = 5
+"""Four fifths of the patients teach and choose, and every volume is tested on."""
+
+
 class ProbeConfig(Section):
     """All of `fmct probe`."""
 
@@ -112,8 +116,9 @@ class ProbeConfig(Section):
     labels: Path
     """Parquet from `fmct labels`: study_key and one 0/1 column a task, null where unknown."""
     batch: Positive = 8
-    folds: Folds = 5
-    """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient."""
+    folds: Folds | None = None
+    """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient.
+    None: the labels' column `split`; `PROBE_FOLDS` folds of labels without one."""
     logistic: LogisticConfig = LogisticConfig()
     neighbours: NeighboursConfig = NeighboursConfig()
     bootstrap: Positive = 2000
@@ -168,8 +173,8 @@ class SweepConfig(Section):
     allow_pretraining_patients: bool = False
     """Test on patients that an encoder has seen in pretraining, or may have, and have it reported."""
     allow_unknown_pretraining: bool = False
-    """Test, and have it reported, where nobody can know whether an encoder has seen them: weights of others, or
-    a run's whose volumes are not at hand. Better is to say what they have seen, by the encoder's
+    """Test, and have it reported, where nobody can know whether an encoder has seen them: weights of others,
+    or a run's whose volumes are not at hand. Better is to say what they have seen, by the encoder's
     `pretraining`."""
     logistic: LogisticConfig = LogisticConfig()
     linear: LinearConfig = LinearConfig()

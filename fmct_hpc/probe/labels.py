@@ -65,6 +65,11 @@ class LabelTable:
             raise no_labels
         return labels
 
+    @property
+    def gives_splits(self) -> bool:
+        """Whether it says which split a study belongs to."""
+        return self._splits is not None
+
     def join(self, study_keys: NDArray[np.str_]) -> Joined:
         """Those of the volumes, given by their studies, that the table has a row for.
 

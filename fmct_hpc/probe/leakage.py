@@ -111,7 +111,7 @@ def _run_of(weights: Path) -> Path | None:
 
 
 def _is_made_by(started: list[Attempt], weights: Path) -> bool:
-    """Whether what the weights say of their training volumes fits the attempts; True where they say nothing."""
+    """Whether what the weights say of their training volumes fits the attempts; True if they say nothing."""
     if weights.is_dir() and (weights / MANIFEST).is_file():
         return read_manifest(weights).data.content_digest == started[-1].data.content_digest
     file = weights / "encoder.safetensors" if weights.is_dir() else weights

@@ -1,14 +1,18 @@
 """`fmct probe`: a sweep of one run's encoder beside the same model untrained, by cross-validation."""
 
+import errno
 import json
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from fmct_hpc.probe.config import MethodName, ProbeConfig, SweepConfig
+from fmct_hpc.probe.config import PROBE_FOLDS, MethodName, ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.labels import OOD, LabelTable
 from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.sweep.ledger import read_plan
 from fmct_hpc.probe.sweep.run import Sweep
@@ -18,6 +22,8 @@ from shards import FmctError
 from shards.atomic import write_text
 from shards.info import sha256
 from shards.lock import writing
+
+log = logging.getLogger(__name__)
 
 HEADS: tuple[MethodName, ...] = ("logistic", "neighbours")
 ENCODERS = ("trained", "untrained")
@@ -35,6 +41,8 @@ class Row(BaseModel):
     """Value, low and high end of the bootstrap interval."""
     gain: tuple[float, float, float]
     """AUC above the untrained encoder's, with DeLong's interval; zeros of the untrained one."""
+    split: str = "id"
+    """What it is tested on: `ood` of the patients that the labels' column split calls so."""
 
 
 class ProbeResult(BaseModel):
@@ -42,7 +50,7 @@ class ProbeResult(BaseModel):
 
     rows: list[Row]
     skipped: dict[str, str]
-    """Tasks without enough of both classes, and why."""
+    """Tasks without enough of both classes, or `TASK (ood)` where only that test set lacks them, and why."""
     patients: int
     pretrained_patients: int | None
     """How many of them were in the pretraining data (without labels); None if that data is not at hand."""
@@ -53,12 +61,12 @@ class ProbeResult(BaseModel):
     def table(self) -> str:
         """The rows as aligned text."""
         area = f"AUC [{self.confidence:.0%} interval]"
-        lines = [f"{'task':<20} {'head':<10} {'encoder':<10} {'n':>5} {'pos':>5}  {area}"]
+        lines = [f"{'task':<20} {'head':<10} {'encoder':<10} {'test':<4} {'n':>5} {'pos':>5}  {area}"]
         for row in self.rows:
             value, low, high = row.auc
             lines.append(
-                f"{row.task:<20} {row.head:<10} {row.encoder:<10} {row.volumes:>5} {row.positives:>5}  "
-                f"{value:.3f} [{low:.3f}, {high:.3f}]"
+                f"{row.task:<20} {row.head:<10} {row.encoder:<10} {row.split:<4} {row.volumes:>5} "
+                f"{row.positives:>5}  {value:.3f} [{low:.3f}, {high:.3f}]"
             )
         lines += [f"{task}: not probed, {reason}" for task, reason in self.skipped.items()]
         return "\n".join(lines)
@@ -70,8 +78,9 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
     run: a run folder, for the encoder of its end, or one of its checkpoints (run/checkpoints/step-...), of
     which the encoder is then written to `out`. Pruning keeps the run's best-probed checkpoint.
 
-    Writes the features, the sweep's tables (docs/formats.md) and, last, results.json. Raises FmctError when
-    there is no encoder yet, no volume has a label, `out` takes no files, or the volumes were preprocessed in
+    Writes the features, the sweep's tables (docs/formats.md) and, last, results.json; nothing in the run
+    folder of somebody else. Raises FmctError when there is no encoder yet, no volume has a label, `out` takes
+    no files or holds the results of another run, dataset or labels, or the volumes were preprocessed in
     another way than those the encoder was trained on.
     """
     with writing(out, "fmct probe", name=".probe.lock"):
@@ -80,15 +89,17 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
 
 def _probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, int], None]) -> ProbeResult:
     checkpoint = run if (run / MANIFEST).exists() else None
-    weights = out if checkpoint else run
+    if not checkpoint:
+        encoder_info(run / "encoder.safetensors")
+    Sweep(_as_sweep(run, config, out), out, run).run(progress)
     if checkpoint:
         export_checkpoint(checkpoint, out)
-    exported = weights / "encoder.safetensors"
+    exported = (out if checkpoint else run) / "encoder.safetensors"
     step = encoder_info(exported).step
-    Sweep(_as_sweep(run, config, out), out).run(progress)
     rows, skipped = _rows(out)
     if not rows:
-        raise FmctError(f"{config.labels}: no task has enough labelled patients of both classes: {skipped}")
+        why = "; ".join(f"{task}: {reason}" for task, reason in skipped.items())
+        raise FmctError(f"{config.labels}: no task has enough labelled patients of both classes: {why}")
     leakage = read_plan(out).leakage[0]
     result = ProbeResult(
         rows=rows,
@@ -100,14 +111,26 @@ def _probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, i
         encoder_digest=sha256(exported),
     )
     write_text(out / "results.json", json.dumps(result.model_dump(), indent=1))
-    checkpoint = checkpoint or checkpoint_path(run, step)
-    if checkpoint.exists():
-        areas = [row.auc[0] for row in rows if (row.head, row.encoder) == ("logistic", "trained")]
-        mark_score(checkpoint, sum(areas) / len(areas), "mean AUC of the logistic regression")
+    _mark(checkpoint or checkpoint_path(run, step), rows)
     return result
 
 
+def _mark(checkpoint: Path, rows: list[Row]) -> None:
+    """Note beside a checkpoint of this user's how good it is; the run of somebody else is only read."""
+    best = ("logistic", "trained", "id")
+    areas = [row.auc[0] for row in rows if (row.head, row.encoder, row.split) == best]
+    if not areas or not checkpoint.exists() or checkpoint.parent.stat().st_uid != os.geteuid():
+        return
+    try:
+        mark_score(checkpoint, sum(areas) / len(areas), "mean AUC of the logistic regression")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        log.info("%s: its folder takes no files, so pruning will not know its score", checkpoint)
+
+
 def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
+    by_folds = None if LabelTable.read(config.labels).gives_splits else PROBE_FOLDS
     return SweepConfig(
         data=config.data,
         labels=config.labels,
@@ -119,7 +142,7 @@ def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
         methods=HEADS,
         seeds=(config.seed,),
         split=SplitConfig(seed=config.seed),
-        folds=config.folds,
+        folds=config.folds or by_folds,
         bootstrap=config.bootstrap,
         confidence=config.confidence,
         allow_pretraining_patients=config.allow_pretraining_patients,
@@ -134,10 +157,17 @@ def _rows(out: Path) -> tuple[list[Row], dict[str, str]]:
     """The sweep's results, task by task, and the tasks without any."""
     results = pq.read_table(out / "results.parquet").to_pylist()
     gains = {
-        (row["task"], row["method"]): (row["difference"], row["difference_low"], row["difference_high"])
+        (row["task"], row["method"], row["split"]): tuple(
+            row[name] for name in ("difference", "difference_low", "difference_high")
+        )
         for row in pq.read_table(out / "comparisons.parquet").to_pylist()
     }
-    skipped = {row["task"]: row["reason"] for row in results if row["reason"]}
+    probed = {row["task"] for row in results if not row["reason"]}
+    skipped = {
+        f"{row['task']} ({row['split']})" if row["task"] in probed else row["task"]: row["reason"]
+        for row in results
+        if row["reason"]
+    }
     rows = [
         Row(
             task=row["task"],
@@ -146,11 +176,19 @@ def _rows(out: Path) -> tuple[list[Row], dict[str, str]]:
             volumes=row["n"],
             positives=row["positives"],
             auc=(row["auc"], row["auc_low"], row["auc_high"]),
-            gain=(0, 0, 0) if row["encoder"] == "untrained" else gains[row["task"], row["method"]],
+            gain=(0, 0, 0)
+            if row["encoder"] == "untrained"
+            else gains[row["task"], row["method"], row["split"]],
+            split=row["split"],
         )
         for row in results
         if not row["reason"]
     ]
     tasks = list(dict.fromkeys(row["task"] for row in results))
-    order = {name: place for place, name in enumerate((*tasks, *HEADS, *ENCODERS))}
-    return sorted(rows, key=lambda row: (order[row.task], order[row.head], order[row.encoder])), skipped
+    order = (tasks, HEADS, ENCODERS, ("id", OOD))
+
+    def place(row: Row) -> list[int]:
+        named = (row.task, row.head, row.encoder, row.split)
+        return [names.index(name) for names, name in zip(order, named, strict=True)]
+
+    return sorted(rows, key=place), skipped

@@ -1,7 +1,7 @@
 """The commands that use and judge a model: probes, features of new scans, sweeps, the study, the report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from launch.commands.console import progress
 from launch.config import load
 from launch.screen import echo
 from shards.errors import FmctError
+
+if TYPE_CHECKING:
+    from fmct_hpc.probe.sweep.collect import Summary
 
 
 def probe(
@@ -95,7 +98,8 @@ def sweep(
 ) -> None:
     """Probe encoders in a grid: tasks, methods, layers, label budgets and seeds, with paired tests.
 
-    Safe to repeat: what is done is kept, what is missing or changed is done.
+    Safe to repeat: what is done is kept, what is missing or changed is done. Where nothing could be probed,
+    the reasons are told and the exit code is 2.
     """
     if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
         raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
@@ -109,7 +113,7 @@ def sweep(
         planned = grid.plan()
         echo(f"{out}: {len(planned.units)} units in {len(planned.tasks)} tasks")
     elif collect:
-        echo(f"{out}: {grid.collect()}")
+        _tell(out, grid.collect())
     elif extract is not None:
         with progress("features") as update:
             grid.extract(None if extract == -1 else extract, update)
@@ -120,7 +124,21 @@ def sweep(
             echo(f"task {task}: {grid.run_task(task, update)} units computed")
     else:
         with progress("sweep") as update:
-            echo(f"{out}: {grid.run(update)}")
+            summary = grid.run(update)
+        _tell(out, summary)
+
+
+def _tell(out: Path, summary: "Summary") -> None:
+    """Print a sweep's results; raises FmctError where it is done and none of them has a figure."""
+    from launch.report.printed import printed
+
+    echo(printed(out))
+    echo(f"{out}: {summary}")
+    if summary.done == summary.units and summary.refused == summary.results:
+        why = ", ".join(f"{code} ({count})" for code, count in summary.reasons.items())
+        raise FmctError(
+            f"{out}: no result has a figure: {why or 'there is none'}; labels of more patients help"
+        )
 
 
 def report(

@@ -104,7 +104,10 @@ class Probes:
             f"AUC [{self._level}]": [interval(*r.auc) for r in self.results],
             "AUC of seeds": [_spread(r) for r in self.results],
             "AUPRC": [cell(r.auprc, ".3f") for r in self.results],
-            "balanced accuracy": [cell(r.balanced_accuracy, ".3f") for r in self.results],
+            "balanced accuracy": [
+                cell(r.threshold_reason or r.balanced_accuracy, "" if r.threshold_reason else ".3f")
+                for r in self.results
+            ],
             "ECE": [cell(r.ece, ".3f") for r in self.results],
             "Brier": [cell(r.brier, ".3f") for r in self.results],
         }

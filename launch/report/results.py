@@ -30,6 +30,9 @@ class Result:
     """Least and greatest AUC of the seeds; None of a single one."""
     auprc: float
     balanced_accuracy: float
+    """NaN where a seed has none."""
+    threshold_reason: str | None
+    """Why there is no threshold to take it at, by code (fmct_hpc.probe.reasons)."""
     ece: float
     brier: float
     reliability: tuple[list[float], list[float]]
@@ -84,6 +87,7 @@ def _result(rows: list[Mapping[str, Any]]) -> Result:
         spread=(min(areas), max(areas)) if len(rows) > 1 else None,
         auprc=mean("auprc"),
         balanced_accuracy=mean("balanced_accuracy"),
+        threshold_reason=next((why for row in rows if (why := row.get("threshold_reason"))), None),
         ece=mean("ece"),
         brier=mean("brier"),
         reliability=(first["reliability_predicted"], first["reliability_observed"]),

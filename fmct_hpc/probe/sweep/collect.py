@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import combinations
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Summary(BaseModel):
     results: int
     refused: int
     """Results without figures, for the reason that their row gives."""
+    reasons: dict[str, int] = {}
+    """How many of them for each reason, by its code."""
     comparisons: int
     cohort_digest: str
     confidence: float
@@ -67,6 +69,7 @@ def collect_tables(out: Path, plan: Plan, done: list[int], config: SweepConfig, 
         done=len(done),
         results=joined.num_rows,
         refused=joined.num_rows - joined["reason"].null_count,
+        reasons=dict(Counter(code for code in joined["reason_code"].to_pylist() if code)),
         comparisons=len(compared),
         cohort_digest=cohort.digest,
         confidence=config.confidence,

@@ -15,6 +15,7 @@ from shards.names import Sha256
 from shards.newer import unread
 
 TABLES = ("results", "predictions")
+PLAN_NAME = "plan.json"
 
 
 class Plan(BaseModel):
@@ -94,14 +95,24 @@ def units_in_share(out: Path, share: int, shares: int) -> int | None:
     return sum(UnitFiles(out, plan.digests[number]).marker.is_file() for number in mine)
 
 
+def shares_units(out: Path, plan: Plan, encoders_too: bool) -> bool:
+    """Whether the plan in `out` has a unit of this one, and so is of the same volumes and labels."""
+    try:
+        there = read_plan(out)
+    except FmctError:
+        return False
+    same = not encoders_too or there.encoders == plan.encoders
+    return same and bool(set(there.digests) & set(plan.digests))
+
+
 def write_plan(out: Path, plan: Plan) -> None:
-    """Write `out`/plan.json."""
-    write_text(out / "plan.json", plan.model_dump_json(indent=1) + "\n")
+    """Write the plan in `out`."""
+    write_text(out / PLAN_NAME, plan.model_dump_json(indent=1) + "\n")
 
 
 def read_plan(out: Path) -> Plan:
     """The plan in `out`; FmctError where there is none."""
-    path = out / "plan.json"
+    path = out / PLAN_NAME
     try:
         return Plan.model_validate_json(path.read_bytes())
     except FileNotFoundError:

@@ -25,8 +25,10 @@ from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, UnitMarker
 from fmct_hpc.probe.sweep.unit import compute
 from shards import Dataset
 from shards.errors import FmctError
+from shards.info import sha256
 from shards.lock import writing
 from shards.places import require_file, require_folder
+from shards.subject import Origin, Subject, claim
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Sweep:
 
     config: SweepConfig
     out: Path
+    probed: Path | None = None
+    """Of `fmct probe`: the run that it is about."""
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -98,8 +102,9 @@ class Sweep:
     def plan(self) -> Plan:
         """Cut the grid into tasks of about equal cost and write the plan; the features may come later.
 
-        Raises FmctError where an encoder has seen tested patients in pretraining, or nobody knows, and that is
-        not allowed, and where the tables that `collect` will write can't be, or are the labels.
+        Raises FmctError where an encoder has seen tested patients in pretraining, or nobody knows, and that
+        is not allowed, where the tables that `collect` will write can't be, or are the labels, and where
+        there are results of another dataset or labels.
         """
         for table in (*ledger.TABLES, "comparisons"):
             require_file(self.out / f"{table}.parquet", self.config.labels)
@@ -119,8 +124,23 @@ class Sweep:
             ),
         )
         with writing(self.out, "fmct sweep --plan"):
+            self._claim(plan)
             ledger.write_plan(self.out, plan)
         return plan
+
+    def _claim(self, plan: Plan) -> None:
+        """Note what the results will be about; raises FmctError where there are others."""
+        config, probed = self.config, self.probed
+        content = Dataset.open(config.data).content_digest()
+        sources = {
+            **({"run": Origin.of(probed, config.encoders[0].digest())} if probed else {}),
+            "dataset": Origin.of(config.data, content),
+            "labels": Origin.of(config.labels, sha256(config.labels)),
+        }
+        files = (ledger.PLAN_NAME, *(f"{table}.parquet" for table in ledger.TABLES))
+        known = ledger.shares_units(self.out, plan, encoders_too=probed is not None)
+        subject = Subject(command="probe" if probed else "sweep", sources=sources)
+        claim(self.out, subject, (*files, "encoder.safetensors") if probed else files, known)
 
     def run_task(self, task: int, progress: Progress = _silent) -> int:
         """Compute what of a task's units is missing, each kept when it is ready; returns how many.

@@ -43,6 +43,8 @@ RESULTS = pa.schema(
         ("reliability_volumes", pa.list_(pa.int64())),
         ("chosen", pa.string()),
         ("reason", pa.string()),
+        ("reason_code", pa.string()),
+        ("threshold_reason", pa.string()),
     ]
 )
 

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fmct_hpc.probe.budget import Parts, TooFewError
+from fmct_hpc.probe.budget import Parts
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.methods import Source
 from fmct_hpc.probe.problem import Fitted, Problem
+from fmct_hpc.probe.reasons import Reason, TooFewError, thresholds_lacking
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.bootstrap import Draws, bootstrap
 from fmct_hpc.probe.statistics.calibration import brier, reliability
@@ -50,7 +51,8 @@ class _Test:
 def compute(unit: Unit, source: Source) -> tuple[pa.Table, pa.Table]:
     """Results (`tables.RESULTS`) and predictions (`tables.PREDICTIONS`) of a unit.
 
-    A task with too few patients for the budget, or for an area, has rows with a `reason` and no figures.
+    A task with too few patients for the budget, or for an area, has rows with a `reason` and no figures; one
+    without a threshold to choose has a `threshold_reason` and no operating point.
     Raises FmctError for what the encoder doesn't have.
     """
     cohort, config = source.cohort, source.config
@@ -78,10 +80,11 @@ def _cells(unit: Unit, cohort: Cohort) -> tuple[list[_Cell], list[Row]]:
             try:
                 folds = cohort.parts(task, unit.budget, seed)
                 if not folds[0].tests:
-                    raise TooFewError("no patients to test on")
+                    raise TooFewError(Reason.NO_TEST, "no patients to test on")
                 cells.append(_Cell(task, seed, folds, labels))
-            except TooFewError as reason:
-                refused.append({"task": task, "seed": seed, "reason": str(reason)})
+            except TooFewError as lack:
+                why: Row = {"reason": str(lack), "reason_code": lack.reason.value}
+                refused.append({"task": task, "seed": seed, **why})
     return cells, refused
 
 
@@ -147,7 +150,8 @@ def _row(test: _Test, roc: Draws, precision: Draws, config: SweepConfig) -> Row:
         "chosen": json.dumps(test.chosen),
     }
     if not scored.both_classes:
-        return {**row, "reason": "volumes of one class only to test on"}
+        why = {"reason": "volumes of one class only to test on", "reason_code": Reason.ONE_CLASS_TESTED.value}
+        return {**row, **why}
     area, average = roc.interval(config.confidence), precision.interval(config.confidence)
     balance, specific, sensitive = (
         rates(scored.scores, scored.labels, thresholds) for thresholds in test.thresholds
@@ -168,6 +172,9 @@ def _row(test: _Test, roc: Draws, precision: Draws, config: SweepConfig) -> Row:
         "sensitivity_at_specificity": specific.specificity,
         "specificity_at": sensitive.specificity,
         "specificity_at_sensitivity": sensitive.sensitivity,
+        "threshold_reason": thresholds_lacking(
+            [test.cell.labels[parts.validation] for parts in test.cell.folds]
+        ),
         "ece": curve.error,
         "brier": brier(scored),
         "reliability_predicted": curve.predicted.tolist(),

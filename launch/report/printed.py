@@ -1,0 +1,53 @@
+"""A sweep's results as a table in the terminal, with the reasons of what has no figures."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from launch.report.results import Result, labels, together
+
+MOST_ROWS = 60
+"""Of the table; results.parquet has all."""
+HEADER = ("task", "encoder", "method", "features", "labels", "tested", "n", "pos", "AUC", "balanced accuracy")
+
+
+def printed(out: Path) -> str:
+    """The table of `out`/results.parquet, seeds taken together, and a line for each reason."""
+    rows = pq.read_table(out / "results.parquet").to_pylist()
+    found = together(rows)
+    lines = _aligned([HEADER, *map(_cells, found[:MOST_ROWS])]) if found else []
+    if len(found) > MOST_ROWS:
+        lines.append(f"... and {len(found) - MOST_ROWS} more in {out / 'results.parquet'}")
+    return "\n".join([*lines, *_reasons(rows)])
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    area, low, high = result.auc
+    balanced = f"{result.balanced_accuracy:.3f}"
+    if result.threshold_reason:
+        balanced = f"none: {result.threshold_reason}"
+    return (
+        *(result.task, result.encoder, result.method, result.features, result.labels, result.tested),
+        *(str(result.n), str(result.positives), f"{area:.3f} [{low:.3f}, {high:.3f}]", balanced),
+    )
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _reasons(rows: list[dict[str, Any]]) -> list[str]:
+    without = Counter(
+        (row["task"], labels(row), row.get("reason_code") or "", row["reason"])
+        for row in rows
+        if row["reason"]
+    )
+    return [
+        f"{task}, labels {share}: {count} without figures, {f'{code}: ' if code else ''}{reason}"
+        for (task, share, code, reason), count in without.items()
+    ]
