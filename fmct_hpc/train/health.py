@@ -34,7 +34,8 @@ class Health:
         """Ranks agree, so one of them speaks for all."""
         self._limits = config.health
         self._level = logging.WARNING if speaks else logging.DEBUG
-        self._patience = min(config.health.patience, max(1, config.run.steps // 4))
+        self.patience = min(config.health.patience, max(1, config.run.steps // 4))
+        """For how many steps a sign must last."""
         self._uniform = math.log(config.model.prototypes)
         self._several = config.run.batch // config.accumulation(ranks) >= LEAST_VOLUMES
         self.lasting: dict[str, int] = {}
@@ -64,7 +65,7 @@ class Health:
         """
         self.lasting = self._counted(self.lasting, figures)
         for sign, steps in self.lasting.items():
-            if steps and steps % self._patience == 0:
+            if steps and steps % self.patience == 0:
                 self._alarm(step, sign)
 
     def lasted(self, rows: Iterable[Mapping[str, float]]) -> dict[str, int]:
@@ -92,7 +93,7 @@ class Health:
             found += [showing.pop(sign) for sign in set(showing) - signs]
             for sign in signs:
                 showing[sign] = showing.get(sign, Alarm(sign, step, step))._replace(last=step)
-        lasting = [a for a in (*found, *showing.values()) if a.last - a.first + 1 >= self._patience]
+        lasting = [a for a in (*found, *showing.values()) if a.last - a.first + 1 >= self.patience]
         return sorted(lasting, key=lambda alarm: (alarm.first, alarm.sign))
 
     def _alarm(self, step: int, sign: str) -> None:

@@ -10,6 +10,7 @@ from launch.report.document import Cell, Document, Facts, Section, Text, cell, f
 from launch.report.embedding import embedding
 from launch.report.probe import Probes
 from launch.report.provenance import provenance
+from launch.report.stamp import require_same_run, run_id, stamp
 from launch.report.training import Training
 from shards.atomic import write_text
 from shards.errors import FmctError
@@ -31,14 +32,17 @@ def report(
     colour the map of features by. A part whose folder is None is left out with a line that says so. The
     same input gives the same bytes.
 
-    Raises FmctError that names the missing file and the command that makes it, or what cannot be written.
+    Raises FmctError that names the missing file and the command that makes it, or what cannot be written, or
+    is something else than an earlier report of the run.
     """
     if out.suffix != ".html":
         raise FmctError(f"{out}: give a name that ends in .html; the model card is written beside it as .md")
     card = out.with_suffix(".md")
     for file in (out, card):
         require_file(file, labels)
-    training = Training(run)
+    training, own = Training(run), run_id(run)
+    for file in (out, card):
+        require_same_run(file, own)
     volumes = Data(data) if data else None
     probes = Probes(probe) if probe else None
     table = LabelTable.read(labels) if labels else None
@@ -59,6 +63,7 @@ def report(
             limits(training, volumes, probes),
             provenance(training, volumes, probes),
         ),
+        stamp(own),
     )
     write_text(card, document.markdown(out.name))
     write_text(out, document.html())

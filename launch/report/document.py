@@ -103,17 +103,20 @@ class Document:
     title: str
     summary: Facts
     sections: tuple[Section, ...] = field(default=())
+    stamp: str = ""
+    """A comment at the end of page and card."""
 
     def html(self) -> str:
         """One page that asks nothing of any network: style, script and pictures stand in it."""
-        return _environment(autoescape=True).get_template("report.html").render(document=self)
+        page = _environment(autoescape=True).get_template("report.html").render(document=self)
+        return f"{page.rstrip()}\n{self.stamp}\n"
 
     def markdown(self, page: str) -> str:
         """The same without pictures, which are in the file named `page`."""
         environment = _environment(autoescape=False)
         environment.filters |= {"md": escape, "mdrow": row, "fenced": partial(fenced, language="yaml")}
         text = environment.get_template("report.md").render(document=self, page=page)
-        return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+        return re.sub(r"\n{3,}", "\n\n", text).strip() + f"\n\n{self.stamp}\n"
 
 
 def cell(value: str | int | float | None, spec: str = "") -> Cell:

@@ -71,7 +71,8 @@ class Training:
             raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report a run that has begun")
         self.attempts = attempts(run)
         ranks = self.attempts[-1].world_size if self.attempts else 1
-        self.alarms = Health(self.config, ranks).alarms(self.metrics)
+        health = Health(self.config, ranks)
+        self.alarms, self.patience = health.alarms(self.metrics), health.patience
         manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"))
         self.checkpoint = _parsed(Manifest, manifests[-1]) if manifests else None
         weights = run / "encoder.safetensors"
@@ -150,18 +151,21 @@ class Training:
         skipped = [int(row["step"]) for row in self.metrics if row.get("skipped")]
         damaged = int(max(row.get("damaged_volumes", 0) for row in self.metrics))
         blocks: list[Block] = []
+        whence = "health.patience"
+        if self.patience < self.config.health.patience:
+            whence = f"a quarter of the run's, as health.patience is {self.config.health.patience:,}"
+        threshold = f"{self.patience:,} steps ({whence})"
         if self.alarms:
             rows = (
                 (cell(a.sign), cell(a.first), cell(a.last), cell(a.last - a.first + 1)) for a in self.alarms
             )
-            lasting = f"Signs of collapse that lasted {self.config.health.patience:,} steps or more"
+            lasting = f"Signs of collapse that lasted at least {threshold}"
             blocks.append(table(lasting, ("sign", "from step", "to step", "steps"), rows))
-        elif self.steps < self.config.health.patience:
-            short = f"The run is younger than health.patience ({self.config.health.patience:,} steps)"
-            blocks.append(Text(f"{short}, which a sign of collapse has to last to count."))
+        elif self.steps < self.patience:
+            short = f"The run is younger than the {threshold}"
+            blocks.append(Text(f"{short} that a sign of collapse has to last to count."))
         else:
-            lasted = f"{self.config.health.patience:,} steps (health.patience)"
-            blocks.append(Text(f"No sign of collapse lasted {lasted}."))
+            blocks.append(Text(f"No sign of collapse lasted {threshold}."))
         if skipped:
             steps = ", ".join(f"{step:,}" for step in skipped[:10]) + (" …" if len(skipped) > 10 else "")
             were = "1 step was" if len(skipped) == 1 else f"{len(skipped):,} steps were"

@@ -280,6 +280,34 @@ def test_what_happened_in_training_is_told(shown: webdriver.Chrome) -> None:
     assert any("1 step was not finite" in warning and "7" in warning for warning in warnings), warnings
 
 
+def test_the_threshold_of_a_sign_is_the_one_that_was_used(inputs: Inputs, tmp_path: Path) -> None:
+    """Of a run that is shorter than health.patience, that is a quarter of its steps."""
+    shutil.copytree(inputs.run, tmp_path / "run")
+    recorded = json.loads((tmp_path / "run/config.json").read_text())
+    recorded["health"]["patience"] = 2000
+    recorded["run"]["steps"] = 160
+    (tmp_path / "run/config.json").write_text(json.dumps(recorded))
+    card = report(tmp_path / "page.html", tmp_path / "run").read_text()
+    assert "lasted at least 40 steps (a quarter of the run's, as health.patience is 2,000)" in card
+
+
+def test_nothing_but_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    shutil.copytree(inputs.run, tmp_path / "other")
+    (tmp_path / "other/attempts/0001.json").unlink()
+    report(out, inputs.run)
+    before = out.read_bytes(), out.with_suffix(".md").read_bytes()
+    with pytest.raises(FmctError, match=r"page\.html: is the report of another run"):
+        report(out, tmp_path / "other")
+    assert (out.read_bytes(), out.with_suffix(".md").read_bytes()) == before
+    report(out, inputs.run)
+    (tmp_path / "README.md").write_text("my own")
+    with pytest.raises(FmctError, match=r"README\.md: is there already, and no report"):
+        report(tmp_path / "README.html", inputs.run)
+    assert (tmp_path / "README.md").read_text() == "my own"
+    assert not (tmp_path / "README.html").exists()
+
+
 def test_parts_that_are_not_there_are_left_out_with_a_line(inputs: Inputs, tmp_path: Path) -> None:
     card = report(tmp_path / "bare.html", inputs.run).read_text()
     for title in ("Data", "Evaluation", "Embedding"):

@@ -1,4 +1,4 @@
-"""What a probe or sweep is asked is what it answers: whose patients, whose results, and why there are none."""
+"""What a probe or sweep is asked is what it answers: whose patients, whose results, why there are none."""
 
 import json
 import shutil
@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from shard_samples import make_key
 from test_sweep_sources import KEYS, write_volumes, write_weights
 from typer.testing import CliRunner
 

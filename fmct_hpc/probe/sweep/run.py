@@ -198,6 +198,8 @@ class Sweep:
     def run(self, progress: Progress = _silent) -> Summary:
         """All of it here: extract, plan, every task, collect."""
         require_folder(self.out)
+        if self.extractions:
+            require_folder(self.config.features)
         plan = self.plan()  # first, as it may refuse
         self.extract(progress=progress)
         self._compute(plan, chain.from_iterable(plan.tasks), progress)
