@@ -13,13 +13,14 @@ from safetensors.numpy import save
 
 from fmct_hpc.inference.features import ScanFeatures, features
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.probe.encoders import load_weights
+from fmct_hpc.probe.encoders import OurEncoder, load_weights
 from fmct_hpc.train.export import EncoderInfo
 from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.names import inside
 from shards.places import require_folder
+from shards.subject import Origin, Subject, claim
 
 TABLE = "features.parquet"
 
@@ -47,12 +48,14 @@ def write_features(
     features.parquet has a row a scan, in order: path (its number among the paths given, from 0), key, cls and
     mean. Neither names a patient or a path. progress: called with paths done and in all.
 
-    Raises FmctError where the encoder cannot be loaded or `out` takes no files; a path that cannot be used is
-    told in the result.
+    Raises FmctError where the encoder cannot be loaded, `out` takes no files, or holds features of another
+    encoder or of scans that the paths don't have; a path that cannot be used is told in the result.
     """
     require_folder(out)
     loaded = load_weights(encoder)
+    encoded_by = Origin.of(None, OurEncoder(*loaded).digest)
     with writing(out, "fmct features"):
+        claim(out, Subject(command="features", sources={"encoder": encoded_by}), [TABLE])
         return _write_all(paths, loaded, out, batch, device, progress)
 
 
@@ -75,6 +78,7 @@ def _write_all(
             refused.append(str(error))
         progress(number + 1, len(paths))
     if rows:
+        _require_all({row["key"] for row in rows}, out, refused)
         width = len(rows[0]["cls"])
         vector = pa.list_(pa.float32(), width)
         schema = pa.schema([("path", pa.int32()), ("key", pa.string()), ("cls", vector), ("mean", vector)])
@@ -99,6 +103,16 @@ def _read(number: int, path: Path, scans: Iterator[ScanFeatures]) -> Iterator[Sc
     except FmctError as error:
         alone = rf"(?<![^\s(]){re.escape(str(path))}(?![^\s/:;,)])"
         raise FmctError(f"path {number}: {re.sub(alone, 'it', str(error))}") from None
+
+
+def _require_all(keys: set[str], out: Path, refused: list[str]) -> None:
+    """Raise FmctError where the table there has scans that the new one would not have."""
+    if not (out / TABLE).exists():
+        return
+    lost = set(pq.read_table(out / TABLE, columns=["key"])["key"].to_pylist()) - keys
+    if lost:
+        held = f"{out}: holds features of {len(lost)} scans that these paths don't have; name another folder"
+        raise FmctError("\n".join([held, *refused]))
 
 
 def _write(scan: ScanFeatures, out: Path) -> None:

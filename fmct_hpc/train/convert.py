@@ -14,7 +14,7 @@ from torch import Tensor
 from fmct_hpc.config import DataConfig
 from fmct_hpc.model.reference import Network, Part, from_reference, to_reference
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
+from fmct_hpc.train.export import EncoderInfo, encoder_info, load_encoder, write_encoder
 from shards.atomic import write_bytes
 from shards.errors import FmctError, raise_refusal
 from shards.info import sha256
@@ -40,7 +40,7 @@ def convert_weights(
     DINO or MAE checkpoint, head.safetensors or decoder.safetensors. An encoder.safetensors, with such a file
     beside it or not, becomes the file `out`, which the reference's `load_model` reads. heads and
     decoder_heads: see `from_reference`. Raises FmctError for a file that is neither,
-    and where `out` is what is read, or cannot be written.
+    and where `out` is what is read, cannot be written, or holds another encoder.
     """
     if source.suffix == ".safetensors":
         return _to_reference(source, out)
@@ -66,6 +66,7 @@ def convert_weights(
         code_version=version("fmct-hpc"),
         origin=f"{source.name}, {network}, sha256 {sha256(source)}",
     )
+    _require_same_origin(out, info.origin)
     for part in _PARTS:
         (out / f"{part}.safetensors").unlink(missing_ok=True)
     if found.part:
@@ -74,6 +75,15 @@ def convert_weights(
     write_encoder(out, found.weights, info)
     beside = f" with its {found.part}" if found.part else ""
     return f"{out / 'encoder.safetensors'}: the reference's {network}{beside}, {_describe(found)}"
+
+
+def _require_same_origin(out: Path, origin: str) -> None:
+    """Raise FmctError where `out` has an encoder of another origin: a run's, or of another file."""
+    held = out / "encoder.safetensors"
+    if held.exists():
+        there = encoder_info(held).origin
+        if there != origin:
+            raise FmctError(f"{held}: is another encoder ({there}); name another folder, or move it away")
 
 
 def _require_fit(source: Path, network: Network) -> None:

@@ -6,10 +6,11 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from fmct_hpc.train.export import load_encoder
+from fmct_hpc.train.export import EncoderInfo, load_encoder
 from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
 from shards.places import require_file
@@ -26,13 +27,15 @@ def export_model(source: Path, out: Path) -> str:
     The file takes "views", float32 (B, C, S, S, S) of any B, windowed to [0, 1], and gives tokens (B, prefix
     + N, width). It is read again and compared with the encoder before it gets its name. What the encoder
     expects of its input goes to a JSON file beside it. Raises FmctError for another kind of file, without
-    the packages for ONNX, where `out` is the source or cannot be written, or where the two disagree.
+    the packages for ONNX, where `out` is the source, cannot be written or is of another encoder, or where the
+    two disagree.
     """
     writers = {".pt2": _write_torch, ".onnx": _write_onnx}
     if out.suffix not in writers:
         raise FmctError(f"{out}: expected a name that ends in {' or '.join(writers)}")
     require_file(out, source, source.with_suffix(".json"))
     encoder, info = load_encoder(source)
+    _require_same_encoder(out, info)
     size, channels = info.data.view_size, len(info.data.windows)
     views = torch.rand(3, channels, size, size, size, generator=torch.Generator().manual_seed(0))
     program = torch.export.export(encoder, (views[:2],), dynamic_shapes=({0: Dim("batch")},))
@@ -45,6 +48,23 @@ def export_model(source: Path, out: Path) -> str:
             )
     write_bytes(out.with_suffix(".json"), source.with_suffix(".json").read_bytes())
     return f"{out}: views {tuple(views.shape[1:])} in batches of any size; tokens within {difference:.1e}"
+
+
+def _require_same_encoder(out: Path, info: EncoderInfo) -> None:
+    """Raise FmctError where what is there, or its JSON file, is not of an earlier export of this training."""
+    described = out.with_suffix(".json")
+    if not out.exists() and not described.exists():
+        return
+    try:
+        there = EncoderInfo.model_validate_json(described.read_bytes())
+        same = all(
+            getattr(there, fact) == getattr(info, fact) for fact in ("origin", "dataset_digest", "model")
+        )
+    except (OSError, ValidationError):
+        same = False
+    if not same:
+        held = described if described.exists() else out
+        raise FmctError(f"{held}: is there, and not of this encoder; name another file, or move it away")
 
 
 def _write_torch(program: ExportedProgram, path: Path) -> Run:

@@ -23,11 +23,13 @@ from typer.testing import CliRunner
 import fmct_hpc
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.inference.readers import read_scans
-from fmct_hpc.train.export import EncoderInfo, load_encoder
+from fmct_hpc.inference.write import write_features
+from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
 from launch.cli import app
 from preprocess.volume.resample import INDEX_STEPS
 from shards import Dataset
 from shards.errors import FmctError
+from shards.split import sample
 
 STUDIES = 2
 
@@ -265,3 +267,21 @@ def test_few_bytes_that_claim_gigabytes_are_refused_by_number(
     assert "Doe" not in done.stdout + done.stderr
     rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
     assert [row["path"] for row in rows] == [len(paths)] * STUDIES
+
+
+def test_features_of_other_scans_or_of_another_encoder_are_not_replaced(
+    data: Path, encoder: Path, tmp_path: Path
+) -> None:
+    sample(data, tmp_path / "one", 1)
+    out = tmp_path / "out"
+    assert write_features([data], encoder, out).scans == STUDIES
+    before = (out / "features.parquet").read_bytes()
+    with pytest.raises(FmctError, match="out: holds features of 1 scans that these paths don't have"):
+        write_features([tmp_path / "one"], encoder, out)
+    model, info = load_encoder(encoder)
+    changed = {f"encoder.{name}": tensor + 1 for name, tensor in model.state_dict().items()}
+    write_encoder(tmp_path / "other", changed, info)
+    with pytest.raises(FmctError, match=r"out: holds results of another encoder, SHA-256 [0-9a-f]{12};"):
+        write_features([data], tmp_path / "other", out)
+    assert (out / "features.parquet").read_bytes() == before
+    assert write_features([data, tmp_path / "one"], encoder, out).scans == STUDIES + 1

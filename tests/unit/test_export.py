@@ -204,6 +204,24 @@ def test_no_conversion_replaces_what_it_reads(exported: Path, tmp_path: Path) ->
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_no_file_of_another_encoder_is_replaced(exported: Path, tmp_path: Path) -> None:
+    encoder, info = load_encoder(exported)
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    write_encoder(tmp_path / "other", weights, info.model_copy(update={"dataset_digest": "c" * 64}))
+    other = tmp_path / "other/encoder.safetensors"
+    export_model(exported, tmp_path / "a.pt2")
+    (tmp_path / "package.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for source, out, named in (
+        (other, tmp_path / "a.pt2", "a"),
+        (exported, tmp_path / "package.pt2", "package"),
+    ):
+        with pytest.raises(FmctError, match=rf"{named}\.json: is there, and not of this encoder"):
+            export_model(source, out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    export_model(exported, tmp_path / "a.pt2")
+
+
 def test_a_full_disk_is_told_by_the_system_whoever_writes(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
