@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from shards.errors import FmctError
 from shards.section import Section
@@ -303,6 +303,10 @@ class RunConfig(Section):
     """Length, records and checkpoints of a run."""
 
     steps: Positive = 100_000
+    """Of the whole run; all that is scheduled depends on it."""
+    epochs: Above0 | None = None
+    """In place of steps: how often each volume is seen. `fmct train` computes the steps from the number of
+    volumes (fmct_hpc.train.length)."""
     seed: Seed = 0
     start_from: Path | None = None
     """An encoder.safetensors to begin with, of another run or of `fmct convert-weights`; it must stay
@@ -325,6 +329,19 @@ class RunConfig(Section):
     """Steps between reconstructions, attention maps and embeddings."""
     hang_minutes: Above0 = 30.0
     """A step, or a start, that takes longer hangs: slow storage and first compilations take some minutes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_steps_are_none(cls, values: Any) -> Any:
+        """run.steps=null takes back a recipe's, for run.epochs to hold."""
+        if isinstance(values, dict) and values.get("steps", 0) is None:
+            return {key: value for key, value in values.items() if key != "steps"}
+        return values
+
+    @field_serializer("steps")
+    def _steps_as_given(self, steps: int) -> int | None:
+        """Null as long as they follow from the epochs, and nobody has computed them."""
+        return steps if self.epochs is None or "steps" in self.model_fields_set else None
 
 
 class HealthConfig(Section):

@@ -14,6 +14,7 @@ from fmct_hpc.model.size import (
     training_flops,
 )
 from fmct_hpc.train.failures import RESTART_SECONDS, daly_interval, expected_seconds
+from fmct_hpc.train.length import epochs_of, too_many_epochs
 from fmct_hpc.train.schedules import settings
 from fmct_hpc.train.throughput import PEAK_TFLOPS
 from shards import Dataset
@@ -37,12 +38,14 @@ def outlook(config: TrainConfig, dataset: Dataset, ranks: int, done: int) -> str
     """
     accumulation = config.accumulation(ranks)
     micro = config.run.batch // (ranks * accumulation)
-    epoch = len(dataset) / config.run.batch
+    epochs, warning = epochs_of(config, len(dataset)), too_many_epochs(config, len(dataset))
     size = f"{dataset.info.bytes / 1e9:.1f} GB"
     sections = {
         "data": [
             f"{len(dataset)} volumes in {len(dataset.info.shards)} {dataset.info.format} shards, {size}",
-            f"{epoch:.1f} steps an epoch; {config.run.steps} steps are {config.run.steps / epoch:.1f} epochs",
+            f"{len(dataset) / config.run.batch:.1f} steps an epoch; "
+            f"{config.run.steps} steps are {epochs:.1f} epochs",
+            *([f"WARNING: {warning}"] if warning else []),
             f"{done} steps are done, {config.run.steps - done} to do",
         ],
         "batch": [

@@ -14,6 +14,7 @@ from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train import attempts
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts, set_damaged_aside
+from fmct_hpc.train.length import too_many_epochs, with_steps
 from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, time_limit
 from fmct_hpc.train.start import require_start
 from fmct_hpc.train.understood import require_understood
@@ -39,6 +40,7 @@ FREE_TO_CHANGE = (
     "engine.activation_checkpointing",
     "engine.compile",
     "engine.deepspeed",
+    "run.epochs",  # the steps that they are must stay
     "run.checkpoint_every",
     "run.failure_gpu_hours",
     "run.keep_last",
@@ -56,9 +58,10 @@ of ranks: none but rounding); all others must stay as they were when a run goes 
 def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Manifest] | None:
     """Check all that can be wrong before any process group starts; return the checkpoint to go on from.
 
-    Raises FmctError: what `require_possible` does, the run folder takes no files, DeepSpeed refuses what
-    engine.deepspeed has, the checkpoints are of another configuration or dataset, or all damaged.
+    Raises FmctError: what `with_steps` and `require_possible` do, the run folder takes no files, DeepSpeed
+    refuses what engine.deepspeed has, the checkpoints are of another configuration or dataset, or all damaged.
     """
+    config = with_steps(config)
     require_folder(run)
     dataset = require_possible(config, run, world_size)
     require_understood(config)
@@ -105,6 +108,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     if rank == 0 and (stale := stale_job_end()):
         log.warning(stale)
     try:
+        config = with_steps(config)
         dataset = require_possible(config, run, world_size)
     except FmctError as error:
         if rank == 0:
@@ -134,6 +138,8 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                     path, manifest = found
                     training.state.load(parts(path, manifest), manifest.updates)
                     _say_what_changed(config, manifest, world_size)
+                if warning := too_many_epochs(config, len(dataset)):
+                    log.warning("%s", warning)
                 if step < last:
                     log.info("%s: steps %d to %d of %d", run, step + 1, last, config.run.steps)
                 else:

@@ -92,6 +92,8 @@ class StudyConfig(Section):
         values["data"] = {**values.get("data", {}), "path": data}
         values["run"] = {**values.get("run", {}), "seed": seed}
         recipe = TrainConfig.model_validate(values)
+        if recipe.run.epochs is not None:
+            raise ValueError("train.run.epochs: a study gives run.steps, of the most heads; see `passes`")
         if self.passes == "steps":
             return recipe
         steps = max(1, round(recipe.run.steps * size / max(self.sizes)))

@@ -1,5 +1,6 @@
 """README's commands, run in its order by bash on the demo's export."""
 
+import json
 import os
 import re
 import subprocess
@@ -21,9 +22,9 @@ PATHS = {
 SIZES = {
     "--workers 16": "--workers 2",
     "--ranks 4": "--ranks 1",
-    "launch/recipes/reference-train.yaml": "small-train.yaml",
-    "--config launch/recipes/reference-preprocess.yaml": (
-        "--config launch/recipes/reference-preprocess.yaml workers=2 'grid.spacing_mm=[4, 4, 4]'"
+    "launch/recipes/small-hospital-train.yaml": "small-train.yaml",
+    "--config launch/recipes/small-hospital-preprocess.yaml": (
+        "--config launch/recipes/small-hospital-preprocess.yaml workers=2 'grid.spacing_mm=[4, 4, 4]'"
     ),
     "labels=labels.parquet": "labels=labels.parquet folds=3 bootstrap=50",
     "--out sweeps/first": (
@@ -84,6 +85,16 @@ def test_your_own_data_goes_from_dicom_to_a_report(reader: Path) -> None:
     page = (reader / "report.html").read_text()
     assert "any_bleed" in page
     assert (reader / "runs/first/encoder.safetensors").is_file()
+    recorded = json.loads((reader / "runs/first/config.json").read_text())
+    assert recorded["data"]["path"] == str(reader / "data/zarr"), "found from wherever a probe is called"
+
+
+def test_the_first_recipe_trains_a_small_archive_for_a_sound_number_of_epochs(reader: Path) -> None:
+    (block,) = blocks(README, "bash", "Your own data")
+    (line,) = (line for line in block.splitlines() if line.startswith("fmct train"))
+    said = bash(line.replace("runs/first", "runs/dry") + " --dry-run", reader)
+    assert "steps are 800.0 epochs" in said
+    assert "WARNING" not in said
 
 
 def test_the_model_in_three_lines(reader: Path) -> None:

@@ -1,14 +1,18 @@
+import json
 from pathlib import Path
 
+import pytest
 from small_training import small_config, write_dataset, write_recipe
 from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import parameter_counts, tokens_a_volume
+from fmct_hpc.train.length import with_steps
 from fmct_hpc.train.outlook import held_bytes, outlook
+from fmct_hpc.train.run import preflight
 from fmct_hpc.train.throughput import Throughput
 from launch.cli import app
-from shards import Dataset
+from shards import Dataset, FmctError
 
 
 def test_memory_is_what_zero_says_by_hand() -> None:
@@ -67,6 +71,44 @@ def test_mae_alone_is_told_which_views_nobody_looks_at(tmp_path: Path) -> None:
     ):
         config = TrainConfig.model_validate({"data": data, "objective": objective})
         assert ("data.global_views=1" in outlook(config, dataset, 1, 0)) is told
+
+
+def test_epochs_are_the_steps_that_cover_them_and_both_are_refused_if_they_differ(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")  # of 6 volumes
+    command = ["train", "--run", str(tmp_path / "run"), "--dry-run", f"data.path={data}", "engine.device=cpu"]
+
+    def told(*overrides: str) -> str:
+        done = CliRunner().invoke(app, [*command, "run.batch=4", *overrides])
+        return done.stdout if done.exception is None else str(done.exception)
+
+    for epochs, steps in ((10, 15), (1, 2), (0.1, 1)):
+        assert f"{steps} steps are" in told(f"run.epochs={epochs}")
+    assert "15 steps are" in told("run.epochs=10", "run.steps=null")
+    assert "run.steps=16 and run.epochs=10 are both given" in told("run.epochs=10", "run.steps=16")
+    assert "WARNING" not in told("run.epochs=2000")
+    assert "WARNING: 2,001 epochs of 6 volumes" in told("run.epochs=2001")
+    assert "WARNING" in told(), "the default of 100,000 steps"
+
+
+def test_a_record_of_a_run_of_epochs_has_both_and_gives_the_same_again(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    given = {"data": {"path": str(data)}, "run": {"epochs": 10, "batch": 4}}
+    asked = TrainConfig.model_validate(given)
+    kept = json.loads(asked.model_dump_json())
+    assert (kept["run"]["steps"], kept["run"]["epochs"]) == (None, 10)
+    resolved = with_steps(TrainConfig.model_validate(kept))
+    record = json.loads(resolved.model_dump_json())
+    assert (record["run"]["steps"], record["run"]["epochs"]) == (15, 10)
+    assert with_steps(TrainConfig.model_validate(record)) == resolved
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps(record))
+    preflight(asked, tmp_path / "run", 1)
+    by_steps = TrainConfig.model_validate({**given, "run": {"steps": 15, "batch": 4}})
+    preflight(by_steps, tmp_path / "run", 1)
+    with pytest.raises(FmctError, match=r"run\.steps=15, not 30"):
+        preflight(
+            TrainConfig.model_validate({**given, "run": {"epochs": 20, "batch": 4}}), tmp_path / "run", 1
+        )
 
 
 def test_a_slow_step_has_less_throughput_and_a_cpu_no_utilisation() -> None:
