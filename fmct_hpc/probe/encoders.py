@@ -110,7 +110,8 @@ class EncoderSpec(Section):
     untrained: Seed | None = None
     """Draw the weights from this seed instead; the architecture and its input stay."""
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
-    """module:function of a peer's, which returns an `fmct_hpc.probe.encoders.Encoder`."""
+    """module:function of a peer's, which returns an `fmct_hpc.probe.encoders.Encoder`. It is run: commands
+    take it from a file of the user's own, or at the user's word (launch.own_code)."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """What that function is called with."""
     pretraining: Path | None = None

@@ -18,6 +18,16 @@ Overrides = Annotated[
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
 
 
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Run the functions that the file names as encoders, though it lies with a dataset or weights, "
+        "or others can write it: read it first.",
+    ),
+]
+
+
 def is_override(given: str) -> bool:
     """Whether an argument among folders is a value for the recipe: a folder may have = in its name too."""
     return re.match(r"[a-z_][\w.]*=", given) is not None and not Path(given).is_dir()

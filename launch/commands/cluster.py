@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from launch.commands.arguments import is_override
+from launch.commands.arguments import AllowCode, is_override
 from launch.commands.watch import watch_app
 from launch.config import load
 from launch.screen import echo
@@ -124,16 +124,20 @@ def pipeline(
         typer.Option(help="Do this stage again, and what follows it: the export has grown, say."),
     ] = None,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
     """From an export to a report: every stage as a job that waits for those that it needs.
 
     Safe to repeat: what is done is not done again, what is queued or running is not submitted again.
     """
+    from launch.own_code import require_own
     from launch.slurm.chain import Chain
     from launch.slurm.pipeline import Pipeline, steps
 
     cluster, whole = load(Site, site, []), load(Pipeline, recipe, overrides or [])
+    if whole.sweep and not any(given.startswith("sweep") for given in overrides or []):
+        require_own(recipe, whole.sweep.encoders, allow_code)
     chain = Chain(whole.out, steps(whole, cluster), cluster)
     for line in chain.describe(again) if dry_run else chain.submit(again):
         echo(line)
@@ -145,13 +149,14 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder for results, predictions and comparisons.")],
     site: SiteFile,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
     """Plan here, then arrays for features and for the grid, and a job that collects."""
     from launch.slurm.stages import sweep_jobs
 
     cluster = load(Site, site, [])
-    _launch(sweep_jobs(config, out, overrides or [], cluster), out, cluster, dry_run)
+    _launch(sweep_jobs(config, out, overrides or [], cluster, allow_code), out, cluster, dry_run)
 
 
 def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.commands.arguments import ConfigFile, Overrides, Workers, numbers_of_share
+from launch.commands.arguments import AllowCode, ConfigFile, Overrides, Workers, numbers_of_share
 from launch.commands.console import progress
 from launch.config import load
 from launch.screen import echo
@@ -94,6 +94,7 @@ def sweep(
         bool, typer.Option("--collect", help="Only join what is done so far; the sweep may go on meanwhile.")
     ] = False,
     status: Annotated[bool, typer.Option("--status", help="Only say what is done.")] = False,
+    allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
     """Probe encoders in a grid: tasks, methods, layers, label budgets and seeds, with paired tests.
@@ -103,10 +104,10 @@ def sweep(
     """
     if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
         raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
-    from fmct_hpc.probe.config import SweepConfig
     from fmct_hpc.probe.sweep.run import Sweep
+    from launch.own_code import load_sweep
 
-    grid = Sweep(load(SweepConfig, config, overrides or []), out)
+    grid = Sweep(load_sweep(config, overrides or [], allow_code), out)
     if status:
         echo(grid.status())
     elif plan:

@@ -99,6 +99,7 @@ def told_by(arguments: list[str], run: Path | None) -> Kept:
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--extract", type=int)
     parser.add_argument("--probe", type=Path, action="append")
+    parser.add_argument("--allow-code", action="store_true")
     told, others = parser.parse_known_args(arguments)
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     if told.extract is not None and others:

@@ -81,24 +81,33 @@ def probe_job(runs: list[Path], out: Path, configuration: list[str], site: Site)
     return Job("fmct-probe", commands, site.probe, kept=kept)
 
 
-def sweep_jobs(config: Path, out: Path, overrides: list[str], site: Site) -> list[Job]:
+def sweep_jobs(
+    config: Path, out: Path, overrides: list[str], site: Site, allow_code: bool = False
+) -> list[Job]:
     """An array that extracts features, a job that joins them, an array over the grid, a job that collects.
 
-    Plans here, in this process, which needs the dataset and the labels, but no features.
+    Plans here, in this process, which needs the dataset and the labels, but no features. allow_code: what the
+    user says of functions that the file names (launch.own_code).
     """
-    from fmct_hpc.probe.config import SweepConfig
     from fmct_hpc.probe.sweep.run import Sweep
+    from launch.own_code import load_sweep
 
-    sweep = Sweep(load(SweepConfig, config, overrides), out)
+    sweep = Sweep(load_sweep(config, overrides, allow_code), out)
     shares = min(len(sweep.plan().tasks), site.array_size)
-    return sweep_chain(config, out, overrides, sweep.extractions, shares, site)
+    return sweep_chain(config, out, overrides, sweep.extractions, shares, site, allow_code)
 
 
 def sweep_chain(
-    config: Path, out: Path, overrides: list[str], extractions: int, shares: int, site: Site
+    config: Path,
+    out: Path,
+    overrides: list[str],
+    extractions: int,
+    shares: int,
+    site: Site,
+    allow_code: bool = False,
 ) -> list[Job]:
     """A sweep's jobs for a plan that is there by the time they start; extractions: its array for features."""
-    command = fmct(site, "sweep", config, "--out", out, *overrides)
+    command = fmct(site, "sweep", config, "--out", out, *overrides, *_code(allow_code))
 
     def job(name: str, *arguments: tuple[str, ...], success: tuple[str, ...] = ()) -> Job:
         return Job(name, tuple((*command, *own) for own in arguments), site.probe, after_success=success)
@@ -119,9 +128,14 @@ def sweep_chain(
     return [*jobs, grid, Job("fmct-swept", (collect,), site.light, after_end=("fmct-sweep",))]
 
 
-def sweep_plan_job(config: Path, out: Path, site: Site) -> Job:
+def sweep_plan_job(config: Path, out: Path, site: Site, allow_code: bool = False) -> Job:
     """Cuts the grid into tasks, where data and labels are not there yet when jobs are submitted."""
-    return Job("fmct-sweep-plan", (fmct(site, "sweep", config, "--out", out, "--plan"),), site.light)
+    command = fmct(site, "sweep", config, "--out", out, "--plan", *_code(allow_code))
+    return Job("fmct-sweep-plan", (command,), site.light)
+
+
+def _code(allowed: bool) -> tuple[str, ...]:
+    return ("--allow-code",) if allowed else ()
 
 
 def report_job(out: Path, data: Path, run: Path, probe: Path, labels: Path, site: Site) -> Job:
