@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 from documents import REPOSITORY, blocks
-from small_training import small_config, write_recipe
+from small_training import BATCH, small_config, write_recipe
+
+from fmct_hpc.train.checkpoint import Manifest
+from shards import Dataset
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -71,7 +74,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader's folder after all of "Your own data"."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "launch").symlink_to(REPOSITORY / "launch")
-    config = small_config(Path("data/zarr"), run={"steps": 4, "images_every": 2, "checkpoint_every": 2})
+    length = {"steps": None, "epochs": 1, "images_every": 2, "checkpoint_every": 2}
+    config = small_config(Path("data/zarr"), run=length)
     write_recipe(config, folder / "small-train.yaml")
     bash("fmct demo export export --studies 12 --matrix 64", folder)
     (block,) = blocks(README, "bash", "Your own data")
@@ -87,6 +91,11 @@ def test_your_own_data_goes_from_dicom_to_a_report(reader: Path) -> None:
     assert (reader / "runs/first/encoder.safetensors").is_file()
     recorded = json.loads((reader / "runs/first/config.json").read_text())
     assert recorded["data"]["path"] == str(reader / "data/zarr"), "found from wherever a probe is called"
+    steps = -(-len(Dataset.open(reader / "data/zarr")) // BATCH)
+    assert (recorded["run"]["epochs"], recorded["run"]["steps"]) == (1, steps)
+    newest = max((reader / "runs/first/checkpoints").glob("step-*/manifest.json"))
+    manifest = Manifest.model_validate_json(newest.read_bytes())
+    assert (manifest.step, manifest.configuration["run"]["epochs"]) == (steps, 1)
 
 
 def test_the_first_recipe_trains_a_small_archive_for_a_sound_number_of_epochs(reader: Path) -> None:

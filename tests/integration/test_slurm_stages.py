@@ -229,7 +229,8 @@ def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
         f"""
         {{data: {export.data / "zarr"}, labels: {export.labels}, features: features, folds: 3, bootstrap: 50,
         encoders: [{{name: ours, weights: ours}}, {{name: other, weights: ours, untrained: 0}}],
-        fractions: [0.5, 1.0], seeds: [0, 1], feature_tasks: 2, task_minutes: 0.08}}
+        fractions: [0.5, 1.0], seeds: [0, 1], feature_tasks: 2, task_minutes: 0.08,
+        allow_unknown_pretraining: true}}
         """
     )
     launched_jobs = launched("sweep", grid, "--out", "launched")
