@@ -59,7 +59,8 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Ma
     """Check all that can be wrong before any process group starts; return the checkpoint to go on from.
 
     Raises FmctError: what `with_steps` and `require_possible` do, the run folder takes no files, DeepSpeed
-    refuses what engine.deepspeed has, the checkpoints are of another configuration or dataset, or all damaged.
+    refuses what engine.deepspeed has, the checkpoints are of another configuration or dataset, or all of them
+    are damaged.
     """
     config = with_steps(config)
     require_folder(run)

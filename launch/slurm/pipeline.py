@@ -188,7 +188,7 @@ def _sweep(
     swept = out / "sweep"
     recipe = _kept(settings, out, "sweep")
     shares = min(sweep.tasks or site.width, site.array_size)
-    named = any(spec.function for spec in encoders)  # by the pipeline's file, which was asked of it
+    named = any(spec.function for spec in settings.encoders)  # by the pipeline's file, which was asked of it
     plan = replace(stages.sweep_plan_job(recipe[0], swept, site, named), after_success=needed)
     jobs = stages.sweep_chain(recipe[0], swept, [], Sweep(settings, swept).extractions, shares, site, named)
     *features, grid, collect = jobs
