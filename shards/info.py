@@ -129,7 +129,7 @@ def read_preprocessing(directory: Path, config_digest: str) -> dict[str, Any] | 
     if damaged:
         raise FmctError(
             f"{path} is not the configuration that made the volumes (its SHA-256 is not {FILE_NAME}'s "
-            "config_digest); restore it, or delete it and give the recipe by hand where it is asked for"
+            "config_digest); restore it or rerun `fmct preprocess --collect`"
         )
     return dict(document)
 

@@ -94,11 +94,18 @@ def pretraining_patients(weights: Path) -> frozenset[str] | None:
         return patients
     earlier = None
     for place in _places(first, run):
-        facts = file_facts(place)
-        if facts and facts.sha256 == last.start_digest:
+        if _is_file_of(place, last.start_digest):
             earlier = pretraining_patients(place)
             break
     return None if earlier is None else patients | earlier
+
+
+def _is_file_of(file: Path, sha256: str | None) -> bool:
+    try:
+        facts = file_facts(file)
+    except FmctError:  # the system does not give it, so that nobody knows
+        return False
+    return facts is not None and facts.sha256 == sha256
 
 
 def _run_of(weights: Path) -> Path | None:
