@@ -42,6 +42,13 @@ class DamagedDataError(FmctError):
     """Volumes that fail their checks."""
 
 
+class LostProcessError(FmctError):
+    """A process of ours that the system has killed, or that died."""
+
+    exit_code = 71
+    """EX_OSERR of sysexits.h: it may be another's doing, and a launcher may try again."""
+
+
 class UnsoundError(FmctError):
     """A training that is not finite, or whose features collapse."""
 

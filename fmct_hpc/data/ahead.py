@@ -11,6 +11,9 @@ from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
 
+END_SECONDS = 5.0
+"""For the copy that is given up; where its file system hangs, its thread is left alone."""
+
 
 class Ahead:
     """Walks along a rank's share of the order, a bounded number of steps before the training.
@@ -40,7 +43,7 @@ class Ahead:
         with self._moved:
             self._closed = True
             self._moved.notify()
-        self._thread.join()
+        self._thread.join(END_SECONDS)
 
     def _run(self) -> None:
         step = self._step

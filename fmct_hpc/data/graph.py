@@ -1,7 +1,6 @@
 """The DALI graph: from boxes of voxels and drawn parameters to augmented views, on the CPU or a GPU."""
 
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from fmct_hpc.data import smoothing
 from fmct_hpc.data.cut_cpu import cut_on_cpu
 from fmct_hpc.data.draw import SMOOTHED
 from fmct_hpc.data.kernel import bounds
-from fmct_hpc.data.source import Sample, ViewSource
+from fmct_hpc.data.source import Sample
 from fmct_hpc.data.squeezed import cut_squeezed
 
 Device = Literal["cpu", "gpu"]
@@ -28,7 +27,11 @@ _GAMMA_EPSILON = 1e-7
 
 
 def build_pipeline(
-    source: ViewSource, data: DataConfig, batch_size: int, device: Device, device_id: int | None
+    source: Callable[[int], list[Sample]],
+    data: DataConfig,
+    batch_size: int,
+    device: Device,
+    device_id: int | None,
 ) -> Pipeline:
     """A running pipeline whose outputs are the views, float32 (C, S, S, S) each, global ones first.
 
@@ -38,28 +41,27 @@ def build_pipeline(
     this there.
 
     Args:
-        source: called once a sample, in `data.workers` reader processes or, for 0, in this one.
+        source: gives the samples of each micro-batch, by its number since the start; called in order.
         data: what the source was made with.
         batch_size: samples a run.
         device: where everything after the read runs, and the views lie.
         device_id: the GPU's number, None for "cpu".
     """
+
+    def members(iteration: int) -> tuple[list[np.ndarray], ...]:
+        return tuple(map(list, zip(*source(iteration), strict=True)))
+
     pipeline = _pipeline(
-        source,
+        members,
         data,
         device,
         batch_size=batch_size,
         device_id=device_id,
         num_threads=max(1, data.workers),
-        py_num_workers=data.workers,
-        py_start_method="spawn",
         prefetch_queue_depth=data.prefetch,
     )
     _remove_rewritten()
-    with warnings.catch_warnings():
-        # DALI leaves the sockets it starts readers with to the garbage collector.
-        warnings.simplefilter("ignore", ResourceWarning)
-        pipeline.build()
+    pipeline.build()
     return pipeline
 
 
@@ -76,8 +78,10 @@ def _remove_rewritten() -> None:
 
 # With conditionals, for a sample is smoothed or contrasted only where it draws that: DALI rewrites each `if`.
 @pipeline_def(enable_conditionals=True)
-def _pipeline(source: ViewSource, data: DataConfig, device: Device) -> tuple[DataNode, ...]:
-    sample: Any = Sample(*_inputs(source, data))  # of graph nodes in the place of arrays
+def _pipeline(
+    members: Callable[[int], tuple[list[np.ndarray], ...]], data: DataConfig, device: Device
+) -> tuple[DataNode, ...]:
+    sample: Any = Sample(*_inputs(members))  # of graph nodes in the place of arrays
     views = _cut(sample, data, device)
     # Flags and kernels are arguments of operators, which DALI takes from the CPU.
     smoothed = views[SMOOTHED]
@@ -93,19 +97,10 @@ def _pipeline(source: ViewSource, data: DataConfig, device: Device) -> tuple[Dat
     return *views, fn.copy(sample.taken), fn.copy(sample.skipped)
 
 
-def _inputs(source: ViewSource, data: DataConfig) -> list[DataNode]:
+def _inputs(members: Callable[[int], tuple[list[np.ndarray], ...]]) -> list[DataNode]:
     """The members of Sample as graph nodes."""
-    # A source's arrays are new for each sample, and DALI keeps them alive until its operators have run.
-    how: dict[str, Any] = {"no_copy": True}
-    if data.workers:
-        how = {
-            "parallel": True,
-            "prefetch_queue_depth": data.prefetch,
-            # Shared memory for all outputs of a sample; where it is too little it grows, at a price.
-            "bytes_per_sample_hint": source.bytes_hint(),
-        }
-    outputs = fn.external_source(source=source, num_outputs=len(Sample._fields), batch=False, **how)
-    return list(outputs)
+    # A sample's arrays are its own, and DALI keeps them alive until its operators have run.
+    return list(fn.external_source(source=members, num_outputs=len(Sample._fields), no_copy=True))
 
 
 def _cut(sample: Any, data: DataConfig, device: Device) -> list[DataNode]:

@@ -17,9 +17,8 @@ from fmct_hpc.data.ahead import Ahead
 from fmct_hpc.data.cache import CachedDataset, open_dataset
 from fmct_hpc.data.graph import Device, build_pipeline
 from fmct_hpc.data.order import Order, Share
-from fmct_hpc.data.readers import ReaderWatch
-from fmct_hpc.data.source import FAILURE, ViewSource
-from shards.errors import FmctError
+from fmct_hpc.data.readers import Readers
+from fmct_hpc.data.source import Sample, ViewSource
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,8 @@ class Loader:
             device: where the views shall lie; "gpu" is the current CUDA device.
 
         Raises:
-            FmctError: the dataset can't be opened, or the batch can't be shared out evenly.
+            FmctError: the dataset can't be opened, the batch can't be shared out evenly, or a reader
+                process died.
         """
         self.dataset = open_dataset(data)
         order = Order.of(self.dataset, seed, global_batch)
@@ -87,9 +87,10 @@ class Loader:
         self._source = ViewSource(self.dataset, data, self._share, start_step)
         device_id = torch.cuda.current_device() if device == "gpu" else None
         self._device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
-        self._pipeline: Pipeline | None = build_pipeline(self._source, data, micro_batch, device, device_id)
-        readers = self._pipeline._py_pool
-        self._watch = None if readers is None else ReaderWatch(readers)
+        self._pipeline: Pipeline | None = build_pipeline(self._samples, data, micro_batch, device, device_id)
+        self._readers: Readers | None = None
+        if data.workers:
+            self._readers = Readers(self._source, data.workers, micro_batch, data.prefetch)
         self._iteration = 0
         self._ahead = (
             Ahead(self.dataset, self._share, start_step) if isinstance(self.dataset, CachedDataset) else None
@@ -109,17 +110,20 @@ class Loader:
 
     def close(self) -> None:
         """Stop the readers and free their shared memory; the loader then yields nothing more."""
-        pipeline, self._pipeline = self._pipeline, None
-        # DALI itself stops them when the pipeline is collected: too late while a traceback holds it.
-        if pipeline is not None and self._watch is not None:
-            self._watch.close()
-            pipeline._py_pool.close()
+        self._pipeline = None
+        if self._readers:
+            self._readers.close()
         if self._ahead:
             self._ahead.close()
 
+    def _samples(self, iteration: int) -> list[Sample]:
+        if self._readers:
+            return self._readers.batch(iteration)
+        return self._source.batch(iteration, range(self._share.micro_batch))
+
     def _next(self, pipeline: Pipeline) -> Batch:
         began = time.perf_counter()
-        *views, taken, skipped = self._run(pipeline)
+        *views, taken, skipped = pipeline.run()
         step, _ = self._source.when(self._iteration)
         if self._ahead:
             self._ahead.advance(step)
@@ -136,23 +140,6 @@ class Loader:
             wait_seconds=time.perf_counter() - began,
             skipped=key.take(lost).to_pylist(),
         )
-
-    def _run(self, pipeline: Pipeline) -> tuple:
-        """Run the pipeline once; an FmctError of a reader, which DALI wraps, is raised as itself."""
-        try:
-            return pipeline.run()
-        except Exception as error:
-            if self._watch is not None and self._watch.died():
-                raise FmctError(
-                    "a reader process died, most likely of too little memory: lower data.workers or "
-                    "data.prefetch"
-                ) from error
-            cause: BaseException | None = error
-            while cause is not None and not str(cause).startswith(FAILURE):
-                cause = cause.__cause__
-            if cause is None:
-                raise
-            raise FmctError(str(cause).removeprefix(FAILURE)) from None
 
     def _copy(self, outputs: Sequence[Any], batch: int) -> torch.Tensor:
         """The pipeline's views, whose memory DALI uses again, as one tensor of our own."""

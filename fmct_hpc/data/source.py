@@ -1,14 +1,9 @@
 """What feeds the DALI graph: from a place in the order to a sample's voxels and drawn parameters."""
 
-import ctypes
-import math
-import os
-import signal
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from nvidia.dali.types import SampleInfo
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data import field, smoothing
@@ -18,14 +13,8 @@ from fmct_hpc.data.order import Share
 from shards.dataset import Dataset
 from shards.errors import DamagedDataError, FmctError
 
-FAILURE = "fmct reader: "
-"""Starts an FmctError's text on its way through DALI, which keeps the text but not the type."""
-
 _SUBSTITUTES = 8
 """Volumes tried in the place of a damaged one: this many damaged ones in a row are no accident."""
-
-_PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal a process gets when its parent dies."""
 
 
 class Sample(NamedTuple):
@@ -52,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class ViewSource:
-    """The callback of fn.external_source: stateless, so that any process may produce any sample.
+    """Makes samples; stateless, so that any process may make any of them.
 
     Pickled for a reader process, it opens the dataset there again.
     """
@@ -62,15 +51,14 @@ class ViewSource:
         self.data = data
         self.share = share
         self.start_step = start_step
-        self._owner = os.getpid()
 
-    def __call__(self, info: SampleInfo) -> tuple[np.ndarray, ...]:
-        """Produce member `info.idx_in_batch` of micro-batch number `info.iteration` since the start."""
-        step, accumulation = self.when(info.iteration)
-        try:
-            return tuple(self.at(int(self.share.positions(step, accumulation)[info.idx_in_batch])))
-        except FmctError as error:
-            raise FmctError(f"{FAILURE}{error}") from error
+    def batch(self, iteration: int, places: Iterable[int]) -> list[Sample]:
+        """The samples at `places` of micro-batch number `iteration` since the start.
+
+        Raises FmctError where a volume is damaged, as `at` says.
+        """
+        positions = self.share.positions(*self.when(iteration))
+        return [self.at(int(positions[place])) for place in places]
 
     def at(self, position: int) -> Sample:
         """The sample at a position of the endless order.
@@ -120,10 +108,6 @@ class ViewSource:
         spacing = (1.0, 1.0, 1.0) if self.data.field == "squeezed" else self.dataset.info.spacing_mm
         return draw_views(self.data, spacing, self.share.order.seed, epoch, index)
 
-    def bytes_hint(self) -> int:
-        """What a Sample is likely to take at most."""
-        return 2 * math.prod(field.voxels(self.data.field_mm, self.dataset.info.spacing_mm)) + 2**16
-
     def _box(self, index: int, drawn: list[ViewParameters]) -> tuple[np.ndarray, list[np.ndarray]]:
         """The one box that holds all views' voxels, int16 HU, and where in it each view starts."""
         shape = self.dataset.index["shape"][index].as_py()
@@ -144,19 +128,3 @@ class ViewSource:
         volume = self.dataset.read(index)
         box = np.ascontiguousarray(volume[field.foreground(volume)])
         return box, [np.array(view.start) for view in drawn]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if os.getpid() != self._owner:
-            _become_reader()
-
-
-def _become_reader() -> None:
-    """Make this process live exactly as long as its trainer.
-
-    A scheduler signals every process of a job: the trainer decides what to do then, and must still
-    get its batches; and a trainer that is killed outright leaves no reader behind.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

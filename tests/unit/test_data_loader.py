@@ -2,25 +2,28 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from process_groups import readers_of
 from shard_samples import damage_volume, make_key, make_record
 
 from fmct_hpc.config import DataConfig
 from fmct_hpc.data.loader import Batch, Loader
-from fmct_hpc.data.readers import ReaderWatch
+from fmct_hpc.data.readers import Readers
 from shards.dataset import finish_dataset
-from shards.errors import FmctError
+from shards.errors import FmctError, LostProcessError
 from shards.writer import ShardWriter
 
 VOLUMES = 5
@@ -218,24 +221,57 @@ def test_readers_outlive_the_signals_of_a_scheduler(dataset, reference):
         assert_same(list(islice(loader, 6)), reference)
 
 
-@pytest.mark.parametrize("seconds", [0, 1], ids=["at work", "asleep"])
-def test_a_dead_reader_is_told_and_not_waited_for(dataset, seconds):
-    with loading(small(dataset, workers=1)) as loader:
-        next(iter(loader))
-        time.sleep(seconds)
-        os.kill(reader_pids()[0], signal.SIGKILL)
-        with pytest.raises(FmctError, match="reader process died"):
-            list(islice(loader, 50))
+KILLS = int(os.environ.get("FMCT_KILLS", "4"))
+"""How often readers are killed: 100 in the long test (docs/training.md)."""
 
 
-def test_a_dead_reader_is_named_though_dali_hears_of_it_first(dataset, monkeypatch):
-    watch = ReaderWatch._watch
-    monkeypatch.setattr(ReaderWatch, "_watch", lambda self: (time.sleep(3), watch(self)))
-    with loading(small(dataset, workers=1)) as loader:
+@pytest.mark.timeout(300 + 20 * KILLS)
+def test_a_reader_killed_at_any_moment_is_told_and_not_waited_for(dataset):
+    """In its start, at work, asleep, with a task in its hands."""
+    generator = random.Random(os.environ.get("FMCT_SEED", 0))
+    for number in range(KILLS):
+        started = threading.Thread(target=kill_a_reader, args=(generator.random(), number % 2 == 0))
+        started.start()
+        told = pytest.raises(LostProcessError, match="reader process was killed by SIGKILL")
+        with told, loading(small(dataset, workers=2)) as loader:
+            list(islice(loader, 50_000))
+        assert reader_pids() == []
+        started.join()
+
+
+def kill_a_reader(moment: float, early: bool) -> None:
+    """Some time after it is there: in its start, or at any time of a short run."""
+    while not (readers := readers_of(os.getpid())):
+        time.sleep(0.001)
+    time.sleep(moment * (1.0 if early else 5.0))
+    os.kill(readers[0], signal.SIGKILL)
+
+
+def test_closing_waits_for_no_reader(dataset):
+    """One is killed, which nobody has been told, and one answers nothing any more."""
+    with loading(small(dataset, workers=2)) as loader:
         next(iter(loader))
-        os.kill(reader_pids()[0], signal.SIGKILL)
-        with pytest.raises(FmctError, match="reader process died"):
-            list(islice(loader, 50))
+        killed, stopped = reader_pids()
+        os.kill(stopped, signal.SIGSTOP)
+        os.kill(killed, signal.SIGKILL)
+    assert reader_pids() == []
+
+
+class Defective:
+    def batch(self, iteration, places):
+        raise [KeyError("one"), PermissionError(13, "two", "file"), FmctError("three"), *5 * [None]][
+            iteration
+        ]
+
+
+def test_what_fails_in_a_reader_keeps_its_kind_or_its_traceback():
+    with closing(Readers(Defective(), count=1, batch=1, prefetch=2)) as readers:
+        with pytest.raises(RuntimeError, match=r"(?s)in batch.*KeyError: 'one'"):
+            readers.batch(0)
+        with pytest.raises(PermissionError, match="file"):
+            readers.batch(1)
+        with pytest.raises(FmctError, match="three"):
+            readers.batch(2)
 
 
 TRAINER = """
