@@ -19,6 +19,7 @@ from fmct_hpc.data.graph import Device, build_pipeline
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.readers import Readers
 from fmct_hpc.data.source import Sample, ViewSource
+from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,10 @@ class Loader:
         """
         while self._pipeline is not None:
             yield self._next(self._pipeline)
+
+    def lost(self) -> FmctError | None:
+        """Why no further batch will come: a reader has died. To be asked on any thread."""
+        return self._readers.lost() if self._readers else None
 
     def close(self) -> None:
         """Stop the readers and free their shared memory; the loader then yields nothing more."""

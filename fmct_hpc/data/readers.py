@@ -8,6 +8,7 @@ one, or sleeps on one, stops the trainer and the pool's end for ever.)
 import ctypes
 import multiprocessing
 import signal
+import threading
 import time
 import traceback
 from collections import deque
@@ -57,12 +58,18 @@ class Readers:
         self._readers: list[_Reader] = []
         # Also where nobody closes: at its end Python waits for all processes, and these ignore SIGTERM.
         self._end = util.Finalize(self, _kill, (self._readers,), exitpriority=10)
-        with _shielded():
-            for _ in range(count):
-                self._readers.append(_Reader())
-        for reader in self._readers:
-            with self._told():
-                reader.pipe.send(source)
+        self._lock = threading.Lock()
+        self._closed = False
+        try:
+            with _shielded():
+                for _ in range(count):
+                    self._readers.append(_Reader())
+            for reader in self._readers:
+                with self._told():
+                    reader.pipe.send(source)
+        except BaseException:
+            self.close()
+            raise
 
     def batch(self, iteration: int) -> list[Sample]:
         """All samples of the next micro-batch, number `iteration` since the start.
@@ -79,9 +86,16 @@ class Readers:
             samples |= zip(places, self._receive(self._readers[number]), strict=True)
         return [samples[place] for place in range(self._batch)]
 
+    def lost(self) -> LostProcessError | None:
+        """Whether a reader has died, and how; None too once they are closed. To be asked on any thread."""
+        with self._lock:
+            return None if self._closed else self._loss(0.0)
+
     def close(self) -> None:
         """Kill the readers, whatever they are doing."""
-        self._end()
+        with self._lock:
+            self._closed = True
+            self._end()
 
     def _shares(self, iteration: int) -> Iterator[tuple[int, list[int]]]:
         """Which places of a batch a reader makes, of those that make any."""
@@ -107,16 +121,19 @@ class Readers:
         try:
             yield
         except (EOFError, OSError):
-            raise self._loss() from None
+            with self._lock:
+                loss = self._loss(END_SECONDS)
+            if loss is None:
+                raise
+            raise loss from None
 
-    def _loss(self) -> LostProcessError:
-        ended = wait([reader.process.sentinel for reader in self._readers], timeout=END_SECONDS)
+    def _loss(self, timeout: float) -> LostProcessError | None:
+        ended = wait([reader.process.sentinel for reader in self._readers], timeout)
         processes = [one.process for one in self._readers if one.process.sentinel in ended]
         for process in processes:
             process.join(END_SECONDS)  # the system tells of an end a moment before it tells how
         codes = [process.exitcode for process in processes if process.exitcode is not None]
-        self.close()
-        return LostProcessError(f"a reader process {_how(min(codes, default=0))}")
+        return LostProcessError(f"a reader process {_how(min(codes))}") if codes else None
 
 
 class _Reader:

@@ -11,7 +11,7 @@ from fmct_hpc.data.draw import SMOOTHED, ViewParameters, draw_views
 from fmct_hpc.data.kernel import AIR_HU
 from fmct_hpc.data.order import Share
 from shards.dataset import Dataset
-from shards.errors import DamagedDataError, FmctError
+from shards.errors import DamagedDataError
 
 _SUBSTITUTES = 8
 """Volumes tried in the place of a damaged one: this many damaged ones in a row are no accident."""

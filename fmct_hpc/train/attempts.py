@@ -24,6 +24,7 @@ from shards.atomic import write_text
 from shards.errors import (
     DamagedDataError,
     FmctError,
+    LostProcessError,
     NoRoomError,
     UnavailableError,
     UnsoundError,
@@ -311,6 +312,7 @@ def _cause(error: BaseException) -> Cause:
         (DamagedDataError, "damaged data"),
         (UnsoundError, "unsound"),
         (UnavailableError, "crash"),
+        (LostProcessError, "crash"),
         (FmctError, "refused"),
     )
     return next((cause for kind, cause in typed if isinstance(error, kind)), "crash")

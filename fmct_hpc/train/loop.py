@@ -159,7 +159,8 @@ def run_steps(
 ) -> tuple[int, bool]:
     """Do `steps`, saving as the configuration says and at the end; `observe` sees each when it is over.
 
-    Returns how many steps the run has done, and whether it stopped early because a rank was asked to.
+    Closes the loader after the last of them. Returns how many steps the run has done, and whether it stopped
+    early because a rank was asked to.
     """
     config = training.config
     accumulation = config.accumulation(training.place.world_size)
@@ -179,5 +180,6 @@ def run_steps(
         if stopping:
             log.info("step %d: stopping; run it again to go on", done)
             break
+    loader.close()  # what becomes of readers is no matter any more
     saver.finish()
     return done, stopping

@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     # After this DeepSpeed is configured for the device, which must come before it is imported.
     place = join(config.engine.device, config.run.hang_minutes)
     from fmct_hpc.data.loader import Loader
+    from fmct_hpc.train.abort import AbortFlag
     from fmct_hpc.train.loop import Training, run_steps
     from fmct_hpc.train.observers import RunObservers
     from fmct_hpc.train.saver import Saver
@@ -132,7 +134,9 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
         step, device = found[1].step if found else 0, place.device_name()
         attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device))
         last = min(until or config.run.steps, config.run.steps)
-        with stop_on_signal(end) as stop:
+        note = partial(attempts.note_failure, run, attempt.number, rank)
+        flag = AbortFlag(f"{run.absolute()}/{attempt.number}", place, note)
+        with stop_on_signal(end) as stop, flag, ExitStack() as opened:
             try:
                 training = Training(config, place)
                 if found:
@@ -147,6 +151,8 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                     log.info("%s: %d of %d steps are done, none is to do", run, step, config.run.steps)
                 longest = on_first_rank(lambda: max(one.save_seconds for one in attempts.attempts(run)))
                 saver = Saver(run, config, training.state, facts, longest)
+                flag.last = saver.close
+                opened.callback(saver.close)
                 accumulation = config.accumulation(world_size)
                 loader = Loader(
                     config.data,
@@ -159,20 +165,19 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                     accumulation,
                     config.engine.device,
                 )
+                flag.lost = loader.lost
+                opened.callback(loader.close)
                 observers = RunObservers(training, run, step, dataset, profile, watchdog)
-                try:
-                    steps = range(step, last)
-                    done, stopped = run_steps(training, loader, observers.step, saver, steps, stop)
-                finally:
-                    observers.close()
-                    loader.close()
-                    saver.close()
+                opened.callback(observers.close)
+                steps = range(step, last)
+                done, stopped = run_steps(training, loader, observers.step, saver, steps, stop)
+                opened.close()
                 reasons = [reason for reason in together(lambda: stop.reason) if reason]
                 stopped_by = reasons[0] if stopped else None
                 on_first_rank(lambda: _export(run, done))
                 on_first_rank(lambda: attempts.end(run, attempt, done, stopped_by, saver.seconds))
             except Exception as error:
-                attempts.note_failure(run, attempt.number, rank, error)
+                flag.fail(error)  # before anything is closed, which may take its time
                 raise
     return EXIT_SAVED if stopped else 0
 

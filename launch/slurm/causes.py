@@ -9,7 +9,7 @@ from fmct_hpc.train.attempts import Cause
 from fmct_hpc.train.signals import EXIT_SAVED
 from fmct_hpc.train.watchdog import EXIT_HUNG
 from launch.slurm import scheduler
-from shards.errors import FmctError, NoRoomError
+from shards.errors import FmctError, LostProcessError, NoRoomError
 
 LOG_BYTES = 1 << 20
 """How much of a log's end is read for Slurm's words."""
@@ -25,8 +25,12 @@ _BY_CODE: dict[int, Cause] = {
     128 + signal.SIGUSR2: "time limit",
     EXIT_HUNG: "hang",
     NoRoomError.exit_code: "no room",
+    LostProcessError.exit_code: "crash",
     FmctError.exit_code: "refused",
 }
+
+_TOLD = (FmctError.exit_code, NoRoomError.exit_code, LostProcessError.exit_code)
+"""Codes of ends for which there is a line of our own in the log."""
 
 _SAID: tuple[tuple[str, Cause], ...] = (
     ("DUE TO PREEMPTION", "preempted"),
@@ -63,7 +67,7 @@ class Explained(NamedTuple):
 def by_code(code: int, log: str) -> Explained:
     """Of a start whose batch script has lived to see its command's exit code; `log` is what it wrote."""
     if code in _BY_CODE:
-        told = own_words(log) if code in (FmctError.exit_code, NoRoomError.exit_code) else ""
+        told = own_words(log) if code in _TOLD else ""
         return Explained(_BY_CODE[code], told or _how(code), None, code)
     rank, how = _first_rank(log)
     if "error: Node failure on" in log:

@@ -133,7 +133,9 @@ class Given(ViewSource):
 def views_of(volume: np.ndarray, drawn: list[ViewParameters], **changes: object) -> list[np.ndarray]:
     """What the whole graph makes of a volume."""
     data = DataConfig(path=Path("unused"), local_views=len(drawn) - 2, workers=0, **(SMALL | changes))
-    *views, taken, skipped = build_pipeline(Given(volume, data, drawn), data, 1, "cpu", None).run()
+    source = Given(volume, data, drawn)
+    pipeline = build_pipeline(lambda iteration: source.batch(iteration, [0]), data, 1, "cpu", None)
+    *views, taken, skipped = pipeline.run()
     assert (np.array(taken.at(0)), np.array(skipped.at(0)).size) == (0, 0)
     return [np.array(view.at(0)) for view in views]
 
@@ -282,9 +284,8 @@ def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel():
 def test_the_gpu_graph_is_one_that_dali_accepts(field, monkeypatch):
     """As far as that shows without a GPU: the operators' devices fit, and the views stay on the GPU."""
     data = DataConfig(path=Path("unused"), field=field, workers=0, **SMALL)
-    source = Given(head((30, 30, 30)), data, [])
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    pipeline = _pipeline(source, data, "gpu", batch_size=2, device_id=0, num_threads=1)
+    pipeline = _pipeline(lambda iteration: (), data, "gpu", batch_size=2, device_id=0, num_threads=1)
     pipeline._build_graph()
     assert [output.device for output in pipeline._graph_outputs] == ["gpu"] * 4 + ["cpu"] * 2
 

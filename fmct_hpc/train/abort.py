@@ -1,0 +1,187 @@
+"""Ending all ranks when one fails: it sets a flag, which a thread of every other rank watches."""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import NamedTuple
+
+import torch.distributed as dist
+
+from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.saver import LAST_WAIT_SECONDS
+from shards.errors import FmctError
+
+POLL_SECONDS = 0.5
+"""Between two looks: a thousand ranks ask rank 0's store two thousand things a second, of the hundred
+thousand that it answers."""
+
+ANSWER_SECONDS = 5.0
+"""How long a rank that fails stays for the others to see its flag, before its connections break."""
+
+END_SECONDS = LAST_WAIT_SECONDS + 10.0
+"""For a rank that fails to end by itself: a checkpoint that is being written may come to its end."""
+
+FOLLOW_SECONDS = 5.0
+"""For the training's own thread to notice: that what it needs is lost, at its next batch; that the rank which
+failed has ended, by a collective over broken connections (gloo; with NCCL it never does)."""
+
+_STORE_SECONDS = 30.0
+"""For rank 0's store to answer."""
+
+
+class Failed(NamedTuple):
+    """The first rank that failed."""
+
+    rank: int
+    code: int
+    """Exit code, for all ranks."""
+
+
+class AbortFlag:
+    """Context manager around a rank's training: when one rank fails, all end, wherever they stand.
+
+    The first rank that fails tells why. The others know then why their connections break, and end without a
+    word and with the same exit code. What does not end by itself in time, its thread ends.
+    """
+
+    def __init__(self, name: str, place: Place, note: Callable[[Exception], None]) -> None:
+        """Make the flag; no rank has set it.
+
+        Args:
+            name: the same on all ranks, and another each time.
+            place: this rank's.
+            note: puts on record why this rank fails; called before the others hear of it.
+        """
+        self.lost: Callable[[], Exception | None] = lambda: None
+        """Asked twice a second: what makes this rank fail though its training does not know it yet."""
+        self.last: Callable[[], None] = lambda: None
+        """Called before this rank is ended by force: waits, not for ever, for what is better finished."""
+        self._note = note
+        self._rank = place.rank
+        self._others = place.world_size - 1
+        self._key = f"fmct/abort/{name}"
+        self._store = _client() if self._others else None
+        self._failed: Failed | None = None
+        self._error: Exception | None = None
+        self._ending = False
+        self._answered = False
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="abort flag", daemon=True)
+
+    def __enter__(self) -> "AbortFlag":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.set()
+        with suppress(RuntimeError):
+            self._answer()
+        self._say_ended()
+        self._thread.join(POLL_SECONDS)  # it may be asking a store that is gone
+
+    def fail(self, error: Exception) -> None:
+        """Tell all ranks that this one ends by `error`, whose `exit_code` becomes theirs (none: 1).
+
+        Raises SystemExit where another has failed first, which tells why.
+        """
+        self._ending = True
+        first = self._set(error)
+        if first.rank != self._rank:
+            raise SystemExit(first.code)
+
+    def _set(self, error: Exception) -> Failed:
+        """Set the flag, if no rank has set it; return who has. Waits until the others have seen it."""
+        self._note(error)
+        mine = Failed(self._rank, getattr(error, "exit_code", 1))
+        self._error, self._failed = error, self._first(mine)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        with suppress(RuntimeError):
+            while self._failed == mine and self._store and time.monotonic() < deadline:
+                if self._store.add(f"{self._key}/answers", 0) >= self._others:
+                    break
+                time.sleep(POLL_SECONDS / 10)
+        return self._failed
+
+    def _first(self, mine: Failed) -> Failed:
+        """Set the flag to `mine`, if no rank has set it; return what it is."""
+        with suppress(RuntimeError):
+            if self._store:
+                return Failed(*json.loads(self._store.compare_set(self._key, "", json.dumps(mine))))
+        return self._failed or mine
+
+    def _answer(self) -> None:
+        if self._store and not self._answered:
+            self._answered = True
+            self._store.add(f"{self._key}/answers", 1)
+
+    def _watch(self) -> None:
+        while not self._look():
+            if self._left.wait(POLL_SECONDS):
+                return
+        began = time.monotonic()
+        while time.monotonic() < began + self._patience() and not self._ended():
+            if self._left.wait(POLL_SECONDS):
+                return
+        if not self._left.wait(FOLLOW_SECONDS):
+            self._end_by_force()
+
+    def _patience(self) -> float:
+        assert self._failed
+        return END_SECONDS if self._ending or self._failed.rank != self._rank else FOLLOW_SECONDS
+
+    def _look(self) -> bool:
+        """Whether any rank has failed; a store that is gone, with rank 0, cannot tell any more."""
+        if not self._failed and (error := self.lost()) is not None:
+            self._set(error)
+        with suppress(RuntimeError):
+            if self._store and not self._failed and self._store.check([self._key]):
+                self._failed = Failed(*json.loads(self._store.get(self._key)))
+                self._answer()
+        return self._failed is not None
+
+    def _ended(self) -> bool:
+        """Whether the rank that failed has ended, but for its process."""
+        try:
+            return bool(self._store and self._store.check([f"{self._key}/ended"]))
+        except RuntimeError:
+            return True
+
+    def _say_ended(self) -> None:
+        with suppress(RuntimeError):
+            if self._store and self._failed and self._failed.rank == self._rank:
+                self._store.set(f"{self._key}/ended", "")
+
+    def _end_by_force(self) -> None:
+        assert self._failed
+        if self._error and self._failed.rank == self._rank:
+            if isinstance(self._error, FmctError):
+                print(f"fmct: {self._error}", file=sys.stderr)
+            else:
+                traceback.print_exception(self._error)
+        self.last()
+        self._say_ended()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self._failed.code)
+
+
+def _client() -> dist.TCPStore:
+    """A connection of its own to the store by which the ranks have met (torch's env:// initialisation)."""
+    return dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timedelta(seconds=_STORE_SECONDS),
+        wait_for_workers=False,
+    )
