@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -24,7 +25,8 @@ POLL_SECONDS = 0.5
 thousand that it answers."""
 
 ANSWER_SECONDS = 5.0
-"""How long a rank that fails stays for the others to see its flag, before its connections break."""
+"""How long a rank that fails stays for the others to see its flag, before its connections break; and rank 0
+for them to need its store no more."""
 
 END_SECONDS = LAST_WAIT_SECONDS + 10.0
 """For a rank that fails to end by itself: a checkpoint that is being written may come to its end."""
@@ -72,7 +74,7 @@ class AbortFlag:
         self._failed: Failed | None = None
         self._error: Exception | None = None
         self._ending = False
-        self._answered = False
+        self._said: set[str] = set()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="abort flag", daemon=True)
 
@@ -84,10 +86,8 @@ class AbortFlag:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._left.set()
-        with suppress(RuntimeError):
-            self._answer()
-        self._say_ended()
-        self._thread.join(POLL_SECONDS)  # it may be asking a store that is gone
+        self._thread.join(POLL_SECONDS)
+        self._leave()
 
     def fail(self, error: Exception) -> None:
         """Tell all ranks that this one ends by `error`, whose `exit_code` becomes theirs (none: 1).
@@ -100,44 +100,27 @@ class AbortFlag:
             raise SystemExit(first.code)
 
     def _set(self, error: Exception) -> Failed:
-        """Set the flag, if no rank has set it; return who has. Waits until the others have seen it."""
+        """Set the flag, if no rank has; return who has. Waits until the others have seen it."""
         self._note(error)
         mine = Failed(self._rank, getattr(error, "exit_code", 1))
-        self._error, self._failed = error, self._first(mine)
-        deadline = time.monotonic() + ANSWER_SECONDS
-        with suppress(RuntimeError):
-            while self._failed == mine and self._store and time.monotonic() < deadline:
-                if self._store.add(f"{self._key}/answers", 0) >= self._others:
-                    break
-                time.sleep(POLL_SECONDS / 10)
-        return self._failed
-
-    def _first(self, mine: Failed) -> Failed:
-        """Set the flag to `mine`, if no rank has set it; return what it is."""
+        self._error, self._failed = error, self._failed or mine
         with suppress(RuntimeError):
             if self._store:
-                return Failed(*json.loads(self._store.compare_set(self._key, "", json.dumps(mine))))
-        return self._failed or mine
-
-    def _answer(self) -> None:
-        if self._store and not self._answered:
-            self._answered = True
-            self._store.add(f"{self._key}/answers", 1)
+                self._failed = Failed(*json.loads(self._store.compare_set(self._key, "", json.dumps(mine))))
+                if self._failed.rank == self._rank:
+                    self._await("heard")
+        return self._failed
 
     def _watch(self) -> None:
         while not self._look():
             if self._left.wait(POLL_SECONDS):
                 return
         began = time.monotonic()
-        while time.monotonic() < began + self._patience() and not self._ended():
+        while not self._ended() and time.monotonic() < began + self._patience():
             if self._left.wait(POLL_SECONDS):
                 return
         if not self._left.wait(FOLLOW_SECONDS):
             self._end_by_force()
-
-    def _patience(self) -> float:
-        assert self._failed
-        return END_SECONDS if self._ending or self._failed.rank != self._rank else FOLLOW_SECONDS
 
     def _look(self) -> bool:
         """Whether any rank has failed; a store that is gone, with rank 0, cannot tell any more."""
@@ -146,20 +129,45 @@ class AbortFlag:
         with suppress(RuntimeError):
             if self._store and not self._failed and self._store.check([self._key]):
                 self._failed = Failed(*json.loads(self._store.get(self._key)))
-                self._answer()
+                self._say("heard")
         return self._failed is not None
 
     def _ended(self) -> bool:
-        """Whether the rank that failed has ended, but for its process."""
+        """Whether the rank that failed has ended, but for its process; nobody asks the store after that."""
         try:
-            return bool(self._store and self._store.check([f"{self._key}/ended"]))
+            ended = bool(self._store and self._store.check([f"{self._key}/ended"]))
+            if ended:
+                self._say("gone")
         except RuntimeError:
             return True
+        return ended
 
-    def _say_ended(self) -> None:
+    def _patience(self) -> float:
+        assert self._failed
+        return END_SECONDS if self._ending or self._failed.rank != self._rank else FOLLOW_SECONDS
+
+    def _leave(self) -> None:
+        """Rank 0 takes the store with it, so it leaves when no other needs it any more."""
         with suppress(RuntimeError):
-            if self._store and self._failed and self._failed.rank == self._rank:
-                self._store.set(f"{self._key}/ended", "")
+            if self._failed and self._failed.rank == self._rank:
+                self._say("ended")
+            self._say("heard")
+            self._say("gone")
+            if self._rank == 0:
+                self._await("gone")
+
+    def _say(self, word: str) -> None:
+        if self._store and word not in self._said:
+            self._said.add(word)
+            self._store.add(f"{self._key}/{word}", 1)
+
+    def _await(self, word: str) -> None:
+        """Wait until every rank, or every other one, has said it."""
+        if self._store:
+            deadline = time.monotonic() + ANSWER_SECONDS
+            everyone = self._others + (word in self._said)
+            while self._store.add(f"{self._key}/{word}", 0) < everyone and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS / 10)
 
     def _end_by_force(self) -> None:
         assert self._failed
@@ -169,7 +177,9 @@ class AbortFlag:
             else:
                 traceback.print_exception(self._error)
         self.last()
-        self._say_ended()
+        self._leave()
+        for child in multiprocessing.active_children():
+            child.kill()  # readers end with this process, but for those that are still starting
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

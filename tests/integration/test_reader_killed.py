@@ -21,7 +21,7 @@ from launch.slurm.requeue import FAILURES
 from shards.errors import LostProcessError
 
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
-RANKS = (1, 2, 4) if KILLS > 2 else (1, 2)
+RANKS = (1, 2, 1, 2, 4) if KILLS > 2 else (1, 2)
 CODE = LostProcessError.exit_code
 PATIENCE = 120.0
 """Far more than an end takes on a machine that others use as well, far less than run.hang_minutes."""
