@@ -1,41 +1,28 @@
-"""Reader processes that make samples ahead of their use, and that end the trainer when they are killed.
+"""A rank's reader processes: they make samples ahead of their use, and their death ends the training.
 
 Each has a pipe and memory of its own and shares no lock with others, so nobody waits for one that has died.
 (DALI 2.4's own pool of such processes shares queues and their locks: a reader that is killed while it holds
 one, or sleeps on one, stops the trainer and the pool's end for ever.)
 """
 
-import ctypes
-import multiprocessing
 import signal
 import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker, util
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import util
+from multiprocessing.connection import wait
 
-from fmct_hpc.data.handover import Receiver, Sender
+from fmct_hpc.data.reader import Reader, shielded
 from fmct_hpc.data.source import Sample, ViewSource
-from shards.errors import FmctError, LostProcessError
+from shards.errors import LostProcessError
 
 END_SECONDS = 5.0
 """For all readers of a trainer to leave the system once they are killed: more than it takes, unless one of
 them hangs in a file system; that one is left alone."""
 
-_SHIELDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-
-_PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal a process gets when its parent dies."""
-
 _MOST_AHEAD = 64
 """Tasks a reader may have: what a socket's buffer holds of them, so that nobody blocks in sending."""
-
-_context = multiprocessing.get_context("spawn")
 
 
 class Readers:
@@ -55,15 +42,15 @@ class Readers:
         self._batch = batch
         self._ahead = min(prefetch, _MOST_AHEAD)
         self._asked = 0
-        self._readers: list[_Reader] = []
+        self._readers: list[Reader] = []
         # Also where nobody closes: at its end Python waits for all processes, and these ignore SIGTERM.
         self._end = util.Finalize(self, _kill, (self._readers,), exitpriority=10)
         self._lock = threading.Lock()
         self._closed = False
         try:
-            with _shielded():
+            with shielded():
                 for _ in range(count):
-                    self._readers.append(_Reader())
+                    self._readers.append(Reader())
             for reader in self._readers:
                 with self._told():
                     reader.pipe.send(source)
@@ -105,7 +92,7 @@ class Readers:
             if places:
                 yield number, places
 
-    def _receive(self, reader: "_Reader") -> list[Sample]:
+    def _receive(self, reader: Reader) -> list[Sample]:
         with self._told():
             ready = wait([reader.pipe, *(one.process.sentinel for one in self._readers)])
             if ready != [reader.pipe]:
@@ -136,34 +123,7 @@ class Readers:
         return LostProcessError(f"a reader process {_how(min(codes))}") if codes else None
 
 
-class _Reader:
-    """One process, seen by the trainer."""
-
-    def __init__(self) -> None:
-        self.pipe, theirs = _context.Pipe()
-        self.process: BaseProcess = _context.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-        self._slots: list[Receiver] = []
-        self._asked: deque[int] = deque()
-
-    def ask(self, iteration: int, places: list[int]) -> None:
-        """Have it make a share of a batch, into memory that nobody uses any more."""
-        slots = range(len(self._slots))
-        free = (n for n in slots if n not in self._asked and not self._slots[n].used)
-        slot = next(free, len(self._slots))
-        if slot == len(self._slots):
-            self._slots.append(Receiver())
-        self._asked.append(slot)
-        self.pipe.send((slot, iteration, places))
-
-    def receive(self) -> list[Sample] | Exception:
-        """What became of the share that it was asked for first."""
-        answer: list[Sample] | Exception = self._slots[self._asked.popleft()].receive(self.pipe)
-        return answer
-
-
-def _kill(readers: list[_Reader]) -> None:
+def _kill(readers: list[Reader]) -> None:
     for reader in readers:
         reader.process.kill()
         reader.pipe.close()
@@ -179,39 +139,3 @@ def _how(code: int) -> str:
     by = ", most likely by the kernel for want of memory" if signal_ is signal.SIGKILL else ""
     remedy = "lower data.workers or data.prefetch, or give the job more memory"
     return f"was killed by {signal_.name}{by}: {remedy}"
-
-
-@contextmanager
-def _shielded() -> Iterator[None]:
-    """Processes that are started here never see a scheduler's signals, which go to all processes of a job:
-    the trainer decides what to do then, and must still get its batches.
-    """
-    resource_tracker.ensure_running()  # its start, which the first process brings about, would unblock some
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _serve(pipe: Connection) -> None:
-    """A reader's life; it ends with its trainer."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    slots: dict[int, Sender] = {}
-    with suppress(EOFError, ConnectionError):
-        source = _outcome(pipe.recv)
-        while True:
-            slot, iteration, places = pipe.recv()
-            failed = isinstance(source, Exception)
-            answer = source if failed else _outcome(source.batch, iteration, places)
-            slots.setdefault(slot, Sender()).send(pipe, answer)
-
-
-def _outcome(function: Callable[..., Any], *arguments: object) -> Any:
-    """What `function` returns, or the exception to raise in the trainer."""
-    try:
-        return function(*arguments)
-    except (FmctError, OSError) as error:
-        return error
-    except Exception:  # a defect, whose traceback the trainer shows
-        return RuntimeError(f"in a reader process:\n{traceback.format_exc()}")

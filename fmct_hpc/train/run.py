@@ -135,7 +135,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
         attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device))
         last = min(until or config.run.steps, config.run.steps)
         note = partial(attempts.note_failure, run, attempt.number, rank)
-        flag = AbortFlag(f"{run.absolute()}/{attempt.number}", place, note)
+        flag = AbortFlag(attempt.began.isoformat(), place, note)
         with stop_on_signal(end) as stop, flag, ExitStack() as opened:
             try:
                 training = Training(config, place)

@@ -22,9 +22,9 @@ from shards.formats import FORMATS
 
 LEAST_PYTHON = (3, 11)
 LEAST_OPEN_FILES = 4096
-"""DALI's readers, a connection to each other rank, libraries: some hundred, and some room."""
-LEAST_SHARED_BYTES = 2 * 2**30
-"""A reader's queue holds data.prefetch micro-batches of boxes of about 20 MB."""
+"""Readers, a connection to each other rank, libraries: some hundred, and some room."""
+LEAST_SHARED_BYTES = 2**30
+"""NCCL's buffers between the GPUs of a node; a container's usual 64 MB are too little."""
 SECONDS = 300
 """First imports from a slow file system take minutes."""
 AGAIN = "bash launch/environment.sh .venv"
@@ -224,8 +224,8 @@ def _shared_memory() -> str | Judgement:
     said = f"{free / 1e9:.1f} GB free in /dev/shm"
     if free < LEAST_SHARED_BYTES:
         return fault(
-            f"{said}: reader processes hand boxes over there, and would die of SIGBUS",
-            "mount it larger (containers: --shm-size=16g), or train with data.workers=0",
+            f"{said}: with several GPUs NCCL exchanges data there, and fails or dies of SIGBUS",
+            "mount it larger (containers: --shm-size=1g); one GPU, or none, needs none of it",
         )
     return said
 

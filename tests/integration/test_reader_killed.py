@@ -16,8 +16,6 @@ from process_groups import children_of, group_is_gone, readers_of
 from small_training import small_config, start_training, write_dataset, write_recipe
 
 from fmct_hpc.train.attempts import attempts
-from launch.slurm.causes import by_code
-from launch.slurm.requeue import FAILURES
 from shards.errors import LostProcessError
 
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
@@ -100,9 +98,3 @@ def test_a_reader_killed_at_a_random_moment_ends_the_run_with_one_line(recipe: P
         [attempt] = attempts(run)
         assert (attempt.cause, attempt.exit_code, f"fmct: {attempt.detail}") == ("crash", CODE, line)
     print(f"{len(told)} of {number} runs: {max(kill.seconds for kill in told):.1f} s at the most")
-
-
-def test_slurm_queues_such_a_run_again() -> None:
-    explained = by_code(CODE, "fmct: job 1, start 0, on n1\nfmct: a reader process was killed\n")
-    assert (explained.cause, explained.detail) == ("crash", "a reader process was killed")
-    assert FAILURES[explained.cause] == 2

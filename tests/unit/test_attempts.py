@@ -14,7 +14,7 @@ from small_training import small_config
 from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import Attempt, begin, conclude, end, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
-from shards.errors import DamagedDataError, FmctError, NoRoomError
+from shards.errors import DamagedDataError, FmctError, LostProcessError, NoRoomError
 from shards.lock import HeldError, writing
 
 DATA = DataFacts(
@@ -114,6 +114,7 @@ def test_a_rank_that_said_nothing_is_known_by_its_launcher(run):
         (PermissionError(13, "Permission denied", "run/metrics.jsonl"), "refused"),
         (PermissionError(13, "Permission denied"), "crash"),
         (ValueError("x"), "crash"),
+        (LostProcessError("a reader process was killed"), "crash"),
     ],
 )
 def test_a_failure_has_its_cause(run, error, cause):

@@ -215,9 +215,17 @@ def test_closing_ends_the_readers_and_the_stream(dataset):
 
 
 def test_readers_outlive_the_signals_of_a_scheduler(dataset, reference):
-    with loading(small(dataset, workers=1)) as loader:
+    def signals() -> None:
+        while not (readers := readers_of(os.getpid())):
+            time.sleep(0.001)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            os.kill(reader_pids()[0], number)
+            os.kill(readers[0], number)
+
+    early = threading.Thread(target=signals)
+    early.start()
+    with loading(small(dataset, workers=1)) as loader:
+        early.join()
+        signals()
         assert_same(list(islice(loader, 6)), reference)
 
 

@@ -249,11 +249,16 @@ def test_a_crash_names_the_rank_that_srun_names_first(tmp_path):
 def test_a_mistake_is_told_in_the_commands_own_words():
     log = "fmct: job 12, start 0, on n1\nworking\nfmct: data/zarr: no such dataset; preprocess first\n"
     assert by_code(2, log)[:2] == ("refused", "data/zarr: no such dataset; preprocess first")
+    log += "fmct: a reader process was killed by SIGKILL\n"
+    assert by_code(71, log)[:2] == ("crash", "a reader process was killed by SIGKILL")
 
 
 @pytest.mark.parametrize(
     ("code", "cause"),
-    {0: "done", 75: "stopped", 143: "preempted", 70: "hang", 73: "no room", 2: "refused", 1: "crash"}.items(),
+    {
+        **{0: "done", 75: "stopped", 143: "preempted", 70: "hang", 73: "no room", 2: "refused", 1: "crash"},
+        71: "crash",
+    }.items(),
 )
 def test_exit_codes_have_their_causes(code, cause):
     assert by_code(code, "").cause == cause
