@@ -20,6 +20,7 @@ from shards.errors import LostProcessError
 
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
 RANKS = (1, 2, 1, 2, 4) if KILLS > 2 else (1, 2)
+STEPS = 60
 CODE = LostProcessError.exit_code
 PATIENCE = 120.0
 """Far more than an end takes on a machine that others use as well, far less than run.hang_minutes."""
@@ -44,7 +45,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = small_config(
         write_dataset(folder / "data"),
         data={"workers": 2},
-        run={"steps": 60, "checkpoint_every": 20, "images_every": 1000},
+        run={"steps": STEPS, "checkpoint_every": 20, "images_every": 1000},
     )
     return write_recipe(config, folder / "recipe.yaml")
 
@@ -53,9 +54,10 @@ def kill_a_reader(recipe: Path, run: Path, ranks: int, generator: random.Random)
     """Start a run and kill one of its readers: in its start, or later; None where it was done before."""
     process = start_training(recipe, run, ranks)
     try:
-        while not (readers := all_readers(process)) and process.poll() is None:
+        step = generator.choice([0, generator.randrange(STEPS + 1)])
+        while process.poll() is None and not (all_readers(process) and rows(run) >= step):
             time.sleep(0.02)
-        time.sleep(generator.choice([0.0, generator.uniform(0, 2), generator.uniform(0, 10)]))
+        time.sleep(generator.uniform(0, 0.2) if step else generator.choice([0.0, generator.uniform(0, 5)]))
         readers = all_readers(process)
         if readers:
             os.kill(generator.choice(readers), signal.SIGKILL)
