@@ -81,7 +81,7 @@ def _outcome(function: Callable[..., Any], *arguments: object) -> Any:
     """What `function` returns, or the exception to raise in the trainer."""
     try:
         return function(*arguments)
-    except (FmctError, OSError) as error:
+    except (FmctError, OSError, MemoryError) as error:
         return error
     except Exception:  # a defect, whose traceback the trainer shows
         return RuntimeError(f"in a reader process:\n{traceback.format_exc()}")

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.saver import LAST_WAIT_SECONDS
-from shards.errors import FmctError
+from shards.errors import FmctError, refusal
 
 POLL_SECONDS = 0.5
 """Between two looks: a thousand ranks ask rank 0's store two thousand things a second, of the hundred
@@ -90,7 +90,7 @@ class AbortFlag:
         self._leave()
 
     def fail(self, error: Exception) -> None:
-        """Tell all ranks that this one ends by `error`, whose `exit_code` becomes theirs (none: 1).
+        """Tell all ranks that this one ends by `error`, whose exit code becomes theirs (a defect's: 1).
 
         Raises SystemExit where another has failed first, which tells why.
         """
@@ -102,8 +102,9 @@ class AbortFlag:
     def _set(self, error: Exception) -> Failed:
         """Set the flag, if no rank has; return who has. Waits until the others have seen it."""
         self._note(error)
-        mine = Failed(self._rank, getattr(error, "exit_code", 1))
-        self._error, self._failed = error, self._failed or mine
+        told = error if isinstance(error, FmctError) else refusal(error)
+        mine = Failed(self._rank, told.exit_code if told else 1)
+        self._error, self._failed = told or error, self._failed or mine
         with suppress(RuntimeError):
             if self._store:
                 self._failed = Failed(*json.loads(self._store.compare_set(self._key, "", json.dumps(mine))))

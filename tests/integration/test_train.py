@@ -359,4 +359,4 @@ def test_two_trainings_in_one_folder_are_refused(runs: Path, tmp_path: Path) -> 
         process = start_training(recipe, tmp_path)
         output = process.communicate(timeout=120)[0]
     assert process.returncode == 2
-    assert output.count("another process is training there") == 1
+    assert output.count("another process is writing there") == 1
