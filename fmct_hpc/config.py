@@ -7,6 +7,7 @@ from pydantic import Field, field_serializer, model_validator
 
 from shards.errors import FmctError
 from shards.section import Section
+from shards.sharing import Sharing
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
@@ -374,6 +375,7 @@ class TrainConfig(Section):
     engine: EngineConfig = EngineConfig()
     run: RunConfig = RunConfig()
     health: HealthConfig = HealthConfig()
+    privacy: Sharing = Sharing()
 
     def with_absolute_paths(self) -> "TrainConfig":
         """The same as records have it: whoever reads one is called from elsewhere."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from shards.errors import FmctError, raise_refusal
+from shards.sharing import Sharing, share
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,8 +22,17 @@ Model = TypeVar("Model", bound=BaseModel)
 def load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
     """Read `path` (none: only defaults), apply `overrides`, and build `model`.
 
-    Raises FmctError in one line that names the file or override, the key and what was expected.
+    Where it has `privacy.share`, all that this process writes from now on is shared as that says. Raises
+    FmctError in one line that names the file or override, the key and what was expected.
     """
+    found = _load(model, path, overrides)
+    privacy = getattr(found, "privacy", None)
+    if isinstance(privacy, Sharing) and privacy.share:
+        share(privacy.share)
+    return found
+
+
+def _load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
     values, written = _read(path) if path else ({}, {})
     overridden = dict(_apply(values, written, override) for override in overrides)
     values = _with_homes(values)

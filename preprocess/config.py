@@ -12,6 +12,7 @@ from shards.info import preprocessing_digest
 from shards.preprocessing import BESIDE
 from shards.schema import ShardFormat
 from shards.section import Section
+from shards.sharing import Sharing
 
 Spacing = Annotated[float, Field(ge=0.1, le=20)]
 """mm: no scanner resolves less, and a head of less than ten voxels shows nothing."""
@@ -126,7 +127,7 @@ class CheckConfig(Section):
         return reasons
 
 
-class PrivacyConfig(Section):
+class PrivacyConfig(Sharing):
     """What is hidden beyond identifiers, which always are; docs/privacy.md has the limits."""
 
     deface: bool = False
@@ -174,7 +175,7 @@ class PreprocessConfig(Section):
 
     def everything(self) -> dict[str, Any]:
         """`shaping` with the limits that only mark and what changes only what stands beside the volumes."""
-        return self._sections({})
+        return self._sections({"privacy": ("share",)})
 
     def _sections(self, uncovered: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
         found = {name: getattr(self, name).recorded(uncovered.get(name, ())) for name in _SHAPING}

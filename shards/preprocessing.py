@@ -5,7 +5,7 @@ from typing import Any
 
 CHOICE = ("select", "check")
 """Sections of preprocessing.json that decide which series become volumes, not what a volume's voxels are."""
-BESIDE = {"privacy": ("show_defacing", "date_shift_days")}
+BESIDE = {"privacy": ("show_defacing", "date_shift_days", "share")}
 """Keys of the other sections that change nothing in a volume."""
 
 

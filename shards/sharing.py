@@ -4,11 +4,21 @@ import os
 from typing import Literal
 
 from shards.errors import FmctError
+from shards.section import Section
 
 Share = Literal["owner", "group", "all"]
 
 VARIABLE = "FMCT_SHARE"
 """Environment: what jobs and ranks are told of the choice."""
+
+
+class Sharing(Section):
+    """The section `privacy` of recipes and of a site file."""
+
+    share: Share | None = None
+    """Who else may read what is written: only its owner, the group, or everybody. None: what the site file
+    says, else the group at most, since volumes and pictures of heads are patients'."""
+
 
 _MASKS: dict[str, int] = {"owner": 0o077, "group": 0o027, "all": 0o022}
 
@@ -20,14 +30,14 @@ def share(with_whom: Share | None) -> None:
     Files made 0600 or folders made 0700 (catalog, keys, caches) stay as they are. Raises FmctError where
     `VARIABLE` is none of the three.
     """
-    chosen = with_whom or os.environ.get(VARIABLE)
-    if not chosen:
+    named = with_whom or os.environ.get(VARIABLE)
+    if not named:
         os.umask(os.umask(0o077) | _MASKS["group"])
         return
-    if chosen not in _MASKS:
-        raise FmctError(f"{VARIABLE}={chosen!r}: expected owner, group or all")
-    os.umask(_MASKS[chosen])
-    os.environ[VARIABLE] = chosen
+    if named not in _MASKS:
+        raise FmctError(f"{VARIABLE}={named!r}: expected owner, group or all")
+    os.umask(_MASKS[named])
+    os.environ[VARIABLE] = named
 
 
 def chosen() -> Share:

@@ -51,6 +51,7 @@ FREE_TO_CHANGE = (
     "run.images_every",
     "run.hang_minutes",
     "health",
+    "privacy",
 )
 """Keys, or beginnings of keys, that have no influence on what is learned (those of the engine and the number
 of ranks: none but rounding); all others must stay as they were when a run goes on."""

@@ -14,6 +14,7 @@ from pydantic import (
 
 from launch.slurm.plain import fault, texts
 from shards.section import Section
+from shards.sharing import Sharing
 
 
 def _absolute(path: Path) -> Path:
@@ -114,6 +115,7 @@ class Site(_Section):
     cache_gb: Annotated[float, Field(gt=0)] | None = None
     """Most that these may take (data.cache_gb)."""
     mail: Mail | None = None
+    privacy: Sharing = Sharing()
     directives: Directives = Field(default_factory=dict)
     """Further sbatch options of every job, without their dashes; a stage's own come before them."""
     light: Resources = Resources()

@@ -25,6 +25,7 @@ from launch.slurm.site import Resources, Site
 from launch.task import become
 from shards.errors import FmctError
 from shards.private import require_private
+from shards.sharing import VARIABLE
 
 SETUP = (
     # No Python of this job imports from the working folder, which an empty entry of PYTHONPATH would mean.
@@ -252,5 +253,7 @@ def _site_setup(site: Site) -> list[str]:
     for name in map(shlex.quote, site.modules):
         lines.append(f"module load {name} || {{ echo fmct: module load {name} failed >&2; exit 2; }}")
     lines += [f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()]
+    with_whom = site.privacy.share
+    lines += [f"export {VARIABLE}={with_whom}"] if with_whom else []
     lines += [f"export TMPDIR={shlex.quote(str(site.scratch))}"] if site.scratch else []
     return [*lines, *site.setup]

@@ -76,7 +76,7 @@ def test_every_key_is_classified() -> None:
     classified = {
         **{name: {*keys} for name, keys in SHAPES.items()},
         "check": {*SHAPES["check"], *LIMITS},
-        "privacy": {*SHAPES["privacy"], *BESIDE},
+        "privacy": {*SHAPES["privacy"], *BESIDE, "share"},  # who may read files is in nothing's digest
     }
     assert classified == {name: {*section.model_fields} for name, section in SECTIONS.items()}
     later = {"output", "key_file", "workers"}  # where to, and how fast
@@ -119,6 +119,11 @@ def test_what_stands_beside_volumes_is_in_the_plan_alone(key: str) -> None:
     changed = config(privacy={key: BESIDE[key]})
     assert changed.digest() == DEFAULT
     assert not {*settings_records(changed)} & {*settings_records(config())}
+
+
+def test_who_may_read_the_files_is_in_no_digest() -> None:
+    changed = config(privacy={"share": "all"})
+    assert (changed.digest(), settings_records(changed)) == (DEFAULT, settings_records(config()))
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -26,6 +26,7 @@ WHOLE: dict[str, Any] = {
     **{"account": "a", "modules": ["m"], "environment": {"NAME": "v"}, "setup": ["true"]},
     "container": {"runtime": "apptainer", "image": "i", "binds": ["/data:/data:ro"]},
     **{"scratch": "/scratch", "cache": "/cache", "cache_gb": 1, "mail": {"user": "u", "type": ["END"]}},
+    "privacy": {"share": "group"},
     "directives": {"reservation": "r"},
     **{stage: STAGE for stage in ("light", "scan", "preprocess", "train", "probe")},
     **{"width": 1, "array_size": 1, "backoff_seconds": 1, "warn_seconds": 1},

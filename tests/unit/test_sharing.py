@@ -45,6 +45,20 @@ def test_what_is_written_has_the_mode_that_was_chosen(
     assert modes(tmp_path / "out") == {("file", file), ("folder", folder)}
 
 
+@pytest.mark.parametrize(("given", "file"), [("owner", 0o600), ("group", 0o640), ("all", 0o644)])
+def test_a_recipe_says_it_for_its_command_and_what_that_starts(tmp_path: Path, given: str, file: int) -> None:
+    """Over what a site file has said."""
+    write_dataset(tmp_path / "data", "zarr", {"one": {make_key(1): noise((60, 60, 60), 1)}})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{{data: {{path: {tmp_path}/data}}, privacy: {{share: {given}}}}}")
+    command = [sys.executable, "-P", "-m", "launch.cli", "train", "--dry-run", "--run", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*command, "--config", str(recipe)], umask=0o027, env=os.environ | {"FMCT_SHARE": "group"}
+    )
+    assert done.returncode == 0
+    assert modes(tmp_path / "run") == {("file", file), ("folder", file | (file & 0o444) >> 2)}
+
+
 def test_another_word_is_refused(tmp_path: Path) -> None:
     done = convert(tmp_path, 0o022, FMCT_SHARE="everybody")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
