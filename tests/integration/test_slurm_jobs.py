@@ -24,7 +24,9 @@ SITE = load(Site, Path(__file__).parents[2] / "launch/recipes/site-test.yaml", [
 
 
 def python(source: str, *arguments: str | Path) -> tuple[str, ...]:
-    return (sys.executable, "-c", textwrap.dedent(source), *(str(argument) for argument in arguments))
+    """A command of one line, as jobs take no other."""
+    code = f"exec({textwrap.dedent(source)!r})"
+    return (sys.executable, "-c", code, *(str(argument) for argument in arguments))
 
 
 def logs(folder: Path) -> str:

@@ -34,7 +34,9 @@ def fmct(*arguments: str | Path) -> str:
 def test_an_arrays_tasks_are_told_shown_and_cancelled(cluster, tmp_path):
     """Task 0 fails twice, the others run."""
     site = SITE.model_copy(update={"width": 3})
-    commands = tuple((sys.executable, "-c", FAILS_FIRST, str(number), str(tmp_path)) for number in range(3))
+    commands = tuple(
+        (sys.executable, "-c", f"exec({FAILS_FIRST!r})", str(number), str(tmp_path)) for number in range(3)
+    )
     (number,) = submit([Job("sleepers", commands, SITE.preprocess)], tmp_path / "slurm", site)
     cluster.until(lambda: len(list(tmp_path.glob("[12]"))) == 2, 90, "two tasks that run")
     cluster.until(
