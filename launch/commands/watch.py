@@ -1,6 +1,6 @@
 """`fmct launch status|logs|cancel`, and what batch scripts call when their job starts again or has ended."""
 
-import os
+import subprocess
 from pathlib import Path
 from typing import Annotated
 
@@ -45,19 +45,25 @@ def logs(
     from launch.slurm.watch import newest_log
 
     paths = newest_log(folder, rank)
-    os.execvp("tail", ["tail", "--lines", str(lines), *(["-F"] if follow else []), "--", *map(str, paths)])
+    command = ["tail", "--lines", str(lines), *(["-F"] if follow else []), "--", *map(str, paths)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
+        for line in tail.stdout or ():
+            echo(line.removesuffix(b"\n").decode(errors="surrogateescape"))
+    raise typer.Exit(tail.returncode)
 
 
 @watch_app.command()
 def cancel(folder: Watched) -> None:
     """Cancel all jobs of a folder, waiting ones and those that queued themselves again among them."""
     from launch.slurm import scheduler
-    from launch.slurm.watch import look_at_all
+    from launch.slurm.watch import look_at_all, writes
 
     pictures = look_at_all(folder)
     if not all(picture.answered for picture in pictures):
         raise FmctError("slurmctld does not answer: nothing was cancelled; try again")
-    alive = [job for picture in pictures for job in picture.alive]
+    alive = [job for picture in pictures for job in picture.alive if writes(job, picture.folder)]
+    for number in sorted({job.array for picture in pictures for job in picture.alive if job not in alive}):
+        echo(f"job {number}: is on record here, but Slurm does not say that it writes here: not cancelled")
     if not alive:
         echo(f"{folder}: no job waits or runs")
         return

@@ -12,7 +12,7 @@ from launch.slurm import scheduler
 from shards.errors import FmctError, LostProcessError, NoRoomError
 
 LOG_BYTES = 1 << 20
-"""How much of a log's end is read for Slurm's words."""
+"""How much of a log's end is read for Slurm's words, and of its start to know it for a job's."""
 
 _BY_CODE: dict[int, Cause] = {
     0: "done",
@@ -108,6 +108,17 @@ def log_of_start(path: Path | None, job: str, start: int) -> str:
         return ""
     begins = f"fmct: job {job}, start {start},"
     return text.rpartition(begins)[2].partition(f"fmct: job {job}, start {start + 1},")[0]
+
+
+def is_log(path: Path, job: str) -> bool:
+    """Whether the file at `path`, which a record names, is a log that the batch script of `job` has begun."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            return f"fmct: job {job}, start ".encode() in stream.read(LOG_BYTES)
+    except OSError:
+        return False
 
 
 def own_words(log: str) -> str:

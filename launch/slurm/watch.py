@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fmct_hpc.train.attempts import Attempt, attempts, conclude
 from launch.slurm import scheduler
-from launch.slurm.causes import Explained, by_slurm, by_state, log_of_start
+from launch.slurm.causes import Explained, by_slurm, by_state, is_log, log_of_start
 from launch.slurm.requeue import Ending, decide, read
 from launch.slurm.scheduler import ALIVE, JobFacts, Queued
 from shards.errors import FmctError
@@ -17,7 +17,7 @@ from shards.errors import FmctError
 NEWEST_JOBS = 8
 """Of a folder, about which Slurm is asked; those before are told by the folder's records."""
 
-
+_NUMBER = re.compile("[0-9]+")
 _WRITES = {
     name: "--run" if stage == "train" else "--out"
     for stage in ("train", "preprocess", "plan", "collect", "sweep")
@@ -121,22 +121,29 @@ def newest_log(folder: Path, rank: int | None = None) -> list[Path]:
 
 
 def _logs(picture: Picture, rank: int | None) -> Iterator[Path]:
-    slurm = picture.folder / "slurm"
     newest = picture.attempts[-1] if picture.attempts else None
     if newest and newest.slurm:
-        logs = {_rank_of(path): path for path in slurm.glob(f"{newest.slurm.job}_*_log.out")}
-        if not logs and newest.slurm.log:
-            logs = {0: Path(newest.slurm.log)} if Path(newest.slurm.log).exists() else {}  # of all ranks
+        logs = {_rank_of(path): path for path in _own_logs(picture, newest.slurm.job)}
+        if not logs and newest.slurm.log and is_log(Path(newest.slurm.log), newest.slurm.job):
+            logs = {0: Path(newest.slurm.log)}  # of all ranks
         wanted = [rank] if rank is not None else [newest.failed_rank, *sorted(logs)]
         yield from dict.fromkeys(logs[number] for number in wanted if number in logs)
         return
-    failed = [job for job in picture.given_up if list(slurm.glob(f"{job}_*_log.out"))]
+    failed = [job for job in picture.given_up if _own_logs(picture, job)]
     known = sorted({job.array for job in picture.jobs}, key=int, reverse=True)
     jobs = failed or known or sorted(picture.names, key=int)[-1:]
     for job in jobs:
-        logs_of_job = sorted(slurm.glob(f"{job}_*_log.out"), key=lambda path: -path.stat().st_mtime)
-        told = [Path(facts.log) for facts in picture.jobs if facts.array == job and facts.log]
-        yield from logs_of_job or [path for path in told if path.exists()]
+        logs_of_job = sorted(_own_logs(picture, job), key=lambda path: -path.stat().st_mtime)
+        told = [(Path(facts.log), facts.job) for facts in picture.jobs if facts.array == job and facts.log]
+        yield from logs_of_job or [path for path, of_job in told if is_log(path, of_job)]
+
+
+def _own_logs(picture: Picture, job: str) -> list[Path]:
+    """Logs of a job, or of an array's tasks, in the folder itself; a link may lead anywhere."""
+    name = re.compile(rf"{re.escape(job)}(_[0-9]+)*_[0-9]+_log\.out")
+    slurm = picture.folder / "slurm"
+    found = sorted(slurm.iterdir()) if slurm.is_dir() else []
+    return [path for path in found if name.fullmatch(path.name) and path.is_file() and not path.is_symlink()]
 
 
 def _rank_of(path: Path) -> int:
@@ -151,7 +158,7 @@ def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
     found |= {attempt.slurm.job for attempt in picture.attempts if attempt.slurm}
     here = picture.folder.resolve()
     found |= {job.number for job in queue if _written(job) == here}
-    return sorted((number for number in found if number.isdigit()), key=int, reverse=True)
+    return sorted((number for number in found if _NUMBER.fullmatch(number)), key=int, reverse=True)
 
 
 def _names(picture: Picture) -> dict[str, str]:
@@ -161,10 +168,16 @@ def _names(picture: Picture) -> dict[str, str]:
         if name := re.search("^#SBATCH --job-name=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
             names[path.name.removesuffix("_submission.sh")] = name.group(1).strip("\"'")
     names |= {job.array: job.name for job in picture.jobs}
-    return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in names.items() if number.isdigit()}
+    return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in names.items() if _NUMBER.fullmatch(number)}
 
 
-def _written(job: Queued) -> Path | None:
+def writes(job: JobFacts, folder: Path) -> bool:
+    """Whether a job works on `folder` by what Slurm has of it; a folder's own records may name any job."""
+    of_ours = job.log is not None and Path(job.log).parent.resolve() == (folder / "slurm").resolve()
+    return of_ours or _written(job) == folder.resolve()
+
+
+def _written(job: Queued | JobFacts) -> Path | None:
     """The folder that a job of an sbatch file of ours writes, by its command; None of any other job."""
     script, *words = job.command.split() or [""]
     option = _WRITES.get(Path(script).name) or _WRITES.get(job.name)

@@ -82,6 +82,8 @@ def test_status_and_cancel(asked: Path, tmp_path: Path) -> None:
     slurm = tmp_path / "run" / "slurm"
     slurm.mkdir(parents=True)
     (slurm / "12_submission.sh").touch()
+    scontrol = asked.parent / "bin" / "scontrol"
+    scontrol.write_text(scontrol.read_text().replace(f"StdOut=/{LATIN_1}", f"StdOut={slurm}"))
     told = CliRunner().invoke(watch_app, ["status", str(tmp_path / "run")])
     assert told.exit_code == 0, told.output
     assert "state RUNNING" in told.output

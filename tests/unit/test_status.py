@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from small_training import small_config
+from typer.testing import CliRunner
 
 from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import begin, conclude, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
+from launch.commands.watch import watch_app
 from launch.slurm.requeue import Ending
 from launch.slurm.status import status
 from launch.slurm.watch import look_at_all, newest_log
@@ -258,6 +260,42 @@ def test_a_training_by_sbatch_file_that_was_submitted_anew_is_not_called_given_u
     (run / "attempts/0002.json").write_text(path.read_text().replace('"number": 1', '"number": 2'))
     path.write_text(path.read_text().replace('"job": "12"', '"job": "7"'))
     assert not any("does not run again" in line for line in said(run))
+
+
+def test_no_job_is_cancelled_because_a_runs_records_name_it(run, slurm, tmp_path):
+    slurm.says("scancel", f"echo $* >> {tmp_path / 'cancelled'}")
+    (run / "slurm").mkdir()
+    (run / "slurm/\u00b2_submission.sh").touch()
+    for state in ("RUNNING", "PENDING"):
+        slurm.job(state)
+        told = CliRunner().invoke(watch_app, ["cancel", str(run)])
+        assert told.exit_code == 0, told.output
+        assert "job 12: is on record here" in told.output
+        assert not (tmp_path / "cancelled").exists()
+    for old, new in (
+        ("StdOut=/somewhere", f"StdOut={run}/slurm"),
+        ("--run first", f"--run {run}"),
+    ):
+        slurm.job("RUNNING")
+        scontrol = slurm.folder / "scontrol"
+        scontrol.write_text(scontrol.read_text().replace(old, new))
+        assert CliRunner().invoke(watch_app, ["cancel", str(run)]).exit_code == 0
+        assert (tmp_path / "cancelled").read_text() == "12\n"
+        (tmp_path / "cancelled").unlink()
+
+
+def test_a_record_shows_no_file_but_a_log_of_its_job_and_that_as_text(run, slurm, tmp_path):
+    slurm.job("FAILED")
+    (run / "slurm").mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (run / "slurm/12_0_log.out").symlink_to(tmp_path / "secret")
+    record = run / "attempts/0001.json"
+    record.write_text(record.read_text().replace('"log": null', f'"log": "{tmp_path / "secret"}"'))
+    with pytest.raises(FmctError, match="no log"):
+        newest_log(run)
+    (tmp_path / "secret").write_text("fmct: job 12, start 0, on n1\n\x1b]0;title\x07\n")
+    shown = CliRunner().invoke(watch_app, ["logs", str(run)])
+    assert (shown.exit_code, shown.output) == (0, "fmct: job 12, start 0, on n1\n\\x1b]0;title\\x07\n")
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
