@@ -40,10 +40,11 @@ def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_N
 
     A job that Slurm has started again waits `RESTART_SECONDS` for what is left of its last start. Raises
     HeldError, with who holds it, where another process does; FmctError where the folder takes no files, its
-    file system has no locks, or the lock's file is a link.
+    file system has no locks, the lock's file is a link, or there is a link of another user's.
     """
     require_folder(folder)
     made = not folder.exists()
+    _require_no_foreign_links(folder)
     file = folder / name
     patience = RESTART_SECONDS if os.environ.get("SLURM_RESTART_COUNT") else 0
     descriptor = _acquire(file, shared, time.monotonic() + patience)
@@ -77,6 +78,19 @@ def is_held(folder: Path, name: str = LOCK_NAME) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _require_no_foreign_links(folder: Path) -> None:
+    """Raise FmctError where another user's link in the folder would lead elsewhere what is written there.
+
+    The user's own links stay: checkpoints, say, may lie on another disk.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink() and entry.stat(follow_symlinks=False).st_uid not in (0, os.geteuid()):
+                raise FmctError(f"{entry.path}: is a link of another user; remove it, or name another folder")
 
 
 def _acquire(file: Path, shared: bool, deadline: float) -> int:

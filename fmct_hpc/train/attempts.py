@@ -6,7 +6,6 @@ is concluded by whoever looks next: the launcher, which knows what Slurm says, o
 here needs torch.
 """
 
-import json
 import logging
 import os
 import socket
@@ -15,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import DataFacts, file_facts, newest_step
+from fmct_hpc.train.figures import figures_of
 from fmct_hpc.train.software import Software
 from shards.atomic import write_text
 from shards.errors import (
@@ -151,6 +151,15 @@ class Attempt(_Closed):
     """The rank that failed first."""
     exit_code: int | None = None
     """Of that rank; above 128: a signal's number + 128."""
+
+    @field_validator("configuration")
+    @classmethod
+    def _say_how_long(cls, configuration: dict[str, Any]) -> dict[str, Any]:
+        """The one key of it that is read whatever version wrote it."""
+        run = configuration.get("run")
+        if not isinstance(run, dict) or type(run.get("steps")) is not int:
+            raise ValueError("run.steps is missing")
+        return configuration
 
     @property
     def steps(self) -> int | None:
@@ -287,11 +296,10 @@ def last_figures(run: Path) -> dict[str, float]:
     try:
         with (run / "metrics.jsonl").open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 65536))
-            lines = [line for line in stream.read().splitlines() if line.endswith(b"}")]
+            lines = stream.read().splitlines()
     except OSError:
         return {}
-    figures: dict[str, float] = json.loads(lines[-1]) if lines and lines[-1].startswith(b"{") else {}
-    return figures
+    return next(filter(None, map(figures_of, reversed(lines))), {})
 
 
 def _paths(run: Path) -> list[Path]:

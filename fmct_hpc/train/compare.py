@@ -1,8 +1,8 @@
 """Are two runs the same run? Their recorded losses, compared to the last bit."""
 
-import json
 from pathlib import Path
 
+from fmct_hpc.train.figures import recorded
 from shards.errors import FmctError
 
 COMPARED = ("loss", "dino", "mae", "gradient_norm")
@@ -29,7 +29,6 @@ def compare(first: Path, second: Path) -> int:
 def _by_step(run: Path) -> dict[int, dict[str, float]]:
     path = run / "metrics.jsonl"
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return {int(row["step"]): row for row in recorded(run)}
     except FileNotFoundError:
         raise FmctError(f"{path}: not there; is {run} a run folder of `fmct train`?") from None
-    return {row["step"]: row for row in rows}

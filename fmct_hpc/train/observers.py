@@ -3,12 +3,13 @@
 import math
 from pathlib import Path
 
+from fmct_hpc.train.figures import recorded
 from fmct_hpc.train.health import Health
 from fmct_hpc.train.loop import Finished, Training
 from fmct_hpc.train.pictures import Pictures
 from fmct_hpc.train.process_group import on_first_rank
 from fmct_hpc.train.profiling import Profile
-from fmct_hpc.train.records import Records, recorded
+from fmct_hpc.train.records import Records
 from fmct_hpc.train.throughput import Throughput
 from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset

@@ -59,7 +59,7 @@ def write_pieces(path: Path, pieces: Sequence[Piece]) -> None:
     A file that is there is written over, not made anew, and keeps the room that was taken for it; that is
     why it is not written by safetensors itself, which makes another and renames it.
     """
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb") as file:
         file.write(_header(pieces))
         for piece in pieces:
             file.write(piece.values.view(torch.uint8).numpy().data)

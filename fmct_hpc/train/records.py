@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from shards.atomic import atomic_path, write_text
+from fmct_hpc.train.figures import figures_of
+from shards.atomic import atomic_path, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ class Records:
     def __init__(self, run: Path, start_step: int, log_every: int) -> None:
         """Open them; what an earlier attempt wrote of `start_step` and later is cut off."""
         metrics = run / "metrics.jsonl"
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start_step]
-        write_text(metrics, "".join(f"{line}\n" for line in kept))
+        lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+        kept = [line for line in lines if (found := figures_of(line)) and found["step"] <= start_step]
+        write_bytes(metrics, b"".join(line + b"\n" for line in kept))
         self._metrics = metrics.open("a", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
         self._run = run
@@ -89,12 +89,6 @@ class Records:
         os.fsync(self._metrics.fileno())
         self._metrics.close()
         self._board.close()
-
-
-def recorded(run: Path) -> Iterator[dict[str, float]]:
-    """The figures of each step on record, oldest first."""
-    with (run / "metrics.jsonl").open() as stream:
-        yield from map(json.loads, stream)
 
 
 def _planes(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -86,7 +86,11 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
     require_start(config)
     recorded = run / "config.json"
     if recorded.exists():
-        _require_same_configuration(config, recorded, json.loads(recorded.read_bytes()))
+        try:
+            document = json.loads(recorded.read_bytes())
+        except (ValueError, RecursionError):
+            raise FmctError(f"{recorded}: is damaged; restore it, or name another run folder") from None
+        _require_same_configuration(config, recorded, document)
     return dataset
 
 

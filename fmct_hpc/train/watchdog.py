@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
+from shards.atomic import create
+
 log = logging.getLogger(__name__)
 
 EXIT_HUNG = 70
@@ -49,7 +51,8 @@ class Watchdog:
                 return
             self._alive.clear()
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("w") as stream:
+        self._file.unlink(missing_ok=True)
+        with os.fdopen(create(self._file), "w") as stream:
             faulthandler.dump_traceback(stream)
             stream.flush()
             os.fsync(stream.fileno())

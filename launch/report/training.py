@@ -1,6 +1,5 @@
 """The report's part about a training run: its curves, its health, what it rebuilt and what it attended to."""
 
-import json
 import math
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +16,7 @@ from fmct_hpc.model.size import parameter_counts
 from fmct_hpc.train.attempts import attempts
 from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest
 from fmct_hpc.train.export import EncoderInfo
+from fmct_hpc.train.figures import recorded
 from fmct_hpc.train.health import Health
 from fmct_hpc.train.schedules import peak_rate
 from launch.report.attempts import attempts_section
@@ -64,9 +64,7 @@ class Training:
         """Read it; raises FmctError that names the file that is missing or not what it should be."""
         self._run = run
         self.config = _parsed(TrainConfig, run / "config.json")
-        lines = _read(run / "metrics.jsonl").splitlines()
-        # The last line of a run that goes on may be written in this moment.
-        self.metrics = [json.loads(line) for line in lines if line.endswith("}")]
+        self.metrics = _metrics(run)
         if not self.metrics:
             raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report a run that has begun")
         self.attempts = attempts(run)
@@ -199,6 +197,14 @@ def _parsed(model: type[Model], path: Path) -> Model:
         return model.model_validate_json(_read(path))
     except ValidationError as error:
         raise unread(path, error, "damaged, or written by another version of fmct-hpc") from None
+
+
+def _metrics(run: Path) -> list[dict[str, float]]:
+    path = run / "metrics.jsonl"
+    try:
+        return list(recorded(run))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FmctError(f"{path}: not there; is {run} a run folder of `fmct train`?") from None
 
 
 def _read(path: Path) -> str:

@@ -10,11 +10,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
 from launch.slurm import scheduler
@@ -159,7 +160,11 @@ def read(folder: Path, job: str) -> list[Ending]:
     """The endings of a job, oldest first."""
     path = _path(folder, job)
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return [Ending.model_validate_json(line) for line in lines if line.endswith("}")]
+    found = []
+    for line in lines:
+        with suppress(ValidationError):  # half a line, or damage
+            found.append(Ending.model_validate_json(line))
+    return found
 
 
 def _trailing(endings: list[Ending], holds: Callable[[Ending], bool]) -> list[Ending]:

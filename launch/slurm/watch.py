@@ -92,7 +92,8 @@ def look(folder: Path, queue: list[Queued] | None = None) -> Picture:
     picture = Picture(folder, attempts=attempts(folder))
     for path in (folder / "slurm").glob("*.endings.jsonl"):
         job = path.name.removesuffix(".endings.jsonl")
-        picture.endings[job] = read(path.parent, job)
+        if endings := read(path.parent, job):
+            picture.endings[job] = endings
     _ask_slurm(picture, scheduler.queued() or [] if queue is None else queue)
     picture.names = _names(picture)
     _judge_newest_attempt(picture)
@@ -168,7 +169,8 @@ def _names(picture: Picture) -> dict[str, str]:
         if name := re.search("^#SBATCH --job-name=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
             names[path.name.removesuffix("_submission.sh")] = name.group(1).strip("\"'")
     names |= {job.array: job.name for job in picture.jobs}
-    return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in names.items() if _NUMBER.fullmatch(number)}
+    names = {number: name for number, name in names.items() if _NUMBER.fullmatch(number)}
+    return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in names.items()}
 
 
 def writes(job: JobFacts, folder: Path) -> bool:

@@ -148,3 +148,16 @@ def test_what_is_held_by_nobody_is_not_held(tmp_path: Path) -> None:
     with writing(tmp_path / "new", "me"):
         assert is_held(tmp_path / "new")
     assert not is_held(tmp_path / "new")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_link_that_another_user_has_put_into_an_output_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "tensorboard").symlink_to(tmp_path)
+    with writing(out, "me"):  # the user's own: another disk
+        pass
+    os.lchown(out / "tensorboard", 12345, 12345)
+    with pytest.raises(FmctError, match="link of another user"), writing(out, "me"):
+        pass
+    assert [path.name for path in out.iterdir()] == ["tensorboard"]

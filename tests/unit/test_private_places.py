@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,6 +13,8 @@ import pytest
 from shard_samples import make_key, noise, write_dataset
 
 from fmct_hpc.data.cache import CachedDataset
+from fmct_hpc.train.pieces import write_pieces
+from fmct_hpc.train.watchdog import EXIT_HUNG
 from preprocess.scan.run import scan
 from shards import Dataset, FmctError
 from shards.private import private_folder
@@ -143,3 +147,23 @@ def test_a_private_folder_is_made_once_and_then_used(scratch: Path) -> None:
     for _ in range(2):
         private_folder(scratch / "deep" / "mine")
     assert stat.S_IMODE((scratch / "deep" / "mine").stat().st_mode) == 0o700
+
+
+def test_a_hang_s_stacks_and_a_checkpoint_s_part_follow_no_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    place = tmp_path / "hangs/rank-00000.txt"
+    place.parent.mkdir()
+    place.symlink_to(tmp_path / "precious")
+    code = (
+        "import sys, time; from pathlib import Path; from fmct_hpc.train.watchdog import Watchdog\n"
+        "with Watchdog(Path(sys.argv[1]), 0, 0.1): time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code, tmp_path], capture_output=True, timeout=100)
+    assert done.returncode == EXIT_HUNG
+    assert not place.is_symlink()
+    assert b"Thread" in place.read_bytes()
+    part = tmp_path / "rank-00000.safetensors"
+    part.symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_pieces(part, [])
+    assert (tmp_path / "precious").read_text() == "precious"

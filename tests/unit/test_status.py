@@ -1,5 +1,6 @@
 """`fmct launch status` where Slurm answers, in part or not at all: commands on the PATH stand for it."""
 
+import json
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import begin, conclude, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
+from fmct_hpc.train.figures import recorded
 from launch.commands.watch import watch_app
 from launch.slurm.requeue import Ending
 from launch.slurm.status import status
@@ -296,6 +298,24 @@ def test_a_record_shows_no_file_but_a_log_of_its_job_and_that_as_text(run, slurm
     (tmp_path / "secret").write_text("fmct: job 12, start 0, on n1\n\x1b]0;title\x07\n")
     shown = CliRunner().invoke(watch_app, ["logs", str(run)])
     assert (shown.exit_code, shown.output) == (0, "fmct: job 12, start 0, on n1\n\\x1b]0;title\\x07\n")
+
+
+HOSTILE_LINES = b'{"step": "x"}\n{bad}\n\0\0\0\xff\n[[\n{"step": 99, "loss": "\\u001b[31m"}\n{"st'
+
+
+def test_damage_of_a_runs_records_is_left_out(run, slurm):
+    slurm.job("RUNNING")
+    with (run / "metrics.jsonl").open("ab") as stream:
+        stream.write(HOSTILE_LINES)
+    (run / "slurm").mkdir()
+    (run / "slurm/12.endings.jsonl").write_text('{"job": "x"}\n')
+    assert "step 9 of 20" in said(run)[0]
+    assert [figures["step"] for figures in recorded(run)] == [*range(1, 10)]
+    record = run / "attempts/0001.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"configuration": {}}))
+    assert "no attempt is on record" in said(run)[0]
+    record.write_text("[" * 100_000)
+    assert "no attempt is on record" in said(run)[0]
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
