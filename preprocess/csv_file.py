@@ -30,19 +30,15 @@ def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-_FORMULA = r"^\s*[=+\-@\t\r\n＝＋－＠]"
-"""What a spreadsheet takes for the start of a formula (OWASP, CSV Injection)."""
+_FORMULA = r"(^|[;\t])(\s*[=+\-@\t\r\n＝＋－＠])"
+"""What a spreadsheet takes for the start of a formula (OWASP, CSV Injection), in a cell or, where it divides
+lines at semicolons or tabs, as much of Europe's does, within one."""
 
 
 def write_csv(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV in which no text runs as a formula: such a cell gets an apostrophe before it."""
+    """Write a table as CSV in which no text runs as a formula: where one could begin stands an apostrophe."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
-            column = table.column(place)
-            marked = pc.if_else(
-                pc.match_substring_regex(column, _FORMULA),
-                pc.binary_join_element_wise("'", column, ""),
-                column,
-            )
+            marked = pc.replace_substring_regex(table.column(place), _FORMULA, r"\1'\2")
             table = table.set_column(place, field, marked)
     pyarrow.csv.write_csv(table, path)

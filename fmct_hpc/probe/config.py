@@ -9,6 +9,7 @@ from fmct_hpc.config import Fraction, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
 from shards.section import Section
+from shards.sharing import Sharing
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -131,6 +132,7 @@ class ProbeConfig(Section):
     allow_unknown_pretraining: bool = False
     """With the other false: test, and have it reported, where nobody can know whether it has seen them."""
     seed: Seed = 0
+    privacy: Sharing = Sharing()
 
 
 class SweepConfig(Section):
@@ -189,6 +191,7 @@ class SweepConfig(Section):
     """About what one task of a job array takes, by estimate."""
     feature_tasks: Positive = 1
     """Array tasks that share the extraction of one encoder's features."""
+    privacy: Sharing = Sharing()
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "SweepConfig":

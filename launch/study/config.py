@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from fmct_hpc.config import Fraction, Positive, Seed, TrainConfig
 from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 from shards.section import Section
+from shards.sharing import Sharing
 
 
 class CohortConfig(Section):
@@ -82,6 +83,7 @@ class StudyConfig(Section):
     """Of labels, at which data sizes and seen and unseen scanners are compared."""
     bootstrap: Positive = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    privacy: Sharing = Sharing()
 
     def recipe(self, objective: str, size: int, data: Path, seed: int) -> TrainConfig:
         """The configuration of one pretraining."""

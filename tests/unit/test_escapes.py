@@ -95,7 +95,7 @@ def test_no_text_ends_a_block_of_code_in_markdown() -> None:
 def test_markdown_shows_text_as_it_is(text: str) -> None:
     """Each character that means something has a backslash before it (CommonMark 2.4)."""
     page = Document("t", Facts("f", ()), (Section("s", (Text(text),)),)).markdown("p.html")
-    line = page.splitlines()[-1]
+    line = page.rstrip().splitlines()[-1]
     assert line == markdown.escape(text)
     assert re.sub(r"\\([^\w\s])", r"\1", line) == text
     bare = re.sub(r"\\[^\w\s]", "x", line)
@@ -110,6 +110,11 @@ def test_no_text_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == [f"'{text}" for text in texts[:8]] + ["a=b", "", "", 'say "=a"']
     assert {row["number"] for row in rows} == {"-1.5"}
+
+
+def test_nor_where_a_spreadsheet_divides_lines_otherwise(tmp_path: Path) -> None:
+    write_csv(pa.table({"text": ["a;=b", "a\t @b", "a;-b;c"]}), tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == '"text"\n"a;\'=b"\n"a\t\' @b"\n"a;\'-b;c"\n'
 
 
 def test_no_command_prints_but_through_the_screen() -> None:

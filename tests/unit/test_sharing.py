@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from shard_samples import make_key, noise, write_dataset
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.probe.config import ProbeConfig, SweepConfig
+from launch.slurm.site import Site
+from launch.study.config import StudyConfig
+from preprocess.config import PreprocessConfig
+from shards.sharing import Sharing
 
 
 def convert(folder: Path, umask: int, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,3 +71,10 @@ def test_another_word_is_refused(tmp_path: Path) -> None:
     done = convert(tmp_path, 0o022, FMCT_SHARE="everybody")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "model", [PreprocessConfig, TrainConfig, ProbeConfig, SweepConfig, StudyConfig, Site]
+)
+def test_every_recipe_and_the_site_file_have_it(model: type[BaseModel]) -> None:
+    assert isinstance(model.model_fields["privacy"].get_default(call_default_factory=True), Sharing)
