@@ -56,6 +56,9 @@ class LabelTable:
             raise FmctError(f"{path}: no readable label table; {remedy}") from None
         if STUDY_COLUMN not in table.column_names or set(table.column_names) <= {STUDY_COLUMN, SPLIT_COLUMN}:
             raise FmctError(f"{path}: expected study_key and label columns; {remedy}")
+        for name in table.column_names:
+            if not name.isprintable():
+                raise FmctError(f"{path}: column {name!r} is no printable name; {remedy}")
         no_labels = FmctError(f"{path}: a column holds something else than 0, 1 or null; {remedy}")
         try:
             labels = cls(path, table)

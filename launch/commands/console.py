@@ -3,14 +3,16 @@
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from launch.screen import PlainFormatter
+from launch.screen import PlainFormatter, echo
 
 LINE_EVERY_SECONDS = 10.0
 """Off a terminal a long stage says how far it is this often."""
@@ -29,7 +31,14 @@ def set_up_logging(rank: int = 0) -> None:
     )
     level = logging.INFO if rank == 0 else logging.WARNING
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    sys.excepthook = _show_defect
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
+
+
+def _show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A traceback, whose messages may quote files."""
+    echo("".join(traceback.format_exception(kind, error, trace)).rstrip(), err=True)
 
 
 @contextmanager

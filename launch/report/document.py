@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from launch.markdown import escape, fenced, row
+from launch.screen import plain
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Document:
     def html(self) -> str:
         """One page that asks nothing of any network: style, script and pictures stand in it."""
         page = _environment(autoescape=True).get_template("report.html").render(document=self)
-        return f"{page.rstrip()}\n{self.stamp}\n"
+        return plain(f"{page.rstrip()}\n{self.stamp}\n")  # Jinja leaves what turns text round
 
     def markdown(self, page: str) -> str:
         """The same without pictures, which are in the file named `page`."""

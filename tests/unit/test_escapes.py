@@ -123,3 +123,16 @@ def test_no_command_prints_but_through_the_screen() -> None:
         text = path.read_text()
         found = re.search(r"typer\.echo\(|rich\.table|(?<![.\w])(?<!def )print\(|csv\.writer", text)
         assert path.name == "screen.py" or not found, path
+
+
+def test_a_page_a_warning_and_a_traceback_show_it_too() -> None:
+    page = Document("t", Facts("f", ()), (Section("s", (Text(HOSTILE[0] + HOSTILE[3]),)),)).html()
+    assert not OBEYED.search(page)
+    code = (
+        "import warnings; from launch.commands.console import set_up_logging; set_up_logging()\n"
+        f"warnings.warn({HOSTILE[0]!r}); raise ValueError({HOSTILE[0]!r})"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, OBEYED.search(done.stderr)) == (1, None)
+    assert done.stderr.count(r"\x1b]0;title\x07") >= 2
+    assert "Traceback" in done.stderr

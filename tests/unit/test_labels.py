@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmct_hpc.probe.labels import LabelTable
 from preprocess.labels import key_labels
 from preprocess.privacy.deidentify import Pseudonymizer, new_key
 from shards.errors import FmctError
@@ -99,3 +100,10 @@ def test_a_table_that_repeats_one_row_without_end_is_not_read(tmp_path: Path, ke
     pq.write_table(table, tmp_path / "labels.parquet")
     with pytest.raises(FmctError, match="no readable Parquet file"):
         key_labels(tmp_path / "labels.parquet", key_file, tmp_path / "out.parquet")
+
+
+def test_a_column_whose_name_breaks_lines_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"study_key": ["0" * 32], "bleed\nfmct: done": pa.array([1], pa.int8())})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    with pytest.raises(FmctError, match=r"bleed\\nfmct"):
+        LabelTable.read(tmp_path / "labels.parquet")
