@@ -77,7 +77,7 @@ def _difference(before: Subject, now: Subject) -> str | None:
     for what, source in now.sources.items():
         there = before.sources.get(what)
         if there is None or not there.is_same(source):
-            return f"another {what}, {there}"
+            return f"the {what} {there}"
     return None
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fmct_hpc.probe.budget import Budget, Parts, folds_of, rotations, thin
 from fmct_hpc.probe.labels import OOD, LabelTable
-from fmct_hpc.probe.splits import SplitConfig, hashed_splits, require_patient_level
+from fmct_hpc.probe.splits import SplitConfig, hashed_splits, require_no_folds, require_patient_level
 from fmct_hpc.probe.store import FeatureStore
 from shards import Dataset
 from shards.errors import FmctError
@@ -94,11 +94,8 @@ def read_cohort(
         for name in ("key", "patient_key")
     )
     splits = None
-    if folds is not None and joined.splits is not None:
-        raise FmctError(
-            f"{labels}: its column split says who is tested, and folds={folds} asks for cross-validation: "
-            "set folds=null, or take the column out"
-        )
+    if joined.splits is not None:
+        require_no_folds(labels, folds)
     if folds is None:
         splits = hashed_splits(patients, split) if joined.splits is None else joined.splits
         require_patient_level(patients, splits, str(labels) if joined.splits is not None else "split")

@@ -66,6 +66,8 @@ class LabelTable:
             raise no_labels from None
         if not (np.isin(labels._values, (0, 1)) | np.isnan(labels._values)).all():
             raise no_labels
+        if unknown := set(() if labels._splits is None else labels._splits.tolist()) - set(SPLITS):
+            raise FmctError(f"{path}: a split is one of {', '.join(SPLITS)}, not {min(unknown)!r}")
         return labels
 
     @property

@@ -1,13 +1,13 @@
 """Which patients a probe learns from, chooses by, and is tested on."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
 from fmct_hpc.config import Fraction, Seed
-from fmct_hpc.probe.labels import SPLITS
 from shards.errors import FmctError
 from shards.section import Section
 
@@ -41,7 +41,7 @@ def patient_draws(patient_keys: NDArray[np.str_], seed: int, purpose: str) -> ND
 
 
 def hashed_splits(patient_keys: NDArray[np.str_], config: SplitConfig) -> NDArray[np.str_]:
-    """The split of each volume's patient, (N,) of `SPLITS`.
+    """The split of each volume's patient, (N,) of `fmct_hpc.probe.labels.SPLITS`.
 
     A function of the patient's key alone: a patient keeps the split when volumes are added or left out.
     """
@@ -50,14 +50,20 @@ def hashed_splits(patient_keys: NDArray[np.str_], config: SplitConfig) -> NDArra
     return np.where((draws >= config.test) & (draws < config.test + config.validation), "validation", chosen)
 
 
+def require_no_folds(labels: Path, folds: int | None) -> None:
+    """Raise FmctError where cross-validation is asked for of labels that say the splits."""
+    if folds is not None:
+        raise FmctError(
+            f"{labels}: its column split says who is tested, and folds={folds} asks for cross-validation: "
+            "set folds=null, or take the column out"
+        )
+
+
 def require_patient_level(patient_keys: NDArray[np.str_], splits: NDArray[np.str_], where: str) -> None:
-    """Raise FmctError where a patient's volumes are in two splits, or a split has no such name.
+    """Raise FmctError where a patient's volumes are in two splits.
 
     where: what gave the splits, for the message.
     """
-    unknown = set(np.unique(splits).tolist()) - set(SPLITS)
-    if unknown:
-        raise FmctError(f"{where}: a split is one of {', '.join(SPLITS)}, not {min(unknown)!r}")
     pairs = np.unique(np.stack([patient_keys, splits]), axis=1)
     patients, counts = np.unique(pairs[0], return_counts=True)
     if (counts > 1).any():

@@ -83,7 +83,7 @@ def modes(folder: Path) -> str | Judgement:
         return fault(f"anybody can write to {len(writable)}: {writable[0]}", f"chmod -R o-w {folder}")
     if open_:
         return note(
-            f"others than {sharing.VARIABLE} allows may use {len(open_)} of {count}: {open_[0]}",
+            f"{len(open_)} of {count} files and folders are open to more than {sharing.chosen()}: {open_[0]}",
             f"chmod -R {sharing.closing()} {folder}, or {sharing.VARIABLE}=all if that is meant",
         )
     return f"none of {count} is open to more than {sharing.chosen()}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec, load_weights
 from fmct_hpc.probe.labels import LabelTable
+from fmct_hpc.probe.splits import require_no_folds
 from preprocess.labels import plain
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards.errors import FmctError
@@ -21,15 +22,19 @@ def require_inputs(export: Path, key_file: Path, labels: Path) -> None:
     Pseudonymizer(key_file)
     if not labels.is_file():
         raise FmctError(f"labels: no file {labels}")
-    tasks_of(labels)
+    _read_labels(labels)
 
 
-def tasks_of(labels: Path) -> tuple[str, ...]:
-    """The label columns of what `fmct labels` takes, or of the Parquet that it wrote.
+def _read_labels(labels: Path) -> tuple[tuple[str, ...], bool]:
+    """The label columns of a table, and whether it has a column split.
 
-    Raises FmctError for anything else.
+    labels: what `fmct labels` takes, or the Parquet that it wrote; raises FmctError for anything else.
     """
-    return LabelTable.read(labels).tasks if labels.suffix == ".parquet" else plain.read(labels).names
+    if labels.suffix == ".parquet":
+        keyed = LabelTable.read(labels)
+        return keyed.tasks, keyed.gives_splits
+    given = plain.read(labels)
+    return given.names, given.splits is not None
 
 
 def require_measurable(
@@ -44,7 +49,10 @@ def require_measurable(
 
     depth: blocks of the trained encoder. preprocess_digest: of the volumes that it is trained and probed on.
     """
+    tasks, gives_splits = _read_labels(labels)
     for stage, config in (("probe", probe), ("sweep", sweep)):
+        if config and gives_splits:
+            require_no_folds(labels, config.folds)
         if config and not config.allow_pretraining_patients:
             raise FmctError(
                 f"{stage}: here the tested patients are among those of the pretraining (without labels); set "
@@ -52,7 +60,6 @@ def require_measurable(
             )
     if sweep is None:
         return
-    tasks = tasks_of(labels)
     if unknown := set(sweep.tasks or ()) - set(tasks):
         raise FmctError(f"sweep: {labels} has no task {min(unknown)}, only {', '.join(tasks)}")
     _require_layers("trained", sweep.layers, depth)

@@ -281,7 +281,7 @@ def test_features_of_other_scans_or_of_another_encoder_are_not_replaced(
     model, info = load_encoder(encoder)
     changed = {f"encoder.{name}": tensor + 1 for name, tensor in model.state_dict().items()}
     write_encoder(tmp_path / "other", changed, info)
-    with pytest.raises(FmctError, match=r"out: holds results of another encoder, SHA-256 [0-9a-f]{12};"):
+    with pytest.raises(FmctError, match=r"out: holds results of the encoder SHA-256 [0-9a-f]{12};"):
         write_features([data], tmp_path / "other", out)
     assert (out / "features.parquet").read_bytes() == before
     assert write_features([data, tmp_path / "one"], encoder, out).scans == STUDIES + 1

@@ -164,7 +164,7 @@ def test_results_of_another_run_dataset_or_labels_are_not_replaced(folder: Path,
         "labels": {"labels": tmp_path / "labels.parquet"},
     }
     for what, values in others.items():
-        with pytest.raises(FmctError, match=rf"out: holds results of another {what}, /.*name another folder"):
+        with pytest.raises(FmctError, match=rf"out: holds results of the {what} /.*name another folder"):
             probed(folder, out, **values)
     with pytest.raises(FmctError, match="out: holds results of `fmct probe`"):
         Sweep(SweepConfig.model_validate(grid(folder)), out).run()
