@@ -22,8 +22,8 @@ from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import MANIFEST, QUARANTINE, SUMMARY, Plan, kept_record, read_current_plan
 from shards import Dataset, finish_dataset, index
 from shards.atomic import write_text
-from shards.errors import FmctError
-from shards.info import FILE_NAME, INDEX_NAME
+from shards.errors import FmctError, RefusedError
+from shards.info import require_preprocessing
 from shards.lock import writing
 from shards.schema import ShardFormat
 
@@ -104,14 +104,29 @@ def _results(out: Path, places: list[TaskFiles]) -> list[TaskResult]:
 
 
 def _collected(out: Path, config: PreprocessConfig, digest: str) -> Summary | None:
-    """The summary in `out` if it is of this plan and everything it stands for is there."""
+    """The summary in `out` if it is of this plan and everything it stands for is there, undamaged."""
     try:
         summary = Summary.model_validate_json(_summary_path(out).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
     outputs = [_manifest_path(out), _quarantine_path(out), _montage_path(out), _report_path(out)]
-    outputs += [out / format / name for format in config.output.formats for name in (FILE_NAME, INDEX_NAME)]
-    return summary if summary.digest == digest and all(path.is_file() for path in outputs) else None
+    whole = (
+        summary.digest == digest
+        and all(path.is_file() for path in outputs)
+        and all(_is_whole(out / format) for format in config.output.formats)
+    )
+    return summary if whole else None
+
+
+def _is_whole(dataset: Path) -> bool:
+    """Whether all that `finish_dataset` wrote is as it was; RefusedError where the system does not give it."""
+    try:
+        require_preprocessing(dataset, Dataset.open(dataset).info.config_digest)
+    except RefusedError:
+        raise
+    except FmctError:
+        return False
+    return True
 
 
 def _join(

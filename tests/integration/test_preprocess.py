@@ -236,6 +236,18 @@ def test_a_deleted_shard_is_made_again_byte_for_byte(copied: tuple[Export, Path]
     assert contents(out) == before
 
 
+def test_collecting_again_restores_what_was_written_beside_the_shards(copied: tuple[Export, Path]) -> None:
+    export, out = copied
+    before = contents(out)
+    (out / "zarr/preprocessing.json").unlink()
+    run.collect(out, export.config())
+    assert contents(out) == before
+    for name in ("preprocessing.json", "index.parquet", "dataset.json"):
+        (out / "zarr" / name).write_bytes(b"{}")
+        run.collect(out, export.config())
+        assert contents(out) == before, name
+
+
 def test_a_file_that_changed_since_the_scan_stops_its_task_not_the_others(
     copied: tuple[Export, Path],
 ) -> None:
