@@ -136,7 +136,7 @@ def pipeline(
     from launch.slurm.pipeline import Pipeline, steps
 
     cluster, whole = load(Site, site, []), load(Pipeline, recipe, overrides or [])
-    if whole.sweep and not any(given.startswith("sweep") for given in overrides or []):
+    if whole.sweep and not any(given.startswith(("sweep=", "sweep.encoders=")) for given in overrides or []):
         require_own(recipe, whole.sweep.encoders, allow_code)
     chain = Chain(whole.out, steps(whole, cluster), cluster)
     for line in chain.describe(again) if dry_run else chain.submit(again):
