@@ -11,14 +11,13 @@ import multiprocessing
 import os
 import pwd
 import shutil
-import stat
 import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from shards.errors import FmctError
-from shards.private import require_private
+from shards.private import require_own
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +80,7 @@ def trouble(path: Path) -> str | None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        require_private(path)
-        for above in path.resolve().parents:
-            mode = above.stat().st_mode
-            if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-                return f"{path}: others can replace it, as {above} lacks the sticky bit; name another place"
+        require_own(path, group=True)
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(bytes(TRIED_BYTES))
             file.flush()

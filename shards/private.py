@@ -1,4 +1,4 @@
-"""Folders that are nobody else's, below places where anybody may write, such as a node's scratch."""
+"""Folders that nobody else can change, below places where others may write, such as a node's scratch."""
 
 import os
 import stat
@@ -17,13 +17,28 @@ def private_folder(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    require_private(path)
+    require_own(path)
     if stat.S_IMODE(path.lstat().st_mode) & 0o077:
         path.chmod(0o700)
 
 
-def require_private(path: Path) -> None:
-    """Raise FmctError unless the folder at `path` is ours, by owner, mode and the folders above it."""
+def own_folder(path: Path) -> None:
+    """Make `path` writable by its owner only, or check that it is such a folder of ours; others may read it.
+
+    One of ours that others could write to is closed to them. Raises FmctError as `private_folder`.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    found = path.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+        path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
+    require_own(path)
+
+
+def require_own(path: Path, *, group: bool = False) -> None:
+    """Raise FmctError unless the folder at `path` is ours, by owner, mode and the folders above it.
+
+    group: no folder above may be writable by its group either.
+    """
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise FmctError(f"{path}: is a link or a file, where a folder has to be; name another place")
@@ -31,8 +46,9 @@ def require_private(path: Path) -> None:
         raise FmctError(f"{path}: belongs to another user (uid {found.st_uid}); name another place")
     if stat.S_IMODE(found.st_mode) & 0o022:
         raise FmctError(f"{path}: others can write to it, so nothing in it is trusted; remove it")
-    for above in path.absolute().parents:
+    others = stat.S_IWOTH | (stat.S_IWGRP if group else 0)
+    for above in (*path.absolute().parents, *path.resolve().parents):  # of links, where they are and lead
         mode = above.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            why = f"anybody can replace it, as {above} lacks the sticky bit"
+        if mode & others and not mode & stat.S_ISVTX:
+            why = f"others can replace it, as {above} lacks the sticky bit"
             raise FmctError(f"{path}: {why}; name another place")

@@ -6,9 +6,7 @@ and lets only rank 0 act. Training that saved on a signal exits with 75. When a 
 well, its batch script asks launch/slurm/requeue.py, which queues it again or says why not.
 """
 
-import os
 import shlex
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from launch.slurm.plain import require_plain, texts
 from launch.slurm.site import Resources, Site
 from launch.task import become
 from shards.errors import FmctError
-from shards.private import require_private
+from shards.private import own_folder
 from shards.sharing import VARIABLE
 
 SETUP = (
@@ -85,7 +83,7 @@ def submit(jobs: list[Job], folder: Path, site: Site, numbers: Mapping[str, str]
     Raises FmctError with Slurm's own words when it refuses a job.
     """
     require_visible(site, folder, Path.cwd())
-    _own(folder)
+    own_folder(folder)  # jobs read there what they run
     known = dict(numbers or {})
     for job in jobs:
         try:
@@ -104,18 +102,6 @@ def submit(jobs: list[Job], folder: Path, site: Site, numbers: Mapping[str, str]
             ) from None
         known[job.name] = str(submitted[0].job_id).split("_")[0]
     return [known[job.name] for job in jobs]
-
-
-def _own(folder: Path) -> None:
-    """Make the folder where jobs read what they run from; others can't change it.
-
-    Raises FmctError where it is a link, or another user's.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    found = folder.lstat()
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
-        folder.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
-    require_private(folder)
 
 
 def script(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> str:

@@ -119,7 +119,7 @@ def _collected(out: Path, config: PreprocessConfig, digest: str) -> Summary | No
 
 
 def _is_whole(dataset: Path) -> bool:
-    """Whether all that `finish_dataset` wrote is as it was; RefusedError where the system does not give it."""
+    """Whether what `finish_dataset` wrote is as it was; RefusedError where the system does not give it."""
     try:
         require_preprocessing(dataset, Dataset.open(dataset).info.config_digest)
     except RefusedError:
