@@ -83,6 +83,7 @@ def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, in
     no files or holds the results of another run, dataset or labels, or the volumes were preprocessed in
     another way than those the encoder was trained on.
     """
+    # A lock beside the folder's own, which the sweep within takes and releases: it spans all of the probe.
     with writing(out, "fmct probe", name=".probe.lock"):
         return _probe(run, config, out, progress)
 

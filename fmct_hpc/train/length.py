@@ -42,7 +42,8 @@ def too_many_epochs(config: TrainConfig, volumes: int) -> str | None:
     epochs = epochs_of(config, volumes)
     if epochs <= MOST_EPOCHS:
         return None
+    keys = "run.steps=null run.epochs=800" if config.run.epochs is None else "run.epochs=800"
     return (
-        f"{epochs:,.0f} epochs of {volumes:,} volumes, far more than are of use: set run.steps=null and "
-        "run.epochs=800, say, or take the recipe for small archives, launch/recipes/small-hospital-train.yaml"
+        f"{epochs:,.0f} epochs of {volumes:,} volumes, far more than are of use: set {keys}, say, or take "
+        "the recipe for small archives, launch/recipes/small-hospital-train.yaml"
     )
