@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, model_validator
 
+from fmct_hpc.engine_config import EngineConfig
 from shards.errors import FmctError
 from shards.section import Section
 from shards.sharing import Sharing
@@ -243,61 +244,6 @@ class OptimConfig(Section):
     betas: tuple[Below1, Below1] = (0.9, 0.95)
     clip: Above0 = 3.0
     """Greatest gradient norm (Caron et al. 2021)."""
-
-
-_NOT_TO_SET = {
-    "train_batch_size": "set run.batch",
-    "train_micro_batch_size_per_gpu": "set engine.micro_batch",
-    "gradient_accumulation_steps": "set engine.micro_batch",
-    "gradient_clipping": "set optim.clip",
-    "optimizer": "set optim",
-    "scheduler": "set optim",
-    "stage": "set engine.zero_stage",
-    "offload_optimizer": "set engine.offload_optimizer",
-    "offload_param": "set engine.offload_parameters",
-    "fp16": "set engine.precision",
-    "bf16": "set engine.precision",
-    "torch_autocast": "set engine.precision",
-    "round_robin_gradients": "it puts parameters where checkpoints do not look for them",
-}
-"""DeepSpeed's keys that follow from ours, or that our checkpoints don't know, and what to do or why."""
-
-
-class EngineConfig(Section):
-    """DeepSpeed."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    """2 shards optimizer and gradients; ViT-B's weights fit any GPU, so 3 is for larger ones."""
-    offload_optimizer: bool = False
-    """Keep optimizer state and master weights in host memory; for stages 1 to 3."""
-    offload_parameters: bool = False
-    """Keep the weights there too, student's and teacher's; for stage 3."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16 computes and communicates in bfloat16; weights and optimizer state are float32 in both."""
-    device: Literal["cpu", "gpu"] = "gpu"
-    micro_batch: Positive | None = None
-    """Most volumes that a rank works on at once; the rest of its share of run.batch is accumulated."""
-    activation_checkpointing: bool = False
-    """Keep only the blocks' inputs and compute the rest again in the backward pass (Chen et al. 2016):
-    memory of one block in place of all, for about a third more work."""
-    compile: bool = False
-    """torch.compile each block: fewer passes over memory on a GPU. It needs a C++ compiler."""
-    deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """DeepSpeed's own configuration, laid over ours: for what no key here has."""
-
-    @model_validator(mode="after")
-    def _stage_has_feature(self) -> "EngineConfig":
-        if self.offload_optimizer and self.zero_stage == 0:
-            raise ValueError("engine.offload_optimizer needs engine.zero_stage of at least 1")
-        if self.offload_parameters and self.zero_stage != 3:
-            raise ValueError("engine.offload_parameters needs engine.zero_stage=3")
-        zero = self.deepspeed.get("zero_optimization", {})
-        if not isinstance(zero, dict):
-            raise ValueError("engine.deepspeed: zero_optimization must be a section, {key: value}")
-        for key, remedy in _NOT_TO_SET.items():
-            if key in self.deepspeed or key in zero:
-                raise ValueError(f"engine.deepspeed must not set {key}; {remedy}")
-        return self
 
 
 class RunConfig(Section):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fmct_hpc.config import EngineConfig
+from fmct_hpc.engine_config import EngineConfig
 from fmct_hpc.model.block import Blocks
 from shards.caches import set_for_inductor
 from shards.errors import FmctError

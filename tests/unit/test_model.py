@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from scipy.interpolate import RegularGridInterpolator
 from torch._inductor import cpp_builder
 
-from fmct_hpc.config import EngineConfig, ModelConfig, TrainConfig
+from fmct_hpc.config import ModelConfig, TrainConfig
+from fmct_hpc.engine_config import EngineConfig
 from fmct_hpc.model.execution import require_compiler, set_execution
 from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions, unpatchify
 from fmct_hpc.model.vit import VisionTransformer
