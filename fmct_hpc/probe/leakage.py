@@ -49,7 +49,7 @@ def check_leakage(
     allowed: bool,
     unknown_allowed: bool = False,
 ) -> Leakage:
-    """Compare the tested patients' keys with those of the pretraining data (None: unknown), aloud.
+    """Compare the tested patients' keys with those of the pretraining data (None: unknown), and log it.
 
     Raises FmctError where they have patients in common and that is not `allowed`, and where nobody can know
     and neither is that.

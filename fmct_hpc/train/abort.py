@@ -50,8 +50,8 @@ class Failed(NamedTuple):
 class AbortFlag:
     """Context manager around a rank's training: when one rank fails, all end, wherever they stand.
 
-    The first rank that fails tells why. The others know then why their connections break, and end without a
-    word and with the same exit code. What does not end by itself in time, its thread ends.
+    The first rank that fails prints why. The others know then why their connections break, print nothing and
+    end with the same exit code. A rank that does not end by itself in time is ended by its thread.
     """
 
     def __init__(self, name: str, place: Place, note: Callable[[Exception], None]) -> None:
