@@ -31,12 +31,12 @@ SIZES = {
     ),
     "labels=labels.parquet": "labels=labels.parquet folds=3 bootstrap=50",
     "--out sweeps/first": (
-        "--out sweeps/first device=cpu folds=3 bootstrap=50 'methods=[logistic]' 'pools=[cls]' 'fractions=[1.0]' "
-        "'shots=[]' 'seeds=[0]' 'encoders=[{name: first, weights: runs/first}]'"
+        "--out sweeps/first device=cpu folds=3 bootstrap=50 'methods=[logistic]' 'pools=[cls]' "
+        "'fractions=[1.0]' 'shots=[]' 'seeds=[0]' 'encoders=[{name: first, weights: runs/first}]'"
     ),
 }
-"""What a test changes of README's commands: its paths, and sizes to what two cores do in seconds. folds: a split
-of twelve studies by a new key's hash may well leave nobody to validate on."""
+"""What a test changes of README's commands: its paths, and sizes to what two cores do in seconds. folds: a
+split of twelve studies by a new key's hash may well leave nobody to validate on."""
 
 
 def substituted(text: str, *tables: dict[str, str]) -> str:
