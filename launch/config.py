@@ -5,6 +5,8 @@ what was written.
 """
 
 import difflib
+import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -50,8 +52,7 @@ def _load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of a file, and the same with each as it is written."""
     try:
-        text = path.read_text()
-        values, written = yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
+        values, written = _parse(path.read_text())
     except FileNotFoundError:
         raise FmctError(f"{path}: no such configuration file; recipes stand in launch/recipes") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -68,19 +69,53 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, written
 
 
+def _parse(text: str) -> tuple[Any, Any]:
+    """The values of a YAML text, and the same with each as it is written; YAMLError or ValueError if none."""
+    try:
+        return yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+_MOST_VALUES = 100_000
+"""In a file with each alias in full: far more than any configuration has, and read in a second."""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML's own would drop the first; reads 5e8 as YAML 1.2."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """As SafeLoader does; refuses aliases of aliases, of which few lines make any number of values."""
+        node: yaml.Node | None = super().get_single_node()
+        if node and _values(node, {}) > _MOST_VALUES:
+            raise yaml.constructor.ConstructorError(problem=f"more than {_MOST_VALUES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As SafeLoader does."""
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem="a list or mapping as a key", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key {key.value} is given twice", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _values(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
+    """How many a node holds, each alias counted in full; infinite where it holds itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if node not in known:
+        known[node] = math.inf
+        inner = node.value if isinstance(node, yaml.SequenceNode) else itertools.chain(*node.value)
+        known[node] = 1 + sum(_values(one, known) for one in inner)
+    return known[node]
 
 
 _Loader.add_implicit_resolver(
@@ -107,7 +142,7 @@ def _apply(values: dict[str, Any], written: dict[str, Any], override: str) -> tu
     if not equals or not key:
         raise FmctError(f"override {override!r}: expected section.key=value")
     try:
-        value, as_written = yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
+        value, as_written = _parse(text)
     except (yaml.YAMLError, ValueError):
         raise FmctError(f"override {override!r}: the value is not valid YAML") from None
     if isinstance(value, str) and text.lstrip()[0] not in _INDICATORS:  # plain: ` #` begins no comment

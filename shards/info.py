@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
+from shards import json_text
 from shards.atomic import write_text
 from shards.errors import FmctError, raise_refusal
 from shards.names import Component, Sha256
@@ -75,7 +76,7 @@ def read(directory: Path) -> DatasetInfo:
         raise FmctError(f"{directory} holds no {FILE_NAME}: {remedy}")
     try:
         stored = path.read_bytes()
-        document = json.loads(stored)
+        document = json_text.parse(stored)
         if not isinstance(document, dict) or "format_version" not in document:
             raise FmctError(f"{path} is not of this package; give a folder that `fmct preprocess` made")
         version = document["format_version"]
@@ -119,7 +120,7 @@ def read_preprocessing(directory: Path, config_digest: str) -> dict[str, Any] | 
     """
     path = directory / PREPROCESSING_NAME
     try:
-        document = json.loads(path.read_bytes())
+        document = json_text.parse(path.read_bytes())
         damaged = preprocessing_digest(document) != config_digest
     except FileNotFoundError:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shards import json_text
 from shards.errors import FmctError
 from shards.places import require_folder
 
@@ -164,7 +165,7 @@ def _sign(descriptor: int, what: str) -> None:
 def _holder(descriptor: int) -> str:
     """Who holds it, as far as its file says."""
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        holder = json_text.parse(os.pread(descriptor, 4096, 0))
         what, pid, host = str(holder["what"]), int(holder["pid"]), str(holder["host"])
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(int(holder["since"])))
     except (ValueError, KeyError, TypeError, OverflowError):

@@ -1,7 +1,6 @@
 """Frozen features: what an encoder makes of volumes, from the whole field without augmentation."""
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from fmct_hpc.probe import store
 from fmct_hpc.probe.encoders import Encoder
 from fmct_hpc.probe.store import FeatureRequest, FeatureStore, array_name
 from fmct_hpc.train.export import require_same_preprocessing
-from shards import Dataset
+from shards import Dataset, json_text
 from shards.cores import usable_cores
 from shards.errors import FmctError
 from shards.lock import writing
@@ -111,7 +110,7 @@ def extract_store(
 def volumes_kept(out: Path, share: int = 0, shares: int = 1) -> int:
     """Of how many volumes the store `out` has features: joined, and in the parts of one of `shares` tasks."""
     try:
-        joined = int(json.loads((out / store.FILE_NAME).read_bytes())["volumes"])
+        joined = int(json_text.parse((out / store.FILE_NAME).read_bytes())["volumes"])
     except (OSError, ValueError, KeyError, TypeError):
         joined = 0
     extents = [map(int, marker.name.split("-")[:2]) for marker in (out / "parts").glob("[0-9]*.json")]

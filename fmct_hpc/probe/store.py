@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
+from shards import json_text
 from shards.atomic import atomic_path, write_bytes, write_text
 from shards.errors import FmctError, raise_refusal
 from shards.names import Component, inside
@@ -141,7 +142,7 @@ class FeatureStore:
         """Open a finished store; FmctError where it is missing, unfinished, damaged or of another version."""
         file = path / FILE_NAME
         try:
-            document = json.loads(file.read_bytes())
+            document = json_text.parse(file.read_bytes())
             version = document["request"]["format_version"]
             if version != FORMAT_VERSION:
                 raise FmctError(

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from pydantic_core import to_json
 
-from shards import Dataset
+from shards import Dataset, json_text
 from shards.atomic import write_text
 from shards.errors import FmctError, RefusedError, raise_refusal
 from shards.info import read_preprocessing
@@ -165,7 +165,7 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a checkpoint, whose other files are not looked at; raises as `verify` does."""
     try:
-        document = json.loads((path / MANIFEST).read_bytes())
+        document = json_text.parse((path / MANIFEST).read_bytes())
         version = document["format_version"]
         manifest = Manifest.model_validate(document) if version == FORMAT_VERSION else None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -298,4 +298,4 @@ def _score_file(path: Path) -> Path:
 def _scores(paths: list[Path]) -> Iterator[tuple[Path, float]]:
     for path in paths:
         with suppress(FileNotFoundError):
-            yield path, float(json.loads(_score_file(path).read_text())["score"])
+            yield path, float(json_text.parse(_score_file(path).read_text())["score"])

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from shards import json_text
 from shards.errors import FmctError
 
 _TYPES = {torch.float32: "F32", torch.int64: "I64"}
@@ -91,7 +92,7 @@ class PieceFiles:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._files = {path: safe_open(path, "pt") for path in paths}
         for path, file in self._files.items():
-            for key, place in json.loads(file.metadata()["pieces"]).items():
+            for key, place in json_text.parse(file.metadata()["pieces"]).items():
                 self._places.setdefault(key, []).append((place["start"], path))
                 self._shapes[key] = tuple(place["shape"])
 

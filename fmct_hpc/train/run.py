@@ -1,6 +1,5 @@
 """A training run from its folder: what must hold before it starts, and one rank's life."""
 
-import json
 import logging
 import socket
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, ti
 from fmct_hpc.train.start import require_start
 from fmct_hpc.train.understood import require_understood
 from fmct_hpc.train.watchdog import Watchdog
-from shards import Dataset, FmctError
+from shards import Dataset, FmctError, json_text
 from shards.atomic import write_text
 from shards.lock import writing
 from shards.newer import unread
@@ -87,8 +86,8 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
     recorded = run / "config.json"
     if recorded.exists():
         try:
-            document = json.loads(recorded.read_bytes())
-        except (ValueError, RecursionError):
+            document = json_text.parse(recorded.read_bytes())
+        except ValueError:
             raise FmctError(f"{recorded}: is damaged; restore it, or name another run folder") from None
         _require_same_configuration(config, recorded, document)
     return dataset

@@ -1,6 +1,5 @@
 """Checks of a run folder: its configuration, checkpoints and data, and room for what it will write."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from fmct_hpc.train.checkpoint import Manifest, checkpoints, verify
 from fmct_hpc.train.run import require_possible, require_same
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from launch.doctor.shared import locks, modes
+from shards import json_text
 from shards.errors import FmctError, RefusedError
 from shards.lock import is_held
 
@@ -38,7 +38,7 @@ def look_at_run(run: Path) -> Iterator[Finding]:
 def _configuration(run: Path, found: list[TrainConfig]) -> str | Judgement:
     path = run / "config.json"
     try:
-        found.append(TrainConfig.model_validate(json.loads(path.read_bytes())))
+        found.append(TrainConfig.model_validate(json_text.parse(path.read_bytes())))
     except FileNotFoundError:
         return fault(f"{path} is missing: nothing was trained here", "name the folder given as --run")
     except (ValueError, ValidationError):

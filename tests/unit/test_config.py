@@ -243,3 +243,22 @@ def test_run_folders_with_an_equals_sign_are_no_overrides(
         [run, "--out", f"out/{Path(run).name}", "data=d", "labels=0123", "folds=4"]
         for run in ("lr=3", "runs/a=b", "runs/c=d", "2024")
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [0]\nb: &b [*a, *b]\n",
+        "a0: &a0 [0]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(60)),
+        "a0: &a0 {x: 0}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}\n" for i in range(60)),
+        "data: " + "[" * 50_000,
+        "? [a]\n: 1\n",
+        "? {a: b}\n: 1\n",
+    ],
+    ids=["holds itself", "aliases", "merges", "nested", "a list as key", "a mapping as key"],
+)
+def test_yaml_of_few_bytes_that_asks_for_much_is_one_line(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(FmctError, match="not valid YAML") as refused:
+        load(TrainConfig, path, [])
+    assert "\n" not in str(refused.value)

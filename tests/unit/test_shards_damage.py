@@ -353,3 +353,12 @@ def test_an_index_of_more_rows_than_it_has_bytes_is_not_read(tmp_path: Path) -> 
     info.write(lie.model_copy(update={"digest": lie.compute_digest()}), tmp_path)
     with pytest.raises(FmctError, match="more rows than bytes"):
         Dataset.open(tmp_path)
+
+
+def test_json_that_is_nested_without_end_is_damage(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "zarr", {"a": VOLUMES}, PREPROCESSING)
+    (tmp_path / "preprocessing.json").write_text("[" * 200_000)
+    assert [problem.file for problem in verify(tmp_path)] == ["preprocessing.json"]
+    (tmp_path / "dataset.json").write_text("[" * 200_000)
+    with pytest.raises(FmctError, match=r"dataset\.json is damaged"):
+        verify(tmp_path)
