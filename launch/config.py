@@ -52,6 +52,8 @@ def _load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values of a file, and the same with each as it is written."""
     try:
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise FmctError(f"{path}: larger than {_MOST_BYTES >> 20} MiB, so no configuration")
         values, written = _parse(path.read_text())
     except FileNotFoundError:
         raise FmctError(f"{path}: no such configuration file; recipes stand in launch/recipes") from None
@@ -77,6 +79,10 @@ def _parse(text: str) -> tuple[Any, Any]:
         raise ValueError("nested too deeply") from None
 
 
+_MOST_BYTES = 2**24
+"""Of a file: as many values as below have no more, and a file of gigabytes is no configuration."""
+_MOST_DIGITS = 18
+"""Of a whole number: what 64 bits hold; no setting is larger, and arithmetic with one that is overflows."""
 _MOST_VALUES = 100_000
 """In a file with each alias in full: far more than any configuration has, and read in a second."""
 
@@ -90,6 +96,15 @@ class _Loader(yaml.SafeLoader):
         if node and _values(node, {}) > _MOST_VALUES:
             raise yaml.constructor.ConstructorError(problem=f"more than {_MOST_VALUES} values")
         return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """As SafeLoader does; refuses numbers that no setting can have."""
+        if sum(map(str.isalnum, node.value)) > _MOST_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                problem=f"a number of more than {_MOST_DIGITS} digits", problem_mark=node.start_mark
+            )
+        number: int = super().construct_yaml_int(node)
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """As SafeLoader does."""
@@ -118,11 +133,14 @@ def _values(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
     return known[node]
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
+_SHOWN = 200
+"""Characters of an override in a message."""
 _INDICATORS = "'\"|>&*!"
 """What a YAML text begins with that is not plain (YAML 1.2, 5.3)."""
 
@@ -140,11 +158,11 @@ def _apply(values: dict[str, Any], written: dict[str, Any], override: str) -> tu
     """Set one section.key=value in both; the value is read as YAML. Returns the key and the value's text."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise FmctError(f"override {override!r}: expected section.key=value")
+        raise FmctError(f"override {override[:_SHOWN]!r}: expected section.key=value")
     try:
         value, as_written = _parse(text)
     except (yaml.YAMLError, ValueError):
-        raise FmctError(f"override {override!r}: the value is not valid YAML") from None
+        raise FmctError(f"override {override[:_SHOWN]!r}: the value is not valid YAML") from None
     if isinstance(value, str) and text.lstrip()[0] not in _INDICATORS:  # plain: ` #` begins no comment
         value = as_written = text.strip()
     *sections, last = key.split(".")
@@ -153,7 +171,7 @@ def _apply(values: dict[str, Any], written: dict[str, Any], override: str) -> tu
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise FmctError(f"override {override!r}: {section} is a value, not a section")
+                raise FmctError(f"override {override[:_SHOWN]!r}: {section} is a value, not a section")
         place[last] = leaf
     return key, text
 

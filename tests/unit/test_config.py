@@ -245,6 +245,15 @@ def test_run_folders_with_an_equals_sign_are_no_overrides(
     ]
 
 
+def test_a_file_of_gigabytes_is_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    with path.open("wb") as file:
+        file.truncate(2**32)
+    with pytest.raises(FmctError, match="no configuration") as refused:
+        load(TrainConfig, path, [])
+    assert refused.value.exit_code == 2
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -254,8 +263,9 @@ def test_run_folders_with_an_equals_sign_are_no_overrides(
         "data: " + "[" * 50_000,
         "? [a]\n: 1\n",
         "? {a: b}\n: 1\n",
+        f"run: {{steps: 1{'0' * 400}}}\n",
     ],
-    ids=["holds itself", "aliases", "merges", "nested", "a list as key", "a mapping as key"],
+    ids=["holds itself", "aliases", "merges", "nested", "a list as key", "a mapping as key", "a number"],
 )
 def test_yaml_of_few_bytes_that_asks_for_much_is_one_line(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)

@@ -1,6 +1,7 @@
 """Slurm's answers as they may be: names and folders of bytes that are no UTF-8, keys inside of names."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,11 @@ def test_every_answer_is_read(asked: Path) -> None:
 
 
 def test_a_preempted_job_is_queued_again_whatever_its_name(asked: Path, tmp_path: Path) -> None:
-    requeue.after(tmp_path / "slurm", Kept(), 75, 1.0)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        requeue.after(tmp_path / "slurm", Kept(), 75, 1.0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert asked.exists()
     [ending] = requeue.read(tmp_path / "slurm", "12")
     assert ending.cause == "preempted"
