@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(tmp_path: Path, smal
     filler.write_bytes(bytes(700_000))
     command = start_command(export, out)
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 73, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("fmct: ")
     assert "no space left on device" in last.lower()
