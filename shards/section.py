@@ -1,20 +1,25 @@
 """A section of a configuration: closed, and recorded in a way that outlives the keys of later versions.
 
-What a digest or a stored record covers must not change because a later version has one more key. So a key
-that came after 0.1.0 is recorded only where it is not at its default, which means what was done before there
-was the key, and never changes. The keys of 0.1.0 are always recorded, in its order and under its names.
+What a digest or a stored record covers must not change because a later version has one more key. A key that
+came after 0.1.0 has an earlier value, which does what was done before there was the key, and never changes:
+its default, or where that is another, what `Section.earlier` says. The key is recorded only where it has
+another value, and a record that lacks it, read by `from_record`, has the earlier one. The keys of 0.1.0 are
+always recorded, in its order and under its names.
 """
 
 import json
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from shards.renamed import of_section, with_present_names
+
+_RECORD: Any = object()
+"""The context of validation that says that a record is read."""
 
 
 class Section(BaseModel):
@@ -22,14 +27,30 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    earlier: ClassVar[Mapping[str, Any]] = {}
+    """Values of keys that came after 0.1.0, in records that lack them; only of those with another default."""
+
+    @classmethod
+    def from_record(cls, values: Any) -> Self:
+        """What a file of any version recorded, as JSON's types; raises pydantic.ValidationError."""
+        return cls.model_validate(values, context=_RECORD)
+
+    @classmethod
+    def from_record_json(cls, text: str | bytes) -> Self:
+        """The same of a file's bytes."""
+        return cls.model_validate_json(text, context=_RECORD)
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         # About the whole, so that a section's own validators see present names only.
-        return core_schema.no_info_before_validator_function(cls._with_present_names, handler(source))
+        return core_schema.with_info_before_validator_function(cls._prepared, handler(source))
 
     @classmethod
-    def _with_present_names(cls, values: Any) -> Any:
-        return with_present_names(cls, values) if isinstance(values, dict) else values
+    def _prepared(cls, values: Any, info: ValidationInfo) -> Any:
+        if not isinstance(values, dict):
+            return values
+        found = with_present_names(cls, values)
+        return {**cls.earlier, **found} if info.context is _RECORD else found
 
     def recorded(self, uncovered: Collection[str] = ()) -> dict[str, Any]:
         """The section for a digest or a stored record, as JSON's types.
@@ -39,15 +60,20 @@ class Section(BaseModel):
         first = first_keys(type(self))
         old_names = {new: old for old, new in of_section(type(self)).items() if old in first}
         found, later = dict(first), {}
-        for name, field in sorted(type(self).model_fields.items()):
+        for name in sorted(type(self).model_fields):
             recorded_name = old_names.get(name, name)
             if name in uncovered:
                 continue
             if recorded_name in first:
                 found[recorded_name] = self._recorded(name)
-            elif getattr(self, name) != field.get_default(call_default_factory=True):
+            elif getattr(self, name) != self._earlier(name):
                 later[name] = self._recorded(name)
         return found | later
+
+    @classmethod
+    def _earlier(cls, name: str) -> Any:
+        default = cls.model_fields[name].get_default(call_default_factory=True)
+        return cls.earlier.get(name, default)
 
     def _recorded(self, name: str) -> Any:
         value = getattr(self, name)

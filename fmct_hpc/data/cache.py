@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fmct_hpc.config import DataConfig
+from fmct_hpc.data.config import DataConfig
 from shards.dataset import Dataset
 from shards.errors import DamagedDataError, FmctError, RefusedError
 from shards.formats import shard_path

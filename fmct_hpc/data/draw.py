@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmct_hpc.config import DataConfig
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.field import Voxels3, voxels
 
 SMOOTHED, GAMMAED = 0, 1

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fmct_hpc.config import DataConfig
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.kernel import bounds, cut_view
 
 Voxels3 = tuple[int, int, int]

@@ -12,8 +12,8 @@ from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.pipeline import DataNode, Pipeline
 from torch.utils import dlpack
 
-from fmct_hpc.config import DataConfig
 from fmct_hpc.data import smoothing
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.cut_cpu import cut_on_cpu
 from fmct_hpc.data.draw import SMOOTHED
 from fmct_hpc.data.kernel import bounds

@@ -12,9 +12,9 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
-from fmct_hpc.config import DataConfig
 from fmct_hpc.data.ahead import Ahead
 from fmct_hpc.data.cache import CachedDataset, open_dataset
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.graph import Device, build_pipeline
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.readers import Readers

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmct_hpc.config import DataConfig
 from fmct_hpc.data import field, smoothing
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.draw import SMOOTHED, ViewParameters, draw_views
 from fmct_hpc.data.kernel import AIR_HU
 from fmct_hpc.data.order import Share

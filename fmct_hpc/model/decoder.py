@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fmct_hpc.config import ModelConfig
 from fmct_hpc.model.block import NORM_EPS, Block, Blocks, initialise
+from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.patches import sincos_positions
 
 
@@ -27,7 +27,7 @@ class MaeDecoder(nn.Module):
         )
         self.norm = nn.LayerNorm(model.decoder_width, eps=NORM_EPS)
         self.voxels = nn.Linear(model.decoder_width, channels * model.patch_size**3)
-        self.apply(initialise)
+        initialise(self, model.initialisation)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmct_hpc.config import ModelConfig
-from fmct_hpc.model.block import initialise
+from fmct_hpc.model.block import initialise, initialise_weight
+from fmct_hpc.model.config import ModelConfig
 
 
 class Prototypes(nn.Module):
@@ -18,7 +18,6 @@ class Prototypes(nn.Module):
     def __init__(self, width: int, prototypes: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(prototypes, width))
-        nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor, frozen: bool) -> Tensor:
         """(..., width) of length 1 -> (..., prototypes); `frozen` gives the weight a gradient of exactly 0.
@@ -41,8 +40,9 @@ class DinoHead(nn.Module):
             nn.GELU(),
             nn.Linear(model.head_hidden, model.head_bottleneck),
         )
-        self.mlp.apply(initialise)
+        initialise(self.mlp, model.initialisation)
         self.prototypes = Prototypes(model.head_bottleneck, model.prototypes)
+        initialise_weight(self.prototypes.weight, model.initialisation)
 
     def forward(self, tokens: Tensor, freeze_prototypes: bool = False) -> Tensor:
         """(..., width) -> logits (..., prototypes)."""

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fmct_hpc.config import SIZES, ModelConfig
+from fmct_hpc.model.config import SIZES, ModelConfig
+from fmct_hpc.model.inputs import Standardise
 from fmct_hpc.model.patches import sincos_positions
 from shards.errors import FmctError
 
@@ -78,7 +79,7 @@ def to_reference(network: Network) -> Weights:
     model = network.model
     if model.layer_scale is not None:
         raise FmctError("model.layer_scale: the reference's model has none and can't take these weights")
-    weights = dict(network.weights)
+    weights = _with_constants_folded(network)
     prefix = weights.pop("encoder.prefix_tokens")
     weights[_CLS] = prefix[:1]
     if model.register_tokens:
@@ -91,6 +92,20 @@ def to_reference(network: Network) -> Weights:
     entries = [entry for entry in _entries(network) if entry.ours in weights or not entry.optional]
     state = {entry.theirs: entry.layout.theirs(weights[entry.ours]).contiguous() for entry in entries}
     return state | _constants(network)
+
+
+def _with_constants_folded(network: Network) -> Weights:
+    """The weights for input that is not standardised: W·(x - m)/s + b = (W/s)·x + (b - (W/s)·m).
+
+    A decoder beside the encoder is the reference's own, whose targets are windowed values.
+    """
+    model, weights = network.model, dict(network.weights)
+    standardise = Standardise(model.input_mean, model.input_std, network.channels)
+    values = model.patch_size**3
+    mean, std = (t.flatten().double().repeat_interleave(values) for t in (standardise.mean, standardise.std))
+    weight = weights["encoder.embedding.weight"].double() / std
+    bias = weights["encoder.embedding.bias"].double() - weight @ mean
+    return weights | {"encoder.embedding.weight": weight.float(), "encoder.embedding.bias": bias.float()}
 
 
 class _Layout(NamedTuple):
@@ -233,7 +248,7 @@ def _measure(state: Weights, heads: int | None, decoder_heads: int | None) -> Ne
     for size, sizes in SIZES.items():
         if sizes == (values["width"], values["depth"], values["heads"]):
             values["size"] = size
-    return Network(ModelConfig.model_validate(values), channels, grid * patch, part, {})
+    return Network(ModelConfig.from_record(values), channels, grid * patch, part, {})
 
 
 def _count(state: Weights, stack: str) -> int:

@@ -4,7 +4,9 @@ Operations are those of matrix products, a multiplication and an addition each (
 torch.utils.flop_counter; norms, softmax and activations are left out, as in every published figure of MFU.
 """
 
-from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.config import DataConfig
+from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.patches import visible_patches
 
 

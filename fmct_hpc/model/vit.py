@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fmct_hpc.config import ModelConfig
 from fmct_hpc.model.block import Block, Blocks, initialise
+from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.model.inputs import Standardise
 from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions
 
 LAST_NORM_EPS = 1e-6
@@ -27,6 +28,7 @@ class VisionTransformer(nn.Module):
         self.patches = self.grid**3
         self.prefix = 1 + model.register_tokens
         """Tokens before the patches."""
+        self.standardise = Standardise(model.input_mean, model.input_std, channels)
         # A Linear over flattened patches is a convolution whose stride is its kernel, and faster on a CPU.
         self.embedding = nn.Linear(channels * model.patch_size**3, model.width)
         self.prefix_tokens = nn.Parameter(torch.empty(self.prefix, model.width))
@@ -40,7 +42,7 @@ class VisionTransformer(nn.Module):
             for _ in range(model.depth)
         )
         self.norm = nn.LayerNorm(model.width, eps=LAST_NORM_EPS)
-        self.apply(initialise)
+        initialise(self, model.initialisation)
         nn.init.normal_(self.prefix_tokens, std=0.02)
 
     def forward(
@@ -76,7 +78,7 @@ class VisionTransformer(nn.Module):
 
     def _embed(self, views: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None) -> Tensor:
         """What the first block reads: prefix tokens and embedded patches with their positions."""
-        patches = patchify(views, self.patch_size)
+        patches = patchify(self.standardise(views), self.patch_size)
         d, h, w = (edge // self.patch_size for edge in views.shape[2:])
         positions = resize_positions(self.positions, self.grid, (d, h, w)).expand(patches.shape[0], -1, -1)
         if keep is not None:

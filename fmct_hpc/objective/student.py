@@ -100,7 +100,7 @@ class Student(nn.Module):
     def _reconstruction_loss(self, view: Tensor, draws: Draws) -> Tensor:
         assert self.decoder is not None
         assert draws.keep is not None, "MAE needs the visible patches"
-        target = patchify(view, self.encoder.patch_size).float()
+        target = patchify(self.encoder.standardise(view), self.encoder.patch_size).float()
         if self.objective.normalise_patches:
             target = normalise_patches(target)
         visible = self.encoder(view, draws.keep, path_scales=draws.mae_path_scales)
@@ -114,13 +114,15 @@ class Student(nn.Module):
         patch's true mean and deviation back, as MAE's published figures are.
         """
         assert self.decoder is not None, "only a model with an MAE decoder reconstructs"
-        truth = patchify(view, self.encoder.patch_size).float()
+        truth = patchify(self.encoder.standardise(view), self.encoder.patch_size).float()
         predicted = self.decoder(self.encoder(view, keep), keep).float()
         if self.objective.normalise_patches:
             predicted = predicted * truth.std(dim=-1, keepdim=True) + truth.mean(dim=-1, keepdim=True)
+        patch, channels = self.encoder.patch_size, view.shape[1]
+        values = patchify(self.encoder.standardise.inverse(unpatchify(predicted, patch, channels)), patch)
         places = keep.unsqueeze(-1).expand(-1, -1, truth.shape[-1])
-        whole = predicted.scatter(1, places, truth.gather(1, places))
-        return unpatchify(whole, self.encoder.patch_size, view.shape[1])
+        whole = values.scatter(1, places, patchify(view, patch).float().gather(1, places))
+        return unpatchify(whole, patch, channels)
 
 
 class Teacher(nn.Module):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fmct_hpc.config import Fraction, Positive, Seed
+from fmct_hpc.fields import Fraction, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
 from shards.section import Section

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fmct_hpc.config import Seed
+from fmct_hpc.fields import Seed
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.leakage import patients_of, pretraining_patients
 from fmct_hpc.probe.store import Pooling

@@ -85,7 +85,7 @@ def pretraining_patients(weights: Path) -> frozenset[str] | None:
         return None
     last = started[-1]
     try:
-        training = TrainConfig.model_validate(last.configuration)
+        training = TrainConfig.from_record(last.configuration)
     except ValidationError:
         return None
     patients = _patients_at(training.data.path, run, last.data.content_digest)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from fmct_hpc.config import Fraction, Seed
+from fmct_hpc.fields import Fraction, Seed
 from shards.errors import FmctError
 from shards.section import Section
 

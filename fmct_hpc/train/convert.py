@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fmct_hpc.config import DataConfig
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.reference import Network, Part, from_reference, to_reference
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.export import EncoderInfo, encoder_info, load_encoder, write_encoder

@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.config import DataConfig
+from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.checkpoint import DataFacts, parts, verify
 from fmct_hpc.train.state import averaged_weights
@@ -130,7 +132,7 @@ def export_checkpoint(checkpoint: Path, out: Path) -> None:
     """Write the encoder of a checkpoint; raises FmctError where it is damaged."""
     manifest = verify(checkpoint)
     try:
-        config = TrainConfig.model_validate(manifest.configuration)
+        config = TrainConfig.from_record(manifest.configuration)
     except ValidationError as error:
         raise unread(checkpoint, error, "not a training of this version") from None
     weights = averaged_weights(parts(checkpoint, manifest), "encoder.")
@@ -217,6 +219,6 @@ def encoder_info(path: Path) -> EncoderInfo:
         if not file.is_file():
             raise FmctError(f"{file}: no such file; `fmct train` and `fmct convert-weights` write it")
     try:
-        return EncoderInfo.model_validate_json(description.read_bytes())
+        return EncoderInfo.from_record_json(description.read_bytes())
     except ValidationError as error:
         raise unread(description, error, "does not describe an encoder") from None

@@ -56,7 +56,7 @@ def _require_same_encoder(out: Path, info: EncoderInfo) -> None:
     if not out.exists() and not described.exists():
         return
     try:
-        there = EncoderInfo.model_validate_json(described.read_bytes())
+        there = EncoderInfo.from_record_json(described.read_bytes())
         same = all(
             getattr(there, fact) == getattr(info, fact) for fact in ("origin", "dataset_digest", "model")
         )

@@ -13,6 +13,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train import attempts
+from fmct_hpc.train.begun import as_begun
 from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts, set_damaged_aside
 from fmct_hpc.train.length import too_many_epochs, with_steps
 from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, time_limit
@@ -63,7 +64,7 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Ma
     refuses what engine.deepspeed has, the checkpoints are of another configuration or dataset, or all of them
     are damaged.
     """
-    config = with_steps(config)
+    config = with_steps(as_begun(config, run))
     require_folder(run)
     dataset = require_possible(config, run, world_size)
     require_understood(config)
@@ -114,7 +115,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     if rank == 0 and (stale := stale_job_end()):
         log.warning(stale)
     try:
-        config = with_steps(config)
+        config = with_steps(as_begun(config, run))
         dataset = require_possible(config, run, world_size)
     except FmctError as error:
         if rank == 0:
@@ -201,7 +202,7 @@ def _write_configuration(config: TrainConfig, run: Path) -> None:
 
 def _require_same_configuration(config: TrainConfig, place: Path, recorded: Any) -> None:
     try:
-        before = _flat(TrainConfig.model_validate(recorded).with_absolute_paths().model_dump(mode="json"))
+        before = _flat(TrainConfig.from_record(recorded).with_absolute_paths().model_dump(mode="json"))
     except ValidationError as error:
         otherwise = "written by another version of fmct-hpc; go on with that, or name another run folder"
         raise unread(place, error, otherwise) from None
@@ -239,7 +240,7 @@ def _say_what_changed(config: TrainConfig, manifest: Manifest, world_size: int) 
             *(*now, *before),
         )
     if config.objective.koleo_weight:
-        earlier = TrainConfig.model_validate(manifest.configuration).accumulation(manifest.world_size)
+        earlier = TrainConfig.from_record(manifest.configuration).accumulation(manifest.world_size)
         compared = [config.run.batch // count for count in (config.accumulation(world_size), earlier)]
         if compared[0] != compared[1]:
             log.warning(

@@ -52,8 +52,10 @@ def _given(path: Path, config: TrainConfig, student: Student) -> dict[str, Tenso
     encoder, info = load_encoder(path)
     if info.data.windows != config.data.windows:
         raise FmctError(f"{path}: has data.windows={info.data.windows}, not {config.data.windows}")
-    if info.model.heads != config.model.heads:  # no shape tells this
-        raise FmctError(f"{path}: has model.heads={info.model.heads}, not {config.model.heads}")
+    for key in ("heads", "input_mean", "input_std"):  # no shape tells these
+        theirs, ours = getattr(info.model, key), getattr(config.model, key)
+        if theirs != ours:
+            raise FmctError(f"{path}: has model.{key}={theirs}, not {ours}")
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     for part in _PARTS:
         file = path.with_name(f"{part}.safetensors")

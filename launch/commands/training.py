@@ -47,11 +47,12 @@ def train(
         raise typer.Exit(train_rank(settings, run, until, profile))
     found = preflight(settings, run, ranks or 1)
     if dry_run:
+        from fmct_hpc.train.begun import as_begun
         from fmct_hpc.train.length import with_steps
         from fmct_hpc.train.outlook import outlook, plot_schedules
         from shards import Dataset
 
-        settings = with_steps(settings)
+        settings = with_steps(as_begun(settings, run))
         echo(outlook(settings, Dataset.open(settings.data.path), ranks or 1, found[1].step if found else 0))
         plot_schedules(settings, run / "schedules.png")
         echo(f"\n{run / 'schedules.png'}: learning rate and all else that changes with the step")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from fmct_hpc.config import DataConfig
+from fmct_hpc.data.config import DataConfig
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from launch.doctor.shared import modes
 from shards import Dataset

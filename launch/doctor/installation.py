@@ -167,7 +167,7 @@ def _deepspeed(device: str) -> str | Judgement:
 
 def _views(device: str) -> str | Judgement:
     """A volume through both shard formats, a reader process, and the DALI graph."""
-    from fmct_hpc.config import DataConfig
+    from fmct_hpc.data.config import DataConfig
     from launch.doctor.dataset import one_batch
 
     z, y, x = np.ogrid[-1:1:64j, -1:1:64j, -1:1:64j]

@@ -38,7 +38,7 @@ def look_at_run(run: Path) -> Iterator[Finding]:
 def _configuration(run: Path, found: list[TrainConfig]) -> str | Judgement:
     path = run / "config.json"
     try:
-        found.append(TrainConfig.model_validate(json_text.parse(path.read_bytes())))
+        found.append(TrainConfig.from_record(json_text.parse(path.read_bytes())))
     except FileNotFoundError:
         return fault(f"{path} is missing: nothing was trained here", "name the folder given as --run")
     except (ValueError, ValidationError):

@@ -1,6 +1,7 @@
 """The report's part about a training run: its curves, its health, what it rebuilt and what it attended to."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import parameter_counts
@@ -63,7 +64,7 @@ class Training:
     def __init__(self, run: Path) -> None:
         """Read it; raises FmctError that names the file that is missing or not what it should be."""
         self._run = run
-        self.config = _parsed(TrainConfig, run / "config.json")
+        self.config = _parsed(TrainConfig.from_record_json, run / "config.json")
         self.metrics = _metrics(run)
         if not self.metrics:
             raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report a run that has begun")
@@ -72,12 +73,12 @@ class Training:
         health = Health(self.config, ranks)
         self.alarms, self.patience = health.alarms(self.metrics), health.patience
         manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"))
-        self.checkpoint = _parsed(Manifest, manifests[-1]) if manifests else None
+        self.checkpoint = _parsed(Manifest.model_validate_json, manifests[-1]) if manifests else None
         weights = run / "encoder.safetensors"
         self.exported = weights if weights.exists() and weights.with_suffix(".json").exists() else None
         self.encoder, self.encoder_digest = None, None
         if self.exported:
-            self.encoder = _parsed(EncoderInfo, weights.with_suffix(".json"))
+            self.encoder = _parsed(EncoderInfo.from_record_json, weights.with_suffix(".json"))
             self.encoder_digest = sha256(weights)
 
     @property
@@ -189,12 +190,12 @@ class Training:
         return Section(title, (Text(caption), Gallery(tuple(pictures))))
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Read = TypeVar("Read")
 
 
-def _parsed(model: type[Model], path: Path) -> Model:
+def _parsed(parse: Callable[[str], Read], path: Path) -> Read:
     try:
-        return model.model_validate_json(_read(path))
+        return parse(_read(path))
     except ValidationError as error:
         raise unread(path, error, "damaged, or written by another version of fmct-hpc") from None
 

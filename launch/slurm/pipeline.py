@@ -14,7 +14,8 @@ from typing import Annotated
 import yaml
 from pydantic import AfterValidator, BaseModel, Field
 
-from fmct_hpc.config import Positive, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.fields import Positive
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep

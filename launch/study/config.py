@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from fmct_hpc.config import Fraction, Positive, Seed, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.fields import Fraction, Positive, Seed
 from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 from shards.section import Section
 from shards.sharing import Sharing

@@ -151,7 +151,7 @@ def _require_same(config: StudyConfig, out: Path) -> None:
         write_text(recorded, config.model_dump_json(indent=1))
         return
     try:
-        same = StudyConfig.model_validate_json(recorded.read_bytes()) == config
+        same = StudyConfig.from_record_json(recorded.read_bytes()) == config
     except ValidationError as error:
         raise unread(recorded, error, "damaged; give another folder") from None
     if not same:

@@ -17,7 +17,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shard_samples import make_key, make_record
 
-from fmct_hpc.config import DataConfig, ModelConfig
+from fmct_hpc.data.config import DataConfig
+from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.features import extract_store

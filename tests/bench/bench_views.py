@@ -22,8 +22,8 @@ from bench_shards import FORMATS, head, make_record
 from monai import transforms as mt
 from torch.nn import functional
 
-from fmct_hpc.config import DataConfig
 from fmct_hpc.data import loader as loaders
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.draw import draw_views
 from fmct_hpc.data.field import origin
 from fmct_hpc.data.kernel import cut_view

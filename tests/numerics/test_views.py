@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_triton
 
-from fmct_hpc.config import DataConfig
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.cut_gpu import _cut_row
 from fmct_hpc.data.draw import ViewParameters
 from fmct_hpc.data.field import center_view

@@ -4,7 +4,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 from typer.testing import CliRunner
 
-from fmct_hpc.config import ModelConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.sweep.grid import units
 from launch.cli import app

@@ -19,7 +19,7 @@ import torch
 from process_groups import readers_of
 from shard_samples import damage_volume, make_key, make_record
 
-from fmct_hpc.config import DataConfig
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.loader import Batch, Loader
 from fmct_hpc.data.readers import Readers
 from shards.dataset import finish_dataset
@@ -285,7 +285,7 @@ def test_what_fails_in_a_reader_keeps_its_kind_or_its_traceback():
 TRAINER = """
 import multiprocessing, sys, time
 from pathlib import Path
-from fmct_hpc.config import DataConfig
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.loader import Loader
 
 if __name__ == "__main__":

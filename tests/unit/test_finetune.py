@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from fmct_hpc.config import ModelConfig
+from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.config import FinetuneConfig
 from fmct_hpc.probe.finetune import Classifier, Finetuned, Rows, _batches, _changed, _groups, finetune

@@ -1,5 +1,6 @@
 import os
 from functools import partialmethod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch.nn.functional as F
 from scipy.interpolate import RegularGridInterpolator
 from torch._inductor import cpp_builder
 
-from fmct_hpc.config import ModelConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
 from fmct_hpc.engine_config import EngineConfig
+from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.model.decoder import MaeDecoder
 from fmct_hpc.model.execution import require_compiler, set_execution
+from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions, unpatchify
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import block_mask, draw, keep_indices, masked_patches, path_scales
@@ -53,7 +57,8 @@ def test_patchify_is_undone_and_its_order_is_that_of_a_convolution() -> None:
 
 def test_forward_equals_a_rebuild_from_torch_parts(encoder: VisionTransformer) -> None:
     x = views(2).double()
-    tokens = patchify(x, 4) @ encoder.embedding.weight.T + encoder.embedding.bias + sincos_positions(3, 36)
+    patches = patchify((x - encoder.standardise.mean) / encoder.standardise.std, 4)
+    tokens = patches @ encoder.embedding.weight.T + encoder.embedding.bias + sincos_positions(3, 36)
     tokens = torch.cat([encoder.prefix_tokens.expand(2, -1, -1), tokens], 1)
     for block in encoder.blocks:
         attention = torch.nn.MultiheadAttention(36, 3, batch_first=True).double()
@@ -147,7 +152,8 @@ def test_a_dropped_path_leaves_the_block_out_and_a_scale_of_one_changes_nothing(
     ones[1] = 0
     half = encoder(x, path_scales=ones)
     assert torch.equal(half[0], encoder(x)[0])
-    tokens = torch.cat([encoder.prefix_tokens, encoder.embedding(patchify(x, 4))[1] + encoder.positions])
+    patches = patchify(encoder.standardise(x), 4)
+    tokens = torch.cat([encoder.prefix_tokens, encoder.embedding(patches)[1] + encoder.positions])
     torch.testing.assert_close(half[1], encoder.norm(tokens))
 
 
@@ -339,3 +345,44 @@ def test_a_joint_model_learns_in_a_few_steps() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize("width", [64, 192, 384, 768, 1024])
+def test_layers_begin_as_spread_as_the_references_do(width: int) -> None:
+    """The reference's blocks are plain nn.Linear layers, its prototypes too: PyTorch's own defaults."""
+    torch.manual_seed(0)
+    model = ModelConfig.model_validate(
+        {"width": width, "depth": 1, "heads": 4, "head_hidden": 2 * width, "head_bottleneck": width // 2}
+        | {"prototypes": 512, "patch_size": 4, "decoder_width": width, "decoder_depth": 1}
+    )
+    modules = (VisionTransformer(model, 3, 8), DinoHead(model), MaeDecoder(model, 3, 8))
+    weights = {
+        f"{type(module).__name__}.{name}": parameter
+        for module in modules
+        for name, parameter in module.named_parameters()
+        if parameter.ndim == 2 and "tokens" not in name and "prefix_positions" not in name
+    }
+    assert len(weights) == 5 + 4 + 6
+    for name, weight in weights.items():
+        theirs = torch.nn.Linear(weight.shape[1], weight.shape[0]).weight
+        assert float(weight.std()) == pytest.approx(float(theirs.std()), rel=0.05), name
+        assert float(weight.abs().max()) <= weight.shape[1] ** -0.5
+    fixed = VisionTransformer(model.model_copy(update={"initialisation": "fixed"}), 3, 8)
+    assert float(fixed.embedding.weight.std()) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("constants", [(0.5, 0.3), ((0.2, 0.5, 0.4), (0.3, 0.1, 0.2))])
+def test_input_is_standardised_window_by_window(constants: Any) -> None:
+    """The same weights on input that is standardised by hand, without constants of their own."""
+    torch.manual_seed(0)
+    mean, std = constants
+    encoder = VisionTransformer(config({"input_mean": mean, "input_std": std}).model, 3, 12)
+    plain = VisionTransformer(config({"input_mean": 0, "input_std": 1}).model, 3, 12)
+    plain.load_state_dict(encoder.state_dict())  # the constants are in no checkpoint
+    x = views(2)
+    by_hand = (x - torch.tensor(mean).expand(3)[:, None, None, None]) / torch.tensor(std).expand(3)[
+        :, None, None, None
+    ]
+    torch.testing.assert_close(encoder(x), plain(by_hand))
+    torch.testing.assert_close(encoder.standardise.inverse(encoder.standardise(x)), x)
+    assert plain.standardise(x) is x

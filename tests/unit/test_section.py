@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from pydantic import create_model
 
-from fmct_hpc.config import DataConfig, ModelConfig, TrainConfig
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.config import DataConfig
+from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.probe.config import (
     AttentiveConfig,
     FinetuneConfig,
@@ -37,7 +39,7 @@ RECORDED: tuple[type[Section], ...] = (
 
 @pytest.mark.parametrize("section", RECORDED)
 def test_keys_of_0_1_0_are_recorded_in_its_order_and_later_ones_where_they_are_used(section: Any) -> None:
-    assert json.dumps(section().recorded()) == json.dumps(first_keys(section))
+    assert json.dumps(section.from_record({}).recorded()) == json.dumps(first_keys(section))
     later = create_model("Later", __base__=section, fresh=(int, 3), another=(float | None, None))
     assert json.dumps(later().recorded()) == json.dumps(section().recorded())
     used = later.model_validate({"fresh": 4, "another": 0.5})
@@ -113,3 +115,15 @@ def test_a_renamed_key_of_0_1_0_leaves_its_digests(monkeypatch: pytest.MonkeyPat
         read = later.of_record(record)
         assert read.grid.air_limit_hu == threshold
         assert json.dumps(read.shaping()) == json.dumps(record)
+
+
+def test_a_record_of_0_1_0_means_what_it_meant_and_has_a_digest_of_its_own() -> None:
+    """The defaults of new configurations are others."""
+    old, new = ModelConfig.from_record({}), ModelConfig()
+    assert (old.input_mean, old.input_std, old.initialisation) == (0.0, 1.0, "fixed")
+    assert (new.input_mean, new.input_std, new.initialisation) == (0.5, 0.3, "fan_in")
+    assert old.recorded() != new.recorded()
+    assert ModelConfig.from_record(new.recorded()).model_dump() == new.model_dump()
+    nested = TrainConfig.from_record({"data": {"path": "d"}})
+    assert nested.model == old
+    assert TrainConfig.from_record_json(json.dumps({"data": {"path": "d"}})) == nested

@@ -1,0 +1,76 @@
+"""Where the volumes are, and how views are cut from them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fmct_hpc.fields import Above0, AtLeast0, Fraction, Positive
+from shards.section import Section
+
+
+class DataConfig(Section):
+    """Where the volumes are and how views are cut from them."""
+
+    path: Path
+    """A shard dataset: the directory that holds dataset.json."""
+    windows: tuple[tuple[float, float], ...] = ((40, 80), (80, 200), (600, 2800))
+    """(level, width) in HU, one channel each: brain, subdural, bone (the reference's)."""
+    view_size: Positive = 96
+    """Edge of a view in voxels after resizing (reference: 96)."""
+    field: Literal["isotropic", "squeezed"] = "isotropic"
+    """What crops are drawn from: a cube of the volume at its own spacing, or, as in the reference, its
+    foreground resized to a cube without keeping the aspect (lengths then count that cube's voxels)."""
+    field_mm: Above0 = 224.0
+    """Edge of the padded, cropped or resized cube that crops are drawn from (reference: 224)."""
+    global_crop_mm: tuple[float, float] = (112.0, 224.0)
+    """Least and greatest edge of a global crop (reference: 112 to the whole field)."""
+    local_crop_mm: tuple[float, float] = (64.0, 112.0)
+    """Least and greatest edge of a local crop (reference: 64 to 112)."""
+    local_field_mm: Above0 = 192.0
+    """Local crops stay in this central cube (reference: 192)."""
+    global_views: Literal[1, 2] = 2
+    """DINO compares two (reference: 2); MAE alone learns from the first, and needs no other view."""
+    local_views: Annotated[int, Field(ge=0)] = 2
+    """Local views beside the global ones (reference: 2)."""
+    flip_probability: Fraction = 0.2
+    shift_probability: Fraction = 0.5
+    shift: AtLeast0 = 0.2
+    """Greatest intensity shift, in units of the windowed range [0, 1]."""
+    smooth_probability: Fraction = 0.2
+    smooth_sigma: tuple[float, float] = (0.5, 1.0)
+    """Gaussian sigma in view voxels; the first global view only, as in the reference."""
+    gamma_probability: Fraction = 0.2
+    gamma: tuple[float, float] = (0.2, 1.0)
+    """The second global view only, as in the reference."""
+    workers: Annotated[int, Field(ge=0)] = 1
+    """Reader processes a rank; 0 reads in the training process."""
+    prefetch: Positive = 2
+    """Batches kept ready."""
+    cache: Path | None = None
+    """A directory on the node's own disk for copies of shards, made ahead of their use; None: none."""
+    cache_gb: Above0 = 500.0
+    """Most that the copies may take, in 10⁹ bytes (about what 256 shards of 2 GB do, the most in use)."""
+    damaged: Literal["stop", "skip"] = "stop"
+    """Where a volume fails its checks: end the run with its name, or count it and take another."""
+
+    @property
+    def views(self) -> int:
+        """Global and local ones."""
+        return self.global_views + self.local_views
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> "DataConfig":
+        for crop, room in (("global_crop_mm", "field_mm"), ("local_crop_mm", "local_field_mm")):
+            least, greatest = getattr(self, crop)
+            if not 0 < least <= greatest <= getattr(self, room):
+                raise ValueError(f"data.{crop} must rise from above 0 to at most data.{room}")
+        if self.local_field_mm > self.field_mm:
+            raise ValueError("data.local_field_mm must be at most data.field_mm")
+        if any(width <= 0 for _, width in self.windows) or not self.windows:
+            raise ValueError("data.windows needs at least one (level, width), widths above 0")
+        if not 0 < self.smooth_sigma[0] <= self.smooth_sigma[1]:
+            raise ValueError("data.smooth_sigma must rise from above 0")
+        if not 0 < self.gamma[0] <= self.gamma[1]:
+            raise ValueError("data.gamma must rise from above 0")
+        return self

@@ -1,0 +1,91 @@
+"""The network: its size, and what it is made of."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from fmct_hpc.fields import Above0, Below1, Positive
+from shards.section import Section
+
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
+"""Width, depth and heads by name (S: Touvron et al. 2021, DeiT; B, L: Dosovitskiy et al. 2021, table 1)."""
+_SHAPE = ("width", "depth", "heads")
+
+
+class ModelConfig(Section):
+    """The 3D vision transformer and its heads.
+
+    Give `size`, or `width`, `depth` and `heads`: a size sets the three and refuses other values beside it.
+    """
+
+    earlier = {"input_mean": 0.0, "input_std": 1.0, "initialisation": "fixed"}  # noqa: RUF012
+
+    input_mean: float | tuple[float, ...] = 0.5
+    """What the encoder subtracts from its input, windowed to [0, 1]: for all windows, or one each."""
+    input_std: Above0 | tuple[Above0, ...] = 0.3
+    """What it then divides by. With 0.5 and 0.3 heads in the brain and subdural windows have about mean 0 and
+    deviation 1, without which pretraining needs several times the steps (docs/training.md); the reference
+    has 0 and 1, and so have the encoders of version 0.1.0."""
+    initialisation: Literal["fan_in", "fixed"] = "fan_in"
+    """Of linear layers: uniform within 1/√fan-in, PyTorch's default, which the reference's blocks keep; or a
+    normal of deviation 0.02 whatever the width (DINO), as version 0.1.0 had."""
+    patch_size: Positive = 12
+    """Edge of a patch in voxels (reference: 12)."""
+    size: Literal["S", "B", "L"] | None = "B"
+    """B is the reference's; none where width, depth and heads are given."""
+    width: Positive = 768
+    depth: Positive = 12
+    heads: Positive = 12
+    mlp_ratio: Above0 = 4.0
+    qkv_bias: bool = True
+    """Of queries, keys and values; the reference's configuration has it, its published weights do not."""
+    register_tokens: Annotated[int, Field(ge=0)] = 4
+    """Darcet et al. 2024, "Vision Transformers Need Registers": 4."""
+    positions: Literal["sincos", "learned"] = "sincos"
+    """Fixed sines and cosines as in MAE, or learned ones that start as these (the reference's)."""
+    layer_scale: Above0 | None = None
+    """First value of a learned factor of each channel of each branch (Touvron et al. 2021, "Going deeper
+    with Image Transformers": 1e-5 for deep models); none: not built, as in the reference."""
+    drop_path: Below1 = 0.0
+    """Chance that a sample skips a branch of the last block, rising linearly from 0 in the first (Huang et
+    al. 2016, equation 4); DINO's ViTs have 0.1, the reference none."""
+    prototypes: Positive = 65536
+    """Outputs of the DINO head (Caron et al. 2021, section 4)."""
+    head_hidden: Positive = 2048
+    head_bottleneck: Positive = 256
+    decoder_width: Positive = 512
+    """He et al. 2022, table 1b: a narrow decoder is enough."""
+    decoder_depth: Positive = 8
+    decoder_heads: Positive = 16
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_sets_shape(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        given = [key for key in _SHAPE if key in values]
+        size = values.get("size", None if given else "B")
+        if size is None:
+            missing = [f"model.{key}" for key in _SHAPE if key not in values]
+            if missing:
+                raise ValueError(
+                    f"{' and '.join(missing)} missing: give model.size, or width, depth and heads"
+                )
+            return {**values, "size": None}
+        if size not in SIZES:
+            return values  # the field says what it takes
+        shape = dict(zip(_SHAPE, SIZES[size], strict=True))
+        for key in given:
+            if values[key] != shape[key]:
+                raise ValueError(
+                    f"model.{key}={values[key]}, but model.size={size} sets it to {shape[key]}: give "
+                    "the size, or width, depth and heads with model.size=null"
+                )
+        return {**values, "size": size, **shape}
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelConfig":
+        for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(f"model.{width} must be a multiple of model.{heads}")
+        return self

@@ -1,0 +1,89 @@
+"""How a run is optimised, kept and watched."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_serializer, model_validator
+
+from fmct_hpc.fields import Above0, AtLeast0, Below1, Fraction, Positive, Seed
+from shards.section import Section
+
+
+class OptimConfig(Section):
+    """AdamW and its schedules, all functions of the step."""
+
+    base_lr: Above0 = 5e-4
+    """Peak learning rate at a global batch of 256; scaled linearly with the batch."""
+    min_lr: AtLeast0 = 1e-6
+    warmup: Fraction = 0.1
+    """Share of all steps with a linearly rising learning rate."""
+    weight_decay: tuple[AtLeast0, AtLeast0] = (0.04, 0.4)
+    """Start and end of a cosine; none on biases, norms, tokens, positions and prototypes."""
+    betas: tuple[Below1, Below1] = (0.9, 0.95)
+    clip: Above0 = 3.0
+    """Greatest gradient norm (Caron et al. 2021)."""
+
+
+class RunConfig(Section):
+    """Length, records and checkpoints of a run."""
+
+    steps: Positive = 100_000
+    """Of the whole run; all that is scheduled depends on it."""
+    epochs: Above0 | None = None
+    """In place of steps: how often each volume is seen. `fmct train` computes the steps from the number of
+    volumes (fmct_hpc.train.length)."""
+    seed: Seed = 0
+    start_from: Path | None = None
+    """An encoder.safetensors to begin with, of another run or of `fmct convert-weights`; it must stay
+    there while the run lasts. None: weights drawn from the seed."""
+    batch: Positive = 256
+    """Volumes a step over all ranks; what a rank gets is derived, so a resume may change ranks."""
+    checkpoint_every: Positive = 1000
+    """A save of ViT-B then costs well under 2 % of the time (docs/benchmarks.md)."""
+    failure_gpu_hours: Above0 = 50_000.0
+    """Mean GPU hours between failures, for `--dry-run`'s best interval: 419 in 54 days of 16,384 GPUs
+    (Grattafiori et al. 2024, The Llama 3 Herd of Models, section 3.3.4)."""
+    keep_last: Positive = 3
+    """One to go on from, and two in case it is damaged."""
+    keep_every: Positive | None = None
+    """Checkpoints of every so-manieth step stay for good; None: only the last ones, and the best probed."""
+    minutes: Above0 | None = None
+    """Save and stop when a process has run this long; under Slurm the job's own end is known without it."""
+    log_every: Positive = 10
+    images_every: Positive = 1000
+    """Steps between reconstructions, attention maps and embeddings."""
+    hang_minutes: Above0 = 30.0
+    """A step, or a start, that takes longer hangs: slow storage and first compilations take some minutes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_steps_are_none(cls, values: Any) -> Any:
+        """run.steps=null takes back a recipe's, for run.epochs to hold."""
+        if isinstance(values, dict) and values.get("steps", 0) is None:
+            return {key: value for key, value in values.items() if key != "steps"}
+        return values
+
+    @field_serializer("steps")
+    def _steps_as_given(self, steps: int) -> int | None:
+        """Null as long as they follow from the epochs, and nobody has computed them."""
+        return steps if self.epochs is None or "steps" in self.model_fields_set else None
+
+
+class HealthConfig(Section):
+    """When a run is not sound."""
+
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does; a skipped step changes nothing and is recorded."""
+    most_skipped: Positive = 10
+    """Steps an attempt may skip: now and then bf16 overflows, more is a broken run."""
+    collapse: Literal["warn", "stop"] = "warn"
+    """What signs of collapse do, once they have lasted; a run may recover from them."""
+    patience: Positive = 2000
+    """Steps that a sign must last, or a quarter of the run's where these are fewer: early in a run features
+    are nearly alike, and targets nearly uniform."""
+    entropy_margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
+    """Share of log(model.prototypes) below it from which the teacher's mean entropy counts as uniform."""
+    least_divergence: AtLeast0 = 0.01
+    """Cross-entropy of student and teacher above the teacher's entropy, in nats (Caron et al. 2021, 5.3)."""
+    least_feature_deviation: AtLeast0 = 0.05
+    """Deviation of normalised CLS tokens times √width: about 1 when sound (Chen and He 2021, section 4.1)."""
