@@ -1,0 +1,67 @@
+"""What a short training on fixed volumes has for losses, and what features its encoder gives.
+
+tests/data/golden_learning.json was written by
+
+    python tests/numerics/test_golden_learning.py
+
+and is written anew only where what is learned is meant to change; docs/CHANGELOG.md then says so.
+"""
+
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from small_training import small_config, start_training, write_dataset, write_recipe
+
+import fmct_hpc
+from fmct_hpc.train.export import load_encoder
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden_learning.json"
+LOSSES = ("loss", "dino", "ibot", "koleo", "mae", "gradient_norm")
+VARIANTS: dict[str, dict[str, dict[str, object]]] = {
+    "running centre": {"objective": {"koleo_weight": 0.1}},
+    "sinkhorn, no normalised patches": {
+        "objective": {"koleo_weight": 0.1, "centring": "sinkhorn", "normalise_patches": False}
+    },
+}
+
+
+def learned(folder: Path, sections: dict[str, dict[str, object]]) -> dict[str, Any]:
+    """Losses of each of four steps, the last of which has seen three updates, and features of two volumes."""
+    run = folder / "run"
+    data = write_dataset(folder / "data")
+    config = small_config(data, run={"steps": 4}, optim={"base_lr": 0.002}, **sections)
+    process = start_training(write_recipe(config, folder / "recipe.yaml"), run, 1)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scans = list(fmct_hpc.features(data, load_encoder(run / "encoder.safetensors")))
+    return {
+        "losses": [{name: row[name] for name in LOSSES} for row in rows],
+        "cls": [scan.cls.tolist() for scan in scans[:2]],
+        "patches": [scan.patches[:2].ravel().tolist() for scan in scans[:2]],
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_and_features_are_those_on_record(variant: str, tmp_path: Path) -> None:
+    """Another machine's matrix products differ in their last bits, and the updates with them."""
+    found, golden = learned(tmp_path, VARIANTS[variant]), json.loads(GOLDEN.read_bytes())[variant]
+    for now, then in zip(found["losses"], golden["losses"], strict=True):
+        assert now == pytest.approx(then, rel=1e-4)
+    for kind in ("cls", "patches"):
+        for now, then in zip(found[kind], golden[kind], strict=True):
+            assert now == pytest.approx(then, abs=2e-3)
+    assert found["losses"][0] == pytest.approx(golden["losses"][0], rel=1e-5)
+
+
+if __name__ == "__main__":
+    made = {}
+    for name, sections in VARIANTS.items():
+        with TemporaryDirectory() as place:
+            made[name] = learned(Path(place), sections)
+    GOLDEN.write_text(json.dumps(made, indent=1) + "\n")
+    sys.stdout.write(f"{GOLDEN}\n")
