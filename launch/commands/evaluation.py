@@ -64,6 +64,14 @@ def study(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Write the report of what is done, and do no more.")
     ] = False,
+    reduced: Annotated[
+        bool,
+        typer.Option("--reduced", help="launch/recipes/study-reduced.yaml: the headline, within an hour."),
+    ] = False,
+    tuning: Annotated[
+        bool,
+        typer.Option("--tune", help="Try fine-tuning's settings on the tuning cohort instead, for each arm."),
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Ask on synthetic heads whether pretraining helps: DINO, MAE and both against training from scratch.
@@ -73,10 +81,17 @@ def study(
     """
     from launch.study.config import StudyConfig
     from launch.study.run import study as run_study
+    from launch.study.run import tune
 
-    recipe = config or Path(__file__).parents[1] / "recipes" / "study.yaml"
+    if config and reduced:
+        raise FmctError("--reduced: is a recipe of its own; give it or --config")
+    name = "study-reduced.yaml" if reduced else "study.yaml"
+    settings = load(StudyConfig, config or Path(__file__).parents[1] / "recipes" / name, overrides or [])
     with progress("heads") as update:
-        echo(run_study(load(StudyConfig, recipe, overrides or []), out, update, workers, report_only))
+        if tuning:
+            echo(tune(settings, out, update, workers))
+        else:
+            echo(run_study(settings, out, update, workers, report_only))
 
 
 def sweep(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -22,6 +22,13 @@ Method = Literal["frozen", "finetune"]
 """Logistic regression on pooled features, or the whole encoder trained on."""
 
 
+class Setting(NamedTuple):
+    """Of fine-tuning, in place of the recipe's."""
+
+    lr: float
+    steps: int
+
+
 @dataclass(frozen=True)
 class Cell:
     """What one result is of."""
@@ -34,11 +41,14 @@ class Cell:
     fraction: float
     """Of the labelled heads."""
     seed: int
+    setting: Setting | None = None
+    """Where one is tried; none: the recipe's."""
 
     @property
     def file_name(self) -> str:
         """Of its scores."""
-        return f"{self.arm}-{self.size}.{self.method}.{self.fraction:g}.{self.seed}.npz"
+        setting = f".{self.setting.lr:g}.{self.setting.steps}" if self.setting else ""
+        return f"{self.arm}-{self.size}.{self.method}.{self.fraction:g}.{self.seed}{setting}.npz"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.fields import Fraction, Positive, Seed
+from fmct_hpc.fields import Above0, Fraction, Positive, Seed
 from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 from shards.section import Section
 from shards.sharing import Sharing
@@ -58,6 +58,20 @@ class Objective(Section):
     """Of each size, from seeds of their own; the study's seeds take them in turns."""
     draws: Positive | None = None
     """How many of the study's seeds it takes, the first ones; none: all."""
+    finetune: dict[str, Any] = Field(default_factory=dict)
+    """Laid over the study's `finetune`."""
+
+
+class TuningConfig(Section):
+    """The grid of `fmct study --tune`: the same for every arm and for training from scratch."""
+
+    seed: Seed = 1000
+    """Of the tuning cohort."""
+    lr: tuple[Above0, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
+    """Peaks of fine-tuning."""
+    steps: tuple[Positive, ...] = (500, 1000, 2000)
+    draws: Positive = 2
+    """Of labelled heads."""
 
 
 class StudyConfig(Section):
@@ -78,13 +92,22 @@ class StudyConfig(Section):
     """By name."""
     finetune: FinetuneConfig = FinetuneConfig()
     scratch: FinetuneConfig = FinetuneConfig(layer_decay=1)
-    """The same budget, from random weights."""
+    """From random weights, tuned on the same grid."""
+    tuning: TuningConfig = TuningConfig()
     frozen: FrozenConfig = FrozenConfig()
     compared_fraction: Fraction = 0.1
     """Of labels, at which data sizes and seen and unseen scanners are compared."""
     bootstrap: Positive = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     privacy: Sharing = Sharing()
+
+    def finetuning(self, objective: str | None) -> FinetuneConfig:
+        """Of an objective's encoders; of training from scratch for None."""
+        if objective is None:
+            return self.scratch
+        return FinetuneConfig.model_validate(
+            {**self.finetune.model_dump(), **self.objectives[objective].finetune}
+        )
 
     def recipe(self, objective: str, size: int, data: Path, seed: int) -> TrainConfig:
         """The configuration of one pretraining."""
@@ -114,10 +137,11 @@ class StudyConfig(Section):
         for name in self.objectives:
             try:
                 recipes.append(self.recipe(name, max(self.sizes), Path(), 0))
+                self.finetuning(name)
             except ValidationError as error:
                 first = error.errors()[0]
                 key = ".".join(map(str, first["loc"]))
-                raise ValueError(f"train with objectives.{name}.train: {key}: {first['msg']}") from None
+                raise ValueError(f"objectives.{name}: {key}: {first['msg']}") from None
         inputs = {"windows", "view_size", "field", "field_mm"}
         if len({recipe.model.model_dump_json() for recipe in recipes}) > 1:
             raise ValueError("objectives must not differ in model")

@@ -26,6 +26,7 @@ from launch.study.config import StudyConfig
 from launch.study.plan import Group, plan
 from launch.study.pretrain import pretrain
 from launch.study.report import write_report
+from launch.study.tuning import tuning_groups, tuning_study, write_tuning
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError
@@ -54,20 +55,35 @@ def study(
         return _study(config, out, progress, workers, report_only)
 
 
-def _study(
-    config: StudyConfig, out: Path, progress: Callable[[int, int], None], workers: int, report_only: bool
-) -> str:
+def _study(config: StudyConfig, out: Path, progress: Progress, workers: int, report_only: bool) -> str:
     cohort = out / "cohort"
     _require_same(config, out)
     if not report_only:
-        with process_pool(workers) as pool:
-            write_cohort(config.cohort, config.sizes, cohort, pool, progress)
-            groups = [group for group in plan(config) if _missing(group, out)]
-            running = {pool.submit(_do, config, out, group): group for group in groups}
-            for done, future in enumerate(as_completed(running), 1):
-                seconds = future.result()
-                log.info("%s: %.0f s (%d of %d)", running[future].name, seconds, done, len(groups))
+        _do_all(config, out, plan(config), progress, workers)
     return write_report(config, out, Heads.read(cohort))
+
+
+def tune(config: StudyConfig, out: Path, progress: Progress, workers: int = 1) -> str:
+    """Fine-tune every arm's first encoder, and from scratch, at each setting of `config.tuning`.
+
+    All on the tuning cohort. Writes `out`/tuning.parquet and returns a table of mean areas. What is done is
+    kept. Raises FmctError where `out` holds another study, or a pretraining fails.
+    """
+    config = tuning_study(config)
+    with writing(out, "fmct study"):
+        _require_same(config, out)
+        _do_all(config, out, tuning_groups(config), progress, workers)
+        return write_tuning(config, out, Heads.read(out / "cohort"))
+
+
+def _do_all(config: StudyConfig, out: Path, groups: list[Group], progress: Progress, workers: int) -> None:
+    with process_pool(workers) as pool:
+        write_cohort(config.cohort, config.sizes, out / "cohort", pool, progress)
+        missing = [group for group in groups if _missing(group, out)]
+        running = {pool.submit(_do, config, out, group): group for group in missing}
+        for done, future in enumerate(as_completed(running), 1):
+            seconds = future.result()
+            log.info("%s: %.0f s (%d of %d)", running[future].name, seconds, done, len(missing))
 
 
 def _missing(group: Group, out: Path) -> list[Cell]:
@@ -131,8 +147,9 @@ def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
     def score(cell: Cell) -> NDArray[np.float32]:
         if cell.method == "frozen":
             return frozen(features, cell)
-        settings = config.finetune if cell.size else config.scratch
-        settings = settings.model_copy(update={"seed": cell.seed})
+        settings = config.finetuning(group.arm if cell.size else None)
+        tried = cell.setting._asdict() if cell.setting else {}
+        settings = settings.model_copy(update={"seed": cell.seed, **tried})
         return finetune(encoder, views, heads.labels, rows(cell), settings).scores
 
     return score

@@ -1,18 +1,20 @@
 """`fmct study` in a tiny form: from heads to report, going on where it was stopped."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from launch.study.cells import Heads
-from launch.study.cohort import Split, make_subject, make_volume, scanner_of
+from launch.study.cohort import Split, key, make_subject, make_volume, scanner_of
 from launch.study.config import CohortConfig, StudyConfig
 from launch.study.findings import Finding, Subject, displaced
 from launch.study.plan import all_cells
-from launch.study.run import study
+from launch.study.run import study, tune
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
 from shards import Dataset, FmctError
@@ -113,3 +115,40 @@ def test_a_shifted_midline_leaves_the_skull_in_its_place(number: int) -> None:
     assert bone.sum() > 5000
     assert moved[bone].max() < 0.2  # mm
     assert moved.max() > 15
+
+
+def test_settings_are_tried_on_other_heads_alike_for_every_arm(tmp_path: Path) -> None:
+    grid = {"seed": 4, "lr": [1e-3, 4e-3], "steps": [2, 4], "draws": 2}
+    config = StudyConfig.model_validate({**TINY.model_dump(), "tuning": grid})
+    said = tune(config, tmp_path, lambda done, total: None)
+    rows = pq.read_table(tmp_path / "tuning.parquet").to_pylist()
+    tried = {arm: {(r["lr"], r["steps"], r["seed"]) for r in rows if r["arm"] == arm} for arm in ARMS}
+    assert len(rows) == 2 * 2 * 2 * 2
+    assert tried["joint"] == tried["scratch"] == set(product(grid["lr"], grid["steps"], range(2)))
+    best = {arm: max(_means(rows, arm).values()) for arm in ARMS}
+    for arm, line in zip(ARMS, said.splitlines()[2:], strict=True):
+        assert f"**{best[arm]:.3f}**" in line
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")}
+    assert tune(config, tmp_path, lambda done, total: None) == said
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")} == files
+    keys = Dataset.open(tmp_path / "cohort" / "labelled").index["patient_key"].to_pylist()
+    assert keys
+    own = {key("patient", config.cohort, split, number) for split in Split for number in range(30)}
+    assert not own & set(keys)
+    with pytest.raises(FmctError, match=r"cohort\.seed"):
+        tune(
+            config.model_copy(update={"cohort": config.cohort.model_copy(update={"seed": 4})}),
+            tmp_path,
+            print,
+        )
+
+
+ARMS = ("joint", "scratch")
+
+
+def _means(rows: list[dict[str, Any]], arm: str) -> dict[tuple[float, int], float]:
+    found: dict[tuple[float, int], list[float]] = {}
+    for row in rows:
+        if row["arm"] == arm:
+            found.setdefault((row["lr"], row["steps"]), []).append(row["auc"])
+    return {point: float(np.mean(areas)) for point, areas in found.items()}
