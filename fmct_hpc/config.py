@@ -52,8 +52,9 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _patch_divides_view(self) -> "TrainConfig":
-        if self.data.view_size % self.model.patch_size:
-            raise ValueError("data.view_size must be a multiple of model.patch_size")
+        for key in ("view_size", "local_view_size"):
+            if (getattr(self.data, key) or 0) % self.model.patch_size:
+                raise ValueError(f"data.{key} must be a multiple of model.patch_size")
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,10 @@ def main(scenario: str, folder: Path) -> None:
         return
     # Stage 3 comes last: it leaves torch's linear layer with a backward pass of DeepSpeed's, whose sums round
     # in another order, and a run is compared to the bit with those before it.
-    for name in ("skipping", "stage0", "bf16-0", "stage1", "stage2", "stage3", "bf16-3"):
+    for name in (
+        *("skipping", "stage0", "bf16-0", "smaller-0", "stage1", "stage2"),
+        *("stage3", "bf16-3", "smaller-3"),
+    ):
         config = configuration(folder, name)
         assert train(config, folder / name) == 0
         assert train(config, folder / f"{name}-resumed", until=BREAK) == 0

@@ -33,6 +33,10 @@ class DataConfig(Section):
     """DINO compares two (reference: 2); MAE alone learns from the first, and needs no other view."""
     local_views: Annotated[int, Field(ge=0)] = 2
     """Local views beside the global ones (reference: 2)."""
+    local_view_size: Positive | None = None
+    """Edge of a local view in voxels, at most view_size, which it is where None (as in the reference). A
+    crop's millimetres stay: fewer voxels of it, and so fewer tokens. DINO's own are 96 beside 224 pixels
+    (Caron et al. 2021, section 3.1)."""
     flip_probability: Fraction = 0.2
     shift_probability: Fraction = 0.5
     shift: AtLeast0 = 0.2
@@ -59,12 +63,20 @@ class DataConfig(Section):
         """Global and local ones."""
         return self.global_views + self.local_views
 
+    @property
+    def view_sizes(self) -> tuple[int, ...]:
+        """Edge of each view in voxels, the global ones first."""
+        local = self.local_view_size or self.view_size
+        return (self.view_size,) * self.global_views + (local,) * self.local_views
+
     @model_validator(mode="after")
     def _crops_fit(self) -> "DataConfig":
         for crop, room in (("global_crop_mm", "field_mm"), ("local_crop_mm", "local_field_mm")):
             least, greatest = getattr(self, crop)
             if not 0 < least <= greatest <= getattr(self, room):
                 raise ValueError(f"data.{crop} must rise from above 0 to at most data.{room}")
+        if (self.local_view_size or 0) > self.view_size:
+            raise ValueError("data.local_view_size must be at most data.view_size")
         if self.local_field_mm > self.field_mm:
             raise ValueError("data.local_field_mm must be at most data.field_mm")
         if any(width <= 0 for _, width in self.windows) or not self.windows:

@@ -1,5 +1,8 @@
 """The kernel on a GPU: the numbers of fmct_hpc.data.kernel from one Triton program a row of a view."""
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import torch
 import triton
 import triton.language as tl
@@ -9,7 +12,11 @@ from fmct_hpc.data.kernel import AIR_HU
 
 
 def cut_on_gpu(
-    boxes: list[Tensor], geometry: list[Tensor], shifts: list[Tensor], bounds: list[Tensor], size: int
+    boxes: list[Tensor],
+    geometry: list[Tensor],
+    shifts: list[Tensor],
+    bounds: list[Tensor],
+    sizes: Sequence[int],
 ) -> tuple[list[Tensor], ...]:
     """`kernel.cut` for all views of a batch.
 
@@ -18,23 +25,26 @@ def cut_on_gpu(
         geometry: int32 (V, 3, 3) of each: start, edge, flip of each view.
         shifts: float32 (V,) of each.
         bounds: float32 (C, 2) of each: the windows' least and greatest HU.
-        size: edge S of the views.
+        sizes: edge S of each view; neighbours of one size are made by one launch.
 
     Returns:
         For each view a list of float32 (C, S, S, S), one a sample; all tensors lie on the boxes' device.
     """
     samples = []
     for box, where, shift, window in zip(boxes, geometry, shifts, bounds, strict=True):
-        count, channels = len(where), len(window)
-        views = torch.empty((count, channels, size, size, size), device=box.device)
-        _cut_row[(size, size, count * channels)](
-            *(box, where, shift, window, views, *box.shape, channels),
-            SIZE=size,
-            LANES=triton.next_power_of_2(size),
-            AIR=AIR_HU,
-            enable_fp_fusion=False,  # rounds as the CPU does
-        )
-        samples.append(views)
+        made: list[Tensor] = []
+        for size, alike in groupby(sizes):
+            first, count, channels = len(made), len(list(alike)), len(window)
+            views = torch.empty((count, channels, size, size, size), device=box.device)
+            _cut_row[(size, size, count * channels)](
+                *(box, where[first:], shift[first:], window, views, *box.shape, channels),
+                SIZE=size,
+                LANES=triton.next_power_of_2(size),
+                AIR=AIR_HU,
+                enable_fp_fusion=False,  # rounds as the CPU does
+            )
+            made.extend(views)
+        samples.append(made)
     return tuple([sample[view] for sample in samples] for view in range(len(samples[0])))
 
 

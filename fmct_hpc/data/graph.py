@@ -35,10 +35,10 @@ def build_pipeline(
 ) -> Pipeline:
     """A running pipeline whose outputs are the views, float32 (C, S, S, S) each, global ones first.
 
-    After them come `Sample.taken` and `Sample.skipped`, on the CPU. The order is the reference's: crop,
-    windows, resize, flips and intensity shift, which one kernel does, then smoothing (first global
-    view) or gamma (second). With device "gpu" the graph copies the boxes to the GPU and does all of
-    this there.
+    S is that of `DataConfig.view_sizes`. After them come `Sample.taken` and `Sample.skipped`, on the CPU.
+    The order is the reference's: crop, windows, resize, flips and intensity shift, which one kernel does,
+    then smoothing (first global view) or gamma (second). With device "gpu" the graph copies the boxes to the
+    GPU and does all of this there.
 
     Args:
         source: gives the samples of each micro-batch, by its number since the start; called in order.
@@ -105,24 +105,24 @@ def _inputs(members: Callable[[int], tuple[list[np.ndarray], ...]]) -> list[Data
 
 def _cut(sample: Any, data: DataConfig, device: Device) -> list[DataNode]:
     """The views, float32 (C, S, S, S) each: cropped, windowed, resized, flipped, shifted."""
-    count, limits, size = data.views, bounds(data.windows), data.view_size
+    limits, sizes = bounds(data.windows), data.view_sizes
     windows = types.Constant(limits, device=device)
     if device == "cpu" and data.field == "isotropic":
         return [
             cut_on_cpu(sample.box, sample.geometry[v], sample.shifts[v], windows, len(limits), size)
-            for v in range(count)
+            for v, size in enumerate(sizes)
         ]
-    cut: Callable[..., Any] = partial(cut_squeezed, field_size=round(data.field_mm), size=size)
+    cut: Callable[..., Any] = partial(cut_squeezed, field_size=round(data.field_mm), sizes=sizes)
     if data.field == "isotropic":
         from fmct_hpc.data.cut_gpu import cut_on_gpu  # Triton comes with PyTorch for CUDA
 
-        cut = partial(cut_on_gpu, size=size)
+        cut = partial(cut_on_gpu, sizes=sizes)
     arrays = [sample.box, sample.geometry, sample.shifts]
     if device == "gpu":
         arrays = [array.gpu() for array in arrays]
     stream = torch.cuda.Stream(Pipeline.current().device_id) if device == "gpu" else None
     views: Any = fn.dl_tensor_python_function(
-        *(*arrays, windows), function=partial(_in_torch, cut, stream), num_outputs=count, device=device
+        *(*arrays, windows), function=partial(_in_torch, cut, stream), num_outputs=len(sizes), device=device
     )
     return list(views)
 

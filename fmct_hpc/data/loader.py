@@ -19,6 +19,7 @@ from fmct_hpc.data.graph import Device, build_pipeline
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.readers import Readers
 from fmct_hpc.data.source import Sample, ViewSource
+from fmct_hpc.data.views import Views
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,7 @@ log = logging.getLogger(__name__)
 class Batch:
     """One micro-batch of one rank."""
 
-    views: torch.Tensor
-    """float32 (V, B, C, S, S, S), the two global views first."""
+    views: Views
     indices: np.ndarray
     """int64 (B,): the volumes' numbers in the dataset."""
     keys: list[str]
@@ -146,19 +146,27 @@ class Loader:
             skipped=key.take(lost).to_pylist(),
         )
 
-    def _copy(self, outputs: Sequence[Any], batch: int) -> torch.Tensor:
-        """The pipeline's views, whose memory DALI uses again, as one tensor of our own."""
-        size = self._data.view_size
+    def _copy(self, outputs: Sequence[Any], batch: int) -> Views:
+        """The pipeline's views, whose memory DALI uses again, as tensors of our own."""
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         if self._copied:
             self._copied.synchronize()  # until then the last batch's memory had to stay DALI's
+        whole, sizes = self._data.global_views, self._data.view_sizes
+        views = Views(
+            self._gather(outputs[:whole], batch, sizes[0], stream),
+            self._gather(outputs[whole:], batch, sizes[-1], stream) if outputs[whole:] else None,
+        )
+        if stream:
+            self._held, self._copied = outputs, stream.record_event()
+        return views
+
+    def _gather(self, outputs: Sequence[Any], batch: int, size: int, stream: Any) -> torch.Tensor:
+        """Views of one size as one tensor, (views, B, C, S, S, S)."""
         views = self._allocate((len(outputs), batch, len(self._data.windows), size, size, size))
         for view, output in zip(views, outputs, strict=True):
             for target, sample in zip(view, output, strict=True):
                 # On PyTorch's stream: its earlier work may still use what it gave us as free memory.
                 feed_ndarray(sample, target, cuda_stream=stream)
-        if stream:
-            self._held, self._copied = outputs, stream.record_event()
         return views
 
     def _allocate(self, shape: tuple[int, ...]) -> torch.Tensor:
@@ -166,7 +174,7 @@ class Loader:
             return torch.empty(shape, device=self._device)
         # Memory fresh from the system costs as much as the copy: take a buffer that nobody uses any more.
         for buffer in self._buffers:
-            if sys.getrefcount(buffer) == _UNUSED:
+            if sys.getrefcount(buffer) == _UNUSED and buffer.shape == shape:
                 return torch.from_numpy(buffer)
         self._buffers.append(np.empty(shape, np.float32))
         return torch.from_numpy(self._buffers[-1])

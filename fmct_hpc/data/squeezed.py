@@ -6,6 +6,8 @@ averaging once, so the field is built whole, as it is there; it costs several ti
 field's one pass, and exists for numbers that must be the reference's.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,14 +25,14 @@ def cut_squeezed(
     shifts: list[Tensor],
     bounds: list[Tensor],
     field_size: int,
-    size: int,
+    sizes: Sequence[int],
 ) -> tuple[list[Tensor], ...]:
     """`cut_gpu.cut_on_gpu` for the squeezed field, on any device: starts and edges are the field's voxels."""
     samples = []
     for box, where, shift, limits in zip(boxes, geometry, shifts, bounds, strict=True):
         whole = field(box, limits, field_size)
         views = []
-        for (start, edge, flip), added in zip(where.tolist(), shift, strict=True):
+        for (start, edge, flip), added, size in zip(where.tolist(), shift, sizes, strict=True):
             crop = whole[(slice(None), *(slice(s, s + e) for s, e in zip(start, edge, strict=True)))]
             view = functional.adaptive_avg_pool3d(crop, size)
             views.append(view.flip([1 + axis for axis in range(3) if flip[axis]]) + added)

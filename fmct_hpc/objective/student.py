@@ -1,9 +1,10 @@
 """Student and teacher: the networks that the joint objective trains.
 
-What shares a pass of the encoder, and what cannot: DINO, iBOT and KoLeo read one pass over all views, in
-which iBOT's patches are replaced by a mask token (as in iBOT and DINOv2, the student's global views are the
-masked ones for DINO too). MAE's encoder sees the visible patches alone: with attention over other tokens,
-none of its activations is one of the first pass, so it has a short pass of its own through the same weights.
+What shares a pass of the encoder, and what cannot: DINO, iBOT and KoLeo read one pass over all views (two
+where local views have fewer voxels), in which iBOT's patches are replaced by a mask token (as in iBOT and
+DINOv2, the student's global views are the masked ones for DINO too). MAE's encoder sees the visible patches
+alone: with attention over other tokens, none of its activations is one of the first pass, so it has a short
+pass of its own through the same weights.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.views import Views
 from fmct_hpc.model.decoder import MaeDecoder
 from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.patches import patchify, unpatchify
@@ -49,7 +51,7 @@ class Student(nn.Module):
 
     def forward(
         self,
-        views: Tensor,
+        views: Views,
         targets: Scores,
         draws: Draws,
         freeze_prototypes: bool = False,
@@ -57,15 +59,14 @@ class Student(nn.Module):
     ) -> Losses:
         """L = Σ weight · L over the parts.
 
-        views: (V, B, C, S, S, S), the global ones first. targets: from the teacher, for DINO and iBOT.
+        targets: from the teacher, for DINO and iBOT.
         weights: of the parts at this step; None: those that the run begins with.
         """
         parts: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
         temperature = self.objective.student_temperature
         if self.objective.compares_views:
-            tokens = self._encode(views, draws)
-            cls = tokens[:, :, 0]
+            tokens, cls = self._encode(views, draws)
             signs["feature_deviation"] = feature_deviation(cls[: self.global_views])
         if self.head is not None:
             assert targets.cls is not None, "DINO needs the teacher's targets"
@@ -81,21 +82,30 @@ class Student(nn.Module):
         if self.objective.koleo_weight:
             parts["koleo"] = koleo_loss(cls[: self.global_views])
         if self.decoder is not None:
-            parts["mae"] = self._reconstruction_loss(views[0], draws)
+            parts["mae"] = self._reconstruction_loss(views.whole[0], draws)
         weights = weights or self.objective.weights
         total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
         return Losses(total, parts, signs)
 
-    def _encode(self, views: Tensor, draws: Draws) -> Tensor:
-        """(V, B, C, S, S, S) -> tokens (V, B, prefix + N, width), in one pass, for views are of one size."""
-        masked = None
-        if draws.masked is not None and self.mask_token is not None:
-            where = draws.masked.where
-            local = where.new_zeros((len(views) - len(where), *where.shape[1:]))
-            masked = (torch.cat([where, local]).flatten(0, 1), self.mask_token)
-        scales = None if draws.path_scales is None else draws.path_scales.flatten(0, 1)
-        tokens = self.encoder(views.flatten(0, 1), masked=masked, path_scales=scales)
-        return tokens.unflatten(0, views.shape[:2])
+    def _encode(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Tokens of the global views (G, B, prefix + N, width), and CLS of all views (V, B, width).
+
+        In a pass for each size of view; iBOT hides patches in the first alone.
+        """
+        tokens: list[Tensor] = []
+        first = 0
+        for group in views.by_size():
+            masked = scales = None
+            if draws.masked is not None and self.mask_token is not None and not first:
+                where = draws.masked.where
+                local = where.new_zeros((len(group) - len(where), *where.shape[1:]))
+                masked = (torch.cat([where, local]).flatten(0, 1), self.mask_token)
+            if draws.path_scales is not None:
+                scales = draws.path_scales[first : first + len(group)].flatten(0, 1)
+            found = self.encoder(group.flatten(0, 1), masked=masked, path_scales=scales)
+            tokens.append(found.unflatten(0, group.shape[:2]))
+            first += len(group)
+        return tokens[0][: len(views.whole)], torch.cat([found[:, :, 0] for found in tokens])
 
     def _reconstruction_loss(self, view: Tensor, draws: Draws) -> Tensor:
         assert self.decoder is not None

@@ -83,8 +83,7 @@ class Training:
         if self.teacher is None or self.targets is None:
             return [NO_SCORES for _ in batches]
         logits = [
-            self.teacher(batch.views[: self.config.data.global_views], drawn.masked)
-            for batch, drawn in zip(batches, draws, strict=True)
+            self.teacher(batch.views.whole, drawn.masked) for batch, drawn in zip(batches, draws, strict=True)
         ]
         return self.targets.of(logits, now.teacher_temperature)
 

@@ -40,7 +40,7 @@ class Pictures:
             pictures = self._reconstruct(batches[0], done - 1)
             if self._records:
                 self._records.reconstruction(done, *pictures)
-        view = batches[0].views[0, :1]
+        view = batches[0].views.whole[0, :1]
         attention = cls_attention(self._student.encoder, view)[0].mean(dim=0)
         vectors, rows = self._embed(batches)
         if self._records:
@@ -49,7 +49,7 @@ class Pictures:
 
     def _reconstruct(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """The first volume's first view, what the encoder saw of it, and what the decoder made of that."""
-        view = batch.views[0, :1]
+        view = batch.views.whole[0, :1]
         keep = draw(self._config, step, batch.indices[:1]).to(view.device).keep
         assert keep is not None, "only a run with MAE reconstructs"
         size = self._config.model.patch_size
@@ -60,7 +60,9 @@ class Pictures:
 
     def _embed(self, batches: list[Batch]) -> tuple[Tensor, list[int]]:
         """CLS tokens of the first views of the step's global batch, (N, width), and the volumes' numbers."""
-        vectors = torch.cat([self._student.encoder(batch.views[0])[:, 0].float().cpu() for batch in batches])
+        vectors = torch.cat(
+            [self._student.encoder(batch.views.whole[0])[:, 0].float().cpu() for batch in batches]
+        )
         rows = [int(index) for batch in batches for index in batch.indices]
         everyone: list[tuple[Tensor, list[int]] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, (vectors, rows))

@@ -102,11 +102,12 @@ def one_batch(data: DataConfig, volumes: int, device: str) -> str:
 
     loader = Loader(data, 0, volumes, volumes, device="gpu" if device == "gpu" else "cpu")
     try:
-        views = next(iter(loader)).views
+        groups = next(iter(loader)).views.by_size()
     finally:
         loader.close()
-    if not bool(torch.isfinite(views).all()):
-        raise FmctError(f"{data.path}: views that are not finite; report this with the dataset's digest")
-    if float(views.std()) == 0:
-        raise FmctError(f"{data.path}: views without contrast; fmct shards dump shows a volume")
-    return " × ".join(map(str, views.shape))
+    for views in groups:
+        if not bool(torch.isfinite(views).all()):
+            raise FmctError(f"{data.path}: views that are not finite; report this with the dataset's digest")
+        if float(views.std()) == 0:
+            raise FmctError(f"{data.path}: views without contrast; fmct shards dump shows a volume")
+    return " and ".join(" × ".join(map(str, views.shape)) for views in groups)

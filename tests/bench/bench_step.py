@@ -18,6 +18,7 @@ import torch
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Batch
+from fmct_hpc.data.views import Views
 from fmct_hpc.model.size import training_flops
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.targets import Scores, Targets
@@ -43,7 +44,8 @@ def configuration(size: str, device: str, batch: int, stage: int, overrides: dic
 
 def make_batch(config: TrainConfig, place: Place) -> Batch:
     size, count = config.data.view_size, config.run.batch
-    views = torch.rand(config.data.views, count, 3, size, size, size, device=place.device)
+    made = torch.rand(config.data.views, count, 3, size, size, size, device=place.device)
+    views = Views(made[: config.data.global_views], made[config.data.global_views :])
     return Batch(views, np.arange(count), [f"{n:032x}" for n in range(count)], 0, 0.0)
 
 
@@ -73,7 +75,7 @@ def plain(config: TrainConfig, place: Place) -> Callable[[int], None]:
         drawn = draw(config, number, batch.indices).to(place.device)
         with torch.autocast(place.device.type, torch.bfloat16, enabled=config.engine.precision == "bf16"):
             with torch.no_grad():
-                cls = teacher.encoder(batch.views[:2].flatten(0, 1))[:, 0]
+                cls = teacher.encoder(batch.views.whole.flatten(0, 1))[:, 0]
                 logits = teacher.head(cls).unflatten(0, (2, config.run.batch))
                 [scores] = targets.of([Scores(logits, None)], 0.04)
             loss = student(batch.views, scores, drawn).total

@@ -72,7 +72,10 @@ def table(folder: Path, volume: np.ndarray, data: DataConfig) -> None:
     loaders.open_dataset = lambda config: InMemory(config.path, *facts(config.path))
     memory = Loader(zarr, seed=0, global_batch=4, micro_batch=4)
     loaders.open_dataset = opened
-    from_zarr, from_tar = (Loader(config, seed=0, global_batch=4, micro_batch=4) for config in (zarr, tar))
+    smaller = zarr.model_copy(update={"local_view_size": 48})
+    from_zarr, from_tar, of_48 = (
+        Loader(config, seed=0, global_batch=4, micro_batch=4) for config in (zarr, tar, smaller)
+    )
     field, cached = windowed_field(volume, data).numpy(), folder / "cached.pt"
     torch.save(torch.from_numpy(field), cached)
     nifti = folder / "head.nii.gz"
@@ -87,6 +90,7 @@ def table(folder: Path, volume: np.ndarray, data: DataConfig) -> None:
         "loader, all augmentations, memory": (batches(memory), SAMPLES),
         "loader, all augmentations, zarr shard": (batches(from_zarr), SAMPLES),
         "loader, all augmentations, webdataset shard": (batches(from_tar), SAMPLES),
+        "loader, all augmentations, zarr, local views of 48³": (batches(of_48), SAMPLES),
         "ceiling: bare read of the boxes, zarr": (reads(from_zarr), SAMPLES),
         "ceiling: bare read, and memcpy of the views": (reads(from_zarr, data), SAMPLES),
     }
@@ -103,7 +107,7 @@ def table(folder: Path, volume: np.ndarray, data: DataConfig) -> None:
     first = best["reference: MONAI, cached field in memory"]
     for name, seconds in best.items():
         print(f"{name:52s} {seconds * 1e3:14.1f} {VIEWS / seconds:12.1f} {first / seconds:7.1f}")
-    for loader in (memory, from_zarr, from_tar):
+    for loader in (memory, from_zarr, from_tar, of_48):
         loader.close()
 
 

@@ -39,7 +39,7 @@ def main(folder):
         assert not training.step(0, [first], False).guilty
         before = everything(training)
         if place.rank == 1:
-            second.views[0, 1] = float("nan")
+            second.views.whole[0, 1] = float("nan")
         outcome = training.step(1, [second], False)
         expected = [None, None]
         dist.all_gather_object(expected, second.keys)

@@ -37,7 +37,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "offload2": {"zero_stage": 2, "offload_optimizer": True},
     "offload3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
 }
-RESUMED = ("stage0", "stage1", "stage2", "stage3", "bf16-0", "bf16-3")
+SMALLER = {"smaller-0": "stage0", "smaller-3": "stage3"}
+"""Variants again, with local views of fewer voxels."""
+RESUMED = ("stage0", "stage1", "stage2", "stage3", "bf16-0", "bf16-3", *SMALLER)
 ELASTIC = {
     1: {"zero_stage": 1, "micro_batch": 2},
     2: {"zero_stage": 3, "micro_batch": 1},
@@ -57,6 +59,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = write_dataset(folder / "data")
     for name, engine in VARIANTS.items():
         (folder / f"{name}.json").write_text(small_config(data, engine=engine).model_dump_json())
+    for name, variant in SMALLER.items():
+        config = small_config(data, data={"local_view_size": 12}, engine=VARIANTS[variant])
+        (folder / f"{name}.json").write_text(config.model_dump_json())
     write_skipping(folder)
     assert run_scenario("all", folder, 2) == 0
     return folder
@@ -118,6 +123,12 @@ def test_a_damaged_volume_is_counted_and_a_resume_agrees_on_what_takes_its_place
 @pytest.mark.parametrize("variant", ["stage1", "stage2", "stage3", "offload2", "offload3"])
 def test_zero_stages_and_offload_learn_what_stage_0_learns(runs: Path, variant: str) -> None:
     assert_learns_alike(runs / variant, runs / "stage0")
+
+
+def test_two_sizes_of_view_learn_alike_at_stages_0_and_3(runs: Path) -> None:
+    assert_learns_alike(runs / "smaller-3", runs / "smaller-0")
+    assert metrics(runs / "smaller-0")[0]["dino"] != metrics(runs / "stage0")[0]["dino"]
+    assert metrics(runs / "smaller-0")[0]["mae"] == metrics(runs / "stage0")[0]["mae"]
 
 
 def test_bf16_learns_what_float32_learns_at_stages_0_and_3(runs: Path) -> None:

@@ -40,7 +40,7 @@ def plain_losses(config: TrainConfig) -> list[float]:
         optimizer.param_groups[0].update(lr=rate, weight_decay=cosine(0.04, 0.4, progress))
         optimizer.param_groups[1].update(lr=rate)
         with torch.no_grad():
-            logits = torch.stack([teacher.head(teacher.encoder(view)[:, 0]) for view in batch.views[:2]])
+            logits = torch.stack([teacher.head(teacher.encoder(view)[:, 0]) for view in batch.views.whole])
             probabilities = torch.softmax((logits - centre) / 0.04, -1)
         draws = draw(config, step, batch.indices)
         loss = student(batch.views, Scores(probabilities, None), draws, step < 0.01 * STEPS).total

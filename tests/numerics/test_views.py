@@ -191,13 +191,15 @@ def test_windows_are_monais_exactly():
 
 
 @pytest.mark.parametrize("shape", [(40, 61, 56), (57, 30, 90)])
-@pytest.mark.parametrize("plain", [True, False])
-def test_views_are_the_reference_chain_in_monai(shape, plain):
+@pytest.mark.parametrize(("plain", "local"), [(True, 24), (False, 24), (False, 12)])
+def test_views_are_the_reference_chain_in_monai(shape, plain, local):
     drawn = [ViewParameters(view.start, view.edge) for view in DRAWN] if plain else DRAWN
     volume = head(shape, seed=1)
     field = mt.ResizeWithPadOrCrop((56,) * 3, value=0)(reference_windows(volume))
-    for made, view, tolerance in zip(views_of(volume, drawn), drawn, TOLERANCES, strict=True):
-        expected = reference_view(np.asarray(field), view, 24)
+    views = views_of(volume, drawn, local_view_size=local)
+    sizes = (24, 24, local, local)
+    for made, view, size, tolerance in zip(views, drawn, sizes, TOLERANCES, strict=True):
+        expected = reference_view(np.asarray(field), view, size)
         np.testing.assert_allclose(made, expected, rtol=0, atol=tolerance)
 
 
@@ -206,9 +208,9 @@ def test_the_squeezed_field_is_the_references():
     volume[5:46, 10:66, 3:60] = head((41, 56, 57), seed=2)
     cropped = mt.CropForeground(allow_smaller=False)(torch.from_numpy(volume[None].astype(np.float32)))
     field = mt.Resize((56,) * 3)(reference_windows(np.asarray(cropped)[0]))
-    made = views_of(volume, DRAWN, field="squeezed")
-    for view, parameters, tolerance in zip(made, DRAWN, TOLERANCES, strict=True):
-        expected = reference_view(np.asarray(field), parameters, 24)
+    made = views_of(volume, DRAWN, field="squeezed", local_view_size=12)
+    for view, parameters, size, tolerance in zip(made, DRAWN, (24, 24, 12, 12), TOLERANCES, strict=True):
+        expected = reference_view(np.asarray(field), parameters, size)
         np.testing.assert_allclose(view, expected, rtol=0, atol=tolerance)
     data = DataConfig(path=Path("unused"), field="squeezed", **SMALL)
     whole = ViewParameters((0, 0, 0), (56, 56, 56))
@@ -263,14 +265,16 @@ import numpy as np, torch
 from fmct_hpc.data.cut_gpu import cut_on_gpu
 from fmct_hpc.data.kernel import bounds, cut_view
 
-windows, size, random = ((40, 80), (600, 2801)), 5, np.random.default_rng(0)
+windows, random = ((40, 80), (600, 2801)), np.random.default_rng(0)
 box = random.integers(-1100, 2500, (9, 8, 10)).astype(np.int16)
-geometry = np.array([[[-3, 2, 1], [13, 5, 3], [1, 0, 1]], [[1, -2, 4], [4, 12, 8], [0, 1, 0]]], np.int32)
-shifts = np.array([0.0, 0.125], np.float32)
+whole = [[[-3, 2, 1], [13, 5, 3], [1, 0, 1]], [[1, -2, 4], [4, 12, 8], [0, 1, 0]]]
+local = [[[2, 1, 0], [4, 7, 9], [0, 0, 1]], [[0, 3, 3], [9, 4, 2], [1, 1, 0]]]
+geometry = np.array([*whole, *local], np.int32)
+shifts, sizes = np.array([0.0, 0.125, -0.25, 0.0], np.float32), (5, 5, 3, 3)
 tensors = [[torch.from_numpy(array)] for array in (box, geometry, shifts, bounds(windows))]
-for view, made in enumerate(cut_on_gpu(*tensors, size)):
+for view, made in enumerate(cut_on_gpu(*tensors, sizes)):
     start, edge, flip = geometry[view]
-    expected = cut_view(box, start, edge, windows, size, flip, float(shifts[view]))
+    expected = cut_view(box, start, edge, windows, sizes[view], flip, float(shifts[view]))
     np.testing.assert_allclose(made[0], expected, rtol=0, atol=1e-6)
 """
 
@@ -285,7 +289,7 @@ def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel():
 @pytest.mark.parametrize("field", ["isotropic", "squeezed"])
 def test_the_gpu_graph_is_one_that_dali_accepts(field, monkeypatch):
     """As far as that shows without a GPU: the operators' devices fit, and the views stay on the GPU."""
-    data = DataConfig(path=Path("unused"), field=field, workers=0, **SMALL)
+    data = DataConfig(path=Path("unused"), field=field, workers=0, local_view_size=12, **SMALL)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     pipeline = _pipeline(lambda iteration: (), data, "gpu", batch_size=2, device_id=0, num_threads=1)
     pipeline._build_graph()

@@ -46,6 +46,12 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("data: {path: d}", ["engine.zero_stage=4"], ["override engine.zero_stage", "0, 1, 2 or 3"]),
         ("data: {path: d}", ["steps"], ["'steps'", "section.key=value"]),
         ("data: {path: d}", ["data.view_size=95"], ["view_size", "multiple of model.patch_size"]),
+        (
+            "data: {path: d}",
+            ["data.local_view_size=50"],
+            ["data.local_view_size", "multiple of model.patch_size"],
+        ),
+        ("data: {path: d}", ["data.local_view_size=108"], ["local_view_size", "at most data.view_size"]),
         ("data: {path: d}", ["objective.mae_weight=0", "objective.dino_weight=0"], ["nothing to learn"]),
         (
             "data: {path: d}",

@@ -22,6 +22,7 @@ from shard_samples import damage_volume, make_key, make_record
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.loader import Batch, Loader
 from fmct_hpc.data.readers import Readers
+from fmct_hpc.data.views import Views
 from shards.dataset import finish_dataset
 from shards.errors import FmctError, LostProcessError
 from shards.writer import ShardWriter
@@ -80,7 +81,23 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
     for a, b in zip(left, right, strict=True):
         assert (a.step, a.keys) == (b.step, b.keys)
         assert np.array_equal(a.indices, b.indices)
-        assert torch.equal(a.views, b.views)
+        assert_equal(a.views, b.views)
+
+
+def assert_equal(left: Views, right: Views) -> None:
+    for ours, theirs in zip(left, right, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def together(parts: list[Batch]) -> Views:
+    """The views of micro-batches as those of one."""
+    members = zip(*(part.views for part in parts), strict=True)
+    return Views(*(torch.cat(member, dim=1) for member in members))
+
+
+def views_of(batch: Batch, place: int) -> Views:
+    """Those of the volume at a place of the batch."""
+    return Views(*(member[:, place] for member in batch.views))
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +108,9 @@ def reference(dataset) -> list[Batch]:
 
 def test_a_batch_has_its_shape_keys_and_order(dataset, reference):
     for step, batch in enumerate(reference):
-        assert batch.views.shape == (4, 4, 3, 12, 12, 12)
-        assert batch.views.dtype == torch.float32
+        for views in batch.views:
+            assert views.shape == (2, 4, 3, 12, 12, 12)
+            assert views.dtype == torch.float32
         assert batch.step == step
         assert batch.keys == [f"{i:032x}" for i in batch.indices]
         assert batch.wait_seconds >= 0
@@ -101,14 +119,29 @@ def test_a_batch_has_its_shape_keys_and_order(dataset, reference):
 
 
 def test_a_sample_looks_different_in_each_epoch_and_view(reference):
-    views = [view for batch in reference for view in batch.views.flatten(0, 1)]
+    views = [view for batch in reference for group in batch.views for view in group.flatten(0, 1)]
     assert len({view.numpy().tobytes() for view in views}) == len(views)
 
 
 def test_one_global_view_is_the_first_of_two(dataset, reference):
     alone = take(small(dataset).model_copy(update={"global_views": 1, "local_views": 0}), 6)
     for batch, whole in zip(alone, reference, strict=True):
-        assert torch.equal(batch.views, whole.views[:1])
+        assert torch.equal(batch.views.whole, whole.views.whole[:1])
+        assert batch.views.local is None
+
+
+def test_smaller_local_views_change_neither_the_global_ones_nor_the_order(dataset, reference):
+    """What they show is tested in tests/numerics/test_views.py; here, that nothing else changes."""
+    smaller = small(dataset).model_copy(update={"local_view_size": 6})
+    batches = take(smaller, 6)
+    for batch, large in zip(batches, reference, strict=True):
+        assert torch.equal(batch.views.whole, large.views.whole)
+        assert batch.views.local.shape == (2, 4, 3, 6, 6, 6)
+        assert batch.keys == large.keys
+    assert_same(take(smaller.model_copy(update={"workers": 1}), 2, start_step=4), batches[4:])
+    halves = [take(smaller, 6, micro_batch=2, rank=rank, world_size=2) for rank in range(2)]
+    for batch, *parts in zip(batches, *halves, strict=True):
+        assert_equal(together(parts), batch.views)
 
 
 def test_readers_and_prefetch_change_nothing(dataset, reference):
@@ -138,7 +171,7 @@ def test_ranks_and_micro_batches_together_make_the_same_steps(dataset, reference
     for step in range(2):
         parts = [b for rank in ranks for b in rank[step * accumulate : (step + 1) * accumulate]]
         assert [part.step for part in parts] == [step] * len(parts)
-        assert torch.equal(torch.cat([part.views for part in parts], dim=1), reference[step].views)
+        assert_equal(together(parts), reference[step].views)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(dataset):
@@ -177,13 +210,13 @@ def test_a_damaged_volume_is_skipped_and_told_if_so_configured(tmp_path, referen
         for place, key in enumerate(whole.keys):  # all others are as if nothing had happened
             if key != bad:
                 assert batch.keys[place] == key
-                assert torch.equal(batch.views[:, place], whole.views[:, place])
+                assert_equal(views_of(batch, place), views_of(whole, place))
         assert bool(batch.skipped) == (bad in whole.keys)
     # Ranks, readers and a resume agree on what takes its place.
     halves = [take(data, 5, micro_batch=2, rank=rank, world_size=2) for rank in range(2)]
     for batch, *parts in zip(batches, *halves, strict=True):
         assert batch.keys == [key for part in parts for key in part.keys]
-        assert torch.equal(torch.cat([part.views for part in parts], dim=1), batch.views)
+        assert_equal(together(parts), batch.views)
     resumed = take(data.model_copy(update={"workers": 1}), 2, start_step=3)
     assert_same(resumed, batches[3:])
     assert [batch.skipped for batch in resumed] == [batch.skipped for batch in batches[3:]]

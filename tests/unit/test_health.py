@@ -10,6 +10,7 @@ import torch
 from small_training import small_config
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.views import Views
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.objective.targets import Targets
@@ -24,13 +25,11 @@ def make(collapse: Literal["warn", "stop"] = "warn", **objective: object) -> Tra
     return small_config(Path("unused"), objective=objective, health=health)
 
 
-def figures_of(
-    config: TrainConfig, student: Student, teacher: Teacher, views: torch.Tensor
-) -> dict[str, float]:
-    """The signs of a forward pass over (V, B, C, S, S, S) views."""
+def figures_of(config: TrainConfig, student: Student, teacher: Teacher, views: Views) -> dict[str, float]:
+    """The signs of a forward pass."""
     targets = Targets(config)
-    drawn = draw(config, 0, np.arange(views.shape[1]))
-    scores = targets.of([teacher(views[: config.data.global_views], drawn.masked)], 0.04)[0]
+    drawn = draw(config, 0, np.arange(views.whole.shape[1]))
+    scores = targets.of([teacher(views.whole, drawn.masked)], 0.04)[0]
     return {name: float(value) for name, value in student(views, scores, drawn).health.items()}
 
 
@@ -56,12 +55,13 @@ def messages(config: TrainConfig, figures: dict[str, float], caplog: pytest.LogC
 
 
 @pytest.fixture
-def views() -> torch.Tensor:
+def views() -> Views:
     torch.manual_seed(1)
-    return torch.rand(3, 8, 3, 24, 24, 24) * torch.rand(3, 8, 3, 1, 1, 1)
+    seen = torch.rand(3, 8, 3, 24, 24, 24) * torch.rand(3, 8, 3, 1, 1, 1)
+    return Views(seen[:2], seen[2:])
 
 
-def test_a_sound_model_rings_no_alarm(views: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sound_model_rings_no_alarm(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     figures = figures_of(config, *networks(config), views)
     assert figures["prototypes_used"] > 1
@@ -69,7 +69,7 @@ def test_a_sound_model_rings_no_alarm(views: torch.Tensor, caplog: pytest.LogCap
     assert messages(config, figures, caplog) == []
 
 
-def test_uniform_targets_ring(views: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+def test_uniform_targets_ring(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     student, teacher = networks(config)
     for network in (student, teacher):
@@ -81,7 +81,7 @@ def test_uniform_targets_ring(views: torch.Tensor, caplog: pytest.LogCaptureFixt
     assert any("gives the teacher's answer whatever it sees" in text for text in found)
 
 
-def test_one_prototype_for_all_rings(views: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_prototype_for_all_rings(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     student, teacher = networks(config)
     for network in (student, teacher):
@@ -93,7 +93,7 @@ def test_one_prototype_for_all_rings(views: torch.Tensor, caplog: pytest.LogCapt
     assert text.startswith(f"step {PATIENCE}: for {PATIENCE} steps all volumes have one prototype")
 
 
-def test_one_feature_for_all_rings(views: torch.Tensor, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_feature_for_all_rings(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     student, teacher = networks(config)
     student.encoder.norm.weight.data.zero_()

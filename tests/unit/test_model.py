@@ -10,6 +10,7 @@ from scipy.interpolate import RegularGridInterpolator
 from torch._inductor import cpp_builder
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.views import Views
 from fmct_hpc.engine_config import EngineConfig
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.decoder import MaeDecoder
@@ -45,6 +46,12 @@ def encoder() -> VisionTransformer:
 def views(*shape: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(*shape, 3, 12, 12, 12, generator=generator)
+
+
+def seen(size: int = 12) -> Views:
+    """Two global and two local views of two volumes, the local ones of `size`³ voxels."""
+    made = views(4, 2)
+    return Views(made[:2], made[2:, ..., :size, :size, :size])
 
 
 def test_patchify_is_undone_and_its_order_is_that_of_a_convolution() -> None:
@@ -238,14 +245,15 @@ def forward(
     freeze: bool = False,
     step: int = 0,
     weights: dict[str, float] | None = None,
+    size: int = 12,
 ) -> Losses:
-    """The student's losses on fixed views and targets."""
+    """The student's losses on fixed views and targets; the local views are of `size`³ voxels."""
     draws = draw(settings, step, np.array([3, 8]))
     generator = torch.Generator().manual_seed(2)
     cls = torch.softmax(torch.rand(2, 2, 24, generator=generator) * 9, -1)
     hidden = len(draws.masked.numbers) if draws.masked else 0
     patches = torch.softmax(torch.rand(hidden, 24, generator=generator) * 9, -1)
-    return student(views(4, 2), Scores(cls, patches), draws, freeze, weights)
+    return student(seen(size), Scores(cls, patches), draws, freeze, weights)
 
 
 @pytest.mark.parametrize(
@@ -315,12 +323,49 @@ def test_the_student_does_not_see_what_ibot_hides() -> None:
     torch.manual_seed(0)
     student = Student(settings)
     draws = draw(settings, 0, np.array([3, 8]))
-    seen = views(4, 2)
-    patches = patchify(seen[:2].flatten(0, 1), 4)
+    whole, local = seen()
+    patches = patchify(whole.flatten(0, 1), 4)
     hidden = draws.masked.where.flatten(0, 1).unsqueeze(-1)
     changed = unpatchify(torch.where(hidden, torch.rand_like(patches), patches), 4, 3).unflatten(0, (2, 2))
-    other = torch.cat([changed, seen[2:]])
-    assert torch.equal(student._encode(seen, draws), student._encode(other, draws))
+    ours, theirs = (student._encode(Views(given, local), draws) for given in (whole, changed))
+    assert all(torch.equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("size", [4, 8, 12])
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_every_view_is_encoded_as_if_alone_whatever_its_size(size: int, positions: str) -> None:
+    settings = config({"drop_path": 0.4, "positions": positions}, ibot_weight=1, ibot_mask_probability=1)
+    torch.manual_seed(0)
+    student, given = Student(settings), seen(size)
+    draws = draw(settings, 0, np.array([3, 8]))
+    tokens, cls = student._encode(given, draws)
+    assert (tokens.shape, cls.shape) == ((2, 2, 5 + 27, 36), (4, 2, 36))
+    for number, view in enumerate([*given.whole, *given.local]):
+        masked = (draws.masked.where[number], student.mask_token) if number < 2 else None
+        alone = student.encoder(view, masked=masked, path_scales=draws.path_scales[number])
+        torch.testing.assert_close(cls[number], alone[:, 0])
+        if number < 2:
+            torch.testing.assert_close(tokens[number], alone)
+
+
+def test_local_views_of_fewer_voxels_train_everything_with_or_without_recomputing() -> None:
+    weights = dict.fromkeys(("ibot_weight", "koleo_weight", "dino_weight", "mae_weight"), 0.5)
+    settings = config({"drop_path": 0.2, "positions": "learned"}, **weights, ibot_mask_probability=1)
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        student = Student(settings)
+        set_execution(student, EngineConfig(activation_checkpointing=checkpointing))
+        small = forward(student, settings, size=8)
+        small.total.backward()
+        gradients.append({name: p.grad for name, p in student.named_parameters()})
+        whole = forward(student, settings)
+        assert small.parts["dino"] != whole.parts["dino"]
+        for part in ("ibot", "koleo", "mae"):  # which read global views
+            torch.testing.assert_close(small.parts[part], whole.parts[part])
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().max() > 0, name
+        assert torch.equal(gradient, gradients[1][name]), name
 
 
 def test_reconstruction_keeps_visible_patches_and_scales_the_others() -> None:
@@ -337,9 +382,10 @@ def test_a_joint_model_learns_in_a_few_steps() -> None:
     settings = config(dino_weight=0)
     student = Student(settings)
     optimizer = torch.optim.AdamW(student.parameters(), 3e-3)
-    x, losses = views(4, 2), []
+    given, losses = seen(), []
     for step in range(40):
-        loss = student(x * torch.linspace(0, 1, 12), NO_SCORES, draw(settings, step, np.arange(2))).total
+        ramp = Views(*(x * torch.linspace(0, 1, 12) for x in given))
+        loss = student(ramp, NO_SCORES, draw(settings, step, np.arange(2))).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

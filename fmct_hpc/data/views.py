@@ -1,0 +1,23 @@
+"""The views of a micro-batch, as the loader gives them and the objective takes them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Views(NamedTuple):
+    """float32, in [0, 1] before the intensity shift; the local edge s is at most the global ones' S."""
+
+    whole: Tensor
+    """(G, B, C, S, S, S): the global views."""
+    local: Tensor | None
+    """(L, B, C, s, s, s); None where data.local_views is 0."""
+
+    def by_size(self) -> list[Tensor]:
+        """All views in as few tensors as they have sizes, the global ones first: one, or both members."""
+        if self.local is None:
+            return [self.whole]
+        if self.local.shape[3:] == self.whole.shape[3:]:
+            return [torch.cat([self.whole, self.local])]
+        return [self.whole, self.local]
