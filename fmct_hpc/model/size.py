@@ -57,7 +57,7 @@ def tokens_a_volume(config: TrainConfig) -> int:
     """Tokens that the student's encoder works on for one volume, over all its views."""
     objective, tokens = config.objective, 0
     if objective.compares_views:
-        tokens += config.data.views * tokens_a_view(config)
+        tokens += sum(_prefix(config.model) + patches for patches in _patches_of_views(config))
     if objective.mae_weight:
         tokens += _prefix(config.model) + visible_patches(_patches(config), objective.mask_ratio)
     return tokens
@@ -88,15 +88,15 @@ def training_flops(config: TrainConfig) -> int:
     """
     model, objective = config.model, config.objective
     n, prefix = _patches(config), _prefix(model)
-    views, whole = config.data.views, config.data.global_views
+    views, whole = _patches_of_views(config), config.data.global_views
     student = teacher = unneeded = 0
     if objective.compares_views:
-        student += views * encoder_flops(config)
-        unneeded += views * _embedding_flops(config, n)
+        student += sum(encoder_flops(config, patches) for patches in views)
+        unneeded += sum(_embedding_flops(config, patches) for patches in views)
     if objective.distils:
         teacher += whole * encoder_flops(config)
     if objective.dino_weight:
-        student += views * _head_flops(model)
+        student += len(views) * _head_flops(model)
         teacher += whole * _head_flops(model)
     if objective.ibot_weight:
         masked = round(masked_patches_a_volume(config))
@@ -134,6 +134,11 @@ def _prefix(model: ModelConfig) -> int:
 
 def _patches(config: TrainConfig) -> int:
     return (config.data.view_size // config.model.patch_size) ** 3
+
+
+def _patches_of_views(config: TrainConfig) -> list[int]:
+    """Patches of each view, the global ones first."""
+    return [(size // config.model.patch_size) ** 3 for size in config.data.view_sizes]
 
 
 def _patch(config: TrainConfig) -> int:

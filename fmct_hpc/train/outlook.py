@@ -63,10 +63,15 @@ def outlook(config: TrainConfig, dataset: Dataset, ranks: int, done: int) -> str
 
 def _view_lines(config: TrainConfig) -> list[str]:
     data, objective = config.data, config.objective
-    lines = [
-        f"{data.global_views} global and {data.local_views} local views of {data.view_size}³, "
-        f"{tokens_a_volume(config)} tokens a volume in the student"
-    ]
+    sizes = data.view_sizes
+    shown = f"{data.global_views} global views of {sizes[0]}³"
+    if data.local_views:
+        shown += f" and {data.local_views} local ones of {sizes[-1]}³"
+    lines = [f"{shown}, {tokens_a_volume(config)} tokens a volume in the student"]
+    if sizes[-1] < sizes[0] and objective.compares_views:
+        large = config.model_copy(update={"data": data.model_copy(update={"local_view_size": None})})
+        spared = 1 - training_flops(config) / training_flops(large)
+        lines.append(f"data.local_view_size={sizes[-1]} spares {spared:.0%} of a step's operations")
     if data.views > 1 and not objective.compares_views:
         lines.append(
             "MAE alone learns from the first view: data.global_views=1 data.local_views=0 spare the others"

@@ -111,13 +111,14 @@ class Training:
         weights = objective.weights
         parts = ", ".join(f"{weights[part]:g} · {name}" for part, name in PARTS.items() if part in weights)
         last = self.metrics[-1]
+        views = " and ".join(f"{size}³" for size in dict.fromkeys(config.data.view_sizes))
         return facts(
             "The run",
             {
                 "steps": cell(f"{self.steps:,} of {config.run.steps:,}"),
                 "global batch": config.run.batch,
                 "model": f"3D ViT, width {model.width}, depth {model.depth}, {model.heads} heads, "
-                f"patches of {model.patch_size}³ in {config.data.view_size}³ voxels",
+                f"patches of {model.patch_size}³ in {views} voxels",
                 "parameters of the encoder": parameter_counts(config)["encoder"],
                 "loss": parts,
                 "peak learning rate": peak_rate(config),

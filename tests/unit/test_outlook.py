@@ -36,6 +36,22 @@ def test_tokens_of_the_reference_by_hand() -> None:
     assert tokens_a_volume(config) == 4 * (1 + 4 + 512) + (1 + 4 + 128)
     mae = config.model_copy(update={"objective": config.objective.model_copy(update={"dino_weight": 0.0})})
     assert tokens_a_volume(mae) == 133
+    small = TrainConfig.model_validate({"data": {"path": "unused", "local_view_size": 48}})
+    assert tokens_a_volume(small) == 2 * (5 + 512) + 2 * (5 + 64) + (5 + 128)
+
+
+def test_a_dry_run_tells_what_smaller_local_views_spare(tmp_path: Path) -> None:
+    dataset = Dataset.open(write_dataset(tmp_path / "data"))
+    for data, objective, told in (
+        ({"local_view_size": 48}, {}, True),
+        ({"local_view_size": 96}, {}, False),
+        ({}, {}, False),
+        ({"local_view_size": 48}, {"dino_weight": 0}, False),  # which nobody looks at
+    ):
+        given = {"data": {"path": str(tmp_path / "data"), **data}, "objective": objective}
+        said = outlook(TrainConfig.model_validate(given), dataset, 1, 0)
+        assert ("data.local_view_size=48 spares 33%" in said) is told
+        assert f"2 local ones of {data.get('local_view_size', 96)}³" in said
 
 
 def test_offload_and_the_heads_are_in_the_memory_that_is_told(tmp_path: Path) -> None:
