@@ -18,8 +18,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import torch
-from bench_shards import FORMATS, head, make_record
+from bench_shards import FORMATS, head
 from monai import transforms as mt
+from shard_samples import make_key, make_record
 from torch.nn import functional
 
 from fmct_hpc.data import loader as loaders
@@ -57,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for format in FORMATS:
             with ShardWriter(Path(folder) / format, "shard", format) as shard:
-                shard.add(make_record(volume), volume)
+                shard.add(make_record(volume, make_key(0)), volume)
             finish_dataset(Path(folder) / format, format, ["shard"])
         table(Path(folder), volume, data)
         readers(Path(folder), data)
