@@ -5,7 +5,8 @@ from pydantic import model_validator
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.engine_config import EngineConfig
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.objective.config import ObjectiveConfig
+from fmct_hpc.objective.part import Part
+from fmct_hpc.objective.registry import ObjectiveConfig
 from fmct_hpc.train.config import HealthConfig, OptimConfig, RunConfig
 from shards.errors import FmctError
 from shards.section import Section
@@ -24,6 +25,11 @@ class TrainConfig(Section):
     health: HealthConfig = HealthConfig()
     privacy: Sharing = Sharing()
 
+    @property
+    def parts(self) -> list[Part]:
+        """The objective's parts, of a weight above 0, as they are built and summed."""
+        return [kind(self) for kind in self.objective.built]
+
     def with_absolute_paths(self) -> "TrainConfig":
         """The same as records have it: whoever reads one is called from elsewhere."""
         data, start = self.data, self.run.start_from
@@ -34,7 +40,8 @@ class TrainConfig(Section):
     def accumulation(self, ranks: int) -> int:
         """Micro-batches a step: the fewest that are of one size and within engine.micro_batch.
 
-        Raises FmctError where run.batch can't be shared out evenly to `ranks`, or KoLeo has none to compare.
+        Raises FmctError where run.batch can't be shared out evenly to `ranks`, or a part has no volumes to
+        compare.
         """
         share, rest = divmod(self.run.batch, ranks)
         if rest:
@@ -43,10 +50,11 @@ class TrainConfig(Section):
             )
         most = self.engine.micro_batch or share
         count = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most)
-        if self.objective.koleo_weight and self.run.batch < 2 * count:
+        comparing = [part.name for part in self.parts if part.compares_volumes]
+        if comparing and self.run.batch < 2 * count:
             raise FmctError(
-                "objective.koleo_weight compares the volumes of a micro-batch over all ranks, which is one "
-                "volume: raise run.batch or engine.micro_batch"
+                f"objective.{comparing[0]}_weight compares the volumes of a micro-batch over all ranks, "
+                "which is one volume: raise run.batch or engine.micro_batch"
             )
         return count
 
@@ -67,8 +75,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "TrainConfig":
-        if self.objective.dino_weight and self.data.global_views < 2:
-            raise ValueError("objective.dino_weight needs data.global_views=2: DINO compares two views")
+        for part in self.parts:
+            part.require()
         if self.engine.compile and self.engine.zero_stage == 3:
             raise ValueError(
                 "engine.compile needs engine.zero_stage 0 to 2: stage 3 gathers weights in the blocks"

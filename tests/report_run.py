@@ -12,6 +12,7 @@ from small_training import small_config
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.objective.mae import Mae
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.leakage import Leakage
@@ -152,7 +153,8 @@ def _write_run(run: Path, config: TrainConfig, dataset: Dataset) -> None:
     torch.manual_seed(0)
     for step in range(100, STEPS + 1, 100):
         view, masked, rebuilt = torch.rand(3, 3, 24, 24, 24)
-        records.reconstruction(step, view, masked, rebuilt)
+        volumes = {"input": view, "visible": masked, "reconstruction": rebuilt}
+        records.gallery(step, Mae.gallery, volumes)
         records.attention(step, view, torch.rand(2, 2, 2))
     records.close()
     checkpoint = Manifest(

@@ -1,9 +1,85 @@
 """Self-distillation of the CLS token: DINO (Caron et al. 2021, algorithm 1)."""
 
+import math
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from fmct_hpc.fields import AtLeast0
+from fmct_hpc.model.heads import DinoHead
+from fmct_hpc.model.size import head_flops, head_parameters
+from fmct_hpc.objective.distillation import Distillation, DistillationKeys, kept_scores
+from fmct_hpc.objective.part import Costs, Judged, Seen, Sign
+from fmct_hpc.objective.spread import REMEDY
+
+
+class DinoKeys(DistillationKeys):
+    """DINO's keys."""
+
+    dino_weight: AtLeast0 = 1.0
+
+
+class Dino(Distillation):
+    """The teacher's prototypes of a global view, from every other view of the volume."""
+
+    name = "dino"
+    title = "DINO"
+    taught = ("head",)
+    target_name = "cls"
+    curves = {  # noqa: RUF012
+        "Entropy of the prototypes, nats": ("teacher_entropy", "student_entropy"),
+        "Divergence of student from teacher, nats": ("divergence",),
+        "Prototypes used": ("prototypes_used",),
+    }
+
+    def require(self) -> None:
+        """Two global views."""
+        if self.config.data.global_views < 2:
+            raise ValueError("objective.dino_weight needs data.global_views=2: DINO compares two views")
+
+    def modules(self) -> dict[str, nn.Module | nn.Parameter]:
+        """A head."""
+        return {"head": DinoHead(self.config.model)}
+
+    def teach(self, seen: Seen) -> Tensor:
+        """Logits of the global views, (G, B, K)."""
+        logits: Tensor = seen.module("head", DinoHead)(seen.whole_cls)
+        return logits
+
+    def loss(self, seen: Seen) -> Judged:
+        """`dino_loss`, and `health`."""
+        assert seen.target is not None, "DINO needs the teacher's targets"
+        logits = seen.module("head", DinoHead)(seen.cls, seen.now.freeze_prototypes)
+        compared = logits, seen.target, self.config.objective.student_temperature
+        return Judged(dino_loss(*compared), health(*compared))
+
+    def parameters(self) -> dict[str, int]:
+        """Of the head."""
+        return {"head": head_parameters(self.config.model)}
+
+    def costs(self) -> Costs:
+        """The head, on every view."""
+        data, each = self.config.data, head_flops(self.config.model)
+        targets, outputs = kept_scores(self.config, data.global_views, data.views)
+        return Costs(data.views * each, data.global_views * each, targets=targets, outputs=outputs)
+
+    def signs(self, figures: Mapping[str, float], several: bool) -> list[Sign]:
+        """Uniform targets, and answers that are always the same (Caron et al. 2021, section 5.3)."""
+        if "teacher_entropy" not in figures:
+            return []
+        limits = self.config.health
+        most = (1 - limits.entropy_margin) * math.log(self.config.model.prototypes)
+        flat = figures["teacher_entropy"] > most
+        same = figures.get("divergence", math.nan) < limits.least_divergence
+        one = figures.get("prototypes_used", math.nan) < 2
+        return [
+            Sign("the teacher likes all prototypes alike", flat, REMEDY),
+            Sign("the student gives the teacher's answer whatever it sees", same, REMEDY),
+            *([Sign("all volumes have one prototype", one, REMEDY)] if several else []),
+        ]
 
 
 def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
@@ -46,18 +122,3 @@ def _distinct(numbers: Tensor) -> Tensor:
         dist.all_gather(gathered, numbers)
         numbers = torch.stack(gathered)
     return torch.tensor(float(numbers.unique().numel()), device=numbers.device)
-
-
-@torch.no_grad()
-def feature_deviation(features: Tensor) -> Tensor:
-    """Standard deviation of normalised features (..., width) over rows, mean over the width, times √width.
-
-    Near 1 where features spread over the sphere, 0 where all are one (Chen and He 2021, section 4.1). Rows
-    are those of all ranks, which must all call it: one rank may hold no more than two views of one volume.
-    """
-    rows = F.normalize(features.double().flatten(0, -2), dim=-1)
-    moments = torch.cat([rows.sum(dim=0), rows.square().sum(dim=0), rows.new_tensor([float(len(rows))])])
-    if dist.is_initialized():
-        dist.all_reduce(moments)
-    mean, square = (moments[:-1] / moments[-1]).chunk(2)
-    return ((square - mean.square()).clamp(min=0).sqrt().mean() * rows.shape[-1] ** 0.5).float()

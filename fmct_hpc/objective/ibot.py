@@ -1,7 +1,124 @@
 """Self-distillation of masked patches: iBOT (Zhou et al. 2022, section 3.1)."""
 
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from fmct_hpc.fields import AtLeast0, Fraction
+from fmct_hpc.model.heads import DinoHead
+from fmct_hpc.model.size import head_flops, head_parameters, patches_a_view
+from fmct_hpc.objective.distillation import Distillation, DistillationKeys, kept_scores
+from fmct_hpc.objective.draws import generator
+from fmct_hpc.objective.part import Costs, Judged, Seen
+
+if TYPE_CHECKING:
+    from fmct_hpc.objective.student import Student
+
+_STREAM = int.from_bytes(b"ibot")
+
+
+class IbotKeys(DistillationKeys):
+    """iBOT's keys."""
+
+    ibot_weight: AtLeast0 = 0.0
+    """Masked patches against the teacher's tokens of them (Zhou et al. 2022: 1); the reference has none."""
+    ibot_mask_probability: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """How likely a global view is masked for iBOT at all (Zhou et al. 2022, section 4.1)."""
+    ibot_mask_ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
+    """Least and greatest share of its patches that is masked then (Zhou et al. 2022: 0.3 ± 0.2)."""
+    ibot_shared_head: bool = False
+    """One head for CLS and patches (iBOT), or one each (DINOv2: better at scale)."""
+
+    @model_validator(mode="after")
+    def _ibot_masks_some_and_not_all(self) -> "IbotKeys":
+        if not 0 < self.ibot_mask_ratio[0] <= self.ibot_mask_ratio[1] < 1:
+            raise ValueError("objective.ibot_mask_ratio must rise from above 0 to below 1")
+        return self
+
+
+class Masked(NamedTuple):
+    """The patches of the global views that iBOT hides from the student; M of them in all."""
+
+    where: Tensor
+    """bool (G, B, N)."""
+    numbers: Tensor
+    """int64 (M,): places of the hidden patches in `where`, flattened."""
+    weights: Tensor
+    """float32 (M,): a patch's share of the loss, 1 / (G · B · hidden patches of its view)."""
+
+
+class Ibot(Distillation):
+    """The teacher's prototypes of patches that a mask token hides from the student.
+
+    As in iBOT and DINOv2 the student's global views are the masked ones for the other parts too.
+    """
+
+    name = "ibot"
+    title = "iBOT"
+    taught = ("ibot_head",)
+    target_name = "patches"
+
+    @property
+    def _head(self) -> str:
+        return "head" if self.config.objective.ibot_shared_head else "ibot_head"
+
+    def require(self) -> None:
+        """A head to share, where one is to be shared."""
+        objective = self.config.objective
+        if objective.ibot_shared_head and not objective.dino_weight:
+            raise ValueError(
+                "objective.ibot_shared_head shares DINO's: objective.dino_weight must be above 0"
+            )
+
+    def modules(self) -> dict[str, nn.Module | nn.Parameter]:
+        """A head, if it is not DINO's, and the mask token."""
+        model = self.config.model
+        own = {} if self._head == "head" else {self._head: DinoHead(model)}
+        return {**own, "mask_token": nn.Parameter(torch.zeros(model.width))}
+
+    def draw(self, step: int, samples: NDArray[np.int64]) -> Masked:
+        """The patches that are hidden."""
+        data, objective = self.config.data, self.config.objective
+        grid = data.view_size // self.config.model.patch_size
+        how = objective.ibot_mask_probability, objective.ibot_mask_ratio
+        return masked_patches(self.config.run.seed, step, samples, data.global_views, grid, *how)
+
+    def hidden(self, network: "Student", drawn: Any) -> tuple[Tensor, Tensor]:
+        """The drawn patches, and the mask token."""
+        return drawn.where, network.get_parameter("mask_token")
+
+    def teach(self, seen: Seen) -> Tensor:
+        """Logits of the patches that are hidden from the student, (M, K)."""
+        logits: Tensor = seen.module(self._head, DinoHead)(masked_tokens(seen.whole_patches, seen.drawn))
+        return logits
+
+    def loss(self, seen: Seen) -> Judged:
+        """`ibot_loss`."""
+        assert seen.target is not None, "iBOT needs the teacher's targets"
+        tokens = masked_tokens(seen.whole_patches, seen.drawn)
+        logits = seen.module(self._head, DinoHead)(tokens, seen.now.freeze_prototypes)
+        temperature = self.config.objective.student_temperature
+        return Judged(ibot_loss(logits, seen.target, seen.drawn.weights, temperature))
+
+    def parameters(self) -> dict[str, int]:
+        """Of the head, if it is its own, and the mask token."""
+        model = self.config.model
+        own = {} if self._head == "head" else {self._head: head_parameters(model)}
+        return {**own, "mask_token": model.width}
+
+    def costs(self) -> Costs:
+        """The head, on as many patches as are masked on average."""
+        data, objective = self.config.data, self.config.objective
+        share = objective.ibot_mask_probability * sum(objective.ibot_mask_ratio) / 2
+        masked = data.global_views * patches_a_view(self.config) * share
+        each = round(masked) * head_flops(self.config.model)
+        targets, outputs = kept_scores(self.config, masked, masked)
+        return Costs(each, each, targets=targets, outputs=outputs)
 
 
 def ibot_loss(
@@ -14,3 +131,54 @@ def ibot_loss(
     """
     log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     return -((teacher_probabilities * log_student).sum(dim=-1) * weights).sum()
+
+
+def masked_tokens(patches: Tensor, masked: Masked) -> Tensor:
+    """Patch tokens (G, B, N, width) -> those of masked patches, (M, width)."""
+    return patches.flatten(0, 2)[masked.numbers]
+
+
+def masked_patches(
+    seed: int,
+    step: int,
+    samples: NDArray[np.int64],
+    views: int,
+    grid: int,
+    probability: float,
+    ratio: tuple[float, float],
+) -> Masked:
+    """Patches of the `views` global views to hide for iBOT, in blocks (Zhou et al. 2022, section 4.1).
+
+    With `probability` a view is masked at all, then a share of its patches drawn from `ratio`, at least one.
+    """
+    where = np.zeros((views, len(samples), grid**3), dtype=bool)
+    for view, masks in enumerate(where):
+        for mask, sample in zip(masks, samples, strict=True):
+            drawn = generator(seed, _STREAM, step, int(sample), view)
+            is_masked, share = drawn.random() < probability, drawn.uniform(*ratio)
+            if is_masked:
+                mask[:] = block_mask(drawn, grid, max(1, round(share * grid**3))).ravel()
+    hidden = where.sum(axis=-1)
+    weights = 1 / (np.repeat(hidden, hidden.ravel()) if hidden.any() else np.ones(0)) / hidden.size
+    return Masked(
+        torch.from_numpy(where),
+        torch.from_numpy(np.flatnonzero(where)),
+        torch.from_numpy(weights.astype(np.float32)),
+    )
+
+
+def block_mask(drawn: np.random.Generator, grid: int, count: int) -> NDArray[np.bool_]:
+    """`count` of grid³ patches, hidden in cuboids whose edges are 2 to grid / 2: bool (grid, grid, grid).
+
+    Cuboids may overlap; the last one is cut off where `count` is reached.
+    """
+    mask = np.zeros((grid, grid, grid), dtype=bool)
+    least = min(2, grid)
+    most = max(least, grid // 2)
+    while left := count - int(mask.sum()):
+        edges = drawn.integers(least, most, size=3, endpoint=True)
+        starts = drawn.integers(0, grid - edges, endpoint=True)
+        block = mask[tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))]
+        new = np.argwhere(~block)[:left]
+        block[tuple(new.T)] = True
+    return mask

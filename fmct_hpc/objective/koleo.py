@@ -7,8 +7,33 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from fmct_hpc.fields import AtLeast0
+from fmct_hpc.objective.part import Judged, Part, Seen
+from shards.section import Section
+
 EPS = 1e-8
 """Under the logarithm: two volumes may have one feature (as in DINOv2's published code)."""
+
+
+class KoleoKeys(Section):
+    """KoLeo's key."""
+
+    koleo_weight: AtLeast0 = 0.0
+    """Spreads the CLS tokens of a micro-batch over all ranks (Oquab et al. 2024, DINOv2: 0.1); the reference
+    has none."""
+
+
+class Koleo(Part):
+    """Each volume's CLS token away from its nearest neighbour's, view by view of the global ones."""
+
+    name = "koleo"
+    title = "KoLeo"
+    learns = False
+    compares_volumes = True
+
+    def loss(self, seen: Seen) -> Judged:
+        """`koleo_loss`."""
+        return Judged(koleo_loss(seen.whole_cls))
 
 
 def koleo_loss(features: Tensor) -> Tensor:

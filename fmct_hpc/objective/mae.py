@@ -1,10 +1,120 @@
-"""The masked autoencoder's loss (He et al. 2022, section 3)."""
+"""The masked autoencoder (He et al. 2022).
 
+Its encoder sees the visible patches alone: with attention over other tokens, none of its activations is one
+of the pass that other parts share, so it has a short pass of its own through the same weights.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from fmct_hpc.fields import AtLeast0
+from fmct_hpc.model.decoder import MaeDecoder
+from fmct_hpc.model.patches import patchify, unpatchify, visible_patches
+from fmct_hpc.model.size import (
+    decoder_flops,
+    decoder_parameters,
+    embedding_flops,
+    encoder_flops,
+    patches_a_view,
+    prefix_tokens,
+    tokens_a_view,
+)
+from fmct_hpc.objective.draws import generator, path_scales
+from fmct_hpc.objective.part import Costs, Gallery, Judged, Part, Seen
+from shards.section import Section
+
+if TYPE_CHECKING:
+    from fmct_hpc.objective.student import Student
 
 TARGET_EPS = 1e-6
 """Added to a patch's variance: air is constant, and its variance 0 (as in MAE's published code)."""
+_STREAM = int.from_bytes(b"masks")
+
+
+class MaeKeys(Section):
+    """MAE's keys."""
+
+    mae_weight: AtLeast0 = 1.0
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """He et al. 2022, figure 5."""
+    normalise_patches: bool = True
+    """MAE target normalised per patch (He et al. 2022, table 1d)."""
+
+
+class Kept(NamedTuple):
+    """What MAE's encoder sees."""
+
+    keep: Tensor
+    """int64 (B, n): the visible patches of the first view, ascending."""
+    path_scales: Tensor | None
+    """float32 (B, depth, 2): factors of the blocks' branches; None without drop path."""
+
+
+class Mae(Part):
+    """The voxels of the patches that are hidden, from those of a first view that are not."""
+
+    name = "mae"
+    title = "MAE"
+    shares_pass = False
+    gallery = Gallery(
+        "reconstruction",
+        "Slices of a view through its middle (axial, coronal, sagittal), what the encoder saw of it, and "
+        "what the decoder made of that. Where targets are normalised, each patch has its true mean and "
+        "deviation back, as in MAE's own figures.",
+    )
+
+    def modules(self) -> dict[str, nn.Module | nn.Parameter]:
+        """The decoder."""
+        data = self.config.data
+        return {"decoder": MaeDecoder(self.config.model, len(data.windows), data.view_size)}
+
+    def draw(self, step: int, samples: NDArray[np.int64]) -> Kept:
+        """The visible patches, and the paths of the pass behind those of all views."""
+        seed, model, views = self.config.run.seed, self.config.model, self.config.data.views
+        ratio = self.config.objective.mask_ratio
+        keep = keep_indices(seed, step, samples, patches_a_view(self.config), ratio)
+        if not model.drop_path:
+            return Kept(keep, None)
+        return Kept(keep, path_scales(seed, step, samples, views + 1, model.depth, model.drop_path)[views])
+
+    def loss(self, seen: Seen) -> Judged:
+        """`mae_loss` of the first view."""
+        encoder, view, drawn = seen.network.encoder, seen.views.whole[0], seen.drawn
+        target = patchify(encoder.standardise(view), encoder.patch_size).float()
+        if self.config.objective.normalise_patches:
+            target = normalise_patches(target)
+        visible = encoder(view, drawn.keep, path_scales=drawn.path_scales)
+        predicted = seen.module("decoder", MaeDecoder)(visible, drawn.keep)
+        return Judged(mae_loss(predicted, target, drawn.keep))
+
+    def parameters(self) -> dict[str, int]:
+        """Of the decoder."""
+        return {"decoder": decoder_parameters(self.config)}
+
+    def costs(self) -> Costs:
+        """The encoder on the visible patches, the decoder on all."""
+        config, model = self.config, self.config.model
+        visible = visible_patches(patches_a_view(config), config.objective.mask_ratio)
+        return Costs(
+            student=encoder_flops(config, visible) + decoder_flops(config, visible),
+            unneeded=embedding_flops(config, visible),
+            tokens=prefix_tokens(model) + visible,
+            cells=tokens_a_view(config) * model.decoder_width * model.decoder_depth,
+        )
+
+    def picture(self, student: "Student", view: Tensor, drawn: Any) -> dict[str, Tensor]:
+        """The view, what the encoder sees of it, and what the decoder makes of that."""
+        size = self.config.model.patch_size
+        patches = patchify(view, size)
+        visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, drawn.keep, 1.0)
+        seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[1])
+        rebuilt = reconstruct(student, view, drawn.keep, self.config.objective.normalise_patches)
+        return {"input": view[0], "visible": seen[0], "reconstruction": rebuilt[0]}
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
@@ -21,3 +131,31 @@ def mae_loss(predicted: Tensor, target: Tensor, keep: Tensor) -> Tensor:
     error = (predicted.float() - target.float()).square().mean(dim=-1)
     masked = torch.ones_like(error).scatter(1, keep, 0.0)
     return (error * masked).sum() / masked.sum()
+
+
+def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int, mask_ratio: float) -> Tensor:
+    """Numbers of the patches that MAE leaves visible, ascending: int64 (B, n), n at least 1."""
+    visible = visible_patches(patches, mask_ratio)
+    kept = np.empty((len(samples), visible), dtype=np.int64)
+    for row, sample in zip(kept, samples, strict=True):
+        row[:] = np.sort(generator(seed, _STREAM, step, int(sample)).permutation(patches)[:visible])
+    return torch.from_numpy(kept)
+
+
+@torch.no_grad()
+def reconstruct(student: "Student", view: Tensor, keep: Tensor, normalised: bool) -> Tensor:
+    """What the decoder makes of the patches `keep` of view, (B, C, S, S, S), in the same shape.
+
+    Visible patches are the view's own. Where targets were normalised, predictions are given each patch's
+    true mean and deviation back, as MAE's published figures are.
+    """
+    encoder = student.encoder
+    truth = patchify(encoder.standardise(view), encoder.patch_size).float()
+    predicted = student.get_submodule("decoder")(encoder(view, keep), keep).float()
+    if normalised:
+        predicted = predicted * truth.std(dim=-1, keepdim=True) + truth.mean(dim=-1, keepdim=True)
+    patch, channels = encoder.patch_size, view.shape[1]
+    values = patchify(encoder.standardise.inverse(unpatchify(predicted, patch, channels)), patch)
+    places = keep.unsqueeze(-1).expand(-1, -1, truth.shape[-1])
+    whole = values.scatter(1, places, patchify(view, patch).float().gather(1, places))
+    return unpatchify(whole, patch, channels)

@@ -1,29 +1,25 @@
-"""Student and teacher: the networks that the joint objective trains.
+"""Student and teacher: an encoder each, and what the objective's parts need beside it.
 
-What shares a pass of the encoder, and what cannot: DINO, iBOT and KoLeo read one pass over all views (two
-where local views have fewer voxels), in which iBOT's patches are replaced by a mask token (as in iBOT and
-DINOv2, the student's global views are the masked ones for DINO too). MAE's encoder sees the visible patches
-alone: with attention over other tokens, none of its activations is one of the first pass, so it has a short
-pass of its own through the same weights.
+Parts that look at whole views read one pass over all of them (two where local views have fewer voxels), in
+which one part may hide patches behind a token; what a part can't take from there it computes in a pass of its
+own.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.views import Views
-from fmct_hpc.model.decoder import MaeDecoder
-from fmct_hpc.model.heads import DinoHead
-from fmct_hpc.model.patches import patchify, unpatchify
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.objective.dino import dino_loss, feature_deviation, health
-from fmct_hpc.objective.draws import Draws, Masked
-from fmct_hpc.objective.ibot import ibot_loss
-from fmct_hpc.objective.koleo import koleo_loss
-from fmct_hpc.objective.mae import mae_loss, normalise_patches
-from fmct_hpc.objective.targets import Scores
+from fmct_hpc.objective.draws import Draws
+from fmct_hpc.objective.part import Seen
+from fmct_hpc.objective.spread import feature_deviation
+
+if TYPE_CHECKING:
+    from fmct_hpc.train.schedules import StepSettings
 
 
 class Losses(NamedTuple):
@@ -31,149 +27,93 @@ class Losses(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
-    """Each part's loss before its weight, by name: dino, ibot, koleo, mae."""
+    """Each part's loss before its weight, by name."""
     health: dict[str, Tensor]
     """Detached signs of collapse."""
 
 
 class Student(nn.Module):
-    """One encoder, and what the objective's parts need beside it; for a weight of 0 nothing is built."""
+    """One encoder, and the modules of the objective's parts; of a weight of 0 nothing is built."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        objective, model = config.objective, config.model
-        self.objective, self.global_views = objective, config.data.global_views
-        channels, size = len(config.data.windows), config.data.view_size
-        self.encoder = VisionTransformer(model, channels, size)
-        self.head, self.ibot_head = _heads(config)
-        self.mask_token = nn.Parameter(torch.zeros(model.width)) if objective.ibot_weight else None
-        self.decoder = MaeDecoder(model, channels, size) if objective.mae_weight else None
+        self.parts, self.global_views = config.parts, config.data.global_views
+        self.shares_pass = config.objective.compares_views
+        self.encoder = VisionTransformer(config.model, len(config.data.windows), config.data.view_size)
+        for part in self.parts:
+            for name, module in part.modules().items():
+                setattr(self, name, module)
 
     def forward(
-        self,
-        views: Views,
-        targets: Scores,
-        draws: Draws,
-        freeze_prototypes: bool = False,
-        weights: dict[str, float] | None = None,
+        self, views: Views, targets: Mapping[str, Tensor], draws: Draws, now: "StepSettings"
     ) -> Losses:
         """L = Σ weight · L over the parts.
 
-        targets: from the teacher, for DINO and iBOT.
-        weights: of the parts at this step; None: those that the run begins with.
+        targets: from the teacher, by the parts' names.
         """
-        parts: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
-        temperature = self.objective.student_temperature
-        if self.objective.compares_views:
-            tokens, cls = self._encode(views, draws)
-            signs["feature_deviation"] = feature_deviation(cls[: self.global_views])
-        if self.head is not None:
-            assert targets.cls is not None, "DINO needs the teacher's targets"
-            logits = self.head(cls, freeze_prototypes)
-            parts["dino"] = dino_loss(logits, targets.cls, temperature)
-            signs |= health(logits, targets.cls, temperature)
-        if self.mask_token is not None:
-            assert targets.patches is not None, "iBOT needs the teacher's targets"
-            assert draws.masked is not None, "iBOT needs masked patches"
-            head = patch_head(self)
-            logits = head(masked_tokens(tokens, draws.masked, self.encoder.prefix), freeze_prototypes)
-            parts["ibot"] = ibot_loss(logits, targets.patches, draws.masked.weights, temperature)
-        if self.objective.koleo_weight:
-            parts["koleo"] = koleo_loss(cls[: self.global_views])
-        if self.decoder is not None:
-            parts["mae"] = self._reconstruction_loss(views.whole[0], draws)
-        weights = weights or self.objective.weights
-        total = torch.stack([weights[name] * loss for name, loss in parts.items()]).sum()
-        return Losses(total, parts, signs)
+        whole = local = views.whole.new_empty(0)
+        if self.shares_pass:
+            whole, local = self._encode(views, draws)
+            signs["feature_deviation"] = feature_deviation(whole[:, :, 0])
+        for part in self.parts:
+            own = draws.parts.get(part.name), targets.get(part.name)
+            judged = part.loss(Seen(self, views, whole, local, now, *own))
+            losses[part.name] = judged.loss
+            signs |= judged.figures
+        total = torch.stack([now.weights[name] * loss for name, loss in losses.items()]).sum()
+        return Losses(total, losses, signs)
 
     def _encode(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Tokens of the global views (G, B, prefix + N, width), and CLS of all views (V, B, width).
+        """Tokens of the global views (G, B, prefix + N, width) and the local ones (L, B, prefix + n, width).
 
-        In a pass for each size of view; iBOT hides patches in the first alone.
+        In a pass for each size of view; what is hidden is hidden in global views alone.
         """
-        tokens: list[Tensor] = []
+        found: list[Tensor] = []
         first = 0
         for group in views.by_size():
             masked = scales = None
-            if draws.masked is not None and self.mask_token is not None and not first:
-                where = draws.masked.where
-                local = where.new_zeros((len(group) - len(where), *where.shape[1:]))
-                masked = (torch.cat([where, local]).flatten(0, 1), self.mask_token)
+            if not first and (hidden := self._hidden(draws)) is not None:
+                where, token = hidden
+                rest = where.new_zeros((len(group) - len(where), *where.shape[1:]))
+                masked = (torch.cat([where, rest]).flatten(0, 1), token)
             if draws.path_scales is not None:
                 scales = draws.path_scales[first : first + len(group)].flatten(0, 1)
-            found = self.encoder(group.flatten(0, 1), masked=masked, path_scales=scales)
-            tokens.append(found.unflatten(0, group.shape[:2]))
+            tokens: Tensor = self.encoder(group.flatten(0, 1), masked=masked, path_scales=scales)
+            found.append(tokens.unflatten(0, group.shape[:2]))
             first += len(group)
-        return tokens[0][: len(views.whole)], torch.cat([found[:, :, 0] for found in tokens])
+        whole = found[0][: len(views.whole)]
+        return whole, found[1] if len(found) > 1 else found[0][len(views.whole) :]
 
-    def _reconstruction_loss(self, view: Tensor, draws: Draws) -> Tensor:
-        assert self.decoder is not None
-        assert draws.keep is not None, "MAE needs the visible patches"
-        target = patchify(self.encoder.standardise(view), self.encoder.patch_size).float()
-        if self.objective.normalise_patches:
-            target = normalise_patches(target)
-        visible = self.encoder(view, draws.keep, path_scales=draws.mae_path_scales)
-        return mae_loss(self.decoder(visible, draws.keep), target, draws.keep)
-
-    @torch.no_grad()
-    def reconstruct(self, view: Tensor, keep: Tensor) -> Tensor:
-        """What the decoder makes of the patches `keep` of view, (B, C, S, S, S), in the same shape.
-
-        Visible patches are the view's own. Where targets were normalised, predictions are given each
-        patch's true mean and deviation back, as MAE's published figures are.
-        """
-        assert self.decoder is not None, "only a model with an MAE decoder reconstructs"
-        truth = patchify(self.encoder.standardise(view), self.encoder.patch_size).float()
-        predicted = self.decoder(self.encoder(view, keep), keep).float()
-        if self.objective.normalise_patches:
-            predicted = predicted * truth.std(dim=-1, keepdim=True) + truth.mean(dim=-1, keepdim=True)
-        patch, channels = self.encoder.patch_size, view.shape[1]
-        values = patchify(self.encoder.standardise.inverse(unpatchify(predicted, patch, channels)), patch)
-        places = keep.unsqueeze(-1).expand(-1, -1, truth.shape[-1])
-        whole = values.scatter(1, places, patchify(view, patch).float().gather(1, places))
-        return unpatchify(whole, patch, channels)
+    def _hidden(self, draws: Draws) -> tuple[Tensor, Tensor] | None:
+        """What the one part that may hides from the global views: bool (G, B, N) and a token (width,)."""
+        found = [part.hidden(self, draws.parts.get(part.name)) for part in self.parts]
+        hidden = [one for one in found if one is not None]
+        assert len(hidden) < 2, "two parts hide patches"
+        return hidden[0] if hidden else None
 
 
 class Teacher(nn.Module):
-    """The student's running mean: an encoder with its heads, never trained by gradients."""
+    """The student's running mean: an encoder with those modules that parts compare in, never trained."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        channels, size = len(config.data.windows), config.data.view_size
-        self.encoder = VisionTransformer(config.model, channels, size)
-        self.head, self.ibot_head = _heads(config)
+        self.parts = [part for part in config.parts if part.has_teacher]
+        self.encoder = VisionTransformer(config.model, len(config.data.windows), config.data.view_size)
+        for part in self.parts:
+            for name, module in part.modules().items():
+                if name in part.taught:
+                    setattr(self, name, module)
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, views: Tensor, masked: Masked | None = None) -> Scores:
-        """Logits for global views (G, B, C, S, S, S), seen whole, and the patches hidden from the student."""
+    def forward(self, views: Tensor, draws: Draws, now: "StepSettings") -> dict[str, Tensor]:
+        """What it says to each part of global views (G, B, C, S, S, S), which it sees whole."""
         tokens = self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-        cls = None if self.head is None else self.head(tokens[:, :, 0])
-        patches = None
-        if masked is not None:
-            patches = patch_head(self)(masked_tokens(tokens, masked, self.encoder.prefix))
-        return Scores(cls, patches)
-
-
-def _heads(config: TrainConfig) -> tuple[DinoHead | None, DinoHead | None]:
-    """For the CLS token, and for patches where they have one of their own."""
-    objective = config.objective
-    own = objective.ibot_weight and not objective.ibot_shared_head
-    return (
-        DinoHead(config.model) if objective.dino_weight else None,
-        DinoHead(config.model) if own else None,
-    )
-
-
-def patch_head(network: Student | Teacher) -> DinoHead:
-    """The head that iBOT's patches go through."""
-    head = network.ibot_head if network.ibot_head is not None else network.head
-    assert head is not None
-    return head
-
-
-def masked_tokens(tokens: Tensor, masked: Masked, prefix: int) -> Tensor:
-    """Tokens (V, B, prefix + N, width), global views first -> those of masked patches, (M, width)."""
-    patches = tokens[: len(masked.where), :, prefix:]
-    return patches.flatten(0, 2)[masked.numbers]
+        return {
+            part.name: part.teach(
+                Seen(self, Views(views, None), tokens, tokens[:0], now, draws.parts.get(part.name))
+            )
+            for part in self.parts
+        }

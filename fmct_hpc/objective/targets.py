@@ -1,29 +1,32 @@
 """From the teacher's logits to the targets of a step, over the global batch."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmct_hpc.config import TrainConfig
+if TYPE_CHECKING:
+    from fmct_hpc.config import TrainConfig
 
 
-class Scores(NamedTuple):
-    """A row of K, logits or probabilities, for each token that student and teacher are compared in."""
+class Centring(nn.Module):
+    """Makes targets of what the teacher says in a step; its state is in checkpoints."""
 
-    cls: Tensor | None
-    """(G, B, K) with DINO."""
-    patches: Tensor | None
-    """(M, K) with iBOT: the masked patches, in the order of `Masked.numbers`."""
+    def probabilities(self, logits: list[Tensor], temperature: float) -> list[Tensor]:
+        """float32 targets for the logits (..., K) of each micro-batch of a step; all ranks must call it."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Once a step, after it was found sound; nothing is carried where this does nothing."""
+
+    def discard(self) -> None:
+        """In place of `update` for a step that was not sound."""
 
 
-NO_SCORES = Scores(None, None)
-"""Where nothing is learned from a teacher."""
-
-
-class RunningCentre(nn.Module):
+class RunningCentre(Centring):
     """softmax((logits - centre) / temperature), the centre a running mean (Caron et al. 2021, equation 4)."""
 
     center: Tensor
@@ -56,7 +59,7 @@ class RunningCentre(nn.Module):
         self._total.zero_()
 
 
-class SinkhornKnopp(nn.Module):
+class SinkhornKnopp(Centring):
     """Equal shares for all prototypes over the step's global batch (Caron et al. 2020, section 3.1).
 
     From Q = exp(logits / temperature), in turn every prototype's sum and every row's sum are made equal
@@ -83,55 +86,39 @@ class SinkhornKnopp(nn.Module):
         sizes = [part.flatten(0, -2).shape[0] for part in logits]
         return [q_part.view_as(part) for q_part, part in zip(q.split(sizes), logits, strict=True)]
 
-    def update(self) -> None:
-        """Nothing is carried from step to step."""
-
-    def discard(self) -> None:
-        """Nothing was kept."""
-
 
 class Targets(nn.Module):
-    """The targets of a step; each kind of token has a centring of its own. A checkpoint carries its state."""
+    """The targets of a step; parts have centrings of their own. A checkpoint carries their state."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: "TrainConfig") -> None:
         super().__init__()
-        self.cls = _centring(config) if config.objective.dino_weight else None
-        self.patches = _centring(config) if config.objective.ibot_weight else None
+        self._centrings: dict[str, Centring] = {}
+        for part in config.parts:
+            if centring := part.centring():
+                self.add_module(part.target_name, centring)
+                self._centrings[part.name] = centring
 
     @torch.no_grad()
-    def of(self, logits: list[Scores], temperature: float) -> list[Scores]:
-        """Targets for the teacher's logits of each micro-batch of a step; all ranks must call it."""
-        cls = _each(self.cls, [part.cls for part in logits], temperature)
-        patches = _each(self.patches, [part.patches for part in logits], temperature)
-        return [Scores(*pair) for pair in zip(cls, patches, strict=True)]
+    def of(self, said: Sequence[Mapping[str, Tensor]], temperature: float) -> list[dict[str, Tensor]]:
+        """Targets by part, of what the teacher said in each micro-batch of a step; all ranks must call it."""
+        targets = [dict(answers) for answers in said]
+        for name, centring in self._centrings.items():
+            found = centring.probabilities([answers[name] for answers in said], temperature)
+            for each, target in zip(targets, found, strict=True):
+                each[name] = target
+        return targets
 
     @torch.no_grad()
     def update(self) -> None:
         """Once a step, after it was found sound; all ranks must call it."""
-        for centring in (self.cls, self.patches):
-            if centring is not None:
-                centring.update()
+        for centring in self._centrings.values():
+            centring.update()
 
     @torch.no_grad()
     def discard(self) -> None:
         """In place of `update` for a step that was not sound."""
-        for centring in (self.cls, self.patches):
-            if centring is not None:
-                centring.discard()
-
-
-def _centring(config: TrainConfig) -> RunningCentre | SinkhornKnopp:
-    if config.objective.centring == "sinkhorn":
-        return SinkhornKnopp(config.objective.sinkhorn_iterations)
-    return RunningCentre(config.model.prototypes, config.objective.center_momentum)
-
-
-def _each(
-    centring: RunningCentre | SinkhornKnopp | None, logits: list[Tensor | None], temperature: float
-) -> list[Tensor] | list[None]:
-    if centring is None:
-        return [None for _ in logits]
-    return centring.probabilities([part for part in logits if part is not None], temperature)
+        for centring in self._centrings.values():
+            centring.discard()
 
 
 def _all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:

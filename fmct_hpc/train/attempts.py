@@ -12,11 +12,10 @@ import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
-from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import DataFacts, file_facts, newest_step
 from fmct_hpc.train.figures import figures_of
 from fmct_hpc.train.software import Software
@@ -31,6 +30,9 @@ from shards.errors import (
     raise_refusal,
     refusal,
 )
+
+if TYPE_CHECKING:
+    from fmct_hpc.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +203,7 @@ def attempts(run: Path) -> list[Attempt]:
 
 
 def begin(
-    run: Path, config: TrainConfig, data: DataFacts, hosts: list[str], step: int, device: str = "cpu"
+    run: Path, config: "TrainConfig", data: DataFacts, hosts: list[str], step: int, device: str = "cpu"
 ) -> Attempt:
     """Record that an attempt begins, at `step` done steps, with a rank on each of `hosts`; rank 0 calls it.
 

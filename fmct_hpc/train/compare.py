@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.figures import recorded
 from shards.errors import FmctError
 
-COMPARED = ("loss", "dino", "mae", "gradient_norm")
+COMPARED = ("loss", *(part.name for part in PARTS), "gradient_norm")
 
 
 def compare(first: Path, second: Path) -> int:

@@ -4,11 +4,12 @@ Both are judged by figures that all ranks have agreed on, so every rank comes to
 """
 
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.objective.part import Sign
+from fmct_hpc.objective.spread import REMEDY
 from shards.errors import UnsoundError
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 LEAST_VOLUMES = 4
 """Of a micro-batch over all ranks, for features to be compared: two or three sound ones may be alike."""
+ALIKE = "all volumes have nearly one feature vector"
 
 
 class Alarm(NamedTuple):
@@ -36,7 +38,7 @@ class Health:
         self._level = logging.WARNING if speaks else logging.DEBUG
         self.patience = min(config.health.patience, max(1, config.run.steps // 4))
         """For how many steps a sign must last."""
-        self._uniform = math.log(config.model.prototypes)
+        self._parts = config.parts
         self._several = config.run.batch // config.accumulation(ranks) >= LEAST_VOLUMES
         self.lasting: dict[str, int] = {}
         """For how many steps, the last ones, each sign has shown."""
@@ -63,9 +65,10 @@ class Health:
 
         Raises UnsoundError where the configuration has a collapse stop the run.
         """
-        self.lasting = self._counted(self.lasting, figures)
-        for sign, steps in self.lasting.items():
-            if steps and steps % self.patience == 0:
+        signs = self._signs(figures)
+        self.lasting = _counted(self.lasting, signs)
+        for sign in signs:
+            if sign.shows and self.lasting[sign.what] % self.patience == 0:
                 self._alarm(step, sign)
 
     def lasted(self, rows: Iterable[Mapping[str, float]]) -> dict[str, int]:
@@ -73,13 +76,8 @@ class Health:
         lasting: dict[str, int] = {}
         for row in rows:
             if not row.get("skipped"):
-                lasting = self._counted(lasting, row)
+                lasting = _counted(lasting, self._signs(row))
         return lasting
-
-    def _counted(self, lasting: dict[str, int], figures: Mapping[str, float]) -> dict[str, int]:
-        return {
-            sign: lasting.get(sign, 0) + 1 if shows else 0 for sign, shows in self._signs(figures).items()
-        }
 
     def alarms(self, rows: Iterable[Mapping[str, float]]) -> list[Alarm]:
         """The signs that lasted as long as `step` waits for, by a run's metrics.jsonl, as they began."""
@@ -89,35 +87,27 @@ class Health:
             if row.get("skipped"):
                 continue
             step = int(row["step"])
-            signs = {sign for sign, shows in self._signs(row).items() if shows}
+            signs = {sign.what for sign in self._signs(row) if sign.shows}
             found += [showing.pop(sign) for sign in set(showing) - signs]
             for sign in signs:
                 showing[sign] = showing.get(sign, Alarm(sign, step, step))._replace(last=step)
         lasting = [a for a in (*found, *showing.values()) if a.last - a.first + 1 >= self.patience]
         return sorted(lasting, key=lambda alarm: (alarm.first, alarm.sign))
 
-    def _alarm(self, step: int, sign: str) -> None:
-        what = f"step {step}: for {self.lasting[sign]} steps {sign}: the features collapse"
+    def _alarm(self, step: int, sign: Sign) -> None:
+        what = f"step {step}: for {self.lasting[sign.what]} steps {sign.what}: the features collapse"
         if self._limits.collapse == "stop":
-            raise UnsoundError(
-                f"{what}; begin again with a lower optim.base_lr, objective.centring=sinkhorn, "
-                "a lower objective.teacher_temperature or some objective.koleo_weight; "
-                "health.collapse=warn only warns"
-            )
+            raise UnsoundError(f"{what}; begin again with {sign.remedy}; health.collapse=warn only warns")
         log.log(self._level, "%s", what)
 
-    def _signs(self, figures: Mapping[str, float]) -> dict[str, bool]:
-        """Which sign shows; those whose figures this objective has."""
-        limits, signs = self._limits, dict[str, bool]()
-        if "teacher_entropy" in figures:
-            flat = figures["teacher_entropy"] > (1 - limits.entropy_margin) * self._uniform
-            signs["the teacher likes all prototypes alike"] = flat
-            # Caron et al. 2021, section 5.3: a divergence of 0 means an output that is always the same.
-            same = figures.get("divergence", math.nan) < limits.least_divergence
-            signs["the student gives the teacher's answer whatever it sees"] = same
-            if self._several:
-                signs["all volumes have one prototype"] = figures.get("prototypes_used", math.nan) < 2
+    def _signs(self, figures: Mapping[str, float]) -> list[Sign]:
+        """Those whose figures this objective has."""
+        signs = [sign for part in self._parts for sign in part.signs(figures, self._several)]
         if "feature_deviation" in figures and self._several:
-            alike = figures["feature_deviation"] < limits.least_feature_deviation
-            signs["all volumes have nearly one feature vector"] = alike
+            alike = figures["feature_deviation"] < self._limits.least_feature_deviation
+            signs.append(Sign(ALIKE, alike, REMEDY))
         return signs
+
+
+def _counted(lasting: Mapping[str, int], signs: Iterable[Sign]) -> dict[str, int]:
+    return {sign.what: lasting.get(sign.what, 0) + 1 if sign.shows else 0 for sign in signs}

@@ -16,7 +16,7 @@ from fmct_hpc.data.loader import Batch, Loader
 from fmct_hpc.model.execution import set_execution
 from fmct_hpc.objective.draws import Draws, draw
 from fmct_hpc.objective.student import Losses
-from fmct_hpc.objective.targets import NO_SCORES, Scores, Targets
+from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.engine import build_engine, update
 from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.saver import Saver
@@ -65,7 +65,7 @@ class Training:
         for batch, drawn, targets in zip(batches, draws, self._targets(batches, draws, now), strict=True):
             if losses:
                 self.engine.step()  # tells DeepSpeed that the last micro-batch is over
-            losses.append(self.engine(batch.views, targets, drawn, now.freeze_prototypes, now.weights))
+            losses.append(self.engine(batch.views, targets, drawn, now))
             self.engine.backward(losses[-1].total)
         figures, stop = self._agree(losses, batches, stop)
         figures["gradient_norm"] = update(self.engine, now)
@@ -78,14 +78,16 @@ class Training:
                 self.teacher.update(self.engine.module, now.momentum)
         return Outcome(figures | now.figures(), stop, guilty)
 
-    def _targets(self, batches: list[Batch], draws: list[Draws], now: StepSettings) -> list[Scores]:
-        """What the teacher makes of each micro-batch."""
+    def _targets(
+        self, batches: list[Batch], draws: list[Draws], now: StepSettings
+    ) -> list[dict[str, Tensor]]:
+        """What the teacher makes of each micro-batch, by part."""
         if self.teacher is None or self.targets is None:
-            return [NO_SCORES for _ in batches]
-        logits = [
-            self.teacher(batch.views.whole, drawn.masked) for batch, drawn in zip(batches, draws, strict=True)
+            return [{} for _ in batches]
+        said = [
+            self.teacher(batch.views.whole, drawn, now) for batch, drawn in zip(batches, draws, strict=True)
         ]
-        return self.targets.of(logits, now.teacher_temperature)
+        return self.targets.of(said, now.teacher_temperature)
 
     def _agree(self, losses: list[Losses], batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
         """Average the figures over ranks and micro-batches, and learn whether any rank has to stop.

@@ -7,9 +7,7 @@ from matplotlib.figure import Figure
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import (
     encoder_flops,
-    masked_patches_a_volume,
     parameter_counts,
-    tokens_a_view,
     tokens_a_volume,
     training_flops,
 )
@@ -74,7 +72,7 @@ def _view_lines(config: TrainConfig) -> list[str]:
         lines.append(f"data.local_view_size={sizes[-1]} spares {spared:.0%} of a step's operations")
     if data.views > 1 and not objective.compares_views:
         lines.append(
-            "MAE alone learns from the first view: data.global_views=1 data.local_views=0 spare the others"
+            "only the first view is learned from: data.global_views=1 data.local_views=0 spare the others"
         )
     return lines
 
@@ -99,13 +97,12 @@ def gradient_bytes(stage: int, ranks: int, student: int) -> float:
 
 
 def activation_bytes(config: TrainConfig, micro_batch: int) -> float:
-    """Bytes that encoder and decoder keep for the backward pass: an estimate, good to about a third."""
+    """Bytes that transformers keep for the backward pass: an estimate, good to about a third."""
     model = config.model
     numbers = 1 if config.engine.precision == "bf16" else 2
     kept = 2 if config.engine.activation_checkpointing else BLOCK_BYTES
     cells = tokens_a_volume(config) * model.width * model.depth
-    if config.objective.mae_weight:
-        cells += tokens_a_view(config) * model.decoder_width * model.decoder_depth
+    cells += sum(part.costs().cells for part in config.parts)
     return float(micro_batch * numbers * kept * cells)
 
 
@@ -118,16 +115,9 @@ def offloaded_bytes(config: TrainConfig, ranks: int, student: int, teacher: int)
 
 
 def head_bytes(config: TrainConfig, rank_batch: int, micro_batch: int) -> float:
-    """Bytes of the heads' float32 outputs: targets of a rank's whole step, the student's of a micro-batch.
-
-    Copies as measured at 16,384 prototypes: 2 of the targets, 4 with Sinkhorn, and 3 of the student's.
-    """
-    objective, data = config.objective, config.data
-    patches = masked_patches_a_volume(config)
-    targets = patches + (data.global_views if objective.dino_weight else 0)
-    outputs = patches + (data.views if objective.dino_weight else 0)
-    copies = 4 if objective.centring == "sinkhorn" else 2
-    return 4.0 * config.model.prototypes * (copies * rank_batch * targets + 3 * micro_batch * outputs)
+    """Bytes of float32 answers: targets of a rank's whole step, the student's of a micro-batch."""
+    costs = [part.costs() for part in config.parts]
+    return 4.0 * sum(rank_batch * each.targets + micro_batch * each.outputs for each in costs)
 
 
 def plot_schedules(config: TrainConfig, path: Path) -> None:
@@ -149,8 +139,9 @@ def plot_schedules(config: TrainConfig, path: Path) -> None:
 
 def _students_and_teachers(config: TrainConfig) -> tuple[int, int]:
     counts = parameter_counts(config)
-    taught = ("encoder", "head", "ibot_head") if config.objective.distils else ()
-    return sum(counts.values()), sum(counts.get(part, 0) for part in taught)
+    taught = [name for part in config.parts for name in part.taught if name in counts]
+    teacher = counts["encoder"] + sum(counts[name] for name in taught) if config.objective.distils else 0
+    return sum(counts.values()), teacher
 
 
 def _model_lines(config: TrainConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run shows every so many steps: reconstructions, attention, and where its volumes lie to one another.
+"""What a run shows every so many steps: what parts make of a view, attention, and how its volumes lie.
 
 All ranks take part, for under ZeRO stage 3 every use of the network gathers weights; rank 0 records.
 """
@@ -10,7 +10,6 @@ from torch import Tensor
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Batch
 from fmct_hpc.model.attention import cls_attention
-from fmct_hpc.model.patches import patchify, unpatchify
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.student import Student
 from fmct_hpc.train.records import Records
@@ -36,27 +35,22 @@ class Pictures:
         """After `done` steps, the last of which was on this rank's `batches`."""
         if done % self._config.run.images_every and done != self._config.run.steps:
             return
-        if self._config.objective.mae_weight:
-            pictures = self._reconstruct(batches[0], done - 1)
-            if self._records:
-                self._records.reconstruction(done, *pictures)
         view = batches[0].views.whole[0, :1]
+        self._galleries(done, view, batches[0])
         attention = cls_attention(self._student.encoder, view)[0].mean(dim=0)
         vectors, rows = self._embed(batches)
         if self._records:
             self._records.attention(done, view[0], attention)
             self._records.embedding(done, vectors, *self._metadata(rows))
 
-    def _reconstruct(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first volume's first view, what the encoder saw of it, and what the decoder made of that."""
-        view = batch.views.whole[0, :1]
-        keep = draw(self._config, step, batch.indices[:1]).to(view.device).keep
-        assert keep is not None, "only a run with MAE reconstructs"
-        size = self._config.model.patch_size
-        patches = patchify(view, size)
-        visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, keep, 1.0)
-        seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[1])
-        return view[0], seen[0], self._student.reconstruct(view, keep)[0]
+    def _galleries(self, done: int, view: Tensor, batch: Batch) -> None:
+        """Of the first volume's first view."""
+        draws = draw(self._config, done - 1, batch.indices[:1]).to(view.device)
+        for part in self._config.parts:
+            if part.gallery is not None:
+                volumes = part.picture(self._student, view, draws.parts.get(part.name))
+                if self._records:
+                    self._records.gallery(done, part.gallery, volumes)
 
     def _embed(self, batches: list[Batch]) -> tuple[Tensor, list[int]]:
         """CLS tokens of the first views of the step's global batch, (N, width), and the volumes' numbers."""

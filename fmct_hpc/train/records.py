@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from fmct_hpc.objective.part import Gallery
+from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.figures import figures_of
 from shards.atomic import atomic_path, write_bytes
 
 log = logging.getLogger(__name__)
 
 CONSOLE = (
-    *("loss", "dino", "ibot", "koleo", "mae", "gradient_norm", "lr"),
+    *("loss", *(part.name for part in PARTS), "gradient_norm", "lr"),
     *("volumes_per_second", "mfu", "data_wait", "data_wait_seconds", "damaged_volumes"),
 )
 """The figures of a log line; metrics.jsonl and TensorBoard have all."""
@@ -47,20 +50,18 @@ class Records:
             shown = [f"{name} {figures[name]:.4g}" for name in CONSOLE if name in figures]
             log.info("step %d: %s", step, ", ".join(shown))
 
-    def reconstruction(self, step: int, view: Tensor, masked: Tensor, rebuilt: Tensor) -> None:
-        """Show what the decoder made of one view: three (C, S, S, S) in [0, 1], as orthogonal slices."""
-        figure = Figure(figsize=(6, 6.4), layout="constrained", facecolor="black")
-        axes = figure.subplots(3, 3)
-        for row, (title, volume) in zip(
-            axes, (("input", view), ("visible", masked), ("reconstruction", rebuilt)), strict=True
-        ):
+    def gallery(self, step: int, gallery: Gallery, volumes: Mapping[str, Tensor]) -> None:
+        """Show what a part made of a view: volumes (C, S, S, S) in [0, 1] by title, as three slices each."""
+        figure = Figure(figsize=(6, 0.4 + 2 * len(volumes)), layout="constrained", facecolor="black")
+        axes = figure.subplots(len(volumes), 3, squeeze=False)
+        for row, (title, volume) in zip(axes, volumes.items(), strict=True):
             for axis, plane in zip(row, _planes(volume[0].cpu().float().numpy()), strict=True):
                 axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
                 axis.set_axis_off()
             row[1].set_title(title, color="white")
-        self._save(figure, self._run / "reconstructions", step)
-        stack = torch.stack([view, masked, rebuilt])[:, :1, view.shape[-1] // 2]
-        self._board.add_images("reconstruction", np.clip(stack.cpu().numpy(), 0, 1), step)
+        self._save(figure, self._run / gallery.folder, step)
+        stack = torch.stack([volume[:1, volume.shape[-1] // 2] for volume in volumes.values()])
+        self._board.add_images(gallery.name, np.clip(stack.cpu().numpy(), 0, 1), step)
 
     def attention(self, step: int, view: Tensor, attention: Tensor) -> None:
         """Show a view's (C, S, S, S) middle slices and, over them, the attention (g, g, g) it gets."""

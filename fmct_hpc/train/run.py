@@ -239,13 +239,12 @@ def _say_what_changed(config: TrainConfig, manifest: Manifest, world_size: int) 
             "%d ranks at ZeRO stage %d go on from %d ranks at stage %d: equal but for rounding",
             *(*now, *before),
         )
-    if config.objective.koleo_weight:
+    if comparing := [part.title for part in config.parts if part.compares_volumes]:
         earlier = TrainConfig.from_record(manifest.configuration).accumulation(manifest.world_size)
         compared = [config.run.batch // count for count in (config.accumulation(world_size), earlier)]
         if compared[0] != compared[1]:
-            log.warning(
-                "KoLeo now compares %d volumes at once, and %d before: its loss is another", *compared
-            )
+            what = f"{' and '.join(comparing)}: {compared[0]} volumes are compared at once"
+            log.warning("%s, and %d before: the loss is another", what, compared[1])
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

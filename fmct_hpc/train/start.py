@@ -59,7 +59,7 @@ def _given(path: Path, config: TrainConfig, student: Student) -> dict[str, Tenso
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     for part in _PARTS:
         file = path.with_name(f"{part}.safetensors")
-        if getattr(student, part) is not None and file.is_file():
+        if hasattr(student, part) and file.is_file():
             weights |= load_file(file)
     built = student.state_dict()
     parts = {name.split(".")[0] for name in weights}

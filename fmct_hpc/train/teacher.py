@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.execution import set_execution
-from fmct_hpc.objective.draws import Masked
+from fmct_hpc.objective.draws import Draws
 from fmct_hpc.objective.student import Student, Teacher
-from fmct_hpc.objective.targets import Scores
 from fmct_hpc.train.engine import autocast_section, offload_section
 from fmct_hpc.train.partition import own_part
 from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.schedules import StepSettings
 
 
 class MeanTeacher:
@@ -36,10 +36,11 @@ class MeanTeacher:
         self._autocast = config.engine.precision == "bf16"
 
     @torch.no_grad()
-    def __call__(self, views: Tensor, masked: Masked | None) -> Scores:
-        """Logits for global views (G, B, C, S, S, S), see `Teacher`."""
+    def __call__(self, views: Tensor, draws: Draws, now: StepSettings) -> dict[str, Tensor]:
+        """What it says of global views (G, B, C, S, S, S), see `Teacher`."""
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._autocast):
-            return self._forward(views, masked)
+            said: dict[str, Tensor] = self._forward(views, draws, now)
+        return said
 
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float) -> None:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import parameter_counts
+from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.attempts import attempts
 from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest
 from fmct_hpc.train.export import EncoderInfo
@@ -29,29 +30,20 @@ from shards.newer import unread
 
 CURVES = {
     "Loss": ("loss",),
-    "Parts of the loss, unweighted": ("dino", "ibot", "mae", "koleo"),
+    "Parts of the loss, unweighted": tuple(part.name for part in PARTS),
     "Gradient norm before clipping": ("gradient_norm",),
     "Learning rate": ("lr",),
-    "Entropy of the prototypes, nats": ("teacher_entropy", "student_entropy"),
-    "Divergence of student from teacher, nats": ("divergence",),
-    "Prototypes used": ("prototypes_used",),
+    **{title: figures for part in PARTS for title, figures in part.curves.items()},
     "Deviation of features (sound: about 1)": ("feature_deviation",),
     "Volumes a second": ("volumes_per_second",),
     "Share of a step spent waiting for data": ("data_wait",),
 }
 """Panels, and the metrics that they show where a run has them."""
-PARTS = {"dino": "DINO", "mae": "MAE", "ibot": "iBOT", "koleo": "KoLeo"}
-"""Of the loss, and what they are called."""
 POINTS = 300
 """Of a curve. Of a longer run each is the mean of neighbouring steps, within the band of their extremes."""
 PICTURES = 3
 """Of a kind; of more an evenly spaced choice is shown, the first and the last in it."""
 
-RECONSTRUCTIONS = (
-    "Slices of a view through its middle (axial, coronal, sagittal), what the encoder saw of it, and what "
-    "the decoder made of that. Where targets are normalised, each patch has its true mean and deviation "
-    "back, as in MAE's own figures."
-)
 ATTENTION = (
     "Over the slices of a view, what the CLS token of the last block attends to, the mean of its heads; the "
     "brighter the more, from none to the view's greatest."
@@ -101,15 +93,20 @@ class Training:
                 (self._recipe(), *self._curves()),
                 (self._health(), attempts_section(self.attempts)),
             ),
-            self._pictures("Reconstructions", RECONSTRUCTIONS, "the objective has no MAE, or no"),
-            self._pictures("Attention", ATTENTION, "no"),
+            *(
+                self._pictures(
+                    part.gallery.folder, part.gallery.caption, f"the objective has no {part.title}, or no"
+                )
+                for part in PARTS
+                if part.gallery
+            ),
+            self._pictures("attention", ATTENTION, "no"),
         ]
 
     def _recipe(self) -> Facts:
         config, objective = self.config, self.config.objective
         model = config.model
-        weights = objective.weights
-        parts = ", ".join(f"{weights[part]:g} · {name}" for part, name in PARTS.items() if part in weights)
+        parts = ", ".join(f"{objective.weights[part.name]:g} · {part.title}" for part in objective.built)
         last = self.metrics[-1]
         views = " and ".join(f"{size}³" for size in dict.fromkeys(config.data.view_sizes))
         return facts(
@@ -178,8 +175,8 @@ class Training:
             blocks.append(Text(what, warning=True))
         return Section("Health", tuple(blocks))
 
-    def _pictures(self, title: str, caption: str, why_none: str) -> Section:
-        found = sorted((self._run / title.lower()).glob("step-*.png"))
+    def _pictures(self, folder: str, caption: str, why_none: str) -> Section:
+        title, found = folder.capitalize(), sorted((self._run / folder).glob("step-*.png"))
         if not found:
             return Section(title, (Text(f"Left out: {why_none} step of run.images_every was reached."),))
         chosen = {round(i) for i in np.linspace(0, len(found) - 1, min(PICTURES, len(found)))}

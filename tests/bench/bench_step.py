@@ -21,8 +21,9 @@ from fmct_hpc.data.loader import Batch
 from fmct_hpc.data.views import Views
 from fmct_hpc.model.size import training_flops
 from fmct_hpc.objective.draws import draw
-from fmct_hpc.objective.targets import Scores, Targets
+from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.process_group import Place, join
+from fmct_hpc.train.schedules import settings
 from fmct_hpc.train.throughput import peak_flops, peak_memory
 
 WARM_UP, STEPS = 3, 10
@@ -77,8 +78,8 @@ def plain(config: TrainConfig, place: Place) -> Callable[[int], None]:
             with torch.no_grad():
                 cls = teacher.encoder(batch.views.whole.flatten(0, 1))[:, 0]
                 logits = teacher.head(cls).unflatten(0, (2, config.run.batch))
-                [scores] = targets.of([Scores(logits, None)], 0.04)
-            loss = student(batch.views, scores, drawn).total
+                [scores] = targets.of([{"dino": logits}], 0.04)
+            loss = student(batch.views, scores, drawn, settings(config, number)).total
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 3.0)
         optimizer.step()

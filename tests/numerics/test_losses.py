@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from fmct_hpc.objective.dino import dino_loss, feature_deviation, health
+from fmct_hpc.objective.dino import dino_loss, health
 from fmct_hpc.objective.ibot import ibot_loss
 from fmct_hpc.objective.koleo import koleo_loss
 from fmct_hpc.objective.mae import mae_loss, normalise_patches
+from fmct_hpc.objective.spread import feature_deviation
 from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
 
 GENERATOR = np.random.default_rng(0)
@@ -164,7 +165,7 @@ def test_health_figures_tell_both_kinds_of_collapse() -> None:
 RANKS = """
 import multiprocessing, os, sys
 import torch, torch.distributed as dist
-from fmct_hpc.objective.dino import feature_deviation
+from fmct_hpc.objective.spread import feature_deviation
 from fmct_hpc.objective.koleo import koleo_loss
 from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
 

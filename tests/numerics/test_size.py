@@ -14,7 +14,7 @@ from fmct_hpc.data.views import Views
 from fmct_hpc.model.size import encoder_flops, parameter_counts, table, training_flops
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.student import Student, Teacher
-from fmct_hpc.objective.targets import Scores
+from fmct_hpc.train.schedules import settings as scheduled
 
 
 def config(**sections: dict[str, object]) -> TrainConfig:
@@ -85,8 +85,9 @@ def test_operations_are_those_that_torch_counts(
         student.encoder(views.whole[0])
     assert forward.get_total_flops() == 2 * encoder_flops(settings)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as whole:
-        targets = teacher(views.whole, draws.masked) if settings.objective.distils else Scores(None, None)
-        student(views, targets, draws).total.backward()
+        now = scheduled(settings, 0)
+        targets = teacher(views.whole, draws, now) if settings.objective.distils else {}
+        student(views, targets, draws, now).total.backward()
     # The losses multiply a little too: DINO's pairs, KoLeo's distances.
     assert whole.get_total_flops() == pytest.approx(2 * training_flops(settings), rel=2e-4)
 

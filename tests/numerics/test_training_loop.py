@@ -11,7 +11,7 @@ from small_training import BATCH, STEPS, small_config, start_training, write_dat
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Loader
 from fmct_hpc.objective.draws import draw
-from fmct_hpc.objective.targets import Scores
+from fmct_hpc.train.schedules import settings
 from fmct_hpc.train.start import initial_student
 
 
@@ -43,7 +43,8 @@ def plain_losses(config: TrainConfig) -> list[float]:
             logits = torch.stack([teacher.head(teacher.encoder(view)[:, 0]) for view in batch.views.whole])
             probabilities = torch.softmax((logits - centre) / 0.04, -1)
         draws = draw(config, step, batch.indices)
-        loss = student(batch.views, Scores(probabilities, None), draws, step < 0.01 * STEPS).total
+        now = settings(config, step)._replace(freeze_prototypes=step < 0.01 * STEPS)
+        loss = student(batch.views, {"dino": probabilities}, draws, now).total
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 3.0)

@@ -18,9 +18,11 @@ from fmct_hpc.model.execution import require_compiler, set_execution
 from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions, unpatchify
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.objective.draws import block_mask, draw, keep_indices, masked_patches, path_scales
+from fmct_hpc.objective.draws import draw, path_scales
+from fmct_hpc.objective.ibot import block_mask, masked_patches
+from fmct_hpc.objective.mae import keep_indices, reconstruct
 from fmct_hpc.objective.student import Losses, Student, Teacher
-from fmct_hpc.objective.targets import NO_SCORES, Scores
+from fmct_hpc.train.schedules import settings as scheduled
 from shards.errors import FmctError
 
 SIZES = {"width": 36, "depth": 2, "heads": 3, "prototypes": 24, "head_hidden": 32, "head_bottleneck": 16}
@@ -250,10 +252,12 @@ def forward(
     """The student's losses on fixed views and targets; the local views are of `size`³ voxels."""
     draws = draw(settings, step, np.array([3, 8]))
     generator = torch.Generator().manual_seed(2)
-    cls = torch.softmax(torch.rand(2, 2, 24, generator=generator) * 9, -1)
-    hidden = len(draws.masked.numbers) if draws.masked else 0
-    patches = torch.softmax(torch.rand(hidden, 24, generator=generator) * 9, -1)
-    return student(seen(size), Scores(cls, patches), draws, freeze, weights)
+    targets = {"dino": torch.softmax(torch.rand(2, 2, 24, generator=generator) * 9, -1)}
+    if "ibot" in draws.parts:
+        hidden = len(draws.parts["ibot"].numbers)
+        targets["ibot"] = torch.softmax(torch.rand(hidden, 24, generator=generator) * 9, -1)
+    now = scheduled(settings, step)._replace(freeze_prototypes=freeze)
+    return student(seen(size), targets, draws, now._replace(weights=weights or now.weights))
 
 
 @pytest.mark.parametrize(
@@ -274,10 +278,10 @@ def test_every_parameter_that_is_built_is_trained(parts: set[str], shared: bool)
     settings = config(model, **weights, ibot_shared_head=shared, ibot_mask_probability=1)
     torch.manual_seed(0)
     student = Student(settings)
-    assert (student.head is not None) == ("dino" in parts)
-    assert (student.mask_token is not None) == ("ibot" in parts)
-    assert (student.ibot_head is not None) == ("ibot" in parts and not shared)
-    assert (student.decoder is not None) == ("mae" in parts)
+    assert hasattr(student, "head") == ("dino" in parts)
+    assert hasattr(student, "mask_token") == ("ibot" in parts)
+    assert hasattr(student, "ibot_head") == ("ibot" in parts and not shared)
+    assert hasattr(student, "decoder") == ("mae" in parts)
     losses = forward(student, settings)
     assert set(losses.parts) == parts
     losses.total.backward()
@@ -310,12 +314,13 @@ def test_teacher_with_the_students_weights_gives_its_logits() -> None:
     state = student.state_dict()
     teacher.load_state_dict({name: state[name] for name in teacher.state_dict()})
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    masked = masked_patches(0, 0, np.array([3, 8, 9]), 2, 3, 1.0, (0.1, 0.5))
-    logits = teacher(views(2, 3), masked)
+    draws = draw(settings, 0, np.array([3, 8, 9]))
+    assert draws.parts["ibot"].where.any()
+    logits = teacher(views(2, 3), draws, scheduled(settings, 0))
     tokens = student.encoder(views(2, 3).flatten(0, 1)).unflatten(0, (2, 3))
-    torch.testing.assert_close(logits.cls, student.head(tokens[:, :, 0]))
-    hidden = tokens[:, :, student.encoder.prefix :][masked.where]
-    torch.testing.assert_close(logits.patches, student.ibot_head(hidden))
+    torch.testing.assert_close(logits["dino"], student.head(tokens[:, :, 0]))
+    hidden = tokens[:, :, student.encoder.prefix :][draws.parts["ibot"].where]
+    torch.testing.assert_close(logits["ibot"], student.ibot_head(hidden))
 
 
 def test_the_student_does_not_see_what_ibot_hides() -> None:
@@ -325,7 +330,7 @@ def test_the_student_does_not_see_what_ibot_hides() -> None:
     draws = draw(settings, 0, np.array([3, 8]))
     whole, local = seen()
     patches = patchify(whole.flatten(0, 1), 4)
-    hidden = draws.masked.where.flatten(0, 1).unsqueeze(-1)
+    hidden = draws.parts["ibot"].where.flatten(0, 1).unsqueeze(-1)
     changed = unpatchify(torch.where(hidden, torch.rand_like(patches), patches), 4, 3).unflatten(0, (2, 2))
     ours, theirs = (student._encode(Views(given, local), draws) for given in (whole, changed))
     assert all(torch.equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True))
@@ -338,14 +343,13 @@ def test_every_view_is_encoded_as_if_alone_whatever_its_size(size: int, position
     torch.manual_seed(0)
     student, given = Student(settings), seen(size)
     draws = draw(settings, 0, np.array([3, 8]))
-    tokens, cls = student._encode(given, draws)
-    assert (tokens.shape, cls.shape) == ((2, 2, 5 + 27, 36), (4, 2, 36))
+    tokens, local = student._encode(given, draws)
+    assert (tokens.shape, local.shape) == ((2, 2, 5 + 27, 36), (2, 2, 5 + (size // 4) ** 3, 36))
     for number, view in enumerate([*given.whole, *given.local]):
-        masked = (draws.masked.where[number], student.mask_token) if number < 2 else None
+        where = draws.parts["ibot"].where
+        masked = (where[number], student.mask_token) if number < 2 else None
         alone = student.encoder(view, masked=masked, path_scales=draws.path_scales[number])
-        torch.testing.assert_close(cls[number], alone[:, 0])
-        if number < 2:
-            torch.testing.assert_close(tokens[number], alone)
+        torch.testing.assert_close(tokens[number] if number < 2 else local[number - 2], alone)
 
 
 def test_local_views_of_fewer_voxels_train_everything_with_or_without_recomputing() -> None:
@@ -372,7 +376,7 @@ def test_reconstruction_keeps_visible_patches_and_scales_the_others() -> None:
     torch.manual_seed(0)
     student = Student(config())
     x, keep = views(1), torch.tensor([[2, 9]])
-    patches = patchify(student.reconstruct(x, keep), 4)
+    patches = patchify(reconstruct(student, x, keep, normalised=True), 4)
     assert torch.equal(patches[:, [2, 9]], patchify(x, 4)[:, [2, 9]])
     torch.testing.assert_close(patches.mean(-1), patchify(x, 4).mean(-1), atol=0.3, rtol=0)
 
@@ -385,7 +389,8 @@ def test_a_joint_model_learns_in_a_few_steps() -> None:
     given, losses = seen(), []
     for step in range(40):
         ramp = Views(*(x * torch.linspace(0, 1, 12) for x in given))
-        loss = student(ramp, NO_SCORES, draw(settings, step, np.arange(2))).total
+        drawn, now = draw(settings, step, np.arange(2)), scheduled(settings, step)
+        loss = student(ramp, {}, drawn, now).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
