@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from fmct_hpc.fields import AtLeast0
+from fmct_hpc.fields import AtLeast0, Fraction
 from fmct_hpc.objective.part import Part
 from shards.section import Section
 
@@ -18,6 +18,9 @@ class WeightsConfig(Section):
     final_weights: dict[str, AtLeast0] = Field(default_factory=dict)
     """Weights that parts reach at the last step, along a cosine; parts not named here keep theirs (the
     papers' are constant)."""
+    weight_warmups: dict[str, Fraction] = Field(default_factory=dict)
+    """Shares of all steps over which parts' weights rise linearly from 0; of parts not named here they don't.
+    What spreads features, as KoLeo does, else leads while what learns them has hardly begun."""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -47,8 +50,9 @@ class WeightsConfig(Section):
             raise ValueError(
                 f"objective.{', '.join(learning[:-1])} and {learning[-1]} are all 0: nothing to learn"
             )
-        for part in self.final_weights:
-            if part not in self.weights:
-                built = ", ".join(self.weights)
-                raise ValueError(f"objective.final_weights: {part} has no weight above 0; {built} have")
+        for key in ("final_weights", "weight_warmups"):
+            for part in getattr(self, key):
+                if part not in self.weights:
+                    built = ", ".join(self.weights)
+                    raise ValueError(f"objective.{key}: {part} has no weight above 0; {built} have")
         return self

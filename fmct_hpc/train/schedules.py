@@ -42,6 +42,7 @@ def settings(config: TrainConfig, step: int) -> StepSettings:
         freeze_prototypes=step < steps * objective.freeze_prototypes,
         weights={
             part: cosine(weight, objective.final_weights.get(part, weight), progress)
+            * ramp(step, steps * objective.weight_warmups.get(part, 0.0))
             for part, weight in objective.weights.items()
         },
     )

@@ -58,6 +58,12 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
             ["objective.final_weights={koleo: 1}"],
             ["final_weights", "koleo", "dino, mae have"],
         ),
+        (
+            "data: {path: d}",
+            ["objective.weight_warmups={koleo: 0.1}"],
+            ["weight_warmups", "koleo", "dino, mae have"],
+        ),
+        ("data: {path: d}", ["objective.weight_warmups={mae: 2}"], ["weight_warmups.mae", "1"]),
         ("data: {path: d}", ["model.width=96"], ["model", "depth", "heads", "give model.size"]),
         ("data: {path: d}", ["model.size=L", "model.width=96"], ["model.width=96", "size=L", "1024"]),
         ("data: {path: d}", ["model.size=XL"], ["override model.size", "'S', 'B' or 'L'", "'XL'"]),

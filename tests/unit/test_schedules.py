@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -39,3 +40,18 @@ def test_the_weights_of_parts_go_where_the_recipe_says_and_others_stay() -> None
     assert middle == pytest.approx({"dino": 1.0, "koleo": 0.1, "mae": 1.25})
     assert last["mae"] == pytest.approx(0.5, abs=1e-4)
     assert settings(config(objective=objective), 0).figures()["mae_weight"] == 2.0
+
+
+def test_the_weights_of_parts_warm_up_from_0_on_their_way() -> None:
+    objective = {"koleo_weight": 0.1, "final_weights": {"koleo": 0.0}, "weight_warmups": {"koleo": 0.2}}
+    weights = [settings(config(objective=objective), step).weights for step in range(1000)]
+    assert {weight["dino"] for weight in weights} == {1.0}, "what is not named stays"
+    assert weights[0]["koleo"] == 0
+    for step in (1, 50, 150):
+        along = 0.1 * (1 + math.cos(math.pi * step / 1000)) / 2
+        assert weights[step]["koleo"] == pytest.approx(along * step / 200)
+    whole = config(objective={**objective, "weight_warmups": {}})
+    assert [weight["koleo"] for weight in weights[200:]] == [
+        settings(whole, step).weights["koleo"] for step in range(200, 1000)
+    ]
+    assert settings(config(objective=objective), 100).figures()["koleo_weight"] == weights[100]["koleo"]
