@@ -40,7 +40,7 @@ def main(scenario: str, folder: Path) -> None:
     # in another order, and a run is compared to the bit with those before it.
     for name in (
         *("skipping", "stage0", "bf16-0", "smaller-0", "stage1", "stage2"),
-        *("stage3", "bf16-3", "smaller-3"),
+        *("gram-0", "gram-1", "stage3", "bf16-3", "smaller-3", "gram-3"),
     ):
         config = configuration(folder, name)
         assert train(config, folder / name) == 0

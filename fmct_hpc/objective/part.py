@@ -39,7 +39,7 @@ class Seen:
     drawn: Any = None
     """What this part's `draw` gave, on the device."""
     target: Tensor | None = None
-    """What the teacher's answer became for this part; None without one."""
+    """What the teacher's answer became for this part, or what the anchor gave; None without one."""
 
     @property
     def cls(self) -> Tensor:
@@ -129,6 +129,8 @@ class Part:
     """Whether it reads the one pass over all views, whole."""
     has_teacher: ClassVar[bool] = False
     """Whether it learns from what the teacher says of the global views."""
+    anchored: ClassVar[bool] = False
+    """Whether its target is the patch tokens of global views that the teacher gave some time ago."""
     compares_volumes: ClassVar[bool] = False
     """Whether its loss is over the volumes of a micro-batch of all ranks together, of which it needs two."""
     taught: ClassVar[tuple[str, ...]] = ()
@@ -142,6 +144,15 @@ class Part:
 
     def __init__(self, config: "TrainConfig") -> None:
         self.config = config
+
+    @property
+    def begins(self) -> float:
+        """Share of all steps before which its weight is 0."""
+        return 0.0
+
+    def refreshes(self, step: int) -> bool:
+        """Whether the anchor becomes, before that step, what the teacher then is; of an `anchored` part."""
+        return False
 
     def require(self) -> None:
         """Raise ValueError, one line with its keys, where the sections of the configuration don't fit it."""

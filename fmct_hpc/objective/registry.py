@@ -2,12 +2,13 @@
 
 from fmct_hpc.objective.config import WeightsConfig
 from fmct_hpc.objective.dino import Dino, DinoKeys
+from fmct_hpc.objective.gram import Gram, GramKeys
 from fmct_hpc.objective.ibot import Ibot, IbotKeys
 from fmct_hpc.objective.koleo import Koleo, KoleoKeys
 from fmct_hpc.objective.mae import Mae, MaeKeys
 from fmct_hpc.objective.part import Part
 
-PARTS: tuple[type[Part], ...] = (Dino, Ibot, Koleo, Mae)
+PARTS: tuple[type[Part], ...] = (Dino, Ibot, Koleo, Mae, Gram)
 """In the order in which they are built, and so drawn from the seed, summed and shown."""
 
 
@@ -16,6 +17,7 @@ class ObjectiveConfig(
     IbotKeys,
     KoleoKeys,
     MaeKeys,
+    GramKeys,
     WeightsConfig,
 ):
     """L = Σ weight · L over the parts; a weight of 0 builds nothing of that part."""

@@ -17,6 +17,7 @@ from fmct_hpc.model.execution import set_execution
 from fmct_hpc.objective.draws import Draws, draw
 from fmct_hpc.objective.student import Losses
 from fmct_hpc.objective.targets import Targets
+from fmct_hpc.train.anchor import Anchor
 from fmct_hpc.train.engine import build_engine, update
 from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.saver import Saver
@@ -44,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 class Training:
-    """Everything that a run updates: the student under DeepSpeed, the teacher, the centres of its targets."""
+    """Everything that a run updates: the student under DeepSpeed, teacher and anchor, centres of targets."""
 
     def __init__(self, config: TrainConfig, place: Place) -> None:
         self.config = config
@@ -54,12 +55,17 @@ class Training:
         # The teacher is copied first: under stage 3 DeepSpeed empties the student's tensors.
         self.teacher = MeanTeacher(config, student, place) if config.objective.distils else None
         self.targets = Targets(config).to(place.device) if config.objective.distils else None
+        self.anchored = next((part for part in config.parts if part.anchored), None)
+        self.anchor = Anchor(config, student, place) if self.anchored else None
         self.engine = build_engine(config, student, place)
-        self.state = State(self.engine, self.teacher.parameters if self.teacher else None, self.targets)
+        averaged = self.teacher.parameters if self.teacher else {}
+        self.state = State(self.engine, averaged, self.targets, self.anchor.parameters if self.anchor else {})
 
     def step(self, step: int, batches: list[Batch], stop: bool) -> Outcome:
         """Do step number `step`, counted from 0, on this rank's micro-batches."""
         now = settings(self.config, step)
+        if self.anchored and self.anchor and self.teacher and self.anchored.refreshes(step):
+            self.anchor.refresh(self.teacher)
         draws = [draw(self.config, step, batch.indices).to(self.place.device) for batch in batches]
         losses: list[Losses] = []
         for batch, drawn, targets in zip(batches, draws, self._targets(batches, draws, now), strict=True):
@@ -81,13 +87,17 @@ class Training:
     def _targets(
         self, batches: list[Batch], draws: list[Draws], now: StepSettings
     ) -> list[dict[str, Tensor]]:
-        """What the teacher makes of each micro-batch, by part."""
+        """What the teacher, and the anchor, make of each micro-batch, by part."""
         if self.teacher is None or self.targets is None:
             return [{} for _ in batches]
         said = [
             self.teacher(batch.views.whole, drawn, now) for batch, drawn in zip(batches, draws, strict=True)
         ]
-        return self.targets.of(said, now.teacher_temperature)
+        targets = self.targets.of(said, now.teacher_temperature)
+        if self.anchored and self.anchor and now.weights[self.anchored.name]:
+            for each, batch in zip(targets, batches, strict=True):
+                each[self.anchored.name] = self.anchor(batch.views.whole)
+        return targets
 
     def _agree(self, losses: list[Losses], batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
         """Average the figures over ranks and micro-batches, and learn whether any rank has to stop.

@@ -141,6 +141,8 @@ def _students_and_teachers(config: TrainConfig) -> tuple[int, int]:
     counts = parameter_counts(config)
     taught = [name for part in config.parts for name in part.taught if name in counts]
     teacher = counts["encoder"] + sum(counts[name] for name in taught) if config.objective.distils else 0
+    if any(part.anchored for part in config.parts):
+        teacher += counts["encoder"]  # the anchor is kept as the teacher is
     return sum(counts.values()), teacher
 
 

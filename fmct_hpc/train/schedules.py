@@ -32,6 +32,7 @@ def settings(config: TrainConfig, step: int) -> StepSettings:
     """The values of `step`, counted from 0."""
     optim, objective, steps = config.optim, config.objective, config.run.steps
     progress = step / steps
+    begins = {part.name: steps * part.begins for part in config.parts}
     return StepSettings(
         lr=learning_rate(config, step),
         weight_decay=cosine(*optim.weight_decay, progress),
@@ -42,7 +43,7 @@ def settings(config: TrainConfig, step: int) -> StepSettings:
         freeze_prototypes=step < steps * objective.freeze_prototypes,
         weights={
             part: cosine(weight, objective.final_weights.get(part, weight), progress)
-            * ramp(step, steps * objective.weight_warmups.get(part, 0.0))
+            * ramp(step - begins[part], steps * objective.weight_warmups.get(part, 0.0))
             for part, weight in objective.weights.items()
         },
     )
@@ -73,6 +74,8 @@ def linear(start: float, end: float, progress: float) -> float:
     return start + (end - start) * progress
 
 
-def ramp(step: int, steps: float) -> float:
-    """How much of a warm-up of `steps` is over at `step`, in [0, 1]."""
+def ramp(step: float, steps: float) -> float:
+    """How much of a warm-up of `steps` is over at `step`, in [0, 1]; 0 before it, at a step below 0."""
+    if step < 0:
+        return 0.0
     return min(1.0, step / steps) if steps else 1.0

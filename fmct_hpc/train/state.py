@@ -1,9 +1,10 @@
 """What a checkpoint carries of a training run, and where it lies on this rank.
 
-Of each parameter its float32 weight, AdamW's two moments and the teacher's average; the state of the
-targets; and how many updates the optimizer has done. Nothing else: order, views, masks and schedules are
-functions of the step. The entries are whole tensors by name, cut as this rank holds them, so a run may go
-on with another number of ranks or another ZeRO stage; one that stays as it was gets its very bits back.
+Of each parameter its float32 weight, AdamW's two moments and the teacher's average; the anchor's, where
+there is one; the state of the targets; and how many updates the optimizer has done. Nothing else: order,
+views, masks and schedules are functions of the step. The entries are whole tensors by name, cut as this rank
+holds them, so a run may go on with another number of ranks or another ZeRO stage; one that stays as it was
+gets its very bits back.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from fmct_hpc.train.pieces import Piece, PieceFiles, whole_piece
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-WEIGHT, AVERAGE, TARGETS = "weight", "average", "targets"
+WEIGHT, AVERAGE, ANCHOR, TARGETS = "weight", "average", "anchor", "targets"
 """What an entry is; its name is this, a slash, and the name of the parameter or buffer."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -30,12 +31,13 @@ class State:
     def __init__(
         self,
         engine: "DeepSpeedEngine",
-        averaged: Mapping[str, nn.Parameter] | None,
+        averaged: Mapping[str, nn.Parameter],
         targets: nn.Module | None,
+        anchor: Mapping[str, nn.Parameter],
     ) -> None:
-        """averaged: the teacher's parameters by the student's names; None without a teacher."""
+        """averaged, anchor: parameters of the teacher and the anchor by the student's names, if there are."""
         self._engine = engine
-        self._averaged = averaged or {}
+        self._frozen = {AVERAGE: averaged, ANCHOR: anchor}
         self._targets = targets
         # Under ZeRO the engine's optimizer wraps torch's, which keeps the moments.
         self._optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
@@ -46,8 +48,9 @@ class State:
             yield master.piece(WEIGHT, master.tensor)
             for moment in MOMENTS:
                 yield master.piece(moment, self._moments(master)[moment])
-        for name, parameter in self._averaged.items():
-            yield own_piece(f"{AVERAGE}/{name}", parameter)
+        for kind, parameters in self._frozen.items():
+            for name, parameter in parameters.items():
+                yield own_piece(f"{kind}/{name}", parameter)
         if self._targets is not None:
             for name, tensor in self._targets.state_dict().items():
                 yield whole_piece(f"{TARGETS}/{name}", tensor)

@@ -31,7 +31,7 @@ class MeanTeacher:
         self.parameters = dict(self.module.named_parameters())
         self._forward: nn.Module = self.module.eval()
         if config.engine.zero_stage == 3:
-            self._forward = _partitioned(self.module, config)
+            self._forward = partitioned(self.module, config)
         self._device_type = place.device.type
         self._autocast = config.engine.precision == "bf16"
 
@@ -51,7 +51,7 @@ class MeanTeacher:
         torch._foreach_lerp_(mine, theirs, 1 - momentum)
 
 
-def _partitioned(module: Teacher, config: TrainConfig) -> nn.Module:
+def partitioned(module: nn.Module, config: TrainConfig) -> nn.Module:
     """The module under a stage 3 engine without optimizer, which gathers a layer only while it runs."""
     sections = {
         "train_micro_batch_size_per_gpu": 1,

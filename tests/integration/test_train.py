@@ -39,12 +39,15 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 SMALLER = {"smaller-0": "stage0", "smaller-3": "stage3"}
 """Variants again, with local views of fewer voxels."""
-RESUMED = ("stage0", "stage1", "stage2", "stage3", "bf16-0", "bf16-3", *SMALLER)
+ANCHORED = {"gram-0": "stage0", "gram-1": "stage1", "gram-3": "stage3"}
+"""Variants again, with Gram anchoring: from step 5, and a refresh every 3 steps, but none at the break."""
+RESUMED = ("stage0", "stage1", "stage2", "stage3", "bf16-0", "bf16-3", *SMALLER, *ANCHORED)
 ELASTIC = {
     1: {"zero_stage": 1, "micro_batch": 2},
     2: {"zero_stage": 3, "micro_batch": 1},
     4: {"zero_stage": 2, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}}},
 }
+GRAM = {"gram_weight": 2.0, "gram_begin": 0.2, "gram_refresh": 0.15}
 STOP_REASONS = {"SIGUSR1": "SIGUSR1", "SIGUSR2": "SIGUSR2", "time": "time limit"}
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
 """How often ranks are killed: 50 in the long test (docs/training.md)."""
@@ -61,6 +64,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.json").write_text(small_config(data, engine=engine).model_dump_json())
     for name, variant in SMALLER.items():
         config = small_config(data, data={"local_view_size": 12}, engine=VARIANTS[variant])
+        (folder / f"{name}.json").write_text(config.model_dump_json())
+    for name, variant in ANCHORED.items():
+        config = small_config(data, objective=GRAM, engine=VARIANTS[variant])
         (folder / f"{name}.json").write_text(config.model_dump_json())
     write_skipping(folder)
     assert run_scenario("all", folder, 2) == 0
@@ -131,6 +137,21 @@ def test_two_sizes_of_view_learn_alike_at_stages_0_and_3(runs: Path) -> None:
     assert metrics(runs / "smaller-0")[0]["mae"] == metrics(runs / "stage0")[0]["mae"]
 
 
+def test_patches_are_held_to_an_anchor_that_is_refreshed_alike_at_all_stages(runs: Path) -> None:
+    for other in ("gram-1", "gram-3"):
+        assert_learns_alike(runs / other, runs / "gram-0")
+    losses = [row["gram"] for row in metrics(runs / "gram-0")]
+    weights = [row["gram_weight"] for row in metrics(runs / "gram-0")]
+    begin = round(STEPS * GRAM["gram_begin"])
+    assert losses[:begin] == weights[:begin] == [0.0] * begin
+    assert all(loss > 0 for loss in losses[begin:])
+    assert weights[begin:] == [GRAM["gram_weight"]] * (STEPS - begin)
+    # At a refresh the anchor is the teacher of then, who is near the student, who leaves it from then on.
+    refreshed = [step for step in range(begin, STEPS) if (step - begin) % 3 == 0]
+    later = [step + 2 for step in refreshed if step + 2 < STEPS]
+    assert sum(losses[step] for step in refreshed[1:]) < sum(losses[step] for step in later)
+
+
 def test_bf16_learns_what_float32_learns_at_stages_0_and_3(runs: Path) -> None:
     """Ranks exchange bfloat16 under ZeRO, so stage 3 rounds more than stage 0."""
     exact = [row["loss"] for row in metrics(runs / "stage0")]
@@ -144,14 +165,14 @@ def test_a_run_goes_on_with_other_ranks_and_stages(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ranks, engine in ELASTIC.items():
-        config = small_config(runs / "data", engine=engine)
+        config = small_config(runs / "data", objective=GRAM, engine=engine)
         (tmp_path / f"{ranks}.json").write_text(config.model_dump_json())
     for ranks, until in ((1, 5), (2, 10), (4, 15), (1, STEPS)):
         monkeypatch.setenv("ELASTIC", f"{ranks}:{until}")
         assert run_scenario("elastic", tmp_path, ranks) == 0
-    assert_learns_alike(tmp_path / "elastic", runs / "stage0")
+    assert_learns_alike(tmp_path / "elastic", runs / "gram-0")
     ours = load_encoder(tmp_path / "elastic/encoder.safetensors")[0].state_dict()
-    theirs = load_encoder(runs / "stage0/encoder.safetensors")[0].state_dict()
+    theirs = load_encoder(runs / "gram-0/encoder.safetensors")[0].state_dict()
     for name in theirs:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fmct_hpc.objective.dino import dino_loss, health
+from fmct_hpc.objective.gram import gram_loss
 from fmct_hpc.objective.ibot import ibot_loss
 from fmct_hpc.objective.koleo import koleo_loss
 from fmct_hpc.objective.mae import mae_loss, normalise_patches
@@ -123,6 +124,20 @@ def test_koleo_pushes_equal_features_apart_and_stays_finite() -> None:
     assert torch.isfinite(features.grad).all()
 
 
+def test_gram_is_the_mean_squared_difference_of_cosines_between_patches() -> None:
+    student, anchor = GENERATOR.normal(size=(2, 2, 3, 6, 5))
+    terms = []
+    for mine, theirs in zip(student.reshape(-1, 6, 5), anchor.reshape(-1, 6, 5), strict=True):
+        cosines = [
+            [[np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a in tokens] for b in tokens]
+            for tokens in (mine, theirs)
+        ]
+        terms.append(np.square(np.subtract(*cosines)).mean())
+    assert gram_loss(tensor(student), tensor(anchor)).item() == pytest.approx(np.mean(terms), rel=1e-5)
+    turned = np.linalg.qr(GENERATOR.normal(size=(5, 5)))[0]  # similarities alone count
+    assert gram_loss(tensor(3 * anchor @ turned), tensor(anchor)).item() == pytest.approx(0, abs=1e-10)
+
+
 def test_losses_are_computed_in_float32_under_autocast() -> None:
     logits, features = tensor(GENERATOR.normal(size=(4, 3, 16))), tensor(GENERATOR.normal(size=(2, 9, 16)))
     teacher = torch.softmax(logits[:2] * 3, dim=-1)
@@ -131,7 +146,8 @@ def test_losses_are_computed_in_float32_under_autocast() -> None:
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             ibot = ibot_loss(logits[0], teacher[0], weights, 0.1)
-            losses.append(torch.stack([dino_loss(logits, teacher, 0.1), koleo_loss(features), ibot]))
+            gram = gram_loss(logits[None], logits[None].flip(2))
+            losses.append(torch.stack([dino_loss(logits, teacher, 0.1), koleo_loss(features), ibot, gram]))
     assert torch.equal(*losses)
 
 

@@ -47,6 +47,7 @@ OPTIONS = [
     ({"register_tokens": 0}, {"ibot_weight": 1, "ibot_shared_head": True}),
     ({}, {"dino_weight": 0}),
     ({}, {"mae_weight": 0, "koleo_weight": 0.1}),
+    ({}, {"gram_weight": 1, "gram_begin": 0}),
 ]
 
 
@@ -87,6 +88,10 @@ def test_operations_are_those_that_torch_counts(
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as whole:
         now = scheduled(settings, 0)
         targets = teacher(views.whole, draws, now) if settings.objective.distils else {}
+        if settings.objective.gram_weight:
+            with torch.no_grad():  # the anchor's pass
+                tokens = student.encoder(views.whole.flatten(0, 1)).unflatten(0, views.whole.shape[:2])
+            targets["gram"] = tokens[:, :, student.encoder.prefix :]
         student(views, targets, draws, now).total.backward()
     # The losses multiply a little too: DINO's pairs, KoLeo's distances.
     assert whole.get_total_flops() == pytest.approx(2 * training_flops(settings), rel=2e-4)

@@ -2,6 +2,7 @@ import math
 from itertools import pairwise
 
 import pytest
+from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.schedules import settings
@@ -55,3 +56,18 @@ def test_the_weights_of_parts_warm_up_from_0_on_their_way() -> None:
         settings(whole, step).weights["koleo"] for step in range(200, 1000)
     ]
     assert settings(config(objective=objective), 100).figures()["koleo_weight"] == weights[100]["koleo"]
+
+
+def test_gram_anchoring_begins_late_and_refreshes_in_equal_distances() -> None:
+    objective = {"gram_weight": 2, "gram_begin": 0.3, "gram_refresh": 0.25, "weight_warmups": {"gram": 0.1}}
+    settled = TrainConfig.model_validate(
+        {"data": {"path": "d"}, "objective": objective, "run": {"steps": 100}}
+    )
+    weights = [settings(settled, step).weights["gram"] for step in range(100)]
+    assert weights[:31] == [0.0] * 31
+    assert weights[35] == pytest.approx(1.0)
+    assert weights[40:] == [2.0] * 60
+    (gram,) = (part for part in settled.parts if part.anchored)
+    assert [step for step in range(100) if gram.refreshes(step)] == [30, 55, 80]
+    with pytest.raises(ValidationError, match="gram_weight needs a teacher"):
+        TrainConfig.model_validate({"data": {"path": "d"}, "objective": {"gram_weight": 2, "dino_weight": 0}})

@@ -1,0 +1,88 @@
+"""Gram anchoring: patch tokens keep the similarities that they had to one another (DINOv3, section 4.2).
+
+Siméoni et al. 2025, "DINOv3": over a long training patch tokens lose what tells them apart in space, while
+the CLS token still gains. So their similarities are held to those of an anchor: the teacher as it was some
+time ago, which is refreshed now and then.
+"""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fmct_hpc.fields import AtLeast0, Fraction
+from fmct_hpc.model.size import encoder_flops, patches_a_view
+from fmct_hpc.objective.part import Costs, Judged, Part, Seen
+from shards.section import Section
+
+
+class GramKeys(Section):
+    """Gram anchoring's keys."""
+
+    gram_weight: AtLeast0 = 0.0
+    """Of Gram anchoring (DINOv3, section 4.2: 2)."""
+    gram_begin: Annotated[Fraction, Field(lt=1)] = 0.5
+    """Share of all steps before which it is not computed; the anchor is first the teacher of that step
+    (DINOv3 begins when the features of patches have had their best, after 1,000,000 steps)."""
+    gram_refresh: Annotated[Fraction, Field(gt=0)] = 0.1
+    """Share of all steps after which the anchor becomes the teacher of then, again and again (DINOv3: every
+    10,000 steps)."""
+
+
+class Gram(Part):
+    """The similarities of a global view's patches, to those of the anchor's."""
+
+    name = "gram"
+    title = "Gram anchoring"
+    learns = False
+    anchored = True
+
+    def require(self) -> None:
+        """There must be a teacher."""
+        if not self.config.objective.distils:
+            raise ValueError(
+                "objective.gram_weight needs a teacher, whose earlier self is the anchor: "
+                "objective.dino_weight or ibot_weight must be above 0"
+            )
+
+    @property
+    def begins(self) -> float:
+        """Share of all steps before which its weight is 0."""
+        return self.config.objective.gram_begin
+
+    def refreshes(self, step: int) -> bool:
+        """At the first step of all that it is computed in, and then in equal distances."""
+        steps, objective = self.config.run.steps, self.config.objective
+        since = step - round(steps * objective.gram_begin)
+        return since >= 0 and since % max(1, round(steps * objective.gram_refresh)) == 0
+
+    def loss(self, seen: Seen) -> Judged:
+        """`gram_loss` of the global views; 0 before it begins."""
+        if seen.target is None:
+            return Judged(seen.whole.new_zeros((), dtype=torch.float32))
+        return Judged(gram_loss(seen.whole_patches, seen.target))
+
+    def costs(self) -> Costs:
+        """The anchor's pass, and the similarities of all patches, once it has begun."""
+        config, patches = self.config, patches_a_view(self.config)
+        views, products = config.data.global_views, 2 * patches**2 * config.model.width
+        return Costs(
+            student=views * products,
+            teacher=views * (encoder_flops(config) + products),
+            targets=views * patches * config.model.width,
+            outputs=2 * views * patches**2,
+        )
+
+
+def gram_loss(student: Tensor, anchor: Tensor) -> Tensor:
+    """Mean squared difference of the patches' cosine similarities: a float32 scalar.
+
+    student, anchor: patch tokens (G, B, N, width) of the same views. ‖X·Xᵀ - Y·Yᵀ‖² / N², rows of X and Y of
+    length 1 (DINOv3, equation 2, whose sum over the N² pairs is here their mean, as in its published code),
+    averaged over views and volumes. With iBOT the student's tokens of hidden patches are among them.
+    """
+    with torch.autocast(student.device.type, enabled=False):  # it would multiply in bfloat16
+        mine, theirs = (F.normalize(tokens.float(), dim=-1) for tokens in (student, anchor))
+        return (mine @ mine.transpose(-1, -2) - theirs @ theirs.transpose(-1, -2)).square().mean()
