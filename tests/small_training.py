@@ -46,7 +46,7 @@ def small_config(data: Path, /, **sections: dict[str, object]) -> TrainConfig:
             **{"drop_path": 0.2, "positions": "learned"},
         },
         "objective": {"ibot_weight": 0.5},
-        "optim": {"base_lr": 0.06},
+        "optim": {"base_lr": 0.02},
         "engine": {"device": "cpu", "precision": "fp32"},
         "run": {"steps": STEPS, "batch": BATCH, "checkpoint_every": 6, "log_every": 5, "images_every": 10},
     }

@@ -359,7 +359,7 @@ def test_without_a_whole_checkpoint_nothing_starts_and_one_line_says_why(runs: P
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["optim.base_lr=0.1"], "optim.base_lr=0.06, not 0.1"),
+        (["optim.base_lr=0.1"], "optim.base_lr=0.02, not 0.1"),
         (["run.batch=3"], "run.batch=3 is not a multiple"),
         (["data.path=nowhere"], "nowhere"),
         (["model.depth=2"], "model.depth=1, not 2"),
