@@ -14,6 +14,11 @@ from fmct_hpc.config import TrainConfig
 from shards import Dataset, ShardWriter, finish_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from fmct_hpc.train.checkpoint import Beginning
     from fmct_hpc.train.loop import Training
 
 STEPS = int(os.environ.get("FMCT_STEPS", "20"))
@@ -67,6 +72,35 @@ def small_encoder(data: Path, folder: Path) -> Path:
     torch.manual_seed(0)
     export_encoder(folder, Student(config).state_dict(), config, DataFacts.of(Dataset.open(data)), 1)
     return folder / "encoder.safetensors"
+
+
+def write_checkpoint(
+    folder: Path,
+    entries: "Mapping[str, Tensor]",
+    config: TrainConfig,
+    data: Path,
+    ranks: int = 1,
+    beginning: "Beginning | None" = None,
+) -> Path:
+    """A run's checkpoint of step 3 with these entries, by kind and name, cut as `ranks` ranks do."""
+    from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, file_facts, part_name
+    from fmct_hpc.train.pieces import whole_piece, write_pieces
+
+    folder.mkdir(parents=True)
+    pieces = [whole_piece(key, tensor) for key, tensor in entries.items()]
+    names = [part_name(rank) for rank in range(ranks)]
+    for rank, name in enumerate(names):
+        shares = (piece.share(rank, ranks) for piece in pieces)
+        write_pieces(folder / name, [piece for piece in shares if len(piece.values)])
+    files = {name: facts for name in names if (facts := file_facts(folder / name))}
+    manifest = Manifest(
+        **{"step": 3, "updates": 3, "world_size": ranks, "zero_stage": 0, "versions": {}, "files": files},
+        configuration=config.model_dump(mode="json"),
+        data=DataFacts.of(Dataset.open(data)),
+        beginning=beginning,
+    )
+    (folder / MANIFEST).write_bytes(manifest.sealed().model_dump_json(indent=1).encode())
+    return folder
 
 
 def write_recipe(config: TrainConfig, path: Path) -> Path:

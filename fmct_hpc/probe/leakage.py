@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.attempts import Attempt, attempts
-from fmct_hpc.train.checkpoint import MANIFEST, file_facts, read_manifest
+from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_of, file_facts, read_manifest
 from fmct_hpc.train.export import encoder_info
 from shards import Dataset
 from shards.errors import FmctError, raise_refusal
@@ -92,20 +92,21 @@ def pretraining_patients(weights: Path) -> frozenset[str] | None:
     first = training.run.start_from
     if first is None or patients is None:
         return patients
-    earlier = None
-    for place in _places(first, run):
-        if _is_file_of(place, last.start_digest):
-            earlier = pretraining_patients(place)
-            break
+    begun_with = filter(None, (_of_digest(place, last.start_digest) for place in _places(first, run)))
+    found = next(begun_with, None)
+    earlier = pretraining_patients(found) if found else None
     return None if earlier is None else patients | earlier
 
 
-def _is_file_of(file: Path, sha256: str | None) -> bool:
+def _of_digest(place: Path, digest: str | None) -> Path | None:
+    """The weights of a recorded digest: `place`, a checkpoint or a file, or a checkpoint of the run there."""
     try:
-        facts = file_facts(file)
-    except FmctError:  # the system does not give it, so that nobody knows
-        return False
-    return facts is not None and facts.sha256 == sha256
+        if place.is_dir():
+            return checkpoint_of(place, digest)
+        facts = file_facts(place)
+    except (FmctError, OSError):  # the system does not give it, so that nobody knows
+        return None
+    return place if facts is not None and facts.sha256 == digest else None
 
 
 def _run_of(weights: Path) -> Path | None:

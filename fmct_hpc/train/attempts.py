@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
 
-from fmct_hpc.train.checkpoint import DataFacts, file_facts, newest_step
+from fmct_hpc.train.checkpoint import DataFacts, newest_step
 from fmct_hpc.train.figures import figures_of
 from fmct_hpc.train.software import Software
 from shards.atomic import write_text
@@ -134,7 +134,7 @@ class Attempt(_Closed):
     data: DataFacts
     """Digests of the volumes trained on."""
     start_digest: str | None
-    """SHA-256 of the weights of run.start_from."""
+    """Of what the run began with in place of drawn weights (`checkpoint.Beginning`)."""
     software: Software
     first_step: int
     """The first step to do, counted from 1: the one after the checkpoint that it goes on from."""
@@ -203,18 +203,24 @@ def attempts(run: Path) -> list[Attempt]:
 
 
 def begin(
-    run: Path, config: "TrainConfig", data: DataFacts, hosts: list[str], step: int, device: str = "cpu"
+    run: Path,
+    config: "TrainConfig",
+    data: DataFacts,
+    hosts: list[str],
+    step: int,
+    device: str = "cpu",
+    start_digest: str | None = None,
 ) -> Attempt:
     """Record that an attempt begins, at `step` done steps, with a rank on each of `hosts`; rank 0 calls it.
 
+    start_digest: of what the run began with; None: what the attempt before says.
     Attempts before it that have no end are concluded as killed.
     """
-    conclude(run)
+    earlier = conclude(run)
     number = 1 + max((int(path.stem) for path in _paths(run)), default=0)
     ranks: dict[str, list[int]] = {}
     for rank, host in enumerate(hosts):
         ranks.setdefault(host, []).append(rank)
-    weights = file_facts(config.run.start_from) if config.run.start_from else None
     attempt = Attempt(
         number=number,
         began=_now(),
@@ -225,7 +231,7 @@ def begin(
         slurm=SlurmJob.here(),
         configuration=config.model_dump(mode="json"),
         data=data,
-        start_digest=weights.sha256 if weights else None,
+        start_digest=start_digest or (earlier.start_digest if earlier else None),
         software=Software.here(),
         first_step=step + 1,
     )

@@ -80,6 +80,17 @@ class DataFacts(_Closed):
         )
 
 
+class Beginning(_Closed):
+    """The weights that a run began with in place of drawn ones."""
+
+    place: Path
+    """An encoder.safetensors, or the folder of another run's checkpoint."""
+    digest: Sha256
+    """SHA-256 of that file, or the digest of that checkpoint's manifest."""
+    origin: str
+    """Where they come from, with what those began with."""
+
+
 class Manifest(_Closed):
     """What a checkpoint holds and what it was made by."""
 
@@ -97,6 +108,8 @@ class Manifest(_Closed):
     data: DataFacts
     files: dict[Component, FileFacts]
     """All that belongs to it: another file in its folder is not read."""
+    beginning: Beginning | None = None
+    """None where the run's weights were drawn, and in checkpoints of 0.1.0."""
     digest: str = ""
     """`seal` of all above."""
 
@@ -159,6 +172,18 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
             f"no whole checkpoint is left: {damaged[0]}; restore that file, or remove {run / 'checkpoints'} "
             "to begin again"
         )
+    return None
+
+
+def checkpoint_of(place: Path, digest: str | None) -> Path | None:
+    """The checkpoint whose manifest has that digest: `place` itself, or one of the run folder `place`.
+
+    None where there is none to be read; only manifests are.
+    """
+    for path in [place] if (place / MANIFEST).is_file() else checkpoints(place):
+        with suppress(FmctError):
+            if read_manifest(path).digest == digest:
+                return path
     return None
 
 

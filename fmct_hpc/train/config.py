@@ -34,8 +34,8 @@ class RunConfig(Section):
     volumes (fmct_hpc.train.length)."""
     seed: Seed = 0
     start_from: Path | None = None
-    """An encoder.safetensors to begin with, of another run or of `fmct convert-weights`; it must stay
-    there while the run lasts. None: weights drawn from the seed."""
+    """What to begin with: another run (its folder or one of its checkpoints), whose whole state is taken, or
+    an encoder.safetensors; needed until the first checkpoint. None: weights drawn from the seed."""
     batch: Positive = 256
     """Volumes a step over all ranks; what a rank gets is derived, so a resume may change ranks."""
     checkpoint_every: Positive = 1000

@@ -20,7 +20,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.train.checkpoint import DataFacts, parts, verify
+from fmct_hpc.train.checkpoint import Beginning, DataFacts, parts, verify
 from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
 from shards.atomic import write_bytes, write_text
@@ -136,11 +136,16 @@ def export_checkpoint(checkpoint: Path, out: Path) -> None:
     except ValidationError as error:
         raise unread(checkpoint, error, "not a training of this version") from None
     weights = averaged_weights(parts(checkpoint, manifest), "encoder.")
-    export_encoder(out, weights, config, manifest.data, manifest.step)
+    export_encoder(out, weights, config, manifest.data, manifest.step, manifest.beginning)
 
 
 def export_encoder(
-    out: Path, averaged: dict[str, Tensor], config: TrainConfig, data: DataFacts, step: int
+    out: Path,
+    averaged: dict[str, Tensor],
+    config: TrainConfig,
+    data: DataFacts,
+    step: int,
+    beginning: Beginning | None = None,
 ) -> None:
     """Write the encoder of a run; averaged: whole tensors by the student's names."""
     info = EncoderInfo(
@@ -152,15 +157,18 @@ def export_encoder(
         preprocessing=data.preprocessing,
         dataset_digest=data.dataset_digest,
         code_version=version("fmct-hpc"),
-        origin=_origin(config.run.start_from),
+        origin=origin_of(config.run.start_from, beginning),
     )
     write_encoder(out, averaged, info)
 
 
-def _origin(start: Path | None) -> str:
+def origin_of(start: Path | None, beginning: Beginning | None) -> str:
+    """Where the weights of a run come from, that has `start` as run.start_from and recorded `beginning`."""
+    if beginning is not None:
+        return f"fmct train, begun with: {beginning.origin}"
     if start is None:
         return "fmct train"
-    try:
+    try:  # checkpoints of 0.1.0 recorded no more than the path
         return f"fmct train, begun with: {encoder_info(start).origin}"
     except FmctError:
         return "fmct train, begun with an encoder that is no longer there"

@@ -18,12 +18,13 @@ from fmct_hpc.objective.draws import Draws, draw
 from fmct_hpc.objective.student import Losses
 from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.anchor import Anchor
+from fmct_hpc.train.checkpoint import Beginning
 from fmct_hpc.train.engine import build_engine, update
 from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.saver import Saver
 from fmct_hpc.train.schedules import StepSettings, settings
 from fmct_hpc.train.signals import StopRequest
-from fmct_hpc.train.start import initial_student
+from fmct_hpc.train.start import initial
 from fmct_hpc.train.state import State
 from fmct_hpc.train.teacher import MeanTeacher
 
@@ -47,14 +48,17 @@ class Outcome(NamedTuple):
 class Training:
     """Everything that a run updates: the student under DeepSpeed, teacher and anchor, centres of targets."""
 
-    def __init__(self, config: TrainConfig, place: Place) -> None:
+    def __init__(self, config: TrainConfig, place: Place, beginning: Beginning | None = None) -> None:
+        """beginning: what to take weights from; None where they are drawn, or a checkpoint's to come."""
         self.config = config
         self.place = place
-        student = initial_student(config)
+        student, averages, centres = initial(config, beginning)
         set_execution(student, config.engine)
         # The teacher is copied first: under stage 3 DeepSpeed empties the student's tensors.
-        self.teacher = MeanTeacher(config, student, place) if config.objective.distils else None
+        self.teacher = MeanTeacher(config, student, place, averages) if config.objective.distils else None
         self.targets = Targets(config).to(place.device) if config.objective.distils else None
+        if self.targets:
+            self.targets.load_state_dict(centres, strict=False)
         self.anchored = next((part for part in config.parts if part.anchored), None)
         self.anchor = Anchor(config, student, place) if self.anchored else None
         self.engine = build_engine(config, student, place)

@@ -5,7 +5,7 @@ import socket
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -14,7 +14,15 @@ from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train import attempts
 from fmct_hpc.train.begun import as_begun
-from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path, newest, parts, set_damaged_aside
+from fmct_hpc.train.checkpoint import (
+    Beginning,
+    DataFacts,
+    Manifest,
+    checkpoint_path,
+    newest,
+    parts,
+    set_damaged_aside,
+)
 from fmct_hpc.train.length import too_many_epochs, with_steps
 from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, time_limit
 from fmct_hpc.train.start import require_start
@@ -57,33 +65,47 @@ FREE_TO_CHANGE = (
 of ranks: none but rounding); all others must stay as they were when a run goes on."""
 
 
-def preflight(config: TrainConfig, run: Path, world_size: int) -> tuple[Path, Manifest] | None:
-    """Check all that can be wrong before any process group starts; return the checkpoint to go on from.
+class Outset(NamedTuple):
+    """From where this start of a run goes on."""
+
+    checkpoint: tuple[Path, Manifest] | None
+    """The run's newest; None at its first start."""
+    beginning: Beginning | None
+    """What the run began with, then or now; None where its weights were drawn."""
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self.checkpoint[1].step if self.checkpoint else 0
+
+
+def preflight(config: TrainConfig, run: Path, world_size: int) -> Outset:
+    """Check all that can be wrong before any process group starts.
 
     Raises FmctError: what `with_steps` and `require_possible` do, the run folder takes no files, DeepSpeed
-    refuses what engine.deepspeed has, the checkpoints are of another configuration or dataset, or all of them
-    are damaged.
+    refuses what engine.deepspeed has, the checkpoints are of another configuration or dataset, all of them
+    are damaged, or there is none and run.start_from does not fit.
     """
     config = with_steps(as_begun(config, run))
     require_folder(run)
     dataset = require_possible(config, run, world_size)
     require_understood(config)
     found = newest(run)
-    if found:
-        require_same(config, dataset, *found)
-    return found
+    if found is None:
+        return Outset(None, require_start(config, run))
+    require_same(config, dataset, *found)
+    return Outset(found, found[1].beginning)
 
 
 def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset:
     """Check what needs no checkpoint to be read; return the dataset.
 
     Raises FmctError: the dataset can't be opened, the batch can't be shared out, there is no compiler for
-    engine.compile, run.start_from does not fit, or the run folder holds a run of another configuration.
+    engine.compile, or the run folder holds a run of another configuration.
     """
     dataset = open_dataset(config.data)
     config.accumulation(world_size)
     require_compiler(config.engine)
-    require_start(config)
     recorded = run / "config.json"
     if recorded.exists():
         try:
@@ -131,19 +153,20 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
 
     with ExitStack() as held, Watchdog(run, rank, 60 * config.run.hang_minutes) as watchdog:
         on_first_rank(lambda: held.enter_context(writing(run, "fmct train")))
-        found = on_first_rank(lambda: preflight(config, run, world_size))
+        found, beginning = on_first_rank(lambda: preflight(config, run, world_size))
         if found:
             on_first_rank(lambda: set_damaged_aside(run, found[1].step))
         on_first_rank(lambda: _write_configuration(config, run))
         facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
         step, device = found[1].step if found else 0, place.device_name()
-        attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device))
+        digest = beginning.digest if beginning else None
+        attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device, digest))
         last = min(until or config.run.steps, config.run.steps)
         note = partial(attempts.note_failure, run, attempt.number, rank)
         flag = AbortFlag(attempt.began.isoformat(), place, note)
         with stop_on_signal(end) as stop, flag, ExitStack() as opened:
             try:
-                training = Training(config, place)
+                training = Training(config, place, None if found else beginning)
                 if found:
                     path, manifest = found
                     training.state.load(parts(path, manifest), manifest.updates)
@@ -155,7 +178,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                 else:
                     log.info("%s: %d of %d steps are done, none is to do", run, step, config.run.steps)
                 longest = on_first_rank(lambda: max(one.save_seconds for one in attempts.attempts(run)))
-                saver = Saver(run, config, training.state, facts, longest)
+                saver = Saver(run, config, training.state, facts, longest, beginning)
                 flag.last = saver.close
                 opened.callback(saver.close)
                 accumulation = config.accumulation(world_size)

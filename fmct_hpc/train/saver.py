@@ -22,6 +22,7 @@ import torch.distributed as dist
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import (
     MANIFEST,
+    Beginning,
     DataFacts,
     FileFacts,
     Manifest,
@@ -50,13 +51,20 @@ class Saver:
     """Saves a run's state, one checkpoint at a time; every rank must call each method at the same step."""
 
     def __init__(
-        self, run: Path, config: TrainConfig, state: State, data: DataFacts, seconds: float = 0.0
+        self,
+        run: Path,
+        config: TrainConfig,
+        state: State,
+        data: DataFacts,
+        seconds: float = 0.0,
+        beginning: Beginning | None = None,
     ) -> None:
-        """seconds: what a save of this run took in earlier attempts."""
+        """seconds: what a save of this run took in earlier attempts. beginning: what the run began with."""
         self._run = run
         self._config = config
         self._state = state
         self._data = data
+        self._beginning = beginning
         # Gloo also where training uses NCCL: two threads must not share a communicator.
         timeout = collective_timeout(config.run.hang_minutes)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
@@ -137,6 +145,7 @@ class Saver:
                 versions={name: version(name) for name in ("fmct-hpc", "torch", "deepspeed")},
                 data=self._data,
                 files=files,
+                beginning=self._beginning,
             )
             together(lambda: self._publish(path, temporary, manifest) if first else None, self._group)
         except Exception as error:  # raised on the training's thread, by `finish`

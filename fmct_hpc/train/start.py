@@ -1,22 +1,33 @@
-"""The weights that a run begins with: drawn from its seed, or those of an encoder that is already there."""
+"""What a run has at step 0: weights drawn from its seed, or those that run.start_from names."""
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.student import Student
-from fmct_hpc.train.export import EncoderInfo, load_encoder
-from shards.errors import FmctError
+from fmct_hpc.objective.targets import Targets
+from fmct_hpc.train.attempts import attempts
+from fmct_hpc.train.checkpoint import Beginning
+from fmct_hpc.train.export import EncoderInfo
+from fmct_hpc.train.fit import fitted, parts_of
+from fmct_hpc.train.source import Source, find_source, read_source
 
 log = logging.getLogger(__name__)
 
-_PARTS = ("head", "decoder")
-"""Files that `fmct convert-weights` puts beside an encoder, named as the student's parts."""
+
+class Initial(NamedTuple):
+    """What is trained, before the first step."""
+
+    student: Student
+    averages: dict[str, Tensor]
+    """By the student's names, of the teacher where it is another than the student."""
+    targets: dict[str, Tensor]
+    """State of the targets where it is not what they are built with."""
 
 
 def untrained_encoder(info: EncoderInfo, seed: int) -> VisionTransformer:
@@ -26,51 +37,45 @@ def untrained_encoder(info: EncoderInfo, seed: int) -> VisionTransformer:
         return VisionTransformer(info.model, len(info.data.windows), info.data.view_size).eval()
 
 
-def initial_student(config: TrainConfig) -> Student:
-    """The student at step 0: the same weights on every rank and at every call.
+def initial(config: TrainConfig, beginning: Beginning | None = None) -> Initial:
+    """The same on every rank and at every call.
 
-    Raises FmctError where run.start_from does not fit the configuration.
+    beginning: what `require_start` has found; what it lacks is drawn from the seed. Raises FmctError where it
+    does not fit the configuration, or is not there any more.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         student = Student(config)
-    if config.run.start_from is not None:
-        student.load_state_dict(_given(config.run.start_from, config, student), strict=False)
-    return student
+    if beginning is None:
+        return Initial(student, {}, {})
+    source = fitted(read_source(beginning), config, student)
+    student.load_state_dict(source.weights, strict=False)
+    _say(beginning, source, config, student)
+    return Initial(student, source.averages, source.targets)
 
 
-def require_start(config: TrainConfig) -> None:
-    """Raise FmctError where run.start_from does not fit the configuration; builds no model."""
-    if config.run.start_from is not None:
-        with torch.device("meta"):
-            student = Student(config)
-        _given(config.run.start_from, config, student)
+def require_start(config: TrainConfig, run: Path) -> Beginning | None:
+    """What a run without a checkpoint begins with; None where its weights are drawn.
+
+    Raises FmctError where run.start_from is not there, is damaged, does not fit the configuration, or is not
+    what earlier attempts at `run` began with.
+    """
+    if config.run.start_from is None:
+        return None
+    earlier = attempts(run)
+    beginning = find_source(config.run.start_from, earlier[-1].start_digest if earlier else None)
+    with torch.device("meta"):
+        student = Student(config)
+    fitted(read_source(beginning), config, student)
+    return beginning
 
 
-def _given(path: Path, config: TrainConfig, student: Student) -> dict[str, Tensor]:
-    """The weights at `path` by the student's names: the encoder, and those parts that the student has too."""
-    encoder, info = load_encoder(path)
-    if info.data.windows != config.data.windows:
-        raise FmctError(f"{path}: has data.windows={info.data.windows}, not {config.data.windows}")
-    for key in ("heads", "input_mean", "input_std"):  # no shape tells these
-        theirs, ours = getattr(info.model, key), getattr(config.model, key)
-        if theirs != ours:
-            raise FmctError(f"{path}: has model.{key}={theirs}, not {ours}")
-    weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    for part in _PARTS:
-        file = path.with_name(f"{part}.safetensors")
-        if hasattr(student, part) and file.is_file():
-            weights |= load_file(file)
-    built = student.state_dict()
-    parts = {name.split(".")[0] for name in weights}
-    wanted = {name for name in built if name.split(".")[0] in parts}
-    for name in sorted(wanted | set(weights)):
-        ours, theirs = built.get(name), weights.get(name)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            shapes = [None if t is None else tuple(t.shape) for t in (theirs, ours)]
-            raise FmctError(
-                f"{path}: {name} is {shapes[0]} there and {shapes[1]} by this run's model and data; "
-                f"{path.with_suffix('.json')} has the configuration it was made with"
-            )
-    log.info("beginning with the %s of %s", " and ".join(sorted(parts)), path)
-    return weights
+def _say(beginning: Beginning, source: Source, config: TrainConfig, student: Student) -> None:
+    """Which parts come from where."""
+    taken = parts_of(source.weights)
+    drawn = parts_of(name for name, _ in student.named_parameters()) - taken
+    log.info("beginning with the %s of %s", " and ".join(sorted(taken)), beginning.place)
+    if drawn:
+        log.info("%s: not there, so drawn from the seed", " and ".join(sorted(drawn)))
+    if config.objective.distils and (lacking := set(Targets(config).state_dict()) - set(source.targets)):
+        log.info("targets' %s: not there, so as at any start", " and ".join(sorted(lacking)))

@@ -90,5 +90,9 @@ def averaged_weights(paths: list[Path], part: str = "") -> dict[str, Tensor]:
     part: what the names begin with, "encoder." for instance.
     """
     files = PieceFiles(paths)
-    kind = AVERAGE if any(files.keys(f"{AVERAGE}/")) else WEIGHT
+    return whole_tensors(files, AVERAGE if any(files.keys(f"{AVERAGE}/")) else WEIGHT, part)
+
+
+def whole_tensors(files: PieceFiles, kind: str, part: str = "") -> dict[str, Tensor]:
+    """Whole entries of a kind (WEIGHT, AVERAGE, TARGETS) by name; part: what the names begin with."""
     return {key.removeprefix(f"{kind}/"): files.whole(key) for key in files.keys(f"{kind}/{part}")}

@@ -5,6 +5,8 @@ the optimizer updates. Under ZeRO stage 3 the teacher is partitioned as the stud
 averages its own slices: no weight is gathered for it.
 """
 
+from collections.abc import Mapping
+
 import deepspeed
 import torch
 from torch import Tensor, nn
@@ -22,10 +24,15 @@ from fmct_hpc.train.schedules import StepSettings
 class MeanTeacher:
     """Gives the targets' logits, and follows the student."""
 
-    def __init__(self, config: TrainConfig, student: Student, place: Place) -> None:
-        """Copy `student`, which must not have been given to DeepSpeed: stage 3 empties its tensors."""
+    def __init__(
+        self, config: TrainConfig, student: Student, place: Place, averages: Mapping[str, Tensor]
+    ) -> None:
+        """Copy `student`, which must not have been given to DeepSpeed: stage 3 empties its tensors.
+
+        averages: by the student's names, what it has of another run's teacher instead.
+        """
         self.module = Teacher(config).to(place.device)
-        state = student.state_dict()
+        state = {**student.state_dict(), **averages}
         self.module.load_state_dict({name: state[name] for name in self.module.state_dict()})
         set_execution(self.module, config.engine)
         self.parameters = dict(self.module.named_parameters())

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import Manifest, checkpoints, verify
 from fmct_hpc.train.run import require_possible, require_same
+from fmct_hpc.train.start import require_start
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from launch.doctor.shared import locks, modes
 from shards import json_text
@@ -75,6 +76,8 @@ def _going_on(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]
     dataset = require_possible(config, run, newest.world_size if newest else 1)
     if whole:
         require_same(config, dataset, *whole[-1])
+    else:
+        require_start(config, run)
     step = newest.step if newest else 0
     return f"from step {step} of {config.run.steps}" if step < config.run.steps else "all steps are done"
 

@@ -19,6 +19,7 @@ from fmct_hpc.fields import Positive
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.train.checkpoint import newest_step
 from fmct_hpc.train.start import require_start
 from fmct_hpc.train.understood import require_understood
 from launch.config import Model, load
@@ -121,7 +122,8 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     training = _resolved("train", TrainConfig, pipeline.train, [f"data.path={volumes}"])
     probing = _resolved("probe", ProbeConfig, pipeline.probe, [f"data={volumes}", f"labels={labels}"])
     sweeping = _sweep_config(pipeline.sweep, out, volumes, labels) if pipeline.sweep else None
-    require_start(training)
+    if not newest_step(run):
+        require_start(training, run)
     others = pipeline.sweep.encoders if pipeline.sweep else ()
     require_measurable(probing, sweeping, others, pipeline.labels, training.model.depth, preparing.digest())
     nodes, ranks = pipeline.train.nodes, pipeline.train.ranks_per_node or max(1, site.train.gpus_per_node)

@@ -64,9 +64,9 @@ def ours(config: TrainConfig, place: Place) -> Callable[[int], None]:
 
 def plain(config: TrainConfig, place: Place) -> Callable[[int], None]:
     """The same step by torch alone: fused AdamW, autocast, one process."""
-    from fmct_hpc.train.start import initial_student
+    from fmct_hpc.train.start import initial
 
-    student = initial_student(config).to(place.device)
+    student = initial(config).student.to(place.device)
     teacher = copy.deepcopy(student).requires_grad_(False)
     targets = Targets(config).to(place.device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=place.device.type == "cuda")

@@ -20,7 +20,7 @@ from fmct_hpc.objective.student import Student
 from fmct_hpc.train.checkpoint import DataFacts
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import export_encoder
-from fmct_hpc.train.start import initial_student
+from fmct_hpc.train.start import initial, require_start
 from launch.cli import app
 from shards.errors import FmctError
 
@@ -204,7 +204,8 @@ def begun_with(encoder: Path, **objective: float) -> Student:
         "objective": objective,
         "run": {"start_from": encoder},
     }
-    return initial_student(TrainConfig.model_validate(values))
+    config = TrainConfig.model_validate(values)
+    return initial(config, require_start(config, encoder.parent / "run")).student
 
 
 def assert_same(first: State, second: State) -> None:

@@ -12,7 +12,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Loader
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.train.schedules import settings
-from fmct_hpc.train.start import initial_student
+from fmct_hpc.train.start import initial
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -20,7 +20,7 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 
 def plain_losses(config: TrainConfig) -> list[float]:
-    student = initial_student(config)
+    student = initial(config).student
     teacher = copy.deepcopy(student)
     centre = torch.zeros(config.model.prototypes)
     decayed = [p for n, p in student.named_parameters() if n.endswith("weight") and "norm" not in n]

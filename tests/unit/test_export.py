@@ -25,7 +25,7 @@ from fmct_hpc.train.checkpoint import DataFacts
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import EncoderInfo, export_encoder, write_encoder
 from fmct_hpc.train.portable import export_model
-from fmct_hpc.train.start import initial_student, require_start, untrained_encoder
+from fmct_hpc.train.start import initial, require_start, untrained_encoder
 from shards import ShardWriter, finish_dataset
 from shards.errors import FmctError
 
@@ -155,17 +155,17 @@ def test_a_run_begins_with_the_encoder_it_is_given(exported: Path, tmp_path: Pat
             }
         )
 
-    require_start(settings())
-    begun = initial_student(settings()).encoder.state_dict()
+    run = tmp_path / "run"
+    begun = initial(settings(), require_start(settings(), run)).student.encoder.state_dict()
     assert all(torch.equal(begun[name], tensor) for name, tensor in given.state_dict().items())
     drawn = untrained_encoder(info, seed=0).state_dict()
     assert not torch.equal(drawn["embedding.weight"], begun["embedding.weight"])
-    with pytest.raises(FmctError, match=r"encoder\.positions is \(8, 24\) there and None"):
-        require_start(settings(positions="sincos"))
+    with pytest.raises(FmctError, match=r"has model\.positions=learned, not sincos"):
+        require_start(settings(positions="sincos"), run)
     with pytest.raises(FmctError, match=r"has model\.heads=2, not 3"):
-        require_start(settings(heads=3))
+        require_start(settings(heads=3), run)
     with pytest.raises(FmctError, match=r"\(5, 24\) there and \(3, 24\)"):
-        require_start(settings(register_tokens=2))
+        require_start(settings(register_tokens=2), run)
 
 
 def test_an_encoder_without_a_run_is_probed(exported: Path, tmp_path: Path) -> None:

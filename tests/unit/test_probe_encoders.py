@@ -8,16 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_training import small_config, write_dataset
+from small_training import small_config, write_checkpoint, write_dataset
 
-from fmct_hpc.config import TrainConfig
 from fmct_hpc.objective.student import Student
 from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.run import probe
 from fmct_hpc.train.attempts import begin
-from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, file_facts, part_name
+from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, part_name
 from fmct_hpc.train.convert import convert_weights
 from fmct_hpc.train.export import export_encoder
 from fmct_hpc.train.pieces import whole_piece, write_pieces
@@ -44,30 +43,10 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = Student(config).state_dict()
     facts = DataFacts.of(dataset)
     export_encoder(folder, weights, config, facts, STEP)
-    write_checkpoint(folder / "checkpoints" / "step-00000003", weights, config, facts)
+    entries = {f"{WEIGHT}/{name}": tensor for name, tensor in weights.items()}
+    write_checkpoint(folder / "checkpoints" / "step-00000003", entries, config, dataset.path)
     begin(folder, config, facts, ["host"], 0)
     return folder
-
-
-def write_checkpoint(
-    folder: Path, weights: dict[str, torch.Tensor], config: TrainConfig, facts: DataFacts
-) -> None:
-    folder.mkdir(parents=True)
-    part = folder / part_name(0)
-    write_pieces(part, [whole_piece(f"{WEIGHT}/{name}", tensor) for name, tensor in weights.items()])
-    written = file_facts(part)
-    assert written
-    manifest = Manifest(
-        step=STEP,
-        updates=STEP,
-        world_size=1,
-        zero_stage=0,
-        configuration=config.model_dump(mode="json"),
-        versions={},
-        data=facts,
-        files={part.name: written},
-    )
-    (folder / MANIFEST).write_bytes(manifest.sealed().model_dump_json(indent=1).encode())
 
 
 def features(spec: EncoderSpec, dataset: Dataset, out: Path) -> np.ndarray:

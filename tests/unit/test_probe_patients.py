@@ -17,7 +17,7 @@ from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.leakage import check_leakage, pretraining_patients
 from fmct_hpc.probe.splits import SplitConfig, hashed_splits, patient_draws, require_patient_level
 from fmct_hpc.train.attempts import begin
-from fmct_hpc.train.checkpoint import DataFacts
+from fmct_hpc.train.checkpoint import DataFacts, file_facts
 from shards import Dataset
 from shards.derive import convert
 from shards.errors import FmctError
@@ -79,7 +79,8 @@ def trained(run: Path, data: Path, start_from: Path | None = None) -> Path:
     """A run folder as training leaves it, but for what is in the weights."""
     run.mkdir()
     config = small_config(data, run={"start_from": start_from})
-    begin(run, config, DataFacts.of(Dataset.open(data)), ["host"], 0)
+    facts = file_facts(start_from) if start_from else None
+    begin(run, config, DataFacts.of(Dataset.open(data)), ["host"], 0, start_digest=facts and facts.sha256)
     (run / "encoder.safetensors").write_text(str(run))
     return run
 

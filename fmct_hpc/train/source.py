@@ -1,0 +1,115 @@
+"""What run.start_from names: an encoder with the parts beside it, or the whole state of another run."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.config import DataConfig
+from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.train.checkpoint import (
+    MANIFEST,
+    Beginning,
+    Manifest,
+    checkpoint_of,
+    newest,
+    parts,
+    read_manifest,
+    verify,
+)
+from fmct_hpc.train.export import encoder_info, load_encoder, origin_of
+from fmct_hpc.train.pieces import PieceFiles
+from fmct_hpc.train.state import AVERAGE, TARGETS, WEIGHT, whole_tensors
+from shards.errors import FmctError, raise_refusal
+from shards.info import sha256
+from shards.newer import unread
+
+_PARTS = ("head", "decoder")
+"""Files that `fmct convert-weights` puts beside an encoder, named as the student's parts."""
+
+
+class Source(NamedTuple):
+    """Weights to begin with: whole float32 tensors by the student's names, and how they were made."""
+
+    description: Path
+    """The file that says what they are."""
+    model: ModelConfig
+    data: DataConfig
+    weights: dict[str, Tensor]
+    averages: dict[str, Tensor]
+    """The teacher's; empty where there is none."""
+    targets: dict[str, Tensor]
+    """State of the targets (`fmct_hpc.objective.targets`) by name; empty where there is none."""
+
+
+def find_source(start: Path, digest: str | None) -> Beginning:
+    """What `start` names: of a run folder its newest whole checkpoint, every byte of which is checked.
+
+    digest: of what the run began with before; that very checkpoint is then taken. Raises FmctError where
+    there is nothing to begin with, where it is damaged, and where it is not of that digest.
+    """
+    if start.is_dir():
+        place, manifest = _checkpoint(start, digest)
+        origin = f"step {manifest.step} ({manifest.digest}) of {_origin(place, manifest)}"
+        found = Beginning(place=place, digest=manifest.digest, origin=origin)
+    else:
+        found = Beginning(place=start, origin=encoder_info(start).origin, digest=sha256(start))
+    if digest not in (None, found.digest):
+        raise FmctError(
+            f"{start}: is not what the run began with ({digest}); restore that, or name another run folder"
+        )
+    return found
+
+
+def read_source(beginning: Beginning) -> Source:
+    """The weights at a place that `find_source` has found; raises FmctError where they are gone."""
+    if not beginning.place.is_dir():
+        return _of_encoder(beginning.place)
+    place, manifest = beginning.place, read_manifest(beginning.place)
+    if manifest.digest != beginning.digest:
+        raise FmctError(f"{place}: was written again meanwhile; run it again")
+    config = _configuration(place, manifest)
+    try:
+        files = PieceFiles(parts(place, manifest))
+        kinds = [whole_tensors(files, kind) for kind in (WEIGHT, AVERAGE, TARGETS)]
+    except (SafetensorError, OSError) as error:
+        raise_refusal(error, place)
+        raise FmctError(f"{place}: can't be read ({error}); was it removed meanwhile?") from None
+    return Source(place / MANIFEST, config.model, config.data, *kinds)
+
+
+def _of_encoder(file: Path) -> Source:
+    encoder, info = load_encoder(file)
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    for part in _PARTS:
+        beside = file.with_name(f"{part}.safetensors")
+        if beside.is_file():
+            weights |= load_file(beside)
+    return Source(file.with_suffix(".json"), info.model, info.data, weights, {}, {})
+
+
+def _checkpoint(start: Path, digest: str | None) -> tuple[Path, Manifest]:
+    """The checkpoint `start`; of the run folder `start` the one of that digest, else the newest."""
+    place = start if (start / MANIFEST).is_file() else digest and checkpoint_of(start, digest)
+    found = (place, verify(place)) if place else newest(start)
+    if found is None:
+        raise FmctError(
+            f"{start}: neither a checkpoint nor a run folder with one; to begin with an encoder alone, "
+            "name its encoder.safetensors"
+        )
+    return found
+
+
+def _origin(place: Path, manifest: Manifest) -> str:
+    return origin_of(_configuration(place, manifest).run.start_from, manifest.beginning)
+
+
+def _configuration(place: Path, manifest: Manifest) -> TrainConfig:
+    try:
+        return TrainConfig.from_record(manifest.configuration)
+    except ValidationError as error:
+        raise unread(place, error, "not a training of this version") from None

@@ -1,0 +1,216 @@
+"""A run that begins with another run's whole state: what it takes, draws and refuses."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from shard_samples import make_key
+from small_training import small_config, write_checkpoint, write_dataset
+from torch import Tensor
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.objective.student import Student, Teacher
+from fmct_hpc.probe.leakage import pretraining_patients
+from fmct_hpc.train.attempts import begin
+from fmct_hpc.train.checkpoint import MANIFEST, Beginning, DataFacts, read_manifest
+from fmct_hpc.train.export import encoder_info, export_checkpoint
+from fmct_hpc.train.run import preflight
+from fmct_hpc.train.start import initial, require_start
+from shards import Dataset
+from shards.errors import FmctError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "data", 3)
+
+
+def random_state(config: TrainConfig, seed: int) -> dict[str, Tensor]:
+    """A checkpoint's entries: all weights, averages and centres are other random numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        entries = {f"weight/{name}": torch.randn(t.shape) for name, t in Student(config).named_parameters()}
+        for name in entries.copy():
+            entries[f"exp_avg/{name.removeprefix('weight/')}"] = torch.ones_like(entries[name])
+        if config.objective.distils:
+            teacher = Teacher(config).named_parameters()
+            entries |= {f"average/{name}": torch.randn(t.shape) for name, t in teacher}
+            for kind in ("cls", "patches"):
+                entries[f"targets/{kind}.center"] = torch.randn(config.model.prototypes)
+    return entries
+
+
+def first_run(run: Path, config: TrainConfig, data: Path, seed: int = 1, step: int = 3) -> Path:
+    """A run folder with a checkpoint that three ranks wrote."""
+    begin(run, config, DataFacts.of(Dataset.open(data)), ["host"], 0)
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return write_checkpoint(folder, random_state(config, seed), config, data, ranks=3)
+
+
+def second(data: Path, start: Path, /, **sections: dict[str, object]) -> TrainConfig:
+    sections["run"] = {"start_from": str(start), "steps": 7, **sections.get("run", {})}
+    sections["data"] = {"view_size": 36, **sections.get("data", {})}
+    return small_config(data, **sections)
+
+
+def interpolated(positions: np.ndarray) -> np.ndarray:
+    """(8, width) of a grid of 2 at the centres of a grid of 3: an edge's middle third is the mean."""
+    field = positions.reshape(2, 2, 2, -1)
+    for axis in range(3):
+        low, high = np.split(field, 2, axis=axis)
+        field = np.concatenate([low, (low + high) / 2, high], axis=axis)
+    return field.reshape(27, -1)
+
+
+@pytest.mark.parametrize("named", ["run", "checkpoint"])
+def test_a_run_begins_with_the_whole_state_of_another(data: Path, tmp_path: Path, named: str) -> None:
+    config = small_config(data)
+    checkpoint = first_run(tmp_path / "first", config, data)
+    state = random_state(config, 1)
+    start = tmp_path / "first" if named == "run" else checkpoint
+    settings = second(data, start, objective={"mae_weight": 3.0}, data={"field": "squeezed"})
+    beginning = require_start(settings, tmp_path / "second")
+    assert beginning is not None
+    assert (beginning.place, beginning.digest) == (checkpoint, read_manifest(checkpoint).digest)
+    student, averages, targets = initial(settings, beginning)
+    assert {name: t.shape for name, t in student.named_parameters()}.keys() == {
+        key.removeprefix("weight/") for key in state if key.startswith("weight/")
+    }
+    for kind, found in (("weight", dict(student.named_parameters())), ("average", averages)):
+        assert len(found) == sum(key.startswith(f"{kind}/") for key in state)
+        for name, tensor in found.items():
+            given = state[f"{kind}/{name}"].numpy()
+            expected = interpolated(given) if name == "encoder.positions" else given
+            np.testing.assert_allclose(tensor.detach().numpy(), expected, rtol=0, atol=1e-6)
+    assert {name: tensor.tolist() for name, tensor in targets.items()} == {
+        f"{kind}.center": state[f"targets/{kind}.center"].tolist() for kind in ("cls", "patches")
+    }
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+def test_a_view_of_the_new_size_has_the_same_features(data: Path, tmp_path: Path, positions: str) -> None:
+    """Sin-cos positions are computed for the new grid, so there the first encoder is built for it as well."""
+    model = {"positions": positions}
+    config = small_config(data, model=model)
+    first_run(tmp_path / "first", config, data)
+    settings = second(data, tmp_path / "first", model=model)
+    student = initial(settings, require_start(settings, tmp_path / "second")).student.eval()
+    earlier = VisionTransformer(config.model, 3, 24 if positions == "learned" else 36).eval()
+    state = random_state(config, 1).items()
+    prefix = "weight/encoder."
+    earlier.load_state_dict({k.removeprefix(prefix): t for k, t in state if k.startswith(prefix)})
+    views = torch.rand(2, 3, 36, 36, 36)
+    with torch.no_grad():
+        torch.testing.assert_close(student.encoder(views), earlier(views), atol=1e-6, rtol=0)
+
+
+def test_what_the_other_run_lacks_is_drawn_from_the_seed_and_named(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    alone = small_config(data, objective={"dino_weight": 0, "ibot_weight": 0})
+    first_run(tmp_path / "first", alone, data)
+    settings = second(data, tmp_path / "first", run={"seed": 5})
+    with caplog.at_level(logging.INFO):
+        student, averages, targets = initial(settings, require_start(settings, tmp_path / "second"))
+    assert (averages, targets) == ({}, {})
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        drawn = dict(Student(settings).named_parameters())
+    state = random_state(alone, 1)
+    for name, tensor in student.named_parameters():
+        if name.startswith(("encoder.", "decoder.")) and name != "encoder.positions":
+            assert torch.equal(tensor, state[f"weight/{name}"]), name
+        elif name != "encoder.positions":
+            assert torch.equal(tensor, drawn[name]), name
+    said = {line.getMessage().split(":")[0] for line in caplog.records}
+    assert {"head and ibot_head and mask_token", "targets' cls.center and patches.center"} <= said
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"model": {"width": 48}}, "model.width=24, not 48"),
+        ({"model": {"depth": 2}}, "model.depth=1, not 2"),
+        ({"model": {"heads": 3}}, "model.heads=2, not 3"),
+        ({"model": {"patch_size": 6}}, "model.patch_size=12, not 6"),
+        ({"model": {"positions": "sincos"}}, "model.positions=learned, not sincos"),
+        ({"model": {"input_mean": 0.4}}, "model.input_mean=0.5, not 0.4"),
+        ({"model": {"input_std": [0.3, 0.3, 0.2]}}, "model.input_std=0.3, not (0.3, 0.3, 0.2)"),
+        ({"model": {"decoder_heads": 3}}, "model.decoder_heads=2, not 3"),
+        ({"model": {"prototypes": 16}}, "head.prototypes.weight is (32, 12) there and (16, 12)"),
+        ({"model": {"register_tokens": 2}}, "prefix_positions is (2, 18) there and (3, 18)"),
+        ({"data": {"windows": [[40, 80], [80, 200], [600, 2000]]}}, "data.windows="),
+    ],
+)
+def test_another_model_or_input_is_refused_in_one_line(
+    data: Path, tmp_path: Path, sections: dict[str, dict[str, object]], told: str
+) -> None:
+    checkpoint = first_run(tmp_path / "first", small_config(data), data)
+    settings = second(data, tmp_path / "first", **sections)
+    with pytest.raises(FmctError) as refused:
+        preflight(settings, tmp_path / "second", 1)
+    assert told in str(refused.value)
+    assert str(refused.value).startswith(f"{checkpoint / MANIFEST}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_until_it_has_a_checkpoint_a_run_begins_with_the_same_state(data: Path, tmp_path: Path) -> None:
+    checkpoint = first_run(tmp_path / "first", small_config(data), data)
+    run, settings = tmp_path / "second", second(data, tmp_path / "first")
+    beginning = preflight(settings, run, 1).beginning
+    assert beginning is not None
+    begin(run, settings, DataFacts.of(Dataset.open(data)), ["host"], 0, start_digest=beginning.digest)
+    first_run(tmp_path / "first", small_config(data), data, seed=2, step=6)
+    assert preflight(settings, run, 1).beginning == beginning
+    assert preflight(settings, tmp_path / "third", 1).beginning != beginning
+    checkpoint.rename(tmp_path / "away")
+    with pytest.raises(FmctError, match=beginning.digest):
+        preflight(settings, run, 1)
+
+
+def test_what_holds_no_whole_checkpoint_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FmctError, match=r"encoder\.safetensors"):
+        preflight(second(data, tmp_path / "empty"), tmp_path / "second", 1)
+    checkpoint = first_run(tmp_path / "first", small_config(data), data)
+    part = checkpoint / "rank-00001.safetensors"
+    part.write_bytes(part.read_bytes()[:-1])
+    for start in (tmp_path / "first", checkpoint):
+        with pytest.raises(FmctError, match="rank-00001"):
+            preflight(second(data, start), tmp_path / "second", 1)
+
+
+def test_origin_and_patients_follow_a_chain_of_runs(tmp_path: Path) -> None:
+    """Each stage has other patients; the last knows of all, as long as the manifests before it are there."""
+    runs, datas = [tmp_path / f"run-{n}" for n in range(3)], []
+    beginning: Beginning | None = None
+    for number, (run, volumes) in enumerate(zip(runs, (5, 3, 4), strict=True)):
+        datas.append(write_dataset(tmp_path / f"data-{number}", volumes))
+        config = small_config(datas[-1]) if number == 0 else second(datas[-1], runs[number - 1])
+        if number:
+            beginning = preflight(config, run, 1).beginning
+        digest = beginning.digest if beginning else None
+        begin(run, config, DataFacts.of(Dataset.open(datas[-1])), ["host"], 0, start_digest=digest)
+        folder = run / "checkpoints" / "step-00000003"
+        write_checkpoint(folder, random_state(config, 1), config, datas[-1], 2, beginning)
+    (runs[0] / "checkpoints/step-00000003").rename(tmp_path / "kept")
+    assert pretraining_patients(runs[2]) is None
+    (tmp_path / "kept").rename(runs[0] / "checkpoints/step-00000003")
+    for part in runs[0].rglob("rank-*.safetensors"):
+        part.unlink()
+    patients = {make_key(number)[::-1] for number in range(5)}
+    assert pretraining_patients(runs[2]) == patients
+    assert pretraining_patients(runs[2] / "checkpoints/step-00000003") == patients
+    export_checkpoint(runs[2] / "checkpoints/step-00000003", runs[2])
+    digests = [read_manifest(run / "checkpoints/step-00000003").digest for run in runs]
+    assert encoder_info(runs[2] / "encoder.safetensors").origin == (
+        f"fmct train, begun with: step 3 ({digests[1]}) of fmct train, begun with: step 3 ({digests[0]}) of "
+        "fmct train"
+    )
+    assert str(tmp_path) not in (runs[2] / "encoder.json").read_text()
+    first = json.loads((runs[2] / "checkpoints/step-00000003" / MANIFEST).read_text())["beginning"]
+    assert first["place"] == str(runs[1] / "checkpoints/step-00000003")
