@@ -1,13 +1,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 from small_training import write_dataset
 from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.objective.student import Student
 from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.train import outlook
+from fmct_hpc.train.fit import fitted
 from fmct_hpc.train.outlook import activation_bytes, gradient_bytes, held_bytes
+from fmct_hpc.train.source import Source
 from launch.cli import app
 from launch.config import load
 from launch.slurm.site import Site
@@ -35,7 +39,10 @@ def test_a_site_file_is_one(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "ranks", "memory_gb"),
-    [("reference", 8, 80), ("small-hospital", 4, 40), ("one-gpu", 1, 24), ("quickstart", 2, 16)],
+    [
+        *(("reference", 8, 80), ("small-hospital", 4, 40), ("one-gpu", 1, 24), ("quickstart", 2, 16)),
+        ("small-hospital-highres", 4, 40),
+    ],
 )
 def test_a_training_recipe_fits_its_machine(tmp_path: Path, name: str, ranks: int, memory_gb: int) -> None:
     data = write_dataset(tmp_path / "data")
@@ -55,3 +62,19 @@ def test_a_training_recipe_fits_its_machine(tmp_path: Path, name: str, ranks: in
     )
     # Activations are known to about a third, and libraries take their own part.
     assert needed < 0.6e9 * memory_gb
+
+
+def test_the_second_stages_recipe_takes_the_whole_state_of_the_first() -> None:
+    """`fitted` finds every weight of the one in the other, at their own sizes."""
+    first, second = (
+        load(TrainConfig, FOLDER / f"{name}-train.yaml", ["data.path=data"])
+        for name in ("small-hospital", "small-hospital-highres")
+    )
+    assert second.data.view_size > first.data.view_size
+    with torch.device("meta"):
+        weights, student = dict(Student(first).named_parameters()), Student(second)
+    targets = {"cls.center": torch.empty(first.model.prototypes)}
+    source = Source(FOLDER, first.model, first.data, weights, weights, targets)
+    found = fitted(source, second, student)
+    assert found.weights.keys() == found.averages.keys() == dict(student.named_parameters()).keys()
+    assert found.targets.keys() == {"cls.center"}
