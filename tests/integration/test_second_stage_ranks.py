@@ -81,7 +81,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data,
             engine={"zero_stage": stage},
             data={"view_size": VIEWS, "local_view_size": 12},
-            objective={"mae_weight": 0.5, "koleo_weight": 0.1},
+            objective={"mae_weight": 0.5, "koleo_weight": 0.1, "gram_weight": 1.0, "gram_begin": 0},
             run={"steps": STEPS, "checkpoint_every": 2, "start_from": str(folder / "first")},
         )
         (folder / f"{name}.json").write_text(config.model_dump_json())
@@ -149,5 +149,5 @@ def test_second_stages_of_one_state_learn_alike_at_stages_1_and_3(stages: Path) 
         for name in SECOND
     ]
     for ours, theirs in zip(*rows, strict=True):
-        for key in ("loss", "dino", "ibot", "mae", "gradient_norm"):
+        for key in ("loss", "dino", "ibot", "mae", "gram", "gradient_norm"):
             assert ours[key] == pytest.approx(theirs[key], rel=2e-4), (ours["step"], key)
