@@ -14,10 +14,10 @@ def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
     softmax(q·k / √d) over all tokens (Vaswani et al. 2017, equation 1), of which the patches' part is given:
     as in Caron et al. 2021, figure 1. Works under ZeRO stage 3, where every rank must call it.
     """
-    seen: list[Tensor] = []
+    seen: list[tuple[Tensor, ...]] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0])
+        seen.append(inputs)
 
     block = encoder.blocks[-1]
     assert isinstance(block, Block)
@@ -28,7 +28,7 @@ def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
             encoder(views)
     finally:
         hook.remove()
-    query, key, _ = last.queries_keys_values(seen[0])
+    query, key, _ = last.queries_keys_values(*seen[0])
     scores = query[:, :, :1].float() @ key.float().transpose(2, 3) / query.shape[-1] ** 0.5
     weights = scores.softmax(dim=-1)[:, :, 0, encoder.prefix :]
     grid = [edge // encoder.patch_size for edge in views.shape[2:]]

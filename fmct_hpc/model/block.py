@@ -1,11 +1,14 @@
 """The pre-norm transformer block that encoder and decoder are stacks of."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from fmct_hpc.model.rope import rotate
 
 NORM_EPS = 1e-5
 """Of the LayerNorms in the blocks and the decoder: the reference's (its `nn.LayerNorm(width)`)."""
@@ -20,16 +23,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.projection = nn.Linear(width, width)
 
-    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, width) -> three of (B, heads, T, width / heads)."""
+    def queries_keys_values(self, x: Tensor, turns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, width) -> three of (B, heads, T, width / heads); turns: see `rope.rotate`, None: none."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if turns is not None:
+            query, key = rotate(query, turns), rotate(key, turns)
         return query, key, value
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
-        query, key, value = self.queries_keys_values(x)
+    def forward(self, x: Tensor, turns: Tensor | None = None) -> Tensor:
+        """(B, T, width) -> (B, T, width); turns: see `queries_keys_values`."""
+        query, key, value = self.queries_keys_values(x, turns)
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.projection(attended.transpose(1, 2).flatten(2))
 
@@ -61,9 +66,12 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.mlp_scale = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, path_scales: Tensor | None = None) -> Tensor:
-        """(B, T, width) -> (B, T, width); path_scales: (B, 2), factors of each sample's two branches."""
-        attended = self.attention_scale(self.attention(self.attention_norm(x)))
+    def forward(self, x: Tensor, path_scales: Tensor | None = None, turns: Tensor | None = None) -> Tensor:
+        """(B, T, width) -> (B, T, width).
+
+        path_scales: (B, 2), factors of each sample's two branches; turns: see `Attention`.
+        """
+        attended = self.attention_scale(self.attention(self.attention_norm(x), turns))
         if path_scales is not None:
             attended = attended * path_scales[:, 0, None, None].to(attended.dtype)
         x = x + attended
@@ -79,15 +87,18 @@ class Blocks(nn.ModuleList):
     checkpointing = False
     """Keep a block's input only, and compute the block again in the backward pass."""
 
-    def forward(self, x: Tensor, path_scales: Tensor | None = None) -> Tensor:
-        """(B, T, width) -> (B, T, width); path_scales: (B, blocks, 2), see `Block`."""
+    def forward(
+        self, x: Tensor, path_scales: Tensor | None = None, turns: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """(B, T, width) -> (B, T, width); path_scales: (B, blocks, 2); turns: for each block; see `Block`."""
         for number, block in enumerate(self):
             scales = None if path_scales is None else path_scales[:, number]
+            turn = None if turns is None else turns[number]
             if self.checkpointing and torch.is_grad_enabled():
                 # Nothing in a block is drawn, so there is no generator's state to bring back.
-                x = checkpoint(block, x, scales, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, scales, turn, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, scales)
+                x = block(x, scales, turn)
         return x
 
 

@@ -4,12 +4,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fmct_hpc.fields import Above0, Below1, Positive
+from fmct_hpc.fields import Above0, AtLeast0, Below1, Positive
 from shards.section import Section
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
 """Width, depth and heads by name (S: Touvron et al. 2021, DeiT; B, L: Dosovitskiy et al. 2021, table 1)."""
 _SHAPE = ("width", "depth", "heads")
+
+
+class RopeJitter(Section):
+    """How rotary coordinates are changed in training, by draws of each step and block (DINOv3)."""
+
+    shift: AtLeast0 = 0.0
+    """Greatest shift of an axis, either way; a view spans 2. DINOv3 publishes none."""
+    stretch: Annotated[float, Field(ge=1)] = 1.0
+    """Greatest factor of an axis, or its inverse least, log-uniform. DINOv3 publishes none (1)."""
+    rescale: Annotated[float, Field(ge=1)] = 1.0
+    """The same of all axes together. DINOv3 publishes 2 (Siméoni et al. 2025, section 3.2); 1: none."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to draw."""
+        return bool(self.shift) or self.stretch > 1 or self.rescale > 1
 
 
 class ModelConfig(Section):
@@ -41,8 +57,10 @@ class ModelConfig(Section):
     """Of queries, keys and values; the reference's configuration has it, its published weights do not."""
     register_tokens: Annotated[int, Field(ge=0)] = 4
     """Darcet et al. 2024, "Vision Transformers Need Registers": 4."""
-    positions: Literal["sincos", "learned"] = "sincos"
-    """Fixed sines and cosines as in MAE, or learned ones that start as these (the reference's)."""
+    positions: Literal["sincos", "learned", "rope"] = "sincos"
+    """Added to the patches, fixed sines and cosines as in MAE or learned ones that start as these (the
+    reference's); or rotary ones (fmct_hpc/model/rope.py), which the decoder of MAE does not follow."""
+    rope_jitter: RopeJitter = RopeJitter()
     layer_scale: Above0 | None = None
     """First value of a learned factor of each channel of each branch (Touvron et al. 2021, "Going deeper
     with Image Transformers": 1e-5 for deep models); none: not built, as in the reference."""
@@ -88,4 +106,12 @@ class ModelConfig(Section):
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise ValueError(f"model.{width} must be a multiple of model.{heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _rope_has_channels(self) -> "ModelConfig":
+        if self.positions == "rope" and self.width // self.heads < 6:
+            raise ValueError("model.positions=rope needs model.width of at least 6 times model.heads")
+        if self.rope_jitter.changes and self.positions != "rope":
+            raise ValueError("model.rope_jitter needs model.positions=rope")
         return self

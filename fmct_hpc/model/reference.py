@@ -79,6 +79,8 @@ def to_reference(network: Network) -> Weights:
     model = network.model
     if model.layer_scale is not None:
         raise FmctError("model.layer_scale: the reference's model has none and can't take these weights")
+    if model.positions == "rope":
+        raise FmctError("model.positions: the reference's model adds positions and can't turn by rotary ones")
     weights = _with_constants_folded(network)
     prefix = weights.pop("encoder.prefix_tokens")
     weights[_CLS] = prefix[:1]

@@ -9,6 +9,7 @@ from fmct_hpc.model.block import Block, Blocks, initialise
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.inputs import Standardise
 from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions
+from fmct_hpc.model.rope import patch_coordinates, rotation
 
 LAST_NORM_EPS = 1e-6
 """Of the LayerNorm behind the last block: the reference's."""
@@ -17,7 +18,8 @@ LAST_NORM_EPS = 1e-6
 class VisionTransformer(nn.Module):
     """Encodes a view, or only some of its patches, into tokens: CLS, registers, patches."""
 
-    positions: Tensor
+    positions: Tensor | None
+    """Added to the embedded patches, (N, width); None with rotary ones."""
 
     def __init__(self, model: ModelConfig, channels: int, view_size: int) -> None:
         """Build it for views of `view_size`³ voxels and `channels` windows."""
@@ -32,11 +34,12 @@ class VisionTransformer(nn.Module):
         # A Linear over flattened patches is a convolution whose stride is its kernel, and faster on a CPU.
         self.embedding = nn.Linear(channels * model.patch_size**3, model.width)
         self.prefix_tokens = nn.Parameter(torch.empty(self.prefix, model.width))
-        positions = sincos_positions(self.grid, model.width)
-        if model.positions == "learned":
+        positions = None if model.positions == "rope" else sincos_positions(self.grid, model.width)
+        if positions is not None and model.positions == "learned":
             self.positions = nn.Parameter(positions)
         else:  # computed from the sizes alone, so no checkpoint has to carry it
             self.register_buffer("positions", positions, persistent=False)
+        self.head_width = model.width // model.heads
         self.blocks = Blocks(
             Block(model.width, model.heads, model.mlp_ratio, model.qkv_bias, model.layer_scale)
             for _ in range(model.depth)
@@ -51,17 +54,20 @@ class VisionTransformer(nn.Module):
         keep: Tensor | None = None,
         masked: tuple[Tensor, Tensor] | None = None,
         path_scales: Tensor | None = None,
+        rope_boxes: Tensor | None = None,
     ) -> Tensor:
         """Encode views.
 
         views: (B, C, D, H, W), windowed to [0, 1], each edge a multiple of the patch; where the size is not
-        the trained one, positions are interpolated. keep: int64 (B, n), numbers of the patches to encode, in
-        the order of `patchify`; None: all N. Patches left out cost nothing and have no influence (He et al.
-        2022, section 3). masked: bool (B, N) and a token (width,) that takes the place of those patches'
-        embeddings (Zhou et al. 2022, section 3.1). path_scales: (B, depth, 2), see `Block`; None: 1. Returns
+        the trained one, added positions are interpolated. keep: int64 (B, n), numbers of the patches to
+        encode, in the order of `patchify`; None: all N. Patches left out cost nothing and have no influence
+        (He et al. 2022, section 3). masked: bool (B, N) and a token (width,) that takes the place of those
+        patches' embeddings (Zhou et al. 2022, section 3.1). path_scales: (B, depth, 2), see `Block`; None: 1.
+        rope_boxes: (depth, 2, 3), a factor and an offset of each block's coordinates; None: 1 and 0. Returns
         (B, prefix + n, width): CLS, registers, patches in `keep`'s order.
         """
-        return self.norm(self.blocks(self._embed(views, keep, masked), path_scales))
+        turns = self._turns(views, keep, rope_boxes)
+        return self.norm(self.blocks(self._embed(views, keep, masked), path_scales, turns))
 
     def at_blocks(self, views: Tensor, numbers: Sequence[int]) -> list[Tensor]:
         """Tokens behind the blocks `numbers`, from 0, of views as in `forward`: (B, prefix + N, width) each.
@@ -69,9 +75,9 @@ class VisionTransformer(nn.Module):
         The last LayerNorm is applied to each, as DINOv2's `get_intermediate_layers` does by default.
         """
         found: dict[int, Tensor] = {}
-        x = self._embed(views, None, None)
+        x, turns = self._embed(views, None, None), self._turns(views, None, None)
         for number, block in enumerate(self.blocks[: max(numbers) + 1]):
-            x = block(x)
+            x = block(x, None, None if turns is None else turns[number])
             if number in numbers:
                 found[number] = self.norm(x)
         return [found[number] for number in numbers]
@@ -79,16 +85,30 @@ class VisionTransformer(nn.Module):
     def _embed(self, views: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None) -> Tensor:
         """What the first block reads: prefix tokens and embedded patches with their positions."""
         patches = patchify(self.standardise(views), self.patch_size)
-        d, h, w = (edge // self.patch_size for edge in views.shape[2:])
-        positions = resize_positions(self.positions, self.grid, (d, h, w)).expand(patches.shape[0], -1, -1)
-        if keep is not None:
-            patches, positions = take_tokens(patches, keep), take_tokens(positions, keep)
-        embedded = self.embedding(patches)
+        embedded = self.embedding(patches if keep is None else take_tokens(patches, keep))
         if masked is not None:
             where, token = masked
             embedded = torch.where(where.unsqueeze(-1), token.to(embedded.dtype), embedded)
-        embedded = embedded + positions.to(patches.dtype)
+        if self.positions is not None:
+            positions = resize_positions(self.positions, self.grid, self._grid_of(views))
+            positions = positions.to(patches.dtype).expand(patches.shape[0], -1, -1)
+            embedded = embedded + (positions if keep is None else take_tokens(positions, keep))
         return torch.cat([self.prefix_tokens.expand(embedded.shape[0], -1, -1), embedded], dim=1)
+
+    def _turns(self, views: Tensor, keep: Tensor | None, boxes: Tensor | None) -> list[Tensor] | None:
+        """How each block turns queries and keys, as `rope.rotation` gives it; None: not at all."""
+        if self.positions is not None:
+            return None
+        coordinates = patch_coordinates(self._grid_of(views), views.device)
+        if keep is not None:
+            coordinates = coordinates[keep].unsqueeze(1)  # all heads alike
+        if boxes is None:
+            return [rotation(coordinates, self.head_width)] * len(self.blocks)
+        return [rotation(coordinates * factor + offset, self.head_width) for factor, offset in boxes]
+
+    def _grid_of(self, views: Tensor) -> tuple[int, int, int]:
+        d, h, w = (edge // self.patch_size for edge in views.shape[2:])
+        return d, h, w
 
 
 def take_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:

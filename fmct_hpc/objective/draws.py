@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fmct_hpc.config import TrainConfig
 
 _PATHS = int.from_bytes(b"paths")
+_BOXES = int.from_bytes(b"boxes")
 
 
 class Draws(NamedTuple):
@@ -23,6 +24,8 @@ class Draws(NamedTuple):
     """Of the parts that draw something, by their names: NamedTuples of tensors, some perhaps None."""
     path_scales: Tensor | None
     """float32 (V, B, depth, 2): factors of the blocks' branches for the views; None without drop path."""
+    rope_boxes: Tensor | None
+    """float32 (depth, 2, 3): what the student's blocks make of rotary coordinates; None: nothing."""
 
     def to(self, device: torch.device) -> "Draws":
         """The same on another device."""
@@ -30,7 +33,8 @@ class Draws(NamedTuple):
             name: type(drawn)(*(None if tensor is None else tensor.to(device) for tensor in drawn))
             for name, drawn in self.parts.items()
         }
-        return Draws(parts, None if self.path_scales is None else self.path_scales.to(device))
+        shared = (self.path_scales, self.rope_boxes)
+        return Draws(parts, *(None if tensor is None else tensor.to(device) for tensor in shared))
 
 
 def draw(config: "TrainConfig", step: int, samples: NDArray[np.int64]) -> Draws:
@@ -40,7 +44,8 @@ def draw(config: "TrainConfig", step: int, samples: NDArray[np.int64]) -> Draws:
     if model.drop_path:
         views = config.data.views
         scales = path_scales(config.run.seed, step, samples, views, model.depth, model.drop_path)
-    return Draws({name: tensors for name, tensors in drawn.items() if tensors is not None}, scales)
+    parts = {name: tensors for name, tensors in drawn.items() if tensors is not None}
+    return Draws(parts, scales, rope_boxes(config, step))
 
 
 def path_scales(
@@ -56,6 +61,24 @@ def path_scales(
     uniform = [generator(seed, _PATHS, step, int(sample)).random(shape) for sample in samples]
     kept = np.stack(uniform, axis=1) >= probability[:, None]
     return torch.from_numpy((kept / (1 - probability[:, None])).astype(np.float32))
+
+
+def rope_boxes(config: "TrainConfig", step: int) -> Tensor | None:
+    """What rotary coordinates become in a training step: c · factor + offset, float32 (depth, 2, 3).
+
+    (c + shift) · stretch · rescale as in DINOv3's `RopePositionEmbedding`, which shifts and stretches each
+    axis and rescales all three, draws for each block anew, and only in the student: its teachers are in
+    evaluation mode. There each GPU and size of view has its own draw; here all ranks and passes share it.
+    None where model.rope_jitter changes nothing.
+    """
+    jitter, depth = config.model.rope_jitter, config.model.depth
+    if not jitter.changes:
+        return None
+    drawn = generator(config.run.seed, _BOXES, step, 0)
+    shift = jitter.shift * drawn.uniform(-1, 1, (depth, 3))
+    stretch = jitter.stretch ** drawn.uniform(-1, 1, (depth, 3))
+    factor = stretch * jitter.rescale ** drawn.uniform(-1, 1, (depth, 1))
+    return torch.from_numpy(np.stack([factor, shift * factor], axis=1).astype(np.float32))
 
 
 def generator(seed: int, stream: int, step: int, sample: int, view: int = 0) -> np.random.Generator:

@@ -24,7 +24,7 @@ from fmct_hpc.model.size import (
     prefix_tokens,
     tokens_a_view,
 )
-from fmct_hpc.objective.draws import generator, path_scales
+from fmct_hpc.objective.draws import generator, path_scales, rope_boxes
 from fmct_hpc.objective.part import Costs, Gallery, Judged, Part, Seen
 from shards.section import Section
 
@@ -53,6 +53,8 @@ class Kept(NamedTuple):
     """int64 (B, n): the visible patches of the first view, ascending."""
     path_scales: Tensor | None
     """float32 (B, depth, 2): factors of the blocks' branches; None without drop path."""
+    rope_boxes: Tensor | None
+    """`draws.rope_boxes`."""
 
 
 class Mae(Part):
@@ -78,9 +80,10 @@ class Mae(Part):
         seed, model, views = self.config.run.seed, self.config.model, self.config.data.views
         ratio = self.config.objective.mask_ratio
         keep = keep_indices(seed, step, samples, patches_a_view(self.config), ratio)
-        if not model.drop_path:
-            return Kept(keep, None)
-        return Kept(keep, path_scales(seed, step, samples, views + 1, model.depth, model.drop_path)[views])
+        scales, boxes = None, rope_boxes(self.config, step)
+        if model.drop_path:
+            scales = path_scales(seed, step, samples, views + 1, model.depth, model.drop_path)[views]
+        return Kept(keep, scales, boxes)
 
     def loss(self, seen: Seen) -> Judged:
         """`mae_loss` of the first view."""
@@ -88,7 +91,7 @@ class Mae(Part):
         target = patchify(encoder.standardise(view), encoder.patch_size).float()
         if self.config.objective.normalise_patches:
             target = normalise_patches(target)
-        visible = encoder(view, drawn.keep, path_scales=drawn.path_scales)
+        visible = encoder(view, drawn.keep, path_scales=drawn.path_scales, rope_boxes=drawn.rope_boxes)
         predicted = seen.module("decoder", MaeDecoder)(visible, drawn.keep)
         return Judged(mae_loss(predicted, target, drawn.keep))
 

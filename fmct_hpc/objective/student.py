@@ -80,7 +80,9 @@ class Student(nn.Module):
                 masked = (torch.cat([where, rest]).flatten(0, 1), token)
             if draws.path_scales is not None:
                 scales = draws.path_scales[first : first + len(group)].flatten(0, 1)
-            tokens: Tensor = self.encoder(group.flatten(0, 1), masked=masked, path_scales=scales)
+            tokens: Tensor = self.encoder(
+                group.flatten(0, 1), masked=masked, path_scales=scales, rope_boxes=draws.rope_boxes
+            )
             found.append(tokens.unflatten(0, group.shape[:2]))
             first += len(group)
         whole = found[0][: len(views.whole)]

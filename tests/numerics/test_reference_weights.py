@@ -292,6 +292,18 @@ def test_an_encoder_trained_here_goes_to_the_reference(tmp_path: Path) -> None:
         torch.testing.assert_close(student.encoder(turn(x))[:, 0], vit(x, state)[:, 0], atol=1e-5, rtol=0)
 
 
+def test_an_encoder_the_reference_can_not_hold_is_refused(tmp_path: Path) -> None:
+    model = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "patch_size": PATCH, "positions": "rope"}
+    settings = TrainConfig.model_validate({"data": {"path": "d", "view_size": PATCH * GRID}, "model": model})
+    data = DataFacts.model_construct(
+        spacing_mm=(1, 1, 1), **{"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
+    )
+    export_encoder(tmp_path, Student(settings).state_dict(), settings, data, 10)
+    with pytest.raises(FmctError, match=r"model\.positions"):
+        convert_weights(tmp_path / "encoder.safetensors", tmp_path / "theirs.pt")
+    assert not (tmp_path / "theirs.pt").exists()
+
+
 def foreign(change: str) -> State:
     state = vit_state() | head_state()
     if change == "lora":

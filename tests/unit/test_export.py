@@ -32,7 +32,12 @@ from shards.errors import FmctError
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    model = {"width": 24, "depth": 1, "heads": 2, "patch_size": 6, "layer_scale": 0.1, "positions": "learned"}
+    return written(tmp_path, layer_scale=0.1, positions="learned")
+
+
+def written(folder: Path, **options: object) -> Path:
+    """The encoder.safetensors of a small model, as a run exports it."""
+    model = {"width": 24, "depth": 1, "heads": 2, "patch_size": 6, **options}
     config = TrainConfig.model_validate(
         {
             "data": {"path": "/secret/place", "cache": "/secret/disk", "view_size": 12},
@@ -42,9 +47,9 @@ def exported(tmp_path: Path) -> Path:
     )
     digests = {"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
     data = DataFacts.model_construct(spacing_mm=(2.0, 2.0, 2.0), **digests)
-    export_encoder(tmp_path, Student(config).state_dict(), config, data, 10)
-    assert "secret" not in (tmp_path / "encoder.json").read_text()
-    return tmp_path / "encoder.safetensors"
+    export_encoder(folder, Student(config).state_dict(), config, data, 10)
+    assert "secret" not in (folder / "encoder.json").read_text()
+    return folder / "encoder.safetensors"
 
 
 def head(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> np.ndarray:
@@ -116,8 +121,10 @@ def test_a_description_of_more_than_the_weights_file_holds_takes_no_memory(
         load_encoder(exported)
 
 
+@pytest.mark.parametrize("positions", ["learned", "rope"])
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
-def test_a_portable_model_computes_the_same_for_any_batch(exported: Path, tmp_path: Path, kind: str) -> None:
+def test_a_portable_model_computes_the_same_for_any_batch(tmp_path: Path, kind: str, positions: str) -> None:
+    exported = written(tmp_path, positions=positions)
     said = export_model(exported, tmp_path / f"model.{kind}")
     assert "(3, 12, 12, 12)" in said
     assert (tmp_path / "model.json").read_bytes() == exported.with_suffix(".json").read_bytes()
@@ -162,6 +169,8 @@ def test_a_run_begins_with_the_encoder_it_is_given(exported: Path, tmp_path: Pat
     assert not torch.equal(drawn["embedding.weight"], begun["embedding.weight"])
     with pytest.raises(FmctError, match=r"has model\.positions=learned, not sincos"):
         require_start(settings(positions="sincos"), run)
+    with pytest.raises(FmctError, match=r"has model\.positions=learned, not rope"):
+        require_start(settings(positions="rope"), run)
     with pytest.raises(FmctError, match=r"has model\.heads=2, not 3"):
         require_start(settings(heads=3), run)
     with pytest.raises(FmctError, match=r"\(5, 24\) there and \(3, 24\)"):

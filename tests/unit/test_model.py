@@ -202,8 +202,12 @@ def test_registers_layer_scale_and_qkv_bias_are_optional() -> None:
     assert (scaled(views(1))[:, 1:5] - scaled.norm(scaled.prefix_tokens[1:])).abs().max() < 1e-2
 
 
-def test_recomputing_activations_changes_neither_losses_nor_gradients() -> None:
-    settings = config({"drop_path": 0.3}, ibot_weight=1, koleo_weight=0.1)
+ROTARY = {"positions": "rope", "rope_jitter": {"shift": 0.1, "stretch": 1.2, "rescale": 2}}
+
+
+@pytest.mark.parametrize("positions", [{}, ROTARY], ids=["added", "rotary"])
+def test_recomputing_activations_changes_neither_losses_nor_gradients(positions: dict[str, object]) -> None:
+    settings = config({"drop_path": 0.3, **positions}, ibot_weight=1, koleo_weight=0.1)
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -215,12 +219,15 @@ def test_recomputing_activations_changes_neither_losses_nor_gradients() -> None:
         assert torch.equal(gradient, gradients[1][name]), name
 
 
+@pytest.mark.parametrize("positions", [{}, ROTARY], ids=["added", "rotary"])
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # TorchDynamo reads it while it traces
-def test_compiled_blocks_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_blocks_compute_the_same(
+    monkeypatch: pytest.MonkeyPatch, positions: dict[str, object]
+) -> None:
     if "FMCT_LONG_TESTS" not in os.environ:  # without C++: what is traced, forward and backward, is the same
         traced = partialmethod(torch.nn.Module.compile, backend="aot_eager", fullgraph=True)
         monkeypatch.setattr(torch.nn.Module, "compile", traced)
-    settings = config({"drop_path": 0.2})
+    settings = config({"drop_path": 0.2, **positions})
     gradients = []
     for compiled in (False, True):
         torch.manual_seed(0)
