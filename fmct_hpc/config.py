@@ -4,6 +4,7 @@ from pydantic import model_validator
 
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.engine_config import EngineConfig
+from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.objective.part import Part
 from fmct_hpc.objective.registry import ObjectiveConfig
@@ -61,8 +62,9 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _patch_divides_view(self) -> "TrainConfig":
         for key in ("view_size", "local_view_size"):
-            if (getattr(self.data, key) or 0) % self.model.patch_size:
-                raise ValueError(f"data.{key} must be a multiple of model.patch_size")
+            views, patches = edges(getattr(self.data, key) or 0), edges(self.model.patch_size)
+            if any(view % patch for view, patch in zip(views, patches, strict=True)):
+                raise ValueError(f"data.{key} must be a multiple of model.patch_size along each axis")
         return self
 
     @model_validator(mode="after")

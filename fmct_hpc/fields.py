@@ -1,8 +1,9 @@
 """Kinds of number that configurations have."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
@@ -11,3 +12,32 @@ Below1 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Half of a Philox key; NumPy takes greater numbers beside smaller ones for floats."""
+
+Edges = tuple[int, int, int]
+"""Of a box, (D, H, W)."""
+Size = int | Edges
+"""Of a box: one edge for all axes, or three."""
+
+
+def edges(size: int | Sequence[int]) -> Edges:
+    """The three edges of a box."""
+    d, h, w = (size, size, size) if isinstance(size, int) else size
+    return d, h, w
+
+
+def size_text(size: Size) -> str:
+    """96³, or 56 x 224 x 224."""
+    d, h, w = edges(size)
+    return f"{d}³" if d == h == w else f"{d} x {h} x {w}"
+
+
+def _box_size(given: Any) -> Size:
+    numbers = given if isinstance(given, list | tuple) else [given] * 3
+    if len(numbers) != 3 or any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError("must be a whole number above 0, or three, [D, H, W]")
+    d, h, w = numbers
+    return d if d == h == w else (d, h, w)
+
+
+BoxSize = Annotated[Size, BeforeValidator(_box_size)]
+"""One edge, or three, (D, H, W); three equal ones are recorded as one."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fmct_hpc.fields import Above0, AtLeast0, Fraction, Positive
+from fmct_hpc.fields import Above0, AtLeast0, BoxSize, Edges, Fraction, Positive, edges
 from shards.section import Section
 
 
@@ -16,8 +16,9 @@ class DataConfig(Section):
     """A shard dataset: the directory that holds dataset.json."""
     windows: tuple[tuple[float, float], ...] = ((40, 80), (80, 200), (600, 2800))
     """(level, width) in HU, one channel each: brain, subdural, bone (the reference's)."""
-    view_size: Positive = 96
-    """Edge of a view in voxels after resizing (reference: 96)."""
+    view_size: BoxSize = 96
+    """Edge of a view in voxels after resizing, or three, (D, H, W): a whole field of 224 mm in 56 x 224 x 224
+    has voxels of 4 x 1 x 1 mm (reference: 96)."""
     field: Literal["isotropic", "squeezed"] = "isotropic"
     """What crops are drawn from: a cube of the volume at its own spacing, or, as in the reference, its
     foreground resized to a cube without keeping the aspect (lengths then count that cube's voxels)."""
@@ -33,10 +34,10 @@ class DataConfig(Section):
     """DINO compares two (reference: 2); MAE alone learns from the first, and needs no other view."""
     local_views: Annotated[int, Field(ge=0)] = 2
     """Local views beside the global ones (reference: 2)."""
-    local_view_size: Positive | None = None
-    """Edge of a local view in voxels, at most view_size, which it is where None (as in the reference). A
-    crop's millimetres stay: fewer voxels of it, and so fewer tokens. DINO's own are 96 beside 224 pixels
-    (Caron et al. 2021, section 3.1)."""
+    local_view_size: BoxSize | None = None
+    """Edge of a local view in voxels, or three, (D, H, W), at most view_size, which it is where None (as in
+    the reference). A crop's millimetres stay: fewer voxels of it, and so fewer tokens. DINO's own are 96
+    beside 224 pixels (Caron et al. 2021, section 3.1)."""
     flip_probability: Fraction = 0.2
     shift_probability: Fraction = 0.5
     shift: AtLeast0 = 0.2
@@ -64,10 +65,10 @@ class DataConfig(Section):
         return self.global_views + self.local_views
 
     @property
-    def view_sizes(self) -> tuple[int, ...]:
-        """Edge of each view in voxels, the global ones first."""
-        local = self.local_view_size or self.view_size
-        return (self.view_size,) * self.global_views + (local,) * self.local_views
+    def view_sizes(self) -> tuple[Edges, ...]:
+        """Edges of each view in voxels, the global ones first."""
+        whole, local = edges(self.view_size), edges(self.local_view_size or self.view_size)
+        return (whole,) * self.global_views + (local,) * self.local_views
 
     @model_validator(mode="after")
     def _crops_fit(self) -> "DataConfig":
@@ -75,8 +76,9 @@ class DataConfig(Section):
             least, greatest = getattr(self, crop)
             if not 0 < least <= greatest <= getattr(self, room):
                 raise ValueError(f"data.{crop} must rise from above 0 to at most data.{room}")
-        if (self.local_view_size or 0) > self.view_size:
-            raise ValueError("data.local_view_size must be at most data.view_size")
+        local = edges(self.local_view_size or self.view_size)
+        if any(small > large for small, large in zip(local, edges(self.view_size), strict=True)):
+            raise ValueError("data.local_view_size must be at most data.view_size along each axis")
         if self.local_field_mm > self.field_mm:
             raise ValueError("data.local_field_mm must be at most data.field_mm")
         if any(width <= 0 for _, width in self.windows) or not self.windows:

@@ -10,6 +10,7 @@ from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer  # t
 from nvidia.dali.types import DALIDataType
 
 from fmct_hpc.data.kernel import cut
+from fmct_hpc.fields import Edges
 from shards.compiled import cfunc
 
 _OUTPUTS = [DALIDataType.FLOAT]
@@ -22,9 +23,9 @@ _SETUP = types.void(*[_POINTER, _POINTER, _COUNT] * 2, _COUNT)
 
 
 def cut_on_cpu(
-    boxes: DataNode, geometry: DataNode, shift: DataNode, bounds: DataNode, channels: int, size: int
+    boxes: DataNode, geometry: DataNode, shift: DataNode, bounds: DataNode, channels: int, size: Edges
 ) -> DataNode:
-    """`kernel.cut` in a graph: float32 (C, S, S, S) a sample."""
+    """`kernel.cut` in a graph: float32 (C, *size) a sample."""
     operator = _Cut(_run, _OUTPUTS, _INPUTS, [4], _INPUT_AXES, setup_fn=_setup(channels, size), device="cpu")
     view: DataNode = operator(boxes, geometry, shift, bounds)
     return view
@@ -51,23 +52,24 @@ def _run(outputs, output_shapes, _, n_outputs, inputs, input_shapes, __, n_input
     (view,) = _integers(outputs, 1)
     box, geometry, shift, bounds = _integers(inputs, 4)
     d, h, w = _integers(_integers(input_shapes, 4)[0], 3)
-    channels, size, _, _ = _integers(_integers(output_shapes, 1)[0], 4)
+    channels, view_d, view_h, view_w = _integers(_integers(output_shapes, 1)[0], 4)
     cut(
         numba.carray(address_as_void_pointer(box), (d, h, w), np.int16),
         numba.carray(address_as_void_pointer(geometry), (3, 3), np.int32),
         numba.carray(address_as_void_pointer(shift), 1, np.float32)[0],
         numba.carray(address_as_void_pointer(bounds), (channels, 2), np.float32),
-        numba.carray(address_as_void_pointer(view), (channels, size, size, size), np.float32),
+        numba.carray(address_as_void_pointer(view), (channels, view_d, view_h, view_w), np.float32),
     )
 
 
 @lru_cache
-def _setup(channels: int, size: int):  # type: ignore[no-untyped-def]
+def _setup(channels: int, size: Edges):  # type: ignore[no-untyped-def]
+    view_d, view_h, view_w = size
+
     @numba.cfunc(_SETUP)
     def setup(output_shapes, _, n_outputs, input_shapes, __, n_inputs, samples):  # type: ignore[no-untyped-def]
         for shape in _integers(output_shapes, samples):
             view = _integers(shape, 4)
-            view[0] = channels
-            view[1:] = size
+            view[0], view[1], view[2], view[3] = channels, view_d, view_h, view_w
 
     return setup

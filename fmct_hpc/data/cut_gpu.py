@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fmct_hpc.data.kernel import AIR_HU
+from fmct_hpc.fields import Edges
 
 
 def cut_on_gpu(
@@ -16,7 +17,7 @@ def cut_on_gpu(
     geometry: list[Tensor],
     shifts: list[Tensor],
     bounds: list[Tensor],
-    sizes: Sequence[int],
+    sizes: Sequence[Edges],
 ) -> tuple[list[Tensor], ...]:
     """`kernel.cut` for all views of a batch.
 
@@ -25,21 +26,23 @@ def cut_on_gpu(
         geometry: int32 (V, 3, 3) of each: start, edge, flip of each view.
         shifts: float32 (V,) of each.
         bounds: float32 (C, 2) of each: the windows' least and greatest HU.
-        sizes: edge S of each view; neighbours of one size are made by one launch.
+        sizes: edges (D, H, W) of each view; neighbours of one size are made by one launch.
 
     Returns:
-        For each view a list of float32 (C, S, S, S), one a sample; all tensors lie on the boxes' device.
+        For each view a list of float32 (C, D, H, W), one a sample; all tensors lie on the boxes' device.
     """
     samples = []
     for box, where, shift, window in zip(boxes, geometry, shifts, bounds, strict=True):
         made: list[Tensor] = []
         for size, alike in groupby(sizes):
             first, count, channels = len(made), len(list(alike)), len(window)
-            views = torch.empty((count, channels, size, size, size), device=box.device)
-            _cut_row[(size, size, count * channels)](
+            views = torch.empty((count, channels, *size), device=box.device)
+            _cut_row[(size[0], size[1], count * channels)](
                 *(box, where[first:], shift[first:], window, views, *box.shape, channels),
-                SIZE=size,
-                LANES=triton.next_power_of_2(size),
+                VIEW_D=size[0],
+                VIEW_H=size[1],
+                VIEW_W=size[2],
+                LANES=triton.next_power_of_2(size[2]),
                 AIR=AIR_HU,
                 enable_fp_fusion=False,  # rounds as the CPU does
             )
@@ -59,7 +62,9 @@ def _cut_row(  # type: ignore[no-untyped-def]
     height,
     width,
     channels,
-    SIZE: tl.constexpr,  # noqa: N803
+    VIEW_D: tl.constexpr,  # noqa: N803
+    VIEW_H: tl.constexpr,  # noqa: N803
+    VIEW_W: tl.constexpr,  # noqa: N803
     LANES: tl.constexpr,  # noqa: N803
     AIR: tl.constexpr,  # noqa: N803
 ):
@@ -71,18 +76,18 @@ def _cut_row(  # type: ignore[no-untyped-def]
     edge_d, edge_h, edge_w = tl.load(where + 3), tl.load(where + 4), tl.load(where + 5)
     flip_d, flip_h, flip_w = tl.load(where + 6), tl.load(where + 7), tl.load(where + 8)
     low, high = tl.load(bounds + channel * 2), tl.load(bounds + channel * 2 + 1)
-    first_d, last_d = d * edge_d // SIZE, ((d + 1) * edge_d + SIZE - 1) // SIZE
-    first_h, last_h = h * edge_h // SIZE, ((h + 1) * edge_h + SIZE - 1) // SIZE
+    first_d, last_d = d * edge_d // VIEW_D, ((d + 1) * edge_d + VIEW_D - 1) // VIEW_D
+    first_h, last_h = h * edge_h // VIEW_H, ((h + 1) * edge_h + VIEW_H - 1) // VIEW_H
     lane = tl.arange(0, LANES)
-    first_w, last_w = lane * edge_w // SIZE, ((lane + 1) * edge_w + SIZE - 1) // SIZE
+    first_w, last_w = lane * edge_w // VIEW_W, ((lane + 1) * edge_w + VIEW_W - 1) // VIEW_W
     total = tl.zeros((LANES,), tl.float32)
     for z in range(start_d + first_d, start_d + last_d):
         for y in range(start_h + first_h, start_h + last_h):
             row = (z * height + y) * width
             inside = (z >= 0) & (z < depth) & (y >= 0) & (y < height)
-            for step in range(0, (edge_w + SIZE - 1) // SIZE + 1):
+            for step in range(0, (edge_w + VIEW_W - 1) // VIEW_W + 1):
                 x = start_w + first_w + step
-                in_bin = (first_w + step < last_w) & (lane < SIZE)
+                in_bin = (first_w + step < last_w) & (lane < VIEW_W)
                 there = inside & (x >= 0) & (x < width) & in_bin
                 hu = tl.load(box + row + x, mask=there, other=AIR).to(tl.float32)
                 clipped = tl.minimum(tl.maximum(hu, low), high) - low
@@ -90,8 +95,8 @@ def _cut_row(  # type: ignore[no-untyped-def]
     voxels = (last_d - first_d) * (last_h - first_h)
     share = 1.0 / (last_w - first_w).to(tl.float32)
     mean = total * share * (1.0 / ((high - low) * voxels)) + tl.load(shifts + view)
-    to_d = tl.where(flip_d != 0, SIZE - 1 - d, d)
-    to_h = tl.where(flip_h != 0, SIZE - 1 - h, h)
-    to_w = tl.where(flip_w != 0, SIZE - 1 - lane, lane)
-    place = ((number.to(tl.int64) * SIZE + to_d) * SIZE + to_h) * SIZE + to_w
-    tl.store(views + place, mean, mask=lane < SIZE)
+    to_d = tl.where(flip_d != 0, VIEW_D - 1 - d, d)
+    to_h = tl.where(flip_h != 0, VIEW_H - 1 - h, h)
+    to_w = tl.where(flip_w != 0, VIEW_W - 1 - lane, lane)
+    place = ((number.to(tl.int64) * VIEW_D + to_d) * VIEW_H + to_h) * VIEW_W + to_w
+    tl.store(views + place, mean, mask=lane < VIEW_W)

@@ -6,6 +6,8 @@ import numpy as np
 
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.kernel import bounds, cut_view
+from fmct_hpc.fields import Size
+from fmct_hpc.fields import edges as sizes_of
 
 Voxels3 = tuple[int, int, int]
 
@@ -40,7 +42,7 @@ def foreground(volume: np.ndarray) -> tuple[slice, slice, slice]:
 
 
 def center_patches(
-    volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig, patch_size: int
+    volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig, patch_size: Size
 ) -> np.ndarray:
     """Where the patches of `center_view` have their centres: float64 (N, 3), the volume's index (d, h, w).
 
@@ -52,9 +54,10 @@ def center_patches(
     else:
         edges = list(voxels(data.field_mm, spacing_mm))
         first = list(origin(volume.shape, edges))
-    shares = (np.arange(data.view_size // patch_size) + 0.5) * patch_size / data.view_size
+    sizes = zip(sizes_of(data.view_size), sizes_of(patch_size), strict=True)
+    shares = [(np.arange(view // patch) + 0.5) * patch / view for view, patch in sizes]
     # Voxels reach half an edge beyond their centres.
-    axes = [start - 0.5 + edge * shares for start, edge in zip(first, edges, strict=True)]
+    axes = [start - 0.5 + edge * share for start, edge, share in zip(first, edges, shares, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
@@ -67,7 +70,7 @@ def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfi
         data: windows, view size and field.
 
     Returns:
-        float32 (C, S, S, S) in [0, 1].
+        float32 (C, D, H, W) in [0, 1].
     """
     if data.field == "squeezed":
         import torch  # readers import this module, and need no PyTorch
@@ -76,6 +79,6 @@ def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfi
 
         box = torch.from_numpy(np.ascontiguousarray(volume[foreground(volume)]))
         limits = torch.from_numpy(bounds(data.windows))
-        return center_squeezed(box, limits, round(data.field_mm), data.view_size).numpy()
+        return center_squeezed(box, limits, round(data.field_mm), sizes_of(data.view_size)).numpy()
     field = voxels(data.field_mm, spacing_mm)
     return cut_view(volume, origin(volume.shape, field), field, data.windows, data.view_size)

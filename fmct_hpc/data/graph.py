@@ -19,6 +19,7 @@ from fmct_hpc.data.draw import SMOOTHED
 from fmct_hpc.data.kernel import bounds
 from fmct_hpc.data.source import Sample
 from fmct_hpc.data.squeezed import cut_squeezed
+from fmct_hpc.fields import edges
 
 Device = Literal["cpu", "gpu"]
 
@@ -33,12 +34,12 @@ def build_pipeline(
     device: Device,
     device_id: int | None,
 ) -> Pipeline:
-    """A running pipeline whose outputs are the views, float32 (C, S, S, S) each, global ones first.
+    """A running pipeline whose outputs are the views, float32 (C, D, H, W) each, global ones first.
 
-    S is that of `DataConfig.view_sizes`. After them come `Sample.taken` and `Sample.skipped`, on the CPU.
-    The order is the reference's: crop, windows, resize, flips and intensity shift, which one kernel does,
-    then smoothing (first global view) or gamma (second). With device "gpu" the graph copies the boxes to the
-    GPU and does all of this there.
+    D, H and W are those of `DataConfig.view_sizes`. After them come `Sample.taken` and `Sample.skipped`, on
+    the CPU. The order is the reference's: crop, windows, resize, flips and intensity shift, which one kernel
+    does, then smoothing (first global view) or gamma (second). With device "gpu" the graph copies the boxes
+    to the GPU and does all of this there.
 
     Args:
         source: gives the samples of each micro-batch, by its number since the start; called in order.
@@ -87,7 +88,8 @@ def _pipeline(
     smoothed = views[SMOOTHED]
     if sample.smooths:
         length = 2 * smoothing.radius(data.smooth_sigma[1]) + 1
-        smoothed = smoothing.smooth(smoothed, sample.kernels, len(data.windows), data.view_size, length)
+        shape = len(data.windows), *edges(data.view_size)
+        smoothed = smoothing.smooth(smoothed, sample.kernels, shape, length)
     views[SMOOTHED] = smoothed
     last = data.global_views - 1
     contrasted = views[last]
@@ -104,7 +106,7 @@ def _inputs(members: Callable[[int], tuple[list[np.ndarray], ...]]) -> list[Data
 
 
 def _cut(sample: Any, data: DataConfig, device: Device) -> list[DataNode]:
-    """The views, float32 (C, S, S, S) each: cropped, windowed, resized, flipped, shifted."""
+    """The views, float32 (C, D, H, W) each: cropped, windowed, resized, flipped, shifted."""
     limits, sizes = bounds(data.windows), data.view_sizes
     windows = types.Constant(limits, device=device)
     if device == "cpu" and data.field == "isotropic":

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fmct_hpc.fields import Size, edges
 from shards.compiled import njit
 
 AIR_HU = -1000
@@ -33,7 +34,7 @@ def cut_view(
     start: Sequence[int],
     edge: Sequence[int],
     windows: Sequence[tuple[float, float]],
-    size: int,
+    size: Size,
     flip: Sequence[bool] = (False, False, False),
     shift: float = 0.0,
 ) -> np.ndarray:
@@ -44,14 +45,14 @@ def cut_view(
         start: first voxel of the crop in the box's voxels, per axis; outside the box is air.
         edge: voxels of the crop, per axis, at least 1.
         windows: (level, width) in HU, one a channel.
-        size: edge S of the view.
+        size: edge of the view, or three (D, H, W).
         flip: whether an axis is reversed.
         shift: added to all channels at last.
 
     Returns:
-        float32 (C, S, S, S), in [0, 1] before the shift.
+        float32 (C, D, H, W), in [0, 1] before the shift.
     """
-    view = np.empty((len(windows), size, size, size), np.float32)
+    view = np.empty((len(windows), *edges(size)), np.float32)
     geometry = np.array([start, edge, flip], np.int32)
     cut(np.ascontiguousarray(box), geometry, np.float32(shift), bounds(windows), view)
     return view
@@ -65,9 +66,9 @@ def bounds(windows: Sequence[tuple[float, float]]) -> np.ndarray:
 @_jit
 def cut(box, geometry, shift, bounds, view):  # type: ignore[no-untyped-def]
     """`cut_view` into `view`; geometry is int32 (start, edge, flip) × (D, H, W), bounds (C, 2)."""
-    edge, size = geometry[1], view.shape[1]
-    planes = -(-edge[0] // size) + 1
-    rows = -(-edge[1] // size) + 1
+    edge, (_, depth, height, _) = geometry[1], view.shape
+    planes = -(-edge[0] // depth) + 1
+    rows = -(-edge[1] // height) + 1
     padded = -(-edge[2] // _LANES) * _LANES
     fits = True
     for c in range(len(bounds)):
@@ -76,21 +77,21 @@ def cut(box, geometry, shift, bounds, view):  # type: ignore[no-untyped-def]
         fits &= (high - low) * planes * rows <= 65535
     if fits:
         plane = np.zeros((edge[1], padded), np.int16)
-        sums = np.empty((len(bounds), planes, size * padded), np.uint16)
+        sums = np.empty((len(bounds), planes, height * padded), np.uint16)
         _cut(box, geometry, shift, bounds.astype(np.int16), plane, sums, view)
     else:
         plane32 = np.zeros((edge[1], padded), np.float32)
-        sums32 = np.empty((len(bounds), planes, size * padded), np.float32)
+        sums32 = np.empty((len(bounds), planes, height * padded), np.float32)
         _cut(box, geometry, shift, bounds, plane32, sums32, view)
 
 
 @_jit
 def _cut(box, geometry, shift, bounds, plane, sums, view):  # type: ignore[no-untyped-def]
     start, edge, flip = geometry
-    channels, size = view.shape[:2]
-    first_d, last_d = _bins(edge[0], size)
-    first_h, last_h = _bins(edge[1], size)
-    first_w, last_w = _bins(edge[2], size)
+    channels, depth, height, width = view.shape
+    first_d, last_d = _bins(edge[0], depth)
+    first_h, last_h = _bins(edge[1], height)
+    first_w, last_w = _bins(edge[2], width)
     lengths = last_w - first_w
     padded = plane.shape[1]
     # Unsigned, because a signed index would be tested for Python's negative meaning.
@@ -101,7 +102,7 @@ def _cut(box, geometry, shift, bounds, plane, sums, view):  # type: ignore[no-un
     means = np.empty((lengths.max(), padded), np.float32)
     widths = bounds[:, 1].astype(np.float32) - bounds[:, 0].astype(np.float32)
     ready = 0
-    for d in range(size):
+    for d in range(depth):
         for source in range(max(ready, first_d[d]), last_d[d]):
             _read_plane(box, start, source, edge[2], plane)
             for c in range(channels):
@@ -110,7 +111,7 @@ def _cut(box, geometry, shift, bounds, plane, sums, view):  # type: ignore[no-un
         voxels = (last_d[d] - first_d[d]) * (last_h - first_h)
         for c in range(channels):
             scales = (1 / (widths[c] * voxels)).astype(np.float32)
-            to = view[c, size - 1 - d if flip[0] else d]
+            to = view[c, depth - 1 - d if flip[0] else d]
             _mean_over_d_and_w(
                 sums[c], first_d[d], last_d[d], total, wide, means, places, scales, shift, flip[1], to
             )
@@ -168,15 +169,15 @@ def _sum_over_h(plane, first, last, bounds, sums):  # type: ignore[no-untyped-de
 
 @_jit
 def _mean_over_d_and_w(sums, first, last, total, wide, means, places, scales, shift, flip, view):  # type: ignore[no-untyped-def]
-    """Means over planes [first, last) of the ring `sums` and over each bin of columns, to `view` (S, S).
+    """Means over planes [first, last) of the ring `sums` and over each bin of columns, to `view` (H, W).
 
     `means[k]` takes the means of k + 1 neighbouring columns, and a bin of k + 1 columns is one of
     them: computing all neighbours vectorises, a loop over bins of varying length would not.
     """
-    kept, size, padded = sums.shape[0], view.shape[0], means.shape[1]
+    kept, (height, width), padded = sums.shape[0], view.shape, means.shape[1]
     flat = means.reshape(-1)
     one, two, three = first % kept, (first + 1) % kept, (first + 2) % kept
-    for h in range(size):
+    for h in range(height):
         row = h * padded
         if last == first + 1:
             for w in range(padded):
@@ -199,6 +200,6 @@ def _mean_over_d_and_w(sums, first, last, total, wide, means, places, scales, sh
             for w in range(padded - k):
                 wide[1, w] += wide[0, w + k]
                 means[k, w] = wide[1, w] * share + shift
-        to = size - 1 - h if flip else h
-        for w in range(size):
+        to = height - 1 - h if flip else h
+        for w in range(width):
             view[to, w] = flat[places[w]]

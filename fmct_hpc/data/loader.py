@@ -20,6 +20,7 @@ from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.readers import Readers
 from fmct_hpc.data.source import Sample, ViewSource
 from fmct_hpc.data.views import Views
+from fmct_hpc.fields import Edges
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
@@ -160,9 +161,9 @@ class Loader:
             self._held, self._copied = outputs, stream.record_event()
         return views
 
-    def _gather(self, outputs: Sequence[Any], batch: int, size: int, stream: Any) -> torch.Tensor:
-        """Views of one size as one tensor, (views, B, C, S, S, S)."""
-        views = self._allocate((len(outputs), batch, len(self._data.windows), size, size, size))
+    def _gather(self, outputs: Sequence[Any], batch: int, size: Edges, stream: Any) -> torch.Tensor:
+        """Views of one size as one tensor, (views, B, C, D, H, W)."""
+        views = self._allocate((len(outputs), batch, len(self._data.windows), *size))
         for view, output in zip(views, outputs, strict=True):
             for target, sample in zip(view, output, strict=True):
                 # On PyTorch's stream: its earlier work may still use what it gave us as free memory.

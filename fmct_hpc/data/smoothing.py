@@ -30,17 +30,18 @@ def taps(sigma: Sequence[float], width: int) -> np.ndarray:
     return kernels
 
 
-def smooth(view: DataNode, kernels: DataNode, channels: int, size: int, length: int) -> DataNode:
-    """Convolve a (C, S, S, S) view with `kernels` (3, length), one axis after another, zeros outside.
+def smooth(view: DataNode, kernels: DataNode, shape: tuple[int, ...], length: int) -> DataNode:
+    """Convolve a view of `shape` (C, D, H, W) with `kernels` (3, length) along each axis, zeros outside.
 
     DALI's CPU filter knows two spatial axes, so each pass shows it the volume as a stack of
     images: (C, D, H·W) for the first axis, (C·D, H, W) for the other two. This is exact, and five
     times faster than fn.gaussian_blur on volumes, whose sampled kernel differs from the reference's.
     """
+    channels, d, h, w = shape
     column, row = [length, 1], [1, length]
-    view = fn.reshape(view, shape=[channels, size, size * size], layout="CHW")
+    view = fn.reshape(view, shape=[channels, d, h * w], layout="CHW")
     view = fn.filter(view, fn.reshape(kernels[0], shape=column), border="constant")
-    view = fn.reshape(view, shape=[channels * size, size, size], layout="CHW")
+    view = fn.reshape(view, shape=[channels * d, h, w], layout="CHW")
     view = fn.filter(view, fn.reshape(kernels[1], shape=column), border="constant")
     view = fn.filter(view, fn.reshape(kernels[2], shape=row), border="constant")
-    return fn.reshape(view, shape=[channels, size, size, size], layout="")
+    return fn.reshape(view, shape=[channels, d, h, w], layout="")

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from fmct_hpc.fields import Edges
+
 
 def field(box: Tensor, bounds: Tensor, size: int) -> Tensor:
     """Window a foreground box, int16 HU (D, H, W), and resize it: float32 (C, size, size, size)."""
@@ -25,7 +27,7 @@ def cut_squeezed(
     shifts: list[Tensor],
     bounds: list[Tensor],
     field_size: int,
-    sizes: Sequence[int],
+    sizes: Sequence[Edges],
 ) -> tuple[list[Tensor], ...]:
     """`cut_gpu.cut_on_gpu` for the squeezed field, on any device: starts and edges are the field's voxels."""
     samples = []
@@ -40,6 +42,6 @@ def cut_squeezed(
     return tuple([views[number] for views in samples] for number in range(len(samples[0])))
 
 
-def center_squeezed(box: Tensor, bounds: Tensor, field_size: int, size: int) -> Tensor:
-    """The whole squeezed field of a foreground box as one view, float32 (C, size, size, size)."""
+def center_squeezed(box: Tensor, bounds: Tensor, field_size: int, size: Edges) -> Tensor:
+    """The whole squeezed field of a foreground box as one view, float32 (C, *size)."""
     return functional.adaptive_avg_pool3d(field(box, bounds, field_size), size)

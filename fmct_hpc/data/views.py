@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Views(NamedTuple):
-    """float32, in [0, 1] before the intensity shift; the local edge s is at most the global ones' S."""
+    """float32, in [0, 1] before the intensity shift; local edges are at most the global ones'."""
 
     whole: Tensor
-    """(G, B, C, S, S, S): the global views."""
+    """(G, B, C, D, H, W): the global views."""
     local: Tensor | None
-    """(L, B, C, s, s, s); None where data.local_views is 0."""
+    """(L, B, C, d, h, w); None where data.local_views is 0."""
 
     def by_size(self) -> list[Tensor]:
         """All views in as few tensors as they have sizes, the global ones first: one, or both members."""

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from fmct_hpc.model.block import Block
+from fmct_hpc.model.patches import grid_of
 from fmct_hpc.model.vit import VisionTransformer
 
 
 @torch.no_grad()
 def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
-    """Attention of the last block's CLS token to the patches: (B, C, S, S, S) -> float32 (B, heads, g, g, g).
+    """Attention of the last block's CLS token to the patches: (B, C, D, H, W) -> float32 (B, heads, grid).
 
     softmax(q·k / √d) over all tokens (Vaswani et al. 2017, equation 1), of which the patches' part is given:
     as in Caron et al. 2021, figure 1. Works under ZeRO stage 3, where every rank must call it.
@@ -31,5 +32,4 @@ def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
     query, key, _ = last.queries_keys_values(*seen[0])
     scores = query[:, :, :1].float() @ key.float().transpose(2, 3) / query.shape[-1] ** 0.5
     weights = scores.softmax(dim=-1)[:, :, 0, encoder.prefix :]
-    grid = [edge // encoder.patch_size for edge in views.shape[2:]]
-    return weights.unflatten(-1, grid)
+    return weights.unflatten(-1, grid_of(views.shape[2:], encoder.patch_size))

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fmct_hpc.fields import Above0, AtLeast0, Below1, Positive
+from fmct_hpc.fields import Above0, AtLeast0, Below1, BoxSize, Positive
 from shards.section import Section
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
@@ -45,8 +45,8 @@ class ModelConfig(Section):
     initialisation: Literal["fan_in", "fixed"] = "fan_in"
     """Of linear layers: uniform within 1/√fan-in, PyTorch's default, which the reference's blocks keep; or a
     normal of deviation 0.02 whatever the width (DINO), as version 0.1.0 had."""
-    patch_size: Positive = 12
-    """Edge of a patch in voxels (reference: 12)."""
+    patch_size: BoxSize = 12
+    """Edge of a patch in voxels, or three, (D, H, W) (reference: 12)."""
     size: Literal["S", "B", "L"] | None = "B"
     """B is the reference's; none where width, depth and heads are given."""
     width: Positive = 768

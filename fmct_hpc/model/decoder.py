@@ -1,11 +1,14 @@
 """The MAE decoder: from the visible patches' tokens to the voxels of all patches (He et al. 2022)."""
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
+from fmct_hpc.fields import Size, edges
 from fmct_hpc.model.block import NORM_EPS, Block, Blocks, initialise
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.model.patches import sincos_positions
+from fmct_hpc.model.patches import grid_of, sincos_positions
 
 
 class MaeDecoder(nn.Module):
@@ -13,9 +16,9 @@ class MaeDecoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, model: ModelConfig, channels: int, view_size: int) -> None:
+    def __init__(self, model: ModelConfig, channels: int, view_size: Size) -> None:
         super().__init__()
-        grid = view_size // model.patch_size
+        grid = grid_of(view_size, model.patch_size)
         self.prefix = 1 + model.register_tokens
         self.embedding = nn.Linear(model.width, model.decoder_width)
         self.mask_token = nn.Parameter(torch.empty(model.decoder_width))
@@ -26,7 +29,7 @@ class MaeDecoder(nn.Module):
             for _ in range(model.decoder_depth)
         )
         self.norm = nn.LayerNorm(model.decoder_width, eps=NORM_EPS)
-        self.voxels = nn.Linear(model.decoder_width, channels * model.patch_size**3)
+        self.voxels = nn.Linear(model.decoder_width, channels * prod(edges(model.patch_size)))
         initialise(self, model.initialisation)
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -34,7 +37,7 @@ class MaeDecoder(nn.Module):
         """Predict every patch.
 
         tokens: the encoder's output for the patches `keep`, (B, prefix + n, width); keep: int64 (B, n).
-        Returns (B, N, C · patch³), in the order of `patchify`.
+        Returns (B, N, C · patch voxels), in the order of `patchify`.
         """
         embedded = self.embedding(tokens)
         prefix, visible = embedded[:, : self.prefix], embedded[:, self.prefix :]

@@ -7,14 +7,16 @@ computes of an image is what we compute of the image turned. Nothing is rounded,
 
 import re
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fmct_hpc.fields import Edges, Size, edges, size_text
 from fmct_hpc.model.config import SIZES, ModelConfig
 from fmct_hpc.model.inputs import Standardise
-from fmct_hpc.model.patches import sincos_positions
+from fmct_hpc.model.patches import grid_of, sincos_positions
 from shards.errors import FmctError
 
 Weights = dict[str, Tensor]
@@ -39,7 +41,7 @@ class Network(NamedTuple):
 
     model: ModelConfig
     channels: int
-    view_size: int
+    view_size: Size
     part: Part
     """What is there beside the encoder."""
     weights: Weights
@@ -77,6 +79,9 @@ def from_reference(state: Weights, heads: int | None = None, decoder_heads: int 
 def to_reference(network: Network) -> Weights:
     """The reverse of `from_reference`; raises FmctError for what the reference's model can't hold."""
     model = network.model
+    for key, size in (("data.view_size", network.view_size), ("model.patch_size", model.patch_size)):
+        if not isinstance(size, int):
+            raise FmctError(f"{key}: {size_text(size)}; the reference's model has cubes alone")
     if model.layer_scale is not None:
         raise FmctError("model.layer_scale: the reference's model has none and can't take these weights")
     if model.positions == "rope":
@@ -86,7 +91,7 @@ def to_reference(network: Network) -> Weights:
     weights[_CLS] = prefix[:1]
     if model.register_tokens:
         weights[_REGISTERS] = prefix[1:]
-    grid = network.view_size // model.patch_size
+    grid = grid_of(network.view_size, model.patch_size)
     weights.setdefault("encoder.positions", sincos_positions(grid, model.width))
     for layer in _BIASED:
         if not model.qkv_bias and f"{layer}.bias" in weights and not weights[f"{layer}.bias"].any():
@@ -103,7 +108,7 @@ def _with_constants_folded(network: Network) -> Weights:
     """
     model, weights = network.model, dict(network.weights)
     standardise = Standardise(model.input_mean, model.input_std, network.channels)
-    values = model.patch_size**3
+    values = prod(edges(model.patch_size))
     mean, std = (t.flatten().double().repeat_interleave(values) for t in (standardise.mean, standardise.std))
     weight = weights["encoder.embedding.weight"].double() / std
     bias = weights["encoder.embedding.bias"].double() - weight @ mean
@@ -149,7 +154,7 @@ def _constants(network: Network) -> Weights:
     if network.part == "head":
         return {"head.last_layer.weight_g": torch.ones(model.prototypes, 1)}
     if network.part == "decoder":
-        grid = network.view_size // model.patch_size
+        grid = grid_of(network.view_size, model.patch_size)
         positions = _turn(sincos_positions(grid, model.decoder_width), grid)
         return {"decoder_pos_embed": positions[None].contiguous()}
     return {}
@@ -157,8 +162,8 @@ def _constants(network: Network) -> Weights:
 
 def _entries(network: Network) -> Iterator[_Entry]:
     """Every trained weight of a network, under both names."""
-    model, cube = network.model, 3 * (network.model.patch_size,)
-    grid = network.view_size // model.patch_size
+    model, cube = network.model, edges(network.model.patch_size)
+    grid = grid_of(network.view_size, model.patch_size)
     kernel = _Layout(  # (width, C, x, y, z) and (width, C · z · y · x)
         lambda t: t.permute(0, 1, 4, 3, 2).flatten(1),
         lambda t: t.unflatten(1, (network.channels, *cube)).permute(0, 1, 4, 3, 2),
@@ -201,9 +206,9 @@ def _layer(theirs: str, ours: str, bias_optional: bool = False) -> Iterator[_Ent
     yield _Entry(f"{theirs}.bias", f"{ours}.bias", _SAME, bias_optional)
 
 
-def _turn(places: Tensor, grid: int) -> Tensor:
-    """Rows of a grid in C order of (x, y, z) to C order of (z, y, x), and back: (grid³, width)."""
-    return places.unflatten(0, (grid, grid, grid)).transpose(0, 2).flatten(0, 2)
+def _turn(places: Tensor, grid: Edges) -> Tensor:
+    """Rows of a cube's grid in C order of (x, y, z) to C order of (z, y, x), and back: (N, width)."""
+    return places.unflatten(0, grid).transpose(0, 2).flatten(0, 2)
 
 
 def _measure(state: Weights, heads: int | None, decoder_heads: int | None) -> Network:

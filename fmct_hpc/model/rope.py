@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from fmct_hpc.fields import Edges
+
 PERIOD_BASE = 100.0
 """Greatest period over the least, which is 1; coordinates span 2 (DINOv3's published configurations)."""
 
@@ -19,7 +21,7 @@ def frequencies(head_width: int) -> int:
     return head_width // 6
 
 
-def patch_coordinates(grid: tuple[int, int, int], device: torch.device) -> Tensor:
+def patch_coordinates(grid: Edges, device: torch.device) -> Tensor:
     """Centres of a grid's patches, in C order: float32 (N, 3); each axis (D, H, W) spans [-1, 1].
 
     DINOv3's "separate" normalisation: whatever a view's size, it is the same box.

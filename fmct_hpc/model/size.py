@@ -4,10 +4,13 @@ Operations are those of matrix products, a multiplication and an addition each (
 torch.utils.flop_counter; norms, softmax and activations are left out, as in every published figure of MFU.
 """
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from fmct_hpc.data.config import DataConfig
+from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.model.patches import grid_of
 
 if TYPE_CHECKING:
     from fmct_hpc.config import TrainConfig
@@ -58,12 +61,12 @@ def decoder_parameters(config: "TrainConfig") -> int:
 
 def patches_a_view(config: "TrainConfig") -> int:
     """Patches that a view is cut into."""
-    return (config.data.view_size // config.model.patch_size) ** 3
+    return prod(grid_of(config.data.view_size, config.model.patch_size))
 
 
 def patches_of_views(config: "TrainConfig") -> list[int]:
     """Patches of each view, the global ones first."""
-    return [(size // config.model.patch_size) ** 3 for size in config.data.view_sizes]
+    return [prod(grid_of(size, config.model.patch_size)) for size in config.data.view_sizes]
 
 
 def prefix_tokens(model: ModelConfig) -> int:
@@ -158,7 +161,7 @@ def table() -> str:
 
 def _patch(config: "TrainConfig") -> int:
     """Values in a patch."""
-    return len(config.data.windows) * config.model.patch_size**3
+    return len(config.data.windows) * prod(edges(config.model.patch_size))
 
 
 def _block_parameters(model: ModelConfig, width: int, layer_scale: bool) -> int:

@@ -1,14 +1,16 @@
 """The 3D vision transformer (Dosovitskiy et al. 2021), with register tokens (Darcet et al. 2024)."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
+from fmct_hpc.fields import Size, edges
 from fmct_hpc.model.block import Block, Blocks, initialise
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.inputs import Standardise
-from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions
+from fmct_hpc.model.patches import grid_of, patchify, resize_positions, sincos_positions
 from fmct_hpc.model.rope import patch_coordinates, rotation
 
 LAST_NORM_EPS = 1e-6
@@ -21,18 +23,18 @@ class VisionTransformer(nn.Module):
     positions: Tensor | None
     """Added to the embedded patches, (N, width); None with rotary ones."""
 
-    def __init__(self, model: ModelConfig, channels: int, view_size: int) -> None:
-        """Build it for views of `view_size`³ voxels and `channels` windows."""
+    def __init__(self, model: ModelConfig, channels: int, view_size: Size) -> None:
+        """Build it for views of `view_size` voxels, an edge or (D, H, W), and `channels` windows."""
         super().__init__()
         self.patch_size = model.patch_size
-        self.grid = view_size // model.patch_size
-        """Patches along an edge of the views it is trained on."""
-        self.patches = self.grid**3
+        self.grid = grid_of(view_size, model.patch_size)
+        """Patches along (D, H, W) of the views it is trained on."""
+        self.patches = prod(self.grid)
         self.prefix = 1 + model.register_tokens
         """Tokens before the patches."""
         self.standardise = Standardise(model.input_mean, model.input_std, channels)
         # A Linear over flattened patches is a convolution whose stride is its kernel, and faster on a CPU.
-        self.embedding = nn.Linear(channels * model.patch_size**3, model.width)
+        self.embedding = nn.Linear(channels * prod(edges(model.patch_size)), model.width)
         self.prefix_tokens = nn.Parameter(torch.empty(self.prefix, model.width))
         positions = None if model.positions == "rope" else sincos_positions(self.grid, model.width)
         if positions is not None and model.positions == "learned":
@@ -90,7 +92,7 @@ class VisionTransformer(nn.Module):
             where, token = masked
             embedded = torch.where(where.unsqueeze(-1), token.to(embedded.dtype), embedded)
         if self.positions is not None:
-            positions = resize_positions(self.positions, self.grid, self._grid_of(views))
+            positions = resize_positions(self.positions, self.grid, grid_of(views.shape[2:], self.patch_size))
             positions = positions.to(patches.dtype).expand(patches.shape[0], -1, -1)
             embedded = embedded + (positions if keep is None else take_tokens(positions, keep))
         return torch.cat([self.prefix_tokens.expand(embedded.shape[0], -1, -1), embedded], dim=1)
@@ -99,16 +101,12 @@ class VisionTransformer(nn.Module):
         """How each block turns queries and keys, as `rope.rotation` gives it; None: not at all."""
         if self.positions is not None:
             return None
-        coordinates = patch_coordinates(self._grid_of(views), views.device)
+        coordinates = patch_coordinates(grid_of(views.shape[2:], self.patch_size), views.device)
         if keep is not None:
             coordinates = coordinates[keep].unsqueeze(1)  # all heads alike
         if boxes is None:
             return [rotation(coordinates, self.head_width)] * len(self.blocks)
         return [rotation(coordinates * factor + offset, self.head_width) for factor, offset in boxes]
-
-    def _grid_of(self, views: Tensor) -> tuple[int, int, int]:
-        d, h, w = (edge // self.patch_size for edge in views.shape[2:])
-        return d, h, w
 
 
 def take_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Self-distillation of masked patches: iBOT (Zhou et al. 2022, section 3.1)."""
 
+from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fmct_hpc.fields import AtLeast0, Fraction
+from fmct_hpc.fields import AtLeast0, Edges, Fraction
 from fmct_hpc.model.heads import DinoHead
+from fmct_hpc.model.patches import grid_of
 from fmct_hpc.model.size import head_flops, head_parameters, patches_a_view
 from fmct_hpc.objective.distillation import Distillation, DistillationKeys, kept_scores
 from fmct_hpc.objective.draws import generator
@@ -84,7 +86,7 @@ class Ibot(Distillation):
     def draw(self, step: int, samples: NDArray[np.int64]) -> Masked:
         """The patches that are hidden."""
         data, objective = self.config.data, self.config.objective
-        grid = data.view_size // self.config.model.patch_size
+        grid = grid_of(data.view_size, self.config.model.patch_size)
         how = objective.ibot_mask_probability, objective.ibot_mask_ratio
         return masked_patches(self.config.run.seed, step, samples, data.global_views, grid, *how)
 
@@ -143,7 +145,7 @@ def masked_patches(
     step: int,
     samples: NDArray[np.int64],
     views: int,
-    grid: int,
+    grid: Edges,
     probability: float,
     ratio: tuple[float, float],
 ) -> Masked:
@@ -151,13 +153,13 @@ def masked_patches(
 
     With `probability` a view is masked at all, then a share of its patches drawn from `ratio`, at least one.
     """
-    where = np.zeros((views, len(samples), grid**3), dtype=bool)
+    where = np.zeros((views, len(samples), prod(grid)), dtype=bool)
     for view, masks in enumerate(where):
         for mask, sample in zip(masks, samples, strict=True):
             drawn = generator(seed, _STREAM, step, int(sample), view)
             is_masked, share = drawn.random() < probability, drawn.uniform(*ratio)
             if is_masked:
-                mask[:] = block_mask(drawn, grid, max(1, round(share * grid**3))).ravel()
+                mask[:] = block_mask(drawn, grid, max(1, round(share * prod(grid)))).ravel()
     hidden = where.sum(axis=-1)
     weights = 1 / (np.repeat(hidden, hidden.ravel()) if hidden.any() else np.ones(0)) / hidden.size
     return Masked(
@@ -167,16 +169,16 @@ def masked_patches(
     )
 
 
-def block_mask(drawn: np.random.Generator, grid: int, count: int) -> NDArray[np.bool_]:
-    """`count` of grid³ patches, hidden in cuboids whose edges are 2 to grid / 2: bool (grid, grid, grid).
+def block_mask(drawn: np.random.Generator, grid: Edges, count: int) -> NDArray[np.bool_]:
+    """`count` of a grid's patches, hidden in cuboids whose edges are 2 to half the grid's: bool, of the grid.
 
     Cuboids may overlap; the last one is cut off where `count` is reached.
     """
-    mask = np.zeros((grid, grid, grid), dtype=bool)
-    least = min(2, grid)
-    most = max(least, grid // 2)
+    mask = np.zeros(grid, dtype=bool)
+    least = np.minimum(2, grid)
+    most = np.maximum(least, np.array(grid) // 2)
     while left := count - int(mask.sum()):
-        edges = drawn.integers(least, most, size=3, endpoint=True)
+        edges = drawn.integers(least, most, endpoint=True)
         starts = drawn.integers(0, grid - edges, endpoint=True)
         block = mask[tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))]
         new = np.argwhere(~block)[:left]

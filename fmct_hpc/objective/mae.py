@@ -115,7 +115,7 @@ class Mae(Part):
         size = self.config.model.patch_size
         patches = patchify(view, size)
         visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, drawn.keep, 1.0)
-        seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[1])
+        seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[2:])
         rebuilt = reconstruct(student, view, drawn.keep, self.config.objective.normalise_patches)
         return {"input": view[0], "visible": seen[0], "reconstruction": rebuilt[0]}
 
@@ -147,7 +147,7 @@ def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int,
 
 @torch.no_grad()
 def reconstruct(student: "Student", view: Tensor, keep: Tensor, normalised: bool) -> Tensor:
-    """What the decoder makes of the patches `keep` of view, (B, C, S, S, S), in the same shape.
+    """What the decoder makes of the patches `keep` of view, (B, C, D, H, W), in the same shape.
 
     Visible patches are the view's own. Where targets were normalised, predictions are given each patch's
     true mean and deviation back, as MAE's published figures are.
@@ -157,8 +157,8 @@ def reconstruct(student: "Student", view: Tensor, keep: Tensor, normalised: bool
     predicted = student.get_submodule("decoder")(encoder(view, keep), keep).float()
     if normalised:
         predicted = predicted * truth.std(dim=-1, keepdim=True) + truth.mean(dim=-1, keepdim=True)
-    patch, channels = encoder.patch_size, view.shape[1]
-    values = patchify(encoder.standardise.inverse(unpatchify(predicted, patch, channels)), patch)
+    patch, size = encoder.patch_size, view.shape[2:]
+    values = patchify(encoder.standardise.inverse(unpatchify(predicted, patch, size)), patch)
     places = keep.unsqueeze(-1).expand(-1, -1, truth.shape[-1])
     whole = values.scatter(1, places, patchify(view, patch).float().gather(1, places))
-    return unpatchify(whole, patch, channels)
+    return unpatchify(whole, patch, size)

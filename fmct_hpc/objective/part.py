@@ -207,7 +207,7 @@ class Part:
         return []
 
     def picture(self, student: "Student", view: Tensor, drawn: Any) -> dict[str, Tensor]:
-        """For its gallery, of one view (1, C, S, S, S): volumes (C, S, S, S) in [0, 1] by their titles.
+        """For its gallery, of one view (1, C, D, H, W): volumes (C, D, H, W) in [0, 1] by their titles.
 
         All ranks call it, without gradients.
         """

@@ -111,7 +111,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor, draws: Draws, now: "StepSettings") -> dict[str, Tensor]:
-        """What it says to each part of global views (G, B, C, S, S, S), which it sees whole."""
+        """What it says to each part of global views (G, B, C, D, H, W), which it sees whole."""
         tokens = self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
         return {
             part.name: part.teach(

@@ -73,7 +73,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, views: Tensor, path_scales: Tensor | None = None) -> Tensor:
-        """(B, C, S, S, S) -> logits (B, T)."""
+        """(B, C, D, H, W) -> logits (B, T)."""
         tokens = self.encoder(views, path_scales=path_scales)
         patches = tokens[:, self.encoder.prefix :]
         pooled = {"cls": tokens[:, 0], "mean": patches.mean(dim=1), "max": patches.amax(dim=1)}
@@ -89,7 +89,7 @@ def finetune(
 ) -> Finetuned:
     """Train a copy of `encoder` on some rows' labels, choose the step on others, score the rest.
 
-    views: (N, C, S, S, S) in [0, 1], of any floating type; batches go to the encoder's device. labels:
+    views: (N, C, D, H, W) in [0, 1], of any floating type; batches go to the encoder's device. labels:
     (N, T), 0 or 1, NaN where unknown. Only those of rows.train and rows.validation are read. A batch, what
     is changed about its views and the skipped branches are functions of (seed, step, row), so the same call
     gives the same scores. The step of the greatest mean area is taken, of equal ones that of the least log
@@ -197,7 +197,7 @@ def _batches(count: int, config: FinetuneConfig) -> Iterator[NDArray[np.int64]]:
 
 
 def _changed(views: Tensor, step: int, config: FinetuneConfig) -> Tensor:
-    """The batch (B, C, S, S, S) as float32, by chance mirrored, moved (0 comes in), brightened."""
+    """The batch (B, C, D, H, W) as float32, by chance mirrored, moved (0 comes in), brightened."""
     changed = torch.zeros(views.shape)
     sizes = np.array(views.shape[2:])
     for place, (target, view) in enumerate(zip(changed, views, strict=True)):

@@ -34,7 +34,7 @@ class Anchor:
 
     @torch.no_grad()
     def __call__(self, views: Tensor) -> Tensor:
-        """Patch tokens (G, B, N, width) of global views (G, B, C, S, S, S), seen whole."""
+        """Patch tokens (G, B, N, width) of global views (G, B, C, D, H, W), seen whole."""
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._autocast):
             tokens: Tensor = self._forward(views.flatten(0, 1))
         return tokens[:, self._prefix :].unflatten(0, views.shape[:2])

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.config import DataConfig
+from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.checkpoint import Beginning, DataFacts, parts, verify
@@ -54,7 +56,7 @@ class EncoderInfo(Section):
     """Where the weights come from."""
 
     def view(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> Tensor:
-        """The input that the encoder expects of a volume: float32 (1, C, S, S, S).
+        """The input that the encoder expects of a volume: float32 (1, C, D, H, W).
 
         volume: HU (D, H, W), growing towards superior, anterior and right, around the head's middle (as
         `fmct preprocess` makes it); spacing_mm: (D, H, W). Where that is not the spacing of the training
@@ -214,10 +216,13 @@ def _is_described(size: int, info: EncoderInfo) -> bool:
 
     Attention has 4 width² weights a block, its MLP 2 mlp_ratio width²; none has less than a byte.
     """
-    model, channels, edge = info.model, len(info.data.windows), info.data.view_size
-    embedding = channels * model.patch_size**3 + model.register_tokens
+    model, channels = info.model, len(info.data.windows)
+    embedding = channels * prod(edges(model.patch_size)) + model.register_tokens
     blocks = model.depth * model.width * (4 + 2 * model.mlp_ratio)
-    return model.width * (embedding + blocks) <= size and channels * edge**3 <= MOST_VOXELS
+    return (
+        model.width * (embedding + blocks) <= size
+        and channels * prod(edges(info.data.view_size)) <= MOST_VOXELS
+    )
 
 
 def encoder_info(path: Path) -> EncoderInfo:

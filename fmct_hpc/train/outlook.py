@@ -1,10 +1,12 @@
 """`fmct train --dry-run`: what a run would be, in numbers, before anything starts."""
 
+import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.fields import size_text
 from fmct_hpc.model.size import (
     encoder_flops,
     parameter_counts,
@@ -62,14 +64,15 @@ def outlook(config: TrainConfig, dataset: Dataset, ranks: int, done: int) -> str
 def _view_lines(config: TrainConfig) -> list[str]:
     data, objective = config.data, config.objective
     sizes = data.view_sizes
-    shown = f"{data.global_views} global views of {sizes[0]}³"
+    shown = f"{data.global_views} global views of {size_text(sizes[0])}"
     if data.local_views:
-        shown += f" and {data.local_views} local ones of {sizes[-1]}³"
+        shown += f" and {data.local_views} local ones of {size_text(sizes[-1])}"
     lines = [f"{shown}, {tokens_a_volume(config)} tokens a volume in the student"]
-    if sizes[-1] < sizes[0] and objective.compares_views:
+    if sizes[-1] != sizes[0] and objective.compares_views:
         large = config.model_copy(update={"data": data.model_copy(update={"local_view_size": None})})
         spared = 1 - training_flops(config) / training_flops(large)
-        lines.append(f"data.local_view_size={sizes[-1]} spares {spared:.0%} of a step's operations")
+        size = json.dumps(data.local_view_size)
+        lines.append(f"data.local_view_size={size} spares {spared:.0%} of a step's operations")
     if data.views > 1 and not objective.compares_views:
         lines.append(
             "only the first view is learned from: data.global_views=1 data.local_views=0 spare the others"

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from fmct_hpc.fields import edges
 from fmct_hpc.train.export import EncoderInfo, load_encoder
 from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
@@ -24,7 +25,7 @@ Run = Callable[[Tensor], Tensor]
 def export_model(source: Path, out: Path) -> str:
     """Write the encoder.safetensors `source` to `out`, a *.pt2 (torch.export) or *.onnx; returns a summary.
 
-    The file takes "views", float32 (B, C, S, S, S) of any B, windowed to [0, 1], and gives tokens (B, prefix
+    The file takes "views", float32 (B, C, D, H, W) of any B, windowed to [0, 1], and gives tokens (B, prefix
     + N, width). It is read again and compared with the encoder before it gets its name. What the encoder
     expects of its input goes to a JSON file beside it. Raises FmctError for another kind of file, without
     the packages for ONNX, where `out` is the source, cannot be written or is of another encoder, or where the
@@ -36,8 +37,8 @@ def export_model(source: Path, out: Path) -> str:
     require_file(out, source, source.with_suffix(".json"))
     encoder, info = load_encoder(source)
     _require_same_encoder(out, info)
-    size, channels = info.data.view_size, len(info.data.windows)
-    views = torch.rand(3, channels, size, size, size, generator=torch.Generator().manual_seed(0))
+    size, channels = edges(info.data.view_size), len(info.data.windows)
+    views = torch.rand(3, channels, *size, generator=torch.Generator().manual_seed(0))
     program = torch.export.export(encoder, (views[:2],), dynamic_shapes=({0: Dim("batch")},))
     with atomic_path(out) as temporary, torch.no_grad():
         run = writers[out.suffix](program, temporary)

@@ -51,27 +51,26 @@ class Records:
             log.info("step %d: %s", step, ", ".join(shown))
 
     def gallery(self, step: int, gallery: Gallery, volumes: Mapping[str, Tensor]) -> None:
-        """Show what a part made of a view: volumes (C, S, S, S) in [0, 1] by title, as three slices each."""
+        """Show what a part made of a view: volumes (C, D, H, W) in [0, 1] by title, as three slices each."""
         figure = Figure(figsize=(6, 0.4 + 2 * len(volumes)), layout="constrained", facecolor="black")
         axes = figure.subplots(len(volumes), 3, squeeze=False)
         for row, (title, volume) in zip(axes, volumes.items(), strict=True):
             for axis, plane in zip(row, _planes(volume[0].cpu().float().numpy()), strict=True):
-                axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
+                axis.imshow(plane, cmap="gray", vmin=0, vmax=1, aspect=_aspect(plane))
                 axis.set_axis_off()
             row[1].set_title(title, color="white")
         self._save(figure, self._run / gallery.folder, step)
-        stack = torch.stack([volume[:1, volume.shape[-1] // 2] for volume in volumes.values()])
+        stack = torch.stack([volume[:1, volume.shape[1] // 2] for volume in volumes.values()])
         self._board.add_images(gallery.name, np.clip(stack.cpu().numpy(), 0, 1), step)
 
     def attention(self, step: int, view: Tensor, attention: Tensor) -> None:
-        """Show a view's (C, S, S, S) middle slices and, over them, the attention (g, g, g) it gets."""
-        size = view.shape[-1]
-        grown = F.interpolate(attention[None, None], size=3 * (size,), mode="trilinear")[0, 0]
+        """Show a view's (C, D, H, W) middle slices and, over them, its patches' attention, of their grid."""
+        grown = F.interpolate(attention[None, None], size=view.shape[1:], mode="trilinear")[0, 0]
         heat, brain = (tensor.cpu().float().numpy() for tensor in (grown, view[0]))
         figure = Figure(figsize=(6, 2.2), layout="constrained", facecolor="black")
         for axis, plane, hot in zip(figure.subplots(1, 3), _planes(brain), _planes(heat), strict=True):
-            axis.imshow(plane, cmap="gray", vmin=0, vmax=1)
-            axis.imshow(hot, cmap="inferno", alpha=0.5, vmin=0, vmax=heat.max())
+            axis.imshow(plane, cmap="gray", vmin=0, vmax=1, aspect=_aspect(plane))
+            axis.imshow(hot, cmap="inferno", alpha=0.5, vmin=0, vmax=heat.max(), aspect=_aspect(plane))
             axis.set_axis_off()
         self._save(figure, self._run / "attention", step)
 
@@ -93,6 +92,11 @@ class Records:
 
 
 def _planes(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Axial, coronal and sagittal slices through the middle of (S, S, S), as radiologists see them."""
-    middle = volume.shape[-1] // 2
-    return volume[middle, ::-1, ::-1], volume[::-1, middle, ::-1], volume[::-1, ::-1, middle]
+    """Axial, coronal and sagittal slices through the middle of (D, H, W), as radiologists see them."""
+    d, h, w = (edge // 2 for edge in volume.shape)
+    return volume[d, ::-1, ::-1], volume[::-1, h, ::-1], volume[::-1, ::-1, w]
+
+
+def _aspect(plane: np.ndarray) -> float:
+    """A voxel's height over its width: the field is a cube, whatever the edges of views."""
+    return plane.shape[1] / plane.shape[0]

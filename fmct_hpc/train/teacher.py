@@ -44,7 +44,7 @@ class MeanTeacher:
 
     @torch.no_grad()
     def __call__(self, views: Tensor, draws: Draws, now: StepSettings) -> dict[str, Tensor]:
-        """What it says of global views (G, B, C, S, S, S), see `Teacher`."""
+        """What it says of global views (G, B, C, D, H, W), see `Teacher`."""
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._autocast):
             said: dict[str, Tensor] = self._forward(views, draws, now)
         return said

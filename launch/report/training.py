@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.fields import size_text
 from fmct_hpc.model.size import parameter_counts
 from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.attempts import attempts
@@ -108,14 +109,14 @@ class Training:
         model = config.model
         parts = ", ".join(f"{objective.weights[part.name]:g} · {part.title}" for part in objective.built)
         last = self.metrics[-1]
-        views = " and ".join(f"{size}³" for size in dict.fromkeys(config.data.view_sizes))
+        views = " and ".join(map(size_text, dict.fromkeys(config.data.view_sizes)))
         return facts(
             "The run",
             {
                 "steps": cell(f"{self.steps:,} of {config.run.steps:,}"),
                 "global batch": config.run.batch,
                 "model": f"3D ViT, width {model.width}, depth {model.depth}, {model.heads} heads, "
-                f"patches of {model.patch_size}³ in {views} voxels",
+                f"patches of {size_text(model.patch_size)} in {views} voxels",
                 "parameters of the encoder": parameter_counts(config)["encoder"],
                 "loss": parts,
                 "peak learning rate": peak_rate(config),

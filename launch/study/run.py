@@ -156,7 +156,7 @@ def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
 
 
 def _views(dataset: Dataset, info: EncoderInfo, heads: Heads) -> torch.Tensor:
-    """What encoders see of the labelled heads, float16 (N, C, S, S, S)."""
+    """What encoders see of the labelled heads, float16 (N, C, D, H, W)."""
     views = [info.view(dataset.read(int(row)), dataset.info.spacing_mm).half() for row in heads.order]
     return torch.cat(views)
 

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import fmct_hpc
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.fields import edges
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.inference.write import write_features
 from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
@@ -120,7 +121,10 @@ def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: P
 
 @pytest.mark.parametrize("field", ["isotropic", "squeezed"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_patches_have_their_centres_where_they_look(axis: int, field: str) -> None:
+@pytest.mark.parametrize(("view_size", "patch_size"), [(8, 4), ((10, 8, 5), (2, 4, 5))])
+def test_patches_have_their_centres_where_they_look(
+    axis: int, field: str, view_size: int | tuple[int, int, int], patch_size: int | tuple[int, int, int]
+) -> None:
     """In a ramp of HU the mean of a patch is the ramp at the patch's centre."""
     size, spacing = (44, 60, 52), (2.0, 1.0, 2.0)
     affine = np.eye(4)
@@ -128,14 +132,16 @@ def test_patches_have_their_centres_where_they_look(axis: int, field: str) -> No
     affine[:3, 3] = (30, -20, 11)
     index = np.stack(np.indices(size), axis=-1)
     hu = 200 + 4 * (index @ affine[:3, :3].T + affine[:3, 3])[..., axis]
-    model = {"width": 6, "depth": 1, "heads": 1, "patch_size": 4}
-    data = {"path": "", "view_size": 8, "windows": [(0, 2000)], "field": field, "field_mm": 40}
+    model = {"width": 6, "depth": 1, "heads": 1, "patch_size": patch_size}
+    data = {"path": "", "view_size": view_size, "windows": [(0, 2000)], "field": field, "field_mm": 40}
     crops = {"global_crop_mm": (10, 40), "local_crop_mm": (5, 10), "local_field_mm": 40}
     config = TrainConfig.model_validate({"data": data | crops, "model": model})
     info = EncoderInfo(
         step=0, model=config.model, data=config.data, spacing_mm=(2.0, 1.0, 2.0), code_version=""
     )
-    view = info.view(hu.astype(np.int16), spacing)[0, 0].reshape(2, 4, 2, 4, 2, 4)
+    view = info.view(hu.astype(np.int16), spacing)[0, 0]
+    pairs = zip(edges(view_size), edges(patch_size), strict=True)
+    view = view.reshape([n for size, patch in pairs for n in (size // patch, patch)])
     found = view.mean(dim=(1, 3, 5)).flatten().numpy() * 2000 - 1000
     centres = info.patch_centres(hu.astype(np.int16), spacing, affine)
     assert (found - 200) / 4 == pytest.approx(centres[:, axis], abs=0.3)

@@ -4,11 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from small_training import STEPS, small_config, write_dataset
+from small_training import STEPS, VOLUMES, small_config, write_dataset
 from test_train import assert_same_run, metrics, run_scenario
 
+import fmct_hpc
+
 TOKENS: dict[str, dict[str, object]] = {
-    "model": {"positions": "rope", "rope_jitter": {"shift": 0.1, "stretch": 1.2, "rescale": 2}},
+    "data": {"view_size": (8, 24, 36)},
+    "model": {
+        **{"patch_size": (4, 12, 12)},
+        **{"positions": "rope", "rope_jitter": {"shift": 0.1, "stretch": 1.2, "rescale": 2}},
+    },
 }
 ENGINES: dict[int, dict[str, object]] = {
     1: {"zero_stage": 1, "micro_batch": 2},
@@ -42,4 +48,8 @@ def test_a_run_resumes_to_the_last_bit_and_learns_alike_on_any_ranks(
         for name in ("loss", "dino", "ibot", "mae", "teacher_entropy", "gradient_norm"):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-4), (ours["step"], name)
     recorded = json.loads((unbroken / "encoder.json").read_text())
-    assert recorded["model"]["positions"] == "rope"
+    assert (recorded["model"]["positions"], recorded["data"]["view_size"]) == ("rope", [8, 24, 36])
+    for folder in ("reconstructions", "attention"):
+        assert len(list((unbroken / folder).glob("*.png"))) == 2
+    scans = list(fmct_hpc.features(data, unbroken))
+    assert [(scan.patches.shape, scan.centres_mm.shape) for scan in scans] == VOLUMES * [((12, 24), (12, 3))]

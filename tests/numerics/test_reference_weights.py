@@ -292,14 +292,26 @@ def test_an_encoder_trained_here_goes_to_the_reference(tmp_path: Path) -> None:
         torch.testing.assert_close(student.encoder(turn(x))[:, 0], vit(x, state)[:, 0], atol=1e-5, rtol=0)
 
 
-def test_an_encoder_the_reference_can_not_hold_is_refused(tmp_path: Path) -> None:
-    model = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "patch_size": PATCH, "positions": "rope"}
-    settings = TrainConfig.model_validate({"data": {"path": "d", "view_size": PATCH * GRID}, "model": model})
-    data = DataFacts.model_construct(
+@pytest.mark.parametrize(
+    ("data", "model", "key"),
+    [
+        ({}, {"positions": "rope"}, "model.positions"),
+        ({"view_size": (PATCH, 2 * PATCH, PATCH)}, {}, "data.view_size"),
+        ({}, {"patch_size": (PATCH, PATCH, 2)}, "model.patch_size"),
+    ],
+)
+def test_an_encoder_the_reference_can_not_hold_is_refused(
+    tmp_path: Path, data: dict[str, object], model: dict[str, object], key: str
+) -> None:
+    model = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "patch_size": PATCH, **model}
+    settings = TrainConfig.model_validate(
+        {"data": {"path": "d", "view_size": PATCH * GRID, **data}, "model": model}
+    )
+    facts = DataFacts.model_construct(
         spacing_mm=(1, 1, 1), **{"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
     )
-    export_encoder(tmp_path, Student(settings).state_dict(), settings, data, 10)
-    with pytest.raises(FmctError, match=r"model\.positions"):
+    export_encoder(tmp_path, Student(settings).state_dict(), settings, facts, 10)
+    with pytest.raises(FmctError, match=key):
         convert_weights(tmp_path / "encoder.safetensors", tmp_path / "theirs.pt")
     assert not (tmp_path / "theirs.pt").exists()
 

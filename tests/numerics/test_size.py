@@ -11,13 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.views import Views
-from fmct_hpc.model.size import encoder_flops, parameter_counts, table, training_flops
+from fmct_hpc.fields import Size, edges
+from fmct_hpc.model.size import encoder_flops, parameter_counts, table, tokens_a_view, training_flops
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.train.schedules import settings as scheduled
 
 
-def config(**sections: dict[str, object]) -> TrainConfig:
+def config(**sections: object) -> TrainConfig:
     return TrainConfig.model_validate({"data": {"path": "unused"}, **sections})
 
 
@@ -57,7 +58,12 @@ OPTIONS = [
 def test_counts_are_those_of_the_model_that_is_built(
     size: str, model: dict[str, object], objective: dict[str, object]
 ) -> None:
-    settings = config(model={"size": size, **model}, objective=objective)
+    for sizes in ((96, 12), ((56, 224, 224), (4, 16, 16))):
+        data, shape = {"path": "unused", "view_size": sizes[0]}, {"size": size, "patch_size": sizes[1]}
+        require_counts(config(data=data, model={**shape, **model}, objective=objective))
+
+
+def require_counts(settings: TrainConfig) -> None:
     with torch.device("meta"):
         student = Student(settings)
     built: Counter[str] = Counter()
@@ -66,22 +72,24 @@ def test_counts_are_those_of_the_model_that_is_built(
     assert parameter_counts(settings) == built
 
 
-@pytest.mark.parametrize("local", [8, 16])
+@pytest.mark.parametrize(
+    ("view", "local", "patch"), [(16, 8, 4), (16, 16, 4), ((4, 16, 24), (4, 8, 16), (2, 4, 8))]
+)
 @pytest.mark.parametrize(("model", "objective"), OPTIONS)
 def test_operations_are_those_that_torch_counts(
-    model: dict[str, object], objective: dict[str, object], local: int
+    model: dict[str, object], objective: dict[str, object], view: Size, local: Size, patch: Size
 ) -> None:
     sizes = {"width": 48, "depth": 2, "heads": 2, "head_hidden": 64, "head_bottleneck": 32, "prototypes": 40}
-    decoder = {"decoder_width": 24, "decoder_depth": 2, "decoder_heads": 2, "patch_size": 4}
+    decoder = {"decoder_width": 24, "decoder_depth": 2, "decoder_heads": 2, "patch_size": patch}
     # One ratio and every view masked, so that what is drawn is what is expected.
     drawn = {"ibot_mask_ratio": (0.25, 0.25), "ibot_mask_probability": 1}
     settings = config(
-        data={"path": "unused", "view_size": 16, "local_view_size": local},
+        data={"path": "unused", "view_size": view, "local_view_size": local},
         model={**sizes, **decoder, **model},
         objective={**drawn, **objective},
     )
     student, teacher = Student(settings), Teacher(settings)
-    views = Views(torch.rand(2, 2, 3, 16, 16, 16), torch.rand(2, 2, 3, local, local, local))
+    views = Views(torch.rand(2, 2, 3, *edges(view)), torch.rand(2, 2, 3, *edges(local)))
     draws = draw(settings, 0, np.array([3, 8]))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
         student.encoder(views.whole[0])
@@ -113,4 +121,13 @@ def test_local_views_of_half_the_edge_spare_a_third_of_the_references_operations
 
 
 def test_the_documented_table_is_the_counted_one() -> None:
-    assert table() in (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+    assert table() in text
+    data, model = {"path": "unused", "view_size": (56, 224, 224)}, {"patch_size": (4, 16, 16)}
+    thin = config(data=data, model=model)
+    for shown in (
+        f"{tokens_a_view(thin) - 5:,} patches",
+        f"{encoder_flops(thin) / 1e9:.0f} GFLOP",
+        f"{training_flops(thin) / 1e12:.1f} TFLOP",
+    ):
+        assert shown in text

@@ -31,11 +31,13 @@ from fmct_hpc.data.source import ViewSource
 WINDOWS = DataConfig(path=Path("unused")).windows
 
 
-def windows_then_area(crop: np.ndarray, windows: tuple[tuple[float, float], ...], size: int) -> torch.Tensor:
+def windows_then_area(
+    crop: np.ndarray, windows: tuple[tuple[float, float], ...], size: int | tuple[int, ...]
+) -> torch.Tensor:
     """The reference's windows (ScaleIntensityRange with clip) and resize (mode="area"), in float64."""
     hu = torch.from_numpy(crop.astype(np.float64))
     channels = [((hu - (level - width / 2)) / width).clamp(0, 1) for level, width in windows]
-    return functional.interpolate(torch.stack(channels)[None], size=(size,) * 3, mode="area")[0]
+    return functional.interpolate(torch.stack(channels)[None], size=size, mode="area")[0]
 
 
 def crop_with_air(volume: np.ndarray, start: tuple[int, ...], edge: tuple[int, ...]) -> np.ndarray:
@@ -63,7 +65,7 @@ window = st.one_of(
     shift=st.floats(-1, 1, width=32),
     start=st.tuples(*[st.integers(-12, 20)] * 3),
     edge=st.tuples(*[st.integers(1, 45)] * 3),
-    size=st.integers(1, 33),
+    size=st.one_of(st.integers(1, 33), st.tuples(*[st.integers(1, 33)] * 3)),
     windows=st.lists(window, min_size=1, max_size=4).map(tuple),
 )
 def test_kernel_is_windows_then_area_for_any_box(start, edge, size, windows, flip, shift):
@@ -77,22 +79,24 @@ def test_kernel_is_windows_then_area_for_any_box(start, edge, size, windows, fli
     np.testing.assert_allclose(view, expected, rtol=0, atol=1e-5 + rounding)
 
 
+@pytest.mark.parametrize("size", [96, (56, 224, 224)])
 @pytest.mark.parametrize("edge", [(64, 64, 64), (96, 112, 80), (168, 131, 97), (224, 224, 224)])
-def test_kernel_at_full_size_up_and_down(edge):
+def test_kernel_at_full_size_up_and_down(edge, size):
     volume = head((150, 180, 170), seed=edge[0])
     start = tuple((n - e) // 2 for n, e in zip(volume.shape, edge, strict=True))
-    expected = windows_then_area(crop_with_air(volume, start, edge), WINDOWS, 96)
-    np.testing.assert_allclose(cut_view(volume, start, edge, WINDOWS, 96), expected, rtol=0, atol=1e-6)
+    expected = windows_then_area(crop_with_air(volume, start, edge), WINDOWS, size)
+    np.testing.assert_allclose(cut_view(volume, start, edge, WINDOWS, size), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [24, (8, 32, 16)])
 @pytest.mark.parametrize(
     ("shape", "spacing"),
     [((40, 61, 33), (1.0, 1.0, 1.0)), ((12, 90, 91), (2.5, 0.8, 0.8)), ((70, 70, 70), (1, 1, 1))],
 )
-def test_center_view_is_the_padded_or_cropped_field(shape, spacing):
+def test_center_view_is_the_padded_or_cropped_field(shape, spacing, size):
     data = DataConfig(
         path=Path("unused"),
-        view_size=24,
+        view_size=size,
         field_mm=64,
         global_crop_mm=(32, 64),
         local_field_mm=48,
@@ -102,7 +106,7 @@ def test_center_view_is_the_padded_or_cropped_field(shape, spacing):
     edge = tuple(round(64 / s) for s in spacing)
     # MONAI's ResizeWithPadOrCrop: pad (f - n) // 2 voxels before, or crop from n // 2 - f // 2 on.
     start = tuple(-((f - n) // 2) if n <= f else n // 2 - f // 2 for f, n in zip(edge, shape, strict=True))
-    expected = windows_then_area(crop_with_air(volume, start, edge), WINDOWS, 24)
+    expected = windows_then_area(crop_with_air(volume, start, edge), WINDOWS, size)
     np.testing.assert_allclose(center_view(volume, spacing, data), expected, rtol=0, atol=1e-6)
 
 
@@ -151,14 +155,17 @@ SMALL = {
 }
 
 
-def reference_view(field: np.ndarray, view: ViewParameters, size: int) -> np.ndarray:
+def reference_view(field: np.ndarray, view: ViewParameters, size: int | tuple[int, int, int]) -> np.ndarray:
     """The reference's chain in MONAI, from its windowed field (C, F, F, F), with these parameters.
 
     `DataAugmentationDINO3D` in NYUMedML/headCT_foundation, its random transforms replaced by those they
     apply once their parameters are drawn.
     """
     stop = [s + e for s, e in zip(view.start, view.edge, strict=True)]
-    chain = [mt.SpatialCrop(roi_start=view.start, roi_end=stop), mt.Resize((size,) * 3)]
+    chain = [
+        mt.SpatialCrop(roi_start=view.start, roi_end=stop),
+        mt.Resize((size,) * 3 if isinstance(size, int) else size),
+    ]
     chain += [mt.Flip(spatial_axis=axis) for axis in range(3) if view.flip[axis]]
     chain += [mt.ShiftIntensity(offset=view.shift)] if view.shift else []
     chain += [mt.GaussianSmooth(sigma=view.sigma)] if view.sigma else []
@@ -178,6 +185,8 @@ DRAWN = [
     ViewParameters((9, 22, 13), (17, 28, 20)),
     ViewParameters((30, 4, 6), (16, 24, 25)),
 ]
+FLAT, LOCAL = (8, 32, 16), (4, 32, 9)
+"""Sizes of global and local views with three edges."""
 TOLERANCES = (1e-5, 1e-4, 1e-5, 1e-5)
 """Gamma's is wider: a power of 0.35 magnifies float32's rounding near the minimum."""
 
@@ -191,30 +200,35 @@ def test_windows_are_monais_exactly():
 
 
 @pytest.mark.parametrize("shape", [(40, 61, 56), (57, 30, 90)])
-@pytest.mark.parametrize(("plain", "local"), [(True, 24), (False, 24), (False, 12)])
-def test_views_are_the_reference_chain_in_monai(shape, plain, local):
+@pytest.mark.parametrize(
+    ("plain", "size", "local"),
+    [(True, 24, 24), (False, 24, 24), (False, 24, 12), (True, FLAT, None), (False, FLAT, LOCAL)],
+)
+def test_views_are_the_reference_chain_in_monai(shape, plain, size, local):
     drawn = [ViewParameters(view.start, view.edge) for view in DRAWN] if plain else DRAWN
     volume = head(shape, seed=1)
     field = mt.ResizeWithPadOrCrop((56,) * 3, value=0)(reference_windows(volume))
-    views = views_of(volume, drawn, local_view_size=local)
-    sizes = (24, 24, local, local)
+    views = views_of(volume, drawn, view_size=size, local_view_size=local)
+    sizes = (size, size, local or size, local or size)
     for made, view, size, tolerance in zip(views, drawn, sizes, TOLERANCES, strict=True):
         expected = reference_view(np.asarray(field), view, size)
         np.testing.assert_allclose(made, expected, rtol=0, atol=tolerance)
 
 
-def test_the_squeezed_field_is_the_references():
+@pytest.mark.parametrize(("size", "local"), [(24, 12), (FLAT, LOCAL)])
+def test_the_squeezed_field_is_the_references(size, local):
     volume = np.full((50, 70, 64), -1000, np.int16)
     volume[5:46, 10:66, 3:60] = head((41, 56, 57), seed=2)
     cropped = mt.CropForeground(allow_smaller=False)(torch.from_numpy(volume[None].astype(np.float32)))
     field = mt.Resize((56,) * 3)(reference_windows(np.asarray(cropped)[0]))
-    made = views_of(volume, DRAWN, field="squeezed", local_view_size=12)
-    for view, parameters, size, tolerance in zip(made, DRAWN, (24, 24, 12, 12), TOLERANCES, strict=True):
-        expected = reference_view(np.asarray(field), parameters, size)
+    made = views_of(volume, DRAWN, field="squeezed", view_size=size, local_view_size=local)
+    sizes = (size, size, local, local)
+    for view, parameters, edges, tolerance in zip(made, DRAWN, sizes, TOLERANCES, strict=True):
+        expected = reference_view(np.asarray(field), parameters, edges)
         np.testing.assert_allclose(view, expected, rtol=0, atol=tolerance)
-    data = DataConfig(path=Path("unused"), field="squeezed", **SMALL)
+    data = DataConfig(path=Path("unused"), field="squeezed", **(SMALL | {"view_size": size}))
     whole = ViewParameters((0, 0, 0), (56, 56, 56))
-    expected = reference_view(np.asarray(field), whole, 24)
+    expected = reference_view(np.asarray(field), whole, size)
     np.testing.assert_allclose(center_view(volume, (1.0, 1.0, 1.0), data), expected, rtol=0, atol=1e-5)
 
 
@@ -238,26 +252,28 @@ def test_smoothing_follows_the_erf_kernel_with_zeros_outside():
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("spacing", "size"), [((1, 1, 1), 16), ((4.0, 0.8, 1.6), (4, 20, 9))])
 @pytest.mark.parametrize("shape", [(20, 60, 50), (90, 70, 80), (3, 3, 3)])
-def test_one_read_serves_every_view_as_if_cut_from_the_padded_field(shape):
+def test_one_read_serves_every_view_as_if_cut_from_the_padded_field(shape, spacing, size):
     data = DataConfig(
         path=Path("unused"),
-        view_size=16,
+        view_size=size,
         field_mm=64,
         global_crop_mm=(20, 64),
         local_field_mm=56,
         local_crop_mm=(8, 32),
     )
     volume = head(shape)
-    source = ViewSource(OneVolume(volume, (1.0, 1.0, 1.0)), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
-    start = [-((64 - n) // 2) if n <= 64 else n // 2 - 32 for n in shape]
-    field = crop_with_air(volume, tuple(start), (64, 64, 64))
+    source = ViewSource(OneVolume(volume, spacing), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
+    whole = tuple(round(64 / s) for s in spacing)
+    start = [-((f - n) // 2) if n <= f else n // 2 - f // 2 for f, n in zip(whole, shape, strict=True)]
+    field = crop_with_air(volume, tuple(start), whole)
     for epoch in range(8):
         sample = source.sample(epoch, 0)
         for (first, edge, _), parameters in zip(sample.geometry, source.draw(epoch, 0), strict=True):
-            made = cut_view(sample.box, first, edge, WINDOWS, 16)
+            made = cut_view(sample.box, first, edge, WINDOWS, size)
             box = tuple(slice(s, s + e) for s, e in zip(parameters.start, parameters.edge, strict=True))
-            np.testing.assert_allclose(made, windows_then_area(field[box], WINDOWS, 16), rtol=0, atol=1e-6)
+            np.testing.assert_allclose(made, windows_then_area(field[box], WINDOWS, size), rtol=0, atol=1e-6)
 
 
 GPU_CODE = """
@@ -270,7 +286,7 @@ box = random.integers(-1100, 2500, (9, 8, 10)).astype(np.int16)
 whole = [[[-3, 2, 1], [13, 5, 3], [1, 0, 1]], [[1, -2, 4], [4, 12, 8], [0, 1, 0]]]
 local = [[[2, 1, 0], [4, 7, 9], [0, 0, 1]], [[0, 3, 3], [9, 4, 2], [1, 1, 0]]]
 geometry = np.array([*whole, *local], np.int32)
-shifts, sizes = np.array([0.0, 0.125, -0.25, 0.0], np.float32), (5, 5, 3, 3)
+shifts, sizes = np.array([0.0, 0.125, -0.25, 0.0], np.float32), ((3, 5, 6), (3, 5, 6), (3, 4, 2), (3, 4, 2))
 tensors = [[torch.from_numpy(array)] for array in (box, geometry, shifts, bounds(windows))]
 for view, made in enumerate(cut_on_gpu(*tensors, sizes)):
     start, edge, flip = geometry[view]
@@ -300,7 +316,7 @@ def test_the_gpu_graph_is_one_that_dali_accepts(field, monkeypatch):
 def test_the_gpu_kernel_compiles(capability):
     signature = {"box": "*i16", "geometry": "*i32", "shifts": "*fp32", "bounds": "*fp32", "views": "*fp32"}
     signature |= dict.fromkeys(("depth", "height", "width", "channels"), "i32")
-    constants = {"SIZE": 96, "LANES": 128, "AIR": -1000}
+    constants = {"VIEW_D": 56, "VIEW_H": 96, "VIEW_W": 96, "LANES": 128, "AIR": -1000}
     source = ASTSource(_cut_row, signature | dict.fromkeys(constants, "constexpr"), constants)
     options = {"enable_fp_fusion": False}
     assert compile_triton(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]

@@ -52,6 +52,18 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
             ["data.local_view_size", "multiple of model.patch_size"],
         ),
         ("data: {path: d}", ["data.local_view_size=108"], ["local_view_size", "at most data.view_size"]),
+        ("data: {path: d}", ["data.view_size=[1, 2]"], ["override data.view_size", "or three, [D, H, W]"]),
+        ("data: {path: d}", ["model.patch_size=[4, 0, 4]"], ["override model.patch_size", "above 0"]),
+        (
+            "data: {path: d}",
+            ["data.view_size=[56, 224, 226]", "model.patch_size=[4, 16, 16]"],
+            ["data.view_size", "multiple of model.patch_size"],
+        ),
+        (
+            "data: {path: d}",
+            ["data.local_view_size=[24, 108, 96]"],
+            ["local_view_size", "at most data.view_size"],
+        ),
         ("data: {path: d}", ["objective.mae_weight=0", "objective.dino_weight=0"], ["nothing to learn"]),
         (
             "data: {path: d}",
@@ -119,6 +131,17 @@ def test_a_mistake_gets_one_line_that_names_it(
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+def test_a_size_is_recorded_as_it_was_and_three_equal_edges_as_one() -> None:
+    overrides = ["data.path=d", "data.view_size=[56, 224, 224]", "model.patch_size=[4, 16, 16]"]
+    config = load(TrainConfig, None, overrides)
+    assert (config.data.view_size, config.model.patch_size) == ((56, 224, 224), (4, 16, 16))
+    assert config.model.recorded()["patch_size"] == [4, 16, 16]
+    assert TrainConfig.from_record_json(config.model_dump_json()) == config
+    same = load(TrainConfig, None, ["data.path=d", "data.view_size=[96, 96, 96]"])
+    assert same == load(TrainConfig, None, ["data.path=d"])
+    assert same.model_dump(mode="json")["data"]["view_size"] == 96
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,12 @@ def exported(tmp_path: Path) -> Path:
     return written(tmp_path, layer_scale=0.1, positions="learned")
 
 
-def written(folder: Path, **options: object) -> Path:
+def written(folder: Path, view_size: object = 12, **options: object) -> Path:
     """The encoder.safetensors of a small model, as a run exports it."""
     model = {"width": 24, "depth": 1, "heads": 2, "patch_size": 6, **options}
     config = TrainConfig.model_validate(
         {
-            "data": {"path": "/secret/place", "cache": "/secret/disk", "view_size": 12},
+            "data": {"path": "/secret/place", "cache": "/secret/disk", "view_size": view_size},
             "model": model,
             "objective": {"dino_weight": 0},
         }
@@ -121,14 +121,23 @@ def test_a_description_of_more_than_the_weights_file_holds_takes_no_memory(
         load_encoder(exported)
 
 
-@pytest.mark.parametrize("positions", ["learned", "rope"])
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((12, 12, 12), {"layer_scale": 0.1, "positions": "learned"}),
+        ((12, 12, 12), {"positions": "rope"}),
+        ((4, 12, 8), {"positions": "rope", "patch_size": (2, 6, 4)}),
+    ],
+)
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
-def test_a_portable_model_computes_the_same_for_any_batch(tmp_path: Path, kind: str, positions: str) -> None:
-    exported = written(tmp_path, positions=positions)
+def test_a_portable_model_computes_the_same_for_any_batch(
+    tmp_path: Path, kind: str, size: tuple[int, int, int], options: dict[str, object]
+) -> None:
+    exported = written(tmp_path, size, **options)
     said = export_model(exported, tmp_path / f"model.{kind}")
-    assert "(3, 12, 12, 12)" in said
+    assert str((3, *size)) in said
     assert (tmp_path / "model.json").read_bytes() == exported.with_suffix(".json").read_bytes()
-    views = torch.rand(5, 3, 12, 12, 12)
+    views = torch.rand(5, 3, *size)
     if kind == "pt2":
         tokens = torch.export.load(tmp_path / "model.pt2").module()(views)
     else:

@@ -58,10 +58,26 @@ def seen(size: int = 12) -> Views:
 
 def test_patchify_is_undone_and_its_order_is_that_of_a_convolution() -> None:
     x = views(2)
-    assert torch.equal(unpatchify(patchify(x, 4), 4, 3), x)
+    assert torch.equal(unpatchify(patchify(x, 4), 4, 12), x)
     weight = torch.rand(5, 3, 4, 4, 4)
     convolved = F.conv3d(x, weight, stride=4).flatten(2).transpose(1, 2)
     torch.testing.assert_close(patchify(x, 4) @ weight.flatten(1).T, convolved)
+
+
+def test_anisotropic_patches_are_those_of_a_convolution_and_undone() -> None:
+    x = torch.rand(2, 3, 4, 15, 12, generator=torch.Generator().manual_seed(1))
+    patches = patchify(x, (2, 5, 4))
+    assert torch.equal(unpatchify(patches, (2, 5, 4), x.shape[2:]), x)
+    weight = torch.rand(5, 3, 2, 5, 4)
+    convolved = F.conv3d(x, weight, stride=(2, 5, 4)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(patches @ weight.flatten(1).T, convolved)
+    with pytest.raises(ValueError, match="multiple of the patch's"):
+        patchify(x, (2, 4, 4))
+
+
+def test_positions_of_an_anisotropic_grid_are_those_of_its_places_in_a_cube() -> None:
+    cube = sincos_positions(5, 36).reshape(5, 5, 5, 36)
+    assert torch.equal(sincos_positions((2, 5, 3), 36), cube[:2, :, :3].flatten(0, 2))
 
 
 def test_forward_equals_a_rebuild_from_torch_parts(encoder: VisionTransformer) -> None:
@@ -97,7 +113,7 @@ def test_masked_voxels_have_no_influence(encoder: VisionTransformer) -> None:
     keep = torch.tensor([[0, 5, 13]])
     hidden = torch.ones(1, 27, dtype=torch.bool).scatter(1, keep, False)
     patches = patchify(x, 4)
-    other = unpatchify(torch.where(hidden.unsqueeze(-1), torch.rand_like(patches), patches), 4, 3)
+    other = unpatchify(torch.where(hidden.unsqueeze(-1), torch.rand_like(patches), patches), 4, 12)
     assert torch.equal(encoder(x, keep), encoder(other, keep))
     assert not torch.equal(encoder(x), encoder(other))
 
@@ -120,7 +136,7 @@ def test_masks_depend_on_seed_step_and_sample_alone() -> None:
 
 def test_ibot_masks_are_blocks_of_the_drawn_share_and_depend_on_nothing_else() -> None:
     samples = np.array([7, 3, 99, 4])
-    masked = masked_patches(1, 10, samples, 2, 8, 0.5, (0.1, 0.5))
+    masked = masked_patches(1, 10, samples, 2, (8, 8, 8), 0.5, (0.1, 0.5))
     counts = masked.where.sum(-1)
     assert ((counts == 0) | ((counts >= 51) & (counts <= 256))).all()
     assert (counts == 0).any()
@@ -131,15 +147,17 @@ def test_ibot_masks_are_blocks_of_the_drawn_share_and_depend_on_nothing_else() -
     shares = torch.zeros_like(masked.where, dtype=torch.float32).flatten()
     shares[masked.numbers] = masked.weights
     torch.testing.assert_close(shares.view_as(masked.where).sum(-1), (counts > 0) / 8)
-    alone = masked_patches(1, 10, samples[2:3], 2, 8, 0.5, (0.1, 0.5))
+    alone = masked_patches(1, 10, samples[2:3], 2, (8, 8, 8), 0.5, (0.1, 0.5))
     assert torch.equal(alone.where[:, 0], masked.where[:, 2])
-    assert not torch.equal(masked.where, masked_patches(1, 11, samples, 2, 8, 0.5, (0.1, 0.5)).where)
+    assert not torch.equal(masked.where, masked_patches(1, 11, samples, 2, (8, 8, 8), 0.5, (0.1, 0.5)).where)
 
 
-@pytest.mark.parametrize("grid", [1, 2, 5, 8])
-def test_block_masks_hide_as_many_patches_as_asked(grid: int) -> None:
-    for count in {1, grid**3 // 2 or 1, grid**3}:
-        assert block_mask(np.random.default_rng(0), grid, count).sum() == count
+@pytest.mark.parametrize("grid", [(1, 1, 1), (2, 2, 2), (5, 5, 5), (8, 8, 8), (14, 3, 1)])
+def test_block_masks_hide_as_many_patches_as_asked(grid: tuple[int, int, int]) -> None:
+    whole = int(np.prod(grid))
+    for count in {1, whole // 2 or 1, whole}:
+        mask = block_mask(np.random.default_rng(0), grid, count)
+        assert (mask.shape, mask.sum()) == (grid, count)
 
 
 def test_paths_are_dropped_by_the_linear_rule_and_keep_the_expectation() -> None:
@@ -338,13 +356,13 @@ def test_the_student_does_not_see_what_ibot_hides() -> None:
     whole, local = seen()
     patches = patchify(whole.flatten(0, 1), 4)
     hidden = draws.parts["ibot"].where.flatten(0, 1).unsqueeze(-1)
-    changed = unpatchify(torch.where(hidden, torch.rand_like(patches), patches), 4, 3).unflatten(0, (2, 2))
+    changed = unpatchify(torch.where(hidden, torch.rand_like(patches), patches), 4, 12).unflatten(0, (2, 2))
     ours, theirs = (student._encode(Views(given, local), draws) for given in (whole, changed))
     assert all(torch.equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("size", [4, 8, 12])
-@pytest.mark.parametrize("positions", ["sincos", "learned"])
+@pytest.mark.parametrize("positions", ["sincos", "learned", "rope"])
 def test_every_view_is_encoded_as_if_alone_whatever_its_size(size: int, positions: str) -> None:
     settings = config({"drop_path": 0.4, "positions": positions}, ibot_weight=1, ibot_mask_probability=1)
     torch.manual_seed(0)
@@ -377,6 +395,34 @@ def test_local_views_of_fewer_voxels_train_everything_with_or_without_recomputin
     for name, gradient in gradients[0].items():
         assert gradient.abs().max() > 0, name
         assert torch.equal(gradient, gradients[1][name]), name
+
+
+def test_an_anisotropic_view_is_reconstructed_patch_by_patch() -> None:
+    settings = TrainConfig.model_validate(
+        {
+            "data": {"path": "unused", "view_size": (4, 12, 8)},
+            "model": {**SIZES, **DECODER, "patch_size": (2, 4, 4)},
+            "objective": {"ibot_weight": 1},
+        }
+    )
+    torch.manual_seed(0)
+    student = Student(settings)
+    generator = torch.Generator().manual_seed(1)
+    x, keep = torch.rand(1, 3, 4, 12, 8, generator=generator), torch.tensor([[2, 9]])
+    made = reconstruct(student, x, keep, normalised=True)
+    assert made.shape == x.shape
+    for d, h, w in ((0, 4, 0), (2, 4, 4)):  # patches 2 and 9 of a grid of 2 x 3 x 2
+        where = (..., slice(d, d + 2), slice(h, h + 4), slice(w, w + 4))
+        assert torch.equal(made[where], x[where])
+    assert (made == x).float().mean() < 0.2
+    draws = draw(settings, 0, np.array([3, 8]))
+    masked = draws.parts["ibot"]
+    assert masked.where.shape == (2, 2, 12)
+    targets = {"dino": torch.rand(2, 2, 24), "ibot": torch.rand(len(masked.numbers), 24)}
+    views = Views(torch.rand(2, 2, 3, 4, 12, 8), torch.rand(2, 2, 3, 4, 8, 4))
+    losses = student(views, targets, draws, scheduled(settings, 0))
+    losses.total.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
 
 
 def test_reconstruction_keeps_visible_patches_and_scales_the_others() -> None:
