@@ -36,7 +36,10 @@ class TrainConfig(Section):
         data, start = self.data, self.run.start_from
         places = {"path": data.path.absolute(), "cache": data.cache and data.cache.absolute()}
         run = self.run.model_copy(update={"start_from": start and start.absolute()})
-        return self.model_copy(update={"data": data.model_copy(update=places), "run": run})
+        probed = {key: getattr(self.health, key) for key in ("labels", "data")}
+        health = self.health.model_copy(update={k: path and path.absolute() for k, path in probed.items()})
+        update = {"data": data.model_copy(update=places), "run": run, "health": health}
+        return self.model_copy(update=update)
 
     def accumulation(self, ranks: int) -> int:
         """Micro-batches a step: the fewest that are of one size and within engine.micro_batch.

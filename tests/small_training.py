@@ -135,3 +135,26 @@ def after_a_step(config: TrainConfig) -> "Training":
     training.step(0, [next(iter(loader))], False)
     loader.close()
     return training
+
+
+def write_labelled(directory: Path, volumes: int = 48) -> tuple[Path, Path]:
+    """Ellipsoids, every second with a bright ball: a dataset, and its labels `ball` and `noise`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    grid = np.stack(np.meshgrid(*(3 * [np.linspace(-1, 1, 40)]), indexing="ij"))
+    generator = np.random.default_rng(0)
+    data, labels = directory / "data", directory / "labels.parquet"
+    with ShardWriter(data, "shard-00000", "zarr") as writer:
+        for number in range(volumes):
+            inside = (grid**2 / generator.uniform(0.4, 0.8, (3, 1, 1, 1))).sum(axis=0) < 1
+            ball = ((grid - generator.uniform(-0.3, 0.3, (3, 1, 1, 1))) ** 2).sum(axis=0) < 0.15
+            hu = np.where(inside, 20 + 60 * (ball & (number % 2 == 1)), -1000)
+            voxels = (hu + generator.normal(0, 4, inside.shape)).astype(np.int16)
+            facts = {"spacing_mm": (4.0, 4.0, 4.0), "study_key": make_key(1000 + number)}
+            writer.add(make_record(voxels, make_key(number), **facts), voxels)
+    finish_dataset(data, "zarr", ["shard-00000"])
+    studies = [make_key(1000 + number) for number in range(volumes)]
+    columns = {"ball": [n % 2 for n in range(volumes)], "noise": generator.integers(0, 2, volumes).tolist()}
+    pq.write_table(pa.table({"study_key": studies, **columns}), labels)
+    return data, labels

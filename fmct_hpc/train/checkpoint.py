@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -265,30 +265,40 @@ def newest_step(run: Path) -> int:
     return max((int(path.name.removeprefix("step-")) for path in checkpoints(run)), default=0)
 
 
-def mark_score(path: Path, score: float, what: str) -> None:
-    """Note how good a checkpoint's features are (higher is better): pruning keeps the best one.
+PROBED, ONLINE = "score", "online"
+"""Kinds of notes beside a checkpoint: of `fmct probe`, and of the run's own online probe. Their scores are of
+other volumes and classifiers, and are compared with their own kind alone."""
+
+
+def mark_score(path: Path, score: float, what: str, kind: str = PROBED) -> None:
+    """Note how good a checkpoint's features are (higher is better): pruning keeps the best one of a kind.
 
     The note lies beside the checkpoint, which itself is never written again.
     """
-    write_text(_score_file(path), json.dumps({"score": score, "what": what}))
+    write_text(_note(path, kind), json.dumps({"score": score, "what": what}))
+
+
+def best(run: Path, kind: str) -> tuple[Path, float] | None:
+    """The checkpoint of the best score of a kind, the newest of equals; None where none has one."""
+    return _best(checkpoints(run), kind)
 
 
 def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
     """Remove checkpoints up to the one of `step`, which has just been written whole.
 
-    The last `keep_last` stay, those of every `keep_every`-th step, and the best by `mark_score`. Later ones
-    could not be read when the run went on from before them: they neither count nor are removed, until the
-    run comes to their step again, nor are those that were set aside. What the system refuses is warned of,
-    and left to the next call.
+    The last `keep_last` stay, those of every `keep_every`-th step, and the best of each kind of score. Later
+    ones could not be read when the run went on from before them: they neither count nor are removed, until
+    the run comes to their step again, nor are those that were set aside. What the system refuses is warned
+    of, and left to the next call.
     """
     written = checkpoint_path(run, step)
     present = [path for path in checkpoints(run) if path <= written]
     try:
-        scores = dict(_scores(present))
+        scored = {found[0] for kind in (PROBED, ONLINE) if (found := _best(present, kind))}
     except OSError as error:
         log.warning("%s: all checkpoints stay for now: %s", run, error)
         return
-    kept = {*present[-keep_last:], *(path for path, best in scores.items() if best == max(scores.values()))}
+    kept = {*present[-keep_last:], *scored}
     for path in present:
         regular = keep_every is not None and int(path.name.removeprefix("step-")) % keep_every == 0
         if path not in kept and not regular:
@@ -301,7 +311,8 @@ def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
 def _remove(path: Path) -> None:
     try:
         shutil.rmtree(path)
-        _score_file(path).unlink(missing_ok=True)
+        for kind in (PROBED, ONLINE):
+            _note(path, kind).unlink(missing_ok=True)
     except OSError as error:  # on NFS for one, while somebody reads a file
         log.warning("%s: can't be removed for now: %s", path, error)
 
@@ -316,11 +327,13 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(folder / name for name in names if _NAME.fullmatch(name))
 
 
-def _score_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.score.json")
+def _note(path: Path, kind: str) -> Path:
+    return path.with_name(f"{path.name}.{kind}.json")
 
 
-def _scores(paths: list[Path]) -> Iterator[tuple[Path, float]]:
+def _best(paths: list[Path], kind: str) -> tuple[Path, float] | None:
+    scores: list[tuple[float, Path]] = []
     for path in paths:
         with suppress(FileNotFoundError):
-            yield path, float(json_text.parse(_score_file(path).read_text())["score"])
+            scores.append((float(json_text.parse(_note(path, kind).read_text())["score"]), path))
+    return max(scores)[::-1] if scores else None

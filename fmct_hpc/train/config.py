@@ -70,8 +70,23 @@ class RunConfig(Section):
 
 
 class HealthConfig(Section):
-    """When a run is not sound."""
+    """When a run is not sound, and whether it learns."""
 
+    earlier = {"every": 0}  # noqa: RUF012
+
+    every: Annotated[int, Field(ge=0)] = 100
+    """Steps between looks at the features (docs/training.md), and four times in the patience at least; 0:
+    none. One costs the encoding of the global views, about a seventh of a step."""
+    labels: Path | None = None
+    """A table of `fmct labels`, for the online probe: features of volumes that have labels, by patients held
+    out from the probe, at every look and every regular checkpoint. None: no probe."""
+    label: tuple[str, ...] | None = None
+    """Its columns to probe; None: all that have enough patients with and without."""
+    data: Path | None = None
+    """The shard dataset of those volumes, of patients that pretraining does not see at best; None: the
+    run's own."""
+    most_volumes: Annotated[int, Field(ge=50)] = 256
+    """That are probed. All ranks together keep them as views in memory: 2.7 GB of 96³ in three windows."""
     not_finite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is not finite does; a skipped step changes nothing and is recorded."""
     most_skipped: Positive = 10
@@ -87,3 +102,19 @@ class HealthConfig(Section):
     """Cross-entropy of student and teacher above the teacher's entropy, in nats (Caron et al. 2021, 5.3)."""
     least_feature_deviation: AtLeast0 = 0.05
     """Deviation of normalised CLS tokens times √width: about 1 when sound (Chen and He 2021, section 4.1)."""
+
+    @model_validator(mode="after")
+    def _probe_is_whole(self) -> "HealthConfig":
+        if self.labels is None and (self.label or self.data):
+            raise ValueError("health.label and health.data are for health.labels, which is not given")
+        if self.labels is not None and not self.every:
+            raise ValueError("health.labels needs health.every above 0: the online probe is one of its looks")
+        return self
+
+    def interval(self, steps: int) -> int:
+        """Steps between looks at the features in a run of `steps`; 0: none."""
+        return min(self.every, max(1, self.lasting(steps) // 4))
+
+    def lasting(self, steps: int) -> int:
+        """Steps that a sign must last in a run of `steps`."""
+        return min(self.patience, max(1, steps // 4))

@@ -36,7 +36,7 @@ class Health:
         """Ranks agree, so one of them speaks for all."""
         self._limits = config.health
         self._level = logging.WARNING if speaks else logging.DEBUG
-        self.patience = min(config.health.patience, max(1, config.run.steps // 4))
+        self.patience = config.health.lasting(config.run.steps)
         """For how many steps a sign must last."""
         self._parts = config.parts
         self._several = config.run.batch // config.accumulation(ranks) >= LEAST_VOLUMES

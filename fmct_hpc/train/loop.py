@@ -167,12 +167,13 @@ def micro_batches(loader: Loader, accumulate: int) -> Iterator[list[Batch]]:
 def run_steps(
     training: Training,
     loader: Loader,
-    observe: Callable[[Finished], None],
+    observe: Callable[[Finished], float | None],
     saver: Saver,
     steps: range,
     stop: StopRequest,
 ) -> tuple[int, bool]:
-    """Do `steps`, saving as the configuration says and at the end; `observe` sees each when it is over.
+    """Do `steps`, saving as the configuration says and at the end; `observe` sees each when it is over, and
+    tells how good the weights are, where it knows.
 
     Closes the loader after the last of them. Returns how many steps the run has done, and whether it stopped
     early because a rank was asked to.
@@ -188,10 +189,10 @@ def run_steps(
         outcome = training.step(step, batches, asked)
         done, stopping = step + 1, outcome.stop
         seconds = waited + time.perf_counter() - began
-        slowest = max(slowest, seconds)
-        observe(Finished(done, batches, outcome, seconds, waited, saver.figures()))
+        score = observe(Finished(done, batches, outcome, seconds, waited, saver.figures()))
+        slowest = max(slowest, waited + time.perf_counter() - began)
         if stopping or done == steps.stop or done % config.run.checkpoint_every == 0:
-            saver.save(done)
+            saver.save(done, score)
         if stopping:
             log.info("step %d: stopping; run it again to go on", done)
             break

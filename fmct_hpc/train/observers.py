@@ -5,7 +5,9 @@ from pathlib import Path
 
 from fmct_hpc.train.figures import recorded
 from fmct_hpc.train.health import Health
+from fmct_hpc.train.learning import Learning
 from fmct_hpc.train.loop import Finished, Training
+from fmct_hpc.train.online_probe import SCORE, OnlineProbe
 from fmct_hpc.train.pictures import Pictures
 from fmct_hpc.train.process_group import on_first_rank
 from fmct_hpc.train.profiling import Profile
@@ -34,15 +36,24 @@ class RunObservers:
         self._records = Records(run, start, config.run.log_every) if first else None
         self._health = Health(config, place.world_size, speaks=first)
         self._health.lasting = on_first_rank(lambda: self._health.lasted(recorded(run)))
+        self._learning = Learning(training, dataset)
+        self._probe = OnlineProbe(training, dataset)
         self._pictures = Pictures(config, training.engine.module, dataset, self._records)
         self._profile = Profile(run, start) if profile and first else None
         self._watchdog = watchdog
         watchdog.alive()
 
-    def step(self, step: Finished) -> None:
-        """Look at a step, on every rank; raises FmctError where health ends the run."""
+    def step(self, step: Finished) -> float | None:
+        """Look at a step, on every rank; raises FmctError where health ends the run.
+
+        Returns how good the online probe finds its weights; None where it was not asked.
+        """
         self._watchdog.alive()
         figures = step.outcome.figures | self._throughput.figures(step.seconds, step.waited) | step.saves
+        if not step.outcome.guilty:
+            figures |= self._learning.step(step.done, step.batches)
+        figures |= self._probe.step(step.done)
+        self._watchdog.alive()
         figures["skipped"] = float(bool(step.outcome.guilty))
         self._damaged += figures["damaged_volumes"]
         figures["damaged_volumes"] = self._damaged  # since this process started
@@ -55,6 +66,7 @@ class RunObservers:
         self._pictures.step(step.done, step.batches)
         if self._profile:
             self._profile.step(step.done)
+        return figures.get(SCORE)
 
     def close(self) -> None:
         """Close the records; what was recorded is then on disk."""

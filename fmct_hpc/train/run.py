@@ -101,11 +101,15 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
     """Check what needs no checkpoint to be read; return the dataset.
 
     Raises FmctError: the dataset can't be opened, the batch can't be shared out, there is no compiler for
-    engine.compile, or the run folder holds a run of another configuration.
+    engine.compile, health.labels does not fit, or the run folder holds a run of another configuration.
     """
     dataset = open_dataset(config.data)
     config.accumulation(world_size)
     require_compiler(config.engine)
+    if config.health.labels:
+        from fmct_hpc.probe.online_cohort import probed  # which a run without labels must not wait for
+
+        probed(config, dataset)
     recorded = run / "config.json"
     if recorded.exists():
         try:

@@ -22,12 +22,14 @@ import torch.distributed as dist
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import (
     MANIFEST,
+    ONLINE,
     Beginning,
     DataFacts,
     FileFacts,
     Manifest,
     checkpoint_path,
     file_facts,
+    mark_score,
     part_name,
     prune,
 )
@@ -79,9 +81,10 @@ class Saver:
         """Whether the newest save has failed; ranks may learn it a step apart."""
         return self._failure is not None
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, score: float | None = None) -> None:
         """Take room for the state at `step`, copy it and begin to write it.
 
+        score: how good the online probe finds it; the best checkpoint stays (`checkpoint.prune`).
         Waits for an earlier save to end first, and for this one where no room can be taken beforehand.
         Raises FmctError on all ranks where the earlier one failed, or there is no room for this one.
         """
@@ -99,7 +102,7 @@ class Saver:
             fail_together(error)
         copies = [piece._replace(values=piece.values.to("cpu", copy=True)) for piece in held]
         waited = time.perf_counter() - began if room else None
-        arguments = (step, self._state.updates, copies, began, waited)
+        arguments = (step, self._state.updates, copies, began, waited, score)
         # A daemon: where another rank has died, this one must not outlive it by a collective's timeout.
         self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
@@ -128,7 +131,13 @@ class Saver:
         return figures
 
     def _write(
-        self, step: int, updates: int, pieces: list[Piece], began: float, waited: float | None
+        self,
+        step: int,
+        updates: int,
+        pieces: list[Piece],
+        began: float,
+        waited: float | None,
+        score: float | None,
     ) -> None:
         """Of a thread. waited: seconds that the training did; None where it waits for all of this."""
         path = checkpoint_path(self._run, step)
@@ -147,7 +156,7 @@ class Saver:
                 files=files,
                 beginning=self._beginning,
             )
-            together(lambda: self._publish(path, temporary, manifest) if first else None, self._group)
+            together(lambda: self._publish(path, temporary, manifest, score) if first else None, self._group)
         except Exception as error:  # raised on the training's thread, by `finish`
             self._failure = error
             _discard(temporary)
@@ -161,7 +170,7 @@ class Saver:
             *(step, path, manifest.bytes / 1e6, seconds, waited),
         )
 
-    def _publish(self, path: Path, temporary: Path, manifest: Manifest) -> None:
+    def _publish(self, path: Path, temporary: Path, manifest: Manifest, score: float | None) -> None:
         with _writing(path):
             with (temporary / MANIFEST).open("r+") as file:
                 file.write(manifest.sealed().model_dump_json(indent=1))
@@ -171,6 +180,8 @@ class Saver:
             if path.exists():
                 # Damaged, or the run would have gone on from it: nothing that is good is removed.
                 shutil.rmtree(path)
+            if score is not None:  # first: a checkpoint that has its name has its score
+                mark_score(path, score, "mean AUC of the online probe's logistic regression", ONLINE)
             os.replace(temporary, path)
             sync(path.parent)
         prune(self._run, manifest.step, self._config.run.keep_last, self._config.run.keep_every)

@@ -1,0 +1,99 @@
+"""The volumes of a run's online probe: few, and always the same ones.
+
+Patients are dealt to two halves by their keys. Each half is scored by classifiers that were fitted to the
+other one, so that none has seen a patient whom it scores.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.probe.labels import LabelTable
+from fmct_hpc.probe.splits import patient_draws
+from fmct_hpc.train.export import require_same_preprocessing
+from shards import Dataset
+from shards.errors import FmctError
+from shards.info import read_preprocessing
+from shards.names import is_component
+
+LEAST_PATIENTS = 5
+"""Of each class in each half, for a label to be probed: an area of fewer says nothing."""
+LOOKED_AT = ("train", "validation")
+"""Splits of a label table: who has chosen a checkpoint by test patients has none left to test it on."""
+
+
+@dataclass(frozen=True)
+class OnlineCohort:
+    """The volumes that are probed: (N,) each."""
+
+    rows: NDArray[np.int64]
+    """Their numbers in the dataset."""
+    patients: NDArray[np.str_]
+    """Keys."""
+    halves: NDArray[np.int64]
+    """0 or 1."""
+    tasks: tuple[str, ...]
+    values: NDArray[np.float32]
+    """(N, tasks): 0, 1, or NaN where unknown."""
+
+
+def online_cohort(
+    dataset: Dataset, labels: Path, tasks: Sequence[str] | None, most_volumes: int
+) -> OnlineCohort:
+    """At most `most_volumes` of a dataset's labelled volumes, by patients, whose order hangs on their keys.
+
+    tasks: label columns; None: all with enough patients of both classes in both halves. Raises FmctError for
+    labels that are none of the table's, cannot be a figure's name, or have too few patients.
+    """
+    table = LabelTable.read(labels)
+    for name in tasks or table.tasks:
+        if name not in table.tasks:
+            raise FmctError(f"{labels}: has no label {name!r:.80}, only {', '.join(table.tasks)}")
+        if not is_component(name):
+            raise FmctError(
+                f"{labels}: label {name!r:.80} can't be in a figure's name (letters, digits and . _ + -): "
+                "name others in health.label"
+            )
+    joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
+    keys = np.asarray(dataset.index["patient_key"].to_pylist(), dtype=np.str_)[joined.rows]
+    open_ = np.ones(len(keys), bool) if joined.splits is None else np.isin(joined.splits, LOOKED_AT)
+    order = np.argsort(patient_draws(keys, 0, "online probe"), kind="stable")
+    chosen = np.sort(order[open_[order]][:most_volumes])
+    patients, values = keys[chosen], joined.values[chosen]
+    halves = (patient_draws(patients, 0, "online half") < 0.5).astype(np.int64)
+    enough = [
+        name for name in tasks or table.tasks if _enough(values[:, table.tasks.index(name)], patients, halves)
+    ]
+    if missing := [name for name in tasks or () if name not in enough] or ([] if enough else ["any label"]):
+        raise FmctError(
+            f"{labels}: of {len(chosen)} volumes there are not {LEAST_PATIENTS} patients with and without "
+            f"{missing[0]} in both halves: name others in health.label, or raise health.most_volumes"
+        )
+    columns = [table.tasks.index(name) for name in enough]
+    return OnlineCohort(joined.rows[chosen], patients, halves, tuple(enough), values[:, columns])
+
+
+def _enough(values: NDArray[np.float32], patients: NDArray[np.str_], halves: NDArray[np.int64]) -> bool:
+    return all(
+        len(np.unique(patients[(values == value) & (halves == half)])) >= LEAST_PATIENTS
+        for value in (0, 1)
+        for half in (0, 1)
+    )
+
+
+def probed(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, OnlineCohort] | None:
+    """Which volumes a run on `dataset` probes, and where they are; None without health.labels.
+
+    Raises FmctError as `online_cohort` does, and where the volumes are preprocessed in another way.
+    """
+    health = config.health
+    if health.labels is None:
+        return None
+    data = dataset if health.data is None else Dataset.open(health.data)
+    recorded = read_preprocessing(dataset.path, dataset.info.config_digest)
+    require_same_preprocessing(data, dataset.info.config_digest, recorded, "this run")
+    return data, online_cohort(data, health.labels, health.label, health.most_volumes)

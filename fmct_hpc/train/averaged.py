@@ -1,0 +1,34 @@
+"""The averaged encoder as observers use it: the teacher's, or without a teacher the student's own."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fmct_hpc.train.loop import Training
+
+
+class Tokens(NamedTuple):
+    """What an encoder makes of B views; float32."""
+
+    cls: Tensor
+    """(B, width)."""
+    patches: Tensor
+    """(B, N, width)."""
+
+
+class AveragedEncoder:
+    """Encodes whole views without gradients, in the run's precision; under ZeRO stage 3 all ranks call it."""
+
+    def __init__(self, training: Training) -> None:
+        module = training.teacher.module if training.teacher else training.engine.module
+        self._encoder = module.encoder
+        self._place = training.place.device
+        self._bf16 = training.config.engine.precision == "bf16"
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> Tokens:
+        """views: (B, C, S, S, S), windowed to [0, 1]."""
+        with torch.autocast(self._place.type, torch.bfloat16, enabled=self._bf16):
+            tokens = self._encoder(views.to(self._place)).float()
+        return Tokens(tokens[:, 0], tokens[:, self._encoder.prefix :])

@@ -1,0 +1,122 @@
+"""Whether a run learns, by the features of a step's own batches: an observer, no part of the step.
+
+The averaged encoder sees each volume's global views whole, with the weights behind the step. Figures are over
+all ranks, and the same on each.
+"""
+
+import logging
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.draw import draw_views
+from fmct_hpc.data.field import voxels
+from fmct_hpc.data.loader import Batch
+from fmct_hpc.data.order import Order, Share
+from fmct_hpc.train.averaged import AveragedEncoder
+from fmct_hpc.train.feature_figures import crop_likeness, effective_rank, retrieval, similarities
+from fmct_hpc.train.loop import Training
+from fmct_hpc.train.process_group import on_first_rank
+from shards import Dataset
+
+log = logging.getLogger(__name__)
+
+FIRST_LOOKS = 4
+"""Steps, the first ones, after which there is a look too: with rates that only begin to rise they show what
+the weights told that the run began with."""
+_TOLD = 7
+"""Numbers beside a view's features: its crop's centre and edges, and its volume's number."""
+
+
+def looks(config: TrainConfig, done: int) -> bool:
+    """Whether features are looked at after `done` steps: at first, at intervals, and at the end."""
+    every, steps = config.health.interval(config.run.steps), config.run.steps
+    return every > 0 and (done <= FIRST_LOOKS or done % every == 0 or done == steps)
+
+
+class Learning:
+    """Computes the figures of a step; every rank must call it at the same steps."""
+
+    def __init__(self, training: Training, dataset: Dataset) -> None:
+        config, place = training.config, training.place
+        self._config = config
+        self._encode = AveragedEncoder(training)
+        self._spacing = dataset.info.spacing_mm
+        order = Order.of(dataset, config.run.seed, config.run.batch)
+        self._share = Share(order, place.rank, place.world_size, config.accumulation(place.world_size))
+        if config.health.every and config.data.global_views < 2 and place.rank == 0:
+            log.info("retrieval and crop_likeness need data.global_views=2, and are not recorded")
+
+    @torch.no_grad()
+    def step(self, done: int, batches: list[Batch]) -> dict[str, float]:
+        """The figures after `done` steps, the last of which was on this rank's `batches`; mostly none."""
+        if not looks(self._config, done):
+            return {}
+        seen = [self._look(done - 1, number, batch) for number, batch in enumerate(batches)]
+        gram, sums = (
+            torch.stack([getattr(part, name) for part in seen]).sum(dim=0) for name in ("gram", "sums")
+        )
+        dist.all_reduce(gram)
+        dist.all_reduce(sums)
+        mine = torch.cat([part.rows for part in seen], dim=1)
+        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyone, mine)
+        # One rank computes them for all: devices of two kinds may round otherwise, and ranks must agree.
+        return on_first_rank(lambda: _figures(Seen(torch.cat(everyone, dim=1), gram, sums)))
+
+    def _look(self, step: int, number: int, batch: Batch) -> "Seen":
+        """At micro-batch `number` of step `step`, counted from 0."""
+        views = batch.views[: self._config.data.global_views]
+        tokens = self._encode(views.flatten(0, 1))
+        patches = tokens.patches.flatten(0, 1).double()
+        told = torch.from_numpy(self._told(step, number, batch.indices)).to(views.device)
+        cls = tokens.cls.double().unflatten(0, views.shape[:2])
+        return Seen(torch.cat([cls, told], dim=-1), patches.T @ patches, similarities(*tokens).sum(dim=0))
+
+    def _told(self, step: int, number: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of global views their crops' centres and edges, in edges of the field, and volumes: (G, B, 7)."""
+        data, order = self._config.data, self._share.order
+        spacing = (1.0, 1.0, 1.0) if data.field == "squeezed" else self._spacing
+        field = np.array(voxels(data.field_mm, spacing), np.float64)
+        epochs, _ = order.at(self._share.positions(step, number))
+        told = np.empty((data.global_views, len(indices), _TOLD))
+        for place, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
+            drawn = draw_views(data, spacing, order.seed, epoch, index)[: data.global_views]
+            for view, parameters in enumerate(drawn):
+                start, edge = np.array(parameters.start), np.array(parameters.edge)
+                told[view, place] = [*((start + edge / 2) / field), *(edge / field), index]
+        return told
+
+
+class Seen(NamedTuple):
+    """Of the global views of N volumes; float64."""
+
+    rows: Tensor
+    """(G, N, width + 7): CLS tokens, and what is told of each view."""
+    gram: Tensor
+    """(width, width): of all patch tokens."""
+    sums: Tensor
+    """(2,): of `similarities` over the G · N views."""
+
+
+def _figures(seen: Seen) -> dict[str, float]:
+    """What is recorded; what is not finite, as of views that are one patch, is left out."""
+    cls, crops, volumes = seen.rows[..., :-_TOLD], seen.rows[..., -_TOLD:-1], seen.rows[0, :, -1].long()
+    flat = cls.flatten(0, 1)
+    of_patches, of_cls = (seen.sums / len(flat)).tolist()
+    found = {
+        "cls_rank": effective_rank(flat.T @ flat),
+        "patch_rank": effective_rank(seen.gram),
+        "patch_similarity": of_patches,
+        "cls_patch_similarity": of_cls,
+    }
+    if len(cls) == 2:
+        found["retrieval"], found["retrieval_chance"] = retrieval(cls[0], cls[1], volumes)
+        found["crop_likeness"] = crop_likeness(cls[0], cls[1], crops, volumes)
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,95 @@
+"""The online probe: what a run's averaged encoder tells of labels while it trains, without a gradient to it.
+
+The volumes' whole fields, without augmentation, are read once and kept; ranks share them out.
+"""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fmct_hpc.probe.online import online_areas
+from fmct_hpc.probe.online_cohort import OnlineCohort, probed
+from fmct_hpc.train.averaged import AveragedEncoder
+from fmct_hpc.train.export import EncoderInfo
+from fmct_hpc.train.learning import looks
+from fmct_hpc.train.loop import Training
+from fmct_hpc.train.process_group import on_first_rank, together
+from shards import Dataset
+
+log = logging.getLogger(__name__)
+
+SCORE = "probe_linear"
+"""The figure that the best checkpoint is kept by, as `fmct probe` keeps one by its logistic regression."""
+READERS = 2
+"""Threads a rank that read volumes at the start."""
+
+
+class OnlineProbe:
+    """Probes at the looks and at every regular checkpoint; every rank must call it at the same steps."""
+
+    def __init__(self, training: Training, dataset: Dataset) -> None:
+        """Read the volumes; raises FmctError, on all ranks, as `probed` and `Dataset.read` do.
+
+        A damaged volume ends the start whatever data.damaged says: probes without it would not compare.
+        """
+        self._config, place = training.config, training.place
+        self._encode = AveragedEncoder(training)
+        self._rank, self._ranks = place.rank, place.world_size
+        self._batch = self._config.run.batch // self._config.accumulation(self._ranks) // self._ranks
+        self._cohort: OnlineCohort | None = None
+        self._views: Tensor | None = None
+        together(lambda: self._read(dataset))
+
+    def _read(self, dataset: Dataset) -> None:
+        found = probed(self._config, dataset)
+        if not found:
+            return
+        data, self._cohort = found
+        info = EncoderInfo(
+            step=0,
+            model=self._config.model,
+            data=self._config.data,
+            spacing_mm=dataset.info.spacing_mm,
+            code_version="",
+        )
+        # Under ZeRO stage 3 all ranks must encode equally often: the last ones read some of the first again.
+        count = len(self._cohort.rows)
+        mine = [
+            self._cohort.rows[n % count] for n in range(self._rank, self._a_rank * self._ranks, self._ranks)
+        ]
+        with ThreadPoolExecutor(READERS) as readers:
+            views = readers.map(lambda row: info.view(data.read(int(row)), data.info.spacing_mm), mine)
+            self._views = torch.cat(list(views))
+        if self._rank == 0:
+            patients = set(self._cohort.patients.tolist())
+            seen = patients & set(dataset.index["patient_key"].to_pylist())
+            log.info(
+                "online probe of %s: %d volumes of %d patients, of whom pretraining sees %d (without labels)",
+                *(", ".join(self._cohort.tasks), count, len(patients), len(seen)),
+            )
+
+    @property
+    def _a_rank(self) -> int:
+        """Volumes that each rank encodes."""
+        assert self._cohort is not None
+        return -(-len(self._cohort.rows) // self._ranks)
+
+    @torch.no_grad()
+    def step(self, done: int) -> dict[str, float]:
+        """Areas under curves after `done` steps, by figures' names (`online_areas`); mostly none."""
+        cohort, views = self._cohort, self._views
+        regular = done % self._config.run.checkpoint_every == 0
+        if cohort is None or views is None or not (regular or looks(self._config, done)):
+            return {}
+        pooled = []
+        for part in views.split(self._batch):
+            tokens = self._encode(part)
+            pooled.append(torch.cat([tokens.cls, tokens.patches.mean(dim=1)], dim=1))
+        mine = torch.cat(pooled)
+        everyone = [torch.empty_like(mine) for _ in range(self._ranks)]
+        dist.all_gather(everyone, mine)
+        features = torch.stack(everyone, dim=1).flatten(0, 1)[: len(cohort.rows)].cpu().numpy()
+        return on_first_rank(lambda: online_areas(features, cohort))
