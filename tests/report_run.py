@@ -19,7 +19,7 @@ from fmct_hpc.probe.leakage import Leakage
 from fmct_hpc.probe.sweep.collect import Summary as SweepSummary
 from fmct_hpc.probe.sweep.tables import COMPARISONS, RESULTS
 from fmct_hpc.train import attempts
-from fmct_hpc.train.checkpoint import DataFacts, Manifest, checkpoint_path
+from fmct_hpc.train.checkpoint import ONLINE, DataFacts, Manifest, checkpoint_path, mark_score
 from fmct_hpc.train.export import export_encoder, load_encoder
 from fmct_hpc.train.records import Records
 from preprocess.qc.montage import montage
@@ -143,6 +143,9 @@ def _write_run(run: Path, config: TrainConfig, dataset: Dataset) -> None:
         figures = {"loss": 8 - step / 200, "dino": 6 - step / 300, "mae": 0.9, "lr": 1e-3, "skipped": 0.0}
         figures |= {"teacher_entropy": 2.0, "divergence": 0.5, "prototypes_used": 9.0, "damaged_volumes": 0.0}
         figures["feature_deviation"] = 0.01 if 100 < step <= 200 else 0.9
+        if step <= 4 or step % 10 == 0:
+            figures |= {"retrieval": 0.3, "retrieval_chance": 0.25, "patch_rank": 1.2 if step > 400 else 8.0}
+            figures |= {"patch_similarity": 0.4, "probe_linear": 0.6 + step / 7000}
         if step == 7:
             figures = {"skipped": 1.0, "damaged_volumes": 0.0}
         records.step(step, figures)
@@ -168,6 +171,7 @@ def _write_run(run: Path, config: TrainConfig, dataset: Dataset) -> None:
         files={},
     )
     write_text(checkpoint_path(run, STEPS) / "manifest.json", checkpoint.sealed().model_dump_json())
+    mark_score(checkpoint_path(run, STEPS), 0.7, "mean AUC", ONLINE)
     weights = VisionTransformer(config.model, len(config.data.windows), config.data.view_size).state_dict()
     export_encoder(run, {f"encoder.{name}": tensor for name, tensor in weights.items()}, config, facts, STEPS)
 

@@ -103,6 +103,18 @@ class HealthConfig(Section):
     least_feature_deviation: AtLeast0 = 0.05
     """Deviation of normalised CLS tokens times √width: about 1 when sound (Chen and He 2021, section 4.1)."""
 
+    least_rise: Fraction = 0.05
+    """Share of the way from retrieval at the first looks to 1 that it must have risen. New weights find
+    several times what chance does, by likeness; sound runs on 96 of the study's heads rose by 0.2."""
+    most_crop_likeness: Fraction = 0.3
+    """Correlation of nearness in features and of crops, from which on a run that recognises no volume tells
+    crops: 0.1 to 0.3 of new weights, 0.05 of sound runs, 0.46 where all volumes are one head."""
+    least_rank: AtLeast0 = 2.5
+    """RankMe of tokens; of one direction it is about 1. Collapsed runs had 1.7 to 1.9, sound ones over 4."""
+    most_patch_drift: Fraction = 0.2
+    """Rise of the mean cosine of a view's patch tokens above its least so far; in sound runs it rose by 0.1
+    at first, and fell again."""
+
     @model_validator(mode="after")
     def _probe_is_whole(self) -> "HealthConfig":
         if self.labels is None and (self.label or self.data):

@@ -14,30 +14,21 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.draw import draw_views
 from fmct_hpc.data.field import voxels
 from fmct_hpc.data.loader import Batch
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.train.averaged import AveragedEncoder
 from fmct_hpc.train.feature_figures import crop_likeness, effective_rank, retrieval, similarities
+from fmct_hpc.train.looks import looks
 from fmct_hpc.train.loop import Training
 from fmct_hpc.train.process_group import on_first_rank
 from shards import Dataset
 
 log = logging.getLogger(__name__)
 
-FIRST_LOOKS = 4
-"""Steps, the first ones, after which there is a look too: with rates that only begin to rise they show what
-the weights told that the run began with."""
 _TOLD = 7
 """Numbers beside a view's features: its crop's centre and edges, and its volume's number."""
-
-
-def looks(config: TrainConfig, done: int) -> bool:
-    """Whether features are looked at after `done` steps: at first, at intervals, and at the end."""
-    every, steps = config.health.interval(config.run.steps), config.run.steps
-    return every > 0 and (done <= FIRST_LOOKS or done % every == 0 or done == steps)
 
 
 class Learning:
@@ -72,7 +63,7 @@ class Learning:
 
     def _look(self, step: int, number: int, batch: Batch) -> "Seen":
         """At micro-batch `number` of step `step`, counted from 0."""
-        views = batch.views[: self._config.data.global_views]
+        views = batch.views.whole
         tokens = self._encode(views.flatten(0, 1))
         patches = tokens.patches.flatten(0, 1).double()
         told = torch.from_numpy(self._told(step, number, batch.indices)).to(views.device)

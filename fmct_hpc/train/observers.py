@@ -6,6 +6,7 @@ from pathlib import Path
 from fmct_hpc.train.figures import recorded
 from fmct_hpc.train.health import Health
 from fmct_hpc.train.learning import Learning
+from fmct_hpc.train.learning_alarm import LearningAlarm, judged
 from fmct_hpc.train.loop import Finished, Training
 from fmct_hpc.train.online_probe import SCORE, OnlineProbe
 from fmct_hpc.train.pictures import Pictures
@@ -36,6 +37,8 @@ class RunObservers:
         self._records = Records(run, start, config.run.log_every) if first else None
         self._health = Health(config, place.world_size, speaks=first)
         self._health.lasting = on_first_rank(lambda: self._health.lasted(recorded(run)))
+        self._alarm = LearningAlarm(config, speaks=first)
+        self._alarm.go_on(on_first_rank(lambda: judged(recorded(run))))
         self._learning = Learning(training, dataset)
         self._probe = OnlineProbe(training, dataset)
         self._pictures = Pictures(config, training.engine.module, dataset, self._records)
@@ -63,6 +66,7 @@ class RunObservers:
             self._health.skip(step.done, step.outcome.guilty)
         else:
             self._health.step(step.done, figures)
+        self._alarm.step(step.done, figures)
         self._pictures.step(step.done, step.batches)
         if self._profile:
             self._profile.step(step.done)

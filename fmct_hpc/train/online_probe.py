@@ -14,7 +14,7 @@ from fmct_hpc.probe.online import online_areas
 from fmct_hpc.probe.online_cohort import OnlineCohort, probed
 from fmct_hpc.train.averaged import AveragedEncoder
 from fmct_hpc.train.export import EncoderInfo
-from fmct_hpc.train.learning import looks
+from fmct_hpc.train.looks import looks
 from fmct_hpc.train.loop import Training
 from fmct_hpc.train.process_group import on_first_rank, together
 from shards import Dataset

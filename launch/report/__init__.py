@@ -90,6 +90,7 @@ def _summary(training: Training, data: Data | None, probes: Probes | None) -> Fa
         "patients": data.summary.patients if data else None,
         **(probes.headline() if probes else {}),
         "signs of collapse": len(training.alarms),
+        "signs that it does not learn": len(training.unlearned),
         "encoder": training.encoder_digest[:12] if training.encoder_digest else None,
     }
     return facts("In short", values)

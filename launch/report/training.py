@@ -17,10 +17,11 @@ from fmct_hpc.fields import size_text
 from fmct_hpc.model.size import parameter_counts
 from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.attempts import attempts
-from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest
+from fmct_hpc.train.checkpoint import MANIFEST, ONLINE, DataFacts, Manifest, best
 from fmct_hpc.train.export import EncoderInfo
 from fmct_hpc.train.figures import recorded
 from fmct_hpc.train.health import Health
+from fmct_hpc.train.learning_alarm import LearningAlarm
 from fmct_hpc.train.schedules import peak_rate
 from launch.report.attempts import attempts_section
 from launch.report.document import Block, Facts, Gallery, Picture, Section, Text, cell, facts, table
@@ -36,6 +37,11 @@ CURVES = {
     "Learning rate": ("lr",),
     **{title: figures for part in PARTS for title, figures in part.curves.items()},
     "Deviation of features (sound: about 1)": ("feature_deviation",),
+    "Volumes whose other view is found, and chance": ("retrieval", "retrieval_chance"),
+    "Nearness in features and of crops, correlation": ("crop_likeness",),
+    "Effective rank of tokens": ("cls_rank", "patch_rank"),
+    "Mean cosine to a view's patch tokens": ("patch_similarity", "cls_patch_similarity"),
+    "Online probe, mean area under the curve": ("probe_linear", "probe_knn"),
     "Volumes a second": ("volumes_per_second",),
     "Share of a step spent waiting for data": ("data_wait",),
 }
@@ -65,6 +71,8 @@ class Training:
         ranks = self.attempts[-1].world_size if self.attempts else 1
         health = Health(self.config, ranks)
         self.alarms, self.patience = health.alarms(self.metrics), health.patience
+        self.unlearned = LearningAlarm(self.config).lasted(self.metrics)
+        self.best = best(run, ONLINE)
         manifests = sorted((run / "checkpoints").glob(f"step-*/{MANIFEST}"))
         self.checkpoint = _parsed(Manifest.model_validate_json, manifests[-1]) if manifests else None
         weights = run / "encoder.safetensors"
@@ -164,6 +172,18 @@ class Training:
             blocks.append(Text(f"{short} that a sign of collapse has to last to count."))
         else:
             blocks.append(Text(f"No sign of collapse lasted {threshold}."))
+        if self.unlearned:
+            signs = (
+                (cell(s.sign.what), cell(s.first), cell(s.last), cell(s.sign.remedy)) for s in self.unlearned
+            )
+            heads = ("sign", "from step", "to step", "what helps")
+            blocks.append(table("Signs that it does not learn", heads, signs))
+        if self.best:
+            path, area = self.best
+            step = int(path.name.removeprefix("step-"))
+            whose = "its own volumes" if self.config.health.data is None else "volumes of another dataset"
+            what = f"By its online probe, on {whose}, the best checkpoint is that of step {step:,}"
+            blocks.append(Text(f"{what} (mean area under the curve {area:.3f}); it is kept."))
         if skipped:
             steps = ", ".join(f"{step:,}" for step in skipped[:10]) + (" …" if len(skipped) > 10 else "")
             were = "1 step was" if len(skipped) == 1 else f"{len(skipped):,} steps were"

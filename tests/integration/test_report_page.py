@@ -281,6 +281,15 @@ def test_what_happened_in_training_is_told(shown: webdriver.Chrome) -> None:
     assert any("1 step was not finite" in warning and "7" in warning for warning in warnings), warnings
 
 
+def test_signs_that_a_run_does_not_learn_are_told_with_the_remedy(inputs: Inputs, tmp_path: Path) -> None:
+    card = report(tmp_path / "page.html", inputs.run).read_text()
+    [row] = [line for line in card.splitlines() if line.startswith("| the patch tokens lie along one")]
+    _, _, first, last, remedy, _ = (text.strip() for text in row.split("|"))
+    assert (first, last) == ("410", "700")
+    assert "ibot" in remedy
+    assert "best checkpoint is that of step 700" in card
+
+
 def test_the_threshold_of_a_sign_is_the_one_that_was_used(inputs: Inputs, tmp_path: Path) -> None:
     """Of a run that is shorter than health.patience, that is a quarter of its steps."""
     shutil.copytree(inputs.run, tmp_path / "run")

@@ -1,0 +1,137 @@
+"""When signs that a run does not learn ring, what they name, and that a record tells the same."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_training import small_config
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.learning_alarm import LearningAlarm, judged
+from fmct_hpc.train.learning_signs import SIGNS
+from fmct_hpc.train.looks import FIRST_LOOKS, looks
+from shards.errors import UnsoundError
+
+EVERY, WINDOW = 10, 4
+START = {
+    **{
+        "retrieval": 0.2,
+        "retrieval_chance": 0.0625,
+        "crop_likeness": 0.1,
+        "cls_rank": 5.0,
+        "patch_rank": 20.0,
+    },
+    **{"patch_similarity": 0.5, "probe_linear": 0.6, "probe_knn": 0.6},
+}
+SOUND = {**START, "retrieval": 0.8, "cls_rank": 12.0, "probe_linear": 0.8, "probe_knn": 0.7}
+SICK: dict[str, dict[str, float]] = {
+    "two views of a volume are not recognised": {"retrieval": 0.22},
+    "features tell the crop and not the volume": {"retrieval": 0.22, "crop_likeness": 0.5},
+    "the CLS tokens lie along one direction": {"cls_rank": 1.2},
+    "the patch tokens lie along one direction": {"patch_rank": 1.2},
+    "the patch tokens of a view grow alike": {"patch_similarity": 0.75},
+    "the online probe finds no more than at the start": {"probe_linear": 0.58, "probe_knn": 0.6},
+}
+
+
+def make(**sections: dict[str, Any]) -> TrainConfig:
+    health = {"every": EVERY, "patience": EVERY * WINDOW, **sections.pop("health", {})}
+    run = {"steps": 1000, "batch": 16}
+    return small_config(Path("unused"), health=health, run=run, **sections)
+
+
+def rows(*figures: dict[str, float]) -> list[dict[str, float]]:
+    """The first looks, then one after another."""
+    first = [{"step": float(step), **START} for step in range(1, FIRST_LOOKS + 1)]
+    return first + [{"step": EVERY * (n + 1.0), **found} for n, found in enumerate(figures)]
+
+
+def whats(config: TrainConfig, *figures: dict[str, float]) -> set[str]:
+    return {found.sign.what for found in LearningAlarm(config).lasted(rows(*figures))}
+
+
+@pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.needs[0] + sign.what[:12])
+def test_each_sign_rings_alone_when_it_has_lasted_and_names_a_remedy(
+    sign: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    sick = SOUND | SICK[sign.what]
+    before = [SOUND] * WINDOW
+    assert whats(make(), *before, *[sick] * WINDOW) == {sign.what}
+    assert whats(make(), *before, *[SOUND] * 20) == set()
+    alarm = LearningAlarm(make())
+    with caplog.at_level(logging.WARNING):
+        for row in rows(*before, *[sick] * (3 * WINDOW)):
+            alarm.step(int(row["step"]), row)
+    assert 1 < len(caplog.messages) <= 4, "again for each patience that it lasts, not at each look"
+    assert all(sign.what in text and sign.remedy in text for text in caplog.messages)
+    keys = {word.strip("(),.") for word in sign.remedy.split() if word.count(".") == 1 and "=" not in word}
+    sections = {"data", "model", "objective", "optim", "run"}
+    for section, key in (word.strip(",").split(".") for word in keys if word.split(".")[0] in sections):
+        assert key in type(getattr(make(), section)).model_fields, f"{section}.{key}"
+
+
+def test_one_bad_look_is_no_sign() -> None:
+    assert whats(make(), *[SOUND, SOUND, SOUND, SOUND | {"retrieval": 0.1}] * 5) == set()
+
+
+def test_a_window_that_is_not_full_judges_nothing() -> None:
+    sick = SOUND | {"cls_rank": 1.0}
+    assert whats(make(), *[sick] * (WINDOW - 1)) == set()
+    found = LearningAlarm(make()).lasted(rows(*[sick] * (WINDOW + 2)))
+    assert [(sign.first, sign.last) for sign in found] == [(EVERY, EVERY * (WINDOW + 2))]
+
+
+def test_who_recognises_volumes_from_the_start_need_not_learn_it() -> None:
+    begun = [{"step": float(step), **START, "retrieval": 0.95} for step in range(1, FIRST_LOOKS + 1)]
+    going = [row for row in rows(*[SOUND | {"retrieval": 0.9}] * 8) if row["step"] > FIRST_LOOKS]
+    assert LearningAlarm(make()).lasted(begun + going) == []
+
+
+def test_views_are_judged_only_where_an_objective_compares_them() -> None:
+    sick = SOUND | {"retrieval": 0.1, "cls_rank": 1.5}
+    alone = {"dino_weight": 0, "ibot_weight": 0, "mae_weight": 1}
+    assert len(whats(make(), *[sick] * 8)) == 2
+    assert whats(make(objective=alone), *[sick] * 8) == set()
+
+
+def test_a_run_that_goes_on_says_what_the_unbroken_one_says(caplog: pytest.LogCaptureFixture) -> None:
+    generator = np.random.default_rng(0)
+    record = rows(
+        *(
+            SOUND | {"retrieval": float(r), "cls_rank": float(c)}
+            for r, c in zip(generator.uniform(0, 0.5, 60), generator.uniform(1, 5, 60), strict=True)
+        )
+    )
+    plain = [{"step": row["step"] + 0.5, "loss": 1.0} for row in record]
+    texts = []
+    for cut in (0, 23, 40):
+        caplog.clear()
+        alarm = LearningAlarm(make())
+        alarm.go_on(judged([*record[:cut], *plain[:cut]]))
+        assert not caplog.messages
+        with caplog.at_level(logging.WARNING):
+            for row in record[cut:]:
+                alarm.step(int(row["step"]), row)
+        texts.append(caplog.messages[:])
+    assert len(texts[0]) > 5
+    for later in texts[1:]:
+        assert later == texts[0][-len(later) :]
+
+
+def test_collapse_stop_ends_the_run() -> None:
+    alarm = LearningAlarm(make(health={"collapse": "stop"}))
+    *before, last = rows(*[SOUND | {"cls_rank": 1.0}] * WINDOW)
+    for row in before:
+        alarm.step(int(row["step"]), row)
+    with pytest.raises(UnsoundError, match=r"since step 10 the CLS tokens .*cls_rank 1.*koleo_weight"):
+        alarm.step(int(last["step"]), last)
+
+
+def test_looks_are_at_first_at_intervals_and_at_the_end() -> None:
+    config = small_config(Path("unused"), run={"steps": 1003}, health={"every": 100})
+    found = [step for step in range(1, 1004) if looks(config, step)]
+    assert found == [1, 2, 3, 4, *range(62, 1003, 62), 1003], "at least four in the patience"
+    none = small_config(Path("unused"), run={"steps": 50}, health={"every": 0})
+    assert not any(looks(none, step) for step in range(1, 51))
