@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 CONSOLE = (
     *("loss", *(part.name for part in PARTS), "gradient_norm", "lr"),
+    *("retrieval", "cls_rank", "probe_linear", "probe_knn"),
     *("volumes_per_second", "mfu", "data_wait", "data_wait_seconds", "damaged_volumes"),
 )
 """The figures of a log line; metrics.jsonl and TensorBoard have all."""
