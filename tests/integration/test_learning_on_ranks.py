@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,54 +35,72 @@ if __name__ == "__main__":
 """
 
 
-def metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+KINDS = ("2-fp32", "1-bf16", "3-fp32")
 
 
-def test_looks_change_no_bit_and_tell_the_same_on_any_ranks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    data, labels = write_labelled(tmp_path, 51)  # a rank has one volume less than others
-    (tmp_path / "rank.py").write_text(RANK)
-    run = {"steps": STEPS, "batch": 8, "images_every": 100, "checkpoint_every": 1, "keep_last": 1}
+class Runs:
+    """Trains on ranks; a run's name says its ZeRO stage, precision, and whether it looks at features."""
 
-    def do(ranks: int, *names: str) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data, self.labels = write_labelled(folder, 51)  # a rank has one volume less than others
+        (folder / "rank.py").write_text(RANK)
+
+    def do(self, ranks: int, *names: str) -> None:
+        run = {"steps": STEPS, "batch": 8, "images_every": 100, "checkpoint_every": 1, "keep_last": 1}
         for name in names:
             stage, precision, looked = name.split("-")[:3]
             engine = {"zero_stage": int(stage), "precision": precision, "micro_batch": 2}
-            health = {"labels": labels, "most_volumes": 51} if looked == "looked" else {"every": 0}
-            config = small_config(data, engine=engine, run=run, health=health)
-            (tmp_path / f"{name}.json").write_text(config.model_dump_json())
-        command = [sys.executable, str(tmp_path / "rank.py"), str(tmp_path), *names]
+            health = {"labels": self.labels, "most_volumes": 51} if looked == "looked" else {"every": 0}
+            config = small_config(self.data, engine=engine, run=run, health=health)
+            (self.folder / f"{name}.json").write_text(config.model_dump_json())
+        command = [sys.executable, str(self.folder / "rank.py"), str(self.folder), *names]
         assert run_ranks(command, ranks).code == 0
 
-    kinds = ["2-fp32", "1-bf16", "3-fp32"]
-    do(2, *(f"{kind}-{looked}-2" for kind in kinds for looked in ("looked", "blind")))
-    do(1, "2-fp32-looked-1", "2-fp32-looked-1-resumed")
-    do(4, "0-fp32-looked-4")
-    for kind in kinds:
-        looked, blind = metrics(tmp_path / f"{kind}-looked-2"), metrics(tmp_path / f"{kind}-blind-2")
+    def metrics(self, name: str) -> list[dict[str, float]]:
+        lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        made = Runs(tmp_path_factory.mktemp("runs"))
+        made.do(2, *(f"{kind}-{looked}-2" for kind in KINDS for looked in ("looked", "blind")))
+        yield made
+
+
+def test_looks_change_no_bit_of_a_run(runs: Runs) -> None:
+    for kind in KINDS:
+        looked, blind = (runs.metrics(f"{kind}-{name}-2") for name in ("looked", "blind"))
         assert [[row[name] for name in LOSSES] for row in looked] == [
             [row[name] for name in LOSSES] for row in blind
         ], kind
         assert all(row.keys() >= FIGURES for row in looked)
         assert not any(row.keys() & FIGURES for row in blind)
-        ends = [tmp_path / f"{kind}-{name}-2/encoder.safetensors" for name in ("looked", "blind")]
+        ends = [runs.folder / f"{kind}-{name}-2/encoder.safetensors" for name in ("looked", "blind")]
         assert ends[0].read_bytes() == ends[1].read_bytes(), kind
-    expected = metrics(tmp_path / "2-fp32-looked-2")
+
+
+def test_looks_tell_the_same_on_any_ranks_and_when_a_run_goes_on(runs: Runs) -> None:
+    runs.do(1, "2-fp32-looked-1", "2-fp32-looked-1-resumed")
+    runs.do(4, "0-fp32-looked-4")
+    expected = runs.metrics("2-fp32-looked-2")
     assert expected[-1]["cls_rank"] != pytest.approx(expected[0]["cls_rank"], rel=1e-3), "nothing was learned"
     for name in ("2-fp32-looked-1", "0-fp32-looked-4", "3-fp32-looked-2"):
-        for ours, theirs in zip(metrics(tmp_path / name), expected, strict=True):
+        for ours, theirs in zip(runs.metrics(name), expected, strict=True):
             told = {figure: ours[figure] for figure in FIGURES}
             assert told == pytest.approx({figure: theirs[figure] for figure in FIGURES}, rel=1e-3), name
-    unbroken, resumed = (tmp_path / f"2-fp32-looked-1{end}" for end in ("", "-resumed"))
-    for ours, theirs in zip(metrics(resumed), metrics(unbroken), strict=True):
+    unbroken, resumed = (f"2-fp32-looked-1{end}" for end in ("", "-resumed"))
+    for ours, theirs in zip(runs.metrics(resumed), runs.metrics(unbroken), strict=True):
         assert {f: ours[f] for f in (*FIGURES, *LOSSES)} == {f: theirs[f] for f in (*FIGURES, *LOSSES)}
-    kept = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (unbroken, resumed)]
+    folders = [runs.folder / name for name in (unbroken, resumed)]
+    kept = [sorted(path.name for path in (folder / "checkpoints").iterdir()) for folder in folders]
     assert kept[0] == kept[1]
-    scores = [row["probe_linear"] for row in metrics(unbroken)]
-    found = best(unbroken, ONLINE)
-    assert found == (checkpoint_path(unbroken, len(scores) - scores[::-1].index(max(scores))), max(scores))
-    assert {path.name for path in checkpoints(unbroken)} == {found[0].name, f"step-{STEPS:08d}"}
+    scores = [row["probe_linear"] for row in runs.metrics(unbroken)]
+    found = best(folders[0], ONLINE)
+    last = len(scores) - scores[::-1].index(max(scores))
+    assert found == (checkpoint_path(folders[0], last), max(scores))
+    assert {path.name for path in checkpoints(folders[0])} == {found[0].name, f"step-{STEPS:08d}"}
