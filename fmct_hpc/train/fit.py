@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.patches import resize_positions
+from fmct_hpc.model.patches import grid_of, resize_positions
 from fmct_hpc.objective.student import Student
 from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.source import Source
@@ -63,6 +63,6 @@ def _of_parts(
     found = {name: tensor for name, tensor in tensors.items() if _part(name) in parts}
     if (positions := found.get("encoder.positions")) is not None:
         sizes = (source.data.view_size, config.data.view_size)
-        theirs, ours = (size // config.model.patch_size for size in sizes)
-        found["encoder.positions"] = resize_positions(positions, theirs, (ours, ours, ours))
+        theirs, ours = (grid_of(size, config.model.patch_size) for size in sizes)
+        found["encoder.positions"] = resize_positions(positions, theirs, ours)
     return found
