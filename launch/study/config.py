@@ -133,15 +133,17 @@ class StudyConfig(Section):
             raise ValueError("sizes must be at most cohort.unlabelled")
         if self.compared_fraction not in self.fractions:
             raise ValueError("compared_fraction must be one of fractions")
-        recipes = []
+        recipes, part = [], ""
         for name in self.objectives:
             try:
+                part = "train"
                 recipes.append(self.recipe(name, max(self.sizes), Path(), 0))
+                part = "finetune"
                 self.finetuning(name)
             except ValidationError as error:
                 first = error.errors()[0]
                 key = ".".join(map(str, first["loc"]))
-                raise ValueError(f"objectives.{name}: {key}: {first['msg']}") from None
+                raise ValueError(f"{part} with objectives.{name}.{part}: {key}: {first['msg']}") from None
         inputs = {"windows", "view_size", "field", "field_mm"}
         if len({recipe.model.model_dump_json() for recipe in recipes}) > 1:
             raise ValueError("objectives must not differ in model")
