@@ -82,8 +82,9 @@ SIGNS = (
         lambda found, limits: (
             found.now["patch_similarity"] - found.least["patch_similarity"] > limits.most_patch_drift
         ),
-        "take a checkpoint from before (run.keep_every keeps them), or begin again with more "
-        "objective.ibot_weight or objective.mae_weight",
+        "take a checkpoint from before (run.keep_every keeps them), or begin again with "
+        "objective.gram_weight from then on (objective.gram_begin), or more objective.ibot_weight or "
+        "objective.mae_weight",
     ),
     Sign(
         "the online probe finds no more than at the start",
