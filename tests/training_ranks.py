@@ -39,7 +39,7 @@ def main(scenario: str, folder: Path) -> None:
     # Stage 3 comes last: it leaves torch's linear layer with a backward pass of DeepSpeed's, whose sums round
     # in another order, and a run is compared to the bit with those before it.
     for name in (
-        *("skipping", "stage0", "bf16-0", "smaller-0", "stage1", "stage2"),
+        *("skipping", "stage0", "bf16-0", "stage1", "smaller-1", "stage2", "smaller-2"),
         *("gram-0", "gram-1", "stage3", "bf16-3", "smaller-3", "gram-3"),
     ):
         config = configuration(folder, name)

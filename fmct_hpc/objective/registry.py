@@ -5,10 +5,11 @@ from fmct_hpc.objective.dino import Dino, DinoKeys
 from fmct_hpc.objective.gram import Gram, GramKeys
 from fmct_hpc.objective.ibot import Ibot, IbotKeys
 from fmct_hpc.objective.koleo import Koleo, KoleoKeys
+from fmct_hpc.objective.lejepa import Lejepa, LejepaKeys
 from fmct_hpc.objective.mae import Mae, MaeKeys
 from fmct_hpc.objective.part import Part
 
-PARTS: tuple[type[Part], ...] = (Dino, Ibot, Koleo, Mae, Gram)
+PARTS: tuple[type[Part], ...] = (Dino, Ibot, Koleo, Mae, Gram, Lejepa)
 """In the order in which they are built, and so drawn from the seed, summed and shown."""
 
 
@@ -18,6 +19,7 @@ class ObjectiveConfig(
     KoleoKeys,
     MaeKeys,
     GramKeys,
+    LejepaKeys,
     WeightsConfig,
 ):
     """L = Σ weight · L over the parts; a weight of 0 builds nothing of that part."""

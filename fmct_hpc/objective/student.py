@@ -42,6 +42,7 @@ class Student(nn.Module):
         self.encoder = VisionTransformer(config.model, len(config.data.windows), config.data.view_size)
         for part in self.parts:
             for name, module in part.modules().items():
+                assert not hasattr(self, name), f"{part.name} builds {name}, which is there already"
                 setattr(self, name, module)
 
     def forward(

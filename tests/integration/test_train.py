@@ -37,8 +37,12 @@ VARIANTS: dict[str, dict[str, object]] = {
     "offload2": {"zero_stage": 2, "offload_optimizer": True},
     "offload3": {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
 }
-SMALLER = {"smaller-0": "stage0", "smaller-3": "stage3"}
-"""Variants again, with local views of fewer voxels."""
+SMALLER: dict[str, dict[str, object]] = {
+    "smaller-1": {"zero_stage": 1},
+    "smaller-2": VARIANTS["stage2"],
+    "smaller-3": VARIANTS["stage3"],
+}
+"""With local views of fewer voxels, and LeJEPA, whose value depends on the micro-batches."""
 ANCHORED = {"gram-0": "stage0", "gram-1": "stage1", "gram-3": "stage3"}
 """Variants again, with Gram anchoring: from step 5, and a refresh every 3 steps, but none at the break."""
 RESUMED = ("stage0", "stage1", "stage2", "stage3", "bf16-0", "bf16-3", *SMALLER, *ANCHORED)
@@ -48,6 +52,7 @@ ELASTIC = {
     4: {"zero_stage": 2, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}}},
 }
 GRAM = {"gram_weight": 2.0, "gram_begin": 0.2, "gram_refresh": 0.15}
+LEJEPA = {"lejepa_weight": 1.0, "lejepa_slices": 64, "lejepa_hidden": 24, "lejepa_width": 12}
 STOP_REASONS = {"SIGUSR1": "SIGUSR1", "SIGUSR2": "SIGUSR2", "time": "time limit"}
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
 """How often ranks are killed: 50 in the long test (docs/training.md)."""
@@ -62,8 +67,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = write_dataset(folder / "data")
     for name, engine in VARIANTS.items():
         (folder / f"{name}.json").write_text(small_config(data, engine=engine).model_dump_json())
-    for name, variant in SMALLER.items():
-        config = small_config(data, data={"local_view_size": 12}, engine=VARIANTS[variant])
+    for name, engine in SMALLER.items():
+        config = small_config(data, data={"local_view_size": 12}, objective=LEJEPA, engine=engine)
         (folder / f"{name}.json").write_text(config.model_dump_json())
     for name, variant in ANCHORED.items():
         config = small_config(data, objective=GRAM, engine=VARIANTS[variant])
@@ -131,10 +136,14 @@ def test_zero_stages_and_offload_learn_what_stage_0_learns(runs: Path, variant: 
     assert_learns_alike(runs / variant, runs / "stage0")
 
 
-def test_two_sizes_of_view_learn_alike_at_stages_0_and_3(runs: Path) -> None:
-    assert_learns_alike(runs / "smaller-3", runs / "smaller-0")
-    assert metrics(runs / "smaller-0")[0]["dino"] != metrics(runs / "stage0")[0]["dino"]
-    assert metrics(runs / "smaller-0")[0]["mae"] == metrics(runs / "stage0")[0]["mae"]
+def test_two_sizes_of_view_and_lejepa_learn_alike_at_stages_1_to_3(runs: Path) -> None:
+    first = metrics(runs / "smaller-1")
+    for other in ("smaller-2", "smaller-3"):
+        assert_learns_alike(runs / other, runs / "smaller-1")
+        found = [(row["lejepa"], row["lejepa_sigreg"]) for row in metrics(runs / other)]
+        assert found == [pytest.approx((row["lejepa"], row["lejepa_sigreg"]), rel=2e-4) for row in first]
+    assert first[0]["dino"] != metrics(runs / "stage0")[0]["dino"]
+    assert first[0]["mae"] == metrics(runs / "stage0")[0]["mae"]
 
 
 def test_patches_are_held_to_an_anchor_that_is_refreshed_alike_at_all_stages(runs: Path) -> None:

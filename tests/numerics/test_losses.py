@@ -1,18 +1,18 @@
 """The losses against NumPy implementations written from the papers' formulas; statistics over ranks."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from worlds import on_worlds
 
 from fmct_hpc.objective.dino import dino_loss, health
 from fmct_hpc.objective.gram import gram_loss
 from fmct_hpc.objective.ibot import ibot_loss
 from fmct_hpc.objective.koleo import koleo_loss
+from fmct_hpc.objective.lejepa import BatchNorm, distance_of_views, sigreg
 from fmct_hpc.objective.mae import mae_loss, normalise_patches
 from fmct_hpc.objective.spread import feature_deviation
 from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
@@ -138,6 +138,47 @@ def test_gram_is_the_mean_squared_difference_of_cosines_between_patches() -> Non
     assert gram_loss(tensor(3 * anchor @ turned), tensor(anchor)).item() == pytest.approx(0, abs=1e-10)
 
 
+def epps_pulley(projected: np.ndarray) -> float:
+    """Balestriero and LeCun 2025, algorithm 1, of N numbers: complex, and over both sides of 0."""
+    t = np.linspace(-5, 5, 17)
+    normal = np.exp(-(t**2) / 2)
+    empirical = np.exp(1j * projected[:, None] * t).mean(axis=0)
+    return len(projected) * np.trapezoid(np.abs(empirical - normal) ** 2 * normal, t)
+
+
+def test_sigreg_is_epps_and_pulleys_statistic_of_each_view_and_direction() -> None:
+    embeddings = GENERATOR.normal(size=(3, 7, 5)) * [0.3, 1, 2, 1, 1] + [0, 1, 0, 0, 0]
+    directions = GENERATOR.normal(size=(5, 11))
+    directions /= np.linalg.norm(directions, axis=0)
+    expected = np.mean([epps_pulley(view @ direction) for view in embeddings for direction in directions.T])
+    assert sigreg(tensor(embeddings), tensor(directions)).item() == pytest.approx(expected, rel=1e-5)
+    # ∫ (1 - exp(-t²)) exp(-t²/2) dt of a normal, and N ∫ (1 - exp(-t²/2))² exp(-t²/2) dt of a point at 0.
+    normal = sigreg(tensor(GENERATOR.normal(size=(800, 100, 5))), tensor(directions))
+    assert normal.item() == pytest.approx((2 * np.pi) ** 0.5 * (1 - 3**-0.5), rel=0.1)
+    point = sigreg(torch.zeros(1, 100, 5), tensor(directions))
+    assert point.item() == pytest.approx(100 * (2 * np.pi) ** 0.5 * (1 - 2**0.5 + 3**-0.5), rel=1e-3)
+
+
+def test_lejepas_distance_is_of_every_view_to_the_mean_of_the_global_ones() -> None:
+    embeddings = GENERATOR.normal(size=(5, 4, 6))
+    terms = [
+        (embeddings[v, b] - (embeddings[0, b] + embeddings[1, b]) / 2) ** 2
+        for v in range(5)
+        for b in range(4)
+    ]
+    assert distance_of_views(tensor(embeddings), 2).item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_batch_norm_is_over_views_and_volumes_even_where_all_are_nearly_alike() -> None:
+    rows = 1 + 1e-2 * GENERATOR.normal(size=(3, 4, 6))
+    norm = BatchNorm(6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    normal = (rows - rows.mean(axis=(0, 1))) / np.sqrt(rows.var(axis=(0, 1)) + 1e-5)
+    expected = norm.weight.detach().numpy() * normal + norm.bias.detach().numpy()
+    np.testing.assert_allclose(norm(tensor(rows)).detach(), expected, atol=1e-4)
+
+
 def test_losses_are_computed_in_float32_under_autocast() -> None:
     logits, features = tensor(GENERATOR.normal(size=(4, 3, 16))), tensor(GENERATOR.normal(size=(2, 9, 16)))
     teacher = torch.softmax(logits[:2] * 3, dim=-1)
@@ -147,7 +188,9 @@ def test_losses_are_computed_in_float32_under_autocast() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             ibot = ibot_loss(logits[0], teacher[0], weights, 0.1)
             gram = gram_loss(logits[None], logits[None].flip(2))
-            losses.append(torch.stack([dino_loss(logits, teacher, 0.1), koleo_loss(features), ibot, gram]))
+            lejepa = sigreg(features, features[0, :4].T)
+            others = dino_loss(logits, teacher, 0.1), koleo_loss(features)
+            losses.append(torch.stack([ibot, gram, lejepa, *others]))
     assert torch.equal(*losses)
 
 
@@ -178,68 +221,44 @@ def test_health_figures_tell_both_kinds_of_collapse() -> None:
     assert feature_deviation(torch.ones(2, 20, 8)).item() == pytest.approx(0, abs=1e-6)
 
 
-RANKS = """
-import multiprocessing, os, sys
-import torch, torch.distributed as dist
-from fmct_hpc.objective.spread import feature_deviation
-from fmct_hpc.objective.koleo import koleo_loss
-from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
-
-
-def run(rank, world, path):
-    dist.init_process_group("gloo", f"file://{path}.store.{world}", rank=rank, world_size=world)
-    given = torch.load(path)
+def statistics(rank: int, world: int, folder: Path) -> dict[str, torch.Tensor]:
+    """What is computed of the global batch, of which this rank has its share."""
+    given = torch.load(folder / "given")
     logits, features = (given[name].chunk(world, dim=1)[rank] for name in ("logits", "features"))
     centring = RunningCentre(8, 0.9)
     centring.probabilities([logits], 0.04)
     centring.update()
-    sinkhorn = torch.cat(SinkhornKnopp(3).probabilities(list(logits.split(1, dim=1)), 0.07), dim=1)
+    targets = torch.cat(SinkhornKnopp(3).probabilities(list(logits.split(1, dim=1)), 0.07), dim=1)
     # Masked patches are not as many on each rank, and on one of four there are none.
-    patches = given["patches"].tensor_split(given["cuts"][world])[rank]
+    patches = given["patches"].tensor_split({1: [], 2: [3], 4: [3, 3, 9]}[world])[rank]
     masked = SinkhornKnopp(3).probabilities([patches], 0.07)[0]
     weight = given["weight"].requires_grad_()
     loss = koleo_loss(features @ weight)
     loss.backward()
     koleo = torch.cat([loss.detach().reshape(1), weight.grad.flatten()])
     dist.all_reduce(koleo)
-    spread = feature_deviation(features)
-    out = {"centre": centring.center, "spread": spread, "koleo": koleo / world}
-    out |= {"sinkhorn": sinkhorn, "masked": masked}
-    torch.save(out, f"{path}.{world}.{rank}")
-    dist.destroy_process_group()
-
-
-fork = multiprocessing.get_context("fork")
-places = [(rank, world, sys.argv[1]) for world in (1, 2, 4) for rank in range(world)]
-ranks = [fork.Process(target=run, args=place) for place in places]
-for process in ranks:
-    process.start()
-for process in ranks:
-    process.join()
-sys.exit(max(abs(process.exitcode) for process in ranks))
-"""
+    return {
+        **{"centre": centring.center, "spread": feature_deviation(features), "koleo": koleo / world},
+        **{"sinkhorn": targets, "masked": masked},
+    }
 
 
 def test_statistics_of_a_global_batch_do_not_depend_on_the_ranks(tmp_path: Path) -> None:
     given = {
         "logits": tensor(GENERATOR.uniform(-1, 1, size=(2, 8, 8))),
         "patches": tensor(GENERATOR.uniform(-1, 1, size=(11, 8))),
-        "cuts": {1: [], 2: [3], 4: [3, 3, 9]},
         "features": tensor(GENERATOR.normal(size=(2, 8, 6))),
         "weight": tensor(GENERATOR.normal(size=(6, 6))),
     }
     torch.save(given, tmp_path / "given")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", RANKS, str(tmp_path / "given")]
-    assert subprocess.run(command, env=environment, timeout=200).returncode == 0
-    alone = torch.load(tmp_path / "given.1.0")
+    worlds = on_worlds(statistics, tmp_path)
+    [alone] = worlds.pop(1)
     expected = koleo_loss(given["features"] @ given["weight"]).item()
     assert alone["koleo"][0].item() == pytest.approx(expected, rel=1e-6)
     np.testing.assert_allclose(
         alone["masked"], sinkhorn(given["patches"].numpy(), 0.07, 3), rtol=1e-4, atol=1e-6
     )
-    for world in (2, 4):
-        ranks = [torch.load(tmp_path / f"given.{world}.{rank}") for rank in range(world)]
+    for world, ranks in worlds.items():
         joined = {
             "sinkhorn": torch.cat([r["sinkhorn"] for r in ranks], 1),
             "masked": torch.cat([r["masked"] for r in ranks]),

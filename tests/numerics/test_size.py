@@ -50,6 +50,7 @@ OPTIONS = [
     ({}, {"dino_weight": 0}),
     ({}, {"mae_weight": 0, "koleo_weight": 0.1}),
     ({}, {"gram_weight": 1, "gram_begin": 0}),
+    ({}, {"dino_weight": 0, "lejepa_weight": 1, "lejepa_slices": 100, "lejepa_hidden": 40}),
 ]
 
 

@@ -20,7 +20,9 @@ from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions,
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import draw, path_scales
 from fmct_hpc.objective.ibot import block_mask, masked_patches
+from fmct_hpc.objective.koleo import Koleo
 from fmct_hpc.objective.mae import keep_indices, reconstruct
+from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.objective.student import Losses, Student, Teacher
 from fmct_hpc.train.schedules import settings as scheduled
 from shards.errors import FmctError
@@ -293,20 +295,22 @@ def forward(
         ({"dino", "mae"}, False),
         ({"ibot"}, False),
         ({"mae", "koleo"}, False),
-        ({"dino", "ibot", "koleo", "mae"}, False),
+        ({"lejepa"}, False),
+        ({"dino", "ibot", "koleo", "mae", "lejepa"}, False),
         ({"dino", "ibot", "koleo", "mae"}, True),
     ],
 )
 def test_every_parameter_that_is_built_is_trained(parts: set[str], shared: bool) -> None:
-    weights = {f"{part}_weight": 0.5 if part in parts else 0 for part in ("dino", "ibot", "koleo", "mae")}
+    weights = {f"{kind.name}_weight": 0.5 if kind.name in parts else 0 for kind in PARTS}
     model = {"drop_path": 0.2, "layer_scale": 0.1, "positions": "learned"}
-    settings = config(model, **weights, ibot_shared_head=shared, ibot_mask_probability=1)
+    settings = config(model, **weights, ibot_shared_head=shared, ibot_mask_probability=1, lejepa_hidden=32)
     torch.manual_seed(0)
     student = Student(settings)
     assert hasattr(student, "head") == ("dino" in parts)
     assert hasattr(student, "mask_token") == ("ibot" in parts)
     assert hasattr(student, "ibot_head") == ("ibot" in parts and not shared)
     assert hasattr(student, "decoder") == ("mae" in parts)
+    assert hasattr(student, "lejepa_projector") == ("lejepa" in parts)
     losses = forward(student, settings)
     assert set(losses.parts) == parts
     losses.total.backward()
@@ -317,6 +321,23 @@ def test_every_parameter_that_is_built_is_trained(parts: set[str], shared: bool)
     assert losses.total.item() == pytest.approx(0.5 * whole)
     later = forward(student, settings, weights=dict.fromkeys(parts, 0.25))
     assert later.total.item() == pytest.approx(0.25 * whole)
+
+
+def test_two_parts_of_one_modules_name_are_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second would take the place of the first, and of its weights in checkpoints."""
+    monkeypatch.setattr(Koleo, "modules", lambda _: {"head": torch.nn.Linear(1, 1)})
+    with pytest.raises(AssertionError, match="koleo builds head"):
+        Student(config(koleo_weight=1))
+
+
+def test_directions_of_lejepa_are_of_length_1_and_of_the_step_alone() -> None:
+    settings = config(lejepa_weight=1, lejepa_slices=50, lejepa_width=7)
+    directions = draw(settings, 3, np.array([3, 8])).parts["lejepa"].directions
+    assert directions.shape == (7, 50)
+    torch.testing.assert_close(directions.norm(dim=0), torch.ones(50))
+    assert directions.mean(dim=1).abs().max() < 0.25
+    assert torch.equal(draw(settings, 3, np.array([5])).parts["lejepa"].directions, directions)
+    assert not torch.equal(draw(settings, 4, np.array([3, 8])).parts["lejepa"].directions, directions)
 
 
 def test_frozen_prototypes_get_a_gradient_of_zero_and_give_the_same_loss() -> None:
