@@ -64,10 +64,6 @@ def study(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Write the report of what is done, and do no more.")
     ] = False,
-    reduced: Annotated[
-        bool,
-        typer.Option("--reduced", help="launch/recipes/study-reduced.yaml: the headline, within an hour."),
-    ] = False,
     tuning: Annotated[
         bool,
         typer.Option("--tune", help="Try fine-tuning's settings on the tuning cohort instead, for each arm."),
@@ -83,10 +79,8 @@ def study(
     from launch.study.run import study as run_study
     from launch.study.run import tune
 
-    if config and reduced:
-        raise FmctError("--reduced: is a recipe of its own; give it or --config")
-    name = "study-reduced.yaml" if reduced else "study.yaml"
-    settings = load(StudyConfig, config or Path(__file__).parents[1] / "recipes" / name, overrides or [])
+    recipe = config or Path(__file__).parents[1] / "recipes" / "study.yaml"
+    settings = load(StudyConfig, recipe, overrides or [])
     with progress("heads") as update:
         if tuning:
             echo(tune(settings, out, update, workers))
