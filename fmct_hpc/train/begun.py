@@ -9,10 +9,11 @@ from shards.section import Section
 
 
 def as_begun(config: TrainConfig, run: Path) -> TrainConfig:
-    """`config` with the earlier values of keys that the record in the folder `run` lacks.
+    """`config` with the earlier values of keys that the record in the folder `run` lacks, or has them of.
 
-    Only of those that are not given, so that a value which is given and differs is refused as any other. As
-    it is where the folder holds no record, or a damaged one.
+    It has them once this version has gone on with the run, and recorded all keys. Only of keys that are not
+    given, so that a value which is given and differs is refused as any other. As it is where the folder holds
+    no record, or a damaged one.
     """
     try:
         record = json_text.parse((run / "config.json").read_bytes())
@@ -25,7 +26,11 @@ def as_begun(config: TrainConfig, run: Path) -> TrainConfig:
         section, recorded = getattr(config, name), record.get(name, {})
         if not isinstance(section, Section) or not isinstance(recorded, dict):
             continue
-        lacking = section.earlier.keys() - recorded.keys() - section.model_fields_set
-        if lacking:
-            changed[name] = section.model_copy(update={key: section.earlier[key] for key in lacking})
+        kept = {
+            key: earlier
+            for key, earlier in section.earlier.items()
+            if key not in section.model_fields_set and recorded.get(key, earlier) == earlier
+        }
+        if kept:
+            changed[name] = section.model_copy(update=kept)
     return config.model_copy(update=changed)

@@ -1,0 +1,57 @@
+"""Runs that an earlier version began go on as they began, however often they are started again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.begun import as_begun
+
+GIVEN: dict[str, dict[str, Any]] = {"data": {"path": "d"}, "model": {"size": "S"}}
+NEWER = (("model", "input_mean"), ("model", "input_std"), ("model", "initialisation"), ("health", "every"))
+
+
+def config(**sections: dict[str, Any]) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {name: {**GIVEN.get(name, {}), **sections.get(name, {})} for name in GIVEN.keys() | sections.keys()}
+    )
+
+
+def record(run: Path, began: TrainConfig, *lacking: tuple[str, str]) -> None:
+    document = began.model_dump(mode="json")
+    for section, key in lacking:
+        del document[section][key]
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_text(json.dumps(document))
+
+
+def values(found: TrainConfig) -> list[Any]:
+    return [getattr(getattr(found, section), key) for section, key in NEWER]
+
+
+def test_a_run_of_0_1_0_goes_on_as_it_began_again_and_again(tmp_path: Path) -> None:
+    record(tmp_path, config(), *NEWER)
+    for _ in range(3):
+        found = as_begun(config(), tmp_path)
+        assert values(found) == [0.0, 1.0, "fixed", 0]
+        record(tmp_path, found)  # as every start does, with all keys
+
+
+@pytest.mark.parametrize("lacking", [(), NEWER])
+def test_what_is_given_counts(tmp_path: Path, lacking: tuple[tuple[str, str], ...]) -> None:
+    began = config(
+        model={"input_mean": 0.0, "input_std": 1.0, "initialisation": "fixed"}, health={"every": 0}
+    )
+    record(tmp_path, began, *lacking)
+    given = config(model={"input_mean": 0.5, "initialisation": "fan_in"})
+    assert values(as_begun(given, tmp_path)) == [0.5, 1.0, "fan_in", 0]
+
+
+def test_a_run_of_this_version_keeps_its_defaults(tmp_path: Path) -> None:
+    record(tmp_path, config())
+    assert as_begun(config(), tmp_path) == config()
+    (tmp_path / "config.json").write_text("{")
+    assert as_begun(config(), tmp_path) == config()
+    assert as_begun(config(), tmp_path / "absent") == config()
