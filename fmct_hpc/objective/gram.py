@@ -54,9 +54,8 @@ class Gram(Part):
 
     def refreshes(self, step: int) -> bool:
         """At the first step of all that it is computed in, and then in equal distances."""
-        steps, objective = self.config.run.steps, self.config.objective
-        since = step - round(steps * objective.gram_begin)
-        return since >= 0 and since % max(1, round(steps * objective.gram_refresh)) == 0
+        since, every = step - self.first_step, self.config.run.steps * self.config.objective.gram_refresh
+        return since >= 0 and since % max(1, round(every)) == 0
 
     def loss(self, seen: Seen) -> Judged:
         """`gram_loss` of the global views; 0 before it begins."""

@@ -150,6 +150,11 @@ class Part:
         """Share of all steps before which its weight is 0."""
         return 0.0
 
+    @property
+    def first_step(self) -> int:
+        """The step from which on its weight may be above 0; steps are whole, whatever their share is."""
+        return round(self.config.run.steps * self.begins)
+
     def refreshes(self, step: int) -> bool:
         """Whether the anchor becomes, before that step, what the teacher then is; of an `anchored` part."""
         return False

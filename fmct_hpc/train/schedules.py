@@ -32,7 +32,7 @@ def settings(config: TrainConfig, step: int) -> StepSettings:
     """The values of `step`, counted from 0."""
     optim, objective, steps = config.optim, config.objective, config.run.steps
     progress = step / steps
-    begins = {part.name: steps * part.begins for part in config.parts}
+    begins = {part.name: part.first_step for part in config.parts}
     return StepSettings(
         lr=learning_rate(config, step),
         weight_decay=cosine(*optim.weight_decay, progress),

@@ -71,3 +71,16 @@ def test_gram_anchoring_begins_late_and_refreshes_in_equal_distances() -> None:
     assert [step for step in range(100) if gram.refreshes(step)] == [30, 55, 80]
     with pytest.raises(ValidationError, match="gram_weight needs a teacher"):
         TrainConfig.model_validate({"data": {"path": "d"}, "objective": {"gram_weight": 2, "dino_weight": 0}})
+
+
+@pytest.mark.parametrize("begin", [0.0, 0.07, 0.3, 0.5, 0.55, 0.999])
+def test_the_anchor_is_the_teacher_of_the_first_step_that_gram_anchoring_counts_in(begin: float) -> None:
+    for steps in range(2, 120):
+        objective = {"gram_weight": 2, "gram_begin": begin}
+        short = TrainConfig.model_validate(
+            {"data": {"path": "d"}, "objective": objective, "run": {"steps": steps}}
+        )
+        (gram,) = (part for part in short.parts if part.anchored)
+        refreshed = [step for step in range(steps) if gram.refreshes(step)]
+        counts = [step for step in range(steps) if settings(short, step).weights["gram"]]
+        assert refreshed[:1] == counts[:1], steps
