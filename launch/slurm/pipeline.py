@@ -19,6 +19,7 @@ from fmct_hpc.fields import Positive
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.train.begun import as_begun
 from fmct_hpc.train.checkpoint import newest_step
 from fmct_hpc.train.start import require_start
 from fmct_hpc.train.understood import require_understood
@@ -119,7 +120,8 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
 
     preparing = _resolved("preprocess", PreprocessConfig, pipeline.preprocess, [f"key_file={key}"])
     volumes = data / preparing.output.formats[0]
-    training = _resolved("train", TrainConfig, pipeline.train, [f"data.path={volumes}"])
+    # The recipe that is kept gives every key, those among them that a run of an earlier version lacked.
+    training = as_begun(_resolved("train", TrainConfig, pipeline.train, [f"data.path={volumes}"]), run)
     probing = _resolved("probe", ProbeConfig, pipeline.probe, [f"data={volumes}", f"labels={labels}"])
     sweeping = _sweep_config(pipeline.sweep, out, volumes, labels) if pipeline.sweep else None
     if not newest_step(run):

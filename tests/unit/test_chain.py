@@ -1,5 +1,6 @@
 """What the pipeline submits, given what is done and what is queued; without Slurm."""
 
+import json
 import os
 from pathlib import Path
 
@@ -223,3 +224,19 @@ def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitt
     theirs = f"encoders: [{{name: theirs, weights: {weights}}}]"
     with pytest.raises(FmctError, match=r"encoder theirs: trained on volumes of another preprocessing"):
         chain(recipe, f"sweep={{set: [{ALLOWED}], {theirs}}}")
+
+
+def test_a_training_that_0_1_0_began_keeps_what_it_began_with(recipe, tmp_path):
+    def kept() -> dict[str, object]:
+        (text,) = [step.recipe[1] for step in chain(recipe) if step.stage == "train" and step.recipe]
+        return yaml.safe_load(text)
+
+    newer = kept()
+    assert newer["model"]["initialisation"] == "fan_in"
+    record = {name: dict(section) for name, section in newer.items()}
+    for key in ("input_mean", "input_std", "initialisation"):
+        del record["model"][key]
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "run" / "config.json").write_text(json.dumps(record))
+    model = kept()["model"]
+    assert [model[key] for key in ("input_mean", "input_std", "initialisation")] == [0.0, 1.0, "fixed"]
