@@ -27,6 +27,7 @@ class Dino(Distillation):
 
     name = "dino"
     title = "DINO"
+    relates_views = True
     taught = ("head",)
     target_name = "cls"
     curves = {  # noqa: RUF012

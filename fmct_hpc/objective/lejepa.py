@@ -56,6 +56,7 @@ class Lejepa(Part):
 
     name = "lejepa"
     title = "LeJEPA"
+    relates_views = True
     compares_volumes = True
     curves = {  # noqa: RUF012
         "LeJEPA: squared distance of views": ("lejepa_distance",),

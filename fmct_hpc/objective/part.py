@@ -125,6 +125,8 @@ class Part:
     """In the report."""
     learns: ClassVar[bool] = True
     """Whether a run with no other part learns something."""
+    relates_views: ClassVar[bool] = False
+    """Whether it teaches the CLS token what the views of a volume have in common."""
     shares_pass: ClassVar[bool] = True
     """Whether it reads the one pass over all views, whole."""
     has_teacher: ClassVar[bool] = False

@@ -334,6 +334,10 @@ def _note(path: Path, kind: str) -> Path:
 def _best(paths: list[Path], kind: str) -> tuple[Path, float] | None:
     scores: list[tuple[float, Path]] = []
     for path in paths:
+        note = _note(path, kind)
         with suppress(FileNotFoundError):
-            scores.append((float(json_text.parse(_note(path, kind).read_text())["score"]), path))
+            try:
+                scores.append((float(json_text.parse(note.read_text())["score"]), path))
+            except (ValueError, KeyError, TypeError):
+                log.warning("%s: damaged, so its checkpoint counts as one without a score", note)
     return max(scores)[::-1] if scores else None

@@ -34,7 +34,11 @@ def fitted(source: Source, config: TrainConfig, student: Student) -> Source:
             what = f"{name} is {shapes[0]} there and {shapes[1]} by this run's model and data"
             raise FmctError(f"{source.description}: {what}")
     kept = Targets(config).state_dict() if config.objective.distils else {}
-    targets = {name: tensor for name, tensor in source.targets.items() if name in kept}
+    targets = {
+        name: tensor
+        for name, tensor in source.targets.items()
+        if name in kept and tensor.shape == kept[name].shape
+    }
     return source._replace(weights=weights, averages=averages, targets=targets)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.learning_signs import FIGURES, SIGNS, Judged, Sign
-from fmct_hpc.train.looks import FIRST_LOOKS
+from fmct_hpc.train.looks import FIRST_LOOKS, looks
 from shards.errors import UnsoundError
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,10 @@ class LearningAlarm:
 
     def __init__(self, config: TrainConfig, speaks: bool = True) -> None:
         """Ranks agree, so one of them speaks for all."""
-        self._limits, steps = config.health, config.run.steps
+        self._config, self._limits, steps = config, config.health, config.run.steps
         self._level = logging.WARNING if speaks else logging.DEBUG
-        of_views = config.objective.compares_views and config.run.batch >= LEAST_VOLUMES
+        relates = any(part.relates_views for part in config.parts)
+        of_views = relates and config.run.batch >= LEAST_VOLUMES
         self._signs = [sign for sign in SIGNS if of_views or not sign.of_views]
         self._window = max(1, config.health.lasting(steps) // max(1, config.health.interval(steps)))
         self._start: dict[str, list[float]] = {}
@@ -80,6 +81,8 @@ class LearningAlarm:
 
     def _found(self, step: int, figures: Mapping[str, float]) -> list[Lasting]:
         """The signs that `step` shows."""
+        if not looks(self._config, step):  # the online probe is asked at regular checkpoints too
+            return []
         known = FIGURES.intersection(figures)
         if step <= FIRST_LOOKS:
             for name in known:

@@ -13,6 +13,7 @@ from fmct_hpc.train.checkpoint import (
     FileFacts,
     Manifest,
     checkpoint_path,
+    checkpoints,
     file_facts,
     mark_score,
     newest,
@@ -191,3 +192,17 @@ def test_any_flipped_bit_of_a_manifest_is_found(tmp_path: Path) -> None:
         (tmp_path / MANIFEST).write_bytes(flipped)
         with pytest.raises(FmctError, match=str(tmp_path)):
             verify(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"score": "much"}', '{"what": "auc"}'])
+def test_a_damaged_score_is_none_and_stops_no_pruning(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2, 3, 4):
+        checkpoint_path(tmp_path, step).mkdir(parents=True)
+    mark_score(checkpoint_path(tmp_path, 1), 0.7, "auc")
+    damaged = checkpoint_path(tmp_path, 2).with_name(f"{checkpoint_path(tmp_path, 2).name}.score.json")
+    damaged.write_text(text)
+    prune(tmp_path, 4, keep_last=1, keep_every=None)
+    assert checkpoints(tmp_path) == [checkpoint_path(tmp_path, step) for step in (1, 4)]
+    assert str(damaged) in caplog.text

@@ -135,3 +135,26 @@ def test_looks_are_at_first_at_intervals_and_at_the_end() -> None:
     assert found == [1, 2, 3, 4, *range(62, 1003, 62), 1003], "at least four in the patience"
     none = small_config(Path("unused"), run={"steps": 50}, health={"every": 0})
     assert not any(looks(none, step) for step in range(1, 51))
+
+
+@pytest.mark.parametrize(
+    ("objective", "judged_by_views"),
+    [
+        ({}, True),
+        ({"dino_weight": 0, "lejepa_weight": 1}, True),
+        ({"dino_weight": 0, "koleo_weight": 0.1}, False),
+    ],
+)
+def test_views_are_judged_where_a_part_relates_them(objective: dict[str, Any], judged_by_views: bool) -> None:
+    sick = SOUND | SICK["two views of a volume are not recognised"]
+    config = make(objective={"ibot_weight": 0, **objective})
+    found = whats(config, *[SOUND] * WINDOW, *[sick] * 2 * WINDOW)
+    assert found == ({"two views of a volume are not recognised"} if judged_by_views else set())
+
+
+def test_what_is_recorded_between_looks_makes_no_sign_last_longer() -> None:
+    """The online probe is asked at regular checkpoints too."""
+    sick = SOUND | SICK["the online probe finds no more than at the start"]
+    config = make()
+    between = [{"step": EVERY * WINDOW + EVERY * n / 5.0, **sick} for n in range(1, 5)]
+    assert LearningAlarm(config).lasted([*rows(*[SOUND] * WINDOW), *between * 10]) == []
