@@ -162,13 +162,19 @@ def report(
     labels: Annotated[
         Path | None, typer.Option(help="What `fmct labels` wrote, to colour the map by.")
     ] = None,
+    unbroken: Annotated[
+        Path | None, typer.Option(help="Run folder of the same training without an interruption, to compare.")
+    ] = None,
 ) -> None:
     """Write all about a run as one self-contained page (OUT.html) and as a model card (OUT.md).
 
     Data, rejections, curves, health, reconstructions, attention, probes, limits, provenance. What is not
-    given or not there yet is left out, and the page says so.
+    given or not there yet is left out, and the page says so. The last lines on the screen say what was shown.
     """
     from launch.report import report as write_report
+    from launch.report.shown import LINE, shown
 
+    told = shown(run, data, probe, unbroken)
     card = write_report(out, run, data, probe, features, labels)
     echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")
+    echo(f"\nWhat was shown\n{told}\n{LINE.format('report', out)}")

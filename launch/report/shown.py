@@ -1,0 +1,144 @@
+"""What a report shows, in a dozen lines for the screen, each computed from the folders that it is about."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fmct_hpc.probe.run import ProbeResult, Row
+from fmct_hpc.train.compare import compare
+from launch.report.data import Data
+from launch.report.training import Training
+from shards.errors import FmctError
+from shards.newer import unread
+
+HEAD = "logistic"
+"""The classifier that the verdict is by, whatever the others found: one that is named beforehand."""
+LINE = "{:<10}  {}"
+
+
+def shown(
+    run: Path, data: Path | None = None, probe: Path | None = None, unbroken: Path | None = None
+) -> str:
+    """Data in and rejected, attempts and whether resuming was exact, health, pretrained beside untrained.
+
+    run, data, probe: as of `report`; of a sweep there is no verdict. unbroken: another run folder, of the
+    same training without an interruption, whose losses are compared with those of `run`. Parts that are not
+    given are left out. Raises FmctError where something given is not there.
+    """
+    training = Training(run)
+    lines = [
+        *(_data(Data(data)) if data else []),
+        *_training(training),
+        *(_resume(training, run, unbroken) if unbroken else []),
+        ("health", _health(training)),
+        *(_features(probe) if probe and (probe / "results.json").is_file() else []),
+    ]
+    return "\n".join(LINE.format(*line) for line in lines)
+
+
+def _data(data: Data) -> list[tuple[str, str]]:
+    found = data.summary
+    reasons = sorted(found.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
+    refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons)
+    into = f"{found.series} series in: {found.volumes} volumes of {found.patients} patients"
+    joined = f", {found.joined_series} joined to another one's" if found.joined_series else ""
+    return [
+        ("data", into + joined),
+        ("rejected", f"{found.rejected_series} series{': ' if refused else ''}{refused}"),
+    ]
+
+
+def _training(training: Training) -> list[tuple[str, str]]:
+    told = [
+        f"attempt {attempt.number}, steps {attempt.first_step} to {attempt.last_step}: {attempt.cause}"
+        for attempt in training.attempts
+        if attempt.steps
+    ]
+    done = f"{training.steps} of {training.config.run.steps} steps"
+    return [("training", "; ".join([done, *told]))]
+
+
+def _resume(training: Training, run: Path, unbroken: Path) -> list[tuple[str, str]]:
+    """Whether the steps after the first interruption are those of the run without one."""
+    resumed = next((attempt.first_step for attempt in training.attempts[1:]), None)
+    if resumed is None:
+        return [("resume", "not shown: the run was never interrupted")]
+    try:
+        steps = compare(run, unbroken)
+    except FmctError as error:
+        return [("resume", f"NOT EXACT: {error}")]
+    after = steps - resumed + 1
+    if after <= 0:
+        return [("resume", f"not shown: {unbroken} ends before step {resumed}, where the run went on")]
+    what = f"{steps} steps equal those of the unbroken run to the last bit"
+    return [("resume", f"exact: {what}, {after} of them after it went on")]
+
+
+def _health(training: Training) -> str:
+    if not training.alarms:
+        return "no sign of collapse"
+    return "; ".join(f"{alarm.sign} (steps {alarm.first} to {alarm.last})" for alarm in training.alarms)
+
+
+def _features(probe: Path) -> list[tuple[str, str]]:
+    file = probe / "results.json"
+    try:
+        result = ProbeResult.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise unread(file, error, "damaged, or written by another version; probe again") from None
+    pairs = _pairs(result.rows)
+    if not pairs:
+        return []
+    width = max(len(task) for task in pairs)
+    lines = [
+        ("features" if not number else "", f"{task:<{width}}  {_told(trained, untrained)}")
+        for number, (task, (trained, untrained)) in enumerate(pairs.items())
+    ]
+    return [*lines, ("verdict", verdict(result))]
+
+
+def _pairs(rows: list[Row]) -> dict[str, tuple[Row, Row]]:
+    """Of each task the trained and the untrained encoder's row, in distribution."""
+    found = {(row.task, row.encoder): row for row in rows if (row.head, row.split) == (HEAD, "id")}
+    tasks = dict.fromkeys(task for task, _ in found)
+    return {task: (found[task, "trained"], found[task, "untrained"]) for task in tasks}
+
+
+def _told(trained: Row, untrained: Row) -> str:
+    areas = (
+        f"{name} {value:.3f} [{low:.3f}, {high:.3f}]"
+        for name, (value, low, high) in (("pretrained", trained.auc), ("untrained", untrained.auc))
+    )
+    gain, low, high = trained.gain
+    word = _apart(trained, untrained)
+    return f"{', '.join(areas)}, gain {gain:+.3f} [{low:+.3f}, {high:+.3f}]{f': {word}' if word else ''}"
+
+
+def _apart(trained: Row, untrained: Row) -> str:
+    """Which of the two intervals lies wholly above the other."""
+    if trained.auc[1] > untrained.auc[2]:
+        return "above"
+    return "below" if trained.auc[2] < untrained.auc[1] else ""
+
+
+def verdict(result: ProbeResult) -> str:
+    """For which findings the intervals of pretrained and untrained features lie apart, on which patients."""
+    pairs = _pairs(result.rows)
+    words = {task: _apart(*pair) for task, pair in pairs.items()}
+    above, below = ([task for task, word in words.items() if word == wanted] for wanted in ("above", "below"))
+    level = f"{result.confidence:.0%} intervals"
+    seen = {
+        None: "; nobody knows which of them the pretraining saw",
+        0: " that the pretraining did not see",
+    }.get(result.pretrained_patients, f", {result.pretrained_patients} of whom the pretraining saw")
+    tested = f"on {result.patients} patients{seen}"
+    told = [
+        f"{side} the untrained model, {level} apart, for {len(tasks)} of {len(pairs)} findings "
+        f"({', '.join(tasks)})"
+        for side, tasks in (("above", above), ("below", below))
+        if tasks
+    ]
+    if not told:
+        return f"pretraining shows no gain: {level} overlap for all {len(pairs)} findings, {tested}"
+    word = "harms" if below else "helps"
+    return f"pretraining {word}: {'; '.join(told)}, {tested}"
