@@ -75,9 +75,18 @@ def _resume(training: Training, run: Path, unbroken: Path) -> list[tuple[str, st
 
 
 def _health(training: Training) -> str:
-    if not training.alarms:
-        return "no sign of collapse"
-    return "; ".join(f"{alarm.sign} (steps {alarm.first} to {alarm.last})" for alarm in training.alarms)
+    lasting = [
+        *((alarm.sign, alarm.first, alarm.last) for alarm in training.alarms),
+        *((found.sign.what, found.first, found.last) for found in training.unlearned),
+    ]
+    signs = "; ".join(f"{sign} (steps {first} to {last})" for sign, first, last in lasting)
+    told = signs or "no sign of collapse, none that nothing is learned"
+    looks = [row for row in training.metrics if "retrieval" in row]
+    if looks:
+        first, last, chance = looks[0]["retrieval"], looks[-1]["retrieval"], looks[-1]["retrieval_chance"]
+        told += f"; volumes recognised by another view: {first:.0%} at first, {last:.0%} at last"
+        told += f" (by chance {chance:.0%})"
+    return told
 
 
 def _features(probe: Path) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """The lines that say what a report shows: every figure comes from a file, and the verdict from intervals."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,20 @@ def test_each_line_has_the_figures_of_its_folder(inputs: Inputs, tmp_path: Path)
     assert "0.800 [0.750, 0.850]" in lines["features"]
     assert "0.600 [0.500, 0.700]" in lines["features"]
     assert lines["verdict"] == verdict(probed({"a": (HIGH, LOW)}))
+
+
+@pytest.mark.parametrize("looked", [True, False])
+def test_it_says_whether_volumes_are_recognised(inputs: Inputs, tmp_path: Path, looked: bool) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(inputs.run, run)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [{name: value for name, value in row.items() if "retrieval" not in name} for row in rows]
+    for step, found in ((4, 0.25), (350, 0.5), (STEPS, 0.875)) if looked else ():
+        rows[step - 1] |= {"retrieval": found, "retrieval_chance": 0.03125}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    health = by_name(shown(run))["health"]
+    assert ("25% at first, 88% at last (by chance 3%)" in health) == looked
+    assert ("recognised by another view" in health) == looked
 
 
 def test_a_resume_is_called_exact_only_where_steps_after_it_are_equal(inputs: Inputs, tmp_path: Path) -> None:
