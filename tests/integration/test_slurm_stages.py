@@ -24,6 +24,11 @@ REPOSITORY = Path(__file__).parents[2]
 SITE = REPOSITORY / "launch/recipes/site-test.yaml"
 SBATCH = REPOSITORY / "launch/sbatch"
 SMALL_MODEL = ["run.steps=40", "run.checkpoint_every=10", "run.batch=4", "model.depth=2", "model.width=96"]
+SMALL_MODEL += [
+    "data.view_size=48",
+    "model.patch_size=12",
+    "data.local_views=2",
+]  # slow enough to be preempted
 
 
 def run(*command: str | Path) -> str:

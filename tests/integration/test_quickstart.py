@@ -1,0 +1,114 @@
+"""launch/quickstart.sh as a reader runs it, in the tests' own environment: what it ends with has to be so."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documents import REPOSITORY
+
+from fmct_hpc.probe.run import ProbeResult
+from fmct_hpc.train.attempts import attempts
+from launch.report.shown import shown, verdict
+from shards import Dataset
+
+pytestmark = pytest.mark.timeout(1500)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that it made, and all that it said."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    (checkout / "launch").mkdir()
+    for name in ("launch/recipes", "tests"):
+        (checkout / name).symlink_to(REPOSITORY / name)
+    script = checkout / "launch/quickstart.sh"
+    script.write_bytes((REPOSITORY / "launch/quickstart.sh").read_bytes())
+    (checkout / "launch/environment.sh").write_text("exit 0\n")
+    fmct = checkout / ".venv/bin/fmct"
+    fmct.parent.mkdir(parents=True)
+    fmct.write_text(f'#!/bin/sh\nexec {sys.executable} -m launch.cli "$@"\n')
+    fmct.chmod(0o755)
+    run = subprocess.run(
+        ["bash", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1400,
+    )
+    assert run.returncode == 0, run.stdout
+    return checkout / "demo", run.stdout
+
+
+@pytest.fixture(scope="module")
+def result(done: tuple[Path, str]) -> ProbeResult:
+    return ProbeResult.model_validate_json((done[0] / "probe/results.json").read_bytes())
+
+
+def test_pretraining_is_above_the_untrained_model_with_intervals_apart(result: ProbeResult) -> None:
+    rows = {(row.task, row.encoder): row.auc for row in result.rows if row.head == "logistic"}
+    tasks = {task for task, _ in rows}
+    assert len(tasks) == 6
+    assert any(rows[task, "trained"][1] > rows[task, "untrained"][2] for task in tasks)
+    assert not any(rows[task, "trained"][2] < rows[task, "untrained"][1] for task in tasks)
+
+
+def test_it_is_tested_on_patients_that_the_pretraining_did_not_see(
+    done: tuple[Path, str], result: ProbeResult
+) -> None:
+    folder, _ = done
+    seen, tested = (
+        set(Dataset.open(folder / "parts" / part).index["patient_key"].to_pylist())
+        for part in ("pretraining", "held_out")
+    )
+    assert not seen & tested
+    assert result.pretrained_patients == 0
+    assert {row["data"]["content_digest"] for row in _attempts(folder)} == {
+        Dataset.open(folder / "parts/pretraining").content_digest()
+    }
+
+
+def _attempts(folder: Path) -> list[dict[str, dict[str, str]]]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "run/attempts").glob("????.json"))]
+
+
+def test_the_run_was_killed_and_went_on(done: tuple[Path, str]) -> None:
+    first, second = attempts(done[0] / "run")
+    assert (first.cause, second.cause) == ("killed", "done")
+    assert second.first_step > 1
+    assert second.last_step == second.configuration["run"]["steps"]
+
+
+def test_the_last_thing_on_the_screen_is_what_was_shown(done: tuple[Path, str], result: ProbeResult) -> None:
+    folder, said = done
+    last = said.split("What was shown\n")[1].splitlines()
+    names = [line.split()[0] for line in last if not line.startswith(" ")]
+    assert names == [
+        "data",
+        "rejected",
+        "training",
+        "resume",
+        "health",
+        "features",
+        "verdict",
+        "report",
+    ]
+    told = shown(folder / "run", folder / "data", folder / "probe", folder / "unbroken").splitlines()
+    # The paths in them are the script's own.
+    assert last[:-1] == told
+    assert verdict(result) in last[-2]
+    assert "pretraining helps" in last[-2]
+    assert re.search(r"^resume +exact: 60 steps", "\n".join(last), re.MULTILINE)
+    assert last[-1].split()[-1] == "demo/report.html"
+    assert (folder / "report.html").stat().st_size > 10**5
+
+
+def test_no_line_warns(done: tuple[Path, str]) -> None:
+    """A line of the log has its level's letter behind the time."""
+    _, said = done
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d I ", said, re.MULTILINE)
+    assert not re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [^I] .*", said, re.MULTILINE)
