@@ -1,47 +1,39 @@
-"""The anchor: the teacher's encoder as it was some time ago, which patch tokens are held to (Gram anchoring).
-
-It is kept as the teacher is: under ZeRO stage 3 it is partitioned, and every rank copies its own slices.
-"""
+"""The anchor of Gram anchoring: the teacher's encoder as it was some time ago."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.execution import set_execution
 from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.objective.part import Part
 from fmct_hpc.objective.student import Student
+from fmct_hpc.train.frozen import Frozen
 from fmct_hpc.train.partition import own_part
 from fmct_hpc.train.process_group import Place
-from fmct_hpc.train.teacher import MeanTeacher, partitioned
+from fmct_hpc.train.teacher import MeanTeacher
 
 
-class Anchor:
+class Anchor(Frozen[VisionTransformer]):
     """Gives patch tokens, and changes at a refresh alone."""
 
-    def __init__(self, config: TrainConfig, student: Student, place: Place) -> None:
+    def __init__(self, part: Part, config: TrainConfig, student: Student, place: Place) -> None:
         """Copy `student`, as the teacher does at step 0, before it is given to DeepSpeed."""
-        module = VisionTransformer(config.model, len(config.data.windows), config.data.view_size)
-        module.load_state_dict(student.encoder.state_dict())
-        module.to(place.device).requires_grad_(False)
-        set_execution(module, config.engine)
-        self.parameters = {f"encoder.{name}": one for name, one in module.named_parameters()}
-        self._prefix = module.prefix
-        self._forward: nn.Module = module.eval()
-        if config.engine.zero_stage == 3:
-            self._forward = partitioned(module, config)
-        self._device_type = place.device.type
-        self._autocast = config.engine.precision == "bf16"
+        encoder = VisionTransformer(config.model, len(config.data.windows), config.data.view_size)
+        encoder.load_state_dict(student.encoder.state_dict())
+        super().__init__(encoder, config, place)
+        self.part = part
+        """Whose it is."""
+        self.parameters = {f"encoder.{name}": one for name, one in self.parameters.items()}
+        self._prefix = encoder.prefix
 
-    @torch.no_grad()
     def __call__(self, views: Tensor) -> Tensor:
         """Patch tokens (G, B, N, width) of global views (G, B, C, D, H, W), seen whole."""
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._autocast):
-            tokens: Tensor = self._forward(views.flatten(0, 1))
+        tokens: Tensor = self.ask(views.flatten(0, 1))
         return tokens[:, self._prefix :].unflatten(0, views.shape[:2])
 
     @torch.no_grad()
     def refresh(self, teacher: MeanTeacher) -> None:
-        """Become the teacher's encoder as it is now."""
+        """Become the teacher's encoder as it is now: every rank copies its own slices."""
         mine = [own_part(parameter) for parameter in self.parameters.values()]
         theirs = [own_part(teacher.parameters[name]) for name in self.parameters]
         torch._foreach_copy_(mine, theirs)

@@ -59,8 +59,8 @@ class Training:
         self.targets = Targets(config).to(place.device) if config.objective.distils else None
         if self.targets:
             self.targets.load_state_dict(centres, strict=False)
-        self.anchored = next((part for part in config.parts if part.anchored), None)
-        self.anchor = Anchor(config, student, place) if self.anchored else None
+        anchored = next((part for part in config.parts if part.anchored), None)
+        self.anchor = Anchor(anchored, config, student, place) if anchored else None
         self.engine = build_engine(config, student, place)
         averaged = self.teacher.parameters if self.teacher else {}
         self.state = State(self.engine, averaged, self.targets, self.anchor.parameters if self.anchor else {})
@@ -68,7 +68,7 @@ class Training:
     def step(self, step: int, batches: list[Batch], stop: bool) -> Outcome:
         """Do step number `step`, counted from 0, on this rank's micro-batches."""
         now = settings(self.config, step)
-        if self.anchored and self.anchor and self.teacher and self.anchored.refreshes(step):
+        if self.anchor and self.teacher and self.anchor.part.refreshes(step):
             self.anchor.refresh(self.teacher)
         draws = [draw(self.config, step, batch.indices).to(self.place.device) for batch in batches]
         losses: list[Losses] = []
@@ -98,9 +98,9 @@ class Training:
             self.teacher(batch.views.whole, drawn, now) for batch, drawn in zip(batches, draws, strict=True)
         ]
         targets = self.targets.of(said, now.teacher_temperature)
-        if self.anchored and self.anchor and now.weights[self.anchored.name]:
+        if self.anchor and now.weights[self.anchor.part.name]:
             for each, batch in zip(targets, batches, strict=True):
-                each[self.anchored.name] = self.anchor(batch.views.whole)
+                each[self.anchor.part.name] = self.anchor(batch.views.whole)
         return targets
 
     def _agree(self, losses: list[Losses], batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
