@@ -22,7 +22,7 @@ from fmct_hpc.data.config import DataConfig
 from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.train.checkpoint import Beginning, DataFacts, parts, verify
+from fmct_hpc.train.checkpoint import Beginning, DataFacts, Manifest, parts, verify
 from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
 from shards.atomic import write_bytes, write_text
@@ -133,12 +133,17 @@ def _resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.flo
 def export_checkpoint(checkpoint: Path, out: Path) -> None:
     """Write the encoder of a checkpoint; raises FmctError where it is damaged."""
     manifest = verify(checkpoint)
-    try:
-        config = TrainConfig.from_record(manifest.configuration)
-    except ValidationError as error:
-        raise unread(checkpoint, error, "not a training of this version") from None
+    config = configuration_of(checkpoint, manifest)
     weights = averaged_weights(parts(checkpoint, manifest), "encoder.")
     export_encoder(out, weights, config, manifest.data, manifest.step, manifest.beginning)
+
+
+def configuration_of(checkpoint: Path, manifest: Manifest) -> TrainConfig:
+    """What a checkpoint's training was configured with; raises FmctError where this version can't read it."""
+    try:
+        return TrainConfig.from_record(manifest.configuration)
+    except ValidationError as error:
+        raise unread(checkpoint, error, "not a training of this version") from None
 
 
 def export_encoder(

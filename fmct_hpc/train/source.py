@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.train.checkpoint import (
@@ -21,12 +19,11 @@ from fmct_hpc.train.checkpoint import (
     read_manifest,
     verify,
 )
-from fmct_hpc.train.export import encoder_info, load_encoder, origin_of
+from fmct_hpc.train.export import configuration_of, encoder_info, load_encoder, origin_of
 from fmct_hpc.train.pieces import PieceFiles
 from fmct_hpc.train.state import AVERAGE, TARGETS, WEIGHT, whole_tensors
 from shards.errors import FmctError, raise_refusal
 from shards.info import sha256
-from shards.newer import unread
 
 _PARTS = ("head", "decoder")
 """Files that `fmct convert-weights` puts beside an encoder, named as the student's parts."""
@@ -72,7 +69,7 @@ def read_source(beginning: Beginning) -> Source:
     place, manifest = beginning.place, read_manifest(beginning.place)
     if manifest.digest != beginning.digest:
         raise FmctError(f"{place}: was written again meanwhile; run it again")
-    config = _configuration(place, manifest)
+    config = configuration_of(place, manifest)
     try:
         files = PieceFiles(parts(place, manifest))
         kinds = [whole_tensors(files, kind) for kind in (WEIGHT, AVERAGE, TARGETS)]
@@ -105,11 +102,4 @@ def _checkpoint(start: Path, digest: str | None) -> tuple[Path, Manifest]:
 
 
 def _origin(place: Path, manifest: Manifest) -> str:
-    return origin_of(_configuration(place, manifest).run.start_from, manifest.beginning)
-
-
-def _configuration(place: Path, manifest: Manifest) -> TrainConfig:
-    try:
-        return TrainConfig.from_record(manifest.configuration)
-    except ValidationError as error:
-        raise unread(place, error, "not a training of this version") from None
+    return origin_of(configuration_of(place, manifest).run.start_from, manifest.beginning)
