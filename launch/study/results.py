@@ -90,7 +90,7 @@ def _counts(config: StudyConfig, heads: int) -> list[NDArray[np.uint16]]:
     return [np.ones((1, heads), np.uint16), *resample_counts(heads, config.bootstrap, seed=0)]
 
 
-def mean_areas(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
+def mean_area(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
     """The area under the curve, mean of the findings; scores, truth: (heads, findings)."""
     return float(_areas(scores, truth, [np.ones((1, len(truth)), np.uint16)])[0, -1])
 

@@ -17,7 +17,7 @@ from launch.study.cells import Cell, Heads, Setting
 from launch.study.cohort import Split
 from launch.study.config import StudyConfig
 from launch.study.plan import Group
-from launch.study.results import mean_areas
+from launch.study.results import mean_area
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 
@@ -65,6 +65,7 @@ def write_tuning(config: StudyConfig, out: Path, heads: Heads) -> str:
 
     Returns a Markdown table of areas, means of findings and draws, the best of each arm in bold.
     """
+    grid = settings(config)
     truth = heads.labels[heads.rows[Split.TEST]] == 1
     rows: list[dict[str, object]] = []
     lines = []
@@ -73,13 +74,13 @@ def write_tuning(config: StudyConfig, out: Path, heads: Heads) -> str:
         for cell in group.cells:
             assert cell.setting is not None
             scores = np.load(out / "cells" / cell.file_name)["scores"][: len(truth)]
-            area = float(mean_areas(scores, truth))
+            area = mean_area(scores, truth)
             areas.setdefault(cell.setting, []).append(area)
             rows.append({"arm": cell.arm, **cell.setting._asdict(), "seed": cell.seed, "auc": area})
-        means = [float(np.mean(areas[setting])) for setting in settings(config)]
+        means = [float(np.mean(areas[setting])) for setting in grid]
         shown = [f"**{mean:.3f}**" if mean == max(means) else f"{mean:.3f}" for mean in means]
         lines.append(f"| {markdown.escape(group.cells[0].arm)} | {' | '.join(shown)} |")
     with atomic_path(out / TABLE) as temporary:
         pq.write_table(pa.Table.from_pylist(rows), temporary)
-    head = markdown.row(["", *(f"{setting.lr:g}, {setting.steps} steps" for setting in settings(config))])
-    return "\n".join([head, "| --- " * (len(settings(config)) + 1) + "|", *lines])
+    head = markdown.row(["", *(f"{setting.lr:g}, {setting.steps} steps" for setting in grid)])
+    return "\n".join([head, "| --- " * (len(grid) + 1) + "|", *lines])
