@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.size import head_flops, head_parameters
 from fmct_hpc.objective.distillation import Distillation, DistillationKeys, kept_scores
 from fmct_hpc.objective.part import Costs, Judged, Seen, Sign
+from fmct_hpc.objective.ranks import gathered
 from fmct_hpc.objective.spread import REMEDY
 
 
@@ -118,8 +118,5 @@ def health(student_logits: Tensor, teacher_probabilities: Tensor, temperature: f
 
 def _distinct(numbers: Tensor) -> Tensor:
     """How many different ones there are among all ranks' numbers, of which each has as many; 0-d float32."""
-    if dist.is_initialized():
-        gathered = [torch.empty_like(numbers) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, numbers)
-        numbers = torch.stack(gathered)
-    return torch.tensor(float(numbers.unique().numel()), device=numbers.device)
+    distinct = torch.stack(gathered(numbers)).unique().numel()
+    return torch.tensor(float(distinct), device=numbers.device)

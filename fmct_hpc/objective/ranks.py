@@ -1,4 +1,4 @@
-"""Means over the volumes of all ranks, for statistics of the batch that a loss is a function of."""
+"""Sums, means and rows of all ranks; of this process alone where it has joined no group."""
 
 from typing import Any
 
@@ -8,8 +8,23 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """How many ranks there are; 1 where no process group was joined."""
+    """How many ranks there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
+    """Make `tensor` that of all ranks, in place and without a gradient; all ranks must call it."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, operation)
+
+
+def gathered(own: Tensor) -> list[Tensor]:
+    """All ranks' tensors, which have one shape, by rank, without a gradient; all ranks must call it."""
+    if not dist.is_initialized():
+        return [own]
+    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, own.contiguous())
+    return everyone
 
 
 def mean_over_ranks(own: Tensor) -> Tensor:
@@ -34,6 +49,5 @@ class _MeanOverRanks(torch.autograd.Function):
 
 def _mean(tensor: Tensor) -> Tensor:
     mean = tensor.contiguous().clone()
-    if dist.is_initialized():
-        dist.all_reduce(mean)
+    all_reduce(mean)
     return mean / world_size()

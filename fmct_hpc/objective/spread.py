@@ -1,9 +1,10 @@
 """Whether features spread: a sign of health of the pass that parts share, whatever the parts."""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from fmct_hpc.objective.ranks import all_reduce
 
 REMEDY = (
     "a lower optim.base_lr, objective.centring=sinkhorn, a lower objective.teacher_temperature or some "
@@ -21,7 +22,6 @@ def feature_deviation(features: Tensor) -> Tensor:
     """
     rows = F.normalize(features.double().flatten(0, -2), dim=-1)
     moments = torch.cat([rows.sum(dim=0), rows.square().sum(dim=0), rows.new_tensor([float(len(rows))])])
-    if dist.is_initialized():
-        dist.all_reduce(moments)
+    all_reduce(moments)
     mean, square = (moments[:-1] / moments[-1]).chunk(2)
     return ((square - mean.square()).clamp(min=0).sqrt().mean() * rows.shape[-1] ** 0.5).float()

@@ -8,6 +8,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmct_hpc.objective.ranks import all_reduce
+
 if TYPE_CHECKING:
     from fmct_hpc.config import TrainConfig
 
@@ -48,7 +50,7 @@ class RunningCentre(Centring):
 
     def update(self) -> None:
         """Move the centre towards the mean of the step's logits over all ranks."""
-        _all_reduce(self._total)
+        all_reduce(self._total)
         count = self._total[-1]
         mean = self._total[:-1] / count.clamp(min=1)
         self.center.lerp_(mean, (1 - self.momentum) * (count > 0).float())
@@ -75,12 +77,12 @@ class SinkhornKnopp(Centring):
         rows = torch.cat([part.float().flatten(0, -2) for part in logits]) / temperature
         # A common factor of Q changes nothing; with the greatest logit at 0, exp can't overflow.
         greatest = rows.max() if rows.numel() else rows.new_tensor(-torch.inf)
-        _all_reduce(greatest, dist.ReduceOp.MAX)
+        all_reduce(greatest, dist.ReduceOp.MAX)
         q = (rows - greatest).exp()
         least = torch.finfo(q.dtype).tiny
         for _ in range(self.iterations):
             prototype_sums = q.sum(dim=0)
-            _all_reduce(prototype_sums)
+            all_reduce(prototype_sums)
             q = q / prototype_sums.clamp(min=least)
             q = q / q.sum(dim=1, keepdim=True).clamp(min=least)
         sizes = [part.flatten(0, -2).shape[0] for part in logits]
@@ -119,8 +121,3 @@ class Targets(nn.Module):
         """In place of `update` for a step that was not sound."""
         for centring in self._centrings.values():
             centring.discard()
-
-
-def _all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
-    if dist.is_initialized():
-        dist.all_reduce(tensor, operation)

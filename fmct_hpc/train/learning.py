@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from fmct_hpc.data.draw import draw_views
 from fmct_hpc.data.field import voxels
 from fmct_hpc.data.loader import Batch
 from fmct_hpc.data.order import Order, Share
+from fmct_hpc.objective.ranks import all_reduce, gathered
 from fmct_hpc.train.averaged import AveragedEncoder
 from fmct_hpc.train.feature_figures import crop_likeness, effective_rank, retrieval, similarities
 from fmct_hpc.train.looks import looks
@@ -53,11 +53,10 @@ class Learning:
         gram, sums = (
             torch.stack([getattr(part, name) for part in seen]).sum(dim=0) for name in ("gram", "sums")
         )
-        dist.all_reduce(gram)
-        dist.all_reduce(sums)
+        all_reduce(gram)
+        all_reduce(sums)
         mine = torch.cat([part.rows for part in seen], dim=1)
-        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyone, mine)
+        everyone = gathered(mine)
         # One rank computes them for all: devices of two kinds may round otherwise, and ranks must agree.
         return on_first_rank(lambda: _figures(Seen(torch.cat(everyone, dim=1), gram, sums)))
 

@@ -7,9 +7,9 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from fmct_hpc.objective.ranks import gathered
 from fmct_hpc.probe.online import online_areas
 from fmct_hpc.probe.online_cohort import OnlineCohort, probed
 from fmct_hpc.train.averaged import AveragedEncoder
@@ -88,8 +88,6 @@ class OnlineProbe:
         for part in views.split(self._batch):
             tokens = self._encode(part)
             pooled.append(torch.cat([tokens.cls, tokens.patches.mean(dim=1)], dim=1))
-        mine = torch.cat(pooled)
-        everyone = [torch.empty_like(mine) for _ in range(self._ranks)]
-        dist.all_gather(everyone, mine)
-        features = torch.stack(everyone, dim=1).flatten(0, 1)[: len(cohort.rows)].cpu().numpy()
+        everyone = torch.stack(gathered(torch.cat(pooled)), dim=1)
+        features = everyone.flatten(0, 1)[: len(cohort.rows)].cpu().numpy()
         return on_first_rank(lambda: online_areas(features, cohort))
