@@ -174,7 +174,7 @@ def report(
     from launch.report import report as write_report
     from launch.report.shown import LINE, shown
 
-    told = shown(run, data, probe, unbroken)
     card = write_report(out, run, data, probe, features, labels)
+    told = shown(run, data, probe, unbroken)
     echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")
     echo(f"\nWhat was shown\n{told}\n{LINE.format('report', out)}")
