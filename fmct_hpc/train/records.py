@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from fmct_hpc.objective.part import Gallery
 from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.figures import figures_of
-from shards.atomic import atomic_path, write_bytes
+from fmct_hpc.train.sheets import heat, slices
+from shards.atomic import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -53,36 +53,23 @@ class Records:
 
     def gallery(self, step: int, gallery: Gallery, volumes: Mapping[str, Tensor]) -> None:
         """Show what a part made of a view: volumes (C, D, H, W) in [0, 1] by title, as three slices each."""
-        figure = Figure(figsize=(6, 0.4 + 2 * len(volumes)), layout="constrained", facecolor="black")
-        axes = figure.subplots(len(volumes), 3, squeeze=False)
-        for row, (title, volume) in zip(axes, volumes.items(), strict=True):
-            for axis, plane in zip(row, _planes(volume[0].cpu().float().numpy()), strict=True):
-                axis.imshow(plane, cmap="gray", vmin=0, vmax=1, aspect=_aspect(plane))
-                axis.set_axis_off()
-            row[1].set_title(title, color="white")
-        self._save(figure, self._run / gallery.folder, step)
+        planes = {title: volume[0].cpu().float().numpy() for title, volume in volumes.items()}
+        slices(self._picture(gallery.folder, step), planes)
         stack = torch.stack([volume[:1, volume.shape[1] // 2] for volume in volumes.values()])
         self._board.add_images(gallery.name, np.clip(stack.cpu().numpy(), 0, 1), step)
 
     def attention(self, step: int, view: Tensor, attention: Tensor) -> None:
         """Show a view's (C, D, H, W) middle slices and, over them, its patches' attention, of their grid."""
         grown = F.interpolate(attention[None, None], size=view.shape[1:], mode="trilinear")[0, 0]
-        heat, brain = (tensor.cpu().float().numpy() for tensor in (grown, view[0]))
-        figure = Figure(figsize=(6, 2.2), layout="constrained", facecolor="black")
-        for axis, plane, hot in zip(figure.subplots(1, 3), _planes(brain), _planes(heat), strict=True):
-            axis.imshow(plane, cmap="gray", vmin=0, vmax=1, aspect=_aspect(plane))
-            axis.imshow(hot, cmap="inferno", alpha=0.5, vmin=0, vmax=heat.max(), aspect=_aspect(plane))
-            axis.set_axis_off()
-        self._save(figure, self._run / "attention", step)
+        brain, glow = (tensor.cpu().float().numpy() for tensor in (view[0], grown))
+        heat(self._picture("attention", step), brain, glow)
 
     def embedding(self, step: int, vectors: Tensor, columns: list[str], rows: list[list[str]]) -> None:
         """Give TensorBoard's projector vectors (N, width) with the metadata `columns` of each."""
         self._board.add_embedding(vectors, metadata=rows, metadata_header=columns, global_step=step)
 
-    def _save(self, figure: Figure, folder: Path, step: int) -> None:
-        folder.mkdir(exist_ok=True)
-        with atomic_path(folder / f"step-{step:08d}.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=80, metadata={"Software": None})
+    def _picture(self, folder: str, step: int) -> Path:
+        return self._run / folder / f"step-{step:08d}.png"
 
     def close(self) -> None:
         """Flush and close; what was recorded is then on disk."""
@@ -90,14 +77,3 @@ class Records:
         os.fsync(self._metrics.fileno())
         self._metrics.close()
         self._board.close()
-
-
-def _planes(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Axial, coronal and sagittal slices through the middle of (D, H, W), as radiologists see them."""
-    d, h, w = (edge // 2 for edge in volume.shape)
-    return volume[d, ::-1, ::-1], volume[::-1, h, ::-1], volume[::-1, ::-1, w]
-
-
-def _aspect(plane: np.ndarray) -> float:
-    """A voxel's height over its width: the field is a cube, whatever the edges of views."""
-    return plane.shape[1] / plane.shape[0]

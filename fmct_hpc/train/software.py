@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import distributions, version
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Software(BaseModel):
     """Every installed distribution and its version."""
 
     @classmethod
+    @cache
     def here(cls) -> "Software":
         """That of this process."""
         commit, modified = _checkout(Path(__file__).resolve().parents[1])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
 from shards.atomic import atomic_path
 
@@ -13,7 +13,6 @@ MONTAGE_VOLUMES = 60
 MONTAGE_COLUMNS = 4
 CAPTION_PIXELS = 14
 KEY_DIGITS = 8
-_DPI = 100
 
 
 def montage(thumbnails: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
@@ -28,14 +27,11 @@ def montage(thumbnails: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
     chosen = [thumbnails[i] for i in np.linspace(0, len(thumbnails) - 1, count).round().astype(int)]
     height, width = (size + pad for size, pad in zip(chosen[0][1].shape, (CAPTION_PIXELS, 2), strict=True))
     columns = min(count, MONTAGE_COLUMNS)
-    sheet = np.zeros((-(-count // columns) * height, columns * width), np.uint8)
-    figure = Figure(figsize=(sheet.shape[1] / _DPI, sheet.shape[0] / _DPI), dpi=_DPI)
+    sheet = Image.new("L", (columns * width, -(-count // columns) * height))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
     for number, (key, picture) in enumerate(chosen):
         top, left = number // columns * height, number % columns * width
-        sheet[top + CAPTION_PIXELS : top + height, left : left + picture.shape[1]] = picture
-        x, y = (left + 2) / sheet.shape[1], 1 - (top + 2) / sheet.shape[0]
-        figure.text(x, y, key[:KEY_DIGITS], color="white", family="monospace", size=7, va="top")
-    # As colours, the greys are written as they are; a colour map would round some of them.
-    figure.figimage(np.repeat(sheet[..., None], 3, axis=2), origin="upper")
+        sheet.paste(Image.fromarray(picture), (left, top + CAPTION_PIXELS))
+        draw.text((left + 2, top + 1), key[:KEY_DIGITS], fill=255, font=font)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        sheet.save(temporary, format="PNG")
