@@ -60,6 +60,8 @@ class Objective(Section):
     """How many of the study's seeds it takes, the first ones; none: all."""
     finetune: dict[str, Any] = Field(default_factory=dict)
     """Laid over the study's `finetune`."""
+    parts: tuple[str, ...] = ()
+    """Objectives that this one has together, by name: the report compares it with the best of them."""
 
 
 class TuningConfig(Section):
@@ -133,6 +135,9 @@ class StudyConfig(Section):
             raise ValueError("sizes must be at most cohort.unlabelled")
         if self.compared_fraction not in self.fractions:
             raise ValueError("compared_fraction must be one of fractions")
+        for name, objective in self.objectives.items():
+            if unknown := sorted({*objective.parts} - {*self.objectives} | ({*objective.parts} & {name})):
+                raise ValueError(f"objectives.{name}.parts: {unknown[0]} is no other objective of the study")
         recipes, part = [], ""
         for name in self.objectives:
             try:

@@ -22,6 +22,8 @@ COLOURS = {
     "dino": "#0072b2",
     "mae": "#d55e00",
     "joint": "#009e73",
+    "joint_gram": "#56b4e9",
+    "ibot": "#f0e442",
     "scratch": "#555555",
     "untrained": "#999999",
     "thumbnail": "#cc79a7",

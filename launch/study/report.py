@@ -1,26 +1,29 @@
 """The study's report: Markdown with its figures beside it."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from launch import markdown
-from launch.study.cells import Heads
+from launch.study.cells import Heads, Method
 from launch.study.cohort import OFFSET_MM, TURN_DEG
 from launch.study.config import StudyConfig
 from launch.study.findings import DIFFICULTY, Finding
 from launch.study.plan import all_cells
 from launch.study.plots import plot_all
-from launch.study.results import MEAN, TESTS, arm_name, results
+from launch.study.results import MEAN, TESTS, Areas, Key, areas, arm_name, interval, results
 from launch.study.visibility import BRAIN_WINDOW, HEADS, visibility
-from shards.atomic import write_text
+from shards.atomic import atomic_path, write_text
 
 Row = dict[str, Any]
 
 FEW_LABELS = 0.1
 """The goal is set at this share of the labels and below."""
+METHODS: tuple[Method, ...] = ("finetune", "frozen")
 
 
 def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
@@ -28,11 +31,14 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
 
     Returns what is said of the goal. What is missing is left out, so that a report can be read at any time.
     """
-    table = results(config, out, heads)
+    known = areas(config, out, heads)
+    table = results(config, known)
+    with atomic_path(out / "results.parquet") as temporary:
+        pq.write_table(table, temporary)
     rows: list[Row] = table.to_pylist()
     figures = plot_all(config, table, out) if rows else []
     digest = hashlib.sha256((out / "results.parquet").read_bytes()).hexdigest()
-    goal = _goal(config, rows)
+    goal = f"{_above_scratch(config, rows)}\n\n{_beside_parts(config, known)}".strip()
     parts = [
         "# Does pretraining help? Synthetic heads",
         f"`fmct study`, fmct-hpc {version('fmct-hpc')}; config.json beside this file is the configuration.\n"
@@ -79,13 +85,13 @@ def _not_done(config: StudyConfig, rows: Sequence[Row]) -> str:
     return f"**Not finished: {done} of {len(cells)} cells.**" if done < len(cells) else ""
 
 
-def _goal(config: StudyConfig, rows: Sequence[Row]) -> str:
+def _above_scratch(config: StudyConfig, rows: Sequence[Row]) -> str:
     """For each objective and method: findings in which its interval lies above scratch's at few labels."""
     few = [fraction for fraction in config.fractions if fraction <= FEW_LABELS]
     scratch = {(row["fraction"], row["test"], row["finding"]): row for row in rows if row["arm"] == "scratch"}
     lines = []
     for arm in config.objectives:
-        for method in ("finetune", "frozen"):
+        for method in METHODS:
             for fraction in few:
                 mine = [
                     row
@@ -101,6 +107,38 @@ def _goal(config: StudyConfig, rows: Sequence[Row]) -> str:
         f"(the same network, code and steps), of {len(Finding)}:\n\n"
         + _table(["encoder", "labels", *(f"{test} scanners" for test in TESTS)], lines)
     )
+
+
+def _beside_parts(config: StudyConfig, known: Mapping[tuple[Key, str], Areas]) -> str:
+    """Of each objective that has parts: how far it lies from the best of them, at every share of labels."""
+    size, lines = max(config.sizes), []
+    for arm, objective in config.objectives.items():
+        for method in METHODS:
+            for test in TESTS:
+                cells = []
+                for fraction in config.fractions:
+                    mine = known.get(((arm, method, size, fraction), test))
+                    parts = {
+                        part: found
+                        for part in objective.parts
+                        if (found := known.get(((part, method, size, fraction), test)))
+                    }
+                    cells.append(_beside(config, mine, parts) if mine and parts else "")
+                if any(cells):
+                    lines.append([arm_name(arm, method), f"{test} scanners", *cells])
+    if not lines:
+        return ""
+    return (
+        "An objective of several parts less the best of its parts, by the mean of the findings, "
+        f"[{config.confidence:.0%} interval of the difference, over the same heads]:\n\n"
+        + _table(["encoder", "", *(f"{fraction:.0%}" for fraction in config.fractions)], lines)
+    )
+
+
+def _beside(config: StudyConfig, mine: Areas, parts: Mapping[str, Areas]) -> str:
+    best = max(parts, key=lambda part: parts[part].mean[-1])
+    low, high = interval(mine.resampled[:, -1] - parts[best].resampled[:, -1], config)
+    return f"{mine.mean[-1] - parts[best].mean[-1]:+.3f} [{low:+.3f}, {high:+.3f}] ({best})"
 
 
 def _above(rows: Iterable[Row], scratch: dict[tuple[float, str, str], Row], test: str) -> str:

@@ -1,10 +1,10 @@
-"""From the cells' scores to areas under the curve with intervals, and what they say of the goal."""
+"""From the cells' scores to areas under the curve with intervals."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fmct_hpc.probe.statistics.area import Ranking
@@ -15,7 +15,6 @@ from launch.study.cohort import Split
 from launch.study.config import StudyConfig
 from launch.study.findings import Finding
 from launch.study.plan import plan
-from shards.atomic import atomic_path
 
 MEAN = "mean of all"
 """Stands for the mean over the findings, where a finding's name would."""
@@ -35,13 +34,27 @@ def arm_name(arm: str, method: str) -> str:
     return f"{arm}, {'fine-tuned' if method == 'finetune' else 'frozen'}"
 
 
-def results(config: StudyConfig, out: Path, heads: Heads) -> pa.Table:
-    """A row for each arm, method, size, fraction, test and finding of which any seed's cell is there.
+@dataclass(frozen=True)
+class Areas:
+    """Areas under the curve of one key on one test; the last column is the findings' mean."""
 
-    auc is the mean over the seeds that are there (by_seed has each, those of one pretraining together: seeds
-    0, 3, 1, 4, 2, 5 of six shared out among three); [low, high] its interval over a
-    bootstrap that draws heads, pretrainings and these' seeds, all with replacement and the same heads for
-    all rows of a test.
+    by_seed: NDArray[np.float64]
+    """(seeds that are there, findings + 1), those of one pretraining together: seeds 0, 3, 1, 4, 2, 5 of six
+    shared out among three."""
+    resampled: NDArray[np.float64]
+    """(bootstrap, findings + 1), as of `resampled_means`."""
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(findings + 1)."""
+        return self.by_seed.mean(axis=0)
+
+
+def areas(config: StudyConfig, out: Path, heads: Heads) -> dict[tuple[Key, str], Areas]:
+    """By key and test, of all cells that are there.
+
+    The bootstrap draws heads, pretrainings and these' seeds, all with replacement. It draws alike for all
+    keys of a test, so that two of them are compared over the same heads.
     """
     found: dict[Key, dict[int, list[NDArray[np.float32]]]] = {}
     for group in plan(config):
@@ -50,23 +63,50 @@ def results(config: StudyConfig, out: Path, heads: Heads) -> pa.Table:
             if file.exists():
                 of_cell = found.setdefault((cell.arm, cell.method, cell.size, cell.fraction), {})
                 of_cell.setdefault(group.number, []).append(np.load(file)["scores"])
-    rows: list[dict[str, object]] = []
+    known: dict[tuple[Key, str], Areas] = {}
     start = 0
     for test, split in TESTS.items():
         stop = start + len(heads.rows[split])
         truth = heads.labels[heads.rows[split]] == 1
         counts = _counts(config, len(truth))
         for key, pretrainings in found.items():
-            areas = [
+            each = [
                 np.stack([_areas(part[start:stop], truth, counts) for part in scores])
                 for scores in pretrainings.values()
             ]
-            rows += _rows(key, test, areas, config)
+            known[key, test] = Areas(np.concatenate(each)[:, 0], resampled_means(each))
         start = stop
-    table = pa.Table.from_pylist(rows, SCHEMA)
-    with atomic_path(out / "results.parquet") as temporary:
-        pq.write_table(table, temporary)
-    return table
+    return known
+
+
+def results(config: StudyConfig, known: dict[tuple[Key, str], Areas]) -> pa.Table:
+    """A row for each arm, method, size, fraction, test and finding.
+
+    auc is the mean over the seeds that are there, by_seed has each; [low, high] is its interval.
+    """
+    rows: list[dict[str, object]] = []
+    for (key, test), found in known.items():
+        arm, method, size, fraction = key
+        low, high = interval(found.resampled, config)
+        rows += [
+            {
+                **{"arm": arm, "method": method, "size": size, "fraction": fraction, "test": test},
+                "finding": finding,
+                "auc": float(found.mean[number]),
+                "low": float(low[number]),
+                "high": float(high[number]),
+                "by_seed": found.by_seed[:, number].tolist(),
+            }
+            for number, finding in enumerate([*(f.value for f in Finding), MEAN])
+        ]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def interval(resampled: NDArray[np.float64], config: StudyConfig) -> NDArray[np.float64]:
+    """Ends of the central interval of `config.confidence`, (2, ...) of (bootstrap, ...)."""
+    tail = (1 - config.confidence) / 2
+    ends: NDArray[np.float64] = np.nanquantile(resampled, [tail, 1 - tail], axis=0)
+    return ends
 
 
 SCHEMA = pa.schema(
@@ -105,27 +145,6 @@ def _areas(
         ranking = Ranking(Scored(column.astype(np.float64), labels, heads, one_fold))
         columns.append(np.concatenate([ranking.areas(block)[0] for block in counts]))
     return np.stack([*columns, np.mean(columns, axis=0)], axis=1)
-
-
-def _rows(
-    key: Key, test: str, areas: list[NDArray[np.float64]], config: StudyConfig
-) -> list[dict[str, object]]:
-    """areas: of each pretraining (its seeds, 1 + bootstrap, findings + 1)."""
-    tail = (1 - config.confidence) / 2
-    low, high = np.nanquantile(resampled_means(areas), [tail, 1 - tail], axis=0)
-    by_seed = np.concatenate(areas)[:, 0]
-    arm, method, size, fraction = key
-    return [
-        {
-            **{"arm": arm, "method": method, "size": size, "fraction": fraction, "test": test},
-            "finding": finding,
-            "auc": float(by_seed[:, number].mean()),
-            "low": float(low[number]),
-            "high": float(high[number]),
-            "by_seed": by_seed[:, number].tolist(),
-        }
-        for number, finding in enumerate([*(f.value for f in Finding), MEAN])
-    ]
 
 
 def resampled_means(areas: list[NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -1,10 +1,20 @@
 """The study's intervals: over heads, pretrainings and the draws of labels that share one."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from launch.study.results import resampled_means
+from launch.study.cells import Heads, save
+from launch.study.cohort import Split
+from launch.study.config import StudyConfig
+from launch.study.findings import Finding
+from launch.study.plan import all_cells
+from launch.study.report import write_report
+from launch.study.results import areas as areas_of_cells
+from launch.study.results import interval, resampled_means
 
 BOOTSTRAP = 4000
 
@@ -38,3 +48,39 @@ def test_heads_are_drawn_alike_for_all_draws() -> None:
     heads = np.random.default_rng(1).normal(0.7, 0.05, (1, 1 + BOOTSTRAP, 1))
     drawn = resampled_means([np.repeat(heads, 2, axis=0), heads])
     np.testing.assert_allclose(drawn, heads[0, 1:])
+
+
+def test_an_objective_is_compared_with_the_best_of_its_parts_over_the_same_heads(tmp_path: Path) -> None:
+    """Beside a part that it is a little above, intervals overlap and that of the difference excludes 0."""
+    config = StudyConfig.model_validate(
+        {
+            **{"sizes": [300], "fractions": [0.1], "seeds": [0], "bootstrap": 400},
+            "objectives": {
+                "weak": {"train": {}},
+                "part": {"train": {}},
+                "whole": {"train": {}, "parts": ["weak", "part"]},
+            },
+        }
+    )
+    generator = np.random.default_rng(2)
+    labels = (generator.random((800, len(Finding))) < 0.3).astype(np.float64)
+    halves = {Split.TEST: np.arange(400), Split.UNSEEN: np.arange(400, 800)}
+    heads = Heads(labels, halves, np.arange(800))
+    noise = generator.normal(size=labels.shape)
+    signal = {"weak": 0.5, "part": 1.2, "whole": 1.28}
+    (tmp_path / "cells").mkdir()
+    for cell in all_cells(config):
+        scores = signal.get(cell.arm, 0.0) * labels + noise
+        save(tmp_path / "cells" / cell.file_name, scores.astype(np.float32), 0.0)
+    known = areas_of_cells(config, tmp_path, heads)
+    whole, part = (known[(arm, "finetune", 300, 0.1), "seen"] for arm in ("whole", "part"))
+    assert interval(whole.resampled, config)[0, -1] < interval(part.resampled, config)[1, -1]
+    low, high = interval(whole.resampled - part.resampled, config)[:, -1]
+    assert 0 < low < whole.mean[-1] - part.mean[-1] < high
+    goal = write_report(config, tmp_path, heads)
+    told = [line for line in goal.splitlines() if "(part)" in line]
+    assert len(told) == 4  # fine-tuned and frozen, seen and unseen
+    first = re.search(r"\+(\d.\d+) \\?\[\\?\+(\d.\d+), \+(\d.\d+)\\?\]", told[0])
+    assert first, told
+    expected = (whole.mean[-1] - part.mean[-1], low, high)
+    assert [float(value) for value in first.groups()] == pytest.approx(expected, abs=5.1e-4)

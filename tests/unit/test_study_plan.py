@@ -49,3 +49,9 @@ def test_objectives_that_see_other_inputs_are_refused(section: dict, key: str) -
     recipe["objectives"]["dino"]["train"].setdefault(next(iter(section)), {}).update(*section.values())
     with pytest.raises(ValidationError, match=f"objectives must not differ in .*{key}"):
         StudyConfig.model_validate(recipe)
+
+
+def test_the_parts_of_an_objective_are_other_objectives_of_the_study() -> None:
+    for name in ("mae", "joint"):
+        with pytest.raises(ValidationError, match=rf"objectives.joint.parts: {name} is no other objective"):
+            StudyConfig.model_validate({"objectives": {"joint": {"train": {}, "parts": [name]}}})
