@@ -99,7 +99,7 @@ def finetune(
     positive_weights = _positive_weights(known, config.most_positive_weight)
     depth, device = len(encoder.blocks), encoder.prefix_tokens.device
     model = Classifier(copy.deepcopy(encoder), labels.shape[1], config).to(device)
-    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
     checks: list[Check] = []

@@ -68,6 +68,9 @@ def study(
         bool,
         typer.Option("--tune", help="Try fine-tuning's settings on the tuning cohort instead, for each arm."),
     ] = False,
+    reduced: Annotated[
+        bool, typer.Option("--reduced", help="Only what the recipe's `reduced` names: the headline.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Ask on synthetic heads whether pretraining helps: DINO, MAE and both against training from scratch.
@@ -76,11 +79,14 @@ def study(
     writes report.md, results.parquet and figures. Run it again to go on: what is done is kept.
     """
     from launch.study.config import StudyConfig
+    from launch.study.reduced import reduced_study
     from launch.study.run import study as run_study
     from launch.study.run import tune
 
     recipe = config or Path(__file__).parents[1] / "recipes" / "study.yaml"
     settings = load(StudyConfig, recipe, overrides or [])
+    if reduced:
+        settings = reduced_study(settings)
     with progress("heads") as update:
         if tuning:
             echo(tune(settings, out, update, workers))

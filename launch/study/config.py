@@ -76,6 +76,15 @@ class TuningConfig(Section):
     """Of labelled heads."""
 
 
+class ReducedConfig(Section):
+    """What `fmct study --reduced` takes of the study."""
+
+    objectives: tuple[str, ...] = ()
+    """By name; none: all."""
+    draws: Positive | None = None
+    """How many of the study's seeds, the first ones; none: all."""
+
+
 class StudyConfig(Section):
     """All of `fmct study`."""
 
@@ -96,6 +105,7 @@ class StudyConfig(Section):
     scratch: FinetuneConfig = FinetuneConfig(layer_decay=1)
     """From random weights, tuned on the same grid."""
     tuning: TuningConfig = TuningConfig()
+    reduced: ReducedConfig = ReducedConfig()
     frozen: FrozenConfig = FrozenConfig()
     compared_fraction: Fraction = 0.1
     """Of labels, at which data sizes and seen and unseen scanners are compared."""
@@ -138,6 +148,8 @@ class StudyConfig(Section):
         for name, objective in self.objectives.items():
             if unknown := sorted({*objective.parts} - {*self.objectives} | ({*objective.parts} & {name})):
                 raise ValueError(f"objectives.{name}.parts: {unknown[0]} is no other objective of the study")
+        if unknown := sorted({*self.reduced.objectives} - {*self.objectives}):
+            raise ValueError(f"reduced.objectives: {unknown[0]} is no objective of the study")
         recipes, part = [], ""
         for name in self.objectives:
             try:

@@ -18,6 +18,7 @@ import training_ranks
 from shard_samples import damage_volume
 from small_training import BATCH, STEPS, VOLUMES, small_config, start_training, write_dataset, write_recipe
 
+import fmct_hpc
 from fmct_hpc import load_encoder
 from fmct_hpc.train.attempts import attempts, conclude
 from fmct_hpc.train.checkpoint import Manifest, newest, newest_step
@@ -44,7 +45,15 @@ SMALLER: dict[str, dict[str, object]] = {
 }
 """With local views of fewer voxels, and LeJEPA, whose value depends on the micro-batches."""
 ANCHORED = {"gram-0": "stage0", "gram-1": "stage1", "gram-3": "stage3"}
-"""Variants again, with Gram anchoring: from step 5, and a refresh every 3 steps, but none at the break."""
+"""Variants again, with Gram anchoring: from step 5, and a refresh every 3 steps, but none at the break. Their
+tokens are other ones too."""
+TOKENS: dict[str, dict[str, object]] = {
+    "data": {"view_size": (8, 24, 36)},
+    "model": {
+        **{"patch_size": (4, 12, 12)},
+        **{"positions": "rope", "rope_jitter": {"shift": 0.1, "stretch": 1.2, "rescale": 2}},
+    },
+}
 RESUMED = ("stage0", "stage1", "stage2", "stage3", "bf16-0", "bf16-3", *SMALLER, *ANCHORED)
 ELASTIC = {
     1: {"zero_stage": 1, "micro_batch": 2},
@@ -71,7 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = small_config(data, data={"local_view_size": 12}, objective=LEJEPA, engine=engine)
         (folder / f"{name}.json").write_text(config.model_dump_json())
     for name, variant in ANCHORED.items():
-        config = small_config(data, objective=GRAM, engine=VARIANTS[variant])
+        config = small_config(data, objective=GRAM, engine=VARIANTS[variant], **TOKENS)
         (folder / f"{name}.json").write_text(config.model_dump_json())
     write_skipping(folder)
     assert run_scenario("all", folder, 2) == 0
@@ -174,7 +183,7 @@ def test_a_run_goes_on_with_other_ranks_and_stages(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ranks, engine in ELASTIC.items():
-        config = small_config(runs / "data", objective=GRAM, engine=engine)
+        config = small_config(runs / "data", objective=GRAM, engine=engine, **TOKENS)
         (tmp_path / f"{ranks}.json").write_text(config.model_dump_json())
     for ranks, until in ((1, 5), (2, 10), (4, 15), (1, STEPS)):
         monkeypatch.setenv("ELASTIC", f"{ranks}:{until}")
@@ -246,6 +255,15 @@ def test_the_exported_encoder_loads_in_two_lines_and_names_its_data(runs: Path) 
     assert encoder(torch.rand(2, 3, 24, 24, 24)).shape == (2, 1 + 1 + 8, 24)
     assert (info.step, info.spacing_mm, info.preprocess_digest) == (STEPS, (4.0, 4.0, 4.0), NO_CONFIGURATION)
     assert str(runs) not in (runs / "stage3/encoder.json").read_text()
+
+
+def test_a_run_with_patches_of_three_edges_says_where_its_features_lie(runs: Path) -> None:
+    recorded = json.loads((runs / "gram-0/encoder.json").read_text())
+    assert (recorded["model"]["positions"], recorded["data"]["view_size"]) == ("rope", [8, 24, 36])
+    for folder in ("reconstructions", "attention"):
+        assert len(list((runs / "gram-0" / folder).glob("*.png"))) == 2
+    scans = list(fmct_hpc.features(runs / "data", runs / "gram-0"))
+    assert [(scan.patches.shape, scan.centres_mm.shape) for scan in scans] == VOLUMES * [((12, 24), (12, 3))]
 
 
 def wait_for(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:

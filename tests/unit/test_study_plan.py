@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from launch.study.config import StudyConfig
 from launch.study.plan import all_cells, plan
+from launch.study.reduced import reduced_study
 
 RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "study.yaml"
 
@@ -55,3 +56,26 @@ def test_the_parts_of_an_objective_are_other_objectives_of_the_study() -> None:
     for name in ("mae", "joint"):
         with pytest.raises(ValidationError, match=rf"objectives.joint.parts: {name} is no other objective"):
             StudyConfig.model_validate({"objectives": {"joint": {"train": {}, "parts": [name]}}})
+
+
+def test_a_reduced_study_is_a_part_of_the_whole_with_the_same_encoders() -> None:
+    whole = StudyConfig.model_validate(
+        {
+            **{"sizes": [100, 300], "cohort": {"unlabelled": 300, "labelled": 100}, "seeds": [0, 1, 2]},
+            "objectives": {
+                **{"dino": {"train": {}}, "mae": {"train": {}, "pretrainings": 2}},
+                "joint": {"train": {"run": {"steps": 50}}, "parts": ["dino", "mae"]},
+            },
+            "reduced": {"objectives": ["joint", "mae"], "draws": 2},
+        }
+    )
+    reduced = reduced_study(whole)
+    assert StudyConfig.model_validate(reduced.model_dump()) == reduced
+    assert {cell.file_name for cell in all_cells(reduced)} < {cell.file_name for cell in all_cells(whole)}
+    assert {group.name for group in plan(reduced)} == {
+        *("joint-300-0", "mae-300-0", "mae-300-1", "untrained-0", "untrained-1", "mean", "thumbnail")
+    }
+    recipes = [study.recipe("joint", 300, Path("data"), 1) for study in (whole, reduced)]
+    assert recipes[0] == recipes[1]
+    with pytest.raises(ValidationError, match=r"reduced.objectives: ibot is no objective of the study"):
+        StudyConfig.model_validate({**whole.model_dump(), "reduced": {"objectives": ["ibot"]}})
