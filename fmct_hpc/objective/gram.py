@@ -64,12 +64,12 @@ class Gram(Part):
         return Judged(gram_loss(seen.whole_patches, seen.target))
 
     def costs(self) -> Costs:
-        """The anchor's pass, and the similarities of all patches, once it has begun."""
+        """The anchor's pass, and the similarities of all patches: operations as the mean of all steps."""
         config, patches = self.config, patches_a_view(self.config)
         views, products = config.data.global_views, 2 * patches**2 * config.model.width
         return Costs(
-            student=views * products,
-            teacher=views * (encoder_flops(config) + products),
+            student=round((1 - self.begins) * views * products),
+            teacher=round((1 - self.begins) * views * (encoder_flops(config) + products)),
             targets=views * patches * config.model.width,
             outputs=2 * views * patches**2,
         )

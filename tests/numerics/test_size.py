@@ -132,3 +132,12 @@ def test_the_documented_table_is_the_counted_one() -> None:
         f"{training_flops(thin) / 1e12:.1f} TFLOP",
     ):
         assert shown in text
+
+
+def test_what_begins_late_counts_for_the_steps_in_which_it_is_computed() -> None:
+    none, whole, late = (
+        training_flops(config(objective=keys))
+        for keys in ({}, {"gram_weight": 1, "gram_begin": 0}, {"gram_weight": 1, "gram_begin": 0.75})
+    )
+    assert late == pytest.approx(0.75 * none + 0.25 * whole, rel=1e-9)
+    assert whole > 1.1 * none
