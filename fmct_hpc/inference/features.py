@@ -27,7 +27,8 @@ class ScanFeatures:
     cls: NDArray[np.float32]
     """(width,)."""
     patches: NDArray[np.float32]
-    """(N, width), in C order of (D, H, W): from inferior, posterior, left."""
+    """(N, width), of the patches that the encoder keeps (model.keep_tokens; all by default), in C order of
+    (D, H, W): from inferior, posterior, left."""
     centres_mm: NDArray[np.float64]
     """(N, 3): the patches' centres in patient coordinates (LPS), mm; some lie outside the scan."""
 
@@ -72,11 +73,14 @@ def _encoded(
     waiting = iter(scans)
     while group := list(islice(waiting, batch)):
         views = torch.cat([info.view(scan.voxels, scan.spacing_mm) for scan in group])
-        tokens = model(views.to(device)).float().cpu().numpy()
-        for scan, of_scan in zip(group, tokens, strict=True):
+        views = views.to(device)
+        kept = model.kept(views)
+        tokens = model(views, kept).float().cpu().numpy()
+        places = [slice(None)] * len(group) if kept is None else kept.cpu().numpy()
+        for scan, of_scan, own in zip(group, tokens, places, strict=True):
             yield ScanFeatures(
                 key=scan.key,
                 cls=of_scan[0],
                 patches=of_scan[model.prefix :],
-                centres_mm=info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine),
+                centres_mm=info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine)[own],
             )

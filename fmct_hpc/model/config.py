@@ -55,6 +55,9 @@ class ModelConfig(Section):
     mlp_ratio: Above0 = 4.0
     qkv_bias: bool = True
     """Of queries, keys and values; the reference's configuration has it, its published weights do not."""
+    keep_tokens: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a view's patches that is encoded: those with the most tissue (fmct_hpc/model/tissue.py),
+    always ceil(share · N) of N; 1: all. `tissue_dropped` in the metrics says what a share below 1 loses."""
     register_tokens: Annotated[int, Field(ge=0)] = 4
     """Darcet et al. 2024, "Vision Transformers Need Registers": 4."""
     positions: Literal["sincos", "learned", "rope"] = "sincos"

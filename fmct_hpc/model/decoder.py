@@ -1,4 +1,4 @@
-"""The MAE decoder: from the visible patches' tokens to the voxels of all patches (He et al. 2022)."""
+"""The MAE decoder: from the visible patches' tokens to voxels of them all (He et al. 2022)."""
 
 from math import prod
 
@@ -33,16 +33,18 @@ class MaeDecoder(nn.Module):
         initialise(self, model.initialisation)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
-        """Predict every patch.
+    def forward(self, tokens: Tensor, keep: Tensor, among: Tensor | None = None) -> Tensor:
+        """Predict every patch, or every one `among` some.
 
-        tokens: the encoder's output for the patches `keep`, (B, prefix + n, width); keep: int64 (B, n).
-        Returns (B, N, C · patch voxels), in the order of `patchify`.
+        tokens: the encoder's output for the patches `keep`, (B, prefix + v, width). keep: int64 (B, v), their
+        places in `among`. among: int64 (B, n), numbers of patches; others have no influence; None: all N.
+        Returns (B, n, C · patch voxels), in the order of `among`, or of `patchify`.
         """
+        positions = self.positions if among is None else self.positions[among]
         embedded = self.embedding(tokens)
         prefix, visible = embedded[:, : self.prefix], embedded[:, self.prefix :]
-        places = self.mask_token.expand(len(tokens), len(self.positions), -1).to(visible.dtype)
+        places = self.mask_token.expand(len(tokens), positions.shape[-2], -1).to(visible.dtype)
         places = places.scatter(1, keep.unsqueeze(-1).expand_as(visible), visible)
         prefix = prefix + self.prefix_positions.to(prefix.dtype)
-        x = self.blocks(torch.cat([prefix, places + self.positions.to(places.dtype)], dim=1))
+        x = self.blocks(torch.cat([prefix, places + positions.to(places.dtype)], dim=1))
         return self.voxels(self.norm(x[:, self.prefix :]))

@@ -11,6 +11,7 @@ from fmct_hpc.data.config import DataConfig
 from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.patches import grid_of
+from fmct_hpc.model.tissue import kept_patches
 
 if TYPE_CHECKING:
     from fmct_hpc.config import TrainConfig
@@ -22,7 +23,8 @@ def parameter_counts(config: "TrainConfig") -> dict[str, int]:
     The teacher holds another encoder, and what parts have it say.
     """
     model = config.model
-    positions = patches_a_view(config) * model.width if model.positions == "learned" else 0
+    places = prod(grid_of(config.data.view_size, model.patch_size))
+    positions = places * model.width if model.positions == "learned" else 0
     counts = {
         "encoder": (_patch(config) + 1) * model.width
         + prefix_tokens(model) * model.width
@@ -60,13 +62,14 @@ def decoder_parameters(config: "TrainConfig") -> int:
 
 
 def patches_a_view(config: "TrainConfig") -> int:
-    """Patches that a view is cut into."""
-    return prod(grid_of(config.data.view_size, config.model.patch_size))
+    """Patches of a global view that are encoded."""
+    return patches_of_views(config)[0]
 
 
 def patches_of_views(config: "TrainConfig") -> list[int]:
-    """Patches of each view, the global ones first."""
-    return [prod(grid_of(size, config.model.patch_size)) for size in config.data.view_sizes]
+    """Patches of each view that are encoded, the global views first."""
+    grids = (grid_of(size, config.model.patch_size) for size in config.data.view_sizes)
+    return [kept_patches(prod(grid), config.model.keep_tokens) for grid in grids]
 
 
 def prefix_tokens(model: ModelConfig) -> int:
@@ -75,7 +78,7 @@ def prefix_tokens(model: ModelConfig) -> int:
 
 
 def tokens_a_view(config: "TrainConfig") -> int:
-    """CLS, registers and all patches of a view."""
+    """CLS, registers and patches of a view."""
     return prefix_tokens(config.model) + patches_a_view(config)
 
 
@@ -107,7 +110,7 @@ def head_flops(model: ModelConfig) -> int:
 
 
 def decoder_flops(config: "TrainConfig", visible: int) -> int:
-    """Operations of an MAE decoder's forward pass over a view, `visible` of its patches given."""
+    """Operations of an MAE decoder's forward pass over a view, `visible` of its encoded patches given."""
     model = config.model
     embedding = 2 * (prefix_tokens(model) + visible) * model.width * model.decoder_width
     voxels = 2 * patches_a_view(config) * model.decoder_width * _patch(config)

@@ -12,6 +12,7 @@ from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.inputs import Standardise
 from fmct_hpc.model.patches import grid_of, patchify, resize_positions, sincos_positions
 from fmct_hpc.model.rope import patch_coordinates, rotation
+from fmct_hpc.model.tissue import most_tissue
 
 LAST_NORM_EPS = 1e-6
 """Of the LayerNorm behind the last block: the reference's."""
@@ -30,6 +31,7 @@ class VisionTransformer(nn.Module):
         self.grid = grid_of(view_size, model.patch_size)
         """Patches along (D, H, W) of the views it is trained on."""
         self.patches = prod(self.grid)
+        self.keep_tokens = model.keep_tokens
         self.prefix = 1 + model.register_tokens
         """Tokens before the patches."""
         self.standardise = Standardise(model.input_mean, model.input_std, channels)
@@ -62,22 +64,31 @@ class VisionTransformer(nn.Module):
 
         views: (B, C, D, H, W), windowed to [0, 1], each edge a multiple of the patch; where the size is not
         the trained one, added positions are interpolated. keep: int64 (B, n), numbers of the patches to
-        encode, in the order of `patchify`; None: all N. Patches left out cost nothing and have no influence
-        (He et al. 2022, section 3). masked: bool (B, N) and a token (width,) that takes the place of those
-        patches' embeddings (Zhou et al. 2022, section 3.1). path_scales: (B, depth, 2), see `Block`; None: 1.
-        rope_boxes: (depth, 2, 3), a factor and an offset of each block's coordinates; None: 1 and 0. Returns
-        (B, prefix + n, width): CLS, registers, patches in `keep`'s order.
+        encode, in the order of `patchify`; None: what `kept` says. Patches left out cost nothing and have no
+        influence (He et al. 2022, section 3). masked: bool (B, n) and a token (width,) that takes the place
+        of those patches' embeddings (Zhou et al. 2022, section 3.1). path_scales: (B, depth, 2), see `Block`;
+        None: 1. rope_boxes: (depth, 2, 3), a factor and an offset of each block's coordinates; None: 1 and 0.
+        Returns (B, prefix + n, width): CLS, registers, patches in `keep`'s order.
         """
+        keep = self.kept(views) if keep is None else keep
         turns = self._turns(views, keep, rope_boxes)
         return self.norm(self.blocks(self._embed(views, keep, masked), path_scales, turns))
 
+    def kept(self, views: Tensor) -> Tensor | None:
+        """Numbers of the patches that are encoded of views as in `forward`: int64 (B, n), None for all N.
+
+        Of each view the share `keep_tokens` with the most tissue (`most_tissue`), ascending.
+        """
+        return most_tissue(views, self.patch_size, self.keep_tokens)
+
     def at_blocks(self, views: Tensor, numbers: Sequence[int]) -> list[Tensor]:
-        """Tokens behind the blocks `numbers`, from 0, of views as in `forward`: (B, prefix + N, width) each.
+        """Tokens behind the blocks `numbers`, from 0, of views as in `forward`: (B, prefix + n, width) each.
 
         The last LayerNorm is applied to each, as DINOv2's `get_intermediate_layers` does by default.
         """
         found: dict[int, Tensor] = {}
-        x, turns = self._embed(views, None, None), self._turns(views, None, None)
+        keep = self.kept(views)
+        x, turns = self._embed(views, keep, None), self._turns(views, keep, None)
         for number, block in enumerate(self.blocks[: max(numbers) + 1]):
             x = block(x, None, None if turns is None else turns[number])
             if number in numbers:

@@ -44,14 +44,19 @@ class IbotKeys(DistillationKeys):
 
 
 class Masked(NamedTuple):
-    """The patches of the global views that iBOT hides from the student; M of them in all."""
+    """How iBOT hides patches of the global views from the student; M of them in all."""
 
-    where: Tensor
-    """bool (G, B, N)."""
-    numbers: Tensor
-    """int64 (M,): places of the hidden patches in `where`, flattened."""
+    turns: Tensor
+    """int64 (G, B, N): the turn at which each patch of a view is covered by blocks, from 0; N: at none."""
+    counts: Tensor
+    """int64 (G, B): how many are hidden of those patches that are encoded, the ones of the first turns."""
     weights: Tensor
     """float32 (M,): a patch's share of the loss, 1 / (G · B · hidden patches of its view)."""
+
+    def where(self, kept: Tensor | None) -> Tensor:
+        """Which are hidden of the patches that are encoded, `Seen.kept`: bool (G, B, n)."""
+        turns = self.turns if kept is None else self.turns.gather(2, kept)
+        return turns.argsort(dim=2).argsort(dim=2) < self.counts.unsqueeze(-1)
 
 
 class Ibot(Distillation):
@@ -88,22 +93,22 @@ class Ibot(Distillation):
         data, objective = self.config.data, self.config.objective
         grid = grid_of(data.view_size, self.config.model.patch_size)
         how = objective.ibot_mask_probability, objective.ibot_mask_ratio
-        return masked_patches(self.config.run.seed, step, samples, data.global_views, grid, *how)
+        kept = patches_a_view(self.config)
+        return masked_patches(self.config.run.seed, step, samples, data.global_views, grid, kept, *how)
 
-    def hidden(self, network: "Student", drawn: Any) -> tuple[Tensor, Tensor]:
+    def hidden(self, network: "Student", drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """The drawn patches, and the mask token."""
-        return drawn.where, network.get_parameter("mask_token")
+        return drawn.where(kept), network.get_parameter("mask_token")
 
     def teach(self, seen: Seen) -> Tensor:
         """Logits of the patches that are hidden from the student, (M, K)."""
-        logits: Tensor = seen.module(self._head, DinoHead)(masked_tokens(seen.whole_patches, seen.drawn))
+        logits: Tensor = seen.module(self._head, DinoHead)(masked_tokens(seen))
         return logits
 
     def loss(self, seen: Seen) -> Judged:
         """`ibot_loss`."""
         assert seen.target is not None, "iBOT needs the teacher's targets"
-        tokens = masked_tokens(seen.whole_patches, seen.drawn)
-        logits = seen.module(self._head, DinoHead)(tokens, seen.now.freeze_prototypes)
+        logits = seen.module(self._head, DinoHead)(masked_tokens(seen), seen.now.freeze_prototypes)
         temperature = self.config.objective.student_temperature
         return Judged(ibot_loss(logits, seen.target, seen.drawn.weights, temperature))
 
@@ -135,9 +140,12 @@ def ibot_loss(
     return -((teacher_probabilities * log_student).sum(dim=-1) * weights).sum()
 
 
-def masked_tokens(patches: Tensor, masked: Masked) -> Tensor:
-    """Patch tokens (G, B, N, width) -> those of masked patches, (M, width)."""
-    return patches.flatten(0, 2)[masked.numbers]
+def masked_tokens(seen: Seen) -> Tensor:
+    """Tokens of the masked patches of the global views, (M, width)."""
+    shown = ~seen.drawn.where(seen.kept).flatten()
+    # Not by `nonzero`, which would have the host wait for the device; M is known.
+    numbers = shown.int().argsort(stable=True)[: len(seen.drawn.weights)]
+    return seen.whole_patches.flatten(0, 2)[numbers]
 
 
 def masked_patches(
@@ -146,41 +154,45 @@ def masked_patches(
     samples: NDArray[np.int64],
     views: int,
     grid: Edges,
+    kept: int,
     probability: float,
     ratio: tuple[float, float],
 ) -> Masked:
     """Patches of the `views` global views to hide for iBOT, in blocks (Zhou et al. 2022, section 4.1).
 
-    With `probability` a view is masked at all, then a share of its patches drawn from `ratio`, at least one.
+    With `probability` a view is masked at all, then a share of its `kept` patches drawn from `ratio`, at
+    least one. Blocks cover as many more of all N patches as are not encoded: whichever those are, enough are
+    left.
     """
-    where = np.zeros((views, len(samples), prod(grid)), dtype=bool)
-    for view, masks in enumerate(where):
-        for mask, sample in zip(masks, samples, strict=True):
-            drawn = generator(seed, _STREAM, step, int(sample), view)
-            is_masked, share = drawn.random() < probability, drawn.uniform(*ratio)
-            if is_masked:
-                mask[:] = block_mask(drawn, grid, max(1, round(share * prod(grid)))).ravel()
-    hidden = where.sum(axis=-1)
-    weights = 1 / (np.repeat(hidden, hidden.ravel()) if hidden.any() else np.ones(0)) / hidden.size
+    patches = prod(grid)
+    turns = np.full((views, len(samples), patches), patches)
+    counts = np.zeros(turns.shape[:2], dtype=np.int64)
+    for view, number in np.ndindex(counts.shape):
+        drawn = generator(seed, _STREAM, step, int(samples[number]), view)
+        is_masked, share = drawn.random() < probability, drawn.uniform(*ratio)
+        if is_masked:
+            counts[view, number] = count = max(1, round(share * kept))
+            covered = block_order(drawn, grid, patches - kept + count)
+            turns[view, number, covered] = np.arange(len(covered))
+    weights = 1 / np.repeat(counts, counts.ravel()) / counts.size
     return Masked(
-        torch.from_numpy(where),
-        torch.from_numpy(np.flatnonzero(where)),
-        torch.from_numpy(weights.astype(np.float32)),
+        torch.from_numpy(turns), torch.from_numpy(counts), torch.from_numpy(weights.astype(np.float32))
     )
 
 
-def block_mask(drawn: np.random.Generator, grid: Edges, count: int) -> NDArray[np.bool_]:
-    """`count` of a grid's patches, hidden in cuboids whose edges are 2 to half the grid's: bool, of the grid.
+def block_order(drawn: np.random.Generator, grid: Edges, count: int) -> NDArray[np.int64]:
+    """`count` of a grid's patches, (count,), as cuboids cover them whose edges are 2 to half the grid's.
 
     Cuboids may overlap; the last one is cut off where `count` is reached.
     """
-    mask = np.zeros(grid, dtype=bool)
+    left = np.arange(prod(grid)).reshape(grid)
     least = np.minimum(2, grid)
     most = np.maximum(least, np.array(grid) // 2)
-    while left := count - int(mask.sum()):
+    covered: list[int] = []
+    while len(covered) < count:
         edges = drawn.integers(least, most, endpoint=True)
         starts = drawn.integers(0, grid - edges, endpoint=True)
-        block = mask[tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))]
-        new = np.argwhere(~block)[:left]
-        block[tuple(new.T)] = True
-    return mask
+        block = left[tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))]
+        covered += block[block >= 0].tolist()
+        block[:] = -1
+    return np.array(covered[:count])

@@ -24,6 +24,7 @@ from fmct_hpc.model.size import (
     prefix_tokens,
     tokens_a_view,
 )
+from fmct_hpc.model.vit import take_tokens
 from fmct_hpc.objective.draws import generator, path_scales, rope_boxes
 from fmct_hpc.objective.part import Costs, Gallery, Judged, Part, Seen
 from shards.section import Section
@@ -50,7 +51,8 @@ class Kept(NamedTuple):
     """What MAE's encoder sees."""
 
     keep: Tensor
-    """int64 (B, n): the visible patches of the first view, ascending."""
+    """int64 (B, v): the visible patches, ascending, by their places among those that are encoded at all of
+    the first view."""
     path_scales: Tensor | None
     """float32 (B, depth, 2): factors of the blocks' branches; None without drop path."""
     rope_boxes: Tensor | None
@@ -70,6 +72,15 @@ class Mae(Part):
         "deviation back, as in MAE's own figures.",
     )
 
+    def require(self) -> None:
+        """Something to hide."""
+        patches, ratio = patches_a_view(self.config), self.config.objective.mask_ratio
+        if visible_patches(patches, ratio) == patches:
+            raise ValueError(
+                f"objective.mask_ratio={ratio} hides none of a view's {patches} patches: raise it, or "
+                "model.keep_tokens or data.view_size"
+            )
+
     def modules(self) -> dict[str, nn.Module | nn.Parameter]:
         """The decoder."""
         data = self.config.data
@@ -88,11 +99,14 @@ class Mae(Part):
     def loss(self, seen: Seen) -> Judged:
         """`mae_loss` of the first view."""
         encoder, view, drawn = seen.network.encoder, seen.views.whole[0], seen.drawn
+        kept = encoder.kept(view)
         target = patchify(encoder.standardise(view), encoder.patch_size).float()
+        target = target if kept is None else take_tokens(target, kept)
         if self.config.objective.normalise_patches:
             target = normalise_patches(target)
-        visible = encoder(view, drawn.keep, path_scales=drawn.path_scales, rope_boxes=drawn.rope_boxes)
-        predicted = seen.module("decoder", MaeDecoder)(visible, drawn.keep)
+        numbers = among(kept, drawn.keep)
+        visible = encoder(view, numbers, path_scales=drawn.path_scales, rope_boxes=drawn.rope_boxes)
+        predicted = seen.module("decoder", MaeDecoder)(visible, drawn.keep, kept)
         return Judged(mae_loss(predicted, target, drawn.keep))
 
     def parameters(self) -> dict[str, int]:
@@ -100,7 +114,7 @@ class Mae(Part):
         return {"decoder": decoder_parameters(self.config)}
 
     def costs(self) -> Costs:
-        """The encoder on the visible patches, the decoder on all."""
+        """The encoder on the visible patches, the decoder on all that are encoded of whole views."""
         config, model = self.config, self.config.model
         visible = visible_patches(patches_a_view(config), config.objective.mask_ratio)
         return Costs(
@@ -114,10 +128,16 @@ class Mae(Part):
         """The view, what the encoder sees of it, and what the decoder makes of that."""
         size = self.config.model.patch_size
         patches = patchify(view, size)
-        visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, drawn.keep, 1.0)
+        numbers = among(student.encoder.kept(view), drawn.keep)
+        visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, numbers, 1.0)
         seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[2:])
         rebuilt = reconstruct(student, view, drawn.keep, self.config.objective.normalise_patches)
         return {"input": view[0], "visible": seen[0], "reconstruction": rebuilt[0]}
+
+
+def among(kept: Tensor | None, places: Tensor) -> Tensor:
+    """Numbers of patches by their places, int64 (B, v), among the kept ones (B, n); None: those are all."""
+    return places if kept is None else kept.gather(1, places)
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
@@ -129,7 +149,7 @@ def normalise_patches(patches: Tensor) -> Tensor:
 def mae_loss(predicted: Tensor, target: Tensor, keep: Tensor) -> Tensor:
     """Mean squared error over the masked patches only, a float32 scalar.
 
-    predicted, target: (B, N, P); keep: int64 (B, n), the visible patches, which do not count.
+    predicted, target: (B, n, P); keep: int64 (B, v), the visible patches, which do not count.
     """
     error = (predicted.float() - target.float()).square().mean(dim=-1)
     masked = torch.ones_like(error).scatter(1, keep, 0.0)
@@ -137,7 +157,7 @@ def mae_loss(predicted: Tensor, target: Tensor, keep: Tensor) -> Tensor:
 
 
 def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int, mask_ratio: float) -> Tensor:
-    """Numbers of the patches that MAE leaves visible, ascending: int64 (B, n), n at least 1."""
+    """Numbers of the patches that MAE leaves visible, ascending: int64 (B, v), v at least 1."""
     visible = visible_patches(patches, mask_ratio)
     kept = np.empty((len(samples), visible), dtype=np.int64)
     for row, sample in zip(kept, samples, strict=True):
@@ -147,18 +167,24 @@ def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int,
 
 @torch.no_grad()
 def reconstruct(student: "Student", view: Tensor, keep: Tensor, normalised: bool) -> Tensor:
-    """What the decoder makes of the patches `keep` of view, (B, C, D, H, W), in the same shape.
+    """What the decoder makes of the patches `keep` (`Kept.keep`) of view, (B, C, D, H, W), in the same shape.
 
-    Visible patches are the view's own. Where targets were normalised, predictions are given each patch's
-    true mean and deviation back, as MAE's published figures are.
+    Visible patches, and those that are not encoded at all, are the view's own. Where targets were
+    normalised, predictions are given each patch's true mean and deviation back, as MAE's published figures
+    are.
     """
     encoder = student.encoder
+    kept = encoder.kept(view)
+    numbers = among(kept, keep)
     truth = patchify(encoder.standardise(view), encoder.patch_size).float()
-    predicted = student.get_submodule("decoder")(encoder(view, keep), keep).float()
+    predicted = student.get_submodule("decoder")(encoder(view, numbers), keep, kept).float()
+    own = torch.zeros(truth.shape[:2], dtype=torch.bool, device=truth.device)
+    if kept is not None:
+        predicted = torch.zeros_like(truth).scatter(1, kept.unsqueeze(-1).expand_as(predicted), predicted)
+        own = ~own.scatter(1, kept, True)
     if normalised:
         predicted = predicted * truth.std(dim=-1, keepdim=True) + truth.mean(dim=-1, keepdim=True)
     patch, size = encoder.patch_size, view.shape[2:]
     values = patchify(encoder.standardise.inverse(unpatchify(predicted, patch, size)), patch)
-    places = keep.unsqueeze(-1).expand(-1, -1, truth.shape[-1])
-    whole = values.scatter(1, places, patchify(view, patch).float().gather(1, places))
-    return unpatchify(whole, patch, size)
+    own = own.scatter(1, numbers, True).unsqueeze(-1)
+    return unpatchify(torch.where(own, patchify(view, patch).float(), values), patch, size)

@@ -31,9 +31,11 @@ class Seen:
     views: "Views"
     """The teacher's are global ones only."""
     whole: Tensor
-    """Tokens of the global views, (G, B, prefix + N, width); of no view where no part shares the pass."""
+    """Tokens of the global views, (G, B, prefix + n, width); of no view where no part shares the pass."""
     local: Tensor
-    """Tokens of the local views, (L, B, prefix + n, width), n patches where those are smaller; L may be 0."""
+    """Tokens of the local views, (L, B, prefix + m, width), m < n where those are smaller; L may be 0."""
+    kept: Tensor | None
+    """Which of the global views' N patches are encoded, int64 (G, B, n); None: all."""
     now: "StepSettings"
     """What is scheduled for this step."""
     drawn: Any = None
@@ -53,7 +55,7 @@ class Seen:
 
     @property
     def whole_patches(self) -> Tensor:
-        """Patch tokens of the global views, (G, B, N, width)."""
+        """Patch tokens of the global views, (G, B, n, width)."""
         return self.whole[:, :, self.network.encoder.prefix :]
 
     def module(self, name: str, kind: type[Built]) -> Built:
@@ -175,10 +177,10 @@ class Part:
         """
         return None
 
-    def hidden(self, network: "Student", drawn: Any) -> tuple[Tensor, Tensor] | None:
+    def hidden(self, network: "Student", drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """What it hides from the student in the shared pass; one part at most may hide anything.
 
-        bool (G, B, N), and a token (width,) in place of the embeddings of those patches.
+        kept: `Seen.kept`. Returns bool (G, B, n), and a token (width,) in place of those patches' embeddings.
         """
         return None
 

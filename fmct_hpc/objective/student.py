@@ -6,6 +6,7 @@ own.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -55,43 +56,47 @@ class Student(nn.Module):
         losses: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
         whole = local = views.whole.new_empty(0)
+        kept = None
         if self.shares_pass:
-            whole, local = self._encode(views, draws)
+            whole, local, kept = self._encode(views, draws)
             signs["feature_deviation"] = feature_deviation(whole[:, :, 0])
         for part in self.parts:
             own = draws.parts.get(part.name), targets.get(part.name)
-            judged = part.loss(Seen(self, views, whole, local, now, *own))
+            judged = part.loss(Seen(self, views, whole, local, kept, now, *own))
             losses[part.name] = judged.loss
             signs |= judged.figures
         total = torch.stack([now.weights[name] * loss for name, loss in losses.items()]).sum()
         return Losses(total, losses, signs)
 
-    def _encode(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Tokens of the global views (G, B, prefix + N, width) and the local ones (L, B, prefix + n, width).
+    def _encode(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens of the global views (G, B, prefix + n, width) and the local ones (L, B, prefix + m, width).
 
-        In a pass for each size of view; what is hidden is hidden in global views alone.
+        In a pass for each size of view; what is hidden is hidden in global views alone. And `Seen.kept`.
         """
         found: list[Tensor] = []
-        first = 0
+        first, of_whole = 0, None
         for group in views.by_size():
             masked = scales = None
-            if not first and (hidden := self._hidden(draws)) is not None:
+            kept = self.encoder.kept(group.flatten(0, 1))
+            if not first and kept is not None:
+                of_whole = kept.unflatten(0, group.shape[:2])[: len(views.whole)]
+            if not first and (hidden := self._hidden(draws, of_whole)) is not None:
                 where, token = hidden
                 rest = where.new_zeros((len(group) - len(where), *where.shape[1:]))
                 masked = (torch.cat([where, rest]).flatten(0, 1), token)
             if draws.path_scales is not None:
                 scales = draws.path_scales[first : first + len(group)].flatten(0, 1)
             tokens: Tensor = self.encoder(
-                group.flatten(0, 1), masked=masked, path_scales=scales, rope_boxes=draws.rope_boxes
+                group.flatten(0, 1), kept, masked=masked, path_scales=scales, rope_boxes=draws.rope_boxes
             )
             found.append(tokens.unflatten(0, group.shape[:2]))
             first += len(group)
         whole = found[0][: len(views.whole)]
-        return whole, found[1] if len(found) > 1 else found[0][len(views.whole) :]
+        return whole, found[1] if len(found) > 1 else found[0][len(views.whole) :], of_whole
 
-    def _hidden(self, draws: Draws) -> tuple[Tensor, Tensor] | None:
-        """What the one part that may hides from the global views: bool (G, B, N) and a token (width,)."""
-        found = [part.hidden(self, draws.parts.get(part.name)) for part in self.parts]
+    def _hidden(self, draws: Draws, kept: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """What the one part that may hides from the global views: bool (G, B, n) and a token (width,)."""
+        found = [part.hidden(self, draws.parts.get(part.name), kept) for part in self.parts]
         hidden = [one for one in found if one is not None]
         assert len(hidden) < 2, "two parts hide patches"
         return hidden[0] if hidden else None
@@ -112,11 +117,10 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor, draws: Draws, now: "StepSettings") -> dict[str, Tensor]:
-        """What it says to each part of global views (G, B, C, D, H, W), which it sees whole."""
-        tokens = self.encoder(views.flatten(0, 1)).unflatten(0, views.shape[:2])
-        return {
-            part.name: part.teach(
-                Seen(self, Views(views, None), tokens, tokens[:0], now, draws.parts.get(part.name))
-            )
-            for part in self.parts
-        }
+        """What it says to each part of global views (G, B, C, D, H, W), none of it hidden."""
+        flat = views.flatten(0, 1)
+        kept = self.encoder.kept(flat)
+        tokens = self.encoder(flat, kept).unflatten(0, views.shape[:2])
+        of_whole = None if kept is None else kept.unflatten(0, views.shape[:2])
+        seen = Seen(self, Views(views, None), tokens, tokens[:0], of_whole, now)
+        return {part.name: part.teach(replace(seen, drawn=draws.parts.get(part.name))) for part in self.parts}

@@ -27,7 +27,7 @@ class Anchor(Frozen[VisionTransformer]):
         self._prefix = encoder.prefix
 
     def __call__(self, views: Tensor) -> Tensor:
-        """Patch tokens (G, B, N, width) of global views (G, B, C, D, H, W), seen whole."""
+        """Patch tokens (G, B, n, width) of global views (G, B, C, D, H, W), none of them hidden."""
         tokens: Tensor = self.ask(views.flatten(0, 1))
         return tokens[:, self._prefix :].unflatten(0, views.shape[:2])
 

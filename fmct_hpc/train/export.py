@@ -71,7 +71,7 @@ class EncoderInfo(Section):
     def patch_centres(
         self, volume: NDArray[np.generic], spacing_mm: Sequence[float], affine: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Where the patches of `view` have their centres: (N, 3), patient LPS mm, in the tokens' order.
+        """Where all patches of `view` have their centres: (N, 3), patient LPS mm, in the order of `patchify`.
 
         affine: (4, 4), the volume's index (d, h, w, 1) to patient LPS mm.
         """

@@ -17,6 +17,7 @@ from fmct_hpc.data.draw import draw_views
 from fmct_hpc.data.field import voxels
 from fmct_hpc.data.loader import Batch
 from fmct_hpc.data.order import Order, Share
+from fmct_hpc.model.tissue import dropped_tissue
 from fmct_hpc.objective.ranks import all_reduce, gathered
 from fmct_hpc.train.averaged import AveragedEncoder
 from fmct_hpc.train.feature_figures import crop_likeness, effective_rank, retrieval, similarities
@@ -67,7 +68,10 @@ class Learning:
         patches = tokens.patches.flatten(0, 1).double()
         told = torch.from_numpy(self._told(step, number, batch.indices)).to(views.device)
         cls = tokens.cls.double().unflatten(0, views.shape[:2])
-        return Seen(torch.cat([cls, told], dim=-1), patches.T @ patches, similarities(*tokens).sum(dim=0))
+        model = self._config.model
+        dropped = dropped_tissue(views.flatten(0, 1), model.patch_size, model.keep_tokens)
+        sums = torch.cat([similarities(*tokens).sum(dim=0), dropped])
+        return Seen(torch.cat([cls, told], dim=-1), patches.T @ patches, sums)
 
     def _told(self, step: int, number: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Of global views their crops' centres and edges, in edges of the field, and volumes: (G, B, 7)."""
@@ -92,20 +96,23 @@ class Seen(NamedTuple):
     gram: Tensor
     """(width, width): of all patch tokens."""
     sums: Tensor
-    """(2,): of `similarities` over the G · N views."""
+    """(4,): of `similarities` and of `dropped_tissue` over the G · N views."""
 
 
 def _figures(seen: Seen) -> dict[str, float]:
     """What is recorded; what is not finite, as of views that are one patch, is left out."""
     cls, crops, volumes = seen.rows[..., :-_TOLD], seen.rows[..., -_TOLD:-1], seen.rows[0, :, -1].long()
     flat = cls.flatten(0, 1)
-    of_patches, of_cls = (seen.sums / len(flat)).tolist()
+    of_patches, of_cls = (seen.sums[:2] / len(flat)).tolist()
+    dropped, tissue = seen.sums[2:].tolist()
     found = {
         "cls_rank": effective_rank(flat.T @ flat),
         "patch_rank": effective_rank(seen.gram),
         "patch_similarity": of_patches,
         "cls_patch_similarity": of_cls,
     }
+    if tissue:
+        found["tissue_dropped"] = dropped / tissue
     if len(cls) == 2:
         found["retrieval"], found["retrieval_chance"] = retrieval(cls[0], cls[1], volumes)
         found["crop_likeness"] = crop_likeness(cls[0], cls[1], crops, volumes)

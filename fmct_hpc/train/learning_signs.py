@@ -87,6 +87,12 @@ SIGNS = (
         "objective.mae_weight",
     ),
     Sign(
+        "tissue is in patches that are not encoded",
+        ("tissue_dropped",),
+        lambda found, limits: found.now["tissue_dropped"] > limits.most_tissue_dropped,
+        "set a greater model.keep_tokens, or a wider data.global_crop_mm, whose views have more air",
+    ),
+    Sign(
         "the online probe finds no more than at the start",
         ("probe_linear", "probe_knn"),
         lambda found, _: all(

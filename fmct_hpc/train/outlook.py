@@ -70,14 +70,19 @@ def _view_lines(config: TrainConfig) -> list[str]:
     lines = [f"{shown}, {tokens_a_volume(config)} tokens a volume in the student"]
     if sizes[-1] != sizes[0] and objective.compares_views:
         large = config.model_copy(update={"data": data.model_copy(update={"local_view_size": None})})
-        spared = 1 - training_flops(config) / training_flops(large)
-        size = json.dumps(data.local_view_size)
-        lines.append(f"data.local_view_size={size} spares {spared:.0%} of a step's operations")
+        lines.append(_spared(f"data.local_view_size={json.dumps(data.local_view_size)}", config, large))
+    if config.model.keep_tokens < 1:
+        whole = config.model_copy(update={"model": config.model.model_copy(update={"keep_tokens": 1.0})})
+        lines.append(_spared(f"model.keep_tokens={config.model.keep_tokens}", config, whole))
     if data.views > 1 and not objective.compares_views:
         lines.append(
             "only the first view is learned from: data.global_views=1 data.local_views=0 spare the others"
         )
     return lines
+
+
+def _spared(key: str, config: TrainConfig, without: TrainConfig) -> str:
+    return f"{key} spares {1 - training_flops(config) / training_flops(without):.0%} of a step's operations"
 
 
 def held_bytes(stage: int, ranks: int, student: int, teacher: int) -> float:

@@ -41,6 +41,7 @@ CURVES = {
     "Nearness in features and of crops, correlation": ("crop_likeness",),
     "Effective rank of tokens": ("cls_rank", "patch_rank"),
     "Mean cosine to a view's patch tokens": ("patch_similarity", "cls_patch_similarity"),
+    "Share of tissue in patches that are not encoded": ("tissue_dropped",),
     "Online probe, mean area under the curve": ("probe_linear", "probe_knn"),
     "Volumes a second": ("volumes_per_second",),
     "Share of a step spent waiting for data": ("data_wait",),

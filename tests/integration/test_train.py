@@ -50,7 +50,7 @@ tokens are other ones too."""
 TOKENS: dict[str, dict[str, object]] = {
     "data": {"view_size": (8, 24, 36)},
     "model": {
-        **{"patch_size": (4, 12, 12)},
+        **{"patch_size": (4, 12, 12), "keep_tokens": 0.6},
         **{"positions": "rope", "rope_jitter": {"shift": 0.1, "stretch": 1.2, "rescale": 2}},
     },
 }
@@ -263,7 +263,17 @@ def test_a_run_with_patches_of_three_edges_says_where_its_features_lie(runs: Pat
     for folder in ("reconstructions", "attention"):
         assert len(list((runs / "gram-0" / folder).glob("*.png"))) == 2
     scans = list(fmct_hpc.features(runs / "data", runs / "gram-0"))
-    assert [(scan.patches.shape, scan.centres_mm.shape) for scan in scans] == VOLUMES * [((12, 24), (12, 3))]
+    assert [(scan.patches.shape, scan.centres_mm.shape) for scan in scans] == VOLUMES * [((8, 24), (8, 3))]
+
+
+def test_the_tissue_in_patches_that_are_not_encoded_is_the_same_at_all_stages(runs: Path) -> None:
+    dropped = [[row.get("tissue_dropped") for row in metrics(runs / run)] for run in ANCHORED]
+    assert len({tuple(shares) for shares in dropped}) == 1
+    looked = [share for share in dropped[0] if share is not None]
+    assert dropped[0][-1] is not None
+    assert all(0 < share < 0.3 for share in looked)
+    assert json.loads((runs / "gram-0/encoder.json").read_text())["model"]["keep_tokens"] == 0.6
+    assert not any("tissue_dropped" in row for row in metrics(runs / "stage0"))
 
 
 def wait_for(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:

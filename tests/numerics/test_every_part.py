@@ -27,6 +27,7 @@ def all_parts() -> TrainConfig:
             "data": {"path": "unused", "view_size": 12, "local_view_size": 8},
             "model": {
                 **{"width": 36, "depth": 2, "heads": 3, "patch_size": 4, "drop_path": 0.3},
+                **{"keep_tokens": 0.8},
                 **{"prototypes": 24, "head_hidden": 32, "head_bottleneck": 16},
                 **{"decoder_width": 24, "decoder_depth": 1, "decoder_heads": 2},
             },

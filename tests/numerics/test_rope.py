@@ -156,7 +156,7 @@ def test_the_students_passes_are_jittered_and_nothing_else_is() -> None:
     losses = [student(Views(views, None), {}, with_boxes(given), now).total for given in (None, unit, boxes)]
     torch.testing.assert_close(losses[0], losses[1])
     assert losses[2] != losses[0]
-    whole, _ = student._encode(Views(views, None), drawn)
+    whole, _, _ = student._encode(Views(views, None), drawn)
     torch.testing.assert_close(whole[0], student.encoder(views[0], rope_boxes=boxes))
     assert not torch.equal(whole[0], student.encoder(views[0]))
     turns = student.encoder._turns(views[0], None, boxes)

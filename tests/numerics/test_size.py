@@ -45,6 +45,7 @@ def test_vit_b_by_hand() -> None:
 OPTIONS = [
     ({}, {}),
     ({"positions": "learned", "layer_scale": 1e-5, "qkv_bias": False}, {"ibot_weight": 1}),
+    ({"positions": "learned", "keep_tokens": 0.5}, {"ibot_weight": 1, "gram_weight": 1, "gram_begin": 0}),
     ({"positions": "rope", "rope_jitter": {"rescale": 2}}, {"ibot_weight": 1}),
     ({"register_tokens": 0}, {"ibot_weight": 1, "ibot_shared_head": True}),
     ({}, {"dino_weight": 0}),

@@ -64,6 +64,8 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
             ["data.local_view_size=[24, 108, 96]"],
             ["local_view_size", "at most data.view_size"],
         ),
+        ("data: {path: d}", ["model.keep_tokens=0"], ["override model.keep_tokens", "greater than 0"]),
+        ("data: {path: d}", ["model.keep_tokens=0.001"], ["objective.mask_ratio", "model.keep_tokens"]),
         ("data: {path: d}", ["objective.mae_weight=0", "objective.dino_weight=0"], ["nothing to learn"]),
         (
             "data: {path: d}",

@@ -127,6 +127,8 @@ def test_a_description_of_more_than_the_weights_file_holds_takes_no_memory(
         ((12, 12, 12), {"layer_scale": 0.1, "positions": "learned"}),
         ((12, 12, 12), {"positions": "rope"}),
         ((4, 12, 8), {"positions": "rope", "patch_size": (2, 6, 4)}),
+        ((12, 12, 12), {"positions": "rope", "patch_size": 3, "keep_tokens": 0.7}),
+        ((12, 12, 12), {"positions": "learned", "patch_size": 3, "keep_tokens": 0.3}),
     ],
 )
 @pytest.mark.parametrize("kind", ["pt2", "onnx"])
@@ -138,6 +140,7 @@ def test_a_portable_model_computes_the_same_for_any_batch(
     assert str((3, *size)) in said
     assert (tmp_path / "model.json").read_bytes() == exported.with_suffix(".json").read_bytes()
     views = torch.rand(5, 3, *size)
+    views[:, :, :, : size[1] // 2] = 0  # air, whose patches hold equal tissue: none
     if kind == "pt2":
         tokens = torch.export.load(tmp_path / "model.pt2").module()(views)
     else:

@@ -23,7 +23,7 @@ START = {
         "cls_rank": 5.0,
         "patch_rank": 20.0,
     },
-    **{"patch_similarity": 0.5, "probe_linear": 0.6, "probe_knn": 0.6},
+    **{"patch_similarity": 0.5, "tissue_dropped": 0.01, "probe_linear": 0.6, "probe_knn": 0.6},
 }
 SOUND = {**START, "retrieval": 0.8, "cls_rank": 12.0, "probe_linear": 0.8, "probe_knn": 0.7}
 SICK: dict[str, dict[str, float]] = {
@@ -32,6 +32,7 @@ SICK: dict[str, dict[str, float]] = {
     "the CLS tokens lie along one direction": {"cls_rank": 1.2},
     "the patch tokens lie along one direction": {"patch_rank": 1.2},
     "the patch tokens of a view grow alike": {"patch_similarity": 0.75},
+    "tissue is in patches that are not encoded": {"tissue_dropped": 0.1},
     "the online probe finds no more than at the start": {"probe_linear": 0.58, "probe_knn": 0.6},
 }
 

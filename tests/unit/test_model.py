@@ -19,7 +19,7 @@ from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.patches import patchify, resize_positions, sincos_positions, unpatchify
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import draw, path_scales
-from fmct_hpc.objective.ibot import block_mask, masked_patches
+from fmct_hpc.objective.ibot import Masked, block_order, masked_patches
 from fmct_hpc.objective.koleo import Koleo
 from fmct_hpc.objective.mae import keep_indices, reconstruct
 from fmct_hpc.objective.registry import PARTS
@@ -138,28 +138,47 @@ def test_masks_depend_on_seed_step_and_sample_alone() -> None:
 
 def test_ibot_masks_are_blocks_of_the_drawn_share_and_depend_on_nothing_else() -> None:
     samples = np.array([7, 3, 99, 4])
-    masked = masked_patches(1, 10, samples, 2, (8, 8, 8), 0.5, (0.1, 0.5))
-    counts = masked.where.sum(-1)
+
+    def drawn(step: int, samples: np.ndarray) -> Masked:
+        return masked_patches(1, step, samples, 2, (8, 8, 8), 512, 0.5, (0.1, 0.5))
+
+    masked = drawn(10, samples)
+    where = masked.where(None)
+    counts = where.sum(-1)
+    assert torch.equal(counts, masked.counts)
     assert ((counts == 0) | ((counts >= 51) & (counts <= 256))).all()
     assert (counts == 0).any()
     assert (counts > 0).any()
-    assert torch.equal(
-        masked.where.flatten()[masked.numbers], torch.ones(int(counts.sum()), dtype=torch.bool)
-    )
-    shares = torch.zeros_like(masked.where, dtype=torch.float32).flatten()
-    shares[masked.numbers] = masked.weights
-    torch.testing.assert_close(shares.view_as(masked.where).sum(-1), (counts > 0) / 8)
-    alone = masked_patches(1, 10, samples[2:3], 2, (8, 8, 8), 0.5, (0.1, 0.5))
-    assert torch.equal(alone.where[:, 0], masked.where[:, 2])
-    assert not torch.equal(masked.where, masked_patches(1, 11, samples, 2, (8, 8, 8), 0.5, (0.1, 0.5)).where)
+    shares = torch.zeros(where.shape)
+    shares[where] = masked.weights
+    torch.testing.assert_close(shares.sum(-1), (counts > 0) / 8)
+    assert torch.equal(drawn(10, samples[2:3]).where(None)[:, 0], where[:, 2])
+    assert not torch.equal(where, drawn(11, samples).where(None))
+
+
+def covered_by_hand(drawn: np.random.Generator, grid: tuple[int, ...], count: int) -> np.ndarray:
+    """Cuboid after cuboid until `count` patches are hidden, the last one cut off: bool, of the grid."""
+    mask = np.zeros(grid, dtype=bool)
+    least = [min(2, edge) for edge in grid]
+    most = [max(low, edge // 2) for low, edge in zip(least, grid, strict=True)]
+    while mask.sum() < count:
+        edges = drawn.integers(least, most, endpoint=True)
+        starts = drawn.integers(0, np.array(grid) - edges, endpoint=True)
+        for place in np.ndindex(*edges):
+            if mask.sum() < count:
+                mask[tuple(starts + place)] = True
+    return mask
 
 
 @pytest.mark.parametrize("grid", [(1, 1, 1), (2, 2, 2), (5, 5, 5), (8, 8, 8), (14, 3, 1)])
 def test_block_masks_hide_as_many_patches_as_asked(grid: tuple[int, int, int]) -> None:
     whole = int(np.prod(grid))
     for count in {1, whole // 2 or 1, whole}:
-        mask = block_mask(np.random.default_rng(0), grid, count)
-        assert (mask.shape, mask.sum()) == (grid, count)
+        order = block_order(np.random.default_rng(0), grid, count)
+        assert np.array_equal(order, block_order(np.random.default_rng(0), grid, whole)[:count])
+        mask = np.zeros(whole, dtype=bool)
+        mask[order] = True
+        assert np.array_equal(mask.reshape(grid), covered_by_hand(np.random.default_rng(0), grid, count))
 
 
 def test_paths_are_dropped_by_the_linear_rule_and_keep_the_expectation() -> None:
@@ -281,7 +300,7 @@ def forward(
     generator = torch.Generator().manual_seed(2)
     targets = {"dino": torch.softmax(torch.rand(2, 2, 24, generator=generator) * 9, -1)}
     if "ibot" in draws.parts:
-        hidden = len(draws.parts["ibot"].numbers)
+        hidden = len(draws.parts["ibot"].weights)
         targets["ibot"] = torch.softmax(torch.rand(hidden, 24, generator=generator) * 9, -1)
     now = scheduled(settings, step)._replace(freeze_prototypes=freeze)
     return student(seen(size), targets, draws, now._replace(weights=weights or now.weights))
@@ -361,11 +380,11 @@ def test_teacher_with_the_students_weights_gives_its_logits() -> None:
     teacher.load_state_dict({name: state[name] for name in teacher.state_dict()})
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     draws = draw(settings, 0, np.array([3, 8, 9]))
-    assert draws.parts["ibot"].where.any()
+    assert draws.parts["ibot"].counts.any()
     logits = teacher(views(2, 3), draws, scheduled(settings, 0))
     tokens = student.encoder(views(2, 3).flatten(0, 1)).unflatten(0, (2, 3))
     torch.testing.assert_close(logits["dino"], student.head(tokens[:, :, 0]))
-    hidden = tokens[:, :, student.encoder.prefix :][draws.parts["ibot"].where]
+    hidden = tokens[:, :, student.encoder.prefix :][draws.parts["ibot"].where(None)]
     torch.testing.assert_close(logits["ibot"], student.ibot_head(hidden))
 
 
@@ -376,9 +395,9 @@ def test_the_student_does_not_see_what_ibot_hides() -> None:
     draws = draw(settings, 0, np.array([3, 8]))
     whole, local = seen()
     patches = patchify(whole.flatten(0, 1), 4)
-    hidden = draws.parts["ibot"].where.flatten(0, 1).unsqueeze(-1)
+    hidden = draws.parts["ibot"].where(None).flatten(0, 1).unsqueeze(-1)
     changed = unpatchify(torch.where(hidden, torch.rand_like(patches), patches), 4, 12).unflatten(0, (2, 2))
-    ours, theirs = (student._encode(Views(given, local), draws) for given in (whole, changed))
+    ours, theirs = (student._encode(Views(given, local), draws)[:2] for given in (whole, changed))
     assert all(torch.equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True))
 
 
@@ -389,10 +408,10 @@ def test_every_view_is_encoded_as_if_alone_whatever_its_size(size: int, position
     torch.manual_seed(0)
     student, given = Student(settings), seen(size)
     draws = draw(settings, 0, np.array([3, 8]))
-    tokens, local = student._encode(given, draws)
+    tokens, local, _ = student._encode(given, draws)
     assert (tokens.shape, local.shape) == ((2, 2, 5 + 27, 36), (2, 2, 5 + (size // 4) ** 3, 36))
     for number, view in enumerate([*given.whole, *given.local]):
-        where = draws.parts["ibot"].where
+        where = draws.parts["ibot"].where(None)
         masked = (where[number], student.mask_token) if number < 2 else None
         alone = student.encoder(view, masked=masked, path_scales=draws.path_scales[number])
         torch.testing.assert_close(tokens[number] if number < 2 else local[number - 2], alone)
@@ -438,8 +457,8 @@ def test_an_anisotropic_view_is_reconstructed_patch_by_patch() -> None:
     assert (made == x).float().mean() < 0.2
     draws = draw(settings, 0, np.array([3, 8]))
     masked = draws.parts["ibot"]
-    assert masked.where.shape == (2, 2, 12)
-    targets = {"dino": torch.rand(2, 2, 24), "ibot": torch.rand(len(masked.numbers), 24)}
+    assert masked.where(None).shape == (2, 2, 12)
+    targets = {"dino": torch.rand(2, 2, 24), "ibot": torch.rand(len(masked.weights), 24)}
     views = Views(torch.rand(2, 2, 3, 4, 12, 8), torch.rand(2, 2, 3, 4, 8, 4))
     losses = student(views, targets, draws, scheduled(settings, 0))
     losses.total.backward()

@@ -6,7 +6,7 @@ from small_training import small_config, write_dataset, write_recipe
 from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.size import parameter_counts, tokens_a_volume
+from fmct_hpc.model.size import parameter_counts, tokens_a_volume, training_flops
 from fmct_hpc.train.length import with_steps
 from fmct_hpc.train.outlook import held_bytes, outlook
 from fmct_hpc.train.run import preflight
@@ -38,6 +38,8 @@ def test_tokens_of_the_reference_by_hand() -> None:
     assert tokens_a_volume(mae) == 133
     small = TrainConfig.model_validate({"data": {"path": "unused", "local_view_size": 48}})
     assert tokens_a_volume(small) == 2 * (5 + 512) + 2 * (5 + 64) + (5 + 128)
+    fewer = small.model_copy(update={"model": small.model.model_copy(update={"keep_tokens": 0.6})})
+    assert tokens_a_volume(fewer) == 2 * (5 + 308) + 2 * (5 + 39) + (5 + 77)
 
 
 def test_a_dry_run_tells_what_smaller_local_views_spare(tmp_path: Path) -> None:
@@ -52,6 +54,27 @@ def test_a_dry_run_tells_what_smaller_local_views_spare(tmp_path: Path) -> None:
         said = outlook(TrainConfig.model_validate(given), dataset, 1, 0)
         assert ("data.local_view_size=48 spares 33%" in said) is told
         assert f"2 local ones of {data.get('local_view_size', 96)}³" in said
+
+
+def test_a_dry_run_tells_what_tokens_that_are_not_kept_spare(tmp_path: Path) -> None:
+    """ViT-B with MAE alone, by hand: 12 blocks on a quarter of 256 patches, 8 of the decoder on them all."""
+    dataset = Dataset.open(write_dataset(tmp_path / "data"))
+
+    def operations(patches: int) -> int:
+        seen = patches // 4
+        blocks = [
+            depth * (24 * (5 + tokens) * width**2 + 4 * (5 + tokens) ** 2 * width)
+            for depth, width, tokens in ((12, 768, seen), (8, 512, patches))
+        ]
+        decoded = 2 * (5 + seen) * 768 * 512 + 2 * patches * 5184 * 512
+        return 3 * (sum(blocks) + decoded) + 2 * 2 * seen * 5184 * 768
+
+    given = {"data": {"path": str(tmp_path / "data")}, "objective": {"dino_weight": 0}}
+    config = TrainConfig.model_validate({**given, "model": {"keep_tokens": 0.5}})
+    assert training_flops(config) == operations(256)
+    spared = f"model.keep_tokens=0.5 spares {1 - operations(256) / operations(512):.0%}"
+    assert spared in outlook(config, dataset, 1, 0)
+    assert "keep_tokens" not in outlook(TrainConfig.model_validate(given), dataset, 1, 0)
 
 
 def test_offload_and_the_heads_are_in_the_memory_that_is_told(tmp_path: Path) -> None:
