@@ -11,6 +11,8 @@ from small_training import small_encoder, write_dataset
 
 import fmct_hpc
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.config import DataConfig
+from fmct_hpc.data.field import center_view
 from fmct_hpc.data.views import Views
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.model.attention import cls_attention
@@ -24,6 +26,8 @@ from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.objective.student import Losses, Student, Teacher
 from fmct_hpc.train.export import load_encoder
 from fmct_hpc.train.schedules import settings as scheduled
+from launch.study.cohort import Split, make_volume
+from launch.study.config import CohortConfig
 
 KEPT = 13
 """Of the 27 patches of a view: ceil(0.48 · 27)."""
@@ -261,3 +265,23 @@ def test_new_scans_have_the_places_of_the_patches_that_are_kept(tmp_path: Path) 
         assert given.key == scan.key == less.key
         assert np.array_equal(less.centres_mm, scan.centres_mm[kept])
         assert less.patches.shape == (32, 24)
+
+
+@pytest.mark.parametrize(("share", "hottest", "loses"), [(0.6, -800, 0.0), (0.5, -400, 1e-4)])
+def test_of_whole_generated_heads_air_alone_goes_by_its_hu(
+    share: float, hottest: float, loses: float
+) -> None:
+    """Below -800 HU all default windows are 0."""
+    data = DataConfig(path=Path("unused"), view_size=32)
+    in_hu = data.model_copy(update={"windows": ((0, 2000),)})
+    for number in range(2):
+        voxels, _ = make_volume(CohortConfig(seed=5, edge=32, spacing_mm=7.0), Split.TRAIN, number)
+        view, hu = (torch.from_numpy(center_view(voxels, 3 * (7.0,), how))[None] for how in (data, in_hu))
+        gone = torch.ones(1, 512).scatter(1, most_tissue(view, 4, share), 0).bool()
+        left_out = patchify(hu, 4)[gone] * 2000 - 1000
+        assert left_out.max() < hottest
+        assert left_out.mean(dim=-1).max() < -950
+        dropped, whole = dropped_tissue(view, 4, share).tolist()
+        assert dropped <= loses * whole
+        fewer, _ = dropped_tissue(view, 4, 0.3).tolist()
+        assert fewer > 0.02 * whole, "a share that is too small shows"
