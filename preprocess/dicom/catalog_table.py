@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from preprocess.dicom.catalog import SERIES_COLUMNS
 from shards.atomic import atomic_path
 
-SCAN_VERSION = 3
+SCAN_VERSION = 4
 """Raised by whoever changes what is read from the same file; every file is then read again."""
 ROW_GROUP_SERIES, ROW_GROUP_INSTANCES = 512, 2**15
 """Series and instances of a Parquet row group: what reading one row decodes at most."""

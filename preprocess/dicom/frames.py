@@ -60,13 +60,15 @@ def frame_attributes(data: Dataset, frame: int) -> Dataset:
     A frame's own group goes before the shared one (PS3.3 C.7.6.16.1.1). Empty without functional groups.
     """
     flat = Dataset()
+    implicit, little = data.original_encoding
+    flat.set_original_encoding(implicit, little, data.original_character_set)
     for groups, index in ((data.get(SHARED), 0), (data.get(PER_FRAME), frame)):
         group = _item(groups, index)
         for sequence, keywords in _MACROS.items():
             macro = _item(group.get(sequence), 0)
             for keyword in keywords:
-                if keyword in macro:
-                    flat[keyword] = macro[keyword]
+                if (element := macro.get_item(keyword)) is not None:
+                    flat[keyword] = element
     return flat
 
 

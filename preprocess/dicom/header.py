@@ -2,16 +2,12 @@
 
 import io
 import logging
-import math
 import os
 import warnings
-from functools import cache
 from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config as pydicom_config
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -27,6 +23,7 @@ from preprocess.dicom.frames import (
 )
 from preprocess.dicom.inflate import Inflated
 from preprocess.dicom.sources import Source
+from preprocess.dicom.values import integer, meaning, number, numbers, text, words
 from preprocess.reasons import Reason, Rejection
 
 # It quotes values and file names, a line a file; what it complains of is told by reasons.
@@ -50,9 +47,6 @@ _KEYWORDS = (
 )
 _TAGS = [Tag(keyword) for keyword in _KEYWORDS]
 _PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
-MOST_TEXT = 2**16
-"""Bytes of a value that is no sequence: what 16 bits can count (PS3.5 section 7.1.2)."""
-_PLAIN_VRS = frozenset({"AE", "AS", "CS", "DS", "IS", "LO", "SH", "UI"})
 
 
 def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
@@ -145,7 +139,7 @@ def _rows(data: pydicom.FileDataset, size: int) -> list[dict[str, Any]]:
         return [row]
     if has_functional_groups(data):
         return [_grouped(data, row, frame) for frame in range(frame_count(data, size))]
-    step = _number(data, "SpacingBetweenSlices")
+    step = number(data, "SpacingBetweenSlices")
     if row["frames"] > 1 and step:
         positions = [
             frame_position(row["position"], row["orientation"], step, frame)
@@ -161,16 +155,16 @@ def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str
     """What the functional groups say of a frame, in place of the whole object's `row`."""
     groups = frame_attributes(data, frame)
     values = {
-        "image_type": _words(groups, "FrameType"),
-        "acquisition_number": _integer(groups, "FrameAcquisitionNumber"),
-        "kernel": _text(groups, "ConvolutionKernel"),
-        "kvp": _number(groups, "KVP"),
-        "position": _numbers(groups, "ImagePositionPatient", 3),
-        "orientation": _numbers(groups, "ImageOrientationPatient", 6),
-        "pixel_spacing": _numbers(groups, "PixelSpacing", 2),
-        "thickness": _number(groups, "SliceThickness"),
-        "tilt": _number(groups, "GantryDetectorTilt"),
-        "body_part": row["body_part"] or _meaning(groups, "AnatomicRegionSequence"),
+        "image_type": words(groups, "FrameType"),
+        "acquisition_number": integer(groups, "FrameAcquisitionNumber"),
+        "kernel": text(groups, "ConvolutionKernel"),
+        "kvp": number(groups, "KVP"),
+        "position": numbers(groups, "ImagePositionPatient", 3),
+        "orientation": numbers(groups, "ImageOrientationPatient", 6),
+        "pixel_spacing": numbers(groups, "PixelSpacing", 2),
+        "thickness": number(groups, "SliceThickness"),
+        "tilt": number(groups, "GantryDetectorTilt"),
+        "body_part": row["body_part"] or meaning(groups, "AnatomicRegionSequence"),
     }
     if row["frames"] > 1 and values["position"] is None:
         row = row | {"position": None}  # the object's own would be one for all frames
@@ -184,45 +178,45 @@ def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str
 def _row(data: pydicom.FileDataset) -> dict[str, Any]:
     return {
         # The file's own statement (PS3.10 section 7.1) stands in where the data set lost it.
-        "sop_uid": _text(data, "SOPInstanceUID") or _text(data.file_meta, "MediaStorageSOPInstanceUID"),
-        "sop_class": _text(data, "SOPClassUID"),
+        "sop_uid": text(data, "SOPInstanceUID") or text(data.file_meta, "MediaStorageSOPInstanceUID"),
+        "sop_class": text(data, "SOPClassUID"),
         "transfer_syntax": transfer_syntax(data),
-        "image_type": _words(data, "ImageType"),
-        "acquisition_number": _integer(data, "AcquisitionNumber"),
-        "instance_number": _integer(data, "InstanceNumber"),
-        "kernel": _text(data, "ConvolutionKernel"),
-        "kvp": _number(data, "KVP"),
+        "image_type": words(data, "ImageType"),
+        "acquisition_number": integer(data, "AcquisitionNumber"),
+        "instance_number": integer(data, "InstanceNumber"),
+        "kernel": text(data, "ConvolutionKernel"),
+        "kvp": number(data, "KVP"),
         "frame": 0,
-        "frames": _integer(data, "NumberOfFrames") or 1,
-        "samples": _integer(data, "SamplesPerPixel"),
-        "rows": _integer(data, "Rows"),
-        "columns": _integer(data, "Columns"),
-        "position": _numbers(data, "ImagePositionPatient", 3),
-        "orientation": _numbers(data, "ImageOrientationPatient", 6),
-        "pixel_spacing": _numbers(data, "PixelSpacing", 2),
-        "thickness": _number(data, "SliceThickness"),
-        "tilt": _number(data, "GantryDetectorTilt"),
-        "patient_id": _text(data, "PatientID"),
-        "study_uid": _text(data, "StudyInstanceUID"),
-        "series_uid": _text(data, "SeriesInstanceUID"),
-        "frame_of_reference_uid": _text(data, "FrameOfReferenceUID"),
+        "frames": integer(data, "NumberOfFrames") or 1,
+        "samples": integer(data, "SamplesPerPixel"),
+        "rows": integer(data, "Rows"),
+        "columns": integer(data, "Columns"),
+        "position": numbers(data, "ImagePositionPatient", 3),
+        "orientation": numbers(data, "ImageOrientationPatient", 6),
+        "pixel_spacing": numbers(data, "PixelSpacing", 2),
+        "thickness": number(data, "SliceThickness"),
+        "tilt": number(data, "GantryDetectorTilt"),
+        "patient_id": text(data, "PatientID"),
+        "study_uid": text(data, "StudyInstanceUID"),
+        "series_uid": text(data, "SeriesInstanceUID"),
+        "frame_of_reference_uid": text(data, "FrameOfReferenceUID"),
         "modality": _modality(data),
-        "manufacturer": _text(data, "Manufacturer"),
-        "model": _text(data, "ManufacturerModelName"),
-        "study_date": _text(data, "StudyDate"),
-        "study_description": _text(data, "StudyDescription"),
-        "series_description": _text(data, "SeriesDescription"),
-        "protocol": _text(data, "ProtocolName"),
-        "body_part": _text(data, "BodyPartExamined") or _meaning(data, "AnatomicRegionSequence"),
-        "patient_position": _text(data, "PatientPosition"),
-        "contrast": _text(data, "ContrastBolusAgent") or _meaning(data, "ContrastBolusAgentSequence"),
+        "manufacturer": text(data, "Manufacturer"),
+        "model": text(data, "ManufacturerModelName"),
+        "study_date": text(data, "StudyDate"),
+        "study_description": text(data, "StudyDescription"),
+        "series_description": text(data, "SeriesDescription"),
+        "protocol": text(data, "ProtocolName"),
+        "body_part": text(data, "BodyPartExamined") or meaning(data, "AnatomicRegionSequence"),
+        "patient_position": text(data, "PatientPosition"),
+        "contrast": text(data, "ContrastBolusAgent") or meaning(data, "ContrastBolusAgentSequence"),
     }
 
 
 def _modality(data: pydicom.FileDataset) -> str:
     """Modality (0008,0060); where it was removed, CT by the SOP class."""
-    stated = _text(data, "Modality").upper()
-    return stated or ("CT" if _text(data, "SOPClassUID") in CT_CLASSES else "")
+    stated = text(data, "Modality").upper()
+    return stated or ("CT" if text(data, "SOPClassUID") in CT_CLASSES else "")
 
 
 def transfer_syntax(data: pydicom.FileDataset) -> str:
@@ -234,78 +228,3 @@ def transfer_syntax(data: pydicom.FileDataset) -> str:
     if implicit:
         return str(ImplicitVRLittleEndian)
     return str(ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
-
-
-def _values(data: pydicom.Dataset, keyword: str) -> list[Any]:
-    """The attribute's values; none where it is absent, empty or not what its VR says."""
-    tag, vr = _tag_and_vr(keyword)
-    element = data.get_item(tag)
-    if element is None:
-        return []
-    if isinstance(element, RawDataElement) and vr != "SQ" and len(element.value or b"") > MOST_TEXT:
-        return []
-    plain = _plain_values(element, vr)
-    if plain is not None:
-        return plain
-    try:
-        value = data.get(keyword)
-    except MemoryError:
-        raise
-    except Exception:
-        return []
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, pydicom.multival.MultiValue | list | tuple) else [value]
-
-
-def _plain_values(element: DataElement | RawDataElement, vr: str) -> list[Any] | None:
-    """What pydicom makes of nearly all elements, at a tenth of its time; None for the others."""
-    if not isinstance(element, RawDataElement) or not element.value:
-        return None
-    stated, value = element.VR or vr, element.value
-    # An escape begins another character set.
-    if stated in _PLAIN_VRS and value.isascii() and b"\x1b" not in value:
-        return [text.rstrip("\0 ") for text in value.decode("ascii").rstrip("\0 ").split("\\")]
-    if stated == "US" and len(value) == 2:
-        return [int.from_bytes(value, "little" if element.is_little_endian else "big")]
-    return None
-
-
-@cache
-def _tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
-    tag = Tag(keyword)
-    return tag, dictionary_VR(tag)
-
-
-def _text(data: pydicom.Dataset, keyword: str) -> str:
-    text = "\\".join(str(value) for value in _values(data, keyword))
-    # Undecodable bytes of a wrong character set would not fit in UTF-8 columns.
-    return text.replace("\0", "").encode(errors="replace").decode().strip()
-
-
-def _meaning(data: pydicom.Dataset, keyword: str) -> str:
-    """Code Meaning (0008,0104) of a code sequence's first item."""
-    items = _values(data, keyword)
-    return _text(items[0], "CodeMeaning") if items and isinstance(items[0], pydicom.Dataset) else ""
-
-
-def _words(data: pydicom.Dataset, keyword: str) -> list[str]:
-    return [part.strip().upper() for part in _text(data, keyword).split("\\")]
-
-
-def _numbers(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | None:
-    try:
-        numbers = [float(value) for value in _values(data, keyword)]
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def _number(data: pydicom.Dataset, keyword: str) -> float | None:
-    numbers = _numbers(data, keyword, 1)
-    return numbers[0] if numbers else None
-
-
-def _integer(data: pydicom.Dataset, keyword: str) -> int | None:
-    number = _number(data, keyword)
-    return None if number is None or abs(number) >= 2**63 else int(number)

@@ -2,13 +2,17 @@
 
 import io
 import struct
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
 from pydicom.pixels import as_pixel_options, get_decoder
 from pydicom.pixels.utils import get_j2k_parameters
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -22,16 +26,25 @@ from preprocess.dicom.codestream import require_size
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.dicom.geometry import LARGEST_MATRIX
 from preprocess.dicom.header import read_attributes, transfer_syntax
+from preprocess.dicom.values import integer, number, text
 from preprocess.reasons import Reason, Rejection
 
-_VALUE_TAGS = [
-    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "RescaleType"),
-]
+_VALUES: dict[str, Callable[[Dataset, str], Any]] = {
+    "PixelPaddingValue": integer,
+    "PixelPaddingRangeLimit": integer,
+    "RescaleSlope": number,
+    "RescaleIntercept": number,
+    "RescaleType": text,
+}
+"""What turns stored values into HU, and how it is read."""
 _TAGS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
     *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
-    *("BurnedInAnnotation", "ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUE_TAGS),
+    *("BurnedInAnnotation", "ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUES),
 ]
+_NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
+_WHOLE = (*_NEEDED, "HighBit", "SamplesPerPixel", "PlanarConfiguration")
+"""Attributes that decoders use as they are; those that no image can do without are `_NEEDED`."""
 _GE_BIG_ENDIAN = UID("1.2.840.113619.5.2")
 """Of GE's older consoles: a data set in implicit little endian, but for its pixels."""
 _LONG_VRS = (b"OB", b"OW", b"UN")
@@ -69,13 +82,15 @@ class ImageFile:
         self._vr, self._length = _enter_pixel_data(file, *encoding)
         self._data, self._syntax, self._file, self._start = data, syntax, file, file.tell()
         self._size, self._frames = size, frame_count(data, size)
+        _set_whole_numbers(data)
         if syntax.is_encapsulated:
             _require_fragments(file, size)
 
     def attributes(self, frame: int) -> dict[str, Any]:
-        """A frame's `_VALUE_TAGS` by its functional groups, else the object's; without the absent ones."""
+        """A frame's `_VALUES` by its functional groups, else the object's; without the absent ones."""
         grouped = frame_attributes(self._data, frame) if has_functional_groups(self._data) else self._data
-        found = {name: grouped.get(name, self._data.get(name)) for name in _VALUE_TAGS}
+        holders = {name: grouped if name in grouped else self._data for name in _VALUES}
+        found = {name: read(holders[name], name) for name, read in _VALUES.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     def stored(self, frame: int) -> np.ndarray:
@@ -157,6 +172,21 @@ class ImageFile:
         if self._length - expected >= _BLOCK_BYTES:
             detail = f"{self._length} bytes of pixel data, but the header tells of {expected}"
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
+
+
+def _set_whole_numbers(data: FileDataset) -> None:
+    """Give the attributes that decoders use the VR of the standard, whichever the file states.
+
+    Raises Rejection(undecodable_pixel_data) where one is no number.
+    """
+    for name in _WHOLE:
+        if name in data:
+            value = integer(data, name)
+            if value is None or value < 0:
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{name} is not a whole number")
+            data[name] = DataElement(Tag(name), "US", value)
+    if missing := [name for name in _NEEDED if name not in data]:
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{missing[0]} is absent")
 
 
 def _require_decoder(syntax: UID) -> None:

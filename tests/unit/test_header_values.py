@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import ct_image, save
+from dicom_files import Acquisition, axial, ct_image, ramp, save, scanned
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
-from preprocess.dicom import header
+from preprocess.dicom import header, values
+from preprocess.dicom.decode import Decoder, Slice
 from preprocess.dicom.sources import file_source
-from preprocess.reasons import Rejection
+from preprocess.reasons import Reason, Rejection
 
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 """Files of many vendors, syntaxes and character sets that pydicom's package holds."""
@@ -36,6 +40,109 @@ def test_values_are_pydicoms(
     files.append(save(odd, tmp_path / "odd"))
     short = {path: rows(path) for path in files}
     assert sum(isinstance(found, list) and len(found) > 0 for found in short.values()) > 150
-    monkeypatch.setattr(header, "_plain_values", lambda element, vr: None)
+    monkeypatch.setattr(values, "_plain_values", lambda element, vr: None)
     for path in files:
         assert rows(path) == short[path], path.name
+
+
+def stated(data: Dataset, keyword: str, vr: str, value: str | bytes) -> None:
+    """Have an attribute written with these bytes under this VR, as no library of ours would."""
+    raw = value.encode() if isinstance(value, str) else value
+    raw += b" " * (len(raw) % 2)
+    data[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(raw), raw, 0, False, True)
+
+
+def row(data: pydicom.FileDataset, folder: Path) -> dict[str, object]:
+    (found,) = rows(save(data, folder / "file"))  # type: ignore[misc]
+    return found
+
+
+@pytest.mark.parametrize("vr", ["DS", "LO", "SH", "CS", "UT", "LT", "ST", "UC", "UN", "OB"])
+def test_a_number_under_another_vr_is_read(vr: str, tmp_path: Path) -> None:
+    """The bytes are those of the standard's VR, whichever the writer states (pydicom issue 828)."""
+    whole = row(ct_image(np.zeros((4, 6), np.int16), PixelSpacing=[0.5, 0.25]), tmp_path / "whole")
+    data = ct_image(np.zeros((4, 6), np.int16))
+    for keyword, value in (
+        ("PixelSpacing", "0.5\\0.25"),
+        ("ImagePositionPatient", "0\\0\\0"),
+        ("ImageOrientationPatient", "1\\0\\0\\0\\1\\0"),
+        ("KVP", "120"),
+        ("ImageType", "ORIGINAL\\PRIMARY\\AXIAL"),
+    ):
+        stated(data, keyword, vr, value)
+    found = row(data, tmp_path / "other")
+    same = ("pixel_spacing", "position", "orientation", "kvp", "image_type")
+    assert {name: found[name] for name in same} == {name: whole[name] for name in same}
+    assert found["pixel_spacing"] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("0,488", 0.488),
+        ("-,5E1", -5.0),
+        (" 1,25 ", 1.25),
+        *((other, None) for other in ("1,2,3", "1.000,5", "1,000.5", "a,5", "1,", "1, 5")),
+    ],
+)
+def test_a_decimal_comma_is_a_point(written: str, read: float | None, tmp_path: Path) -> None:
+    data = ct_image(np.zeros((4, 6), np.int16))
+    stated(data, "SliceThickness", "DS", written)
+    stated(data, "PixelSpacing", "DS", f"{written}\\{written}")
+    found = row(data, tmp_path)
+    assert found["thickness"] == read
+    assert found["pixel_spacing"] == (None if read is None else [read, read])
+
+
+def test_what_decoding_needs_is_read_under_another_vr(tmp_path: Path) -> None:
+    stored = np.arange(24, dtype=np.int16).reshape(4, 6)
+    data = ct_image(stored)
+    for keyword, vr, value in (
+        ("RescaleSlope", "UT", "0,5"),
+        ("RescaleIntercept", "LO", "-1000"),
+        ("RescaleType", "UN", "HU"),
+        ("Rows", "IS", "4"),
+        ("Columns", "UN", b"\6\0"),
+        ("BitsStored", "DS", "16"),
+        ("HighBit", "OB", b"\x0f\0"),
+    ):
+        stated(data, keyword, vr, value)
+    path = save(data, tmp_path / "export" / "file")
+    assert np.array_equal(decoded(path).hu, np.rint(stored * 0.5 - 1000))
+
+
+def test_functional_groups_are_read_under_another_vr(tmp_path: Path) -> None:
+    """Of an anonymiser that knows none of the attributes it copies."""
+    whole, other = tmp_path / "whole" / "file", tmp_path / "other" / "file"
+    slices = Acquisition(axial(slices=3).positions, matrix=(4, 6))
+    data = slices.write_frames(whole, ramp, enhanced=True)
+    for group in (*data.SharedFunctionalGroupsSequence, *data.PerFrameFunctionalGroupsSequence):
+        for macro in (sequence.value[0] for sequence in group):
+            for element in [one for one in macro if one.VR in ("DS", "IS")]:
+                text = str(element.value) if element.VM < 2 else "\\".join(map(str, element.value))
+                stated(macro, element.keyword, "LT", text.replace(".", ","))
+    save(data, other)
+    place = ("path", "size", "mtime_ns")
+    found, expected = (
+        [{k: v for k, v in r.items() if k not in place} for r in rows(p)] for p in (other, whole)
+    )
+    assert found == expected
+    assert np.array_equal(decoded(other, 2).hu, decoded(whole, 2).hu)
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "BitsStored", "PixelRepresentation"])
+def test_what_decoding_lacks_is_named(keyword: str, tmp_path: Path) -> None:
+    stored = np.zeros((4, 6), np.int16)
+    for folder, value in (("malformed", b"ABCD"), ("absent", None)):
+        data = ct_image(stored, **{keyword: None} if value is None else {})
+        if value:
+            stated(data, keyword, "LO", value)
+        with pytest.raises(Rejection, match=keyword) as caught:
+            decoded(save(data, tmp_path / folder / "file"))
+        assert caught.value.reason == Reason.UNDECODABLE_PIXEL_DATA
+
+
+def decoded(path: Path, frame: int = 0) -> Slice:
+    (series,) = scanned(path.parent)
+    with Decoder() as decoder:
+        return decoder.decode(series.instances[frame])
