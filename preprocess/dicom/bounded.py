@@ -1,6 +1,7 @@
 """A file that gives a parser no more than a sound object has: few bytes cannot ask for much memory."""
 
 import io
+import re
 from typing import BinaryIO
 
 from preprocess.reasons import Reason, Rejection
@@ -18,6 +19,15 @@ MOST_ITEMS = 2**19
 _MANY = 2**16
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 """The tag (FFFE,E000) in either byte order."""
+_HEAD_BYTES = 8
+"""Of an element: tag, VR and length."""
+_CHARACTER_SET = re.compile(rb"(\x08\0\x05\0|\0\x08\0\x05)CS(?!\0\0)..|\x08\0\x05\0[^\0]\0\0\0", re.DOTALL)
+"""The head of (0008,0005), which tells how texts are written, with a value: explicit in either byte order, or
+implicit."""
+_KNOWN = (b"ISO", b"GB", b"UTF-8", b"UTF8")
+"""How names of character sets begin: PS3.3 C.12.1.1.2, and what careless writers call ISO_IR 192."""
+_CONTROLS = bytes(range(32))
+_SPACES = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
 
 
 class Bounded:
@@ -49,11 +59,29 @@ class BoundedHeader(Bounded):
     """The same for what comes before the pixels.
 
     pydicom makes some 1,200 bytes of an item of a sequence, which has 8, and 300 of an element, which has 8.
+    For the sake of a text it gives up an object whose Specific Character Set has control bytes, and takes any
+    codec of Python's for one. Control bytes are read as spaces, and what names no character set as none.
     """
+
+    def __init__(self, file: BinaryIO, size: int, most: int = MOST_BYTES) -> None:
+        """size: bytes of the file."""
+        super().__init__(file, size, most)
+        self._names_character_set = False
+        self._seek, self.seek = self.seek, self._go
+
+    def _go(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._names_character_set = False  # the head was only looked at
+        return self._seek(offset, whence)
 
     def read(self, size: int = -1) -> bytes:
         """As a file's."""
         data = super().read(size)
-        if len(data) > _MANY and (len(data) > MOST_VALUE or sum(map(data.count, _ITEMS)) > MOST_ITEMS):
+        if self._names_character_set:
+            self._names_character_set = False
+            names = (name.strip() for name in data.translate(_SPACES).split(b"\\"))
+            return b"\\".join(name if name.upper().startswith(_KNOWN) else b"" for name in names)
+        if len(data) == _HEAD_BYTES:
+            self._names_character_set = _CHARACTER_SET.fullmatch(data) is not None
+        elif len(data) > _MANY and (len(data) > MOST_VALUE or sum(map(data.count, _ITEMS)) > MOST_ITEMS):
             raise Rejection(Reason.BROKEN_HEADER, f"an element of {len(data)} bytes")
         return data

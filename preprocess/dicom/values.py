@@ -8,11 +8,15 @@ from typing import Any
 import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 MOST_TEXT = 2**16
 """Bytes of a value that is no sequence: what 16 bits can count (PS3.5 section 7.1.2)."""
 _PLAIN_VRS = frozenset({"AE", "AS", "CS", "DS", "IS", "LO", "SH", "UI"})
+_TEXT_VRS = frozenset({"LO", "SH"})
+"""Those of our attributes that are written in a character set."""
 _BYTES_VRS = frozenset({"OB", "OW", "UN"})
 """VRs that say nothing of a value: writers that do not know an attribute, and anonymisers, state them."""
 _NO_TEXT_VRS = frozenset({"AT", "FD", "FL", "SL", "SQ", "SS", "SV", "UL", "US", "UV", "OD", "OF", "OL", "OV"})
@@ -37,10 +41,17 @@ def values(data: pydicom.Dataset, keyword: str) -> list[Any]:
     except MemoryError:
         raise
     except Exception:
-        return []
+        value = None
+    if (
+        isinstance(element, RawDataElement)
+        and vr in _TEXT_VRS
+        and not isinstance(value, str | list | MultiValue)
+    ):
+        # Of a character set that is none, or under a VR of no text.
+        value = (element.value or b"").decode("latin-1").rstrip("\0 ")
     if value is None or value == "":
         return []
-    return list(value) if isinstance(value, pydicom.multival.MultiValue | list | tuple) else [value]
+    return list(value) if isinstance(value, MultiValue | Sequence | list | tuple) else [value]
 
 
 def _plain_values(element: DataElement | RawDataElement, vr: str) -> list[Any] | None:

@@ -10,6 +10,7 @@ from dicom_files import Acquisition, axial, ct_image, ramp, save, scanned
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from preprocess.dicom import header, values
 from preprocess.dicom.decode import Decoder, Slice
@@ -140,6 +141,63 @@ def test_what_decoding_lacks_is_named(keyword: str, tmp_path: Path) -> None:
         with pytest.raises(Rejection, match=keyword) as caught:
             decoded(save(data, tmp_path / folder / "file"))
         assert caught.value.reason == Reason.UNDECODABLE_PIXEL_DATA
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        b"\t\0\x0c\0\r\0\x0b\0\t ",  # pydicom issue 1166
+        b"ISO_IR\0 100",
+        *(b"ISO_IR 10X", b"", b"\x1b$B", b"\xff\xfe", b"\\\\", b"ISO_IR 100\\\0", b" ISO_IR 100"),
+        *(b"hex", b"undefined", b"idna", b"zlib", b"utf_16", b"ISO 2022 IR 87\\\x07"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["explicit", "implicit", "big", "nested"])
+def test_no_file_is_lost_for_its_character_set(claimed: bytes, kind: str, tmp_path: Path) -> None:
+    """What a text says in ASCII is read, whatever its other bytes mean."""
+    names, description = ["ISO 2022 IR 100", "ISO 2022 IR 101"], "Schädel mit KM"
+    data = ct_image(np.zeros((4, 6), np.int16), SpecificCharacterSet=names, SeriesDescription=description)
+    if kind == "nested":
+        item = Dataset()
+        item.SpecificCharacterSet, item.CodeMeaning = names, description
+        data.AnatomicRegionSequence = [item]
+        data["AnatomicRegionSequence"].is_undefined_length = True
+    if kind in ("implicit", "big"):
+        implicit = kind == "implicit"
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRBigEndian
+        data.set_original_encoding(implicit, implicit)
+    path = save(data, tmp_path / "file")
+    whole, stated = path.read_bytes(), "\\".join(names).encode() + b" "
+    assert whole.count(stated) == 1 + (kind == "nested")
+    path.write_bytes(whole.replace(stated, claimed.ljust(len(stated))))
+    (found,) = rows(path)  # type: ignore[misc]
+    texts = [found["series_description"]] + [found["body_part"]] * (kind == "nested")
+    assert all(text.startswith("Sch") and text.endswith("del mit KM") for text in texts), texts
+    assert found["pixel_spacing"] == [1.0, 1.0]
+
+
+def test_an_empty_character_set_is_none(tmp_path: Path) -> None:
+    data = ct_image(np.zeros((4, 6), np.int16), SpecificCharacterSet="")
+    stated(data, "SeriesDescription", "LO", "Schädel".encode("latin-1"))
+    assert row(data, tmp_path)["series_description"] == "Schädel"
+
+
+def test_codes_say_what_the_attributes_do_not(tmp_path: Path) -> None:
+    region, agent = Dataset(), Dataset()
+    region.CodeMeaning, agent.CodeMeaning = "Head", "Iohexol"
+    codes = {"AnatomicRegionSequence": [region], "ContrastBolusAgentSequence": [agent]}
+    found = row(ct_image(np.zeros((4, 6), np.int16), **codes), tmp_path / "codes")
+    assert (found["body_part"], found["contrast"]) == ("Head", "Iohexol")
+    stated = {"BodyPartExamined": "SKULL", "ContrastBolusAgent": "Omnipaque"}
+    found = row(ct_image(np.zeros((4, 6), np.int16), **codes, **stated), tmp_path / "both")
+    assert (found["body_part"], found["contrast"]) == ("SKULL", "Omnipaque")
+
+
+@pytest.mark.parametrize("vr", ["LO", "OB", "UN", "UT"])
+def test_a_text_under_another_vr_is_read(vr: str, tmp_path: Path) -> None:
+    data = ct_image(np.zeros((4, 6), np.int16))
+    stated(data, "SeriesDescription", vr, "Schädel mit KM".encode("latin-1"))
+    assert row(data, tmp_path)["series_description"] == "Schädel mit KM"
 
 
 def decoded(path: Path, frame: int = 0) -> Slice:
