@@ -14,6 +14,7 @@ from pydicom import config as pydicom_config
 
 from preprocess.dicom.catalog import Instance
 from preprocess.dicom.image_file import ImageFile
+from preprocess.dicom.misstated import padding_beyond_bits, unwrapped
 from preprocess.dicom.sources import Source, open_source
 from preprocess.reasons import Reason, Rejection
 from shards.compiled import njit
@@ -74,13 +75,19 @@ class Decoder:
                 attributes = self._open(instance.source).attributes(instance.frame)
             slope, intercept = _rescale(attributes)
             with _reading():
-                stored = self._open(instance.source).stored(instance.frame)
+                image = self._open(instance.source)
+                stored, allocated = image.stored(instance.frame)
         if stored.shape != (instance.rows, instance.columns):
             raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix is not the catalog's")
+        outside = padding_beyond_bits(allocated, stored, slope, intercept, LEAST_HU)
+        stored = unwrapped(stored, image.bits_stored, slope, intercept)
         digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
         digest.update(np.array([slope, intercept], "<f8").tobytes())
         padding = _padding(attributes, stored.dtype)
-        return Slice(_to_hu(stored, slope, intercept, padding), digest.digest())
+        hu = _to_hu(stored, slope, intercept, padding)
+        if outside is not None:
+            hu[outside] = AIR_HU
+        return Slice(hu, digest.digest())
 
     def _open(self, source: Source) -> ImageFile:
         if source != self._source or self._image is None:

@@ -93,8 +93,16 @@ class ImageFile:
         found = {name: read(holders[name], name) for name, read in _VALUES.items()}
         return {name: value for name, value in found.items() if value is not None}
 
-    def stored(self, frame: int) -> np.ndarray:
-        """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored."""
+    @property
+    def bits_stored(self) -> int:
+        """Bits Stored (0028,0101)."""
+        return int(self._data.BitsStored)
+
+    def stored(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored.
+
+        Also the pixels with all their bits, where values begin at bit 0; else the same again.
+        """
         data = self._data
         if data.get("SamplesPerPixel", 1) != 1:
             raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
@@ -126,15 +134,16 @@ class ImageFile:
                 signed = get_j2k_parameters(encoded).get("is_signed") and not data.PixelRepresentation
                 if signed and (values >> (bits - 1)).any():
                     raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values, but an unsigned header")
-                return values
+                return values, values
         if bits == allocated:
-            return values
+            return values, values
         # Old equipment's begin above it (PS3.5 section 8.1.1); what stands outside may be an overlay.
         high = data.get("HighBit")
         above = (
             allocated - 1 - high if isinstance(high, int) and bits <= high < allocated else allocated - bits
         )
-        return (values << above) >> (allocated - bits)
+        stored = (values << above) >> (allocated - bits)
+        return stored, values if above == allocated - bits else stored
 
     @cached_property
     def _options(self) -> dict[str, Any]:

@@ -182,6 +182,65 @@ def test_bits_beyond_bits_stored_are_no_value(tmp_path: Path) -> None:
     assert np.all(hu(tmp_path / "b", negative, **{**twelve, "RescaleIntercept": 0}) == -1)
 
 
+def head_and_air() -> np.ndarray:
+    """HU of a bright disc in air, some metal, and outside the circle a scanner's code."""
+    rows, columns = np.indices((64, 96)) - np.array([32, 48])[:, None, None]
+    distance = np.hypot(rows, columns)
+    hu = np.where(distance < 26, 40, -1000) + np.random.default_rng(1).integers(-30, 30, (64, 96))
+    hu[30:32, 40:44] = 2047
+    return np.where(distance > 46, -2000, hu).astype(np.int16)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize(("bits", "intercept"), [(12, 0), (13, 1), (16, 0)])
+def test_twos_complement_under_an_unsigned_header_is_read(
+    bits: int, intercept: int, syntax: str, tmp_path: Path
+) -> None:
+    """As public slices of the RSNA 2019 challenge: air reads 3096."""
+    hu = head_and_air()
+    header = {"BitsStored": bits, "HighBit": bits - 1, "RescaleIntercept": intercept}
+    wrapped = (hu.astype(int) & (2**bits - 1)).astype(np.uint16)
+    data, honest = ct_image(wrapped, **header), ct_image(hu, **header)
+    if syntax != ExplicitVRLittleEndian:
+        data.compress(syntax, generate_instance_uid=False)
+    found, expected = decoded(data, tmp_path / "wrapped"), decoded(honest, tmp_path / "honest")
+    assert np.array_equal(found.hu, expected.hu)
+    assert found.digest == expected.digest
+
+
+def test_unsigned_values_are_not_taken_for_twos_complement(tmp_path: Path) -> None:
+    """Not for metal, a forgotten intercept, or where the header's scale has room for air."""
+    twelve = {"BitsStored": 12, "HighBit": 11}
+    shifted = (head_and_air().astype(int) + 1024).clip(0, 4095).astype(np.uint16)
+    metal = shifted.copy()
+    metal[:3] = 3200  # 4.7 % of the pixels
+    for folder, stored in (("forgotten", shifted), ("metal", metal)):
+        assert np.array_equal(hu(tmp_path / folder, stored, **twelve), stored)
+    offset = hu(tmp_path / "offset", np.full((64, 96), 4095, np.uint16), RescaleIntercept=-1024, **twelve)
+    assert (offset == 4095 - 1024).all()
+
+
+@pytest.mark.parametrize(("code", "kind"), [(-2000, np.uint16), (-3024, np.int16), (-32768, np.int16)])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+def test_a_code_beyond_bits_stored_is_air(syntax: str, code: int, kind: type, tmp_path: Path) -> None:
+    """-2000 in 16 bits, 63536, would be 1072 HU by its lower twelve."""
+    offset = 1024 if kind is np.uint16 else 0
+    truth = head_and_air()
+    values = (truth.astype(int) + offset).clip(offset - 1024, 2047 + offset)
+    stored = np.where(truth == -2000, code, values).astype(np.int16).view(kind)
+    header = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -offset}
+    data = ct_image(stored, **header)
+    if syntax == RLELossless:
+        data.BitsStored, data.HighBit = 16, 15  # the encoder refuses the quirk
+        data.compress(syntax, generate_instance_uid=False)
+        data.BitsStored, data.HighBit = 12, 11
+    elif syntax == ExplicitVRBigEndian:
+        data.file_meta.TransferSyntaxUID = syntax
+        data.set_original_encoding(is_implicit_vr=False, is_little_endian=False)
+        data.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
+    assert np.array_equal(decoded(data, tmp_path / "x").hu, np.where(truth == -2000, AIR_HU, values - offset))
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
 def test_pixels_that_begin_above_bit_0_are_shifted(kind: type, syntax: str, tmp_path: Path) -> None:
