@@ -1,7 +1,11 @@
-"""The size that a codestream declares: decoders take memory for it before they find out more."""
+"""What a codestream declares and holds, before a decoder sees it.
+
+Decoders take memory for any size, and fill in what is missing.
+"""
 
 import struct
 
+from preprocess.dicom import jpeg_scan, tile_parts
 from preprocess.reasons import Reason, Rejection
 
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xDE, 0xF7} - {0xC4, 0xC8, 0xCC}
@@ -12,10 +16,17 @@ _JPEG_2000 = b"\xff\x4f\xff\x51"
 """JPEG 2000's markers SOC and SIZ, which begin a codestream."""
 
 
-def require_size(encoded: bytes, rows: int, columns: int) -> None:
-    """Raise Rejection(undecodable_pixel_data) unless a JPEG (2000) codestream declares such an image."""
+def require_whole(encoded: bytes, rows: int, columns: int) -> None:
+    """Raise Rejection unless a JPEG (2000) codestream declares such an image and holds all of it, to its end.
+
+    undecodable_pixel_data for another image and for what is damaged, truncated_pixel_data for what is cut.
+    """
     if _size(encoded) != (rows, columns, 1):
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's matrix is not the header's")
+    if encoded[:2] == b"\xff\xd8":
+        jpeg_scan.require_all(encoded, rows, columns)
+    else:
+        tile_parts.require_all(encoded, _start(encoded))
 
 
 def _size(encoded: bytes) -> tuple[int, int, int] | None:
@@ -26,7 +37,7 @@ def _size(encoded: bytes) -> tuple[int, int, int] | None:
     """
     if encoded[:2] == b"\xff\xd8":
         return _jpeg_size(encoded)
-    start = _box_content(encoded) if encoded[4:8] == b"jP  " else 0
+    start = _start(encoded)
     if encoded[start : start + 4] != _JPEG_2000 or len(encoded) < start + 42:
         return None
     right, bottom, left, top = struct.unpack_from(">4L", encoded, start + 8)
@@ -50,8 +61,10 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int, int] | None:
     return None
 
 
-def _box_content(encoded: bytes) -> int:
-    """Where the codestream begins in a JP2 file (ISO/IEC 15444-1 I.4), which some writers store whole."""
+def _start(encoded: bytes) -> int:
+    """Where a JPEG 2000 codestream begins, in a JP2 file that a writer stored whole too (15444-1 I.4)."""
+    if encoded[4:8] != b"jP  ":
+        return 0
     at = 0
     while at + 8 <= len(encoded):
         length, kind = struct.unpack_from(">L4s", encoded, at)

@@ -21,8 +21,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from preprocess.dicom import rle
 from preprocess.dicom.bounded import Bounded
-from preprocess.dicom.codestream import require_size
+from preprocess.dicom.codestream import require_whole
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.dicom.geometry import LARGEST_MATRIX
 from preprocess.dicom.header import read_attributes, transfer_syntax
@@ -120,9 +121,12 @@ class ImageFile:
         if plain and allocated == 16 and 0 < bits <= 16:
             kind = f"{'>' if self._big_endian else '<'}{'ui'[data.PixelRepresentation]}2"
             values = np.frombuffer(encoded, kind).reshape(data.Rows, data.Columns)
+        elif self._syntax == RLELossless:
+            values = rle.decode(encoded, data.Rows, data.Columns, allocated)
+            values = values.view(f"<{'ui'[data.PixelRepresentation]}{values.itemsize}")
         else:
             # A JPEG codec's values begin at bit 0; it is told how wide they are.
-            correct = not plain and self._syntax != RLELossless
+            correct = not plain
             options = self._options | {"number_of_frames": 1, "correct_unused_bits": correct}
             pixels = encoded if plain else encapsulate([encoded], has_bot=False)
             try:
@@ -161,7 +165,7 @@ class ImageFile:
             bounded: Any = Bounded(self._file, self._size, MOST_EXPANSION * count + _TABLE_BYTES)
             one = get_frame(bounded, frame, extended_offsets=offsets, number_of_frames=self._frames)
             if self._syntax != RLELossless:
-                require_size(one, self._data.Rows, self._data.Columns)
+                require_whole(one, self._data.Rows, self._data.Columns)
             return one
         self._require_plain(count)
         self._file.seek(frame * count, io.SEEK_CUR)

@@ -1,0 +1,138 @@
+"""Pixels that are cut, in items whose lengths fit: no decoder's filling passes for an image."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import ct_image
+from PIL import Image
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    JPEG2000,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from preprocess.dicom import rle
+from preprocess.dicom.codestream import require_whole
+from preprocess.dicom.image_file import ImageFile
+from preprocess.reasons import Reason, Rejection
+
+CODESTREAMS = Path(__file__).parents[1] / "data" / "codestreams"
+SHAPE = (48, 64)
+HEADERS = 20
+"""Bytes that damage leaves alone: with these a stream is another object."""
+EOI = b"\xff\xd9"
+
+NAMED = {
+    "jpeg-lossless-predictor-1.jpg": JPEGLosslessSV1,
+    "jpeg-lossless-predictor-4.jpg": JPEGLossless,
+    "jpeg-ls.jls": JPEGLSLossless,
+    "jpeg-ls-near-2.jls": JPEGLSNearLossless,
+    "jpeg-extended-12-bit.jpg": JPEGExtended12Bit,
+    "jpeg-baseline.jpg": JPEGBaseline8Bit,
+    "jpeg2000-lossy.j2k": JPEG2000,
+    "htj2k.jph": HTJ2KLossless,
+    "rle": RLELossless,
+    "jpeg2000": JPEG2000Lossless,
+}
+
+
+def stream(name: str) -> bytes:
+    if (CODESTREAMS / name).is_file():
+        return (CODESTREAMS / name).read_bytes()
+    data = ct_image(np.random.default_rng(0).integers(0, 4096, SHAPE).cumsum(1).astype(np.uint16) & 0xFFF)
+    data.compress(NAMED[name])
+    return next(generate_frames(data.PixelData, number_of_frames=1)).rstrip(b"\0")
+
+
+def decoded(name: str, encoded: bytes) -> np.ndarray:
+    """What a file with this codestream as its one frame decodes to."""
+    kind = np.uint8 if name == "jpeg-baseline.jpg" else np.uint16
+    data = ct_image(np.zeros(SHAPE, kind))
+    data.file_meta.TransferSyntaxUID = NAMED[name]
+    data.PixelData = encapsulate([encoded])
+    data["PixelData"].is_undefined_length = True
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    size = file.tell()
+    file.seek(0)
+    values, _ = ImageFile(file, size).stored(0)
+    return values
+
+
+def refusals(name: str, damaged: Callable[[bytes, int], bytes], tries: int) -> list[Reason]:
+    """Of the streams that `damaged` makes at many places; fails where one passes."""
+    whole, found = stream(name), []
+    for at in np.linspace(HEADERS, len(whole) - 3, tries).astype(int):
+        try:
+            decoded(name, damaged(whole, int(at)))
+        except Rejection as rejection:
+            found.append(rejection.reason)
+        except Exception:  # a decoder's, which is undecodable_pixel_data to its caller
+            found.append(Reason.UNDECODABLE_PIXEL_DATA)
+        else:
+            pytest.fail(f"cut at byte {at} of {len(whole)}, it passed", pytrace=False)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_truncated_codestream_passes(name: str) -> None:
+    refused = refusals(name, lambda whole, at: whole[:at], tries=60)
+    assert refused.count(Reason.TRUNCATED_PIXEL_DATA) > 30
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if not name.endswith(".jls")])
+def test_no_cut_codestream_passes_with_its_end_put_back(name: str) -> None:
+    refusals(name, lambda whole, at: whole[:at] + (b"" if name == "rle" else EOI), tries=60)
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("behind", [b"", b"\0", b"\0\0\0"])
+def test_padding_behind_a_whole_codestream_is_none_of_it(name: str, behind: bytes) -> None:
+    whole = stream(name)
+    assert np.array_equal(decoded(name, whole + behind), decoded(name, whole))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16])
+def test_rle_is_decoded_as_by_pydicom(kind: type) -> None:
+    stored = np.random.default_rng(1).integers(0, 4, SHAPE).cumsum(1).astype(kind)
+    stored[10:20] = 7
+    data = ct_image(stored)
+    data.compress(RLELossless)
+    (encoded,) = generate_frames(data.PixelData, number_of_frames=1)
+    found = rle.decode(encoded, *SHAPE, 8 * stored.itemsize)
+    assert np.array_equal(found.view(kind), data.pixel_array)
+    assert np.array_equal(data.pixel_array, stored)
+    with pytest.raises(Rejection):
+        rle.decode(encoded, *SHAPE, 32)
+
+
+def test_restart_intervals_are_counted() -> None:
+    """Samples by interval: one that is absent, or too many, is damage."""
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 255, SHAPE).astype(np.uint8))
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=90, restart_marker_blocks=5)
+    whole = file.getvalue()
+    require_whole(whole, *SHAPE)
+    first, second = (whole.index(bytes([0xFF, 0xD0 + k])) for k in range(2))
+    for damaged in (whole[:first] + whole[second:], whole[:second] + whole[first:]):
+        with pytest.raises(Rejection):
+            require_whole(damaged, *SHAPE)
+
+
+def test_tiles_that_are_absent_are_told() -> None:
+    """Tile-parts taken out whole, so that every length that is left fits."""
+    whole = stream("jpeg2000")
+    start = whole.index(b"\xff\x90")
+    with pytest.raises(Rejection, match="0 of 1 tiles"):
+        require_whole(whole[:start] + EOI, *SHAPE)
