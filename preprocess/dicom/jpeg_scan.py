@@ -4,12 +4,13 @@ import re
 
 import numpy as np
 
+from preprocess.dicom import jpeg_ls
 from preprocess.reasons import Reason, Rejection
 from shards.compiled import njit
 
 _SEQUENTIAL, _LOSSLESS, _JPEG_LS = (0xC0, 0xC1), 0xC3, 0xF7
 """Frame headers (ISO/IEC 10918-1 B.1.1.3, 14495-1 C.1.1): DCT and lossless in Huffman codes, and JPEG-LS."""
-_EOI, _SOS, _DHT, _DRI = 0xD9, 0xDA, 0xC4, 0xDD
+_EOI, _SOS, _DHT, _DRI, _LSE = 0xD9, 0xDA, 0xC4, 0xDD, 0xF8
 _END_OF_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 """In entropy-coded bytes 0 is stuffed behind 255, and a restart marker is 208 to 215 (B.1.1.5)."""
 _END_OF_LS_SCAN = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]")
@@ -20,9 +21,11 @@ _RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
 def require_all(encoded: bytes, rows: int, columns: int) -> None:
     """Raise Rejection unless the codestream ends with its end, and its scan holds every sample.
 
-    Samples are counted by their Huffman codes, an image of one component; those of JPEG-LS are not.
+    Samples of an image of one component are counted by their Huffman codes, those of JPEG-LS by decoding them
+    (with restart intervals, which no writer of DICOM is known to use there, they are not).
     """
     tables: dict[tuple[int, int], np.ndarray] = {}
+    precision, preset = 0, b""
     frame, interval, counted, at = 0, 0, False, 2
     while at + 4 <= len(encoded) and encoded[at] == 0xFF:
         kind = encoded[at + 1]
@@ -36,13 +39,18 @@ def require_all(encoded: bytes, rows: int, columns: int) -> None:
         elif kind == _DRI:
             interval = int.from_bytes(segment, "big")
         elif 0xC0 <= kind <= 0xCF or kind == _JPEG_LS:
-            frame = kind
+            frame, precision = kind, segment[0] if segment else 0
+        elif kind == _LSE and segment[:1] == b"\1":
+            preset = segment
         elif kind == _SOS:
             found = (_END_OF_LS_SCAN if frame == _JPEG_LS else _END_OF_SCAN).search(encoded, end)
             if not found:
                 break
             if frame in (*_SEQUENTIAL, _LOSSLESS):
                 _count(encoded[end : found.start()], segment, tables, frame, interval, (rows, columns))
+            elif frame == _JPEG_LS and not interval:
+                coding = jpeg_ls.Coding.read(precision, segment, preset)
+                _decode(encoded[end : found.start()], coding, (rows, columns))
             counted, end = True, found.start()
         at = end
         if counted and encoded[at:].lstrip(b"\xff")[:1] == bytes([_EOI]):
@@ -96,11 +104,23 @@ def _count(
         if have < wanted:
             missing = f"{have} of {wanted} {'samples' if lossless else 'blocks'}"
             raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the codestream decodes to {missing}")
-        rest = part[-(-used // 8) :]
-        if rest.strip(b"\x00") and rest.strip(b"\xff"):
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream goes on behind its last sample")
+        _require_fill(part[-(-used // 8) :])
     if interval and len(parts) != max(-(-units // interval), 1):
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"the codestream has {len(parts)} restart intervals")
+
+
+def _decode(scan: bytes, coding: jpeg_ls.Coding, matrix: tuple[int, int]) -> None:
+    """Raise Rejection unless a scan of JPEG-LS holds all samples."""
+    _, have, left = jpeg_ls.decode(scan, coding, *matrix)
+    if have < matrix[0] * matrix[1]:
+        missing = f"{have} of {matrix[0] * matrix[1]} samples"
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the codestream decodes to {missing}")
+    _require_fill(scan[len(scan) - left // 8 :])
+
+
+def _require_fill(rest: bytes) -> None:
+    if rest.strip(b"\x00") and rest.strip(b"\xff"):
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream goes on behind its last sample")
 
 
 @njit()

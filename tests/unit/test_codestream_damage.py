@@ -22,7 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from preprocess.dicom import rle
+from preprocess.dicom import jpeg_ls, rle
 from preprocess.dicom.codestream import require_whole
 from preprocess.dicom.image_file import ImageFile
 from preprocess.reasons import Reason, Rejection
@@ -91,7 +91,7 @@ def test_no_truncated_codestream_passes(name: str) -> None:
     assert refused.count(Reason.TRUNCATED_PIXEL_DATA) > 30
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if not name.endswith(".jls")])
+@pytest.mark.parametrize("name", NAMED)
 def test_no_cut_codestream_passes_with_its_end_put_back(name: str) -> None:
     refusals(name, lambda whole, at: whole[:at] + (b"" if name == "rle" else EOI), tries=60)
 
@@ -115,6 +115,35 @@ def test_rle_is_decoded_as_by_pydicom(kind: type) -> None:
     assert np.array_equal(data.pixel_array, stored)
     with pytest.raises(Rejection):
         rle.decode(encoded, *SHAPE, 32)
+
+
+@pytest.mark.parametrize(("name", "near"), [("jpeg-ls.jls", 0), ("jpeg-ls-near-2.jls", 2)])
+def test_jpeg_ls_is_counted_by_what_it_decodes_to(name: str, near: int) -> None:
+    """The samples are the decoder's, to the last."""
+    whole = stream(name)
+    start = whole.index(b"\xff\xda") + 10
+    preset = whole[whole.index(b"\xff\xf8") + 4 :][:11]
+    coding = jpeg_ls.Coding.read(16, whole[start - 6 : start], preset)
+    assert coding.near == near
+    scan = whole[start:-2]
+    values, done, left = jpeg_ls.decode(scan, coding, *SHAPE)
+    assert done == values.size
+    assert left < 8
+    assert np.array_equal(values, decoded(name, whole))
+
+
+@pytest.mark.parametrize(
+    ("precision", "near", "expected"),
+    [
+        (8, 0, (255, 3, 7, 21)),
+        (12, 0, (4095, 18, 67, 276)),
+        (16, 0, (65535, 18, 67, 276)),
+        (8, 2, (255, 9, 17, 35)),
+    ],
+)
+def test_jpeg_ls_has_the_standards_defaults(precision: int, near: int, expected: tuple[int, ...]) -> None:
+    """ISO/IEC 14495-1 table C.3, and C.2.4.1.1.1 with NEAR."""
+    assert jpeg_ls.Coding(precision, near).parameters().tolist() == [near, *expected, 64]
 
 
 def test_restart_intervals_are_counted() -> None:
