@@ -24,6 +24,7 @@ from pydicom.uid import (
 from preprocess.dicom import rle
 from preprocess.dicom.bounded import Bounded
 from preprocess.dicom.codestream import require_whole
+from preprocess.dicom.deflated_end import require_end
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.dicom.geometry import LARGEST_MATRIX
 from preprocess.dicom.header import read_attributes, transfer_syntax
@@ -83,6 +84,7 @@ class ImageFile:
         self._vr, self._length = _enter_pixel_data(file, *encoding)
         self._data, self._syntax, self._file, self._start = data, syntax, file, file.tell()
         self._size, self._frames = size, frame_count(data, size)
+        self._unread_end = syntax == DeflatedExplicitVRLittleEndian
         _set_whole_numbers(data)
         if syntax.is_encapsulated:
             _require_fragments(file, size)
@@ -168,6 +170,9 @@ class ImageFile:
                 require_whole(one, self._data.Rows, self._data.Columns)
             return one
         self._require_plain(count)
+        if self._unread_end:
+            require_end(self._file, self._length)
+            self._unread_end = False
         self._file.seek(frame * count, io.SEEK_CUR)
         found = self._file.read(min(count, max(self._length - frame * count, 0)))
         if len(found) < count:

@@ -63,7 +63,7 @@ def decode(scan: bytes, coding: Coding, rows: int, columns: int) -> tuple[np.nda
 
 @njit()
 def _unstuffed(data: np.ndarray) -> tuple[np.ndarray, int]:
-    """The bits without the 0 that is stuffed behind 255 (A.1), packed, with 8 bytes of 0; and their number."""
+    """The bits without the 0 that is stuffed behind 255 (A.1), packed, and 8 bytes of 0; their number."""
     out = np.zeros(len(data) + 8, np.uint8)
     at = 0
     for k in range(len(data)):
@@ -78,10 +78,9 @@ def _unstuffed(data: np.ndarray) -> tuple[np.ndarray, int]:
 @njit()
 def _bits(data: np.ndarray, at: int, count: int) -> int:
     """`count` bits, up to 32, from bit `at`; 0 beyond the end."""
-    value = np.int64(0)
-    byte = at >> 3
+    value, byte = 0, at >> 3
     for k in range(byte, byte + 5):
-        value = (value << 8) | (np.int64(data[k]) if k < len(data) else 0)
+        value = (value << 8) | (data[k] if k < len(data) else 0)
     return (value >> (40 - (at & 7) - count)) & ((1 << count) - 1)
 
 

@@ -1,6 +1,7 @@
 """Pixels that are cut, in items whose lengths fit: no decoder's filling passes for an image."""
 
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,3 +166,85 @@ def test_tiles_that_are_absent_are_told() -> None:
     start = whole.index(b"\xff\x90")
     with pytest.raises(Rejection, match="0 of 1 tiles"):
         require_whole(whole[:start] + EOI, *SHAPE)
+
+
+def deflated(behind: bytes = b"") -> tuple[bytes, bytes]:
+    """A file of noisy pixels up to its deflated data set, and what is to be deflated."""
+    noise = np.random.default_rng(3).normal(0, 6, SHAPE).astype(np.int16)
+    data = ct_image(noise + np.linspace(-1000, 60, SHAPE[1]).astype(np.int16))
+    file = io.BytesIO()
+    data.save_as(file, enforce_file_format=True)
+    plain = file.getvalue().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99".ljust(22, b"\0"))
+    at = plain.index(b"\x02\0\x10\0UI\x14\0")
+    plain = plain[: at + 6] + b"\x16\0" + plain[at + 8 :]
+    group_length = int.from_bytes(plain[140:144], "little") + 2
+    plain = plain[:140] + group_length.to_bytes(4, "little") + plain[144:]
+    begin = 144 + group_length
+    return plain[:begin], plain[begin:] + behind
+
+
+def inflated(head: bytes, packed: bytes) -> np.ndarray:
+    file = io.BytesIO(head + packed)
+    return ImageFile(file, len(head) + len(packed)).stored(0)[0]
+
+
+def packed(data: bytes) -> bytes:
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return deflate.compress(data) + deflate.flush()
+
+
+PADDING = b"\xfc\xff\xfc\xffOB\0\0\x06\0\0\0" + bytes(6)
+SIGNED = b"\xfa\xff\xfa\xffSQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+@pytest.mark.parametrize("behind", [b"", PADDING, SIGNED])
+def test_a_deflated_file_is_read_to_its_end(behind: bytes) -> None:
+    head, data = deflated(behind)
+    whole = packed(data)
+    expected = inflated(*(head, packed(deflated()[1])))
+    assert np.array_equal(inflated(head, whole), expected)
+    assert np.array_equal(inflated(head, whole + b"\0"), expected)
+    for at in np.linspace(len(whole) // 2, len(whole) - 1, 40).astype(int):
+        with pytest.raises(Exception):  # noqa: B017, PT011 - zlib's and pydicom's many
+            inflated(head, whole[:at])
+
+
+def test_elements_that_are_none_behind_deflated_pixels_are_damage() -> None:
+    """110 bytes of a file overwritten: nearly always what is behind the pixels tells."""
+    head, data = deflated()
+    for behind in (b"\0" * 8, PADDING[:-1], b"\x10\0\x10\0LO\0\0", b"\xfc\xff\xfc\xffXX\0\0", b"\0\0\0"):
+        with pytest.raises(Rejection) as caught:
+            inflated(head, packed(data + behind))
+        assert caught.value.reason == Reason.UNDECODABLE_PIXEL_DATA
+    whole, random, passed = packed(data), np.random.default_rng(4), 0
+    for at in np.linspace(len(whole) // 4, len(whole) - 200, 40).astype(int):
+        try:
+            inflated(head, whole[:at] + random.bytes(110) + whole[at + 110 :])
+        except Exception:  # as above
+            continue
+        passed += 1
+    assert passed <= 2
+
+
+MOST_FLIPS = {
+    "jpeg-ls.jls": 0.3,
+    "jpeg-ls-near-2.jls": 0.2,
+    "jpeg-extended-12-bit.jpg": 0.85,
+    "jpeg-baseline.jpg": 0.85,
+    "htj2k.jph": 0.9,
+}
+"""Of single flipped bits, those that may pass; of other formats any may (docs/architecture.md)."""
+
+
+@pytest.mark.parametrize("name", MOST_FLIPS)
+def test_flipped_bits_that_pass_are_no_more_than_is_documented(name: str) -> None:
+    whole, random, passed = stream(name), np.random.default_rng(5), 0
+    for place in random.integers(8 * HEADERS, 8 * len(whole), 100):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << (place % 8)
+        try:
+            decoded(name, bytes(flipped))
+        except Exception:  # a rejection, or a decoder's
+            continue
+        passed += 1
+    assert passed <= 100 * MOST_FLIPS[name]

@@ -1,0 +1,55 @@
+"""Whether a deflated data set ends as one does: raw deflate (RFC 1951) has no checksum of its own."""
+
+import io
+import struct
+import zlib
+from typing import BinaryIO
+
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
+
+from preprocess.reasons import Reason, Rejection
+
+_PIXEL_DATA = (0x7FE0, 0x0010)
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_READ_BYTES = 2**20
+
+
+def require_end(file: BinaryIO, length: int) -> None:
+    """Raise Rejection unless whole elements, in order, follow the pixels, up to the end of the last block.
+
+    file: the inflated data set, explicit little endian (PS3.5 section A.5), where its pixels of `length`
+    bytes begin; it is left there. Overwritten bytes move all that is behind them, so that the pixels' end is
+    a place among pixels, whose bytes are no elements.
+    """
+    start = file.tell()
+    try:
+        file.seek(start + length - 1 if length else start)
+        if length and not file.read(1):
+            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the deflated data set ends before its pixels do")
+        last = _PIXEL_DATA
+        while head := file.read(8):
+            last = _pass_element(file, head, last)
+    except zlib.error:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the deflated stream is damaged or has no end") from None
+    file.seek(start)
+
+
+def _pass_element(file: BinaryIO, head: bytes, last: tuple[int, int]) -> tuple[int, int]:
+    """Go behind the element of which `head` is read; its tag, which is greater than `last`."""
+    damaged = Rejection(Reason.UNDECODABLE_PIXEL_DATA, "what follows the deflated pixels is no element")
+    if len(head) < 8:
+        raise damaged
+    group, element, vr, length = struct.unpack("<HH2sH", head)
+    name = vr.decode("latin-1")
+    if (group, element) <= last or name not in STANDARD_VR:
+        raise damaged
+    if name in EXPLICIT_VR_LENGTH_32:
+        length = int.from_bytes(file.read(4), "little")
+    if length == _UNDEFINED_LENGTH:  # a sequence: its items are not looked at
+        while file.read(_READ_BYTES):
+            pass
+        return group, element
+    file.seek(max(length - 1, 0), io.SEEK_CUR)
+    if length and not file.read(1):
+        raise damaged
+    return group, element
