@@ -1,4 +1,4 @@
-"""Where a DICOM object's bytes lie: in a file of its own, or in a member of a zip or tar archive.
+"""Where a DICOM object's bytes lie: in a file of its own, or in a member of an archive or a CD's image.
 
 Members are read in place, never unpacked to disk. Which file is an archive follows from its content.
 """
@@ -19,6 +19,7 @@ from typing import IO, BinaryIO, Literal, cast
 
 from indexed_gzip import IndexedGzipFile
 
+from preprocess.dicom import iso9660
 from preprocess.dicom.inflate import INDEX_SPACING, MOST_UNPACKED, RATIO_FROM, Inflated, bomb, is_bomb
 from preprocess.reasons import Reason, Rejection
 
@@ -26,8 +27,13 @@ START_BYTES = 512
 """What the kind of a file is told from: a tar header (POSIX.1 pax), the longest of all."""
 HEADER_BUFFER = 8192
 """Bytes a header is read in. Not the file system's block size: Lustre's is megabytes, whole images."""
+_ZIP_END_BYTES = 22
+"""Of the record that ends a zip without a comment (APPNOTE 4.3.16)."""
 OPEN_ARCHIVES = 4
 """Archives that a process keeps open: a series lies in one, seldom in more."""
+
+
+SPLIT_ZIP = "a part of a split zip: put the parts together (zip -s 0 LAST.zip --out WHOLE.zip)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +83,10 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
             yield file
         return
     with source.path.open("rb") as file:
-        kind = archive_kind(file.read(START_BYTES))
+        kind = file_kind(file)
         place = source.path, source.archive_size, source.mtime_ns
         with _damage_typed():
-            if kind == "tar":
+            if kind in ("tar", "iso"):
                 member = _member_file(file, source.offset, source.size)
             elif kind == "zip":
                 member = _zip_member(file, *_open_zip(*place), source.offset)
@@ -110,7 +116,7 @@ def _zip_member(
     return packed
 
 
-ArchiveKind = Literal["zip", "tar", "gzip", "other"]
+ArchiveKind = Literal["zip", "tar", "gzip", "iso", "split", "other"]
 
 
 def archive_kind(start: bytes) -> ArchiveKind | None:
@@ -121,12 +127,26 @@ def archive_kind(start: bytes) -> ArchiveKind | None:
         return "zip"
     if start.startswith(b"\x1f\x8b"):
         return "gzip"
+    if start.startswith(b"PK\x07\x08"):
+        return "split"
     if start.startswith((b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\xfd7zXZ\0", b"BZh", b"\x28\xb5\x2f\xfd")):
         return "other"
     with suppress(tarfile.HeaderError):
         tarfile.TarInfo.frombuf(start, tarfile.ENCODING, "surrogateescape")
         return "tar"
     return None
+
+
+def file_kind(file: BinaryIO) -> ArchiveKind | None:
+    """What archive a file on disk is; None for none. More is read only of what does not begin as DICOM."""
+    file.seek(0)
+    start = file.read(START_BYTES)
+    kind = archive_kind(start)
+    if kind or start[128:132] == b"DICM" or start[:1] in (b"\x02", b"\x08"):
+        return kind
+    if iso9660.is_image(file):
+        return "iso"
+    return "split" if _is_split(file) else None
 
 
 def archive_members(
@@ -145,15 +165,29 @@ def archive_members(
                 yield from _tar_members(file, path, status, packed=False)
             elif kind == "gzip":
                 yield from _gzip_members(path, status)
+            elif kind == "iso":
+                yield from _iso_members(file, path, status)
+            elif kind == "split":
+                raise Rejection(Reason.UNSUPPORTED_ARCHIVE, SPLIT_ZIP)
             else:
                 raise Rejection(Reason.UNSUPPORTED_ARCHIVE, "no zip, tar or tar.gz: unpack or repack it")
     except Rejection as rejection:
         yield file_source(path, status), rejection
 
 
+def _is_split(file: BinaryIO) -> bool:
+    """Does the file end as the last part of a split zip, with a directory that begins on another disk?"""
+    file.seek(max(file.seek(0, io.SEEK_END) - _ZIP_END_BYTES, 0))
+    end = file.read()
+    file.seek(0)
+    return end.startswith(b"PK\x05\x06") and end[4:6] not in (b"\0\0", b"\xff\xff")
+
+
 def _zip_members(
     file: BinaryIO, path: Path, status: os.stat_result
 ) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    if _is_split(file):
+        raise Rejection(Reason.UNSUPPORTED_ARCHIVE, SPLIT_ZIP)
     with zipfile.ZipFile(file) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             if info.is_dir():
@@ -184,9 +218,35 @@ def _gzip_members(path: Path, status: os.stat_result) -> Iterator[tuple[Source, 
         if kind == "tar":
             yield from _tar_members(file, path, status, packed=True)
             return
-        file.seek(0)
-        if file.read(132)[128:] == b"DICM":
-            raise Rejection(Reason.UNSUPPORTED_ARCHIVE, "one file in gzip, no tar: unpack it")
+        if kind:
+            raise Rejection(Reason.NESTED_ARCHIVE, f"{kind} in gzip: unpack the outer one")
+        size = _gzip_size(path)
+        if is_bomb(size, status.st_size):
+            raise bomb(size, status.st_size)
+        # Of one object; what is no DICOM ends as such.
+        source = Source(path, size, status.st_mtime_ns, path.name.removesuffix(".gz"), 0, status.st_size)
+        yield source, _member_file(file, 0, size)
+
+
+def _iso_members(
+    file: BinaryIO, path: Path, status: os.stat_result
+) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    members, lost = iso9660.files(file)
+    for name, offset, size in members:
+        source = Source(path, size, status.st_mtime_ns, name, offset, status.st_size)
+        if offset + size > status.st_size:
+            yield source, Rejection(Reason.DAMAGED_ARCHIVE, "the image ends before the file: copy it again")
+        else:
+            yield source, _readable(_member_file(file, offset, size))
+    if lost:
+        raise Rejection(Reason.DAMAGED_ARCHIVE, f"{lost} folders lie behind the image's end: copy it again")
+
+
+def _gzip_size(path: Path) -> int:
+    """Unpacked bytes, as the end of a gzip file tells (RFC 1952 section 2.3.1): less than 4 GiB."""
+    with path.open("rb") as file:
+        file.seek(-4, io.SEEK_END)
+        return int.from_bytes(file.read(), "little")
 
 
 def _tar_members(

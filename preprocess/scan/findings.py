@@ -28,10 +28,9 @@ from preprocess.dicom.catalog_table import (
 )
 from preprocess.dicom.header import read_header
 from preprocess.dicom.sources import (
-    START_BYTES,
     Source,
-    archive_kind,
     archive_members,
+    file_kind,
     file_source,
     open_for_headers,
 )
@@ -214,7 +213,7 @@ def _read_file(path: Path, writer: "_PartWriter", enter_archives: bool) -> bool:
         with open_for_headers(path) as file:
             status = os.fstat(file.fileno())
             source = file_source(path, status)
-            kind = archive_kind(file.read(START_BYTES))
+            kind = file_kind(file)
             if not kind:
                 file.seek(0)
                 _read_object(source, file, writer)

@@ -216,6 +216,10 @@ def test_archives_that_cannot_be_read_are_named_and_cost_nothing_else(tmp_path: 
         "outer.zip": zip_of(("inner.zip", zip_of(one)), ("inner.tar", tar_of(one)), ("good", dicom_bytes())),
         "x.7z": b"7z\xbc\xaf\x27\x1c" + bytes(100),
         "x.dcm.gz": gzip.compress(dicom_bytes()),
+        "split.z01": b"PK\x07\x08" + zip_of(one),
+        "split.zip": os.urandom(600) + zip_end(disk=3),
+        "split-2.zip": zip_of(one)[:-22] + zip_end(disk=1),
+        "zip.gz": gzip.compress(zip_of(one)),
         "volume.nii.gz": gzip.compress(bytes(400)),
         "empty.zip": zip_of(),
     }
@@ -238,10 +242,98 @@ def test_archives_that_cannot_be_read_are_named_and_cost_nothing_else(tmp_path: 
         "inner.zip": Reason.NESTED_ARCHIVE,
         "inner.tar": Reason.NESTED_ARCHIVE,
         "x.7z": Reason.UNSUPPORTED_ARCHIVE,
-        "x.dcm.gz": Reason.UNSUPPORTED_ARCHIVE,
+        "split.z01": Reason.UNSUPPORTED_ARCHIVE,
+        "split.zip": Reason.UNSUPPORTED_ARCHIVE,
+        "split-2.zip": Reason.UNSUPPORTED_ARCHIVE,
+        "zip.gz": Reason.NESTED_ARCHIVE,
     }
     # What stands before the damage is kept: in absurd, name and cut (tar and gz), and behind inner.tar.
-    assert summary.objects == 6
+    assert summary.objects == 7
+
+
+def zip_end(disk: int) -> bytes:
+    """The record that ends the last part of a split zip."""
+    return b"PK\5\6" + struct.pack("<HHHHLLH", disk, disk, 1, 1, 60, 100, 0)
+
+
+def test_a_file_in_gzip_is_one_object(tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    path = save(ct_image(np.arange(64, dtype=np.int16).reshape(8, 8)), tmp_path / "plain" / "x.dcm")
+    (tmp_path / "e" / "x.dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+    (tmp_path / "e" / "scan.nii.gz").write_bytes(gzip.compress(bytes(400)))
+    (of_file,), (of_gzip,) = scanned(tmp_path / "plain"), scanned(tmp_path / "e")
+    assert reasons(tmp_path / "e.parquet") == {}
+    assert np.array_equal(hu(of_gzip.instances[0]), hu(of_file.instances[0]))
+    assert of_gzip.instances[0].size == of_file.instances[0].size
+    assert of_gzip.instances[0].source.is_unchanged()
+
+
+def iso_of(folders: dict[str, dict[str, bytes]]) -> bytes:
+    """An ISO 9660 image (ECMA-119): a root with folders of files."""
+
+    def record(name: bytes, sector: int, size: int, flags: int) -> bytes:
+        both = b"".join(struct.pack("<L", n) + struct.pack(">L", n) for n in (sector, size))
+        length = 33 + len(name) + (len(name) + 1) % 2
+        fields = bytes([length, 0]) + both + bytes(7) + bytes([flags, 0, 0]) + b"\1\0\0\1"
+        return (fields + bytes([len(name)]) + name).ljust(length, b"\0")
+
+    def directory(records: list[bytes], own: int, parent: int) -> bytes:
+        data = record(b"\0", own, 2048, 2) + record(b"\1", parent, 2048, 2)
+        for one in records:
+            if len(data) % 2048 + len(one) > 2048:
+                data += bytes(-len(data) % 2048)
+            data += one
+        return data.ljust(2 * 2048, b"\0")
+
+    sectors = {19: b""}
+    free, root = 21, []
+    for folder, content in folders.items():
+        place, records = free, []
+        free += 2
+        for name, data in content.items():
+            sectors[free] = data
+            records.append(record(name.encode(), free, len(data), 0))
+            free += -(-len(data) // 2048)
+        sectors[place] = directory(records, place, 19)
+        root.append(record(folder.encode(), place, 2 * 2048, 2))
+    sectors[19] = directory(root, 19, 19)
+    descriptor = b"\1CD001\1".ljust(128, b"\0") + b"\0\x08\x08\0"
+    sectors[16] = descriptor.ljust(156, b"\0") + record(b"\0", 19, 2 * 2048, 2)
+    sectors[17] = b"\xffCD001\1"
+    image = bytearray(2048 * free)
+    for sector, data in sectors.items():
+        image[2048 * sector : 2048 * sector + len(data)] = data
+    return bytes(image)
+
+
+def test_the_image_of_a_cd_is_read_in_place(tmp_path: Path) -> None:
+    plain = axial(slices=60).write(tmp_path / "plain", waves)
+    content = {f"IM{k:06d}.;1": path.read_bytes() for k, path in enumerate(sorted(plain.iterdir()))}
+    (tmp_path / "e").mkdir()
+    image = iso_of({"DICOM": content, "DOC": {"READ_ME.TXT;1": b"not DICOM", "X.ZIP;1": zip_of(("a", b"b"))}})
+    (tmp_path / "e" / "cd").write_bytes(image)
+    (of_files,), (of_image,) = scanned(plain), scanned(tmp_path / "e")
+    assert reasons(tmp_path / "e.parquet") == {"X.ZIP": Reason.NESTED_ARCHIVE}
+    assert min(i.member for i in of_image.instances) == "DICOM/IM000000"
+    for file, member in zip(of_files.instances, of_image.instances, strict=True):
+        assert np.array_equal(hu(member), hu(file))
+    (tmp_path / "e" / "cd").write_bytes(image[: len(image) // 2])
+    (cut,) = scanned(tmp_path / "e")
+    assert 10 < len(cut.instances) < 50
+    assert set(reasons(tmp_path / "e.parquet").values()) >= {Reason.DAMAGED_ARCHIVE}
+
+
+def test_damaged_images_of_cds_are_typed(tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    save(ct_image(np.zeros((8, 8), np.int16)), tmp_path / "e" / "good")
+    image = iso_of({"DICOM": {"A.;1": dicom_bytes()}})
+    places = {"root": (16 * 2048 + 156, b"\xff" * 34), "record": (19 * 2048, b"\x08"), "none": (0, b"")}
+    for name, (at, value) in places.items():
+        damaged = bytearray(image)
+        damaged[at : at + len(value)] = value
+        (tmp_path / "e" / name).write_bytes(damaged[: 18 * 2048] if name == "none" else damaged)
+    scan(tmp_path / "e", tmp_path / "c")
+    assert reasons(tmp_path / "c") == dict.fromkeys(("root", "record", "none"), Reason.DAMAGED_ARCHIVE)
 
 
 def long_name(size: int) -> bytes:
