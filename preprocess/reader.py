@@ -67,7 +67,7 @@ def read(path: Path, record: Mapping[str, Any] | None, digest: str | None) -> It
     study with `keep: best`. Raises FmctError with the reason where that is nothing.
     """
     config = configuration(record, digest)
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith((".nii", ".nii.gz")):
         return iter([read_array(*load_nifti(path), record, digest, slice_axis=2, name=str(path))])
     if not path.exists():
         raise FmctError(f"{path}: no such file or folder")

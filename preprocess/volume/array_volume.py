@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import replace
 
 import numpy as np
+from scipy import ndimage
 
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.dicom.decode import AIR_HU, LEAST_HU, source_digest
@@ -95,8 +96,27 @@ def _stack(affine: np.ndarray, order: tuple[int, int, int], shape: tuple[int, ..
 
 def _hu(values: np.ndarray) -> np.ndarray:
     """Rounded int16; what lies below the scanners' codes for outside the circle is air, as in decoding."""
-    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-        raise Rejection(Reason.NOT_HOUNSFIELD, "values that are no finite numbers")
-    hu = np.rint(np.clip(values, _LIMITS.min, _LIMITS.max)).astype(np.int16)
+    if values.dtype.kind not in "iuf":
+        raise Rejection(Reason.NOT_HOUNSFIELD, f"values of type {values.dtype}: expected numbers, HU")
+    outside = _not_measured(values)
+    hu = np.rint(np.clip(np.where(outside, AIR_HU, values), _LIMITS.min, _LIMITS.max)).astype(np.int16)
     hu[hu < LEAST_HU] = AIR_HU
     return hu
+
+
+def _not_measured(values: np.ndarray) -> np.ndarray:
+    """Where NaN stand for air, bool of the values' shape: resamplers write them outside the field of view.
+
+    Raises Rejection(not_hounsfield) for NaN that the field's edge does not reach, which are holes in the
+    patient, and for infinite values.
+    """
+    missing = ~np.isfinite(values)
+    if not missing.any():
+        return missing
+    patches, count = ndimage.label(missing)
+    edges = [patches.take(end, axis) for axis in range(values.ndim) for end in (0, -1)]
+    inside = count - np.unique(np.concatenate([edge[edge > 0] for edge in edges])).size
+    if inside or np.isinf(values).any():
+        detail = f"{missing.sum()} values are no finite numbers, {inside} patches of them inside the field"
+        raise Rejection(Reason.NOT_HOUNSFIELD, f"{detail}: fill them with HU")
+    return missing

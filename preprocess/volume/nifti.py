@@ -17,6 +17,8 @@ from preprocess.dicom.inflate import is_bomb
 from shards.errors import FmctError, raise_refusal
 
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_GZIP = b"\x1f\x8b"
+"""How a gzip file begins (RFC 1952 section 2.3.1), whatever its name."""
 _HEADER_BYTES = 540
 """Of NIfTI-2, the longer one."""
 _MOST_EXTENSIONS = 2**24
@@ -54,8 +56,9 @@ def load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _open(path: Path) -> Any:
-    """The image, its values not read yet; a packed one's bytes are, as many as its header needs."""
-    packed = path.name.endswith(".gz")
+    """The image of as many bytes as its header needs."""
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
     with gzip.open(path) if packed else path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
         kind = nibabel.Nifti2Image if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
@@ -72,6 +75,4 @@ def _open(path: Path) -> Any:
             raise FmctError(
                 f"{path}: {size} bytes cannot be the scan of {shape} voxels that its header tells of"
             )
-        if packed:
-            return kind.from_bytes(start + file.read(max(needed - len(start), 0)))
-    return kind.from_filename(path)
+        return kind.from_bytes(start + file.read(max(needed - len(start), 0)))
