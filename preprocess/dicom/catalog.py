@@ -42,6 +42,7 @@ class Instance:
     samples: int | None  # Samples per Pixel (0028,0002); absent without pixels
     rows: int | None  # (0028,0010)
     columns: int | None  # (0028,0011)
+    # Of the next three None is absent, and () is malformed.
     position: tuple[float, ...] | None  # Image Position (Patient) (0020,0032), LPS mm
     orientation: tuple[float, ...] | None  # Image Orientation (Patient) (0020,0037)
     pixel_spacing: tuple[float, ...] | None  # (0028,0030), row then column distance, mm

@@ -132,11 +132,13 @@ def _reading() -> Iterator[None]:
 def _rescale(attributes: Mapping[str, Any]) -> tuple[float, float]:
     kind = str(attributes.get("RescaleType", "")).strip().upper()
     if kind not in HOUNSFIELD_TYPES:
-        raise Rejection(Reason.NOT_HOUNSFIELD, "Rescale Type is not HU")
-    try:
-        slope, intercept = float(attributes["RescaleSlope"]), float(attributes["RescaleIntercept"])
-    except (KeyError, TypeError, ValueError):
-        raise Rejection(Reason.NOT_HOUNSFIELD, "no Rescale Slope and Intercept") from None
+        raise Rejection(Reason.NOT_HOUNSFIELD, "Rescale Type (0028,1054) is not HU")
+    slope, intercept = attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")
+    for name, value in (("Slope (0028,1053)", slope), ("Intercept (0028,1052)", intercept)):
+        if value is None or np.isnan(value):
+            found = "absent" if value is None else "malformed, not a number"
+            detail = f"Rescale {name} is {found}: export the images with it"
+            raise Rejection(Reason.NOT_HOUNSFIELD, detail)
     if not (np.isfinite([slope, intercept]).all() and slope > 0):
         raise Rejection(Reason.NOT_HOUNSFIELD, f"Rescale Slope {slope:g}, Intercept {intercept:g}")
     return slope, intercept

@@ -85,9 +85,9 @@ def frame_position(
     `step`, Spacing Between Slices (0018,0088), whose sign counts (PS3.3 C.8.4.15). Slice Thickness is no
     substitute: slices overlap or leave gaps.
     """
-    if frame == 0 or first is None:
+    if frame == 0 or not first:
         return None if first is None else list(first)
-    if orientation is None or not step:
+    if not orientation or not step:
         return None
     try:
         normal = axes(tuple(orientation))[2]

@@ -105,10 +105,25 @@ def axes(orientation: tuple[float, ...]) -> np.ndarray:
 def has_geometry(instance: Instance) -> bool:
     """Does the header place this image in the patient (position, orientation, spacing, matrix)?"""
     return (
-        None not in (instance.position, instance.orientation, instance.pixel_spacing)
+        all((instance.position, instance.orientation, instance.pixel_spacing))
         and min(instance.pixel_spacing or (0.0,)) > 0
         and min(instance.rows or 0, instance.columns or 0) > 0
     )
+
+
+def lacking(instance: Instance) -> str:
+    """Why an image has no place (`has_geometry`): the attribute, what was found, and the remedy."""
+    for name, value, count in (
+        ("Image Position (Patient) (0020,0032)", instance.position, 3),
+        ("Image Orientation (Patient) (0020,0037)", instance.orientation, 6),
+        ("Pixel Spacing (0028,0030)", instance.pixel_spacing, 2),
+        ("Rows and Columns (0028,0010)", instance.rows and instance.columns and (1.0,), 2),
+    ):
+        if not value:
+            found = "absent" if value is None else f"malformed, not {count} numbers"
+            frames = " or not told for each frame" if value is None and instance.frames > 1 else ""
+            return f"{name} is {found}{frames}: export the images with it"
+    return "Pixel Spacing (0028,0030) is not above 0: export the images with it"
 
 
 def is_within_reach(instance: Instance) -> bool:

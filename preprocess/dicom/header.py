@@ -23,7 +23,7 @@ from preprocess.dicom.frames import (
 )
 from preprocess.dicom.inflate import Inflated
 from preprocess.dicom.sources import Source
-from preprocess.dicom.values import integer, meaning, number, numbers, text, words
+from preprocess.dicom.values import coordinates, integer, meaning, number, text, words
 from preprocess.reasons import Reason, Rejection
 
 # It quotes values and file names, a line a file; what it complains of is told by reasons.
@@ -159,9 +159,9 @@ def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str
         "acquisition_number": integer(groups, "FrameAcquisitionNumber"),
         "kernel": text(groups, "ConvolutionKernel"),
         "kvp": number(groups, "KVP"),
-        "position": numbers(groups, "ImagePositionPatient", 3),
-        "orientation": numbers(groups, "ImageOrientationPatient", 6),
-        "pixel_spacing": numbers(groups, "PixelSpacing", 2),
+        "position": coordinates(groups, "ImagePositionPatient", 3),
+        "orientation": coordinates(groups, "ImageOrientationPatient", 6),
+        "pixel_spacing": coordinates(groups, "PixelSpacing", 2),
         "thickness": number(groups, "SliceThickness"),
         "tilt": number(groups, "GantryDetectorTilt"),
         "body_part": row["body_part"] or meaning(groups, "AnatomicRegionSequence"),
@@ -191,9 +191,9 @@ def _row(data: pydicom.FileDataset) -> dict[str, Any]:
         "samples": integer(data, "SamplesPerPixel"),
         "rows": integer(data, "Rows"),
         "columns": integer(data, "Columns"),
-        "position": numbers(data, "ImagePositionPatient", 3),
-        "orientation": numbers(data, "ImageOrientationPatient", 6),
-        "pixel_spacing": numbers(data, "PixelSpacing", 2),
+        "position": coordinates(data, "ImagePositionPatient", 3),
+        "orientation": coordinates(data, "ImageOrientationPatient", 6),
+        "pixel_spacing": coordinates(data, "PixelSpacing", 2),
         "thickness": number(data, "SliceThickness"),
         "tilt": number(data, "GantryDetectorTilt"),
         "patient_id": text(data, "PatientID"),

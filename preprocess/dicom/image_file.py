@@ -28,14 +28,14 @@ from preprocess.dicom.deflated_end import require_end
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.dicom.geometry import LARGEST_MATRIX
 from preprocess.dicom.header import read_attributes, transfer_syntax
-from preprocess.dicom.values import integer, number, text
+from preprocess.dicom.values import factor, integer, text
 from preprocess.reasons import Reason, Rejection
 
 _VALUES: dict[str, Callable[[Dataset, str], Any]] = {
     "PixelPaddingValue": integer,
     "PixelPaddingRangeLimit": integer,
-    "RescaleSlope": number,
-    "RescaleIntercept": number,
+    "RescaleSlope": factor,
+    "RescaleIntercept": factor,
     "RescaleType": text,
 }
 """What turns stored values into HU, and how it is read."""

@@ -105,6 +105,19 @@ def numbers(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | No
     return found if len(found) == count and all(map(math.isfinite, found)) else None
 
 
+def coordinates(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | None:
+    """As `numbers`, but empty where the attribute has another value; None where it is absent or empty."""
+    found = numbers(data, keyword, count)
+    element = data.get_item(keyword) if found is None else None
+    return found if element is None or element.value in (None, b"", "") else []
+
+
+def factor(data: pydicom.Dataset, keyword: str) -> float | None:
+    """As `number`, but NaN where the attribute has another value; None where it is absent or empty."""
+    found = coordinates(data, keyword, 1)
+    return None if found is None else found[0] if found else math.nan
+
+
 def _float(value: Any) -> float:
     if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value):
         value = value.replace(",", ".")

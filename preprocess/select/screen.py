@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from preprocess.dicom.catalog import Instance, Series
-from preprocess.dicom.geometry import has_geometry, is_axial, is_within_reach
+from preprocess.dicom.geometry import has_geometry, is_axial, is_within_reach, lacking
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.contrast import has_contrast
 from preprocess.select.image_kind import described_kind, kind
@@ -111,7 +111,7 @@ def _written(limits: tuple[float, float]) -> str:
 
 def _placement(instance: Instance, config: SelectConfig) -> Verdict:
     if not has_geometry(instance):
-        return Reason.MISSING_GEOMETRY, ""
+        return Reason.MISSING_GEOMETRY, lacking(instance)
     if not is_within_reach(instance):
         return Reason.INVALID_GEOMETRY, "a position, matrix or field of view beyond any scanner"
     try:

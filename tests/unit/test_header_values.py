@@ -16,6 +16,8 @@ from preprocess.dicom import header, values
 from preprocess.dicom.decode import Decoder, Slice
 from preprocess.dicom.sources import file_source
 from preprocess.reasons import Reason, Rejection
+from preprocess.select.rules import SelectConfig
+from preprocess.select.series import select
 
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 """Files of many vendors, syntaxes and character sets that pydicom's package holds."""
@@ -92,7 +94,7 @@ def test_a_decimal_comma_is_a_point(written: str, read: float | None, tmp_path: 
     stated(data, "PixelSpacing", "DS", f"{written}\\{written}")
     found = row(data, tmp_path)
     assert found["thickness"] == read
-    assert found["pixel_spacing"] == (None if read is None else [read, read])
+    assert found["pixel_spacing"] == ([] if read is None else [read, read])
 
 
 def test_what_decoding_needs_is_read_under_another_vr(tmp_path: Path) -> None:
@@ -129,6 +131,54 @@ def test_functional_groups_are_read_under_another_vr(tmp_path: Path) -> None:
     )
     assert found == expected
     assert np.array_equal(decoded(other, 2).hu, decoded(whole, 2).hu)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize(
+    ("keyword", "tag"),
+    [
+        ("ImagePositionPatient", "(0020,0032)"),
+        ("ImageOrientationPatient", "(0020,0037)"),
+        ("PixelSpacing", "(0028,0030)"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, "absent"), (b"", "absent"), (b"1\\x", "malformed"), (b"\xff\xfe", "malformed")],
+)
+def test_what_places_an_image_is_named_where_it_does_not(
+    value: bytes | None, said: str, keyword: str, tag: str, frames: int, tmp_path: Path
+) -> None:
+    images = []
+    for k in range(1 if frames > 1 else 2):
+        place = {keyword: None} if value is None else {}
+        data = ct_image(np.zeros((4 * frames, 6), np.int16), Rows=4, **place)
+        if frames > 1:
+            data.NumberOfFrames, data.SpacingBetweenSlices = frames, 5
+        if value is not None:
+            stated(data, keyword, "DS", value)
+        images.append(save(data, tmp_path / "e" / str(k)))
+    (series,) = scanned(tmp_path / "e")
+    with pytest.raises(Rejection) as caught:
+        select(series, SelectConfig())
+    assert caught.value.reason == Reason.MISSING_GEOMETRY
+    named = tag if frames == 1 or keyword != "ImageOrientationPatient" else "(0020,00"
+    assert named in caught.value.detail
+    assert said in caught.value.detail or frames > 1
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(None, "0028,1052) is absent"), (b"", "0028,1052) is absent"), (b"-10 24", "0028,1052) is malformed")],
+)
+def test_a_rescale_that_is_none_is_named(value: bytes | None, named: str, tmp_path: Path) -> None:
+    data = ct_image(np.zeros((4, 6), np.int16), RescaleIntercept=None)
+    if value is not None:
+        stated(data, "RescaleIntercept", "DS", value)
+    with pytest.raises(Rejection) as caught:
+        decoded(save(data, tmp_path / "e" / "file"))
+    assert caught.value.reason == Reason.NOT_HOUNSFIELD
+    assert named in caught.value.detail
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "BitsStored", "PixelRepresentation"])
