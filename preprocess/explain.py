@@ -21,6 +21,7 @@ from preprocess.select.kernels import kernel_class
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected
 from preprocess.select.study import Outcome, select_study, studies
+from preprocess.tasks.scattered import told
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 
@@ -100,7 +101,7 @@ def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]
 def _explained(
     study: list[Series], config: SelectConfig, names: Pseudonymizer, identified: bool
 ) -> Iterator[dict[str, Any]]:
-    for outcome in select_study(study, config, lambda candidate: None):
+    for outcome in told(select_study(study, config, lambda candidate: None)):
         series = outcome.series
         volume = outcome.candidate or outcome.chosen
         kernel = (outcome.usable or series).kernel

@@ -23,6 +23,7 @@ from preprocess.reasons import Rejection
 from preprocess.scan.run import scan
 from preprocess.select.candidate import Candidate
 from preprocess.select.study import as_rejection, select_study, studies
+from preprocess.tasks.scattered import told
 from preprocess.volume.array_volume import array_volume
 from preprocess.volume.build import Volume, build_volume
 from preprocess.volume.nifti import load_nifti
@@ -131,7 +132,7 @@ def _volumes(path: Path, series: list[Series], config: PreprocessConfig) -> Iter
                 return as_rejection(error)
             return None
 
-        outcomes = select_study(study, config.select, build)
+        outcomes = told(select_study(study, config.select, build))
         rejected.update(str(outcome.rejection) for outcome in outcomes if outcome.rejection)
         made += len(built)
         yield from built

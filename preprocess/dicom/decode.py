@@ -133,15 +133,19 @@ def _rescale(attributes: Mapping[str, Any]) -> tuple[float, float]:
     kind = str(attributes.get("RescaleType", "")).strip().upper()
     if kind not in HOUNSFIELD_TYPES:
         raise Rejection(Reason.NOT_HOUNSFIELD, "Rescale Type (0028,1054) is not HU")
-    slope, intercept = attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")
-    for name, value in (("Slope (0028,1053)", slope), ("Intercept (0028,1052)", intercept)):
-        if value is None or np.isnan(value):
-            found = "absent" if value is None else "malformed, not a number"
-            detail = f"Rescale {name} is {found}: export the images with it"
-            raise Rejection(Reason.NOT_HOUNSFIELD, detail)
+    slope = _stated(attributes, "RescaleSlope", "Rescale Slope (0028,1053)")
+    intercept = _stated(attributes, "RescaleIntercept", "Rescale Intercept (0028,1052)")
     if not (np.isfinite([slope, intercept]).all() and slope > 0):
         raise Rejection(Reason.NOT_HOUNSFIELD, f"Rescale Slope {slope:g}, Intercept {intercept:g}")
     return slope, intercept
+
+
+def _stated(attributes: Mapping[str, Any], keyword: str, name: str) -> float:
+    value = attributes.get(keyword)
+    if value is None or np.isnan(value):
+        found = "absent" if value is None else "malformed, not a number"
+        raise Rejection(Reason.NOT_HOUNSFIELD, f"{name} is {found}: export the images with it")
+    return float(value)
 
 
 def _padding(attributes: Mapping[str, Any], dtype: np.dtype) -> tuple[int, int] | None:

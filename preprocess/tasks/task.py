@@ -27,6 +27,7 @@ from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import Plan, Task, input_digest, kept_record, read_current_plan, task_digest
 from preprocess.tasks.quarantine import Entry
+from preprocess.tasks.scattered import told
 from preprocess.volume.build import Volume, build_volume
 from shards.errors import FmctError, UnavailableError, refusal_kind
 from shards.index import read_sidecar, sidecar_path
@@ -73,7 +74,7 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
         with ExitStack() as writers:
             shards = _Shards(place, names, config, config_digest, made, writers)
             for study in studies(series):
-                made.rejected += _rejections(select_study(study, config.select, shards.add), names)
+                made.rejected += _rejections(told(select_study(study, config.select, shards.add)), names)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
         manifest.write(manifest.table(made.volumes), place.manifest)
         pictures.write(made.pictures, place.pictures)

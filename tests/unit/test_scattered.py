@@ -1,0 +1,40 @@
+"""A Series Instance UID for each slice: each refusal says what happened."""
+
+from pathlib import Path
+
+import pytest
+from dicom_files import axial, ct_image, save, scanned, waves
+
+from preprocess.reasons import Reason
+from preprocess.select.rules import SelectConfig
+from preprocess.select.study import Outcome, select_study
+from preprocess.tasks.scattered import LEAST_IMAGES, told
+
+
+def outcomes(folder: Path, images: int, at_one_place: bool = False) -> list[Outcome]:
+    """Of a study of single images in series of their own, and one series of two."""
+    slices = axial(slices=images + 2)
+    for k, position in enumerate(slices.positions):
+        place = slices.attributes(slices.positions[0] if at_one_place and k < images else position)
+        series = f"1.2.3.{min(k, images)}"
+        stored = waves(slices.points(position)).astype("int16")
+        save(ct_image(stored, SeriesInstanceUID=series, **place), folder / str(k))
+    return select_study(scanned(folder), SelectConfig(), lambda candidate: None)
+
+
+def test_images_in_series_of_their_own_are_told_as_that(tmp_path: Path) -> None:
+    found = told(outcomes(tmp_path / "e", 12))
+    assert len(found) == 13
+    details = [o.rejection.detail for o in found if o.rejection and len(o.series.instances) == 1]
+    assert {o.rejection.reason for o in found if o.rejection} == {Reason.TOO_FEW_SLICES}
+    assert len(details) == 12
+    assert all("12 series" in detail and "(0020,000E)" in detail for detail in details)
+    (pair,) = [o for o in found if len(o.series.instances) == 2]
+    assert pair.rejection is not None
+    assert "0020,000E" not in pair.rejection.detail
+
+
+@pytest.mark.parametrize(("images", "at_one_place"), [(LEAST_IMAGES - 1, False), (12, True)])
+def test_single_images_by_intent_are_not(images: int, at_one_place: bool, tmp_path: Path) -> None:
+    found = outcomes(tmp_path / "e", images, at_one_place)
+    assert told(found) == found
