@@ -35,6 +35,10 @@ UNIT_LENGTH = 1e-2
 """How far direction cosines may be from unit length and right angles before they are invalid."""
 REGULAR_GAP = 0.1
 """A gap within this fraction of a multiple of the usual spacing is that multiple."""
+LEAST_ROUNDED = 8
+"""Slices that prove a rounding of their positions."""
+ROUNDING_MM = 0.7
+"""Half a millimetre, and what the rounding of the others turns the line that is fitted to them."""
 STRAY_SLICES = 0.1
 """Fraction of a series' slices that may lie on another geometry and be left out."""
 
@@ -199,7 +203,7 @@ def by_position(instances: Sequence[Instance]) -> list[list[Instance]]:
 def stack(instances: Sequence[Instance]) -> Stack:
     """The stack of parallel instances at distinct positions, given in geometric order."""
     column_step, row_step, normal = axes(instances[0].orientation or ())
-    positions = np.array([i.position for i in instances], float)
+    positions = _unrounded(np.array([i.position for i in instances], float))
     spacing = instances[0].pixel_spacing or (0.0, 0.0)
     return Stack(
         column_step=column_step,
@@ -210,6 +214,22 @@ def stack(instances: Sequence[Instance]) -> Stack:
         spacing=(spacing[0], spacing[1]),
         matrix=(instances[0].rows or 0, instances[0].columns or 0),
     )
+
+
+def _unrounded(positions: np.ndarray) -> np.ndarray:
+    """Positions, float64 (N, 3), as equal steps where whole millimetres hide these; else as they are.
+
+    Writers that round give a step of 2.5 mm as 2 and 3 in turn. Proven where every coordinate is whole, steps
+    differ by one at most, and one straight line passes within `ROUNDING_MM` of all.
+    """
+    steps = np.diff(positions, axis=0)
+    whole = len(positions) >= LEAST_ROUNDED and not np.mod(positions, 1).any()
+    if not whole or np.ptp(steps, axis=0).max() != 1:
+        return positions
+    index = np.arange(len(positions))
+    slope, start = np.polyfit(index, positions, 1)
+    line = start + index[:, None] * slope
+    return line if np.abs(line - positions).max() <= ROUNDING_MM else positions
 
 
 def missing_slices(gaps: np.ndarray) -> np.ndarray:
