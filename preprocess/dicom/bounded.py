@@ -21,9 +21,10 @@ _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 """The tag (FFFE,E000) in either byte order."""
 _HEAD_BYTES = 8
 """Of an element: tag, VR and length."""
-_CHARACTER_SET = re.compile(rb"(\x08\0\x05\0|\0\x08\0\x05)CS(?!\0\0)..|\x08\0\x05\0[^\0]\0\0\0", re.DOTALL)
-"""The head of (0008,0005), which tells how texts are written, with a value: explicit in either byte order, or
-implicit."""
+_CHARACTER_SET = (b"\x08\0\x05\0", b"\0\x08\0\x05")
+"""The tag (0008,0005), which tells how texts are written, in either byte order."""
+_WITH_VALUE = re.compile(rb".{4}CS(?!\0\0)..|.{4}[^\0]\0\0\0", re.DOTALL)
+"""Its head, explicit or implicit, unless it is empty."""
 _KNOWN = (b"ISO", b"GB", b"UTF-8", b"UTF8")
 """How names of character sets begin: PS3.3 C.12.1.1.2, and what careless writers call ISO_IR 192."""
 _CONTROLS = bytes(range(32))
@@ -66,22 +67,19 @@ class BoundedHeader(Bounded):
     def __init__(self, file: BinaryIO, size: int, most: int = MOST_BYTES) -> None:
         """size: bytes of the file."""
         super().__init__(file, size, most)
-        self._names_character_set = False
-        self._seek, self.seek = self.seek, self._go
-
-    def _go(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._names_character_set = False  # the head was only looked at
-        return self._seek(offset, whence)
+        self._value_at = -1  # of the character set, whose head was read last
 
     def read(self, size: int = -1) -> bytes:
         """As a file's."""
+        at, self._value_at = self._value_at, -1
+        names_character_set = at >= 0 and self.tell() == at  # or the head was only looked at
         data = super().read(size)
-        if self._names_character_set:
-            self._names_character_set = False
+        if names_character_set:
             names = (name.strip() for name in data.translate(_SPACES).split(b"\\"))
             return b"\\".join(name if name.upper().startswith(_KNOWN) else b"" for name in names)
         if len(data) == _HEAD_BYTES:
-            self._names_character_set = _CHARACTER_SET.fullmatch(data) is not None
+            if data[:4] in _CHARACTER_SET and _WITH_VALUE.fullmatch(data):
+                self._value_at = self.tell()
         elif len(data) > _MANY and (len(data) > MOST_VALUE or sum(map(data.count, _ITEMS)) > MOST_ITEMS):
             raise Rejection(Reason.BROKEN_HEADER, f"an element of {len(data)} bytes")
         return data

@@ -20,7 +20,7 @@ _TEXT_VRS = frozenset({"LO", "SH"})
 _BYTES_VRS = frozenset({"OB", "OW", "UN"})
 """VRs that say nothing of a value: writers that do not know an attribute, and anonymisers, state them."""
 _NO_TEXT_VRS = frozenset({"AT", "FD", "FL", "SL", "SQ", "SS", "SV", "UL", "US", "UV", "OD", "OF", "OL", "OV"})
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 """A number in the writer's language. A comma that groups digits is none of PS3.5 section 6.2 either, and no
 writer groups the digits of a file's numbers."""
 
@@ -98,10 +98,15 @@ def words(data: pydicom.Dataset, keyword: str) -> list[str]:
 
 def numbers(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | None:
     """`count` finite numbers; None for anything else."""
+    stated = values(data, keyword)
     try:
-        found = [_float(value) for value in values(data, keyword)]
-    except (TypeError, ValueError):
+        found = [float(value) for value in stated]
+    except TypeError:
         return None
+    except ValueError:
+        if not all(isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value) for value in stated):
+            return None
+        found = [float(value.replace(",", ".")) for value in stated]
     return found if len(found) == count and all(map(math.isfinite, found)) else None
 
 
@@ -116,12 +121,6 @@ def factor(data: pydicom.Dataset, keyword: str) -> float | None:
     """As `number`, but NaN where the attribute has another value; None where it is absent or empty."""
     found = coordinates(data, keyword, 1)
     return None if found is None else found[0] if found else math.nan
-
-
-def _float(value: Any) -> float:
-    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value):
-        value = value.replace(",", ".")
-    return float(value)
 
 
 def number(data: pydicom.Dataset, keyword: str) -> float | None:
