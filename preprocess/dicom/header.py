@@ -45,6 +45,12 @@ _KEYWORDS = (
     *("ProtocolName", "BodyPartExamined", "PatientPosition", "ContrastBolusAgent", "SpacingBetweenSlices"),
     *("ContrastBolusAgentSequence", "AnatomicRegionSequence", SHARED, PER_FRAME),
 )
+_UIDS = {
+    "study_uid": "Study Instance UID (0020,000D)",
+    "series_uid": "Series Instance UID (0020,000E)",
+    "sop_uid": "SOP Instance UID (0008,0018)",
+}
+"""What no image of the catalog lacks, by its column."""
 _TAGS = [Tag(keyword) for keyword in _KEYWORDS]
 _PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
 
@@ -81,10 +87,11 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
         if not prefixed:
             return []
         raise Rejection(Reason.BROKEN_HEADER, type(error).__name__) from None
-    if not all(row[name] for row in rows[:1] for name in ("study_uid", "series_uid", "sop_uid")):
+    if missing := [label for name, label in _UIDS.items() if not all(row[name] for row in rows[:1])]:
         if not prefixed:
             return []
-        raise Rejection(Reason.MISSING_UID, "no Study, Series or SOP Instance UID")
+        detail = f"{' and '.join(missing)} absent or empty: export the images with it"
+        raise Rejection(Reason.MISSING_UID, detail)
     place = {name: getattr(source, name) for name in ("size", "mtime_ns", "offset", "archive_size")}
     place |= {"path": os.fsencode(source.path), "member": os.fsencode(source.member)}
     return [row | place for row in rows]

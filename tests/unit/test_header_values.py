@@ -181,6 +181,18 @@ def test_a_rescale_that_is_none_is_named(value: bytes | None, named: str, tmp_pa
     assert named in caught.value.detail
 
 
+@pytest.mark.parametrize(
+    ("keyword", "tag"), [("StudyInstanceUID", "(0020,000D)"), ("SeriesInstanceUID", "(0020,000E)")]
+)
+def test_an_absent_uid_is_named(keyword: str, tag: str, tmp_path: Path) -> None:
+    path = save(ct_image(np.zeros((4, 6), np.int16), **{keyword: None}), tmp_path / "file")
+    with path.open("rb") as file, pytest.raises(Rejection) as caught:
+        header.read_header(file, file_source(path, path.stat()))
+    assert caught.value.reason == Reason.MISSING_UID
+    assert caught.value.detail.count("UID (") == 1
+    assert tag in caught.value.detail
+
+
 @pytest.mark.parametrize("keyword", ["Rows", "BitsStored", "PixelRepresentation"])
 def test_what_decoding_lacks_is_named(keyword: str, tmp_path: Path) -> None:
     stored = np.zeros((4, 6), np.int16)
