@@ -102,11 +102,17 @@ def test_datasets_of_both_formats_are_read_and_whole(artefacts: Path) -> None:
     assert zarr.info.config_digest == recipe().digest()
 
 
+@pytest.fixture
+def same_processing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The PROCESSING_VERSION of the artefacts: another one has every volume made again, as it is meant to."""
+    monkeypatch.setattr("preprocess.tasks.plan.PROCESSING_VERSION", 7)
+
+
 @pytest.mark.parametrize(
     ("catalog", "out", "overrides"), [("catalog", "data", []), ("small", "marked", MARKED)]
 )
 def test_what_was_preprocessed_is_not_made_again(
-    artefacts: Path, catalog: str, out: str, overrides: list[str]
+    artefacts: Path, same_processing: None, catalog: str, out: str, overrides: list[str]
 ) -> None:
     config, folder = recipe(*overrides), Path(out)
     before, made = contents(folder), times(folder)
@@ -122,7 +128,7 @@ def test_what_was_preprocessed_is_not_made_again(
     assert written(folder) == after
 
 
-def test_another_limit_that_only_marks_makes_no_volume_again(artefacts: Path) -> None:
+def test_another_limit_that_only_marks_makes_no_volume_again(artefacts: Path, same_processing: None) -> None:
     out = Path("data")
     made, datasets = times(out), contents(out / "zarr", out / "webdataset")
     assert run.preprocess(Path("catalog.parquet"), Path("data"), recipe()).flagged_volumes == 0
