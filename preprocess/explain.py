@@ -5,6 +5,7 @@ handed round; `fmct trace` leads back. Identifiers and descriptions are added on
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from preprocess.config import PreprocessConfig
 from preprocess.csv_file import write_csv
-from preprocess.dicom.catalog import Series, read_groups
+from preprocess.dicom.catalog import SERIES_KEY, Series, read_groups
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.select.candidate import Candidate
 from preprocess.select.contrast import has_contrast
@@ -49,12 +50,9 @@ SCHEMA = pa.schema(
 )
 """Pseudonyms; `volume`, `joined` or the reason, and its numbers; the volume that the series became, is part
 of, or gave way to; and what the rules look at. From `slices` on null where no instance passed on its own."""
-_TEXTS = (
-    *("patient_id", "study_uid", "series_uid"),
-    *("study_description", "series_description", "protocol", "body_part"),
-)
+_TEXTS = ("study_description", "series_description", "protocol", "body_part")
 IDENTIFIED = pa.schema(
-    [*SCHEMA, *((name, pa.string()) for name in (*_TEXTS, "contrast_agent", "kernel_name"))]
+    [*SCHEMA, *((name, pa.string()) for name in (*SERIES_KEY, *_TEXTS, "contrast_agent", "kernel_name"))]
 )
 """The same with identifiers and texts, as the catalog holds them."""
 
@@ -103,6 +101,7 @@ def _explained(
 ) -> Iterator[dict[str, Any]]:
     for outcome in told(select_study(study, config, lambda candidate: None)):
         series = outcome.series
+        images = _judged(outcome)
         volume = outcome.candidate or outcome.chosen
         kernel = (outcome.usable or series).kernel
         row = {
@@ -114,13 +113,22 @@ def _explained(
             "instances": len(series.instances),
             "kernel": kernel_class(kernel),
             "kvp": series.kvp,
-            "contrast": has_contrast(series),
+            "contrast": any(has_contrast(texts) for texts in {image.texts for image in images.instances}),
             **_geometry(series, outcome.usable),
         }
         if identified:
-            row |= {name: getattr(series, name) for name in _TEXTS}
-            row |= {"contrast_agent": series.contrast, "kernel_name": kernel}
+            row |= {name: getattr(series, name) for name in SERIES_KEY}
+            row |= {name: getattr(images.texts, name) for name in _TEXTS}
+            row |= {"contrast_agent": images.texts.contrast, "kernel_name": kernel}
         yield row
+
+
+def _judged(outcome: Outcome) -> Series:
+    """The series, of which only the images are left that pass the rules on their own, if any do."""
+    if not outcome.usable:
+        return outcome.series
+    kept = tuple(image for group in outcome.usable.positions for image in group)
+    return replace(outcome.series, instances=kept)
 
 
 def _decision(outcome: Outcome) -> str:

@@ -1,10 +1,11 @@
 """Series of the catalog made up for tests: header facts without files."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.catalog import SERIES_KEY, Instance, Series, Texts
 
 EVERY_5_MM = [5.0 * k for k in range(30)]
 AXIAL = Instance(
@@ -30,6 +31,7 @@ AXIAL = Instance(
     pixel_spacing=(0.5, 0.5),
     thickness=5.0,
     tilt=0.0,
+    texts=Texts(manufacturer="GE"),
 )
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
@@ -44,6 +46,12 @@ def stack(heights: list[float] | None = None, **change: Any) -> tuple[Instance, 
 
 
 def series(instances: tuple[Instance, ...], **change: str) -> Series:
-    """Series 2 of study 1; its texts are empty."""
-    texts = ("patient", "1", "2", "GE", "", "", "", "", "", "", "")
-    return replace(Series(*texts, instances), **change)
+    """Series 2 of study 1; its images' texts are empty."""
+    key = {"patient_id": "patient", "study_uid": "1", "series_uid": "2"}
+    key |= {name: change.pop(name) for name in SERIES_KEY if name in change}
+    return Series(**key, instances=tuple(with_texts(instances, **change)) if change else instances)
+
+
+def with_texts(instances: Iterable[Instance], **change: Any) -> Iterator[Instance]:
+    """The images with these texts of theirs (`Texts`) changed."""
+    return (replace(i, texts=replace(i.texts, **change)) for i in instances)

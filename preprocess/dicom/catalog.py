@@ -19,6 +19,24 @@ from shards.errors import FmctError
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """What an image's header says in words; most images of a series say the same."""
+
+    manufacturer: str = ""  # (0008,0070)
+    model: str = ""  # (0008,1090)
+    study_date: str = ""  # (0008,0020)
+    study_description: str = ""  # (0008,1030)
+    series_description: str = ""  # (0008,103E)
+    protocol: str = ""  # Protocol Name (0018,1030)
+    body_part: str = ""  # (0018,0015)
+    patient_position: str = ""  # (0018,5100)
+    contrast: str = ""  # Contrast/Bolus Agent (0018,0010)
+    contrast_ingredient: str = ""  # (0018,1048)
+    contrast_route: str = ""  # (0018,1040)
+    contrast_volume: float | None = None  # (0018,1041), ml
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One image, a DICOM object or a frame of one: the header facts that selection and geometry need.
 
@@ -48,6 +66,7 @@ class Instance:
     pixel_spacing: tuple[float, ...] | None  # (0028,0030), row then column distance, mm
     thickness: float | None  # Slice Thickness (0018,0050), mm
     tilt: float | None  # Gantry/Detector Tilt (0018,1120), degrees; its sign differs by vendor
+    texts: Texts
     frame: int = 0  # its place in the file, from 0; a file whose frames cannot be placed is one instance
     member: str = ""  # name in the archive; this and the next two as `Source` says
     offset: int = 0
@@ -62,21 +81,18 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of a patient's study; series-level attributes are the first CT image's, if there is one."""
+    """One series of a patient's study."""
 
     patient_id: str  # (0010,0020)
     study_uid: str  # (0020,000D)
     series_uid: str  # (0020,000E)
-    manufacturer: str  # (0008,0070)
-    model: str  # (0008,1090)
-    study_description: str  # (0008,1030)
-    series_description: str  # (0008,103E)
-    protocol: str  # Protocol Name (0018,1030)
-    body_part: str  # (0018,0015)
-    patient_position: str  # (0018,5100)
-    contrast: str  # Contrast/Bolus Agent (0018,0010)
     instances: tuple[Instance, ...]
-    study_date: str = ""  # (0008,0020)
+
+    @property
+    def texts(self) -> Texts:
+        """The commonest texts of the instances, of the CT images if there are any."""
+        images = [i for i in self.instances if i.modality == "CT"]
+        return commonest(i.texts for i in images or self.instances)
 
     @property
     def modality(self) -> str:
@@ -120,7 +136,8 @@ def commonest(values: Iterable[Any]) -> Any:
     return max(counts, key=lambda value: (counts[value], str(value)))
 
 
-SERIES_COLUMNS = tuple(f.name for f in fields(Series) if f.name != "instances")
+SERIES_KEY = tuple(f.name for f in fields(Series) if f.name != "instances")
+TEXT_COLUMNS = tuple(f.name for f in fields(Texts))
 
 
 def read_catalog(path: Path) -> list[Series]:
@@ -185,26 +202,49 @@ def _open(path: Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid:
         raise FmctError(f"{path}: not a Parquet file; make the catalog again with `fmct scan`") from None
-    schema = file.schema_arrow
-    known = set(schema.names) == {*SERIES_COLUMNS, "instances"}
-    if not known or {field.name for field in schema.field("instances").type.value_type} != _INSTANCE_COLUMNS:
+    if not _is_catalog(file.schema_arrow):
         raise FmctError(f"{path}: not a catalog of this version; make it again with `fmct scan`")
     return file
 
 
+_INSTANCE_COLUMNS = {field.name for field in fields(Instance)} - {"texts"}
+_FIRST_TEXTS = frozenset(
+    (
+        *("manufacturer", "model", "study_date", "study_description", "series_description", "protocol"),
+        *("body_part", "patient_position", "contrast"),
+    )
+)
+"""0.1.0's catalogs have these of one image of each series, as columns."""
+
+
+def _is_catalog(schema: pa.Schema) -> bool:
+    names = {*schema.names} - {*SERIES_KEY}
+    if len(names) + len(SERIES_KEY) != len(schema.names) or "instances" not in names:
+        return False
+    instance = {field.name for field in schema.field("instances").type.value_type}
+    if names == _FIRST_TEXTS | {"instances"}:
+        return instance == _INSTANCE_COLUMNS
+    return names == {"texts", "instances"} and instance == {*_INSTANCE_COLUMNS, "text"}
+
+
 def _series(table: pa.Table) -> list[Series]:
-    return [
-        Series(**{**row, "instances": tuple(map(_instance, row["instances"]))}) for row in table.to_pylist()
-    ]
+    return list(map(_one_series, table.to_pylist()))
 
 
-_INSTANCE_COLUMNS = {field.name for field in fields(Instance)}
+def _one_series(row: dict[str, Any]) -> Series:
+    key = {name: row.pop(name) for name in SERIES_KEY}
+    instances, said = row.pop("instances"), row.pop("texts", None) or [row]
+    texts = [Texts(**one) for one in said]
+    return Series(**key, instances=tuple(_instance(one, texts) for one in instances))
+
+
 _TUPLES = ("image_type", "position", "orientation", "pixel_spacing")
 
 
-def _instance(row: dict[str, Any]) -> Instance:
+def _instance(row: dict[str, Any], texts: Sequence[Texts]) -> Instance:
     row["path"], row["member"] = Path(os.fsdecode(row["path"])), os.fsdecode(row["member"])
     for name in _TUPLES:
         if row[name] is not None:
             row[name] = tuple(row[name])
+    row["texts"] = texts[row.pop("text", 0)]
     return Instance(**row)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from preprocess.dicom.catalog import SERIES_COLUMNS
+from preprocess.dicom.catalog import SERIES_KEY, TEXT_COLUMNS
 from shards.atomic import atomic_path
 
 SCAN_VERSION = 4
@@ -22,7 +22,8 @@ ROW_GROUP_SERIES, ROW_GROUP_INSTANCES = 512, 2**15
 # Lists' values are named as Parquet names them, so that a schema read back is equal.
 _STRINGS, _FLOATS = (pa.list_(pa.field("element", kind)) for kind in (pa.string(), pa.float64()))
 
-SERIES_KEY = ("patient_id", "study_uid", "series_uid")
+_KEY_TYPES = [(name, pa.string()) for name in SERIES_KEY]
+_TEXT_TYPES = [(name, pa.float64() if name == "contrast_volume" else pa.string()) for name in TEXT_COLUMNS]
 INSTANCE_TYPES: dict[str, pa.DataType] = {
     # A file name is bytes: archives hold names that are not UTF-8.
     "path": pa.binary(),
@@ -54,17 +55,22 @@ INSTANCE_TYPES: dict[str, pa.DataType] = {
     "sha256": pa.string(),
 }
 INSTANCE_TABLE = pa.schema(
-    [pa.field(name, pa.string()) for name in SERIES_COLUMNS]
-    + [pa.field(name, kind) for name, kind in INSTANCE_TYPES.items()],
+    [*_KEY_TYPES, *_TEXT_TYPES, *INSTANCE_TYPES.items()],
     metadata={"fmct_scan_version": str(SCAN_VERSION)},
 )
-"""What the scan collects: one flat row an image, series attributes repeated."""
+"""What the scan collects: one flat row an image."""
 SERIES_TABLE = pa.schema(
-    [pa.field(name, pa.string()) for name in SERIES_COLUMNS]
-    + [pa.field("instances", pa.large_list(pa.field("element", pa.struct(list(INSTANCE_TYPES.items())))))],
+    [
+        *_KEY_TYPES,
+        ("texts", pa.list_(pa.field("element", pa.struct(_TEXT_TYPES)))),
+        (
+            "instances",
+            pa.large_list(pa.field("element", pa.struct([*INSTANCE_TYPES.items(), ("text", pa.int64())]))),
+        ),
+    ],
     metadata=INSTANCE_TABLE.metadata,
 )
-"""The catalog: one row a series."""
+"""The catalog: one row a series. `texts` are its images' different ones; `text` is which of them one has."""
 
 
 def series_table(instances: pa.Table) -> pa.Table:
@@ -77,13 +83,30 @@ def series_table(instances: pa.Table) -> pa.Table:
     order = [(name, "ascending") for name in (*SERIES_KEY, "sop_uid", "path", "offset", "frame")]
     flat = instances.sort_by(order).combine_chunks()
     starts = _group_starts(flat)
-    nested = pa.StructArray.from_arrays(
-        [flat[name].combine_chunks() for name in INSTANCE_TYPES], names=list(INSTANCE_TYPES)
+    first, numbers = _distinct_texts(flat, starts)
+    said = np.searchsorted(first, starts)  # the first row of a series is the first with its texts
+    numbers -= np.repeat(said, np.diff(np.append(starts, len(flat))))
+    texts = _struct(flat.take(pa.array(first)), SERIES_TABLE.field("texts").type.value_type)
+    images = _struct(
+        flat.append_column("text", pa.array(numbers)), SERIES_TABLE.field("instances").type.value_type
     )
-    offsets = pa.array(np.append(starts, len(flat)), pa.int64())
-    columns = [flat[name].take(pa.array(_spokesmen(flat, starts))) for name in SERIES_COLUMNS]
-    columns.append(pa.LargeListArray.from_arrays(offsets, nested, SERIES_TABLE.field("instances").type))
+    columns = [flat[name].take(pa.array(starts)) for name in SERIES_KEY]
+    columns.append(
+        pa.ListArray.from_arrays(
+            pa.array(np.append(said, len(first)), pa.int32()), texts, SERIES_TABLE.field("texts").type
+        )
+    )
+    columns.append(
+        pa.LargeListArray.from_arrays(
+            pa.array(np.append(starts, len(flat)), pa.int64()), images, SERIES_TABLE.field("instances").type
+        )
+    )
     return pa.table(columns, schema=SERIES_TABLE)
+
+
+def _struct(table: pa.Table, kind: pa.StructType) -> pa.StructArray:
+    names = [field.name for field in kind]
+    return pa.StructArray.from_arrays([table[name].combine_chunks() for name in names], names=names)
 
 
 def _group_starts(flat: pa.Table) -> np.ndarray:
@@ -95,34 +118,51 @@ def _group_starts(flat: pa.Table) -> np.ndarray:
     return np.flatnonzero(changed)
 
 
-def _spokesmen(flat: pa.Table, starts: np.ndarray) -> np.ndarray:
-    """The row of each group that speaks for it: the first CT image, or the first of all."""
-    ct = np.append(np.flatnonzero(pc.equal(flat["modality"], "CT").to_numpy()), len(flat))
-    first = ct[np.searchsorted(ct, starts)]
-    return np.where(first < np.append(starts[1:], len(flat)), first, starts)
+def _distinct_texts(flat: pa.Table, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are the first of their series with their texts, and which of these has each row's."""
+    codes = np.zeros(len(flat), np.int64)
+    codes[starts[1:]] = 1
+    codes = np.cumsum(codes)
+    for name in TEXT_COLUMNS:
+        column = flat[name].combine_chunks().dictionary_encode("encode")
+        values = column.indices.to_numpy()
+        if len(column.dictionary) > 1:
+            codes = np.unique(codes * len(column.dictionary) + values, return_inverse=True)[1]
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[which]
 
 
 def instance_table(series: pa.Table) -> pa.Table:
     """The `INSTANCE_TABLE` rows that `series_table` grouped; where columns are absent, of the others."""
     nested = series["instances"].combine_chunks()
-    instances = pc.list_flatten(nested)
-    rows = series.drop_columns("instances").take(pc.list_parent_indices(nested))
+    instances, parents = pc.list_flatten(nested), pc.list_parent_indices(nested)
+    keys = series.drop_columns([name for name in ("texts", "instances") if name in series.column_names])
+    rows = keys.take(parents)
     arrays = dict(zip(rows.column_names, rows.columns, strict=True))
-    arrays |= {field.name: instances.field(field.name) for field in instances.type}
+    if "texts" in series.column_names:
+        texts = series["texts"].combine_chunks()
+        sizes = pc.list_value_length(texts).to_numpy()
+        places = (np.cumsum(sizes) - sizes)[parents.to_numpy()] + instances.field("text").to_numpy()
+        said = pc.list_flatten(texts).take(pa.array(places))
+        arrays |= {field.name: said.field(field.name) for field in said.type}
+    arrays |= {field.name: instances.field(field.name) for field in instances.type if field.name != "text"}
     return pa.table(
         arrays, pa.schema([INSTANCE_TABLE.field(name) for name in arrays], INSTANCE_TABLE.metadata)
     )
 
 
-def spokesmen(series: pa.Table) -> np.ndarray:
-    """For each row that `instance_table` makes, the row whose texts the series bears; int64 (n,)."""
-    sizes = pc.list_value_length(series["instances"]).to_numpy()
-    return np.repeat(_spokesmen(instance_table(series), np.cumsum(sizes) - sizes), sizes)
-
-
 def parquet_columns(names: Iterable[str]) -> list[str]:
     """Where a catalog's file keeps these columns of `INSTANCE_TABLE`."""
-    return [name if name in SERIES_COLUMNS else f"instances.list.element.{name}" for name in names]
+    places: set[str] = set()
+    for name in names:
+        if name in TEXT_COLUMNS:
+            places |= {f"texts.list.element.{name}", "instances.list.element.text"}
+        else:
+            places.add(name if name in SERIES_KEY else f"instances.list.element.{name}")
+    return sorted(places)
 
 
 class PrivateParquet:

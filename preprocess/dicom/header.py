@@ -43,6 +43,7 @@ _KEYWORDS = (
     *("Modality", "Manufacturer", "ManufacturerModelName", "StudyDescription", "SeriesDescription"),
     "StudyDate",
     *("ProtocolName", "BodyPartExamined", "PatientPosition", "ContrastBolusAgent", "SpacingBetweenSlices"),
+    *("ContrastBolusIngredient", "ContrastBolusRoute", "ContrastBolusVolume"),
     *("ContrastBolusAgentSequence", "AnatomicRegionSequence", SHARED, PER_FRAME),
 )
 _UIDS = {
@@ -217,6 +218,9 @@ def _row(data: pydicom.FileDataset) -> dict[str, Any]:
         "body_part": text(data, "BodyPartExamined") or meaning(data, "AnatomicRegionSequence"),
         "patient_position": text(data, "PatientPosition"),
         "contrast": text(data, "ContrastBolusAgent") or meaning(data, "ContrastBolusAgentSequence"),
+        "contrast_ingredient": text(data, "ContrastBolusIngredient"),
+        "contrast_route": text(data, "ContrastBolusRoute"),
+        "contrast_volume": number(data, "ContrastBolusVolume"),
     }
 
 

@@ -24,7 +24,6 @@ from preprocess.dicom.catalog_table import (
     PrivateParquet,
     instance_table,
     parquet_columns,
-    spokesmen,
 )
 from preprocess.dicom.header import read_header
 from preprocess.dicom.sources import (
@@ -95,14 +94,6 @@ class Published:
         with pq.ParquetFile(self.rejected) as file:
             for group in range(file.num_row_groups):
                 yield _filled(file.read_row_group(group), columns)
-
-    def series(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        """The images' `FILE_COLUMNS`, whole series at a time, and for each image the row of its spokesman."""
-        columns = parquet_columns({*FILE_COLUMNS, "modality"} & {*INSTANCE_TABLE.names})
-        with pq.ParquetFile(self.catalog) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=columns)
-                yield instance_table(table), spokesmen(table)
 
 
 def _filled(table: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,6 @@ from preprocess.scan.findings import (
 from preprocess.scan.grouping import Findings, Tables, write_tables
 from preprocess.scan.known import Known
 from preprocess.scan.spill import FINGERPRINT, find
-from preprocess.scan.spokesmen import orphaned_files
 from preprocess.scan.workplace import Work, publish, rejected_path, workplace
 from shards.errors import FmctError
 from shards.parallel import InlineExecutor, process_pool
@@ -122,15 +121,11 @@ def _read(
     last = published(work.catalog, rejected_path(work.catalog))
     records += [last] if last else []
     known = Known.build(work.scratch / "known", _known_files(records))
-    seen, again = np.zeros((2, len(known.files)), bool)
+    seen = np.zeros(len(known.files), bool)
     findings = Findings(records, known, seen)
     walk = _walk(export, {work.root, *work.outputs.values()}, findings.unlisted)
-    readings = _readings(walk, work.scratch / "known", work, executor, calls)
-    if last:
-        silent = orphaned_files(last, len(records) - 1, known, seen, again)  # once the walk is done
-        readings = chain(readings, _readings(silent, work.scratch / "nothing", work, executor, calls))
     done = listed = 0
-    for reading, ended, begun in readings:
+    for reading, ended, begun in _readings(walk, work.scratch / "known", work, executor, calls):
         findings.files += reading.files
         findings.unchanged += len(reading.unchanged)
         seen[reading.unchanged] = True
@@ -139,9 +134,6 @@ def _read(
         done, listed = done + ended, listed + begun
         if progress:
             progress(done, listed)
-    seen[again] = False
-    findings.files -= int(again.sum())
-    findings.unchanged -= int(again.sum())
     return findings
 
 
@@ -183,7 +175,7 @@ def _readings(
 ) -> Iterator[tuple[Reading, int, int]]:
     """Batches' readings, as they end, with how many files are done since the last, and how many were found.
 
-    Each archive that is met is a batch of its own. known: folder of `Known`; absent, every file is read.
+    Each archive that is met is a batch of its own. known: folder of `Known`.
     """
     archives: deque[bytes] = deque()
     running: dict[Future[Reading], int] = {}

@@ -2,7 +2,7 @@
 
 import re
 
-from preprocess.dicom.catalog import Series
+from preprocess.dicom.catalog import Texts
 
 _WITHOUT = re.compile(
     r"\b(without|w\s?/\s?o|wo|ohne|sans|sin)\b"
@@ -24,7 +24,7 @@ _NO_AGENT = re.compile(
 )
 
 
-def has_contrast(series: Series) -> bool:
+def has_contrast(texts: Texts) -> bool:
     """Whether a contrast agent is stated, by Series Description (0008,103E), else Contrast/Bolus Agent.
 
     The description comes first, because some scanners write the agent (0018,0010) into every series
@@ -32,8 +32,8 @@ def has_contrast(series: Series) -> bool:
     scan of an angiography is the one that is wanted. "Without" is looked for first, as its words contain
     those of "with".
     """
-    description = series.series_description.replace("_", " ")  # for \b, "_" is a letter
+    description = texts.series_description.replace("_", " ")  # for \b, "_" is a letter
     if _WITHOUT.search(description):
         return False
-    agent = series.contrast.replace("_", " ").strip()
+    agent = texts.contrast.replace("_", " ").strip()
     return bool(_WITH.search(description)) or not (_NO_AGENT.fullmatch(agent) or _WITHOUT.search(agent))

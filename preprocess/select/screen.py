@@ -1,10 +1,10 @@
 """The rules that one series, and each of its instances, must pass by header facts of its own."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.catalog import Instance, Series, Texts
 from preprocess.dicom.geometry import has_geometry, is_axial, is_within_reach, lacking
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.contrast import has_contrast
@@ -24,8 +24,10 @@ def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counte
     total = len(series.instances)
     dropped = Counter[Reason]()
     kept = _passing(series.instances, partial(_kind, config=config), total, dropped)
-    _require_texts(series, config)
-    for rule in (partial(_in_table, series=series), _acquisition, _placement):
+    said = {texts: _objection(texts, config) for texts in {instance.texts for instance in kept}}
+    kept = _passing(kept, lambda instance: said[instance.texts], total, dropped)
+    _require_contrast({instance.texts for instance in kept}, config)
+    for rule in (_in_table, _acquisition, _placement):
         kept = _passing(kept, partial(rule, config=config), total, dropped)
     return kept, dropped
 
@@ -45,21 +47,33 @@ def _passing(
     return kept
 
 
-def _require_texts(series: Series, config: SelectConfig) -> None:
-    """Raise Rejection unless the texts of the series are as the configuration wants them."""
-    named = described_kind(series.series_description)
+def _objection(texts: Texts, config: SelectConfig) -> Verdict:
+    """Which text of an image is not as the configuration wants it."""
+    named = described_kind(texts.series_description)
     if named and not (named is Reason.DERIVED and config.allow_derived):
-        raise Rejection(named, "by its series description")
+        return named, "by the series description"
     for reason, patterns, text in (
-        (Reason.BODY_PART, config.body_part, series.body_part),
-        (Reason.STUDY_DESCRIPTION, config.study_description, series.study_description),
-        (Reason.SERIES_DESCRIPTION, config.series_description, series.series_description),
-        (Reason.PROTOCOL, config.protocol, series.protocol),
+        (Reason.BODY_PART, config.body_part, texts.body_part),
+        (Reason.STUDY_DESCRIPTION, config.study_description, texts.study_description),
+        (Reason.SERIES_DESCRIPTION, config.series_description, texts.series_description),
+        (Reason.PROTOCOL, config.protocol, texts.protocol),
     ):
         objection = patterns.objection(text)
         if objection:
-            raise Rejection(reason, objection)
-    if config.contrast != "any" and has_contrast(series) != (config.contrast == "with"):
+            return reason, objection
+    return None
+
+
+def _require_contrast(said: Collection[Texts], config: SelectConfig) -> None:
+    """Raise Rejection unless the images, of which these are all texts, are as the configuration wants them.
+
+    An agent that some images tell of is in the vessels of the others too: it was given between them, or
+    was written into some headers only.
+    """
+    if config.contrast == "any":
+        return
+    enhanced = sum(map(has_contrast, said))
+    if bool(enhanced) != (config.contrast == "with"):
         reason = Reason.CONTRAST if config.contrast == "without" else Reason.NO_CONTRAST
         raise Rejection(reason, f"contrast: {config.contrast} is wanted")
 
@@ -74,9 +88,9 @@ def _kind(instance: Instance, config: SelectConfig) -> Verdict:
     return (Reason.IMAGE_TYPE, objection) if objection else None
 
 
-def _in_table(instance: Instance, series: Series, config: SelectConfig) -> Verdict:
+def _in_table(instance: Instance, config: SelectConfig) -> Verdict:
     table = config.table
-    if table is None or table.allows(series.study_description, instance.kvp, instance.kernel):
+    if table is None or table.allows(instance.texts.study_description, instance.kvp, instance.kernel):
         return None
     return Reason.NOT_IN_TABLE, f"none of {len(table.rows)} rows of the table"
 

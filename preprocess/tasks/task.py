@@ -239,11 +239,11 @@ def _shifted_date(series: Series, names: Pseudonymizer, config: PreprocessConfig
     most = config.privacy.date_shift_days
     if most is None:
         return None
-    return shifted_date(series.study_date, names.date_shift(series.patient_id, series.study_uid, most))
+    return shifted_date(series.texts.study_date, names.date_shift(series.patient_id, series.study_uid, most))
 
 
 def _scanner(series: Series) -> str:
-    return scanner(series.manufacturer, series.model)
+    return scanner(series.texts.manufacturer, series.texts.model)
 
 
 def _require_unchanged(series: Series, key: str) -> None:

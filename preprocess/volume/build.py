@@ -204,6 +204,6 @@ def _facts(series: Series, instances: list[Instance], slices: Stack) -> DecodeFa
         slice_gap_mm=(float(gaps.min()), float(gaps.max())),
         matrix=slices.matrix,
         pixel_spacing_mm=slices.spacing,
-        manufacturer=vendor(series.manufacturer),
+        manufacturer=vendor(used.texts.manufacturer),
         transfer_syntax=instances[0].transfer_syntax,
     )

@@ -207,6 +207,9 @@ def test_labels_and_catalog_are_read(artefacts: Path) -> None:
     labels = LabelTable.read(Path("labels.parquet"))
     assert "any_bleed" in labels.tasks
     series = read_catalog(Path("catalog.parquet"))
+    said = {image.texts.series_description for one in series for image in one.instances}
+    assert len(said) > 1
+    assert said == {*pq.read_table("catalog.parquet")["series_description"].to_pylist()}
     studies = {Pseudonymizer(Path("hmac.key")).study(one.study_uid) for one in series}
     assert {*pq.read_table("labels.parquet")["study_key"].to_pylist()} == studies
     arguments = ["select", "catalog.parquet", "--config", "preprocess.yaml"]

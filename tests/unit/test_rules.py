@@ -9,7 +9,7 @@ from header_series import CORONAL, series, stack
 
 from launch.config import load
 from preprocess.config import PreprocessConfig, SelectConfig
-from preprocess.dicom.catalog import Series
+from preprocess.dicom.catalog import Series, Texts
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.combinations import read_combinations
 from preprocess.select.contrast import has_contrast
@@ -122,7 +122,7 @@ def test_what_the_rules_let_pass(one: Series, config: dict[str, Any]) -> None:
 def test_the_description_and_then_the_agent_tell_of_contrast(
     description: str, agent: str, expected: bool
 ) -> None:
-    assert has_contrast(series(stack(), series_description=description, contrast=agent)) is expected
+    assert has_contrast(Texts(series_description=description, contrast=agent)) is expected
 
 
 @pytest.mark.parametrize(

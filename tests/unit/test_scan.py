@@ -100,7 +100,11 @@ def test_an_object_of_another_kind_does_not_speak_for_the_series(tmp_path: Path)
     save(report, tmp_path / "export" / "report")
     scan(tmp_path / "export", tmp_path / "c.parquet")
     (series,) = read_catalog(tmp_path / "c.parquet")
-    assert (series.instances[0].modality, series.modality, series.series_description) == ("SR", "CT", "")
+    assert (series.instances[0].modality, series.modality, series.texts.series_description) == (
+        "SR",
+        "CT",
+        "",
+    )
 
 
 def test_a_lost_sop_instance_uid_is_the_file_metas(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def image(patient: int, series: int, number: int, **attributes: object) -> bytes
         "StudyInstanceUID": f"1.2.{patient}",
         "SeriesInstanceUID": f"1.2.{patient}.{series}",
         "SOPInstanceUID": f"1.2.{patient}.{series}.{number}",
-        "SeriesDescription": f"as image {number} says",  # the catalog has that of the least number
+        "SeriesDescription": f"as image {number} says",
     }
     data = ct_image(PIXELS, **identity | attributes)
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
@@ -135,7 +135,7 @@ def test_only_what_is_new_or_changed_is_read(tmp_path: Path, monkeypatch: pytest
     (folder / "p1" / "s0" / "new").write_bytes(image(1, 0, 77))
     (folder / "p2" / "s0" / "1").write_bytes(image(2, 0, 1, StudyDescription="longer than it was"))
     os.utime(folder / "p2" / "s0" / "2", ns=(1, 1))
-    assert again(6).unchanged == 68  # with the three of p0/s0, for which the removed image had spoken
+    assert again(3).unchanged == 71
     shutil.rmtree(folder / "p3")
     (folder / "zip").unlink()
     again(0)
@@ -147,46 +147,28 @@ def test_only_what_is_new_or_changed_is_read(tmp_path: Path, monkeypatch: pytest
     again(17)
 
 
-def test_no_series_keeps_the_texts_of_an_image_that_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wherever the image and the others of its series lay, and if the scan that finds out is killed."""
-    folder, catalog = tmp_path / "export", tmp_path / "catalog.parquet"
-    for number in (1, 2, 3):
-        save_bytes(image(0, 0, number), folder / f"a{number}")
-        save_bytes(image(1, 0, number), folder / f"b{number}")
-    save_bytes(image(2, 0, 1), folder / "c1")
-    save_bytes(image(3, 0, 1), folder / "d1")
-    save_bytes(image(1, 0, 0), folder / "elsewhere" / "b0")
-    with zipfile.ZipFile(folder / "zip0", "w") as archive:
-        for series in (0, 3):
-            archive.writestr(f"{series}", image(series, 0, 0))
-    with zipfile.ZipFile(folder / "zip2", "w") as archive:
-        for series in (2, 4):
-            archive.writestr(f"{series}", image(series, 0, 2))
-    monkeypatch.setattr(scan_module, "BATCH_FILES", 2)
-    reads = Reads(monkeypatch)
+def test_each_image_keeps_its_own_texts(tmp_path: Path) -> None:
+    """Whichever image of a series is gone, nothing has to be read again."""
+    folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
+    scan(folder, catalog)
 
-    def again(expected: int, unchanged: int) -> None:
-        reads.count = 0
-        assert scan(folder, catalog).unchanged == unchanged
-        assert reads.count == expected
-        assert tables(catalog) == fresh(folder, tmp_path / "fresh")
+    def said() -> set[tuple[str, str]]:
+        return {
+            (i.sop_uid.rpartition(".")[2], i.texts.series_description)
+            for series in read_catalog(catalog)
+            for i in series.instances
+        }
 
-    again(13, 0)
-    (folder / "c1").unlink()
-    again(2, 9)  # the zip that holds another image of its series
-    os.utime(folder / "zip0", ns=(1, 1))
-    again(6, 5)  # and the images beside it of its two series
-    (folder / "zip0").unlink()
-    again(4, 5)
-    (folder / "elsewhere").rename(tmp_path / "elsewhere")
-    reads.count, reads.stop_at = 0, 3
-    with pytest.raises(KeyboardInterrupt):
-        scan(folder, catalog)
-    reads.stop_at = None
-    again(1, 7)  # two of three were read before the kill
-    again(0, 8)
+    expected = {(str(number), f"as image {number} says") for number in range(4)}
+    assert said() == expected
+    for path in folder.rglob("0"):
+        path.unlink()
+    assert scan(folder, catalog).unchanged == 74 - 16
+    assert {number for number, _ in said()} == {*"0123"}, "those in archives"
+    assert said() == expected
+    assert tables(catalog) == fresh(folder, tmp_path / "fresh")
+    (series, *_) = read_catalog(catalog)
+    assert len({id(i.texts) for i in series.instances}) == 3
 
 
 def save_bytes(data: bytes, path: Path) -> None:

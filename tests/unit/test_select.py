@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from header_series import AXIAL, CORONAL, EVERY_5_MM, series, stack
+from header_series import AXIAL, CORONAL, EVERY_5_MM, series, stack, with_texts
 
 from preprocess.config import SelectConfig
-from preprocess.dicom.catalog import Series
+from preprocess.dicom.catalog import Instance, Series
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.kernels import kernel_class
 from preprocess.select.series import select
@@ -83,6 +83,37 @@ def test_strays_are_left_out_and_counted() -> None:
             Reason.REFORMAT: len(reformats),
         }
     )
+
+
+SCOUT = replace(AXIAL, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), orientation=CORONAL)
+AGENT = {"contrast": "OMNIPAQUE 350"}
+MIXED: dict[str, tuple[list[Instance], Reason | None]] = {
+    "a scout of another part": ([*with_texts([SCOUT], body_part="CHEST"), *stack()], None),
+    "a scout that is named one": ([*with_texts([SCOUT], series_description="Scout"), *stack()], None),
+    "an agent on all but the scout": ([SCOUT, *with_texts(stack(), **AGENT)], Reason.CONTRAST),
+    "an agent on the scout alone": ([*with_texts([SCOUT], **AGENT), *stack()], None),
+    "an agent from the second on": ([stack()[0], *with_texts(stack()[1:], **AGENT)], Reason.CONTRAST),
+    "an agent on the last": ([*stack()[:-1], *with_texts(stack()[-1:], **AGENT)], Reason.CONTRAST),
+    "the chest behind the head": (
+        [*stack()[:28], *with_texts(stack()[28:], series_description="Chest")],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+@pytest.mark.parametrize("seed", range(4))
+def test_texts_are_each_images_own_whatever_its_uid(case: str, seed: int) -> None:
+    images, expected = MIXED[case]
+    order = np.random.default_rng(seed).permutation(len(images))
+    renamed = [replace(i, sop_uid=f"1.{n:03}") for n, i in zip(order, images, strict=True)]
+    one = series(tuple(sorted(renamed, key=lambda i: i.sop_uid)))  # as in a catalog
+    try:
+        select(one, SelectConfig())
+        found = None
+    except Rejection as rejection:
+        found = rejection.reason
+    assert found == expected
 
 
 @pytest.mark.parametrize("shift", [0.02, 0.5, 1.2, 2.5])
