@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from preprocess.config import PreprocessConfig
 from preprocess.csv_file import write_csv
-from preprocess.dicom.catalog import SERIES_KEY, Series, read_groups
+from preprocess.dicom.catalog import SERIES_KEY, Series, commonest, read_groups
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.select.candidate import Candidate
-from preprocess.select.contrast import has_contrast
-from preprocess.select.kernels import kernel_class
+from preprocess.select.contrast import any_contrast
+from preprocess.select.kernels import common_sharpness
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected
 from preprocess.select.study import Outcome, select_study, studies
@@ -101,9 +101,9 @@ def _explained(
 ) -> Iterator[dict[str, Any]]:
     for outcome in told(select_study(study, config, lambda candidate: None)):
         series = outcome.series
-        images = _judged(outcome)
+        images = _judged(outcome).instances
+        said = {image.texts for image in images}
         volume = outcome.candidate or outcome.chosen
-        kernel = (outcome.usable or series).kernel
         row = {
             "key": _key(series, names),
             "study_key": names.study(series.study_uid),
@@ -111,15 +111,16 @@ def _explained(
             "detail": outcome.rejection.detail if outcome.rejection else str(outcome.candidate),
             "volume_key": _key(volume.series, names) if volume else None,
             "instances": len(series.instances),
-            "kernel": kernel_class(kernel),
+            "kernel": common_sharpness(images, config.lexicon),
             "kvp": series.kvp,
-            "contrast": any(has_contrast(texts) for texts in {image.texts for image in images.instances}),
+            "contrast": any_contrast(said, config.lexicon),
             **_geometry(series, outcome.usable),
         }
         if identified:
+            texts = _judged(outcome).texts
             row |= {name: getattr(series, name) for name in SERIES_KEY}
-            row |= {name: getattr(images.texts, name) for name in _TEXTS}
-            row |= {"contrast_agent": images.texts.contrast, "kernel_name": kernel}
+            row |= {name: getattr(texts, name) for name in _TEXTS}
+            row |= {"contrast_agent": texts.contrast, "kernel_name": commonest(i.kernel for i in images)}
         yield row
 
 

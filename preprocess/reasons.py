@@ -29,6 +29,8 @@ class Reason(StrEnum):
     SECONDARY_CAPTURE = "secondary_capture"
     DYNAMIC = "dynamic"  # perfusion and bolus monitoring: images over time
     DERIVED = "derived"
+    SPECTRAL = "spectral"  # computed from several energies, in other values than a scan's at a tube voltage
+    PHANTOM = "phantom"
     REFORMAT = "reformat"  # another plane through what an axial series of the study shows
     IMAGE_TYPE = "image_type"
     NOT_AXIAL = "not_axial"
@@ -40,6 +42,7 @@ class Reason(StrEnum):
     PROTOCOL = "protocol"
     CONTRAST = "contrast"
     NO_CONTRAST = "no_contrast"
+    UNKNOWN_CONTRAST = "unknown_contrast"
 
     # Series, by how they were acquired.
     BONE_KERNEL = "bone_kernel"

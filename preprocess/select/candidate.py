@@ -7,7 +7,6 @@ import numpy as np
 
 from preprocess.dicom.catalog import Series
 from preprocess.dicom.geometry import AXIAL_DEG
-from preprocess.select.kernels import kernel_class
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected, coverage_mm
 
@@ -59,14 +58,13 @@ class Candidate:
 
     def __str__(self) -> str:
         """Its merits in numbers."""
-        return (
-            f"{kernel_class(self.selected.kernel)}, {self.thickness_mm:g} mm, "
-            f"covers {self.coverage_mm:.0f} mm"
-        )
+        return f"{self.selected.sharpness}, {self.thickness_mm:g} mm, covers {self.coverage_mm:.0f} mm"
 
 
 def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]:
     """Best first: axial ones that show the whole head by `config.prefer`, then other ones, other planes last.
+
+    Those that are named for a part of the head come behind it, and monoenergetic images behind scans.
 
     Ties go to the wider, the one of more slices, and at last the lesser Series Instance UID, so that
     the order is the same on every machine.
@@ -75,13 +73,15 @@ def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]
 
     def merit(candidate: Candidate) -> tuple:
         by_criterion = {
-            "kernel": config.kernels.index(kernel_class(candidate.selected.kernel)),
+            "kernel": config.kernels.index(candidate.selected.sharpness),
             "thinnest": candidate.thickness_mm,
             "widest": -round(candidate.coverage_mm),
         }
         return (
             candidate.selected.slices.obliquity_deg > AXIAL_DEG,
             candidate.coverage_mm < WHOLE * widest,
+            candidate.selected.part,
+            candidate.selected.monoenergetic,
             *(by_criterion[criterion] for criterion in config.prefer),
             -round(candidate.coverage_mm),
             -len(candidate.selected.positions),

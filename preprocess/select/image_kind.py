@@ -6,6 +6,7 @@ from functools import lru_cache
 from preprocess.dicom.catalog import Instance
 from preprocess.dicom.header import CT_CLASSES
 from preprocess.reasons import Reason
+from preprocess.select.lexicon import Lexicon
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class Secondary Capture Image Storage; its multi-frame kinds append one number."""
@@ -22,27 +23,15 @@ _DERIVED_WORDS = (
     *("MOSAIC", "AVERAGE", "COLOR"),
 )
 
-# Series Description (0008,103E), for the vendors and archives whose Image Type says AXIAL throughout.
-# "Dose" alone says nothing: heads are taken at a low one.
-_DESCRIBED = (
-    (
-        Reason.DOSE_REPORT,
-        re.compile(
-            r"(?<![a-z])dose[\s_-]*((structured )?report|info|information|sheet|summary|record|sr)(?![a-z])"
-            r"|^\s*dose\s*$|\bpatient protocol\b",
-            re.IGNORECASE,
-        ),
-    ),
-    (Reason.LOCALIZER, re.compile(r"\b(scout|topogram|localizer|surview|scano(gram|graphy))\b", re.I)),
-    (
-        Reason.DYNAMIC,
-        re.compile(
-            r"perfusion|\bctp\b|monitoring|\bbolus\b|smart ?prep|sure ?start|\b(tmax|ttp|mtt|r?cb[fv])\b",
-            re.IGNORECASE,
-        ),
-    ),
-    (Reason.DERIVED, re.compile(r"\b(min|av)?ip\b|\bmip\b|\bvrt?\b|\bsubtract", re.IGNORECASE)),
-)
+# Value 4 of a multi-energy image (PS3.3 C.8.2.1.1.1) that holds no Hounsfield units of a scan: materials with
+# or without one (MAT_REMOVED is a virtual non-contrast image), effective atomic number, electron density.
+_SPECTRAL_WORDS = ("MAT_", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY")
+_MONOENERGETIC = "VMI"
+"""Value 4 of a virtual monoenergetic image."""
+_ENERGY = re.compile(r"(\d{2,3})\s*kev|mono[a-z]*[\s+_-]*(\d{2,3})(?![\d.])", re.IGNORECASE)
+
+_DESCRIBED = (Reason.DOSE_REPORT, Reason.LOCALIZER, Reason.DYNAMIC, Reason.SPECTRAL, Reason.DERIVED)
+"""The kinds that a series description may name; of several the first."""
 
 
 def kind(instance: Instance) -> Reason | None:
@@ -63,6 +52,8 @@ def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reaso
         return Reason.NOT_GRAYSCALE
     if _any(_LOCALIZER_WORDS, extra):
         return Reason.LOCALIZER
+    if _any(_SPECTRAL_WORDS, extra):
+        return Reason.SPECTRAL
     if _any(_DYNAMIC_WORDS, extra):
         return Reason.DYNAMIC
     # DERIVED\PRIMARY alone is an axial image after filtering or lossy compression.
@@ -71,10 +62,30 @@ def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reaso
     return None
 
 
-def described_kind(series_description: str) -> Reason | None:
-    """The kind that a series description names, if any."""
-    found = (reason for reason, pattern in _DESCRIBED if pattern.search(series_description))
-    return next(found, None)
+def described_kind(series_description: str, lexicon: Lexicon) -> Reason | None:
+    """The kind that a series description (0008,103E) names, if any.
+
+    For vendors and archives whose Image Type says AXIAL throughout. "Dose" alone says nothing: heads are
+    taken at a low one.
+    """
+    named = lexicon.meanings(series_description, "image")
+    return next((reason for reason in _DESCRIBED if reason in named), None)
+
+
+def is_monoenergetic(image: Instance, lexicon: Lexicon) -> bool:
+    """Was it computed for one photon energy, from a scan with several?"""
+    description = image.texts.series_description
+    return (
+        _MONOENERGETIC in image.image_type[2:]
+        or "monoenergetic" in lexicon.meanings(description, "image")
+        or bool(_ENERGY.search(description))
+    )
+
+
+def energy_kev(image: Instance) -> float | None:
+    """The photon energy that the series description of a monoenergetic image tells, keV."""
+    found = _ENERGY.search(image.texts.series_description)
+    return float(found[1] or found[2]) if found else None
 
 
 def _any(words: tuple[str, ...], text: str) -> bool:

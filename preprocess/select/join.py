@@ -20,7 +20,6 @@ from preprocess.dicom.catalog import Instance, Series
 from preprocess.dicom.geometry import SAME_ORIENTATION_DEG, SAME_POSITION_MM, parallel
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.candidate import Candidate, Part, ranked
-from preprocess.select.kernels import kernel_class
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected, coverage_mm, require_stack
 
@@ -40,7 +39,7 @@ def find_joins(singles: Sequence[_Single], config: SelectConfig) -> list[Candida
     groups: dict[tuple[str, str], list[_Single]] = {}
     for series, selected in singles:
         if series.frame_of_reference_uid and len(selected.positions) > 1:
-            like = (series.frame_of_reference_uid, kernel_class(selected.kernel))
+            like = (series.frame_of_reference_uid, selected.sharpness)
             groups.setdefault(like, []).append((series, selected))
     return [joined for group in groups.values() for joined in _joins_of(group, config)]
 
@@ -117,6 +116,9 @@ def _join(chain: Sequence[_Single], config: SelectConfig) -> Candidate | None:
     selected = Selected(
         positions=tuple(group for groups in kept for group in groups),
         dropped=sum((selected.dropped for _, selected in chain), Counter[Reason]()),
+        sharpness=chain[0][1].sharpness,
+        monoenergetic=any(selected.monoenergetic for _, selected in chain),
+        part=all(selected.part for _, selected in chain),
     )
     overlapping = sum(len(selected.positions) for _, selected in chain) - len(selected.positions)
     if overlapping:

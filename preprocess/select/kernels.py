@@ -1,8 +1,11 @@
-"""Is a reconstruction kernel a soft-tissue or a bone (sharp) one? Its name tells, vendor by vendor."""
+"""Is a reconstruction kernel a soft-tissue or a bone (sharp) one? Its name tells, by vendor, or its words."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
+from preprocess.dicom.catalog import Instance, commonest
+from preprocess.select.lexicon import Lexicon
 from shards.schema import KernelClass
 
 # GE, "Reconstruction Algorithm" of the operator manuals. A trailing "+" is a variant of the same
@@ -27,17 +30,14 @@ _SIEMENS_SHARP_FROM = 50
 _CANON = re.compile(r"FC(\d\d)")
 _CANON_SHARP_TENS = {3, 5, 8}
 
-# Words that other vendors (United Imaging, Neusoft, Hitachi) write out; sharp ones are tried first.
-_BONE_WORDS = ("BONE", "SHARP", "EDGE", "LUNG", "EAR", "HIGHRES")
-_SOFT_WORDS = ("SOFT", "BRAIN", "STANDARD", "SMOOTH", "CEREBR")
-
 
 @lru_cache(maxsize=4096)
-def kernel_class(kernel: str) -> KernelClass:
+def kernel_class(kernel: str, lexicon: Lexicon) -> KernelClass:
     """Class of Convolution Kernel (0018,1210); "unknown" for a name of no known scheme.
 
     Of several values the first names the kernel (the next is an iterative strength, as in Siemens'
-    "Hr40f\\3").
+    "Hr40f\\3"). Vendors without a scheme (United Imaging, Neusoft, Hitachi) write words out, of which those
+    for sharp ones are tried first.
     """
     name = kernel.split("\\")[0].strip().upper()
     plain = re.sub(r"^(HD|X)\s+|[\s+]+$", "", name).replace(" ", "")
@@ -50,6 +50,19 @@ def kernel_class(kernel: str) -> KernelClass:
     if siemens := _SIEMENS.fullmatch(plain):
         sharp = siemens[1] == "U" or int(siemens[2]) >= _SIEMENS_SHARP_FROM
         return "bone" if sharp else "soft"
-    if any(word in plain for word in _BONE_WORDS):
+    meanings = lexicon.meanings(plain, "kernel")
+    return "bone" if "bone" in meanings else "soft" if "soft" in meanings else "unknown"
+
+
+def sharpness(image: Instance, lexicon: Lexicon) -> KernelClass:
+    """The class of an image's kernel; of an unknown one bone where the series' description says so alone."""
+    found = kernel_class(image.kernel, lexicon)
+    if found == "unknown" and lexicon.meanings(image.texts.series_description, "kernel") == {"bone"}:
         return "bone"
-    return "soft" if any(word in plain for word in _SOFT_WORDS) else "unknown"
+    return found
+
+
+def common_sharpness(images: Sequence[Instance], lexicon: Lexicon) -> KernelClass:
+    """The class of the commonest kernel of images."""
+    kernel = commonest(image.kernel for image in images)
+    return sharpness(next(image for image in images if image.kernel == kernel), lexicon)

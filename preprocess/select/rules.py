@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from preprocess.select.combinations import Table
+from preprocess.select.lexicon import Lexicon, lexicon
+from preprocess.select.terms import Terms
 from shards.schema import KernelClass
 from shards.section import Section
 
@@ -34,13 +36,14 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 Criterion = Literal["kernel", "thinnest", "widest"]
 
+# 0.1.0's own pattern, which digests hold, now is the name of the rule that took its place.
 OTHER_BODY_PART = (
     r"^(?!.*(head|brain|skull|crani|neuro|cerebr|stroke|trauma|kopf|sch[aä]del))"
     r".*(chest|thora|lung|cardiac|heart|coronar(y|ies)|aort|abdom|pelvi|liver|renal|kidney|urogra|colono"
     r"|spine|spinal|cervical|lumbar|sacr|shoulder|elbow|wrist|\bhands?\b|\bhips?\b|femur|knee|ankle"
     r"|\bfoot\b|extremit)"
 )
-"""Texts that name another part of the body (PS3.16 Annex L and common words) and nothing of the head."""
+"""Texts that name another part of the body and nothing of the head, by the table of terms."""
 
 
 class Patterns(Section):
@@ -71,6 +74,16 @@ class HeadPatterns(Patterns):
     exclude: tuple[Pattern, ...] = (OTHER_BODY_PART,)
     """The same head protocol is filed under many names, but "chest" alone never names a head."""
 
+    def described(self, text: str, lexicon: Lexicon) -> str | None:
+        """As `objection`, of a text in any language of the table."""
+        if OTHER_BODY_PART in self.exclude and lexicon.meanings(text, "body") == {"other"}:
+            return "another part of the body"
+        return self.model_copy(update={"exclude": self._others}).objection(text)
+
+    @property
+    def _others(self) -> tuple[str, ...]:
+        return tuple(pattern for pattern in self.exclude if pattern != OTHER_BODY_PART)
+
 
 class SelectConfig(Section):
     """Which series become volumes; DICOM attributes stand in brackets."""
@@ -90,9 +103,17 @@ class SelectConfig(Section):
     allow_derived: bool = False
     """Reformats, projections and averages repeat an acquisition; allow where nothing else was archived."""
     contrast: Literal["without", "with", "any"] = "without"
-    """The reference's volumes are non-contrast; series description and Contrast/Bolus Agent tell."""
+    """The reference's volumes are non-contrast; series description and Contrast/Bolus attributes tell."""
+    unknown_contrast: Literal["without", "neither"] = "without"
+    """What a series is of which no text tells: most plain heads' say nothing, so that "neither" leaves few;
+    `fmct select` ends with the texts that no term understood."""
+    terms: Terms = ()
+    """A site's words beside preprocess/select/terms.csv, listed or as the path of such a CSV."""
     kvp_range: Range = (80.0, 150.0)
     """The reference's own filter (KVP 0018,0060)."""
+    kev_range: Range = (60.0, 100.0)
+    """Virtual monoenergetic images: in this range soft tissue has about the values that it has at 120 kV, and
+    iodine has not twice its (one whose energy is not told is refused). Their study's other scans go first."""
     kernels: Annotated[tuple[KernelClass, ...], Field(min_length=1)] = ("soft", "unknown")
     """Best first. Bone kernels amplify noise in brain; their study nearly always has a soft twin."""
     table: Table | None = None
@@ -118,6 +139,11 @@ class SelectConfig(Section):
     """Of a study: reconstructions of one scan are near copies, which would weigh some patients manifold."""
     prefer: Annotated[tuple[Criterion, ...], AfterValidator(_distinct)] = ("kernel", "thinnest", "widest")
     """What makes a series the best of its study, most important first (preprocess.select.candidate)."""
+
+    @property
+    def lexicon(self) -> Lexicon:
+        """The built-in terms with the site's."""
+        return lexicon(self.terms)
 
     @model_validator(mode="after")
     def _something_passes(self) -> "SelectConfig":

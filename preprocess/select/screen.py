@@ -7,9 +7,10 @@ from functools import partial
 from preprocess.dicom.catalog import Instance, Series, Texts
 from preprocess.dicom.geometry import has_geometry, is_axial, is_within_reach, lacking
 from preprocess.reasons import Reason, Rejection
-from preprocess.select.contrast import has_contrast
-from preprocess.select.image_kind import described_kind, kind
-from preprocess.select.kernels import kernel_class
+from preprocess.select.contrast import any_contrast
+from preprocess.select.image_kind import described_kind, energy_kev, is_monoenergetic, kind
+from preprocess.select.kernels import sharpness
+from preprocess.select.lexicon import Lexicon
 from preprocess.select.rules import SelectConfig
 
 Verdict = tuple[Reason, str] | None
@@ -24,10 +25,11 @@ def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counte
     total = len(series.instances)
     dropped = Counter[Reason]()
     kept = _passing(series.instances, partial(_kind, config=config), total, dropped)
-    said = {texts: _objection(texts, config) for texts in {instance.texts for instance in kept}}
+    lexicon = config.lexicon
+    said = {texts: _objection(texts, config, lexicon) for texts in {instance.texts for instance in kept}}
     kept = _passing(kept, lambda instance: said[instance.texts], total, dropped)
-    _require_contrast({instance.texts for instance in kept}, config)
-    for rule in (_in_table, _acquisition, _placement):
+    _require_contrast({instance.texts for instance in kept}, config, lexicon)
+    for rule in (_in_table, _energy, _acquisition, _placement):
         kept = _passing(kept, partial(rule, config=config), total, dropped)
     return kept, dropped
 
@@ -47,32 +49,33 @@ def _passing(
     return kept
 
 
-def _objection(texts: Texts, config: SelectConfig) -> Verdict:
+def _objection(texts: Texts, config: SelectConfig, lexicon: Lexicon) -> Verdict:
     """Which text of an image is not as the configuration wants it."""
-    named = described_kind(texts.series_description)
+    named = described_kind(texts.series_description, lexicon)
     if named and not (named is Reason.DERIVED and config.allow_derived):
         return named, "by the series description"
-    for reason, patterns, text in (
+    body = (
         (Reason.BODY_PART, config.body_part, texts.body_part),
         (Reason.STUDY_DESCRIPTION, config.study_description, texts.study_description),
         (Reason.SERIES_DESCRIPTION, config.series_description, texts.series_description),
         (Reason.PROTOCOL, config.protocol, texts.protocol),
-    ):
-        objection = patterns.objection(text)
+    )
+    for reason, patterns, text in body:
+        if lexicon.meanings(text, "phantom"):
+            return Reason.PHANTOM, f"by {reason}"
+        objection = patterns.described(text, lexicon)
         if objection:
             return reason, objection
     return None
 
 
-def _require_contrast(said: Collection[Texts], config: SelectConfig) -> None:
-    """Raise Rejection unless the images, of which these are all texts, are as the configuration wants them.
-
-    An agent that some images tell of is in the vessels of the others too: it was given between them, or
-    was written into some headers only.
-    """
+def _require_contrast(said: Collection[Texts], config: SelectConfig, lexicon: Lexicon) -> None:
+    """Raise Rejection unless images with these texts are as the configuration wants them."""
     if config.contrast == "any":
         return
-    enhanced = sum(map(has_contrast, said))
+    enhanced = any_contrast(said, lexicon)
+    if enhanced is None and config.unknown_contrast == "neither":
+        raise Rejection(Reason.UNKNOWN_CONTRAST, "no text tells")
     if bool(enhanced) != (config.contrast == "with"):
         reason = Reason.CONTRAST if config.contrast == "without" else Reason.NO_CONTRAST
         raise Rejection(reason, f"contrast: {config.contrast} is wanted")
@@ -95,6 +98,17 @@ def _in_table(instance: Instance, config: SelectConfig) -> Verdict:
     return Reason.NOT_IN_TABLE, f"none of {len(table.rows)} rows of the table"
 
 
+def _energy(instance: Instance, config: SelectConfig) -> Verdict:
+    if not is_monoenergetic(instance, config.lexicon):
+        return None
+    energy = energy_kev(instance)
+    if energy is None:
+        return Reason.SPECTRAL, "a monoenergetic image whose keV is not told"
+    if _within(energy, config.kev_range):
+        return None
+    return Reason.SPECTRAL, f"{energy:g} keV, not {_written(config.kev_range)}"
+
+
 _KERNEL_REASONS = {
     "bone": Reason.BONE_KERNEL,
     "soft": Reason.SOFT_KERNEL,
@@ -109,10 +123,10 @@ def _acquisition(instance: Instance, config: SelectConfig) -> Verdict:
     if instance.thickness and not _within(instance.thickness, config.thickness_range_mm):
         thickness = f"{instance.thickness:g} mm, not {_written(config.thickness_range_mm)}"
         return Reason.THICKNESS_OUT_OF_RANGE, thickness
-    sharpness = kernel_class(instance.kernel)
-    if sharpness in config.kernels:
+    found = sharpness(instance, config.lexicon)
+    if found in config.kernels:
         return None
-    return _KERNEL_REASONS[sharpness], f"{sharpness}, not {' or '.join(config.kernels)}"
+    return _KERNEL_REASONS[found], f"{found}, not {' or '.join(config.kernels)}"
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:

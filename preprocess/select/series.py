@@ -7,7 +7,7 @@ from operator import ne
 
 import numpy as np
 
-from preprocess.dicom.catalog import Instance, Series, commonest
+from preprocess.dicom.catalog import Instance, Series
 from preprocess.dicom.geometry import (
     AXIAL_DEG,
     MOST_PIXELS,
@@ -21,8 +21,11 @@ from preprocess.dicom.geometry import (
     stack,
 )
 from preprocess.reasons import Reason, Rejection
+from preprocess.select.image_kind import is_monoenergetic
+from preprocess.select.kernels import common_sharpness
 from preprocess.select.rules import SelectConfig
 from preprocess.select.screen import screen
+from shards.schema import KernelClass
 
 SEVERAL_SCANS = 0.25
 """Fraction of positions that may hold different images, as retakes do: more of them are several scans."""
@@ -40,16 +43,17 @@ class Selected:
     """In geometric order; several instances at one position are copies or retakes."""
     dropped: Counter[Reason]
     """Instances left out, by reason."""
+    sharpness: KernelClass
+    """The class of the commonest kernel; the series' may be that of what was left out."""
+    monoenergetic: bool = False
+    """Were any of them computed for one photon energy?"""
+    part: bool = False
+    """Do their descriptions name a part of the head, and not the head?"""
 
     @cached_property
     def slices(self) -> Stack:
         """The stack of one instance a position."""
         return stack([group[0] for group in self.positions])
-
-    @cached_property
-    def kernel(self) -> str:
-        """Their commonest Convolution Kernel (0018,1210); the series' may be that of what was left out."""
-        return str(commonest(instance.kernel for group in self.positions for instance in group))
 
 
 def select(series: Series, config: SelectConfig) -> Selected:
@@ -84,7 +88,15 @@ def usable(series: Series, config: SelectConfig) -> Selected:
     )
     if 2 * repeated > len(groups):
         raise Rejection(Reason.REPEATED_POSITIONS, f"{repeated} of {len(groups)} positions repeat in time")
-    selected = Selected(tuple(map(tuple, groups)), dropped)
+    words = config.lexicon
+    said = {instance.texts.series_description for instance in kept}
+    selected = Selected(
+        positions=tuple(map(tuple, groups)),
+        dropped=dropped,
+        sharpness=common_sharpness(kept, words),
+        monoenergetic=any(is_monoenergetic(instance, words) for instance in kept),
+        part=any(words.meanings(text, "part") and not words.meanings(text, "body") for text in said),
+    )
     _require_one_scan(selected)
     return selected
 

@@ -12,7 +12,8 @@ from preprocess.dicom.decode import AIR_HU, Decoder, Slice, source_digest
 from preprocess.dicom.equipment import vendor
 from preprocess.dicom.geometry import Stack, missing_slices, stack
 from preprocess.reasons import Reason, Rejection
-from preprocess.select.kernels import kernel_class
+from preprocess.select.kernels import common_sharpness
+from preprocess.select.lexicon import Lexicon
 from preprocess.select.series import SEVERAL_SCANS, Selected, require_stack
 from preprocess.select.series import select as select_series
 from preprocess.volume.crop import find_head
@@ -59,7 +60,7 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
     return Volume(
         voxels=voxels,
         affine=target.affine,
-        facts=_facts(series, decoded.instances, slices),
+        facts=_facts(series, decoded.instances, slices, select.lexicon),
         source_digest=source_digest(
             decoded.digests,
             slices.positions,
@@ -191,12 +192,12 @@ def _require_whole(decoded: _Decoded, select: SelectConfig) -> Stack:
     return slices
 
 
-def _facts(series: Series, instances: list[Instance], slices: Stack) -> DecodeFacts:
+def _facts(series: Series, instances: list[Instance], slices: Stack, lexicon: Lexicon) -> DecodeFacts:
     used = replace(series, instances=tuple(instances))
     thickness = [i.thickness for i in instances if i.thickness]
     gaps = slices.gaps
     return DecodeFacts(
-        kernel_class=kernel_class(used.kernel),
+        kernel_class=common_sharpness(instances, lexicon),
         kvp=used.kvp or None,
         slice_thickness_mm=float(np.median(thickness)) if thickness else None,
         gantry_tilt_deg=slices.tilt_deg,

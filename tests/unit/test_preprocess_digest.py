@@ -10,6 +10,7 @@ from preprocess.config import CheckConfig, GridConfig, PreprocessConfig, Privacy
 from preprocess.reasons import Reason
 from preprocess.select.combinations import Combinations
 from preprocess.select.rules import HeadPatterns, Patterns, SelectConfig
+from preprocess.select.terms import Term
 from preprocess.tasks.plan import settings_records
 from shards.info import preprocessing_digest
 from shards.preprocessing import same_voxels
@@ -32,6 +33,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         **{"thickness_range_mm": (0.3, 10.0), "min_slices": 11, "max_slices": 1400, "max_slice_gap_mm": 9.0},
         **{"min_coverage_mm": 81.0, "max_coverage_mm": 399.0, "max_obliquity_deg": 45.0, "join": False},
         **{"keep": "all", "prefer": ("thinnest",)},
+        **{"unknown_contrast": "neither", "kev_range": (40.0, 100.0)},
+        "terms": (Term(kind="body", term="koppa", meaning="head"),),
     },
     "grid": {"spacing_mm": (1.0, 1.0, 2.0), "crop_margin_mm": 6.0, "air_threshold_hu": -400.0},
     "check": {"reject": (Reason.NOT_A_HEAD,)},

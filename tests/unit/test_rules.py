@@ -9,11 +9,11 @@ from header_series import CORONAL, series, stack
 
 from launch.config import load
 from preprocess.config import PreprocessConfig, SelectConfig
-from preprocess.dicom.catalog import Series, Texts
+from preprocess.dicom.catalog import Series
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.combinations import read_combinations
-from preprocess.select.contrast import has_contrast
 from preprocess.select.image_kind import described_kind
+from preprocess.select.lexicon import lexicon
 from preprocess.select.series import select
 from shards.errors import FmctError
 
@@ -91,41 +91,6 @@ def test_what_the_rules_let_pass(one: Series, config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("description", "agent", "expected"),
-    [
-        *[(text, "Visipaque", False) for text in ("HEAD W/O CONTRAST", "head_wo", "Head without", "NCCT")],
-        *[(text, "Visipaque", False) for text in ("NON-CONTRAST HEAD", "non con", "C- 5.0", "Schädel nativ")],
-        *[(text, "Visipaque", False) for text in ("PRE CONTRAST", "Unenhanced", "HEAD PLAIN")],
-        *[(text, "", True) for text in ("HEAD W CONTRAST", "C+ HEAD", "post contrast", "w/ iv", "Post KM")],
-        *[(text, "", True) for text in ("CTA head", "Angio 0.75", "CTV_1.0", "venous", "with contrast")],
-        *[
-            ("HEAD 5.0 J40s", agent, False)
-            for agent in ("", "NONE", "no", "Without", "IV: no contrast", "N", "C-")
-        ],
-        *[
-            ("HEAD 5.0 J40s", agent, False)
-            for agent in (
-                *("N/A", "NA", "n.a.", "-", "--", " ", "NOT APPLICABLE", "Not used", "not given", "UNKNOWN"),
-                *("No agent", "IV_CM_NONE", "0.0", "OFF"),
-            )
-        ],
-        *[("HEAD 5.0 J40s", agent, True) for agent in ("Omnipaque", "IV", "APPLIED", "Y", "100 ml")],
-        *[("HEAD 5.0 J40s", agent, True) for agent in ("Non-ionic", "NON IONIC 100", "KM", "Natrium")],
-        *[(text, "", True) for text in ("HEAD mit KM", "nach KM", "HEAD + KM", "HEAD +KM", "Schädel KM")],
-        *[(text, "", True) for text in ("CE HEAD", "CECT", "Schädel_KM_5.0", "Kopf mKM", "Schädel - KM")],
-        *[(text, "Imeron", False) for text in ("ohne KM", "vor KM", "o. KM", "Kopf oKM", "kein KM", "-KM")],
-        *[(text, "Imeron", False) for text in ("NON-CE HEAD", "pre CE", "NCE", "Kopf nativ, dann mit KM")],
-        *[(text, "", False) for text in ("CEREBRUM", "Cervix", "KMH", "Face", "Brain 5 kmx")],
-        *[(text, "", False) for text in ("", "Head routine", "CT Head", "WOUND", "NO TILT", "Post. fossa")],
-    ],
-)
-def test_the_description_and_then_the_agent_tell_of_contrast(
-    description: str, agent: str, expected: bool
-) -> None:
-    assert has_contrast(Texts(series_description=description, contrast=agent)) is expected
-
-
-@pytest.mark.parametrize(
     ("description", "expected"),
     [
         *[(text, "dose_report") for text in ("Dose Report", "Patient Protocol", "DOSE", "Dose Info")],
@@ -142,7 +107,7 @@ def test_the_description_and_then_the_agent_tell_of_contrast(
     ],
 )
 def test_kinds_that_descriptions_name(description: str, expected: str | None) -> None:
-    assert described_kind(description) == expected
+    assert described_kind(description, lexicon()) == expected
 
 
 @pytest.mark.parametrize(

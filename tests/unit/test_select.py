@@ -10,6 +10,7 @@ from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Instance, Series
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.kernels import kernel_class
+from preprocess.select.lexicon import lexicon
 from preprocess.select.series import select
 
 
@@ -185,4 +186,4 @@ def test_two_slabs_of_different_spacing_lack_nothing() -> None:
     ],
 )
 def test_kernel_names(kernel: str, expected: str) -> None:
-    assert kernel_class(kernel) == expected
+    assert kernel_class(kernel, lexicon()) == expected

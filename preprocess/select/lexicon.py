@@ -1,0 +1,167 @@
+r"""Finding terms in a text as people write them: by whole words, without regard to case, accents and marks.
+
+A term is matched as it is folded, at the borders of words; where a `*` begins or ends it the word may go on.
+A space in it is any mark or space between words, as `_`, `-` or `:`. `^` and `$` bind it to the text's ends.
+A plus, minus or slash is matched as it is, so that `c+` and `c-` are two terms. Scripts that write no spaces
+(Chinese, Japanese, and Korean, which joins its particles) are searched for anywhere.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from preprocess.select.terms import Term, builtin_terms
+
+_LETTER = re.compile("[a-z\u00df-\u024f\u0370-\u052f]")
+"""Latin, Greek and Cyrillic: what a word is made of, once it is folded."""
+_SPACELESS = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+"""Chinese characters, kana and Hangul."""
+_MARKS = re.compile("[\u0300-\u036f]")
+_HUMP = re.compile("(?<=[a-z\u00df-\u00ff])(?=[A-Z\u00c0-\u00de])")
+_PLAIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "_": " "})
+_GAPS = {False: re.compile(r"\s*/\s*|[\s.:,;=-]+"), True: re.compile(r"\s*/\s*|[\s.:,;=]+")}
+"""What stands between words: a slash, which stays, or a space; a minus stays where terms have one."""
+_BRACKETS = " ()[],;"
+_YIELDS = {
+    "contrast": ("contrast", "image"),
+    "negation": ("negation", "image"),
+    "kernel": ("kernel", "part"),
+}
+"""A term of a kind does not count within a longer one of these: neither "contrast" nor "non" within "virtual
+non-contrast", nor "bone" within "temporal bone"."""
+
+
+class Hit(NamedTuple):
+    """A term in a text."""
+
+    start: int
+    """Where it stands in the folded text; its `*` is no part of it."""
+    end: int
+    kind: str
+    meaning: str
+    negation: str
+    spaceless: bool
+    """Is it of a script without spaces?"""
+
+
+def folded(text: str) -> str:
+    """`text` in small letters without accents, its underscores and its CamelCase spaced out."""
+    if not text.isascii():
+        text = _MARKS.sub("", unicodedata.normalize("NFKD", text))
+    text = _HUMP.sub(" ", text).casefold().translate(_PLAIN)
+    return text if text.isascii() else unicodedata.normalize("NFC", _MARKS.sub("", text))
+
+
+class Lexicon:
+    """A table of terms, ready to be looked up."""
+
+    def __init__(self, terms: Iterable[Term]) -> None:
+        self._entries: dict[bool, dict[str, list[_Entry]]] = {False: {}, True: {}}
+        """By whether the term has a minus, and its canonical letters."""
+        for term in terms:
+            entry = _Entry.of(term)
+            entries = self._entries["-" in entry.letters].setdefault(entry.letters, [])
+            if entry not in entries:
+                entries.append(entry)
+        self._lengths = {signs: _lengths(entries) for signs, entries in self._entries.items()}
+        self.hits = lru_cache(maxsize=2**16)(self._hits)
+        """The terms in a text, in its order; cached, since an archive has few different texts."""
+
+    def _hits(self, text: str) -> tuple[Hit, ...]:
+        text = folded(text)
+        found = {hit for signs in (False, True) for hit in self._matches(text, signs)}
+        return tuple(sorted(hit for hit in found if not _within_another(hit, found)))
+
+    def _matches(self, text: str, signs: bool) -> Iterator[Hit]:
+        canonical, places = _canonical(text, signs)
+        entries, lengths = self._entries[signs], self._lengths[signs]
+        for start, first in enumerate(canonical):
+            for length in lengths.get(first, ()):
+                for entry in entries.get(canonical[start : start + length], ()):
+                    if len(entry.letters) == length and entry.fits(canonical, start):
+                        yield Hit(places[start], places[start + length], *entry.told)
+
+    def meanings(self, text: str, kind: str) -> frozenset[str]:
+        """What the terms of a kind in `text` mean."""
+        return frozenset(hit.meaning for hit in self.hits(text) if hit.kind == kind)
+
+    def understands(self, text: str) -> bool:
+        """Does it hold a term, or not a letter?"""
+        return bool(self.hits(text)) or not any(map(str.isalpha, text))
+
+
+@lru_cache(maxsize=64)
+def lexicon(more: tuple[Term, ...] = ()) -> Lexicon:
+    """The built-in table with a site's terms."""
+    return Lexicon((*builtin_terms(), *more))
+
+
+class _Entry(NamedTuple):
+    """A term as it is looked up."""
+
+    letters: str
+    begins: str
+    """Where it may begin: "^" at the text's, "*" anywhere, else "" at a word's."""
+    ends: str
+    """Where it may end: "$" at the text's end, "*" anywhere, else "" at a word's."""
+    told: tuple[str, str, str, bool]
+    """Of `Hit`, from `kind` on."""
+
+    @classmethod
+    def of(cls, term: Term) -> "_Entry":
+        bare = term.term.strip("^$*")
+        letters, _ = _canonical(folded(bare).strip(), "-" in bare)
+        begins = term.term[0] if term.term[0] in "^*" else "*" * bool(_SPACELESS.match(letters))
+        ends = term.term[-1] if term.term[-1] in "$*" else "*" * bool(_SPACELESS.match(letters[-1]))
+        spaceless = bool(_SPACELESS.search(letters))
+        return cls(letters, begins, ends, (term.kind, term.meaning, term.negation, spaceless))
+
+    def fits(self, text: str, start: int) -> bool:
+        """May it stand at `start` of a canonical text that has its letters there?"""
+        end = start + len(self.letters)
+        return _borders(self.begins, "^", text[:start][::-1], self.letters[0]) and _borders(
+            self.ends, "$", text[end:], self.letters[-1]
+        )
+
+
+def _borders(rule: str, bound: str, beyond: str, edge: str) -> bool:
+    """May what lies `beyond` a term, seen from it, stand at its `edge`?"""
+    if rule == "*" or not beyond:
+        return True
+    if rule == bound:
+        return not any(map(str.isalnum, beyond))
+    if edge.isalnum() or edge == "/":
+        return not _LETTER.match(beyond)
+    return beyond[0] in _BRACKETS
+
+
+def _lengths(entries: Iterable[str]) -> dict[str, list[int]]:
+    """How long the entries are that begin with each letter."""
+    found: dict[str, set[int]] = {}
+    for letters in entries:
+        found.setdefault(letters[0], set()).add(len(letters))
+    return {first: sorted(lengths) for first, lengths in found.items()}
+
+
+def _canonical(text: str, signs: bool) -> tuple[str, list[int]]:
+    """A folded text with one space for what stands between words, and where in it each letter stands."""
+    letters: list[str] = []
+    places: list[int] = []
+    done = 0
+    for gap in _GAPS[signs].finditer(text):
+        letters += [text[done : gap.start()], "/" if "/" in gap[0] else " "]
+        places += range(done, gap.start() + 1)
+        done = gap.end()
+    letters.append(text[done:])
+    return "".join(letters), [*places, *range(done, len(text) + 1)]
+
+
+def _within_another(hit: Hit, hits: Iterable[Hit]) -> bool:
+    stronger = _YIELDS.get(hit.kind, (hit.kind,))
+    return any(
+        other.start <= hit.start and hit.end <= other.end and other[:2] != hit[:2]
+        for other in hits
+        if other.kind in stronger
+    )

@@ -1,0 +1,107 @@
+"""The words by which headers tell what an image is: a table in data, which a site extends in its recipe.
+
+preprocess/select/terms.csv has the columns of `Term`. How a term is matched, preprocess.select.lexicon says.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
+
+from preprocess.csv_file import csv_lines
+from shards.errors import FmctError
+
+MEANINGS = {
+    "contrast": ("plain", "enhanced", "vessels"),
+    "negation": ("before", "after", "alone", "lifts"),
+    "agent": ("none", "filler", "oral", "vein"),
+    "body": ("head", "other"),
+    "part": ("part",),
+    "kernel": ("soft", "bone"),
+    "phantom": ("phantom",),
+    "image": ("localizer", "dose_report", "dynamic", "derived", "spectral", "monoenergetic"),
+    "neutral": ("neutral",),
+}
+"""The kinds of terms, and what a term of each can mean.
+
+contrast: a plain image; one with an agent in the vessels, which a negation turns into the meaning of that
+column; or an examination of vessels, which a word for plain outweighs. negation: governs what follows, what
+stands before it, stands alone too ("without"), or lifts one ("with"). agent: what Contrast/Bolus Agent, Route
+and the like say in place of an agent's name. body: the head, another part of the body. part: of the head.
+kernel: how sharp. image: what is no acquired slice (preprocess.select.image_kind). neutral: says nothing.
+"""
+
+
+class Term(BaseModel):
+    """A row of the table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    language: str = ""
+    """ISO 639-1."""
+    kind: str
+    term: str
+    """Words, without regard to case and accents; see preprocess.select.lexicon."""
+    meaning: str
+    negation: str = ""
+    """What it means behind a negation; empty where none changes it."""
+    source: str = ""
+    """Where the term is from: 0.1.0's patterns, a part of the DICOM standard, an issue, or usage (as
+    radiologists write in that language)."""
+
+    @field_validator("term")
+    @classmethod
+    def _has_letters(cls, term: str) -> str:
+        if not any(letter.isalnum() for letter in term):
+            raise ValueError("expected a term with a letter or a digit")
+        return term
+
+    @model_validator(mode="after")
+    def _known(self) -> "Term":
+        if self.kind not in MEANINGS:
+            raise ValueError(f"kind {self.kind!r} is unknown; expected one of {', '.join(MEANINGS)}")
+        known = MEANINGS[self.kind]
+        for meaning in (self.meaning, self.negation or self.meaning):
+            if meaning not in known:
+                expected = ", ".join(known)
+                raise ValueError(f"{meaning!r} is no meaning of {self.kind}; expected one of {expected}")
+        return self
+
+
+@cache
+def builtin_terms() -> tuple[Term, ...]:
+    """The table that comes with the program."""
+    return read_terms(Path(__file__).with_name("terms.csv"))
+
+
+def read_terms(path: Path) -> tuple[Term, ...]:
+    """Read a CSV (UTF-8) whose columns are fields of `Term`; kind, term and meaning must be among them.
+
+    Raises FmctError, naming the file and the row, for anything else.
+    """
+    wanted = [*Term.model_fields]
+    lines = csv_lines(path, f"a table of terms is a CSV of {', '.join(wanted)}")
+    header = [name.strip() for name in next(lines, (0, []))[1]]
+    if not {"kind", "term", "meaning"} <= {*header} <= {*wanted} or len({*header}) < len(header):
+        raise FmctError(f"{path}: the columns are {', '.join(header)}; expected {', '.join(wanted)}")
+    return tuple(_term(path, line, header, cells) for line, cells in lines if any(cells))
+
+
+def _term(path: Path, line: int, header: list[str], cells: list[str]) -> Term:
+    if len(cells) != len(header):
+        raise FmctError(f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; mend it")
+    try:
+        return Term(**dict(zip(header, map(str.strip, cells), strict=True)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        column = "".join(f"{name}: " for name in first["loc"])
+        raise FmctError(f"{path} row {line}: {column}{first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _from_path(value: Any) -> Any:
+    return read_terms(Path(value)) if isinstance(value, str | Path) else value
+
+
+Terms = Annotated[tuple[Term, ...], BeforeValidator(_from_path)]
+"""A site's terms: listed in the recipe, or the path of a CSV, relative to the working directory."""
