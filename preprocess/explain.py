@@ -4,10 +4,11 @@ Rows bear the pseudonyms that preprocessing gives, and no text of the source, so
 handed round; `fmct trace` leads back. Identifiers and descriptions are added only where asked for.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from preprocess.select.kernels import common_sharpness
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected
 from preprocess.select.study import Outcome, select_study, studies
+from preprocess.select.unread import unread_texts
 from preprocess.tasks.scattered import told
 from shards.atomic import atomic_path
 from shards.errors import FmctError
@@ -57,12 +59,21 @@ IDENTIFIED = pa.schema(
 """The same with identifiers and texts, as the catalog holds them."""
 
 
+class Explained(NamedTuple):
+    """What selection decides, and what it did not understand."""
+
+    table: pa.Table
+    """Of `SCHEMA` or `IDENTIFIED`."""
+    unread: Counter[tuple[str, str]]
+    """Number of CT series by attribute and text, of texts without a term; as the source has them."""
+
+
 def explain(
     catalog: Path,
     config: PreprocessConfig,
     identified: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> pa.Table:
+) -> Explained:
     """A table of `SCHEMA` (or `IDENTIFIED`) with all series of `catalog`, ordered by study's and series' key.
 
     The catalog's own order is that of Patient ID, which numbers patients as they came. Pixels may still
@@ -76,14 +87,16 @@ def explain(
     total = pq.read_metadata(catalog).num_rows
     schema = IDENTIFIED if identified else SCHEMA
     tables = [schema.empty_table()]
+    unread: Counter[tuple[str, str]] = Counter()
     done = 0
     for whole in _whole_studies(groups):
-        rows = [row for study in whole for row in _explained(study, config.select, names, identified)]
+        rows = [row for study in whole for row in _explained(study, config.select, names, identified, unread)]
         done += len(rows)
         tables.append(pa.Table.from_pylist(rows, schema))
         if progress:
             progress(done, total)
-    return pa.concat_tables(tables).sort_by([("study_key", "ascending"), ("key", "ascending")])
+    order = [("study_key", "ascending"), ("key", "ascending")]
+    return Explained(pa.concat_tables(tables).sort_by(order), unread)
 
 
 def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]]]:
@@ -97,12 +110,17 @@ def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]
 
 
 def _explained(
-    study: list[Series], config: SelectConfig, names: Pseudonymizer, identified: bool
+    study: list[Series],
+    config: SelectConfig,
+    names: Pseudonymizer,
+    identified: bool,
+    unread: Counter[tuple[str, str]],
 ) -> Iterator[dict[str, Any]]:
     for outcome in told(select_study(study, config, lambda candidate: None)):
         series = outcome.series
         images = _judged(outcome).instances
         said = {image.texts for image in images}
+        unread.update(unread_texts([i for i in images if i.modality == "CT"], config.lexicon))
         volume = outcome.candidate or outcome.chosen
         row = {
             "key": _key(series, names),

@@ -15,6 +15,8 @@ from shards.places import require_file
 
 SHOWN_ROWS = 200
 """More series than this are counted on the screen; the file that --out writes has all."""
+SHOWN_TEXTS = 30
+"""Of the texts that no term understood, the most frequent."""
 KEY_DIGITS = 12
 LINE_CHARACTERS = 180
 """Width of the table where the output is no terminal, so that no number is cut off."""
@@ -42,9 +44,11 @@ class Selection:
     counts: Counter[str]
     rows: list[dict[str, Any]]
     """The first `SHOWN_ROWS`."""
+    unread: Counter[tuple[str, str]]
+    """Number of series by attribute and text, of texts that no term understood."""
 
     def print(self) -> None:
-        """Print the rows that were asked for, then the counts."""
+        """Print the rows that were asked for, then the counts and what was not understood."""
         console = Console()
         if not console.is_terminal:
             console = Console(width=LINE_CHARACTERS)
@@ -54,8 +58,26 @@ class Selection:
             if more:
                 echo(f"and {more} more series; --out FILE writes all")
         console.print(self._count_table())
+        if self.unread:
+            self._print_unread(console)
         if self.out:
             echo(f"{self.out}: {self.counts.total()} series")
+
+    def _print_unread(self, console: Console) -> None:
+        """What the table of terms lacks; the texts may hold a name, so they are shown only if asked for."""
+        if not self.identified:
+            attributes = Counter(name for name, _ in self.unread)
+            told = ", ".join(f"{count} of {name}" for name, count in attributes.most_common())
+            echo(f"texts that no term understood: {told}; --identified shows them, select.terms adds terms")
+            return
+        table = PlainTable("text that no term understood", "attribute")
+        table.add_column("series", justify="right")
+        ordered = sorted(self.unread.items(), key=lambda item: (-item[1], item[0]))
+        for (name, text), count in ordered[:SHOWN_TEXTS]:
+            table.add_row(text, name, str(count))
+        console.print(table)
+        if len(ordered) > SHOWN_TEXTS:
+            echo(f"and {len(ordered) - SHOWN_TEXTS} more")
 
     def _row_table(self) -> PlainTable:
         columns = list(_COLUMNS)
@@ -99,8 +121,8 @@ def decide(
     if out:
         require_file(out, catalog, config.key_file)
         require_name(out)
-    table = explain(catalog, config, identified, progress)
+    table, unread = explain(catalog, config, identified, progress)
     if out:
         write(table, out)
     rows = table.slice(0, SHOWN_ROWS).to_pylist() if explained else []
-    return Selection(explained, identified, out, Counter(table["decision"].to_pylist()), rows)
+    return Selection(explained, identified, out, Counter(table["decision"].to_pylist()), rows, unread)

@@ -15,7 +15,7 @@ from shards.errors import FmctError
 MEANINGS = {
     "contrast": ("plain", "enhanced", "vessels"),
     "negation": ("before", "after", "alone", "lifts"),
-    "agent": ("none", "filler", "oral", "vein"),
+    "agent": ("none", "filler", "oral", "vein", "name"),
     "body": ("head", "other"),
     "part": ("part",),
     "kernel": ("soft", "bone"),
@@ -28,8 +28,8 @@ MEANINGS = {
 contrast: a plain image; one with an agent in the vessels, which a negation turns into the meaning of that
 column; or an examination of vessels, which a word for plain outweighs. negation: governs what follows, what
 stands before it, stands alone too ("without"), or lifts one ("with"). agent: what Contrast/Bolus Agent, Route
-and the like say in place of an agent's name. body: the head, another part of the body. part: of the head.
-kernel: how sharp. image: what is no acquired slice (preprocess.select.image_kind). neutral: says nothing.
+and the like say in place of an agent's name, or it. body: the head, another part of the body. part: of the
+head. kernel: how sharp. image: what is no acquired slice (see image_kind.py). neutral: says nothing.
 """
 
 

@@ -67,7 +67,7 @@ def expected_decisions(export: Export, keep: str) -> dict[str, str]:
 
 def rows(export: Export, identified: bool = False, **select: Any) -> list[dict[str, Any]]:
     config = export.config().model_copy(update={"select": SelectConfig(**select)})
-    return explain(export.catalog, config, identified).to_pylist()
+    return explain(export.catalog, config, identified).table.to_pylist()
 
 
 def test_the_command_prints_every_decision_and_its_counts(export: Export, tmp_path: Path) -> None:
@@ -177,6 +177,32 @@ def test_the_order_is_that_of_the_keys_and_not_of_patients(export: Export) -> No
     assert keys == sorted(keys)
     patients = [row["patient_id"] for row in explained]
     assert patients != sorted(patients)
+
+
+def test_it_ends_with_the_texts_that_no_term_understood(tmp_path: Path) -> None:
+    texts = ["Kepala tanpa zat", "Kepala tanpa zat", "[bold]Budi\x1b[2J", "HEAD 5.0"]
+    for number, text in enumerate(texts):
+        kernel = {"ConvolutionKernel": "Zz9x"} if number == 3 else {}
+        write_series(tmp_path / "dicom", number, 1, axial(slices=3), SeriesDescription=text, **kernel)
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "key").chmod(0o600)
+    export = Export(tmp_path / "dicom", tmp_path / "c.parquet", tmp_path / "key")
+    export.rescan()
+    told = select(export)
+    assert "2 of series_description, 1 of kernel" in told.splitlines()[-1]
+    assert "Kepala" not in told
+    assert "Budi" not in told
+    found = [line.split("│") for line in select(export, "--identified").splitlines() if "│" in line]
+    shown = [[cell.strip() for cell in cells[1:-1]] for cells in found if len(cells) == 5]
+    assert shown[-3:] == [
+        ["Kepala tanpa zat", "series_description", "2"],
+        ["Zz9x", "kernel", "1"],
+        [r"[bold]Budi\x1b[2J", "series_description", "1"],
+    ]
+    rows = ("{kind: body, term: kepala, meaning: head}", "{kind: neutral, term: budi, meaning: neutral}")
+    term = f"select.terms=[{', '.join(rows)}]"
+    assert "1 of kernel" in select(export, term).splitlines()[-1]
+    assert "series_description" not in select(export, term)
 
 
 def test_descriptions_are_shown_as_they_are(tmp_path: Path) -> None:
