@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from preprocess.config import PreprocessConfig
 from preprocess.csv_file import write_csv
-from preprocess.dicom.catalog import SERIES_KEY, Series, commonest, read_groups
+from preprocess.dicom.catalog import SERIES_KEY, Series, commonest, read_groups, texts_of
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.select.candidate import Candidate
 from preprocess.select.contrast import any_contrast
@@ -119,7 +119,6 @@ def _explained(
     for outcome in told(select_study(study, config, lambda candidate: None)):
         series = outcome.series
         images = _judged(outcome).instances
-        said = {image.texts for image in images}
         unread.update(unread_texts([i for i in images if i.modality == "CT"], config.lexicon))
         volume = outcome.candidate or outcome.chosen
         row = {
@@ -131,7 +130,7 @@ def _explained(
             "instances": len(series.instances),
             "kernel": common_sharpness(images, config.lexicon),
             "kvp": series.kvp,
-            "contrast": any_contrast(said, config.lexicon),
+            "contrast": any_contrast(texts_of(images), config.lexicon),
             **_geometry(series, outcome.usable),
         }
         if identified:

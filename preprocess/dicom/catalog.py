@@ -130,9 +130,16 @@ class Series:
         return len(self.instances) - len({(i.sop_uid, i.frame) for i in self.instances})
 
 
+def texts_of(images: Iterable[Instance]) -> list[Texts]:
+    """The different texts of images; equal ones of one series are one object where a catalog was read."""
+    return list({id(image.texts): image.texts for image in images}.values())
+
+
 def commonest(values: Iterable[Any]) -> Any:
     """The value that occurs most often; of several, the one whose text sorts last."""
     counts = Counter(values)
+    if len(counts) == 1:
+        return next(iter(counts))
     return max(counts, key=lambda value: (counts[value], str(value)))
 
 
@@ -242,7 +249,8 @@ _TUPLES = ("image_type", "position", "orientation", "pixel_spacing")
 
 
 def _instance(row: dict[str, Any], texts: Sequence[Texts]) -> Instance:
-    row["path"], row["member"] = Path(os.fsdecode(row["path"])), os.fsdecode(row["member"])
+    row["path"] = Path(os.fsdecode(row["path"]))
+    row["member"] = os.fsdecode(row["member"]) if row["member"] else ""
     for name in _TUPLES:
         if row[name] is not None:
             row[name] = tuple(row[name])

@@ -109,30 +109,31 @@ def _struct(table: pa.Table, kind: pa.StructType) -> pa.StructArray:
     return pa.StructArray.from_arrays([table[name].combine_chunks() for name in names], names=names)
 
 
-def _group_starts(flat: pa.Table) -> np.ndarray:
+def _group_starts(flat: pa.Table, names: Iterable[str] = SERIES_KEY) -> np.ndarray:
+    """The rows that differ from the one before in one of these columns; int64."""
     changed = np.zeros(len(flat), bool)
     changed[:1] = True
-    for name in SERIES_KEY:
-        column = flat[name]
+    for name in names:
+        column = pc.fill_null(pc.cast(flat[name], pa.string()), "")
         changed[1:] |= pc.not_equal(column[1:], column[:-1]).to_numpy()
     return np.flatnonzero(changed)
 
 
 def _distinct_texts(flat: pa.Table, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rows that are the first of their series with their texts, and which of these has each row's."""
-    codes = np.zeros(len(flat), np.int64)
-    codes[starts[1:]] = 1
-    codes = np.cumsum(codes)
+    runs = _group_starts(flat, (*SERIES_KEY, *TEXT_COLUMNS))
+    few = flat.select(TEXT_COLUMNS).take(pa.array(runs))
+    codes = np.searchsorted(starts, runs, "right")
     for name in TEXT_COLUMNS:
-        column = flat[name].combine_chunks().dictionary_encode("encode")
-        values = column.indices.to_numpy()
+        column = few[name].combine_chunks().dictionary_encode("encode")
         if len(column.dictionary) > 1:
-            codes = np.unique(codes * len(column.dictionary) + values, return_inverse=True)[1]
+            both = codes * len(column.dictionary) + column.indices.to_numpy()
+            codes = np.unique(both, return_inverse=True)[1]
     _, first, which = np.unique(codes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    return first[order], rank[which]
+    return runs[first[order]], np.repeat(rank[which], np.diff(np.append(runs, len(flat))))
 
 
 def instance_table(series: pa.Table) -> pa.Table:

@@ -74,12 +74,12 @@ def described_kind(series_description: str, lexicon: Lexicon) -> Reason | None:
 
 def is_monoenergetic(image: Instance, lexicon: Lexicon) -> bool:
     """Was it computed for one photon energy, from a scan with several?"""
-    description = image.texts.series_description
-    return (
-        _MONOENERGETIC in image.image_type[2:]
-        or "monoenergetic" in lexicon.meanings(description, "image")
-        or bool(_ENERGY.search(description))
-    )
+    return _MONOENERGETIC in image.image_type[2:] or _named_energy(image.texts.series_description, lexicon)
+
+
+@lru_cache(maxsize=4096)
+def _named_energy(description: str, lexicon: Lexicon) -> bool:
+    return "monoenergetic" in lexicon.meanings(description, "image") or bool(_ENERGY.search(description))
 
 
 def energy_kev(image: Instance) -> float | None:

@@ -68,6 +68,8 @@ class Lexicon:
         self._lengths = {signs: _lengths(entries) for signs, entries in self._entries.items()}
         self.hits = lru_cache(maxsize=2**16)(self._hits)
         """The terms in a text, in its order; cached, since an archive has few different texts."""
+        self.meanings = lru_cache(maxsize=2**16)(self._meanings)
+        """What the terms of a kind in a text mean."""
 
     def _hits(self, text: str) -> tuple[Hit, ...]:
         text = folded(text)
@@ -83,8 +85,7 @@ class Lexicon:
                     if len(entry.letters) == length and entry.fits(canonical, start):
                         yield Hit(places[start], places[start + length], *entry.told)
 
-    def meanings(self, text: str, kind: str) -> frozenset[str]:
-        """What the terms of a kind in `text` mean."""
+    def _meanings(self, text: str, kind: str) -> frozenset[str]:
         return frozenset(hit.meaning for hit in self.hits(text) if hit.kind == kind)
 
     def understands(self, text: str) -> bool:
@@ -112,7 +113,7 @@ class _Entry(NamedTuple):
     @classmethod
     def of(cls, term: Term) -> "_Entry":
         bare = term.term.strip("^$*")
-        letters, _ = _canonical(folded(bare).strip(), "-" in bare)
+        letters = _GAPS["-" in bare].sub(_between, folded(bare).strip())
         begins = term.term[0] if term.term[0] in "^*" else "*" * bool(_SPACELESS.match(letters))
         ends = term.term[-1] if term.term[-1] in "$*" else "*" * bool(_SPACELESS.match(letters[-1]))
         spaceless = bool(_SPACELESS.search(letters))
@@ -151,11 +152,15 @@ def _canonical(text: str, signs: bool) -> tuple[str, list[int]]:
     places: list[int] = []
     done = 0
     for gap in _GAPS[signs].finditer(text):
-        letters += [text[done : gap.start()], "/" if "/" in gap[0] else " "]
+        letters += [text[done : gap.start()], _between(gap)]
         places += range(done, gap.start() + 1)
         done = gap.end()
     letters.append(text[done:])
     return "".join(letters), [*places, *range(done, len(text) + 1)]
+
+
+def _between(gap: re.Match[str]) -> str:
+    return "/" if "/" in gap[0] else " "
 
 
 def _within_another(hit: Hit, hits: Iterable[Hit]) -> bool:

@@ -57,7 +57,7 @@ class Patterns(Section):
     def objection(self, text: str) -> str | None:
         """What is wrong with `text` in one line without it, or None."""
         for pattern in self.exclude:
-            if re.search(pattern, text, re.IGNORECASE):
+            if pattern != OTHER_BODY_PART and re.search(pattern, text, re.IGNORECASE):
                 return f"exclude: {_short(pattern)}"
         if self.include and not any(re.search(pattern, text, re.IGNORECASE) for pattern in self.include):
             return f"none of {len(self.include)} include patterns"
@@ -78,11 +78,7 @@ class HeadPatterns(Patterns):
         """As `objection`, of a text in any language of the table."""
         if OTHER_BODY_PART in self.exclude and lexicon.meanings(text, "body") == {"other"}:
             return "another part of the body"
-        return self.model_copy(update={"exclude": self._others}).objection(text)
-
-    @property
-    def _others(self) -> tuple[str, ...]:
-        return tuple(pattern for pattern in self.exclude if pattern != OTHER_BODY_PART)
+        return self.objection(text)
 
 
 class SelectConfig(Section):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from preprocess.dicom.catalog import Instance, Series, Texts
+from preprocess.dicom.catalog import Instance, Series, Texts, texts_of
 from preprocess.dicom.geometry import has_geometry, is_axial, is_within_reach, lacking
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.contrast import any_contrast
@@ -26,11 +26,16 @@ def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counte
     dropped = Counter[Reason]()
     kept = _passing(series.instances, partial(_kind, config=config), total, dropped)
     lexicon = config.lexicon
-    said = {texts: _objection(texts, config, lexicon) for texts in {instance.texts for instance in kept}}
-    kept = _passing(kept, lambda instance: said[instance.texts], total, dropped)
-    _require_contrast({instance.texts for instance in kept}, config, lexicon)
-    for rule in (_in_table, _energy, _acquisition, _placement):
-        kept = _passing(kept, partial(rule, config=config), total, dropped)
+    said = {id(texts): _objection(texts, config, lexicon) for texts in texts_of(kept)}
+    kept = _passing(kept, lambda instance: said[id(instance.texts)], total, dropped)
+    _require_contrast(texts_of(kept), config, lexicon)
+    for rule in (
+        partial(_in_table, config=config),
+        partial(_energy, config=config, lexicon=lexicon),
+        partial(_acquisition, config=config, lexicon=lexicon),
+        partial(_placement, config=config),
+    ):
+        kept = _passing(kept, rule, total, dropped)
     return kept, dropped
 
 
@@ -98,8 +103,8 @@ def _in_table(instance: Instance, config: SelectConfig) -> Verdict:
     return Reason.NOT_IN_TABLE, f"none of {len(table.rows)} rows of the table"
 
 
-def _energy(instance: Instance, config: SelectConfig) -> Verdict:
-    if not is_monoenergetic(instance, config.lexicon):
+def _energy(instance: Instance, config: SelectConfig, lexicon: Lexicon) -> Verdict:
+    if not is_monoenergetic(instance, lexicon):
         return None
     energy = energy_kev(instance)
     if energy is None:
@@ -116,14 +121,14 @@ _KERNEL_REASONS = {
 }
 
 
-def _acquisition(instance: Instance, config: SelectConfig) -> Verdict:
+def _acquisition(instance: Instance, config: SelectConfig, lexicon: Lexicon) -> Verdict:
     # Software that does not know voltage or thickness leaves them out, or writes 0.
     if instance.kvp and not _within(instance.kvp, config.kvp_range):
         return Reason.KVP_OUT_OF_RANGE, f"{instance.kvp:g} kV, not {_written(config.kvp_range)}"
     if instance.thickness and not _within(instance.thickness, config.thickness_range_mm):
         thickness = f"{instance.thickness:g} mm, not {_written(config.thickness_range_mm)}"
         return Reason.THICKNESS_OUT_OF_RANGE, thickness
-    found = sharpness(instance, config.lexicon)
+    found = sharpness(instance, lexicon)
     if found in config.kernels:
         return None
     return _KERNEL_REASONS[found], f"{found}, not {' or '.join(config.kernels)}"

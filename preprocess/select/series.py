@@ -7,7 +7,7 @@ from operator import ne
 
 import numpy as np
 
-from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.catalog import Instance, Series, texts_of
 from preprocess.dicom.geometry import (
     AXIAL_DEG,
     MOST_PIXELS,
@@ -89,7 +89,7 @@ def usable(series: Series, config: SelectConfig) -> Selected:
     if 2 * repeated > len(groups):
         raise Rejection(Reason.REPEATED_POSITIONS, f"{repeated} of {len(groups)} positions repeat in time")
     words = config.lexicon
-    said = {instance.texts.series_description for instance in kept}
+    said = {texts.series_description for texts in texts_of(kept)}
     selected = Selected(
         positions=tuple(map(tuple, groups)),
         dropped=dropped,

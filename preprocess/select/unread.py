@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from preprocess.dicom.catalog import Instance
+from preprocess.dicom.catalog import Instance, texts_of
 from preprocess.select.kernels import kernel_class
 from preprocess.select.lexicon import Lexicon
 
@@ -15,7 +15,7 @@ def unread_texts(images: Iterable[Instance], lexicon: Lexicon) -> set[tuple[str,
     A Contrast/Bolus Agent without one is taken for an agent's name, a kernel is of the class "unknown".
     """
     images = list(images)
-    said = {image.texts for image in images}
+    said = texts_of(images)
     found = {(name, getattr(texts, name)) for name in _WORDED for texts in said}
     found |= {("contrast", texts.contrast) for texts in said}
     found = {(name, text) for name, text in found if not lexicon.understands(text)}
