@@ -22,7 +22,7 @@ LANGUAGES = (
 HEADS = (
     *("TC CRANEO Y COLUMNA CERVICAL", "CT head and cervical spine", "Hersenen en halswervelkolom"),
     *("Crâne et rachis cervical", "Schädel und HWS", "głowa i kręgosłup szyjny", "頭部 頸椎", "두부 경추"),
-    *("Голова и шейный отдел позвоночника", "HEADNECK", "TRAUMA CHEST ABDOMEN PELVIS"),
+    *("Голова и шейный отдел позвоночника", "HEADNECK", "POLYTRAUMA CHEST ABDOMEN PELVIS", "CTHEAD CTCHEST"),
 )
 OTHERS = (
     *("CT CHEST", "C-SPINE 2.0", "5.7 ROUTINE KNEE", "CT Abdomen/Pelvis", "Thorax nativ", "HWS"),
