@@ -13,16 +13,13 @@ GOVERNED_WORDS = 3
 def has_contrast(texts: Texts, lexicon: Lexicon) -> bool | None:
     """Whether an agent is stated, by Series Description (0008,103E) and the Contrast/Bolus attributes.
 
-    None where neither tells. An agent that was given outweighs a description of a plain image, for what is
-    in the vessels is seen, whatever the protocol's name was; a field that says that none was given
-    outweighs nothing. Study and protocol say nothing of one series: the plain scan of an angiography is the
-    one that is wanted.
+    None where neither tells. The description comes first, because some scanners write the agent into every
+    series of an examination, its plain scan included; a description of an enhanced image stands against a
+    field that says that no agent was given. Study and protocol say nothing of one series: the plain scan of
+    an angiography is the one that is wanted.
     """
     described = _described(texts.series_description, lexicon)
-    given = _given(texts, lexicon)
-    if described or given:
-        return True
-    return given if described is None else described
+    return _given(texts, lexicon) if described is None else described
 
 
 def any_contrast(said: Iterable[Texts], lexicon: Lexicon) -> bool | None:

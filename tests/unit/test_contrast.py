@@ -131,8 +131,10 @@ def test_ingredient_volume_and_route_are_read(more: dict[str, str | float], expe
     assert said("Head 5.0", **more) is expected  # type: ignore[arg-type]
 
 
-def test_an_agent_that_was_given_outweighs_a_plain_description() -> None:
-    assert said("HEAD W/O CONTRAST", "Visipaque") is True
+def test_the_description_comes_before_an_agent_that_is_in_every_series_of_an_examination() -> None:
+    plain = ("HEAD W/O CONTRAST", "head_wo", "NON-CONTRAST HEAD", "C- 5.0", "PRE CONTRAST", "HEAD PLAIN")
+    for text in (*plain, "Schädel nativ", "ohne KM", "vor KM", "Kopf oKM", "NCE", "CRANE SANS INJECTION"):
+        assert said(text, "Visipaque") is False, text
     assert said("HEAD W/O CONTRAST", "NONE") is False
     assert said("HEAD W CONTRAST", "NONE") is True
     assert said("CRANE SANS INJECTION", "AUCUN") is False
