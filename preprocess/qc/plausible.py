@@ -1,7 +1,8 @@
-"""Whether a volume is a head at all, where no header says so: by its size, and by lungs."""
+"""Whether a volume is a head at all, where no header says so: by its size, by lungs, and by its brain."""
 
 import numpy as np
 
+from preprocess.qc.brain import brain_objection
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.crop import COARSE_MM, largest_object
 
@@ -41,4 +42,6 @@ def head_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -
             return f"{size:.0f} mm {what}, a head is at most {most:g}: another part, or a wrong spacing"
     inside = coarse[mask]
     lung = float(((inside > LUNG_HU[0]) & (inside < LUNG_HU[1])).mean())
-    return f"{lung:.0%} of it is as dense as lung" if lung > MOST_LUNG else None
+    if lung > MOST_LUNG:
+        return f"{lung:.0%} of it is as dense as lung"
+    return brain_objection(voxels, spacing_mm)

@@ -1,0 +1,122 @@
+"""Does a volume hold a brain in its skull? A ring of bone around soft tissue of a brain's amount and spread.
+
+Judged slice by slice in blocks of some 4 mm: seen from the middle of a slice, bone must stand in most
+directions, for a skull may lack a flap; what lies nearer than that bone is its inside.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+BLOCK_MM = 4.0
+DIRECTIONS = 36
+"""Of 10 degrees: a block at the skull's radius is 3 to 4 degrees wide."""
+BONE_HU = 200
+"""Of a block's densest voxel: a thin vault's partial volumes reach it, vessels with an agent too, which form
+no ring."""
+LEAST_RADIUS_MM = 25.0
+"""Bone nearer to the middle is no vault: a vertebra, a femur. A newborn's skull has a radius of 45 mm."""
+LEAST_RING = 0.6
+"""Share of the directions with bone: a hemicraniectomy takes a third of the widest slice's."""
+SOFT_HU = (-10, 90)
+"""CSF to acute blood."""
+FAT_HU = (-140, -30)
+LEAST_ML, MOST_ML = 200.0, 2300.0
+"""Of soft tissue in the ring: the generator's heads have 950 to 2150 ml, scalp in the slices with skull base
+included; newborns have a third of that, and scans may lack a part."""
+MOST_FAT = 0.12
+"""Of soft tissue and fat in the ring: 0.01 to 0.04 in heads, of their orbits; a pelvis is a third fat."""
+SPREAD_HU = (9.0, 70.0)
+"""From the 5th to the 95th percentile of what is enclosed, smoothed: white matter and ventricles
+give 18 to 41 in heads, one filling with noise of 10 HU gives 6.5."""
+
+
+class Inside(NamedTuple):
+    """What a volume's rings of bone hold."""
+
+    ml: float
+    """Soft tissue."""
+    fat: float
+    """Share of fat in soft tissue and fat."""
+    spread_hu: float
+    """From the 5th to the 95th percentile of the blocks of soft tissue, smoothed."""
+    slices: int
+    """That have a ring."""
+
+
+def brain_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:
+    """Why a volume, int16 HU (D, H, W) as stored, holds no brain in a skull, in one line; None: it does."""
+    found = inside(voxels, spacing_mm)
+    if not found.slices:
+        return "no slice has a ring of bone, as a skull is"
+    if not LEAST_ML <= found.ml <= MOST_ML:
+        return f"bone encloses {found.ml:.0f} ml of soft tissue, a skull {LEAST_ML:g} to {MOST_ML:g}"
+    if found.fat > MOST_FAT:
+        return f"{found.fat:.0%} of what bone encloses is fat"
+    if not SPREAD_HU[0] <= found.spread_hu <= SPREAD_HU[1]:
+        limits = f"{SPREAD_HU[0]:g} to {SPREAD_HU[1]:g}"
+        return f"what bone encloses spreads over {found.spread_hu:.1f} HU, a brain over {limits}"
+    return None
+
+
+def inside(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Inside:
+    """Measure it; see `Inside`."""
+    edges = [max(1, round(BLOCK_MM / spacing)) for spacing in spacing_mm]
+    blocks = _blocks(voxels, edges)
+    size = [edge * spacing for edge, spacing in zip(edges, spacing_mm, strict=True)]
+    bone = blocks.max(axis=(1, 3, 5)) > BONE_HU
+    mean = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+    within = np.stack([_within(plane, solid, size) for plane, solid in zip(bone, mean > -500, strict=True)])
+    soft = within & ~bone & (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
+    fat = within & ~bone & (mean > FAT_HU[0]) & (mean < FAT_HU[1])
+    count = int(soft.sum())
+    low, high = np.quantile(_smoothed(mean, soft), [0.05, 0.95]) if count else (0.0, 0.0)
+    return Inside(
+        ml=count * float(np.prod(size)) / 1000,
+        fat=float(fat.sum()) / max(1, count + int(fat.sum())),
+        spread_hu=float(high - low),
+        slices=int(within.any(axis=(1, 2)).sum()),
+    )
+
+
+def _smoothed(mean: np.ndarray, soft: np.ndarray) -> np.ndarray:
+    """Means of the soft blocks among the 3³ about each: noise goes, and ventricles stay."""
+    amount = ndimage.uniform_filter(soft.astype(np.float32), 3)
+    found: np.ndarray = (ndimage.uniform_filter(np.where(soft, mean, 0), 3)[soft]) / amount[soft]
+    return found
+
+
+def _blocks(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
+    """(D, d, H, h, W, w): whole blocks of `edges`; what is left over at the ends is cut off."""
+    counts = [max(1, size // edge) for size, edge in zip(voxels.shape, edges, strict=True)]
+    edges = [min(size, edge) for size, edge in zip(voxels.shape, edges, strict=True)]
+    cut = voxels[tuple(slice(count * edge) for count, edge in zip(counts, edges, strict=True))]
+    return cut.reshape([part for pair in zip(counts, edges, strict=True) for part in pair])
+
+
+def _within(bone: np.ndarray, solid: np.ndarray, size: list[float]) -> np.ndarray:
+    """What a slice's ring of bone encloses, bool (H, W); nothing where bone stands in too few directions."""
+    nothing = np.zeros_like(bone)
+    if not solid.any():
+        return nothing
+    labels, _ = ndimage.label(solid)
+    largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    rows, columns = np.nonzero(largest & bone)
+    if not rows.size:
+        return nothing
+    middle = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
+    y, x = (np.arange(n) - at for n, at in zip(bone.shape, middle, strict=True))
+    down, across = np.meshgrid(y * size[1], x * size[2], indexing="ij")
+    radius = np.hypot(down, across)
+    direction = ((np.arctan2(down, across) / (2 * np.pi) % 1) * DIRECTIONS).astype(int) % DIRECTIONS
+    reach = np.zeros(DIRECTIONS)
+    vault = largest & bone & (radius >= LEAST_RADIUS_MM)
+    np.maximum.at(reach, direction[vault], radius[vault])
+    known = reach > 0
+    if known.mean() < LEAST_RING:
+        return nothing
+    places = np.arange(DIRECTIONS)
+    reach = np.interp(places, places[known], reach[known], period=DIRECTIONS)
+    enclosed: np.ndarray = largest & (radius < reach[direction])
+    return enclosed
