@@ -8,7 +8,16 @@ import typer
 from launch.commands.cluster import launch_app
 from launch.commands.console import set_up_logging
 from launch.commands.evaluation import features, probe, report, study, sweep
-from launch.commands.preprocessing import demo_app, keygen, labels, preprocess, scan, select, trace
+from launch.commands.preprocessing import (
+    demo_app,
+    import_volumes,
+    keygen,
+    labels,
+    preprocess,
+    scan,
+    select,
+    trace,
+)
 from launch.commands.setup import doctor, recipes
 from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
@@ -39,6 +48,7 @@ for command in (
     *(probe, features, study, sweep, report),
 ):
     app.command()(command)
+app.command("import")(import_volumes)
 
 
 def main() -> None:

@@ -1,14 +1,45 @@
-"""CSV as people have it: read as UTF-8, with or without a byte order mark; written for a spreadsheet."""
+"""Tables as people have them: CSV in UTF-8, with or without a byte order mark, or Parquet."""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
 from shards.errors import FmctError, raise_refusal
+from shards.table_file import read_table
+
+
+def table_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of each line of a CSV, or of a .parquet file as the CSV that it could be.
+
+    The header is among them; a Parquet file's first row is row 1. `wanted` says what the file should be.
+    Raises FmctError where it is not readable.
+    """
+    return _parquet_lines(path, wanted) if path.suffix == ".parquet" else csv_lines(path, wanted)
+
+
+def _parquet_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
+    try:
+        table = read_table(path)
+    except FileNotFoundError:
+        raise FmctError(f"{path}: no such file; {wanted}") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise_refusal(error, path)
+        raise FmctError(f"{path}: no readable Parquet file; {wanted}") from None
+    yield 0, table.column_names
+    columns = [column.to_pylist() for column in table.columns]
+    for row, values in enumerate(zip(*columns, strict=True), 1):
+        yield row, [_text(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return "" if value is None else str(value)
 
 
 def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:

@@ -26,7 +26,7 @@ from preprocess.select.study import as_rejection, select_study, studies
 from preprocess.tasks.scattered import told
 from preprocess.volume.array_volume import array_volume
 from preprocess.volume.build import Volume, build_volume
-from preprocess.volume.nifti import load_nifti
+from preprocess.volume.formats import format_of, open_volume
 from shards.errors import FmctError
 from shards.info import preprocessing_digest
 from shards.newer import newer
@@ -62,17 +62,29 @@ def configuration(record: Mapping[str, Any] | None, digest: str | None) -> Prepr
 
 
 def read(path: Path, record: Mapping[str, Any] | None, digest: str | None) -> Iterator[Volume]:
-    """Volumes of DICOM (folder, archive or multi-frame file) or NIfTI, as `fmct preprocess` makes them.
+    """Volumes of DICOM (folder, archive, multi-frame file) or of a volume's file, as `fmct preprocess` makes.
 
     record, digest: of the encoder's preprocessing. DICOM gives what the recorded selection takes, a volume a
     study with `keep: best`. Raises FmctError with the reason where that is nothing.
     """
     config = configuration(record, digest)
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        return iter([read_array(*load_nifti(path), record, digest, slice_axis=2, name=str(path))])
+    if format_of(path):
+        return iter([read_array(*_load(path), record, digest, name=str(path))])
     if not path.exists():
         raise FmctError(f"{path}: no such file or folder")
     return _read_dicom(path, config)
+
+
+def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values (slice, row, column) of a volume's file, and the affine of that index to patient LPS mm."""
+    try:
+        volume = open_volume(path)
+        values = np.stack([volume.read(index) for index in range(volume.shape[0])])
+    except Rejection as rejection:
+        raise FmctError(f"{path}: {rejection.detail}") from None
+    if volume.affine is None:
+        raise FmctError(f"{path}: does not say how it lies in the patient; give the array with its affine")
+    return values, volume.affine
 
 
 def read_array(

@@ -22,6 +22,15 @@ class Reason(StrEnum):
     UNSUPPORTED_ARCHIVE = "unsupported_archive"
     ARCHIVE_BOMB = "archive_bomb"
 
+    # Rows of a table of volumes (preprocess.imports).
+    MISSING_FILE = "missing_file"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    PATH_OUTSIDE = "path_outside"
+    MISSING_PATIENT = "missing_patient"
+    MISSING_STUDY = "missing_study"
+    INVALID_VALUE = "invalid_value"
+    DUPLICATE_ROW = "duplicate_row"
+
     # Series, by what they are.
     NOT_CT = "not_ct"
     LOCALIZER = "localizer"

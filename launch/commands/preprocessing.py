@@ -123,6 +123,31 @@ def preprocess(
             echo(f"{out}: {run.preprocess(catalog, out, settings, update)}")
 
 
+def import_volumes(
+    table: Annotated[
+        Path, typer.Argument(help="CSV or Parquet with path, patient and study, a row a volume.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for shards, manifest, quarantine and QC.")] = None,
+    catalog: Annotated[
+        Path | None, typer.Option(help="Keep the catalog here, for select, trace, labels and Slurm's tasks.")
+    ] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Turn volumes that are no DICOM (NIfTI, NRRD, MetaImage, .npy) into shards, as `preprocess` does series.
+
+    Safe to repeat: only what is missing or changed is done again. With --catalog alone, nothing but the
+    catalog is written, and `fmct preprocess` goes on from it.
+    """
+    from launch.commands.imports import run_import
+    from preprocess.config import PreprocessConfig
+
+    if out is None and catalog is None:
+        raise FmctError("give --out, --catalog or both: nothing would be written")
+    settings = load(PreprocessConfig, config, overrides or []) if out else None
+    run_import(table, out, catalog, settings)
+
+
 def labels(
     table: Annotated[
         Path, typer.Argument(help="CSV or Parquet with study_instance_uid and 0/1 label columns.")

@@ -7,14 +7,10 @@ may stand there for people to read, and is left out. A column split says train, 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-
-from preprocess.csv_file import csv_lines
+from preprocess.csv_file import table_lines
 from preprocess.labels.table import Label, LabelTable
-from shards.errors import FmctError, raise_refusal
-from shards.table_file import read_table
+from shards.errors import FmctError
 
 STUDY_COLUMN = "study_instance_uid"
 PATIENT_COLUMN = "patient_id"
@@ -54,7 +50,7 @@ def read(path: Path) -> LabelTable:
 
 def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells by column of each row; blank lines are passed over."""
-    lines = _parquet_lines(path) if path.suffix == ".parquet" else csv_lines(path, _WANTED)
+    lines = table_lines(path, _WANTED)
     header = [name.strip() for name in next(lines, (0, []))[1]]
     for line, cells in lines:
         if not cells:
@@ -68,25 +64,6 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 _WANTED = f"give a table with {STUDY_COLUMN} and 0/1 columns"
-
-
-def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """A Parquet file as the lines of the CSV that it could be; its first row is row 1."""
-    try:
-        table = read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise_refusal(error, path)
-        raise FmctError(f"{path}: no readable Parquet file; {_WANTED}") from None
-    yield 0, table.column_names
-    columns = [column.to_pylist() for column in table.columns]
-    for row, values in enumerate(zip(*columns, strict=True), 1):
-        yield row, [_text(value) for value in values]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(int(value))
-    return "" if value is None else str(value)
 
 
 def _label_columns(path: Path, header: list[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from preprocess.reasons import Reason, Rejection, Stage
 from preprocess.select.candidate import Candidate, ranked
 from preprocess.select.image_kind import kind
 from preprocess.select.join import find_joins
+from preprocess.select.refused import refusal_of
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected, require_stack, usable
 from shards.errors import FmctError
@@ -108,6 +109,9 @@ def _candidates(
 
 
 def _by_itself(one: Series, config: SelectConfig) -> Outcome:
+    refusal = refusal_of(one)
+    if refusal:
+        return Outcome(one, rejection=refusal)
     try:
         return Outcome(one, usable=usable(one, config))
     except Exception as error:

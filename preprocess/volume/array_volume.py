@@ -4,17 +4,15 @@ import hashlib
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
 
 from preprocess.config import GridConfig, SelectConfig
-from preprocess.dicom.decode import AIR_HU, LEAST_HU, source_digest
-from preprocess.dicom.geometry import UNIT_LENGTH, Stack
+from preprocess.dicom.decode import source_digest
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.series import require_stack
 from preprocess.volume.build import Volume, to_grid
+from preprocess.volume.hounsfield import require_defined, to_hu
+from preprocess.volume.places import stack_of
 from shards.schema import DecodeFacts
-
-_LIMITS = np.iinfo(np.int16)
 
 
 def array_volume(
@@ -32,8 +30,11 @@ def array_volume(
             f"an array of shape {values.shape}, an affine of {affine.shape}: expected three axes and (4, 4)",
         )
     order = (0, 1, 2) if slice_axis == 0 else (2, 1, 0)
-    slices = _stack(affine, order, values.shape)
-    hu = _hu(values).transpose(order)
+    values = values.transpose(order)
+    slices = stack_of(np.asarray(affine)[:, [*order, 3]], values.shape)
+    if values.dtype.kind == "f":
+        require_defined(values)
+    hu = to_hu(values)
     if slices.heights[0] > slices.heights[-1]:
         # From the other end, so that slices ascend along the normal.
         slices = replace(slices, positions=slices.positions[::-1], heights=slices.heights[::-1])
@@ -69,54 +70,3 @@ def array_volume(
         measures=measures,
         dropped=(),
     )
-
-
-def _stack(affine: np.ndarray, order: tuple[int, int, int], shape: tuple[int, ...]) -> Stack:
-    """The slices' geometry; order: the array's axes for slice, row and column."""
-    step, down, across = (np.asarray(affine, np.float64)[:3, axis] for axis in order)
-    lengths = np.linalg.norm([step, down, across], axis=1)
-    if not np.isfinite(affine).all() or min(lengths) < 1e-6:
-        raise Rejection(Reason.INVALID_GEOMETRY, "the affine has no extent along an axis")
-    row_step, column_step = down / lengths[1], across / lengths[2]
-    normal = np.cross(column_step, row_step)
-    if abs(row_step @ column_step) > UNIT_LENGTH or abs(step @ normal) < UNIT_LENGTH * lengths[0]:
-        raise Rejection(Reason.INVALID_GEOMETRY, "rows and columns are not perpendicular")
-    normal /= np.linalg.norm(normal)
-    positions = affine[:3, 3] + np.arange(shape[order[0]])[:, None] * step
-    return Stack(
-        column_step=column_step,
-        row_step=np.cross(normal, column_step),
-        normal=normal,
-        positions=positions,
-        heights=positions @ normal,
-        spacing=(float(lengths[1]), float(lengths[2])),
-        matrix=(shape[order[1]], shape[order[2]]),
-    )
-
-
-def _hu(values: np.ndarray) -> np.ndarray:
-    """Rounded int16; what lies below the scanners' codes for outside the circle is air, as in decoding."""
-    if values.dtype.kind not in "iuf":
-        raise Rejection(Reason.NOT_HOUNSFIELD, f"values of type {values.dtype}: expected numbers, HU")
-    outside = _not_measured(values)
-    hu = np.rint(np.clip(np.where(outside, AIR_HU, values), _LIMITS.min, _LIMITS.max)).astype(np.int16)
-    hu[hu < LEAST_HU] = AIR_HU
-    return hu
-
-
-def _not_measured(values: np.ndarray) -> np.ndarray:
-    """Where NaN stand for air, bool of the values' shape: resamplers write them outside the field of view.
-
-    Raises Rejection(not_hounsfield) for NaN that the field's edge does not reach, which are holes in the
-    patient, and for infinite values.
-    """
-    missing = ~np.isfinite(values)
-    if not missing.any():
-        return missing
-    patches, count = ndimage.label(missing)
-    edges = [patches.take(end, axis) for axis in range(values.ndim) for end in (0, -1)]
-    inside = count - np.unique(np.concatenate([edge[edge > 0] for edge in edges])).size
-    if inside or np.isinf(values).any():
-        detail = f"{missing.sum()} values are no finite numbers, {inside} patches of them inside the field"
-        raise Rejection(Reason.NOT_HOUNSFIELD, f"{detail}: fill them with HU")
-    return missing

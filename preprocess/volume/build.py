@@ -20,6 +20,7 @@ from preprocess.volume.crop import find_head
 from preprocess.volume.levels import off_scale
 from preprocess.volume.measure import Measures, measure
 from preprocess.volume.resample import Grid, resample
+from preprocess.volume.slices import VolumeDecoder, is_volume_file
 from shards.schema import DecodeFacts
 from shards.voxels import MOST_VOXELS
 
@@ -105,7 +106,8 @@ class _Decoded:
 def _decode(selected: Selected) -> _Decoded:
     decoded = _Decoded(np.empty((0, 0, 0), np.int16), [], [], Counter(selected.dropped), {})
     retaken = 0
-    with Decoder() as decoder:
+    decoding = VolumeDecoder if is_volume_file(selected.positions[0][0]) else Decoder
+    with decoding() as decoder:
         for group in selected.positions:
             distinct: dict[bytes, tuple[Instance, Slice]] = {}
             for instance in sorted(group, key=_taken, reverse=True):

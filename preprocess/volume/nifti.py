@@ -3,6 +3,8 @@
 import gzip
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,65 +16,105 @@ from nibabel.wrapstruct import WrapStructError
 
 from preprocess.dicom.geometry import LARGEST_MATRIX, MOST_PIXELS
 from preprocess.dicom.inflate import is_bomb
-from shards.errors import FmctError, raise_refusal
+from preprocess.reasons import Reason, Rejection
+from preprocess.volume.nifti_geometry import affine_of
+from preprocess.volume.volume_file import VolumeFile
+from shards.errors import raise_refusal
 
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_GZIP = b"\x1f\x8b"
-"""How a gzip file begins (RFC 1952 section 2.3.1), whatever its name."""
 _HEADER_BYTES = 540
 """Of NIfTI-2, the longer one."""
 _MOST_EXTENSIONS = 2**24
 """Bytes between header and values."""
+_PIECE = 2**20
 
 
-def load_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values with the header's slope and intercept, (i, j, k), and the affine of the index to LPS mm.
+def open_nifti(path: Path) -> VolumeFile:
+    """The volume of a NIfTI file (.nii, .nii.gz), of which the header is read, and the values when asked for.
 
-    Raises FmctError for what is no NIfTI file, is larger than a scan can be or than its bytes account for,
-    or does not say how it lies in the patient.
+    Its third index counts the slices. Raises Rejection for what is no NIfTI file, is larger than a scan can
+    be or than its bytes account for, does not say how it lies in the patient, or says it in two ways
+    (`preprocess.volume.nifti_geometry`).
     """
+    with _reading(path, Reason.BROKEN_HEADER), _opened(path) as file:
+        kind, header, _ = _header(path, file)
+        shape = header.get_data_shape()
+        affine = affine_of(header)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 1:
+        raise Rejection(
+            Reason.INVALID_GEOMETRY, f"dim: an array of {shape}; expected one volume of three axes"
+        )
+    values: list[Any] = []
+
+    def read(index: int) -> np.ndarray:
+        with _reading(path, Reason.TRUNCATED_PIXEL_DATA):
+            if not values:
+                values.append(_values(path, kind))
+            one = np.asarray(values[0][(slice(None), slice(None), index, *[0] * (values[0].ndim - 3))])
+        return one.T
+
+    columns, rows, slices = shape
+    return VolumeFile((slices, rows, columns), affine[:, [2, 1, 0, 3]], read)
+
+
+@contextmanager
+def _reading(path: Path, reason: Reason) -> Iterator[None]:
+    """Tells apart what a file's bytes and what the machine make fail."""
     try:
-        image = _open(path)
-        values = np.asarray(image.dataobj)
+        yield
     except FileNotFoundError:
-        raise FmctError(f"{path}: no such file") from None
+        raise Rejection(Reason.MISSING_FILE, "no such file") from None
     except (
         *(ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, OverflowError),
         zlib.error,
     ) as error:
         raise_refusal(error, path)
-        raise FmctError(f"{path}: not a readable NIfTI file ({type(error).__name__})") from None
-    header = image.header
-    if not (int(header["qform_code"]) or int(header["sform_code"])):
-        raise FmctError(
-            f"{path}: qform and sform codes are 0, so nobody knows how it lies in the patient; convert it "
-            "anew"
+        raise Rejection(reason, f"not a readable NIfTI file ({type(error).__name__})") from None
+
+
+def _is_packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path) if _is_packed(path) else path.open("rb")
+
+
+def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
+    """Kind of image, header, and how many bytes it needs in all; the file stands behind `_HEADER_BYTES`."""
+    start = file.read(_HEADER_BYTES)
+    kind = nibabel.Nifti2Image if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
+    header: Any = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+    shape, offset = header.get_data_shape(), int(header["vox_offset"])
+    needed = offset + math.prod(shape) * header.get_data_dtype().itemsize
+    size = path.stat().st_size
+    if (
+        max(shape, default=0) > LARGEST_MATRIX
+        or math.prod(shape) > MOST_PIXELS
+        or not 0 <= offset <= _MOST_EXTENSIONS
+        or (is_bomb(needed, size) if _is_packed(path) else needed > size)
+    ):
+        raise Rejection(
+            Reason.TRUNCATED_PIXEL_DATA,
+            f"{size} bytes cannot be the scan of {shape} voxels that its header tells of",
         )
-    if header.get_xyzt_units()[0] not in ("mm", "unknown"):
-        raise FmctError(f"{path}: its units are {header.get_xyzt_units()[0]}, not mm; convert it anew")
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    return values, _LPS_FROM_RAS @ image.affine
+    return kind, header, needed
 
 
-def _open(path: Path) -> Any:
-    """The image of as many bytes as its header needs."""
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-    with gzip.open(path) if packed else path.open("rb") as file:
-        start = file.read(_HEADER_BYTES)
-        kind = nibabel.Nifti2Image if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
-        header: Any = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
-        shape, offset = header.get_data_shape(), int(header["vox_offset"])
-        needed = offset + math.prod(shape) * header.get_data_dtype().itemsize
-        size = path.stat().st_size
-        if (
-            max(shape, default=0) > LARGEST_MATRIX
-            or math.prod(shape) > MOST_PIXELS
-            or not 0 <= offset <= _MOST_EXTENSIONS
-            or (is_bomb(needed, size) if packed else needed > size)
-        ):
-            raise FmctError(
-                f"{path}: {size} bytes cannot be the scan of {shape} voxels that its header tells of"
-            )
-        return kind.from_bytes(start + file.read(max(needed - len(start), 0)))
+def _values(path: Path, kind: Any) -> Any:
+    """The values with the header's slope and intercept; a packed file's bytes are in memory, and checked."""
+    if not _is_packed(path):
+        return kind.from_filename(path).dataobj
+    with _opened(path) as file:
+        _, _, needed = _header(path, file)
+        file.seek(0)
+        data = file.read(needed)
+        if len(data) < needed:
+            raise EOFError
+        beyond = needed
+        while piece := file.read(_PIECE):  # to the end, where the checksum is
+            beyond += len(piece)
+            if is_bomb(beyond, path.stat().st_size):
+                raise EOFError
+    return kind.from_bytes(data).dataobj

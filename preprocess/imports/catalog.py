@@ -1,0 +1,137 @@
+"""From a table of volumes' files to a catalog, which everything else takes as that of a scan."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from preprocess.dicom.catalog import Instance
+from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter
+from preprocess.dicom.sources import file_source
+from preprocess.imports.listed import Listed, file_status, listed
+from preprocess.imports.table import TEXTS, read_rows
+from preprocess.reasons import Reason, Rejection
+from preprocess.select.refused import refused
+from preprocess.volume.formats import format_of, open_volume
+from preprocess.volume.slices import as_instances
+from shards.places import require_file
+
+BATCH_ROWS = 64
+"""Rows of the table whose slices are in memory at a time."""
+MODALITY = "CT"
+"""Where the table has no such column."""
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What a table holds."""
+
+    rows: int
+    refused: dict[str, int]
+    """Rows of which nothing can be read, by reason; each has its row in the quarantine."""
+    unread: tuple[str, ...]
+    """Columns that have no influence."""
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in self.refused.items()) or "none"
+        unread = f"; columns without influence: {', '.join(self.unread)}" if self.unread else ""
+        return f"{self.rows} rows; refused: {reasons}{unread}"
+
+
+def import_table(
+    table: Path, catalog: Path, progress: Callable[[int, int], None] | None = None
+) -> ImportSummary:
+    """Read the header of every file that `table` names, and write `catalog`.
+
+    A row that cannot be used is a series of the catalog that selection refuses with its reason. The catalog
+    depends on the table and on the files' sizes, times and headers alone. `progress` is called with (rows
+    done, rows).
+
+    Raises FmctError where the table is none, the catalog cannot be written, or a file server fails.
+    """
+    require_file(catalog, table)
+    rows, unread = read_rows(table)
+    ordered = listed(rows, table.absolute().parent)
+    reasons: Counter[str] = Counter()
+    with CatalogWriter(catalog) as writer:
+        for start in range(0, len(ordered), BATCH_ROWS):
+            batch = ordered[start : start + BATCH_ROWS]
+            flat: list[dict[str, Any]] = []
+            for one in batch:
+                instances, rejection = _instances(one)
+                reasons.update([rejection.reason.value] if rejection else [])
+                flat += _flat(one, instances)
+            writer.add(pa.Table.from_pylist(flat, INSTANCE_TABLE))
+            if progress:
+                progress(start + len(batch), len(ordered))
+    return ImportSummary(len(ordered), dict(sorted(reasons.items())), unread)
+
+
+def _instances(one: Listed) -> tuple[list[Instance], Rejection | None]:
+    """The slices of a row's file, or what stands for them, and why."""
+    try:
+        if one.rejection:
+            raise one.rejection
+        return _slices(one), None
+    except Rejection as rejection:
+        return [refused(_facts(one), rejection)], rejection
+
+
+def _slices(one: Listed) -> list[Instance]:
+    source = file_source(one.path, file_status(one.path))
+    volume = open_volume(one.path)
+    given, own = one.row.affine(), volume.affine
+    if own is not None and given is not None:
+        raise Rejection(Reason.INVALID_VALUE, "column affine: the file has its own; leave the cell empty")
+    affine = given if own is None else own
+    if affine is None:
+        raise Rejection(
+            Reason.MISSING_GEOMETRY,
+            "column affine: empty, and the file does not say how it lies; give 16 numbers",
+        )
+    kvp, thickness = one.row.number_of("kvp"), one.row.number_of("thickness")
+    return as_instances(volume, affine, _facts(one, source.size, source.mtime_ns, kvp, thickness))
+
+
+def _facts(
+    one: Listed, size: int = 0, mtime_ns: int = 0, kvp: float | None = None, thickness: float | None = None
+) -> Instance:
+    """What the row says of every slice."""
+    return Instance(
+        path=one.path,
+        size=size,
+        mtime_ns=mtime_ns,
+        sop_uid=one.series,
+        sop_class="",
+        modality=one.row.cells["modality"].upper() or MODALITY,
+        frame_of_reference_uid="",
+        transfer_syntax=format_of(one.path) or "",
+        image_type=(),
+        acquisition_number=None,
+        instance_number=None,
+        kernel=one.row.cells["kernel"],
+        kvp=kvp,
+        frames=1,
+        samples=None,
+        rows=None,
+        columns=None,
+        position=None,
+        orientation=None,
+        pixel_spacing=None,
+        thickness=thickness,
+        tilt=None,
+    )
+
+
+def _flat(one: Listed, instances: list[Instance]) -> Iterator[dict[str, Any]]:
+    """Rows of `INSTANCE_TABLE`."""
+    patient, study, _ = one.row.identity
+    shared = {name: one.row.cells[name] for name in TEXTS}
+    shared |= {"patient_id": patient, "study_uid": study, "series_uid": one.series, "patient_position": ""}
+    for instance in instances:
+        told = {field.name: getattr(instance, field.name) for field in fields(Instance)}
+        yield {**shared, **told, "path": os.fsencode(instance.path), "member": b""}

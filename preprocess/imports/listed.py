@@ -1,0 +1,88 @@
+"""The rows of a table as series of a catalog: in its order, each with a name of its own."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocess.imports.table import Row
+from preprocess.reasons import Reason, Rejection
+from shards.errors import raise_refusal
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A row, and what the catalog calls its series."""
+
+    row: Row
+    series: str
+    path: Path
+    rejection: Rejection | None = None
+    """Why the row is not used, whatever its file holds."""
+
+
+def listed(rows: Iterable[Row], folder: Path) -> list[Listed]:
+    """The rows, ordered by patient, study and series; paths are relative to `folder`, or absolute.
+
+    A row that does not say whose file it names, and one that repeats an earlier one's file or series, is
+    refused under a name of its own, so that it is not taken for a part of that one.
+    """
+    found: list[Listed] = []
+    first: dict[object, int] = {}
+    for row in rows:
+        series = row.identity[2]
+        path = Path(os.path.normpath(folder / row.cells["path"].replace("\0", "")))
+        try:
+            _require_row(row)
+            _require_first(row, [first[key] for key in (path, row.identity) if key in first])
+        except Rejection as rejection:
+            found.append(Listed(row, f"{series} (row {row.number})", path, rejection))
+        else:
+            found.append(Listed(row, series, path))
+            first |= dict.fromkeys((path, row.identity), row.number)
+    return sorted(found, key=lambda one: (*one.row.identity[:2], one.series))
+
+
+def _require_row(row: Row) -> None:
+    """Raise Rejection unless the row says whose file it names, and names one."""
+    if row.objection:
+        raise Rejection(Reason.INVALID_VALUE, row.objection)
+    for name, reason in (("patient", Reason.MISSING_PATIENT), ("study", Reason.MISSING_STUDY)):
+        if not row.cells[name]:
+            raise Rejection(reason, f"column {name}: empty; say whose the file is")
+    path = row.cells["path"]
+    if not path:
+        raise Rejection(Reason.MISSING_FILE, "column path: empty; name a file")
+    if "\0" in path:
+        raise Rejection(Reason.INVALID_VALUE, "column path: holds a zero byte; mend it")
+    if not os.path.isabs(path) and os.path.normpath(path).split(os.sep)[0] == os.pardir:
+        raise Rejection(
+            Reason.PATH_OUTSIDE,
+            "column path: leads out of the table's folder; give it from / on, or move the table",
+        )
+
+
+def _require_first(row: Row, earlier: list[int]) -> None:
+    if earlier:
+        detail = f"row {row.number} repeats row {min(earlier)}; keep one"
+        raise Rejection(Reason.DUPLICATE_ROW, detail)
+
+
+def file_status(path: Path) -> os.stat_result:
+    """What the system says of a row's file; raises Rejection for none, and for one without bytes."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Rejection(Reason.MISSING_FILE, "no such file; mend its path") from None
+    except PermissionError:
+        raise Rejection(Reason.UNREADABLE_FILE, "no right to read the file; get it") from None
+    except OSError as error:
+        raise_refusal(error, path)
+        raise
+    if not path.is_file():
+        raise Rejection(Reason.MISSING_FILE, "no regular file; name one")
+    if not os.access(path, os.R_OK):
+        raise Rejection(Reason.UNREADABLE_FILE, "no right to read the file; get it")
+    if not status.st_size:
+        raise Rejection(Reason.EMPTY_FILE, "0 bytes; fetch it anew")
+    return status

@@ -1,0 +1,101 @@
+"""The table of `fmct import`: a row a volume's file, with whose it is and what else is known of it."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.csv_file import table_lines
+from preprocess.reasons import Reason, Rejection
+from shards.errors import FmctError
+
+NEEDED = ("path", "patient", "study")
+TEXTS = (
+    *("kernel", "manufacturer", "model", "contrast", "body_part", "study_description"),
+    *("series_description", "protocol", "study_date"),
+)
+"""Columns that a catalog has under the same name."""
+NUMBERS = ("kvp", "thickness")
+"""kV and mm."""
+KNOWN = (*NEEDED, "series", "modality", "affine", *TEXTS, *NUMBERS)
+_WANTED = "give a CSV or Parquet table with path, patient and study"
+_SEPARATORS = re.compile(r"[\s,;\[\]()]+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row."""
+
+    number: int
+    """Its line in a CSV, its row in a Parquet file from 1 on."""
+    cells: Mapping[str, str]
+    """Without blanks at either end; empty where the table has no such column."""
+    objection: str | None = None
+    """What is wrong with the row as such."""
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """Patient, study and series: the path stands for a series that is not named."""
+        series = self.cells["series"] or self.cells["path"]
+        return self.cells["patient"], self.cells["study"], series or f"row {self.number}"
+
+    def number_of(self, name: str) -> float | None:
+        """The number in a cell; None where it is empty. Raises Rejection(invalid_value) for anything else."""
+        text = self.cells[name]
+        try:
+            value = float(text) if text else None
+        except ValueError:
+            value = math.nan
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise Rejection(
+                Reason.INVALID_VALUE, f"column {name}: no number from 0 on; mend it or leave it empty"
+            )
+        return value
+
+    def affine(self) -> np.ndarray | None:
+        """The (4, 4) affine in its cell, 16 numbers by rows; None where it is empty. Raises Rejection."""
+        words = [word for word in _SEPARATORS.split(self.cells["affine"]) if word]
+        if not words:
+            return None
+        try:
+            values = np.array(words, np.float64)
+        except ValueError:
+            values = np.empty(0)
+        if values.size != 16 or not np.isfinite(values).all() or (values[12:] != (0, 0, 0, 1)).any():
+            raise Rejection(
+                Reason.INVALID_VALUE, "column affine: expected 16 numbers, row by row, the last row 0 0 0 1"
+            )
+        return values.reshape(4, 4)
+
+
+def read_rows(table: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of the table, and the columns that nothing here reads.
+
+    Raises FmctError where it is no such table: what is wrong with one row stands in its `objection`.
+    """
+    lines = table_lines(table, _WANTED)
+    header = [name.strip() for name in next(lines, (0, []))[1]]
+    missing = [name for name in NEEDED if name not in header]
+    if missing:
+        raise FmctError(f"{table}: no column {missing[0]}; {_WANTED}")
+    if len(set(header)) < len(header):
+        raise FmctError(f"{table}: a column name occurs twice in the header; rename one")
+    rows = list(_rows(lines, header))
+    if not rows:
+        raise FmctError(f"{table}: no rows; {_WANTED}")
+    return rows, tuple(name for name in header if name not in KNOWN)
+
+
+def _rows(lines: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator[Row]:
+    for number, values in lines:
+        if not values:
+            continue
+        fits = len(values) == len(header)
+        told = dict(zip(header, values, strict=False))
+        cells = {name: told.get(name, "").strip() for name in KNOWN}
+        yield Row(
+            number, cells, None if fits else f"{len(values)} cells, the header has {len(header)}; mend it"
+        )

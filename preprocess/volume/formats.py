@@ -1,0 +1,31 @@
+"""Which format a file is in, by its name, and what reads it."""
+
+from pathlib import Path
+
+from preprocess.reasons import Reason, Rejection
+from preprocess.volume.nifti import open_nifti
+from preprocess.volume.volume_file import VolumeFile
+
+_READERS = {"nifti": open_nifti}
+_ENDINGS = {".nii": "nifti", ".nii.gz": "nifti"}
+FORMATS = tuple(_READERS)
+"""What stands in a catalog, and among a volume's facts, in the place of a transfer syntax."""
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name tells, in any case; None for none of ours."""
+    name = path.name.lower()
+    return next((format for ending, format in _ENDINGS.items() if name.endswith(ending)), None)
+
+
+def open_volume(path: Path) -> VolumeFile:
+    """What the file at `path` holds.
+
+    Raises Rejection for what is none of `FORMATS`, is damaged, or contradicts itself, and FmctError where the
+    machine fails.
+    """
+    format = format_of(path)
+    if format is None:
+        endings = ", ".join(_ENDINGS)
+        raise Rejection(Reason.UNSUPPORTED_FORMAT, f"the name ends in none of {endings}; convert it")
+    return _READERS[format](path)

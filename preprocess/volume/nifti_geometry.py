@@ -1,0 +1,92 @@
+"""Where a NIfTI file says that it lies: sform, qform and pixdim must not contradict one another.
+
+NIfTI-1 (nifti1.h, "3D image (volume) orientation and location in space"): with qform_code > 0 a quaternion,
+an offset and pixdim place the volume, with sform_code > 0 an affine of its own does; pixdim holds the voxels'
+edges in either case. Both are to RAS mm; codes 3 and 4 mean a template's space.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocess.reasons import Reason, Rejection
+
+SAME_EDGE = 0.01
+"""Relative difference of two statements about a voxel's edge that are one: headers round to three digits."""
+SAME_PLACE_MM = 1.0
+"""Between two statements about a corner of the volume: less than a voxel of the grid."""
+ORTHOGONAL = 1e-2
+"""Cosine below which two axes are perpendicular; a quaternion cannot say more (a gantry's tilt)."""
+_OF_THE_PATIENT = (1, 2)
+"""Codes for scanner coordinates, and for those of another scan of the patient."""
+_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_REMEDY = "convert it anew from its source"
+
+
+def affine_of(header: Any) -> np.ndarray:
+    """float64 (4, 4): the index (i, j, k, 1) to patient LPS mm, by the sform if there is one, else the qform.
+
+    Raises Rejection: missing_geometry where neither is in the patient's space, invalid_geometry for other
+    units than mm, voxels without extent and a quaternion that is none, inconsistent_geometry for
+    contradictions.
+    """
+    units = header.get_xyzt_units()[0]
+    if units not in ("mm", "unknown"):
+        raise Rejection(Reason.INVALID_GEOMETRY, f"xyzt_units: its units are {units}, not mm; {_REMEDY}")
+    codes = {name: int(header[f"{name}_code"]) for name in ("qform", "sform")}
+    if not any(codes.values()):
+        raise Rejection(
+            Reason.MISSING_GEOMETRY,
+            "qform and sform codes are 0, so nobody knows how it lies in the patient; convert it anew",
+        )
+    if not any(code in _OF_THE_PATIENT for code in codes.values()):
+        found = f"qform_code {codes['qform']}, sform_code {codes['sform']}: a template's space"
+        raise Rejection(
+            Reason.MISSING_GEOMETRY, f"{found}, not the patient's; give the scan as it was acquired"
+        )
+    edges = np.abs(np.asarray(header["pixdim"], np.float64)[1:4])
+    forms = {name: _form(header, name) for name, code in codes.items() if code in _OF_THE_PATIENT}
+    for name, form in forms.items():
+        if not np.isfinite(form).all() or min(np.linalg.norm(form[:3, :3], axis=0)) < 1e-6:
+            raise Rejection(Reason.INVALID_GEOMETRY, f"{name}: an axis without extent; {_REMEDY}")
+        _require_edges(name, form, edges)
+    if len(forms) == 2:
+        _require_same(forms["qform"], forms["sform"], header.get_data_shape())
+    return _LPS_FROM_RAS @ forms.get("sform", forms.get("qform"))
+
+
+def _form(header: Any, name: str) -> NDArray[np.float64]:
+    try:
+        return np.asarray(header.get_sform() if name == "sform" else header.get_qform(), np.float64)
+    except (ValueError, ArithmeticError):
+        raise Rejection(Reason.INVALID_GEOMETRY, f"{name}: no rotation; {_REMEDY}") from None
+
+
+def _require_edges(name: str, form: NDArray[np.float64], edges: NDArray[np.float64]) -> None:
+    """A tilted stack's third axis may be told by the slices' distance or by their offset: either is right."""
+    axes = form[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    normal = np.cross(axes[:, 0], axes[:, 1])
+    apart = abs(axes[:, 2] @ normal) / max(float(np.linalg.norm(normal)), 1e-12)
+    for index, stated in enumerate(edges):
+        told = (lengths[index], apart) if index == 2 else (lengths[index],)
+        if not any(abs(stated - length) <= SAME_EDGE * length for length in told):
+            detail = f"pixdim[{index + 1}] is {stated:g} mm, the {name} says {lengths[index]:g} mm"
+            raise Rejection(Reason.INCONSISTENT_GEOMETRY, f"{detail}; {_REMEDY}")
+
+
+def _require_same(qform: np.ndarray, sform: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Both place the volume's corners alike; of a sheared stack, which only the sform can say, a slice's."""
+    axes = sform[:3, :3] / np.linalg.norm(sform[:3, :3], axis=0)
+    sheared = max(abs(axes[:, 2] @ axes[:, 0]), abs(axes[:, 2] @ axes[:, 1])) > ORTHOGONAL
+    size = [*shape, 1, 1, 1][:3]
+    ends = [(0, n - 1) for n in size]
+    if sheared:
+        ends[2] = (0,)  # type: ignore[assignment]
+    corners = np.array([(i, j, k, 1) for i in ends[0] for j in ends[1] for k in ends[2]], np.float64)
+    apart = float(np.linalg.norm(corners @ (qform - sform).T, axis=1).max())
+    if apart > SAME_PLACE_MM:
+        raise Rejection(
+            Reason.INCONSISTENT_GEOMETRY, f"qform and sform lie up to {apart:.1f} mm apart; {_REMEDY}"
+        )

@@ -1,0 +1,18 @@
+"""What a file that holds one volume, and is no DICOM, says of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """One volume, its values not read yet."""
+
+    shape: tuple[int, int, int]
+    """Slices, rows, columns."""
+    affine: np.ndarray | None
+    """float64 (4, 4): (slice, row, column, 1) to patient LPS mm; None for a format that does not say it."""
+    read: Callable[[int], np.ndarray]
+    """The values of one slice, (rows, columns), of any number type; raises Rejection where it is damaged."""
