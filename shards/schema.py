@@ -26,7 +26,7 @@ class DecodeFacts(BaseModel):
     matrix: tuple[int, int] = Field(description="Rows and Columns of the source slices")
     pixel_spacing_mm: tuple[float, float] = Field(description="Pixel Spacing (0028,0030) row, column, mm")
     manufacturer: str = Field(description="Manufacturer (0008,0070), normalised to a known vendor or 'other'")
-    transfer_syntax: str = Field(description="UID of the source's transfer syntax")
+    transfer_syntax: str = Field(description="UID of the source's transfer syntax, or its file's format")
     defaced: bool = Field(default=False, description="the face's soft tissue is blanked with air")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 from dicom_files import Acquisition
 from preprocess_export import head
 
@@ -34,4 +35,31 @@ def write_nifti(
     if codes[1]:
         image.set_sform(ras, codes[1])
     nibabel.save(image, path)
+    return path
+
+
+def write_itk(hu: np.ndarray, affine: np.ndarray, path: Path, packed: bool = True) -> Path:
+    """By SimpleITK: .nrrd, .mha or .mhd, by the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(hu)
+    own = affine[:3, [2, 1, 0]]
+    spacing = np.linalg.norm(own, axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((own / spacing).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    sitk.WriteImage(image, path, packed)
+    return path
+
+
+def write_nrrd_ras(hu: np.ndarray, affine: np.ndarray, path: Path) -> Path:
+    """By hand, uncompressed, in RAS as 3D Slicer's older versions and others write it."""
+    own = _RAS_FROM_LPS @ affine[:, [2, 1, 0, 3]]
+    vectors = ["({})".format(",".join(map(repr, own[:3, axis].tolist()))) for axis in range(4)]
+    lines = [
+        *("NRRD0004", "type: short", "dimension: 3", "space: right-anterior-superior", "endian: little"),
+        "sizes: {2} {1} {0}".format(*hu.shape),
+        f"space directions: {' '.join(vectors[:3])}",
+        *("encoding: raw", f"space origin: {vectors[3]}", "", ""),
+    ]
+    path.write_bytes("\n".join(lines).encode() + hu.astype("<i2").tobytes())
     return path

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,11 @@ def _slices(one: Listed) -> list[Instance]:
             "column affine: empty, and the file does not say how it lies; give 16 numbers",
         )
     kvp, thickness = one.row.number_of("kvp"), one.row.number_of("thickness")
-    return as_instances(volume, affine, _facts(one, source.size, source.mtime_ns, kvp, thickness))
+    facts = _facts(one, source.size, source.mtime_ns, kvp, thickness)
+    if volume.beside:  # the plan's digests hold UIDs: what is changed there is done again too
+        status = file_status(volume.beside)
+        facts = replace(facts, sop_uid=f"{one.series} {status.st_size} {status.st_mtime_ns}")
+    return as_instances(volume, affine, facts)
 
 
 def _facts(

@@ -164,7 +164,7 @@ def _histograms(volumes: pa.Table, config: CheckConfig) -> list[Histogram]:
         if not known.size:
             continue
         low, high = float(known.min()), float(known.max())
-        if low == high:
+        if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value, or rounding of it, has no bins
             low, high = low - 0.5, high + 0.5
         counts, _ = np.histogram(known, BINS, (low, high))
         limits = tuple(limit for limit in _limits(name, config) if low <= limit <= high)

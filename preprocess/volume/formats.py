@@ -3,11 +3,16 @@
 from pathlib import Path
 
 from preprocess.reasons import Reason, Rejection
+from preprocess.volume.itk import open_metaimage, open_nrrd
 from preprocess.volume.nifti import open_nifti
+from preprocess.volume.npy import open_npy
 from preprocess.volume.volume_file import VolumeFile
 
-_READERS = {"nifti": open_nifti}
-_ENDINGS = {".nii": "nifti", ".nii.gz": "nifti"}
+_READERS = {"nifti": open_nifti, "nrrd": open_nrrd, "metaimage": open_metaimage, "npy": open_npy}
+_ENDINGS = {
+    **{".nii": "nifti", ".nii.gz": "nifti"},
+    **{".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage", ".npy": "npy"},
+}
 FORMATS = tuple(_READERS)
 """What stands in a catalog, and among a volume's facts, in the place of a transfer syntax."""
 

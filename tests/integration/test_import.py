@@ -9,7 +9,7 @@ import pytest
 from dicom_files import Acquisition, axial
 from preprocess_export import KEY, Export, run_inline, write_series
 from typer.testing import CliRunner, Result
-from volume_files import as_array, write_nifti
+from volume_files import as_array, write_itk, write_nifti, write_nrrd_ras
 
 from launch.cli import app
 from preprocess.reasons import Reason
@@ -75,23 +75,33 @@ def test_a_file_gives_the_voxels_and_the_measures_of_its_dicom(
     turned[:3, 3] += affine[:3, 0] * (len(hu) - 1)
     turned[:3, 0] *= -1
     write_nifti(hu[::-1], turned, tmp_path / "deep" / "b.NII.GZ", np.float32, codes=codes)
+    write_itk(hu[::-1], turned, tmp_path / "c.nrrd")
+    write_itk(hu, affine, tmp_path / "d.mha")
+    write_itk(hu, affine, tmp_path / "e.mhd", packed=False)
+    write_nrrd_ras(hu, affine, tmp_path / "f.NRRD")
+    np.save(tmp_path / "g.npy", hu.astype(np.float64))
     facts = {"kernel": "H30s", "kvp": "120", "thickness": "5", "manufacturer": "SIEMENS"}
     rows = [
         {"path": str(path), "patient": f"p{number}", "study": f"s{number}", **facts}
-        for number, path in enumerate(["a.nii", tmp_path / "deep" / "b.NII.GZ"])
+        for number, path in enumerate(
+            ["a.nii", tmp_path / "deep" / "b.NII.GZ", "c.nrrd", "d.mha", "e.mhd", "f.NRRD", "g.npy"]
+        )
     ]
+    rows[-1]["affine"] = " ".join(map(repr, affine.ravel().tolist()))
     imported(write_table(tmp_path / "table.csv", rows), tmp_path / "out")
 
     (expected,) = pq.read_table(tmp_path / "expected" / "manifest.parquet").to_pylist()
     (voxels,) = stored(tmp_path / "expected").values()
     found = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     assert len(found) == len(rows)
+    volumes = stored(tmp_path / "out")
+    formats = ["metaimage", "metaimage", "nifti", "nifti", "npy", "nrrd", "nrrd"]
+    assert sorted(row["transfer_syntax"] for row in found) == formats
     for row in found:
-        # NIfTI keeps its affine in 32 bits: 1e-5 mm, which rounding makes 1 HU at most.
-        assert np.abs(stored(tmp_path / "out")[row["key"]].astype(int) - voxels).max() <= 1
+        # NIfTI keeps its affine in 32 bits, DICOM cosines in 9 digits: 1e-5 mm, which rounding makes 1 HU.
+        assert np.abs(volumes[row["key"]].astype(int) - voxels).max() <= 1
         assert row["affine"] == pytest.approx(expected["affine"], abs=1e-4)
         assert row["scanner"] == expected["scanner"]
-        assert row["transfer_syntax"] == "nifti"
         for name in ("kernel_class", "kvp", "slice_thickness_mm", "slices", "flags", "manufacturer"):
             assert row[name] == expected[name]
         for name in (

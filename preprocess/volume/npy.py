@@ -1,0 +1,29 @@
+"""NumPy's .npy: an array of HU (slice, row, column), whose affine stands elsewhere."""
+
+from pathlib import Path
+
+import numpy as np
+
+from preprocess.dicom.geometry import LARGEST_MATRIX, MOST_PIXELS
+from preprocess.reasons import Reason, Rejection
+from preprocess.volume.volume_file import VolumeFile
+from shards.errors import raise_refusal
+
+
+def open_npy(path: Path) -> VolumeFile:
+    """The array in the file, mapped and not read; Rejection for what is none, and for Python objects."""
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise Rejection(Reason.MISSING_FILE, "no such file") from None
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+        raise_refusal(error, path)
+        raise Rejection(
+            Reason.BROKEN_HEADER, f"no .npy array of the size that it claims ({type(error).__name__})"
+        ) from None
+    if not isinstance(values, np.ndarray) or values.ndim != 3 or min(values.shape) < 1:
+        raise Rejection(Reason.INVALID_GEOMETRY, "not one array of three axes: slices, rows, columns")
+    if max(values.shape) > LARGEST_MATRIX or values.size > MOST_PIXELS:
+        raise Rejection(Reason.INVALID_GEOMETRY, f"an array of {values.shape}: more than a scan can be")
+    slices, rows, columns = values.shape
+    return VolumeFile((slices, rows, columns), None, lambda index: np.asarray(values[index]))
