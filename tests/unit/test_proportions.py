@@ -1,0 +1,41 @@
+"""A head whose voxels are declared half or twice as large, along any axis, is no head; a head is one."""
+
+import numpy as np
+import pytest
+from synthetic_scan import scan_of, stack_of, stored
+
+from preprocess.qc.plausible import head_objection
+from preprocess.qc.proportions import shape_objection
+
+FACTORS = [
+    *((0.5, 1, 1), (1, 0.5, 1), (1, 1, 0.5), (0.5, 0.5, 0.5), (1, 0.5, 0.5)),
+    *((2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2), (1, 2, 2)),
+]
+
+
+@pytest.fixture(scope="module")
+def heads() -> list[np.ndarray]:
+    """Of four patients, upright and tilted, in voxels of 4 mm."""
+    scans = [(stack_of(np.arange(-90, 110, 5.0), tilt=20.0 * (n % 2)), n) for n in range(4)]
+    return [stored(scan_of(slices, patient), slices, 4.0)[1] for slices, patient in scans]
+
+
+def test_heads_are_as_large_and_round_as_heads(heads: list[np.ndarray]) -> None:
+    assert [head_objection(voxels, (4.0, 4.0, 4.0)) for voxels in heads] == [None] * len(heads)
+
+
+@pytest.mark.parametrize("factors", FACTORS, ids=str)
+def test_voxels_of_another_size_than_declared_show(
+    heads: list[np.ndarray], factors: tuple[float, float, float]
+) -> None:
+    spacing = tuple(4.0 * factor for factor in factors)
+    assert all(head_objection(voxels, spacing) for voxels in heads)
+
+
+def test_a_cut_top_says_nothing_of_the_height() -> None:
+    """A sphere of 80 mm radius, whole, halved in height, and the same without its upper half."""
+    z, y, x = np.indices((50, 50, 50)) * 4.0 - 98.0
+    whole = x**2 + y**2 + z**2 < 80**2
+    assert shape_objection(whole, (4.0, 4.0, 4.0)) is None
+    assert shape_objection(whole, (2.0, 4.0, 4.0)) is not None
+    assert shape_objection(whole[:25], (2.0, 4.0, 4.0)) is None
