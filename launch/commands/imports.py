@@ -7,12 +7,17 @@ from launch.commands.console import progress
 from launch.screen import echo
 from preprocess import run
 from preprocess.config import PreprocessConfig
-from preprocess.imports.catalog import import_table
+from preprocess.imports.catalog import TableFormat, import_table
 from shards.places import require_folder
 
 
 def run_import(
-    table: Path, out: Path | None, catalog: Path | None, settings: PreprocessConfig | None
+    table: Path,
+    out: Path | None,
+    catalog: Path | None,
+    format: TableFormat,
+    root: Path | None,
+    settings: PreprocessConfig | None,
 ) -> None:
     """Write the catalog of `table`, a private temporary one where none is named, and with `out` the shards.
 
@@ -23,7 +28,7 @@ def run_import(
     with tempfile.TemporaryDirectory(prefix="fmct-") as private:
         place = catalog or Path(private) / "catalog.parquet"
         with progress("import") as update:
-            summary = import_table(table, place, update)
+            summary = import_table(table, place, format, root, update)
         echo(f"{catalog or table}: {summary}")
         if out is None or settings is None:
             return

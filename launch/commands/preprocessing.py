@@ -131,6 +131,13 @@ def import_volumes(
     catalog: Annotated[
         Path | None, typer.Option(help="Keep the catalog here, for select, trace, labels and Slurm's tasks.")
     ] = None,
+    format: Annotated[
+        Literal["plain", "reference"],
+        typer.Option(help="Such a table, or the folder of the reference's split tables of RSNA or CQ500."),
+    ] = "plain",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that paths are relative to; the table's own if not given.")
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -145,7 +152,7 @@ def import_volumes(
     if out is None and catalog is None:
         raise FmctError("give --out, --catalog or both: nothing would be written")
     settings = load(PreprocessConfig, config, overrides or []) if out else None
-    run_import(table, out, catalog, settings)
+    run_import(table, out, catalog, format, root, settings)
 
 
 def labels(
@@ -155,8 +162,11 @@ def labels(
     key_file: KeyFile,
     out: Annotated[Path, typer.Option(help="Parquet file to write, keyed as the volumes are.")],
     format: Annotated[
-        Literal["plain", "rsna2019", "cq500"],
-        typer.Option(help="Such a table, or stage_2_train.csv of RSNA 2019, or reads.csv of CQ500."),
+        Literal["plain", "rsna2019", "cq500", "reference"],
+        typer.Option(
+            help="Such a table, stage_2_train.csv of RSNA 2019, reads.csv of CQ500, or the folder of the "
+            "reference's split tables."
+        ),
     ] = "plain",
     catalog: Annotated[
         Path | None, typer.Option(help="Of these two: the catalog of the dataset's scan, ...")

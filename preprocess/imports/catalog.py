@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -13,12 +13,16 @@ from preprocess.dicom.catalog import Instance
 from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter
 from preprocess.dicom.sources import file_source
 from preprocess.imports.listed import Listed, file_status, listed
+from preprocess.imports.reference import reference_rows
 from preprocess.imports.table import TEXTS, read_rows
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.refused import refused
 from preprocess.volume.formats import format_of, open_volume
 from preprocess.volume.slices import as_instances
+from shards.errors import FmctError
 from shards.places import require_file
+
+TableFormat = Literal["plain", "reference"]
 
 BATCH_ROWS = 64
 """Rows of the table whose slices are in memory at a time."""
@@ -43,10 +47,16 @@ class ImportSummary:
 
 
 def import_table(
-    table: Path, catalog: Path, progress: Callable[[int, int], None] | None = None
+    table: Path,
+    catalog: Path,
+    format: TableFormat = "plain",
+    root: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ImportSummary:
     """Read the header of every file that `table` names, and write `catalog`.
 
+    format: `plain` (`preprocess.imports.table`), or `reference`, a folder of that publication's split tables
+    (`preprocess.split_tables`); root: what relative paths are relative to, the table's folder if not given.
     A row that cannot be used is a series of the catalog that selection refuses with its reason. The catalog
     depends on the table and on the files' sizes, times and headers alone. `progress` is called with (rows
     done, rows).
@@ -54,8 +64,11 @@ def import_table(
     Raises FmctError where the table is none, the catalog cannot be written, or a file server fails.
     """
     require_file(catalog, table)
-    rows, unread = read_rows(table)
-    ordered = listed(rows, table.absolute().parent)
+    if root is not None and not root.is_dir():
+        raise FmctError(f"{root}: no such folder; give the one that the table's paths are relative to")
+    rows, unread = read_rows(table) if format == "plain" else (reference_rows(table), ())
+    home = table if format == "reference" else table.parent
+    ordered = listed(rows, (root or home).absolute())
     reasons: Counter[str] = Counter()
     with CatalogWriter(catalog) as writer:
         for start in range(0, len(ordered), BATCH_ROWS):

@@ -7,14 +7,14 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.labels import cq500, plain, rsna2019
+from preprocess.labels import cq500, plain, reference, rsna2019
 from preprocess.labels.table import LabelTable
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.places import require_file
 
-LabelFormat = Literal["plain", "rsna2019", "cq500"]
+LabelFormat = Literal["plain", "rsna2019", "cq500", "reference"]
 
 _KEY = b"fmct.key"
 """In the Parquet metadata: `Pseudonymizer.fingerprint` of the key."""
@@ -49,19 +49,20 @@ def key_labels(
 
     format: `plain` (`preprocess.labels.plain`), or a public dataset's own file: stage_2_train.csv of RSNA
     2019, reads.csv of CQ500. Those name no study: `catalog`, of that dataset's scan, or `mapping`, a CSV,
-    does. The Parquet has study_key, an int8 column a label, null where unknown, and, where the source gives
-    it, split; its rows are ordered by study_key.
+    does. `reference`: the folder of that publication's split tables (`preprocess.split_tables`). The Parquet
+    has study_key, an int8 column a label, null where unknown, and, where the source gives it, split; its rows
+    are ordered by study_key.
 
     Raises FmctError for a source that is not of its format; it repeats no text of the source. So it does
     where `out` is one of the files that are read, was keyed with another key, or cannot be written.
     """
     require_file(out, source, key_file, catalog, mapping)
-    if format == "plain":
+    if format in ("plain", "reference"):
         if catalog or mapping:
             raise FmctError(
-                f"{source}: a plain table names its studies itself; leave out catalog and mapping"
+                f"{source}: a {format} table names its studies itself; leave out catalog and mapping"
             )
-        table = plain.read(source)
+        table = (plain if format == "plain" else reference).read(source)
     else:
         if (catalog is None) == (mapping is None):
             raise FmctError(f"{source}: give the catalog of the dataset's scan, or a mapping, with {format}")

@@ -1,7 +1,8 @@
 """A table of labels, one row a study, as CSV or Parquet.
 
-It has a column study_instance_uid, and otherwise labels: 0, 1, or nothing where unknown. A column patient_id
-may stand there for people to read, and is left out. A column split says train, validation, test or ood.
+It has a column study_instance_uid, or study, with what a table of `fmct import` has there, and otherwise
+labels: 0, 1, or nothing where unknown. A column patient_id may stand there for people to read, and is left
+out. A column split says train, validation, test or ood.
 """
 
 import re
@@ -12,7 +13,7 @@ from preprocess.csv_file import table_lines
 from preprocess.labels.table import Label, LabelTable
 from shards.errors import FmctError
 
-STUDY_COLUMN = "study_instance_uid"
+STUDY_COLUMN, IMPORTED_COLUMN = "study_instance_uid", "study"
 PATIENT_COLUMN = "patient_id"
 SPLIT_COLUMN = "split"
 
@@ -31,14 +32,14 @@ def read(path: Path) -> LabelTable:
     for line, cells in _cells(path):
         if not names:
             names = _label_columns(path, list(cells))
-        study = cells[STUDY_COLUMN].strip()
-        if not _UID.fullmatch(study):
+        study = cells[STUDY_COLUMN if STUDY_COLUMN in cells else IMPORTED_COLUMN].strip()
+        if not study or (STUDY_COLUMN in cells and not _UID.fullmatch(study)):
             raise FmctError(
                 f"{path} row {line}, column {STUDY_COLUMN}: not a UID of digits and dots; mend it"
             )
         if study in rows:
             raise FmctError(f"{path} row {line}: its study is in an earlier row; keep one row a study")
-        rows[study] = tuple(_value(path, line, name, cells[name]) for name in names)
+        rows[study] = tuple(label_value(path, line, name, cells[name]) for name in names)
         if SPLIT_COLUMN in cells:
             splits[study] = cells[SPLIT_COLUMN].strip()
             if splits[study] not in _SPLITS:
@@ -69,9 +70,10 @@ _WANTED = f"give a table with {STUDY_COLUMN} and 0/1 columns"
 def _label_columns(path: Path, header: list[str]) -> tuple[str, ...]:
     if len(header) == 1 and re.search("[;\t]", header[0]):
         raise FmctError(f"{path}: its columns are separated by semicolons or tabs; save it with commas")
-    if STUDY_COLUMN not in header:
+    if STUDY_COLUMN not in header and IMPORTED_COLUMN not in header:
         raise FmctError(f"{path}: no column {STUDY_COLUMN}; name the one with Study Instance UIDs so")
-    names = [name for name in header if name not in (STUDY_COLUMN, PATIENT_COLUMN, SPLIT_COLUMN)]
+    study = STUDY_COLUMN if STUDY_COLUMN in header else IMPORTED_COLUMN
+    names = [name for name in header if name not in (study, PATIENT_COLUMN, SPLIT_COLUMN)]
     if not names:
         raise FmctError(f"{path}: no label column; add columns of 0, 1 or nothing")
     for number, name in enumerate(header, 1):
@@ -80,7 +82,8 @@ def _label_columns(path: Path, header: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _value(path: Path, line: int, column: str, cell: str) -> Label:
+def label_value(path: Path, line: int, column: str, cell: str) -> Label:
+    """What a cell says; FmctError, naming its place, for anything but 0, 1 or nothing."""
     try:
         return _VALUES[cell.strip()]
     except KeyError:

@@ -1,13 +1,18 @@
 """Volumes that are no DICOM become the shards that their DICOM becomes; a bad row costs no other."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import Acquisition, axial
-from preprocess_export import KEY, Export, run_inline, write_series
+from preprocess_export import KEY, Export, contents, run_inline, write_series
 from typer.testing import CliRunner, Result
 from volume_files import as_array, write_itk, write_nifti, write_nrrd_ras
 
@@ -16,6 +21,9 @@ from preprocess.reasons import Reason
 from shards import Dataset
 
 SETTINGS = ("workers=1", "grid.spacing_mm=[4,4,4]", "output.shard_mib=1", "output.formats=[zarr]")
+
+
+PATIENCE_S = 120
 
 
 def key_file(folder: Path) -> Path:
@@ -185,3 +193,35 @@ def test_a_kept_catalog_serves_select_trace_and_the_same_bytes(tmp_path: Path) -
     assert ".nii.gz" in fmct("trace", catalog, first, "--key-file", key).output
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.nii.gz")} == before
     assert not list(tmp_path.glob("*/catalog*"))
+
+
+def test_a_killed_import_goes_on_to_the_bytes_of_an_unbroken_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(24):
+        hu, affine = as_array(axial(slices=20, gap=6.0, start=(-66 + number % 5, -60, 0)))
+        hu += rng.integers(0, 4, hu.shape, np.int16)
+        write_nifti(hu, affine, tmp_path / f"{number}.nii.gz")
+        rows.append({"path": f"{number}.nii.gz", "patient": f"p{number}", "study": f"s{number}"})
+    rows.append({"path": "absent.nii", "patient": "p", "study": "s"})
+    table, out, unbroken = write_table(tmp_path / "table.csv", rows), tmp_path / "out", tmp_path / "unbroken"
+    imported(table, unbroken)
+    command = [sys.executable, "-m", "launch.cli", "import", str(table), "--out", str(out)]
+    command += [f"key_file={key_file(tmp_path)}", *SETTINGS]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + PATIENCE_S
+    while not list(out.glob("tasks/0*.json")) and process.poll() is None:  # one of its two tasks is done
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("tasks/0*.json")}
+    assert kept
+    imported(table, out)
+    assert contents(out) == contents(unbroken)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(out.glob("tasks/0*.json"))) > 1
+    # A changed file is made again, with its task alone.
+    write_nifti(hu + 1, affine, tmp_path / "0.nii.gz")
+    imported(table, out)
+    assert contents(out) != contents(unbroken)

@@ -204,7 +204,7 @@ def test_a_mistake_is_found_before_anything_is_submitted(recipe, override, expec
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("labels.csv", "study,bleed\n1.2,1\n", "labels.csv: no column study_instance_uid"),
+        ("labels.csv", "exam,bleed\n1.2,1\n", "labels.csv: no column study_instance_uid"),
         ("labels.csv", "study_instance_uid,split\n1.2,test\n", "labels.csv: no label column"),
         ("labels.csv", "study_instance_uid,bleed\n1.2,perhaps\n", "row 2, column bleed: not 0, 1 or empty"),
         ("labels.csv", "study_instance_uid,bleed\n", "labels.csv: no rows"),

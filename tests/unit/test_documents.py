@@ -23,6 +23,7 @@ ROOT: Any = typer.main.get_command(app)
 MODELS: dict[str, type[BaseModel]] = {
     "preprocess": PreprocessConfig,
     "select": PreprocessConfig,
+    "import": PreprocessConfig,
     "launch preprocess": PreprocessConfig,
     "train": TrainConfig,
     "launch train": TrainConfig,

@@ -44,7 +44,7 @@ def test_labels_are_keyed_and_nothing_else_passes(tmp_path: Path, key_file: Path
         ("study_instance_uid,bleed\n1.2\n", r"row 2: 1 cells, the header has 2"),
         ("study_instance_uid,bleed,bleed\n1.2,1,0\n", r"occurs twice"),
         ("study_instance_uid,SMITH JOHN\n1.2,1\n", r"column 2 needs a name"),
-        ("study,bleed\n1.2,1\n", r"no column study_instance_uid"),
+        ("exam,bleed\n1.2,1\n", r"no column study_instance_uid"),
         ("study_instance_uid;bleed\n1.2;1\n", r"separated by semicolons or tabs; save it with commas"),
         ("study_instance_uid\tbleed\n1.2\t1\n", r"separated by semicolons or tabs; save it with commas"),
         ("study_instance_uid,patient_id\n1.2,1\n", r"no label column"),
