@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes the pinned virtual environment in DIR and installs this checkout into it, editable. A second run with
 # nothing changed ends in a moment; a changed pin or an install that broke off is made anew.
-#   bash launch/environment.sh DIR [--test] [--gpu]
+#   bash launch/environment.sh DIR [--test] [--gpu] [--import]
 #     --test   the test tools too
 #     --gpu    DALI's CUDA libraries too (without it, DALI runs its CPU operators)
+#     --import what `fmct import` reads NRRD and MetaImage with
 # pip runs with the settings it has (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name CPU wheels of PyTorch); what
 # it says goes to DIR/pip.log.
 # pyproject.toml pins what the code imports, launch/constraints.txt the rest.
@@ -12,7 +13,7 @@ set -euo pipefail
 fail() { echo "environment: $*" >&2; exit 2; }
 say() { echo "environment: $*"; }
 
-[ $# -ge 1 ] || fail "usage: bash launch/environment.sh DIR [--test] [--gpu]"
+[ $# -ge 1 ] || fail "usage: bash launch/environment.sh DIR [--test] [--gpu] [--import]"
 dir=$(realpath -m "$1")
 shift
 extras=()
@@ -20,7 +21,8 @@ for flag in "$@"; do
   case $flag in
     --test) extras+=(test) ;;
     --gpu) extras+=(gpu) ;;
-    *) fail "unknown option $flag; there are --test and --gpu" ;;
+    --import) extras+=(import) ;;
+    *) fail "unknown option $flag; there are --test, --gpu and --import" ;;
   esac
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -28,18 +28,19 @@ def listed(rows: Iterable[Row], folder: Path) -> list[Listed]:
     refused under a name of its own, so that it is not taken for a part of that one.
     """
     found: list[Listed] = []
-    first: dict[object, int] = {}
+    named: set[object] = set()
     for row in rows:
         series = row.identity[2]
         path = Path(os.path.normpath(folder / row.cells["path"].replace("\0", "")))
         try:
             _require_row(row)
-            _require_first(row, [first[key] for key in (path, row.identity) if key in first])
+            if named & {path, row.identity}:  # row numbers are told to nobody: they follow the patients
+                raise Rejection(Reason.DUPLICATE_ROW, "names the file or series of an earlier row; keep one")
         except Rejection as rejection:
             found.append(Listed(row, f"{series} (row {row.number})", path, rejection))
         else:
             found.append(Listed(row, series, path))
-            first |= dict.fromkeys((path, row.identity), row.number)
+            named |= {path, row.identity}
     return sorted(found, key=lambda one: (*one.row.identity[:2], one.series))
 
 
@@ -60,12 +61,6 @@ def _require_row(row: Row) -> None:
             Reason.PATH_OUTSIDE,
             "column path: leads out of the table's folder; give it from / on, or move the table",
         )
-
-
-def _require_first(row: Row, earlier: list[int]) -> None:
-    if earlier:
-        detail = f"row {row.number} repeats row {min(earlier)}; keep one"
-        raise Rejection(Reason.DUPLICATE_ROW, detail)
 
 
 def file_status(path: Path) -> os.stat_result:

@@ -46,7 +46,7 @@ class Row:
         """The number in a cell; None where it is empty. Raises Rejection(invalid_value) for anything else."""
         text = self.cells[name]
         try:
-            value = float(text) if text else None
+            value = float(text) if text not in ("", "nan") else None  # as pandas writes a gap to Parquet
         except ValueError:
             value = math.nan
         if value is not None and not (math.isfinite(value) and value >= 0):
