@@ -3,18 +3,18 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from preprocess.dicom.catalog import Instance
-from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter
+from preprocess.dicom.catalog import Instance, Texts
+from preprocess.dicom.catalog_table import INSTANCE_TABLE, INSTANCE_TYPES, CatalogWriter
 from preprocess.dicom.sources import file_source
 from preprocess.imports.listed import Listed, file_status, listed
 from preprocess.imports.reference import reference_rows
-from preprocess.imports.table import TEXTS, read_rows
+from preprocess.imports.table import NUMBERS, TEXTS, read_rows
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.refused import refused
 from preprocess.volume.formats import format_of, open_volume
@@ -106,8 +106,8 @@ def _slices(one: Listed) -> list[Instance]:
             Reason.MISSING_GEOMETRY,
             "column affine: empty, and the file does not say how it lies; give 16 numbers",
         )
-    kvp, thickness = one.row.number_of("kvp"), one.row.number_of("thickness")
-    facts = _facts(one, source.size, source.mtime_ns, kvp, thickness)
+    kvp, thickness, contrast_ml = map(one.row.number_of, NUMBERS)
+    facts = _facts(one, source.size, source.mtime_ns, kvp, thickness, contrast_ml)
     if volume.beside:  # the plan's digests hold UIDs: what is changed there is done again too
         status = file_status(volume.beside)
         facts = replace(facts, sop_uid=f"{one.series} {status.st_size} {status.st_mtime_ns}")
@@ -115,7 +115,12 @@ def _slices(one: Listed) -> list[Instance]:
 
 
 def _facts(
-    one: Listed, size: int = 0, mtime_ns: int = 0, kvp: float | None = None, thickness: float | None = None
+    one: Listed,
+    size: int = 0,
+    mtime_ns: int = 0,
+    kvp: float | None = None,
+    thickness: float | None = None,
+    contrast_ml: float | None = None,
 ) -> Instance:
     """What the row says of every slice."""
     return Instance(
@@ -141,14 +146,15 @@ def _facts(
         pixel_spacing=None,
         thickness=thickness,
         tilt=None,
+        texts=Texts(**{name: one.row.cells[name] for name in TEXTS}, contrast_volume=contrast_ml),
     )
 
 
 def _flat(one: Listed, instances: list[Instance]) -> Iterator[dict[str, Any]]:
     """Rows of `INSTANCE_TABLE`."""
     patient, study, _ = one.row.identity
-    shared = {name: one.row.cells[name] for name in TEXTS}
-    shared |= {"patient_id": patient, "study_uid": study, "series_uid": one.series, "patient_position": ""}
+    shared = {"patient_id": patient, "study_uid": study, "series_uid": one.series}
+    shared |= asdict(instances[0].texts)
     for instance in instances:
-        told = {field.name: getattr(instance, field.name) for field in fields(Instance)}
+        told = {name: getattr(instance, name) for name in INSTANCE_TYPES}
         yield {**shared, **told, "path": os.fsencode(instance.path), "member": b""}

@@ -14,13 +14,13 @@ from shards.errors import FmctError
 
 NEEDED = ("path", "patient", "study")
 TEXTS = (
-    *("kernel", "manufacturer", "model", "contrast", "body_part", "study_description"),
-    *("series_description", "protocol", "study_date"),
+    *("manufacturer", "model", "study_date", "study_description", "series_description", "protocol"),
+    *("body_part", "contrast", "contrast_ingredient", "contrast_route"),
 )
-"""Columns that a catalog has under the same name."""
-NUMBERS = ("kvp", "thickness")
-"""kV and mm."""
-KNOWN = (*NEEDED, "series", "modality", "affine", *TEXTS, *NUMBERS)
+"""Columns that `preprocess.dicom.catalog.Texts` has under the same name."""
+NUMBERS = ("kvp", "thickness", "contrast_volume")
+"""kV, mm and ml."""
+KNOWN = (*NEEDED, "series", "modality", "affine", "kernel", *TEXTS, *NUMBERS)
 _WANTED = "give a CSV or Parquet table with path, patient and study"
 _SEPARATORS = re.compile(r"[\s,;\[\]()]+")
 

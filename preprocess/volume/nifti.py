@@ -21,6 +21,8 @@ from preprocess.volume.nifti_geometry import affine_of
 from preprocess.volume.volume_file import VolumeFile
 from shards.errors import raise_refusal
 
+_GZIP = b"\x1f\x8b"
+"""How a gzip file begins (RFC 1952 section 2.3.1), whatever its name."""
 _HEADER_BYTES = 540
 """Of NIfTI-2, the longer one."""
 _MOST_EXTENSIONS = 2**24
@@ -74,7 +76,8 @@ def _reading(path: Path, reason: Reason) -> Iterator[None]:
 
 
 def _is_packed(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
+    with path.open("rb") as file:
+        return file.read(len(_GZIP)) == _GZIP
 
 
 def _opened(path: Path) -> Any:
@@ -93,7 +96,7 @@ def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
         max(shape, default=0) > LARGEST_MATRIX
         or math.prod(shape) > MOST_PIXELS
         or not 0 <= offset <= _MOST_EXTENSIONS
-        or (is_bomb(needed, size) if _is_packed(path) else needed > size)
+        or (is_bomb(needed, size) if isinstance(file, gzip.GzipFile) else needed > size)
     ):
         raise Rejection(
             Reason.TRUNCATED_PIXEL_DATA,
@@ -103,9 +106,7 @@ def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
 
 
 def _values(path: Path, kind: Any) -> Any:
-    """The values with the header's slope and intercept; a packed file's bytes are in memory, and checked."""
-    if not _is_packed(path):
-        return kind.from_filename(path).dataobj
+    """The values with the header's slope and intercept; their bytes are in memory, and a checksum passed."""
     with _opened(path) as file:
         _, _, needed = _header(path, file)
         file.seek(0)

@@ -11,7 +11,7 @@ from preprocess.config import GridConfig, SelectConfig
 from preprocess.reader import read
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.array_volume import array_volume
-from preprocess.volume.nifti import load_nifti
+from preprocess.volume.formats import open_volume
 
 GRID, SELECT = GridConfig(spacing_mm=(4, 4, 4)), SelectConfig()
 
@@ -54,8 +54,10 @@ def test_a_niftis_name_says_no_more_than_that_it_is_one(name: str, tmp_path: Pat
     plain = nibabel.Nifti1Image(hu, np.diag([-1, -1, 1, 1]) @ affine).to_bytes()
     is_packed = name.lower().endswith(".gz") != name.startswith("p")
     (tmp_path / name).write_bytes(gzip.compress(plain) if is_packed else plain)
-    values, found = load_nifti(tmp_path / name)
-    assert np.array_equal(values, hu)
-    assert np.allclose(found, affine)
+    file = open_volume(tmp_path / name)
+    values = np.stack([file.read(index) for index in range(file.shape[0])])
+    assert np.array_equal(values, hu.transpose(2, 1, 0))
+    assert file.affine is not None
+    assert np.allclose(file.affine, affine[:, [2, 1, 0, 3]])
     (volume,) = read(tmp_path / name, None, None)
     assert volume.facts.transfer_syntax == ""

@@ -70,7 +70,7 @@ def test_facts_reach_the_catalog_and_wrong_ones_refuse_their_row(tmp_path: Path)
         **{"7": Reason.DUPLICATE_ROW, "8": wrong, "9": Reason.MISSING_FILE},
     }
     first = read_catalog(tmp_path / "catalog.parquet")[0]
-    assert (first.kernel, first.kvp, first.manufacturer) == ("H30s", 120, "SIEMENS")
+    assert (first.kernel, first.kvp, first.texts.manufacturer) == ("H30s", 120, "SIEMENS")
     assert {instance.thickness for instance in first.instances} == {5}
 
 
