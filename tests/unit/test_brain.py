@@ -148,7 +148,7 @@ def test_what_is_no_head_is_none(name: str) -> None:
 
 @pytest.mark.parametrize("number", range(24))
 def test_heads_are_heads(number: int) -> None:
-    assert brain_objection(head(number), SPACING) is None
+    assert head_objection(head(number), SPACING) is None
 
 
 @pytest.mark.parametrize("first", [0, 12, 25, 38])
@@ -162,19 +162,19 @@ def test_a_head_without_a_flap_of_bone_is_one() -> None:
     flap = (X > 40) & (np.hypot(Y, Z - 40) < 70) & (made > 150)
     made[flap] = 35
     assert flap.sum() * STEP**3 > 3e4
-    assert brain_objection(made, SPACING) is None
+    assert head_objection(made, SPACING) is None
 
 
 @pytest.mark.parametrize("scale", [0.62, 0.75, 1.12])
 def test_newborns_and_large_heads_are_heads(scale: float) -> None:
-    assert brain_objection(head(scale=(scale, scale, scale)), SPACING) is None
+    assert head_objection(head(scale=(scale, scale, scale)), SPACING) is None
 
 
 def test_a_brain_that_is_a_third_csf_or_full_of_blood_is_one() -> None:
     for value, radius in ((5, 45), (75, 35)):
         made = head()
         made[ball(radius, z=25) & (made > -50) & (made < 90)] = value
-        assert brain_objection(made, SPACING) is None
+        assert head_objection(made, SPACING) is None
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.5, 0.5), (6.0, 2.0, 2.0)])
