@@ -76,7 +76,7 @@ class Reason(StrEnum):
     SLICE_GAP = "slice_gap"
     DUPLICATE_SLICE = "duplicate_slice"
     RETAKEN_SLICE = "retaken_slice"
-    OVERLAPPING_SLICE = "overlapping_slice"  # of a joined series, where the thinner one goes on
+    OVERLAPPING_SLICE = "overlapping_slice"  # of a joined series or a pass, where another one goes on
     REPEATED_POSITIONS = "repeated_positions"
 
     # Pixels.

@@ -16,10 +16,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.catalog import Series
 from preprocess.dicom.geometry import SAME_ORIENTATION_DEG, SAME_POSITION_MM, parallel
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.candidate import Candidate, Part, ranked
+from preprocess.select.passes import height, part_overlap
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected, coverage_mm, require_stack
 
@@ -110,7 +111,7 @@ def _join(chain: Sequence[_Single], config: SelectConfig) -> Candidate | None:
     normal = chain[0][1].slices.normal
     kept = [list(selected.positions) for _, selected in chain]
     for below, above in pairwise(range(len(chain))):
-        _part_overlap(kept[below], kept[above], normal)
+        part_overlap(kept[below], kept[above], normal)
     if min(map(len, kept)) < 2:
         return None
     selected = Selected(
@@ -122,7 +123,7 @@ def _join(chain: Sequence[_Single], config: SelectConfig) -> Candidate | None:
     )
     overlapping = sum(len(selected.positions) for _, selected in chain) - len(selected.positions)
     if overlapping:
-        selected.dropped[Reason.OVERLAPPING_SLICE] = overlapping
+        selected.dropped[Reason.OVERLAPPING_SLICE] += overlapping
     try:
         require_stack(selected.slices, config)
     except Rejection:
@@ -130,33 +131,8 @@ def _join(chain: Sequence[_Single], config: SelectConfig) -> Candidate | None:
     if coverage_mm(selected.slices) > HEAD_MM:
         return None
     parts = [
-        Part(series, len(groups), _height(groups[0], normal), _height(groups[-1], normal))
+        Part(series, len(groups), height(groups[0], normal), height(groups[-1], normal))
         for (series, _), groups in zip(chain, kept, strict=True)
     ]
     instances = tuple(instance for group in selected.positions for instance in group)
     return Candidate(replace(chain[0][0], instances=instances), selected, tuple(parts))
-
-
-_Positions = list[tuple[Instance, ...]]
-
-
-def _part_overlap(below: _Positions, above: _Positions, normal: np.ndarray) -> None:
-    """Take out the slices of the thicker part that lie within the thinner one.
-
-    Slices of two passes taken in turn would show every movement between the passes as teeth.
-    """
-    if _step(below, normal) <= _step(above, normal):
-        top = _height(below[-1], normal) + SAME_POSITION_MM
-        above[:] = [group for group in above if _height(group, normal) > top]
-    else:
-        bottom = _height(above[0], normal) - SAME_POSITION_MM
-        below[:] = [group for group in below if _height(group, normal) < bottom]
-
-
-def _height(group: tuple[Instance, ...], normal: np.ndarray) -> float:
-    return float(np.asarray(group[0].position) @ normal)
-
-
-def _step(groups: _Positions, normal: np.ndarray) -> float:
-    """Median distance of neighbours along the normal, mm."""
-    return float(np.median(np.diff([_height(group, normal) for group in groups])))

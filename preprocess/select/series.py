@@ -1,7 +1,7 @@
 """Can a series become a volume? By header facts alone; preprocess.select.study judges it among others."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import ne
 
@@ -23,6 +23,7 @@ from preprocess.dicom.geometry import (
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.image_kind import is_monoenergetic
 from preprocess.select.kernels import common_sharpness
+from preprocess.select.passes import without_overlap
 from preprocess.select.rules import SelectConfig
 from preprocess.select.screen import screen
 from shards.schema import KernelClass
@@ -98,7 +99,17 @@ def usable(series: Series, config: SelectConfig) -> Selected:
         part=any(words.meanings(text, "part") and not words.meanings(text, "body") for text in said),
     )
     _require_one_scan(selected)
-    return selected
+    return _of_one_pass_a_place(selected)
+
+
+def _of_one_pass_a_place(selected: Selected) -> Selected:
+    """`selected` without slices of one pass over the patient that lie between another's."""
+    kept = without_overlap(list(selected.positions))
+    overlapping = sum(map(len, selected.positions)) - sum(map(len, kept))
+    if not overlapping:
+        return selected
+    dropped = selected.dropped + Counter({Reason.OVERLAPPING_SLICE: overlapping})
+    return replace(selected, positions=tuple(kept), dropped=dropped)
 
 
 def _require_one_scan(selected: Selected) -> None:

@@ -146,6 +146,65 @@ def test_passes_one_above_the_other_and_single_retakes_are_a_stack() -> None:
     assert len(select(series(each), SelectConfig()).positions) == 30
 
 
+FIRST, SECOND = [5.0 * k for k in range(24)], [97.5 + 5.0 * k for k in range(16)]
+"""A pass over the patient, and one that begins 17.5 mm below the first one's end."""
+
+
+def passes(*heights: list[float], numbered: bool = True) -> Series:
+    """A series of several passes, by Acquisition Number or by Instance Number alone."""
+    images: list[Instance] = []
+    for number, z in enumerate(heights, 1):
+        for i in stack(z):
+            acquisition = number if numbered else None
+            place = len(images)
+            images.append(
+                replace(
+                    i, sop_uid=f"{number}.{i.sop_uid}", acquisition_number=acquisition, instance_number=place
+                )
+            )
+    return series(tuple(images))
+
+
+def kept_heights(one: Series) -> list[float]:
+    return [group[0].position[2] for group in select(one, SelectConfig()).positions if group[0].position]
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize("way", [1, -1])
+def test_of_two_passes_in_one_series_one_shows_what_both_do(numbered: bool, way: int) -> None:
+    first, second = ([way * z for z in heights] for heights in (FIRST, SECOND))
+    one = passes(first, second, numbered=numbered)
+    stays = [z for z in FIRST if way > 0 or z < SECOND[0]] + [z for z in SECOND if way < 0 or z > FIRST[-1]]
+    assert sorted(way * z for z in kept_heights(one)) == stays
+    dropped = select(one, SelectConfig()).dropped
+    assert dropped == {Reason.OVERLAPPING_SLICE: 40 - len(stays)}
+    vertex_again = passes(FIRST, [z for z in SECOND if z < FIRST[-1]], numbered=numbered)
+    assert kept_heights(vertex_again) == FIRST
+
+
+def test_of_two_passes_in_one_series_the_thicker_gives_way() -> None:
+    thin = [100.0 + k for k in range(60)]
+    one = passes(FIRST, thin)
+    assert kept_heights(one) == [z for z in FIRST if z < thin[0]] + thin
+    assert kept_heights(passes(FIRST, [52.2 + k for k in range(30)])) == FIRST
+
+
+def test_what_completes_a_pass_stays() -> None:
+    """Slices in the place of absent ones, of every second place, of rotations, at the same positions."""
+    absent = [5.0 * k for k in (7, 8, 16)]
+    holed = [z for z in EVERY_5_MM if z not in absent]
+    for numbered in (True, False):
+        assert kept_heights(passes(holed, absent, numbered=numbered)) == EVERY_5_MM
+        assert kept_heights(passes(EVERY_5_MM, EVERY_5_MM[10:15], numbered=numbered)) == EVERY_5_MM
+    assert kept_heights(passes(EVERY_5_MM[::2], EVERY_5_MM[1::2], numbered=False)) == EVERY_5_MM
+    assert kept_heights(passes(EVERY_5_MM[::2], EVERY_5_MM[1:-1:2], numbered=False)) == EVERY_5_MM[:29]
+    counted_anew = tuple(replace(i, acquisition_number=k % 10) for k, i in enumerate(stack()))
+    assert kept_heights(series(counted_anew[:20])) == EVERY_5_MM[:20]
+    order = np.random.default_rng(1).permutation(30).tolist()
+    shuffled = tuple(replace(i, instance_number=k) for k, i in zip(order, stack(), strict=True))
+    assert kept_heights(series(shuffled)) == EVERY_5_MM
+
+
 def test_limits_are_the_configuration() -> None:
     one_absent = stack(_without(EVERY_5_MM, 14))
     assert len(select(series(one_absent), SelectConfig()).positions) == 29

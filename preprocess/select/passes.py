@@ -1,0 +1,151 @@
+"""Passes over the patient that overlap: where both show the same, the slices of one stay.
+
+Slices of two passes taken in turn would show every movement between the passes as teeth. The passes are
+series that are joined (preprocess.select.join), or acquisitions of one series.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from preprocess.dicom.catalog import Instance
+from preprocess.dicom.geometry import REGULAR_GAP, SAME_POSITION_MM, axes
+
+Positions = list[tuple[Instance, ...]]
+"""Slices in geometric order; several instances at one position are copies or retakes."""
+
+MOST_RUNS = 4
+"""Of instance numbers along the table; more are a numbering of another order, and no passes."""
+
+
+def height(group: tuple[Instance, ...], normal: np.ndarray) -> float:
+    """A slice's position on the slice normal, LPS mm."""
+    return float(np.asarray(group[0].position) @ normal)
+
+
+def part_overlap(below: Positions, above: Positions, normal: np.ndarray) -> None:
+    """Take out the slices of the thicker pass that lie within the thinner one; of equal ones, the upper's."""
+    if _step(below, normal) <= _step(above, normal):
+        top = height(below[-1], normal) + SAME_POSITION_MM
+        above[:] = [group for group in above if height(group, normal) > top]
+    else:
+        bottom = height(above[0], normal) - SAME_POSITION_MM
+        below[:] = [group for group in below if height(group, normal) < bottom]
+
+
+def without_overlap(positions: Positions) -> Positions:
+    """One series' slices, of which no two passes lie between one another's.
+
+    A pass has an Acquisition Number (0020,0012) of its own or, where all have one, is a run of Instance
+    Numbers (0020,0013) in one direction. A pass that lies within another gives way to it, but where that
+    lacks slices. Passes at the same positions are left as they are: of such images the last acquired stays.
+    """
+    normal = axes(positions[0][0].orientation or ())[2]
+    acquired = [max(i.acquisition_number or 0 for i in group) for group in positions]
+    if len(set(acquired)) > 1:
+        if sum(a != b for a, b in pairwise(acquired)) == len(set(acquired)) - 1:
+            return positions  # one behind the other
+        numbers = [[i.acquisition_number or 0 for i in group] for group in positions]
+        # Numbers that several scans count by leave slices of each in a pass, far apart.
+        thickness = max(i.thickness or 0.0 for group in positions for i in group)
+        passes, usual = _divided(positions, numbers), max(_step(positions, normal), thickness)
+    else:
+        runs = _runs(positions, normal)
+        if not 1 < len(runs) <= MOST_RUNS:
+            return positions
+        # Slices of every second place, numbered in two runs, are one scan: together their steps are equal.
+        passes, usual = runs, _step(positions, normal)
+    kept = {id(image) for group in _cut(passes, normal, usual) for image in group}
+    left = (tuple(image for image in group if id(image) in kept) for group in positions)
+    return [group for group in left if group]
+
+
+def _divided(positions: Positions, numbers: Sequence[Sequence[int]]) -> list[Positions]:
+    """The slices of each number, `numbers` being those of each position's images."""
+    passes: dict[int, Positions] = {}
+    for group, of in zip(positions, numbers, strict=True):
+        for number in sorted(set(of)):
+            one = tuple(image for image, its in zip(group, of, strict=True) if its == number)
+            passes.setdefault(number, []).append(one)
+    return list(passes.values())
+
+
+def _runs(positions: Positions, normal: np.ndarray) -> list[Positions]:
+    """Slices by runs of Instance Numbers in which the table goes one way, the more usual one."""
+    numbers = [image.instance_number for group in positions for image in group]
+    told = [number for number in numbers if number is not None]
+    if len(told) < len(numbers) or told in (sorted(told), sorted(told, reverse=True)):
+        return []
+    numbered = [
+        ((image.instance_number, image.frame), height((image,), normal), place, image)
+        for place, group in enumerate(positions)
+        for image in group
+    ]
+    numbered.sort(key=lambda one: one[:3])
+    steps = np.diff([one[1] for one in numbered])
+    steps[np.abs(steps) <= SAME_POSITION_MM] = 0
+    way = np.sign(np.sign(steps).sum()) or 1.0
+    run = np.concatenate([[0], np.cumsum(steps * way < 0)])
+    if run[-1] >= MOST_RUNS:
+        return []
+    of = {id(one[3]): int(number) for one, number in zip(numbered, run, strict=True)}
+    return _divided(positions, [[of[id(image)] for image in group] for group in positions])
+
+
+def _cut(passes: Iterable[Positions], normal: np.ndarray, usual: float) -> Positions:
+    """Slices of all passes that stay."""
+    kept: list[Positions] = []
+    for one in sorted(passes, key=lambda p: height(p[0], normal) - height(p[-1], normal)):
+        one = list(one)
+        for other in kept:
+            if one and other and _between(one, other, normal, usual):
+                _give_way(one, other, normal, usual)
+        kept.append(one)
+    return [group for one in kept for group in one]
+
+
+def _give_way(one: Positions, other: Positions, normal: np.ndarray, usual: float) -> None:
+    """Leave the slices of one of two passes, in place, where both show the same."""
+    lower, upper = sorted((one, other), key=lambda p: height(p[0], normal))
+    if height(upper[-1], normal) <= height(lower[-1], normal) + SAME_POSITION_MM:
+        seen = {id(group) for group in _seen(upper, lower, normal, usual)}
+        upper[:] = [group for group in upper if id(group) not in seen]
+    else:
+        part_overlap(lower, upper, normal)
+
+
+def _between(one: Positions, other: Positions, normal: np.ndarray, usual: float) -> bool:
+    """Do slices of either pass stand where the other lacks none, and at none of its positions?"""
+    for these, those in ((one, other), (other, one)):
+        heights = np.array([height(group, normal) for group in those])
+        for group in _seen(these, those, normal, usual):
+            if np.abs(heights - height(group, normal)).min() > SAME_POSITION_MM:
+                return True
+    return False
+
+
+def _seen(these: Positions, those: Positions, normal: np.ndarray, usual: float) -> Positions:
+    """Those of these slices that stand within the other pass, where that lacks none.
+
+    It lacks slices where its step is more than its median and `usual`.
+    """
+    heights = np.array([height(group, normal) for group in those])
+    if len(those) < 2 or height(these[-1], normal) < heights[0] or height(these[0], normal) > heights[-1]:
+        return []
+    gaps = np.diff(heights)
+    most = min(float(np.median(gaps)), usual) * (1 + REGULAR_GAP)
+    found = []
+    for group in these:
+        z = height(group, normal)
+        above = int(np.searchsorted(heights, z - SAME_POSITION_MM))
+        if above == len(heights) or (above == 0 and heights[0] > z + SAME_POSITION_MM):
+            continue
+        if heights[above] <= z + SAME_POSITION_MM or gaps[above - 1] <= most:
+            found.append(group)
+    return found
+
+
+def _step(positions: Positions, normal: np.ndarray) -> float:
+    """Median distance of neighbours along the normal, mm."""
+    return float(np.median(np.diff([height(group, normal) for group in positions])))
