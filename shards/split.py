@@ -1,11 +1,12 @@
 """Parts and samples of a dataset, drawn by hashing keys: the same for ever, whatever else is stored.
 
 A patient's part is a function of the seed and the patient's key alone. It stays the same when the archive
-grows, and no patient is in two parts.
+grows, and no patient is in two parts. Patients who share a scan are one (shards.patients).
 """
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +16,9 @@ from shards.dataset import Dataset
 from shards.derive import Progress, derive, packed
 from shards.errors import FmctError
 from shards.info import DatasetInfo
+from shards.patients import tied, tied_patients
+
+log = logging.getLogger(__name__)
 
 SPLIT_NAME = "split.json"
 SHARD_BYTES = 2**30
@@ -28,7 +32,7 @@ def draw(seed: int, key: str) -> float:
 
 
 def assign(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> dict[str, list[int]]:
-    """The volumes of each part, patients whole.
+    """The volumes of each part, patients whole, and in one part those who share a scan.
 
     Raises FmctError for fractions that are not positive or do not sum to 1, and for a part that gets no
     patient.
@@ -39,7 +43,7 @@ def assign(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> dict[
     bounds = list(accumulate(fractions.values()))
     names = list(fractions)
     parts: dict[str, list[int]] = {name: [] for name in names}
-    for i, patient in enumerate(dataset.index["patient_key"].to_pylist()):
+    for i, patient in enumerate(tied_patients(dataset.index).tolist()):
         drawn = draw(seed, patient)
         parts[next((n for n, bound in zip(names, bounds, strict=True) if drawn < bound), names[-1])].append(i)
     for name, volumes in parts.items():
@@ -65,6 +69,9 @@ def split(
     """
     dataset = Dataset.open(source)
     parts = assign(dataset, fractions, seed)
+    shared = tied(dataset.index)
+    if shared:
+        log.warning("%d patients share a scan with another one, and are in that one's part", shared)
     infos, done = {}, 0
     for name, volumes in parts.items():
         plan = packed(dataset, volumes, shard_bytes)
@@ -78,6 +85,7 @@ def split(
         "source_content_digest": dataset.content_digest(),
         "seed": seed,
         "fractions": dict(fractions),
+        "tied_patients": shared,
         "volumes": {name: len(volumes) for name, volumes in parts.items()},
         "digests": {name: info.digest for name, info in infos.items()},
     }

@@ -1,6 +1,7 @@
 """The labelled volumes of a dataset, split by patient."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fmct_hpc.probe.store import FeatureStore
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import sha256
+from shards.patients import marks_of, tied, tied_patients
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Cohort:
     """Their numbers in the dataset."""
     keys: NDArray[np.str_]
     patient_keys: NDArray[np.str_]
+    """Those who share a scan are one patient (shards.patients)."""
+    marks: Mapping[str, frozenset[str]]
+    """Of each patient: all keys, and digests of the scans."""
     tasks: tuple[str, ...]
     values: NDArray[np.float32]
     """(N, tasks): 0, 1, or NaN where unknown."""
@@ -57,11 +62,10 @@ class Cohort:
             for p in thinned
         ]
 
-    def tested(self) -> NDArray[np.str_]:
-        """Keys of the patients that some probe is tested on."""
-        if self.splits is None:
-            return np.unique(self.patient_keys)
-        return np.unique(self.patient_keys[np.isin(self.splits, ("test", OOD))])
+    def tested(self) -> dict[str, frozenset[str]]:
+        """The patients that some probe is tested on, and their `marks`."""
+        some = slice(None) if self.splits is None else np.isin(self.splits, ("test", OOD))
+        return {patient: self.marks[patient] for patient in np.unique(self.patient_keys[some]).tolist()}
 
     def places_in(self, store: FeatureStore) -> NDArray[np.int64]:
         """Rows of a feature store for the cohort's volumes; FmctError where it lacks one."""
@@ -89,10 +93,8 @@ def read_cohort(
         raise FmctError(f"{labels}: has no task {min(unknown)}, only {', '.join(table.tasks)}")
     chosen = tasks or table.tasks
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
-    keys, patients = (
-        np.asarray(dataset.index[name].to_pylist(), dtype=np.str_)[joined.rows]
-        for name in ("key", "patient_key")
-    )
+    keys = np.asarray(dataset.index["key"].to_pylist(), dtype=np.str_)[joined.rows]
+    patients = tied_patients(dataset.index)[joined.rows]
     splits = None
     if joined.splits is not None:
         require_no_folds(labels, folds)
@@ -101,10 +103,12 @@ def read_cohort(
         require_patient_level(patients, splits, str(labels) if joined.splits is not None else "split")
     shares = ", ".join(f"{key}={value!r}" for key, value in split.recorded().items())
     described = f"[{dataset.info.digest!r}, {sha256(labels)!r}, {chosen!r}, SplitConfig({shares}), {folds!r}]"
+    described += " tied" if tied(dataset.index) else ""
     return Cohort(
         rows=joined.rows,
         keys=keys,
         patient_keys=patients,
+        marks=marks_of(dataset.index),
         tasks=chosen,
         values=joined.values[:, [table.tasks.index(task) for task in chosen]],
         splits=splits,

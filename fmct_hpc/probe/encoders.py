@@ -129,7 +129,7 @@ class EncoderSpec(Section):
 
     @property
     def pretraining_patients(self) -> frozenset[str] | None:
-        """Their keys; none of an untrained encoder, None where they are not known."""
+        """Their `shards.patients.marks`; none of an untrained encoder, None where they are not known."""
         if self.untrained is not None:
             return frozenset()
         if self.pretraining is not None:

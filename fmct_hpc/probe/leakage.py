@@ -1,12 +1,11 @@
-"""Whether patients that a probe is tested on were in the encoder's pretraining data."""
+"""Whether patients that a probe is tested on were in the encoder's pretraining data, by key or by scan."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fmct_hpc.config import TrainConfig
@@ -15,6 +14,7 @@ from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_of, file_facts, read_
 from fmct_hpc.train.export import encoder_info
 from shards import Dataset
 from shards.errors import FmctError, raise_refusal
+from shards.patients import marks
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +44,21 @@ class Leakage(BaseModel):
 
 def check_leakage(
     encoder: str,
-    tested: NDArray[np.str_],
+    tested: Mapping[str, frozenset[str]],
     pretraining: frozenset[str] | None,
     allowed: bool,
     unknown_allowed: bool = False,
 ) -> Leakage:
-    """Compare the tested patients' keys with those of the pretraining data (None: unknown), and log it.
+    """Compare the tested patients with those of the pretraining data (None: unknown), and log it.
+
+    Both are told by `shards.patients.marks`, keys and source digests: a scan that was exported under another
+    Patient ID counts. tested: the marks of each patient.
 
     Raises FmctError where they have patients in common and that is not `allowed`, and where nobody can know
     and neither is that.
     """
-    patients = set(tested.tolist())
-    seen = None if pretraining is None else len(patients & pretraining)
-    found = Leakage(encoder=encoder, tested=len(patients), pretrained=seen)
+    seen = None if pretraining is None else sum(not pretraining.isdisjoint(of) for of in tested.values())
+    found = Leakage(encoder=encoder, tested=len(tested), pretrained=seen)
     if seen and not allowed:
         raise FmctError(
             f"{found}, which flatters it; test on other patients, or set allow_pretraining_patients=true to "
@@ -73,7 +75,7 @@ def check_leakage(
 
 
 def pretraining_patients(weights: Path) -> frozenset[str] | None:
-    """Patient keys of the dataset that a run, or the run of a checkpoint or encoder file, is trained on.
+    """Patients' `marks` in the dataset that a run, or the run of a checkpoint or encoder file, is trained on.
 
     With them those of the run that it began from (run.start_from), and so on. None where a link of this is
     missing: weights that are not in a run folder or were replaced, volumes that are not there any more. What
@@ -140,26 +142,27 @@ def _places(recorded: Path, run: Path) -> list[Path]:
 
 
 def _patients_at(recorded: Path, run: Path, content_digest: str) -> frozenset[str] | None:
-    """The patients of the dataset of that content; None where it is not at any of the places."""
+    """The patients' `marks` in the dataset of that content; None where it is not at any of the places."""
     for place in _places(recorded, run):
         try:
             dataset = Dataset.open(place)
         except (FmctError, OSError):
             continue
         if dataset.content_digest() == content_digest:
-            return frozenset(dataset.index["patient_key"].to_pylist())
+            return marks(dataset.index)
     return None
 
 
 def patients_of(data: Path) -> frozenset[str]:
-    """Patient keys of a shard dataset, or of a Parquet file that has them (a manifest, for instance).
+    """Patients' `marks` in a shard dataset, or in a Parquet file with their keys (a manifest, for instance).
 
     Raises FmctError for anything else.
     """
     if data.is_dir():
-        return frozenset(Dataset.open(data).index["patient_key"].to_pylist())
+        return marks(Dataset.open(data).index)
     try:
-        return frozenset(pq.read_table(data, columns=["patient_key"])["patient_key"].to_pylist())
+        held = pq.read_schema(data).names
+        return marks(pq.read_table(data, columns=["patient_key", *{"source_digest"}.intersection(held)]))
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise_refusal(error, data)
         raise FmctError(f"{data}: neither a shard dataset nor a Parquet file with patient_key") from None

@@ -19,6 +19,7 @@ from shards import Dataset
 from shards.errors import FmctError
 from shards.info import read_preprocessing
 from shards.names import is_component
+from shards.patients import tied_patients
 
 LEAST_PATIENTS = 5
 """Of each class in each half, for a label to be probed: an area of fewer says nothing."""
@@ -59,7 +60,7 @@ def online_cohort(
                 "name others in health.label"
             )
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
-    keys = np.asarray(dataset.index["patient_key"].to_pylist(), dtype=np.str_)[joined.rows]
+    keys = tied_patients(dataset.index)[joined.rows]
     open_ = np.ones(len(keys), bool) if joined.splits is None else np.isin(joined.splits, LOOKED_AT)
     order = np.argsort(patient_draws(keys, 0, "online probe"), kind="stable")
     chosen = np.sort(order[open_[order]][:most_volumes])

@@ -70,5 +70,5 @@ def require_patient_level(patient_keys: NDArray[np.str_], splits: NDArray[np.str
         first = patients[counts > 1][0]
         raise FmctError(
             f"{where}: {(counts > 1).sum()} patients are in more than one split, patient {first} for "
-            "instance; give all studies of a patient one split"
+            "instance; give all studies of a patient, and of all who share a scan, one split"
         )

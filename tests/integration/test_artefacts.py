@@ -164,8 +164,10 @@ def test_an_encoder_and_its_checkpoint_give_the_features_they_gave(artefacts: Pa
             kept = load_file(Path("scans") / f"{scan.key}.safetensors")
             for name in ("cls", "patches", "centres_mm"):
                 assert getattr(scan, name) == pytest.approx(kept[name], abs=1e-5)
+    index = Dataset.open(Path("data/zarr")).index
     assert pretraining_patients(Path("zero1")) == {
-        *Dataset.open(Path("data/zarr")).index["patient_key"].to_pylist()
+        *index["patient_key"].to_pylist(),
+        *index["source_digest"].to_pylist(),
     }
 
 

@@ -143,7 +143,7 @@ def test_tested_patients_of_the_pretraining_data_are_refused_or_told(
     own, manifest = EncoderSpec(name="own", weights=run / "encoder.safetensors"), tmp_path / "m.parquet"
     seen = own.pretraining_patients
     assert seen == {make_key(number)[::-1] for number in range(3)}
-    tested = np.array([make_key(number)[::-1] for number in (1, 2, 2, 7)])
+    tested = {key: frozenset({key}) for key in (make_key(number)[::-1] for number in (1, 2, 7))}
     with pytest.raises(FmctError, match=r"encoder own: 2 of 3 tested patients .* allow_pretraining_patients"):
         check_leakage("own", tested, seen, allowed=False)
     with caplog.at_level(logging.WARNING):
