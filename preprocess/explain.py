@@ -5,7 +5,7 @@ handed round; `fmct trace` leads back. Identifiers and descriptions are added on
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,10 @@ from preprocess.config import PreprocessConfig
 from preprocess.csv_file import write_csv
 from preprocess.dicom.catalog import SERIES_KEY, Series, commonest, read_groups, texts_of
 from preprocess.privacy.deidentify import Pseudonymizer
+from preprocess.reasons import Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.contrast import any_contrast
+from preprocess.select.divided import SeriesKey, divided_of
 from preprocess.select.kernels import common_sharpness
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected
@@ -84,13 +86,18 @@ def explain(
     """
     groups = read_groups(catalog)
     names = Pseudonymizer(config.key_file)
+    refused = divided_of(catalog)
     total = pq.read_metadata(catalog).num_rows
     schema = IDENTIFIED if identified else SCHEMA
     tables = [schema.empty_table()]
     unread: Counter[tuple[str, str]] = Counter()
     done = 0
     for whole in _whole_studies(groups):
-        rows = [row for study in whole for row in _explained(study, config.select, names, identified, unread)]
+        rows = [
+            row
+            for study in whole
+            for row in _explained(study, config.select, refused, names, identified, unread)
+        ]
         done += len(rows)
         tables.append(pa.Table.from_pylist(rows, schema))
         if progress:
@@ -112,11 +119,12 @@ def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]
 def _explained(
     study: list[Series],
     config: SelectConfig,
+    refused: Mapping[SeriesKey, Rejection],
     names: Pseudonymizer,
     identified: bool,
     unread: Counter[tuple[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    for outcome in told(select_study(study, config, lambda candidate: None)):
+    for outcome in told(select_study(study, config, lambda candidate: None, refused)):
         series = outcome.series
         images = _judged(outcome).instances
         unread.update(unread_texts([i for i in images if i.modality == "CT"], config.lexicon))

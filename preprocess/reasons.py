@@ -62,6 +62,7 @@ class Reason(StrEnum):
     THICKNESS_OUT_OF_RANGE = "thickness_out_of_range"
 
     # Series, by what else their study holds.
+    SEVERAL_PATIENTS = "several_patients"  # their other images are under another Patient ID
     NOT_BEST_OF_STUDY = "not_best_of_study"
 
     # Slices and their geometry.
@@ -102,6 +103,9 @@ class Reason(StrEnum):
     NOISY = "noisy"
     MOTION = "motion"
     INTENSITY_STEP = "intensity_step"
+
+    # Volumes, by what else was made of the catalog (preprocess.tasks.collect).
+    SAME_SCAN = "same_scan"  # another patient's volume is of the same scan
 
     # Whatever its header says (preprocess.qc.plausible); new scans for an encoder are refused for it.
     NOT_A_HEAD = "not_a_head"

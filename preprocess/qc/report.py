@@ -16,6 +16,7 @@ import pyarrow as pa
 from preprocess.config import CHECKS, CheckConfig
 from preprocess.qc.pictures import Picture
 from preprocess.qc.thumbnail import thumbnail
+from preprocess.reasons import Reason
 from preprocess.volume.measure import Measures
 from shards import Dataset
 from shards.atomic import write_text
@@ -127,7 +128,7 @@ def _rejections(rejected: pa.Table) -> list[tuple[str, str, int]]:
 def _flags(flags: Sequence[Sequence[str]]) -> list[tuple[str, int]]:
     """(flag, volumes) for every check."""
     counts = Counter(flag for one in flags for flag in one)
-    return [(_words([check]), counts[check]) for check in CHECKS if counts[check]]
+    return [(_words([check]), counts[check]) for check in (*CHECKS, Reason.SAME_SCAN) if counts[check]]
 
 
 def _scanners(

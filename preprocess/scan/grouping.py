@@ -23,6 +23,7 @@ from preprocess.scan.findings import (
     file_fingerprints,
     rejected_rows,
 )
+from preprocess.scan.identities import Identities, SeveralPatients
 from preprocess.scan.known import Known
 from preprocess.scan.spill import Partitions, splitters
 from preprocess.scan.workplace import Work
@@ -82,6 +83,7 @@ class Tables:
     rejected: dict[Reason, int]
     """Broken files, members and archives, counted by reason."""
     repeated: Repeated
+    several_patients: SeveralPatients
 
 
 def write_tables(findings: Findings, work: Work, executor: Executor) -> Tables:
@@ -109,8 +111,10 @@ def write_tables(findings: Findings, work: Work, executor: Executor) -> Tables:
         for table in rejected:
             order = ("path", "offset", "member", "reason", "detail")
             file.add(table.sort_by([(name, "ascending") for name in order]))
+    identities = Identities(work.scratch / "identities")
     with CatalogWriter(work.made_catalog) as file:
         for table in images:
+            identities.add(table)
             file.add(duplicates.digested(table, executor))
     return Tables(
         objects=objects,
@@ -119,6 +123,7 @@ def write_tables(findings: Findings, work: Work, executor: Executor) -> Tables:
         skipped=skipped,
         rejected=dict(sorted(reasons.items())),
         repeated=duplicates.count(),
+        several_patients=identities.count(),
     )
 
 

@@ -65,6 +65,12 @@ class ScanSummary(Tables):
             f"  repeated  {self.repeated.same_bytes} objects are there again byte for byte,"
             f" {self.repeated.other_bytes} with other bytes",
         ]
+        several = self.several_patients
+        if several.series or several.studies:
+            lines.append(
+                f"  patients  {several.series} series and {several.studies} studies are there under several"
+                " Patient IDs"
+            )
         return "\n".join(lines)
 
 

@@ -2,15 +2,17 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from preprocess.dicom.catalog import Instance, Series
 from preprocess.dicom.geometry import AXIAL_DEG, has_geometry, is_axial
 from preprocess.reasons import Reason, Rejection, Stage
 from preprocess.select.candidate import Candidate, ranked
+from preprocess.select.divided import SeriesKey, key
 from preprocess.select.image_kind import kind
 from preprocess.select.join import find_joins
 from preprocess.select.refused import refusal_of
@@ -49,14 +51,21 @@ def studies(series: Iterable[Series]) -> list[list[Series]]:
 
 
 def select_study(
-    series: Sequence[Series], config: SelectConfig, build: Callable[[Candidate], Rejection | None]
+    series: Sequence[Series],
+    config: SelectConfig,
+    build: Callable[[Candidate], Rejection | None],
+    refused: Mapping[SeriesKey, Rejection] = MappingProxyType({}),
 ) -> list[Outcome]:
     """Decide about all series of one study; one outcome a series, in their order.
 
     `build` makes the volume of a candidate, the best one first, or says why it cannot; then the next one
     takes its place. With `keep: best` one volume is made, with `keep: all` one of every candidate.
+    refused: series that are no patient's alone (preprocess.select.divided).
     """
-    outcomes = {id(one): _by_itself(one, config) for one in series}
+    outcomes = {
+        id(one): Outcome(one, rejection=refused[key(one)]) if key(one) in refused else _by_itself(one, config)
+        for one in series
+    }
 
     def become(sources: Iterable[Series], **result: Any) -> None:
         outcomes.update({id(one): replace(outcomes[id(one)], **result) for one in sources})

@@ -17,9 +17,11 @@ from preprocess.qc import pictures
 from preprocess.qc.montage import MONTAGE_VOLUMES, montage
 from preprocess.qc.report import write_report
 from preprocess.qc.thumbnail import thumbnail
+from preprocess.reasons import Reason
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import MANIFEST, QUARANTINE, SUMMARY, Plan, kept_record, read_current_plan
+from preprocess.tasks.same_scan import with_same_scans
 from shards import Dataset, finish_dataset, index
 from shards.atomic import write_text
 from shards.errors import FmctError, RefusedError
@@ -62,7 +64,9 @@ class Summary(BaseModel):
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected_by_reason.items()) or "none"
         speed = f"{self.source_mb_per_worker_second:.1f} MB/s a worker"
         volumes = f"{self.volumes} volumes of {self.patients} patients ({self.flagged_volumes} flagged)"
-        return f"{volumes} at {speed}; rejected series: {reasons}"
+        twice = self.flagged_by_reason.get(Reason.SAME_SCAN)
+        shared = f"; {twice} volumes are scans that several patients have" if twice else ""
+        return f"{volumes} at {speed}; rejected series: {reasons}{shared}"
 
 
 def collect(out: Path, config: PreprocessConfig) -> Summary:
@@ -148,7 +152,7 @@ def _join(
             f"see {_quarantine_path(out)} and the `select` section of the configuration"
         )
     volumes = index.merge(pq.read_table(place.manifest) for place in places)
-    volumes = manifest.marked(volumes, config.check)
+    volumes = with_same_scans(manifest.marked(volumes, config.check))
     manifest.write(volumes, _manifest_path(out))
     names = [place.shard for place, result in zip(places, results, strict=True) if result.volumes]
     infos = {format: finish_dataset(out / format, format, names, record) for format in config.output.formats}

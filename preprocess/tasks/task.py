@@ -22,6 +22,7 @@ from preprocess.qc.pictures import Picture
 from preprocess.qc.plausible import head_objection
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.candidate import Candidate
+from preprocess.select.divided import divided
 from preprocess.select.study import Outcome, as_rejection, select_study, studies
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
@@ -73,8 +74,10 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
     with _machine_failures(place.out, place.index):
         with ExitStack() as writers:
             shards = _Shards(place, names, config, config_digest, made, writers)
+            refused = divided(series)  # all patients' series of a study are in one task
             for study in studies(series):
-                made.rejected += _rejections(told(select_study(study, config.select, shards.add)), names)
+                outcomes = select_study(study, config.select, shards.add, refused)
+                made.rejected += _rejections(told(outcomes), names)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
         manifest.write(manifest.table(made.volumes), place.manifest)
         pictures.write(made.pictures, place.pictures)

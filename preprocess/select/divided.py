@@ -1,0 +1,64 @@
+"""A series that was cut in two by its Patient IDs: no part of it is a patient's head.
+
+An archive that is told another Patient ID (0010,0020) while it sends a series gives the rest of the images
+the new one, and all UIDs stay. What has the same UIDs under another ID may also be the whole series again,
+or another patient's, as careless anonymisers repeat UIDs.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocess.dicom.catalog import SERIES_KEY, Series, read_rows
+from preprocess.reasons import Reason, Rejection
+
+SeriesKey = tuple[str, str, str]
+"""Patient ID, Study and Series Instance UID."""
+
+
+def key(one: Series) -> SeriesKey:
+    """What names a series of the catalog."""
+    return one.patient_id, one.study_uid, one.series_uid
+
+
+def divided(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
+    """Why those of `series` are refused that lack images which the same UIDs have under another Patient ID.
+
+    Images of a number or at a place that the series has already are another scan's.
+    """
+    alike: dict[tuple[str, str], list[Series]] = {}
+    for one in series:
+        alike.setdefault((one.study_uid, one.series_uid), []).append(one)
+    found = {}
+    for group in alike.values():
+        for one in group:
+            lacking = sum(_lacking(one, other) for other in group if other is not one)
+            if lacking:
+                found[key(one)] = Rejection(
+                    Reason.SEVERAL_PATIENTS,
+                    f"{len(one.instances)} images here, and {lacking} under another Patient ID (0010,0020): "
+                    "give a series one and scan again",
+                )
+    return found
+
+
+def _lacking(one: Series, other: Series) -> int:
+    """How many images of `other` complete `one`; 0 where any is in the place of one that is there."""
+    held = {image.sop_uid for image in one.instances}
+    numbers = {image.instance_number for image in one.instances} - {None}
+    places = {image.position for image in one.instances} - {None}
+    new = [image for image in other.instances if image.sop_uid not in held]
+    if any(image.instance_number in numbers or image.position in places for image in new):
+        return 0
+    return len(new)
+
+
+def divided_of(catalog: Path) -> Mapping[SeriesKey, Rejection]:
+    """`divided` of a whole catalog, of which few series share their UIDs; FmctError as `read_rows`."""
+    keys = pq.read_table(catalog, columns=list(SERIES_KEY))
+    numbered = keys.append_column("row", pa.array(range(len(keys)), pa.int64()))
+    rows = numbered.group_by(["study_uid", "series_uid"]).aggregate([("row", "list")])["row_list"]
+    shared: Collection[int] = [row for group in rows.to_pylist() if len(group) > 1 for row in group]
+    return divided(read_rows(catalog, sorted(shared)))
