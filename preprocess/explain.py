@@ -124,7 +124,7 @@ def _explained(
     identified: bool,
     unread: Counter[tuple[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    for outcome in told(select_study(study, config, lambda candidate: None, refused)):
+    for outcome in told(select_study(study, config, lambda candidate, whole: None, refused)):
         series = outcome.series
         images = _judged(outcome).instances
         unread.update(unread_texts([i for i in images if i.modality == "CT"], config.lexicon))

@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_catalog
 from preprocess.privacy.deface import deface
-from preprocess.qc.check import check
+from preprocess.qc.check import check, require_whole_head
 from preprocess.qc.plausible import require_head
 from preprocess.reasons import Rejection
 from preprocess.scan.run import scan
 from preprocess.select.candidate import Candidate
+from preprocess.select.divided import divided
 from preprocess.select.study import as_rejection, select_study, studies
 from preprocess.tasks.scattered import told
 from preprocess.volume.array_volume import array_volume
@@ -107,10 +108,12 @@ def read_array(
         raise FmctError(f"{name}: refused: {rejection}") from None
 
 
-def _finished(volume: Volume, config: PreprocessConfig) -> Volume:
-    """Checked and, where the training volumes were, defaced; raises Rejection."""
-    check(volume.measures, volume.affine, config.check)
+def _finished(volume: Volume, config: PreprocessConfig, whole: bool = False) -> Volume:
+    """Checked and, where the training volumes were, defaced; raises Rejection, also of a head not `whole`."""
+    flags = check(volume.measures, volume.affine, config.check)
     require_head(volume.voxels, config.grid.spacing_mm)
+    if whole:
+        require_whole_head(volume.measures, flags, config.check)
     if not config.privacy.deface:
         return volume
     return replace(volume, voxels=deface(volume.voxels, config.grid.spacing_mm))
@@ -134,17 +137,19 @@ def _read_dicom(path: Path, config: PreprocessConfig) -> Iterator[Volume]:
 def _volumes(path: Path, series: list[Series], config: PreprocessConfig) -> Iterator[Volume]:
     made = 0
     rejected: Counter[str] = Counter()
+    refused = divided(series)
     for study in studies(series):
         built: list[Volume] = []
 
-        def build(candidate: Candidate, built: list[Volume] = built) -> Rejection | None:
+        def build(candidate: Candidate, whole: bool, built: list[Volume] = built) -> Rejection | None:
             try:
-                built.append(_finished(build_volume(candidate.series, config.grid, config.select), config))
+                volume = build_volume(candidate.series, config.grid, config.select)
+                built.append(_finished(volume, config, whole))
             except Exception as error:
                 return as_rejection(error)
             return None
 
-        outcomes = told(select_study(study, config.select, build))
+        outcomes = told(select_study(study, config.select, build, refused))
         rejected.update(str(outcome.rejection) for outcome in outcomes if outcome.rejection)
         made += len(built)
         yield from built

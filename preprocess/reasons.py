@@ -1,7 +1,7 @@
 """Why a file, a slice or a series does not become (part of) a volume."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 Stage = Literal["select", "build"]
 """Whether a series was judged by its headers, or when its pixels were read."""
@@ -126,6 +126,10 @@ class Rejection(Exception):  # noqa: N818 - it is an outcome, not a defect
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type["Rejection"], tuple[Reason, str]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Reason, str]]:
         """Pickle by the two arguments, so that worker processes can raise it."""
-        return Rejection, (self.reason, self.detail)
+        return type(self), (self.reason, self.detail)
+
+
+class IncompleteError(Rejection):
+    """A volume could be made of a series, but the head is not whole in it."""

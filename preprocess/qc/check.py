@@ -1,12 +1,12 @@
 """Judging what a volume measures: findings, each with the limit that it passes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from preprocess.config import CHECKS, CheckConfig
-from preprocess.reasons import Reason, Rejection
+from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.volume.measure import Measures
 from preprocess.volume.resample import INDEX_STEPS
 
@@ -15,6 +15,9 @@ TRUE_AIR_HU, TRUE_BRAIN_HU = -1000.0, 35.0
 
 WHOLE_EDGE = 0.9
 """An object along this share of the field's edge is the field: its air is not as thin as air should be."""
+
+LACKING = (Reason.NOT_A_HEAD, Reason.HEAD_TOO_SHORT, Reason.VERTEX_MISSING, Reason.HEAD_CUT_BY_FIELD)
+"""Findings for which another series of the study is tried."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,14 @@ def check(
         if finding.reason in config.reject:
             raise Rejection(finding.reason, finding.detail)
     return tuple(finding.reason for finding in found)
+
+
+def require_whole_head(measures: Measures, flags: Collection[Reason], config: CheckConfig) -> None:
+    """Raise IncompleteError for a volume with these flags that lacks a part of the head, or is of none."""
+    lacking = next((reason for reason in LACKING if reason in flags), None)
+    if lacking:
+        limits = {finding.reason: finding.detail for finding in _limits(measures, config)}
+        raise IncompleteError(lacking, limits.get(lacking, "the head is not whole in it"))
 
 
 def findings(

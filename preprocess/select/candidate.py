@@ -6,13 +6,16 @@ from functools import cached_property
 import numpy as np
 
 from preprocess.dicom.catalog import Series
-from preprocess.dicom.geometry import AXIAL_DEG
+from preprocess.dicom.geometry import AXIAL_DEG, SAME_POSITION_MM
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected, coverage_mm
 
 WHOLE = 0.75
 """A candidate that covers less than this share of what its study's widest covers is a part of a head: a
 thin scan of the posterior fossa is not better than a thick one of all."""
+BELOW_MM = 40.0
+"""A candidate that ends this much below another one of its space lacks the vertex: scans of a head end within
+some 20 mm of it, those of face, sinuses or neck at the orbits or below, 80 mm and more beneath it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,36 @@ class Candidate:
         return coverage_mm(self.selected.slices)
 
     @cached_property
+    def top_mm(self) -> float:
+        """Where the centre of the uppermost slice is along the patient's long axis, LPS mm."""
+        slices = self.selected.slices
+        halves = (np.array(slices.matrix) - 1) / 2 * slices.spacing
+        across = halves[0] * slices.row_step + halves[1] * slices.column_step
+        return float((slices.positions[[0, -1]] + across)[:, 2].max())
+
+    @property
+    def is_axial(self) -> bool:
+        """Or lies in another plane."""
+        return self.selected.slices.obliquity_deg <= AXIAL_DEG
+
+    @property
+    def space(self) -> str:
+        """Frame of Reference UID (0020,0052): positions of two do not relate."""
+        return self.series.frame_of_reference_uid
+
+    def may_show_more_than(self, other: "Candidate") -> bool:
+        """May this have of the head what the other one lacks: is it higher, or wider of field?"""
+        if not self.space or self.space != other.space or not (self.is_axial and other.is_axial):
+            return True
+        return self.top_mm > other.top_mm + SAME_POSITION_MM or self._field_mm > 1.01 * other._field_mm
+
+    @property
+    def _field_mm(self) -> float:
+        """The lesser edge of a slice."""
+        slices = self.selected.slices
+        return float((np.array(slices.matrix) * slices.spacing).min())
+
+    @cached_property
     def thickness_mm(self) -> float:
         """Median Slice Thickness (0018,0050), or mean distance of slices if that is more: 0.1 mm steps.
 
@@ -64,12 +97,21 @@ class Candidate:
 def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]:
     """Best first: axial ones that show the whole head by `config.prefer`, then other ones, other planes last.
 
-    Those that are named for a part of the head come behind it, and monoenergetic images behind scans.
+    Those that end below another one of their space, or are named for a part of the head, come behind it, and
+    monoenergetic images behind scans.
 
     Ties go to the wider, the one of more slices, and at last the lesser Series Instance UID, so that
     the order is the same on every machine.
     """
-    widest = max((candidate.coverage_mm for candidate in candidates), default=0.0)
+    tops: dict[str, float] = {}
+    for one in candidates:
+        if one.is_axial and one.space:
+            tops[one.space] = max(one.top_mm, tops.get(one.space, one.top_mm))
+
+    def is_below(candidate: Candidate) -> bool:
+        return candidate.is_axial and candidate.top_mm < tops.get(candidate.space, -np.inf) - BELOW_MM
+
+    widest = max((one.coverage_mm for one in candidates if not is_below(one)), default=0.0)
 
     def merit(candidate: Candidate) -> tuple:
         by_criterion = {
@@ -78,7 +120,8 @@ def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]
             "widest": -round(candidate.coverage_mm),
         }
         return (
-            candidate.selected.slices.obliquity_deg > AXIAL_DEG,
+            not candidate.is_axial,
+            is_below(candidate),
             candidate.coverage_mm < WHOLE * widest,
             candidate.selected.part,
             candidate.selected.monoenergetic,

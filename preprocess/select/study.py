@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from preprocess.dicom.catalog import Instance, Series
 from preprocess.dicom.geometry import AXIAL_DEG, has_geometry, is_axial
-from preprocess.reasons import Reason, Rejection, Stage
+from preprocess.reasons import IncompleteError, Reason, Rejection, Stage
 from preprocess.select.candidate import Candidate, ranked
 from preprocess.select.divided import SeriesKey, key
 from preprocess.select.image_kind import kind
@@ -34,7 +35,7 @@ class Outcome:
     """Else why it did not."""
     stage: Stage = "select"
     chosen: Candidate | None = None
-    """What was chosen in its stead, where the rejection is not_best_of_study."""
+    """What was chosen in its stead: the rejection is not_best_of_study, or what it lacks of the head."""
     usable: Selected | None = None
     """The instances that passed the rules on their own, if any did."""
 
@@ -50,16 +51,23 @@ def studies(series: Iterable[Series]) -> list[list[Series]]:
     return list(groups.values())
 
 
+Build = Callable[[Candidate, bool], Rejection | None]
+"""Makes the volume of a candidate, or says why it cannot. Where the second is true it makes none of a head
+that is not whole, and returns an IncompleteError."""
+
+
 def select_study(
     series: Sequence[Series],
     config: SelectConfig,
-    build: Callable[[Candidate], Rejection | None],
+    build: Build,
     refused: Mapping[SeriesKey, Rejection] = MappingProxyType({}),
 ) -> list[Outcome]:
     """Decide about all series of one study; one outcome a series, in their order.
 
     `build` makes the volume of a candidate, the best one first, or says why it cannot; then the next one
-    takes its place. With `keep: best` one volume is made, with `keep: all` one of every candidate.
+    takes its place. Where the head is not whole in its volume, those that may show more of it are tried; if
+    it is whole in none, the best one stays. With `keep: best` one volume is made, with `keep: all` one of
+    every candidate, as it is.
     refused: series that are no patient's alone (preprocess.select.divided).
     """
     outcomes = {
@@ -76,8 +84,23 @@ def select_study(
         rejection = as_rejection(error, "a study")
         become([o.series for o in outcomes.values() if not o.rejection], rejection=rejection)
         return list(outcomes.values())
+    _build_best(candidates, outcomes, become, config, build)
+    return list(outcomes.values())
+
+
+def _build_best(
+    candidates: Iterable[Candidate],
+    outcomes: Mapping[int, Outcome],
+    become: Callable[..., None],
+    config: SelectConfig,
+    build: Build,
+) -> None:
+    """Build candidates, the best first, until one is a volume, or all; `become` is told of each."""
     chosen: Candidate | None = None
-    for candidate in candidates:
+    queue = deque(candidates)
+    incomplete: dict[int, Candidate] = {}
+    while queue:
+        candidate = queue.popleft()
         sources = candidate.sources
         if any(outcomes[id(one)].candidate for one in sources):
             continue  # a part of what is a volume already
@@ -85,14 +108,20 @@ def select_study(
             rejection = Rejection(Reason.NOT_BEST_OF_STUDY, f"{candidate}; chosen: {chosen}")
             untried = [one for one in sources if outcomes[id(one)].stage == "select"]
             become(untried, rejection=rejection, chosen=chosen)
+            if id(candidate) in incomplete:
+                become(sources, chosen=chosen)
             continue
-        failure = build(candidate)
-        if failure:
-            become(sources, rejection=failure, stage="build")
-        else:
+        as_it_is = config.keep == "all" or id(candidate) in incomplete
+        more = [one for one in queue if id(one) not in incomplete and one.may_show_more_than(candidate)]
+        failure = build(candidate, not as_it_is and bool(more or incomplete))
+        if not failure:
             become(sources, candidate=candidate, rejection=None, stage="select")
             chosen = chosen or candidate
-    return list(outcomes.values())
+            continue
+        become(sources, rejection=failure, stage="build")
+        if isinstance(failure, IncompleteError):  # then come those that may show more, then these as they are
+            incomplete[id(candidate)] = candidate
+            queue = deque({id(one): one for one in (*more, *incomplete.values(), *queue)}.values())
 
 
 def _candidates(

@@ -17,7 +17,7 @@ from preprocess.dicom.equipment import scanner
 from preprocess.privacy.deface import deface
 from preprocess.privacy.deidentify import Pseudonymizer, shifted_date
 from preprocess.qc import pictures
-from preprocess.qc.check import check
+from preprocess.qc.check import check, require_whole_head
 from preprocess.qc.pictures import Picture
 from preprocess.qc.plausible import head_objection
 from preprocess.reasons import Reason, Rejection
@@ -140,14 +140,17 @@ class _Shards:
         self._config_digest = config_digest
         self._writers: list[ShardWriter] = []
 
-    def add(self, candidate: Candidate) -> Rejection | None:
-        """Build a volume and write it; where that fails for a reason of its own, return the reason."""
+    def add(self, candidate: Candidate, whole: bool) -> Rejection | None:
+        """Build a volume and write it; where that fails for a reason of its own, return the reason.
+
+        So also where the head must be `whole`, and is not in it.
+        """
         keys = _Keys.of(candidate.series, self._names)
         try:
             for source in candidate.sources:
                 _require_unchanged(source, keys.key)
             volume = build_volume(candidate.series, self._config.grid, self._config.select)
-            volume, flags = _finished(volume, keys.key, self._config, self._made.pictures)
+            volume, flags = _finished(volume, keys.key, self._config, self._made.pictures, whole)
         except Exception as error:
             return as_rejection(error, f"series {keys.key}")
         if not self._writers:
@@ -218,9 +221,12 @@ class _Keys:
 
 
 def _finished(
-    volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture]
+    volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture], whole: bool
 ) -> tuple[Volume, tuple[Reason, ...]]:
-    """The volume as it is stored, and its flags; pictures of what is not stored go to `seen`."""
+    """The volume as it is stored, and its flags; pictures of what is not stored go to `seen`.
+
+    Raises IncompleteError where the head must be `whole` and is not.
+    """
     spacing = config.grid.spacing_mm
     try:
         objection = head_objection(volume.voxels, spacing)
@@ -229,6 +235,8 @@ def _finished(
         if not config.privacy.deface:  # it may have no brain to be defaced by
             seen.append(pictures.of(key, "rejected", str(rejection), volume.voxels, spacing))
         raise
+    if whole:
+        require_whole_head(volume.measures, flags, config.check)
     if not config.privacy.deface:
         return volume, flags
     voxels = deface(volume.voxels, spacing)

@@ -29,7 +29,7 @@ def only_volume(study: list[Series], grid: GridConfig) -> tuple[Volume, Candidat
     """The one volume of a study, of which all its series become part."""
     made: list[tuple[Volume, Candidate]] = []
 
-    def build(candidate: Candidate) -> Rejection | None:
+    def build(candidate: Candidate, whole: bool) -> Rejection | None:
         made.append((build_volume(candidate.series, grid, CONFIG), candidate))
         return None
 

@@ -184,7 +184,7 @@ def test_preprocessing_meets_the_expectations(out: Path, truth: dict[str, Any], 
     config = SelectConfig(keep="all")
     dropped: dict[str, dict[Reason, int]] = {}
 
-    def build(candidate: Candidate) -> Rejection | None:
+    def build(candidate: Candidate, whole: bool) -> Rejection | None:
         try:
             volume = build_volume(candidate.series, grid, config)
         except Rejection as rejection:

@@ -19,7 +19,7 @@ def outcomes(folder: Path, images: int, at_one_place: bool = False) -> list[Outc
         series = f"1.2.3.{min(k, images)}"
         stored = waves(slices.points(position)).astype("int16")
         save(ct_image(stored, SeriesInstanceUID=series, **place), folder / str(k))
-    return select_study(scanned(folder), SelectConfig(), lambda candidate: None)
+    return select_study(scanned(folder), SelectConfig(), lambda candidate, whole: None)
 
 
 def test_images_in_series_of_their_own_are_told_as_that(tmp_path: Path) -> None:

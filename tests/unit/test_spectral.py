@@ -40,7 +40,7 @@ def why(image: Series, **config: Any) -> str | None:
 
 def volume_of(*study: Series, **config: Any) -> list[str]:
     """Series UIDs of a study's volumes."""
-    outcomes = select_study(study, SelectConfig(**config), lambda candidate: None)
+    outcomes = select_study(study, SelectConfig(**config), lambda candidate, whole: None)
     return [outcome.series.series_uid for outcome in outcomes if outcome.candidate]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Instance, Series
-from preprocess.reasons import Reason, Rejection
+from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.select import study
 from preprocess.select.candidate import Candidate
 from preprocess.select.study import Outcome, select_study, studies
@@ -25,11 +25,24 @@ def named(uid: str, instances: tuple[Instance, ...], **change: Any) -> Series:
     return series(instances, series_uid=uid, **change)
 
 
-def outcomes(*study: Series, failing: tuple[str, ...] = (), **config: Any) -> dict[str, Outcome]:
-    """Outcomes by series UID; candidates that begin with a series of `failing` cannot be built."""
+def outcomes(
+    *study: Series,
+    failing: tuple[str, ...] = (),
+    partial: tuple[str, ...] = (),
+    tried: list[str] | None = None,
+    **config: Any,
+) -> dict[str, Outcome]:
+    """Outcomes by series UID; those of `failing` cannot be built, in those of `partial` the vertex is cut.
 
-    def build(candidate: Candidate) -> Rejection | None:
+    tried: takes what is built, in order.
+    """
+
+    def build(candidate: Candidate, whole: bool) -> Rejection | None:
         uids = "+".join(source.series_uid for source in candidate.sources)
+        if tried is not None:
+            tried.append(uids)
+        if whole and uids in partial:
+            return IncompleteError(Reason.VERTEX_MISSING, "cut")
         return Rejection(Reason.TRUNCATED_PIXEL_DATA, "cut") if uids in failing else None
 
     found = select_study(study, SelectConfig(**config), build)
@@ -88,6 +101,50 @@ def test_the_next_best_takes_the_place_of_one_that_cannot_be_built() -> None:
         "thick": ("not_best_of_study", "select"),
         "bone": ("bone_kernel", "select"),
     }
+
+
+FACE = named("face", stack([-90.0 + k for k in range(150)], thickness=1.0))
+"""Ends 85 mm below `THICK`, named for nothing."""
+LOWER = named("lower", stack([-20.0 + k for k in range(150)], thickness=1.0))
+"""Ends 15 mm below `THICK`, as a scan may that shows the vertex."""
+
+
+def test_what_ends_far_below_the_studys_highest_lacks_the_vertex() -> None:
+    assert result(outcomes(FACE, THICK)["thick"]) == "volume"
+    neck = named("neck", stack([-250.0 + k for k in range(300)], thickness=1.0))
+    assert result(outcomes(neck, THICK)["thick"]) == "volume"
+    assert result(outcomes(LOWER, THICK)["lower"]) == "volume"
+    elsewhere = tuple(replace(i, frame_of_reference_uid="4") for i in FACE.instances)
+    assert result(outcomes(named("face", elsewhere), THICK)["face"]) == "volume"
+    upright = tuple(  # stored from above, with rows that run the other way
+        replace(i, orientation=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0)) for i in reversed(FACE.instances)
+    )
+    assert result(outcomes(named("face", upright), THICK)["thick"]) == "volume"
+
+
+def test_the_next_best_takes_the_place_of_one_that_shows_less_of_the_head() -> None:
+    tried: list[str] = []
+    found = outcomes(THICK, LOWER, WIDE, partial=("lower",), tried=tried)
+    assert tried == ["lower", "wide"]
+    assert {uid: (result(one), one.stage) for uid, one in found.items()} == {
+        "lower": ("vertex_missing", "build"),
+        "wide": ("volume", "select"),
+        "thick": ("not_best_of_study", "select"),
+    }
+    assert found["lower"].chosen is found["wide"].candidate
+
+
+def test_the_best_stays_where_none_shows_more() -> None:
+    tried: list[str] = []
+    found = outcomes(THICK, LOWER, partial=("lower", "thick"), tried=tried)
+    assert tried == ["lower", "thick", "lower"]
+    assert [result(found[uid]) for uid in ("lower", "thick")] == ["volume", "vertex_missing"]
+    found = outcomes(THIN, SPARSE, partial=("thin", "sparse"), tried=tried)
+    assert tried[3:] == ["thin"]  # a reconstruction of the same range
+    assert result(found["thin"]) == "volume"
+    assert result(outcomes(THICK, LOWER, partial=("lower",), failing=("thick",))["lower"]) == "volume"
+    kept = outcomes(THICK, LOWER, partial=("lower", "thick"), keep="all")
+    assert {result(one) for one in kept.values()} == {"volume"}
 
 
 def test_a_series_of_two_kernels_is_ranked_and_joined_by_the_one_that_is_kept() -> None:

@@ -1,0 +1,48 @@
+"""A part of a head that headers do not tell of gives way, when it is built, to the head of its study."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from dicom_files import axial
+from preprocess_export import KEY, Export, run_inline, write_series
+
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
+
+THIN_PART = axial(slices=34, gap=3.0, start=(-70, -60, -2))
+"""Of a head from z = -2 to 122, up to 97."""
+HEAD = axial(slices=22, gap=6.0, start=(-70, -60, 0))
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Export:
+    """A study of a thin part and a thick head, which no header relates; and one of the part alone."""
+    folder = tmp_path / "dicom"
+    write_series(folder, 0, 1, THIN_PART, FrameOfReferenceUID="1.2.3.1", SliceThickness=3)
+    write_series(folder, 0, 2, HEAD, FrameOfReferenceUID="1.2.3.2", SliceThickness=6)
+    write_series(folder, 1, 1, THIN_PART, FrameOfReferenceUID="1.2.3.1", SliceThickness=3)
+    key_file = tmp_path / "hmac.key"
+    key_file.write_text(KEY)
+    key_file.chmod(0o600)
+    export = Export(folder, tmp_path / "catalog.parquet", key_file)
+    export.rescan()
+    return export
+
+
+def test_the_head_is_taken_and_the_part_has_its_row(export: Export, tmp_path: Path) -> None:
+    config = PreprocessConfig(
+        key_file=export.key_file,
+        grid=GridConfig(spacing_mm=(4, 4, 4)),
+        output=OutputConfig(formats=("zarr",)),
+    )
+    run_inline(export, tmp_path / "out", config)
+    volumes = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert sorted((row["slices"], tuple(row["flags"])) for row in volumes) == [
+        (22, ()),
+        (34, ("vertex_missing",)),
+    ]
+    (row,) = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert (row["reason"], row["stage"]) == ("vertex_missing", "build")
+    head = next(volume for volume in volumes if volume["slices"] == 22)
+    assert row["study_key"] == head["study_key"]
+    assert row["detail"].startswith(f"{head['key']} was chosen: ")
