@@ -17,7 +17,7 @@ GRID, SELECT = GridConfig(spacing_mm=(4, 4, 4)), SelectConfig()
 
 
 def ball() -> tuple[np.ndarray, np.ndarray]:
-    """A skull around a brain with wide ventricles, float32 HU (30, 60, 60), and its affine: 6 by 3.5 by 3.5 mm."""
+    """A skull around a brain with wide ventricles: float32 HU (30, 60, 60), and its affine."""
     points = (np.indices((30, 60, 60)).transpose(1, 2, 3, 0) - [15, 30, 30]) * [6, 3.5, 3.5]
     distance = np.linalg.norm(points, axis=-1)
     hu = np.select([distance < 40, distance < 72, distance < 80], [8.0, 35.0, 900.0], -1000.0)
