@@ -27,7 +27,8 @@ def release(folder: Path, names: list[str], findings: list[str]) -> list[dict[st
     hu, affine = as_array(axial(slices=20, gap=6.0, start=(-66, -60, 0)))
     for number, name in enumerate(names):
         bleeds = number % 2
-        bright = hu + (60 * bleeds * (hu > 0)).astype(np.int16)
+        bright = hu + (30 * bleeds * (hu > 0)).astype(np.int16)
+        bright[0, 0, 0] += number  # no two patients share a scan
         write_nifti(bright, affine, folder / "nifti" / name)
         rows.append({"img_path": f"/{name}", **dict.fromkeys(findings, str(bleeds))})
     (folder / "tables").mkdir()
