@@ -17,7 +17,7 @@ def test_draws_are_shared_out_among_pretrainings_and_may_be_fewer() -> None:
     config = StudyConfig.model_validate(
         {
             **yaml.safe_load(RECIPE.read_text()),
-            **{"seeds": [0, 1, 2, 3, 4], "fractions": [0.1, 1.0], "sizes": [100, 8000]},
+            **{"seeds": [0, 1, 2, 3, 4], "fractions": [0.1, 1.0], "sizes": [100, 8000], "reduced": {}},
             "objectives": {
                 "mae": {"train": {}, "pretrainings": 2},
                 "dino": {"train": {}, "draws": 3},
