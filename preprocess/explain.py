@@ -26,7 +26,6 @@ from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected
 from preprocess.select.study import Outcome, select_study, studies
 from preprocess.select.unread import unread_texts
-from preprocess.tasks.scattered import told
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 
@@ -124,7 +123,7 @@ def _explained(
     identified: bool,
     unread: Counter[tuple[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    for outcome in told(select_study(study, config, lambda candidate, whole: None, refused)):
+    for outcome in select_study(study, config, lambda candidate, whole: None, refused):
         series = outcome.series
         images = _judged(outcome).instances
         unread.update(unread_texts([i for i in images if i.modality == "CT"], config.lexicon))

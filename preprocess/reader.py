@@ -24,7 +24,6 @@ from preprocess.scan.run import scan
 from preprocess.select.candidate import Candidate
 from preprocess.select.divided import divided
 from preprocess.select.study import as_rejection, select_study, studies
-from preprocess.tasks.scattered import told
 from preprocess.volume.array_volume import array_volume
 from preprocess.volume.build import Volume, build_volume
 from preprocess.volume.formats import format_of, open_volume
@@ -149,7 +148,7 @@ def _volumes(path: Path, series: list[Series], config: PreprocessConfig) -> Iter
                 return as_rejection(error)
             return None
 
-        outcomes = told(select_study(study, config.select, build, refused))
+        outcomes = select_study(study, config.select, build, refused)
         rejected.update(str(outcome.rejection) for outcome in outcomes if outcome.rejection)
         made += len(built)
         yield from built

@@ -18,6 +18,7 @@ from preprocess.select.image_kind import kind
 from preprocess.select.join import find_joins
 from preprocess.select.refused import refusal_of
 from preprocess.select.rules import SelectConfig
+from preprocess.select.scattered import told
 from preprocess.select.series import Selected, require_stack, usable
 from shards.errors import FmctError
 
@@ -85,7 +86,7 @@ def select_study(
         become([o.series for o in outcomes.values() if not o.rejection], rejection=rejection)
         return list(outcomes.values())
     _build_best(candidates, outcomes, become, config, build)
-    return list(outcomes.values())
+    return told(list(outcomes.values()))
 
 
 def _build_best(

@@ -28,7 +28,6 @@ from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import Plan, Task, input_digest, kept_record, read_current_plan, task_digest
 from preprocess.tasks.quarantine import Entry
-from preprocess.tasks.scattered import told
 from preprocess.volume.build import Volume, build_volume
 from shards.errors import FmctError, UnavailableError, refusal_kind
 from shards.index import read_sidecar, sidecar_path
@@ -77,7 +76,7 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
             refused = divided(series)  # all patients' series of a study are in one task
             for study in studies(series):
                 outcomes = select_study(study, config.select, shards.add, refused)
-                made.rejected += _rejections(told(outcomes), names)
+                made.rejected += _rejections(outcomes, names)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
         manifest.write(manifest.table(made.volumes), place.manifest)
         pictures.write(made.pictures, place.pictures)

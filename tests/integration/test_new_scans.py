@@ -19,6 +19,7 @@ from pydicom.data import get_testdata_file
 from safetensors.numpy import load_file
 from small_training import small_encoder
 from typer.testing import CliRunner
+from volume_files import as_array, write_nifti
 
 import fmct_hpc
 from fmct_hpc.config import TrainConfig
@@ -70,24 +71,6 @@ def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encod
         assert (scan.voxels == dataset.read(dataset.position(digests[scan.key]))).all()
     direct = loaded(info.view(dataset.read(0), dataset.info.spacing_mm))[0].detach().numpy()
     assert stored[dataset.record(0).key].cls == pytest.approx(direct[0], abs=1e-6)
-
-
-def as_array(acquisition: Acquisition) -> tuple[np.ndarray, np.ndarray]:
-    """The slices as (D, rows, columns), and the affine of that index to LPS mm."""
-    hu = np.rint([head(acquisition.points(position)) for position in acquisition.positions])
-    affine = np.eye(4)
-    affine[:3, 0] = acquisition.positions[1] - acquisition.positions[0]
-    affine[:3, 1] = acquisition.row_step * acquisition.spacing[0]
-    affine[:3, 2] = acquisition.column_step * acquisition.spacing[1]
-    affine[:3, 3] = acquisition.positions[0]
-    return hu.astype(np.int16), affine
-
-
-def write_nifti(hu: np.ndarray, affine: np.ndarray, path: Path, dtype: type = np.int16) -> Path:
-    """(k, j, i) and its affine to LPS, as NIfTI has it: (i, j, k), RAS."""
-    ras = np.diag([-1.0, -1, 1, 1]) @ affine[:, [2, 1, 0, 3]]
-    nibabel.save(nibabel.Nifti1Image(hu.transpose(2, 1, 0).astype(dtype), ras), path)
-    return path
 
 
 def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: Path) -> None:

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from preprocess.reasons import Reason, Rejection
-from preprocess.select.study import Outcome
+
+if TYPE_CHECKING:
+    from preprocess.select.study import Outcome
 
 LEAST_IMAGES = 5
 """Series of one image in a study that are too many to be key images and single slices by intent."""
 
 
-def told(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def told(outcomes: Sequence["Outcome"]) -> list["Outcome"]:
     """The outcomes of a study, where series of one image were refused for that with what they are together.
 
     Careless anonymisers make a UID for each file. The UIDs stay what they are: which images belong together
@@ -28,7 +31,7 @@ def told(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [replace(one, rejection=rejection) if _is_single(one) else one for one in outcomes]
 
 
-def _is_single(outcome: Outcome) -> bool:
+def _is_single(outcome: "Outcome") -> bool:
     rejection = outcome.rejection
     return (
         rejection is not None
