@@ -2,7 +2,7 @@
 
 The volume is the real head of tests/data, its slices stacked and resized to 176×220×220. Times are CPU
 times of this process, one thread, warm: the same random crops in turn by every reader, the least of the
-rounds for each crop, their mean. blosc2 and zarrs come with the extra `bench`.
+rounds for each crop, their mean. blosc2 comes with the extra `bench`.
 """
 
 import argparse

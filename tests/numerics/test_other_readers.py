@@ -24,7 +24,7 @@ from test_dcm2niix import dcm2niix, raw_field
 GRADIENT = float(np.linalg.norm([3.0, -5.0, 4.0]))
 """HU of `ramp` a millimetre."""
 REACH_MM = 3.4
-"""Half the diagonal of a voxel of 3 x 3 x 5 mm, the slices' own: no point of a slice that is there is farther off."""
+"""Half the diagonal of a voxel of 3 x 3 x 5 mm, the slices' own: what is there has a voxel as near."""
 DOCUMENT = REPOSITORY / "docs" / "other-readers.md"
 Read = tuple[np.ndarray, np.ndarray]
 """Values (K,), and the points (K, 3), LPS mm, at which the reader says that they lie."""
@@ -152,7 +152,7 @@ def displacement(read: Read) -> float:
 
 
 def in_place(read: Read, middles: np.ndarray) -> int:
-    """How many slices have a voxel at their middle whose value is of within 1 mm of where it is said to lie."""
+    """How many slices have a voxel at their middle, of a value that belongs within 1 mm of there."""
     values, points = read
     right = (values > -200) & (np.abs(values - ramp(points)) <= GRADIENT)
     return int((KDTree(points[right]).query(middles)[0] <= REACH_MM).sum())
