@@ -21,7 +21,7 @@ from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import export
 from preprocess.demo.plan import VOLUME, Kind, Quirk, plan_studies
-from preprocess.dicom.catalog import Series
+from preprocess.dicom.catalog import Instance, Series
 from preprocess.dicom.decode import AIR_HU, Decoder
 from preprocess.dicom.geometry import stack
 from preprocess.select.series import select
@@ -64,6 +64,7 @@ def test_tilted_uneven_head_agrees_with_dcm2niix(tmp_path: Path) -> None:
     # It interpolates three times and we average over a voxel, so noise differs by about 1 HU.
     assert np.abs(ours - theirs).mean() < 1.0
     assert best_shift(volume, partial(sampled, values, image.get_qform())) < 0.1
+    assert lacking(series, volume.voxels, voxel_points(volume), values, image.get_qform()) == (0, 0)
 
 
 def test_tilt_of_the_other_sign_agrees_with_dcm2niix(
@@ -85,6 +86,7 @@ def test_tilt_of_the_other_sign_agrees_with_dcm2niix(
     assert plastic.sum() > 1e4
     assert volume.voxels[plastic].mean() == pytest.approx(expected[plastic].mean(), abs=2)
     assert best_shift(volume, partial(sampled, values, to_ras)) < 0.25
+    assert lacking(series, volume.voxels, voxel_points(volume), values, to_ras) == (0, 0)
 
 
 def best_shift(volume: Volume, hu: Function) -> float:
@@ -102,10 +104,15 @@ def best_shift(volume: Volume, hu: Function) -> float:
     return float(np.linalg.norm(found.x))
 
 
+def instances_of(series: Series) -> list[Instance]:
+    """Those that a series of any extent is made of, in geometric order."""
+    few = SelectConfig(min_slices=2, min_coverage_mm=1, max_obliquity_deg=90)
+    return [group[0] for group in select(series, few).positions]
+
+
 def raw_field(series: Series, spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """A series on the grid of its whole field, thinned in its planes: voxels and their LPS points."""
-    few = SelectConfig(min_slices=2, min_coverage_mm=1, max_obliquity_deg=90)
-    instances = [group[0] for group in select(series, few).positions]
+    instances = instances_of(series)
     with Decoder() as decoder:
         hu = np.stack([decoder.decode(instance).hu for instance in instances])
     slices = stack(instances)
@@ -116,25 +123,58 @@ def raw_field(series: Series, spacing: tuple[float, float, float]) -> tuple[np.n
     return voxels[thin], index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
 
 
+PLAIN_HU = -900
+"""Codes for "outside the circle" are air to us, and what is interpolated with it is neither."""
+
+
+def lacking(
+    series: Series, voxels: np.ndarray, points: np.ndarray, image: np.ndarray, to_ras: np.ndarray
+) -> tuple[int, int]:
+    """What either lacks: slices of the series beyond the image's, and of the image's that show more than air
+    those in which our voxels show none.
+    """
+    slices = stack(instances_of(series))
+    rows, columns = (size // 2 for size in slices.matrix)
+    middles = (
+        slices.positions
+        + rows * slices.spacing[0] * slices.row_step
+        + columns * slices.spacing[1] * slices.column_step
+    )
+    to_index = np.linalg.inv(to_ras)
+    theirs = nibabel.affines.apply_affine(to_index, middles * [-1, -1, 1])[:, 2]
+    ours = nibabel.affines.apply_affine(to_index, points[voxels > PLAIN_HU] * [-1, -1, 1])[:, 2]
+    shown = np.flatnonzero((image > PLAIN_HU).mean(axis=(0, 1)) > 0.01)
+    beyond = (theirs < -0.5) | (theirs > image.shape[2] - 0.5)
+    return int(beyond.sum()), len(set(shown) - set(np.rint(ours)))
+
+
 def differences(voxels: np.ndarray, points: np.ndarray, image: nibabel.Nifti1Image) -> np.ndarray:
-    """Absolute differences in HU at those of our voxels that lie between the image's voxel centres."""
+    """Absolute differences in HU at those of our voxels that lie between the image's voxel centres.
+
+    What ours shows beyond its rows and columns fails here, what either shows in other slices in `lacking`.
+    """
     to_ras = image.get_qform()
     index = (points * [-1, -1, 1] - to_ras[:3, 3]) @ np.linalg.inv(to_ras[:3, :3]).T
-    within = np.all((index >= 0) & (index <= np.array(image.shape) - 1), axis=-1)
+    last = np.array(image.shape) - 1
+    aside = np.any((index < -0.51) | (index > last + 0.51), axis=-1, where=[True, True, False])
+    assert not (voxels[aside] > PLAIN_HU).any()
+    within = np.all((index >= 0) & (index <= last), axis=-1)
     values = np.asarray(image.dataobj, np.float32)
     expected = map_coordinates(values, index[within].T, order=1)
     # Codes for "outside the circle" are air to us.
-    plain = expected > -900
+    plain = expected > PLAIN_HU
     return np.abs(voxels[within] - expected)[plain]
 
 
 def test_a_series_with_a_missing_slice_agrees_with_dcm2niix(
     shared_dicom: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """It too fills the gap of 10 mm among gaps of 5 mm linearly."""
+    """It too fills the gap of 10 mm among gaps of 5 mm linearly, but ends before the last slice."""
     folder = shared_dicom("dicom2nifti/failing/sliceincrement/001")
     series = scanned(folder, tmp_path / "catalog.parquet")[0]
-    found = differences(*raw_field(series, (2.5, 0.4, 0.4)), dcm2niix(folder, tmp_path / "nii")["_Eq_1"])
+    ours, image = raw_field(series, (2.5, 0.4, 0.4)), dcm2niix(folder, tmp_path / "nii")["_Eq_1"]
+    assert lacking(series, *ours, np.asarray(image.dataobj), image.get_qform()) == (1, 0)
+    found = differences(*ours, image)
     assert found.size > 1e5
     assert found.max() <= 1.1
 
@@ -145,7 +185,9 @@ def test_a_tilted_series_with_a_missing_slice_agrees_with_dcm2niix(
     """Tilted by 15.5 degrees, 0.78 mm apart; it shears by whole rows' fractions, we by each slice's place."""
     folder = shared_dicom("dicom2nifti/failing/sliceincrement/002")
     series = scanned(folder, tmp_path / "catalog.parquet")[0]
-    found = differences(*raw_field(series, (0.5, 0.5, 0.5)), dcm2niix(folder, tmp_path / "nii")["_Tilt_Eq_1"])
+    ours, image = raw_field(series, (0.5, 0.5, 0.5)), dcm2niix(folder, tmp_path / "nii")["_Tilt_Eq_1"]
+    assert lacking(series, *ours, np.asarray(image.dataobj), image.get_qform()) == (1, 0)
+    found = differences(*ours, image)
     assert found.size > 1e4
     assert np.median(found) <= 6
     assert np.mean(found) <= 25
@@ -163,7 +205,10 @@ def test_sagittal_slices_of_every_encoding_agree_with_dcm2niix(
         data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = CTImageStorage
         save(data, tmp_path / "export" / path.name)
     image = dcm2niix(root / "compressed_jpeg", tmp_path / "nii")[""]
-    found = differences(*raw_field(scanned(tmp_path / "export")[0], (0.9, 0.8, 1.0)), image)
+    series = scanned(tmp_path / "export")[0]
+    ours = raw_field(series, (0.9, 0.8, 1.0))
+    assert lacking(series, *ours, np.asarray(image.dataobj), image.get_qform()) == (0, 0)
+    found = differences(*ours, image)
     assert found.size > 1e4
     assert found.max() <= 0.51
 
@@ -200,9 +245,10 @@ def test_the_generators_series_agree_with_dcm2niix_and_with_the_head(tmp_path: P
             folder.mkdir()
             for number, instance in enumerate(series.instances):
                 shutil.copy(instance.path, folder / str(number))
-            found = differences(
-                volume.voxels, points, dcm2niix(folder, tmp_path / f"nii{study['index']}")[""]
-            )
+            image = dcm2niix(folder, tmp_path / f"nii{study['index']}")[""]
+            whole = raw_field(series, (2.5, 4.0, 4.0))  # the volume is cropped to the head
+            assert lacking(series, *whole, np.asarray(image.dataobj), image.get_qform()) == (0, 0), quirks
+            found = differences(volume.voxels, points, image)
             assert found.size > 1e5
             assert found.max() <= 1
             compared |= quirks
