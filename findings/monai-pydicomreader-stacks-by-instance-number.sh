@@ -2,7 +2,7 @@
 # MONAI 1.6.1 with pydicom 3.0.2, LoadImage of a folder that holds a CT series
 #
 # One would guess: slices are stacked by Image Position (Patient) (0020,0032), as ITK does; Instance Number (0020,0013)
-# numbers the images and says nothing of place (PS3.3 C.7.6.1), and what contradicts the positions is refused or warned of.
+# says nothing of place (PS3.3 C.7.6.1), and what contradicts the positions is refused or warned of.
 # What happens: PydicomReader, which LoadImage takes for a folder where `itk` is not installed, sorts by Instance Number
 # alone. A series that was acquired interleaved, and is numbered in that order, becomes a volume with its slices in that
 # order, whose affine claims even steps: of 12 slices of 5 mm some lie 25 mm from their positions. Nothing is said.
