@@ -4,16 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fmct_hpc.classifier.predict import Classifier, load_classifier
     from fmct_hpc.inference.features import ScanFeatures, features
     from fmct_hpc.train.export import EncoderInfo, load_encoder
 
 _HOME = {
+    "Classifier": "fmct_hpc.classifier.predict",
     "EncoderInfo": "fmct_hpc.train.export",
     "ScanFeatures": "fmct_hpc.inference.features",
     "features": "fmct_hpc.inference.features",
+    "load_classifier": "fmct_hpc.classifier.predict",
     "load_encoder": "fmct_hpc.train.export",
 }
-__all__ = ["EncoderInfo", "ScanFeatures", "features", "load_encoder"]
+__all__ = ["Classifier", "EncoderInfo", "ScanFeatures", "features", "load_classifier", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:

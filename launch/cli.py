@@ -7,7 +7,15 @@ import typer
 
 from launch.commands.cluster import launch_app
 from launch.commands.console import set_up_logging
-from launch.commands.evaluation import features, probe, report, study, sweep
+from launch.commands.evaluation import (
+    export_classifier,
+    features,
+    predict,
+    probe,
+    report,
+    study,
+    sweep,
+)
 from launch.commands.preprocessing import (
     demo_app,
     import_volumes,
@@ -45,7 +53,7 @@ app.callback()(caches.set_for_libraries)
 for command in (
     *(doctor, recipes, keygen, scan, select, preprocess, labels, trace),
     *(train, compare, convert_weights, export_model),
-    *(probe, features, study, sweep, report),
+    *(probe, features, study, sweep, export_classifier, predict, report),
 ):
     app.command()(command)
 app.command("import")(import_volumes)

@@ -69,13 +69,14 @@ class Reader(Protocol):
         ...
 
 
-def read_scans(path: Path, info: EncoderInfo) -> Iterator[Scan]:
+def read_scans(path: Path, info: EncoderInfo, rows: range | None = None) -> Iterator[Scan]:
     """The volumes at `path`: a shard dataset's, or what the registered reader makes of it.
 
+    rows: only these of a dataset.
     Raises FmctError where it holds none that the encoder takes.
     """
     if (path / FILE_NAME).is_file():
-        yield from _read_dataset(path, info)
+        yield from _read_dataset(path, info, rows)
         return
     for volume in _reader().read(path, info.preprocessing, info.preprocess_digest):
         yield _scan(volume)
@@ -90,10 +91,10 @@ def _scan(volume: Read) -> Scan:
     return Scan(volume.source_digest[:KEY_DIGITS], volume.voxels, volume.affine)
 
 
-def _read_dataset(path: Path, info: EncoderInfo) -> Iterator[Scan]:
+def _read_dataset(path: Path, info: EncoderInfo, rows: range | None) -> Iterator[Scan]:
     dataset = Dataset.open(path)
     require_same_preprocessing(dataset, info.preprocess_digest, info.preprocessing, "the encoder")
-    for number in range(len(dataset)):
+    for number in range(len(dataset)) if rows is None else rows:
         record = dataset.record(number)
         yield Scan(record.key, dataset.read(number), np.array(record.affine).reshape(4, 4))
 

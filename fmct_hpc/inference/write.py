@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ from shards.places import require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE = "features.parquet"
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _write_all(
     refused: list[str] = []
     for number, path in enumerate(paths):
         try:
-            for scan in _read(number, path, features(path, loaded, batch=batch, device=device)):
+            for scan in of_path(number, path, features(path, loaded, batch=batch, device=device)):
                 _write(scan, out)
                 rows.append({"path": number, "key": scan.key, "cls": scan.cls, "mean": scan.mean})
         except FmctError as error:
@@ -87,10 +88,10 @@ def _write_all(
     return Written(len(rows), tuple(refused))
 
 
-def _read(number: int, path: Path, scans: Iterator[ScanFeatures]) -> Iterator[ScanFeatures]:
-    """The scans of a path; what refuses it names its number, for a path may spell a patient's name.
+def of_path(number: int, path: Path, scans: Iterator[Result]) -> Iterator[Result]:
+    """What comes of a path; what refuses it names its number, for a path may spell a patient's name.
 
-    What this raises goes to logs that others read.
+    Raises FmctError for all that the path is to blame for; it goes to logs that others read.
     """
     try:
         yield from scans

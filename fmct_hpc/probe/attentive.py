@@ -7,6 +7,7 @@ would add nothing to what it can compute.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmct_hpc.probe.config import AttentiveConfig
+from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.problem import Fitted, Problem, log_loss
 from fmct_hpc.train.schedules import cosine
 
@@ -23,6 +25,26 @@ _ORDER = int.from_bytes(b"order")
 _START = int.from_bytes(b"start")
 SAMPLE = 64
 """Volumes of which channel means and deviations are taken: their patches are tens of thousands of tokens."""
+
+
+@dataclass(frozen=True)
+class AttentiveHead(Head):
+    """Queries and the linear classifier of what they gather."""
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+    """(width,) each, of the patch tokens."""
+    queries: NDArray[np.float32]
+    readout: NDArray[np.float32]
+    """(queries, width) each."""
+    bias: NDArray[np.float32]
+    """()"""
+
+    def scores(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Of patch tokens (B, patches, width), as a feature store keeps them."""
+        head = [torch.from_numpy(np.asarray(part)) for part in (self.queries, self.readout, self.bias)]
+        tokens = torch.from_numpy((inputs.astype(np.float32) - self.mean) / self.deviation)
+        return torch.sigmoid(_logits(tokens, head).double()).numpy()
 
 
 def attentive(
@@ -41,12 +63,12 @@ class _Scale:
     def __init__(self, tokens: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> None:
         chosen = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
         sample = torch.from_numpy(np.asarray(tokens[chosen], dtype=np.float32)).flatten(0, 1)
-        self._tokens, self._mean, self._deviation = tokens, sample.mean(dim=0), sample.std(dim=0).clamp(1e-6)
+        self._tokens, self.mean, self.deviation = tokens, sample.mean(dim=0), sample.std(dim=0).clamp(1e-6)
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Standardised tokens of some volumes: float32 (B, patches, width)."""
         read = torch.from_numpy(np.asarray(self._tokens[rows], dtype=np.float32))
-        return (read - self._mean) / self._deviation
+        return (read - self.mean) / self.deviation
 
 
 def _train(tokens: NDArray[np.floating[Any]], problem: Problem, config: AttentiveConfig) -> Fitted:
@@ -67,7 +89,8 @@ def _train(tokens: NDArray[np.floating[Any]], problem: Problem, config: Attentiv
         [{"params": head, "lr": rate} for head, rate in zip(heads, rates, strict=True)],
         weight_decay=config.weight_decay,
     )
-    best = Fitted(np.empty(0), np.empty(0), {})
+    on_best = np.empty(0)
+    chosen: dict[str, float] = {}
     least = np.inf
     kept: list[Tensor] = []
     for step in range(config.steps):
@@ -89,9 +112,10 @@ def _train(tokens: NDArray[np.floating[Any]], problem: Problem, config: Attentiv
         if losses[number] < least or not kept or not len(problem.validation):
             least, kept = float(losses[number]), [part.detach().clone() for part in heads[number]]
             chosen = {"learning_rate": rates[number], "step": float(step + 1)}
-            best = Fitted(on_validation[number], np.empty(0), chosen)
+            on_best = on_validation[number]
     scores = _probabilities(scale, [kept], problem.scored, config.batch)[0]
-    return Fitted(best.validation, scores, best.chosen)
+    parts = [part.numpy() for part in (scale.mean, scale.deviation, *kept)]
+    return Fitted(on_best, scores, chosen, AttentiveHead(*parts))
 
 
 def _batch(problem: Problem, step: int, batch: int) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import path_scales
 from fmct_hpc.probe.batches import batches
 from fmct_hpc.probe.config import FinetuneConfig
+from fmct_hpc.probe.heads import LinearHead
 from fmct_hpc.train.schedules import cosine, ramp
 from shards.errors import FmctError
 
@@ -51,6 +52,8 @@ class Finetuned(NamedTuple):
     """Logits (len(rows.score), T) of the kept step."""
     step: int
     checks: list[Check]
+    model: "Classifier"
+    """Of the kept step, in evaluation mode."""
 
 
 class Classifier(nn.Module):
@@ -78,6 +81,15 @@ class Classifier(nn.Module):
         patches = tokens[:, self.encoder.prefix :]
         pooled = {"cls": tokens[:, 0], "mean": patches.mean(dim=1), "max": patches.amax(dim=1)}
         return self.head(self.standardise(torch.cat([pooled[part] for part in self.pool], dim=1)))
+
+    def as_head(self, shift: float) -> LinearHead:
+        """What classifies the first task, on the pooled tokens; shift: taken from its logits."""
+        norm, weight, bias = self.standardise, self.head.weight[0], self.head.bias[0] - shift
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.running_var + norm.eps).rsqrt()
+        parts = [part.detach().float().cpu().numpy() for part in (norm.running_mean, scale, weight, bias)]
+        return LinearHead(*parts)
 
 
 def finetune(
@@ -132,7 +144,7 @@ def finetune(
                 best = (auc, -loss_now), step + 1, copy.deepcopy(model.state_dict())
     assert best is not None  # config.steps is at least 1
     model.load_state_dict(best[2])
-    return Finetuned(_score(model, views, rows.score, config), best[1], checks)
+    return Finetuned(_score(model, views, rows.score, config), best[1], checks, model)
 
 
 def _positive_weights(known: Tensor, most: float) -> Tensor:

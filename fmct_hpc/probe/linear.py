@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fmct_hpc.probe.batches import batches
 from fmct_hpc.probe.config import LinearConfig
-from fmct_hpc.probe.problem import Fitted, Problem, log_loss, standardised
+from fmct_hpc.probe.heads import LinearHead, Scaling
+from fmct_hpc.probe.problem import Fitted, Problem, log_loss
 from fmct_hpc.train.schedules import cosine
 
 _ORDER = int.from_bytes(b"order")
@@ -30,16 +31,17 @@ def linear(
     for number, problem in enumerate(problems):
         same = (problem.unlabelled.tobytes(), problem.train.tobytes(), problem.seed)
         shared.setdefault(same, []).append(number)
-    ready: tuple[bytes, Tensor] | None = None
+    ready: tuple[bytes, Scaling, Tensor] | None = None
     for (unlabelled, _, _), group in shared.items():
         if ready is None or ready[0] != unlabelled:
-            ready = unlabelled, torch.from_numpy(standardised(features, problems[group[0]].unlabelled))
-        for i, found in zip(group, _train(ready[1], [problems[i] for i in group], config), strict=True):
+            scaling = Scaling.over(features, problems[group[0]].unlabelled)
+            ready = unlabelled, scaling, torch.from_numpy(scaling(features))
+        for i, found in zip(group, _train(*ready[1:], [problems[i] for i in group], config), strict=True):
             fitted[i] = found
     return [found for found in fitted if found is not None]
 
 
-def _train(x: Tensor, problems: Sequence[Problem], config: LinearConfig) -> list[Fitted]:
+def _train(scaling: Scaling, x: Tensor, problems: Sequence[Problem], config: LinearConfig) -> list[Fitted]:
     """Problems of the same training volumes and seed; column r · K + k is rate r of problem k."""
     rows, seed = problems[0].train, problems[0].seed
     labels = torch.from_numpy(np.stack([p.labels[rows] for p in problems], axis=1)).float()
@@ -67,7 +69,9 @@ def _train(x: Tensor, problems: Sequence[Problem], config: LinearConfig) -> list
         best = int(np.argmin(log_loss(on_validation, problem.labels[problem.validation])))
         scores = probabilities(problem.scored)[best]
         chosen = {"learning_rate": config.learning_rates[best]}
-        fitted.append(Fitted(on_validation[best], scores, chosen))
+        kept = w[:, best, k].numpy()
+        head = LinearHead(*scaling, kept[:-1].copy(), kept[-1].copy())
+        fitted.append(Fitted(on_validation[best], scores, chosen, head))
     return fitted
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmct_hpc.probe.config import LogisticConfig
-from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss, standardised
+from fmct_hpc.probe.heads import LinearHead, Scaling
+from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss
 
 MEMORY = 10
 """Pairs of steps and gradients that L-BFGS keeps."""
@@ -33,10 +34,11 @@ def logistic(
     """Fit every problem at every strength, and keep the strength of least `log_loss` on validation."""
     fitted: list[Fitted | None] = [None] * len(problems)
     for group in by_unlabelled(problems):
-        x = torch.from_numpy(standardised(features, problems[group[0]].unlabelled))
+        scaling = Scaling.over(features, problems[group[0]].unlabelled)
+        x = torch.from_numpy(scaling(features))
         for part in _together([problems[i] for i in group]):
             chosen = [problems[group[i]] for i in part]
-            for i, found in zip(part, _fit_and_choose(x, chosen, config.strengths), strict=True):
+            for i, found in zip(part, _fit_and_choose(x, scaling, chosen, config.strengths), strict=True):
                 fitted[group[i]] = found
     return [found for found in fitted if found is not None]
 
@@ -50,7 +52,9 @@ def _together(problems: Sequence[Problem]) -> list[list[int]]:
     return [[number] for number in range(len(problems))]
 
 
-def _fit_and_choose(x: Tensor, problems: Sequence[Problem], strengths: Sequence[float]) -> list[Fitted]:
+def _fit_and_choose(
+    x: Tensor, scaling: Scaling, problems: Sequence[Problem], strengths: Sequence[float]
+) -> list[Fitted]:
     rows = np.unique(np.concatenate([problem.train for problem in problems]))
     place = np.full(len(x), -1)
     place[rows] = np.arange(len(rows))
@@ -66,7 +70,8 @@ def _fit_and_choose(x: Tensor, problems: Sequence[Problem], strengths: Sequence[
         on_validation = torch.sigmoid(x[problem.validation] @ w.T + b).T.double().numpy()
         best = int(np.argmin(log_loss(on_validation, problem.labels[problem.validation])))
         scores = torch.sigmoid((x[problem.scored] @ w[best]).double() + b[best]).numpy()
-        fitted.append(Fitted(on_validation[best], scores, {"strength": float(strengths[best])}))
+        head = LinearHead(*scaling, w[best].numpy().copy(), b[best].numpy().copy())
+        fitted.append(Fitted(on_validation[best], scores, {"strength": float(strengths[best])}, head))
     return fitted
 
 

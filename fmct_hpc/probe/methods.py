@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from fmct_hpc.model.execution import usable_device
+from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.attentive import attentive
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
@@ -98,6 +99,10 @@ class Source:
         return encoder
 
     def _finetune(self, problem: Problem) -> Fitted:
+        return self.finetuned(problem)[0]
+
+    def finetuned(self, problem: Problem) -> tuple[Fitted, VisionTransformer]:
+        """Fine-tune for one problem; the encoder that comes of it, whose pooled tokens the head reads."""
         from fmct_hpc.probe.finetune import Rows, finetune
 
         used, places = np.unique(
@@ -119,7 +124,10 @@ class Source:
         most = config.most_positive_weight
         weight = np.clip((1 - positives) / positives, 1 / most, most)
         scores = expit(found.scores[:, 0].astype(np.float64) - np.log(weight))
-        return Fitted(scores[: len(validation)], scores[len(validation) :], {"step": float(found.step)})
+        head = found.model.as_head(float(np.log(weight)))
+        chosen = {"step": float(found.step)}
+        fitted = Fitted(scores[: len(validation)], scores[len(validation) :], chosen, head)
+        return fitted, found.model.encoder
 
     def _views(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """The whole field of some volumes of the cohort in float16: 5 MB each at 96³."""

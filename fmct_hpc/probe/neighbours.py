@@ -1,6 +1,7 @@
 """Weighted votes of the nearest training volumes (Wu et al. 2018, as DINO evaluates)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,42 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fmct_hpc.probe.config import NeighboursConfig
-from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss, standardised
+from fmct_hpc.probe.heads import Head, Scaling
+from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss
 
 ROWS_AT_ONCE = 1024
 """Volumes whose similarities are in memory at a time: 40 MB against 10,000 training volumes."""
+
+
+@dataclass(frozen=True)
+class VotesHead(Head):
+    """The training volumes that vote."""
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    unit: NDArray[np.float32]
+    """(N, width), of length 1."""
+    labels: NDArray[np.bool_]
+    """(N,)"""
+    rows: NDArray[np.int64]
+    """Which of the N vote: the heads of many problems share one matrix."""
+    count: int
+    temperature: float
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The fields, of the voting rows alone."""
+        voting = {
+            "unit": self.unit[self.rows],
+            "labels": self.labels[self.rows],
+            "rows": np.arange(len(self.rows)),
+        }
+        return super().arrays() | voting
+
+    def scores(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Of pooled features (B, width)."""
+        asked = normalize(torch.from_numpy(Scaling(self.mean, self.scale)(inputs)), dim=1)
+        voting, labels = torch.from_numpy(self.unit[self.rows]), torch.from_numpy(self.labels[self.rows])
+        return _votes(asked, voting, labels, [int(self.count)], float(self.temperature))[0]
 
 
 def neighbours(
@@ -26,36 +59,40 @@ def neighbours(
     """
     fitted: list[Fitted | None] = [None] * len(problems)
     for group in by_unlabelled(problems):
-        x = standardised(features, problems[group[0]].unlabelled)
-        unit = normalize(torch.from_numpy(x), dim=1)
+        scaling = Scaling.over(features, problems[group[0]].unlabelled)
+        unit = normalize(torch.from_numpy(scaling(features)), dim=1)
         for i in group:
-            fitted[i] = _choose(unit, problems[i], config)
+            fitted[i] = _choose(scaling, unit, problems[i], config)
     return [found for found in fitted if found is not None]
 
 
-def _choose(unit: Tensor, problem: Problem, config: NeighboursConfig) -> Fitted:
+def _choose(scaling: Scaling, unit: Tensor, problem: Problem, config: NeighboursConfig) -> Fitted:
     counts = sorted({min(count, len(problem.train)) for count in config.counts})
     rows = np.concatenate([problem.validation, problem.scored])
-    votes = _votes(unit, problem, rows, counts, config.temperature)
+    labels = torch.from_numpy(problem.labels[problem.train])
+    votes = _votes(unit[rows], unit[problem.train], labels, counts, config.temperature)
     on_validation = votes[:, : len(problem.validation)]
     best = int(np.argmin(log_loss(on_validation, problem.labels[problem.validation])))
     scores = votes[best, len(problem.validation) :]
-    return Fitted(on_validation[best], scores, {"neighbours": float(counts[best])})
+    chosen = {"neighbours": float(counts[best])}
+    head = VotesHead(*scaling, unit.numpy(), problem.labels, problem.train, counts[best], config.temperature)
+    return Fitted(on_validation[best], scores, chosen, head)
 
 
 def _votes(
-    unit: Tensor, problem: Problem, rows: NDArray[np.int64], counts: Sequence[int], temperature: float
+    asked: Tensor, voting: Tensor, labels: Tensor, counts: Sequence[int], temperature: float
 ) -> NDArray[np.float64]:
-    """Share of the votes that positives have, for each count of neighbours: (counts, rows)."""
-    train = unit[problem.train]
-    labels = torch.from_numpy(problem.labels[problem.train]).double()
-    votes = np.empty((len(counts), len(rows)))
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = torch.from_numpy(rows[start : start + ROWS_AT_ONCE])
-        similar, who = (unit[part] @ train.T).topk(max(counts), dim=1)
+    """Share of the votes that positives have, for each count of neighbours: (counts, asked).
+
+    asked, voting: features of length 1, (rows, width); labels: bool, of those that vote.
+    """
+    votes = np.empty((len(counts), len(asked)))
+    for start in range(0, len(asked), ROWS_AT_ONCE):
+        part = asked[start : start + ROWS_AT_ONCE]
+        similar, who = (part @ voting.T).topk(max(counts), dim=1)
         # A common factor, against overflow, changes no share.
         weights = torch.exp((similar - similar[:, :1]).double() / temperature)
-        positive, every = (weights * labels[who]).cumsum(dim=1), weights.cumsum(dim=1)
+        positive, every = (weights * labels[who].double()).cumsum(dim=1), weights.cumsum(dim=1)
         for place, count in enumerate(counts):
             shares = positive[:, count - 1] / every[:, count - 1]
             votes[place, start : start + len(part)] = shares.numpy()

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.statistics.scored import BoolArray, FloatArray, IntArray
 
 
@@ -37,6 +36,8 @@ class Fitted:
     """(len(problem.scored),)"""
     chosen: dict[str, float]
     """What was chosen on the validation volumes."""
+    head: Head
+    """What gave the scores, for volumes yet to come."""
 
 
 def log_loss(probabilities: FloatArray, labels: BoolArray) -> FloatArray:
@@ -49,16 +50,6 @@ def log_loss(probabilities: FloatArray, labels: BoolArray) -> FloatArray:
         return np.zeros(probabilities.shape[:-1])
     right = np.where(labels, probabilities, 1 - probabilities)
     return np.asarray(-np.log(np.maximum(right, 1e-6)).mean(axis=-1))
-
-
-def standardised(features: NDArray[np.floating[Any]], rows: IntArray) -> NDArray[np.float32]:
-    """Features in deviations from their mean, channel by channel, both taken over `rows`."""
-    chosen = features[rows]
-    mean, deviation = chosen.mean(axis=0, dtype=np.float64), chosen.std(axis=0, dtype=np.float64)
-    # A channel without any spread says nothing, and its rounding errors must not become a feature.
-    useful = deviation > 1e-6 * np.abs(mean).clip(min=1e-6)
-    scale = np.where(useful, 1 / np.where(useful, deviation, 1), 0)
-    return ((features - mean.astype(np.float32)) * scale.astype(np.float32)).astype(np.float32)
 
 
 def by_unlabelled(problems: Sequence[Problem]) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """The commands that use and judge a model: probes, features of new scans, sweeps, the study, the report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,6 +10,11 @@ from launch.commands.console import progress
 from launch.config import load
 from launch.screen import echo
 from shards.errors import FmctError
+
+REFUSALS_SHOWN = 20
+"""Of a cohort's paths; the table has all."""
+
+Method = Literal["logistic", "linear", "neighbours", "attentive", "finetune"]
 
 if TYPE_CHECKING:
     from fmct_hpc.probe.sweep.collect import Summary
@@ -53,6 +58,67 @@ def features(
     echo(f"{out}: features of {written.scans} scans of {len(paths) - len(written.refused)} paths")
     if written.refused:
         raise FmctError("\n".join(written.refused))
+
+
+def export_classifier(
+    config: Annotated[Path, typer.Argument(help="YAML of a sweep.")],
+    out: Annotated[Path, typer.Option(help="Folder for the classifier.")],
+    encoder: Annotated[str | None, typer.Option(help="Its name, of a sweep with several.")] = None,
+    method: Annotated[Method | None, typer.Option(help="Its name, of a sweep with several.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A label column; all of them by default.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Keep classifiers of a sweep, with their encoder, as a folder for `fmct predict`.
+
+    Fitted are the very problems of the sweep; calibration and thresholds are of its validation volumes.
+    """
+    from fmct_hpc.classifier.fit import fit
+    from fmct_hpc.classifier.kept import write_classifier
+    from fmct_hpc.probe.config import SweepConfig
+
+    sweep = load(SweepConfig, config, overrides or [])
+    with progress("features") as update:
+        fitted = fit(sweep, encoder, method, task, update)
+    record = write_classifier(fitted, out)
+    names = ", ".join(one.task for one in record.tasks)
+    echo(f"{out}: {record.method} on {record.encoder} for {names}")
+    if fitted.refused:
+        raise FmctError("\n".join(fitted.refused))
+
+
+def predict(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="DICOM folders or archives, NIfTI files, shard datasets."),
+    ],
+    classifier: Annotated[Path, typer.Option(help="A folder that `fmct export-classifier` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the predictions; an existing one is resumed.")],
+    share: Annotated[
+        str | None, typer.Option(help="Only do a share of the parts, I/N (one of a Slurm array).")
+    ] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="Only join what is done so far.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+) -> None:
+    """Write a kept classifier's probabilities for new scans, or the reason why a path has none.
+
+    Safe to repeat: what is done is kept. Where a path was refused, the exit code is 2.
+    """
+    if share is not None and collect:
+        raise FmctError("give at most one of --share and --collect")
+    from fmct_hpc.classifier.table import Predictions
+
+    predictions = Predictions(paths, classifier, out, batch, device)
+    if not collect:
+        with progress("parts") as update:
+            predictions.run((0, 1) if share is None else numbers_of_share(share), update)
+    if share is None:
+        summary = predictions.collect()
+        partial = "" if summary.done == summary.parts else f" ({summary.done} of {summary.parts} parts)"
+        echo(f"{out}: predictions for {summary.scans} scans{partial}")
+        if summary.refused:
+            first = "\n".join(summary.refused[:REFUSALS_SHOWN])
+            raise FmctError(f"{len(summary.refused)} paths have none; the table says why:\n{first}")
 
 
 def study(

@@ -19,8 +19,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from fmct_hpc.probe.heads import Scaling
 from fmct_hpc.probe.logistic import fit_path
-from fmct_hpc.probe.problem import standardised
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.bootstrap import bootstrap
 from fmct_hpc.probe.statistics.scored import Scored
@@ -54,7 +54,7 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     ours = np.empty((FOLDS, len(STRENGTHS), LABELS))
     for fold, (train, test) in enumerate(parts):
-        x = torch.from_numpy(standardised(features, train))
+        x = torch.from_numpy(Scaling.over(features, train)(features))
         y = torch.from_numpy(labels[train]).float()
         weights, _ = fit_path(x[train], y, torch.ones_like(y), STRENGTHS)
         scores = torch.einsum("nd,sdk->skn", x[test], weights).numpy()

@@ -14,10 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 from fmct_hpc.probe.attentive import attentive
 from fmct_hpc.probe.config import AttentiveConfig, LinearConfig, LogisticConfig, NeighboursConfig
+from fmct_hpc.probe.heads import Scaling
 from fmct_hpc.probe.linear import _batches, linear
 from fmct_hpc.probe.logistic import fit_path, logistic
 from fmct_hpc.probe.neighbours import neighbours
-from fmct_hpc.probe.problem import Problem, log_loss, standardised
+from fmct_hpc.probe.problem import Problem, log_loss
 
 WIDTH = 40
 
@@ -49,7 +50,7 @@ def test_the_regularisation_path_equals_scikit_learn() -> None:
     x = features()
     strengths = [1e-4, 1e-2, 1.0, 100.0]
     cases = [problem(x, seed, train) for seed, train in ((0, 200), (1, 160), (2, 25))]
-    scaled = torch.from_numpy(standardised(x, cases[0].unlabelled))
+    scaled = torch.from_numpy(Scaling.over(x, cases[0].unlabelled)(x))
     for case in cases:
         labels = torch.from_numpy(case.labels[case.train, None]).float()
         weights, intercepts = fit_path(scaled[case.train], labels, torch.ones_like(labels), strengths)
@@ -62,7 +63,7 @@ def test_the_regularisation_path_equals_scikit_learn() -> None:
 
 
 def test_strengths_solved_in_parts_are_those_solved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.from_numpy(standardised(features(), np.arange(400)))
+    x = torch.from_numpy(Scaling.over(features(), np.arange(400))(features()))
     labels = torch.stack([x[:, 0] > 0.5, x[:, 1] > 0], dim=1).float()
     used = (torch.arange(400)[:, None] % torch.tensor([2, 3]) > 0).float()
     strengths = [1e-3, 1e-2, 0.1]
@@ -121,7 +122,7 @@ def test_linear_equals_an_optimizer_for_each_rate() -> None:
     first = problem(x, 3)
     cases = [first, replace(problem(x, 4), train=first.train, seed=3)]
     for case, found in zip(cases, linear(x, cases, config), strict=True):
-        scaled = torch.from_numpy(standardised(x, case.unlabelled))
+        scaled = torch.from_numpy(Scaling.over(x, case.unlabelled)(x))
         y = torch.from_numpy(case.labels).float()
         results = []
         for rate in config.learning_rates:

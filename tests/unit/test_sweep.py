@@ -11,7 +11,7 @@ import pytest
 from scipy.special import expit
 from shard_samples import make_key, make_record
 from sklearn.metrics import roc_auc_score
-from small_training import small_config
+from small_sweep import bright_sweep
 from torch import nn
 
 from fmct_hpc.probe.budget import Budget, TooFewError
@@ -25,8 +25,6 @@ from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.sweep.grid import shared_out
 from fmct_hpc.probe.sweep.ledger import units_in_share
 from fmct_hpc.probe.sweep.run import Sweep
-from fmct_hpc.train.export import EncoderInfo, write_encoder
-from fmct_hpc.train.start import untrained_encoder
 from shards import FmctError, ShardWriter, finish_dataset
 
 VOLUMES = 120
@@ -342,37 +340,7 @@ def test_a_wrong_grid_is_told_in_a_line(folder: Path, values: dict, expected: st
 
 
 def test_every_method_learns_from_an_encoder_of_ours_what_anyone_sees(tmp_path: Path) -> None:
-    keys = [make_key(number) for number in range(60)]
-    generator = np.random.default_rng(0)
-    with ShardWriter(tmp_path / "data", "shard-00000", "zarr") as writer:
-        for number, key in enumerate(keys):
-            voxels = generator.normal(25 + 30 * (number % 2), 5, (16, 16, 16)).astype(np.int16)
-            record = make_record(voxels, key, study_key=key, patient_key=key, spacing_mm=(12.0, 12.0, 12.0))
-            writer.add(record, voxels)
-    finish_dataset(tmp_path / "data", "zarr", ["shard-00000"])
-    labels = pa.table({"study_key": keys, "bright": [number % 2 for number in range(60)]})
-    pq.write_table(labels, tmp_path / "labels.parquet")
-    training = small_config(tmp_path / "data")
-    info = EncoderInfo(
-        step=7, model=training.model, data=training.data, spacing_mm=(12.0, 12.0, 12.0), code_version="test"
-    )
-    encoder = untrained_encoder(info, seed=0)
-    write_encoder(tmp_path / "ours", {f"encoder.{n}": t for n, t in encoder.state_dict().items()}, info)
-    grid = SweepConfig.model_validate(
-        {
-            "data": tmp_path / "data",
-            "labels": tmp_path / "labels.parquet",
-            "features": tmp_path / "features",
-            "encoders": [{"name": "ours", "weights": tmp_path / "ours"}],
-            "methods": ["logistic", "linear", "neighbours", "attentive", "finetune"],
-            "seeds": [0],
-            "bootstrap": 50,
-            "linear": {"steps": 100},
-            "attentive": {"steps": 100},
-            "finetune": {"steps": 40, "batch": 8, "check_every": 10, "lr": 0.003},
-            "allow_unknown_pretraining": True,
-        }
-    )
+    grid = bright_sweep(tmp_path)
     Sweep(grid, tmp_path / "out").run()
     found = {row["method"]: row for row in rows(tmp_path / "out")}
     assert set(found) == set(grid.methods)

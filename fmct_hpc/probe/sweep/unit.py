@@ -26,8 +26,8 @@ Row = dict[str, object]
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """A task and a seed: one classifier, or one a fold."""
+class Cell:
+    """A task and a seed of a unit: one classifier, or one a fold."""
 
     task: str
     seed: int
@@ -39,7 +39,7 @@ class _Cell:
 class _Test:
     """A test set under one cell's classifiers, joined over the folds."""
 
-    cell: _Cell
+    cell: Cell
     split: str
     rows: NDArray[np.int64]
     scored: Scored
@@ -56,11 +56,11 @@ def compute(unit: Unit, source: Source) -> tuple[pa.Table, pa.Table]:
     Raises FmctError for what the encoder doesn't have.
     """
     cohort, config = source.cohort, source.config
-    cells, rows = _cells(unit, cohort)
-    problems = [_problem(cell, parts, cohort) for cell in cells for parts in cell.folds]
+    chosen, rows = cells(unit, cohort)
+    problems = [problem_of(cell, parts, cohort) for cell in chosen for parts in cell.folds]
     fitted = source.fit(unit.method, unit.layer, unit.pool, problems) if problems else []
     tests: list[_Test] = []
-    for cell in cells:
+    for cell in chosen:
         own, fitted = fitted[: len(cell.folds)], fitted[len(cell.folds) :]
         tests += [_test(cell, split, own, cohort, config) for split in cell.folds[0].tests]
     for test, (roc, precision) in zip(tests, _areas(tests, config), strict=True):
@@ -70,9 +70,9 @@ def compute(unit: Unit, source: Source) -> tuple[pa.Table, pa.Table]:
     return results, _predictions(shared, tests, cohort)
 
 
-def _cells(unit: Unit, cohort: Cohort) -> tuple[list[_Cell], list[Row]]:
-    """What can be fitted, and rows for the rest."""
-    cells: list[_Cell] = []
+def cells(unit: Unit, cohort: Cohort) -> tuple[list[Cell], list[Row]]:
+    """What of a unit can be fitted, and rows for the rest."""
+    chosen: list[Cell] = []
     refused: list[Row] = []
     for task in unit.tasks:
         labels = cohort.values[:, cohort.tasks.index(task)] == 1
@@ -81,14 +81,15 @@ def _cells(unit: Unit, cohort: Cohort) -> tuple[list[_Cell], list[Row]]:
                 folds = cohort.parts(task, unit.budget, seed)
                 if not folds[0].tests:
                     raise TooFewError(Reason.NO_TEST, "no patients to test on")
-                cells.append(_Cell(task, seed, folds, labels))
+                chosen.append(Cell(task, seed, folds, labels))
             except TooFewError as lack:
                 why: Row = {"reason": str(lack), "reason_code": lack.reason.value}
                 refused.append({"task": task, "seed": seed, **why})
-    return cells, refused
+    return chosen, refused
 
 
-def _problem(cell: _Cell, parts: Parts, cohort: Cohort) -> Problem:
+def problem_of(cell: Cell, parts: Parts, cohort: Cohort) -> Problem:
+    """What is to be fitted of a cell on one fold's parts; all tests, one behind another, are scored."""
     scored = np.concatenate(list(parts.tests.values()))
     if cohort.splits is not None:
         unlabelled = np.flatnonzero(cohort.splits == "train")
@@ -99,7 +100,7 @@ def _problem(cell: _Cell, parts: Parts, cohort: Cohort) -> Problem:
     return Problem(cell.labels, parts.train, parts.validation, scored, unlabelled, cell.seed)
 
 
-def _test(cell: _Cell, split: str, fitted: Sequence[Fitted], cohort: Cohort, config: SweepConfig) -> _Test:
+def _test(cell: Cell, split: str, fitted: Sequence[Fitted], cohort: Cohort, config: SweepConfig) -> _Test:
     rows, scores, folds, thresholds = [], [], [], []
     for number, (parts, found) in enumerate(zip(cell.folds, fitted, strict=True)):
         ends = np.cumsum([len(r) for r in parts.tests.values()])

@@ -1,0 +1,1 @@
+"""Classifiers of labels, kept as folders, and what they say of new scans."""

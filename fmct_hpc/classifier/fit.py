@@ -1,0 +1,153 @@
+"""Fitting the classifiers of one cell of a sweep, to be kept for new scans."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fmct_hpc.classifier.calibration import calibrated
+from fmct_hpc.classifier.record import TaskRecord, Thresholds
+from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.config import MethodName, SweepConfig
+from fmct_hpc.probe.encoders import OurEncoder, open_encoder
+from fmct_hpc.probe.heads import Head
+from fmct_hpc.probe.methods import ON_VOLUMES, Source
+from fmct_hpc.probe.problem import Fitted, Problem
+from fmct_hpc.probe.statistics.operating_point import at_sensitivity, at_specificity, most_balanced
+from fmct_hpc.probe.sweep.grid import Unit, units
+from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.probe.sweep.unit import Cell, cells, problem_of
+from shards.errors import FmctError
+
+Progress = Callable[[int, int], None]
+
+
+class Fit(NamedTuple):
+    """Classifiers of the tasks, ready to be written."""
+
+    unit: Unit
+    """With these tasks and one seed."""
+    config: SweepConfig
+    """Of this unit's encoder and method alone."""
+    cohort: Cohort
+    encoder: OurEncoder
+    """Of fine-tuning, the tuned one."""
+    tasks: tuple[TaskRecord, ...]
+    heads: tuple[Head, ...]
+    refused: tuple[str, ...]
+    """Why other tasks have no classifier, a line each."""
+
+
+def fit(
+    config: SweepConfig,
+    encoder: str | None = None,
+    method: MethodName | None = None,
+    tasks: Sequence[str] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Fit:
+    """Fit the classifiers of one encoder, method and label budget of a sweep.
+
+    Fitted are the very problems of the sweep, so the scores of its volumes are the sweep's. Missing features
+    are extracted to the sweep's folder of features. encoder, method: may be left out where the sweep has one.
+    tasks: label columns, all of the sweep's by default; of fine-tuning, one. Of several seeds the first is
+    taken.
+
+    Raises FmctError where more than one cell is left, for cross-validation (it has a classifier a fold), for
+    an encoder that is not this package's, and where no task has enough patients.
+    """
+    config = _narrowed(config, encoder, method, tasks)
+    sweep = Sweep(config, config.features)
+    cohort = sweep.cohort
+    if cohort.splits is None:
+        raise FmctError(
+            "folds: cross-validation has a classifier for each fold, and none for new scans; set folds=null, "
+            "or give labels with a column split"
+        )
+    source = Source(config.encoders[0], config, cohort)
+    opened = open_encoder(source.spec)
+    if not isinstance(opened, OurEncoder):
+        raise FmctError(f"encoder {source.spec.name}: only this package's own encoders can be exported")
+    unit = _unit(config, cohort.tasks)
+    chosen, rows = cells(unit, cohort)
+    refused = tuple(f"task {row['task']}: {row['reason']}" for row in rows)
+    if not chosen:
+        raise FmctError("\n".join(refused))
+    sweep.extract(progress=progress)
+    problems = [problem_of(cell, cell.folds[0], cohort) for cell in chosen]
+    if unit.method in ON_VOLUMES:
+        one, module = source.finetuned(problems[0])
+        fitted, opened = [one], OurEncoder(module.cpu(), opened.info)
+    else:
+        fitted = source.fit(unit.method, unit.layer, unit.pool, problems)
+    records = [_described(*of_task, config) for of_task in zip(chosen, problems, fitted, strict=True)]
+    return Fit(
+        unit.model_copy(update={"tasks": tuple(cell.task for cell in chosen)}),
+        config,
+        cohort,
+        opened,
+        tuple(records),
+        tuple(found.head for found in fitted),
+        refused,
+    )
+
+
+def _narrowed(
+    config: SweepConfig, encoder: str | None, method: MethodName | None, tasks: Sequence[str] | None
+) -> SweepConfig:
+    """The sweep of one encoder and method."""
+    names = [spec.name for spec in config.encoders]
+    name = _one("encoder", names, encoder)
+    return config.model_copy(
+        update={
+            "encoders": tuple(spec for spec in config.encoders if spec.name == name),
+            "methods": (_one("method", list(config.methods), method),),
+            "tasks": tuple(tasks) if tasks else config.tasks,
+        }
+    )
+
+
+def _one(what: str, there: list[str], wanted: str | None) -> str:
+    if wanted is None and len(there) == 1:
+        return there[0]
+    if wanted not in there:
+        given = f"has no {what} {wanted}" if wanted else f"has several of --{what}; name one"
+        raise FmctError(f"the sweep {given}: {', '.join(there)}")
+    return wanted
+
+
+def _unit(config: SweepConfig, tasks: Sequence[str]) -> Unit:
+    """The one cell that is left, of the first seed, with all tasks."""
+    found = units(config, tasks)
+    same = {(unit.layer, unit.pool, unit.fraction, unit.shots) for unit in found}
+    if len(same) > 1:
+        raise FmctError(
+            "the sweep has several layers, pools or label budgets; choose one: layers=[-1] pools=[both] "
+            "fractions=[1.0] shots=[]"
+        )
+    if found[0].method in ON_VOLUMES and len(tasks) > 1:
+        raise FmctError(f"fine-tuning gives each task an encoder of its own; name one: --task {tasks[0]}")
+    return found[0].model_copy(update={"seeds": found[0].seeds[:1], "tasks": tuple(tasks)})
+
+
+def _described(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig) -> TaskRecord:
+    scores, labels = fitted.validation, problem.labels[problem.validation]
+    thresholds = {
+        "balanced": most_balanced(scores, labels),
+        "at_specificity": at_specificity(scores, labels, config.least_specificity),
+        "at_sensitivity": at_sensitivity(scores, labels, config.least_sensitivity),
+    }
+    return TaskRecord(
+        task=cell.task,
+        chosen=fitted.chosen,
+        calibration=calibrated(scores, labels),
+        thresholds=Thresholds(**{name: _finite(value) for name, value in thresholds.items()}),
+        train=len(problem.train),
+        train_positives=int(problem.labels[problem.train].sum()),
+        validation=len(problem.validation),
+        validation_positives=int(labels.sum()),
+    )
+
+
+def _finite(threshold: float) -> float | None:
+    """A threshold below all scores becomes 0, one above all 2: no score reaches it."""
+    return None if np.isnan(threshold) else float(np.clip(threshold, 0.0, 2.0))

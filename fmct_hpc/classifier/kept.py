@@ -1,0 +1,127 @@
+"""A classifier's folder: heads.safetensors, encoder.safetensors with encoder.json; classifier.json last."""
+
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fmct_hpc.classifier.fit import Fit
+from fmct_hpc.classifier.record import ENCODER, FILE_NAME, HEADS, ClassifierRecord
+from fmct_hpc.probe.attentive import AttentiveHead
+from fmct_hpc.probe.config import FinetunePool, MethodName
+from fmct_hpc.probe.encoders import OurEncoder
+from fmct_hpc.probe.heads import Head, LinearHead
+from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES
+from fmct_hpc.probe.neighbours import VotesHead
+from fmct_hpc.train.checkpoint import FileFacts, file_facts
+from fmct_hpc.train.export import load_encoder, write_encoder
+from shards import Dataset
+from shards.atomic import write_bytes, write_text
+from shards.errors import FmctError, raise_refusal
+from shards.info import sha256
+from shards.lock import writing
+from shards.newer import unread
+from shards.subject import Origin, Subject, claim
+
+KINDS: dict[MethodName, type[Head]] = {
+    "logistic": LinearHead,
+    "linear": LinearHead,
+    "neighbours": VotesHead,
+    "attentive": AttentiveHead,
+    "finetune": LinearHead,
+}
+REMEDY = "export the classifier again"
+
+
+def write_classifier(fitted: Fit, out: Path) -> ClassifierRecord:
+    """Write classifiers with their encoder to the folder `out`.
+
+    Raises FmctError where `out` holds something else, or a classifier of another cell, dataset or labels.
+    """
+    config, unit, encoder = fitted.config, fitted.unit, fitted.encoder
+    content, labels = Dataset.open(config.data).content_digest(), sha256(config.labels)
+    cell = hashlib.sha256(unit.model_dump_json().encode()).hexdigest()
+    about = {"dataset": content, "labels": labels, "encoder": config.encoders[0].digest(), "cell": cell}
+    sources = {name: Origin.of(None, digest) for name, digest in about.items()}
+    with writing(out, "fmct export-classifier"):
+        claim(out, Subject(command="export-classifier", sources=sources), [FILE_NAME, HEADS, ENCODER])
+        arrays = {
+            f"{number}.{name}": np.asarray(array, order="C")
+            for number, head in enumerate(fitted.heads)
+            for name, array in head.arrays().items()
+        }
+        # Not by save_file, which says no OSError where the disk is full.
+        write_bytes(out / HEADS, save(arrays))
+        weights = {f"encoder.{name}": tensor for name, tensor in encoder.module.state_dict().items()}
+        write_encoder(out, weights, encoder.info)
+        record = ClassifierRecord(
+            encoder=unit.encoder,
+            encoder_digest=encoder.digest,
+            method=unit.method,
+            layer=(-1 if unit.layer is None else unit.layer) % encoder.depth,
+            pools=_pools(fitted),
+            seed=unit.seeds[0],
+            fraction=unit.fraction,
+            shots=unit.shots,
+            least_specificity=config.least_specificity,
+            least_sensitivity=config.least_sensitivity,
+            data_digest=content,
+            labels_digest=labels,
+            cohort_digest=fitted.cohort.digest,
+            code_version=version("fmct-hpc"),
+            tasks=fitted.tasks,
+            heads=_facts(out / HEADS),
+            weights=_facts(out / ENCODER),
+        )
+        write_text(out / FILE_NAME, record.model_dump_json(indent=1) + "\n")
+    return record
+
+
+def read_classifier(folder: Path) -> tuple[ClassifierRecord, OurEncoder, list[Head]]:
+    """What `write_classifier` wrote; a head for each of the record's tasks.
+
+    Raises FmctError where there is none, where a file is damaged or missing, and where the encoder beside the
+    heads is not the one that they were fitted on.
+    """
+    file = folder / FILE_NAME
+    try:
+        record = ClassifierRecord.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise FmctError(f"{folder}: holds no {FILE_NAME}; make one with `fmct export-classifier`") from None
+    except (OSError, ValidationError) as error:
+        raise_refusal(error, file)
+        raise unread(file, error, f"damaged; {REMEDY}") from None
+    for name, facts in ((HEADS, record.heads), (ENCODER, record.weights)):
+        if file_facts(folder / name) != facts:
+            raise FmctError(f"{folder / name}: missing, or not as it was written; {REMEDY}")
+    encoder = OurEncoder(*load_encoder(folder / ENCODER))
+    if encoder.digest != record.encoder_digest:
+        raise FmctError(f"{folder / ENCODER}: is another encoder than the classifier was fitted on; {REMEDY}")
+    try:
+        arrays = load((folder / HEADS).read_bytes())
+        parts = [
+            {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{number}.")}
+            for number in range(len(record.tasks))
+        ]
+        return record, encoder, [KINDS[record.method].of(part) for part in parts]
+    except (SafetensorError, TypeError):
+        raise FmctError(f"{folder / HEADS}: holds other arrays than a classifier's; {REMEDY}") from None
+
+
+def _pools(fitted: Fit) -> tuple[FinetunePool, ...]:
+    unit = fitted.unit
+    if unit.method in ON_VOLUMES:
+        return fitted.config.finetune.pool
+    if unit.method in ON_TOKENS or unit.pool is None:
+        return ()
+    return ("cls", "mean") if unit.pool == "both" else (unit.pool,)
+
+
+def _facts(file: Path) -> FileFacts:
+    facts = file_facts(file)
+    assert facts is not None  # it was just written
+    return facts

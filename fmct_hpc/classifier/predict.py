@@ -1,0 +1,112 @@
+"""What a kept classifier says of new scans."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fmct_hpc.classifier.kept import read_classifier
+from fmct_hpc.classifier.record import ClassifierRecord
+from fmct_hpc.inference.readers import Scan, read_array, read_scans
+from fmct_hpc.model.execution import usable_device
+from fmct_hpc.probe.encoders import OurEncoder
+from fmct_hpc.probe.heads import Head
+from fmct_hpc.probe.methods import ON_VOLUMES
+from shards.errors import FmctError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one task."""
+
+    score: float
+    """The classifier's own, as the sweep reports it."""
+    probability: float | None
+    """The score recalibrated on validation volumes; None where those lacked a class."""
+    positive: bool | None
+    """Whether the score reaches the threshold of greatest balanced accuracy; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one scan."""
+
+    key: str
+    """A shard dataset's volume's; of other scans the head of their source's digest."""
+    answers: dict[str, Answer]
+    """By the label's column."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """An encoder with the heads that were fitted on it; `load_classifier` opens one."""
+
+    record: ClassifierRecord
+    encoder: OurEncoder
+    heads: tuple[Head, ...]
+
+    def predict(
+        self,
+        source: Path | str | NDArray[Any],
+        *,
+        affine: NDArray[np.float64] | None = None,
+        batch: int = 4,
+        device: str = "cpu",
+    ) -> Iterator[Prediction]:
+        """Predictions for the head CTs at `source`, preprocessed as the encoder's training volumes were.
+
+        source and affine as in `fmct_hpc.features`; batch: scans that pass the encoder at once. Raises
+        FmctError, with the reason, for a source that holds no head CT that the encoder takes.
+        """
+        if isinstance(source, np.ndarray):
+            if affine is None:
+                raise FmctError("an array needs its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
+            scans: Iterable[Scan] = [read_array(source, np.asarray(affine, np.float64), self.encoder.info)]
+        else:
+            scans = read_scans(Path(source), self.encoder.info)
+        return self.of_scans(scans, batch, device)
+
+    def of_scans(self, scans: Iterable[Scan], batch: int = 4, device: str = "cpu") -> Iterator[Prediction]:
+        """Predictions for scans as `fmct_hpc.inference.readers` gives them."""
+        self.encoder.module.to(usable_device(device)).eval()
+        waiting = iter(scans)
+        while group := list(islice(waiting, batch)):
+            views = torch.stack([self.encoder.transform(scan.voxels, scan.spacing_mm) for scan in group])
+            inputs = self._inputs(views.to(device))
+            answers = [self._answers(number, inputs) for number in range(len(self.heads))]
+            tasks = [task.task for task in self.record.tasks]
+            for scan, own in zip(group, zip(*answers, strict=True), strict=True):
+                yield Prediction(scan.key, dict(zip(tasks, own, strict=True)))
+
+    @torch.inference_mode()
+    def _inputs(self, views: torch.Tensor) -> NDArray[np.floating[Any]]:
+        """What the heads read of views (B, C, D, H, W), rounded as in fitting."""
+        if self.record.method in ON_VOLUMES:
+            views = views.half().float()
+        (tokens,) = self.encoder.tokens(views, [self.record.layer])
+        tokens = tokens.float()
+        patches = tokens[:, self.encoder.prefix :]
+        if not self.record.pools:
+            return patches.half().cpu().numpy()
+        pooled = {"cls": tokens[:, 0], "mean": patches.mean(dim=1), "max": patches.amax(dim=1)}
+        return torch.cat([pooled[pool] for pool in self.record.pools], dim=1).cpu().numpy()
+
+    def _answers(self, number: int, inputs: NDArray[np.floating[Any]]) -> list[Answer]:
+        task, scores = self.record.tasks[number], self.heads[number].scores(inputs)
+        probabilities = task.calibration(scores).tolist() if task.calibration else [None] * len(scores)
+        threshold = task.thresholds.balanced
+        return [
+            Answer(score, probability, None if threshold is None else score >= threshold)
+            for score, probability in zip(scores.tolist(), probabilities, strict=True)
+        ]
+
+
+def load_classifier(folder: Path | str) -> Classifier:
+    """The classifier that `fmct export-classifier` wrote; raises FmctError as `read_classifier` does."""
+    record, encoder, heads = read_classifier(Path(folder))
+    return Classifier(record, encoder, tuple(heads))

@@ -1,0 +1,80 @@
+"""classifier.json: what a kept classifier is and was made of."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fmct_hpc.classifier.calibration import Calibration
+from fmct_hpc.probe.config import FinetunePool, MethodName
+from fmct_hpc.train.checkpoint import FileFacts
+from shards.names import Sha256
+from shards.section import Section
+
+FILE_NAME = "classifier.json"
+HEADS = "heads.safetensors"
+ENCODER = "encoder.safetensors"
+ENCODER_INFO = "encoder.json"
+FORMAT_VERSION = 1
+Count = Annotated[int, Field(ge=0)]
+
+
+class Thresholds(Section):
+    """Of the score, chosen on validation volumes; at or above it a volume is called positive.
+
+    None where those lack a class.
+    """
+
+    balanced: float | None
+    """Of greatest balanced accuracy (Youden 1950)."""
+    at_specificity: float | None
+    """The lowest whose specificity is at least the sweep's `least_specificity`."""
+    at_sensitivity: float | None
+    """The highest whose sensitivity is at least the sweep's `least_sensitivity`."""
+
+
+class TaskRecord(Section):
+    """One label, and the head that predicts it."""
+
+    task: str
+    """The label's column."""
+    chosen: dict[str, float]
+    """What was chosen on validation: strength, rate, step, number of neighbours."""
+    calibration: Calibration | None
+    """None where the validation volumes lack a class."""
+    thresholds: Thresholds
+    train: Count
+    train_positives: Count
+    validation: Count
+    validation_positives: Count
+    """Volumes."""
+
+
+class ClassifierRecord(Section):
+    """All of a classifier but its arrays."""
+
+    format_version: Literal[1] = 1
+    encoder: str
+    """Its name in the sweep."""
+    encoder_digest: Sha256
+    """Of weights and input, as feature stores have it (`OurEncoder.digest`)."""
+    method: MethodName
+    layer: int
+    """From 0."""
+    pools: tuple[FinetunePool, ...]
+    """What a head reads side by side; none where it reads the patch tokens."""
+    seed: int
+    fraction: float | None
+    shots: int | None
+    """The label budget; one of fraction and shots is None."""
+    least_specificity: float
+    least_sensitivity: float
+    data_digest: str
+    """Of the voxels of the dataset that it was fitted on, whatever the shard format."""
+    labels_digest: str
+    """SHA-256 of the label table's file."""
+    cohort_digest: str
+    """Of dataset, labels and split."""
+    code_version: str
+    tasks: Annotated[tuple[TaskRecord, ...], Field(min_length=1)]
+    heads: FileFacts
+    weights: FileFacts

@@ -1,0 +1,154 @@
+"""`fmct predict`: predictions for many scans as a table, part by part, so that a stopped run is resumed."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmct_hpc.classifier.predict import Classifier, Prediction, load_classifier
+from fmct_hpc.inference.readers import read_scans
+from fmct_hpc.inference.write import of_path
+from shards import Dataset, info
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+from shards.lock import writing
+from shards.places import require_folder
+from shards.subject import Origin, Subject, claim
+
+TABLE = "predictions.parquet"
+PARTS = "parts"
+PART_VOLUMES, PART_PATHS = 256, 16
+"""Of a dataset, and of other paths, an exam each as a rule: a minute's work, which a stopped run loses."""
+SCHEMA = pa.schema(
+    [
+        ("path", pa.int32()),
+        ("key", pa.string()),
+        ("task", pa.string()),
+        ("score", pa.float64()),
+        ("probability", pa.float64()),
+        ("positive", pa.bool_()),
+        ("reason", pa.string()),
+    ]
+)
+Progress = Callable[[int, int], None]
+
+
+class Piece(NamedTuple):
+    """A path, or some volumes of a dataset."""
+
+    number: int
+    """Of the path among those given, from 0."""
+    path: Path
+    rows: range | None
+    digest: str
+    """Of the dataset; of another path, of where it lies: what is in it is not looked at."""
+
+
+class Summary(NamedTuple):
+    """What is in the table."""
+
+    scans: int
+    parts: int
+    done: int
+    refused: tuple[str, ...]
+    """Why a path has no prediction, a line each, which names it by its number and not by its text."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A classifier's predictions for the scans at `paths`, in the folder `out`."""
+
+    paths: Sequence[Path]
+    classifier: Path
+    out: Path
+    batch: int = 4
+    device: str = "cpu"
+
+    @cached_property
+    def _loaded(self) -> Classifier:
+        return load_classifier(self.classifier)
+
+    @cached_property
+    def _parts(self) -> list[list[Piece]]:
+        parts: list[list[Piece]] = []
+        others: list[Piece] = []
+        for number, path in enumerate(self.paths):
+            if (path / info.FILE_NAME).is_file():
+                dataset = Dataset.open(path)
+                for start in range(0, len(dataset), PART_VOLUMES):
+                    rows = range(start, min(start + PART_VOLUMES, len(dataset)))
+                    parts.append([Piece(number, path, rows, dataset.info.digest)])
+            else:
+                where = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()
+                others.append(Piece(number, path, None, where))
+        return parts + [others[start : start + PART_PATHS] for start in range(0, len(others), PART_PATHS)]
+
+    def run(self, share: tuple[int, int] = (0, 1), progress: Progress = lambda done, total: None) -> None:
+        """Make the parts that are missing, of (i, n) the i-th of n shares alone.
+
+        A part is kept for the same classifier, paths and datasets; exams that changed where they lie are
+        read again into another `out` only. progress: called with parts done and in all. Raises FmctError
+        where the classifier cannot be loaded, `out` takes no files or holds another's predictions, and for a
+        damaged dataset; a path that cannot be used is told in its rows.
+        """
+        require_folder(self.out)
+        about = Subject(command="predict", sources={"classifier": Origin.of(None, self._classified_by)})
+        claim(self.out, about, [TABLE])
+        with writing(self.out, "fmct predict", shared=True):
+            files = [(part, self._file(i)) for i, part in enumerate(self._parts)][share[0] :: share[1]]
+            missing = [(part, file) for part, file in files if not file.is_file()]
+            for done, (part, file) in enumerate(missing):
+                progress(done, len(missing))
+                table = pa.Table.from_pylist([row for piece in part for row in self._rows(piece)], SCHEMA)
+                with atomic_path(file) as temporary:
+                    pq.write_table(table, temporary, compression="zstd")
+            progress(len(missing), len(missing))
+
+    def collect(self) -> Summary:
+        """Join the parts that are done to `out`/predictions.parquet, in the order of the paths.
+
+        A row a scan and task; a path without any scan has one row, with the reason. Raises FmctError where
+        none is done.
+        """
+        files = [self._file(i) for i in range(len(self._parts))]
+        done = [file for file in files if file.is_file()]
+        if not done:
+            raise FmctError(f"{self.out}: has no predictions of these paths yet; run without --collect")
+        table = pa.concat_tables(pq.read_table(file, schema=SCHEMA) for file in done)
+        table = table.take(pa.compute.sort_indices(table, [("path", "ascending")]))
+        with writing(self.out, "fmct predict --collect"), atomic_path(self.out / TABLE) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        reasons = [reason for reason in table["reason"].to_pylist() if reason]
+        scans = table.num_rows - len(reasons)
+        return Summary(scans // len(self._loaded.record.tasks), len(files), len(done), tuple(reasons))
+
+    @cached_property
+    def _classified_by(self) -> str:
+        return hashlib.sha256(self._loaded.record.model_dump_json().encode()).hexdigest()
+
+    def _file(self, number: int) -> Path:
+        made_of = [(piece.number, piece.rows, piece.digest) for piece in self._parts[number]]
+        digest = hashlib.sha256(f"{self._classified_by} {made_of}".encode()).hexdigest()
+        return self.out / PARTS / f"{number:06d}-{digest[:16]}.parquet"
+
+    def _rows(self, piece: Piece) -> Iterator[dict[str, Any]]:
+        scans = read_scans(piece.path, self._loaded.encoder.info, piece.rows)
+        predictions = self._loaded.of_scans(scans, self.batch, self.device)
+        try:
+            for prediction in of_path(piece.number, piece.path, predictions):
+                yield from _of_scan(piece.number, prediction)
+        except FmctError as error:
+            if piece.rows is not None:
+                raise
+            yield {"path": piece.number, "reason": str(error)}
+
+
+def _of_scan(path: int, prediction: Prediction) -> Iterator[dict[str, Any]]:
+    for task, answer in prediction.answers.items():
+        given = {"score": answer.score, "probability": answer.probability, "positive": answer.positive}
+        yield {"path": path, "key": prediction.key, "task": task, **given}

@@ -1,0 +1,67 @@
+"""What a fitted classifier keeps, as arrays: all that makes scores of an encoder's outputs."""
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class Scaling(NamedTuple):
+    """Standardisation channel by channel; (width,) each."""
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    """1 / standard deviation; 0 for a channel without spread."""
+
+    @classmethod
+    def over(cls, features: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> "Scaling":
+        """Mean and deviation of features (N, width) over `rows`."""
+        chosen = features[rows]
+        mean, deviation = chosen.mean(axis=0, dtype=np.float64), chosen.std(axis=0, dtype=np.float64)
+        # A channel without any spread says nothing, and its rounding errors must not become a feature.
+        useful = deviation > 1e-6 * np.abs(mean).clip(min=1e-6)
+        scale = np.where(useful, 1 / np.where(useful, deviation, 1), 0)
+        return cls(mean.astype(np.float32), scale.astype(np.float32))
+
+    def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Features (N, width) in deviations from the mean."""
+        return ((features - self.mean) * self.scale).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted classifier of one task. Its fields are arrays, under whose names they are stored."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The fields."""
+        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def of(cls, arrays: dict[str, NDArray[Any]]) -> Self:
+        """The head that `arrays` was made of; raises TypeError where a field lacks or is unknown."""
+        return cls(**arrays)
+
+    def scores(self, inputs: NDArray[np.floating[Any]]) -> FloatArray:
+        """Probabilities (B,) of pooled features (B, width), or of patch tokens (B, patches, width)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LinearHead(Head):
+    """Logistic regression on standardised features."""
+
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    """(width,)"""
+    bias: NDArray[np.float32]
+    """()"""
+
+    def scores(self, inputs: NDArray[np.floating[Any]]) -> FloatArray:
+        """Of pooled features (B, width)."""
+        logits = Scaling(self.mean, self.scale)(inputs) @ self.weight
+        return torch.sigmoid(torch.from_numpy(logits + self.bias).double()).numpy()

@@ -1,0 +1,206 @@
+"""A kept classifier: the sweep's own scores on the same volumes, calibrated, and refused where not whole."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from small_sweep import bright_sweep
+from typer.testing import CliRunner
+
+import fmct_hpc
+from fmct_hpc.classifier.calibration import calibrated
+from fmct_hpc.classifier.fit import fit
+from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.table import PART_VOLUMES, Predictions
+from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.statistics.operating_point import rates
+from fmct_hpc.probe.sweep.run import Sweep
+from launch.cli import app
+from shards import Dataset
+from shards.errors import FmctError
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
+    return bright_sweep(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def swept(grid: SweepConfig) -> Path:
+    out = grid.features.parent / "out"
+    Sweep(grid, out).run()
+    return out
+
+
+def kept(grid: SweepConfig, method: str, out: Path) -> Path:
+    write_classifier(fit(grid, method=method), out)  # type: ignore[arg-type]
+    return out
+
+
+@pytest.fixture(scope="module")
+def logistic(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kept(grid, "logistic", tmp_path_factory.mktemp("logistic"))
+
+
+@pytest.mark.parametrize("method", ["logistic", "linear", "neighbours", "attentive", "finetune"])
+def test_scores_are_those_of_the_sweep(method: str, grid: SweepConfig, swept: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(swept / "predictions.parquet").to_pylist()
+    theirs = {row["key"]: row["score"] for row in rows if row["method"] == method}
+    assert len(theirs) > 10
+    classifier = fmct_hpc.load_classifier(kept(grid, method, tmp_path / "kept"))
+    ours = {found.key: found.answers["bright"] for found in classifier.predict(grid.data)}
+    assert {key: ours[key].score for key in theirs} == pytest.approx(theirs, abs=1e-6)
+    assert set(ours) == set(Dataset.open(grid.data).index["key"].to_pylist())
+    task = classifier.record.tasks[0]
+    assert {answer.positive for answer in ours.values()} == {True, False}
+    assert all((a.score >= task.thresholds.balanced) == a.positive for a in ours.values())
+    results = pq.read_table(swept / "results.parquet").to_pylist()
+    (row,) = (row for row in results if row["method"] == method)
+    assert (task.train, task.validation) == (row["n_train"], row["n_validation"])
+
+
+def test_calibration_equals_a_logistic_regression_on_platts_targets() -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.normal(0, 1.5, 400)
+    labels = generator.random(400) < expit(truth)
+    scores = expit(3 * truth + 1)  # too sure of itself, and shifted
+    found = calibrated(scores, labels)
+    assert found is not None
+    # Each volume counts as both classes, by the weights that its target gives them.
+    positives, negatives = labels.sum(), (~labels).sum()
+    target = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    logits = np.log(scores / (1 - scores))
+    twice = LogisticRegression(C=np.inf, tol=1e-10).fit(
+        np.tile(logits, 2)[:, None], np.repeat([1, 0], 400), sample_weight=np.r_[target, 1 - target]
+    )
+    assert [found.slope, found.intercept] == pytest.approx([twice.coef_[0, 0], twice.intercept_[0]], abs=1e-3)
+    assert found(scores).mean() == pytest.approx(target.mean(), abs=1e-4)
+    assert np.abs(found(scores) - expit(truth)).max() < 0.1 < np.abs(scores - expit(truth)).max()
+    apart = calibrated(np.r_[np.zeros(9), np.ones(9)], np.repeat([False, True], 9))
+    assert apart is not None
+    assert np.isfinite([apart.slope, apart.intercept]).all()
+    assert calibrated(np.full(5, 0.3), np.zeros(5, bool)) is None
+
+
+def test_parts_of_an_array_join_to_what_one_run_gives(
+    grid: SweepConfig, logistic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmct_hpc.classifier.table.PART_VOLUMES", 7)
+    (tmp_path / "empty").mkdir()
+    paths = [grid.data, tmp_path / "empty", grid.data]
+    whole = Predictions(paths, logistic, tmp_path / "whole")
+    whole.run()
+    assert whole.collect()[:3] == (120, 19, 19)
+    shared = Predictions(paths, logistic, tmp_path / "shared")
+    with pytest.raises(FmctError, match="no predictions of these paths yet"):
+        shared.collect()
+    shared.run((1, 3))
+    assert 0 < shared.collect().done < 19
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "shared" / "parts").iterdir()}
+    shared.run()
+    assert (
+        before.items() <= {f: f.stat().st_mtime_ns for f in (tmp_path / "shared" / "parts").iterdir()}.items()
+    )
+    assert shared.collect() == whole.collect()
+    table, other = (pq.read_table(tmp_path / name / "predictions.parquet") for name in ("whole", "shared"))
+    assert table.equals(other)
+    assert [row["path"] for row in table.to_pylist() if row["reason"]] == [1]
+    assert str(tmp_path) not in str(table.to_pylist())
+    assert PART_VOLUMES > 7
+
+
+def written(folder: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+
+def test_another_classifier_does_not_take_the_place_of_predictions(
+    grid: SweepConfig, logistic: Path, tmp_path: Path
+) -> None:
+    Predictions([grid.data], logistic, tmp_path / "out").run()
+    other = kept(grid, "neighbours", tmp_path / "other")
+    with pytest.raises(FmctError, match="holds results of"):
+        Predictions([grid.data], other, tmp_path / "out").run()
+    with pytest.raises(FmctError, match="holds results of"):
+        write_classifier(fit(grid, method="linear"), other)
+
+
+def forged(folder: Path, name: str) -> None:
+    """Another file of the right form in a classifier's place."""
+    arrays = load_file(folder / name)
+    changed = {key: np.asarray(array + array.dtype.type(1)) for key, array in arrays.items()}
+    save_file(changed, folder / name)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "classifier.json").unlink(), "holds no classifier.json"),
+        (lambda folder: (folder / "classifier.json").write_text("{}"), "damaged"),
+        (lambda folder: forged(folder, "heads.safetensors"), "heads.safetensors: missing, or not as"),
+        (lambda folder: forged(folder, "encoder.safetensors"), "encoder.safetensors: missing, or not as"),
+        (lambda folder: (folder / "heads.safetensors").unlink(), "heads.safetensors: missing, or not as"),
+    ],
+)
+def test_what_is_not_whole_is_refused(damage, said: str, logistic: Path, tmp_path: Path) -> None:
+    shutil.copytree(logistic, tmp_path / "kept")
+    damage(tmp_path / "kept")
+    with pytest.raises(FmctError, match=said):
+        fmct_hpc.load_classifier(tmp_path / "kept")
+
+
+def test_an_encoder_of_other_input_is_another_encoder(logistic: Path, tmp_path: Path) -> None:
+    shutil.copytree(logistic, tmp_path / "kept")
+    info = json.loads((tmp_path / "kept" / "encoder.json").read_text())
+    info["data"]["windows"] = [[0, 1000], *info["data"]["windows"][1:]]
+    (tmp_path / "kept" / "encoder.json").write_text(json.dumps(info))
+    with pytest.raises(FmctError, match="is another encoder than the classifier was fitted on"):
+        fmct_hpc.load_classifier(tmp_path / "kept")
+
+
+def test_a_sweep_of_several_cells_has_to_say_which(grid: SweepConfig, tmp_path: Path) -> None:
+    cases = [
+        ({}, {}, "several of --method; name one"),
+        ({}, {"method": "forest"}, "has no method forest"),
+        ({"pools": ("cls", "mean")}, {"method": "logistic"}, "several layers, pools or label budgets"),
+        ({"folds": 3}, {"method": "logistic"}, "folds: cross-validation"),
+        ({}, {"method": "logistic", "tasks": ["dark"]}, "has no task dark"),
+    ]
+    for values, wanted, said in cases:
+        with pytest.raises(FmctError, match=said):
+            fit(grid.model_copy(update=values), **wanted)  # type: ignore[arg-type]
+
+
+def test_commands_from_a_sweep_to_a_table(grid: SweepConfig, swept: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "sweep.yaml"
+    recipe.write_text(grid.model_dump_json())
+    keep = ["export-classifier", str(recipe), "--method", "logistic", "--out", str(tmp_path / "kept")]
+    done = CliRunner().invoke(app, keep)
+    assert done.exit_code == 0, done.output
+    asked = [
+        "predict",
+        str(grid.data),
+        "--classifier",
+        str(tmp_path / "kept"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    table = pq.read_table(tmp_path / "out" / "predictions.parquet")
+    assert table.schema.field("probability").type == pa.float64()
+    labels = dict(zip(*labels_of(grid), strict=True))
+    truth = np.array([labels[key] for key in table["key"].to_pylist()]) == 1
+    found = rates(table["score"].to_numpy(), truth, 0.5)
+    assert found.balanced_accuracy > 0.9
+
+
+def labels_of(grid: SweepConfig) -> tuple[list[str], list[int]]:
+    table = pq.read_table(grid.labels)
+    return table["study_key"].to_pylist(), table["bright"].to_pylist()
