@@ -88,6 +88,11 @@ class Predictions:
                 others.append(Piece(number, path, None, where))
         return parts + [others[start : start + PART_PATHS] for start in range(0, len(others), PART_PATHS)]
 
+    @property
+    def parts(self) -> int:
+        """How many parts there are; found without the classifier."""
+        return len(self._parts)
+
     def run(self, share: tuple[int, int] = (0, 1), progress: Progress = lambda done, total: None) -> None:
         """Make the parts that are missing, of (i, n) the i-th of n shares alone.
 
@@ -146,6 +151,13 @@ class Predictions:
             if piece.rows is not None:
                 raise
             yield {"path": piece.number, "reason": str(error)}
+
+
+def parts_in_share(out: Path, share: int, shares: int) -> int:
+    """How many parts of the i-th of n shares are done in `out`."""
+    return sum(
+        int(file.name.split("-")[0]) % shares == share for file in (out / PARTS).glob("[0-9]*.parquet")
+    )
 
 
 def _of_scan(path: int, prediction: Prediction) -> Iterator[dict[str, Any]]:

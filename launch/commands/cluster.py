@@ -159,6 +159,25 @@ def sweep(
     _launch(sweep_jobs(config, out, overrides or [], cluster, allow_code), out, cluster, dry_run)
 
 
+@launch_app.command()
+def predict(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="DICOM folders or archives, NIfTI files, shard datasets."),
+    ],
+    classifier: Annotated[Path, typer.Option(help="A folder that `fmct export-classifier` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the predictions; an existing one is resumed.")],
+    site: SiteFile,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    dry_run: DryRun = False,
+) -> None:
+    """An array that shares the scans out, and a job that joins what is done."""
+    from launch.slurm.stages import predict_jobs
+
+    cluster = load(Site, site, [])
+    _launch(predict_jobs(paths, classifier, out, device, cluster), out, cluster, dry_run)
+
+
 def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:
     from launch.slurm.submit import describe, submit
 

@@ -12,7 +12,7 @@ from preprocess.scan.workplace import parts_kept
 from preprocess.tasks.ledger import marked_in_share
 from shards.errors import FmctError
 
-Unit = Literal["step", "task", "part", "unit", "volume", "result"]
+Unit = Literal["step", "task", "part", "unit", "volume", "result", "prediction"]
 PLACES: dict[Unit, str] = {
     "step": " at the checkpoint of step {}",
     "task": " with {} tasks done",
@@ -20,6 +20,7 @@ PLACES: dict[Unit, str] = {
     "unit": " with {} units of the sweep done",
     "volume": " with the features of {} volumes kept",
     "result": " with {} volumes and units of the probe kept",
+    "prediction": " with {} parts of the predictions kept",
 }
 """In words behind what happened there."""
 
@@ -47,6 +48,8 @@ class Kept(NamedTuple):
     """What this job or array task extracts of a sweep's features."""
     probe: Path | None = None
     """The output folder, of a probe."""
+    predictions: Path | None = None
+    """The output folder, of an array that shares predictions out."""
 
     def progress(self) -> tuple[int | None, Unit]:
         """Step of the newest checkpoint, tasks or units of this array task's share, and so on."""
@@ -62,6 +65,10 @@ class Kept(NamedTuple):
             from fmct_hpc.probe.sweep.ledger import units_in_share
 
             return units_in_share(self.sweep, share, shares), "unit"
+        if self.predictions:
+            from fmct_hpc.classifier.table import parts_in_share
+
+            return parts_in_share(self.predictions, share, shares), "prediction"
         if self.stores:
             from fmct_hpc.probe.features import volumes_kept
 
@@ -89,14 +96,16 @@ def _share_of_array() -> tuple[int, int]:
 def told_by(arguments: list[str], run: Path | None) -> Kept:
     """Where a batch script's command keeps what it has done, by what it gives `fmct launch after`.
 
-    run: of a training. --catalog: of a scan. --out: of preprocessing, with --sweep of a sweep, that an array
-    shares out. --extract N, behind a sweep's recipe and overrides: of its features. --probe: a probe's output
-    folder, of an array that of each task. What else the command takes is passed over.
+    run: of a training. --catalog: of a scan. --out: of preprocessing, with --sweep of a sweep, with
+    --predictions of predictions, that an array shares out. --extract N, behind a sweep's recipe and
+    overrides: of its features. --probe: a probe's output folder, of an array that of each task. What else the
+    command takes is passed over.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--catalog", type=Path)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--predictions", action="store_true")
     parser.add_argument("--extract", type=int)
     parser.add_argument("--probe", type=Path, action="append")
     parser.add_argument("--allow-code", action="store_true")
@@ -106,6 +115,8 @@ def told_by(arguments: list[str], run: Path | None) -> Kept:
         return Kept(stores=extracted(Path(others[0]), others[1:], int(task or told.extract)))
     if told.probe:
         return Kept(probe=told.probe[int(task or 0)] if len(told.probe) > 1 else told.probe[0])
+    if told.predictions:
+        return Kept(run, predictions=told.out)
     if told.sweep:
         return Kept(run, catalog=told.catalog, sweep=told.out)
     return Kept(run, told.out, told.catalog)

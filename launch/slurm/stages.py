@@ -138,6 +138,17 @@ def _code(allowed: bool) -> tuple[str, ...]:
     return ("--allow-code",) if allowed else ()
 
 
+def predict_jobs(paths: list[Path], classifier: Path, out: Path, device: str, site: Site) -> list[Job]:
+    """An array that shares the parts out, and a job that joins what is done, whatever came of the array."""
+    from fmct_hpc.classifier.table import Predictions
+
+    shares = min(Predictions(paths, classifier, out).parts, site.array_size)
+    command = fmct(site, "predict", *paths, "--classifier", classifier, "--out", out, "--device", device)
+    commands = tuple((*command, "--share", f"{i}/{shares}") for i in range(shares))
+    array = Job("fmct-predict", commands, site.probe, kept=("--predictions", "--out", str(out)))
+    return [array, Job("fmct-predicted", ((*command, "--collect"),), site.light, after_end=(array.name,))]
+
+
 def report_job(out: Path, data: Path, run: Path, probe: Path, labels: Path, site: Site) -> Job:
     """Writes the page of a whole run, with a map of the features that the probe extracted."""
     command = fmct(site, "report", out, "--data", data, "--run", run, "--probe", probe, "--labels", labels)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import Acquisition, axial
+from documents import REPOSITORY
 from preprocess_export import Export, head, make_export, run_inline, write_series
 from pydicom.data import get_testdata_file
 from safetensors.numpy import load_file
@@ -26,6 +27,8 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.fields import edges
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.inference.write import write_features
+from fmct_hpc.probe.encoders import OurEncoder
+from fmct_hpc.probe.heads import LinearHead
 from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
 from launch.cli import app
 from preprocess.volume.resample import INDEX_STEPS
@@ -71,6 +74,22 @@ def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encod
         assert (scan.voxels == dataset.read(dataset.position(digests[scan.key]))).all()
     direct = loaded(info.view(dataset.read(0), dataset.info.spacing_mm))[0].detach().numpy()
     assert stored[dataset.record(0).key].cls == pytest.approx(direct[0], abs=1e-6)
+
+
+def test_a_classifier_says_of_dicom_what_it_says_of_its_shard(
+    export: Export, data: Path, encoder: Path
+) -> None:
+    kept = fmct_hpc.load_classifier(REPOSITORY / "tests/data/classifiers/logistic")
+    ours = OurEncoder(*load_encoder(encoder))
+    weights = np.random.default_rng(0).normal(size=(3, 48)).astype(np.float32)
+    head = LinearHead(weights[0], abs(weights[1]), weights[2], np.float32(0.1))
+    classifier = fmct_hpc.Classifier(kept.record, ours, (head,))
+    dataset = Dataset.open(data)
+    digests = {dataset.record(i).key: dataset.record(i).source_digest[:32] for i in range(len(dataset))}
+    stored = {digests[scan.key]: scan.answers["bright"].score for scan in classifier.predict(data)}
+    fresh = {scan.key: scan.answers["bright"].score for scan in classifier.predict(export.folder)}
+    assert fresh == pytest.approx(stored, abs=1e-6)
+    assert len(set(fresh.values())) == STUDIES
 
 
 def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: Path) -> None:

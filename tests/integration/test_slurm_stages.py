@@ -11,8 +11,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from small_sweep import bright_sweep
 from small_training import small_config
 
+from fmct_hpc.classifier.fit import fit
+from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder
 from launch.slurm.site import Resources, Site
@@ -252,3 +256,19 @@ def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
         tables = [pq.read_table(tmp_path / way / f"{name}.parquet") for way in ("launched", "sbatch")]
         assert tables[0].num_rows > 0
         assert tables[0].equals(tables[1])
+
+
+def test_predictions_of_an_array_are_those_of_one_run(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid = bright_sweep(tmp_path)
+    write_classifier(fit(grid, method="logistic"), tmp_path / "kept")
+    paths = ["data", "data", "nothing", "data"]
+    jobs = launched("predict", *paths, "--classifier", "kept", "--out", "launched")
+    assert [cluster.wait(number, 200) for number in jobs] == ["COMPLETED", "FAILED"], logs(tmp_path)
+    assert len(cluster.states(jobs[0])) > 3, "expected an array"
+    here = Predictions([Path(path) for path in paths], Path("kept"), Path("here"))
+    here.run()
+    assert [reason.partition(":")[0] for reason in here.collect().refused] == ["path 2"]
+    tables = [pq.read_table(tmp_path / way / "predictions.parquet") for way in ("launched", "here")]
+    assert tables[0].num_rows == 3 * 60 + 1
+    assert tables[0].equals(tables[1])

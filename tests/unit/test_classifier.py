@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from documents import REPOSITORY, blocks
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from small_sweep import bright_sweep
+from small_sweep import AFFINE, bright_sweep
 from typer.testing import CliRunner
 
 import fmct_hpc
@@ -19,6 +20,7 @@ from fmct_hpc.classifier.calibration import calibrated
 from fmct_hpc.classifier.fit import fit
 from fmct_hpc.classifier.kept import write_classifier
 from fmct_hpc.classifier.table import PART_VOLUMES, Predictions
+from fmct_hpc.inference.readers import Scan
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.statistics.operating_point import rates
 from fmct_hpc.probe.sweep.run import Sweep
@@ -118,6 +120,39 @@ def test_parts_of_an_array_join_to_what_one_run_gives(
 
 def written(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("method", "answers"),
+    [
+        ("logistic", [(0.000335, 0.376263), (0.042588, 0.547169), (0.969935, 0.754935)]),
+        ("neighbours", [(0.0, 0.333333), (0.0, 0.333333), (1.0, 0.875)]),
+        ("attentive", [(0.078528, 0.385736), (0.416257, 0.578176), (0.91365, 0.786898)]),
+    ],
+)
+def test_what_an_earlier_version_kept_says_what_it_said(method: str, answers: list) -> None:
+    classifier = fmct_hpc.load_classifier(Path(__file__).parents[1] / "data" / "classifiers" / method)
+    affine = np.reshape(AFFINE, (4, 4)).astype(float)
+    ramp = np.broadcast_to(np.arange(16, dtype=np.int16), (16, 16, 16))
+    scans = [Scan(32 * "0", ramp + np.int16(hu), affine) for hu in (20, 30, 40)]
+    found = [scan.answers["bright"] for scan in classifier.of_scans(scans)]
+    assert np.array([(one.score, one.probability) for one in found]) == pytest.approx(
+        np.array(answers), abs=1e-4
+    )
+    assert [one.positive for one in found] == [False, False, True]
+
+
+def test_the_documents_lines_of_python_run(
+    grid: SweepConfig, logistic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (tmp_path / "classifiers").mkdir()
+    (tmp_path / "classifiers/first").symlink_to(logistic)
+    (tmp_path / "exams").mkdir()
+    (tmp_path / "exams/new").symlink_to(grid.data)
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(REPOSITORY / "docs/probes.md", "python", "A classifier for new scans")
+    exec(code)
+    assert capsys.readouterr().out.count("'bright'") == 60
 
 
 def test_another_classifier_does_not_take_the_place_of_predictions(

@@ -14,7 +14,7 @@ from launch.slurm.progress import Kept
 from launch.slurm.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
 from launch.slurm.scheduler import Accounted
 from launch.slurm.site import Site
-from launch.slurm.stages import probe_job, sweep_chain
+from launch.slurm.stages import predict_jobs, probe_job, sweep_chain
 from preprocess.scan.workplace import Work
 
 
@@ -209,6 +209,23 @@ def test_what_extracts_features_runs_on_while_it_keeps_more(tmp_path, kept_by):
     assert kept_by(joins).progress() == (1768, "volume")
     recipe.unlink()
     assert kept_by(joins).progress()[0] is None
+
+
+def test_predictions_run_on_while_an_array_task_keeps_more(tmp_path, kept_by, monkeypatch):
+    monkeypatch.setattr("fmct_hpc.classifier.table.Predictions.parts", 6)
+    array, _ = predict_jobs(
+        [tmp_path / "data"], tmp_path / "kept", tmp_path / "out", "cpu", Site(array_size=2)
+    )
+    assert len(array.commands) == 2
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    assert kept_by(array, 1) == Kept(predictions=tmp_path / "out")
+    (tmp_path / "out/parts").mkdir(parents=True)
+    for number in (0, 1, 3):
+        (tmp_path / f"out/parts/{number:06d}-0123456789abcdef.parquet").touch()
+    found = [kept_by(array, task) for task in (0, 1)]
+    for task, count in ((0, 1), (1, 2)):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        assert found[task].progress() == (count, "prediction")
 
 
 def test_a_probe_runs_on_while_it_keeps_more_features_or_units(tmp_path, kept_by):
