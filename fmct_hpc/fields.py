@@ -1,9 +1,13 @@
-"""Kinds of number that configurations have."""
+"""Kinds of value that configurations have."""
 
+import logging
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
+
+log = logging.getLogger(__name__)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Above0 = Annotated[float, Field(gt=0)]
@@ -41,3 +45,19 @@ def _box_size(given: Any) -> Size:
 
 BoxSize = Annotated[Size, BeforeValidator(_box_size)]
 """One edge, or three, (D, H, W); three equal ones are recorded as one."""
+
+
+def device_name(given: Any) -> str:
+    """cpu, gpu or gpu:N, of which PyTorch's cuda and cuda:N are read as older names; else ValueError."""
+    found = re.fullmatch(r"cpu|(gpu|cuda)(:\d+)?", given) if isinstance(given, str) else None
+    if found is None:
+        raise ValueError("must be cpu, gpu, or gpu:1 for the second one")
+    if found[1] != "cuda":
+        return found[0]
+    name = f"gpu{found[2] or ''}"
+    log.warning("device %s is called %s now; the old name is still read", given, name)
+    return name
+
+
+Device = Annotated[str, BeforeValidator(device_name)]
+"""Where an encoder runs."""

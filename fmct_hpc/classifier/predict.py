@@ -73,11 +73,12 @@ class Classifier:
 
     def of_scans(self, scans: Iterable[Scan], batch: int = 4, device: str = "cpu") -> Iterator[Prediction]:
         """Predictions for scans as `fmct_hpc.inference.readers` gives them."""
-        self.encoder.module.to(usable_device(device)).eval()
+        place = usable_device(device)
+        self.encoder.module.to(place).eval()
         waiting = iter(scans)
         while group := list(islice(waiting, batch)):
             views = torch.stack([self.encoder.transform(scan.voxels, scan.spacing_mm) for scan in group])
-            inputs = self._inputs(views.to(device))
+            inputs = self._inputs(views.to(place))
             answers = [self._answers(number, inputs) for number in range(len(self.heads))]
             tasks = [task.task for task in self.record.tasks]
             for scan, own in zip(group, zip(*answers, strict=True), strict=True):

@@ -63,12 +63,13 @@ def features(
         scans: Iterable[Scan] = [read_array(source, np.asarray(affine, np.float64), info)]
     else:
         scans = read_scans(Path(source), info)
-    return _encoded(scans, model.to(usable_device(device)).eval(), info, batch, device)
+    place = usable_device(device)
+    return _encoded(scans, model.to(place).eval(), info, batch, place)
 
 
 @torch.inference_mode()
 def _encoded(
-    scans: Iterable[Scan], model: VisionTransformer, info: EncoderInfo, batch: int, device: str
+    scans: Iterable[Scan], model: VisionTransformer, info: EncoderInfo, batch: int, device: torch.device
 ) -> Iterator[ScanFeatures]:
     waiting = iter(scans)
     while group := list(islice(waiting, batch)):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from fmct_hpc.engine_config import EngineConfig
+from fmct_hpc.fields import device_name
 from fmct_hpc.model.block import Blocks
 from shards.caches import set_for_inductor
 from shards.errors import FmctError
@@ -22,12 +23,14 @@ def set_execution(module: nn.Module, engine: EngineConfig) -> None:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name (cpu, cuda, cuda:1); FmctError where this machine or PyTorch has none such."""
+    """The device called cpu, gpu or gpu:N; FmctError where this machine or PyTorch has none such."""
     try:
-        device = torch.device(name)
+        device = torch.device(device_name(name).replace("gpu", "cuda"))
         torch.empty(1, device=device)
+    except ValueError as error:
+        raise FmctError(f"device {name}: {error}") from None
     except (RuntimeError, AssertionError):  # the latter from a PyTorch without CUDA
-        found = ", ".join(["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))])
+        found = ", ".join(["cpu", *(f"gpu:{n}" for n in range(torch.cuda.device_count()))])
         raise FmctError(f"device {name}: not usable here, only {found}; `fmct doctor` says why") from None
     return device
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fmct_hpc.fields import Fraction, Positive, Seed
+from fmct_hpc.fields import Device, Fraction, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
 from shards.section import Section
@@ -120,6 +120,8 @@ class ProbeConfig(Section):
     folds: Folds | None = None
     """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient.
     None: the labels' column `split`; `PROBE_FOLDS` folds of labels without one."""
+    device: Device = "cpu"
+    """For the features, cpu, gpu or gpu:1; the classifiers run on the CPU."""
     logistic: LogisticConfig = LogisticConfig()
     neighbours: NeighboursConfig = NeighboursConfig()
     bootstrap: Positive = 2000
@@ -183,8 +185,8 @@ class SweepConfig(Section):
     neighbours: NeighboursConfig = NeighboursConfig()
     attentive: AttentiveConfig = AttentiveConfig()
     finetune: FinetuneConfig = FinetuneConfig()
-    device: Literal["cpu", "cuda"] = "cpu"
-    """For features and fine-tuning; the other methods run on the CPU."""
+    device: Device = "cpu"
+    """For features and fine-tuning, cpu, gpu or gpu:1; the other methods run on the CPU."""
     batch: Positive = 8
     """Volumes that an encoder sees at once."""
     task_minutes: Rate = 10.0

@@ -55,7 +55,6 @@ def extract_store(
     Raises FmctError for a layer that the encoder does not have, volumes that were preprocessed in another
     way than those it was trained on, and a damaged shard.
     """
-    workers = workers or (1 if device == "cpu" else usable_cores())
     rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
     if not len(rows):
         raise FmctError(f"{dataset.path}: no volume to extract features of")
@@ -73,6 +72,8 @@ def extract_store(
         rows = np.union1d(rows, held_rows)
         numbers = tuple(sorted({*numbers, *held.info.layers}))
         tokens = tokens or held.info.request.tokens
+    runs_on = usable_device(device)
+    workers = workers or (1 if runs_on.type == "cpu" else usable_cores())
     index = dataset.index.select(store.KEYS).take(rows)
     request = FeatureRequest(
         encoder_digest=encoder.digest,
@@ -94,7 +95,7 @@ def extract_store(
             part_rows = rows[slice(*extents[number])]
             pieces: dict[str, list[NDArray[np.generic]]] = {array: [] for array in request.arrays()}
             patches = 0
-            for outputs in _batches(encoder, dataset, part_rows, request.layers, batch, device, workers):
+            for outputs in _batches(encoder, dataset, part_rows, request.layers, batch, runs_on, workers):
                 patches = outputs[0].shape[1] - encoder.prefix
                 for array, values in _pooled(encoder, request, outputs).items():
                     pieces[array].append(values)
@@ -131,11 +132,11 @@ def _batches(
     rows: NDArray[np.int64],
     layers: Sequence[int],
     batch: int,
-    device: str,
+    device: torch.device,
     workers: int,
 ) -> Iterator[list[torch.Tensor]]:
     """Tokens of each of `layers`, a batch of volumes at a time: float32 (B, prefix + N, width)."""
-    encoder.module.to(usable_device(device)).eval()
+    encoder.module.to(device).eval()
     for images in _inputs(encoder, dataset, rows, batch, workers):
         on_device = images.to(device, non_blocking=True)
         yield [tokens.float() for tokens in encoder.tokens(on_device, layers)]

@@ -151,6 +151,7 @@ def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
         logistic=config.logistic,
         neighbours=config.neighbours,
         batch=config.batch,
+        device=config.device,
     )
 
 

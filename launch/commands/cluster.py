@@ -168,7 +168,7 @@ def predict(
     classifier: Annotated[Path, typer.Option(help="A folder that `fmct export-classifier` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the predictions; an existing one is resumed.")],
     site: SiteFile,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
     dry_run: DryRun = False,
 ) -> None:
     """An array that shares the scans out, and a job that joins what is done."""

@@ -44,7 +44,7 @@ def features(
     encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
     out: Annotated[Path, typer.Option(help="Folder for the features.")],
     batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
 ) -> None:
     """Run an encoder on new scans, preprocessed as those it was trained on.
 
@@ -98,7 +98,7 @@ def predict(
     ] = None,
     collect: Annotated[bool, typer.Option("--collect", help="Only join what is done so far.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
 ) -> None:
     """Write a kept classifier's probabilities for new scans, or the reason why a path has none.
 

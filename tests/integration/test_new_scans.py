@@ -117,8 +117,8 @@ def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: P
         assert scan.centres_mm == pytest.approx(dicom.centres_mm, abs=1e-5)
     with pytest.raises(FmctError, match="an array needs its affine"):
         fmct_hpc.features(hu, loaded)
-    with pytest.raises(FmctError, match="device cuda:9: not usable here, only cpu"):
-        fmct_hpc.features(tmp_path / "exam.zip", loaded, device="cuda:9")
+    with pytest.raises(FmctError, match="device gpu:9: not usable here, only cpu"):
+        fmct_hpc.features(tmp_path / "exam.zip", loaded, device="gpu:9")
 
 
 @pytest.mark.parametrize("field", ["isotropic", "squeezed"])

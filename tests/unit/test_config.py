@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.sweep.grid import units
 from launch.cli import app
 from launch.config import load
@@ -311,3 +311,20 @@ def test_yaml_of_few_bytes_that_asks_for_much_is_one_line(tmp_path: Path, text: 
     with pytest.raises(FmctError, match="not valid YAML") as refused:
         load(TrainConfig, path, [])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"), [("cpu", "cpu"), ("gpu:1", "gpu:1"), ("cuda", "gpu"), ("cuda:1", "gpu:1")]
+)
+def test_devices_have_one_vocabulary_and_older_names_are_read(given: str, name: str) -> None:
+    required = {"data": "d", "labels": "l"}
+    assert ProbeConfig.model_validate({**required, "device": given}).device == name
+    encoder = {"name": "a", "weights": "w"}
+    grid = {**required, "features": "f", "encoders": [encoder], "device": given}
+    assert SweepConfig.model_validate(grid).device == name
+
+
+@pytest.mark.parametrize("given", ["CPU", "gpu:", "mps", "cpu:0", 1, "gpu:1 "])
+def test_what_is_no_device_is_refused(given: object) -> None:
+    with pytest.raises(ValueError, match="must be cpu, gpu, or gpu:1"):
+        ProbeConfig.model_validate({"data": "d", "labels": "l", "device": given})
