@@ -13,6 +13,7 @@ from launch.commands.evaluation import (
     predict,
     probe,
     report,
+    retrieval,
     study,
     sweep,
 )
@@ -53,7 +54,7 @@ app.callback()(caches.set_for_libraries)
 for command in (
     *(doctor, recipes, keygen, scan, select, preprocess, labels, trace),
     *(train, compare, convert_weights, export_model),
-    *(probe, features, study, sweep, export_classifier, predict, report),
+    *(probe, features, study, sweep, export_classifier, predict, retrieval, report),
 ):
     app.command()(command)
 app.command("import")(import_volumes)

@@ -64,9 +64,10 @@ def fit(
             "or give labels with a column split"
         )
     source = Source(config.encoders[0], config, cohort)
-    opened = open_encoder(source.spec)
-    if not isinstance(opened, OurEncoder):
+    if source.spec.function is not None:  # refused before it is run
         raise FmctError(f"encoder {source.spec.name}: only this package's own encoders can be exported")
+    opened = open_encoder(source.spec)
+    assert isinstance(opened, OurEncoder)
     unit = _unit(config, cohort.tasks)
     chosen, rows = cells(unit, cohort)
     refused = tuple(f"task {row['task']}: {row['reason']}" for row in rows)

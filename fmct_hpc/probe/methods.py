@@ -73,12 +73,16 @@ class Source:
             moved = [self._in_store(problem) for problem in problems]
             return attentive(self.store.tokens(layer), moved, config.attentive)
         assert pool is not None
-        features = self.store.vectors(layer, pool)[self._places]
+        features = self.vectors(layer, pool)
         if method == "logistic":
             return logistic(features, problems, config.logistic)
         if method == "linear":
             return linear(features, problems, config.linear)
         return neighbours(features, problems, config.neighbours)
+
+    def vectors(self, layer: int, pool: Pool) -> NDArray[np.float32]:
+        """Features of the cohort's volumes, (N, width)."""
+        return self.store.vectors(layer, pool)[self._places]
 
     def _in_store(self, problem: Problem) -> Problem:
         """The same problem with the store's numbers of volumes: its tokens stay in their file."""

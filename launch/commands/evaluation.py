@@ -121,6 +121,23 @@ def predict(
             raise FmctError(f"{len(summary.refused)} paths have none; the table says why:\n{first}")
 
 
+def retrieval(
+    config: Annotated[Path, typer.Argument(help="YAML of a sweep.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table.")],
+    allow_code: AllowCode = False,
+    overrides: Overrides = None,
+) -> None:
+    """Measure by how well volumes of a label find one another: mean average precision and recall."""
+    from fmct_hpc.retrieval.run import printed
+    from fmct_hpc.retrieval.run import retrieval as measure
+    from launch.own_code import load_sweep
+
+    sweep = load_sweep(config, overrides or [], allow_code)
+    with progress("features") as update:
+        table = measure(sweep, out, update)
+    echo(printed(table))
+
+
 def study(
     out: Annotated[Path, typer.Option(help="Folder of the study; an existing one goes on.")],
     config: Annotated[

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.sweep.grid import shared_out
 from fmct_hpc.probe.sweep.ledger import units_in_share
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.retrieval.run import retrieval
 from shards import FmctError, ShardWriter, finish_dataset
 
 VOLUMES = 120
@@ -348,3 +350,19 @@ def test_every_method_learns_from_an_encoder_of_ours_what_anyone_sees(tmp_path: 
     for method, row in found.items():
         assert row["auc"] > 0.95, method
         assert row["chosen"] != "[{}]"
+
+
+def test_retrieval_ranks_encoders_by_whom_volumes_find(folder: Path, tmp_path: Path) -> None:
+    table = retrieval(config(folder), tmp_path / "out").to_pylist()
+    named = {(row["encoder"], row["task"], row["split"]): row for row in table}
+    assert set(named) == set(product(("clear", "dim"), ("bleed", "mass", "rare"), ("id", "ood")))
+    clear, dim = named["clear", "bleed", "id"], named["dim", "bleed", "id"]
+    assert clear["map_low"] > clear["map_by_chance"]
+    assert clear["map"] > dim["map"]
+    assert named["clear", "rare", "id"]["reason"] == "no two patients with the label"
+    splits = pq.read_table(folder / "split-labels.parquet")["split"].to_pylist()
+    assert clear["n"] == splits.count("test")
+    with pytest.raises(FmctError, match="holds results of"):
+        retrieval(config(folder, labels=folder / "labels.parquet"), tmp_path / "out")
+    everybody = retrieval(config(folder, labels=folder / "labels.parquet", folds=3), tmp_path / "all")
+    assert {row["n"] for row in everybody.to_pylist() if row["task"] == "bleed"} == {VOLUMES}

@@ -1,0 +1,1 @@
+"""Volumes that resemble one another, by frozen features."""

@@ -1,0 +1,136 @@
+"""`fmct retrieval`: the encoders of a sweep by how well volumes of a label find one another."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.config import Pool, SweepConfig
+from fmct_hpc.probe.labels import OOD
+from fmct_hpc.probe.methods import Source
+from fmct_hpc.probe.statistics.scored import IntArray
+from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.retrieval.measure import KS, ask, drawn, unit_features
+from shards import Dataset
+from shards.atomic import atomic_path
+from shards.errors import FmctError
+from shards.info import sha256
+from shards.lock import writing
+from shards.places import require_folder
+from shards.subject import Origin, Subject, claim
+
+TABLE = "retrieval.parquet"
+FIGURES = ("map", *(f"recall_{k}" for k in KS))
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("encoder", "task", "pool")),
+        ("layer", pa.int32()),
+        ("split", pa.string()),
+        *((name, pa.int64()) for name in ("n", "positives", "asked", "patients")),
+        *(
+            (f"{figure}{end}", pa.float64())
+            for figure in FIGURES
+            for end in ("", "_low", "_high", "_by_chance")
+        ),
+        ("reason", pa.string()),
+    ]
+)
+
+
+def retrieval(
+    config: SweepConfig, out: Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> pa.Table:
+    """Measure the encoders, layers and pools of a sweep on each label; write `out`/retrieval.parquet.
+
+    Volumes of a test set ask and are found among themselves, never those of the same patient; without a split
+    all labelled volumes do. Nothing is learned, so the sweep's methods, budgets and seeds do not matter.
+    Missing features are extracted to the sweep's folder of features. Returns the table.
+
+    Raises FmctError as a sweep does, and where `out` holds the results of another dataset or labels.
+    """
+    require_folder(out)
+    config = config.model_copy(update={"methods": ("neighbours",)})
+    sweep = Sweep(config, out)
+    sweep.extract(progress=progress)
+    cohort = sweep.cohort
+    rows: list[dict[str, object]] = []
+    for spec in config.encoders:
+        source = Source(spec, config, cohort)
+        for layer in config.layers:
+            for pool in config.pools:
+                rows += [
+                    {"encoder": spec.name, "layer": layer, "pool": pool, "split": split, **row}
+                    for split, volumes in _tests(cohort).items()
+                    for row in _rows(source, layer, pool, volumes, config)
+                ]
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    about = {
+        "dataset": Origin.of(config.data, Dataset.open(config.data).content_digest()),
+        "labels": Origin.of(config.labels, sha256(config.labels)),
+    }
+    with writing(out, "fmct retrieval"):
+        claim(out, Subject(command="retrieval", sources=about), [TABLE])
+        with atomic_path(out / TABLE) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+    return table
+
+
+def _tests(cohort: Cohort) -> dict[str, IntArray]:
+    """Rows of the cohort that ask and are found, by test set; FmctError where there are none."""
+    if cohort.splits is None:
+        return {"id": np.arange(len(cohort.keys))}
+    tests = {"id": np.flatnonzero(cohort.splits == "test"), "ood": np.flatnonzero(cohort.splits == OOD)}
+    found = {name: volumes for name, volumes in tests.items() if len(volumes)}
+    if not found:
+        raise FmctError("no labelled patient is in a test set: nobody to look for")
+    return found
+
+
+def _rows(
+    source: Source, layer: int, pool: Pool, volumes: IntArray, config: SweepConfig
+) -> list[dict[str, object]]:
+    cohort = source.cohort
+    features = source.vectors(layer, pool)
+    training = np.arange(len(features)) if cohort.splits is None else np.flatnonzero(cohort.splits == "train")
+    unit = unit_features(features, training)[volumes]
+    patients = np.unique(cohort.patient_keys[volumes], return_inverse=True)[1].astype(np.int64)
+    labels = cohort.values[volumes]
+    rows = []
+    for task, own, asked in zip(cohort.tasks, labels.T, ask(unit, patients, labels), strict=True):
+        row: dict[str, object] = {
+            "task": task,
+            "n": int((~np.isnan(own)).sum()),
+            "positives": int((own == 1).sum()),
+            "asked": len(asked.patients),
+            "patients": len(np.unique(asked.patients)),
+        }
+        if not len(asked.patients):
+            rows.append({**row, "reason": "no two patients with the label"})
+            continue
+        chances = asked.by_chance.mean(axis=0)
+        for name, figure, chance in zip(FIGURES, drawn(asked, config.bootstrap), chances, strict=True):
+            interval = figure.interval(config.confidence)
+            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            row[f"{name}_by_chance"] = float(chance)
+        rows.append(row)
+    return rows
+
+
+def printed(table: pa.Table) -> str:
+    """The table's figures as aligned text."""
+    lines = [f"{'task':<20} {'encoder':<14} {'pool':<5} {'set':<4} {'asked':>6}  mAP (chance)  recall at 10"]
+    for row in table.to_pylist():
+        name = f"{row['task']:<20} {row['encoder']:<14} {row['pool']:<5} {row['split']:<4} {row['asked']:>6}"
+        if row["reason"]:
+            lines.append(f"{name}  {row['reason']}")
+            continue
+        precision, recall = (
+            f"{row[key]:.3f} [{row[f'{key}_low']:.3f}, {row[f'{key}_high']:.3f}] "
+            f"({row[f'{key}_by_chance']:.3f})"
+            for key in ("map", "recall_10")
+        )
+        lines.append(f"{name}  {precision}  {recall}")
+    return "\n".join(lines)
