@@ -14,6 +14,7 @@ from launch.commands.evaluation import (
     probe,
     report,
     retrieval,
+    similar,
     study,
     sweep,
 )
@@ -54,7 +55,7 @@ app.callback()(caches.set_for_libraries)
 for command in (
     *(doctor, recipes, keygen, scan, select, preprocess, labels, trace),
     *(train, compare, convert_weights, export_model),
-    *(probe, features, study, sweep, export_classifier, predict, retrieval, report),
+    *(probe, features, study, sweep, export_classifier, predict, retrieval, similar, report),
 ):
     app.command()(command)
 app.command("import")(import_volumes)

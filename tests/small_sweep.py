@@ -16,7 +16,7 @@ from shards import ShardWriter, finish_dataset
 AFFINE = (0, 0, -12, 90, 0, -12, 0, 90, 12, 0, 0, -90, 0, 0, 0, 1)
 
 
-def bright_sweep(tmp_path: Path) -> SweepConfig:
+def bright_sweep(tmp_path: Path, seed: int = 0) -> SweepConfig:
     """A dataset whose label says which volumes are the brighter half, an untrained encoder, and the grid."""
     keys = [make_key(number) for number in range(60)]
     generator = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def bright_sweep(tmp_path: Path) -> SweepConfig:
     info = EncoderInfo(
         step=7, model=training.model, data=training.data, spacing_mm=(12.0, 12.0, 12.0), code_version="test"
     )
-    encoder = untrained_encoder(info, seed=0)
+    encoder = untrained_encoder(info, seed=seed)
     write_encoder(tmp_path / "ours", {f"encoder.{n}": t for n, t in encoder.state_dict().items()}, info)
     return SweepConfig.model_validate(
         {

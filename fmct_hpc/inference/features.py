@@ -17,6 +17,8 @@ from fmct_hpc.probe.encoders import load_weights
 from fmct_hpc.train.export import EncoderInfo
 from shards.errors import FmctError
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class ScanFeatures:
@@ -64,13 +66,18 @@ def features(
     else:
         scans = read_scans(Path(source), info)
     place = usable_device(device)
-    return _encoded(scans, model.to(place).eval(), info, batch, place)
+    return of_scans(scans, model.to(place).eval(), info, batch, place)
 
 
 @torch.inference_mode()
-def _encoded(
-    scans: Iterable[Scan], model: VisionTransformer, info: EncoderInfo, batch: int, device: torch.device
+def of_scans(
+    scans: Iterable[Scan],
+    model: VisionTransformer,
+    info: EncoderInfo,
+    batch: int = 1,
+    device: torch.device = CPU,
 ) -> Iterator[ScanFeatures]:
+    """Features of scans as `fmct_hpc.inference.readers` gives them, by a model on `device`."""
     waiting = iter(scans)
     while group := list(islice(waiting, batch)):
         views = torch.cat([info.view(scan.voxels, scan.spacing_mm) for scan in group])

@@ -75,6 +75,11 @@ class LabelTable:
         """Whether it says which split a study belongs to."""
         return self._splits is not None
 
+    def of_study(self, study_key: str) -> dict[str, float] | None:
+        """A study's labels, 0, 1, or NaN where unknown; None where the table has no row for it."""
+        place = self._place.get(study_key)
+        return None if place is None else dict(zip(self.tasks, self._values[place].tolist(), strict=True))
+
     def join(self, study_keys: NDArray[np.str_]) -> Joined:
         """Those of the volumes, given by their studies, that the table has a row for.
 

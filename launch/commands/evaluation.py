@@ -138,6 +138,24 @@ def retrieval(
     echo(printed(table))
 
 
+def similar(
+    exam: Annotated[Path, typer.Argument(help="A DICOM folder or archive, a NIfTI file, a shard dataset.")],
+    encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
+    among: Annotated[Path, typer.Option(help="A feature store of a sweep, by the same encoder.")],
+    data: Annotated[Path, typer.Option(help="The shard dataset whose features they are.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    labels: Annotated[Path | None, typer.Option(help="What `fmct labels` wrote, to be shown.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Volumes to show for each scan.")] = 5,
+) -> None:
+    """Show the stored volumes that resemble an exam most, as a page of pictures."""
+    from launch.report.similar import similar as search
+
+    for key, nearest in search(exam, encoder, among, data, out, labels, count):
+        shown = ", ".join(f"{one.key[:8]} ({one.similarity:.3f})" for one in nearest)
+        echo(f"{key[:8]}: {shown}")
+    echo(f"{out}: open it in any browser, it needs no network")
+
+
 def study(
     out: Annotated[Path, typer.Option(help="Folder of the study; an existing one goes on.")],
     config: Annotated[

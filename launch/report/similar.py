@@ -1,0 +1,93 @@
+"""`fmct similar`: the stored volumes that resemble an exam most, as a page of pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+
+from fmct_hpc.inference.features import of_scans
+from fmct_hpc.inference.readers import Scan, read_scans
+from fmct_hpc.probe.encoders import OurEncoder, load_weights
+from fmct_hpc.probe.labels import LabelTable
+from fmct_hpc.probe.store import FeatureStore
+from fmct_hpc.retrieval.search import Neighbour, Searched
+from launch.report.document import Document, Gallery, Picture, Section, Text, facts
+from preprocess.qc.report import png
+from preprocess.qc.thumbnail import thumbnail
+from shards import Dataset
+from shards.atomic import write_text
+from shards.errors import FmctError
+from shards.places import require_file
+
+KEY_DIGITS = 8
+
+
+def similar(
+    exam: Path,
+    encoder: Path,
+    among: Path,
+    data: Path,
+    out: Path,
+    labels: Path | None = None,
+    count: int = 5,
+) -> list[tuple[str, list[Neighbour]]]:
+    """Write the page `out`, and return each scan's key with its nearest volumes.
+
+    exam: as `fmct features` takes it. among: a feature store of the dataset `data` by the same encoder.
+    labels: what `fmct labels` wrote, to be shown under each volume. The page holds pictures and keys, and no
+    path or name.
+
+    Raises FmctError where the store is of another encoder or dataset, and as `read_scans` does.
+    """
+    if out.suffix != ".html":
+        raise FmctError(f"{out}: give a name that ends in .html")
+    require_file(out, labels)
+    model, info = load_weights(encoder)
+    store, dataset = FeatureStore.open(among), Dataset.open(data)
+    if store.info.encoder_digest != OurEncoder(model, info).digest:
+        raise FmctError(f"{among}: features of another encoder than {encoder}; extract them with this one")
+    if store.info.dataset_digest != dataset.info.digest:
+        raise FmctError(f"{among}: features of another dataset than {data}")
+    table = LabelTable.read(labels) if labels else None
+    searched = Searched(store)
+    found, sections = [], []
+    for scan in read_scans(exam, info):
+        (encoded,) = of_scans([scan], model, info)
+        features = np.concatenate([encoded.cls, encoded.mean])[None]
+        (nearest,) = searched.nearest(features, count)
+        found.append((scan.key, nearest))
+        sections.append(_section(scan, nearest, dataset, table))
+    summary = facts(
+        "Search", {"scans": len(found), "searched volumes": len(store), "encoder step": info.step}
+    )
+    write_text(out, Document("Similar volumes", summary, tuple(sections)).html())
+    return found
+
+
+def _section(scan: Scan, nearest: Sequence[Neighbour], dataset: Dataset, table: LabelTable | None) -> Section:
+    pictures = [_picture(thumbnail(scan.voxels, scan.spacing_mm), "the exam")]
+    for neighbour in nearest:
+        number = dataset.position(neighbour.key)
+        volume = thumbnail(dataset.read(number), dataset.info.spacing_mm)
+        same = dataset.record(number).source_digest.startswith(scan.key) or neighbour.key == scan.key
+        said = f"{neighbour.key[:KEY_DIGITS]}, cosine {neighbour.similarity:.3f}"
+        said += ", the same scan" if same else ""
+        pictures.append(_picture(volume, said + _labels(neighbour, table)))
+    note = "Axial, coronal and sagittal slices through the middle, in the brain window; nearest first."
+    return Section(f"Scan {scan.key[:KEY_DIGITS]}", (Text(note), Gallery(tuple(pictures), wide=True)))
+
+
+def _labels(neighbour: Neighbour, table: LabelTable | None) -> str:
+    """What the table says of the neighbour's study: the labels that are 1."""
+    if table is None:
+        return ""
+    known = {
+        name: value for name, value in (table.of_study(neighbour.study_key) or {}).items() if value in (0, 1)
+    }
+    positive = [name for name, value in known.items() if value == 1]
+    return f": {', '.join(positive) or ('no positive label' if known else 'no label known')}"
+
+
+def _picture(pixels: np.ndarray, caption: str) -> Picture:
+    return Picture(Markup('<img src="{}" alt="{}">').format(png(pixels), caption), caption)
