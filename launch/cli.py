@@ -16,6 +16,7 @@ from launch.commands.evaluation import (
     retrieval,
     similar,
     study,
+    subgroups,
     sweep,
 )
 from launch.commands.preprocessing import (
@@ -55,7 +56,8 @@ app.callback()(caches.set_for_libraries)
 for command in (
     *(doctor, recipes, keygen, scan, select, preprocess, labels, trace),
     *(train, compare, convert_weights, export_model),
-    *(probe, features, study, sweep, export_classifier, predict, retrieval, similar, report),
+    *(probe, features, study, sweep, export_classifier, predict, retrieval, similar),
+    *(subgroups, report),
 ):
     app.command()(command)
 app.command("import")(import_volumes)

@@ -156,6 +156,21 @@ def similar(
     echo(f"{out}: open it in any browser, it needs no network")
 
 
+def subgroups(
+    results: Annotated[Path, typer.Argument(help="Output folder of `fmct probe` or `fmct sweep`.")],
+    data: Annotated[Path, typer.Option(help="The shard dataset that was probed.")],
+    groups: Annotated[
+        Path | None, typer.Option(help="Parquet of study_key and columns of text to group by, if allowed.")
+    ] = None,
+) -> None:
+    """Take a probe's figures apart by scanner, kernel, slices, and a site's own groups."""
+    from fmct_hpc.probe.subgroups import TABLE, printed
+    from fmct_hpc.probe.subgroups import subgroups as take_apart
+
+    echo(printed(take_apart(results, data, groups)))
+    echo(f"{results / TABLE}: every group, with intervals")
+
+
 def study(
     out: Annotated[Path, typer.Option(help="Folder of the study; an existing one goes on.")],
     config: Annotated[
