@@ -269,6 +269,12 @@ def test_predictions_of_an_array_are_those_of_one_run(cluster, tmp_path, monkeyp
     here = Predictions([Path(path) for path in paths], Path("kept"), Path("here"))
     here.run()
     assert [reason.partition(":")[0] for reason in here.collect().refused] == ["path 2"]
-    tables = [pq.read_table(tmp_path / way / "predictions.parquet") for way in ("launched", "here")]
-    assert tables[0].num_rows == 3 * 60 + 1
-    assert tables[0].equals(tables[1])
+    script = (SBATCH / "predict.sbatch", *paths, "--classifier", "kept", "--out", "sbatch")
+    array = run("sbatch", "--parsable", "--array=0-1", *script).strip()
+    last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
+    assert cluster.wait(last, 200) == "FAILED", "a path was refused"
+    first, *others = (
+        pq.read_table(tmp_path / way / "predictions.parquet") for way in ("here", "launched", "sbatch")
+    )
+    assert first.num_rows == 3 * 60 + 1
+    assert all(first.equals(other) for other in others)

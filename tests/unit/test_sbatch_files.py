@@ -117,6 +117,7 @@ def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell, tmp_path)
         ("sweep", ["r.yaml", "--out", "o"], "1", "--sweep r.yaml --out o"),
         ("sweep", ["r.yaml", "--out", "o", "--extract", "-1"], "", "r.yaml --out o --extract -1"),
         ("sweep", ["r.yaml", "--out", "o", "--collect"], "", ""),
+        ("predict", ["d", "--classifier", "c", "--out", "o"], "1", "--predictions d --classifier c --out o"),
     ],
 )
 def test_a_stage_tells_where_it_keeps_what_it_has_done(shell, stage, arguments, task, told):
