@@ -108,11 +108,12 @@ def read_array(
 
 
 def _finished(volume: Volume, config: PreprocessConfig, whole: bool = False) -> Volume:
-    """Checked and, where the training volumes were, defaced; raises Rejection, also of a head not `whole`."""
+    """With its flags and, where the training volumes were, defaced; Rejection, also of a head not `whole`."""
     flags = check(volume.measures, volume.affine, config.check)
     require_head(volume.voxels, config.grid.spacing_mm)
     if whole:
         require_whole_head(volume.measures, flags, config.check)
+    volume = replace(volume, flags=flags)
     if not config.privacy.deface:
         return volume
     return replace(volume, voxels=deface(volume.voxels, config.grid.spacing_mm))

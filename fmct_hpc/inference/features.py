@@ -33,6 +33,9 @@ class ScanFeatures:
     (D, H, W): from inferior, posterior, left."""
     centres_mm: NDArray[np.float64]
     """(N, 3): the patches' centres in patient coordinates (LPS), mm; some lie outside the scan."""
+    flags: tuple[str, ...] | None
+    """What the checks of preprocessing found (docs/recipes.md, "The QC report"); None of a shard dataset's
+    volume, whose manifest has them."""
 
     @property
     def mean(self) -> NDArray[np.float32]:
@@ -91,4 +94,5 @@ def of_scans(
                 cls=of_scan[0],
                 patches=of_scan[model.prefix :],
                 centres_mm=info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine)[own],
+                flags=scan.flags,
             )

@@ -4,7 +4,7 @@ The reader of DICOM and NIfTI is preprocessing's, which this package must not im
 registers it as an entry point of the group `fmct_hpc.readers`. So may another's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -31,6 +31,8 @@ class Scan(NamedTuple):
     """HU (D, H, W) growing towards superior, anterior, right."""
     affine: NDArray[np.float64]
     """(4, 4): (d, h, w, 1) to patient LPS mm."""
+    flags: tuple[str, ...] | None
+    """What the checks of preprocessing found; None of a dataset's volume, whose manifest has them."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -45,6 +47,8 @@ class Read(Protocol):
     voxels: NDArray[np.int16]
     affine: NDArray[np.float64]
     source_digest: str
+    flags: Sequence[str]
+    """What its checks found: words in snake_case."""
 
 
 class Reader(Protocol):
@@ -88,7 +92,7 @@ def read_array(hu: NDArray[Any], affine: NDArray[np.float64], info: EncoderInfo)
 
 
 def _scan(volume: Read) -> Scan:
-    return Scan(volume.source_digest[:KEY_DIGITS], volume.voxels, volume.affine)
+    return Scan(volume.source_digest[:KEY_DIGITS], volume.voxels, volume.affine, tuple(volume.flags))
 
 
 def _read_dataset(path: Path, info: EncoderInfo, rows: range | None) -> Iterator[Scan]:
@@ -96,7 +100,8 @@ def _read_dataset(path: Path, info: EncoderInfo, rows: range | None) -> Iterator
     require_same_preprocessing(dataset, info.preprocess_digest, info.preprocessing, "the encoder")
     for number in range(len(dataset)) if rows is None else rows:
         record = dataset.record(number)
-        yield Scan(record.key, dataset.read(number), np.array(record.affine).reshape(4, 4))
+        affine = np.array(record.affine).reshape(4, 4)
+        yield Scan(record.key, dataset.read(number), affine, flags=None)
 
 
 def _reader() -> Reader:

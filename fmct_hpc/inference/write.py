@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ class Written:
     """What came of the paths."""
 
     scans: int
+    flags: Counter[str]
+    """Scans by what the checks of preprocessing found."""
     refused: tuple[str, ...]
     """Why a path gave nothing, a line each, which names it by its number and not by its text."""
 
@@ -46,8 +49,9 @@ def write_features(
     """Write each scan's features, and a table of them all.
 
     `out`/KEY.safetensors holds cls (width,), patches (N, width) and centres_mm (N, 3), LPS mm.
-    features.parquet has a row a scan, in order: path (its number among the paths given, from 0), key, cls and
-    mean. Neither names a patient or a path. progress: called with paths done and in all.
+    features.parquet has a row a scan, in order: path (its number among the paths given, from 0), key, cls,
+    mean and flags (null for a shard dataset's volumes). Neither names a patient or a path. progress: called
+    with paths done and in all.
 
     Raises FmctError where the encoder cannot be loaded, `out` takes no files, or holds features of another
     encoder or of scans that the paths don't have; a path that cannot be used is told in the result.
@@ -74,7 +78,8 @@ def _write_all(
         try:
             for scan in of_path(number, path, features(path, loaded, batch=batch, device=device)):
                 _write(scan, out)
-                rows.append({"path": number, "key": scan.key, "cls": scan.cls, "mean": scan.mean})
+                of_scan = {name: getattr(scan, name) for name in ("key", "cls", "mean", "flags")}
+                rows.append({"path": number, **of_scan})
         except FmctError as error:
             refused.append(str(error))
         progress(number + 1, len(paths))
@@ -82,10 +87,12 @@ def _write_all(
         _require_all({row["key"] for row in rows}, out, refused)
         width = len(rows[0]["cls"])
         vector = pa.list_(pa.float32(), width)
-        schema = pa.schema([("path", pa.int32()), ("key", pa.string()), ("cls", vector), ("mean", vector)])
+        columns = {"path": pa.int32(), "key": pa.string(), "cls": vector, "mean": vector}
+        schema = pa.schema([*columns.items(), ("flags", pa.list_(pa.string()))])
         with atomic_path(out / TABLE) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
-    return Written(len(rows), tuple(refused))
+    flags = Counter(flag for row in rows for flag in row["flags"] or ())
+    return Written(len(rows), flags, tuple(refused))
 
 
 def of_path(number: int, path: Path, scans: Iterator[Result]) -> Iterator[Result]:

@@ -56,6 +56,9 @@ def features(
     with progress("scans") as update:
         written = write_features(paths, encoder, out, batch, device, update)
     echo(f"{out}: features of {written.scans} scans of {len(paths) - len(written.refused)} paths")
+    if written.flags:
+        found = ", ".join(f"{count} {flag}" for flag, count in written.flags.most_common())
+        echo(f"flagged scans: {found}")
     if written.refused:
         raise FmctError("\n".join(written.refused))
 

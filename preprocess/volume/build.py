@@ -39,6 +39,8 @@ class Volume:
     measures: Measures
     dropped: tuple[tuple[Reason, int], ...]
     """Slices of the series that are not in the volume, counted by reason, in the reasons' order."""
+    flags: tuple[Reason, ...] = ()
+    """What the checks found (preprocess.qc.check), once they have been made."""
 
 
 def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:

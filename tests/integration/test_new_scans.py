@@ -41,7 +41,11 @@ STUDIES = 2
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    return make_export(tmp_path_factory.mktemp("export"), STUDIES)
+    """The last study's head lies partly beyond the field's edge, and is flagged for it."""
+    made = make_export(tmp_path_factory.mktemp("export"), STUDIES - 1)
+    write_series(made.folder, STUDIES - 1, 1, axial(slices=20, gap=6.0, start=(-86, -60, 0)))
+    made.rescan()
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,8 @@ def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encod
     dataset = Dataset.open(data)
     stored = {scan.key: scan for scan in fmct_hpc.features(data, encoder)}
     digests = {dataset.record(i).source_digest[:32]: dataset.record(i).key for i in range(len(dataset))}
+    rows = pq.read_table(data.parent / "manifest.parquet").to_pylist()
+    flags = {row["key"]: tuple(row["flags"]) for row in rows}
     fresh = list(fmct_hpc.features(export.folder, encoder, batch=1))
     assert {scan.key for scan in fresh} == set(digests)
     assert len(fresh) == STUDIES
@@ -68,7 +74,10 @@ def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encod
         assert scan.cls == pytest.approx(same.cls, abs=1e-6)
         assert scan.patches == pytest.approx(same.patches, abs=1e-6)
         assert (scan.centres_mm == same.centres_mm).all()
+        assert scan.flags == flags[same.key]
+        assert same.flags is None
         assert scan.patches.shape == (4**3, 24)
+    assert sorted(scan.flags or () for scan in fresh) == [(), ("head_cut_by_field",)]
     loaded, info = load_encoder(encoder)
     for scan in read_scans(export.folder, info):
         assert (scan.voxels == dataset.read(dataset.position(digests[scan.key]))).all()
@@ -229,6 +238,9 @@ def test_the_command_writes_what_it_can_and_names_the_rest(
     assert f"features of {2 * STUDIES} scans of 2 paths" in done.output
     rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
     assert [row["path"] for row in rows] == [0] * STUDIES + [2] * STUDIES
+    assert sorted(row["flags"] for row in rows[:STUDIES]) == [[], ["head_cut_by_field"]]
+    assert [row["flags"] for row in rows[STUDIES:]] == [None] * STUDIES
+    assert "1 head_cut_by_field" in done.output
     whole = load_file(tmp_path / "out" / f"{rows[0]['key']}.safetensors")
     assert whole["cls"] == pytest.approx(rows[0]["cls"])
     assert whole["patches"].mean(axis=0) == pytest.approx(np.array(rows[0]["mean"]), abs=1e-5)

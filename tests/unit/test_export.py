@@ -254,7 +254,7 @@ def test_a_full_disk_is_told_by_the_system_whoever_writes(
     plain = info.model_copy(update={"model": info.model.model_copy(update={"layer_scale": None})})
     write_encoder(tmp_path / "plain", {n: t for n, t in weights.items() if "_scale" not in n}, plain)
     request = FeatureRequest.model_construct()
-    scan = ScanFeatures("key", *(np.zeros(shape, np.float32) for shape in (2, (3, 2), (3, 3))))
+    scan = ScanFeatures("key", *(np.zeros(shape, np.float32) for shape in (2, (3, 2), (3, 3))), flags=None)
     monkeypatch.setattr(Path, "write_bytes", refuse)
     for write in (
         lambda: convert_weights(tmp_path / "plain/encoder.safetensors", tmp_path / "new/reference.pt"),
