@@ -6,7 +6,6 @@ handed round; `fmct trace` leads back. Identifiers and descriptions are added on
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,8 +124,8 @@ def _explained(
 ) -> Iterator[dict[str, Any]]:
     for outcome in select_study(study, config, lambda candidate, whole: None, refused):
         series = outcome.series
-        images = _judged(outcome).instances
-        unread.update(unread_texts([i for i in images if i.modality == "CT"], config.lexicon))
+        images = outcome.judged.instances
+        unread.update(unread_texts(images, config.lexicon))
         volume = outcome.candidate or outcome.chosen
         row = {
             "key": _key(series, names),
@@ -141,19 +140,11 @@ def _explained(
             **_geometry(series, outcome.usable),
         }
         if identified:
-            texts = _judged(outcome).texts
+            texts = outcome.judged.texts
             row |= {name: getattr(series, name) for name in SERIES_KEY}
             row |= {name: getattr(texts, name) for name in _TEXTS}
             row |= {"contrast_agent": texts.contrast, "kernel_name": commonest(i.kernel for i in images)}
         yield row
-
-
-def _judged(outcome: Outcome) -> Series:
-    """The series, of which only the images are left that pass the rules on their own, if any do."""
-    if not outcome.usable:
-        return outcome.series
-    kept = tuple(image for group in outcome.usable.positions for image in group)
-    return replace(outcome.series, instances=kept)
 
 
 def _decision(outcome: Outcome) -> str:

@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from preprocess.config import CHECKS, CheckConfig
 from preprocess.qc.pictures import Picture
+from preprocess.qc.remedies import REMEDIES
 from preprocess.qc.thumbnail import thumbnail
 from preprocess.reasons import Reason
+from preprocess.select.unread import NotUnderstood
 from preprocess.volume.measure import Measures
 from shards import Dataset
 from shards.atomic import write_text
@@ -68,9 +70,10 @@ def write_report(
     rejected: pa.Table,
     pictures: Iterable[Picture],
     config: CheckConfig,
+    not_understood: NotUnderstood,
     totals: dict[str, Any],
 ) -> None:
-    """Write the page from manifest, quarantine, the tasks' pictures and the finished dataset, atomically.
+    """Write the page from manifest, quarantine, what tasks saw, and the finished dataset, atomically.
 
     `totals` are shown as they are. The same input gives the same bytes.
     """
@@ -88,6 +91,7 @@ def write_report(
     page = _template().render(
         totals=totals,
         rejections=_rejections(rejected),
+        not_understood=not_understood,
         flags=_flags(flags),
         scanners=_scanners(volumes, flags, rejected),
         medians=SCANNER_MEDIANS,
@@ -118,11 +122,11 @@ def png(picture: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _rejections(rejected: pa.Table) -> list[tuple[str, str, int]]:
-    """(stage, reason, series), the commonest first."""
+def _rejections(rejected: pa.Table) -> list[tuple[str, str, int, str]]:
+    """(stage, reason, series, what to do), the commonest first."""
     counts = Counter(zip(rejected["stage"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [(stage, _words([reason]), count) for (stage, reason), count in ordered]
+    return [(stage, _words([reason]), count, REMEDIES.get(reason, "")) for (stage, reason), count in ordered]
 
 
 def _flags(flags: Sequence[Sequence[str]]) -> list[tuple[str, int]]:

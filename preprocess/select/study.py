@@ -40,6 +40,14 @@ class Outcome:
     usable: Selected | None = None
     """The instances that passed the rules on their own, if any did."""
 
+    @property
+    def judged(self) -> Series:
+        """The series, of which only the images are left that pass the rules on their own, if any do."""
+        if not self.usable:
+            return self.series
+        kept = tuple(image for group in self.usable.positions for image in group)
+        return replace(self.series, instances=kept)
+
 
 def studies(series: Iterable[Series]) -> list[list[Series]]:
     """Series by study, in the order of each study's first.

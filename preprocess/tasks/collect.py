@@ -18,6 +18,7 @@ from preprocess.qc.montage import MONTAGE_VOLUMES, montage
 from preprocess.qc.report import write_report
 from preprocess.qc.thumbnail import thumbnail
 from preprocess.reasons import Reason
+from preprocess.select.unread import NotUnderstood
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import MANIFEST, QUARANTINE, SUMMARY, Plan, kept_record, read_current_plan
@@ -187,6 +188,7 @@ def _join(
         rejected,
         (picture for place in places for picture in pictures.read(place.pictures)),
         config.check,
+        sum((result.not_understood for result in results), NotUnderstood()),
         {
             "volumes": summary.volumes,
             "flagged volumes": summary.flagged_volumes,

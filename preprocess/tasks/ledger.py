@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from preprocess.select.unread import NotUnderstood
 from preprocess.tasks.plan import Task, read_plan
 from shards.atomic import write_text
 from shards.formats import shard_path
@@ -36,6 +37,8 @@ class TaskResult(BaseModel):
     seconds: float
     shards: dict[ShardFormat, ShardInfo]
     """Empty where no series became a volume."""
+    not_understood: NotUnderstood = NotUnderstood()
+    """Zero in markers of versions that did not count it."""
 
     def __str__(self) -> str:
         rejected = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items()) or "none"

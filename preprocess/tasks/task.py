@@ -24,6 +24,7 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.divided import divided
 from preprocess.select.study import Outcome, as_rejection, select_study, studies
+from preprocess.select.unread import NotUnderstood
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import Plan, Task, input_digest, kept_record, read_current_plan, task_digest
@@ -77,6 +78,7 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
             for study in studies(series):
                 outcomes = select_study(study, config.select, shards.add, refused)
                 made.rejected += _rejections(outcomes, names)
+                made.not_understood += NotUnderstood.of(outcomes, config.select.lexicon)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
         manifest.write(manifest.table(made.volumes), place.manifest)
         pictures.write(made.pictures, place.pictures)
@@ -111,6 +113,7 @@ class _Made:
     rejected: list[Entry] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     dropped: Counter[Reason] = field(default_factory=Counter)
+    not_understood: NotUnderstood = field(default_factory=NotUnderstood)
     source_bytes: int = 0
 
 
@@ -149,7 +152,7 @@ class _Shards:
             for source in candidate.sources:
                 _require_unchanged(source, keys.key)
             volume = build_volume(candidate.series, self._config.grid, self._config.select)
-            volume, flags = _finished(volume, keys.key, self._config, self._made.pictures, whole)
+            volume = _finished(volume, keys.key, self._config, self._made.pictures, whole)
         except Exception as error:
             return as_rejection(error, f"series {keys.key}")
         if not self._writers:
@@ -177,7 +180,7 @@ class _Shards:
                 _shifted_date(candidate.series, self._names, self._config),
                 dropped,
                 joined,
-                flags,
+                volume.flags,
                 volume.measures,
             )
         )
@@ -219,10 +222,8 @@ class _Keys:
         )
 
 
-def _finished(
-    volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture], whole: bool
-) -> tuple[Volume, tuple[Reason, ...]]:
-    """The volume as it is stored, and its flags; pictures of what is not stored go to `seen`.
+def _finished(volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture], whole: bool) -> Volume:
+    """The volume as it is stored, with its flags; pictures of what is not stored go to `seen`.
 
     Raises IncompleteError where the head must be `whole` and is not.
     """
@@ -236,13 +237,14 @@ def _finished(
         raise
     if whole:
         require_whole_head(volume.measures, flags, config.check)
+    volume = replace(volume, flags=flags)
     if not config.privacy.deface:
-        return volume, flags
+        return volume
     voxels = deface(volume.voxels, spacing)
     if config.privacy.show_defacing and len(seen) < 2 * pictures.PER_TASK:
         seen += pictures.before_and_after(key, volume.voxels, voxels, spacing)
     facts = volume.facts.model_copy(update={"defaced": True})
-    return replace(volume, voxels=voxels, facts=facts), flags
+    return replace(volume, voxels=voxels, facts=facts)
 
 
 def _shifted_date(series: Series, names: Pseudonymizer, config: PreprocessConfig) -> date | None:
@@ -298,5 +300,6 @@ def _result(
         dropped_slices=dict(sorted(made.dropped.items())),
         source_bytes=made.source_bytes,
         seconds=seconds,
+        not_understood=made.not_understood,
         shards={f: read_sidecar(sidecar_path(place.out / f, place.shard), f)[1] for f in formats},
     )

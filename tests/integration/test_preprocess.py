@@ -1,5 +1,6 @@
 """The ledger on real files: what is done again, what is left alone, and where every series ends."""
 
+import html
 import json
 import logging
 import os
@@ -12,13 +13,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import Acquisition, axial
-from preprocess_export import SERIES, Export, contents, make_export, run_inline, times, write_study
+from preprocess_export import (
+    SERIES,
+    Export,
+    contents,
+    make_export,
+    run_inline,
+    times,
+    write_series,
+    write_study,
+)
 
 from preprocess import run
 from preprocess.config import CheckConfig, PrivacyConfig, SelectConfig
 from preprocess.dicom.catalog import read_catalog
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.privacy.trace import trace
+from preprocess.qc.remedies import REMEDIES
 from preprocess.reasons import Reason
 from preprocess.tasks import task
 from preprocess.tasks.plan import Plan, settings_records
@@ -106,6 +117,23 @@ def test_findings_are_flags_or_rejections_and_the_report_shows_both(
     assert page.count('src="data:image/png;base64,') == page.count("<img ") == 2 * len(rows) + rejected
     assert not re.search(r"https?:|<script|<link", page), "the page must not need anything"
     assert f'<td>noisy</td><td class="n">{len(rows)}</td>' in page
+
+
+def test_the_report_counts_what_was_not_understood_without_its_words(tmp_path: Path) -> None:
+    export = make_export(tmp_path, 1)
+    for series, text in ((4, "Kepala Budi"), (5, "Kepala Sari")):
+        unclear = axial(slices=3)
+        write_series(export.folder, 0, series, unclear, SeriesDescription=text, ConvolutionKernel="Zz9x")
+    export.rescan()
+    summary = run_inline(export, tmp_path / "out", export.config())
+    page = (tmp_path / "out" / "qc" / "report.html").read_text()
+    part = page.split("<h2>What was not understood</h2>")[1].split("<h2>")[0]
+    cells = re.findall(r'<td>([^<]*)</td><td class="n">(\d+)</td>', part)
+    assert sorted(cells) == [("kernel", "2"), ("series description", "2")]
+    assert f"Of {summary.volumes} series in volumes no text tells" in part
+    assert not re.search("Kepala|Budi|Sari|Zz9x", page)
+    for reason in summary.rejected_by_reason:
+        assert html.escape(REMEDIES[reason]).replace("&#x27;", "&#39;") in page
 
 
 def test_a_body_whose_header_says_nothing_is_no_head(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Each defect is found by what it does to a head, and a sound head has no findings."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,10 +9,11 @@ import pytest
 from pydantic import ValidationError
 from synthetic_scan import PIXEL_MM, points_of, scan_of, stack_of, stored
 
-from preprocess.config import CHECKS, CheckConfig
+from preprocess.config import CHECKS, CheckConfig, SelectConfig
 from preprocess.dicom.equipment import FAMILIES, VENDORS, scanner, vendor
 from preprocess.dicom.geometry import Stack
 from preprocess.qc.check import check, findings
+from preprocess.qc.remedies import REMEDIES
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.measure import Measures, measure
 
@@ -201,3 +203,18 @@ def test_scanners_have_a_fixed_vocabulary() -> None:
     assert scanner("SIEMENS", "Dr. Doe's scanner, room Force-7") == "SIEMENS FORCE"
     assert scanner("Dr. Doe's workstation", "LightSpeed") == vendor("Dr. Doe's workstation") == "other"
     assert set(FAMILIES) == set(VENDORS)
+
+
+NOT_OF_SERIES = {
+    *(Reason.NOT_DICOM, Reason.MISSING_UID),
+    *(Reason.ENCRYPTED_ARCHIVE, Reason.NESTED_ARCHIVE, Reason.UNSUPPORTED_ARCHIVE),
+    *(Reason.DUPLICATE_SLICE, Reason.RETAKEN_SLICE, Reason.SAME_SCAN),
+}
+"""What files, slices and stored volumes have."""
+
+
+def test_every_reason_of_the_quarantine_has_a_remedy_that_names_what_there_is() -> None:
+    assert set(Reason) - set(REMEDIES) == NOT_OF_SERIES
+    sections = {"select": SelectConfig, "check": CheckConfig}
+    for section, key in re.findall(r"`(\w+)\.(\w+)`", " ".join(REMEDIES.values())):
+        assert key in sections[section].model_fields
