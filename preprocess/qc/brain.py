@@ -63,12 +63,12 @@ def brain_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) 
 def inside(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Inside:
     """Measure it; see `Inside`."""
     edges = [max(1, round(BLOCK_MM / spacing)) for spacing in spacing_mm]
-    blocks = _blocks(voxels, edges)
+    parts = blocks(voxels, edges)
     size = [edge * spacing for edge, spacing in zip(edges, spacing_mm, strict=True)]
     # Axis by axis, the outermost first: NumPy takes six times as long for all at once.
-    bone = blocks.max(axis=1).max(axis=2).max(axis=3) > BONE_HU
-    total = blocks.sum(axis=1, dtype=np.int32).sum(axis=2).sum(axis=3)
-    mean = total.astype(np.float32) / np.float32(blocks[0, :, 0, :, 0].size)
+    bone = parts.max(axis=1).max(axis=2).max(axis=3) > BONE_HU
+    total = parts.sum(axis=1, dtype=np.int32).sum(axis=2).sum(axis=3)
+    mean = total.astype(np.float32) / np.float32(parts[0, :, 0, :, 0].size)
     within = np.stack([_within(plane, solid, size) for plane, solid in zip(bone, mean > -500, strict=True)])
     soft = within & ~bone & (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     fat = within & ~bone & (mean > FAT_HU[0]) & (mean < FAT_HU[1])
@@ -89,7 +89,7 @@ def _smoothed(mean: np.ndarray, soft: np.ndarray) -> np.ndarray:
     return found
 
 
-def _blocks(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
+def blocks(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
     """(D, d, H, h, W, w): whole blocks of `edges`; what is left over at the ends is cut off."""
     counts = [max(1, size // edge) for size, edge in zip(voxels.shape, edges, strict=True)]
     edges = [min(size, edge) for size, edge in zip(voxels.shape, edges, strict=True)]

@@ -29,6 +29,11 @@ BINS = 30
 MIDDLE = "Axial, coronal and sagittal slices through the middle."
 DEFACED = "in the slices where most was blanked. These pictures hold faces: keep them where the scans are."
 KEY_DIGITS = 8
+ALIKE_TITLE = "Alike, of two patients: {} pairs"
+ALIKE = (
+    "Their brains correlate as one scan's do that was exported twice; all pairs are in qc/alike.csv. "
+    "Nothing is done about them: if a person finds that they are one patient's, mend the Patient ID."
+)
 SCANNER_MEDIANS = ("air_hu", "brain_hu", "bone_hu", "noise_hu", "jump_mm", "slice_thickness_mm")
 """What is compared between scanners."""
 
@@ -68,6 +73,7 @@ def write_report(
     dataset_path: Path,
     volumes: pa.Table,
     rejected: pa.Table,
+    alike: pa.Table,
     pictures: Iterable[Picture],
     config: CheckConfig,
     not_understood: NotUnderstood,
@@ -99,11 +105,21 @@ def write_report(
         galleries=[
             ("Stored volumes", f"Those of the least pseudonyms: a random choice. {MIDDLE}", sample),
             ("Flagged volumes", f"Stored, with a finding of the checks each. {MIDDLE}", flagged),
+            (ALIKE_TITLE.format(len(alike)), f"{ALIKE} {MIDDLE}", _alike(dataset, alike)),
             ("Volumes in quarantine", f"Built, and refused by the checks. {MIDDLE}", refused[:GALLERY]),
             ("Defacing", f"Before and after, {DEFACED}", defaced[:GALLERY]),
         ],
     )
     write_text(path, page)
+
+
+def _alike(dataset: Dataset, pairs: pa.Table) -> list[Figure]:
+    """The most alike pairs, one volume after the other."""
+    return [
+        _stored(dataset, key, [f"like {other[:KEY_DIGITS]}: {row['correlation']:.2f}"])
+        for row in pairs.slice(0, GALLERY // 2).to_pylist()
+        for key, other in ((row["key"], row["other_key"]), (row["other_key"], row["key"]))
+    ]
 
 
 def _stored(dataset: Dataset, key: str, flags: Sequence[str]) -> Figure:

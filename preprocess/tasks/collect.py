@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from preprocess.config import PreprocessConfig
-from preprocess.qc import pictures
+from preprocess.qc import pictures, sketches
 from preprocess.qc.montage import MONTAGE_VOLUMES, montage
 from preprocess.qc.report import write_report
 from preprocess.qc.thumbnail import thumbnail
@@ -54,6 +54,8 @@ class Summary(BaseModel):
     flagged_volumes: int
     flagged_by_reason: dict[str, int]
     """Volumes by finding of the checks; a volume may have several."""
+    alike_pairs: int = 0
+    """Pairs of different patients' volumes that show one head by their sketches: qc/alike.csv."""
     source_bytes: int
     """Size of the files that became volumes."""
     stored_bytes: dict[ShardFormat, int]
@@ -67,14 +69,16 @@ class Summary(BaseModel):
         volumes = f"{self.volumes} volumes of {self.patients} patients ({self.flagged_volumes} flagged)"
         twice = self.flagged_by_reason.get(Reason.SAME_SCAN)
         shared = f"; {twice} volumes are scans that several patients have" if twice else ""
+        alike = self.alike_pairs
+        shared += f"; {alike} pairs of volumes look like one head under two patients" if alike else ""
         return f"{volumes} at {speed}; rejected series: {reasons}{shared}"
 
 
 def collect(out: Path, config: PreprocessConfig) -> Summary:
     """Join the tasks of the plan in `out` once all are done; what is joined already is left alone.
 
-    Writes a dataset a format, manifest.parquet, quarantine.parquet, qc/montage.png, qc/report.html and,
-    last, summary.json; then removes what earlier plans and killed processes left.
+    Writes a dataset a format, manifest.parquet, quarantine.parquet, qc/montage.png, qc/alike.csv,
+    qc/report.html and, last, summary.json; then removes what earlier plans and killed processes left.
 
     Raises FmctError where tasks are missing, or where no series at all became a volume.
     """
@@ -157,6 +161,8 @@ def _join(
     manifest.write(volumes, _manifest_path(out))
     names = [place.shard for place, result in zip(places, results, strict=True) if result.volumes]
     infos = {format: finish_dataset(out / format, format, names, record) for format in config.output.formats}
+    pairs = sketches.alike_pairs((place.sketches for place in places), volumes)
+    sketches.write_pairs(pairs, out / "qc" / "alike.csv")
     _write_montage(out / config.output.formats[0], _montage_path(out))
     seconds = sum(result.seconds for result in results)
     flags = [flags for flags in volumes["flags"].to_pylist() if flags]
@@ -176,6 +182,7 @@ def _join(
         ),
         flagged_volumes=len(flags),
         flagged_by_reason=dict(sorted(Counter(flag for one in flags for flag in one).items())),
+        alike_pairs=len(pairs),
         source_bytes=source_bytes,
         stored_bytes={format: info.bytes for format, info in infos.items()},
         worker_seconds=round(seconds, 3),
@@ -186,6 +193,7 @@ def _join(
         out / config.output.formats[0],
         volumes,
         rejected,
+        pairs,
         (picture for place in places for picture in pictures.read(place.pictures)),
         config.check,
         sum((result.not_understood for result in results), NotUnderstood()),

@@ -89,6 +89,11 @@ class TaskFiles:
         return self.out / "tasks" / f"{self.stem}.pictures.parquet"
 
     @property
+    def sketches(self) -> Path:
+        """Its volumes' sketches; absent in what earlier versions made."""
+        return self.out / "tasks" / f"{self.stem}.sketches.parquet"
+
+    @property
     def parts(self) -> tuple[Path, Path, Path]:
         """Its tables."""
         return self.quarantine, self.manifest, self.pictures

@@ -11,12 +11,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_rows
 from preprocess.dicom.equipment import scanner
 from preprocess.privacy.deface import deface
 from preprocess.privacy.deidentify import Pseudonymizer, shifted_date
-from preprocess.qc import pictures
+from preprocess.qc import pictures, sketches
+from preprocess.qc.alike import sketch
 from preprocess.qc.check import check, require_whole_head
 from preprocess.qc.pictures import Picture
 from preprocess.qc.plausible import head_objection
@@ -82,6 +85,7 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
         manifest.write(manifest.table(made.volumes), place.manifest)
         pictures.write(made.pictures, place.pictures)
+        sketches.write(made.sketches, place.sketches)
         result = _result(made, place, config, len(series), time.monotonic() - start)
         ledger.mark(place, result)
     return result
@@ -112,6 +116,8 @@ class _Made:
     """Rows of the manifest."""
     rejected: list[Entry] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    sketches: dict[str, np.ndarray] = field(default_factory=dict)
+    """By the volumes' keys."""
     dropped: Counter[Reason] = field(default_factory=Counter)
     not_understood: NotUnderstood = field(default_factory=NotUnderstood)
     source_bytes: int = 0
@@ -162,6 +168,7 @@ class _Shards:
         record = _record(volume, keys, self._config.grid.spacing_mm, self._config_digest)
         for writer in self._writers:
             writer.add(record, volume.voxels)
+        self._made.sketches[keys.key] = sketch(volume.voxels, self._config.grid.spacing_mm)
         dropped = Counter(dict(volume.dropped))
         if candidate.parts:  # their strays are not in the joined series any more
             dropped += candidate.selected.dropped

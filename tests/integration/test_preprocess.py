@@ -30,6 +30,7 @@ from preprocess.dicom.catalog import read_catalog
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.privacy.trace import trace
 from preprocess.qc.remedies import REMEDIES
+from preprocess.qc.report import GALLERY
 from preprocess.reasons import Reason
 from preprocess.tasks import task
 from preprocess.tasks.plan import Plan, settings_records
@@ -114,7 +115,13 @@ def test_findings_are_flags_or_rejections_and_the_report_shows_both(
         assert row["key"][:8] in flagged
         assert row["key"][:8] not in quarantined
     assert all(key[:8] in quarantined for key in refused)
-    assert page.count('src="data:image/png;base64,') == page.count("<img ") == 2 * len(rows) + rejected
+    alike = (tmp_path / "qc" / "alike.csv").read_text().splitlines()[1:]
+    patients = {row["key"]: row["patient_key"] for row in rows}
+    assert (
+        len(alike) == summary.alike_pairs == sum(a < b for a in patients.values() for b in patients.values())
+    )
+    pictures = 2 * len(rows) + rejected + 2 * min(len(alike), GALLERY // 2)
+    assert page.count('src="data:image/png;base64,') == page.count("<img ") == pictures
     assert not re.search(r"https?:|<script|<link", page), "the page must not need anything"
     assert f'<td>noisy</td><td class="n">{len(rows)}</td>' in page
 

@@ -1,0 +1,51 @@
+"""Sketches of volumes (preprocess.qc.alike) as tasks keep them, and which volumes of an export are alike."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from preprocess.csv_file import write_csv
+from preprocess.qc.alike import NUMBERS, alike
+from shards.atomic import atomic_path
+
+SCHEMA = pa.schema([("key", pa.string()), ("sketch", pa.list_(pa.float32(), NUMBERS))])
+PAIRS = pa.schema([("key", pa.string()), ("other_key", pa.string()), ("correlation", pa.float64())])
+
+
+def write(sketches: dict[str, np.ndarray], path: Path) -> None:
+    """Write volumes' sketches by their keys, atomically as Parquet."""
+    numbers = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.concatenate([*sketches.values(), np.empty(0, np.float32)])), NUMBERS
+    )
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table([pa.array(list(sketches), pa.string()), numbers], SCHEMA), temporary)
+
+
+def alike_pairs(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
+    """The pairs (`PAIRS`) of different patients' volumes that show one head, the most alike first.
+
+    paths: what `write` wrote; one that is not there, of an earlier version's task, has no part. volumes: the
+    manifest. Volumes of one source digest are no pair: they are known to be one scan's (`same_scan`).
+    """
+    found = [pq.read_table(path, schema=SCHEMA) for path in paths if path.exists()]
+    table = pa.concat_tables([SCHEMA.empty_table(), *found])
+    keys = table["key"].to_pylist()
+    sketches = table["sketch"].combine_chunks().flatten().to_numpy().reshape(-1, NUMBERS)
+    columns = (volumes[name].to_pylist() for name in ("key", "patient_key", "source_digest"))
+    known = {key: (patient, digest) for key, patient, digest in zip(*columns, strict=True)}
+    rows = [
+        (*sorted((keys[one], keys[other])), correlation)
+        for one, other, correlation in alike(sketches, [known[key][0] for key in keys])
+        if known[keys[one]][1] != known[keys[other]][1]
+    ]
+    rows.sort(key=lambda row: (-row[2], row))
+    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[], [], []], PAIRS)
+
+
+def write_pairs(pairs: pa.Table, path: Path) -> None:
+    """Write `alike_pairs` as CSV, atomically."""
+    with atomic_path(path) as temporary:
+        write_csv(pairs, temporary)
