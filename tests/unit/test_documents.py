@@ -18,6 +18,7 @@ from launch.cli import app
 from launch.config import load
 from launch.slurm.site import Site
 from preprocess.config import PreprocessConfig
+from preprocess.reasons import Reason
 
 ROOT: Any = typer.main.get_command(app)
 MODELS: dict[str, type[BaseModel]] = {
@@ -110,6 +111,28 @@ def test_files_named_in_the_text_are_there(document: Path) -> None:
             assert (REPOSITORY / word).exists(), span
     for name in re.findall(r"docs/\w+\.md", text):
         assert (REPOSITORY / name).exists(), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_tests_named_in_the_text_are_there(document: Path) -> None:
+    for span in spans(document):
+        path, _, name = span.partition("::")
+        if name:
+            assert f"def {name}(" in (REPOSITORY / path).read_text(), span
+
+
+KIND_OF_FAULT = re.compile(r"\| [^|]+ \| [^|]+ \| (?:[^|]*) \| `tests/[\w/]+\.py::test_\w+` \|")
+
+
+def test_every_fault_has_a_rule_a_test_and_reasons_that_there_are() -> None:
+    text = (REPOSITORY / "docs" / "recipes.md").read_text()
+    table = text.split("## Faults of exports, and what becomes of them\n")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| **")][1:]
+    assert len(rows) >= 30
+    for row in rows:
+        assert KIND_OF_FAULT.fullmatch(row), row
+        for reason in re.findall(r"`(\w+)`", row.split(" | ")[2]):
+            assert reason in list(Reason), row
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
