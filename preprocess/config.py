@@ -44,6 +44,7 @@ CHECKS = (
     Reason.MOTION,
     Reason.INTENSITY_STEP,
     Reason.NOT_A_HEAD,
+    Reason.VESSELS_ENHANCED,
 )
 """What a volume is checked for, in the order in which findings are listed."""
 

@@ -18,8 +18,8 @@ from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_catalog
 from preprocess.privacy.deface import deface
 from preprocess.qc.check import check, require_whole_head
-from preprocess.qc.plausible import require_head
-from preprocess.reasons import Rejection
+from preprocess.qc.plausible import shown
+from preprocess.reasons import Reason, Rejection
 from preprocess.scan.run import scan
 from preprocess.select.candidate import Candidate
 from preprocess.select.divided import divided
@@ -109,8 +109,10 @@ def read_array(
 
 def _finished(volume: Volume, config: PreprocessConfig, whole: bool = False) -> Volume:
     """With its flags and, where the training volumes were, defaced; Rejection, also of a head not `whole`."""
-    flags = check(volume.measures, volume.affine, config.check)
-    require_head(volume.voxels, config.grid.spacing_mm)
+    seen = shown(volume.voxels, config.grid.spacing_mm, volume.told_enhanced)
+    flags = check(volume.measures, volume.affine, config.check, seen)
+    if Reason.NOT_A_HEAD in seen:
+        raise Rejection(Reason.NOT_A_HEAD, seen[Reason.NOT_A_HEAD])
     if whole:
         require_whole_head(volume.measures, flags, config.check)
     volume = replace(volume, flags=flags)

@@ -110,6 +110,9 @@ class Reason(StrEnum):
     # Whatever its header says (preprocess.qc.plausible); new scans for an encoder are refused for it.
     NOT_A_HEAD = "not_a_head"
 
+    # By its voxels, where no header says so (preprocess.qc.vessels).
+    VESSELS_ENHANCED = "vessels_enhanced"
+
     # A defect of ours or of a codec, not of the series.
     INTERNAL_ERROR = "internal_error"
 

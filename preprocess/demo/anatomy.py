@@ -21,6 +21,7 @@ from preprocess.demo.shapes import (
     smoothstep,
     some,
 )
+from preprocess.demo.vessels import paint_vessels
 
 AIR_HU = -1000.0
 FAT_HU = -90.0
@@ -63,6 +64,8 @@ def _tissue(at: Coordinates, skin: np.ndarray, hu: np.ndarray, head: Head) -> np
         at, depth, tissue = some(at, within), cavity[within], hu[within]
         matter, fluid = brain.brain_hu(at, depth, head)
         paint_lesions(matter, at, depth, fluid, head.lesions)
+        if head.enhanced_hu is not None:
+            paint_vessels(matter, at, head.enhanced_hu)
         paint(tissue, ramp(depth), matter)
         hu[within] = tissue
     return hu

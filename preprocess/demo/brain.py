@@ -52,7 +52,7 @@ def brain_hu(at: Coordinates, depth: np.ndarray, head: Head) -> tuple[np.ndarray
     paint(matter, ventricular, head.csf)
     paint(matter, falx, FALX_HU)
     paint(matter, ramp(1 - np.abs(cerebellum), 1) * 0.6 * (at[1] > 15), FALX_HU)
-    _paint_sinus(matter, at, depth)
+    _paint_sinus(matter, at, depth, SINUS_HU if head.enhanced_hu is None else head.enhanced_hu)
     _paint_calcifications(matter, at, head)
     return matter, Fluid(np.maximum(subarachnoid - falx, 0), ventricular)
 
@@ -135,10 +135,10 @@ def _cisterns(at: Coordinates, wobble: Coordinates, head: Head) -> np.ndarray:
     return ramp(np.maximum(np.maximum(suprasellar, ambient), np.maximum(fissure, insula)))
 
 
-def _paint_sinus(matter: np.ndarray, at: Coordinates, depth: np.ndarray) -> None:
+def _paint_sinus(matter: np.ndarray, at: Coordinates, depth: np.ndarray, hu: float) -> None:
     """The superior sagittal sinus: a strip of venous blood under the midline of the vault."""
     strip = np.minimum(5 - np.abs(at[0]) - 0.6 * depth, at[2] + 10)
-    paint(matter, ramp(strip), SINUS_HU)
+    paint(matter, ramp(strip), hu)
 
 
 def _paint_calcifications(matter: np.ndarray, at: Coordinates, head: Head) -> None:

@@ -41,6 +41,8 @@ class Head:
     head_rest: bool = False
     """Whether the scanner's head holder is in the picture."""
     lesions: tuple[Lesion, ...] = field(default=())
+    enhanced_hu: float | None = None
+    """Of blood in the vessels with a contrast agent, 150 to 300; None without one."""
 
     def local(self, points_lps: np.ndarray) -> Coordinates:
         """Patient LPS mm (N, 3) to the nominal head's own axes, float32 mm each (N,)."""

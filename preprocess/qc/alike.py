@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from preprocess.qc.brain import blocks
+from preprocess.qc.brain import block_means
 
 THIN_MM = 2.0
 SMOOTH_MM = 6.0
@@ -38,8 +38,7 @@ BLOCK = 2048
 def sketch(voxels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """float32 (`NUMBERS`,) of length 1, of a volume int16 HU (D, H, W) as stored; zeros without structure."""
     steps = [max(1, round(THIN_MM / spacing)) for spacing in spacing_mm]
-    parts = blocks(voxels, steps)
-    thin = parts.sum(axis=1, dtype=np.int32).sum(axis=2).sum(axis=3) / np.float32(np.prod(steps))
+    thin = block_means(voxels, steps)
     edges = [step * spacing for step, spacing in zip(steps, spacing_mm, strict=True)]
     centres = _middle(thin > DENSE_HU, edges)
     smooth = ndimage.uniform_filter(thin, [max(1, round(SMOOTH_MM / edge)) for edge in edges])

@@ -60,16 +60,36 @@ def brain_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) 
     return None
 
 
-def inside(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Inside:
-    """Measure it; see `Inside`."""
+class Coarse(NamedTuple):
+    """A volume in blocks of some `BLOCK_MM`, each (D, H, W) of blocks."""
+
+    bone: np.ndarray
+    """bool: the densest voxel is bone."""
+    mean: np.ndarray
+    """float32 HU."""
+    within: np.ndarray
+    """bool: what its slice's ring of bone encloses."""
+    edges: tuple[int, ...]
+    """Of a block, in voxels."""
+    size: tuple[float, ...]
+    """Of a block, in mm."""
+
+
+def coarse(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Coarse:
+    """Find the rings of bone of a volume, int16 HU (D, H, W) as stored."""
     edges = [max(1, round(BLOCK_MM / spacing)) for spacing in spacing_mm]
-    parts = blocks(voxels, edges)
+    parts = _blocks(voxels, edges)
     size = [edge * spacing for edge, spacing in zip(edges, spacing_mm, strict=True)]
     # Axis by axis, the outermost first: NumPy takes six times as long for all at once.
     bone = parts.max(axis=1).max(axis=2).max(axis=3) > BONE_HU
-    total = parts.sum(axis=1, dtype=np.int32).sum(axis=2).sum(axis=3)
-    mean = total.astype(np.float32) / np.float32(parts[0, :, 0, :, 0].size)
+    mean = block_means(voxels, edges)
     within = np.stack([_within(plane, solid, size) for plane, solid in zip(bone, mean > -500, strict=True)])
+    return Coarse(bone, mean, within, tuple(edges), tuple(size))
+
+
+def inside(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Inside:
+    """Measure it; see `Inside`."""
+    bone, mean, within, _, size = coarse(voxels, spacing_mm)
     soft = within & ~bone & (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     fat = within & ~bone & (mean > FAT_HU[0]) & (mean < FAT_HU[1])
     count = int(soft.sum())
@@ -89,12 +109,26 @@ def _smoothed(mean: np.ndarray, soft: np.ndarray) -> np.ndarray:
     return found
 
 
-def blocks(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
+def _blocks(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
     """(D, d, H, h, W, w): whole blocks of `edges`; what is left over at the ends is cut off."""
     counts = [max(1, size // edge) for size, edge in zip(voxels.shape, edges, strict=True)]
     edges = [min(size, edge) for size, edge in zip(voxels.shape, edges, strict=True)]
     cut = voxels[tuple(slice(count * edge) for count, edge in zip(counts, edges, strict=True))]
     return cut.reshape([part for pair in zip(counts, edges, strict=True) for part in pair])
+
+
+def block_means(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
+    """float32 (D, H, W): means of whole blocks of `edges` voxels; what is left over at the ends is cut."""
+    total, count = voxels, 1
+    for axis, edge in enumerate(edges):
+        edge = min(edge, total.shape[axis])
+        end = total.shape[axis] // edge * edge
+        before = (slice(None),) * axis
+        parts = [total[(*before, slice(first, end, edge))] for first in range(edge)]
+        total, count = parts[0].astype(np.int32), count * edge
+        for part in parts[1:]:
+            total += part
+    return total.astype(np.float32) / np.float32(count)
 
 
 def _within(bone: np.ndarray, solid: np.ndarray, size: list[float]) -> np.ndarray:

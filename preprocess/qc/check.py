@@ -1,7 +1,8 @@
 """Judging what a volume measures: findings, each with the limit that it passes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -30,14 +31,17 @@ class Finding:
 
 
 def check(
-    measures: Measures, affine: np.ndarray, config: CheckConfig, objection: str | None = None
+    measures: Measures,
+    affine: np.ndarray,
+    config: CheckConfig,
+    seen: Mapping[Reason, str] = MappingProxyType({}),
 ) -> tuple[Reason, ...]:
     """The flags of a volume, in the order of `CHECKS`; `affine` is its (4, 4) to LPS mm.
 
-    objection: why it can be no head (preprocess.qc.plausible), if so. Raises Rejection for the first
+    seen: what its voxels show (preprocess.qc.plausible), in a line each. Raises Rejection for the first
     finding that `config.reject` names.
     """
-    found = findings(measures, affine, config, objection)
+    found = findings(measures, affine, config, seen)
     for finding in found:
         if finding.reason in config.reject:
             raise Rejection(finding.reason, finding.detail)
@@ -53,12 +57,14 @@ def require_whole_head(measures: Measures, flags: Collection[Reason], config: Ch
 
 
 def findings(
-    measures: Measures, affine: np.ndarray, config: CheckConfig, objection: str | None = None
+    measures: Measures,
+    affine: np.ndarray,
+    config: CheckConfig,
+    seen: Mapping[Reason, str] = MappingProxyType({}),
 ) -> list[Finding]:
     """All findings about a volume, in the order of `CHECKS`."""
     found = [*_geometry(measures, affine, config), *_ranges(measures, config), *_limits(measures, config)]
-    if objection:
-        found.append(Finding(Reason.NOT_A_HEAD, objection))
+    found += [Finding(reason, detail) for reason, detail in seen.items()]
     return sorted(found, key=lambda finding: CHECKS.index(finding.reason))
 
 

@@ -1,10 +1,11 @@
-"""Whether a volume is a head at all, where no header says so: by its size, shape, lungs, and brain."""
+"""What a volume's voxels show, whatever headers say: whether it is a head, and an agent in its vessels."""
 
 import numpy as np
 
 from preprocess.qc.brain import brain_objection
 from preprocess.qc.proportions import shape_objection
-from preprocess.reasons import Reason, Rejection
+from preprocess.qc.vessels import enhanced_vessels
+from preprocess.reasons import Reason
 from preprocess.volume.crop import COARSE_MM, largest_object
 
 LUNG_HU = (-950, -600)
@@ -14,11 +15,22 @@ MOST_LUNG = 0.1
 _DENSE_HU = -500
 
 
-def require_head(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> None:
-    """Raise Rejection(not_a_head) for a volume, int16 HU (D, H, W) as stored, that can be none."""
+VOXELS_SHOW = (Reason.NOT_A_HEAD, Reason.VESSELS_ENHANCED)
+"""Findings that are of the voxels, and of no measure."""
+
+
+def shown(
+    voxels: np.ndarray, spacing_mm: tuple[float, float, float], told_enhanced: bool | None
+) -> dict[Reason, str]:
+    """The findings of `VOXELS_SHOW` about a volume, int16 HU (D, H, W) as stored, with a line each.
+
+    told_enhanced: what its headers say of an agent; where they tell of one, none is looked for.
+    """
     objection = head_objection(voxels, spacing_mm)
     if objection:
-        raise Rejection(Reason.NOT_A_HEAD, objection)
+        return {Reason.NOT_A_HEAD: objection}
+    vessels = None if told_enhanced else enhanced_vessels(voxels, spacing_mm)
+    return {Reason.VESSELS_ENHANCED: vessels} if vessels else {}
 
 
 def head_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:

@@ -59,6 +59,7 @@ REMEDIES: dict[str, str] = {
     Reason.AFFINE_MISMATCH: _PIXELS,
     Reason.HEAD_TOO_SHORT: _LIMIT.format("min_head_height_mm"),
     Reason.NOT_A_HEAD: _MARK,
+    Reason.VESSELS_ENHANCED: _MARK,
     Reason.VERTEX_MISSING: _LIMIT.format("max_vertex_share"),
     Reason.HEAD_CUT_BY_FIELD: _LIMIT.format("max_edge_share"),
     Reason.TABLE_IN_VOLUME: _LIMIT.format("max_table_share"),

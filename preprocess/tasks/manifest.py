@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from preprocess.config import CheckConfig
 from preprocess.qc.check import findings
+from preprocess.qc.plausible import VOXELS_SHOW
 from preprocess.reasons import Reason
 from preprocess.volume.measure import Measures
 from shards import index
@@ -75,8 +76,8 @@ def row(
 def marked(volumes: pa.Table, config: CheckConfig) -> pa.Table:
     """`volumes` with the flags that its measures give by the limits of `config`.
 
-    A limit may have changed since a volume was made: that costs no more than this. Whether a volume can be
-    a head is not asked again.
+    A limit may have changed since a volume was made: that costs no more than this. What the voxels showed is
+    not asked again.
     """
     columns = volumes.select(["affine", "flags", *MEASURES]).to_pylist()
     flags = [_flags(row, config) for row in columns]
@@ -86,8 +87,8 @@ def marked(volumes: pa.Table, config: CheckConfig) -> pa.Table:
 
 def _flags(row: dict[str, Any], config: CheckConfig) -> list[str]:
     measures = Measures(**{name: row[name] for name in MEASURES})
-    objection = Reason.NOT_A_HEAD if Reason.NOT_A_HEAD in row["flags"] else None
-    found = findings(measures, np.reshape(row["affine"], (4, 4)), config, objection)
+    seen = {reason: "" for reason in VOXELS_SHOW if reason in row["flags"]}
+    found = findings(measures, np.reshape(row["affine"], (4, 4)), config, seen)
     return [finding.reason for finding in found]
 
 

@@ -22,7 +22,7 @@ from preprocess.qc import pictures, sketches
 from preprocess.qc.alike import sketch
 from preprocess.qc.check import check, require_whole_head
 from preprocess.qc.pictures import Picture
-from preprocess.qc.plausible import head_objection
+from preprocess.qc.plausible import shown
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.divided import divided
@@ -236,8 +236,8 @@ def _finished(volume: Volume, key: str, config: PreprocessConfig, seen: list[Pic
     """
     spacing = config.grid.spacing_mm
     try:
-        objection = head_objection(volume.voxels, spacing)
-        flags = check(volume.measures, volume.affine, config.check, objection)
+        seen_in_it = shown(volume.voxels, spacing, volume.told_enhanced)
+        flags = check(volume.measures, volume.affine, config.check, seen_in_it)
     except Rejection as rejection:
         if not config.privacy.deface:  # it may have no brain to be defaced by
             seen.append(pictures.of(key, "rejected", str(rejection), volume.voxels, spacing))

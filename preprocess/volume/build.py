@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from preprocess.config import GridConfig, SelectConfig
-from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.catalog import Instance, Series, texts_of
 from preprocess.dicom.decode import AIR_HU, Decoder, Slice, source_digest
 from preprocess.dicom.equipment import vendor
 from preprocess.dicom.geometry import Stack, missing_slices, stack
 from preprocess.reasons import Reason, Rejection
+from preprocess.select.contrast import any_contrast
 from preprocess.select.kernels import common_sharpness
 from preprocess.select.lexicon import Lexicon
 from preprocess.select.series import SEVERAL_SCANS, Selected, require_stack
@@ -39,6 +40,8 @@ class Volume:
     measures: Measures
     dropped: tuple[tuple[Reason, int], ...]
     """Slices of the series that are not in the volume, counted by reason, in the reasons' order."""
+    told_enhanced: bool | None = None
+    """Whether its images' texts tell of a contrast agent; None where they say nothing."""
     flags: tuple[Reason, ...] = ()
     """What the checks found (preprocess.qc.check), once they have been made."""
 
@@ -72,6 +75,7 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
             slices.spacing,
         ),
         measures=measures,
+        told_enhanced=any_contrast(texts_of(decoded.instances), select.lexicon),
         dropped=tuple((reason, decoded.dropped[reason]) for reason in Reason if decoded.dropped[reason]),
     )
 

@@ -1,0 +1,80 @@
+"""Is an agent in the vessels, whatever the header says? Thin, long, dense structures in the brain tell.
+
+Arteries and veins with an agent have 150 to 400 HU, which nothing else in a brain has over that length: clots
+have up to 95 HU, calcifications of pineal gland and plexus are short, and metal is denser.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from preprocess.qc.brain import block_means, coarse
+
+THIN_MM = 2.0
+"""Of the blocks whose means are judged: noise halves and more, and a vessel of 3 mm stays."""
+COARSEST_MM = 2.5
+"""In longer voxels small vessels vanish, and nothing is told."""
+VESSEL_HU = (105, 400)
+"""Above clots and their noise; below bone and metal."""
+BONE_HU = 450
+AWAY_MM = 8.0
+"""From bone: its edge, averaged with brain over a thick slice, is as dense as a vessel."""
+VAULT = 0.57
+"""Below the crown, over the diameter of a disc as large as the largest plane: 100 mm in an adult, above which
+no bone but the skull's is near the brain."""
+LEAST_MM = 24.0
+"""Along the longest axis: a calcified plexus is 10 to 15 mm long, the anterior cerebral arteries 40."""
+MOST_SECTION_MM2 = 80.0
+"""Volume over length: a vessel of 4 mm has 13, a tree of them some 30; a calcified mass, more."""
+
+
+def enhanced_vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:
+    """What shows an agent in a head, int16 HU (D, H, W) as stored, in one line; None where nothing does."""
+    if max(spacing_mm) > COARSEST_MM:
+        return None
+    lengths = vessels(voxels, spacing_mm)
+    if not lengths:
+        return None
+    low, high = VESSEL_HU
+    return f"{len(lengths)} thin structures of {low} to {high} HU, up to {max(lengths):.0f} mm long"
+
+
+def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[float]:
+    """Lengths, in mm along an axis, of what looks like enhanced vessels in the brain."""
+    steps = [max(1, round(THIN_MM / spacing)) for spacing in spacing_mm]
+    thin = block_means(voxels, steps)
+    edges = [step * spacing for step, spacing in zip(steps, spacing_mm, strict=True)]
+    reach = [round(AWAY_MM / edge) for edge in edges]
+    floor = _vault_floor(thin, edges)
+    low = max(0, floor - reach[0])
+    inside, thin = _inside(voxels, spacing_mm, steps, thin.shape)[low:], thin[low:]
+    near = ndimage.maximum_filter((thin > BONE_HU) | ~inside, [2 * one + 1 for one in reach])
+    bright = ~near & (thin > VESSEL_HU[0]) & (thin < VESSEL_HU[1])
+    bright[: floor - low] = False
+    labels, _ = ndimage.label(bright, np.ones((3, 3, 3)))
+    counts = np.bincount(labels.ravel())[1:] * float(np.prod(edges))
+    found = []
+    for place, mm3 in zip(ndimage.find_objects(labels), counts.tolist(), strict=True):
+        length = max((part.stop - part.start) * edge for part, edge in zip(place, edges, strict=True))
+        if length >= LEAST_MM and mm3 / length <= MOST_SECTION_MM2:
+            found.append(length)
+    return found
+
+
+def _inside(
+    voxels: np.ndarray, spacing_mm: tuple[float, float, float], steps: list[int], shape: tuple[int, ...]
+) -> np.ndarray:
+    """What rings of bone enclose, bool of `shape`, on blocks of `steps` voxels."""
+    rings = coarse(voxels, spacing_mm)
+    places = [
+        np.minimum(((np.arange(n) + 0.5) * step / edge).astype(int), size - 1)
+        for n, step, edge, size in zip(shape, steps, rings.edges, rings.within.shape, strict=True)
+    ]
+    found: np.ndarray = rings.within[np.ix_(*places)]
+    return found
+
+
+def _vault_floor(thin: np.ndarray, edges_mm: list[float]) -> int:
+    areas = (thin > -500).sum(axis=(1, 2))
+    crown = int(np.flatnonzero(areas > areas.max() / 10)[-1])
+    across = 2 * float(np.sqrt(areas.max() * edges_mm[1] * edges_mm[2] / np.pi))
+    return max(0, round(crown - VAULT * across / edges_mm[0]))

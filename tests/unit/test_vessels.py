@@ -1,0 +1,51 @@
+"""Enhanced vessels are seen, and nothing else is taken for them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from enhanced_heads import SPACING, STEP, scanned
+
+from preprocess.demo.anatomy import head_hu
+from preprocess.demo.head import draw_anatomy
+from preprocess.qc.plausible import shown
+from preprocess.qc.vessels import enhanced_vessels, vessels
+from preprocess.reader import read_array
+from preprocess.reasons import Reason
+from preprocess.volume.resample import INDEX_STEPS
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_enhanced_heads_are_told_from_plain_ones(number: int) -> None:
+    """Of all three ways to scan, with none to two bleeds, calcifications, and metal in two."""
+    plain, enhanced = (scanned(number, agent) for agent in (False, True))
+    assert shown(plain, SPACING, None) == {}
+    assert list(shown(enhanced, SPACING, None)) == [Reason.VESSELS_ENHANCED]
+    assert list(shown(enhanced, SPACING, False)) == [Reason.VESSELS_ENHANCED]
+    assert shown(enhanced, SPACING, True) == {}
+
+
+def test_a_new_scan_has_the_flag() -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = INDEX_STEPS.T * STEP
+    found = [read_array(scanned(0, agent), affine, None, None).flags for agent in (False, True)]
+    assert [Reason.VESSELS_ENHANCED in flags for flags in found] == [False, True]
+
+
+def test_it_is_the_vessels_length_that_is_told() -> None:
+    """The anterior cerebral artery climbs 36 mm and goes back 33 mm from the base on."""
+    assert 34 <= max(vessels(scanned(0, True), SPACING)) <= 110
+
+
+def test_coarse_voxels_tell_nothing() -> None:
+    assert enhanced_vessels(scanned(0, True)[::2], (4.0, 2.0, 2.0)) is None
+
+
+def test_the_generator_draws_vessels_of_the_blood_it_is_told() -> None:
+    head = draw_anatomy(3, 1)
+    axis = np.arange(-60, 61, 3.0)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+    plain, enhanced = (head_hu(points, replace(head, enhanced_hu=hu)) for hu in (None, 250.0))
+    changed = plain != enhanced
+    assert 0.0005 < changed.mean() < 0.02
+    assert (enhanced[changed] >= plain[changed]).mean() > 0.95
