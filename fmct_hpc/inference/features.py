@@ -34,8 +34,7 @@ class ScanFeatures:
     centres_mm: NDArray[np.float64]
     """(N, 3): the patches' centres in patient coordinates (LPS), mm; some lie outside the scan."""
     flags: tuple[str, ...] | None
-    """What the checks of preprocessing found (docs/recipes.md, "The QC report"); None of a shard dataset's
-    volume, whose manifest has them."""
+    """What the checks of preprocessing found; None of a shard dataset's volume, whose manifest has them."""
 
     @property
     def mean(self) -> NDArray[np.float32]:
