@@ -45,21 +45,6 @@ class Inside(NamedTuple):
     """That have a ring."""
 
 
-def brain_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:
-    """Why a volume, int16 HU (D, H, W) as stored, holds no brain in a skull, in one line; None: it does."""
-    found = inside(voxels, spacing_mm)
-    if not found.slices:
-        return "no slice has a ring of bone, as a skull is"
-    if not LEAST_ML <= found.ml <= MOST_ML:
-        return f"bone encloses {found.ml:.0f} ml of soft tissue, a skull {LEAST_ML:g} to {MOST_ML:g}"
-    if found.fat > MOST_FAT:
-        return f"{found.fat:.0%} of what bone encloses is fat"
-    if not SPREAD_HU[0] <= found.spread_hu <= SPREAD_HU[1]:
-        limits = f"{SPREAD_HU[0]:g} to {SPREAD_HU[1]:g}"
-        return f"what bone encloses spreads over {found.spread_hu:.1f} HU, a brain over {limits}"
-    return None
-
-
 class Coarse(NamedTuple):
     """A volume in blocks of some `BLOCK_MM`, each (D, H, W) of blocks."""
 
@@ -75,6 +60,21 @@ class Coarse(NamedTuple):
     """Of a block, in mm."""
 
 
+def brain_objection(volume: Coarse) -> str | None:
+    """Why a volume holds no brain in a skull, in one line; None: it does."""
+    found = inside(volume)
+    if not found.slices:
+        return "no slice has a ring of bone, as a skull is"
+    if not LEAST_ML <= found.ml <= MOST_ML:
+        return f"bone encloses {found.ml:.0f} ml of soft tissue, a skull {LEAST_ML:g} to {MOST_ML:g}"
+    if found.fat > MOST_FAT:
+        return f"{found.fat:.0%} of what bone encloses is fat"
+    if not SPREAD_HU[0] <= found.spread_hu <= SPREAD_HU[1]:
+        limits = f"{SPREAD_HU[0]:g} to {SPREAD_HU[1]:g}"
+        return f"what bone encloses spreads over {found.spread_hu:.1f} HU, a brain over {limits}"
+    return None
+
+
 def coarse(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Coarse:
     """Find the rings of bone of a volume, int16 HU (D, H, W) as stored."""
     edges = [max(1, round(BLOCK_MM / spacing)) for spacing in spacing_mm]
@@ -87,9 +87,9 @@ def coarse(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Coarse
     return Coarse(bone, mean, within, tuple(edges), tuple(size))
 
 
-def inside(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Inside:
+def inside(volume: Coarse) -> Inside:
     """Measure it; see `Inside`."""
-    bone, mean, within, _, size = coarse(voxels, spacing_mm)
+    bone, mean, within, _, size = volume
     soft = within & ~bone & (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     fat = within & ~bone & (mean > FAT_HU[0]) & (mean < FAT_HU[1])
     count = int(soft.sum())

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from preprocess.qc.brain import brain_objection
+from preprocess.qc.brain import Coarse, brain_objection, coarse
 from preprocess.qc.proportions import shape_objection
 from preprocess.qc.vessels import enhanced_vessels
 from preprocess.reasons import Reason
@@ -26,23 +26,27 @@ def shown(
 
     told_enhanced: what its headers say of an agent; where they tell of one, none is looked for.
     """
-    objection = head_objection(voxels, spacing_mm)
+    rings = coarse(voxels, spacing_mm)
+    objection = head_objection(voxels, spacing_mm, rings)
     if objection:
         return {Reason.NOT_A_HEAD: objection}
-    vessels = None if told_enhanced else enhanced_vessels(voxels, spacing_mm)
+    vessels = None if told_enhanced else enhanced_vessels(voxels, spacing_mm, rings)
     return {Reason.VESSELS_ENHANCED: vessels} if vessels else {}
 
 
-def head_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:
-    """Why a volume, int16 HU (D, H, W) as stored, can be no head, in one line; None where it can."""
+def head_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: Coarse) -> str | None:
+    """Why a volume, int16 HU (D, H, W) as stored, can be no head, in one line; None where it can.
+
+    rings: its rings of bone (preprocess.qc.brain).
+    """
     steps = tuple(max(1, round(COARSE_MM / spacing)) for spacing in spacing_mm)
-    coarse = voxels[tuple(slice(None, None, step) for step in steps)]
+    some = voxels[tuple(slice(None, None, step) for step in steps)]
     down, back, across = (step * spacing for step, spacing in zip(steps, spacing_mm, strict=True))
-    mask = largest_object(coarse > _DENSE_HU, np.zeros(coarse.shape, bool))
+    mask = largest_object(some > _DENSE_HU, np.zeros(some.shape, bool))
     if not mask.any():
         return "nothing dense in it"
-    inside = coarse[mask]
+    inside = some[mask]
     lung = float(((inside > LUNG_HU[0]) & (inside < LUNG_HU[1])).mean())
     if lung > MOST_LUNG:
         return f"{lung:.0%} of it is as dense as lung"
-    return shape_objection(mask, (down, back, across)) or brain_objection(voxels, spacing_mm)
+    return shape_objection(mask, (down, back, across)) or brain_objection(rings)

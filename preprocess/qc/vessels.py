@@ -7,7 +7,7 @@ have up to 95 HU, calcifications of pineal gland and plexus are short, and metal
 import numpy as np
 from scipy import ndimage
 
-from preprocess.qc.brain import block_means, coarse
+from preprocess.qc.brain import Coarse, block_means
 
 THIN_MM = 2.0
 """Of the blocks whose means are judged: noise halves and more, and a vessel of 3 mm stays."""
@@ -27,18 +27,21 @@ MOST_SECTION_MM2 = 80.0
 """Volume over length: a vessel of 4 mm has 13, a tree of them some 30; a calcified mass, more."""
 
 
-def enhanced_vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> str | None:
-    """What shows an agent in a head, int16 HU (D, H, W) as stored, in one line; None where nothing does."""
+def enhanced_vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: Coarse) -> str | None:
+    """What shows an agent in a head, int16 HU (D, H, W) as stored, in one line; None where nothing does.
+
+    rings: the volume's rings of bone (preprocess.qc.brain).
+    """
     if max(spacing_mm) > COARSEST_MM:
         return None
-    lengths = vessels(voxels, spacing_mm)
+    lengths = vessels(voxels, spacing_mm, rings)
     if not lengths:
         return None
     low, high = VESSEL_HU
     return f"{len(lengths)} thin structures of {low} to {high} HU, up to {max(lengths):.0f} mm long"
 
 
-def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[float]:
+def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: Coarse) -> list[float]:
     """Lengths, in mm along an axis, of what looks like enhanced vessels in the brain."""
     steps = [max(1, round(THIN_MM / spacing)) for spacing in spacing_mm]
     thin = block_means(voxels, steps)
@@ -46,7 +49,7 @@ def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[
     reach = [round(AWAY_MM / edge) for edge in edges]
     floor = _vault_floor(thin, edges)
     low = max(0, floor - reach[0])
-    inside, thin = _inside(voxels, spacing_mm, steps, thin.shape)[low:], thin[low:]
+    inside, thin = _inside(rings, steps, thin.shape)[low:], thin[low:]
     near = ndimage.maximum_filter((thin > BONE_HU) | ~inside, [2 * one + 1 for one in reach])
     bright = ~near & (thin > VESSEL_HU[0]) & (thin < VESSEL_HU[1])
     bright[: floor - low] = False
@@ -60,11 +63,8 @@ def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> list[
     return found
 
 
-def _inside(
-    voxels: np.ndarray, spacing_mm: tuple[float, float, float], steps: list[int], shape: tuple[int, ...]
-) -> np.ndarray:
+def _inside(rings: Coarse, steps: list[int], shape: tuple[int, ...]) -> np.ndarray:
     """What rings of bone enclose, bool of `shape`, on blocks of `steps` voxels."""
-    rings = coarse(voxels, spacing_mm)
     places = [
         np.minimum(((np.arange(n) + 0.5) * step / edge).astype(int), size - 1)
         for n, step, edge, size in zip(shape, steps, rings.edges, rings.within.shape, strict=True)

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from enhanced_heads import SPACING, scanned
 
+from preprocess.qc.brain import coarse
 from preprocess.qc.vessels import vessels
 
 
@@ -23,7 +24,7 @@ def main() -> None:
         for number in range(count):
             voxels = scanned(number, name == "enhanced")
             start = time.process_time()
-            lengths.append(sum(vessels(voxels, SPACING)))
+            lengths.append(sum(vessels(voxels, SPACING, coarse(voxels, SPACING))))
             seconds += time.process_time() - start
         found = sum(length > 0 for length in lengths)
         print(

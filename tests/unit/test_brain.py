@@ -8,7 +8,7 @@ import pytest
 
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import Head, draw_anatomy
-from preprocess.qc.brain import brain_objection
+from preprocess.qc.brain import brain_objection, coarse
 from preprocess.qc.plausible import head_objection
 
 STEP = 3.0
@@ -18,6 +18,10 @@ Z, Y, X = np.meshgrid(
 )
 AIR, FAT, WATER, MUSCLE, PLASTIC, BONE = -1000, -100, 0, 50, 120, 900
 Paint = Callable[[np.ndarray], None]
+
+
+def objection(voxels: np.ndarray, spacing: tuple[float, float, float]) -> str | None:
+    return head_objection(voxels, spacing, coarse(voxels, spacing))
 
 
 def scan(*paints: tuple[np.ndarray, float], noise: float = 5.0, seed: int = 0) -> np.ndarray:
@@ -143,17 +147,17 @@ def test_there_are_as_many_as_the_issue_asks() -> None:
 @pytest.mark.parametrize("name", NO_HEADS)
 def test_what_is_no_head_is_none(name: str) -> None:
     made = NO_HEADS[name]
-    assert head_objection(made() if callable(made) else made, SPACING) is not None
+    assert objection(made() if callable(made) else made, SPACING) is not None
 
 
 @pytest.mark.parametrize("number", range(24))
 def test_heads_are_heads(number: int) -> None:
-    assert head_objection(head(number), SPACING) is None
+    assert objection(head(number), SPACING) is None
 
 
 @pytest.mark.parametrize("first", [0, 12, 25, 38])
 def test_a_part_of_a_head_of_60_mm_is_one_still(first: int) -> None:
-    assert brain_objection(head()[first : first + 20], SPACING) is None
+    assert brain_objection(coarse(head()[first : first + 20], SPACING)) is None
 
 
 def test_a_head_without_a_flap_of_bone_is_one() -> None:
@@ -162,19 +166,19 @@ def test_a_head_without_a_flap_of_bone_is_one() -> None:
     flap = (X > 40) & (np.hypot(Y, Z - 40) < 70) & (made > 150)
     made[flap] = 35
     assert flap.sum() * STEP**3 > 3e4
-    assert head_objection(made, SPACING) is None
+    assert objection(made, SPACING) is None
 
 
 @pytest.mark.parametrize("scale", [0.62, 0.75, 1.12])
 def test_newborns_and_large_heads_are_heads(scale: float) -> None:
-    assert head_objection(head(scale=(scale, scale, scale)), SPACING) is None
+    assert objection(head(scale=(scale, scale, scale)), SPACING) is None
 
 
 def test_a_brain_that_is_a_third_csf_or_full_of_blood_is_one() -> None:
     for value, radius in ((5, 45), (75, 35)):
         made = head()
         made[ball(radius, z=25) & (made > -50) & (made < 90)] = value
-        assert head_objection(made, SPACING) is None
+        assert objection(made, SPACING) is None
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.5, 0.5), (6.0, 2.0, 2.0)])
@@ -186,6 +190,9 @@ def test_voxels_of_any_size_tell_the_same(spacing: tuple[float, float, float]) -
     z, y, x = np.meshgrid(*axes, indexing="ij")
     points = np.stack([-x, -y, z], axis=-1)
     noise = np.random.default_rng(0).normal(0, 5, z.shape)
-    assert brain_objection((head_hu(points, draw_anatomy(31, 1)) + noise).astype(np.int16), spacing) is None
+    assert (
+        brain_objection(coarse((head_hu(points, draw_anatomy(31, 1)) + noise).astype(np.int16), spacing))
+        is None
+    )
     water = np.where(np.sqrt(x**2 + y**2) < 80, 0, np.where(np.sqrt(x**2 + y**2) < 88, BONE, AIR))
-    assert brain_objection((water + noise).astype(np.int16), spacing) is not None
+    assert brain_objection(coarse((water + noise).astype(np.int16), spacing)) is not None

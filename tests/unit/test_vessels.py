@@ -8,6 +8,7 @@ from enhanced_heads import SPACING, STEP, scanned
 
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
+from preprocess.qc.brain import coarse
 from preprocess.qc.plausible import shown
 from preprocess.qc.vessels import enhanced_vessels, vessels
 from preprocess.reader import read_array
@@ -34,11 +35,13 @@ def test_a_new_scan_has_the_flag() -> None:
 
 def test_it_is_the_vessels_length_that_is_told() -> None:
     """The anterior cerebral artery climbs 36 mm and goes back 33 mm from the base on."""
-    assert 34 <= max(vessels(scanned(0, True), SPACING)) <= 110
+    voxels = scanned(0, True)
+    assert 34 <= max(vessels(voxels, SPACING, coarse(voxels, SPACING))) <= 110
 
 
 def test_coarse_voxels_tell_nothing() -> None:
-    assert enhanced_vessels(scanned(0, True)[::2], (4.0, 2.0, 2.0)) is None
+    voxels, spacing = scanned(0, True)[::2], (4.0, 2.0, 2.0)
+    assert enhanced_vessels(voxels, spacing, coarse(voxels, spacing)) is None
 
 
 def test_the_generator_draws_vessels_of_the_blood_it_is_told() -> None:
