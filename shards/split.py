@@ -16,6 +16,7 @@ from shards.dataset import Dataset
 from shards.derive import Progress, derive, packed
 from shards.errors import FmctError
 from shards.info import DatasetInfo
+from shards.parts import PARTS_NAME, write_parts
 from shards.patients import tied, tied_patients
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,9 @@ def split(
     workers: int = 1,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, DatasetInfo]:
-    """Write each part as a dataset `out`/name, then `out`/split.json, which says how they were made.
+    """Write each part as a dataset `out`/name, then who is in which, and how they were made.
+
+    The first is `out`/parts.parquet (shards.parts), the second `out`/split.json.
 
     Raises FmctError as `assign` and `derive` do.
     """
@@ -81,6 +84,7 @@ def split(
 
         infos[name] = derive(dataset, out / name, dataset.info.format, plan, workers, advance)
         done += len(volumes)
+    write_parts(out / PARTS_NAME, dataset, parts)
     document = {
         "source_content_digest": dataset.content_digest(),
         "seed": seed,

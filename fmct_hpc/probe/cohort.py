@@ -9,12 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.probe.budget import Budget, Parts, folds_of, rotations, thin
-from fmct_hpc.probe.labels import OOD, LabelTable
-from fmct_hpc.probe.splits import SplitConfig, hashed_splits, require_no_folds, require_patient_level
+from fmct_hpc.probe.labels import OOD, SPLITS, LabelTable
+from fmct_hpc.probe.splits import (
+    SplitConfig,
+    hashed_splits,
+    require_no_folds,
+    require_one_split,
+    require_patient_level,
+)
 from fmct_hpc.probe.store import FeatureStore
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import sha256
+from shards.parts import PartsTable
 from shards.patients import marks_of, tied, tied_patients
 
 
@@ -80,12 +87,18 @@ class Cohort:
 
 
 def read_cohort(
-    data: Path, labels: Path, tasks: tuple[str, ...] | None, split: SplitConfig, folds: int | None
+    data: Path,
+    labels: Path,
+    tasks: tuple[str, ...] | None,
+    split: SplitConfig,
+    folds: int | None,
+    parts: Path | None = None,
 ) -> Cohort:
-    """Join a dataset with its labels and split its patients: as the labels say, by folds, or by hash.
+    """Join a dataset with its labels and split its patients: as parts or labels say, by folds, or by hash.
 
-    Raises FmctError for labels without the tasks, folds of labels that say the splits, and splits that tear a
-    patient apart.
+    parts: what `fmct shards split` wrote. Raises FmctError for labels without the tasks, for more than one of
+    parts, labels that say the splits, and folds, for a patient in no part, and for splits that tear a patient
+    apart.
     """
     dataset, table = Dataset.open(data), LabelTable.read(labels)
     unknown = set(tasks or ()) - set(table.tasks)
@@ -95,15 +108,20 @@ def read_cohort(
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
     keys = np.asarray(dataset.index["key"].to_pylist(), dtype=np.str_)[joined.rows]
     patients = tied_patients(dataset.index)[joined.rows]
-    splits = None
-    if joined.splits is not None:
-        require_no_folds(labels, folds)
-    if folds is None:
-        splits = hashed_splits(patients, split) if joined.splits is None else joined.splits
-        require_patient_level(patients, splits, str(labels) if joined.splits is not None else "split")
+    splits, said_by = joined.splits, labels
+    if parts is not None:
+        require_one_split(parts, labels, joined.splits is not None)
+        own = np.asarray(dataset.index["patient_key"].to_pylist(), dtype=np.str_)[joined.rows]
+        splits, said_by = _splits_of(parts, own), parts
+    if splits is not None:
+        require_no_folds(said_by, folds)
+        require_patient_level(patients, splits, str(said_by))
+    elif folds is None:
+        splits = hashed_splits(patients, split)
     shares = ", ".join(f"{key}={value!r}" for key, value in split.recorded().items())
     described = f"[{dataset.info.digest!r}, {sha256(labels)!r}, {chosen!r}, SplitConfig({shares}), {folds!r}]"
     described += " tied" if tied(dataset.index) else ""
+    described += f" parts {sha256(parts)}" if parts is not None else ""
     return Cohort(
         rows=joined.rows,
         keys=keys,
@@ -116,3 +134,10 @@ def read_cohort(
         seed=split.seed,
         digest=hashlib.sha256(described.encode()).hexdigest(),
     )
+
+
+def _splits_of(parts: Path, patients: NDArray[np.str_]) -> NDArray[np.str_]:
+    """The split of each volume's patient, (N,) of `SPLITS`; FmctError where that is none or in no part."""
+    table = PartsTable.read(parts)
+    table.require_names(SPLITS)
+    return np.asarray(table.parts_of_patients(patients.tolist()), dtype=np.str_)

@@ -117,9 +117,12 @@ class ProbeConfig(Section):
     labels: Path
     """Parquet from `fmct labels`: study_key and one 0/1 column a task, null where unknown."""
     batch: Positive = 8
+    parts: Path | None = None
+    """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
+    `ood` are tested on."""
     folds: Folds | None = None
     """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient.
-    None: the labels' column `split`; `PROBE_FOLDS` folds of labels without one."""
+    None: the parts, or the labels' column `split`; `PROBE_FOLDS` folds where there is neither."""
     device: Device = "cpu"
     """For the features, cpu, gpu or gpu:1; the classifiers run on the CPU."""
     logistic: LogisticConfig = LogisticConfig()
@@ -144,6 +147,9 @@ class SweepConfig(Section):
     """A shard dataset; volumes join the labels on study_key."""
     labels: Path
     """Parquet from `fmct labels`: study_key, one 0/1 column a task, and `split` where splits are given."""
+    parts: Path | None = None
+    """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
+    `ood` are tested on; `split` has no say then, and `folds` is refused."""
     features: Path
     """Folder of feature stores, one for each encoder by its name; what is missing there is extracted."""
     encoders: Annotated[tuple[EncoderSpec, ...], Field(min_length=1)]

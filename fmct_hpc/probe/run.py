@@ -131,10 +131,11 @@ def _mark(checkpoint: Path, rows: list[Row]) -> None:
 
 
 def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
-    by_folds = None if LabelTable.read(config.labels).gives_splits else PROBE_FOLDS
+    given = config.parts is not None or LabelTable.read(config.labels).gives_splits
     return SweepConfig(
         data=config.data,
         labels=config.labels,
+        parts=config.parts,
         features=out / "features",
         encoders=(
             EncoderSpec(name="trained", weights=run),
@@ -143,7 +144,7 @@ def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
         methods=HEADS,
         seeds=(config.seed,),
         split=SplitConfig(seed=config.seed),
-        folds=config.folds or by_folds,
+        folds=config.folds or (None if given else PROBE_FOLDS),
         bootstrap=config.bootstrap,
         confidence=config.confidence,
         allow_pretraining_patients=config.allow_pretraining_patients,

@@ -13,7 +13,7 @@ from shards.section import Section
 
 
 class SplitConfig(Section):
-    """Shares of the patients; where the label table has a column `split`, that holds instead."""
+    """Shares of the patients; where `parts` or the labels' column `split` say it, that holds instead."""
 
     test: Fraction = 0.3
     """Enough patients for narrow intervals, while most still teach."""
@@ -50,12 +50,21 @@ def hashed_splits(patient_keys: NDArray[np.str_], config: SplitConfig) -> NDArra
     return np.where((draws >= config.test) & (draws < config.test + config.validation), "validation", chosen)
 
 
-def require_no_folds(labels: Path, folds: int | None) -> None:
-    """Raise FmctError where cross-validation is asked for of labels that say the splits."""
+def require_no_folds(said_by: Path, folds: int | None) -> None:
+    """Raise FmctError where cross-validation is asked for, and labels or parts (`said_by`) say the splits."""
     if folds is not None:
         raise FmctError(
-            f"{labels}: its column split says who is tested, and folds={folds} asks for cross-validation: "
-            "set folds=null, or take the column out"
+            f"{said_by}: its column split says who is tested, and folds={folds} asks for cross-validation: "
+            "set folds=null, or leave the column out"
+        )
+
+
+def require_one_split(parts: Path, labels: Path, labels_say: bool) -> None:
+    """Raise FmctError where the labels have a column split (`labels_say`) beside the parts."""
+    if labels_say:
+        raise FmctError(
+            f"{labels}: its column split says who is tested, and so does {parts}: set parts=null, or leave "
+            "the column out"
         )
 
 

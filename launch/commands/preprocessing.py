@@ -175,11 +175,15 @@ def labels(
         Path | None,
         typer.Option(help="... or a CSV with study_instance_uid and sop_instance_uid (CQ500: name)."),
     ] = None,
+    parts: Annotated[
+        Path | None,
+        typer.Option(help="parts.parquet of `fmct shards split`: gives the studies' column split."),
+    ] = None,
 ) -> None:
     """Key a table of labels as the volumes are keyed, so that the two can be joined without identifiers."""
     from preprocess.labels import key_labels
 
-    echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping)}")
+    echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping, parts)}")
 
 
 def trace(

@@ -123,13 +123,16 @@ def split(
     out: Out,
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PART=FRACTION]...", help="Such as train=0.8 val=0.1 test=0.1."),
+        typer.Argument(metavar="[PART=FRACTION]...", help="Such as train=0.7 validation=0.1 test=0.2."),
     ] = None,
     seed: Seed = 0,
     shard_mib: ShardMib = 1024,
     workers: Workers = 1,
 ) -> None:
-    """Divide a dataset by patients into a folder a part; without parts, only cut its shards to a size."""
+    """Divide a dataset by patients into a folder a part; without parts, only cut its shards to a size.
+
+    OUT/parts.parquet says who is in which, for `fmct probe`, `fmct sweep` and `fmct labels`.
+    """
     from shards.split import reshard, split
 
     with progress("split") as update:

@@ -7,7 +7,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.labels import cq500, plain, reference, rsna2019
+from preprocess.labels import cq500, parted, plain, reference, rsna2019
 from preprocess.labels.table import LabelTable
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards.atomic import atomic_path
@@ -44,19 +44,20 @@ def key_labels(
     format: LabelFormat = "plain",
     catalog: Path | None = None,
     mapping: Path | None = None,
+    parts: Path | None = None,
 ) -> KeyedLabels:
     """Write the labels of `source` as Parquet with studies' pseudonyms.
 
     format: `plain` (`preprocess.labels.plain`), or a public dataset's own file: stage_2_train.csv of RSNA
     2019, reads.csv of CQ500. Those name no study: `catalog`, of that dataset's scan, or `mapping`, a CSV,
-    does. `reference`: the folder of that publication's split tables (`preprocess.split_tables`). The Parquet
-    has study_key, an int8 column a label, null where unknown, and, where the source gives it, split; its rows
-    are ordered by study_key.
+    does. `reference`: the folder of that publication's split tables (`preprocess.split_tables`). parts: what
+    `fmct shards split` wrote of the volumes. The Parquet has study_key, an int8 column a label, null where
+    unknown, and, where source or parts give it, split; its rows are ordered by study_key.
 
     Raises FmctError for a source that is not of its format; it repeats no text of the source. So it does
     where `out` is one of the files that are read, was keyed with another key, or cannot be written.
     """
-    require_file(out, source, key_file, catalog, mapping)
+    require_file(out, source, key_file, catalog, mapping, parts)
     if format in ("plain", "reference"):
         if catalog or mapping:
             raise FmctError(
@@ -69,6 +70,8 @@ def key_labels(
         table = (rsna2019 if format == "rsna2019" else cq500).read(source, catalog, mapping)
     names = Pseudonymizer(key_file)
     _require_same_key(out, names, key_file)
+    if parts is not None:
+        table = parted.with_parts(table, source, parts, names)
     studies = sorted((names.study(study), study) for study in table.rows)
     columns = {"study_key": pa.array([key for key, _ in studies], pa.string())}
     for number, name in enumerate(table.names):

@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 section 9.1
 _VALUES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "": None, "nan": None, "NaN": None, "NA": None}
 """As tables have them: pandas and R write 1.0 and NA where a column has gaps."""
-_SPLITS = ("train", "validation", "test", "ood")
+SPLITS = ("train", "validation", "test", "ood")
 
 
 def read(path: Path) -> LabelTable:
@@ -42,8 +42,8 @@ def read(path: Path) -> LabelTable:
         rows[study] = tuple(label_value(path, line, name, cells[name]) for name in names)
         if SPLIT_COLUMN in cells:
             splits[study] = cells[SPLIT_COLUMN].strip()
-            if splits[study] not in _SPLITS:
-                raise FmctError(f"{path} row {line}, column {SPLIT_COLUMN}: not one of {', '.join(_SPLITS)}")
+            if splits[study] not in SPLITS:
+                raise FmctError(f"{path} row {line}, column {SPLIT_COLUMN}: not one of {', '.join(SPLITS)}")
     if not rows:
         raise FmctError(f"{path}: no rows; give a header and one row a study")
     return LabelTable(names, rows, splits or None)

@@ -52,7 +52,7 @@ class Sweep:
     def cohort(self) -> Cohort:
         """The labelled volumes; FmctError where data or labels don't fit."""
         config = self.config
-        return read_cohort(config.data, config.labels, config.tasks, config.split, config.folds)
+        return read_cohort(config.data, config.labels, config.tasks, config.split, config.folds, config.parts)
 
     @cached_property
     def _sources(self) -> dict[str, Source]:
@@ -107,7 +107,7 @@ class Sweep:
         there are results of another dataset or labels.
         """
         for table in (*ledger.TABLES, "comparisons"):
-            require_file(self.out / f"{table}.parquet", self.config.labels)
+            require_file(self.out / f"{table}.parquet", self.config.labels, self.config.parts)
         grid = units(self.config, self.cohort.tasks)
         costs = [unit.seconds(self.cohort, self.config) for unit in grid]
         allowed = self.config.allow_pretraining_patients, self.config.allow_unknown_pretraining
