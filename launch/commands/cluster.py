@@ -35,6 +35,7 @@ Stage = Literal[
     "plan",
     "preprocess",
     "collect",
+    "split",
     "train",
     "probe",
     "report",

@@ -44,26 +44,41 @@ def require_measurable(
     labels: Path,
     depth: int,
     preprocess_digest: str,
+    held_out: bool,
 ) -> None:
     """Raise FmctError where probe or sweep will refuse the trained encoder, one of `others`, or the labels.
 
     depth: blocks of the trained encoder. preprocess_digest: of the volumes that it is trained and probed on.
+    held_out: whether the pipeline holds patients out, who are tested on.
     """
     tasks, gives_splits = _read_labels(labels)
+    if held_out and gives_splits:
+        raise FmctError(f"{labels}: its column split says who is tested, and so does holdout: leave one out")
     for stage, config in (("probe", probe), ("sweep", sweep)):
+        if config and held_out and config.folds is not None:
+            raise FmctError(
+                f"{stage}: holdout says who is tested, and folds={config.folds} asks for cross-validation: "
+                "leave one out"
+            )
         if config and gives_splits:
             require_no_folds(labels, config.folds)
-        if config and not config.allow_pretraining_patients:
+        if config and not (held_out or config.allow_pretraining_patients):
             raise FmctError(
-                f"{stage}: here the tested patients are among those of the pretraining (without labels); set "
-                "allow_pretraining_patients=true to have that reported beside the results"
+                f"{stage}: here the tested patients are among those of the pretraining (without labels); "
+                "give holdout, or set allow_pretraining_patients=true to have that reported beside the results"
             )
     if sweep is None:
         return
     if unknown := set(sweep.tasks or ()) - set(tasks):
         raise FmctError(f"sweep: {labels} has no task {min(unknown)}, only {', '.join(tasks)}")
     _require_layers("trained", sweep.layers, depth)
+    told = sweep.allow_pretraining_patients or sweep.allow_unknown_pretraining
     for spec in others:
+        if not told and spec.pretraining_patients is None:
+            raise FmctError(
+                f"encoder {spec.name}: nobody knows whom its pretraining saw; give it its `pretraining`, or "
+                "set the sweep's allow_unknown_pretraining=true to have that reported"
+            )
         _require_encoder(spec, sweep.layers, preprocess_digest)
 
 

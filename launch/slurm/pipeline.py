@@ -25,12 +25,15 @@ from fmct_hpc.train.start import require_start
 from fmct_hpc.train.understood import require_understood
 from launch.config import Model, load
 from launch.slurm import stages
+from launch.slurm.holdout import Holdout
 from launch.slurm.inputs import require_inputs, require_measurable
 from launch.slurm.site import Site
 from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
 from shards.errors import FmctError
+from shards.parts import PARTS_NAME
 from shards.section import Section
+from shards.split import SPLIT_NAME
 
 Place = Annotated[Path, AfterValidator(Path.absolute)]
 """A path from /, or from where the command is called."""
@@ -84,6 +87,8 @@ class Pipeline(Section):
     out: Place
     """Folder for catalog, data, run, probe and report."""
     preprocess: Preprocessing = Preprocessing()
+    holdout: Holdout | None = None
+    """None: pretraining sees everybody, and probe and sweep say that it has seen whom they test on."""
     train: Training = Training()
     probe: Recipe = Recipe()
     sweep: Sweeping | None = None
@@ -120,14 +125,20 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
 
     preparing = _resolved("preprocess", PreprocessConfig, pipeline.preprocess, [f"key_file={key}"])
     volumes = data / preparing.output.formats[0]
+    held = pipeline.holdout
+    parts = out / "parts"
+    seen = parts / "train" if held else volumes
+    tested = [f"data={volumes}", f"labels={labels}", *([f"parts={parts / PARTS_NAME}"] if held else [])]
     # The recipe that is kept gives every key, those among them that a run of an earlier version lacked.
-    training = as_begun(_resolved("train", TrainConfig, pipeline.train, [f"data.path={volumes}"]), run)
-    probing = _resolved("probe", ProbeConfig, pipeline.probe, [f"data={volumes}", f"labels={labels}"])
-    sweeping = _sweep_config(pipeline.sweep, out, volumes, labels) if pipeline.sweep else None
+    training = as_begun(_resolved("train", TrainConfig, pipeline.train, [f"data.path={seen}"]), run)
+    probing = _resolved("probe", ProbeConfig, pipeline.probe, tested)
+    sweeping = _sweep_config(pipeline.sweep, out, tested) if pipeline.sweep else None
     if not newest_step(run):
         require_start(training, run)
     others = pipeline.sweep.encoders if pipeline.sweep else ()
-    require_measurable(probing, sweeping, others, pipeline.labels, training.model.depth, preparing.digest())
+    require_measurable(
+        probing, sweeping, others, pipeline.labels, training.model.depth, preparing.digest(), held is not None
+    )
     nodes, ranks = pipeline.train.nodes, pipeline.train.ranks_per_node or max(1, site.train.gpus_per_node)
     training.accumulation(nodes * ranks)
     require_understood(training)
@@ -143,6 +154,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     plan = stages.plan_job(catalog, data, arguments["preprocess"], site)
     array = stages.preprocess_array(catalog, data, arguments["preprocess"], shares, site)
     collect = stages.collect_job(catalog, data, arguments["preprocess"], site)
+    split = stages.split_job(volumes, parts, held.arguments, site) if held else None
     train = stages.train_job(run, arguments["train"], nodes, ranks, site)
     measure = stages.probe_job([run], probe, arguments["probe"], site)
     report = stages.report_job(out / "report.html", data, run, probe, labels, site)
@@ -151,7 +163,9 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     array = replace(array, after_success=(plan.name,))
     # Whatever came of the array, collecting says best what is missing, and fails if anything is.
     collect = replace(collect, after_success=(plan.name,), after_end=(array.name,))
-    train = replace(train, after_success=(collect.name,))
+    if split:
+        split = replace(split, after_success=(collect.name,))
+    train = replace(train, after_success=((split or collect).name,))
     measure = replace(measure, after_success=(train.name, *(() if keyed else (key_labels.name,))))
     report = replace(report, after_success=(measure.name,))
 
@@ -164,6 +178,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
         Step(
             "collect", collect, data / "slurm", (data / "summary.json", volumes / "dataset.json"), preprocess
         ),
+        *([Step("split", split, parts / "slurm", (parts / SPLIT_NAME,), shape=str(held))] if split else []),
         Step("train", train, run / "slurm", (run / "encoder.safetensors",), recipes["train"]),
         Step("probe", measure, probe / "slurm", (probe / "results.json",), recipes["probe"]),
         Step("report", report, out / "slurm", (out / "report.html",)),
@@ -173,8 +188,11 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     return _named([step for step in found if step.stage != "labels" or not keyed], out)
 
 
-def _sweep_config(sweep: Sweeping, out: Path, volumes: Path, labels: Path) -> SweepConfig:
-    """The whole configuration of a sweep over the trained encoder, the same untrained, and others."""
+def _sweep_config(sweep: Sweeping, out: Path, tested: list[str]) -> SweepConfig:
+    """The whole configuration of a sweep over the trained encoder, the same untrained, and others.
+
+    tested: what says on what, as overrides.
+    """
     run = out / "run"
     encoders = [
         EncoderSpec(name="trained", weights=run),
@@ -182,8 +200,8 @@ def _sweep_config(sweep: Sweeping, out: Path, volumes: Path, labels: Path) -> Sw
         *sweep.encoders,
     ]
     given = json.dumps([spec.model_dump(mode="json") for spec in encoders])
-    own = [f"data={volumes}", f"labels={labels}", f"features={out / 'features'}", f"encoders={given}"]
-    return _resolved("sweep", SweepConfig, sweep, own)
+    own = [f"features={out / 'features'}", f"encoders={given}"]
+    return _resolved("sweep", SweepConfig, sweep, [*tested, *own])
 
 
 def _sweep(

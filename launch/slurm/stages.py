@@ -56,6 +56,13 @@ def collect_job(catalog: Path, out: Path, configuration: list[str], site: Site) 
     return Job("fmct-collect", (command,), site.light)
 
 
+def split_job(volumes: Path, out: Path, arguments: tuple[str, ...], site: Site) -> Job:
+    """Divides the volumes by patients, with as many writers as the site gives preprocessing cores."""
+    workers = str(site.preprocess.cpus_per_task)
+    command = fmct(site, "shards", "split", volumes, "--out", out, *arguments, "--workers", workers)
+    return Job("fmct-split", (command,), site.preprocess, kept=("--out", str(out)))
+
+
 def train_job(run: Path, configuration: list[str], nodes: int, ranks_per_node: int, site: Site) -> Job:
     """One job of nodes × ranks_per_node ranks; the site's cache comes before the user's own."""
     cache = [f"data.cache={site.cache}"] if site.cache else []

@@ -201,6 +201,56 @@ def test_a_mistake_is_found_before_anything_is_submitted(recipe, override, expec
         chain(recipe, override)
 
 
+@pytest.fixture
+def unsplit(recipe: Path, tmp_path: Path) -> Path:
+    """The recipe, for labels that don't say who is tested."""
+    (tmp_path / "labels.csv").write_text("study_instance_uid,bleed\n1.2,1\n1.3,0\n")
+    os.utime(tmp_path / "labels.csv", (1, 1))
+    return recipe
+
+
+def test_what_is_held_out_is_tested_on_and_not_trained_on(unsplit, tmp_path):
+    found = chain(unsplit, "holdout={test: 0.3, seed: 5}", "sweep={set: []}")
+    stage = {step.job.name: step.stage for step in found}
+    waits = {step.stage: [stage[name] for name in step.job.after_success] for step in found}
+    assert (waits["split"], waits["train"]) == (["collect"], ["split"])
+    (split,) = (step.job for step in found if step.stage == "split")
+    words = split.commands[0]
+    assert words[words.index("shards") + 1 :][:-2] == (
+        *("split", str(tmp_path / "out/data/zarr"), "--out", str(tmp_path / "out/parts")),
+        *("train=0.6", "validation=0.1", "test=0.3", "--seed", "5"),
+    )
+    given = {step.stage: yaml.safe_load(step.recipe[1]) for step in found if step.recipe}
+    assert given["train"]["data"]["path"] == str(tmp_path / "out/parts/train")
+    for measured in ("probe", "sweep"):
+        assert given[measured]["data"] == str(tmp_path / "out/data/zarr")
+        assert given[measured]["parts"] == str(tmp_path / "out/parts/parts.parquet")
+    other = chain(unsplit, "holdout={test: 0.4, seed: 5}")
+    assert {step.job.name for step in other if step.stage == "split"}.isdisjoint(stage)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["holdout={test: 0.9}"], "test and validation leave no patient"),
+        (["holdout={tets: 0.9}"], "did you mean test"),
+        (["holdout={}", "probe.set=[folds=5]"], "probe: holdout says who is tested, and folds=5"),
+        (
+            ["holdout={}", "sweep={set: [], encoders: [{name: a, function: 'peer_encoder:tiny'}]}"],
+            "encoder a: nobody knows whom its pretraining saw; .* allow_unknown_pretraining=true",
+        ),
+    ],
+)
+def test_a_hold_out_that_can_not_be_is_found_before_anything_is_submitted(unsplit, overrides, expected):
+    with pytest.raises(FmctError, match=expected):
+        chain(unsplit, *overrides)
+
+
+def test_labels_that_say_who_is_tested_leave_nobody_to_hold_out(recipe):
+    with pytest.raises(FmctError, match=r"labels.csv: its column split .* and so does holdout"):
+        chain(recipe, "holdout={}")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
