@@ -4,10 +4,11 @@ fmct_hpc finds this module by the entry point `fmct_hpc.readers`, for it must no
 """
 
 import logging
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_catalog
 from preprocess.privacy.deface import deface
+from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.qc.check import check, require_whole_head
 from preprocess.qc.plausible import shown
 from preprocess.reasons import Reason, Rejection
@@ -27,11 +29,22 @@ from preprocess.select.study import as_rejection, select_study, studies
 from preprocess.volume.array_volume import array_volume
 from preprocess.volume.build import Volume, build_volume
 from preprocess.volume.formats import format_of, open_volume
-from shards.errors import FmctError
+from shards.errors import FmctError, RefusedError
 from shards.info import preprocessing_digest
 from shards.newer import newer
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NewScan(Volume):
+    """A volume, and where it comes from."""
+
+    path: Path | None = None
+    """The file, or the folder of DICOM; None of an array."""
+    study_key: str | None = None
+    """As `fmct preprocess` gives them with the same key file; None without one, and of what is no DICOM."""
+    patient_key: str | None = None
 
 
 def configuration(record: Mapping[str, Any] | None, digest: str | None) -> PreprocessConfig:
@@ -61,18 +74,67 @@ def configuration(record: Mapping[str, Any] | None, digest: str | None) -> Prepr
     return config
 
 
-def read(path: Path, record: Mapping[str, Any] | None, digest: str | None) -> Iterator[Volume]:
-    """Volumes of DICOM (folder, archive, multi-frame file) or of a volume's file, as `fmct preprocess` makes.
+def read(
+    path: Path, record: Mapping[str, Any] | None, digest: str | None, key_file: Path | None = None
+) -> Iterator[NewScan]:
+    """Volumes of DICOM (folder, archive, multi-frame file) or of volumes' files, as `fmct preprocess` makes.
 
-    record, digest: of the encoder's preprocessing. DICOM gives what the recorded selection takes, a volume a
-    study with `keep: best`. Raises FmctError with the reason where that is nothing.
+    path: of a folder without DICOM all volumes' files (NIfTI, NRRD, MetaImage) are taken, in the order of
+    their paths; those beside DICOM are not. record, digest: of the encoder's preprocessing. DICOM gives what
+    the recorded selection takes, a volume a study with `keep: best`, with the keys of `key_file`.
+
+    Raises FmctError with the reason where that is nothing, and, after all others, for each file that gave
+    nothing, by its number in that order.
     """
     config = configuration(record, digest)
+    names = Pseudonymizer(key_file) if key_file else None
     if format_of(path):
-        return iter([read_array(*_load(path), record, digest, name=str(path))])
+        return iter([_read_file(path, record, digest)])
     if not path.exists():
         raise FmctError(f"{path}: no such file or folder")
-    return _read_dicom(path, config)
+    if path.is_dir() and (files := _volume_files(path)):
+        if _has_dicom(path):
+            log.warning(
+                "%d NIfTI and other files beside DICOM are not read: give their own paths", len(files)
+            )
+        else:
+            return _read_files(path, files, record, digest)
+    return _read_dicom(path, config, names)
+
+
+def _volume_files(folder: Path) -> list[Path]:
+    """The files below it that are volumes by their names, without hidden ones, ordered by their paths."""
+    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name[0] != ".")
+    return sorted(file for file in found if format_of(file))
+
+
+def _has_dicom(folder: Path) -> bool:
+    with tempfile.TemporaryDirectory(prefix="fmct-") as private:
+        try:
+            scan(folder, Path(private) / "catalog.parquet")
+        except RefusedError:
+            raise
+        except FmctError:
+            return False
+    return True
+
+
+def _read_files(
+    folder: Path, files: list[Path], record: Mapping[str, Any] | None, digest: str | None
+) -> Iterator[NewScan]:
+    refused = []
+    for number, file in enumerate(files, 1):
+        try:
+            yield _read_file(file, record, digest)
+        except FmctError as error:  # by number, for its name may spell a patient's
+            said = str(error).replace(str(file), f"file {number} of {len(files)} by name")
+            refused.append(f"{folder}: {said}")
+    if refused:
+        raise FmctError("\n".join(refused))
+
+
+def _read_file(path: Path, record: Mapping[str, Any] | None, digest: str | None) -> NewScan:
+    return replace(read_array(*_load(path), record, digest, name=str(path)), path=path)
 
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +156,7 @@ def read_array(
     digest: str | None,
     slice_axis: int = 0,
     name: str = "array",
-) -> Volume:
+) -> NewScan:
     """The volume of an array of HU whose `affine` (4, 4) maps its index to patient LPS mm.
 
     slice_axis: the axis from slice to slice. Raises FmctError, under `name`, where it is no head in HU.
@@ -102,7 +164,7 @@ def read_array(
     config = configuration(record, digest)
     try:
         volume = array_volume(hu, affine, slice_axis, config.grid, config.select)
-        return _finished(volume, config)
+        return NewScan(**vars(_finished(volume, config)))
     except Rejection as rejection:
         raise FmctError(f"{name}: refused: {rejection}") from None
 
@@ -121,7 +183,7 @@ def _finished(volume: Volume, config: PreprocessConfig, whole: bool = False) -> 
     return replace(volume, voxels=deface(volume.voxels, config.grid.spacing_mm))
 
 
-def _read_dicom(path: Path, config: PreprocessConfig) -> Iterator[Volume]:
+def _read_dicom(path: Path, config: PreprocessConfig, names: Pseudonymizer | None) -> Iterator[NewScan]:
     with tempfile.TemporaryDirectory(prefix="fmct-") as private:
         folder, catalog = path, Path(private) / "catalog.parquet"
         if not path.is_dir():  # a scan takes folders
@@ -133,20 +195,23 @@ def _read_dicom(path: Path, config: PreprocessConfig) -> Iterator[Volume]:
         except FmctError as error:
             raise FmctError(str(error).replace(str(folder), str(path))) from None
         series = read_catalog(catalog)
-        yield from _volumes(path, series, config)
+        yield from _volumes(path, series, config, names)
 
 
-def _volumes(path: Path, series: list[Series], config: PreprocessConfig) -> Iterator[Volume]:
+def _volumes(
+    path: Path, series: list[Series], config: PreprocessConfig, names: Pseudonymizer | None
+) -> Iterator[NewScan]:
     made = 0
     rejected: Counter[str] = Counter()
     refused = divided(series)
     for study in studies(series):
-        built: list[Volume] = []
+        built: list[NewScan] = []
 
-        def build(candidate: Candidate, whole: bool, built: list[Volume] = built) -> Rejection | None:
+        def build(candidate: Candidate, whole: bool, built: list[NewScan] = built) -> Rejection | None:
             try:
                 volume = build_volume(candidate.series, config.grid, config.select)
-                built.append(_finished(volume, config, whole))
+                known = vars(_finished(volume, config, whole))
+                built.append(NewScan(**known, path=path, **_keys(candidate.series, names)))
             except Exception as error:
                 return as_rejection(error)
             return None
@@ -160,3 +225,12 @@ def _volumes(path: Path, series: list[Series], config: PreprocessConfig) -> Iter
         raise FmctError(f"{path}: none of {len(series)} series is a head CT for this encoder: {reasons}")
     if reasons:
         log.info("series that are not used: %s", reasons)
+
+
+def _keys(series: Series, names: Pseudonymizer | None) -> dict[str, Any]:
+    if names is None:
+        return {}
+    return {
+        "study_key": names.study(series.study_uid),
+        "patient_key": names.patient(series.patient_id, series.study_uid),
+    }

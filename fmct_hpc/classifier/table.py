@@ -142,7 +142,7 @@ class Predictions:
         return self.out / PARTS / f"{number:06d}-{digest[:16]}.parquet"
 
     def _rows(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        scans = read_scans(piece.path, self._loaded.encoder.info, piece.rows)
+        scans = read_scans(piece.path, self._loaded.encoder.info, rows=piece.rows)
         predictions = self._loaded.of_scans(scans, self.batch, self.device)
         try:
             for prediction in of_path(piece.number, piece.path, predictions):

@@ -1,8 +1,7 @@
 """Features of new scans: the CLS token, and each patch's token with where the patch lies in the patient."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fmct_hpc.inference.readers import Scan, read_array, read_scans
+from fmct_hpc.inference.readers import Scan, in_groups, read_all, read_array
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import load_weights
@@ -33,7 +32,12 @@ class ScanFeatures:
     (D, H, W): from inferior, posterior, left."""
     centres_mm: NDArray[np.float64]
     """(N, 3): the patches' centres in patient coordinates (LPS), mm; some lie outside the scan."""
-    flags: tuple[str, ...] | None
+    study_key: str | None = None
+    """HMAC of the study, as labels have it: a shard dataset's, or by `key_file`; None where neither is."""
+    patient_key: str | None = None
+    path: Path | None = None
+    """The source, or the file in it; None of an array. It may spell a name."""
+    flags: tuple[str, ...] | None = None
     """What the checks of preprocessing found; None of a shard dataset's volume, whose manifest has them."""
 
     @property
@@ -43,22 +47,24 @@ class ScanFeatures:
 
 
 def features(
-    source: Path | str | NDArray[Any],
+    source: Path | str | Sequence[Path | str] | NDArray[Any],
     encoder: Path | str | tuple[VisionTransformer, EncoderInfo],
     *,
     affine: NDArray[np.float64] | None = None,
     batch: int = 4,
     device: str = "cpu",
+    key_file: Path | str | None = None,
 ) -> Iterator[ScanFeatures]:
     """Features of the head CTs at `source`, preprocessed as the encoder's training volumes were.
 
-    source: DICOM files in a folder (one exam or many), an archive or one multi-frame file, a NIfTI file, a
-    shard dataset, or an array of HU (D, H, W) with `affine`, (4, 4), which maps its index (d, h, w, 1) to
-    patient LPS mm. encoder: a run folder, one of its checkpoints, an encoder.safetensors, a checkpoint file
-    of the reference, or what `load_encoder` gave. batch: scans that pass the encoder at once.
+    source: DICOM files in a folder (one exam or many), an archive or one multi-frame file, a NIfTI file or a
+    folder of them, a shard dataset, or several of these; or an array of HU (D, H, W) with `affine`, (4, 4),
+    which maps its index (d, h, w, 1) to patient LPS mm. encoder: a run folder, one of its checkpoints, an
+    encoder.safetensors, a checkpoint file of the reference, or what `load_encoder` gave. batch: scans that
+    pass the encoder at once. key_file: of `fmct keygen`, for the keys of DICOM's studies and patients.
 
     Raises FmctError, with the reason, for a source that holds no head CT that the encoder takes: an MR, a
-    chest, a wrong spacing, volumes of another preprocessing.
+    chest, a wrong spacing, volumes of another preprocessing; of several sources or files after all others.
     """
     model, info = encoder if isinstance(encoder, tuple) else load_weights(Path(encoder))
     if isinstance(source, np.ndarray):
@@ -66,7 +72,10 @@ def features(
             raise FmctError("an array needs its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
         scans: Iterable[Scan] = [read_array(source, np.asarray(affine, np.float64), info)]
     else:
-        scans = read_scans(Path(source), info)
+        paths = [Path(one) for one in ([source] if isinstance(source, Path | str) else source)]
+        if not paths:
+            raise FmctError("no path is given: name folders or files")
+        scans = read_all(paths, info, Path(key_file) if key_file else None)
     place = usable_device(device)
     return of_scans(scans, model.to(place).eval(), info, batch, place)
 
@@ -80,8 +89,7 @@ def of_scans(
     device: torch.device = CPU,
 ) -> Iterator[ScanFeatures]:
     """Features of scans as `fmct_hpc.inference.readers` gives them, by a model on `device`."""
-    waiting = iter(scans)
-    while group := list(islice(waiting, batch)):
+    for group in in_groups(scans, batch):
         views = torch.cat([info.view(scan.voxels, scan.spacing_mm) for scan in group])
         views = views.to(device)
         kept = model.kept(views)
@@ -94,4 +102,7 @@ def of_scans(
                 patches=of_scan[model.prefix :],
                 centres_mm=info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine)[own],
                 flags=scan.flags,
+                study_key=scan.study_key,
+                patient_key=scan.patient_key,
+                path=scan.path,
             )

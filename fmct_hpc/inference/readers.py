@@ -4,7 +4,7 @@ The reader of DICOM and NIfTI is preprocessing's, which this package must not im
 registers it as an entry point of the group `fmct_hpc.readers`. So may another's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -31,7 +31,12 @@ class Scan(NamedTuple):
     """HU (D, H, W) growing towards superior, anterior, right."""
     affine: NDArray[np.float64]
     """(4, 4): (d, h, w, 1) to patient LPS mm."""
-    flags: tuple[str, ...] | None
+    study_key: str | None = None
+    """A dataset's own, or by the key file; None where there is neither."""
+    patient_key: str | None = None
+    path: Path | None = None
+    """What it was read from; None of an array."""
+    flags: tuple[str, ...] | None = None
     """What the checks of preprocessing found; None of a dataset's volume, whose manifest has them."""
 
     @property
@@ -44,6 +49,9 @@ class Scan(NamedTuple):
 class Read(Protocol):
     """What a reader makes of one scan."""
 
+    path: Path | None
+    study_key: str | None
+    patient_key: str | None
     voxels: NDArray[np.int16]
     affine: NDArray[np.float64]
     source_digest: str
@@ -58,8 +66,10 @@ class Reader(Protocol):
     both None where it was not ours. Both raise FmctError with the reason for what the encoder can't take.
     """
 
-    def read(self, path: Path, record: Mapping[str, Any] | None, digest: str | None) -> Iterator[Read]:
-        """Volumes of a file or folder."""
+    def read(
+        self, path: Path, record: Mapping[str, Any] | None, digest: str | None, key_file: Path | None
+    ) -> Iterator[Read]:
+        """Volumes of a file or folder; key_file: what studies and patients are keyed with, if wanted."""
         ...
 
     def read_array(
@@ -73,16 +83,32 @@ class Reader(Protocol):
         ...
 
 
-def read_scans(path: Path, info: EncoderInfo, rows: range | None = None) -> Iterator[Scan]:
+def read_all(paths: Sequence[Path], info: EncoderInfo, key_file: Path | None = None) -> Iterator[Scan]:
+    """The volumes at all `paths`; what gives none is told at the end, by an FmctError of a line each."""
+    refused = []
+    for path in paths:
+        try:
+            yield from read_scans(path, info, key_file)
+        except FmctError as error:
+            if len(paths) == 1:
+                raise
+            refused.append(str(error))
+    if refused:
+        raise FmctError("\n".join(refused))
+
+
+def read_scans(
+    path: Path, info: EncoderInfo, key_file: Path | None = None, rows: range | None = None
+) -> Iterator[Scan]:
     """The volumes at `path`: a shard dataset's, or what the registered reader makes of it.
 
-    rows: only these of a dataset.
-    Raises FmctError where it holds none that the encoder takes.
+    key_file: the site's, for the keys of studies and patients in DICOM. rows: only these of a dataset. Raises
+    FmctError where it holds none that the encoder takes, or, after the others, some.
     """
     if (path / FILE_NAME).is_file():
         yield from _read_dataset(path, info, rows)
         return
-    for volume in _reader().read(path, info.preprocessing, info.preprocess_digest):
+    for volume in _reader().read(path, info.preprocessing, info.preprocess_digest, key_file):
         yield _scan(volume)
 
 
@@ -91,8 +117,32 @@ def read_array(hu: NDArray[Any], affine: NDArray[np.float64], info: EncoderInfo)
     return _scan(_reader().read_array(hu, affine, info.preprocessing, info.preprocess_digest))
 
 
+def in_groups(scans: Iterable[Scan], size: int) -> Iterator[list[Scan]]:
+    """Groups of `size`, and before an FmctError those that came before it."""
+    group: list[Scan] = []
+    try:
+        for scan in scans:
+            group.append(scan)
+            if len(group) == size:
+                yield group
+                group = []
+    except FmctError:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
 def _scan(volume: Read) -> Scan:
-    return Scan(volume.source_digest[:KEY_DIGITS], volume.voxels, volume.affine, tuple(volume.flags))
+    origin = {name: getattr(volume, name) for name in ("study_key", "patient_key", "path")}
+    return Scan(
+        key=volume.source_digest[:KEY_DIGITS],
+        voxels=volume.voxels,
+        affine=volume.affine,
+        flags=tuple(volume.flags),
+        **origin,
+    )
 
 
 def _read_dataset(path: Path, info: EncoderInfo, rows: range | None) -> Iterator[Scan]:
@@ -100,8 +150,14 @@ def _read_dataset(path: Path, info: EncoderInfo, rows: range | None) -> Iterator
     require_same_preprocessing(dataset, info.preprocess_digest, info.preprocessing, "the encoder")
     for number in range(len(dataset)) if rows is None else rows:
         record = dataset.record(number)
-        affine = np.array(record.affine).reshape(4, 4)
-        yield Scan(record.key, dataset.read(number), affine, flags=None)
+        yield Scan(
+            key=record.key,
+            study_key=record.study_key,
+            patient_key=record.patient_key,
+            path=path,
+            voxels=dataset.read(number),
+            affine=np.array(record.affine).reshape(4, 4),
+        )
 
 
 def _reader() -> Reader:

@@ -20,11 +20,12 @@ from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.names import inside
-from shards.places import require_folder
+from shards.places import require_file, require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE = "features.parquet"
 Result = TypeVar("Result")
+MAP = pa.schema([(name, pa.string()) for name in ("path", "key", "study_key", "patient_key", "reason")])
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class Written:
     """What came of the paths."""
 
     scans: int
+    paths: int
+    """That gave any."""
     flags: Counter[str]
     """Scans by what the checks of preprocessing found."""
     refused: tuple[str, ...]
-    """Why a path gave nothing, a line each, which names it by its number and not by its text."""
+    """Why a path gave nothing, or some of its files didn't, in lines that name it by its number alone."""
 
 
 def write_features(
@@ -45,23 +48,31 @@ def write_features(
     batch: int = 4,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    key_file: Path | None = None,
+    private_map: Path | None = None,
 ) -> Written:
     """Write each scan's features, and a table of them all.
 
     `out`/KEY.safetensors holds cls (width,), patches (N, width) and centres_mm (N, 3), LPS mm.
     features.parquet has a row a scan, in order: path (its number among the paths given, from 0), key, cls,
-    mean and flags (null for a shard dataset's volumes). Neither names a patient or a path. progress: called
-    with paths done and in all.
+    mean, flags (null for a shard dataset's volumes), study_key and patient_key (null of DICOM without
+    `key_file`, and of other files). Neither names a patient or a path. progress: called with paths done and
+    in all.
+
+    private_map: Parquet to write, which its owner alone can read, a row a scan: path, the file or folder that
+    it was read from, key, study_key and patient_key; and a row a refused path, with the reason.
 
     Raises FmctError where the encoder cannot be loaded, `out` takes no files, or holds features of another
     encoder or of scans that the paths don't have; a path that cannot be used is told in the result.
     """
     require_folder(out)
+    if private_map is not None:
+        require_file(private_map, encoder, key_file, *paths)
     loaded = load_weights(encoder)
     encoded_by = Origin.of(None, OurEncoder(*loaded).digest)
     with writing(out, "fmct features"):
         claim(out, Subject(command="features", sources={"encoder": encoded_by}), [TABLE])
-        return _write_all(paths, loaded, out, batch, device, progress)
+        return _write_all(paths, loaded, out, batch, device, progress, key_file, private_map)
 
 
 def _write_all(
@@ -71,28 +82,38 @@ def _write_all(
     batch: int,
     device: str,
     progress: Callable[[int, int], None],
+    key_file: Path | None,
+    private_map: Path | None,
 ) -> Written:
     rows: list[dict[str, Any]] = []
+    places: list[dict[str, str | None]] = []
     refused: list[str] = []
     for number, path in enumerate(paths):
         try:
-            for scan in of_path(number, path, features(path, loaded, batch=batch, device=device)):
+            read = features(path, loaded, batch=batch, device=device, key_file=key_file)
+            for scan in of_path(number, path, read):
                 _write(scan, out)
                 of_scan = {name: getattr(scan, name) for name in ("key", "cls", "mean", "flags")}
-                rows.append({"path": number, **of_scan})
+                keys = {"study_key": scan.study_key, "patient_key": scan.patient_key}
+                rows.append({"path": number, **of_scan, **keys})
+                places.append({"path": _text(scan.path or path), "key": scan.key, **keys, "reason": None})
         except FmctError as error:
             refused.append(str(error))
+            places.append({"path": _text(path), "reason": str(error)})
         progress(number + 1, len(paths))
     if rows:
         _require_all({row["key"] for row in rows}, out, refused)
         width = len(rows[0]["cls"])
         vector = pa.list_(pa.float32(), width)
         columns = {"path": pa.int32(), "key": pa.string(), "cls": vector, "mean": vector}
-        schema = pa.schema([*columns.items(), ("flags", pa.list_(pa.string()))])
+        columns |= {"flags": pa.list_(pa.string()), "study_key": pa.string(), "patient_key": pa.string()}
         with atomic_path(out / TABLE) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+            pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(columns)), temporary)
+    if private_map is not None:
+        with atomic_path(private_map, 0o600) as temporary:
+            pq.write_table(pa.Table.from_pylist(places, schema=MAP), temporary)
     flags = Counter(flag for row in rows for flag in row["flags"] or ())
-    return Written(len(rows), flags, tuple(refused))
+    return Written(len(rows), len({row["path"] for row in rows}), flags, tuple(refused))
 
 
 def of_path(number: int, path: Path, scans: Iterator[Result]) -> Iterator[Result]:
@@ -110,7 +131,13 @@ def of_path(number: int, path: Path, scans: Iterator[Result]) -> Iterator[Result
         raise FmctError(f"path {number}: {os.strerror(error.errno).lower()}; get the right to it") from None
     except FmctError as error:
         alone = rf"(?<![^\s(]){re.escape(str(path))}(?![^\s/:;,)])"
-        raise FmctError(f"path {number}: {re.sub(alone, 'it', str(error))}") from None
+        lines = re.sub(alone, "it", str(error)).splitlines()
+        raise FmctError("\n".join(f"path {number}: {line}" for line in lines)) from None
+
+
+def _text(path: Path) -> str:
+    """From /, whatever its bytes."""
+    return os.fsencode(path.absolute()).decode(errors="backslashreplace")
 
 
 def _require_all(keys: set[str], out: Path, refused: list[str]) -> None:

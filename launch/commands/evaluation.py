@@ -39,12 +39,22 @@ def probe(
 def features(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="DICOM folders or archives, NIfTI files, shard datasets."),
+        typer.Argument(
+            metavar="PATH...",
+            help="DICOM folders or archives, NIfTI files or folders of them, shard datasets.",
+        ),
     ],
     encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
     out: Annotated[Path, typer.Option(help="Folder for the features.")],
     batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
     device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
+    key_file: Annotated[
+        Path | None, typer.Option(help="The HMAC key, for the keys of studies and patients in the table.")
+    ] = None,
+    private_map: Annotated[
+        Path | None,
+        typer.Option(help="Parquet to write that says which path each key is of; readable by you alone."),
+    ] = None,
 ) -> None:
     """Run an encoder on new scans, preprocessed as those it was trained on.
 
@@ -52,10 +62,13 @@ def features(
     others are done; the exit code is then 2.
     """
     from fmct_hpc.inference.write import write_features
+    from preprocess.privacy.deidentify import Pseudonymizer
 
+    if key_file is not None:
+        Pseudonymizer(key_file)  # refused once, and not for each path
     with progress("scans") as update:
-        written = write_features(paths, encoder, out, batch, device, update)
-    echo(f"{out}: features of {written.scans} scans of {len(paths) - len(written.refused)} paths")
+        written = write_features(paths, encoder, out, batch, device, update, key_file, private_map)
+    echo(f"{out}: features of {written.scans} scans of {written.paths} paths")
     if written.flags:
         found = ", ".join(f"{count} {flag}" for flag, count in written.flags.most_common())
         echo(f"flagged scans: {found}")

@@ -65,7 +65,7 @@ def require_measurable(
         if config and not (held_out or config.allow_pretraining_patients):
             raise FmctError(
                 f"{stage}: here the tested patients are among those of the pretraining (without labels); "
-                "give holdout, or set allow_pretraining_patients=true to have that reported beside the results"
+                "give holdout, or set allow_pretraining_patients=true to have it reported beside the results"
             )
     if sweep is None:
         return

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
@@ -305,3 +306,84 @@ def test_features_of_other_scans_or_of_another_encoder_are_not_replaced(
         write_features([data], tmp_path / "other", out)
     assert (out / "features.parquet").read_bytes() == before
     assert write_features([data, tmp_path / "one"], encoder, out).scans == STUDIES + 1
+
+
+def test_a_folder_of_files_gives_what_each_file_gives(tmp_path: Path, encoder: Path) -> None:
+    loaded = load_encoder(encoder)
+    hu, affine = as_array(axial(slices=20, gap=6.0))
+    folder = tmp_path / "Doe^Jane"
+    (folder / "deeper").mkdir(parents=True)
+    files = [folder / "a.nii.gz", folder / "b.nii", folder / "deeper" / "c.nii"]
+    files = [write_nifti(np.roll(hu, n, axis=1), affine, file) for n, file in enumerate(files)]
+    (folder / "a.json").write_text("{}")
+    (folder / "._a.nii.gz").write_text("a file server's")
+    alone = [next(fmct_hpc.features(file, loaded)) for file in files]
+    assert len({scan.key for scan in alone}) == 3
+    for source in (folder, files, [str(folder)]):
+        found = list(fmct_hpc.features(source, loaded, batch=2))
+        assert [(scan.key, scan.path) for scan in found] == [(scan.key, scan.path) for scan in alone]
+        for scan, same in zip(found, alone, strict=True):
+            assert scan.patches == pytest.approx(same.patches, abs=1e-5)
+            assert (scan.study_key, scan.patient_key) == (None, None)
+    # What is refused comes behind the others, by its number, and loses none of them.
+    (folder / "b.nii").write_text("no image")
+    scans = fmct_hpc.features(folder, loaded, batch=4)
+    assert [next(scans).key, next(scans).key] == [alone[0].key, alone[2].key]
+    with pytest.raises(FmctError, match=r"file 2 of 3 by name: not a readable NIfTI file"):
+        next(scans)
+    several = fmct_hpc.features([tmp_path / "absent", files[0], tmp_path / "gone"], loaded)
+    assert next(several).key == alone[0].key
+    with pytest.raises(FmctError) as caught:
+        next(several)
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        *(str(tmp_path / name) for name in ("absent", "gone")),
+    ]
+    with pytest.raises(FmctError, match="no path is given"):
+        fmct_hpc.features([], loaded)
+    written = write_features([folder, files[0]], encoder, tmp_path / "out")
+    assert (written.scans, written.paths) == (3, 2)
+    assert written.refused == (
+        "path 0: it: file 2 of 3 by name: not a readable NIfTI file (WrapStructError)",
+    )
+
+
+def test_dicom_beside_other_files_is_what_a_folder_gives(tmp_path: Path, encoder: Path) -> None:
+    acquisition = axial(slices=20, gap=6.0)
+    write_series(tmp_path / "exam", 0, 1, acquisition)
+    (alone,) = fmct_hpc.features(tmp_path / "exam", encoder)
+    write_nifti(as_array(acquisition)[0] * 0, as_array(acquisition)[1], tmp_path / "exam" / "mask.nii")
+    (found,) = fmct_hpc.features(tmp_path / "exam", encoder)
+    assert found.key == alone.key
+
+
+def test_the_key_file_gives_the_keys_of_shards_and_labels_and_a_map_for_its_owner(
+    tmp_path: Path, export: Export, data: Path, encoder: Path
+) -> None:
+    dataset = Dataset.open(data)
+    stored = {
+        dataset.record(i).source_digest[:32]: (dataset.record(i).study_key, dataset.record(i).patient_key)
+        for i in range(len(dataset))
+    }
+    key, private = export.config().key_file, tmp_path / "map.parquet"
+    private.touch(mode=0o666)
+    paths = [str(export.folder), str(tmp_path / "absent"), str(data)]
+    options = ["--encoder", str(encoder), "--out", str(tmp_path / "out")]
+    keyed = ["--key-file", str(key), "--private-map", str(private)]
+    done = CliRunner().invoke(app, ["features", *paths, *options, *keyed])
+    assert f"features of {2 * STUDIES} scans of 2 paths" in done.output
+    rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
+    assert {row["key"]: (row["study_key"], row["patient_key"]) for row in rows[:STUDIES]} == stored
+    assert {(row["study_key"], row["patient_key"]) for row in rows[STUDIES:]} == set(stored.values())
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    *there, absent = sorted(pq.read_table(private).to_pylist(), key=lambda row: row["reason"] is not None)
+    assert {(row["path"], row["key"]) for row in there} == {(paths[row["path"]], row["key"]) for row in rows}
+    assert (absent["path"], absent["key"]) == (paths[1], None)
+    assert "path 1: " in absent["reason"]
+    # Without the key nothing tells whose a scan is.
+    assert {scan.patient_key for scan in fmct_hpc.features(export.folder, encoder)} == {None}
+    key.chmod(0o644)
+    done = CliRunner().invoke(app, ["features", *paths, *options, "--key-file", str(key)])
+    key.chmod(0o600)
+    assert "the key is open to other users" in str(done.exception)
+    with pytest.raises(FmctError, match="is the input"):
+        write_features([data], encoder, tmp_path / "out", key_file=key, private_map=key)
