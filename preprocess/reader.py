@@ -210,8 +210,9 @@ def _volumes(
         def build(candidate: Candidate, whole: bool, built: list[NewScan] = built) -> Rejection | None:
             try:
                 volume = build_volume(candidate.series, config.grid, config.select)
+                study, patient = _keys(candidate.series, names)
                 known = vars(_finished(volume, config, whole))
-                built.append(NewScan(**known, path=path, **_keys(candidate.series, names)))
+                built.append(NewScan(**known, path=path, study_key=study, patient_key=patient))
             except Exception as error:
                 return as_rejection(error)
             return None
@@ -227,10 +228,8 @@ def _volumes(
         log.info("series that are not used: %s", reasons)
 
 
-def _keys(series: Series, names: Pseudonymizer | None) -> dict[str, Any]:
+def _keys(series: Series, names: Pseudonymizer | None) -> tuple[str, str] | tuple[None, None]:
+    """Of its study and patient."""
     if names is None:
-        return {}
-    return {
-        "study_key": names.study(series.study_uid),
-        "patient_key": names.patient(series.patient_id, series.study_uid),
-    }
+        return None, None
+    return names.study(series.study_uid), names.patient(series.patient_id, series.study_uid)

@@ -1,7 +1,10 @@
 """The commands in README.md and docs/, taken apart for the tests that hold them to the code."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -48,3 +51,34 @@ def spans(document: Path) -> list[str]:
     """What stands between backticks in the text, each on one line."""
     text = _BLOCK.sub("", document.read_text())
     return [" ".join(span.split()) for span in _SPAN.findall(text)]
+
+
+def substituted(text: str, *tables: dict[str, str]) -> str:
+    for said, done in (pair for table in tables for pair in table.items()):
+        text = text.replace(said, done)
+    return text
+
+
+def bash(script: str, folder: Path) -> str:
+    """Run a script with `fmct` of this tree; stops at the first command that fails."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    fmct = programs / "fmct"
+    fmct.write_text(f'#!/bin/sh\nexec {sys.executable} -m launch.cli "$@"\n')
+    fmct.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout

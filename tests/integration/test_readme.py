@@ -1,14 +1,12 @@
 """README's commands, run in its order by bash on the demo's export."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from documents import REPOSITORY, blocks
+from documents import REPOSITORY, bash, blocks, substituted
 from small_training import BATCH, small_config, write_recipe
 
 from fmct_hpc.train.checkpoint import Manifest
@@ -37,37 +35,6 @@ SIZES = {
 }
 """What a test changes of README's commands: its paths, and sizes to what two cores do in seconds. folds: a
 split of twelve studies by a new key's hash may well leave nobody to validate on."""
-
-
-def substituted(text: str, *tables: dict[str, str]) -> str:
-    for said, done in (pair for table in tables for pair in table.items()):
-        text = text.replace(said, done)
-    return text
-
-
-def bash(script: str, folder: Path) -> str:
-    """Run a script with `fmct` of this tree; stops at the first command that fails."""
-    programs = folder / "programs"
-    programs.mkdir(exist_ok=True)
-    fmct = programs / "fmct"
-    fmct.write_text(f'#!/bin/sh\nexec {sys.executable} -m launch.cli "$@"\n')
-    fmct.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
-            "OMP_NUM_THREADS": "1",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,67 @@
+"""docs/probes.md, "Patients held out": its commands, run by bash in their order on fewer heads."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from documents import REPOSITORY, bash, blocks, substituted
+from small_training import small_config, write_recipe
+
+from shards import Dataset
+
+pytestmark = pytest.mark.timeout(600)
+
+SIZES = {
+    "--studies 240": "--studies 24",
+    # A split of so few by a new key's hash may well leave a part without a bleed.
+    "fmct keygen hmac.key": "(umask 077 && printf %064d 0 | sha256sum | cut -c1-64 > hmac.key)",
+    "launch/recipes/quickstart-train.yaml": "small-train.yaml",
+    "run.steps=200": "run.steps=2",
+    "parts=parts/parts.parquet": "parts=parts/parts.parquet bootstrap=50",
+    "device=cpu": "device=cpu 'methods=[logistic]' 'pools=[cls]' 'fractions=[1.0]' 'seeds=[0]'",
+}
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reader's folder after the section."""
+    folder = tmp_path_factory.mktemp("held")
+    (folder / "launch").symlink_to(REPOSITORY / "launch")
+    write_recipe(small_config(Path("parts/train")), folder / "small-train.yaml")
+    section = blocks(REPOSITORY / "docs/probes.md", "bash", "Patients held out")
+    bash(substituted("".join(section), SIZES), folder)
+    return folder
+
+
+def patients(dataset: Path) -> dict[str, str]:
+    """The patient of each volume."""
+    index = Dataset.open(dataset).index
+    return dict(zip(index["key"].to_pylist(), index["patient_key"].to_pylist(), strict=True))
+
+
+def test_the_pretraining_has_seen_nobody_who_is_tested(held: Path) -> None:
+    recorded = json.loads((held / "runs/held/config.json").read_text())
+    assert recorded["data"]["path"] == str(held / "parts/train")
+    seen, whole = set(patients(held / "parts/train").values()), patients(held / "data/zarr")
+    for out in ("probe", "sweeps/held"):
+        tested = {whole[key] for key in pq.read_table(held / out / "predictions.parquet")["key"].to_pylist()}
+        assert tested
+        assert tested <= set(patients(held / "parts/test").values())
+        assert not tested & seen
+    results = json.loads((held / "probe/results.json").read_text())
+    assert (results["pretrained_patients"], bool(results["rows"])) == (0, True)
+    (taught,) = set(pq.read_table(held / "probe/results.parquet")["n_train"].to_pylist())
+    assert taught == len(patients(held / "parts/train"))
+    assert "any_bleed" in (held / "held.html").read_text()
+
+
+def test_labels_and_features_join_by_the_study(held: Path) -> None:
+    parts = {r["study_key"]: r["split"] for r in pq.read_table(held / "parts/parts.parquet").to_pylist()}
+    labels = pq.read_table(held / "split-labels.parquet").to_pylist()
+    assert {row["study_key"]: row["split"] for row in labels} == parts
+    features = pq.read_table(held / "features/features.parquet").to_pylist()
+    assert {row["study_key"] for row in features} == set(parts)
+    assert {row["patient_key"] for row in features} == set(patients(held / "data/zarr").values())
+    places = {row["key"]: row["path"] for row in pq.read_table(held / "map.parquet").to_pylist()}
+    assert places == dict.fromkeys((row["key"] for row in features), str(held / "heads/dicom"))
