@@ -8,6 +8,7 @@ import pytest
 import yaml
 from small_training import small_encoder, write_dataset
 
+from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from launch.config import load
 from launch.slurm.chain import Record, Submitted, decide
 from launch.slurm.pipeline import Pipeline, Step, steps
@@ -225,6 +226,8 @@ def test_what_is_held_out_is_tested_on_and_not_trained_on(unsplit, tmp_path):
     for measured in ("probe", "sweep"):
         assert given[measured]["data"] == str(tmp_path / "out/data/zarr")
         assert given[measured]["parts"] == str(tmp_path / "out/parts/parts.parquet")
+    ProbeConfig.model_validate(given["probe"])
+    SweepConfig.model_validate(given["sweep"])
     other = chain(unsplit, "holdout={test: 0.4, seed: 5}")
     assert {step.job.name for step in other if step.stage == "split"}.isdisjoint(stage)
 
