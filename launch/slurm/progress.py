@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,12 +12,14 @@ from launch.config import load
 from preprocess.scan.workplace import parts_kept
 from preprocess.tasks.ledger import marked_in_share
 from shards.errors import FmctError
+from shards.formats import FORMATS
 
-Unit = Literal["step", "task", "part", "unit", "volume", "result", "prediction"]
+Unit = Literal["step", "task", "part", "shard", "unit", "volume", "result", "prediction"]
 PLACES: dict[Unit, str] = {
     "step": " at the checkpoint of step {}",
     "task": " with {} tasks done",
     "part": " with {} parts of the export read",
+    "shard": " with {} shards of the split written",
     "unit": " with {} units of the sweep done",
     "volume": " with the features of {} volumes kept",
     "result": " with {} volumes and units of the probe kept",
@@ -42,6 +45,8 @@ class Kept(NamedTuple):
     """The output folder, of an array that shares preprocessing's tasks out."""
     catalog: Path | None = None
     """Of a scan."""
+    parts: Path | None = None
+    """The output folder, of a split."""
     sweep: Path | None = None
     """The output folder, of an array that shares a sweep's units out."""
     stores: tuple[Share, ...] = ()
@@ -60,6 +65,9 @@ class Kept(NamedTuple):
             return marked_in_share(self.out, share, shares), "task"
         if self.catalog:
             return parts_kept(self.catalog), "part"
+        if self.parts:
+            written = (self.parts.glob(f"*/*{each.suffix}") for each in FORMATS.values())
+            return sum(not file.name.startswith(".") for file in chain.from_iterable(written)), "shard"
         # These bring PyTorch, which others don't need.
         if self.sweep:
             from fmct_hpc.probe.sweep.ledger import units_in_share
@@ -96,14 +104,15 @@ def _share_of_array() -> tuple[int, int]:
 def told_by(arguments: list[str], run: Path | None) -> Kept:
     """Where a batch script's command keeps what it has done, by what it gives `fmct launch after`.
 
-    run: of a training. --catalog: of a scan. --out: of preprocessing, with --sweep of a sweep, with
-    --predictions of predictions, that an array shares out. --extract N, behind a sweep's recipe and
-    overrides: of its features. --probe: a probe's output folder, of an array that of each task. What else the
-    command takes is passed over.
+    run: of a training. --catalog: of a scan. --parts: of a split. --out: of preprocessing, with --sweep of a
+    sweep, with --predictions of predictions, that an array shares out. --extract N, behind a sweep's recipe
+    and overrides: of its features. --probe: a probe's output folder, of an array that of each task. What else
+    the command takes is passed over.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--catalog", type=Path)
+    parser.add_argument("--parts", type=Path)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--predictions", action="store_true")
     parser.add_argument("--extract", type=int)
@@ -119,7 +128,7 @@ def told_by(arguments: list[str], run: Path | None) -> Kept:
         return Kept(run, predictions=told.out)
     if told.sweep:
         return Kept(run, catalog=told.catalog, sweep=told.out)
-    return Kept(run, told.out, told.catalog)
+    return Kept(run, told.out, told.catalog, told.parts)
 
 
 def extracted(recipe: Path, overrides: list[str], task: int) -> tuple[Share, ...]:

@@ -60,7 +60,7 @@ def split_job(volumes: Path, out: Path, arguments: tuple[str, ...], site: Site) 
     """Divides the volumes by patients, with as many writers as the site gives preprocessing cores."""
     workers = str(site.preprocess.cpus_per_task)
     command = fmct(site, "shards", "split", volumes, "--out", out, *arguments, "--workers", workers)
-    return Job("fmct-split", (command,), site.preprocess, kept=("--out", str(out)))
+    return Job("fmct-split", (command,), site.preprocess, kept=("--parts", str(out)))
 
 
 def train_job(run: Path, configuration: list[str], nodes: int, ranks_per_node: int, site: Site) -> Job:

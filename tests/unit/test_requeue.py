@@ -4,18 +4,20 @@ import signal
 from datetime import UTC, datetime
 
 import pytest
+from small_training import write_dataset
 from typer.testing import CliRunner
 
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, write_plan
 from launch.commands.watch import watch_app
 from launch.slurm import causes, requeue
 from launch.slurm.causes import by_code, by_slurm, log_of_start
-from launch.slurm.progress import Kept
+from launch.slurm.progress import Kept, told_by
 from launch.slurm.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
 from launch.slurm.scheduler import Accounted
 from launch.slurm.site import Site
-from launch.slurm.stages import predict_jobs, probe_job, sweep_chain
+from launch.slurm.stages import predict_jobs, probe_job, split_job, sweep_chain
 from preprocess.scan.workplace import Work
+from shards.split import split
 
 
 def history(*endings: tuple[str, int | None]) -> list[Ending]:
@@ -149,6 +151,15 @@ def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tm
         found.append(Kept(catalog=tmp_path / "catalog.parquet").progress())
     assert found == [(number + 1, "part") for number in range(2 * MOST_IDLE)]
     assert decide(history(*(("time limit", number) for number, _ in found)))[:2] == (True, 0.0)
+
+
+def test_a_split_that_writes_more_shards_at_each_start_runs_on(tmp_path):
+    dataset = write_dataset(tmp_path / "data", volumes=8)
+    job = split_job(dataset, tmp_path / "parts", ("a=0.5", "b=0.5"), Site())
+    kept = told_by(list(job.kept), None)
+    assert kept.progress() == (0, "shard")
+    split(dataset, tmp_path / "parts", {"a": 0.5, "b": 0.5}, shard_bytes=1)
+    assert kept.progress() == (8, "shard")
 
 
 def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, monkeypatch):
