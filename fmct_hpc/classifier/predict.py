@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,16 +11,14 @@ from numpy.typing import NDArray
 
 from fmct_hpc.classifier.kept import read_classifier
 from fmct_hpc.classifier.record import ClassifierRecord
-from fmct_hpc.inference.readers import Scan, read_array, read_scans
+from fmct_hpc.inference.readers import Scan, Source, in_groups, read_source
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.methods import ON_VOLUMES
-from shards.errors import FmctError
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """Of one task."""
 
     score: float
@@ -40,6 +37,11 @@ class Prediction:
     """A shard dataset's volume's; of other scans the head of their source's digest."""
     answers: dict[str, Answer]
     """By the label's column."""
+    study_key: str | None = None
+    """HMAC of the study, as labels have it: a shard dataset's, or by `key_file`; None where neither is."""
+    patient_key: str | None = None
+    flags: tuple[str, ...] | None = None
+    """What the checks of preprocessing found; None of a shard dataset's volume, whose manifest has them."""
 
 
 @dataclass(frozen=True)
@@ -52,37 +54,39 @@ class Classifier:
 
     def predict(
         self,
-        source: Path | str | NDArray[Any],
+        source: Source,
         *,
         affine: NDArray[np.float64] | None = None,
         batch: int = 4,
         device: str = "cpu",
+        key_file: Path | str | None = None,
     ) -> Iterator[Prediction]:
         """Predictions for the head CTs at `source`, preprocessed as the encoder's training volumes were.
 
-        source and affine as in `fmct_hpc.features`; batch: scans that pass the encoder at once. Raises
-        FmctError, with the reason, for a source that holds no head CT that the encoder takes.
+        source, affine and key_file as in `fmct_hpc.features`; batch: scans that pass the encoder at once.
+        Raises FmctError, with the reason, for a source that holds no head CT that the encoder takes; of
+        several sources or files after all others.
         """
-        if isinstance(source, np.ndarray):
-            if affine is None:
-                raise FmctError("an array needs its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
-            scans: Iterable[Scan] = [read_array(source, np.asarray(affine, np.float64), self.encoder.info)]
-        else:
-            scans = read_scans(Path(source), self.encoder.info)
+        scans = read_source(source, self.encoder.info, affine, Path(key_file) if key_file else None)
         return self.of_scans(scans, batch, device)
 
     def of_scans(self, scans: Iterable[Scan], batch: int = 4, device: str = "cpu") -> Iterator[Prediction]:
         """Predictions for scans as `fmct_hpc.inference.readers` gives them."""
         place = usable_device(device)
         self.encoder.module.to(place).eval()
-        waiting = iter(scans)
-        while group := list(islice(waiting, batch)):
+        for group in in_groups(scans, batch):
             views = torch.stack([self.encoder.transform(scan.voxels, scan.spacing_mm) for scan in group])
             inputs = self._inputs(views.to(place))
             answers = [self._answers(number, inputs) for number in range(len(self.heads))]
             tasks = [task.task for task in self.record.tasks]
             for scan, own in zip(group, zip(*answers, strict=True), strict=True):
-                yield Prediction(scan.key, dict(zip(tasks, own, strict=True)))
+                yield Prediction(
+                    scan.key,
+                    dict(zip(tasks, own, strict=True)),
+                    scan.study_key,
+                    scan.patient_key,
+                    scan.flags,
+                )
 
     @torch.inference_mode()
     def _inputs(self, views: torch.Tensor) -> NDArray[np.floating[Any]]:

@@ -28,6 +28,9 @@ SCHEMA = pa.schema(
     [
         ("path", pa.int32()),
         ("key", pa.string()),
+        ("study_key", pa.string()),
+        ("patient_key", pa.string()),
+        ("flags", pa.list_(pa.string())),
         ("task", pa.string()),
         ("score", pa.float64()),
         ("probability", pa.float64()),
@@ -68,6 +71,8 @@ class Predictions:
     out: Path
     batch: int = 4
     device: str = "cpu"
+    key_file: Path | None = None
+    """The site's, for the keys of DICOM's studies and patients."""
 
     @cached_property
     def _loaded(self) -> Classifier:
@@ -96,7 +101,7 @@ class Predictions:
     def run(self, share: tuple[int, int] = (0, 1), progress: Progress = lambda done, total: None) -> None:
         """Make the parts that are missing, of (i, n) the i-th of n shares alone.
 
-        A part is kept for the same classifier, paths and datasets; exams that changed where they lie are
+        A part is kept for the same classifier, paths, datasets and key; exams that changed where they lie are
         read again into another `out` only. progress: called with parts done and in all. Raises FmctError
         where the classifier cannot be loaded, `out` takes no files or holds another's predictions, and for a
         damaged dataset; a path that cannot be used is told in its rows.
@@ -138,11 +143,12 @@ class Predictions:
 
     def _file(self, number: int) -> Path:
         made_of = [(piece.number, piece.rows, piece.digest) for piece in self._parts[number]]
-        digest = hashlib.sha256(f"{self._classified_by} {made_of}".encode()).hexdigest()
+        keyed = info.sha256(self.key_file) if self.key_file else ""
+        digest = hashlib.sha256(f"{self._classified_by} {made_of} {keyed}".encode()).hexdigest()
         return self.out / PARTS / f"{number:06d}-{digest[:16]}.parquet"
 
     def _rows(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        scans = read_scans(piece.path, self._loaded.encoder.info, rows=piece.rows)
+        scans = read_scans(piece.path, self._loaded.encoder.info, self.key_file, piece.rows)
         predictions = self._loaded.of_scans(scans, self.batch, self.device)
         try:
             for prediction in of_path(piece.number, piece.path, predictions):
@@ -161,6 +167,7 @@ def parts_in_share(out: Path, share: int, shares: int) -> int:
 
 
 def _of_scan(path: int, prediction: Prediction) -> Iterator[dict[str, Any]]:
+    names = ("key", "study_key", "patient_key", "flags")
+    of_scan = {"path": path, **{name: getattr(prediction, name) for name in names}}
     for task, answer in prediction.answers.items():
-        given = {"score": answer.score, "probability": answer.probability, "positive": answer.positive}
-        yield {"path": path, "key": prediction.key, "task": task, **given}
+        yield {**of_scan, "task": task, **answer._asdict()}

@@ -1,20 +1,18 @@
 """Features of new scans: the CLS token, and each patch's token with where the patch lies in the patient."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fmct_hpc.inference.readers import Scan, in_groups, read_all, read_array
+from fmct_hpc.inference.readers import Scan, Source, in_groups, read_source
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import load_weights
 from fmct_hpc.train.export import EncoderInfo
-from shards.errors import FmctError
 
 CPU = torch.device("cpu")
 
@@ -47,7 +45,7 @@ class ScanFeatures:
 
 
 def features(
-    source: Path | str | Sequence[Path | str] | NDArray[Any],
+    source: Source,
     encoder: Path | str | tuple[VisionTransformer, EncoderInfo],
     *,
     affine: NDArray[np.float64] | None = None,
@@ -67,15 +65,7 @@ def features(
     chest, a wrong spacing, volumes of another preprocessing; of several sources or files after all others.
     """
     model, info = encoder if isinstance(encoder, tuple) else load_weights(Path(encoder))
-    if isinstance(source, np.ndarray):
-        if affine is None:
-            raise FmctError("an array needs its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
-        scans: Iterable[Scan] = [read_array(source, np.asarray(affine, np.float64), info)]
-    else:
-        paths = [Path(one) for one in ([source] if isinstance(source, Path | str) else source)]
-        if not paths:
-            raise FmctError("no path is given: name folders or files")
-        scans = read_all(paths, info, Path(key_file) if key_file else None)
+    scans = read_source(source, info, affine, Path(key_file) if key_file else None)
     place = usable_device(device)
     return of_scans(scans, model.to(place).eval(), info, batch, place)
 

@@ -83,6 +83,24 @@ class Reader(Protocol):
         ...
 
 
+Source = Path | str | Sequence[Path | str] | NDArray[Any]
+"""A path, several of them, or an array of HU."""
+
+
+def read_source(
+    source: Source, info: EncoderInfo, affine: NDArray[np.float64] | None, key_file: Path | None
+) -> Iterable[Scan]:
+    """The volumes of `source`, as `fmct_hpc.features` takes it; raises FmctError as that does."""
+    if isinstance(source, np.ndarray):
+        if affine is None:
+            raise FmctError("an array needs its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
+        return [read_array(source, np.asarray(affine, np.float64), info)]
+    paths = [Path(one) for one in ([source] if isinstance(source, Path | str) else source)]
+    if not paths:
+        raise FmctError("no path is given: name folders or files")
+    return read_all(paths, info, key_file)
+
+
 def read_all(paths: Sequence[Path], info: EncoderInfo, key_file: Path | None = None) -> Iterator[Scan]:
     """The volumes at all `paths`; what gives none is told at the end, by an FmctError of a line each."""
     refused = []

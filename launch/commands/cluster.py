@@ -170,13 +170,14 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the predictions; an existing one is resumed.")],
     site: SiteFile,
     device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
+    key_file: Annotated[Path | None, typer.Option(help="The HMAC key, for keys in the table.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """An array that shares the scans out, and a job that joins what is done."""
     from launch.slurm.stages import predict_jobs
 
     cluster = load(Site, site, [])
-    _launch(predict_jobs(paths, classifier, out, device, cluster), out, cluster, dry_run)
+    _launch(predict_jobs(paths, classifier, out, device, key_file, cluster), out, cluster, dry_run)
 
 
 def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:

@@ -115,6 +115,9 @@ def predict(
     collect: Annotated[bool, typer.Option("--collect", help="Only join what is done so far.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
     device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
+    key_file: Annotated[
+        Path | None, typer.Option(help="The HMAC key, for the keys of studies and patients in the table.")
+    ] = None,
 ) -> None:
     """Write a kept classifier's probabilities for new scans, or the reason why a path has none.
 
@@ -123,8 +126,11 @@ def predict(
     if share is not None and collect:
         raise FmctError("give at most one of --share and --collect")
     from fmct_hpc.classifier.table import Predictions
+    from preprocess.privacy.deidentify import Pseudonymizer
 
-    predictions = Predictions(paths, classifier, out, batch, device)
+    if key_file is not None:
+        Pseudonymizer(key_file)  # refused once, and not for each path
+    predictions = Predictions(paths, classifier, out, batch, device, key_file)
     if not collect:
         with progress("parts") as update:
             predictions.run((0, 1) if share is None else numbers_of_share(share), update)

@@ -145,12 +145,15 @@ def _code(allowed: bool) -> tuple[str, ...]:
     return ("--allow-code",) if allowed else ()
 
 
-def predict_jobs(paths: list[Path], classifier: Path, out: Path, device: str, site: Site) -> list[Job]:
+def predict_jobs(
+    paths: list[Path], classifier: Path, out: Path, device: str, key_file: Path | None, site: Site
+) -> list[Job]:
     """An array that shares the parts out, and a job that joins what is done, whatever came of the array."""
     from fmct_hpc.classifier.table import Predictions
 
     shares = min(Predictions(paths, classifier, out).parts, site.array_size)
     command = fmct(site, "predict", *paths, "--classifier", classifier, "--out", out, "--device", device)
+    command += ("--key-file", str(key_file)) if key_file else ()
     commands = tuple((*command, "--share", f"{i}/{shares}") for i in range(shares))
     array = Job("fmct-predict", commands, site.probe, kept=("--predictions", "--out", str(out)))
     return [array, Job("fmct-predicted", ((*command, "--collect"),), site.light, after_end=(array.name,))]

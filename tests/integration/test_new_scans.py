@@ -100,6 +100,10 @@ def test_a_classifier_says_of_dicom_what_it_says_of_its_shard(
     fresh = {scan.key: scan.answers["bright"].score for scan in classifier.predict(export.folder)}
     assert fresh == pytest.approx(stored, abs=1e-6)
     assert len(set(fresh.values())) == STUDIES
+    keys = {(row["study_key"], row["patient_key"]) for row in dataset.index.to_pylist()}
+    keyed = list(classifier.predict([export.folder], key_file=export.key_file))
+    assert {(scan.study_key, scan.patient_key) for scan in keyed} == keys
+    assert all(scan.flags is not None for scan in keyed)
 
 
 def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: Path) -> None:

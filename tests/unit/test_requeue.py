@@ -225,7 +225,7 @@ def test_what_extracts_features_runs_on_while_it_keeps_more(tmp_path, kept_by):
 def test_predictions_run_on_while_an_array_task_keeps_more(tmp_path, kept_by, monkeypatch):
     monkeypatch.setattr("fmct_hpc.classifier.table.Predictions.parts", 6)
     array, _ = predict_jobs(
-        [tmp_path / "data"], tmp_path / "kept", tmp_path / "out", "cpu", Site(array_size=2)
+        [tmp_path / "data"], tmp_path / "kept", tmp_path / "out", "cpu", None, Site(array_size=2)
     )
     assert len(array.commands) == 2
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
