@@ -19,7 +19,11 @@ SIZES = {
     "launch/recipes/quickstart-train.yaml": "small-train.yaml",
     "run.steps=200": "run.steps=2",
     "parts=parts/parts.parquet": "parts=parts/parts.parquet bootstrap=50",
-    "device=cpu": "device=cpu 'methods=[logistic]' 'pools=[cls]' 'fractions=[1.0]' 'seeds=[0]'",
+    "allow_pretraining_patients=false device=cpu": (
+        "allow_pretraining_patients=false device=cpu 'methods=[logistic]' 'pools=[both]' 'fractions=[1.0]' "
+        "'seeds=[0]'"
+    ),
+    "--out retrieval": "--out retrieval 'pools=[both]'",
 }
 
 
@@ -65,3 +69,20 @@ def test_labels_and_features_join_by_the_study(held: Path) -> None:
     assert {row["patient_key"] for row in features} == set(patients(held / "data/zarr").values())
     places = {row["key"]: row["path"] for row in pq.read_table(held / "map.parquet").to_pylist()}
     assert places == dict.fromkeys((row["key"] for row in features), str(held / "heads/dicom"))
+
+
+def test_predictions_from_dicom_are_the_sweeps(held: Path) -> None:
+    index = Dataset.open(held / "data/zarr").index
+    study = dict(zip(index["key"].to_pylist(), index["study_key"].to_pylist(), strict=True))
+    swept = pq.read_table(held / "sweeps/held/predictions.parquet").to_pylist()
+    tested = {study[row["key"]]: row["score"] for row in swept if row["task"] == "any_bleed"}
+    rows = pq.read_table(held / "predictions/predictions.parquet").to_pylist()
+    found = {row["study_key"]: row["score"] for row in rows}
+    assert {row["task"] for row in rows} == {"any_bleed"}
+    assert len(tested) > 2
+    # An encoder of two steps has channels of hardly any spread, which magnify what another batch rounds.
+    assert {key: found[key] for key in tested} == pytest.approx(tested, abs=1e-5)
+    groups = pq.read_table(held / "sweeps/held/subgroups.parquet").to_pylist()
+    assert {row["n"] for row in groups if row["by"] == "kvp" and row["task"] == "any_bleed"} == {len(tested)}
+    asked = pq.read_table(held / "retrieval/retrieval.parquet").to_pylist()
+    assert {row["n"] for row in asked if row["task"] == "any_bleed"} == {len(tested)}
