@@ -7,18 +7,7 @@ import typer
 
 from launch.commands.cluster import launch_app
 from launch.commands.console import set_up_logging
-from launch.commands.evaluation import (
-    export_classifier,
-    features,
-    predict,
-    probe,
-    report,
-    retrieval,
-    similar,
-    study,
-    subgroups,
-    sweep,
-)
+from launch.commands.evaluation import probe, report, retrieval, study, subgroups, sweep
 from launch.commands.preprocessing import (
     demo_app,
     import_volumes,
@@ -32,6 +21,7 @@ from launch.commands.preprocessing import (
 from launch.commands.setup import doctor, recipes
 from launch.commands.shards import shards_app
 from launch.commands.training import compare, convert_weights, export_model, train
+from launch.commands.using import export_classifier, features, predict, similar
 from launch.program import keep_working_folder_off_path, require_docstrings
 from launch.ranks import end_rank
 from launch.screen import echo

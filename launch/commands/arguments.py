@@ -16,6 +16,20 @@ Overrides = Annotated[
     typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+Encoder = Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH...", help="DICOM folders or archives, NIfTI files or folders of them, shard datasets."
+    ),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")]
+Device = Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")]
+KeyFile = Annotated[
+    Path | None, typer.Option(help="The HMAC key, for the keys of studies and patients in the table.")
+]
+Kept = Annotated[Path, typer.Option(help="A folder that `fmct export-classifier` wrote.")]
+Predictions = Annotated[Path, typer.Option(help="Folder for the predictions; an existing one is resumed.")]
 
 
 AllowCode = Annotated[

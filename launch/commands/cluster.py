@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from launch.commands.arguments import AllowCode, is_override
+from launch.commands.arguments import AllowCode, Device, Kept, KeyFile, Paths, Predictions, is_override
 from launch.commands.watch import watch_app
 from launch.config import load
 from launch.screen import echo
@@ -162,15 +162,12 @@ def sweep(
 
 @launch_app.command()
 def predict(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="DICOM folders or archives, NIfTI files, shard datasets."),
-    ],
-    classifier: Annotated[Path, typer.Option(help="A folder that `fmct export-classifier` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for the predictions; an existing one is resumed.")],
+    paths: Paths,
+    classifier: Kept,
+    out: Predictions,
     site: SiteFile,
-    device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
-    key_file: Annotated[Path | None, typer.Option(help="The HMAC key, for keys in the table.")] = None,
+    device: Device = "cpu",
+    key_file: KeyFile = None,
     dry_run: DryRun = False,
 ) -> None:
     """An array that shares the scans out, and a job that joins what is done."""

@@ -1,7 +1,7 @@
-"""The commands that use and judge a model: probes, features of new scans, sweeps, the study, the report."""
+"""The commands that judge a model: probes, sweeps, retrieval, subgroups, the study, the report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,11 +10,6 @@ from launch.commands.console import progress
 from launch.config import load
 from launch.screen import echo
 from shards.errors import FmctError
-
-REFUSALS_SHOWN = 20
-"""Of a cohort's paths; the table has all."""
-
-Method = Literal["logistic", "linear", "neighbours", "attentive", "finetune"]
 
 if TYPE_CHECKING:
     from fmct_hpc.probe.sweep.collect import Summary
@@ -36,113 +31,6 @@ def probe(
     echo(result.table())
 
 
-def features(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH...",
-            help="DICOM folders or archives, NIfTI files or folders of them, shard datasets.",
-        ),
-    ],
-    encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
-    out: Annotated[Path, typer.Option(help="Folder for the features.")],
-    batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
-    device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
-    key_file: Annotated[
-        Path | None, typer.Option(help="The HMAC key, for the keys of studies and patients in the table.")
-    ] = None,
-    private_map: Annotated[
-        Path | None,
-        typer.Option(help="Parquet to write that says which path each key is of; readable by you alone."),
-    ] = None,
-) -> None:
-    """Run an encoder on new scans, preprocessed as those it was trained on.
-
-    A scan that the encoder can't take (an MR, a chest, a wrong spacing) is refused with the reason, and the
-    others are done; the exit code is then 2.
-    """
-    from fmct_hpc.inference.write import write_features
-    from preprocess.privacy.deidentify import Pseudonymizer
-
-    if key_file is not None:
-        Pseudonymizer(key_file)  # refused once, and not for each path
-    with progress("scans") as update:
-        written = write_features(paths, encoder, out, batch, device, update, key_file, private_map)
-    echo(f"{out}: features of {written.scans} scans of {written.paths} paths")
-    if written.flags:
-        found = ", ".join(f"{count} {flag}" for flag, count in written.flags.most_common())
-        echo(f"flagged scans: {found}")
-    if written.refused:
-        raise FmctError("\n".join(written.refused))
-
-
-def export_classifier(
-    config: Annotated[Path, typer.Argument(help="YAML of a sweep.")],
-    out: Annotated[Path, typer.Option(help="Folder for the classifier.")],
-    encoder: Annotated[str | None, typer.Option(help="Its name, of a sweep with several.")] = None,
-    method: Annotated[Method | None, typer.Option(help="Its name, of a sweep with several.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A label column; all of them by default.")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Keep classifiers of a sweep, with their encoder, as a folder for `fmct predict`.
-
-    Fitted are the very problems of the sweep; calibration and thresholds are of its validation volumes.
-    """
-    from fmct_hpc.classifier.fit import fit
-    from fmct_hpc.classifier.kept import write_classifier
-    from fmct_hpc.probe.config import SweepConfig
-
-    sweep = load(SweepConfig, config, overrides or [])
-    with progress("features") as update:
-        fitted = fit(sweep, encoder, method, task, update)
-    record = write_classifier(fitted, out)
-    names = ", ".join(one.task for one in record.tasks)
-    echo(f"{out}: {record.method} on {record.encoder} for {names}")
-    if fitted.refused:
-        raise FmctError("\n".join(fitted.refused))
-
-
-def predict(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="DICOM folders or archives, NIfTI files, shard datasets."),
-    ],
-    classifier: Annotated[Path, typer.Option(help="A folder that `fmct export-classifier` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for the predictions; an existing one is resumed.")],
-    share: Annotated[
-        str | None, typer.Option(help="Only do a share of the parts, I/N (one of a Slurm array).")
-    ] = None,
-    collect: Annotated[bool, typer.Option("--collect", help="Only join what is done so far.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")] = 4,
-    device: Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")] = "cpu",
-    key_file: Annotated[
-        Path | None, typer.Option(help="The HMAC key, for the keys of studies and patients in the table.")
-    ] = None,
-) -> None:
-    """Write a kept classifier's probabilities for new scans, or the reason why a path has none.
-
-    Safe to repeat: what is done is kept. Where a path was refused, the exit code is 2.
-    """
-    if share is not None and collect:
-        raise FmctError("give at most one of --share and --collect")
-    from fmct_hpc.classifier.table import Predictions
-    from preprocess.privacy.deidentify import Pseudonymizer
-
-    if key_file is not None:
-        Pseudonymizer(key_file)  # refused once, and not for each path
-    predictions = Predictions(paths, classifier, out, batch, device, key_file)
-    if not collect:
-        with progress("parts") as update:
-            predictions.run((0, 1) if share is None else numbers_of_share(share), update)
-    if share is None:
-        summary = predictions.collect()
-        partial = "" if summary.done == summary.parts else f" ({summary.done} of {summary.parts} parts)"
-        echo(f"{out}: predictions for {summary.scans} scans{partial}")
-        if summary.refused:
-            first = "\n".join(summary.refused[:REFUSALS_SHOWN])
-            raise FmctError(f"{len(summary.refused)} paths have none; the table says why:\n{first}")
-
-
 def retrieval(
     config: Annotated[Path, typer.Argument(help="YAML of a sweep.")],
     out: Annotated[Path, typer.Option(help="Folder for the table.")],
@@ -158,24 +46,6 @@ def retrieval(
     with progress("features") as update:
         table = measure(sweep, out, update)
     echo(printed(table))
-
-
-def similar(
-    exam: Annotated[Path, typer.Argument(help="A DICOM folder or archive, a NIfTI file, a shard dataset.")],
-    encoder: Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")],
-    among: Annotated[Path, typer.Option(help="A feature store of a sweep, by the same encoder.")],
-    data: Annotated[Path, typer.Option(help="The shard dataset whose features they are.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")],
-    labels: Annotated[Path | None, typer.Option(help="What `fmct labels` wrote, to be shown.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Volumes to show for each scan.")] = 5,
-) -> None:
-    """Show the stored volumes that resemble an exam most, as a page of pictures."""
-    from launch.report.similar import similar as search
-
-    for key, nearest in search(exam, encoder, among, data, out, labels, count):
-        shown = ", ".join(f"{one.key[:8]} ({one.similarity:.3f})" for one in nearest)
-        echo(f"{key[:8]}: {shown}")
-    echo(f"{out}: open it in any browser, it needs no network")
 
 
 def subgroups(
