@@ -46,8 +46,8 @@ app.callback()(caches.set_for_libraries)
 for command in (
     *(doctor, recipes, keygen, scan, select, preprocess, labels, trace),
     *(train, compare, convert_weights, export_model),
-    *(probe, features, study, sweep, export_classifier, predict, retrieval, similar),
-    *(subgroups, report),
+    *(probe, sweep, retrieval, subgroups, study, report),
+    *(features, export_classifier, predict, similar),
 ):
     app.command()(command)
 app.command("import")(import_volumes)
