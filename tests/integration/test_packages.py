@@ -106,7 +106,7 @@ def test_recipes_that_are_there_stay(clean: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "last", "completed"),
-    [("fmct pre", 1, "preprocess"), ("fmct shards ver", 2, "verify"), ("fmct train --dry", 2, "--dry-run")],
+    [("fmct prep", 1, "preprocess"), ("fmct shards ver", 2, "verify"), ("fmct train --dry", 2, "--dry-run")],
 )
 def test_bash_completes_commands_and_options(
     clean: Path, tmp_path: Path, words: str, last: int, completed: str
