@@ -131,10 +131,10 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own of 1 MiB: tests on it need root, and fail in CI without."""
+    """A file system of its own of 2 MiB: tests on it need root, and fail in CI without."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no file system can be mounted here")
     yield folder
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(tmp_path: Path, smal
     run_inline(export, tmp_path / "unbroken", export.config())
     out = small_disk / "out"
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(700_000))
+    filler.write_bytes(bytes(1_750_000))
     command = start_command(export, out)
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 73, done.stderr
