@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fmct_hpc.classifier.predict import Classifier, Prediction, load_classifier
@@ -130,7 +131,7 @@ class Predictions:
         if not done:
             raise FmctError(f"{self.out}: has no predictions of these paths yet; run without --collect")
         table = pa.concat_tables(pq.read_table(file, schema=SCHEMA) for file in done)
-        table = table.take(pa.compute.sort_indices(table, [("path", "ascending")]))
+        table = table.take(pc.sort_indices(table, [("path", "ascending")]))
         with writing(self.out, "fmct predict --collect"), atomic_path(self.out / TABLE) as temporary:
             pq.write_table(table, temporary, compression="zstd")
         reasons = [reason for reason in table["reason"].to_pylist() if reason]
