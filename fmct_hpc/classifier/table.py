@@ -102,17 +102,18 @@ class Predictions:
     def run(self, share: tuple[int, int] = (0, 1), progress: Progress = lambda done, total: None) -> None:
         """Make the parts that are missing, of (i, n) the i-th of n shares alone.
 
-        A part is kept for the same classifier, paths, datasets and key; exams that changed where they lie are
-        read again into another `out` only. progress: called with parts done and in all. Raises FmctError
-        where the classifier cannot be loaded, `out` takes no files or holds another's predictions, and for a
-        damaged dataset; a path that cannot be used is told in its rows.
+        A part is kept for the same classifier, paths, datasets and key, and made again where a path in it was
+        refused; exams that changed where they lie are read again into another `out` only. progress: called
+        with parts done and in all. Raises FmctError where the classifier cannot be loaded, `out` takes no
+        files or holds another's predictions, and for a damaged dataset; a path that cannot be used is told in
+        its rows.
         """
         require_folder(self.out)
         about = Subject(command="predict", sources={"classifier": Origin.of(None, self._classified_by)})
         claim(self.out, about, [TABLE])
         with writing(self.out, "fmct predict", shared=True):
             files = [(part, self._file(i)) for i, part in enumerate(self._parts)][share[0] :: share[1]]
-            missing = [(part, file) for part, file in files if not file.is_file()]
+            missing = [(part, file) for part, file in files if not _whole(file)]
             for done, (part, file) in enumerate(missing):
                 progress(done, len(missing))
                 table = pa.Table.from_pylist([row for piece in part for row in self._rows(piece)], SCHEMA)
@@ -158,6 +159,14 @@ class Predictions:
             if piece.rows is not None:
                 raise
             yield {"path": piece.number, "reason": str(error)}
+
+
+def _whole(file: Path) -> bool:
+    """Whether a part is there, and none of its paths was refused: that may have been mended since."""
+    if not file.is_file():
+        return False
+    reasons = pq.read_table(file, columns=["reason"])["reason"]
+    return reasons.null_count == len(reasons)
 
 
 def parts_in_share(out: Path, share: int, shares: int) -> int:

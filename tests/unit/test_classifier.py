@@ -1,7 +1,10 @@
 """A kept classifier: the sweep's own scores on the same volumes, calibrated, and refused where not whole."""
 
+import errno
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +23,11 @@ from fmct_hpc.classifier.calibration import calibrated
 from fmct_hpc.classifier.fit import fit
 from fmct_hpc.classifier.kept import write_classifier
 from fmct_hpc.classifier.table import PART_VOLUMES, Predictions
-from fmct_hpc.inference.readers import Scan
+from fmct_hpc.inference.readers import Scan, read_scans
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.statistics.operating_point import rates
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.train.export import EncoderInfo
 from launch.cli import app
 from shards import Dataset
 from shards.errors import FmctError
@@ -116,6 +120,27 @@ def test_parts_of_an_array_join_to_what_one_run_gives(
     assert [row["path"] for row in table.to_pylist() if row["reason"]] == [1]
     assert str(tmp_path) not in str(table.to_pylist())
     assert PART_VOLUMES > 7
+
+
+def test_a_path_that_was_refused_is_tried_again(
+    grid: SweepConfig, logistic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that went away for a while: stands for an exam in DICOM."""
+
+    def gone(*given: object) -> Iterator[Scan]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        yield
+
+    def back(path: Path, info: EncoderInfo, *given: object) -> Iterator[Scan]:
+        yield from read_scans(grid.data, info)
+
+    predictions = Predictions([tmp_path / "exam"], logistic, tmp_path / "out")
+    monkeypatch.setattr("fmct_hpc.classifier.table.read_scans", gone)
+    predictions.run()
+    assert predictions.collect()[:3] == (0, 1, 1)
+    monkeypatch.setattr("fmct_hpc.classifier.table.read_scans", back)
+    predictions.run()
+    assert predictions.collect() == (60, 1, 1, ())
 
 
 def written(folder: Path) -> dict[Path, int]:
