@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,34 +90,33 @@ def read(
     config = configuration(record, digest)
     names = Pseudonymizer(key_file) if key_file else None
     if format_of(path):
-        return iter([_read_file(path, record, digest)])
+        yield _read_file(path, record, digest)
+        return
     if not path.exists():
         raise FmctError(f"{path}: no such file or folder")
-    if path.is_dir() and (files := _volume_files(path)):
-        if _has_dicom(path):
-            log.warning(
-                "%d NIfTI and other files beside DICOM are not read: give their own paths", len(files)
-            )
+    files = _volume_files(path) if path.is_dir() else []
+    with ExitStack() as stack:
+        try:
+            series = stack.enter_context(_scanned(path))
+        except RefusedError:
+            raise
+        except FmctError:
+            if not files:
+                raise
         else:
-            return _read_files(path, files, record, digest)
-    return _read_dicom(path, config, names)
+            if files:
+                log.warning(
+                    "%d NIfTI and other files beside DICOM are not read: give their own paths", len(files)
+                )
+            yield from _volumes(path, series, config, names)
+            return
+    yield from _read_files(path, files, record, digest)
 
 
 def _volume_files(folder: Path) -> list[Path]:
     """The files below it that are volumes by their names, without hidden ones, ordered by their paths."""
     found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name[0] != ".")
     return sorted(file for file in found if format_of(file))
-
-
-def _has_dicom(folder: Path) -> bool:
-    with tempfile.TemporaryDirectory(prefix="fmct-") as private:
-        try:
-            scan(folder, Path(private) / "catalog.parquet")
-        except RefusedError:
-            raise
-        except FmctError:
-            return False
-    return True
 
 
 def _read_files(
@@ -183,7 +183,9 @@ def _finished(volume: Volume, config: PreprocessConfig, whole: bool = False) -> 
     return replace(volume, voxels=deface(volume.voxels, config.grid.spacing_mm))
 
 
-def _read_dicom(path: Path, config: PreprocessConfig, names: Pseudonymizer | None) -> Iterator[NewScan]:
+@contextmanager
+def _scanned(path: Path) -> Iterator[list[Series]]:
+    """The series at `path`, whose files can be read until the end; FmctError where there is no DICOM."""
     with tempfile.TemporaryDirectory(prefix="fmct-") as private:
         folder, catalog = path, Path(private) / "catalog.parquet"
         if not path.is_dir():  # a scan takes folders
@@ -193,9 +195,10 @@ def _read_dicom(path: Path, config: PreprocessConfig, names: Pseudonymizer | Non
         try:
             scan(folder, catalog)
         except FmctError as error:
+            if folder == path:
+                raise
             raise FmctError(str(error).replace(str(folder), str(path))) from None
-        series = read_catalog(catalog)
-        yield from _volumes(path, series, config, names)
+        yield read_catalog(catalog)
 
 
 def _volumes(
