@@ -8,12 +8,12 @@ import numpy as np
 from fmct_hpc.classifier.calibration import calibrated
 from fmct_hpc.classifier.record import TaskRecord, Thresholds
 from fmct_hpc.probe.cohort import Cohort
-from fmct_hpc.probe.config import MethodName, SweepConfig
+from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.encoders import OurEncoder, open_encoder
 from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.methods import ON_VOLUMES, Source
 from fmct_hpc.probe.problem import Fitted, Problem
-from fmct_hpc.probe.statistics.operating_point import at_sensitivity, at_specificity, most_balanced
+from fmct_hpc.probe.statistics.operating_point import operating_thresholds
 from fmct_hpc.probe.sweep.grid import Unit, units
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.probe.sweep.unit import Cell, cells, problem_of
@@ -41,7 +41,7 @@ class Fit(NamedTuple):
 def fit(
     config: SweepConfig,
     encoder: str | None = None,
-    method: MethodName | None = None,
+    method: str | None = None,
     tasks: Sequence[str] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Fit:
@@ -93,7 +93,7 @@ def fit(
 
 
 def _narrowed(
-    config: SweepConfig, encoder: str | None, method: MethodName | None, tasks: Sequence[str] | None
+    config: SweepConfig, encoder: str | None, method: str | None, tasks: Sequence[str] | None
 ) -> SweepConfig:
     """The sweep of one encoder and method."""
     names = [spec.name for spec in config.encoders]
@@ -132,16 +132,15 @@ def _unit(config: SweepConfig, tasks: Sequence[str]) -> Unit:
 
 def _described(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig) -> TaskRecord:
     scores, labels = fitted.validation, problem.labels[problem.validation]
-    thresholds = {
-        "balanced": most_balanced(scores, labels),
-        "at_specificity": at_specificity(scores, labels, config.least_specificity),
-        "at_sensitivity": at_sensitivity(scores, labels, config.least_sensitivity),
-    }
+    thresholds = operating_thresholds(scores, labels, config.least_specificity, config.least_sensitivity)
+    balanced, at_specificity, at_sensitivity = map(_finite, thresholds)
     return TaskRecord(
         task=cell.task,
         chosen=fitted.chosen,
         calibration=calibrated(scores, labels),
-        thresholds=Thresholds(**{name: _finite(value) for name, value in thresholds.items()}),
+        thresholds=Thresholds(
+            balanced=balanced, at_specificity=at_specificity, at_sensitivity=at_sensitivity
+        ),
         train=len(problem.train),
         train_positives=int(problem.labels[problem.train].sum()),
         validation=len(problem.validation),

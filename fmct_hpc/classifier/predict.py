@@ -14,7 +14,7 @@ from fmct_hpc.classifier.record import ClassifierRecord
 from fmct_hpc.inference.readers import Scan, Source, in_groups, read_source
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe.encoders import OurEncoder
-from fmct_hpc.probe.heads import Head
+from fmct_hpc.probe.heads import Head, pooled
 from fmct_hpc.probe.methods import ON_VOLUMES
 
 
@@ -95,11 +95,10 @@ class Classifier:
             views = views.half().float()
         (tokens,) = self.encoder.tokens(views, [self.record.layer])
         tokens = tokens.float()
-        patches = tokens[:, self.encoder.prefix :]
+        prefix = self.encoder.prefix
         if not self.record.pools:
-            return patches.half().cpu().numpy()
-        pooled = {"cls": tokens[:, 0], "mean": patches.mean(dim=1), "max": patches.amax(dim=1)}
-        return torch.cat([pooled[pool] for pool in self.record.pools], dim=1).cpu().numpy()
+            return tokens[:, prefix:].half().cpu().numpy()
+        return pooled(tokens, prefix, self.record.pools).cpu().numpy()
 
     def _answers(self, number: int, inputs: NDArray[np.floating[Any]]) -> list[Answer]:
         task, scores = self.record.tasks[number], self.heads[number].scores(inputs)

@@ -143,10 +143,13 @@ class Predictions:
     def _classified_by(self) -> str:
         return hashlib.sha256(self._loaded.record.model_dump_json().encode()).hexdigest()
 
+    @cached_property
+    def _keyed_by(self) -> str:
+        return info.sha256(self.key_file) if self.key_file else ""
+
     def _file(self, number: int) -> Path:
         made_of = [(piece.number, piece.rows, piece.digest) for piece in self._parts[number]]
-        keyed = info.sha256(self.key_file) if self.key_file else ""
-        digest = hashlib.sha256(f"{self._classified_by} {made_of} {keyed}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self._classified_by} {made_of} {self._keyed_by}".encode()).hexdigest()
         return self.out / PARTS / f"{number:06d}-{digest[:16]}.parquet"
 
     def _rows(self, piece: Piece) -> Iterator[dict[str, Any]]:

@@ -60,9 +60,8 @@ class Cohort:
             whole = rotations(folds_of(patients, positive, self.folds, self.seed), self.folds)
         else:
             split = self.splits[known]
-            tests = {"id": np.flatnonzero(split == "test"), "ood": np.flatnonzero(split == OOD)}
             train, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
-            whole = [Parts(train, validation, {name: rows for name, rows in tests.items() if len(rows)})]
+            whole = [Parts(train, validation, tested_rows(split))]
         thinned = [thin(parts, patients, positive, budget, seed) for parts in whole]
         return [
             Parts(known[p.train], known[p.validation], {name: known[rows] for name, rows in p.tests.items()})
@@ -84,6 +83,12 @@ class Cohort:
                 "instance; extract them again"
             )
         return np.array([place[key] for key in self.keys.tolist()], dtype=np.int64)
+
+
+def tested_rows(splits: NDArray[np.str_]) -> dict[str, NDArray[np.int64]]:
+    """Rows of each test set that has any, by its name in tables: `id`, and of another distribution `ood`."""
+    found = {"id": np.flatnonzero(splits == "test"), "ood": np.flatnonzero(splits == OOD)}
+    return {name: rows for name, rows in found.items() if len(rows)}
 
 
 def read_cohort(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe import store
 from fmct_hpc.probe.encoders import Encoder
+from fmct_hpc.probe.heads import pooled
 from fmct_hpc.probe.store import FeatureRequest, FeatureStore, array_name
 from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset, json_text
@@ -168,9 +169,8 @@ def _pooled(
     kept: dict[str, NDArray[np.generic]] = {}
     for layer, tokens in zip(request.layers, outputs, strict=True):
         patches = tokens[:, encoder.prefix :]
-        made = {"cls": tokens[:, 0], "mean": patches.mean(dim=1)}
         if request.tokens:
             kept[array_name(layer, "tokens")] = patches.half().cpu().numpy()
         for pooling in request.poolings:
-            kept[array_name(layer, pooling)] = made[pooling].cpu().numpy()
+            kept[array_name(layer, pooling)] = pooled(tokens, encoder.prefix, (pooling,)).cpu().numpy()
     return kept

@@ -16,7 +16,7 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import path_scales
 from fmct_hpc.probe.batches import batches
 from fmct_hpc.probe.config import FinetuneConfig
-from fmct_hpc.probe.heads import LinearHead
+from fmct_hpc.probe.heads import LinearHead, pooled
 from fmct_hpc.train.schedules import cosine, ramp
 from shards.errors import FmctError
 
@@ -78,9 +78,7 @@ class Classifier(nn.Module):
     def forward(self, views: Tensor, path_scales: Tensor | None = None) -> Tensor:
         """(B, C, D, H, W) -> logits (B, T)."""
         tokens = self.encoder(views, path_scales=path_scales)
-        patches = tokens[:, self.encoder.prefix :]
-        pooled = {"cls": tokens[:, 0], "mean": patches.mean(dim=1), "max": patches.amax(dim=1)}
-        return self.head(self.standardise(torch.cat([pooled[part] for part in self.pool], dim=1)))
+        return self.head(self.standardise(pooled(tokens, self.encoder.prefix, self.pool)))
 
     def as_head(self, shift: float) -> LinearHead:
         """What classifies the first task, on the pooled tokens; shift: taken from its logits."""

@@ -1,11 +1,14 @@
 """What a fitted classifier keeps, as arrays: all that makes scores of an encoder's outputs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
 
 FloatArray = NDArray[np.float64]
 
@@ -30,6 +33,24 @@ class Scaling(NamedTuple):
     def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Features (N, width) in deviations from the mean."""
         return ((features - self.mean) * self.scale).astype(np.float32)
+
+    def directions(self, features: NDArray[np.floating[Any]]) -> Tensor:
+        """The same, scaled to length 1: products of two rows are their cosine."""
+        return normalize(torch.from_numpy(self(features)), dim=1)
+
+
+def pooled(tokens: Tensor, prefix: int, pools: Sequence[str]) -> Tensor:
+    """The CLS token, the patch tokens' mean, or their maximum: (B, prefix + N, width) -> (B, pools · width).
+
+    pools: of cls, mean and max, side by side in their order.
+    """
+    patches = tokens[:, prefix:]
+    found = {
+        "cls": lambda: tokens[:, 0],
+        "mean": lambda: patches.mean(dim=1),
+        "max": lambda: patches.amax(dim=1),
+    }
+    return torch.cat([found[pool]() for pool in pools], dim=1)
 
 
 @dataclass(frozen=True)

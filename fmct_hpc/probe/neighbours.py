@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from fmct_hpc.probe.config import NeighboursConfig
 from fmct_hpc.probe.heads import Head, Scaling
@@ -44,7 +43,7 @@ class VotesHead(Head):
 
     def scores(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Of pooled features (B, width)."""
-        asked = normalize(torch.from_numpy(Scaling(self.mean, self.scale)(inputs)), dim=1)
+        asked = Scaling(self.mean, self.scale).directions(inputs)
         voting, labels = torch.from_numpy(self.unit[self.rows]), torch.from_numpy(self.labels[self.rows])
         return _votes(asked, voting, labels, [int(self.count)], float(self.temperature))[0]
 
@@ -60,7 +59,7 @@ def neighbours(
     fitted: list[Fitted | None] = [None] * len(problems)
     for group in by_unlabelled(problems):
         scaling = Scaling.over(features, problems[group[0]].unlabelled)
-        unit = normalize(torch.from_numpy(scaling(features)), dim=1)
+        unit = scaling.directions(features)
         for i in group:
             fitted[i] = _choose(scaling, unit, problems[i], config)
     return [found for found in fitted if found is not None]

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import gammaln
-from torch.nn.functional import normalize
 
 from fmct_hpc.probe.heads import Scaling
 from fmct_hpc.probe.statistics.bootstrap import Draws, resample_counts
@@ -38,8 +36,7 @@ class Asked:
 
 def unit_features(features: NDArray[np.floating], rows: IntArray) -> NDArray[np.float32]:
     """Features (N, width) in deviations from their mean over `rows`, scaled to length 1."""
-    scaled = torch.from_numpy(Scaling.over(features, rows)(features))
-    return normalize(scaled, dim=1).numpy()
+    return Scaling.over(features, rows).directions(features).numpy()
 
 
 def ask(unit: NDArray[np.float32], patients: IntArray, labels: NDArray[np.floating]) -> list[Asked]:

@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.cohort import Cohort, tested_rows
 from fmct_hpc.probe.config import Pool, SweepConfig
-from fmct_hpc.probe.labels import OOD
 from fmct_hpc.probe.methods import Source
 from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.sweep.run import Sweep
@@ -82,8 +81,7 @@ def _tests(cohort: Cohort) -> dict[str, IntArray]:
     """Rows of the cohort that ask and are found, by test set; FmctError where there are none."""
     if cohort.splits is None:
         return {"id": np.arange(len(cohort.keys))}
-    tests = {"id": np.flatnonzero(cohort.splits == "test"), "ood": np.flatnonzero(cohort.splits == OOD)}
-    found = {name: volumes for name, volumes in tests.items() if len(volumes)}
+    found = tested_rows(cohort.splits)
     if not found:
         raise FmctError("no labelled patient is in a test set: nobody to look for")
     return found

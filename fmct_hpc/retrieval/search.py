@@ -3,9 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
 from fmct_hpc.probe.config import Pool
 from fmct_hpc.probe.heads import Scaling
@@ -30,11 +28,11 @@ class Searched:
         self._store = store
         # A transformer's features share one large mean, beside which all cosines are nearly 1.
         self._scaling = Scaling.over(features, np.arange(len(features)))
-        self._unit = self._normal(features)
+        self._unit = self._scaling.directions(features)
 
     def nearest(self, features: NDArray[np.float32], count: int) -> list[list[Neighbour]]:
         """For each row of features (B, width) the `count` nearest volumes, the nearest first."""
-        found = (self._normal(features) @ self._unit.T).topk(min(count, len(self._unit)), dim=1)
+        found = (self._scaling.directions(features) @ self._unit.T).topk(min(count, len(self._unit)), dim=1)
         store = self._store
         return [
             [
@@ -43,6 +41,3 @@ class Searched:
             ]
             for cosines, rows in zip(found.values.tolist(), found.indices.tolist(), strict=True)
         ]
-
-    def _normal(self, features: NDArray[np.float32]) -> torch.Tensor:
-        return normalize(torch.from_numpy(self._scaling(features)), dim=1)

@@ -1,7 +1,7 @@
 """The commands that use a model on new scans: features, predictions, similar volumes."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -23,8 +23,6 @@ from shards.errors import FmctError
 
 REFUSALS_SHOWN = 20
 """Of a cohort's paths; the table has all."""
-
-Method = Literal["logistic", "linear", "neighbours", "attentive", "finetune"]
 
 
 def features(
@@ -61,7 +59,7 @@ def export_classifier(
     config: Annotated[Path, typer.Argument(help="YAML of a sweep.")],
     out: Annotated[Path, typer.Option(help="Folder for the classifier.")],
     encoder: Annotated[str | None, typer.Option(help="Its name, of a sweep with several.")] = None,
-    method: Annotated[Method | None, typer.Option(help="Its name, of a sweep with several.")] = None,
+    method: Annotated[str | None, typer.Option(help="Its name, of a sweep with several.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="A label column; all of them by default.")] = None,
     overrides: Overrides = None,
 ) -> None:

@@ -46,7 +46,7 @@ def swept(grid: SweepConfig) -> Path:
 
 
 def kept(grid: SweepConfig, method: str, out: Path) -> Path:
-    write_classifier(fit(grid, method=method), out)  # type: ignore[arg-type]
+    write_classifier(fit(grid, method=method), out)
     return out
 
 

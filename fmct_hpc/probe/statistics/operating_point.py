@@ -58,6 +58,17 @@ def at_sensitivity(scores: FloatArray, labels: BoolArray, least: float) -> float
     return float(thresholds[sensitivity >= least][0]) if labels.any() else np.nan
 
 
+def operating_thresholds(
+    scores: FloatArray, labels: BoolArray, least_specificity: float, least_sensitivity: float
+) -> tuple[float, float, float]:
+    """For the best balance, the asked specificity, the asked sensitivity."""
+    return (
+        most_balanced(scores, labels),
+        at_specificity(scores, labels, least_specificity),
+        at_sensitivity(scores, labels, least_sensitivity),
+    )
+
+
 def _curve(scores: FloatArray, labels: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Thresholds from above all scores to below all, with their sensitivity and specificity."""
     distinct = np.unique(scores)[::-1]

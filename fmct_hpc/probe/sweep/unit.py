@@ -17,7 +17,7 @@ from fmct_hpc.probe.reasons import Reason, TooFewError, thresholds_lacking
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.bootstrap import Draws, bootstrap
 from fmct_hpc.probe.statistics.calibration import brier, reliability
-from fmct_hpc.probe.statistics.operating_point import at_sensitivity, at_specificity, most_balanced, rates
+from fmct_hpc.probe.statistics.operating_point import operating_thresholds, rates
 from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.sweep.grid import Unit
 from fmct_hpc.probe.sweep.tables import PREDICTIONS, RESULTS
@@ -108,12 +108,8 @@ def _test(cell: Cell, split: str, fitted: Sequence[Fitted], cohort: Cohort, conf
         rows.append(parts.tests[split])
         scores.append(own)
         folds.append(np.full(len(own), number))
-        chosen_on = found.validation, cell.labels[parts.validation]
-        chosen = [
-            most_balanced(*chosen_on),
-            at_specificity(*chosen_on, config.least_specificity),
-            at_sensitivity(*chosen_on, config.least_sensitivity),
-        ]
+        least = config.least_specificity, config.least_sensitivity
+        chosen = operating_thresholds(found.validation, cell.labels[parts.validation], *least)
         thresholds.append(np.repeat(np.array(chosen)[:, None], len(own), axis=1))
     joined = np.concatenate(rows)
     patients = np.unique(cohort.patient_keys[joined], return_inverse=True)[1].astype(np.int64)
