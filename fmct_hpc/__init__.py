@@ -1,26 +1,59 @@
-"""3D foundation models of head CT: data, model, objective, training, probing."""
+"""3D foundation models of head CT: data, model, objective, training, probing.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+The exported names import PyTorch when they are first asked for: a reader process, of which there are many,
+does without.
+"""
+
+from typing import TYPE_CHECKING
+
+from shards.lazy import exports
 
 if TYPE_CHECKING:
     from fmct_hpc.classifier.predict import Classifier, load_classifier
+    from fmct_hpc.config import TrainConfig
+    from fmct_hpc.data.volumes import VolumeDataset
     from fmct_hpc.inference.features import ScanFeatures, features
+    from fmct_hpc.plot import plot_volume
+    from fmct_hpc.probe.config import ProbeConfig
+    from fmct_hpc.probe.run import ProbeResult
+    from fmct_hpc.probe.run import probe as probe_run
     from fmct_hpc.train.export import EncoderInfo, load_encoder
+    from fmct_hpc.train.run import train as pretrain
 
-_HOME = {
-    "Classifier": "fmct_hpc.classifier.predict",
-    "EncoderInfo": "fmct_hpc.train.export",
-    "ScanFeatures": "fmct_hpc.inference.features",
-    "features": "fmct_hpc.inference.features",
-    "load_classifier": "fmct_hpc.classifier.predict",
-    "load_encoder": "fmct_hpc.train.export",
-}
-__all__ = ["Classifier", "EncoderInfo", "ScanFeatures", "features", "load_classifier", "load_encoder"]
+    __version__: str
 
+__all__ = [
+    "Classifier",
+    "EncoderInfo",
+    "ProbeConfig",
+    "ProbeResult",
+    "ScanFeatures",
+    "TrainConfig",
+    "VolumeDataset",
+    "__version__",
+    "features",
+    "load_classifier",
+    "load_encoder",
+    "plot_volume",
+    "pretrain",
+    "probe_run",
+]
 
-def __getattr__(name: str) -> Any:
-    """Import PyTorch when it is asked for: a reader process, of which there are many, does without."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "Classifier": "fmct_hpc.classifier.predict",
+        "EncoderInfo": "fmct_hpc.train.export",
+        "ProbeConfig": "fmct_hpc.probe.config",
+        "ProbeResult": "fmct_hpc.probe.run",
+        "ScanFeatures": "fmct_hpc.inference.features",
+        "TrainConfig": "fmct_hpc.config",
+        "VolumeDataset": "fmct_hpc.data.volumes",
+        "features": "fmct_hpc.inference.features",
+        "load_classifier": "fmct_hpc.classifier.predict",
+        "load_encoder": "fmct_hpc.train.export",
+        "plot_volume": "fmct_hpc.plot",
+        "pretrain": "fmct_hpc.train.run:train",
+        "probe_run": "fmct_hpc.probe.run:probe",
+    },
+)

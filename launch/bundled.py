@@ -4,8 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shards.atomic import write_bytes
+from shards.errors import FmctError
 
 BUNDLED = ("recipes/*.yaml", "sbatch/*.sbatch")
+
+
+def recipe(name: str) -> Path:
+    """A recipe's file in the installed package; FmctError that names those there are where it is none."""
+    folder = Path(__file__).parent / "recipes"
+    there = sorted(file.name for file in folder.glob("*.yaml"))
+    if name not in there:
+        raise FmctError(f"no recipe {name}: there are {', '.join(there)}")
+    return folder / name
 
 
 def copy_bundled(folder: Path) -> Iterator[Path]:

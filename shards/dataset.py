@@ -42,11 +42,12 @@ class Dataset:
         self._shards = pc.index_in(index["shard"].cast(pa.string()), names).to_numpy()
 
     @classmethod
-    def open(cls, path: Path) -> "Dataset":
+    def open(cls, path: Path | str) -> "Dataset":
         """Open a directory that `finish_dataset` finished.
 
         Raises FmctError where it is missing, unfinished, damaged or of another format version.
         """
+        path = Path(path)
         info = infos.read(path)
         return cls(path, info, read_index(path, info))
 
@@ -55,6 +56,10 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.info.volumes
+
+    def __repr__(self) -> str:
+        spacing = " x ".join(f"{edge:g}" for edge in self.info.spacing_mm)
+        return f"<Dataset {self.path}: {len(self)} volumes of {spacing} mm, {self.info.format}>"
 
     def record(self, i: int) -> VolumeRecord:
         """The record of volume i; FmctError where the index holds a value that no record may have."""

@@ -1,0 +1,31 @@
+"""docs/notebook.ipynb runs as it stands, cell after cell in one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Its code in one interpreter; Jupyter's own kernel adds nothing that is ours."""
+    cells = json.loads((REPOSITORY / "docs/notebook.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells), "kept without outputs"
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    # by -c: __main__ has no file then, as in a kernel, which workers would import again
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "notebook-out"
+    assert (out / "report.html").stat().st_size > 10_000
+    assert (out / "probe/results.json").is_file()
+    assert "12 volumes" in done.stdout
