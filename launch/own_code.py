@@ -53,7 +53,7 @@ def _foreign(path: Path) -> str | None:
     """Why a file is not taken for the user's own; None where it is."""
     try:
         for place in {path.absolute(), path.resolve()}:
-            why = _written_by_others(place) or _handed_on(place)
+            why = written_by_others(place) or _handed_on(place)
             if why:
                 return why
     except OSError as error:
@@ -61,7 +61,8 @@ def _foreign(path: Path) -> str | None:
     return None
 
 
-def _written_by_others(path: Path) -> str | None:
+def written_by_others(path: Path) -> str | None:
+    """How others than the user and root can write a file, in words; None where they cannot; OSError."""
     file = path.stat()
     if file.st_uid not in (0, os.geteuid()):
         return f"belongs to another user ({file.st_uid})"

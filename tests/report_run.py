@@ -138,7 +138,7 @@ def _write_data(folder: Path) -> Dataset:
 
 def _write_run(run: Path, config: TrainConfig, dataset: Dataset) -> None:
     write_text(run / "config.json", config.model_dump_json())
-    records = Records(run, 0, STEPS)
+    records = Records(run, 0, STEPS, STEPS)
     for step in range(1, STEPS + 1):
         figures = {"loss": 8 - step / 200, "dino": 6 - step / 300, "mae": 0.9, "lr": 1e-3, "skipped": 0.0}
         figures |= {"teacher_entropy": 2.0, "divergence": 0.5, "prototypes_used": 9.0, "damaged_volumes": 0.0}

@@ -34,7 +34,7 @@ class RunObservers:
         first = place.rank == 0
         self._damaged = 0.0
         self._throughput = Throughput(config, place.world_size, place.device)
-        self._records = Records(run, start, config.run.log_every) if first else None
+        self._records = Records(run, start, config.run.steps, config.run.log_every) if first else None
         self._health = Health(config, place.world_size, speaks=first)
         self._health.lasting = on_first_rank(lambda: self._health.lasted(recorded(run)))
         self._alarm = LearningAlarm(config, speaks=first)

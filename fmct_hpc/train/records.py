@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from fmct_hpc.objective.part import Gallery
 from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.figures import figures_of
+from fmct_hpc.train.pace import Pace
+from fmct_hpc.train.schedules import StepSettings
 from fmct_hpc.train.sheets import heat, slices
 from shards.atomic import write_bytes
 
@@ -27,12 +30,28 @@ CONSOLE = (
 )
 """The figures of a log line; metrics.jsonl and TensorBoard have all."""
 
+_LOSSES = {"loss", *(part.name for part in PARTS)}
+_SCHEDULES = {*StepSettings._fields, *(f"{part.name}_weight" for part in PARTS)}
+_TIMES = re.compile(r"data_wait|save_|memory_gb|mfu|.*_per_second")
+
+
+def group(name: str) -> str:
+    """TensorBoard's group of a figure: loss, schedule, time, or health."""
+    if name in _LOSSES:
+        return "loss"
+    if name in _SCHEDULES:
+        return "schedule"
+    return "time" if _TIMES.match(name) else "health"
+
 
 class Records:
     """The records of a run, kept by rank 0."""
 
-    def __init__(self, run: Path, start_step: int, log_every: int) -> None:
-        """Open them; what an earlier attempt wrote of `start_step` and later is cut off."""
+    def __init__(self, run: Path, start_step: int, last_step: int, log_every: int) -> None:
+        """Open them; what an earlier attempt wrote of `start_step` and later is cut off.
+
+        last_step: the run's, for the time left; log_every: steps between log lines (`Pace`).
+        """
         metrics = run / "metrics.jsonl"
         lines = metrics.read_bytes().splitlines() if metrics.exists() else []
         kept = [line for line in lines if (found := figures_of(line)) and found["step"] <= start_step]
@@ -40,16 +59,16 @@ class Records:
         self._metrics = metrics.open("a", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
         self._run = run
-        self._log_every = log_every
+        self._pace = Pace(last_step, log_every)
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Record the figures of `step`, counted from 1."""
         self._metrics.write(json.dumps({"step": step, **figures}) + "\n")
         for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
-        if step % self._log_every == 0:
+            self._board.add_scalar(f"{group(name)}/{name}", value, step)
+        if (left := self._pace.step(step)) is not None:
             shown = [f"{name} {figures[name]:.4g}" for name in CONSOLE if name in figures]
-            log.info("step %d: %s", step, ", ".join(shown))
+            log.info("step %d: %s", step, ", ".join([*shown, *([f"ETA {left}"] if left else [])]))
 
     def gallery(self, step: int, gallery: Gallery, volumes: Mapping[str, Tensor]) -> None:
         """Show what a part made of a view: volumes (C, D, H, W) in [0, 1] by title, as three slices each."""

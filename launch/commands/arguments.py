@@ -53,3 +53,20 @@ def numbers_of_share(text: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
         raise FmctError(f"--share {text}: expected I/N, with I from 0 to N - 1")
     return int(number), int(of)
+
+
+def recorded_configuration(run: Path) -> Path | None:
+    """The configuration that a run recorded, for a command without --config; None where it has none.
+
+    It says where `data.cache` writes: FmctError where others can write it.
+    """
+    from launch.own_code import written_by_others
+
+    record = run / "config.json"
+    if not record.is_file():
+        return None
+    if why := written_by_others(record):
+        raise FmctError(
+            f"{record}: {why}, so that it is not taken for yours; read it, and give it by --config"
+        )
+    return record

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from launch.commands.arguments import AllowCode, Device, Kept, KeyFile, Paths, Predictions, is_override
+from launch.commands.arguments import (
+    AllowCode,
+    Device,
+    Kept,
+    KeyFile,
+    Paths,
+    Predictions,
+    is_override,
+    recorded_configuration,
+)
 from launch.commands.watch import watch_app
 from launch.config import load
 from launch.screen import echo
@@ -84,6 +93,7 @@ def train(
     from launch.slurm.stages import configuration, train_job
 
     cluster = load(Site, site, [])
+    config = config or recorded_configuration(run)
     # A wrong configuration shows here, not in the queue.
     settings = load(TrainConfig, config, overrides or [])
     settings.accumulation(nodes * ranks_per_node)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from launch.commands.arguments import ConfigFile, Overrides
+from launch.commands.arguments import ConfigFile, Overrides, recorded_configuration
 from launch.commands.console import set_up_logging
 from launch.config import load
 from launch.program import FMCT
@@ -33,6 +33,8 @@ def train(
 ) -> None:
     """Pretrain with DINO and MAE under DeepSpeed. Run it again to go on: it resumes by itself.
 
+    Without --config an existing run keeps the configuration that it recorded.
+
     Exit code 75 means that a signal came, all was saved, and the same command will go on.
     """
     from fmct_hpc.config import TrainConfig
@@ -40,6 +42,7 @@ def train(
     from fmct_hpc.train.run import preflight
     from fmct_hpc.train.run import train as train_rank
 
+    config = config or recorded_configuration(run)
     settings = load(TrainConfig, config, overrides or [])
     if ranks is None and ("RANK" in os.environ or "SLURM_PROCID" in os.environ):
         rank = int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])

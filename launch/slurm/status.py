@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
+from fmct_hpc.train.pace import duration
 from launch.screen import PlainTable, cell
 from launch.slurm.requeue import Ending
 from launch.slurm.watch import Picture, look_at_all, state_of
@@ -73,7 +74,7 @@ def _training(picture: Picture) -> str:
     if newest.ended and newest.cause != "done" and any(job.state == "PENDING" for job in picture.alive):
         state = f"waits to start again after: {state}"
     silent = time.time() - (picture.folder / "metrics.jsonl").stat().st_mtime if figures else 0.0
-    long_ago = f" ({_duration(silent)} ago)" if newest.ended is None and silent > SILENT_SECONDS else ""
+    long_ago = f" ({duration(silent)} ago)" if newest.ended is None and silent > SILENT_SECONDS else ""
     parts = [state, f"step {int(figures.get('step', 0)):,} of {steps:,}{long_ago}"]
     parts += [f"loss {figures['loss']:.4g}"] if "loss" in figures else []
     return ", ".join([*parts, f"newest checkpoint of step {newest_step(picture.folder):,}"])
@@ -89,7 +90,7 @@ def _attempt_row(attempt: Attempt, picture: Picture) -> tuple[str, ...]:
         str(attempt.number),
         f"{attempt.slurm.job}.{attempt.slurm.restarts}" if attempt.slurm else "-",
         attempt.began.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-        _duration(((attempt.ended or datetime.now(UTC)) - attempt.began).total_seconds()),
+        duration(((attempt.ended or datetime.now(UTC)) - attempt.began).total_seconds()),
         (attempt.slurm.nodes if attempt.slurm else None) or ",".join(attempt.hosts),
         str(attempt.world_size),
         f"{attempt.first_step}-{last}" if did else "none",
@@ -109,13 +110,6 @@ def _told(ending: Ending) -> str:
 
 def _why(reason: str, start: datetime | None) -> str:
     return f"{reason}, not before {start:%H:%M:%S}" if reason == "BeginTime" and start else reason
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _show(console: Console, columns: list[str], rows: Iterable[tuple[str, ...]]) -> None:

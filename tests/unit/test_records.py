@@ -1,0 +1,44 @@
+"""What a run writes of its steps: log lines with the time left, and TensorBoard's groups."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fmct_hpc.train.pace import LINE_EVERY_SECONDS, Pace, duration
+from fmct_hpc.train.records import Records
+
+
+def test_a_line_is_due_first_last_every_so_often_and_after_a_minute() -> None:
+    now = 0.0
+    pace = Pace(1000, 10, lambda: now)
+    said = {}
+    for step in range(1, 26):
+        now += 300.0 if step == 1 else 2.0  # the first compiles
+        if (left := pace.step(step)) is not None:
+            said[step] = left
+    assert said == {1: "", 10: "33 min", 20: "32 min"}
+    now += LINE_EVERY_SECONDS
+    assert pace.step(26) is not None
+    assert Pace(3, 10, lambda: now).step(3) == ""
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(40.2, "40 s"), (300, "5 min"), (11_520, "3 h 12 min")])
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_tensorboard_has_groups_and_the_log_the_time_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = Records(tmp_path, 0, 100, 2)
+    groups = {"loss": "loss", "mae": "loss", "mae_weight": "schedule", "lr": "schedule"}
+    groups |= {"cls_rank": "health", "data_wait": "time", "mfu": "time"}
+    with caplog.at_level(logging.INFO):
+        for step in (1, 2):
+            records.step(step, dict.fromkeys(groups, 1.0))
+    records.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {f"{group}/{name}" for name, group in groups.items()}
+    assert ["ETA" in line for line in caplog.messages] == [False, True]
