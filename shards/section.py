@@ -49,8 +49,9 @@ class Section(BaseModel):
     def _prepared(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, dict):
             return values
-        found = with_present_names(cls, values)
-        return {**cls.earlier, **found} if info.context is _RECORD else found
+        is_record = info.context is _RECORD
+        found = with_present_names(cls, values, warn=not is_record)
+        return {**cls.earlier, **found} if is_record else found
 
     def recorded(self, uncovered: Collection[str] = ()) -> dict[str, Any]:
         """The section for a digest or a stored record, as JSON's types.

@@ -74,7 +74,7 @@ class Dino(Distillation):
         limits = self.config.health
         most = (1 - limits.entropy_margin) * math.log(self.config.model.prototypes)
         flat = figures["teacher_entropy"] > most
-        same = figures.get("divergence", math.nan) < limits.least_divergence
+        same = figures.get("divergence", math.nan) < limits.min_divergence
         one = figures.get("prototypes_used", math.nan) < 2
         return [
             Sign("the teacher likes all prototypes alike", flat, REMEDY),

@@ -43,9 +43,9 @@ class OnlineCohort:
 
 
 def online_cohort(
-    dataset: Dataset, labels: Path, tasks: Sequence[str] | None, most_volumes: int
+    dataset: Dataset, labels: Path, tasks: Sequence[str] | None, max_volumes: int
 ) -> OnlineCohort:
-    """At most `most_volumes` of a dataset's labelled volumes, by patients, whose order hangs on their keys.
+    """At most `max_volumes` of a dataset's labelled volumes, by patients, whose order hangs on their keys.
 
     tasks: label columns; None: all with enough patients of both classes in both halves. Raises FmctError for
     labels that are none of the table's, cannot be a figure's name, or have too few patients.
@@ -63,7 +63,7 @@ def online_cohort(
     keys = tied_patients(dataset.index)[joined.rows]
     open_ = np.ones(len(keys), bool) if joined.splits is None else np.isin(joined.splits, LOOKED_AT)
     order = np.argsort(patient_draws(keys, 0, "online probe"), kind="stable")
-    chosen = np.sort(order[open_[order]][:most_volumes])
+    chosen = np.sort(order[open_[order]][:max_volumes])
     patients, values = keys[chosen], joined.values[chosen]
     halves = (patient_draws(patients, 0, "online half") < 0.5).astype(np.int64)
     enough = [
@@ -72,7 +72,7 @@ def online_cohort(
     if missing := [name for name in tasks or () if name not in enough] or ([] if enough else ["any label"]):
         raise FmctError(
             f"{labels}: of {len(chosen)} volumes there are not {LEAST_PATIENTS} patients with and without "
-            f"{missing[0]} in both halves: name others in health.label, or raise health.most_volumes"
+            f"{missing[0]} in both halves: name others in health.label, or raise health.max_volumes"
         )
     columns = [table.tasks.index(name) for name in enough]
     return OnlineCohort(joined.rows[chosen], patients, halves, tuple(enough), values[:, columns])
@@ -97,4 +97,4 @@ def probed(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, OnlineCohort
     data = dataset if health.data is None else Dataset.open(health.data)
     recorded = read_preprocessing(dataset.path, dataset.info.config_digest)
     require_same_preprocessing(data, dataset.info.config_digest, recorded, "this run")
-    return data, online_cohort(data, health.labels, health.label, health.most_volumes)
+    return data, online_cohort(data, health.labels, health.label, health.max_volumes)

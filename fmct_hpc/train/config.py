@@ -85,11 +85,11 @@ class HealthConfig(Section):
     data: Path | None = None
     """The shard dataset of those volumes, of patients that pretraining does not see at best; None: the
     run's own."""
-    most_volumes: Annotated[int, Field(ge=50)] = 256
+    max_volumes: Annotated[int, Field(ge=50)] = 256
     """That are probed. All ranks together keep them as views in memory: 2.7 GB of 96³ in three windows."""
     not_finite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is not finite does; a skipped step changes nothing and is recorded."""
-    most_skipped: Positive = 10
+    max_skipped: Positive = 10
     """Steps an attempt may skip: now and then bf16 overflows, more is a broken run."""
     collapse: Literal["warn", "stop"] = "warn"
     """What signs of collapse do, once they have lasted; a run may recover from them."""
@@ -98,24 +98,24 @@ class HealthConfig(Section):
     are nearly alike, and targets nearly uniform."""
     entropy_margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
     """Share of log(model.prototypes) below it from which the teacher's mean entropy counts as uniform."""
-    least_divergence: AtLeast0 = 0.01
+    min_divergence: AtLeast0 = 0.01
     """Cross-entropy of student and teacher above the teacher's entropy, in nats (Caron et al. 2021, 5.3)."""
-    least_feature_deviation: AtLeast0 = 0.05
+    min_feature_deviation: AtLeast0 = 0.05
     """Deviation of normalised CLS tokens times √width: about 1 when sound (Chen and He 2021, section 4.1)."""
 
-    least_rise: Fraction = 0.05
+    min_rise: Fraction = 0.05
     """Share of the way from retrieval at the first looks to 1 that it must have risen. New weights find
     several times what chance does, by likeness; sound runs on 96 of the study's heads rose by 0.2."""
-    most_crop_likeness: Fraction = 0.3
+    max_crop_likeness: Fraction = 0.3
     """Correlation of nearness in features and of crops, from which on a run that recognises no volume tells
     crops: 0.1 to 0.3 of new weights, 0.05 of sound runs, 0.46 where all volumes are one head."""
-    least_rank: AtLeast0 = 2.5
+    min_rank: AtLeast0 = 2.5
     """RankMe of tokens; of one direction it is about 1. Collapsed runs had 1.7 to 1.9, sound ones over 4."""
-    most_patch_drift: Fraction = 0.2
+    max_patch_drift: Fraction = 0.2
     """Rise of the mean cosine of a view's patch tokens above its least so far; in sound runs it rose by 0.1
     at first, and fell again."""
 
-    most_tissue_dropped: Fraction = 0.05
+    max_tissue_dropped: Fraction = 0.05
     """Share of the views' tissue in patches that model.keep_tokens leaves out. With 0.6 it was 0.04 in the
     default crops of the study's heads (docs/training.md)."""
 

@@ -55,9 +55,9 @@ class Health:
                 f"{what}; look at these volumes, lower optim.base_lr, or set health.not_finite=skip"
             )
         self._skipped += 1
-        if self._skipped > self._limits.most_skipped:
-            raise UnsoundError(f"{what}; more steps than health.most_skipped={self._limits.most_skipped}")
-        log.log(self._level, "%s; skipped, %d of at most %d", what, self._skipped, self._limits.most_skipped)
+        if self._skipped > self._limits.max_skipped:
+            raise UnsoundError(f"{what}; more steps than health.max_skipped={self._limits.max_skipped}")
+        log.log(self._level, "%s; skipped, %d of at most %d", what, self._skipped, self._limits.max_skipped)
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Look for collapse in the figures of step `step`; a sign must last for health.patience steps,
@@ -104,7 +104,7 @@ class Health:
         """Those whose figures this objective has."""
         signs = [sign for part in self._parts for sign in part.signs(figures, self._several)]
         if "feature_deviation" in figures and self._several:
-            alike = figures["feature_deviation"] < self._limits.least_feature_deviation
+            alike = figures["feature_deviation"] < self._limits.min_feature_deviation
             signs.append(Sign(ALIKE, alike, REMEDY))
         return signs
 

@@ -40,11 +40,11 @@ class Sign(NamedTuple):
 def _not_recognised(found: Judged, limits: HealthConfig) -> bool:
     """Whether retrieval is what it was at the start, when it is of chance and of likeness before learning."""
     start = found.start.get("retrieval", found.now["retrieval_chance"])
-    return found.now["retrieval"] < min(RECOGNISED, start + limits.least_rise * (1 - start))
+    return found.now["retrieval"] < min(RECOGNISED, start + limits.min_rise * (1 - start))
 
 
 def _tells_crops(found: Judged, limits: HealthConfig) -> bool:
-    return found.now.get("crop_likeness", 0.0) > limits.most_crop_likeness
+    return found.now.get("crop_likeness", 0.0) > limits.max_crop_likeness
 
 
 SIGNS = (
@@ -66,21 +66,21 @@ SIGNS = (
     Sign(
         "the CLS tokens lie along one direction",
         ("cls_rank",),
-        lambda found, limits: found.now["cls_rank"] < limits.least_rank,
+        lambda found, limits: found.now["cls_rank"] < limits.min_rank,
         "set objective.centring=sinkhorn, some objective.koleo_weight or a lower optim.base_lr",
         of_views=True,
     ),
     Sign(
         "the patch tokens lie along one direction",
         ("patch_rank",),
-        lambda found, limits: found.now["patch_rank"] < limits.least_rank,
+        lambda found, limits: found.now["patch_rank"] < limits.min_rank,
         "set a lower optim.base_lr, or some objective.mae_weight or objective.ibot_weight",
     ),
     Sign(
         "the patch tokens of a view grow alike",
         ("patch_similarity",),
         lambda found, limits: (
-            found.now["patch_similarity"] - found.least["patch_similarity"] > limits.most_patch_drift
+            found.now["patch_similarity"] - found.least["patch_similarity"] > limits.max_patch_drift
         ),
         "take a checkpoint from before (run.keep_every keeps them), or begin again with "
         "objective.gram_weight from then on (objective.gram_begin), or more objective.ibot_weight or "
@@ -89,7 +89,7 @@ SIGNS = (
     Sign(
         "tissue is in patches that are not encoded",
         ("tissue_dropped",),
-        lambda found, limits: found.now["tissue_dropped"] > limits.most_tissue_dropped,
+        lambda found, limits: found.now["tissue_dropped"] > limits.max_tissue_dropped,
         "set a greater model.keep_tokens, or a wider data.global_crop_mm, whose views have more air",
     ),
     Sign(

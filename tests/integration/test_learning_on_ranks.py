@@ -51,7 +51,7 @@ class Runs:
         for name in names:
             stage, precision, looked = name.split("-")[:3]
             engine = {"zero_stage": int(stage), "precision": precision, "micro_batch": 2}
-            health = {"labels": self.labels, "most_volumes": 51} if looked == "looked" else {"every": 0}
+            health = {"labels": self.labels, "max_volumes": 51} if looked == "looked" else {"every": 0}
             config = small_config(self.data, engine=engine, run=run, health=health)
             (self.folder / f"{name}.json").write_text(config.model_dump_json())
         command = [sys.executable, str(self.folder / "rank.py"), str(self.folder), *names]

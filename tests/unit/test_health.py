@@ -22,7 +22,7 @@ PATIENCE = 3
 
 
 def make(collapse: Literal["warn", "stop"] = "warn", **objective: object) -> TrainConfig:
-    health = {"patience": PATIENCE, "collapse": collapse, "most_skipped": 2, "not_finite": "skip"}
+    health = {"patience": PATIENCE, "collapse": collapse, "max_skipped": 2, "not_finite": "skip"}
     return small_config(Path("unused"), objective=objective, health=health)
 
 
@@ -150,7 +150,7 @@ def test_skipping_has_a_budget_and_stopping_has_none(caplog: pytest.LogCaptureFi
     health.skip(1, "volumes of rank 1: k")
     health.skip(5, "volumes of rank 0: k")
     assert "skipped, 2 of at most 2" in caplog.messages[-1]
-    with pytest.raises(FmctError, match=r"step 6.*health.most_skipped=2"):
+    with pytest.raises(FmctError, match=r"step 6.*health.max_skipped=2"):
         health.skip(6, "volumes of rank 0: k")
     strict = make().model_copy(update={"health": make().health.model_copy(update={"not_finite": "stop"})})
     with pytest.raises(FmctError, match=r"step 1: .*nothing was updated; volumes of rank 1: k; .*base_lr"):

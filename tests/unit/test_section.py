@@ -23,6 +23,7 @@ from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.store import FeatureRequest
 from fmct_hpc.probe.sweep.grid import Unit
 from fmct_hpc.train.checkpoint import seal
+from fmct_hpc.train.config import HealthConfig
 from launch.config import load
 from preprocess.config import CheckConfig, GridConfig, PreprocessConfig, PrivacyConfig
 from preprocess.select.rules import HeadPatterns, Patterns, SelectConfig
@@ -88,6 +89,25 @@ def test_an_old_name_is_read_wherever_a_configuration_comes_from(
     monkeypatch.delitem(RENAMED, "DataConfig")
     with pytest.raises(FmctError, match=r"data\.edge: unknown key"):
         load(TrainConfig, recipe, [])
+
+
+def test_every_renamed_key_is_read_of_recipes_and_silently_of_records(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sections = {cls.__name__: cls for cls in (HealthConfig,)}
+    assert sections.keys() == RENAMED.keys()
+    for name, renamed in RENAMED.items():
+        cls = sections[name]
+        assert set(renamed.values()) <= cls.model_fields.keys()
+        assert not renamed.keys() & cls.model_fields.keys()
+        for old, new in renamed.items():
+            value = getattr(cls(), new)
+            with caplog.at_level(logging.WARNING):
+                assert getattr(cls.from_record({old: value}), new) == value
+                assert not caplog.records
+                assert getattr(cls.model_validate({old: value}), new) == value
+            assert len(caplog.records) == 1
+            caplog.clear()
 
 
 def test_a_sections_own_rules_see_present_names(monkeypatch: pytest.MonkeyPatch) -> None:
