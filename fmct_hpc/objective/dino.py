@@ -77,9 +77,9 @@ class Dino(Distillation):
         same = figures.get("divergence", math.nan) < limits.min_divergence
         one = figures.get("prototypes_used", math.nan) < 2
         return [
-            Sign("the teacher likes all prototypes alike", flat, REMEDY),
-            Sign("the student gives the teacher's answer whatever it sees", same, REMEDY),
-            *([Sign("all volumes have one prototype", one, REMEDY)] if several else []),
+            Sign("near-uniform teacher output", flat, REMEDY),
+            Sign("the student output does not depend on its input", same, REMEDY),
+            *([Sign("all volumes are assigned to one prototype", one, REMEDY)] if several else []),
         ]
 
 

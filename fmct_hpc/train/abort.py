@@ -124,7 +124,7 @@ class AbortFlag:
             self._end_by_force()
 
     def _look(self) -> bool:
-        """Whether any rank has failed; a store that is gone, with rank 0, cannot tell any more."""
+        """Whether any rank has failed; a store that is gone, with rank 0, cannot be asked."""
         if not self._failed and (error := self.lost()) is not None:
             self._set(error)
         with suppress(RuntimeError):

@@ -44,15 +44,15 @@ Cause = Literal[
     "time limit",
     "requeued",  # by scontrol requeue
     "cancelled",
-    "stopped",  # a signal came, and nobody says from whom
+    "stopped",  # by a signal of unknown origin
     "node failure",
     "crash",  # of a rank: a defect, a signal, too little memory
     "hang",  # no step ended for run.hang_minutes
     "no room",  # a full disk or quota
     "damaged data",
     "unsound",  # not finite, or collapsed, and the configuration has that stop the run
-    "refused",  # any other mistake that a user can mend
-    "killed",  # and nobody says by what
+    "refused",  # any other error that a user can correct
+    "killed",  # cause unknown
 ]
 
 _SIGNALS: dict[str, Cause] = {
@@ -74,7 +74,7 @@ class _Closed(BaseModel):
 
 
 class SlurmJob(_Closed):
-    """The job that an attempt runs in, as its environment tells."""
+    """The job that an attempt runs in, by its environment."""
 
     job: Annotated[str, StringConstraints(pattern=r"^[0-9]+(_[0-9]+)?$")]
     """Of an array's task 12_3."""
@@ -87,30 +87,30 @@ class SlurmJob(_Closed):
     nodes: Annotated[str, StringConstraints(pattern="^[^-]")] | None
     """As Slurm writes it: n[1-4]."""
     log: str | None
-    """The job's log, where its batch script tells (FMCT_LOG)."""
+    """The job's log, if its batch script gives it (FMCT_LOG)."""
 
     @classmethod
     def here(cls) -> "SlurmJob | None":
         """That of this process; None outside Slurm. Bytes that are no UTF-8 become replacement characters."""
 
-        def tell(name: str) -> str | None:
+        def variable(name: str) -> str | None:
             value = os.environ.get(name)
             return value and value.encode(errors="surrogateescape").decode(errors="replace")
 
-        job = tell("SLURM_JOB_ID")
+        job = variable("SLURM_JOB_ID")
         if job is None or "SLURM_PROCID" not in os.environ:  # srun and sbatch set both
             return None
         if "SLURM_ARRAY_TASK_ID" in os.environ:  # the last task's SLURM_JOB_ID is that of the whole array
-            job = f"{tell('SLURM_ARRAY_JOB_ID')}_{tell('SLURM_ARRAY_TASK_ID')}"
+            job = f"{variable('SLURM_ARRAY_JOB_ID')}_{variable('SLURM_ARRAY_TASK_ID')}"
         return cls(
             job=job,
-            restarts=int(tell("SLURM_RESTART_COUNT") or 0),
-            cluster=tell("SLURM_CLUSTER_NAME"),
-            partition=tell("SLURM_JOB_PARTITION"),
-            account=tell("SLURM_JOB_ACCOUNT"),
-            qos=tell("SLURM_JOB_QOS"),
-            nodes=tell("SLURM_JOB_NODELIST"),
-            log=tell("FMCT_LOG"),
+            restarts=int(variable("SLURM_RESTART_COUNT") or 0),
+            cluster=variable("SLURM_CLUSTER_NAME"),
+            partition=variable("SLURM_JOB_PARTITION"),
+            account=variable("SLURM_JOB_ACCOUNT"),
+            qos=variable("SLURM_JOB_QOS"),
+            nodes=variable("SLURM_JOB_NODELIST"),
+            log=variable("FMCT_LOG"),
         )
 
 
@@ -137,9 +137,9 @@ class Attempt(_Closed):
     """Of what the run began with in place of drawn weights (`checkpoint.Beginning`)."""
     software: Software
     first_step: int
-    """The first step to do, counted from 1: the one after the checkpoint that it goes on from."""
+    """The first step to do, counted from 1: the one after the checkpoint that it resumes from."""
     ended: datetime | None = None
-    """None while it goes on. Of a killed attempt: when its last step ended."""
+    """None while it runs. Of a killed attempt: when its last step ended."""
     last_step: int | None = None
     """The last step that was done; first_step - 1 where none was."""
     saved_step: int | None = None
@@ -177,7 +177,7 @@ class Attempt(_Closed):
 
 
 class Failure(_Closed):
-    """A rank's last words."""
+    """The error record of a rank that failed."""
 
     rank: int
     host: str
@@ -191,7 +191,7 @@ class Failure(_Closed):
 
 
 def attempts(run: Path) -> list[Attempt]:
-    """All attempts at a run, oldest first; those of another version of this code are left out, aloud."""
+    """All attempts at a run, oldest first; those of another version are left out, with a warning."""
     found = []
     for path in _paths(run):
         try:
@@ -247,7 +247,7 @@ def end(run: Path, attempt: Attempt, done: int, stopped_by: str | None, save_sec
 
 
 def note_failure(run: Path, number: int, rank: int, error: BaseException) -> None:
-    """Leave this rank's last words beside the record of attempt `number`; never raises."""
+    """Write this rank's error record beside the record of attempt `number`; never raises."""
     error = refusal(error) or error
     message = " ".join(f"{error}".split())
     failure = Failure(

@@ -34,7 +34,7 @@ def convert_weights(
     heads: int | None = None,
     decoder_heads: int | None = None,
 ) -> str:
-    """Convert a file, in the direction that its kind tells; returns what was written, in a line.
+    """Convert a file, in the direction given by its kind; returns what was written, in a line.
 
     A checkpoint of the reference becomes the folder `out` with encoder.safetensors, encoder.json and, of a
     DINO or MAE checkpoint, head.safetensors or decoder.safetensors. An encoder.safetensors, with such a file

@@ -12,7 +12,7 @@ from fmct_hpc.train.source import Source
 from shards.errors import FmctError
 
 _SAME = ("width", "depth", "patch_size", "heads", "positions", "input_mean", "input_std")
-"""Keys of the model that must be the source's: no shape tells of some, and of the others none so shortly."""
+"""Keys of the model that must be the source's: not all of them show in the shapes."""
 
 
 def fitted(source: Source, config: TrainConfig, student: Student) -> Source:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 LEAST_VOLUMES = 4
 """Of a micro-batch over all ranks, for features to be compared: two or three sound ones may be alike."""
-ALIKE = "all volumes have nearly one feature vector"
+ALIKE = "the features of all volumes are nearly equal"
 
 
 class Alarm(NamedTuple):

@@ -1,4 +1,4 @@
-"""Rings where a sign that a run does not learn has lasted."""
+"""Warns when a sign that a run does not learn has lasted."""
 
 import logging
 from collections import deque

@@ -57,7 +57,7 @@ SIGNS = (
         of_views=True,
     ),
     Sign(
-        "features tell the crop and not the volume",
+        "features encode the crop and not the volume",
         ("retrieval", "crop_likeness"),
         lambda found, limits: _not_recognised(found, limits) and _tells_crops(found, limits),
         "set a narrower data.global_crop_mm, a lower objective.koleo_weight, or train on volumes that differ",

@@ -194,7 +194,7 @@ def run_steps(
         if stopping or done == steps.stop or done % config.run.checkpoint_every == 0:
             saver.save(done, score)
         if stopping:
-            log.info("step %d: stopping; run it again to go on", done)
+            log.info("step %d: stopping; run the same command again to resume", done)
             break
     loader.close()  # what becomes of readers is no matter any more
     saver.finish()

@@ -192,7 +192,7 @@ def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:
     save = checkpoint / SAVE_BYTES_PER_SECOND
     lines = [f"a checkpoint is {_gb(checkpoint)}: {save:.0f} s at {SAVE_BYTES_PER_SECOND / 1e9:.0f} GB/s"]
     if config.engine.device != "gpu":
-        return [*lines, "no estimate for CPUs: a few steps of the run tell it (volumes_per_second)"]
+        return [*lines, "no estimate for CPUs: run a few steps and read volumes_per_second"]
     flops = ASSUMED_MFU * 1e12 * PEAK_TFLOPS[ASSUMED_GPU] * ranks
     step = config.run.batch * training_flops(config) / flops
     left = (config.run.steps - done) * step

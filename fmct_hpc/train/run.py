@@ -62,11 +62,11 @@ FREE_TO_CHANGE = (
     "privacy",
 )
 """Keys, or beginnings of keys, that have no influence on what is learned (those of the engine and the number
-of ranks: none but rounding); all others must stay as they were when a run goes on."""
+of ranks: none but rounding); all others must not change when a run is resumed."""
 
 
 class Outset(NamedTuple):
-    """From where this start of a run goes on."""
+    """Where this start of a run resumes."""
 
     checkpoint: tuple[Path, Manifest] | None
     """The run's newest; None at its first start."""

@@ -1,4 +1,4 @@
-"""Writing checkpoints behind the training's back, with the same guarantees as in front of it.
+"""Writing checkpoints in the background, with the same guarantees as in the foreground.
 
 The training waits only while room is taken for every rank's file and its state is copied to host memory.
 A thread a rank then writes the rank's file, syncs it and takes its digest; the ranks agree, over a process
@@ -43,7 +43,7 @@ from shards.errors import FmctError, refusal_kind
 log = logging.getLogger(__name__)
 
 LAST_WAIT_SECONDS = 60.0
-"""For a save that goes on while the run fails: its other ranks may be dead."""
+"""For a save in progress while the run fails: its other ranks may be dead."""
 
 MANIFEST_ROOM = 1 << 20
 """Bytes, more than any manifest has: some 10 kB and 150 a rank."""
@@ -189,7 +189,7 @@ class Saver:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """What the system refuses is told in one line, on all ranks, and is no defect."""
+    """A refusal by the system is reported in one line, on all ranks, and is no defect."""
     try:
         yield
     except OSError as error:

@@ -15,7 +15,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 EXIT_SAVED = 75
-"""EX_TEMPFAIL of sysexits.h: all is saved, the same command goes on."""
+"""EX_TEMPFAIL of sysexits.h: all is saved, the same command resumes."""
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 

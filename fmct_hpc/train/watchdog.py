@@ -12,7 +12,7 @@ from shards.atomic import create
 log = logging.getLogger(__name__)
 
 EXIT_HUNG = 70
-"""EX_SOFTWARE of sysexits.h; unlike 75 it does not promise that the same command goes on."""
+"""EX_SOFTWARE of sysexits.h; unlike 75 it does not promise that the same command resumes the run."""
 
 
 class Watchdog:

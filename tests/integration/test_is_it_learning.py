@@ -94,7 +94,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
 
 
 UNRECOGNISED = "two views of a volume are not recognised"
-CROPS = "features tell the crop and not the volume"
+CROPS = "features encode the crop and not the volume"
 ONE_DIRECTION = "the CLS tokens lie along one direction"
 
 
@@ -115,13 +115,13 @@ def test_a_sound_run_recognises_volumes_and_shows_no_sign(ended: dict[str, Ended
 
 def test_a_collapsed_run_is_told(ended: dict[str, Ended]) -> None:
     assert ONE_DIRECTION in ended["collapsed"].learning
-    assert "all volumes have one prototype" in ended["collapsed"].collapse
+    assert "all volumes are assigned to one prototype" in ended["collapsed"].collapse
 
 
 def test_a_uniform_run_is_told(ended: dict[str, Ended]) -> None:
     uniform = ended["uniform"]
     assert UNRECOGNISED in uniform.learning
-    assert "the teacher likes all prototypes alike" in uniform.collapse
+    assert "near-uniform teacher output" in uniform.collapse
     assert late(uniform, "retrieval") < late(ended["sound"], "retrieval") - 0.05
 
 

@@ -272,7 +272,7 @@ def test_the_card_says_what_the_page_says(shown: webdriver.Chrome, page: Path) -
 def test_what_happened_in_training_is_told(shown: webdriver.Chrome) -> None:
     collapse = table_of(shown, "Signs of collapse")
     assert [cell.text for cell in collapse.find_elements(By.CSS_SELECTOR, "tbody th, tbody td")] == [
-        *("all volumes have nearly one feature vector", "101", "200", "100")
+        *("the features of all volumes are nearly equal", "101", "200", "100")
     ]
     attempts = table_of(shown, "Starts of the run")
     assert column(attempts, 5) == ["1 to 300", "301 to 700"]

@@ -28,7 +28,7 @@ START = {
 SOUND = {**START, "retrieval": 0.8, "cls_rank": 12.0, "probe_linear": 0.8, "probe_knn": 0.7}
 SICK: dict[str, dict[str, float]] = {
     "two views of a volume are not recognised": {"retrieval": 0.22},
-    "features tell the crop and not the volume": {"retrieval": 0.22, "crop_likeness": 0.5},
+    "features encode the crop and not the volume": {"retrieval": 0.22, "crop_likeness": 0.5},
     "the CLS tokens lie along one direction": {"cls_rank": 1.2},
     "the patch tokens lie along one direction": {"patch_rank": 1.2},
     "the patch tokens of a view grow alike": {"patch_similarity": 0.75},
