@@ -11,7 +11,7 @@ from fmct_hpc.objective.registry import ObjectiveConfig
 from fmct_hpc.train.config import HealthConfig, OptimConfig, RunConfig
 from shards.errors import FmctError
 from shards.section import Section
-from shards.sharing import Sharing
+from shards.sharing_section import Sharing
 
 
 class TrainConfig(Section):

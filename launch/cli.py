@@ -2,28 +2,14 @@
 
 import signal
 import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import typer
 
-from launch.commands.cluster import launch_app
 from launch.commands.console import set_up_logging
-from launch.commands.evaluation import probe, report, retrieval, study, subgroups, sweep
-from launch.commands.preprocessing import (
-    demo_app,
-    import_volumes,
-    keygen,
-    labels,
-    preprocess,
-    scan,
-    select,
-    trace,
-)
-from launch.commands.setup import doctor, recipes
-from launch.commands.shards import shards_app
-from launch.commands.training import compare, convert_weights, export_model, train
-from launch.commands.using import export_classifier, features, predict, similar
 from launch.program import keep_working_folder_off_path, require_docstrings
-from launch.ranks import end_rank
 from launch.screen import echo
 from shards import caches
 from shards.errors import FmctError, refusal
@@ -32,25 +18,65 @@ from shards.sharing import share
 INTERRUPTED = 128 + signal.SIGINT
 """What typer makes of Ctrl-C, without a word."""
 
-app = typer.Typer(
-    name="fmct",
-    help="Head CT from raw DICOM to a pretrained 3D model: scan, preprocess, train, probe, report.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-app.add_typer(demo_app, name="demo")
-app.add_typer(shards_app, name="shards")
-app.add_typer(launch_app, name="launch")
-app.callback()(caches.set_for_libraries)
-for command in (
-    *(doctor, recipes, keygen, scan, select, preprocess, labels, trace),
-    *(train, compare, convert_weights, export_model),
-    *(probe, sweep, retrieval, subgroups, study, report),
-    *(features, export_classifier, predict, similar),
-):
-    app.command()(command)
-app.command("import")(import_volumes)
+COMMANDS = {
+    "doctor": ("setup", "doctor"),
+    "recipes": ("setup", "recipes"),
+    "keygen": ("preprocessing", "keygen"),
+    "scan": ("preprocessing", "scan"),
+    "select": ("preprocessing", "select"),
+    "preprocess": ("preprocessing", "preprocess"),
+    "labels": ("preprocessing", "labels"),
+    "trace": ("preprocessing", "trace"),
+    "train": ("training", "train"),
+    "compare": ("training", "compare"),
+    "convert-weights": ("training", "convert_weights"),
+    "export-model": ("training", "export_model"),
+    "probe": ("evaluation", "probe"),
+    "sweep": ("evaluation", "sweep"),
+    "retrieval": ("evaluation", "retrieval"),
+    "subgroups": ("evaluation", "subgroups"),
+    "study": ("evaluation", "study"),
+    "report": ("evaluation", "report"),
+    "features": ("using", "features"),
+    "export-classifier": ("using", "export_classifier"),
+    "predict": ("using", "predict"),
+    "similar": ("using", "similar"),
+    "import": ("preprocessing", "import_volumes"),
+    "demo": ("preprocessing", "demo_app"),
+    "shards": ("shards", "shards_app"),
+    "launch": ("cluster", "launch_app"),
+}
+"""Each command and group of commands in the order of the help, with its module in `launch.commands`."""
+
+
+def built(words: Sequence[str] = ()) -> typer.Typer:
+    """The command line; where the first of `words` names a command, of that one alone.
+
+    The others are not imported then. Help, completion and a mistyped name have all of them.
+    """
+    app = typer.Typer(
+        name="fmct",
+        help="Head CT from raw DICOM to a pretrained 3D model: scan, preprocess, train, probe, report.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    app.callback()(caches.set_for_libraries)
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+        module, attribute = COMMANDS[name]
+        found = getattr(import_module(f"launch.commands.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app`: all commands."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return built()
 
 
 def main() -> None:
@@ -61,7 +87,10 @@ def main() -> None:
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             echo("fmct: stopped: run the same command again", err=True)
-        end_rank(int(ended.code or 0))
+        if "torch.distributed" in sys.modules:
+            from launch.ranks import end_rank
+
+            end_rank(int(ended.code or 0))
         raise
 
 
@@ -70,7 +99,7 @@ def _run() -> None:
     try:
         share(None)
         require_docstrings()
-        app()
+        built(sys.argv[1:])()
     except (FmctError, OSError, MemoryError) as error:
         told = error if isinstance(error, FmctError) else refusal(error)
         if told is None:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from shards.errors import FmctError, raise_refusal
-from shards.sharing import Sharing, share
+from shards.sharing import share
+from shards.sharing_section import Sharing
 
 Model = TypeVar("Model", bound=BaseModel)
 

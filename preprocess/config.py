@@ -12,7 +12,7 @@ from shards.info import preprocessing_digest
 from shards.preprocessing import BESIDE
 from shards.schema import ShardFormat
 from shards.section import Section
-from shards.sharing import Sharing
+from shards.sharing_section import Sharing
 
 Spacing = Annotated[float, Field(ge=0.1, le=20)]
 """mm: no scanner resolves less, and a head of less than ten voxels shows nothing."""

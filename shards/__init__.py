@@ -2,14 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from shards.dataset import Dataset, finish_dataset
-from shards.errors import FmctError
-from shards.info import DatasetInfo, ShardInfo
 from shards.lazy import exports
-from shards.schema import FORMAT_VERSION, DecodeFacts, KernelClass, ShardFormat, VolumeRecord
-from shards.verify import Problem, verify
-from shards.voxels import crc32
-from shards.writer import ShardWriter
+
+if TYPE_CHECKING:
+    from shards.dataset import Dataset, finish_dataset
+    from shards.errors import FmctError
+    from shards.info import DatasetInfo, ShardInfo
+    from shards.schema import FORMAT_VERSION, DecodeFacts, KernelClass, ShardFormat, VolumeRecord
+    from shards.verification import Problem, verify
+    from shards.voxels import crc32
+    from shards.writer import ShardWriter
+
+    __version__: str
 
 __all__ = [
     "FORMAT_VERSION",
@@ -29,7 +33,24 @@ __all__ = [
     "verify",
 ]
 
-if TYPE_CHECKING:
-    __version__: str
-
-__getattr__, __dir__ = exports(__name__, {})
+# The libraries of tables and codecs are imported when they are asked for: most commands need few of them. No
+# module here has one of these names.
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "FORMAT_VERSION": "shards.schema",
+        "Dataset": "shards.dataset",
+        "DatasetInfo": "shards.info",
+        "DecodeFacts": "shards.schema",
+        "FmctError": "shards.errors",
+        "KernelClass": "shards.schema",
+        "Problem": "shards.verification",
+        "ShardFormat": "shards.schema",
+        "ShardInfo": "shards.info",
+        "ShardWriter": "shards.writer",
+        "VolumeRecord": "shards.schema",
+        "crc32": "shards.voxels",
+        "finish_dataset": "shards.dataset",
+        "verify": "shards.verification",
+    },
+)

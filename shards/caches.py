@@ -7,7 +7,6 @@ to compile.
 
 import atexit
 import logging
-import multiprocessing
 import os
 import pwd
 import shutil
@@ -48,7 +47,7 @@ def place() -> Path | None:
         why = trouble(path)
         if why is None:
             return path
-        if number == 0 and os.environ.get(VARIABLE) and multiprocessing.parent_process() is None:
+        if number == 0 and os.environ.get(VARIABLE) and _began_by_itself():
             log.warning("%s is not used: %s", VARIABLE, why)
     return None
 
@@ -89,6 +88,13 @@ def trouble(path: Path) -> str | None:
     except OSError as error:
         return f"{path}: {os.strerror(error.errno or 0).lower()}"
     return None
+
+
+def _began_by_itself() -> bool:
+    """Whether this is no process of a pool, whose parent has said it already."""
+    from multiprocessing import parent_process
+
+    return parent_process() is None
 
 
 def set_for_libraries() -> None:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 
@@ -16,6 +15,8 @@ def exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any
 
     def attribute(name: str) -> Any:
         if name == "__version__":
+            from importlib.metadata import version  # which imports much
+
             return version("fmct-hpc")
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")

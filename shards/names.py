@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import AfterValidator, StringConstraints
 
 from shards.errors import FmctError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _KEY = "[0-9a-f]{32}"
 _COMPONENT = "[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}"
@@ -50,6 +51,8 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def all_keys(column: pa.ChunkedArray) -> bool:
+def all_keys(column: "pa.ChunkedArray") -> bool:
     """Whether every value of a string column is a key."""
+    import pyarrow.compute as pc
+
     return bool(pc.all(pc.match_substring_regex(column, f"^{_KEY}$"), skip_nulls=False, min_count=0).as_py())

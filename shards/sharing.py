@@ -4,20 +4,11 @@ import os
 from typing import Literal
 
 from shards.errors import FmctError
-from shards.section import Section
 
 Share = Literal["owner", "group", "all"]
 
 VARIABLE = "FMCT_SHARE"
 """Environment: what jobs and ranks are told of the choice."""
-
-
-class Sharing(Section):
-    """The section `privacy` of recipes and of a site file."""
-
-    share: Share | None = None
-    """Who else may read what is written: only its owner, the group, or everybody. None: what the site file
-    says, else the group at most, since volumes and pictures of heads are patients'."""
 
 
 _MASKS: dict[str, int] = {"owner": 0o077, "group": 0o027, "all": 0o022}

@@ -9,7 +9,7 @@ from fmct_hpc.fields import Device, Fraction, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
 from shards.section import Section
-from shards.sharing import Sharing
+from shards.sharing_section import Sharing
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]

@@ -16,17 +16,20 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from pydantic_core import to_json
 
-from shards import Dataset, json_text
+from shards import json_text
 from shards.atomic import write_text
 from shards.errors import FmctError, RefusedError, raise_refusal
 from shards.info import read_preprocessing
 from shards.names import Component, Sha256, inside
 from shards.newer import newer
+
+if TYPE_CHECKING:
+    from shards import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ class DataFacts(_Closed):
     """The configuration itself; None where the dataset does not keep it."""
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "DataFacts":
+    def of(cls, dataset: "Dataset") -> "DataFacts":
         """The facts of an open dataset."""
         sizes = " ".join(str(shard.volumes) for shard in dataset.info.shards)
         return cls(

@@ -16,12 +16,10 @@ from launch.commands.arguments import (
     recorded_configuration,
 )
 from launch.commands.watch import watch_app
-from launch.config import load
 from launch.screen import echo
-from launch.slurm.site import Site
-from shards.atomic import write_text
 
 if TYPE_CHECKING:
+    from launch.slurm.site import Site
     from launch.slurm.submit import Job
 
 launch_app = typer.Typer(
@@ -69,6 +67,8 @@ def preprocess(
     overrides: Overrides = None,
 ) -> None:
     """Plan here, then an array that shares the tasks out, and a job that collects."""
+    from launch.config import load
+    from launch.slurm.site import Site
     from launch.slurm.stages import preprocess_jobs
 
     cluster = load(Site, site, [])
@@ -90,6 +90,8 @@ def train(
     """One job that queues itself again, after preemption or its time limit, until training is done."""
     from fmct_hpc.config import TrainConfig
     from fmct_hpc.train.understood import require_understood
+    from launch.config import load
+    from launch.slurm.site import Site
     from launch.slurm.stages import configuration, train_job
 
     cluster = load(Site, site, [])
@@ -115,6 +117,8 @@ def probe(
 ) -> None:
     """An array with a task for each run."""
     from fmct_hpc.probe.config import ProbeConfig
+    from launch.config import load
+    from launch.slurm.site import Site
     from launch.slurm.stages import configuration, probe_job
 
     cluster = load(Site, site, [])
@@ -142,9 +146,11 @@ def pipeline(
 
     Safe to repeat: what is done is not done again, what is queued or running is not submitted again.
     """
+    from launch.config import load
     from launch.own_code import require_own
     from launch.slurm.chain import Chain
     from launch.slurm.pipeline import Pipeline, steps
+    from launch.slurm.site import Site
 
     cluster, whole = load(Site, site, []), load(Pipeline, recipe, overrides or [])
     if whole.sweep and not any(given.startswith(("sweep=", "sweep.encoders=")) for given in overrides or []):
@@ -164,6 +170,8 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Plan here, then arrays for features and for the grid, and a job that collects."""
+    from launch.config import load
+    from launch.slurm.site import Site
     from launch.slurm.stages import sweep_jobs
 
     cluster = load(Site, site, [])
@@ -181,14 +189,17 @@ def predict(
     dry_run: DryRun = False,
 ) -> None:
     """An array that shares the scans out, and a job that joins what is done."""
+    from launch.config import load
+    from launch.slurm.site import Site
     from launch.slurm.stages import predict_jobs
 
     cluster = load(Site, site, [])
     _launch(predict_jobs(paths, classifier, out, device, key_file, cluster), out, cluster, dry_run)
 
 
-def _launch(jobs: "list[Job]", out: Path, cluster: Site, dry_run: bool) -> None:
+def _launch(jobs: "list[Job]", out: Path, cluster: "Site", dry_run: bool) -> None:
     from launch.slurm.submit import describe, submit
+    from shards.atomic import write_text
 
     folder = out / "slurm"
     if dry_run:

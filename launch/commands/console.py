@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from launch.screen import PlainFormatter, echo
 
 LINE_EVERY_SECONDS = 10.0
@@ -44,10 +41,14 @@ def _show_defect(kind: type[BaseException], error: BaseException, trace: Traceba
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback (done, total): a bar on a terminal, else a log line every ten seconds."""
+    from rich.console import Console
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _LineProgress(title)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=None)

@@ -7,7 +7,6 @@ import typer
 
 from launch.commands.arguments import AllowCode, ConfigFile, Overrides, Workers, numbers_of_share
 from launch.commands.console import progress
-from launch.config import load
 from launch.screen import echo
 from shards.errors import FmctError
 
@@ -24,6 +23,7 @@ def probe(
     """Measure the features: logistic regression and kNN on labels, beside the same model untrained."""
     from fmct_hpc.probe.config import ProbeConfig
     from fmct_hpc.probe.run import probe as probe_run
+    from launch.config import load
 
     settings = load(ProbeConfig, config, overrides or [])
     with progress("features") as update:
@@ -86,6 +86,7 @@ def study(
     Makes the heads, pretrains at several data sizes, probes and fine-tunes at several shares of labels, and
     writes report.md, results.parquet and figures. Run it again to go on: what is done is kept.
     """
+    from launch.config import load
     from launch.study.config import StudyConfig
     from launch.study.reduced import reduced_study
     from launch.study.run import study as run_study

@@ -7,7 +7,6 @@ import typer
 
 from launch.commands.arguments import ConfigFile, Overrides, Workers, numbers_of_share
 from launch.commands.console import progress
-from launch.config import load
 from launch.screen import echo
 from shards.errors import FmctError
 
@@ -73,6 +72,7 @@ def select(
     series may still turn out damaged. Without --identified series bear the keys that their volumes will.
     """
     from launch.commands.selection import decide
+    from launch.config import load
     from preprocess.config import PreprocessConfig
 
     settings = load(PreprocessConfig, config, overrides or [])
@@ -100,6 +100,7 @@ def preprocess(
     """
     if sum([plan, share is not None, task is not None, collect, status]) > 1:
         raise FmctError("give at most one of --plan, --share, --task, --collect and --status")
+    from launch.config import load
     from preprocess import run
     from preprocess.config import PreprocessConfig
 
@@ -147,6 +148,7 @@ def import_volumes(
     catalog is written, and `fmct preprocess` goes on from it.
     """
     from launch.commands.imports import run_import
+    from launch.config import load
     from preprocess.config import PreprocessConfig
 
     if out is None and catalog is None:

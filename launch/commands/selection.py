@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from launch.screen import PlainTable, echo
+from launch.screen import echo
+from launch.tables import PlainTable
 from preprocess.config import PreprocessConfig
 from preprocess.explain import explain, require_name, write
 from shards.places import require_file

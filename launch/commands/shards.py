@@ -1,14 +1,13 @@
 """`fmct shards`: look at datasets, check them, and make others from them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
-from shards.schema import ShardFormat
 
 if TYPE_CHECKING:
     from shards import Dataset, DatasetInfo
@@ -29,7 +28,7 @@ def info(dataset: DatasetFolder) -> None:
     """Say what a dataset holds."""
     from rich.console import Console
 
-    from launch.screen import PlainTable
+    from launch.tables import PlainTable
     from shards import Dataset
 
     table = PlainTable.grid(padding=(0, 2, 0, 0))
@@ -76,7 +75,7 @@ def _mib(size: int) -> str:
 @shards_app.command()
 def verify(dataset: DatasetFolder, workers: Workers = 1) -> None:
     """Read every byte of a dataset and check it against its digests."""
-    from shards.verify import Unread, verify
+    from shards.verification import Unread, verify
 
     with progress("verify") as update:
         problems = verify(dataset, update, workers)
@@ -96,7 +95,7 @@ def verify(dataset: DatasetFolder, workers: Workers = 1) -> None:
 def convert(
     dataset: DatasetFolder,
     out: Out,
-    to: Annotated[ShardFormat, typer.Option(help="The other format.")],
+    to: Annotated[Literal["zarr", "webdataset"], typer.Option(help="The other format.")],
     workers: Workers = 1,
 ) -> None:
     """Store the same volumes in the other format: nothing is lost, and back again gives the same bytes."""

@@ -8,9 +8,7 @@ import typer
 
 from launch.commands.arguments import ConfigFile, Overrides, recorded_configuration
 from launch.commands.console import set_up_logging
-from launch.config import load
 from launch.program import FMCT
-from launch.ranks import run_ranks
 from launch.screen import echo
 
 
@@ -41,6 +39,8 @@ def train(
     from fmct_hpc.train.attempts import attempts, conclude
     from fmct_hpc.train.run import preflight
     from fmct_hpc.train.run import train as train_rank
+    from launch.config import load
+    from launch.ranks import run_ranks
 
     config = config or recorded_configuration(run)
     settings = load(TrainConfig, config, overrides or [])

@@ -17,7 +17,6 @@ from launch.commands.arguments import (
     numbers_of_share,
 )
 from launch.commands.console import progress
-from launch.config import load
 from launch.screen import echo
 from shards.errors import FmctError
 
@@ -70,6 +69,7 @@ def export_classifier(
     from fmct_hpc.classifier.fit import fit
     from fmct_hpc.classifier.kept import write_classifier
     from fmct_hpc.probe.config import SweepConfig
+    from launch.config import load
 
     sweep = load(SweepConfig, config, overrides or [])
     with progress("features") as update:

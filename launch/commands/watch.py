@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from launch.screen import echo
-from launch.slurm.progress import told_by
-from launch.slurm.requeue import BACKOFF_SECONDS
+from launch.slurm.scheduler import BACKOFF_SECONDS
 from shards.errors import FmctError
 
 watch_app = typer.Typer()
@@ -77,6 +76,7 @@ def cancel(folder: Watched) -> None:
 @watch_app.command(hidden=True, context_settings=OTHERS)
 def before(context: typer.Context, run: Run = None, folder: Folder = None) -> None:
     """For batch scripts: Slurm started the job again; exit code 2 where it must not go on."""
+    from launch.slurm.progress import told_by
     from launch.slurm.requeue import before
 
     if not before(_folder(run, folder), told_by(context.args, run)):
@@ -94,6 +94,7 @@ def after(
     ] = BACKOFF_SECONDS,
 ) -> None:
     """For batch scripts: queue the job again, or say why not."""
+    from launch.slurm.progress import told_by
     from launch.slurm.requeue import after
 
     after(_folder(run, folder), told_by(context.args, run), code, backoff)

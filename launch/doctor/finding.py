@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 from rich.console import Console
 
-from launch.screen import PlainTable, cell, echo
+from launch.screen import echo
+from launch.tables import PlainTable, cell
 from shards.errors import FmctError
 
 Level = Literal["ok", "note", "fault"]

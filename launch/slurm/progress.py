@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fmct_hpc.train.checkpoint import newest_step
-from launch.config import load
-from preprocess.scan.workplace import parts_kept
-from preprocess.tasks.ledger import marked_in_share
 from shards.errors import FmctError
-from shards.formats import FORMATS
 
 Unit = Literal["step", "task", "part", "shard", "unit", "volume", "result", "prediction"]
 PLACES: dict[Unit, str] = {
@@ -61,14 +57,20 @@ class Kept(NamedTuple):
         share, shares = _share_of_array()
         if self.run:
             return newest_step(self.run), "step"
+        # Imported where it is asked for: PyTorch, pydicom and more, which others don't need.
         if self.out:
+            from preprocess.tasks.ledger import marked_in_share
+
             return marked_in_share(self.out, share, shares), "task"
         if self.catalog:
+            from preprocess.scan.workplace import parts_kept
+
             return parts_kept(self.catalog), "part"
         if self.parts:
+            from shards.formats import FORMATS
+
             written = (self.parts.glob(f"*/*{each.suffix}") for each in FORMATS.values())
             return sum(not file.name.startswith(".") for file in chain.from_iterable(written)), "shard"
-        # These bring PyTorch, which others don't need.
         if self.sweep:
             from fmct_hpc.probe.sweep.ledger import units_in_share
 
@@ -134,6 +136,7 @@ def told_by(arguments: list[str], run: Path | None) -> Kept:
 def extracted(recipe: Path, overrides: list[str], task: int) -> tuple[Share, ...]:
     """What `fmct sweep RECIPE --extract TASK` extracts; nothing where the recipe can't be read."""
     from fmct_hpc.probe.config import SweepConfig
+    from launch.config import load
 
     try:
         config = load(SweepConfig, recipe, overrides)

@@ -21,6 +21,7 @@ from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
 from launch.slurm import scheduler
 from launch.slurm.causes import Explained, by_code, by_slurm, log_of_start
 from launch.slurm.progress import PLACES, Kept, Unit
+from launch.slurm.scheduler import BACKOFF_SECONDS
 from shards.atomic import write_text
 from shards.errors import FmctError
 
@@ -41,7 +42,6 @@ MOST_IDLE = 10
 MOST_TIME_LIMITS = 3
 """At the same place: who had all its time and came no further, twice, never will."""
 
-BACKOFF_SECONDS = 60.0
 LONGEST_BACKOFF_SECONDS = 3600.0
 ANSWER_SECONDS = 600.0
 """How long a job waits for a slurmctld that does not answer, before it gives up being queued again."""

@@ -15,6 +15,9 @@ from datetime import datetime
 ANSWER_SECONDS = 30.0
 """A controller that restarts or is busy may take that long."""
 
+BACKOFF_SECONDS = 60.0
+"""Before the next start of a job that has failed for the first time; doubled with each failure in a row."""
+
 ALIVE = (
     "PENDING",
     "CONFIGURING",

@@ -14,7 +14,7 @@ from pydantic import (
 
 from launch.slurm.plain import fault, texts
 from shards.section import Section
-from shards.sharing import Sharing
+from shards.sharing_section import Sharing
 
 
 def _absolute(path: Path) -> Path:

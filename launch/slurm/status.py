@@ -11,10 +11,9 @@ from rich.console import Console
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
 from fmct_hpc.train.pace import duration
-from launch.screen import PlainTable, cell
 from launch.slurm.requeue import Ending
 from launch.slurm.watch import Picture, look_at_all, state_of
-from preprocess.tasks import ledger
+from launch.tables import PlainTable, cell
 
 SILENT_SECONDS = 60.0
 """From here on it is said how long ago a run that goes on has done its last step."""
@@ -60,6 +59,8 @@ def _head(picture: Picture) -> Iterable[str]:
     if picture.attempts:
         yield f"{folder}: {_training(picture)}"
     if (folder / "tasks").is_dir():
+        from preprocess.tasks import ledger  # brings pydicom
+
         yield f"{folder}: {ledger.status(folder)}"
     for job, endings in picture.given_up.items():
         yield f"{folder}: job {job} does not run again: {_told(endings[-1])}"

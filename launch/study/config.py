@@ -9,7 +9,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.fields import Above0, Fraction, Positive, Seed
 from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 from shards.section import Section
-from shards.sharing import Sharing
+from shards.sharing_section import Sharing
 
 
 class CohortConfig(Section):

@@ -38,7 +38,7 @@ from preprocess.dicom.catalog import read_catalog
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards import Dataset
 from shards.errors import FmctError
-from shards.verify import verify
+from shards.verification import verify
 
 DATA = Path(__file__).parents[1] / "data" / "artefacts"
 VERSIONS = sorted(path.stem for path in DATA.glob("*.zip"))

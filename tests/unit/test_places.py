@@ -151,7 +151,7 @@ def test_what_the_system_refuses_is_one_line_with_the_files_name(
     def refuse() -> None:
         raise OSError(number, os.strerror(number), "/from", None, "/some/file")
 
-    monkeypatch.setattr(cli, "app", refuse)
+    monkeypatch.setattr(cli, "built", lambda words: refuse)
     ended, said = fmct()
     assert (ended, len(said)) == (code, 1)
     assert said[0].startswith(f"fmct: /some/file: {os.strerror(number).lower()}; ")
@@ -171,7 +171,7 @@ def test_other_failures_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, de
     def fail() -> None:
         raise defect
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "built", lambda words: fail)
     assert refusal(defect) is None
     with pytest.raises(type(defect)):
         cli.main()

@@ -71,7 +71,7 @@ def test_how_the_interpreter_ends_has_no_say_in_the_exit_code_of_a_rank(
             sys.exit(75)
 
         atexit.register(os.abort)  # as gloo's threads do now and then
-        cli.app = run
+        cli.built = lambda words: run
         cli.main()
     """
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=100)

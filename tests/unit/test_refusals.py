@@ -29,7 +29,7 @@ from shards import Dataset, finish_dataset, verify
 from shards.errors import UnavailableError, refusal
 from shards.index import read_sidecar
 from shards.info import read_preprocessing
-from shards.verify import Unread
+from shards.verification import Unread
 
 
 def closed(path: Path) -> Path:

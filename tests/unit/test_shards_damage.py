@@ -292,9 +292,7 @@ def test_a_file_that_the_system_does_not_give_hides_no_other(
 
 def test_workers_end_with_a_verification_that_is_killed(tmp_path: Path) -> None:
     write_dataset(tmp_path, "zarr", {"a": VOLUMES, "b": {make_key(9): noise((3, 3, 3), 9)}})
-    slow = (
-        "import shards.verify, sys, time; from pathlib import Path; shards.verify.verify(Path(sys.argv[1]), "
-    )
+    slow = "import sys, time; from pathlib import Path; from shards import verify; verify(Path(sys.argv[1]), "
     slow += "lambda done, total: (print(flush=True), time.sleep(600)), workers=2)"
     with subprocess.Popen(
         [sys.executable, "-c", slow, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True

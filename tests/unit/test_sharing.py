@@ -15,7 +15,7 @@ from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from launch.slurm.site import Site
 from launch.study.config import StudyConfig
 from preprocess.config import PreprocessConfig
-from shards.sharing import Sharing
+from shards.sharing_section import Sharing
 
 
 def convert(folder: Path, umask: int, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,61 @@
+"""What it costs to start `fmct`: `python tests/bench/bench_start.py [--against TREE]`.
+
+CPU time (user and system) of whole processes, the least of rounds. TREE is a work tree of another commit
+(`git worktree add`), whose commands run in turn with ours under the same interpreter.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+OURS = Path(__file__).parents[2]
+DATASET = OURS / "tests" / "data" / "artefacts" / "0.1.0.zip"
+"""With eight small volumes in data/zarr."""
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    with zipfile.ZipFile(DATASET) as stored:
+        stored.extractall(folder)
+    (folder / "run").mkdir()
+    return {
+        "--help": ["--help"],
+        "train --help": ["train", "--help"],
+        "recipes": ["recipes", str(folder)],
+        "launch status, a folder without jobs": ["launch", "status", str(folder / "run")],
+        "shards info": ["shards", "info", str(folder / "data" / "zarr")],
+    }
+
+
+def cpu_seconds(tree: Path, words: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-P", "-m", "launch.cli", *words],
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args(arguments)
+    trees = [OURS, *([options.against.resolve()] if options.against else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, words in commands(Path(folder)).items():
+            rounds = [[cpu_seconds(tree, words) for tree in trees] for _ in range(options.rounds)]
+            least = [min(column) for column in zip(*rounds, strict=True)]
+            ratio = f", {least[0] / least[1]:.2f} of {1000 * least[1]:.0f} ms" if options.against else ""
+            print(f"{name}: {1000 * least[0]:.0f} ms{ratio}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
