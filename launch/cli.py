@@ -21,6 +21,7 @@ INTERRUPTED = 128 + signal.SIGINT
 COMMANDS = {
     "doctor": ("setup", "doctor"),
     "recipes": ("setup", "recipes"),
+    "show": ("show", "show"),
     "keygen": ("preprocessing", "keygen"),
     "scan": ("preprocessing", "scan"),
     "select": ("preprocessing", "select"),
