@@ -95,7 +95,7 @@ def predict(
 ) -> None:
     """Write a kept classifier's probabilities for new scans, or the reason why a path has none.
 
-    Safe to repeat: what is done is kept. Where a path was refused, the exit code is 2.
+    Safe to repeat: what is done is kept. Where a path was refused, the exit code is 2, of --collect 0.
     """
     if share is not None and collect:
         raise FmctError("give at most one of --share and --collect")
@@ -112,7 +112,10 @@ def predict(
         echo(f"{out}: predictions for {summary.scans} scans{partial}")
         if summary.refused:
             first = "\n".join(summary.refused[:REFUSALS_SHOWN])
-            raise FmctError(f"{len(summary.refused)} paths have none; the table says why:\n{first}")
+            refused = f"{len(summary.refused)} paths have none; the table says why:\n{first}"
+            if not collect:
+                raise FmctError(refused)
+            echo(refused, err=True)
 
 
 def similar(

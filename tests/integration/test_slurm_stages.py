@@ -264,7 +264,7 @@ def test_predictions_of_an_array_are_those_of_one_run(cluster, tmp_path, monkeyp
     write_classifier(fit(grid, method="logistic"), tmp_path / "kept")
     paths = ["data", "data", "nothing", "data"]
     jobs = launched("predict", *paths, "--classifier", "kept", "--out", "launched")
-    assert [cluster.wait(number, 200) for number in jobs] == ["COMPLETED", "FAILED"], logs(tmp_path)
+    assert [cluster.wait(number, 200) for number in jobs] == ["COMPLETED", "COMPLETED"], logs(tmp_path)
     assert len(cluster.states(jobs[0])) > 3, "expected an array"
     here = Predictions([Path(path) for path in paths], Path("kept"), Path("here"))
     here.run()
@@ -272,7 +272,7 @@ def test_predictions_of_an_array_are_those_of_one_run(cluster, tmp_path, monkeyp
     script = (SBATCH / "predict.sbatch", *paths, "--classifier", "kept", "--out", "sbatch")
     array = run("sbatch", "--parsable", "--array=0-1", *script).strip()
     last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
-    assert cluster.wait(last, 200) == "FAILED", "a path was refused"
+    assert cluster.wait(last, 200) == "COMPLETED", "a path was refused, which its row says"
     first, *others = (
         pq.read_table(tmp_path / way / "predictions.parquet") for way in ("here", "launched", "sbatch")
     )
