@@ -1,0 +1,39 @@
+"""Whether a training repeats itself on one GPU: the same again, and stopped and resumed."""
+
+import copy
+
+import torch
+from measure import Measurement
+from plain_training import PlainTraining, configuration, drawn_views
+
+STEPS = 10
+
+
+def measure(m: Measurement) -> None:
+    """A row for each of the two, with deterministic kernels and without."""
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        config = configuration(m.dry, batch=2 if m.dry else 16)
+        views = drawn_views(config, m.device)
+
+        def losses(training: PlainTraining, first: int, last: int, views: object = views) -> list[float]:
+            return [training.step(number, views).item() for number in range(first, last)]  # type: ignore[arg-type]
+
+        unbroken, twice = PlainTraining(config, m.device), PlainTraining(config, m.device)
+        first, again = losses(unbroken, 0, STEPS), losses(twice, 0, STEPS)
+        stopped = PlainTraining(config, m.device)
+        before = losses(stopped, 0, STEPS // 2)
+        state = copy.deepcopy(stopped.state())
+        resumed = PlainTraining(config, m.device)
+        resumed.load(state)
+        after = before + losses(resumed, STEPS // 2, STEPS)
+        for what, other in (("the same again", again), ("stopped and resumed", after)):
+            gap = max(abs(a - b) for a, b in zip(first, other, strict=True))
+            m.add(
+                what=what,
+                deterministic=deterministic,
+                steps=STEPS,
+                identical=first == other,
+                greatest_difference=gap,
+            )
+    torch.use_deterministic_algorithms(False)
