@@ -23,7 +23,8 @@ from preprocess.dicom.frames import (
 )
 from preprocess.dicom.inflate import Inflated
 from preprocess.dicom.sources import Source
-from preprocess.dicom.values import coordinates, integer, meaning, number, text, words
+from preprocess.dicom.values import coordinates, integer, meaning, number, tag_and_vr, text, words
+from preprocess.dicom.walk import WINDOW, walked
 from preprocess.reasons import Reason, Rejection
 
 # It quotes values and file names, a line a file; what it complains of is told by reasons.
@@ -52,7 +53,8 @@ _UIDS = {
     "sop_uid": "SOP Instance UID (0008,0018)",
 }
 """What no image of the catalog lacks, by its column."""
-_TAGS = [Tag(keyword) for keyword in _KEYWORDS]
+_TAGS = [tag_and_vr(keyword)[0] for keyword in _KEYWORDS]
+_WANTED: dict[int, BaseTag] = {int(tag): tag for tag in _TAGS}
 _PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
 
 
@@ -70,15 +72,14 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
     Raises Rejection for one that claims to be DICOM and cannot be used (empty_file, broken_header,
     missing_uid), and OSError where the file cannot be read.
     """
-    start = file.read(132)
+    start = file.read(WINDOW)
     if not start:
         raise Rejection(Reason.EMPTY_FILE, "the file has no bytes")
-    prefixed = start[128:] == b"DICM"
+    prefixed = start[128:132] == b"DICM"
     if not prefixed and start[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         return []
-    file.seek(0)
     try:
-        rows = _read(file, source.size)
+        rows = _read(file, start, source.size)
     except (Rejection, MemoryError):
         raise
     except Exception as error:
@@ -132,17 +133,21 @@ def _is_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag in _PIXELS
 
 
-def _read(file: BinaryIO, size: int) -> list[dict[str, Any]]:
+def _read(file: BinaryIO, start: bytes, size: int) -> list[dict[str, Any]]:
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
+        if found := walked(file, start, size, _WANTED):
+            return _rows(*found, size)
+        file.seek(0)
         data, _ = read_attributes(file, size, _TAGS)
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
             return []
-        return _rows(data, size)
+        return _rows(data, text(data.file_meta, "MediaStorageSOPInstanceUID"), transfer_syntax(data), size)
 
 
-def _rows(data: pydicom.FileDataset, size: int) -> list[dict[str, Any]]:
-    row = _row(data)
+def _rows(data: pydicom.Dataset, sop_uid: str, syntax: str, size: int) -> list[dict[str, Any]]:
+    """sop_uid, syntax: what the file's meta information says."""
+    row = _row(data, sop_uid, syntax)
     if row["modality"] != "CT":
         return [row]
     if has_functional_groups(data):
@@ -183,12 +188,12 @@ def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str
     )
 
 
-def _row(data: pydicom.FileDataset) -> dict[str, Any]:
+def _row(data: pydicom.Dataset, sop_uid: str, syntax: str) -> dict[str, Any]:
     return {
         # The file's own statement (PS3.10 section 7.1) stands in where the data set lost it.
-        "sop_uid": text(data, "SOPInstanceUID") or text(data.file_meta, "MediaStorageSOPInstanceUID"),
+        "sop_uid": text(data, "SOPInstanceUID") or sop_uid,
         "sop_class": text(data, "SOPClassUID"),
-        "transfer_syntax": transfer_syntax(data),
+        "transfer_syntax": syntax,
         "image_type": words(data, "ImageType"),
         "acquisition_number": integer(data, "AcquisitionNumber"),
         "instance_number": integer(data, "InstanceNumber"),
@@ -224,7 +229,7 @@ def _row(data: pydicom.FileDataset) -> dict[str, Any]:
     }
 
 
-def _modality(data: pydicom.FileDataset) -> str:
+def _modality(data: pydicom.Dataset) -> str:
     """Modality (0008,0060); where it was removed, CT by the SOP class."""
     stated = text(data, "Modality").upper()
     return stated or ("CT" if text(data, "SOPClassUID") in CT_CLASSES else "")

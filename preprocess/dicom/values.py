@@ -27,7 +27,7 @@ writer groups the digits of a file's numbers."""
 
 def values(data: pydicom.Dataset, keyword: str) -> list[Any]:
     """The attribute's values; none where it is absent, empty or nothing that its VR can hold."""
-    tag, vr = _tag_and_vr(keyword)
+    tag, vr = tag_and_vr(keyword)
     element = data.get_item(tag)
     if element is None:
         return []
@@ -73,7 +73,8 @@ def _plain_values(element: DataElement | RawDataElement, vr: str) -> list[Any] |
 
 
 @cache
-def _tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
+def tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
+    """The one tag object of an attribute, which dictionaries find by its identity, and the standard's VR."""
     tag = Tag(keyword)
     return tag, dictionary_VR(tag)
 

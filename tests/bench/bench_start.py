@@ -38,6 +38,7 @@ def cpu_seconds(tree: Path, words: list[str]) -> float:
         env={**os.environ, "PYTHONPATH": str(tree)},
         check=True,
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,0 +1,198 @@
+"""The quick way through a header: from tag to tag of Explicit VR Little Endian (PS3.5 sections 7.1 and 7.5).
+
+Nearly all images of archives are written so. The walk takes only what leaves no doubt, and gives the very
+elements that pydicom would; for all else it gives nothing, and pydicom reads the file.
+"""
+
+import re
+import struct
+from collections.abc import Mapping
+from functools import cache
+from struct import Struct
+from typing import Any, BinaryIO, NamedTuple
+
+from pydicom import Dataset
+from pydicom.charset import convert_encodings, default_encoding, python_encoding
+from pydicom.dataelem import RawDataElement, empty_value_for_VR
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
+
+WINDOW = 2**14
+"""Bytes read at once: most headers, with the beginning of the pixels."""
+MOST_ELEMENTS = 2**12
+"""Of a header, those of items among them; an image has some hundred."""
+MOST_VALUE = 2**12
+"""Bytes of an element that is kept."""
+AHEAD = 2**13
+"""Bytes that the window has, before the file's end, from an element on: room for one, or for a sequence."""
+MOST_DEPTH = 8
+"""Of sequences in one another."""
+
+_HEAD = Struct("<HHHH").unpack_from
+"""Group, element, VR and length, of an element whose length has 16 bits."""
+_LONG = Struct("<L").unpack_from
+_ITEM_HEAD = Struct("<LL").unpack_from
+_VRS = {int.from_bytes(vr.encode(), "little"): (str(vr), vr in EXPLICIT_VR_LENGTH_32) for vr in VR}
+"""VRs by their two letters, as `_HEAD` gives them, and whether the length has 32 bits; none of two kinds."""
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE
+"""(FFFE,E000), (FFFE,E00D) and (FFFE,E0DD), as `_ITEM_HEAD` gives them."""
+_CHARACTER_SET = BaseTag(0x00080005)
+_META = {tag: BaseTag(tag) for tag in (0x00020002, 0x00020003, 0x00020010)}
+"""Media Storage SOP Class and Instance UID, Transfer Syntax UID."""
+_BEGINNING = b"DICM\x02\0\0\0UL\x04\0"
+"""Behind the preamble: the prefix and the head of File Meta Information Group Length (PS3.10 section 7.1)."""
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_MEDIA_DIRECTORY = b"1.2.840.10008.1.3.10"
+_PLAIN_UID = re.compile(rb"[0-9.]{1,64}\0?")
+_OTHERWISE = (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+"""The transfer syntaxes of another encoding (PS3.5 annex A)."""
+
+
+_Elements = dict[BaseTag, Any]
+
+
+class _OddError(Exception):
+    """Something that pydicom must judge."""
+
+
+class Walked(NamedTuple):
+    """What the walk found."""
+
+    data: Dataset
+    """The wanted elements, raw, as pydicom.dcmread gives them with these `specific_tags`."""
+    sop_uid: str
+    """Media Storage SOP Instance UID (0002,0003), empty where it is absent."""
+    transfer_syntax: str
+
+
+def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag]) -> Walked | None:
+    """The elements with `wanted` tags before the pixels of a file of `size` bytes, which begins with `start`.
+
+    None for what may be in another encoding, damaged, no image, or just rare.
+    """
+    if start[128:140] != _BEGINNING:
+        return None
+    try:
+        kept = _elements(file, start, size, wanted)
+        _, sop_uid, syntax = [_uid(kept.pop(tag, None)) for tag in _META.values()]
+        if not syntax or syntax in _OTHERWISE:
+            return None
+        charset = kept.get(_CHARACTER_SET)
+        encoding = _encoding(charset.VR, charset.value or b"") if charset else default_encoding
+    except (_OddError, struct.error):  # the latter where a head is cut
+        return None
+    data = Dataset(kept)
+    data.set_original_encoding(False, True, encoding)
+    return Walked(data, sop_uid, syntax)
+
+
+def _elements(file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, BaseTag]) -> _Elements:
+    """The wanted elements, with those of the file's meta information and the character set.
+
+    Tags ascend (PS3.5 section 7.1), so each is there once; lengths are held against what the file has.
+    """
+    wanted = {**_META, _CHARACTER_SET: _CHARACTER_SET, **wanted}
+    found: Any = {}
+    base, at, previous, count = 0, 132, -1, 0
+    while base + at < size:
+        if at > len(window) - AHEAD and base + len(window) < size:
+            base, at = base + at, 0
+            file.seek(base)
+            window = file.read(WINDOW)
+        group, element, vr, length = _HEAD(window, at)
+        tag = group << 16 | element
+        if tag <= previous or vr not in _VRS or (group < 8 and group != 2):
+            raise _OddError
+        name, long = _VRS[vr]
+        at += 8
+        if long:
+            (length,) = _LONG(window, at)
+            at += 4
+        if tag >= _PIXELS[0] and tag in _PIXELS:
+            return found
+        previous = tag
+        count += 1
+        if length == _UNDEFINED:
+            if name != "SQ" or tag in wanted:
+                raise _OddError
+            at, count = _behind_sequence(window, at, 1, count)
+        elif tag in wanted:
+            if length > MOST_VALUE or at + length > len(window):
+                raise _OddError
+            value: Any = window[at : at + length] if length else empty_value_for_VR(name, raw=True)
+            key = wanted[tag]
+            found[key] = RawDataElement(key, name, length, value, base + at, False, True)
+            at += length
+        else:
+            at += length
+        if base + at > size or count > MOST_ELEMENTS:
+            raise _OddError
+    return found
+
+
+def _behind_sequence(window: bytes, at: int, depth: int, count: int) -> tuple[int, int]:
+    """Where a sequence of undefined length ends whose items begin at `at`, and the elements so far."""
+    while True:
+        at = _require(window, at, 8)
+        tag, length = _ITEM_HEAD(window, at - 8)
+        count += 1
+        if tag == _SEQUENCE_END and length == 0:
+            return at, count
+        if tag != _ITEM or count > MOST_ELEMENTS:
+            raise _OddError
+        at, count = _behind_item(window, at, length, depth, count)
+
+
+def _behind_item(window: bytes, at: int, length: int, depth: int, count: int) -> tuple[int, int]:
+    """The same of an item of this length."""
+    end = len(window) + 1 if length == _UNDEFINED else at + length
+    while at != end:
+        if at > end:
+            raise _OddError
+        at = _require(window, at, 8)
+        group, element, vr, length = _HEAD(window, at - 8)
+        count += 1
+        if group == 0xFFFE:
+            if end <= len(window) or _ITEM_HEAD(window, at - 8) != (_ITEM_END, 0):
+                raise _OddError
+            return at, count
+        known = _VRS.get(vr)
+        if known is None or group << 16 | element == _CHARACTER_SET or count > MOST_ELEMENTS:
+            raise _OddError
+        if known[1]:
+            at = _require(window, at, 4)
+            length = _LONG(window, at - 4)[0]
+        if length != _UNDEFINED:
+            at += length
+        elif known[0] == "SQ" and depth < MOST_DEPTH:
+            at, count = _behind_sequence(window, at, depth + 1, count)
+        else:
+            raise _OddError
+    return at, count
+
+
+def _require(window: bytes, at: int, size: int) -> int:
+    """The place behind `size` bytes at `at`, which must be in the window."""
+    if at + size > len(window):
+        raise _OddError
+    return at + size
+
+
+def _uid(element: RawDataElement | None) -> str:
+    """A UID's text, empty where there is none."""
+    if element is None or not element.value:
+        return ""
+    if element.VR != "UI" or not _PLAIN_UID.fullmatch(element.value) or element.value == _MEDIA_DIRECTORY:
+        raise _OddError
+    return element.value.rstrip(b"\0").decode()
+
+
+@cache
+def _encoding(vr: str, value: bytes) -> list[str]:
+    """Python's names for one character set of the standard's (PS3.3 C.12.1.1.2)."""
+    name = value.decode("latin-1").strip(" ")
+    if vr != "CS" or not name or name not in python_encoding:
+        raise _OddError
+    return convert_encodings(name)

@@ -1,0 +1,147 @@
+"""The quick way through a header gives the rows that pydicom's reading gives, or leaves the file to it."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import ct_image, save
+from dicom_mutations import mutate
+from pydicom.dataset import Dataset
+from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless
+
+from preprocess.dicom import header, walk
+from preprocess.dicom.sources import Source
+from preprocess.reasons import Rejection
+
+DATA = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
+SEED = 16
+MUTANTS = 1500
+
+
+class Reader:
+    """Reads headers, and counts those that the walk took."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken = 0
+        self.walks = True
+        monkeypatch.setattr(header, "walked", self._walked)
+
+    def _walked(self, *given: object) -> walk.Walked | None:
+        found = walk.walked(*given) if self.walks else None  # type: ignore[arg-type]
+        self.taken += found is not None
+        return found
+
+    def rows(self, data: bytes, walks: bool = True) -> str:
+        """What is read, in words that tell NaN, floats and integers apart."""
+        self.walks = walks
+        try:
+            return repr(header.read_header(BytesIO(data), Source(Path("file"), len(data), 0)))
+        except Rejection as rejection:
+            return repr((rejection.reason, rejection.detail))
+
+    def both(self, data: bytes) -> bool:
+        """Whether the walk took the file; fails where pydicom reads it otherwise."""
+        before = self.taken
+        assert self.rows(data) == self.rows(data, walks=False)
+        return self.taken > before
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    return Reader(monkeypatch)
+
+
+def item(**attributes: object) -> Dataset:
+    made = Dataset()
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+def full(**changes: object) -> pydicom.FileDataset:
+    """An image with what a header may hold: sequences of both lengths, private blocks, another charset."""
+    inner = item(CodeValue="1", CodeMeaning="Kopf", ContrastBolusAgentSequence=[item(CodeMeaning="none")])
+    attributes = {
+        "SpecificCharacterSet": "ISO_IR 100",
+        "SeriesDescription": "Schädel nativ",
+        "ReferencedImageSequence": [item(ReferencedSOPInstanceUID="1.2"), inner, item()],
+        "RequestAttributesSequence": [],
+        "AnatomicRegionSequence": [item(CodeMeaning="Head")],
+        "StudyDescription": "",
+    }
+    data = ct_image(np.zeros((4, 4), np.int16), **(attributes | changes))
+    for name in ("ReferencedImageSequence", "RequestAttributesSequence"):
+        if name in data:
+            data[name].is_undefined_length = True
+            for number, one in enumerate(data[name].value):
+                one.is_undefined_length_sequence_item = number != 1
+    block = data.private_block(0x0029, "FMCT", create=True)
+    block.add_new(1, "OB", bytes(3 * walk.WINDOW))
+    block.add_new(2, "SQ", [item(CodeMeaning="private")])
+    return data
+
+
+def written(data: pydicom.FileDataset, folder: Path) -> bytes:
+    return save(data, folder / "file").read_bytes()
+
+
+def test_a_usual_header_is_walked(reader: Reader, tmp_path: Path) -> None:
+    assert reader.both(written(full(), tmp_path))
+    for path in sorted(DATA.glob("*.dcm")):
+        assert reader.both(path.read_bytes()), path.name
+
+
+def test_what_leaves_a_doubt_is_left_to_pydicom(reader: Reader, tmp_path: Path) -> None:
+    deep = item(CodeMeaning="end")
+    for _ in range(walk.MOST_DEPTH + 1):
+        deep = item(ReferencedImageSequence=[deep])
+        deep["ReferencedImageSequence"].is_undefined_length = True
+    long = full(SeriesDescription=None)
+    long.add_new(0x0008103E, "UT", "x" * (walk.MOST_VALUE + 2))
+    implicit = full()
+    implicit.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    implicit.set_original_encoding(True, True)
+    named = full()
+    named["AnatomicRegionSequence"].is_undefined_length = True
+    many = full(ReferencedImageSequence=[item(CodeValue=str(n)) for n in range(walk.MOST_ELEMENTS // 2)])
+    odd = [deep, long, implicit, named, many]
+    odd[0] = full(ReferencedImageSequence=[deep])
+    for data in odd:
+        assert not reader.both(written(data, tmp_path))
+    compressed = full()
+    compressed.file_meta.TransferSyntaxUID = JPEGLSLossless
+    whole = written(full(), tmp_path)
+    # All but Implicit, Big Endian and Deflated are explicit little endian (PS3.5 annex A).
+    assert reader.both(whole.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.4\0"))
+    for cut in (200, 700, len(whole) - 3 * walk.WINDOW):
+        assert not reader.both(whole[:cut])
+
+
+def test_damaged_headers_give_the_same_rows_or_refusals(reader: Reader, tmp_path: Path) -> None:
+    small = full()
+    del small[0x00291001]
+    bases = [written(small, tmp_path), (DATA / "01.dcm").read_bytes()[:6000], written(full(), tmp_path)]
+    for number in range(MUTANTS):
+        data, way = mutate(bases[number % len(bases)], SEED, number)
+        try:
+            reader.both(data)
+        except AssertionError:
+            pytest.fail(f"mutant {number} ({way})")
+    assert reader.taken > MUTANTS // 4
+
+
+def test_bits_of_sequences_give_the_same_rows(reader: Reader, tmp_path: Path) -> None:
+    """Each bit of what the walk passes over: heads, lengths and delimiters of items."""
+    small = full()
+    del small[0x00291001]
+    data = written(small, tmp_path)
+    first = data.index(b"\x08\0\x40\x11SQ")
+    last = data.index(b"\x18\0", first + 8)
+    random = np.random.Generator(np.random.Philox(key=[SEED, 0]))
+    for bit in random.permutation(8 * (last - first))[:1200]:
+        mutant = bytearray(data)
+        mutant[first + bit // 8] ^= 1 << int(bit % 8)
+        reader.both(bytes(mutant))
+    assert reader.taken > 100
