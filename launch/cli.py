@@ -42,6 +42,7 @@ COMMANDS = {
     "export-classifier": ("using", "export_classifier"),
     "predict": ("using", "predict"),
     "similar": ("using", "similar"),
+    "relevance": ("using", "relevance"),
     "import": ("preprocessing", "import_volumes"),
     "demo": ("preprocessing", "demo_app"),
     "shards": ("shards", "shards_app"),

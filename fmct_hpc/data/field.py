@@ -6,7 +6,6 @@ import numpy as np
 
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.kernel import bounds, cut_view
-from fmct_hpc.fields import Size
 from fmct_hpc.fields import edges as sizes_of
 
 Voxels3 = tuple[int, int, int]
@@ -41,12 +40,13 @@ def foreground(volume: np.ndarray) -> tuple[slice, slice, slice]:
     return slices[0], slices[1], slices[2]
 
 
-def center_patches(
-    volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig, patch_size: Size
-) -> np.ndarray:
-    """Where the patches of `center_view` have their centres: float64 (N, 3), the volume's index (d, h, w).
+def center_box(
+    volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `center_view` shows of a volume: where it begins, and its edges, in the volume's index (d, h, w).
 
-    volume: int16 HU (D, H, W); in `patchify`'s order. Outside the volume where the field is.
+    volume: int16 HU (D, H, W). Float64 (3,) each, from border to border (a voxel reaches half an edge beyond
+    its centre); it may reach beyond the volume.
     """
     if data.field == "squeezed":
         inside = [where.indices(size) for where, size in zip(foreground(volume), volume.shape, strict=True)]
@@ -54,11 +54,7 @@ def center_patches(
     else:
         edges = list(voxels(data.field_mm, spacing_mm))
         first = list(origin(volume.shape, edges))
-    sizes = zip(sizes_of(data.view_size), sizes_of(patch_size), strict=True)
-    shares = [(np.arange(view // patch) + 0.5) * patch / view for view, patch in sizes]
-    # Voxels reach half an edge beyond their centres.
-    axes = [start - 0.5 + edge * share for start, edge, share in zip(first, edges, shares, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.array(first) - 0.5, np.array(edges, np.float64)
 
 
 def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig) -> np.ndarray:

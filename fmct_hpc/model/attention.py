@@ -1,22 +1,63 @@
-"""What the CLS token looks at."""
+"""What tokens look at: weights of attention, which the blocks' fused attention does not give."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from fmct_hpc.model.block import Block
+from fmct_hpc.model.block import Attention, Block
 from fmct_hpc.model.patches import grid_of
 from fmct_hpc.model.vit import VisionTransformer
+
+
+def attention_weights(query: Tensor, key: Tensor) -> Tensor:
+    """softmax(q·k / √d) (Vaswani et al. 2017, equation 1), in float32 at least: (B, heads, Q, T).
+
+    query: (B, heads, Q, d), key: (B, heads, T, d), as `Attention.queries_keys_values` gives them.
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scores = query.to(exact) @ key.to(exact).transpose(2, 3) / query.shape[-1] ** 0.5
+    return scores.softmax(dim=-1)
+
+
+@contextmanager
+def explicit_attention(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Within it, these blocks compute their attention by weights that are kept, as the fused one does.
+
+    Yields a list that a forward pass fills with a block's weights each, float32 (B, heads, T, T), in the
+    order of the blocks; what the blocks give depends on them, so that `torch.autograd.grad` has their
+    gradients.
+    """
+    seen: list[Tensor] = []
+
+    def by_weights(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert isinstance(module, Attention)
+        query, key, value = module.queries_keys_values(*inputs)
+        weights = attention_weights(query, key)
+        seen.append(weights)
+        attended = weights.to(value.dtype) @ value
+        return module.projection(attended.transpose(1, 2).flatten(2))
+
+    hooks = []
+    for block in blocks:
+        assert isinstance(block, Block)
+        hooks.append(block.attention.register_forward_hook(by_weights))
+    try:
+        with torch.compiler.set_stance("force_eager"):  # compiled blocks call no hooks
+            yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
 def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
     """Attention of the last block's CLS token to the patches: (B, C, D, H, W) -> float32 (B, heads, grid).
 
-    softmax(q·k / √d) over all tokens (Vaswani et al. 2017, equation 1), of which the patches' part is given:
-    as in Caron et al. 2021, figure 1; 0 for patches that are not encoded. Works under ZeRO
-    stage 3, where every rank must call it.
+    `attention_weights` over all tokens, of which the patches' part is given: as in Caron et al. 2021, figure
+    1; 0 for patches that are not encoded. Works under ZeRO stage 3, where every rank must call it.
     """
     seen: list[tuple[Tensor, ...]] = []
     kept = encoder.kept(views)
@@ -34,10 +75,18 @@ def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
     finally:
         hook.remove()
     query, key, _ = last.queries_keys_values(*seen[0])
-    scores = query[:, :, :1].float() @ key.float().transpose(2, 3) / query.shape[-1] ** 0.5
-    weights = scores.softmax(dim=-1)[:, :, 0, encoder.prefix :]
+    weights = attention_weights(query[:, :, :1], key)[:, :, 0, encoder.prefix :]
     grid = grid_of(views.shape[2:], encoder.patch_size)
-    if kept is not None:
-        whole = weights.new_zeros(*weights.shape[:2], prod(grid))
-        weights = whole.scatter(2, kept.unsqueeze(1).expand_as(weights), weights)
-    return weights.unflatten(-1, grid)
+    return on_grid(weights, kept, prod(grid)).unflatten(-1, grid)
+
+
+def on_grid(values: Tensor, kept: Tensor | None, patches: int) -> Tensor:
+    """Values of the encoded patches, (B, ..., n), among all: (B, ..., patches), 0 where one is not encoded.
+
+    kept: as `VisionTransformer.kept` gives it.
+    """
+    if kept is None:
+        return values
+    whole = values.new_zeros(*values.shape[:-1], patches)
+    where = kept.reshape(len(kept), *[1] * (values.ndim - 2), -1).expand_as(values)
+    return whole.scatter(-1, where, values)

@@ -81,13 +81,14 @@ class VisionTransformer(nn.Module):
         """
         return most_tissue(views, self.patch_size, self.keep_tokens)
 
-    def at_blocks(self, views: Tensor, numbers: Sequence[int]) -> list[Tensor]:
+    def at_blocks(self, views: Tensor, numbers: Sequence[int], keep: Tensor | None = None) -> list[Tensor]:
         """Tokens behind the blocks `numbers`, from 0, of views as in `forward`: (B, prefix + n, width) each.
 
-        The last LayerNorm is applied to each, as DINOv2's `get_intermediate_layers` does by default.
+        keep: as in `forward`. The last LayerNorm is applied to each, as DINOv2's `get_intermediate_layers`
+        does by default.
         """
         found: dict[int, Tensor] = {}
-        keep = self.kept(views)
+        keep = self.kept(views) if keep is None else keep
         x, turns = self._embed(views, keep, None), self._turns(views, keep, None)
         for number, block in enumerate(self.blocks[: max(numbers) + 1]):
             x = block(x, None, None if turns is None else turns[number])

@@ -21,6 +21,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.model.patches import grid_of
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.checkpoint import Beginning, DataFacts, Manifest, parts, verify
 from fmct_hpc.train.state import averaged_weights
@@ -75,12 +76,31 @@ class EncoderInfo(Section):
 
         affine: (4, 4), the volume's index (d, h, w, 1) to patient LPS mm.
         """
-        from fmct_hpc.data.field import center_patches
+        first, edges = self.view_box(volume, spacing_mm)
+        axes = [
+            start + edge * (np.arange(n) + 0.5) / n
+            for start, edge, n in zip(first, edges, self.patch_grid, strict=True)
+        ]
+        index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        return index @ affine[:3, :3].T + affine[:3, 3]
+
+    @property
+    def patch_grid(self) -> tuple[int, int, int]:
+        """Patches of `view` along (D, H, W)."""
+        return grid_of(edges(self.data.view_size), self.model.patch_size)
+
+    def view_box(
+        self, volume: NDArray[np.generic], spacing_mm: Sequence[float]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where `view` begins in a volume, and its edges: (3,) each, in the volume's index (d, h, w).
+
+        From border to border; it may reach beyond the volume.
+        """
+        from fmct_hpc.data.field import center_box
 
         hu, spacing_mm, scale = self._as_trained(volume, spacing_mm)
-        index = center_patches(hu, spacing_mm, self.data, self.model.patch_size)
-        index = (index + 0.5) / scale - 0.5
-        return index @ affine[:3, :3].T + affine[:3, 3]
+        first, lengths = center_box(hu, spacing_mm, self.data)
+        return (first + 0.5) / scale - 0.5, lengths / scale
 
     def _as_trained(
         self, volume: NDArray[np.generic], spacing_mm: Sequence[float]

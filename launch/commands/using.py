@@ -1,4 +1,4 @@
-"""The commands that use a model on new scans: features, predictions, similar volumes."""
+"""The commands that use a model on new scans: features, predictions, their reasons, similar volumes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -134,6 +134,62 @@ def similar(
         shown = ", ".join(f"{one.key[:8]} ({one.similarity:.3f})" for one in nearest)
         echo(f"{key[:8]}: {shown}")
     echo(f"{out}: open it in any browser, it needs no network")
+
+
+def relevance(
+    paths: Paths,
+    out: Annotated[Path, typer.Option(help="Folder for maps, table and page.")],
+    classifier: Annotated[
+        Path | None, typer.Option(help="A folder that `fmct export-classifier` wrote.")
+    ] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(help="In place of a classifier: what its CLS token looks at, by rollout.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="attention-gradient, integrated-gradients, gradient-input or rollout; all by default."
+        ),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A label column; all by default.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Table of key, task and mask files, to measure the maps by.")
+    ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(help="Another classifier of these labels, measured beside: an untrained one."),
+    ] = None,
+    tolerance_mm: Annotated[
+        float, typer.Option(min=0, help="How far a map's greatest patch may lie from the mask.")
+    ] = 15.0,
+    device: Device = "cpu",
+    key_file: KeyFile = None,
+) -> None:
+    """Map where in new scans a kept classifier's score comes from: NIfTI in the patient's frame, and a page.
+
+    A path that the encoder can't take is refused with the reason, and the others are done; the exit code is
+    then 2.
+    """
+    if beside is not None and masks is None:
+        raise FmctError("--beside: is for measuring; give --masks too")
+    from fmct_hpc.relevance.evaluate import Evaluation
+    from fmct_hpc.relevance.maps import open_explainer
+    from launch.report.masks import Masks
+    from launch.report.relevance import relevance as write
+    from launch.report.relevance_table import printed
+
+    _require_key(key_file)
+    evaluation = Evaluation(Masks.read(masks).truth, tolerance_mm) if masks else None
+    explainer = open_explainer(classifier, encoder, method or (), task or (), device)
+    tasks, methods = list(explainer.readings), explainer.methods
+    other = open_explainer(beside, None, methods, tasks, device) if beside else None
+    with progress("paths") as update:
+        written = write(paths, explainer, out, evaluation, other, key_file, update)
+    echo(f"{out}: {written.maps} maps of {written.scans} scans; {out}/relevance.html shows them")
+    if written.measures is not None:
+        echo(printed(written.measures))
+    if written.refused:
+        raise FmctError("\n".join(written.refused[:REFUSALS_SHOWN]))
 
 
 def _require_key(key_file: Path | None) -> None:

@@ -132,7 +132,7 @@ def _words(reasons: Iterable[str]) -> str:
 
 
 def png(picture: np.ndarray) -> str:
-    """A grey uint8 (rows, columns) picture as a data: URI."""
+    """A uint8 picture, grey (rows, columns) or RGB (rows, columns, 3), as a data: URI."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(picture).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,34 @@
+"""Attention weighted by its gradient (Chefer et al. 2021, "Generic Attention-model Explainability")."""
+
+import torch
+from torch import Tensor
+
+from fmct_hpc.model.attention import explicit_attention
+from fmct_hpc.relevance.question import Question
+
+
+def attention_gradient(question: Question) -> Tensor:
+    """What attention carries from each patch to the logit, where more of it would raise it: (n,), at least 0.
+
+    Chefer et al. 2021, equations 5 and 6, of self-attention: R starts as the identity and becomes R + Ā R
+    block by block, Ā being the mean over heads of the positive part of weight times gradient. As in the paper
+    the row of CLS is taken where a head reads CLS. A mean, a maximum or an attentive query is one more layer
+    of attention above the blocks, whose weights have gradients likewise (`Reading`): its row is Ā R. The rows
+    of all that a head reads are added.
+    """
+    reading = question.reading
+    with torch.enable_grad(), explicit_attention(question.model.blocks[: question.layer + 1]) as seen:
+        # What is followed back begins at the view, so that frozen parameters are no hindrance.
+        tokens = question.tokens(question.view.detach().requires_grad_())
+        weights = [row if row.requires_grad else row.requires_grad_() for row in reading.weights(tokens)]
+        logit = reading.logits(tokens, weights).sum()
+        gradients = torch.autograd.grad(logit, [*weights, *seen], allow_unused=True, materialize_grads=True)
+    with torch.no_grad():
+        products = [weight * one for weight, one in zip([*weights, *seen], gradients, strict=True)]
+        read = torch.zeros_like(tokens[0, :, 0])
+        for row, weight, product in zip(reading.rows, weights, products, strict=False):
+            is_cls = isinstance(row, str) and row == "cls"
+            read += weight[0, :, 0] if is_cls else product.sum(dim=-1)[0].clamp(min=0)
+        for product in reversed(products[len(weights) :]):
+            read = read + read @ product[0].clamp(min=0).mean(dim=0)
+        return read[reading.prefix :]

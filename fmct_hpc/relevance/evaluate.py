@@ -1,0 +1,115 @@
+"""Figures of many scans' maps against masks, as a table."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fmct_hpc.relevance.maps import ScanMaps
+from fmct_hpc.relevance.measure import Figures, Measured, Truth, centre_prior, means
+from fmct_hpc.relevance.place import PatchGrid
+
+TOLERANCE_MM = 15.0
+"""Of the pointing game: Zhang et al. 2018 take 15 pixels of photographs; 15 mm is a small haematoma."""
+RESAMPLES = 2000
+OWN, BESIDE = "classifier", "beside"
+_FIGURES = ("share", "pointed")
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("task", "group", "method", "map")),
+        *((name, pa.int32()) for name in ("volumes", "patients")),
+        ("tolerance_mm", pa.float64()),
+        *(
+            (f"{figure}{part}", pa.float64())
+            for figure in _FIGURES
+            for part in ("", "_low", "_high", "_gain", "_gain_low", "_gain_high")
+        ),
+    ]
+)
+
+Masked = Callable[[str, str, PatchGrid], Truth | None]
+"""The mask of a volume's key and a label beside patches; None where there is none."""
+
+
+@dataclass
+class _Seen:
+    """What was measured of a label and method, in the order of volumes."""
+
+    patients: list[str] = field(default_factory=list)
+    called: list[bool] = field(default_factory=list)
+    maps: dict[str, list[Figures]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass
+class Evaluation:
+    """Collects scans; `table` gives the means."""
+
+    masked: Masked
+    tolerance_mm: float = TOLERANCE_MM
+    seen: dict[tuple[str, str], _Seen] = field(default_factory=lambda: defaultdict(_Seen))
+
+    def add(self, found: ScanMaps, beside: ScanMaps | None = None) -> int:
+        """Measure a scan's maps of labels with a mask, and another classifier's beside; returns how many."""
+        truths = {task: self.masked(found.scan.key, task, found.grid) for task in {t for t, _ in found.maps}}
+        for (task, method), values in found.maps.items():
+            truth = truths[task]
+            if truth is None:
+                continue
+            seen, answer = self.seen[task, method], found.answers.get(task)
+            seen.patients.append(found.scan.patient_key or found.scan.key)
+            seen.called.append(bool(answer and answer.positive))
+            others = {"tissue": found.tissue, "centre": centre_prior(found.grid.shape)}
+            for name, other in {OWN: values, **others}.items():
+                seen.maps[name].append(truth.measure(other, self.tolerance_mm))
+            seen.maps["random"].append(truth.of_random(self.tolerance_mm))
+            seen.maps["greatest"].append(truth.greatest(self.tolerance_mm))
+            if beside is not None:
+                theirs = self.masked(found.scan.key, task, beside.grid)
+                assert theirs is not None  # the same mask beside other patches
+                seen.maps[BESIDE].append(theirs.measure(beside.maps[task, method], self.tolerance_mm))
+        return sum(truth is not None for truth in truths.values())
+
+    def table(self) -> pa.Table:
+        """A row a label, group of volumes (all with a mask; those called positive), method and map.
+
+        share and pointed: means over volumes with 95 % intervals over patients; of another map than the
+        classifier's, how much the classifier's exceeds it, over the same resamples.
+        """
+        return pa.Table.from_pylist(list(self._rows()), SCHEMA)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for (task, method), seen in self.seen.items():
+            called = np.array(seen.called)
+            for group, chosen in {"all": np.ones_like(called), "called positive": called}.items():
+                places = np.flatnonzero(chosen)
+                if not len(places):
+                    continue
+                _, patients = np.unique(np.array(seen.patients)[places], return_inverse=True)
+                for name, figures in seen.maps.items():
+                    row: dict[str, Any] = {"task": task, "group": group, "method": method, "map": name}
+                    row |= {"volumes": len(places), "patients": int(patients.max()) + 1}
+                    row["tolerance_mm"] = self.tolerance_mm
+                    for place, figure in enumerate(_FIGURES):
+                        own = [seen.maps[OWN][i][place] for i in places]
+                        these = [figures[i][place] for i in places]
+                        row |= _columns(figure, _beside(own, these, name, patients))
+                    yield row
+
+
+def _beside(own: list[float], these: list[float], name: str, patients: Any) -> Measured:
+    value = means(these, None, patients, RESAMPLES)
+    if name == OWN:
+        return value
+    return value._replace(gain=means(own, these, patients, RESAMPLES).gain)
+
+
+def _columns(figure: str, measured: Measured) -> dict[str, float]:
+    value, gain = measured
+    found = {figure: value.value, f"{figure}_low": value.low, f"{figure}_high": value.high}
+    if gain is not None:
+        ends = {f"{figure}_gain_low": gain.low, f"{figure}_gain_high": gain.high}
+        found |= {f"{figure}_gain": gain.value} | ends
+    return found

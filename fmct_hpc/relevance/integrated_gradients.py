@@ -1,0 +1,30 @@
+"""Integrated gradients (Sundararajan, Taly and Yan 2017, section 3) from air to the scan, patch by patch."""
+
+import torch
+from torch import Tensor
+
+from fmct_hpc.relevance.gradient_input import of_patches
+from fmct_hpc.relevance.question import Question
+
+STEPS = 32
+"""Points on the path: the paper (section 5) finds 20 to 300 enough; the sum is then within a few per cent."""
+AT_ONCE = 4
+
+
+def integrated_gradients(question: Question, steps: int = STEPS) -> Tensor:
+    """Each encoded patch's share of logit(scan) - logit(air), in units of the logit: (n,), of either sign.
+
+    The gradient is averaged over the middles of `steps` equal parts of the straight path from a view of air
+    (0 in every window) to the scan, and multiplied by the scan. The patches of the scan stay the encoded ones
+    on the whole path. The shares sum to the difference up to the error of the sum over steps.
+    """
+    view = question.view.detach()
+    total = torch.zeros_like(view)
+    for start in range(0, steps, AT_ONCE):
+        numbers = torch.arange(start, min(start + AT_ONCE, steps), device=view.device)
+        along = ((numbers + 0.5) / steps).reshape(-1, 1, 1, 1, 1)
+        with torch.enable_grad():
+            views = (along * view).requires_grad_()
+            (gradients,) = torch.autograd.grad(question.logits(views).sum(), views)
+        total += gradients.sum(dim=0, keepdim=True)
+    return of_patches(question, total / steps * view)

@@ -1,0 +1,110 @@
+"""How well maps agree with masks of the true finding, beside maps that know nothing of the classifier.
+
+Two figures of a scan, both of the map's positive part. The share of relevance within the mask: each patch's
+value counts by the part of the patch that the mask fills, over the sum of all values ("energy-based pointing
+game", Wang et al. 2020, "Score-CAM"). The pointing game (Zhang et al. 2018, "Top-down
+neural attention by excitation backprop"): whether the middle of the patch with the greatest value lies within
+a tolerance of the mask.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from fmct_hpc.probe.statistics.bootstrap import Draws, Interval, resample_counts
+from fmct_hpc.relevance.place import PatchGrid
+
+CENTRE_DEVIATION = 0.25
+"""Of the centre prior, a Gaussian, as a share of the view's edge: most of it lies within the brain."""
+
+
+class Figures(NamedTuple):
+    """Of one map."""
+
+    share: float
+    """In [0, 1]; 0 of a map without any positive value."""
+    pointed: float
+    """1 or 0; of a random map, the probability."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A mask beside the patches of a scan's view."""
+
+    filled: NDArray[np.float64]
+    """(d, h, w): the part of each patch that the mask fills."""
+    distance_mm: NDArray[np.float64]
+    """(d, h, w): from each patch's centre to the nearest voxel of the mask."""
+
+    @classmethod
+    def of(cls, points_lps: NDArray[np.float64], voxel_mm3: float, grid: PatchGrid) -> "Truth":
+        """points_lps: centres of the mask's voxels, mm (M, 3), M at least 1, of `voxel_mm3` each."""
+        patches = grid.patch_of(points_lps)
+        inside = patches[patches[:, 0] >= 0]
+        counts = np.zeros(grid.shape)
+        np.add.at(counts, tuple(inside.T), 1)
+        distance, _ = cKDTree(points_lps).query(grid.centres_lps().reshape(-1, 3))
+        filled = np.minimum(counts * voxel_mm3 / grid.patch_mm3, 1)
+        return cls(filled, np.asarray(distance).reshape(grid.shape))
+
+    def measure(self, values: NDArray[np.float32], tolerance_mm: float) -> Figures:
+        """A map's figures; of equal maxima the first counts."""
+        positive = np.maximum(values.astype(np.float64), 0)
+        total = positive.sum()
+        if total == 0:
+            return Figures(0.0, 0.0)
+        pointed = self.distance_mm.reshape(-1)[positive.argmax()] <= tolerance_mm
+        return Figures(float((positive * self.filled).sum() / total), float(pointed))
+
+    def of_random(self, tolerance_mm: float) -> Figures:
+        """What a map of values that are drawn alike for all patches gives in the mean, exactly."""
+        return Figures(float(self.filled.mean()), float((self.distance_mm <= tolerance_mm).mean()))
+
+    def greatest(self, tolerance_mm: float) -> Figures:
+        """What no map exceeds: all relevance in the one patch that the mask fills most."""
+        return Figures(float(self.filled.max()), float((self.distance_mm <= tolerance_mm).any()))
+
+
+def centre_prior(shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """A Gaussian about the view's middle (d, h, w)."""
+    axes = [((np.arange(n) + 0.5) / n - 0.5) / CENTRE_DEVIATION for n in shape]
+    squares = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
+    return np.asarray(np.exp(-squares / 2), np.float32)
+
+
+class Measured(NamedTuple):
+    """A figure's mean over volumes, and by how much it exceeds another map's, over the same resamples."""
+
+    value: Interval
+    gain: Interval | None
+
+
+def means(
+    figures: Sequence[float],
+    beside: Sequence[float] | None,
+    patients: NDArray[np.int64],
+    resamples: int,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Measured:
+    """Mean over volumes with a percentile bootstrap over patients, all volumes of one together.
+
+    patients: the number of each volume's, from 0. beside: another map's on the same volumes.
+    """
+    own = _draws(figures, patients, resamples, seed)
+    if beside is None:
+        return Measured(own.interval(confidence), None)
+    gain = own - _draws(beside, patients, resamples, seed)
+    return Measured(own.interval(confidence), gain.interval(confidence))
+
+
+def _draws(figures: Sequence[float], patients: NDArray[np.int64], resamples: int, seed: int) -> Draws:
+    count = int(patients.max()) + 1
+    sums = np.bincount(patients, np.asarray(figures, np.float64), count)
+    volumes = np.bincount(patients, minlength=count).astype(np.float64)
+    drawn = [(rows @ sums) / (rows @ volumes) for rows in resample_counts(count, resamples, seed)]
+    return Draws(float(np.mean(figures)), np.concatenate(drawn))

@@ -1,0 +1,33 @@
+"""What a method is asked: why these tokens, read in this way, of this view."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.relevance.reading import Reading
+
+
+@dataclass(frozen=True)
+class Question:
+    """One scan and one head."""
+
+    model: VisionTransformer
+    view: Tensor
+    """(1, C, D, H, W), as the encoder takes it."""
+    kept: Tensor | None
+    """Its encoded patches, int64 (1, n), None for all."""
+    layer: int
+    """Whose tokens are read, from 0."""
+    reading: Reading
+
+    def tokens(self, views: Tensor) -> Tensor:
+        """Of views (B, C, D, H, W), of which the patches `kept` are encoded: (B, prefix + n, width)."""
+        kept = None if self.kept is None else self.kept.expand(len(views), -1)
+        (found,) = self.model.at_blocks(views, [self.layer], kept)
+        return found
+
+    def logits(self, views: Tensor) -> Tensor:
+        """The head's, (B,)."""
+        tokens = self.tokens(views)
+        return self.reading.logits(tokens, self.reading.weights(tokens))

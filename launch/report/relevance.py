@@ -1,0 +1,142 @@
+"""`fmct relevance`: maps of where scores come from, as files, as a page, and measured on masks."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmct_hpc.inference.readers import read_scans
+from fmct_hpc.inference.write import of_path
+from fmct_hpc.relevance.evaluate import Evaluation
+from fmct_hpc.relevance.maps import Explainer, ScanMaps
+from fmct_hpc.relevance.nifti import nifti_bytes
+from launch.report.document import Document, Section, facts
+from launch.report.relevance_pictures import scan_section
+from launch.report.relevance_table import MEASURES, figures_section
+from shards.atomic import atomic_path, write_bytes, write_text
+from shards.errors import FmctError
+from shards.lock import writing
+from shards.names import inside
+from shards.places import require_folder
+from shards.subject import Origin, Subject, claim
+
+TABLE, PAGE = "relevance.parquet", "relevance.html"
+PICTURED = 40
+"""Scans on the page: some 100 KB each; the files have all."""
+SCHEMA = pa.schema(
+    [
+        ("path", pa.int32()),
+        *((name, pa.string()) for name in ("key", "study_key", "patient_key", "task", "method", "file")),
+        ("score", pa.float64()),
+        ("probability", pa.float64()),
+        ("positive", pa.bool_()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of the paths."""
+
+    scans: int
+    maps: int
+    measures: pa.Table | None
+    """Of `Evaluation.table`, where masks were given."""
+    refused: tuple[str, ...]
+    """Why a path has no maps, a line each, which names it by its number."""
+
+
+def relevance(
+    paths: Sequence[Path],
+    explainer: Explainer,
+    out: Path,
+    evaluation: Evaluation | None = None,
+    beside: Explainer | None = None,
+    key_file: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Written:
+    """Write the maps of all scans at `paths` to the folder `out`, with a table and a page of the first 40.
+
+    A map is KEY-NUMBER-LABEL-METHOD.nii.gz on the grid of the scan's preprocessed volume, which lies where
+    the patient lies: each voxel has the value of the patch that it is in, 0 where no patch is encoded.
+    relevance.parquet has a row a map, and one for a path that gave none, with the reason. evaluation:
+    measures each scan that has a mask, into measures.parquet; beside: another classifier of the same labels,
+    whose maps are measured beside. Neither the table nor the page names a patient or a path.
+
+    Raises FmctError where `out` takes no files or holds maps of another classifier, where `beside` has other
+    preprocessing or lacks a label, and where no scan has a mask.
+    """
+    require_folder(out)
+    if beside is not None and beside.encoder.preprocess_digest != explainer.encoder.preprocess_digest:
+        raise FmctError("--beside: its encoder was trained on volumes of another preprocessing")
+    sources = {
+        "classifier": Origin.of(None, _digest(explainer)),
+        "classifier beside": Origin.of(None, _digest(beside) if beside else "none"),
+    }
+    rows: list[dict[str, Any]] = []
+    sections: list[Section] = []
+    refused: list[str] = []
+    scans = masked = 0
+    with writing(out, "fmct relevance"):
+        claim(out, Subject(command="relevance", sources=sources), [TABLE, PAGE, MEASURES])
+        for number, path in enumerate(paths):
+            read = read_scans(path, explainer.encoder.info, key_file)
+            try:
+                for found in explainer.of_scans(of_path(number, path, read)):
+                    scans += 1
+                    rows += [{"path": number, **row} for row in _write(found, out)]
+                    if len(sections) < PICTURED:
+                        sections.append(scan_section(found))
+                    if evaluation is not None:
+                        others = next(beside.of_scans([found.scan])) if beside else None
+                        masked += evaluation.add(found, others)
+            except FmctError as error:
+                refused.append(str(error))
+                rows.append({"path": number, "reason": str(error)})
+            progress(number + 1, len(paths))
+        _write_table(pa.Table.from_pylist(rows, SCHEMA), out / TABLE)
+        measures = None
+        if evaluation is not None:
+            if not masked:
+                raise FmctError("\n".join(["no scan has a mask in the table of --masks", *refused]))
+            measures = evaluation.table()
+            _write_table(measures, out / MEASURES)
+            sections.insert(0, figures_section(measures))
+        if scans:
+            summary = facts(
+                "Maps", {"scans": scans, "maps": len(rows) - len(refused), "refused": len(refused)}
+            )
+            write_text(out / PAGE, Document("Where scores come from", summary, tuple(sections)).html())
+    return Written(scans, len(rows) - len(refused), measures, tuple(refused))
+
+
+def _digest(explainer: Explainer) -> str:
+    if explainer.classifier is None:
+        return explainer.encoder.digest
+    return hashlib.sha256(explainer.classifier.record.model_dump_json().encode()).hexdigest()
+
+
+def _write(found: ScanMaps, out: Path) -> list[dict[str, Any]]:
+    """Write a scan's maps; returns their rows."""
+    scan, rows = found.scan, []
+    of_scan = {name: getattr(scan, name) for name in ("key", "study_key", "patient_key")}
+    tasks = list(dict.fromkeys(task for task, _ in found.maps))
+    for (task, method), values in found.maps.items():
+        word = re.sub(r"[^A-Za-z0-9_]", "_", task)[:60]  # the number tells apart what this makes equal
+        name = f"{scan.key}-{tasks.index(task)}-{word}-{method}.nii.gz"
+        voxels = found.grid.on_volume(values, scan.voxels.shape)
+        write_bytes(inside(out, name), nifti_bytes(voxels, scan.affine))
+        answer = found.answers[task]._asdict() if task in found.answers else {}
+        rows.append({**of_scan, "task": task, "method": method, "file": name, **answer})
+    return rows
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
