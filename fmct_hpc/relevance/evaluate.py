@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fmct_hpc.probe.statistics.bootstrap import Interval
 from fmct_hpc.relevance.maps import ScanMaps
-from fmct_hpc.relevance.measure import Figures, Measured, Truth, centre_prior, means
+from fmct_hpc.relevance.measure import Figures, Truth, centre_prior, means
 from fmct_hpc.relevance.place import PatchGrid
 
 TOLERANCE_MM = 15.0
 """Of the pointing game: Zhang et al. 2018 take 15 pixels of photographs; 15 mm is a small haematoma."""
-RESAMPLES = 2000
+RESAMPLES, CONFIDENCE = 2000, 0.95
 OWN, BESIDE = "classifier", "beside"
 _FIGURES = ("share", "pointed")
 SCHEMA = pa.schema(
@@ -88,28 +89,19 @@ class Evaluation:
                 if not len(places):
                     continue
                 _, patients = np.unique(np.array(seen.patients)[places], return_inverse=True)
-                for name, figures in seen.maps.items():
+                figures = np.array([[seen.maps[name][i] for name in seen.maps] for i in places], np.float64)
+                drawn = means(figures.reshape(len(places), -1), patients, RESAMPLES)
+                pairs = dict(zip(seen.maps, zip(drawn[::2], drawn[1::2], strict=True), strict=True))
+                for name, these in pairs.items():
                     row: dict[str, Any] = {"task": task, "group": group, "method": method, "map": name}
                     row |= {"volumes": len(places), "patients": int(patients.max()) + 1}
                     row["tolerance_mm"] = self.tolerance_mm
-                    for place, figure in enumerate(_FIGURES):
-                        own = [seen.maps[OWN][i][place] for i in places]
-                        these = [figures[i][place] for i in places]
-                        row |= _columns(figure, _beside(own, these, name, patients))
+                    for figure, own, this in zip(_FIGURES, pairs[OWN], these, strict=True):
+                        row |= _columns(figure, this.interval(CONFIDENCE))
+                        if name != OWN:
+                            row |= _columns(f"{figure}_gain", (own - this).interval(CONFIDENCE))
                     yield row
 
 
-def _beside(own: list[float], these: list[float], name: str, patients: Any) -> Measured:
-    value = means(these, None, patients, RESAMPLES)
-    if name == OWN:
-        return value
-    return value._replace(gain=means(own, these, patients, RESAMPLES).gain)
-
-
-def _columns(figure: str, measured: Measured) -> dict[str, float]:
-    value, gain = measured
-    found = {figure: value.value, f"{figure}_low": value.low, f"{figure}_high": value.high}
-    if gain is not None:
-        ends = {f"{figure}_gain_low": gain.low, f"{figure}_gain_high": gain.high}
-        found |= {f"{figure}_gain": gain.value} | ends
-    return found
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}

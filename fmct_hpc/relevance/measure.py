@@ -7,7 +7,6 @@ neural attention by excitation backprop"): whether the middle of the patch with 
 a tolerance of the mask.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from fmct_hpc.probe.statistics.bootstrap import Draws, Interval, resample_counts
+from fmct_hpc.probe.statistics.bootstrap import Draws, resample_counts
 from fmct_hpc.relevance.place import PatchGrid
 
 CENTRE_DEVIATION = 0.25
@@ -76,35 +75,21 @@ def centre_prior(shape: tuple[int, int, int]) -> NDArray[np.float32]:
     return np.asarray(np.exp(-squares / 2), np.float32)
 
 
-class Measured(NamedTuple):
-    """A figure's mean over volumes, and by how much it exceeds another map's, over the same resamples."""
-
-    value: Interval
-    gain: Interval | None
-
-
 def means(
-    figures: Sequence[float],
-    beside: Sequence[float] | None,
-    patients: NDArray[np.int64],
-    resamples: int,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Measured:
-    """Mean over volumes with a percentile bootstrap over patients, all volumes of one together.
+    figures: NDArray[np.float64], patients: NDArray[np.int64], resamples: int, seed: int = 0
+) -> list[Draws]:
+    """Means over volumes, and over resamples of patients, all volumes of one together: a `Draws` a column.
 
-    patients: the number of each volume's, from 0. beside: another map's on the same volumes.
+    figures: (volumes, K); patients: the number of each volume's, from 0. The columns have the same resamples,
+    so that differences of two are paired.
     """
-    own = _draws(figures, patients, resamples, seed)
-    if beside is None:
-        return Measured(own.interval(confidence), None)
-    gain = own - _draws(beside, patients, resamples, seed)
-    return Measured(own.interval(confidence), gain.interval(confidence))
-
-
-def _draws(figures: Sequence[float], patients: NDArray[np.int64], resamples: int, seed: int) -> Draws:
     count = int(patients.max()) + 1
-    sums = np.bincount(patients, np.asarray(figures, np.float64), count)
+    sums = np.zeros((count, figures.shape[1]))
+    np.add.at(sums, patients, figures)
     volumes = np.bincount(patients, minlength=count).astype(np.float64)
-    drawn = [(rows @ sums) / (rows @ volumes) for rows in resample_counts(count, resamples, seed)]
-    return Draws(float(np.mean(figures)), np.concatenate(drawn))
+    drawn = [
+        (rows @ sums) / (rows @ volumes)[:, None]
+        for rows in (some.astype(np.float64) for some in resample_counts(count, resamples, seed))
+    ]
+    resampled = np.concatenate(drawn)
+    return [Draws(float(column.mean()), own) for column, own in zip(figures.T, resampled.T, strict=True)]

@@ -33,6 +33,20 @@ def demo_export(
     echo(f"{out}: {summary}")
 
 
+@demo_app.command("masks")
+def demo_masks(
+    export: Annotated[Path, typer.Argument(help="What `fmct demo export` wrote.")],
+    data: Annotated[Path, typer.Option(help="A shard dataset of its volumes.")],
+    key_file: KeyFile,
+    out: Annotated[Path, typer.Option(help="Folder for the masks and their table, masks.csv.")],
+) -> None:
+    """Write where the bleeds of synthetic heads truly are, for `fmct relevance --masks`."""
+    from launch.report.masks import TABLE, write_masks
+    from preprocess.demo.lesion_mask import volume_masks
+
+    echo(f"{out / TABLE}: {write_masks(volume_masks(export, data, key_file), out)} masks")
+
+
 def keygen(
     path: Annotated[Path, typer.Argument(help="File to make; keep it private and backed up.")],
 ) -> None:

@@ -1,6 +1,6 @@
 """Masks of findings in files, by a table that says which volume and label each is of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.relevance.measure import Truth
+from fmct_hpc.relevance.nifti import nifti_bytes
 from fmct_hpc.relevance.place import PatchGrid
 from preprocess.csv_file import table_lines
+from preprocess.demo.lesion_mask import VolumeMask
 from preprocess.reasons import Rejection
 from preprocess.volume.formats import open_volume
+from shards.atomic import write_bytes, write_text
 from shards.errors import FmctError
+from shards.lock import writing
+from shards.names import inside
+from shards.places import require_folder
 
+TABLE = "masks.csv"
 COLUMNS = ("key", "task", "mask")
 WANTED = "expected a table of masks with the columns key, task and mask"
 
@@ -68,6 +75,22 @@ class Masks:
         if not len(points):
             raise FmctError(f"{self.table} row {row}, column mask: marks nothing; leave the row out")
         return Truth.of(points, voxel_mm3, grid)
+
+
+def write_masks(masks: Iterable[VolumeMask], out: Path) -> int:
+    """Write masks as NIfTI with their table, `out`/masks.csv, last; returns how many.
+
+    Raises FmctError where `out` takes no files.
+    """
+    require_folder(out)
+    lines = [",".join(COLUMNS)]
+    with writing(out, "fmct demo masks"):
+        for one in masks:
+            name = f"{one.key}-{one.task}.nii.gz"
+            write_bytes(inside(out, name), nifti_bytes(one.mask.astype(np.uint8), one.affine))
+            lines.append(f"{one.key},{one.task},{name}")
+        write_text(out / TABLE, "\n".join(lines) + "\n")
+    return len(lines) - 1
 
 
 def _marked(file: Path) -> tuple[NDArray[np.float64], float]:

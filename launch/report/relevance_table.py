@@ -34,8 +34,9 @@ def figures_section(measures: pa.Table) -> Section:
     note = (
         "Share: the part of a map's positive values that lies within the true mask. Pointed: in how many "
         f"volumes the middle of the greatest patch lies within {tolerance} mm of it. Beside the classifier's "
-        "own maps stand those that know nothing of it, with the classifier's gain over them; the best possible "
-        "is all relevance in the one patch that the mask fills most. Intervals are of 95 % over patients."
+        "own maps stand those that know nothing of it, with the classifier's gain over them; the best "
+        "possible is all relevance in the one patch that the mask fills most. Intervals are of 95 % over "
+        "patients."
     )
     columns = ("label", "volumes", "method", "map", "share", "gain of share", "pointed", "gain of pointed")
     return Section("Why", (Text(note), table("Maps against masks", columns, map(_cells, rows))))

@@ -1,18 +1,75 @@
-"""Where a synthetic head's bleeds are: what changes when one is left out."""
+"""Where a synthetic head's bleeds are: what changes when they are left out."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from preprocess.demo.anatomy import head_hu
+from preprocess.demo.export import TRUTH
 from preprocess.demo.head import Head
+from preprocess.demo.identity import identity
 from preprocess.demo.lesions import Bleed
+from preprocess.demo.plan import plan_studies
+from preprocess.privacy.deidentify import Pseudonymizer
+from shards import Dataset
+from shards.errors import FmctError, raise_refusal
 
 LEAST_HU = 5.0
 """Change that counts as lesion: above the rounding of what is painted, below blood's 15 HU over brain."""
 
 
-def lesion_mask(points_lps: np.ndarray, head: Head, kinds: frozenset[Bleed] | None = None) -> np.ndarray:
-    """Which points, LPS mm (..., 3), show a bleed of `kinds` (all by default) or its oedema: bool (...)."""
-    left = tuple(lesion for lesion in head.lesions if kinds is not None and lesion.kind not in kinds)
+class VolumeMask(NamedTuple):
+    """Of one volume and label."""
+
+    key: str
+    """The volume's."""
+    task: str
+    """The label's column."""
+    mask: np.ndarray
+    """bool (D, H, W), on the volume's grid."""
+    affine: np.ndarray
+    """float64 (4, 4): (d, h, w, 1) to patient LPS mm."""
+
+
+def lesion_mask(points_lps: np.ndarray, head: Head, kinds: frozenset[Bleed] = frozenset(Bleed)) -> np.ndarray:
+    """Which points, LPS mm (..., 3), show a bleed of `kinds` or its oedema: bool (...)."""
+    left = tuple(lesion for lesion in head.lesions if lesion.kind not in kinds)
     return np.abs(head_hu(points_lps, head) - head_hu(points_lps, replace(head, lesions=left))) >= LEAST_HU
+
+
+def volume_masks(export: Path, data: Path, key_file: Path) -> Iterator[VolumeMask]:
+    """Masks of the positive labels of a dataset's volumes, made of a `fmct demo export` with the key file.
+
+    A mask that has no voxel, of a bleed outside the volume, is left out. Raises FmctError where `export` is
+    no such folder, and where no volume is of its studies.
+    """
+    file = export / TRUTH
+    try:
+        truth = json.loads(file.read_text())
+        plans = plan_studies(truth["seed"], len(truth["studies"]), truth["matrix"])
+    except (OSError, ValueError, KeyError) as error:
+        raise_refusal(error, file)
+        raise FmctError(f"{file}: not what `fmct demo export` writes") from None
+    names = Pseudonymizer(key_file)
+    of_study = {names.study(identity(truth["seed"], p.index, p.patient).study_uid): p for p in plans}
+    dataset, known = Dataset.open(data), 0
+    for number in range(len(dataset)):
+        record = dataset.record(number)
+        plan = of_study.get(record.study_key)
+        known += plan is not None
+        kinds = {lesion.kind for lesion in plan.head.lesions} if plan else set()
+        if plan is None or not kinds:
+            continue
+        affine = np.array(record.affine).reshape(4, 4)
+        points = np.moveaxis(np.indices(record.shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
+        tasks = {"any_bleed": frozenset(kinds), **{kind.value: frozenset({kind}) for kind in kinds}}
+        for task, asked in tasks.items():
+            mask = lesion_mask(points, plan.head, asked)
+            if mask.any():
+                yield VolumeMask(record.key, task, mask, affine)
+    if not known:
+        raise FmctError(f"{data}: no volume is of a study in {export}; give the key file it was made with")

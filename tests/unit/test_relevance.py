@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_sweep import AFFINE, bright_sweep
+from scipy.spatial import cKDTree
+from small_sweep import bright_sweep
 from typer.testing import CliRunner
 
 from fmct_hpc.classifier.fit import fit
 from fmct_hpc.classifier.kept import write_classifier
 from fmct_hpc.classifier.predict import load_classifier
+from fmct_hpc.data.config import DataConfig
 from fmct_hpc.inference.readers import Scan, read_scans
 from fmct_hpc.model.attention import explicit_attention
 from fmct_hpc.model.config import ModelConfig
@@ -23,12 +25,22 @@ from fmct_hpc.relevance.attention_gradient import attention_gradient
 from fmct_hpc.relevance.gradient_input import gradient_input
 from fmct_hpc.relevance.integrated_gradients import integrated_gradients
 from fmct_hpc.relevance.maps import Explainer, open_explainer
+from fmct_hpc.relevance.measure import Truth, means
 from fmct_hpc.relevance.methods import METHODS
+from fmct_hpc.relevance.nifti import nifti_bytes
+from fmct_hpc.relevance.place import PatchGrid
 from fmct_hpc.relevance.question import Question
 from fmct_hpc.relevance.reading import Reading, reading_of_cls
 from fmct_hpc.relevance.rollout import rollout
+from fmct_hpc.train.export import EncoderInfo
 from launch.cli import app
+from launch.report.masks import Masks
+from preprocess.demo.head import draw_anatomy
+from preprocess.demo.lesion_mask import lesion_mask
+from preprocess.demo.lesions import Bleed, draw_lesion
+from shards import Dataset
 from shards.errors import FmctError
+from shards.split import sample
 
 MODELS = {
     "rope": {"positions": "rope", "register_tokens": 2, "keep_tokens": 0.6},
@@ -149,7 +161,7 @@ def test_integrated_gradients_sum_to_the_difference_from_air(model: VisionTransf
     with torch.no_grad():
         both = question.logits(torch.cat([question.view, torch.zeros_like(question.view)]))
     difference = (both[0] - both[1]).item()
-    assert integrated_gradients(question, 600).sum().item() == pytest.approx(difference, rel=1e-2)
+    assert integrated_gradients(question, 100).sum().item() == pytest.approx(difference, rel=5e-2)
     # One step is the gradient at the middle of the path.
     half = replace(question, view=question.view / 2)
     expected = 2 * gradient_input(half)
@@ -213,3 +225,259 @@ def differences(model: VisionTransformer, question: Question, number: int, weigh
         slope = (logit(base + nudge) - logit(base - nudge)) / (2 * step)
         assert found[place] == pytest.approx(slope, rel=1e-3, abs=1e-6)
     return found
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
+    grid = bright_sweep(tmp_path_factory.mktemp("sweep"))
+    finetune = {"steps": 4, "batch": 4, "check_every": 4, "pool": ("cls", "max")}
+    return SweepConfig.model_validate(grid.model_dump() | {"finetune": finetune, "attentive": {"steps": 20}})
+
+
+@pytest.fixture(scope="module")
+def kept(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folders = {}
+    for method in ("logistic", "attentive", "finetune", "neighbours"):
+        folders[method] = tmp_path_factory.mktemp(method)
+        write_classifier(fit(grid, method=method), folders[method])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def exam(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exam") / "data"
+    sample(grid.data, out, 3, seed=1)
+    return out
+
+
+@pytest.mark.parametrize("method", ["logistic", "attentive", "finetune"])
+def test_what_is_followed_back_is_the_kept_score(method: str, kept: dict[str, Path], exam: Path) -> None:
+    """Of integrated gradients the sum too, so that every method's logit is the classifier's."""
+    classifier = load_classifier(kept[method])
+    explainer = Explainer(classifier)
+    for found in explainer.of_scans(read_scans(exam, classifier.encoder.info)):
+        view = classifier.encoder.transform(found.scan.voxels, found.scan.spacing_mm)[None]
+        reading = explainer.readings["bright"]
+        asked = Question(classifier.encoder.module, view, None, classifier.record.layer, reading)
+        with torch.no_grad():
+            said, air = asked.logits(torch.cat([view, torch.zeros_like(view)]))
+        assert torch.sigmoid(said).item() == pytest.approx(found.answers["bright"].score, abs=2e-3)
+        assert {method for _, method in found.maps} == set(METHODS)
+        total = found.maps["bright", "integrated-gradients"].sum()
+        assert total == pytest.approx((said - air).item(), rel=0.3, abs=0.05)
+        assert all(np.isfinite(values).all() for values in found.maps.values())
+        assert found.maps["bright", "rollout"].min() > 0
+        assert found.maps["bright", "attention-gradient"].min() >= 0  # 0 where nothing speaks for the label
+
+
+def test_neighbours_and_wrong_names_are_refused(kept: dict[str, Path], grid: SweepConfig) -> None:
+    encoder = grid.features.parent / "ours"
+    cases = [
+        ((kept["neighbours"], None), "votes of the nearest training volumes"),
+        ((kept["logistic"], encoder), "one of --classifier and --encoder"),
+        ((None, None), "one of --classifier and --encoder"),
+        ((kept["logistic"], None, ["occlusion"]), "method occlusion: is none of"),
+        ((kept["logistic"], None, [], ["dark"]), "task dark: the classifier has bright"),
+        ((None, encoder, ["gradient-input"]), "needs a label's score"),
+        ((None, encoder, [], ["bright"]), "an encoder has no labels"),
+    ]
+    for given, said in cases:
+        with pytest.raises(FmctError, match=said):
+            open_explainer(*given)
+
+
+@pytest.mark.parametrize("spacing", [12.0, 7.0])
+def test_a_voxel_has_the_value_of_the_patch_whose_middle_is_nearest(
+    spacing: float, grid: SweepConfig, tmp_path: Path
+) -> None:
+    """In the patient: by the volume's own affine, and by what nibabel reads of the map."""
+    explainer = open_explainer(None, grid.features.parent / "ours")
+    shape = (14, 20, 17)
+    turn = np.radians(20)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(
+        [[0, np.sin(turn), -np.cos(turn)], [0, -np.cos(turn), -np.sin(turn)], [1, 0, 0]]
+    )
+    affine[:3, :3] *= spacing
+    affine[:3, 3] = [31.0, -17.0, 400.0]
+    scan = Scan(32 * "a", np.random.default_rng(0).integers(0, 80, shape).astype(np.int16), affine)
+    (found,) = explainer.of_scans([scan])
+    values = np.arange(1, 1 + np.prod(found.grid.shape), dtype=np.float32).reshape(found.grid.shape)
+    (tmp_path / "map.nii.gz").write_bytes(nifti_bytes(found.grid.on_volume(values, shape), scan.affine))
+    image = nibabel.load(tmp_path / "map.nii.gz")
+    assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+    assert np.allclose(image.get_qform(), image.affine, atol=1e-4)
+    stored = np.asarray(image.dataobj)
+    index = np.argwhere(np.ones(stored.shape, bool))
+    ras = nibabel.affines.apply_affine(image.affine, index)
+    lps = ras * [-1, -1, 1]
+    # The volume's own affine says the same of each voxel.
+    own = nibabel.affines.apply_affine(scan.affine, index[:, ::-1])
+    np.testing.assert_allclose(lps, own, atol=1e-3)
+    centres = explainer.encoder.info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine)
+    np.testing.assert_allclose(found.grid.centres_lps().reshape(-1, 3), centres, atol=1e-6)
+    _, nearest = cKDTree(centres).query(lps)
+    edge = np.linalg.norm(centres[1] - centres[0])
+    along = (lps - centres[nearest]) @ (affine[:3, :3] / spacing)
+    inside = (np.abs(along) < edge / 2 - 1e-6).all(axis=1)
+    outside = (np.abs(along) > edge / 2 + 1e-6).any(axis=1)
+    got = stored[tuple(index.T)]
+    np.testing.assert_array_equal(got[inside], values.reshape(-1)[nearest[inside]])
+    assert (got[outside] == 0).all()
+    assert inside.sum() > 200
+    assert (spacing != 12) or outside.any()
+
+
+def test_figures_of_a_map_beside_a_mask() -> None:
+    """By voxels on a fine grid: a lesion in one patch and a half."""
+    affine = np.diag([-2.0, -2.0, 2.0, 1.0])[:, [2, 1, 0, 3]]
+    patches = PatchGrid(np.full(3, -0.5), np.full(3, 12.0), (3, 3, 3), affine)
+    mask = np.zeros((12, 12, 12), bool)
+    mask[4:8, 4:8, 4:10] = True
+    points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    truth = Truth.of(points, 8.0, patches)
+    assert truth.filled[1, 1].tolist() == pytest.approx([0, 1, 0.5])
+    assert truth.filled.sum() == pytest.approx(1.5)
+    values = np.random.default_rng(0).normal(size=(3, 3, 3)).astype(np.float32)
+    blocks = np.maximum(patches.on_volume(values, (12, 12, 12)), 0)
+    share, pointed = truth.measure(values, 4.0)
+    assert share == pytest.approx(blocks[mask].sum() / blocks.sum())
+    at = np.unravel_index(values.argmax(), values.shape)
+    middle = np.array(at) * 4 + 1.5
+    away = np.linalg.norm(np.argwhere(mask) - middle, axis=1).min() * 2
+    assert truth.distance_mm[at] == pytest.approx(away)
+    assert pointed == (away <= 4.0)
+    random = truth.of_random(4.0)
+    drawn = [truth.measure(np.random.default_rng(i).random((3, 3, 3)), 4.0) for i in range(400)]
+    assert random == pytest.approx(np.mean(drawn, axis=0), abs=0.06)
+    assert truth.greatest(4.0) == (1, 1)
+    assert truth.measure(-np.ones((3, 3, 3), np.float32), 4.0) == (0, 0)
+
+
+def test_means_resample_patients() -> None:
+    generator = np.random.default_rng(0)
+    figures, other = generator.random(40), generator.random(40)
+    patients = np.arange(40) // 2
+    own, others = means(np.stack([figures, other], axis=1), patients, 4000)
+    value, gain = own.interval(0.95), (own - others).interval(0.95)
+    by_patient = (figures - other).reshape(20, 2).mean(axis=1)
+    deviation = by_patient.std() / np.sqrt(20)
+    assert value.value == pytest.approx(figures.mean())
+    assert gain.value == pytest.approx((figures - other).mean())
+    assert [gain.low, gain.high] == pytest.approx(gain.value + 1.96 * deviation * np.array([-1, 1]), abs=0.02)
+
+
+def masks_of(exam: Path, folder: Path) -> Path:
+    """A table of two volumes' masks, each on a finer grid of its own."""
+    lines = ["key,task,mask"]
+    for number, scan in enumerate(read_scans(exam, open_info(exam))):
+        if number < 2:
+            marked = np.zeros((8, 8, 8), np.uint8)
+            marked[3:6, 2:5, 4:7] = 1
+            affine = scan.affine @ np.diag([0.5, 0.5, 0.5, 1.0])
+            affine[:3, 3] += scan.affine[:3, :3] @ [4, 5, 6]
+            (folder / f"{number}.nii.gz").write_bytes(nifti_bytes(marked.astype(np.float32), affine))
+            lines.append(f"{scan.key},bright,{number}.nii.gz")
+    (folder / "masks.csv").write_text("\n".join(lines) + "\n")
+    return folder / "masks.csv"
+
+
+def open_info(exam: Path) -> EncoderInfo:
+    dataset = Dataset.open(exam)
+    model = ModelConfig(patch_size=4, width=24, depth=1, heads=4)
+    return EncoderInfo(
+        step=0, model=model, data=DataConfig(path=exam), spacing_mm=dataset.info.spacing_mm, code_version=""
+    )
+
+
+def test_the_command_writes_maps_a_page_and_figures(
+    kept: dict[str, Path], exam: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "why"
+    (tmp_path / "Doe John").mkdir()
+    words = ["relevance", str(exam), str(tmp_path / "Doe John"), "--out", str(out)]
+    words += ["--classifier", str(kept["logistic"]), "--masks", str(masks_of(exam, tmp_path))]
+    words += ["--beside", str(kept["attentive"])]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, FmctError), done.output
+    assert str(done.exception).startswith("path 1: ")
+    table = pq.read_table(out / "relevance.parquet").to_pylist()
+    assert len(table) == 3 * 4 + 1
+    assert [row["path"] for row in table if row["reason"]] == [1]
+    dataset = Dataset.open(exam)
+    for row in table[:-1]:
+        image = nibabel.load(out / row["file"])
+        record = dataset.record(dataset.position(row["key"]))
+        assert image.shape == record.shape[::-1]
+        corner = nibabel.affines.apply_affine(image.affine, [1, 2, 3]) * [-1, -1, 1]
+        assert corner == pytest.approx(np.reshape(record.affine, (4, 4))[:3] @ [3, 2, 1, 1], abs=1e-3)
+        assert row["study_key"] == record.study_key
+    page = (out / "relevance.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') == 12
+    assert "Maps against masks" in page
+    for file in (page, str(table)):
+        assert "Doe John" not in file
+        assert str(tmp_path) not in file
+    measures = pq.read_table(out / "measures.parquet").to_pylist()
+    whole = [row for row in measures if row["group"] == "all"]
+    assert {row["map"] for row in whole} == {
+        *("classifier", "beside", "random", "tissue", "centre", "greatest")
+    }
+    assert {(row["volumes"], row["patients"]) for row in whole} == {(2, 2)}
+    for row in whole:
+        own = next(o for o in whole if o["method"] == row["method"] and o["map"] == "classifier")
+        assert row["map"] == "classifier" or row["share_gain"] == pytest.approx(own["share"] - row["share"])
+    again = [file.read_bytes() for file in sorted(out.glob("*.nii.gz"))]
+    assert CliRunner().invoke(app, words).exit_code
+    assert again == [file.read_bytes() for file in sorted(out.glob("*.nii.gz"))]
+    # Another classifier's maps do not take their place.
+    words[words.index(str(kept["logistic"]))] = str(kept["attentive"])
+    with pytest.raises(FmctError, match="holds results of the classifier"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_an_encoder_alone_is_shown_by_rollout(grid: SweepConfig, exam: Path, tmp_path: Path) -> None:
+    words = ["relevance", str(exam), "--encoder", str(grid.features.parent / "ours"), "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    table = pq.read_table(tmp_path / "relevance.parquet")
+    assert set(table["method"].to_pylist()) == {"rollout"}
+    assert table["score"].null_count == table.num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("key,mask\n", "has no column task"),
+        ("key,task,mask\n", "no rows"),
+        ("key,task,mask\na,bright,none.nii\n", "row 2, column mask: no such file"),
+        ("key,task,mask\nKEY,bright,masks.csv\n", "row 2, column mask: "),
+        ("key,task,mask\nKEY,bright,empty.nii.gz\n", "marks nothing"),
+        ("key,task,mask\nKEY,bright,empty.nii.gz\nKEY,bright,empty.nii.gz\n", "row 3: key"),
+    ],
+)
+def test_wrong_masks_are_refused_by_their_row(text: str, said: str, exam: Path, tmp_path: Path) -> None:
+    (scan, *_) = read_scans(exam, open_info(exam))
+    file = tmp_path / "masks.csv"
+    file.write_text(text.replace("KEY", scan.key))
+    (tmp_path / "empty.nii.gz").write_bytes(nifti_bytes(np.zeros((2, 2, 2), np.float32), scan.affine))
+    with pytest.raises(FmctError, match=said):
+        Masks.read(file).truth(scan.key, "bright", PatchGrid.of(scan, open_info(exam)))
+
+
+def test_the_generators_mask_is_where_the_bleed_is() -> None:
+    """Of an intraparenchymal one: inside its ellipsoid, and nothing far from it."""
+    head = replace(draw_anatomy(3, 0), origin=(4.0, -6.0, 30.0), rotation=(3.0, -5.0, 8.0))
+    lesion = draw_lesion(np.random.default_rng(0), Bleed.INTRAPARENCHYMAL)
+    other = draw_lesion(np.random.default_rng(1), Bleed.EPIDURAL)
+    head = replace(head, lesions=(lesion, other))
+    axes = [np.arange(-90, 91, 6.0)] * 3
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) + np.array(head.origin)
+    mask = lesion_mask(points, head, frozenset({Bleed.INTRAPARENCHYMAL}))
+    local = np.stack(head.local(points.reshape(-1, 3)), axis=-1).reshape(points.shape)
+    within = np.linalg.norm((local - lesion.centre) / np.array(lesion.size), axis=-1)
+    assert mask[within < 0.8].all()
+    assert (within < 0.8).sum() > 20
+    assert not mask[within > 2].any()
+    assert (lesion_mask(points, head) >= mask).all()
+    assert lesion_mask(points, head).sum() > mask.sum()
