@@ -177,6 +177,9 @@ def report(
     labels: Annotated[
         Path | None, typer.Option(help="What `fmct labels` wrote, to colour the map by.")
     ] = None,
+    relevance: Annotated[
+        Path | None, typer.Option(help="Output folder of `fmct relevance --masks`, for its figures.")
+    ] = None,
     unbroken: Annotated[
         Path | None, typer.Option(help="Run folder of the same training without an interruption, to compare.")
     ] = None,
@@ -189,7 +192,7 @@ def report(
     from launch.report import report as write_report
     from launch.report.shown import LINE, shown
 
-    card = write_report(out, run, data, probe, features, labels)
+    card = write_report(out, run, data, probe, features, labels, relevance)
     told = shown(run, data, probe, unbroken)
     echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")
     echo(f"\nWhat was shown\n{told}\n{LINE.format('report', out)}")

@@ -10,6 +10,7 @@ from launch.report.document import Cell, Document, Facts, Section, Text, cell, f
 from launch.report.embedding import embedding
 from launch.report.probe import Probes
 from launch.report.provenance import provenance
+from launch.report.relevance_table import figures_section, read_measures
 from launch.report.stamp import require_same_run, run_id, stamp
 from launch.report.training import Training
 from shards.atomic import write_text
@@ -24,13 +25,14 @@ def report(
     probe: Path | None = None,
     features: Path | None = None,
     labels: Path | None = None,
+    relevance: Path | None = None,
 ) -> Path:
     """Write the page to `out` and the model card beside it; returns the model card's path.
 
     run, data: output folders of `fmct train` and `fmct preprocess`; probe: that of `fmct probe` or `fmct
     sweep`; features: a feature store, if not the one in `probe`; labels: the table of `fmct labels`, to
-    colour the map of features by. A part whose folder is None is left out with a line that says so. The
-    same input gives the same bytes.
+    colour the map of features by; relevance: output folder of `fmct relevance --masks`. A part whose folder
+    is None is left out with a line that says so. The same input gives the same bytes.
 
     Raises FmctError that names the missing file and the command that makes it, or what cannot be written, or
     is something else than an earlier report of the run.
@@ -59,6 +61,9 @@ def report(
             probes.section()
             if probes
             else _left_out("Evaluation", "no output folder of fmct probe", "--probe"),
+            figures_section(read_measures(relevance))
+            if relevance
+            else _left_out("Why", "no output folder of fmct relevance --masks", "--relevance"),
             _embedding(training, features, table, volumes),
             limits(training, volumes, probes),
             provenance(training, volumes, probes),

@@ -1,13 +1,17 @@
 """docs/probes.md, "Patients held out": its commands, run by bash in their order on fewer heads."""
 
+import csv
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from documents import REPOSITORY, bash, blocks, substituted
 from small_training import small_config, write_recipe
+from typer.testing import CliRunner
 
+from launch.cli import app
 from shards import Dataset
 
 pytestmark = pytest.mark.timeout(600)
@@ -87,3 +91,26 @@ def test_predictions_from_dicom_are_the_sweeps(held: Path) -> None:
     assert sum(by_kernel) == len(tested)
     asked = pq.read_table(held / "retrieval/retrieval.parquet").to_pylist()
     assert {row["n"] for row in asked if row["task"] == "any_bleed"} == {len(tested)}
+
+
+def test_why_is_measured_beside_the_truth(
+    held: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/probes.md, "Why": its second block, in one process."""
+    _, block = blocks(REPOSITORY / "docs/probes.md", "bash", "Why")
+    monkeypatch.chdir(held)
+    for line in block.replace("\\\n", " ").splitlines():
+        done = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert done.exit_code == 0, (line, done.output, done.exception)
+    tested = set(patients(held / "parts/test"))
+    table = pq.read_table("why/relevance.parquet").to_pylist()
+    assert {row["key"] for row in table} == tested
+    with open("masks/masks.csv") as lines:
+        masked = {row["key"] for row in csv.DictReader(lines) if row["task"] == "any_bleed"}
+    labels = {row["study_key"]: row["any_bleed"] for row in pq.read_table("labels.parquet").to_pylist()}
+    assert masked == {row["key"] for row in table if labels[row["study_key"]] == 1}
+    rows = [r for r in pq.read_table("why/measures.parquet").to_pylist() if r["group"] == "all"]
+    assert {row["volumes"] for row in rows} == {len(masked)}
+    best = {row["method"]: row["share"] for row in rows if row["map"] == "greatest"}
+    assert all(row["share"] <= best[row["method"]] for row in rows)
+    assert "Maps against masks" in Path("held.html").read_text()

@@ -106,6 +106,25 @@ def test_a_classifier_says_of_dicom_what_it_says_of_its_shard(
     assert all(scan.flags is not None for scan in keyed)
 
 
+def test_maps_of_dicom_are_those_of_its_shard_at_the_same_place(
+    export: Export, data: Path, encoder: Path, tmp_path: Path
+) -> None:
+    words = ["--encoder", str(encoder), "--out"]
+    for name, exam in {"fresh": export.folder, "stored": data}.items():
+        done = CliRunner().invoke(app, ["relevance", str(exam), *words, str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+    dataset = Dataset.open(data)
+    digests = {dataset.record(i).source_digest[:32]: dataset.record(i).key for i in range(len(dataset))}
+    fresh, stored = (pq.read_table(tmp_path / name / "relevance.parquet") for name in ("fresh", "stored"))
+    there = {row["key"]: nibabel.load(tmp_path / "stored" / row["file"]) for row in stored.to_pylist()}
+    assert len(fresh) == STUDIES
+    for row in fresh.to_pylist():
+        image, same = nibabel.load(tmp_path / "fresh" / row["file"]), there[digests[row["key"]]]
+        assert (image.affine == same.affine).all()
+        assert np.asarray(image.dataobj) == pytest.approx(np.asarray(same.dataobj), abs=1e-6)
+        assert np.asarray(image.dataobj).max() > 0
+
+
 def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: Path) -> None:
     acquisition = axial(slices=20, gap=6.0, start=(-66, -60, 0))
     slices = write_series(tmp_path / "dicom", 0, 1, acquisition)

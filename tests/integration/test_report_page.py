@@ -320,7 +320,7 @@ def test_nothing_but_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_pa
 
 def test_parts_that_are_not_there_are_left_out_with_a_line(inputs: Inputs, tmp_path: Path) -> None:
     card = report(tmp_path / "bare.html", inputs.run).read_text()
-    for title in ("Data", "Evaluation", "Embedding"):
+    for title in ("Data", "Evaluation", "Why", "Embedding"):
         body = re.search(rf"## {title}\n\n(.*?)\n\n#", card, re.DOTALL)
         assert body
         assert body[1].startswith("Left out: ")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from documents import REPOSITORY, blocks
 from scipy.spatial import cKDTree
 from small_sweep import bright_sweep
 from typer.testing import CliRunner
@@ -436,11 +437,20 @@ def test_the_command_writes_maps_a_page_and_figures(
         CliRunner().invoke(app, words, catch_exceptions=False)
 
 
-def test_an_encoder_alone_is_shown_by_rollout(grid: SweepConfig, exam: Path, tmp_path: Path) -> None:
-    words = ["relevance", str(exam), "--encoder", str(grid.features.parent / "ours"), "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
-    table = pq.read_table(tmp_path / "relevance.parquet")
+def test_the_documents_commands_run(
+    kept: dict[str, Path], grid: SweepConfig, exam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = grid.features.parent / "ours"
+    places = {"exams/new": exam, "classifiers/first": kept["logistic"], "runs/first": ours}
+    for name, there in places.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(there)
+    monkeypatch.chdir(tmp_path)
+    block, _ = blocks(REPOSITORY / "docs/probes.md", "bash", "Why")
+    for line in block.splitlines():
+        done = CliRunner().invoke(app, line.split()[1:])
+        assert done.exit_code == 0, done.output
+    table = pq.read_table("looked-at/relevance.parquet")
     assert set(table["method"].to_pylist()) == {"rollout"}
     assert table["score"].null_count == table.num_rows == 3
 
