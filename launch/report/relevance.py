@@ -16,7 +16,7 @@ from fmct_hpc.relevance.evaluate import Evaluation
 from fmct_hpc.relevance.maps import Explainer, ScanMaps
 from fmct_hpc.relevance.nifti import nifti_bytes
 from launch.report.document import Document, Section, facts
-from launch.report.relevance_pictures import scan_section
+from launch.report.relevance_pictures import pictures_section, scan_section
 from launch.report.relevance_table import MEASURES, figures_section
 from shards.atomic import atomic_path, write_bytes, write_text
 from shards.errors import FmctError
@@ -101,6 +101,7 @@ def relevance(
                 rows.append({"path": number, "reason": str(error)})
             progress(number + 1, len(paths))
         _write_table(pa.Table.from_pylist(rows, SCHEMA), out / TABLE)
+        sections.insert(0, pictures_section(len(sections)))
         measures = None
         if evaluation is not None:
             if not masked:

@@ -22,11 +22,15 @@ NOTE = (
 )
 
 
+def pictures_section(scans: int) -> Section:
+    """What the pictures of the first `scans` scans, which follow, show."""
+    return Section("Pictures", (Text(f"{NOTE} The first {scans} scans are shown."),))
+
+
 def scan_section(found: ScanMaps) -> Section:
     """All maps of a scan, with what the classifier says of it; no name."""
     pictures = [_picture(found, task, method) for task, method in found.maps]
-    title = f"Scan {found.scan.key[:KEY_DIGITS]}"
-    return Section(title, (Text(NOTE), Gallery(tuple(pictures), wide=True)))
+    return Section(f"Scan {found.scan.key[:KEY_DIGITS]}", (Gallery(tuple(pictures), wide=True),))
 
 
 def _picture(found: ScanMaps, task: str, method: str) -> Picture:
