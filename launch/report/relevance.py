@@ -69,8 +69,8 @@ def relevance(
     measures each scan that has a mask, into measures.parquet; beside: another classifier of the same labels,
     whose maps are measured beside. Neither the table nor the page names a patient or a path.
 
-    Raises FmctError where `out` takes no files or holds maps of another classifier, where `beside` has other
-    preprocessing or lacks a label, and where no scan has a mask.
+    Raises FmctError where `out` takes no files or holds maps of another classifier or of other scans, where
+    `beside` has other preprocessing or lacks a label, and where no scan has a mask.
     """
     require_folder(out)
     if beside is not None and beside.encoder.preprocess_digest != explainer.encoder.preprocess_digest:
@@ -100,6 +100,7 @@ def relevance(
                 refused.append(str(error))
                 rows.append({"path": number, "reason": str(error)})
             progress(number + 1, len(paths))
+        _require_all(rows, out, refused)
         _write_table(pa.Table.from_pylist(rows, SCHEMA), out / TABLE)
         sections.insert(0, pictures_section(len(sections)))
         measures = None
@@ -136,6 +137,17 @@ def _write(found: ScanMaps, out: Path) -> list[dict[str, Any]]:
         answer = found.answers[task]._asdict() if task in found.answers else {}
         rows.append({**of_scan, "task": task, "method": method, "file": name, **answer})
     return rows
+
+
+def _require_all(rows: list[dict[str, Any]], out: Path, refused: list[str]) -> None:
+    """Raise FmctError where the table there has maps that the new one would not have."""
+    if not (out / TABLE).exists():
+        return
+    before = pq.read_table(out / TABLE, columns=["file"])["file"].drop_null().to_pylist()
+    lost = set(before) - {row.get("file") for row in rows}
+    if lost:
+        held = f"{out}: holds {len(lost)} maps that are not asked for now; name another folder"
+        raise FmctError("\n".join([held, *refused]))
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

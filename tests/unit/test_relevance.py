@@ -431,6 +431,8 @@ def test_the_command_writes_maps_a_page_and_figures(
     again = [file.read_bytes() for file in sorted(out.glob("*.nii.gz"))]
     assert CliRunner().invoke(app, words).exit_code
     assert again == [file.read_bytes() for file in sorted(out.glob("*.nii.gz"))]
+    with pytest.raises(FmctError, match="holds 9 maps that are not asked for now"):
+        CliRunner().invoke(app, [*words, "--method", "rollout"], catch_exceptions=False)
     # Another classifier's maps do not take their place.
     words[words.index(str(kept["logistic"]))] = str(kept["attentive"])
     with pytest.raises(FmctError, match="holds results of the classifier"):
