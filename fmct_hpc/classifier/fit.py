@@ -7,6 +7,7 @@ import numpy as np
 
 from fmct_hpc.classifier.calibration import calibrated
 from fmct_hpc.classifier.record import TaskRecord, Thresholds
+from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.encoders import OurEncoder, open_encoder
@@ -64,7 +65,7 @@ def fit(
             "or give labels with a column split"
         )
     source = Source(config.encoders[0], config, cohort)
-    if source.spec.function is not None:  # refused before it is run
+    if source.spec.function is not None or source.spec.peer is not None:  # refused before it is run
         raise FmctError(f"encoder {source.spec.name}: only this package's own encoders can be exported")
     opened = open_encoder(source.spec)
     assert isinstance(opened, OurEncoder)
@@ -77,6 +78,7 @@ def fit(
     problems = [problem_of(cell, cell.folds[0], cohort) for cell in chosen]
     if unit.method in ON_VOLUMES:
         one, module = source.finetuned(problems[0])
+        assert isinstance(module, VisionTransformer)
         fitted, opened = [one], OurEncoder(module.cpu(), opened.info)
     else:
         fitted = source.fit(unit.method, unit.layer, unit.pool, problems)

@@ -13,12 +13,13 @@ from fmct_hpc.model.inputs import Standardise
 from fmct_hpc.model.patches import grid_of, patchify, resize_positions, sincos_positions
 from fmct_hpc.model.rope import patch_coordinates, rotation
 from fmct_hpc.model.tissue import most_tissue
+from fmct_hpc.model.tunable import Tunable
 
 LAST_NORM_EPS = 1e-6
 """Of the LayerNorm behind the last block: the reference's."""
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Tunable):
     """Encodes a view, or only some of its patches, into tokens: CLS, registers, patches."""
 
     positions: Tensor | None
@@ -34,6 +35,7 @@ class VisionTransformer(nn.Module):
         self.keep_tokens = model.keep_tokens
         self.prefix = 1 + model.register_tokens
         """Tokens before the patches."""
+        self.width, self.depth = model.width, model.depth
         self.standardise = Standardise(model.input_mean, model.input_std, channels)
         # A Linear over flattened patches is a convolution whose stride is its kernel, and faster on a CPU.
         self.embedding = nn.Linear(channels * prod(edges(model.patch_size)), model.width)
@@ -73,6 +75,12 @@ class VisionTransformer(nn.Module):
         keep = self.kept(views) if keep is None else keep
         turns = self._turns(views, keep, rope_boxes)
         return self.norm(self.blocks(self._embed(views, keep, masked), path_scales, turns))
+
+    def layer_of(self, name: str) -> int:
+        """The embedding, with tokens and positions, is 0; the last norm is the head's (BEiT's appendix)."""
+        if name.startswith("blocks."):
+            return int(name.split(".")[1]) + 1
+        return self.depth + 1 if name.startswith("norm.") else 0
 
     def kept(self, views: Tensor) -> Tensor | None:
         """Numbers of the patches that are encoded of views as in `forward`: int64 (B, n), None for all N.

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from fmct_hpc.train.export import EncoderInfo, export_checkpoint, load_encoder
 from fmct_hpc.train.start import untrained_encoder
 from shards.errors import FmctError
 from shards.section import Section
+
+PeerName = Literal["resnet50", "slices", "ct-fm", "merlin"]
+"""The encoders of others that `fmct_hpc.peers` has."""
 
 
 class Encoder(Protocol):
@@ -100,20 +103,23 @@ def weights_digest(module: nn.Module, beside: str = "") -> str:
 
 
 class EncoderSpec(Section):
-    """Names an encoder in a configuration file: give `weights` or `function`."""
+    """Names an encoder in a configuration file: give `weights`, `peer` or `function`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
     """What it is called in tables; file names too are made of it."""
     weights: Path | None = None
     """A run folder, one of its checkpoints (run/checkpoints/step-...), an encoder.safetensors, or a
-    checkpoint file of the reference."""
+    checkpoint file of the reference; of a peer its published file or folder."""
+    peer: PeerName | None = None
+    """An encoder of others (docs/probes.md, "Encoders of others"), by an adapter of this package."""
     untrained: Seed | None = None
-    """Draw the weights from this seed instead; the architecture and its input stay."""
+    """Draw the weights from this seed instead; the architecture and its input stay. A peer needs no weights
+    then, but for `slices`, whose folder has the architecture."""
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     """module:function of a peer's, which returns an `fmct_hpc.probe.encoders.Encoder`. It is run: commands
     take it from a file of the user's own, or at the user's word (launch.own_code)."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """What that function is called with."""
+    """What that function is called with, or a peer's settings."""
     pretraining: Path | None = None
     """Patients whose volumes the weights have seen: a shard dataset, or a manifest.parquet. Of a run of
     ours it is known without."""
@@ -124,8 +130,12 @@ class EncoderSpec(Section):
         Where the file is not there, of the rest; what a function does is not looked at.
         """
         chosen = self.model_dump_json(include={"untrained", "function", "arguments"})
-        facts = file_facts(_weights_file(self.weights)) if self.weights else None
-        return hashlib.sha256(f"{chosen}{facts.sha256 if facts else ''}".encode()).hexdigest()
+        chosen += f" peer {self.peer}" if self.peer else ""
+        files = _files_of_peer(self.weights) if self.weights and self.peer else None
+        facts = [
+            file_facts(file) for file in files or ([_weights_file(self.weights)] if self.weights else [])
+        ]
+        return hashlib.sha256(f"{chosen}{''.join(one.sha256 for one in facts if one)}".encode()).hexdigest()
 
     @property
     def pretraining_patients(self) -> frozenset[str] | None:
@@ -134,10 +144,12 @@ class EncoderSpec(Section):
             return frozenset()
         if self.pretraining is not None:
             return patients_of(self.pretraining)
-        return pretraining_patients(self.weights) if self.weights else None
+        return pretraining_patients(self.weights) if self.weights and self.peer is None else None
 
     @model_validator(mode="after")
     def _one_source(self) -> "EncoderSpec":
+        if self.peer is not None:
+            return self._of_peer(self.peer)
         if (self.weights is None) == (self.function is None):
             raise ValueError(f"encoder {self.name}: give one of weights and function")
         if self.function is None and self.arguments:
@@ -146,9 +158,23 @@ class EncoderSpec(Section):
             raise ValueError(f"encoder {self.name}: untrained is for weights; the function can draw its own")
         return self
 
+    def _of_peer(self, peer: str) -> "EncoderSpec":
+        from fmct_hpc.peers.registry import settings_of
+
+        if self.function is not None:
+            raise ValueError(f"encoder {self.name}: give one of peer and function")
+        if self.weights is None and self.untrained is None:
+            raise ValueError(f"encoder {self.name}: peer {peer} needs weights, or untrained: a seed")
+        settings_of(peer, self.arguments)
+        return self
+
 
 def open_encoder(spec: EncoderSpec) -> Encoder:
     """The encoder that `spec` names, in evaluation mode; FmctError where there is none."""
+    if spec.peer is not None:
+        from fmct_hpc.peers.registry import open_peer
+
+        return open_peer(spec.peer, spec.weights, spec.untrained, spec.arguments)
     if spec.function is not None:
         encoder = _call(spec.function, spec.arguments)
         encoder.module.eval()
@@ -164,6 +190,13 @@ def _weights_file(path: Path) -> Path:
     """The file that tells one encoder from another, of what `load_weights` takes."""
     inside = (path / name for name in (MANIFEST, "encoder.safetensors"))
     return next((file for file in inside if file.is_file()), path)
+
+
+def _files_of_peer(path: Path) -> list[Path]:
+    """All files of a peer's that its features depend on: the file, or a folder's weights and descriptions."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for pattern in ("*.safetensors", "*.json") for file in path.glob(pattern))
 
 
 def load_weights(path: Path) -> tuple[VisionTransformer, EncoderInfo]:

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from fmct_hpc.model.tunable import Tunable
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import path_scales
 from fmct_hpc.probe.batches import batches
-from fmct_hpc.probe.config import FinetuneConfig
+from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 from fmct_hpc.probe.heads import LinearHead, pooled
 from fmct_hpc.train.schedules import cosine, ramp
 from shards.errors import FmctError
 
 _ORDER = int.from_bytes(b"order")
 _CHANGE = int.from_bytes(b"change")
+_NOT_DECAYED = ("prefix_tokens", "positions", "cls_token", "register_tokens", "position_embeddings")
 
 
 class Rows(NamedTuple):
@@ -63,11 +65,11 @@ class Classifier(nn.Module):
     without an affine part takes away (He et al. 2022, appendix A.1, of linear probing).
     """
 
-    def __init__(self, encoder: VisionTransformer, tasks: int, config: FinetuneConfig) -> None:
+    def __init__(self, encoder: Tunable, tasks: int, config: FinetuneConfig) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pool = config.pool
-        width = len(config.pool) * encoder.embedding.out_features
+        self.pool = pools_of(encoder, config)
+        width = len(self.pool) * encoder.width
         self.standardise = nn.BatchNorm1d(width, affine=False)
         self.head = nn.Linear(width, tasks)
         with torch.random.fork_rng(devices=[]):
@@ -77,7 +79,7 @@ class Classifier(nn.Module):
 
     def forward(self, views: Tensor, path_scales: Tensor | None = None) -> Tensor:
         """(B, C, D, H, W) -> logits (B, T)."""
-        tokens = self.encoder(views, path_scales=path_scales)
+        tokens = self.encoder(views) if path_scales is None else self.encoder(views, path_scales=path_scales)
         return self.head(self.standardise(pooled(tokens, self.encoder.prefix, self.pool)))
 
     def as_head(self, shift: float) -> LinearHead:
@@ -90,8 +92,16 @@ class Classifier(nn.Module):
         return LinearHead(*parts)
 
 
+def pools_of(encoder: Tunable, config: FinetuneConfig) -> tuple[FinetunePool, ...]:
+    """What the linear layer sees of an encoder: `config.pool` without a CLS token that it does not have."""
+    pools = tuple(pool for pool in config.pool if pool != "cls" or encoder.prefix)
+    if not pools:
+        raise FmctError("finetune.pool: cls, and an encoder has no CLS token; give mean or max too")
+    return pools
+
+
 def finetune(
-    encoder: VisionTransformer,
+    encoder: Tunable,
     views: Tensor,
     labels: NDArray[np.floating],
     rows: Rows,
@@ -107,7 +117,8 @@ def finetune(
     """
     known = torch.from_numpy(np.asarray(labels[rows.train], dtype=np.float32))
     positive_weights = _positive_weights(known, config.most_positive_weight)
-    depth, device = len(encoder.blocks), encoder.prefix_tokens.device
+    device = next(encoder.parameters()).device
+    drop_path = config.drop_path if isinstance(encoder, VisionTransformer) else 0.0
     model = Classifier(copy.deepcopy(encoder), labels.shape[1], config).to(device)
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -117,10 +128,10 @@ def finetune(
     for step, places in enumerate(_batches(len(rows.train), config)):
         batch = rows.train[places]
         changed = _changed(views[torch.from_numpy(batch)], step, config).to(device)
-        scales = path_scales(config.seed, step, batch, 1, depth, config.drop_path)[0].to(device)
+        scales = path_scales(config.seed, step, batch, 1, encoder.depth, drop_path)[0].to(device)
         model.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = model(changed, scales if config.drop_path else None)
+            logits = model(changed, scales if drop_path else None)
         loss = _loss(logits.float(), known[torch.from_numpy(places)].to(device), positive_weights.to(device))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * _schedule(config, step)
@@ -169,16 +180,12 @@ def _groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, object]
 
     Bao et al. 2022 (BEiT), appendix: embedding and tokens are the lowest layer, the head the highest.
     """
-    depth = len(model.encoder.blocks)
+    depth = model.encoder.depth
     groups = []
     for name, parameter in model.named_parameters():
-        if name.startswith("encoder.blocks."):
-            layer = int(name.split(".")[2]) + 1
-        elif name.startswith(("head.", "encoder.norm.")):
-            layer = depth + 1
-        else:
-            layer = 0
-        decays = parameter.ndim > 1 and not name.endswith(("prefix_tokens", "positions"))
+        within = name.removeprefix("encoder.")
+        layer = model.encoder.layer_of(within) if within != name else depth + 1
+        decays = parameter.ndim > 1 and not name.endswith(_NOT_DECAYED)
         groups.append(
             {
                 "params": [parameter],

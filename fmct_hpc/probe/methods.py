@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from fmct_hpc.model.execution import usable_device
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.tunable import Tunable
 from fmct_hpc.probe.attentive import attentive
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
-from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
+from fmct_hpc.probe.encoders import Encoder, EncoderSpec, open_encoder
 from fmct_hpc.probe.linear import linear
 from fmct_hpc.probe.logistic import logistic
 from fmct_hpc.probe.neighbours import neighbours
@@ -95,17 +95,20 @@ class Source:
         return replace(problem, labels=labels, **rows)
 
     @cached_property
-    def _encoder(self) -> OurEncoder:
+    def _encoder(self) -> Encoder:
         encoder = open_encoder(self.spec)
-        if not isinstance(encoder, OurEncoder):
-            raise FmctError(f"encoder {self.spec.name}: only this package's own encoders can be fine-tuned")
+        if not isinstance(encoder.module, Tunable):
+            raise FmctError(
+                f"encoder {self.spec.name}: its module is no fmct_hpc.model.tunable.Tunable, as "
+                "fine-tuning needs"
+            )
         encoder.module.to(usable_device(self.config.device))
         return encoder
 
     def _finetune(self, problem: Problem) -> Fitted:
         return self.finetuned(problem)[0]
 
-    def finetuned(self, problem: Problem) -> tuple[Fitted, VisionTransformer]:
+    def finetuned(self, problem: Problem) -> tuple[Fitted, Tunable]:
         """Fine-tune for one problem; the encoder that comes of it, whose pooled tokens the head reads."""
         from fmct_hpc.probe.finetune import Rows, finetune
 
@@ -116,8 +119,10 @@ class Source:
         labels = problem.labels[used]
         config = self.config.finetune.model_copy(update={"seed": problem.seed})
         wanted = np.concatenate([validation, scored])
+        module = self._encoder.module
+        assert isinstance(module, Tunable)
         found = finetune(
-            self._encoder.module,
+            module,
             self._views(used),
             labels[:, None].astype(np.float32),
             Rows(train, validation, wanted),

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
-from fmct_hpc.probe.encoders import EncoderSpec, load_weights
+from fmct_hpc.probe.encoders import EncoderSpec, load_weights, open_encoder
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.splits import require_no_folds
 from preprocess.labels import plain
@@ -94,6 +94,9 @@ def _require_encoder(spec: EncoderSpec, layers: Iterable[int], preprocess_digest
             found = None
         if found is None:
             raise FmctError(f"encoder {spec.name}: no module {module}; put its folder on PYTHONPATH")
+    elif spec.peer is not None:
+        open_encoder(spec)
+        _require_layers(spec.name, layers, 1)
     elif spec.weights is not None:
         _, info = load_weights(spec.weights)
         _require_layers(spec.name, layers, info.model.depth)

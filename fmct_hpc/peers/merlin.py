@@ -1,0 +1,81 @@
+"""Merlin (Blankemeier et al. 2024, arXiv 2406.06512), an inflated ResNet-152 for abdominal CT, as an encoder.
+
+Layout and preprocessing are those of StanfordMIMI/Merlin at commit 2489a96: `merlin/models/i3res.py` and
+`inflate.py` (a 2D ResNet-152 whose kernels of 7 x 7 and 3 x 3 have a third extent of 3, the others of 1; the
+first convolution halves the slices' plane alone, what follows halves all axes), `merlin/models/build.py`
+(where it lies in the checkpoint), and `merlin/data/monai_transforms.py`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fmct_hpc.model.tunable import Tunable
+from fmct_hpc.peers.files import drawn, loaded
+from fmct_hpc.peers.grid import as_tensor, fitted, resampled, scaled
+from fmct_hpc.peers.peer import Facts, Peer, Settings, missing_library
+from fmct_hpc.peers.residual import EXPANSION, WIDTHS, ResidualTokens, bottlenecks
+
+BLOCKS = [3, 8, 36, 3]
+"""ResNet-152 (He et al. 2016, table 1)."""
+RANGE_HU = (-1000.0, 1000.0)
+SPACING_MM = (3.0, 1.5, 1.5)
+"""(D, H, W); theirs is 1.5 x 1.5 x 3 of right, anterior, superior."""
+SIZE = (160, 224, 224)
+"""Voxels, (D, H, W); likewise."""
+PREFIX = "encode_image.i3_resnet."
+BESIDE = ("classifier.", "contrastive_head.")
+"""Heads behind the pooled map: phenotypes, and the images' side of the contrastive loss."""
+
+
+class MerlinTokens(ResidualTokens):
+    """(B, 1, D, H, W) -> (B, N, 2048); theirs is the mean of these tokens."""
+
+    def forward(self, views: Tensor) -> Tensor:
+        """As theirs: slices first, then right and anterior, in three equal channels."""
+        return super().forward(views.transpose(3, 4).expand(-1, 3, -1, -1, -1))
+
+
+class Merlin(Peer):
+    """Its embedding of 2048 is the mean of the tokens, as with `ImageEmbedding=True`."""
+
+    name = "merlin"
+    settings = Settings
+    weights = "the .pt file of stanfordmimi/Merlin on Hugging Face, or a .safetensors of its tensors"
+
+    @classmethod
+    def open(cls, weights: Path | None, seed: int | None, given: Settings) -> "Merlin":
+        """From a published checkpoint, of text and images or of images alone, or drawn from a seed."""
+        try:
+            if seed is not None or weights is None:
+                network = drawn(network_of, seed or 0)
+            else:
+                network = loaded(network_of, weights, PREFIX, BESIDE)
+        except ImportError as error:
+            raise missing_library(cls.name, error) from None
+        module: Tunable = MerlinTokens(network, EXPANSION * WIDTHS[-1])
+        return cls(module, given)
+
+    @classmethod
+    def facts(cls, weights: Path | None) -> Facts:
+        """As the repository says."""
+        return Facts(
+            "Merlin",
+            "github.com/StanfordMIMI/Merlin at 2489a96",
+            "MIT",
+            "15,331 abdominal CTs of one hospital, with reports and diagnosis codes",
+        )
+
+    def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
+        """Float32 (1, 160, 224, 224): -1000 to 1000 HU as 0 to 1, 480 x 336 x 336 mm around the middle."""
+        return fitted(scaled(resampled(as_tensor(volume), spacing_mm, SPACING_MM), *RANGE_HU), SIZE, 0.0)[
+            None
+        ]
+
+
+def network_of() -> nn.Module:
+    """The inflated ResNet-152, without its heads."""
+    return bottlenecks(BLOCKS, 3, (3, 7, 7), (1, 2, 2))

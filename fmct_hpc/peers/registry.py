@@ -1,0 +1,35 @@
+"""The peers by the names that a sweep's file gives them."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fmct_hpc.peers.ct_fm import CtFm
+from fmct_hpc.peers.merlin import Merlin
+from fmct_hpc.peers.peer import Peer, Settings
+from fmct_hpc.peers.residual import ResNet50
+from fmct_hpc.peers.slices import Slices
+from shards.errors import FmctError
+
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (ResNet50, Slices, CtFm, Merlin)}
+"""Adding one here, and its name to `PeerName` (fmct_hpc/probe/encoders.py), is all that a new file needs."""
+
+
+def settings_of(peer: str, arguments: dict[str, Any]) -> Settings:
+    """Its settings with these keys; raises ValueError that names a wrong one."""
+    try:
+        return PEERS[peer].settings.model_validate(arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "arguments"
+        raise ValueError(f"peer {peer}: {place}: {first['msg']}") from None
+
+
+def open_peer(peer: str, weights: Path | None, seed: int | None, arguments: dict[str, Any]) -> Peer:
+    """The encoder, in evaluation mode, from its files or, with a seed, drawn anew; FmctError otherwise."""
+    if weights is not None and not weights.exists():
+        raise FmctError(f"{weights}: not there; peer {peer} wants {PEERS[peer].weights}")
+    found = PEERS[peer].open(weights, seed, settings_of(peer, arguments))
+    found.module.eval()
+    return found

@@ -1,0 +1,107 @@
+"""A 3D ResNet of MONAI as an encoder: the places of its last map are the tokens.
+
+ResNet-50 is He et al. 2016, table 1, with kernels in three dimensions (Hara et al. 2018), which MONAI's
+`ResNet` builds. Its baseline is from scratch, by fine-tuning, or frozen as drawn.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fmct_hpc.model.tunable import Tunable
+from fmct_hpc.peers.files import drawn, loaded
+from fmct_hpc.peers.peer import Facts, Peer, WindowedField, missing_library
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+WIDTHS = [64, 128, 256, 512]
+"""Channels within the blocks of each stage; a bottleneck's output has four times as many."""
+EXPANSION = 4
+
+
+class ResidualTokens(Tunable):
+    """(B, C, D, H, W) -> (B, N, width): the last stage's map, place by place, in the order (d, h, w)."""
+
+    prefix = 0
+    depth = len(STAGES)
+
+    def __init__(self, network: nn.Module, width: int) -> None:
+        super().__init__()
+        self.network, self.width = network, width
+
+    def forward(self, views: Tensor) -> Tensor:
+        """The stem, the stages, and no pooling behind them."""
+        net: Any = self.network
+        maps = net.maxpool(net.act(net.bn1(net.conv1(views))))
+        for stage in STAGES:
+            maps = getattr(net, stage)(maps)
+        tokens: Tensor = maps.flatten(2).transpose(1, 2)
+        return tokens
+
+    def layer_of(self, name: str) -> int:
+        """The stem is 0, the stages 1 to 4."""
+        stage = name.removeprefix("network.").split(".")[0]
+        return STAGES.index(stage) + 1 if stage in STAGES else 0
+
+
+def bottlenecks(counts: list[int], channels: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Module:
+    """A ResNet of bottleneck blocks without a classifier; kernel and stride of the first convolution.
+
+    Raises ImportError where MONAI is not installed.
+    """
+    from monai.networks.nets.resnet import ResNet
+
+    return ResNet(
+        "bottleneck",
+        counts,
+        WIDTHS,
+        n_input_channels=channels,
+        conv1_t_size=tuple(kernel),
+        conv1_t_stride=tuple(stride),
+        feed_forward=False,
+        bias_downsample=False,
+    )
+
+
+class ResNet50(Peer):
+    """MONAI's 3D ResNet-50 on the windows that this package's encoders see."""
+
+    name = "resnet50"
+    settings = WindowedField
+    weights = "a state dict of MONAI's resnet50, or none with `untrained`"
+
+    def __init__(self, module: Tunable, given: WindowedField) -> None:
+        super().__init__(module, given)
+        self._given = given
+
+    @classmethod
+    def open(cls, weights: Path | None, seed: int | None, given: WindowedField) -> "ResNet50":
+        """Drawn from a seed, or a state dict as `monai.networks.nets.resnet50(feed_forward=False)` has it."""
+
+        def build() -> nn.Module:
+            # Strides of 2 along all axes, as MONAI's own pretrained ResNets (`ResNetFeatures`) have them.
+            return bottlenecks([3, 4, 6, 3], len(given.windows), (7, 7, 7), (2, 2, 2))
+
+        try:
+            if seed is not None or weights is None:
+                network = drawn(build, seed or 0)
+            else:
+                network = loaded(build, weights, "module.", ("fc.",))
+        except ImportError as error:
+            raise missing_library(cls.name, error) from None
+        return cls(ResidualTokens(network, EXPANSION * WIDTHS[-1]), given)
+
+    @classmethod
+    def facts(cls, weights: Path | None) -> Facts:
+        """Nothing is published under this name."""
+        return Facts(
+            "3D ResNet-50 (MONAI)", "He et al. 2016; monai.networks.nets.resnet50", "none", "nothing"
+        )
+
+    def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
+        """Float32 (windows, D, H, W) in [0, 1] (`WindowedField`)."""
+        return torch.from_numpy(self._given.view(volume, spacing_mm))

@@ -1,0 +1,287 @@
+"""Encoders of others: their inputs against MONAI's transforms, their files against shapes of their own code."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import (
+    CenterSpatialCrop,
+    Compose,
+    CropForeground,
+    Orientation,
+    ScaleIntensityRange,
+    Spacing,
+    SpatialPad,
+)
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+
+from fmct_hpc.peers.ct_fm import CtFm, CtFmSettings, CtFmTokens
+from fmct_hpc.peers.ct_fm import network_of as ct_fm_network
+from fmct_hpc.peers.files import loaded
+from fmct_hpc.peers.merlin import BESIDE, PREFIX, Merlin, MerlinTokens
+from fmct_hpc.peers.merlin import network_of as merlin_network
+from fmct_hpc.peers.peer import Settings
+from fmct_hpc.peers.residual import ResidualTokens, bottlenecks
+from fmct_hpc.probe.encoders import EncoderSpec, open_encoder
+from shards.errors import FmctError
+
+SPACING = (1.25, 0.9, 1.1)
+
+
+def head(shape: tuple[int, int, int] = (37, 46, 41)) -> np.ndarray:
+    """HU with a bright, lopsided body in air, (D, H, W)."""
+    volume = np.full(shape, -1000, np.int16)
+    inside = (slice(5, 31), slice(8, 43), slice(3, 30))
+    values = np.random.default_rng(1).normal(40, 300, volume[inside].shape)
+    volume[inside] = values.clip(-1200, 2500).astype(np.int16)
+    return volume
+
+
+def for_monai(volume: np.ndarray) -> MetaTensor:
+    """The same voxels as MONAI reads files: axes (D, H, W) towards S, A, R; MONAI's affines lead to RAS."""
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = *SPACING, 1
+    affine[:3, 3] = (-17.5, 3.25, 40)
+    return MetaTensor(torch.from_numpy(volume.astype(np.float32))[None], affine=affine)
+
+
+def ct_fm_by_monai(volume: np.ndarray, spacing: tuple[float, ...], size: tuple[int, ...]) -> Tensor:
+    """intrasample_simclr.yaml's deterministic transforms, then cq500.yaml's crop."""
+    steps = [
+        Orientation(axcodes="SPL"),
+        Spacing(pixdim=spacing, mode="bilinear"),
+        CropForeground(),
+        SpatialPad(spatial_size=size, value=-1024),
+        CenterSpatialCrop(roi_size=size),
+        ScaleIntensityRange(a_min=-1024, a_max=2048, b_min=0, b_max=1, clip=True),
+    ]
+    return Compose(steps)(for_monai(volume)).as_tensor()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "size"), [((3.0, 1.0, 1.0), (32, 16, 48)), ((1.25, 2.0, 0.7), (16, 32, 32))]
+)
+def test_ct_fm_sees_what_its_own_transforms_give(spacing: tuple, size: tuple) -> None:
+    volume = head()
+    given = CtFmSettings(spacing_mm=spacing, size=size)
+    peer = CtFm(CtFmTokens(torch.nn.Linear(1, 1)), given)
+    seen = peer.transform(volume, SPACING)
+    assert seen.shape == (1, *size)
+    assert torch.allclose(seen, ct_fm_by_monai(volume, spacing, size), atol=1e-4)
+    windows = given.model_copy(update={"ranges_hu": ((0, 80), (-125, 175))})
+    stacked = CtFm(peer.module, windows).transform(volume, SPACING)
+    blood = ScaleIntensityRange(a_min=0, a_max=80, b_min=0, b_max=1, clip=True)
+    in_hu = ct_fm_by_monai(volume, spacing, size) * 3072 - 1024
+    assert stacked.shape == (1, 2 * size[0], *size[1:])
+    assert torch.allclose(stacked[:, : size[0]], blood(in_hu), atol=4e-3)  # by way of [0, 1], so 0.1 HU
+
+
+def test_merlin_sees_what_its_own_transforms_give() -> None:
+    volume = np.full((101, 45, 370), -1000, np.int16)  # wider than its field along one axis alone
+    volume[20:80, 5:40, 20:350] = np.random.default_rng(2).normal(40, 400, (60, 35, 330))
+    steps = [
+        Orientation(axcodes="RAS"),
+        Spacing(pixdim=(1.5, 1.5, 3), mode="bilinear"),
+        ScaleIntensityRange(a_min=-1000, a_max=1000, b_min=0.0, b_max=1.0, clip=True),
+        SpatialPad(spatial_size=[224, 224, 160]),
+        CenterSpatialCrop(roi_size=[224, 224, 160]),
+    ]
+    theirs = Compose(steps)(for_monai(volume)).as_tensor()
+    seen = Merlin(MerlinTokens(torch.nn.Linear(1, 1), 1), Settings()).transform(volume, SPACING)
+    assert torch.allclose(seen.permute(0, 3, 2, 1), theirs, atol=1e-4)
+
+
+def inflated_shapes(blocks: list[int]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of Merlin's image encoder as merlin/models/i3res.py makes them of torchvision's ResNet."""
+
+    def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
+        parts = ("weight", "bias", "running_mean", "running_var")
+        return {f"{name}.{part}": (channels,) for part in parts} | {f"{name}.num_batches_tracked": ()}
+
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 3, 7, 7)} | norm("bn1", 64)
+    before = 64
+    for stage, count in enumerate(blocks):
+        inner = 64 * 2**stage
+        for number in range(count):
+            name = f"layer{stage + 1}.{number}"
+            shapes[f"{name}.conv1.weight"] = (inner, before, 1, 1, 1)
+            shapes[f"{name}.conv2.weight"] = (inner, inner, 3, 3, 3)
+            shapes[f"{name}.conv3.weight"] = (4 * inner, inner, 1, 1, 1)
+            for norm_number, channels in enumerate((inner, inner, 4 * inner), start=1):
+                shapes |= norm(f"{name}.bn{norm_number}", channels)
+            if number == 0:
+                shapes[f"{name}.downsample.0.weight"] = (4 * inner, before, 1, 1, 1)
+                shapes |= norm(f"{name}.downsample.1", 4 * inner)
+            before = 4 * inner
+    return shapes
+
+
+def test_merlins_network_has_the_layout_of_its_published_checkpoint() -> None:
+    with torch.device("meta"):
+        network = merlin_network()
+        tokens = MerlinTokens(network, 2048)(torch.empty(1, 1, 160, 224, 224))
+    assert {name: tuple(t.shape) for name, t in network.state_dict().items()} == inflated_shapes(
+        [3, 8, 36, 3]
+    )
+    assert tokens.shape == (1, 10 * 7 * 7, 2048)
+    assert sum(p.numel() for p in network.parameters()) == 117_366_208
+
+
+def test_ct_fms_network_has_the_size_of_its_published_file() -> None:
+    with torch.device("meta"):
+        network = ct_fm_network()
+        tokens = CtFmTokens(network)(torch.empty(2, 1, 80, 224, 224))
+    assert sum(t.numel() * 4 for t in network.state_dict().values()) == pytest.approx(311e6, abs=0.5e6)
+    assert tokens.shape == (2, 5 * 14 * 14, 512)
+
+
+def test_a_checkpoint_within_a_larger_model_is_found_and_a_wrong_one_named(tmp_path: Path) -> None:
+    """The file as StanfordMIMI/Merlin saves it, for a network of one block a stage."""
+    shapes, generator = inflated_shapes([1, 1, 1, 1]), torch.Generator().manual_seed(0)
+    own = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    state = {f"{PREFIX}{name}": tensor for name, tensor in own.items()} | {
+        f"{PREFIX}classifier.weight": torch.zeros(1692, 8, 1, 1, 1),
+        "encode_text.linear_layer.bias": torch.zeros(512),
+        "logit_scale": torch.ones([]),
+    }
+    file = tmp_path / "merlin.pt"
+
+    def build() -> torch.nn.Module:
+        return bottlenecks([1, 1, 1, 1], 3, (3, 7, 7), (1, 2, 2))
+
+    def opened(state: dict[str, Tensor]) -> torch.nn.Module:
+        torch.save(state, file)
+        return loaded(build, file, PREFIX, BESIDE)
+
+    for held in (state, own):  # the file of five-year prediction has the bare names
+        network = opened(held)
+        assert all(torch.equal(t, own[n]) for n, t in network.state_dict().items() if "tracked" not in n)
+    views = torch.rand(2, 1, 16, 32, 24, generator=generator)
+    tokens = MerlinTokens(network.eval(), 2048)(views)
+    assert tokens.shape == (2, 1 * 1 * 1, 2048)
+    assert not tokens.isnan().any()
+    assert MerlinTokens(network, 2048).layer_of("network.layer3.0.conv1.weight") == 3
+
+    conv = f"{PREFIX}layer2.0.conv1.weight"
+    with pytest.raises(FmctError, match=rf"merlin.pt: has no {conv}, which is 128 x 256 x 1 x 1 x 1"):
+        opened({name: tensor for name, tensor in state.items() if name != conv})
+    with pytest.raises(FmctError, match=rf"{conv} is 128 x 256, and 128 x 256 x 1 x 1 x 1 here"):
+        opened(state | {conv: torch.zeros(128, 256)})
+    with pytest.raises(FmctError, match=rf"has {PREFIX}layer5.weight, of which"):
+        opened(state | {f"{PREFIX}layer5.weight": torch.zeros(1)})
+    file.write_bytes(b"PK not a file of tensors")
+    with pytest.raises(FmctError, match="tensors alone"):
+        loaded(build, file, PREFIX, BESIDE)
+    torch.save({"a": object()}, file)  # would run code of the file's
+    with pytest.raises(FmctError, match="tensors alone"):
+        loaded(build, file, PREFIX, BESIDE)
+
+
+def dinov2(folder: Path) -> torch.nn.Module:
+    config = Dinov2Config(
+        hidden_size=12, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=28
+    )
+    return _saved(Dinov2Model(config).eval(), folder)
+
+
+def dinov3(folder: Path) -> torch.nn.Module:
+    config = DINOv3ViTConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_register_tokens=2,
+    )
+    return _saved(DINOv3ViTModel(config).eval(), folder)
+
+
+def _saved(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    model.save_pretrained(folder)
+    said = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    return model
+
+
+@pytest.mark.parametrize(("make", "edge", "width"), [(dinov2, 28, 12), (dinov3, 32, 16)])
+def test_a_2d_encoder_sees_slices_as_images(make: object, edge: int, width: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = make(tmp_path)
+    arguments = {"view_size": [6, edge, edge], "field_mm": 48}
+    spec = EncoderSpec(name="d", peer="slices", weights=tmp_path, arguments=arguments)
+    encoder, volume = open_encoder(spec), head((48, 48, 48))
+    view = encoder.transform(volume, (1, 1, 1))
+    assert view.shape == (3, 6, edge, edge)
+    with torch.no_grad():
+        tokens = encoder.tokens(torch.stack([view, view * 0.5]), [0])[0]
+        assert tokens.shape == (2, 6, width)
+        mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+        image = (view[:, 4] * 0.5 - mean) / std
+        assert torch.allclose(tokens[1, 4], model(image[None]).last_hidden_state[0, 0], atol=1e-5)
+    # 8 mm of 1 mm voxels are a slice; brain in the first channel; anterior above, the patient's right on the left
+    brain = np.clip(volume[16:24].astype(float) / 80, 0, 1).mean(axis=0)[::-1, ::-1]
+    assert view[0, 2].mean().item() == pytest.approx(brain.mean(), abs=0.02)
+    corner = view[0, 2, : edge // 2, : edge // 2].mean().item()
+    assert corner == pytest.approx(brain[:24, :24].mean(), abs=0.02)
+    layers = {encoder.module.layer_of(name) for name, _ in encoder.module.named_parameters()}
+    assert layers == {0, 1, 2, 3}
+
+    drawn = [open_encoder(spec.model_copy(update={"untrained": seed})) for seed in (1, 1, 2)]
+    assert drawn[0].digest == drawn[1].digest != drawn[2].digest != encoder.digest
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "patch_size": 14}))
+    assert (
+        spec.digest() != EncoderSpec(name="d", peer="slices", weights=tmp_path / "model.safetensors").digest()
+    )
+    with pytest.raises(FmctError, match=r"config.json: model_type 'clip'"):
+        open_encoder(spec)
+
+
+def test_a_slice_encoders_missing_weight_is_named(tmp_path: Path) -> None:
+    model = dinov2(tmp_path)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    del state["layernorm.weight"]
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    spec = EncoderSpec(name="d", peer="slices", weights=tmp_path, arguments={"view_size": [2, 28, 28]})
+    with pytest.raises(FmctError, match=r"has no layernorm\.weight"):
+        open_encoder(spec)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(FmctError, match="transformers cannot load it"):
+        open_encoder(spec)
+
+
+def test_what_a_configuration_says_of_a_peer_is_checked_when_it_is_read() -> None:
+    for wrong, said in (
+        ({"peer": "ct-fm"}, "needs weights, or untrained"),
+        ({"peer": "ct-fm", "untrained": 0, "arguments": {"sise": 1}}, "sise: Extra inputs"),
+        ({"peer": "ct-fm", "untrained": 0, "arguments": {"size": [80, 200, 224]}}, "multiple of 16"),
+        ({"peer": "merlin", "untrained": 0, "arguments": {"size": 1}}, "size: Extra inputs"),
+        ({"peer": "resnet50", "untrained": 0, "function": "a:b"}, "one of peer and function"),
+        ({"peer": "vgg", "untrained": 0}, "Input should be"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            EncoderSpec(name="x", **wrong)
+    untrained = EncoderSpec(name="x", peer="resnet50", untrained=3)
+    assert untrained.pretraining_patients == frozenset()
+    with pytest.raises(FmctError, match="not there; peer merlin wants"):
+        open_encoder(EncoderSpec(name="x", peer="merlin", weights=Path("no/such.pt")))
+
+
+def test_a_residual_networks_tokens_are_its_pooled_features_places() -> None:
+    from monai.networks.nets.resnet import resnet50
+
+    with torch.device("meta"):
+        theirs = resnet50(n_input_channels=3, feed_forward=False, shortcut_type="B", bias_downsample=False)
+        ours = bottlenecks([3, 4, 6, 3], 3, (7, 7, 7), (2, 2, 2))
+        tokens = ResidualTokens(ours, 2048)(torch.empty(1, 3, 96, 96, 96))
+    assert {n: t.shape for n, t in ours.state_dict().items()} == {
+        n: t.shape for n, t in theirs.state_dict().items()
+    }
+    assert tokens.shape == (1, 27, 2048)
+    small = bottlenecks([1, 1, 1, 1], 1, (7, 7, 7), (2, 2, 2)).eval()
+    views = torch.rand(1, 1, 64, 40, 40)
+    with torch.no_grad():
+        assert torch.allclose(ResidualTokens(small, 2048)(views).mean(dim=1), small(views), atol=1e-5)
