@@ -35,6 +35,7 @@ COMMANDS = {
     "probe": ("evaluation", "probe"),
     "sweep": ("evaluation", "sweep"),
     "retrieval": ("evaluation", "retrieval"),
+    "benchmark": ("benchmark", "benchmark"),
     "subgroups": ("evaluation", "subgroups"),
     "study": ("evaluation", "study"),
     "report": ("evaluation", "report"),

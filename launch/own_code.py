@@ -8,13 +8,15 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
-from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.config import GridConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from launch.config import load
 from shards.errors import FmctError
 
 OPTION = "--allow-code"
+Grid = TypeVar("Grid", bound=GridConfig)
 
 _FOREIGN = {
     "dataset.json": "a dataset",
@@ -32,7 +34,12 @@ _CACHES = ("models--", "datasets--", "spaces--")
 
 def load_sweep(path: Path, overrides: list[str], allow_code: bool) -> SweepConfig:
     """A sweep's configuration; FmctError where its file names code and is not the user's own."""
-    config = load(SweepConfig, path, overrides)
+    return load_own(SweepConfig, path, overrides, allow_code)
+
+
+def load_own(model: type[Grid], path: Path, overrides: list[str], allow_code: bool) -> Grid:
+    """A configuration with encoders; FmctError where its file names code and is not the user's own."""
+    config = load(model, path, overrides)
     if not any(override.startswith("encoders=") for override in overrides):  # else the user names them
         require_own(path, config.encoders, allow_code)
     return config

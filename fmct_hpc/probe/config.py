@@ -140,21 +140,10 @@ class ProbeConfig(Section):
     privacy: Sharing = Sharing()
 
 
-class SweepConfig(Section):
-    """All of `fmct sweep`: encoders × tasks × methods × label budgets × seeds."""
+class GridConfig(Section):
+    """What encoders are compared by: methods, label budgets and seeds, whatever the volumes."""
 
-    data: Path
-    """A shard dataset; volumes join the labels on study_key."""
-    labels: Path
-    """Parquet from `fmct labels`: study_key, one 0/1 column a task, and `split` where splits are given."""
-    parts: Path | None = None
-    """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
-    `ood` are tested on; `split` has no say then, and `folds` is refused."""
-    features: Path
-    """Folder of feature stores, one for each encoder by its name; what is missing there is extracted."""
     encoders: Annotated[tuple[EncoderSpec, ...], Field(min_length=1)]
-    tasks: tuple[str, ...] | None = None
-    """Label columns; None: all."""
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("logistic", "neighbours")
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Of the encoders, from 0, or from the end by -1 and so on; fine-tuning has none."""
@@ -170,9 +159,6 @@ class SweepConfig(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     """For the patients of a fraction below 1, and for what training draws; where a method draws nothing
     and the fraction is 1, the first alone is run."""
-    split: SplitConfig = SplitConfig()
-    folds: Folds | None = None
-    """Patient-level cross-validation in place of one split, for small cohorts."""
     bootstrap: Positive = 2000
     """Resamples of patients for the intervals."""
     confidence: Open = 0.95
@@ -202,8 +188,8 @@ class SweepConfig(Section):
     privacy: Sharing = Sharing()
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> "SweepConfig":
-        for key in ("methods", "layers", "pools", "fractions", "shots", "seeds", "tasks"):
+    def _one_of_each(self) -> "GridConfig":
+        for key in ("methods", "layers", "pools", "fractions", "shots", "seeds"):
             values = getattr(self, key)
             if values and len(set(values)) < len(values):
                 raise ValueError(f"{key} names one twice")
@@ -213,3 +199,33 @@ class SweepConfig(Section):
         if not self.fractions and not self.shots:
             raise ValueError("fractions and shots are both empty: no labels to learn from")
         return self
+
+
+class CohortConfig(Section):
+    """Which volumes and labels, and who of the patients teaches and is tested."""
+
+    data: Path
+    """A shard dataset; volumes join the labels on study_key."""
+    labels: Path
+    """Parquet from `fmct labels`: study_key, one 0/1 column a task, and `split` where splits are given."""
+    parts: Path | None = None
+    """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
+    `ood` are tested on; `split` has no say then, and `folds` is refused."""
+    tasks: tuple[str, ...] | None = None
+    """Label columns; None: all."""
+    split: SplitConfig = SplitConfig()
+    folds: Folds | None = None
+    """Patient-level cross-validation in place of one split, for small cohorts."""
+
+    @model_validator(mode="after")
+    def _each_task_once(self) -> "CohortConfig":
+        if self.tasks and len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks names one twice")
+        return self
+
+
+class SweepConfig(GridConfig, CohortConfig):
+    """All of `fmct sweep`: encoders × tasks × methods × label budgets × seeds."""
+
+    features: Path
+    """Folder of feature stores, one for each encoder by its name; what is missing there is extracted."""

@@ -16,8 +16,8 @@ LINES = ("-", "--", "-.", ":")
 """Encoders are told apart by marker and line too, for those who do not see colours."""
 
 
-def forest(results: Sequence[Result], level: str) -> Picture:
-    """Every result's area with its interval, those of one place together."""
+def forest(results: Sequence[Result], level: str, name: str = "areas") -> Picture:
+    """Every result's area with its interval, those of one place together; `name` is unique on the page."""
     styles = _styles(results)
     names = _names(results)
     place = list(names).index
@@ -35,20 +35,23 @@ def forest(results: Sequence[Result], level: str) -> Picture:
         axes.set_yticks(range(len(ordered)), [f"{names[r.place]} · {r.encoder}" for r in ordered])
         lowest = min(0.5, *(result.auc[1] for result in ordered))
         axes.set(xlabel="AUC", xlim=(max(0.0, lowest - 0.02), 1), ylim=(-0.6, len(ordered) - 0.4))
-        drawn = svg(figure, "areas", "Areas under the curve with their intervals, as in the table above")
+        drawn = svg(figure, name, "Areas under the curve with their intervals, as in the table above")
     some = f", {MOST_INTERVALS} of {len(results)}" if len(results) > MOST_INTERVALS else ""
     return Picture(drawn, f"Areas under the ROC curve with {level} intervals{some}; dotted: chance.")
 
 
-def efficiency(results: Sequence[Result]) -> tuple[Picture, ...]:
-    """Area by number of training volumes, a panel a place; none where there is one number only."""
+def efficiency(results: Sequence[Result], name: str = "labels") -> tuple[Picture, ...]:
+    """Area by number of training volumes, a panel a place; none where there is one number only.
+
+    name: unique on the page.
+    """
     styles = _styles(results)
     pictures: list[Picture] = []
-    for place, name in _names(results).items():
+    for place, said in _names(results).items():
         here = [result for result in results if result.place == place]
         if len({result.n_train for result in here}) < 2 or len(pictures) == MOST_PANELS:
             continue
-        title = f"AUC by labelled volumes: {name}"
+        title = f"AUC by labelled volumes: {said}"
         with themed():
             figure = Figure(figsize=(4.6, 3.0), layout="constrained")
             axes = figure.subplots()
@@ -63,7 +66,7 @@ def efficiency(results: Sequence[Result]) -> tuple[Picture, ...]:
             ticks = sorted({result.n_train for result in here})
             axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
             figure.legend(loc="outside upper center", ncols=3)
-            pictures.append(Picture(svg(figure, f"labels{len(pictures)}", title), title))
+            pictures.append(Picture(svg(figure, f"{name}{len(pictures)}", title), title))
     return tuple(pictures)
 
 

@@ -29,6 +29,8 @@ class Result:
     spread: tuple[float, float] | None
     """Least and greatest AUC of the seeds; None of a single one."""
     auprc: float
+    auprc_ends: tuple[float, float]
+    """Of its interval."""
     balanced_accuracy: float
     """NaN where a seed has none."""
     threshold_reason: str | None
@@ -86,6 +88,7 @@ def _result(rows: list[Mapping[str, Any]]) -> Result:
         auc=(mean("auc"), mean("auc_low"), mean("auc_high")),
         spread=(min(areas), max(areas)) if len(rows) > 1 else None,
         auprc=mean("auprc"),
+        auprc_ends=(mean("auprc_low"), mean("auprc_high")),
         balanced_accuracy=mean("balanced_accuracy"),
         threshold_reason=next((why for row in rows if (why := row.get("threshold_reason"))), None),
         ece=mean("ece"),

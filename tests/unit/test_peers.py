@@ -1,4 +1,4 @@
-"""Encoders of others: their inputs against MONAI's transforms, their files against shapes of their own code."""
+"""Encoders of others: inputs against MONAI's transforms, files against shapes of their own code."""
 
 import json
 from pathlib import Path
@@ -16,9 +16,9 @@ from monai.transforms import (
     Spacing,
     SpatialPad,
 )
+from peer_folders import dinov2, dinov3
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
 
 from fmct_hpc.peers.ct_fm import CtFm, CtFmSettings, CtFmTokens
 from fmct_hpc.peers.ct_fm import network_of as ct_fm_network
@@ -97,7 +97,7 @@ def test_merlin_sees_what_its_own_transforms_give() -> None:
 
 
 def inflated_shapes(blocks: list[int]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of Merlin's image encoder as merlin/models/i3res.py makes them of torchvision's ResNet."""
+    """Of Merlin's image encoder, as merlin/models/i3res.py makes it of torchvision's ResNet."""
 
     def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
         parts = ("weight", "bias", "running_mean", "running_var")
@@ -182,31 +182,6 @@ def test_a_checkpoint_within_a_larger_model_is_found_and_a_wrong_one_named(tmp_p
         loaded(build, file, PREFIX, BESIDE)
 
 
-def dinov2(folder: Path) -> torch.nn.Module:
-    config = Dinov2Config(
-        hidden_size=12, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=28
-    )
-    return _saved(Dinov2Model(config).eval(), folder)
-
-
-def dinov3(folder: Path) -> torch.nn.Module:
-    config = DINOv3ViTConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_register_tokens=2,
-    )
-    return _saved(DINOv3ViTModel(config).eval(), folder)
-
-
-def _saved(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
-    model.save_pretrained(folder)
-    said = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(said))
-    return model
-
-
 @pytest.mark.parametrize(("make", "edge", "width"), [(dinov2, 28, 12), (dinov3, 32, 16)])
 def test_a_2d_encoder_sees_slices_as_images(make: object, edge: int, width: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -222,7 +197,7 @@ def test_a_2d_encoder_sees_slices_as_images(make: object, edge: int, width: int,
         mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
         image = (view[:, 4] * 0.5 - mean) / std
         assert torch.allclose(tokens[1, 4], model(image[None]).last_hidden_state[0, 0], atol=1e-5)
-    # 8 mm of 1 mm voxels are a slice; brain in the first channel; anterior above, the patient's right on the left
+    # a slice is 8 voxels; brain is the first channel; anterior is above, the patient's right on the left
     brain = np.clip(volume[16:24].astype(float) / 80, 0, 1).mean(axis=0)[::-1, ::-1]
     assert view[0, 2].mean().item() == pytest.approx(brain.mean(), abs=0.02)
     corner = view[0, 2, : edge // 2, : edge // 2].mean().item()

@@ -1,0 +1,1 @@
+"""Encoders on several labelled datasets: a sweep each, and one table."""

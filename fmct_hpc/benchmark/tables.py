@@ -1,0 +1,129 @@
+"""The tables of a benchmark: those of its sweeps with the dataset, leakage, and a correction over all."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from fmct_hpc.benchmark.config import BenchmarkConfig
+from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.leakage import Leakage
+from fmct_hpc.probe.statistics.paired import holm
+from fmct_hpc.probe.sweep.collect import Summary
+from fmct_hpc.probe.sweep.tables import COMPARISONS, RESULTS
+from shards.atomic import atomic_path, write_text
+from shards.lock import writing
+
+Status = Literal["unseen", "seen", "unknown"]
+SUMMARY = "benchmark.json"
+BENCHMARK_RESULTS = pa.schema(
+    [
+        ("dataset", pa.string()),
+        *RESULTS,
+        ("leakage", pa.string()),
+        ("tested_patients", pa.int64()),
+        ("pretrained_patients", pa.int64()),
+    ]
+)
+BENCHMARK_COMPARISONS = pa.schema([("dataset", pa.string()), *COMPARISONS, ("p_holm_all", pa.float64())])
+_FAMILY = ("method", "pool", "layer", "fraction", "shots", "seed")
+"""What the comparisons of one correction share: they differ in dataset, test set, task and pair."""
+
+
+class EncoderFacts(BaseModel):
+    """What a page says of an encoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: str
+    source: str | None
+    licence: str | None
+    """Of published weights; None of one's own, or where nobody said."""
+    trained_on: str | None
+
+
+class BenchmarkSummary(BaseModel):
+    """What the tables hold: benchmark.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    datasets: dict[str, Summary]
+    about: dict[str, str]
+    encoders: tuple[EncoderFacts, ...]
+    confidence: float
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {summary}" for name, summary in self.datasets.items())
+
+
+def status(leakage: Leakage) -> Status:
+    """Whether an encoder has seen tested patients, without labels, as far as anybody knows."""
+    if leakage.pretrained is None:
+        return "unknown"
+    return "seen" if leakage.pretrained else "unseen"
+
+
+def write_tables(out: Path, config: BenchmarkConfig, summaries: dict[str, Summary]) -> BenchmarkSummary:
+    """Join the tables of the sweeps in `out`, by their names; benchmark.json is written last."""
+    with writing(out, "fmct benchmark"):
+        _write(_results(out, summaries), out / "results.parquet")
+        _write(_comparisons(out, list(summaries)), out / "comparisons.parquet")
+        summary = BenchmarkSummary(
+            datasets=summaries,
+            about={dataset.name: dataset.about for dataset in config.datasets},
+            encoders=tuple(facts_of(spec) for spec in config.encoders),
+            confidence=config.confidence,
+        )
+        write_text(out / SUMMARY, summary.model_dump_json(indent=1) + "\n")
+    return summary
+
+
+def facts_of(spec: EncoderSpec) -> EncoderFacts:
+    """What is known of an encoder by the way that it is named."""
+    if spec.peer is None:
+        kind = f"function {spec.function}" if spec.function else "this package's"
+        kind += ", weights drawn anew" if spec.untrained is not None else ""
+        return EncoderFacts(name=spec.name, kind=kind, source=None, licence=None, trained_on=None)
+    from fmct_hpc.peers.registry import PEERS
+
+    title, source, licence, trained_on = PEERS[spec.peer].facts(spec.weights)
+    if spec.untrained is not None:
+        title, licence, trained_on = f"{title}, weights drawn anew", "none", "nothing"
+    return EncoderFacts(name=spec.name, kind=title, source=source, licence=licence, trained_on=trained_on)
+
+
+def _results(out: Path, summaries: dict[str, Summary]) -> pa.Table:
+    rows = []
+    for name, summary in summaries.items():
+        seen = {leakage.encoder: leakage for leakage in summary.leakage}
+        for row in pq.read_table(out / name / "results.parquet").to_pylist():
+            leakage = seen[row["encoder"]]
+            known = {"tested_patients": leakage.tested, "pretrained_patients": leakage.pretrained}
+            rows.append({"dataset": name, **row, "leakage": status(leakage), **known})
+    return pa.Table.from_pylist(rows, BENCHMARK_RESULTS)
+
+
+def _comparisons(out: Path, names: list[str]) -> pa.Table:
+    """All pairs; p_holm_all is corrected over the datasets, test sets, tasks and pairs of one setting."""
+    rows = [
+        {"dataset": name, **row}
+        for name in names
+        for row in pq.read_table(out / name / "comparisons.parquet").to_pylist()
+    ]
+    families: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        families[json.dumps([row[key] for key in _FAMILY])].append(place)
+    for places in families.values():
+        for place, p in zip(places, holm([float(rows[place]["p"]) for place in places]), strict=True):
+            rows[place]["p_holm_all"] = float(p)
+    return pa.Table.from_pylist(rows, BENCHMARK_COMPARISONS)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

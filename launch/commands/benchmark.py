@@ -1,0 +1,76 @@
+"""`fmct benchmark`: encoders on several datasets, by sweeps, to one page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launch.commands.arguments import AllowCode, Overrides, numbers_of_share
+from launch.commands.console import progress
+from launch.screen import echo
+from shards.errors import FmctError
+
+if TYPE_CHECKING:
+    from fmct_hpc.benchmark.run import Benchmark
+
+
+def benchmark(
+    config: Annotated[Path, typer.Argument(help="YAML; see launch/recipes/benchmark-example.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder for the page, the tables, and a sweep a dataset.")],
+    extract: Annotated[
+        int | None, typer.Option(help="Only do this task of extracting features; -1 joins what they made.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only divide the grids into tasks.")] = False,
+    share: Annotated[
+        str | None, typer.Option(help="Only do a share of each dataset's tasks, I/N: I, I + N, I + 2N...")
+    ] = None,
+    task: Annotated[int | None, typer.Option(help="Only do this task, counted over all datasets.")] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Only write the page of what is done so far.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only say what is done.")] = False,
+    allow_code: AllowCode = False,
+    overrides: Overrides = None,
+) -> None:
+    """Compare encoders on several labelled datasets, with intervals, paired tests and leakage, on one page.
+
+    Each dataset is a sweep of its own in OUT/NAME, in which what is done is kept. OUT/benchmark.html is the
+    page, benchmark.md the same for a repository, results.parquet and comparisons.parquet the rows.
+    """
+    if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
+        raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
+    from fmct_hpc.benchmark.config import BenchmarkConfig
+    from fmct_hpc.benchmark.run import Benchmark
+    from launch.own_code import load_own
+
+    whole = Benchmark(load_own(BenchmarkConfig, config, overrides or [], allow_code), out)
+    if status:
+        echo(whole.status())
+    elif plan:
+        echo(f"{out}: {whole.plan()} tasks, {whole.extractions} of extraction")
+    elif extract is not None:
+        with progress("features") as update:
+            whole.extract(None if extract == -1 else extract, update)
+    elif share is not None:
+        echo(f"share {share}: {whole.run_share(*numbers_of_share(share))} units computed")
+    elif task is not None:
+        with progress(f"task {task}") as update:
+            echo(f"task {task}: {whole.run_task(task, update)} units computed")
+    else:
+        _write(whole, collect)
+
+
+def _write(whole: "Benchmark", collect: bool) -> None:
+    from launch.report.benchmark import write_page
+
+    if collect:
+        summary = whole.collect()
+    else:
+        with progress("benchmark") as update:
+            summary = whole.run(update)
+    page = write_page(whole.out)
+    echo(str(summary))
+    echo(f"{page}: open it in any browser; {page.with_suffix('.md')}: the same in Markdown")
+    done = summary.datasets.values()
+    if all(one.done == one.units and one.refused == one.results for one in done):
+        raise FmctError(f"{whole.out}: no result has a figure; the page has the reasons")

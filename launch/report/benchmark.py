@@ -1,0 +1,180 @@
+"""The page about a benchmark: encoders on several datasets, each with its intervals, tests and leakage."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from fmct_hpc.benchmark.tables import SUMMARY, BenchmarkSummary, status
+from launch.report.document import (
+    Block,
+    Bullets,
+    Cell,
+    Document,
+    Gallery,
+    Section,
+    Text,
+    cell,
+    facts,
+    interval,
+    table,
+)
+from launch.report.probe import MOST_ROWS
+from launch.report.probe_figures import efficiency, forest
+from launch.report.results import TESTED, Result, features, labels, together, with_most_labels
+from shards.atomic import write_text
+from shards.errors import FmctError
+from shards.newer import unread
+
+PAGE, CARD = "benchmark.html", "benchmark.md"
+LEAKAGE = {
+    "unseen": "none of them in its pretraining",
+    "seen": "some of them in its pretraining, without labels, which flatters it",
+    "unknown": "nobody knows whether they were in its pretraining",
+}
+Row = Mapping[str, Any]
+
+
+def write_page(out: Path) -> Path:
+    """Write `out`/benchmark.html and benchmark.md of a benchmark's tables; returns the page's path.
+
+    Raises FmctError where the tables are not there or of another version.
+    """
+    try:
+        summary = BenchmarkSummary.model_validate_json((out / SUMMARY).read_bytes())
+        results = pq.read_table(out / "results.parquet").to_pylist()
+        comparisons = pq.read_table(out / "comparisons.parquet").to_pylist()
+    except FileNotFoundError as error:
+        raise FmctError(f"{error.filename}: not there; `fmct benchmark` writes it") from None
+    except (ValidationError, pa.ArrowInvalid) as error:
+        raise unread(out, error, "damaged, or of another version; run `fmct benchmark --collect`") from None
+    document = _document(summary, results, comparisons)
+    write_text(out / CARD, document.markdown(PAGE))
+    write_text(out / PAGE, document.html())
+    return out / PAGE
+
+
+def _document(summary: BenchmarkSummary, results: list[Row], comparisons: list[Row]) -> Document:
+    by_dataset = {
+        name: together(row for row in results if row["dataset"] == name) for name in summary.datasets
+    }
+    counts = {
+        "datasets": len(summary.datasets),
+        "encoders": len(summary.encoders),
+        "results": sum(row["reason"] is None for row in results),
+        "comparisons": len(comparisons),
+    }
+    sections = [
+        _dataset(name, summary, by_dataset[name], [r for r in results if r["dataset"] == name])
+        for name in summary.datasets
+    ]
+    return Document(
+        "Benchmark of encoders",
+        facts("", counts),
+        (_headline(summary, by_dataset), _encoders(summary), *sections, _compared(summary, comparisons)),
+    )
+
+
+def _headline(summary: BenchmarkSummary, by_dataset: dict[str, list[Result]]) -> Section:
+    """Mean area over the tasks of each dataset and test set, under each method with most labels."""
+    areas: dict[tuple[str, str], dict[str, list[float]]] = {}
+    columns: dict[str, None] = {}
+    for name, results in by_dataset.items():
+        for result in with_most_labels(results):
+            column = f"{name}, {result.tested}"
+            columns[column] = None
+            own = areas.setdefault((result.encoder, f"{result.method}, {result.features}"), {})
+            own.setdefault(column, []).append(result.auc[0])
+    rows = [
+        (cell(encoder), cell(method), *(_mean(found.get(column)) for column in columns))
+        for (encoder, method), found in areas.items()
+    ]
+    said = (
+        "Means over the tasks of a dataset, with most labels; intervals are below. "
+        "Differences count by the paired tests alone."
+    )
+    caption = "Mean AUC over tasks"
+    return Section("Summary", (Text(said), table(caption, ("encoder", "method", *columns), rows)))
+
+
+def _mean(values: list[float] | None) -> Cell:
+    return cell(sum(values) / len(values), ".3f") if values else cell(None)
+
+
+def _encoders(summary: BenchmarkSummary) -> Section:
+    """What each is, under which terms, and what is known of tested patients."""
+    columns = ("encoder", "is", "weights' licence", "trained on, by its authors", "layout and input from")
+    rows = [
+        [cell(text) for text in (one.name, one.kind, one.licence, one.trained_on, one.source)]
+        for one in summary.encoders
+    ]
+    leaked = [
+        f"{leakage.encoder} on {name}: of {leakage.tested:,} tested patients, {LEAKAGE[status(leakage)]}."
+        for name, found in summary.datasets.items()
+        for leakage in found.leakage
+    ]
+    return Section("Encoders", (table("Encoders", columns, rows), Bullets(tuple(leaked))))
+
+
+def _dataset(name: str, summary: BenchmarkSummary, results: list[Result], rows: list[Row]) -> Section:
+    """Every result of one dataset."""
+    done, level = summary.datasets[name], f"{summary.confidence:.0%}"
+    blocks: list[Block] = [Text(summary.about[name])] if summary.about[name] else []
+    if done.done < done.units:
+        unfinished = f"Not finished: {done.done} of {done.units} units are done."
+        blocks.append(Text(unfinished, warning=True))
+    if results:
+        leakage = {row["encoder"]: row["leakage"] for row in rows}
+        columns = (
+            *("task", "encoder", "method", "features", "labels", "tested on", "volumes", "positive"),
+            *(f"AUC [{level}]", f"AUPRC [{level}]", "seen in pretraining"),
+        )
+        shown = [
+            (
+                *(cell(text) for text in (r.task, r.encoder, r.method, r.features)),
+                Cell(r.labels, r.n_train, number=True),
+                *(cell(r.tested), cell(r.n), cell(r.positives)),
+                *(interval(*r.auc), interval(r.auprc, *r.auprc_ends), cell(leakage[r.encoder])),
+            )
+            for r in results
+        ]
+        caption = "Results; intervals are percentile bootstraps over patients"
+        blocks.append(table(_cut(caption, len(shown), "results.parquet"), columns, shown[:MOST_ROWS]))
+        blocks.append(Gallery((forest(with_most_labels(results), level, f"areas-{name}"),), wide=True))
+        by_labels = efficiency(results, f"labels-{name}-")
+        blocks += [Gallery(by_labels)] if by_labels else []
+    refused = dict.fromkeys((r["task"], labels(r), r["reason"]) for r in rows if r["reason"])
+    blocks.append(Bullets(tuple(f"{task}, labels {share}: {why}." for task, share, why in refused)))
+    return Section(f"Dataset {name}", tuple(blocks))
+
+
+def _compared(summary: BenchmarkSummary, rows: list[Row]) -> Section:
+    """Encoders pair by pair, corrected over all that is compared here."""
+    columns = (
+        *("dataset", "task", "encoder", "versus", "method", "features", "labels", "seed", "tested on"),
+        *(f"difference in AUC [{summary.confidence:.0%}]", "p", "p, corrected"),
+    )
+    shown = [
+        (
+            *(cell(row[name]) for name in ("dataset", "task", "encoder", "versus", "method")),
+            *(cell(features(row)), cell(labels(row)), cell(row["seed"])),
+            cell(TESTED.get(row["split"], row["split"])),
+            interval(row["difference"], row["difference_low"], row["difference_high"], "+.3f"),
+            *(cell(row["p"], ".2g"), cell(row["p_holm_all"], ".2g")),
+        )
+        for row in rows
+    ]
+    said = (
+        "DeLong's test on the same volumes, those of a patient counted together. Holm's correction is over "
+        "all datasets, test sets, tasks and pairs of one method, budget and seed."
+    )
+    caption = _cut("Encoders pair by pair", len(shown), "comparisons.parquet")
+    blocks: tuple[Block, ...] = (Text(said), table(caption, columns, shown[:MOST_ROWS]))
+    return Section("Comparisons", blocks if shown else (Text("There is no pair of encoders to compare."),))
+
+
+def _cut(caption: str, rows: int, file: str) -> str:
+    return f"{caption}; the first {MOST_ROWS:,} of {rows:,}, all in {file}" if rows > MOST_ROWS else caption
