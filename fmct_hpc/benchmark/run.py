@@ -1,5 +1,6 @@
 """A benchmark: one sweep for each dataset, in folders of their own, and the tables of all together."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,12 @@ from fmct_hpc.benchmark.config import BenchmarkConfig
 from fmct_hpc.benchmark.tables import BenchmarkSummary, write_tables
 from fmct_hpc.probe.sweep.ledger import read_plan
 from fmct_hpc.probe.sweep.run import Progress, Sweep
+from shards.atomic import write_text
 from shards.errors import FmctError
 from shards.places import require_file, require_folder
+
+SWEEP = "sweep.yaml"
+"""Of a dataset's sweep; JSON, which is YAML too."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -41,13 +46,18 @@ class Benchmark:
     def plan(self) -> int:
         """Plan all sweeps, so that what one of them refuses is told before any work; returns their tasks.
 
-        Raises FmctError as `Sweep.plan` does.
+        Writes each one's configuration beside its plan, for `fmct launch sweep`. Raises FmctError as
+        `Sweep.plan` does.
         """
         require_folder(self.out)
         inputs = [path for d in self.config.datasets for path in (d.labels, d.parts)]
         for table in ("results.parquet", "comparisons.parquet"):
             require_file(self.out / table, *inputs)
-        return sum(len(sweep.plan().tasks) for sweep in self.sweeps.values())
+        tasks = sum(len(sweep.plan().tasks) for sweep in self.sweeps.values())
+        for sweep in self.sweeps.values():
+            said = sweep.config.model_dump(mode="json", exclude_defaults=True)
+            write_text(sweep.out / SWEEP, json.dumps(said, indent=1) + "\n")
+        return tasks
 
     def extract(self, task: int | None = None, progress: Progress = _silent) -> None:
         """Extract what features are missing: of one task of all datasets' together, or of all."""

@@ -30,7 +30,7 @@ class Result:
     """Least and greatest AUC of the seeds; None of a single one."""
     auprc: float
     auprc_ends: tuple[float, float]
-    """Of its interval."""
+    """Of its interval; NaN where a seed has none."""
     balanced_accuracy: float
     """NaN where a seed has none."""
     threshold_reason: str | None
@@ -71,7 +71,7 @@ def _result(rows: list[Mapping[str, Any]]) -> Result:
     first = rows[0]
 
     def mean(name: str) -> float:
-        return float(np.mean([row[name] for row in rows]))
+        return float(np.mean([np.nan if row[name] is None else row[name] for row in rows]))
 
     areas = [row["auc"] for row in rows]
     return Result(

@@ -1,4 +1,4 @@
-"""docs/probes.md, "Patients held out": its commands, run by bash in their order on fewer heads."""
+"""docs/probes.md, "Patients held out" and "Encoders on several datasets": the commands, on fewer heads."""
 
 import csv
 import json
@@ -27,6 +27,7 @@ SIZES = {
         "allow_pretraining_patients=false device=cpu 'methods=[logistic]' 'pools=[both]' 'fractions=[1.0]' "
         "'seeds=[0]'"
     ),
+    "--out benchmarks/heads": "--out benchmarks/heads bootstrap=50",
     "--out retrieval": "--out retrieval 'pools=[both]'",
 }
 
@@ -114,3 +115,15 @@ def test_why_is_measured_beside_the_truth(
     best = {row["method"]: row["share"] for row in rows if row["map"] == "greatest"}
     assert all(row["share"] <= best[row["method"]] for row in rows)
     assert "Maps against masks" in Path("held.html").read_text()
+
+
+def test_encoders_are_compared_on_both_datasets(held: Path) -> None:
+    compared = blocks(REPOSITORY / "docs/probes.md", "bash", "Encoders on several datasets")[0]
+    bash(substituted(compared, SIZES), held)
+    rows = pq.read_table(held / "benchmarks/heads/results.parquet").to_pylist()
+    assert {row["dataset"] for row in rows} == {"heads", "one-scanner"}
+    scored = {row["encoder"] for row in rows if not row["reason"]}
+    assert scored == {"held", "untrained", "resnet50-untrained"}
+    assert {(row["leakage"], row["pretrained_patients"]) for row in rows} == {("unseen", 0)}
+    assert patients(held / "one-scanner/zarr").items() < patients(held / "data/zarr").items()
+    assert "3D ResNet-50" in (held / "benchmarks/heads/benchmark.html").read_text()

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from fmct_hpc.benchmark.config import BenchmarkConfig
 from fmct_hpc.benchmark.run import Benchmark
+from fmct_hpc.probe.config import SweepConfig
 from launch.cli import app
 from launch.config import load
 from launch.report.benchmark import write_page
@@ -121,6 +122,9 @@ def test_a_cluster_does_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPa
     told = run(file, "cluster", "--plan", *grid)
     tasks, extractions = map(int, re.findall(r"(\d+) tasks, (\d+) of extraction", told)[0])
     assert extractions == 2 * 3
+    whole = Benchmark(load(BenchmarkConfig, file, grid), Path("cluster"))
+    for name, sweep in whole.sweeps.items():
+        assert load(SweepConfig, Path("cluster") / name / "sweep.yaml", []) == sweep.config
     for number in range(extractions):
         run(file, "cluster", "--extract", str(number), *grid)
     run(file, "cluster", "--extract", "-1", *grid)
@@ -129,7 +133,6 @@ def test_a_cluster_does_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPa
     assert run(file, "cluster", "--status", *grid).count("3 of 3 units done") == 2
     run(file, "cluster", "--collect", *grid)
     assert pq.read_table("cluster/results.parquet").num_rows == 3 + 3 * 2
-    whole = Benchmark(load(BenchmarkConfig, file, grid), Path("cluster"))
     with pytest.raises(FmctError, match=rf"no task {tasks}: the datasets have {tasks} together"):
         whole.run_task(tasks)
 
@@ -158,4 +161,5 @@ def test_what_a_benchmark_refuses(file: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_benchmark_recipe_is_one(path: Path) -> None:
     config = load(BenchmarkConfig, path, [])
     for dataset in config.datasets:
-        assert config.sweep(dataset, Path("out")).data == dataset.data
+        sweep = config.sweep(dataset, Path("out"))
+        assert (sweep.data, sweep.features) == (dataset.data, Path("out/features"))

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from documents import REPOSITORY, blocks
 from monai.data import MetaTensor
 from monai.transforms import (
     CenterSpatialCrop,
@@ -26,8 +29,11 @@ from fmct_hpc.peers.files import loaded
 from fmct_hpc.peers.merlin import BESIDE, PREFIX, Merlin, MerlinTokens
 from fmct_hpc.peers.merlin import network_of as merlin_network
 from fmct_hpc.peers.peer import Settings
+from fmct_hpc.peers.registry import PEERS
 from fmct_hpc.peers.residual import ResidualTokens, bottlenecks
-from fmct_hpc.probe.encoders import EncoderSpec, open_encoder
+from fmct_hpc.probe.config import FinetuneConfig
+from fmct_hpc.probe.encoders import EncoderSpec, PeerName, open_encoder
+from fmct_hpc.probe.finetune import Rows, _groups, finetune
 from shards.errors import FmctError
 
 SPACING = (1.25, 0.9, 1.1)
@@ -239,6 +245,9 @@ def test_what_a_configuration_says_of_a_peer_is_checked_when_it_is_read() -> Non
     ):
         with pytest.raises(ValueError, match=said):
             EncoderSpec(name="x", **wrong)
+    [said] = blocks(REPOSITORY / "docs/probes.md", "yaml", "Encoders of others")
+    named = [EncoderSpec.model_validate(encoder) for encoder in yaml.safe_load(said)["encoders"]]
+    assert {spec.peer for spec in named} == set(PEERS) == set(get_args(PeerName))
     untrained = EncoderSpec(name="x", peer="resnet50", untrained=3)
     assert untrained.pretraining_patients == frozenset()
     with pytest.raises(FmctError, match="not there; peer merlin wants"):
@@ -260,3 +269,24 @@ def test_a_residual_networks_tokens_are_its_pooled_features_places() -> None:
     views = torch.rand(1, 1, 64, 40, 40)
     with torch.no_grad():
         assert torch.allclose(ResidualTokens(small, 2048)(views).mean(dim=1), small(views), atol=1e-5)
+
+
+def test_an_encoder_without_a_cls_token_is_fine_tuned() -> None:
+    """A small residual network learns which volumes are bright; its stages' rates fall towards the stem."""
+    config = FinetuneConfig(steps=6, batch=8, check_every=3, lr=3e-3, pool=("cls", "mean"), move=0, seed=1)
+    module = ResidualTokens(bottlenecks([1, 1, 1, 1], 1, (7, 7, 7), (2, 2, 2)), 2048)
+    labels = np.arange(24) % 2
+    noise = torch.rand(24, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    views = noise * 0.2 + torch.from_numpy(labels * 0.6).float().reshape(-1, 1, 1, 1, 1)
+    rows = Rows(np.arange(12), np.arange(12, 18), np.arange(18, 24))
+    found = finetune(module, views, labels[:, None].astype(np.float32), rows, config)
+    assert found.model.pool == ("mean",)
+    scores = found.scores[:, 0]
+    assert scores[labels[18:] == 1].min() > scores[labels[18:] == 0].max()
+    rates = {group["params"][0]: group["lr"] for group in _groups(found.model, config)}
+    network = found.model.encoder.network
+    assert rates[network.conv1.weight] == pytest.approx(3e-3 * 0.75**5)
+    assert rates[network.layer4[0].conv1.weight] == pytest.approx(3e-3 * 0.75)
+    assert rates[found.model.head.weight] == 3e-3
+    with pytest.raises(FmctError, match="no CLS token"):
+        finetune(module, views, labels[:, None], rows, config.model_copy(update={"pool": ("cls",)}))
