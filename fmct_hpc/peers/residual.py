@@ -97,10 +97,10 @@ class ResNet50(Peer):
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:
-        """Nothing is published under this name."""
-        return Facts(
-            "3D ResNet-50 (MONAI)", "He et al. 2016; monai.networks.nets.resnet50", "none", "nothing"
-        )
+        """Nothing is published under this name; of somebody's weights their owner knows."""
+        unknown = "unknown" if weights else None
+        source = "He et al. 2016; monai.networks.nets.resnet50"
+        return Facts("3D ResNet-50 (MONAI)", source, unknown or "none", unknown or "nothing")
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
         """Float32 (windows, D, H, W) in [0, 1] (`WindowedField`)."""

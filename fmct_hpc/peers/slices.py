@@ -131,11 +131,13 @@ class Slices(Peer):
 def _network(folder: Path, seed: int | None) -> nn.Module:
     """The model in float32; transformers' own code alone."""
     from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # for a second's work
     try:
         if seed is not None:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            return drawn(lambda: AutoModel.from_config(config, trust_remote_code=False), seed)
+            return drawn(lambda: AutoModel.from_config(config, trust_remote_code=False).float(), seed)
         model, told = AutoModel.from_pretrained(
             folder,
             local_files_only=True,

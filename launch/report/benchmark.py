@@ -22,7 +22,7 @@ from launch.report.document import (
     interval,
     table,
 )
-from launch.report.probe import MOST_ROWS
+from launch.report.probe import varying
 from launch.report.probe_figures import efficiency, forest
 from launch.report.results import TESTED, Result, features, labels, together, with_most_labels
 from shards.atomic import write_text
@@ -94,7 +94,8 @@ def _headline(summary: BenchmarkSummary, by_dataset: dict[str, list[Result]]) ->
     ]
     said = (
         "Means over the tasks of a dataset, with most labels; intervals are below. "
-        "Differences count by the paired tests alone."
+        "Differences count by the paired tests alone. Of an encoder without a CLS token, CLS and mean is "
+        "the mean."
     )
     caption = "Mean AUC over tasks"
     return Section("Summary", (Text(said), table(caption, ("encoder", "method", *columns), rows)))
@@ -128,21 +129,21 @@ def _dataset(name: str, summary: BenchmarkSummary, results: list[Result], rows: 
         blocks.append(Text(unfinished, warning=True))
     if results:
         leakage = {row["encoder"]: row["leakage"] for row in rows}
-        columns = (
-            *("task", "encoder", "method", "features", "labels", "tested on", "volumes", "positive"),
-            *(f"AUC [{level}]", f"AUPRC [{level}]", "seen in pretraining"),
-        )
-        shown = [
-            (
-                *(cell(text) for text in (r.task, r.encoder, r.method, r.features)),
-                Cell(r.labels, r.n_train, number=True),
-                *(cell(r.tested), cell(r.n), cell(r.positives)),
-                *(interval(*r.auc), interval(r.auprc, *r.auprc_ends), cell(leakage[r.encoder])),
-            )
-            for r in results
-        ]
-        caption = "Results; intervals are percentile bootstraps over patients"
-        blocks.append(table(_cut(caption, len(shown), "results.parquet"), columns, shown[:MOST_ROWS]))
+        columns = {
+            "task": [cell(r.task) for r in results],
+            "encoder": [cell(r.encoder) for r in results],
+            "method": [cell(r.method) for r in results],
+            "features": [cell(r.features) for r in results],
+            "labels": [Cell(r.labels, r.n_train, number=True) for r in results],
+            "tested on": [cell(r.tested) for r in results],
+            "volumes": [cell(r.n) for r in results],
+            "positive": [cell(r.positives) for r in results],
+            f"AUC [{level}]": [interval(*r.auc) for r in results],
+            f"AUPRC [{level}]": [interval(r.auprc, *r.auprc_ends) for r in results],
+            "seen in pretraining": [cell(leakage[r.encoder]) for r in results],
+        }
+        caption = "Results, with percentile bootstraps over patients"
+        blocks.append(varying(caption, columns, "results.parquet"))
         blocks.append(Gallery((forest(with_most_labels(results), level, f"areas-{name}"),), wide=True))
         by_labels = efficiency(results, f"labels-{name}-")
         blocks += [Gallery(by_labels)] if by_labels else []
@@ -153,28 +154,28 @@ def _dataset(name: str, summary: BenchmarkSummary, results: list[Result], rows: 
 
 def _compared(summary: BenchmarkSummary, rows: list[Row]) -> Section:
     """Encoders pair by pair, corrected over all that is compared here."""
-    columns = (
-        *("dataset", "task", "encoder", "versus", "method", "features", "labels", "seed", "tested on"),
-        *(f"difference in AUC [{summary.confidence:.0%}]", "p", "p, corrected"),
-    )
-    shown = [
-        (
-            *(cell(row[name]) for name in ("dataset", "task", "encoder", "versus", "method")),
-            *(cell(features(row)), cell(labels(row)), cell(row["seed"])),
-            cell(TESTED.get(row["split"], row["split"])),
-            interval(row["difference"], row["difference_low"], row["difference_high"], "+.3f"),
-            *(cell(row["p"], ".2g"), cell(row["p_holm_all"], ".2g")),
-        )
-        for row in rows
-    ]
+    columns = {
+        "dataset": [cell(row["dataset"]) for row in rows],
+        "task": [cell(row["task"]) for row in rows],
+        "encoder": [cell(row["encoder"]) for row in rows],
+        "versus": [cell(row["versus"]) for row in rows],
+        "method": [cell(row["method"]) for row in rows],
+        "features": [cell(features(row)) for row in rows],
+        "labels": [cell(labels(row)) for row in rows],
+        "seed": [cell(row["seed"]) for row in rows],
+        "tested on": [cell(TESTED.get(row["split"], row["split"])) for row in rows],
+        f"difference in AUC [{summary.confidence:.0%}]": [
+            interval(row["difference"], row["difference_low"], row["difference_high"], "+.3f") for row in rows
+        ],
+        "p": [cell(row["p"], ".2g") for row in rows],
+        "p, corrected": [cell(row["p_holm_all"], ".2g") for row in rows],
+    }
     said = (
         "DeLong's test on the same volumes, those of a patient counted together. Holm's correction is over "
         "all datasets, test sets, tasks and pairs of one method, budget and seed."
     )
-    caption = _cut("Encoders pair by pair", len(shown), "comparisons.parquet")
-    blocks: tuple[Block, ...] = (Text(said), table(caption, columns, shown[:MOST_ROWS]))
-    return Section("Comparisons", blocks if shown else (Text("There is no pair of encoders to compare."),))
-
-
-def _cut(caption: str, rows: int, file: str) -> str:
-    return f"{caption}; the first {MOST_ROWS:,} of {rows:,}, all in {file}" if rows > MOST_ROWS else caption
+    if not rows:
+        return Section("Comparisons", (Text("There is no pair of encoders to compare."),))
+    return Section(
+        "Comparisons", (Text(said), varying("Encoders pair by pair", columns, "comparisons.parquet"))
+    )

@@ -111,7 +111,7 @@ class Probes:
             "ECE": [cell(r.ece, ".3f") for r in self.results],
             "Brier": [cell(r.brier, ".3f") for r in self.results],
         }
-        return _varying("Probes", columns, "results.parquet")
+        return varying("Probes", columns, "results.parquet")
 
     def _compared(self) -> Table:
         rows = self._comparisons
@@ -129,7 +129,7 @@ class Probes:
             "p, corrected": [cell(row["p_holm"], ".2g") for row in rows],
         }
         caption = "Encoders pair by pair, on the same volumes (DeLong; Holm over tasks and pairs)"
-        return _varying(caption, columns, "comparisons.parquet")
+        return varying(caption, columns, "comparisons.parquet")
 
     def _figures(self) -> list[Block]:
         most = with_most_labels(self.results)
@@ -184,7 +184,7 @@ def _signed(row: Mapping[str, Any]) -> Cell:
     return interval(row["difference"], row["difference_low"], row["difference_high"], "+.3f")
 
 
-def _varying(caption: str, columns: dict[str, list[Cell]], file: str) -> Table:
+def varying(caption: str, columns: dict[str, list[Cell]], file: str) -> Table:
     """A table without columns of `MAY_BE_SAID_ONCE` that are the same in all rows; its caption has them."""
     same = {
         name: cells[0].text

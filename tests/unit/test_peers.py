@@ -211,6 +211,10 @@ def test_a_2d_encoder_sees_slices_as_images(make: object, edge: int, width: int,
     layers = {encoder.module.layer_of(name) for name, _ in encoder.module.named_parameters()}
     assert layers == {0, 1, 2, 3}
 
+    described = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described | {"auto_map": {"AutoModel": "own.Model"}}))
+    (tmp_path / "own.py").write_text("raise SystemExit('the code of a download was run')")
+    assert open_encoder(spec).digest == encoder.digest
     drawn = [open_encoder(spec.model_copy(update={"untrained": seed})) for seed in (1, 1, 2)]
     assert drawn[0].digest == drawn[1].digest != drawn[2].digest != encoder.digest
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "patch_size": 14}))
