@@ -27,7 +27,7 @@ SIZES = {
         "allow_pretraining_patients=false device=cpu 'methods=[logistic]' 'pools=[both]' 'fractions=[1.0]' "
         "'seeds=[0]'"
     ),
-    "--out benchmarks/heads": "--out benchmarks/heads bootstrap=50",
+    "--out benchmarks/heads": "--out benchmarks/heads bootstrap=50 'fractions=[1.0]'",
     "--out retrieval": "--out retrieval 'pools=[both]'",
 }
 

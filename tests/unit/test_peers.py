@@ -280,7 +280,7 @@ def test_an_encoder_without_a_cls_token_is_fine_tuned() -> None:
     config = FinetuneConfig(steps=6, batch=8, check_every=3, lr=3e-3, pool=("cls", "mean"), move=0, seed=1)
     module = ResidualTokens(bottlenecks([1, 1, 1, 1], 1, (7, 7, 7), (2, 2, 2)), 2048)
     labels = np.arange(24) % 2
-    noise = torch.rand(24, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(24, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     views = noise * 0.2 + torch.from_numpy(labels * 0.6).float().reshape(-1, 1, 1, 1, 1)
     rows = Rows(np.arange(12), np.arange(12, 18), np.arange(18, 24))
     found = finetune(module, views, labels[:, None].astype(np.float32), rows, config)
