@@ -182,5 +182,7 @@ def test_recipes_shown_are_recipes(document: Path, tmp_path: Path) -> None:
             load(PreprocessConfig, recipe, ["key_file=k", "select.table=null"])
         elif "partition:" in block or "account:" in block:
             load(Site, recipe, [])
+        elif "encoders:" in block:
+            load(SweepConfig, recipe, ["data=d", "labels=l", "features=f"])
         else:
             load(TrainConfig, recipe, ["data.path=d"])
