@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from fmct_hpc.benchmark.config import BenchmarkConfig
 from fmct_hpc.benchmark.run import Benchmark
+from fmct_hpc.classifier.fit import fit
 from fmct_hpc.probe.config import SweepConfig
 from launch.cli import app
 from launch.config import load
@@ -153,6 +154,9 @@ def test_what_a_benchmark_refuses(file: Path, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(FmctError, match="nobody knows whether"):
         Benchmark(refuses, tmp_path / "out").run()
     assert not list(tmp_path.rglob("*.parquet"))
+    hashed = load(BenchmarkConfig, file, []).datasets[0]
+    with pytest.raises(FmctError, match="encoder dinov2: only this package's own encoders can be exported"):
+        fit(load(BenchmarkConfig, file, []).sweep(hashed, tmp_path), "dinov2", "logistic")
     with pytest.raises(FmctError, match=r"benchmark.json: not there"):
         write_page(tmp_path)
 
