@@ -3,6 +3,7 @@
 Whatever is drawn here is a function of a patient's key, so that it stays when the cohort grows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from fmct_hpc.probe.reasons import Reason, TooFewError
 from fmct_hpc.probe.splits import patient_draws
-from fmct_hpc.probe.statistics.scored import BoolArray, IntArray
+from fmct_hpc.probe.statistics.scored import IntArray
 
 
 class Budget(NamedTuple):
@@ -30,14 +31,17 @@ class Parts:
     tests: dict[str, IntArray]
 
 
-def folds_of(patient_keys: NDArray[np.str_], positive: BoolArray, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each volume's patient, (N,): those with and without a positive volume are dealt evenly."""
+def folds_of(patient_keys: NDArray[np.str_], strata: IntArray, folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each volume's patient, (N,): those of each stratum are dealt evenly.
+
+    strata: (N,) from 0; of a label that is there or not, 1 where it is. A patient is of the greatest.
+    """
     _, first, inverse = np.unique(patient_keys, return_index=True, return_inverse=True)
-    with_positive = np.zeros(len(first), dtype=bool)
-    np.logical_or.at(with_positive, inverse, positive)
+    stratum = np.zeros(len(first), dtype=np.int64)
+    np.maximum.at(stratum, inverse, strata)
     draws = patient_draws(patient_keys, seed, "fold")[first]
     place = np.empty(len(first), dtype=np.int64)
-    place[np.lexsort((draws, ~with_positive))] = np.arange(len(first))
+    place[np.lexsort((draws, -stratum))] = np.arange(len(first))
     return (place % folds)[inverse]
 
 
@@ -54,18 +58,26 @@ def rotations(folds: NDArray[np.int64], count: int) -> list[Parts]:
 
 
 def thin(
-    parts: Parts, patient_keys: NDArray[np.str_], positive: BoolArray, budget: Budget, seed: int
+    parts: Parts,
+    patient_keys: NDArray[np.str_],
+    strata: IntArray,
+    names: Sequence[str],
+    budget: Budget,
+    seed: int,
 ) -> Parts:
     """Parts with as many training and validation patients as the budget has labels of, class by class.
 
-    A patient with a positive volume counts as positive. The patients of a smaller budget are among those
+    strata: (N,) from 0, the classes that `names` names; a patient is of the greatest of its volumes', so
+    that one with a positive volume counts as positive. The patients of a smaller budget are among those
     of a greater one. Validation keeps the same share of its patients as training, at least one of a class:
     its labels too must come from somewhere. Raises TooFewError where training lacks the shots, or a
     class, and where there is no validation.
     """
-    classes = [_by_class(rows, patient_keys, positive, seed) for rows in (parts.train, parts.validation)]
+    classes = [
+        _by_class(rows, patient_keys, strata, len(names), seed) for rows in (parts.train, parts.validation)
+    ]
     kept: tuple[list[str], list[str]] = ([], [])
-    for number, name in enumerate(("negative", "positive")):
+    for number, name in enumerate(names):
         available, to_choose_by = classes[0][number], classes[1][number]
         wanted = budget.shots or max(1, round((budget.fraction or 0) * len(available)))
         if len(available) < wanted:
@@ -84,11 +96,12 @@ def thin(
 
 
 def _by_class(
-    rows: IntArray, patient_keys: NDArray[np.str_], positive: BoolArray, seed: int
-) -> tuple[list[str], list[str]]:
-    """Keys of the rows' patients without and with a positive volume, each in the order they are drawn in."""
+    rows: IntArray, patient_keys: NDArray[np.str_], strata: IntArray, count: int, seed: int
+) -> list[list[str]]:
+    """Keys of the rows' patients, stratum by stratum, each in the order they are drawn in."""
     keys = patient_keys[rows]
-    patients, first = np.unique(keys, return_index=True)
+    patients, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(patient_draws(keys, seed, "budget")[first], kind="stable")
-    with_positive = np.isin(patients, keys[positive[rows]])[order]
-    return patients[order][~with_positive].tolist(), patients[order][with_positive].tolist()
+    stratum = np.zeros(len(first), dtype=np.int64)
+    np.maximum.at(stratum, inverse, strata[rows])
+    return [patients[order][stratum[order] == number].tolist() for number in range(count)]

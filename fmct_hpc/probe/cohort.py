@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.probe.budget import Budget, Parts, folds_of, rotations, thin
+from fmct_hpc.probe.kinds import Kind, kind_class
+from fmct_hpc.probe.kinds.base import Targets
 from fmct_hpc.probe.labels import OOD, SPLITS, LabelTable
 from fmct_hpc.probe.splits import (
     SplitConfig,
@@ -21,6 +23,7 @@ from fmct_hpc.probe.store import FeatureStore
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import sha256
+from shards.label_kinds import KindSpec
 from shards.parts import PartsTable
 from shards.patients import marks_of, tied, tied_patients
 
@@ -37,8 +40,10 @@ class Cohort:
     marks: Mapping[str, frozenset[str]]
     """Of each patient: all keys, and digests of the scans."""
     tasks: tuple[str, ...]
-    values: NDArray[np.float32]
-    """(N, tasks): 0, 1, or NaN where unknown."""
+    values: NDArray[np.float64]
+    """(N, tasks): 0, 1, or what another kind has; NaN where unknown."""
+    times: NDArray[np.float64]
+    """(N, tasks): to event or last look; NaN of other kinds."""
     splits: NDArray[np.str_] | None
     """None where folds take their place."""
     folds: int
@@ -47,22 +52,34 @@ class Cohort:
     """Of the folds."""
     digest: str
     """SHA-256 of whatever of dataset, labels and split the results depend on."""
+    specs: Mapping[str, KindSpec] = field(default_factory=dict)
+    """Kinds of the tasks that are not binary."""
+
+    def kind(self, task: str) -> Kind:
+        """What kind of label a task is."""
+        values = self.values[:, self.tasks.index(task)]
+        return kind_class(self.specs.get(task, "binary")).over(values[~np.isnan(values)])
+
+    def targets(self, task: str) -> Targets:
+        """What is to be predicted, a row a volume; anything where unknown."""
+        column = self.tasks.index(task)
+        return self.kind(task).targets(self.values[:, column], self.times[:, column])
 
     def parts(self, task: str, budget: Budget, seed: int) -> list[Parts]:
         """Rows of the cohort for a task and a label budget, one entry a fold; only volumes of known label.
 
         Raises TooFewError where the budget can't be met.
         """
-        values = self.values[:, self.tasks.index(task)]
-        known = np.flatnonzero(~np.isnan(values))
-        patients, positive = self.patient_keys[known], values[known] == 1
+        known, kind = np.flatnonzero(~np.isnan(self.values[:, self.tasks.index(task)])), self.kind(task)
+        patients, strata = self.patient_keys[known], kind.strata(self.targets(task)[known])
         if self.splits is None:
-            whole = rotations(folds_of(patients, positive, self.folds, self.seed), self.folds)
+            whole = rotations(folds_of(patients, strata, self.folds, self.seed), self.folds)
         else:
             split = self.splits[known]
             train, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
             whole = [Parts(train, validation, tested_rows(split))]
-        thinned = [thin(parts, patients, positive, budget, seed) for parts in whole]
+        names = kind.stratum_names()
+        thinned = [thin(parts, patients, strata, names, budget, seed) for parts in whole]
         return [
             Parts(known[p.train], known[p.validation], {name: known[rows] for name, rows in p.tests.items()})
             for p in thinned
@@ -98,18 +115,18 @@ def read_cohort(
     split: SplitConfig,
     folds: int | None,
     parts: Path | None = None,
+    kinds: Mapping[str, KindSpec] | None = None,
 ) -> Cohort:
     """Join a dataset with its labels and split its patients: as parts or labels say, by folds, or by hash.
 
-    parts: what `fmct shards split` wrote. Raises FmctError for labels without the tasks, for more than one of
+    parts: what `fmct shards split` wrote. kinds: of the labels that are not binary.
+
+    Raises FmctError for labels without the tasks, or of another kind than is said, for more than one of
     parts, labels that say the splits, and folds, for a patient in no part, and for splits that tear a patient
     apart.
     """
-    dataset, table = Dataset.open(data), LabelTable.read(labels)
-    unknown = set(tasks or ()) - set(table.tasks)
-    if unknown:
-        raise FmctError(f"{labels}: has no task {min(unknown)}, only {', '.join(table.tasks)}")
-    chosen = tasks or table.tasks
+    dataset, table = Dataset.open(data), LabelTable.read(labels, kinds, tasks)
+    chosen = table.tasks
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
     keys = np.asarray(dataset.index["key"].to_pylist(), dtype=np.str_)[joined.rows]
     patients = tied_patients(dataset.index)[joined.rows]
@@ -133,11 +150,13 @@ def read_cohort(
         patient_keys=patients,
         marks=marks_of(dataset.index),
         tasks=chosen,
-        values=joined.values[:, [table.tasks.index(task) for task in chosen]],
+        values=joined.values,
+        times=joined.times,
         splits=splits,
         folds=folds or 1,
         seed=split.seed,
         digest=hashlib.sha256(described.encode()).hexdigest(),
+        specs={task: spec for task, spec in (kinds or {}).items() if task in chosen and spec != "binary"},
     )
 
 

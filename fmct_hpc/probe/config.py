@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from fmct_hpc.fields import Device, Fraction, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
+from shards.label_kinds import Kinds
 from shards.section import Section
 from shards.sharing_section import Sharing
 
@@ -115,7 +116,10 @@ class ProbeConfig(Section):
     data: Path
     """A shard dataset; volumes join the labels on study_key."""
     labels: Path
-    """Parquet from `fmct labels`: study_key and one 0/1 column a task, null where unknown."""
+    """Parquet from `fmct labels`: study_key and one column a task, null where unknown."""
+    kinds: Kinds = Field(default={})
+    """What kinds of label the columns are: `multiclass`, `ordinal`, `regression`, or of a column of events
+    `{survival: column of times}`; binary where nothing is said."""
     batch: Positive = 8
     parts: Path | None = None
     """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
@@ -207,7 +211,10 @@ class CohortConfig(Section):
     data: Path
     """A shard dataset; volumes join the labels on study_key."""
     labels: Path
-    """Parquet from `fmct labels`: study_key, one 0/1 column a task, and `split` where splits are given."""
+    """Parquet from `fmct labels`: study_key, one column a task, and `split` where splits are given."""
+    kinds: Kinds = Field(default={})
+    """What kinds of label the columns are: `multiclass`, `ordinal`, `regression`, or of a column of events
+    `{survival: column of times}`; binary where nothing is said."""
     parts: Path | None = None
     """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
     `ood` are tested on; `split` has no say then, and `folds` is refused."""

@@ -7,9 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from fmct_hpc.model.tunable import Tunable
@@ -17,6 +15,7 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import path_scales
 from fmct_hpc.probe.batches import batches
 from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
+from fmct_hpc.probe.goal import Findings, Goal, KindLayer
 from fmct_hpc.probe.heads import LinearHead, pooled
 from fmct_hpc.train.schedules import cosine, ramp
 from shards.errors import FmctError
@@ -42,16 +41,18 @@ class Check(NamedTuple):
     loss: float
     """Mean training loss since the last look."""
     auc: float
-    """Mean over the tasks that have both classes; NaN where none has."""
+    """Mean over the tasks that have both classes; NaN where none has. Of labels that are not binary 0, or NaN
+    without validation volumes."""
     validation_loss: float
-    """Log loss of the known labels, as far as the training's weights of the classes allow."""
+    """Log loss of the known labels, as far as the training's weights of the classes allow; of other kinds
+    what they choose by."""
 
 
 class Finetuned(NamedTuple):
     """What came of it."""
 
     scores: NDArray[np.float32]
-    """Logits (len(rows.score), T) of the kept step."""
+    """Raw outputs (len(rows.score), T) of the kept step, of binary labels logits."""
     step: int
     checks: list[Check]
     model: "Classifier"
@@ -65,31 +66,37 @@ class Classifier(nn.Module):
     without an affine part takes away (He et al. 2022, appendix A.1, of linear probing).
     """
 
-    def __init__(self, encoder: Tunable, tasks: int, config: FinetuneConfig) -> None:
+    def __init__(self, encoder: Tunable, head: nn.Linear | KindLayer, config: FinetuneConfig) -> None:
+        """head: of `Goal.layer`."""
         super().__init__()
         self.encoder = encoder
         self.pool = pools_of(encoder, config)
-        width = len(self.pool) * encoder.width
+        width = pooled_width(encoder, config)
         self.standardise = nn.BatchNorm1d(width, affine=False)
-        self.head = nn.Linear(width, tasks)
+        self.head = head
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, views: Tensor, path_scales: Tensor | None = None) -> Tensor:
-        """(B, C, D, H, W) -> logits (B, T)."""
+        """(B, C, D, H, W) -> raw outputs (B, T), of binary labels logits."""
         tokens = self.encoder(views) if path_scales is None else self.encoder(views, path_scales=path_scales)
         return self.head(self.standardise(pooled(tokens, self.encoder.prefix, self.pool)))
 
-    def as_head(self, shift: float) -> LinearHead:
-        """What classifies the first task, on the pooled tokens; shift: taken from its logits."""
-        norm, weight, bias = self.standardise, self.head.weight[0], self.head.bias[0] - shift
+    def as_head(self, goal: Goal) -> LinearHead:
+        """What predicts the label, of binary ones the first, on the pooled tokens."""
+        norm = self.standardise
+        weight, bias = goal.kept(self.head)
         assert norm.running_mean is not None
         assert norm.running_var is not None
         scale = (norm.running_var + norm.eps).rsqrt()
-        parts = [part.detach().float().cpu().numpy() for part in (norm.running_mean, scale, weight, bias)]
-        return LinearHead(*parts)
+        mean, deviation = (part.detach().float().cpu().numpy() for part in (norm.running_mean, scale))
+        return LinearHead(mean, deviation, weight, bias)
+
+
+def pooled_width(encoder: Tunable, config: FinetuneConfig) -> int:
+    """Channels that the linear layer reads."""
+    return len(pools_of(encoder, config)) * encoder.width
 
 
 def pools_of(encoder: Tunable, config: FinetuneConfig) -> tuple[FinetunePool, ...]:
@@ -103,23 +110,23 @@ def pools_of(encoder: Tunable, config: FinetuneConfig) -> tuple[FinetunePool, ..
 def finetune(
     encoder: Tunable,
     views: Tensor,
-    labels: NDArray[np.floating],
+    labels: NDArray[np.floating] | Goal,
     rows: Rows,
     config: FinetuneConfig,
 ) -> Finetuned:
     """Train a copy of `encoder` on some rows' labels, choose the step on others, score the rest.
 
     views: (N, C, D, H, W) in [0, 1], of any floating type; batches go to the encoder's device. labels:
-    (N, T), 0 or 1, NaN where unknown. Only those of rows.train and rows.validation are read. A batch, what
-    is changed about its views and the skipped branches are functions of (seed, step, row), so the same call
-    gives the same scores. The step of the greatest mean area is taken, of equal ones that of the least log
-    loss. Raises FmctError where no task has both classes among the training rows.
+    (N, T), 0 or 1, NaN where unknown, or the goal that labels of another kind are. Only those of rows.train
+    and rows.validation are read. A batch, what is changed about its views and the skipped branches are
+    functions of (seed, step, row), so the same call gives the same scores. The step of the greatest mean
+    area is taken, of equal ones that of the least loss. Raises FmctError where no task has both classes
+    among the training rows.
     """
-    known = torch.from_numpy(np.asarray(labels[rows.train], dtype=np.float32))
-    positive_weights = _positive_weights(known, config.most_positive_weight)
+    goal = labels if isinstance(labels, Goal) else Findings(labels, rows.train, config)
     device = next(encoder.parameters()).device
     drop_path = config.drop_path if isinstance(encoder, VisionTransformer) else 0.0
-    model = Classifier(copy.deepcopy(encoder), labels.shape[1], config).to(device)
+    model = Classifier(copy.deepcopy(encoder), goal.layer(pooled_width(encoder, config)), config).to(device)
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
@@ -132,7 +139,7 @@ def finetune(
         model.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = model(changed, scales if drop_path else None)
-        loss = _loss(logits.float(), known[torch.from_numpy(places)].to(device), positive_weights.to(device))
+        loss = goal.loss(logits.float(), places)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * _schedule(config, step)
         optimizer.zero_grad()
@@ -142,10 +149,7 @@ def finetune(
         losses.append(loss.item())
         if (step + 1) % config.check_every == 0 or step + 1 == config.steps:
             scores = _score(model, views, rows.validation, config)
-            odds = torch.from_numpy(scores) - positive_weights.log()  # the loss weighs them by so much
-            truth = torch.from_numpy(np.asarray(labels[rows.validation], dtype=np.float32))
-            loss_now = _loss(odds, truth, torch.ones_like(positive_weights)).item()
-            auc = _mean_auc(scores, labels[rows.validation])
+            auc, loss_now = goal.judged(scores, rows.validation)
             checks.append(Check(step + 1, float(np.mean(losses)), auc, loss_now))
             losses.clear()
             # Where validation can't tell (NaN), the latest is kept.
@@ -154,25 +158,6 @@ def finetune(
     assert best is not None  # config.steps is at least 1
     model.load_state_dict(best[2])
     return Finetuned(_score(model, views, rows.score, config), best[1], checks, model)
-
-
-def _positive_weights(known: Tensor, most: float) -> Tensor:
-    """negatives / positives of each task, float32 (T,); 1 where one is absent."""
-    positives, negatives = (known == 1).sum(dim=0), (known == 0).sum(dim=0)
-    both = (positives > 0) & (negatives > 0)
-    if not both.any():
-        raise FmctError("fine-tuning: no task has both positive and negative training volumes")
-    weights = negatives / positives.clamp(min=1)
-    return torch.where(both, weights, torch.ones_like(weights)).clamp(1 / most, most)
-
-
-def _loss(logits: Tensor, labels: Tensor, positive_weights: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over the known labels (0 where there is none)."""
-    known = ~labels.isnan()
-    losses = F.binary_cross_entropy_with_logits(
-        logits, labels.nan_to_num(), pos_weight=positive_weights, reduction="none"
-    )
-    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 def _groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, object]]:
@@ -243,15 +228,6 @@ def _score(
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             scores.append(model(batch).float().cpu().numpy())
     return np.concatenate(scores)
-
-
-def _mean_auc(scores: NDArray[np.float32], labels: NDArray[np.floating]) -> float:
-    areas = []
-    for column, truth in zip(scores.T, labels.T, strict=True):
-        known = ~np.isnan(truth)
-        if len(np.unique(truth[known])) == 2:
-            areas.append(roc_auc_score(truth[known], column[known]))
-    return float(np.mean(areas)) if areas else float("nan")
 
 
 def _generator(seed: int, stream: int, first: int, second: int = 0) -> np.random.Generator:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fmct_hpc.probe.kinds.base import Kind
+
 FloatArray = NDArray[np.float64]
 
 
@@ -70,19 +72,30 @@ class Head:
         """Probabilities (B,) of pooled features (B, width), or of patch tokens (B, patches, width)."""
         raise NotImplementedError
 
+    def raw(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Logits (B,), or raw outputs (B, outputs) of another kind than binary."""
+        raise NotImplementedError
+
+    def predicted(self, inputs: NDArray[np.floating[Any]], kind: Kind) -> FloatArray:
+        """Predictions of a kind: (B,) of binary labels, else (B, P)."""
+        return kind.predictions(self.raw(inputs))
+
 
 @dataclass(frozen=True)
 class LinearHead(Head):
-    """Logistic regression on standardised features."""
+    """A linear model of standardised features."""
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     weight: NDArray[np.float32]
-    """(width,)"""
+    """(width,), or of another kind than binary (width, directions)"""
     bias: NDArray[np.float32]
-    """()"""
+    """(), or (outputs,)"""
 
     def scores(self, inputs: NDArray[np.floating[Any]]) -> FloatArray:
         """Of pooled features (B, width)."""
-        logits = Scaling(self.mean, self.scale)(inputs) @ self.weight
-        return torch.sigmoid(torch.from_numpy(logits + self.bias).double()).numpy()
+        return torch.sigmoid(torch.from_numpy(self.raw(inputs)).double()).numpy()
+
+    def raw(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Of pooled features (B, width)."""
+        return np.asarray(Scaling(self.mean, self.scale)(inputs) @ self.weight + self.bias)

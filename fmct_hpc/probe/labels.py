@@ -1,6 +1,7 @@
 """The table of labels that `fmct labels` wrote, and its join with volumes."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from shards.errors import FmctError, raise_refusal
+from shards.label_kinds import EXPECTED, KindSpec, Survival, require_several, rules, valid
 from shards.table_file import read_table
 
 log = logging.getLogger(__name__)
@@ -26,8 +28,10 @@ class Joined(NamedTuple):
 
     rows: NDArray[np.int64]
     """(N,): their places among the volumes that were asked for."""
-    values: NDArray[np.float32]
-    """(N, tasks): 0, 1, or NaN where unknown."""
+    values: NDArray[np.float64]
+    """(N, tasks): 0, 1, or what another kind has; NaN where unknown."""
+    times: NDArray[np.float64]
+    """(N, tasks): to event or last look; NaN where the label has none."""
     splits: NDArray[np.str_] | None
     """(N,), of `SPLITS`; None where the table gives none."""
 
@@ -35,37 +39,60 @@ class Joined(NamedTuple):
 class LabelTable:
     """Labels by study key."""
 
-    def __init__(self, path: Path, table: pa.Table):
+    def __init__(self, path: Path, table: pa.Table, tasks: tuple[str, ...], kinds: Mapping[str, KindSpec]):
         self.path = path
-        self.tasks = tuple(name for name in table.column_names if name not in (STUDY_COLUMN, SPLIT_COLUMN))
+        self.tasks = tasks
         self._place = {key: row for row, key in enumerate(table[STUDY_COLUMN].to_pylist())}
-        columns = [table[task].cast(pa.float32()).to_numpy(zero_copy_only=False) for task in self.tasks]
-        self._values = np.stack(columns, axis=1)
+        self._values = np.stack([_numbers(table, task) for task in tasks], axis=1)
+        self._times = np.full_like(self._values, np.nan)
+        for number, task in enumerate(tasks):
+            if isinstance(spec := kinds.get(task), Survival):
+                self._times[:, number] = _numbers(table, spec.survival)
         self._splits = None
         if SPLIT_COLUMN in table.column_names:
             self._splits = np.asarray(table[SPLIT_COLUMN].to_pylist(), dtype=np.str_)
 
     @classmethod
-    def read(cls, path: Path) -> "LabelTable":
-        """Read what `fmct labels` wrote; FmctError for anything else."""
+    def read(
+        cls,
+        path: Path,
+        kinds: Mapping[str, KindSpec] | None = None,
+        tasks: tuple[str, ...] | None = None,
+        binary_only: bool = False,
+    ) -> "LabelTable":
+        """Read what `fmct labels` wrote; FmctError for anything else.
+
+        kinds: of the columns that are not binary; tasks: the label columns that matter, all by default.
+        binary_only: take the columns of 0 and 1 and leave out those of other kinds.
+        """
         remedy = "make it with `fmct labels`"
         try:
             table = read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise_refusal(error, path)
             raise FmctError(f"{path}: no readable label table; {remedy}") from None
-        if STUDY_COLUMN not in table.column_names or set(table.column_names) <= {STUDY_COLUMN, SPLIT_COLUMN}:
+        columns = tuple(name for name in table.column_names if name not in (STUDY_COLUMN, SPLIT_COLUMN))
+        if STUDY_COLUMN not in table.column_names or not columns:
             raise FmctError(f"{path}: expected study_key and label columns; {remedy}")
         for name in table.column_names:
             if not name.isprintable():
                 raise FmctError(f"{path}: column {name!r} is no printable name; {remedy}")
-        no_labels = FmctError(f"{path}: a column holds something else than 0, 1 or null; {remedy}")
-        try:
-            labels = cls(path, table)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise no_labels from None
-        if not (np.isin(labels._values, (0, 1)) | np.isnan(labels._values)).all():
-            raise no_labels
+        kinds = kinds or {}
+        by_rule = rules(kinds, columns, path)
+        wanted = tuple(name for name in columns if by_rule[name] != "time")
+        if unknown := set(tasks or ()) - set(wanted):
+            raise FmctError(f"{path}: has no task {min(unknown)}, only {', '.join(wanted)}")
+        chosen = tasks or wanted
+        if binary_only:
+            chosen = tuple(name for name in wanted if by_rule[name] == "binary" and _is_binary(table, name))
+            if not chosen:
+                raise FmctError(f"{path}: has no column of 0 and 1; {remedy}")
+        for name in chosen:
+            _require(path, table, name, by_rule[name], remedy)
+            if isinstance(spec := kinds.get(name), Survival):
+                _require(path, table, spec.survival, "time", remedy)
+                _require_times(path, table, name, spec.survival)
+        labels = cls(path, table, chosen, kinds)
         if unknown := set(() if labels._splits is None else labels._splits.tolist()) - set(SPLITS):
             raise FmctError(f"{path}: a split is one of {', '.join(SPLITS)}, not {min(unknown)!r}")
         return labels
@@ -95,4 +122,44 @@ class LabelTable:
             "%d of %d volumes have labels; %d labelled studies", len(rows), len(places), len(self._place)
         )
         found = places[rows]
-        return Joined(rows, self._values[found], None if self._splits is None else self._splits[found])
+        splits = None if self._splits is None else self._splits[found]
+        return Joined(rows, self._values[found], self._times[found], splits)
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """A column's values, (N,), NaN where unknown; raises pyarrow's errors where it holds no numbers."""
+    values: NDArray[np.float64] = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _is_binary(table: pa.Table, name: str) -> bool:
+    try:
+        return bool(valid("binary", _numbers(table, name)).all())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+
+
+def _require(path: Path, table: pa.Table, name: str, rule: str, remedy: str) -> None:
+    """Raise FmctError where a column breaks the rule of its kind (shards.label_kinds)."""
+    if rule == "binary":
+        if not _is_binary(table, name):
+            raise FmctError(
+                f"{path}: a column holds something else than 0, 1 or null; {remedy}, or say what kind of "
+                f"label {name} is: kinds={{{name}: regression}}"
+            )
+        return
+    try:
+        values = _numbers(table, name)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise FmctError(f"{path}: column {name} holds no numbers; {remedy}") from None
+    wrong = np.flatnonzero(~valid(rule, values))
+    if len(wrong):
+        raise FmctError(f"{path} row {wrong[0] + 1}, column {name}: not {EXPECTED[rule]}; {remedy}")
+    require_several(path, name, rule, values)
+
+
+def _require_times(path: Path, table: pa.Table, name: str, column: str) -> None:
+    """Raise FmctError where an event has no time, or a time no event."""
+    apart = np.flatnonzero(np.isnan(_numbers(table, name)) != np.isnan(_numbers(table, column)))
+    if len(apart):
+        raise FmctError(f"{path} row {apart[0] + 1}: has one of {name} and {column}, and lacks the other")

@@ -1,13 +1,12 @@
 """The methods by name, each on what it reads of an encoder: its features, its tokens, or its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.model.tunable import Tunable
@@ -15,19 +14,45 @@ from fmct_hpc.probe.attentive import attentive
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
 from fmct_hpc.probe.encoders import Encoder, EncoderSpec, open_encoder
+from fmct_hpc.probe.kinds import BINARY, kind_class
 from fmct_hpc.probe.linear import linear
 from fmct_hpc.probe.logistic import logistic
 from fmct_hpc.probe.neighbours import neighbours
+from fmct_hpc.probe.penalised import penalised
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset, info
 from shards.errors import FmctError
+from shards.label_kinds import KindSpec
 
 ON_TOKENS: tuple[MethodName, ...] = ("attentive",)
 ON_VOLUMES: tuple[MethodName, ...] = ("finetune",)
 DETERMINISTIC: tuple[MethodName, ...] = ("logistic", "neighbours")
 """Methods that draw nothing: a seed matters to them only where it draws the patients."""
+
+
+def require_methods(kinds: Mapping[str, KindSpec], methods: Sequence[str]) -> None:
+    """Raise FmctError where a method has no counterpart for a kind of label."""
+    for task, spec in kinds.items():
+        kind = kind_class(spec)
+        for method in methods:
+            if method not in kind.methods:
+                raise FmctError(
+                    f"kinds.{task}: method {method} has nothing for {kind.name} labels; methods may be "
+                    f"{', '.join(kind.methods)}"
+                )
+
+
+def _apart(
+    problems: Sequence[Problem],
+    binary: Callable[[list[Problem]], list[Fitted]],
+    others: Callable[[list[Problem]], list[Fitted]],
+) -> list[Fitted]:
+    """Fit binary problems together, which one solution does at once, and the others, in the given order."""
+    own, rest = ([p for p in problems if (p.kind == BINARY) == is_binary] for is_binary in (True, False))
+    fitted = {True: iter(binary(own) if own else []), False: iter(others(rest) if rest else [])}
+    return [next(fitted[problem.kind == BINARY]) for problem in problems]
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,11 @@ class Source:
         assert pool is not None
         features = self.vectors(layer, pool)
         if method == "logistic":
-            return logistic(features, problems, config.logistic)
+            return _apart(
+                problems,
+                lambda part: logistic(features, part, config.logistic),
+                lambda part: penalised(features, part, config.logistic),
+            )
         if method == "linear":
             return linear(features, problems, config.linear)
         return neighbours(features, problems, config.neighbours)
@@ -86,7 +115,7 @@ class Source:
 
     def _in_store(self, problem: Problem) -> Problem:
         """The same problem with the store's numbers of volumes: its tokens stay in their file."""
-        labels = np.zeros(len(self.store), dtype=bool)
+        labels = np.zeros((len(self.store), *problem.labels.shape[1:]), dtype=problem.labels.dtype)
         labels[self._places] = problem.labels
         rows = {
             name: self._places[getattr(problem, name)]
@@ -111,30 +140,21 @@ class Source:
     def finetuned(self, problem: Problem) -> tuple[Fitted, Tunable]:
         """Fine-tune for one problem; the encoder that comes of it, whose pooled tokens the head reads."""
         from fmct_hpc.probe.finetune import Rows, finetune
+        from fmct_hpc.probe.goal import goal_of
 
         used, places = np.unique(
             np.concatenate([problem.train, problem.validation, problem.scored]), return_inverse=True
         )
         train, validation, scored = np.split(places, np.cumsum([len(problem.train), len(problem.validation)]))
-        labels = problem.labels[used]
         config = self.config.finetune.model_copy(update={"seed": problem.seed})
         wanted = np.concatenate([validation, scored])
+        goal = goal_of(problem.kind, problem.labels[used], train, config)
         module = self._encoder.module
         assert isinstance(module, Tunable)
-        found = finetune(
-            module,
-            self._views(used),
-            labels[:, None].astype(np.float32),
-            Rows(train, validation, wanted),
-            config,
-        )
-        # Its loss weighs positives by this factor, by which the odds that it learns are too great.
-        positives = labels[train].mean()
-        most = config.most_positive_weight
-        weight = np.clip((1 - positives) / positives, 1 / most, most)
-        scores = expit(found.scores[:, 0].astype(np.float64) - np.log(weight))
-        head = found.model.as_head(float(np.log(weight)))
+        found = finetune(module, self._views(used), goal, Rows(train, validation, wanted), config)
+        scores = goal.predictions(found.scores)
         chosen = {"step": float(found.step)}
+        head = found.model.as_head(goal)
         fitted = Fitted(scores[: len(validation)], scores[len(validation) :], chosen, head)
         return fitted, found.model.encoder
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fmct_hpc.probe.config import NeighboursConfig
 from fmct_hpc.probe.heads import Head, Scaling
-from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss
+from fmct_hpc.probe.kinds import BINARY, Kind
+from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled
 
 ROWS_AT_ONCE = 1024
 """Volumes whose similarities are in memory at a time: 40 MB against 10,000 training volumes."""
@@ -25,8 +26,8 @@ class VotesHead(Head):
     scale: NDArray[np.float32]
     unit: NDArray[np.float32]
     """(N, width), of length 1."""
-    labels: NDArray[np.bool_]
-    """(N,)"""
+    labels: NDArray[Any]
+    """(N,) bool; of another kind than binary what is averaged, float64 (N, P)."""
     rows: NDArray[np.int64]
     """Which of the N vote: the heads of many problems share one matrix."""
     count: int
@@ -47,11 +48,15 @@ class VotesHead(Head):
         voting, labels = torch.from_numpy(self.unit[self.rows]), torch.from_numpy(self.labels[self.rows])
         return _votes(asked, voting, labels, [int(self.count)], float(self.temperature))[0]
 
+    def predicted(self, inputs: NDArray[np.floating[Any]], kind: Kind) -> NDArray[np.float64]:
+        """The votes are predictions already."""
+        return self.scores(inputs)
+
 
 def neighbours(
     features: NDArray[np.floating[Any]], problems: Sequence[Problem], config: NeighboursConfig
 ) -> list[Fitted]:
-    """Let neighbours vote at every count, and keep the count of least `log_loss` on validation.
+    """Let neighbours vote at every count, and keep the count of least loss on validation.
 
     Similarity is the cosine between standardised features: as they come, those of a transformer share one
     large mean, beside which all cosines are nearly 1.
@@ -68,13 +73,15 @@ def neighbours(
 def _choose(scaling: Scaling, unit: Tensor, problem: Problem, config: NeighboursConfig) -> Fitted:
     counts = sorted({min(count, len(problem.train)) for count in config.counts})
     rows = np.concatenate([problem.validation, problem.scored])
-    labels = torch.from_numpy(problem.labels[problem.train])
-    votes = _votes(unit[rows], unit[problem.train], labels, counts, config.temperature)
+    kind, truth = problem.kind, problem.labels[problem.validation]
+    labels = problem.labels if kind == BINARY else kind.votes(problem.labels)
+    voting = torch.from_numpy(labels[problem.train])
+    votes = _votes(unit[rows], unit[problem.train], voting, counts, config.temperature)
     on_validation = votes[:, : len(problem.validation)]
-    best = int(np.argmin(log_loss(on_validation, problem.labels[problem.validation])))
+    best = int(np.argmin([kind.choice_loss(predicted, truth) for predicted in on_validation]))
     scores = votes[best, len(problem.validation) :]
     chosen = {"neighbours": float(counts[best])}
-    head = VotesHead(*scaling, unit.numpy(), problem.labels, problem.train, counts[best], config.temperature)
+    head = VotesHead(*scaling, unit.numpy(), labels, problem.train, counts[best], config.temperature)
     return Fitted(on_validation[best], scores, chosen, head)
 
 
@@ -83,14 +90,16 @@ def _votes(
 ) -> NDArray[np.float64]:
     """Share of the votes that positives have, for each count of neighbours: (counts, asked).
 
-    asked, voting: features of length 1, (rows, width); labels: bool, of those that vote.
+    asked, voting: features of length 1, (rows, width); labels: bool, of those that vote, or (rows, P) whose
+    weighted means are taken, (counts, asked, P).
     """
-    votes = np.empty((len(counts), len(asked)))
+    votes = np.empty((len(counts), len(asked), *labels.shape[1:]))
     for start in range(0, len(asked), ROWS_AT_ONCE):
         part = asked[start : start + ROWS_AT_ONCE]
         similar, who = (part @ voting.T).topk(max(counts), dim=1)
         # A common factor, against overflow, changes no share.
         weights = torch.exp((similar - similar[:, :1]).double() / temperature)
+        weights = weights.reshape(*weights.shape, *(1 for _ in labels.shape[1:]))
         positive, every = (weights * labels[who].double()).cumsum(dim=1), weights.cumsum(dim=1)
         for place, count in enumerate(counts):
             shares = positive[:, count - 1] / every[:, count - 1]

@@ -50,7 +50,7 @@ def online_cohort(
     tasks: label columns; None: all with enough patients of both classes in both halves. Raises FmctError for
     labels that are none of the table's, cannot be a figure's name, or have too few patients.
     """
-    table = LabelTable.read(labels)
+    table = LabelTable.read(labels, binary_only=True)
     for name in tasks or table.tasks:
         if name not in table.tasks:
             raise FmctError(f"{labels}: has no label {name!r:.80}, only {', '.join(table.tasks)}")

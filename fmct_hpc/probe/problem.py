@@ -3,53 +3,46 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from fmct_hpc.probe.heads import Head
-from fmct_hpc.probe.statistics.scored import BoolArray, FloatArray, IntArray
+from fmct_hpc.probe.kinds import BINARY, Kind
+from fmct_hpc.probe.kinds.base import Targets
+from fmct_hpc.probe.kinds.binary import log_loss
+from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
+
+__all__ = ["Fitted", "Problem", "by_unlabelled", "log_loss"]
 
 
 @dataclass(frozen=True)
 class Problem:
     """Which volumes train a classifier, which choose its strength, and which it then scores.
 
-    labels: (N,) of all volumes, meaningful at the rows named. All rows are numbers below N.
+    labels: of all volumes, meaningful at the rows named: (N,) bool, or what the kind has as targets. All
+    rows are numbers below N.
     """
 
-    labels: BoolArray
+    labels: Targets
     train: IntArray
     validation: IntArray
-    """What a method may choose is chosen on these by `log_loss`; nothing is chosen where there are none."""
+    """What a method may choose is chosen on these by the kind's `choice_loss`; nothing without them."""
     scored: IntArray
     unlabelled: IntArray
     """Rows whose features, without labels, give the features' mean and deviation: the whole training part."""
     seed: int
+    kind: Kind = BINARY
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Probabilities of the label."""
+    """Probabilities of the label; of other kinds than binary, predictions with a second axis."""
 
     validation: FloatArray
-    """(len(problem.validation),)"""
+    """(len(problem.validation),), or (..., P)"""
     scores: FloatArray
-    """(len(problem.scored),)"""
+    """(len(problem.scored),), or (..., P)"""
     chosen: dict[str, float]
     """What was chosen on the validation volumes."""
     head: Head
     """What gave the scores, for volumes yet to come."""
-
-
-def log_loss(probabilities: FloatArray, labels: BoolArray) -> FloatArray:
-    """Mean negative log-likelihood along the last axis; 0 without volumes.
-
-    What methods choose by: it tells strengths apart on few volumes, where areas under curves tie. A
-    probability counts as at least 1e-6, as a vote of neighbours may be 0.
-    """
-    if not len(labels):
-        return np.zeros(probabilities.shape[:-1])
-    right = np.where(labels, probabilities, 1 - probabilities)
-    return np.asarray(-np.log(np.maximum(right, 1e-6)).mean(axis=-1))
 
 
 def by_unlabelled(problems: Sequence[Problem]) -> list[list[int]]:

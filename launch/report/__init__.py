@@ -47,7 +47,7 @@ def report(
         require_same_run(file, own)
     volumes = Data(data) if data else None
     probes = Probes(probe) if probe else None
-    table = LabelTable.read(labels) if labels else None
+    table = LabelTable.read(labels, binary_only=True) if labels else None
     features = features or (probes.features if probes else None)
     document = Document(
         "Report of a training run",

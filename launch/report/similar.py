@@ -49,7 +49,7 @@ def similar(
         raise FmctError(f"{among}: features of another encoder than {encoder}; extract them with this one")
     if store.info.dataset_digest != dataset.info.digest:
         raise FmctError(f"{among}: features of another dataset than {data}")
-    table = LabelTable.read(labels) if labels else None
+    table = LabelTable.read(labels, binary_only=True) if labels else None
     searched = Searched(store)
     found, sections = [], []
     for scan in read_scans(exam, info):

@@ -4,11 +4,21 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.config import FinetuneConfig
-from fmct_hpc.probe.finetune import Classifier, Finetuned, Rows, _batches, _changed, _groups, finetune
+from fmct_hpc.probe.finetune import (
+    Classifier,
+    Finetuned,
+    Rows,
+    _batches,
+    _changed,
+    _groups,
+    finetune,
+    pooled_width,
+)
 from shards import FmctError
 
 VOLUMES, SIZE = 120, 16
@@ -57,7 +67,7 @@ def test_finetuning_learns_on_missing_labels_and_repeats_itself(encoder, data) -
 
 def test_rates_fall_from_head_to_embedding(encoder) -> None:
     config = FinetuneConfig(lr=1.0, layer_decay=0.5)
-    model = Classifier(encoder, 2, config)
+    model = Classifier(encoder, nn.Linear(pooled_width(encoder, config), 2), config)
     groups = _groups(model, config)
     rates = {name: group["lr"] for (name, _), group in zip(model.named_parameters(), groups, strict=True)}
     assert rates["head.weight"] == rates["encoder.norm.weight"] == 1

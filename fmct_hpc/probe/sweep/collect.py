@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict
 
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.kinds import BINARY, Kind
 from fmct_hpc.probe.leakage import Leakage
+from fmct_hpc.probe.statistics.judged import Judged, paired, resampled
 from fmct_hpc.probe.statistics.paired import compare, holm
 from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles
-from fmct_hpc.probe.sweep.tables import COMPARISONS, PREDICTIONS, RESULTS
+from fmct_hpc.probe.sweep.tables import COMPARISONS, PREDICTIONS, RESULTS, read
 from shards.atomic import atomic_path, write_text
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class Summary(BaseModel):
 def collect_tables(out: Path, plan: Plan, done: list[int], config: SweepConfig, cohort: Cohort) -> Summary:
     """Write the tables of the units numbered `done`, in the grid's order, and the summary last."""
     files = {number: UnitFiles(out, plan.digests[number]) for number in done}
-    results = [pq.read_table(files[number].table("results"), schema=RESULTS) for number in done]
+    results = [read(files[number].table("results"), RESULTS) for number in done]
     joined = pa.concat_tables(results) if results else RESULTS.empty_table()
     _write(joined, out / "results.parquet")
     with (
@@ -61,7 +63,7 @@ def collect_tables(out: Path, plan: Plan, done: list[int], config: SweepConfig, 
         pq.ParquetWriter(temporary, PREDICTIONS, compression="zstd") as writer,
     ):
         for number in done:
-            writer.write_table(pq.read_table(files[number].table("predictions")).cast(PREDICTIONS))
+            writer.write_table(read(files[number].table("predictions"), PREDICTIONS))
     compared = _comparisons(plan, files, config, cohort)
     _write(pa.Table.from_pylist(compared, COMPARISONS), out / "comparisons.parquet")
     summary = Summary(
@@ -102,23 +104,14 @@ def _comparisons(
             continue
         unit = plan.units[numbers[0]]
         shared = unit.model_dump(include=set(_SAME))
-        tests = {plan.units[number].encoder: _read(files[number], patients) for number in numbers}
+        tests = {plan.units[number].encoder: _read(files[number], patients, cohort) for number in numbers}
         for (first, ours), (second, theirs) in combinations(tests.items(), 2):
             for test in ours.keys() & theirs.keys():
                 task, seed, split = json.loads(test)
-                scored = ours[test]
-                if not scored.both_classes:
-                    continue
-                found = compare(scored, theirs[test], config.confidence)
-                rows.append(
-                    {
-                        **shared,
-                        **{"encoder": first, "versus": second, "task": task, "seed": seed, "split": split},
-                        **{"n": len(scored.labels), "positives": int(scored.labels.sum())},
-                        **{"auc": found.area, "auc_versus": found.other, "difference": found.difference},
-                        **{"difference_low": found.low, "difference_high": found.high, "p": found.p},
-                    }
-                )
+                found = _compared(ours[test], theirs[test], cohort.kind(task), config)
+                if found is not None:
+                    of_pair = {"encoder": first, "versus": second, "task": task, "seed": seed, "split": split}
+                    rows.append({**shared, **of_pair, **found})
     families: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         families[json.dumps([row[name] for name in (*_SAME, "seed", "split")])].append(place)
@@ -130,17 +123,57 @@ def _comparisons(
     return sorted(rows, key=lambda row: [str(row[name]) for name in order])
 
 
-def _read(files: UnitFiles, patients: dict[str, str]) -> dict[str, Scored]:
+def _compared(
+    ours: Scored | Judged, theirs: Scored | Judged, kind: Kind, config: SweepConfig
+) -> dict[str, object] | None:
+    """The columns of a comparison; None where the volumes tell nothing.
+
+    Areas of binary labels by DeLong's test, the first figure of other kinds by the bootstrap of the
+    difference over the same patients.
+    """
+    if isinstance(ours, Scored):
+        assert isinstance(theirs, Scored)
+        if not ours.both_classes:
+            return None
+        area = compare(ours, theirs, config.confidence)
+        counted = {"n": len(ours.labels), "positives": int(ours.labels.sum())}
+        areas = {"auc": area.area, "auc_versus": area.other, "value": area.area, "value_versus": area.other}
+        of_test = {"difference": area.difference, "difference_low": area.low, "difference_high": area.high}
+        test = {"p": area.p, "kind": kind.name, "figure": kind.figures[0], "test": "delong"}
+        return {**counted, **areas, **of_test, **test}
+    assert isinstance(theirs, Judged)
+    patients = int(ours.patients.max()) + 1
+    measures = [kind.measure(judged, None) for judged in (ours, theirs)]
+    first, second = (drawn[0] for drawn in resampled(measures, patients, config.bootstrap, seed=0))
+    if np.isnan(first.value):
+        return None
+    found = paired(first, second, config.confidence)
+    return {
+        **{"n": len(ours.targets), "value": found.value, "value_versus": found.other, "p": found.p},
+        **{"difference": found.difference, "difference_low": found.low, "difference_high": found.high},
+        **{"kind": kind.name, "figure": kind.figures[0], "test": "bootstrap"},
+    }
+
+
+def _read(files: UnitFiles, patients: dict[str, str], cohort: Cohort) -> dict[str, Scored | Judged]:
     """A unit's test sets by task, seed and split, each with its volumes in the order of their keys."""
-    table = pq.read_table(files.table("predictions"))
+    table = read(files.table("predictions"), PREDICTIONS)
     keys, tasks, splits = (np.asarray(table[name].to_pylist(), np.str_) for name in ("key", "task", "split"))
-    seeds, folds, labels, scores = (table[name].to_numpy() for name in ("seed", "fold", "label", "score"))
+    seeds, folds, labels, scores, values, events = (
+        table[name].to_numpy() for name in ("seed", "fold", "label", "score", "value", "event")
+    )
     numbered = np.unique(np.array([patients[key] for key in keys.tolist()]), return_inverse=True)[1]
-    found = {}
+    found: dict[str, Scored | Judged] = {}
     for task, seed, split in sorted(set(zip(tasks.tolist(), seeds.tolist(), splits.tolist(), strict=True))):
         rows = np.flatnonzero((tasks == task) & (seeds == seed) & (splits == split))
         rows = rows[np.argsort(keys[rows])]
-        found[json.dumps([task, seed, split])] = Scored(
-            scores[rows], labels[rows], numbered[rows].astype(np.int64), folds[rows].astype(np.int64)
-        )
+        kind = cohort.kind(task)
+        who = numbered[rows].astype(np.int64), folds[rows].astype(np.int64)
+        name = json.dumps([task, seed, split])
+        if kind == BINARY:
+            found[name] = Scored(scores[rows], labels[rows].astype(bool), *who)
+            continue
+        said = table["probabilities"].take(rows).to_pylist() if kind.classes else scores[rows, None]
+        truth = kind.retold(values[rows], events[rows] == True)  # noqa: E712 - null is none
+        found[name] = Judged(np.array(said, np.float64), truth, *who)
     return found

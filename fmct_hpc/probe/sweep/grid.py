@@ -9,6 +9,7 @@ from fmct_hpc.probe.budget import Budget
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
 from fmct_hpc.probe.methods import DETERMINISTIC, ON_TOKENS, ON_VOLUMES
+from shards.label_kinds import LabelKinds
 from shards.section import Section
 
 VERSION = 1
@@ -45,6 +46,11 @@ class Unit(Section):
         shared = ("bootstrap", "confidence", "least_specificity", "least_sensitivity")
         settings = config.model_dump(mode="json", include={*shared})
         settings[self.method] = getattr(config, self.method).recorded()
+        kinds = {
+            task: config.kinds[task] for task in self.tasks if config.kinds.get(task, "binary") != "binary"
+        }
+        if kinds:
+            settings["kinds"] = LabelKinds(kinds=kinds).model_dump(mode="json")["kinds"]
         document = [VERSION, cohort.digest, self.recorded(), settings]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 

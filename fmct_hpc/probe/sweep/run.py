@@ -17,7 +17,7 @@ from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.encoders import open_encoder
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.leakage import check_leakage
-from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES, Source
+from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES, Source, require_methods
 from fmct_hpc.probe.sweep import ledger
 from fmct_hpc.probe.sweep.collect import Summary, collect_tables
 from fmct_hpc.probe.sweep.grid import Unit, shared_out, units
@@ -52,7 +52,10 @@ class Sweep:
     def cohort(self) -> Cohort:
         """The labelled volumes; FmctError where data or labels don't fit."""
         config = self.config
-        return read_cohort(config.data, config.labels, config.tasks, config.split, config.folds, config.parts)
+        require_methods(config.kinds, config.methods)
+        return read_cohort(
+            config.data, config.labels, config.tasks, config.split, config.folds, config.parts, config.kinds
+        )
 
     @cached_property
     def _sources(self) -> dict[str, Source]:

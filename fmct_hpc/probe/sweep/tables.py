@@ -1,6 +1,12 @@
-"""The tables of a sweep: a row a result, a row a scored volume, a row a comparison."""
+"""The tables of a sweep: a row a result, a row a scored volume, a row a comparison.
+
+Tables of versions that had binary labels alone lack the last columns; they are null then.
+"""
+
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 _UNIT = [
     ("encoder", pa.string()),
@@ -14,6 +20,11 @@ _UNIT = [
     ("seed", pa.int64()),
     ("split", pa.string()),
 ]
+
+FIGURE = pa.struct(
+    [("name", pa.string()), *((name, pa.float64()) for name in ("value", "low", "high", "at"))]
+)
+"""A figure of a label that is not binary; `at` is where it is taken, such as a horizon, or null."""
 
 RESULTS = pa.schema(
     [
@@ -45,6 +56,8 @@ RESULTS = pa.schema(
         ("reason", pa.string()),
         ("reason_code", pa.string()),
         ("threshold_reason", pa.string()),
+        ("kind", pa.string()),
+        ("figures", pa.list_(FIGURE)),
     ]
 )
 
@@ -59,6 +72,9 @@ PREDICTIONS = pa.schema(
         ("fold", pa.int32()),
         ("label", pa.bool_()),
         ("score", pa.float64()),
+        ("value", pa.float64()),
+        ("event", pa.bool_()),
+        ("probabilities", pa.list_(pa.float64())),
     ]
 )
 
@@ -76,5 +92,19 @@ COMPARISONS = pa.schema(
         ("difference_high", pa.float64()),
         ("p", pa.float64()),
         ("p_holm", pa.float64()),
+        ("kind", pa.string()),
+        ("figure", pa.string()),
+        ("value", pa.float64()),
+        ("value_versus", pa.float64()),
+        ("test", pa.string()),
     ]
 )
+
+
+def read(path: Path, schema: pa.Schema) -> pa.Table:
+    """One of these tables, of this version or an earlier one, whose lacking columns are null."""
+    table = pq.read_table(path)
+    for column in schema:
+        if column.name not in table.column_names:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    return table.select(schema.names).cast(schema)

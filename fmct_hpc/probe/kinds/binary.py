@@ -1,0 +1,77 @@
+"""A finding that is there or not. Its figures, thresholds and calibration have tables of their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fmct_hpc.probe.kinds.base import Kind, RawArray, Said, Targets
+from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
+
+LEAST = 1e-6
+"""A probability counts as at least this, as a vote of neighbours may be 0."""
+
+
+def log_loss(probabilities: FloatArray, labels: NDArray[np.bool_]) -> FloatArray:
+    """Mean negative log-likelihood along the last axis; 0 without volumes.
+
+    What methods choose by: it tells strengths apart on few volumes, where areas under curves tie.
+    """
+    if not len(labels):
+        return np.zeros(probabilities.shape[:-1])
+    right = np.where(labels, probabilities, 1 - probabilities)
+    return np.asarray(-np.log(np.maximum(right, LEAST)).mean(axis=-1))
+
+
+@dataclass(frozen=True)
+class Binary(Kind):
+    """Labels 0 and 1; targets (N,) bool, predictions (N,), heads without an axis of outputs."""
+
+    name: ClassVar[str] = "binary"
+    methods: ClassVar[tuple[str, ...]] = ("logistic", "linear", "neighbours", "attentive", "finetune")
+    figures: ClassVar[tuple[str, ...]] = ("auc",)
+
+    def targets(self, values: FloatArray, times: FloatArray) -> Targets:
+        """Whether the label is there."""
+        return values == 1
+
+    def strata(self, targets: Targets) -> IntArray:
+        """Negatives, then positives."""
+        return targets.astype(np.int64)
+
+    def stratum_names(self) -> Sequence[str]:
+        """As in `2 positive training patients`."""
+        return ("negative", "positive")
+
+    def start(self, targets: Targets) -> Tensor:
+        """0, without an axis."""
+        return torch.zeros(())
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        """Cross-entropy of logits (B,)."""
+        labels = torch.from_numpy(targets.astype(np.float32)).to(raw.device)
+        return F.binary_cross_entropy_with_logits(raw, labels, reduction="sum")
+
+    def predictions(self, raw: RawArray) -> FloatArray:
+        """Probabilities of logits, (N,) both."""
+        return np.asarray(torch.sigmoid(torch.from_numpy(np.asarray(raw)).double()).numpy())
+
+    def choice_loss(self, predictions: FloatArray, targets: Targets) -> float:
+        """`log_loss` of probabilities (N,)."""
+        return float(log_loss(predictions, targets))
+
+    def votes(self, targets: Targets) -> FloatArray:
+        """1 for the label."""
+        return targets.astype(np.float64)
+
+    def said(self, predictions: FloatArray) -> list[Said]:
+        """The probability alone."""
+        return [Said(float(score)) for score in predictions]
+
+
+BINARY = Binary()

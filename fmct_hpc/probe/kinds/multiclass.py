@@ -1,0 +1,91 @@
+"""Classes without an order: multinomial logistic regression, areas of each class against the rest."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fmct_hpc.probe.kinds.base import RawArray, Said, Targets
+from fmct_hpc.probe.kinds.classes import Classes
+from fmct_hpc.probe.statistics.area import Ranking
+from fmct_hpc.probe.statistics.judged import Judged, Measure, Sums
+from fmct_hpc.probe.statistics.scored import FloatArray, Scored
+
+
+@dataclass(frozen=True)
+class Multiclass(Classes):
+    """Classes without an order."""
+
+    name: ClassVar[str] = "multiclass"
+    figures: ClassVar[tuple[str, ...]] = ("auc_macro", "balanced_accuracy", "log_loss")
+
+    @property
+    def outputs(self) -> int:
+        """A logit a class."""
+        return len(self.numbers)
+
+    @property
+    def directions(self) -> int:
+        """A column a class."""
+        return len(self.numbers)
+
+    def start(self, targets: Targets) -> Tensor:
+        """The logarithms of the classes' shares."""
+        counts = np.bincount(targets, minlength=len(self.numbers)).clip(0.5)
+        logs = np.log(counts / counts.sum())
+        return torch.from_numpy(logs - logs.mean()).float()
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        """Cross-entropy of the softmax."""
+        return F.cross_entropy(raw, torch.from_numpy(targets).to(raw.device), reduction="sum")
+
+    def predictions(self, raw: RawArray) -> FloatArray:
+        """The softmax."""
+        return np.asarray(torch.from_numpy(np.asarray(raw)).double().softmax(dim=-1).numpy())
+
+    def measure(self, judged: Judged, training: Targets | None) -> Measure:
+        """Mean area of one class against the rest, mean share found of each class, mean log loss."""
+        return _Measure(self, judged)
+
+    def said(self, predictions: FloatArray) -> list[Said]:
+        """The probable class, its probability as the score, and all probabilities."""
+        best = predictions.argmax(axis=1)
+        return [
+            Said(float(row[place]), float(self.numbers[place]), tuple(row.tolist()))
+            for row, place in zip(predictions, best.tolist(), strict=True)
+        ]
+
+
+class _Measure:
+    """Of a resample that lacks a class the means are over the others, as scikit-learn's balanced accuracy."""
+
+    def __init__(self, kind: Multiclass, judged: Judged) -> None:
+        targets, count = judged.targets, len(kind.numbers)
+        self._rankings = [
+            Ranking(Scored(judged.predictions[:, k], targets == k, judged.patients, judged.folds))
+            for k in range(count)
+        ]
+        there = np.eye(count)[targets]
+        right = there * (judged.predictions.argmax(axis=1) == targets)[:, None]
+        loss = -np.log(kind.of_truth(judged.predictions, targets))
+        self._sums = Sums(np.column_stack([there, right, loss]), judged.patients)
+        self._count = count
+
+    def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
+        areas = np.stack([ranking.areas(counts)[0] for ranking in self._rankings], axis=1)
+        sums = self._sums(counts)
+        there, right = sums[:, : self._count], sums[:, self._count : -1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = right / there
+        return np.stack([_mean(areas), _mean(found), sums[:, -1] / there.sum(axis=1)], axis=1)
+
+
+def _mean(columns: FloatArray) -> FloatArray:
+    """Along rows, of what is not NaN; NaN where all is."""
+    known = ~np.isnan(columns)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, columns, 0).sum(axis=1) / known.sum(axis=1))

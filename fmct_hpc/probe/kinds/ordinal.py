@@ -1,0 +1,110 @@
+"""Grades: the cumulative-link model with proportional odds (McCullagh 1980).
+
+P(grade > k) = sigmoid(w · x + b_k), with one w for all k and b falling.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.special import logit
+from torch import Tensor
+
+from fmct_hpc.probe.kinds.base import RawArray, Said, Targets
+from fmct_hpc.probe.kinds.classes import Classes
+from fmct_hpc.probe.statistics.judged import Judged, Measure, Sums
+from fmct_hpc.probe.statistics.ranks import RankCorrelation
+from fmct_hpc.probe.statistics.scored import FloatArray
+
+
+@dataclass(frozen=True)
+class Ordinal(Classes):
+    """Classes in the order of their numbers."""
+
+    name: ClassVar[str] = "ordinal"
+    figures: ClassVar[tuple[str, ...]] = ("kappa_quadratic", "mae", "spearman")
+
+    @property
+    def outputs(self) -> int:
+        """The logit of being above each class but the last."""
+        return len(self.numbers) - 1
+
+    def start(self, targets: Targets) -> Tensor:
+        """From the classes' shares; see `biases`."""
+        counts = np.bincount(targets, minlength=len(self.numbers)).clip(0.5)
+        above = logit(1 - counts.cumsum()[:-1] / counts.sum())
+        return torch.from_numpy(np.append(above[:1], np.log(-np.diff(above)))).float()
+
+    def biases(self, free: Tensor) -> Tensor:
+        """The first, and each next one lower by the exponential of its parameter."""
+        return torch.cat([free[:1], free[:1] - free[1:].exp().cumsum(0)])
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        """Minus the logarithm of sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))."""
+        places = torch.from_numpy(targets).to(raw.device)[:, None]
+        last = raw.shape[1]
+        # Above the class before the own one, and not above the own.
+        over = raw.gather(1, (places - 1).clamp(min=0))[:, 0]
+        under = raw.gather(1, places.clamp(max=last - 1))[:, 0]
+        lowest, highest = places[:, 0] == 0, places[:, 0] == last
+        zero = torch.zeros_like(over)
+        middle = lowest | highest
+        apart = torch.where(middle, torch.ones_like(over), over - under).clamp(min=1e-12)
+        likelihood = torch.where(lowest, zero, F.logsigmoid(over))
+        likelihood = likelihood + torch.where(highest, zero, F.logsigmoid(-under))
+        likelihood = likelihood + torch.where(middle, zero, torch.log(-torch.expm1(-apart)))
+        return -likelihood.sum()
+
+    def predictions(self, raw: RawArray) -> FloatArray:
+        """Probabilities of the classes: differences of the sigmoids."""
+        above = torch.sigmoid(torch.from_numpy(np.asarray(raw)).double()).numpy()
+        bounded = np.concatenate([np.ones((len(above), 1)), above, np.zeros((len(above), 1))], axis=1)
+        return np.maximum(-np.diff(bounded, axis=1), 0)
+
+    def median(self, predictions: FloatArray) -> NDArray[np.int64]:
+        """The place of the median class, (N,): of all it is least far from the truth on average."""
+        return (predictions.cumsum(axis=1) < 0.5 - 1e-12).sum(axis=1).clip(max=len(self.numbers) - 1)
+
+    def expected(self, predictions: FloatArray) -> FloatArray:
+        """The mean class, (N,), classes counted from 0."""
+        return np.asarray(predictions @ np.arange(len(self.numbers)))
+
+    def measure(self, judged: Judged, training: Targets | None) -> Measure:
+        """Cohen's kappa with quadratic weights, error in classes, Spearman's correlation of the mean class.
+
+        Classes are counted from 0 in their order, whatever their numbers.
+        """
+        return _Measure(self, judged)
+
+    def said(self, predictions: FloatArray) -> list[Said]:
+        """The median class; the mean class, counted from 0, as the score; all probabilities."""
+        return [
+            Said(score, float(self.numbers[place]), tuple(row.tolist()))
+            for row, place, score in zip(
+                predictions,
+                self.median(predictions).tolist(),
+                self.expected(predictions).tolist(),
+                strict=True,
+            )
+        ]
+
+
+class _Measure:
+    def __init__(self, kind: Ordinal, judged: Judged) -> None:
+        truth, said = judged.targets.astype(np.float64), kind.median(judged.predictions).astype(np.float64)
+        columns = [np.ones_like(truth), truth, said, truth**2, said**2, (truth - said) ** 2]
+        columns.append(np.abs(truth - said))
+        self._sums = Sums(np.column_stack(columns), judged.patients)
+        self._spearman = RankCorrelation(kind.expected(judged.predictions), truth, judged.patients)
+
+    def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
+        sums = self._sums(counts)
+        truth, said, truth2, said2, apart2, apart = (sums[:, 1:] / sums[:, :1]).T
+        # Cohen (1968): 1 - observed / expected; the expected squared distance of two independent raters.
+        expected = truth2 + said2 - 2 * truth * said
+        with np.errstate(invalid="ignore", divide="ignore"):
+            kappa = np.where(expected > 0, 1 - apart2 / expected, np.nan)
+        return np.stack([kappa, apart, self._spearman(counts)], axis=1)

@@ -1,0 +1,116 @@
+"""Time to an event that not everybody has seen: Cox's proportional hazards (Cox 1972).
+
+Ties are Efron's (1977). A head's risk is the logarithm of the hazard relative to others'; it has no unit.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fmct_hpc.probe.kinds.base import Kind, RawArray, Said, Targets
+from fmct_hpc.probe.statistics.concordance import Concordance, DynamicArea, uncensored
+from fmct_hpc.probe.statistics.judged import Judged, Measure
+from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
+
+HORIZONS = (0.25, 0.5, 0.75)
+"""Quantiles of the training volumes' times of events, at which areas are taken."""
+
+
+@dataclass(frozen=True)
+class Survival(Kind):
+    """Times and events; targets (N, 2) float64, predictions (N, 1) risks."""
+
+    name: ClassVar[str] = "survival"
+    figures: ClassVar[tuple[str, ...]] = ("c_index", *(f"auc_at_{round(100 * q)}" for q in HORIZONS))
+
+    def targets(self, values: FloatArray, times: FloatArray) -> Targets:
+        """Time, and 1 where the event was seen then."""
+        return np.nan_to_num(np.stack([times, values], axis=1))
+
+    def values(self, targets: Targets) -> tuple[FloatArray, NDArray[np.bool_] | None]:
+        """Times and events."""
+        return targets[:, 0], targets[:, 1] == 1
+
+    def retold(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
+        """Both again."""
+        return np.stack([values, events.astype(np.float64)], axis=1)
+
+    def strata(self, targets: Targets) -> IntArray:
+        """Volumes without and with the event."""
+        return (targets[:, 1] == 1).astype(np.int64)
+
+    def stratum_names(self) -> tuple[str, ...]:
+        """As in `0 event training patients`."""
+        return ("event-free", "event")
+
+    def loss(self, raw: Tensor, targets: Targets) -> Tensor:
+        """Minus the partial log-likelihood of the volumes; of a batch, among themselves."""
+        times, events = targets[:, 0], targets[:, 1] == 1
+        order = np.argsort(-times, kind="stable")
+        risks = raw[torch.from_numpy(order).to(raw.device), 0].double()
+        if not events.any():
+            return (risks * 0).sum().to(raw.dtype)
+        _, group = np.unique(-times[order], return_inverse=True)  # from the latest time down
+        own = np.flatnonzero(events[order])
+        sizes = np.bincount(group[own], minlength=group.max() + 1)
+        # The how-maniest event of its time each is: from 0.
+        rank = np.arange(len(own)) - (np.cumsum(sizes) - sizes)[group[own]]
+        last = np.cumsum(np.bincount(group)) - 1
+        places = [torch.from_numpy(part).to(raw.device) for part in (own, group[own], last)]
+        mine, of_group, ends = places
+        top = risks.detach().max()
+        hazards = (risks - top).exp()
+        at_risk = hazards.cumsum(0)[ends][of_group]
+        tied = torch.zeros(len(sizes), dtype=hazards.dtype, device=raw.device)
+        tied = tied.index_add(0, of_group, hazards[mine])[of_group]
+        share = torch.from_numpy(rank / sizes[group[own]]).to(raw.device)
+        return -(risks[mine] - top - (at_risk - share * tied).log()).sum().to(raw.dtype)
+
+    def predictions(self, raw: RawArray) -> FloatArray:
+        """The risks themselves."""
+        return np.asarray(raw, np.float64)
+
+    def choice_loss(self, predictions: FloatArray, targets: Targets) -> float:
+        """Minus the partial log-likelihood an event; 0 without events."""
+        events = int((targets[:, 1] == 1).sum())
+        return float(self.loss(torch.from_numpy(predictions), targets)) / events if events else 0.0
+
+    def measure(self, judged: Judged, training: Targets | None) -> Measure:
+        """Harrell's C, and cumulative/dynamic areas at the horizons of the training volumes."""
+        return _Measure(judged, training)
+
+    def at(self, training: Targets) -> dict[str, float]:
+        """The horizons, in the unit of the times."""
+        return dict(zip(self.figures[1:], horizons(training).tolist(), strict=True))
+
+    def said(self, predictions: FloatArray) -> list[Said]:
+        """The risk as the score."""
+        return [Said(float(risk)) for risk in predictions[:, 0]]
+
+
+def horizons(training: Targets) -> FloatArray:
+    """Times (len(HORIZONS),) by which those shares of the training volumes' events have come."""
+    return np.quantile(training[training[:, 1] == 1, 0], HORIZONS)
+
+
+class _Measure:
+    def __init__(self, judged: Judged, training: Targets | None) -> None:
+        risks, (times, events) = judged.predictions[:, 0], judged.targets.T
+        seen = events == 1
+        self._parts: list[Measure] = [Concordance(risks, times, seen, judged.patients, judged.folds)]
+        if training is None:
+            return
+        # As scikit-survival has it, chances of censoring are those of the training volumes.
+        chance = uncensored(training[:, 0], training[:, 1] == 1, times)
+        weights = np.where(seen & (chance > 0), 1 / np.where(chance > 0, chance, 1), 0.0)
+        self._parts += [
+            DynamicArea(risks, weights * (times <= at), times > at, judged.patients, judged.folds)
+            for at in horizons(training)
+        ]
+
+    def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
+        return np.stack([part(counts) for part in self._parts], axis=1)

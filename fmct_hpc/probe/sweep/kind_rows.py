@@ -1,0 +1,53 @@
+"""Rows of results of labels that are not binary: the figures of their kind, in one column."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.kinds.base import Targets
+from fmct_hpc.probe.reasons import Reason
+from fmct_hpc.probe.statistics.bootstrap import Draws
+from fmct_hpc.probe.statistics.judged import Judged, resampled
+from fmct_hpc.probe.sweep.tested import Row, Test
+
+
+def kind_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
+    """A row a test set; one in which the first figure is not defined has a `reason` and no figures."""
+    same: dict[bytes, list[int]] = {}
+    for number, test in enumerate(tests):
+        same.setdefault(test.rows.tobytes(), []).append(number)
+    drawn: dict[int, list[Draws]] = {}
+    for numbers in same.values():  # tests of the same volumes share their resamples
+        measures = [
+            test.cell.kind.measure(
+                Judged(test.predictions, test.targets, test.patients, test.folds), taught(test)
+            )
+            for test in (tests[number] for number in numbers)
+        ]
+        patients = int(tests[numbers[0]].patients.max()) + 1
+        drawn |= zip(numbers, resampled(measures, patients, config.bootstrap, seed=0), strict=True)
+    return [_row(test, drawn[number], config) for number, test in enumerate(tests)]
+
+
+def taught(test: Test) -> Targets:
+    """Targets of all volumes that some classifier of the cell was trained on."""
+    return test.cell.labels[np.unique(np.concatenate([parts.train for parts in test.cell.folds]))]
+
+
+def _row(test: Test, drawn: Sequence[Draws], config: SweepConfig) -> Row:
+    kind = test.cell.kind
+    row: Row = {**test.counted(), "kind": kind.name}
+    _, events = kind.values(test.targets)
+    if events is not None:
+        row["positives"] = int(events.sum())
+    if np.isnan(drawn[0].value):
+        why = f"{kind.figures[0]} is not defined for the volumes to test on"
+        return {**row, "reason": why, "reason_code": Reason.ONE_CLASS_TESTED.value}
+    at = kind.at(taught(test))
+    intervals = [one.interval(config.confidence) for one in drawn]
+    figures = [
+        {"name": name, "value": own.value, "low": own.low, "high": own.high, "at": at.get(name)}
+        for name, own in zip(kind.figures, intervals, strict=True)
+    ]
+    return {**row, "figures": figures}

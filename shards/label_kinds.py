@@ -1,0 +1,94 @@
+"""What kinds of label a table may hold, by column, and which values each kind has.
+
+Columns that nothing is said of are binary. A label of time to event is named by its column of events (1 where
+the event was seen, 0 where the last look came before it); its kind names the column of times.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from shards.errors import FmctError
+from shards.section import Section
+
+KindName = Literal["binary", "multiclass", "ordinal", "regression"]
+MOST_CLASSES = 100
+"""Classes are numbered from 0; a greater number is a measurement, or an identifier."""
+
+
+class Survival(Section):
+    """Time to an event."""
+
+    survival: str
+    """The column of times from the scan to the event or the last look, in whatever unit, none below 0."""
+
+
+KindSpec = KindName | Survival
+Kinds = dict[str, KindSpec]
+EXPECTED: Mapping[str, str] = {
+    "binary": "0, 1 or empty",
+    "multiclass": f"the number of a class, 0 to {MOST_CLASSES - 1}, or empty",
+    "ordinal": f"the number of a class, 0 to {MOST_CLASSES - 1}, or empty",
+    "regression": "a finite number or empty",
+    "event": "0, 1 or empty",
+    "time": "a time of 0 or more, or empty",
+}
+
+
+class LabelKinds(Section):
+    """The mapping by itself, as `fmct labels --kinds` takes it."""
+
+    kinds: Kinds = Field(default={})
+
+
+def valid(rule: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which values, (N,), a column may hold by a rule of `EXPECTED`; NaN, the unknown, is one of them."""
+    unknown = np.isnan(values)
+    if rule in ("binary", "event"):
+        return unknown | (values == 0) | (values == 1)
+    if rule in ("multiclass", "ordinal"):
+        return unknown | ((values == np.floor(values)) & (values >= 0) & (values < MOST_CLASSES))
+    finite = np.isfinite(values)
+    return unknown | (finite & (values >= 0) if rule == "time" else finite)
+
+
+def rules(kinds: Mapping[str, KindSpec], columns: tuple[str, ...], where: object) -> dict[str, str]:
+    """The rule of `EXPECTED` that each label column follows.
+
+    Raises FmctError, naming the key, where a kind is of a column that `where` lacks, or a column of times is
+    a label itself or serves two labels.
+    """
+    found = dict.fromkeys(columns, "binary")
+    times: dict[str, str] = {}
+    for name, spec in kinds.items():
+        if name not in found:
+            raise FmctError(f"{where}: kinds.{name}: has no such column, only {', '.join(columns)}")
+        if not isinstance(spec, Survival):
+            found[name] = spec
+            continue
+        if spec.survival not in found or spec.survival == name:
+            raise FmctError(f"{where}: kinds.{name}: has no column of times {spec.survival!r:.80}")
+        if spec.survival in kinds or spec.survival in times:
+            raise FmctError(
+                f"{where}: kinds.{name}: column {spec.survival} is given a meaning by "
+                f"kinds.{times.get(spec.survival, spec.survival)} too; keep one"
+            )
+        times[spec.survival] = name
+        found[name] = "event"
+    return found | dict.fromkeys(times, "time")
+
+
+def require_several(where: object, name: str, rule: str, values: NDArray[np.float64]) -> None:
+    """Raise FmctError where a column of another kind than binary has nothing to tell apart."""
+    if rule in ("binary", "time"):
+        return
+    known = np.unique(values[~np.isnan(values)])
+    if rule == "event":
+        if 1 not in known:
+            raise FmctError(f"{where}: column {name}: no event in any row; leave the label out")
+    elif len(known) < 2:
+        what = "value" if rule == "regression" else "class"
+        raise FmctError(f"{where}: column {name}: {len(known)} {what} only, two are needed; leave it out")

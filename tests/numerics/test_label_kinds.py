@@ -1,0 +1,191 @@
+"""Kinds of label against other programs: coefficients, predictions, figures."""
+
+import numpy as np
+import pytest
+import torch
+from lifelines import CoxPHFitter, KaplanMeierFitter
+from lifelines.utils import concordance_index
+from pandas import DataFrame
+from scipy.stats import spearmanr
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+    roc_auc_score,
+    root_mean_squared_error,
+)
+from statsmodels.miscmodels.ordinal_model import OrderedModel
+
+from fmct_hpc.probe.config import LogisticConfig
+from fmct_hpc.probe.kinds.base import Kind
+from fmct_hpc.probe.kinds.multiclass import Multiclass
+from fmct_hpc.probe.kinds.ordinal import Ordinal
+from fmct_hpc.probe.kinds.regression import Regression
+from fmct_hpc.probe.kinds.survival import Survival, horizons
+from fmct_hpc.probe.penalised import penalised
+from fmct_hpc.probe.problem import Problem
+from fmct_hpc.probe.statistics.bootstrap import resample_counts
+from fmct_hpc.probe.statistics.judged import Judged
+
+N, D = 240, 6
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(N, D)) @ np.diag([5, 2, 1, 1, 0.3, 0.1])
+TRUE = X @ np.array([0.2, -0.4, 0.6, 0, 0, 0.5])
+NOISE = RNG.logistic(size=N)
+GRADE = np.digitize(TRUE + NOISE, [-2, 0, 1.5])
+CLASS = np.argmax(np.stack([TRUE, X[:, 1], X[:, 2]], axis=1) + RNG.gumbel(size=(N, 3)), axis=1)
+VALUE = 40 + 12 * TRUE + RNG.normal(0, 5, N)
+TIMES = np.ceil(20 * RNG.exponential(np.exp(-TRUE)))  # whole days: many ties
+LEFT = np.ceil(RNG.exponential(40, N))
+EVENTS = TIMES <= LEFT
+TIME = np.minimum(TIMES, LEFT)
+SURVIVED = np.stack([TIME, EVENTS], axis=1)
+PATIENTS = RNG.integers(0, 90, N)
+PATIENTS = np.unique(PATIENTS, return_inverse=True)[1]
+FOLDS = PATIENTS % 2
+STRENGTHS = (0.03, 3.0)
+
+
+def path(kind: Kind, targets: np.ndarray, strengths: tuple[float, ...] = STRENGTHS):
+    fitted = kind.on(targets)
+    return fitted, fitted.path(X, targets, strengths)
+
+
+def test_multinomial_coefficients_are_scikit_learns() -> None:
+    kind, found = path(Multiclass((0, 1, 2)), CLASS)
+    for number, strength in enumerate(STRENGTHS):
+        model = LogisticRegression(C=strength, tol=1e-10, max_iter=5000).fit(X, CLASS)
+        np.testing.assert_allclose(found.weights[number].T, model.coef_, atol=2e-5)
+        raw = X @ found.weights[number] + found.biases[number]
+        np.testing.assert_allclose(kind.predictions(raw), model.predict_proba(X), atol=1e-5)
+
+
+def test_ridge_coefficients_are_scikit_learns() -> None:
+    kind, found = path(Regression(), VALUE)
+    for number, strength in enumerate(STRENGTHS):
+        model = Ridge(alpha=1 / strength).fit(X, VALUE)
+        weight, bias = kind.absorbed(found.weights[number], found.biases[number])
+        np.testing.assert_allclose(weight[:, 0], model.coef_, rtol=1e-9)
+        np.testing.assert_allclose(bias[0], model.intercept_, rtol=1e-9)
+        np.testing.assert_allclose(Regression().predictions(X @ weight + bias)[:, 0], model.predict(X))
+
+
+def test_unpenalised_proportional_odds_are_statsmodels() -> None:
+    model = OrderedModel(GRADE, X, distr="logit").fit(method="bfgs", disp=False, gtol=1e-9, maxiter=1000)
+    kind, found = path(Ordinal((0, 1, 2, 3)), GRADE, (1e9,))
+    np.testing.assert_allclose(found.weights[0][:, 0], model.params[:D], atol=1e-4)
+    raw = X @ found.weights[0] + found.biases[0]
+    np.testing.assert_allclose(kind.predictions(raw), model.predict(X), atol=1e-5)
+
+
+def test_cox_coefficients_are_those_of_lifelines() -> None:
+    frame = DataFrame(X).assign(time=TIME, event=EVENTS)
+    for strength, penalizer in ((1e9, 0.0), (3.0, 1 / (3.0 * N))):  # lifelines divides the likelihood by N
+        fitter = CoxPHFitter(penalizer=penalizer, baseline_estimation_method="breslow")
+        # It standardises the columns, and penalises the coefficients of these.
+        fitter.fit(frame, "time", "event", fit_options={"precision": 1e-12})
+        scale = X.std(axis=0, ddof=1)
+        found = Survival().path(X / scale, SURVIVED, (strength,))
+        np.testing.assert_allclose(found.weights[0][:, 0] / scale, fitter.params_, rtol=2e-4, atol=2e-5)
+
+
+def judged(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None = None) -> Judged:
+    return Judged(predictions, targets, PATIENTS, np.zeros(N, int) if folds is None else folds)
+
+
+def repeated(counts: np.ndarray) -> np.ndarray:
+    """Rows of a resample, each as often as its patient."""
+    return np.repeat(np.arange(N), counts[PATIENTS])
+
+
+COUNTS = next(resample_counts(int(PATIENTS.max()) + 1, 3, seed=0))
+
+
+def test_figures_of_classes_are_scikit_learns_on_resamples() -> None:
+    kind = Multiclass((0, 1, 2))
+    said = RNG.dirichlet((1, 1, 1), N)
+    found = kind.measure(judged(said, CLASS), None)(COUNTS)
+    for row, counts in zip(found, COUNTS, strict=True):
+        rows = repeated(counts)
+        truth, own = CLASS[rows], said[rows]
+        area = roc_auc_score(truth, own, multi_class="ovr", average="macro")
+        balanced = balanced_accuracy_score(truth, own.argmax(axis=1))
+        np.testing.assert_allclose(row, [area, balanced, log_loss(truth, own)], rtol=1e-9)
+
+
+def test_figures_of_grades_and_values_are_those_of_others_on_resamples() -> None:
+    kind = Ordinal((0, 1, 2, 3))
+    said = RNG.dirichlet((1, 1, 1, 1), N)
+    grades, median = kind.expected(said), kind.median(said)
+    of_grades = kind.measure(judged(said, GRADE), None)(COUNTS)
+    value = np.round(VALUE + RNG.normal(0, 9, N))
+    of_values = Regression().measure(judged(value[:, None], VALUE), None)(COUNTS)
+    for row, other, counts in zip(of_grades, of_values, COUNTS, strict=True):
+        r = repeated(counts)
+        kappa = cohen_kappa_score(GRADE[r], median[r], weights="quadratic")
+        error = mean_absolute_error(GRADE[r], median[r])
+        expected = [kappa, error, spearmanr(GRADE[r], grades[r]).statistic]
+        np.testing.assert_allclose(row, expected, rtol=1e-9)
+        expected = [mean_absolute_error(VALUE[r], value[r]), root_mean_squared_error(VALUE[r], value[r])]
+        expected += [r2_score(VALUE[r], value[r]), spearmanr(VALUE[r], value[r]).statistic]
+        np.testing.assert_allclose(other, expected, rtol=1e-9)
+
+
+def test_concordance_is_that_of_lifelines_and_areas_those_of_their_definition() -> None:
+    risks = np.round(TRUE + RNG.normal(0, 1, N), 1)  # with ties
+    found = Survival().measure(judged(risks[:, None], SURVIVED), SURVIVED)(COUNTS)
+    censoring = KaplanMeierFitter().fit(TIME, ~EVENTS)
+    # A censored volume is at risk at its own time behind the events of that time: G just before.
+    before = censoring.survival_function_at_times(TIME - 0.5).to_numpy()
+    for row, counts in zip(found, COUNTS, strict=True):
+        r = repeated(counts)
+        np.testing.assert_allclose(row[0], concordance_index(TIME[r], -risks[r], EVENTS[r]), rtol=1e-12)
+        for figure, at in zip(row[1:], horizons(SURVIVED), strict=True):
+            cases, controls = r[(TIME[r] <= at) & EVENTS[r]], r[TIME[r] > at]
+            right = (risks[cases, None] > risks[controls]) + (risks[cases, None] == risks[controls]) / 2
+            weights = 1 / before[cases]
+            expected = (weights @ right).sum() / (weights.sum() * len(controls))
+            np.testing.assert_allclose(figure, expected, rtol=3e-3)
+
+
+def test_ranks_are_compared_within_folds_only() -> None:
+    risks = TRUE + 100 * FOLDS  # other models, without a common scale
+    found = Survival().measure(judged(risks[:, None], SURVIVED, FOLDS), SURVIVED)
+    plain = Survival().measure(judged(TRUE[:, None], SURVIVED, FOLDS), SURVIVED)
+    np.testing.assert_array_equal(found(COUNTS), plain(COUNTS))
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [
+        (Multiclass((2, 3, 5)), CLASS),
+        (Ordinal((0, 1, 2, 3)), GRADE),
+        (Regression(), VALUE),
+        (Survival(), SURVIVED),
+    ],
+)
+def test_unseen_labels_change_nothing_and_heads_give_the_scores(kind: Kind, targets: np.ndarray) -> None:
+    rows = np.arange(N)
+    train, validation, scored = rows[:120], rows[120:160], rows[160:]
+    problem = Problem(targets, train, validation, scored, train, 0, kind)
+    (found,) = penalised(X, [problem], LogisticConfig())
+    blind = targets.copy()
+    blind[scored] = targets[0]
+    (again,) = penalised(X, [Problem(blind, train, validation, scored, train, 0, kind)], LogisticConfig())
+    np.testing.assert_array_equal(found.scores, again.scores)
+    np.testing.assert_allclose(found.head.predicted(X[scored], kind), found.scores, atol=1e-5)
+    # What is read from a table of predictions is what was predicted.
+    values, events = kind.values(targets)
+    np.testing.assert_array_equal(
+        kind.retold(values, np.zeros(N, bool) if events is None else events), targets
+    )
+
+
+def test_a_loss_is_the_negative_log_of_its_predictions() -> None:
+    raw = torch.from_numpy(RNG.normal(size=(N, 3))).sort(dim=1, descending=True).values
+    kind = Ordinal((0, 1, 2, 3))
+    expected = -np.log(kind.predictions(raw.numpy())[np.arange(N), GRADE]).sum()
+    assert float(kind.loss(raw, GRADE)) == pytest.approx(expected, rel=1e-9)
