@@ -6,18 +6,20 @@ from typing import NamedTuple
 import numpy as np
 
 from fmct_hpc.classifier.calibration import calibrated
-from fmct_hpc.classifier.record import TaskRecord, Thresholds
+from fmct_hpc.classifier.record import KindRecord, TaskRecord, Thresholds
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.encoders import OurEncoder, open_encoder
 from fmct_hpc.probe.heads import Head
+from fmct_hpc.probe.kinds import BINARY
 from fmct_hpc.probe.methods import ON_VOLUMES, Source
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.statistics.operating_point import operating_thresholds
 from fmct_hpc.probe.sweep.grid import Unit, units
 from fmct_hpc.probe.sweep.run import Sweep
-from fmct_hpc.probe.sweep.unit import Cell, cells, problem_of
+from fmct_hpc.probe.sweep.tested import Cell
+from fmct_hpc.probe.sweep.unit import cells, problem_of
 from shards.errors import FmctError
 
 Progress = Callable[[int, int], None]
@@ -133,6 +135,8 @@ def _unit(config: SweepConfig, tasks: Sequence[str]) -> Unit:
 
 
 def _described(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig) -> TaskRecord:
+    if problem.kind != BINARY:
+        return _of_kind(cell, problem, fitted, config)
     scores, labels = fitted.validation, problem.labels[problem.validation]
     thresholds = operating_thresholds(scores, labels, config.least_specificity, config.least_sensitivity)
     balanced, at_specificity, at_sensitivity = map(_finite, thresholds)
@@ -147,6 +151,25 @@ def _described(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig
         train_positives=int(problem.labels[problem.train].sum()),
         validation=len(problem.validation),
         validation_positives=int(labels.sum()),
+    )
+
+
+def _of_kind(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig) -> TaskRecord:
+    """Of a label that is not binary: neither calibration nor thresholds."""
+    events = problem.kind.values(problem.labels)[1]
+    train, validation = (
+        0 if events is None else int(events[rows].sum()) for rows in (problem.train, problem.validation)
+    )
+    return TaskRecord(
+        task=cell.task,
+        chosen=fitted.chosen,
+        calibration=None,
+        thresholds=Thresholds(balanced=None, at_specificity=None, at_sensitivity=None),
+        train=len(problem.train),
+        train_positives=train,
+        validation=len(problem.validation),
+        validation_positives=validation,
+        kind=KindRecord(kind=config.kinds[cell.task], classes=problem.kind.classes),
     )
 
 

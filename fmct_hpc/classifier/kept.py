@@ -77,7 +77,7 @@ def write_classifier(fitted: Fit, out: Path) -> ClassifierRecord:
             heads=_facts(out / HEADS),
             weights=_facts(out / ENCODER),
         )
-        write_text(out / FILE_NAME, record.model_dump_json(indent=1) + "\n")
+        write_text(out / FILE_NAME, record.text(indent=1) + "\n")
     return record
 
 

@@ -27,6 +27,11 @@ class Answer(NamedTuple):
     """The score recalibrated on validation volumes; None where those lacked a class."""
     positive: bool | None
     """Whether the score reaches the threshold of greatest balanced accuracy; None where there is none."""
+    kind: str = "binary"
+    value: float | None = None
+    """Of other kinds than binary: the class or the value; None of a time to event: the score is a risk."""
+    probabilities: tuple[float, ...] | None = None
+    """Of the classes, in the order of the record's."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,22 @@ class Classifier:
         return pooled(tokens, prefix, self.record.pools).cpu().numpy()
 
     def _answers(self, number: int, inputs: NDArray[np.floating[Any]]) -> list[Answer]:
-        task, scores = self.record.tasks[number], self.heads[number].scores(inputs)
+        task = self.record.tasks[number]
+        kind = task.of_kind()
+        said = kind.said(self.heads[number].predicted(inputs, kind))
+        scores = np.array([one.score for one in said], np.float64)
         probabilities = task.calibration(scores).tolist() if task.calibration else [None] * len(scores)
         threshold = task.thresholds.balanced
         return [
-            Answer(score, probability, None if threshold is None else score >= threshold)
-            for score, probability in zip(scores.tolist(), probabilities, strict=True)
+            Answer(
+                one.score,
+                probability,
+                None if threshold is None else one.score >= threshold,
+                kind.name,
+                one.value,
+                one.probabilities,
+            )
+            for one, probability in zip(said, probabilities, strict=True)
         ]
 
 

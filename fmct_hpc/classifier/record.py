@@ -2,11 +2,14 @@
 
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from fmct_hpc.classifier.calibration import Calibration
 from fmct_hpc.probe.config import FinetunePool, MethodName
+from fmct_hpc.probe.kinds import BINARY, Kind, kind_class
 from fmct_hpc.train.checkpoint import FileFacts
+from shards.label_kinds import KindSpec
 from shards.names import Sha256
 from shards.section import Section
 
@@ -32,6 +35,14 @@ class Thresholds(Section):
     """The highest whose sensitivity is at least the sweep's `least_sensitivity`."""
 
 
+class KindRecord(Section):
+    """What kind a label is that is not binary."""
+
+    kind: KindSpec
+    classes: tuple[int, ...]
+    """Numbers of the classes in the order of the probabilities; none where there are none."""
+
+
 class TaskRecord(Section):
     """One label, and the head that predicts it."""
 
@@ -40,13 +51,21 @@ class TaskRecord(Section):
     chosen: dict[str, float]
     """What was chosen on validation: strength, rate, step, number of neighbours."""
     calibration: Calibration | None
-    """None where the validation volumes lack a class."""
+    """None where the validation volumes lack a class, and of labels that are not binary."""
     thresholds: Thresholds
     train: Count
     train_positives: Count
     validation: Count
     validation_positives: Count
-    """Volumes."""
+    """Volumes; positives are of a time to event the events, and of other kinds 0."""
+    kind: KindRecord | None = None
+    """None of binary labels, and then not written: earlier versions knew no others."""
+
+    def of_kind(self) -> Kind:
+        """What predicts by it."""
+        if self.kind is None:
+            return BINARY
+        return kind_class(self.kind.kind).over(np.array(self.kind.classes, np.float64))
 
 
 class ClassifierRecord(Section):
@@ -78,3 +97,8 @@ class ClassifierRecord(Section):
     tasks: Annotated[tuple[TaskRecord, ...], Field(min_length=1)]
     heads: FileFacts
     weights: FileFacts
+
+    def text(self, indent: int | None = None) -> str:
+        """As JSON, binary labels without a kind."""
+        binary = {number: {"kind"} for number, task in enumerate(self.tasks) if task.kind is None}
+        return self.model_dump_json(indent=indent, exclude={"tasks": binary})

@@ -37,6 +37,9 @@ SCHEMA = pa.schema(
         ("probability", pa.float64()),
         ("positive", pa.bool_()),
         ("reason", pa.string()),
+        ("kind", pa.string()),
+        ("value", pa.float64()),
+        ("probabilities", pa.list_(pa.float64())),
     ]
 )
 Progress = Callable[[int, int], None]
@@ -141,7 +144,7 @@ class Predictions:
 
     @cached_property
     def _classified_by(self) -> str:
-        return hashlib.sha256(self._loaded.record.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self._loaded.record.text().encode()).hexdigest()
 
     @cached_property
     def _keyed_by(self) -> str:

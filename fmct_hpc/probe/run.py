@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from fmct_hpc.probe.config import PROBE_FOLDS, MethodName, ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.kinds import kind_class
 from fmct_hpc.probe.labels import OOD, LabelTable
 from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.sweep.ledger import read_plan
@@ -45,10 +46,28 @@ class Row(BaseModel):
     """What it is tested on: `ood` of the patients that the labels' column split calls so."""
 
 
+class FigureRow(BaseModel):
+    """A figure of a label that is not binary."""
+
+    task: str
+    kind: str
+    head: str
+    encoder: str
+    split: str
+    volumes: int
+    figure: str
+    at: float | None
+    """Where it is taken, such as a horizon."""
+    value: tuple[float, float, float]
+    """With the low and high end of the bootstrap interval."""
+
+
 class ProbeResult(BaseModel):
     """What a probe found, and what it was found on: results.json."""
 
     rows: list[Row]
+    figures: list[FigureRow] = []
+    """Of labels that are not binary."""
     skipped: dict[str, str]
     """Tasks without enough of both classes, or `TASK (ood)` where only that test set lacks them, and why."""
     patients: int
@@ -67,6 +86,13 @@ class ProbeResult(BaseModel):
             lines.append(
                 f"{row.task:<20} {row.head:<10} {row.encoder:<10} {row.split:<4} {row.volumes:>5} "
                 f"{row.positives:>5}  {value:.3f} [{low:.3f}, {high:.3f}]"
+            )
+        for own in self.figures:
+            value, low, high = own.value
+            at = "" if own.at is None else f" (t = {own.at:g})"
+            lines.append(
+                f"{own.task:<20} {own.head:<10} {own.encoder:<10} {own.split:<4} {own.volumes:>5} {'':>5}  "
+                f"{value:.3f} [{low:.3f}, {high:.3f}] {own.figure}{at}"
             )
         lines += [f"{task}: not probed, {reason}" for task, reason in self.skipped.items()]
         return "\n".join(lines)
@@ -98,12 +124,14 @@ def _probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, i
     exported = (out if checkpoint else run) / "encoder.safetensors"
     step = encoder_info(exported).step
     rows, skipped = _rows(out)
-    if not rows:
+    figures = _figures(out)
+    if not rows and not figures:
         why = "; ".join(f"{task}: {reason}" for task, reason in skipped.items())
         raise FmctError(f"{config.labels}: no task has enough labelled patients of both classes: {why}")
     leakage = read_plan(out).leakage[0]
     result = ProbeResult(
         rows=rows,
+        figures=figures,
         skipped=skipped,
         patients=leakage.tested,
         pretrained_patients=leakage.pretrained,
@@ -131,7 +159,8 @@ def _mark(checkpoint: Path, rows: list[Row]) -> None:
 
 
 def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
-    given = config.parts is not None or LabelTable.read(config.labels).gives_splits
+    given = config.parts is not None or LabelTable.read(config.labels, config.kinds).gives_splits
+    of_all = [kind_class(spec).methods for spec in config.kinds.values()]
     return SweepConfig(
         data=config.data,
         labels=config.labels,
@@ -141,7 +170,8 @@ def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
             EncoderSpec(name="trained", weights=run),
             EncoderSpec(name="untrained", weights=run, untrained=config.seed),
         ),
-        methods=HEADS,
+        kinds=config.kinds,
+        methods=tuple(method for method in HEADS if all(method in own for own in of_all)),
         seeds=(config.seed,),
         split=SplitConfig(seed=config.seed),
         folds=config.folds or (None if given else PROBE_FOLDS),
@@ -185,7 +215,7 @@ def _rows(out: Path) -> tuple[list[Row], dict[str, str]]:
             split=row["split"],
         )
         for row in results
-        if not row["reason"]
+        if not row["reason"] and row["figures"] is None
     ]
     tasks = list(dict.fromkeys(row["task"] for row in results))
     order = (tasks, HEADS, ENCODERS, ("id", OOD))
@@ -195,3 +225,22 @@ def _rows(out: Path) -> tuple[list[Row], dict[str, str]]:
         return [names.index(name) for names, name in zip(order, named, strict=True)]
 
     return sorted(rows, key=place), skipped
+
+
+def _figures(out: Path) -> list[FigureRow]:
+    """Those of labels that are not binary, in the order of the table."""
+    return [
+        FigureRow(
+            task=row["task"],
+            kind=row["kind"],
+            head=row["method"],
+            encoder=row["encoder"],
+            split=row["split"],
+            volumes=row["n"],
+            figure=figure["name"],
+            at=figure["at"],
+            value=(figure["value"], figure["low"], figure["high"]),
+        )
+        for row in pq.read_table(out / "results.parquet").to_pylist()
+        for figure in row["figures"] or ()
+    ]

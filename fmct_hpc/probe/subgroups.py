@@ -101,6 +101,9 @@ def _predictions(results: Path) -> pa.Table:
     )
     if not table.num_rows:
         raise FmctError(f"{results}: no predictions with all labels; sweep with fractions=[1.0]")
+    table = table.filter(pc.is_valid(table["label"]))  # other kinds than binary have none
+    if not table.num_rows:
+        raise FmctError(f"{results}: no predictions of binary labels, which subgroups takes apart")
     return table
 
 

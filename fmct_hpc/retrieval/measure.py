@@ -39,21 +39,31 @@ def unit_features(features: NDArray[np.floating], rows: IntArray) -> NDArray[np.
     return Scaling.over(features, rows).directions(features).numpy()
 
 
-def ask(unit: NDArray[np.float32], patients: IntArray, labels: NDArray[np.floating]) -> list[Asked]:
+def ask(
+    unit: NDArray[np.float32],
+    patients: IntArray,
+    labels: NDArray[np.floating],
+    classes: Sequence[int] = (),
+) -> list[Asked]:
     """Let all volumes ask for each label.
 
-    unit: (N, width), of length 1; patients: (N,); labels: (N, T), 0, 1, or NaN where unknown.
+    unit: (N, width), of length 1; patients: (N,); labels: (N, T), 0, 1, or NaN where unknown; classes: the
+    columns whose values are classes, of which each volume asks for its own.
     """
     parts: list[list[Asked]] = [[] for _ in range(labels.shape[1])]
-    asking = np.flatnonzero((labels == 1).any(axis=1))
+    asks = labels == 1
+    asks[:, list(classes)] = ~np.isnan(labels[:, list(classes)])
+    asking = np.flatnonzero(asks.any(axis=1))
     for rows in np.split(asking, range(0, len(asking), max(1, AT_ONCE // len(unit))))[1:]:
         order = np.argsort(-(unit[rows] @ unit.T), axis=1, kind="stable")
         others = patients[order] != patients[rows, None]
         for task, own in enumerate(labels.T):
-            of_task = own[rows] == 1
+            of_task = asks[rows, task]
             ranked = own[order[of_task]]
             known = others[of_task] & ~np.isnan(ranked)
-            parts[task].append(_of_rankings(patients[rows[of_task]], known, known & (ranked == 1)))
+            parts[task].append(
+                _of_rankings(patients[rows[of_task]], known, known & (ranked == own[rows[of_task], None]))
+            )
     return [_joined(of_task) for of_task in parts]
 
 

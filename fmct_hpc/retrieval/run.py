@@ -22,6 +22,8 @@ from shards.places import require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE = "retrieval.parquet"
+FOUND = ("binary", "multiclass", "ordinal")
+"""Kinds of label that volumes can share."""
 FIGURES = ("map", *(f"recall_{k}" for k in KS))
 SCHEMA = pa.schema(
     [
@@ -52,6 +54,12 @@ def retrieval(
     """
     require_folder(out)
     config = config.model_copy(update={"methods": ("neighbours",)})
+    for task, kind in config.kinds.items():
+        if task in (config.tasks or config.kinds) and kind not in FOUND:
+            raise FmctError(
+                f"kinds.{task}: no volume is the right one to find by it; name other tasks, of the kinds "
+                f"{', '.join(FOUND)}"
+            )
     sweep = Sweep(config, out)
     sweep.extract(progress=progress)
     cohort = sweep.cohort
@@ -97,11 +105,13 @@ def _rows(
     patients = np.unique(cohort.patient_keys[volumes], return_inverse=True)[1].astype(np.int64)
     labels = cohort.values[volumes]
     rows = []
-    for task, own, asked in zip(cohort.tasks, labels.T, ask(unit, patients, labels), strict=True):
+    classes = [number for number, task in enumerate(cohort.tasks) if task in cohort.specs]
+    asked_all = ask(unit, patients, labels, classes)
+    for task, own, asked in zip(cohort.tasks, labels.T, asked_all, strict=True):
         row: dict[str, object] = {
             "task": task,
             "n": int((~np.isnan(own)).sum()),
-            "positives": int((own == 1).sum()),
+            "positives": None if task in cohort.specs else int((own == 1).sum()),
             "asked": len(asked.patients),
             "patients": len(np.unique(asked.patients)),
         }

@@ -195,11 +195,17 @@ def labels(
         Path | None,
         typer.Option(help="parts.parquet of `fmct shards split`: gives the studies' column split."),
     ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="What columns hold that are not 0/1: '{grade: ordinal, died: {survival: days}}'."),
+    ] = None,
 ) -> None:
     """Key a table of labels as the volumes are keyed, so that the two can be joined without identifiers."""
     from preprocess.labels import key_labels
+    from shards.label_kinds import LabelKinds
 
-    echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping, parts)}")
+    told = load(LabelKinds, None, [f"kinds={kinds}"] if kinds else []).kinds
+    echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping, parts, told)}")
 
 
 def trace(

@@ -6,10 +6,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from launch.report.results import Result, labels, together
+from launch.report.results import KindResult, Result, labels, of_kinds, together
 
 MOST_ROWS = 60
 """Of the table; results.parquet has all."""
+OF_KINDS = ("task", "kind", "encoder", "method", "features", "labels", "tested", "n", "figure", "value")
 HEADER = ("task", "encoder", "method", "features", "labels", "tested", "n", "pos", "AUC", "balanced accuracy")
 
 
@@ -20,7 +21,19 @@ def printed(out: Path) -> str:
     lines = _aligned([HEADER, *map(_cells, found[:MOST_ROWS])]) if found else []
     if len(found) > MOST_ROWS:
         lines.append(f"... and {len(found) - MOST_ROWS} more in {out / 'results.parquet'}")
+    others = of_kinds(rows)
+    lines += _aligned([OF_KINDS, *map(_of_kind, others[:MOST_ROWS])]) if others else []
+    if len(others) > MOST_ROWS:
+        lines.append(f"... and {len(others) - MOST_ROWS} more in {out / 'results.parquet'}")
     return "\n".join([*lines, *_reasons(rows)])
+
+
+def _of_kind(result: KindResult) -> tuple[str, ...]:
+    value, low, high = result.value
+    return (
+        *(result.task, result.kind, result.encoder, result.method, result.features, result.labels),
+        *(result.tested, str(result.n), result.figure, f"{value:.3f} [{low:.3f}, {high:.3f}]"),
+    )
 
 
 def _cells(result: Result) -> tuple[str, ...]:

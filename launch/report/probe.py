@@ -8,11 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from fmct_hpc.probe.kinds import KINDS
 from fmct_hpc.probe.run import ProbeResult
 from fmct_hpc.probe.sweep.collect import Summary
 from launch.report.document import Block, Bullets, Cell, Gallery, Section, Table, Text, cell, interval, table
 from launch.report.probe_figures import efficiency, forest, reliability
-from launch.report.results import TESTED, Result, features, labels, together, with_most_labels
+from launch.report.results import (
+    TESTED,
+    Result,
+    features,
+    labels,
+    of_kinds,
+    together,
+    with_most_labels,
+)
 from shards.errors import FmctError
 from shards.newer import unread
 
@@ -28,7 +37,14 @@ MAY_BE_SAID_ONCE = (
     "seeds",
     "AUC of seeds",
     "seed",
+    "kind",
+    "figure",
+    "test",
 )
+
+
+FIGURES = {"auc": "AUC", "auc_macro": "macro AUC", "kappa_quadratic": "quadratic kappa", "mae": "MAE"}
+TESTS = {"delong": "DeLong", "bootstrap": "bootstrap of the difference"}
 
 
 class Probes:
@@ -49,6 +65,8 @@ class Probes:
         places = list(dict.fromkeys(result.place for result in found))
         self.results = sorted(found, key=lambda result: places.index(result.place))
         """Encoders side by side."""
+        self.of_kinds = of_kinds(rows)
+        """Figures of labels that are not binary."""
         self._refused = list(dict.fromkeys((r["task"], labels(r), r["reason"]) for r in rows if r["reason"]))
         of_a_run = folder / "results.json"
         self.encoder_digest: str | None = None
@@ -82,6 +100,8 @@ class Probes:
         ]
         if self.results:
             blocks += [self._table(), *self._figures()]
+        if self.of_kinds:
+            blocks.append(self._table_of_kinds())
         if self._comparisons:
             blocks.append(self._compared())
         if self._refused:
@@ -113,6 +133,24 @@ class Probes:
         }
         return varying("Probes", columns, "results.parquet")
 
+    def _table_of_kinds(self) -> Table:
+        found = self.of_kinds
+        columns: dict[str, list[Cell]] = {
+            "task": [cell(r.task) for r in found],
+            "kind": [cell(r.kind) for r in found],
+            "encoder": [cell(r.encoder) for r in found],
+            "method": [cell(r.method) for r in found],
+            "features": [cell(r.features) for r in found],
+            "labels": [Cell(r.labels, r.n_train, number=True) for r in found],
+            "trained on": [cell(r.n_train) for r in found],
+            "tested on": [cell(r.tested) for r in found],
+            "volumes": [cell(r.n) for r in found],
+            "seeds": [cell(r.seeds) for r in found],
+            "figure": [cell(r.figure) for r in found],
+            f"value [{self._level}]": [interval(*r.value) for r in found],
+        }
+        return varying("Classes, grades, values and times to an event", columns, "results.parquet")
+
     def _compared(self) -> Table:
         rows = self._comparisons
         columns = {
@@ -124,11 +162,13 @@ class Probes:
             "labels": [cell(labels(row)) for row in rows],
             "seed": [cell(row["seed"]) for row in rows],
             "tested on": [cell(TESTED.get(row["split"], row["split"])) for row in rows],
-            f"difference in AUC [{self._level}]": [_signed(row) for row in rows],
+            "figure": [cell(FIGURES.get(figure := row.get("figure") or "auc", figure)) for row in rows],
+            f"difference [{self._level}]": [_signed(row) for row in rows],
+            "test": [cell(TESTS[row.get("test") or "delong"]) for row in rows],
             "p": [cell(row["p"], ".2g") for row in rows],
             "p, corrected": [cell(row["p_holm"], ".2g") for row in rows],
         }
-        caption = "Encoders pair by pair, on the same volumes (DeLong; Holm over tasks and pairs)"
+        caption = "Encoders pair by pair, on the same volumes (corrected by Holm over tasks and pairs)"
         return varying(caption, columns, "comparisons.parquet")
 
     def _figures(self) -> list[Block]:
@@ -157,8 +197,11 @@ class Probes:
         said = []
         for pair in dict.fromkeys((row["encoder"], row["versus"]) for row in self._comparisons):
             rows = [row for row in self._comparisons if (row["encoder"], row["versus"]) == pair]
-            better = [row for row in rows if row["difference_low"] > 0]
-            worse = [row for row in rows if row["difference_high"] < 0]
+            above = [row for row in rows if row["difference_low"] > 0]
+            below = [row for row in rows if row["difference_high"] < 0]
+            better = [row for row in above if _more_is_better(row)]
+            better += [row for row in below if not _more_is_better(row)]
+            worse = [row for row in above + below if row not in better]
             sure = [row for row in better if row["p_holm"] < 1 - self.summary.confidence]
             said.append(
                 f"Encoder {pair[0]} against {pair[1]}: of {len(rows):,} comparisons better in "
@@ -172,6 +215,10 @@ class Probes:
             if leakage.pretrained
         ]
         return said
+
+
+def _more_is_better(row: Mapping[str, Any]) -> bool:
+    return KINDS[row.get("kind") or "binary"].greater_is_better
 
 
 def _spread(result: Result) -> Cell:

@@ -61,10 +61,65 @@ def together(rows: Iterable[Mapping[str, Any]]) -> list[Result]:
     """Rows of results.parquet that have figures, their seeds taken together, in the order of the table."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["reason"] is None:
+        if row["reason"] is None and row.get("figures") is None:
             key = (row["encoder"], row["task"], row["method"], features(row), labels(row), row["split"])
             groups.setdefault(key, []).append(row)
     return [_result(found) for found in groups.values()]
+
+
+@dataclass(frozen=True)
+class KindResult:
+    """A figure of a label that is not binary: the mean over seeds of values and of interval ends."""
+
+    encoder: str
+    task: str
+    kind: str
+    method: str
+    features: str
+    labels: str
+    tested: str
+    seeds: int
+    n_train: int
+    n: int
+    figure: str
+    """With where it is taken."""
+    value: tuple[float, float, float]
+
+
+def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
+    """Rows of results.parquet of labels that are not binary, a result a figure, in the table's order."""
+    groups: dict[tuple[str, ...], list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    for row in rows:
+        for figure in row.get("figures") or ():
+            key = (row["encoder"], row["task"], row["method"], features(row), labels(row), row["split"])
+            groups.setdefault((*key, figure["name"]), []).append((row, figure))
+    found = []
+    for of_figure in groups.values():
+        row, figure = of_figure[0]
+        at = [own["at"] for _, own in of_figure if own["at"] is not None]
+        found.append(
+            KindResult(
+                encoder=row["encoder"],
+                task=row["task"],
+                kind=row["kind"],
+                method=row["method"],
+                features=features(row),
+                labels=labels(row),
+                tested=TESTED.get(row["split"], row["split"]),
+                seeds=len(of_figure),
+                n_train=round(float(np.mean([own["n_train"] for own, _ in of_figure]))),
+                n=round(float(np.mean([own["n"] for own, _ in of_figure]))),
+                figure=figure["name"] + (f" (t = {np.mean(at):g})" if at else ""),
+                value=_means(own for _, own in of_figure),
+            )
+        )
+    return found
+
+
+def _means(figures: Iterable[Mapping[str, Any]]) -> tuple[float, float, float]:
+    told = [(figure["value"], figure["low"], figure["high"]) for figure in figures]
+    value, low, high = np.mean(told, axis=0).tolist()
+    return value, low, high
 
 
 def _result(rows: list[Mapping[str, Any]]) -> Result:

@@ -11,6 +11,7 @@ from fmct_hpc.probe.splits import require_no_folds
 from preprocess.labels import plain
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards.errors import FmctError
+from shards.label_kinds import Kinds
 
 
 def require_inputs(export: Path, key_file: Path, labels: Path) -> None:
@@ -22,19 +23,27 @@ def require_inputs(export: Path, key_file: Path, labels: Path) -> None:
     Pseudonymizer(key_file)
     if not labels.is_file():
         raise FmctError(f"labels: no file {labels}")
-    _read_labels(labels)
 
 
-def _read_labels(labels: Path) -> tuple[tuple[str, ...], bool]:
+def _read_labels(labels: Path, kinds: Kinds) -> tuple[tuple[str, ...], bool]:
     """The label columns of a table, and whether it has a column split.
 
     labels: what `fmct labels` takes, or the Parquet that it wrote; raises FmctError for anything else.
     """
     if labels.suffix == ".parquet":
-        keyed = LabelTable.read(labels)
+        keyed = LabelTable.read(labels, kinds)
         return keyed.tasks, keyed.gives_splits
-    given = plain.read(labels)
+    given = plain.read(labels, kinds)
     return given.names, given.splits is not None
+
+
+def kinds_of(probe: ProbeConfig, sweep: SweepConfig | None) -> Kinds:
+    """What both say of the labels; FmctError where they contradict one another."""
+    found = dict(probe.kinds)
+    for task, kind in (sweep.kinds if sweep else {}).items():
+        if found.setdefault(task, kind) != kind:
+            raise FmctError(f"sweep: kinds.{task}: is another kind than in probe; give both one")
+    return found
 
 
 def require_measurable(
@@ -51,7 +60,7 @@ def require_measurable(
     depth: blocks of the trained encoder. preprocess_digest: of the volumes that it is trained and probed on.
     held_out: whether the pipeline holds patients out, who are tested on.
     """
-    tasks, gives_splits = _read_labels(labels)
+    tasks, gives_splits = _read_labels(labels, kinds_of(probe, sweep))
     if held_out and gives_splits:
         raise FmctError(f"{labels}: its column split says who is tested, and so does holdout: leave one out")
     for stage, config in (("probe", probe), ("sweep", sweep)):

@@ -26,7 +26,7 @@ from fmct_hpc.train.understood import require_understood
 from launch.config import Model, load
 from launch.slurm import stages
 from launch.slurm.holdout import Holdout
-from launch.slurm.inputs import require_inputs, require_measurable
+from launch.slurm.inputs import kinds_of, require_inputs, require_measurable
 from launch.slurm.site import Site
 from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
@@ -150,7 +150,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     arguments = {stage: ["--config", str(path)] for stage, (path, _) in recipes.items()}
 
     scan = stages.scan_job(pipeline.export, catalog, site)
-    key_labels = stages.labels_job(pipeline.labels, key, labels, site)
+    key_labels = stages.labels_job(pipeline.labels, key, labels, kinds_of(probing, sweeping), site)
     plan = stages.plan_job(catalog, data, arguments["preprocess"], site)
     array = stages.preprocess_array(catalog, data, arguments["preprocess"], shares, site)
     collect = stages.collect_job(catalog, data, arguments["preprocess"], site)

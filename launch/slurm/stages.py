@@ -1,5 +1,6 @@
 """The stages as jobs: which `fmct` command lines they run, on which of the site's resources."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
 from preprocess.tasks.plan import plan
 from shards.errors import FmctError
+from shards.label_kinds import Kinds, LabelKinds
 
 
 def scan_job(export: Path, catalog: Path, site: Site) -> Job:
@@ -19,9 +21,12 @@ def scan_job(export: Path, catalog: Path, site: Site) -> Job:
     return Job("fmct-scan", (command,), site.scan, kept=("--catalog", str(catalog)))
 
 
-def labels_job(csv: Path, key_file: Path, out: Path, site: Site) -> Job:
+def labels_job(csv: Path, key_file: Path, out: Path, kinds: Kinds, site: Site) -> Job:
     """Keys the labels as the volumes are keyed."""
-    return Job("fmct-labels", (fmct(site, "labels", csv, "--key-file", key_file, "--out", out),), site.light)
+    told = LabelKinds(kinds=kinds).model_dump(mode="json")["kinds"]
+    others = ["--kinds", json.dumps(told)] if told else []
+    command = fmct(site, "labels", csv, "--key-file", key_file, "--out", out, *others)
+    return Job("fmct-labels", (command,), site.light)
 
 
 def preprocess_jobs(

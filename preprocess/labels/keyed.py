@@ -1,6 +1,7 @@
 """Keying a table of labels as the volumes are keyed."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from preprocess.labels.table import LabelTable
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.label_kinds import KindSpec
 from shards.places import require_file
 
 LabelFormat = Literal["plain", "rsna2019", "cq500", "reference"]
@@ -25,15 +27,18 @@ class KeyedLabels:
     """What was written."""
 
     studies: int
-    counts: dict[str, tuple[int, int, int]]
-    """Positive, negative and unknown studies by label."""
     notes: tuple[str, ...]
     """What of the source is not in it, a line each."""
+    counts: dict[str, tuple[int, int, int]]
+    """Positive, negative and unknown studies by label."""
+    others: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """What a column of another kind holds, and how many studies have it."""
 
     def __str__(self) -> str:
         lines = [f"{self.studies} studies"]
         for name, (positive, negative, unknown) in self.counts.items():
             lines.append(f"  {name}: {positive} positive, {negative} negative, {unknown} unknown")
+        lines += [f"  {name}: {held}, of {known} studies" for name, (held, known) in self.others.items()]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
@@ -45,13 +50,15 @@ def key_labels(
     catalog: Path | None = None,
     mapping: Path | None = None,
     parts: Path | None = None,
+    kinds: Mapping[str, KindSpec] | None = None,
 ) -> KeyedLabels:
     """Write the labels of `source` as Parquet with studies' pseudonyms.
 
     format: `plain` (`preprocess.labels.plain`), or a public dataset's own file: stage_2_train.csv of RSNA
     2019, reads.csv of CQ500. Those name no study: `catalog`, of that dataset's scan, or `mapping`, a CSV,
     does. `reference`: the folder of that publication's split tables (`preprocess.split_tables`). parts: what
-    `fmct shards split` wrote of the volumes. The Parquet has study_key, an int8 column a label, null where
+    `fmct shards split` wrote of the volumes. kinds: of the columns of a plain table that are not binary. The
+    Parquet has study_key, a column a label, int8 of binary ones and classes and else float64, null where
     unknown, and, where source or parts give it, split; its rows are ordered by study_key.
 
     Raises FmctError for a source that is not of its format; it repeats no text of the source. So it does
@@ -63,11 +70,13 @@ def key_labels(
             raise FmctError(
                 f"{source}: a {format} table names its studies itself; leave out catalog and mapping"
             )
-        table = (plain if format == "plain" else reference).read(source)
+        table = plain.read(source, kinds) if format == "plain" else reference.read(source)
     else:
         if (catalog is None) == (mapping is None):
             raise FmctError(f"{source}: give the catalog of the dataset's scan, or a mapping, with {format}")
         table = (rsna2019 if format == "rsna2019" else cq500).read(source, catalog, mapping)
+    if kinds and format != "plain":
+        raise FmctError(f"kinds: a table in the format {format} has binary labels; leave kinds out")
     names = Pseudonymizer(key_file)
     _require_same_key(out, names, key_file)
     if parts is not None:
@@ -75,13 +84,16 @@ def key_labels(
     studies = sorted((names.study(study), study) for study in table.rows)
     columns = {"study_key": pa.array([key for key, _ in studies], pa.string())}
     for number, name in enumerate(table.names):
-        columns[name] = pa.array([table.rows[study][number] for _, study in studies], pa.int8())
+        rule = table.rules.get(name, "binary")
+        kept = pa.float64() if rule in ("regression", "time") else pa.int8()
+        values = [table.rows[study][number] for _, study in studies]
+        columns[name] = pa.array([v if v is None or kept != pa.int8() else int(v) for v in values], kept)
     if table.splits is not None:
         columns["split"] = pa.array([table.splits[study] for _, study in studies], pa.string())
     labels = pa.table(columns).replace_schema_metadata({_KEY: names.fingerprint})
     with atomic_path(out) as temporary:
         pq.write_table(labels, temporary)
-    return KeyedLabels(len(studies), _counts(table), table.notes)
+    return KeyedLabels(len(studies), table.notes, *_counts(table))
 
 
 def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
@@ -96,9 +108,20 @@ def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
         )
 
 
-def _counts(table: LabelTable) -> dict[str, tuple[int, int, int]]:
-    found = {}
+def _counts(
+    table: LabelTable,
+) -> tuple[dict[str, tuple[int, int, int]], dict[str, tuple[str, int]]]:
+    found: dict[str, tuple[int, int, int]] = {}
+    others: dict[str, tuple[str, int]] = {}
     for number, name in enumerate(table.names):
         values = [row[number] for row in table.rows.values()]
-        found[name] = (values.count(1), values.count(0), values.count(None))
-    return found
+        known = [value for value in values if value is not None]
+        rule = table.rules.get(name, "binary")
+        if rule in ("binary", "event"):
+            found[name] = (values.count(1), values.count(0), values.count(None))
+        elif rule in ("multiclass", "ordinal"):
+            classes = ", ".join(f"{known.count(value)} of class {int(value)}" for value in sorted(set(known)))
+            others[name] = classes, len(known)
+        else:
+            others[name] = f"{min(known, default=0):g} to {max(known, default=0):g}", len(known)
+    return found, others

@@ -1,17 +1,21 @@
 """A table of labels, one row a study, as CSV or Parquet.
 
 It has a column study_instance_uid, or study, with what a table of `fmct import` has there, and otherwise
-labels: 0, 1, or nothing where unknown. A column patient_id may stand there for people to read, and is left
+labels: 0, 1, or nothing where unknown; columns that `kinds` names hold classes, values, or times to an
+event. A column patient_id may stand there for people to read, and is left
 out. A column split says train, validation, test or ood.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from preprocess.csv_file import table_lines
 from preprocess.labels.table import Label, LabelTable
 from shards.errors import FmctError
+from shards.label_kinds import EXPECTED, KindSpec, Survival, require_several, rules, valid
 
 STUDY_COLUMN, IMPORTED_COLUMN = "study_instance_uid", "study"
 PATIENT_COLUMN = "patient_id"
@@ -24,14 +28,20 @@ _VALUES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "": None, "nan": None, "NaN": Non
 SPLITS = ("train", "validation", "test", "ood")
 
 
-def read(path: Path) -> LabelTable:
-    """Read it; FmctError, naming row and column, for anything else: free text can hold identifiers."""
+def read(path: Path, kinds: Mapping[str, KindSpec] | None = None) -> LabelTable:
+    """Read it; FmctError, naming row and column, for anything else: free text can hold identifiers.
+
+    kinds: of the columns that are not binary.
+    """
+    kinds = kinds or {}
     names: tuple[str, ...] = ()
+    by_rule: dict[str, str] = {}
     rows: dict[str, tuple[Label, ...]] = {}
     splits: dict[str, str] = {}
     for line, cells in _cells(path):
         if not names:
             names = _label_columns(path, list(cells))
+            by_rule = rules(kinds, names, path)
         study = cells[STUDY_COLUMN if STUDY_COLUMN in cells else IMPORTED_COLUMN].strip()
         if not study or (STUDY_COLUMN in cells and not _UID.fullmatch(study)):
             raise FmctError(
@@ -39,14 +49,24 @@ def read(path: Path) -> LabelTable:
             )
         if study in rows:
             raise FmctError(f"{path} row {line}: its study is in an earlier row; keep one row a study")
-        rows[study] = tuple(label_value(path, line, name, cells[name]) for name in names)
+        rows[study] = tuple(
+            label_value(path, line, name, cells[name])
+            if by_rule[name] == "binary"
+            else number(path, line, name, cells[name], by_rule[name])
+            for name in names
+        )
+        _require_times(path, line, kinds, dict(zip(names, rows[study], strict=True)))
         if SPLIT_COLUMN in cells:
             splits[study] = cells[SPLIT_COLUMN].strip()
             if splits[study] not in SPLITS:
                 raise FmctError(f"{path} row {line}, column {SPLIT_COLUMN}: not one of {', '.join(SPLITS)}")
     if not rows:
         raise FmctError(f"{path}: no rows; give a header and one row a study")
-    return LabelTable(names, rows, splits or None)
+    for place, name in enumerate(names):
+        known = [float("nan") if (value := row[place]) is None else value for row in rows.values()]
+        require_several(path, name, by_rule[name], np.array(known, np.float64))
+    others = {name: rule for name, rule in by_rule.items() if rule != "binary"}
+    return LabelTable(names, rows, splits or None, others)
 
 
 def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -89,5 +109,29 @@ def label_value(path: Path, line: int, column: str, cell: str) -> Label:
     except KeyError:
         # The cell itself is not repeated: it may be a name.
         raise FmctError(
-            f"{path} row {line}, column {column}: not 0, 1 or empty; mend it or drop the column"
+            f"{path} row {line}, column {column}: not 0, 1 or empty; mend it, drop the column, or say what "
+            f"kind of label it is: --kinds '{{{column}: regression}}'"
         ) from None
+
+
+def number(path: Path, line: int, column: str, cell: str, rule: str) -> float | None:
+    """What a cell of another kind says; FmctError, naming its place, where it breaks the rule."""
+    text = cell.strip()
+    if text in _VALUES and _VALUES[text] is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("inf")
+    if not np.isfinite(value) or not valid(rule, np.array([value]))[0]:
+        raise FmctError(f"{path} row {line}, column {column}: not {EXPECTED[rule]}; mend it")
+    return value
+
+
+def _require_times(path: Path, line: int, kinds: Mapping[str, KindSpec], row: Mapping[str, Label]) -> None:
+    """Raise FmctError where an event has no time, or a time no event."""
+    for name, spec in kinds.items():
+        if isinstance(spec, Survival) and (row[name] is None) != (row[spec.survival] is None):
+            raise FmctError(
+                f"{path} row {line}: has one of {name} and {spec.survival}, and lacks the other; mend it"
+            )

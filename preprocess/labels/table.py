@@ -1,10 +1,10 @@
 """Labels as every adapter gives them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-Label = int | None
-"""1, 0, or None where unknown."""
+Label = int | float | None
+"""1, 0, what another kind of label has (shards.label_kinds), or None where unknown."""
 
 
 @dataclass(frozen=True)
@@ -16,5 +16,7 @@ class LabelTable:
     """A value a name, by Study Instance UID (0020,000D)."""
     splits: Mapping[str, str] | None = None
     """train, validation, test or ood by Study Instance UID; None where the source gives none."""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """Of the columns that are not binary: the rule of `shards.label_kinds.EXPECTED`."""
     notes: tuple[str, ...] = ()
     """What of the source is not in it, and why: a line each, without identifiers."""

@@ -52,7 +52,8 @@ class Sweep:
     def cohort(self) -> Cohort:
         """The labelled volumes; FmctError where data or labels don't fit."""
         config = self.config
-        require_methods(config.kinds, config.methods)
+        wanted = config.tasks or tuple(config.kinds)
+        require_methods({task: spec for task, spec in config.kinds.items() if task in wanted}, config.methods)
         return read_cohort(
             config.data, config.labels, config.tasks, config.split, config.folds, config.parts, config.kinds
         )
