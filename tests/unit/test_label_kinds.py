@@ -1,0 +1,207 @@
+"""Labels of several kinds through a whole sweep, its comparisons, kept classifiers and predictions."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_sweep import bright_sweep
+
+from fmct_hpc.classifier.fit import fit
+from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.table import Predictions
+from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.kinds import KINDS
+from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.retrieval.run import retrieval
+from launch.report.printed import printed
+from launch.report.probe import Probes
+from preprocess.labels import key_labels
+from preprocess.privacy.deidentify import new_key
+from shards.errors import FmctError
+from shards.label_kinds import Survival
+
+KINDS_GIVEN = {
+    "third": "multiclass",
+    "grade": "ordinal",
+    "value": "regression",
+    "died": {"survival": "days"},
+}
+SLOW = ("attentive", "finetune")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
+    """The brighter half is of greater grades and values, and dies sooner."""
+    folder = tmp_path_factory.mktemp("kinds")
+    config = bright_sweep(folder)
+    table = pq.read_table(config.labels)
+    bright = table["bright"].to_numpy()
+    rng = np.random.default_rng(1)
+    days = np.ceil(rng.exponential(10 + 200 * (1 - bright)))
+    left = np.ceil(rng.exponential(200, 60))
+    columns = {
+        "third": pa.array(np.where(bright, 7, rng.integers(0, 2, 60)), pa.int8()),
+        "grade": pa.array(np.where(bright, 2, rng.integers(0, 2, 60)), pa.int8()),
+        "value": pa.array(30 + 20.0 * bright + rng.normal(0, 2, 60)),
+        "died": pa.array((days <= left).astype(np.int8)),
+        "days": pa.array(np.minimum(days, left)),
+    }
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    pq.write_table(table, config.labels)
+    settings = config.model_dump() | {
+        "kinds": KINDS_GIVEN,
+        "encoders": [
+            {"name": "ours", "weights": folder / "ours"},
+            {"name": "other", "weights": folder / "ours", "untrained": 3},
+        ],
+        "methods": ["logistic", "attentive", "finetune"],
+        "tasks": ["bright", *KINDS_GIVEN],
+        "attentive": {"steps": 60, "check_every": 20},
+        "finetune": {"steps": 20, "batch": 8, "check_every": 10, "lr": 0.003},
+    }
+    return SweepConfig.model_validate(settings)
+
+
+@pytest.fixture(scope="module")
+def swept(config: SweepConfig) -> Path:
+    out = config.features.parent / "out"
+    fast = config.model_copy(update={"encoders": config.encoders[:1]})
+    Sweep(config.model_copy(update={"methods": ("logistic",)}), out).run()
+    Sweep(fast, out.with_name("all")).run()
+    return out
+
+
+def test_every_method_learns_every_kind(config: SweepConfig, swept: Path) -> None:
+    rows = pq.read_table(swept.with_name("all") / "results.parquet").to_pylist()
+    assert {(row["task"], row["method"]) for row in rows} == {
+        (task, method) for task in config.tasks for method in config.methods
+    }
+    for row in rows:
+        assert row["reason"] is None
+        if row["kind"] == "binary":
+            assert row["figures"] is None
+            continue
+        assert row["auc"] is None
+        figures = {figure["name"]: figure for figure in row["figures"]}
+        assert tuple(figures) == KINDS[row["kind"]].figures
+        assert all(own["low"] <= own["value"] <= own["high"] for own in figures.values())
+        good = {"multiclass": "auc_macro", "ordinal": "kappa_quadratic", "survival": "c_index"}
+        better = figures["r2" if row["kind"] == "regression" else good[row["kind"]]]["value"]
+        assert better > {"regression": 0.1, "ordinal": 0.3}.get(row["kind"], 0.6), row["method"]
+        assert (figures.get("auc_at_50", {}).get("at") is not None) == (row["kind"] == "survival")
+
+
+def test_encoders_are_compared_by_the_bootstrap_of_the_difference(swept: Path) -> None:
+    rows = {row["task"]: row for row in pq.read_table(swept / "comparisons.parquet").to_pylist()}
+    assert {task: (row["test"], row["figure"]) for task, row in rows.items()} == {
+        "bright": ("delong", "auc"),
+        "third": ("bootstrap", "auc_macro"),
+        "grade": ("bootstrap", "kappa_quadratic"),
+        "value": ("bootstrap", "mae"),
+        "died": ("bootstrap", "c_index"),
+    }
+    for row in rows.values():
+        assert row["difference"] == pytest.approx(row["value"] - row["value_versus"])
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+        assert 0 < row["p"] <= row["p_holm"] <= 1
+    assert {"auc_at_75", "kappa_quadratic", "rmse"} <= set(printed(swept).split())
+    told = [block.caption for block in Probes(swept).section().blocks if hasattr(block, "caption")]
+    assert any(caption.startswith("Classes, grades, values") for caption in told)
+
+
+def test_units_of_binary_labels_keep_their_digests(config: SweepConfig, swept: Path) -> None:
+    plain = Sweep(config.model_copy(update={"tasks": ("bright",), "kinds": {}}), swept)
+    kinds = Sweep(config.model_copy(update={"tasks": ("bright",)}), swept)
+    assert plain.cohort.digest == kinds.cohort.digest
+    of_both = (
+        [unit.digest(sweep.config, sweep.cohort) for unit in sweep.plan().units] for sweep in (plain, kinds)
+    )
+    first, second = of_both
+    assert first == second
+
+
+@pytest.mark.parametrize("method", ["logistic", *SLOW])
+def test_kept_classifiers_predict_as_the_sweep_did(
+    config: SweepConfig, swept: Path, tmp_path: Path, method: str
+) -> None:
+    tasks = ["died"] if method == "finetune" else [*KINDS_GIVEN, "bright"]
+    write_classifier(fit(config, "ours", method, tasks), tmp_path / "kept")
+    predictions = Predictions([config.data], tmp_path / "kept", tmp_path / "out")
+    predictions.run()
+    predictions.collect()
+    of_sweep = {
+        (row["task"], row["key"]): row
+        for row in pq.read_table(swept.with_name("all") / "predictions.parquet").to_pylist()
+        if row["method"] == method
+    }
+    predicted = pq.read_table(tmp_path / "out" / "predictions.parquet").to_pylist()
+    shared = [
+        (row, of_sweep[row["task"], row["key"]]) for row in predicted if (row["task"], row["key"]) in of_sweep
+    ]
+    assert {row["task"] for row, _ in shared} == set(tasks)
+    for row, told in shared:
+        assert row["score"] == pytest.approx(told["score"], rel=1e-4, abs=1e-4)
+        assert (row["probabilities"] is None) == (told["probabilities"] is None)
+        if row["kind"] == "multiclass":
+            assert row["value"] in (0, 1, 7)
+            assert sum(row["probabilities"]) == pytest.approx(1)
+        assert (row["probability"] is None) == (row["kind"] != "binary")
+
+
+def test_neighbours_vote_on_classes_and_values_and_volumes_of_a_class_find_one_another(
+    config: SweepConfig, swept: Path, tmp_path: Path
+) -> None:
+    tasks = ("third", "grade", "value")
+    voting = config.model_copy(
+        update={"methods": ("neighbours",), "tasks": tasks, "encoders": config.encoders[:1]}
+    )
+    Sweep(voting, tmp_path / "votes").run()
+    rows = pq.read_table(tmp_path / "votes" / "results.parquet").to_pylist()
+    assert all(row["reason"] is None and row["figures"] for row in rows)
+    table = retrieval(voting.model_copy(update={"tasks": ("third", "bright")}), tmp_path / "found")
+    asked = {row["task"]: row for row in table.to_pylist()}
+    assert asked["third"]["asked"] > asked["bright"]["asked"]
+    with pytest.raises(FmctError, match=r"kinds\.value: .*binary, multiclass, ordinal"):
+        retrieval(voting, tmp_path / "refused")
+    for method, task in (("neighbours", "died"), ("linear", "value")):
+        wrong = config.model_copy(update={"methods": (method,), "tasks": (task,)})
+        with pytest.raises(FmctError, match=rf"kinds\.{task}: method {method} .*logistic"):
+            _ = Sweep(wrong, tmp_path / "refused").cohort
+
+
+@pytest.mark.parametrize(
+    ("kinds", "column", "values", "parts"),
+    [
+        ({"a": "ordinal"}, "a", ["0", "1.5", "2"], "row 3, column a"),
+        ({"a": "ordinal"}, "a", ["0", "1", "4711"], "row 4, column a"),
+        ({"a": "multiclass"}, "a", ["1", "1", ""], "column a: 1 class"),
+        ({"a": "regression"}, "a", ["0.5", "Smith", "1"], "row 3, column a"),
+        ({"a": "regression"}, "a", ["0.5", "inf", "1"], "row 3, column a"),
+        ({"a": {"survival": "t"}}, "t", ["3", "-1", "2"], "row 3, column t"),
+        ({"a": {"survival": "t"}}, "t", ["3", "", "2"], "row 3: has one of a and t"),
+        ({"a": {"survival": "t"}}, "a", ["1", "2", "0"], "row 3, column a"),
+        ({"a": {"survival": "t"}}, "a", ["0", "0", "0"], "column a: no event"),
+        ({"a": {"survival": "u"}}, "a", ["0", "1", "0"], r"kinds\.a: has no column of times"),
+        ({"b": "ordinal"}, "a", ["0", "1", "0"], r"kinds\.b: has no such column"),
+        ({}, "a", ["0", "1", "2"], r"row 4, column a: not 0, 1 or empty.*kinds"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_by_row_and_column(
+    tmp_path: Path, kinds: dict, column: str, values: list[str], parts: str
+) -> None:
+    cells = {"study_instance_uid": ["1.2", "1.3", "1.4"], "a": ["0", "1", "1"]}
+    if column == "t" or isinstance(kinds.get("a"), dict):
+        cells["t"] = ["3", "0", "2"]
+    cells[column] = values
+    lines = [",".join(cells), *map(",".join, zip(*cells.values(), strict=True))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    new_key(tmp_path / "hmac.key")
+    specs = {name: Survival(**kind) if isinstance(kind, dict) else kind for name, kind in kinds.items()}
+    with pytest.raises(FmctError, match=parts) as refused:
+        key_labels(tmp_path / "labels.csv", tmp_path / "hmac.key", tmp_path / "out.parquet", kinds=specs)
+    assert "Smith" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out.parquet").exists()
