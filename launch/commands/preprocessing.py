@@ -18,7 +18,9 @@ CatalogFile = Annotated[Path, typer.Argument(help="The catalog that `fmct scan` 
 
 @demo_app.command("export")
 def demo_export(
-    out: Annotated[Path, typer.Argument(help="New folder: gets dicom/, labels.csv and truth.json.")],
+    out: Annotated[
+        Path, typer.Argument(help="New folder: gets dicom/, labels.csv, measures.csv and truth.json.")
+    ],
     studies: Annotated[int, typer.Option(min=1, help="Synthetic patients, one study each.")] = 48,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     matrix: Annotated[int, typer.Option(min=32, help="Rows and columns of a slice.")] = 192,

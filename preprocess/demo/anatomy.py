@@ -55,9 +55,7 @@ def _tissue(at: Coordinates, skin: np.ndarray, hu: np.ndarray, head: Head) -> np
     low = np.flatnonzero(above_floor < 12)
     if low.size:
         hu[low] = face.paint_face(some(at, low), skin[low], hu[low], head)
-    thickness = head.skull + head.skull_variation * _skull_relief(at, head)
-    shell = skin - head.scalp
-    cavity = np.minimum(shell - thickness, above_floor * 1.2)
+    shell, thickness, cavity = _layers(at, skin, above_floor, head)
     _paint_skull(hu, at, shell, thickness, above_floor, head)
     within = np.flatnonzero(cavity > -1)
     if within.size:
@@ -69,6 +67,20 @@ def _tissue(at: Coordinates, skin: np.ndarray, hu: np.ndarray, head: Head) -> np
         paint(tissue, ramp(depth), matter)
         hu[within] = tissue
     return hu
+
+
+def _layers(
+    at: Coordinates, skin: np.ndarray, above_floor: np.ndarray, head: Head
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth in the skull, its thickness, and depth in its cavity, mm."""
+    thickness = head.skull + head.skull_variation * _skull_relief(at, head)
+    shell = skin - head.scalp
+    return shell, thickness, np.minimum(shell - thickness, above_floor * 1.2)
+
+
+def cavity_depth(at: Coordinates, head: Head) -> np.ndarray:
+    """Depth in mm inside the skull at points of the head's own axes, negative outside: (N,)."""
+    return _layers(at, _skin_depth(at), at[2] - floor_height(at), head)[2]
 
 
 def _skin_depth(at: Coordinates) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writing the synthetic export: dicom/ as a PACS would hand it over, labels.csv, and truth.json."""
+"""Writing the synthetic export: dicom/ as a PACS would hand it over, tables of labels, and truth.json."""
 
 import csv
 import io
@@ -27,6 +27,7 @@ from preprocess.demo.identity import MARK, Identity, identity, uid
 from preprocess.demo.job import File, SeriesJob
 from preprocess.demo.layout import file_path, study_folder
 from preprocess.demo.lesions import Bleed
+from preprocess.demo.measures import COLUMNS, measures
 from preprocess.demo.plan import Kind, Quirk, StudyPlan, plan_studies
 from preprocess.demo.writer import SeriesFacts, media_directory, transfer_syntax
 from preprocess.reasons import Reason
@@ -37,7 +38,7 @@ from shards.places import require_folder
 
 log = logging.getLogger(__name__)
 
-DICOM, LABELS, TRUTH = "dicom", "labels.csv", "truth.json"
+DICOM, LABELS, MEASURES, TRUTH = "dicom", "labels.csv", "measures.csv", "truth.json"
 REAL_FOLDER = "real"
 TORN_BYTES = 400
 """Where a torn file ends: in its header, before its UIDs."""
@@ -82,9 +83,10 @@ def export(
     """Write `studies` synthetic studies of `matrix` × `matrix` slices to the new folder `out`.
 
     The bytes depend on (studies, seed, matrix, real) alone. `out`/dicom is the export,
-    `out`/labels.csv holds one row a study (patient_id, study_instance_uid, 0/1 columns), and
-    `out`/truth.json what each series is and should become. The files of the folder `real` are copied
-    in among the others. `progress` is called with (studies done, studies).
+    `out`/labels.csv holds one row a study (patient_id, study_instance_uid, 0/1 columns),
+    `out`/measures.csv these and the columns of `preprocess.demo.measures`, and `out`/truth.json what each
+    series is and should become. The files of the folder `real` are copied in among the others.
+    `progress` is called with (studies done, studies).
 
     Raises FmctError where `out` holds files already or can't be made, `real` is no folder, or a number is too
     small.
@@ -109,6 +111,7 @@ def export(
         junk = _write_junk(temporary / DICOM, seed)
         real_files = _copy_real(real, temporary / DICOM / REAL_FOLDER) if real else 0
         (temporary / LABELS).write_text(_labels(truths))
+        (temporary / MEASURES).write_text(_labels(truths, COLUMNS))
         truth = {"seed": seed, "matrix": matrix, "mark": MARK, "studies": truths, "other_files": junk}
         (temporary / TRUTH).write_text(json.dumps(truth, indent=1) + "\n")
         sizes = [path.stat().st_size for path in (temporary / DICOM).rglob("*") if path.is_file()]
@@ -154,6 +157,7 @@ def _write_study(dicom: Path, seed: int, study: StudyPlan) -> dict[str, Any]:
         "manufacturer": study.scanner.manufacturer,
         "layout": study.layout,
         "labels": study.labels,
+        "measures": measures(seed, study.index, study.head),
         "series": [_write_series(dicom, folder, seed, study, who, n) for n in range(len(study.series))],
     }
 
@@ -229,10 +233,10 @@ def _copy_real(real: Path, folder: Path) -> int:
     return len(sources)
 
 
-def _labels(truths: list[dict[str, Any]]) -> str:
+def _labels(truths: list[dict[str, Any]], measured: tuple[str, ...] = ()) -> str:
     buffer = io.StringIO()
-    columns = ["patient_id", "study_instance_uid", "any_bleed", *(bleed.value for bleed in Bleed)]
+    columns = ["patient_id", "study_instance_uid", "any_bleed", *(bleed.value for bleed in Bleed), *measured]
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**study, **study["labels"]} for study in truths)
+    writer.writerows({**study, **study["labels"], **study["measures"]} for study in truths)
     return buffer.getvalue()

@@ -78,28 +78,30 @@ def paint_lesions(
     """
     for lesion in lesions:
         if lesion.kind is Bleed.INTRAPARENCHYMAL:
-            _paint_haematoma(hu, at, depth, lesion)
-        elif lesion.kind in (Bleed.SUBDURAL, Bleed.EPIDURAL):
-            paint(hu, _extra_axial_share(at, depth, lesion), lesion.hu)
-        elif lesion.kind is Bleed.SUBARACHNOID:
-            distance = np.sqrt(sum((q - c) ** 2 for q, c in zip(at, lesion.centre, strict=True)))
-            near = smoothstep(distance, lesion.size[0], 0.5 * lesion.size[0])
-            paint(hu, fluid.subarachnoid * near, lesion.hu)
-        else:
-            # Blood sinks: the patient lies on the back, so it fills the ventricles up to a level.
-            level = ramp(at[1] - (40 - lesion.size[0]), 3)
-            paint(hu, fluid.ventricular * level, lesion.hu)
+            paint(hu, ramp(depth - 2) * ramp(_inside_haematoma(at, lesion) + 4, 5) * 0.9, EDEMA_HU)
+        paint(hu, blood_share(at, depth, fluid, lesion), lesion.hu)
 
 
-def _paint_haematoma(hu: np.ndarray, at: Coordinates, depth: np.ndarray, lesion: Lesion) -> None:
+def blood_share(at: Coordinates, depth: np.ndarray, fluid: Fluid, lesion: Lesion) -> np.ndarray:
+    """Share of a bleed's blood, (N,) in [0, 1]; arguments as in `paint_lesions`."""
+    if lesion.kind is Bleed.INTRAPARENCHYMAL:
+        return ramp(depth - 2) * ramp(_inside_haematoma(at, lesion), 2)
+    if lesion.kind in (Bleed.SUBDURAL, Bleed.EPIDURAL):
+        return _extra_axial_share(at, depth, lesion)
+    if lesion.kind is Bleed.SUBARACHNOID:
+        distance = np.sqrt(sum((q - c) ** 2 for q, c in zip(at, lesion.centre, strict=True)))
+        return fluid.subarachnoid * smoothstep(distance, lesion.size[0], 0.5 * lesion.size[0])
+    # Blood sinks: the patient lies on the back, so it fills the ventricles up to a level.
+    return fluid.ventricular * ramp(at[1] - (40 - lesion.size[0]), 3)
+
+
+def _inside_haematoma(at: Coordinates, lesion: Lesion) -> np.ndarray:
+    """Depth in mm inside a lobed ellipsoid."""
     offsets = [q - c for q, c in zip(at, lesion.centre, strict=True)]
     across, along, up = offsets
     lobes = 1 + 0.12 * np.sin(0.16 * across + lesion.phase) * np.sin(0.19 * along + 0.17 * up)
     squares = [(o / r) ** 2 for o, r in zip(offsets, lesion.size, strict=True)]
-    inside = (lobes - np.sqrt(squares[0] + squares[1] + squares[2])) * min(lesion.size)
-    in_brain = ramp(depth - 2)
-    paint(hu, in_brain * ramp(inside + 4, 5) * 0.9, EDEMA_HU)
-    paint(hu, in_brain * ramp(inside, 2), lesion.hu)
+    return (lobes - np.sqrt(squares[0] + squares[1] + squares[2])) * min(lesion.size)
 
 
 def _extra_axial_share(at: Coordinates, depth: np.ndarray, lesion: Lesion) -> np.ndarray:

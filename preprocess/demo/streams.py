@@ -14,6 +14,7 @@ class Stream(IntEnum):
     LESION = 4
     NOISE = 5
     NAMES = 6
+    SURVIVAL = 7
 
 
 def generator(seed: int, stream: Stream, *indices: int) -> np.random.Generator:

@@ -3,6 +3,7 @@
 import csv
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import export
 from preprocess.demo.identity import MARK, UID_ROOT
+from preprocess.demo.lesions import Bleed
+from preprocess.demo.measures import COLUMNS, survival, volumes
 from preprocess.demo.plan import JOINED, VOLUME, StudyPlan, plan_studies
 from preprocess.dicom.catalog import read_catalog
 from preprocess.reasons import Reason, Rejection
@@ -161,6 +164,37 @@ def test_labels_tell_which_heads_bleed(out: Path) -> None:
         assert {name for name, value in row.items() if value == "1"} == kinds | (
             {"any_bleed"} if kinds else set()
         )
+
+
+def test_measures_are_beside_the_labels(out: Path) -> None:
+    labels, measured = ((out / name).read_text().splitlines() for name in ("labels.csv", "measures.csv"))
+    assert all(own.startswith(f"{told},") for told, own in zip(labels, measured, strict=True))
+    with (out / "measures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0])[-len(COLUMNS) :] == COLUMNS
+    for row in rows:
+        bleeds = row["any_bleed"] == "1"
+        assert (float(row["haematoma_ml"]) > 0, row["haematoma_grade"] != "0") == (bleeds, bleeds)
+        assert not bleeds or row[list(Bleed)[int(row["largest_bleed"]) - 1].value] == "1"
+
+
+def test_a_bleeds_volume_is_that_of_the_voxels_that_it_changes() -> None:
+    plans = plan_studies(SEED, 30, MATRIX)
+    head = next(p.head for p in plans if [lesion.kind for lesion in p.head.lesions] == [Bleed.EPIDURAL])
+    axes = [np.arange(-110, 110, 2.0) + middle for middle in head.origin]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    without = head_hu(points, replace(head, lesions=()))
+    share = (head_hu(points, head) - without) / (head.lesions[0].hu - without)
+    counted = share[abs(head.lesions[0].hu - without) > 5].sum() * 8 / 1000
+    assert volumes(head).blood[Bleed.EPIDURAL] == pytest.approx(counted, rel=0.04)
+
+
+def test_the_hazard_of_death_is_the_declared_one() -> None:
+    for blood, ventricles in ((0.0, 31.0), (100.0, 31.0), (0.0, 51.0)):
+        told = [survival(SEED, index, blood, ventricles) for index in range(4000)]
+        deaths, days = sum(died for _, died in told), sum(days - 0.5 for days, _ in told)
+        declared = np.exp(0.01 * blood + 0.05 * (ventricles - 31)) / 400
+        assert deaths / days == pytest.approx(declared, rel=0.06)
 
 
 def test_identities_are_marked_as_fake(images: dict[str, list[tuple[str, pydicom.FileDataset]]]) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CURVATURE = 0.25
 """The greatest curvature of a logistic loss; it only scales the steps."""
+MOST_ITERATIONS = 300
+"""As of binary labels: with thousands of channels the weakest penalties need more, and are not chosen."""
 
 
 class Path(NamedTuple):
@@ -73,7 +75,7 @@ def fit_path(kind: "Kind", x: FloatArray, targets: NDArray[Any], strengths: Sequ
             value = float(loss.detach()) + float((w**2).sum()) / (2 * strength * count)
             return value, np.concatenate([slope.ravel(), last])
 
-        options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 20}
+        options = {"maxiter": MOST_ITERATIONS, "ftol": 1e-13, "gtol": 1e-7, "maxcor": 20}
         found = minimize(objective, parameters, jac=True, method="L-BFGS-B", options=options).x
         w = found[: rank * directions].reshape(rank, directions) * scale
         weights[strength] = axes.vectors @ w
