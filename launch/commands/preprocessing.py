@@ -203,6 +203,7 @@ def labels(
     ] = None,
 ) -> None:
     """Key a table of labels as the volumes are keyed, so that the two can be joined without identifiers."""
+    from launch.config import load
     from preprocess.labels import key_labels
     from shards.label_kinds import LabelKinds
 

@@ -1,6 +1,6 @@
 """Seconds of one core that the bootstrap of each kind of label takes.
 
-    python tests/bench/bench_label_kinds.py [patients] [labels] [resamples]
+python tests/bench/bench_label_kinds.py [patients] [labels] [resamples]
 """
 
 import sys

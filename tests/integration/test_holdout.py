@@ -127,3 +127,23 @@ def test_encoders_are_compared_on_both_datasets(held: Path) -> None:
     assert {(row["leakage"], row["pretrained_patients"]) for row in rows} == {("unseen", 0)}
     assert patients(held / "one-scanner/zarr").items() < patients(held / "data/zarr").items()
     assert "3D ResNet-50" in (held / "benchmarks/heads/benchmark.html").read_text()
+
+
+def test_measured_labels_of_the_same_heads_go_from_their_table_to_predictions(held: Path) -> None:
+    """The section "Kinds of label", on the same fewer heads."""
+    section = blocks(REPOSITORY / "docs/probes.md", "bash", "Kinds of label")
+    bash(substituted("".join(section), SIZES), held)
+    rows = [r for r in pq.read_table(held / "probe-measures/results.parquet").to_pylist() if r["figures"]]
+    assert {"ventricle_ml", "haematoma_ml", "atrophy_mm"} <= {row["task"] for row in rows}
+    assert {row["method"] for row in rows} == {"logistic"}, "neighbours have nothing for times to an event"
+    results = json.loads((held / "probe-measures/results.json").read_text())
+    assert {own["task"] for own in results["figures"]} == {row["task"] for row in rows}
+    assert "ventricle_ml" in (held / "measures.html").read_text()
+    assert "| ventricle_ml" in (held / "measures.md").read_text()
+    predicted = pq.read_table(held / "predictions-measures/predictions.parquet").to_pylist()
+    kinds = {row["task"]: row["kind"] for row in predicted if row["task"]}
+    assert kinds == {"ventricle_ml": "regression", "death": "survival"}
+    of_probe = pq.read_table(held / "probe-measures/predictions.parquet").to_pylist()
+    truth = [row["value"] for row in of_probe if row["task"] == "ventricle_ml"]
+    assert truth
+    assert all(5 < value < 80 for value in truth)

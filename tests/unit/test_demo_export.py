@@ -185,8 +185,9 @@ def test_a_bleeds_volume_is_that_of_the_voxels_that_it_changes() -> None:
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     without = head_hu(points, replace(head, lesions=()))
     share = (head_hu(points, head) - without) / (head.lesions[0].hu - without)
-    counted = share[abs(head.lesions[0].hu - without) > 5].sum() * 8 / 1000
-    assert volumes(head).blood[Bleed.EPIDURAL] == pytest.approx(counted, rel=0.04)
+    counted = (share[abs(head.lesions[0].hu - without) > 5] > 0.5).sum() * 8 / 1000
+    # Of voxels at the bone, the share cannot be told from their intensity.
+    assert volumes(head).blood[Bleed.EPIDURAL] == pytest.approx(counted, rel=0.06)
 
 
 def test_the_hazard_of_death_is_the_declared_one() -> None:
