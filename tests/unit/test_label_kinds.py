@@ -14,6 +14,7 @@ from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.kinds import KINDS
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.probe.sweep.tables import PREDICTIONS, RESULTS, read
 from fmct_hpc.retrieval.run import retrieval
 from launch.report.printed import printed
 from launch.report.probe import Probes
@@ -143,7 +144,7 @@ def test_kept_classifiers_predict_as_the_sweep_did(
     ]
     assert {row["task"] for row, _ in shared} == set(tasks)
     for row, told in shared:
-        assert row["score"] == pytest.approx(told["score"], rel=1e-4, abs=1e-4)
+        assert row["score"] == pytest.approx(told["score"], rel=1e-5, abs=1e-5)
         assert (row["probabilities"] is None) == (told["probabilities"] is None)
         if row["kind"] == "multiclass":
             assert row["value"] in (0, 1, 7)
@@ -205,3 +206,13 @@ def test_what_is_of_another_kind_is_refused_by_row_and_column(
     assert "Smith" not in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_tables_of_versions_with_binary_labels_alone_are_read(swept: Path, tmp_path: Path) -> None:
+    for name, schema in (("results", RESULTS), ("predictions", PREDICTIONS)):
+        table = pq.read_table(swept / f"{name}.parquet")
+        last = {"results": ["kind", "figures"], "predictions": ["value", "event", "probabilities"]}[name]
+        pq.write_table(table.drop_columns(last), tmp_path / "old.parquet")
+        found = read(tmp_path / "old.parquet", schema)
+        assert found.schema == schema
+        assert all(found[column].null_count == found.num_rows for column in last)
