@@ -150,7 +150,8 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     arguments = {stage: ["--config", str(path)] for stage, (path, _) in recipes.items()}
 
     scan = stages.scan_job(pipeline.export, catalog, site)
-    key_labels = stages.labels_job(pipeline.labels, key, labels, kinds_of(probing, sweeping), site)
+    kinds = kinds_of(probing, sweeping)
+    key_labels = stages.labels_job(pipeline.labels, key, labels, kinds, site)
     plan = stages.plan_job(catalog, data, arguments["preprocess"], site)
     array = stages.preprocess_array(catalog, data, arguments["preprocess"], shares, site)
     collect = stages.collect_job(catalog, data, arguments["preprocess"], site)
@@ -172,7 +173,14 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     preprocess = recipes["preprocess"]
     found = [
         Step("scan", scan, out / "slurm", (catalog,), shape=str(pipeline.export)),
-        Step("labels", key_labels, out / "slurm", (labels,), inputs=(pipeline.labels, key)),
+        Step(
+            "labels",
+            key_labels,
+            out / "slurm",
+            (labels,),
+            inputs=(pipeline.labels, key),
+            shape=str(kinds) if kinds else "",
+        ),
         Step("plan", plan, data / "slurm", (data / "tasks/plan.json",), preprocess, inputs=(key,)),
         Step("preprocess", array, data / "slurm", (), preprocess),
         Step(

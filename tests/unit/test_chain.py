@@ -293,3 +293,12 @@ def test_a_training_that_0_1_0_began_keeps_what_it_began_with(recipe, tmp_path):
     (tmp_path / "out" / "run" / "config.json").write_text(json.dumps(record))
     model = kept()["model"]
     assert [model[key] for key in ("input_mean", "input_std", "initialisation")] == [0.0, 1.0, "fixed"]
+
+
+def test_the_kinds_that_the_probe_names_reach_the_labels_job(unsplit: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("study_instance_uid,grade\n1.2,0\n1.3,2\n")
+    found = chain(unsplit, f"probe.set=['kinds={{grade: ordinal}}', {ALLOWED}]")
+    (job,) = (step.job for step in found if step.stage == "labels")
+    assert job.commands[0][-2:] == ("--kinds", '{"grade": "ordinal"}')
+    with pytest.raises(FmctError, match="row 3, column grade: not 0, 1 or empty"):
+        chain(unsplit)
