@@ -17,7 +17,7 @@ from preprocess.reasons import Rejection
 
 DATA = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
 SEED = 16
-MUTANTS = 1500
+MUTANTS = 1000
 
 
 class Reader:
