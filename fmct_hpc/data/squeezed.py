@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
-from fmct_hpc.fields import Edges
+from fmct_hpc.fields import Edges, Size
 
 
-def field(box: Tensor, bounds: Tensor, size: int) -> Tensor:
-    """Window a foreground box, int16 HU (D, H, W), and resize it: float32 (C, size, size, size)."""
+def field(box: Tensor, bounds: Tensor, size: Size) -> Tensor:
+    """Window a foreground box, int16 HU (D, H, W), and resize it: float32 (C, *size)."""
     low, high = bounds.T[:, :, None, None, None]
     windowed = (box.float().sub(low).div_(high - low)).clamp_(0, 1)
     return functional.adaptive_avg_pool3d(windowed, size)

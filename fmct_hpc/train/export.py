@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.data.as_trained import as_trained
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
@@ -35,9 +35,6 @@ from shards.section import Section
 from shards.voxels import MOST_VOXELS
 
 log = logging.getLogger(__name__)
-
-SPACING_TOLERANCE = 0.01
-"""How far, relatively, a volume's spacing may be from the training volumes' to be taken as the same."""
 
 
 class EncoderInfo(Section):
@@ -66,7 +63,7 @@ class EncoderInfo(Section):
         """
         from fmct_hpc.data.field import center_view  # numba, which loading an encoder must not wait for
 
-        hu, spacing_mm, _ = self._as_trained(volume, spacing_mm)
+        hu, spacing_mm, _ = as_trained(volume, spacing_mm, self.spacing_mm)
         return torch.from_numpy(center_view(hu, spacing_mm, self.data))[None]
 
     def patch_centres(
@@ -98,30 +95,9 @@ class EncoderInfo(Section):
         """
         from fmct_hpc.data.field import center_box
 
-        hu, spacing_mm, scale = self._as_trained(volume, spacing_mm)
+        hu, spacing_mm, scale = as_trained(volume, spacing_mm, self.spacing_mm)
         first, lengths = center_box(hu, spacing_mm, self.data)
         return (first + 0.5) / scale - 0.5, lengths / scale
-
-    def _as_trained(
-        self, volume: NDArray[np.generic], spacing_mm: Sequence[float]
-    ) -> tuple[NDArray[np.int16], Sequence[float], list[float]]:
-        """The volume in int16 HU at the training spacing, that spacing, and new voxels for one of the old.
-
-        Raises FmctError for what is no volume.
-        """
-        if volume.ndim != 3 or not volume.size or len(spacing_mm) != 3 or min(spacing_mm) <= 0:
-            raise FmctError(
-                f"a volume of shape {volume.shape} with spacing {tuple(spacing_mm)}: expected HU (D, H, W) "
-                "and three spacings above 0 mm"
-            )
-        if not np.isfinite(volume).all():
-            raise FmctError("the volume has values that are not finite; HU are expected")
-        scale = [own / trained for own, trained in zip(spacing_mm, self.spacing_mm, strict=True)]
-        if max(abs(factor - 1) for factor in scale) > SPACING_TOLERANCE:
-            volume, spacing_mm = _resample(volume, scale), self.spacing_mm
-        else:
-            scale = [1.0, 1.0, 1.0]
-        return np.clip(np.rint(volume), -32768, 32767).astype(np.int16), spacing_mm, scale
 
 
 def require_same_preprocessing(
@@ -142,12 +118,6 @@ def require_same_preprocessing(
             "run `fmct preprocess` with the recipe that the encoder was trained with"
         )
     log.warning("%s: selected or checked otherwise than the training data of %s", dataset.path, encoder)
-
-
-def _resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.float32]:
-    """Linear, between the centres of voxels; scale: new voxels for an old one, per axis."""
-    field = torch.from_numpy(volume.astype(np.float32))[None, None]
-    return F.interpolate(field, scale_factor=scale, mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> None:

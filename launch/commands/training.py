@@ -10,6 +10,7 @@ from launch.commands.arguments import ConfigFile, Overrides, recorded_configurat
 from launch.commands.console import set_up_logging
 from launch.program import FMCT
 from launch.screen import echo
+from shards.errors import FmctError
 
 
 def train(
@@ -100,10 +101,28 @@ def convert_weights(
 
 
 def export_model(
-    source: Annotated[Path, typer.Argument(help="An encoder.safetensors, its encoder.json beside it.")],
-    out: Annotated[Path, typer.Option(help="File to write: *.pt2 (torch.export) or *.onnx.")],
+    source: Annotated[
+        Path, typer.Argument(help="A run folder, or an encoder.safetensors with its JSON file.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="File to write: *.pt2 (torch.export) or *.onnx.")] = None,
+    hub: Annotated[
+        Path | None, typer.Option(help="Folder to write: for transformers, or PyTorch without this package.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="For --hub: of the weights, as you name it (SPDX identifier).")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="For --hub: the training dataset, counted for the model card.")
+    ] = None,
 ) -> None:
-    """Write an encoder as one file that runs without this package, and check that it computes the same."""
-    from fmct_hpc.train.portable import export_model as export
+    """Write an encoder so that it runs without this package, and check that it computes the same."""
+    if (out is None) == (hub is None) or (out and (licence or data)):
+        raise FmctError("give --out FILE, or --hub FOLDER with --licence NAME")
+    if hub is not None:
+        from fmct_hpc.hub.write import export_hub
 
-    echo(export(source, out))
+        echo(export_hub(source, hub, licence, data))
+    elif out is not None:
+        from fmct_hpc.train.portable import export_model as export
+
+        echo(export(source / "encoder.safetensors" if source.is_dir() else source, out))

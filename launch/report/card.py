@@ -1,21 +1,16 @@
 """The report's part that only people can judge by: what the model is for, what it is not, and its limits."""
 
+from fmct_hpc.hub.card import FOR as TO_RESEARCH
+from fmct_hpc.hub.card import NOT_FOR
 from launch.report.data import Data
 from launch.report.document import Bullets, Section
 from launch.report.probe import Probes
 from launch.report.training import Training
 
 FOR = (
-    "Research: features of head CT volumes without contrast, for classifiers that are trained and tested on "
-    "labelled scans of the site where they are used, and as a start for fine-tuning.",
+    TO_RESEARCH,
     "Input prepared by the preprocessing that the encoder was trained with; its digest stands under "
     "Provenance, and the probes refuse another.",
-)
-NOT_FOR = (
-    "Diagnosis, triage or any other decision about a patient: it is no medical device, and has not been "
-    "tested as one.",
-    "Other body parts, MR, CT with contrast, bone kernels or populations that the data below does not hold.",
-    "Finding out who a patient is, or linking scans of one.",
 )
 
 

@@ -1,0 +1,149 @@
+"""One self-contained module out of functions and classes of ours: their own source, with all that they name.
+
+What an exported encoder computes with is thus this package's code, whatever becomes of that, and no second
+writing of it.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+OURS = ("fmct_hpc", "shards")
+
+
+class _Module(NamedTuple):
+    source: str
+    defined: dict[str, tuple[ast.stmt, ...]]
+    """Statements of a name of the module: its definition and, of a constant, the text that follows it."""
+    imported: dict[str, tuple[str, str | None]]
+    """By the name here: the module, and the name there (None: the module itself)."""
+
+
+def bundle(roots: Mapping[str, tuple[str, ...]], docstring: str) -> str:
+    """The source of a module that defines the names in `roots`, by module, and all of ours that they need.
+
+    Classes of ours that only annotations name are left out, and stand for any type. Raises ValueError where
+    two modules give one name different meanings.
+    """
+    gathered = _Gathered()
+    for module, names in roots.items():
+        for name in names:
+            gathered.take(module, name)
+    gathered.stand_for_any()
+    imports = sorted(gathered.imports, key=lambda line: (line.startswith("from"), line))
+    head = [f'"""{docstring}\n"""', "from __future__ import annotations", "\n".join(imports)]
+    return "\n\n".join(head) + "\n\n" + "\n\n\n".join(gathered.texts) + "\n"
+
+
+class _Gathered:
+    def __init__(self) -> None:
+        self.imports: set[str] = set()
+        self.texts: list[str] = []
+        self._owners: dict[str, tuple[str, str]] = {}
+        self._taken: set[str] = set()
+        self._foreign: set[str] = set()
+
+    def take(self, module: str, name: str) -> None:
+        """What `name` means in `module`, behind all that it needs itself."""
+        own = _read(module)
+        if name in own.imported:
+            self._import(name, *own.imported[name])
+        elif name in own.defined and self._own(name, module, name):
+            statements = own.defined[name]
+            for inner, annotation in _names(statements):
+                if annotation and self._is_class(module, inner):
+                    self._foreign.add(inner)
+                elif inner != name:
+                    self.take(module, inner)
+            self.texts.append("\n".join(_text(own.source, one) for one in statements))
+
+    def stand_for_any(self) -> None:
+        """Define the classes that were only named in annotations."""
+        for name in sorted(self._foreign - self._taken):
+            self._import("Any", "typing", "Any")
+            self.texts.insert(0, f"{name} = Any")
+
+    def _import(self, name: str, module: str, there: str | None) -> None:
+        if module.split(".")[0] not in OURS:
+            alias = f" as {name}" if name != (there or module) else ""
+            self.imports.add(f"from {module} import {there}{alias}" if there else f"import {module}{alias}")
+            self._own(name, module, there or "")
+            return
+        assert there is not None, module
+        self.take(module, there)
+        if name != there and self._own(name, module, there):
+            self.texts.append(f"{name} = {there}")
+
+    def _is_class(self, module: str, name: str) -> bool:
+        own = _read(module)
+        if name in own.imported:
+            origin, there = own.imported[name]
+            return origin.split(".")[0] in OURS and there is not None and self._is_class(origin, there)
+        return name in own.defined and isinstance(own.defined[name][0], ast.ClassDef)
+
+    def _own(self, name: str, module: str, there: str) -> bool:
+        """Whether the name is new; ValueError where it already is of something else."""
+        first = self._owners.setdefault(name, (module, there))
+        if first != (module, there):
+            raise ValueError(f"{name} is of {first} and of {(module, there)}")
+        new = name not in self._taken
+        self._taken.add(name)
+        return new
+
+
+@cache
+def _read(module: str) -> _Module:
+    spec = find_spec(module)
+    assert spec is not None, module
+    assert spec.origin is not None, module
+    source = Path(spec.origin).read_text()
+    defined: dict[str, tuple[ast.stmt, ...]] = {}
+    imported: dict[str, tuple[str, str | None]] = {}
+    body = ast.parse(source).body
+    for statement, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            defined[statement.name] = (statement,)
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            said = after if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+            for target in targets:
+                for one in ast.walk(target):
+                    if isinstance(one, ast.Name):
+                        defined[one.id] = (statement, said) if said else (statement,)
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            for alias in statement.names:
+                imported[alias.asname or alias.name] = (statement.module, alias.name)
+        elif isinstance(statement, ast.Import):
+            for alias in statement.names:
+                imported[alias.asname or alias.name] = (alias.name, None)
+    return _Module(source, defined, imported)
+
+
+def _names(statements: tuple[ast.stmt, ...]) -> Iterator[tuple[str, bool]]:
+    """Names that are read, in their order, and whether an annotation does; the others first."""
+    annotations = {
+        id(inner)
+        for statement in statements
+        for node in ast.walk(statement)
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None))
+        if isinstance(annotation, ast.expr)
+        for inner in ast.walk(annotation)
+    }
+    read = [
+        node
+        for statement in statements
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    ]
+    for wanted in (False, True):
+        yield from ((node.id, wanted) for node in read if (id(node) in annotations) == wanted)
+
+
+def _text(source: str, statement: ast.stmt) -> str:
+    """Of a statement with its decorators, as it is written."""
+    decorators = getattr(statement, "decorator_list", [])
+    first = min([statement.lineno, *(one.lineno for one in decorators)])
+    return "\n".join(source.splitlines()[first - 1 : statement.end_lineno])

@@ -1,0 +1,43 @@
+"""The encoder as a model of transformers: AutoModel.from_pretrained(FOLDER, trust_remote_code=True)."""
+
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .fmct_encoder import build, prepare
+
+
+class FmctConfig(PretrainedConfig):
+    """fmct: what config.json says of the network, its input and its training."""
+
+    model_type = "fmct_hpc_encoder"
+
+    def __init__(self, fmct=None, **kwargs):
+        self.fmct = fmct or {}
+        super().__init__(**kwargs)
+
+
+class FmctModel(PreTrainedModel):
+    """A frozen or trainable encoder of head CT."""
+
+    config_class = FmctConfig
+    main_input_name = "views"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.encoder = build(config.fmct)
+        self.post_init()
+
+    def _init_weights(self, module):
+        """Weights are drawn where the network is built."""
+
+    def prepare(self, volume, affine, frame="LPS"):
+        """float32 (1, C, D, H, W) of HU with the affine of their index to patient mm; see fmct_encoder."""
+        return prepare(volume, affine, self.config.fmct["preprocessing"], frame).to(self.device)
+
+    def forward(self, views, **_):
+        """views: float32 (B, C, D, H, W) in [0, 1].
+
+        last_hidden_state: (B, prefix + N, width), CLS, registers, patches; pooler_output: CLS.
+        """
+        tokens = self.encoder(views)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens[:, 0])

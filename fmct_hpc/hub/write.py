@@ -1,0 +1,211 @@
+"""`fmct export-model --hub`: an encoder as a folder for transformers, or for PyTorch without this package."""
+
+import json
+import secrets
+import shutil
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from fmct_hpc.data.kernel import AIR_HU
+from fmct_hpc.fields import edges
+from fmct_hpc.hub.bundle import bundle
+from fmct_hpc.hub.card import Counts, card, counted, require_licence
+from fmct_hpc.hub.load import CONFIG, PREFIX, WEIGHTS, build
+from fmct_hpc.hub.prepare import ALIGNED
+from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.train.attempts import attempts
+from fmct_hpc.train.export import EncoderInfo, load_encoder
+from fmct_hpc.train.portable import TOLERANCE
+from shards import Dataset
+from shards.atomic import TEMPORARY_SUFFIX, sync
+from shards.errors import FmctError
+from shards.places import require_folder
+
+CODE, MODEL_CODE, CARD = "fmct_encoder.py", "modeling_fmct.py", "README.md"
+FILES = {CONFIG, WEIGHTS, CODE, MODEL_CODE, CARD}
+ROOTS = {"fmct_hpc.hub.load": ("build", "load"), "fmct_hpc.hub.prepare": ("prepare", "view")}
+"""What the self-contained code offers."""
+
+
+def export_hub(source: Path, out: Path, licence: str | None, data: Path | None = None) -> str:
+    """Write the encoder of `source` to the folder `out`, whole or not at all; returns a summary.
+
+    source: a run folder or an encoder.safetensors. licence: of the weights, for the card. data: the training
+    dataset, to be counted for the card; by default where a run's record says. The folder is read again with
+    its own code, which must give the encoder's tokens to 1e-5 before it gets its name. Raises FmctError
+    where it does not, without a licence, where `data` is another dataset, or `out` holds something else.
+    """
+    licence = require_licence(licence)
+    file = source / "encoder.safetensors" if source.is_dir() else source
+    require_folder(out, source)
+    encoder, info = load_encoder(file)
+    _require_ours(out, info)
+    counts = _counts(file.parent, info, data)
+    described = describe(info)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    temporary.mkdir()
+    try:
+        _write(temporary, encoder, described, card(info, _size(encoder), licence, counts))
+        difference = _difference(temporary, encoder, info)
+        if not difference <= TOLERANCE:
+            raise FmctError(
+                f"{out}: input or tokens are off by {difference:.1e}, more than {TOLERANCE}; not written"
+            )
+        _take_place(temporary, out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return f"{out}: for transformers and for PyTorch alone; tokens within {difference:.1e}"
+
+
+def describe(info: EncoderInfo) -> dict[str, Any]:
+    """config.json: for transformers, and under "fmct" the network, its input and its training."""
+    data = info.data
+    return {
+        "model_type": "fmct_hpc_encoder",
+        "architectures": ["FmctModel"],
+        "auto_map": {"AutoConfig": "modeling_fmct.FmctConfig", "AutoModel": "modeling_fmct.FmctModel"},
+        "dtype": "float32",
+        "hidden_size": info.model.width,
+        "num_hidden_layers": info.model.depth,
+        "num_attention_heads": info.model.heads,
+        "fmct": {
+            "model": info.model.model_dump(mode="json"),
+            "preprocessing": {
+                "axes": ["superior", "anterior", "right"],
+                "values": "HU",
+                "outside_hu": AIR_HU,
+                "spacing_mm": list(info.spacing_mm),
+                "resampling": "trilinear",
+                "oblique_above_sine": ALIGNED,
+                "field": data.field,
+                "field_mm": data.field_mm,
+                "windows": [list(window) for window in data.windows],
+                "view_size": list(edges(data.view_size)),
+                "head": "in the middle of the volume, as `fmct preprocess` crops it",
+                "input_mean": info.model.input_mean,
+                "input_std": info.model.input_std,
+                "digest": info.preprocess_digest,
+                "configuration": info.preprocessing,
+            },
+            "training": {
+                "step": info.step,
+                "origin": info.origin,
+                "dataset_digest": info.dataset_digest,
+                "code_version": info.code_version,
+                "data": data.model_dump(mode="json", exclude={"path", "cache"}),
+            },
+        },
+    }
+
+
+def code() -> str:
+    """The self-contained module: network, loader and preparation of the input."""
+    return bundle(
+        ROOTS,
+        "An encoder of head CT for PyTorch, NumPy and safetensors: load(folder), prepare(hu, ...).\n\n"
+        "Made of the source of fmct-hpc (Apache-2.0) by `fmct export-model --hub`; do not edit.",
+    )
+
+
+def _write(folder: Path, encoder: VisionTransformer, described: dict[str, Any], text: str) -> None:
+    persistent = build(described["fmct"])
+    persistent.load_state_dict(encoder.state_dict(), strict=False)
+    weights = {f"{PREFIX}{name}": one.contiguous() for name, one in persistent.state_dict().items()}
+    written = {
+        WEIGHTS: save(weights, metadata={"format": "pt"}),
+        CONFIG: json.dumps(described, indent=1).encode() + b"\n",
+        CODE: code().encode(),
+        MODEL_CODE: (Path(__file__).parent / "templates" / MODEL_CODE).read_bytes(),
+        CARD: text.encode(),
+    }
+    for name, content in written.items():
+        (folder / name).write_bytes(content)
+        sync(folder / name)
+    sync(folder)
+
+
+def _difference(folder: Path, encoder: VisionTransformer, info: EncoderInfo) -> float:
+    """How far the folder's own code is from the encoder: the most of its input's and its tokens' elements."""
+    module = _imported(folder / CODE)
+    loaded, preprocessing = module.load(folder)
+    noise = np.random.default_rng(0).normal(0, 40, (24, 30, 28))
+    d, h, w = np.ogrid[-1:1:24j, -1:1:30j, -1:1:28j]
+    hu = np.where(d**2 + h**2 + w**2 < 0.8, 40 + noise, AIR_HU)
+    spacing = [info.data.field_mm / 30] * 3
+    views = info.view(hu, spacing)
+    with torch.no_grad():
+        tokens = (loaded(views) - encoder(views)).abs().max()
+    return max(float(tokens), float((module.view(hu, spacing, preprocessing) - views).abs().max()))
+
+
+def _imported(file: Path) -> ModuleType:
+    spec = spec_from_file_location("fmct_encoder_of_export", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder holds what is listed
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = kept
+    return module
+
+
+def _take_place(made: Path, out: Path) -> None:
+    """Give the finished folder its name; an earlier export there goes after it."""
+    aside = made.with_name(f"{made.name}.old")
+    if out.exists():
+        out.rename(aside)
+    made.rename(out)
+    sync(out.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_ours(out: Path, info: EncoderInfo) -> None:
+    """Raise FmctError where the folder holds anything but an earlier export of this training."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    try:
+        there = json.loads((out / CONFIG).read_bytes())["fmct"]
+        now = describe(info)["fmct"]
+        same = there["model"] == now["model"] and all(
+            there["training"][fact] == now["training"][fact] for fact in ("origin", "dataset_digest")
+        )
+        same = same and {one.name for one in out.iterdir()} <= {*FILES, "__pycache__"}
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise FmctError(
+            f"{out}: holds more than an export of this encoder; name another folder, or move it away"
+        )
+
+
+def _counts(run: Path, info: EncoderInfo, data: Path | None) -> Counts | None:
+    """Of the training dataset: where it is given, or where the run's record says and it still is."""
+    if data is None:
+        started = attempts(run)
+        if not started:
+            return None
+        place = run / started[-1].configuration["data"]["path"]
+        try:
+            dataset = Dataset.open(place)
+        except FmctError:
+            return None
+        return counted(dataset) if dataset.info.digest == info.dataset_digest else None
+    dataset = Dataset.open(data)
+    if dataset.info.digest != info.dataset_digest:
+        raise FmctError(f"{data}: is not the dataset that the encoder was trained on (its digest)")
+    return counted(dataset)
+
+
+def _size(encoder: VisionTransformer) -> int:
+    return sum(parameter.numel() for parameter in encoder.parameters())
