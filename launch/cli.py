@@ -13,6 +13,7 @@ from launch.program import keep_working_folder_off_path, require_docstrings
 from launch.screen import echo
 from shards import caches
 from shards.errors import FmctError, refusal
+from shards.layers import named_layers
 from shards.sharing import share
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -102,7 +103,8 @@ def _run() -> None:
     try:
         share(None)
         require_docstrings()
-        built(sys.argv[1:])()
+        with named_layers():
+            built(sys.argv[1:])()
     except (FmctError, OSError, MemoryError) as error:
         told = error if isinstance(error, FmctError) else refusal(error)
         if told is None:

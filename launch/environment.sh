@@ -7,7 +7,8 @@
 #     --import what `fmct import` reads NRRD and MetaImage with
 # pip runs with the settings it has (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name CPU wheels of PyTorch); what
 # it says goes to DIR/pip.log.
-# pyproject.toml pins what the code imports, launch/constraints.txt the rest.
+# All layers are installed (pyproject.toml), in the versions of launch/constraints.txt; DALI without the CUDA libraries
+# that its wheel declares and its CPU operators never load, which --gpu adds.
 set -euo pipefail
 
 fail() { echo "environment: $*" >&2; exit 2; }
@@ -16,7 +17,7 @@ say() { echo "environment: $*"; }
 [ $# -ge 1 ] || fail "usage: bash launch/environment.sh DIR [--test] [--gpu] [--import]"
 dir=$(realpath -m "$1")
 shift
-extras=()
+extras=(all)
 for flag in "$@"; do
   case $flag in
     --test) extras+=(test) ;;
@@ -51,12 +52,9 @@ pip() {
   "$dir/bin/python" -m pip "$@" --disable-pip-version-check --progress-bar off >> "$dir/pip.log" 2>&1 \
     || { tail -n 20 "$dir/pip.log" >&2; fail "pip could not install everything (all it said: $dir/pip.log)"; }
 }
-package=.
-[ ${#extras[@]} -eq 0 ] || package=".[$(IFS=,; echo "${extras[*]}")]"
-# What the DALI wheel imports on a CPU; its declared requirements are CUDA libraries, which --gpu adds.
-dali_imports=(astunparse gast makefun nvtx optree packaging six)
+package=".[$(IFS=,; echo "${extras[*]}")]"
 say "installing the pinned packages (the first time downloads some hundred MB, in minutes)"
-pip install --use-pep517 --constraint launch/constraints.txt --editable "$package" "${dali_imports[@]}"
+pip install --use-pep517 --constraint launch/constraints.txt --editable "$package"
 say "installing DALI"
 dali=$(grep -o 'nvidia-dali-cuda[0-9]*==[0-9.]*' pyproject.toml)
 pip install --no-deps "$dali"

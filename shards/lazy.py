@@ -10,7 +10,8 @@ def exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any
     """`__getattr__` and `__dir__` of a package (PEP 562).
 
     homes: by name, the module that defines it, "module:name" where it is called otherwise there.
-    `__version__` is the installed distribution's. A name that is not there raises AttributeError.
+    `__version__` is the installed distribution's. A name that is not there raises AttributeError, one whose
+    layer is not installed MissingLayerError.
     """
 
     def attribute(name: str) -> Any:
@@ -21,7 +22,10 @@ def exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, _, inner = homes[name].partition(":")
-        return getattr(import_module(module), inner or name)
+        from shards.layers import named_layers
+
+        with named_layers():
+            return getattr(import_module(module), inner or name)
 
     def directory() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes, "__version__"})

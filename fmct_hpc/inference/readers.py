@@ -16,6 +16,7 @@ from fmct_hpc.train.export import EncoderInfo, require_same_preprocessing
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import FILE_NAME
+from shards.layers import named_layers
 
 GROUP = "fmct_hpc.readers"
 KEY_DIGITS = 32
@@ -184,5 +185,6 @@ def _reader() -> Reader:
         raise FmctError(
             "no reader of DICOM or NIfTI is installed; install the whole of fmct-hpc, or give a shard dataset"
         )
-    reader: Reader = found[0].load()
+    with named_layers():
+        reader: Reader = found[0].load()
     return reader

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from launch.doctor.shared import look_at_surroundings
 from launch.program import PYTHON
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
 from shards.formats import FORMATS
+from shards.layers import absent_layers
 
 LEAST_PYTHON = (3, 11)
 LEAST_OPEN_FILES = 4096
@@ -53,11 +54,11 @@ def look_at_installation() -> Iterator[Finding]:
     """Everything that training and preprocessing need of this machine; about ten seconds."""
     yield looked("Python", _python)
     yield looked("packages", _packages)
-    yield looked("DICOM codecs", _codecs)
+    yield looked("DICOM codecs", _of_layer("preprocess", _codecs))
     yield looked("GPU", _gpu)
     device = "gpu" if _has_gpu() else "cpu"
-    yield looked("DeepSpeed", lambda: _deepspeed(device))
-    yield looked("shards, DALI", lambda: _views(device))
+    yield looked("DeepSpeed", _of_layer("train", lambda: _deepspeed(device)))
+    yield looked("shards, DALI", _of_layer("gpu", lambda: _views(device)))
     yield looked("C++ compiler", _compiler)
     yield looked("shared memory", _shared_memory)
     yield looked("limits", _limits)
@@ -74,12 +75,19 @@ def _python() -> str | Judgement:
 
 
 def _packages() -> str | Judgement:
-    """What is installed against what pyproject.toml pins."""
+    """What is installed against what pyproject.toml declares, of the core and the layers that are there."""
     try:
-        pinned = [Requirement(line) for line in requires("fmct-hpc") or []]
+        declared = [Requirement(line) for line in requires("fmct-hpc") or []]
     except PackageNotFoundError:
         return fault("fmct-hpc runs from its source and is not installed", f"{AGAIN}, or pip install .")
-    wanted = [r for r in pinned if r.marker is None or r.marker.evaluate({"extra": "gpu"})]
+    wanted = [r for r in declared if r.marker is None or r.marker.evaluate({"extra": ""})]
+    absent = []
+    for layer in ("preprocess", "train", "gpu", "report", "slurm"):
+        own = [r for r in declared if r not in wanted and r.marker and r.marker.evaluate({"extra": layer})]
+        if layer in absent_layers():
+            absent.append(f"[{layer}]")
+        else:
+            wanted += own
     wrong = []
     for requirement in wanted:
         try:
@@ -88,8 +96,18 @@ def _packages() -> str | Judgement:
         except PackageNotFoundError:
             wrong.append(f"{requirement.name} is missing")
     if wrong:
-        return fault(", ".join(wrong), f"{AGAIN} makes an environment with the pinned versions")
-    return f"fmct-hpc {version('fmct-hpc')} and its {len(wanted)} packages as pinned"
+        return fault(", ".join(wrong), f"{AGAIN} makes an environment with the tested versions")
+    said = f"fmct-hpc {version('fmct-hpc')} and its {len(wanted)} packages as declared"
+    if absent:
+        return note(f"{said}; not installed: {', '.join(absent)}", "nothing, if they are not needed here")
+    return said
+
+
+def _of_layer(layer: str, look: Callable[[], str | Judgement]) -> Callable[[], str | Judgement]:
+    """The check, or a note where the layer that it is of is not installed."""
+    if layer not in absent_layers():
+        return look
+    return lambda: note(f"the layer [{layer}] is not installed", f"pip install 'fmct-hpc[{layer}]'")
 
 
 def _codecs() -> str | Judgement:

@@ -1,0 +1,75 @@
+"""The layers that the package is installed in, and the one line about a layer that is not there.
+
+pyproject.toml declares them as optional dependencies; what is in none is the core: shards and inference.
+"""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from shards.errors import FmctError
+
+LAYERS: dict[str, tuple[str, ...]] = {
+    "preprocess": (
+        *("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "indexed_gzip", "nibabel"),
+        *("PIL", "jinja2"),
+    ),
+    "train": ("deepspeed", "ninja", "tensorboard", "sklearn", "matplotlib", "PIL"),
+    "report": ("matplotlib", "sklearn", "PIL", "jinja2"),
+    "slurm": ("submitit",),
+    "gpu": ("nvidia.dali",),
+    "import": ("SimpleITK",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "peers": ("monai", "transformers"),
+}
+"""Modules that a layer brings, by their names in import statements."""
+HOMES = {
+    "preprocess": "preprocess",
+    "launch.report": "report",
+    "launch.study": "report",
+    "launch.slurm": "slurm",
+    "fmct_hpc": "train",
+}
+"""The layer that a package of ours asks for first, where a module is in several."""
+
+
+class MissingLayerError(FmctError):
+    """A layer that a command or function needs and that is not installed."""
+
+
+def missing_layer(error: ModuleNotFoundError) -> MissingLayerError | None:
+    """The one line for a module of a layer that is not installed; None for any other."""
+    name = (error.name or "").partition(".")[0]
+    layers = [layer for layer, modules in LAYERS.items() if name in {m.partition(".")[0] for m in modules}]
+    if not layers:
+        return None
+    asking = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    wanted = [
+        layer
+        for module in reversed(asking)
+        for home, layer in HOMES.items()
+        if layer in layers and (module == home or module.startswith(f"{home}."))
+    ]
+    layer = (wanted or layers)[0]
+    cpu = "; without a GPU, launch/environment.sh installs DALI alone" if layer == "gpu" else ""
+    return MissingLayerError(f"needs the layer [{layer}], for {name}: pip install 'fmct-hpc[{layer}]'{cpu}")
+
+
+def absent_layers() -> frozenset[str]:
+    """The layers that are not installed, as the first of each one's modules shows."""
+    return frozenset(layer for layer, modules in LAYERS.items() if not _is_there(modules[0]))
+
+
+def _is_there(module: str) -> bool:
+    parent = module.partition(".")[0]
+    return find_spec(parent) is not None and find_spec(module) is not None
+
+
+@contextmanager
+def named_layers() -> Iterator[None]:
+    """Raise MissingLayerError in the place of a module that a layer would bring."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing_layer(error) or error from None

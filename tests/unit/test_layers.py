@@ -1,0 +1,202 @@
+"""What is imported belongs to the layer it is imported in, and a layer that is not there is one line."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layers import OURS, REPOSITORY, closure, declared, modules, project, run
+from shard_samples import make_key, make_record
+
+import fmct_hpc
+from shards import ShardWriter, finish_dataset
+from shards.layers import LAYERS, MissingLayerError, missing_layer, named_layers
+
+ROOTS = {
+    "": (
+        *("launch.cli", "launch.doctor.installation", "shards"),
+        *("fmct_hpc.inference", "fmct_hpc.classifier", "fmct_hpc.retrieval", "fmct_hpc.hub"),
+        *("fmct_hpc.train.portable", "fmct_hpc.train.convert"),
+    ),
+    "preprocess": ("preprocess",),
+    "train,gpu": ("fmct_hpc",),
+    "report": ("launch.report",),
+    "slurm": ("launch.slurm",),
+}
+"""Packages and modules by the layers that are enough to import them."""
+LAZY = {
+    "shards": ("preprocess",),
+    "preprocess": ("preprocess", "import"),
+    "fmct_hpc": ("train", "gpu", "onnx"),
+    "launch": ("all",),
+}
+"""Layers whose packages any line of a package of ours may import."""
+PROVIDED = {"triton", "transformers"}
+"""triton comes with PyTorch for CUDA; transformers is imported by exported code alone."""
+
+
+def third_party(nodes: list[ast.stmt], lazy: bool) -> Iterator[str]:
+    """Full names of what statements import, ours too; lazy: within functions as well."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for field in ("body", "orelse", "finalbody", "handlers"):
+                yield from third_party(getattr(node, field, []), lazy)
+
+
+@cache
+def imports(file: Path, lazy: bool = False) -> tuple[str, ...]:
+    return tuple(third_party(ast.parse(file.read_text()).body, lazy))
+
+
+def file_of(module: str) -> Path | None:
+    path = REPOSITORY.joinpath(*module.split("."))
+    return next((f for f in (path.with_suffix(".py"), path / "__init__.py") if f.is_file()), None)
+
+
+def imported_by(roots: tuple[str, ...]) -> dict[str, str]:
+    """Third-party modules (top names) that importing every module below the roots imports; by whom."""
+    todo = [
+        ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+        for root in roots
+        for base in [REPOSITORY.joinpath(*root.split("."))]
+        for file in (base.rglob("*.py") if base.is_dir() else [base.with_suffix(".py")])
+        if "templates" not in file.parts
+    ]
+    seen: set[str] = set()
+    found: dict[str, str] = {}
+    while todo:
+        module = todo.pop()
+        file = file_of(module)
+        if module in seen or file is None:
+            continue
+        seen.add(module)
+        todo += [module.rpartition(".")[0]]
+        for name in imports(file):
+            top = name.partition(".")[0]
+            if top in OURS:
+                todo.append(name)
+            elif top not in sys.stdlib_module_names:
+                found.setdefault(top, module)
+    return found
+
+
+@pytest.mark.parametrize("layers", ROOTS)
+def test_a_layer_is_enough_to_import_its_modules(layers: str) -> None:
+    there = modules(closure(*filter(None, layers.split(",")))) | PROVIDED
+    beyond = {top: by for top, by in imported_by(ROOTS[layers]).items() if top not in there}
+    assert beyond == {}
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_what_functions_import_is_declared(package: str) -> None:
+    named = {r.name for layer in ("", *LAZY[package]) for r in declared(layer)}
+    there = modules({name.lower().replace("_", "-") for name in named}) | PROVIDED
+    also = {"pydantic_core", "markupsafe", "cycler"}  # of pydantic, Jinja and Matplotlib
+    for file in (REPOSITORY / package).rglob("*.py"):
+        tops = {name.partition(".")[0] for name in imports(file, lazy=True)}
+        assert tops - there - also - {*OURS} - sys.stdlib_module_names == set(), file
+
+
+def test_the_table_of_layers_is_that_of_pyproject() -> None:
+    core = modules(closure())
+    for layer, names in LAYERS.items():
+        tops = {name.partition(".")[0] for name in names}
+        assert tops <= modules({r.name.lower().replace("_", "-") for r in declared(layer)}) | {"jinja2"}, (
+            layer
+        )
+        assert tops - core - {"jinja2"}, layer
+    assert {*LAYERS} <= project().keys()
+
+
+CORE = """
+import contextlib, io, sys
+from pathlib import Path
+from launch import cli
+from shards.errors import FmctError
+
+def fmct(*words):
+    sys.argv, said = ["fmct", *map(str, words)], io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+    return code, said.getvalue()
+
+data, classifier, out = map(Path, sys.argv[1:])
+for words in (
+    ["--help"],
+    ["shards", "info", data],
+    ["shards", "verify", data],
+    ["features", data, "--encoder", classifier / "encoder.safetensors", "--out", out / "features"],
+    ["predict", data, "--classifier", classifier, "--out", out / "predictions"],
+    ["export-model", classifier / "encoder.safetensors", "--hub", out / "hub", "--licence", "MIT"],
+):
+    code, said = fmct(*words)
+    assert code == 0, (words, said)
+for layer, *words in (
+    ("preprocess", "scan", data, "--catalog", out / "catalog.parquet"),
+    ("preprocess", "features", out, "--encoder", classifier / "encoder.safetensors", "--out", out / "f"),
+    ("report", "report", out / "report.html", "--data", data, "--run", out),
+    ("preprocess", "launch", "status", out),
+):
+    code, said = fmct(*words)
+    line = said.strip().splitlines()[-1]
+    assert (code, f"[{layer}]" in line, "pip install" in line) == (2, True, True), (words, said)
+
+import fmct_hpc
+try:
+    list(fmct_hpc.features(out, classifier / "encoder.safetensors"))
+except FmctError as error:
+    assert "[preprocess]" in str(error)
+else:
+    raise AssertionError
+"""
+
+
+def test_the_core_alone_reads_shards_and_infers_and_names_what_it_lacks(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "data", "shard-00000", "zarr") as writer:
+        z, y, x = np.ogrid[-1:1:40j, -1:1:40j, -1:1:40j]
+        voxels = np.where(z**2 + y**2 + x**2 < 0.8, 40, -1000).astype(np.int16)
+        record = make_record(voxels, make_key(1), spacing_mm=(4.0, 4.0, 4.0))
+        writer.add(record, voxels)
+    finish_dataset(tmp_path / "data", "zarr", ["shard-00000"])
+    classifier = REPOSITORY / "tests/data/classifiers/logistic"
+    done = run(CORE, tmp_path / "data", classifier, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_module_of_several_layers_is_that_of_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked_by(module: str, wanted: str) -> str:
+        names = {"__name__": module, "__builtins__": __builtins__}
+        try:
+            exec(f"raise ModuleNotFoundError('', name={wanted!r})", names)
+        except ModuleNotFoundError as error:
+            return str(missing_layer(error))
+        raise AssertionError
+
+    assert "[report]" in asked_by("launch.report.figures", "matplotlib")
+    assert "[train]" in asked_by("fmct_hpc.train.outlook", "matplotlib.figure")
+    assert "[preprocess]" in asked_by("preprocess.qc.montage", "PIL")
+    assert "[gpu]" in asked_by("fmct_hpc.data.graph", "nvidia.dali")
+    assert asked_by("preprocess.x", "nobody_knows") == "None"
+
+
+def test_python_names_the_layer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not there
+    with pytest.raises(MissingLayerError, match=r"\[train\]"), named_layers():
+        import deepspeed  # noqa: F401
+    monkeypatch.setitem(fmct_hpc._HOME, "features", "fmct_hpc.nowhere")
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        fmct_hpc.features  # noqa: B018
