@@ -1,6 +1,9 @@
 """What `python -m build` makes, installed where nothing else of this project is."""
 
+import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layers import absent
+
+from launch.container.answer import answer
+from shards.errors import FmctError
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
@@ -92,6 +99,97 @@ def test_the_wheel_works_outside_the_repository(clean: Path, tmp_path: Path) -> 
     assert {"launch/recipes/reference-train.yaml", "launch/sbatch/train.sbatch"} < set(copied)
     recipe = ("--config", "launch/recipes/reference-preprocess.yaml", "key_file=hmac.key")
     assert "2 " in run(clean / "fmct", "select", "catalog.parquet", *recipe, folder=tmp_path)
+
+
+OFFLINE = """
+import socket
+import sys
+
+def refuse(*_):
+    raise OSError("no network")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+blocked = {blocked!r}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """Its instructions, and what follows each."""
+    text = re.sub(r"^#.*\n", "", (REPOSITORY / "launch/container/Dockerfile").read_text(), flags=re.MULTILINE)
+    return [tuple(line.split(" ", 1)) for line in text.replace("\\\n", "").splitlines() if line]
+
+
+def installed(instruction: str) -> list[str]:
+    """The pip command in a RUN line or a line of %post."""
+    return shlex.split(instruction[instruction.index("/opt/fmct/bin/pip") :])
+
+
+def test_the_recipes_of_containers_hold_what_they_copy_and_install(tmp_path: Path) -> None:
+    steps = dockerfile()
+    copied = [words.split() for name, words in steps if name == "COPY" and "--" not in words]
+    assert {"pyproject.toml", "README.md", "LICENSE", *PACKAGES} == {
+        one for row in copied for one in row[:-1]
+    }
+    assert all((REPOSITORY / one).exists() for row in copied for one in row[:-1])
+    (model,) = (words.partition("=")[2] for name, words in steps if name == "ARG" and "MODEL" in words)
+    assert (REPOSITORY / model).is_dir()
+    users = [int(words) for name, words in steps if name == "USER"]
+    assert users
+    assert 0 not in users
+    (run_pip,) = (words for name, words in steps if name == "RUN" and "pip install" in words)
+    assert {".[preprocess]", "launch/constraints.txt"} < {*installed(run_pip)}
+    # Apptainer's does the same.
+    definition = (REPOSITORY / "launch/container/fmct.def").read_text()
+    (post,) = (line for line in definition.splitlines() if "pip install" in line)
+    same = [word.replace("{{ torch_index }}", "$TORCH_INDEX") for word in installed(post)]
+    assert same == installed(run_pip)
+    (entry,) = (json.loads(words) for name, words in steps if name == "ENTRYPOINT")
+    assert f"exec {shlex.join(entry)}" in definition
+    lint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    run(lint, REPOSITORY / "launch/container/Dockerfile", folder=tmp_path)
+
+
+def test_the_container_answers_offline_with_its_layers_alone(clean: Path, tmp_path: Path) -> None:
+    """Its entry point, in an environment with the built wheel and no module of another layer."""
+    (entry,) = (json.loads(words) for name, words in dockerfile() if name == "ENTRYPOINT")
+    command = [entry[0].replace("/opt/fmct/bin", str(clean)), *entry[1:]]
+    (tmp_path / "hooks").mkdir()
+    hook = OFFLINE.format(blocked=absent("preprocess"))
+    (tmp_path / "hooks" / "sitecustomize.py").write_text(hook)
+    run(clean / "fmct", "demo", "export", "export", "--studies", 1, "--matrix", 48, folder=tmp_path)
+    exams = tmp_path / "input"
+    exams.mkdir()
+    (tmp_path / "export/dicom").rename(exams / "exam 1")
+    classifier = REPOSITORY / "tests/data/classifiers/logistic"
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    for name in ("encoder.json", "encoder.safetensors"):
+        shutil.copy(classifier / name, encoder)
+    found = {}
+    for model, code in ((classifier, 0), (encoder, 2)):
+        out = tmp_path / f"out-{model.name}"
+        places = {"FMCT_INPUT": str(exams), "FMCT_OUTPUT": str(out), "FMCT_MODEL": str(model)}
+        said = run(*command, folder=tmp_path, code=code, PYTHONPATH=str(tmp_path / "hooks"), **places)
+        found[model.name] = json.loads((out / "results.json").read_text())
+        (exams / "notes.txt").write_text("no exam")
+    assert "notes.txt" in said.splitlines()[-1]
+    (exam,) = found["logistic"]["exams"]
+    assert (exam["exam"], exam["reason"], found["logistic"]["model"]) == ("exam 1", None, "classifier")
+    assert 0 <= exam["scans"][0]["answers"]["bright"]["score"] <= 1
+    same, refused = found["encoder"]["exams"]
+    assert [scan["key"] for scan in same["scans"]] == [scan["key"] for scan in exam["scans"]]
+    assert all((tmp_path / "out-encoder" / scan["features"]).is_file() for scan in same["scans"])
+    assert (same["reason"], refused["scans"], bool(refused["reason"])) == (None, [], True)
+    for given, model, said in ((encoder / "none", encoder, "no exams"), (exams, exams, "no classifier")):
+        with pytest.raises(FmctError, match=said):
+            answer(given, tmp_path / "nothing", model, "cpu")
 
 
 def test_recipes_that_are_there_stay(clean: Path, tmp_path: Path) -> None:

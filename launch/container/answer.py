@@ -1,0 +1,116 @@
+"""Features or predictions of every exam in a folder, as containers of challenges are asked for them.
+
+`python -m launch.container.answer` reads /input, each file or folder in it an exam, and the model in /model;
+`PLACES` names the environment variables for other places. It needs no network, and writes in /output alone.
+"""
+
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from launch.program import keep_working_folder_off_path
+from launch.screen import echo
+from shards import caches
+from shards.atomic import write_text
+from shards.errors import FmctError, refusal
+from shards.layers import named_layers
+from shards.sharing import share
+
+PLACES = {"FMCT_INPUT": "/input", "FMCT_OUTPUT": "/output", "FMCT_MODEL": "/model", "FMCT_DEVICE": "cpu"}
+"""Environment variables, and what they are without being set."""
+RESULTS = "results.json"
+ANSWERS = ("score", "probability", "positive")
+
+
+def answer(given: Path, out: Path, model: Path, device: str) -> list[str]:
+    """Write `out`/results.json and the table beside it; returns the names of exams that gave nothing.
+
+    given: a folder, each entry an exam: a folder of DICOM, an archive, a NIfTI file, a shard dataset; those
+    with a dot in front are not. model: a classifier's folder (`fmct export-classifier`), or one with an
+    encoder.safetensors. Raises FmctError where there is no exam or no model.
+    """
+    exams = sorted(entry for entry in given.iterdir() if entry.name[0] != ".") if given.is_dir() else []
+    if not exams:
+        raise FmctError(f"{given}: has no exams; mount a folder with a file or folder for each of them")
+    if (model / "classifier.json").is_file():
+        kind, found, reasons = "classifier", *_predictions(exams, out, model, device)
+    elif (model / "encoder.safetensors").is_file():
+        kind, found, reasons = "encoder", *_features(exams, out, model, device)
+    else:
+        raise FmctError(
+            f"{model}: has no classifier.json and no encoder.safetensors; mount or build in a model"
+        )
+    rows = [
+        {"exam": exam.name, "scans": list(found[number].values()), "reason": reasons.get(number)}
+        for number, exam in enumerate(exams)
+    ]
+    write_text(out / RESULTS, json.dumps({"model": kind, "exams": rows}, indent=1) + "\n")
+    return [exam.name for number, exam in enumerate(exams) if not found[number]]
+
+
+Scans = Mapping[int, dict[str, dict[str, Any]]]
+"""By the exam's number and the scan's key."""
+
+
+def _predictions(exams: Sequence[Path], out: Path, model: Path, device: str) -> tuple[Scans, dict[int, str]]:
+    from fmct_hpc.classifier.table import TABLE, Predictions
+
+    predictions = Predictions(exams, model, out, device=device)
+    predictions.run()
+    predictions.collect()
+    found: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
+    reasons = {}
+    for row in pq.read_table(out / TABLE).to_pylist():
+        if row["reason"]:
+            reasons[row["path"]] = row["reason"]
+            continue
+        new = {"key": row["key"], "flags": row["flags"], "answers": {}}
+        scan = found[row["path"]].setdefault(row["key"], new)
+        scan["answers"][row["task"]] = {name: row[name] for name in ANSWERS}
+    return found, reasons
+
+
+def _features(exams: Sequence[Path], out: Path, model: Path, device: str) -> tuple[Scans, dict[int, str]]:
+    from fmct_hpc.inference.write import TABLE, write_features
+
+    written = write_features(exams, model / "encoder.safetensors", out, device=device)
+    found: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
+    if written.scans:
+        for row in pq.read_table(out / TABLE, columns=["path", "key", "flags"]).to_pylist():
+            scan = {"key": row["key"], "flags": row["flags"], "features": f"{row['key']}.safetensors"}
+            found[row["path"]][row["key"]] = scan
+    reasons: dict[int, str] = {}
+    for line in "\n".join(written.refused).splitlines():  # "path N: why"
+        number, _, why = line.removeprefix("path ").partition(": ")
+        reasons[int(number)] = f"{reasons[int(number)]}; {why}" if int(number) in reasons else why
+    return found, reasons
+
+
+def main() -> None:
+    """Run it; exit code 2 with a line for each exam that gave nothing, or for what is missing."""
+    keep_working_folder_off_path()
+    given, out, model, device = (os.environ.get(name) or usual for name, usual in PLACES.items())
+    try:
+        share(None)
+        caches.set_for_libraries()
+        with named_layers():
+            nothing = answer(Path(given), Path(out), Path(model), device)
+    except (FmctError, OSError, MemoryError) as error:
+        told = error if isinstance(error, FmctError) else refusal(error)
+        if told is None:
+            raise
+        echo(f"fmct: {told}", err=True)
+        sys.exit(told.exit_code)
+    for name in nothing:
+        echo(f"{name}: nothing; {RESULTS} says why", err=True)
+    sys.exit(2 if nothing else 0)
+
+
+if __name__ == "__main__":
+    main()
