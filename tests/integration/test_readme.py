@@ -86,6 +86,14 @@ volume_hu, spacing_mm = dataset.read(0), dataset.info.spacing_mm
     assert shape.strip() == "(1, 10, 24)"
 
 
+def test_the_encoder_is_handed_over(reader: Path) -> None:
+    (block,) = blocks(REPOSITORY / "docs/recipes.md", "bash", "An encoder elsewhere")
+    assert "tokens within" in bash(block, reader)
+    card = (reader / "hub/first/README.md").read_text()
+    assert f"| Volumes | {len(Dataset.open(reader / 'data/zarr'))} |" in card
+    assert str(reader) not in card + (reader / "hub/first/config.json").read_text()
+
+
 def test_new_scans_in_a_shell_and_in_python(reader: Path) -> None:
     given = {"exam other-exam": "export/dicom", '"exam"': '"export/dicom"'}
     (shell,), (python,) = (blocks(README, language, "New scans") for language in ("bash", "python"))

@@ -37,7 +37,19 @@ MODELS: dict[str, type[BaseModel]] = {
 }
 """What the overrides of a command are checked against."""
 FOLDERS = ("launch", "tests", "docs", "fmct_hpc", "preprocess", "shards")
-PROGRAMS = ("bash", "python", "pytest", "sbatch", "squeue", "scontrol", "sacct", "pip", "srun")
+PROGRAMS = (
+    "bash",
+    "python",
+    "pytest",
+    "sbatch",
+    "squeue",
+    "scontrol",
+    "sacct",
+    "pip",
+    "srun",
+    "docker",
+    "apptainer",
+)
 ids = [document.name for document in DOCUMENTS]
 
 
