@@ -1,13 +1,10 @@
 """README.md of an exported encoder: what it is for, what it was trained on and how, and how it is loaded."""
 
 import re
-from typing import NamedTuple
-
-import pyarrow.compute as pc
 
 from fmct_hpc.fields import size_text
+from fmct_hpc.hub.counts import Counts
 from fmct_hpc.train.export import EncoderInfo
-from shards import Dataset
 from shards.errors import FmctError
 
 FOR = (
@@ -21,22 +18,6 @@ NOT_FOR = (
     "Finding out who a patient is, or linking scans of one.",
 )
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .()+-]{0,79}")
-
-
-class Counts(NamedTuple):
-    """Of the training data."""
-
-    volumes: int
-    studies: int
-    patients: int
-
-
-def counted(dataset: Dataset) -> Counts:
-    """Volumes, and the studies and patients that they are of."""
-    studies, patients = (
-        pc.count_distinct(dataset.index[name]).as_py() for name in ("study_key", "patient_key")
-    )
-    return Counts(len(dataset), studies, patients)
 
 
 def require_licence(licence: str | None) -> str:

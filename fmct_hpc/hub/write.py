@@ -14,16 +14,14 @@ import torch
 from safetensors.torch import save
 
 from fmct_hpc.data.kernel import AIR_HU
-from fmct_hpc.fields import edges
 from fmct_hpc.hub.bundle import bundle
-from fmct_hpc.hub.card import Counts, card, counted, require_licence
+from fmct_hpc.hub.card import card, require_licence
+from fmct_hpc.hub.counts import counts_of
+from fmct_hpc.hub.described import describe
 from fmct_hpc.hub.load import CONFIG, PREFIX, WEIGHTS, build
-from fmct_hpc.hub.prepare import ALIGNED
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.train.attempts import attempts
 from fmct_hpc.train.export import EncoderInfo, load_encoder
 from fmct_hpc.train.portable import TOLERANCE
-from shards import Dataset
 from shards.atomic import TEMPORARY_SUFFIX, sync
 from shards.errors import FmctError
 from shards.places import require_folder
@@ -47,7 +45,7 @@ def export_hub(source: Path, out: Path, licence: str | None, data: Path | None =
     require_folder(out, source)
     encoder, info = load_encoder(file)
     _require_ours(out, info)
-    counts = _counts(file.parent, info, data)
+    counts = counts_of(file.parent, info, data)
     described = describe(info)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
@@ -64,47 +62,6 @@ def export_hub(source: Path, out: Path, licence: str | None, data: Path | None =
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return f"{out}: for transformers and for PyTorch alone; tokens within {difference:.1e}"
-
-
-def describe(info: EncoderInfo) -> dict[str, Any]:
-    """config.json: for transformers, and under "fmct" the network, its input and its training."""
-    data = info.data
-    return {
-        "model_type": "fmct_hpc_encoder",
-        "architectures": ["FmctModel"],
-        "auto_map": {"AutoConfig": "modeling_fmct.FmctConfig", "AutoModel": "modeling_fmct.FmctModel"},
-        "dtype": "float32",
-        "hidden_size": info.model.width,
-        "num_hidden_layers": info.model.depth,
-        "num_attention_heads": info.model.heads,
-        "fmct": {
-            "model": info.model.model_dump(mode="json"),
-            "preprocessing": {
-                "axes": ["superior", "anterior", "right"],
-                "values": "HU",
-                "outside_hu": AIR_HU,
-                "spacing_mm": list(info.spacing_mm),
-                "resampling": "trilinear",
-                "oblique_above_sine": ALIGNED,
-                "field": data.field,
-                "field_mm": data.field_mm,
-                "windows": [list(window) for window in data.windows],
-                "view_size": list(edges(data.view_size)),
-                "head": "in the middle of the volume, as `fmct preprocess` crops it",
-                "input_mean": info.model.input_mean,
-                "input_std": info.model.input_std,
-                "digest": info.preprocess_digest,
-                "configuration": info.preprocessing,
-            },
-            "training": {
-                "step": info.step,
-                "origin": info.origin,
-                "dataset_digest": info.dataset_digest,
-                "code_version": info.code_version,
-                "data": data.model_dump(mode="json", exclude={"path", "cache"}),
-            },
-        },
-    }
 
 
 def code() -> str:
@@ -187,24 +144,6 @@ def _require_ours(out: Path, info: EncoderInfo) -> None:
         raise FmctError(
             f"{out}: holds more than an export of this encoder; name another folder, or move it away"
         )
-
-
-def _counts(run: Path, info: EncoderInfo, data: Path | None) -> Counts | None:
-    """Of the training dataset: where it is given, or where the run's record says and it still is."""
-    if data is None:
-        started = attempts(run)
-        if not started:
-            return None
-        place = run / started[-1].configuration["data"]["path"]
-        try:
-            dataset = Dataset.open(place)
-        except FmctError:
-            return None
-        return counted(dataset) if dataset.info.digest == info.dataset_digest else None
-    dataset = Dataset.open(data)
-    if dataset.info.digest != info.dataset_digest:
-        raise FmctError(f"{data}: is not the dataset that the encoder was trained on (its digest)")
-    return counted(dataset)
 
 
 def _size(encoder: VisionTransformer) -> int:

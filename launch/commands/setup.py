@@ -30,10 +30,11 @@ def doctor(
     from launch.doctor.installation import look_at_installation
     from launch.doctor.run_folder import look_at_run
     from launch.doctor.shared import is_secret
-    from launch.doctor.site import look_at_site
 
     sections: list[tuple[str, Iterable[Finding]]] = [("installation", look_at_installation())]
     if site:
+        from launch.doctor.site import look_at_site  # which needs the layer of Slurm
+
         sections.append((f"site {site}", look_at_site(site)))
     if data:
         sections.append((f"dataset {data}", look_at_dataset(data)))

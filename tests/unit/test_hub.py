@@ -13,7 +13,7 @@ from shard_samples import make_record
 from test_export import head, written
 
 from fmct_hpc import load_encoder
-from fmct_hpc.hub.card import counted
+from fmct_hpc.hub.counts import counted
 from fmct_hpc.hub.prepare import AXES_LPS, prepare, view
 from fmct_hpc.hub.write import code, export_hub
 from fmct_hpc.train.export import write_encoder

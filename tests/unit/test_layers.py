@@ -18,6 +18,7 @@ from shards.layers import LAYERS, MissingLayerError, missing_layer, named_layers
 ROOTS = {
     "": (
         *("launch.cli", "launch.doctor.installation", "shards"),
+        *("launch.doctor.dataset", "launch.doctor.run_folder", "launch.doctor.shared"),
         *("fmct_hpc.inference", "fmct_hpc.classifier", "fmct_hpc.retrieval", "fmct_hpc.hub"),
         *("fmct_hpc.train.portable", "fmct_hpc.train.convert"),
     ),

@@ -1,0 +1,45 @@
+"""How much an encoder was trained on, for its card."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.compute as pc
+
+from fmct_hpc.train.attempts import attempts
+from fmct_hpc.train.export import EncoderInfo
+from shards import Dataset
+from shards.errors import FmctError
+
+
+class Counts(NamedTuple):
+    """Of the training data."""
+
+    volumes: int
+    studies: int
+    patients: int
+
+
+def counted(dataset: Dataset) -> Counts:
+    """Volumes, and the studies and patients that they are of."""
+    studies, patients = (
+        pc.count_distinct(dataset.index[name]).as_py() for name in ("study_key", "patient_key")
+    )
+    return Counts(len(dataset), studies, patients)
+
+
+def counts_of(run: Path, info: EncoderInfo, data: Path | None) -> Counts | None:
+    """Of the training dataset: where it is given, or where the run's record says and it still is."""
+    if data is None:
+        started = attempts(run)
+        if not started:
+            return None
+        place = run / started[-1].configuration["data"]["path"]
+        try:
+            dataset = Dataset.open(place)
+        except FmctError:
+            return None
+        return counted(dataset) if dataset.info.digest == info.dataset_digest else None
+    dataset = Dataset.open(data)
+    if dataset.info.digest != info.dataset_digest:
+        raise FmctError(f"{data}: is not the dataset that the encoder was trained on (its digest)")
+    return counted(dataset)
