@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layers import OURS, REPOSITORY, closure, declared, modules, project, run
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from shard_samples import make_key, make_record
 
 import fmct_hpc
@@ -20,7 +22,12 @@ ROOTS = {
         *("launch.cli", "launch.doctor.installation", "shards"),
         *("launch.doctor.dataset", "launch.doctor.run_folder", "launch.doctor.shared"),
         *("fmct_hpc.inference", "fmct_hpc.classifier", "fmct_hpc.retrieval", "fmct_hpc.hub"),
-        *("fmct_hpc.train.portable", "fmct_hpc.train.convert"),
+        *(
+            "fmct_hpc.train.portable",
+            "fmct_hpc.train.convert",
+            "fmct_hpc.probe.run",
+            "fmct_hpc.probe.sweep.run",
+        ),
     ),
     "preprocess": ("preprocess",),
     "train,gpu": ("fmct_hpc",),
@@ -201,3 +208,11 @@ def test_python_names_the_layer_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fmct_hpc._HOME, "features", "fmct_hpc.nowhere")
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         fmct_hpc.features  # noqa: B018
+
+
+def test_the_lock_has_a_version_of_all_that_is_installed() -> None:
+    lines = (REPOSITORY / "launch/constraints.txt").read_text().splitlines()[1:]
+    single = [str(r) for table in project().values() for r in map(Requirement, table) if "==" in str(r)]
+    locked = {canonicalize_name(line.partition("==")[0]) for line in (*lines, *single)}
+    # setuptools and wheel come with building; triton with PyTorch for CUDA, which pins its own.
+    assert closure("all", "test") - locked == {"setuptools", "wheel", "triton"}
