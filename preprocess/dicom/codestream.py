@@ -1,6 +1,6 @@
-"""What a codestream declares and holds, before a decoder sees it.
+"""What a codestream declares and holds, before a library's decoder sees it.
 
-Decoders take memory for any size, and fill in what is missing.
+These take memory for any size, and fill in what is missing.
 """
 
 import struct
@@ -16,17 +16,18 @@ _JPEG_2000 = b"\xff\x4f\xff\x51"
 """JPEG 2000's markers SOC and SIZ, which begin a codestream."""
 
 
-def require_whole(encoded: bytes, rows: int, columns: int) -> None:
-    """Raise Rejection unless a JPEG (2000) codestream declares such an image and holds all of it, to its end.
+def read_whole(encoded: bytes, rows: int, columns: int) -> jpeg_scan.Samples | None:
+    """The samples of JPEG lossless and JPEG-LS; None for other codestreams, which are whole too.
 
+    Raises Rejection unless a JPEG (2000) codestream declares such an image and holds all of it, to its end:
     undecodable_pixel_data for another image and for what is damaged, truncated_pixel_data for what is cut.
     """
     if _size(encoded) != (rows, columns, 1):
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's matrix is not the header's")
     if encoded[:2] == b"\xff\xd8":
-        jpeg_scan.require_all(encoded, rows, columns)
-    else:
-        tile_parts.require_all(encoded, _start(encoded))
+        return jpeg_scan.decode(encoded, rows, columns)
+    tile_parts.require_all(encoded, _start(encoded))
+    return None
 
 
 def _size(encoded: bytes) -> tuple[int, int, int] | None:

@@ -11,6 +11,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
 from pydicom.pixels import as_pixel_options, get_decoder
+from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.pixels.utils import get_j2k_parameters
 from pydicom.tag import Tag
 from pydicom.uid import (
@@ -18,12 +19,14 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
     RLELossless,
 )
 
 from preprocess.dicom import rle
 from preprocess.dicom.bounded import Bounded
-from preprocess.dicom.codestream import require_whole
+from preprocess.dicom.codestream import read_whole
 from preprocess.dicom.deflated_end import require_end
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.dicom.geometry import LARGEST_MATRIX
@@ -47,6 +50,8 @@ _TAGS = [
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 _WHOLE = (*_NEEDED, "HighBit", "SamplesPerPixel", "PlanarConfiguration")
 """Attributes that decoders use as they are; those that no image can do without are `_NEEDED`."""
+_JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
+_PHOTOMETRIC = [one.value for one in PhotometricInterpretation]
 _GE_BIG_ENDIAN = UID("1.2.840.113619.5.2")
 """Of GE's older consoles: a data set in implicit little endian, but for its pixels."""
 _LONG_VRS = (b"OB", b"OW", b"UN")
@@ -126,21 +131,13 @@ class ImageFile:
         elif self._syntax == RLELossless:
             values = rle.decode(encoded, data.Rows, data.Columns, allocated)
             values = values.view(f"<{'ui'[data.PixelRepresentation]}{values.itemsize}")
+        elif not plain:
+            values = self._decoded(encoded, allocated, bits)
+            return values, values
         else:
-            # A JPEG codec's values begin at bit 0; it is told how wide they are.
-            correct = not plain
-            options = self._options | {"number_of_frames": 1, "correct_unused_bits": correct}
-            pixels = encoded if plain else encapsulate([encoded], has_bot=False)
-            try:
-                values, _ = get_decoder(self._syntax).as_array(pixels, index=0, raw=True, **options)
-            except RuntimeError:  # pydicom's for whatever its plugins raise, which is MemoryError too
-                np.empty(data.Rows * data.Columns * _DECODER_BYTES + 2**25, np.uint8)  # raises it, then
-                raise
-            if correct:
-                signed = get_j2k_parameters(encoded).get("is_signed") and not data.PixelRepresentation
-                if signed and (values >> (bits - 1)).any():
-                    raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values, but an unsigned header")
-                return values, values
+            values, _ = get_decoder(self._syntax).as_array(
+                encoded, index=0, raw=True, **self._options | {"number_of_frames": 1}
+            )
         if bits == allocated:
             return values, values
         # Old equipment's begin above it (PS3.5 section 8.1.1); what stands outside may be an overlay.
@@ -150,6 +147,40 @@ class ImageFile:
         )
         stored = (values << above) >> (allocated - bits)
         return stored, values if above == allocated - bits else stored
+
+    def _decoded(self, encoded: bytes, allocated: int, bits: int) -> np.ndarray:
+        """The values of a JPEG (2000) codestream, which begin at bit 0."""
+        data, representation = self._data, self._data.PixelRepresentation
+        if not 0 < bits <= allocated or representation not in (0, 1):
+            detail = f"Bits Stored is {bits}, Pixel Representation {representation}"
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
+        if data.get("PhotometricInterpretation") not in _PHOTOMETRIC:
+            detail = "Photometric Interpretation (0028,0004) is absent or none of the standard's"
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
+        samples = read_whole(encoded, data.Rows, data.Columns)
+        if samples is not None and self._syntax in _JPEG:
+            # JPEG-LS alone tells how wide a signed value is, and may be narrower than the pixels.
+            exact = self._syntax in JPEGLSTransferSyntaxes
+            if samples.values.itemsize * 8 not in (allocated, *(range(allocated) if exact else ())):
+                detail = f"samples of {samples.precision} bits in pixels of {allocated}"
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
+            kind = f"{'ui'[representation]}{allocated // 8}"
+            values = samples.values.astype(f"u{allocated // 8}", copy=False).view(kind)
+            unused = allocated - (samples.precision if exact and representation else bits)
+            return (values << unused) >> unused if unused else values
+        options = self._options | {"number_of_frames": 1, "correct_unused_bits": True}
+        try:
+            # It is told how wide values are.
+            values, _ = get_decoder(self._syntax).as_array(
+                encapsulate([encoded], has_bot=False), index=0, raw=True, **options
+            )
+        except RuntimeError:  # pydicom's for whatever its plugins raise, which is MemoryError too
+            np.empty(data.Rows * data.Columns * _DECODER_BYTES + 2**25, np.uint8)  # raises it, then
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder refuses the codestream") from None
+        signed = get_j2k_parameters(encoded).get("is_signed") and not representation
+        if signed and (values >> (bits - 1)).any():
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values, but an unsigned header")
+        return values
 
     @cached_property
     def _options(self) -> dict[str, Any]:
@@ -165,10 +196,7 @@ class ImageFile:
         if self._syntax.is_encapsulated:
             offsets = self._options.get("extended_offsets")
             bounded: Any = Bounded(self._file, self._size, MOST_EXPANSION * count + _TABLE_BYTES)
-            one = get_frame(bounded, frame, extended_offsets=offsets, number_of_frames=self._frames)
-            if self._syntax != RLELossless:
-                require_whole(one, self._data.Rows, self._data.Columns)
-            return one
+            return get_frame(bounded, frame, extended_offsets=offsets, number_of_frames=self._frames)
         self._require_plain(count)
         if self._unread_end:
             require_end(self._file, self._length)

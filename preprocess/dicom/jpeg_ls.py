@@ -1,7 +1,8 @@
-"""JPEG-LS (ISO/IEC 14495-1): how much of an image a scan holds, which only decoding it tells."""
+"""JPEG-LS (ISO/IEC 14495-1), decoded strictly: how much of an image a scan holds, only decoding it tells."""
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -11,6 +12,20 @@ _RUN_LENGTHS = np.array([*np.repeat(range(4), 4), *np.repeat(range(4, 8), 2), *r
 """J, the orders of run-length codes (A.2.1)."""
 _CONTEXTS = 367
 """0 to 364 of gradients, and two of interrupted runs."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan decodes to."""
+
+    values: np.ndarray
+    """uint16 (rows, columns)."""
+    samples: int
+    """How many of them it holds, those of a line that it does not hold whole not counted."""
+    left: int
+    """Bits behind them."""
+    end: int
+    """Where the marker begins in the codestream that ends the scan; -1 for none."""
 
 
 @dataclass(frozen=True)
@@ -49,211 +64,237 @@ class Coding:
             found.append(least)
         return np.array([near, greatest, *found, self.reset or 64], np.int64)
 
+    def is_sound(self) -> bool:
+        """Whether these are parameters of JPEG-LS (table C.1, C.2.3)."""
+        near, greatest, first, second, third, reset = self.parameters().tolist()
+        ordered = near + 1 <= first <= second <= third <= greatest < 2**self.precision
+        return ordered and near <= min(255, greatest // 2) and 3 <= reset <= max(255, greatest)
 
-def decode(scan: bytes, coding: Coding, rows: int, columns: int) -> tuple[np.ndarray, int, int]:
-    """The samples of a scan of one component, int64 (rows, columns), as far as it goes.
 
-    Also how many there are, and how many bits of the scan are left behind them.
+def decode(encoded: bytes, start: int, coding: Coding, rows: int, columns: int) -> Scan:
+    """The scan of one component that begins at byte `start`, as far as it goes."""
+    bits, count, end = _unstuffed(np.frombuffer(encoded, np.uint8), start)
+    values = np.zeros((rows, columns), np.uint16)
+    parameters = coding.parameters()
+    levels = _levels(*parameters[:5].tolist())
+    done, used = _decode(bits, count, parameters, levels, _RUN_LENGTHS, values)
+    return Scan(values, done, count - used, end)
+
+
+@lru_cache(maxsize=4)
+def _levels(near: int, greatest: int, *thresholds: int) -> np.ndarray:
+    """int8: the region of a gradient, -4 to 4, by the gradient and MAXVAL (A.3.3)."""
+    size = abs(np.arange(-greatest, greatest + 1))
+    level = (size > near).astype(np.int8)
+    for threshold in thresholds:
+        level += (size >= threshold) & (size > near)
+    level[:greatest] *= -1
+    return level
+
+
+@njit()
+def _unstuffed(data: np.ndarray, at: int) -> tuple[np.ndarray, int, int]:
+    """The bits from byte `at` to a marker without the 0 that is stuffed behind 255 (A.1).
+
+    As uint32, the first bit the highest; their number; and where the marker is, -1 for none.
     """
-    out = np.zeros((rows, columns), np.int64)
-    bits, count = _unstuffed(np.frombuffer(scan, np.uint8))
-    done, used = _decode(bits, count, coding.parameters(), _RUN_LENGTHS, out)
-    return out, done, count - used
-
-
-@njit()
-def _unstuffed(data: np.ndarray) -> tuple[np.ndarray, int]:
-    """The bits without the 0 that is stuffed behind 255 (A.1), packed, and 8 bytes of 0; their number."""
-    out = np.zeros(len(data) + 8, np.uint8)
-    at = 0
-    for k in range(len(data)):
-        width = 7 if k and data[k - 1] == 255 else 8
-        value = np.int64(data[k]) << (16 - width - (at & 7))
-        out[at >> 3] |= (value >> 8) & 255
-        out[(at >> 3) + 1] |= value & 255
-        at += width
-    return out, at
-
-
-@njit()
-def _bits(data: np.ndarray, at: int, count: int) -> int:
-    """`count` bits, up to 32, from bit `at`; 0 beyond the end."""
-    value, byte = 0, at >> 3
-    for k in range(byte, byte + 5):
-        value = (value << 8) | (data[k] if k < len(data) else 0)
-    return (value >> (40 - (at & 7) - count)) & ((1 << count) - 1)
-
-
-@njit()
-def _golomb(data: np.ndarray, at: int, order: int, limit: int, wide: int) -> tuple[int, int]:
-    """A length-limited Golomb code (A.5.3) at bit `at`, and where it ends."""
-    zeros, most, end = 0, limit - wide - 1, 8 * len(data)
-    while zeros < most and at < end and not (data[at >> 3] >> (7 - (at & 7))) & 1:
-        zeros += 1
+    out = np.zeros((len(data) - at) // 4 + 2, np.uint32)
+    have, held, count, before, end = 0, 0, 0, 0, -1
+    while at < len(data):
+        value = np.int64(data[at])
+        width = 8
+        if before == 255:
+            if value >= 128:
+                end = at - 1
+                count -= 8  # of the marker's first byte
+                held >>= 8
+                break
+            width = 7
+        held = (held << width) | value
+        count += width
+        if count >= 40:
+            count -= 32
+            out[have] = (held >> count) & 0xFFFFFFFF
+            have += 1
+        before = value
         at += 1
-    if zeros < most:
-        return (zeros << order) + _bits(data, at + 1, order), at + 1 + order
-    return _bits(data, at + 1, wide) + 1, at + 1 + wide
+    bits = 32 * have + count
+    while count > 0:
+        out[have] = ((held << 32) >> count) & 0xFFFFFFFF
+        have += 1
+        count -= 32
+    return out, bits, end
 
 
 @njit()
-def _level(difference: int, parameters: np.ndarray) -> int:
-    """A gradient's region, -4 to 4 (A.3.3)."""
-    size = abs(difference)
-    level = 0
-    if size > parameters[0]:
-        level = 1 + (size >= parameters[2]) + (size >= parameters[3]) + (size >= parameters[4])
-    return level if difference >= 0 else -level
-
-
-@njit()
-def _rebuilt(predicted: int, error: int, scale: np.ndarray) -> int:
-    """The sample of a prediction and its error, which is modulo RANGE (A.4.4, A.4.5)."""
-    near, greatest = scale[0], scale[1]
-    step = 2 * near + 1
-    value = predicted + error * step
-    if value < -near:
-        value += scale[2] * step
-    elif value > greatest + near:
-        value -= scale[2] * step
-    return min(max(value, 0), greatest)
-
-
-@njit()
-def _order(count: int, total: int) -> int:
-    """The Golomb code's k (A.5.1)."""
-    order = 0
-    while order < 32 and (count << order) < total:
-        order += 1
-    return order
-
-
-@njit()
-def _regular(
-    data: np.ndarray, at: int, state: np.ndarray, context: int, predicted: int, scale: np.ndarray
+def _decode(
+    data: np.ndarray,
+    bits: int,
+    parameters: np.ndarray,
+    levels: np.ndarray,
+    lengths: np.ndarray,
+    out: np.ndarray,
 ) -> tuple[int, int]:
-    """A sample in regular mode (A.4 to A.6), and where its code ends; state: (contexts, A B C N).
+    """Fill `out` by so many bits; how many samples that gave, whole lines, and the bits they took (A.8).
 
-    context: negative where the signs of its gradients are turned; scale: as `_scale` gives it.
+    Written as one loop: the state of what is read, and of a line, stays in registers.
     """
-    sign, own = (1, state[context]) if context > 0 else (-1, state[-context])
-    a, b, c, n = own[0], own[1], own[2], own[3]
-    predicted = min(max(predicted + sign * c, 0), scale[1])
-    order = _order(n, a)
-    mapped, at = _golomb(data, at, order, scale[4], scale[3])
-    if scale[0] == 0 and order == 0 and 2 * b <= -n:
-        error = (mapped - 1) // 2 if mapped & 1 else -(mapped // 2) - 1
-    else:
-        error = -((mapped + 1) // 2) if mapped & 1 else mapped // 2
-    b += error * (2 * scale[0] + 1)
-    a += abs(error)
-    if n == scale[5]:
-        a, b, n = a >> 1, b >> 1, n >> 1
-    n += 1
-    if b <= -n:
-        b = max(b + n, 1 - n)
-        c = max(c - 1, -128)
-    elif b > 0:
-        b = min(b - n, 0)
-        c = min(c + 1, 127)
-    own[0], own[1], own[2], own[3] = a, b, c, n
-    return _rebuilt(predicted, sign * error, scale), at
-
-
-@njit()
-def _interrupted(
-    data: np.ndarray, at: int, state: np.ndarray, left: int, above: int, taken: int, scale: np.ndarray
-) -> tuple[int, int]:
-    """The sample that ends a run (A.7.2), and where its code ends; taken: bits that the run's end needed."""
-    same = 1 if abs(left - above) <= scale[0] else 0
-    own = state[365 + same]
-    a, below, n = own[0], own[1], own[3]
-    order = _order(n, a + (n >> 1) if same else a)
-    mapped, at = _golomb(data, at, order, scale[4] - taken - 1, scale[3])
-    odd = (mapped + same) & 1
-    error = (mapped + same + odd) // 2
-    if (order != 0 or 2 * below >= n) == (odd == 1):
-        error = -error
-    if error < 0:
-        below += 1
-    a += (mapped + 1 - same) >> 1
-    if n == scale[5]:
-        a, below, n = a >> 1, below >> 1, n >> 1
-    own[0], own[1], own[3] = a, below, n + 1
-    sign = -1 if not same and left > above else 1
-    return _rebuilt(left if same else above, sign * error, scale), at
-
-
-@njit()
-def _scale(parameters: np.ndarray) -> np.ndarray:
-    """int64: NEAR, MAXVAL, RANGE, qbpp, LIMIT, RESET (A.2.1)."""
-    near, greatest = parameters[0], parameters[1]
-    span = (greatest + 2 * near) // (2 * near + 1) + 1
+    rows, columns = out.shape
+    near, greatest, reset = parameters[0], parameters[1], parameters[5]
+    step = 2 * near + 1
+    # RANGE, qbpp and LIMIT (A.2.1).
+    span = (greatest + 2 * near) // step + 1
     wide = bpp = 0
     while (1 << wide) < span:
         wide += 1
     while (1 << bpp) < greatest + 1:
         bpp += 1
-    bpp = max(bpp, 2)
-    return np.array([near, greatest, span, wide, 2 * (bpp + max(8, bpp)), parameters[5]])
-
-
-@njit()
-def _predicted(left: int, up: int, corner: int) -> int:
-    """The median edge detector (A.4.1)."""
-    if corner >= max(left, up):
-        return min(left, up)
-    if corner <= min(left, up):
-        return max(left, up)
-    return left + up - corner
-
-
-@njit()
-def _decode(
-    data: np.ndarray, count: int, parameters: np.ndarray, lengths: np.ndarray, out: np.ndarray
-) -> tuple[int, int]:
-    """Fill `out` by `count` bits; how many samples that gave, and the bits they took (A.8)."""
-    rows, columns = out.shape
-    scale = _scale(parameters)
-    state = np.zeros((_CONTEXTS, 4), np.int64)
-    state[:, 0] = max(2, (scale[2] + 32) >> 6)
+    limit = 2 * (max(bpp, 2) + max(8, bpp))
+    # A, B, C and N of a context, and the Golomb code's k that A and N gave when it was met last.
+    state = np.zeros((_CONTEXTS, 8), np.int32)
+    state[:, 0] = max(2, (span + 32) >> 6)
     state[:, 3] = 1
-    at = run = 0
-    before, above = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
+    zeros_of = np.zeros(256, np.int64)
+    for k in range(8):
+        zeros_of[1 << (7 - k) : 1 << (8 - k)] = k
+    above, line = np.zeros(columns + 2, np.int64), np.zeros(columns + 2, np.int64)
+    held, count, word = np.int64(0), np.int64(0), 0  # bits read and not used yet, and the word to read next
+    run = 0
     for y in range(rows):
-        line = out[y]
-        x = 0
-        while x < columns:
-            up = above[x]
-            left = line[x - 1] if x else up
-            corner = above[x - 1] if x else before[0]
-            ahead = above[x + 1] if x + 1 < columns else up
-            context = 81 * _level(ahead - up, parameters) + 9 * _level(up - corner, parameters)
-            context += _level(corner - left, parameters)
-            if context:
-                line[x], at = _regular(data, at, state, context, _predicted(left, up, corner), scale)
-                x += 1
-            else:
+        above[columns + 1] = above[columns]
+        line[0] = left = above[1]
+        corner, up = above[0], above[1]
+        x = 1
+        while x <= columns:
+            ahead = above[x + 1]
+            context = 81 * levels[ahead - up + greatest] + 9 * levels[up - corner + greatest]
+            context += levels[corner - left + greatest]
+            taken = 0
+            if context == 0:
                 ended = False
-                while x < columns and not ended and at < count:
+                while x <= columns and not ended:
+                    if count < 32:
+                        held = (held << 32) | np.int64(data[word] if word < len(data) else 0)
+                        count += 32
+                        word += 1
+                    count -= 1
                     length = 1 << lengths[run]
-                    ended = not _bits(data, at, 1)
-                    at += 1
+                    ended = not (held >> count) & 1
                     if ended:
-                        length = _bits(data, at, lengths[run])
-                        at += lengths[run]
-                    elif x + length <= columns:
+                        count -= lengths[run]  # at most 15 of the 31 bits that are left
+                        length = (held >> count) & (length - 1)
+                        taken = lengths[run] + 1
+                    elif x + length <= columns + 1:
                         run = min(run + 1, 31)
-                    stop = min(x + length, columns)
+                    stop = min(x + length, columns + 1)
                     line[x:stop] = left
                     x = stop
-                    if ended and x >= columns:
-                        return y * columns + x - 1, at  # no run ends behind its line
-                if ended:
-                    line[x], at = _interrupted(data, at, state, left, above[x], lengths[run], scale)
-                    run = max(run - 1, 0)
-                    x += 1
-            if at > count or (at == count and (x < columns or y < rows - 1)):
-                return y * columns + x - (at > count), at
-        before, above = above, line
-    return rows * columns, at
+                if x > columns:
+                    if ended:
+                        return y * columns, 32 * word - count  # no run ends behind its line
+                    break
+                corner, up = above[x - 1], above[x]
+                same = 1 if abs(left - up) <= near else 0
+                own = state[365 + same]
+                a, b, n = own[0], own[1], own[3]
+                total = a + (n >> 1) if same else a
+                run = max(run - 1, 0)
+            else:
+                own = state[abs(context)]
+                a, b, n = own[0], own[1], own[3]
+                total = a
+            order = own[4]
+            while (n << order) < total:
+                order += 1
+            while order > 0 and (n << (order - 1)) >= total:
+                order -= 1
+            own[4] = order
+            # A length-limited Golomb code (A.5.3).
+            if count < 32:
+                held = (held << 32) | np.int64(data[word] if word < len(data) else 0)
+                count += 32
+                word += 1
+            most = limit - taken - wide - 1
+            ahead_bits = (held >> (count - 8)) & 255
+            zeros = zeros_of[ahead_bits]
+            if ahead_bits != 0 and zeros < most and zeros + 1 + order <= 32:
+                count -= zeros + 1 + order
+                mapped = (zeros << order) | ((held >> count) & ((1 << order) - 1))
+            else:
+                zeros = 0
+                while zeros < most:
+                    if count == 0:
+                        held = np.int64(data[word] if word < len(data) else 0)
+                        count += 32
+                        word += 1
+                    count -= 1
+                    if (held >> count) & 1:
+                        break
+                    zeros += 1
+                extra = order
+                if count < 32:
+                    held = (held << 32) | np.int64(data[word] if word < len(data) else 0)
+                    count += 32
+                    word += 1
+                if zeros == most:
+                    extra = wide
+                    count -= 1  # the 1 behind the zeros
+                count -= extra
+                mapped = (held >> count) & ((1 << extra) - 1)
+                mapped = mapped + 1 if zeros == most else (zeros << order) | mapped
+            if context == 0:
+                # The sample that ends a run (A.7.2).
+                odd = (mapped + same) & 1
+                error = (mapped + same + odd) >> 1
+                if (order != 0 or 2 * b >= n) == (odd == 1):
+                    error = -error
+                if error < 0:
+                    b += 1
+                a += (mapped + 1 - same) >> 1
+                if n == reset:
+                    a, b, n = a >> 1, b >> 1, n >> 1
+                n += 1
+                predicted = left if same else up
+                if not same and left > up:
+                    error = -error
+            else:
+                # A sample in regular mode (A.4 to A.6), predicted by the median of three.
+                c = own[2]
+                low, high = min(left, up), max(left, up)
+                predicted = max(low, min(high, left + up - corner))
+                predicted += c if context > 0 else -c
+                predicted = min(max(predicted, 0), greatest)
+                error = (mapped >> 1) ^ -(mapped & 1)
+                if near == 0 and order == 0 and 2 * b <= -n:
+                    error = ~error
+                b += error * step
+                a += abs(error)
+                if n == reset:
+                    a, b, n = a >> 1, b >> 1, n >> 1
+                n += 1
+                if b <= -n:
+                    b = max(b + n, 1 - n)
+                    c = max(c - 1, -128)
+                elif b > 0:
+                    b = min(b - n, 0)
+                    c = min(c + 1, 127)
+                own[2] = c
+                if context < 0:
+                    error = -error
+            own[0], own[1], own[3] = a, b, n
+            # Modulo RANGE (A.4.4, A.4.5).
+            value = predicted + error * step
+            if value < -near:
+                value += span * step
+            elif value > greatest + near:
+                value -= span * step
+            left = min(max(value, 0), greatest)
+            line[x] = left
+            corner, up = up, above[x + 1]
+            x += 1
+        for k in range(columns):
+            out[y, k] = line[k + 1]
+        if 32 * word - count > bits:
+            return y * columns, 32 * word - count
+        above, line = line, above
+    return rows * columns, 32 * word - count

@@ -1,136 +1,244 @@
-"""Whether a JPEG codestream holds all of its image: decoders fill in what a cut one lacks."""
+"""Whether a JPEG codestream holds all of its image: decoders of DCT fill in what a cut one lacks."""
 
 import re
+import struct
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.dicom import jpeg_ls
+from preprocess.dicom import entropy_coded, jpeg_lossless, jpeg_ls
+from preprocess.dicom.entropy_coded import Scan
 from preprocess.reasons import Reason, Rejection
 from shards.compiled import njit
 
 _SEQUENTIAL, _LOSSLESS, _JPEG_LS = (0xC0, 0xC1), 0xC3, 0xF7
 """Frame headers (ISO/IEC 10918-1 B.1.1.3, 14495-1 C.1.1): DCT and lossless in Huffman codes, and JPEG-LS."""
 _EOI, _SOS, _DHT, _DRI, _LSE = 0xD9, 0xDA, 0xC4, 0xDD, 0xF8
-_END_OF_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
-"""In entropy-coded bytes 0 is stuffed behind 255, and a restart marker is 208 to 215 (B.1.1.5)."""
+_FIRST = 0xC0
+"""Of the markers that a codestream has (table B.1)."""
 _END_OF_LS_SCAN = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]")
-"""There a 0 bit is stuffed (14495-1 A.1)."""
-_RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
+"""There a 0 bit is stuffed behind 255 (14495-1 A.1)."""
+_DIFFERENCES = 0
+"""Class of the Huffman tables of DC coefficients and lossless differences."""
+
+_Tables = dict[tuple[int, int], tuple[bytes, bytes]]
+"""Of Huffman, by class and number: how many codes of 1 to 16 bits, and their symbols."""
 
 
-def require_all(encoded: bytes, rows: int, columns: int) -> None:
-    """Raise Rejection unless the codestream ends with its end, and its scan holds every sample.
+@dataclass
+class _Stated:
+    """What a codestream says before its scan."""
 
-    Samples of an image of one component are counted by their Huffman codes, those of JPEG-LS by decoding them
-    (with restart intervals, which no writer of DICOM is known to use there, they are not).
+    kind: int = 0
+    """Second byte of the frame header's marker."""
+    frame: bytes = b""
+    """The frame header (B.2.2)."""
+    tables: _Tables = field(default_factory=dict)
+    interval: int = 0
+    """Of restarts, in samples or blocks; 0 for none."""
+    preset: bytes = b""
+    """JPEG-LS's segment of preset parameters (14495-1 C.2.4.1.1)."""
+
+
+class Samples(NamedTuple):
+    """What a codestream decodes to."""
+
+    values: np.ndarray
+    """uint8 or uint16 (rows, columns), by the precision."""
+    precision: int
+    """Bits of a sample."""
+
+
+def decode(encoded: bytes, rows: int, columns: int) -> Samples | None:
+    """The samples of a JPEG codestream of one component; None where it is whole, but of DCT coefficients.
+
+    Raises Rejection unless it ends with its end, and its scan holds every sample, or by its Huffman codes
+    every block of 8 by 8.
     """
-    tables: dict[tuple[int, int], np.ndarray] = {}
-    precision, preset = 0, b""
-    frame, interval, counted, at = 0, 0, False, 2
+    stated = _Stated()
+    samples, counted, at = None, False, 2
     while at + 4 <= len(encoded) and encoded[at] == 0xFF:
-        kind = encoded[at + 1]
-        if kind == 0xFF:  # a fill byte
+        marker = encoded[at + 1]
+        if marker == 0xFF:  # a fill byte
             at += 1
             continue
+        if marker < _FIRST:
+            break
         end = at + 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
         segment = encoded[at + 4 : end]
-        if kind == _DHT:
-            tables |= _tables(segment)
-        elif kind == _DRI:
-            interval = int.from_bytes(segment, "big")
-        elif 0xC0 <= kind <= 0xCF or kind == _JPEG_LS:
-            frame, precision = kind, segment[0] if segment else 0
-        elif kind == _LSE and segment[:1] == b"\1":
-            preset = segment
-        elif kind == _SOS:
-            found = (_END_OF_LS_SCAN if frame == _JPEG_LS else _END_OF_SCAN).search(encoded, end)
-            if not found:
+        if marker == _DHT:
+            stated.tables |= _tables(segment)
+        elif marker == _DRI:
+            stated.interval = int.from_bytes(segment, "big")
+        elif marker == _LSE and segment[:1] == b"\1":
+            stated.preset = segment
+        elif marker <= 0xCF or marker == _JPEG_LS:
+            stated.kind, stated.frame = marker, segment
+        elif marker == _SOS:
+            if samples is not None:
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream has more than one scan")
+            samples, end = _scan(encoded, end, segment, stated, (rows, columns))
+            if end < 0:
                 break
-            if frame in (*_SEQUENTIAL, _LOSSLESS):
-                _count(encoded[end : found.start()], segment, tables, frame, interval, (rows, columns))
-            elif frame == _JPEG_LS and not interval:
-                coding = jpeg_ls.Coding.read(precision, segment, preset)
-                _decode(encoded[end : found.start()], coding, (rows, columns))
-            counted, end = True, found.start()
+            counted = True
         at = end
         if counted and encoded[at:].lstrip(b"\xff")[:1] == bytes([_EOI]):
-            return
+            return samples
     raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the codestream ends without its end marker (EOI)")
 
 
-def _tables(segment: bytes) -> dict[tuple[int, int], np.ndarray]:
-    """Huffman tables of a DHT segment (B.2.4.2) by class and number.
+def _scan(
+    encoded: bytes, start: int, header: bytes, stated: _Stated, matrix: tuple[int, int]
+) -> tuple[Samples | None, int]:
+    """What the scan at byte `start` decodes to, if it is no DCT, and where it ends, -1 for nowhere.
 
-    uint16 (65536,): for each 16 bits the code they begin with, its length above 8 bits and its symbol below;
-    0 for no code.
+    header: its own (B.2.3).
     """
+    rows, columns = matrix
+    if stated.kind == _JPEG_LS:
+        return _jpeg_ls(encoded, start, header, stated, matrix)
+    units = -(-rows // 8) * -(-columns // 8) if stated.kind in _SEQUENTIAL else rows * columns
+    scan = entropy_coded.read(encoded, start, max(-(-units // (stated.interval or units)), 1))
+    if scan.end < 0:
+        return None, -1
+    if stated.kind == _LOSSLESS:
+        return _lossless(scan, header, stated, matrix), scan.end
+    if stated.kind in _SEQUENTIAL:
+        _count(scan, header, stated, units)
+    return None, scan.end
+
+
+def _jpeg_ls(
+    encoded: bytes, start: int, header: bytes, stated: _Stated, matrix: tuple[int, int]
+) -> tuple[Samples | None, int]:
+    """As `_scan`, of JPEG-LS. Restart intervals, which no writer of DICOM is known to use there, are not read."""
+    if stated.interval:
+        found = _END_OF_LS_SCAN.search(encoded, start)
+        return None, found.start() if found else -1
+    _require_one_component(stated.frame, header, matrix)
+    precision = stated.frame[0]
+    coding = jpeg_ls.Coding.read(precision, header, stated.preset)
+    if header[4] > 2 or header[5] or len(stated.preset) not in (0, 11) or not coding.is_sound():
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's parameters are none of JPEG-LS")
+    scan = jpeg_ls.decode(encoded, start, coding, *matrix)
+    if scan.end < 0:
+        return None, -1
+    _require_units(scan.samples, scan.values.size, "samples")
+    _require_fill(np.frombuffer(encoded[scan.end - scan.left // 8 : scan.end], np.uint8))
+    if header[2]:  # a mapping table (14495-1 C.2.4.1.2), which is left to the library
+        return None, scan.end
+    values = scan.values if precision > 8 else scan.values.astype(np.uint8)
+    return Samples(values, precision), scan.end
+
+
+def _tables(segment: bytes) -> _Tables:
+    """Those of a DHT segment (B.2.4.2)."""
     found, at = {}, 0
     while at + 17 <= len(segment):
         counts = segment[at + 1 : at + 17]
-        symbols = segment[at + 17 : at + 17 + sum(counts)]
-        lengths = np.repeat(np.arange(1, 17), list(counts))[: len(symbols)]
-        spans = 1 << (16 - lengths)
-        entries = np.repeat(((lengths << 8) | np.frombuffer(symbols, np.uint8)).astype(np.uint16), spans)
-        table = np.zeros(2**16, np.uint16)
-        table[: len(entries)] = entries[: 2**16]
-        found[segment[at] >> 4, segment[at] & 15] = table
+        found[segment[at] >> 4, segment[at] & 15] = counts, segment[at + 17 : at + 17 + sum(counts)]
         at += 17 + sum(counts)
     return found
 
 
-def _count(
-    scan: bytes,
-    header: bytes,
-    tables: dict[tuple[int, int], np.ndarray],
-    frame: int,
-    interval: int,
-    matrix: tuple[int, int],
-) -> None:
-    """Raise Rejection unless a scan holds all samples, or blocks of 8 by 8; header: of the scan (B.2.3)."""
+def _require_one_component(frame: bytes, header: bytes, matrix: tuple[int, int]) -> None:
+    """Raise Rejection unless frame and scan are of one component, as a slice of CT is.
+
+    frame, header: those of the frame and of the scan (B.2.2, B.2.3); 0 rows stand behind the scan.
+    """
+    sound = len(frame) == 9 and len(header) == 6 and frame[5] == header[0] == 1 and frame[6] == header[1]
+    sound = sound and struct.unpack(">HH", frame[1:5]) in (matrix, (0, matrix[1]))
+    if not (sound and 1 <= frame[7] >> 4 <= 4 and 1 <= frame[7] & 15 <= 4 and 2 <= frame[0] <= 16):
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's scan is not of one component")
+
+
+def _lossless(scan: Scan, header: bytes, stated: _Stated, matrix: tuple[int, int]) -> Samples:
+    """Decode a scan (annex H)."""
     rows, columns = matrix
+    _require_one_component(stated.frame, header, matrix)
+    precision, interval = stated.frame[0], stated.interval
+    predictor, (approximation, shift) = header[3], divmod(header[5], 16)
+    if not 1 <= predictor <= 7 or header[4] or approximation or shift >= precision:
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream names no predictor of JPEG lossless")
+    table = jpeg_lossless.huffman(*stated.tables.get((_DIFFERENCES, header[2] >> 4), (b"", b"")))
+    if table is None:
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream lacks a Huffman table")
+    if interval % columns and interval < rows * columns:
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a restart interval that ends within a line")
+    lines = min(interval // columns, rows) or rows
+    values, words = np.empty(matrix, np.uint16), scan.data.view(">u4").astype(np.uint32)
+    _require_intervals(scan, -(-rows // lines))
+    for number, (start, length) in enumerate(zip(scan.starts, scan.lengths, strict=True)):
+        part = values[number * lines : (number + 1) * lines]
+        initial = 1 << (precision - shift - 1)
+        have, used = jpeg_lossless.decode(words[start // 4 :], 8 * length, *table, predictor, initial, part)
+        _require_units(have, part.size, "samples")
+        _require_fill(scan.data[start - (-used // 8) : start + length])
+    if shift:
+        values <<= shift
+    if precision > 8:
+        return Samples(values, precision)
+    if values.max() > 255:
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "samples of more bits than the codestream states")
+    return Samples(values.astype(np.uint8), precision)
+
+
+def _count(scan: Scan, header: bytes, stated: _Stated, units: int) -> None:
+    """Raise Rejection unless a scan holds `units` blocks of 8 by 8; header: of the scan (B.2.3)."""
     if len(header) < 3 or header[0] != 1:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's scan is not of one component")
-    first, others = tables.get((0, header[2] >> 4)), tables.get((1, header[2] & 15))
-    lossless = frame == _LOSSLESS
-    if first is None or (others is None and not lossless):
+    interval = stated.interval
+    first, others = stated.tables.get((0, header[2] >> 4)), stated.tables.get((1, header[2] & 15))
+    if first is None or others is None:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream lacks a Huffman table")
-    more = first if others is None else others
-    units = rows * columns if lossless else -(-rows // 8) * -(-columns // 8)
-    parts = _RESTART.split(scan) if interval else [scan]
-    for number in range(0, max(-(-units // interval), 1) if interval else 1):
+    _require_intervals(scan, max(-(-units // interval), 1) if interval else 1)
+    for number, (start, length) in enumerate(zip(scan.starts, scan.lengths, strict=True)):
         wanted = min(interval, units - number * interval) if interval else units
-        part = parts[number].replace(b"\xff\x00", b"\xff") if number < len(parts) else b""
-        have, used = _decoded(np.frombuffer(part, np.uint8), first, more, lossless, wanted)
-        if have < wanted:
-            missing = f"{have} of {wanted} {'samples' if lossless else 'blocks'}"
-            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the codestream decodes to {missing}")
-        _require_fill(part[-(-used // 8) :])
-    if interval and len(parts) != max(-(-units // interval), 1):
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"the codestream has {len(parts)} restart intervals")
+        part = scan.data[start : start + length]
+        have, used = _blocks(part, _codes(*first), _codes(*others), wanted)
+        _require_units(have, wanted, "blocks")
+        _require_fill(scan.data[start - (-used // 8) : start + length])
 
 
-def _decode(scan: bytes, coding: jpeg_ls.Coding, matrix: tuple[int, int]) -> None:
-    """Raise Rejection unless a scan of JPEG-LS holds all samples."""
-    _, have, left = jpeg_ls.decode(scan, coding, *matrix)
-    if have < matrix[0] * matrix[1]:
-        missing = f"{have} of {matrix[0] * matrix[1]} samples"
-        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the codestream decodes to {missing}")
-    _require_fill(scan[len(scan) - left // 8 :])
+@lru_cache(maxsize=8)
+def _codes(counts: bytes, symbols: bytes) -> np.ndarray:
+    """uint16 (65536,): for each 16 bits the code they begin with; 0 for none.
+
+    Its length stands above 8 bits, its symbol below.
+    """
+    lengths = np.repeat(np.arange(1, 17), list(counts))[: len(symbols)]
+    entries = ((lengths << 8) | np.frombuffer(symbols, np.uint8)).astype(np.uint16)
+    entries = np.repeat(entries, 1 << (16 - lengths))[: 2**16]
+    return np.append(entries, np.zeros(2**16 - len(entries), np.uint16))
 
 
-def _require_fill(rest: bytes) -> None:
-    if rest.strip(b"\x00") and rest.strip(b"\xff"):
+def _require_intervals(scan: Scan, wanted: int) -> None:
+    have = len(scan.starts)
+    if have < wanted:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{have} of {wanted} restart intervals")
+    if have > wanted:
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream has too many restart intervals")
+
+
+def _require_units(have: int, wanted: int, what: str) -> None:
+    if have < wanted:
+        detail = f"the codestream decodes to {have} of {wanted} {what}"
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, detail)
+
+
+def _require_fill(rest: np.ndarray) -> None:
+    """Raise Rejection for bytes behind the last sample that are not all 0 or all ones."""
+    if rest.any() and (rest != 255).any():
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream goes on behind its last sample")
 
 
 @njit()
-def _decoded(
-    data: np.ndarray, first: np.ndarray, others: np.ndarray, lossless: bool, wanted: int
-) -> tuple[int, int]:
-    """How many samples (lossless) or blocks the bytes hold, up to `wanted`, and the bits these take.
+def _blocks(data: np.ndarray, first: np.ndarray, others: np.ndarray, wanted: int) -> tuple[int, int]:
+    """How many blocks the bytes hold, up to `wanted`, and the bits these take.
 
-    A code is followed by as many bits as its symbol says (F.2.2, H.1.2.2), 16 of a lossless difference
-    excepted.
+    A code is followed by as many bits as its symbol says (F.2.2).
     """
     bits = 8 * len(data)
     at = done = index = 0
@@ -139,14 +247,11 @@ def _decoded(
         window = 0
         for k in range(3):
             window = (window << 8) | (data[byte + k] if byte + k < len(data) else 255)
-        entry = (first if lossless or index == 0 else others)[(window >> (8 - shift)) & 0xFFFF]
+        entry = (first if index == 0 else others)[(window >> (8 - shift)) & 0xFFFF]
         length, symbol = entry >> 8, entry & 255
         if length == 0:
             break
-        if lossless:
-            extra = symbol if symbol < 16 else 0
-            ended = True
-        elif index == 0:
+        if index == 0:
             extra, index, ended = symbol, 1, False
         else:
             extra, run = symbol & 15, symbol >> 4

@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 
 from preprocess.dicom import jpeg_ls, rle
-from preprocess.dicom.codestream import require_whole
+from preprocess.dicom.codestream import read_whole
 from preprocess.dicom.image_file import ImageFile
 from preprocess.reasons import Reason, Rejection
 
@@ -126,11 +126,11 @@ def test_jpeg_ls_is_counted_by_what_it_decodes_to(name: str, near: int) -> None:
     preset = whole[whole.index(b"\xff\xf8") + 4 :][:11]
     coding = jpeg_ls.Coding.read(16, whole[start - 6 : start], preset)
     assert coding.near == near
-    scan = whole[start:-2]
-    values, done, left = jpeg_ls.decode(scan, coding, *SHAPE)
-    assert done == values.size
-    assert left < 8
-    assert np.array_equal(values, decoded(name, whole))
+    scan = jpeg_ls.decode(whole, start, coding, *SHAPE)
+    assert scan.samples == scan.values.size
+    assert 0 <= scan.left < 8
+    assert scan.end == len(whole) - 2
+    assert np.array_equal(scan.values, decoded(name, whole))
 
 
 @pytest.mark.parametrize(
@@ -153,11 +153,11 @@ def test_restart_intervals_are_counted() -> None:
     file = io.BytesIO()
     image.save(file, "jpeg", quality=90, restart_marker_blocks=5)
     whole = file.getvalue()
-    require_whole(whole, *SHAPE)
+    read_whole(whole, *SHAPE)
     first, second = (whole.index(bytes([0xFF, 0xD0 + k])) for k in range(2))
     for damaged in (whole[:first] + whole[second:], whole[:second] + whole[first:]):
         with pytest.raises(Rejection):
-            require_whole(damaged, *SHAPE)
+            read_whole(damaged, *SHAPE)
 
 
 def test_tiles_that_are_absent_are_told() -> None:
@@ -165,7 +165,7 @@ def test_tiles_that_are_absent_are_told() -> None:
     whole = stream("jpeg2000")
     start = whole.index(b"\xff\x90")
     with pytest.raises(Rejection, match="0 of 1 tiles"):
-        require_whole(whole[:start] + EOI, *SHAPE)
+        read_whole(whole[:start] + EOI, *SHAPE)
 
 
 def deflated(behind: bytes = b"") -> tuple[bytes, bytes]:

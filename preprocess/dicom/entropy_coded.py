@@ -1,0 +1,74 @@
+"""The entropy-coded bytes of a JPEG scan, without their stuffing and divided at restart markers."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from shards.compiled import njit
+
+
+class Scan(NamedTuple):
+    """What lies between a scan's header and the marker that ends it (ISO/IEC 10918-1 B.1.1.5)."""
+
+    data: np.ndarray
+    """uint8: the intervals one behind the other, each filled up with ones to whole 32 bits."""
+    starts: np.ndarray
+    """Where each interval begins."""
+    lengths: np.ndarray
+    """Bytes of each interval."""
+    end: int
+    """Where the marker begins in the codestream; -1 for none."""
+
+
+def read(encoded: bytes, start: int, intervals: int) -> Scan:
+    """The scan that begins at byte `start`, and up to `intervals` intervals of it, one more if there are more."""
+    source = np.frombuffer(encoded, np.uint8)
+    out = np.empty(len(encoded) - start + 4 * (intervals + 2), np.uint8)
+    starts, lengths = np.zeros(intervals + 1, np.int64), np.zeros(intervals + 1, np.int64)
+    found, end = _unstuffed(source, start, out, starts, lengths)
+    size = starts[found - 1] + -(-lengths[found - 1] // 4) * 4
+    return Scan(out[:size], starts[:found], lengths[:found], end)
+
+
+@njit()
+def _unstuffed(
+    source: np.ndarray, at: int, out: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+) -> tuple[int, int]:
+    """Fill the others; the number of intervals, and where the scan ends.
+
+    0 behind 255 is stuffed, 208 to 215 is a restart marker, anything else behind it ends the scan, and 255
+    before 255 fills (B.1.1.2).
+    """
+    have = found = 0
+    while at < len(source):
+        value = source[at]
+        if value != 255:
+            out[have] = value
+            have += 1
+            at += 1
+            continue
+        behind = at + 1
+        while behind < len(source) and source[behind] == 255:
+            behind += 1
+        if behind == len(source):
+            break
+        marker = source[behind]
+        if marker == 0:
+            for _ in range(at, behind):
+                out[have] = 255
+                have += 1
+        else:
+            lengths[found] = have - starts[found]
+            found += 1
+            while have % 4:
+                out[have] = 255
+                have += 1
+            if not 208 <= marker <= 215 or found == len(starts):
+                return found, at
+            starts[found] = have
+        at = behind + 1
+    lengths[found] = have - starts[found]
+    while have % 4:
+        out[have] = 255
+        have += 1
+    return found + 1, -1
