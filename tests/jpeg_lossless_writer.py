@@ -1,4 +1,4 @@
-"""An encoder of JPEG Lossless (ISO/IEC 10918-1 annex H) that writes all that the standard has for one component."""
+"""An encoder of JPEG Lossless (ISO/IEC 10918-1 annex H): all that the standard has for one component."""
 
 import heapq
 import struct

@@ -21,7 +21,7 @@ class Scan(NamedTuple):
 
 
 def read(encoded: bytes, start: int, intervals: int) -> Scan:
-    """The scan that begins at byte `start`, and up to `intervals` intervals of it, one more if there are more."""
+    """The scan that begins at byte `start`; one interval more than `intervals` if there are more."""
     source = np.frombuffer(encoded, np.uint8)
     out = np.empty(len(encoded) - start + 4 * (intervals + 2), np.uint8)
     starts, lengths = np.zeros(intervals + 1, np.int64), np.zeros(intervals + 1, np.int64)

@@ -1,6 +1,7 @@
 """An open DICOM image: its description is read once, its frames are decoded one at a time."""
 
 import io
+import math
 import struct
 from collections.abc import Callable
 from functools import cached_property
@@ -42,16 +43,18 @@ _VALUES: dict[str, Callable[[Dataset, str], Any]] = {
     "RescaleType": text,
 }
 """What turns stored values into HU, and how it is read."""
-_TAGS = [
+_KEYWORDS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
     *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
     *("BurnedInAnnotation", "ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUES),
 ]
+_TAGS = [Tag(keyword) for keyword in _KEYWORDS]
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
-_WHOLE = (*_NEEDED, "HighBit", "SamplesPerPixel", "PlanarConfiguration")
-"""Attributes that decoders use as they are; those that no image can do without are `_NEEDED`."""
+_WHOLE = {name: Tag(name) for name in (*_NEEDED, "HighBit", "SamplesPerPixel", "PlanarConfiguration")}
+"""Whole numbers; those that no image can do without are `_NEEDED`."""
+_OFFSETS = Tag("ExtendedOffsetTable")
 _JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
-_PHOTOMETRIC = [one.value for one in PhotometricInterpretation]
+_INTERPRETATIONS = [one.value for one in PhotometricInterpretation]
 _GE_BIG_ENDIAN = UID("1.2.840.113619.5.2")
 """Of GE's older consoles: a data set in implicit little endian, but for its pixels."""
 _LONG_VRS = (b"OB", b"OW", b"UN")
@@ -90,7 +93,7 @@ class ImageFile:
         self._data, self._syntax, self._file, self._start = data, syntax, file, file.tell()
         self._size, self._frames = size, frame_count(data, size)
         self._unread_end = syntax == DeflatedExplicitVRLittleEndian
-        _set_whole_numbers(data)
+        self._numbers = _whole_numbers(data)
         if syntax.is_encapsulated:
             _require_fragments(file, size)
 
@@ -104,68 +107,65 @@ class ImageFile:
     @property
     def bits_stored(self) -> int:
         """Bits Stored (0028,0101)."""
-        return int(self._data.BitsStored)
+        return self._numbers["BitsStored"]
 
     def stored(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored.
 
         Also the pixels with all their bits, where values begin at bit 0; else the same again.
         """
-        data = self._data
-        if data.get("SamplesPerPixel", 1) != 1:
+        data, numbers = self._data, self._numbers
+        rows, columns, allocated, bits, representation = (numbers[name] for name in _NEEDED)
+        if numbers.get("SamplesPerPixel", 1) != 1:
             raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
         if data.get("PhotometricInterpretation") == "PALETTE COLOR":
             raise Rejection(Reason.NOT_GRAYSCALE, "pixels are colours of a palette")
         if data.get("BurnedInAnnotation") == "YES":  # (0028,0301), enough to identify the patient
             raise Rejection(Reason.BURNED_IN_TEXT, "the header says that its pixels name the patient")
-        if max(data.Rows, data.Columns) > LARGEST_MATRIX:
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"a matrix of {data.Rows} by {data.Columns}")
-        allocated, bits = int(data.BitsAllocated), int(data.BitsStored)
+        if max(rows, columns) > LARGEST_MATRIX:
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"a matrix of {rows} by {columns}")
         if allocated not in (8, 16, 32):
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"Bits Allocated is {allocated}")
+        if not 0 < bits <= allocated or representation not in (0, 1):
+            detail = f"Bits Stored is {bits} of {allocated}, Pixel Representation {representation}"
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
         encoded = self._encoded(frame)
-        plain = not self._syntax.is_encapsulated
-        if plain and allocated == 16 and 0 < bits <= 16:
-            kind = f"{'>' if self._big_endian else '<'}{'ui'[data.PixelRepresentation]}2"
-            values = np.frombuffer(encoded, kind).reshape(data.Rows, data.Columns)
+        if not self._syntax.is_encapsulated and allocated == 16:
+            kind = f"{'>' if self._big_endian else '<'}{'ui'[representation]}2"
+            values = np.frombuffer(encoded, kind).reshape(rows, columns)
+        elif not self._syntax.is_encapsulated:
+            options = self._options | {"number_of_frames": 1, "correct_unused_bits": False}
+            values, _ = get_decoder(self._syntax).as_array(encoded, index=0, raw=True, **options)
         elif self._syntax == RLELossless:
-            values = rle.decode(encoded, data.Rows, data.Columns, allocated)
-            values = values.view(f"<{'ui'[data.PixelRepresentation]}{values.itemsize}")
-        elif not plain:
-            values = self._decoded(encoded, allocated, bits)
-            return values, values
+            values = rle.decode(encoded, rows, columns, allocated)
+            values = values.view(f"<{'ui'[representation]}{values.itemsize}")
         else:
-            values, _ = get_decoder(self._syntax).as_array(
-                encoded, index=0, raw=True, **self._options | {"number_of_frames": 1}
-            )
+            values = self._decoded(encoded)
+            return values, values
         if bits == allocated:
             return values, values
         # Old equipment's begin above it (PS3.5 section 8.1.1); what stands outside may be an overlay.
-        high = data.get("HighBit")
-        above = (
-            allocated - 1 - high if isinstance(high, int) and bits <= high < allocated else allocated - bits
-        )
+        high = numbers.get("HighBit", bits - 1)
+        above = allocated - 1 - high if bits <= high < allocated else allocated - bits
         stored = (values << above) >> (allocated - bits)
         return stored, values if above == allocated - bits else stored
 
-    def _decoded(self, encoded: bytes, allocated: int, bits: int) -> np.ndarray:
+    def _decoded(self, encoded: bytes) -> np.ndarray:
         """The values of a JPEG (2000) codestream, which begin at bit 0."""
-        data, representation = self._data, self._data.PixelRepresentation
-        if not 0 < bits <= allocated or representation not in (0, 1):
-            detail = f"Bits Stored is {bits}, Pixel Representation {representation}"
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
-        if data.get("PhotometricInterpretation") not in _PHOTOMETRIC:
+        rows, columns, allocated, bits, representation = (self._numbers[name] for name in _NEEDED)
+        if self._data.get("PhotometricInterpretation") not in _INTERPRETATIONS:
             detail = "Photometric Interpretation (0028,0004) is absent or none of the standard's"
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
-        samples = read_whole(encoded, data.Rows, data.Columns)
+        samples = read_whole(encoded, rows, columns)
         if samples is not None and self._syntax in _JPEG:
-            # JPEG-LS alone tells how wide a signed value is, and may be narrower than the pixels.
+            # Samples of JPEG-LS may be narrower than pixels, and tell how wide a signed value is.
             exact = self._syntax in JPEGLSTransferSyntaxes
-            if samples.values.itemsize * 8 not in (allocated, *(range(allocated) if exact else ())):
+            width = 8 * samples.values.itemsize
+            if width != allocated and not (exact and width < allocated):
                 detail = f"samples of {samples.precision} bits in pixels of {allocated}"
                 raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
-            kind = f"{'ui'[representation]}{allocated // 8}"
-            values = samples.values.astype(f"u{allocated // 8}", copy=False).view(kind)
+            unsigned = samples.values.astype(f"u{allocated // 8}", copy=False)
+            values = unsigned.view(f"{'ui'[representation]}{allocated // 8}")
             unused = allocated - (samples.precision if exact and representation else bits)
             return (values << unused) >> unused if unused else values
         options = self._options | {"number_of_frames": 1, "correct_unused_bits": True}
@@ -175,7 +175,7 @@ class ImageFile:
                 encapsulate([encoded], has_bot=False), index=0, raw=True, **options
             )
         except RuntimeError:  # pydicom's for whatever its plugins raise, which is MemoryError too
-            np.empty(data.Rows * data.Columns * _DECODER_BYTES + 2**25, np.uint8)  # raises it, then
+            np.empty(rows * columns * _DECODER_BYTES + 2**25, np.uint8)  # raises it, then
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder refuses the codestream") from None
         signed = get_j2k_parameters(encoded).get("is_signed") and not representation
         if signed and (values >> (bits - 1)).any():
@@ -184,7 +184,9 @@ class ImageFile:
 
     @cached_property
     def _options(self) -> dict[str, Any]:
-        """What pydicom's decoders ask for."""
+        """What pydicom's decoders ask for, numbers by the VR of the standard whichever the file states."""
+        for name, value in self._numbers.items():
+            self._data[name] = DataElement(Tag(name), "US", value)
         return as_pixel_options(
             self._data, transfer_syntax_uid=self._syntax, pixel_keyword="PixelData", pixel_vr=self._vr
         )
@@ -192,9 +194,9 @@ class ImageFile:
     def _encoded(self, frame: int) -> bytes:
         """The bytes of one frame, uncompressed or a codestream."""
         self._file.seek(self._start)
-        count = self._data.Rows * self._data.Columns * self._data.BitsAllocated // 8
+        count = math.prod(self._numbers[name] for name in ("Rows", "Columns", "BitsAllocated")) // 8
         if self._syntax.is_encapsulated:
-            offsets = self._options.get("extended_offsets")
+            offsets = self._options.get("extended_offsets") if _OFFSETS in self._data else None
             bounded: Any = Bounded(self._file, self._size, MOST_EXPANSION * count + _TABLE_BYTES)
             return get_frame(bounded, frame, extended_offsets=offsets, number_of_frames=self._frames)
         self._require_plain(count)
@@ -220,19 +222,21 @@ class ImageFile:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
 
 
-def _set_whole_numbers(data: FileDataset) -> None:
-    """Give the attributes that decoders use the VR of the standard, whichever the file states.
+def _whole_numbers(data: FileDataset) -> dict[str, int]:
+    """The attributes of `_WHOLE` that there are, whichever VR the file states.
 
-    Raises Rejection(undecodable_pixel_data) where one is no number.
+    Raises Rejection(undecodable_pixel_data) where one is no number, or of `_NEEDED` and absent.
     """
-    for name in _WHOLE:
-        if name in data:
-            value = integer(data, name)
-            if value is None or value < 0:
-                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{name} is not a whole number")
-            data[name] = DataElement(Tag(name), "US", value)
-    if missing := [name for name in _NEEDED if name not in data]:
+    found = {}
+    for name, tag in _WHOLE.items():
+        value = integer(data, name)
+        if value is not None and value >= 0:
+            found[name] = value
+        elif tag in data:
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{name} is not a whole number")
+    if missing := [name for name in _NEEDED if name not in found]:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{missing[0]} is absent")
+    return found
 
 
 def _require_decoder(syntax: UID) -> None:

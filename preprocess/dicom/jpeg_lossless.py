@@ -1,4 +1,4 @@
-"""JPEG Lossless (ISO/IEC 10918-1 process 14, annex H): decoded strictly, so that what is not whole is told."""
+"""JPEG Lossless (ISO/IEC 10918-1 process 14, annex H), decoded strictly: what is not whole is told."""
 
 from functools import lru_cache
 
@@ -83,7 +83,7 @@ def decode(
 
 @njit()
 def _short(codes: np.ndarray) -> np.ndarray:
-    """int32 (4096,): for each 12 bits the difference they begin with, above 8 bits, and its bits; 0 for none."""
+    """int32 (4096,): by 12 bits the difference they begin with, above 8 bits, and its bits; 0 for none."""
     out = np.zeros(1 << _SHORT, np.int32)
     for k in range(codes.shape[1]):
         first, length, symbol = codes[0, k], codes[1, k], codes[2, k]

@@ -101,7 +101,7 @@ def _unstuffed(data: np.ndarray, at: int) -> tuple[np.ndarray, int, int]:
     out = np.zeros((len(data) - at) // 4 + 2, np.uint32)
     have, held, count, before, end = 0, 0, 0, 0, -1
     while at < len(data):
-        value = np.int64(data[at])
+        value = int(data[at])
         width = 8
         if before == 255:
             if value >= 128:
@@ -158,7 +158,7 @@ def _decode(
     for k in range(8):
         zeros_of[1 << (7 - k) : 1 << (8 - k)] = k
     above, line = np.zeros(columns + 2, np.int64), np.zeros(columns + 2, np.int64)
-    held, count, word = np.int64(0), np.int64(0), 0  # bits read and not used yet, and the word to read next
+    held, count, word = 0, 0, 0  # bits read and not used yet, and the word to read next
     run = 0
     for y in range(rows):
         above[columns + 1] = above[columns]
@@ -174,7 +174,7 @@ def _decode(
                 ended = False
                 while x <= columns and not ended:
                     if count < 32:
-                        held = (held << 32) | np.int64(data[word] if word < len(data) else 0)
+                        held = (held << 32) | int(data[word] if word < len(data) else 0)
                         count += 32
                         word += 1
                     count -= 1
@@ -211,7 +211,7 @@ def _decode(
             own[4] = order
             # A length-limited Golomb code (A.5.3).
             if count < 32:
-                held = (held << 32) | np.int64(data[word] if word < len(data) else 0)
+                held = (held << 32) | int(data[word] if word < len(data) else 0)
                 count += 32
                 word += 1
             most = limit - taken - wide - 1
@@ -224,7 +224,7 @@ def _decode(
                 zeros = 0
                 while zeros < most:
                     if count == 0:
-                        held = np.int64(data[word] if word < len(data) else 0)
+                        held = int(data[word] if word < len(data) else 0)
                         count += 32
                         word += 1
                     count -= 1
@@ -233,7 +233,7 @@ def _decode(
                     zeros += 1
                 extra = order
                 if count < 32:
-                    held = (held << 32) | np.int64(data[word] if word < len(data) else 0)
+                    held = (held << 32) | int(data[word] if word < len(data) else 0)
                     count += 32
                     word += 1
                 if zeros == most:

@@ -113,7 +113,7 @@ def _scan(
 def _jpeg_ls(
     encoded: bytes, start: int, header: bytes, stated: _Stated, matrix: tuple[int, int]
 ) -> tuple[Samples | None, int]:
-    """As `_scan`, of JPEG-LS. Restart intervals, which no writer of DICOM is known to use there, are not read."""
+    """As `_scan`, of JPEG-LS; not with restart intervals, which no writer of DICOM is known to use."""
     if stated.interval:
         found = _END_OF_LS_SCAN.search(encoded, start)
         return None, found.start() if found else -1

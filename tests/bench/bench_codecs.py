@@ -28,12 +28,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from dicom_files import Acquisition, ct_image, save
 from jpeg_lossless_writer import written
 from preprocess_export import CENTRE, head
 
+HERE = Path(__file__).parent
 BITS = 12
 """Stored, unsigned, with a Rescale Intercept of -1024, as scanners write them."""
 SYNTAXES = {

@@ -1,7 +1,7 @@
-"""Runs preprocessing tasks with the code of one folder, for `bench_codecs.py`: `python codecs_side.py TREE WORK`.
+"""Runs preprocessing tasks with the code of a folder, for `bench_codecs.py`: its arguments are TREE and WORK.
 
-Reads a series' folder a line, and writes the task's CPU seconds, and the first time CRC-32 and source digest. What it calls is
-the same in every version since 872b9ad.
+Reads a series' folder a line, and writes the task's CPU seconds, and the first time CRC-32 and source digest.
+What it calls is the same in every version since 872b9ad.
 """
 
 import json
@@ -10,8 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-TREE, WORK = sys.argv[1:]
-sys.path.insert(0, TREE)
+sys.path.insert(0, sys.argv[1])
 
 from preprocess import run
 from preprocess.config import OutputConfig, PreprocessConfig
@@ -22,7 +21,7 @@ logging.disable(logging.WARNING)
 
 
 def main() -> None:
-    work = Path(WORK)
+    work = Path(sys.argv[2])
     key_file = work / "hmac.key"
     key_file.write_text("0123456789abcdef" * 4)
     key_file.chmod(0o600)
