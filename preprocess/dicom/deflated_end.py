@@ -14,24 +14,29 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _READ_BYTES = 2**20
 
 
-def require_end(file: BinaryIO, length: int) -> None:
-    """Raise Rejection unless whole elements, in order, follow the pixels, up to the end of the last block.
+def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
+    """`count` bytes of the pixels, or as many as there are, from `offset` on, and everything behind them once.
 
-    file: the inflated data set, explicit little endian (PS3.5 section A.5), where its pixels of `length`
-    bytes begin; it is left there. Overwritten bytes move all that is behind them, so that the pixels' end is
-    a place among pixels, whose bytes are no elements.
+    file: the inflated data set, explicit little endian (PS3.5 section A.5), where its pixels of `length` bytes
+    begin. Raises Rejection unless whole elements, in order, follow the pixels, up to the end of the last
+    block. Overwritten bytes move all that is behind them, so that the pixels' end is a place among pixels,
+    whose bytes are no elements.
     """
-    start = file.tell()
+    end = file.tell() + length
     try:
-        file.seek(start + length - 1 if length else start)
-        if length and not file.read(1):
+        file.seek(offset, io.SEEK_CUR)
+        found = file.read(min(count, max(length - offset, 0)))
+        if file.tell() < end:
+            file.seek(end - 1)
+            file.read(1)
+        if file.tell() != end:
             raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the deflated data set ends before its pixels do")
         last = _PIXEL_DATA
         while head := file.read(8):
             last = _pass_element(file, head, last)
     except zlib.error:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the deflated stream is damaged or has no end") from None
-    file.seek(start)
+    return found
 
 
 def _pass_element(file: BinaryIO, head: bytes, last: tuple[int, int]) -> tuple[int, int]:

@@ -36,8 +36,8 @@ def _unstuffed(
 ) -> tuple[int, int]:
     """Fill the others; the number of intervals, and where the scan ends.
 
-    0 behind 255 is stuffed, 208 to 215 is a restart marker, anything else behind it ends the scan, and 255
-    before 255 fills (B.1.1.2).
+    0 behind 255 is stuffed, 208 to 215, in turn, is a restart marker (B.1.1.5, E.1.4), anything else behind
+    it ends the scan, and 255 before 255 fills (B.1.1.2).
     """
     have = found = 0
     while at < len(source):
@@ -63,7 +63,7 @@ def _unstuffed(
             while have % 4:
                 out[have] = 255
                 have += 1
-            if not 208 <= marker <= 215 or found == len(starts):
+            if marker != 208 + (found - 1) % 8 or found == len(starts):
                 return found, at
             starts[found] = have
         at = behind + 1

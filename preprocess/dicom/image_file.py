@@ -28,7 +28,7 @@ from pydicom.uid import (
 from preprocess.dicom import rle
 from preprocess.dicom.bounded import Bounded
 from preprocess.dicom.codestream import read_whole
-from preprocess.dicom.deflated_end import require_end
+from preprocess.dicom.deflated_end import read_to_end
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.dicom.geometry import LARGEST_MATRIX
 from preprocess.dicom.header import read_attributes, transfer_syntax
@@ -201,10 +201,11 @@ class ImageFile:
             return get_frame(bounded, frame, extended_offsets=offsets, number_of_frames=self._frames)
         self._require_plain(count)
         if self._unread_end:
-            require_end(self._file, self._length)
+            found = read_to_end(self._file, self._length, frame * count, count)
             self._unread_end = False
-        self._file.seek(frame * count, io.SEEK_CUR)
-        found = self._file.read(min(count, max(self._length - frame * count, 0)))
+        else:
+            self._file.seek(frame * count, io.SEEK_CUR)
+            found = self._file.read(min(count, max(self._length - frame * count, 0)))
         if len(found) < count:
             raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(found)} bytes of {count}")
         return found

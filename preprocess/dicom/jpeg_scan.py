@@ -42,6 +42,9 @@ class _Stated:
     """JPEG-LS's segment of preset parameters (14495-1 C.2.4.1.1)."""
 
 
+_NO_TABLE = (bytes(16), b"")
+
+
 class Samples(NamedTuple):
     """What a codestream decodes to."""
 
@@ -162,7 +165,7 @@ def _lossless(scan: Scan, header: bytes, stated: _Stated, matrix: tuple[int, int
     predictor, (approximation, shift) = header[3], divmod(header[5], 16)
     if not 1 <= predictor <= 7 or header[4] or approximation or shift >= precision:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream names no predictor of JPEG lossless")
-    table = jpeg_lossless.huffman(*stated.tables.get((_DIFFERENCES, header[2] >> 4), (b"", b"")))
+    table = jpeg_lossless.huffman(*stated.tables.get((_DIFFERENCES, header[2] >> 4), _NO_TABLE))
     if table is None:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream lacks a Huffman table")
     if interval % columns and interval < rows * columns:
