@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -118,7 +120,7 @@ def _reading() -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # a damaged offset that is no place in a file
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, type(error).__name__) from None
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, _what(error)) from None
         # No path: it may spell a name, and this message reaches logs.
         why = os.strerror(error.errno)
         raise FmctError(
@@ -126,7 +128,23 @@ def _reading() -> Iterator[None]:
         ) from None
     except Exception as error:
         # Parsers and decoders raise many types on damaged bytes; each means that this image is lost.
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, type(error).__name__) from None
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, _what(error)) from None
+
+
+_DAMAGE: dict[type[Exception], str] = {
+    zlib.error: "the deflated data set is damaged",
+    struct.error: "an element or a segment is cut short",
+    EOFError: "the file ends within an element",
+    OSError: "an offset that is no place in the file",
+    IndexError: "a segment of the codestream is cut short",
+    OverflowError: "a number that is too great",
+}
+
+
+def _what(error: Exception) -> str:
+    """What is wrong, by the kind of error alone: its text may quote a header."""
+    known = (what for kind, what in _DAMAGE.items() if isinstance(error, kind))
+    return next(known, f"the object cannot be parsed ({type(error).__name__})")
 
 
 def _rescale(attributes: Mapping[str, Any]) -> tuple[float, float]:

@@ -15,12 +15,12 @@ _READ_BYTES = 2**20
 
 
 def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
-    """`count` bytes of the pixels, or as many as there are, from `offset` on, and everything behind them once.
+    """`count` bytes of the pixels, or as many as there are, from `offset` on; what is behind is read once.
 
-    file: the inflated data set, explicit little endian (PS3.5 section A.5), where its pixels of `length` bytes
-    begin. Raises Rejection unless whole elements, in order, follow the pixels, up to the end of the last
-    block. Overwritten bytes move all that is behind them, so that the pixels' end is a place among pixels,
-    whose bytes are no elements.
+    file: the inflated data set, explicit little endian (PS3.5 section A.5), where its pixels of `length`
+    bytes begin. Raises Rejection unless whole elements, in order, follow the pixels, up to the end of the
+    last block. Overwritten bytes move all that is behind them, so that the pixels' end is a place among
+    pixels, whose bytes are no elements.
     """
     end = file.tell() + length
     try:

@@ -4,7 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preprocess.reasons import Reason, Rejection
 from shards.compiled import njit
+
+Tables = dict[tuple[int, int], tuple[bytes, bytes]]
+"""Of Huffman, by class and number: how many codes of 1 to 16 bits, and their symbols."""
 
 
 class Scan(NamedTuple):
@@ -28,6 +32,28 @@ def read(encoded: bytes, start: int, intervals: int) -> Scan:
     found, end = _unstuffed(source, start, out, starts, lengths)
     size = starts[found - 1] + -(-lengths[found - 1] // 4) * 4
     return Scan(out[:size], starts[:found], lengths[:found], end)
+
+
+def require_intervals(scan: Scan, wanted: int) -> None:
+    """Raise Rejection unless there are just so many."""
+    have = len(scan.starts)
+    if have < wanted:
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{have} of {wanted} restart intervals")
+    if have > wanted:
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream has too many restart intervals")
+
+
+def require_units(have: int, wanted: int, what: str) -> None:
+    """Raise Rejection for fewer samples or blocks, which `what` names, than are wanted."""
+    if have < wanted:
+        detail = f"the codestream decodes to {have} of {wanted} {what}"
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, detail)
+
+
+def require_fill(rest: np.ndarray) -> None:
+    """Raise Rejection for bytes behind the last sample that are not all 0 or all ones."""
+    if rest.any() and (rest != 255).any():
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream goes on behind its last sample")
 
 
 @njit()

@@ -3,28 +3,26 @@
 import re
 import struct
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.dicom import entropy_coded, jpeg_lossless, jpeg_ls
-from preprocess.dicom.entropy_coded import Scan
+from preprocess.dicom import entropy_coded, jpeg_blocks, jpeg_lossless, jpeg_ls
+from preprocess.dicom.entropy_coded import Scan, Tables, require_fill, require_intervals, require_units
 from preprocess.reasons import Reason, Rejection
-from shards.compiled import njit
 
 _SEQUENTIAL, _LOSSLESS, _JPEG_LS = (0xC0, 0xC1), 0xC3, 0xF7
 """Frame headers (ISO/IEC 10918-1 B.1.1.3, 14495-1 C.1.1): DCT and lossless in Huffman codes, and JPEG-LS."""
 _EOI, _SOS, _DHT, _DRI, _LSE = 0xD9, 0xDA, 0xC4, 0xDD, 0xF8
+_APP0, _JFIF_UNITS = 0xE0, (b"\0", b"\1", b"\2")
+_LSE_KINDS = (b"\1", b"\2", b"\3", b"\4")
+"""Presets, two of mapping tables, and a size of more than 16 bits (14495-1 C.2.4.1)."""
 _FIRST = 0xC0
 """Of the markers that a codestream has (table B.1)."""
 _END_OF_LS_SCAN = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]")
 """There a 0 bit is stuffed behind 255 (14495-1 A.1)."""
 _DIFFERENCES = 0
 """Class of the Huffman tables of DC coefficients and lossless differences."""
-
-_Tables = dict[tuple[int, int], tuple[bytes, bytes]]
-"""Of Huffman, by class and number: how many codes of 1 to 16 bits, and their symbols."""
 
 
 @dataclass
@@ -35,7 +33,7 @@ class _Stated:
     """Second byte of the frame header's marker."""
     frame: bytes = b""
     """The frame header (B.2.2)."""
-    tables: _Tables = field(default_factory=dict)
+    tables: Tables = field(default_factory=dict)
     interval: int = 0
     """Of restarts, in samples or blocks; 0 for none."""
     preset: bytes = b""
@@ -75,8 +73,12 @@ def decode(encoded: bytes, rows: int, columns: int) -> Samples | None:
             stated.tables |= _tables(segment)
         elif marker == _DRI:
             stated.interval = int.from_bytes(segment, "big")
-        elif marker == _LSE and segment[:1] == b"\1":
-            stated.preset = segment
+        elif marker == _LSE:
+            if segment[:1] not in _LSE_KINDS:
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a segment that is none of JPEG-LS")
+            stated.preset = segment if segment[:1] == b"\1" else stated.preset
+        elif marker == _APP0 and segment[:5] == b"JFIF\0" and segment[7:8] not in _JFIF_UNITS:
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a JFIF segment with units that are none")
         elif marker <= 0xCF or marker == _JPEG_LS:
             stated.kind, stated.frame = marker, segment
         elif marker == _SOS:
@@ -109,7 +111,7 @@ def _scan(
     if stated.kind == _LOSSLESS:
         return _lossless(scan, header, stated, matrix), scan.end
     if stated.kind in _SEQUENTIAL:
-        _count(scan, header, stated, units)
+        jpeg_blocks.count(scan, header, stated.tables, stated.interval, units)
     return None, scan.end
 
 
@@ -128,15 +130,15 @@ def _jpeg_ls(
     scan = jpeg_ls.decode(encoded, start, coding, *matrix)
     if scan.end < 0:
         return None, -1
-    _require_units(scan.samples, scan.values.size, "samples")
-    _require_fill(np.frombuffer(encoded[scan.end - scan.left // 8 : scan.end], np.uint8))
+    require_units(scan.samples, scan.values.size, "samples")
+    require_fill(np.frombuffer(encoded[scan.end - scan.left // 8 : scan.end], np.uint8))
     if header[2]:  # a mapping table (14495-1 C.2.4.1.2), which is left to the library
         return None, scan.end
     values = scan.values if precision > 8 else scan.values.astype(np.uint8)
     return Samples(values, precision), scan.end
 
 
-def _tables(segment: bytes) -> _Tables:
+def _tables(segment: bytes) -> Tables:
     """Those of a DHT segment (B.2.4.2)."""
     found, at = {}, 0
     while at + 17 <= len(segment):
@@ -153,7 +155,8 @@ def _require_one_component(frame: bytes, header: bytes, matrix: tuple[int, int])
     """
     sound = len(frame) == 9 and len(header) == 6 and frame[5] == header[0] == 1 and frame[6] == header[1]
     sound = sound and struct.unpack(">HH", frame[1:5]) in (matrix, (0, matrix[1]))
-    if not (sound and 1 <= frame[7] >> 4 <= 4 and 1 <= frame[7] & 15 <= 4 and 2 <= frame[0] <= 16):
+    sound = sound and 1 <= frame[7] >> 4 <= 4 and 1 <= frame[7] & 15 <= 4 and frame[8] <= 3
+    if not sound or not 2 <= frame[0] <= 16:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's scan is not of one component")
 
 
@@ -163,7 +166,7 @@ def _lossless(scan: Scan, header: bytes, stated: _Stated, matrix: tuple[int, int
     _require_one_component(stated.frame, header, matrix)
     precision, interval = stated.frame[0], stated.interval
     predictor, (approximation, shift) = header[3], divmod(header[5], 16)
-    if not 1 <= predictor <= 7 or header[4] or approximation or shift >= precision:
+    if not 1 <= predictor <= 7 or header[2] & 15 > 3 or header[4] or approximation or shift >= precision:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream names no predictor of JPEG lossless")
     table = jpeg_lossless.huffman(*stated.tables.get((_DIFFERENCES, header[2] >> 4), _NO_TABLE))
     if table is None:
@@ -172,13 +175,13 @@ def _lossless(scan: Scan, header: bytes, stated: _Stated, matrix: tuple[int, int
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a restart interval that ends within a line")
     lines = min(interval // columns, rows) or rows
     values, words = np.empty(matrix, np.uint16), scan.data.view(">u4").astype(np.uint32)
-    _require_intervals(scan, -(-rows // lines))
+    require_intervals(scan, -(-rows // lines))
     for number, (start, length) in enumerate(zip(scan.starts, scan.lengths, strict=True)):
         part = values[number * lines : (number + 1) * lines]
         initial = 1 << (precision - shift - 1)
         have, used = jpeg_lossless.decode(words[start // 4 :], 8 * length, *table, predictor, initial, part)
-        _require_units(have, part.size, "samples")
-        _require_fill(scan.data[start - (-used // 8) : start + length])
+        require_units(have, part.size, "samples")
+        require_fill(scan.data[start - (-used // 8) : start + length])
     if shift:
         values <<= shift
     if precision > 8:
@@ -186,85 +189,3 @@ def _lossless(scan: Scan, header: bytes, stated: _Stated, matrix: tuple[int, int
     if values.max() > 255:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "samples of more bits than the codestream states")
     return Samples(values.astype(np.uint8), precision)
-
-
-def _count(scan: Scan, header: bytes, stated: _Stated, units: int) -> None:
-    """Raise Rejection unless a scan holds `units` blocks of 8 by 8; header: of the scan (B.2.3)."""
-    if len(header) < 3 or header[0] != 1:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's scan is not of one component")
-    interval = stated.interval
-    first, others = stated.tables.get((0, header[2] >> 4)), stated.tables.get((1, header[2] & 15))
-    if first is None or others is None:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream lacks a Huffman table")
-    _require_intervals(scan, max(-(-units // interval), 1) if interval else 1)
-    for number, (start, length) in enumerate(zip(scan.starts, scan.lengths, strict=True)):
-        wanted = min(interval, units - number * interval) if interval else units
-        part = scan.data[start : start + length]
-        have, used = _blocks(part, _codes(*first), _codes(*others), wanted)
-        _require_units(have, wanted, "blocks")
-        _require_fill(scan.data[start - (-used // 8) : start + length])
-
-
-@lru_cache(maxsize=8)
-def _codes(counts: bytes, symbols: bytes) -> np.ndarray:
-    """uint16 (65536,): for each 16 bits the code they begin with; 0 for none.
-
-    Its length stands above 8 bits, its symbol below.
-    """
-    lengths = np.repeat(np.arange(1, 17), list(counts))[: len(symbols)]
-    entries = ((lengths << 8) | np.frombuffer(symbols, np.uint8)).astype(np.uint16)
-    entries = np.repeat(entries, 1 << (16 - lengths))[: 2**16]
-    return np.append(entries, np.zeros(2**16 - len(entries), np.uint16))
-
-
-def _require_intervals(scan: Scan, wanted: int) -> None:
-    have = len(scan.starts)
-    if have < wanted:
-        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{have} of {wanted} restart intervals")
-    if have > wanted:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream has too many restart intervals")
-
-
-def _require_units(have: int, wanted: int, what: str) -> None:
-    if have < wanted:
-        detail = f"the codestream decodes to {have} of {wanted} {what}"
-        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, detail)
-
-
-def _require_fill(rest: np.ndarray) -> None:
-    """Raise Rejection for bytes behind the last sample that are not all 0 or all ones."""
-    if rest.any() and (rest != 255).any():
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream goes on behind its last sample")
-
-
-@njit()
-def _blocks(data: np.ndarray, first: np.ndarray, others: np.ndarray, wanted: int) -> tuple[int, int]:
-    """How many blocks the bytes hold, up to `wanted`, and the bits these take.
-
-    A code is followed by as many bits as its symbol says (F.2.2).
-    """
-    bits = 8 * len(data)
-    at = done = index = 0
-    while done < wanted:
-        byte, shift = at >> 3, at & 7
-        window = 0
-        for k in range(3):
-            window = (window << 8) | (data[byte + k] if byte + k < len(data) else 255)
-        entry = (first if index == 0 else others)[(window >> (8 - shift)) & 0xFFFF]
-        length, symbol = entry >> 8, entry & 255
-        if length == 0:
-            break
-        if index == 0:
-            extra, index, ended = symbol, 1, False
-        else:
-            extra, run = symbol & 15, symbol >> 4
-            index = 64 if symbol == 0 else index + run + 1
-            ended = index == 64
-            if index > 64:
-                break
-        at += length + extra
-        if at > bits or (index <= 1 and symbol > 16):
-            break
-        if ended:
-            done, index = done + 1, 0
-    return done, at

@@ -81,6 +81,8 @@ def test_what_is_cut_or_lacks_an_interval_is_refused(restart_lines: int) -> None
         (0xC3, 11, 0x01),  # no horizontal sampling
         (0xDA, 5, 9),  # of a component that is none of the frame's
         (0xDA, 6, 0x10),  # by a Huffman table that is not there
+        (0xDA, 6, 0x04),
+        (0xC3, 12, 4),
         (0xDA, 7, 0),  # predictor 0 is of hierarchical frames
         (0xDA, 7, 8),
         (0xDA, 8, 1),

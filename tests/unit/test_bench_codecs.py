@@ -1,0 +1,17 @@
+"""The benchmark of compressed series runs, and its two sides make the same volume."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_bench_codecs_at_a_tiny_size() -> None:
+    command = [sys.executable, "tests/bench/bench_codecs.py", "--against", ".", "--rounds", "1"]
+    command += ["--slices", "24", "--size", "64", "--syntaxes", "JPEG Lossless SV1"]
+    paths = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=paths)
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
+    assert rows == ["uncompressed", "JPEG Lossless SV1"]
