@@ -41,6 +41,8 @@ def padding_beyond_bits(
     are no value (PS3.5 section 8.1.1) and may be an overlay, which lies over many values. A code for outside
     the circle (-2000 as 63536) is one value, and below `least_hu` as two's complement.
     """
+    if allocated is stored:
+        return None
     beyond = allocated != stored
     if not beyond.any():
         return None
