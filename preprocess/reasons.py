@@ -31,6 +31,15 @@ class Reason(StrEnum):
     INVALID_VALUE = "invalid_value"
     DUPLICATE_ROW = "duplicate_row"
 
+    # Rows of a table of masks (preprocess.masks).
+    UNKNOWN_VOLUME = "unknown_volume"
+    AMBIGUOUS_VOLUME = "ambiguous_volume"  # the study has several volumes, and the row names none
+    ANOTHER_STUDY = "another_study"  # a segmentation object that names another study than its row
+    UNLISTED_CLASS = "unlisted_class"
+    EMPTY_MASK = "empty_mask"
+    OUTSIDE_VOLUME = "outside_volume"
+    PARTNER_REFUSED = "partner_refused"  # another mask of the same volume is refused
+
     # Series, by what they are.
     NOT_CT = "not_ct"
     LOCALIZER = "localizer"

@@ -26,12 +26,16 @@ def demo_export(
     matrix: Annotated[int, typer.Option(min=32, help="Rows and columns of a slice.")] = 192,
     real: Annotated[Path | None, typer.Option(help="Folder of a real series to put among them.")] = None,
     workers: Workers = 2,
+    masks: Annotated[
+        bool,
+        typer.Option("--masks", help="The bleeds too, as NIfTI in masks/, with masks.csv for `fmct masks`."),
+    ] = False,
 ) -> None:
     """Write DICOM of synthetic heads, with and without bleeds, in the disorder of several scanners."""
     from preprocess.demo.export import export
 
     with progress("export") as update:
-        summary = export(out, studies, seed, matrix, real, workers, update)
+        summary = export(out, studies, seed, matrix, real, workers, update, masks)
     echo(f"{out}: {summary}")
 
 

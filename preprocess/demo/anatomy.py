@@ -41,7 +41,7 @@ def head_hu(points_lps: np.ndarray, head: Head) -> np.ndarray:
     if head.head_rest:
         _paint_head_rest(hu, points - np.asarray(head.origin))
     at = head.local(points)
-    skin = _skin_depth(at)
+    skin = skin_depth(at)
     inside = np.flatnonzero(skin > -1)
     hu[inside] = _tissue(some(at, inside), skin[inside], hu[inside], head)
     return hu.reshape(np.shape(points_lps)[:-1])
@@ -73,17 +73,18 @@ def _layers(
     at: Coordinates, skin: np.ndarray, above_floor: np.ndarray, head: Head
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Depth in the skull, its thickness, and depth in its cavity, mm."""
-    thickness = head.skull + head.skull_variation * _skull_relief(at, head)
+    thickness = skull_thickness(at, head)
     shell = skin - head.scalp
     return shell, thickness, np.minimum(shell - thickness, above_floor * 1.2)
 
 
 def cavity_depth(at: Coordinates, head: Head) -> np.ndarray:
     """Depth in mm inside the skull at points of the head's own axes, negative outside: (N,)."""
-    return _layers(at, _skin_depth(at), at[2] - floor_height(at), head)[2]
+    return _layers(at, skin_depth(at), at[2] - floor_height(at), head)[2]
 
 
-def _skin_depth(at: Coordinates) -> np.ndarray:
+def skin_depth(at: Coordinates) -> np.ndarray:
+    """Depth under the skin, mm; below 0 outside the head."""
     x, y, z = at
     neck = smoothstep(z, -28, -85)
     half_width = HALF_WIDTH * (1 + 0.07 * np.clip(y, -90, 90) / HALF_LENGTH) * (1 - 0.2 * neck)
@@ -123,10 +124,12 @@ def floor_height(at: Coordinates) -> np.ndarray:
     return height + lateral * (wings + 13 * np.exp(-(((y - ridge) / 7) ** 2)))
 
 
-def _skull_relief(at: Coordinates, head: Head) -> np.ndarray:
+def skull_thickness(at: Coordinates, head: Head) -> np.ndarray:
+    """Of the vault at each point, mm."""
     a, b, c = head.phases[6:9]
     x, y, z = at
-    return np.sin(x * 0.045 + a) + np.sin(y * 0.04 + b) + np.sin(z * 0.05 + c) + 0.008 * (y - x)
+    relief = np.sin(x * 0.045 + a) + np.sin(y * 0.04 + b) + np.sin(z * 0.05 + c) + 0.008 * (y - x)
+    return head.skull + head.skull_variation * relief
 
 
 def _paint_skull(

@@ -27,6 +27,7 @@ from preprocess.demo.identity import MARK, Identity, identity, uid
 from preprocess.demo.job import File, SeriesJob
 from preprocess.demo.layout import file_path, study_folder
 from preprocess.demo.lesions import Bleed
+from preprocess.demo.masks import write_masks
 from preprocess.demo.measures import COLUMNS, measures
 from preprocess.demo.plan import Kind, Quirk, StudyPlan, plan_studies
 from preprocess.demo.writer import SeriesFacts, media_directory, transfer_syntax
@@ -39,6 +40,7 @@ from shards.places import require_folder
 log = logging.getLogger(__name__)
 
 DICOM, LABELS, MEASURES, TRUTH = "dicom", "labels.csv", "measures.csv", "truth.json"
+MASKS, MASK_TABLE = "masks", "masks.csv"
 REAL_FOLDER = "real"
 TORN_BYTES = 400
 """Where a torn file ends: in its header, before its UIDs."""
@@ -79,13 +81,16 @@ def export(
     real: Path | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    masks: bool = False,
 ) -> ExportSummary:
     """Write `studies` synthetic studies of `matrix` × `matrix` slices to the new folder `out`.
 
     The bytes depend on (studies, seed, matrix, real) alone. `out`/dicom is the export,
     `out`/labels.csv holds one row a study (patient_id, study_instance_uid, 0/1 columns),
     `out`/measures.csv these and the columns of `preprocess.demo.measures`, and `out`/truth.json what each
-    series is and should become. The files of the folder `real` are copied in among the others.
+    series is and should become. The files of the folder `real` are copied in among the others. With `masks`,
+    `out`/masks holds NIfTI files of the bleeds, and `out`/masks.csv a row each (path, patient_id,
+    study_instance_uid, class), without path and class for a head that has none; no other file changes.
     `progress` is called with (studies done, studies).
 
     Raises FmctError where `out` holds files already or can't be made, `real` is no folder, or a number is too
@@ -112,6 +117,8 @@ def export(
         real_files = _copy_real(real, temporary / DICOM / REAL_FOLDER) if real else 0
         (temporary / LABELS).write_text(_labels(truths))
         (temporary / MEASURES).write_text(_labels(truths, COLUMNS))
+        if masks:
+            (temporary / MASK_TABLE).write_text(_write_masks(temporary / MASKS, plans, truths, workers))
         truth = {"seed": seed, "matrix": matrix, "mark": MARK, "studies": truths, "other_files": junk}
         (temporary / TRUTH).write_text(json.dumps(truth, indent=1) + "\n")
         sizes = [path.stat().st_size for path in (temporary / DICOM).rglob("*") if path.is_file()]
@@ -231,6 +238,25 @@ def _copy_real(real: Path, folder: Path) -> int:
     for source in sources:
         shutil.copyfile(source, folder / source.name)
     return len(sources)
+
+
+def _write_masks(folder: Path, plans: list[StudyPlan], truths: list[dict[str, Any]], workers: int) -> str:
+    """Write the files; returns the table of them."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["path", "patient_id", "study_instance_uid", "class"])
+    for study, written in zip(
+        truths, _each(partial(_write_study_masks, folder), plans, workers), strict=True
+    ):
+        files = [(f"{MASKS}/{name}", kind) for kind, name in written.items()] or [("", "")]
+        writer.writerows(
+            [path, study["patient_id"], study["study_instance_uid"], kind] for path, kind in files
+        )
+    return buffer.getvalue()
+
+
+def _write_study_masks(folder: Path, study: StudyPlan) -> dict[str, str]:
+    return write_masks(folder, f"{study.index:05d}", study.head)
 
 
 def _labels(truths: list[dict[str, Any]], measured: tuple[str, ...] = ()) -> str:

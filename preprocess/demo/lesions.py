@@ -83,7 +83,7 @@ def paint_lesions(
 
 
 def blood_share(at: Coordinates, depth: np.ndarray, fluid: Fluid, lesion: Lesion) -> np.ndarray:
-    """Share of a bleed's blood, (N,) in [0, 1]; arguments as in `paint_lesions`."""
+    """Share of a bleed's blood in [0, 1], (N,), without the oedema about it; see `paint_lesions`."""
     if lesion.kind is Bleed.INTRAPARENCHYMAL:
         return ramp(depth - 2) * ramp(_inside_haematoma(at, lesion), 2)
     if lesion.kind in (Bleed.SUBDURAL, Bleed.EPIDURAL):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from preprocess.imports.table import Row
 from preprocess.reasons import Reason, Rejection
-from shards.errors import raise_refusal
 
 
 @dataclass(frozen=True)
@@ -61,23 +60,3 @@ def _require_row(row: Row) -> None:
             Reason.PATH_OUTSIDE,
             "column path: leads out of the table's folder; give it from / on, or move the table",
         )
-
-
-def file_status(path: Path) -> os.stat_result:
-    """What the system says of a row's file; raises Rejection for none, and for one without bytes."""
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise Rejection(Reason.MISSING_FILE, "no such file; mend its path") from None
-    except PermissionError:
-        raise Rejection(Reason.UNREADABLE_FILE, "no right to read the file; get it") from None
-    except OSError as error:
-        raise_refusal(error, path)
-        raise
-    if not path.is_file():
-        raise Rejection(Reason.MISSING_FILE, "no regular file; name one")
-    if not os.access(path, os.R_OK):
-        raise Rejection(Reason.UNREADABLE_FILE, "no right to read the file; get it")
-    if not status.st_size:
-        raise Rejection(Reason.EMPTY_FILE, "0 bytes; fetch it anew")
-    return status

@@ -1,0 +1,63 @@
+"""Where the bleeds of a synthetic head are: the truth of what `preprocess.demo.lesions` paints."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocess.demo import anatomy, brain
+from preprocess.demo.head import Head
+from preprocess.demo.lesions import Bleed, blood_share
+from preprocess.demo.shapes import some
+
+STEP_MM = 2.0
+"""Edge of a voxel of the files: finer than the slices of every series of the export."""
+HALF_MM = (84.0, 108.0, 84.0)
+"""Half of what the files cover along left, posterior, superior, about the head's centre: the skull's inside."""
+LEAST_SHARE = 0.5
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def lesion_masks(points_lps: NDArray[np.float64], head: Head) -> dict[Bleed, NDArray[np.bool_]]:
+    """Of each kind of bleed that the head has, which points hold its blood (not its oedema).
+
+    points_lps: (..., 3), patient LPS mm; the masks are (...). A point is within where half or more of what is
+    drawn there is that blood. Kinds may overlap.
+    """
+    points = np.asarray(points_lps, np.float64).reshape(-1, 3)
+    shape = np.shape(points_lps)[:-1]
+    found = {lesion.kind: np.zeros(len(points), np.bool_) for lesion in head.lesions}
+    whole = head.local(points)
+    inside = np.flatnonzero(anatomy.skin_depth(whole) > 0)
+    at = some(whole, inside)
+    depth = anatomy.cavity_depth(at, head)
+    within = np.flatnonzero(depth > 0)
+    at, depth = some(at, within), depth[within]
+    _, fluid = brain.brain_hu(at, depth, head)
+    for lesion in head.lesions:
+        blood = blood_share(at, depth, fluid, lesion) >= LEAST_SHARE
+        found[lesion.kind][inside[within[blood]]] = True
+    return {kind: mask.reshape(shape) for kind, mask in found.items()}
+
+
+def write_masks(folder: Path, name: str, head: Head) -> dict[str, str]:
+    """A NIfTI file of each kind of bleed in `folder`, uint8, in the patient's frame; names by the kind."""
+    if not head.lesions:
+        return {}
+    # Multiples of the step, so that the header's float32 hold them.
+    first = np.rint((np.asarray(head.origin) - HALF_MM) / STEP_MM) * STEP_MM
+    steps = [np.arange(int(2 * half / STEP_MM) + 1) * STEP_MM for half in HALF_MM]
+    points = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1) + first
+    affine = np.diag([STEP_MM, STEP_MM, STEP_MM, 1.0])
+    affine[:3, 3] = first
+    written = {}
+    for kind, mask in lesion_masks(points, head).items():
+        image = nibabel.Nifti1Image(mask.astype(np.uint8), None)
+        for place in (image.set_qform, image.set_sform):
+            place(_RAS_FROM_LPS @ affine, 1)
+        image.header.set_xyzt_units("mm")
+        folder.mkdir(parents=True, exist_ok=True)
+        written[kind.value] = f"{name}-{kind.value}.nii.gz"
+        nibabel.save(image, folder / written[kind.value])
+    return written

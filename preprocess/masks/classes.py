@@ -1,0 +1,44 @@
+"""Which classes there are, as the user names them, and what in a file stands for each."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from shards.errors import FmctError
+from shards.masks import MOST_CLASSES
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a dataset of masks."""
+
+    names: tuple[str, ...]
+    """Class k's at place k."""
+    values: Mapping[str, int]
+    """The class of what files and tables say: a voxel's value or a segment's number, as text, a segment's
+    code (SCT:50960005), or a word of the table's column `class`."""
+
+    @classmethod
+    def of(cls, given: Iterable[str]) -> "Classes":
+        """Read NAME, which stands for itself, and NAME=VALUE; several values may be of one class.
+
+        Raises FmctError for what is none, a value of two classes, and more classes than a voxel can hold.
+        """
+        names: list[str] = []
+        values: dict[str, int] = {}
+        for text in given:
+            name, equals, value = text.partition("=")
+            value = value.strip() if equals else name
+            if not _NAME.fullmatch(name) or not value:
+                raise FmctError(
+                    f"--class {text!r:.80}: give NAME or NAME=VALUE, a name of letters, digits, _"
+                )
+            if name not in names:
+                names.append(name)
+            if values.setdefault(value, names.index(name)) != names.index(name):
+                raise FmctError(f"--class {text!r:.80}: {value!r} is of two classes; give it one")
+        if not 1 <= len(names) <= MOST_CLASSES:
+            raise FmctError(f"{len(names)} classes are named with --class; give 1 to {MOST_CLASSES}")
+        return cls(tuple(names), values)

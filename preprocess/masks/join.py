@@ -1,0 +1,76 @@
+"""Which volume each row of a table of masks is of."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocess.masks.table import CLASS, KEY, PATH, PATIENT, SERIES, STUDY, STUDY_KEY, Row
+from preprocess.privacy.deidentify import Pseudonymizer
+from preprocess.reasons import Reason, Rejection
+from shards import Dataset
+from shards.errors import FmctError
+
+
+class Joined:
+    """The rows of each volume, and those that are of none."""
+
+    def __init__(
+        self, rows: Sequence[Row], dataset: Dataset, names: Pseudonymizer | None, table: Path
+    ) -> None:
+        """names: of the site's key file, for rows with identifiers; FmctError where it is lacking."""
+        self._names, self._table = names, table
+        self._by_key = {key: number for number, key in enumerate(dataset.index["key"].to_pylist())}
+        self._by_study: dict[str, list[int]] = defaultdict(list)
+        for number, study in enumerate(dataset.index["study_key"].to_pylist()):
+            self._by_study[study].append(number)
+        repeated = Counter(_what(row) for row in rows)
+        self.rows: dict[int, list[Row]] = defaultdict(list)
+        """By the number of the volume."""
+        self.objections: dict[int, Rejection] = {}
+        """What is wrong with a row as such, by its number."""
+        for row in rows:
+            try:
+                self.rows[self._volume(row)].append(row)
+                if row.objection:
+                    raise Rejection(Reason.INVALID_VALUE, row.objection)
+                if repeated[_what(row)] > 1:
+                    raise Rejection(Reason.DUPLICATE_ROW, "another row names the same file, class and volume")
+            except Rejection as rejection:
+                self.objections[row.number] = rejection
+
+    def _volume(self, row: Row) -> int:
+        """The number of a row's volume; raises Rejection."""
+        key = row.key(KEY)
+        study, series, patient = (row.of(columns) for columns in (STUDY, SERIES, PATIENT))
+        if not key and series:
+            if not study or not patient:
+                raise Rejection(Reason.INVALID_VALUE, "a series without its study and patient; fill both in")
+            key = self._pseudonymizer.series(patient, study, series)
+        if key:
+            if key not in self._by_key:
+                raise Rejection(Reason.UNKNOWN_VOLUME, "no volume of that series is in the dataset")
+            return self._by_key[key]
+        study_key = row.key(STUDY_KEY) or (self._pseudonymizer.study(study) if study else "")
+        if not study_key:
+            raise Rejection(Reason.MISSING_STUDY, "no study: say whose the mask is")
+        found = self._by_study.get(study_key, [])
+        if not found:
+            raise Rejection(Reason.UNKNOWN_VOLUME, "no volume of that study is in the dataset")
+        if len(found) > 1:
+            detail = f"the study has {len(found)} volumes; name the series, or the volume's key"
+            raise Rejection(Reason.AMBIGUOUS_VOLUME, detail)
+        return found[0]
+
+    @property
+    def _pseudonymizer(self) -> Pseudonymizer:
+        if self._names is None:
+            raise FmctError(
+                f"{self._table}: names studies by their identifiers: give --key-file, the one that the "
+                f"volumes were made with, or the columns {KEY} or {STUDY_KEY}"
+            )
+        return self._names
+
+
+def _what(row: Row) -> tuple[str, ...]:
+    given = (row.cells.get(name, "") for name in (PATH, CLASS, KEY, STUDY_KEY))
+    return (*given, *(row.of(columns) for columns in (STUDY, SERIES, PATIENT)))

@@ -1,0 +1,165 @@
+"""The masks of one shard's volumes, and the record of them by which a rerun knows what is done."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from preprocess.masks.classes import Classes
+from preprocess.masks.table import PATH, Row
+from preprocess.masks.volume import merged, place_of
+from preprocess.privacy.deidentify import Pseudonymizer
+from preprocess.reasons import Reason, Rejection
+from shards import Dataset, ShardWriter, VolumeRecord, crc32
+from shards.atomic import write_text
+from shards.errors import raise_refusal
+from shards.formats import shard_path
+from shards.index import sidecar_path
+from shards.masks import unpacked
+
+WORK = "work"
+"""Folder of the records, beside the shards."""
+
+
+class Stored(BaseModel):
+    """One stored mask."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    patient_key: str
+    study_key: str
+    files: int
+    ml: tuple[float, ...]
+    """Of each class."""
+    mean_hu: tuple[float | None, ...]
+    """Of the volume's voxels in each class: a mask that lies elsewhere shows; None where it has none."""
+
+
+class Done(BaseModel):
+    """What became of one shard's rows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    """Of all that it depends on."""
+    stored: tuple[Stored, ...]
+    refused: tuple[tuple[int, Reason, str], ...]
+    """Row, reason, detail."""
+
+
+class Job(NamedTuple):
+    """One shard's work."""
+
+    name: str
+    rows: Mapping[int, list[Row]]
+    """By the volume's number in the dataset."""
+    objections: Mapping[int, Rejection]
+    """What is wrong with rows as such, by their numbers."""
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """What a worker does."""
+
+    data: Path
+    out: Path
+    classes: Classes
+    root: Path
+    key_file: Path | None
+    config_digest: str
+
+    def __call__(self, job: Job) -> tuple[str, Done, int]:
+        """Write the masks of a shard, unless they are there as they would be.
+
+        Returns its name, what became of it, and how many volumes that were.
+        """
+        name, rows, objections = job
+        dataset = Dataset.open(self.data)
+        digest = self._digest(dataset, rows, objections)
+        done = self._kept(name, dataset, digest) or self._write(name, dataset, rows, objections, digest)
+        return name, done, len(rows)
+
+    def _write(
+        self,
+        name: str,
+        dataset: Dataset,
+        rows: Mapping[int, list[Row]],
+        objections: Mapping[int, Rejection],
+        digest: str,
+    ) -> Done:
+        names = Pseudonymizer(self.key_file) if self.key_file else None
+        stored: list[Stored] = []
+        refused: list[tuple[int, Reason, str]] = []
+        shard, sidecar = shard_path(self.out, name, dataset.info.format), sidecar_path(self.out, name)
+        with ShardWriter(self.out, name, dataset.info.format) as writer:
+            for number in sorted(rows):
+                record = dataset.record(number)
+                found = merged(rows[number], record, self.classes, self.root, names, objections)
+                refused += [(row, why.reason, why.detail) for row, why in sorted(found.refused.items())]
+                if found.bits is not None:
+                    writer.add(self._record(record, found.bits), found.bits)
+                    files = sum(bool(row.cells[PATH]) for row in rows[number])
+                    stored.append(self._measured(record, found.bits, dataset.read(number), files))
+        if not stored:
+            sidecar.unlink()
+            shard.unlink()
+        done = Done(digest=digest, stored=tuple(stored), refused=tuple(refused))
+        write_text(self._marker(name), done.model_dump_json(indent=1) + "\n")
+        return done
+
+    def _record(self, volume: VolumeRecord, bits: NDArray[np.int16]) -> VolumeRecord:
+        """The volume's own record, but for what the voxels are."""
+        return volume.model_copy(update={"crc32": crc32(bits), "config_digest": self.config_digest})
+
+    def _measured(
+        self, record: VolumeRecord, bits: NDArray[np.int16], hu: NDArray[np.int16], files: int
+    ) -> Stored:
+        planes = unpacked(bits, len(self.classes.names))
+        voxel_ml = float(np.prod(record.spacing_mm)) / 1000
+        return Stored(
+            key=record.key,
+            patient_key=record.patient_key,
+            study_key=record.study_key,
+            files=files,
+            ml=tuple(int(plane.sum()) * voxel_ml for plane in planes),
+            mean_hu=tuple(float(hu[plane].mean()) if plane.any() else None for plane in planes),
+        )
+
+    def _marker(self, name: str) -> Path:
+        return self.out / WORK / f"{name}.json"
+
+    def _kept(self, name: str, dataset: Dataset, digest: str) -> Done | None:
+        """What an earlier call made of the same input; None where it did not, or its shard is gone."""
+        try:
+            done = Done.model_validate_json(self._marker(name).read_bytes())
+            shard = shard_path(self.out, name, dataset.info.format)
+            whole = not done.stored or (shard.is_file() and sidecar_path(self.out, name).is_file())
+        except (OSError, ValidationError) as error:
+            raise_refusal(error, self._marker(name))
+            return None
+        return done if whole and done.digest == digest else None
+
+    def _digest(
+        self, dataset: Dataset, rows: Mapping[int, list[Row]], objections: Mapping[int, Rejection]
+    ) -> str:
+        """Of classes, volumes, rows, and the files' sizes and times."""
+        facts: list[Any] = [self.config_digest, dict(self.classes.values), self.key_file is not None]
+        for number in sorted(rows):
+            for row in rows[number]:
+                facts.append([dataset.index["key"][number].as_py(), row.number, dict(row.cells)])
+                facts.append([str(objections.get(row.number)), self._status(row)])
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _status(self, row: Row) -> list[int] | None:
+        try:
+            status = place_of(row, self.root).stat()
+        except (OSError, Rejection):
+            return None
+        return [status.st_size, status.st_mtime_ns]

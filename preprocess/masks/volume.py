@@ -1,0 +1,87 @@
+"""All masks of one volume as one, or why a row's mask cannot be used."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocess.masks.classes import Classes
+from preprocess.masks.files import class_of, read_planes
+from preprocess.masks.grid import to_grid
+from preprocess.masks.table import CLASS, PATH, Row
+from preprocess.privacy.deidentify import Pseudonymizer
+from preprocess.reasons import Reason, Rejection
+from preprocess.volume.given_file import file_status
+from shards.schema import VolumeRecord
+
+
+class Merged(NamedTuple):
+    """What the rows of a volume give."""
+
+    bits: NDArray[np.int16] | None
+    """(D, H, W), bit k where class k is; None where a row is refused: the rest would be called healthy."""
+    refused: dict[int, Rejection]
+    """By the row's number."""
+
+
+def merged(
+    rows: Sequence[Row],
+    record: VolumeRecord,
+    classes: Classes,
+    root: Path,
+    names: Pseudonymizer | None,
+    objections: Mapping[int, Rejection],
+) -> Merged:
+    """The union of the masks that the rows name; a row without a path says that a reader found nothing.
+
+    root: what relative paths are relative to. names: to compare a DICOM object's study with the volume's.
+    objections: what is wrong with rows as such.
+    """
+    bits = np.zeros(record.shape, np.int16)
+    refused: dict[int, Rejection] = {}
+    for row in rows:
+        try:
+            if row.number in objections:
+                raise objections[row.number]
+            bits |= _one(row, record, classes, root, names)
+        except Rejection as rejection:
+            refused[row.number] = rejection
+    if not refused:
+        return Merged(bits, {})
+    partner = Rejection(
+        Reason.PARTNER_REFUSED, "another row's mask of this volume is refused, so it is incomplete"
+    )
+    return Merged(None, {row.number: refused.get(row.number, partner) for row in rows})
+
+
+def _one(
+    row: Row, record: VolumeRecord, classes: Classes, root: Path, names: Pseudonymizer | None
+) -> NDArray[np.int16]:
+    said = row.cells.get(CLASS, "")
+    of_class = class_of(said, classes, "column class: a word that") if said else None
+    if not row.cells[PATH]:
+        return np.zeros(record.shape, np.int16)
+    path = place_of(row, root)
+    file_status(path)
+    planes, study = read_planes(path, classes, of_class)
+    if study is not None and names is not None and names.study(study) != record.study_key:
+        raise Rejection(
+            Reason.ANOTHER_STUDY, "the object names another Study Instance UID than the row's volume has"
+        )
+    return to_grid(planes, record, len(classes.names))
+
+
+def place_of(row: Row, root: Path) -> Path:
+    """Where a row's file is; raises Rejection for a path that leads out of `root`, or is none."""
+    path = row.cells[PATH]
+    if "\0" in path:
+        raise Rejection(Reason.INVALID_VALUE, "column path: holds a zero byte; mend it")
+    if not os.path.isabs(path) and os.path.normpath(path).split(os.sep)[0] == os.pardir:
+        raise Rejection(
+            Reason.PATH_OUTSIDE,
+            "column path: leads out of the table's folder; give it from / on, or name --root",
+        )
+    return Path(os.path.normpath(root / path))

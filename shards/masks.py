@@ -1,0 +1,102 @@
+"""A dataset of masks: what was segmented in the volumes of another dataset, under their keys, on their grids.
+
+Its volumes are int16 as all others, and each voxel is a set of classes: bit k (of value 2^k) is set where
+class k is. So classes may overlap, and masks go through every format, check and command that volumes do.
+The classes' names stand in preprocessing.json, under `masks`, and so in the dataset's `config_digest`.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shards.dataset import Dataset
+from shards.errors import FmctError
+from shards.info import read_preprocessing
+from shards.names import Component, Sha256
+from shards.newer import unread
+
+SECTION = "masks"
+"""Of preprocessing.json."""
+MOST_CLASSES = 15
+"""Bits of int16 below the sign."""
+_PLACE = ("shape", "affine", "source_digest")
+"""What a mask has in common with its volume."""
+
+
+class MaskInfo(BaseModel):
+    """What a dataset of masks says of itself, in preprocessing.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: tuple[Component, ...] = Field(min_length=1, max_length=MOST_CLASSES)
+    """Their names, class k's at place k."""
+    resampling: str
+    """How masks came to the volumes' grid."""
+    volumes_digest: Sha256
+    """`Dataset.content_digest` of the dataset of volumes that they were made for."""
+
+    def document(self) -> dict[str, Any]:
+        """preprocessing.json."""
+        return {SECTION: self.model_dump(mode="json")}
+
+
+def is_masks(dataset: Dataset) -> bool:
+    """Whether a dataset is one of masks."""
+    return SECTION in (read_preprocessing(dataset.path, dataset.info.config_digest) or {})
+
+
+def mask_info(masks: Dataset) -> MaskInfo:
+    """What a dataset of masks says of itself; FmctError where it is none."""
+    document = read_preprocessing(masks.path, masks.info.config_digest) or {}
+    if SECTION not in document:
+        raise FmctError(f"{masks.path}: holds volumes and no masks; give a folder that `fmct masks` made")
+    try:
+        return MaskInfo.model_validate(document[SECTION])
+    except ValidationError as error:
+        raise unread(masks.path, error, "does not say what its masks are of; make it anew") from None
+
+
+def volumes_of(masks: Dataset, volumes: Dataset) -> NDArray[np.int64]:
+    """The number of each mask's volume, (N,) in the order of `masks`.
+
+    Raises FmctError for a mask whose volume is not in `volumes`, or lies elsewhere, is of another shape or of
+    another scan there.
+    """
+    rows = pc.index_in(masks.index["key"], volumes.index["key"])
+    missing = masks.index["key"].filter(pc.is_null(rows))
+    if len(missing):
+        raise FmctError(
+            f"{masks.path}: {len(missing)} masks are of volumes that {volumes.path} lacks, {missing[0]} for "
+            "instance; give the dataset that they were made for"
+        )
+    there = volumes.index.take(rows)
+    for name in _PLACE:
+        for key, own, other in zip(
+            *(table[column].to_pylist() for table, column in _columns(masks, there, name)), strict=True
+        ):
+            if own != other:
+                raise FmctError(
+                    f"{masks.path}: the mask of volume {key} has another {name} than {volumes.path}; run "
+                    "`fmct masks` with these volumes"
+                )
+    return np.asarray(rows.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _columns(masks: Dataset, there: Any, name: str) -> tuple[tuple[Any, str], ...]:
+    return (masks.index, "key"), (masks.index, name), (there, name)
+
+
+def packed(planes: NDArray[np.bool_]) -> NDArray[np.int16]:
+    """bool (C, D, H, W), a plane a class, to the int16 (D, H, W) that is stored."""
+    bits = np.zeros(planes.shape[1:], np.int16)
+    for number, plane in enumerate(planes):
+        bits |= plane.astype(np.int16) << number
+    return bits
+
+
+def unpacked(bits: NDArray[np.int16], classes: int) -> NDArray[np.bool_]:
+    """int16 (D, H, W) as stored to bool (C, D, H, W)."""
+    return np.stack([(bits >> number) & 1 == 1 for number in range(classes)])
