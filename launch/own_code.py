@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from fmct_hpc.dense.config import SegmentConfig
 from fmct_hpc.probe.config import GridConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from launch.config import load
 from shards.errors import FmctError
 
 OPTION = "--allow-code"
-Grid = TypeVar("Grid", bound=GridConfig)
 
 _FOREIGN = {
     "dataset.json": "a dataset",
@@ -32,12 +32,15 @@ _CACHES = ("models--", "datasets--", "spaces--")
 """How folders of a Hugging Face cache begin (huggingface_hub, "Understand caching")."""
 
 
+Encoders = TypeVar("Encoders", bound=GridConfig | SegmentConfig)
+
+
 def load_sweep(path: Path, overrides: list[str], allow_code: bool) -> SweepConfig:
-    """A sweep's configuration; FmctError where its file names code and is not the user's own."""
+    """A sweep's configuration; FmctError as `load_own`."""
     return load_own(SweepConfig, path, overrides, allow_code)
 
 
-def load_own(model: type[Grid], path: Path, overrides: list[str], allow_code: bool) -> Grid:
+def load_own(model: type[Encoders], path: Path, overrides: list[str], allow_code: bool) -> Encoders:
     """A configuration with encoders; FmctError where its file names code and is not the user's own."""
     config = load(model, path, overrides)
     if not any(override.startswith("encoders=") for override in overrides):  # else the user names them

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fmct_hpc.fields import Seed
+from fmct_hpc.fields import Edges, Seed
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.leakage import patients_of, pretraining_patients
 from fmct_hpc.probe.store import Pooling
@@ -60,6 +60,15 @@ class Encoder(Protocol):
         """
         ...
 
+    grid: Edges | None = None
+    """Patches along (D, H, W), in C order; None where they lie on no grid, which dense evaluation needs."""
+
+    def field(
+        self, volume: NDArray[np.int16], spacing_mm: Sequence[float]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The box of a volume that `grid` divides: first voxel and number of voxels, (3,) each."""
+        raise NotImplementedError
+
     def tokens(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Tokens of a batch behind each of `layers`: (B, prefix + N, width) each."""
         return [self.module(inputs) for _ in layers]
@@ -75,12 +84,20 @@ class OurEncoder(Encoder):
         self.step: int | None = info.step
         self.depth = info.model.depth
         self.prefix = module.prefix
+        self.grid = module.grid if module.keep_tokens == 1 else None
         self.preprocess_digest, self.preprocessing = info.preprocess_digest, info.preprocessing
         self.digest = weights_digest(module, _what_shapes_features(info))
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
         """The whole field, windowed, without augmentation (`EncoderInfo.view`)."""
         return self.info.view(volume, spacing_mm)[0]
+
+    def field(
+        self, volume: NDArray[np.int16], spacing_mm: Sequence[float]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The box of `EncoderInfo.view_box`, by its first voxel, whose border is half a voxel before it."""
+        first, edges = self.info.view_box(volume, spacing_mm)
+        return first + 0.5, edges
 
     def tokens(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """See `VisionTransformer.at_blocks`."""

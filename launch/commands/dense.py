@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from launch.commands.arguments import KeyFile, Workers
+from launch.commands.arguments import AllowCode, KeyFile, Overrides, Workers
 from launch.commands.console import progress
 from launch.screen import echo
 
@@ -38,3 +38,24 @@ def masks(
 
     with progress("masks") as update:
         echo(f"{out}: {store(table, data, out, classes, key_file, root, workers, update)}")
+
+
+def segment(
+    config: Annotated[Path, typer.Argument(help="YAML; see launch/recipes/segment-example.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables; an existing one is resumed.")],
+    allow_code: AllowCode = False,
+    overrides: Overrides = None,
+) -> None:
+    """Compare encoders by what heads on their frozen patch tokens segment: Dice and surface distances.
+
+    Safe to repeat: what is done is kept, what is missing or changed is done.
+    """
+    from fmct_hpc.dense.config import SegmentConfig
+    from fmct_hpc.dense.run import Segmentation, printed
+    from launch.own_code import load_own
+
+    settings = load_own(SegmentConfig, config, overrides or [], allow_code)
+    with progress("segment") as update:
+        results = Segmentation(settings, out).run(update)
+    echo(printed(results))
+    echo(f"{out}: every result, volume and comparison, with intervals")

@@ -14,7 +14,7 @@ from preprocess.demo.shapes import some
 STEP_MM = 2.0
 """Edge of a voxel of the files: finer than the slices of every series of the export."""
 HALF_MM = (84.0, 108.0, 84.0)
-"""Half of what the files cover along left, posterior, superior, about the head's centre: the skull's inside."""
+"""Half of what files cover along left, posterior, superior, about the head's centre: the skull's inside."""
 LEAST_SHARE = 0.5
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -12,14 +12,24 @@ from shards.schema import VolumeRecord
 RESAMPLING = "each class linearly as the volume's HU, at 0.5"
 ONE = 2**14
 """What stands for a whole voxel in the resampler's int16."""
+SAME_PLACE_MM = 1e-3
+"""Between two statements of a voxel's edge or of a corner that are one."""
 LEAST_INSIDE = 0.5
 """Share of a mask that must lie within its volume: less is a mask of something else, or in another frame."""
 
 
 def grid_of(record: VolumeRecord) -> Grid:
-    """The grid of a stored volume, its crop included."""
+    """The grid of a stored volume, its crop included.
+
+    Raises Rejection(affine_mismatch) where it is not along the patient's axes, as docs/formats.md has it.
+    """
     affine = np.reshape(record.affine, (4, 4))
-    return Grid(affine[:3, 3], record.spacing_mm, record.shape)
+    grid = Grid(affine[:3, 3], record.spacing_mm, record.shape)
+    if not np.allclose(grid.affine, affine, atol=SAME_PLACE_MM):
+        raise Rejection(
+            Reason.AFFINE_MISMATCH, "the volume's affine is not that of its spacing along S, A, R"
+        )
+    return grid
 
 
 def to_grid(planes: Planes, record: VolumeRecord, classes: int) -> NDArray[np.int16]:

@@ -1,0 +1,222 @@
+"""`fmct segment`: encoders beside one another by what heads on their frozen tokens segment."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from fmct_hpc.dense.cohort import Cohort, read_cohort
+from fmct_hpc.dense.config import SegmentConfig
+from fmct_hpc.dense.figures import OF_TRUTH, draws
+from fmct_hpc.dense.reasons import Reason
+from fmct_hpc.dense.source import Source
+from fmct_hpc.dense.tables import COMPARISONS, RESULTS, VOLUMES
+from fmct_hpc.dense.unit import Unit, UnitFiles, compute
+from fmct_hpc.probe.leakage import Leakage, check_leakage
+from fmct_hpc.probe.statistics.bootstrap import Draws
+from shards.atomic import atomic_path, write_text
+from shards.errors import FmctError
+from shards.lock import writing
+from shards.places import require_folder
+from shards.subject import Origin, Subject, claim
+
+TABLES = ("results", "volumes", "comparisons")
+SUMMARY = "summary.json"
+Progress = Callable[[int, int], None]
+_Drawn = dict[tuple[str, ...], dict[str, Draws]]
+
+
+class Summary(BaseModel):
+    """What the tables are of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: tuple[str, ...]
+    volumes: int
+    confidence: float
+    tolerance_mm: float
+    leakage: tuple[Leakage, ...]
+    examples: tuple[str, ...]
+    """Files of `fmct_hpc.dense.picture.Example`s, by encoder and head in the configuration's order."""
+
+
+class Segmentation:
+    """A configuration, and where its results go."""
+
+    def __init__(self, config: SegmentConfig, out: Path) -> None:
+        self.config, self.out = config, out
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The volumes that have masks."""
+        return read_cohort(self.config)
+
+    def run(self, progress: Progress = lambda done, total: None) -> pa.Table:
+        """Extract, train, score and compare, and write the tables; what is done is kept. Returns the results.
+
+        `out`/results.parquet has a row an encoder, head, layer, seed, class and test set, volumes.parquet a
+        row a tested volume of each, and comparisons.parquet a row two encoders.
+
+        Raises FmctError for masks of other volumes, where an encoder has seen tested patients in pretraining,
+        or nobody knows, and that is not allowed, and where `out` holds results of something else.
+        """
+        config, cohort = self.config, self.cohort
+        require_folder(self.out)
+        require_folder(config.features)
+        allowed = config.allow_pretraining_patients, config.allow_unknown_pretraining
+        tested = cohort.tested()
+        leakage = tuple(
+            check_leakage(spec.name, tested, spec.pretraining_patients, *allowed) for spec in config.compared
+        )
+        origins = {
+            "dataset": Origin.of(config.data, cohort.volumes.content_digest()),
+            "masks": Origin.of(config.masks, cohort.masks.content_digest()),
+        }
+        with writing(self.out, "fmct segment"):
+            claim(self.out, Subject(command="segment", sources=origins), ["results.parquet"])
+            done = self._units(progress)
+            results, volumes, drawn = self._figures(done)
+            tables = (results, volumes, self._compared(drawn))
+            for name, table in zip(TABLES, tables, strict=True):
+                with atomic_path(self.out / f"{name}.parquet") as temporary:
+                    pq.write_table(table, temporary, compression="zstd")
+            summary = Summary(
+                classes=cohort.classes,
+                volumes=len(cohort.rows),
+                confidence=config.confidence,
+                tolerance_mm=config.tolerance_mm,
+                leakage=leakage,
+                examples=tuple(str(files.example.relative_to(self.out)) for _, files, _ in done),
+            )
+            write_text(self.out / SUMMARY, summary.model_dump_json(indent=1) + "\n")
+        if not pc.any(pc.is_null(results["reason"])).as_py():
+            reasons = ", ".join(sorted(set(results["reason"].to_pylist())))
+            raise FmctError(f"{self.out}: no result has a figure: {reasons}; masks of more patients help")
+        return results
+
+    def _units(self, progress: Progress) -> list[tuple[Unit, UnitFiles, int | None]]:
+        """Every unit, computed where it is not there yet, and the step of its encoder's training."""
+        config, found = self.config, []
+        per_encoder = len(config.heads) * len(config.layers) * len(config.seeds)
+        steps = len(config.learning_rates) * config.steps
+        for number, spec in enumerate(config.compared):
+            source = Source(spec, config, self.cohort)
+            store = source.extract()
+            units = [
+                Unit(spec.name, head, layer, seed)
+                for head in config.heads
+                for layer in config.layers
+                for seed in config.seeds
+            ]
+            for place, unit in enumerate(units):
+                before = (number * per_encoder + place) * steps
+                digest = unit.digest(config, self.cohort.digest, store.info.source_digest)
+                files = UnitFiles(self.out, digest)
+                if files.read() is None:
+                    total = len(config.compared) * per_encoder * steps
+                    compute(unit, source, store, files, partial(_advance, progress, before, total))
+                found.append((unit, files, source.encoder.step))
+        return found
+
+    def _figures(self, done: list[tuple[Unit, UnitFiles, int | None]]) -> tuple[pa.Table, pa.Table, _Drawn]:
+        cohort, config = self.cohort, self.config
+        patient = dict(zip(cohort.keys.tolist(), cohort.patient_keys.tolist(), strict=True))
+        results, tables, drawn = [], [], {}
+        for unit, files, step in done:
+            read = files.read()
+            assert read is not None
+            table, facts = read
+            tables.append(table.replace_schema_metadata())
+            rows = table.to_pylist()
+            for number, name in enumerate(cohort.classes):
+                for split, tested in cohort.tests().items():
+                    own = [row for row in rows if (row["class"], row["split"]) == (name, split)]
+                    cell = {**unit.row(), "class": name, "split": split, "step": step}
+                    cell |= {
+                        "n_train": len(cohort.of("train")),
+                        "n_validation": len(cohort.of("validation")),
+                        "n": len(tested),
+                        "n_with": sum(row["truth_ml"] > 0 for row in own) if own else None,
+                        "patients": len(np.unique(cohort.patient_keys[tested])),
+                        "threshold": facts["thresholds"][number],
+                        "chosen": ", ".join(f"{key}={value:g}" for key, value in facts["chosen"].items()),
+                    }
+                    lacking = _lacking(facts, number, cell["n_with"])
+                    if lacking is not None:
+                        cell |= {"reason": lacking.told, "reason_code": lacking.value}
+                    if own:
+                        patients = np.array([patient[row["key"]] for row in own], dtype=np.str_)
+                        figures = draws(own, patients, config.bootstrap)
+                        drawn[(*map(str, unit.row().values()), name, split)] = figures
+                        cell |= _told(figures, config.confidence)
+                        ceilings = [row["dice_ceiling"] for row in own if row["truth_ml"] > 0]
+                        cell["dice_ceiling"] = float(np.mean(ceilings)) if ceilings else None
+                    results.append(cell)
+        return pa.Table.from_pylist(results, RESULTS), pa.concat_tables(tables).cast(VOLUMES), drawn
+
+    def _compared(self, drawn: _Drawn) -> pa.Table:
+        """Every pair of encoders, over the same resamples of the same volumes."""
+        names = [spec.name for spec in self.config.compared]
+        rows = []
+        for first, second in combinations(names, 2):
+            for place, figures in drawn.items():
+                other = drawn.get((second, *place[1:]))
+                if place[0] != first or other is None or np.isnan(figures["dice"].value):
+                    continue
+                head, layer, seed, name, split = place[1:]
+                row: dict[str, Any] = {"encoder": first, "versus": second, "head": head, "layer": int(layer)}
+                row |= {"seed": int(seed), "class": name, "split": split}
+                for figure in OF_TRUTH:
+                    interval = (figures[figure] - other[figure]).interval(self.config.confidence)
+                    row |= {
+                        f"{figure}_difference": interval.value,
+                        f"{figure}_difference_low": interval.low,
+                        f"{figure}_difference_high": interval.high,
+                    }
+                rows.append(row)
+        return pa.Table.from_pylist(rows, COMPARISONS)
+
+
+def _advance(progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    progress(before + done, total)
+
+
+def _lacking(facts: dict[str, Any], number: int, tested: int | None) -> Reason | None:
+    if not facts["learnt"][number]:
+        return Reason.NO_TRAINING
+    if not facts["validated"][number]:
+        return Reason.NO_VALIDATION
+    return None if tested else Reason.NO_TEST
+
+
+def _told(figures: dict[str, Draws], confidence: float) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name, figure in figures.items():
+        if not np.isnan(figure.value):
+            own = figure.interval(confidence)
+            found |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
+    return found
+
+
+def printed(table: pa.Table) -> str:
+    """The results as aligned text."""
+    lines = [
+        f"{'class':<18} {'encoder':<18} {'head':<12} {'set':<4} {'with':>4}  Dice (ceiling)  HD95, ASSD mm"
+    ]
+    for row in sorted(table.to_pylist(), key=lambda row: (row["class"], row["split"])):
+        place = f"{row['class']:<18} {row['encoder']:<18} {row['head']:<12} {row['split']:<4} {row['n_with'] or 0:>4}"
+        if row["dice"] is None:
+            lines.append(f"{place}  {row['reason']}")
+            continue
+        dice = (
+            f"{row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}] ({row['dice_ceiling']:.3f})"
+        )
+        lines.append(f"{place}  {dice}  {row['hd95_mm']:.1f}, {row['assd_mm']:.1f}")
+    return "\n".join(lines)

@@ -1,0 +1,91 @@
+"""What heads learn from: one encoder's patch tokens, and the masks in the cells of its patches."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmct_hpc.dense.cohort import Cohort
+from fmct_hpc.dense.config import SegmentConfig
+from fmct_hpc.dense.field import Cells
+from fmct_hpc.dense.fit import ONE_SHARE
+from fmct_hpc.fields import Edges
+from fmct_hpc.probe.encoders import Encoder, EncoderSpec, open_encoder
+from fmct_hpc.probe.features import extract_store
+from fmct_hpc.probe.store import FeatureStore
+from shards.errors import FmctError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One encoder, and its features of the cohort."""
+
+    spec: EncoderSpec
+    config: SegmentConfig
+    cohort: Cohort
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """It; FmctError where it does not say where its patches lie."""
+        encoder = open_encoder(self.spec)
+        if encoder.grid is None:
+            raise FmctError(
+                f"encoder {self.spec.name}: gives no grid of patches (a peer's without `grid`, or ours with "
+                "model.keep_tokens below 1), so no mask can be told from its tokens"
+            )
+        return encoder
+
+    @property
+    def grid(self) -> Edges:
+        """Patches along (D, H, W)."""
+        assert self.encoder.grid is not None
+        return self.encoder.grid
+
+    def extract(self) -> FeatureStore:
+        """The store of its patch tokens; those that are there are kept."""
+        store = extract_store(
+            self.encoder,
+            self.spec.name,
+            self.cohort.volumes,
+            self.config.features / self.spec.name,
+            rows=np.sort(self.cohort.rows),
+            layers=self.config.layers,
+            tokens=True,
+            batch=self.config.batch,
+            device=self.config.device,
+            spec_digest=self.spec.digest(),
+        )
+        assert store is not None
+        if store.info.patches != prod(self.grid):
+            raise FmctError(
+                f"{store.path}: {store.info.patches} tokens of a volume, not a grid of {self.grid}; "
+                f"mend `grid` of encoder {self.spec.name}"
+            )
+        return store
+
+    def places(self, store: FeatureStore) -> NDArray[np.int64]:
+        """The row in the store of each volume of the cohort."""
+        place = {key: row for row, key in enumerate(store.keys.tolist())}
+        return np.array([place[key] for key in self.cohort.keys.tolist()], dtype=np.int64)
+
+    @cached_property
+    def cells(self) -> tuple[Cells, ...]:
+        """Of each volume of the cohort."""
+        count = tuple(edge * self.config.cells for edge in self.grid)
+        found = []
+        for row in self.cohort.rows.tolist():
+            volume = self.cohort.volumes.read(row)
+            first, edges = self.encoder.field(volume, self.cohort.volumes.info.spacing_mm)
+            found.append(Cells(first, edges, count, volume.shape))  # type: ignore[arg-type]
+        return tuple(found)
+
+    @cached_property
+    def targets(self) -> NDArray[np.uint8]:
+        """Each cell's share of each class in 255ths: (N, C, cells along D, H, W).
+
+        A byte each: 3.3 GB for 100,000 volumes of one class and 32³ cells.
+        """
+        found = [cells.shares(self.cohort.truth(row)) for row, cells in enumerate(self.cells)]
+        return np.stack([np.rint(shares * ONE_SHARE).astype(np.uint8) for shares in found])
