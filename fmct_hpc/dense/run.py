@@ -207,16 +207,15 @@ def _told(figures: dict[str, Draws], confidence: float) -> dict[str, float | Non
 
 def printed(table: pa.Table) -> str:
     """The results as aligned text."""
-    lines = [
-        f"{'class':<18} {'encoder':<18} {'head':<12} {'set':<4} {'with':>4}  Dice (ceiling)  HD95, ASSD mm"
-    ]
-    for row in sorted(table.to_pylist(), key=lambda row: (row["class"], row["split"])):
-        place = f"{row['class']:<18} {row['encoder']:<18} {row['head']:<12} {row['split']:<4} {row['n_with'] or 0:>4}"
-        if row["dice"] is None:
-            lines.append(f"{place}  {row['reason']}")
-            continue
-        dice = (
-            f"{row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}] ({row['dice_ceiling']:.3f})"
-        )
-        lines.append(f"{place}  {dice}  {row['hd95_mm']:.1f}, {row['assd_mm']:.1f}")
+    names = ("class", "encoder", "head", "split")
+    rows = sorted(table.to_pylist(), key=lambda row: (row["class"], row["split"]))
+    widths = [max(len(row[name]) for row in rows) for name in names]
+    lines = ["class, encoder, head, test set, volumes with the class; Dice (ceiling), HD95 and ASSD in mm"]
+    for row in rows:
+        place = "  ".join(f"{row[name]:<{width}}" for name, width in zip(names, widths, strict=True))
+        told = row["reason"]
+        if row["dice"] is not None:
+            told = f"{row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
+            told += f" ({row['dice_ceiling']:.3f})  {row['hd95_mm']:.1f}, {row['assd_mm']:.1f}"
+        lines.append(f"{place}  {row['n_with'] or 0:>4}  {told}")
     return "\n".join(lines)

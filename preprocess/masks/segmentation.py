@@ -33,7 +33,7 @@ def is_dicom(path: Path) -> bool:
 def read_segmentation(path: Path, classes: Classes, of_class: int | None) -> tuple[Planes, str]:
     """The segments of an object as planes, and its Study Instance UID (`preprocess.masks.files.read_planes`).
 
-    A segment is told by its number or by the code of its type (scheme:value of Segmented Property Type).
+    A segment is told by its number, else by its type (scheme:value of the code, Segmented Property Type).
     Raises FmctError where highdicom is not installed.
     """
     try:
@@ -75,7 +75,7 @@ def _bits_of(read: Any, classes: Classes, of_class: int | None) -> dict[int, int
                 Reason.UNLISTED_CLASS,
                 f"segment {number} is of no class; name its number or code with --class",
             )
-        bits[number] = 1 << (of_class if of_class is not None else classes.values[known[-1]])
+        bits[number] = 1 << (of_class if of_class is not None else classes.values[known[0]])
     return bits
 
 
