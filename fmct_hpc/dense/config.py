@@ -9,7 +9,7 @@ from fmct_hpc.fields import Above0, AtLeast0, Device, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
 from shards.section import Section
-from shards.sharing import Sharing
+from shards.sharing_section import Sharing
 
 HeadName = Literal["linear", "convolution"]
 

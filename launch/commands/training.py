@@ -108,6 +108,9 @@ def export_model(
     hub: Annotated[
         Path | None, typer.Option(help="Folder to write: for transformers, or PyTorch without this package.")
     ] = None,
+    monai: Annotated[
+        Path | None, typer.Option(help="Folder to write: feature maps as a backbone for MONAI's networks.")
+    ] = None,
     licence: Annotated[
         str | None, typer.Option(help="For --hub: of the weights, as you name it (SPDX identifier).")
     ] = None,
@@ -116,13 +119,18 @@ def export_model(
     ] = None,
 ) -> None:
     """Write an encoder so that it runs without this package, and check that it computes the same."""
-    if (out is None) == (hub is None) or (out and (licence or data)):
-        raise FmctError("give --out FILE, or --hub FOLDER with --licence NAME")
+    if sum(place is not None for place in (out, hub, monai)) != 1 or (hub is None and (licence or data)):
+        raise FmctError("give one of --out FILE, --monai FOLDER, and --hub FOLDER with --licence NAME")
+    encoder = source / "encoder.safetensors" if source.is_dir() else source
     if hub is not None:
         from fmct_hpc.hub.write import export_hub
 
         echo(export_hub(source, hub, licence, data))
+    elif monai is not None:
+        from fmct_hpc.monai.export import export_monai
+
+        echo(export_monai(encoder, monai))
     elif out is not None:
         from fmct_hpc.train.portable import export_model as export
 
-        echo(export(source / "encoder.safetensors" if source.is_dir() else source, out))
+        echo(export(encoder, out))
