@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from fmct_hpc.dense.cohort import Cohort, read_cohort
 from fmct_hpc.dense.config import SegmentConfig
@@ -33,6 +33,18 @@ Progress = Callable[[int, int], None]
 _Drawn = dict[tuple[str, ...], dict[str, Draws]]
 
 
+class ExampleFile(BaseModel):
+    """Where the `fmct_hpc.dense.picture.Example`s of a unit lie."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str
+    head: str
+    layer: int
+    seed: int
+    file: Annotated[str, Field(pattern=r"^units/[0-9a-f]{16}\.safetensors$")]
+
+
 class Summary(BaseModel):
     """What the tables are of."""
 
@@ -43,8 +55,8 @@ class Summary(BaseModel):
     confidence: float
     tolerance_mm: float
     leakage: tuple[Leakage, ...]
-    examples: tuple[str, ...]
-    """Files of `fmct_hpc.dense.picture.Example`s, by encoder and head in the configuration's order."""
+    examples: tuple[ExampleFile, ...]
+    """In the configuration's order."""
 
 
 class Segmentation:
@@ -93,7 +105,10 @@ class Segmentation:
                 confidence=config.confidence,
                 tolerance_mm=config.tolerance_mm,
                 leakage=leakage,
-                examples=tuple(str(files.example.relative_to(self.out)) for _, files, _ in done),
+                examples=tuple(
+                    ExampleFile(**unit.row(), file=str(files.example.relative_to(self.out)))
+                    for unit, files, _ in done
+                ),
             )
             write_text(self.out / SUMMARY, summary.model_dump_json(indent=1) + "\n")
         if not pc.any(pc.is_null(results["reason"])).as_py():

@@ -180,6 +180,7 @@ def report(
     relevance: Annotated[
         Path | None, typer.Option(help="Output folder of `fmct relevance --masks`, for its figures.")
     ] = None,
+    segment: Annotated[Path | None, typer.Option(help="Output folder of `fmct segment`.")] = None,
     unbroken: Annotated[
         Path | None, typer.Option(help="Run folder of the same training without an interruption, to compare.")
     ] = None,
@@ -192,7 +193,7 @@ def report(
     from launch.report import report as write_report
     from launch.report.shown import LINE, shown
 
-    card = write_report(out, run, data, probe, features, labels, relevance)
+    card = write_report(out, run, data, probe, features, labels, relevance=relevance, segment=segment)
     told = shown(run, data, probe, unbroken)
     echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")
     echo(f"\nWhat was shown\n{told}\n{LINE.format('report', out)}")

@@ -6,6 +6,7 @@ from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.store import FeatureStore
 from launch.report.card import limits, use
 from launch.report.data import Data
+from launch.report.dense import Segmented
 from launch.report.document import Cell, Document, Facts, Section, Text, cell, facts
 from launch.report.embedding import embedding
 from launch.report.probe import Probes
@@ -26,13 +27,15 @@ def report(
     features: Path | None = None,
     labels: Path | None = None,
     relevance: Path | None = None,
+    segment: Path | None = None,
 ) -> Path:
     """Write the page to `out` and the model card beside it; returns the model card's path.
 
     run, data: output folders of `fmct train` and `fmct preprocess`; probe: that of `fmct probe` or `fmct
     sweep`; features: a feature store, if not the one in `probe`; labels: the table of `fmct labels`, to
-    colour the map of features by; relevance: output folder of `fmct relevance --masks`. A part whose folder
-    is None is left out with a line that says so. The same input gives the same bytes.
+    colour the map of features by; relevance: output folder of `fmct relevance --masks`; segment: that of `fmct
+    segment`. A part whose folder is None is left out with a line that says so (segmentation without one). The
+    same input gives the same bytes.
 
     Raises FmctError that names the missing file and the command that makes it, or what cannot be written, or
     is something else than an earlier report of the run.
@@ -64,6 +67,7 @@ def report(
             figures_section(read_measures(relevance))
             if relevance
             else _left_out("Why", "no output folder of fmct relevance --masks", "--relevance"),
+            *([Segmented(segment).section()] if segment else []),
             _embedding(training, features, table, volumes),
             limits(training, volumes, probes),
             provenance(training, volumes, probes),

@@ -1,8 +1,9 @@
-"""docs/probes.md, "Patients held out" and "Encoders on several datasets": the commands, on fewer heads."""
+"""docs/probes.md, from "Patients held out" to "Segmentation": the commands, by bash on fewer heads."""
 
 import csv
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from shards import Dataset
+from shards.masks import mask_info
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -29,6 +31,7 @@ SIZES = {
     ),
     "--out benchmarks/heads": "--out benchmarks/heads bootstrap=50 'fractions=[1.0]'",
     "--out retrieval": "--out retrieval 'pools=[both]'",
+    "--out segments/held": "--out segments/held steps=20 'learning_rates=[0.01]' bootstrap=50",
 }
 
 
@@ -38,8 +41,9 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("held")
     (folder / "launch").symlink_to(REPOSITORY / "launch")
     write_recipe(small_config(Path("parts/train")), folder / "small-train.yaml")
-    section = blocks(REPOSITORY / "docs/probes.md", "bash", "Patients held out")
-    bash(substituted("".join(section), SIZES), folder)
+    for heading in ("Patients held out", "Segmentation"):
+        section = blocks(REPOSITORY / "docs/probes.md", "bash", heading)
+        bash(substituted("".join(section), SIZES), folder)
     return folder
 
 
@@ -106,7 +110,7 @@ def test_why_is_measured_beside_the_truth(
     tested = set(patients(held / "parts/test"))
     table = pq.read_table("why/relevance.parquet").to_pylist()
     assert {row["key"] for row in table} == tested
-    with open("masks/masks.csv") as lines:
+    with open("lesions/masks.csv") as lines:
         masked = {row["key"] for row in csv.DictReader(lines) if row["task"] == "any_bleed"}
     labels = {row["study_key"]: row["any_bleed"] for row in pq.read_table("labels.parquet").to_pylist()}
     assert masked == {row["key"] for row in table if labels[row["study_key"]] == 1}
@@ -147,3 +151,26 @@ def test_measured_labels_of_the_same_heads_go_from_their_table_to_predictions(he
     truth = [row["value"] for row in of_probe if row["task"] == "ventricle_ml"]
     assert truth
     assert all(5 < value < 80 for value in truth)
+
+
+def test_masks_are_segmented_told_and_learnt_from(held: Path) -> None:
+    masks, parts = Dataset.open(held / "masks"), patients(held / "parts/test")
+    assert patients(held / "masks") == patients(held / "data/zarr")
+    assert mask_info(masks).classes == ("bleed",)
+    labels = {
+        row["study_key"]: row["any_bleed"] for row in pq.read_table(held / "labels.parquet").to_pylist()
+    }
+    stored = pq.read_table(held / "masks/masks.parquet").to_pylist()
+    assert {row["study_key"]: int(row["bleed_ml"] > 0) for row in stored} == labels
+    rows = pq.read_table(held / "segments/held/results.parquet").to_pylist()
+    assert [(row["encoder"], row["head"]) for row in rows] == [
+        (encoder, head) for encoder in ("held", "held-untrained") for head in ("linear", "convolution")
+    ]
+    scored = pq.read_table(held / "segments/held/volumes.parquet")["key"].to_pylist()
+    assert set(scored) == set(parts)
+    page = (held / "held.html").read_text()
+    assert "Segmentation" in page
+    assert "the tested volume of median Dice" in page
+    (python,) = blocks(REPOSITORY / "docs/probes.md", "python", "Segmentation")
+    script = substituted(python, {"range(20)": "range(3)"})
+    assert "loss" in bash(f"{sys.executable} - <<'END'\n{script}END", held)

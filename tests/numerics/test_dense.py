@@ -222,9 +222,8 @@ def test_figures_are_means_of_the_volumes_table_and_patients_are_apart(
     others = {patient[key] for key in cohort.keys[cohort.of("train")].tolist()}
     assert tested
     assert not tested & others
-    examples = Example.unpacked(
-        (out / Summary.model_validate_json((out / "summary.json").read_bytes()).examples[0]).read_bytes()
-    )
+    summary = Summary.model_validate_json((out / "summary.json").read_bytes())
+    examples = Example.unpacked((out / summary.examples[0].file).read_bytes())
     assert [(one.name, one.grey.shape, bool(one.truth.any())) for one in examples] == [
         ("bright", (12, 12), True)
     ]

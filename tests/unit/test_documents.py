@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from fmct_hpc.benchmark.config import BenchmarkConfig
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.dense.config import SegmentConfig
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from launch.cli import app
 from launch.config import load
@@ -34,6 +35,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "sweep": SweepConfig,
     "launch sweep": SweepConfig,
     "benchmark": BenchmarkConfig,
+    "segment": SegmentConfig,
 }
 """What the overrides of a command are checked against."""
 FOLDERS = ("launch", "tests", "docs", "fmct_hpc", "preprocess", "shards")
