@@ -48,6 +48,12 @@ def is_masks(dataset: Dataset) -> bool:
     return SECTION in (read_preprocessing(dataset.path, dataset.info.config_digest) or {})
 
 
+def require_volumes(dataset: Dataset) -> None:
+    """Raise FmctError where a dataset is one of masks: no HU are in it."""
+    if is_masks(dataset):
+        raise FmctError(f"{dataset.path}: holds masks; give the dataset of volumes")
+
+
 def mask_info(masks: Dataset) -> MaskInfo:
     """What a dataset of masks says of itself; FmctError where it is none."""
     document = read_preprocessing(masks.path, masks.info.config_digest) or {}

@@ -67,7 +67,7 @@ def affine() -> np.ndarray:
     return matrix
 
 
-def write_segmentation(path: Path, masks: np.ndarray, **options: object) -> None:
+def write_segmentation(path: Path, masks: np.ndarray, segments: int = 0, **options: object) -> None:
     """Masks (slices, rows, columns, segments) as a DICOM Segmentation of study STUDIES[0], by highdicom."""
     sources = []
     for number, position in enumerate(SLICES.positions):
@@ -86,17 +86,17 @@ def write_segmentation(path: Path, masks: np.ndarray, **options: object) -> None
         image = ct_image(np.zeros(SLICES.matrix, np.int16), **own, **SLICES.attributes(position))
         sources.append(image)
     bleed = codes.SCT.Hemorrhage
-    segments = [
+    described = [
         hd.seg.SegmentDescription(
             k + 1, f"ZZFAKE {k}", codes.SCT.MorphologicallyAbnormalStructure, bleed, "MANUAL"
         )
-        for k in range(masks.shape[-1])
+        for k in range(segments or masks.shape[-1])
     ]
     written = hd.seg.Segmentation(
         sources,
-        masks.astype(np.uint8),
+        masks if masks.dtype.kind == "f" else masks.astype(np.uint8),
         options.pop("segmentation_type", "BINARY"),
-        segments,
+        described,
         hd.UID(),
         1,
         hd.UID(),

@@ -14,7 +14,7 @@ from fmct_hpc.probe.splits import hashed_splits, require_patient_level
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import sha256
-from shards.masks import mask_info, unpacked, volumes_of
+from shards.masks import mask_info, require_volumes, unpacked, volumes_of
 from shards.parts import PartsTable
 from shards.patients import marks_of, tied_patients
 
@@ -67,6 +67,7 @@ def read_cohort(config: SegmentConfig) -> Cohort:
     nobody would teach, choose or be tested on.
     """
     volumes, masks = Dataset.open(config.data), Dataset.open(config.masks)
+    require_volumes(volumes)
     info = mask_info(masks)
     chosen = config.classes or info.classes
     if unknown := set(chosen) - set(info.classes):

@@ -79,9 +79,10 @@ class Segmentation:
         Raises FmctError for masks of other volumes, where an encoder has seen tested patients in pretraining,
         or nobody knows, and that is not allowed, and where `out` holds results of something else.
         """
-        config, cohort = self.config, self.cohort
+        config = self.config
         require_folder(self.out)
         require_folder(config.features)
+        cohort = self.cohort
         allowed = config.allow_pretraining_patients, config.allow_unknown_pretraining
         tested = cohort.tested()
         leakage = tuple(

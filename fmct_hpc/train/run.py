@@ -31,6 +31,7 @@ from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError, json_text
 from shards.atomic import write_text
 from shards.lock import writing
+from shards.masks import require_volumes
 from shards.newer import unread
 from shards.places import require_folder
 
@@ -104,6 +105,7 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
     engine.compile, health.labels does not fit, or the run folder holds a run of another configuration.
     """
     dataset = open_dataset(config.data)
+    require_volumes(dataset)
     config.accumulation(world_size)
     require_compiler(config.engine)
     if config.health.labels:

@@ -20,7 +20,7 @@ from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.info import preprocessing_digest, sha256
 from shards.lock import writing
-from shards.masks import MaskInfo, is_masks
+from shards.masks import MaskInfo, require_volumes
 from shards.parallel import unordered
 from shards.places import require_folder
 from shards.subject import Origin, Subject, claim
@@ -69,8 +69,7 @@ def masks(
     if root is not None and not root.is_dir():
         raise FmctError(f"{root}: no such folder; give the one that the table's paths are relative to")
     dataset = Dataset.open(data)
-    if is_masks(dataset):
-        raise FmctError(f"{data}: holds masks itself; give the dataset of volumes")
+    require_volumes(dataset)
     rows, columns = read_rows(table)
     if CLASS in columns and not any(row.cells[CLASS] for row in rows):
         raise FmctError(f"{table}: its column class is empty; fill it, or leave it out")

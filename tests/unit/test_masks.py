@@ -109,6 +109,23 @@ def test_segmentations_and_niftis_of_one_mask_agree_and_classes_overlap(folder: 
     assert rows[0]["a_mean_hu"] == 30
 
 
+@pytest.mark.parametrize("kind", ["FRACTIONAL", "LABELMAP"])
+def test_every_type_of_segmentation_says_the_same(folder: Path, tmp_path: Path, kind: str) -> None:
+    a, b = np.moveaxis(balls(CENTRES, RADIUS), -1, 0)
+    apart = np.stack([a, b & ~a], axis=-1)
+    write_segmentation(tmp_path / "binary.dcm", apart)
+    shares = np.where(apart, 0.6, 0.4 * apart.any(axis=-1, keepdims=True))
+    given = shares if kind == "FRACTIONAL" else np.where(a, 1, np.where(b, 2, 0))
+    write_segmentation(tmp_path / "other.dcm", given, segments=2, segmentation_type=kind)
+    found = []
+    for name in ("binary", "other"):
+        table = write_table(tmp_path / f"{name}.csv", [{"path": f"{name}.dcm", "key": make_key(0)}])
+        masks(table, folder / "data", tmp_path / name, ["a=1", "b=2"])
+        found.append(stored(tmp_path / name)[make_key(0)])
+    assert found[0].any(axis=(1, 2, 3)).all()
+    assert np.array_equal(*found)
+
+
 def test_an_object_of_one_slice_stands_for_its_thickness(folder: Path, tmp_path: Path) -> None:
     one_slice = balls(CENTRES[:1], RADIUS) & (np.arange(14) == 6)[:, None, None, None]
     write_segmentation(tmp_path / "slice.dcm", one_slice)
@@ -201,7 +218,7 @@ def test_the_masks_are_a_dataset_beside_the_volumes(folder: Path, tmp_path: Path
     assert {name[:11] for name in changed} == {"shard-00001"}
     with pytest.raises(FmctError, match="volumes and no masks"):
         mask_info(volumes)
-    with pytest.raises(FmctError, match="holds masks itself"):
+    with pytest.raises(FmctError, match="holds masks;"):
         masks(table, out, tmp_path / "more", ["a=3"])
 
 

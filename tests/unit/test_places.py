@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from documents import substituted
 
 from launch import cli
 from shards import places
@@ -48,6 +49,9 @@ def fmct(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         "convert-weights in.pt --out OUT",
         "convert-weights in.safetensors --out OUT",
         "export-model in.safetensors --out OUT.pt2",
+        "export-model in.safetensors --monai OUT",
+        "masks in.csv --data in --class a --out OUT",
+        "segment SEGMENT --out OUT",
         "features in --encoder in --out OUT",
         "probe in data=in labels=in --out OUT",
         "sweep SWEEP --out OUT",
@@ -64,12 +68,16 @@ def test_a_place_that_a_file_is_in_the_way_of_is_refused_before_anything_is_read
     Path("export").mkdir()
     grid = "{data: in, labels: in, features: f, encoders: [{name: a, weights: in}]}"
     Path("sweep.yaml").write_text(grid)
-    words = command.replace("EXPORT", "export").replace("SWEEP", "sweep.yaml").replace("OUT", "file/out")
+    Path("segment.yaml").write_text(grid.replace("labels", "masks"))
+    files = {"EXPORT": "export", "SWEEP": "sweep.yaml", "SEGMENT": "segment.yaml", "OUT": "file/out"}
+    words = substituted(command, files)
     code, said = fmct(*words.split())
     assert (code, len(said)) == (2, 1), said
     assert str(Path("file")) in said[0]
     assert "name a" in said[0]
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["export", "file", "sweep.yaml"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        *("export", "file", "segment.yaml", "sweep.yaml")
+    ]
     assert Path("file").read_text() == "mine"
 
 
