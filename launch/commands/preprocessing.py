@@ -48,7 +48,7 @@ def demo_masks(
 ) -> None:
     """Write where the bleeds of synthetic heads truly are, for `fmct relevance --masks`."""
     from launch.report.masks import TABLE, write_masks
-    from preprocess.demo.lesion_mask import volume_masks
+    from preprocess.demo.volume_masks import volume_masks
 
     echo(f"{out / TABLE}: {write_masks(volume_masks(export, data, key_file), out)} masks")
 

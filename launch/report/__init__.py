@@ -33,9 +33,9 @@ def report(
 
     run, data: output folders of `fmct train` and `fmct preprocess`; probe: that of `fmct probe` or `fmct
     sweep`; features: a feature store, if not the one in `probe`; labels: the table of `fmct labels`, to
-    colour the map of features by; relevance: output folder of `fmct relevance --masks`; segment: that of `fmct
-    segment`. A part whose folder is None is left out with a line that says so (segmentation without one). The
-    same input gives the same bytes.
+    colour the map of features by; relevance, segment: output folders of `fmct relevance --masks` and `fmct
+    segment`. A part whose folder is None is left out with a line that says so (segmentation without one).
+    The same input gives the same bytes.
 
     Raises FmctError that names the missing file and the command that makes it, or what cannot be written, or
     is something else than an earlier report of the run.

@@ -11,7 +11,7 @@ from fmct_hpc.relevance.measure import Truth
 from fmct_hpc.relevance.nifti import nifti_bytes
 from fmct_hpc.relevance.place import PatchGrid
 from preprocess.csv_file import table_lines
-from preprocess.demo.lesion_mask import VolumeMask
+from preprocess.demo.volume_masks import VolumeMask
 from preprocess.reasons import Rejection
 from preprocess.volume.formats import open_volume
 from shards.atomic import write_bytes, write_text

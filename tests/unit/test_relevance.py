@@ -36,9 +36,6 @@ from fmct_hpc.relevance.rollout import rollout
 from fmct_hpc.train.export import EncoderInfo
 from launch.cli import app
 from launch.report.masks import Masks
-from preprocess.demo.head import draw_anatomy
-from preprocess.demo.lesion_mask import lesion_mask
-from preprocess.demo.lesions import Bleed, draw_lesion
 from shards import Dataset
 from shards.errors import FmctError
 from shards.split import sample
@@ -475,21 +472,3 @@ def test_wrong_masks_are_refused_by_their_row(text: str, said: str, exam: Path, 
     (tmp_path / "empty.nii.gz").write_bytes(nifti_bytes(np.zeros((2, 2, 2), np.float32), scan.affine))
     with pytest.raises(FmctError, match=said):
         Masks.read(file).truth(scan.key, "bright", PatchGrid.of(scan, open_info(exam)))
-
-
-def test_the_generators_mask_is_where_the_bleed_is() -> None:
-    """Of an intraparenchymal one: inside its ellipsoid, and nothing far from it."""
-    head = replace(draw_anatomy(3, 0), origin=(4.0, -6.0, 30.0), rotation=(3.0, -5.0, 8.0))
-    lesion = draw_lesion(np.random.default_rng(0), Bleed.INTRAPARENCHYMAL)
-    other = draw_lesion(np.random.default_rng(1), Bleed.EPIDURAL)
-    head = replace(head, lesions=(lesion, other))
-    axes = [np.arange(-90, 91, 6.0)] * 3
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) + np.array(head.origin)
-    mask = lesion_mask(points, head, frozenset({Bleed.INTRAPARENCHYMAL}))
-    local = np.stack(head.local(points.reshape(-1, 3)), axis=-1).reshape(points.shape)
-    within = np.linalg.norm((local - lesion.centre) / np.array(lesion.size), axis=-1)
-    assert mask[within < 0.8].all()
-    assert (within < 0.8).sum() > 20
-    assert not mask[within > 2].any()
-    assert (lesion_mask(points, head) >= mask).all()
-    assert lesion_mask(points, head).sum() > mask.sum()

@@ -1,25 +1,19 @@
-"""Where a synthetic head's bleeds are: what changes when they are left out."""
+"""The true masks of generated heads' labels, on the grids of a dataset's volumes."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import TRUTH
-from preprocess.demo.head import Head
 from preprocess.demo.identity import identity
-from preprocess.demo.lesions import Bleed
+from preprocess.demo.masks import lesion_masks
 from preprocess.demo.plan import plan_studies
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards import Dataset
 from shards.errors import FmctError, raise_refusal
-
-LEAST_HU = 5.0
-"""Change that counts as lesion: above the rounding of what is painted, below blood's 15 HU over brain."""
 
 
 class VolumeMask(NamedTuple):
@@ -33,12 +27,6 @@ class VolumeMask(NamedTuple):
     """bool (D, H, W), on the volume's grid."""
     affine: np.ndarray
     """float64 (4, 4): (d, h, w, 1) to patient LPS mm."""
-
-
-def lesion_mask(points_lps: np.ndarray, head: Head, kinds: frozenset[Bleed] = frozenset(Bleed)) -> np.ndarray:
-    """Which points, LPS mm (..., 3), show a bleed of `kinds` or its oedema: bool (...)."""
-    left = tuple(lesion for lesion in head.lesions if lesion.kind not in kinds)
-    return np.abs(head_hu(points_lps, head) - head_hu(points_lps, replace(head, lesions=left))) >= LEAST_HU
 
 
 def volume_masks(export: Path, data: Path, key_file: Path) -> Iterator[VolumeMask]:
@@ -61,14 +49,13 @@ def volume_masks(export: Path, data: Path, key_file: Path) -> Iterator[VolumeMas
         record = dataset.record(number)
         plan = of_study.get(record.study_key)
         known += plan is not None
-        kinds = {lesion.kind for lesion in plan.head.lesions} if plan else set()
-        if plan is None or not kinds:
+        if plan is None or not plan.head.lesions:
             continue
         affine = np.array(record.affine).reshape(4, 4)
         points = np.moveaxis(np.indices(record.shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
-        tasks = {"any_bleed": frozenset(kinds), **{kind.value: frozenset({kind}) for kind in kinds}}
-        for task, asked in tasks.items():
-            mask = lesion_mask(points, plan.head, asked)
+        kinds = lesion_masks(points, plan.head)
+        tasks = {"any_bleed": np.any(list(kinds.values()), axis=0)}
+        for task, mask in (tasks | {kind.value: mask for kind, mask in kinds.items()}).items():
             if mask.any():
                 yield VolumeMask(record.key, task, mask, affine)
     if not known:
