@@ -42,17 +42,24 @@ class Dataset:
         self._shards = pc.index_in(index["shard"].cast(pa.string()), names).to_numpy()
 
     @classmethod
-    def open(cls, path: Path | str) -> "Dataset":
+    def open(cls, path: Path | str, clipped: bool = False) -> "Dataset":
         """Open a directory that `finish_dataset` finished.
 
-        Raises FmctError where it is missing, unfinished, damaged or of another format version.
+        clipped: take a copy for training too (shards.clipped), whose voxels are no longer all their HU.
+        Raises FmctError where it is missing, unfinished, damaged, of another format version, or such a copy
+        and not wanted.
         """
         path = Path(path)
         info = infos.read(path)
+        if info.clipped_hu and not clipped:
+            low, high = info.clipped_hu
+            raise FmctError(
+                f"{path}: a copy for training, clipped to {low} to {high} HU; give the dataset it was made of"
+            )
         return cls(path, info, read_index(path, info))
 
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Dataset.open, (self.path,)
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Dataset.open, (self.path, True)
 
     def __len__(self) -> int:
         return self.info.volumes
@@ -205,14 +212,19 @@ def _require_places(index: pa.Table, info: DatasetInfo, file: Path) -> None:
 
 
 def finish_dataset(
-    directory: Path, format: ShardFormat, names: list[str], preprocessing: Mapping[str, Any] | None = None
+    directory: Path,
+    format: ShardFormat,
+    names: list[str],
+    preprocessing: Mapping[str, Any] | None = None,
+    clipped_hu: tuple[int, int] | None = None,
 ) -> DatasetInfo:
     """Join the sidecar indexes of the shards `names` into index.parquet, then write dataset.json.
 
     The order of `names` has no influence. preprocessing: the configuration that made the volumes, kept in
     preprocessing.json; without it, `verify` takes volumes for whole only where their config_digest is
-    NO_CONFIGURATION. Raises FmctError for a shard that is missing or was changed after it was written, a
-    key in two places, no volume at all, or volumes of different spacing or preprocessing configuration.
+    NO_CONFIGURATION. clipped_hu: what all voxels were clipped to. Raises FmctError for a shard that is
+    missing or was changed after it was written, a key in two places, no volume at all, or volumes of
+    different spacing or preprocessing configuration.
     """
     tables, shards, sidecars = [], [], []
     for name in sorted(names):
@@ -233,6 +245,7 @@ def finish_dataset(
         format=format,
         spacing_mm=_only_value(index, "spacing_mm", directory),
         config_digest=_only_value(index, "config_digest", directory),
+        clipped_hu=clipped_hu,
         volumes=index.num_rows,
         bytes=sum(shard.bytes for shard in shards),
         shards=tuple(shards),

@@ -46,7 +46,7 @@ def convert(
 
     Raises FmctError where the source is damaged or has this format already, or `out` holds other data.
     """
-    dataset = Dataset.open(source)
+    dataset = Dataset.open(source, clipped=True)
     if dataset.info.format == format:
         raise FmctError(f"{source} is {format} already")
     plan, first = [], 0
@@ -93,7 +93,7 @@ def derive(
         for volumes in unordered(partial(_write_shard, dataset, out, format), plan, workers):
             done += volumes
             progress(done, sum(len(shard.volumes) for shard in plan))
-        return finish_dataset(out, format, list(wanted), preprocessing)
+        return finish_dataset(out, format, list(wanted), preprocessing, dataset.info.clipped_hu)
 
 
 def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
@@ -107,7 +107,7 @@ def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
         if shard and file.name not in own:
             raise FmctError(f"{out} holds {file.name}, which is not part of this; give an empty folder")
     if (out / FILE_NAME).exists():
-        there = Dataset.open(out)
+        there = Dataset.open(out, clipped=True)
         held: Contents = {shard.name: [] for shard in there.info.shards}
         rows = (there.index[name].to_pylist() for name in ("shard", "key", "crc32"))
         for name, key, crc32 in zip(*rows, strict=True):

@@ -40,6 +40,9 @@ class DatasetInfo(BaseModel):
     format: ShardFormat
     spacing_mm: tuple[float, float, float] = Field(description="(D, H, W) mm")
     config_digest: Sha256 = Field(description="SHA-256 of the preprocessing configuration")
+    clipped_hu: tuple[int, int] | None = Field(
+        default=None, description="HU below and above which voxels were clipped; not there: none were"
+    )
     volumes: int
     bytes: int = Field(description="size of all shard files")
     shards: tuple[ShardInfo, ...] = Field(description="ordered by name")
@@ -51,7 +54,8 @@ class DatasetInfo(BaseModel):
 
     def compute_digest(self) -> str:
         """What `digest` must be: over compact JSON with sorted keys."""
-        fields = self.model_dump(mode="json", exclude={"index_sha256", "sidecar_sha256", "digest"})
+        indexes = {"index_sha256", "sidecar_sha256", "digest"}
+        fields = self.model_dump(mode="json", exclude=indexes, exclude_none=True)
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -62,7 +66,7 @@ def write(info: DatasetInfo, directory: Path) -> None:
 
 
 def _to_json(info: DatasetInfo) -> str:
-    return info.model_dump_json(indent=1) + "\n"
+    return info.model_dump_json(indent=1, exclude_none=True) + "\n"
 
 
 def read(directory: Path) -> DatasetInfo:

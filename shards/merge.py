@@ -31,10 +31,10 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
     damaged, or `out` holds other data.
     """
     require_folder(out, *sources)
-    datasets = [Dataset.open(source) for source in sources]
+    datasets = [Dataset.open(source, clipped=True) for source in sources]
     first = datasets[0].info
     for dataset in datasets[1:]:
-        for field in ("format", "spacing_mm", "config_digest"):
+        for field in ("format", "spacing_mm", "config_digest", "clipped_hu"):
             mine, other = getattr(dataset.info, field), getattr(first, field)
             if mine != other:
                 raise FmctError(
@@ -57,13 +57,14 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
             _take(dataset, shard, out, name)
             done += shard.volumes
             progress(done, sum(len(dataset) for dataset in datasets))
-        return finish_dataset(out, first.format, list(wanted), preprocessing)
+        return finish_dataset(out, first.format, list(wanted), preprocessing, first.clipped_hu)
 
 
 _REMEDY = {
     "format": "`fmct shards convert` one of them first",
     "spacing_mm": "preprocess both with one configuration",
     "config_digest": "preprocess both with one configuration",
+    "clipped_hu": "merge the datasets that they were made of",
 }
 
 

@@ -70,7 +70,7 @@ def split(
 
     Raises FmctError as `assign` and `derive` do.
     """
-    dataset = Dataset.open(source)
+    dataset = Dataset.open(source, clipped=True)
     parts = assign(dataset, fractions, seed)
     shared = tied(dataset.index)
     if shared:
@@ -105,7 +105,7 @@ def reshard(
     progress: Progress = lambda done, total: None,
 ) -> DatasetInfo:
     """Write the same volumes in shards of another size; raises FmctError as `derive` does."""
-    dataset = Dataset.open(source)
+    dataset = Dataset.open(source, clipped=True)
     plan = packed(dataset, range(len(dataset)), shard_bytes)
     return derive(dataset, out, dataset.info.format, plan, workers, progress)
 
@@ -124,7 +124,7 @@ def sample(
     A sample of more volumes holds that of fewer with the same seed. Raises FmctError where the source
     has fewer, and as `derive` does.
     """
-    dataset = Dataset.open(source)
+    dataset = Dataset.open(source, clipped=True)
     if volumes > len(dataset):
         raise FmctError(f"{source} has {len(dataset)} volumes, not {volumes}")
     keys = dataset.index["key"].to_pylist()

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from fmct_hpc.data.config import DataConfig
+from fmct_hpc.data.needed import require_enough
 from shards.dataset import Dataset
 from shards.errors import DamagedDataError, FmctError, RefusedError
 from shards.formats import shard_path
@@ -134,10 +135,10 @@ class CachedDataset(Dataset):
     @classmethod
     def open_cached(cls, path: Path, directory: Path, limit: int) -> "CachedDataset":
         """Open a dataset with copies in `directory`, of at most `limit` bytes."""
-        plain = Dataset.open(path)
+        plain = Dataset.open(path, clipped=True)
         return cls(path, plain.info, plain.index, directory, limit)
 
-    def __reduce__(self) -> tuple[object, tuple[Path, Path, int]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[object, tuple[Path, Path, int]]:
         return CachedDataset.open_cached, (self.path, *self._arguments)
 
     def read(self, i: int) -> np.ndarray:
@@ -175,10 +176,16 @@ class CachedDataset(Dataset):
 
 
 def open_dataset(data: DataConfig) -> Dataset:
-    """The dataset as the configuration wants it read; raises FmctError as `Dataset.open`."""
+    """The dataset as the configuration wants it read.
+
+    Raises FmctError as `Dataset.open`, and where its voxels were clipped to less than the views need.
+    """
     if data.cache is None:
-        return Dataset.open(data.path)
-    return CachedDataset.open_cached(data.path, data.cache, int(data.cache_gb * 1e9))
+        dataset = Dataset.open(data.path, clipped=True)
+    else:
+        dataset = CachedDataset.open_cached(data.path, data.cache, int(data.cache_gb * 1e9))
+    require_enough(dataset, data)
+    return dataset
 
 
 @contextmanager

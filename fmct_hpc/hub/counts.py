@@ -35,11 +35,11 @@ def counts_of(run: Path, info: EncoderInfo, data: Path | None) -> Counts | None:
             return None
         place = run / started[-1].configuration["data"]["path"]
         try:
-            dataset = Dataset.open(place)
+            dataset = Dataset.open(place, clipped=True)
         except FmctError:
             return None
         return counted(dataset) if dataset.info.digest == info.dataset_digest else None
-    dataset = Dataset.open(data)
+    dataset = Dataset.open(data, clipped=True)
     if dataset.info.digest != info.dataset_digest:
         raise FmctError(f"{data}: is not the dataset that the encoder was trained on (its digest)")
     return counted(dataset)

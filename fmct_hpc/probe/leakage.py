@@ -145,7 +145,7 @@ def _patients_at(recorded: Path, run: Path, content_digest: str) -> frozenset[st
     """The patients' `marks` in the dataset of that content; None where it is not at any of the places."""
     for place in _places(recorded, run):
         try:
-            dataset = Dataset.open(place)
+            dataset = Dataset.open(place, clipped=True)
         except (FmctError, OSError):
             continue
         if dataset.content_digest() == content_digest:
@@ -159,7 +159,7 @@ def patients_of(data: Path) -> frozenset[str]:
     Raises FmctError for anything else.
     """
     if data.is_dir():
-        return marks(Dataset.open(data).index)
+        return marks(Dataset.open(data, clipped=True).index)
     try:
         held = pq.read_schema(data).names
         return marks(pq.read_table(data, columns=["patient_key", *{"source_digest"}.intersection(held)]))

@@ -57,7 +57,7 @@ def train(
         from shards import Dataset
 
         settings = with_steps(as_begun(settings, run))
-        echo(outlook(settings, Dataset.open(settings.data.path), ranks or 1, found.step))
+        echo(outlook(settings, Dataset.open(settings.data.path, clipped=True), ranks or 1, found.step))
         plot_schedules(settings, run / "schedules.png")
         echo(f"\n{run / 'schedules.png'}: learning rate and all else that changes with the step")
         return

@@ -30,7 +30,7 @@ def look_at_dataset(path: Path) -> Iterator[Finding]:
     opened: list[Dataset] = []
 
     def opens() -> str:
-        opened.append(Dataset.open(path))
+        opened.append(Dataset.open(path, clipped=True))
         info = opened[0].info
         return f"{info.volumes} volumes in {len(info.shards)} {info.format} shards, {info.bytes / 1e9:.2f} GB"
 

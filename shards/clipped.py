@@ -1,0 +1,107 @@
+"""Copies of a dataset for training alone, whose voxels are clipped to the HU that its views depend on.
+
+Noise in air and in metal beyond the windows is a third of the stored bytes. Records, keys and order are those
+of the source; checksums are of the clipped voxels. dataset.json says the bounds, under its digest, and
+`Dataset.open` takes such a copy only where it is asked to.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from shards import index as indexes
+from shards import json_text
+from shards.atomic import write_text
+from shards.dataset import Dataset, finish_dataset
+from shards.derive import Progress
+from shards.errors import FmctError, raise_refusal
+from shards.formats import shard_path
+from shards.info import FILE_NAME, DatasetInfo, ShardInfo, read_preprocessing
+from shards.lock import writing
+from shards.parallel import unordered
+from shards.places import require_folder
+from shards.voxels import crc32
+from shards.writer import ShardWriter
+
+BEGUN = ".clipped.json"
+"""What the shards in an unfinished folder are made of, so that none of another making is kept."""
+_CHANGED = ["shard", "offset", "length", "crc32"]
+
+
+def clip(
+    source: Path,
+    out: Path,
+    bounds_hu: tuple[int, int],
+    workers: int = 1,
+    progress: Progress = lambda done, total: None,
+) -> DatasetInfo:
+    """Write the volumes of `source` clipped to `bounds_hu` (low, high), in the same shards, to `out`.
+
+    Every volume is decoded and checked against its CRC-32. A copy that was stopped is resumed. Raises
+    FmctError where the source is damaged or a copy itself, or `out` holds other data.
+    """
+    low, high = bounds_hu
+    if not -(2**15) <= low < high < 2**15:
+        raise FmctError(f"bounds {low} to {high} HU: expected low < high, within int16")
+    dataset = Dataset.open(source)
+    require_folder(out, source)
+    preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
+    begun: dict[str, object] = {"digest": dataset.info.digest, "clipped_hu": [low, high]}
+    with writing(out, "fmct shards"):
+        _claim(out, begun)
+        done, shards = 0, list(_numbered(dataset))
+        for volumes in unordered(partial(_write, dataset, out, low, high), shards, workers):
+            done += volumes
+            progress(done, len(dataset))
+        names = [shard.name for shard in dataset.info.shards]
+        return finish_dataset(out, dataset.info.format, names, preprocessing, (low, high))
+
+
+def _claim(out: Path, begun: dict[str, object]) -> None:
+    file = out / BEGUN
+    try:
+        there = json_text.parse(file.read_bytes())
+    except FileNotFoundError:
+        if (out / FILE_NAME).exists() or any(out.glob("shard-*")):
+            raise FmctError(f"{out} holds other data; give an empty folder") from None
+        write_text(file, json.dumps(begun) + "\n")
+        return
+    except (OSError, ValueError) as error:
+        raise_refusal(error, file)
+        there = None
+    if there != begun:
+        raise FmctError(f"{out} holds a copy of another dataset or with other bounds; give an empty folder")
+
+
+def _numbered(dataset: Dataset) -> list[tuple[ShardInfo, range]]:
+    """Each shard with the numbers of its volumes."""
+    found, first = [], 0
+    for shard in dataset.info.shards:
+        found.append((shard, range(first, first + shard.volumes)))
+        first += shard.volumes
+    return found
+
+
+def _write(dataset: Dataset, out: Path, low: int, high: int, work: tuple[ShardInfo, range]) -> int:
+    shard, numbers = work
+    if not _is_written(dataset, out, shard, numbers):
+        with ShardWriter(out, shard.name, dataset.info.format) as writer:
+            for i in numbers:
+                voxels = np.clip(dataset.read(i), low, high)
+                writer.add(dataset.record(i).model_copy(update={"crc32": crc32(voxels)}), voxels)
+    return shard.volumes
+
+
+def _is_written(dataset: Dataset, out: Path, shard: ShardInfo, numbers: range) -> bool:
+    """Whether a shard of this copy is whole: `_claim` has seen to it that it is of this copy."""
+    try:
+        table, there = indexes.read_sidecar(indexes.sidecar_path(out, shard.name), dataset.info.format)
+        if shard_path(out, shard.name, dataset.info.format).stat().st_size != there.bytes:
+            return False
+    except (FmctError, FileNotFoundError):
+        return False
+    wanted = dataset.index.take(pa.array(numbers, pa.int64())).drop_columns(_CHANGED)
+    return bool(table.drop_columns(_CHANGED).to_pylist() == wanted.to_pylist())
