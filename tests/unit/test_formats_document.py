@@ -70,9 +70,8 @@ def test_the_tables_of_fields_are_those_of_the_code() -> None:
     assert index.SCHEMA.names == order
     json_rows = table_after("### dataset.json")
     assert [row[0] for row in json_rows] == [f"`{name}`" for name in DatasetInfo.model_fields]
-    assert re.findall(r"`(\w+)`", dict((row[0], row[2]) for row in json_rows)["`shards`"]) == list(
-        ShardInfo.model_fields
-    )
+    (shards,) = (row[2] for row in json_rows if row[0] == "`shards`")
+    assert re.findall(r"`(\w+)`", shards) == list(ShardInfo.model_fields)
     assert f"This is version {FORMAT_VERSION};" in TEXT
 
 
