@@ -3,7 +3,6 @@
 import gzip
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,8 @@ def nifti_bytes(values: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
     qform and sform say the same place, in RAS mm of the scanner. No text is in it, and the same input gives
     the same bytes.
     """
+    import nibabel  # of the layer [preprocess]
+
     image = nibabel.Nifti1Image(values.transpose(2, 1, 0), LPS_TO_RAS @ affine[:, [2, 1, 0, 3]])
     image.set_sform(image.affine, code="scanner")
     image.set_qform(image.affine, code="scanner")

@@ -209,8 +209,10 @@ NOT_OF_SERIES = {
     *(Reason.NOT_DICOM, Reason.MISSING_UID),
     *(Reason.ENCRYPTED_ARCHIVE, Reason.NESTED_ARCHIVE, Reason.UNSUPPORTED_ARCHIVE),
     *(Reason.DUPLICATE_SLICE, Reason.RETAKEN_SLICE, Reason.SAME_SCAN),
+    *(Reason.UNKNOWN_VOLUME, Reason.AMBIGUOUS_VOLUME, Reason.ANOTHER_STUDY, Reason.UNLISTED_CLASS),
+    *(Reason.EMPTY_MASK, Reason.OUTSIDE_VOLUME, Reason.PARTNER_REFUSED),
 }
-"""What files, slices and stored volumes have."""
+"""What files, slices, stored volumes and masks have."""
 
 
 def test_every_reason_of_the_quarantine_has_a_remedy_that_names_what_there_is() -> None:

@@ -13,9 +13,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from shard_samples import make_key, make_record
 
-import fmct_hpc
 from shards import ShardWriter, finish_dataset
 from shards.layers import LAYERS, MissingLayerError, missing_layer, named_layers
+from shards.lazy import exports
 
 ROOTS = {
     "": (
@@ -37,13 +37,13 @@ ROOTS = {
 """Packages and modules by the layers that are enough to import them."""
 LAZY = {
     "shards": ("preprocess",),
-    "preprocess": ("preprocess", "import"),
-    "fmct_hpc": ("train", "gpu", "onnx"),
+    "preprocess": ("preprocess", "import", "seg"),
+    "fmct_hpc": ("preprocess", "train", "gpu", "onnx", "peers"),
     "launch": ("all",),
 }
 """Layers whose packages any line of a package of ours may import."""
-PROVIDED = {"triton", "transformers"}
-"""triton comes with PyTorch for CUDA; transformers is imported by exported code alone."""
+PROVIDED = {"triton"}
+"""It comes with PyTorch for CUDA."""
 
 
 def third_party(nodes: list[ast.stmt], lazy: bool) -> Iterator[str]:
@@ -150,6 +150,7 @@ for words in (
     ["features", data, "--encoder", classifier / "encoder.safetensors", "--out", out / "features"],
     ["predict", data, "--classifier", classifier, "--out", out / "predictions"],
     ["export-model", classifier / "encoder.safetensors", "--hub", out / "hub", "--licence", "MIT"],
+    ["launch", "status", out],
 ):
     code, said = fmct(*words)
     assert code == 0, (words, said)
@@ -157,7 +158,6 @@ for layer, *words in (
     ("preprocess", "scan", data, "--catalog", out / "catalog.parquet"),
     ("preprocess", "features", out, "--encoder", classifier / "encoder.safetensors", "--out", out / "f"),
     ("report", "report", out / "report.html", "--data", data, "--run", out),
-    ("preprocess", "launch", "status", out),
 ):
     code, said = fmct(*words)
     line = said.strip().splitlines()[-1]
@@ -205,9 +205,11 @@ def test_python_names_the_layer_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not there
     with pytest.raises(MissingLayerError, match=r"\[train\]"), named_layers():
         import deepspeed  # noqa: F401
-    monkeypatch.setitem(fmct_hpc._HOME, "features", "fmct_hpc.nowhere")
+    attribute, _ = exports("fmct_hpc", {"there": "deepspeed", "nowhere": "fmct_hpc.nowhere"})
+    with pytest.raises(MissingLayerError, match=r"\[train\]"):
+        attribute("there")
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
-        fmct_hpc.features  # noqa: B018
+        attribute("nowhere")
 
 
 def test_the_lock_has_a_version_of_all_that_is_installed() -> None:

@@ -15,11 +15,10 @@ from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
-import pydicom
 import pytest
 from dicom_files import ct_image, save
 
-from preprocess.dicom import catalog_table
+from preprocess.dicom import catalog_table, header
 from preprocess.dicom.catalog import read_catalog
 from preprocess.dicom.sources import Source
 from preprocess.scan import duplicates, findings, spill
@@ -303,7 +302,7 @@ def test_an_archive_that_was_read_in_part_is_read_again(
     assert tables(catalog) == fresh(folder, tmp_path / "fresh")
 
 
-@pytest.mark.parametrize(("where", "name"), [(pydicom, "dcmread"), (pydicom.Dataset, "get")])
+@pytest.mark.parametrize(("where", "name"), [(header, "walked"), (header, "text")])
 def test_short_memory_ends_the_scan_and_breaks_no_file(
     where: object, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
