@@ -25,6 +25,9 @@ def demo_export(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     matrix: Annotated[int, typer.Option(min=32, help="Rows and columns of a slice.")] = 192,
     real: Annotated[Path | None, typer.Option(help="Folder of a real series to put among them.")] = None,
+    fractures: Annotated[
+        float, typer.Option(help="Share of studies with a fracture that only thin or bone series show.")
+    ] = 0.0,
     workers: Workers = 2,
     masks: Annotated[
         bool,
@@ -35,7 +38,7 @@ def demo_export(
     from preprocess.demo.export import export
 
     with progress("export") as update:
-        summary = export(out, studies, seed, matrix, real, workers, update, masks)
+        summary = export(out, studies, seed, matrix, real, workers, update, masks, fractures)
     echo(f"{out}: {summary}")
 
 

@@ -23,8 +23,8 @@ _SLABS = {
 }
 TILT_DEG = {Quirk.TILT_POSITIVE: 18.0, Quirk.TILT_NEGATIVE: -14.0}
 TURN_DEG = 7.0
-THIN_MM = 3.0
-"""Slice distance of a thin series, the best of its study by its headers."""
+SLICE_MM = {Quirk.THIN: 3.0, Quirk.FINE: 1.25}
+"""Slice distance of a thin series, the best of its study by its headers, and of one made for bone."""
 SLICES_LEFT = 4
 """What remains of a series with few slices."""
 SLICES_GONE = 4
@@ -43,7 +43,8 @@ LARGE_INTERCEPT = Encoding(signed=False, bits_stored=16, slope=1, intercept=-819
 def axial_planes(job: SeriesJob) -> list[Plane]:
     """The series' slice planes from the base up, without those that a quirk leaves out."""
     quirks, scanner = job.plan.quirks, job.study.scanner
-    slices = axial_offsets(THIN_MM if Quirk.THIN in quirks else scanner.slice_distance)
+    distance = next((SLICE_MM[quirk] for quirk in quirks if quirk in SLICE_MM), scanner.slice_distance)
+    slices = axial_offsets(distance)
     if slabs := _SLABS.keys() & set(quirks):
         slices = _SLABS[slabs.pop()]
     row, column = axial_axes(

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 DICOM, LABELS, MEASURES, TRUTH = "dicom", "labels.csv", "measures.csv", "truth.json"
 MASKS, MASK_TABLE = "masks", "masks.csv"
 REAL_FOLDER = "real"
+FRACTURE = "fracture"
+"""Column of the label, where fractures were asked for."""
 TORN_BYTES = 400
 """Where a torn file ends: in its header, before its UIDs."""
 
@@ -82,19 +84,22 @@ def export(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
     masks: bool = False,
+    fractures: float = 0.0,
 ) -> ExportSummary:
     """Write `studies` synthetic studies of `matrix` × `matrix` slices to the new folder `out`.
 
-    The bytes depend on (studies, seed, matrix, real) alone. `out`/dicom is the export,
+    The bytes depend on (studies, seed, matrix, real, fractures) alone. `out`/dicom is the export,
     `out`/labels.csv holds one row a study (patient_id, study_instance_uid, 0/1 columns),
     `out`/measures.csv these and the columns of `preprocess.demo.measures`, and `out`/truth.json what each
     series is and should become. The files of the folder `real` are copied in among the others. With `masks`,
     `out`/masks holds NIfTI files of the bleeds, and `out`/masks.csv a row each (path, patient_id,
     study_instance_uid, class), without path and class for a head that has none; no other file changes.
-    `progress` is called with (studies done, studies).
+    fractures: share of the studies with a skull fracture (`preprocess.demo.fractures`); above 0 there is a
+    label of it, and a thin series of a bone kernel in every study. `progress` is called with (studies done,
+    studies).
 
-    Raises FmctError where `out` holds files already or can't be made, `real` is no folder, or a number is too
-    small.
+    Raises FmctError where `out` holds files already or can't be made, `real` is no folder, or a number is out
+    of its range.
     """
     out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -105,9 +110,11 @@ def export(
     for name, value, least in (("studies", studies, 1), ("seed", seed, 0), ("matrix", matrix, 32)):
         if value < least:
             raise FmctError(f"{name}={value}: give at least {least}")
-    plans = plan_studies(seed, studies, matrix)
+    if not 0 <= fractures <= 1:
+        raise FmctError(f"fractures={fractures:g}: give a share of the studies, from 0 to 1")
+    plans = plan_studies(seed, studies, matrix, fractures)
     with _new_folder(out) as temporary:
-        write = partial(_write_study, temporary / DICOM, seed)
+        write = partial(_write_study, temporary / DICOM, seed, bool(fractures))
         truths: list[dict[str, Any]] = []
         for truth in _each(write, plans, workers):
             truths.append(truth)
@@ -115,8 +122,9 @@ def export(
                 progress(len(truths), studies)
         junk = _write_junk(temporary / DICOM, seed)
         real_files = _copy_real(real, temporary / DICOM / REAL_FOLDER) if real else 0
-        (temporary / LABELS).write_text(_labels(truths))
-        (temporary / MEASURES).write_text(_labels(truths, COLUMNS))
+        found = (FRACTURE,) if fractures else ()
+        (temporary / LABELS).write_text(_labels(truths, found))
+        (temporary / MEASURES).write_text(_labels(truths, (*found, *COLUMNS)))
         if masks:
             (temporary / MASK_TABLE).write_text(_write_masks(temporary / MASKS, plans, truths, workers))
         truth = {"seed": seed, "matrix": matrix, "mark": MARK, "studies": truths, "other_files": junk}
@@ -153,7 +161,7 @@ def _each(
             yield future.result()
 
 
-def _write_study(dicom: Path, seed: int, study: StudyPlan) -> dict[str, Any]:
+def _write_study(dicom: Path, seed: int, fractures: bool, study: StudyPlan) -> dict[str, Any]:
     """Write all files of a study; returns its part of truth.json."""
     who = identity(seed, study.index, study.patient)
     folder = study_folder(study.layout, who, study.index)
@@ -163,7 +171,7 @@ def _write_study(dicom: Path, seed: int, study: StudyPlan) -> dict[str, Any]:
         "study_instance_uid": who.study_uid,
         "manufacturer": study.scanner.manufacturer,
         "layout": study.layout,
-        "labels": study.labels,
+        "labels": study.labels | ({FRACTURE: int(study.fracture is not None)} if fractures else {}),
         "measures": measures(seed, study.index, study.head),
         "series": [_write_series(dicom, folder, seed, study, who, n) for n in range(len(study.series))],
     }
@@ -259,9 +267,9 @@ def _write_study_masks(folder: Path, study: StudyPlan) -> dict[str, str]:
     return write_masks(folder, f"{study.index:05d}", study.head)
 
 
-def _labels(truths: list[dict[str, Any]], measured: tuple[str, ...] = ()) -> str:
+def _labels(truths: list[dict[str, Any]], more: tuple[str, ...] = ()) -> str:
     buffer = io.StringIO()
-    columns = ["patient_id", "study_instance_uid", "any_bleed", *(bleed.value for bleed in Bleed), *measured]
+    columns = ["patient_id", "study_instance_uid", "any_bleed", *(bleed.value for bleed in Bleed), *more]
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows({**study, **study["labels"], **study["measures"]} for study in truths)

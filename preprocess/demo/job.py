@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocess.demo.anatomy import head_hu
+from preprocess.demo.fractures import paint_fracture, shows
 from preprocess.demo.plan import SeriesPlan, StudyPlan
 from preprocess.demo.scanners import Encoding, Kernel
 from preprocess.demo.stack import Plane
@@ -30,8 +31,11 @@ class SeriesJob:
         self, plane: Plane, kernel: Kernel, encoding: Encoding, rng: np.random.Generator
     ) -> np.ndarray:
         """Stored values (rows, columns) of a slice: the anatomy at its pixels, then kernel and encoding."""
-        hu = kernel.apply(head_hu(plane.points(), self.study.head), rng)
-        return encoding.store(hu, plane.inside_circle())
+        clean = head_hu(plane.points(), self.study.head)
+        fracture = self.study.fracture
+        if fracture and shows(kernel.sharp, plane.thickness):
+            paint_fracture(clean, plane, self.study.head, fracture)
+        return encoding.store(kernel.apply(clean, rng), plane.inside_circle())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from preprocess.demo.fractures import Fracture, draw_fracture
 from preprocess.demo.head import Head, draw_anatomy
 from preprocess.demo.lesions import Bleed, draw_lesion
 from preprocess.demo.scanners import SCANNERS, Scanner
@@ -38,6 +39,7 @@ class Quirk(StrEnum):
     TILT_POSITIVE = "tilt_positive"
     TILT_NEGATIVE = "tilt_negative"
     THIN = "thin"
+    FINE = "fine"
     TWO_SLABS = "two_slabs"
     BASE = "base"
     VAULT = "vault"
@@ -90,6 +92,8 @@ class StudyPlan:
     series: tuple[SeriesPlan, ...]
     matrix: int
     """Rows and columns of its images."""
+    fracture: Fracture | None = None
+    """Of the skull, where fractures were asked for."""
 
     @property
     def labels(self) -> dict[str, int]:
@@ -115,6 +119,8 @@ def _flawed(reason: Reason, *quirks: Quirk) -> SeriesPlan:
     return SeriesPlan(Kind.SOFT, reason, quirks)
 
 
+_FINE_BONE = _bone(Quirk.FINE)
+"""Of every study where fractures are drawn, so that it tells of none."""
 _LOCALIZER = SeriesPlan(Kind.LOCALIZER, Reason.LOCALIZER)
 _DOSE_REPORT = SeriesPlan(Kind.DOSE_REPORT, Reason.DOSE_REPORT)
 _CAPTURE = SeriesPlan(Kind.SCREEN_CAPTURE, Reason.SECONDARY_CAPTURE)
@@ -138,8 +144,12 @@ STUDY_SERIES: tuple[tuple[SeriesPlan, ...], ...] = (
 """The series of twelve consecutive studies; every study has exactly one that becomes a volume."""
 
 
-def plan_studies(seed: int, studies: int, matrix: int) -> list[StudyPlan]:
-    """The first `studies` studies of the export of `seed`; study i is the same however many follow."""
+def plan_studies(seed: int, studies: int, matrix: int, fractures: float = 0.0) -> list[StudyPlan]:
+    """The first `studies` studies of the export of `seed`; study i is the same however many follow.
+
+    fractures: share of the studies with a fracture; above 0 every study has one more series, of thin slices
+    and a bone kernel, behind those that it has without.
+    """
     plans = []
     on_scanner: Counter[int] = Counter()
     bleeding = 0
@@ -149,8 +159,15 @@ def plan_studies(seed: int, studies: int, matrix: int) -> list[StudyPlan]:
         bleeds = _bleeds(seed, scanner, on_scanner[scanner], bleeding)
         on_scanner[scanner] += 1
         bleeding += bool(bleeds)
-        plans.append(_study(seed, index, SCANNERS[scanner], bleeds, matrix))
+        plan = _study(seed, index, SCANNERS[scanner], bleeds, matrix)
+        plans.append(_with_fracture(seed, plan, fractures) if fractures else plan)
     return plans
+
+
+def _with_fracture(seed: int, plan: StudyPlan, share: float) -> StudyPlan:
+    rng = generator(seed, Stream.FRACTURE, plan.index)
+    fracture = draw_fracture(rng) if rng.random() < share else None
+    return replace(plan, series=(*plan.series, _FINE_BONE), fracture=fracture)
 
 
 def _bleeds(seed: int, scanner: int, rank: int, bleeding: int) -> tuple[Bleed, ...]:

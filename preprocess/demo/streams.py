@@ -15,6 +15,7 @@ class Stream(IntEnum):
     NOISE = 5
     NAMES = 6
     SURVIVAL = 7
+    FRACTURE = 8
 
 
 def generator(seed: int, stream: Stream, *indices: int) -> np.random.Generator:
