@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("key", pa.string()),
         ("study_key", pa.string()),
         ("decision", pa.string()),
+        ("role", pa.string()),
         ("detail", pa.string()),
         ("volume_key", pa.string()),
         ("instances", pa.int64()),
@@ -50,8 +51,9 @@ SCHEMA = pa.schema(
         ("obliquity_deg", pa.float64()),
     ]
 )
-"""Pseudonyms; `volume`, `joined` or the reason, and its numbers; the volume that the series became, is part
-of, or gave way to; and what the rules look at. From `slices` on null where no instance passed on its own."""
+"""Pseudonyms; `volume`, `joined` or the reason, with the volume's role and the numbers; the volume that the
+series became, is part of, or gave way to; and what the rules look at. From `slices` on null where no instance
+passed on its own."""
 _TEXTS = ("study_description", "series_description", "protocol", "body_part")
 IDENTIFIED = pa.schema(
     [*SCHEMA, *((name, pa.string()) for name in (*SERIES_KEY, *_TEXTS, "contrast_agent", "kernel_name"))]
@@ -131,6 +133,7 @@ def _explained(
             "key": _key(series, names),
             "study_key": names.study(series.study_uid),
             "decision": _decision(outcome),
+            "role": outcome.candidate.role if outcome.candidate else None,
             "detail": outcome.rejection.detail if outcome.rejection else str(outcome.candidate),
             "volume_key": _key(volume.series, names) if volume else None,
             "instances": len(series.instances),

@@ -12,7 +12,7 @@ from shards.atomic import atomic_path
 from shards.errors import FmctError, raise_refusal
 from shards.info import ShardInfo
 from shards.names import all_keys, inside
-from shards.schema import FORMAT_VERSION, DecodeFacts, ShardFormat, VolumeRecord
+from shards.schema import FORMAT_VERSION, OF_STUDY, DecodeFacts, ShardFormat, VolumeRecord
 from shards.table_file import read_table
 from shards.voxels import Extent
 
@@ -54,6 +54,8 @@ SCHEMA = pa.schema(
     ]
 )
 """VolumeRecord and its DecodeFacts flat, then the shard's name and the Extent of the voxels in it."""
+STUDY_SCHEMA = pa.schema([*SCHEMA, ("role", _REPEATED), ("rank", pa.int32())])
+"""The same where several volumes of a study are kept; null where an earlier version kept them."""
 _REQUIRED = tuple(name for name in SCHEMA.names if name not in ("kvp", "slice_thickness_mm"))
 """Columns that hold a value for every volume."""
 
@@ -65,20 +67,22 @@ def to_row(record: VolumeRecord, shard: str, extent: Extent) -> dict[str, Any]:
 
 
 def to_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of `SCHEMA`."""
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    """Rows as a table of `SCHEMA`, or of `STUDY_SCHEMA` where any says what it is in its study."""
+    of_study = any(name in row for row in rows for name in OF_STUDY)
+    return pa.Table.from_pylist(rows, schema=STUDY_SCHEMA if of_study else SCHEMA)
 
 
 def to_record(row: dict[str, Any]) -> VolumeRecord:
     """The record in a row of the index."""
-    fields = {name: row[name] for name in VolumeRecord.model_fields if name != "facts"}
+    fields: dict[str, Any] = {name: row.get(name) for name in VolumeRecord.model_fields if name != "facts"}
     facts = {name: row[name] for name in DecodeFacts.model_fields}
     return VolumeRecord(**fields, facts=DecodeFacts(**facts))
 
 
 def merge(tables: Iterable[pa.Table]) -> pa.Table:
-    """Tables one after another."""
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    """Tables one after another; columns that some lack are null there."""
+    joined = pa.concat_tables(tables, promote_options="default")
+    return joined.unify_dictionaries().combine_chunks()
 
 
 def write(table: pa.Table, path: Path) -> None:
@@ -90,7 +94,7 @@ def write(table: pa.Table, path: Path) -> None:
 def read(path: Path) -> pa.Table:
     """Read what `write` wrote; raises OSError or pyarrow.ArrowException on anything else."""
     table = read_table(path)
-    if not table.schema.equals(SCHEMA):
+    if not (table.schema.equals(SCHEMA) or table.schema.equals(STUDY_SCHEMA)):
         raise pa.ArrowInvalid("not the columns of a shard index")
     if any(table[name].null_count for name in _REQUIRED):
         raise pa.ArrowInvalid("a value that every volume has is missing")

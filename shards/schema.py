@@ -1,8 +1,8 @@
 """What one stored volume is: the record that both shard formats carry beside the voxels."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from shards.names import HexKey, Sha256
 
@@ -10,6 +10,7 @@ FORMAT_VERSION = 1
 
 ShardFormat = Literal["zarr", "webdataset"]
 KernelClass = Literal["soft", "bone", "unknown"]
+Role = Literal["soft_thick", "soft_thin", "bone_thick", "bone_thin", "unknown_thick", "unknown_thin"]
 
 
 class DecodeFacts(BaseModel):
@@ -48,3 +49,17 @@ class VolumeRecord(BaseModel):
     source_digest: Sha256 = Field(description="SHA-256 over the source instances' pixel and geometry bytes")
     config_digest: Sha256 = Field(description="SHA-256 of the preprocessing configuration used")
     facts: DecodeFacts
+    role: Role | None = Field(default=None, description="kernel and thickness among the series of its study")
+    rank: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="0 for the best volume of its study, then 1 and so on"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A dataset of one volume a study says neither, and is byte for byte what it was before them."""
+        found: dict[str, Any] = serialize(self)
+        return {name: value for name, value in found.items() if name not in OF_STUDY or value is not None}
+
+
+OF_STUDY = ("role", "rank")
+"""Fields of the record that are there where several volumes of a study are kept (`keep: all`)."""

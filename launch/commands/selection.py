@@ -26,6 +26,7 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("study", lambda row: row["study_key"][:KEY_DIGITS]),
     ("series", lambda row: row["key"][:KEY_DIGITS]),
     ("decision", lambda row: row["decision"]),
+    ("role", lambda row: row["role"] or ""),
     ("slices", lambda row: _number(row["slices"])),
     ("mm thick", lambda row: _number(row["thickness_mm"])),
     ("mm covered", lambda row: _number(row["coverage_mm"])),

@@ -9,6 +9,8 @@ from preprocess.dicom.catalog import Series
 from preprocess.dicom.geometry import AXIAL_DEG, SAME_POSITION_MM
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected, coverage_mm
+from shards.roles import role_of
+from shards.schema import Role
 
 WHOLE = 0.75
 """A candidate that covers less than this share of what its study's widest covers is a part of a head: a
@@ -88,6 +90,11 @@ class Candidate:
         """
         stated = [group[0].thickness or 0.0 for group in self.selected.positions]
         return round(max(float(np.median(stated)), float(self.selected.slices.gaps.mean())), 1)
+
+    @property
+    def role(self) -> Role:
+        """Among the series of its study, by kernel and thickness."""
+        return role_of(self.selected.sharpness, self.thickness_mm)
 
     def __str__(self) -> str:
         """Its merits in numbers."""

@@ -75,8 +75,8 @@ def select_study(
 
     `build` makes the volume of a candidate, the best one first, or says why it cannot; then the next one
     takes its place. Where the head is not whole in its volume, those that may show more of it are tried; if
-    it is whole in none, the best one stays. With `keep: best` one volume is made, with `keep: all` one of
-    every candidate, as it is.
+    it is whole in none, the best one stays. With `keep: best` that is all; with `keep: all` each other
+    candidate becomes a volume after it, as it is.
     refused: series that are no patient's alone (preprocess.select.divided).
     """
     outcomes = {
@@ -120,7 +120,7 @@ def _build_best(
             if id(candidate) in incomplete:
                 become(sources, chosen=chosen)
             continue
-        as_it_is = config.keep == "all" or id(candidate) in incomplete
+        as_it_is = bool(chosen) or id(candidate) in incomplete
         more = [one for one in queue if id(one) not in incomplete and one.may_show_more_than(candidate)]
         failure = build(candidate, not as_it_is and bool(more or incomplete))
         if not failure:

@@ -14,7 +14,7 @@ from preprocess.qc.plausible import VOXELS_SHOW
 from preprocess.reasons import Reason
 from preprocess.volume.measure import Measures
 from shards import index
-from shards.schema import VolumeRecord
+from shards.schema import OF_STUDY, VolumeRecord
 from shards.voxels import Extent
 
 
@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
 date moved by the patient's shift (null unless asked for), slices left out by reason, the parts along the
 slice normal of a volume of several series, findings of the checks, and
 `preprocess.volume.measure.Measures`."""
+STUDY_SCHEMA = pa.schema([*SCHEMA, *(index.STUDY_SCHEMA.field(name) for name in OF_STUDY)])
+"""The same where several volumes of a study are kept (`keep: all`)."""
 
 
 def row(
@@ -93,8 +95,10 @@ def _flags(row: dict[str, Any], config: CheckConfig) -> list[str]:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of `SCHEMA`."""
-    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    """Rows as a table of `SCHEMA`, or of `STUDY_SCHEMA` where any says what it is in its study."""
+    found = list(rows)
+    of_study = any(name in row for row in found for name in OF_STUDY)
+    return pa.Table.from_pylist(found, schema=STUDY_SCHEMA if of_study else SCHEMA)
 
 
 def write(rows: pa.Table, path: Path) -> None:

@@ -147,6 +147,8 @@ class _Shards:
         self._place, self._names, self._config, self._made, self._stack = place, names, config, made, stack
         self._config_digest = config_digest
         self._writers: list[ShardWriter] = []
+        self._kept: Counter[tuple[str, str]] = Counter()
+        """Volumes so far by study and patient; the best one is the first."""
 
     def add(self, candidate: Candidate, whole: bool) -> Rejection | None:
         """Build a volume and write it; where that fails for a reason of its own, return the reason.
@@ -166,6 +168,11 @@ class _Shards:
                 writer = ShardWriter(self._place.out / format, self._place.shard, format)
                 self._writers.append(self._stack.enter_context(writer))
         record = _record(volume, keys, self._config.grid.spacing_mm, self._config_digest)
+        if self._config.select.keep == "all":
+            of_study = (keys.study_key, keys.patient_key)
+            place = {"role": candidate.role, "rank": self._kept[of_study]}
+            record = record.model_copy(update=place)
+            self._kept[of_study] += 1
         for writer in self._writers:
             writer.add(record, volume.voxels)
         self._made.sketches[keys.key] = sketch(volume.voxels, self._config.grid.spacing_mm)

@@ -59,7 +59,7 @@ def test_the_tables_of_fields_are_those_of_the_code() -> None:
         assert [row[0] for row in rows] == [f"`{name}`" for name in model.model_fields]
         for (name, field), row in zip(model.model_fields.items(), rows, strict=True):
             if name != "facts":
-                assert row[1] == documented(index.SCHEMA.field(name).type), name
+                assert row[1] == documented(index.STUDY_SCHEMA.field(name).type), name
                 assert row[2] == (field.description or "always `int16`")
     last = table_after("### index.parquet and the sidecars")
     assert [row[:2] for row in last] == [
@@ -68,6 +68,7 @@ def test_the_tables_of_fields_are_those_of_the_code() -> None:
     fields = [*VolumeRecord.model_fields]
     order = [*fields[: fields.index("facts")], *DecodeFacts.model_fields, "shard", "offset", "length"]
     assert index.SCHEMA.names == order
+    assert index.STUDY_SCHEMA.names == [*order, *fields[fields.index("facts") + 1 :]]
     json_rows = table_after("### dataset.json")
     assert [row[0] for row in json_rows] == [f"`{name}`" for name in DatasetInfo.model_fields]
     (shards,) = (row[2] for row in json_rows if row[0] == "`shards`")

@@ -7,7 +7,9 @@ import pytest
 from dicom_files import axial
 from preprocess_export import KEY, Export, run_inline, write_series
 
-from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
+from shards import Dataset
+from shards.roles import places
 
 THIN_PART = axial(slices=34, gap=3.0, start=(-70, -60, -2))
 """Of a head from z = -2 to 122, up to 97."""
@@ -46,3 +48,23 @@ def test_the_head_is_taken_and_the_part_has_its_row(export: Export, tmp_path: Pa
     head = next(volume for volume in volumes if volume["slices"] == 22)
     assert row["study_key"] == head["study_key"]
     assert row["detail"].startswith(f"{head['key']} was chosen: ")
+
+
+def test_with_all_kept_the_best_one_is_of_rank_0_and_all_have_roles(export: Export, tmp_path: Path) -> None:
+    config = PreprocessConfig(
+        key_file=export.key_file,
+        select=SelectConfig(keep="all"),
+        grid=GridConfig(spacing_mm=(4, 4, 4)),
+        output=OutputConfig(formats=("zarr", "webdataset")),
+    )
+    run_inline(export, tmp_path / "out", config)
+    volumes = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    found = sorted((row["slices"], row["rank"], row["role"]) for row in volumes)
+    # The head before the part, though its slices are the thicker ones: keep: best takes it.
+    assert found == [(22, 0, "soft_thick"), (34, 0, "soft_thick"), (34, 1, "soft_thick")]
+    told = {row["key"]: (row["role"], row["rank"]) for row in volumes}
+    for name in ("zarr", "webdataset"):
+        dataset = Dataset.open(tmp_path / "out" / name)
+        records = [dataset.record(number) for number in range(3)]
+        assert {record.key: (record.role, record.rank) for record in records} == told
+        assert places(dataset.index).ranks.tolist() == [record.rank for record in records]

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from shard_samples import make_key, make_record, noise, write_dataset
+from shard_samples import FACTS, make_key, make_record, noise, write_dataset
 
-from shards import Dataset, DecodeFacts, VolumeRecord, index
+from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, finish_dataset, index
+from shards.roles import places
+from shards.verify import verify
 from shards.voxels import Extent
 
 
 def test_each_field_of_a_record_is_a_column() -> None:
     fields = {*VolumeRecord.model_fields, *DecodeFacts.model_fields} - {"facts"}
-    assert set(index.SCHEMA.names) == fields | {"shard", "offset", "length"}
-    assert len(index.SCHEMA.names) == len(set(index.SCHEMA.names))
+    assert set(index.STUDY_SCHEMA.names) == fields | {"shard", "offset", "length"}
+    assert len(index.STUDY_SCHEMA.names) == len(set(index.STUDY_SCHEMA.names))
 
 
 def test_a_record_survives_its_row_exactly() -> None:
@@ -48,3 +50,34 @@ def test_the_index_joins_many_shards_in_order(tmp_path: Path) -> None:
     assert dataset.index["shard"].to_pylist() == list(shards)
     for n in range(20):
         np.testing.assert_array_equal(dataset.read(n), shards[f"{n:02}"][make_key(n)])
+
+
+def test_what_is_in_a_study_is_told_by_the_record_or_else_by_the_facts(tmp_path: Path) -> None:
+    """As an archive has it that an earlier version began and this one went on with."""
+    voxels = noise((3, 4, 5), 0)
+    facts = {
+        1: FACTS.model_copy(update={"slice_thickness_mm": 5.0, "slice_gap_mm": (5.0, 5.0)}),
+        2: FACTS.model_copy(update={"slice_thickness_mm": 1.0, "slice_gap_mm": (1.0, 1.0)}),
+        3: FACTS.model_copy(update={"kernel_class": "bone", "slice_gap_mm": (0.6, 0.6)}),
+        4: FACTS.model_copy(update={"slice_thickness_mm": 1.0, "slice_gap_mm": (5.0, 5.0)}),
+    }
+    with ShardWriter(tmp_path, "a", "zarr") as writer:
+        for number in (3, 1, 4, 2):
+            record = make_record(voxels, make_key(number), patient_key=make_key(9), facts=facts[number])
+            assert not {"role", "rank"} & set(record.model_dump())
+            writer.add(record, voxels)
+    with ShardWriter(tmp_path, "b", "zarr") as writer:
+        for number, rank, role in ((5, 1, "soft_thin"), (6, 0, "bone_thick")):
+            place = {"study_key": "6" * 32, "patient_key": make_key(9), "role": role, "rank": rank}
+            writer.add(make_record(voxels, make_key(number), **place), voxels)
+    assert index.read(tmp_path / "a.index.parquet").schema.equals(index.SCHEMA)
+    finish_dataset(tmp_path, "zarr", ["a", "b"])
+    dataset = Dataset.open(tmp_path)
+    assert verify(tmp_path) == []
+    assert [dataset.record(n).rank for n in range(6)] == [None] * 4 + [1, 0]
+    found = places(dataset.index)
+    assert found.roles.tolist() == [
+        *("bone_thin", "soft_thick", "soft_thick", "soft_thin"),
+        *("soft_thin", "bone_thick"),
+    ]
+    assert found.ranks.tolist() == [3, 1, 2, 0, 1, 0]

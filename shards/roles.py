@@ -1,0 +1,72 @@
+"""What a volume is among those of its study: kernel and thickness in a word, and its place among them."""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from shards.schema import OF_STUDY, KernelClass, Role
+
+THIN_MM = 2.5
+"""Below it slices are thin: routine heads have 4 to 5 mm, reconstructions for bone and vessels 0.5 to 1.5."""
+_KERNELS: tuple[KernelClass, ...] = ("soft", "unknown", "bone")
+"""Best first, as selection's default has it."""
+_FACTS = ("key", "study_key", "patient_key", "kernel_class", "slice_thickness_mm", "slice_gap_mm", "slices")
+
+
+class Places(NamedTuple):
+    """Of each volume of a dataset, (N,)."""
+
+    roles: NDArray[np.str_]
+    """Of `shards.schema.Role`."""
+    ranks: NDArray[np.int64]
+    """0 for the volume that is the best of its study and patient, then 1 and so on."""
+
+
+def role_of(kernel: KernelClass, thickness_mm: float) -> Role:
+    """The role of a series by its kernel's class and the greater of its slices' thickness and distance."""
+    roles: dict[tuple[KernelClass, bool], Role] = {
+        ("soft", False): "soft_thick",
+        ("soft", True): "soft_thin",
+        ("bone", False): "bone_thick",
+        ("bone", True): "bone_thin",
+        ("unknown", False): "unknown_thick",
+        ("unknown", True): "unknown_thin",
+    }
+    return roles[kernel, thickness_mm < THIN_MM]
+
+
+def thickness_of(slice_thickness_mm: float | None, slice_gap_mm: tuple[float, float]) -> float:
+    """What `role_of` goes by, of a record's facts: a slice of 1 mm every 5 mm is not thin."""
+    return max(slice_thickness_mm or 0.0, slice_gap_mm[0])
+
+
+def places(index: pa.Table) -> Places:
+    """Roles and ranks of the volumes of an index (shards.index), in its order.
+
+    Where the index does not hold them, as that of a dataset with one volume a study, roles are told by the
+    facts, and volumes of a study are ranked as selection does by default: by kernel, the thinnest, then the
+    one of more slices, at last the lesser key.
+    """
+    told = [name for name in OF_STUDY if name in index.column_names]
+    rows = index.select([*_FACTS, *told]).to_pylist()
+    thickness = [thickness_of(row["slice_thickness_mm"], row["slice_gap_mm"]) for row in rows]
+    roles = [
+        row.get("role") or role_of(row["kernel_class"], mm) for row, mm in zip(rows, thickness, strict=True)
+    ]
+    ranks = np.zeros(len(rows), np.int64)
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        groups[row["study_key"], row["patient_key"]].append(number)
+    for group in groups.values():
+        order = sorted(group, key=lambda n: _by_default(rows[n], thickness[n]))
+        if all(rows[n].get("rank") is not None for n in group):
+            order = sorted(group, key=lambda n: (rows[n]["rank"], rows[n]["key"]))
+        ranks[order] = np.arange(len(order))
+    return Places(np.array(roles, np.str_), ranks)
+
+
+def _by_default(row: dict[str, Any], thickness_mm: float) -> tuple[int, float, int, str]:
+    return _KERNELS.index(row["kernel_class"]), round(thickness_mm, 1), -row["slices"], row["key"]
