@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_catalog
 from preprocess.privacy.deface import deface
-from preprocess.privacy.deidentify import Pseudonymizer
+from preprocess.privacy.deidentify import Pseudonymizer, same_patient
 from preprocess.qc.check import check, require_whole_head
 from preprocess.qc.plausible import shown
 from preprocess.reasons import Reason, Rejection
@@ -33,6 +33,8 @@ from preprocess.volume.formats import format_of, open_volume
 from shards.errors import FmctError, RefusedError
 from shards.info import preprocessing_digest
 from shards.newer import newer
+from shards.roles import role_of, thickness_of
+from shards.schema import Role
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,12 @@ class NewScan(Volume):
     study_key: str | None = None
     """As `fmct preprocess` gives them with the same key file; None without one, and of what is no DICOM."""
     patient_key: str | None = None
+    role: Role | None = None
+    """Among the series of its study, by kernel and thickness."""
+    study: int | None = None
+    """Number of its study among those of the path, by Study Instance UID; None of what is no DICOM."""
+    several_patients: bool = False
+    """Do other series of the study bear another Patient ID?"""
 
 
 def configuration(record: Mapping[str, Any] | None, digest: str | None) -> PreprocessConfig:
@@ -82,7 +90,8 @@ def read(
 
     path: of a folder without DICOM all volumes' files (NIfTI, NRRD, MetaImage) are taken, in the order of
     their paths; those beside DICOM are not. record, digest: of the encoder's preprocessing. DICOM gives what
-    the recorded selection takes, a volume a study with `keep: best`, with the keys of `key_file`.
+    the recorded selection takes, a volume a study with `keep: best`, else of each study the best one first,
+    with the keys of `key_file`.
 
     Raises FmctError with the reason where that is nothing, and, after all others, for each file that gave
     nothing, by its number in that order.
@@ -164,7 +173,9 @@ def read_array(
     config = configuration(record, digest)
     try:
         volume = array_volume(hu, affine, slice_axis, config.grid, config.select)
-        return NewScan(**vars(_finished(volume, config)))
+        facts = volume.facts
+        role = role_of(facts.kernel_class, thickness_of(facts.slice_thickness_mm, facts.slice_gap_mm))
+        return NewScan(**vars(_finished(volume, config)), role=role)
     except Rejection as rejection:
         raise FmctError(f"{name}: refused: {rejection}") from None
 
@@ -207,15 +218,26 @@ def _volumes(
     made = 0
     rejected: Counter[str] = Counter()
     refused = divided(series)
+    patients: dict[str, set[str]] = {}
+    for one in series:
+        patients.setdefault(one.study_uid, set()).add(same_patient(one.patient_id))
+    numbers = {uid: number for number, uid in enumerate(patients)}
     for study in studies(series):
         built: list[NewScan] = []
+        uid = study[0].study_uid
+        of_study = {"study": numbers[uid], "several_patients": len(patients[uid]) > 1}
 
-        def build(candidate: Candidate, whole: bool, built: list[NewScan] = built) -> Rejection | None:
+        def build(
+            candidate: Candidate,
+            whole: bool,
+            built: list[NewScan] = built,
+            of_study: dict[str, Any] = of_study,
+        ) -> Rejection | None:
             try:
                 volume = build_volume(candidate.series, config.grid, config.select)
-                study, patient = _keys(candidate.series, names)
-                known = vars(_finished(volume, config, whole))
-                built.append(NewScan(**known, path=path, study_key=study, patient_key=patient))
+                keys = _keys(candidate.series, names)
+                known = vars(_finished(volume, config, whole)) | of_study | keys
+                built.append(NewScan(**known, path=path, role=candidate.role))
             except Exception as error:
                 return as_rejection(error)
             return None
@@ -231,8 +253,9 @@ def _volumes(
         log.info("series that are not used: %s", reasons)
 
 
-def _keys(series: Series, names: Pseudonymizer | None) -> tuple[str, str] | tuple[None, None]:
+def _keys(series: Series, names: Pseudonymizer | None) -> dict[str, str]:
     """Of its study and patient."""
     if names is None:
-        return None, None
-    return names.study(series.study_uid), names.patient(series.patient_id, series.study_uid)
+        return {}
+    patient = names.patient(series.patient_id, series.study_uid)
+    return {"study_key": names.study(series.study_uid), "patient_key": patient}

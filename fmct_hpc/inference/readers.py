@@ -17,8 +17,10 @@ from shards import Dataset
 from shards.errors import FmctError
 from shards.info import FILE_NAME
 from shards.layers import named_layers
+from shards.schema import Role
 
 GROUP = "fmct_hpc.readers"
+OF_STUDY = ("role", "study", "several_patients")
 KEY_DIGITS = 32
 """As many as a volume's pseudonym has."""
 
@@ -39,6 +41,13 @@ class Scan(NamedTuple):
     """What it was read from; None of an array."""
     flags: tuple[str, ...] | None = None
     """What the checks of preprocessing found; None of a dataset's volume, whose manifest has them."""
+    role: Role | None = None
+    """Among the series of its study; None where the reader does not say."""
+    study: int | None = None
+    """Number of its study among those of the path, whose scans come one behind another, the best first; None
+    where nothing says which study it belongs to."""
+    several_patients: bool = False
+    """Do other series of the study bear another Patient ID?"""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -58,6 +67,7 @@ class Read(Protocol):
     source_digest: str
     flags: Sequence[str]
     """What its checks found: words in snake_case."""
+    # And, where it knows them, `role`, `study` and `several_patients`, as `Scan` has them.
 
 
 class Reader(Protocol):
@@ -155,6 +165,7 @@ def in_groups(scans: Iterable[Scan], size: int) -> Iterator[list[Scan]]:
 
 def _scan(volume: Read) -> Scan:
     origin = {name: getattr(volume, name) for name in ("study_key", "patient_key", "path")}
+    origin |= {name: getattr(volume, name) for name in OF_STUDY if hasattr(volume, name)}
     return Scan(
         key=volume.source_digest[:KEY_DIGITS],
         voxels=volume.voxels,
