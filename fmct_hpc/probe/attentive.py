@@ -4,11 +4,15 @@ Each query weighs the patches by a softmax of its product with their tokens; a l
 weighted means of all queries. Without projections of keys and values (Psomas et al. 2025, "Attention,
 Please!") it costs a hundredth of an attention layer, and since the classifier is linear, projected values
 would add nothing to what it can compute.
+
+Of a study the patches of all series are attended to together. An embedding of a series' role is added to
+its tokens where they are keys, as DETR adds positions (Carion et al. 2020, appendix A.3), so that a query can
+look for its finding in the thin bone series; what it gathers are the tokens themselves.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +23,39 @@ from fmct_hpc.probe.config import AttentiveConfig
 from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.kinds import BINARY, Kind
 from fmct_hpc.probe.problem import Fitted, Problem
+from fmct_hpc.probe.samples import Members
+from fmct_hpc.probe.series import ROLES, Series, padded, role_terms
 from fmct_hpc.train.schedules import cosine
 
 _ORDER = int.from_bytes(b"order")
 _START = int.from_bytes(b"start")
 SAMPLE = 64
 """Volumes of which channel means and deviations are taken: their patches are tens of thousands of tokens."""
+
+
+@dataclass(frozen=True)
+class StudyTokens:
+    """Patch tokens of studies, read from those of volumes."""
+
+    tokens: NDArray[np.floating[Any]]
+    """(volumes, patches, width), of which a batch at a time is read."""
+    places: NDArray[np.int64]
+    """(M,): rows of `tokens` of the members."""
+    members: Members
+
+    def read(self, rows: NDArray[np.int64]) -> Series:
+        """Of some studies."""
+        some = Members(self.places, self.members.roles, self.members.counts).of(rows)
+        return some.reading(self.tokens[some.volumes])
+
+
+class Inputs(NamedTuple):
+    """Standardised tokens of a batch."""
+
+    tokens: Tensor
+    """(B, patches, width); of studies those of all series, one series behind another."""
+    roles: Tensor | None = None
+    """(B, series): numbers of the series' roles, -1 where a study has fewer; None of volumes."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +78,44 @@ class AttentiveHead(Head):
 
     def raw(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Of patch tokens (B, patches, width), as a feature store keeps them."""
-        head = [torch.from_numpy(np.asarray(part)) for part in (self.queries, self.readout, self.bias)]
-        tokens = torch.from_numpy((inputs.astype(np.float32) - self.mean) / self.deviation)
-        return _raw(tokens, head).numpy()
+        return _raw(
+            Inputs(self._standardised(inputs)), self._parts(self.queries, self.readout, self.bias)
+        ).numpy()
+
+    def _standardised(self, inputs: NDArray[np.floating[Any]]) -> Tensor:
+        return torch.from_numpy((inputs.astype(np.float32) - self.mean) / self.deviation)
+
+    @staticmethod
+    def _parts(*arrays: NDArray[np.float32]) -> list[Tensor]:
+        return [torch.from_numpy(np.asarray(part)) for part in arrays]
+
+
+@dataclass(frozen=True)
+class StudyAttentiveHead(AttentiveHead):
+    """The same over the series of studies."""
+
+    roles: NDArray[np.float32]
+    """(roles, width): embeddings, in the order of `fmct_hpc.probe.series.ROLES`."""
+
+    def raw_of_studies(self, series: Series) -> NDArray[np.float32]:
+        """Of patch tokens of all series."""
+        tokens = self._standardised(series.values)
+        parts = self._parts(self.queries, self.readout, self.bias, self.roles)
+        return _raw(_together(tokens, series), parts).numpy()
+
+
+def _together(tokens: Tensor, series: Series) -> Inputs:
+    """Tokens (M, patches, width) of all series, study by study."""
+    places, roles = padded(series.counts, series.roles)
+    return Inputs(tokens[places].flatten(1, 2), roles)
 
 
 def attentive(
-    tokens: NDArray[np.floating[Any]], problems: Sequence[Problem], config: AttentiveConfig
+    tokens: NDArray[np.floating[Any]] | StudyTokens, problems: Sequence[Problem], config: AttentiveConfig
 ) -> list[Fitted]:
     """Train every problem at every rate; keep rate and step of least loss on validation.
 
-    tokens: (N, patches, width), of which a batch at a time is read.
+    tokens: (N, patches, width), of which a batch at a time is read, or those of N studies.
     """
     return [_train(tokens, problem, config) for problem in problems]
 
@@ -65,29 +123,40 @@ def attentive(
 class _Scale:
     """Channel means and deviations over the patches of some training volumes."""
 
-    def __init__(self, tokens: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> None:
+    def __init__(self, tokens: NDArray[np.floating[Any]] | StudyTokens, rows: NDArray[np.int64]) -> None:
+        self._tokens = tokens
         chosen = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
-        sample = torch.from_numpy(np.asarray(tokens[chosen], dtype=np.float32)).flatten(0, 1)
-        self._tokens, self.mean, self.deviation = tokens, sample.mean(dim=0), sample.std(dim=0).clamp(1e-6)
+        sample = self._read(chosen)[0].flatten(0, 1)
+        self.mean, self.deviation = sample.mean(dim=0), sample.std(dim=0).clamp(1e-6)
 
-    def read(self, rows: NDArray[np.int64]) -> Tensor:
-        """Standardised tokens of some volumes: float32 (B, patches, width)."""
-        read = torch.from_numpy(np.asarray(self._tokens[rows], dtype=np.float32))
-        return (read - self.mean) / self.deviation
+    def _read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Series | None]:
+        """Of volumes (B, patches, width), of studies those of all series, (M, patches, width)."""
+        series = self._tokens.read(rows) if isinstance(self._tokens, StudyTokens) else None
+        values = self._tokens[rows] if series is None else series.values  # type: ignore[index]
+        return torch.from_numpy(np.asarray(values, dtype=np.float32)), series
+
+    def read(self, rows: NDArray[np.int64]) -> Inputs:
+        """Standardised tokens of some volumes or studies."""
+        read, series = self._read(rows)
+        standardised = (read - self.mean) / self.deviation
+        return Inputs(standardised) if series is None else _together(standardised, series)
 
 
-def _train(tokens: NDArray[np.floating[Any]], problem: Problem, config: AttentiveConfig) -> Fitted:
+def _train(
+    tokens: NDArray[np.floating[Any]] | StudyTokens, problem: Problem, config: AttentiveConfig
+) -> Fitted:
     scale = _Scale(tokens, problem.unlabelled)
     kind = problem.kind.on(problem.labels[problem.train])
     truth = problem.labels[problem.validation]
-    rates, width = config.learning_rates, tokens.shape[-1]
+    rates, width = config.learning_rates, len(scale.mean)
     # Queries begin near zero, so that training begins at mean pooling; read-outs at zero.
     generator = np.random.Generator(np.random.Philox(key=[problem.seed, _START]))
     start = torch.from_numpy(generator.normal(0, 1 / width, (config.queries, width)).astype(np.float32))
     free = kind.start(problem.labels[problem.train])
     shape = start.shape if kind == BINARY else (*start.shape, kind.directions)
+    roles = [torch.zeros(len(ROLES), width)] if isinstance(tokens, StudyTokens) else []
     heads = [
-        [part.requires_grad_() for part in (start.clone(), torch.zeros(shape), free.clone())] for _ in rates
+        [part.clone().requires_grad_() for part in (start, torch.zeros(shape), free, *roles)] for _ in rates
     ]
     optimizer = torch.optim.AdamW(
         [{"params": head, "lr": rate} for head, rate in zip(heads, rates, strict=True)],
@@ -118,10 +187,11 @@ def _train(tokens: NDArray[np.floating[Any]], problem: Problem, config: Attentiv
             chosen = {"learning_rate": rates[number], "step": float(step + 1)}
             on_best = on_validation[number]
     scores = _predictions(scale, [kept], kind, problem.scored, config.batch)[0]
-    queries, readout, bias = (part.numpy() for part in _finished(kept, kind))
+    queries, readout, bias, *embedding = (part.numpy() for part in _finished(kept, kind))
     readout, bias = (part.astype(np.float32) for part in kind.absorbed(readout, bias))
-    parts = (scale.mean.numpy(), scale.deviation.numpy(), queries, readout, bias)
-    return Fitted(on_best, scores, chosen, AttentiveHead(*parts))
+    parts = (scale.mean.numpy(), scale.deviation.numpy(), queries, readout, bias, *embedding)
+    of_studies = bool(embedding)
+    return Fitted(on_best, scores, chosen, (StudyAttentiveHead if of_studies else AttentiveHead)(*parts))
 
 
 def _batch(problem: Problem, step: int, batch: int) -> NDArray[np.int64]:
@@ -132,15 +202,20 @@ def _batch(problem: Problem, step: int, batch: int) -> NDArray[np.int64]:
 
 
 def _finished(head: Sequence[Tensor], kind: Kind) -> list[Tensor]:
-    """Queries, readout, and the biases of the free parameters."""
-    queries, readout, free = head
-    return [queries, readout, kind.biases(free)]
+    """Queries, readout, the biases of the free parameters, and of studies the roles' embedding."""
+    queries, readout, free, *embedding = head
+    return [queries, readout, kind.biases(free), *embedding]
 
 
-def _raw(tokens: Tensor, head: Sequence[Tensor]) -> Tensor:
-    """(B, patches, width) -> (B,), or (B, outputs) of a readout with directions."""
-    queries, readout, bias = head
-    attention = (tokens @ queries.T).softmax(dim=1)  # over patches
+def _raw(inputs: Inputs, head: Sequence[Tensor]) -> Tensor:
+    """(B,), or (B, outputs) of a readout with directions."""
+    queries, readout, bias, *embedding = head
+    tokens = inputs.tokens
+    products = tokens @ queries.T
+    if inputs.roles is not None:
+        terms = role_terms(inputs.roles, queries, embedding[0])
+        products = products + terms.repeat_interleave(tokens.shape[1] // terms.shape[1], dim=1)
+    attention = products.softmax(dim=1)  # over patches
     gathered = attention.transpose(1, 2) @ tokens
     if readout.ndim > 2:
         return torch.tensordot(gathered, readout, dims=2) + bias

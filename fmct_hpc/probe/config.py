@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from fmct_hpc.fields import Device, Fraction, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.series import SeriesPool
 from fmct_hpc.probe.splits import SplitConfig
 from shards.label_kinds import Kinds
 from shards.section import Section
@@ -21,6 +22,8 @@ Folds = Annotated[int, Field(ge=3)]
 MethodName = Literal["logistic", "linear", "neighbours", "attentive", "finetune"]
 Pool = Literal["cls", "mean", "both"]
 FinetunePool = Literal["cls", "mean", "max"]
+Sample = Literal["volume", "best", "study"]
+"""A volume; the best volume of a study, which `select.keep=best` would have made; all volumes of a study."""
 
 
 class LogisticConfig(Section):
@@ -131,6 +134,10 @@ class ProbeConfig(Section):
     """For the features, cpu, gpu or gpu:1; the classifiers run on the CPU."""
     logistic: LogisticConfig = LogisticConfig()
     neighbours: NeighboursConfig = NeighboursConfig()
+    sample: Sample = "volume"
+    """What one sample is, as in a sweep's `samples`."""
+    series_pool: SeriesPool = "mean"
+    """As in a sweep."""
     bootstrap: Positive = 2000
     """Resamples of patients for the intervals."""
     confidence: Open = 0.95
@@ -153,6 +160,12 @@ class GridConfig(Section):
     """Of the encoders, from 0, or from the end by -1 and so on; fine-tuning has none."""
     pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("both",)
     """CLS token, mean of the patch tokens, or both side by side; attentive pooling reads the tokens."""
+    samples: Annotated[tuple[Sample, ...], Field(min_length=1)] = ("volume",)
+    """What one sample is: `volume`; `study`, all volumes of a study; or `best`, a study's best volume alone,
+    with which `study` is compared."""
+    series_pool: SeriesPool = "mean"
+    """Of studies, what methods on features see of their series' features: the mean, which a classifier of
+    volumes' features reads without a change, or the maximum in each channel."""
     fractions: tuple[Share, ...] = (1.0,)
     """Shares of the labelled patients of each class, in training and validation; the smaller lie within
     the greater."""
@@ -193,7 +206,7 @@ class GridConfig(Section):
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "GridConfig":
-        for key in ("methods", "layers", "pools", "fractions", "shots", "seeds"):
+        for key in ("methods", "layers", "pools", "samples", "fractions", "shots", "seeds"):
             values = getattr(self, key)
             if values and len(set(values)) < len(values):
                 raise ValueError(f"{key} names one twice")

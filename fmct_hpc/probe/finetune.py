@@ -17,6 +17,9 @@ from fmct_hpc.probe.batches import batches
 from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 from fmct_hpc.probe.goal import Findings, Goal, KindLayer
 from fmct_hpc.probe.heads import LinearHead, pooled
+from fmct_hpc.probe.samples import Members
+from fmct_hpc.probe.series import padded
+from fmct_hpc.probe.series_attention import SeriesAttention, StudyLinearHead
 from fmct_hpc.train.schedules import cosine, ramp
 from shards.errors import FmctError
 
@@ -63,25 +66,42 @@ class Classifier(nn.Module):
     """An encoder and a linear layer on its pooled and standardised tokens.
 
     Pooled tokens of different heads differ little beside what they have in common, which batch normalisation
-    without an affine part takes away (He et al. 2022, appendix A.1, of linear probing).
+    without an affine part takes away (He et al. 2022, appendix A.1, of linear probing). Of studies the pooled
+    tokens of all series are gathered by attention before.
     """
 
-    def __init__(self, encoder: Tunable, head: nn.Linear | KindLayer, config: FinetuneConfig) -> None:
+    def __init__(
+        self,
+        encoder: Tunable,
+        head: nn.Linear | KindLayer,
+        config: FinetuneConfig,
+        of_studies: bool = False,
+    ) -> None:
         """head: of `Goal.layer`."""
         super().__init__()
         self.encoder = encoder
         self.pool = pools_of(encoder, config)
         width = pooled_width(encoder, config)
+        self.series = SeriesAttention(width) if of_studies else None
         self.standardise = nn.BatchNorm1d(width, affine=False)
         self.head = head
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             nn.init.trunc_normal_(self.head.weight, std=0.02)
 
-    def forward(self, views: Tensor, path_scales: Tensor | None = None) -> Tensor:
-        """(B, C, D, H, W) -> raw outputs (B, T), of binary labels logits."""
+    def forward(
+        self, views: Tensor, path_scales: Tensor | None = None, studies: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """(B, C, D, H, W) -> raw outputs (B, T), of binary labels logits.
+
+        studies: of `padded`, where the views are the series of studies; then B is the number of studies.
+        """
         tokens = self.encoder(views) if path_scales is None else self.encoder(views, path_scales=path_scales)
-        return self.head(self.standardise(pooled(tokens, self.encoder.prefix, self.pool)))
+        gathered = pooled(tokens, self.encoder.prefix, self.pool)
+        if self.series is not None:
+            assert studies is not None
+            gathered = self.series(gathered, *studies)
+        return self.head(self.standardise(gathered))
 
     def as_head(self, goal: Goal) -> LinearHead:
         """What predicts the label, of binary ones the first, on the pooled tokens."""
@@ -91,7 +111,10 @@ class Classifier(nn.Module):
         assert norm.running_var is not None
         scale = (norm.running_var + norm.eps).rsqrt()
         mean, deviation = (part.detach().float().cpu().numpy() for part in (norm.running_mean, scale))
-        return LinearHead(mean, deviation, weight, bias)
+        if self.series is None:
+            return LinearHead(mean, deviation, weight, bias)
+        attention = (part.detach().float().cpu().numpy() for part in (self.series.weight, self.series.roles))
+        return StudyLinearHead(mean, deviation, weight, bias, *attention)
 
 
 def pooled_width(encoder: Tunable, config: FinetuneConfig) -> int:
@@ -113,6 +136,7 @@ def finetune(
     labels: NDArray[np.floating] | Goal,
     rows: Rows,
     config: FinetuneConfig,
+    members: Members | None = None,
 ) -> Finetuned:
     """Train a copy of `encoder` on some rows' labels, choose the step on others, score the rest.
 
@@ -120,13 +144,17 @@ def finetune(
     (N, T), 0 or 1, NaN where unknown, or the goal that labels of another kind are. Only those of rows.train
     and rows.validation are read. A batch, what is changed about its views and the skipped branches are
     functions of (seed, step, row), so the same call gives the same scores. The step of the greatest mean
-    area is taken, of equal ones that of the least loss. Raises FmctError where no task has both classes
-    among the training rows.
+    area is taken, of equal ones that of the least loss.
+
+    members: where rows and labels are of studies, whose series have the views, one behind another
+    (members.volumes is not read). Raises FmctError where no task has both classes among the training rows.
     """
     goal = labels if isinstance(labels, Goal) else Findings(labels, rows.train, config)
     device = next(encoder.parameters()).device
     drop_path = config.drop_path if isinstance(encoder, VisionTransformer) else 0.0
-    model = Classifier(copy.deepcopy(encoder), goal.layer(pooled_width(encoder, config)), config).to(device)
+    layer = goal.layer(pooled_width(encoder, config))
+    model = Classifier(copy.deepcopy(encoder), layer, config, members is not None).to(device)
+    seen = _Views(views, members)
     optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
@@ -134,11 +162,12 @@ def finetune(
     losses: list[float] = []
     for step, places in enumerate(_batches(len(rows.train), config)):
         batch = rows.train[places]
-        changed = _changed(views[torch.from_numpy(batch)], step, config).to(device)
-        scales = path_scales(config.seed, step, batch, 1, encoder.depth, drop_path)[0].to(device)
+        numbers, of_studies = seen.of(batch)
+        changed = _changed(views[torch.from_numpy(numbers)], step, config).to(device)
+        scales = path_scales(config.seed, step, numbers, 1, encoder.depth, drop_path)[0].to(device)
         model.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = model(changed, scales if drop_path else None)
+            logits = model(changed, scales if drop_path else None, of_studies)
         loss = goal.loss(logits.float(), places)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * _schedule(config, step)
@@ -148,7 +177,7 @@ def finetune(
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % config.check_every == 0 or step + 1 == config.steps:
-            scores = _score(model, views, rows.validation, config)
+            scores = _score(model, seen, rows.validation, config)
             auc, loss_now = goal.judged(scores, rows.validation)
             checks.append(Check(step + 1, float(np.mean(losses)), auc, loss_now))
             losses.clear()
@@ -157,7 +186,23 @@ def finetune(
                 best = (auc, -loss_now), step + 1, copy.deepcopy(model.state_dict())
     assert best is not None  # config.steps is at least 1
     model.load_state_dict(best[2])
-    return Finetuned(_score(model, views, rows.score, config), best[1], checks, model)
+    return Finetuned(_score(model, seen, rows.score, config), best[1], checks, model)
+
+
+class _Views:
+    """The views of volumes, or of the series of studies."""
+
+    def __init__(self, views: Tensor, members: Members | None) -> None:
+        self.views, self._members = views, members
+        if members is not None:  # by the views' own numbers
+            self._members = Members(np.arange(len(views)), members.roles, members.counts)
+
+    def of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[Tensor, Tensor] | None]:
+        """Numbers of the views of some rows, and for `Classifier` which of them are of one study."""
+        if self._members is None:
+            return rows, None
+        some = self._members.of(rows)
+        return some.volumes, padded(some.counts, some.roles)
 
 
 def _groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, object]]:
@@ -217,16 +262,17 @@ def _changed(views: Tensor, step: int, config: FinetuneConfig) -> Tensor:
 
 @torch.no_grad()
 def _score(
-    model: Classifier, views: Tensor, rows: NDArray[np.int64], config: FinetuneConfig
+    model: Classifier, seen: _Views, rows: NDArray[np.int64], config: FinetuneConfig
 ) -> NDArray[np.float32]:
     """Logits of the rows' unchanged views: (len(rows), T)."""
     model.eval()
     device = model.head.weight.device
     scores = [np.empty((0, model.head.out_features), np.float32)]
     for start in range(0, len(rows), config.batch):
-        batch = views[torch.from_numpy(rows[start : start + config.batch])].float().to(device)
+        numbers, of_studies = seen.of(rows[start : start + config.batch])
+        batch = seen.views[torch.from_numpy(numbers)].float().to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            scores.append(model(batch).float().cpu().numpy())
+            scores.append(model(batch, None, of_studies).float().cpu().numpy())
     return np.concatenate(scores)
 
 

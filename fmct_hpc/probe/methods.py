@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.model.tunable import Tunable
-from fmct_hpc.probe.attentive import attentive
+from fmct_hpc.probe.attentive import StudyTokens, attentive
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
 from fmct_hpc.probe.encoders import Encoder, EncoderSpec, open_encoder
@@ -20,6 +20,8 @@ from fmct_hpc.probe.logistic import logistic
 from fmct_hpc.probe.neighbours import neighbours
 from fmct_hpc.probe.penalised import penalised
 from fmct_hpc.probe.problem import Fitted, Problem
+from fmct_hpc.probe.samples import Members, StudyCohort
+from fmct_hpc.probe.series import over_series
 from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset, info
@@ -57,7 +59,7 @@ def _apart(
 
 @dataclass(frozen=True)
 class Source:
-    """One encoder and the cohort's volumes, as the methods read them."""
+    """One encoder and the cohort's volumes, or studies, as the methods read them."""
 
     spec: EncoderSpec
     config: SweepConfig
@@ -83,8 +85,21 @@ class Source:
         return self._encoder.step if method in ON_VOLUMES else self.store.info.step
 
     @cached_property
+    def _studies(self) -> tuple[Cohort, Members] | None:
+        """The volumes, and which of them the cohort's studies are made of; None of a cohort of volumes."""
+        cohort = self.cohort
+        if not isinstance(cohort, StudyCohort) or cohort.members is None:
+            return None
+        assert cohort.volumes is not None
+        return cohort.volumes, cohort.members
+
+    @cached_property
     def _places(self) -> NDArray[np.int64]:
-        return self.cohort.places_in(self.store)
+        """Rows of the store, of the cohort's volumes or of all volumes of its studies."""
+        if self._studies is None:
+            return self.cohort.places_in(self.store)
+        volumes, members = self._studies
+        return volumes.places_in(self.store)[members.volumes]
 
     def fit(
         self, method: MethodName, layer: int | None, pool: Pool | None, problems: Sequence[Problem]
@@ -95,8 +110,11 @@ class Source:
             return [self._finetune(problem) for problem in problems]
         assert layer is not None
         if method == "attentive":
-            moved = [self._in_store(problem) for problem in problems]
-            return attentive(self.store.tokens(layer), moved, config.attentive)
+            tokens = self.store.tokens(layer)
+            if self._studies is not None:
+                of_studies = StudyTokens(tokens, self._places, self._studies[1])
+                return attentive(of_studies, problems, config.attentive)
+            return attentive(tokens, [self._in_store(problem) for problem in problems], config.attentive)
         assert pool is not None
         features = self.vectors(layer, pool)
         if method == "logistic":
@@ -110,8 +128,11 @@ class Source:
         return neighbours(features, problems, config.neighbours)
 
     def vectors(self, layer: int, pool: Pool) -> NDArray[np.float32]:
-        """Features of the cohort's volumes, (N, width)."""
-        return self.store.vectors(layer, pool)[self._places]
+        """Features of the cohort's volumes, or over the series of its studies, (N, width)."""
+        found = self.store.vectors(layer, pool)[self._places]
+        if self._studies is None:
+            return found
+        return over_series(self._studies[1].reading(found), self.config.series_pool)
 
     def _in_store(self, problem: Problem) -> Problem:
         """The same problem with the store's numbers of volumes: its tokens stay in their file."""
@@ -151,7 +172,12 @@ class Source:
         goal = goal_of(problem.kind, problem.labels[used], train, config)
         module = self._encoder.module
         assert isinstance(module, Tunable)
-        found = finetune(module, self._views(used), goal, Rows(train, validation, wanted), config)
+        rows, members = self.cohort.rows[used], None
+        if self._studies is not None:
+            volumes, members = self._studies[0], self._studies[1].of(used)
+            rows = volumes.rows[members.volumes]
+        which = Rows(train, validation, wanted)
+        found = finetune(module, self._views(rows), goal, which, config, members)
         scores = goal.predictions(found.scores)
         chosen = {"step": float(found.step)}
         head = found.model.as_head(goal)
@@ -159,13 +185,10 @@ class Source:
         return fitted, found.model.encoder
 
     def _views(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """The whole field of some volumes of the cohort in float16: 5 MB each at 96³."""
+        """The whole field of some volumes of the dataset in float16: 5 MB each at 96³."""
         dataset, encoder = Dataset.open(self.config.data), self._encoder
         require_same_preprocessing(
             dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {self.spec.name}"
         )
-        views = [
-            encoder.transform(dataset.read(int(row)), dataset.info.spacing_mm).half()
-            for row in self.cohort.rows[rows]
-        ]
+        views = [encoder.transform(dataset.read(int(row)), dataset.info.spacing_mm).half() for row in rows]
         return torch.stack(views)

@@ -183,6 +183,8 @@ def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
         neighbours=config.neighbours,
         batch=config.batch,
         device=config.device,
+        samples=(config.sample,),
+        series_pool=config.series_pool,
     )
 
 

@@ -14,6 +14,7 @@ from fmct_hpc.probe.labels import STUDY_COLUMN
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.bootstrap import bootstrap
 from fmct_hpc.probe.statistics.scored import Scored
+from fmct_hpc.probe.sweep.tables import PREDICTIONS, read
 from shards import Dataset
 from shards.atomic import atomic_path
 from shards.errors import FmctError, raise_refusal
@@ -21,7 +22,7 @@ from shards.patients import tied_patients
 from shards.table_file import read_table
 
 TABLE = "subgroups.parquet"
-OF_RESULT = ("encoder", "method", "pool", "layer", "task", "split")
+OF_RESULT = ("encoder", "method", "pool", "layer", "task", "split", "sample")
 SCHEMA = pa.schema(
     [
         *((name, pa.int32() if name == "layer" else pa.string()) for name in (*OF_RESULT, "by", "group")),
@@ -92,7 +93,7 @@ def subgroups(
 def _predictions(results: Path) -> pa.Table:
     """Of the full label budget and the first seed."""
     try:
-        table = pq.read_table(results / "predictions.parquet")
+        table = read(results / "predictions.parquet", PREDICTIONS)
     except (OSError, pa.ArrowInvalid) as error:
         raise_refusal(error, results)
         raise FmctError(f"{results}: no predictions; `fmct probe` and `fmct sweep` write them") from None

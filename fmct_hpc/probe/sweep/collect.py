@@ -3,6 +3,7 @@
 import json
 import logging
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from fmct_hpc.probe.cohort import Cohort
-from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.config import Sample, SweepConfig
 from fmct_hpc.probe.kinds import BINARY, Kind
 from fmct_hpc.probe.leakage import Leakage
+from fmct_hpc.probe.samples import StudyCohort
 from fmct_hpc.probe.statistics.judged import Judged, paired, resampled
 from fmct_hpc.probe.statistics.paired import compare, holm
 from fmct_hpc.probe.statistics.scored import Scored
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _SAME = ("method", "pool", "layer", "fraction", "shots")
 """What the units of a comparison share beside tasks and seeds."""
+_FAMILY = (*_SAME, "seed", "split", "sample", "versus_sample")
 
 
 class Summary(BaseModel):
@@ -45,15 +48,28 @@ class Summary(BaseModel):
     cohort_digest: str
     confidence: float
     leakage: tuple[Leakage, ...]
+    torn_studies: int = 0
+    """Left out of samples of studies, as their volumes bear several Patient IDs."""
 
     def __str__(self) -> str:
         partial = "" if self.done == self.units else f" ({self.done} of {self.units} units done so far)"
         refused = f", {self.refused} of them without figures" if self.refused else ""
-        return f"{self.results} results{refused}, {self.comparisons} comparisons{partial}"
+        torn = f"; {self.torn_studies} studies of several Patient IDs left out" if self.torn_studies else ""
+        return f"{self.results} results{refused}, {self.comparisons} comparisons{partial}{torn}"
 
 
-def collect_tables(out: Path, plan: Plan, done: list[int], config: SweepConfig, cohort: Cohort) -> Summary:
-    """Write the tables of the units numbered `done`, in the grid's order, and the summary last."""
+def collect_tables(
+    out: Path,
+    plan: Plan,
+    done: list[int],
+    config: SweepConfig,
+    cohorts: Mapping[Sample, Cohort],
+    cohort: Cohort,
+) -> Summary:
+    """Write the tables of the units numbered `done`, in the grid's order, and the summary last.
+
+    cohorts: by sample; cohort: of volumes.
+    """
     files = {number: UnitFiles(out, plan.digests[number]) for number in done}
     results = [read(files[number].table("results"), RESULTS) for number in done]
     joined = pa.concat_tables(results) if results else RESULTS.empty_table()
@@ -76,6 +92,7 @@ def collect_tables(out: Path, plan: Plan, done: list[int], config: SweepConfig, 
         cohort_digest=cohort.digest,
         confidence=config.confidence,
         leakage=plan.leakage,
+        torn_studies=max(one.torn if isinstance(one, StudyCohort) else 0 for one in cohorts.values()),
     )
     write_text(out / "summary.json", summary.model_dump_json(indent=1) + "\n")
     return summary
@@ -89,37 +106,45 @@ def _write(table: pa.Table, path: Path) -> None:
 def _comparisons(
     plan: Plan, files: dict[int, UnitFiles], config: SweepConfig, cohort: Cohort
 ) -> list[dict[str, object]]:
-    """A row for each pair of encoders, task, seed and test set under the same method and budget.
+    """A row for each pair, task, seed and test set under the same method and budget.
 
-    Holm's family are the tasks and pairs of one method, pool, layer, budget, seed and test set.
+    Pairs are of encoders with one sample, or of an encoder's `best` and `study`, which are scores of the same
+    studies. Holm's family are the tasks and pairs of one method, pool, layer, budget, seed, test set, and
+    samples.
     """
     patients = dict(zip(cohort.keys.tolist(), cohort.patient_keys.tolist(), strict=True))
     groups: dict[str, list[int]] = defaultdict(list)
     for number in files:
         unit = plan.units[number]
         groups[unit.model_dump_json(exclude={"encoder"})].append(number)
+        if unit.sample != "volume":
+            groups[unit.model_dump_json(exclude={"sample"})].append(number)
     rows: list[dict[str, object]] = []
     for numbers in groups.values():
         if len(numbers) < 2:
             continue
         unit = plan.units[numbers[0]]
         shared = unit.model_dump(include=set(_SAME))
-        tests = {plan.units[number].encoder: _read(files[number], patients, cohort) for number in numbers}
-        for (first, ours), (second, theirs) in combinations(tests.items(), 2):
+        tests = [(plan.units[number], _read(files[number], patients, cohort)) for number in numbers]
+        for (first, ours), (second, theirs) in combinations(tests, 2):
             for test in ours.keys() & theirs.keys():
                 task, seed, split = json.loads(test)
                 found = _compared(ours[test], theirs[test], cohort.kind(task), config)
                 if found is not None:
-                    of_pair = {"encoder": first, "versus": second, "task": task, "seed": seed, "split": split}
+                    of_pair = {
+                        **{"encoder": first.encoder, "versus": second.encoder},
+                        **{"sample": first.sample, "versus_sample": second.sample},
+                        **{"task": task, "seed": seed, "split": split},
+                    }
                     rows.append({**shared, **of_pair, **found})
     families: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
-        families[json.dumps([row[name] for name in (*_SAME, "seed", "split")])].append(place)
+        families[json.dumps([row[name] for name in _FAMILY])].append(place)
     for places in families.values():
         adjusted = holm([float(str(rows[place]["p"])) for place in places])
         for place, p in zip(places, adjusted, strict=True):
             rows[place]["p_holm"] = float(p)
-    order = ("method", "task", "encoder", "versus", "seed", "split")
+    order = ("method", "task", "sample", "versus_sample", "encoder", "versus", "seed", "split")
     return sorted(rows, key=lambda row: [str(row[name]) for name in order])
 
 

@@ -4,10 +4,11 @@ import hashlib
 import heapq
 import json
 from collections.abc import Sequence
+from itertools import product
 
 from fmct_hpc.probe.budget import Budget
 from fmct_hpc.probe.cohort import Cohort
-from fmct_hpc.probe.config import MethodName, Pool, SweepConfig
+from fmct_hpc.probe.config import MethodName, Pool, Sample, SweepConfig
 from fmct_hpc.probe.methods import DETERMINISTIC, ON_TOKENS, ON_VOLUMES
 from shards.label_kinds import LabelKinds
 from shards.section import Section
@@ -35,6 +36,7 @@ class Unit(Section):
     """One of fraction and shots is None."""
     seeds: tuple[int, ...]
     tasks: tuple[str, ...]
+    sample: Sample = "volume"
 
     @property
     def budget(self) -> Budget:
@@ -49,6 +51,8 @@ class Unit(Section):
         kinds = {
             task: config.kinds[task] for task in self.tasks if config.kinds.get(task, "binary") != "binary"
         }
+        if self.sample == "study" and self.pool is not None:
+            settings["series_pool"] = config.series_pool
         if kinds:
             settings["kinds"] = LabelKinds(kinds=kinds).model_dump(mode="json")["kinds"]
         document = [VERSION, cohort.digest, self.recorded(), settings]
@@ -75,33 +79,33 @@ def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
     budgets = [Budget(fraction, None) for fraction in config.fractions]
     budgets += [Budget(None, shots) for shots in config.shots]
     found = []
-    for spec in config.encoders:
-        for method in config.methods:
-            layers: tuple[int | None, ...] = (None,) if method in ON_VOLUMES else config.layers
-            pools: tuple[Pool | None, ...] = (None,) if method in (*ON_VOLUMES, *ON_TOKENS) else config.pools
-            for layer, pool, budget in ((la, p, b) for la in layers for p in pools for b in budgets):
-                seeds = config.seeds if budget.shots is None else tuple(range(config.repeats))
-                if budget.fraction == 1 and method in DETERMINISTIC:
-                    seeds = seeds[:1]
-                expensive = method in (*ON_VOLUMES, *ON_TOKENS)
-                parts = (
-                    [((seed,), (task,)) for task in tasks for seed in seeds]
-                    if expensive
-                    else [(seeds, tuple(tasks))]
-                )
-                for own_seeds, own_tasks in parts:
-                    found.append(
-                        Unit(
-                            encoder=spec.name,
-                            method=method,
-                            layer=layer,
-                            pool=pool,
-                            fraction=budget.fraction,
-                            shots=budget.shots,
-                            seeds=own_seeds,
-                            tasks=own_tasks,
-                        )
+    for spec, sample, method in product(config.encoders, config.samples, config.methods):
+        layers: tuple[int | None, ...] = (None,) if method in ON_VOLUMES else config.layers
+        pools: tuple[Pool | None, ...] = (None,) if method in (*ON_VOLUMES, *ON_TOKENS) else config.pools
+        for layer, pool, budget in product(layers, pools, budgets):
+            seeds = config.seeds if budget.shots is None else tuple(range(config.repeats))
+            if budget.fraction == 1 and method in DETERMINISTIC:
+                seeds = seeds[:1]
+            expensive = method in (*ON_VOLUMES, *ON_TOKENS)
+            parts = (
+                [((seed,), (task,)) for task in tasks for seed in seeds]
+                if expensive
+                else [(seeds, tuple(tasks))]
+            )
+            for own_seeds, own_tasks in parts:
+                found.append(
+                    Unit(
+                        encoder=spec.name,
+                        method=method,
+                        layer=layer,
+                        pool=pool,
+                        fraction=budget.fraction,
+                        shots=budget.shots,
+                        seeds=own_seeds,
+                        tasks=own_tasks,
+                        sample=sample,
                     )
+                )
     return found
 
 

@@ -13,11 +13,12 @@ from itertools import chain
 from pathlib import Path
 
 from fmct_hpc.probe.cohort import Cohort, read_cohort
-from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.config import Sample, SweepConfig
 from fmct_hpc.probe.encoders import open_encoder
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.leakage import check_leakage
 from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES, Source, require_methods
+from fmct_hpc.probe.samples import of_sample
 from fmct_hpc.probe.sweep import ledger
 from fmct_hpc.probe.sweep.collect import Summary, collect_tables
 from fmct_hpc.probe.sweep.grid import Unit, shared_out, units
@@ -59,8 +60,18 @@ class Sweep:
         )
 
     @cached_property
-    def _sources(self) -> dict[str, Source]:
-        return {spec.name: Source(spec, self.config, self.cohort) for spec in self.config.encoders}
+    def cohorts(self) -> dict[Sample, Cohort]:
+        """What is probed, by sample: the labelled volumes, or their studies."""
+        index = Dataset.open(self.config.data).index
+        return {sample: of_sample(self.cohort, index, sample) for sample in self.config.samples}
+
+    @cached_property
+    def _sources(self) -> dict[tuple[str, Sample], Source]:
+        return {
+            (spec.name, sample): Source(spec, self.config, cohort)
+            for spec in self.config.encoders
+            for sample, cohort in self.cohorts.items()
+        }
 
     @property
     def _encoders(self) -> tuple[str, ...]:
@@ -113,12 +124,12 @@ class Sweep:
         for table in (*ledger.TABLES, "comparisons"):
             require_file(self.out / f"{table}.parquet", self.config.labels, self.config.parts)
         grid = units(self.config, self.cohort.tasks)
-        costs = [unit.seconds(self.cohort, self.config) for unit in grid]
+        costs = [unit.seconds(self.cohorts[unit.sample], self.config) for unit in grid]
         allowed = self.config.allow_pretraining_patients, self.config.allow_unknown_pretraining
         tested = self.cohort.tested()
         plan = Plan(
             units=tuple(grid),
-            digests=tuple(unit.digest(self.config, self.cohort) for unit in grid),
+            digests=tuple(unit.digest(self.config, self.cohorts[unit.sample]) for unit in grid),
             seconds=tuple(costs),
             tasks=tuple(tuple(task) for task in shared_out(costs, 60 * self.config.task_minutes)),
             encoders=self._encoders,
@@ -166,7 +177,8 @@ class Sweep:
         self._forget(plan, missing)
         for done, number in enumerate(missing):
             progress(done, len(missing))
-            unit, source = plan.units[number], self._sources[plan.units[number].encoder]
+            unit = plan.units[number]
+            source = self._sources[unit.encoder, unit.sample]
             began = time.monotonic()
             results, predictions = compute(unit, source)
             marker = UnitMarker(
@@ -189,7 +201,7 @@ class Sweep:
         """Join what is done so far to three tables and summary.json (`collect_tables`)."""
         plan = self._current_plan()
         done = [number for number in range(len(plan.units)) if self._done(plan, number)]
-        return collect_tables(self.out, plan, done, self.config, self.cohort)
+        return collect_tables(self.out, plan, done, self.config, self.cohorts, self.cohort)
 
     def status(self) -> str:
         """How far the sweep is, in a line."""
@@ -212,7 +224,7 @@ class Sweep:
     def _current_plan(self) -> Plan:
         plan = ledger.read_plan(self.out)
         grid = units(self.config, self.cohort.tasks)
-        digests = tuple(unit.digest(self.config, self.cohort) for unit in grid)
+        digests = tuple(unit.digest(self.config, self.cohorts[unit.sample]) for unit in grid)
         if (plan.digests, plan.encoders) != (digests, self._encoders):
             raise FmctError(
                 f"{self.out / 'plan.json'}: made of another configuration, dataset or labels; "
@@ -235,5 +247,5 @@ class Sweep:
                 UnitFiles(self.out, plan.digests[number]).marker.unlink(missing_ok=True)
 
     def _source_digest(self, unit: Unit) -> str:
-        source = self._sources[unit.encoder]
+        source = self._sources[unit.encoder, unit.sample]
         return source.spec_digest if unit.method in ON_VOLUMES else source.store.info.source_digest

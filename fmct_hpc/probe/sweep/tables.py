@@ -1,6 +1,6 @@
 """The tables of a sweep: a row a result, a row a scored volume, a row a comparison.
 
-Tables of versions that had binary labels alone lack the last columns; they are null then.
+Tables of earlier versions lack the last columns; they are null then, and `sample` is volume.
 """
 
 from pathlib import Path
@@ -58,6 +58,7 @@ RESULTS = pa.schema(
         ("threshold_reason", pa.string()),
         ("kind", pa.string()),
         ("figures", pa.list_(FIGURE)),
+        ("sample", pa.string()),
     ]
 )
 
@@ -75,6 +76,7 @@ PREDICTIONS = pa.schema(
         ("value", pa.float64()),
         ("event", pa.bool_()),
         ("probabilities", pa.list_(pa.float64())),
+        ("sample", pa.dictionary(pa.int32(), pa.string())),
     ]
 )
 
@@ -97,6 +99,8 @@ COMPARISONS = pa.schema(
         ("value", pa.float64()),
         ("value_versus", pa.float64()),
         ("test", pa.string()),
+        ("sample", pa.string()),
+        ("versus_sample", pa.string()),
     ]
 )
 
@@ -106,5 +110,8 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
     table = pq.read_table(path)
     for column in schema:
         if column.name not in table.column_names:
-            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+            lacking = pa.nulls(table.num_rows, column.type)
+            if column.name in ("sample", "versus_sample"):
+                lacking = pa.repeat(pa.scalar("volume"), table.num_rows).cast(column.type)
+            table = table.append_column(column, lacking)
     return table.select(schema.names).cast(schema)
