@@ -63,7 +63,7 @@ def study_sweep(folder: Path) -> SweepConfig:
             "seeds": [0],
             "bootstrap": 50,
             "split": {"test": 0.4, "validation": 0.25},
-            "attentive": {"steps": 100, "check_every": 50},
+            "attentive": {"steps": 60, "check_every": 30},
             "finetune": {"steps": 40, "batch": 8, "check_every": 20, "lr": 0.003},
             "allow_unknown_pretraining": True,
         }

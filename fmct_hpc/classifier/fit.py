@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmct_hpc.classifier.calibration import calibrated
-from fmct_hpc.classifier.record import KindRecord, TaskRecord, Thresholds
+from fmct_hpc.classifier.record import KindRecord, StudyRecord, TaskRecord, Thresholds
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import SweepConfig
@@ -15,12 +15,17 @@ from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.kinds import BINARY
 from fmct_hpc.probe.methods import ON_VOLUMES, Source
 from fmct_hpc.probe.problem import Fitted, Problem
+from fmct_hpc.probe.samples import StudyCohort
+from fmct_hpc.probe.series import ROLES
 from fmct_hpc.probe.statistics.operating_point import operating_thresholds
 from fmct_hpc.probe.sweep.grid import Unit, units
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.probe.sweep.tested import Cell
 from fmct_hpc.probe.sweep.unit import cells, problem_of
+from shards import Dataset
 from shards.errors import FmctError
+from shards.info import preprocessing_digest, read_preprocessing
+from shards.roles import places
 
 Progress = Callable[[int, int], None]
 
@@ -39,6 +44,33 @@ class Fit(NamedTuple):
     heads: tuple[Head, ...]
     refused: tuple[str, ...]
     """Why other tasks have no classifier, a line each."""
+
+    @property
+    def of_studies(self) -> StudyRecord | None:
+        """What it takes for a study; None of volumes."""
+        cohort, unit = self.cohort, self.unit
+        if not isinstance(cohort, StudyCohort):
+            return None
+        dataset = Dataset.open(self.config.data)
+        record = read_preprocessing(dataset.path, dataset.info.config_digest)
+        if record is not None and unit.sample == "best" and "keep" in record.get("select", {}):
+            record["select"] = {**record["select"], "keep": "best"}
+        told = places(dataset.index).roles
+        if cohort.members is None or cohort.volumes is None:
+            there = told[cohort.rows]
+        else:
+            there = told[cohort.volumes.rows[cohort.members.volumes]]
+        pooled = unit.pool is not None and unit.sample == "study"
+        digest = dataset.info.config_digest if record is None else preprocessing_digest(record)
+        return StudyRecord.model_validate(
+            {
+                "sample": unit.sample,
+                "series_pool": self.config.series_pool if pooled else None,
+                "roles": tuple(role for role in ROLES if role in there),
+                "preprocessing": record,
+                "preprocess_digest": digest,
+            }
+        )
 
 
 def fit(
@@ -60,18 +92,18 @@ def fit(
     """
     config = _narrowed(config, encoder, method, tasks)
     sweep = Sweep(config, config.features)
-    cohort = sweep.cohort
-    if cohort.splits is None:
+    if sweep.cohort.splits is None:
         raise FmctError(
             "folds: cross-validation has a classifier for each fold, and none for new scans; set folds=null, "
             "or give labels with a column split"
         )
+    unit = _unit(config, sweep.cohort.tasks)
+    cohort = sweep.cohorts[unit.sample]
     source = Source(config.encoders[0], config, cohort)
     if source.spec.function is not None or source.spec.peer is not None:  # refused before it is run
         raise FmctError(f"encoder {source.spec.name}: only this package's own encoders can be exported")
     opened = open_encoder(source.spec)
     assert isinstance(opened, OurEncoder)
-    unit = _unit(config, cohort.tasks)
     chosen, rows = cells(unit, cohort)
     refused = tuple(f"task {row['task']}: {row['reason']}" for row in rows)
     if not chosen:
@@ -123,11 +155,11 @@ def _one(what: str, there: list[str], wanted: str | None) -> str:
 def _unit(config: SweepConfig, tasks: Sequence[str]) -> Unit:
     """The one cell that is left, of the first seed, with all tasks."""
     found = units(config, tasks)
-    same = {(unit.layer, unit.pool, unit.fraction, unit.shots) for unit in found}
+    same = {(unit.layer, unit.pool, unit.fraction, unit.shots, unit.sample) for unit in found}
     if len(same) > 1:
         raise FmctError(
-            "the sweep has several layers, pools or label budgets; choose one: layers=[-1] pools=[both] "
-            "fractions=[1.0] shots=[]"
+            "the sweep has several layers, pools, samples or label budgets; choose one: layers=[-1] "
+            "pools=[both] samples=[volume] fractions=[1.0] shots=[]"
         )
     if found[0].method in ON_VOLUMES and len(tasks) > 1:
         raise FmctError(f"fine-tuning gives each task an encoder of its own; name one: --task {tasks[0]}")

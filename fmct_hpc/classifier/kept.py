@@ -11,12 +11,13 @@ from safetensors.numpy import load, save
 
 from fmct_hpc.classifier.fit import Fit
 from fmct_hpc.classifier.record import ENCODER, FILE_NAME, HEADS, ClassifierRecord
-from fmct_hpc.probe.attentive import AttentiveHead
+from fmct_hpc.probe.attentive import AttentiveHead, StudyAttentiveHead
 from fmct_hpc.probe.config import FinetunePool, MethodName
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.heads import Head, LinearHead
 from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES
 from fmct_hpc.probe.neighbours import VotesHead
+from fmct_hpc.probe.series_attention import StudyLinearHead
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
 from fmct_hpc.train.export import load_encoder, write_encoder
 from shards import Dataset
@@ -34,6 +35,8 @@ KINDS: dict[MethodName, type[Head]] = {
     "attentive": AttentiveHead,
     "finetune": LinearHead,
 }
+OF_STUDIES: dict[MethodName, type[Head]] = {"attentive": StudyAttentiveHead, "finetune": StudyLinearHead}
+"""Of classifiers that attend to all series of a study."""
 REMEDY = "export the classifier again"
 
 
@@ -44,7 +47,8 @@ def write_classifier(fitted: Fit, out: Path) -> ClassifierRecord:
     """
     config, unit, encoder = fitted.config, fitted.unit, fitted.encoder
     content, labels = Dataset.open(config.data).content_digest(), sha256(config.labels)
-    cell = hashlib.sha256(unit.model_dump_json().encode()).hexdigest()
+    later = {"sample"} if unit.sample == "volume" else set()  # a key that earlier versions did not have
+    cell = hashlib.sha256(unit.model_dump_json(exclude=later).encode()).hexdigest()
     about = {"dataset": content, "labels": labels, "encoder": config.encoders[0].digest(), "cell": cell}
     sources = {name: Origin.of(None, digest) for name, digest in about.items()}
     with writing(out, "fmct export-classifier"):
@@ -76,9 +80,22 @@ def write_classifier(fitted: Fit, out: Path) -> ClassifierRecord:
             tasks=fitted.tasks,
             heads=_facts(out / HEADS),
             weights=_facts(out / ENCODER),
+            of_studies=fitted.of_studies,
         )
         write_text(out / FILE_NAME, record.text(indent=1) + "\n")
     return record
+
+
+def read_record(folder: Path) -> ClassifierRecord:
+    """classifier.json of a classifier; raises FmctError as `read_classifier`."""
+    file = folder / FILE_NAME
+    try:
+        return ClassifierRecord.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise FmctError(f"{folder}: holds no {FILE_NAME}; make one with `fmct export-classifier`") from None
+    except (OSError, ValidationError) as error:
+        raise_refusal(error, file)
+        raise unread(file, error, f"damaged; {REMEDY}") from None
 
 
 def read_classifier(folder: Path) -> tuple[ClassifierRecord, OurEncoder, list[Head]]:
@@ -87,14 +104,7 @@ def read_classifier(folder: Path) -> tuple[ClassifierRecord, OurEncoder, list[He
     Raises FmctError where there is none, where a file is damaged or missing, and where the encoder beside the
     heads is not the one that they were fitted on.
     """
-    file = folder / FILE_NAME
-    try:
-        record = ClassifierRecord.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise FmctError(f"{folder}: holds no {FILE_NAME}; make one with `fmct export-classifier`") from None
-    except (OSError, ValidationError) as error:
-        raise_refusal(error, file)
-        raise unread(file, error, f"damaged; {REMEDY}") from None
+    record = read_record(folder)
     for name, facts in ((HEADS, record.heads), (ENCODER, record.weights)):
         if file_facts(folder / name) != facts:
             raise FmctError(f"{folder / name}: missing, or not as it was written; {REMEDY}")
@@ -107,7 +117,9 @@ def read_classifier(folder: Path) -> tuple[ClassifierRecord, OurEncoder, list[He
             {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{number}.")}
             for number in range(len(record.tasks))
         ]
-        return record, encoder, [KINDS[record.method].of(part) for part in parts]
+        attends = record.of_studies is not None and record.of_studies.sample == "study"
+        kinds = KINDS | OF_STUDIES if attends else KINDS
+        return record, encoder, [kinds[record.method].of(part) for part in parts]
     except (SafetensorError, TypeError):
         raise FmctError(f"{folder / HEADS}: holds other arrays than a classifier's; {REMEDY}") from None
 

@@ -1,16 +1,18 @@
 """classifier.json: what a kept classifier is and was made of."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fmct_hpc.classifier.calibration import Calibration
-from fmct_hpc.probe.config import FinetunePool, MethodName
+from fmct_hpc.probe.config import FinetunePool, MethodName, Sample
 from fmct_hpc.probe.kinds import BINARY, Kind, kind_class
+from fmct_hpc.probe.series import SeriesPool
 from fmct_hpc.train.checkpoint import FileFacts
 from shards.label_kinds import KindSpec
 from shards.names import Sha256
+from shards.schema import Role
 from shards.section import Section
 
 FILE_NAME = "classifier.json"
@@ -68,6 +70,21 @@ class TaskRecord(Section):
         return kind_class(self.kind.kind).over(np.array(self.kind.classes, np.float64))
 
 
+class StudyRecord(Section):
+    """What a classifier of studies takes for one, and how it reads it."""
+
+    sample: Sample
+    """`best` or `study`."""
+    series_pool: SeriesPool | None
+    """Over the features of a study's series; None where the head attends to them, and of `best`."""
+    roles: tuple[Role, ...]
+    """That series had in the studies that it was fitted on."""
+    preprocessing: dict[str, Any] | None
+    """The configuration that made these volumes, by which new exams are selected; None where not known."""
+    preprocess_digest: str
+    """Of that configuration."""
+
+
 class ClassifierRecord(Section):
     """All of a classifier but its arrays."""
 
@@ -97,8 +114,14 @@ class ClassifierRecord(Section):
     tasks: Annotated[tuple[TaskRecord, ...], Field(min_length=1)]
     heads: FileFacts
     weights: FileFacts
+    of_studies: StudyRecord | None = None
+    """None of a classifier of volumes, and then not written."""
 
     def text(self, indent: int | None = None) -> str:
-        """As JSON, binary labels without a kind."""
-        binary = {number: {"kind"} for number, task in enumerate(self.tasks) if task.kind is None}
-        return self.model_dump_json(indent=indent, exclude={"tasks": binary})
+        """As JSON, binary labels without a kind and classifiers of volumes without `of_studies`."""
+        left_out: dict[str, Any] = {
+            "tasks": {number: {"kind"} for number, task in enumerate(self.tasks) if task.kind is None}
+        }
+        if self.of_studies is None:
+            left_out["of_studies"] = True
+        return self.model_dump_json(indent=indent, exclude=left_out)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fmct_hpc.classifier.kept import read_record
 from fmct_hpc.classifier.predict import Classifier, Prediction, load_classifier
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.inference.write import of_path
@@ -19,6 +20,7 @@ from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.places import require_folder
+from shards.studies import studies_of
 from shards.subject import Origin, Subject, claim
 
 TABLE = "predictions.parquet"
@@ -40,6 +42,8 @@ SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("value", pa.float64()),
         ("probabilities", pa.list_(pa.float64())),
+        ("roles", pa.list_(pa.string())),
+        ("missing_roles", pa.list_(pa.string())),
     ]
 )
 Progress = Callable[[int, int], None]
@@ -51,7 +55,7 @@ class Piece(NamedTuple):
     number: int
     """Of the path among those given, from 0."""
     path: Path
-    rows: range | None
+    rows: Sequence[int] | None
     digest: str
     """Of the dataset; of another path, of where it lies: what is in it is not looked at."""
 
@@ -89,17 +93,24 @@ class Predictions:
         for number, path in enumerate(self.paths):
             if (path / info.FILE_NAME).is_file():
                 dataset = Dataset.open(path)
-                for start in range(0, len(dataset), PART_VOLUMES):
-                    rows = range(start, min(start + PART_VOLUMES, len(dataset)))
-                    parts.append([Piece(number, path, rows, dataset.info.digest)])
+                cut = _by_studies(dataset) if self._of_studies else _by_volumes(dataset)
+                parts += [[Piece(number, path, rows, dataset.info.digest)] for rows in cut]
             else:
                 where = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()
                 others.append(Piece(number, path, None, where))
         return parts + [others[start : start + PART_PATHS] for start in range(0, len(others), PART_PATHS)]
 
+    @cached_property
+    def _of_studies(self) -> bool:
+        """Whether parts of datasets hold whole studies; not, where the classifier is yet to come."""
+        try:
+            return read_record(self.classifier).of_studies is not None
+        except FmctError:
+            return False
+
     @property
     def parts(self) -> int:
-        """How many parts there are; found without the classifier."""
+        """How many parts there are; found without the classifier's weights."""
         return len(self._parts)
 
     def run(self, share: tuple[int, int] = (0, 1), progress: Progress = lambda done, total: None) -> None:
@@ -156,8 +167,10 @@ class Predictions:
         return self.out / PARTS / f"{number:06d}-{digest[:16]}.parquet"
 
     def _rows(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        scans = read_scans(piece.path, self._loaded.encoder.info, self.key_file, piece.rows)
-        predictions = self._loaded.of_scans(scans, self.batch, self.device)
+        loaded = self._loaded
+        by_study = loaded.record.of_studies is not None
+        scans = read_scans(piece.path, loaded.reads, self.key_file, piece.rows, by_study)
+        predictions = loaded.of_scans(scans, self.batch, self.device)
         try:
             for prediction in of_path(piece.number, piece.path, predictions):
                 yield from _of_scan(piece.number, prediction)
@@ -165,6 +178,24 @@ class Predictions:
             if piece.rows is not None:
                 raise
             yield {"path": piece.number, "reason": str(error)}
+
+
+def _by_volumes(dataset: Dataset) -> Iterator[range]:
+    for start in range(0, len(dataset), PART_VOLUMES):
+        yield range(start, min(start + PART_VOLUMES, len(dataset)))
+
+
+def _by_studies(dataset: Dataset) -> Iterator[list[int]]:
+    """Rows of whole studies, of as many that they have `PART_VOLUMES` or some more."""
+    held: list[int] = []
+    found = studies_of(dataset.index)
+    for rows in (*found.rows.values(), *found.torn.values()):
+        held += rows.tolist()
+        if len(held) >= PART_VOLUMES:
+            yield held
+            held = []
+    if held:
+        yield held
 
 
 def _whole(file: Path) -> bool:
@@ -183,7 +214,10 @@ def parts_in_share(out: Path, share: int, shares: int) -> int:
 
 
 def _of_scan(path: int, prediction: Prediction) -> Iterator[dict[str, Any]]:
-    names = ("key", "study_key", "patient_key", "flags")
+    if prediction.reason:
+        yield {"path": path, "study_key": prediction.study_key, "reason": prediction.reason}
+        return
+    names = ("key", "study_key", "patient_key", "flags", "roles", "missing_roles")
     of_scan = {"path": path, **{name: getattr(prediction, name) for name in names}}
     for task, answer in prediction.answers.items():
         yield {**of_scan, "task": task, **answer._asdict()}

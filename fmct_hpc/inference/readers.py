@@ -17,7 +17,9 @@ from shards import Dataset
 from shards.errors import FmctError
 from shards.info import FILE_NAME
 from shards.layers import named_layers
+from shards.roles import places
 from shards.schema import Role
+from shards.studies import studies_of
 
 GROUP = "fmct_hpc.readers"
 OF_STUDY = ("role", "study", "several_patients")
@@ -99,9 +101,16 @@ Source = Path | str | Sequence[Path | str] | NDArray[Any]
 
 
 def read_source(
-    source: Source, info: EncoderInfo, affine: NDArray[np.float64] | None, key_file: Path | None
+    source: Source,
+    info: EncoderInfo,
+    affine: NDArray[np.float64] | None,
+    key_file: Path | None,
+    by_study: bool = False,
 ) -> Iterable[Scan]:
-    """The volumes of `source`, as `fmct_hpc.features` takes it; raises FmctError as that does."""
+    """The volumes of `source`, as `fmct_hpc.features` takes it; raises FmctError as that does.
+
+    by_study: those of a dataset study by study, as `read_scans` gives them.
+    """
     if isinstance(source, np.ndarray):
         if affine is None:
             raise FmctError("an array needs its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
@@ -109,15 +118,17 @@ def read_source(
     paths = [Path(one) for one in ([source] if isinstance(source, Path | str) else source)]
     if not paths:
         raise FmctError("no path is given: name folders or files")
-    return read_all(paths, info, key_file)
+    return read_all(paths, info, key_file, by_study)
 
 
-def read_all(paths: Sequence[Path], info: EncoderInfo, key_file: Path | None = None) -> Iterator[Scan]:
+def read_all(
+    paths: Sequence[Path], info: EncoderInfo, key_file: Path | None = None, by_study: bool = False
+) -> Iterator[Scan]:
     """The volumes at all `paths`; what gives none is told at the end, by an FmctError of a line each."""
     refused = []
     for path in paths:
         try:
-            yield from read_scans(path, info, key_file)
+            yield from read_scans(path, info, key_file, by_study=by_study)
         except FmctError as error:
             if len(paths) == 1:
                 raise
@@ -127,15 +138,20 @@ def read_all(paths: Sequence[Path], info: EncoderInfo, key_file: Path | None = N
 
 
 def read_scans(
-    path: Path, info: EncoderInfo, key_file: Path | None = None, rows: range | None = None
+    path: Path,
+    info: EncoderInfo,
+    key_file: Path | None = None,
+    rows: Sequence[int] | None = None,
+    by_study: bool = False,
 ) -> Iterator[Scan]:
     """The volumes at `path`: a shard dataset's, or what the registered reader makes of it.
 
-    key_file: the site's, for the keys of studies and patients in DICOM. rows: only these of a dataset. Raises
-    FmctError where it holds none that the encoder takes, or, after the others, some.
+    key_file: the site's, for the keys of studies and patients in DICOM. rows: only these of a dataset.
+    by_study: a dataset's study by study, with roles, the best one of each first; what the reader gives is in
+    such an order. Raises FmctError where it holds none that the encoder takes, or, after the others, some.
     """
     if (path / FILE_NAME).is_file():
-        yield from _read_dataset(path, info, rows)
+        yield from _read_dataset(path, info, rows, by_study)
         return
     for volume in _reader().read(path, info.preprocessing, info.preprocess_digest, key_file):
         yield _scan(volume)
@@ -175,19 +191,36 @@ def _scan(volume: Read) -> Scan:
     )
 
 
-def _read_dataset(path: Path, info: EncoderInfo, rows: range | None) -> Iterator[Scan]:
+def _read_dataset(
+    path: Path, info: EncoderInfo, rows: Sequence[int] | None, by_study: bool
+) -> Iterator[Scan]:
     dataset = Dataset.open(path)
     require_same_preprocessing(dataset, info.preprocess_digest, info.preprocessing, "the encoder")
-    for number in range(len(dataset)) if rows is None else rows:
-        record = dataset.record(number)
-        yield Scan(
-            key=record.key,
-            study_key=record.study_key,
-            patient_key=record.patient_key,
-            path=path,
-            voxels=dataset.read(number),
-            affine=np.array(record.affine).reshape(4, 4),
-        )
+    numbers = range(len(dataset)) if rows is None else rows
+    if not by_study:
+        yield from (_of_dataset(dataset, number) for number in numbers)
+        return
+    index = dataset.index.take(list(numbers))
+    roles, studies = places(index).roles, studies_of(index)
+    whole = [(of_study, False) for of_study in studies.rows.values()]
+    torn_ones = [(of_study, True) for of_study in studies.torn.values()]
+    for study, (of_study, torn) in enumerate(whole + torn_ones):
+        for row in of_study.tolist():
+            role: Role = roles[row]
+            scan = _of_dataset(dataset, numbers[row])
+            yield scan._replace(role=role, study=study, several_patients=torn)
+
+
+def _of_dataset(dataset: Dataset, number: int) -> Scan:
+    record = dataset.record(number)
+    return Scan(
+        key=record.key,
+        study_key=record.study_key,
+        patient_key=record.patient_key,
+        path=dataset.path,
+        voxels=dataset.read(number),
+        affine=np.array(record.affine).reshape(4, 4),
+    )
 
 
 def _reader() -> Reader:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fmct_hpc.probe.kinds.base import Kind
+from fmct_hpc.probe.series import Series
 
 FloatArray = NDArray[np.float64]
 
@@ -74,6 +75,10 @@ class Head:
 
     def raw(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
         """Logits (B,), or raw outputs (B, outputs) of another kind than binary."""
+        raise NotImplementedError
+
+    def raw_of_studies(self, series: Series) -> NDArray[np.floating[Any]]:
+        """The same of what is read of studies' series; of heads that attend to them."""
         raise NotImplementedError
 
     def predicted(self, inputs: NDArray[np.floating[Any]], kind: Kind) -> FloatArray:

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 from small_sweep import bright_sweep
-from study_series import TORN, study_keys, study_sweep
 
 from fmct_hpc.probe.attentive import StudyAttentiveHead
 from fmct_hpc.probe.config import SweepConfig
@@ -17,8 +16,6 @@ from fmct_hpc.probe.series import ROLES, Series, over_series
 from fmct_hpc.probe.series_attention import StudyLinearHead
 from fmct_hpc.probe.sweep.grid import units
 from fmct_hpc.probe.sweep.run import Sweep
-from shards import Dataset
-from shards.errors import FmctError
 
 COUNTS = np.array([2, 1, 3])
 
@@ -112,45 +109,3 @@ def test_a_study_of_one_series_has_the_score_of_its_volume(tmp_path: Path) -> No
         assert len(of_volumes) > 10
         assert len(set(of_volumes.values())) > 1
         assert scores[method, "study"] == pytest.approx(of_volumes, abs=1e-6), method
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
-    return study_sweep(tmp_path_factory.mktemp("studies"))
-
-
-def test_studies_show_what_the_best_series_lacks_and_are_compared(
-    grid: SweepConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    summary = Sweep(grid, tmp_path).run()
-    assert summary.torn_studies == len(TORN)
-    assert sum("several_patients" in record.getMessage() for record in caplog.records) == 2  # a sample each
-    results = {
-        (row["method"], row["sample"]): row for row in pq.read_table(tmp_path / "results.parquet").to_pylist()
-    }
-    assert len(results) == 6
-    assert len({row["n"] for row in results.values()}) == 1
-    for method in ("logistic", "attentive", "finetune"):
-        assert results[method, "study"]["auc"] > 0.8, method
-        assert results[method, "best"]["auc"] < 0.75, method
-    index = Dataset.open(grid.data).index.to_pylist()
-    best = {row["key"]: row["study_key"] for row in index if row["rank"] == 0}
-    rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
-    tested = {best[row["key"]] for row in rows}
-    assert not tested & {study_keys()[number] for number in TORN}
-    compared = pq.read_table(tmp_path / "comparisons.parquet").to_pylist()
-    assert {(row["sample"], row["versus_sample"], row["method"]) for row in compared} == {
-        ("best", "study", method) for method in ("logistic", "attentive", "finetune")
-    }
-    for row in compared:
-        of = results[row["method"], "best"]["auc"], results[row["method"], "study"]["auc"]
-        assert row["difference"] == pytest.approx(of[0] - of[1])
-        assert row["p"] <= row["p_holm"] <= 1
-
-
-def test_torn_studies_alone_are_refused(grid: SweepConfig, tmp_path: Path) -> None:
-    labels = pq.read_table(grid.labels).slice(TORN[0], len(TORN))
-    pq.write_table(labels, tmp_path / "labels.parquet")
-    config = grid.model_copy(update={"labels": tmp_path / "labels.parquet"})
-    with pytest.raises(FmctError, match=r"sample best: all 2 labelled studies bear several Patient IDs"):
-        Sweep(config, tmp_path / "out").plan()
