@@ -19,6 +19,7 @@ from launch.report.results import (
     features,
     labels,
     of_kinds,
+    sides,
     together,
     with_most_labels,
 )
@@ -155,8 +156,8 @@ class Probes:
         rows = self._comparisons
         columns = {
             "task": [cell(row["task"]) for row in rows],
-            "encoder": [cell(row["encoder"]) for row in rows],
-            "versus": [cell(row["versus"]) for row in rows],
+            "encoder": [cell(sides(row)[0]) for row in rows],
+            "versus": [cell(sides(row)[1]) for row in rows],
             "method": [cell(row["method"]) for row in rows],
             "features": [cell(features(row)) for row in rows],
             "labels": [cell(labels(row)) for row in rows],
@@ -195,8 +196,8 @@ class Probes:
     def limits(self) -> list[str]:
         """What these results cannot show, in sentences."""
         said = []
-        for pair in dict.fromkeys((row["encoder"], row["versus"]) for row in self._comparisons):
-            rows = [row for row in self._comparisons if (row["encoder"], row["versus"]) == pair]
+        for pair in dict.fromkeys(sides(row) for row in self._comparisons):
+            rows = [row for row in self._comparisons if sides(row) == pair]
             above = [row for row in rows if row["difference_low"] > 0]
             below = [row for row in rows if row["difference_high"] < 0]
             better = [row for row in above if _more_is_better(row)]

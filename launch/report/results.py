@@ -9,6 +9,7 @@ import numpy as np
 TESTED = {"id": "in distribution", "ood": "out of distribution"}
 """What the test sets of a sweep's tables are."""
 POOLS = {"cls": "CLS", "mean": "mean of patches", "both": "CLS and mean"}
+SAMPLES = {"best": "best series of a study", "study": "all series of a study"}
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,25 @@ class Result:
 
 
 def features(row: Mapping[str, Any]) -> str:
-    """Which features a row is about."""
+    """Which features a row is about, and of what, where that is the same for both sides of a comparison."""
     layer = {None: "", -1: "last layer"}.get(row["layer"], f"layer {row['layer']}")
-    return ", ".join(part for part in (POOLS.get(row["pool"], ""), layer) if part) or "all weights"
+    found = [part for part in (POOLS.get(row["pool"], ""), layer) if part] or ["all weights"]
+    sample = row.get("sample")
+    if sample in SAMPLES and row.get("versus_sample") in (None, sample):
+        found.append(SAMPLES[sample])
+    return ", ".join(found)
+
+
+def sides(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What a comparison compares: encoders, or samples of one encoder."""
+    names = row["encoder"], row["versus"]
+    samples = row.get("sample"), row.get("versus_sample")
+    if samples[0] == samples[1]:
+        return names
+    first, second = (
+        f"{name}, {SAMPLES.get(of or '', 'volumes')}" for name, of in zip(names, samples, strict=True)
+    )
+    return first, second
 
 
 def labels(row: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.heads import LinearHead
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.train.export import load_encoder
+from launch.report.document import Table
+from launch.report.probe import Probes
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
 from shards import Dataset
 from shards.errors import FmctError
@@ -216,3 +218,12 @@ def test_scans_of_no_study_are_their_own_and_come_before_a_refusal(grid: SweepCo
     with pytest.raises(FmctError, match="fourth"):
         all_of_them()
     assert found == [(f"{number}", ("unknown_thick",)) for number in range(3)]
+
+
+def test_the_report_tells_samples_apart(swept: Path) -> None:
+    section = Probes(swept).section()
+    tables = [block for block in section.blocks if isinstance(block, Table)]
+    cells = [{one.text for row in block.rows for one in row} for block in tables]
+    assert {"last layer, best series of a study", "last layer, all series of a study"} <= cells[0]
+    assert {"ours, best series of a study", "ours, all series of a study"} <= cells[1]
+    assert any("best series of a study against ours, all series" in said for said in Probes(swept).limits())
