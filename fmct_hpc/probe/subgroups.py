@@ -200,7 +200,8 @@ def printed(table: pa.Table) -> str:
     ]
     for row in sorted(apart, key=lambda row: -abs(row["gap"])):
         lines.append(
-            f"{row['task']:<18} {row['encoder']:<12} {row['method']:<10} {row['by']} {row['group']}: "
+            f"{row['task']:<18} {row['encoder']:<12} {row['method']:<10} {row['sample']:<6} "
+            f"{row['by']} {row['group']}: "
             f"AUC {row['auc']:.3f} of {row['n']}, others {row['auc_others']:.3f}, "
             f"gap {row['gap']:+.3f} [{row['gap_low']:+.3f}, {row['gap_high']:+.3f}]"
         )

@@ -64,12 +64,17 @@ class Reading:
 def reading_of(record: ClassifierRecord, head: Head, prefix: int, device: torch.device) -> Reading:
     """How `head`, one of a kept classifier's, reads tokens with `prefix` before the patches.
 
-    Raises FmctError for a classifier of neighbours.
+    Raises FmctError for a classifier of neighbours, and for one of whole studies.
     """
 
     def tensor(array: object) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=device)
 
+    if record.of_studies is not None and record.of_studies.sample == "study":
+        raise FmctError(
+            "a classifier of whole studies has no map, which is of one scan; use one of samples=[volume] or "
+            "samples=[best]"
+        )
     if isinstance(head, LinearHead):
         rows, shape = record.pools, (len(record.pools), -1)
         mean, scale, weight = (tensor(part).reshape(shape) for part in (head.mean, head.scale, head.weight))

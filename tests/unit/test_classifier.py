@@ -228,7 +228,11 @@ def test_a_sweep_of_several_cells_has_to_say_which(grid: SweepConfig, tmp_path: 
     cases = [
         ({}, {}, "several of --method; name one"),
         ({}, {"method": "forest"}, "has no method forest"),
-        ({"pools": ("cls", "mean")}, {"method": "logistic"}, "several layers, pools or label budgets"),
+        (
+            {"pools": ("cls", "mean")},
+            {"method": "logistic"},
+            "several layers, pools, samples or label budgets",
+        ),
         ({"folds": 3}, {"method": "logistic"}, "folds: cross-validation"),
         ({}, {"method": "logistic", "tasks": ["dark"]}, "has no task dark"),
     ]

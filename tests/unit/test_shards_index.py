@@ -9,7 +9,7 @@ from shard_samples import FACTS, make_key, make_record, noise, write_dataset
 
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, finish_dataset, index
 from shards.roles import places
-from shards.verify import verify
+from shards.verification import verify
 from shards.voxels import Extent
 
 

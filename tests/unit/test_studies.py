@@ -17,14 +17,17 @@ from fmct_hpc.classifier.kept import write_classifier
 from fmct_hpc.classifier.record import StudyRecord
 from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.inference.readers import Scan
-from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.heads import LinearHead
+from fmct_hpc.probe.run import _as_sweep
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.relevance.maps import open_explainer
 from fmct_hpc.train.export import load_encoder
 from launch.report.document import Table
 from launch.report.probe import Probes
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
+from preprocess.explain import explain
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import read_preprocessing
@@ -119,6 +122,12 @@ def test_scores_are_those_of_the_sweep_with_the_roles_of_each_study(
         assert set(by_study[key]["missing_roles"]) == trained - set(there)
 
 
+def test_a_probe_takes_one_sample(grid: SweepConfig, tmp_path: Path) -> None:
+    config = ProbeConfig(data=grid.data, labels=grid.labels, sample="study", series_pool="max")
+    found = _as_sweep(tmp_path, config, tmp_path)
+    assert (found.samples, found.series_pool) == (("study",), "max")
+
+
 def test_two_samples_have_to_be_chosen_from(grid: SweepConfig) -> None:
     with pytest.raises(FmctError, match=r"choose one: .* samples="):
         fit(grid, method="logistic")
@@ -163,6 +172,12 @@ def test_new_exams_are_read_by_study(exams: Export, tmp_path: Path) -> None:
     run_inline(exams, tmp_path / "data", config)
     dataset = Dataset.open(tmp_path / "data/zarr")
     assert sorted(places(dataset.index).roles.tolist()) == ["bone_thin"] * 3 + ["soft_thick"] * 3
+    explained = explain(exams.catalog, config).table.to_pylist()
+    assert sorted(row["role"] for row in explained) == ["bone_thin"] * 3 + ["soft_thick"] * 3
+    of_best = explain(exams.catalog, config.model_copy(update={"select": SelectConfig()})).table.to_pylist()
+    assert (
+        sorted(row["role"] or row["decision"] for row in of_best) == ["bone_kernel"] * 3 + ["soft_thick"] * 3
+    )
     kept = fmct_hpc.load_classifier("tests/data/classifiers/logistic")
     encoder = OurEncoder(*load_encoder(small_encoder(dataset.path, tmp_path / "encoder")))
     weights = np.random.default_rng(0).normal(size=(3, 48)).astype(np.float32)
@@ -202,6 +217,8 @@ def test_scans_of_no_study_are_their_own_and_come_before_a_refusal(grid: SweepCo
     config = grid.model_copy(update={"samples": ("study",)})
     write_classifier(fit(config, method="logistic"), tmp_path)
     classifier = fmct_hpc.load_classifier(tmp_path)
+    with pytest.raises(FmctError, match="whole studies has no map"):
+        open_explainer(tmp_path, None)
     dataset = Dataset.open(grid.data)
 
     def scans() -> Iterator[Scan]:

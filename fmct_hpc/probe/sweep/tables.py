@@ -106,12 +106,16 @@ COMPARISONS = pa.schema(
 
 
 def read(path: Path, schema: pa.Schema) -> pa.Table:
-    """One of these tables, of this version or an earlier one, whose lacking columns are null."""
+    """One of these tables, of this version or an earlier one, whose lacking columns are null.
+
+    Samples that are not said are volumes.
+    """
     table = pq.read_table(path)
     for column in schema:
         if column.name not in table.column_names:
-            lacking = pa.nulls(table.num_rows, column.type)
-            if column.name in ("sample", "versus_sample"):
-                lacking = pa.repeat(pa.scalar("volume"), table.num_rows).cast(column.type)
-            table = table.append_column(column, lacking)
-    return table.select(schema.names).cast(schema)
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    table = table.select(schema.names)
+    for name in {"sample", "versus_sample"} & {*schema.names}:
+        said = table[name].cast(pa.string()).fill_null("volume")
+        table = table.set_column(schema.get_field_index(name), name, said)
+    return table.cast(schema)
