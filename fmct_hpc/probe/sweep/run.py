@@ -75,8 +75,13 @@ class Sweep:
 
     @property
     def _encoders(self) -> tuple[str, ...]:
-        """What the configuration says of each; the plan's check of patients holds for no others."""
-        return tuple(spec.model_dump_json() for spec in self.config.encoders)
+        """What the configuration says of each; the plan's check of patients holds for no others.
+
+        Without keys that came after 0.1.0 where they are not used: its plans have none.
+        """
+        return tuple(
+            spec.model_dump_json(exclude=None if spec.peer else {"peer"}) for spec in self.config.encoders
+        )
 
     @property
     def extractions(self) -> int:
