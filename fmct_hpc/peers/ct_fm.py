@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from fmct_hpc.data.field import foreground
 from fmct_hpc.fields import Above0
 from fmct_hpc.model.tunable import Tunable
-from fmct_hpc.peers.files import drawn, loaded
+from fmct_hpc.peers.files import loaded_or_drawn
 from fmct_hpc.peers.grid import AIR_HU, as_tensor, fitted, resampled, scaled
-from fmct_hpc.peers.peer import Facts, Peer, Settings, missing_library
+from fmct_hpc.peers.peer import Facts, Peer, Settings
 
 BLOCKS = (1, 2, 2, 4, 4)
 FILTERS = 32
@@ -88,13 +88,7 @@ class CtFm(Peer):
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, given: CtFmSettings) -> "CtFm":
         """From a published file, or drawn from a seed: the authors' own baseline."""
-        try:
-            if seed is not None or weights is None:
-                network = drawn(network_of, seed or 0)
-            else:
-                network = loaded(network_of, weights, PREFIX, BESIDE)
-        except ImportError as error:
-            raise missing_library(cls.name, error) from None
+        network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, BESIDE)
         return cls(CtFmTokens(network), given)
 
     @classmethod

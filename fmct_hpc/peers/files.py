@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fmct_hpc.peers.peer import missing_library
 from shards.errors import FmctError, raise_refusal
 
 _BATCHES = "num_batches_tracked"
@@ -66,6 +67,26 @@ def loaded(build: Callable[[], nn.Module], path: Path, prefix: str, beside: tupl
     }
     network.load_state_dict(state, assign=True)
     return network
+
+
+def loaded_or_drawn(
+    peer: str,
+    build: Callable[[], nn.Module],
+    weights: Path | None,
+    seed: int | None,
+    prefix: str,
+    beside: tuple[str, ...],
+) -> nn.Module:
+    """`loaded` of a file, or `drawn` where a seed is given or there is none.
+
+    Raises FmctError as `loaded`, and where the library of the peer's network is not installed.
+    """
+    try:
+        if seed is not None or weights is None:
+            return drawn(build, seed or 0)
+        return loaded(build, weights, prefix, beside)
+    except ImportError as error:
+        raise missing_library(peer, error) from None
 
 
 def _shape(tensor: Tensor) -> str:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fmct_hpc.model.tunable import Tunable
-from fmct_hpc.peers.files import drawn, loaded
+from fmct_hpc.peers.files import loaded_or_drawn
 from fmct_hpc.peers.grid import as_tensor, fitted, resampled, scaled
-from fmct_hpc.peers.peer import Facts, Peer, Settings, missing_library
+from fmct_hpc.peers.peer import Facts, Peer, Settings
 from fmct_hpc.peers.residual import EXPANSION, WIDTHS, ResidualTokens, bottlenecks
 
 BLOCKS = [3, 8, 36, 3]
@@ -49,13 +49,7 @@ class Merlin(Peer):
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, given: Settings) -> "Merlin":
         """From a published checkpoint, of text and images or of images alone, or drawn from a seed."""
-        try:
-            if seed is not None or weights is None:
-                network = drawn(network_of, seed or 0)
-            else:
-                network = loaded(network_of, weights, PREFIX, BESIDE)
-        except ImportError as error:
-            raise missing_library(cls.name, error) from None
+        network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, BESIDE)
         module: Tunable = MerlinTokens(network, EXPANSION * WIDTHS[-1])
         return cls(module, given)
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fmct_hpc.model.tunable import Tunable
-from fmct_hpc.peers.files import drawn, loaded
-from fmct_hpc.peers.peer import Facts, Peer, WindowedField, missing_library
+from fmct_hpc.peers.files import loaded_or_drawn
+from fmct_hpc.peers.peer import Facts, Peer, WindowedField
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 WIDTHS = [64, 128, 256, 512]
@@ -86,13 +86,7 @@ class ResNet50(Peer):
             # Strides of 2 along all axes, as MONAI's own pretrained ResNets (`ResNetFeatures`) have them.
             return bottlenecks([3, 4, 6, 3], len(given.windows), (7, 7, 7), (2, 2, 2))
 
-        try:
-            if seed is not None or weights is None:
-                network = drawn(build, seed or 0)
-            else:
-                network = loaded(build, weights, "module.", ("fc.",))
-        except ImportError as error:
-            raise missing_library(cls.name, error) from None
+        network = loaded_or_drawn(cls.name, build, weights, seed, "module.", ("fc.",))
         return cls(ResidualTokens(network, EXPANSION * WIDTHS[-1]), given)
 
     @classmethod
