@@ -1,8 +1,8 @@
-"""Submitting the pipeline's jobs: only those that are neither done nor queued, each after those it waits for.
+"""Submitting the pipeline's jobs: only those that are neither done nor queued, with their dependencies.
 
-What is done is told by marks that the batch scripts leave, what is queued by Slurm. A step is done when it
-left its mark, its outputs are there, and nothing that it was made from is newer. The record of job numbers is
-for people, and to say how an earlier try ended.
+Finished steps are known from markers that the batch scripts write, queued ones from Slurm. A step is done if
+its marker and its outputs exist and none of its inputs is newer. The record of job numbers is for users, and
+to report how an earlier job ended.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -47,12 +47,12 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done about a step."""
+    """Whether a step is submitted."""
 
     step: Step
     submit: bool
     queued: Queued | None = None
-    """Its job, if it stays in the queue; or, if `submit`, the waiting one that the new one replaces."""
+    """Its job, if it stays in the queue; or, if `submit`, the pending one that the new one replaces."""
 
     @property
     def done(self) -> bool:
@@ -61,16 +61,16 @@ class Decision:
 
 
 class Chain:
-    """The steps of a pipeline in its folder, each named before those that wait for it."""
+    """The steps of a pipeline in its folder, each before those that depend on it."""
 
     def __init__(self, out: Path, steps: list[Step], site: Site) -> None:
         self.out, self.steps, self.site = out, steps, site
 
     def describe(self, again: str | None = None) -> Iterator[str]:
-        """What `submit` would do: a line a step, then the scripts and commands; nothing is changed."""
+        """What `submit` would do: one line per step, then the scripts and commands; changes nothing."""
         queue = scheduler.queued()
         if queue is None:
-            yield "Slurm does not answer here, so what is queued already is not known."
+            yield "Slurm does not answer here, so queued jobs are unknown."
         decisions = decide(self.steps, queue or [], _read(self.out), again)
         known = {d.step.job.name: d.queued.number for d in decisions if d.queued and not d.submit}
         names = {*known, *(d.step.job.name for d in decisions if d.submit)}
@@ -81,10 +81,10 @@ class Chain:
                 yield describe(_waiting(decision.step, names), decision.step.folder, self.site, known)
 
     def submit(self, again: str | None = None) -> Iterator[str]:
-        """Submit what has to be; yields a line a step.
+        """Submit the steps that need it; yields one line per step.
 
-        Raises FmctError where Slurm does not answer or refuses, and where a job of another configuration is
-        in the way.
+        Raises FmctError if Slurm does not answer or rejects a job, or a job of another configuration is
+        queued.
         """
         with writing(self.out, "fmct launch pipeline"):
             queue = scheduler.queued()
@@ -122,17 +122,18 @@ class Chain:
 def decide(
     steps: list[Step], queue: Iterable[Queued], record: Record, again: str | None = None
 ) -> list[Decision]:
-    """What is to be done about each step.
+    """Decide for each step whether to submit it.
 
-    again: a stage that is to be done again though it is done, and with it what follows.
+    again: a finished stage to repeat, together with those that follow it.
 
-    Raises FmctError where a job runs on what is to be made anew, or a job of another configuration is queued.
+    Raises FmctError if a job is running on inputs that must be made again, or a job of another configuration
+    is queued.
     """
     named = {job.name: job for job in queue}
     decisions: list[Decision] = []
-    anew: set[str] = set()  # to be submitted
+    submitted: set[str] = set()  # to be submitted
     unsettled: set[str] = set()  # these and those in the queue
-    times: dict[str, float] = {}  # when what is done was done
+    times: dict[str, float] = {}  # completion times of finished steps
     for step in steps:
         name, needed = step.job.name, {*step.job.after_success, *step.job.after_end}
         before = record.stages.get(step.stage)
@@ -142,10 +143,10 @@ def decide(
                 f"{named[before.name].number}: wait for it, or scancel it"
             )
         queued = named.get(name)
-        renewed = (step.stage == again and not queued) or bool(needed & anew)
+        renewed = (step.stage == again and not queued) or bool(needed & submitted)
         if queued and renewed and queued.state != "PENDING":
             raise FmctError(
-                f"{step.stage} is running as job {queued.number}, and what it works on is to be made anew: "
+                f"{step.stage} is running as job {queued.number}, but its inputs must be made again: "
                 "wait for it, or scancel it"
             )
         done = None if queued or renewed or needed & unsettled else _done(step, times)
@@ -156,13 +157,13 @@ def decide(
         unsettled.add(name)
         submit = renewed or not queued
         if submit:
-            anew.add(name)
+            submitted.add(name)
         decisions.append(Decision(step, submit, queued))
     return decisions
 
 
 def _done(step: Step, times: Mapping[str, float]) -> float | None:
-    """When a step was done; None where it is not, or where what it was made from is newer."""
+    """When a step was done; None if it is not, or if an input is newer."""
     marks = _marks(step)
     if not marks or not all(path.exists() for path in (*marks, *step.outputs)):
         return None
@@ -181,7 +182,7 @@ def _marks(step: Step) -> list[Path]:
 
 
 def _waiting(step: Step, known: set[str]) -> Job:
-    """The step's job, waiting for what is not done: Slurm forgets jobs that have ended long ago."""
+    """The step's job, without dependencies on finished jobs, which Slurm may have forgotten."""
     job = step.job
     return replace(
         job,
@@ -201,16 +202,16 @@ def _state(decision: Decision) -> str:
 
 
 def _ending(stage: str, before: Submitted) -> str:
-    """How the last job of a step ended, as far as Slurm and its log tell."""
+    """How the last job of a step ended, from Slurm and its log."""
     facts = scheduler.accounted([before.number]) or scheduler.jobs_known(before.number) or []
     last = {fact.job: fact.state.lower() for fact in facts}  # of a task that was queued again, its last start
     states = sorted(set(last.values()) - {"completed"})
-    how = " and ".join(states) or ("completed" if facts else "in a way that Slurm no longer knows")
-    said = ""
+    how = " and ".join(states) or ("completed" if facts else "how is no longer known to Slurm")
+    message = ""
     for log in sorted(before.folder.glob(f"{before.number}_*log.out")):
         words = own_words(log.read_text(errors="replace"))
-        said = f": {words}" if words else said
-    return f"{stage}: job {before.number} ended {how}{said}"
+        message = f": {words}" if words else message
+    return f"{stage}: job {before.number} ended ({how}){message}"
 
 
 def _path(out: Path) -> Path:
@@ -223,4 +224,4 @@ def _read(out: Path) -> Record:
     except FileNotFoundError:
         return Record()
     except ValidationError as error:
-        raise unread(_path(out), error, "not a record of this version; move it away") from None
+        raise unread(_path(out), error, "not a record of this version; move it elsewhere") from None

@@ -1,4 +1,4 @@
-"""Running a stage in a container: the command line around the command, by Apptainer, Enroot or pyxis."""
+"""Running a stage in a container: its command wrapped for Apptainer, Enroot or pyxis."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ from launch.slurm.site import Container, Site
 from shards.errors import FmctError
 
 ENROOT_CONFIGURATION = Path(__file__).parents[1] / "enroot.sh"
-"""Says which variables of the job Enroot passes on; it passes none by itself. Queued jobs name its path."""
+"""Selects the environment variables that Enroot passes on; by default none. Queued jobs refer to its path."""
 
 
 def wrapped(command: tuple[str, ...], site: Site, gpus: bool, folder: Path) -> tuple[str, ...]:
     """`command` as it is run on a node of `site`, in the working directory `folder`.
 
-    With pyxis the command stays as it is: `srun_options` puts it into the image.
+    With pyxis the command is unchanged: `srun_options` makes srun run it in the image.
     """
     container = site.container
     if container is None or container.runtime == "pyxis":
@@ -22,7 +22,7 @@ def wrapped(command: tuple[str, ...], site: Site, gpus: bool, folder: Path) -> t
         options = [*(["--nv"] if gpus else []), "--pwd", str(folder)]
         options += [part for bind in binds for part in ("--bind", ":".join(bind))]
         return ("apptainer", "exec", *options, container.image, *command)
-    # Fields of fstab(5), as pyxis fills them in. Enroot has no option for the working directory.
+    # Fields of fstab(5), as in pyxis. Enroot has no option for the working directory.
     mounts = [f"{source}:{target}:none:x-create=auto,rbind,{mode}" for source, target, mode in binds]
     options = ["--conf", str(ENROOT_CONFIGURATION)]
     options += [part for name in site.environment for part in ("--env", name)]
@@ -31,7 +31,7 @@ def wrapped(command: tuple[str, ...], site: Site, gpus: bool, folder: Path) -> t
 
 
 def srun_options(site: Site, folder: Path) -> list[str]:
-    """What pyxis wants to be told by srun; nothing with the others."""
+    """The srun options for pyxis; empty for the other runtimes."""
     container = site.container
     if container is None or container.runtime != "pyxis":
         return []
@@ -41,9 +41,9 @@ def srun_options(site: Site, folder: Path) -> list[str]:
 
 
 def require_visible(site: Site, *folders: Path) -> None:
-    """Raise FmctError where a container shows only its binds, and a folder is in none of them."""
+    """Raise FmctError if a container shows only its binds, and a folder is in none of them."""
     container = site.container
-    if container is None or container.runtime == "apptainer":  # it shows home and working directory
+    if container is None or container.runtime == "apptainer":  # it binds home and working directory
         return
     targets = [Path(target) for _, target, _ in _binds(container, site)]
     for folder in folders:
@@ -58,7 +58,7 @@ _CHANGE_FOLDER = 'cd "$0" && exec "$@"'
 
 
 def _binds(container: Container, site: Site) -> list[tuple[str, str, str]]:
-    """(source, target, rw or ro) of each folder that the container sees."""
+    """(source, target, rw or ro) of each folder that is visible in the container."""
     given = [*container.binds, *(str(path) for path in (site.scratch, site.cache) if path)]
     binds = []
     for bind in dict.fromkeys(given):

@@ -1,4 +1,4 @@
-"""The patients that a pipeline holds out of pretraining, to test on."""
+"""The patients that a pipeline holds out of pretraining for testing."""
 
 from typing import Annotated
 
@@ -14,9 +14,9 @@ class Holdout(Section):
     """Shares of the patients, drawn by their keys (`fmct shards split`)."""
 
     test: Share = 0.2
-    """On whom probe and sweep are tested."""
+    """Share of patients that probe and sweep are tested on."""
     validation: Share = 0.1
-    """By whom they choose. The rest is pretrained on, and teaches the probes."""
+    """Share for their model selection. The rest is for pretraining, and for training the probes."""
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -27,6 +27,6 @@ class Holdout(Section):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What `fmct shards split` is given."""
+        """Arguments of `fmct shards split`."""
         shares = {"train": 1 - self.validation - self.test, "validation": self.validation, "test": self.test}
         return (*(f"{name}={share:.12g}" for name, share in shares.items()), "--seed", str(self.seed))

@@ -1,4 +1,4 @@
-"""What a pipeline is given from outside, looked at as its jobs will: here, not hours later in the queue."""
+"""Checks of a pipeline's inputs before submission, so that jobs do not fail on them hours later."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -15,9 +15,9 @@ from shards.label_kinds import Kinds
 
 
 def require_inputs(export: Path, key_file: Path, labels: Path) -> None:
-    """Raise FmctError where one is missing, or is not what it is given as."""
+    """Raise FmctError if an input is missing or of the wrong kind."""
     if not export.is_dir():
-        raise FmctError(f"export: {export} is no folder; give the one that holds the DICOM export")
+        raise FmctError(f"export: {export} is not a folder; expected the folder of the DICOM export")
     if not key_file.is_file():
         raise FmctError(f"key_file: no file {key_file}; make it with `fmct keygen`")
     Pseudonymizer(key_file)
@@ -28,7 +28,7 @@ def require_inputs(export: Path, key_file: Path, labels: Path) -> None:
 def _read_labels(labels: Path, kinds: Kinds) -> tuple[tuple[str, ...], bool]:
     """The label columns of a table, and whether it has a column split.
 
-    labels: what `fmct labels` takes, or the Parquet that it wrote; raises FmctError for anything else.
+    labels: an input of `fmct labels`, or the Parquet file that it wrote; raises FmctError for anything else.
     """
     if labels.suffix == ".parquet":
         keyed = LabelTable.read(labels, kinds)
@@ -55,44 +55,44 @@ def require_measurable(
     preprocess_digest: str,
     held_out: bool,
 ) -> None:
-    """Raise FmctError where probe or sweep will refuse the trained encoder, one of `others`, or the labels.
+    """Raise FmctError if probe or sweep will reject the trained encoder, one of `others`, or the labels.
 
-    depth: blocks of the trained encoder. preprocess_digest: of the volumes that it is trained and probed on.
-    held_out: whether the pipeline holds patients out, who are tested on.
+    depth: blocks of the trained encoder. preprocess_digest: of the volumes for training and probing.
+    held_out: whether the pipeline holds out patients for testing.
     """
     tasks, gives_splits = _read_labels(labels, kinds_of(probe, sweep))
     if held_out and gives_splits:
-        raise FmctError(f"{labels}: its column split says who is tested, and so does holdout: leave one out")
+        raise FmctError(f"{labels}: both its column split and holdout define the test patients: remove one")
     for stage, config in (("probe", probe), ("sweep", sweep)):
         if config and held_out and config.folds is not None:
             raise FmctError(
-                f"{stage}: holdout says who is tested, and folds={config.folds} asks for cross-validation: "
-                "leave one out"
+                f"{stage}: holdout defines the test patients, but folds={config.folds} requests "
+                "cross-validation: remove one"
             )
         if config and gives_splits:
             require_no_folds(labels, config.folds)
         if config and not (held_out or config.allow_pretraining_patients):
             raise FmctError(
-                f"{stage}: here the tested patients are among those of the pretraining (without labels); "
-                "give holdout, or set allow_pretraining_patients=true to have it reported beside the results"
+                f"{stage}: the test patients are also used for pretraining (without labels); "
+                "set holdout, or allow_pretraining_patients=true to have this reported with the results"
             )
     if sweep is None:
         return
     if unknown := set(sweep.tasks or ()) - set(tasks):
         raise FmctError(f"sweep: {labels} has no task {min(unknown)}, only {', '.join(tasks)}")
     _require_layers("trained", sweep.layers, depth)
-    told = sweep.allow_pretraining_patients or sweep.allow_unknown_pretraining
+    allowed = sweep.allow_pretraining_patients or sweep.allow_unknown_pretraining
     for spec in others:
-        if not told and spec.pretraining_patients is None:
+        if not allowed and spec.pretraining_patients is None:
             raise FmctError(
-                f"encoder {spec.name}: nobody knows whom its pretraining saw; give it its `pretraining`, or "
-                "set the sweep's allow_unknown_pretraining=true to have that reported"
+                f"encoder {spec.name}: the patients of its pretraining are unknown; set its `pretraining`, "
+                "or the sweep's allow_unknown_pretraining=true to have this reported"
             )
         _require_encoder(spec, sweep.layers, preprocess_digest)
 
 
 def _require_encoder(spec: EncoderSpec, layers: Iterable[int], preprocess_digest: str) -> None:
-    """Load it; of a peer's function only find its module, for it may need what a job has."""
+    """Load an encoder; of a function only find the module, since loading may need a job's resources."""
     if spec.pretraining is not None:
         _ = spec.pretraining_patients
     if spec.function is not None:
@@ -111,7 +111,7 @@ def _require_encoder(spec: EncoderSpec, layers: Iterable[int], preprocess_digest
         _require_layers(spec.name, layers, info.model.depth)
         if info.preprocess_digest not in (None, preprocess_digest):
             raise FmctError(
-                f"encoder {spec.name}: trained on volumes of another preprocessing than this pipeline's"
+                f"encoder {spec.name}: trained on volumes with another preprocessing than this pipeline's"
             )
 
 

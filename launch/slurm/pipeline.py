@@ -1,8 +1,8 @@
-"""The pipeline from an export to a report: one recipe, and the jobs that it takes.
+"""The pipeline from an export to a report: one recipe, and its jobs.
 
-How large the preprocessing array must be is known only after the scan. So the array has a size of its own,
-and its tasks share out whatever the plan turns out to have: the whole chain can be submitted at once, from
-one place, and no job has to submit others.
+The number of preprocessing tasks is known only after the scan. So the array has a configured size, and the
+tasks of the plan are divided among its tasks: the whole chain can be submitted at once, and no job has to
+submit others.
 """
 
 import hashlib
@@ -36,14 +36,14 @@ from shards.section import Section
 from shards.split import SPLIT_NAME
 
 Place = Annotated[Path, AfterValidator(Path.absolute)]
-"""A path from /, or from where the command is called."""
+"""A path, made absolute from the working directory."""
 
 DONE = "done"
-"""Folder in a pipeline's, for the marks of jobs that have succeeded."""
+"""Subfolder of a pipeline's folder for the markers of jobs that have succeeded."""
 
 
 class Recipe(Section):
-    """A stage's recipe. What the pipeline itself knows, such as where the data are, need not be in it."""
+    """A stage's recipe. Values that the pipeline sets itself, such as paths of data, are not needed in it."""
 
     config: Place | None = None
     """Its YAML file."""
@@ -55,7 +55,7 @@ class Preprocessing(Recipe):
     """The preprocessing array."""
 
     tasks: Positive | None = None
-    """Its size; None: the site's `width`, as many as run at a time. Each does an equal share."""
+    """Its size; None: the site's `width`, the number of concurrent tasks. Each does an equal share."""
 
 
 class Training(Recipe):
@@ -63,7 +63,7 @@ class Training(Recipe):
 
     nodes: Positive = 1
     ranks_per_node: Positive | None = None
-    """None: the GPUs that the site gives training on each node, or one rank."""
+    """None: the GPUs per node that the site file gives training, or one rank."""
 
 
 class Sweeping(Recipe):
@@ -76,19 +76,19 @@ class Sweeping(Recipe):
 
 
 class Pipeline(Section):
-    """All of a pipeline."""
+    """A pipeline's recipe."""
 
     export: Place
     """Folder of DICOM files."""
     key_file: Place
-    """The HMAC key that identifiers are hidden with (`fmct keygen`)."""
+    """The HMAC key for pseudonyms (`fmct keygen`)."""
     labels: Place
-    """What the features are probed on: the CSV that `fmct labels` takes, or the Parquet that it wrote."""
+    """Labels for the probes: the CSV input of `fmct labels`, or the Parquet file that it wrote."""
     out: Place
     """Folder for catalog, data, run, probe and report."""
     preprocess: Preprocessing = Preprocessing()
     holdout: Holdout | None = None
-    """None: pretraining sees everybody, and probe and sweep say that it has seen whom they test on."""
+    """None: pretraining uses all patients, and probe and sweep report that it has seen the test patients."""
     train: Training = Training()
     probe: Recipe = Recipe()
     sweep: Sweeping | None = None
@@ -97,25 +97,25 @@ class Pipeline(Section):
 
 @dataclass(frozen=True)
 class Step:
-    """A job of the pipeline, and how to tell whether it is done."""
+    """A job of the pipeline, and how to determine whether it is done."""
 
     stage: str
     job: Job
     folder: Path
-    """Of its log."""
+    """Folder of its log."""
     outputs: tuple[Path, ...]
     recipe: tuple[Path, str] | None = None
-    """The file that its command reads, and its text: written when it is submitted, never changed."""
+    """The file that its command reads, and its text: written at submission, never changed."""
     inputs: tuple[Path, ...] = ()
-    """Files from outside the pipeline: it is to be done again when they are newer."""
+    """Files from outside the pipeline: the step is repeated when they are newer."""
     shape: str = ""
-    """What else decides what it makes."""
+    """Other settings that determine its output."""
 
 
 def steps(pipeline: Pipeline, site: Site) -> list[Step]:
-    """Every job of the pipeline, each after those that it waits for.
+    """Every job of the pipeline, each after those that it depends on.
 
-    Raises FmctError where an input is missing or is not what its stage takes, and where a recipe is wrong.
+    Raises FmctError if an input is missing or of the wrong kind, or a recipe is invalid.
     """
     require_inputs(pipeline.export, pipeline.key_file, pipeline.labels)
     out, key = pipeline.out, pipeline.key_file
@@ -129,7 +129,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     parts = out / "parts"
     seen = parts / "train" if held else volumes
     tested = [f"data={volumes}", f"labels={labels}", *([f"parts={parts / PARTS_NAME}"] if held else [])]
-    # The recipe that is kept gives every key, those among them that a run of an earlier version lacked.
+    # The recorded recipe has every key, including those that a run of an earlier version lacked.
     training = as_begun(_resolved("train", TrainConfig, pipeline.train, [f"data.path={seen}"]), run)
     probing = _resolved("probe", ProbeConfig, pipeline.probe, tested)
     sweeping = _sweep_config(pipeline.sweep, out, tested) if pipeline.sweep else None
@@ -162,7 +162,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
 
     plan = replace(plan, after_success=(scan.name,))
     array = replace(array, after_success=(plan.name,))
-    # Whatever came of the array, collecting says best what is missing, and fails if anything is.
+    # Collecting runs even if the array failed: it reports what is missing, and fails if anything is.
     collect = replace(collect, after_success=(plan.name,), after_end=(array.name,))
     if split:
         split = replace(split, after_success=(collect.name,))
@@ -197,9 +197,9 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
 
 
 def _sweep_config(sweep: Sweeping, out: Path, tested: list[str]) -> SweepConfig:
-    """The whole configuration of a sweep over the trained encoder, the same untrained, and others.
+    """The configuration of a sweep over the trained encoder, the same untrained, and others.
 
-    tested: what says on what, as overrides.
+    tested: overrides for data, labels and parts.
     """
     run = out / "run"
     encoders = [
@@ -215,11 +215,11 @@ def _sweep_config(sweep: Sweeping, out: Path, tested: list[str]) -> SweepConfig:
 def _sweep(
     sweep: Sweeping, settings: SweepConfig, out: Path, site: Site, needed: tuple[str, ...]
 ) -> list[Step]:
-    """The jobs of a sweep; `needed` names those that make weights and labels."""
+    """The jobs of a sweep; `needed` names the jobs that make weights and labels."""
     swept = out / "sweep"
     recipe = _kept(settings, out, "sweep")
     shares = min(sweep.tasks or site.width, site.array_size)
-    named = any(spec.function for spec in settings.encoders)  # by the pipeline's file, which was asked of it
+    named = any(spec.function for spec in settings.encoders)  # in the pipeline's file, checked on loading
     plan = replace(stages.sweep_plan_job(recipe[0], swept, site, named), after_success=needed)
     jobs = stages.sweep_chain(recipe[0], swept, [], Sweep(settings, swept).extractions, shares, site, named)
     *features, grid, collect = jobs
@@ -235,10 +235,10 @@ def _sweep(
 
 
 def _named(steps: list[Step], out: Path) -> list[Step]:
-    """Give each job a name of its own, with a digest of the output folder and of what its output depends on.
+    """Give each job a unique name with a digest of the output folder and of what its output depends on.
 
-    So a job that an earlier call submitted, and the mark of one that is done, are found by their names, even
-    where that call died before it could note anything.
+    So a job that an earlier call submitted, and the marker of a finished one, are found by name, even if that
+    call died before it could record anything.
     """
     names = {}
     for step in steps:
@@ -272,7 +272,7 @@ def _digest(*parts: str) -> str:
 
 
 def _resolved(stage: str, model: type[Model], recipe: Recipe, own: list[str]) -> Model:
-    """A stage's whole configuration, with what the pipeline itself knows."""
+    """A stage's complete configuration, with the values that the pipeline sets."""
     try:
         return load(model, recipe.config, [*recipe.overrides, *own])
     except FmctError as error:
@@ -280,6 +280,6 @@ def _resolved(stage: str, model: type[Model], recipe: Recipe, own: list[str]) ->
 
 
 def _kept(settings: BaseModel, out: Path, stage: str) -> tuple[Path, str]:
-    """Where a stage's configuration is kept, and its text; another configuration gets another file."""
+    """Path and text of a stage's recorded configuration; another configuration gets another file."""
     text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     return out / "recipes" / f"{stage}-{_digest(text)}.yaml", text

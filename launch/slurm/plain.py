@@ -1,7 +1,7 @@
-"""What may enter a batch script: text of one line, in which nothing is hidden.
+"""Checks of text for batch scripts: one line of printable UTF-8.
 
-A line break in a value would end the script's line, and what follows it would run as shell; a script is UTF-8
-text, so that bytes which are none can't be written either.
+A line break in a value would end the script's line, and the rest would run as shell; a script is UTF-8 text,
+so that other bytes can't be written either.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from shards.errors import FmctError
 
 
 def texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text and path in a nested value, the keys of dictionaries among them, each after its place."""
+    """Yield (place, text) of every text and path in a nested value, including the keys of dictionaries."""
     if isinstance(value, (str, Path)):
         yield place, str(value)
     elif isinstance(value, dict):
@@ -28,21 +28,21 @@ def texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def fault(text: str) -> str | None:
-    """What keeps a text out of a batch script, in words; None where nothing does."""
+    """Why a text must not be in a batch script; None if it may."""
     for character in text:
         if "\ud800" <= character <= "\udfff":
-            return f"{text!r} holds bytes that are no UTF-8"
+            return f"{text!r} contains bytes that are not UTF-8"
         if not character.isprintable():
-            return f"{text!r} holds a line break or another character that does not print"
+            return f"{text!r} contains a line break or another character that is not printable"
     return None
 
 
 def require_plain(value: Any, what: str) -> None:
-    """Raise FmctError where any text in `value`, which is called `what`, must not enter a batch script."""
+    """Raise FmctError if a text in `value`, named `what` in the message, must not be in a batch script."""
     for place, text in texts(value):
         if found := fault(text):
             where = f"{what}, {place}" if place else what
-            raise FmctError(f"{where}: {found}, which must not enter a batch script; name it otherwise")
+            raise FmctError(f"{where}: {found}, which is not allowed in a batch script; choose another name")
 
 
 def _below(place: str, key: Any) -> str:

@@ -1,4 +1,4 @@
-"""The stages as jobs: which `fmct` command lines they run, on which of the site's resources."""
+"""The stages as jobs: the `fmct` command lines that they run, and the site's resources for them."""
 
 import json
 from dataclasses import replace
@@ -15,16 +15,16 @@ from shards.label_kinds import Kinds, LabelKinds
 
 
 def scan_job(export: Path, catalog: Path, site: Site) -> Job:
-    """The scan, with as many readers as the site gives it cores."""
+    """The scan, with one worker per core that the site file gives it."""
     workers = str(site.scan.cpus_per_task)
     command = fmct(site, "scan", export, "--catalog", catalog, "--workers", workers)
     return Job("fmct-scan", (command,), site.scan, kept=("--catalog", str(catalog)))
 
 
 def labels_job(csv: Path, key_file: Path, out: Path, kinds: Kinds, site: Site) -> Job:
-    """Keys the labels as the volumes are keyed."""
-    told = LabelKinds(kinds=kinds).model_dump(mode="json")["kinds"]
-    others = ["--kinds", json.dumps(told)] if told else []
+    """Replaces the identifiers in the label table by the keys of the volumes."""
+    given = LabelKinds(kinds=kinds).model_dump(mode="json")["kinds"]
+    others = ["--kinds", json.dumps(given)] if given else []
     command = fmct(site, "labels", csv, "--key-file", key_file, "--out", out, *others)
     return Job("fmct-labels", (command,), site.light)
 
@@ -32,7 +32,7 @@ def labels_job(csv: Path, key_file: Path, out: Path, kinds: Kinds, site: Site) -
 def preprocess_jobs(
     catalog: Path, out: Path, config: Path | None, overrides: list[str], site: Site
 ) -> list[Job]:
-    """An array that shares the tasks out, and a job that collects. Plans here, in this process."""
+    """An array that processes the tasks, and a job that collects. Plans in this process."""
     tasks = plan(catalog, out, load(PreprocessConfig, config, overrides))
     arguments = configuration(config, overrides)
     array = preprocess_array(catalog, out, arguments, min(tasks, site.array_size), site)
@@ -41,13 +41,13 @@ def preprocess_jobs(
 
 
 def plan_job(catalog: Path, out: Path, configuration: list[str], site: Site) -> Job:
-    """Divides the work into tasks, where the catalog is not there yet when jobs are submitted."""
+    """Divides the work into tasks, if the catalog does not exist yet when the jobs are submitted."""
     command = fmct(site, "preprocess", catalog, "--out", out, *configuration, "--plan")
     return Job("fmct-plan", (command,), site.light)
 
 
 def preprocess_array(catalog: Path, out: Path, configuration: list[str], shares: int, site: Site) -> Job:
-    """An array of `shares` tasks, each of which does as many of the plan's tasks, one after another."""
+    """An array of `shares` tasks, among which the plan's tasks are divided evenly."""
     resources = site.preprocess
     command = fmct(site, "preprocess", catalog, "--out", out, *configuration)
     workers = f"workers={resources.cpus_per_task}"
@@ -56,20 +56,20 @@ def preprocess_array(catalog: Path, out: Path, configuration: list[str], shares:
 
 
 def collect_job(catalog: Path, out: Path, configuration: list[str], site: Site) -> Job:
-    """Joins what the array made; it says best what is missing, so it is to start whatever came of that."""
+    """Joins the array's outputs; it runs even if the array failed, because it reports what is missing."""
     command = fmct(site, "preprocess", catalog, "--out", out, *configuration, "--collect")
     return Job("fmct-collect", (command,), site.light)
 
 
 def split_job(volumes: Path, out: Path, arguments: tuple[str, ...], site: Site) -> Job:
-    """Divides the volumes by patients, with as many writers as the site gives preprocessing cores."""
+    """Divides the volumes by patient, with one worker per core that the site file gives preprocessing."""
     workers = str(site.preprocess.cpus_per_task)
     command = fmct(site, "shards", "split", volumes, "--out", out, *arguments, "--workers", workers)
     return Job("fmct-split", (command,), site.preprocess, kept=("--parts", str(out)))
 
 
 def train_job(run: Path, configuration: list[str], nodes: int, ranks_per_node: int, site: Site) -> Job:
-    """One job of nodes × ranks_per_node ranks; the site's cache comes before the user's own."""
+    """One job of nodes × ranks_per_node ranks; the user's cache overrides the site's."""
     cache = [f"data.cache={site.cache}"] if site.cache else []
     cache += [f"data.cache_gb={site.cache_gb}"] if site.cache_gb else []
     command = fmct(site, "train", "--run", run, *cache, *configuration)
@@ -98,8 +98,8 @@ def sweep_jobs(
 ) -> list[Job]:
     """An array that extracts features, a job that joins them, an array over the grid, a job that collects.
 
-    Plans here, in this process, which needs the dataset and the labels, but no features. allow_code: what the
-    user says of functions that the file names (launch.own_code).
+    Plans in this process, which needs the dataset and the labels, but no features. allow_code: whether the
+    user allows functions that the file names (launch.own_code).
     """
     from fmct_hpc.probe.sweep.run import Sweep
     from launch.own_code import load_sweep
@@ -118,7 +118,7 @@ def sweep_chain(
     site: Site,
     allow_code: bool = False,
 ) -> list[Job]:
-    """A sweep's jobs for a plan that is there by the time they start; extractions: its array for features."""
+    """A sweep's jobs, for a plan that exists when they start; extractions: size of the features array."""
     command = fmct(site, "sweep", config, "--out", out, *overrides, *_code(allow_code))
 
     def job(name: str, *arguments: tuple[str, ...], success: tuple[str, ...] = ()) -> Job:
@@ -141,7 +141,7 @@ def sweep_chain(
 
 
 def sweep_plan_job(config: Path, out: Path, site: Site, allow_code: bool = False) -> Job:
-    """Cuts the grid into tasks, where data and labels are not there yet when jobs are submitted."""
+    """Divides the grid into tasks, if data and labels do not exist yet when the jobs are submitted."""
     command = fmct(site, "sweep", config, "--out", out, "--plan", *_code(allow_code))
     return Job("fmct-sweep-plan", (command,), site.light)
 
@@ -153,7 +153,7 @@ def _code(allowed: bool) -> tuple[str, ...]:
 def predict_jobs(
     paths: list[Path], classifier: Path, out: Path, device: str, key_file: Path | None, site: Site
 ) -> list[Job]:
-    """An array that shares the parts out, and a job that joins what is done, whatever came of the array."""
+    """An array that processes the parts, and a job that joins the results, even if the array failed."""
     from fmct_hpc.classifier.table import Predictions
 
     shares = min(Predictions(paths, classifier, out).parts, site.array_size)
@@ -165,7 +165,7 @@ def predict_jobs(
 
 
 def report_job(out: Path, data: Path, run: Path, probe: Path, labels: Path, site: Site) -> Job:
-    """Writes the page of a whole run, with a map of the features that the probe extracted."""
+    """Writes the report of the whole run, with a map of the features that the probe extracted."""
     command = fmct(site, "report", out, "--data", data, "--run", run, "--probe", probe, "--labels", labels)
     return Job("fmct-report", (command,), site.light)
 
@@ -177,5 +177,5 @@ def fmct(site: Site, *arguments: str | Path) -> tuple[str, ...]:
 
 
 def configuration(config: Path | None, overrides: list[str]) -> list[str]:
-    """A recipe and what overrides it, as arguments."""
+    """A recipe and its overrides, as arguments."""
     return [*(["--config", str(config)] if config else []), *overrides]

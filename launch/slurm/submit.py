@@ -1,9 +1,9 @@
-"""Giving jobs to Slurm through submitit: the batch script, and its submission.
+"""Submitting jobs to Slurm through submitit: the batch script, and its submission.
 
-A job's state never comes from its pickle, which holds only a command line: each Slurm task turns itself
-into that command (launch.task). So Slurm's signals reach the stage and not submitit, which ignores SIGTERM
-and lets only rank 0 act. Training that saved on a signal exits with 75. When a job has ended in any way but
-well, its batch script asks launch/slurm/requeue.py, which queues it again or says why not.
+A job's pickle holds only a command line, no state: each Slurm task replaces itself by that command
+(launch.task). So Slurm's signals reach the stage and not submitit, which ignores SIGTERM and acts only on
+rank 0. Training that saved on a signal exits with 75. If a job did not succeed, its batch script calls
+launch/slurm/requeue.py, which queues it again or logs why not.
 """
 
 import shlex
@@ -32,7 +32,7 @@ SETUP = (
     # Rank 0 listens on the job's first node, by the address at which Slurm itself reaches that node
     # (a node's name need not resolve), on a port that no other job has, nor Linux gives out (launch.ranks).
     'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-    # A busy slurmctld may not answer at once; the last resort is the node's name.
+    # A busy slurmctld may not answer at once; the fallback is the node's name.
     'for pause in 0 5 15 30; do sleep "$pause"',
     "  MASTER_ADDR=$(scontrol --oneliner show node \"$first\" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')",
     '  [ -z "$MASTER_ADDR" ] || break',
@@ -45,14 +45,14 @@ SETUP = (
     'echo "fmct: job $job, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"',
 )
 FIND_MODULE = "type module > /dev/null 2>&1 || . /etc/profile"
-"""A batch shell that is no login shell may not know the command."""
+"""A batch shell that is not a login shell may not have the command."""
 STRAGGLER_SECONDS = 120
-"""Ranks end together; when one has ended, srun ends those that still wait for it after this long."""
+"""Ranks end together; when one has ended, srun kills the remaining ones after this long."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A Slurm job: one command, or an array of several, one an array task."""
+    """A Slurm job: one command, or an array with one command per task."""
 
     name: str
     commands: tuple[tuple[str, ...], ...]
@@ -60,30 +60,30 @@ class Job:
     nodes: int = 1
     tasks_per_node: int = 1
     kept: tuple[str, ...] = ()
-    """Arguments that tell `fmct launch after` where the command keeps what it has done, if it does."""
+    """Arguments for `fmct launch after` that name where the command stores its results, if it does."""
     after_success: tuple[str, ...] = ()
-    """Names of jobs that must have succeeded; where one has not, Slurm cancels this one."""
+    """Names of jobs that must have succeeded; if one failed, Slurm cancels this job."""
     after_end: tuple[str, ...] = ()
-    """Names of jobs that must have ended, however."""
+    """Names of jobs that must have ended, successfully or not."""
     done: Path | None = None
-    """A file to touch on success; of an array, each task one with its number behind a dot."""
+    """A file to touch on success; of an array, one per task with the task number after a dot."""
 
     @property
     def size(self) -> str:
-        """How large it is, in words."""
+        """The size of the job as text."""
         if self.nodes * self.tasks_per_node > 1:
             return f"{self.nodes} nodes of {self.tasks_per_node} ranks"
         return f"an array of {len(self.commands)} tasks" if len(self.commands) > 1 else "one task"
 
 
 def submit(jobs: list[Job], folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> list[str]:
-    """Give `jobs` to Slurm; logs and submitit's files go to `folder`. Returns Slurm's job numbers.
+    """Submit `jobs` to Slurm; logs and submitit's files go to `folder`. Returns Slurm's job numbers.
 
-    numbers: those of jobs that are not in `jobs` and that some wait for, by name.
-    Raises FmctError with Slurm's own words when it refuses a job.
+    numbers: by name, those of jobs that are not in `jobs` but that some depend on.
+    Raises FmctError with Slurm's message if it rejects a job.
     """
     require_visible(site, folder, Path.cwd())
-    own_folder(folder)  # jobs read there what they run
+    own_folder(folder)  # jobs read from there what they run
     known = dict(numbers or {})
     for job in jobs:
         try:
@@ -96,16 +96,16 @@ def submit(jobs: list[Job], folder: Path, site: Site, numbers: Mapping[str, str]
             with executor.batch():
                 submitted = [executor.submit(become, command) for command in command_lines(job, site)]
         except UncompletedJobError as error:
-            said = " ".join(str(error).split())
+            message = " ".join(str(error).split())
             raise FmctError(
-                f"Slurm refused {job.name} ({said}); check the site file's keys, and that sbatch works here"
+                f"Slurm rejected {job.name} ({message}); check the site file, and that sbatch works here"
             ) from None
         known[job.name] = str(submitted[0].job_id).split("_")[0]
     return [known[job.name] for job in jobs]
 
 
 def script(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> str:
-    """What sbatch gets for `job`, to the byte; of jobs that are not in `numbers` their names stand there."""
+    """The exact script that sbatch gets for `job`; jobs that are not in `numbers` appear by name."""
     executor = _Renderer(folder, python=_python(site))
     executor.update_parameters(**_parameters(job, folder, site, numbers or {}))
     if len(job.commands) > 1:
@@ -114,9 +114,9 @@ def script(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None
 
 
 def describe(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> str:
-    """The script that `submit` would give to sbatch, and what each of its tasks would run."""
+    """The script that `submit` would give to sbatch, and the command of each of its tasks."""
     require_visible(site, folder, Path.cwd())
-    parts = [f"### {job.name}, {job.size}: what sbatch gets\n{script(job, folder, site, numbers)}"]
+    parts = [f"### {job.name}, {job.size}: batch script\n{script(job, folder, site, numbers)}"]
     parts += [
         f"### {job.name}, task {number}\n{shlex.join(command)}"
         for number, command in enumerate(command_lines(job, site))
@@ -125,13 +125,13 @@ def describe(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | No
 
 
 def command_lines(job: Job, site: Site) -> list[tuple[str, ...]]:
-    """What the tasks of `job` become: its commands, in the site's container where it has one."""
+    """The commands of the tasks of `job`, wrapped for the site's container if there is one."""
     gpus, here = job.resources.gpus_per_node > 0, Path.cwd()
     return [wrapped(command, site, gpus, here) for command in job.commands]
 
 
 class _Renderer(submitit.SlurmExecutor):
-    """Submits nothing, so it needs no Slurm."""
+    """An executor that only renders scripts, so that it needs no Slurm."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -139,7 +139,7 @@ class _Renderer(submitit.SlurmExecutor):
 
 
 def _python(site: Site) -> str:
-    """The command for submitit's part: this interpreter; in pyxis' image that image's."""
+    """The Python command for submitit's part: this interpreter; with pyxis, the image's."""
     return shlex.join(("python3", *PYTHON[1:]) if _in_pyxis(site) else PYTHON)
 
 
@@ -149,7 +149,7 @@ def _in_pyxis(site: Site) -> bool:
 
 def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) -> dict[str, Any]:
     resources = job.resources
-    # These run beside the container, if there is one.
+    # These run outside the container, if there is one.
     before, after = (
         shlex.join([*FMCT, "launch", word, "--folder", str(folder), *job.kept])
         for word in ("before", "after")
@@ -184,10 +184,10 @@ def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) 
             'exit "$code"',
         ],
         "srun_args": [
-            # Whatever sbatch was told about the environment, by SBATCH_EXPORT or a directive.
+            # Regardless of what SBATCH_EXPORT or a directive says about the environment.
             "--export=ALL",
             f"--wait={STRAGGLER_SECONDS}",
-            # srun does not take the cores of a task from sbatch (since Slurm 22.05).
+            # srun does not inherit the cores of a task from sbatch (since Slurm 22.05).
             f"--cpus-per-task={resources.cpus_per_task}",
             *srun_options(site, Path.cwd()),
         ],
@@ -199,9 +199,9 @@ def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) 
 
 
 def _require_sound(job: Job, folder: Path, given: dict[str, Any]) -> None:
-    """Raise FmctError where a text would end its line of the script, or be read otherwise than it was meant.
+    """Raise FmctError if a text would end its line of the script, or be interpreted by sbatch.
 
-    Whatever enters the script does so through `given` or `folder`, and commands are shown line by line.
+    All contents of the script come from `given` or `folder`, and commands are shown line by line.
     """
     require_plain(folder, "the output folder")
     require_plain(job, "the job")
@@ -211,8 +211,7 @@ def _require_sound(job: Job, folder: Path, given: dict[str, Any]) -> None:
     for place, text in texts({**quoted, "output": folder}):
         if "\\" in text or (place == "output" and "%" in text):
             raise FmctError(
-                f"{place}: {text!r} holds a backslash or %, which sbatch reads in its own way; "
-                "name it otherwise"
+                f"{place}: {text!r} contains a backslash or %, which sbatch interprets; choose another name"
             )
 
 
@@ -232,7 +231,7 @@ def _dependency(job: Job, numbers: Mapping[str, str]) -> str:
 
 
 def _site_setup(site: Site) -> list[str]:
-    """Shell lines for what the site file says of a job's environment."""
+    """Shell lines for a job's environment, from the site file."""
     lines = []
     if site.modules:
         lines.append(FIND_MODULE)

@@ -193,7 +193,7 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
     for job in record.values():
         shown = (
             printed.split(f"### {job['name']}, ", 1)[1]
-            .split("what sbatch gets\n", 1)[1]
+            .split("batch script\n", 1)[1]
             .split("\n### ", 1)[0]
         )
         for other in record.values():  # of which a name stands for the number that Slurm is to give
@@ -211,7 +211,7 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
     before = (out / "catalog.parquet").stat().st_mtime_ns
     lines = run("fmct", "launch", "pipeline", recipe, "--site", SITE).splitlines()
     [why] = [line for line in lines if "ended" in line and line.startswith("probe")]
-    assert f"job {first['probe']} ended failed" in why
+    assert f"job {first['probe']} ended (failed)" in why
     assert "none of its studies is in the dataset" in why
     second = json.loads((out / "pipeline.json").read_text())["stages"]
     new = {stage for stage, job in second.items() if job["number"] != first[stage]}

@@ -157,7 +157,7 @@ def test_a_job_that_waits_for_one_that_failed_is_replaced(recipe):
 def test_a_job_that_runs_on_what_is_to_be_made_anew_is_in_the_way(recipe):
     found = chain(recipe)
     finish(found, "scan", "labels", "plan", "preprocess", "collect")
-    with pytest.raises(FmctError, match="train is running as job 7, and what it works on"):
+    with pytest.raises(FmctError, match="train is running as job 7"):
         decide(found, queued(found, train="RUNNING"), Record(), again="collect")
 
 
@@ -180,7 +180,7 @@ def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("export=/nowhere", "export: /nowhere is no folder"),
+        ("export=/nowhere", "export: /nowhere"),
         ("key_file=/nowhere", "make it with `fmct keygen`"),
         ("train.set=[run.bach=8]", "did you mean batch"),
         ("train.set=[run.batch=7]", "not a multiple of 2 ranks"),
@@ -237,10 +237,10 @@ def test_what_is_held_out_is_tested_on_and_not_trained_on(unsplit, tmp_path):
     [
         (["holdout={test: 0.9}"], "test and validation leave no patient"),
         (["holdout={tets: 0.9}"], "did you mean test"),
-        (["holdout={}", "probe.set=[folds=5]"], "probe: holdout says who is tested, and folds=5"),
+        (["holdout={}", "probe.set=[folds=5]"], "probe: holdout .* folds=5"),
         (
             ["holdout={}", "sweep={set: [], encoders: [{name: a, function: 'peer_encoder:tiny'}]}"],
-            "encoder a: nobody knows whom its pretraining saw; .* allow_unknown_pretraining=true",
+            "encoder a: .* pretraining .* allow_unknown_pretraining=true",
         ),
     ],
 )
@@ -250,7 +250,7 @@ def test_a_hold_out_that_can_not_be_is_found_before_anything_is_submitted(unspli
 
 
 def test_labels_that_say_who_is_tested_leave_nobody_to_hold_out(recipe):
-    with pytest.raises(FmctError, match=r"labels.csv: its column split .* and so does holdout"):
+    with pytest.raises(FmctError, match=r"labels.csv: .* column split .* holdout"):
         chain(recipe, "holdout={}")
 
 
@@ -275,7 +275,7 @@ def test_labels_and_key_are_read_before_anything_is_submitted(recipe, tmp_path, 
 def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitted(recipe, tmp_path):
     weights = small_encoder(write_dataset(tmp_path / "data", 2), tmp_path / "encoder")
     theirs = f"encoders: [{{name: theirs, weights: {weights}}}]"
-    with pytest.raises(FmctError, match=r"encoder theirs: trained on volumes of another preprocessing"):
+    with pytest.raises(FmctError, match=r"encoder theirs: .* another preprocessing"):
         chain(recipe, f"sweep={{set: [{ALLOWED}], {theirs}}}")
 
 

@@ -162,5 +162,5 @@ def test_no_value_becomes_another_option(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("folder", ["50%j/slurm", "a\\b/slurm"])
 def test_a_folder_is_not_a_pattern_to_slurm(folder: str) -> None:
-    with pytest.raises(FmctError, match=r"output.*name it otherwise"):
+    with pytest.raises(FmctError, match=r"output.*backslash"):
         script(JOB, Path(folder), Site())

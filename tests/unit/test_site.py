@@ -139,7 +139,7 @@ def test_a_folder_that_the_container_does_not_show_is_named(tmp_path, monkeypatc
     [
         ({"trian": {}}, "did you mean train"),
         ({"train": {"gpus_per_nod": 4}}, "did you mean gpus_per_node"),
-        ({"scratch": "local"}, "scratch: expected a path from /"),
+        ({"scratch": "local"}, "scratch: expected an absolute path"),
         ({"cache_gb": 5}, "cache_gb needs cache"),
         ({"container": {"runtime": "docker", "image": "i"}}, "container.runtime"),
         ({"container": {"runtime": "pyxis", "image": "i", "binds": ["data"]}}, "container.binds"),
