@@ -1,4 +1,4 @@
-"""Why a start of a job ended: from the code it left, from its log, from what Slurm says."""
+"""Why a start of a job ended: from its exit code, from its log, from Slurm."""
 
 import re
 import signal
@@ -12,15 +12,15 @@ from launch.slurm import scheduler
 from shards.errors import FmctError, LostProcessError, NoRoomError
 
 LOG_BYTES = 1 << 20
-"""How much of a log's end is read for Slurm's words, and of its start to know it for a job's."""
+"""How much of a log's end is searched for Slurm's messages, and of its start to identify its job."""
 
 _BY_CODE: dict[int, Cause] = {
     0: "done",
     EXIT_SAVED: "stopped",
-    # The command was ended by SIGTERM, before it could save: preempted, in nearly all cases.
+    # The command was ended by SIGTERM before it could save: nearly always a preemption.
     15: "preempted",
     128 + signal.SIGTERM: "preempted",
-    # Told that its time is nearly over (sbatch --signal), a stage other than training just ends.
+    # Stages other than training do not handle the signal before the time limit (sbatch --signal).
     128 + signal.SIGUSR1: "time limit",
     128 + signal.SIGUSR2: "time limit",
     EXIT_HUNG: "hang",
@@ -29,17 +29,17 @@ _BY_CODE: dict[int, Cause] = {
     FmctError.exit_code: "refused",
 }
 
-_TOLD = (FmctError.exit_code, NoRoomError.exit_code, LostProcessError.exit_code)
-"""Codes of ends for which there is a line of our own in the log."""
+_LOGGED = (FmctError.exit_code, NoRoomError.exit_code, LostProcessError.exit_code)
+"""Exit codes for which the log has an error line of ours."""
 
-_SAID: tuple[tuple[str, Cause], ...] = (
+_MESSAGES: tuple[tuple[str, Cause], ...] = (
     ("DUE TO PREEMPTION", "preempted"),
     ("error: Node failure on", "node failure"),
     ("DUE TO NODE FAILURE", "node failure"),
     ("DUE TO TIME LIMIT", "time limit"),
     ("DUE TO JOB REQUEUE", "requeued"),
 )
-"""What slurmstepd and srun write to a job's log when Slurm ends it."""
+"""Messages of slurmstepd and srun in the log of a job that Slurm ends."""
 
 _STATES: dict[str, Cause] = {
     "PREEMPTED": "preempted",
@@ -65,10 +65,10 @@ class Explained(NamedTuple):
 
 
 def by_code(code: int, log: str) -> Explained:
-    """Of a start whose batch script has lived to see its command's exit code; `log` is what it wrote."""
+    """Explain a start whose batch script has seen its command's exit code; `log` is the start's log."""
     if code in _BY_CODE:
-        told = own_words(log) if code in _TOLD else ""
-        return Explained(_BY_CODE[code], told or _how(code), None, code)
+        message = own_words(log) if code in _LOGGED else ""
+        return Explained(_BY_CODE[code], message or _how(code), None, code)
     rank, how = _first_rank(log)
     if "error: Node failure on" in log:
         return Explained("node failure", _line(log, "error: Node failure on"), None, code)
@@ -76,28 +76,28 @@ def by_code(code: int, log: str) -> Explained:
 
 
 def by_slurm(job: str, nodes: list[str], log: str, start: int) -> Explained:
-    """Of start number `start` (0 the first) that Slurm ended together with its batch script."""
+    """Explain start number `start` (0 is the first), which Slurm ended together with its batch script."""
     past = scheduler.accounted([job])
     state = past[start].state if past is not None and len(past) > start else ""
-    if state in _STATES and state != "REQUEUED":  # which a preempted job is too, once it is queued again
+    if state in _STATES and state != "REQUEUED":  # also the state of a preempted job that is queued again
         return Explained(_STATES[state], f"Slurm: {state}")
-    for words, cause in _SAID:
-        if words in log:
-            return Explained(cause, _line(log, words))
+    for message, cause in _MESSAGES:
+        if message in log:
+            return Explained(cause, _line(log, message))
     if down := scheduler.nodes_down(nodes):
         return Explained("node failure", f"down: {', '.join(down)}")
     if state:
         return Explained("requeued", "")
-    return Explained("killed", "Slurm does not say why" if past is None else "")
+    return Explained("killed", "no reason given by Slurm" if past is None else "")
 
 
 def by_state(state: str) -> Explained | None:
-    """Of a job that is over, by its last state; None where that is no last state."""
+    """Explain a job that is over by its last state; None if that is not a final state."""
     return Explained(_STATES[state], f"Slurm: {state}") if state in _STATES else None
 
 
 def log_of_start(path: Path | None, job: str, start: int) -> str:
-    """What a job's log has of one start, from the line that its batch script begins with."""
+    """The part of a job's log that belongs to one start, from the first line of its batch script."""
     if path is None:
         return ""
     try:
@@ -111,7 +111,7 @@ def log_of_start(path: Path | None, job: str, start: int) -> str:
 
 
 def is_log(path: Path, job: str) -> bool:
-    """Whether the file at `path`, which a record names, is a log that the batch script of `job` has begun."""
+    """Whether the file at `path`, named in a record, is a log written by the batch script of `job`."""
     if not path.is_file():
         return False
     try:
@@ -122,13 +122,13 @@ def is_log(path: Path, job: str) -> bool:
 
 
 def own_words(log: str) -> str:
-    """The line that `fmct` ends with for a mistake that the user can mend (launch/cli.py)."""
-    said = [line[6:] for line in log.splitlines() if line.startswith("fmct: ") and line[6:10] != "job "]
-    return said[-1] if said else ""
+    """The error line that `fmct` ends with for an error that the user can fix (launch/cli.py)."""
+    lines = [line[6:] for line in log.splitlines() if line.startswith("fmct: ") and line[6:10] != "job "]
+    return lines[-1] if lines else ""
 
 
 def _first_rank(log: str) -> tuple[int | None, str]:
-    """The rank that srun names first as failed, and how."""
+    """The first rank that srun reports as failed, and how."""
     for nodes, ranks, how in re.findall(r"srun: error: (\S+): tasks? ([\d,\-]+): (.*)", log):
         if f"exit code {EXIT_SAVED}" not in how:
             rank = int(re.split("[,-]", ranks)[0])

@@ -1,4 +1,4 @@
-"""How far a job's command has come, by what it keeps: whether a start of it was of any use."""
+"""The progress of a job's command, measured by its stored results: whether a start of it made any."""
 
 import argparse
 import os
@@ -17,11 +17,11 @@ PLACES: dict[Unit, str] = {
     "part": " with {} parts of the export read",
     "shard": " with {} shards of the split written",
     "unit": " with {} units of the sweep done",
-    "volume": " with the features of {} volumes kept",
-    "result": " with {} volumes and units of the probe kept",
-    "prediction": " with {} parts of the predictions kept",
+    "volume": " with features of {} volumes extracted",
+    "result": " with {} volumes and units of the probe done",
+    "prediction": " with {} parts of the predictions done",
 }
-"""In words behind what happened there."""
+"""Text that follows the cause of an ending."""
 
 
 class Share(NamedTuple):
@@ -33,31 +33,31 @@ class Share(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Where a command keeps what it has done; one place at most, none where it is not known."""
+    """Where a command stores its results: at most one field is set, none if it is not known."""
 
     run: Path | None = None
-    """The run folder, of a training."""
+    """Run folder of a training."""
     out: Path | None = None
-    """The output folder, of an array that shares preprocessing's tasks out."""
+    """Output folder of a preprocessing array."""
     catalog: Path | None = None
-    """Of a scan."""
+    """Catalog of a scan."""
     parts: Path | None = None
-    """The output folder, of a split."""
+    """Output folder of a split."""
     sweep: Path | None = None
-    """The output folder, of an array that shares a sweep's units out."""
+    """Output folder of a sweep's array."""
     stores: tuple[Share, ...] = ()
-    """What this job or array task extracts of a sweep's features."""
+    """Shares of a sweep's feature stores that this job or array task extracts."""
     probe: Path | None = None
-    """The output folder, of a probe."""
+    """Output folder of a probe."""
     predictions: Path | None = None
-    """The output folder, of an array that shares predictions out."""
+    """Output folder of a prediction array."""
 
     def progress(self) -> tuple[int | None, Unit]:
         """Step of the newest checkpoint, tasks or units of this array task's share, and so on."""
         share, shares = _share_of_array()
         if self.run:
             return newest_step(self.run), "step"
-        # Imported where it is asked for: PyTorch, pydicom and more, which others don't need.
+        # Imported only where needed: PyTorch, pydicom and more.
         if self.out:
             from preprocess.tasks.ledger import marked_in_share
 
@@ -93,9 +93,9 @@ class Kept(NamedTuple):
 
 
 def _share_of_array() -> tuple[int, int]:
-    """Which tasks this array task does: every N-th from I on of an array 0-N, else that of its number alone.
+    """I and N of this array task: every N-th task from I on in an array 0-N, else only task I.
 
-    So the sbatch files have it.
+    This is the convention of the sbatch files.
     """
     given = {name: os.environ.get(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN", "MAX")}
     number, count, least = int(given["ID"] or 0), int(given["COUNT"] or 1), int(given["MIN"] or 0)
@@ -104,12 +104,12 @@ def _share_of_array() -> tuple[int, int]:
 
 
 def told_by(arguments: list[str], run: Path | None) -> Kept:
-    """Where a batch script's command keeps what it has done, by what it gives `fmct launch after`.
+    """Where a batch script's command stores its results, from the arguments of `fmct launch after`.
 
-    run: of a training. --catalog: of a scan. --parts: of a split. --out: of preprocessing, with --sweep of a
-    sweep, with --predictions of predictions, that an array shares out. --extract N, behind a sweep's recipe
-    and overrides: of its features. --probe: a probe's output folder, of an array that of each task. What else
-    the command takes is passed over.
+    run: of a training. --catalog: of a scan. --parts: of a split. --out: of a preprocessing array, with
+    --sweep of a sweep's, with --predictions of a prediction array. --extract N, after a sweep's recipe and
+    overrides: of its features. --probe: a probe's output folder; of an array, one per task. All other
+    arguments are ignored.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path)
@@ -120,27 +120,27 @@ def told_by(arguments: list[str], run: Path | None) -> Kept:
     parser.add_argument("--extract", type=int)
     parser.add_argument("--probe", type=Path, action="append")
     parser.add_argument("--allow-code", action="store_true")
-    told, others = parser.parse_known_args(arguments)
+    given, others = parser.parse_known_args(arguments)
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    if told.extract is not None and others:
-        return Kept(stores=extracted(Path(others[0]), others[1:], int(task or told.extract)))
-    if told.probe:
-        return Kept(probe=told.probe[int(task or 0)] if len(told.probe) > 1 else told.probe[0])
-    if told.predictions:
-        return Kept(run, predictions=told.out)
-    if told.sweep:
-        return Kept(run, catalog=told.catalog, sweep=told.out)
-    return Kept(run, told.out, told.catalog, told.parts)
+    if given.extract is not None and others:
+        return Kept(stores=extracted(Path(others[0]), others[1:], int(task or given.extract)))
+    if given.probe:
+        return Kept(probe=given.probe[int(task or 0)] if len(given.probe) > 1 else given.probe[0])
+    if given.predictions:
+        return Kept(run, predictions=given.out)
+    if given.sweep:
+        return Kept(run, catalog=given.catalog, sweep=given.out)
+    return Kept(run, given.out, given.catalog, given.parts)
 
 
 def extracted(recipe: Path, overrides: list[str], task: int) -> tuple[Share, ...]:
-    """What `fmct sweep RECIPE --extract TASK` extracts; nothing where the recipe can't be read."""
+    """What `fmct sweep RECIPE --extract TASK` extracts; empty if the recipe can't be read."""
     from fmct_hpc.probe.config import SweepConfig
     from launch.config import load
 
     try:
         config = load(SweepConfig, recipe, overrides)
-    except FmctError:  # the command itself says so
+    except FmctError:  # reported by the command itself
         return ()
     stores, shares = [config.features / spec.name for spec in config.encoders], config.feature_tasks
     if task == -1:

@@ -1,7 +1,7 @@
-"""Whether a job that has ended runs again: the one policy of every batch script here, and who carries it out.
+"""The restart policy of all batch scripts, and its execution.
 
-A batch script calls `before` when Slurm starts it again, and `after` with its command's exit code. An ending
-becomes a line of <folder>/<job>.endings.jsonl; the policy is a function of those lines and, where they can't
+A batch script calls `before` when Slurm starts it again, and `after` with its command's exit code. Each
+ending is a line of <folder>/<job>.endings.jsonl; the policy is a function of those lines and, if they can't
 be written, of Slurm's count of starts.
 """
 
@@ -28,23 +28,23 @@ from shards.errors import FmctError
 log = logging.getLogger(__name__)
 
 FAILURES: dict[Cause, int] = {"crash": 2, "hang": 2, "killed": 3, "node failure": 4, "no room": 6}
-"""Causes after which another try may help, and how many of one kind at the same place are the last."""
+"""Causes that are retried, and the number of one kind at the same position after which they are not."""
 
 INTERRUPTIONS: tuple[Cause, ...] = ("preempted", "time limit", "requeued", "stopped")
-"""Causes that say nothing against the job."""
+"""Causes that are not failures of the job."""
 
 MOST_FAILURES = 20
-"""Of a job in all, however far it comes between them."""
+"""Limit per job, regardless of its progress between failures."""
 
 MOST_IDLE = 10
-"""Interruptions at the same place, beside the one that came there; in all, where the place is not known."""
+"""Limit of interruptions at the same position after the first one there; of all, if it is unknown."""
 
 MOST_TIME_LIMITS = 3
-"""At the same place: who had all its time and came no further, twice, never will."""
+"""Limit at the same position: a job that used its full time twice without progress will not make any."""
 
 LONGEST_BACKOFF_SECONDS = 3600.0
 ANSWER_SECONDS = 600.0
-"""How long a job waits for a slurmctld that does not answer, before it gives up being queued again."""
+"""How long a job waits for a slurmctld that does not answer before it gives up."""
 
 
 class Ending(BaseModel):
@@ -60,31 +60,31 @@ class Ending(BaseModel):
     detail: str = ""
     code: int | None = None
     progress: int | None = None
-    """How far the work had come, if that is known."""
+    """How much work was done, if that is known."""
     unit: Unit = "step"
     """Of the progress."""
 
     @property
     def place(self) -> str:
-        """How far it had come, in words after what happened there."""
+        """The progress as text, to follow the cause."""
         return "" if self.progress is None else PLACES[self.unit].format(self.progress)
 
 
 class Verdict(NamedTuple):
-    """What the policy says."""
+    """A decision of the policy."""
 
     again: bool
     wait: float
-    """Seconds until it may start."""
+    """Seconds until the job may start."""
     why: str
 
 
 def decide(endings: list[Ending], backoff: float = BACKOFF_SECONDS) -> Verdict:
-    """Judge the last of a job's endings, oldest first.
+    """Decide whether a job runs again after the last of its `endings` (oldest first).
 
-    An interruption is queued again at once, and from the second at the same place on later each time. A
-    failure is queued again after `backoff` seconds, doubled with each failure in a row, up to an hour. Too
-    many of a kind at the same place end the job, and so does all else.
+    An interruption is queued again at once, and with increasing delay from the second at the same position
+    on. A failure is queued again after `backoff` seconds, doubled with each consecutive failure, up to an
+    hour. Too many of one kind at the same position end the job, and so does any other cause.
     """
     last = endings[-1]
     here = _trailing(endings, lambda ending: ending.progress == last.progress)
@@ -94,7 +94,7 @@ def decide(endings: list[Ending], backoff: float = BACKOFF_SECONDS) -> Verdict:
         return Verdict(False, 0.0, "not queued again")
     same = sum(e.cause == last.cause for e in here)
     if same >= FAILURES[last.cause]:
-        why = f"{last.cause} {same} times{last.place}, so not queued again: mend that and submit it again"
+        why = f"{last.cause} {same} times{last.place}, so not queued again: fix the cause and submit it again"
         return Verdict(False, 0.0, why)
     if sum(e.cause in FAILURES for e in endings) >= MOST_FAILURES:
         return Verdict(False, 0.0, f"failed {MOST_FAILURES} times in all, so not queued again")
@@ -105,8 +105,8 @@ def _after_interruption(last: Ending, here: list[Ending], backoff: float) -> Ver
     limits = sum(ending.cause == "time limit" for ending in here)
     idle = sum(ending.cause in INTERRUPTIONS for ending in here) - 1
     if last.progress is not None and limits >= MOST_TIME_LIMITS:
-        smaller = ", or begin anew with smaller tasks (output.shard_mib)" if last.unit == "task" else ""
-        why = f"{limits} time limits{last.place} and no further, so not queued again: give it more time"
+        smaller = ", or start over with smaller tasks (output.shard_mib)" if last.unit == "task" else ""
+        why = f"{limits} time limits{last.place} and no progress, so not queued again: give it more time"
         return Verdict(False, 0.0, f"{why} (time_minutes of the site file, sbatch --time){smaller}")
     if idle >= MOST_IDLE:
         why = f"interrupted {idle + 1} times in a row{last.place}, so not queued again: submit it again"
@@ -115,27 +115,27 @@ def _after_interruption(last: Ending, here: list[Ending], backoff: float) -> Ver
 
 
 def before(folder: Path, kept: Kept) -> bool:
-    """Called by a batch script that Slurm has started again: whether it may go on.
+    """Called by a batch script that Slurm has started again: whether it may continue.
 
-    Puts down how the start before it ended, if that could not do so itself.
+    Records how the previous start ended if that start could not do so itself.
     """
     job, start = _here()
     endings = read(folder, job)
     if endings and endings[-1].start == start - 1:
-        return True  # judged by `after`
+        return True  # decided by `after`
     attempt = _attempt(kept.run, job, start - 1)
     nodes = attempt.slurm.nodes if attempt and attempt.slurm else None
     explained = by_slurm(
         job, scheduler.hostnames(nodes) if nodes else [], log_of_start(_log_path(), job, start - 1), start - 1
     )
-    verdict = decide(_put_down(folder, kept, job, start - 1, explained))
+    verdict = decide(_record_ending(folder, kept, job, start - 1, explained))
     if not verdict.again:
         log.error("job %s: start %d: %s: %s", job, start - 1, explained.detail, verdict.why)
     return verdict.again
 
 
 def after(folder: Path, kept: Kept, code: int, backoff: float) -> None:
-    """Called by a batch script when its command has ended with `code`: queue the job again or say why not."""
+    """Called by a batch script when its command has ended with `code`: requeue the job or log why not."""
     # Slurm ends this process with the job that it queues again.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     job, start = _here()
@@ -145,7 +145,7 @@ def after(folder: Path, kept: Kept, code: int, backoff: float) -> None:
         explained = explained._replace(cause="cancelled")
     elif explained.cause == "stopped" and facts and facts[0].preempted:
         explained = explained._replace(cause="preempted")
-    endings = _put_down(folder, kept, job, start, explained)
+    endings = _record_ending(folder, kept, job, start, explained)
     ending, verdict = endings[-1], decide(endings, backoff)
     what = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
     if not verdict.again:
@@ -168,7 +168,7 @@ def read(folder: Path, job: str) -> list[Ending]:
 
 
 def _trailing(endings: list[Ending], holds: Callable[[Ending], bool]) -> list[Ending]:
-    """The last endings of which it holds, newest first."""
+    """The last consecutive endings for which `holds` is true, newest first."""
     found = []
     for ending in reversed(endings):
         if not holds(ending):
@@ -185,7 +185,7 @@ def _later(backoff: float, failures: int) -> Verdict:
 def _here() -> tuple[str, int]:
     here = SlurmJob.here()
     if here is None:
-        raise FmctError("not in a Slurm job: this is for batch scripts")
+        raise FmctError("not in a Slurm job: this command is for batch scripts")
     return here.job, here.restarts
 
 
@@ -194,21 +194,21 @@ def _path(folder: Path, job: str) -> Path:
 
 
 def _log_path() -> Path | None:
-    """Where Slurm writes this job's log; the batch scripts ask Slurm once."""
+    """The path of this job's log, which the batch script has asked Slurm for."""
     return Path(os.environ["FMCT_LOG"]) if os.environ.get("FMCT_LOG") else None
 
 
 def _attempt(run: Path | None, job: str, start: int) -> Attempt | None:
-    """What the run itself has on record of that start; None where it did not come so far."""
+    """The run's own record of that start; None if there is none yet."""
     newest = attempts(run)[-1:] if run else []
     return next((a for a in newest if a.slurm and (a.slurm.job, a.slurm.restarts) == (job, start)), None)
 
 
-def _put_down(folder: Path, kept: Kept, job: str, start: int, explained: Explained) -> list[Ending]:
-    """Record an ending, for the policy and, of a training, in the run's own record; the latter knows more.
+def _record_ending(folder: Path, kept: Kept, job: str, start: int, explained: Explained) -> list[Ending]:
+    """Record an ending for the policy and, of a training, in the run's own record, which has more detail.
 
-    Returns the job's endings with it, for `decide`. Where it can't be written, others may be missing for the
-    same reason, and this one stands for each start that has no ending: the policy's bounds hold all the same.
+    Returns the job's endings including this one, for `decide`. If it can't be written, earlier ones may be
+    missing for the same reason, so it is counted for each start without a record: the limits still hold.
     """
     cause, detail, run = explained.cause, explained.detail, kept.run
     progress, unit = kept.progress()
@@ -218,7 +218,7 @@ def _put_down(folder: Path, kept: Kept, job: str, start: int, explained: Explain
             if concluded is not None and concluded.cause not in (None, "done"):
                 cause, detail = concluded.cause, concluded.detail
     except OSError as error:
-        log.warning("%s: how this attempt ended is not on record: %s", run, error)
+        log.warning("%s: the end of this attempt could not be recorded: %s", run, error)
     ending = Ending(
         job=job,
         start=start,
@@ -231,19 +231,19 @@ def _put_down(folder: Path, kept: Kept, job: str, start: int, explained: Explain
     )
     before = read(folder, job)
     try:
-        # All of it anew: a full disk leaves no half of a line.
+        # The whole file is rewritten, so that a full disk leaves no partial line.
         write_text(_path(folder, job), "".join(f"{e.model_dump_json()}\n" for e in (*before, ending)))
     except OSError as error:
-        log.warning("%s: how this start ended is not on record: %s", _path(folder, job), error)
+        log.warning("%s: the end of this start could not be recorded: %s", _path(folder, job), error)
         known = {e.start: e for e in before}
         before = [known.get(n, ending.model_copy(update={"start": n})) for n in range(start)]
     return [*before, ending]
 
 
 def _queue_again(job: str, start: int, wait: float) -> None:
-    """Have Slurm queue this very start of a job again, which ends this process before long.
+    """Requeue this start of a job, which soon ends this process.
 
-    Slurm may have done so itself, for a lost node; a later start is never touched.
+    Slurm may already have done so after a node failure; a later start is never affected.
     """
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
@@ -255,9 +255,9 @@ def _queue_again(job: str, start: int, wait: float) -> None:
         if facts and (facts[0].restarts > start or not trouble):
             break
         if time.monotonic() > deadline:
-            log.error("job %s: Slurm does not queue it again (%s); submit it again", job, trouble)
+            log.error("job %s: could not be queued again (%s); submit it again", job, trouble)
             return
         time.sleep(5)
-    # A job that waits may be given a time before which it does not start; one that runs already may not.
+    # Only a pending job accepts an earliest start time.
     if wait:
         scheduler.command("scontrol", "update", f"JobId={job}", f"StartTime=now+{wait:.0f}")

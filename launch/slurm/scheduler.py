@@ -1,9 +1,9 @@
-"""What Slurm says of jobs, by its own commands; nothing here fails where Slurm does not answer.
+"""Job information from Slurm's own commands; nothing here fails if Slurm does not answer.
 
-`scontrol` (slurmctld) tells of jobs that wait, run, or ended a few minutes ago (MinJobAge); `sacct`
-(slurmdbd) of all, earlier starts of a requeued job included, where a site has accounting. Their answers may
-hold bytes that are no UTF-8, of a job's name or folder: paths keep them, as Python's own do, and in names and
-reasons a replacement character stands for each.
+`scontrol` (slurmctld) knows jobs that are pending, running, or ended a few minutes ago (MinJobAge); `sacct`
+(slurmdbd) knows all jobs, including earlier starts of a requeued job, if the site has accounting. Their
+output may hold bytes that are not UTF-8, in a job's name or folder: paths keep them, as Python's own do; in
+names and reasons they become replacement characters.
 """
 
 import re
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 ANSWER_SECONDS = 30.0
-"""A controller that restarts or is busy may take that long."""
+"""A controller that restarts or is busy may take this long."""
 
 BACKOFF_SECONDS = 60.0
-"""Before the next start of a job that has failed for the first time; doubled with each failure in a row."""
+"""Delay before the restart of a job after its first failure; doubled with each consecutive failure."""
 
 ALIVE = (
     "PENDING",
@@ -33,18 +33,18 @@ ALIVE = (
 
 @dataclass(frozen=True)
 class JobFacts:
-    """One job, or the tasks of an array that Slurm still tells of in one record."""
+    """One job, or several pending tasks of an array that Slurm reports in one record."""
 
     job: str
-    """Slurm's number: 12; of an array task 12_3, of waiting ones 12_[4-9]."""
+    """Slurm's number: 12; of an array task 12_3, of pending ones 12_[4-9]."""
     name: str
     state: str
     reason: str
-    """Why it waits; empty where it does not."""
+    """Why it is pending; empty if it is not."""
     nodes: str
     restarts: int
     start: datetime | None
-    """When it started, or is to start."""
+    """When it started, or is expected to start."""
     preempted: bool
     command: str
     folder: str
@@ -58,14 +58,14 @@ class JobFacts:
 
 @dataclass(frozen=True)
 class Queued:
-    """A job of this user that waits or runs; an array is one."""
+    """A pending or running job of this user; an array counts as one."""
 
     number: str
     name: str
     state: str
-    """RUNNING where any task runs."""
+    """RUNNING if any task is running."""
     reason: str
-    """Why it waits."""
+    """Why it is pending."""
     folder: str
     command: str
 
@@ -76,7 +76,7 @@ class Accounted:
 
     job: str
     state: str
-    """A word: CANCELLED for `CANCELLED by 1000`."""
+    """One word: CANCELLED for `CANCELLED by 1000`."""
     exit_code: str
     """code:signal"""
     start: datetime | None
@@ -85,9 +85,9 @@ class Accounted:
 
 
 def jobs_known(number: str | None = None) -> list[JobFacts] | None:
-    """Records of job `number`, or of all jobs that slurmctld knows; None where it does not answer.
+    """Records of job `number`, or of all jobs that slurmctld knows; None if it does not answer.
 
-    A number that it no longer knows gives an empty list.
+    The list is empty for a number that it no longer knows.
     """
     command = ["scontrol", "show", "job", *([number] if number else [])]
     answer = _ask(command)
@@ -97,7 +97,7 @@ def jobs_known(number: str | None = None) -> list[JobFacts] | None:
 
 
 def queued() -> list[Queued] | None:
-    """This user's jobs that wait or run; None where Slurm does not answer."""
+    """This user's pending and running jobs; None if Slurm does not answer."""
     answer = _ask(["squeue", "--me", "--noheader", "--format", "%F|%T|%r|%j|%Z|%o"])
     if answer is None:
         return None
@@ -113,7 +113,7 @@ def queued() -> list[Queued] | None:
 
 
 def accounted(numbers: list[str]) -> list[Accounted] | None:
-    """Every start of these jobs, oldest first; None where there is no accounting, or it does not answer."""
+    """Every start of these jobs, oldest first; None if there is no accounting, or it does not answer."""
     if not numbers:
         return []
     fields = "JobID,State,ExitCode,Start,End,NodeList"
@@ -130,7 +130,7 @@ def accounted(numbers: list[str]) -> list[Accounted] | None:
 
 
 def nodes_down(names: list[str]) -> list[str] | None:
-    """Those of the nodes that are down or do not answer; None where slurmctld does not answer."""
+    """Those of the nodes that are down or not responding; None if slurmctld does not answer."""
     if not names:
         return []
     answer = _ask(["scontrol", "--oneliner", "show", "node", ",".join(names)])
@@ -141,18 +141,18 @@ def nodes_down(names: list[str]) -> list[str] | None:
 
 
 def hostnames(nodes: str) -> list[str]:
-    """n[1-3] as n1, n2, n3; empty where Slurm's commands are missing."""
+    """n[1-3] as n1, n2, n3; empty if Slurm's commands are missing."""
     return (_ask(["scontrol", "show", "hostnames", nodes]) or "").split()
 
 
 def command(*words: str) -> str:
-    """Have Slurm do something; returns what it complains of, empty where it did it."""
+    """Run a Slurm command; returns its error message, empty on success."""
     try:
         done = _run(words)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{words[0]}: {error}"
-    said = "" if done.returncode == 0 else " ".join((done.stderr or done.stdout or "failed").split())
-    return _shown(said)
+    message = "" if done.returncode == 0 else " ".join((done.stderr or done.stdout or "failed").split())
+    return _shown(message)
 
 
 def _ask(words: Sequence[str]) -> str | None:
@@ -178,11 +178,11 @@ def _shown(text: str) -> str:
 _FREE = re.compile(
     r"(?:^|(?<=\s))(JobName|\w*Comment|Command|WorkDir|StdErr|StdIn|StdOut)=(.*)$", re.MULTILINE
 )
-"""Keys of `scontrol show job` whose value is the rest of the line, in which anything may stand."""
+"""Keys of `scontrol show job` whose value is the rest of the line, with arbitrary text."""
 
 
 def _job(record: str) -> JobFacts:
-    """Read a record of `scontrol show job`."""
+    """Parse a record of `scontrol show job`."""
     long: dict[str, str] = dict(_FREE.findall(record))
     short: dict[str, str] = dict(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", _FREE.sub("", record)))
     number: str = short.get("ArrayJobId") or short["JobId"]

@@ -1,4 +1,4 @@
-"""Showing a folder's jobs: tables on a terminal, plain lines elsewhere."""
+"""The output of `fmct launch status`: tables on a terminal, plain lines elsewhere."""
 
 import time
 from collections import Counter
@@ -16,14 +16,14 @@ from launch.slurm.watch import Picture, look_at_all, state_of
 from launch.tables import PlainTable, cell
 
 SILENT_SECONDS = 60.0
-"""From here on it is said how long ago a run that goes on has done its last step."""
+"""After this long without a step, the time since the last one is shown."""
 
 
 def status(folder: Path, console: Console) -> None:
-    """Print what is known of `folder`, and of the stages in it; raises FmctError as `look_at_all` does."""
+    """Print the state of `folder` and of the stages in it; raises FmctError as `look_at_all` does."""
     pictures = look_at_all(folder)
-    told = [picture for picture in pictures if not picture.empty] or pictures[:1]
-    for picture in told:
+    shown = [picture for picture in pictures if not picture.empty] or pictures[:1]
+    for picture in shown:
         _show_picture(picture, console)
 
 
@@ -32,29 +32,30 @@ def _show_picture(picture: Picture, console: Console) -> None:
         console.print(cell(line), soft_wrap=True)
     if picture.attempts:
         rows = [_attempt_row(attempt, picture) for attempt in picture.attempts]
-        _show(console, ["attempt", "job", "began", "took", "nodes", "ranks", "steps", "lost", "ended"], rows)
+        columns = ["attempt", "job", "started", "duration", "nodes", "ranks", "steps", "lost", "state"]
+        _show(console, columns, rows)
     jobs = [
         (job.job, job.name, job.state, str(job.restarts), job.nodes, _why(job.reason, job.start))
         for job in picture.alive
     ]
     if jobs:
-        _show(console, ["job", "name", "state", "restarts", "nodes", "waits for"], jobs)
+        _show(console, ["job", "name", "state", "restarts", "nodes", "pending reason"], jobs)
     over = Counter((job.array, job.name, job.state) for job in picture.jobs if job not in picture.alive)
     over += Counter((job.job.split("_")[0], "", job.state) for job in picture.past)
     if over and not picture.attempts:
         rows = [(job, name, state, str(number)) for (job, name, state), number in over.items()]
         _show(console, ["job", "name", "state", "tasks"], rows)
-    troubles = [
+    endings = [
         (job, str(e.start), e.cause, e.detail) for job, found in picture.endings.items() for e in found
     ]
-    if troubles and not picture.attempts:
-        _show(console, ["job", "start", "ended", "why"], troubles)
+    if endings and not picture.attempts:
+        _show(console, ["job", "start", "cause", "detail"], endings)
     for what in picture.unknown:
-        console.print(cell(f"not known: {what}"), soft_wrap=True)
+        console.print(cell(f"unknown: {what}"), soft_wrap=True)
 
 
 def _head(picture: Picture) -> Iterable[str]:
-    """In a line or two, how it stands."""
+    """A summary of one or two lines."""
     folder = picture.folder
     if picture.attempts:
         yield f"{folder}: {_training(picture)}"
@@ -63,9 +64,9 @@ def _head(picture: Picture) -> Iterable[str]:
 
         yield f"{folder}: {ledger.status(folder)}"
     for job, endings in picture.given_up.items():
-        yield f"{folder}: job {job} does not run again: {_told(endings[-1])}"
+        yield f"{folder}: job {job} does not run again: {_reason(endings[-1])}"
     if picture.empty:
-        yield f"{folder}: no attempt is on record, and no job is known"
+        yield f"{folder}: no recorded attempts and no known jobs"
 
 
 def _training(picture: Picture) -> str:
@@ -73,12 +74,12 @@ def _training(picture: Picture) -> str:
     steps = newest.configuration["run"]["steps"]
     state = state_of(newest, picture) if newest.ended is None else _ended(newest)
     if newest.ended and newest.cause != "done" and any(job.state == "PENDING" for job in picture.alive):
-        state = f"waits to start again after: {state}"
+        state = f"waiting to restart after: {state}"
     silent = time.time() - (picture.folder / "metrics.jsonl").stat().st_mtime if figures else 0.0
     long_ago = f" ({duration(silent)} ago)" if newest.ended is None and silent > SILENT_SECONDS else ""
     parts = [state, f"step {int(figures.get('step', 0)):,} of {steps:,}{long_ago}"]
     parts += [f"loss {figures['loss']:.4g}"] if "loss" in figures else []
-    return ", ".join([*parts, f"newest checkpoint of step {newest_step(picture.folder):,}"])
+    return ", ".join([*parts, f"newest checkpoint at step {newest_step(picture.folder):,}"])
 
 
 def _attempt_row(attempt: Attempt, picture: Picture) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ def _ended(attempt: Attempt) -> str:
     return f"{attempt.cause}{rank}" + (f": {attempt.detail}" if attempt.detail else "")
 
 
-def _told(ending: Ending) -> str:
+def _reason(ending: Ending) -> str:
     return f"{ending.cause}: {ending.detail}" if ending.detail else ending.cause
 
 
@@ -114,7 +115,7 @@ def _why(reason: str, start: datetime | None) -> str:
 
 
 def _show(console: Console, columns: list[str], rows: Iterable[tuple[str, ...]]) -> None:
-    """A table, or one line a row with its columns named."""
+    """Print a table, or one line per row with named columns."""
     if console.is_terminal:
         table = PlainTable(*columns)
         for row in rows:
@@ -122,5 +123,5 @@ def _show(console: Console, columns: list[str], rows: Iterable[tuple[str, ...]])
         console.print(table)
         return
     for row in rows:
-        said = [f"{name} {value}" for name, value in zip(columns, row, strict=True) if value]
-        console.print(cell(", ".join(said)), soft_wrap=True)
+        named = [f"{name} {value}" for name, value in zip(columns, row, strict=True) if value]
+        console.print(cell(", ".join(named)), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A folder's jobs and how far they are: from Slurm, as far as it answers, and from the folder's records."""
+"""The jobs of a folder and their progress, from Slurm if it answers, and from the folder's records."""
 
 import re
 import socket
@@ -15,7 +15,7 @@ from launch.slurm.scheduler import ALIVE, JobFacts, Queued
 from shards.errors import FmctError
 
 NEWEST_JOBS = 8
-"""Of a folder, about which Slurm is asked; those before are told by the folder's records."""
+"""Number of a folder's jobs that are queried from Slurm; older ones are known from the folder's records."""
 
 _NUMBER = re.compile("[0-9]+")
 _WRITES = {
@@ -23,31 +23,31 @@ _WRITES = {
     for stage in ("train", "preprocess", "plan", "collect", "sweep")
     for name in (f"{stage}.sbatch", f"fmct-{stage}")
 }
-"""Of jobs by sbatch files, whose names they may keep as their own: what names the folder that they write."""
+"""For jobs of sbatch files, by file or job name: the option that names their output folder."""
 
 
 @dataclass
 class Picture:
-    """What is known of a folder."""
+    """What is known about a folder."""
 
     folder: Path
     jobs: list[JobFacts] = field(default_factory=list)
-    """Of those that Slurm knows; the tasks of an array each, or several that wait in one."""
+    """Jobs known to Slurm; array tasks one by one, pending ones possibly several in one record."""
     past: list[scheduler.Accounted] = field(default_factory=list)
     """From accounting: jobs that slurmctld no longer knows."""
     attempts: list[Attempt] = field(default_factory=list)
     endings: dict[str, list[Ending]] = field(default_factory=dict)
-    """How starts of jobs that did not end well have ended, by job."""
+    """Endings of starts that did not succeed, by job."""
     names: dict[str, str] = field(default_factory=dict)
-    """Of jobs by number, those that Slurm has forgotten among them; a pipeline's without their digests."""
+    """Job names by number, also of jobs that Slurm has forgotten; a pipeline's without their digests."""
     answered: bool = True
-    """Whether slurmctld did."""
+    """Whether slurmctld answered."""
     unknown: list[str] = field(default_factory=list)
-    """What cannot be known now, and why."""
+    """What could not be determined, and why."""
 
     @property
     def alive(self) -> list[JobFacts]:
-        """Jobs that wait or run."""
+        """Jobs that are pending or running."""
         return [job for job in self.jobs if job.state in ALIVE]
 
     @property
@@ -57,7 +57,7 @@ class Picture:
 
     @property
     def given_up(self) -> dict[str, list[Ending]]:
-        """Jobs that failed, do not run again, and were not submitted anew since."""
+        """Jobs that failed, do not run again, and were not submitted again since."""
         alive = {job.job for job in self.alive}
         newest: dict[str, int] = {}
         for number, name in self.names.items():
@@ -72,9 +72,9 @@ class Picture:
 
 
 def look_at_all(folder: Path) -> list[Picture]:
-    """Look at the folder, and at those in it that jobs were submitted for: the stages of a pipeline.
+    """Collect the state of a folder, and of its subfolders with jobs: the stages of a pipeline.
 
-    Raises FmctError where the folder is not there.
+    Raises FmctError if the folder does not exist.
     """
     if not folder.is_dir():
         raise FmctError(f"{folder}: no such folder; give a run folder, or the --out of a stage")
@@ -84,10 +84,10 @@ def look_at_all(folder: Path) -> list[Picture]:
 
 
 def look(folder: Path, queue: list[Queued] | None = None) -> Picture:
-    """Look at a run folder, or at any folder that jobs were submitted for.
+    """Collect the state of a run folder, or of any folder that jobs were submitted for.
 
-    An attempt whose end is not on record, and that is over by what Slurm says, is concluded. queue: this
-    user's jobs; None: Slurm is asked for them.
+    The record of an attempt without an end is completed if the attempt is over according to Slurm. queue:
+    this user's jobs; None: they are queried from Slurm.
     """
     picture = Picture(folder, attempts=attempts(folder))
     for path in (folder / "slurm").glob("*.endings.jsonl"):
@@ -101,23 +101,23 @@ def look(folder: Path, queue: list[Queued] | None = None) -> Picture:
 
 
 def state_of(attempt: Attempt, picture: Picture) -> str:
-    """What to say of an attempt that has no end."""
+    """The displayed state of an attempt without an end."""
     job = _job_of(attempt, picture)
     if attempt.slurm is None:
-        return "running" if _lives(attempt) else f"begun on {next(iter(attempt.hosts))}"
+        return "running" if _is_alive(attempt) else f"started on {next(iter(attempt.hosts))}"
     return job.state.lower() if job else "unknown"
 
 
 def newest_log(folder: Path, rank: int | None = None) -> list[Path]:
     """The logs of a folder's newest attempt or job: the failed rank's first, or only that of `rank`.
 
-    Of a pipeline, those of the stage that wrote last. Raises FmctError where there is none.
+    Of a pipeline, those of the stage that wrote last. Raises FmctError if there is none.
     """
     stages = [list(_logs(picture, rank)) for picture in look_at_all(folder)]
     found = [logs for logs in stages if logs]
     if not found:
         what = f"of rank {rank}" if rank is not None else "of a job"
-        raise FmctError(f"{folder}: no log {what} is to be found; was it submitted for this folder?")
+        raise FmctError(f"{folder}: no log {what} found; was it submitted for this folder?")
     return max(found, key=lambda logs: max(path.stat().st_mtime for path in logs))
 
 
@@ -131,16 +131,16 @@ def _logs(picture: Picture, rank: int | None) -> Iterator[Path]:
         yield from dict.fromkeys(logs[number] for number in wanted if number in logs)
         return
     failed = [job for job in picture.given_up if _own_logs(picture, job)]
-    known = sorted({job.array for job in picture.jobs}, key=int, reverse=True)
-    jobs = failed or known or sorted(picture.names, key=int)[-1:]
+    arrays = sorted({job.array for job in picture.jobs}, key=int, reverse=True)
+    jobs = failed or arrays or sorted(picture.names, key=int)[-1:]
     for job in jobs:
         logs_of_job = sorted(_own_logs(picture, job), key=lambda path: -path.stat().st_mtime)
-        told = [(Path(facts.log), facts.job) for facts in picture.jobs if facts.array == job and facts.log]
-        yield from logs_of_job or [path for path, of_job in told if is_log(path, of_job)]
+        known = [(Path(facts.log), facts.job) for facts in picture.jobs if facts.array == job and facts.log]
+        yield from logs_of_job or [path for path, of_job in known if is_log(path, of_job)]
 
 
 def _own_logs(picture: Picture, job: str) -> list[Path]:
-    """Logs of a job, or of an array's tasks, in the folder itself; a link may lead anywhere."""
+    """Logs of a job, or of an array's tasks, in the folder itself; symbolic links are not followed."""
     name = re.compile(rf"{re.escape(job)}(_[0-9]+)*_[0-9]+_log\.out")
     slurm = picture.folder / "slurm"
     found = sorted(slurm.iterdir()) if slurm.is_dir() else []
@@ -152,7 +152,7 @@ def _rank_of(path: Path) -> int:
 
 
 def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
-    """Numbers of the jobs of a folder, newest first."""
+    """Numbers of a folder's jobs, newest first."""
     slurm = picture.folder / "slurm"
     found = {path.name.removesuffix("_submission.sh") for path in slurm.glob("[0-9]*_submission.sh")}
     found |= {job.split("_")[0] for job in picture.endings}
@@ -163,7 +163,7 @@ def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
 
 
 def _names(picture: Picture) -> dict[str, str]:
-    """From what Slurm still knows, else from the scripts that it got, else from a training's attempts."""
+    """Job names from Slurm, else from the submitted scripts, else from a training's attempts."""
     names = {attempt.slurm.job.split("_")[0]: "fmct-train" for attempt in picture.attempts if attempt.slurm}
     for path in (picture.folder / "slurm").glob("[0-9]*_submission.sh"):
         if name := re.search("^#SBATCH --job-name=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
@@ -174,13 +174,13 @@ def _names(picture: Picture) -> dict[str, str]:
 
 
 def writes(job: JobFacts, folder: Path) -> bool:
-    """Whether a job works on `folder` by what Slurm has of it; a folder's own records may name any job."""
+    """Whether a job writes to `folder` according to Slurm; a folder's own records may name any job."""
     of_ours = job.log is not None and Path(job.log).parent.resolve() == (folder / "slurm").resolve()
     return of_ours or _written(job) == folder.resolve()
 
 
 def _written(job: Queued | JobFacts) -> Path | None:
-    """The folder that a job of an sbatch file of ours writes, by its command; None of any other job."""
+    """The folder that a job of one of our sbatch files writes, from its command; None for other jobs."""
     script, *words = job.command.split() or [""]
     option = _WRITES.get(Path(script).name) or _WRITES.get(job.name)
     if option is None:
@@ -199,34 +199,34 @@ def _ask_slurm(picture: Picture, queue: list[Queued]) -> None:
         jobs = scheduler.jobs_known(number)
         if jobs is None:
             picture.answered = False
-            picture.unknown.append("slurmctld does not answer: whether jobs wait or run now cannot be known")
+            picture.unknown.append("whether jobs are pending or running (slurmctld does not answer)")
             break
         picture.jobs += jobs
         forgotten += [] if jobs else [number]
     past = scheduler.accounted(forgotten)
     if past is None:
-        which = ", ".join(forgotten)
+        which = f"job {forgotten[0]}" if len(forgotten) == 1 else f"jobs {', '.join(forgotten)}"
         picture.unknown.append(
-            f"accounting does not answer: of jobs that slurmctld forgot only their own records tell ({which})"
+            f"how {which} ended (accounting does not answer, and slurmctld no longer has their records)"
         )
     picture.past = past or []
 
 
 def _job_of(attempt: Attempt, picture: Picture) -> JobFacts | None:
-    """The job of an attempt, if it is the very start that the attempt belongs to."""
+    """The job of an attempt, if it is at the start that the attempt belongs to."""
     slurm = attempt.slurm
     found = (job for job in picture.jobs if slurm and (job.job, job.restarts) == (slurm.job, slurm.restarts))
     return next(found, None)
 
 
 def _judge_newest_attempt(picture: Picture) -> None:
-    """Find out whether the newest attempt is over, and why; what was learned is put on record."""
+    """Determine whether and why the newest attempt has ended, and record the result."""
     newest = picture.attempts[-1] if picture.attempts else None
     if newest is None or (newest.ended and newest.cause != "stopped"):
         return
     explained: Explained | None
     if newest.slurm is None:
-        explained = None if newest.ended or _lives(newest) is not False else Explained("killed")
+        explained = None if newest.ended or _is_alive(newest) is not False else Explained("killed")
     elif not picture.answered:
         return
     else:
@@ -244,13 +244,13 @@ def _judge_newest_attempt(picture: Picture) -> None:
     try:
         concluded = conclude(picture.folder, *explained)
     except OSError as error:
-        picture.unknown.append(f"how attempt {newest.number} ended could not be recorded ({error})")
+        picture.unknown.append(f"the end of attempt {newest.number} could not be recorded ({error})")
         return
     picture.attempts[-1] = concluded or newest
 
 
-def _lives(attempt: Attempt) -> bool | None:
-    """Whether rank 0 of an attempt outside Slurm lives; None where it is on another host."""
+def _is_alive(attempt: Attempt) -> bool | None:
+    """Whether rank 0 of an attempt outside Slurm is alive; None if it is on another host."""
     if socket.gethostname() not in attempt.hosts:
         return None
     try:

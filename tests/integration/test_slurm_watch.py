@@ -48,7 +48,7 @@ def test_an_arrays_tasks_are_told_shown_and_cancelled(cluster, tmp_path):
     )
     for task in (1, 2):
         assert f"job {number}_{task}, name sleepers, state RUNNING, restarts 0" in told
-    assert f"job {number}_0, start 1, ended crash" in told
+    assert f"job {number}_0, start 1, cause crash" in told
 
     shown = fmct("logs", tmp_path)
     assert shown.count("task 0 speaks") == 2, "the failed task's log"
@@ -58,14 +58,14 @@ def test_an_arrays_tasks_are_told_shown_and_cancelled(cluster, tmp_path):
     assert said.count("cancelled") == 2
     assert cluster.wait(number) != "COMPLETED"
     assert sorted(state.split()[0] for state in cluster.states(number)) == ["CANCELLED"] * 2 + ["FAILED"]
-    assert fmct("cancel", tmp_path) == f"{tmp_path}: no job waits or runs\n"
+    assert fmct("cancel", tmp_path) == f"{tmp_path}: no pending or running jobs\n"
 
 
 def test_a_job_that_waits_to_start_again_is_cancelled_for_good(cluster, tmp_path):
     site = SITE.model_copy(update={"backoff_seconds": 300})
     job = Job("fails", ((sys.executable, "-c", "import sys; sys.exit(3)"),), SITE.preprocess)
     (number,) = submit([job], tmp_path / "slurm", site)
-    cluster.until(lambda: "waits for BeginTime" in fmct("status", tmp_path), 60, "that it waits")
+    cluster.until(lambda: "reason BeginTime" in fmct("status", tmp_path), 60, "that it waits")
     assert "restarts 1" in fmct("status", tmp_path)
     assert fmct("cancel", tmp_path) == f"job {number} (fails, pending): cancelled\n"
     assert cluster.wait(number).startswith("CANCELLED")
