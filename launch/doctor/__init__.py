@@ -1,1 +1,1 @@
-"""`fmct doctor`: what is wrong with an installation, a site, a dataset or a run, and how to mend it."""
+"""`fmct doctor`: checks of an installation, a site file, a dataset or a run, with suggested fixes."""

@@ -22,11 +22,11 @@ SAMPLE = 16
 PLAUSIBLE_SPACING_MM = (0.2, 6.0)
 """From the finest CT detector to the coarsest grid on which a 96³ view still shows a ventricle."""
 PLAUSIBLE_HEAD_MM = (80.0, 400.0)
-"""Of the middle volume's least and greatest edge: half a head's height, a head with its neck."""
+"""Range of the median volume's shortest and longest edge: half a head's height, a head with its neck."""
 
 
 def look_at_dataset(path: Path) -> Iterator[Finding]:
-    """Everything that a training would meet, but for the volumes outside the sample."""
+    """All checks of a dataset that training depends on, for a sample of the volumes."""
     opened: list[Dataset] = []
 
     def opens() -> str:
@@ -42,12 +42,12 @@ def look_at_dataset(path: Path) -> Iterator[Finding]:
     yield looked("modes", lambda: modes(path))
     yield looked("sample", lambda: _sample(dataset))
     yield looked("geometry", lambda: _geometry(dataset))
-    data = DataConfig(path=path, workers=0)  # reader processes are the installation's matter
+    data = DataConfig(path=path, workers=0)  # reader processes are checked with the installation
     yield looked("batch", lambda: f"views {one_batch(data, 1, 'cpu')} from the DALI graph")
 
 
 def _files(dataset: Dataset) -> str | Judgement:
-    """Every shard file's size and every sidecar's SHA-256."""
+    """Check every shard file's size and every sidecar's SHA-256."""
     info = dataset.info
     wrong = []
     for shard, digest in zip(info.shards, info.sidecar_sha256, strict=True):
@@ -61,7 +61,7 @@ def _files(dataset: Dataset) -> str | Judgement:
     infos.require_preprocessing(dataset.path, info.config_digest)
     if wrong:
         return fault(f"{len(wrong)} of {len(info.shards)} shards: {wrong[0]}", RESTORE)
-    return f"{len(info.shards)} shards of the recorded sizes, their indexes by SHA-256"
+    return f"{len(info.shards)} shards have the recorded sizes, and their indexes the recorded SHA-256"
 
 
 def _sample(dataset: Dataset) -> str | Judgement:
@@ -74,7 +74,7 @@ def _sample(dataset: Dataset) -> str | Judgement:
             damaged.append(str(error))
     if damaged:
         return fault(f"{len(damaged)} of {count} volumes: {damaged[0]}", "fmct shards verify finds them all")
-    return f"{count} volumes equal their CRC-32; fmct shards verify reads the rest"
+    return f"{count} volumes match their CRC-32; fmct shards verify checks all"
 
 
 def _geometry(dataset: Dataset) -> str | Judgement:
@@ -82,19 +82,23 @@ def _geometry(dataset: Dataset) -> str | Judgement:
     shapes = pc.list_flatten(dataset.index["shape"]).to_numpy().reshape(-1, 3)
     least, *_, greatest = sorted(np.median(shapes, axis=0) * spacing)
     grid = " × ".join(f"{edge:g}" for edge in spacing)
-    said = f"{grid} mm voxels, the middle volume's edges {least:.0f} to {greatest:.0f} mm"
+    found = f"{grid} mm voxels, the median volume's edges {least:.0f} to {greatest:.0f} mm"
     low, high = PLAUSIBLE_SPACING_MM
     if not (low <= spacing.min() and spacing.max() <= high):
-        return fault(f"{said}: no spacing of a head CT", "look at grid.spacing_mm, then preprocess again")
+        return fault(
+            f"{found}: implausible spacing for head CT", "check grid.spacing_mm, then preprocess again"
+        )
     if least < PLAUSIBLE_HEAD_MM[0] or greatest > PLAUSIBLE_HEAD_MM[1]:
-        return note(f"{said}: not a head's size", "fmct shards dump writes one as NIfTI, to look at")
-    return said
+        return note(
+            f"{found}: implausible size for heads", "inspect a volume: fmct shards dump writes it as NIfTI"
+        )
+    return found
 
 
 def one_batch(data: DataConfig, volumes: int, device: str) -> str:
-    """Have the DALI graph make views of `volumes` volumes, and check that they hold finite numbers.
+    """Make views of `volumes` volumes with the DALI graph, and check that they are finite.
 
-    Returns their shape as text. Raises FmctError where they don't.
+    Returns their shape as text. Raises FmctError if they are not finite or have no contrast.
     """
     import torch
 
@@ -107,7 +111,7 @@ def one_batch(data: DataConfig, volumes: int, device: str) -> str:
         loader.close()
     for views in groups:
         if not bool(torch.isfinite(views).all()):
-            raise FmctError(f"{data.path}: views that are not finite; report this with the dataset's digest")
+            raise FmctError(f"{data.path}: non-finite views; report this with the dataset's digest")
         if float(views.std()) == 0:
-            raise FmctError(f"{data.path}: views without contrast; fmct shards dump shows a volume")
+            raise FmctError(f"{data.path}: views without contrast; inspect a volume with fmct shards dump")
     return " and ".join(" × ".join(map(str, views.shape)) for views in groups)

@@ -1,4 +1,4 @@
-"""What a check finds, and how findings are shown."""
+"""The results of checks, and their display."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
@@ -17,13 +17,13 @@ class Finding(NamedTuple):
 
     name: str
     level: Level
-    """A note is worth knowing and may be as it should be; a fault makes something fail."""
+    """A note is information and may be intended; a fault makes something fail."""
     said: str
     remedy: str = ""
 
 
 class Judgement(NamedTuple):
-    """A finding without its name: what a check returns where not all is well."""
+    """A finding without its name: returned by a check that found a problem."""
 
     level: Level
     said: str
@@ -31,24 +31,24 @@ class Judgement(NamedTuple):
 
 
 def note(said: str, remedy: str = "") -> Judgement:
-    """Worth knowing, no failure."""
+    """Information that is not a failure."""
     return Judgement("note", said, remedy)
 
 
 def fault(said: str, remedy: str) -> Judgement:
-    """Something will fail until it is mended."""
+    """Something will fail until this is fixed."""
     return Judgement("fault", said, remedy)
 
 
 def looked(name: str, look: Callable[[], str | Judgement]) -> Finding:
-    """Run one check: a string says that all is well; no exception of a check ends the others."""
+    """Run one check, which returns a string if it found no problem; an exception does not end the others."""
     try:
         found = look()
-    except FmctError as error:  # its one line has the remedy
+    except FmctError as error:  # its message contains the remedy
         return Finding(name, "fault", str(error))
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return Finding(name, "fault", said, "what this check does fails here; so will what needs it")
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        return Finding(name, "fault", message, "this operation fails here, and so will stages that need it")
     return Finding(name, *(("ok", found) if isinstance(found, str) else found))
 
 
@@ -56,9 +56,9 @@ _STYLES: dict[Level, str] = {"ok": "green", "note": "yellow", "fault": "bold red
 
 
 def show(sections: Iterable[tuple[str, Iterable[Finding]]]) -> int:
-    """Print the findings of each section as they come; returns the number of faults.
+    """Print the findings of each section as they are found; returns the number of faults.
 
-    On a terminal a table a section, otherwise a line a finding.
+    On a terminal one table per section, otherwise one line per finding.
     """
     console = Console(highlight=False)
     faults = 0
@@ -67,7 +67,7 @@ def show(sections: Iterable[tuple[str, Iterable[Finding]]]) -> int:
         if not console.is_terminal:
             for finding in findings:
                 found.append(finding)
-                how = "; to mend: " if finding.level == "fault" else "; "
+                how = "; fix: " if finding.level == "fault" else "; "
                 remedy = how + finding.remedy if finding.remedy else ""
                 echo(f"{finding.level:5} {title}: {finding.name}: {finding.said}{remedy}")
         else:

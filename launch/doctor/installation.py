@@ -1,4 +1,4 @@
-"""Checks of this machine: Python, packages, the whole path from a volume to a view, GPU, system limits."""
+"""Checks of this machine: Python, packages, the path from a volume to a view, GPU, system limits."""
 
 import locale
 import os
@@ -23,9 +23,9 @@ from shards.layers import absent_layers
 
 LEAST_PYTHON = (3, 11)
 LEAST_OPEN_FILES = 4096
-"""Readers, a connection to each other rank, libraries: some hundred, and some room."""
+"""Readers, connections to the other ranks and libraries need some hundred, plus a margin."""
 LEAST_SHARED_BYTES = 2**30
-"""NCCL's buffers between the GPUs of a node; a container's usual 64 MB are too little."""
+"""For NCCL's buffers between the GPUs of a node; a container's default of 64 MB is too small."""
 SECONDS = 300
 """First imports from a slow file system take minutes."""
 AGAIN = "bash launch/environment.sh .venv"
@@ -51,7 +51,7 @@ dist.destroy_process_group()
 
 
 def look_at_installation() -> Iterator[Finding]:
-    """Everything that training and preprocessing need of this machine; about ten seconds."""
+    """Check what training and preprocessing need of this machine; takes about ten seconds."""
     yield looked("Python", _python)
     yield looked("packages", _packages)
     yield looked("DICOM codecs", _of_layer("preprocess", _codecs))
@@ -75,7 +75,7 @@ def _python() -> str | Judgement:
 
 
 def _packages() -> str | Judgement:
-    """What is installed against what pyproject.toml declares, of the core and the layers that are there."""
+    """Compare the installed packages of the core and the installed layers with pyproject.toml."""
     try:
         declared = [Requirement(line) for line in requires("fmct-hpc") or []]
     except PackageNotFoundError:
@@ -97,14 +97,14 @@ def _packages() -> str | Judgement:
             wrong.append(f"{requirement.name} is missing")
     if wrong:
         return fault(", ".join(wrong), f"{AGAIN} makes an environment with the tested versions")
-    said = f"fmct-hpc {version('fmct-hpc')} and its {len(wanted)} packages as declared"
+    found = f"fmct-hpc {version('fmct-hpc')} and its {len(wanted)} packages as declared"
     if absent:
-        return note(f"{said}; not installed: {', '.join(absent)}", "nothing, if they are not needed here")
-    return said
+        return note(f"{found}; not installed: {', '.join(absent)}", "none, if they are not needed here")
+    return found
 
 
 def _of_layer(layer: str, look: Callable[[], str | Judgement]) -> Callable[[], str | Judgement]:
-    """The check, or a note where the layer that it is of is not installed."""
+    """The check, or a note if its layer is not installed."""
     if layer not in absent_layers():
         return look
     return lambda: note(f"the layer [{layer}] is not installed", f"pip install 'fmct-hpc[{layer}]'")
@@ -149,22 +149,22 @@ def _gpu() -> str | Judgement:
         return f"{said}, NCCL {nccl}"
     if driver and build is None:
         return fault(
-            f"driver {driver} is here, but PyTorch {torch.__version__} is built for CPUs",
+            f"driver {driver} is installed, but PyTorch {torch.__version__} is built for CPUs",
             "unset PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS, then bash launch/environment.sh .venv --gpu",
         )
     if driver:
         return fault(
             f"PyTorch for CUDA {build} finds no GPU under driver {driver}",
-            "a newer driver, or none is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+            "install a newer driver, or make the GPUs visible: check nvidia-smi and CUDA_VISIBLE_DEVICES",
         )
     return note(
-        "none here: a login node or a CPU machine",
-        "nothing, if GPUs are elsewhere; run this on such a node: srun --gpus=1 fmct doctor",
+        "no GPU: a login node or a CPU machine",
+        "none, if other nodes have GPUs; check one of them: srun --gpus=1 fmct doctor",
     )
 
 
 def _deepspeed(device: str) -> str | Judgement:
-    """One rank joins a process group as training does, with its collective library, and reduces a number."""
+    """Join a process group of one rank as training does, and reduce a number."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         kept.pop(name, None)
@@ -178,8 +178,8 @@ def _deepspeed(device: str) -> str | Judgement:
     )
     backend = "NCCL" if device == "gpu" else "gloo"
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it died without a word"])[-1]
-        return fault(f"a process group over {backend} fails: {last}", f"mend that, or {AGAIN}")
+        last = (done.stderr.strip().splitlines() or ["no error message"])[-1]
+        return fault(f"a process group over {backend} fails: {last}", f"fix this error, or {AGAIN}")
     return f"DeepSpeed {version('deepspeed')}, a process group over {backend}"
 
 
@@ -197,7 +197,7 @@ def _views(device: str) -> str | Judgement:
                 shard.add(_record(voxels), voxels)
             finish_dataset(path, format, ["shard-00000"])
             if not np.array_equal(Dataset.open(path).read(0), voxels):
-                return fault(f"{format}: what is read is not what was written", AGAIN)
+                return fault(f"{format}: the voxels read differ from those written", AGAIN)
         shape = one_batch(DataConfig(path=Path(folder) / "zarr", view_size=24, workers=1), 1, device)
     return f"zarr and webdataset read as written, views {shape} from DALI {version(_DALI)} on the {device}"
 
@@ -234,42 +234,42 @@ def _record(voxels: np.ndarray) -> VolumeRecord:
 
 def _compiler() -> str | Judgement:
     found = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
-    return found or note("none: only engine.compile needs one", "install g++ where engine.compile is wanted")
+    return found or note("none: only engine.compile needs one", "install g++ to use engine.compile")
 
 
 def _shared_memory() -> str | Judgement:
     free = shutil.disk_usage("/dev/shm").free
-    said = f"{free / 1e9:.1f} GB free in /dev/shm"
+    found = f"{free / 1e9:.1f} GB free in /dev/shm"
     if free < LEAST_SHARED_BYTES:
         return fault(
-            f"{said}: with several GPUs NCCL exchanges data there, and fails or dies of SIGBUS",
-            "mount it larger (containers: --shm-size=1g); one GPU, or none, needs none of it",
+            f"{found}: with several GPUs NCCL exchanges data there, and fails or is killed by SIGBUS",
+            "mount it larger (containers: --shm-size=1g); not needed with one GPU or none",
         )
-    return said
+    return found
 
 
 def _limits() -> str | Judgement:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    said = f"{soft} open files"
+    found = f"{soft} open files"
     if soft != resource.RLIM_INFINITY and soft < LEAST_OPEN_FILES:
         how = f"ulimit -n {min(hard, 65536) if hard > 0 else 65536} in the site file's setup"
         if 0 < hard < LEAST_OPEN_FILES:
             how = f"the hard limit is {hard}: have an administrator raise it (limits.conf, LimitNOFILE)"
-        return fault(f"{said}, {LEAST_OPEN_FILES} are wanted", how)
+        return fault(f"{found}, at least {LEAST_OPEN_FILES} are needed", how)
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if _has_gpu() and locked != resource.RLIM_INFINITY:
         return note(
-            f"{said}; {locked // 1024} KiB of locked memory",
-            "InfiniBand needs ulimit -l unlimited; without InfiniBand nothing is to do",
+            f"{found}; {locked // 1024} KiB of locked memory",
+            "with InfiniBand: ulimit -l unlimited; otherwise none",
         )
-    return said
+    return found
 
 
 def _locale() -> str | Judgement:
     found = locale.getpreferredencoding(False)
     if found.lower().replace("-", "") != "utf8" or sys.getfilesystemencoding() != "utf-8":
         return fault(
-            f"text is read as {found}, and recipes, labels and file names may hold more",
+            f"text is read as {found}, but recipes, labels and file names may have other characters",
             "export LC_ALL=C.UTF-8 (in the site file's setup too), or PYTHONUTF8=1",
         )
     return "UTF-8"
@@ -283,5 +283,5 @@ def _temporary() -> str | Judgement:
         os.fsync(file.fileno())
     free = shutil.disk_usage(folder).free
     if free < 2**30:
-        return note(f"{folder}: {free / 1e9:.1f} GB free", "name a roomier one in TMPDIR")
+        return note(f"{folder}: {free / 1e9:.1f} GB free", "set TMPDIR to a folder with more space")
     return f"{folder}: {free / 1e9:.0f} GB free"

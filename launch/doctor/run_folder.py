@@ -1,4 +1,4 @@
-"""Checks of a run folder: its configuration, checkpoints and data, and room for what it will write."""
+"""Checks of a run folder: configuration, checkpoints, data, and free disk space."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from shards.errors import FmctError, RefusedError
 from shards.lock import is_held
 
 ROOM = 2
-"""Checkpoints that must fit: one is written before the oldest goes."""
+"""Number of checkpoints that must fit: one is written before the oldest is deleted."""
 
 
 def look_at_run(run: Path) -> Iterator[Finding]:
-    """What stands between a run folder and its next step."""
+    """All checks of a run folder that resuming depends on."""
     configurations: list[TrainConfig] = []
     whole: list[tuple[Path, Manifest]] = []
     yield looked("configuration", lambda: _configuration(run, configurations))
@@ -31,9 +31,9 @@ def look_at_run(run: Path) -> Iterator[Finding]:
     yield looked("locks", lambda: locks(run))
     yield looked("modes", lambda: modes(run))
     yield looked("checkpoints", lambda: _checkpoints(run, whole))
-    if whole or not checkpoints(run):  # all damaged: that was the fault
-        yield looked("going on", lambda: _going_on(run, configurations[0], whole))
-    yield looked("room", lambda: _room(run))
+    if whole or not checkpoints(run):  # if all are damaged, this was the fault
+        yield looked("resuming", lambda: _resuming(run, configurations[0], whole))
+    yield looked("disk space", lambda: _space(run))
 
 
 def _configuration(run: Path, found: list[TrainConfig]) -> str | Judgement:
@@ -41,20 +41,20 @@ def _configuration(run: Path, found: list[TrainConfig]) -> str | Judgement:
     try:
         found.append(TrainConfig.from_record(json_text.parse(path.read_bytes())))
     except FileNotFoundError:
-        return fault(f"{path} is missing: nothing was trained here", "name the folder given as --run")
+        return fault(f"{path} is missing: not a run folder", "give the folder of fmct train --run")
     except (ValueError, ValidationError):
-        return fault(f"{path} is damaged or of another version", "go on with the version that wrote it")
+        return fault(f"{path} is damaged or of another version", "use the version that wrote it")
     config = found[0]
     return f"{config.run.steps} steps of {config.run.batch} volumes on {config.data.path}"
 
 
 def _in_use(run: Path) -> str | Judgement:
-    """The lock that a training holds; on file systems without locks across nodes it says nothing."""
-    return note("a training is running here now") if is_held(run) else "no training runs here now"
+    """Check the lock that a training holds; unreliable on file systems without locks across nodes."""
+    return note("a training is in progress") if is_held(run) else "no training in progress"
 
 
 def _checkpoints(run: Path, whole: list[tuple[Path, Manifest]]) -> str | Judgement:
-    """Every checkpoint's files against their SHA-256."""
+    """Verify every checkpoint's files by SHA-256."""
     damaged = []
     for folder in checkpoints(run):
         try:
@@ -66,12 +66,12 @@ def _checkpoints(run: Path, whole: list[tuple[Path, Manifest]]) -> str | Judgeme
     if not whole and damaged:
         return fault(f"all {len(damaged)} are damaged: {damaged[0]}", f"restore one, or remove {run}")
     if damaged:
-        return note(f"{len(damaged)} damaged: {damaged[0]}", f"the run goes on from step {whole[-1][1].step}")
-    return f"{len(whole)} whole, the newest of step {whole[-1][1].step}" if whole else "none yet"
+        return note(f"{len(damaged)} damaged: {damaged[0]}", f"the run resumes from step {whole[-1][1].step}")
+    return f"{len(whole)} complete, the newest at step {whole[-1][1].step}" if whole else "none yet"
 
 
-def _going_on(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]) -> str | Judgement:
-    """What `fmct train` checks before it starts: dataset, start weights, compiler, the checkpoint."""
+def _resuming(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]) -> str | Judgement:
+    """Run the checks of `fmct train` before a start: dataset, start weights, compiler, the checkpoint."""
     newest = whole[-1][1] if whole else None
     dataset = require_possible(config, run, newest.world_size if newest else 1)
     if whole:
@@ -82,12 +82,12 @@ def _going_on(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]
     return f"from step {step} of {config.run.steps}" if step < config.run.steps else "all steps are done"
 
 
-def _room(run: Path) -> str | Judgement:
+def _space(run: Path) -> str | Judgement:
     free = shutil.disk_usage(run).free
     size = max(
         (sum(file.stat().st_size for file in folder.iterdir()) for folder in checkpoints(run)), default=0
     )
-    said = f"{free / 1e9:.1f} GB free, a checkpoint has {size / 1e9:.2f}"
+    found = f"{free / 1e9:.1f} GB free, a checkpoint has {size / 1e9:.2f}"
     if free < ROOM * size:
-        return fault(said, "make room, or lower run.keep_last and run.keep_every")
-    return said
+        return fault(found, "free disk space, or lower run.keep_last and run.keep_every")
+    return found

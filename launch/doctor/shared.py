@@ -1,4 +1,4 @@
-"""Checks of what a machine shared with others asks for: a home, private caches, locks that bind, modes."""
+"""Checks for machines shared with other users: home directory, private caches, locks, file modes."""
 
 import os
 import stat
@@ -16,59 +16,61 @@ _IS_HELD = "import sys, pathlib, shards.lock as l; sys.exit(l.is_held(pathlib.Pa
 
 
 def look_at_surroundings() -> Iterator[Finding]:
-    """What commands find on this machine, whatever they are given."""
+    """Checks of this machine that apply to all commands."""
     yield looked("home", home)
     yield looked("caches", cached)
 
 
 def home() -> str | Judgement:
-    """Whether the home takes files; nothing of ours has to be there."""
+    """Check whether the home directory is writable, which is not required."""
     named = os.environ.get("HOME")
     if not named:
-        return note("HOME is not set", f"nothing, while {caches.VARIABLE} or TMPDIR takes what is cached")
-    why = f"is user {os.stat(named).st_uid}'s" if os.path.isdir(named) else "is not there"
+        return note("HOME is not set", f"none, if {caches.VARIABLE} or TMPDIR can hold the cache")
+    why = f"belongs to user {os.stat(named).st_uid}" if os.path.isdir(named) else "does not exist"
     if os.path.isdir(named) and os.stat(named).st_uid == os.getuid():
         try:
             with tempfile.TemporaryFile(dir=named) as file:
                 file.write(bytes(caches.TRIED_BYTES))
                 file.flush()
-            return f"{named} is yours and takes files"
+            return f"{named} is yours and writable"
         except OSError as error:
             why = os.strerror(error.errno or 0).lower()
-    return note(f"{named}: {why}", f"nothing, while {caches.VARIABLE} or TMPDIR takes what is cached")
+    return note(f"{named}: {why}", f"none, if {caches.VARIABLE} or TMPDIR can hold the cache")
 
 
 def cached() -> str | Judgement:
-    """Where compiled code is kept, which nobody else may be able to write to."""
+    """Check the cache of compiled code, which nobody else may be able to write to."""
     tried = [(path, caches.trouble(path)) for path in caches.candidates()]
     refused = "; ".join(why for _, why in tried if why)
     path = next((path for path, why in tried if why is None), None)
     if path is None:
         return note(
-            f"no place: {refused}",
-            f"set {caches.VARIABLE} to a folder of yours alone; until then each process compiles for itself",
+            f"no usable folder: {refused}",
+            f"set {caches.VARIABLE} to a folder that only you can write to; otherwise each process compiles",
         )
     if tried[0][1] and os.environ.get(caches.VARIABLE):
-        return note(f"{path}, and not what {caches.VARIABLE} names: {refused}", "name another place in it")
-    return f"{path}, writable by you alone"
+        return note(f"{path}, not the folder in {caches.VARIABLE}: {refused}", "set it to another folder")
+    return f"{path}, writable only by you"
 
 
 def locks(folder: Path) -> str | Judgement:
-    """Whether a lock of this process, in a folder of its own there, binds another process."""
+    """Check whether a lock of this process, in a subfolder of `folder`, is respected by another process."""
     if os.environ.get(WITHOUT) == "1":
-        return note(f"{WITHOUT}=1: two commands on one output ruin it", "start one at a time, or unset it")
+        return note(
+            f"{WITHOUT}=1: two commands on one output corrupt it", "run one command at a time, or unset it"
+        )
     if not os.access(folder, os.W_OK):
-        return note(f"{folder}: is not yours to write to, so nothing here locks it")
+        return note(f"{folder}: not writable, so locks were not tested")
     trial = tempfile.TemporaryDirectory(prefix=".fmct-doctor-", dir=folder)
     with trial as place, writing(Path(place), "fmct doctor"):
         other = subprocess.run([*PYTHON, "-c", _IS_HELD, place]).returncode
     if not other:
-        return fault(f"{folder}: a lock of one process does not bind another", "have it mounted with flock")
-    return f"{folder}: a lock binds other processes"
+        return fault(f"{folder}: locks do not work between processes", "have it mounted with flock")
+    return f"{folder}: locks work between processes"
 
 
 def modes(folder: Path) -> str | Judgement:
-    """Whether others may read, or even write, more of a folder than was chosen (shards.sharing)."""
+    """Check whether others can read or write more of a folder than configured (shards.sharing)."""
     open_, writable, count = [], [], 0
     for path in (folder, *folder.rglob("*")):
         found = path.lstat()
@@ -80,20 +82,20 @@ def modes(folder: Path) -> str | Judgement:
         if sharing.beyond(found.st_mode):
             open_.append(path)
     if writable:
-        return fault(f"anybody can write to {len(writable)}: {writable[0]}", f"chmod -R o-w {folder}")
+        return fault(f"{len(writable)} are writable by everybody: {writable[0]}", f"chmod -R o-w {folder}")
     if open_:
         return note(
             f"{len(open_)} of {count} files and folders are open to more than {sharing.chosen()}: {open_[0]}",
-            f"chmod -R {sharing.closing()} {folder}, or {sharing.VARIABLE}=all if that is meant",
+            f"chmod -R {sharing.closing()} {folder}, or {sharing.VARIABLE}=all if this is intended",
         )
-    return f"none of {count} is open to more than {sharing.chosen()}"
+    return f"none of {count} files and folders is open to more than {sharing.chosen()}"
 
 
 def is_secret(file: Path) -> str | Judgement:
-    """Whether a key file or a catalog, which hold identities, is its owner's alone."""
+    """Check whether a key file or a catalog, which identify patients, is private to its owner."""
     found = file.lstat()
     if found.st_uid != os.getuid():
         return fault(f"{file} belongs to another user (uid {found.st_uid})", "use a copy of your own")
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return fault(f"{file} is open to others ({stat.filemode(found.st_mode)})", f"chmod 600 {file}")
-    return f"{file} is yours alone"
+    return f"{file} is accessible only by you"

@@ -1,4 +1,4 @@
-"""Asking Slurm what it has: partitions with their nodes, associations, limits."""
+"""Queries to Slurm: partitions with their nodes, associations, limits."""
 
 import math
 import re
@@ -10,12 +10,12 @@ from shards.errors import FmctError
 
 NEEDED = ("sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
 SECONDS = 60
-"""A busy controller answers late."""
+"""Timeout; a busy controller answers late."""
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Alike nodes of a partition."""
+    """Nodes of a partition with the same resources."""
 
     partition: str
     default: bool
@@ -30,7 +30,7 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Association:
-    """What the user may submit under."""
+    """An account, partition and QoS that the user may submit with."""
 
     account: str
     partition: str
@@ -39,7 +39,7 @@ class Association:
 
 
 def ask(*command: str, given: str | None = None) -> str:
-    """What a Slurm command says on standard output; FmctError with its own words where it fails."""
+    """The standard output of a Slurm command; FmctError with its error message if it fails."""
     if not shutil.which(command[0]):
         raise FmctError(f"{command[0]} is not on the PATH: run this where jobs are submitted from")
     try:
@@ -47,10 +47,10 @@ def ask(*command: str, given: str | None = None) -> str:
             command, input=given, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise FmctError(f"{command[0]} gives no answer in {SECONDS} s: ask who runs the cluster") from None
+        raise FmctError(f"{command[0]} does not answer in {SECONDS} s: ask the administrators") from None
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise FmctError(f"{command[0]} says: {said}")
+        message = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise FmctError(f"{command[0]}: {message}")
     return done.stdout
 
 
@@ -83,7 +83,7 @@ def minutes(limit: str) -> float:
 
 
 def associations(user: str) -> list[Association]:
-    """What `user` may submit under; FmctError where there is no accounting to ask."""
+    """The associations of `user`; FmctError if there is no accounting."""
     fields = "format=account,partition,qos"
     listed = ask("sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", fields)
     rows = [line.split("|") for line in listed.splitlines() if line.count("|") == 2]
@@ -91,6 +91,6 @@ def associations(user: str) -> list[Association]:
 
 
 def setting(name: str) -> str | None:
-    """A value of Slurm's configuration."""
+    """A value of Slurm's configuration; None if it has no such key."""
     found = re.search(rf"^{name}\s*=\s*(.*)$", ask("scontrol", "show", "config"), re.MULTILINE)
     return found[1].strip() if found else None

@@ -19,18 +19,18 @@ def test_a_real_cluster_agrees_with_its_site_file(
     found = {finding.name: finding for finding in look_at_site(SITE)}
     assert [finding for finding in found.values() if finding.level != "ok"] == []
     assert "low" in found["controller"].said
-    assert "sbatch would take it" in found["train"].said
+    assert "sbatch accepts it" in found["train"].said
     assert "test" in found["account"].said
 
 
 @pytest.mark.parametrize(
     ("change", "name", "said"),
     [
-        ({"account": "nobody"}, "account", "none of yours"),
+        ({"account": "nobody"}, "account", "not one of yours"),
         ({"array_size": 100_000}, "array_size", "MaxArraySize is 1001"),
         ({"train": {"partition": "low", "gpus_per_node": 3}}, "train", "no node of low has 3 GPUs"),
         ({"probe": {"partition": "low", "time_minutes": 3000}}, "probe", "low allows 1440"),
-        ({"scan": {"directives": {"licenses": "none-such:1"}}}, "scan", "Slurm would refuse it: "),
+        ({"scan": {"directives": {"licenses": "none-such:1"}}}, "scan", "sbatch rejects it: "),
     ],
 )
 def test_what_it_does_not_have_is_named(
