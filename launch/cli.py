@@ -1,4 +1,4 @@
-"""The `fmct` command: what `launch/commands` has for every stage, and how a command ends."""
+"""The `fmct` command: the commands of `launch/commands`, error messages and exit codes."""
 
 import signal
 import sys
@@ -17,7 +17,7 @@ from shards.layers import named_layers
 from shards.sharing import share
 
 INTERRUPTED = 128 + signal.SIGINT
-"""What typer makes of Ctrl-C, without a word."""
+"""The exit code that typer gives to Ctrl-C, without a message."""
 
 COMMANDS = {
     "doctor": ("setup", "doctor"),
@@ -52,17 +52,31 @@ COMMANDS = {
     "shards": ("shards", "shards_app"),
     "launch": ("cluster", "launch_app"),
 }
-"""Each command and group of commands in the order of the help, with its module in `launch.commands`."""
+"""Each command and command group, in the order of the help, with its module in `launch.commands`."""
+
+PANELS = {
+    "setup": "Setup",
+    "show": "Setup",
+    "preprocessing": "Data",
+    "shards": "Data",
+    "training": "Training",
+    "evaluation": "Evaluation",
+    "benchmark": "Evaluation",
+    "dense": "Evaluation",
+    "using": "New scans",
+    "cluster": "Slurm",
+}
+"""The heading in the help that the commands of a module are listed under."""
 
 
 def built(words: Sequence[str] = ()) -> typer.Typer:
-    """The command line; where the first of `words` names a command, of that one alone.
+    """The command line; if the first of `words` is a command, with this command only.
 
-    The others are not imported then. Help, completion and a mistyped name have all of them.
+    The other commands are then not imported. Help, completion and a mistyped name have all of them.
     """
     app = typer.Typer(
         name="fmct",
-        help="Head CT from raw DICOM to a pretrained 3D model: scan, preprocess, train, probe, report.",
+        help="Pretrain and evaluate 3D foundation models on head CT: from raw DICOM to a report.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
@@ -72,9 +86,9 @@ def built(words: Sequence[str] = ()) -> typer.Typer:
         module, attribute = COMMANDS[name]
         found = getattr(import_module(f"launch.commands.{module}"), attribute)
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
+            app.add_typer(found, name=name, rich_help_panel=PANELS[module])
         else:
-            app.command(name)(found)
+            app.command(name, rich_help_panel=PANELS[module])(found)
     return app
 
 
@@ -86,13 +100,13 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> None:
-    """Run the command line; a mistake the user can mend is one line and exit code 2."""
+    """Run the command line; an error that the user can fix is printed as one line, with exit code 2."""
     keep_working_folder_off_path()
     try:
         _run()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            echo("fmct: stopped: run the same command again", err=True)
+            echo("fmct: interrupted: run the same command again to resume", err=True)
         if "torch.distributed" in sys.modules:
             from launch.ranks import end_rank
 
@@ -108,11 +122,11 @@ def _run() -> None:
         with named_layers():
             built(sys.argv[1:])()
     except (FmctError, OSError, MemoryError) as error:
-        told = error if isinstance(error, FmctError) else refusal(error)
-        if told is None:
+        message = error if isinstance(error, FmctError) else refusal(error)
+        if message is None:
             raise
-        echo(f"fmct: {told}", err=True)
-        sys.exit(told.exit_code)
+        echo(f"fmct: {message}", err=True)
+        sys.exit(message.exit_code)
 
 
 if __name__ == "__main__":

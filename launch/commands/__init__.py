@@ -1,4 +1,4 @@
-"""The commands of `fmct`, each a thin layer over the function that does the work.
+"""The commands of `fmct`, each a thin layer over a library function.
 
-The stages' own modules are imported inside the commands: `fmct --help` must not wait for torch.
+The modules of the stages are imported inside the commands, so that `fmct --help` does not import torch.
 """

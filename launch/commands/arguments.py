@@ -1,4 +1,4 @@
-"""What several commands take, and how `--share I/N` is read."""
+"""Arguments and options that several commands share."""
 
 import re
 from pathlib import Path
@@ -9,46 +9,48 @@ import typer
 from shards.errors import FmctError
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML recipe; see launch/recipes for commented ones.")
+    Path | None, typer.Option("--config", help="YAML recipe; launch/recipes has commented examples.")
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
+    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override those of the recipe."),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
-Encoder = Annotated[Path, typer.Option(help="A run folder, a checkpoint's, or an encoder.safetensors.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of processes.")]
+Encoder = Annotated[
+    Path, typer.Option(help="A run folder, a checkpoint folder, or an encoder.safetensors file.")
+]
 Paths = Annotated[
     list[Path],
     typer.Argument(
         metavar="PATH...", help="DICOM folders or archives, NIfTI files or folders of them, shard datasets."
     ),
 ]
-Batch = Annotated[int, typer.Option(min=1, help="Scans that pass the encoder at once.")]
-Device = Annotated[str, typer.Option(help="cpu, gpu or gpu:1.")]
+Batch = Annotated[int, typer.Option(min=1, help="Scans per forward pass.")]
+Device = Annotated[str, typer.Option(help="cpu, gpu, or a specific GPU such as gpu:1.")]
 KeyFile = Annotated[
-    Path | None, typer.Option(help="The HMAC key, for the keys of studies and patients in the table.")
+    Path | None, typer.Option(help="HMAC key file, to give the keys of studies and patients in the table.")
 ]
-Kept = Annotated[Path, typer.Option(help="A folder that `fmct export-classifier` wrote.")]
-Predictions = Annotated[Path, typer.Option(help="Folder for the predictions; an existing one is resumed.")]
+Kept = Annotated[Path, typer.Option(help="Classifier folder written by `fmct export-classifier`.")]
+Predictions = Annotated[Path, typer.Option(help="Output folder; an existing one is resumed.")]
 
 
 AllowCode = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="Run the functions that the file names as encoders, though it lies with a dataset or weights, "
-        "or others can write it: read it first.",
+        help="Allow the file to run Python functions as encoders even if it is stored with a dataset or "
+        "weights, or is writable by others. Read it first.",
     ),
 ]
 
 
 def is_override(given: str) -> bool:
-    """Whether an argument among folders is a value for the recipe: a folder may have = in its name too."""
+    """Whether an argument among folders is an override: a folder's name may contain = too."""
     return re.match(r"[a-z_][\w.]*=", given) is not None and not Path(given).is_dir()
 
 
 def numbers_of_share(text: str) -> tuple[int, int]:
-    """I and N of I/N."""
+    """Parse I/N into (I, N); FmctError unless 0 <= I < N."""
     number, slash, of = text.partition("/")
     if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
         raise FmctError(f"--share {text}: expected I/N, with I from 0 to N - 1")
@@ -56,9 +58,9 @@ def numbers_of_share(text: str) -> tuple[int, int]:
 
 
 def recorded_configuration(run: Path) -> Path | None:
-    """The configuration that a run recorded, for a command without --config; None where it has none.
+    """The configuration that a run recorded, for a command without --config; None if there is none.
 
-    It says where `data.cache` writes: FmctError where others can write it.
+    Raises FmctError if others can write to it, since it sets where `data.cache` writes.
     """
     from launch.own_code import written_by_others
 
@@ -67,6 +69,6 @@ def recorded_configuration(run: Path) -> Path | None:
         return None
     if why := written_by_others(record):
         raise FmctError(
-            f"{record}: {why}, so that it is not taken for yours; read it, and give it by --config"
+            f"{record}: {why}, so it is not used automatically; read it, and pass it with --config"
         )
     return record

@@ -1,4 +1,4 @@
-"""`fmct benchmark`: encoders on several datasets, by sweeps, to one page."""
+"""`fmct benchmark`: compare encoders on several datasets by sweeps, on one page."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,27 +15,32 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    config: Annotated[Path, typer.Argument(help="YAML; see launch/recipes/benchmark-example.yaml.")],
-    out: Annotated[Path, typer.Option(help="Folder for the page, the tables, and a sweep a dataset.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML configuration; see launch/recipes/benchmark-example.yaml.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Output folder for the page, the tables, and a sweep per dataset.")
+    ],
     extract: Annotated[
-        int | None, typer.Option(help="Only do this task of extracting features; -1 joins what they made.")
+        int | None, typer.Option(help="Only run this feature extraction task; -1 joins their outputs.")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only divide the grids into tasks.")] = False,
     share: Annotated[
-        str | None, typer.Option(help="Only do a share of each dataset's tasks, I/N: I, I + N, I + 2N...")
+        str | None,
+        typer.Option(metavar="I/N", help="Only run every N-th task of each dataset from task I on."),
     ] = None,
-    task: Annotated[int | None, typer.Option(help="Only do this task, counted over all datasets.")] = None,
+    task: Annotated[int | None, typer.Option(help="Only run this task, numbered over all datasets.")] = None,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Only write the page of what is done so far.")
+        bool, typer.Option("--collect", help="Only write the page, from the results so far.")
     ] = False,
-    status: Annotated[bool, typer.Option("--status", help="Only say what is done.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only show what is done.")] = False,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
-    """Compare encoders on several labelled datasets, with intervals, paired tests and leakage, on one page.
+    """Compare encoders on several labelled datasets, with intervals, paired tests and leakage checks.
 
-    Each dataset is a sweep of its own in OUT/NAME, in which what is done is kept. OUT/benchmark.html is the
-    page, benchmark.md the same for a repository, results.parquet and comparisons.parquet the rows.
+    Each dataset is a separate sweep in OUT/NAME, whose finished parts are kept. OUT/benchmark.html is the
+    page, benchmark.md the same in Markdown, results.parquet and comparisons.parquet contain the rows.
     """
     if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
         raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
@@ -70,7 +75,7 @@ def _write(whole: "Benchmark", collect: bool) -> None:
             summary = whole.run(update)
     page = write_page(whole.out)
     echo(str(summary))
-    echo(f"{page}: open it in any browser; {page.with_suffix('.md')}: the same in Markdown")
+    echo(f"{page}: opens in any browser; {page.with_suffix('.md')}: the same in Markdown")
     done = summary.datasets.values()
     if all(one.done == one.units and one.refused == one.results for one in done):
-        raise FmctError(f"{whole.out}: no result has a figure; the page has the reasons")
+        raise FmctError(f"{whole.out}: no result has a figure; reasons are on the page")

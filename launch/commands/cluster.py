@@ -1,4 +1,4 @@
-"""`fmct launch`: the stages on Slurm, with the same arguments as here."""
+"""`fmct launch`: the stages on Slurm, with the same arguments as locally."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from launch.slurm.submit import Job
 
 launch_app = typer.Typer(
-    help="Give stages to Slurm, with the arguments they have locally.", no_args_is_help=True
+    help="Run stages on Slurm, with the same arguments as locally, and monitor them.", no_args_is_help=True
 )
 
 launch_app.add_typer(watch_app)
 
 SiteFile = Annotated[
-    Path, typer.Option("--site", help="YAML of your cluster; copy launch/recipes/site-example.yaml.")
+    Path, typer.Option("--site", help="YAML site file; see launch/recipes/site-example.yaml.")
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML recipe.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override the recipe's."),
+    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Values that override those of the recipe."),
 ]
 Stage = Literal[
     "scan",
@@ -53,20 +53,20 @@ Stage = Literal[
     "swept",
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only print the batch scripts, and what each task would run.")
+    bool, typer.Option("--dry-run", help="Only print the batch scripts and the command of each task.")
 ]
 
 
 @launch_app.command()
 def preprocess(
-    catalog: Annotated[Path, typer.Argument(help="The catalog that `fmct scan` wrote.")],
+    catalog: Annotated[Path, typer.Argument(help="Catalog written by `fmct scan`.")],
     out: Annotated[Path, typer.Option(help="Folder for shards, manifest, quarantine and QC.")],
     site: SiteFile,
     config: ConfigFile = None,
     dry_run: DryRun = False,
     overrides: Overrides = None,
 ) -> None:
-    """Plan here, then an array that shares the tasks out, and a job that collects."""
+    """Submit preprocessing: plan locally, then an array for the tasks, and a job that collects."""
     from launch.config import load
     from launch.slurm.site import Site
     from launch.slurm.stages import preprocess_jobs
@@ -78,16 +78,18 @@ def preprocess(
 @launch_app.command()
 def train(
     run: Annotated[
-        Path, typer.Option(help="Run folder; an existing run goes on from its newest checkpoint.")
+        Path, typer.Option(help="Run folder; an existing run is resumed from its newest checkpoint.")
     ],
     site: SiteFile,
-    nodes: Annotated[int, typer.Option(min=1)] = 1,
-    ranks_per_node: Annotated[int, typer.Option(min=1, help="Usually the node's GPUs.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    ranks_per_node: Annotated[
+        int, typer.Option(min=1, help="Processes per node, usually its number of GPUs.")
+    ] = 1,
     config: ConfigFile = None,
     dry_run: DryRun = False,
     overrides: Overrides = None,
 ) -> None:
-    """One job that queues itself again, after preemption or its time limit, until training is done."""
+    """Submit training: a job that is queued again after preemption or its time limit until it is done."""
     from fmct_hpc.config import TrainConfig
     from fmct_hpc.train.understood import require_understood
     from launch.config import load
@@ -96,7 +98,7 @@ def train(
 
     cluster = load(Site, site, [])
     config = config or recorded_configuration(run)
-    # A wrong configuration shows here, not in the queue.
+    # An invalid configuration is reported here, not by the queued job.
     settings = load(TrainConfig, config, overrides or [])
     settings.accumulation(nodes * ranks_per_node)
     require_understood(settings)
@@ -108,14 +110,14 @@ def train(
 def probe(
     runs_and_overrides: Annotated[
         list[str],
-        typer.Argument(metavar="RUN... [KEY=VALUE]...", help="Run folders, and values for the recipe."),
+        typer.Argument(metavar="RUN... [KEY=VALUE]...", help="Run folders, and overrides of the recipe."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for results; of several runs, one folder each.")],
+    out: Annotated[Path, typer.Option(help="Output folder; of several runs, with a subfolder for each.")],
     site: SiteFile,
     config: ConfigFile = None,
     dry_run: DryRun = False,
 ) -> None:
-    """An array with a task for each run."""
+    """Submit probes: an array with one task per run."""
     from fmct_hpc.probe.config import ProbeConfig
     from launch.config import load
     from launch.slurm.site import Site
@@ -125,26 +127,26 @@ def probe(
     runs = [Path(given) for given in runs_and_overrides if not is_override(given)]
     overrides = [given for given in runs_and_overrides if is_override(given)]
     if not runs:
-        raise typer.BadParameter("name at least one run folder")
+        raise typer.BadParameter("give at least one run folder")
     load(ProbeConfig, config, overrides)
     _launch([probe_job(runs, out, configuration(config, overrides), cluster)], out, cluster, dry_run)
 
 
 @launch_app.command()
 def pipeline(
-    recipe: Annotated[Path, typer.Argument(help="YAML; copy launch/recipes/pipeline-example.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe; see launch/recipes/pipeline-example.yaml.")],
     site: SiteFile,
     again: Annotated[
         Stage | None,
-        typer.Option(help="Do this stage again, and what follows it: the export has grown, say."),
+        typer.Option(help="Repeat this stage and those that follow, for example when the export has grown."),
     ] = None,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
-    """From an export to a report: every stage as a job that waits for those that it needs.
+    """Submit the whole pipeline, from an export to a report, as jobs with dependencies.
 
-    Safe to repeat: what is done is not done again, what is queued or running is not submitted again.
+    Safe to repeat: stages that are done, queued or running are not submitted again.
     """
     from launch.config import load
     from launch.own_code import require_own
@@ -162,14 +164,14 @@ def pipeline(
 
 @launch_app.command()
 def sweep(
-    config: Annotated[Path, typer.Argument(help="YAML of the grid.")],
-    out: Annotated[Path, typer.Option(help="Folder for results, predictions and comparisons.")],
+    config: Annotated[Path, typer.Argument(help="YAML configuration of the sweep.")],
+    out: Annotated[Path, typer.Option(help="Output folder for results, predictions and comparisons.")],
     site: SiteFile,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
-    """Plan here, then arrays for features and for the grid, and a job that collects."""
+    """Submit a sweep: plan locally, then arrays for features and for the grid, and a job that collects."""
     from launch.config import load
     from launch.slurm.site import Site
     from launch.slurm.stages import sweep_jobs
@@ -188,7 +190,7 @@ def predict(
     key_file: KeyFile = None,
     dry_run: DryRun = False,
 ) -> None:
-    """An array that shares the scans out, and a job that joins what is done."""
+    """Submit predictions: an array for the scans, and a job that joins the results."""
     from launch.config import load
     from launch.slurm.site import Site
     from launch.slurm.stages import predict_jobs

@@ -1,4 +1,4 @@
-"""What a person sees: log lines that read well in a Slurm .out file, and progress bars on a terminal."""
+"""Console output: log lines that are readable in a Slurm .out file, and progress bars on a terminal."""
 
 import logging
 import sys
@@ -12,14 +12,14 @@ from types import TracebackType
 from launch.screen import PlainFormatter, echo
 
 LINE_EVERY_SECONDS = 10.0
-"""Off a terminal a long stage says how far it is this often."""
+"""Interval of progress lines if the output is not a terminal."""
 
 log = logging.getLogger("fmct")
 
 
 def set_up_logging(rank: int = 0) -> None:
-    """Log to standard error with timestamps: everything on rank 0, warnings and failures on others."""
-    if isinstance(sys.stdout, TextIOWrapper):  # as standard error has it: no name or path ends a command
+    """Log to standard error with timestamps: everything on rank 0, warnings and errors on others."""
+    if isinstance(sys.stdout, TextIOWrapper):  # as on standard error: no unencodable name ends a command
         sys.stdout.reconfigure(errors="backslashreplace")
     where = f" rank {rank}" if rank else ""
     handler = logging.StreamHandler(sys.stderr)
@@ -30,11 +30,11 @@ def set_up_logging(rank: int = 0) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.excepthook = _show_defect
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its font cache
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # no messages about its font cache
 
 
 def _show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A traceback, whose messages may quote files."""
+    """Print a traceback through `echo`, since its messages may quote files."""
     echo("".join(traceback.format_exception(kind, error, trace)).rstrip(), err=True)
 
 

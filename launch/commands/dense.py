@@ -1,4 +1,4 @@
-"""The commands of dense evaluation: masks beside the volumes, and segmentation heads on frozen features."""
+"""The commands of dense evaluation: masks of the volumes, and segmentation heads on frozen features."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,27 +12,30 @@ from launch.screen import echo
 
 def masks(
     table: Annotated[
-        Path, typer.Argument(help="CSV or Parquet with path and study_instance_uid (or key), a row a mask.")
+        Path,
+        typer.Argument(
+            help="CSV or Parquet with columns path and study_instance_uid (or key), one row per mask."
+        ),
     ],
-    data: Annotated[Path, typer.Option(help="The shard dataset of the volumes.")],
-    out: Annotated[Path, typer.Option(help="Folder for the dataset of masks; an existing one is resumed.")],
+    data: Annotated[Path, typer.Option(help="Shard dataset of the volumes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the mask dataset; an existing one is resumed.")],
     classes: Annotated[
         list[str],
         typer.Option(
             "--class",
-            help="NAME=VALUE, once for each value: a voxel's value, a segment's number or code, or a word of "
-            "the table's column class (NAME alone stands for itself).",
+            help="Class as NAME=VALUE, where VALUE is a voxel value, a segment's number or code, or a value "
+            "of the table's column class (NAME alone means NAME=NAME). Repeatable.",
         ),
     ],
     key_file: KeyFile = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder that paths are relative to; the table's own if not given.")
+        Path | None, typer.Option(help="Folder that paths are relative to; by default the table's folder.")
     ] = None,
     workers: Workers = 2,
 ) -> None:
-    """Bring masks (NIfTI, NRRD, MetaImage, DICOM Segmentation) to the volumes' grids, as a dataset.
+    """Resample masks (NIfTI, NRRD, MetaImage, DICOM Segmentation) to the volumes' grids, as a dataset.
 
-    A row that cannot be used has its reason in OUT/refused.parquet, and all others are stored.
+    Rows that cannot be used are listed with reasons in OUT/refused.parquet; all others are stored.
     """
     from preprocess.masks.run import masks as store
 
@@ -41,14 +44,16 @@ def masks(
 
 
 def segment(
-    config: Annotated[Path, typer.Argument(help="YAML; see launch/recipes/segment-example.yaml.")],
-    out: Annotated[Path, typer.Option(help="Folder for the tables; an existing one is resumed.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML configuration; see launch/recipes/segment-example.yaml.")
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder for the tables; an existing one is resumed.")],
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
-    """Compare encoders by what heads on their frozen patch tokens segment: Dice and surface distances.
+    """Compare encoders by segmentation heads on frozen patch tokens: Dice and surface distances.
 
-    Safe to repeat: what is done is kept, what is missing or changed is done.
+    Safe to repeat: only missing or changed parts are computed.
     """
     from fmct_hpc.dense.config import SegmentConfig
     from fmct_hpc.dense.run import Segmentation, printed
@@ -58,4 +63,4 @@ def segment(
     with progress("segment") as update:
         results = Segmentation(settings, out).run(update)
     echo(printed(results))
-    echo(f"{out}: every result, volume and comparison, with intervals")
+    echo(f"{out}: all results, volumes and comparisons, with intervals")

@@ -1,4 +1,4 @@
-"""The commands that judge a model: probes, sweeps, retrieval, subgroups, the study, the report."""
+"""The evaluation commands: probes, sweeps, retrieval, subgroups, the study, the report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def probe(
     run: Annotated[Path, typer.Argument(help="A run folder, or one of its checkpoints/step-... folders.")],
-    out: Annotated[Path, typer.Option(help="Folder for results and predictions.")],
+    out: Annotated[Path, typer.Option(help="Output folder for results and predictions.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Measure the features: logistic regression and kNN on labels, beside the same model untrained."""
+    """Probe an encoder: logistic regression and kNN on labels, compared with the untrained encoder."""
     from fmct_hpc.probe.config import ProbeConfig
     from fmct_hpc.probe.run import probe as probe_run
     from launch.config import load
@@ -32,12 +32,12 @@ def probe(
 
 
 def retrieval(
-    config: Annotated[Path, typer.Argument(help="YAML of a sweep.")],
-    out: Annotated[Path, typer.Option(help="Folder for the table.")],
+    config: Annotated[Path, typer.Argument(help="YAML configuration of a sweep.")],
+    out: Annotated[Path, typer.Option(help="Output folder for the table.")],
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
-    """Measure by how well volumes of a label find one another: mean average precision and recall."""
+    """Evaluate retrieval of volumes with the same label: mean average precision and recall."""
     from fmct_hpc.retrieval.run import printed
     from fmct_hpc.retrieval.run import retrieval as measure
     from launch.own_code import load_sweep
@@ -52,39 +52,42 @@ def subgroups(
     results: Annotated[Path, typer.Argument(help="Output folder of `fmct probe` or `fmct sweep`.")],
     data: Annotated[Path, typer.Option(help="The shard dataset that was probed.")],
     groups: Annotated[
-        Path | None, typer.Option(help="Parquet of study_key and columns of text to group by, if allowed.")
+        Path | None,
+        typer.Option(help="Parquet file with study_key and text columns to group by, where permitted."),
     ] = None,
 ) -> None:
-    """Take a probe's figures apart by scanner, kernel, slices, and a site's own groups."""
+    """Break down probe results by scanner, kernel, slices, and columns of your own."""
     from fmct_hpc.probe.subgroups import TABLE, printed
-    from fmct_hpc.probe.subgroups import subgroups as take_apart
+    from fmct_hpc.probe.subgroups import subgroups as break_down
 
-    echo(printed(take_apart(results, data, groups)))
-    echo(f"{results / TABLE}: every group, with intervals")
+    echo(printed(break_down(results, data, groups)))
+    echo(f"{results / TABLE}: all groups, with intervals")
 
 
 def study(
-    out: Annotated[Path, typer.Option(help="Folder of the study; an existing one goes on.")],
+    out: Annotated[Path, typer.Option(help="Output folder; an existing study is resumed.")],
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML; launch/recipes/study.yaml without it.")
+        Path | None, typer.Option("--config", help="YAML recipe; default: launch/recipes/study.yaml.")
     ] = None,
     workers: Workers = 2,
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Write the report of what is done, and do no more.")
+        bool, typer.Option("--report-only", help="Only write the report, from the finished parts.")
     ] = False,
     tuning: Annotated[
         bool,
-        typer.Option("--tune", help="Try fine-tuning's settings on the tuning cohort instead, for each arm."),
+        typer.Option(
+            "--tune", help="Instead, tune the fine-tuning settings of each arm on the tuning cohort."
+        ),
     ] = False,
     reduced: Annotated[
-        bool, typer.Option("--reduced", help="Only what the recipe's `reduced` names: the headline.")
+        bool, typer.Option("--reduced", help="Only the main comparison, as set in the recipe's `reduced`.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Ask on synthetic heads whether pretraining helps: DINO, MAE and both against training from scratch.
+    """Compare pretraining (DINO, MAE, both) with training from scratch on synthetic heads.
 
-    Makes the heads, pretrains at several data sizes, probes and fine-tunes at several shares of labels, and
-    writes report.md, results.parquet and figures. Run it again to go on: what is done is kept.
+    Generates the heads, pretrains at several data sizes, probes and fine-tunes with several label budgets,
+    and writes report.md, results.parquet and figures. Safe to repeat: finished parts are kept.
     """
     from launch.config import load
     from launch.study.config import StudyConfig
@@ -104,27 +107,29 @@ def study(
 
 
 def sweep(
-    config: Annotated[Path, typer.Argument(help="YAML of the grid; see launch/recipes/sweep-example.yaml.")],
-    out: Annotated[Path, typer.Option(help="Folder for results, predictions and comparisons.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML configuration; see launch/recipes/sweep-example.yaml.")
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder for results, predictions and comparisons.")],
     extract: Annotated[
-        int | None, typer.Option(help="Only do this task of extracting features; -1 joins what they made.")
+        int | None, typer.Option(help="Only run this feature extraction task; -1 joins their outputs.")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only divide the grid into tasks.")] = False,
     share: Annotated[
-        str | None, typer.Option(help="Only do a share of the tasks, I/N: those numbered I, I + N, I + 2N...")
+        str | None, typer.Option(metavar="I/N", help="Only run every N-th task from task I on.")
     ] = None,
-    task: Annotated[int | None, typer.Option(help="Only do this task (one of a Slurm array).")] = None,
+    task: Annotated[int | None, typer.Option(help="Only run this task.")] = None,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Only join what is done so far; the sweep may go on meanwhile.")
+        bool, typer.Option("--collect", help="Only join the results so far, also of a sweep in progress.")
     ] = False,
-    status: Annotated[bool, typer.Option("--status", help="Only say what is done.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only show what is done.")] = False,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
-    """Probe encoders in a grid: tasks, methods, layers, label budgets and seeds, with paired tests.
+    """Probe encoders in a grid of tasks, methods, layers, label budgets and seeds, with paired tests.
 
-    Safe to repeat: what is done is kept, what is missing or changed is done. Where nothing could be probed,
-    the reasons are told and the exit code is 2.
+    Safe to repeat: only missing or changed parts are computed. If nothing could be probed, the reasons are
+    printed and the exit code is 2.
     """
     if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
         raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
@@ -138,7 +143,7 @@ def sweep(
         planned = grid.plan()
         echo(f"{out}: {len(planned.units)} units in {len(planned.tasks)} tasks")
     elif collect:
-        _tell(out, grid.collect())
+        _print_results(out, grid.collect())
     elif extract is not None:
         with progress("features") as update:
             grid.extract(None if extract == -1 else extract, update)
@@ -150,11 +155,11 @@ def sweep(
     else:
         with progress("sweep") as update:
             summary = grid.run(update)
-        _tell(out, summary)
+        _print_results(out, summary)
 
 
-def _tell(out: Path, summary: "Summary") -> None:
-    """Print a sweep's results; raises FmctError where it is done and none of them has a figure."""
+def _print_results(out: Path, summary: "Summary") -> None:
+    """Print a sweep's results; raises FmctError if it is done without any figure."""
     from launch.report.printed import printed
 
     echo(printed(out))
@@ -162,38 +167,38 @@ def _tell(out: Path, summary: "Summary") -> None:
     if summary.done == summary.units and summary.refused == summary.results:
         why = ", ".join(f"{code} ({count})" for code, count in summary.reasons.items())
         raise FmctError(
-            f"{out}: no result has a figure: {why or 'there is none'}; labels of more patients help"
+            f"{out}: no result has a figure: {why or 'there are no results'}; add labels of more patients"
         )
 
 
 def report(
     out: Annotated[Path, typer.Argument(help="HTML file to write; the model card is written beside it.")],
-    run: Annotated[Path, typer.Option(help="Run folder of `fmct train`, finished or not.")],
+    run: Annotated[Path, typer.Option(help="Run folder of `fmct train`, also of a run in progress.")],
     data: Annotated[Path | None, typer.Option(help="Output folder of `fmct preprocess`.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Output folder of `fmct probe` or `fmct sweep`.")] = None,
     features: Annotated[
-        Path | None, typer.Option(help="Feature store to map volumes by, if not the one in --probe.")
+        Path | None, typer.Option(help="Feature store for the map of volumes, if not the one in --probe.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="What `fmct labels` wrote, to colour the map by.")
+        Path | None, typer.Option(help="Output of `fmct labels`, to colour the map with.")
     ] = None,
     relevance: Annotated[
         Path | None, typer.Option(help="Output folder of `fmct relevance --masks`, for its figures.")
     ] = None,
     segment: Annotated[Path | None, typer.Option(help="Output folder of `fmct segment`.")] = None,
     unbroken: Annotated[
-        Path | None, typer.Option(help="Run folder of the same training without an interruption, to compare.")
+        Path | None, typer.Option(help="Run folder of the same training without interruption, to compare.")
     ] = None,
 ) -> None:
-    """Write all about a run as one self-contained page (OUT.html) and as a model card (OUT.md).
+    """Write a report of a run: a self-contained HTML page and a model card in Markdown.
 
-    Data, rejections, curves, health, reconstructions, attention, probes, limits, provenance. What is not
-    given or not there yet is left out, and the page says so. The last lines on the screen say what was shown.
+    It covers data, rejections, curves, health, reconstructions, attention, probes, limits and provenance.
+    Parts whose inputs are not given or do not exist yet are omitted with a note. A summary is printed.
     """
     from launch.report import report as write_report
     from launch.report.shown import LINE, shown
 
     card = write_report(out, run, data, probe, features, labels, relevance=relevance, segment=segment)
-    told = shown(run, data, probe, unbroken)
-    echo(f"{out}: open it in any browser, it needs no network; {card}: the same as a model card")
-    echo(f"\nWhat was shown\n{told}\n{LINE.format('report', out)}")
+    summary = shown(run, data, probe, unbroken)
+    echo(f"{out}: opens in any browser, without a network; {card}: model card with the same contents")
+    echo(f"\nWhat was shown\n{summary}\n{LINE.format('report', out)}")

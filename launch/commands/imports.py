@@ -1,4 +1,4 @@
-"""What `fmct import` does: a catalog of the table's files, and preprocessing from it."""
+"""The work of `fmct import`: a catalog of the table's files, and preprocessing from it."""
 
 import tempfile
 from pathlib import Path
@@ -19,9 +19,9 @@ def run_import(
     root: Path | None,
     settings: PreprocessConfig | None,
 ) -> None:
-    """Write the catalog of `table`, a private temporary one where none is named, and with `out` the shards.
+    """Write the catalog of `table` (a private temporary one if `catalog` is None), and with `out` the shards.
 
-    settings: there with `out`. Raises FmctError as `import_table` and `preprocess.run.preprocess` do.
+    settings: required with `out`. Raises FmctError as `import_table` and `preprocess.run.preprocess` do.
     """
     if out is not None:
         require_folder(out, table)

@@ -1,4 +1,4 @@
-"""What `fmct select` prints: what each series' decision was, and how many there are of each."""
+"""The output of `fmct select`: the decision about each series, and their counts."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from preprocess.explain import explain, require_name, write
 from shards.places import require_file
 
 SHOWN_ROWS = 200
-"""More series than this are counted on the screen; the file that --out writes has all."""
+"""Maximum number of series on the screen; the file of --out has all."""
 SHOWN_TEXTS = 30
-"""Of the texts that no term understood, the most frequent."""
+"""Number of the most frequent unrecognised texts on the screen."""
 KEY_DIGITS = 12
 LINE_CHARACTERS = 180
-"""Width of the table where the output is no terminal, so that no number is cut off."""
+"""Width of the table if the output is not a terminal, so that no number is cut off."""
 
 _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("study", lambda row: row["study_key"][:KEY_DIGITS]),
@@ -38,7 +38,7 @@ _COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 
 @dataclass
 class Selection:
-    """The decisions about a catalog's series, to be printed."""
+    """The decisions about a catalog's series, for printing."""
 
     explained: bool
     identified: bool
@@ -47,10 +47,10 @@ class Selection:
     rows: list[dict[str, Any]]
     """The first `SHOWN_ROWS`."""
     unread: Counter[tuple[str, str]]
-    """Number of series by attribute and text, of texts that no term understood."""
+    """Number of series by attribute and text, of texts that no term recognises."""
 
     def print(self) -> None:
-        """Print the rows that were asked for, then the counts and what was not understood."""
+        """Print the requested rows, then the counts and the unrecognised texts."""
         console = Console()
         if not console.is_terminal:
             console = Console(width=LINE_CHARACTERS)
@@ -58,7 +58,7 @@ class Selection:
             console.print(self._row_table())
             more = self.counts.total() - len(self.rows)
             if more:
-                echo(f"and {more} more series; --out FILE writes all")
+                echo(f"{more} more series; --out FILE writes all")
         console.print(self._count_table())
         if self.unread:
             self._print_unread(console)
@@ -66,20 +66,20 @@ class Selection:
             echo(f"{self.out}: {self.counts.total()} series")
 
     def _print_unread(self, console: Console) -> None:
-        """What the table of terms lacks; the texts may hold a name, so they are shown only if asked for."""
+        """Print texts missing in the table of terms; they may contain names, so only with --identified."""
         if not self.identified:
             attributes = Counter(name for name, _ in self.unread)
-            told = ", ".join(f"{count} of {name}" for name, count in attributes.most_common())
-            echo(f"texts that no term understood: {told}; --identified shows them, select.terms adds terms")
+            counts = ", ".join(f"{count} of {name}" for name, count in attributes.most_common())
+            echo(f"unrecognised texts: {counts}; --identified shows them, select.terms adds terms")
             return
-        table = PlainTable("text that no term understood", "attribute")
+        table = PlainTable("unrecognised text", "attribute")
         table.add_column("series", justify="right")
         ordered = sorted(self.unread.items(), key=lambda item: (-item[1], item[0]))
         for (name, text), count in ordered[:SHOWN_TEXTS]:
             table.add_row(text, name, str(count))
         console.print(table)
         if len(ordered) > SHOWN_TEXTS:
-            echo(f"and {len(ordered) - SHOWN_TEXTS} more")
+            echo(f"{len(ordered) - SHOWN_TEXTS} more")
 
     def _row_table(self) -> PlainTable:
         columns = list(_COLUMNS)
@@ -116,9 +116,9 @@ def decide(
     identified: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Selection:
-    """Decide about all series of a catalog, and write them to `out`.
+    """Apply the selection rules to all series of a catalog, and write the decisions to `out`.
 
-    Raises FmctError where catalog, key file or `out` is wrong, the last before any is read.
+    Raises FmctError if catalog, key file or `out` is invalid; `out` is checked before anything is read.
     """
     if out:
         require_file(out, catalog, config.key_file)

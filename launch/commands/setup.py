@@ -1,4 +1,4 @@
-"""What is run before any stage: `fmct doctor` and `fmct recipes`."""
+"""The commands for setting up: `fmct doctor` and `fmct recipes`."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -14,16 +14,21 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    site: Annotated[Path | None, typer.Option(exists=True, help="A site file to check here too.")] = None,
-    data: Annotated[Path | None, typer.Option(exists=True, help="A shard dataset.")] = None,
-    run: Annotated[Path | None, typer.Option(exists=True, help="A run folder.")] = None,
+    site: Annotated[
+        Path | None, typer.Option(exists=True, help="Also check a site file against this cluster.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(exists=True, help="Also check a shard dataset.")] = None,
+    run: Annotated[Path | None, typer.Option(exists=True, help="Also check a run folder.")] = None,
     secret: Annotated[
-        list[Path] | None, typer.Option(exists=True, help="A key file or catalog: yours alone? Repeatable.")
+        list[Path] | None,
+        typer.Option(
+            exists=True, help="Also check that only you can read a key file or catalog. Repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Check this installation, and a site, a dataset, a run: what is wrong, and how to mend it.
+    """Check the installation, and optionally a site file, a dataset or a run; suggest fixes.
 
-    Exit code 0 where nothing is, 1 where something will fail.
+    The exit code is 1 if a fault was found, otherwise 0.
     """
     from launch.doctor.dataset import look_at_dataset
     from launch.doctor.finding import looked, show
@@ -33,7 +38,7 @@ def doctor(
 
     sections: list[tuple[str, Iterable[Finding]]] = [("installation", look_at_installation())]
     if site:
-        from launch.doctor.site import look_at_site  # which needs the layer of Slurm
+        from launch.doctor.site import look_at_site  # needs the layer [slurm]
 
         sections.append((f"site {site}", look_at_site(site)))
     if data:
@@ -44,16 +49,18 @@ def doctor(
         found = (looked(file.name, partial(is_secret, file)) for file in secret)
         sections.append(("secrets", found))
     faults = show(sections)
-    echo(f"{faults} to mend" if faults else "nothing to mend")
+    echo(f"{faults} {'fault' if faults == 1 else 'faults'} found" if faults else "no faults found")
     raise typer.Exit(1 if faults else 0)
 
 
 def recipes(
-    folder: Annotated[Path, typer.Argument(help="Gets launch/recipes and launch/sbatch.")] = Path("."),
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to create launch/recipes and launch/sbatch in.")
+    ] = Path("."),
 ) -> None:
-    """Copy the recipes, an example of a site file, and the sbatch files out of the installed package.
+    """Copy the packaged recipes, example site file and sbatch files to a folder.
 
-    Files that are there already stay as they are.
+    Existing files are not overwritten.
     """
     from launch.bundled import copy_bundled
 

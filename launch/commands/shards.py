@@ -1,4 +1,4 @@
-"""`fmct shards`: look at datasets, check them, and make others from them."""
+"""`fmct shards`: inspect, verify, convert and split shard datasets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from shards import Dataset, DatasetInfo
 
 shards_app = typer.Typer(
-    help="Look at shard datasets, check them, and make others from them.", no_args_is_help=True
+    help="Inspect, verify, convert, merge and split shard datasets.", no_args_is_help=True
 )
 
-DatasetFolder = Annotated[Path, typer.Argument(help="Folder that holds dataset.json.")]
-Out = Annotated[Path, typer.Option(help="New folder; the same command goes on with an unfinished one.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes, a shard each at a time.")]
-ShardMib = Annotated[int, typer.Option(min=1, help="Most stored MiB of a shard.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same choice.")]
+DatasetFolder = Annotated[Path, typer.Argument(help="Dataset folder, which contains dataset.json.")]
+Out = Annotated[Path, typer.Option(help="New folder; an unfinished one is resumed by the same command.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of processes, each for one shard at a time.")]
+ShardMib = Annotated[int, typer.Option(min=1, help="Maximum stored size of a shard in MiB.")]
+Seed = Annotated[int, typer.Option(help="Random seed; the same seed gives the same selection.")]
 
 
 @shards_app.command()
 def info(dataset: DatasetFolder) -> None:
-    """Say what a dataset holds."""
+    """Show the contents of a dataset: volumes, shards, sizes, spacing, digests."""
     from rich.console import Console
 
     from launch.tables import PlainTable
@@ -76,46 +76,47 @@ def _mib(size: int) -> str:
 
 @shards_app.command()
 def verify(dataset: DatasetFolder, workers: Workers = 1) -> None:
-    """Read every byte of a dataset and check it against its digests."""
+    """Read every byte of a dataset and verify it against the recorded digests."""
     from shards.verification import Unread, verify
 
     with progress("verify") as update:
         problems = verify(dataset, update, workers)
-    said = []
+    found = []
     for what, some in (
         ("damaged", [problem for problem in problems if not isinstance(problem, Unread)]),
-        ("could not be read", [problem for problem in problems if isinstance(problem, Unread)]),
+        ("unreadable", [problem for problem in problems if isinstance(problem, Unread)]),
     ):
         if some:
-            said.append(f"{len(some)} {what}: " + "; ".join(map(str, some)))
-    if said:
-        raise FmctError(f"{dataset}: " + "; ".join(said))
-    echo(f"{dataset}: every byte as written")
+            found.append(f"{len(some)} {what}: " + "; ".join(map(str, some)))
+    if found:
+        raise FmctError(f"{dataset}: " + "; ".join(found))
+    echo(f"{dataset}: verified, all digests match")
 
 
 @shards_app.command()
 def convert(
     dataset: DatasetFolder,
     out: Out,
-    to: Annotated[Literal["zarr", "webdataset"], typer.Option(help="The other format.")],
+    to: Annotated[Literal["zarr", "webdataset"], typer.Option(help="Format to convert to.")],
     workers: Workers = 1,
 ) -> None:
-    """Store the same volumes in the other format: nothing is lost, and back again gives the same bytes."""
+    """Convert a dataset to the other format without loss; converting back gives the same bytes."""
     from shards.derive import convert
 
     with progress("convert") as update:
-        _say(out, convert(dataset, out, to, workers, update))
+        _print_summary(out, convert(dataset, out, to, workers, update))
 
 
 @shards_app.command()
 def merge(
-    datasets: Annotated[list[Path], typer.Argument(help="Folders that hold dataset.json.")], out: Out
+    datasets: Annotated[list[Path], typer.Argument(help="Dataset folders, which contain dataset.json.")],
+    out: Out,
 ) -> None:
-    """Join datasets of one configuration; files are linked, not copied, where the file system can."""
+    """Merge datasets with the same configuration; files are hard-linked if possible, otherwise copied."""
     from shards.merge import merge
 
     with progress("merge") as update:
-        _say(out, merge(datasets, out, update))
+        _print_summary(out, merge(datasets, out, update))
 
 
 @shards_app.command()
@@ -124,26 +125,26 @@ def split(
     out: Out,
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PART=FRACTION]...", help="Such as train=0.7 validation=0.1 test=0.2."),
+        typer.Argument(metavar="[PART=FRACTION]...", help="For example train=0.7 validation=0.1 test=0.2."),
     ] = None,
     seed: Seed = 0,
     shard_mib: ShardMib = 1024,
     workers: Workers = 1,
 ) -> None:
-    """Divide a dataset by patients into a folder a part; without parts, only cut its shards to a size.
+    """Split a dataset by patient into one dataset per part; without parts, only change the shard size.
 
-    OUT/parts.parquet says who is in which, for `fmct probe`, `fmct sweep` and `fmct labels`.
+    OUT/parts.parquet has the part of each patient, for `fmct probe`, `fmct sweep` and `fmct labels`.
     """
     from shards.split import reshard, split
 
     with progress("split") as update:
         if not parts:
-            _say(out, reshard(dataset, out, shard_mib * 2**20, workers, update))
+            _print_summary(out, reshard(dataset, out, shard_mib * 2**20, workers, update))
             return
         fractions = _fractions(parts)
         made = split(dataset, out, fractions, seed, shard_mib * 2**20, workers, update)
     for name, of_part in made.items():
-        _say(out / name, of_part)
+        _print_summary(out / name, of_part)
 
 
 def _fractions(parts: list[str]) -> dict[str, float]:
@@ -153,11 +154,11 @@ def _fractions(parts: list[str]) -> dict[str, float]:
         try:
             fractions[name] = float(fraction)
         except ValueError:
-            raise FmctError(f"{part}: expected PART=FRACTION, such as train=0.8") from None
+            raise FmctError(f"{part}: expected PART=FRACTION, for example train=0.8") from None
         if not name.isidentifier():
-            raise FmctError(f"{part}: the name of a part is letters, digits and _")
+            raise FmctError(f"{part}: a part's name may contain only letters, digits and _")
     if len(fractions) < len(parts):
-        raise FmctError(f"{' '.join(parts)}: a part is named twice")
+        raise FmctError(f"{' '.join(parts)}: a part is given twice")
     return fractions
 
 
@@ -165,16 +166,16 @@ def _fractions(parts: list[str]) -> dict[str, float]:
 def sample(
     dataset: DatasetFolder,
     out: Out,
-    volumes: Annotated[int, typer.Option(min=1, help="Volumes to draw.")],
+    volumes: Annotated[int, typer.Option(min=1, help="Number of volumes to draw.")],
     seed: Seed = 0,
     shard_mib: ShardMib = 1024,
     workers: Workers = 1,
 ) -> None:
-    """Draw volumes into a small dataset of its own, to try things on."""
+    """Create a small dataset of randomly drawn volumes, for experiments."""
     from shards.split import sample
 
     with progress("sample") as update:
-        _say(out, sample(dataset, out, volumes, seed, shard_mib * 2**20, workers, update))
+        _print_summary(out, sample(dataset, out, volumes, seed, shard_mib * 2**20, workers, update))
 
 
 @shards_app.command()
@@ -182,14 +183,15 @@ def derive(
     dataset: DatasetFolder,
     out: Out,
     for_training: Annotated[
-        Path, typer.Option(help="Recipe of `fmct train`: voxels are clipped to the HU that its views need.")
+        Path, typer.Option(help="Recipe of `fmct train`; voxels are clipped to the HU range of its views.")
     ],
     workers: Workers = 1,
     overrides: Overrides = None,
 ) -> None:
-    """Make a copy for training alone, of a third fewer bytes, whose views are those of the dataset.
+    """Make a smaller copy for training, with voxels clipped to the HU range of a recipe.
 
-    Nothing but `fmct train` reads it as volumes; a recipe whose windows need more is refused.
+    It has about a third fewer bytes and gives the same views. Only `fmct train` reads it, and only with
+    recipes whose windows need no wider range.
     """
     from fmct_hpc.config import TrainConfig
     from fmct_hpc.data.needed import needed_hu
@@ -199,22 +201,22 @@ def derive(
     recipe = load(TrainConfig, for_training, [*(overrides or []), f"data.path={dataset}"])
     bounds = needed_hu(recipe.data)
     with progress("derive") as update:
-        _say(out, clip(dataset, out, bounds, workers, update))
-    echo(f"{out}: clipped to {bounds[0]} to {bounds[1]} HU, for training alone")
+        _print_summary(out, clip(dataset, out, bounds, workers, update))
+    echo(f"{out}: clipped to {bounds[0]} to {bounds[1]} HU, for training only")
 
 
 @shards_app.command()
 def dump(
     dataset: DatasetFolder,
-    key: Annotated[str, typer.Argument(help="The volume's key.")],
+    key: Annotated[str, typer.Argument(help="Key of the volume.")],
     out: Annotated[Path, typer.Argument(help="File to write: .nii.gz, .nii or .npy.")],
 ) -> None:
-    """Write one volume as NIfTI or NumPy, to look at it in a viewer."""
+    """Write one volume as a NIfTI or NumPy file, for example for a viewer."""
     from shards.dump import dump
 
     dump(dataset, key, out)
     echo(f"{out}: volume {key}")
 
 
-def _say(out: Path, info: "DatasetInfo") -> None:
+def _print_summary(out: Path, info: "DatasetInfo") -> None:
     echo(f"{out}: {info.volumes} volumes in {len(info.shards)} {info.format} shards, {_mib(info.bytes)}")

@@ -1,4 +1,4 @@
-"""`fmct show`: the rows of a Parquet table on the screen."""
+"""`fmct show`: print the rows of a Parquet table."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,22 +13,25 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 BATCH_ROWS = 1024
-"""Rows in memory at a time; a catalog's hold all instances of a series."""
+"""Rows in memory at a time; a row of a catalog holds all instances of a series."""
 
 
 def show(
-    table: Annotated[Path, typer.Argument(help="A Parquet file of any command.")],
-    columns: Annotated[str | None, typer.Option(help="Names, by commas; all if not given.")] = None,
+    table: Annotated[Path, typer.Argument(help="A Parquet file written by any command.")],
+    columns: Annotated[
+        str | None, typer.Option(help="Comma-separated column names; all columns if not given.")
+    ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Only rows that have this value as shown; repeatable."),
+        typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value, as displayed. Repeatable."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
-    schema: Annotated[bool, typer.Option("--schema", help="Show names and types of the columns.")] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 20,
+    schema: Annotated[bool, typer.Option("--schema", help="Show column names and types instead.")] = False,
 ) -> None:
-    """Show the rows of a table: on a terminal as a table, elsewhere as tab-separated text with a header.
+    """Print the rows of a Parquet table.
 
-    A catalog and its table of rejected files hold identifiers; all other tables hold keys.
+    The output is a table on a terminal, and otherwise tab-separated text with a header. A catalog and its
+    table of rejected files contain identifiers; all other tables contain only keys.
     """
     file = _opened(table)
     known = file.schema_arrow.names
@@ -39,7 +42,7 @@ def show(
     conditions = [_condition(given) for given in where or ()]
     for name in [*wanted, *(name for name, _ in conditions)]:
         if name not in known:
-            raise FmctError(f"{table}: no column {name}; there are {', '.join(known)}")
+            raise FmctError(f"{table}: no column {name}; columns are {', '.join(known)}")
     found = []
     for row in _rows(file, table, list(dict.fromkeys([*wanted, *(name for name, _ in conditions)]))):
         if all(_text(row[name]) == value for name, value in conditions):
@@ -47,8 +50,8 @@ def show(
             if len(found) == rows:
                 break
     _print(wanted, found)
-    shown = f"{len(found)} rows" + (", and perhaps more: see --rows" if len(found) == rows else "")
-    echo(f"{table}: {shown} of {file.metadata.num_rows}", err=True)
+    shown = f"{len(found)} of {file.metadata.num_rows} rows"
+    echo(f"{table}: {shown}" + ("; there may be more, see --rows" if len(found) == rows else ""), err=True)
 
 
 def _opened(path: Path) -> "pq.ParquetFile":
@@ -81,7 +84,7 @@ def _condition(given: str) -> tuple[str, str]:
 
 
 def _text(value: Any) -> str:
-    """As it is shown: null as nothing, numbers to six digits, of long lists the first three."""
+    """The displayed value: null as empty, numbers with six digits, the first three elements of a list."""
     if value is None:
         return ""
     if isinstance(value, float):

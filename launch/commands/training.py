@@ -1,4 +1,4 @@
-"""The commands of training, and of what becomes of its weights."""
+"""The commands for training, and for converting and exporting weights."""
 
 import os
 from pathlib import Path
@@ -15,26 +15,27 @@ from shards.errors import FmctError
 
 def train(
     run: Annotated[
-        Path, typer.Option(help="Run folder; an existing run goes on from its newest checkpoint.")
+        Path, typer.Option(help="Run folder; an existing run is resumed from its newest checkpoint.")
     ],
     config: ConfigFile = None,
     ranks: Annotated[
-        int | None, typer.Option(min=1, help="Processes to start here; leave out under srun, or for one.")
+        int | None,
+        typer.Option(min=1, help="Number of processes to start; omit under srun. Default: one."),
     ] = None,
-    until: Annotated[int | None, typer.Option(min=1, help="Stop at this step, with a checkpoint.")] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop after this step, with a checkpoint.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, say what the run would be, start nothing.")
+        bool, typer.Option("--dry-run", help="Run all checks and describe the run without starting it.")
     ] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Record some steps for chrome://tracing, in RUN/profile.")
+        bool, typer.Option("--profile", help="Record some steps for chrome://tracing in RUN/profile.")
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Pretrain with DINO and MAE under DeepSpeed. Run it again to go on: it resumes by itself.
+    """Pretrain an encoder with DINO and MAE under DeepSpeed, or resume a run.
 
-    Without --config an existing run keeps the configuration that it recorded.
+    Without --config an existing run is resumed with its recorded configuration.
 
-    Exit code 75 means that a signal came, all was saved, and the same command will go on.
+    Exit code 75 means that the run was stopped by a signal and has saved; run the command again to resume.
     """
     from fmct_hpc.config import TrainConfig
     from fmct_hpc.train.attempts import attempts, conclude
@@ -59,7 +60,7 @@ def train(
         settings = with_steps(as_begun(settings, run))
         echo(outlook(settings, Dataset.open(settings.data.path, clipped=True), ranks or 1, found.step))
         plot_schedules(settings, run / "schedules.png")
-        echo(f"\n{run / 'schedules.png'}: learning rate and all else that changes with the step")
+        echo(f"\n{run / 'schedules.png'}: learning rate and all other schedules")
         return
     command = [*FMCT, "train", "--run", str(run)]
     command += ["--config", str(config)] if config else []
@@ -73,28 +74,33 @@ def train(
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Run folder.")],
+    first: Annotated[Path, typer.Argument(help="A run folder.")],
     second: Annotated[Path, typer.Argument(help="Another run folder.")],
 ) -> None:
-    """Compare two runs' losses bit for bit, over the steps that both have."""
+    """Compare the losses of two runs bit for bit, over their common steps."""
     from fmct_hpc.train.compare import compare as compare_runs
 
-    echo(f"{compare_runs(first, second)} steps in both runs, their losses identical to the last bit")
+    echo(f"{compare_runs(first, second)} steps in both runs, with bit-identical losses")
 
 
 def convert_weights(
-    source: Annotated[Path, typer.Argument(help="The reference's checkpoint, or an encoder.safetensors.")],
-    out: Annotated[Path, typer.Option(help="Folder for the encoder; or the file for the reference.")],
+    source: Annotated[Path, typer.Argument(help="A checkpoint of the reference, or an encoder.safetensors.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for our encoder, or file for the checkpoint of the reference.")
+    ],
     network: Annotated[
         Literal["student", "teacher"],
-        typer.Option(help="Which of a DINO checkpoint's two; the reference itself loads the student."),
+        typer.Option(help="Network of a DINO checkpoint to convert; the reference loads the student."),
     ] = "student",
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Of the encoder, if not one for 64 channels.")
+        int | None,
+        typer.Option(min=1, help="Attention heads of the encoder, if not one per 64 channels."),
     ] = None,
-    decoder_heads: Annotated[int | None, typer.Option(min=1, help="Of an MAE's decoder, if not 16.")] = None,
+    decoder_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of an MAE decoder, if not 16.")
+    ] = None,
 ) -> None:
-    """Turn weights of the published reference (NYUMedML/headCT_foundation) into ours, or ours into its."""
+    """Convert weights from or to the format of the reference (NYUMedML/headCT_foundation)."""
     from fmct_hpc.train.convert import convert_weights as convert
 
     echo(convert(source, out, network, heads, decoder_heads))
@@ -106,19 +112,20 @@ def export_model(
     ],
     out: Annotated[Path | None, typer.Option(help="File to write: *.pt2 (torch.export) or *.onnx.")] = None,
     hub: Annotated[
-        Path | None, typer.Option(help="Folder to write: for transformers, or PyTorch without this package.")
+        Path | None,
+        typer.Option(help="Folder to write, for transformers or for PyTorch without this package."),
     ] = None,
     monai: Annotated[
-        Path | None, typer.Option(help="Folder to write: feature maps as a backbone for MONAI's networks.")
+        Path | None, typer.Option(help="Folder to write, as a backbone with feature maps for MONAI networks.")
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help="For --hub: of the weights, as you name it (SPDX identifier).")
+        str | None, typer.Option(help="With --hub: licence of the weights (SPDX identifier).")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="For --hub: the training dataset, counted for the model card.")
+        Path | None, typer.Option(help="With --hub: the training dataset, for the counts in the model card.")
     ] = None,
 ) -> None:
-    """Write an encoder so that it runs without this package, and check that it computes the same."""
+    """Export an encoder to run without this package, and verify that the outputs are the same."""
     if sum(place is not None for place in (out, hub, monai)) != 1 or (hub is None and (licence or data)):
         raise FmctError("give one of --out FILE, --monai FOLDER, and --hub FOLDER with --licence NAME")
     encoder = source / "encoder.safetensors" if source.is_dir() else source

@@ -1,4 +1,4 @@
-"""The commands that use a model on new scans: features, predictions, their reasons, similar volumes."""
+"""The commands that apply a model to new scans: features, predictions, relevance maps, similar volumes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,25 +21,25 @@ from launch.screen import echo
 from shards.errors import FmctError
 
 REFUSALS_SHOWN = 20
-"""Of a cohort's paths; the table has all."""
+"""Maximum number of rejected paths that are printed; the table has all."""
 
 
 def features(
     paths: Paths,
     encoder: Encoder,
-    out: Annotated[Path, typer.Option(help="Folder for the features.")],
+    out: Annotated[Path, typer.Option(help="Output folder for the features.")],
     batch: Batch = 4,
     device: Device = "cpu",
     key_file: KeyFile = None,
     private_map: Annotated[
         Path | None,
-        typer.Option(help="Parquet to write that says which path each key is of; readable by you alone."),
+        typer.Option(help="Parquet file to write with the path of each key, readable only by you."),
     ] = None,
 ) -> None:
-    """Run an encoder on new scans, preprocessed as those it was trained on.
+    """Extract features of new scans, with the preprocessing of the encoder's training data.
 
-    A scan that the encoder can't take (an MR, a chest, a wrong spacing) is refused with the reason, and the
-    others are done; the exit code is then 2.
+    A scan that is not suitable for the encoder (an MR, a chest, a wrong spacing) is rejected with a reason;
+    the others are processed, and the exit code is 2.
     """
     from fmct_hpc.inference.write import write_features
 
@@ -55,16 +55,18 @@ def features(
 
 
 def export_classifier(
-    config: Annotated[Path, typer.Argument(help="YAML of a sweep.")],
-    out: Annotated[Path, typer.Option(help="Folder for the classifier.")],
-    encoder: Annotated[str | None, typer.Option(help="Its name, of a sweep with several.")] = None,
-    method: Annotated[str | None, typer.Option(help="Its name, of a sweep with several.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A label column; all of them by default.")] = None,
+    config: Annotated[Path, typer.Argument(help="YAML configuration of a sweep.")],
+    out: Annotated[Path, typer.Option(help="Output folder for the classifier.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="Name of the encoder, if the sweep has several.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Name of the method, if the sweep has several.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Label column; all by default. Repeatable.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Keep classifiers of a sweep, with their encoder, as a folder for `fmct predict`.
+    """Fit the classifiers of a sweep and save them with their encoder for `fmct predict`.
 
-    Fitted are the very problems of the sweep; calibration and thresholds are of its validation volumes.
+    They are fitted as in the sweep; calibration and thresholds are from its validation volumes.
     """
     from fmct_hpc.classifier.fit import fit
     from fmct_hpc.classifier.kept import write_classifier
@@ -86,16 +88,17 @@ def predict(
     classifier: Kept,
     out: Predictions,
     share: Annotated[
-        str | None, typer.Option(help="Only do a share of the parts, I/N (one of a Slurm array).")
+        str | None, typer.Option(metavar="I/N", help="Only process every N-th part from part I on.")
     ] = None,
-    collect: Annotated[bool, typer.Option("--collect", help="Only join what is done so far.")] = False,
+    collect: Annotated[bool, typer.Option("--collect", help="Only join the results so far.")] = False,
     batch: Batch = 4,
     device: Device = "cpu",
     key_file: KeyFile = None,
 ) -> None:
-    """Write a kept classifier's probabilities for new scans, or the reason why a path has none.
+    """Predict the probabilities of findings in new scans with a saved classifier.
 
-    Safe to repeat: what is done is kept. Where a path was refused, the exit code is 2, of --collect 0.
+    Paths without a prediction have a reason in the table; the exit code is then 2 (with --collect 0). Safe
+    to repeat: finished parts are kept.
     """
     if share is not None and collect:
         raise FmctError("give at most one of --share and --collect")
@@ -112,7 +115,7 @@ def predict(
         echo(f"{out}: predictions for {summary.scans} scans{partial}")
         if summary.refused:
             first = "\n".join(summary.refused[:REFUSALS_SHOWN])
-            refused = f"{len(summary.refused)} paths have none; the table says why:\n{first}"
+            refused = f"{len(summary.refused)} paths have no prediction; reasons are in the table:\n{first}"
             if not collect:
                 raise FmctError(refused)
             echo(refused, err=True)
@@ -121,57 +124,58 @@ def predict(
 def similar(
     exam: Annotated[Path, typer.Argument(help="A DICOM folder or archive, a NIfTI file, a shard dataset.")],
     encoder: Encoder,
-    among: Annotated[Path, typer.Option(help="A feature store of a sweep, by the same encoder.")],
-    data: Annotated[Path, typer.Option(help="The shard dataset whose features they are.")],
+    among: Annotated[Path, typer.Option(help="Feature store of a sweep with the same encoder.")],
+    data: Annotated[Path, typer.Option(help="Shard dataset of the feature store.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
-    labels: Annotated[Path | None, typer.Option(help="What `fmct labels` wrote, to be shown.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Volumes to show for each scan.")] = 5,
+    labels: Annotated[Path | None, typer.Option(help="Output of `fmct labels`, to show labels.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Number of volumes to show per scan.")] = 5,
 ) -> None:
-    """Show the stored volumes that resemble an exam most, as a page of pictures."""
+    """Find the stored volumes most similar to an exam, and show them on an HTML page."""
     from launch.report.similar import similar as search
 
     for key, nearest in search(exam, encoder, among, data, out, labels, count):
         shown = ", ".join(f"{one.key[:8]} ({one.similarity:.3f})" for one in nearest)
         echo(f"{key[:8]}: {shown}")
-    echo(f"{out}: open it in any browser, it needs no network")
+    echo(f"{out}: opens in any browser, without a network")
 
 
 def relevance(
     paths: Paths,
-    out: Annotated[Path, typer.Option(help="Folder for maps, table and page.")],
+    out: Annotated[Path, typer.Option(help="Output folder for maps, table and HTML page.")],
     classifier: Annotated[
-        Path | None, typer.Option(help="A folder that `fmct export-classifier` wrote.")
+        Path | None, typer.Option(help="Classifier folder written by `fmct export-classifier`.")
     ] = None,
     encoder: Annotated[
-        Path | None, typer.Option(help="In place of a classifier: what its CLS token looks at, by rollout.")
+        Path | None, typer.Option(help="Instead of a classifier: attention rollout of its CLS token.")
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="attention-gradient, integrated-gradients, gradient-input or rollout; all by default."
+            help="attention-gradient, integrated-gradients, gradient-input or rollout; all by default. "
+            "Repeatable."
         ),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A label column; all by default.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Label column; all by default. Repeatable.")] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Table of key, task and mask files, to measure the maps by.")
+        Path | None, typer.Option(help="Table of key, task and mask files, to evaluate the maps with.")
     ] = None,
     beside: Annotated[
         Path | None,
-        typer.Option(help="Another classifier of these labels, measured beside: an untrained one."),
+        typer.Option(help="Classifier of the same labels to compare with, for example an untrained one."),
     ] = None,
     tolerance_mm: Annotated[
-        float, typer.Option(min=0, help="How far a map's greatest patch may lie from the mask.")
+        float, typer.Option(min=0, help="Maximum distance in mm of a map's highest patch from the mask.")
     ] = 15.0,
     device: Device = "cpu",
     key_file: KeyFile = None,
 ) -> None:
-    """Map where in new scans a kept classifier's score comes from: NIfTI in the patient's frame, and a page.
+    """Map the regions of new scans that determine a classifier's score, as NIfTI files and an HTML page.
 
-    A path that the encoder can't take is refused with the reason, and the others are done; the exit code is
-    then 2.
+    A path that is not suitable for the encoder is rejected with a reason; the others are processed, and the
+    exit code is 2.
     """
     if beside is not None and masks is None:
-        raise FmctError("--beside: is for measuring; give --masks too")
+        raise FmctError("--beside needs --masks: it compares evaluations")
     from fmct_hpc.relevance.evaluate import Evaluation
     from fmct_hpc.relevance.maps import open_explainer
     from launch.report.masks import Masks
@@ -193,7 +197,7 @@ def relevance(
 
 
 def _require_key(key_file: Path | None) -> None:
-    """Refuse a wrong key file once, and not for each path."""
+    """Raise FmctError for an invalid key file once, not for each path."""
     from preprocess.privacy.deidentify import Pseudonymizer
 
     if key_file is not None:

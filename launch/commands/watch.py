@@ -1,4 +1,4 @@
-"""`fmct launch status|logs|cancel`, and what batch scripts call when their job starts again or has ended."""
+"""`fmct launch status|logs|cancel`, and the hidden commands that batch scripts call."""
 
 import subprocess
 from pathlib import Path
@@ -12,20 +12,20 @@ from shards.errors import FmctError
 
 watch_app = typer.Typer()
 
-Run = Annotated[Path | None, typer.Option("--run", help="The run folder, of a training.")]
+Run = Annotated[Path | None, typer.Option("--run", help="Run folder of a training.")]
 Folder = Annotated[
-    Path | None, typer.Option("--folder", help="Where endings are noted; RUN/slurm if not given.")
+    Path | None, typer.Option("--folder", help="Folder for the records of endings; default: RUN/slurm.")
 ]
-# A batch script passes all arguments of its command; `launch.slurm.progress.told_by` reads those that matter.
+# A batch script passes all arguments of its command; `launch.slurm.progress.told_by` uses the relevant ones.
 OTHERS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-Watched = Annotated[Path, typer.Argument(help="A run folder, or the --out of another stage.")]
+Watched = Annotated[Path, typer.Argument(help="A run folder, or the --out folder of another stage.")]
 
 
 @watch_app.command()
 def status(folder: Watched) -> None:
-    """Say how a folder's jobs stand: state, node, step, loss, last checkpoint, restarts and their reasons."""
+    """Show the state of a folder's jobs: nodes, step, loss, newest checkpoint, restarts and their causes."""
     from rich.console import Console
 
     from launch.slurm.status import status
@@ -36,11 +36,13 @@ def status(folder: Watched) -> None:
 @watch_app.command()
 def logs(
     folder: Watched,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is written.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last.")] = 50,
-    rank: Annotated[int | None, typer.Option(min=0, help="Only this rank's log.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing new lines as they are written.")
+    ] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of last lines to show.")] = 50,
+    rank: Annotated[int | None, typer.Option(min=0, help="Show only the log of this rank.")] = None,
 ) -> None:
-    """Show the newest attempt's logs, that of the rank that failed first; needs `tail`."""
+    """Show the logs of the newest attempt, starting with the rank that failed first (needs `tail`)."""
     from launch.slurm.watch import newest_log
 
     paths = newest_log(folder, rank)
@@ -53,29 +55,29 @@ def logs(
 
 @watch_app.command()
 def cancel(folder: Watched) -> None:
-    """Cancel all jobs of a folder, waiting ones and those that queued themselves again among them."""
+    """Cancel all jobs of a folder, including pending ones and those that are queued again."""
     from launch.slurm import scheduler
     from launch.slurm.watch import look_at_all, writes
 
     pictures = look_at_all(folder)
     if not all(picture.answered for picture in pictures):
-        raise FmctError("slurmctld does not answer: nothing was cancelled; try again")
+        raise FmctError("slurmctld does not answer: nothing was cancelled; try again later")
     alive = [job for picture in pictures for job in picture.alive if writes(job, picture.folder)]
     for number in sorted({job.array for picture in pictures for job in picture.alive if job not in alive}):
-        echo(f"job {number}: is on record here, but Slurm does not say that it writes here: not cancelled")
+        echo(f"job {number}: not cancelled: recorded here, but it does not write here according to Slurm")
     if not alive:
-        echo(f"{folder}: no job waits or runs")
+        echo(f"{folder}: no pending or running jobs")
         return
     numbers = sorted({job.array for job in alive}, key=int)
-    if trouble := scheduler.command("scancel", *numbers):
-        raise FmctError(f"Slurm did not cancel jobs {', '.join(numbers)}: {trouble}")
+    if error := scheduler.command("scancel", *numbers):
+        raise FmctError(f"Slurm did not cancel jobs {', '.join(numbers)}: {error}")
     for job in alive:
         echo(f"job {job.job} ({job.name}, {job.state.lower()}): cancelled")
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)
 def before(context: typer.Context, run: Run = None, folder: Folder = None) -> None:
-    """For batch scripts: Slurm started the job again; exit code 2 where it must not go on."""
+    """For batch scripts that Slurm has started again; exit code 2 if the job must not continue."""
     from launch.slurm.progress import told_by
     from launch.slurm.requeue import before
 
@@ -90,10 +92,11 @@ def after(
     run: Run = None,
     folder: Folder = None,
     backoff: Annotated[
-        float, typer.Option(envvar="FMCT_BACKOFF_SECONDS", min=1, help="Before a failed job's next start.")
+        float,
+        typer.Option(envvar="FMCT_BACKOFF_SECONDS", min=1, help="Seconds before a failed job's next start."),
     ] = BACKOFF_SECONDS,
 ) -> None:
-    """For batch scripts: queue the job again, or say why not."""
+    """For batch scripts that have ended: queue the job again, or log why not."""
     from launch.slurm.progress import told_by
     from launch.slurm.requeue import after
 

@@ -66,5 +66,5 @@ def test_an_interrupted_command_says_so_in_one_line(tmp_path: Path, files: int) 
         return sum(path.suffix == ".dcm" for path in tmp_path.rglob("*")) >= files
 
     code, said, _ = interrupted([*command, "--matrix", "32", "--workers", "2"], has_files)
-    assert (code, said) == (130, ["fmct: stopped: run the same command again"])
+    assert (code, len(said), said[0][:6]) == (130, 1, "fmct: ")
     assert not list(tmp_path.iterdir())
