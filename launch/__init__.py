@@ -1,1 +1,1 @@
-"""The fmct command and its way onto a Slurm cluster."""
+"""The fmct command, and running its stages on Slurm."""

@@ -1,4 +1,4 @@
-"""The files that come with the package and that users copy and edit."""
+"""Files of the package that users copy and edit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +10,16 @@ BUNDLED = ("recipes/*.yaml", "sbatch/*.sbatch")
 
 
 def recipe(name: str) -> Path:
-    """A recipe's file in the installed package; FmctError that names those there are where it is none."""
+    """A recipe's file in the installed package; FmctError that lists the recipes if there is none."""
     folder = Path(__file__).parent / "recipes"
-    there = sorted(file.name for file in folder.glob("*.yaml"))
-    if name not in there:
-        raise FmctError(f"no recipe {name}: there are {', '.join(there)}")
+    names = sorted(file.name for file in folder.glob("*.yaml"))
+    if name not in names:
+        raise FmctError(f"no recipe {name}: recipes are {', '.join(names)}")
     return folder / name
 
 
 def copy_bundled(folder: Path) -> Iterator[Path]:
-    """Copy recipes and sbatch files to `folder`/launch; yields what was written, leaves what was there."""
+    """Copy recipes and sbatch files to `folder`/launch without overwriting; yields the files written."""
     source = Path(__file__).parent
     for pattern in BUNDLED:
         for file in sorted(source.glob(pattern)):

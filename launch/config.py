@@ -1,7 +1,7 @@
-"""Reading a configuration: YAML, overridden by section.key=value, checked into a typed model.
+"""Reading a configuration: YAML, overridden by section.key=value, validated as a typed model.
 
-YAML takes 2024 for a number, 0123 for 83 and `on` for true. Where the model wants a path or a text, it gets
-what was written.
+YAML reads 2024 as a number, 0123 as 83 and `on` as true. Fields of the model that are paths or text get the
+characters as written.
 """
 
 import difflib
@@ -23,10 +23,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
-    """Read `path` (none: only defaults), apply `overrides`, and build `model`.
+    """Read `path` (None: only defaults), apply `overrides`, and build `model`.
 
-    Where it has `privacy.share`, all that this process writes from now on is shared as that says. Raises
-    FmctError in one line that names the file or override, the key and what was expected.
+    If it has `privacy.share`, this applies to all files that this process writes from now on. Raises
+    FmctError with one line that names the file or override, the key and what was expected.
     """
     found = _load(model, path, overrides)
     privacy = getattr(found, "privacy", None)
@@ -51,13 +51,13 @@ def _load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of a file, and the same with each as it is written."""
+    """The values of a file, and the same structure with each value as text."""
     try:
-        if path.is_file() and path.stat().st_size > _MOST_BYTES:
-            raise FmctError(f"{path}: larger than {_MOST_BYTES >> 20} MiB, so no configuration")
+        if path.is_file() and path.stat().st_size > _MAX_BYTES:
+            raise FmctError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, not a configuration file")
         values, written = _parse(path.read_text())
     except FileNotFoundError:
-        raise FmctError(f"{path}: no such configuration file; recipes stand in launch/recipes") from None
+        raise FmctError(f"{path}: no such configuration file; recipes are in launch/recipes") from None
     except (OSError, UnicodeDecodeError) as error:
         raise_refusal(error, path)
         raise FmctError(f"{path}: not readable as a text file ({type(error).__name__})") from None
@@ -73,42 +73,42 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _parse(text: str) -> tuple[Any, Any]:
-    """The values of a YAML text, and the same with each as it is written; YAMLError or ValueError if none."""
+    """The values of a YAML text, and the same with each value as text; YAMLError or ValueError if invalid."""
     try:
         return yaml.load(text, _Loader), yaml.load(text, yaml.BaseLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-_MOST_BYTES = 2**24
-"""Of a file: as many values as below have no more, and a file of gigabytes is no configuration."""
-_MOST_DIGITS = 18
-"""Of a whole number: what 64 bits hold; no setting is larger, and arithmetic with one that is overflows."""
-_MOST_VALUES = 100_000
-"""In a file with each alias in full: far more than any configuration has, and read in a second."""
+_MAX_BYTES = 2**24
+"""Maximum size of a file: enough for the maximum number of values below."""
+_MAX_DIGITS = 18
+"""Maximum digits of an integer, which fit into 64 bits: no setting is larger, and more would overflow."""
+_MAX_VALUES = 100_000
+"""Maximum number of values with aliases expanded: far more than any configuration has, read in a second."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML's own would drop the first; reads 5e8 as YAML 1.2."""
+    """Rejects duplicate keys, of which SafeLoader would drop the first; reads 5e8 as YAML 1.2 does."""
 
     def get_single_node(self) -> yaml.Node | None:
-        """As SafeLoader does; refuses aliases of aliases, of which few lines make any number of values."""
+        """As SafeLoader; rejects nested aliases that expand to very many values."""
         node: yaml.Node | None = super().get_single_node()
-        if node and _values(node, {}) > _MOST_VALUES:
-            raise yaml.constructor.ConstructorError(problem=f"more than {_MOST_VALUES} values")
+        if node and _values(node, {}) > _MAX_VALUES:
+            raise yaml.constructor.ConstructorError(problem=f"more than {_MAX_VALUES} values")
         return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """As SafeLoader does; refuses numbers that no setting can have."""
-        if sum(map(str.isalnum, node.value)) > _MOST_DIGITS:
+        """As SafeLoader; rejects numbers that no setting can have."""
+        if sum(map(str.isalnum, node.value)) > _MAX_DIGITS:
             raise yaml.constructor.ConstructorError(
-                problem=f"a number of more than {_MOST_DIGITS} digits", problem_mark=node.start_mark
+                problem=f"a number of more than {_MAX_DIGITS} digits", problem_mark=node.start_mark
             )
         number: int = super().construct_yaml_int(node)
         return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As SafeLoader does."""
+        """As SafeLoader; rejects duplicate and non-scalar keys."""
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -124,7 +124,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _values(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
-    """How many a node holds, each alias counted in full; infinite where it holds itself."""
+    """Number of values in a node with aliases expanded; infinite if it contains itself."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if node not in known:
@@ -141,13 +141,13 @@ _Loader.add_implicit_resolver(
 
 
 _SHOWN = 200
-"""Characters of an override in a message."""
+"""Maximum characters of an override in a message."""
 _INDICATORS = "'\"|>&*!"
-"""What a YAML text begins with that is not plain (YAML 1.2, 5.3)."""
+"""First characters of YAML text that is not plain (YAML 1.2, 5.3)."""
 
 
 def _with_homes(value: Any) -> Any:
-    """The same with a leading ~/ as the shell reads it."""
+    """The same value with a leading ~/ expanded as the shell does."""
     if isinstance(value, dict):
         return {key: _with_homes(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -178,7 +178,7 @@ def _apply(values: dict[str, Any], written: dict[str, Any], override: str) -> tu
 
 
 def _take_as_written(values: Any, written: Any, overridden: dict[str, str], error: ValidationError) -> bool:
-    """Put the text as it was written in the place of what should have been one; whether there was any."""
+    """Replace values that should be text by the text as written; returns whether there were any."""
     changed = False
     for detail in error.errors(include_url=False):
         if detail["type"] not in ("path_type", "string_type") or detail["input"] is None:
@@ -186,9 +186,9 @@ def _take_as_written(values: Any, written: Any, overridden: dict[str, str], erro
         value, text, holder, key = values, written, values, detail["loc"][0]
         try:
             for part in detail["loc"]:
-                if isinstance(value, (dict, list)):  # what follows a value names a member of a union
+                if isinstance(value, (dict, list)):  # after a value, the location names a union member
                     value, text, holder, key = value[part], text[part], value, part  # type: ignore[index]
-        except (LookupError, TypeError):  # of another structure than the model's
+        except (LookupError, TypeError):  # another structure than the model's
             continue
         text = overridden.get(".".join(map(str, detail["loc"])), text)
         if isinstance(text, str):
@@ -200,15 +200,15 @@ def _take_as_written(values: Any, written: Any, overridden: dict[str, str], erro
 def _one_line(error: ValidationError, model: type[BaseModel], path: Path | None, overridden: set[str]) -> str:
     details = error.errors(include_url=False)
     first = details[0]
-    # Below an overridden key a location goes on with the key or index within its value.
+    # Below an overridden key, the location continues with the key or index within its value.
     key = ".".join(str(part) for part in first["loc"])
     above = any(key == given or key.startswith(f"{given}.") for given in overridden)
     if first["type"] == "extra_forbidden":  # a section that only an override has
         above |= any(given.startswith(f"{key}.") for given in overridden)
     source = f"override {key}" if above else f"{path or 'defaults'}: {key}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    told = f"{source}: {_expectation(first, model)}{more}".replace(": : ", ": ")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in told)
+    message = f"{source}: {_expectation(first, model)}{more}".replace(": : ", ": ")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
 def _expectation(detail: ErrorDetails, model: type[BaseModel]) -> str:
@@ -218,14 +218,14 @@ def _expectation(detail: ErrorDetails, model: type[BaseModel]) -> str:
         guess = f"; did you mean {near[0]}?" if near else ""
         return f"unknown key, expected one of {', '.join(known)}{guess}" if known else "unknown key"
     if detail["type"] == "missing":
-        return "missing, and it has no default"
+        return "missing, and there is no default"
     message = detail["msg"].removeprefix("Value error, ")
     given = "" if isinstance(detail["input"], dict) else f", not {detail['input']!r}"
     return f"{message[0].lower()}{message[1:]}{given}"
 
 
 def _keys(model: type[BaseModel], sections: tuple[int | str, ...]) -> list[str]:
-    """The keys that a (nested) section takes; none where that is not known."""
+    """The keys of a (nested) section; empty if they are not known."""
     annotation: Any = model
     for section in sections:
         annotation = _inner(annotation, section)
@@ -233,7 +233,7 @@ def _keys(model: type[BaseModel], sections: tuple[int | str, ...]) -> list[str]:
 
 
 def _inner(annotation: Any, section: int | str) -> Any:
-    """The type of what is at a key or place in a value of a type; None where that is not known."""
+    """The type at a key or index in a value of a type; None if it is not known."""
     for model in _models(annotation):
         if section in model.model_fields:
             return model.model_fields[str(section)].annotation
@@ -244,7 +244,7 @@ def _inner(annotation: Any, section: int | str) -> Any:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """What of a type, or of a union's members, is a section."""
+    """The sections among a type and the members of a union."""
     candidates = (annotation, *get_args(annotation))
     if get_origin(annotation) in (dict, list, tuple):
         return []

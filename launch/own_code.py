@@ -1,7 +1,7 @@
-"""Whether a configuration file may name Python functions that are then run: one of the user's own may.
+"""Checks whether a configuration file may name Python functions to run: only the user's own files may.
 
-Any function on the path can be named, with any arguments: such a file is a program. One that came with a
-dataset or weights, or that others can write, is run at the user's word alone.
+Any function on the path can be named, with any arguments, so such a file is a program. A file that came with
+a dataset or weights, or that others can write to, is run only if the user allows it.
 """
 
 import os
@@ -27,9 +27,9 @@ _FOREIGN = {
     "encoder.json": "weights",
     ".cache/huggingface": "a download",
 }
-"""What tells folders that are handed on: patterns of names in them, and what they are."""
+"""File patterns by which folders of shared artefacts are recognised, and their kind."""
 _CACHES = ("models--", "datasets--", "spaces--")
-"""How folders of a Hugging Face cache begin (huggingface_hub, "Understand caching")."""
+"""Prefixes of folders of a Hugging Face cache (huggingface_hub, "Understand caching")."""
 
 
 Encoders = TypeVar("Encoders", bound=GridConfig | SegmentConfig)
@@ -41,7 +41,7 @@ def load_sweep(path: Path, overrides: list[str], allow_code: bool) -> SweepConfi
 
 
 def load_own(model: type[Encoders], path: Path, overrides: list[str], allow_code: bool) -> Encoders:
-    """A configuration with encoders; FmctError where its file names code and is not the user's own."""
+    """A configuration with encoders; FmctError if its file names code and is not the user's own."""
     config = load(model, path, overrides)
     if not any(override.startswith("encoders=") for override in overrides):  # else the user names them
         require_own(path, config.encoders, allow_code)
@@ -49,48 +49,49 @@ def load_own(model: type[Encoders], path: Path, overrides: list[str], allow_code
 
 
 def require_own(path: Path, encoders: Iterable[EncoderSpec], allow_code: bool) -> None:
-    """Raise FmctError where the file `path` names functions as encoders, and nothing says that it may."""
+    """Raise FmctError if the file `path` names functions as encoders without being allowed to."""
     named = sorted({spec.function for spec in encoders if spec.function})
     why = None if allow_code or not named else _foreign(path)
     if why:
         raise FmctError(
-            f"{path}: names code to run ({', '.join(named)}), and {why}; read it, and give {OPTION} if you "
+            f"{path}: names code to run ({', '.join(named)}), and {why}; read it, and pass {OPTION} if you "
             "trust it"
         )
 
 
 def _foreign(path: Path) -> str | None:
-    """Why a file is not taken for the user's own; None where it is."""
+    """Why a file is not considered the user's own; None if it is."""
     try:
         for place in {path.absolute(), path.resolve()}:
-            why = written_by_others(place) or _handed_on(place)
+            why = written_by_others(place) or _shared_artefact(place)
             if why:
                 return why
     except OSError as error:
-        return f"whose it is can't be told ({os.strerror(error.errno or 0).lower()})"
+        return f"its owner cannot be determined ({os.strerror(error.errno or 0).lower()})"
     return None
 
 
 def written_by_others(path: Path) -> str | None:
-    """How others than the user and root can write a file, in words; None where they cannot; OSError."""
+    """How users other than this one and root can write to a file; None if they cannot. Raises OSError."""
     file = path.stat()
     if file.st_uid not in (0, os.geteuid()):
         return f"belongs to another user ({file.st_uid})"
     if file.st_mode & stat.S_IWOTH:
-        return "everybody may write it"
+        return "everybody can write to it"
     for folder in path.parents:
         mode = folder.stat().st_mode
-        # In a sticky folder (/tmp) nobody can replace what is another's, so that further down all is well.
+        # In a sticky folder (/tmp) nobody can replace files of others, so folders below it are safe.
         if mode & stat.S_IWOTH and not (mode & stat.S_ISVTX and folder != path.parent):
-            return f"everybody may write to {folder}"
+            return f"everybody can write to {folder}"
     return None
 
 
-def _handed_on(path: Path) -> str | None:
+def _shared_artefact(path: Path) -> str | None:
+    """Which download or artefact a file is stored with; None if there is none."""
     for folder in path.parents:
         if folder.name.startswith(_CACHES):
-            return f"lies in a download, {folder}"
+            return f"is in a download, {folder}"
         for pattern, what in _FOREIGN.items():
             if any(folder.glob(pattern)):
-                return f"lies with {what}, in {folder}"
+                return f"is stored with {what}, in {folder}"
     return None

@@ -1,8 +1,8 @@
-"""How this program starts itself: never importing from the working folder.
+"""How this program starts itself, without importing from the working directory.
 
-Python puts the working folder first on the path for `-m` and `-c`: a `shards.py` or `torch.py` that lies
-there would run in place of ours. With -P, and PYTHONSAFEPATH for what processes start in turn, it does not
-(Python's "Command line and environment"); PYTHONPATH and editable installs work as ever, unlike with -I.
+Python puts the working directory first on the path for `-m` and `-c`: a `shards.py` or `torch.py` there would
+be imported instead of ours. -P, and PYTHONSAFEPATH for child processes, prevent this (Python's "Command line
+and environment"); unlike with -I, PYTHONPATH and editable installs still work.
 """
 
 import os
@@ -14,7 +14,7 @@ PYTHON = (sys.executable, "-P")
 """This interpreter."""
 
 FMCT = (*PYTHON, "-m", "launch.cli")
-"""The `fmct` command of this installation, whatever is on the PATH."""
+"""The `fmct` command of this installation, independent of the PATH."""
 
 SAFE_PATH = "PYTHONSAFEPATH"
 
@@ -23,15 +23,15 @@ def require_docstrings() -> None:
     """Raise FmctError under `python -OO`, which strips them: DALI 2.4 adds to its own when it is imported."""
     if sys.flags.optimize > 1:
         raise FmctError(
-            "Python runs without docstrings (-OO, PYTHONOPTIMIZE=2), and so DALI can't be imported: use at "
-            "most -O, or unset PYTHONOPTIMIZE"
+            "Python runs without docstrings (-OO, PYTHONOPTIMIZE=2), so DALI cannot be imported: use at most "
+            "-O, or unset PYTHONOPTIMIZE"
         )
 
 
 def keep_working_folder_off_path() -> None:
-    """Have every Python that this process starts, by whatever library, leave the working folder alone.
+    """Keep the working directory off the import path of all child Python processes.
 
-    An empty entry of PYTHONPATH, as `PYTHONPATH=/code:$PYTHONPATH` makes it, would mean that folder too.
+    Empty entries of PYTHONPATH, as from `PYTHONPATH=/code:$PYTHONPATH`, mean that directory and are removed.
     """
     os.environ[SAFE_PATH] = "1"
     if "PYTHONPATH" in os.environ:

@@ -1,4 +1,4 @@
-"""Starting the ranks of a training run on this machine, as srun does on a cluster, and ending one."""
+"""Starting the ranks of a training run on this machine, as srun does on a cluster, and ending a rank."""
 
 import logging
 import os
@@ -20,20 +20,20 @@ FAILED_RANK_GRACE_SECONDS = 20.0
 """How long the other ranks may take to end by themselves after one has failed."""
 
 PORTS = range(20000, 32000)
-"""Where ranks meet. Linux gives ports from 32768 on to whoever asks for any (ip(7), ip_local_port_range), so
-that one of these could be taken before rank 0 listens there."""
+"""Ports for the rendezvous of ranks. Linux assigns ephemeral ports from 32768 on (ip(7),
+ip_local_port_range), so such a port could be taken before rank 0 listens on it."""
 
 
 class Ended(NamedTuple):
     """How the ranks ended."""
 
     code: int
-    """The first exit code that is not 0, or 0; of a rank that a signal ended: 128 + its number."""
+    """The first nonzero exit code, or 0; for a rank ended by a signal, 128 + the signal number."""
     rank: int
-    """Whose it is."""
+    """The rank with that code."""
 
     def what(self) -> str:
-        """In words."""
+        """The outcome as text."""
         how = f"exit code {self.code}"
         if self.code > 128:
             how = f"killed by {signal.Signals(self.code - 128).name}"
@@ -44,8 +44,8 @@ def run_ranks(command: list[str], ranks: int) -> Ended:
     """Run `command` once per rank and wait until all have ended.
 
     Each process gets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT (torch.distributed's
-    environment initialisation). SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are passed on to every rank. When a
-    rank fails, the others are ended, since their next collective would wait for it for ever.
+    environment initialisation). SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are passed on to every rank. If a rank
+    fails, the others are ended, since their next collective would never complete.
     """
     threads = max(1, usable_cores() // ranks)
     shared = {
@@ -78,10 +78,10 @@ def run_ranks(command: list[str], ranks: int) -> Ended:
 
 
 def end_rank(code: int) -> None:
-    """End this process with `code` at once if it has joined a process group; otherwise do nothing.
+    """Exit this process with `code` at once if it has joined a process group; otherwise do nothing.
 
-    The interpreter's own ending would tear down gloo's threads in any order, which now and then aborts
-    (torch 2.13, "terminate called without an active exception"), and 134 would stand for our exit code.
+    The interpreter's normal shutdown tears down gloo's threads in any order, which occasionally aborts
+    (torch 2.13, "terminate called without an active exception") and replaces our exit code by 134.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
@@ -105,7 +105,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> Ended:
 
 
 def _ended(processes: list[subprocess.Popen[bytes]]) -> list[Ended]:
-    """Those that have ended with another code than 0."""
+    """The ranks that have ended with a nonzero code."""
     codes = [process.poll() or 0 for process in processes]
     return [Ended(code if code > 0 else 128 - code, rank) for rank, code in enumerate(codes) if code]
 
@@ -116,4 +116,4 @@ def _free_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise FmctError(f"no free port among {PORTS.start} to {PORTS.stop - 1} for the ranks to meet at")
+    raise FmctError(f"no free port from {PORTS.start} to {PORTS.stop - 1} for the rendezvous of the ranks")

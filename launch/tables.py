@@ -1,4 +1,4 @@
-"""Tables for a terminal, of text from files that is shown there and never obeyed."""
+"""Tables for a terminal, with control characters in text from files escaped."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from launch.screen import plain
 
 
 def cell(text: object, style: str | Style = "") -> Text:
-    """Text for a table or a console of Rich, which takes brackets in a `str` for its markup."""
+    """Text for a table or a console of Rich, which would interpret brackets in a `str` as markup."""
     return Text(plain(text), style=style)
 
 
 class PlainTable(Table):
-    """A table whose rows are text: no markup, no line feeds."""
+    """A table whose rows are plain text, without markup and line feeds."""
 
     def add_row(self, *renderables: RenderableType | None, **options: Any) -> None:
-        """As `Table.add_row`; a `str` is shown as it is."""
+        """As `Table.add_row`; a `str` is shown literally."""
         cells = [cell(" ".join(c.split("\n"))) if isinstance(c, str) else c for c in renderables]
         super().add_row(*cells, **options)

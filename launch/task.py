@@ -1,12 +1,12 @@
-"""What a Slurm task does by its pickle: become a command. Every task imports this, so it is nearly empty."""
+"""The function in a Slurm task's pickle, which executes a command. Every task imports this small module."""
 
 import os
 
 
 def become(command: tuple[str, ...]) -> None:
-    """Turn this process into `command`, so that Slurm's signals reach that and not submitit.
+    """Replace this process by `command`, so that Slurm's signals reach the command and not submitit.
 
-    Makes the site's scratch folder (TMPDIR) first: the batch script runs on a job's first node only.
+    Creates the site's scratch folder (TMPDIR) first, since the batch script runs only on a job's first node.
     """
     scratch = os.environ.get("TMPDIR")
     if scratch:

@@ -192,9 +192,7 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
     record = json.loads((out / "pipeline.json").read_text())["stages"]
     for job in record.values():
         shown = (
-            printed.split(f"### {job['name']}, ", 1)[1]
-            .split("batch script\n", 1)[1]
-            .split("\n### ", 1)[0]
+            printed.split(f"### {job['name']}, ", 1)[1].split("batch script\n", 1)[1].split("\n### ", 1)[0]
         )
         for other in record.values():  # of which a name stands for the number that Slurm is to give
             shown = re.sub(

@@ -288,7 +288,7 @@ def test_a_file_of_gigabytes_is_no_configuration(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     with path.open("wb") as file:
         file.truncate(2**32)
-    with pytest.raises(FmctError, match="no configuration") as refused:
+    with pytest.raises(FmctError, match="larger than 16 MiB") as refused:
         load(TrainConfig, path, [])
     assert refused.value.exit_code == 2
 
