@@ -102,13 +102,13 @@ def main() -> None:
         with named_layers():
             nothing = answer(Path(given), Path(out), Path(model), device)
     except (FmctError, OSError, MemoryError) as error:
-        told = error if isinstance(error, FmctError) else refusal(error)
-        if told is None:
+        message = error if isinstance(error, FmctError) else refusal(error)
+        if message is None:
             raise
-        echo(f"fmct: {told}", err=True)
-        sys.exit(told.exit_code)
+        echo(f"fmct: {message}", err=True)
+        sys.exit(message.exit_code)
     for name in nothing:
-        echo(f"{name}: nothing; {RESULTS} says why", err=True)
+        echo(f"{name}: no result; the reason is in {RESULTS}", err=True)
     sys.exit(2 if nothing else 0)
 
 

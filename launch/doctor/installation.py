@@ -142,11 +142,11 @@ def _gpu() -> str | Judgement:
     driver, build = _driver(), torch.version.cuda
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
-        said = f"{torch.cuda.device_count()} × {', '.join(sorted(names))}, driver {driver}, CUDA {build}"
+        found = f"{torch.cuda.device_count()} × {', '.join(sorted(names))}, driver {driver}, CUDA {build}"
         nccl = ".".join(map(str, torch.cuda.nccl.version()))
         if not torch.cuda.is_bf16_supported(including_emulation=False):
-            return note(f"{said}, NCCL {nccl}: no bfloat16", "train with engine.precision=fp32")
-        return f"{said}, NCCL {nccl}"
+            return note(f"{found}, NCCL {nccl}: no bfloat16", "train with engine.precision=fp32")
+        return f"{found}, NCCL {nccl}"
     if driver and build is None:
         return fault(
             f"driver {driver} is installed, but PyTorch {torch.__version__} is built for CPUs",

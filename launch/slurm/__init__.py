@@ -1,1 +1,1 @@
-"""Stages as Slurm jobs: the site, the batch script, the chain of them, and what becomes of each."""
+"""Stages as Slurm jobs: site file, batch scripts, pipeline, restarts and status."""

@@ -38,11 +38,11 @@ def _read_labels(labels: Path, kinds: Kinds) -> tuple[tuple[str, ...], bool]:
 
 
 def kinds_of(probe: ProbeConfig, sweep: SweepConfig | None) -> Kinds:
-    """What both say of the labels; FmctError where they contradict one another."""
+    """The kinds of label columns in both configurations; FmctError if they differ."""
     found = dict(probe.kinds)
     for task, kind in (sweep.kinds if sweep else {}).items():
         if found.setdefault(task, kind) != kind:
-            raise FmctError(f"sweep: kinds.{task}: is another kind than in probe; give both one")
+            raise FmctError(f"sweep: kinds.{task}: differs from probe; give the same kind in both")
     return found
 
 

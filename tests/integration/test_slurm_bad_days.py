@@ -97,7 +97,7 @@ def training(tmp_path: Path, cluster, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Digests of the run that nothing befell, at the same number of ranks."""
+    """Digests of the uninterrupted run, at the same number of ranks."""
     training = Training(tmp_path_factory.mktemp("unbroken"), None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
