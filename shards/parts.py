@@ -11,6 +11,7 @@ from shards.atomic import atomic_path
 from shards.dataset import Dataset
 from shards.errors import FmctError, raise_refusal
 from shards.names import all_keys
+from shards.split_names import EXPECTED, is_split
 from shards.table_file import read_table
 
 PARTS_NAME = "parts.parquet"
@@ -49,12 +50,12 @@ class PartsTable:
         found.part_of(found.patients)  # refuses a patient in two
         return found
 
-    def require_names(self, known: Sequence[str]) -> None:
-        """Raise FmctError for a part of another name than `known`, with its row."""
+    def require_splits(self) -> None:
+        """Raise FmctError for a part whose name is no split (shards.split_names), with its row."""
         for row, part in enumerate(self.parts, 1):
-            if part not in known:
+            if not is_split(part):
                 raise FmctError(
-                    f"{self.path} row {row}: a part is one of {', '.join(known)} here, not {part!r:.80}; "
+                    f"{self.path} row {row}: a part is one of {EXPECTED} here, not {part!r:.80}; "
                     "split with these names"
                 )
 

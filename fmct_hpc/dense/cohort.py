@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.dense.config import SegmentConfig
-from fmct_hpc.probe.cohort import tested_rows
-from fmct_hpc.probe.labels import OOD, SPLITS, LabelTable
+from fmct_hpc.probe.cohort import is_tested, tested_rows
+from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.splits import hashed_splits, require_patient_level
 from shards import Dataset
 from shards.errors import FmctError
@@ -51,12 +51,12 @@ class Cohort:
         return np.flatnonzero(self.splits == split)
 
     def tests(self) -> dict[str, NDArray[np.int64]]:
-        """Rows of each test set that has any: `id` and `ood`."""
+        """Rows of each test set that has any: `id`, `ood` and `ood:NAME`."""
         return tested_rows(self.splits)
 
     def tested(self) -> dict[str, frozenset[str]]:
         """The patients that heads are tested on, and their `marks`."""
-        some = np.isin(self.splits, ("test", OOD))
+        some = is_tested(self.splits)
         return {patient: self.marks[patient] for patient in np.unique(self.patient_keys[some]).tolist()}
 
 
@@ -79,7 +79,7 @@ def read_cohort(config: SegmentConfig) -> Cohort:
     if config.parts is not None:
         said_by = config.parts
         table = PartsTable.read(config.parts)
-        table.require_names(SPLITS)
+        table.require_splits()
         own = [volumes.index["patient_key"][row].as_py() for row in rows.tolist()]
         splits = np.asarray(table.parts_of_patients(own), dtype=np.str_)
     elif config.labels is not None:
@@ -92,11 +92,14 @@ def read_cohort(config: SegmentConfig) -> Cohort:
         mask_rows, rows, patients = mask_rows[joined.rows], rows[joined.rows], patients[joined.rows]
     if said_by is not None:
         require_patient_level(patients, splits, str(said_by))
-    for split in (("train",), ("validation",), ("test", OOD)):
-        if not np.isin(splits, split).any():
+    for split, there in (
+        ("train", splits == "train"),
+        ("validation", splits == "validation"),
+        ("test or ood", is_tested(splits)),
+    ):
+        if not there.any():
             raise FmctError(
-                f"{config.masks}: no patient with a mask is in {' or '.join(split)}; give other parts, "
-                "or more masks"
+                f"{config.masks}: no patient with a mask is in {split}; give other parts, or more masks"
             )
     split_by = sha256(said_by) if said_by is not None else config.split.model_dump_json()
     described = f"{volumes.info.digest} {masks.info.digest} {chosen} {split_by}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fmct_hpc.probe.budget import Budget, Parts, folds_of, rotations, thin
 from fmct_hpc.probe.kinds import Kind, kind_class
 from fmct_hpc.probe.kinds.base import Targets
-from fmct_hpc.probe.labels import OOD, SPLITS, LabelTable
+from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.splits import (
     SplitConfig,
     hashed_splits,
@@ -26,6 +26,7 @@ from shards.info import sha256
 from shards.label_kinds import KindSpec
 from shards.parts import PartsTable
 from shards.patients import marks_of, tied, tied_patients
+from shards.split_names import is_ood
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Cohort:
 
     def tested(self) -> dict[str, frozenset[str]]:
         """The patients that some probe is tested on, and their `marks`."""
-        some = slice(None) if self.splits is None else np.isin(self.splits, ("test", OOD))
+        some = slice(None) if self.splits is None else is_tested(self.splits)
         return {patient: self.marks[patient] for patient in np.unique(self.patient_keys[some]).tolist()}
 
     def places_in(self, store: FeatureStore) -> NDArray[np.int64]:
@@ -103,9 +104,18 @@ class Cohort:
 
 
 def tested_rows(splits: NDArray[np.str_]) -> dict[str, NDArray[np.int64]]:
-    """Rows of each test set that has any, by its name in tables: `id`, and of another distribution `ood`."""
-    found = {"id": np.flatnonzero(splits == "test"), "ood": np.flatnonzero(splits == OOD)}
+    """Rows of each test set that has any, by its name in tables.
+
+    `id`, and those of another distribution, `ood` and `ood:NAME`, by their names.
+    """
+    found = {"id": np.flatnonzero(splits == "test")}
+    found |= {name: np.flatnonzero(splits == name) for name in np.unique(splits).tolist() if is_ood(name)}
     return {name: rows for name, rows in found.items() if len(rows)}
+
+
+def is_tested(splits: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Which volumes are in a test set: (N,) of their splits."""
+    return np.array([split == "test" or is_ood(split) for split in splits.tolist()], dtype=np.bool_)
 
 
 def read_cohort(
@@ -161,7 +171,7 @@ def read_cohort(
 
 
 def _splits_of(parts: Path, patients: NDArray[np.str_]) -> NDArray[np.str_]:
-    """The split of each volume's patient, (N,) of `SPLITS`; FmctError where that is none or in no part."""
+    """The split of each volume's patient, (N,); FmctError where that is none or in no part."""
     table = PartsTable.read(parts)
-    table.require_names(SPLITS)
+    table.require_splits()
     return np.asarray(table.parts_of_patients(patients.tolist()), dtype=np.str_)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from shards.errors import FmctError, raise_refusal
 from shards.label_kinds import EXPECTED, KindSpec, Survival, require_several, rules, valid
+from shards.split_names import EXPECTED as EXPECTED_SPLITS
+from shards.split_names import is_split
 from shards.table_file import read_table
 
 log = logging.getLogger(__name__)
@@ -18,9 +20,6 @@ log = logging.getLogger(__name__)
 STUDY_COLUMN = "study_key"
 SPLIT_COLUMN = "split"
 """May say, study by study, which split it belongs to."""
-OOD = "ood"
-"""A second test set, of another distribution than training's: another hospital, scanner or year."""
-SPLITS = ("train", "validation", "test", OOD)
 
 
 class Joined(NamedTuple):
@@ -33,7 +32,7 @@ class Joined(NamedTuple):
     times: NDArray[np.float64]
     """(N, tasks): to event or last look; NaN where the label has none."""
     splits: NDArray[np.str_] | None
-    """(N,), of `SPLITS`; None where the table gives none."""
+    """(N,), of `shards.split_names`; None where the table gives none."""
 
 
 class LabelTable:
@@ -93,8 +92,9 @@ class LabelTable:
                 _require(path, table, spec.survival, "time", remedy)
                 _require_times(path, table, name, spec.survival)
         labels = cls(path, table, chosen, kinds)
-        if unknown := set(() if labels._splits is None else labels._splits.tolist()) - set(SPLITS):
-            raise FmctError(f"{path}: a split is one of {', '.join(SPLITS)}, not {min(unknown)!r}")
+        said = set(() if labels._splits is None else labels._splits.tolist())
+        if unknown := {split for split in said if not is_split(split)}:
+            raise FmctError(f"{path}: a split is one of {EXPECTED_SPLITS}, not {min(unknown)!r:.80}")
         return labels
 
     @property

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from fmct_hpc.probe.config import PROBE_FOLDS, MethodName, ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.kinds import kind_class
-from fmct_hpc.probe.labels import OOD, LabelTable
+from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.sweep.ledger import read_plan
 from fmct_hpc.probe.sweep.run import Sweep
@@ -43,7 +43,7 @@ class Row(BaseModel):
     gain: tuple[float, float, float]
     """AUC above the untrained encoder's, with DeLong's interval; zeros of the untrained one."""
     split: str = "id"
-    """What it is tested on: `ood` of the patients that the labels' column split calls so."""
+    """What it is tested on: `ood` or `ood:NAME` of the patients that the labels or parts call so."""
 
 
 class FigureRow(BaseModel):
@@ -220,7 +220,8 @@ def _rows(out: Path) -> tuple[list[Row], dict[str, str]]:
         if not row["reason"] and row["figures"] is None
     ]
     tasks = list(dict.fromkeys(row["task"] for row in results))
-    order = (tasks, HEADS, ENCODERS, ("id", OOD))
+    splits = sorted({row.split for row in rows}, key=lambda split: (split != "id", split))
+    order = (tasks, HEADS, ENCODERS, splits)
 
     def place(row: Row) -> list[int]:
         named = (row.task, row.head, row.encoder, row.split)

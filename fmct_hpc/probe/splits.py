@@ -41,7 +41,7 @@ def patient_draws(patient_keys: NDArray[np.str_], seed: int, purpose: str) -> ND
 
 
 def hashed_splits(patient_keys: NDArray[np.str_], config: SplitConfig) -> NDArray[np.str_]:
-    """The split of each volume's patient, (N,) of `fmct_hpc.probe.labels.SPLITS`.
+    """The split of each volume's patient, (N,) of `shards.split_names.SPLITS`.
 
     A function of the patient's key alone: a patient keeps the split when volumes are added or left out.
     """

@@ -14,12 +14,12 @@ from fmct_hpc.probe.sweep.collect import Summary
 from launch.report.document import Block, Bullets, Cell, Gallery, Section, Table, Text, cell, interval, table
 from launch.report.probe_figures import efficiency, forest, reliability
 from launch.report.results import (
-    TESTED,
     Result,
     features,
     labels,
     of_kinds,
     sides,
+    tested_on,
     together,
     with_most_labels,
 )
@@ -162,7 +162,7 @@ class Probes:
             "features": [cell(features(row)) for row in rows],
             "labels": [cell(labels(row)) for row in rows],
             "seed": [cell(row["seed"]) for row in rows],
-            "tested on": [cell(TESTED.get(row["split"], row["split"])) for row in rows],
+            "tested on": [cell(tested_on(row["split"])) for row in rows],
             "figure": [cell(FIGURES.get(figure := row.get("figure") or "auc", figure)) for row in rows],
             f"difference [{self._level}]": [_signed(row) for row in rows],
             "test": [cell(TESTS[row.get("test") or "delong"]) for row in rows],

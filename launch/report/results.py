@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-TESTED = {"id": "in distribution", "ood": "out of distribution"}
-"""What the test sets of a sweep's tables are."""
 POOLS = {"cls": "CLS", "mean": "mean of patches", "both": "CLS and mean"}
 SAMPLES = {"best": "best series of a study", "study": "all series of a study"}
 
@@ -45,6 +43,13 @@ class Result:
     def place(self) -> tuple[str, ...]:
         """All but the encoder and the number of labels."""
         return self.task, self.method, self.features, self.tested
+
+
+def tested_on(split: str) -> str:
+    """What a test set of a sweep's tables is, in words."""
+    kind, _, name = split.partition(":")
+    said = {"id": "in distribution", "ood": "out of distribution"}.get(kind, kind)
+    return f"{said}: {name}" if name else said
 
 
 def features(row: Mapping[str, Any]) -> str:
@@ -122,7 +127,7 @@ def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
                 method=row["method"],
                 features=features(row),
                 labels=labels(row),
-                tested=TESTED.get(row["split"], row["split"]),
+                tested=tested_on(row["split"]),
                 seeds=len(of_figure),
                 n_train=round(float(np.mean([own["n_train"] for own, _ in of_figure]))),
                 n=round(float(np.mean([own["n"] for own, _ in of_figure]))),
@@ -152,7 +157,7 @@ def _result(rows: list[Mapping[str, Any]]) -> Result:
         method=first["method"],
         features=features(first),
         labels=labels(first),
-        tested=TESTED.get(first["split"], first["split"]),
+        tested=tested_on(first["split"]),
         seeds=len(rows),
         n_train=round(mean("n_train")),
         n=round(mean("n")),

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from preprocess.labels.plain import SPLITS
 from preprocess.labels.table import LabelTable
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards.errors import FmctError
@@ -19,7 +18,7 @@ def with_parts(table: LabelTable, source: Path, parts: Path, names: Pseudonymize
     if table.splits is not None:
         raise FmctError(f"{source}: has a column split, and so has {parts}: leave one out")
     read = PartsTable.read(parts)
-    read.require_names(SPLITS)
+    read.require_splits()
     part = read.part_of(read.studies)
     splits = {study: part[key] for study in table.rows if (key := names.study(study)) in part}
     if not splits:

@@ -3,7 +3,7 @@
 It has a column study_instance_uid, or study, with what a table of `fmct import` has there, and otherwise
 labels: 0, 1, or nothing where unknown; columns that `kinds` names hold classes, values, or times to an
 event. A column patient_id may stand there for people to read, and is left
-out. A column split says train, validation, test or ood.
+out. A column split says train, validation, test, ood or ood:NAME.
 """
 
 import re
@@ -16,6 +16,8 @@ from preprocess.csv_file import table_lines
 from preprocess.labels.table import Label, LabelTable
 from shards.errors import FmctError
 from shards.label_kinds import EXPECTED, KindSpec, Survival, require_several, rules, valid
+from shards.split_names import EXPECTED as EXPECTED_SPLITS
+from shards.split_names import is_split
 
 STUDY_COLUMN, IMPORTED_COLUMN = "study_instance_uid", "study"
 PATIENT_COLUMN = "patient_id"
@@ -25,7 +27,6 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 section 9.1
 _VALUES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "": None, "nan": None, "NaN": None, "NA": None}
 """As tables have them: pandas and R write 1.0 and NA where a column has gaps."""
-SPLITS = ("train", "validation", "test", "ood")
 
 
 def read(path: Path, kinds: Mapping[str, KindSpec] | None = None) -> LabelTable:
@@ -58,8 +59,8 @@ def read(path: Path, kinds: Mapping[str, KindSpec] | None = None) -> LabelTable:
         _require_times(path, line, kinds, dict(zip(names, rows[study], strict=True)))
         if SPLIT_COLUMN in cells:
             splits[study] = cells[SPLIT_COLUMN].strip()
-            if splits[study] not in SPLITS:
-                raise FmctError(f"{path} row {line}, column {SPLIT_COLUMN}: not one of {', '.join(SPLITS)}")
+            if not is_split(splits[study]):
+                raise FmctError(f"{path} row {line}, column {SPLIT_COLUMN}: not one of {EXPECTED_SPLITS}")
     if not rows:
         raise FmctError(f"{path}: no rows; give a header and one row a study")
     for place, name in enumerate(names):
