@@ -40,6 +40,7 @@ COMMANDS = {
     "benchmark": ("benchmark", "benchmark"),
     "segment": ("dense", "segment"),
     "subgroups": ("evaluation", "subgroups"),
+    "robustness": ("evaluation", "robustness"),
     "study": ("evaluation", "study"),
     "report": ("evaluation", "report"),
     "features": ("using", "features"),

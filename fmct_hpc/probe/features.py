@@ -138,12 +138,12 @@ def _batches(
 ) -> Iterator[list[torch.Tensor]]:
     """Tokens of each of `layers`, a batch of volumes at a time: float32 (B, prefix + N, width)."""
     encoder.module.to(device).eval()
-    for images in _inputs(encoder, dataset, rows, batch, workers):
+    for images in inputs_of(encoder, dataset, rows, batch, workers):
         on_device = images.to(device, non_blocking=True)
         yield [tokens.float() for tokens in encoder.tokens(on_device, layers)]
 
 
-def _inputs(
+def inputs_of(
     encoder: Encoder, dataset: Dataset, rows: NDArray[np.int64], batch: int, workers: int
 ) -> Iterator[torch.Tensor]:
     """Batches of the encoder's inputs, read ahead by threads: decoding and windowing release the GIL."""

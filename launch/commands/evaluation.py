@@ -64,6 +64,40 @@ def subgroups(
     echo(f"{results / TABLE}: all groups, with intervals")
 
 
+def robustness(
+    config: Annotated[Path, typer.Argument(help="YAML of a sweep; `changes` may be added.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table; an existing one is resumed.")],
+    classifier: Annotated[
+        list[Path] | None,
+        typer.Option(help="Kept classifiers (`fmct export-classifier`) of the sweep, instead of its own."),
+    ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(help="Only score a share of the changes, I/N, for job arrays; without it the rest."),
+    ] = None,
+    allow_code: AllowCode = False,
+    overrides: Overrides = None,
+) -> None:
+    """Follow a sweep's figures as its tested volumes get thicker slices, other kernels and noise.
+
+    The classifiers are those of the sweep and are not fitted anew. Safe to repeat: what is scored is kept.
+    """
+    from fmct_hpc.robustness.config import RobustnessConfig
+    from fmct_hpc.robustness.figures import printed
+    from fmct_hpc.robustness.run import TABLE
+    from fmct_hpc.robustness.run import robustness as measure
+    from launch.own_code import load_own
+
+    settings = load_own(RobustnessConfig, config, overrides or [], allow_code)
+    with progress("changed volumes") as update:
+        numbers = numbers_of_share(share) if share else None
+        table = measure(settings, out, tuple(classifier or ()), numbers, update)
+    if table is None:
+        echo(f"share {share}: scored; run the same command without --share when all shares are")
+    else:
+        echo(f"{printed(table)}\n{out / TABLE}: every figure, with intervals")
+
+
 def study(
     out: Annotated[Path, typer.Option(help="Output folder; an existing study is resumed.")],
     config: Annotated[

@@ -1,0 +1,137 @@
+"""Rows of robustness.parquet: a figure at each severity, and its difference to the unchanged volumes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.kinds import BINARY
+from fmct_hpc.probe.statistics.area import Ranking
+from fmct_hpc.probe.statistics.bootstrap import Draws
+from fmct_hpc.probe.statistics.judged import Judged, Measure, resampled
+from fmct_hpc.probe.statistics.scored import Scored
+from fmct_hpc.robustness.changes import CHANGES
+from fmct_hpc.robustness.config import RobustnessConfig
+from fmct_hpc.robustness.judges import Judge, Panel
+from fmct_hpc.robustness.score import Said
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("encoder", "method", "pool")),
+        ("layer", pa.int32()),
+        *((name, pa.string()) for name in ("task", "split", "change")),
+        ("severity", pa.float64()),
+        *((name, pa.string()) for name in ("unit", "kind", "figure")),
+        *((name, pa.int64()) for name in ("n", "positives", "patients")),
+        *((name, pa.float64()) for name in ("value", "low", "high")),
+        *((name, pa.float64()) for name in ("difference", "difference_low", "difference_high")),
+        ("confidence", pa.float64()),
+        ("reason", pa.string()),
+    ]
+)
+Row = dict[str, Any]
+
+
+def rows_of(
+    panel: Panel,
+    steps: Sequence[tuple[str, float]],
+    kept: Sequence[Said],
+    config: RobustnessConfig,
+    cohort: Cohort,
+) -> Iterator[Row]:
+    """A row a judge, test set, change and severity, and one for each that has no figure, with the reason.
+
+    steps: changes and severities, the unchanged volumes first; kept: what was said under each.
+    """
+    yield from panel.refused
+    for number, judge in enumerate(panel.judges):
+        for split in judge.cell.folds[0].tests:
+            tests = [_Test(judge, split, said[number], cohort) for said in kept]
+            yield from _of_test(tests, judge, split, steps, config)
+
+
+class _Test:
+    """A judge's test set with what it said under one change, in the order of a sweep's."""
+
+    def __init__(self, judge: Judge, split: str, said: NDArray[np.float64], cohort: Cohort) -> None:
+        rows, own, folds, start = [], [], [], 0
+        for fold, parts in enumerate(judge.cell.folds):
+            for name, tested in parts.tests.items():
+                if name == split:
+                    rows.append(tested)
+                    own.append(said[start : start + len(tested)])
+                    folds.append(np.full(len(tested), fold))
+                start += len(tested)
+        self.rows, self.folds = np.concatenate(rows), np.concatenate(folds)
+        self.predictions = np.concatenate(own)
+        self.targets = judge.cell.labels[self.rows]
+        self.patients = np.unique(cohort.patient_keys[self.rows], return_inverse=True)[1].astype(np.int64)
+
+    def measure(self, judge: Judge) -> Measure:
+        """The first figure of the label's kind."""
+        kind = judge.cell.kind
+        if kind != BINARY:
+            return kind.measure(Judged(self.predictions, self.targets, self.patients, self.folds), None)
+        scored = Scored(self.predictions[:, 0], self.targets, self.patients, self.folds)
+        ranking = Ranking(scored)
+        return lambda counts: ranking.areas(counts)[0][:, None]
+
+
+def _of_test(
+    tests: Sequence[_Test],
+    judge: Judge,
+    split: str,
+    steps: Sequence[tuple[str, float]],
+    config: RobustnessConfig,
+) -> Iterator[Row]:
+    kind, first = judge.cell.kind, tests[0]
+    positives = int(first.targets.sum()) if kind == BINARY else None
+    patients = int(first.patients.max()) + 1
+    row: Row = {
+        **judge.row,
+        **{"task": judge.cell.task, "split": split, "kind": kind.name, "figure": kind.figures[0]},
+        **{"n": len(first.rows), "positives": positives, "patients": patients},
+        "confidence": config.confidence,
+    }
+    drawn: list[Draws] = [
+        figures[0]
+        for figures in resampled([test.measure(judge) for test in tests], patients, config.bootstrap, seed=0)
+    ]
+    if np.isnan(drawn[0].value):
+        yield {**row, "reason": f"{kind.figures[0]} is not defined for the volumes to test on"}
+        return
+    by_step = dict(zip(steps, drawn, strict=True))
+    for change in dict.fromkeys(change for change, severity in steps if severity):
+        severities = [0.0, *(severity for name, severity in steps if name == change and severity)]
+        for severity in severities:
+            figure = by_step[change, severity] if severity else drawn[0]
+            own = figure.interval(config.confidence)
+            apart = (figure - drawn[0]).interval(config.confidence)
+            yield {
+                **row,
+                **{"change": change, "severity": severity, "unit": CHANGES[change].unit},
+                **{"value": own.value, "low": own.low, "high": own.high},
+                **{"difference": apart.value, "difference_low": apart.low, "difference_high": apart.high},
+            }
+
+
+def printed(table: pa.Table) -> str:
+    """The figure at each severity, a line a task, classifier, test set and change."""
+    lines: dict[tuple[Any, ...], list[str]] = {}
+    for row in table.to_pylist():
+        what = f"{row['task']:<18} {row['encoder']:<12} {row['method']:<10} {row['pool'] or '':<5}"
+        if row["reason"]:
+            lines[what, row["split"]] = [f"{what} {row['reason']}"]
+            continue
+        place = (what, row["layer"], row["split"], row["change"])
+        head = f"{what} {row['split']:<4} {CHANGES[row['change']].what}, {row['unit']}: {row['figure']}"
+        said = f"{row['severity']:g} {row['value']:.3f}"
+        if row["severity"]:
+            said += (
+                f" ({row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}])"
+            )
+        lines.setdefault(place, [head]).append(said)
+    return "\n".join(", ".join(parts).replace(f"{parts[0]}, ", f"{parts[0]} ", 1) for parts in lines.values())

@@ -1,0 +1,152 @@
+"""The classifiers whose figures are followed: a sweep's, fitted on its own features, or kept ones."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmct_hpc.classifier.predict import Classifier, load_classifier
+from fmct_hpc.probe.budget import Budget
+from fmct_hpc.probe.cohort import Cohort, read_cohort
+from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.encoders import Encoder, open_encoder
+from fmct_hpc.probe.heads import Head
+from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES, Source
+from fmct_hpc.probe.sweep.grid import Unit, units
+from fmct_hpc.probe.sweep.tested import Cell, Row
+from fmct_hpc.probe.sweep.unit import cells, problem_of
+from shards.errors import FmctError
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The classifier of a cell, or one a fold."""
+
+    row: Row
+    """encoder, method, pool and layer, as a sweep's tables have them."""
+    cell: Cell
+    layer: int
+    """From 0, or from the end."""
+    pools: tuple[str, ...]
+    """What its heads read side by side; nothing where they read the patch tokens."""
+
+    def tests(self, fold: int) -> NDArray[np.int64]:
+        """Rows of the cohort that the fold's classifier is tested on, one test set behind another."""
+        return np.concatenate(list(self.cell.folds[fold].tests.values()))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Judges that share an encoder."""
+
+    name: str
+    """The encoder's."""
+    judges: tuple[Judge, ...]
+    refused: tuple[Row, ...]
+    """Rows of what has no classifier."""
+    digest: str
+    """Of whatever the heads and the encoder depend on."""
+    open: Callable[[], Encoder]
+    fit: Callable[[], list[list[Head]]]
+    """A head a judge and fold."""
+    rounded: bool = False
+    """Whether views are rounded to half precision, as in fine-tuning."""
+
+
+def of_sweep(config: SweepConfig, cohort: Cohort) -> list[Panel]:
+    """The classifiers that learn from all labels, of the first seed; the features must be there.
+
+    Raises FmctError for fine-tuning, whose classifiers are kept ones, and for features that are missing.
+    """
+    if set(config.methods) & set(ON_VOLUMES):
+        raise FmctError(
+            "methods: fine-tuned classifiers are taken as kept ones; leave finetune out, and give "
+            "--classifier FOLDER of `fmct export-classifier`"
+        )
+    whole = config.model_copy(update={"fractions": (1.0,), "shots": (), "seeds": config.seeds[:1]})
+    return [_of_encoder(Source(spec, whole, cohort), units(whole, cohort.tasks)) for spec in config.encoders]
+
+
+def _of_encoder(source: Source, grid: Sequence[Unit]) -> Panel:
+    cohort, spec = source.cohort, source.spec
+    own = [unit for unit in grid if unit.encoder == spec.name]
+    digest = hashlib.sha256(source.store.info.source_digest.encode())
+    judges, refused, fitting = [], [], []
+    for unit in own:
+        digest.update(unit.digest(source.config, cohort).encode())
+        chosen, rows = cells(unit, cohort)
+        shared: Row = {"encoder": spec.name, "method": unit.method, "pool": unit.pool, "layer": unit.layer}
+        refused += [{**shared, "task": row["task"], "reason": row["reason"]} for row in rows]
+        pools: tuple[str, ...] = () if unit.method in ON_TOKENS else source.store.info.poolings
+        pools = (unit.pool,) if unit.pool not in ("both", None) else pools
+        assert unit.layer is not None
+        judges += [Judge(shared, cell, unit.layer, pools) for cell in chosen]
+        fitting.append((unit, chosen))
+
+    def fit() -> list[list[Head]]:
+        found: list[list[Head]] = []
+        for unit, chosen in fitting:
+            problems = [problem_of(cell, parts, cohort) for cell in chosen for parts in cell.folds]
+            fitted = source.fit(unit.method, unit.layer, unit.pool, problems) if problems else []
+            heads = iter([one.head for one in fitted])
+            found += [[next(heads) for _ in cell.folds] for cell in chosen]
+        return found
+
+    def opened() -> Encoder:
+        return open_encoder(spec)
+
+    return Panel(spec.name, tuple(judges), tuple(refused), digest.hexdigest(), opened, fit)
+
+
+def of_kept(folders: Sequence[Path], config: SweepConfig, cohort: Cohort) -> list[Panel]:
+    """Kept classifiers on the tested volumes of the sweep that they were fitted in.
+
+    Raises FmctError for one of another dataset, labels or split, whose training patients may be tested here,
+    of an encoder that the sweep does not name, and for one of the same encoder, method and task as another.
+    """
+    panels, there = [], set()
+    for folder in folders:
+        panel = _of_folder(folder, load_classifier(folder), config, cohort)
+        for judge in panel.judges:
+            place = (*judge.row.values(), judge.cell.task)
+            if place in there:
+                raise FmctError(f"{folder}: its encoder, method and task {judge.cell.task} are given already")
+            there.add(place)
+        panels.append(panel)
+    return panels
+
+
+def _of_folder(folder: Path, kept: Classifier, config: SweepConfig, cohort: Cohort) -> Panel:
+    record = kept.record
+    tasks = tuple(task.task for task in record.tasks)
+    if record.encoder not in {spec.name for spec in config.encoders}:
+        raise FmctError(f"{folder}: a classifier of encoder {record.encoder}, which the sweep does not name")
+    narrow = read_cohort(
+        config.data, config.labels, tasks, config.split, config.folds, config.parts, config.kinds
+    )
+    if record.cohort_digest not in (cohort.digest, narrow.digest):
+        raise FmctError(
+            f"{folder}: fitted on another dataset, labels or split than the sweep's, so that its training "
+            "patients may be among the tested ones; give the sweep that it was exported from"
+        )
+    on_volumes = record.method in ON_VOLUMES
+    pool = None if on_volumes or not record.pools else "both" if len(record.pools) > 1 else record.pools[0]
+    shared: Row = {
+        "encoder": record.encoder,
+        "method": record.method,
+        "pool": pool,
+        "layer": None if on_volumes else record.layer,
+    }
+    budget, judges = Budget(record.fraction, record.shots), []
+    for task in tasks:
+        folds = narrow.parts(task, budget, record.seed)
+        if not folds[0].tests:
+            raise FmctError(f"{folder}: no patient with label {task} is in a test set")
+        cell = Cell(task, record.seed, folds, narrow.targets(task), narrow.kind(task))
+        judges.append(Judge(shared, cell, record.layer, record.pools))
+    digest = hashlib.sha256(f"{record.text()} {narrow.digest}".encode()).hexdigest()
+    heads = [[head] for head in kept.heads]
+    return Panel(record.encoder, tuple(judges), (), digest, lambda: kept.encoder, lambda: heads, on_volumes)

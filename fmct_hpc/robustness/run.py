@@ -1,0 +1,119 @@
+"""`fmct robustness`: figures of a sweep's or of kept classifiers on tested volumes that are made worse."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.leakage import check_leakage
+from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.robustness.config import RobustnessConfig
+from fmct_hpc.robustness.figures import SCHEMA, Row, rows_of
+from fmct_hpc.robustness.judges import Panel, of_kept, of_sweep
+from fmct_hpc.robustness.score import (
+    UNCHANGED,
+    read_scores,
+    scores_file,
+    tested_volumes,
+    write_scores,
+)
+from shards import Dataset
+from shards.atomic import atomic_path
+from shards.info import sha256
+from shards.lock import writing
+from shards.places import require_folder
+from shards.subject import Origin, Subject, claim
+
+TABLE = "robustness.parquet"
+
+
+def robustness(
+    config: RobustnessConfig,
+    out: Path,
+    classifiers: Sequence[Path] = (),
+    share: tuple[int, int] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pa.Table | None:
+    """Follow figures over the severities of each change; write `out`/robustness.parquet and return it.
+
+    The classifiers are the sweep's, of all labels and the first seed, or the kept ones in the folders
+    `classifiers`, and are never fitted to changed volumes. A row an encoder, method, pool, layer, task, test
+    set, change and severity: the first figure of the label's kind (`auc` of binary labels) with its bootstrap
+    interval over patients, and its difference to the unchanged volumes over the same resamples; severity 0 is
+    the unchanged volumes. Scores of an encoder under a change and severity are kept in `out`/units, and done
+    again only where something is another. share: (i, n) does the i-th of n shares of these alone, for a job
+    array, and returns None; the sweep's features must be there then.
+
+    Raises FmctError as a sweep does, for fine-tuning without `classifiers`, for a classifier of another
+    cohort or encoder, and where `out` holds the results of another dataset or labels.
+    """
+    require_folder(out)
+    if classifiers:
+        config = config.model_copy(update={"methods": ("logistic",)})  # what the cohort is checked for
+    sweep = Sweep(config, out)
+    cohort, allowed = sweep.cohort, (config.allow_pretraining_patients, config.allow_unknown_pretraining)
+    tested = cohort.tested()
+    for spec in config.encoders:
+        check_leakage(spec.name, tested, spec.pretraining_patients, *allowed)
+    if not classifiers and share is None:
+        sweep.extract(progress=progress)
+    panels = of_kept(classifiers, config, cohort) if classifiers else of_sweep(config, cohort)
+    about = {
+        "dataset": Origin.of(config.data, Dataset.open(config.data).content_digest()),
+        "labels": Origin.of(config.labels, sha256(config.labels)),
+    }
+    with writing(out, "fmct robustness", shared=share is not None):
+        claim(out, Subject(command="robustness", sources=about), [TABLE])
+        _score(panels, config, cohort, out, share, progress)
+        if share is not None:
+            return None
+        rows = [row for panel in panels for row in _rows(panel, config, cohort, out)]
+        table = pa.Table.from_pylist(rows, SCHEMA)
+        with atomic_path(out / TABLE) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+    return table
+
+
+def _score(
+    panels: Sequence[Panel],
+    config: RobustnessConfig,
+    cohort: Cohort,
+    out: Path,
+    share: tuple[int, int] | None,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Compute what scores are missing, of all or of a share; one encoder is in memory at a time."""
+    number, shares = share or (0, 1)
+    steps = [(panel, *step) for panel in panels if panel.judges for step in _steps(config)]
+    missing = [
+        (panel, change, severity, path)
+        for panel, change, severity in steps[number::shares]
+        if not (path := scores_file(out, panel, change, severity, config.changes.seed)).is_file()
+    ]
+    total, done = sum(tested_volumes(panel) for panel, *_ in missing), 0
+
+    def advance(volumes: int) -> None:
+        nonlocal done
+        done += volumes
+        progress(done, total)
+
+    for panel in panels:
+        own = [step for step in missing if step[0] is panel]
+        if not own:
+            continue
+        encoder, heads = panel.open(), panel.fit()
+        for _, change, severity, path in own:
+            write_scores(path, panel, encoder, heads, change, severity, config, cohort, advance)
+
+
+def _steps(config: RobustnessConfig) -> tuple[tuple[str, float], ...]:
+    return (UNCHANGED, *config.changes.steps)
+
+
+def _rows(panel: Panel, config: RobustnessConfig, cohort: Cohort, out: Path) -> Iterator[Row]:
+    steps = _steps(config) if panel.judges else ()
+    files = [scores_file(out, panel, *step, config.changes.seed) for step in steps]
+    kept = [read_scores(file, panel) for file in files]
+    yield from rows_of(panel, steps, kept, config, cohort)

@@ -1,0 +1,150 @@
+"""What classifiers say of the tested volumes under one change: computed a batch at a time, and kept."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from fmct_hpc.model.execution import usable_device
+from fmct_hpc.probe.cohort import Cohort
+from fmct_hpc.probe.encoders import Encoder
+from fmct_hpc.probe.features import inputs_of
+from fmct_hpc.probe.heads import Head, pooled
+from fmct_hpc.robustness.changes import CHANGES, Draw, changed
+from fmct_hpc.robustness.config import RobustnessConfig
+from fmct_hpc.robustness.judges import Panel
+from fmct_hpc.train.export import require_same_preprocessing
+from shards import Dataset
+from shards.atomic import atomic_path
+from shards.cores import usable_cores
+from shards.errors import FmctError, raise_refusal
+
+VERSION = 1
+"""Raised by whoever changes what scores the same inputs give; all are then computed again."""
+UNCHANGED = (next(iter(CHANGES)), 0.0)
+"""A change of severity 0: the volumes as they are."""
+SCHEMA = pa.schema([("judge", pa.int32()), ("row", pa.int64()), ("said", pa.list_(pa.float64()))])
+Said = list[NDArray[np.float64]]
+"""Of each judge (N, P): its folds' tested rows one behind another; P is 1 of binary labels."""
+
+
+class ChangedDataset(Dataset):
+    """A dataset whose volumes are changed as they are read; pickled, it is the unchanged one."""
+
+    def __init__(self, dataset: Dataset, change: str, severity: float, seed: int) -> None:
+        super().__init__(dataset.path, dataset.info, dataset.index)
+        self._change, self._severity, self._seed = change, severity, seed
+
+    def read(self, i: int) -> np.ndarray:
+        """HU of a volume under the change, int16 (D, H, W)."""
+        draw = Draw(self._seed, self.record(i).key)
+        return changed(super().read(i), self.info.spacing_mm, self._change, self._severity, draw)
+
+
+def scores_file(out: Path, panel: Panel, change: str, severity: float, seed: int) -> Path:
+    """Where a panel's scores under a change are kept: its name says whatever they depend on."""
+    about = [VERSION, panel.digest, change, severity, *([seed] if change == "noise" else [])]
+    return out / "units" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}.parquet"
+
+
+def write_scores(
+    path: Path,
+    panel: Panel,
+    encoder: Encoder,
+    heads: Sequence[Sequence[Head]],
+    change: str,
+    severity: float,
+    config: RobustnessConfig,
+    cohort: Cohort,
+    progress: Callable[[int], None],
+) -> None:
+    """Score the tested volumes under a change and keep it.
+
+    encoder, heads: what the panel's `open` and `fit` gave. progress: called with the volumes of each batch.
+
+    Raises FmctError for volumes that were preprocessed in another way than the encoder's, or are damaged.
+    """
+    device = usable_device(config.device)
+    dataset = ChangedDataset(Dataset.open(config.data), change, severity, config.changes.seed)
+    require_same_preprocessing(
+        dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {panel.name}"
+    )
+    encoder.module.to(device).eval()
+    tests = [[judge.tests(fold) for fold in range(len(judge.cell.folds))] for judge in panel.judges]
+    wanted = np.unique(np.concatenate([rows for of_judge in tests for rows in of_judge]))
+    layers = sorted({judge.layer % encoder.depth for judge in panel.judges})
+    found: list[list[NDArray[np.float64] | None]] = [[None] * len(folds) for folds in tests]
+    workers, done = 1 if device.type == "cpu" else usable_cores(), 0
+    for images in inputs_of(encoder, dataset, cohort.rows[wanted], config.batch, workers):
+        batch = wanted[done : done + len(images)]
+        done += len(batch)
+        outputs = _outputs(encoder, panel.rounded, images.to(device, non_blocking=True), layers)
+        read: dict[tuple[int, tuple[str, ...]], NDArray[np.floating]] = {}
+        for number, judge in enumerate(panel.judges):
+            what = judge.layer % encoder.depth, judge.pools
+            if what not in read:
+                read[what] = _read(outputs[layers.index(what[0])], encoder.prefix, judge.pools)
+            for fold, rows in enumerate(tests[number]):
+                inside = np.isin(batch, rows)
+                if not inside.any():
+                    continue
+                said = heads[number][fold].predicted(read[what][inside], judge.cell.kind)
+                said = said.reshape(len(said), -1)
+                own = found[number][fold]
+                if own is None:
+                    own = found[number][fold] = np.full((len(rows), said.shape[1]), np.nan)
+                order = np.argsort(rows)
+                own[order[np.searchsorted(rows[order], batch[inside])]] = said
+        progress(len(batch))
+    tables = [
+        pa.table({"judge": np.full(len(rows), number), "row": rows, "said": own.tolist()}).cast(SCHEMA)
+        for number, (folds, of_judge) in enumerate(zip(tests, found, strict=True))
+        for rows, own in zip(folds, of_judge, strict=True)
+        if own is not None
+    ]
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
+
+
+def tested_volumes(panel: Panel) -> int:
+    """How many volumes pass the encoder for one change."""
+    rows = [judge.tests(fold) for judge in panel.judges for fold in range(len(judge.cell.folds))]
+    return len(np.unique(np.concatenate(rows))) if rows else 0
+
+
+@torch.inference_mode()
+def _outputs(encoder: Encoder, rounded: bool, images: torch.Tensor, layers: list[int]) -> list[torch.Tensor]:
+    """Tokens behind each layer, float32 (B, prefix + N, width)."""
+    images = images.half().float() if rounded else images
+    return [tokens.float() for tokens in encoder.tokens(images, layers)]
+
+
+def _read(tokens: torch.Tensor, prefix: int, pools: tuple[str, ...]) -> NDArray[np.floating]:
+    """What heads read, as a feature store keeps it."""
+    if not pools:
+        return tokens[:, prefix:].half().cpu().numpy()
+    return pooled(tokens, prefix, pools).cpu().numpy()
+
+
+def read_scores(path: Path, panel: Panel) -> Said:
+    """What `write_scores` kept; raises FmctError where it is not there, damaged, or of other volumes."""
+    try:
+        table = pq.read_table(path, schema=SCHEMA)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise_refusal(error, path)
+        raise FmctError(f"{path}: missing or damaged; remove it, and run the same command again") from None
+    judges, rows = table["judge"].to_numpy(), table["row"].to_numpy()
+    found = []
+    for number, judge in enumerate(panel.judges):
+        own = np.flatnonzero(judges == number)
+        tested = np.concatenate([judge.tests(fold) for fold in range(len(judge.cell.folds))])
+        if not np.array_equal(rows[own], tested):
+            raise FmctError(f"{path}: of other volumes; remove it, and run the same command again")
+        found.append(np.array(table["said"].take(own).to_pylist(), np.float64).reshape(len(own), -1))
+    return found
