@@ -126,7 +126,7 @@ class ProbeConfig(Section):
     batch: Positive = 8
     parts: Path | None = None
     """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
-    `ood` are tested on."""
+    `ood` or `ood:NAME` are tested on."""
     folds: Folds | None = None
     """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient.
     None: the parts, or the labels' column `split`; `PROBE_FOLDS` folds where there is neither."""
@@ -230,7 +230,7 @@ class CohortConfig(Section):
     `{survival: column of times}`; binary where nothing is said."""
     parts: Path | None = None
     """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
-    `ood` are tested on; `split` has no say then, and `folds` is refused."""
+    `ood` or `ood:NAME` are tested on; `split` has no say then, and `folds` is refused."""
     tasks: tuple[str, ...] | None = None
     """Label columns; None: all."""
     split: SplitConfig = SplitConfig()

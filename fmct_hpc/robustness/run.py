@@ -21,6 +21,7 @@ from fmct_hpc.robustness.score import (
 )
 from shards import Dataset
 from shards.atomic import atomic_path
+from shards.errors import FmctError
 from shards.info import sha256
 from shards.lock import writing
 from shards.places import require_folder
@@ -47,9 +48,11 @@ def robustness(
     array, and returns None; the sweep's features must be there then.
 
     Raises FmctError as a sweep does, for fine-tuning without `classifiers`, for a classifier of another
-    cohort or encoder, and where `out` holds the results of another dataset or labels.
+    cohort or encoder, slices no thicker than the grid's, and where `out` holds the results of another dataset
+    or labels.
     """
     require_folder(out)
+    _require_thicker(config)
     if classifiers:
         config = config.model_copy(update={"methods": ("logistic",)})  # what the cohort is checked for
     sweep = Sweep(config, out)
@@ -74,6 +77,16 @@ def robustness(
         with atomic_path(out / TABLE) as temporary:
             pq.write_table(table, temporary, compression="zstd")
     return table
+
+
+def _require_thicker(config: RobustnessConfig) -> None:
+    """Raise FmctError where slices would be no thicker than those of the grid: nothing would change."""
+    grid = Dataset.open(config.data).info.spacing_mm[0]
+    if thin := [severity for severity in config.changes.thicker if severity <= grid]:
+        raise FmctError(
+            f"changes.thicker: slices of {thin[0]:g} mm are no thicker than those of {config.data}, {grid:g} "
+            "mm; name thicker ones, or thicker: []"
+        )
 
 
 def _score(

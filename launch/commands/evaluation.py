@@ -220,19 +220,41 @@ def report(
         Path | None, typer.Option(help="Output folder of `fmct relevance --masks`, for its figures.")
     ] = None,
     segment: Annotated[Path | None, typer.Option(help="Output folder of `fmct segment`.")] = None,
+    retrieval: Annotated[Path | None, typer.Option(help="Output folder of `fmct retrieval`.")] = None,
+    robustness: Annotated[Path | None, typer.Option(help="Output folder of `fmct robustness`.")] = None,
+    classifier: Annotated[
+        list[Path] | None, typer.Option(help="Folder of `fmct export-classifier`, to be named.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Output folder of `fmct predict`, to be counted.")
+    ] = None,
     unbroken: Annotated[
         Path | None, typer.Option(help="Run folder of the same training without interruption, to compare.")
     ] = None,
 ) -> None:
     """Write a report of a run: a self-contained HTML page and a model card in Markdown.
 
-    It covers data, rejections, curves, health, reconstructions, attention, probes, limits and provenance.
-    Parts whose inputs are not given or do not exist yet are omitted with a note. A summary is printed.
+    It covers data, rejections, curves, health, reconstructions, attention, probes (with the groups of `fmct
+    subgroups` where they exist), limits and provenance. Parts whose inputs are not given or do not exist yet
+    are omitted, the main ones with a note. A summary is printed.
     """
     from launch.report import report as write_report
     from launch.report.shown import LINE, shown
 
-    card = write_report(out, run, data, probe, features, labels, relevance=relevance, segment=segment)
+    card = write_report(
+        out,
+        run,
+        data,
+        probe,
+        features,
+        labels,
+        relevance=relevance,
+        segment=segment,
+        retrieval=retrieval,
+        robustness=robustness,
+        classifiers=classifier or (),
+        predictions=predictions,
+    )
     summary = shown(run, data, probe, unbroken)
     echo(f"{out}: opens in any browser, without a network; {card}: model card with the same contents")
     echo(f"\nWhat was shown\n{summary}\n{LINE.format('report', out)}")

@@ -1,5 +1,6 @@
 """A report of a run: one self-contained HTML page, and the same as a model card in Markdown."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fmct_hpc.probe.labels import LabelTable
@@ -9,10 +10,14 @@ from launch.report.data import Data
 from launch.report.dense import Segmented
 from launch.report.document import Cell, Document, Facts, Section, Text, cell, facts
 from launch.report.embedding import embedding
+from launch.report.kept import kept_section
 from launch.report.probe import Probes
 from launch.report.provenance import provenance
 from launch.report.relevance_table import figures_section, read_measures
+from launch.report.retrieval import retrieval_section
+from launch.report.robustness import robustness_section
 from launch.report.stamp import require_same_run, run_id, stamp
+from launch.report.subgroups import subgroups_section
 from launch.report.training import Training
 from shards.atomic import write_text
 from shards.errors import FmctError
@@ -28,13 +33,19 @@ def report(
     labels: Path | None = None,
     relevance: Path | None = None,
     segment: Path | None = None,
+    retrieval: Path | None = None,
+    robustness: Path | None = None,
+    classifiers: Sequence[Path] = (),
+    predictions: Path | None = None,
 ) -> Path:
     """Write the page to `out` and the model card beside it; returns the model card's path.
 
     run, data: output folders of `fmct train` and `fmct preprocess`; probe: that of `fmct probe` or `fmct
     sweep`; features: a feature store, if not the one in `probe`; labels: the table of `fmct labels`, to
-    colour the map of features by; relevance, segment: output folders of `fmct relevance --masks` and `fmct
-    segment`. A part whose folder is None is left out with a line that says so (segmentation without one).
+    colour the map of features by; relevance, segment, retrieval, robustness, predictions: output folders of
+    `fmct relevance --masks`, `fmct segment` and so on (predictions: of `fmct predict`); classifiers: kept
+    ones. What `fmct subgroups` left in `probe` is shown too. A part whose folder is None is left out with a
+    line that says so; those from segmentation on without one.
     The same input gives the same bytes.
 
     Raises FmctError that names the missing file and the command that makes it, or what cannot be written, or
@@ -64,6 +75,7 @@ def report(
             probes.section()
             if probes
             else _left_out("Evaluation", "no output folder of fmct probe", "--probe"),
+            *_asked_for(probe, retrieval, robustness, classifiers, predictions),
             figures_section(read_measures(relevance))
             if relevance
             else _left_out("Why", "no output folder of fmct relevance --masks", "--relevance"),
@@ -77,6 +89,23 @@ def report(
     write_text(card, document.markdown(out.name))
     write_text(out, document.html())
     return card
+
+
+def _asked_for(
+    probe: Path | None,
+    retrieval: Path | None,
+    robustness: Path | None,
+    classifiers: Sequence[Path],
+    predictions: Path | None,
+) -> list[Section]:
+    """Sections of what was measured besides, without a line where something was not."""
+    found = [
+        subgroups_section(probe) if probe else None,
+        robustness_section(robustness) if robustness else None,
+        retrieval_section(retrieval) if retrieval else None,
+        kept_section(classifiers, predictions) if classifiers or predictions else None,
+    ]
+    return [section for section in found if section is not None]
 
 
 def _embedding(

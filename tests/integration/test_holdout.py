@@ -30,7 +30,8 @@ SIZES = {
         "'seeds=[0]'"
     ),
     "--out benchmarks/heads": "--out benchmarks/heads bootstrap=50 'fractions=[1.0]'",
-    "--out retrieval": "--out retrieval 'pools=[both]'",
+    "--out retrieval parts": "--out retrieval 'pools=[both]' parts",
+    "--out robustness --classifier": "--out robustness bootstrap=50 'changes.noise=[20]' --classifier",
     "--out segments/held": "--out segments/held steps=20 'learning_rates=[0.01]' bootstrap=50",
 }
 
@@ -96,6 +97,23 @@ def test_predictions_from_dicom_are_the_sweeps(held: Path) -> None:
     assert sum(by_kernel) == len(tested)
     asked = pq.read_table(held / "retrieval/retrieval.parquet").to_pylist()
     assert {row["n"] for row in asked if row["task"] == "any_bleed"} == {len(tested)}
+
+
+def test_worse_scans_and_what_was_kept_are_in_the_report(held: Path) -> None:
+    rows = pq.read_table(held / "robustness/robustness.parquet").to_pylist()
+    steps = {(row["change"], row["severity"]) for row in rows if not row["reason"]}
+    severities = {"thicker": (0, 8, 16), "blur": (0, 6), "sharpen": (0, 2), "noise": (0, 20)}
+    assert steps == {(change, severity) for change, own in severities.items() for severity in own}
+    swept = pq.read_table(held / "sweeps/held/results.parquet").to_pylist()
+    (area,) = [row["auc"] for row in swept if row["task"] == "any_bleed"]
+    assert [row["value"] for row in rows if not row["severity"]] == pytest.approx([area] * len(severities))
+    card, page = (held / "judged.md").read_text(), (held / "judged.html").read_text()
+    titles = ("Robustness", "Volumes that find one another", "Kept classifiers", "By scanner, kernel, slices")
+    for title in titles:
+        assert title in card
+        assert title in page
+    assert "any_bleed" in card.split("## Kept classifiers")[1]
+    assert page.count('id="robustness-') >= len(severities)
 
 
 def test_why_is_measured_beside_the_truth(

@@ -138,6 +138,8 @@ def test_what_can_not_be_followed_is_refused(swept, tmp_path: Path) -> None:
         robustness(config, tmp_path / "c", [folder / "kept-logistic"] * 2)
     with pytest.raises(FmctError, match="nobody knows"):
         robustness(as_config(config, allow_unknown_pretraining=False), tmp_path / "d")
+    with pytest.raises(FmctError, match=r"slices of 7\.5 mm are no thicker"):
+        robustness(as_config(config, changes={"thicker": [30.0, 7.5]}), tmp_path / "f")
     with pytest.raises(ValueError, match="no change has a severity"):
         as_config(config, changes={name: [] for name in CHANGES})
     done = CliRunner().invoke(app, ["robustness", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "e")])

@@ -1,0 +1,27 @@
+"""Parquet tables that a report reads: those of this version or an earlier one."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import FmctError, raise_refusal
+
+
+def read_rows(path: Path, schema: pa.Schema, command: str) -> list[dict[str, Any]]:
+    """The rows of a table that `command` wrote, columns of later versions null.
+
+    Raises FmctError where it is not there, or is no such table.
+    """
+    try:
+        table = pq.read_table(path)
+        for column in schema:
+            if column.name not in table.column_names:
+                table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+        return list(table.select(schema.names).cast(schema).to_pylist())
+    except FileNotFoundError:
+        raise FmctError(f"{path}: not there; `{command}` writes it") from None
+    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise_refusal(error, path)
+        raise FmctError(f"{path}: damaged, or of another version; run `{command}` again") from None
