@@ -16,6 +16,7 @@ from shards.dataset import Dataset
 from shards.derive import Progress, derive, packed
 from shards.errors import FmctError
 from shards.info import DatasetInfo
+from shards.ood_table import ood_of_patients
 from shards.parts import PARTS_NAME, write_parts
 from shards.patients import tied, tied_patients
 
@@ -32,11 +33,16 @@ def draw(seed: int, key: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**11 / 2**53
 
 
-def assign(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> dict[str, list[int]]:
+def assign(
+    dataset: Dataset, fractions: Mapping[str, float], seed: int, ood: Path | None = None
+) -> dict[str, list[int]]:
     """The volumes of each part, patients whole, and in one part those who share a scan.
 
-    Raises FmctError for fractions that are not positive or do not sum to 1, and for a part that gets no
-    patient.
+    ood: a site's table of test sets of other distributions (shards.ood_table): their patients are in parts
+    `ood:NAME`, and the fractions are of the others.
+
+    Raises FmctError as that table's reader does, for fractions that are not positive or do not sum to 1, and
+    for a part that gets no patient.
     """
     if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         given = ", ".join(f"{name}={fraction}" for name, fraction in fractions.items())
@@ -44,7 +50,14 @@ def assign(dataset: Dataset, fractions: Mapping[str, float], seed: int) -> dict[
     bounds = list(accumulate(fractions.values()))
     names = list(fractions)
     parts: dict[str, list[int]] = {name: [] for name in names}
-    for i, patient in enumerate(tied_patients(dataset.index).tolist()):
+    patients = tied_patients(dataset.index).tolist()
+    studies = dataset.index["study_key"].to_pylist()
+    sets = ood_of_patients(ood, studies, patients) if ood else [None] * len(patients)
+    parts |= {name: [] for name in sorted({name for name in sets if name})}
+    for i, (patient, own) in enumerate(zip(patients, sets, strict=True)):
+        if own:
+            parts[own].append(i)
+            continue
         drawn = draw(seed, patient)
         parts[next((n for n, bound in zip(names, bounds, strict=True) if drawn < bound), names[-1])].append(i)
     for name, volumes in parts.items():
@@ -63,15 +76,18 @@ def split(
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
     progress: Progress = lambda done, total: None,
+    ood: Path | None = None,
 ) -> dict[str, DatasetInfo]:
     """Write each part as a dataset `out`/name, then who is in which, and how they were made.
+
+    ood: as `assign` takes it; the folder of `ood:NAME` is ood-NAME.
 
     The first is `out`/parts.parquet (shards.parts), the second `out`/split.json.
 
     Raises FmctError as `assign` and `derive` do.
     """
     dataset = Dataset.open(source, clipped=True)
-    parts = assign(dataset, fractions, seed)
+    parts = assign(dataset, fractions, seed, ood)
     shared = tied(dataset.index)
     if shared:
         log.warning("%d patients share a scan with another one, and are in that one's part", shared)
@@ -82,7 +98,7 @@ def split(
         def advance(written: int, _: int, before: int = done) -> None:
             progress(before + written, len(dataset))
 
-        infos[name] = derive(dataset, out / name, dataset.info.format, plan, workers, advance)
+        infos[name] = derive(dataset, out / folder_of(name), dataset.info.format, plan, workers, advance)
         done += len(volumes)
     write_parts(out / PARTS_NAME, dataset, parts)
     document = {
@@ -95,6 +111,11 @@ def split(
     }
     write_text(out / SPLIT_NAME, json.dumps(document, indent=1) + "\n")
     return infos
+
+
+def folder_of(part: str) -> str:
+    """The name of a part's folder."""
+    return part.replace(":", "-")  # a name of fractions has neither
 
 
 def reshard(

@@ -127,6 +127,10 @@ def split(
         list[str] | None,
         typer.Argument(metavar="[PART=FRACTION]...", help="For example train=0.7 validation=0.1 test=0.2."),
     ] = None,
+    ood: Annotated[
+        Path | None,
+        typer.Option(help="Parquet of study_key and a name: who is in a test set ood:NAME instead."),
+    ] = None,
     seed: Seed = 0,
     shard_mib: ShardMib = 1024,
     workers: Workers = 1,
@@ -135,16 +139,18 @@ def split(
 
     OUT/parts.parquet has the part of each patient, for `fmct probe`, `fmct sweep` and `fmct labels`.
     """
-    from shards.split import reshard, split
+    from shards.split import folder_of, reshard, split
 
     with progress("split") as update:
         if not parts:
+            if ood:
+                raise FmctError("--ood: name the parts of the other patients too, such as train=0.7 test=0.3")
             _print_summary(out, reshard(dataset, out, shard_mib * 2**20, workers, update))
             return
         fractions = _fractions(parts)
-        made = split(dataset, out, fractions, seed, shard_mib * 2**20, workers, update)
+        made = split(dataset, out, fractions, seed, shard_mib * 2**20, workers, update, ood)
     for name, of_part in made.items():
-        _print_summary(out / name, of_part)
+        _print_summary(out / folder_of(name), of_part)
 
 
 def _fractions(parts: list[str]) -> dict[str, float]:

@@ -9,13 +9,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from test_sweep import config, rows
 from test_sweep import folder as folder
+from typer.testing import CliRunner
 
 from fmct_hpc.probe.cohort import read_cohort
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.sweep.run import Sweep
+from launch.cli import app
 from preprocess.labels.plain import read as read_plain
 from shards import Dataset, FmctError
+from shards.ood_table import ood_of_patients
 from shards.parts import PARTS_NAME, PartsTable
 
 NAMES = {"ood": "ood", "a": "ood:site-a", "b": "ood:2024.b"}
@@ -77,6 +80,41 @@ def test_parts_may_name_them(folder: Path, tmp_path: Path) -> None:
     assert len(cohort.tested()) == len(
         set(cohort.patient_keys[~np.isin(cohort.splits, ["train", "validation"])])
     )
+
+
+def test_a_sites_column_makes_parts_of_their_own(folder: Path, tmp_path: Path) -> None:
+    index = Dataset.open(folder / "data").index
+    studies, patients = index["study_key"].to_pylist(), index["patient_key"].to_pylist()
+    sites = ["b" if n in (3, 50) else "c" if n == 60 else None for n in range(len(studies))]
+    pq.write_table(pa.table({"study_key": studies, "site": pa.array(sites)}), tmp_path / "sites.parquet")
+    command = ["shards", "split", str(folder / "data"), "train=0.6", "validation=0.2", "test=0.2"]
+    ends = (
+        ["--out", str(tmp_path / "plain")],
+        ["--out", str(tmp_path / "out"), "--ood", str(tmp_path / "sites.parquet")],
+    )
+    for end in ends:
+        done = CliRunner().invoke(app, [*command, *end])
+        assert done.exit_code == 0, (done.output, done.exception)
+    before, after = (
+        {r["study_key"]: r["split"] for r in pq.read_table(tmp_path / out / PARTS_NAME).to_pylist()}
+        for out in ("plain", "out")
+    )
+    # Volumes 2 and 3 are of one patient, 50 and 51 too, who are in the set with both.
+    named = {studies[n]: "ood:b" for n in (2, 3, 50, 51)} | {studies[60]: "ood:c"}
+    assert after == before | named
+    assert len(Dataset.open(tmp_path / "out" / "ood-b")) == 4
+    PartsTable.read(tmp_path / "out" / PARTS_NAME).require_splits()
+    two = {"study_key": studies[2:4], "site": ["b", "c"]}
+    for columns, said in (
+        (two, f"patient {patients[2]} is in"),
+        ({"study_key": studies[:1], "site": ["b/c"]}, "row 1"),
+        ({"study_key": ["f" * 32], "site": ["b"]}, "same key file"),
+        ({"study_key": studies[:1], "site": [1]}, "column site is no text"),
+        ({"study_key": studies[:1]}, "one column"),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "bad.parquet")
+        with pytest.raises(FmctError, match=said):
+            ood_of_patients(tmp_path / "bad.parquet", studies, patients)
 
 
 @pytest.mark.parametrize("split", ["ood:", "ood:a/b", "ood:.a", "OOD:a", "test:a", "ood:a:b"])
