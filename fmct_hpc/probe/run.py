@@ -80,19 +80,21 @@ class ProbeResult(BaseModel):
     def table(self) -> str:
         """The rows as aligned text."""
         area = f"AUC [{self.confidence:.0%} interval]"
-        lines = [f"{'task':<20} {'head':<10} {'encoder':<10} {'test':<4} {'n':>5} {'pos':>5}  {area}"]
+        splits = [*(row.split for row in self.rows), *(own.split for own in self.figures)]
+        wide = max([4, *map(len, splits)])
+        lines = [f"{'task':<20} {'head':<10} {'encoder':<10} {'test':<{wide}} {'n':>5} {'pos':>5}  {area}"]
         for row in self.rows:
             value, low, high = row.auc
             lines.append(
-                f"{row.task:<20} {row.head:<10} {row.encoder:<10} {row.split:<4} {row.volumes:>5} "
+                f"{row.task:<20} {row.head:<10} {row.encoder:<10} {row.split:<{wide}} {row.volumes:>5} "
                 f"{row.positives:>5}  {value:.3f} [{low:.3f}, {high:.3f}]"
             )
         for own in self.figures:
             value, low, high = own.value
             at = "" if own.at is None else f" (t = {own.at:g})"
             lines.append(
-                f"{own.task:<20} {own.head:<10} {own.encoder:<10} {own.split:<4} {own.volumes:>5} {'':>5}  "
-                f"{value:.3f} [{low:.3f}, {high:.3f}] {own.figure}{at}"
+                f"{own.task:<20} {own.head:<10} {own.encoder:<10} {own.split:<{wide}} {own.volumes:>5} "
+                f"{'':>5}  {value:.3f} [{low:.3f}, {high:.3f}] {own.figure}{at}"
             )
         lines += [f"{task}: not probed, {reason}" for task, reason in self.skipped.items()]
         return "\n".join(lines)

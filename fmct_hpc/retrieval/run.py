@@ -129,9 +129,13 @@ def _rows(
 
 def printed(table: pa.Table) -> str:
     """The table's figures as aligned text."""
-    lines = [f"{'task':<20} {'encoder':<14} {'pool':<5} {'set':<4} {'asked':>6}  mAP (chance)  recall at 10"]
+    wide = max([4, *map(len, table["split"].to_pylist())])
+    lines = [
+        f"{'task':<20} {'encoder':<14} {'pool':<5} {'set':<{wide}} {'asked':>6}  mAP (chance)  recall at 10"
+    ]
     for row in table.to_pylist():
-        name = f"{row['task']:<20} {row['encoder']:<14} {row['pool']:<5} {row['split']:<4} {row['asked']:>6}"
+        name = f"{row['task']:<20} {row['encoder']:<14} {row['pool']:<5} {row['split']:<{wide}} "
+        name += f"{row['asked']:>6}"
         if row["reason"]:
             lines.append(f"{name}  {row['reason']}")
             continue

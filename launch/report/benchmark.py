@@ -24,7 +24,7 @@ from launch.report.document import (
 )
 from launch.report.probe import varying
 from launch.report.probe_figures import efficiency, forest
-from launch.report.results import Result, features, labels, tested_on, together, with_most_labels
+from launch.report.results import Result, features, labels, split_in_words, together, with_most_labels
 from shards.atomic import write_text
 from shards.errors import FmctError
 from shards.newer import unread
@@ -163,7 +163,7 @@ def _compared(summary: BenchmarkSummary, rows: list[Row]) -> Section:
         "features": [cell(features(row)) for row in rows],
         "labels": [cell(labels(row)) for row in rows],
         "seed": [cell(row["seed"]) for row in rows],
-        "tested on": [cell(tested_on(row["split"])) for row in rows],
+        "tested on": [cell(split_in_words(row["split"])) for row in rows],
         f"difference in AUC [{summary.confidence:.0%}]": [
             interval(row["difference"], row["difference_low"], row["difference_high"], "+.3f") for row in rows
         ],

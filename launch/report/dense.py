@@ -28,7 +28,7 @@ from launch.report.document import (
     interval,
     table,
 )
-from launch.report.results import tested_on
+from launch.report.results import split_in_words
 from shards.errors import FmctError
 from shards.newer import unread
 
@@ -81,14 +81,14 @@ class Segmented:
             (row["class"], row["split"], row["reason"]) for row in self._results if row["reason"]
         )
         if lacking:
-            said = (f"{name}, {tested_on(split)}: no Dice, {why}." for name, split, why in lacking)
+            said = (f"{name}, {split_in_words(split)}: no Dice, {why}." for name, split, why in lacking)
             blocks.append(Bullets(tuple(said)))
         return Section("Segmentation", tuple(blocks))
 
     def _table(self, rows: list[dict[str, Any]], level: str) -> Block:
         columns: dict[str, list[Cell]] = {
             **{name: [cell(row[name]) for row in rows] for name in ("class", "encoder", "head")},
-            "tested on": [cell(tested_on(row["split"])) for row in rows],
+            "tested on": [cell(split_in_words(row["split"])) for row in rows],
             "volumes with it": [cell(row["n_with"]) for row in rows],
             f"Dice [{level}]": [_interval(row, "dice", ".3f") for row in rows],
             "ceiling": [cell(row["dice_ceiling"], ".3f") for row in rows],
@@ -104,7 +104,7 @@ class Segmented:
         rows = self._comparisons
         columns: dict[str, list[Cell]] = {
             **{name: [cell(row[name]) for row in rows] for name in ("class", "encoder", "versus", "head")},
-            "tested on": [cell(tested_on(row["split"])) for row in rows],
+            "tested on": [cell(split_in_words(row["split"])) for row in rows],
             f"difference in Dice [{level}]": [_interval(row, "dice_difference", "+.3f") for row in rows],
             f"in HD95, mm [{level}]": [_interval(row, "hd95_mm_difference", "+.1f") for row in rows],
         }

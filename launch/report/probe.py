@@ -19,7 +19,7 @@ from launch.report.results import (
     labels,
     of_kinds,
     sides,
-    tested_on,
+    split_in_words,
     together,
     with_most_labels,
 )
@@ -162,7 +162,7 @@ class Probes:
             "features": [cell(features(row)) for row in rows],
             "labels": [cell(labels(row)) for row in rows],
             "seed": [cell(row["seed"]) for row in rows],
-            "tested on": [cell(tested_on(row["split"])) for row in rows],
+            "tested on": [cell(split_in_words(row["split"])) for row in rows],
             "figure": [cell(FIGURES.get(figure := row.get("figure") or "auc", figure)) for row in rows],
             f"difference [{self._level}]": [_signed(row) for row in rows],
             "test": [cell(TESTS[row.get("test") or "delong"]) for row in rows],

@@ -45,7 +45,7 @@ class Result:
         return self.task, self.method, self.features, self.tested
 
 
-def tested_on(split: str) -> str:
+def split_in_words(split: str) -> str:
     """What a test set of a sweep's tables is, in words."""
     kind, _, name = split.partition(":")
     said = {"id": "in distribution", "ood": "out of distribution"}.get(kind, kind)
@@ -127,7 +127,7 @@ def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
                 method=row["method"],
                 features=features(row),
                 labels=labels(row),
-                tested=tested_on(row["split"]),
+                tested=split_in_words(row["split"]),
                 seeds=len(of_figure),
                 n_train=round(float(np.mean([own["n_train"] for own, _ in of_figure]))),
                 n=round(float(np.mean([own["n"] for own, _ in of_figure]))),
@@ -157,7 +157,7 @@ def _result(rows: list[Mapping[str, Any]]) -> Result:
         method=first["method"],
         features=features(first),
         labels=labels(first),
-        tested=tested_on(first["split"]),
+        tested=split_in_words(first["split"]),
         seeds=len(rows),
         n_train=round(mean("n_train")),
         n=round(mean("n")),

@@ -6,7 +6,7 @@ from typing import Any
 from fmct_hpc.retrieval.run import SCHEMA, TABLE
 from launch.report.document import Block, Bullets, Cell, Section, Text, cell, interval
 from launch.report.probe import varying
-from launch.report.results import features, tested_on
+from launch.report.results import features, split_in_words
 from launch.report.rows import read_rows
 
 
@@ -25,7 +25,7 @@ def retrieval_section(folder: Path) -> Section:
             "task": [cell(row["task"]) for row in measured],
             "encoder": [cell(row["encoder"]) for row in measured],
             "features": [cell(features(row)) for row in measured],
-            "tested on": [cell(tested_on(row["split"])) for row in measured],
+            "tested on": [cell(split_in_words(row["split"])) for row in measured],
             "asked": [cell(row["asked"]) for row in measured],
             "patients": [cell(row["patients"]) for row in measured],
             "mAP [interval]": [_figure(row, "map") for row in measured],

@@ -13,7 +13,7 @@ from launch.report.document import Block, Bullets, Cell, Gallery, Picture, Secti
 from launch.report.figures import COLOURS, svg, themed
 from launch.report.probe import FIGURES, varying
 from launch.report.probe_figures import LINES, MARKERS
-from launch.report.results import features, tested_on
+from launch.report.results import features, split_in_words
 from launch.report.rows import read_rows
 
 MOST_CURVES = 8
@@ -46,7 +46,7 @@ def _table(rows: Sequence[Row], level: str) -> Block:
         "encoder": [cell(row["encoder"]) for row in rows],
         "method": [cell(row["method"]) for row in rows],
         "features": [cell(features(row)) for row in rows],
-        "tested on": [cell(tested_on(row["split"])) for row in rows],
+        "tested on": [cell(split_in_words(row["split"])) for row in rows],
         "volumes": [cell(row["n"]) for row in rows],
         "change": [cell(CHANGES[row["change"]].what) for row in rows],
         "severity": [
@@ -75,7 +75,7 @@ def _curves(rows: Sequence[Row], level: str) -> tuple[Picture, ...]:
     what = FIGURES.get(first["figure"], first["figure"])
     pictures = []
     for change in dict.fromkeys(row["change"] for row in shown):
-        title = f"{what} under {CHANGES[change].what}, {first['method']}, {tested_on(first['split'])}"
+        title = f"{what} under {CHANGES[change].what}, {first['method']}, {split_in_words(first['split'])}"
         with themed():
             figure = Figure(figsize=(4.6, 3.2), layout="constrained")
             axes = figure.subplots()

@@ -6,7 +6,7 @@ from typing import Any
 from fmct_hpc.probe.subgroups import BANDS, NAMED, SCHEMA, TABLE
 from launch.report.document import Block, Bullets, Cell, Section, Text, cell, interval
 from launch.report.probe import varying
-from launch.report.results import features, tested_on
+from launch.report.results import features, split_in_words
 from launch.report.rows import read_rows
 
 FACTS = {
@@ -49,7 +49,7 @@ def subgroups_section(folder: Path) -> Section | None:
             "encoder": [cell(row["encoder"]) for row in measured],
             "method": [cell(row["method"]) for row in measured],
             "features": [cell(features(row)) for row in measured],
-            "tested on": [cell(tested_on(row["split"])) for row in measured],
+            "tested on": [cell(split_in_words(row["split"])) for row in measured],
             "by": [cell(FACTS[row["by"]]) for row in measured],
             "group": [cell(row["group"]) for row in measured],
             "volumes": [cell(row["n"]) for row in measured],
