@@ -112,7 +112,7 @@ def test_worse_scans_and_what_was_kept_are_in_the_report(held: Path) -> None:
     for title in titles:
         assert title in card
         assert title in page
-    assert "any_bleed" in card.split("## Kept classifiers")[1]
+    assert r"any\_bleed" in card.split("## Kept classifiers")[1]
     assert page.count('id="robustness-') >= len(severities)
 
 
