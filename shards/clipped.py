@@ -21,6 +21,7 @@ from shards.errors import FmctError, raise_refusal
 from shards.formats import shard_path
 from shards.info import FILE_NAME, DatasetInfo, ShardInfo, read_preprocessing
 from shards.lock import writing
+from shards.masks import require_volumes
 from shards.parallel import unordered
 from shards.places import require_folder
 from shards.voxels import crc32
@@ -41,12 +42,13 @@ def clip(
     """Write the volumes of `source` clipped to `bounds_hu` (low, high), in the same shards, to `out`.
 
     Every volume is decoded and checked against its CRC-32. A copy that was stopped is resumed. Raises
-    FmctError where the source is damaged or a copy itself, or `out` holds other data.
+    FmctError where the source is damaged, of masks or a copy itself, or `out` holds other data.
     """
     low, high = bounds_hu
     if not -(2**15) <= low < high < 2**15:
         raise FmctError(f"bounds {low} to {high} HU: expected low < high, within int16")
     dataset = Dataset.open(source)
+    require_volumes(dataset)
     require_folder(out, source)
     preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
     begun: dict[str, object] = {"digest": dataset.info.digest, "clipped_hu": [low, high]}

@@ -24,6 +24,7 @@ from shards import Dataset
 from shards.errors import FmctError
 from shards.info import sha256
 from shards.label_kinds import KindSpec
+from shards.masks import require_volumes
 from shards.parts import PartsTable
 from shards.patients import marks_of, tied, tied_patients
 from shards.split_names import is_ood
@@ -131,11 +132,12 @@ def read_cohort(
 
     parts: what `fmct shards split` wrote. kinds: of the labels that are not binary.
 
-    Raises FmctError for labels without the tasks, or of another kind than is said, for more than one of
-    parts, labels that say the splits, and folds, for a patient in no part, and for splits that tear a patient
-    apart.
+    Raises FmctError for a dataset of masks, for labels without the tasks, or of another kind than is said,
+    for more than one of parts, labels that say the splits, and folds, for a patient in no part, and for
+    splits that tear a patient apart.
     """
     dataset, table = Dataset.open(data), LabelTable.read(labels, kinds, tasks)
+    require_volumes(dataset)
     chosen = table.tasks
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
     keys = np.asarray(dataset.index["key"].to_pylist(), dtype=np.str_)[joined.rows]

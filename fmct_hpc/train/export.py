@@ -29,6 +29,7 @@ from shards import Dataset, FmctError
 from shards.atomic import write_bytes, write_text
 from shards.errors import raise_refusal
 from shards.info import read_preprocessing
+from shards.masks import require_volumes
 from shards.newer import unread
 from shards.preprocessing import same_voxels
 from shards.section import Section
@@ -103,12 +104,13 @@ class EncoderInfo(Section):
 def require_same_preprocessing(
     dataset: Dataset, preprocess_digest: str | None, preprocessing: Mapping[str, Any] | None, encoder: str
 ) -> None:
-    """Raise FmctError where volumes have another preprocessing than an encoder's training volumes had.
+    """Raise FmctError for masks, and volumes of another preprocessing than an encoder's training volumes.
 
     preprocess_digest, preprocessing: those of the encoder; a digest of None takes any. encoder: what to call
     it. Where the digests differ, the configurations that the encoder and the dataset record decide: volumes
     that are only selected or checked otherwise pass, with a warning.
     """
+    require_volumes(dataset)
     if preprocess_digest in (None, dataset.info.config_digest):
         return
     recorded = read_preprocessing(dataset.path, dataset.info.config_digest)

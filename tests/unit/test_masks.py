@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -12,6 +13,9 @@ from shard_samples import make_key
 from typer.testing import CliRunner
 from volume_files import write_nifti
 
+from fmct_hpc.probe.cohort import read_cohort
+from fmct_hpc.probe.config import SplitConfig
+from fmct_hpc.train.export import require_same_preprocessing
 from launch.cli import app
 from preprocess.masks.classes import Classes
 from preprocess.masks.grid import ONE
@@ -20,6 +24,7 @@ from preprocess.masks.run import masks
 from preprocess.reasons import Reason
 from preprocess.volume.resample import resample
 from shards import Dataset, FmctError, verify
+from shards.clipped import clip
 from shards.masks import is_masks, mask_info, unpacked, volumes_of
 
 CENTRES = [(5.0, 12.0, -3.0), (10.0, 12.0, 0.0)]
@@ -220,6 +225,20 @@ def test_the_masks_are_a_dataset_beside_the_volumes(folder: Path, tmp_path: Path
         mask_info(volumes)
     with pytest.raises(FmctError, match="holds masks;"):
         masks(table, out, tmp_path / "more", ["a=3"])
+
+
+def test_masks_are_taken_for_volumes_by_nothing_else(folder: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.csv", [{"path": "one.nii.gz", "key": make_key(0)}])
+    out, labels = tmp_path / "out", tmp_path / "labels.parquet"
+    masks(table, folder / "data", out, ["a=3"], root=folder)
+    studies = Dataset.open(out).index["study_key"]
+    pq.write_table(pa.table({"study_key": studies, "label": [1]}), labels)
+    with pytest.raises(FmctError, match="holds masks;"):
+        read_cohort(out, labels, None, SplitConfig(), None)
+    with pytest.raises(FmctError, match="holds masks;"):
+        require_same_preprocessing(Dataset.open(out), None, None, "an encoder without a record")
+    with pytest.raises(FmctError, match="holds masks;"):
+        clip(out, tmp_path / "copy", (-20, 180))
 
 
 def test_no_name_of_a_file_gets_into_the_masks(folder: Path, tmp_path: Path) -> None:
