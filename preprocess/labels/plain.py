@@ -25,6 +25,8 @@ SPLIT_COLUMN = "split"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 section 9.1
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+"""Digits alone: float takes 1_000, and the digits of all scripts."""
 _VALUES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "": None, "nan": None, "NaN": None, "NA": None}
 """As tables have them: pandas and R write 1.0 and NA where a column has gaps."""
 
@@ -120,10 +122,7 @@ def number(path: Path, line: int, column: str, cell: str, rule: str) -> float | 
     text = cell.strip()
     if text in _VALUES and _VALUES[text] is None:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("inf")
+    value = float(text) if _NUMBER.fullmatch(text) else float("inf")
     if not np.isfinite(value) or not valid(rule, np.array([value]))[0]:
         raise FmctError(f"{path} row {line}, column {column}: not {EXPECTED[rule]}; mend it")
     return value
