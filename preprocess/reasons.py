@@ -34,7 +34,7 @@ class Reason(StrEnum):
     # Rows of a table of masks (preprocess.masks).
     UNKNOWN_VOLUME = "unknown_volume"
     AMBIGUOUS_VOLUME = "ambiguous_volume"  # the study has several volumes, and the row names none
-    ANOTHER_STUDY = "another_study"  # a segmentation object that names another study than its row
+    ANOTHER_STUDY = "another_study"  # a row, or its segmentation object, that names two studies
     UNLISTED_CLASS = "unlisted_class"
     EMPTY_MASK = "empty_mask"
     OUTSIDE_VOLUME = "outside_volume"

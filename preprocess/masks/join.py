@@ -21,7 +21,8 @@ class Joined:
         self._names, self._table = names, table
         self._by_key = {key: number for number, key in enumerate(dataset.index["key"].to_pylist())}
         self._by_study: dict[str, list[int]] = defaultdict(list)
-        for number, study in enumerate(dataset.index["study_key"].to_pylist()):
+        self._studies = dataset.index["study_key"].to_pylist()
+        for number, study in enumerate(self._studies):
             self._by_study[study].append(number)
         repeated = Counter(_what(row) for row in rows)
         self.rows: dict[int, list[Row]] = defaultdict(list)
@@ -46,11 +47,18 @@ class Joined:
             if not study or not patient:
                 raise Rejection(Reason.INVALID_VALUE, "a series without its study and patient; fill both in")
             key = self._pseudonymizer.series(patient, study, series)
+        study_keys = {row.key(STUDY_KEY)} - {""}
+        if study and (self._names or not (key or study_keys)):
+            study_keys.add(self._pseudonymizer.study(study))
         if key:
             if key not in self._by_key:
                 raise Rejection(Reason.UNKNOWN_VOLUME, "no volume of that series is in the dataset")
+            study_keys.add(self._studies[self._by_key[key]])
+        if len(study_keys) > 1:
+            raise Rejection(Reason.ANOTHER_STUDY, "the row's own columns are of different studies")
+        if key:
             return self._by_key[key]
-        study_key = row.key(STUDY_KEY) or (self._pseudonymizer.study(study) if study else "")
+        study_key = next(iter(study_keys), "")
         if not study_key:
             raise Rejection(Reason.MISSING_STUDY, "no study: say whose the mask is")
         found = self._by_study.get(study_key, [])
