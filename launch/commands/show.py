@@ -60,6 +60,8 @@ def _opened(path: Path) -> "pq.ParquetFile":
 
     try:
         return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise FmctError(f"{path}: no such file; give a Parquet file of any command") from None
     except (OSError, pa.ArrowException) as error:
         raise_refusal(error, path)
         raise FmctError(f"{path}: not a Parquet file") from None

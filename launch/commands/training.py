@@ -45,6 +45,8 @@ def train(
     from launch.ranks import run_ranks
 
     config = config or recorded_configuration(run)
+    if config is None and not overrides:
+        raise FmctError(f"{run}: no run is there that could go on; give --config to begin one")
     settings = load(TrainConfig, config, overrides or [])
     if ranks is None and ("RANK" in os.environ or "SLURM_PROCID" in os.environ):
         rank = int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])

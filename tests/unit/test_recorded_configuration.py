@@ -37,6 +37,12 @@ def test_a_run_alone_goes_on_as_it_was_begun(run: Path) -> None:
         dry_run(run, "run.steps=78")
 
 
+def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FmctError, match=r"no-run.*--config"):
+        dry_run(tmp_path / "no-run")
+    assert not (tmp_path / "no-run").exists()
+
+
 def test_a_record_that_others_can_write_is_not_taken(run: Path, tmp_path: Path) -> None:
     assert recorded_configuration(tmp_path / "no-run") is None
     assert recorded_configuration(run) == run / "config.json"

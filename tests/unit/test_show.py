@@ -56,3 +56,5 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     for name in ("a.parquet", "absent.parquet"):
         with pytest.raises(FmctError, match=name):
             shown(tmp_path / name)
+    with pytest.raises(FmctError, match="no such file"):
+        shown(tmp_path / "absent.parquet")
