@@ -76,6 +76,7 @@ class LabelTable:
         for name in table.column_names:
             if not name.isprintable():
                 raise FmctError(f"{path}: column {name!r} is no printable name; {remedy}")
+        _require_a_row_a_study(path, table[STUDY_COLUMN].to_pylist())
         kinds = kinds or {}
         by_rule = rules(kinds, columns, path)
         wanted = tuple(name for name in columns if by_rule[name] != "time")
@@ -124,6 +125,15 @@ class LabelTable:
         found = places[rows]
         splits = None if self._splits is None else self._splits[found]
         return Joined(rows, self._values[found], self._times[found], splits)
+
+
+def _require_a_row_a_study(path: Path, studies: list[str | None]) -> None:
+    """Raise FmctError for a study of two rows, which may contradict one another."""
+    seen: set[str | None] = set()
+    for number, study in enumerate(studies, 1):
+        if study in seen:
+            raise FmctError(f"{path} row {number}: its study is in an earlier row; keep one row a study")
+        seen.add(study)
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:

@@ -40,6 +40,12 @@ def test_labels_join_volumes_by_study(tmp_path: Path) -> None:
         table.join(np.array(["x"]))
 
 
+def test_a_study_with_two_rows_is_refused(tmp_path: Path) -> None:
+    columns = {"study_key": ["a", "b", "a"], "bleed": [0, 1, 1]}
+    with pytest.raises(FmctError, match="row 3"):
+        LabelTable.read(write_labels(tmp_path / "l.parquet", columns))
+
+
 @pytest.mark.parametrize("values", [["9fc9bc"], [0.5], [[1]], [2]])
 def test_a_table_of_something_else_is_no_label_table(tmp_path: Path, values: list) -> None:
     path = write_labels(tmp_path / "manifest.parquet", {"study_key": ["a"], "bleed": values})
