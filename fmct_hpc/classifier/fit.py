@@ -91,6 +91,9 @@ def fit(
     an encoder that is not this package's, and where no task has enough patients.
     """
     config = _narrowed(config, encoder, method, tasks)
+    spec = config.encoders[0]
+    if spec.function is not None or spec.peer is not None:  # refused before it is run
+        raise FmctError(f"encoder {spec.name}: only this package's own encoders can be exported")
     sweep = Sweep(config, config.features)
     if sweep.cohort.splits is None:
         raise FmctError(
@@ -100,8 +103,6 @@ def fit(
     unit = _unit(config, sweep.cohort.tasks)
     cohort = sweep.cohorts[unit.sample]
     source = Source(config.encoders[0], config, cohort)
-    if source.spec.function is not None or source.spec.peer is not None:  # refused before it is run
-        raise FmctError(f"encoder {source.spec.name}: only this package's own encoders can be exported")
     opened = open_encoder(source.spec)
     assert isinstance(opened, OurEncoder)
     chosen, rows = cells(unit, cohort)
