@@ -87,7 +87,7 @@ volume_hu, spacing_mm = dataset.read(0), dataset.info.spacing_mm
 
 
 def test_the_encoder_is_handed_over(reader: Path) -> None:
-    (block,) = blocks(REPOSITORY / "docs/recipes.md", "bash", "An encoder elsewhere")
+    (block,) = blocks(REPOSITORY / "docs/recipes.md", "bash", "Using an encoder elsewhere")
     assert "tokens within" in bash(block, reader)
     card = (reader / "hub/first/README.md").read_text()
     assert f"| Volumes | {len(Dataset.open(reader / 'data/zarr'))} |" in card
