@@ -123,7 +123,7 @@ class CheckConfig(Section):
         unknown = [str(reason) for reason in reasons if reason not in CHECKS]
         if unknown:
             raise ValueError(
-                f"{unknown[0]} is no finding of the checks; expected some of {', '.join(CHECKS)}"
+                f"{unknown[0]} is not a finding of the checks; expected some of {', '.join(CHECKS)}"
             )
         return reasons
 

@@ -182,7 +182,7 @@ def _geometry(series: Series, usable: Selected | None) -> dict[str, float | int]
 def require_name(path: Path) -> None:
     """Raise FmctError unless `write` knows the suffix."""
     if path.suffix not in (".csv", ".parquet"):
-        raise FmctError(f"{path}: neither .csv nor .parquet; name the table by one of the two")
+        raise FmctError(f"{path}: neither .csv nor .parquet; give the table one of these endings")
 
 
 def write(table: pa.Table, path: Path) -> None:

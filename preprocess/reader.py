@@ -77,8 +77,8 @@ def configuration(record: Mapping[str, Any] | None, digest: str | None) -> Prepr
         read = False
     if not read:
         raise FmctError(
-            "this version preprocesses otherwise than the one that made the encoder's training volumes; use "
-            "that one"
+            "this version preprocesses differently from the one that made the encoder's training volumes; "
+            "use that one"
         )
     return config
 
@@ -115,7 +115,7 @@ def read(
         else:
             if files:
                 log.warning(
-                    "%d NIfTI and other files beside DICOM are not read: give their own paths", len(files)
+                    "%d NIfTI and other files next to DICOM are not read: give their paths", len(files)
                 )
             yield from _volumes(path, series, config, names)
             return
@@ -154,7 +154,9 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Rejection as rejection:
         raise FmctError(f"{path}: {rejection.detail}") from None
     if volume.affine is None:
-        raise FmctError(f"{path}: does not say how it lies in the patient; give the array with its affine")
+        raise FmctError(
+            f"{path}: does not state its orientation in the patient; give the array with its affine"
+        )
     return values, volume.affine
 
 
@@ -177,7 +179,7 @@ def read_array(
         role = role_of(facts.kernel_class, thickness_of(facts.slice_thickness_mm, facts.slice_gap_mm))
         return NewScan(**vars(_finished(volume, config)), role=role)
     except Rejection as rejection:
-        raise FmctError(f"{name}: refused: {rejection}") from None
+        raise FmctError(f"{name}: rejected: {rejection}") from None
 
 
 def _finished(volume: Volume, config: PreprocessConfig, whole: bool = False) -> Volume:
@@ -250,7 +252,7 @@ def _volumes(
     if not made:
         raise FmctError(f"{path}: none of {len(series)} series is a head CT for this encoder: {reasons}")
     if reasons:
-        log.info("series that are not used: %s", reasons)
+        log.info("series not used: %s", reasons)
 
 
 def _keys(series: Series, names: Pseudonymizer | None) -> dict[str, str]:

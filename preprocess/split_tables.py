@@ -59,7 +59,7 @@ def read_split_tables(folder: Path) -> list[SplitRow]:
                 continue
             if len(cells) != len(header):
                 raise FmctError(
-                    f"{found[0]} row {line}: {len(cells)} cells, the header has {len(header)}; mend it"
+                    f"{found[0]} row {line}: {len(cells)} cells, the header has {len(header)}; correct it"
                 )
             labels = dict(zip(header, (cell.strip() for cell in cells), strict=True))
             rows.append(SplitRow(found[0], line, split, labels.pop(PATH).lstrip("/"), labels))

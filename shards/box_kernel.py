@@ -18,9 +18,9 @@ from shards.compiled import njit
 OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE, NO_MEMORY = range(7)
 WRONG = {
     CHECKSUM_DIFFERS: "CRC-32C of a chunk differs",
-    OTHER_LAYOUT: "a chunk is not laid out as docs/formats.md says",
+    OTHER_LAYOUT: "a chunk has another layout than in docs/formats.md",
     OUTSIDE: "a chunk lies outside its array",
-    UNDECODABLE: "zstd can not decode a chunk",
+    UNDECODABLE: "zstd cannot decode a chunk",
 }
 
 _HEADER = int.from_bytes(HEADER, "little")

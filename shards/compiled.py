@@ -123,7 +123,7 @@ class _Cache(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # damaged bytes make unpickling raise anything
-            log.debug("%s: compiled anew: %s", self.cache_path, error)
+            log.debug("%s: compiled again: %s", self.cache_path, error)
             with suppress(OSError):
                 self.flush()
             return None
@@ -132,4 +132,4 @@ class _Cache(FunctionCache):
         try:
             super().save_overload(sig, data)
         except Exception as error:  # as above, of the index that is read before
-            log.debug("%s: what is compiled is not kept: %s", self.cache_path, error)
+            log.debug("%s: compiled code is not cached: %s", self.cache_path, error)

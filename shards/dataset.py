@@ -137,7 +137,7 @@ class Dataset:
     def _extent(self, i: int) -> Extent:
         extent = Extent(int(self._offsets[i]), int(self._lengths[i]))
         if min(extent) < 0 or sum(extent) > self.info.shards[self._shards[i]].bytes:
-            raise DamagedError("its place is outside the file")
+            raise DamagedError("its position is outside the file")
         return extent
 
     def _read_stored(self, i: int, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
@@ -186,12 +186,12 @@ def read_index(path: Path, info: DatasetInfo) -> pa.Table:
     if not file.is_file():
         raise FmctError(f"{file} is missing; {remedy}")
     if infos.sha256(file) != info.index_sha256:
-        raise FmctError(f"{file} is damaged or of another dataset; {remedy}")
+        raise FmctError(f"{file} is damaged or belongs to another dataset; {remedy}")
     try:
         index = indexes.read(file)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise_refusal(error, file)
-        raise FmctError(f"{file}: is no index of volumes ({error}); {remedy}") from None
+        raise FmctError(f"{file}: is not an index of volumes ({error}); {remedy}") from None
     if not index.num_rows == info.volumes == sum(shard.volumes for shard in info.shards):
         raise FmctError(f"{file} has another number of volumes than {infos.FILE_NAME}; {remedy}")
     _require_places(index, info, file)
@@ -232,12 +232,12 @@ def finish_dataset(
         table, shard = indexes.read_sidecar(sidecar, format)
         file = shard_path(directory, name, format)
         if not file.is_file() or file.stat().st_size != shard.bytes:
-            raise FmctError(f"{file} is missing or not the one its index describes; {RESTORE}")
+            raise FmctError(f"{file} is missing or differs from its index; {RESTORE}")
         tables.append(table)
         shards.append(shard)
         sidecars.append(infos.sha256(sidecar))
     if not sum(shard.volumes for shard in shards):
-        raise FmctError(f"{directory} has no volume; see why in the quarantine table")
+        raise FmctError(f"{directory} has no volume; the quarantine table has the reasons")
     index = indexes.merge(tables)
     _refuse_duplicates(index, directory)
     indexes.write(index, directory / INDEX_NAME)

@@ -48,7 +48,7 @@ def convert(
     """
     dataset = Dataset.open(source, clipped=True)
     if dataset.info.format == format:
-        raise FmctError(f"{source} is {format} already")
+        raise FmctError(f"{source} already has the format {format}")
     plan, first = [], 0
     for shard in dataset.info.shards:
         plan.append(ShardPlan(shard.name, tuple(range(first, first + shard.volumes))))
@@ -105,7 +105,9 @@ def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
     for file in out.iterdir():
         shard = not file.name.startswith(".") and any(file.name.endswith(suffix) for suffix in suffixes)
         if shard and file.name not in own:
-            raise FmctError(f"{out} holds {file.name}, which is not part of this; give an empty folder")
+            raise FmctError(
+                f"{out} holds {file.name}, which is not part of this dataset; give an empty folder"
+            )
     if (out / FILE_NAME).exists():
         there = Dataset.open(out, clipped=True)
         held: Contents = {shard.name: [] for shard in there.info.shards}

@@ -62,13 +62,13 @@ SCARCE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """What it says of any file where the process, or the machine, has run out of memory or of open files."""
 
 _REMEDIES = {
-    **dict.fromkeys(DISK_FULL, "make room and run the same command again"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "get the right to it, or name another place"),
-    errno.EROFS: "name a place that can be written to",
-    errno.EISDIR: "name a file",
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder has to be: name another place"),
-    errno.ELOOP: "name a file or folder, no link",
-    **dict.fromkeys(_FAILS, "look at the disk or the file server, then run the same command again"),
+    **dict.fromkeys(DISK_FULL, "free some space and run the same command again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "get permission for it, or give another path"),
+    errno.EROFS: "give a writable path",
+    errno.EISDIR: "give a file",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is in the place of a folder: give another path"),
+    errno.ELOOP: "give a file or folder, not a link",
+    **dict.fromkeys(_FAILS, "check the disk or the file server, then run the same command again"),
     errno.ENOMEM: "give it more memory, or use fewer workers",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
 }
@@ -100,14 +100,14 @@ def refusal(error: BaseException) -> RefusedError | None:
     if not isinstance(error, OSError):
         return None
     if _NO_TEMPORARY in str(error):
-        return RefusedError("no folder takes temporary files: set TMPDIR to one that can be written to")
+        return RefusedError("no writable folder for temporary files: set TMPDIR to one")
     number = error.errno or 0
     remedy = _REMEDIES.get(number)
     name = error.filename2 or error.filename
     named = isinstance(name, (str, bytes, os.PathLike))
     if remedy is None or not (named or number in (*DISK_FULL, *SCARCE)):
         return None
-    unnamed = "an output cannot be written" if number in DISK_FULL else "the system refuses a file"
+    unnamed = "an output cannot be written" if number in DISK_FULL else "a file cannot be accessed"
     what = os.fsdecode(name) if named else unnamed
     told = refusal_kind(error)(f"{what}: {os.strerror(number).lower()}; {remedy}")
     told.number = number

@@ -82,11 +82,13 @@ def read(directory: Path) -> DatasetInfo:
         stored = path.read_bytes()
         document = json_text.parse(stored)
         if not isinstance(document, dict) or "format_version" not in document:
-            raise FmctError(f"{path} is not of this package; give a folder that `fmct preprocess` made")
+            raise FmctError(
+                f"{path} was not written by this package; give a folder that `fmct preprocess` made"
+            )
         version = document["format_version"]
         if version != FORMAT_VERSION:
             remedy = (
-                f"this fmct reads version {FORMAT_VERSION}: preprocess again or use the one that wrote it"
+                f"this fmct reads version {FORMAT_VERSION}: preprocess again or use the version that wrote it"
             )
             raise FmctError(f"{path} has format version {version}; {remedy}")
         info = DatasetInfo.model_validate(document)

@@ -91,7 +91,7 @@ def _require_no_foreign_links(folder: Path) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_symlink() and entry.stat(follow_symlinks=False).st_uid not in (0, os.geteuid()):
-                raise FmctError(f"{entry.path}: is a link of another user; remove it, or name another folder")
+                raise FmctError(f"{entry.path}: is a link of another user; remove it, or give another folder")
 
 
 def _acquire(file: Path, shared: bool, deadline: float) -> int:
@@ -110,7 +110,7 @@ def _acquire(file: Path, shared: bool, deadline: float) -> int:
                 continue
             if time.monotonic() >= deadline:
                 raise HeldError(
-                    f"{file.parent}: {_holder(descriptor)} is writing there; wait for it, or end it"
+                    f"{file.parent}: {_holder(descriptor)} is writing there; wait until it ends, or stop it"
                 )
         except BaseException:
             os.close(descriptor)
@@ -124,7 +124,7 @@ def _open(file: Path) -> int:
         return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise FmctError(f"{file}: is a link, where fmct keeps a file of its own; remove it") from None
+            raise FmctError(f"{file}: is a link, but fmct needs a file here; remove it") from None
         raise
 
 

@@ -58,11 +58,11 @@ def mask_info(masks: Dataset) -> MaskInfo:
     """What a dataset of masks says of itself; FmctError where it is none."""
     document = read_preprocessing(masks.path, masks.info.config_digest) or {}
     if SECTION not in document:
-        raise FmctError(f"{masks.path}: holds volumes and no masks; give a folder that `fmct masks` made")
+        raise FmctError(f"{masks.path}: holds volumes, not masks; give a folder that `fmct masks` made")
     try:
         return MaskInfo.model_validate(document[SECTION])
     except ValidationError as error:
-        raise unread(masks.path, error, "does not say what its masks are of; make it anew") from None
+        raise unread(masks.path, error, "does not record the volumes of its masks; make it again") from None
 
 
 def volumes_of(masks: Dataset, volumes: Dataset) -> NDArray[np.int64]:

@@ -45,9 +45,7 @@ def inside(folder: Path, name: str) -> Path:
     Whatever is read from a file goes through here before it is a path.
     """
     if not is_component(name):
-        raise FmctError(
-            f"{folder}: refuses {name[:80]!r} as the name of a file in it; its source is not sound"
-        )
+        raise FmctError(f"{folder}: rejects {name[:80]!r} as a file name; its source is not trustworthy")
     return folder / name
 
 

@@ -13,7 +13,7 @@ def require_file(out: Path, *inputs: Path | None) -> None:
     _require_other(out, inputs, "file")
     if os.path.exists(out) and not os.path.isfile(out):
         kind = "folder" if os.path.isdir(out) else "device"
-        raise FmctError(f"{out}: is a {kind}; name a file")
+        raise FmctError(f"{out}: is a {kind}; give a file")
     _require_writable(out.parent)
 
 
@@ -21,14 +21,14 @@ def require_folder(out: Path, *inputs: Path) -> None:
     """Raise FmctError where `out` is one of `inputs`, or no folder, or can become none, that takes files."""
     _require_other(out, inputs, "folder")
     if os.path.exists(out) and not os.path.isdir(out):
-        raise FmctError(f"{out}: is a file; name a folder")
+        raise FmctError(f"{out}: is a file; give a folder")
     _require_writable(out)
 
 
 def _require_other(out: Path, inputs: Iterable[Path | None], kind: str) -> None:
     for given in inputs:
         if given is not None and _is_same(out, given):
-            raise FmctError(f"{out}: is the input {given}, which it would replace; name another {kind}")
+            raise FmctError(f"{out}: is the input {given}, which it would replace; give another {kind}")
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -51,4 +51,4 @@ def _require_writable(folder: Path) -> None:
     except OSError as error:
         error.filename = str(there)
         why = os.strerror(error.errno or 0).lower()
-        raise refusal(error) or FmctError(f"{there}: {why}; name another place") from None
+        raise refusal(error) or FmctError(f"{there}: {why}; give another path") from None

@@ -41,9 +41,9 @@ def require_own(path: Path, *, group: bool = False) -> None:
     """
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
-        raise FmctError(f"{path}: is a link or a file, where a folder has to be; name another place")
+        raise FmctError(f"{path}: is a link or a file, not a folder; give another path")
     if found.st_uid != os.getuid():
-        raise FmctError(f"{path}: belongs to another user (uid {found.st_uid}); name another place")
+        raise FmctError(f"{path}: belongs to another user (uid {found.st_uid}); give another path")
     if stat.S_IMODE(found.st_mode) & 0o022:
         raise FmctError(f"{path}: others can write to it, so nothing in it is trusted; remove it")
     others = stat.S_IWOTH | (stat.S_IWGRP if group else 0)
@@ -51,4 +51,4 @@ def require_own(path: Path, *, group: bool = False) -> None:
         mode = above.stat().st_mode
         if mode & others and not mode & stat.S_ISVTX:
             why = f"others can replace it, as {above} lacks the sticky bit"
-            raise FmctError(f"{path}: {why}; name another place")
+            raise FmctError(f"{path}: {why}; give another path")

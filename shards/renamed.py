@@ -43,7 +43,7 @@ def with_present_names(cls: type, values: Mapping[str, Any], warn: bool) -> dict
     for old, new in of_section(cls).items():
         if old in found:
             if new in found:
-                raise ValueError(f"{old} is the old name of {new}, and both are given: drop {old}")
+                raise ValueError(f"{old} is the old name of {new}, and both are given: remove {old}")
             if warn:
                 log.warning("%s: %s is called %s now; the old name is still read", cls.__name__, old, new)
             found[new] = found.pop(old)

@@ -59,13 +59,12 @@ def claim(out: Path, subject: Subject, results: Iterable[str], known: bool = Fal
         held = next((name for name in results if (out / name).exists()), None)
         if held is not None:
             raise FmctError(
-                f"{out}: holds {held} already, and nothing says what that is of; name another folder, or "
-                "move it away"
+                f"{out}: holds {held} already, whose inputs are unknown; give another folder, or move it away"
             )
     if before is not None:
         what = _difference(before, subject)
         if what:
-            raise FmctError(f"{out}: holds results of {what}; name another folder, or move them away")
+            raise FmctError(f"{out}: holds results of {what}; give another folder, or move them away")
     if before != subject:
         write_text(out / FILE_NAME, subject.model_dump_json(indent=1) + "\n")
 
@@ -87,4 +86,4 @@ def _read(out: Path) -> Subject | None:
     except FileNotFoundError:
         return None
     except ValidationError:
-        raise FmctError(f"{out / FILE_NAME}: damaged; name another folder, or move this away") from None
+        raise FmctError(f"{out / FILE_NAME}: damaged; give another folder, or move this one away") from None

@@ -65,7 +65,7 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     """
     nbytes = math.prod(shape) * VOXEL.itemsize
     if extent.length > nbytes + blosc.MAX_OVERHEAD:
-        raise DamagedError("more bytes than blosc makes of its shape")
+        raise DamagedError("more bytes than blosc needs for its shape")
     stored = read_bytes(descriptor, extent)
     # blosc's own header: uncompressed size at byte 4, compressed size at byte 12, little-endian
     sizes = int.from_bytes(stored[4:8], "little"), int.from_bytes(stored[12:16], "little")
@@ -75,5 +75,5 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     try:
         blosc.decompress(stored, volume)
     except (RuntimeError, ValueError) as error:
-        raise DamagedError("blosc can not decode it") from error
+        raise DamagedError("blosc cannot decode it") from error
     return volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]

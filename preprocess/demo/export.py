@@ -103,7 +103,7 @@ def export(
     """
     out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FmctError(f"{out}: not an empty folder; name a new one")
+        raise FmctError(f"{out}: not an empty folder; give a new one")
     require_folder(out)
     if real is not None and not real.is_dir():
         raise FmctError(f"{real}: no such folder; give the folder of a real series' files")

@@ -133,11 +133,11 @@ def _reading() -> Iterator[None]:
 
 _DAMAGE: dict[type[Exception], str] = {
     zlib.error: "the deflated data set is damaged",
-    struct.error: "an element or a segment is cut short",
+    struct.error: "an element or a segment is truncated",
     EOFError: "the file ends within an element",
-    OSError: "an offset that is no place in the file",
-    IndexError: "a segment of the codestream is cut short",
-    OverflowError: "a number that is too great",
+    OSError: "an offset outside the file",
+    IndexError: "a segment of the codestream is truncated",
+    OverflowError: "a number that is too large",
 }
 
 

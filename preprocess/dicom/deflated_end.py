@@ -35,13 +35,15 @@ def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
         while head := file.read(8):
             last = _pass_element(file, head, last)
     except zlib.error:
-        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the deflated stream is damaged or has no end") from None
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the deflated stream is damaged or incomplete") from None
     return found
 
 
 def _pass_element(file: BinaryIO, head: bytes, last: tuple[int, int]) -> tuple[int, int]:
     """Go behind the element of which `head` is read; its tag, which is greater than `last`."""
-    damaged = Rejection(Reason.UNDECODABLE_PIXEL_DATA, "what follows the deflated pixels is no element")
+    damaged = Rejection(
+        Reason.UNDECODABLE_PIXEL_DATA, "the bytes after the deflated pixels are not an element"
+    )
     if len(head) < 8:
         raise damaged
     group, element, vr, length = struct.unpack("<HH2sH", head)

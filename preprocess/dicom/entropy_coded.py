@@ -53,7 +53,7 @@ def require_units(have: int, wanted: int, what: str) -> None:
 def require_fill(rest: np.ndarray) -> None:
     """Raise Rejection for bytes behind the last sample that are not all 0 or all ones."""
     if rest.any() and (rest != 255).any():
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream goes on behind its last sample")
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream continues after its last sample")
 
 
 @njit()

@@ -125,7 +125,7 @@ def lacking(instance: Instance) -> str:
     ):
         if not value:
             found = "absent" if value is None else f"malformed, not {count} numbers"
-            frames = " or not told for each frame" if value is None and instance.frames > 1 else ""
+            frames = " or not given for each frame" if value is None and instance.frames > 1 else ""
             return f"{name} is {found}{frames}: export the images with it"
     return "Pixel Spacing (0028,0030) is not above 0: export the images with it"
 

@@ -121,7 +121,7 @@ class ImageFile:
         if data.get("PhotometricInterpretation") == "PALETTE COLOR":
             raise Rejection(Reason.NOT_GRAYSCALE, "pixels are colours of a palette")
         if data.get("BurnedInAnnotation") == "YES":  # (0028,0301), enough to identify the patient
-            raise Rejection(Reason.BURNED_IN_TEXT, "the header says that its pixels name the patient")
+            raise Rejection(Reason.BURNED_IN_TEXT, "Burned In Annotation: its pixels may name the patient")
         if max(rows, columns) > LARGEST_MATRIX:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"a matrix of {rows} by {columns}")
         if allocated not in (8, 16, 32):
@@ -178,7 +178,7 @@ class ImageFile:
             )
         except RuntimeError:  # pydicom's for whatever its plugins raise, which is MemoryError too
             np.empty(rows * columns * _DECODER_BYTES + 2**25, np.uint8)  # raises it, then
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder refuses the codestream") from None
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder rejects the codestream") from None
         signed = get_j2k_parameters(encoded).get("is_signed") and not representation
         if signed and (values >> (bits - 1)).any():
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values, but an unsigned header")
@@ -221,7 +221,7 @@ class ImageFile:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "fragments under an uncompressed transfer syntax")
         expected = count * self._frames
         if self._length - expected >= _BLOCK_BYTES:
-            detail = f"{self._length} bytes of pixel data, but the header tells of {expected}"
+            detail = f"{self._length} bytes of pixel data, but the header declares {expected}"
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
 
 

@@ -75,10 +75,10 @@ def decode(encoded: bytes, rows: int, columns: int) -> Samples | None:
             stated.interval = int.from_bytes(segment, "big")
         elif marker == _LSE:
             if segment[:1] not in _LSE_KINDS:
-                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a segment that is none of JPEG-LS")
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a segment that JPEG-LS does not have")
             stated.preset = segment if segment[:1] == b"\1" else stated.preset
         elif marker == _APP0 and segment[:5] == b"JFIF\0" and segment[7:8] not in _JFIF_UNITS:
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a JFIF segment with units that are none")
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a JFIF segment with unknown units")
         elif marker <= 0xCF or marker == _JPEG_LS:
             stated.kind, stated.frame = marker, segment
         elif marker == _SOS:
@@ -126,7 +126,7 @@ def _jpeg_ls(
     precision = stated.frame[0]
     coding = jpeg_ls.Coding.read(precision, header, stated.preset)
     if header[4] > 2 or header[5] or len(stated.preset) not in (0, 11) or not coding.is_sound():
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's parameters are none of JPEG-LS")
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's parameters are not those of JPEG-LS")
     scan = jpeg_ls.decode(encoded, start, coding, *matrix)
     if scan.end < 0:
         return None, -1
@@ -167,7 +167,7 @@ def _lossless(scan: Scan, header: bytes, stated: _Stated, matrix: tuple[int, int
     precision, interval = stated.frame[0], stated.interval
     predictor, (approximation, shift) = header[3], divmod(header[5], 16)
     if not 1 <= predictor <= 7 or header[2] & 15 > 3 or header[4] or approximation or shift >= precision:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream names no predictor of JPEG lossless")
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream has no predictor of JPEG lossless")
     table = jpeg_lossless.huffman(*stated.tables.get((_DIFFERENCES, header[2] >> 4), _NO_TABLE))
     if table is None:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream lacks a Huffman table")

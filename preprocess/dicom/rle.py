@@ -32,7 +32,7 @@ def decode(encoded: bytes, rows: int, columns: int, allocated: int) -> np.ndarra
         if have < count:
             raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"an RLE segment decodes to {have} of {count} bytes")
         if have > count or segment[used:].any():
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "an RLE segment goes on behind its last pixel")
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "an RLE segment continues after its last pixel")
     return found.view(f"<u{planes}").reshape(rows, columns)
 
 

@@ -239,7 +239,9 @@ def _iso_members(
         else:
             yield source, _readable(_member_file(file, offset, size))
     if lost:
-        raise Rejection(Reason.DAMAGED_ARCHIVE, f"{lost} folders lie behind the image's end: copy it again")
+        raise Rejection(
+            Reason.DAMAGED_ARCHIVE, f"{lost} folders are beyond the end of the image: copy it again"
+        )
 
 
 def _gzip_size(path: Path) -> int:

@@ -43,8 +43,8 @@ class ImportSummary:
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.refused.items()) or "none"
-        unread = f"; columns without influence: {', '.join(self.unread)}" if self.unread else ""
-        return f"{self.rows} rows; refused: {reasons}{unread}"
+        unread = f"; ignored columns: {', '.join(self.unread)}" if self.unread else ""
+        return f"{self.rows} rows; rejected: {reasons}{unread}"
 
 
 def import_table(
@@ -105,7 +105,7 @@ def _slices(one: Listed) -> list[Instance]:
     if affine is None:
         raise Rejection(
             Reason.MISSING_GEOMETRY,
-            "column affine: empty, and the file does not say how it lies; give 16 numbers",
+            "column affine: empty, and the file does not state its orientation; give 16 numbers",
         )
     kvp, thickness, contrast_ml = map(one.row.number_of, NUMBERS)
     facts = _facts(one, source.size, source.mtime_ns, kvp, thickness, contrast_ml)

@@ -49,14 +49,14 @@ def _require_row(row: Row) -> None:
         raise Rejection(Reason.INVALID_VALUE, row.objection)
     for name, reason in (("patient", Reason.MISSING_PATIENT), ("study", Reason.MISSING_STUDY)):
         if not row.cells[name]:
-            raise Rejection(reason, f"column {name}: empty; say whose the file is")
+            raise Rejection(reason, f"column {name}: empty; give the file's {name}")
     path = row.cells["path"]
     if not path:
         raise Rejection(Reason.MISSING_FILE, "column path: empty; name a file")
     if "\0" in path:
-        raise Rejection(Reason.INVALID_VALUE, "column path: holds a zero byte; mend it")
+        raise Rejection(Reason.INVALID_VALUE, "column path: contains a zero byte; correct it")
     if not os.path.isabs(path) and os.path.normpath(path).split(os.sep)[0] == os.pardir:
         raise Rejection(
             Reason.PATH_OUTSIDE,
-            "column path: leads out of the table's folder; give it from / on, or move the table",
+            "column path: is outside the table's folder; give an absolute path, or move the table",
         )

@@ -51,7 +51,8 @@ class Row:
             value = math.nan
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise Rejection(
-                Reason.INVALID_VALUE, f"column {name}: no number from 0 on; mend it or leave it empty"
+                Reason.INVALID_VALUE,
+                f"column {name}: not a number of 0 or more; correct it or leave it empty",
             )
         return value
 
@@ -97,5 +98,5 @@ def _rows(lines: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator
         told = dict(zip(header, values, strict=False))
         cells = {name: told.get(name, "").strip() for name in KNOWN}
         yield Row(
-            number, cells, None if fits else f"{len(values)} cells, the header has {len(header)}; mend it"
+            number, cells, None if fits else f"{len(values)} cells, the header has {len(header)}; correct it"
         )

@@ -69,12 +69,12 @@ def _votes(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[Label, ...]]]:
             raise FmctError(f"{path} row {line}: not a scan's row; {wanted}")
         name = cells[columns["name"]].strip()
         if name in votes:
-            raise FmctError(f"{path} row {line}: its scan is in an earlier row; keep one row a scan")
+            raise FmctError(f"{path} row {line}: its scan is in an earlier row; keep one row per scan")
         labels: list[Label] = []
         for finding in findings:
             given = [cells[columns[f"{reader}:{finding}"]].strip() for reader in READERS]
             if not set(given) <= {"0", "1", ""}:
-                raise FmctError(f"{path} row {line}, finding {finding}: a read is 0, 1 or empty; mend it")
+                raise FmctError(f"{path} row {line}, finding {finding}: a read is 0, 1 or empty; correct it")
             labels.append(1 if given.count("1") >= 2 else 0 if given.count("0") >= 2 else None)
         votes[name] = tuple(labels)
     return tuple(re.sub(r"\W", "_", finding) for finding in findings), votes

@@ -103,9 +103,7 @@ def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
     except (OSError, pa.ArrowInvalid):
         return
     if made_with not in (None, names.fingerprint.encode()):
-        raise FmctError(
-            f"{out}: was keyed with another key than {key_file}; give that key, or name a new file"
-        )
+        raise FmctError(f"{out}: was made with another key than {key_file}; give that key, or a new file")
 
 
 def _counts(

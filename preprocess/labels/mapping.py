@@ -23,8 +23,12 @@ def read_mapping(path: Path, column: str) -> dict[str, str]:
         if not cells:
             continue
         if len(cells) <= max(places):
-            raise FmctError(f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; mend it")
+            raise FmctError(
+                f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; correct it"
+            )
         name, study = (cells[place].strip() for place in places)
         if found.setdefault(name, study) != study:
-            raise FmctError(f"{path} row {line}: its {column} is of another study in an earlier row; mend it")
+            raise FmctError(
+                f"{path} row {line}: its {column} is of another study in an earlier row; correct it"
+            )
     return found

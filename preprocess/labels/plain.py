@@ -48,10 +48,10 @@ def read(path: Path, kinds: Mapping[str, KindSpec] | None = None) -> LabelTable:
         study = cells[STUDY_COLUMN if STUDY_COLUMN in cells else IMPORTED_COLUMN].strip()
         if not study or (STUDY_COLUMN in cells and not _UID.fullmatch(study)):
             raise FmctError(
-                f"{path} row {line}, column {STUDY_COLUMN}: not a UID of digits and dots; mend it"
+                f"{path} row {line}, column {STUDY_COLUMN}: not a UID of digits and dots; correct it"
             )
         if study in rows:
-            raise FmctError(f"{path} row {line}: its study is in an earlier row; keep one row a study")
+            raise FmctError(f"{path} row {line}: its study is in an earlier row; keep one row per study")
         rows[study] = tuple(
             label_value(path, line, name, cells[name])
             if by_rule[name] == "binary"
@@ -64,7 +64,7 @@ def read(path: Path, kinds: Mapping[str, KindSpec] | None = None) -> LabelTable:
             if not is_split(splits[study]):
                 raise FmctError(f"{path} row {line}, column {SPLIT_COLUMN}: not one of {EXPECTED_SPLITS}")
     if not rows:
-        raise FmctError(f"{path}: no rows; give a header and one row a study")
+        raise FmctError(f"{path}: no rows; give a header and one row per study")
     for place, name in enumerate(names):
         known = [float("nan") if (value := row[place]) is None else value for row in rows.values()]
         require_several(path, name, by_rule[name], np.array(known, np.float64))
@@ -81,7 +81,7 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             continue
         if len(cells) != len(header):
             found = f"{len(cells)} cells, the header has {len(header)}"
-            raise FmctError(f"{path} row {line}: {found}; mend it")
+            raise FmctError(f"{path} row {line}: {found}; correct it")
         if len(set(header)) < len(header):
             raise FmctError(f"{path}: a column name occurs twice in the header; rename one")
         yield line, dict(zip(header, cells, strict=True))
@@ -94,11 +94,13 @@ def _label_columns(path: Path, header: list[str]) -> tuple[str, ...]:
     if len(header) == 1 and re.search("[;\t]", header[0]):
         raise FmctError(f"{path}: its columns are separated by semicolons or tabs; save it with commas")
     if STUDY_COLUMN not in header and IMPORTED_COLUMN not in header:
-        raise FmctError(f"{path}: no column {STUDY_COLUMN}; name the one with Study Instance UIDs so")
+        raise FmctError(
+            f"{path}: no column {STUDY_COLUMN}; give this name to the column of Study Instance UIDs"
+        )
     study = STUDY_COLUMN if STUDY_COLUMN in header else IMPORTED_COLUMN
     names = [name for name in header if name not in (study, PATIENT_COLUMN, SPLIT_COLUMN)]
     if not names:
-        raise FmctError(f"{path}: no label column; add columns of 0, 1 or nothing")
+        raise FmctError(f"{path}: no label column; add columns of 0, 1 or empty cells")
     for number, name in enumerate(header, 1):
         if not _NAME.fullmatch(name) or name == "study_key":
             raise FmctError(f"{path}: column {number} needs a name of letters, digits and _, not study_key")
@@ -112,8 +114,8 @@ def label_value(path: Path, line: int, column: str, cell: str) -> Label:
     except KeyError:
         # The cell itself is not repeated: it may be a name.
         raise FmctError(
-            f"{path} row {line}, column {column}: not 0, 1 or empty; mend it, drop the column, or say what "
-            f"kind of label it is: --kinds '{{{column}: regression}}'"
+            f"{path} row {line}, column {column}: not 0, 1 or empty; correct it, drop the column, or give "
+            f"its kind of label: --kinds '{{{column}: regression}}'"
         ) from None
 
 
@@ -124,7 +126,7 @@ def number(path: Path, line: int, column: str, cell: str, rule: str) -> float | 
         return None
     value = float(text) if _NUMBER.fullmatch(text) else float("inf")
     if not np.isfinite(value) or not valid(rule, np.array([value]))[0]:
-        raise FmctError(f"{path} row {line}, column {column}: not {EXPECTED[rule]}; mend it")
+        raise FmctError(f"{path} row {line}, column {column}: not {EXPECTED[rule]}; correct it")
     return value
 
 
@@ -133,5 +135,5 @@ def _require_times(path: Path, line: int, kinds: Mapping[str, KindSpec], row: Ma
     for name, spec in kinds.items():
         if isinstance(spec, Survival) and (row[name] is None) != (row[spec.survival] is None):
             raise FmctError(
-                f"{path} row {line}: has one of {name} and {spec.survival}, and lacks the other; mend it"
+                f"{path} row {line}: has one of {name} and {spec.survival}, and lacks the other; correct it"
             )

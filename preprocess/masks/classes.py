@@ -38,7 +38,7 @@ class Classes:
             if name not in names:
                 names.append(name)
             if values.setdefault(value, names.index(name)) != names.index(name):
-                raise FmctError(f"--class {text!r:.80}: {value!r} is of two classes; give it one")
+                raise FmctError(f"--class {text!r:.80}: {value!r} is given to two classes; give it to one")
         if not 1 <= len(names) <= MOST_CLASSES:
-            raise FmctError(f"{len(names)} classes are named with --class; give 1 to {MOST_CLASSES}")
+            raise FmctError(f"{len(names)} classes are given with --class; give 1 to {MOST_CLASSES}")
         return cls(tuple(names), values)

@@ -23,7 +23,9 @@ def read_planes(path: Path, classes: Classes, of_class: int | None) -> tuple[Pla
     if format_of(path) is not None:
         volume = open_volume(path)
         if volume.affine is None:
-            raise Rejection(Reason.MISSING_GEOMETRY, "the file does not say how it lies; convert it to NIfTI")
+            raise Rejection(
+                Reason.MISSING_GEOMETRY, "the file does not state its orientation; convert it to NIfTI"
+            )
         return array_planes(_bits(volume, classes, of_class), volume.affine), None
     if not is_dicom(path):
         raise Rejection(
@@ -37,7 +39,7 @@ def _bits(volume: VolumeFile, classes: Classes, of_class: int | None) -> NDArray
     for number in range(volume.shape[0]):
         values = volume.read(number)
         if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
-            raise Rejection(Reason.INVALID_VALUE, "values that are no whole numbers; threshold it first")
+            raise Rejection(Reason.INVALID_VALUE, "values that are not integers; threshold them first")
         for value in np.unique(values):
             if value:
                 bits[number][values == value] |= 1 << (
@@ -50,5 +52,5 @@ def class_of(said: str, classes: Classes, what: str) -> int:
     """The class of a value; raises Rejection(unlisted_class), and repeats no text, only a number."""
     if said not in classes.values:
         shown = f" {said}" if said.lstrip("-").isdecimal() else ""
-        raise Rejection(Reason.UNLISTED_CLASS, f"{what}{shown} is of no class; name it with --class")
+        raise Rejection(Reason.UNLISTED_CLASS, f"{what}{shown} belongs to no class; give it with --class")
     return classes.values[said]

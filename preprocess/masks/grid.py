@@ -45,18 +45,18 @@ def to_grid(planes: Planes, record: VolumeRecord, classes: int) -> NDArray[np.in
     """
     if not planes.bits.any():
         raise Rejection(
-            Reason.EMPTY_MASK, "no voxel is set; where a reader found nothing, leave the cell of path empty"
+            Reason.EMPTY_MASK, "no voxel is set; if a reader found nothing, leave the cell of path empty"
         )
     grid = grid_of(record)
     inside = share_inside(planes, grid)
     if inside < LEAST_INSIDE:
         raise Rejection(
             Reason.OUTSIDE_VOLUME,
-            f"{inside:.0%} of it lie within the volume; is it of this scan, and in its frame of reference?",
+            f"{inside:.0%} of it is within the volume; is it of this scan, and in its frame of reference?",
         )
     found = np.stack([_resampled(planes, grid, number) for number in range(classes)])
     if not found.any():
-        raise Rejection(Reason.EMPTY_MASK, "nothing of it fills half of a voxel of the volume's grid")
+        raise Rejection(Reason.EMPTY_MASK, "it fills no half of a voxel of the volume's grid")
     return packed(found)
 
 

@@ -60,7 +60,7 @@ class Joined:
             return self._by_key[key]
         study_key = next(iter(study_keys), "")
         if not study_key:
-            raise Rejection(Reason.MISSING_STUDY, "no study: say whose the mask is")
+            raise Rejection(Reason.MISSING_STUDY, "no study: give the study of the mask")
         found = self._by_study.get(study_key, [])
         if not found:
             raise Rejection(Reason.UNKNOWN_VOLUME, "no volume of that study is in the dataset")

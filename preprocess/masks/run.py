@@ -41,7 +41,7 @@ class Summary:
     def __str__(self) -> str:
         held = ", ".join(f"{count} with {name}" for name, count in self.positive.items())
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.refused.items()) or "none"
-        return f"{self.rows} rows; masks of {self.volumes} volumes ({held}); refused rows: {reasons}"
+        return f"{self.rows} rows; masks of {self.volumes} volumes ({held}); rejected rows: {reasons}"
 
 
 def masks(
@@ -88,7 +88,9 @@ def masks(
         _write_refused(out, refused)
         if not kept:
             reasons = ", ".join(f"{count} {reason}" for reason, count in _counts(refused).items())
-            raise FmctError(f"{table}: no mask can be used ({reasons}); {out / REFUSED} says why of each row")
+            raise FmctError(
+                f"{table}: no mask can be used ({reasons}); {out / REFUSED} has the reason for each row"
+            )
         _write_masks(out, done.values(), chosen)
         finish_dataset(out, dataset.info.format, kept, document)
     stored = [one for of_shard in done.values() for one in of_shard.stored]

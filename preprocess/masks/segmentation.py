@@ -27,7 +27,7 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError as error:
         raise_refusal(error, path)
-        raise Rejection(Reason.MISSING_FILE, "no such file; mend its path") from None
+        raise Rejection(Reason.MISSING_FILE, "no such file; correct its path") from None
 
 
 def read_segmentation(path: Path, classes: Classes, of_class: int | None) -> tuple[Planes, str]:
@@ -73,7 +73,7 @@ def _bits_of(read: Any, classes: Classes, of_class: int | None) -> dict[int, int
         if of_class is None and not known:
             raise Rejection(
                 Reason.UNLISTED_CLASS,
-                f"segment {number} is of no class; name its number or code with --class",
+                f"segment {number} belongs to no class; give its number or code with --class",
             )
         bits[number] = 1 << (of_class if of_class is not None else classes.values[known[0]])
     return bits

@@ -40,7 +40,7 @@ class Row:
         """A pseudonym's cell, empty where there is none; raises Rejection for anything else."""
         text = self.cells.get(name, "")
         if text and not _KEY.fullmatch(text):
-            raise Rejection(Reason.INVALID_VALUE, f"column {name}: not 32 hexadecimal digits; mend it")
+            raise Rejection(Reason.INVALID_VALUE, f"column {name}: not 32 hexadecimal digits; correct it")
         return text
 
 
@@ -50,7 +50,7 @@ def read_rows(table: Path) -> tuple[list[Row], frozenset[str]]:
     header = [name.strip() for name in next(lines, (0, []))[1]]
     columns = frozenset(header)
     if PATH not in columns or not columns & {KEY, STUDY_KEY, *STUDY}:
-        raise FmctError(f"{table}: no column {PATH}, or none that says whose a mask is; {_WANTED}")
+        raise FmctError(f"{table}: no column {PATH}, or none that identifies the study of a mask; {_WANTED}")
     if len(columns) < len(header):
         raise FmctError(f"{table}: a column name occurs twice in the header; rename one")
     if columns & set(SERIES) and not columns & set(PATIENT):

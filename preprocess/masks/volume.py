@@ -52,7 +52,7 @@ def merged(
     if not refused:
         return Merged(bits, {})
     partner = Rejection(
-        Reason.PARTNER_REFUSED, "another row's mask of this volume is refused, so it is incomplete"
+        Reason.PARTNER_REFUSED, "another mask of this volume was rejected, so it is incomplete"
     )
     return Merged(None, {row.number: refused.get(row.number, partner) for row in rows})
 
@@ -78,10 +78,10 @@ def place_of(row: Row, root: Path) -> Path:
     """Where a row's file is; raises Rejection for a path that leads out of `root`, or is none."""
     path = row.cells[PATH]
     if "\0" in path:
-        raise Rejection(Reason.INVALID_VALUE, "column path: holds a zero byte; mend it")
+        raise Rejection(Reason.INVALID_VALUE, "column path: contains a zero byte; correct it")
     if not os.path.isabs(path) and os.path.normpath(path).split(os.sep)[0] == os.pardir:
         raise Rejection(
             Reason.PATH_OUTSIDE,
-            "column path: leads out of the table's folder; give it from / on, or name --root",
+            "column path: is outside the table's folder; give an absolute path, or name --root",
         )
     return Path(os.path.normpath(root / path))

@@ -97,7 +97,7 @@ def _brain(coarse: np.ndarray, head: np.ndarray, edges: np.ndarray) -> tuple[np.
     volume_ml = brain.sum() * np.prod(edges) / 1000
     is_walled = all((mask & walled).sum() > LEAST_WALLED * mask.sum() for mask in (brain, outline))
     if not (BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] and is_walled):
-        raise Rejection(Reason.DEFACE_FAILED, "no brain is found that tells where the face is")
+        raise Rejection(Reason.DEFACE_FAILED, "no brain was found, so the face cannot be located")
     return brain, outline
 
 

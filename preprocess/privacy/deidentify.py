@@ -33,9 +33,11 @@ def new_key(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        raise FmctError(f"{path}: exists and is not overwritten; name a new file") from None
+        raise FmctError(f"{path}: exists and is not overwritten; give a new file") from None
     except OSError as error:
-        raise FmctError(f"{path}: cannot be made ({os.strerror(error.errno or 0)}); name another") from None
+        raise FmctError(
+            f"{path}: cannot be created ({os.strerror(error.errno or 0)}); give another"
+        ) from None
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secrets.token_hex(KEY_BYTES) + "\n")
         stream.flush()
@@ -143,12 +145,10 @@ def _read_key(path: Path) -> bytes:
         key = b""
     if len(key) != KEY_BYTES:
         raise FmctError(
-            f"{path}: not {2 * KEY_BYTES} hexadecimal digits; restore the key or `fmct keygen` anew"
+            f"{path}: not {2 * KEY_BYTES} hexadecimal digits; restore the key, or run `fmct keygen`"
         )
     if len(set(key)) < LEAST_DISTINCT:
-        raise FmctError(
-            f"{path}: the key repeats itself, so anybody can guess it; make one with `fmct keygen`"
-        )
+        raise FmctError(f"{path}: the key repeats itself, so it can be guessed; make one with `fmct keygen`")
     return key
 
 

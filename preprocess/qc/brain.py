@@ -64,14 +64,14 @@ def brain_objection(volume: Coarse) -> str | None:
     """Why a volume holds no brain in a skull, in one line; None: it does."""
     found = inside(volume)
     if not found.slices:
-        return "no slice has a ring of bone, as a skull is"
+        return "no slice has a ring of bone, like a skull"
     if not LEAST_ML <= found.ml <= MOST_ML:
         return f"bone encloses {found.ml:.0f} ml of soft tissue, a skull {LEAST_ML:g} to {MOST_ML:g}"
     if found.fat > MOST_FAT:
-        return f"{found.fat:.0%} of what bone encloses is fat"
+        return f"{found.fat:.0%} of the tissue enclosed by bone is fat"
     if not SPREAD_HU[0] <= found.spread_hu <= SPREAD_HU[1]:
         limits = f"{SPREAD_HU[0]:g} to {SPREAD_HU[1]:g}"
-        return f"what bone encloses spreads over {found.spread_hu:.1f} HU, a brain over {limits}"
+        return f"tissue enclosed by bone spreads over {found.spread_hu:.1f} HU, a brain over {limits}"
     return None
 
 

@@ -53,7 +53,7 @@ def require_whole_head(measures: Measures, flags: Collection[Reason], config: Ch
     lacking = next((reason for reason in LACKING if reason in flags), None)
     if lacking:
         limits = {finding.reason: finding.detail for finding in _limits(measures, config)}
-        raise IncompleteError(lacking, limits.get(lacking, "the head is not whole in it"))
+        raise IncompleteError(lacking, limits.get(lacking, "the head is incomplete"))
 
 
 def findings(
@@ -75,7 +75,7 @@ def _geometry(measures: Measures, affine: np.ndarray, config: CheckConfig) -> It
         yield Finding(Reason.AFFINE_MISMATCH, "the affine mirrors left and right")
     elif measures.agreement < config.min_agreement:
         detail = (
-            f"voxels correlate by {measures.agreement:.2f} with their source, under {config.min_agreement:g}"
+            f"voxels correlate with their source by {measures.agreement:.2f}, under {config.min_agreement:g}"
         )
         yield Finding(Reason.AFFINE_MISMATCH, detail)
     if measures.head_height_mm < config.min_head_height_mm:
@@ -85,7 +85,7 @@ def _geometry(measures: Measures, affine: np.ndarray, config: CheckConfig) -> It
 
 def _ranges(measures: Measures, config: CheckConfig) -> Iterator[Finding]:
     if measures.air_hu is None or measures.edge_share > WHOLE_EDGE:
-        yield Finding(Reason.HU_OUT_OF_RANGE, "nothing about the head is as thin as air")
+        yield Finding(Reason.HU_OUT_OF_RANGE, "nothing around the head has the density of air")
         return
     for name, value, true in (
         ("air", measures.air_hu, TRUE_AIR_HU),

@@ -20,7 +20,7 @@ that area. A sphere's is 0.28, the generator's heads have 0.28 to 0.32, with hal
 to 0.16 and 0.42 to 0.49."""
 CUT_TOP = 0.35
 """Of the largest plane's area, in the topmost plane: 18 mm cut off a sphere of 80 mm radius leave 0.4."""
-_CAUSE = "another part, or a wrong spacing"
+_CAUSE = "another body part, or a wrong spacing"
 
 
 def shape_objection(mask: np.ndarray, edges_mm: tuple[float, float, float]) -> str | None:

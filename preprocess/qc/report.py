@@ -27,12 +27,12 @@ GALLERY = 36
 """Thumbnails of a kind that the page shows."""
 BINS = 30
 MIDDLE = "Axial, coronal and sagittal slices through the middle."
-DEFACED = "in the slices where most was blanked. These pictures hold faces: keep them where the scans are."
+DEFACED = "in the slices where most was blanked. These pictures show faces: store them with the scans."
 KEY_DIGITS = 8
-ALIKE_TITLE = "Alike, of two patients: {} pairs"
+ALIKE_TITLE = "Similar volumes of two patients: {} pairs"
 ALIKE = (
-    "Their brains correlate as one scan's do that was exported twice; all pairs are in qc/alike.csv. "
-    "Nothing is done about them: if a person finds that they are one patient's, mend the Patient ID."
+    "Their brains correlate like those of one scan that was exported twice; all pairs are in qc/alike.csv. "
+    "They are not removed: if you find that a pair is of one patient, correct the Patient ID."
 )
 SCANNER_MEDIANS = ("air_hu", "brain_hu", "bone_hu", "noise_hu", "jump_mm", "slice_thickness_mm")
 """What is compared between scanners."""
@@ -103,10 +103,10 @@ def write_report(
         medians=SCANNER_MEDIANS,
         histograms=_histograms(volumes, config),
         galleries=[
-            ("Stored volumes", f"Those of the least pseudonyms: a random choice. {MIDDLE}", sample),
-            ("Flagged volumes", f"Stored, with a finding of the checks each. {MIDDLE}", flagged),
+            ("Stored volumes", f"Those with the smallest pseudonyms: a random choice. {MIDDLE}", sample),
+            ("Flagged volumes", f"Stored, each with a finding of the checks. {MIDDLE}", flagged),
             (ALIKE_TITLE.format(len(alike)), f"{ALIKE} {MIDDLE}", _alike(dataset, alike)),
-            ("Volumes in quarantine", f"Built, and refused by the checks. {MIDDLE}", refused[:GALLERY]),
+            ("Volumes in quarantine", f"Built, and rejected by the checks. {MIDDLE}", refused[:GALLERY]),
             ("Defacing", f"Before and after, {DEFACED}", defaced[:GALLERY]),
         ],
     )

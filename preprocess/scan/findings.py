@@ -228,7 +228,7 @@ def _read_object(source: Source, file: BinaryIO | Rejection, writer: "_PartWrite
             raise file
         rows = read_header(file, source)
         if not rows:
-            raise Rejection(Reason.NOT_DICOM, "no DICOM object")
+            raise Rejection(Reason.NOT_DICOM, "not a DICOM object")
     except Rejection as rejection:
         writer.reject(source, rejection)
     else:
@@ -283,7 +283,7 @@ def cannot_write(folder: Path, error: OSError) -> FmctError:
     """What to do where the scan's own folder takes no more."""
     why = os.strerror(error.errno or 0)
     return refusal_kind(error)(
-        f"{folder}: {why}; mend that and run the same command again: what is read is kept"
+        f"{folder}: {why}; fix that and run the same command again: files already read are kept"
     )
 
 

@@ -62,7 +62,7 @@ class ScanSummary(Tables):
             f"{self.series} series of {self.objects} objects (images: {modalities})",
             f"  files     {self.files} at {speed}; {self.unchanged} of them unchanged and not read again",
             f"  rejected  {rejected}; {self.skipped} are not DICOM",
-            f"  repeated  {self.repeated.same_bytes} objects are there again byte for byte,"
+            f"  repeated  {self.repeated.same_bytes} objects are repeated byte for byte,"
             f" {self.repeated.other_bytes} with other bytes",
         ]
         several = self.several_patients
@@ -170,7 +170,7 @@ def _walk(folder: Path, left_out: set[Path], unlisted: list[tuple[Source, Reject
     for parent, folders, names in os.walk(folder, onerror=cannot_list):
         linked = sum(os.path.islink(os.path.join(parent, name)) for name in folders)
         if linked:
-            log.warning("%d linked folders are not entered: scan their targets on their own", linked)
+            log.warning("%d linked folders are not followed: scan their targets separately", linked)
         folders[:] = sorted(name for name in folders if os.path.join(parent, name) not in excluded)
         paths = (os.path.join(parent, name) for name in sorted(names))
         yield from (os.fsencode(path) for path in paths if path not in excluded)

@@ -98,9 +98,7 @@ def _require_own(table: Path, columns: Set[str]) -> None:
         raise_refusal(error, table)
         own = False
     if not own:
-        raise FmctError(
-            f"{table}: is there and was not written by `fmct scan`; move it away, or name another"
-        )
+        raise FmctError(f"{table}exists and was not written by `fmct scan`; move it away, or give another")
 
 
 def parts_kept(catalog: Path) -> int:

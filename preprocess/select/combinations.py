@@ -59,18 +59,18 @@ def read_combinations(path: Path) -> Combinations:
         raise FmctError(f"{path}: the columns are {', '.join(header)}; expected {', '.join(COLUMNS)}")
     rows = {_combination(path, line, header, cells) for line, cells in lines if any(cells)}
     if not rows:
-        raise FmctError(f"{path}: the table has no rows, so it would select nothing; add some or drop it")
+        raise FmctError(f"{path}: the table has no rows, so it would select nothing; add some or remove it")
     return Combinations(rows=tuple(sorted(rows, key=repr)))
 
 
 def _combination(path: Path, line: int, header: list[str], cells: list[str]) -> Combination:
     if len(cells) != len(header):
-        raise FmctError(f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; mend it")
+        raise FmctError(f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; correct it")
     texts = dict(zip(header, map(normalised, cells), strict=True))
     try:
         kvp = float(texts["kvp"]) if texts["kvp"] else None
     except ValueError:
-        raise FmctError(f"{path} row {line}: kvp is no number; give kV or leave it empty") from None
+        raise FmctError(f"{path} row {line}: kvp is not a number; give kV or leave it empty") from None
     return texts["study_description"] or None, kvp, texts["kernel"] or None
 
 

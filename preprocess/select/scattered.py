@@ -25,7 +25,8 @@ def told(outcomes: Sequence["Outcome"]) -> list["Outcome"]:
         return list(outcomes)
     detail = (
         f"1 image; {len(single)} series of this study have one image each, at {len(places)} positions: "
-        "Series Instance UID (0020,000E) differs from slice to slice; give a scan's images one and scan again"
+        "Series Instance UID (0020,000E) differs from slice to slice; give all images of a scan the same one "
+        "and scan again"
     )
     rejection = Rejection(Reason.TOO_FEW_SLICES, detail)
     return [replace(one, rejection=rejection) if _is_single(one) else one for one in outcomes]

@@ -80,10 +80,10 @@ def _require_contrast(said: Collection[Texts], config: SelectConfig, lexicon: Le
         return
     enhanced = any_contrast(said, lexicon)
     if enhanced is None and config.unknown_contrast == "neither":
-        raise Rejection(Reason.UNKNOWN_CONTRAST, "no text tells")
+        raise Rejection(Reason.UNKNOWN_CONTRAST, "no text states it")
     if bool(enhanced) != (config.contrast == "with"):
         reason = Reason.CONTRAST if config.contrast == "without" else Reason.NO_CONTRAST
-        raise Rejection(reason, f"contrast: {config.contrast} is wanted")
+        raise Rejection(reason, f"contrast: {config.contrast} is required")
 
 
 def _kind(instance: Instance, config: SelectConfig) -> Verdict:
@@ -108,7 +108,7 @@ def _energy(instance: Instance, config: SelectConfig, lexicon: Lexicon) -> Verdi
         return None
     energy = energy_kev(instance)
     if energy is None:
-        return Reason.SPECTRAL, "a monoenergetic image whose keV is not told"
+        return Reason.SPECTRAL, "a monoenergetic image without its keV"
     if _within(energy, config.kev_range):
         return None
     return Reason.SPECTRAL, f"{energy:g} keV, not {_written(config.kev_range)}"

@@ -124,7 +124,7 @@ def _require_one_scan(selected: Selected) -> None:
     # A slice between two of another scan is where that one is left and returned to.
     most = 1 + SEVERAL_SCANS * len(acquisitions)
     if returns > 2 * most or close > most:
-        detail = f"of {len(acquisitions)} slices {close} lie close to another scan's"
+        detail = f"of {len(acquisitions)} slices {close} are close to another scan's"
         detail += f", and {returns} times the acquisition is one of before"
         raise Rejection(Reason.REPEATED_POSITIONS, detail)
 

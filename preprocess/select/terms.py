@@ -65,7 +65,7 @@ class Term(BaseModel):
         for meaning in (self.meaning, self.negation or self.meaning):
             if meaning not in known:
                 expected = ", ".join(known)
-                raise ValueError(f"{meaning!r} is no meaning of {self.kind}; expected one of {expected}")
+                raise ValueError(f"{meaning!r} is not a meaning of {self.kind}; expected one of {expected}")
         return self
 
 
@@ -90,7 +90,7 @@ def read_terms(path: Path) -> tuple[Term, ...]:
 
 def _term(path: Path, line: int, header: list[str], cells: list[str]) -> Term:
     if len(cells) != len(header):
-        raise FmctError(f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; mend it")
+        raise FmctError(f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; correct it")
     try:
         return Term(**dict(zip(header, map(str.strip, cells), strict=True)))
     except ValidationError as error:

@@ -65,10 +65,10 @@ class Summary(BaseModel):
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected_by_reason.items()) or "none"
-        speed = f"{self.source_mb_per_worker_second:.1f} MB/s a worker"
+        speed = f"{self.source_mb_per_worker_second:.1f} MB/s per worker"
         volumes = f"{self.volumes} volumes of {self.patients} patients ({self.flagged_volumes} flagged)"
         twice = self.flagged_by_reason.get(Reason.SAME_SCAN)
-        shared = f"; {twice} volumes are scans that several patients have" if twice else ""
+        shared = f"; {twice} volumes are scans shared by several patients" if twice else ""
         alike = self.alike_pairs
         shared += f"; {alike} pairs of volumes look like one head under two patients" if alike else ""
         return f"{volumes} at {speed}; rejected series: {reasons}{shared}"

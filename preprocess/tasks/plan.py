@@ -104,9 +104,7 @@ def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
     except (FileNotFoundError, ValidationError):
         return
     if made_with not in ("", names.fingerprint):
-        raise FmctError(
-            f"{out}: was made with another key than {key_file}; give that key, or name a new folder"
-        )
+        raise FmctError(f"{out}: was made with another key than {key_file}; give that key, or a new folder")
 
 
 def read_plan(out: Path) -> Plan:

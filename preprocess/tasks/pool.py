@@ -44,10 +44,10 @@ def run_tasks(
             if not ended:
                 numbers = ", ".join(map(str, left[:RETOLD]))
                 raise FmctError(
-                    f"{out}: worker processes die, perhaps for lack of memory, at a task of {numbers}; "
-                    f"what is done is kept: run again with fewer `workers`, or one alone (--task {left[0]})"
+                    f"{out}: worker processes died, perhaps for lack of memory, in a task of {numbers}; "
+                    f"finished tasks are kept: run again with fewer `workers`, or one task (--task {left[0]})"
                 ) from None
-            log.warning("a worker process died; going on with the %d tasks that are left", len(left))
+            log.warning("a worker process died; continuing with the %d remaining tasks", len(left))
 
 
 def _run_until_a_death(

@@ -99,7 +99,7 @@ def _machine_failures(out: Path, index: int) -> Iterator[None]:
     except OSError as error:
         why = os.strerror(error.errno or 0).lower()
         raise refusal_kind(error)(
-            f"{out}: task {index} failed ({why}): mend that and run the same command again, which keeps what "
+            f"{out}: task {index} failed ({why}): fix that and run the same command again, which keeps what "
             "is done"
         ) from error
     except MemoryError as error:

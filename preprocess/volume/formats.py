@@ -32,5 +32,5 @@ def open_volume(path: Path) -> VolumeFile:
     format = format_of(path)
     if format is None:
         endings = ", ".join(_ENDINGS)
-        raise Rejection(Reason.UNSUPPORTED_FORMAT, f"the name ends in none of {endings}; convert it")
+        raise Rejection(Reason.UNSUPPORTED_FORMAT, f"the name has none of the endings {endings}; convert it")
     return _READERS[format](path)

@@ -12,16 +12,16 @@ def file_status(path: Path) -> os.stat_result:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise Rejection(Reason.MISSING_FILE, "no such file; mend its path") from None
+        raise Rejection(Reason.MISSING_FILE, "no such file; correct its path") from None
     except PermissionError:
-        raise Rejection(Reason.UNREADABLE_FILE, "no right to read the file; get it") from None
+        raise Rejection(Reason.UNREADABLE_FILE, "no permission to read the file; get it") from None
     except OSError as error:
         raise_refusal(error, path)
         raise
     if not path.is_file():
-        raise Rejection(Reason.MISSING_FILE, "no regular file; name one")
+        raise Rejection(Reason.MISSING_FILE, "not a regular file; give one")
     if not os.access(path, os.R_OK):
-        raise Rejection(Reason.UNREADABLE_FILE, "no right to read the file; get it")
+        raise Rejection(Reason.UNREADABLE_FILE, "no permission to read the file; get it")
     if not status.st_size:
-        raise Rejection(Reason.EMPTY_FILE, "0 bytes; fetch it anew")
+        raise Rejection(Reason.EMPTY_FILE, "0 bytes; copy it again")
     return status

@@ -42,7 +42,7 @@ def require_defined(slices: Iterable[np.ndarray]) -> None:
     before: np.ndarray | None = None
     for number, one in enumerate(slices):
         if np.isinf(one).any():
-            raise Rejection(Reason.NOT_HOUNSFIELD, f"infinite values in slice {number}; convert it anew")
+            raise Rejection(Reason.NOT_HOUNSFIELD, f"infinite values in slice {number}; convert it again")
         undefined = np.isnan(one)
         rims = []
         if undefined.any():
@@ -51,7 +51,7 @@ def require_defined(slices: Iterable[np.ndarray]) -> None:
             if count > len(np.unique(edges[edges > 0])):
                 raise Rejection(
                     Reason.NOT_HOUNSFIELD,
-                    f"NaN within slice {number}, where air is not proven; convert it anew",
+                    f"NaN within slice {number}, where air is not proven; convert it again",
                 )
             rims.append(one[ndimage.binary_dilation(undefined) & ~undefined])
         if before is not None:
@@ -62,5 +62,5 @@ def require_defined(slices: Iterable[np.ndarray]) -> None:
     if tissue > MOST_TISSUE * beside:
         raise Rejection(
             Reason.NOT_HOUNSFIELD,
-            f"{tissue} of {beside} voxels beside NaN are no air; give the unmasked scan",
+            f"{tissue} of {beside} voxels beside NaN are not air; give the unmasked scan",
         )

@@ -38,7 +38,7 @@ _PLACING = {
     ),
 }
 """Fields, by any of their names, without which ITK would place the volume as it likes."""
-_REMEDY = "export it anew from its source"
+_REMEDY = "export it again from its source"
 
 
 def open_nrrd(path: Path) -> VolumeFile:
@@ -50,7 +50,7 @@ def open_nrrd(path: Path) -> VolumeFile:
     header = read_nrrd(path)
     space = header.fields.get("space", "").lower()
     if space not in _SPACES:
-        raise Rejection(Reason.MISSING_GEOMETRY, f"space: names no axes of the patient; {_REMEDY}")
+        raise Rejection(Reason.MISSING_GEOMETRY, f"space: does not name axes of the patient; {_REMEDY}")
     units = set(header.fields.get("spaceunits", "").replace('"', " ").split())
     if units - {"mm"}:
         raise Rejection(Reason.INVALID_GEOMETRY, f"space units: not mm; {_REMEDY}")
@@ -65,7 +65,7 @@ def open_metaimage(path: Path) -> VolumeFile:
         ("elementtointensityfunctionoffset", 0.0),
     ):
         if header.fields.get(name, str(neutral)) not in (str(neutral), f"{neutral:g}"):
-            raise Rejection(Reason.NOT_HOUNSFIELD, f"{name}: values that are to be rescaled; save them as HU")
+            raise Rejection(Reason.NOT_HOUNSFIELD, f"{name}: values that need rescaling; save them as HU")
     return _opened(path, header, "MetaImageIO")
 
 
@@ -73,7 +73,7 @@ def _opened(path: Path, header: TextHeader, format: str) -> VolumeFile:
     for names in _PLACING[format]:
         if not set(names) & set(header.fields):
             raise Rejection(
-                Reason.MISSING_GEOMETRY, f"{names[0]}: absent, so nobody knows how it lies; {_REMEDY}"
+                Reason.MISSING_GEOMETRY, f"{names[0]}: absent, so its orientation is unknown; {_REMEDY}"
             )
     reader = _itk().ImageFileReader()
     reader.SetImageIO(format)
@@ -91,7 +91,7 @@ def _opened(path: Path, header: TextHeader, format: str) -> VolumeFile:
         or math.prod(size) > MOST_PIXELS
         or (is_bomb(needed, header.data_bytes) if header.packed else needed > header.data_bytes)
     ):
-        detail = f"{header.data_bytes} bytes cannot be the scan of {size} voxels that its header tells of"
+        detail = f"{header.data_bytes} bytes cannot be the scan of {size} voxels that its header declares"
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, detail)
     image: list[Any] = []
 
@@ -118,7 +118,7 @@ def _or_refused(call: Callable[[], Any], reason: Reason) -> Any:
     try:
         return call()
     except (RuntimeError, zlib.error) as error:
-        raise Rejection(reason, f"not readable ({type(error).__name__}); fetch it anew") from None
+        raise Rejection(reason, f"not readable ({type(error).__name__}); copy it again") from None
 
 
 def _itk() -> ModuleType:

@@ -24,6 +24,6 @@ def off_scale(hu: np.ndarray) -> np.ndarray:
     offsets[np.abs(offsets) <= LEVEL_HU] = 0.0
     off = np.count_nonzero(offsets)
     if off > STRAY_SLICES * len(hu):
-        detail = f"{off} of {len(hu)} slices lie {np.abs(offsets).max():.0f} HU off the others"
+        detail = f"{off} of {len(hu)} slices are {np.abs(offsets).max():.0f} HU off the others"
         raise Rejection(Reason.NOT_HOUNSFIELD, detail)
     return offsets

@@ -100,7 +100,7 @@ def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
     ):
         raise Rejection(
             Reason.TRUNCATED_PIXEL_DATA,
-            f"{size} bytes cannot be the scan of {shape} voxels that its header tells of",
+            f"{size} bytes cannot be the scan of {shape} voxels that its header declares",
         )
     return kind, header, needed
 

@@ -21,7 +21,7 @@ ORTHOGONAL = 1e-2
 _OF_THE_PATIENT = (1, 2)
 """Codes for scanner coordinates, and for those of another scan of the patient."""
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_REMEDY = "convert it anew from its source"
+_REMEDY = "convert it again from its source"
 
 
 def affine_of(header: Any) -> np.ndarray:
@@ -38,7 +38,7 @@ def affine_of(header: Any) -> np.ndarray:
     if not any(codes.values()):
         raise Rejection(
             Reason.MISSING_GEOMETRY,
-            "qform and sform codes are 0, so nobody knows how it lies in the patient; convert it anew",
+            "qform and sform codes are 0, so its orientation in the patient is unknown; convert it again",
         )
     if not any(code in _OF_THE_PATIENT for code in codes.values()):
         found = f"qform_code {codes['qform']}, sform_code {codes['sform']}: a template's space"
@@ -60,7 +60,7 @@ def _form(header: Any, name: str) -> NDArray[np.float64]:
     try:
         return np.asarray(header.get_sform() if name == "sform" else header.get_qform(), np.float64)
     except (ValueError, ArithmeticError):
-        raise Rejection(Reason.INVALID_GEOMETRY, f"{name}: no rotation; {_REMEDY}") from None
+        raise Rejection(Reason.INVALID_GEOMETRY, f"{name}: not a rotation; {_REMEDY}") from None
 
 
 def _require_edges(name: str, form: NDArray[np.float64], edges: NDArray[np.float64]) -> None:
@@ -88,5 +88,5 @@ def _require_same(qform: np.ndarray, sform: np.ndarray, shape: tuple[int, ...]) 
     apart = float(np.linalg.norm(corners @ (qform - sform).T, axis=1).max())
     if apart > SAME_PLACE_MM:
         raise Rejection(
-            Reason.INCONSISTENT_GEOMETRY, f"qform and sform lie up to {apart:.1f} mm apart; {_REMEDY}"
+            Reason.INCONSISTENT_GEOMETRY, f"qform and sform are up to {apart:.1f} mm apart; {_REMEDY}"
         )

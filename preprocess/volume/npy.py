@@ -19,11 +19,11 @@ def open_npy(path: Path) -> VolumeFile:
     except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
         raise_refusal(error, path)
         raise Rejection(
-            Reason.BROKEN_HEADER, f"no .npy array of the size that it claims ({type(error).__name__})"
+            Reason.BROKEN_HEADER, f"not a .npy array of the declared size ({type(error).__name__})"
         ) from None
     if not isinstance(values, np.ndarray) or values.ndim != 3 or min(values.shape) < 1:
         raise Rejection(Reason.INVALID_GEOMETRY, "not one array of three axes: slices, rows, columns")
     if max(values.shape) > LARGEST_MATRIX or values.size > MOST_PIXELS:
-        raise Rejection(Reason.INVALID_GEOMETRY, f"an array of {values.shape}: more than a scan can be")
+        raise Rejection(Reason.INVALID_GEOMETRY, f"an array of {values.shape}: larger than any scan")
     slices, rows, columns = values.shape
     return VolumeFile((slices, rows, columns), None, lambda index: np.asarray(values[index]))

@@ -57,14 +57,14 @@ class TextHeader:
 
 
 def _truncated(detail: str) -> Rejection:
-    return Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{detail}; fetch it anew")
+    return Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{detail}; copy it again")
 
 
 def read_nrrd(path: Path) -> TextHeader:
     """The header of a NRRD file; raises Rejection for none, and for what is not read of the format."""
     text = _start(path)
     if not text.startswith(b"NRRD000"):
-        raise Rejection(Reason.BROKEN_HEADER, "does not begin as NRRD does")
+        raise Rejection(Reason.BROKEN_HEADER, "does not begin like NRRD")
     head, blank, _ = text.replace(b"\r\n", b"\n").partition(b"\n\n")
     fields = _fields(head, b":")
     name = fields.get("datafile", "")
@@ -74,7 +74,7 @@ def read_nrrd(path: Path) -> TextHeader:
     if encoding not in ("raw", "gzip", "gz") or {"lineskip", "byteskip"} & set(fields):
         raise Rejection(
             Reason.UNSUPPORTED_FORMAT,
-            "encoding: neither raw nor gzip, or lines or bytes skipped; save it anew",
+            "encoding: neither raw nor gzip, or lines or bytes skipped; save it again",
         )
     place = text.find(b"\n\n") + 2 if b"\n\n" in text else text.find(b"\r\n\r\n") + 4
     return TextHeader(fields, _beside(path, name), 0 if name else place, encoding != "raw")
@@ -86,7 +86,7 @@ def read_metaimage(path: Path) -> TextHeader:
     begin = text.find(b"ElementDataFile")
     end = text.find(b"\n", begin)
     if begin < 0 or (end < 0 and len(text) == _MOST_BYTES):
-        raise Rejection(Reason.BROKEN_HEADER, "no ElementDataFile, as MetaImage ends its header with")
+        raise Rejection(Reason.BROKEN_HEADER, "no ElementDataFile at the end of the MetaImage header")
     end = len(text) if end < 0 else end + 1
     fields = _fields(text[:end], b"=")
     if fields.get("binarydata", "true").lower() != "true" or fields.get("headersize", "0") != "0":
@@ -128,5 +128,5 @@ def _beside(path: Path, name: str) -> Path:
             "its values are not in one file of the same folder; save it as one file",
         )
     if not data.is_file():
-        raise Rejection(Reason.MISSING_FILE, "the file of its values is not beside it; fetch that too")
+        raise Rejection(Reason.MISSING_FILE, "the file with its values is not beside it; copy that too")
     return data

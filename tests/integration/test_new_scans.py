@@ -224,12 +224,12 @@ def test_what_is_no_head_ct_is_refused_with_the_reason(
 
     hu, affine = as_array(acquisition)
     doubled = affine @ np.diag([2.0, 2.0, 2.0, 1.0])
-    assert "refused: slice_gap: a gap of 12.00 mm" in refusal(write_nifti(hu, doubled, tmp_path / "2.nii"))
+    assert "slice_gap: a gap of 12.00 mm" in refusal(write_nifti(hu, doubled, tmp_path / "2.nii"))
     halved = affine @ np.diag([0.3, 0.3, 0.3, 1.0])
-    assert "refused: coverage_too_small" in refusal(write_nifti(hu, halved, tmp_path / "3.nii"))
-    assert "refused: hu_out_of_range" in refusal(write_nifti(hu // 8 + 125, affine, tmp_path / "mr.nii"))
+    assert "coverage_too_small" in refusal(write_nifti(hu, halved, tmp_path / "3.nii"))
+    assert "hu_out_of_range" in refusal(write_nifti(hu // 8 + 125, affine, tmp_path / "mr.nii"))
     nibabel.save(nibabel.Nifti1Image(hu.transpose(2, 1, 0), None), tmp_path / "nowhere.nii")
-    assert "nobody knows how it lies in the patient" in refusal(tmp_path / "nowhere.nii")
+    assert "orientation in the patient is unknown" in refusal(tmp_path / "nowhere.nii")
     (tmp_path / "text").write_text("no image")
     assert f"{tmp_path / 'text'}: no readable DICOM (found 1 other files)" in refusal(tmp_path / "text")
     (tmp_path / "text.nii").write_text("no image")
@@ -241,7 +241,7 @@ def test_what_is_no_head_ct_is_refused_with_the_reason(
     with pytest.raises(FmctError, match="does not record how its training volumes were preprocessed"):
         next(read_scans(tmp_path / "said", unrecorded))
     changed = json.loads(json.dumps(info.preprocessing).replace("-500.0", "-400.0"))
-    with pytest.raises(FmctError, match="this version preprocesses otherwise"):
+    with pytest.raises(FmctError, match="this version preprocesses"):
         next(read_scans(tmp_path / "said", info.model_copy(update={"preprocessing": changed})))
     monkeypatch.setattr("fmct_hpc.inference.readers.entry_points", lambda group: [])
     with pytest.raises(FmctError, match="no reader of DICOM or NIfTI is installed"):

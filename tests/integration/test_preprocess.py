@@ -137,7 +137,7 @@ def test_the_report_counts_what_was_not_understood_without_its_words(tmp_path: P
     part = page.split("<h2>What was not understood</h2>")[1].split("<h2>")[0]
     cells = re.findall(r'<td>([^<]*)</td><td class="n">(\d+)</td>', part)
     assert sorted(cells) == [("kernel", "2"), ("series description", "2")]
-    assert f"Of {summary.volumes} series in volumes no text tells" in part
+    assert f"For {summary.volumes} series in volumes" in part
     assert not re.search("Kepala|Budi|Sari|Zz9x", page)
     for reason in summary.rejected_by_reason:
         assert html.escape(REMEDIES[reason]).replace("&#x27;", "&#39;") in page

@@ -244,7 +244,7 @@ def test_what_is_done_is_kept_and_others_are_refused(segmented: tuple[Path, Segm
     with pytest.raises(FmctError, match="no class none"):
         _ = Segmentation(config.model_copy(update={"classes": ("none",)}), out).cohort
     swapped = config.model_copy(update={"masks": config.data})
-    with pytest.raises(FmctError, match="no masks"):
+    with pytest.raises(FmctError, match="not masks"):
         _ = Segmentation(swapped, out).cohort
 
 

@@ -76,7 +76,7 @@ def test_no_input_is_replaced(tmp_path: Path, key_file: Path) -> None:
     link.symlink_to(table)
     before = {path: path.read_bytes() for path in (table, key_file, link)}
     for out in before:
-        with pytest.raises(FmctError, match=r"is the input .* which it would replace; name another file"):
+        with pytest.raises(FmctError, match=r"is the input .* which it would replace"):
             key_labels(table, key_file, out)
     assert {path: path.read_bytes() for path in before} == before
     assert link.is_symlink()
@@ -89,7 +89,7 @@ def test_labels_of_another_key_are_not_replaced(tmp_path: Path, key_file: Path) 
     key_labels(csv, key_file, out)
     before = out.read_bytes()
     new_key(tmp_path / "other.key")
-    with pytest.raises(FmctError, match="was keyed with another key than"):
+    with pytest.raises(FmctError, match="another key than"):
         key_labels(csv, tmp_path / "other.key", out)
     assert out.read_bytes() == before
 

@@ -68,7 +68,7 @@ def test_converting_there_and_back_gives_the_same_bytes(tmp_path: Path, format: 
     digests = {Dataset.open(tmp_path / name).content_digest() for name in ("one", "other", "back")}
     assert len(digests) == 1
     assert shard_bytes(tmp_path / "one") == shard_bytes(tmp_path / "back")
-    with pytest.raises(FmctError, match=f"{format} already"):
+    with pytest.raises(FmctError, match=f"already .*{format}"):
         convert(tmp_path / "one", tmp_path / "more", format)
 
 
@@ -126,7 +126,7 @@ def test_a_finished_dataset_is_kept_from_another_command(tmp_path: Path) -> None
         lambda: reshard(tmp_path / "out", tmp_path / "out", 1),
         lambda: merge([tmp_path / "out", tmp_path / "one"], tmp_path / "out"),
     ):
-        with pytest.raises(FmctError, match=r"give an empty folder|name another folder"):
+        with pytest.raises(FmctError, match=r"give an empty folder|another folder"):
             make()
         assert shard_bytes(tmp_path / "out") == before
     (tmp_path / "out" / "shard-00000.zarr.zip").unlink()
@@ -349,6 +349,6 @@ def test_no_dataset_is_made_of_itself_in_its_own_place(tmp_path: Path) -> None:
             lambda out=out: sample(one, out, 5),
             lambda out=out: reshard(one, out),
         ):
-            with pytest.raises(FmctError, match=r"is the input .*one, which it would replace; name another"):
+            with pytest.raises(FmctError, match=r"is the input .*one, which it would replace"):
                 made()
     assert shard_bytes(one) == before
