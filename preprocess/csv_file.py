@@ -62,7 +62,7 @@ def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
 
 
 _FORMULA = r"(^|[;\t])(\s*[=+\-@\t\r\n＝＋－＠])"
-"""What a spreadsheet takes for the start of a formula (OWASP, CSV Injection), in a cell or, where it divides
+"""What a spreadsheet treats as the start of a formula (OWASP, CSV Injection), in a cell or, where it divides
 lines at semicolons or tabs, as much of Europe's does, within one."""
 
 

@@ -107,7 +107,7 @@ def explain(
 
 
 def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]]]:
-    """The studies that each row group completes: the last one may go on in the next."""
+    """The studies that each row group completes: the last one may continue in the next."""
     held: list[Series] = []
     for group in groups:
         complete = studies(held + group)
@@ -186,9 +186,9 @@ def require_name(path: Path) -> None:
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Write a table to a .csv file, for a spreadsheet, or to a .parquet file; it appears whole.
+    """Write a table to a .csv file, for a spreadsheet, or to a .parquet file; it is written atomically.
 
-    Only its owner can read it (mode 0600): which patients were excluded, and why, is nobody else's.
+    Only its owner can read it (mode 0600): which patients were excluded, and why, is confidential.
     """
     require_name(path)
     with atomic_path(path, 0o600) as temporary:

@@ -57,7 +57,7 @@ class NewScan(Volume):
 
 
 def configuration(record: Mapping[str, Any] | None, digest: str | None) -> PreprocessConfig:
-    """The configuration that an encoder records, or, where it was trained on none of ours, the default.
+    """The configuration that an encoder records; the default if its training volumes are not of this package.
 
     Raises FmctError where its digest shows that this version would preprocess in another way.
     """

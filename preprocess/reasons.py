@@ -1,4 +1,4 @@
-"""Why a file, a slice or a series does not become (part of) a volume."""
+"""Reasons why a file, a slice or a series does not become (part of) a volume."""
 
 from enum import StrEnum
 from typing import Literal, Self
@@ -8,7 +8,7 @@ Stage = Literal["select", "build"]
 
 
 class Reason(StrEnum):
-    """One word for each way that input falls short; the value is what tables hold."""
+    """A code for each reason; tables hold its value."""
 
     # Files, found by the scan.
     UNREADABLE_FILE = "unreadable_file"
@@ -144,4 +144,4 @@ class Rejection(Exception):  # noqa: N818 - it is an outcome, not a defect
 
 
 class IncompleteError(Rejection):
-    """A volume could be made of a series, but the head is not whole in it."""
+    """A volume could be made of a series, but the head in it is incomplete."""

@@ -41,7 +41,7 @@ def preprocess(
     """Turn the series of `catalog` into shards, manifest, quarantine, QC montage and summary in `out`.
 
     Only tasks that are missing, or whose input or configuration changed, are done; the files do not
-    depend on `config.workers`, nor on how often the work was broken off.
+    depend on `config.workers`, nor on how often the work was interrupted.
 
     Raises FmctError as `plan`, `run_task` and `collect` do. A task that fails lets the others finish.
     """

@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves either the old file or the new one, and never another's."""
+"""Atomic file writes: a killed process leaves either the old file or the new one, never another's."""
 
 import os
 import secrets
@@ -13,7 +13,7 @@ TEMPORARY_SUFFIX = ".tmp"
 def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit sync it and rename it to `path`.
 
-    There is an empty new file at the temporary path, made by this process under a name that nobody can guess,
+    There is an empty new file at the temporary path, made by this process under an unguessable name,
     so that no link of another user's is followed; a link at `path` itself is replaced, not followed. mode: of
     the file, before the process's mask (umask). The file must be closed by the end. On an exception it is
     removed and `path` stays as it was; an OSError that names the temporary path, or none, then names `path`.

@@ -130,7 +130,7 @@ def _read_row(descriptor, offset, extent, row, stored):  # type: ignore[no-untyp
 
 @_jit
 def _decode(context, chunk, planes):  # type: ignore[no-untyped-def]
-    """The two streams of a chunk with its checksum, one behind the other in `planes`."""
+    """The two streams of a chunk with its checksum, one after the other in `planes`."""
     length = len(chunk) - 4
     if length < _BLOCK + 8:
         return OTHER_LAYOUT

@@ -1,8 +1,7 @@
-"""Where code that was compiled is kept for the next time: a folder that nobody else can write to.
+"""The cache of compiled code: a folder to which no other user can write.
 
-Whoever can write there has his code run by us, so a folder is used only if it is ours by owner, mode and the
-folders above it. It is tried by writing; where no place can be used, nothing is kept, which costs the time
-to compile.
+Code from there is executed, so a folder is used only if its owner, its mode and the folders above it are
+safe. It is tested by writing; if no folder can be used, nothing is cached, which costs the time to compile.
 """
 
 import atexit
@@ -29,12 +28,12 @@ _LIBRARIES = {
     "TRITON_CACHE_DIR": "triton/cache",
     "TORCH_EXTENSIONS_DIR": "torch_extensions",
 }
-"""Environment: by what each library is told of its folder below ours; without it theirs are in the home."""
+"""Environment: the variable of each library for its folder below ours; by default theirs are in the home."""
 
 _INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
 
 _CHOSEN = "FMCT_CACHE_CHOSEN"
-"""Environment: the folder of ours that they were told of."""
+"""Environment: the folder that was set for them."""
 
 TRIED_BYTES = 4096
 """A full disk still makes empty files."""
@@ -42,7 +41,7 @@ TRIED_BYTES = 4096
 
 @cache
 def place() -> Path | None:
-    """The first of `candidates` that can be used, which is made where it is missing; None where none can."""
+    """The first of `candidates` that can be used, created if missing; None if there is none."""
     for number, path in enumerate(candidates()):
         why = trouble(path)
         if why is None:
@@ -70,10 +69,10 @@ def candidates() -> list[Path]:
 
 
 def trouble(path: Path) -> str | None:
-    """Why a folder, which is made if need be, cannot be used; None where it can.
+    """Why a folder, which is created if needed, cannot be used; None if it can.
 
-    It has to be a folder and no link, ours, writable by nobody else, and below folders in which nobody else
-    can put another in its place; and a file must find room in it.
+    It has to be a folder and no link, ours, writable by no one else, and below folders in which no one
+    else can replace it; and it must have space for a file.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,8 +99,8 @@ def _began_by_itself() -> bool:
 def set_for_libraries() -> None:
     """Have matplotlib, Triton and PyTorch's extensions, here and in what is started, keep files below ours.
 
-    What the user has set stays; what a process of ours had set, perhaps on another node, is chosen anew.
-    Without a place of ours they get a folder that is removed at the end.
+    Values set by the user are kept; values set by another process of this package, perhaps on another
+    node, are chosen again. Without a usable folder they get one that is removed at the end.
     """
     inherited = os.environ.pop(_CHOSEN, None)
     for variable in _LIBRARIES:
@@ -116,8 +115,8 @@ def set_for_libraries() -> None:
 def set_for_inductor() -> None:
     """Have TorchInductor keep its files on this node, unless the user has set where; before it compiles.
 
-    It locks them, which a home's file system may not offer. By default they are in /tmp under a name that
-    anybody can take first.
+    It locks them, which a home's file system may not offer. By default they are in /tmp under a
+    name that any user can create first.
     """
     if not os.environ.get(_INDUCTOR):
         local = next((path for path in reversed(candidates()) if trouble(path) is None), None)

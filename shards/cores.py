@@ -1,4 +1,4 @@
-"""How many cores this process may use, which on a shared machine is fewer than there are."""
+"""The number of cores that this process may use, which on a shared machine is fewer than the total."""
 
 import os
 from pathlib import Path

@@ -147,7 +147,7 @@ class Dataset:
 
     @contextmanager
     def _opened(self, i: int) -> Iterator[int]:
-        """The file that holds volume i, open for one read, lest a process hold thousands."""
+        """The file that holds volume i, open for one read, so that a process does not hold thousands."""
         descriptor = self._open_shard(i)
         try:
             if os.fstat(descriptor).st_size != self.info.shards[self._shards[i]].bytes:

@@ -1,7 +1,7 @@
 """Datasets made from others: converted, sampled, split, with shards of another size.
 
-A derived dataset is a plan, which shard gets which volumes, and one worker a shard. A run that was
-killed goes on: a shard that is whole and holds what the plan says is kept. dataset.json comes last.
+A derived dataset is a plan of volumes per shard, with one worker per shard. A
+killed run is resumed: a complete shard that matches the plan is kept. dataset.json is written last.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The one exception type that means "the user can mend this", and those of its kinds that are told apart."""
+"""The exception type for errors that the user can fix, and its subtypes."""
 
 import errno
 import os
@@ -8,34 +8,34 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class FmctError(Exception):
-    """An expected failure, told in one line that names the file or key and the remedy.
+    """An expected failure, reported in one line that names the file or key and the remedy.
 
     The command line prints the message without a traceback and exits with `exit_code`;
-    anything that is not an FmctError is a defect of ours and keeps its traceback.
+    anything that is not an FmctError is a bug and keeps its traceback.
     """
 
     exit_code = 2
 
 
 class RefusedError(FmctError):
-    """A file that the system does not give or take: nothing is known of its bytes, which is no damage."""
+    """A file that the system does not read or write: nothing is known of its bytes, so it is not damage."""
 
     number: int = 0
     """What the system said (errno), where it did."""
 
 
 class NoRoomError(RefusedError):
-    """A full disk or quota: once there is room, the same command goes on."""
+    """A full disk or quota: once there is space, the same command resumes."""
 
     exit_code = 73
     """EX_CANTCREAT of sysexits.h: a launcher may try again later."""
 
 
 class UnavailableError(RefusedError):
-    """A disk or a file server that fails, or want of memory or of open files."""
+    """A failing disk or file server, or a lack of memory or of open files."""
 
     exit_code = 74
-    """EX_IOERR of sysexits.h: later, or on another node, the same command may go on."""
+    """EX_IOERR of sysexits.h: later, or on another node, the same command may succeed."""
 
 
 class DamagedDataError(FmctError):
@@ -43,7 +43,7 @@ class DamagedDataError(FmctError):
 
 
 class LostProcessError(FmctError):
-    """A process of ours that the system has killed, or that died."""
+    """A child process that was killed by the system, or that died."""
 
     exit_code = 71
     """EX_OSERR of sysexits.h: it may be another's doing, and a launcher may try again."""
@@ -72,7 +72,7 @@ _REMEDIES = {
     errno.ENOMEM: "give it more memory, or use fewer workers",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
 }
-"""What to do about a file that the system refuses; all else that it says is a defect of ours."""
+"""The remedy for each error of the system on a file; any other error is a bug."""
 
 _OF_BYTES = (None, errno.EINVAL, errno.EOVERFLOW, errno.ENOENT)
 """Numbers of an OSError that the bytes of a file, or its absence, may bring about: a parser's own has none,
@@ -83,17 +83,16 @@ _NO_TEMPORARY = "temporary directory"
 
 
 def refusal_kind(error: OSError) -> type[RefusedError]:
-    """Which refusal an error of the system's is, for those who say it in words of their own."""
+    """The exception type for an error of the system, for callers with their own message."""
     if error.errno in DISK_FULL:
         return NoRoomError
     return UnavailableError if error.errno in (*_FAILS, *SCARCE) else RefusedError
 
 
 def refusal(error: BaseException) -> RefusedError | None:
-    """The one line for a refusal of the system's that the user can mend, with its exit code; None for others.
+    """The one-line error for a failure of the system that the user can fix, with its exit code; None for others.
 
-    It must bear the file's name, but where a disk is full or memory or open files run out, which is nobody's
-    defect.
+    It must have the file's name, except if a disk is full or memory or open files run out.
     """
     if isinstance(error, MemoryError):
         return UnavailableError(f"out of memory ({error}): {_REMEDIES[errno.ENOMEM]}".replace(" ()", ""))
@@ -115,9 +114,9 @@ def refusal(error: BaseException) -> RefusedError | None:
 
 
 def raise_refusal(error: BaseException, path: str | os.PathLike[str]) -> None:
-    """Raise the machine's failure, met in reading the file `path`; return where it says that bytes are wrong.
+    """Raise an error of the system in reading the file `path`; return if it is caused by the bytes.
 
-    To be called before an exception is taken for damage, or for a file that is not there.
+    To be called before an exception is treated as damage, or as a missing file.
     """
     if isinstance(error, RefusedError):
         raise error

@@ -1,4 +1,4 @@
-"""The two shard formats behind one interface."""
+"""The common interface of the two shard formats."""
 
 from collections.abc import Callable
 from pathlib import Path

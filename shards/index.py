@@ -1,4 +1,4 @@
-"""The index: one row a volume, as an Arrow table; Parquet beside each shard and for the dataset."""
+"""The index: one row per volume, as an Arrow table; Parquet beside each shard and for the dataset."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -82,7 +82,7 @@ def rules(kinds: Mapping[str, KindSpec], columns: tuple[str, ...], where: object
 
 
 def require_several(where: object, name: str, rule: str, values: NDArray[np.float64]) -> None:
-    """Raise FmctError where a column of another kind than binary has nothing to tell apart."""
+    """Raise FmctError where a column of another kind than binary has only one value."""
     if rule in ("binary", "time"):
         return
     known = np.unique(values[~np.isnan(values)])

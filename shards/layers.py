@@ -32,7 +32,7 @@ HOMES = {
     "launch.slurm": "slurm",
     "fmct_hpc": "train",
 }
-"""The layer that a package of ours asks for first, where a module is in several."""
+"""The preferred layer of a package, if a module is in several."""
 
 
 class MissingLayerError(FmctError):

@@ -19,7 +19,7 @@ WITHOUT = "FMCT_NO_LOCKS"
 """Environment: 1 for a file system that has no locks, where the user starts one command at a time."""
 
 RESTART_SECONDS = 150.0
-"""NFS keeps the locks of a client that has died for its lease, 90 seconds where nobody changed it."""
+"""NFS keeps the locks of a client that has died for its lease, 90 seconds by default."""
 
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _held: set[int] = set()

@@ -25,7 +25,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
     """Join datasets of one format and preprocessing configuration.
 
     A shard's file is shared with its source by a hard link where both are on one file system, else
-    copied and checked; it keeps its name unless two sources have the same. A run that was killed goes on.
+    copied and checked; it keeps its name unless two sources have the same. A killed run is resumed.
 
     Raises FmctError where the sources differ in format, spacing or configuration, share a volume or are
     damaged, or `out` holds other data.

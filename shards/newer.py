@@ -24,5 +24,5 @@ def newer(what: Path | str, error: Exception) -> FmctError | None:
 
 
 def unread(what: Path | str, error: Exception, otherwise: str) -> FmctError:
-    """The refusal of a file that is none of ours; `otherwise` says what is wrong where it is not newer."""
+    """The error for a file that cannot be read; `otherwise` is the message if it is not newer."""
     return newer(what, error) or FmctError(f"{what}: {otherwise}")

@@ -1,4 +1,4 @@
-"""parts.parquet: the part of a split that each patient of a dataset is in, for who trains or tests on it."""
+"""parts.parquet: the part of a split that each patient of a dataset is in, for training and testing."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

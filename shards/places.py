@@ -1,4 +1,4 @@
-"""Whether an output can be written where it is to go: found out before the work for it, not after."""
+"""Checks that an output can be written, before the work starts."""
 
 import os
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Do two configurations of preprocessing make the same voxels of a series, whatever else they differ in?"""
+"""Whether two configurations of preprocessing give the same voxels, whatever else differs."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Folders that nobody else can change, below places where others may write, such as a node's scratch."""
+"""Folders that no one else can change, below directories where others may write, such as a node's scratch."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""What a volume is among those of its study: kernel and thickness in a word, and its place among them."""
+"""The role of a volume within its study (kernel and thickness), and its rank."""
 
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -46,9 +46,9 @@ def thickness_of(slice_thickness_mm: float | None, slice_gap_mm: tuple[float, fl
 def places(index: pa.Table) -> Places:
     """Roles and ranks of the volumes of an index (shards.index), in its order.
 
-    Where the index does not hold them, as that of a dataset with one volume a study, roles are told by the
-    facts, and volumes of a study are ranked as selection does by default: by kernel, the thinnest, then the
-    one of more slices, at last the lesser key.
+    Where the index does not hold them, as that of a dataset with one volume a study, roles are derived
+    from the facts, and volumes of a study are ranked as selection does by default: by kernel, the
+    thinnest, then more slices, finally the smaller key.
     """
     told = [name for name in OF_STUDY if name in index.column_names]
     rows = index.select([*_FACTS, *told]).to_pylist()

@@ -1,4 +1,4 @@
-"""Who else may read what is written: one mask (umask) for a whole process and those that it starts."""
+"""Who may read the outputs: one mask (umask) for a process and its children."""
 
 import os
 from typing import Literal
@@ -8,7 +8,7 @@ from shards.errors import FmctError
 Share = Literal["owner", "group", "all"]
 
 VARIABLE = "FMCT_SHARE"
-"""Environment: what jobs and ranks are told of the choice."""
+"""Environment: passes the choice to jobs and ranks."""
 
 
 _MASKS: dict[str, int] = {"owner": 0o077, "group": 0o027, "all": 0o022}

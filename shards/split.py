@@ -1,4 +1,4 @@
-"""Parts and samples of a dataset, drawn by hashing keys: the same for ever, whatever else is stored.
+"""Parts and samples of a dataset, drawn by hashing keys: always the same, whatever else is stored.
 
 A patient's part is a function of the seed and the patient's key alone. It stays the same when the archive
 grows, and no patient is in two parts. Patients who share a scan are one (shards.patients).
@@ -36,7 +36,7 @@ def draw(seed: int, key: str) -> float:
 def assign(
     dataset: Dataset, fractions: Mapping[str, float], seed: int, ood: Path | None = None
 ) -> dict[str, list[int]]:
-    """The volumes of each part, patients whole, and in one part those who share a scan.
+    """The volumes of each part, split by patients; patients who share a scan are in one part.
 
     ood: a site's table of test sets of other distributions (shards.ood_table): their patients are in parts
     `ood:NAME`, and the fractions are of the others.

@@ -17,7 +17,7 @@ class Studies(NamedTuple):
     rows: dict[str, NDArray[np.int64]]
     """By study key, in the order of their first volumes: the rows of its volumes, the best one first."""
     torn: dict[str, NDArray[np.int64]]
-    """Likewise, those whose volumes bear several Patient IDs: nobody knows whose their label is."""
+    """Likewise, those whose volumes bear several Patient IDs: the patient of their label is unknown."""
 
 
 def studies_of(index: pa.Table) -> Studies:

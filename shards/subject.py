@@ -1,7 +1,7 @@
-"""What the results in a folder are about: others must not take their place without a word.
+"""The inputs of the results in a folder, so that results of other inputs do not replace them silently.
 
-`subject.json` says it. A source is the same as before by its path, where what lies there may have changed
-(the command then does again what has), or by its digest, wherever it lies now.
+They are recorded in `subject.json`. A source is the same if its path is (its contents may have changed; the
+command then repeats the changed parts), or its digest, wherever it is now.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class Origin(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str | None
-    """From /; None where it may not be told, as a path may name a patient."""
+    """From /; None if it must not be recorded, as a path may name a patient."""
     digest: str
 
     @classmethod
@@ -48,11 +48,11 @@ class Subject(BaseModel):
 
 
 def claim(out: Path, subject: Subject, results: Iterable[str], known: bool = False) -> None:
-    """Note in the folder `out` what its results are about, before they are written.
+    """Record in the folder `out` the inputs of its results, before they are written.
 
     results: names of files that the command will write. known: results without a note, of an earlier version,
-    are known to be about the same. Raises FmctError, which names what is there, where it is about something
-    else, or nobody knows.
+    are known to be about the same. Raises FmctError, which names the existing results,
+    if their inputs are others or unknown.
     """
     before = _read(out)
     if before is None and not known:

@@ -15,7 +15,7 @@ from shards.parallel import unordered
 
 
 class Problem(NamedTuple):
-    """One thing that is not as it was written."""
+    """A difference from what was written."""
 
     file: str
     """Name of the file in the dataset directory."""
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
 
 
 class Unread(Problem):
-    """One thing that the system does not give: whether it is as it was written, nobody knows."""
+    """A file that the system does not read: whether it is damaged is unknown."""
 
 
 def verify(

@@ -31,7 +31,7 @@ class DamagedError(Exception):
 
 
 def require_shape(shape: Index3) -> None:
-    """Raise DamagedError unless a volume can have this shape: before memory is taken for it."""
+    """Raise DamagedError unless a volume can have this shape: before memory is allocated for it."""
     if min(shape) < 1 or math.prod(shape) > MOST_VOXELS:
         raise DamagedError(f"no volume has the shape {shape}")
 

@@ -1,4 +1,4 @@
-"""Writing one shard: one process, one file, a name only when it is whole."""
+"""Writing one shard: one process, one file, renamed when complete."""
 
 from contextlib import ExitStack
 from pathlib import Path

@@ -1,7 +1,7 @@
 """What the export contains: which study holds which series, on which scanner, with which quirks.
 
-Labels are balanced within every scanner and drawn apart from anatomy, pose and quirks, so that nothing
-but the bleed itself tells them.
+Labels are balanced within every scanner and drawn apart from anatomy, pose and quirks, so that only the
+bleed itself predicts them.
 """
 
 from collections import Counter
@@ -120,7 +120,7 @@ def _flawed(reason: Reason, *quirks: Quirk) -> SeriesPlan:
 
 
 _FINE_BONE = _bone(Quirk.FINE)
-"""Of every study where fractures are drawn, so that it tells of none."""
+"""Of every study if fractures are drawn, so that it does not reveal them."""
 _LOCALIZER = SeriesPlan(Kind.LOCALIZER, Reason.LOCALIZER)
 _DOSE_REPORT = SeriesPlan(Kind.DOSE_REPORT, Reason.DOSE_REPORT)
 _CAPTURE = SeriesPlan(Kind.SCREEN_CAPTURE, Reason.SECONDARY_CAPTURE)
@@ -147,8 +147,8 @@ STUDY_SERIES: tuple[tuple[SeriesPlan, ...], ...] = (
 def plan_studies(seed: int, studies: int, matrix: int, fractures: float = 0.0) -> list[StudyPlan]:
     """The first `studies` studies of the export of `seed`; study i is the same however many follow.
 
-    fractures: share of the studies with a fracture; above 0 every study has one more series, of thin slices
-    and a bone kernel, behind those that it has without.
+    fractures: share of the studies with a fracture; above 0 every study has one more series, of thin
+    slices and a bone kernel, after those that it has without.
     """
     plans = []
     on_scanner: Counter[int] = Counter()

@@ -22,7 +22,7 @@ _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _HEAD_BYTES = 8
 """Of an element: tag, VR and length."""
 _CHARACTER_SET = (b"\x08\0\x05\0", b"\0\x08\0\x05")
-"""The tag (0008,0005), which tells how texts are written, in either byte order."""
+"""The tag (0008,0005), which gives the encoding of texts, in either byte order."""
 _WITH_VALUE = re.compile(rb".{4}CS(?!\0\0)..|.{4}[^\0]\0\0\0", re.DOTALL)
 """Its head, explicit or implicit, unless it is empty."""
 _KNOWN = (b"ISO", b"GB", b"UTF-8", b"UTF8")

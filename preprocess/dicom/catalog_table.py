@@ -15,7 +15,7 @@ from preprocess.dicom.catalog import SERIES_KEY, TEXT_COLUMNS
 from shards.atomic import atomic_path
 
 SCAN_VERSION = 4
-"""Raised by whoever changes what is read from the same file; every file is then read again."""
+"""To be raised when the data read from the same file change; every file is then read again."""
 ROW_GROUP_SERIES, ROW_GROUP_INSTANCES = 512, 2**15
 """Series and instances of a Parquet row group: what reading one row decodes at most."""
 
@@ -217,7 +217,7 @@ class CatalogWriter(PrivateParquet):
         super().__init__(path, SERIES_TABLE)
 
     def add(self, table: pa.Table) -> None:
-        """Append the series of `INSTANCE_TABLE` rows, all of them, which sort behind those added before."""
+        """Append the series of `INSTANCE_TABLE` rows, all of them, which sort after those added before."""
         super().add(series_table(table))
 
     def _group_rows(self, pending: pa.Table) -> int:

@@ -34,7 +34,7 @@ def _size(encoded: bytes) -> tuple[int, int, int] | None:
     """Rows, columns and components that it declares; None where it declares none.
 
     JPEG 2000: the SIZ segment (ISO/IEC 15444-1 A.5.1), the first after the start; JPEG and JPEG-LS: a
-    frame header (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2), behind other segments.
+    frame header (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2), after other segments.
     """
     if encoded[:2] == b"\xff\xd8":
         return _jpeg_size(encoded)

@@ -113,7 +113,7 @@ class Decoder:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Tells apart what a file's bytes and what the machine make fail."""
+    """Distinguishes failures caused by a file's bytes from those of the machine."""
     try:
         yield
     except (Rejection, MemoryError):

@@ -15,11 +15,11 @@ _READ_BYTES = 2**20
 
 
 def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
-    """`count` bytes of the pixels, or as many as there are, from `offset` on; what is behind is read once.
+    """`count` bytes of the pixels, or as many as there are, from `offset` on; later bytes are read once.
 
     file: the inflated data set, explicit little endian (PS3.5 section A.5), where its pixels of `length`
     bytes begin. Raises Rejection unless whole elements, in order, follow the pixels, up to the end of the
-    last block. Overwritten bytes move all that is behind them, so that the pixels' end is a place among
+    last block. Overwritten bytes shift everything after them, so that the pixels' end is a place among
     pixels, whose bytes are no elements.
     """
     end = file.tell() + length
@@ -40,7 +40,7 @@ def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
 
 
 def _pass_element(file: BinaryIO, head: bytes, last: tuple[int, int]) -> tuple[int, int]:
-    """Go behind the element of which `head` is read; its tag, which is greater than `last`."""
+    """Skip the element whose `head` is read; its tag, which is greater than `last`."""
     damaged = Rejection(
         Reason.UNDECODABLE_PIXEL_DATA, "the bytes after the deflated pixels are not an element"
     )

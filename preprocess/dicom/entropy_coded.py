@@ -15,7 +15,7 @@ class Scan(NamedTuple):
     """What lies between a scan's header and the marker that ends it (ISO/IEC 10918-1 B.1.1.5)."""
 
     data: np.ndarray
-    """uint8: the intervals one behind the other, each filled up with ones to whole 32 bits."""
+    """uint8: the intervals one after the other, each filled up with ones to whole 32 bits."""
     starts: np.ndarray
     """Where each interval begins."""
     lengths: np.ndarray
@@ -51,7 +51,7 @@ def require_units(have: int, wanted: int, what: str) -> None:
 
 
 def require_fill(rest: np.ndarray) -> None:
-    """Raise Rejection for bytes behind the last sample that are not all 0 or all ones."""
+    """Raise Rejection for bytes after the last sample that are not all 0 or all ones."""
     if rest.any() and (rest != 255).any():
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream continues after its last sample")
 
@@ -62,8 +62,8 @@ def _unstuffed(
 ) -> tuple[int, int]:
     """Fill the others; the number of intervals, and where the scan ends.
 
-    0 behind 255 is stuffed, 208 to 215, in turn, is a restart marker (B.1.1.5, E.1.4), anything else behind
-    it ends the scan, and 255 before 255 fills (B.1.1.2).
+    0 after 255 is stuffed, 208 to 215, in turn, is a restart marker (B.1.1.5, E.1.4), anything else after it
+    ends the scan, and 255 before 255 fills (B.1.1.2).
     """
     have = found = 0
     while at < len(source):

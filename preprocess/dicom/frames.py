@@ -79,7 +79,7 @@ def _item(sequence: Any, index: int) -> Dataset:
 def frame_position(
     first: Sequence[float] | None, orientation: Sequence[float] | None, step: float | None, frame: int
 ) -> list[float] | None:
-    """Image Position of a frame of a classic multi-frame image, LPS mm; None where it is not told.
+    """Image Position of a frame of a classic multi-frame image, LPS mm; None if it is not given.
 
     Such an image gives one position, the first frame's; the others follow it along the slice normal at
     `step`, Spacing Between Slices (0018,0088), whose sign counts (PS3.3 C.8.4.15). Slice Thickness is no

@@ -1,4 +1,4 @@
-"""Whether a scan of DCT coefficients holds all its blocks, which its Huffman codes tell."""
+"""Whether a scan of DCT coefficients holds all its blocks, determined from its Huffman codes."""
 
 from functools import lru_cache
 

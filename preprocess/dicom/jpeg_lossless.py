@@ -1,4 +1,4 @@
-"""JPEG Lossless (ISO/IEC 10918-1 process 14, annex H), decoded strictly: what is not whole is told."""
+"""JPEG Lossless (ISO/IEC 10918-1 process 14, annex H), decoded strictly: incomplete data are reported."""
 
 from functools import lru_cache
 

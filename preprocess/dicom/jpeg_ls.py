@@ -1,4 +1,4 @@
-"""JPEG-LS (ISO/IEC 14495-1), decoded strictly: how much of an image a scan holds, only decoding it tells."""
+"""JPEG-LS (ISO/IEC 14495-1), decoded strictly: only decoding shows how much of an image a scan holds."""
 
 import struct
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Scan:
     samples: int
     """How many of them it holds, those of a line that it does not hold whole not counted."""
     left: int
-    """Bits behind them."""
+    """Bits after them."""
     end: int
     """Where the marker begins in the codestream that ends the scan; -1 for none."""
 
@@ -94,7 +94,7 @@ def _levels(near: int, greatest: int, *thresholds: int) -> np.ndarray:
 
 @njit()
 def _unstuffed(data: np.ndarray, at: int) -> tuple[np.ndarray, int, int]:
-    """The bits from byte `at` to a marker without the 0 that is stuffed behind 255 (A.1).
+    """The bits from byte `at` to a marker without the 0 that is stuffed after 255 (A.1).
 
     As uint32, the first bit the highest; their number; and where the marker is, -1 for none.
     """

@@ -20,7 +20,7 @@ _LSE_KINDS = (b"\1", b"\2", b"\3", b"\4")
 _FIRST = 0xC0
 """Of the markers that a codestream has (table B.1)."""
 _END_OF_LS_SCAN = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]")
-"""There a 0 bit is stuffed behind 255 (14495-1 A.1)."""
+"""There a 0 bit is stuffed after 255 (14495-1 A.1)."""
 _DIFFERENCES = 0
 """Class of the Huffman tables of DC coefficients and lossless differences."""
 
@@ -151,7 +151,7 @@ def _tables(segment: bytes) -> Tables:
 def _require_one_component(frame: bytes, header: bytes, matrix: tuple[int, int]) -> None:
     """Raise Rejection unless frame and scan are of one component, as a slice of CT is.
 
-    frame, header: those of the frame and of the scan (B.2.2, B.2.3); 0 rows stand behind the scan.
+    frame, header: those of the frame and of the scan (B.2.2, B.2.3); 0 rows: their number follows the scan.
     """
     sound = len(frame) == 9 and len(header) == 6 and frame[5] == header[0] == 1 and frame[6] == header[1]
     sound = sound and struct.unpack(">HH", frame[1:5]) in (matrix, (0, matrix[1]))

@@ -16,7 +16,7 @@ def decode(encoded: bytes, rows: int, columns: int, allocated: int) -> np.ndarra
     """The pixels of one sample, uint8, uint16 or uint32 (rows, columns), by `allocated` bits.
 
     A segment is a byte of all pixels, the most significant first. Raises Rejection: truncated_pixel_data
-    where one decodes to fewer, undecodable_pixel_data where there are others or one goes on.
+    where one decodes to fewer, undecodable_pixel_data if there are others or one is too long.
     """
     planes, count = allocated // 8, rows * columns
     head = struct.unpack("<16L", encoded[:_HEADER_BYTES].ljust(_HEADER_BYTES, b"\0"))

@@ -24,7 +24,7 @@ from preprocess.dicom.inflate import INDEX_SPACING, MOST_UNPACKED, RATIO_FROM, I
 from preprocess.reasons import Reason, Rejection
 
 START_BYTES = 512
-"""What the kind of a file is told from: a tar header (POSIX.1 pax), the longest of all."""
+"""Bytes that determine the kind of a file: a tar header (POSIX.1 pax), the longest of all."""
 HEADER_BUFFER = 8192
 """Bytes a header is read in. Not the file system's block size: Lustre's is megabytes, whole images."""
 _ZIP_END_BYTES = 22
@@ -245,7 +245,7 @@ def _iso_members(
 
 
 def _gzip_size(path: Path) -> int:
-    """Unpacked bytes, as the end of a gzip file tells (RFC 1952 section 2.3.1): less than 4 GiB."""
+    """Unpacked bytes, as stated at the end of a gzip file (RFC 1952 section 2.3.1): less than 4 GiB."""
     with path.open("rb") as file:
         file.seek(-4, io.SEEK_END)
         return int.from_bytes(file.read(), "little")

@@ -42,7 +42,7 @@ _CHARACTER_SET = BaseTag(0x00080005)
 _META = {tag: BaseTag(tag) for tag in (0x00020002, 0x00020003, 0x00020010)}
 """Media Storage SOP Class and Instance UID, Transfer Syntax UID."""
 _BEGINNING = b"DICM\x02\0\0\0UL\x04\0"
-"""Behind the preamble: the prefix and the head of File Meta Information Group Length (PS3.10 section 7.1)."""
+"""After the preamble: the prefix and the head of File Meta Information Group Length (PS3.10 section 7.1)."""
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _MEDIA_DIRECTORY = b"1.2.840.10008.1.3.10"
 _PLAIN_UID = re.compile(rb"[0-9.]{1,64}\0?")
@@ -174,7 +174,7 @@ def _behind_item(window: bytes, at: int, length: int, depth: int, count: int) ->
 
 
 def _require(window: bytes, at: int, size: int) -> int:
-    """The place behind `size` bytes at `at`, which must be in the window."""
+    """The position after `size` bytes at `at`, which must be in the window."""
     if at + size > len(window):
         raise _OddError
     return at + size

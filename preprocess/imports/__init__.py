@@ -1,1 +1,1 @@
-"""Volumes that are no DICOM: from a table of files to a catalog."""
+"""Volumes in other formats than DICOM: from a table of files to a catalog."""

@@ -23,8 +23,8 @@ class Listed:
 def listed(rows: Iterable[Row], folder: Path) -> list[Listed]:
     """The rows, ordered by patient, study and series; paths are relative to `folder`, or absolute.
 
-    A row that does not say whose file it names, and one that repeats an earlier one's file or series, is
-    refused under a name of its own, so that it is not taken for a part of that one.
+    A row without patient or study, and one that repeats an earlier one's file or series, is
+    rejected under a separate name, so that it is not treated as a part of that one.
     """
     found: list[Listed] = []
     named: set[object] = set()

@@ -134,7 +134,7 @@ def _counts(refused: Iterable[tuple[int, Reason, str]]) -> dict[Reason, int]:
 
 
 def _write_refused(out: Path, refused: list[tuple[int, Reason, str]]) -> None:
-    """A row each, by its number in the table, and without a key: its order may tell of patients."""
+    """One row each, by its number in the table, without a key: its order may reveal patients."""
     schema = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
     rows = [{"row": row, "reason": str(reason), "detail": detail} for row, reason, detail in refused]
     with atomic_path(out / REFUSED) as temporary:

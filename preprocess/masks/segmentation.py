@@ -33,8 +33,8 @@ def is_dicom(path: Path) -> bool:
 def read_segmentation(path: Path, classes: Classes, of_class: int | None) -> tuple[Planes, str]:
     """The segments of an object as planes, and its Study Instance UID (`preprocess.masks.files.read_planes`).
 
-    A segment is told by its number, else by its type (scheme:value of the code, Segmented Property Type).
-    Raises FmctError where highdicom is not installed.
+    A segment is identified by its number, else by its type (scheme:value of the code, Segmented Property
+    Type). Raises FmctError where highdicom is not installed.
     """
     try:
         from highdicom.seg import segread

@@ -1,4 +1,4 @@
-"""Defacing: blanking the soft tissue of the face, so that no surface shows whose head it is.
+"""Defacing: blanking the soft tissue of the face, so that no surface identifies the patient.
 
 The brain is found as the largest soft object that bone walls in, in the head's upper part: beneath it neck
 and shoulders may be larger. What has no brain before or beneath it is the face; there everything that is
@@ -49,7 +49,8 @@ def deface(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.nda
     voxels: int16 HU, (D, H, W) growing towards superior, anterior, right. Bone, brain, and what lies above
     the brow or behind the brain's middle, stay as they are; blanked voxels are `AIR_HU`.
 
-    Raises Rejection(deface_failed) where no brain is found to go by, or what is found may be something else.
+    Raises Rejection(deface_failed) if no brain is found as a reference, or the object found may be
+    something else.
     """
     face = face_mask(voxels, spacing_mm)
     bone = voxels > BONE_HU

@@ -86,7 +86,7 @@ class Pseudonymizer:
 
     @property
     def fingerprint(self) -> str:
-        """What tells this key from another and gives nothing away of it, 32 hexadecimal digits."""
+        """Identifies this key without revealing it, 32 hexadecimal digits."""
         return self.keyed("fingerprint of the key")
 
     def keyed(self, domain: str, *parts: str) -> str:

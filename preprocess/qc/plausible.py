@@ -24,7 +24,7 @@ def shown(
 ) -> dict[Reason, str]:
     """The findings of `VOXELS_SHOW` about a volume, int16 HU (D, H, W) as stored, with a line each.
 
-    told_enhanced: what its headers say of an agent; where they tell of one, none is looked for.
+    told_enhanced: whether its headers state an agent; if they do, none is searched for.
     """
     rings = coarse(voxels, spacing_mm)
     objection = head_objection(voxels, spacing_mm, rings)

@@ -1,4 +1,4 @@
-"""What to do about each reason for which a series is not used: a line each, for the QC report."""
+"""The remedy for each reason why a series is not used: one line each, for the QC report."""
 
 from preprocess.reasons import Reason
 

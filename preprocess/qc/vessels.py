@@ -1,4 +1,4 @@
-"""Is an agent in the vessels, whatever the header says? Thin, long, dense structures in the brain tell.
+"""Detection of an agent in the vessels by thin, long, dense structures in the brain.
 
 Arteries and veins with an agent have 150 to 400 HU, which nothing else in a brain has over that length: clots
 have up to 95 HU, calcifications of pineal gland and plexus are short, and metal is denser.
@@ -12,7 +12,7 @@ from preprocess.qc.brain import Coarse, block_means
 THIN_MM = 2.0
 """Of the blocks whose means are judged: noise halves and more, and a vessel of 3 mm stays."""
 COARSEST_MM = 2.5
-"""In longer voxels small vessels vanish, and nothing is told."""
+"""In longer voxels small vessels vanish, and nothing is reported."""
 VESSEL_HU = (105, 400)
 """Above clots and their noise; below bone and metal."""
 BONE_HU = 450

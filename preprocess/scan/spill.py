@@ -119,7 +119,7 @@ class Partitions:
         self._buffer, self._buffered = [], 0
 
     def _read(self, path: Path) -> pa.Table:
-        """The streams in the file, one behind the other."""
+        """The streams in the file, one after the other."""
         tables = []
         with pa.OSFile(str(path)) as file:
             while file.tell() < file.size():

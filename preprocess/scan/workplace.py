@@ -39,12 +39,12 @@ class Work:
 
     @property
     def parts(self) -> Path:
-        """What workers found; a scan that was killed goes on from it."""
+        """Findings of workers; a killed scan resumes from them."""
         return self.root / "parts"
 
     @property
     def scratch(self) -> Path:
-        """What a killed scan makes anew."""
+        """What is made again after a killed scan."""
         return self.root / "scratch"
 
     @property
@@ -102,7 +102,7 @@ def _require_own(table: Path, columns: Set[str]) -> None:
 
 
 def parts_kept(catalog: Path) -> int:
-    """How many batches of files an unfinished scan has read; the next one goes on from them."""
+    """How many batches of files an unfinished scan has read; the next one resumes from them."""
     return len(list(Work(catalog).parts.glob("*.parquet")))
 
 

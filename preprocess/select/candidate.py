@@ -104,10 +104,10 @@ class Candidate:
 def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]:
     """Best first: axial ones that show the whole head by `config.prefer`, then other ones, other planes last.
 
-    Those that end below another one of their space, or are named for a part of the head, come behind it, and
-    monoenergetic images behind scans.
+    Those that end below another one of their space, or are named for a part of the
+    head, come after it, and monoenergetic images after scans.
 
-    Ties go to the wider, the one of more slices, and at last the lesser Series Instance UID, so that
+    Ties are decided by the wider one, more slices, and finally the smaller Series Instance UID, so that
     the order is the same on every machine.
     """
     tops: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Was an image taken with a contrast agent in the vessels? Its description tells, or the agent's fields."""
+"""Whether an image has a contrast agent in the vessels, by its description or the agent's fields."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ GOVERNED_WORDS = 3
 def has_contrast(texts: Texts, lexicon: Lexicon) -> bool | None:
     """Whether an agent is stated, by Series Description (0008,103E) and the Contrast/Bolus attributes.
 
-    None where neither tells. The description comes first, because some scanners write the agent into every
+    None if neither states it. The description comes first, because some scanners write the agent into every
     series of an examination, its plain scan included; a description of an enhanced image stands against a
     field that says that no agent was given. Study and protocol say nothing of one series: the plain scan of
     an angiography is the one that is wanted.
@@ -23,7 +23,7 @@ def has_contrast(texts: Texts, lexicon: Lexicon) -> bool | None:
 
 
 def any_contrast(said: Iterable[Texts], lexicon: Lexicon) -> bool | None:
-    """`has_contrast` of images of one series: an agent that some tell of is in the vessels of the others too.
+    """`has_contrast` of images of one series: an agent that some of them state counts for the others too.
 
     It was given between them, or was written into some headers only.
     """
@@ -69,7 +69,7 @@ def _meanings(text: str, hits: Iterable[Hit]) -> set[str]:
 
 
 def _governs(text: str, governor: Hit, hit: Hit) -> bool:
-    """Does a negation reach as far as a word behind it?"""
+    """Whether a negation applies to a word after it."""
     between = text[governor.end : hit.start]
     most = 0 if governor.spaceless else GOVERNED_WORDS
     return (
@@ -80,7 +80,7 @@ def _governs(text: str, governor: Hit, hit: Hit) -> bool:
 
 
 def _follows(text: str, mention: Hit, hit: Hit) -> bool:
-    """Does a negation stand behind what it negates: "contrast: none"?"""
+    """Whether a negation follows the word that it negates: "contrast: none"."""
     between, rest = text[mention.end : hit.start], text[hit.end :]
     if re.search(r"\w", between) or hit.meaning == "lifts":
         return False

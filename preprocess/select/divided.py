@@ -1,8 +1,8 @@
-"""A series that was cut in two by its Patient IDs: no part of it is a patient's head.
+"""A series that is divided between two Patient IDs: no part of it is a complete head.
 
-An archive that is told another Patient ID (0010,0020) while it sends a series gives the rest of the images
-the new one, and all UIDs stay. What has the same UIDs under another ID may also be the whole series again,
-or another patient's, as careless anonymisers repeat UIDs.
+An archive in which a Patient ID (0010,0020) is changed while it sends a series writes the new one into the
+remaining images, and keeps all UIDs. Images with the same UIDs under another ID may also be a complete copy
+of the series, or another patient's, because careless anonymisers repeat UIDs.
 """
 
 from collections.abc import Collection, Iterable, Mapping

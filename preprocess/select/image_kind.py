@@ -83,7 +83,7 @@ def _named_energy(description: str, lexicon: Lexicon) -> bool:
 
 
 def energy_kev(image: Instance) -> float | None:
-    """The photon energy that the series description of a monoenergetic image tells, keV."""
+    """The photon energy that the series description of a monoenergetic image states, keV."""
     found = _ENERGY.search(image.texts.series_description)
     return float(found[1] or found[2]) if found else None
 

@@ -77,7 +77,7 @@ def _chain(start: _Single, above: dict[int, list[_Single]]) -> list[_Single]:
 
 
 def _adjoin(below: _Single, above: _Single, config: SelectConfig) -> bool:
-    """Does the second part go on where the first ends, on the same stack?"""
+    """Whether the second part continues where the first ends, in the same stack."""
     a, b = below[1].slices, above[1].slices
     heights = b.positions[[0, -1]] @ a.normal
     if heights[0] <= a.heights[0] or heights[1] <= a.heights[-1]:

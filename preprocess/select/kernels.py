@@ -1,4 +1,4 @@
-"""Is a reconstruction kernel a soft-tissue or a bone (sharp) one? Its name tells, by vendor, or its words."""
+"""Whether a reconstruction kernel is a soft-tissue or a bone (sharp) one, by vendor and name or words."""
 
 import re
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 r"""Finding terms in a text as people write them: by whole words, without regard to case, accents and marks.
 
-A term is matched as it is folded, at the borders of words; where a `*` begins or ends it the word may go on.
+A term is matched as it is folded, at the borders of words; a `*` at its start or end allows a longer word.
 A space in it is any mark or space between words, as `_`, `-` or `:`. `^` and `$` bind it to the text's ends.
 A plus, minus or slash is matched as it is, so that `c+` and `c-` are two terms. Scripts that write no spaces
 (Chinese, Japanese, and Korean, which joins its particles) are searched for anywhere.

@@ -99,17 +99,17 @@ class SelectConfig(Section):
     allow_derived: bool = False
     """Reformats, projections and averages repeat an acquisition; allow where nothing else was archived."""
     contrast: Literal["without", "with", "any"] = "without"
-    """The reference's volumes are non-contrast; series description and Contrast/Bolus attributes tell."""
+    """The reference's volumes are non-contrast; read from series description and Contrast/Bolus attributes."""
     unknown_contrast: Literal["without", "neither"] = "without"
-    """What a series is of which no text tells: most plain heads' say nothing, so that "neither" leaves few;
-    `fmct select` ends with the texts that no term understood."""
+    """How to count a series if no text states its contrast: most texts of plain heads
+    do not, so that "neither" leaves few; `fmct select` ends with the texts that no term matched."""
     terms: Terms = ()
     """A site's words beside preprocess/select/terms.csv, listed or as the path of such a CSV."""
     kvp_range: Range = (80.0, 150.0)
     """The reference's own filter (KVP 0018,0060)."""
     kev_range: Range = (60.0, 100.0)
     """Virtual monoenergetic images: in this range soft tissue has about the values that it has at 120 kV, and
-    iodine has not twice its (one whose energy is not told is refused). Their study's other scans go first."""
+    iodine has not twice its (one without its energy is rejected). Their study's other scans go first."""
     kernels: Annotated[tuple[KernelClass, ...], Field(min_length=1)] = ("soft", "unknown")
     """Best first. Bone kernels amplify noise in brain; their study nearly always has a soft twin."""
     table: Table | None = None
@@ -132,7 +132,7 @@ class SelectConfig(Section):
     join: bool = True
     """Skull base and vault that were stored as separate series become one volume (preprocess.select.join)."""
     keep: Literal["best", "all"] = "best"
-    """Of a study: reconstructions of one scan are near copies, which would weigh some patients manifold."""
+    """Of a study: reconstructions of one scan are near copies, which would overweight some patients."""
     prefer: Annotated[tuple[Criterion, ...], AfterValidator(_distinct)] = ("kernel", "thinnest", "widest")
     """What makes a series the best of its study, most important first (preprocess.select.candidate)."""
 

@@ -14,7 +14,7 @@ from preprocess.select.lexicon import Lexicon
 from preprocess.select.rules import SelectConfig
 
 Verdict = tuple[Reason, str] | None
-"""The rule that fails and the numbers behind it, or None."""
+"""The rule that fails and its numbers, or None."""
 
 
 def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counter[Reason]]:

@@ -104,7 +104,7 @@ def _build_best(
     config: SelectConfig,
     build: Build,
 ) -> None:
-    """Build candidates, the best first, until one is a volume, or all; `become` is told of each."""
+    """Build candidates, the best first, until one is a volume, or all; `become` is called for each."""
     chosen: Candidate | None = None
     queue = deque(candidates)
     incomplete: dict[int, Candidate] = {}
@@ -136,7 +136,7 @@ def _build_best(
 def _candidates(
     outcomes: dict[int, Outcome], become: Callable[..., None], config: SelectConfig
 ) -> list[Candidate]:
-    """What could become a volume, the best first; `become` is told of the series that fall out here."""
+    """Candidates for a volume, the best first; `become` is called for the series that are rejected here."""
     for one, rejection in _reformats(list(outcomes.values())):
         become([one], rejection=rejection)
     singles = [(o.series, o.usable) for o in outcomes.values() if o.usable and not o.rejection]
@@ -198,7 +198,7 @@ def _lies_axial(instance: Instance) -> bool:
 def as_rejection(error: Exception, name: str = "a series") -> Rejection:
     """What an exception says about a series: a rejection, or that ours or a codec's defect met it.
 
-    A defect's message may quote the file, so only its class is told, and its place is logged. The
+    A defect's message may quote the file, so only its class is reported, and its location is logged. The
     machine's failures, which are not the series', are raised again.
     """
     if isinstance(error, FmctError | MemoryError | OSError):

@@ -1,6 +1,7 @@
-"""The words by which headers tell what an image is: a table in data, which a site extends in its recipe.
+"""The words by which headers describe an image: a data table, which a site extends in its recipe.
 
-preprocess/select/terms.csv has the columns of `Term`. How a term is matched, preprocess.select.lexicon says.
+preprocess/select/terms.csv has the columns of `Term`. preprocess.select.lexicon describes how a term is
+matched.
 """
 
 from functools import cache
@@ -45,7 +46,7 @@ class Term(BaseModel):
     """Words, without regard to case and accents; see preprocess.select.lexicon."""
     meaning: str
     negation: str = ""
-    """What it means behind a negation; empty where none changes it."""
+    """Its meaning after a negation; empty if none changes it."""
     source: str = ""
     """Where the term is from: 0.1.0's patterns, a part of the DICOM standard, an issue, or usage (as
     radiologists write in that language)."""

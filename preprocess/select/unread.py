@@ -22,7 +22,7 @@ class NotUnderstood(BaseModel):
     texts: dict[str, int] = {}
     """CT series with a text that no term understood, by attribute."""
     contrast: int = 0
-    """Series in volumes of which no text tells whether an agent was given."""
+    """Series in volumes for which no text states whether an agent was given."""
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome], lexicon: Lexicon) -> "NotUnderstood":
@@ -45,7 +45,7 @@ class NotUnderstood(BaseModel):
 def unread_texts(images: Iterable[Instance], lexicon: Lexicon) -> set[tuple[str, str]]:
     """(Attribute, text) of the CT images' texts in which there is no term.
 
-    A Contrast/Bolus Agent without one is taken for an agent's name, a kernel is of the class "unknown".
+    A Contrast/Bolus Agent without one counts as an agent's name, a kernel is of the class "unknown".
     """
     images = [image for image in images if image.modality == "CT"]
     said = texts_of(images)

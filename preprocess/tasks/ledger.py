@@ -1,7 +1,7 @@
-"""The ledger: a folder of marker files, each of which says that a task is done and what came of it.
+"""The ledger: a folder of marker files, each of which records a finished task and its results.
 
-Files of a task bear its number and the head of its digest, so that what was made of another input or
-configuration is never taken for it, and stays whole until the new output is complete.
+Files of a task bear its number and the head of its digest, so that outputs of another input or
+configuration are never mistaken for it, and are kept until the new output is complete.
 """
 
 from collections import Counter
@@ -70,7 +70,7 @@ class TaskFiles:
 
     @property
     def lock(self) -> str:
-        """Name of the file, beside the marker, that whoever does the task holds locked."""
+        """Name of the file, beside the marker, that the process of the task holds locked."""
         return f".{self.stem}.lock"
 
     @property

@@ -33,7 +33,7 @@ from shards.schema import FORMAT_VERSION
 log = logging.getLogger(__name__)
 
 PROCESSING_VERSION = 9
-"""Raised by whoever changes what is made of the same input and configuration; every task is then redone."""
+"""To be raised when the same input and configuration give other outputs; every task is then repeated."""
 MANIFEST, QUARANTINE, SUMMARY = "manifest.parquet", "quarantine.parquet", "summary.json"
 """What is made of all tasks, in the output folder."""
 BYTES_PER_PIXEL = 2

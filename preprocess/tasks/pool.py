@@ -26,9 +26,9 @@ def run_tasks(
 ) -> Iterator[tuple[int, FmctError] | None]:
     """Do the tasks numbered `todo` in `config.workers` processes.
 
-    Yields once after each task, in the order in which they end: its number and error if it failed. One
-    that fails lets the others go on. A process that dies (killed for memory, a decoder that crashed)
-    costs the tasks under way, which are tried again with the rest; raises FmctError where processes
+    Yields once after each task, in the order in which they end: its number and error if it failed. If one
+    fails, the others continue. A process that dies (killed for memory, a decoder that crashed)
+    affects the running tasks, which are tried again with the rest; raises FmctError where processes
     die and no task ends any more.
     """
     left = list(todo)

@@ -37,7 +37,7 @@ class Entry:
     stage: Stage
     """By its headers, or when its pixels were read."""
     detail: str
-    """One line: the numbers behind the reason, or the exception's class for internal_error."""
+    """One line: the numbers of the reason, or the exception's class for internal_error."""
 
 
 def table(entries: Iterable[Entry]) -> pa.Table:

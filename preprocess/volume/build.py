@@ -41,7 +41,7 @@ class Volume:
     dropped: tuple[tuple[Reason, int], ...]
     """Slices of the series that are not in the volume, counted by reason, in the reasons' order."""
     told_enhanced: bool | None = None
-    """Whether its images' texts tell of a contrast agent; None where they say nothing."""
+    """Whether its images' texts state a contrast agent; None if they do not say."""
     flags: tuple[Reason, ...] = ()
     """What the checks found (preprocess.qc.check), once they have been made."""
 

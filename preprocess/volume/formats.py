@@ -18,7 +18,7 @@ FORMATS = tuple(_READERS)
 
 
 def format_of(path: Path) -> str | None:
-    """The format that a file's name tells, in any case; None for none of ours."""
+    """The format by a file's name, in any case; None if it is not supported."""
     name = path.name.lower()
     return next((format for ending, format in _ENDINGS.items() if name.endswith(ending)), None)
 

@@ -1,4 +1,4 @@
-"""Do all slices of a stack have one scale? Neighbours tell, whatever their headers say."""
+"""Whether all slices of a stack have one scale, by comparison of neighbours, whatever their headers say."""
 
 import numpy as np
 

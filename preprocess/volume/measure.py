@@ -1,4 +1,4 @@
-"""What a volume and the scan behind it measure: numbers that show whether it is the head it should be.
+"""Measures of a volume and of its scan: numbers that show whether it is a plausible head.
 
 Everything is taken from the coarse grid on which the head was found or from thinned slices, so that it
 costs some milliseconds a volume. `preprocess.qc.check` judges the numbers.

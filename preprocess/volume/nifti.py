@@ -62,7 +62,7 @@ def open_nifti(path: Path) -> VolumeFile:
 
 @contextmanager
 def _reading(path: Path, reason: Reason) -> Iterator[None]:
-    """Tells apart what a file's bytes and what the machine make fail."""
+    """Distinguishes failures caused by a file's bytes from those of the machine."""
     try:
         yield
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def _opened(path: Path) -> Any:
 
 
 def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
-    """Kind of image, header, and how many bytes it needs in all; the file stands behind `_HEADER_BYTES`."""
+    """Kind of image, header, and how many bytes it needs in all; the file is now after `_HEADER_BYTES`."""
     start = file.read(_HEADER_BYTES)
     kind = nibabel.Nifti2Image if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
     header: Any = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)

@@ -64,7 +64,7 @@ def _form(header: Any, name: str) -> NDArray[np.float64]:
 
 
 def _require_edges(name: str, form: NDArray[np.float64], edges: NDArray[np.float64]) -> None:
-    """A tilted stack's third axis may be told by the slices' distance or by their offset: either is right."""
+    """A tilted stack's third axis may be given by the slice spacing or by their offset: both are correct."""
     axes = form[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     normal = np.cross(axes[:, 0], axes[:, 1])
