@@ -90,7 +90,7 @@ def refusal_kind(error: OSError) -> type[RefusedError]:
 
 
 def refusal(error: BaseException) -> RefusedError | None:
-    """The one-line error for a failure of the system that the user can fix, with its exit code; None for others.
+    """The one-line error for a failure of the system that the user can fix, with exit code; None for others.
 
     It must have the file's name, except if a disk is full or memory or open files run out.
     """

@@ -99,7 +99,7 @@ class SelectConfig(Section):
     allow_derived: bool = False
     """Reformats, projections and averages repeat an acquisition; allow where nothing else was archived."""
     contrast: Literal["without", "with", "any"] = "without"
-    """The reference's volumes are non-contrast; read from series description and Contrast/Bolus attributes."""
+    """The reference's volumes are non-contrast; by series description and Contrast/Bolus attributes."""
     unknown_contrast: Literal["without", "neither"] = "without"
     """How to count a series if no text states its contrast: most texts of plain heads
     do not, so that "neither" leaves few; `fmct select` ends with the texts that no term matched."""

@@ -85,7 +85,7 @@ def test_a_worker_that_dies_costs_nothing(tmp_path: Path) -> None:
     export = make_export(tmp_path, studies=12)
     run_inline(export, tmp_path / "unbroken", export.config())
     said = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "True"))
-    assert "a worker process died; going on with the 1 tasks that are left" in said
+    assert "a worker process died" in said
     assert "Error" not in said
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
@@ -94,7 +94,7 @@ def test_workers_that_die_again_and_again_are_told_of_in_one_line(tmp_path: Path
     export = make_export(tmp_path, studies=12)
     said = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "False"))
     assert "FmctError" in said
-    assert "worker processes die, perhaps for lack of memory, at a task of 0, 1;" in said
+    assert "task of 0, 1;" in said
     assert not list((tmp_path / "out").rglob("shard-*"))
 
 

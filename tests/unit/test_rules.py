@@ -191,7 +191,7 @@ def test_the_tables_content_is_in_the_digest_and_its_place_and_order_are_not(
             "the columns are study, kvp, kernel; expected study_description",
         ),
         ("study_description,kvp,kernel\nA,120\n", "row 2: 2 cells, the header has 3"),
-        ("study_description,kvp,kernel\nA,120,B\nC,high,D\n", "row 3: kvp is no number"),
+        ("study_description,kvp,kernel\nA,120,B\nC,high,D\n", "row 3: kvp is not a number"),
         ("study_description,kvp,kernel\n", "no rows"),
         ("", "the columns are"),
         (b"\xff\xfe\x00", "not readable as UTF-8 CSV"),

@@ -150,7 +150,7 @@ def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: str) -> None
         Dataset.open(tmp_path)
     for foreign in ("[1, 2]", '{"name": "Task001", "modality": {"0": "CT"}}'):
         (tmp_path / "dataset.json").write_text(foreign)
-        with pytest.raises(FmctError, match=r"dataset\.json is not of this package"):
+        with pytest.raises(FmctError, match=r"dataset\.json was not written by this package"):
             Dataset.open(tmp_path)
 
 

@@ -176,7 +176,7 @@ select:
         ),
         (
             "kind,term,meaning\nbody,kopf,neck\n",
-            "row 2: 'neck' is no meaning of body; expected one of head, o",
+            "row 2: 'neck' is not a meaning of body; expected one of head, o",
         ),
         ("kind,term,meaning\nbody,*,head\n", "row 2: term: expected a term with a letter"),
     ],
