@@ -136,7 +136,7 @@ def test_why_is_measured_beside_the_truth(
     assert {row["volumes"] for row in rows} == {len(masked)}
     best = {row["method"]: row["share"] for row in rows if row["map"] == "greatest"}
     assert all(row["share"] <= best[row["method"]] for row in rows)
-    assert "Maps against masks" in Path("held.html").read_text()
+    assert "Maps against masks" in Path("why.html").read_text()
 
 
 def test_encoders_are_compared_on_both_datasets(held: Path) -> None:
