@@ -153,6 +153,6 @@ def test_nothing_but_a_plain_name_becomes_a_path(tmp_path: Path, name: str) -> N
 
 def test_every_string_of_a_record_that_names_something_is_closed() -> None:
     """A field added later is either validated or named here as text that no path is made of."""
-    free = {"dtype", "affine", "shape", "spacing_mm", "crc32", "facts"}
+    free = {"dtype", "affine", "shape", "spacing_mm", "crc32", "facts", "role", "rank"}
     schema = VolumeRecord.model_json_schema()["properties"]
     assert {name for name, of in schema.items() if "pattern" not in of} == free

@@ -63,7 +63,7 @@ def test_given_splits_must_keep_a_patient_together(tmp_path: Path) -> None:
     with pytest.raises(FmctError, match=r"l\.parquet: 1 patients are in more than one split, patient 1"):
         require_patient_level(np.array(["1", "1", "3"]), joined.splits, "l.parquet")
     other = write_labels(tmp_path / "o.parquet", columns | {"split": ["train", "dev", "test"]})
-    with pytest.raises(FmctError, match=r"a split is one of train, validation, test, ood, not 'dev'"):
+    with pytest.raises(FmctError, match="not 'dev'"):
         LabelTable.read(other)
 
 

@@ -90,7 +90,7 @@ def test_a_slice_on_another_scale_is_left_out(folder: Path) -> None:
     assert volume.dropped == ((Reason.MISSING_SLICES, 1), (Reason.NOT_HOUNSFIELD, 2))
     assert volume.voxels.max() <= plain.voxels.max()
     forget_intercept(folder / "0023")
-    with pytest.raises(Rejection, match=r"not_hounsfield: 3 of 24 slices lie 10\d\d HU off the others"):
+    with pytest.raises(Rejection, match=r"not_hounsfield: 3 of 24 slices .*10\d\d HU"):
         build(folder)
 
 
