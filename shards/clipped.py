@@ -10,16 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from shards import index as indexes
 from shards import json_text
 from shards.atomic import write_text
 from shards.dataset import Dataset, finish_dataset
-from shards.derive import Progress
+from shards.derive import Progress, ShardPlan, as_they_are, is_written
 from shards.errors import FmctError, raise_refusal
-from shards.formats import shard_path
-from shards.info import FILE_NAME, DatasetInfo, ShardInfo, read_preprocessing
+from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
 from shards.lock import writing
 from shards.masks import require_volumes
 from shards.parallel import unordered
@@ -29,7 +26,6 @@ from shards.writer import ShardWriter
 
 BEGUN = ".clipped.json"
 """What the shards in an unfinished folder are made of, so that none of another making is kept."""
-_CHANGED = ["shard", "offset", "length", "crc32"]
 
 
 def clip(
@@ -54,7 +50,7 @@ def clip(
     begun: dict[str, object] = {"digest": dataset.info.digest, "clipped_hu": [low, high]}
     with writing(out, "fmct shards"):
         _claim(out, begun)
-        done, shards = 0, list(_numbered(dataset))
+        done, shards = 0, as_they_are(dataset)
         for volumes in unordered(partial(_write, dataset, out, low, high), shards, workers):
             done += volumes
             progress(done, len(dataset))
@@ -78,32 +74,11 @@ def _claim(out: Path, begun: dict[str, object]) -> None:
         raise FmctError(f"{out} holds a copy of another dataset or with other bounds; give an empty folder")
 
 
-def _numbered(dataset: Dataset) -> list[tuple[ShardInfo, range]]:
-    """Each shard with the numbers of its volumes."""
-    found, first = [], 0
-    for shard in dataset.info.shards:
-        found.append((shard, range(first, first + shard.volumes)))
-        first += shard.volumes
-    return found
-
-
-def _write(dataset: Dataset, out: Path, low: int, high: int, work: tuple[ShardInfo, range]) -> int:
-    shard, numbers = work
-    if not _is_written(dataset, out, shard, numbers):
-        with ShardWriter(out, shard.name, dataset.info.format) as writer:
-            for i in numbers:
+def _write(dataset: Dataset, out: Path, low: int, high: int, plan: ShardPlan) -> int:
+    """Write one shard, unless it is there, which `_claim` has seen to be of this copy."""
+    if not is_written(dataset, out, dataset.info.format, plan, changed=["crc32"]):
+        with ShardWriter(out, plan.name, dataset.info.format) as writer:
+            for i in plan.volumes:
                 voxels = np.clip(dataset.read(i), low, high)
                 writer.add(dataset.record(i).model_copy(update={"crc32": crc32(voxels)}), voxels)
-    return shard.volumes
-
-
-def _is_written(dataset: Dataset, out: Path, shard: ShardInfo, numbers: range) -> bool:
-    """Whether a shard of this copy is whole: `_claim` has seen to it that it is of this copy."""
-    try:
-        table, there = indexes.read_sidecar(indexes.sidecar_path(out, shard.name), dataset.info.format)
-        if shard_path(out, shard.name, dataset.info.format).stat().st_size != there.bytes:
-            return False
-    except (FmctError, FileNotFoundError):
-        return False
-    wanted = dataset.index.take(pa.array(numbers, pa.int64())).drop_columns(_CHANGED)
-    return bool(table.drop_columns(_CHANGED).to_pylist() == wanted.to_pylist())
+    return len(plan.volumes)

@@ -49,11 +49,16 @@ def convert(
     dataset = Dataset.open(source, clipped=True)
     if dataset.info.format == format:
         raise FmctError(f"{source} already has the format {format}")
+    return derive(dataset, out, format, as_they_are(dataset), workers, progress)
+
+
+def as_they_are(dataset: Dataset) -> list[ShardPlan]:
+    """The shards of a dataset with the volumes that they hold."""
     plan, first = [], 0
     for shard in dataset.info.shards:
         plan.append(ShardPlan(shard.name, tuple(range(first, first + shard.volumes))))
         first += shard.volumes
-    return derive(dataset, out, format, plan, workers, progress)
+    return plan
 
 
 def packed(dataset: Dataset, volumes: Iterable[int], shard_bytes: int) -> list[ShardPlan]:
@@ -120,7 +125,7 @@ def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
 
 def _write_shard(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPlan) -> int:
     """Write one shard, unless it is there; the number of its volumes."""
-    if not _is_written(dataset, out, format, plan):
+    if not is_written(dataset, out, format, plan):
         with ShardWriter(out, plan.name, format) as shard:
             for i in plan.volumes:
                 if dataset.info.format == format:
@@ -130,7 +135,10 @@ def _write_shard(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPl
     return len(plan.volumes)
 
 
-def _is_written(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPlan) -> bool:
+def is_written(
+    dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPlan, changed: Sequence[str] = ()
+) -> bool:
+    """Whether a shard is whole and holds what the plan says; changed: columns that are others in it."""
     file = shard_path(out, plan.name, format)
     try:
         table, shard = indexes.read_sidecar(indexes.sidecar_path(out, plan.name), format)
@@ -138,6 +146,6 @@ def _is_written(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPla
             return False
     except (FmctError, FileNotFoundError):
         return False
-    place = ["shard", "offset", "length"]
-    wanted = dataset.index.take(pa.array(plan.volumes, pa.int64())).drop_columns(place)
-    return bool(table.drop_columns(place).to_pylist() == wanted.to_pylist())
+    unlike = ["shard", "offset", "length", *changed]
+    wanted = dataset.index.take(pa.array(plan.volumes, pa.int64())).drop_columns(unlike)
+    return bool(table.drop_columns(unlike).to_pylist() == wanted.to_pylist())

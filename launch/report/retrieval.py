@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from fmct_hpc.retrieval.run import SCHEMA, TABLE
-from launch.report.document import Block, Bullets, Cell, Section, Text, cell, interval
+from launch.report.document import Block, Cell, Section, Text, cell, interval
 from launch.report.probe import varying
 from launch.report.results import features, split_in_words
-from launch.report.rows import read_rows
+from launch.report.rows import read_rows, without_figures
 
 
 def retrieval_section(folder: Path) -> Section:
@@ -34,8 +34,7 @@ def retrieval_section(folder: Path) -> Section:
             "recall by chance": [cell(row["recall_10_by_chance"], ".3f") for row in measured],
         }
         blocks.append(varying("Retrieval", columns, TABLE))
-    refused = dict.fromkeys(f"{row['task']}: {row['reason']}." for row in rows if row["reason"])
-    blocks += [Bullets(tuple(refused))] if refused else []
+    blocks += without_figures(rows)
     return Section("Volumes that find one another", tuple(blocks))
 
 

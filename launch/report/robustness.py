@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from fmct_hpc.robustness.changes import CHANGES
 from fmct_hpc.robustness.figures import SCHEMA
 from fmct_hpc.robustness.run import TABLE
-from launch.report.document import Block, Bullets, Cell, Gallery, Picture, Section, Text, cell, interval
+from launch.report.document import Block, Cell, Gallery, Picture, Section, Text, cell, interval
 from launch.report.figures import COLOURS, svg, themed
 from launch.report.probe import FIGURES, varying
 from launch.report.probe_figures import LINES, MARKERS
 from launch.report.results import features, split_in_words
-from launch.report.rows import read_rows
+from launch.report.rows import read_rows, without_figures
 
 MOST_CURVES = 8
 """In one panel: more cannot be told apart."""
@@ -35,8 +35,7 @@ def robustness_section(folder: Path) -> Section:
     if measured:
         level = f"{measured[0]['confidence']:.0%}"
         blocks += [Gallery(_curves(measured, level)), _table(measured, level)]
-    refused = dict.fromkeys(f"{row['task']}: {row['reason']}." for row in rows if row["reason"])
-    blocks += [Bullets(tuple(refused))] if refused else []
+    blocks += without_figures(rows)
     return Section("Robustness", tuple(blocks))
 
 

@@ -1,11 +1,13 @@
 """Parquet tables that a report reads: those of this version or an earlier one."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from launch.report.document import Bullets
 from shards.errors import FmctError, raise_refusal
 
 
@@ -25,3 +27,9 @@ def read_rows(path: Path, schema: pa.Schema, command: str) -> list[dict[str, Any
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise_refusal(error, path)
         raise FmctError(f"{path}: damaged, or of another version; run `{command}` again") from None
+
+
+def without_figures(rows: Iterable[Mapping[str, Any]]) -> list[Bullets]:
+    """Tasks that have no figures, each reason once; empty where all have them."""
+    reasons = dict.fromkeys(f"{row['task']}: {row['reason']}." for row in rows if row["reason"])
+    return [Bullets(tuple(reasons))] if reasons else []
