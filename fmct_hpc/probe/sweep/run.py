@@ -12,6 +12,8 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
+from pydantic_core import to_json
+
 from fmct_hpc.probe.cohort import Cohort, read_cohort
 from fmct_hpc.probe.config import Sample, SweepConfig
 from fmct_hpc.probe.encoders import open_encoder
@@ -75,13 +77,8 @@ class Sweep:
 
     @property
     def _encoders(self) -> tuple[str, ...]:
-        """What the configuration says of each; the plan's check of patients holds for no others.
-
-        Without keys that came after 0.1.0 where they are not used: its plans have none.
-        """
-        return tuple(
-            spec.model_dump_json(exclude=None if spec.peer else {"peer"}) for spec in self.config.encoders
-        )
+        """What the configuration says of each; the plan's check of patients holds for no others."""
+        return tuple(to_json(spec.recorded()).decode() for spec in self.config.encoders)
 
     @property
     def extractions(self) -> int:
