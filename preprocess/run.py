@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from preprocess.config import PreprocessConfig
-from preprocess.tasks import ledger
+from preprocess.tasks import task as tasks
 from preprocess.tasks.collect import Summary, collect
-from preprocess.tasks.ledger import Status, TaskResult, status
-from preprocess.tasks.plan import Task, plan, read_current_plan
+from preprocess.tasks.ledger import Status, TaskFiles, TaskResult, ledger, status
+from preprocess.tasks.plan import plan, read_current_plan
 from preprocess.tasks.pool import run_tasks
-from preprocess.tasks.task import run_task
 from shards.errors import FmctError
+from shards.ledger import Ledger
 from shards.lock import writing
+from shards.progress import register
+from shards.share import Share
 
 __all__ = [
     "Status",
@@ -64,28 +66,39 @@ def run_share(
 
     Raises FmctError as `run_task` does. A task that fails lets the others finish.
     """
-    tasks = list(enumerate(read_current_plan(out, config).tasks))[share::shares]
+    whole = ledger(out, read_current_plan(out, config))
     with writing(out, f"fmct preprocess --share {share}/{shares}", shared=True):
-        return _run_share(catalog, out, tasks, config, progress)
+        return _run_share(catalog, out, whole, Share(share, shares), config, progress)
+
+
+def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> TaskResult:
+    """Do task number `index` of the plan in `out`, unless it is done; raises as `tasks.task.run_task`."""
+    register("preprocess", out, Share.only(index), total=1)
+    return tasks.run_task(catalog, out, index, config)
 
 
 def _run_share(
     catalog: Path,
     out: Path,
-    tasks: list[tuple[int, Task]],
+    whole: Ledger[TaskFiles, TaskResult],
+    share: Share,
     config: PreprocessConfig,
     progress: Progress | None,
 ) -> int:
-    todo = [index for index, task in tasks if not ledger.result(ledger.files(out, index, task))]
-    log.info("%d tasks, %d of them to do", len(tasks), len(todo))
+    own = whole.share(share)
+    total, of_all = len(own.units), len(whole.units)
+    register("preprocess", out, share, total=total, of_all=of_all)
+    todo = [place.index for place in own.missing()]
+    log.info("%d tasks, %d of them to do", total, len(todo))
     failures: list[tuple[int, FmctError]] = []
     if todo:
-        for done, failure in enumerate(run_tasks(catalog, out, todo, config), len(tasks) - len(todo) + 1):
+        for done, failure in enumerate(run_tasks(catalog, out, todo, config), total - len(todo) + 1):
             if failure:
                 failures.append(failure)
             if progress:
-                progress(done, len(tasks))
+                progress(done, total)
     if failures:
+        register("preprocess", out, share, total=total, of_all=of_all, failed=len(failures))
         index, error = min(failures, key=lambda failure: failure[0])
-        raise type(error)(f"{len(failures)} of {len(tasks)} tasks failed, first {index}: {error}")
-    return len(tasks)
+        raise type(error)(f"{len(failures)} of {total} tasks failed, first {index}: {error}")
+    return total

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from shards import index as indexes
+from shards import progress as progresses
 from shards.dataset import Dataset, finish_dataset
 from shards.errors import FmctError
 from shards.formats import FORMATS, shard_path
@@ -20,6 +21,7 @@ from shards.lock import writing
 from shards.parallel import unordered
 from shards.places import require_folder
 from shards.schema import ShardFormat
+from shards.share import WHOLE, Share
 from shards.writer import ShardWriter
 
 Progress = Callable[[int, int], None]
@@ -92,6 +94,7 @@ def derive(
     preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
     keys, sums = dataset.index["key"].to_pylist(), dataset.index["crc32"].to_pylist()
     wanted = {one.name: [(keys[i], sums[i]) for i in one.volumes] for one in plan}
+    progresses.register("shards", out, total=len(plan))
     with writing(out, "fmct shards"):
         refuse_other_data(out, format, wanted)
         done = 0
@@ -99,6 +102,14 @@ def derive(
             done += volumes
             progress(done, sum(len(shard.volumes) for shard in plan))
         return finish_dataset(out, format, list(wanted), preprocessing, dataset.info.clipped_hu)
+
+
+def progress(out: Path, share: Share = WHOLE) -> progresses.Progress:
+    """How many shards are written in `out`."""
+    files = (out.glob(f"*{of_format.suffix}") for of_format in FORMATS.values())
+    return progresses.Progress(
+        sum(not file.name.startswith(".") for found in files for file in found), unit="shard"
+    )
 
 
 def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:

@@ -16,10 +16,13 @@ from fmct_hpc.classifier.predict import Classifier, Prediction, load_classifier
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.inference.write import of_path
 from shards import Dataset, info
+from shards import progress as progresses
 from shards.atomic import atomic_path
 from shards.errors import FmctError
+from shards.ledger import Ledger
 from shards.lock import writing
 from shards.places import require_folder
+from shards.share import WHOLE, Share
 from shards.studies import studies_of
 from shards.subject import Origin, Subject, claim
 
@@ -126,14 +129,34 @@ class Predictions:
         about = Subject(command="predict", sources={"classifier": Origin.of(None, self._classified_by)})
         claim(self.out, about, [TABLE])
         with writing(self.out, "fmct predict", shared=True):
-            files = [(part, self._file(i)) for i, part in enumerate(self._parts)][share[0] :: share[1]]
-            missing = [(part, file) for part, file in files if not _whole(file)]
-            for done, (part, file) in enumerate(missing):
-                progress(done, len(missing))
-                table = pa.Table.from_pylist([row for piece in part for row in self._rows(piece)], SCHEMA)
-                with atomic_path(file) as temporary:
-                    pq.write_table(table, temporary, compression="zstd")
-            progress(len(missing), len(missing))
+            own = self._ledger.share(Share(*share))
+            total, of_all = len(own.units), len(self._parts)
+            progresses.register("predict", self.out, Share(*share), total=total, of_all=of_all)
+            failed = 0
+
+            def make(number: int) -> None:
+                nonlocal failed
+                failed += not self._make(number)
+
+            own.make(make, progress)
+            if failed:
+                progresses.register(
+                    "predict", self.out, Share(*share), total=total, of_all=of_all, failed=failed
+                )
+
+    @property
+    def _ledger(self) -> Ledger[int, bool]:
+        """Numbers of the parts; the file of a part is its marker."""
+        return Ledger(range(len(self._parts)), lambda number: _whole(self._file(number)))
+
+    def _make(self, number: int) -> bool:
+        """Write a part; whether none of its paths was refused."""
+        table = pa.Table.from_pylist(
+            [row for piece in self._parts[number] for row in self._rows(piece)], SCHEMA
+        )
+        with atomic_path(self._file(number)) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        return _without_refusals(table)
 
     def collect(self) -> Summary:
         """Join the parts that are done to `out`/predictions.parquet, in the order of the paths.
@@ -202,15 +225,17 @@ def _whole(file: Path) -> bool:
     """Whether a part is there, and none of its paths was refused: that may have been mended since."""
     if not file.is_file():
         return False
-    reasons = pq.read_table(file, columns=["reason"])["reason"]
-    return reasons.null_count == len(reasons)
+    return _without_refusals(pq.read_table(file, columns=["reason"]))
 
 
-def parts_in_share(out: Path, share: int, shares: int) -> int:
-    """How many parts of the i-th of n shares are done in `out`."""
-    return sum(
-        int(file.name.split("-")[0]) % shares == share for file in (out / PARTS).glob("[0-9]*.parquet")
-    )
+def _without_refusals(table: pa.Table) -> bool:
+    return bool(table["reason"].null_count == table.num_rows)
+
+
+def progress(out: Path, share: Share = WHOLE) -> progresses.Progress:
+    """How many parts of a share are done in `out`."""
+    numbers = (int(file.name.split("-")[0]) for file in (out / PARTS).glob("[0-9]*.parquet"))
+    return progresses.Progress(sum(map(share.has, numbers)), unit="prediction")
 
 
 def _of_scan(path: int, prediction: Prediction) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,10 @@ from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset, json_text
 from shards.cores import usable_cores
 from shards.errors import FmctError
+from shards.ledger import Ledger
 from shards.lock import writing
+from shards.progress import Progress, register
+from shards.share import WHOLE, Share
 
 PART_VOLUMES = 256
 """Volumes of a part: what a killed process loses at most, and, of ViT-B's patch tokens, 200 MB."""
@@ -57,6 +60,7 @@ def extract_store(
     way than those it was trained on, and a damaged shard.
     """
     rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
+    register("features", out, Share(*task) if task else WHOLE)
     if not len(rows):
         raise FmctError(f"{dataset.path}: no volume to extract features of")
     require_same_preprocessing(dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {name}")
@@ -87,36 +91,44 @@ def extract_store(
     starts = range(0, len(rows), part_volumes)
     extents = [(start, min(start + part_volumes, len(rows))) for start in starts]
     parts = [store.part_path(out, request, *extent) for extent in extents]
-    share = range(len(parts)) if task is None else range(task[0], len(parts), task[1])
-    with writing(out, "the extraction of features", shared=task is not None):
-        missing = [number for number in share if not store.part_is_done(parts[number], request)]
+    whole = Ledger(range(len(parts)), lambda number: store.part_is_done(parts[number], request))
+    own = whole.share(Share(*task) if task else WHOLE)
+    done = total = 0
+
+    def prepare(missing: list[int]) -> None:
+        nonlocal total
         total = sum(extents[number][1] - extents[number][0] for number in missing)
-        done = 0
-        for number in missing:
-            part_rows = rows[slice(*extents[number])]
-            pieces: dict[str, list[NDArray[np.generic]]] = {array: [] for array in request.arrays()}
-            patches = 0
-            for outputs in _batches(encoder, dataset, part_rows, request.layers, batch, runs_on, workers):
-                patches = outputs[0].shape[1] - encoder.prefix
-                for array, values in _pooled(encoder, request, outputs).items():
-                    pieces[array].append(values)
-                done += len(outputs[0])
-                progress(done, total)
-            joined = {array: np.concatenate(values) for array, values in pieces.items()}
-            store.write_part(parts[number], request, joined, patches)
+
+    def make(number: int) -> None:
+        nonlocal done
+        part_rows = rows[slice(*extents[number])]
+        pieces: dict[str, list[NDArray[np.generic]]] = {array: [] for array in request.arrays()}
+        patches = 0
+        for outputs in _batches(encoder, dataset, part_rows, request.layers, batch, runs_on, workers):
+            patches = outputs[0].shape[1] - encoder.prefix
+            for array, values in _pooled(encoder, request, outputs).items():
+                pieces[array].append(values)
+            done += len(outputs[0])
+            progress(done, total)
+        joined = {array: np.concatenate(values) for array, values in pieces.items()}
+        store.write_part(parts[number], request, joined, patches)
+
+    with writing(out, "the extraction of features", shared=task is not None):
+        own.make(make, prepare=prepare)
         if task is not None:
             return None
         return store.collect(out, request, parts, index, name, encoder.step, encoder.depth, spec_digest)
 
 
-def volumes_kept(out: Path, share: int = 0, shares: int = 1) -> int:
-    """Of how many volumes the store `out` has features: joined, and in the parts of one of `shares` tasks."""
+def progress(out: Path, share: Share = WHOLE) -> Progress:
+    """Of how many volumes the store `out` has features: joined, and in the parts of a share."""
     try:
         joined = int(json_text.parse((out / store.FILE_NAME).read_bytes())["volumes"])
     except (OSError, ValueError, KeyError, TypeError):
         joined = 0
     extents = [map(int, marker.name.split("-")[:2]) for marker in (out / "parts").glob("[0-9]*.json")]
-    return joined + sum(stop - start for start, stop in extents if start // PART_VOLUMES % shares == share)
+    kept = sum(stop - start for start, stop in extents if share.has(start // PART_VOLUMES))
+    return Progress(joined + kept, unit="volume")
 
 
 def _numbers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 from safetensors.numpy import save
 
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
-from shards import json_text
+from shards import json_text, ledger
 from shards.atomic import atomic_path, write_bytes, write_text
 from shards.errors import FmctError, raise_refusal
 from shards.names import Component, inside
@@ -223,20 +223,21 @@ def write_part(
     facts = file_facts(path)
     assert facts is not None
     marker = PartMarker(request_digest=request.digest, file=facts, patches=patches)
-    write_text(path.with_suffix(".json"), marker.model_dump_json(indent=1) + "\n")
+    ledger.mark(path.with_suffix(".json"), marker)
 
 
 def part_is_done(path: Path, request: FeatureRequest) -> bool:
     """Whether a part's marker is there, is of this request, and has a file of its size beside it.
 
-    Raises RefusedError where the system does not say.
+    Raises RefusedError where the system does not say, and FmctError where a newer version wrote it.
     """
+    marker = ledger.marked(path.with_suffix(".json"), PartMarker)
     try:
-        marker = PartMarker.model_validate_json(path.with_suffix(".json").read_bytes())
-        return marker.request_digest == request.digest and path.stat().st_size == marker.file.bytes
-    except (OSError, ValidationError) as error:
+        whole = marker is not None and path.stat().st_size == marker.file.bytes
+    except OSError as error:
         raise_refusal(error, path)
         return False
+    return whole and marker is not None and marker.request_digest == request.digest
 
 
 def held(

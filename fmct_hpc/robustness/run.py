@@ -23,8 +23,10 @@ from shards import Dataset
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.info import sha256
+from shards.ledger import Ledger
 from shards.lock import writing
 from shards.places import require_folder
+from shards.share import WHOLE, Share
 from shards.subject import Origin, Subject, claim
 
 TABLE = "robustness.parquet"
@@ -98,13 +100,14 @@ def _score(
     progress: Callable[[int, int], None],
 ) -> None:
     """Compute what scores are missing, of all or of a share; one encoder is in memory at a time."""
-    number, shares = share or (0, 1)
-    steps = [(panel, *step) for panel in panels if panel.judges for step in _steps(config)]
-    missing = [
-        (panel, change, severity, path)
-        for panel, change, severity in steps[number::shares]
-        if not (path := scores_file(out, panel, change, severity, config.changes.seed)).is_file()
+    steps = [
+        (panel, *step, scores_file(out, panel, *step, config.changes.seed))
+        for panel in panels
+        if panel.judges
+        for step in _steps(config)
     ]
+    whole = Ledger(steps, lambda step: step[-1].is_file())  # the file of the scores is the marker
+    missing = whole.share(Share(*share) if share else WHOLE).missing()
     total, done = sum(tested_volumes(panel) for panel, *_ in missing), 0
 
     def advance(volumes: int) -> None:

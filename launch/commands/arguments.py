@@ -49,14 +49,6 @@ def is_override(given: str) -> bool:
     return re.match(r"[a-z_][\w.]*=", given) is not None and not Path(given).is_dir()
 
 
-def numbers_of_share(text: str) -> tuple[int, int]:
-    """Parse I/N into (I, N); FmctError unless 0 <= I < N."""
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
-        raise FmctError(f"--share {text}: expected I/N, with I from 0 to N - 1")
-    return int(number), int(of)
-
-
 def recorded_configuration(run: Path) -> Path | None:
     """The configuration that a run recorded, for a command without --config; None if there is none.
 

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.commands.arguments import AllowCode, Overrides, numbers_of_share
+from launch.commands.arguments import AllowCode, Overrides
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
+from shards.share import Share
 
 if TYPE_CHECKING:
     from fmct_hpc.benchmark.run import Benchmark
@@ -57,7 +58,7 @@ def benchmark(
         with progress("features") as update:
             whole.extract(None if extract == -1 else extract, update)
     elif share is not None:
-        echo(f"share {share}: {whole.run_share(*numbers_of_share(share))} units computed")
+        echo(f"share {share}: {whole.run_share(*Share.parse(share))} units computed")
     elif task is not None:
         with progress(f"task {task}") as update:
             echo(f"task {task}: {whole.run_task(task, update)} units computed")

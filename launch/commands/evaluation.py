@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.commands.arguments import AllowCode, ConfigFile, Overrides, Workers, numbers_of_share
+from launch.commands.arguments import AllowCode, ConfigFile, Overrides, Workers
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
+from shards.share import Share
 
 if TYPE_CHECKING:
     from fmct_hpc.probe.sweep.collect import Summary
@@ -90,7 +91,7 @@ def robustness(
 
     settings = load_own(RobustnessConfig, config, overrides or [], allow_code)
     with progress("changed volumes") as update:
-        numbers = numbers_of_share(share) if share else None
+        numbers = Share.parse(share) if share else None
         table = measure(settings, out, tuple(classifier or ()), numbers, update)
     if table is None:
         echo(f"share {share}: scored; run the same command without --share when all shares are")
@@ -182,7 +183,7 @@ def sweep(
         with progress("features") as update:
             grid.extract(None if extract == -1 else extract, update)
     elif share is not None:
-        echo(f"share {share}: {grid.run_share(*numbers_of_share(share))} units computed")
+        echo(f"share {share}: {grid.run_share(*Share.parse(share))} units computed")
     elif task is not None:
         with progress(f"task {task}") as update:
             echo(f"task {task}: {grid.run_task(task, update)} units computed")

@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from launch.commands.arguments import ConfigFile, Overrides, Workers, numbers_of_share
+from launch.commands.arguments import ConfigFile, Overrides, Workers
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
+from shards.share import Share
 
 demo_app = typer.Typer(help="Generate synthetic data to try the pipeline with.", no_args_is_help=True)
 
@@ -143,7 +144,7 @@ def preprocess(
     if plan:
         echo(f"{out}: {run.plan(catalog, out, settings)} tasks")
     elif share is not None:
-        number, of = numbers_of_share(share)
+        number, of = Share.parse(share)
         with progress("preprocess") as update:
             tasks = run.run_share(catalog, out, number, of, settings, update)
         echo(f"{out}: share {share} done, tasks: {tasks}")

@@ -14,11 +14,11 @@ from launch.commands.arguments import (
     Overrides,
     Paths,
     Predictions,
-    numbers_of_share,
 )
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
+from shards.share import Share
 
 REFUSALS_SHOWN = 20
 """Maximum number of rejected paths that are printed; the table has all."""
@@ -108,7 +108,7 @@ def predict(
     predictions = Table(paths, classifier, out, batch, device, key_file)
     if not collect:
         with progress("parts") as update:
-            predictions.run((0, 1) if share is None else numbers_of_share(share), update)
+            predictions.run((0, 1) if share is None else Share.parse(share), update)
     if share is None:
         summary = predictions.collect()
         partial = "" if summary.done == summary.parts else f" ({summary.done} of {summary.parts} parts)"

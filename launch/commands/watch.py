@@ -16,7 +16,7 @@ Run = Annotated[Path | None, typer.Option("--run", help="Run folder of a trainin
 Folder = Annotated[
     Path | None, typer.Option("--folder", help="Folder for the records of endings; default: RUN/slurm.")
 ]
-# A batch script passes all arguments of its command; `launch.slurm.progress.told_by` uses the relevant ones.
+# train.sbatch passes all arguments of its command, of which --run is used.
 OTHERS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -76,18 +76,16 @@ def cancel(folder: Watched) -> None:
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)
-def before(context: typer.Context, run: Run = None, folder: Folder = None) -> None:
+def before(run: Run = None, folder: Folder = None) -> None:
     """For batch scripts that Slurm has started again; exit code 2 if the job must not continue."""
-    from launch.slurm.progress import told_by
     from launch.slurm.requeue import before
 
-    if not before(_folder(run, folder), told_by(context.args, run)):
+    if not before(_folder(run, folder), run):
         raise typer.Exit(2)
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)
 def after(
-    context: typer.Context,
     code: Annotated[int, typer.Option(help="Exit code of the job's command.")],
     run: Run = None,
     folder: Folder = None,
@@ -97,10 +95,15 @@ def after(
     ] = BACKOFF_SECONDS,
 ) -> None:
     """For batch scripts that have ended: queue the job again, or log why not."""
-    from launch.slurm.progress import told_by
     from launch.slurm.requeue import after
 
-    after(_folder(run, folder), told_by(context.args, run), code, backoff)
+    after(_folder(run, folder), run, code, backoff)
+
+
+@watch_app.command(hidden=True)
+def job_script() -> None:
+    """For batch scripts: print the path of the file of shell functions that they source."""
+    echo(Path(__file__).parents[1] / "job.sh")
 
 
 def _folder(run: Path | None, folder: Path | None) -> Path:

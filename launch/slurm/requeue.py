@@ -13,17 +13,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
 from launch.slurm import scheduler
 from launch.slurm.causes import Explained, by_code, by_slurm, log_of_start
-from launch.slurm.progress import PLACES, Kept, Unit
+from launch.slurm.ledgers import counter
+from launch.slurm.progress import progress_of_job
 from launch.slurm.scheduler import BACKOFF_SECONDS
 from shards.atomic import write_text
 from shards.errors import FmctError
+from shards.progress import Progress
+from shards.share import WHOLE
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +64,17 @@ class Ending(BaseModel):
     code: int | None = None
     progress: int | None = None
     """How much work was done, if that is known."""
-    unit: Unit = "step"
+    unit: Annotated[str, StringConstraints(pattern="^[a-z]{1,40}$")] = "step"
     """Of the progress."""
 
     @property
     def place(self) -> str:
         """The progress as text, to follow the cause."""
-        return "" if self.progress is None else PLACES[self.unit].format(self.progress)
+        if self.progress is None:
+            return ""
+        if self.unit == "step":
+            return f" at the checkpoint of step {self.progress}"
+        return f" with {self.progress} {self.unit}s done"
 
 
 class Verdict(NamedTuple):
@@ -114,27 +121,27 @@ def _after_interruption(last: Ending, here: list[Ending], backoff: float) -> Ver
     return _later(backoff, idle) if idle else Verdict(True, 0.0, "queued again")
 
 
-def before(folder: Path, kept: Kept) -> bool:
+def before(folder: Path, run: Path | None) -> bool:
     """Called by a batch script that Slurm has started again: whether it may continue.
 
-    Records how the previous start ended if that start could not do so itself.
+    run: of a training. Records how the previous start ended if that start could not do so itself.
     """
     job, start = _here()
     endings = read(folder, job)
     if endings and endings[-1].start == start - 1:
         return True  # decided by `after`
-    attempt = _attempt(kept.run, job, start - 1)
+    attempt = _attempt(run, job, start - 1)
     nodes = attempt.slurm.nodes if attempt and attempt.slurm else None
     explained = by_slurm(
         job, scheduler.hostnames(nodes) if nodes else [], log_of_start(_log_path(), job, start - 1), start - 1
     )
-    verdict = decide(_record_ending(folder, kept, job, start - 1, explained))
+    verdict = decide(_record_ending(folder, run, job, start - 1, explained))
     if not verdict.again:
         log.error("job %s: start %d: %s: %s", job, start - 1, explained.detail, verdict.why)
     return verdict.again
 
 
-def after(folder: Path, kept: Kept, code: int, backoff: float) -> None:
+def after(folder: Path, run: Path | None, code: int, backoff: float) -> None:
     """Called by a batch script when its command has ended with `code`: requeue the job or log why not."""
     # Slurm ends this process with the job that it queues again.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -145,7 +152,7 @@ def after(folder: Path, kept: Kept, code: int, backoff: float) -> None:
         explained = explained._replace(cause="cancelled")
     elif explained.cause == "stopped" and facts and facts[0].preempted:
         explained = explained._replace(cause="preempted")
-    endings = _record_ending(folder, kept, job, start, explained)
+    endings = _record_ending(folder, run, job, start, explained)
     ending, verdict = endings[-1], decide(endings, backoff)
     what = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
     if not verdict.again:
@@ -204,14 +211,21 @@ def _attempt(run: Path | None, job: str, start: int) -> Attempt | None:
     return next((a for a in newest if a.slurm and (a.slurm.job, a.slurm.restarts) == (job, start)), None)
 
 
-def _record_ending(folder: Path, kept: Kept, job: str, start: int, explained: Explained) -> list[Ending]:
+def _progress(folder: Path, job: str, run: Path | None) -> Progress:
+    count = counter("train") if run else None
+    return count(run, WHOLE) if run and count else progress_of_job(folder, job)
+
+
+def _record_ending(
+    folder: Path, run: Path | None, job: str, start: int, explained: Explained
+) -> list[Ending]:
     """Record an ending for the policy and, of a training, in the run's own record, which has more detail.
 
     Returns the job's endings including this one, for `decide`. If it can't be written, earlier ones may be
     missing for the same reason, so it is counted for each start without a record: the limits still hold.
     """
-    cause, detail, run = explained.cause, explained.detail, kept.run
-    progress, unit = kept.progress()
+    cause, detail = explained.cause, explained.detail
+    progress = _progress(folder, job, run)
     try:
         if run is not None and _attempt(run, job, start) is not None:
             concluded = conclude(run, cause, detail, explained.rank, explained.code)
@@ -226,8 +240,8 @@ def _record_ending(folder: Path, kept: Kept, job: str, start: int, explained: Ex
         cause=cause,
         detail=detail,
         code=explained.code,
-        progress=progress,
-        unit=unit,
+        progress=progress.done,
+        unit=progress.unit,
     )
     before = read(folder, job)
     try:

@@ -18,7 +18,7 @@ def scan_job(export: Path, catalog: Path, site: Site) -> Job:
     """The scan, with one worker per core that the site file gives it."""
     workers = str(site.scan.cpus_per_task)
     command = fmct(site, "scan", export, "--catalog", catalog, "--workers", workers)
-    return Job("fmct-scan", (command,), site.scan, kept=("--catalog", str(catalog)))
+    return Job("fmct-scan", (command,), site.scan)
 
 
 def labels_job(csv: Path, key_file: Path, out: Path, kinds: Kinds, site: Site) -> Job:
@@ -52,7 +52,7 @@ def preprocess_array(catalog: Path, out: Path, configuration: list[str], shares:
     command = fmct(site, "preprocess", catalog, "--out", out, *configuration)
     workers = f"workers={resources.cpus_per_task}"
     commands = tuple((*command, "--share", f"{i}/{shares}", workers) for i in range(shares))
-    return Job("fmct-preprocess", commands, resources, kept=("--out", str(out)))
+    return Job("fmct-preprocess", commands, resources)
 
 
 def collect_job(catalog: Path, out: Path, configuration: list[str], site: Site) -> Job:
@@ -65,7 +65,7 @@ def split_job(volumes: Path, out: Path, arguments: tuple[str, ...], site: Site) 
     """Divides the volumes by patient, with one worker per core that the site file gives preprocessing."""
     workers = str(site.preprocess.cpus_per_task)
     command = fmct(site, "shards", "split", volumes, "--out", out, *arguments, "--workers", workers)
-    return Job("fmct-split", (command,), site.preprocess, kept=("--parts", str(out)))
+    return Job("fmct-split", (command,), site.preprocess)
 
 
 def train_job(run: Path, configuration: list[str], nodes: int, ranks_per_node: int, site: Site) -> Job:
@@ -89,8 +89,7 @@ def probe_job(runs: list[Path], out: Path, configuration: list[str], site: Site)
     commands = tuple(
         fmct(site, "probe", run, "--out", one, *configuration) for run, one in zip(runs, outs, strict=True)
     )
-    kept = tuple(word for one in outs for word in ("--probe", str(one)))
-    return Job("fmct-probe", commands, site.probe, kept=kept)
+    return Job("fmct-probe", commands, site.probe)
 
 
 def sweep_jobs(
@@ -130,12 +129,8 @@ def sweep_chain(
             job("fmct-features", *(("--extract", str(number)) for number in range(extractions))),
             job("fmct-features-joined", ("--extract", "-1"), success=("fmct-features",)),
         ]
-        jobs = [replace(one, kept=(str(config), *overrides, "--extract", "-1")) for one in jobs]
     ready = ("fmct-features-joined",) if extractions else ()
-    grid = replace(
-        job("fmct-sweep", *(("--share", f"{i}/{shares}") for i in range(shares)), success=ready),
-        kept=("--sweep", "--out", str(out)),
-    )
+    grid = job("fmct-sweep", *(("--share", f"{i}/{shares}") for i in range(shares)), success=ready)
     collect = (*command, "--collect")
     return [*jobs, grid, Job("fmct-swept", (collect,), site.light, after_end=("fmct-sweep",))]
 
@@ -160,7 +155,7 @@ def predict_jobs(
     command = fmct(site, "predict", *paths, "--classifier", classifier, "--out", out, "--device", device)
     command += ("--key-file", str(key_file)) if key_file else ()
     commands = tuple((*command, "--share", f"{i}/{shares}") for i in range(shares))
-    array = Job("fmct-predict", commands, site.probe, kept=("--predictions", "--out", str(out)))
+    array = Job("fmct-predict", commands, site.probe)
     return [array, Job("fmct-predicted", ((*command, "--collect"),), site.light, after_end=(array.name,))]
 
 

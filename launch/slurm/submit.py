@@ -2,8 +2,8 @@
 
 A job's pickle holds only a command line, no state: each Slurm task replaces itself by that command
 (launch.task). So Slurm's signals reach the stage and not submitit, which ignores SIGTERM and acts only on
-rank 0. Training that saved on a signal exits with 75. If a job did not succeed, its batch script calls
-launch/slurm/requeue.py, which queues it again or logs why not.
+rank 0. Training that saved on a signal exits with 75. If a job did not succeed, its batch script
+(launch/job.sh) calls launch/slurm/requeue.py, which queues it again or logs why not.
 """
 
 import shlex
@@ -15,8 +15,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import UncompletedJobError
 
-from launch.program import FMCT, PYTHON, SAFE_PATH
-from launch.ranks import PORTS
+from launch.program import FMCT, PYTHON
 from launch.slurm.container import require_visible, srun_options, wrapped
 from launch.slurm.plain import require_plain, texts
 from launch.slurm.site import Resources, Site
@@ -25,24 +24,12 @@ from shards.errors import FmctError
 from shards.private import own_folder
 from shards.sharing import VARIABLE
 
+JOB_SCRIPT = Path(__file__).parents[1] / "job.sh"
+"""Shell functions of all batch scripts."""
 SETUP = (
-    # No Python of this job imports from the working folder, which an empty entry of PYTHONPATH would mean.
-    f'export {SAFE_PATH}=1 PYTHONPATH=$(sed "s/::*/:/g; s/^://; s/:$//" <<< "${{PYTHONPATH:-}}")',
-    'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
-    # Rank 0 listens on the job's first node, by the address at which Slurm itself reaches that node
-    # (a node's name need not resolve), on a port that no other job has, nor Linux gives out (launch.ranks).
-    'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-    # A busy slurmctld may not answer at once; the fallback is the node's name.
-    'for pause in 0 5 15 30; do sleep "$pause"',
-    "  MASTER_ADDR=$(scontrol --oneliner show node \"$first\" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')",
-    '  [ -z "$MASTER_ADDR" ] || break',
-    "done",
-    'export MASTER_ADDR="${MASTER_ADDR:-$first}"',
-    f"export MASTER_PORT=$(({PORTS.start} + SLURM_JOB_ID % {len(PORTS)}))",
-    "job=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
-    'export FMCT_LOG=$(scontrol show job "$job" | sed -n "s/^ *StdOut=//p")',
-    # Where in the log this start begins.
-    'echo "fmct: job $job, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"',
+    f". {shlex.quote(str(JOB_SCRIPT))} || exit 2",
+    f"fmct_program=({shlex.join(FMCT)})",
+    "fmct_rendezvous",
 )
 FIND_MODULE = "type module > /dev/null 2>&1 || . /etc/profile"
 """A batch shell that is not a login shell may not have the command."""
@@ -60,7 +47,7 @@ class Job:
     nodes: int = 1
     tasks_per_node: int = 1
     kept: tuple[str, ...] = ()
-    """Arguments for `fmct launch after` that name where the command stores its results, if it does."""
+    """Arguments of `fmct launch after` that name the run folder of a training."""
     after_success: tuple[str, ...] = ()
     """Names of jobs that must have succeeded; if one failed, Slurm cancels this job."""
     after_end: tuple[str, ...] = ()
@@ -150,10 +137,7 @@ def _in_pyxis(site: Site) -> bool:
 def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) -> dict[str, Any]:
     resources = job.resources
     # These run outside the container, if there is one.
-    before, after = (
-        shlex.join([*FMCT, "launch", word, "--folder", str(folder), *job.kept])
-        for word in ("before", "after")
-    )
+    begin = shlex.join(["fmct_begin", "--folder", str(folder), *job.kept])
     mail = {"mail_user": site.mail.user, "mail_type": ",".join(site.mail.type)} if site.mail else {}
     further: dict[str, Any] = {"requeue": True}
     if job.after_success:
@@ -176,12 +160,11 @@ def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) 
         "signal_delay_s": site.warn_seconds,
         "array_parallelism": site.width,
         "stderr_to_stdout": True,
-        "setup": [*_site_setup(site), *SETUP, f'[ -z "${{SLURM_RESTART_COUNT:-}}" ] || {before} || exit 2'],
+        "setup": [*_site_setup(site), *SETUP, begin],
         "teardown": [
             "code=$?",
             *([_mark(job.done)] if job.done else []),
-            f'[ "$code" = 0 ] || {after} --backoff {site.backoff_seconds} --code "$code"',
-            'exit "$code"',
+            f'fmct_end "$code" --backoff {site.backoff_seconds}',
         ],
         "srun_args": [
             # Regardless of what SBATCH_EXPORT or a directive says about the environment.

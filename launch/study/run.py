@@ -30,6 +30,7 @@ from launch.study.tuning import tuning_groups, tuning_study, write_tuning
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError
+from shards.ledger import Ledger
 from shards.lock import writing
 from shards.newer import unread
 from shards.parallel import process_pool
@@ -79,15 +80,16 @@ def tune(config: StudyConfig, out: Path, progress: Progress, workers: int = 1) -
 def _do_all(config: StudyConfig, out: Path, groups: list[Group], progress: Progress, workers: int) -> None:
     with process_pool(workers) as pool:
         write_cohort(config.cohort, config.sizes, out / "cohort", pool, progress)
-        missing = [group for group in groups if _missing(group, out)]
+        missing = [group for group in groups if _cells(group, out).missing()]
         running = {pool.submit(_do, config, out, group): group for group in missing}
         for done, future in enumerate(as_completed(running), 1):
             seconds = future.result()
             log.info("%s: %.0f s (%d of %d)", running[future].name, seconds, done, len(missing))
 
 
-def _missing(group: Group, out: Path) -> list[Cell]:
-    return [cell for cell in group.cells if not (out / "cells" / cell.file_name).exists()]
+def _cells(group: Group, out: Path) -> Ledger[Cell, bool]:
+    """The cells of one encoder; the file of a cell's scores is its marker."""
+    return Ledger(group.cells, lambda cell: (out / "cells" / cell.file_name).exists())
 
 
 def _do(config: StudyConfig, out: Path, group: Group) -> float:
@@ -96,10 +98,13 @@ def _do(config: StudyConfig, out: Path, group: Group) -> float:
     torch.set_num_threads(1)  # as many processes as cores are what is fast with networks as small as these
     heads = Heads.read(out / "cohort")
     scorer = _open(config, out, heads, group)
-    for cell in _missing(group, out):
+
+    def make(cell: Cell) -> None:
         start = time.process_time()
         scores = scorer(cell)
         save(out / "cells" / cell.file_name, scores, time.process_time() - start)
+
+    _cells(group, out).make(make)
     return time.monotonic() - began
 
 

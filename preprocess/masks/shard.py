@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from preprocess.masks.classes import Classes
 from preprocess.masks.table import PATH, Row
 from preprocess.masks.volume import merged, place_of
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.reasons import Reason, Rejection
-from shards import Dataset, ShardWriter, VolumeRecord, crc32
-from shards.atomic import write_text
-from shards.errors import raise_refusal
+from shards import Dataset, ShardWriter, VolumeRecord, crc32, ledger
 from shards.formats import shard_path
 from shards.index import sidecar_path
 from shards.masks import unpacked
@@ -111,7 +109,7 @@ class ShardWork:
             sidecar.unlink()
             shard.unlink()
         done = Done(digest=digest, stored=tuple(stored), refused=tuple(refused))
-        write_text(self._marker(name), done.model_dump_json(indent=1) + "\n")
+        ledger.mark(self._marker(name), done)
         return done
 
     def _record(self, volume: VolumeRecord, bits: NDArray[np.int16]) -> VolumeRecord:
@@ -137,14 +135,12 @@ class ShardWork:
 
     def _kept(self, name: str, dataset: Dataset, digest: str) -> Done | None:
         """What an earlier call made of the same input; None where it did not, or its shard is gone."""
-        try:
-            done = Done.model_validate_json(self._marker(name).read_bytes())
-            shard = shard_path(self.out, name, dataset.info.format)
-            whole = not done.stored or (shard.is_file() and sidecar_path(self.out, name).is_file())
-        except (OSError, ValidationError) as error:
-            raise_refusal(error, self._marker(name))
+        done = ledger.marked(self._marker(name), Done)
+        if done is None or done.digest != digest:
             return None
-        return done if whole and done.digest == digest else None
+        shard = shard_path(self.out, name, dataset.info.format)
+        whole = not done.stored or (shard.is_file() and sidecar_path(self.out, name).is_file())
+        return done if whole else None
 
     def _digest(
         self, dataset: Dataset, rows: Mapping[int, list[Row]], objections: Mapping[int, Rejection]

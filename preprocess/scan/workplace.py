@@ -16,6 +16,8 @@ from shards.errors import FmctError, raise_refusal
 from shards.lock import writing
 from shards.places import require_file
 from shards.private import private_folder
+from shards.progress import Progress, register
+from shards.share import WHOLE, Share
 
 _CATALOG, _REJECTED = {*SERIES_KEY, "instances"}, {"path", "reason", "detail"}
 """Columns that they had in every version."""
@@ -79,6 +81,7 @@ def workplace(catalog: Path) -> Iterator[Work]:
     _require_own(catalog, _CATALOG)
     _require_own(rejected_path(catalog), _REJECTED)
     private_folder(work.root)
+    register("scan", work.catalog)
     with writing(work.root, "fmct scan"):
         if work.complete.exists():
             publish(work)
@@ -101,9 +104,9 @@ def _require_own(table: Path, columns: Set[str]) -> None:
         raise FmctError(f"{table}exists and was not written by `fmct scan`; move it away, or give another")
 
 
-def parts_kept(catalog: Path) -> int:
+def progress(catalog: Path, share: Share = WHOLE) -> Progress:
     """How many batches of files an unfinished scan has read; the next one resumes from them."""
-    return len(list(Work(catalog).parts.glob("*.parquet")))
+    return Progress(len(list(Work(catalog).parts.glob("*.parquet"))), unit="part")
 
 
 def publish(work: Work) -> None:

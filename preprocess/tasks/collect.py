@@ -5,6 +5,8 @@ import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +85,14 @@ def collect(out: Path, config: PreprocessConfig) -> Summary:
     Raises FmctError where tasks are missing, or where no series at all became a volume.
     """
     plan = read_current_plan(out, config)
-    places = [ledger.files(out, index, task) for index, task in enumerate(plan.tasks)]
+    tasks = ledger.ledger(out, plan)
     digest, record = _digest(plan, config), kept_record(plan, config)
     with writing(out, "fmct preprocess --collect"):
-        results = _results(out, places)
+        results = tasks.collect(partial(_incomplete, out, len(tasks.units)))
         summary = _collected(out, config, digest)
         if not summary:
-            summary = _join(out, config, digest, record, places, results)
-        _remove_stale(out, config, {place.stem for place in places})
+            summary = _join(out, config, digest, record, tasks.units, results)
+        _remove_stale(out, config, {place.stem for place in tasks.units})
     return summary
 
 
@@ -101,15 +103,11 @@ def _digest(plan: Plan, config: PreprocessConfig) -> str:
     return hashlib.sha256(f"{plan.digest}{json.dumps(everything)}".encode()).hexdigest()
 
 
-def _results(out: Path, places: list[TaskFiles]) -> list[TaskResult]:
-    found = [ledger.result(place) for place in places]
-    missing = [place.index for place, result in zip(places, found, strict=True) if not result]
-    if missing:
-        raise FmctError(
-            f"{out}: {len(missing)} of {len(places)} tasks are not done, first {missing[0]}; "
-            f"run `fmct preprocess` again, or `fmct preprocess --task {missing[0]}` and so on"
-        )
-    return [result for result in found if result]
+def _incomplete(out: Path, tasks: int, missing: list[int]) -> FmctError:
+    return FmctError(
+        f"{out}: {len(missing)} of {tasks} tasks are not done, first {missing[0]}; "
+        f"run `fmct preprocess` again, or `fmct preprocess --task {missing[0]}` and so on"
+    )
 
 
 def _collected(out: Path, config: PreprocessConfig, digest: str) -> Summary | None:
@@ -143,7 +141,7 @@ def _join(
     config: PreprocessConfig,
     digest: str,
     record: dict[str, Any],
-    places: list[TaskFiles],
+    places: Sequence[TaskFiles],
     results: list[TaskResult],
 ) -> Summary:
     rejected = pa.concat_tables(pq.read_table(place.quarantine) for place in places)

@@ -8,16 +8,19 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from preprocess.select.unread import NotUnderstood
-from preprocess.tasks.plan import Task, read_plan
-from shards.atomic import write_text
+from preprocess.tasks.plan import Plan, Task, read_plan
+from shards import ledger as ledgers
+from shards.errors import FmctError
 from shards.formats import shard_path
 from shards.index import sidecar_path
 from shards.info import ShardInfo
-from shards.newer import newer
+from shards.ledger import Ledger
+from shards.progress import Progress
 from shards.schema import ShardFormat
+from shards.share import WHOLE, Share
 
 
 class TaskResult(BaseModel):
@@ -69,11 +72,6 @@ class TaskFiles:
         return self.out / "tasks" / f"{self.stem}.json"
 
     @property
-    def lock(self) -> str:
-        """Name of the file, beside the marker, that the process of the task holds locked."""
-        return f".{self.stem}.lock"
-
-    @property
     def quarantine(self) -> Path:
         """Its part of the quarantine."""
         return self.out / "tasks" / f"{self.stem}.quarantine.parquet"
@@ -104,9 +102,14 @@ def files(out: Path, index: int, task: Task) -> TaskFiles:
     return TaskFiles(out, index, task.digest)
 
 
+def ledger(out: Path, plan: Plan) -> Ledger[TaskFiles, TaskResult]:
+    """The tasks of a plan, in order."""
+    return Ledger([files(out, index, task) for index, task in enumerate(plan.tasks)], result)
+
+
 def mark(place: TaskFiles, result: TaskResult) -> None:
     """Declare a task done; its other files are complete by now."""
-    write_text(place.marker, result.model_dump_json(indent=1) + "\n")
+    ledgers.mark(place.marker, result)
 
 
 def result(place: TaskFiles) -> TaskResult | None:
@@ -114,21 +117,21 @@ def result(place: TaskFiles) -> TaskResult | None:
 
     Raises FmctError where a newer version did it.
     """
-    try:
-        found = TaskResult.model_validate_json(place.marker.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        if refusal := newer(place.marker, error):
-            raise refusal from None
+    found = ledgers.marked(place.marker, TaskResult)
+    if found is None:
         return None
     whole = found.digest == place.digest and all(part.is_file() for part in place.parts)
     return found if whole and all(_shard_is_whole(place, f, s) for f, s in found.shards.items()) else None
 
 
-def marked_in_share(out: Path, share: int, shares: int) -> int:
-    """How many markers tasks `share`, `share` + `shares` and so on have: one more with each that is done."""
-    return sum(number % shares == share for number in _marked(out))
+def progress(out: Path, share: Share = WHOLE) -> Progress:
+    """How many tasks of a share have a marker, of whatever plan: one more with each that is done."""
+    done = sum(map(share.has, _marked(out)))
+    try:
+        total = len(share.part(read_plan(out).tasks))
+    except FmctError:
+        return Progress(done, unit="task")
+    return Progress(done, total, unit="task")
 
 
 def _marked(out: Path) -> list[int]:
@@ -175,8 +178,8 @@ def _ranges(numbers: tuple[int, ...]) -> str:
 
 def status(out: Path) -> Status:
     """Read the plan and the markers in `out`; FmctError where there is no plan."""
-    places = [files(out, index, task) for index, task in enumerate(read_plan(out).tasks)]
-    results = [result(place) for place in places]
+    tasks = ledger(out, read_plan(out))
+    places, results = tasks.units, tasks.found()
     done = [found for found in results if found]
     marked = set(_marked(out))
     stale = sum(place.index in marked for place, found in zip(places, results, strict=True) if not found)

@@ -36,6 +36,7 @@ from preprocess.volume.build import Volume, build_volume
 from shards.errors import FmctError, UnavailableError, refusal_kind
 from shards.index import read_sidecar, sidecar_path
 from shards.info import preprocessing_digest
+from shards.ledger import once
 from shards.lock import writing
 from shards.schema import VolumeRecord
 from shards.voxels import crc32
@@ -61,11 +62,13 @@ def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> 
         raise FmctError(f"--task {index}: the plan has tasks 0 to {len(plan.tasks) - 1}")
     task = plan.tasks[index]
     place = ledger.files(out, index, task)
-    with (
-        writing(out, "fmct preprocess", shared=True),
-        writing(place.marker.parent, f"task {index}", name=place.lock),
-    ):
-        return ledger.result(place) or _run(catalog, place, task, plan, config)
+    with writing(out, "fmct preprocess", shared=True):
+        return once(
+            place.marker,
+            f"task {index}",
+            lambda: ledger.result(place),
+            lambda: _run(catalog, place, task, plan, config),
+        )
 
 
 def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: PreprocessConfig) -> TaskResult:

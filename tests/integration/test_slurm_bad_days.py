@@ -403,14 +403,15 @@ def test_a_share_of_preprocessing_whose_task_takes_longer_than_its_time(cluster,
     out = tmp_path / "out"
     script = (
         "import pathlib, sys, time; path = pathlib.Path(sys.argv[1]); "
-        "path.parent.mkdir(parents=True, exist_ok=True); path.touch(); time.sleep(600)"
+        "path.parent.mkdir(parents=True, exist_ok=True); path.touch(); "
+        "from shards.progress import register; from shards.share import Share; "
+        "register('preprocess', path.parents[1], Share(1, 2)); time.sleep(600)"
     )
     never = (sys.executable, "-c", script, str(out / "tasks/00001-0123abcd.json"))
     array = Job(
         "fmct-preprocess",
         ((sys.executable, "-c", "pass"), never),
         SITE.preprocess.model_copy(update={"time_minutes": 1}),
-        kept=("--out", str(out)),
     )
     site = SITE.model_copy(update={"warn_seconds": 20})
     (number,) = submit([array], out / "slurm", site)

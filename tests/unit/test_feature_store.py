@@ -10,11 +10,13 @@ from small_training import small_config, write_dataset
 
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
-from fmct_hpc.probe.features import extract_store, volumes_kept
+from fmct_hpc.probe.features import extract_store, progress
 from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import EncoderInfo
 from shards import Dataset
 from shards.errors import FmctError
+from shards.progress import VARIABLE, registered
+from shards.share import Share
 
 VOLUMES, WIDTH, PATCHES = 6, 24, 8
 
@@ -93,13 +95,21 @@ def test_what_a_task_or_all_of_them_have_extracted_is_counted(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmct_hpc.probe.features.PART_VOLUMES", 2)
-    found = [volumes_kept(tmp_path)]
+
+    def done(*share: int) -> int | None:
+        return progress(tmp_path, Share(*share)).done
+
+    found = [done()]
     for task in range(2):
+        jobs = tmp_path / f"{task}.json"
+        monkeypatch.setenv(VARIABLE, str(jobs))
         extract_store(encoder, "ours", dataset, tmp_path, task=(task, 2), part_volumes=2)
-        found += [volumes_kept(tmp_path, 0, 2), volumes_kept(tmp_path, 1, 2), volumes_kept(tmp_path)]
+        found += [done(0, 2), done(1, 2), done()]
+        [own] = registered(jobs)
+        assert (own.ledger, own.place, own.share) == ("features", str(tmp_path), (task, 2))
     assert found == [0, *(4, 0, 4), *(4, 2, 6)]
     extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2)
-    assert volumes_kept(tmp_path) == volumes_kept(tmp_path, 1, 2) == 6
+    assert done() == done(1, 2) == 6
 
 
 def test_a_killed_extraction_goes_on_and_a_damaged_part_is_made_anew(

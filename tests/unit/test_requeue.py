@@ -5,18 +5,16 @@ from datetime import UTC, datetime
 
 import pytest
 from small_training import write_dataset
-from typer.testing import CliRunner
 
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, write_plan
-from launch.commands.watch import watch_app
 from launch.slurm import causes, requeue
 from launch.slurm.causes import by_code, by_slurm, log_of_start
-from launch.slurm.progress import Kept, told_by
+from launch.slurm.progress import progress_of_job
 from launch.slurm.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
 from launch.slurm.scheduler import Accounted
-from launch.slurm.site import Site
-from launch.slurm.stages import predict_jobs, probe_job, split_job, sweep_chain
 from preprocess.scan.workplace import Work
+from shards.progress import VARIABLE, register
+from shards.share import Share
 from shards.split import split
 
 
@@ -91,14 +89,21 @@ def starts(monkeypatch):
     monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait: queued.append(start))
     before = signal.getsignal(signal.SIGTERM)
 
-    def end(folder, *codes, first=0, kept=Kept()):  # noqa: B008
+    def end(folder, *codes, first=0):
         for start, code in enumerate(codes, first):
             monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
-            requeue.after(folder, kept, code, backoff=60)
+            requeue.after(folder, None, code, backoff=60)
         return queued
 
     yield end
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """In the job 77: what is known of its progress, by what it has registered."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "slurm/77.ledgers.json"))
+    return lambda: progress_of_job(tmp_path / "slurm", "77")
 
 
 def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(
@@ -109,12 +114,14 @@ def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(
     tasks.mkdir()
     for name, value in {"JOB_ID": "75", "TASK_ID": "1", "TASK_COUNT": "3"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_{name}", value)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "slurm/75_1.ledgers.json"))
+    register("preprocess", tmp_path, Share(1, 3), total=4, of_all=12)
     queued: list[int] = []
     for start, done in enumerate([(1, 0), (4, 2, 3), (5,), (6, 8)]):
         for task in done:
             (tasks / f"{task:05d}-0123abcd.json").touch()
             (tasks / f"{task:05d}-0123abcd.manifest.parquet").touch()
-        queued = starts(tmp_path / "slurm", 128 + signal.SIGUSR2, first=start, kept=Kept(out=tmp_path))
+        queued = starts(tmp_path / "slurm", 128 + signal.SIGUSR2, first=start)
     assert queued == [0, 1, 2]
     assert [e.progress for e in requeue.read(tmp_path / "slurm", "75_1")] == [1, 2, 2, 2]
     last = caplog.messages[-1]
@@ -142,42 +149,42 @@ def test_half_a_line_that_a_full_disk_left_harms_no_ending(tmp_path, starts):
     assert [ending.start for ending in requeue.read(tmp_path, "77")] == [0, 2]
 
 
-def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tmp_path):
+def test_a_job_whose_stage_has_registered_nothing_has_no_known_progress(job):
+    assert job().done is None
+
+
+def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tmp_path, job):
     parts = Work(tmp_path / "catalog.parquet").parts
     parts.mkdir(parents=True)
+    register("scan", tmp_path / "catalog.parquet")
     found = []
     for start in range(2 * MOST_IDLE):
         (parts / f"{start}.parquet").touch()
-        found.append(Kept(catalog=tmp_path / "catalog.parquet").progress())
-    assert found == [(number + 1, "part") for number in range(2 * MOST_IDLE)]
-    assert decide(history(*(("time limit", number) for number, _ in found)))[:2] == (True, 0.0)
+        found.append(job())
+    assert [(one.done, one.unit) for one in found] == [(n + 1, "part") for n in range(2 * MOST_IDLE)]
+    assert decide(history(*(("time limit", one.done) for one in found)))[:2] == (True, 0.0)
 
 
-def test_a_split_that_writes_more_shards_at_each_start_runs_on(tmp_path):
+def test_a_split_registers_the_shards_of_each_part(tmp_path, job):
     dataset = write_dataset(tmp_path / "data", volumes=8)
-    job = split_job(dataset, tmp_path / "parts", ("a=0.5", "b=0.5"), Site())
-    kept = told_by(list(job.kept), None)
-    assert kept.progress() == (0, "shard")
     split(dataset, tmp_path / "parts", {"a": 0.5, "b": 0.5}, shard_bytes=1)
-    assert kept.progress() == (8, "shard")
+    assert job() == (8, 8, 0, "shard")
 
 
-def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, monkeypatch):
+def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, job):
     """Share 1 of 2 has tasks 1 and 3, of three units; those of the other say nothing of it."""
     digests = tuple(f"{number:064d}"[::-1] for number in range(6))
     grid = Plan(
         units=(), digests=digests, seconds=(), tasks=((0,), (1, 2), (3, 4), (5,)), encoders=(), leakage=()
     )
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
-    kept = Kept(sweep=tmp_path)
-    assert kept.progress() == (None, "unit")
+    register("sweep", tmp_path, Share(1, 2), total=3, of_all=6)
+    assert job() == (None, 3, 0, "unit")
     write_plan(tmp_path, grid)
     (tmp_path / "units").mkdir()
     found = []
     for number in (0, 1, 3, 2, 5):
         UnitFiles(tmp_path, digests[number]).marker.touch()
-        found.append(kept.progress()[0])
+        found.append(job().done)
     assert found == [0, 1, 1, 2, 3]
 
 
@@ -186,72 +193,36 @@ def keep_part(store, start, stop):
     (store / f"parts/{start:07d}-{stop:07d}-0123abcd.json").touch()
 
 
-@pytest.fixture
-def kept_by(monkeypatch):
-    """Where, by its arguments, `fmct launch after` takes a job or its task to keep what it has done."""
-    found: list[Kept] = []
-    monkeypatch.setattr(requeue, "after", lambda folder, kept, code, backoff: found.append(kept))
-
-    def ask(job, task=None):
-        monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
-        if task is not None:
-            monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
-        done = CliRunner().invoke(watch_app, ["after", "--folder", "slurm", *job.kept, "--code", "75"])
-        assert done.exit_code == 0, done.output
-        return found.pop()
-
-    return ask
-
-
-def test_what_extracts_features_runs_on_while_it_keeps_more(tmp_path, kept_by):
-    recipe = tmp_path / "sweep.yaml"
-    encoders = "[{name: ours, weights: ours}, {name: other, weights: other}]"
-    recipe.write_text(
-        f"{{data: data, labels: l.parquet, features: old, encoders: {encoders}, feature_tasks: 2}}"
-    )
-    overrides = [f"features={tmp_path}"]
-    array, joins, *_ = sweep_chain(recipe, tmp_path / "out", overrides, 4, 1, Site())
-    for number in range(3):  # parts of "other": tasks 2 and 3 of the array make every second each
+def test_what_extracts_features_runs_on_while_it_keeps_more(tmp_path, monkeypatch, job):
+    for number in range(3):  # parts of a store: of two tasks, every second each
         keep_part(tmp_path / "other", 256 * number, 256 * (number + 1))
-    assert [kept_by(array, task).progress()[0] for task in range(4)] == [0, 0, 512, 256]
-    assert kept_by(joins).progress() == (768, "volume")
+    found = []
+    for share in range(2):
+        monkeypatch.setenv(VARIABLE, str(tmp_path / f"slurm/9_{share}.ledgers.json"))
+        register("features", tmp_path / "other", Share(share, 2))
+        found.append(progress_of_job(tmp_path / "slurm", f"9_{share}").done)
+    assert found == [512, 256]
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "slurm/77.ledgers.json"))
+    register("features", tmp_path / "ours")
+    register("features", tmp_path / "other")
+    assert job() == (768, None, 0, "volume")
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours/features.json").write_text('{"volumes": 1000}')
-    assert kept_by(joins).progress() == (1768, "volume")
-    recipe.unlink()
-    assert kept_by(joins).progress()[0] is None
+    assert job().done == 1768
 
 
-def test_predictions_run_on_while_an_array_task_keeps_more(tmp_path, kept_by, monkeypatch):
-    monkeypatch.setattr("fmct_hpc.classifier.table.Predictions.parts", 6)
-    array, _ = predict_jobs(
-        [tmp_path / "data"], tmp_path / "kept", tmp_path / "out", "cpu", None, Site(array_size=2)
-    )
-    assert len(array.commands) == 2
-    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
-    assert kept_by(array, 1) == Kept(predictions=tmp_path / "out")
-    (tmp_path / "out/parts").mkdir(parents=True)
-    for number in (0, 1, 3):
-        (tmp_path / f"out/parts/{number:06d}-0123456789abcdef.parquet").touch()
-    found = [kept_by(array, task) for task in (0, 1)]
-    for task, count in ((0, 1), (1, 2)):
-        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
-        assert found[task].progress() == (count, "prediction")
-
-
-def test_a_probe_runs_on_while_it_keeps_more_features_or_units(tmp_path, kept_by):
-    array = probe_job([tmp_path / "a", tmp_path / "b"], tmp_path / "probes", [], Site())
-    out = tmp_path / "probes/b"
-    assert kept_by(array, 1) == Kept(probe=out)
-    alone = probe_job([tmp_path / "b"], out, [], Site())
-    found = [kept_by(alone).progress()]
-    keep_part(out / "features/trained", 0, 256)
-    found.append(kept_by(alone).progress())
-    write_plan(out, Plan(units=(), digests=("ab" * 32,), seconds=(), tasks=((0,),), encoders=(), leakage=()))
-    (out / "units").mkdir()
-    UnitFiles(out, "ab" * 32).marker.touch()
-    found.append(kept_by(alone).progress())
-    assert found == [(0, "result"), (256, "result"), (257, "result")]
+def test_a_probe_runs_on_while_it_keeps_more_features_or_units(tmp_path, job):
+    register("features", tmp_path / "features/trained")
+    found = [job()]
+    keep_part(tmp_path / "features/trained", 0, 256)
+    found.append(job())
+    register("sweep", tmp_path, total=1)
+    plan = Plan(units=(), digests=("ab" * 32,), seconds=(), tasks=((0,),), encoders=(), leakage=())
+    write_plan(tmp_path, plan)
+    (tmp_path / "units").mkdir()
+    UnitFiles(tmp_path, "ab" * 32).marker.touch()
+    found.append(job())
+    assert [(one.done, one.unit) for one in found] == [(0, "volume"), (256, "volume"), (257, "result")]
 
 
 LOG = """\

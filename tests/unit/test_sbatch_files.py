@@ -11,12 +11,13 @@ from fmct_hpc.probe.sweep.grid import Unit
 from fmct_hpc.probe.sweep.ledger import Plan as SweepPlan
 from fmct_hpc.probe.sweep.ledger import UnitFiles, read_plan, write_plan
 from fmct_hpc.probe.sweep.run import Sweep
-from launch.commands.arguments import numbers_of_share
-from launch.slurm.progress import Kept
-from launch.slurm.submit import SETUP
+from launch.ranks import PORTS
+from launch.slurm.progress import progress
+from launch.slurm.submit import JOB_SCRIPT, SETUP
 from preprocess.tasks import ledger
 from preprocess.tasks.plan import Plan, Task
 from shards.atomic import write_text
+from shards.share import Share
 
 FILES = sorted((Path(__file__).parents[2] / "launch/sbatch").glob("*.sbatch"))
 SCONTROL = """\
@@ -25,6 +26,12 @@ case $* in
   "show job"*) echo "   StdOut=/logs/12.out" ;;
   *) echo "NodeName=n1 NodeAddr=10.0.0.1 NodeHostName=n1" ;;
 esac"""
+
+
+FMCT = f"""\
+if [ "$*" = "launch job-script" ]; then echo {JOB_SCRIPT}; exit; fi
+echo "fmct FMCT_LOG=${{FMCT_LOG:-}} $*"
+"""
 
 
 @dataclass
@@ -64,9 +71,11 @@ def shell(tmp_path: Path) -> Shell:
     shell.folder.mkdir()
     shell.stand_in("scontrol", SCONTROL)
     shell.stand_in(
-        "srun", 'echo "srun MASTER_ADDR=${MASTER_ADDR:-} $*"; echo "path ${PYTHONPATH-none} $PYTHONSAFEPATH"'
+        "srun",
+        'echo "srun MASTER_ADDR=${MASTER_ADDR:-} $*"; echo "path ${PYTHONPATH-none} $PYTHONSAFEPATH"; '
+        'echo "ledgers ${FMCT_LEDGERS-none} port ${MASTER_PORT-none}"',
     )
-    shell.stand_in("fmct", 'echo "fmct FMCT_LOG=${FMCT_LOG:-} $*"')
+    shell.stand_in("fmct", FMCT)
     shell.stand_in("sleep", "")
     return shell
 
@@ -107,26 +116,34 @@ def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell, tmp_path)
     launched.write_text("\n".join([*SETUP, "srun train"]))
     for file in (train, launched):
         (tmp_path / "asked").unlink(missing_ok=True)
-        assert "srun MASTER_ADDR=10.0.0.1 " in "\n".join(shell.run(file, "--run", "runs/first").said)
+        said = "\n".join(shell.run(file, "--run", "runs/first").said)
+        assert "srun MASTER_ADDR=10.0.0.1 " in said
+        assert f"port {PORTS[12 % len(PORTS)]}" in said
 
 
-@pytest.mark.parametrize(
-    ("stage", "arguments", "task", "told"),
-    [
-        ("probe", ["data=d"], "1", "--probe probes/b"),
-        ("sweep", ["r.yaml", "--out", "o"], "1", "--sweep r.yaml --out o"),
-        ("sweep", ["r.yaml", "--out", "o", "--extract", "-1"], "", "r.yaml --out o --extract -1"),
-        ("sweep", ["r.yaml", "--out", "o", "--collect"], "", ""),
-        ("predict", ["d", "--classifier", "c", "--out", "o"], "1", "--predictions d --classifier c --out o"),
-    ],
-)
-def test_a_stage_tells_where_it_keeps_what_it_has_done(shell, stage, arguments, task, told):
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_policy_of_restarts_is_asked_before_and_after(shell, file):
     shell.stand_in("srun", "exit 75")
-    [file] = [file for file in FILES if file.stem == stage]
-    ended = shell.run(file, *arguments, SLURM_RESTART_COUNT="1", SLURM_ARRAY_TASK_ID=task)
+    ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
     policy = [line.split(" launch ")[1].strip() for line in ended.said if " launch " in line]
-    assert policy == [f"before --folder . {told}".strip(), f"after --folder . --code 75 {told}".strip()]
+    where = "--run runs/first" if file.stem == "train" else "--folder ."
+    assert policy == [f"before {where}", f"after {where} --code 75"]
     assert ended.code == 75
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_stage_registers_its_ledgers_in_the_records_of_its_job(shell, file):
+    ended = shell.run(file, "--run", "runs/first")
+    [where] = [line.split()[1] for line in ended.said if line.startswith("ledgers ")]
+    assert where == ("none" if file.stem == "train" else "./10_1.ledgers.json")
+
+
+def test_a_file_that_is_refused_before_ends_without_its_command(shell):
+    shell.stand_in("fmct", FMCT + "exit 2")
+    for file in FILES:
+        ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
+        assert ended.code == 2
+        assert not [line for line in ended.said if line.startswith("srun ")]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -155,7 +172,7 @@ def preprocess_status(out, done, monkeypatch):
         for part in place.parts:
             part.touch()
         ledger.mark(place, ledger.TaskResult(digest=place.digest, shards={}, **facts))
-    return str(ledger.status(out)).split("; to do: ")[1], Kept(out=out)
+    return str(ledger.status(out)).split("; to do: ")[1]
 
 
 def sweep_status(out, done, monkeypatch):
@@ -168,27 +185,25 @@ def sweep_status(out, done, monkeypatch):
         write_text(UnitFiles(out, digests[number]).marker, "")
     monkeypatch.setattr(Sweep, "_current_plan", lambda sweep: read_plan(sweep.out))
     monkeypatch.setattr(Sweep, "_done", lambda sweep, plan, number: number in done)
-    return Sweep(None, out).status().split("; tasks to do: ")[1], Kept(sweep=out)
+    return Sweep(None, out).status().split("; tasks to do: ")[1]
 
 
 @pytest.mark.parametrize("status", [preprocess_status, sweep_status])
 @pytest.mark.parametrize("to_do", [{3, 7}, {0}, {0, 1, 2}, {0, 2}, {4, 5, 6}, set(range(TASKS))], ids=str)
 def test_what_status_says_is_to_do_is_an_array_that_does_it(shell, tmp_path, monkeypatch, status, to_do):
     marked = set(range(TASKS)) - to_do
-    said, kept = status(tmp_path / "out", marked, monkeypatch)
+    said = status(tmp_path / "out", marked, monkeypatch)
     [file] = [file for file in FILES if file.stem == status.__name__.removesuffix("_status")]
     does = {}
     for number, variables in array(said).items():
         ended = shell.run(file, "catalog", "--out", "out", **variables)
         [srun] = [line.split() for line in ended.said if line.startswith("srun ")]
         if "--share" in srun:
-            share, shares = numbers_of_share(srun[srun.index("--share") + 1])
-            does[number] = set(range(TASKS)[share::shares])
+            share = Share.parse(srun[srun.index("--share") + 1])
         else:
-            does[number] = {int(srun[srun.index("--task") + 1])}
-        with monkeypatch.context() as slurm:
-            for name, value in variables.items():
-                slurm.setenv(name, value)
-            assert kept.progress()[0] == len(does[number] & marked), "what a start of it has done so far"
+            share = Share.only(int(srun[srun.index("--task") + 1]))
+        does[number] = set(share.part(range(TASKS)))
+        found = progress(tmp_path / "out", share)
+        assert (found.done, found.total) == (len(does[number] & marked), len(does[number]))
     assert set().union(*does.values()) >= to_do
     assert sum(map(len, does.values())) == len(set().union(*does.values())), "none twice"

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from fmct_hpc.train.attempts import SlurmJob
 from launch.commands.watch import watch_app
 from launch.slurm import requeue, scheduler
-from launch.slurm.progress import Kept
 
 LATIN_1 = "Sch\\344del"
 JOB = rf"""JobId=12 JobName=JobState=FAILED {LATIN_1}
@@ -69,7 +68,7 @@ def test_every_answer_is_read(asked: Path) -> None:
 def test_a_preempted_job_is_queued_again_whatever_its_name(asked: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        requeue.after(tmp_path / "slurm", Kept(), 75, 1.0)
+        requeue.after(tmp_path / "slurm", None, 75, 1.0)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert asked.exists()

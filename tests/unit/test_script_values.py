@@ -136,8 +136,8 @@ def test_whatever_prints_is_one_value_of_one_line(text: str) -> None:
         assert shlex.split(options[name]) == [text]
     [exported] = [line for line in lines if line.startswith("export NAME=")]
     assert shlex.split(exported) == ["export", f"NAME={text}"]
-    hooks = [shlex.split(line) for line in lines if " -m launch.cli launch " in line]
-    assert [words[words.index("--run") + 1] for words in hooks] == [text, text]
+    hooks = [shlex.split(line) for line in lines if line.startswith("fmct_begin ")]
+    assert [words[words.index("--run") + 1] for words in hooks] == [text]
 
 
 @pytest.mark.parametrize(

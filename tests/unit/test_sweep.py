@@ -24,7 +24,7 @@ from fmct_hpc.probe.statistics.area import auc
 from fmct_hpc.probe.statistics.paired import compare, holm
 from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.sweep.grid import shared_out
-from fmct_hpc.probe.sweep.ledger import units_in_share
+from fmct_hpc.probe.sweep.ledger import progress
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.retrieval.run import retrieval
 from shards import FmctError, ShardWriter, finish_dataset
@@ -262,13 +262,13 @@ def test_a_unit_of_other_features_is_computed_again(folder: Path, monkeypatch: p
         interrupted.setattr("fmct_hpc.probe.sweep.run.compute", stop)
         with pytest.raises(KeyboardInterrupt):
             grid.run_share(0, 1)
-    assert units_in_share(folder / "own", 0, 1) == 2, "what is to be computed again is no progress"
+    assert progress(folder / "own").done == 2, "what is to be computed again is no progress"
     assert grid.run_share(0, 1) == 2
-    assert units_in_share(folder / "own", 0, 1) == 4
+    assert progress(folder / "own").done == 4
     shutil.rmtree(second.features)
     with pytest.raises(FmctError, match="holds no finished feature store"):
         Sweep(second, folder / "own").run_share(0, 1)
-    assert units_in_share(folder / "own", 0, 1) == 4, "features that are away for now take nothing with them"
+    assert progress(folder / "own").done == 4, "features that are away for now take nothing with them"
 
 
 def test_folds_test_every_volume_once_by_a_classifier_that_never_saw_its_patient(folder: Path) -> None:

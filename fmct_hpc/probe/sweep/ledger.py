@@ -9,10 +9,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fmct_hpc.probe.leakage import Leakage
 from fmct_hpc.probe.sweep.grid import Unit
+from shards import ledger as ledgers
 from shards.atomic import atomic_path, write_text
-from shards.errors import FmctError, raise_refusal
+from shards.errors import FmctError
 from shards.names import Sha256
 from shards.newer import unread
+from shards.progress import Progress
+from shards.share import WHOLE, Share
 
 TABLES = ("results", "predictions")
 PLAN_NAME = "plan.json"
@@ -34,6 +37,10 @@ class Plan(BaseModel):
     """Their descriptions, as JSON."""
     leakage: tuple[Leakage, ...]
     """Of each encoder."""
+
+    def share(self, share: Share) -> list[int]:
+        """Numbers of the units of a share's tasks."""
+        return [number for task in share.part(self.tasks) for number in task]
 
 
 class UnitMarker(BaseModel):
@@ -69,30 +76,26 @@ class UnitFiles:
         for name in TABLES:
             with atomic_path(self.table(name)) as temporary:
                 pq.write_table(tables[name], temporary, compression="zstd")
-        write_text(self.marker, marker.model_dump_json(indent=1) + "\n")
+        ledgers.mark(self.marker, marker)
 
     def done(self, source: str) -> bool:
         """Whether the unit was computed from this very source and its tables are there.
 
-        Raises RefusedError where the system does not say.
+        Raises RefusedError where the system does not say, and FmctError where a newer version computed it.
         """
-        try:
-            marker = UnitMarker.model_validate_json(self.marker.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise_refusal(error, self.marker)
-            return False
+        marker = ledgers.marked(self.marker, UnitMarker)
         whole = all(self.table(name).is_file() for name in TABLES)
-        return whole and marker.digest == self.digest and marker.source == source
+        return bool(marker and whole and marker.digest == self.digest and marker.source == source)
 
 
-def units_in_share(out: Path, share: int, shares: int) -> int | None:
-    """How many units of tasks `share`, `share` + `shares` and so on have a marker; None without a plan."""
+def progress(out: Path, share: Share = WHOLE) -> Progress:
+    """How many units of the tasks of a share have a marker; not known without a plan."""
     try:
         plan = read_plan(out)
     except FmctError:
-        return None
-    mine = [number for task in plan.tasks[share::shares] for number in task]
-    return sum(UnitFiles(out, plan.digests[number]).marker.is_file() for number in mine)
+        return Progress(None)
+    mine = plan.share(share)
+    return Progress(sum(UnitFiles(out, plan.digests[n]).marker.is_file() for n in mine), len(mine))
 
 
 def shares_units(out: Path, plan: Plan, encoders_too: bool) -> bool:

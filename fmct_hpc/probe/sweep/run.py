@@ -5,11 +5,10 @@ A cluster runs the same parts as separate jobs (`extract` and `run_task` in arra
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain
+from functools import cached_property, partial
 from pathlib import Path
 
 from pydantic_core import to_json
@@ -29,8 +28,11 @@ from fmct_hpc.probe.sweep.unit import compute
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import sha256
+from shards.ledger import Ledger
 from shards.lock import writing
 from shards.places import require_file, require_folder
+from shards.progress import register
+from shards.share import WHOLE, Share
 from shards.subject import Origin, Subject, claim
 
 log = logging.getLogger(__name__)
@@ -168,47 +170,46 @@ class Sweep:
         plan = self._current_plan()
         if not 0 <= task < len(plan.tasks):
             raise FmctError(f"no task {task}: {self.out / 'plan.json'} has {len(plan.tasks)}, from 0")
-        return self._compute(plan, plan.tasks[task], progress)
+        return self._compute(plan, Share.only(task), progress)
 
-    def _compute(self, plan: Plan, numbers: Iterable[int], progress: Progress = _silent) -> int:
+    def _compute(self, plan: Plan, share: Share, progress: Progress = _silent) -> int:
         with writing(self.out, "fmct sweep", shared=True):
-            return self._compute_missing(plan, numbers, progress)
+            own = self._ledger(plan, plan.share(share))
+            register("sweep", self.out, share, total=len(own.units), of_all=len(plan.units))
+            return own.make(partial(self._make, plan), progress, partial(self._forget, plan))
 
-    def _compute_missing(self, plan: Plan, numbers: Iterable[int], progress: Progress) -> int:
-        missing = [number for number in numbers if not self._done(plan, number)]
-        self._forget(plan, missing)
-        for done, number in enumerate(missing):
-            progress(done, len(missing))
-            unit = plan.units[number]
-            source = self._sources[unit.encoder, unit.sample]
-            began = time.monotonic()
-            results, predictions = compute(unit, source)
-            marker = UnitMarker(
-                digest=plan.digests[number],
-                source=self._source_digest(unit),
-                seconds=time.monotonic() - began,
-                results=results.num_rows,
-            )
-            tables = {"results": results, "predictions": predictions}
-            UnitFiles(self.out, plan.digests[number]).write(tables, marker)
-        progress(len(missing), len(missing))
-        return len(missing)
+    def _ledger(self, plan: Plan, numbers: Sequence[int]) -> Ledger[int, bool]:
+        return Ledger(numbers, partial(self._done, plan))
+
+    def _make(self, plan: Plan, number: int) -> None:
+        unit = plan.units[number]
+        source = self._sources[unit.encoder, unit.sample]
+        began = time.monotonic()
+        results, predictions = compute(unit, source)
+        marker = UnitMarker(
+            digest=plan.digests[number],
+            source=self._source_digest(unit),
+            seconds=time.monotonic() - began,
+            results=results.num_rows,
+        )
+        tables = {"results": results, "predictions": predictions}
+        UnitFiles(self.out, plan.digests[number]).write(tables, marker)
 
     def run_share(self, share: int, shares: int) -> int:
         """Do the tasks `share`, `share` + `shares` and so on; returns how many units were computed."""
         plan = self._current_plan()
-        return self._compute(plan, chain.from_iterable(plan.tasks[share::shares]))
+        return self._compute(plan, Share(share, shares))
 
     def collect(self) -> Summary:
         """Join what is done so far to three tables and summary.json (`collect_tables`)."""
         plan = self._current_plan()
-        done = [number for number in range(len(plan.units)) if self._done(plan, number)]
+        done = self._ledger(plan, range(len(plan.units))).done()
         return collect_tables(self.out, plan, done, self.config, self.cohorts, self.cohort)
 
     def status(self) -> str:
         """How far the sweep is, in a line."""
         plan = self._current_plan()
-        done = {number for number in range(len(plan.units)) if self._done(plan, number)}
+        done = set(self._ledger(plan, range(len(plan.units))).done())
         to_do = [n for n, task in enumerate(plan.tasks) if not set(task) <= done]
         rest = f"; tasks to do: {','.join(map(str, to_do))}" if to_do else ""
         return f"{len(done)} of {len(plan.units)} units done, in {len(plan.tasks)} tasks{rest}"
@@ -220,7 +221,7 @@ class Sweep:
             require_folder(self.config.features)
         plan = self.plan()  # first, as it may refuse
         self.extract(progress=progress)
-        self._compute(plan, chain.from_iterable(plan.tasks), progress)
+        self._compute(plan, WHOLE, progress)
         return self.collect()
 
     def _current_plan(self) -> Plan:

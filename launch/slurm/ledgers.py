@@ -1,0 +1,40 @@
+"""The ledgers that stages register: where each is counted, and how an output folder shows that it has one."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from shards.progress import Progress
+from shards.share import Share
+
+Count = Callable[[Path, Share], Progress]
+
+
+class Kind(NamedTuple):
+    """One kind of ledger."""
+
+    module: str
+    """Its function `progress(place, share)` counts; imported only if such a ledger is counted."""
+    sign: str = ""
+    """A file that the output folders of the stage have, and no others; empty if there is none."""
+
+
+LEDGERS: dict[str, Kind] = {
+    "train": Kind("fmct_hpc.train.ledger", "attempts/0001.json"),
+    "scan": Kind("preprocess.scan.workplace"),
+    "preprocess": Kind("preprocess.tasks.ledger", "tasks/plan.json"),
+    "shards": Kind("shards.derive"),
+    "features": Kind("fmct_hpc.probe.features", "features.json"),
+    "sweep": Kind("fmct_hpc.probe.sweep.ledger", "plan.json"),
+    "predict": Kind("fmct_hpc.classifier.table", "predictions.parquet"),
+}
+"""By the name that a stage registers (shards.progress.register)."""
+
+
+def counter(ledger: str) -> Count | None:
+    """The function that counts a ledger; None for one of another version."""
+    if ledger not in LEDGERS:
+        return None
+    count: Count = import_module(LEDGERS[ledger].module).progress
+    return count
