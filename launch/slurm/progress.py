@@ -45,8 +45,8 @@ def progress_of_job(records: Path, job: str) -> Progress:
 def together(found: Iterable[Progress]) -> Progress:
     """The state of several ledgers as one."""
     each = list(found)
-    if len(each) == 1:
-        return each[0]
+    if len(each) < 2:
+        return each[0] if each else Progress(None)
     known = [one.done for one in each if one.done is not None]
     totals = [one.total for one in each if one.total is not None]
     units = {one.unit for one in each}
