@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from shards import json_text
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.errors import FmctError, raise_refusal
 from shards.names import Component, Sha256
 from shards.newer import newer
@@ -20,10 +21,8 @@ INDEX_NAME = "index.parquet"
 PREPROCESSING_NAME = "preprocessing.json"
 
 
-class ShardInfo(BaseModel):
+class ShardInfo(Closed):
     """One shard file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Component = Field(description="file name without the format's suffix")
     volumes: NonNegativeInt
@@ -31,10 +30,8 @@ class ShardInfo(BaseModel):
     sha256: Sha256 = Field(description="of the file")
 
 
-class DatasetInfo(BaseModel):
+class DatasetInfo(Closed):
     """A finished dataset; all of its volumes share format, spacing and preprocessing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: int = FORMAT_VERSION
     format: ShardFormat

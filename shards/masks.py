@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from shards.closed import Closed
 from shards.dataset import Dataset
 from shards.errors import FmctError
 from shards.info import read_preprocessing
@@ -26,10 +27,8 @@ _PLACE = ("shape", "affine", "source_digest")
 """What a mask has in common with its volume."""
 
 
-class MaskInfo(BaseModel):
+class MaskInfo(Closed):
     """What a dataset of masks says of itself, in preprocessing.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: tuple[Component, ...] = Field(min_length=1, max_length=MOST_CLASSES)
     """Their names, class k's at place k."""

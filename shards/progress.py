@@ -9,9 +9,10 @@ import os
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.share import WHOLE, Share
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,8 @@ class Progress(NamedTuple):
     """The name of one."""
 
 
-class Registered(BaseModel):
+class Registered(Closed):
     """A ledger, as a stage registers it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ledger: Annotated[str, Field(pattern="^[a-z]{1,40}$")]
     """Its name in launch/slurm/ledgers.py, which counts what is done."""
@@ -54,10 +53,8 @@ class Registered(BaseModel):
     """Units of the share that failed."""
 
 
-class Registrations(BaseModel):
+class Registrations(Closed):
     """The content of a job's file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ledgers: tuple[Registered, ...] = ()
 

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from shards.closed import Closed
 from shards.names import HexKey, Sha256
 
 FORMAT_VERSION = 1
@@ -13,10 +14,8 @@ KernelClass = Literal["soft", "bone", "unknown"]
 Role = Literal["soft_thick", "soft_thin", "bone_thick", "bone_thin", "unknown_thick", "unknown_thin"]
 
 
-class DecodeFacts(BaseModel):
+class DecodeFacts(Closed):
     """Acquisition facts of a volume that identify no one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kernel_class: KernelClass = Field(description="from Convolution Kernel (0018,1210)")
     kvp: float | None = Field(description="KVP (0018,0060), kV")
@@ -31,10 +30,8 @@ class DecodeFacts(BaseModel):
     defaced: bool = Field(default=False, description="the face's soft tissue is blanked with air")
 
 
-class VolumeRecord(BaseModel):
+class VolumeRecord(Closed):
     """One volume: int16 HU, axes (D, H, W) towards superior, anterior, right (RAS-consistent)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     key: HexKey = Field(description="HMAC of the series identity, 32 hexadecimal digits")
     patient_key: HexKey = Field(description="HMAC of the patient identity; splits are made on it")

@@ -13,19 +13,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo
+from pydantic import ConfigDict, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
+from shards.closed import Closed
 from shards.renamed import of_section, with_present_names
 
 _RECORD: Any = object()
 """The context of validation that says that a record is read."""
 
 
-class Section(BaseModel):
+class Section(Closed):
     """Base of all sections; their keys may be given by old names (shards.renamed)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     earlier: ClassVar[Mapping[str, Any]] = {}
     """Values of keys that came after 0.1.0, in records that lack them; only of those with another default."""

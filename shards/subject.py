@@ -7,18 +7,17 @@ command then repeats the changed parts), or its digest, wherever it is now.
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.errors import FmctError
 
 FILE_NAME = "subject.json"
 
 
-class Origin(BaseModel):
+class Origin(Closed):
     """One of the inputs that say what results are about."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str | None
     """From /; None if it must not be recorded, as a path may name a patient."""
@@ -37,10 +36,8 @@ class Origin(BaseModel):
         return self.path or f"SHA-256 {self.digest[:12]}"
 
 
-class Subject(BaseModel):
+class Subject(Closed):
     """What a command's results are about."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     command: str
     sources: dict[str, Origin]

@@ -7,7 +7,6 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 
 from fmct_hpc.benchmark.config import BenchmarkConfig
 from fmct_hpc.probe.encoders import EncoderSpec
@@ -16,6 +15,7 @@ from fmct_hpc.probe.statistics.paired import holm
 from fmct_hpc.probe.sweep.collect import Summary
 from fmct_hpc.probe.sweep.tables import COMPARISONS, RESULTS
 from shards.atomic import atomic_path, write_text
+from shards.closed import Closed
 from shards.lock import writing
 
 Status = Literal["unseen", "seen", "unknown"]
@@ -34,10 +34,8 @@ _FAMILY = ("method", "pool", "layer", "fraction", "shots", "seed")
 """What the comparisons of one correction share: they differ in dataset, test set, task and pair."""
 
 
-class EncoderFacts(BaseModel):
+class EncoderFacts(Closed):
     """What a page says of an encoder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     kind: str
@@ -47,10 +45,8 @@ class EncoderFacts(BaseModel):
     trained_on: str | None
 
 
-class BenchmarkSummary(BaseModel):
+class BenchmarkSummary(Closed):
     """What the tables hold: benchmark.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     datasets: dict[str, Summary]
     about: dict[str, str]

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fmct_hpc.dense.cohort import Cohort, read_cohort
 from fmct_hpc.dense.config import SegmentConfig
@@ -22,6 +22,7 @@ from fmct_hpc.dense.unit import Unit, UnitFiles, compute
 from fmct_hpc.probe.leakage import Leakage, check_leakage
 from fmct_hpc.probe.statistics.bootstrap import Draws
 from shards.atomic import atomic_path, write_text
+from shards.closed import Closed
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.places import require_folder
@@ -33,10 +34,8 @@ Progress = Callable[[int, int], None]
 _Drawn = dict[tuple[str, ...], dict[str, Draws]]
 
 
-class ExampleFile(BaseModel):
+class ExampleFile(Closed):
     """Where the `fmct_hpc.dense.picture.Example`s of a unit lie."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: str
     head: str
@@ -45,10 +44,8 @@ class ExampleFile(BaseModel):
     file: Annotated[str, Field(pattern=r"^units/[0-9a-f]{16}\.safetensors$")]
 
 
-class Summary(BaseModel):
+class Summary(Closed):
     """What the tables are of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: tuple[str, ...]
     volumes: int

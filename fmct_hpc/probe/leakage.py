@@ -6,23 +6,22 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.attempts import Attempt, attempts
 from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_of, file_facts, read_manifest
 from fmct_hpc.train.export import encoder_info
 from shards import Dataset
+from shards.closed import Closed
 from shards.errors import FmctError, raise_refusal
 from shards.patients import marks
 
 log = logging.getLogger(__name__)
 
 
-class Leakage(BaseModel):
+class Leakage(Closed):
     """What is known of the tested patients; it stands in results and report."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: str
     tested: int

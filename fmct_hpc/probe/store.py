@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.numpy import save
 
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
 from shards import json_text, ledger
 from shards.atomic import atomic_path, write_bytes, write_text
+from shards.closed import Closed
 from shards.errors import FmctError, raise_refusal
 from shards.names import Component, inside
 from shards.newer import unread
@@ -78,10 +79,8 @@ def array_name(layer: int, kind: str) -> str:
     return f"layer-{layer:02d}.{kind}"
 
 
-class FeatureInfo(BaseModel):
+class FeatureInfo(Closed):
     """What a finished store holds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     request: FeatureRequest
     name: str = Field(description="the encoder's, for tables")
@@ -200,10 +199,8 @@ class FeatureStore:
         return file
 
 
-class PartMarker(BaseModel):
+class PartMarker(Closed):
     """Declares a part whole; written after it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     request_digest: str
     file: FileFacts

@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, field_validator
+from pydantic import StringConstraints, ValidationError, field_validator
 
 from fmct_hpc.train.checkpoint import DataFacts, newest_step
 from fmct_hpc.train.figures import figures_of
 from fmct_hpc.train.software import Software
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.errors import (
     DamagedDataError,
     FmctError,
@@ -69,11 +70,7 @@ _LOST = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "S
 """In the message of a rank whose only trouble is that another has died."""
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SlurmJob(_Closed):
+class SlurmJob(Closed):
     """The job that an attempt runs in, by its environment."""
 
     job: Annotated[str, StringConstraints(pattern=r"^[0-9]+(_[0-9]+)?$")]
@@ -114,7 +111,7 @@ class SlurmJob(_Closed):
         )
 
 
-class Attempt(_Closed):
+class Attempt(Closed):
     """One start of a run: attempts/<number>.json."""
 
     format_version: int = FORMAT_VERSION
@@ -176,7 +173,7 @@ class Attempt(_Closed):
         return max(0, self.last_step - self.saved_step)
 
 
-class Failure(_Closed):
+class Failure(Closed):
     """The error record of a rank that failed."""
 
     rank: int

@@ -18,11 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import NonNegativeInt
 from pydantic_core import to_json
 
 from shards import json_text
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.errors import FmctError, RefusedError, raise_refusal
 from shards.info import read_preprocessing
 from shards.names import Component, Sha256, inside
@@ -44,18 +45,14 @@ class DamagedCheckpointError(FmctError):
     """A checkpoint whose bytes are not those that were written."""
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileFacts(_Closed):
+class FileFacts(Closed):
     """What a file of a checkpoint must be."""
 
     bytes: NonNegativeInt
     sha256: Sha256
 
 
-class DataFacts(_Closed):
+class DataFacts(Closed):
     """What identifies the volumes that a run is trained on."""
 
     content_digest: str
@@ -83,7 +80,7 @@ class DataFacts(_Closed):
         )
 
 
-class Beginning(_Closed):
+class Beginning(Closed):
     """The weights that a run began with in place of drawn ones."""
 
     place: Path
@@ -94,7 +91,7 @@ class Beginning(_Closed):
     """Where they come from, with what those began with."""
 
 
-class Manifest(_Closed):
+class Manifest(Closed):
     """What a checkpoint holds and what it was made by."""
 
     format_version: int = FORMAT_VERSION

@@ -7,16 +7,14 @@ from functools import cache
 from importlib.metadata import distributions, version
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from shards.closed import Closed
 
 GIT_SECONDS = 20.0
 """Git on a slow shared file system; without an answer the commit is not recorded."""
 
 
-class Software(BaseModel):
+class Software(Closed):
     """Code and environment of a process."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str
     """Of fmct-hpc."""

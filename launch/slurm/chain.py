@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from launch.slurm import scheduler
 from launch.slurm.causes import own_words
@@ -20,15 +20,14 @@ from launch.slurm.scheduler import Queued
 from launch.slurm.site import Site
 from launch.slurm.submit import Job, describe, submit
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.newer import unread
 
 
-class Submitted(BaseModel):
+class Submitted(Closed):
     """A step's newest job."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     number: Annotated[str, StringConstraints(pattern="^[0-9]+$")]
@@ -37,12 +36,10 @@ class Submitted(BaseModel):
     """Of its log."""
 
 
-class Record(BaseModel):
+class Record(Closed, frozen=False):
     """pipeline.json: each stage's newest job."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    stages: dict[str, Submitted] = {}
+    stages: dict[str, Submitted] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

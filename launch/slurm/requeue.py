@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import StringConstraints, ValidationError
 
 from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
 from launch.slurm import scheduler
@@ -24,6 +24,7 @@ from launch.slurm.ledgers import counter
 from launch.slurm.progress import progress_of_job
 from launch.slurm.scheduler import BACKOFF_SECONDS
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.errors import FmctError
 from shards.progress import Progress
 from shards.share import WHOLE
@@ -50,10 +51,8 @@ ANSWER_SECONDS = 600.0
 """How long a job waits for a slurmctld that does not answer before it gives up."""
 
 
-class Ending(BaseModel):
+class Ending(Closed):
     """How a start of a job ended."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     job: str
     start: int

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from preprocess.masks.classes import Classes
 from preprocess.masks.table import PATH, Row
@@ -17,6 +16,7 @@ from preprocess.masks.volume import merged, place_of
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.reasons import Reason, Rejection
 from shards import Dataset, ShardWriter, VolumeRecord, crc32, ledger
+from shards.closed import Closed
 from shards.formats import shard_path
 from shards.index import sidecar_path
 from shards.masks import unpacked
@@ -25,10 +25,8 @@ WORK = "work"
 """Folder of the records, beside the shards."""
 
 
-class Stored(BaseModel):
+class Stored(Closed):
     """One stored mask."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     key: str
     patient_key: str
@@ -40,10 +38,8 @@ class Stored(BaseModel):
     """Of the volume's voxels in each class: a mask that lies elsewhere shows; None where it has none."""
 
 
-class Done(BaseModel):
+class Done(Closed):
     """What became of one shard's rows."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: str
     """Of all that it depends on."""

@@ -4,9 +4,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 
 from preprocess.csv_file import csv_lines
+from shards.closed import Closed
 from shards.errors import FmctError
 
 COLUMNS = ["study_description", "kvp", "kernel"]
@@ -15,10 +16,8 @@ Combination = tuple[str | None, float | None, str | None]
 """Study Description (0008,1030), KVP (0018,0060) in kV, Convolution Kernel (0018,1210); None is any."""
 
 
-class Combinations(BaseModel):
+class Combinations(Closed):
     """The rows of a table: its content, not its path, is part of a configuration and its digest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     rows: tuple[Combination, ...]
     """Normalised, without repetitions, in one order whatever the file's."""

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ValidationError, field_validator, model_validator
 
 from preprocess.csv_file import csv_lines
+from shards.closed import Closed
 from shards.errors import FmctError
 
 MEANINGS = {
@@ -34,10 +35,8 @@ head. kernel: how sharp. image: what is no acquired slice (see image_kind.py). n
 """
 
 
-class Term(BaseModel):
+class Term(Closed):
     """A row of the table."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     language: str = ""
     """ISO 639-1."""

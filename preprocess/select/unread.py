@@ -3,23 +3,22 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from preprocess.dicom.catalog import Instance, texts_of
 from preprocess.select.contrast import any_contrast
 from preprocess.select.kernels import kernel_class
 from preprocess.select.lexicon import Lexicon
 from preprocess.select.study import Outcome
+from shards.closed import Closed
 
 _WORDED = ("study_description", "series_description", "protocol", "body_part")
 
 
-class NotUnderstood(BaseModel):
+class NotUnderstood(Closed):
     """Counts over series; no text itself, which may hold a name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    texts: dict[str, int] = {}
+    texts: dict[str, int] = Field(default_factory=dict)
     """CT series with a text that no term understood, by attribute."""
     contrast: int = 0
     """Series in volumes for which no text states whether an agent was given."""

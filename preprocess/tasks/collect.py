@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from preprocess.config import PreprocessConfig
 from preprocess.qc import pictures, sketches
@@ -27,6 +27,7 @@ from preprocess.tasks.plan import MANIFEST, QUARANTINE, SUMMARY, Plan, kept_reco
 from preprocess.tasks.same_scan import with_same_scans
 from shards import Dataset, finish_dataset, index
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.errors import FmctError, RefusedError
 from shards.info import require_preprocessing
 from shards.lock import writing
@@ -35,10 +36,8 @@ from shards.schema import ShardFormat
 log = logging.getLogger(__name__)
 
 
-class Summary(BaseModel):
+class Summary(Closed):
     """The whole export in numbers: summary.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: str
     """The plan's, and of the limits by which its volumes are marked where the plan's doesn't cover them."""

@@ -8,11 +8,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from preprocess.select.unread import NotUnderstood
 from preprocess.tasks.plan import Plan, Task, read_plan
 from shards import ledger as ledgers
+from shards.closed import Closed
 from shards.errors import FmctError
 from shards.formats import shard_path
 from shards.index import sidecar_path
@@ -23,10 +22,8 @@ from shards.schema import ShardFormat
 from shards.share import WHOLE, Share
 
 
-class TaskResult(BaseModel):
+class TaskResult(Closed):
     """What a task made: the content of its marker."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: str
     series: int

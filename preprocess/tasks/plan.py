@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_rows
 from preprocess.privacy.deidentify import PSEUDONYM_DIGITS, Pseudonymizer
 from shards.atomic import atomic_path
+from shards.closed import Closed
 from shards.errors import FmctError
 from shards.info import preprocessing_digest
 from shards.lock import writing
@@ -40,10 +41,8 @@ BYTES_PER_PIXEL = 2
 """Of CT pixels (Bits Allocated 16, PS3.3 C.8.2.1.1.4)."""
 
 
-class Task(BaseModel):
+class Task(Closed):
     """The series of one shard."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: Sha256
     """SHA-256 over the settings and every series' input digest."""
@@ -51,10 +50,8 @@ class Task(BaseModel):
     """Row numbers in the catalog, ordered by study's and then series' pseudonym."""
 
 
-class Plan(BaseModel):
+class Plan(Closed):
     """All tasks; the same catalog, configuration and key make the same plan."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: Sha256
     """Digest of the configuration it was made with, but for what only marks volumes, and of versions."""

@@ -5,13 +5,14 @@ costs some milliseconds a volume. `preprocess.qc.check` judges the numbers.
 """
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import ndimage
 
 from preprocess.dicom.decode import AIR_HU
 from preprocess.dicom.geometry import Stack
 from preprocess.volume.crop import COARSE_MM, UNSEEN, Head
 from preprocess.volume.resample import INDEX_STEPS, Grid
+from shards.closed import Closed
 
 AIR_BELOW_HU = -500
 """Half-way between air and soft tissue."""
@@ -36,10 +37,8 @@ MIRROR_TOLERANCE = 0.001
 """By how much a mirrored volume may agree better with the source: a symmetric phantom's rounding."""
 
 
-class Measures(BaseModel):
+class Measures(Closed):
     """One volume in numbers; None where there is nothing to measure by."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     head_ml: float = Field(description="volume of the head with the air it encloses, ml")
     head_height_mm: float = Field(description="extent of the head along the patient's axis, mm")

@@ -173,6 +173,17 @@ def test_a_text_is_what_was_written_and_null_stays_none() -> None:
     assert (config.data.path, config.data.cache, config.run.steps) == (Path("it's #1"), None, 1000)
 
 
+def test_closed_models_are_declared_once() -> None:
+    root = Path(__file__).parents[2]
+    sources = [
+        file
+        for name in ("shards", "preprocess", "fmct_hpc", "launch")
+        for file in (root / name).rglob("*.py")
+    ]
+    declared = [str(file.relative_to(root)) for file in sources if 'extra="forbid"' in file.read_text()]
+    assert declared == ["shards/closed.py"]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FmctError, match=r"absent\.yaml"):
         load(TrainConfig, tmp_path / "absent.yaml", [])

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict
 
 from launch.slurm.ledgers import LEDGERS, Kind, counter
 from launch.slurm.progress import progress, progress_of_job
 from shards.atomic import write_text
+from shards.closed import Closed
 from shards.errors import FmctError, RefusedError
 from shards.ledger import Ledger, mark, marked, once
 from shards.lock import HeldError
@@ -23,9 +23,7 @@ from shards.progress import VARIABLE, Progress, register, registered
 from shards.share import WHOLE, Share
 
 
-class Marker(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class Marker(Closed):
     digest: str
     text: str
 

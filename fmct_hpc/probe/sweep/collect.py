@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import Sample, SweepConfig
@@ -23,6 +23,7 @@ from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles
 from fmct_hpc.probe.sweep.tables import COMPARISONS, PREDICTIONS, RESULTS, read
 from shards.atomic import atomic_path, write_text
+from shards.closed import Closed
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,8 @@ _SAME = ("method", "pool", "layer", "fraction", "shots")
 _FAMILY = (*_SAME, "seed", "split", "sample", "versus_sample")
 
 
-class Summary(BaseModel):
+class Summary(Closed):
     """What a sweep's tables hold: summary.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     units: int
     done: int
@@ -42,7 +41,7 @@ class Summary(BaseModel):
     results: int
     refused: int
     """Results without figures, for the reason that their row gives."""
-    reasons: dict[str, int] = {}
+    reasons: dict[str, int] = Field(default_factory=dict)
     """How many of them for each reason, by its code."""
     comparisons: int
     cohort_digest: str

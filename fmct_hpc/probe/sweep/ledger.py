@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from fmct_hpc.probe.leakage import Leakage
 from fmct_hpc.probe.sweep.grid import Unit
 from shards import ledger as ledgers
 from shards.atomic import atomic_path, write_text
+from shards.closed import Closed
 from shards.errors import FmctError
 from shards.names import Sha256
 from shards.newer import unread
@@ -21,10 +22,8 @@ TABLES = ("results", "predictions")
 PLAN_NAME = "plan.json"
 
 
-class Plan(BaseModel):
+class Plan(Closed):
     """All units, and which task computes which."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     units: tuple[Unit, ...]
     digests: tuple[Sha256, ...]
@@ -43,10 +42,8 @@ class Plan(BaseModel):
         return [number for task in share.part(self.tasks) for number in task]
 
 
-class UnitMarker(BaseModel):
+class UnitMarker(Closed):
     """Declares a unit done."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: str
     source: str
