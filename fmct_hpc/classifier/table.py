@@ -129,34 +129,19 @@ class Predictions:
         about = Subject(command="predict", sources={"classifier": Origin.of(None, self._classified_by)})
         claim(self.out, about, [TABLE])
         with writing(self.out, "fmct predict", shared=True):
-            own = self._ledger.share(Share(*share))
-            total, of_all = len(own.units), len(self._parts)
-            progresses.register("predict", self.out, Share(*share), total=total, of_all=of_all)
-            failed = 0
-
-            def make(number: int) -> None:
-                nonlocal failed
-                failed += not self._make(number)
-
-            own.make(make, progress)
-            if failed:
-                progresses.register(
-                    "predict", self.out, Share(*share), total=total, of_all=of_all, failed=failed
-                )
+            own, of_all = self._ledger.share(Share(*share)), len(self._parts)
+            progresses.register("predict", self.out, Share(*share), total=len(own.units), of_all=of_all)
+            own.make(self._make, progress)
 
     @property
     def _ledger(self) -> Ledger[int, bool]:
         """Numbers of the parts; the file of a part is its marker."""
         return Ledger(range(len(self._parts)), lambda number: _whole(self._file(number)))
 
-    def _make(self, number: int) -> bool:
-        """Write a part; whether none of its paths was refused."""
-        table = pa.Table.from_pylist(
-            [row for piece in self._parts[number] for row in self._rows(piece)], SCHEMA
-        )
+    def _make(self, number: int) -> None:
+        rows = [row for piece in self._parts[number] for row in self._rows(piece)]
         with atomic_path(self._file(number)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-        return _without_refusals(table)
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
 
     def collect(self) -> Summary:
         """Join the parts that are done to `out`/predictions.parquet, in the order of the paths.
@@ -225,11 +210,8 @@ def _whole(file: Path) -> bool:
     """Whether a part is there, and none of its paths was refused: that may have been mended since."""
     if not file.is_file():
         return False
-    return _without_refusals(pq.read_table(file, columns=["reason"]))
-
-
-def _without_refusals(table: pa.Table) -> bool:
-    return bool(table["reason"].null_count == table.num_rows)
+    reasons = pq.read_table(file, columns=["reason"])["reason"]
+    return bool(reasons.null_count == len(reasons))
 
 
 def progress(out: Path, share: Share = WHOLE) -> progresses.Progress:

@@ -24,6 +24,7 @@ from preprocess_export import (
     write_study,
 )
 
+from launch.slurm.progress import progress, progress_of_job
 from preprocess import run
 from preprocess.config import CheckConfig, PrivacyConfig, SelectConfig
 from preprocess.dicom.catalog import read_catalog
@@ -36,6 +37,7 @@ from preprocess.tasks import task
 from preprocess.tasks.plan import Plan, settings_records
 from shards import Dataset, FmctError, verify
 from shards.info import preprocessing_digest
+from shards.progress import VARIABLE
 
 STUDIES = 12
 TITLES = ("<h2>Stored volumes", "<h2>Flagged volumes", "<h2>Volumes in quarantine")
@@ -250,15 +252,20 @@ def test_a_new_and_a_vanished_study_are_followed(copied: tuple[Export, Path]) ->
     assert len(before - after) == len(after - before) == 1
 
 
-def test_shares_of_any_number_are_every_task_once(copied: tuple[Export, Path]) -> None:
+def test_shares_of_any_number_are_every_task_once(
+    copied: tuple[Export, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     export, out = copied
     config = export.config()
     assert [run.run_share(export.catalog, out, share, 3, config) for share in range(3)] == [1, 1, 0]
     [marker] = (out / "tasks").glob("00001-????????.json")
     marker.unlink()
     for share, done in ((0, False), (1, True)):
+        monkeypatch.setenv(VARIABLE, str(out / f"slurm/12_{share}.ledgers.json"))
         run.run_share(export.catalog, out, share, 2, config)
         assert marker.exists() == done
+        assert progress(out) == (1 + done, 2, 0, "task")
+        assert progress_of_job(out / "slurm", f"12_{share}") == (1, 1, 0, "task")
 
 
 def test_a_deleted_shard_is_made_again_byte_for_byte(copied: tuple[Export, Path]) -> None:

@@ -29,8 +29,10 @@ from fmct_hpc.probe.statistics.operating_point import rates
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.train.export import EncoderInfo
 from launch.cli import app
+from launch.slurm.progress import progress, progress_of_job
 from shards import Dataset
 from shards.errors import FmctError
+from shards.progress import VARIABLE
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +109,12 @@ def test_parts_of_an_array_join_to_what_one_run_gives(
     shared = Predictions(paths, logistic, tmp_path / "shared")
     with pytest.raises(FmctError, match="no predictions of these paths yet"):
         shared.collect()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "shared/slurm/12_1.ledgers.json"))
     shared.run((1, 3))
-    assert 0 < shared.collect().done < 19
+    made = shared.collect().done
+    assert 0 < made < 19
+    assert progress(tmp_path / "shared")[:2] == (made, 19)
+    assert progress_of_job(tmp_path / "shared/slurm", "12_1")[:2] == (made, made)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "shared" / "parts").iterdir()}
     shared.run()
     assert (

@@ -27,7 +27,9 @@ from fmct_hpc.probe.sweep.grid import shared_out
 from fmct_hpc.probe.sweep.ledger import progress
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.retrieval.run import retrieval
+from launch.slurm.progress import progress_of_job
 from shards import FmctError, ShardWriter, finish_dataset
+from shards.progress import VARIABLE
 
 VOLUMES = 120
 
@@ -263,8 +265,10 @@ def test_a_unit_of_other_features_is_computed_again(folder: Path, monkeypatch: p
         with pytest.raises(KeyboardInterrupt):
             grid.run_share(0, 1)
     assert progress(folder / "own").done == 2, "what is to be computed again is no progress"
+    monkeypatch.setenv(VARIABLE, str(folder / "12.ledgers.json"))
     assert grid.run_share(0, 1) == 2
     assert progress(folder / "own").done == 4
+    assert progress_of_job(folder, "12")[:2] == (4, 4)
     shutil.rmtree(second.features)
     with pytest.raises(FmctError, match="holds no finished feature store"):
         Sweep(second, folder / "own").run_share(0, 1)
