@@ -1,5 +1,6 @@
 """The `fmct` command: the commands of `launch/commands`, error messages and exit codes."""
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import typer
 
 from launch.commands.console import set_up_logging
-from launch.program import keep_working_folder_off_path, require_docstrings
+from launch.program import keep_plugins_out, keep_working_folder_off_path, require_docstrings
 from launch.screen import echo
 from shards import caches
 from shards.errors import FmctError, refusal
@@ -75,15 +76,19 @@ def built(words: Sequence[str] = ()) -> typer.Typer:
 
     The other commands are then not imported. Help, completion and a mistyped name have all of them.
     """
+    one = words[:1] if words and words[0] in COMMANDS else []
     app = typer.Typer(
         name="fmct",
         help="Pretrain and evaluate 3D foundation models on head CT: from raw DICOM to a report.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
+        # Options before a command: even where none is given, they cost as much as the help of most commands.
+        add_completion=not one,
+        add_help_option=not one,
     )
     app.callback()(caches.set_for_libraries)
-    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+    for name in one or COMMANDS:
         module, attribute = COMMANDS[name]
         found = getattr(import_module(f"launch.commands.{module}"), attribute)
         if isinstance(found, typer.Typer):
@@ -103,6 +108,8 @@ def __getattr__(name: str) -> Any:
 def main() -> None:
     """Run the command line; an error that the user can fix is printed as one line, with exit code 2."""
     keep_working_folder_off_path()
+    keep_plugins_out()
+    gc.set_threshold(10_000)  # imports make many objects and no garbage: a tenth of the start of a command
     try:
         _run()
     except SystemExit as ended:

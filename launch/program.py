@@ -28,6 +28,14 @@ def require_docstrings() -> None:
         )
 
 
+def keep_plugins_out() -> None:
+    """Have pydantic, here and in child processes, search no installed packages for plugins, and run none.
+
+    A plugin is other code around the validation of everything that is read (pydantic's "Plugins").
+    """
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"
+
+
 def keep_working_folder_off_path() -> None:
     """Keep the working directory off the import path of all child Python processes.
 

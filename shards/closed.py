@@ -4,6 +4,8 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Closed(BaseModel):
-    """A closed and frozen model; sections of configurations derive from `shards.section.Section`."""
+    """A closed and frozen model, built when it is first used; sections of configurations derive from
+    `shards.section.Section`.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)

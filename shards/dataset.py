@@ -5,8 +5,9 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,12 @@ from pydantic import ValidationError
 from shards import index as indexes
 from shards import info as infos
 from shards.errors import DamagedDataError, FmctError, raise_refusal
-from shards.formats import FORMATS, shard_path
 from shards.info import INDEX_NAME, DatasetInfo
 from shards.schema import ShardFormat, VolumeRecord
 from shards.voxels import DamagedError, Extent, Index3, crc32, read_bytes, require_shape
+
+if TYPE_CHECKING:
+    from shards.formats import Format
 
 
 class Dataset:
@@ -34,12 +37,10 @@ class Dataset:
         self.info = info
         self.index = index
         """One row a volume, columns shards.index.SCHEMA."""
-        self._format = FORMATS[info.format]
         # what every read needs, as NumPy: a scalar out of Arrow takes ten times as long
-        self._offsets, self._lengths = index["offset"].to_numpy(), index["length"].to_numpy()
-        self._shapes = pc.list_flatten(index["shape"]).to_numpy().reshape(-1, 3)
-        names = pa.array([shard.name for shard in info.shards])
-        self._shards = pc.index_in(index["shard"].cast(pa.string()), names).to_numpy()
+        self._offsets, self._lengths = indexes.numbers(index["offset"]), indexes.numbers(index["length"])
+        self._shapes = indexes.numbers(pc.list_flatten(index["shape"])).reshape(-1, 3)
+        self._shards = _shard_numbers(index, info)
 
     @classmethod
     def open(cls, path: Path | str, clipped: bool = False) -> "Dataset":
@@ -57,6 +58,13 @@ class Dataset:
                 f"{path}: a copy for training, clipped to {low} to {high} HU; give the dataset it was made of"
             )
         return cls(path, info, read_index(path, info))
+
+    @cached_property
+    def _format(self) -> "Format":
+        """Imported when voxels are read: the index alone needs no codec."""
+        from shards.formats import FORMATS
+
+        return FORMATS[self.info.format]
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return Dataset.open, (self.path, True)
@@ -128,6 +136,8 @@ class Dataset:
 
     def shard_file(self, i: int) -> Path:
         """The shard file that holds volume i."""
+        from shards.formats import shard_path
+
         return shard_path(self.path, self.info.shards[self._shards[i]].name, self.info.format)
 
     def _shape(self, i: int) -> Index3:
@@ -200,15 +210,21 @@ def read_index(path: Path, info: DatasetInfo) -> pa.Table:
 
 def _require_places(index: pa.Table, info: DatasetInfo, file: Path) -> None:
     """Raise FmctError unless the rows are those of the shards of `info`, in order, each inside its file."""
-    names = pa.array([shard.name for shard in info.shards], pa.string())
-    found = pc.fill_null(pc.index_in(index["shard"].cast(pa.string()), names), -1).to_numpy()
     numbers = np.repeat(np.arange(len(info.shards)), [shard.volumes for shard in info.shards])
-    if not np.array_equal(found, numbers):
+    if not np.array_equal(_shard_numbers(index, info), numbers):
         raise FmctError(f"{file}: its volumes are not those of the shards in {infos.FILE_NAME}; {RESTORE}")
-    first, length = (index[name].to_numpy() for name in ("offset", "length"))
+    first, length = (indexes.numbers(index[name]) for name in ("offset", "length"))
     sizes = np.array([shard.bytes for shard in info.shards], np.int64)[numbers]
     if ((first < 0) | (length < 0) | (length > sizes - first)).any():
         raise FmctError(f"{file}: a volume lies outside its shard; {RESTORE}")
+
+
+def _shard_numbers(index: pa.Table, info: DatasetInfo) -> np.ndarray:
+    """Of each row, the number of its shard in `info`: (rows,); -1 for one that is not there."""
+    of_name = {shard.name: number for number, shard in enumerate(info.shards)}
+    names = index["shard"].unify_dictionaries().combine_chunks()
+    known = np.array([of_name.get(name, -1) for name in names.dictionary.to_pylist()], np.int64)
+    return known[indexes.numbers(names.indices)]
 
 
 def finish_dataset(
@@ -226,6 +242,8 @@ def finish_dataset(
     missing or was changed after it was written, a key in two places, no volume at all, or volumes of
     different spacing or preprocessing configuration.
     """
+    from shards.formats import shard_path
+
     tables, shards, sidecars = [], [], []
     for name in sorted(names):
         sidecar = indexes.sidecar_path(directory, name)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -96,11 +97,22 @@ def read(path: Path) -> pa.Table:
     table = read_table(path)
     if not (table.schema.equals(SCHEMA) or table.schema.equals(STUDY_SCHEMA)):
         raise pa.ArrowInvalid("not the columns of a shard index")
-    if any(table[name].null_count for name in _REQUIRED):
+    if any(table[name].null_count for name in _REQUIRED) or pc.list_flatten(table["shape"]).null_count:
         raise pa.ArrowInvalid("a value that every volume has is missing")
     if not all(all_keys(table[name]) for name in KEYS):
         raise pa.ArrowInvalid("a key is not 32 hexadecimal digits")
     return table
+
+
+def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A column of numbers without nulls as NumPy, of its own type; read-only where it is one chunk.
+
+    Arrow's own `to_numpy` imports pandas where that is installed, which takes longer than opening a dataset.
+    """
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    assert not array.null_count, "a column with nulls"
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
 
 
 def sidecar_path(directory: Path, shard: str) -> Path:

@@ -1,6 +1,5 @@
 """Files that a newer version wrote: they hold keys that this one does not know, and are refused as such."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +15,8 @@ def newer(what: Path | str, error: Exception) -> FmctError | None:
     unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
     if not unknown:
         return None
+    from importlib.metadata import version  # which imports much
+
     key = ".".join(str(part) for part in unknown[0])[:80]
     return FmctError(
         f"{what}: has {key!r}, which fmct-hpc {version('fmct-hpc')} does not know; use the version that "

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 def read_table(path: Path) -> pa.Table:
     """The table in a Parquet file each of whose rows has a key of its own, of bytes at least.
 
-    Parquet repeats a row at no cost, so a few bytes can hold any number of equal ones. Raises OSError or
-    pyarrow.ArrowInvalid for anything else.
+    Parquet repeats a row at no cost, so a few bytes can hold any number of equal ones.
+    pyarrow.parquet.read_table would import pyarrow.dataset, and that pandas where it is installed.
+    Raises OSError or pyarrow.ArrowInvalid for anything else.
     """
-    if pq.read_metadata(path).num_rows > path.stat().st_size:
-        raise pa.ArrowInvalid("more rows than bytes")
-    return pq.read_table(path, partitioning=None)
+    with pq.ParquetFile(path) as file:
+        if file.metadata.num_rows > path.stat().st_size:
+            raise pa.ArrowInvalid("more rows than bytes")
+        return file.read()

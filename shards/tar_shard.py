@@ -18,6 +18,8 @@ from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 
 SUFFIX = ".tar"
 
+blosc.use_threads = False  # its context-free mode, which forks and threads can use
+
 _MAX_BYTES = blosc.MAX_BUFFERSIZE
 _CODEC = blosc.Blosc("zstd", clevel=1, shuffle=blosc.BITSHUFFLE, blocksize=2**20, typesize=VOXEL.itemsize)
 

@@ -6,15 +6,12 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from numcodecs import blosc
 
 VOXEL = np.dtype("<i2")
 """Stored voxels are little-endian int16 HU in C order of (D, H, W)."""
 
 MOST_VOXELS = 2**30
 """Of a volume: 1,024³, the 2 GiB that one blosc buffer takes."""
-
-blosc.use_threads = False  # its context-free mode, which forks and threads can use
 
 Index3 = tuple[int, int, int]
 

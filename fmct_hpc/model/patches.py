@@ -1,12 +1,14 @@
 """Cutting a view into patches, putting it together again, and where each patch lies."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fmct_hpc.fields import Edges, Size, edges
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POSITION_TEMPERATURE = 10_000.0
 """Longest wavelength over 2π (Vaswani et al. 2017, section 3.5)."""
@@ -53,6 +55,8 @@ def sincos_positions(grid: Size, width: int) -> Tensor:
     reference's y, x, z), in float32 throughout as the reference computes them; what a width not divisible
     by 6 leaves over stays 0.
     """
+    import torch
+
     frequencies = width // 6
     omega = 1 / POSITION_TEMPERATURE ** (torch.arange(frequencies, dtype=torch.float32) / frequencies)
     numbers = [torch.arange(n, dtype=torch.float32) for n in edges(grid)]
@@ -72,6 +76,8 @@ def resize_positions(positions: Tensor, trained: Size, grid: Size) -> Tensor:
     """
     if edges(grid) == edges(trained):
         return positions
+    import torch.nn.functional as F
+
     field = positions.T.reshape(1, -1, *edges(trained))
     resized = F.interpolate(field.float(), size=edges(grid), mode="trilinear", align_corners=False)
     return resized.flatten(2)[0].T.to(positions.dtype)

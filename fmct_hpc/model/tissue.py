@@ -4,13 +4,16 @@ A view of a head is a third to a half air, which tells nothing. How many patches
 are, and which ones is a function of the view alone.
 """
 
-from math import ceil, prod
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from math import ceil, prod
+from typing import TYPE_CHECKING
 
 from fmct_hpc.fields import Size
 from fmct_hpc.model.patches import grid_of, patchify
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEVELS = 255
 """Values are counted in whole steps of 1/255, so that sums are exact, and the same in any order of adding and
@@ -40,6 +43,8 @@ def most_tissue(views: Tensor, patch_size: Size, share: float) -> Tensor | None:
 
     views as `tissue` takes them. Returns int64 (B, n), ascending, or None where all N stay.
     """
+    import torch
+
     patches = prod(grid_of(views.shape[2:], patch_size))
     n = kept_patches(patches, share)
     if n == patches:
@@ -55,6 +60,8 @@ def dropped_tissue(views: Tensor, patch_size: Size, share: float) -> Tensor:
     Values count from each view's least, which is that of air whatever intensity shift was added. 0 where all
     patches are encoded.
     """
+    import torch
+
     kept = most_tissue(views, patch_size, share)
     if kept is None:
         return torch.zeros(2, dtype=torch.float64, device=views.device)

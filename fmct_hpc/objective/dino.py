@@ -1,19 +1,19 @@
 """Self-distillation of the CLS token: DINO (Caron et al. 2021, algorithm 1)."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from fmct_hpc.fields import AtLeast0
-from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.size import head_flops, head_parameters
-from fmct_hpc.objective.distillation import Distillation, DistillationKeys, kept_scores
+from fmct_hpc.objective.distillation import Distillation, DistillationKeys, head_of, kept_scores
 from fmct_hpc.objective.part import Costs, Judged, Seen, Sign
-from fmct_hpc.objective.ranks import gathered
 from fmct_hpc.objective.spread import REMEDY
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class DinoKeys(DistillationKeys):
@@ -43,17 +43,17 @@ class Dino(Distillation):
 
     def modules(self) -> dict[str, nn.Module | nn.Parameter]:
         """A head."""
-        return {"head": DinoHead(self.config.model)}
+        return {"head": self.new_head()}
 
     def teach(self, seen: Seen) -> Tensor:
         """Logits of the global views, (G, B, K)."""
-        logits: Tensor = seen.module("head", DinoHead)(seen.whole_cls)
+        logits: Tensor = head_of(seen, "head")(seen.whole_cls)
         return logits
 
     def loss(self, seen: Seen) -> Judged:
         """`dino_loss`, and `health`."""
         assert seen.target is not None, "DINO needs the teacher's targets"
-        logits = seen.module("head", DinoHead)(seen.cls, seen.now.freeze_prototypes)
+        logits = head_of(seen, "head")(seen.cls, seen.now.freeze_prototypes)
         compared = logits, seen.target, self.config.objective.student_temperature
         return Judged(dino_loss(*compared), health(*compared))
 
@@ -89,6 +89,9 @@ def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature
     student_logits: (V, B, K), the global views first; teacher_probabilities: (G, B, K). Returns a float32
     scalar.
     """
+    import torch
+    import torch.nn.functional as F
+
     log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     views, teachers = len(log_student), len(teacher_probabilities)
     with torch.autocast(log_student.device.type, enabled=False):  # it would multiply in bfloat16
@@ -97,7 +100,6 @@ def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature
     return pairs.masked_fill(same, 0).sum() / (teachers * views - teachers)
 
 
-@torch.no_grad()
 def health(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> dict[str, Tensor]:
     """Signs of collapse, as 0-d float32 tensors.
 
@@ -105,7 +107,10 @@ def health(student_logits: Tensor, teacher_probabilities: Tensor, temperature: f
     KL(teacher || student) over all pairs of views, 0 where the output is always the same (Caron et al. 2021,
     section 5.3). Prototypes in use: how many are some view's most probable one, over all ranks.
     """
-    student = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    import torch
+    import torch.nn.functional as F
+
+    student = F.log_softmax(student_logits.detach().float() / temperature, dim=-1)
     teacher_entropy = torch.special.entr(teacher_probabilities).sum(dim=-1).mean()
     cross_entropy = -torch.einsum("gbk,vbk->gvb", teacher_probabilities, student).mean()
     return {
@@ -118,5 +123,9 @@ def health(student_logits: Tensor, teacher_probabilities: Tensor, temperature: f
 
 def _distinct(numbers: Tensor) -> Tensor:
     """How many different ones there are among all ranks' numbers, of which each has as many; 0-d float32."""
+    import torch
+
+    from fmct_hpc.objective.ranks import gathered
+
     distinct = torch.stack(gathered(numbers)).unique().numel()
     return torch.tensor(float(distinct), device=numbers.device)

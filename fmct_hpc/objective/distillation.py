@@ -1,14 +1,17 @@
 """What DINO and iBOT share: heads of prototypes, and a teacher whose answers become probabilities."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fmct_hpc.fields import Above0, Fraction, Positive
-from fmct_hpc.objective.part import Part
-from fmct_hpc.objective.targets import Centring, RunningCentre, SinkhornKnopp
+from fmct_hpc.objective.part import Part, Seen
 from shards.section import Section
 
 if TYPE_CHECKING:
     from fmct_hpc.config import TrainConfig
+    from fmct_hpc.model.heads import DinoHead
+    from fmct_hpc.objective.targets import Centring
 
 
 class DistillationKeys(Section):
@@ -38,13 +41,28 @@ class Distillation(Part):
 
     def centring(self) -> Centring:
         """A centre, or Sinkhorn-Knopp, of this part's own."""
+        from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
+
         objective = self.config.objective
         if objective.centring == "sinkhorn":
             return SinkhornKnopp(objective.sinkhorn_iterations)
         return RunningCentre(self.config.model.prototypes, objective.center_momentum)
 
+    def new_head(self) -> DinoHead:
+        """What scores prototypes."""
+        from fmct_hpc.model.heads import DinoHead
 
-def kept_scores(config: "TrainConfig", targets: float, outputs: float) -> tuple[float, float]:
+        return DinoHead(self.config.model)
+
+
+def head_of(seen: Seen, name: str) -> DinoHead:
+    """The network's head of that name."""
+    from fmct_hpc.model.heads import DinoHead
+
+    return seen.module(name, DinoHead)
+
+
+def kept_scores(config: TrainConfig, targets: float, outputs: float) -> tuple[float, float]:
     """float32 numbers of so many rows of targets and outputs over all prototypes.
 
     Copies as measured at 16,384 prototypes: 2 of the targets, 4 with Sinkhorn, and 3 of the student's.

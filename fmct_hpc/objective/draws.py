@@ -3,14 +3,17 @@
 The step stands for the epoch, so that a sample is masked in another way at each visit.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from fmct_hpc.config import TrainConfig
 
 _PATHS = int.from_bytes(b"paths")
@@ -27,7 +30,7 @@ class Draws(NamedTuple):
     rope_boxes: Tensor | None
     """float32 (depth, 2, 3): what the student's blocks make of rotary coordinates; None: nothing."""
 
-    def to(self, device: torch.device) -> "Draws":
+    def to(self, device: torch.device) -> Draws:
         """The same on another device."""
         parts = {
             name: type(drawn)(*(None if tensor is None else tensor.to(device) for tensor in drawn))
@@ -37,7 +40,7 @@ class Draws(NamedTuple):
         return Draws(parts, *(None if tensor is None else tensor.to(device) for tensor in shared))
 
 
-def draw(config: "TrainConfig", step: int, samples: NDArray[np.int64]) -> Draws:
+def draw(config: TrainConfig, step: int, samples: NDArray[np.int64]) -> Draws:
     """Draw for one micro-batch; samples: (B,), the dataset's index of each."""
     drawn = {part.name: part.draw(step, samples) for part in config.parts}
     scales, model = None, config.model
@@ -56,6 +59,8 @@ def path_scales(
     A branch of block l of `depth` is skipped with p = rate · l / (depth - 1), and its factor is then 0, else
     1 / (1 - p), so that the expectation stays (Huang et al. 2016, "Deep Networks with Stochastic Depth").
     """
+    import torch
+
     probability = rate * np.arange(depth) / max(1, depth - 1)
     shape = (passes, depth, 2)
     uniform = [generator(seed, _PATHS, step, int(sample)).random(shape) for sample in samples]
@@ -63,7 +68,7 @@ def path_scales(
     return torch.from_numpy((kept / (1 - probability[:, None])).astype(np.float32))
 
 
-def rope_boxes(config: "TrainConfig", step: int) -> Tensor | None:
+def rope_boxes(config: TrainConfig, step: int) -> Tensor | None:
     """What rotary coordinates become in a training step: c · factor + offset, float32 (depth, 2, 3).
 
     (c + shift) · stretch · rescale as in DINOv3's `RopePositionEmbedding`, which shifts and stretches each
@@ -71,6 +76,8 @@ def rope_boxes(config: "TrainConfig", step: int) -> Tensor | None:
     evaluation mode. There each GPU and size of view has its own draw; here all ranks and passes share it.
     None where model.rope_jitter changes nothing.
     """
+    import torch
+
     jitter, depth = config.model.rope_jitter, config.model.depth
     if not jitter.changes:
         return None

@@ -5,17 +5,19 @@ the CLS token still gains. So their similarities are held to those of an anchor:
 time ago, which is refreshed now and then.
 """
 
-from typing import Annotated
+from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, Annotated
+
 from pydantic import Field
-from torch import Tensor
 
 from fmct_hpc.fields import AtLeast0, Fraction
 from fmct_hpc.model.size import encoder_flops, patches_a_view
 from fmct_hpc.objective.part import Costs, Judged, Part, Seen
 from shards.section import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GramKeys(Section):
@@ -60,6 +62,8 @@ class Gram(Part):
     def loss(self, seen: Seen) -> Judged:
         """`gram_loss` of the global views; 0 before it begins."""
         if seen.target is None:
+            import torch
+
             return Judged(seen.whole.new_zeros((), dtype=torch.float32))
         return Judged(gram_loss(seen.whole_patches, seen.target))
 
@@ -82,6 +86,9 @@ def gram_loss(student: Tensor, anchor: Tensor) -> Tensor:
     length 1 (DINOv3, equation 2, whose sum over the N² pairs is here their mean, as in its published code),
     averaged over views and volumes. With iBOT the student's tokens of hidden patches are among them.
     """
+    import torch
+    import torch.nn.functional as F
+
     with torch.autocast(student.device.type, enabled=False):  # it would multiply in bfloat16
         mine, theirs = (F.normalize(tokens.float(), dim=-1) for tokens in (student, anchor))
         return (mine @ mine.transpose(-1, -2) - theirs @ theirs.transpose(-1, -2)).square().mean()

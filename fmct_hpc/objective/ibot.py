@@ -1,24 +1,24 @@
 """Self-distillation of masked patches: iBOT (Zhou et al. 2022, section 3.1)."""
 
+from __future__ import annotations
+
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from fmct_hpc.fields import AtLeast0, Edges, Fraction
-from fmct_hpc.model.heads import DinoHead
 from fmct_hpc.model.patches import grid_of
 from fmct_hpc.model.size import head_flops, head_parameters, patches_a_view
-from fmct_hpc.objective.distillation import Distillation, DistillationKeys, kept_scores
+from fmct_hpc.objective.distillation import Distillation, DistillationKeys, head_of, kept_scores
 from fmct_hpc.objective.draws import generator
 from fmct_hpc.objective.part import Costs, Judged, Seen
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
     from fmct_hpc.objective.student import Student
 
 _STREAM = int.from_bytes(b"ibot")
@@ -37,7 +37,7 @@ class IbotKeys(DistillationKeys):
     """One head for CLS and patches (iBOT), or one each (DINOv2: better at scale)."""
 
     @model_validator(mode="after")
-    def _ibot_masks_some_and_not_all(self) -> "IbotKeys":
+    def _ibot_masks_some_and_not_all(self) -> IbotKeys:
         if not 0 < self.ibot_mask_ratio[0] <= self.ibot_mask_ratio[1] < 1:
             raise ValueError("objective.ibot_mask_ratio must rise from above 0 to below 1")
         return self
@@ -84,9 +84,11 @@ class Ibot(Distillation):
 
     def modules(self) -> dict[str, nn.Module | nn.Parameter]:
         """A head, if it is not DINO's, and the mask token."""
-        model = self.config.model
-        own = {} if self._head == "head" else {self._head: DinoHead(model)}
-        return {**own, "mask_token": nn.Parameter(torch.zeros(model.width))}
+        import torch
+        from torch import nn
+
+        own = {} if self._head == "head" else {self._head: self.new_head()}
+        return {**own, "mask_token": nn.Parameter(torch.zeros(self.config.model.width))}
 
     def draw(self, step: int, samples: NDArray[np.int64]) -> Masked:
         """The patches that are hidden."""
@@ -96,19 +98,19 @@ class Ibot(Distillation):
         kept = patches_a_view(self.config)
         return masked_patches(self.config.run.seed, step, samples, data.global_views, grid, kept, *how)
 
-    def hidden(self, network: "Student", drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    def hidden(self, network: Student, drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """The drawn patches, and the mask token."""
         return drawn.where(kept), network.get_parameter("mask_token")
 
     def teach(self, seen: Seen) -> Tensor:
         """Logits of the patches that are hidden from the student, (M, K)."""
-        logits: Tensor = seen.module(self._head, DinoHead)(masked_tokens(seen))
+        logits: Tensor = head_of(seen, self._head)(masked_tokens(seen))
         return logits
 
     def loss(self, seen: Seen) -> Judged:
         """`ibot_loss`."""
         assert seen.target is not None, "iBOT needs the teacher's targets"
-        logits = seen.module(self._head, DinoHead)(masked_tokens(seen), seen.now.freeze_prototypes)
+        logits = head_of(seen, self._head)(masked_tokens(seen), seen.now.freeze_prototypes)
         temperature = self.config.objective.student_temperature
         return Judged(ibot_loss(logits, seen.target, seen.drawn.weights, temperature))
 
@@ -136,6 +138,8 @@ def ibot_loss(
     student_logits, teacher_probabilities: (M, K); weights: (M,), `Masked.weights`: the mean over a view's
     masked patches, then over all views, those without any counting as 0. Returns a float32 scalar.
     """
+    import torch.nn.functional as F
+
     log_student = F.log_softmax(student_logits.float() / temperature, dim=-1)
     return -((teacher_probabilities * log_student).sum(dim=-1) * weights).sum()
 
@@ -164,6 +168,8 @@ def masked_patches(
     least one. Blocks cover as many more of all N patches as are not encoded: whichever those are, enough are
     left.
     """
+    import torch
+
     patches = prod(grid)
     turns = np.full((views, len(samples), patches), patches)
     counts = np.zeros(turns.shape[:2], dtype=np.int64)

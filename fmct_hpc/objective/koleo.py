@@ -1,15 +1,15 @@
 """Spreading features over the sphere: KoLeo (Sablayrolles et al. 2019, section 3)."""
 
-from typing import Any
+from __future__ import annotations
 
-import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from fmct_hpc.fields import AtLeast0
 from fmct_hpc.objective.part import Judged, Part, Seen
 from shards.section import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EPS = 1e-8
 """Under the logarithm: two volumes may have one feature (as in DINOv2's published code)."""
@@ -43,9 +43,13 @@ def koleo_loss(features: Tensor) -> Tensor:
     ranks (of this micro-batch), at least one; the mean of the ranks' losses is then the loss, and of their
     gradients the gradient, of the whole batch in one process. All ranks must call it, with equal B.
     """
+    import torch
+    import torch.nn.functional as F
+
+    from fmct_hpc.objective.ranks import joined
+
     own = F.normalize(features.float(), dim=-1)
-    everyone = _GatherVolumes.apply(own)
-    first = dist.get_rank() * own.shape[1] if dist.is_initialized() else 0
+    everyone, first = joined(own)
     # Autocast would compare in bfloat16.
     with torch.no_grad(), torch.autocast(own.device.type, enabled=False):
         similarity = own @ everyone.transpose(1, 2)  # nearest on the sphere is most similar
@@ -54,23 +58,3 @@ def koleo_loss(features: Tensor) -> Tensor:
     others = everyone.gather(1, nearest.unsqueeze(-1).expand_as(own))
     distances = F.pairwise_distance(own, others, eps=EPS)
     return -(distances + EPS).log().mean(dim=1).sum()
-
-
-class _GatherVolumes(torch.autograd.Function):
-    """(G, B, width) of every rank -> (G, ranks · B, width); gradients go back where it came from."""
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        if not dist.is_initialized():
-            return own.clone()
-        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, own.contiguous())
-        return torch.cat(parts, dim=1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        if not dist.is_initialized():
-            return gradient
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]

@@ -5,26 +5,24 @@ Balestriero and LeCun 2025, "LeJEPA: Provable and Scalable Self-Supervised Learn
 are a standard normal along random directions.
 """
 
-from typing import Annotated, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
 
 from fmct_hpc.fields import AtLeast0, Positive
-from fmct_hpc.model.block import initialise
-from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.objective.draws import generator
 from fmct_hpc.objective.part import Costs, Judged, Part, Seen
-from fmct_hpc.objective.ranks import mean_over_ranks, world_size
 from shards.section import Section
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
 POINTS, FARTHEST = 17, 5.0
 """Where characteristic functions are compared: so many points from -5 to 5 (algorithm 1)."""
-NORM_EPS = 1e-5
-"""Added to a channel's variance, as in PyTorch's batch norm."""
 _STREAM = int.from_bytes(b"slice")
 
 
@@ -72,6 +70,8 @@ class Lejepa(Part):
 
     def modules(self) -> dict[str, nn.Module | nn.Parameter]:
         """The projector."""
+        from fmct_hpc.objective.projector import Projector
+
         objective = self.config.objective
         return {
             "lejepa_projector": Projector(self.config.model, objective.lejepa_hidden, objective.lejepa_width)
@@ -79,6 +79,8 @@ class Lejepa(Part):
 
     def draw(self, step: int, samples: NDArray[np.int64]) -> Slices:
         """The directions of a step, the same for all micro-batches and ranks."""
+        import torch
+
         objective = self.config.objective
         shape = objective.lejepa_width, objective.lejepa_slices
         drawn = generator(self.config.run.seed, _STREAM, step, 0).standard_normal(shape)
@@ -86,6 +88,8 @@ class Lejepa(Part):
 
     def loss(self, seen: Seen) -> Judged:
         """(1 - λ) · `distance_of_views` + λ · `sigreg` (algorithm 2)."""
+        from fmct_hpc.objective.projector import Projector
+
         embeddings = seen.module("lejepa_projector", Projector)(seen.cls)
         distance = distance_of_views(embeddings, len(seen.whole))
         gaussian = sigreg(embeddings, seen.drawn.directions)
@@ -111,45 +115,6 @@ class Lejepa(Part):
         )
 
 
-class BatchNorm(nn.Module):
-    """Batch norm (Ioffe and Szegedy 2015, algorithm 1) over the views and volumes of all ranks.
-
-    It has no running statistics: what it is part of is used in training alone.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """(V, B, width) -> float32 of that shape; all ranks must call it, with equal V and B."""
-        with torch.autocast(rows.device.type, enabled=False):
-            rows = rows.float()
-            centred = rows - mean_over_ranks(rows.mean(dim=(0, 1)))
-            variance = mean_over_ranks(centred.square().mean(dim=(0, 1)))
-            return self.weight * centred * (variance + NORM_EPS).rsqrt() + self.bias
-
-
-class Projector(nn.Module):
-    """What embeds CLS tokens: three linear layers, with batch norm, as in the published minimal example."""
-
-    def __init__(self, model: ModelConfig, hidden: int, width: int) -> None:
-        super().__init__()
-        # A bias before a norm would have no influence.
-        self.mlp = nn.Sequential(
-            *(nn.Linear(model.width, hidden, bias=False), BatchNorm(hidden), nn.ReLU()),
-            *(nn.Linear(hidden, hidden, bias=False), BatchNorm(hidden), nn.ReLU()),
-            nn.Linear(hidden, width),
-        )
-        initialise(self.mlp, model.initialisation)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """CLS tokens (V, B, width of the model) -> embeddings (V, B, width)."""
-        embeddings: Tensor = self.mlp(tokens)
-        return embeddings
-
-
 def distance_of_views(embeddings: Tensor, global_views: int) -> Tensor:
     """Mean squared difference of each view's embedding and the mean of the global views' (algorithm 2).
 
@@ -167,6 +132,10 @@ def sigreg(embeddings: Tensor, directions: Tensor) -> Tensor:
     direction; its mean over views and directions, a float32 scalar (algorithm 1). All ranks must call it,
     with equal B. Of a point at 0 it is 0.41 N, of N volumes of a standard normal about 1.06.
     """
+    import torch
+
+    from fmct_hpc.objective.ranks import mean_over_ranks, world_size
+
     step = 2 * FARTHEST / (POINTS - 1)
     # Both sides of 0 are the same, so one side is computed and all but 0 counts twice.
     t = step * torch.arange(POINTS // 2 + 1, device=embeddings.device)

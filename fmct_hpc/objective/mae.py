@@ -4,16 +4,14 @@ Its encoder sees the visible patches alone: with attention over other tokens, no
 of the pass that other parts share, so it has a short pass of its own through the same weights.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
 
 from fmct_hpc.fields import AtLeast0
-from fmct_hpc.model.decoder import MaeDecoder
 from fmct_hpc.model.patches import patchify, unpatchify, visible_patches
 from fmct_hpc.model.size import (
     decoder_flops,
@@ -24,12 +22,14 @@ from fmct_hpc.model.size import (
     prefix_tokens,
     tokens_a_view,
 )
-from fmct_hpc.model.vit import take_tokens
 from fmct_hpc.objective.draws import generator, path_scales, rope_boxes
 from fmct_hpc.objective.part import Costs, Gallery, Judged, Part, Seen
 from shards.section import Section
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
     from fmct_hpc.objective.student import Student
 
 TARGET_EPS = 1e-6
@@ -83,6 +83,8 @@ class Mae(Part):
 
     def modules(self) -> dict[str, nn.Module | nn.Parameter]:
         """The decoder."""
+        from fmct_hpc.model.decoder import MaeDecoder
+
         data = self.config.data
         return {"decoder": MaeDecoder(self.config.model, len(data.windows), data.view_size)}
 
@@ -98,6 +100,9 @@ class Mae(Part):
 
     def loss(self, seen: Seen) -> Judged:
         """`mae_loss` of the first view."""
+        from fmct_hpc.model.decoder import MaeDecoder
+        from fmct_hpc.model.vit import take_tokens
+
         encoder, view, drawn = seen.network.encoder, seen.views.whole[0], seen.drawn
         kept = encoder.kept(view)
         target = patchify(encoder.standardise(view), encoder.patch_size).float()
@@ -124,8 +129,10 @@ class Mae(Part):
             cells=tokens_a_view(config) * model.decoder_width * model.decoder_depth,
         )
 
-    def picture(self, student: "Student", view: Tensor, drawn: Any) -> dict[str, Tensor]:
+    def picture(self, student: Student, view: Tensor, drawn: Any) -> dict[str, Tensor]:
         """The view, what the encoder sees of it, and what the decoder makes of that."""
+        import torch
+
         size = self.config.model.patch_size
         patches = patchify(view, size)
         numbers = among(student.encoder.kept(view), drawn.keep)
@@ -142,6 +149,8 @@ def among(kept: Tensor | None, places: Tensor) -> Tensor:
 
 def normalise_patches(patches: Tensor) -> Tensor:
     """Each patch (last dimension) to mean 0 and variance 1 (He et al. 2022, "Reconstruction target")."""
+    import torch
+
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return (patches - mean) / (variance + TARGET_EPS).sqrt()
 
@@ -151,6 +160,8 @@ def mae_loss(predicted: Tensor, target: Tensor, keep: Tensor) -> Tensor:
 
     predicted, target: (B, n, P); keep: int64 (B, v), the visible patches, which do not count.
     """
+    import torch
+
     error = (predicted.float() - target.float()).square().mean(dim=-1)
     masked = torch.ones_like(error).scatter(1, keep, 0.0)
     return (error * masked).sum() / masked.sum()
@@ -158,6 +169,8 @@ def mae_loss(predicted: Tensor, target: Tensor, keep: Tensor) -> Tensor:
 
 def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int, mask_ratio: float) -> Tensor:
     """Numbers of the patches that MAE leaves visible, ascending: int64 (B, v), v at least 1."""
+    import torch
+
     visible = visible_patches(patches, mask_ratio)
     kept = np.empty((len(samples), visible), dtype=np.int64)
     for row, sample in zip(kept, samples, strict=True):
@@ -165,19 +178,21 @@ def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int,
     return torch.from_numpy(kept)
 
 
-@torch.no_grad()
-def reconstruct(student: "Student", view: Tensor, keep: Tensor, normalised: bool) -> Tensor:
+def reconstruct(student: Student, view: Tensor, keep: Tensor, normalised: bool) -> Tensor:
     """What the decoder makes of the patches `keep` (`Kept.keep`) of view, (B, C, D, H, W), in the same shape.
 
     Visible patches, and those that are not encoded at all, are the view's own. Where targets were
     normalised, predictions are given each patch's true mean and deviation back, as MAE's published figures
     are.
     """
+    import torch
+
     encoder = student.encoder
     kept = encoder.kept(view)
     numbers = among(kept, keep)
     truth = patchify(encoder.standardise(view), encoder.patch_size).float()
-    predicted = student.get_submodule("decoder")(encoder(view, numbers), keep, kept).float()
+    with torch.no_grad():
+        predicted = student.get_submodule("decoder")(encoder(view, numbers), keep, kept).float()
     own = torch.zeros(truth.shape[:2], dtype=torch.bool, device=truth.device)
     if kept is not None:
         predicted = torch.zeros_like(truth).scatter(1, kept.unsqueeze(-1).expand_as(predicted), predicted)

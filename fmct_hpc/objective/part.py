@@ -2,33 +2,37 @@
 
 A part is a file of this folder with the keys of its configuration and a class derived from `Part`;
 registry.py lists them. A hook that a part leaves as it is says nothing: nothing is built, drawn or counted.
+
+Whoever reads a configuration imports all parts, and most do not train: parts import PyTorch in the functions
+that use it.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
     from fmct_hpc.config import TrainConfig
     from fmct_hpc.data.views import Views
     from fmct_hpc.objective.student import Student, Teacher
     from fmct_hpc.objective.targets import Centring
     from fmct_hpc.train.schedules import StepSettings
 
-Built = TypeVar("Built", bound=nn.Module)
+Built = TypeVar("Built", bound="nn.Module")
 
 
 @dataclass(frozen=True)
 class Seen:
     """What the student or the teacher saw of a micro-batch, and what a part has beside it."""
 
-    network: "Student | Teacher"
-    views: "Views"
+    network: Student | Teacher
+    views: Views
     """The teacher's are global ones only."""
     whole: Tensor
     """Tokens of the global views, (G, B, prefix + n, width); of no view where no part shares the pass."""
@@ -36,7 +40,7 @@ class Seen:
     """Tokens of the local views, (L, B, prefix + m, width), m < n where those are smaller; L may be 0."""
     kept: Tensor | None
     """Which of the global views' N patches are encoded, int64 (G, B, n); None: all."""
-    now: "StepSettings"
+    now: StepSettings
     """What is scheduled for this step."""
     drawn: Any = None
     """What this part's `draw` gave, on the device."""
@@ -46,6 +50,8 @@ class Seen:
     @property
     def cls(self) -> Tensor:
         """CLS tokens of all views, (V, B, width), the global ones first."""
+        import torch
+
         return torch.cat([self.whole[:, :, 0], self.local[:, :, 0]])
 
     @property
@@ -146,7 +152,7 @@ class Part:
     gallery: ClassVar[Gallery | None] = None
     """Where its `picture` goes."""
 
-    def __init__(self, config: "TrainConfig") -> None:
+    def __init__(self, config: TrainConfig) -> None:
         self.config = config
 
     @property
@@ -177,7 +183,7 @@ class Part:
         """
         return None
 
-    def hidden(self, network: "Student", drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    def hidden(self, network: Student, drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """What it hides from the student in the shared pass; one part at most may hide anything.
 
         kept: `Seen.kept`. Returns bool (G, B, n), and a token (width,) in place of those patches' embeddings.
@@ -188,7 +194,7 @@ class Part:
         """What the teacher says of the global views, for a part that `has_teacher`."""
         raise NotImplementedError
 
-    def centring(self) -> "Centring | None":
+    def centring(self) -> Centring | None:
         """Build what makes targets of what the teacher says; None: that is the target as it is."""
         return None
 
@@ -215,7 +221,7 @@ class Part:
         """
         return []
 
-    def picture(self, student: "Student", view: Tensor, drawn: Any) -> dict[str, Tensor]:
+    def picture(self, student: Student, view: Tensor, drawn: Any) -> dict[str, Tensor]:
         """For its gallery, of one view (1, C, D, H, W): volumes (C, D, H, W) in [0, 1] by their titles.
 
         All ranks call it, without gradients.

@@ -47,6 +47,33 @@ class _MeanOverRanks(torch.autograd.Function):
         return _mean(gradient)
 
 
+def joined(own: Tensor) -> tuple[Tensor, int]:
+    """(G, B, width) of every rank -> (G, ranks · B, width), and the place of this rank's first row there.
+
+    Gradients go back where rows came from; all ranks must call it, with equal B, and go backward.
+    """
+    everyone: Tensor = _Joined.apply(own)
+    return everyone, dist.get_rank() * own.shape[1] if dist.is_initialized() else 0
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        if not dist.is_initialized():
+            return own.clone()
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if not dist.is_initialized():
+            return gradient
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
+
+
 def _mean(tensor: Tensor) -> Tensor:
     mean = tensor.contiguous().clone()
     all_reduce(mean)

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from statistics import median
 
 LINE_EVERY_SECONDS = 60.0
 """Of a loop whose steps are slow: no terminal or log is silent for longer."""
@@ -35,6 +34,8 @@ class Pace:
         self._said = now
         if first or over:  # one step, which compiles, says nothing of the others
             return ""
+        from statistics import median
+
         return duration((self._last - done) * median(self._seconds))
 
 

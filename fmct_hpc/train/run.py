@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.cache import open_dataset
-from fmct_hpc.model.execution import require_compiler
 from fmct_hpc.train import attempts
 from fmct_hpc.train.begun import as_begun
 from fmct_hpc.train.checkpoint import (
@@ -25,7 +24,6 @@ from fmct_hpc.train.checkpoint import (
 )
 from fmct_hpc.train.length import too_many_epochs, with_steps
 from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, time_limit
-from fmct_hpc.train.start import require_start
 from fmct_hpc.train.understood import require_understood
 from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError, json_text
@@ -93,9 +91,17 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> Outset:
     require_understood(config)
     found = newest(run)
     if found is None:
-        return Outset(None, require_start(config, run))
+        return Outset(None, _beginning(config, run))
     require_same(config, dataset, *found)
     return Outset(found, found[1].beginning)
+
+
+def _beginning(config: TrainConfig, run: Path) -> Beginning | None:
+    if config.run.start_from is None:
+        return None
+    from fmct_hpc.train.start import require_start  # and PyTorch: a parent of ranks is to begin without
+
+    return require_start(config, run)
 
 
 def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset:
@@ -107,7 +113,10 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
     dataset = open_dataset(config.data)
     require_volumes(dataset)
     config.accumulation(world_size)
-    require_compiler(config.engine)
+    if config.engine.compile:
+        from fmct_hpc.model.execution import require_compiler
+
+        require_compiler(config.engine)
     if config.health.labels:
         from fmct_hpc.probe.online_cohort import probed  # which a run without labels must not wait for
 

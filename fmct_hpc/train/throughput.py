@@ -4,12 +4,16 @@ MFU is the model's operations a second over the device's peak (Chowdhery et al. 
 activation checkpointing computes again does not count.
 """
 
-import resource
+from __future__ import annotations
 
-import torch
+import resource
+from typing import TYPE_CHECKING
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import tokens_a_volume, training_flops
+
+if TYPE_CHECKING:
+    import torch
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "B200": 2250.0, "L40S": 362.0, "V100": 125.0}
 """Dense bfloat16 (V100: float16) tensor-core peak by a word of the device's name, from NVIDIA's data sheets
@@ -20,6 +24,8 @@ def peak_flops(device: torch.device) -> float | None:
     """Operations a second at the most; None for a CPU and for GPUs not listed."""
     if device.type != "cuda":
         return None
+    import torch
+
     name = torch.cuda.get_device_name(device)
     return next((1e12 * peak for word, peak in PEAK_TFLOPS.items() if word in name), None)
 
@@ -49,5 +55,7 @@ class Throughput:
 def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has held: of GPU memory by tensors, of a CPU's resident ones."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -44,8 +44,10 @@ def _facts(dataset: "Dataset") -> list[tuple[str, str]]:
     import numpy as np
     import pyarrow.compute as pc
 
+    from shards.index import numbers
+
     info, index = dataset.info, dataset.index
-    shapes = pc.list_flatten(index["shape"]).to_numpy().reshape(-1, 3).astype(np.int64)
+    shapes = numbers(pc.list_flatten(index["shape"])).reshape(-1, 3).astype(np.int64)
     raw = int(shapes.prod(axis=1).sum()) * 2
     sizes = [shard.bytes for shard in info.shards]
     median = " × ".join(f"{side:.0f}" for side in np.median(shapes, axis=0))

@@ -12,8 +12,9 @@ from fmct_hpc.objective.dino import dino_loss, health
 from fmct_hpc.objective.gram import gram_loss
 from fmct_hpc.objective.ibot import ibot_loss
 from fmct_hpc.objective.koleo import koleo_loss
-from fmct_hpc.objective.lejepa import BatchNorm, distance_of_views, sigreg
+from fmct_hpc.objective.lejepa import distance_of_views, sigreg
 from fmct_hpc.objective.mae import mae_loss, normalise_patches
+from fmct_hpc.objective.projector import BatchNorm
 from fmct_hpc.objective.spread import feature_deviation
 from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
 

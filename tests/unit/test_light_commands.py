@@ -2,12 +2,25 @@
 
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
+from documents import REPOSITORY
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from launch.cli import COMMANDS, app, built
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight small volumes."""
+    folder = tmp_path_factory.mktemp("stored")
+    with zipfile.ZipFile(REPOSITORY / "tests/data/artefacts/0.1.0.zip") as stored:
+        stored.extractall(folder)
+    return folder / "data/zarr"
+
 
 HELP_OF_ALL = """
 import sys
@@ -44,6 +57,7 @@ def test_no_help_imports_a_library_of_the_stages() -> None:
         ("launch.slurm.status, launch.slurm.progress", ("torch", "numpy", "pyarrow", "pydicom")),
         ("launch.slurm.stages, launch.slurm.submit", ("torch", "pydicom")),
         ("shards.info", ("numpy", "pyarrow")),
+        ("fmct_hpc.config, fmct_hpc.train.run", ("torch", "scipy", "matplotlib", "deepspeed")),
     ],
 )
 def test_what_looks_at_a_folder_imports_no_more_than_it_reads(looked: str, without: tuple[str, ...]) -> None:
@@ -51,6 +65,50 @@ def test_what_looks_at_a_folder_imports_no_more_than_it_reads(looked: str, witho
     code = f"import sys, {looked}; print(*{{*{without}}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout.split()) == (0, [])
+
+
+LOADED = """
+import sys
+from launch.cli import main
+
+words, without = sys.argv[1].split(), sys.argv[2].split(",")
+sys.argv[1:] = words
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended
+print("loaded:", *{*without} & set(sys.modules))
+"""
+
+UNUSED = "torch,deepspeed,pandas,pyarrow.dataset,numba,scipy"
+
+
+@pytest.mark.parametrize(
+    ("words", "without"),
+    [
+        ("train --help", "pydantic,numpy,pyarrow,torch"),
+        ("launch status RUN", "numpy,pyarrow,torch,yaml"),
+        ("shards info DATA", f"{UNUSED},numcodecs"),
+        ("train --run RUN --dry-run --config RECIPE data.path=DATA", UNUSED),
+        ("launch train --run RUN --site SITE --dry-run --config RECIPE data.path=DATA", UNUSED),
+    ],
+)
+def test_a_command_imports_no_library_that_it_does_not_use(
+    words: str, without: str, tmp_path: Path, dataset: Path
+) -> None:
+    recipes = REPOSITORY / "launch/recipes"
+    (tmp_path / "run").mkdir()
+    places = {
+        **{"RUN": tmp_path / "run", "DATA": dataset},
+        **{"RECIPE": recipes / "quickstart-train.yaml", "SITE": recipes / "site-test.yaml"},
+    }
+    for name, place in places.items():
+        words = words.replace(name, str(place))
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LOADED, words, without], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded:"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
