@@ -1,4 +1,4 @@
-"""Starting the ranks of a training run on this machine, as srun does on a cluster, and ending a rank."""
+"""Starting the ranks of a training run on this machine, as schedulers do on a cluster; ending a rank."""
 
 import logging
 import os

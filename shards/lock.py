@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shards import json_text
 from shards.errors import FmctError
+from shards.job import RunningJob
 from shards.places import require_folder
 
 LOCK_NAME = ".lock"
@@ -39,15 +40,15 @@ def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_N
     however it ends, and is no child's. A writer that is alone and fails leaves no empty folder that was made
     for it.
 
-    A job that Slurm has started again waits `RESTART_SECONDS` for what is left of its last start. Raises
-    HeldError, with who holds it, where another process does; FmctError where the folder takes no files, its
-    file system has no locks, the lock's file is a link, or there is a link of another user's.
+    A job that its scheduler has started again waits `RESTART_SECONDS` for what is left of its last start.
+    Raises HeldError, with who holds it, where another process does; FmctError where the folder takes no
+    files, its file system has no locks, the lock's file is a link, or there is a link of another user's.
     """
     require_folder(folder)
     made = not folder.exists()
     _require_no_foreign_links(folder)
     file = folder / name
-    patience = RESTART_SECONDS if os.environ.get("SLURM_RESTART_COUNT") else 0
+    patience = RESTART_SECONDS if RunningJob.current().restarts else 0
     descriptor = _acquire(file, shared, time.monotonic() + patience)
     _held.add(descriptor)
     try:

@@ -2,8 +2,8 @@
 
 `attempts/0001.json` is written by rank 0 when the attempt begins, and again when it ends in order. A rank
 that fails leaves `attempts/0001.rank-00003.json`. An attempt that could do neither, because it was killed,
-is concluded by whoever looks next: the launcher, which knows what Slurm says, or the next attempt. Nothing
-here needs torch.
+is concluded by whoever looks next: the launcher, which knows what the scheduler says, or the next attempt.
+Nothing here needs torch.
 """
 
 import logging
@@ -31,6 +31,7 @@ from shards.errors import (
     raise_refusal,
     refusal,
 )
+from shards.job import RunningJob
 
 if TYPE_CHECKING:
     from fmct_hpc.config import TrainConfig
@@ -43,7 +44,7 @@ Cause = Literal[
     "done",  # all steps are done, or those up to --until
     "preempted",  # by a job of higher priority
     "time limit",
-    "requeued",  # by scontrol requeue
+    "requeued",  # by the user or an administrator
     "cancelled",
     "stopped",  # by a signal of unknown origin
     "node failure",
@@ -61,7 +62,7 @@ _SIGNALS: dict[str, Cause] = {
     "SIGUSR2": "time limit",
     "time limit": "time limit",
 }
-"""Slurm's warnings come as SIGUSR1 or SIGUSR2; a SIGTERM may be anybody's."""
+"""A scheduler's warnings come as SIGUSR1 or SIGUSR2; a SIGTERM may be anybody's."""
 
 _BY_WHOM = ("preempted", "time limit", "requeued", "cancelled")
 """What may be learned of a run that was stopped, after it has ended."""
@@ -70,44 +71,37 @@ _LOST = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "S
 """In the message of a rank whose only trouble is that another has died."""
 
 
-class SlurmJob(Closed):
+class RecordedJob(Closed):
     """The job that an attempt runs in, by its environment."""
 
     job: Annotated[str, StringConstraints(pattern=r"^[0-9]+(_[0-9]+)?$")]
     """Of an array's task 12_3."""
     restarts: int
-    """How often Slurm has started this job again."""
+    """How often the scheduler has started this job again."""
     cluster: str | None
     partition: str | None
     account: str | None
     qos: str | None
     nodes: Annotated[str, StringConstraints(pattern="^[^-]")] | None
-    """As Slurm writes it: n[1-4]."""
+    """As the scheduler writes it: n[1-4]."""
     log: str | None
     """The job's log, if its batch script gives it (FMCT_LOG)."""
 
     @classmethod
-    def here(cls) -> "SlurmJob | None":
-        """That of this process; None outside Slurm. Bytes that are no UTF-8 become replacement characters."""
-
-        def variable(name: str) -> str | None:
-            value = os.environ.get(name)
-            return value and value.encode(errors="surrogateescape").decode(errors="replace")
-
-        job = variable("SLURM_JOB_ID")
-        if job is None or "SLURM_PROCID" not in os.environ:  # srun and sbatch set both
+    def here(cls) -> "RecordedJob | None":
+        """That of this process; None outside a job. Bytes that are no UTF-8 become replacement characters."""
+        job, log = RunningJob.current(), os.environ.get("FMCT_LOG")
+        if job.number is None or job.rank is None:  # a job's processes have both
             return None
-        if "SLURM_ARRAY_TASK_ID" in os.environ:  # the last task's SLURM_JOB_ID is that of the whole array
-            job = f"{variable('SLURM_ARRAY_JOB_ID')}_{variable('SLURM_ARRAY_TASK_ID')}"
         return cls(
-            job=job,
-            restarts=int(variable("SLURM_RESTART_COUNT") or 0),
-            cluster=variable("SLURM_CLUSTER_NAME"),
-            partition=variable("SLURM_JOB_PARTITION"),
-            account=variable("SLURM_JOB_ACCOUNT"),
-            qos=variable("SLURM_JOB_QOS"),
-            nodes=variable("SLURM_JOB_NODELIST"),
-            log=variable("FMCT_LOG"),
+            job=job.number,
+            restarts=job.restarts,
+            cluster=job.cluster,
+            partition=job.partition,
+            account=job.account,
+            qos=job.qos,
+            nodes=job.nodes,
+            log=log and log.encode(errors="surrogateescape").decode(errors="replace"),
         )
 
 
@@ -125,7 +119,8 @@ class Attempt(Closed):
     world_size: int
     device: str = "cpu"
     """What rank 0 computes on."""
-    slurm: SlurmJob | None
+    slurm: RecordedJob | None
+    """The job, of any scheduler: records keep the key's first name. None outside a job."""
     configuration: dict[str, Any]
     """The whole TrainConfig: parts of it may change from one attempt to the next."""
     data: DataFacts
@@ -225,7 +220,7 @@ def begin(
         process=os.getpid(),
         world_size=len(hosts),
         device=device,
-        slurm=SlurmJob.here(),
+        slurm=RecordedJob.here(),
         configuration=config.model_dump(mode="json"),
         data=data,
         start_digest=start_digest or (earlier.start_digest if earlier else None),

@@ -48,7 +48,7 @@ class RunConfig(Section):
     keep_every: Positive | None = None
     """Checkpoints of every so-manieth step stay for good; None: only the last ones, and the best probed."""
     minutes: Above0 | None = None
-    """Save and stop when a process has run this long; under Slurm the job's own end is known without it."""
+    """Save and stop when a process has run this long; a scheduler's job knows its own end."""
     log_every: Positive = 10
     images_every: Positive = 1000
     """Steps between reconstructions, attention maps and embeddings."""

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from shards.errors import FmctError
+from shards.job import RunningJob
 
 Result = TypeVar("Result")
 
@@ -37,19 +38,19 @@ def join(device: Literal["cpu", "gpu"], hang_minutes: float = 30.0) -> Place:
 
     A collective gives up some minutes after `hang_minutes`: the watchdog, which tells more, comes before it.
 
-    The place comes from RANK, WORLD_SIZE, LOCAL_RANK, else from srun's SLURM_PROCID, SLURM_NTASKS and
-    SLURM_LOCALID; with neither this process is the only rank. MASTER_ADDR and MASTER_PORT must be set for
-    more than one. Raises FmctError where they are not, and where a GPU is asked for and there is none.
+    The place comes from RANK, WORLD_SIZE, LOCAL_RANK, else from the scheduler's job (`RunningJob`); with
+    neither this process is the only rank. MASTER_ADDR and MASTER_PORT must be set for more than one.
+    Raises FmctError where they are not, and where a GPU is asked for and there is none.
     """
     rank, world_size = rank_and_size()
-    local_rank = _number("LOCAL_RANK", "SLURM_LOCALID", 0)
+    local_rank = _number("LOCAL_RANK", RunningJob.current().local_rank, 0)
     if device == "gpu":
         if not torch.cuda.is_available():
             raise FmctError(
                 "engine.device=gpu: PyTorch finds no GPU on this machine (`fmct doctor` says why); run it "
                 "where there is one, or with engine.device=cpu"
             )
-        # Slurm may show each task only its own GPU.
+        # A scheduler may show each task only its own GPU.
         place = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(place)
     else:
@@ -67,11 +68,12 @@ def collective_timeout(hang_minutes: float) -> timedelta:
 
 def rank_and_size() -> tuple[int, int]:
     """This process's rank and the number of ranks, as `join` takes them; before joining too."""
-    return _number("RANK", "SLURM_PROCID", 0), _number("WORLD_SIZE", "SLURM_NTASKS", 1)
+    job = RunningJob.current()
+    return _number("RANK", job.rank, 0), _number("WORLD_SIZE", job.ranks, 1)
 
 
-def _number(name: str, slurm_name: str, default: int) -> int:
-    return int(os.environ.get(name) or os.environ.get(slurm_name) or default)
+def _number(name: str, of_job: int | None, default: int) -> int:
+    return int(os.environ.get(name) or (default if of_job is None else of_job))
 
 
 def _export_place(rank: int, world_size: int, local_rank: int) -> None:

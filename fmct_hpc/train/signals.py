@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from shards.job import RunningJob
+
 log = logging.getLogger(__name__)
 
 EXIT_SAVED = 75
 """EX_TEMPFAIL of sysexits.h: all is saved, the same command resumes."""
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-
-JOB_END = "SLURM_JOB_END_TIME"
 
 SAME_REQUEST_SECONDS = 2.0
 """A scheduler signals a job's processes, and the launcher among them passes it on: one request, twice."""
@@ -56,29 +56,29 @@ class StopRequest:
 
 def time_limit(minutes: float | None) -> float:
     """When this process has to be over, in seconds of `time.time`: `minutes` from now, or the end of its
-    Slurm job (SLURM_JOB_END_TIME, sbatch(1)), whichever is first; infinity with neither.
+    job (`RunningJob.end`), whichever is first; infinity with neither.
     """
     told = time.time() + 60 * minutes if minutes is not None else math.inf
-    return told if stale_job_end() else min(told, float(os.environ.get(JOB_END) or math.inf))
+    end = RunningJob.current().end
+    return told if end is None or stale_job_end() else min(told, end.seconds)
 
 
 def stale_job_end() -> str | None:
-    """In words, that SLURM_JOB_END_TIME is no time to come, so that it can't be this process's; else None.
+    """In words, that the end of the job is no time to come, so that it can't be this process's; else None.
 
     A shell that was opened in a job keeps it when the job has ended, and a job may be given more time.
     """
-    given = os.environ.get(JOB_END) or "inf"
-    try:
-        end = float(given)
-    except ValueError:
-        end = math.nan
-    if math.isnan(end):
-        return f"{JOB_END}={given!r} is no time: it is not taken for the end of this run"
-    if end > time.time():
+    end = RunningJob.current().end
+    if end is None:
+        return None
+    if math.isnan(end.seconds):
+        return f"{end.variable}={end.text!r} is no time: it is not taken for the end of this run"
+    if end.seconds > time.time():
         return None
     return (
-        f"{JOB_END} was {(time.time() - end) / 60:.0f} minutes ago: this process outlives the Slurm job that "
-        "its variables are of, so that is not taken for the end of this run (unset it, or set run.minutes)"
+        f"{end.variable} was {(time.time() - end.seconds) / 60:.0f} minutes ago: this process outlives the "
+        "job that its variables are of, so that is not taken for the end of this run (unset it, or set "
+        "run.minutes)"
     )
 
 

@@ -19,8 +19,8 @@ from launch.commands.watch import watch_app
 from launch.screen import echo
 
 if TYPE_CHECKING:
+    from launch.scheduler import Job
     from launch.slurm.site import Site
-    from launch.slurm.submit import Job
 
 launch_app = typer.Typer(
     help="Run stages on Slurm, with the same arguments as locally, and monitor them.", no_args_is_help=True
@@ -150,6 +150,7 @@ def pipeline(
     """
     from launch.config import load
     from launch.own_code import require_own
+    from launch.schedulers import scheduler
     from launch.slurm.chain import Chain
     from launch.slurm.pipeline import Pipeline, steps
     from launch.slurm.site import Site
@@ -157,7 +158,7 @@ def pipeline(
     cluster, whole = load(Site, site, []), load(Pipeline, recipe, overrides or [])
     if whole.sweep and not any(given.startswith(("sweep=", "sweep.encoders=")) for given in overrides or []):
         require_own(recipe, whole.sweep.encoders, allow_code)
-    chain = Chain(whole.out, steps(whole, cluster), cluster)
+    chain = Chain(whole.out, steps(whole, cluster), cluster, scheduler(cluster))
     for line in chain.describe(again) if dry_run else chain.submit(again):
         echo(line)
 
@@ -200,13 +201,13 @@ def predict(
 
 
 def _launch(jobs: "list[Job]", out: Path, cluster: "Site", dry_run: bool) -> None:
-    from launch.slurm.submit import describe, submit
+    from launch.schedulers import scheduler
     from shards.atomic import write_text
 
-    folder = out / "slurm"
+    folder, chosen = out / "slurm", scheduler(cluster)
     if dry_run:
-        echo("\n".join(describe(job, folder, cluster) for job in jobs))
+        echo("\n".join(chosen.describe(job, folder) for job in jobs))
         return
     write_text(folder / "site.json", cluster.model_dump_json(indent=1))
-    for job, number in zip(jobs, submit(jobs, folder, cluster), strict=True):
+    for job, number in zip(jobs, chosen.submit(jobs, folder), strict=True):
         echo(f"{job.name}: job {number}, logs {folder}/{number}*.out")

@@ -11,6 +11,7 @@ from launch.commands.console import set_up_logging
 from launch.program import FMCT
 from launch.screen import echo
 from shards.errors import FmctError
+from shards.job import RunningJob
 
 
 def train(
@@ -20,7 +21,9 @@ def train(
     config: ConfigFile = None,
     ranks: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of processes to start; omit under srun. Default: one."),
+        typer.Option(
+            min=1, help="Number of processes to start; omit in a job that starts every rank. Default: one."
+        ),
     ] = None,
     until: Annotated[int | None, typer.Option(min=1, help="Stop after this step, with a checkpoint.")] = None,
     dry_run: Annotated[
@@ -48,8 +51,9 @@ def train(
     if config is None and not overrides:
         raise FmctError(f"{run}: no run is there that could go on; give --config to begin one")
     settings = load(TrainConfig, config, overrides or [])
-    if ranks is None and ("RANK" in os.environ or "SLURM_PROCID" in os.environ):
-        rank = int(os.environ.get("RANK") or os.environ["SLURM_PROCID"])
+    of_job = RunningJob.current().rank
+    if ranks is None and ("RANK" in os.environ or of_job is not None):
+        rank = int(os.environ.get("RANK") or of_job or 0)
         set_up_logging(rank)
         raise typer.Exit(train_rank(settings, run, until, profile))
     found = preflight(settings, run, ranks or 1)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from launch.scheduler import BACKOFF_SECONDS
 from launch.screen import echo
-from launch.slurm.scheduler import BACKOFF_SECONDS
 from shards.errors import FmctError
 
 watch_app = typer.Typer()
@@ -28,9 +28,10 @@ def status(folder: Watched) -> None:
     """Show the state of a folder's jobs: nodes, step, loss, newest checkpoint, restarts and their causes."""
     from rich.console import Console
 
+    from launch.schedulers import scheduler
     from launch.slurm.status import status
 
-    status(folder, Console())
+    status(folder, Console(), scheduler())
 
 
 @watch_app.command()
@@ -43,9 +44,10 @@ def logs(
     rank: Annotated[int | None, typer.Option(min=0, help="Show only the log of this rank.")] = None,
 ) -> None:
     """Show the logs of the newest attempt, starting with the rank that failed first (needs `tail`)."""
+    from launch.schedulers import scheduler
     from launch.slurm.watch import newest_log
 
-    paths = newest_log(folder, rank)
+    paths = newest_log(folder, scheduler(), rank)
     command = ["tail", "--lines", str(lines), *(["-F"] if follow else []), "--", *map(str, paths)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
         for line in tail.stdout or ():
@@ -56,31 +58,36 @@ def logs(
 @watch_app.command()
 def cancel(folder: Watched) -> None:
     """Cancel all jobs of a folder, including pending ones and those that are queued again."""
-    from launch.slurm import scheduler
+    from launch.schedulers import scheduler
     from launch.slurm.watch import look_at_all, writes
 
-    pictures = look_at_all(folder)
+    cluster = scheduler()
+    pictures = look_at_all(folder, cluster)
     if not all(picture.answered for picture in pictures):
-        raise FmctError("slurmctld does not answer: nothing was cancelled; try again later")
+        raise FmctError(f"{cluster.title} does not answer: nothing was cancelled; try again later")
     alive = [job for picture in pictures for job in picture.alive if writes(job, picture.folder)]
     for number in sorted({job.array for picture in pictures for job in picture.alive if job not in alive}):
-        echo(f"job {number}: not cancelled: recorded here, but it does not write here according to Slurm")
+        echo(
+            f"job {number}: not cancelled: recorded here, but it does not write here according to "
+            f"{cluster.title}"
+        )
     if not alive:
         echo(f"{folder}: no pending or running jobs")
         return
     numbers = sorted({job.array for job in alive}, key=int)
-    if error := scheduler.command("scancel", *numbers):
-        raise FmctError(f"Slurm did not cancel jobs {', '.join(numbers)}: {error}")
+    if error := cluster.cancel(*numbers):
+        raise FmctError(f"{cluster.title} did not cancel jobs {', '.join(numbers)}: {error}")
     for job in alive:
         echo(f"job {job.job} ({job.name}, {job.state.lower()}): cancelled")
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)
 def before(run: Run = None, folder: Folder = None) -> None:
-    """For batch scripts that Slurm has started again; exit code 2 if the job must not continue."""
+    """For batch scripts that are started again; exit code 2 if the job must not continue."""
+    from launch.schedulers import scheduler
     from launch.slurm.requeue import before
 
-    if not before(_folder(run, folder), run):
+    if not before(_folder(run, folder), run, scheduler()):
         raise typer.Exit(2)
 
 
@@ -95,9 +102,10 @@ def after(
     ] = BACKOFF_SECONDS,
 ) -> None:
     """For batch scripts that have ended: queue the job again, or log why not."""
+    from launch.schedulers import scheduler
     from launch.slurm.requeue import after
 
-    after(_folder(run, folder), run, code, backoff)
+    after(_folder(run, folder), run, code, backoff, scheduler())
 
 
 @watch_app.command(hidden=True)

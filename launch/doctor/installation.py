@@ -17,8 +17,10 @@ from packaging.requirements import Requirement
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from launch.doctor.shared import look_at_surroundings
 from launch.program import PYTHON
+from launch.schedulers import scheduler
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
 from shards.formats import FORMATS
+from shards.job import without_job
 from shards.layers import absent_layers
 
 LEAST_PYTHON = (3, 11)
@@ -159,13 +161,13 @@ def _gpu() -> str | Judgement:
         )
     return note(
         "no GPU: a login node or a CPU machine",
-        "none, if other nodes have GPUs; check one of them: srun --gpus=1 fmct doctor",
+        f"none, if other nodes have GPUs; check one of them: {scheduler().on_node('fmct doctor', gpus=1)}",
     )
 
 
 def _deepspeed(device: str) -> str | Judgement:
     """Join a process group of one rank as training does, and reduce a number."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    kept = without_job(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         kept.pop(name, None)
     done = subprocess.run(

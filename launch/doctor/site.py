@@ -11,17 +11,21 @@ from functools import partial
 from pathlib import Path
 
 from launch.config import load
-from launch.doctor import slurm
 from launch.doctor.finding import Finding, Judgement, fault, looked, note
 from launch.doctor.shared import locks
+from launch.scheduler import Job
+from launch.schedulers import scheduler
+from launch.slurm import partitions
+from launch.slurm.container import PROGRAMS
 from launch.slurm.site import Resources, Site
-from launch.slurm.submit import FIND_MODULE, Job, script
+from launch.slurm.submit import FIND_MODULE, script
 from shards.atomic import sync, write_text
 from shards.errors import FmctError
+from shards.job import RunningJob
 
 STAGES = [name for name, field in Site.model_fields.items() if field.annotation is Resources]
 SIMPLE_CONSTRAINT = re.compile(r"[\w.-]+([&|][\w.-]+)*")
-"""Feature names joined by & or |; other expressions are checked only by sbatch --test-only."""
+"""Feature names joined by & or |; other expressions are checked only by Slurm's trial."""
 
 
 def look_at_site(path: Path) -> Iterator[Finding]:
@@ -45,7 +49,7 @@ def look_at_site(path: Path) -> Iterator[Finding]:
 
 
 def _look_at_slurm(site: Site) -> Iterator[Finding]:
-    found: list[slurm.Nodes] = []
+    found: list[partitions.Nodes] = []
     yield looked("controller", partial(_controller, found))
     if not found:
         return
@@ -54,7 +58,7 @@ def _look_at_slurm(site: Site) -> Iterator[Finding]:
     for stage in STAGES:
         resources: Resources = getattr(site, stage)
         fits = looked(stage, partial(_stage, stage, resources, found))
-        # sbatch --test-only knows limits that no listing shows; known faults it reports less clearly.
+        # Slurm's trial knows limits that no listing shows; known faults it reports less clearly.
         if fits.level == "ok":
             trial = looked(stage, partial(_trial, stage, resources, site))
             fits = trial if trial.level == "fault" else fits._replace(said=f"{fits.said}; {trial.said}")
@@ -79,18 +83,15 @@ def _torch(site: Site) -> str | Judgement:
     return f"built for CUDA {torch.version.cuda}"
 
 
-_RUNTIMES = {"apptainer": "apptainer", "enroot": "enroot", "pyxis": "srun"}
-
-
 def _container(site: Site) -> str | Judgement:
     container = site.container
     if container is None:
         return "none: the stages run in this environment"
-    program = _RUNTIMES[container.runtime]
+    program = PROGRAMS[container.runtime]
     if not shutil.which(program):
         return fault(f"{program} is not on the PATH", "add its module to modules, or use another runtime")
-    if container.runtime == "pyxis" and "--container-image" not in slurm.ask("srun", "--help"):
-        return fault("srun has no --container-image", "pyxis is not installed: use apptainer or enroot")
+    if container.runtime == "pyxis" and not partitions.has_pyxis():
+        return fault(f"{program} has no --container-image", "pyxis is not installed: use apptainer or enroot")
     image = Path(container.image)
     if container.image.startswith(("/", ".")) and not os.access(image, os.R_OK):
         return fault(f"{image} does not exist or is not readable", "correct container.image")
@@ -105,7 +106,7 @@ def _modules(site: Site) -> str | Judgement:
     failed = []
     for name in site.modules:
         line = f'{FIND_MODULE}; module load "$0"'
-        done = subprocess.run(["bash", "-c", line, name], capture_output=True, timeout=slurm.SECONDS)
+        done = subprocess.run(["bash", "-c", line, name], capture_output=True, timeout=partitions.SECONDS)
         if done.returncode:
             failed.append(name)
     if failed:
@@ -120,12 +121,12 @@ def _node_folder(folder: Path) -> str | Judgement:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, 2**20)
     except OSError as error:
-        in_job = "SLURM_JOB_ID" in os.environ
+        in_job = RunningJob.current().number is not None
         where = "a compute node" if in_job else "this node"
         found = f"{folder}: {os.strerror(error.errno or 0).lower()} on {where}"
         if in_job or folder.exists():
             return fault(found, "use a folder that users can write to")
-        return note(found, "check a compute node: srun fmct doctor --site SITE")
+        return note(found, f"check a compute node: {scheduler().on_node('fmct doctor --site SITE')}")
     return f"{folder}: writable, {shutil.disk_usage(folder).free / 1e9:.0f} GB free"
 
 
@@ -146,17 +147,17 @@ def _file_system(folder: Path) -> str | Judgement:
 
 
 def _commands() -> str | Judgement:
-    missing = [name for name in slurm.NEEDED if not shutil.which(name)]
+    missing = [name for name in partitions.NEEDED if not shutil.which(name)]
     if missing:
         return fault(
             f"{', '.join(missing)} not on the PATH",
             "run this on a login node, or load Slurm's module",
         )
-    return slurm.ask("sbatch", "--version").strip()
+    return partitions.version()
 
 
-def _controller(found: list[slurm.Nodes]) -> str | Judgement:
-    found += slurm.nodes()
+def _controller(found: list[partitions.Nodes]) -> str | Judgement:
+    found += partitions.nodes()
     if not found:
         return fault("it lists no partition for you", "ask the cluster's administrators")
     return "answers, partitions " + ", ".join(sorted({kind.partition for kind in found}))
@@ -168,12 +169,12 @@ def _account(site: Site) -> str | Judgement:
     if not site.account and not wanted:
         return "your default account"
     try:
-        allowed = slurm.associations(getpass.getuser())
+        allowed = partitions.associations(getpass.getuser())
     except (FmctError, KeyError) as error:  # KeyError: a user without a name
-        return note(f"unknown: {error}", "see the sbatch test of each stage")
+        return note(f"unknown: {error}", f"see the {partitions.TRIAL} test of each stage")
     accounts = {association.account for association in allowed}
     if not accounts:
-        return note("accounting lists no account for you", "see the sbatch test of each stage")
+        return note("accounting lists no account for you", f"see the {partitions.TRIAL} test of each stage")
     if site.account and site.account not in accounts:
         return fault(f"{site.account} is not one of yours", f"account: one of {', '.join(sorted(accounts))}")
     here = [a for a in allowed if site.account in (None, a.account)]
@@ -185,14 +186,14 @@ def _account(site: Site) -> str | Judgement:
 
 
 def _array_size(site: Site) -> str | Judgement:
-    most = int(slurm.setting("MaxArraySize") or 0)
+    most = int(partitions.setting("MaxArraySize") or 0)
     if site.array_size > most:
         return fault(f"{site.array_size}, but Slurm's MaxArraySize is {most}", f"array_size: {most}")
     return f"{site.array_size} of at most {most}"
 
 
-def _stage(stage: str, wanted: Resources, found: list[slurm.Nodes]) -> str | Judgement:
-    """Check with `sinfo` whether a partition has a node for a stage's job."""
+def _stage(stage: str, wanted: Resources, found: list[partitions.Nodes]) -> str | Judgement:
+    """Check by Slurm's list whether a partition has a node for a stage's job."""
     fitting = [k for k in found if (k.partition == wanted.partition if wanted.partition else k.default)]
     name = wanted.partition or "the default partition"
     if not fitting:
@@ -208,7 +209,7 @@ def _stage(stage: str, wanted: Resources, found: list[slurm.Nodes]) -> str | Jud
     # One task is one rank, and one rank has one GPU.
     cores = wanted.cpus_per_task * (max(1, wanted.gpus_per_node) if stage == "train" else 1)
     memory = (wanted.mem_gb or 0) * 1024
-    requests: list[tuple[str, Callable[[slurm.Nodes], bool], Callable[[slurm.Nodes], str]]] = [
+    requests: list[tuple[str, Callable[[partitions.Nodes], bool], Callable[[partitions.Nodes], str]]] = [
         (f"the features {wanted.constraint}", lambda n: _satisfied(wanted.constraint, n.features), _features),
         (f"{cores} cores", lambda n: n.cores >= cores, lambda n: str(n.cores)),
         (f"{wanted.gpus_per_node} GPUs", lambda n: n.gpus >= wanted.gpus_per_node, lambda n: str(n.gpus)),
@@ -223,7 +224,7 @@ def _stage(stage: str, wanted: Resources, found: list[slurm.Nodes]) -> str | Jud
     return f"{name} has matching nodes"
 
 
-def _features(kind: slurm.Nodes) -> str:
+def _features(kind: partitions.Nodes) -> str:
     return ",".join(sorted(kind.features)) or "none"
 
 
@@ -234,17 +235,9 @@ def _satisfied(constraint: str | None, features: frozenset[str]) -> bool:
 
 
 def _trial(stage: str, resources: Resources, site: Site) -> str | Judgement:
-    """Test a stage's batch script with `sbatch --test-only`, which submits nothing."""
+    """Let Slurm test a stage's batch script, without submitting it."""
     ranks = max(1, resources.gpus_per_node) if stage == "train" else 1
     job = Job(f"fmct-{stage}", (("true",),), resources, tasks_per_node=ranks)
-    try:
-        slurm.ask("sbatch", "--test-only", given=script(job, Path.cwd() / "slurm", site))
-    except FmctError as error:
-        message = (
-            str(error)
-            .removeprefix("sbatch: ")
-            .replace("sbatch: error: ", "")
-            .replace("allocation failure: ", "")
-        )
-        return fault(f"sbatch rejects it: {message}", f"correct {stage} in the site file")
-    return "sbatch accepts it"
+    if message := partitions.trial(script(job, Path.cwd() / "slurm", site)):
+        return fault(f"{partitions.TRIAL} rejects it: {message}", f"correct {stage} in the site file")
+    return f"{partitions.TRIAL} accepts it"

@@ -1,18 +1,16 @@
-"""Why a start of a job ended: from its exit code, from its log, from Slurm."""
+"""Why a start of a job ended: from its exit code, from its log, from the scheduler."""
 
-import re
 import signal
 from pathlib import Path
-from typing import NamedTuple
 
 from fmct_hpc.train.attempts import Cause
 from fmct_hpc.train.signals import EXIT_SAVED
 from fmct_hpc.train.watchdog import EXIT_HUNG
-from launch.slurm import scheduler
+from launch.scheduler import ENDED, Explained, Scheduler
 from shards.errors import FmctError, LostProcessError, NoRoomError
 
 LOG_BYTES = 1 << 20
-"""How much of a log's end is searched for Slurm's messages, and of its start to identify its job."""
+"""How much of a log's end is searched for the scheduler's messages, and of its start to identify its job."""
 
 _BY_CODE: dict[int, Cause] = {
     0: "done",
@@ -20,7 +18,7 @@ _BY_CODE: dict[int, Cause] = {
     # The command was ended by SIGTERM before it could save: nearly always a preemption.
     15: "preempted",
     128 + signal.SIGTERM: "preempted",
-    # Stages other than training do not handle the signal before the time limit (sbatch --signal).
+    # Stages other than training do not handle the signal before the time limit.
     128 + signal.SIGUSR1: "time limit",
     128 + signal.SIGUSR2: "time limit",
     EXIT_HUNG: "hang",
@@ -32,68 +30,33 @@ _BY_CODE: dict[int, Cause] = {
 _LOGGED = (FmctError.exit_code, NoRoomError.exit_code, LostProcessError.exit_code)
 """Exit codes for which the log has an error line of ours."""
 
-_MESSAGES: tuple[tuple[str, Cause], ...] = (
-    ("DUE TO PREEMPTION", "preempted"),
-    ("error: Node failure on", "node failure"),
-    ("DUE TO NODE FAILURE", "node failure"),
-    ("DUE TO TIME LIMIT", "time limit"),
-    ("DUE TO JOB REQUEUE", "requeued"),
-)
-"""Messages of slurmstepd and srun in the log of a job that Slurm ends."""
 
-_STATES: dict[str, Cause] = {
-    "PREEMPTED": "preempted",
-    "NODE_FAIL": "node failure",
-    "BOOT_FAIL": "node failure",
-    "REQUEUED": "requeued",
-    "CANCELLED": "cancelled",
-    "TIMEOUT": "time limit",
-    "OUT_OF_MEMORY": "crash",
-    "COMPLETED": "done",
-    "FAILED": "crash",
-}
-"""States of sacct(1)."""
-
-
-class Explained(NamedTuple):
-    """Why a start ended."""
-
-    cause: Cause
-    detail: str = ""
-    rank: int | None = None
-    code: int | None = None
-
-
-def by_code(code: int, log: str) -> Explained:
+def by_code(code: int, log: str, scheduler: Scheduler) -> Explained:
     """Explain a start whose batch script has seen its command's exit code; `log` is the start's log."""
     if code in _BY_CODE:
         message = own_words(log) if code in _LOGGED else ""
         return Explained(_BY_CODE[code], message or _how(code), None, code)
-    rank, how = _first_rank(log)
-    if "error: Node failure on" in log:
-        return Explained("node failure", _line(log, "error: Node failure on"), None, code)
-    return Explained("crash", how or _how(code), rank, code)
+    return scheduler.failure(log, code) or Explained("crash", _how(code), None, code)
 
 
-def by_slurm(job: str, nodes: list[str], log: str, start: int) -> Explained:
-    """Explain start number `start` (0 is the first), which Slurm ended together with its batch script."""
+def by_scheduler(job: str, nodes: list[str], log: str, start: int, scheduler: Scheduler) -> Explained:
+    """Explain start number `start` (0 is the first), which was ended together with its batch script."""
     past = scheduler.accounted([job])
     state = past[start].state if past is not None and len(past) > start else ""
-    if state in _STATES and state != "REQUEUED":  # also the state of a preempted job that is queued again
-        return Explained(_STATES[state], f"Slurm: {state}")
-    for message, cause in _MESSAGES:
-        if message in log:
-            return Explained(cause, _line(log, message))
+    if state != "REQUEUED" and (found := by_state(state, scheduler)):  # also a preempted job's, queued again
+        return found
+    if found := scheduler.ended_by(log):
+        return found
     if down := scheduler.nodes_down(nodes):
         return Explained("node failure", f"down: {', '.join(down)}")
     if state:
         return Explained("requeued", "")
-    return Explained("killed", "no reason given by Slurm" if past is None else "")
+    return Explained("killed", f"no reason given by {scheduler.title}" if past is None else "")
 
 
-def by_state(state: str) -> Explained | None:
+def by_state(state: str, scheduler: Scheduler) -> Explained | None:
     """Explain a job that is over by its last state; None if that is not a final state."""
-    return Explained(_STATES[state], f"Slurm: {state}") if state in _STATES else None
+    return Explained(ENDED[state], f"{scheduler.title}: {state}") if state in ENDED else None
 
 
 def log_of_start(path: Path | None, job: str, start: int) -> str:
@@ -125,20 +88,6 @@ def own_words(log: str) -> str:
     """The error line that `fmct` ends with for an error that the user can fix (launch/cli.py)."""
     lines = [line[6:] for line in log.splitlines() if line.startswith("fmct: ") and line[6:10] != "job "]
     return lines[-1] if lines else ""
-
-
-def _first_rank(log: str) -> tuple[int | None, str]:
-    """The first rank that srun reports as failed, and how."""
-    for nodes, ranks, how in re.findall(r"srun: error: (\S+): tasks? ([\d,\-]+): (.*)", log):
-        if f"exit code {EXIT_SAVED}" not in how:
-            rank = int(re.split("[,-]", ranks)[0])
-            return rank, f"rank {rank} on {nodes}: {how.strip()}"
-    return None, ""
-
-
-def _line(log: str, words: str) -> str:
-    line = next(line for line in log.splitlines() if words in line)
-    return line[line.index("error: ") + 7 :].strip(" *") if "error: " in line else line.strip()
 
 
 def _how(code: int) -> str:

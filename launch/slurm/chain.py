@@ -1,8 +1,8 @@
 """Submitting the pipeline's jobs: only those that are neither done nor queued, with their dependencies.
 
-Finished steps are known from markers that the batch scripts write, queued ones from Slurm. A step is done if
-its marker and its outputs exist and none of its inputs is newer. The record of job numbers is for users, and
-to report how an earlier job ended.
+Finished steps are known from markers that the batch scripts write, queued ones from the scheduler. A step
+is done if its marker and its outputs exist and none of its inputs is newer. The record of job numbers is for
+users, and to report how an earlier job ended.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,12 +13,10 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from launch.slurm import scheduler
+from launch.scheduler import Job, Queued, Scheduler
 from launch.slurm.causes import own_words
 from launch.slurm.pipeline import DONE, Step
-from launch.slurm.scheduler import Queued
 from launch.slurm.site import Site
-from launch.slurm.submit import Job, describe, submit
 from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError
@@ -60,14 +58,14 @@ class Decision:
 class Chain:
     """The steps of a pipeline in its folder, each before those that depend on it."""
 
-    def __init__(self, out: Path, steps: list[Step], site: Site) -> None:
-        self.out, self.steps, self.site = out, steps, site
+    def __init__(self, out: Path, steps: list[Step], site: Site, scheduler: Scheduler) -> None:
+        self.out, self.steps, self.site, self.scheduler = out, steps, site, scheduler
 
     def describe(self, again: str | None = None) -> Iterator[str]:
         """What `submit` would do: one line per step, then the scripts and commands; changes nothing."""
-        queue = scheduler.queued()
+        queue = self.scheduler.queued()
         if queue is None:
-            yield "Slurm does not answer here, so queued jobs are unknown."
+            yield f"{self.scheduler.title} does not answer here, so queued jobs are unknown."
         decisions = decide(self.steps, queue or [], _read(self.out), again)
         known = {d.step.job.name: d.queued.number for d in decisions if d.queued and not d.submit}
         names = {*known, *(d.step.job.name for d in decisions if d.submit)}
@@ -75,18 +73,19 @@ class Chain:
             yield f"{decision.step.stage}: {_state(decision)}"
         for decision in decisions:
             if decision.submit:
-                yield describe(_waiting(decision.step, names), decision.step.folder, self.site, known)
+                yield self.scheduler.describe(_waiting(decision.step, names), decision.step.folder, known)
 
     def submit(self, again: str | None = None) -> Iterator[str]:
         """Submit the steps that need it; yields one line per step.
 
-        Raises FmctError if Slurm does not answer or rejects a job, or a job of another configuration is
-        queued.
+        Raises FmctError if the scheduler does not answer or rejects a job, or a job of another configuration
+        is queued.
         """
         with writing(self.out, "fmct launch pipeline"):
-            queue = scheduler.queued()
+            queue = self.scheduler.queued()
             if queue is None:
-                raise FmctError("Slurm does not answer (squeue): run this where jobs are submitted from")
+                name = self.scheduler.title
+                raise FmctError(f"{name} does not answer: run this where jobs are submitted from")
             record = _read(self.out)
             known: dict[str, str] = {}
             for decision in decide(self.steps, queue, record, again):
@@ -98,22 +97,38 @@ class Chain:
                 before = record.stages.get(step.stage)
                 failed = not (decision.queued or all(mark.exists() for mark in _marks(step)))
                 if before and before.name == step.job.name and failed:
-                    yield _ending(step.stage, before)
+                    yield self._ending(step.stage, before)
                 if decision.queued:
-                    scheduler.command("scancel", decision.queued.number)
+                    self.scheduler.cancel(decision.queued.number)
                 if step.recipe:
                     write_text(*step.recipe)
                 for mark in _marks(step):
                     mark.unlink(missing_ok=True)
                 (self.out / DONE).mkdir(exist_ok=True)
                 write_text(step.folder / "site.json", self.site.model_dump_json(indent=1))
-                [number] = submit([_waiting(step, set(known))], step.folder, self.site, known)
+                [number] = self.scheduler.submit([_waiting(step, set(known))], step.folder, known)
                 known[step.job.name] = number
                 record.stages[step.stage] = Submitted(
                     name=step.job.name, number=number, at=datetime.now(UTC), folder=step.folder
                 )
                 write_text(_path(self.out), record.model_dump_json(indent=1))
                 yield f"{step.stage}: job {number}, {step.job.size}, logs {step.folder}/{number}*.out"
+
+    def _ending(self, stage: str, before: Submitted) -> str:
+        """How the last job of a step ended, from the scheduler and its log."""
+        facts = self.scheduler.accounted([before.number]) or self.scheduler.jobs_known(before.number) or []
+        last = {
+            fact.job: fact.state.lower() for fact in facts
+        }  # of a task that was queued again, its last start
+        states = sorted(set(last.values()) - {"completed"})
+        how = " and ".join(states) or (
+            "completed" if facts else f"how is no longer known to {self.scheduler.title}"
+        )
+        message = ""
+        for log in sorted(before.folder.glob(f"{before.number}_*log.out")):
+            words = own_words(log.read_text(errors="replace"))
+            message = f": {words}" if words else message
+        return f"{stage}: job {before.number} ended ({how}){message}"
 
 
 def decide(
@@ -137,14 +152,14 @@ def decide(
         if before and before.name != name and before.name in named:
             raise FmctError(
                 f"{step.stage} with another configuration is in the queue, as job "
-                f"{named[before.name].number}: wait for it, or scancel it"
+                f"{named[before.name].number}: wait for it, or cancel it (fmct launch cancel)"
             )
         queued = named.get(name)
         renewed = (step.stage == again and not queued) or bool(needed & submitted)
         if queued and renewed and queued.state != "PENDING":
             raise FmctError(
                 f"{step.stage} is running as job {queued.number}, but its inputs must be made again: "
-                "wait for it, or scancel it"
+                "wait for it, or cancel it (fmct launch cancel)"
             )
         done = None if queued or renewed or needed & unsettled else _done(step, times)
         if done is not None:
@@ -179,7 +194,7 @@ def _marks(step: Step) -> list[Path]:
 
 
 def _waiting(step: Step, known: set[str]) -> Job:
-    """The step's job, without dependencies on finished jobs, which Slurm may have forgotten."""
+    """The step's job, without dependencies on finished jobs, which the scheduler may have forgotten."""
     job = step.job
     return replace(
         job,
@@ -196,19 +211,6 @@ def _state(decision: Decision) -> str:
         why = f" ({queued.reason})" if queued.reason else ""
         return f"job {queued.number} is {queued.state.lower()}{why}"
     return f"to submit, {decision.step.job.size}" + (f", in place of job {queued.number}" if queued else "")
-
-
-def _ending(stage: str, before: Submitted) -> str:
-    """How the last job of a step ended, from Slurm and its log."""
-    facts = scheduler.accounted([before.number]) or scheduler.jobs_known(before.number) or []
-    last = {fact.job: fact.state.lower() for fact in facts}  # of a task that was queued again, its last start
-    states = sorted(set(last.values()) - {"completed"})
-    how = " and ".join(states) or ("completed" if facts else "how is no longer known to Slurm")
-    message = ""
-    for log in sorted(before.folder.glob(f"{before.number}_*log.out")):
-        words = own_words(log.read_text(errors="replace"))
-        message = f": {words}" if words else message
-    return f"{stage}: job {before.number} ended ({how}){message}"
 
 
 def _path(out: Path) -> Path:

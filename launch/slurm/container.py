@@ -54,6 +54,9 @@ def require_visible(site: Site, *folders: Path) -> None:
             )
 
 
+PROGRAMS = {"apptainer": "apptainer", "enroot": "enroot", "pyxis": "srun"}
+"""The program that each runtime needs."""
+
 _CHANGE_FOLDER = 'cd "$0" && exec "$@"'
 
 

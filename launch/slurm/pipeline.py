@@ -24,11 +24,11 @@ from fmct_hpc.train.checkpoint import newest_step
 from fmct_hpc.train.start import require_start
 from fmct_hpc.train.understood import require_understood
 from launch.config import Model, load
+from launch.scheduler import Job
 from launch.slurm import stages
 from launch.slurm.holdout import Holdout
 from launch.slurm.inputs import kinds_of, require_inputs, require_measurable
 from launch.slurm.site import Site
-from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
 from shards.errors import FmctError
 from shards.parts import PARTS_NAME

@@ -1,8 +1,8 @@
 """The restart policy of all batch scripts, and its execution.
 
-A batch script calls `before` when Slurm starts it again, and `after` with its command's exit code. Each
-ending is a line of <folder>/<job>.endings.jsonl; the policy is a function of those lines and, if they can't
-be written, of Slurm's count of starts.
+A batch script calls `before` when the scheduler starts it again, and `after` with its command's exit code.
+Each ending is a line of <folder>/<job>.endings.jsonl; the policy is a function of those lines and, if they
+can't be written, of the scheduler's count of starts.
 """
 
 import logging
@@ -17,12 +17,11 @@ from typing import Annotated, NamedTuple
 
 from pydantic import StringConstraints, ValidationError
 
-from fmct_hpc.train.attempts import Attempt, Cause, SlurmJob, attempts, conclude
-from launch.slurm import scheduler
-from launch.slurm.causes import Explained, by_code, by_slurm, log_of_start
+from fmct_hpc.train.attempts import Attempt, Cause, RecordedJob, attempts, conclude
+from launch.scheduler import BACKOFF_SECONDS, Explained, Scheduler
+from launch.slurm.causes import by_code, by_scheduler, log_of_start
 from launch.slurm.ledgers import counter
 from launch.slurm.progress import progress_of_job
-from launch.slurm.scheduler import BACKOFF_SECONDS
 from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError
@@ -48,7 +47,7 @@ MOST_TIME_LIMITS = 3
 
 LONGEST_BACKOFF_SECONDS = 3600.0
 ANSWER_SECONDS = 600.0
-"""How long a job waits for a slurmctld that does not answer before it gives up."""
+"""How long a job waits for a scheduler that does not answer before it gives up."""
 
 
 class Ending(Closed):
@@ -56,7 +55,7 @@ class Ending(Closed):
 
     job: str
     start: int
-    """0 for the first, then Slurm's restart count."""
+    """0 for the first, then the scheduler's count of restarts."""
     at: datetime
     cause: Cause
     detail: str = ""
@@ -85,17 +84,20 @@ class Verdict(NamedTuple):
     why: str
 
 
-def decide(endings: list[Ending], backoff: float = BACKOFF_SECONDS) -> Verdict:
+def decide(
+    endings: list[Ending], backoff: float = BACKOFF_SECONDS, more_time: str = Scheduler.more_time
+) -> Verdict:
     """Decide whether a job runs again after the last of its `endings` (oldest first).
 
     An interruption is queued again at once, and with increasing delay from the second at the same position
     on. A failure is queued again after `backoff` seconds, doubled with each consecutive failure, up to an
     hour. Too many of one kind at the same position end the job, and so does any other cause.
+    more_time: where its time limit is set.
     """
     last = endings[-1]
     here = _trailing(endings, lambda ending: ending.progress == last.progress)
     if last.cause in INTERRUPTIONS:
-        return _after_interruption(last, here, backoff)
+        return _after_interruption(last, here, backoff, more_time)
     if last.cause not in FAILURES:
         return Verdict(False, 0.0, "not queued again")
     same = sum(e.cause == last.cause for e in here)
@@ -107,21 +109,21 @@ def decide(endings: list[Ending], backoff: float = BACKOFF_SECONDS) -> Verdict:
     return _later(backoff, len(_trailing(endings, lambda e: e.cause in FAILURES)))
 
 
-def _after_interruption(last: Ending, here: list[Ending], backoff: float) -> Verdict:
+def _after_interruption(last: Ending, here: list[Ending], backoff: float, more_time: str) -> Verdict:
     limits = sum(ending.cause == "time limit" for ending in here)
     idle = sum(ending.cause in INTERRUPTIONS for ending in here) - 1
     if last.progress is not None and limits >= MOST_TIME_LIMITS:
         smaller = ", or start over with smaller tasks (output.shard_mib)" if last.unit == "task" else ""
         why = f"{limits} time limits{last.place} and no progress, so not queued again: give it more time"
-        return Verdict(False, 0.0, f"{why} (time_minutes of the site file, sbatch --time){smaller}")
+        return Verdict(False, 0.0, f"{why} ({more_time}){smaller}")
     if idle >= MOST_IDLE:
         why = f"interrupted {idle + 1} times in a row{last.place}, so not queued again: submit it again"
         return Verdict(False, 0.0, why)
     return _later(backoff, idle) if idle else Verdict(True, 0.0, "queued again")
 
 
-def before(folder: Path, run: Path | None) -> bool:
-    """Called by a batch script that Slurm has started again: whether it may continue.
+def before(folder: Path, run: Path | None, scheduler: Scheduler) -> bool:
+    """Called by a batch script that the scheduler has started again: whether it may continue.
 
     run: of a training. Records how the previous start ended if that start could not do so itself.
     """
@@ -131,35 +133,34 @@ def before(folder: Path, run: Path | None) -> bool:
         return True  # decided by `after`
     attempt = _attempt(run, job, start - 1)
     nodes = attempt.slurm.nodes if attempt and attempt.slurm else None
-    explained = by_slurm(
-        job, scheduler.hostnames(nodes) if nodes else [], log_of_start(_log_path(), job, start - 1), start - 1
-    )
+    names = scheduler.hostnames(nodes) if nodes else []
+    explained = by_scheduler(job, names, log_of_start(_log_path(), job, start - 1), start - 1, scheduler)
     verdict = decide(_record_ending(folder, run, job, start - 1, explained))
     if not verdict.again:
         log.error("job %s: start %d: %s: %s", job, start - 1, explained.detail, verdict.why)
     return verdict.again
 
 
-def after(folder: Path, run: Path | None, code: int, backoff: float) -> None:
+def after(folder: Path, run: Path | None, code: int, backoff: float, scheduler: Scheduler) -> None:
     """Called by a batch script when its command has ended with `code`: requeue the job or log why not."""
-    # Slurm ends this process with the job that it queues again.
+    # The scheduler ends this process with the job that it queues again.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     job, start = _here()
     facts = scheduler.jobs_known(job)
-    explained = by_code(code, log_of_start(_log_path(), job, start))
+    explained = by_code(code, log_of_start(_log_path(), job, start), scheduler)
     if facts and facts[0].state == "CANCELLED":
         explained = explained._replace(cause="cancelled")
     elif explained.cause == "stopped" and facts and facts[0].preempted:
         explained = explained._replace(cause="preempted")
     endings = _record_ending(folder, run, job, start, explained)
-    ending, verdict = endings[-1], decide(endings, backoff)
+    ending, verdict = endings[-1], decide(endings, backoff, scheduler.more_time)
     what = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
     if not verdict.again:
         if ending.cause != "done":
             log.error("job %s: %s: %s", job, what, verdict.why)
         return
     log.warning("job %s: %s: %s", job, what, verdict.why)
-    _queue_again(job, start, verdict.wait)
+    _queue_again(job, start, verdict.wait, scheduler)
 
 
 def read(folder: Path, job: str) -> list[Ending]:
@@ -189,9 +190,9 @@ def _later(backoff: float, failures: int) -> Verdict:
 
 
 def _here() -> tuple[str, int]:
-    here = SlurmJob.here()
+    here = RecordedJob.here()
     if here is None:
-        raise FmctError("not in a Slurm job: this command is for batch scripts")
+        raise FmctError("not in a job of the scheduler: this command is for batch scripts")
     return here.job, here.restarts
 
 
@@ -200,7 +201,7 @@ def _path(folder: Path, job: str) -> Path:
 
 
 def _log_path() -> Path | None:
-    """The path of this job's log, which the batch script has asked Slurm for."""
+    """The path of this job's log, which the batch script has asked the scheduler for."""
     return Path(os.environ["FMCT_LOG"]) if os.environ.get("FMCT_LOG") else None
 
 
@@ -253,18 +254,18 @@ def _record_ending(
     return [*before, ending]
 
 
-def _queue_again(job: str, start: int, wait: float) -> None:
+def _queue_again(job: str, start: int, wait: float, scheduler: Scheduler) -> None:
     """Requeue this start of a job, which soon ends this process.
 
-    Slurm may already have done so after a node failure; a later start is never affected.
+    The scheduler may already have done so after a node failure; a later start is never affected.
     """
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
-        facts, trouble = scheduler.jobs_known(job), "slurmctld does not answer"
+        facts, trouble = scheduler.jobs_known(job), f"{scheduler.title} does not answer"
         if facts == [] or (facts and facts[0].restarts > start + 1):
             return
         if facts and facts[0].restarts == start:
-            trouble = scheduler.command("scontrol", "requeue", job)
+            trouble = scheduler.requeue(job)
         if facts and (facts[0].restarts > start or not trouble):
             break
         if time.monotonic() > deadline:
@@ -273,4 +274,4 @@ def _queue_again(job: str, start: int, wait: float) -> None:
         time.sleep(5)
     # Only a pending job accepts an earliest start time.
     if wait:
-        scheduler.command("scontrol", "update", f"JobId={job}", f"StartTime=now+{wait:.0f}")
+        scheduler.delay(job, wait)

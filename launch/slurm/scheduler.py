@@ -1,4 +1,4 @@
-"""Job information from Slurm's own commands; nothing here fails if Slurm does not answer.
+"""Slurm: its own commands behind the interface of `launch/scheduler.py`.
 
 `scontrol` (slurmctld) knows jobs that are pending, running, or ended a few minutes ago (MinJobAge); `sacct`
 (slurmdbd) knows all jobs, including earlier starts of a requeued job, if the site has accounting. Their
@@ -8,144 +8,148 @@ names and reasons they become replacement characters.
 
 import re
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmct_hpc.train.signals import EXIT_SAVED
+from launch.scheduler import Accounted, Explained, Job, JobFacts, Queued, Scheduler
+from shards.errors import FmctError
+
+if TYPE_CHECKING:
+    from fmct_hpc.train.attempts import Cause
+    from launch.slurm.site import Site
 
 ANSWER_SECONDS = 30.0
 """A controller that restarts or is busy may take this long."""
 
-BACKOFF_SECONDS = 60.0
-"""Delay before the restart of a job after its first failure; doubled with each consecutive failure."""
-
-ALIVE = (
-    "PENDING",
-    "CONFIGURING",
-    "RUNNING",
-    "SUSPENDED",
-    "COMPLETING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "STOPPED",
+MESSAGES: "tuple[tuple[str, Cause], ...]" = (
+    ("DUE TO PREEMPTION", "preempted"),
+    ("error: Node failure on", "node failure"),
+    ("DUE TO NODE FAILURE", "node failure"),
+    ("DUE TO TIME LIMIT", "time limit"),
+    ("DUE TO JOB REQUEUE", "requeued"),
 )
-"""States of a job that is not over (squeue(1), JOB STATE CODES)."""
+"""Messages of slurmstepd and srun in the log of a job that Slurm ends."""
 
 
-@dataclass(frozen=True)
-class JobFacts:
-    """One job, or several pending tasks of an array that Slurm reports in one record."""
+class Slurm(Scheduler):
+    """Slurm; `site` is needed to submit jobs."""
 
-    job: str
-    """Slurm's number: 12; of an array task 12_3, of pending ones 12_[4-9]."""
-    name: str
-    state: str
-    reason: str
-    """Why it is pending; empty if it is not."""
-    nodes: str
-    restarts: int
-    start: datetime | None
-    """When it started, or is expected to start."""
-    preempted: bool
-    command: str
-    folder: str
-    log: str | None
+    title = "Slurm"
+    more_time = "time_minutes of the site file, sbatch --time"
+
+    def __init__(self, site: "Site | None" = None) -> None:
+        self._given = site
 
     @property
-    def array(self) -> str:
-        """The job's number without the array's task."""
-        return self.job.split("_")[0]
+    def _site(self) -> "Site":
+        if self._given is None:
+            raise FmctError("a site file is needed to submit jobs: give --site")
+        return self._given
 
+    def submit(self, jobs: list[Job], folder: Path, numbers: Mapping[str, str] | None = None) -> list[str]:
+        """Submit `jobs` through submitit (launch/slurm/submit.py)."""
+        from launch.slurm.submit import submit  # needs the layer [slurm]
 
-@dataclass(frozen=True)
-class Queued:
-    """A pending or running job of this user; an array counts as one."""
+        return submit(jobs, folder, self._site, numbers)
 
-    number: str
-    name: str
-    state: str
-    """RUNNING if any task is running."""
-    reason: str
-    """Why it is pending."""
-    folder: str
-    command: str
+    def describe(self, job: Job, folder: Path, numbers: Mapping[str, str] | None = None) -> str:
+        """The batch script that sbatch would get, and the command of each task."""
+        from launch.slurm.submit import describe
 
+        return describe(job, folder, self._site, numbers)
 
-@dataclass(frozen=True)
-class Accounted:
-    """One start of a job, as accounting has it."""
+    def jobs_known(self, number: str | None = None) -> list[JobFacts] | None:
+        """Records of job `number`, or of all jobs that slurmctld knows; None if it does not answer.
 
-    job: str
-    state: str
-    """One word: CANCELLED for `CANCELLED by 1000`."""
-    exit_code: str
-    """code:signal"""
-    start: datetime | None
-    end: datetime | None
-    nodes: str
+        The list is empty for a number that it no longer knows.
+        """
+        command = ["scontrol", "show", "job", *([number] if number else [])]
+        answer = _ask(command)
+        if answer is None:
+            return None
+        return [_job(record) for record in answer.split("\n\n") if "JobId=" in record]
 
+    def queued(self) -> list[Queued] | None:
+        """This user's pending and running jobs; None if Slurm does not answer."""
+        answer = _ask(["squeue", "--me", "--noheader", "--format", "%F|%T|%r|%j|%Z|%o"])
+        if answer is None:
+            return None
+        found: dict[str, Queued] = {}
+        for line in answer.splitlines():
+            if line.count("|") < 5:
+                continue
+            number, state, reason, name, folder, command = line.split("|", 5)
+            if number not in found or state != "PENDING":
+                reason = "" if reason == "None" else _shown(reason)
+                found[number] = Queued(number, _shown(name), state, reason, folder, command)
+        return list(found.values())
 
-def jobs_known(number: str | None = None) -> list[JobFacts] | None:
-    """Records of job `number`, or of all jobs that slurmctld knows; None if it does not answer.
+    def accounted(self, numbers: list[str]) -> list[Accounted] | None:
+        """Every start of these jobs, oldest first; None if there is no accounting, or it does not answer."""
+        if not numbers:
+            return []
+        fields = "JobID,State,ExitCode,Start,End,NodeList"
+        command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
+        answer = _ask([*command, "--jobs", ",".join(numbers), "--format", fields])
+        if answer is None:
+            return None
+        rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 5]
+        return [
+            Accounted(job, state.split()[0], code, _time(start), _time(end), nodes)
+            for job, state, code, start, end, nodes in rows
+            if state.strip()
+        ]
 
-    The list is empty for a number that it no longer knows.
-    """
-    command = ["scontrol", "show", "job", *([number] if number else [])]
-    answer = _ask(command)
-    if answer is None:
+    def nodes_down(self, names: list[str]) -> list[str] | None:
+        """Those of the nodes that are down or not responding; None if slurmctld does not answer."""
+        if not names:
+            return []
+        answer = _ask(["scontrol", "--oneliner", "show", "node", ",".join(names)])
+        if answer is None:
+            return None
+        found = re.findall(r"NodeName=(\S+).*? State=(\S+)", answer)
+        return [name for name, state in found if "DOWN" in state or "NOT_RESPONDING" in state or "*" in state]
+
+    def hostnames(self, nodes: str) -> list[str]:
+        """n[1-3] as n1, n2, n3; empty if Slurm's commands are missing."""
+        return (_ask(["scontrol", "show", "hostnames", nodes]) or "").split()
+
+    def cancel(self, *numbers: str) -> str:
+        """scancel(1)."""
+        return _told("scancel", *numbers)
+
+    def requeue(self, number: str) -> str:
+        """`scontrol requeue`."""
+        return _told("scontrol", "requeue", number)
+
+    def delay(self, number: str, seconds: float) -> str:
+        """`scontrol update` of the earliest start, which only a pending job accepts."""
+        return _told("scontrol", "update", f"JobId={number}", f"StartTime=now+{seconds:.0f}")
+
+    def ended_by(self, log: str) -> Explained | None:
+        """By the messages of slurmstepd and srun."""
+        found = (Explained(cause, _line(log, message)) for message, cause in MESSAGES if message in log)
+        return next(found, None)
+
+    def failure(self, log: str, code: int) -> Explained | None:
+        """By srun's messages: a node that failed, else the first rank that it reports as failed, and how."""
+        if "error: Node failure on" in log:
+            return Explained("node failure", _line(log, "error: Node failure on"), None, code)
+        for nodes, ranks, how in re.findall(r"srun: error: (\S+): tasks? ([\d,\-]+): (.*)", log):
+            if f"exit code {EXIT_SAVED}" not in how:
+                rank = int(re.split("[,-]", ranks)[0])
+                return Explained("crash", f"rank {rank} on {nodes}: {how.strip()}", rank, code)
         return None
-    return [_job(record) for record in answer.split("\n\n") if "JobId=" in record]
+
+    def on_node(self, command: str, gpus: int = 0) -> str:
+        """srun(1)."""
+        return f"srun --gpus={gpus} {command}" if gpus else f"srun {command}"
 
 
-def queued() -> list[Queued] | None:
-    """This user's pending and running jobs; None if Slurm does not answer."""
-    answer = _ask(["squeue", "--me", "--noheader", "--format", "%F|%T|%r|%j|%Z|%o"])
-    if answer is None:
-        return None
-    found: dict[str, Queued] = {}
-    for line in answer.splitlines():
-        if line.count("|") < 5:
-            continue
-        number, state, reason, name, folder, command = line.split("|", 5)
-        if number not in found or state != "PENDING":
-            reason = "" if reason == "None" else _shown(reason)
-            found[number] = Queued(number, _shown(name), state, reason, folder, command)
-    return list(found.values())
-
-
-def accounted(numbers: list[str]) -> list[Accounted] | None:
-    """Every start of these jobs, oldest first; None if there is no accounting, or it does not answer."""
-    if not numbers:
-        return []
-    fields = "JobID,State,ExitCode,Start,End,NodeList"
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
-    answer = _ask([*command, "--jobs", ",".join(numbers), "--format", fields])
-    if answer is None:
-        return None
-    rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 5]
-    return [
-        Accounted(job, state.split()[0], code, _time(start), _time(end), nodes)
-        for job, state, code, start, end, nodes in rows
-        if state.strip()
-    ]
-
-
-def nodes_down(names: list[str]) -> list[str] | None:
-    """Those of the nodes that are down or not responding; None if slurmctld does not answer."""
-    if not names:
-        return []
-    answer = _ask(["scontrol", "--oneliner", "show", "node", ",".join(names)])
-    if answer is None:
-        return None
-    found = re.findall(r"NodeName=(\S+).*? State=(\S+)", answer)
-    return [name for name, state in found if "DOWN" in state or "NOT_RESPONDING" in state or "*" in state]
-
-
-def hostnames(nodes: str) -> list[str]:
-    """n[1-3] as n1, n2, n3; empty if Slurm's commands are missing."""
-    return (_ask(["scontrol", "show", "hostnames", nodes]) or "").split()
-
-
-def command(*words: str) -> str:
+def _told(*words: str) -> str:
     """Run a Slurm command; returns its error message, empty on success."""
     try:
         done = _run(words)
@@ -211,3 +215,8 @@ def _time(text: str) -> datetime | None:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
         return None
+
+
+def _line(log: str, words: str) -> str:
+    line = next(line for line in log.splitlines() if words in line)
+    return line[line.index("error: ") + 7 :].strip(" *") if "error: " in line else line.strip()

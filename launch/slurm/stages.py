@@ -6,8 +6,8 @@ from pathlib import Path
 
 from launch.config import load
 from launch.program import FMCT
+from launch.scheduler import Job
 from launch.slurm.site import Site
-from launch.slurm.submit import Job
 from preprocess.config import PreprocessConfig
 from preprocess.tasks.plan import plan
 from shards.errors import FmctError

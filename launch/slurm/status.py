@@ -11,6 +11,7 @@ from rich.console import Console
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
 from fmct_hpc.train.pace import duration
+from launch.scheduler import Scheduler
 from launch.slurm.requeue import Ending
 from launch.slurm.watch import Picture, look_at_all, state_of
 from launch.tables import PlainTable, cell
@@ -19,9 +20,9 @@ SILENT_SECONDS = 60.0
 """After this long without a step, the time since the last one is shown."""
 
 
-def status(folder: Path, console: Console) -> None:
+def status(folder: Path, console: Console, scheduler: Scheduler) -> None:
     """Print the state of `folder` and of the stages in it; raises FmctError as `look_at_all` does."""
-    pictures = look_at_all(folder)
+    pictures = look_at_all(folder, scheduler)
     shown = [picture for picture in pictures if not picture.empty] or pictures[:1]
     for picture in shown:
         _show_picture(picture, console)

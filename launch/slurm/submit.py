@@ -8,7 +8,6 @@ rank 0. Training that saved on a signal exits with 75. If a job did not succeed,
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import submitit
 from submitit.core.utils import UncompletedJobError
 
 from launch.program import FMCT, PYTHON
+from launch.scheduler import Job
 from launch.slurm.container import require_visible, srun_options, wrapped
 from launch.slurm.plain import require_plain, texts
 from launch.slurm.site import Resources, Site
@@ -35,32 +35,6 @@ FIND_MODULE = "type module > /dev/null 2>&1 || . /etc/profile"
 """A batch shell that is not a login shell may not have the command."""
 STRAGGLER_SECONDS = 120
 """Ranks end together; when one has ended, srun kills the remaining ones after this long."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A Slurm job: one command, or an array with one command per task."""
-
-    name: str
-    commands: tuple[tuple[str, ...], ...]
-    resources: Resources
-    nodes: int = 1
-    tasks_per_node: int = 1
-    kept: tuple[str, ...] = ()
-    """Arguments of `fmct launch after` that name the run folder of a training."""
-    after_success: tuple[str, ...] = ()
-    """Names of jobs that must have succeeded; if one failed, Slurm cancels this job."""
-    after_end: tuple[str, ...] = ()
-    """Names of jobs that must have ended, successfully or not."""
-    done: Path | None = None
-    """A file to touch on success; of an array, one per task with the task number after a dot."""
-
-    @property
-    def size(self) -> str:
-        """The size of the job as text."""
-        if self.nodes * self.tasks_per_node > 1:
-            return f"{self.nodes} nodes of {self.tasks_per_node} ranks"
-        return f"an array of {len(self.commands)} tasks" if len(self.commands) > 1 else "one task"
 
 
 def submit(jobs: list[Job], folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> list[str]:
@@ -136,6 +110,8 @@ def _in_pyxis(site: Site) -> bool:
 
 def _parameters(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) -> dict[str, Any]:
     resources = job.resources
+    if not isinstance(resources, Resources):
+        raise TypeError(f"{job.name}: its resources are not those of a Slurm site file")
     # These run outside the container, if there is one.
     begin = shlex.join(["fmct_begin", "--folder", str(folder), *job.kept])
     mail = {"mail_user": site.mail.user, "mail_type": ",".join(site.mail.type)} if site.mail else {}

@@ -1,4 +1,4 @@
-"""The jobs of a folder and their progress, from Slurm if it answers, and from the folder's records."""
+"""The jobs of a folder and their progress, from the scheduler if it answers, and from the folder."""
 
 import re
 import socket
@@ -8,14 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from fmct_hpc.train.attempts import Attempt, attempts, conclude
-from launch.slurm import scheduler
-from launch.slurm.causes import Explained, by_slurm, by_state, is_log, log_of_start
+from launch.scheduler import ALIVE, Accounted, Explained, JobFacts, Queued, Scheduler
+from launch.slurm.causes import by_scheduler, by_state, is_log, log_of_start
 from launch.slurm.requeue import Ending, decide, read
-from launch.slurm.scheduler import ALIVE, JobFacts, Queued
 from shards.errors import FmctError
 
 NEWEST_JOBS = 8
-"""Number of a folder's jobs that are queried from Slurm; older ones are known from the folder's records."""
+"""Number of a folder's jobs that the scheduler is asked about; older ones are known from the folder."""
 
 _NUMBER = re.compile("[0-9]+")
 _WRITES = {
@@ -32,16 +31,16 @@ class Picture:
 
     folder: Path
     jobs: list[JobFacts] = field(default_factory=list)
-    """Jobs known to Slurm; array tasks one by one, pending ones possibly several in one record."""
-    past: list[scheduler.Accounted] = field(default_factory=list)
-    """From accounting: jobs that slurmctld no longer knows."""
+    """Jobs known to the scheduler; array tasks one by one, pending ones possibly several in one record."""
+    past: list[Accounted] = field(default_factory=list)
+    """From accounting: jobs that the scheduler no longer knows."""
     attempts: list[Attempt] = field(default_factory=list)
     endings: dict[str, list[Ending]] = field(default_factory=dict)
     """Endings of starts that did not succeed, by job."""
     names: dict[str, str] = field(default_factory=dict)
-    """Job names by number, also of jobs that Slurm has forgotten; a pipeline's without their digests."""
+    """Job names by number, also of forgotten jobs; a pipeline's without their digests."""
     answered: bool = True
-    """Whether slurmctld answered."""
+    """Whether the scheduler answered."""
     unknown: list[str] = field(default_factory=list)
     """What could not be determined, and why."""
 
@@ -71,7 +70,7 @@ class Picture:
         return found
 
 
-def look_at_all(folder: Path) -> list[Picture]:
+def look_at_all(folder: Path, scheduler: Scheduler) -> list[Picture]:
     """Collect the state of a folder, and of its subfolders with jobs: the stages of a pipeline.
 
     Raises FmctError if the folder does not exist.
@@ -80,23 +79,23 @@ def look_at_all(folder: Path) -> list[Picture]:
         raise FmctError(f"{folder}: no such folder; give a run folder, or the --out of a stage")
     places = [folder, *sorted(path.parent for path in folder.glob("*/slurm") if path.is_dir())]
     queue = scheduler.queued() or []
-    return [look(place, queue) for place in places]
+    return [look(place, scheduler, queue) for place in places]
 
 
-def look(folder: Path, queue: list[Queued] | None = None) -> Picture:
+def look(folder: Path, scheduler: Scheduler, queue: list[Queued] | None = None) -> Picture:
     """Collect the state of a run folder, or of any folder that jobs were submitted for.
 
-    The record of an attempt without an end is completed if the attempt is over according to Slurm. queue:
-    this user's jobs; None: they are queried from Slurm.
+    The record of an attempt without an end is completed if the attempt is over according to the
+    scheduler. queue: this user's jobs; None: the scheduler is asked for them.
     """
     picture = Picture(folder, attempts=attempts(folder))
     for path in (folder / "slurm").glob("*.endings.jsonl"):
         job = path.name.removesuffix(".endings.jsonl")
         if endings := read(path.parent, job):
             picture.endings[job] = endings
-    _ask_slurm(picture, scheduler.queued() or [] if queue is None else queue)
+    _ask_scheduler(picture, scheduler, scheduler.queued() or [] if queue is None else queue)
     picture.names = _names(picture)
-    _judge_newest_attempt(picture)
+    _judge_newest_attempt(picture, scheduler)
     return picture
 
 
@@ -108,12 +107,12 @@ def state_of(attempt: Attempt, picture: Picture) -> str:
     return job.state.lower() if job else "unknown"
 
 
-def newest_log(folder: Path, rank: int | None = None) -> list[Path]:
+def newest_log(folder: Path, scheduler: Scheduler, rank: int | None = None) -> list[Path]:
     """The logs of a folder's newest attempt or job: the failed rank's first, or only that of `rank`.
 
     Of a pipeline, those of the stage that wrote last. Raises FmctError if there is none.
     """
-    stages = [list(_logs(picture, rank)) for picture in look_at_all(folder)]
+    stages = [list(_logs(picture, rank)) for picture in look_at_all(folder, scheduler)]
     found = [logs for logs in stages if logs]
     if not found:
         what = f"of rank {rank}" if rank is not None else "of a job"
@@ -155,6 +154,7 @@ def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
     """Numbers of a folder's jobs, newest first."""
     slurm = picture.folder / "slurm"
     found = {path.name.removesuffix("_submission.sh") for path in slurm.glob("[0-9]*_submission.sh")}
+    found |= {path.name.split("_")[0] for path in slurm.glob("[0-9]*_log.out")}
     found |= {job.split("_")[0] for job in picture.endings}
     found |= {attempt.slurm.job for attempt in picture.attempts if attempt.slurm}
     here = picture.folder.resolve()
@@ -163,7 +163,7 @@ def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
 
 
 def _names(picture: Picture) -> dict[str, str]:
-    """Job names from Slurm, else from the submitted scripts, else from a training's attempts."""
+    """Job names from the scheduler, else from the submitted scripts, else from a training's attempts."""
     names = {attempt.slurm.job.split("_")[0]: "fmct-train" for attempt in picture.attempts if attempt.slurm}
     for path in (picture.folder / "slurm").glob("[0-9]*_submission.sh"):
         if name := re.search("^#SBATCH --job-name=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
@@ -174,7 +174,7 @@ def _names(picture: Picture) -> dict[str, str]:
 
 
 def writes(job: JobFacts, folder: Path) -> bool:
-    """Whether a job writes to `folder` according to Slurm; a folder's own records may name any job."""
+    """Whether a job writes to `folder` according to the scheduler; a folder's records may name any job."""
     of_ours = job.log is not None and Path(job.log).parent.resolve() == (folder / "slurm").resolve()
     return of_ours or _written(job) == folder.resolve()
 
@@ -190,7 +190,7 @@ def _written(job: Queued | JobFacts) -> Path | None:
     return Path(job.folder, places[-1]).resolve() if places else None
 
 
-def _ask_slurm(picture: Picture, queue: list[Queued]) -> None:
+def _ask_scheduler(picture: Picture, scheduler: Scheduler, queue: list[Queued]) -> None:
     numbers = _numbers(picture, queue)
     if not numbers:
         return
@@ -199,7 +199,7 @@ def _ask_slurm(picture: Picture, queue: list[Queued]) -> None:
         jobs = scheduler.jobs_known(number)
         if jobs is None:
             picture.answered = False
-            picture.unknown.append("whether jobs are pending or running (slurmctld does not answer)")
+            picture.unknown.append(f"whether jobs are pending or running ({scheduler.title} does not answer)")
             break
         picture.jobs += jobs
         forgotten += [] if jobs else [number]
@@ -207,7 +207,8 @@ def _ask_slurm(picture: Picture, queue: list[Queued]) -> None:
     if past is None:
         which = f"job {forgotten[0]}" if len(forgotten) == 1 else f"jobs {', '.join(forgotten)}"
         picture.unknown.append(
-            f"how {which} ended (accounting does not answer, and slurmctld no longer has their records)"
+            f"how {which} ended (accounting does not answer, and {scheduler.title} no longer has their "
+            "records)"
         )
     picture.past = past or []
 
@@ -219,7 +220,7 @@ def _job_of(attempt: Attempt, picture: Picture) -> JobFacts | None:
     return next(found, None)
 
 
-def _judge_newest_attempt(picture: Picture) -> None:
+def _judge_newest_attempt(picture: Picture, scheduler: Scheduler) -> None:
     """Determine whether and why the newest attempt has ended, and record the result."""
     newest = picture.attempts[-1] if picture.attempts else None
     if newest is None or (newest.ended and newest.cause != "stopped"):
@@ -233,12 +234,12 @@ def _judge_newest_attempt(picture: Picture) -> None:
         job = _job_of(newest, picture)
         if job is not None and job.state in ALIVE and job.state != "PENDING":
             return
-        explained = by_state(job.state) if job else None
+        explained = by_state(job.state, scheduler) if job else None
         if explained is None:
             nodes = scheduler.hostnames(newest.slurm.nodes) if newest.slurm.nodes else []
             path, start = newest.slurm.log, newest.slurm.restarts
             text = log_of_start(Path(path) if path else None, newest.slurm.job, start)
-            explained = by_slurm(newest.slurm.job, nodes, text, start)
+            explained = by_scheduler(newest.slurm.job, nodes, text, start, scheduler)
     if explained is None:
         return
     try:
@@ -250,7 +251,7 @@ def _judge_newest_attempt(picture: Picture) -> None:
 
 
 def _is_alive(attempt: Attempt) -> bool | None:
-    """Whether rank 0 of an attempt outside Slurm is alive; None if it is on another host."""
+    """Whether rank 0 of an attempt outside a job is alive; None if it is on another host."""
     if socket.gethostname() not in attempt.hosts:
         return None
     try:

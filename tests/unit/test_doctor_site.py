@@ -6,9 +6,10 @@ import pytest
 import yaml
 from test_doctor import by_name
 
-from launch.doctor import shared, slurm
+from launch.doctor import shared
 from launch.doctor.finding import Finding
 from launch.doctor.site import look_at_site
+from launch.slurm.partitions import minutes
 
 SINFO = """\
 cpu*|up|1-00:00:00|64|256000|(null)|(null)
@@ -156,4 +157,4 @@ def test_a_file_system_without_locks_is_named(
 
 def test_slurms_time_limits_are_minutes() -> None:
     limits = ("infinite", "1-00:00:00", "30:00", "2-12:30:00", "01:00:30")
-    assert [slurm.minutes(limit) for limit in limits] == [float("inf"), 1440, 30, 3630, 60.5]
+    assert [minutes(limit) for limit in limits] == [float("inf"), 1440, 30, 3630, 60.5]

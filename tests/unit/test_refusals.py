@@ -24,6 +24,7 @@ from fmct_hpc.train import checkpoint
 from fmct_hpc.train.checkpoint import FileFacts, Manifest, checkpoint_path, file_facts
 from fmct_hpc.train.export import load_encoder
 from launch.slurm.causes import by_code
+from launch.slurm.scheduler import Slurm
 from preprocess.scan.findings import unreadable
 from shards import Dataset, finish_dataset, verify
 from shards.errors import UnavailableError, refusal
@@ -214,7 +215,7 @@ def test_what_a_machine_fails_at_is_tried_again_by_the_launcher(number: int) -> 
     told = refusal(OSError(number, os.strerror(number), "/some/file"))
     assert isinstance(told, UnavailableError)
     assert str(told).startswith("/some/file: ")
-    assert by_code(told.exit_code, "").cause == "crash", "which Slurm's policy tries again"
+    assert by_code(told.exit_code, "", Slurm()).cause == "crash", "which Slurm's policy tries again"
     assert isinstance(refusal(MemoryError("of 3 GiB")), UnavailableError)
 
 

@@ -7,11 +7,12 @@ import pytest
 from small_training import write_dataset
 
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, write_plan
-from launch.slurm import causes, requeue
-from launch.slurm.causes import by_code, by_slurm, log_of_start
+from launch.scheduler import Accounted
+from launch.slurm import requeue
+from launch.slurm.causes import by_code, by_scheduler, log_of_start
 from launch.slurm.progress import progress_of_job
 from launch.slurm.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
-from launch.slurm.scheduler import Accounted
+from launch.slurm.scheduler import Slurm
 from preprocess.scan.workplace import Work
 from shards.progress import VARIABLE, register
 from shards.share import Share
@@ -85,14 +86,14 @@ def starts(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_PROCID", "0")
     queued: list[int] = []
-    monkeypatch.setattr(requeue.scheduler, "jobs_known", lambda job: [])
-    monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait: queued.append(start))
+    monkeypatch.setattr(Slurm, "jobs_known", lambda self, job: [])
+    monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait, scheduler: queued.append(start))
     before = signal.getsignal(signal.SIGTERM)
 
     def end(folder, *codes, first=0):
         for start, code in enumerate(codes, first):
             monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
-            requeue.after(folder, None, code, backoff=60)
+            requeue.after(folder, None, code, 60, Slurm())
         return queued
 
     yield end
@@ -241,15 +242,15 @@ def test_a_crash_names_the_rank_that_srun_names_first(tmp_path):
     part = log_of_start(tmp_path / "log", "12", 1)
     assert "75" not in part
     assert "PREEMPTION" not in part
-    assert by_code(137, part) == ("crash", "rank 3 on n2: Killed", 3, 137)
-    assert by_code(137, "") == ("crash", "a rank was killed by SIGKILL", None, 137)
+    assert by_code(137, part, Slurm()) == ("crash", "rank 3 on n2: Killed", 3, 137)
+    assert by_code(137, "", Slurm()) == ("crash", "a rank was killed by SIGKILL", None, 137)
 
 
 def test_a_mistake_is_told_in_the_commands_own_words():
     log = "fmct: job 12, start 0, on n1\nworking\nfmct: data/zarr: no such dataset; preprocess first\n"
-    assert by_code(2, log)[:2] == ("refused", "data/zarr: no such dataset; preprocess first")
+    assert by_code(2, log, Slurm())[:2] == ("refused", "data/zarr: no such dataset; preprocess first")
     log += "fmct: a reader process was killed by SIGKILL\n"
-    assert by_code(71, log)[:2] == ("crash", "a reader process was killed by SIGKILL")
+    assert by_code(71, log, Slurm())[:2] == ("crash", "a reader process was killed by SIGKILL")
 
 
 @pytest.mark.parametrize(
@@ -260,23 +261,23 @@ def test_a_mistake_is_told_in_the_commands_own_words():
     }.items(),
 )
 def test_exit_codes_have_their_causes(code, cause):
-    assert by_code(code, "").cause == cause
+    assert by_code(code, "", Slurm()).cause == cause
 
 
 def test_without_accounting_the_log_and_the_nodes_explain_an_end(monkeypatch):
-    monkeypatch.setattr(causes.scheduler, "accounted", lambda jobs: None)
-    monkeypatch.setattr(causes.scheduler, "nodes_down", lambda nodes: [])
-    assert by_slurm("12", [], LOG, 2)[:2] == (
+    monkeypatch.setattr(Slurm, "accounted", lambda self, jobs: None)
+    monkeypatch.setattr(Slurm, "nodes_down", lambda self, nodes: [])
+    assert by_scheduler("12", [], LOG, 2, Slurm())[:2] == (
         "preempted",
         "STEP 12.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE TO PREEMPTION",
     )
-    assert by_slurm("12", [], "", 2).cause == "killed"
-    monkeypatch.setattr(causes.scheduler, "nodes_down", lambda nodes: ["n2"])
-    assert by_slurm("12", ["n1", "n2"], "", 2)[:2] == ("node failure", "down: n2")
+    assert by_scheduler("12", [], "", 2, Slurm()).cause == "killed"
+    monkeypatch.setattr(Slurm, "nodes_down", lambda self, nodes: ["n2"])
+    assert by_scheduler("12", ["n1", "n2"], "", 2, Slurm())[:2] == ("node failure", "down: n2")
 
 
 def test_accounting_explains_each_start(monkeypatch):
     states = ["PREEMPTED", "NODE_FAIL", "RUNNING"]
     starts = [Accounted("12", state, "0:0", None, None, "n1") for state in states]
-    monkeypatch.setattr(causes.scheduler, "accounted", lambda jobs: starts)
-    assert [by_slurm("12", [], "", n).cause for n in range(2)] == ["preempted", "node failure"]
+    monkeypatch.setattr(Slurm, "accounted", lambda self, jobs: starts)
+    assert [by_scheduler("12", [], "", n, Slurm()).cause for n in range(2)] == ["preempted", "node failure"]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fmct_hpc.train.attempts import SlurmJob
+from fmct_hpc.train.attempts import RecordedJob
 from launch.commands.watch import watch_app
-from launch.slurm import requeue, scheduler
+from launch.slurm import requeue
+from launch.slurm.scheduler import Slurm
 
 LATIN_1 = "Sch\\344del"
 JOB = rf"""JobId=12 JobName=JobState=FAILED {LATIN_1}
@@ -50,6 +51,7 @@ END""",
 
 
 def test_every_answer_is_read(asked: Path) -> None:
+    scheduler = Slurm()
     [job] = scheduler.jobs_known("12") or []
     assert (job.state, job.restarts, job.name) == ("RUNNING", 0, "JobState=FAILED Sch\ufffddel")
     assert os.fsencode(job.log or "") == b"/Sch\xe4del/12.out"
@@ -62,13 +64,13 @@ def test_every_answer_is_read(asked: Path) -> None:
     )
     [start] = scheduler.accounted(["12"]) or []
     assert start.state == "CANCELLED"
-    assert scheduler.command("scancel", "12") == "error: Sch\ufffddel"
+    assert scheduler.cancel("12") == "error: Sch\ufffddel"
 
 
 def test_a_preempted_job_is_queued_again_whatever_its_name(asked: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        requeue.after(tmp_path / "slurm", None, 75, 1.0)
+        requeue.after(tmp_path / "slurm", None, 75, 1.0, Slurm())
     finally:
         signal.signal(signal.SIGTERM, before)
     assert asked.exists()
@@ -77,9 +79,9 @@ def test_a_preempted_job_is_queued_again_whatever_its_name(asked: Path, tmp_path
 
 
 def test_its_record_can_be_written(asked: Path) -> None:
-    job = SlurmJob.here()
+    job = RecordedJob.here()
     assert job is not None
-    assert SlurmJob.model_validate_json(job.model_dump_json()).log == "/Sch\ufffddel/12.out"
+    assert RecordedJob.model_validate_json(job.model_dump_json()).log == "/Sch\ufffddel/12.out"
 
 
 def test_status_and_cancel(asked: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
 from fmct_hpc.train.figures import recorded
 from launch.commands.watch import watch_app
 from launch.slurm.requeue import Ending
+from launch.slurm.scheduler import Slurm as Answering
 from launch.slurm.status import status
 from launch.slurm.watch import look_at_all, newest_log
 from shards.errors import FmctError
@@ -87,7 +88,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def said(folder: Path) -> list[str]:
     console = Console(file=StringIO(), width=80)
-    status(folder, console)
+    status(folder, console, Answering())
     return console.file.getvalue().splitlines()
 
 
@@ -123,7 +124,7 @@ def test_a_slurmctld_that_does_not_answer_leaves_what_the_run_knows(run, slurm):
     head, _, unknown = said(run)
     assert head == f"{run}: unknown, step 9 of 20, loss 1.25, newest checkpoint at step 6"
     assert unknown.startswith("unknown: ")
-    assert "slurmctld does not answer" in unknown
+    assert "Slurm does not answer" in unknown
     assert attempts.attempts(run)[0].ended is None, "nothing is guessed"
 
 
@@ -178,7 +179,7 @@ def test_only_jobs_that_write_a_folder_are_its_jobs(tmp_path, slurm, name, comma
     (tmp_path / "first").mkdir()
     slurm.says("squeue", f'echo "12|RUNNING|None|{name}|{tmp_path}|{command}"')
     slurm.job("RUNNING")
-    alive = [job.job for picture in look_at_all(tmp_path / "first") for job in picture.alive]
+    alive = [job.job for picture in look_at_all(tmp_path / "first", Answering()) for job in picture.alive]
     assert alive == (["12"] if ours else [])
 
 
@@ -193,7 +194,7 @@ def test_a_pipelines_folder_tells_its_stages(tmp_path, run, slurm):
 def test_a_terminal_gets_tables(run, slurm):
     slurm.job("RUNNING")
     console = Console(file=StringIO(), width=160, force_terminal=True)
-    status(run, console)
+    status(run, console, Answering())
     text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
     assert re.search(r"│ 1 +│ 12\.0 +│ .*│ n\[1-2\] +│ 2 +│ 1-9 +│ +│ running +│", text)
 
@@ -225,10 +226,10 @@ def test_the_failed_ranks_log_comes_first(run, slurm):
         (run / f"slurm/12_{rank}_log.out").write_text(f"rank {rank}")
     note_failure(run, 1, 1, ValueError("bad"))
     conclude(run, "crash")
-    assert [path.name for path in newest_log(run)] == ["12_1_log.out", "12_0_log.out"]
-    assert [path.name for path in newest_log(run, rank=0)] == ["12_0_log.out"]
+    assert [path.name for path in newest_log(run, Answering())] == ["12_1_log.out", "12_0_log.out"]
+    assert [path.name for path in newest_log(run, Answering(), rank=0)] == ["12_0_log.out"]
     with pytest.raises(FmctError, match="no log of rank 7"):
-        newest_log(run, rank=7)
+        newest_log(run, Answering(), rank=7)
 
 
 def give_up(folder: Path, number: str, name: str | None) -> None:
@@ -250,11 +251,11 @@ def test_a_job_that_was_submitted_anew_is_not_called_given_up_once_slurm_forgets
     stage.mkdir()
     give_up(stage, "7", old)
     assert said(stage)[0] == f"{stage}: job 7 does not run again: crash"
-    assert [path.name for path in newest_log(stage)] == ["7_0_log.out"]
+    assert [path.name for path in newest_log(stage, Answering())] == ["7_0_log.out"]
     (stage / "slurm/12_submission.sh").write_text(f"#!/bin/bash\n#SBATCH --job-name={new}\n")
     (stage / "slurm/12_0_log.out").write_text("working")
     assert not any("does not run again" in line for line in said(stage))
-    assert [path.name for path in newest_log(stage)] == ["12_0_log.out"]
+    assert [path.name for path in newest_log(stage, Answering())] == ["12_0_log.out"]
     give_up(stage, "5", "fmct-y")
     assert said(stage)[0] == f"{stage}: job 5 does not run again: crash", "another stage's"
 
@@ -298,7 +299,7 @@ def test_a_record_shows_no_file_but_a_log_of_its_job_and_that_as_text(run, slurm
     record = run / "attempts/0001.json"
     record.write_text(record.read_text().replace('"log": null', f'"log": "{tmp_path / "secret"}"'))
     with pytest.raises(FmctError, match="no log"):
-        newest_log(run)
+        newest_log(run, Answering())
     (tmp_path / "secret").write_text("fmct: job 12, start 0, on n1\n\x1b]0;title\x07\n")
     shown = CliRunner().invoke(watch_app, ["logs", str(run)])
     assert (shown.exit_code, shown.output) == (0, "fmct: job 12, start 0, on n1\n\\x1b]0;title\\x07\n")

@@ -1,4 +1,4 @@
-"""Queries to Slurm: partitions with their nodes, associations, limits."""
+"""What `fmct doctor --site` asks Slurm: partitions with their nodes, associations, limits, a trial."""
 
 import math
 import re
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from shards.errors import FmctError
 
 NEEDED = ("sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
+TRIAL = "sbatch"
+"""The program that `trial` asks."""
 SECONDS = 60
 """Timeout; a busy controller answers late."""
 
@@ -94,3 +96,23 @@ def setting(name: str) -> str | None:
     """A value of Slurm's configuration; None if it has no such key."""
     found = re.search(rf"^{name}\s*=\s*(.*)$", ask("scontrol", "show", "config"), re.MULTILINE)
     return found[1].strip() if found else None
+
+
+def version() -> str:
+    """That of Slurm's commands."""
+    return ask("sbatch", "--version").strip()
+
+
+def has_pyxis() -> bool:
+    """Whether srun has pyxis's options."""
+    return "--container-image" in ask("srun", "--help")
+
+
+def trial(script: str) -> str:
+    """Its message (`sbatch --test-only`) about a batch script that it would reject, else empty."""
+    try:
+        ask(TRIAL, "--test-only", given=script)
+    except FmctError as error:
+        message = str(error).removeprefix("sbatch: ").replace("sbatch: error: ", "")
+        return message.replace("allocation failure: ", "")
+    return ""

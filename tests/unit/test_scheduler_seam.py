@@ -1,0 +1,93 @@
+"""Which files know Slurm: its variables and programs are behind `RunningJob` and `Scheduler`."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch.scheduler import Scheduler
+from launch.schedulers import scheduler
+from shards.errors import FmctError
+from shards.job import RunningJob, without_job
+
+REPOSITORY = Path(__file__).parents[2]
+SOURCES = sorted(
+    path
+    for package in ("shards", "preprocess", "fmct_hpc", "launch")
+    for path in (REPOSITORY / package).rglob("*.py")
+)
+VARIABLES = {"shards/slurm_job.py", "launch/slurm/submit.py"}
+"""submit.py writes them into batch scripts, for the shell."""
+PROGRAMS = {
+    *("launch/slurm/scheduler.py", "launch/slurm/submit.py", "launch/slurm/partitions.py"),
+    "launch/slurm/container.py",  # pyxis is a plugin of srun
+    "launch/slurm/site.py",  # says what sbatch takes
+}
+NAMES = re.compile(
+    r"(?<![./\w])(sbatch|srun|squeue|sacct|sacctmgr|scontrol|scancel|sinfo|slurmctld|slurmd)(?![/.\w])"
+)
+"""Slurm's programs, but not our sbatch files."""
+
+
+def strings(path: Path) -> Iterator[str]:
+    """The strings of a module that are no docstrings."""
+    tree = ast.parse(path.read_text())
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+            yield node.value
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def test_slurms_variables_are_in_one_file_and_its_programs_in_its_implementation() -> None:
+    assert {relative(path) for path in SOURCES if "SLURM_" in path.read_text()} == VARIABLES
+    assert {relative(path) for path in SOURCES if any(map(NAMES.search, strings(path)))} == PROGRAMS
+
+
+def test_the_stages_do_not_know_slurm() -> None:
+    """But for the key of a record, the layer of the same name, and the folder where progress is counted."""
+    stages = [path for path in SOURCES if relative(path).split("/")[0] != "launch"]
+    known = {
+        relative(path) for path in stages if "slurm" in path.read_text().lower().replace("launch/slurm/", "")
+    }
+    assert known == {
+        *("shards/slurm_job.py", "shards/job.py", "shards/layers.py"),
+        "fmct_hpc/train/attempts.py",
+    }
+
+
+def test_nothing_but_the_choice_imports_slurms_commands() -> None:
+    own = re.compile(r"launch\.slurm(\.| import )(scheduler|submit|partitions)\b")
+    importing = {relative(path) for path in SOURCES if own.search(path.read_text())}
+    assert importing - PROGRAMS == {"launch/schedulers.py", "launch/doctor/site.py"}  # checks a site file
+
+
+def test_the_scheduler_of_the_launcher_is_complete() -> None:
+    assert isinstance(scheduler(), Scheduler)
+    with pytest.raises(FmctError, match="site"):
+        scheduler().submit([], Path("slurm"))
+
+
+def test_a_task_knows_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert RunningJob.current() == RunningJob()
+    variables = {
+        **{"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"},
+        **{"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"},
+        **{"SLURM_RESTART_COUNT": "5", "SLURM_JOB_END_TIME": "1e3", "SLURM_JOB_NODELIST": "n[1-2]"},
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    job = RunningJob.current()
+    assert (job.number, job.restarts, job.nodes) == ("12_3", 5, "n[1-2]")
+    assert (job.rank, job.ranks, job.local_rank) == (1, 2, 0)
+    assert job.end is not None
+    assert (job.end.variable, job.end.seconds) == ("SLURM_JOB_END_TIME", 1000)
+    assert without_job({**variables, "LOCAL_RANK": "0"}) == {"LOCAL_RANK": "0"}
+    monkeypatch.setenv("SLURM_PROCID", "x")
+    with pytest.raises(FmctError, match="SLURM_PROCID='x'"):
+        RunningJob.current()
