@@ -103,6 +103,8 @@ class JobFacts:
     start: datetime | None = None
     """When it started, or is expected to start."""
     preempted: bool = False
+    waits: tuple[str, ...] = ()
+    """Numbers of the jobs that it depends on and that are not over."""
     command: str = ""
     folder: str = ""
     log: str | None = None

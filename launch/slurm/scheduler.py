@@ -203,10 +203,17 @@ def _job(record: str) -> JobFacts:
         restarts=int(short.get("Restarts", 0)),
         start=_time(short.get("StartTime", "")),
         preempted=short.get("PreemptTime", "None") != "None",
+        waits=dependencies(short.get("Dependency", "")),
         command=long.get("Command", ""),
         folder=long.get("WorkDir", ""),
         log=long.get("StdOut"),
     )
+
+
+def dependencies(text: str) -> tuple[str, ...]:
+    """Of `afterok:11(unfulfilled),afterany:12_*(unfulfilled)`: 11, 12."""
+    found = (re.match("[0-9]+", word) for word in re.split("[,:?]", text))
+    return tuple(dict.fromkeys(number[0] for number in found if number))
 
 
 def _time(text: str) -> datetime | None:

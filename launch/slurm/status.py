@@ -1,7 +1,6 @@
 """The output of `fmct launch status`: tables on a terminal, plain lines elsewhere."""
 
 import time
-from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from fmct_hpc.train.checkpoint import newest_step
 from fmct_hpc.train.pace import duration
 from launch.scheduler import Scheduler
 from launch.slurm.requeue import Ending
+from launch.slurm.stage_table import stage_rows
 from launch.slurm.watch import Picture, look_at_all, state_of
 from launch.tables import PlainTable, cell
 
@@ -21,9 +21,11 @@ SILENT_SECONDS = 60.0
 
 
 def status(folder: Path, console: Console, scheduler: Scheduler) -> None:
-    """Print the state of `folder` and of the stages in it; raises FmctError as `look_at_all` does."""
+    """Print a table of the stages in `folder`, then each one's details; raises as `look_at_all` does."""
     pictures = look_at_all(folder, scheduler)
     shown = [picture for picture in pictures if not picture.empty] or pictures[:1]
+    if rows := stage_rows(pictures):
+        _show(console, ["stage", "state", "done", "waits for", "time left", "job"], rows)
     for picture in shown:
         _show_picture(picture, console)
 
@@ -41,13 +43,11 @@ def _show_picture(picture: Picture, console: Console) -> None:
     ]
     if jobs:
         _show(console, ["job", "name", "state", "restarts", "nodes", "pending reason"], jobs)
-    over = Counter((job.array, job.name, job.state) for job in picture.jobs if job not in picture.alive)
-    over += Counter((job.job.split("_")[0], "", job.state) for job in picture.past)
-    if over and not picture.attempts:
-        rows = [(job, name, state, str(number)) for (job, name, state), number in over.items()]
-        _show(console, ["job", "name", "state", "tasks"], rows)
     endings = [
-        (job, str(e.start), e.cause, e.detail) for job, found in picture.endings.items() for e in found
+        (job, str(e.start), e.cause, e.detail)
+        for job, found in picture.endings.items()
+        if job.split("_")[0] not in picture.superseded
+        for e in found
     ]
     if endings and not picture.attempts:
         _show(console, ["job", "start", "cause", "detail"], endings)

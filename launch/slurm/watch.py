@@ -37,12 +37,28 @@ class Picture:
     attempts: list[Attempt] = field(default_factory=list)
     endings: dict[str, list[Ending]] = field(default_factory=dict)
     """Endings of starts that did not succeed, by job."""
-    names: dict[str, str] = field(default_factory=dict)
-    """Job names by number, also of forgotten jobs; a pipeline's without their digests."""
+    called: dict[str, str] = field(default_factory=dict)
+    """Job names by number, also of forgotten jobs."""
     answered: bool = True
     """Whether the scheduler answered."""
     unknown: list[str] = field(default_factory=list)
     """What could not be determined, and why."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Job names by number; a pipeline's without their digests."""
+        return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in self.called.items()}
+
+    @property
+    def superseded(self) -> set[str]:
+        """Numbers of jobs that are over and of which a job of the same name was submitted later."""
+        alive, newest = {job.array for job in self.alive}, self.newest
+        return {n for n, name in self.names.items() if n not in alive and newest[name] != n}
+
+    @property
+    def newest(self) -> dict[str, str]:
+        """The number of the newest job of each name."""
+        return {self.names[number]: number for number in sorted(self.names, key=int)}
 
     @property
     def alive(self) -> list[JobFacts]:
@@ -57,17 +73,12 @@ class Picture:
     @property
     def given_up(self) -> dict[str, list[Ending]]:
         """Jobs that failed, do not run again, and were not submitted again since."""
-        alive = {job.job for job in self.alive}
-        newest: dict[str, int] = {}
-        for number, name in self.names.items():
-            newest[name] = max(int(number), newest.get(name, 0))
-        found = {}
-        for job, endings in self.endings.items():
-            number = job.split("_")[0]
-            superseded = number in self.names and newest[self.names[number]] > int(number)
-            if job not in alive and not superseded and not decide(endings).again:
-                found[job] = endings
-        return found
+        alive, superseded = {job.job for job in self.alive}, self.superseded
+        return {
+            job: endings
+            for job, endings in self.endings.items()
+            if job not in alive and job.split("_")[0] not in superseded and not decide(endings).again
+        }
 
 
 def look_at_all(folder: Path, scheduler: Scheduler) -> list[Picture]:
@@ -94,7 +105,7 @@ def look(folder: Path, scheduler: Scheduler, queue: list[Queued] | None = None) 
         if endings := read(path.parent, job):
             picture.endings[job] = endings
     _ask_scheduler(picture, scheduler, scheduler.queued() or [] if queue is None else queue)
-    picture.names = _names(picture)
+    picture.called = _names(picture)
     _judge_newest_attempt(picture, scheduler)
     return picture
 
@@ -169,8 +180,7 @@ def _names(picture: Picture) -> dict[str, str]:
         if name := re.search("^#SBATCH --job-name=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
             names[path.name.removesuffix("_submission.sh")] = name.group(1).strip("\"'")
     names |= {job.array: job.name for job in picture.jobs}
-    names = {number: name for number, name in names.items() if _NUMBER.fullmatch(number)}
-    return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in names.items()}
+    return {number: name for number, name in names.items() if _NUMBER.fullmatch(number)}
 
 
 def writes(job: JobFacts, folder: Path) -> bool:

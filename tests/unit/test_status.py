@@ -87,9 +87,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said(folder: Path) -> list[str]:
+    """What follows the table of stages (test_stage_table.py)."""
     console = Console(file=StringIO(), width=80)
     status(folder, console, Answering())
-    return console.file.getvalue().splitlines()
+    return [line for line in console.file.getvalue().splitlines() if not line.startswith("stage ")]
 
 
 def test_a_running_job_tells_node_step_loss_and_checkpoint(run, slurm):
