@@ -25,6 +25,7 @@ from fmct_hpc.probe.kinds import BINARY, Kind
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.samples import Members
 from fmct_hpc.probe.series import ROLES, Series, padded, role_terms
+from fmct_hpc.train.pace import shown
 from fmct_hpc.train.schedules import cosine
 
 _ORDER = int.from_bytes(b"order")
@@ -166,7 +167,7 @@ def _train(
     chosen: dict[str, float] = {}
     least = np.inf
     kept: list[Tensor] = []
-    for step in range(config.steps):
+    for step in shown(range(config.steps), config.steps, "attentive probe"):
         rows = _batch(problem, step, config.batch)
         inputs = scale.read(rows)
         loss = torch.zeros(())

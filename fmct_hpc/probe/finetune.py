@@ -20,6 +20,7 @@ from fmct_hpc.probe.heads import LinearHead, pooled
 from fmct_hpc.probe.samples import Members
 from fmct_hpc.probe.series import padded
 from fmct_hpc.probe.series_attention import SeriesAttention, StudyLinearHead
+from fmct_hpc.train.pace import shown
 from fmct_hpc.train.schedules import cosine, ramp
 from shards.errors import FmctError
 
@@ -137,6 +138,7 @@ def finetune(
     rows: Rows,
     config: FinetuneConfig,
     members: Members | None = None,
+    title: str = "fine-tuning",
 ) -> Finetuned:
     """Train a copy of `encoder` on some rows' labels, choose the step on others, score the rest.
 
@@ -147,7 +149,8 @@ def finetune(
     area is taken, of equal ones that of the least loss.
 
     members: where rows and labels are of studies, whose series have the views, one behind another
-    (members.volumes is not read). Raises FmctError where no task has both classes among the training rows.
+    (members.volumes is not read). title: for the log lines of the time left.
+    Raises FmctError where no task has both classes among the training rows.
     """
     goal = labels if isinstance(labels, Goal) else Findings(labels, rows.train, config)
     device = next(encoder.parameters()).device
@@ -160,7 +163,8 @@ def finetune(
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
     checks: list[Check] = []
     losses: list[float] = []
-    for step, places in enumerate(_batches(len(rows.train), config)):
+    order = shown(_batches(len(rows.train), config), config.steps, title)
+    for step, places in enumerate(order):
         batch = rows.train[places]
         numbers, of_studies = seen.of(batch)
         changed = _changed(views[torch.from_numpy(numbers)], step, config).to(device)

@@ -177,7 +177,9 @@ class Source:
             volumes, members = self._studies[0], self._studies[1].of(used)
             rows = volumes.rows[members.volumes]
         which = Rows(train, validation, wanted)
-        found = finetune(module, self._views(rows), goal, which, config, members)
+        found = finetune(
+            module, self._views(rows), goal, which, config, members, f"{self.spec.name}: fine-tuning"
+        )
         scores = goal.predictions(found.scores)
         chosen = {"step": float(found.step)}
         head = found.model.as_head(goal)

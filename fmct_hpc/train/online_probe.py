@@ -16,8 +16,9 @@ from fmct_hpc.train.averaged import AveragedEncoder
 from fmct_hpc.train.export import EncoderInfo
 from fmct_hpc.train.looks import looks
 from fmct_hpc.train.loop import Training
-from fmct_hpc.train.process_group import on_first_rank, together
+from fmct_hpc.train.process_group import fail_together, on_first_rank, together
 from shards import Dataset
+from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class OnlineProbe:
     """Probes at the looks and at every regular checkpoint; every rank must call it at the same steps."""
 
     def __init__(self, training: Training, dataset: Dataset) -> None:
-        """Read the volumes; raises FmctError, on all ranks, as `probed` and `Dataset.read` do.
+        """Read the volumes; raises FmctError, on rank 0, as `probed` and `Dataset.read` do on any.
 
         A damaged volume ends the start whatever data.damaged says: probes without it would not compare.
         """
@@ -41,7 +42,10 @@ class OnlineProbe:
         self._batch = self._config.run.batch // self._config.accumulation(self._ranks) // self._ranks
         self._cohort: OnlineCohort | None = None
         self._views: Tensor | None = None
-        together(lambda: self._read(dataset))
+        try:
+            together(lambda: self._read(dataset))
+        except FmctError as error:
+            fail_together(error)
 
     def _read(self, dataset: Dataset) -> None:
         found = probed(self._config, dataset)

@@ -1,11 +1,19 @@
 """How fast a loop goes, when it will be done, and when the next line about it is due."""
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+Step = TypeVar("Step")
 
 LINE_EVERY_SECONDS = 60.0
 """Of a loop whose steps are slow: no terminal or log is silent for longer."""
+FIRST_LINE_SECONDS = 10.0
+"""Of a fit among many: shorter ones have no line of their own."""
 RECENT_STEPS = 50
 """Of which the median is taken: the first steps compile, and those that save take longer."""
 
@@ -37,6 +45,21 @@ class Pace:
         from statistics import median
 
         return duration((self._last - done) * median(self._seconds))
+
+
+def shown(
+    steps: Iterable[Step], count: int, title: str, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Step]:
+    """`steps`, `count` in number, with a log line after ten seconds, then one a minute: step, time left."""
+    began = said = clock()
+    due = FIRST_LINE_SECONDS
+    for done, step in enumerate(steps):
+        now = clock()
+        if done and now - said >= due:
+            left = duration((now - began) / done * (count - done))
+            log.info("%s: step %d of %d, ETA %s", title, done, count, left)
+            said, due = now, LINE_EVERY_SECONDS
+        yield step
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
+from fmct_hpc.train.reported import reported_once
 from shards.errors import FmctError
 from shards.job import RunningJob
 
@@ -40,25 +41,32 @@ def join(device: Literal["cpu", "gpu"], hang_minutes: float = 30.0) -> Place:
 
     The place comes from RANK, WORLD_SIZE, LOCAL_RANK, else from the scheduler's job (`RunningJob`); with
     neither this process is the only rank. MASTER_ADDR and MASTER_PORT must be set for more than one.
-    Raises FmctError where they are not, and where a GPU is asked for and there is none.
+    Raises FmctError on rank 0 where they are not, and on one rank of each node where a GPU is asked for and
+    there is none; the other ranks end with its exit code.
     """
     rank, world_size = rank_and_size()
     local_rank = _number("LOCAL_RANK", RunningJob.current().local_rank, 0)
     if device == "gpu":
-        if not torch.cuda.is_available():
-            raise FmctError(
-                "engine.device=gpu: PyTorch finds no GPU on this machine (`fmct doctor` says why); run it "
-                "where there is one, or with engine.device=cpu"
-            )
+        with reported_once(local_rank == 0):
+            _require_gpu()
         # A scheduler may show each task only its own GPU.
         place = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(place)
     else:
         place = torch.device("cpu")
     if not dist.is_initialized():
-        _export_place(rank, world_size, local_rank)
+        with reported_once(rank == 0):
+            _export_place(rank, world_size, local_rank)
         _initialise(device, collective_timeout(hang_minutes))
     return Place(rank, world_size, local_rank, place)
+
+
+def _require_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise FmctError(
+            "engine.device=gpu: PyTorch finds no GPU on this machine (`fmct doctor` says why); run it where "
+            "there is one, or with engine.device=cpu"
+        )
 
 
 def collective_timeout(hang_minutes: float) -> timedelta:

@@ -23,6 +23,7 @@ from fmct_hpc.train.checkpoint import (
     set_damaged_aside,
 )
 from fmct_hpc.train.length import too_many_epochs, with_steps
+from fmct_hpc.train.reported import reported_once
 from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, time_limit
 from fmct_hpc.train.understood import require_understood
 from fmct_hpc.train.watchdog import Watchdog
@@ -151,13 +152,9 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     rank, world_size = rank_and_size()
     if rank == 0 and (stale := stale_job_end()):
         log.warning(stale)
-    try:
+    with reported_once(rank == 0):
         config = with_steps(as_begun(config, run))
         dataset = require_possible(config, run, world_size)
-    except FmctError as error:
-        if rank == 0:
-            raise
-        raise SystemExit(error.exit_code) from None  # every rank finds the same, one of them says it
     # After this DeepSpeed is configured for the device, which must come before it is imported.
     place = join(config.engine.device, config.run.hang_minutes)
     from fmct_hpc.data.loader import Loader

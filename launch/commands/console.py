@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from types import TracebackType
 
+from fmct_hpc.train.pace import duration
 from launch.screen import PlainFormatter, echo
 
 LINE_EVERY_SECONDS = 10.0
@@ -59,9 +60,16 @@ class _LineProgress:
     def __init__(self, title: str) -> None:
         self.title = title
         self.last = time.monotonic()
+        self.start: tuple[float, int, int] | None = None
+        """Of the present count: when it began, at how many done, and of how many."""
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
+        if self.start is None or total != self.start[2] or done < self.start[1]:
+            self.start = now, done, total
         if done == total or now - self.last >= LINE_EVERY_SECONDS:
             self.last = now
-            log.info("%s: %d of %d", self.title, done, total)
+            began, before, _ = self.start
+            left = (now - began) / (done - before) * (total - done) if done > before else 0.0
+            eta = f", ETA {duration(left)}" if left else ""
+            log.info("%s: %d of %d%s", self.title, done, total, eta)

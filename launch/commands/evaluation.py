@@ -183,7 +183,8 @@ def sweep(
         with progress("features") as update:
             grid.extract(None if extract == -1 else extract, update)
     elif share is not None:
-        echo(f"share {share}: {grid.run_share(*Share.parse(share))} units computed")
+        with progress(f"share {share}") as update:
+            echo(f"share {share}: {grid.run_share(*Share.parse(share), update)} units computed")
     elif task is not None:
         with progress(f"task {task}") as update:
             echo(f"task {task}: {grid.run_task(task, update)} units computed")

@@ -42,6 +42,7 @@ def train(
     """
     from fmct_hpc.config import TrainConfig
     from fmct_hpc.train.attempts import attempts, conclude
+    from fmct_hpc.train.reported import reported_once
     from fmct_hpc.train.run import preflight
     from fmct_hpc.train.run import train as train_rank
     from launch.config import load
@@ -50,10 +51,11 @@ def train(
     config = config or recorded_configuration(run)
     if config is None and not overrides:
         raise FmctError(f"{run}: no run is there that could go on; give --config to begin one")
-    settings = load(TrainConfig, config, overrides or [])
     of_job = RunningJob.current().rank
+    rank = int(os.environ.get("RANK") or of_job or 0)
+    with reported_once(rank == 0 or ranks is not None):
+        settings = load(TrainConfig, config, overrides or [])
     if ranks is None and ("RANK" in os.environ or of_job is not None):
-        rank = int(os.environ.get("RANK") or of_job or 0)
         set_up_logging(rank)
         raise typer.Exit(train_rank(settings, run, until, profile))
     found = preflight(settings, run, ranks or 1)

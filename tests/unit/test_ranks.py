@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_training import small_config, write_dataset, write_recipe
 
 from fmct_hpc.train.process_group import join
+from launch.program import FMCT
 from launch.ranks import run_ranks
 from shards.errors import FmctError
 
@@ -82,3 +84,19 @@ def test_how_the_interpreter_ends_has_no_say_in_the_exit_code_of_a_rank(
 def test_a_recipe_for_gpus_says_so_where_there_is_none() -> None:
     with pytest.raises(FmctError, match=r"engine\.device=gpu: PyTorch finds no GPU .*fmct doctor"):
         join("gpu")
+
+
+@pytest.mark.parametrize("wrong", ["run.stepz=3", "engine.device=gpu"])
+def test_what_every_rank_refuses_is_said_once(tmp_path: Path, wrong: str) -> None:
+    """Also where something else than `fmct train` has started the ranks."""
+    if wrong.startswith("engine") and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    recipe = write_recipe(small_config(write_dataset(tmp_path / "data")), tmp_path / "recipe.yaml")
+    command = [*FMCT, "train", "--config", str(recipe), "--run", str(tmp_path / "run"), wrong]
+    said = tmp_path / "said"
+    code = "import sys; from launch.ranks import run_ranks; sys.exit(run_ranks(sys.argv[1:], 2).code)"
+    with said.open("w") as stream:
+        done = subprocess.run([sys.executable, "-c", code, *command], stderr=stream, timeout=200)
+    lines = [line for line in said.read_text().splitlines() if line.startswith("fmct: ")]
+    assert (done.returncode, len(lines)) == (2, 1), said.read_text()
+    assert wrong.split("=")[0] in lines[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fmct_hpc.train.pace import LINE_EVERY_SECONDS, Pace, duration
+from fmct_hpc.train.pace import FIRST_LINE_SECONDS, LINE_EVERY_SECONDS, Pace, duration, shown
 from fmct_hpc.train.records import Records
 
 
@@ -24,9 +24,22 @@ def test_a_line_is_due_first_last_every_so_often_and_after_a_minute() -> None:
     assert Pace(3, 10, lambda: now).step(3) == ""
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(40.2, "40 s"), (300, "5 min"), (11_520, "3 h 12 min")])
-def test_durations(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
+def test_a_fit_has_a_line_after_ten_seconds_and_then_one_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    with caplog.at_level(logging.INFO):
+        for step in shown(range(100), 100, "a fit", lambda: now[0]):
+            assert step == now[0]
+            now[0] += 1.0
+        assert list(shown("ab", 2, "a short one", lambda: now[0])) == ["a", "b"]
+    first, later = int(FIRST_LINE_SECONDS), int(FIRST_LINE_SECONDS + LINE_EVERY_SECONDS)
+    assert caplog.messages == [
+        f"a fit: step {done} of 100, ETA {duration(100 - done)}" for done in (first, later)
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40.2, "40 s"), (300, "5 min"), (11_520, "3 h 12 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_tensorboard_has_groups_and_the_log_the_time_left(

@@ -195,10 +195,10 @@ class Sweep:
         tables = {"results": results, "predictions": predictions}
         UnitFiles(self.out, plan.digests[number]).write(tables, marker)
 
-    def run_share(self, share: int, shares: int) -> int:
+    def run_share(self, share: int, shares: int, progress: Progress = _silent) -> int:
         """Do the tasks `share`, `share` + `shares` and so on; returns how many units were computed."""
         plan = self._current_plan()
-        return self._compute(plan, Share(share, shares))
+        return self._compute(plan, Share(share, shares), progress)
 
     def collect(self) -> Summary:
         """Join what is done so far to three tables and summary.json (`collect_tables`)."""
