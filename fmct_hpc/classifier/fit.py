@@ -13,10 +13,11 @@ from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.encoders import OurEncoder, open_encoder
 from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.kinds import BINARY
-from fmct_hpc.probe.methods import ON_VOLUMES, Source
+from fmct_hpc.probe.methods.registry import METHODS
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.samples import StudyCohort
 from fmct_hpc.probe.series import ROLES
+from fmct_hpc.probe.source import Given, Source
 from fmct_hpc.probe.statistics.operating_point import operating_thresholds
 from fmct_hpc.probe.sweep.grid import Unit, units
 from fmct_hpc.probe.sweep.run import Sweep
@@ -111,12 +112,11 @@ def fit(
         raise FmctError("\n".join(refused))
     sweep.extract(progress=progress)
     problems = [problem_of(cell, cell.folds[0], cohort) for cell in chosen]
-    if unit.method in ON_VOLUMES:
-        one, module = source.finetuned(problems[0])
+    given = Given(source, unit.layer, unit.pool)
+    fitted, module = METHODS[unit.method].fit_to_keep(given, problems)
+    if module is not None:
         assert isinstance(module, VisionTransformer)
-        fitted, opened = [one], OurEncoder(module.cpu(), opened.info)
-    else:
-        fitted = source.fit(unit.method, unit.layer, unit.pool, problems)
+        opened = OurEncoder(module.cpu(), opened.info)
     records = [_described(*of_task, config) for of_task in zip(chosen, problems, fitted, strict=True)]
     return Fit(
         unit.model_copy(update={"tasks": tuple(cell.task for cell in chosen)}),
@@ -162,7 +162,7 @@ def _unit(config: SweepConfig, tasks: Sequence[str]) -> Unit:
             "the sweep has several layers, pools, samples or label budgets; choose one: layers=[-1] "
             "pools=[both] samples=[volume] fractions=[1.0] shots=[]"
         )
-    if found[0].method in ON_VOLUMES and len(tasks) > 1:
+    if METHODS[found[0].method].reads == "volumes" and len(tasks) > 1:
         raise FmctError(f"fine-tuning gives each task an encoder of its own; name one: --task {tasks[0]}")
     return found[0].model_copy(update={"seeds": found[0].seeds[:1], "tasks": tuple(tasks)})
 

@@ -11,13 +11,9 @@ from safetensors.numpy import load, save
 
 from fmct_hpc.classifier.fit import Fit
 from fmct_hpc.classifier.record import ENCODER, FILE_NAME, HEADS, ClassifierRecord
-from fmct_hpc.probe.attentive import AttentiveHead, StudyAttentiveHead
-from fmct_hpc.probe.config import FinetunePool, MethodName
 from fmct_hpc.probe.encoders import OurEncoder
-from fmct_hpc.probe.heads import Head, LinearHead
-from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES
-from fmct_hpc.probe.neighbours import VotesHead
-from fmct_hpc.probe.series_attention import StudyLinearHead
+from fmct_hpc.probe.heads import Head
+from fmct_hpc.probe.methods.registry import METHODS
 from fmct_hpc.train.checkpoint import FileFacts, file_facts
 from fmct_hpc.train.export import load_encoder, write_encoder
 from shards import Dataset
@@ -28,15 +24,6 @@ from shards.lock import writing
 from shards.newer import unread
 from shards.subject import Origin, Subject, claim
 
-KINDS: dict[MethodName, type[Head]] = {
-    "logistic": LinearHead,
-    "linear": LinearHead,
-    "neighbours": VotesHead,
-    "attentive": AttentiveHead,
-    "finetune": LinearHead,
-}
-OF_STUDIES: dict[MethodName, type[Head]] = {"attentive": StudyAttentiveHead, "finetune": StudyLinearHead}
-"""Of classifiers that attend to all series of a study."""
 REMEDY = "export the classifier again"
 
 
@@ -67,7 +54,7 @@ def write_classifier(fitted: Fit, out: Path) -> ClassifierRecord:
             encoder_digest=encoder.digest,
             method=unit.method,
             layer=(-1 if unit.layer is None else unit.layer) % encoder.depth,
-            pools=_pools(fitted),
+            pools=METHODS[unit.method].pools(config, unit.pool),
             seed=unit.seeds[0],
             fraction=unit.fraction,
             shots=unit.shots,
@@ -118,19 +105,11 @@ def read_classifier(folder: Path) -> tuple[ClassifierRecord, OurEncoder, list[He
             for number in range(len(record.tasks))
         ]
         attends = record.of_studies is not None and record.of_studies.sample == "study"
-        kinds = KINDS | OF_STUDIES if attends else KINDS
-        return record, encoder, [kinds[record.method].of(part) for part in parts]
+        method = METHODS[record.method]
+        head = method.study_head() if attends else method.head()
+        return record, encoder, [head.of(part) for part in parts]
     except (SafetensorError, TypeError):
         raise FmctError(f"{folder / HEADS}: holds other arrays than a classifier's; {REMEDY}") from None
-
-
-def _pools(fitted: Fit) -> tuple[FinetunePool, ...]:
-    unit = fitted.unit
-    if unit.method in ON_VOLUMES:
-        return fitted.config.finetune.pool
-    if unit.method in ON_TOKENS or unit.pool is None:
-        return ()
-    return ("cls", "mean") if unit.pool == "both" else (unit.pool,)
 
 
 def _facts(file: Path) -> FileFacts:

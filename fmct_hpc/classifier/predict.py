@@ -18,7 +18,7 @@ from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.heads import Head, pooled
 from fmct_hpc.probe.kinds import Kind
-from fmct_hpc.probe.methods import ON_VOLUMES
+from fmct_hpc.probe.methods.registry import METHODS
 from fmct_hpc.probe.statistics.scored import FloatArray
 from fmct_hpc.train.export import EncoderInfo
 
@@ -135,7 +135,7 @@ class Classifier:
     @torch.inference_mode()
     def _inputs(self, views: torch.Tensor) -> NDArray[np.floating[Any]]:
         """What the heads read of views (B, C, D, H, W), rounded as in fitting."""
-        if self.record.method in ON_VOLUMES:
+        if METHODS[self.record.method].reads == "volumes":
             views = views.half().float()
         (tokens,) = self.encoder.tokens(views, [self.record.layer])
         tokens = tokens.float()

@@ -6,8 +6,10 @@ import numpy as np
 from pydantic import Field
 
 from fmct_hpc.classifier.calibration import Calibration
-from fmct_hpc.probe.config import FinetunePool, MethodName, Sample
+from fmct_hpc.probe.config import Sample
 from fmct_hpc.probe.kinds import BINARY, Kind, kind_class
+from fmct_hpc.probe.methods.finetune import FinetunePool
+from fmct_hpc.probe.methods.registry import MethodName
 from fmct_hpc.probe.series import SeriesPool
 from fmct_hpc.train.checkpoint import FileFacts
 from shards.label_kinds import KindSpec

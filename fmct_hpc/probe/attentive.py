@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmct_hpc.probe.config import AttentiveConfig
 from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.kinds import BINARY, Kind
+from fmct_hpc.probe.methods.attentive import AttentiveConfig
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.samples import Members
 from fmct_hpc.probe.series import ROLES, Series, padded, role_terms

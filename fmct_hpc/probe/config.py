@@ -5,8 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fmct_hpc.fields import Device, Fraction, Positive, Seed
+from fmct_hpc.fields import Above0, Device, Positive, Seed
 from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.methods.logistic import LogisticKeys
+from fmct_hpc.probe.methods.neighbours import NeighboursKeys
+from fmct_hpc.probe.methods.registry import MethodKeys, MethodName
 from fmct_hpc.probe.series import SeriesPool
 from fmct_hpc.probe.splits import SplitConfig
 from shards.label_kinds import Kinds
@@ -14,106 +17,20 @@ from shards.section import Section
 from shards.sharing_section import Sharing
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Rate = Annotated[float, Field(gt=0)]
 Open = Annotated[float, Field(gt=0, lt=1)]
 Folds = Annotated[int, Field(ge=3)]
 """One to test on, one to choose by, and the rest to learn from."""
 
-MethodName = Literal["logistic", "linear", "neighbours", "attentive", "finetune"]
 Pool = Literal["cls", "mean", "both"]
-FinetunePool = Literal["cls", "mean", "max"]
 Sample = Literal["volume", "best", "study"]
 """A volume; the best volume of a study, which `select.keep=best` would have made; all volumes of a study."""
-
-
-class LogisticConfig(Section):
-    """Logistic regression and its path."""
-
-    strengths: tuple[Rate, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
-    """Inverse regularisation C as scikit-learn has it, ½ ‖w‖² + C Σ loss on standardised features: from a
-    nearly constant classifier to a nearly unregularised one, in steps of ten."""
-
-
-class LinearConfig(Section):
-    """A linear classifier by stochastic gradients."""
-
-    learning_rates: tuple[Rate, ...] = (
-        *(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
-        *(2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
-    )
-    """For a batch of 256, to which they are scaled (Oquab et al. 2024, DINOv2: these thirteen)."""
-    steps: Positive = 1000
-    """Eight passes over 16,000 volumes; DINOv2 has 12,500 for a million images."""
-    batch: Positive = 128
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-
-
-class NeighboursConfig(Section):
-    """Nearest neighbours."""
-
-    counts: tuple[Positive, ...] = (5, 10, 20, 50, 100)
-    """Numbers of neighbours to choose from: DINO's, and 5 for small sets."""
-    temperature: Rate = 0.07
-    """A vote weighs exp(similarity / temperature) (Wu et al. 2018, equation 8)."""
-
-
-class AttentiveConfig(Section):
-    """Attentive pooling of patch tokens."""
-
-    queries: Positive = 4
-    learning_rates: tuple[Rate, ...] = (1e-3, 3e-3, 1e-2)
-    """Of AdamW; all are trained at once, and rate and step are chosen on validation."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    steps: Positive = 300
-    batch: Positive = 32
-    check_every: Positive = 50
-    """Steps between looks at the validation volumes."""
-
-
-class FinetuneConfig(Section):
-    """Training of a whole encoder, with a linear layer on its pooled tokens, on labels."""
-
-    steps: Positive = 1000
-    """Whatever the number of labels; which of the checked steps is kept is chosen on validation."""
-    batch: Positive = 32
-    check_every: Positive = 100
-    """Steps between looks at the validation volumes."""
-    lr: Annotated[float, Field(gt=0)] = 5e-4
-    """Peak, of the linear layer; the encoder's layers have less by `layer_decay`."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
-    """Of the rate from a block to the one below it (Bao et al. 2022, BEiT: 0.65 to 0.85); 1 from scratch."""
-    warmup: Fraction = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    """He et al. 2022, table 9: 0.05."""
-    clip: Annotated[float, Field(gt=0)] = 3.0
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """He et al. 2022, table 9: 0.1."""
-    pool: tuple[FinetunePool, ...] = ("cls", "mean")
-    """What the linear layer sees, side by side: the CLS token, the patch tokens' mean, their maximum in each
-    channel (a small lesion is in few tokens, and a mean dilutes it)."""
-    most_positive_weight: Annotated[float, Field(ge=1)] = 20.0
-    """A task's positives weigh negatives / positives of the training volumes, at most this."""
-    flip_probability: Fraction = 0.5
-    """Of left and right, which no label of a head may depend on."""
-    move: Annotated[int, Field(ge=0)] = 2
-    """Most voxels that a view is moved by along each axis."""
-    shift: Annotated[float, Field(ge=0)] = 0.05
-    """Greatest intensity shift, in units of the windowed range."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _pools_something(self) -> "FinetuneConfig":
-        if not self.pool or len(set(self.pool)) < len(self.pool):
-            raise ValueError("pool needs one or more of cls, mean and max, each once")
-        return self
 
 
 PROBE_FOLDS = 5
 """Four fifths of the patients teach and choose, and every volume is tested on."""
 
 
-class ProbeConfig(Section):
+class ProbeConfig(LogisticKeys, NeighboursKeys):
     """All of `fmct probe`."""
 
     data: Path
@@ -132,8 +49,6 @@ class ProbeConfig(Section):
     None: the parts, or the labels' column `split`; `PROBE_FOLDS` folds where there is neither."""
     device: Device = "cpu"
     """For the features, cpu, gpu or gpu:1; the classifiers run on the CPU."""
-    logistic: LogisticConfig = LogisticConfig()
-    neighbours: NeighboursConfig = NeighboursConfig()
     sample: Sample = "volume"
     """What one sample is, as in a sweep's `samples`."""
     series_pool: SeriesPool = "mean"
@@ -151,7 +66,7 @@ class ProbeConfig(Section):
     privacy: Sharing = Sharing()
 
 
-class GridConfig(Section):
+class GridConfig(MethodKeys):
     """What encoders are compared by: methods, label budgets and seeds, whatever the volumes."""
 
     encoders: Annotated[tuple[EncoderSpec, ...], Field(min_length=1)]
@@ -189,16 +104,11 @@ class GridConfig(Section):
     """Test, and have it reported, where nobody can know whether an encoder has seen them: weights of others,
     or a run's whose volumes are not at hand. Better is to say what they have seen, by the encoder's
     `pretraining`."""
-    logistic: LogisticConfig = LogisticConfig()
-    linear: LinearConfig = LinearConfig()
-    neighbours: NeighboursConfig = NeighboursConfig()
-    attentive: AttentiveConfig = AttentiveConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
     device: Device = "cpu"
     """For features and fine-tuning, cpu, gpu or gpu:1; the other methods run on the CPU."""
     batch: Positive = 8
     """Volumes that an encoder sees at once."""
-    task_minutes: Rate = 10.0
+    task_minutes: Above0 = 10.0
     """About what one task of a job array takes, by estimate."""
     feature_tasks: Positive = 1
     """Array tasks that share the extraction of one encoder's features."""

@@ -14,9 +14,9 @@ from fmct_hpc.model.tunable import Tunable
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import path_scales
 from fmct_hpc.probe.batches import batches
-from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
 from fmct_hpc.probe.goal import Findings, Goal, KindLayer
 from fmct_hpc.probe.heads import LinearHead, pooled
+from fmct_hpc.probe.methods.finetune import FinetuneConfig, FinetunePool
 from fmct_hpc.probe.samples import Members
 from fmct_hpc.probe.series import padded
 from fmct_hpc.probe.series_attention import SeriesAttention, StudyLinearHead

@@ -10,9 +10,9 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from fmct_hpc.probe.config import FinetuneConfig
 from fmct_hpc.probe.kinds import BINARY, Kind
 from fmct_hpc.probe.kinds.base import Targets
+from fmct_hpc.probe.methods.finetune import FinetuneConfig
 from fmct_hpc.probe.statistics.scored import FloatArray
 from shards.errors import FmctError
 

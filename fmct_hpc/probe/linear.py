@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmct_hpc.probe.batches import batches
-from fmct_hpc.probe.config import LinearConfig
 from fmct_hpc.probe.heads import LinearHead, Scaling
+from fmct_hpc.probe.methods.linear import LinearConfig
 from fmct_hpc.probe.problem import Fitted, Problem, log_loss
 from fmct_hpc.train.schedules import cosine
 

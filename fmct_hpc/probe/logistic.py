@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmct_hpc.probe.config import LogisticConfig
 from fmct_hpc.probe.heads import LinearHead, Scaling
+from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss
 
 MEMORY = 10

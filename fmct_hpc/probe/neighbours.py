@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmct_hpc.probe.config import NeighboursConfig
 from fmct_hpc.probe.heads import Head, Scaling
 from fmct_hpc.probe.kinds import BINARY, Kind
+from fmct_hpc.probe.methods.neighbours import NeighboursConfig
 from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled
 
 ROWS_AT_ONCE = 1024

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fmct_hpc.probe.config import LogisticConfig, NeighboursConfig
 from fmct_hpc.probe.logistic import logistic
+from fmct_hpc.probe.methods.logistic import LogisticConfig
+from fmct_hpc.probe.methods.neighbours import NeighboursConfig
 from fmct_hpc.probe.neighbours import neighbours
 from fmct_hpc.probe.online_cohort import OnlineCohort
 from fmct_hpc.probe.problem import Problem

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fmct_hpc.probe.config import LogisticConfig
 from fmct_hpc.probe.heads import LinearHead, Scaling
+from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from fmct_hpc.probe.config import PROBE_FOLDS, MethodName, ProbeConfig, SweepConfig
+from fmct_hpc.probe.config import PROBE_FOLDS, ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.kinds import kind_class
 from fmct_hpc.probe.labels import LabelTable
+from fmct_hpc.probe.methods.registry import MethodName, for_kind
 from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.sweep.ledger import read_plan
 from fmct_hpc.probe.sweep.run import Sweep
@@ -162,7 +163,7 @@ def _mark(checkpoint: Path, rows: list[Row]) -> None:
 
 def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
     given = config.parts is not None or LabelTable.read(config.labels, config.kinds).gives_splits
-    of_all = [kind_class(spec).methods for spec in config.kinds.values()]
+    of_all = [for_kind(kind_class(spec).name) for spec in config.kinds.values()]
     return SweepConfig(
         data=config.data,
         labels=config.labels,

@@ -15,7 +15,7 @@ from fmct_hpc.model.execution import usable_device
 from fmct_hpc.model.tissue import tissue
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import OurEncoder, load_weights
-from fmct_hpc.probe.methods import ON_VOLUMES
+from fmct_hpc.probe.methods.registry import METHODS as PROBE_METHODS
 from fmct_hpc.relevance.methods import METHODS, WITHOUT_HEAD, require_methods
 from fmct_hpc.relevance.place import PatchGrid
 from fmct_hpc.relevance.question import Question
@@ -64,7 +64,7 @@ class Explainer:
         self.readings = self._readings(list(tasks))
         record = self.classifier.record if self.classifier else None
         self.layer = self.encoder.depth - 1 if record is None else record.layer
-        self._halved = record is not None and record.method in ON_VOLUMES
+        self._halved = record is not None and PROBE_METHODS[record.method].reads == "volumes"
 
     def _readings(self, tasks: list[str]) -> dict[str, Reading]:
         if self.classifier is None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from fmct_hpc.probe.cohort import Cohort, tested_rows
 from fmct_hpc.probe.config import Pool, SweepConfig
-from fmct_hpc.probe.methods import Source
+from fmct_hpc.probe.source import Source
 from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.retrieval.measure import KS, ask, drawn, unit_features

@@ -14,7 +14,8 @@ from fmct_hpc.probe.cohort import Cohort, read_cohort
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.encoders import Encoder, open_encoder
 from fmct_hpc.probe.heads import Head
-from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES, Source
+from fmct_hpc.probe.methods.registry import METHODS, reads
+from fmct_hpc.probe.source import Source
 from fmct_hpc.probe.sweep.grid import Unit, units
 from fmct_hpc.probe.sweep.tested import Cell, Row
 from fmct_hpc.probe.sweep.unit import cells, problem_of
@@ -61,7 +62,7 @@ def of_sweep(config: SweepConfig, cohort: Cohort) -> list[Panel]:
 
     Raises FmctError for fine-tuning, whose classifiers are kept ones, and for features that are missing.
     """
-    if set(config.methods) & set(ON_VOLUMES):
+    if "volumes" in reads(config.methods):
         raise FmctError(
             "methods: fine-tuned classifiers are taken as kept ones; leave finetune out, and give "
             "--classifier FOLDER of `fmct export-classifier`"
@@ -80,7 +81,7 @@ def _of_encoder(source: Source, grid: Sequence[Unit]) -> Panel:
         chosen, rows = cells(unit, cohort)
         shared: Row = {"encoder": spec.name, "method": unit.method, "pool": unit.pool, "layer": unit.layer}
         refused += [{**shared, "task": row["task"], "reason": row["reason"]} for row in rows]
-        pools: tuple[str, ...] = () if unit.method in ON_TOKENS else source.store.info.poolings
+        pools: tuple[str, ...] = () if METHODS[unit.method].reads == "tokens" else source.store.info.poolings
         pools = (unit.pool,) if unit.pool not in ("both", None) else pools
         assert unit.layer is not None
         judges += [Judge(shared, cell, unit.layer, pools) for cell in chosen]
@@ -132,7 +133,7 @@ def _of_folder(folder: Path, kept: Classifier, config: SweepConfig, cohort: Coho
             f"{folder}: fitted on another dataset, labels or split than the sweep's, so that its training "
             "patients may be among the tested ones; give the sweep that it was exported from"
         )
-    on_volumes = record.method in ON_VOLUMES
+    on_volumes = METHODS[record.method].reads == "volumes"
     pool = None if on_volumes or not record.pools else "both" if len(record.pools) > 1 else record.pools[0]
     shared: Row = {
         "encoder": record.encoder,

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.fields import Above0, Fraction, Positive, Seed
-from fmct_hpc.probe.config import FinetuneConfig, FinetunePool
+from fmct_hpc.probe.methods.finetune import FinetuneConfig, FinetunePool
 from shards.section import Section
 from shards.sharing_section import Sharing
 

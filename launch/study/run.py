@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.probe.config import LogisticConfig
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.finetune import Rows, finetune
 from fmct_hpc.probe.logistic import logistic
+from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.train.export import EncoderInfo, load_encoder
 from fmct_hpc.train.start import untrained_encoder
 from launch.study.cells import Cell, Heads, frozen_scores, means, pooled, save, score_rows, thumbnails

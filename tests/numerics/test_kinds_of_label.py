@@ -19,12 +19,12 @@ from sklearn.metrics import (
 )
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 
-from fmct_hpc.probe.config import LogisticConfig
 from fmct_hpc.probe.kinds.base import Kind
 from fmct_hpc.probe.kinds.multiclass import Multiclass
 from fmct_hpc.probe.kinds.ordinal import Ordinal
 from fmct_hpc.probe.kinds.regression import Regression
 from fmct_hpc.probe.kinds.survival import Survival, horizons
+from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.probe.penalised import penalised
 from fmct_hpc.probe.problem import Problem
 from fmct_hpc.probe.statistics.bootstrap import resample_counts

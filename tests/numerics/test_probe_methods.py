@@ -13,10 +13,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fmct_hpc.probe.attentive import attentive
-from fmct_hpc.probe.config import AttentiveConfig, LinearConfig, LogisticConfig, NeighboursConfig
 from fmct_hpc.probe.heads import Scaling
 from fmct_hpc.probe.linear import _batches, linear
 from fmct_hpc.probe.logistic import fit_path, logistic
+from fmct_hpc.probe.methods.attentive import AttentiveConfig
+from fmct_hpc.probe.methods.linear import LinearConfig
+from fmct_hpc.probe.methods.logistic import LogisticConfig
+from fmct_hpc.probe.methods.neighbours import NeighboursConfig
 from fmct_hpc.probe.neighbours import neighbours
 from fmct_hpc.probe.problem import Problem, log_loss
 

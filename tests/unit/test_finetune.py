@@ -8,7 +8,6 @@ from torch import nn
 
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.probe.config import FinetuneConfig
 from fmct_hpc.probe.finetune import (
     Classifier,
     Finetuned,
@@ -19,6 +18,7 @@ from fmct_hpc.probe.finetune import (
     finetune,
     pooled_width,
 )
+from fmct_hpc.probe.methods.finetune import FinetuneConfig
 from shards import FmctError
 
 VOLUMES, SIZE = 120, 16

@@ -12,13 +12,11 @@ from pydantic import create_model
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.probe.config import (
-    AttentiveConfig,
-    FinetuneConfig,
-    LinearConfig,
-    LogisticConfig,
-    NeighboursConfig,
-)
+from fmct_hpc.probe.methods.attentive import AttentiveConfig
+from fmct_hpc.probe.methods.finetune import FinetuneConfig
+from fmct_hpc.probe.methods.linear import LinearConfig
+from fmct_hpc.probe.methods.logistic import LogisticConfig
+from fmct_hpc.probe.methods.neighbours import NeighboursConfig
 from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.store import FeatureRequest
 from fmct_hpc.probe.sweep.grid import Unit

@@ -37,8 +37,6 @@ class Kind:
     """What all kinds have in common."""
 
     name: ClassVar[str]
-    methods: ClassVar[tuple[str, ...]] = ("logistic", "attentive", "finetune")
-    """Those that have a natural counterpart for it."""
     figures: ClassVar[tuple[str, ...]]
     """Names of what `measure` gives; encoders are compared by the first."""
     greater_is_better: ClassVar[bool] = True
@@ -113,7 +111,7 @@ class Kind:
         raise NotImplementedError
 
     def votes(self, targets: Targets) -> FloatArray:
-        """What neighbours' weighted mean is taken of, (N, P); only of kinds with the method neighbours."""
+        """What neighbours' weighted mean is taken of, (N, P); of kinds that neighbours can learn."""
         raise NotImplementedError
 
     def measure(self, judged: Judged, training: Targets | None) -> Measure:

@@ -33,7 +33,6 @@ class Binary(Kind):
     """Labels 0 and 1; targets (N,) bool, predictions (N,), heads without an axis of outputs."""
 
     name: ClassVar[str] = "binary"
-    methods: ClassVar[tuple[str, ...]] = ("logistic", "linear", "neighbours", "attentive", "finetune")
     figures: ClassVar[tuple[str, ...]] = ("auc",)
 
     def targets(self, values: FloatArray, times: FloatArray) -> Targets:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ class Classes(Kind):
     """Classes by number; targets (N,) int64 places in `numbers`, predictions (N, classes) probabilities."""
 
     numbers: tuple[int, ...] = (0, 1)
-    methods: ClassVar[tuple[str, ...]] = ("logistic", "neighbours", "attentive", "finetune")
 
     @classmethod
     def over(cls, values: FloatArray) -> Self:

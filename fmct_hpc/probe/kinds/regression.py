@@ -26,7 +26,6 @@ class Regression(Kind):
     centre: float = 0.0
     spread: float = 1.0
     name: ClassVar[str] = "regression"
-    methods: ClassVar[tuple[str, ...]] = ("logistic", "neighbours", "attentive", "finetune")
     figures: ClassVar[tuple[str, ...]] = ("mae", "rmse", "r2", "spearman")
     greater_is_better: ClassVar[bool] = False
 

@@ -8,16 +8,13 @@ from itertools import product
 
 from fmct_hpc.probe.budget import Budget
 from fmct_hpc.probe.cohort import Cohort
-from fmct_hpc.probe.config import MethodName, Pool, Sample, SweepConfig
-from fmct_hpc.probe.methods import DETERMINISTIC, ON_TOKENS, ON_VOLUMES
+from fmct_hpc.probe.config import Pool, Sample, SweepConfig
+from fmct_hpc.probe.methods.registry import METHODS, MethodName
 from shards.label_kinds import LabelKinds
 from shards.section import Section
 
 VERSION = 1
 """Raised by whoever changes what results the same grid and data give; all are then computed again."""
-SECONDS = {"logistic": 1.3, "linear": 0.9, "neighbours": 0.06, "attentive": 58.0, "finetune": 300.0}
-"""CPU seconds of a problem on 1,000 training volumes with ViT-B's features, measured on one core; of
-fine-tuning, by its 9.8 PFLOP, on a GPU. They share the work out; they are no forecast."""
 OVERHEAD_SECONDS = 2.0
 """Opening features, and the bootstrap."""
 
@@ -62,16 +59,9 @@ class Unit(Section):
         """Estimate of its cost."""
         volumes = len(cohort.keys)
         share = self.fraction or min(1.0, 2 * (self.shots or 0) / volumes)
-        # Steps are as many for few volumes as for many; the rest grows with them.
-        fixed = self.method in ("linear", "attentive", "finetune")
-        grows = 1.0 if fixed else share * volumes / 1000
+        method = METHODS[self.method]
         problems = len(self.seeds) * len(self.tasks) * cohort.folds
-        steps = {
-            "linear": config.linear.steps / 1000,
-            "attentive": config.attentive.steps / 300,
-            "finetune": config.finetune.steps / 1000,
-        }.get(self.method, 1.0)
-        return OVERHEAD_SECONDS + problems * SECONDS[self.method] * steps * grows
+        return OVERHEAD_SECONDS + problems * method.seconds * method.length(config, share * volumes)
 
 
 def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
@@ -80,16 +70,16 @@ def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
     budgets += [Budget(None, shots) for shots in config.shots]
     found = []
     for spec, sample, method in product(config.encoders, config.samples, config.methods):
-        layers: tuple[int | None, ...] = (None,) if method in ON_VOLUMES else config.layers
-        pools: tuple[Pool | None, ...] = (None,) if method in (*ON_VOLUMES, *ON_TOKENS) else config.pools
+        reads = METHODS[method].reads
+        layers: tuple[int | None, ...] = (None,) if reads == "volumes" else config.layers
+        pools: tuple[Pool | None, ...] = config.pools if reads == "vectors" else (None,)
         for layer, pool, budget in product(layers, pools, budgets):
             seeds = config.seeds if budget.shots is None else tuple(range(config.repeats))
-            if budget.fraction == 1 and method in DETERMINISTIC:
+            if budget.fraction == 1 and not METHODS[method].draws:
                 seeds = seeds[:1]
-            expensive = method in (*ON_VOLUMES, *ON_TOKENS)
             parts = (
                 [((seed,), (task,)) for task in tasks for seed in seeds]
-                if expensive
+                if reads != "vectors"
                 else [(seeds, tuple(tasks))]
             )
             for own_seeds, own_tasks in parts:

@@ -18,8 +18,9 @@ from fmct_hpc.probe.config import Sample, SweepConfig
 from fmct_hpc.probe.encoders import open_encoder
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.leakage import check_leakage
-from fmct_hpc.probe.methods import ON_TOKENS, ON_VOLUMES, Source, require_methods
+from fmct_hpc.probe.methods.registry import METHODS, reads
 from fmct_hpc.probe.samples import of_sample
+from fmct_hpc.probe.source import Source, require_methods
 from fmct_hpc.probe.sweep import ledger
 from fmct_hpc.probe.sweep.collect import Summary, collect_tables
 from fmct_hpc.probe.sweep.grid import Unit, shared_out, units
@@ -85,7 +86,7 @@ class Sweep:
     @property
     def extractions(self) -> int:
         """Tasks of `extract`; 0 where no method reads features."""
-        if set(self.config.methods) <= set(ON_VOLUMES):
+        if reads(self.config.methods) == {"volumes"}:
             return 0
         return len(self.config.encoders) * self.config.feature_tasks
 
@@ -110,7 +111,7 @@ class Sweep:
                 self.config.features / spec.name,
                 rows=self.cohort.rows,
                 layers=self.config.layers,
-                tokens=bool(set(self.config.methods) & set(ON_TOKENS)),
+                tokens="tokens" in reads(self.config.methods),
                 batch=self.config.batch,
                 device=self.config.device,
                 spec_digest=spec.digest(),
@@ -251,4 +252,6 @@ class Sweep:
 
     def _source_digest(self, unit: Unit) -> str:
         source = self._sources[unit.encoder, unit.sample]
-        return source.spec_digest if unit.method in ON_VOLUMES else source.store.info.source_digest
+        if METHODS[unit.method].reads == "volumes":
+            return source.spec_digest
+        return source.store.info.source_digest

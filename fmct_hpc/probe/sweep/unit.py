@@ -8,9 +8,9 @@ import pyarrow as pa
 from fmct_hpc.probe.budget import Parts
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.kinds import BINARY
-from fmct_hpc.probe.methods import Source
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.reasons import Reason, TooFewError
+from fmct_hpc.probe.source import Source
 from fmct_hpc.probe.sweep.binary_rows import binary_rows
 from fmct_hpc.probe.sweep.grid import Unit
 from fmct_hpc.probe.sweep.kind_rows import kind_rows

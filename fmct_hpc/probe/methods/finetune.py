@@ -1,0 +1,123 @@
+"""Fine-tuning: the whole encoder is trained on, with a linear layer on its pooled tokens."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from fmct_hpc.fields import Above0, AtLeast0, Below1, Fraction, Positive, Seed
+from fmct_hpc.probe.methods.base import Method
+from shards.section import Section
+
+if TYPE_CHECKING:
+    from fmct_hpc.model.tunable import Tunable
+    from fmct_hpc.probe.config import GridConfig, Pool
+    from fmct_hpc.probe.heads import Head
+    from fmct_hpc.probe.problem import Fitted, Problem
+    from fmct_hpc.probe.source import Given
+
+FinetunePool = Literal["cls", "mean", "max"]
+
+
+class FinetuneConfig(Section):
+    """Training of a whole encoder, with a linear layer on its pooled tokens, on labels."""
+
+    steps: Positive = 1000
+    """Whatever the number of labels; which of the checked steps is kept is chosen on validation."""
+    batch: Positive = 32
+    check_every: Positive = 100
+    """Steps between looks at the validation volumes."""
+    lr: Above0 = 5e-4
+    """Peak, of the linear layer; the encoder's layers have less by `layer_decay`."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Of the rate from a block to the one below it (Bao et al. 2022, BEiT: 0.65 to 0.85); 1 from scratch."""
+    warmup: Fraction = 0.1
+    weight_decay: AtLeast0 = 0.05
+    """He et al. 2022, table 9: 0.05."""
+    clip: Above0 = 3.0
+    drop_path: Below1 = 0.1
+    """He et al. 2022, table 9: 0.1."""
+    pool: tuple[FinetunePool, ...] = ("cls", "mean")
+    """What the linear layer sees, side by side: the CLS token, the patch tokens' mean, their maximum in each
+    channel (a small lesion is in few tokens, and a mean dilutes it)."""
+    most_positive_weight: Annotated[float, Field(ge=1)] = 20.0
+    """A task's positives weigh negatives / positives of the training volumes, at most this."""
+    flip_probability: Fraction = 0.5
+    """Of left and right, which no label of a head may depend on."""
+    move: Annotated[int, Field(ge=0)] = 2
+    """Most voxels that a view is moved by along each axis."""
+    shift: AtLeast0 = 0.05
+    """Greatest intensity shift, in units of the windowed range."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _pools_something(self) -> "FinetuneConfig":
+        if not self.pool or len(set(self.pool)) < len(self.pool):
+            raise ValueError("pool needs one or more of cls, mean and max, each once")
+        return self
+
+
+class FinetuneKeys(Section):
+    """Its section."""
+
+    finetune: FinetuneConfig = FinetuneConfig()
+
+
+class Finetune(Method):
+    """`fmct_hpc.probe.finetune`; its seconds are those of 9.8 PFLOP on a GPU."""
+
+    name = "finetune"
+    reads = "volumes"
+    draws = True
+    seconds = 300.0
+
+    def length(self, config: "GridConfig", volumes: float) -> float:
+        """Of 1,000 steps."""
+        return config.finetune.steps / 1000
+
+    def study_head(self) -> "type[Head]":
+        """The same with attention over the series."""
+        from fmct_hpc.probe.series_attention import StudyLinearHead
+
+        return StudyLinearHead
+
+    def pools(self, config: "GridConfig", pool: "Pool | None") -> tuple[FinetunePool, ...]:
+        """Its own."""
+        return config.finetune.pool
+
+    def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
+        """One problem after another."""
+        return [_finetuned(given, problem)[0] for problem in problems]
+
+    def fit_to_keep(
+        self, given: "Given", problems: "Sequence[Problem]"
+    ) -> "tuple[list[Fitted], Tunable | None]":
+        """With the encoder that comes of it, whose pooled tokens the head reads."""
+        (problem,) = problems
+        fitted, encoder = _finetuned(given, problem)
+        return [fitted], encoder
+
+
+def _finetuned(given: "Given", problem: "Problem") -> "tuple[Fitted, Tunable]":
+    """Fine-tune for one problem."""
+    from fmct_hpc.probe.finetune import Rows, finetune
+    from fmct_hpc.probe.goal import goal_of
+    from fmct_hpc.probe.problem import Fitted
+
+    used, places = np.unique(
+        np.concatenate([problem.train, problem.validation, problem.scored]), return_inverse=True
+    )
+    train, validation, scored = np.split(places, np.cumsum([len(problem.train), len(problem.validation)]))
+    config = given.config.finetune.model_copy(update={"seed": problem.seed})
+    goal = goal_of(problem.kind, problem.labels[used], train, config)
+    rows, members = given.source.volumes_of(used)
+    which = Rows(train, validation, np.concatenate([validation, scored]))
+    title = f"{given.source.spec.name}: fine-tuning"
+    found = finetune(given.source.tunable, given.source.views(rows), goal, which, config, members, title)
+    scores = goal.predictions(found.scores)
+    chosen = {"step": float(found.step)}
+    head = found.model.as_head(goal)
+    fitted = Fitted(scores[: len(validation)], scores[len(validation) :], chosen, head)
+    return fitted, found.model.encoder

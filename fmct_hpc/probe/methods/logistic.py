@@ -1,0 +1,59 @@
+"""Logistic regression on pooled features, and its counterpart for labels of other kinds."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fmct_hpc.fields import Above0
+from fmct_hpc.probe.methods.base import Method
+from shards.section import Section
+
+if TYPE_CHECKING:
+    from fmct_hpc.probe.problem import Fitted, Problem
+    from fmct_hpc.probe.source import Given
+
+
+class LogisticConfig(Section):
+    """Logistic regression and its path."""
+
+    strengths: tuple[Above0, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+    """Inverse regularisation C as scikit-learn has it, ½ ‖w‖² + C Σ loss on standardised features: from a
+    nearly constant classifier to a nearly unregularised one, in steps of ten."""
+
+
+class LogisticKeys(Section):
+    """Its section."""
+
+    logistic: LogisticConfig = LogisticConfig()
+
+
+class Logistic(Method):
+    """`fmct_hpc.probe.logistic` of binary labels, `fmct_hpc.probe.penalised` of others."""
+
+    name = "logistic"
+    draws = False
+    seconds = 1.3
+
+    def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
+        """Binary problems together, which one solution does at once."""
+        from fmct_hpc.probe.logistic import logistic
+        from fmct_hpc.probe.penalised import penalised
+
+        features, config = given.vectors, given.config.logistic
+        return _apart(
+            problems,
+            lambda part: logistic(features, part, config),
+            lambda part: penalised(features, part, config),
+        )
+
+
+def _apart(
+    problems: "Sequence[Problem]",
+    binary: "Callable[[list[Problem]], list[Fitted]]",
+    others: "Callable[[list[Problem]], list[Fitted]]",
+) -> "list[Fitted]":
+    """Fit binary problems by one function and the others by another, in the given order."""
+    from fmct_hpc.probe.kinds import BINARY
+
+    own, rest = ([p for p in problems if (p.kind == BINARY) == is_binary] for is_binary in (True, False))
+    fitted = {True: iter(binary(own) if own else []), False: iter(others(rest) if rest else [])}
+    return [next(fitted[problem.kind == BINARY]) for problem in problems]

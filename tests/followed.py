@@ -1,0 +1,72 @@
+"""A "How to add ..." section of docs/architecture.md, followed to the letter on a copy of the packages."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from documents import REPOSITORY, blocks
+
+PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
+
+
+def _shown(heading: str, language: str) -> tuple[str, str]:
+    """The section's one block of a language: the path in its first line, and what follows."""
+    [block] = blocks(REPOSITORY / "docs/architecture.md", language, heading)
+    first, rest = block.split("\n", 1)
+    return first.removeprefix("# "), rest
+
+
+def _apply(diff: str, text: str) -> str:
+    """The text after a diff whose hunks have no numbers: each must fit in one place."""
+    hunks = [hunk.splitlines(keepends=True) for hunk in diff.split("@@\n") if hunk]
+    for hunk in hunks:
+        before, after = ("".join(line[1:] for line in hunk if line[0] in kept) for kept in (" -", " +"))
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    return text
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The packages with the file that a section adds, and the registry that it changes."""
+
+    folder: Path
+    added: Path
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Python with the copy in place of this repository."""
+        environment = {
+            **os.environ,
+            **{"PYTHONPATH": os.pathsep.join([str(self.folder), *filter(None, sys.path)])},
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-P", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    def run(self, *arguments: str) -> str:
+        """What it printed."""
+        done = self.call(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def lint(self) -> None:
+        """The added file is short, and as ruff wants it."""
+        assert len([line for line in self.added.read_text().splitlines() if line.strip()]) < 60
+        settings = ("--config", str(REPOSITORY / "pyproject.toml"), str(self.added))
+        self.run("-m", "ruff", "check", *settings)
+        self.run("-m", "ruff", "format", "--check", *settings)
+
+
+def follow(heading: str, folder: Path) -> Followed:
+    """Copy the packages to `folder` and do what the section shows."""
+    for package in PACKAGES:
+        shutil.copytree(REPOSITORY / package, folder / package)
+    path, code = _shown(heading, "python")
+    assert not (folder / path).exists()
+    (folder / path).write_text(code)
+    registry, diff = _shown(heading, "diff")
+    (folder / registry).write_text(_apply(diff, (folder / registry).read_text()))
+    return Followed(folder, folder / path)
