@@ -6,7 +6,8 @@ from fmct_hpc.data.config import DataConfig
 from fmct_hpc.engine_config import EngineConfig
 from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.objective.part import Part
+from fmct_hpc.model.kinds import KINDS
+from fmct_hpc.objective.part import NEEDS, Part
 from fmct_hpc.objective.registry import ObjectiveConfig
 from fmct_hpc.train.config import HealthConfig, OptimConfig, RunConfig
 from shards.errors import FmctError
@@ -76,6 +77,18 @@ class TrainConfig(Section):
             value, windows = getattr(self.model, key), len(self.data.windows)
             if isinstance(value, tuple) and len(value) != windows:
                 raise ValueError(f"model.{key} needs one value, or one for each of {windows} data.windows")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_does_what_parts_need(self) -> "TrainConfig":
+        kind = KINDS[self.model.kind]
+        for part in self.parts:
+            for need in part.needs:
+                if not getattr(kind, need):
+                    raise ValueError(
+                        f"objective.{part.name}_weight needs an encoder that {NEEDS[need]}, which "
+                        f"model.kind={self.model.kind} does not: set it to 0"
+                    )
         return self
 
     @model_validator(mode="after")

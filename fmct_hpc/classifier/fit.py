@@ -7,7 +7,7 @@ import numpy as np
 
 from fmct_hpc.classifier.calibration import calibrated
 from fmct_hpc.classifier.record import KindRecord, StudyRecord, TaskRecord, Thresholds
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.encoders import OurEncoder, open_encoder
@@ -115,7 +115,7 @@ def fit(
     given = Given(source, unit.layer, unit.pool)
     fitted, module = METHODS[unit.method].fit_to_keep(given, problems)
     if module is not None:
-        assert isinstance(module, VisionTransformer)
+        assert isinstance(module, Backbone)
         opened = OurEncoder(module.cpu(), opened.info)
     records = [_described(*of_task, config) for of_task in zip(chosen, problems, fitted, strict=True)]
     return Fit(

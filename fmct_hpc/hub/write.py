@@ -44,6 +44,8 @@ def export_hub(source: Path, out: Path, licence: str | None, data: Path | None =
     file = source / "encoder.safetensors" if source.is_dir() else source
     require_folder(out, source)
     encoder, info = load_encoder(file)
+    if not isinstance(encoder, VisionTransformer):
+        raise FmctError(f"{file}: the folder's code is that of model.kind=vit, and this is {info.model.kind}")
     _require_ours(out, info)
     counts = counts_of(file.parent, info, data)
     described = describe(info)

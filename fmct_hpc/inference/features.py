@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from fmct_hpc.inference.readers import Scan, Source, in_groups, read_source
+from fmct_hpc.model.backbone import Backbone, summary
 from fmct_hpc.model.execution import usable_device
-from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import load_weights
 from fmct_hpc.train.export import EncoderInfo
 
@@ -24,7 +24,7 @@ class ScanFeatures:
     key: str
     """A shard dataset's volume's; of other scans the head of their source's digest."""
     cls: NDArray[np.float32]
-    """(width,)."""
+    """(width,); of an encoder without a CLS token the mean of the patches' tokens."""
     patches: NDArray[np.float32]
     """(N, width), of the patches that the encoder keeps (model.keep_tokens; all by default), in C order of
     (D, H, W): from inferior, posterior, left."""
@@ -46,7 +46,7 @@ class ScanFeatures:
 
 def features(
     source: Source,
-    encoder: Path | str | tuple[VisionTransformer, EncoderInfo],
+    encoder: Path | str | tuple[Backbone, EncoderInfo],
     *,
     affine: NDArray[np.float64] | None = None,
     batch: int = 4,
@@ -73,7 +73,7 @@ def features(
 @torch.inference_mode()
 def of_scans(
     scans: Iterable[Scan],
-    model: VisionTransformer,
+    model: Backbone,
     info: EncoderInfo,
     batch: int = 1,
     device: torch.device = CPU,
@@ -83,12 +83,13 @@ def of_scans(
         views = torch.cat([info.view(scan.voxels, scan.spacing_mm) for scan in group])
         views = views.to(device)
         kept = model.kept(views)
-        tokens = model(views, kept).float().cpu().numpy()
+        tokens = model(views, kept).float().cpu()
+        wholes = summary(tokens, model.prefix).numpy()
         places = [slice(None)] * len(group) if kept is None else kept.cpu().numpy()
-        for scan, of_scan, own in zip(group, tokens, places, strict=True):
+        for scan, cls, of_scan, own in zip(group, wholes, tokens.numpy(), places, strict=True):
             yield ScanFeatures(
                 key=scan.key,
-                cls=of_scan[0],
+                cls=cls,
                 patches=of_scan[model.prefix :],
                 centres_mm=info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine)[own],
                 flags=scan.flags,

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from fmct_hpc.inference.features import ScanFeatures, features
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.probe.encoders import OurEncoder, load_weights
 from fmct_hpc.train.export import EncoderInfo
 from shards.atomic import atomic_path, write_bytes
@@ -77,7 +77,7 @@ def write_features(
 
 def _write_all(
     paths: Sequence[Path],
-    loaded: tuple[VisionTransformer, EncoderInfo],
+    loaded: tuple[Backbone, EncoderInfo],
     out: Path,
     batch: int,
     device: str,

@@ -7,9 +7,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.model.block import Attention, Block
 from fmct_hpc.model.patches import grid_of
-from fmct_hpc.model.vit import VisionTransformer
 
 
 def attention_weights(query: Tensor, key: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def explicit_attention(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
+def cls_attention(encoder: Backbone, views: Tensor) -> Tensor:
     """Attention of the last block's CLS token to the patches: (B, C, D, H, W) -> float32 (B, heads, grid).
 
     `attention_weights` over all tokens, of which the patches' part is given: as in Caron et al. 2021, figure
@@ -83,7 +83,7 @@ def cls_attention(encoder: VisionTransformer, views: Tensor) -> Tensor:
 def on_grid(values: Tensor, kept: Tensor | None, patches: int) -> Tensor:
     """Values of the encoded patches, (B, ..., n), among all: (B, ..., patches), 0 where one is not encoded.
 
-    kept: as `VisionTransformer.kept` gives it.
+    kept: as `Backbone.kept` gives it.
     """
     if kept is None:
         return values

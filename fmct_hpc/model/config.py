@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fmct_hpc.fields import Above0, AtLeast0, Below1, BoxSize, Positive
+from fmct_hpc.model.kinds import KINDS, OPTIONAL, KindName
 from shards.section import Section
 
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
@@ -29,13 +30,16 @@ class RopeJitter(Section):
 
 
 class ModelConfig(Section):
-    """The 3D vision transformer and its heads.
+    """The encoder, a 3D vision transformer by default, and its heads.
 
     Give `size`, or `width`, `depth` and `heads`: a size sets the three and refuses other values beside it.
     """
 
     earlier = {"input_mean": 0.0, "input_std": 1.0, "initialisation": "fixed"}  # noqa: RUF012
 
+    kind: KindName = "vit"
+    """What the encoder is (fmct_hpc/model/kinds.py). A kind that does not follow a key refuses values other
+    than its default."""
     input_mean: float | tuple[float, ...] = 0.5
     """What the encoder subtracts from its input, windowed to [0, 1]: for all windows, or one each."""
     input_std: Above0 | tuple[Above0, ...] = 0.3
@@ -84,15 +88,20 @@ class ModelConfig(Section):
     def _size_sets_shape(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        given = [key for key in _SHAPE if key in values]
-        size = values.get("size", None if given else "B")
+        kind = values.get("kind", "vit")
+        known = isinstance(kind, str) and kind in KINDS
+        follows = KINDS[kind].follows if known else OPTIONAL  # of an unknown one the field says what it takes
+        shape_keys = [key for key in _SHAPE if key not in OPTIONAL or key in follows]
+        given = [key for key in shape_keys if key in values]
+        size = values.get("size", None if given or "size" not in follows else "B")
         if size is None:
-            missing = [f"model.{key}" for key in _SHAPE if key not in values]
+            missing = [f"model.{key}" for key in shape_keys if key not in values]
             if missing:
-                raise ValueError(
-                    f"{' and '.join(missing)} missing: give model.size, or width, depth and heads"
-                )
+                how = "model.size, or width, depth and heads" if "size" in follows else "both"
+                raise ValueError(f"{' and '.join(missing)} missing: give {how}")
             return {**values, "size": None}
+        if "size" not in follows:
+            raise ValueError(f"model.size={size}: model.kind={kind} has width and depth alone")
         if size not in SIZES:
             return values  # the field says what it takes
         shape = dict(zip(_SHAPE, SIZES[size], strict=True))
@@ -105,9 +114,18 @@ class ModelConfig(Section):
         return {**values, "size": size, **shape}
 
     @model_validator(mode="after")
+    def _kind_follows_what_is_given(self) -> "ModelConfig":
+        for key in sorted(OPTIONAL - KINDS[self.kind].follows - {"size"}):
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                raise ValueError(f"model.{key}={value}: model.kind={self.kind} does not follow it")
+        return self
+
+    @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
-            if getattr(self, width) % getattr(self, heads):
+            follows = heads not in OPTIONAL or heads in KINDS[self.kind].follows
+            if follows and getattr(self, width) % getattr(self, heads):
                 raise ValueError(f"model.{width} must be a multiple of model.{heads}")
         return self
 

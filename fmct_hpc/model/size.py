@@ -8,10 +8,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from fmct_hpc.data.config import DataConfig
-from fmct_hpc.fields import edges
+from fmct_hpc.fields import Size
 from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.model.kinds import size_of
 from fmct_hpc.model.patches import grid_of
 from fmct_hpc.model.tissue import kept_patches
+from fmct_hpc.model.vit_size import block_flops, block_parameters, patch_values
 
 if TYPE_CHECKING:
     from fmct_hpc.config import TrainConfig
@@ -22,16 +24,7 @@ def parameter_counts(config: "TrainConfig") -> dict[str, int]:
 
     The teacher holds another encoder, and what parts have it say.
     """
-    model = config.model
-    places = prod(grid_of(config.data.view_size, model.patch_size))
-    positions = places * model.width if model.positions == "learned" else 0
-    counts = {
-        "encoder": (_patch(config) + 1) * model.width
-        + prefix_tokens(model) * model.width
-        + positions
-        + model.depth * _block_parameters(model, model.width, model.layer_scale is not None)
-        + 2 * model.width
-    }
+    counts = {"encoder": size_of(config.model.kind).parameters(config)}
     for part in config.parts:
         counts |= part.parameters()
     return counts
@@ -55,9 +48,9 @@ def decoder_parameters(config: "TrainConfig") -> int:
     return (
         (model.width + 1) * width
         + (1 + prefix_tokens(model)) * width
-        + model.decoder_depth * _block_parameters(model, width, layer_scale=False)
+        + model.decoder_depth * block_parameters(model, width, layer_scale=False)
         + 2 * width
-        + (width + 1) * _patch(config)
+        + (width + 1) * patch_values(config)
     )
 
 
@@ -73,8 +66,8 @@ def patches_of_views(config: "TrainConfig") -> list[int]:
 
 
 def prefix_tokens(model: ModelConfig) -> int:
-    """CLS and registers."""
-    return 1 + model.register_tokens
+    """Tokens before the patches: CLS and registers of a ViT."""
+    return size_of(model.kind).prefix_tokens(model)
 
 
 def tokens_a_view(config: "TrainConfig") -> int:
@@ -90,17 +83,18 @@ def tokens_a_volume(config: "TrainConfig") -> int:
     return shared + sum(part.costs().tokens for part in config.parts)
 
 
-def encoder_flops(config: "TrainConfig", patches: int | None = None) -> int:
-    """Operations of the encoder's forward pass over one view, or over only `patches` of its patches."""
+def encoder_flops(config: "TrainConfig", patches: int | None = None, view_size: Size | None = None) -> int:
+    """Operations of the encoder's forward pass over a global view, or over a view of another size.
+
+    patches: how many of the view's are encoded; None: as many as of a global view.
+    """
     n = patches_a_view(config) if patches is None else patches
-    return embedding_flops(config, n) + config.model.depth * _block_flops(
-        config.model, config.model.width, prefix_tokens(config.model) + n
-    )
+    return size_of(config.model.kind).flops(config, view_size or config.data.view_size, n)
 
 
 def embedding_flops(config: "TrainConfig", patches: int) -> int:
     """Those of them that embed the patches."""
-    return 2 * patches * _patch(config) * config.model.width
+    return size_of(config.model.kind).embedding_flops(config, patches)
 
 
 def head_flops(model: ModelConfig) -> int:
@@ -113,8 +107,8 @@ def decoder_flops(config: "TrainConfig", visible: int) -> int:
     """Operations of an MAE decoder's forward pass over a view, `visible` of its encoded patches given."""
     model = config.model
     embedding = 2 * (prefix_tokens(model) + visible) * model.width * model.decoder_width
-    voxels = 2 * patches_a_view(config) * model.decoder_width * _patch(config)
-    blocks = model.decoder_depth * _block_flops(model, model.decoder_width, tokens_a_view(config))
+    voxels = 2 * patches_a_view(config) * model.decoder_width * patch_values(config)
+    blocks = model.decoder_depth * block_flops(model, model.decoder_width, tokens_a_view(config))
     return embedding + blocks + voxels
 
 
@@ -128,7 +122,9 @@ def training_flops(config: "TrainConfig") -> int:
     views = patches_of_views(config)
     student = teacher = unneeded = 0
     if objective.compares_views:
-        student += sum(encoder_flops(config, patches) for patches in views)
+        student += sum(
+            encoder_flops(config, patches, size) for patches, size in zip(views, data.view_sizes, strict=True)
+        )
         unneeded += sum(embedding_flops(config, patches) for patches in views)
     if objective.distils:
         teacher += data.global_views * encoder_flops(config)
@@ -160,24 +156,6 @@ def table() -> str:
                 f"| {encoder_flops(config) / 1e9:.0f} GFLOP | {training_flops(config) / 1e12:.2f} TFLOP |"
             )
     return "\n".join(lines)
-
-
-def _patch(config: "TrainConfig") -> int:
-    """Values in a patch."""
-    return len(config.data.windows) * prod(edges(config.model.patch_size))
-
-
-def _block_parameters(model: ModelConfig, width: int, layer_scale: bool) -> int:
-    hidden = round(width * model.mlp_ratio)
-    attention = 3 * width * width + 3 * width * model.qkv_bias + (width + 1) * width
-    mlp = (width + 1) * hidden + (hidden + 1) * width
-    return attention + mlp + 2 * 2 * width + 2 * width * layer_scale
-
-
-def _block_flops(model: ModelConfig, width: int, tokens: int) -> int:
-    """Linear layers, then attention's two products of all tokens with all tokens."""
-    hidden = round(width * model.mlp_ratio)
-    return 2 * tokens * (4 * width * width + 2 * width * hidden) + 2 * 2 * tokens * tokens * width
 
 
 if __name__ == "__main__":

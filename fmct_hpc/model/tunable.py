@@ -12,6 +12,8 @@ class Tunable(nn.Module):
     """Of a token."""
     depth: int
     """Layers between the embedding and the head."""
+    takes_path_scales = False
+    """Whether `forward` takes `path_scales`: float32 (B, depth, 2), factors of the branches of each layer."""
 
     def layer_of(self, name: str) -> int:
         """The layer of a parameter: 0 the embedding's, 1 to `depth`, and `depth` + 1 next to the head."""

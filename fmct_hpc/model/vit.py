@@ -7,36 +7,29 @@ import torch
 from torch import Tensor, nn
 
 from fmct_hpc.fields import Size, edges
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.model.block import Block, Blocks, initialise
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.model.inputs import Standardise
 from fmct_hpc.model.patches import grid_of, patchify, resize_positions, sincos_positions
 from fmct_hpc.model.rope import patch_coordinates, rotation
 from fmct_hpc.model.tissue import most_tissue
-from fmct_hpc.model.tunable import Tunable
 
 LAST_NORM_EPS = 1e-6
 """Of the LayerNorm behind the last block: the reference's."""
 
 
-class VisionTransformer(Tunable):
+class VisionTransformer(Backbone):
     """Encodes a view, or only some of its patches, into tokens: CLS, registers, patches."""
 
+    takes_path_scales = True
     positions: Tensor | None
     """Added to the embedded patches, (N, width); None with rotary ones."""
 
     def __init__(self, model: ModelConfig, channels: int, view_size: Size) -> None:
         """Build it for views of `view_size` voxels, an edge or (D, H, W), and `channels` windows."""
-        super().__init__()
-        self.patch_size = model.patch_size
-        self.grid = grid_of(view_size, model.patch_size)
-        """Patches along (D, H, W) of the views it is trained on."""
-        self.patches = prod(self.grid)
+        super().__init__(model, channels, view_size)
         self.keep_tokens = model.keep_tokens
         self.prefix = 1 + model.register_tokens
-        """Tokens before the patches."""
-        self.width, self.depth = model.width, model.depth
-        self.standardise = Standardise(model.input_mean, model.input_std, channels)
         # A Linear over flattened patches is a convolution whose stride is its kernel, and faster on a CPU.
         self.embedding = nn.Linear(channels * prod(edges(model.patch_size)), model.width)
         self.prefix_tokens = nn.Parameter(torch.empty(self.prefix, model.width))
@@ -75,12 +68,6 @@ class VisionTransformer(Tunable):
         keep = self.kept(views) if keep is None else keep
         turns = self._turns(views, keep, rope_boxes)
         return self.norm(self.blocks(self._embed(views, keep, masked), path_scales, turns))
-
-    def layer_of(self, name: str) -> int:
-        """The embedding, with tokens and positions, is 0; the last norm is the head's (BEiT's appendix)."""
-        if name.startswith("blocks."):
-            return int(name.split(".")[1]) + 1
-        return self.depth + 1 if name.startswith("norm.") else 0
 
     def kept(self, views: Tensor) -> Tensor | None:
         """Numbers of the patches that are encoded of views as in `forward`: int64 (B, n), None for all N.

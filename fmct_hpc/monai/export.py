@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fmct_hpc.fields import edges
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.monai import fmct_monai
 from fmct_hpc.train.export import load_encoder
 from fmct_hpc.train.portable import TOLERANCE
@@ -26,7 +26,7 @@ PROGRAM, DESCRIPTION, MODULE = "backbone.pt2", "encoder.json", "fmct_monai.py"
 class Maps(nn.Module):
     """Patch tokens behind three blocks (a third of the depth, two thirds, all), as maps."""
 
-    def __init__(self, encoder: VisionTransformer) -> None:
+    def __init__(self, encoder: Backbone) -> None:
         super().__init__()
         self.encoder = encoder
         depth = len(encoder.blocks)

@@ -40,6 +40,7 @@ class Gram(Part):
     title = "Gram anchoring"
     learns = False
     anchored = True
+    needs = ()
 
     def require(self) -> None:
         """There must be a teacher."""

@@ -69,6 +69,7 @@ class Ibot(Distillation):
     title = "iBOT"
     taught = ("ibot_head",)
     target_name = "patches"
+    needs = ("hides",)
 
     @property
     def _head(self) -> str:

@@ -65,6 +65,7 @@ class Mae(Part):
     name = "mae"
     title = "MAE"
     shares_pass = False
+    needs = ("partial",)
     gallery = Gallery(
         "reconstruction",
         "Slices of a view through its middle (axial, coronal, sagittal), what the encoder saw of it, and "

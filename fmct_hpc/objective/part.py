@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from fmct_hpc.objective.targets import Centring
     from fmct_hpc.train.schedules import StepSettings
 
+Need = Literal["has_cls", "hides", "partial"]
+NEEDS: dict[Need, str] = {
+    "has_cls": "gives a CLS token",
+    "hides": "hides patches behind a token",
+    "partial": "encodes some patches alone",
+}
+"""What a part can need of an encoder, by the fields of `fmct_hpc.model.kinds.EncoderKind`."""
 Built = TypeVar("Built", bound="nn.Module")
 
 
@@ -141,6 +148,8 @@ class Part:
     """Whether it learns from what the teacher says of the global views."""
     anchored: ClassVar[bool] = False
     """Whether its target is the patch tokens of global views that the teacher gave some time ago."""
+    needs: ClassVar[tuple[Need, ...]] = ("has_cls",)
+    """What its encoder must do."""
     compares_volumes: ClassVar[bool] = False
     """Whether its loss is over the volumes of a micro-batch of all ranks together, of which it needs two."""
     taught: ClassVar[tuple[str, ...]] = ()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.views import Views
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import summary
+from fmct_hpc.model.kinds import build_encoder
 from fmct_hpc.objective.draws import Draws
 from fmct_hpc.objective.part import Seen
 from fmct_hpc.objective.spread import feature_deviation
@@ -40,7 +41,7 @@ class Student(nn.Module):
         super().__init__()
         self.parts, self.global_views = config.parts, config.data.global_views
         self.shares_pass = config.objective.compares_views
-        self.encoder = VisionTransformer(config.model, len(config.data.windows), config.data.view_size)
+        self.encoder = build_encoder(config.model, len(config.data.windows), config.data.view_size)
         for part in self.parts:
             for name, module in part.modules().items():
                 assert not hasattr(self, name), f"{part.name} builds {name}, which is there already"
@@ -59,7 +60,7 @@ class Student(nn.Module):
         kept = None
         if self.shares_pass:
             whole, local, kept = self._encode(views, draws)
-            signs["feature_deviation"] = feature_deviation(whole[:, :, 0])
+            signs["feature_deviation"] = feature_deviation(summary(whole, self.encoder.prefix))
         for part in self.parts:
             own = draws.parts.get(part.name), targets.get(part.name)
             judged = part.loss(Seen(self, views, whole, local, kept, now, *own))
@@ -108,7 +109,7 @@ class Teacher(nn.Module):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         self.parts = [part for part in config.parts if part.has_teacher]
-        self.encoder = VisionTransformer(config.model, len(config.data.windows), config.data.view_size)
+        self.encoder = build_encoder(config.model, len(config.data.windows), config.data.view_size)
         for part in self.parts:
             for name, module in part.modules().items():
                 if name in part.taught:

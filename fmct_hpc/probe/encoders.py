@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fmct_hpc.fields import Edges, Seed
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.probe.leakage import patients_of, pretraining_patients
 from fmct_hpc.probe.store import Pooling
 from fmct_hpc.train.checkpoint import MANIFEST, file_facts
@@ -75,15 +75,16 @@ class Encoder(Protocol):
 
 
 class OurEncoder(Encoder):
-    """A vision transformer of this package."""
+    """An encoder of this package."""
 
-    module: VisionTransformer
+    module: Backbone
 
-    def __init__(self, module: VisionTransformer, info: EncoderInfo) -> None:
+    def __init__(self, module: Backbone, info: EncoderInfo) -> None:
         self.module, self.info = module, info
         self.step: int | None = info.step
         self.depth = info.model.depth
         self.prefix = module.prefix
+        self.poolings: tuple[Pooling, ...] = ("cls", "mean") if module.prefix else ("mean",)
         self.grid = module.grid if module.keep_tokens == 1 else None
         self.preprocess_digest, self.preprocessing = info.preprocess_digest, info.preprocessing
         self.digest = weights_digest(module, _what_shapes_features(info))
@@ -100,7 +101,7 @@ class OurEncoder(Encoder):
         return first + 0.5, edges
 
     def tokens(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """See `VisionTransformer.at_blocks`."""
+        """See `Backbone.at_blocks`."""
         return self.module.at_blocks(inputs, layers)
 
 
@@ -216,7 +217,7 @@ def _files_of_peer(path: Path) -> list[Path]:
     return sorted(file for pattern in ("*.safetensors", "*.json") for file in path.glob(pattern))
 
 
-def load_weights(path: Path) -> tuple[VisionTransformer, EncoderInfo]:
+def load_weights(path: Path) -> tuple[Backbone, EncoderInfo]:
     """The encoder of a run folder, a checkpoint, an encoder.safetensors or a file of the reference.
 
     Raises FmctError where there is none, or a damaged one.

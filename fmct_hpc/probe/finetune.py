@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fmct_hpc.model.tunable import Tunable
-from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import path_scales
 from fmct_hpc.probe.batches import batches
 from fmct_hpc.probe.goal import Findings, Goal, KindLayer
@@ -154,7 +153,7 @@ def finetune(
     """
     goal = labels if isinstance(labels, Goal) else Findings(labels, rows.train, config)
     device = next(encoder.parameters()).device
-    drop_path = config.drop_path if isinstance(encoder, VisionTransformer) else 0.0
+    drop_path = config.drop_path if encoder.takes_path_scales else 0.0
     layer = goal.layer(pooled_width(encoder, config))
     model = Classifier(copy.deepcopy(encoder), layer, config, members is not None).to(device)
     seen = _Views(views, members)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from fmct_hpc.classifier.predict import Answer, Classifier, load_classifier
 from fmct_hpc.inference.readers import Scan
 from fmct_hpc.model.attention import on_grid
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.model.execution import usable_device
+from fmct_hpc.model.kinds import KINDS
 from fmct_hpc.model.tissue import tissue
-from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import OurEncoder, load_weights
 from fmct_hpc.probe.methods.registry import METHODS as PROBE_METHODS
 from fmct_hpc.relevance.methods import METHODS, WITHOUT_HEAD, require_methods
@@ -53,12 +54,15 @@ class Explainer:
         """methods: all by default; tasks: label columns, all of the classifier's by default.
 
         Raises FmctError for a method or label that there is not, for one that needs a classifier where there
-        is none, and for a classifier of neighbours.
+        is none, for a classifier of neighbours, and for an encoder without attention.
         """
         self.place = usable_device(device)
         self.classifier = source if isinstance(source, Classifier) else None
         self.encoder = source.encoder if isinstance(source, Classifier) else source
-        self.model: VisionTransformer = self.encoder.module.to(self.place).eval()
+        kind = self.encoder.info.model.kind
+        if not KINDS[kind].attends:
+            raise FmctError(f"model.kind={kind}: maps are of encoders with attention alone")
+        self.model: Backbone = self.encoder.module.to(self.place).eval()
         with_head = self.classifier is not None
         self.methods = require_methods(list(methods or (METHODS if with_head else WITHOUT_HEAD)), with_head)
         self.readings = self._readings(list(tasks))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.relevance.reading import Reading
 
 
@@ -12,7 +12,7 @@ from fmct_hpc.relevance.reading import Reading
 class Question:
     """One scan and one head."""
 
-    model: VisionTransformer
+    model: Backbone
     view: Tensor
     """(1, C, D, H, W), as the encoder takes it."""
     kept: Tensor | None

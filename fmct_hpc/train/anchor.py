@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import Backbone
+from fmct_hpc.model.kinds import build_encoder
 from fmct_hpc.objective.part import Part
 from fmct_hpc.objective.student import Student
 from fmct_hpc.train.frozen import Frozen
@@ -13,12 +14,12 @@ from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.teacher import MeanTeacher
 
 
-class Anchor(Frozen[VisionTransformer]):
+class Anchor(Frozen[Backbone]):
     """Gives patch tokens, and changes at a refresh alone."""
 
     def __init__(self, part: Part, config: TrainConfig, student: Student, place: Place) -> None:
         """Copy `student`, as the teacher does at step 0, before it is given to DeepSpeed."""
-        encoder = VisionTransformer(config.model, len(config.data.windows), config.data.view_size)
+        encoder = build_encoder(config.model, len(config.data.windows), config.data.view_size)
         encoder.load_state_dict(student.encoder.state_dict())
         super().__init__(encoder, config, place)
         self.part = part

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fmct_hpc.model.backbone import summary
 from fmct_hpc.train.loop import Training
 
 
@@ -12,7 +13,7 @@ class Tokens(NamedTuple):
     """What an encoder makes of B views; float32."""
 
     cls: Tensor
-    """(B, width)."""
+    """(B, width): `fmct_hpc.model.backbone.summary`."""
     patches: Tensor
     """(B, N, width)."""
 
@@ -31,4 +32,4 @@ class AveragedEncoder:
         """views: (B, C, S, S, S), windowed to [0, 1]."""
         with torch.autocast(self._place.type, torch.bfloat16, enabled=self._bf16):
             tokens = self._encoder(views.to(self._place)).float()
-        return Tokens(tokens[:, 0], tokens[:, self._encoder.prefix :])
+        return Tokens(summary(tokens, self._encoder.prefix), tokens[:, self._encoder.prefix :])

@@ -20,9 +20,10 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.as_trained import as_trained
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.fields import edges
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.model.kinds import build_encoder, size_of
 from fmct_hpc.model.patches import grid_of
-from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.checkpoint import Beginning, DataFacts, Manifest, parts, verify
 from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
@@ -188,7 +189,7 @@ def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> N
     write_text(out / "encoder.json", json.dumps(document, indent=1))
 
 
-def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
+def load_encoder(path: Path | str) -> tuple[Backbone, EncoderInfo]:
     """The encoder at `path`, an encoder.safetensors with its encoder.json beside it, in evaluation mode.
 
     Raises FmctError where either is missing or they do not fit each other.
@@ -199,7 +200,7 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
         path.open("rb").close()  # safetensors (0.8) says of any file it may not read that it is not there
         if not _is_described(path.stat().st_size, info):
             raise FmctError(f"{path}: not an encoder that fits {path.stem}.json (its size)")
-        encoder = VisionTransformer(info.model, len(info.data.windows), info.data.view_size)
+        encoder = build_encoder(info.model, len(info.data.windows), info.data.view_size)
         encoder.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise_refusal(error, path)
@@ -211,15 +212,11 @@ def load_encoder(path: Path | str) -> tuple[VisionTransformer, EncoderInfo]:
 def _is_described(size: int, info: EncoderInfo) -> bool:
     """Whether a file of `size` bytes can hold the weights of `info`: before memory is taken for them.
 
-    Attention has 4 width² weights a block, its MLP 2 mlp_ratio width²; none has less than a byte.
+    None has less than a byte.
     """
     model, channels = info.model, len(info.data.windows)
-    embedding = channels * prod(edges(model.patch_size)) + model.register_tokens
-    blocks = model.depth * model.width * (4 + 2 * model.mlp_ratio)
-    return (
-        model.width * (embedding + blocks) <= size
-        and channels * prod(edges(info.data.view_size)) <= MOST_VOXELS
-    )
+    least = size_of(model.kind).least_parameters(model, channels)
+    return least <= size and channels * prod(edges(info.data.view_size)) <= MOST_VOXELS
 
 
 def encoder_info(path: Path) -> EncoderInfo:

@@ -11,7 +11,7 @@ from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.source import Source
 from shards.errors import FmctError
 
-_SAME = ("width", "depth", "patch_size", "heads", "positions", "input_mean", "input_std")
+_SAME = ("kind", "width", "depth", "patch_size", "heads", "positions", "input_mean", "input_std")
 """Keys of the model that must be the source's: not all of them show in the shapes."""
 
 

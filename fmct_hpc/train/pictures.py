@@ -10,6 +10,8 @@ from torch import Tensor
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Batch
 from fmct_hpc.model.attention import cls_attention
+from fmct_hpc.model.backbone import summary
+from fmct_hpc.model.kinds import KINDS
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.student import Student
 from fmct_hpc.train.records import Records
@@ -37,10 +39,12 @@ class Pictures:
             return
         view = batches[0].views.whole[0, :1]
         self._galleries(done, view, batches[0])
-        attention = cls_attention(self._student.encoder, view)[0].mean(dim=0)
+        if KINDS[self._config.model.kind].attends:
+            attention = cls_attention(self._student.encoder, view)[0].mean(dim=0)
+            if self._records:
+                self._records.attention(done, view[0], attention)
         vectors, rows = self._embed(batches)
         if self._records:
-            self._records.attention(done, view[0], attention)
             self._records.embedding(done, vectors, *self._metadata(rows))
 
     def _galleries(self, done: int, view: Tensor, batch: Batch) -> None:
@@ -54,8 +58,9 @@ class Pictures:
 
     def _embed(self, batches: list[Batch]) -> tuple[Tensor, list[int]]:
         """CLS tokens of the first views of the step's global batch, (N, width), and the volumes' numbers."""
+        encoder = self._student.encoder
         vectors = torch.cat(
-            [self._student.encoder(batch.views.whole[0])[:, 0].float().cpu() for batch in batches]
+            [summary(encoder(batch.views.whole[0]), encoder.prefix).float().cpu() for batch in batches]
         )
         rows = [int(index) for batch in batches for index in batch.indices]
         everyone: list[tuple[Tensor, list[int]] | None] = [None] * dist.get_world_size()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import Backbone
+from fmct_hpc.model.kinds import build_encoder
 from fmct_hpc.objective.student import Student
 from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.attempts import attempts
@@ -30,11 +31,11 @@ class Initial(NamedTuple):
     """State of the targets where it is not what they are built with."""
 
 
-def untrained_encoder(info: EncoderInfo, seed: int) -> VisionTransformer:
+def untrained_encoder(info: EncoderInfo, seed: int) -> Backbone:
     """An encoder of the same architecture with weights drawn from `seed`, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VisionTransformer(info.model, len(info.data.windows), info.data.view_size).eval()
+        return build_encoder(info.model, len(info.data.windows), info.data.view_size).eval()
 
 
 def initial(config: TrainConfig, beginning: Beginning | None = None) -> Initial:

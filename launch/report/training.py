@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.fields import size_text
+from fmct_hpc.model.kinds import KINDS
 from fmct_hpc.model.size import parameter_counts
 from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.attempts import attempts
@@ -115,7 +116,8 @@ class Training:
 
     def _recipe(self) -> Facts:
         config, objective = self.config, self.config.objective
-        model = config.model
+        model, kind = config.model, KINDS[config.model.kind]
+        heads = f", {model.heads} heads" if "heads" in kind.follows else ""
         parts = ", ".join(f"{objective.weights[part.name]:g} · {part.title}" for part in objective.built)
         last = self.metrics[-1]
         views = " and ".join(map(size_text, dict.fromkeys(config.data.view_sizes)))
@@ -124,7 +126,7 @@ class Training:
             {
                 "steps": cell(f"{self.steps:,} of {config.run.steps:,}"),
                 "global batch": config.run.batch,
-                "model": f"3D ViT, width {model.width}, depth {model.depth}, {model.heads} heads, "
+                "model": f"{kind.title}, width {model.width}, depth {model.depth}{heads}, "
                 f"patches of {size_text(model.patch_size)} in {views} voxels",
                 "parameters of the encoder": parameter_counts(config)["encoder"],
                 "loss": parts,

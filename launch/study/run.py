@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.finetune import Rows, finetune
@@ -136,7 +136,7 @@ def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
     views = _views(dataset, info, heads)
     if group.arm in ("mean", "thumbnail"):
         return partial(frozen, means(views) if group.arm == "mean" else thumbnails(views))
-    encoder: VisionTransformer
+    encoder: Backbone
     if group.size:
         data = out / "cohort" / f"pretrain-{group.size}"
         recipe = config.recipe(group.arm, group.size, data, group.number)
