@@ -6,8 +6,8 @@ from fmct_hpc.data.config import DataConfig
 from fmct_hpc.engine_config import EngineConfig
 from fmct_hpc.fields import edges
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.model.kinds import KINDS
-from fmct_hpc.objective.part import NEEDS, Part
+from fmct_hpc.model.kinds import KINDS, NEEDS
+from fmct_hpc.objective.part import Part
 from fmct_hpc.objective.registry import ObjectiveConfig
 from fmct_hpc.train.config import HealthConfig, OptimConfig, RunConfig
 from shards.errors import FmctError

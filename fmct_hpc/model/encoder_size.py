@@ -3,9 +3,6 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
 from fmct_hpc.fields import Size, edges
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.kinds import build_encoder
@@ -41,6 +38,9 @@ class EncoderSize:
 @cache
 def measured(model: ModelConfig, channels: int, view_size: Size) -> tuple[int, int]:
     """Parameters, and operations of one view's forward pass as torch.utils.flop_counter has them."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         encoder = build_encoder(model, channels, view_size)
         encoder(torch.empty(1, channels, *edges(view_size)))

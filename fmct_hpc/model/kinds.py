@@ -34,6 +34,14 @@ class EncoderKind(NamedTuple):
     """module:class that counts its parameters and operations; this one measures them."""
 
 
+Need = Literal["has_cls", "hides", "partial"]
+NEEDS: dict[Need, str] = {
+    "has_cls": "gives a CLS token",
+    "hides": "hides patches behind a token",
+    "partial": "encodes some patches alone",
+}
+"""What a part of the objective can need of an encoder: fields of its kind, in words."""
+
 OPTIONAL = frozenset(
     {
         *("size", "heads", "mlp_ratio", "qkv_bias", "keep_tokens", "register_tokens"),

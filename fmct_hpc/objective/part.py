@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from fmct_hpc.model.kinds import Need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,13 +26,6 @@ if TYPE_CHECKING:
     from fmct_hpc.objective.targets import Centring
     from fmct_hpc.train.schedules import StepSettings
 
-Need = Literal["has_cls", "hides", "partial"]
-NEEDS: dict[Need, str] = {
-    "has_cls": "gives a CLS token",
-    "hides": "hides patches behind a token",
-    "partial": "encodes some patches alone",
-}
-"""What a part can need of an encoder, by the fields of `fmct_hpc.model.kinds.EncoderKind`."""
 Built = TypeVar("Built", bound="nn.Module")
 
 
