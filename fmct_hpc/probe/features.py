@@ -4,6 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -64,30 +65,20 @@ def extract_store(
     if not len(rows):
         raise FmctError(f"{dataset.path}: no volume to extract features of")
     require_same_preprocessing(dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {name}")
-    numbers = _numbers(layers, encoder.depth, name)
+    wanted = _Wanted(rows, _numbers(layers, encoder.depth, name), tokens)
     held = store.held(out, encoder.digest, dataset.info.digest, encoder.poolings)
     if held:
-        place = {key: row for row, key in enumerate(dataset.index["key"].to_pylist())}
-        held_rows = np.array([place[key] for key in held.keys.tolist()], dtype=np.int64)
-        has_all = set(numbers) <= set(held.info.layers) and tokens <= held.info.request.tokens
-        if has_all and np.isin(rows, held_rows).all():
+        there = _Wanted.of(held, dataset)
+        if wanted.is_part_of(there):
             if held.info.spec_digest != spec_digest and task is None:
                 held.info.model_copy(update={"spec_digest": spec_digest}).write(out)
             return held
-        rows = np.union1d(rows, held_rows)
-        numbers = tuple(sorted({*numbers, *held.info.layers}))
-        tokens = tokens or held.info.request.tokens
+        wanted = wanted.joined_with(there)
+    rows = wanted.rows
     runs_on = usable_device(device)
     workers = workers or (1 if runs_on.type == "cpu" else usable_cores())
     index = dataset.index.select(store.KEYS).take(rows)
-    request = FeatureRequest(
-        encoder_digest=encoder.digest,
-        dataset_digest=dataset.info.digest,
-        keys_digest=hashlib.sha256("\n".join(index["key"].to_pylist()).encode()).hexdigest(),
-        layers=numbers,
-        poolings=encoder.poolings,
-        tokens=tokens,
-    )
+    request = wanted.request(encoder, dataset.info.digest, index["key"].to_pylist())
     starts = range(0, len(rows), part_volumes)
     extents = [(start, min(start + part_volumes, len(rows))) for start in starts]
     parts = [store.part_path(out, request, *extent) for extent in extents]
@@ -129,6 +120,46 @@ def progress(out: Path, share: Share = WHOLE) -> Progress:
     extents = [map(int, marker.name.split("-")[:2]) for marker in (out / "parts").glob("[0-9]*.json")]
     kept = sum(stop - start for start, stop in extents if share.has(start // PART_VOLUMES))
     return Progress(joined + kept, unit="volume")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which features are asked for, or are there."""
+
+    rows: NDArray[np.int64]
+    """Numbers of the volumes."""
+    layers: tuple[int, ...]
+    """From 0, ascending."""
+    tokens: bool
+    """Patch tokens too."""
+
+    @classmethod
+    def of(cls, held: FeatureStore, dataset: Dataset) -> "_Wanted":
+        """What a store of the dataset's volumes has."""
+        place = {key: row for row, key in enumerate(dataset.index["key"].to_pylist())}
+        rows = np.array([place[key] for key in held.keys.tolist()], dtype=np.int64)
+        return cls(rows, held.info.layers, held.info.request.tokens)
+
+    def is_part_of(self, other: "_Wanted") -> bool:
+        """Whether the other has all of it."""
+        less = set(self.layers) <= set(other.layers) and self.tokens <= other.tokens
+        return less and bool(np.isin(self.rows, other.rows).all())
+
+    def joined_with(self, other: "_Wanted") -> "_Wanted":
+        """What has all of both."""
+        layers = tuple(sorted({*self.layers, *other.layers}))
+        return _Wanted(np.union1d(self.rows, other.rows), layers, self.tokens or other.tokens)
+
+    def request(self, encoder: Encoder, dataset_digest: str, keys: Sequence[str]) -> FeatureRequest:
+        """What a store records of it; keys: of the volumes."""
+        return FeatureRequest(
+            encoder_digest=encoder.digest,
+            dataset_digest=dataset_digest,
+            keys_digest=hashlib.sha256("\n".join(keys).encode()).hexdigest(),
+            layers=self.layers,
+            poolings=encoder.poolings,
+            tokens=self.tokens,
+        )
 
 
 def _numbers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
