@@ -12,18 +12,20 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from preprocess.build.study import expected_outcomes
 from preprocess.config import PreprocessConfig
 from preprocess.csv_file import write_csv
-from preprocess.dicom.catalog import SERIES_KEY, Series, commonest, read_groups, texts_of
+from preprocess.dicom.catalog import SERIES_KEY, Series, SeriesKey, commonest, read_groups, texts_of
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.reasons import Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.contrast import any_contrast
-from preprocess.select.divided import SeriesKey, divided_of
+from preprocess.select.divided import divided_of
 from preprocess.select.kernels import common_sharpness
+from preprocess.select.outcome import Outcome
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected
-from preprocess.select.study import Outcome, select_study, studies
+from preprocess.select.study import select_study, studies
 from preprocess.select.unread import unread_texts
 from shards.atomic import atomic_path
 from shards.errors import FmctError
@@ -124,7 +126,7 @@ def _explained(
     identified: bool,
     unread: Counter[tuple[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    for outcome in select_study(study, config, lambda candidate, whole: None, refused):
+    for outcome in expected_outcomes(select_study(study, config, refused), config.keep):
         series = outcome.series
         images = outcome.judged.instances
         unread.update(unread_texts(images, config.lexicon))
@@ -153,7 +155,7 @@ def _explained(
 def _decision(outcome: Outcome) -> str:
     if outcome.rejection:
         return str(outcome.rejection.reason)
-    first = outcome.candidate and outcome.candidate.sources[0] is outcome.series
+    first = outcome.candidate and outcome.candidate.keys[0] == outcome.series.key
     return VOLUME if first else JOINED
 
 

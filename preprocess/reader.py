@@ -10,25 +10,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
+from preprocess.build.finish import finish_volume, make_volume
+from preprocess.build.study import StudyBuilder
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_catalog
-from preprocess.privacy.deface import deface
 from preprocess.privacy.deidentify import Pseudonymizer, same_patient
-from preprocess.qc.check import check, require_whole_head
-from preprocess.qc.plausible import shown
+from preprocess.privacy.keys import Keys
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.run import scan
-from preprocess.select.candidate import Candidate
 from preprocess.select.divided import divided
-from preprocess.select.study import as_rejection, select_study, studies
+from preprocess.select.study import select_study, studies
 from preprocess.volume.array_volume import array_volume
-from preprocess.volume.build import Volume, build_volume
+from preprocess.volume.build import Volume
 from preprocess.volume.formats import format_of, open_volume
 from shards.errors import FmctError, RefusedError
 from shards.info import preprocessing_digest
@@ -175,25 +175,20 @@ def read_array(
     config = configuration(record, digest)
     try:
         volume = array_volume(hu, affine, slice_axis, config.grid, config.select)
-        facts = volume.facts
-        role = role_of(facts.kernel_class, thickness_of(facts.slice_thickness_mm, facts.slice_gap_mm))
-        return NewScan(**vars(_finished(volume, config)), role=role)
     except Rejection as rejection:
         raise FmctError(f"{name}: rejected: {rejection}") from None
+    made = finish_volume(volume, _strict(config))
+    if made.volume is None or made.rejection:
+        raise FmctError(f"{name}: rejected: {made.rejection}")
+    facts = volume.facts
+    role = role_of(facts.kernel_class, thickness_of(facts.slice_thickness_mm, facts.slice_gap_mm))
+    return NewScan(**vars(made.volume), role=role)
 
 
-def _finished(volume: Volume, config: PreprocessConfig, whole: bool = False) -> Volume:
-    """With its flags and, where the training volumes were, defaced; Rejection, also of a head not `whole`."""
-    seen = shown(volume.voxels, config.grid.spacing_mm, volume.told_enhanced)
-    flags = check(volume.measures, volume.affine, config.check, seen)
-    if Reason.NOT_A_HEAD in seen:
-        raise Rejection(Reason.NOT_A_HEAD, seen[Reason.NOT_A_HEAD])
-    if whole:
-        require_whole_head(volume.measures, flags, config.check)
-    volume = replace(volume, flags=flags)
-    if not config.privacy.deface:
-        return volume
-    return replace(volume, voxels=deface(volume.voxels, config.grid.spacing_mm))
+def _strict(config: PreprocessConfig) -> PreprocessConfig:
+    """For an encoder of heads what is none is refused, whatever `check.reject` says."""
+    rejected = (*config.check.reject, Reason.NOT_A_HEAD)
+    return config.model_copy(update={"check": config.check.model_copy(update={"reject": rejected})})
 
 
 @contextmanager
@@ -225,29 +220,17 @@ def _volumes(
         patients.setdefault(one.study_uid, set()).add(same_patient(one.patient_id))
     numbers = {uid: number for number, uid in enumerate(patients)}
     for study in studies(series):
-        built: list[NewScan] = []
         uid = study[0].study_uid
         of_study = {"study": numbers[uid], "several_patients": len(patients[uid]) > 1}
-
-        def build(
-            candidate: Candidate,
-            whole: bool,
-            built: list[NewScan] = built,
-            of_study: dict[str, Any] = of_study,
-        ) -> Rejection | None:
-            try:
-                volume = build_volume(candidate.series, config.grid, config.select)
-                keys = _keys(candidate.series, names)
-                known = vars(_finished(volume, config, whole)) | of_study | keys
-                built.append(NewScan(**known, path=path, role=candidate.role))
-            except Exception as error:
-                return as_rejection(error)
-            return None
-
-        outcomes = select_study(study, config.select, build, refused)
+        selection = select_study(study, config.select, refused)
+        builder = StudyBuilder(selection, config.select.keep, partial(make_volume, config=_strict(config)))
+        for candidate, result in builder:
+            if result.volume and not result.rejection:
+                known = vars(result.volume) | of_study | _keys(candidate.series, names)
+                made += 1
+                yield NewScan(**known, path=path, role=candidate.role)
+        outcomes = builder.outcomes()
         rejected.update(str(outcome.rejection) for outcome in outcomes if outcome.rejection)
-        made += len(built)
-        yield from built
     reasons = "; ".join(f"{count} × {reason}" for reason, count in rejected.most_common())
     if not made:
         raise FmctError(f"{path}: none of {len(series)} series is a head CT for this encoder: {reasons}")
@@ -259,5 +242,5 @@ def _keys(series: Series, names: Pseudonymizer | None) -> dict[str, str]:
     """Of its study and patient."""
     if names is None:
         return {}
-    patient = names.patient(series.patient_id, series.study_uid)
-    return {"study_key": names.study(series.study_uid), "patient_key": patient}
+    keys = Keys.of(series, names)
+    return {"study_key": keys.study_key, "patient_key": keys.patient_key}

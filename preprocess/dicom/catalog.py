@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from preprocess.dicom.sources import Source
 from shards.errors import FmctError
 
+SeriesKey = tuple[str, str, str]
+"""Patient ID, Study and Series Instance UID."""
+
 
 @dataclass(frozen=True, slots=True)
 class Texts:
@@ -89,6 +92,11 @@ class Series:
     instances: tuple[Instance, ...]
 
     @property
+    def key(self) -> SeriesKey:
+        """What names it: no other series of a catalog has the same."""
+        return self.patient_id, self.study_uid, self.series_uid
+
+    @property
     def texts(self) -> Texts:
         """The commonest texts of the instances, of the CT images if there are any."""
         images = [i for i in self.instances if i.modality == "CT"]
@@ -131,8 +139,8 @@ class Series:
 
 
 def texts_of(images: Iterable[Instance]) -> list[Texts]:
-    """The different texts of images; equal ones of one series are one object where a catalog was read."""
-    return list({id(image.texts): image.texts for image in images}.values())
+    """The different texts of images, in the order of their first."""
+    return list(dict.fromkeys(image.texts for image in images))
 
 
 def commonest(values: Iterable[Any]) -> Any:

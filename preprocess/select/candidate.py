@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from preprocess.dicom.catalog import Series
+from preprocess.dicom.catalog import Series, SeriesKey
 from preprocess.dicom.geometry import AXIAL_DEG, SAME_POSITION_MM
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected, coverage_mm
@@ -46,6 +46,11 @@ class Candidate:
     def sources(self) -> tuple[Series, ...]:
         """The series of the catalog that it is made of."""
         return tuple(part.series for part in self.parts) or (self.series,)
+
+    @cached_property
+    def keys(self) -> tuple[SeriesKey, ...]:
+        """Those of its sources: no other candidate of its study has the same."""
+        return tuple(source.key for source in self.sources)
 
     @cached_property
     def coverage_mm(self) -> float:

@@ -11,16 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.dicom.catalog import SERIES_KEY, Series, read_rows
+from preprocess.dicom.catalog import SERIES_KEY, Series, SeriesKey, read_rows
 from preprocess.reasons import Reason, Rejection
-
-SeriesKey = tuple[str, str, str]
-"""Patient ID, Study and Series Instance UID."""
-
-
-def key(one: Series) -> SeriesKey:
-    """What names a series of the catalog."""
-    return one.patient_id, one.study_uid, one.series_uid
 
 
 def divided(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
@@ -36,7 +28,7 @@ def divided(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
         for one in group:
             lacking = sum(_lacking(one, other) for other in group if other is not one)
             if lacking:
-                found[key(one)] = Rejection(
+                found[one.key] = Rejection(
                     Reason.SEVERAL_PATIENTS,
                     f"{len(one.instances)} images here, and {lacking} under another Patient ID (0010,0020): "
                     "give a series one and scan again",

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from preprocess.dicom.catalog import Series
+from preprocess.dicom.catalog import Series, SeriesKey
 from preprocess.dicom.geometry import SAME_ORIENTATION_DEG, SAME_POSITION_MM, parallel
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.candidate import Candidate, Part, ranked
@@ -47,9 +47,9 @@ def find_joins(singles: Sequence[_Single], config: SelectConfig) -> list[Candida
 
 def _joins_of(group: list[_Single], config: SelectConfig) -> Iterator[Candidate]:
     """Joined candidates among series of one frame of reference and kernel class."""
-    order = {id(c.series): n for n, c in enumerate(ranked([Candidate(*single) for single in group], config))}
-    group = sorted(group, key=lambda single: order[id(single[0])])
-    above = {id(one[0]): [other for other in group if _adjoin(one, other, config)] for one in group}
+    order = {c.series.key: n for n, c in enumerate(ranked([Candidate(*single) for single in group], config))}
+    group = sorted(group, key=lambda single: order[single[0].key])
+    above = {one[0].key: [other for other in group if _adjoin(one, other, config)] for one in group}
     while True:
         starts = _starts(group, above)
         joined = [one for one in (_join_head(_chain(start, above), config) for start in starts) if one]
@@ -57,22 +57,21 @@ def _joins_of(group: list[_Single], config: SelectConfig) -> Iterator[Candidate]
             return
         best = ranked(joined, config)[0]
         yield best
-        used = {id(source) for source in best.sources}
-        group = [single for single in group if id(single[0]) not in used]
-        above = {key: [one for one in ones if id(one[0]) not in used] for key, ones in above.items()}
+        group = [single for single in group if single[0].key not in best.keys]
+        above = {key: [one for one in ones if one[0].key not in best.keys] for key, ones in above.items()}
 
 
-def _starts(group: Sequence[_Single], above: dict[int, list[_Single]]) -> list[_Single]:
+def _starts(group: Sequence[_Single], above: dict[SeriesKey, list[_Single]]) -> list[_Single]:
     """Series that have another one above and are the best one above none: the lowest parts."""
-    followers = {id(above[id(series)][0][0]) for series, _ in group if above[id(series)]}
-    return [single for single in group if above[id(single[0])] and id(single[0]) not in followers]
+    followers = {above[series.key][0][0].key for series, _ in group if above[series.key]}
+    return [single for single in group if above[single[0].key] and single[0].key not in followers]
 
 
-def _chain(start: _Single, above: dict[int, list[_Single]]) -> list[_Single]:
+def _chain(start: _Single, above: dict[SeriesKey, list[_Single]]) -> list[_Single]:
     """Parts from `start` upwards, each the best of those that adjoin the one before."""
     chain = [start]
-    while above[id(chain[-1][0])]:
-        chain.append(above[id(chain[-1][0])][0])
+    while above[chain[-1][0].key]:
+        chain.append(above[chain[-1][0].key][0])
     return chain
 
 

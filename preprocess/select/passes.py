@@ -56,8 +56,8 @@ def without_overlap(positions: Positions) -> Positions:
             return positions
         # Slices of every second place, numbered in two runs, are one scan: together their steps are equal.
         passes, usual = runs, _step(positions, normal)
-    kept = {id(image) for group in _cut(passes, normal, usual) for image in group}
-    left = (tuple(image for image in group if id(image) in kept) for group in positions)
+    kept = {image for group in _cut(passes, normal, usual) for image in group}
+    left = (tuple(image for image in group if image in kept) for group in positions)
     return [group for group in left if group]
 
 
@@ -89,8 +89,8 @@ def _runs(positions: Positions, normal: np.ndarray) -> list[Positions]:
     run = np.concatenate([[0], np.cumsum(steps * way < 0)])
     if run[-1] >= MOST_RUNS:
         return []
-    of = {id(one[3]): int(number) for one, number in zip(numbered, run, strict=True)}
-    return _divided(positions, [[of[id(image)] for image in group] for group in positions])
+    of = {one[3]: int(number) for one, number in zip(numbered, run, strict=True)}
+    return _divided(positions, [[of[image] for image in group] for group in positions])
 
 
 def _cut(passes: Iterable[Positions], normal: np.ndarray, usual: float) -> Positions:
@@ -109,8 +109,8 @@ def _give_way(one: Positions, other: Positions, normal: np.ndarray, usual: float
     """Leave the slices of one of two passes, in place, where both show the same."""
     lower, upper = sorted((one, other), key=lambda p: height(p[0], normal))
     if height(upper[-1], normal) <= height(lower[-1], normal) + SAME_POSITION_MM:
-        seen = {id(group) for group in _seen(upper, lower, normal, usual)}
-        upper[:] = [group for group in upper if id(group) not in seen]
+        seen = set(_seen(upper, lower, normal, usual))
+        upper[:] = [group for group in upper if group not in seen]
     else:
         part_overlap(lower, upper, normal)
 

@@ -26,8 +26,8 @@ def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counte
     dropped = Counter[Reason]()
     kept = _passing(series.instances, partial(_kind, config=config), total, dropped)
     lexicon = config.lexicon
-    said = {id(texts): _objection(texts, config, lexicon) for texts in texts_of(kept)}
-    kept = _passing(kept, lambda instance: said[id(instance.texts)], total, dropped)
+    said = {texts: _objection(texts, config, lexicon) for texts in texts_of(kept)}
+    kept = _passing(kept, lambda instance: said[instance.texts], total, dropped)
     _require_contrast(texts_of(kept), config, lexicon)
     for rule in (
         partial(_in_table, config=config),

@@ -9,7 +9,7 @@ from preprocess.dicom.catalog import Instance, texts_of
 from preprocess.select.contrast import any_contrast
 from preprocess.select.kernels import kernel_class
 from preprocess.select.lexicon import Lexicon
-from preprocess.select.study import Outcome
+from preprocess.select.outcome import Outcome
 from shards.closed import Closed
 
 _WORDED = ("study_description", "series_description", "protocol", "body_part")

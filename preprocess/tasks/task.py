@@ -6,33 +6,34 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from preprocess.build.finish import Made, make_volume
+from preprocess.build.study import StudyBuilder
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_rows
 from preprocess.dicom.equipment import scanner
-from preprocess.privacy.deface import deface
 from preprocess.privacy.deidentify import Pseudonymizer, shifted_date
+from preprocess.privacy.keys import Keys
 from preprocess.qc import pictures, sketches
 from preprocess.qc.alike import sketch
-from preprocess.qc.check import check, require_whole_head
 from preprocess.qc.pictures import Picture
-from preprocess.qc.plausible import shown
-from preprocess.reasons import Reason, Rejection
+from preprocess.reasons import Reason
 from preprocess.select.candidate import Candidate
 from preprocess.select.divided import divided
-from preprocess.select.study import Outcome, as_rejection, select_study, studies
+from preprocess.select.outcome import Outcome
+from preprocess.select.study import select_study, studies
 from preprocess.select.unread import NotUnderstood
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import Plan, Task, input_digest, kept_record, read_current_plan, task_digest
 from preprocess.tasks.quarantine import Entry
-from preprocess.volume.build import Volume, build_volume
+from preprocess.volume.build import Volume
 from shards.errors import FmctError, UnavailableError, refusal_kind
 from shards.index import read_sidecar, sidecar_path
 from shards.info import preprocessing_digest
@@ -82,7 +83,12 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
             shards = _Shards(place, names, config, config_digest, made, writers)
             refused = divided(series)  # all patients' series of a study are in one task
             for study in studies(series):
-                outcomes = select_study(study, config.select, shards.add, refused)
+                selection = select_study(study, config.select, refused)
+                builder = StudyBuilder(selection, config.select.keep, shards.make)
+                for candidate, volume in builder:
+                    shards.add(candidate, volume)
+                    del volume  # or it would be in memory with the next one
+                outcomes = builder.outcomes()
                 made.rejected += _rejections(outcomes, names)
                 made.not_understood += NotUnderstood.of(outcomes, config.select.lexicon)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
@@ -136,7 +142,7 @@ def _read_series(catalog: Path, task: Task, settings: str, names: Pseudonymizer)
 
 
 class _Shards:
-    """Builds candidates and adds their volumes to the shards, which are opened for the first one."""
+    """Makes volumes of candidates and adds them to the shards, which are opened for the first one."""
 
     def __init__(
         self,
@@ -153,19 +159,20 @@ class _Shards:
         self._kept: Counter[tuple[str, str]] = Counter()
         """Volumes so far by study and patient; the best one is the first."""
 
-    def add(self, candidate: Candidate, whole: bool) -> Rejection | None:
-        """Build a volume and write it; where that fails for a reason of its own, return the reason.
+    def make(self, candidate: Candidate, whole: bool) -> Made:
+        """See `make_volume`; FmctError where a file changed since the scan."""
+        key = Keys.of(candidate.series, self._names).key
+        for source in candidate.sources:
+            _require_unchanged(source, key)
+        return make_volume(candidate, whole, self._config, f"series {key}")
 
-        So also where the head must be `whole`, and is not in it.
-        """
-        keys = _Keys.of(candidate.series, self._names)
-        try:
-            for source in candidate.sources:
-                _require_unchanged(source, keys.key)
-            volume = build_volume(candidate.series, self._config.grid, self._config.select)
-            volume = _finished(volume, keys.key, self._config, self._made.pictures, whole)
-        except Exception as error:
-            return as_rejection(error, f"series {keys.key}")
+    def add(self, candidate: Candidate, made: Made) -> None:
+        """Write the volume, or keep a picture of one that the checks rejected."""
+        keys = Keys.of(candidate.series, self._names)
+        self._made.pictures += _pictures(made, keys.key, self._config, len(self._made.pictures))
+        volume = made.volume
+        if volume is None or made.rejection:
+            return
         if not self._writers:
             for format in self._config.output.formats:
                 writer = ShardWriter(self._place.out / format, self._place.shard, format)
@@ -183,9 +190,7 @@ class _Shards:
         if candidate.parts:  # their strays are not in the joined series any more
             dropped += candidate.selected.dropped
         joined = [
-            manifest.JoinedPart(
-                _Keys.of(part.series, self._names).key, part.slices, part.low_mm, part.high_mm
-            )
+            manifest.JoinedPart(Keys.of(part.series, self._names).key, part.slices, part.low_mm, part.high_mm)
             for part in candidate.parts
         ]
         origin = _scanner(candidate.series)
@@ -203,7 +208,19 @@ class _Shards:
         )
         self._made.dropped.update(dropped)
         self._made.source_bytes += sum(source.bytes for source in candidate.sources)
-        return None
+
+
+def _pictures(made: Made, key: str, config: PreprocessConfig, so_far: int) -> list[Picture]:
+    """Of what is not stored: a volume that the checks reject, or a face; `so_far` are kept already."""
+    spacing = config.grid.spacing_mm
+    if not made.volume:
+        return []
+    if made.failed_checks and not config.privacy.deface:  # it may have no brain to be defaced by
+        return [pictures.of(key, "rejected", str(made.rejection), made.volume.voxels, spacing)]
+    show = config.privacy.show_defacing and so_far < 2 * pictures.PER_TASK
+    if made.with_face is None or not show:
+        return []
+    return pictures.before_and_after(key, made.with_face, made.volume.voxels, spacing)
 
 
 def _rejections(outcomes: list[Outcome], names: Pseudonymizer) -> list[Entry]:
@@ -211,57 +228,15 @@ def _rejections(outcomes: list[Outcome], names: Pseudonymizer) -> list[Entry]:
     entries = []
     for outcome in outcomes:
         if outcome.rejection:
-            keys = _Keys.of(outcome.series, names)
+            keys = Keys.of(outcome.series, names)
             reason, detail = outcome.rejection.reason, outcome.rejection.detail
             if outcome.chosen:
-                detail = f"{_Keys.of(outcome.chosen.series, names).key} was chosen: {detail}"
+                detail = f"{Keys.of(outcome.chosen.series, names).key} was chosen: {detail}"
             origin = _scanner(outcome.series)
             entries.append(
                 Entry(keys.key, keys.patient_key, keys.study_key, origin, reason, outcome.stage, detail)
             )
     return entries
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """A series' pseudonyms."""
-
-    key: str
-    patient_key: str
-    study_key: str
-
-    @classmethod
-    def of(cls, series: Series, names: Pseudonymizer) -> "_Keys":
-        return cls(
-            key=names.series(series.patient_id, series.study_uid, series.series_uid),
-            patient_key=names.patient(series.patient_id, series.study_uid),
-            study_key=names.study(series.study_uid),
-        )
-
-
-def _finished(volume: Volume, key: str, config: PreprocessConfig, seen: list[Picture], whole: bool) -> Volume:
-    """The volume as it is stored, with its flags; pictures of what is not stored go to `seen`.
-
-    Raises IncompleteError where the head must be `whole` and is not.
-    """
-    spacing = config.grid.spacing_mm
-    try:
-        seen_in_it = shown(volume.voxels, spacing, volume.told_enhanced)
-        flags = check(volume.measures, volume.affine, config.check, seen_in_it)
-    except Rejection as rejection:
-        if not config.privacy.deface:  # it may have no brain to be defaced by
-            seen.append(pictures.of(key, "rejected", str(rejection), volume.voxels, spacing))
-        raise
-    if whole:
-        require_whole_head(volume.measures, flags, config.check)
-    volume = replace(volume, flags=flags)
-    if not config.privacy.deface:
-        return volume
-    voxels = deface(volume.voxels, spacing)
-    if config.privacy.show_defacing and len(seen) < 2 * pictures.PER_TASK:
-        seen += pictures.before_and_after(key, volume.voxels, voxels, spacing)
-    facts = volume.facts.model_copy(update={"defaced": True})
-    return replace(volume, voxels=voxels, facts=facts)
 
 
 def _shifted_date(series: Series, names: Pseudonymizer, config: PreprocessConfig) -> date | None:
@@ -288,7 +263,7 @@ def _require_unchanged(series: Series, key: str) -> None:
 
 
 def _record(
-    volume: Volume, keys: _Keys, spacing_mm: tuple[float, float, float], config_digest: str
+    volume: Volume, keys: Keys, spacing_mm: tuple[float, float, float], config_digest: str
 ) -> VolumeRecord:
     depth, height, width = volume.voxels.shape
     return VolumeRecord(

@@ -26,6 +26,7 @@ from preprocess_export import (
 
 from launch.slurm.progress import progress, progress_of_job
 from preprocess import run
+from preprocess.build import finish
 from preprocess.config import CheckConfig, PrivacyConfig, SelectConfig
 from preprocess.dicom.catalog import read_catalog
 from preprocess.privacy.deidentify import Pseudonymizer
@@ -33,7 +34,6 @@ from preprocess.privacy.trace import trace
 from preprocess.qc.remedies import REMEDIES
 from preprocess.qc.report import GALLERY
 from preprocess.reasons import Reason
-from preprocess.tasks import task
 from preprocess.tasks.plan import Plan, settings_records
 from shards import Dataset, FmctError, verify
 from shards.info import preprocessing_digest
@@ -331,14 +331,14 @@ def test_a_defect_in_one_series_costs_that_series_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     export, out = made
-    real = task.build_volume
+    real = finish.build_volume
 
     def failing(series, *rest):  # type: ignore[no-untyped-def]
         if series.series_uid.endswith(".4.1"):
             raise ValueError(f"patient 2 in {series.instances[0].path}")
         return real(series, *rest)
 
-    monkeypatch.setattr(task, "build_volume", failing)
+    monkeypatch.setattr(finish, "build_volume", failing)
     with caplog.at_level(logging.ERROR):
         summary = run_inline(export, tmp_path, export.config())
     assert summary.rejected_by_reason["internal_error"] == 1
@@ -368,8 +368,8 @@ def test_an_interrupt_leaves_no_marker(
             raise KeyboardInterrupt
         return real(*_)
 
-    real = task.build_volume
-    monkeypatch.setattr(task, "build_volume", interrupted)
+    real = finish.build_volume
+    monkeypatch.setattr(finish, "build_volume", interrupted)
     run.plan(export.catalog, tmp_path, export.config())
     with pytest.raises(KeyboardInterrupt):
         run.run_task(export.catalog, tmp_path, 0, export.config())

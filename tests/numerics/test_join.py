@@ -8,6 +8,8 @@ import pydicom
 import pytest
 from dicom_files import scanned
 
+from preprocess.build.finish import Made
+from preprocess.build.study import StudyBuilder
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.axial import axial_files
 from preprocess.demo.identity import identity
@@ -16,7 +18,6 @@ from preprocess.demo.plan import Kind, Quirk, SeriesPlan, plan_studies
 from preprocess.demo.scanners import SCANNERS
 from preprocess.demo.writer import SeriesFacts, transfer_syntax
 from preprocess.dicom.catalog import Series
-from preprocess.reasons import Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.study import select_study
 from preprocess.volume.build import Volume, build_volume
@@ -27,16 +28,16 @@ CONFIG = SelectConfig()
 
 def only_volume(study: list[Series], grid: GridConfig) -> tuple[Volume, Candidate]:
     """The one volume of a study, of which all its series become part."""
-    made: list[tuple[Volume, Candidate]] = []
 
-    def build(candidate: Candidate, whole: bool) -> Rejection | None:
-        made.append((build_volume(candidate.series, grid, CONFIG), candidate))
-        return None
+    def make(candidate: Candidate, whole: bool) -> Made:
+        return Made(build_volume(candidate.series, grid, CONFIG))
 
-    outcomes = select_study(study, CONFIG, build)
+    builder = StudyBuilder(select_study(study, CONFIG), CONFIG.keep, make)
+    ((candidate, made),) = builder
+    outcomes = builder.outcomes()
     assert [outcome.rejection for outcome in outcomes] == [None] * len(study)
-    ((volume, candidate),) = made
-    return volume, candidate
+    assert made.volume
+    return made.volume, candidate
 
 
 def assert_same(split: Volume, whole: Volume) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from preprocess.build.finish import Made
+from preprocess.build.study import StudyBuilder
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import export
@@ -219,18 +221,21 @@ def test_preprocessing_meets_the_expectations(out: Path, truth: dict[str, Any], 
     config = SelectConfig(keep="all")
     dropped: dict[str, dict[Reason, int]] = {}
 
-    def build(candidate: Candidate, whole: bool) -> Rejection | None:
+    def make(candidate: Candidate, whole: bool) -> Made:
         try:
             volume = build_volume(candidate.series, grid, config)
         except Rejection as rejection:
-            return rejection
+            return Made(rejection=rejection)
         dropped[candidate.series.series_uid] = {
             reason: count for reason, count in volume.dropped if reason != Reason.MISSING_SLICES
         }
-        return None
+        return Made(volume)
 
     for study in studies(read_catalog(tmp_path / "catalog.parquet")):
-        for outcome in select_study(study, config, build):
+        builder = StudyBuilder(select_study(study, config), "all", make)
+        for _ in builder:
+            pass
+        for outcome in builder.outcomes():
             uid = outcome.series.series_uid
             expected = told.get(uid, {"expected": VOLUME, "dropped": {}, "kind": "real"})
             if outcome.rejection:

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 from dicom_files import axial, ct_image, save, scanned, waves
 
+from preprocess.build.study import expected_outcomes
 from preprocess.reasons import Reason
+from preprocess.select.outcome import Outcome
 from preprocess.select.rules import SelectConfig
 from preprocess.select.scattered import LEAST_IMAGES
-from preprocess.select.study import Outcome, select_study
+from preprocess.select.study import select_study
 
 
 def outcomes(folder: Path, images: int, at_one_place: bool = False) -> list[Outcome]:
@@ -19,7 +21,7 @@ def outcomes(folder: Path, images: int, at_one_place: bool = False) -> list[Outc
         series = f"1.2.3.{min(k, images)}"
         stored = waves(slices.points(position)).astype("int16")
         save(ct_image(stored, SeriesInstanceUID=series, **place), folder / str(k))
-    return select_study(scanned(folder), SelectConfig(), lambda candidate, whole: None)
+    return expected_outcomes(select_study(scanned(folder), SelectConfig()), "best")
 
 
 def test_images_in_series_of_their_own_are_told_as_that(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from header_series import series, stack, with_texts
 
+from preprocess.build.study import expected_outcomes
 from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Series
 from preprocess.reasons import Rejection
@@ -40,7 +41,8 @@ def why(image: Series, **config: Any) -> str | None:
 
 def volume_of(*study: Series, **config: Any) -> list[str]:
     """Series UIDs of a study's volumes."""
-    outcomes = select_study(study, SelectConfig(**config), lambda candidate, whole: None)
+    rules = SelectConfig(**config)
+    outcomes = expected_outcomes(select_study(study, rules), rules.keep)
     return [outcome.series.series_uid for outcome in outcomes if outcome.candidate]
 
 

@@ -10,12 +10,15 @@ from header_series import CORONAL, series, stack
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocess.build.finish import Made
+from preprocess.build.study import StudyBuilder
 from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Instance, Series
 from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.select import study
 from preprocess.select.candidate import Candidate
-from preprocess.select.study import Outcome, select_study, studies
+from preprocess.select.outcome import Outcome
+from preprocess.select.study import select_study, studies
 
 BASE = [-40 + 2.5 * k for k in range(17)]
 VAULT = [5.0 + 7.0 * k for k in range(15)]
@@ -37,15 +40,19 @@ def outcomes(
     tried: takes what is built, in order.
     """
 
-    def build(candidate: Candidate, whole: bool) -> Rejection | None:
+    def make(candidate: Candidate, whole: bool) -> Made:
         uids = "+".join(source.series_uid for source in candidate.sources)
         if tried is not None:
             tried.append(uids)
         if whole and uids in partial:
-            return IncompleteError(Reason.VERTEX_MISSING, "cut")
-        return Rejection(Reason.TRUNCATED_PIXEL_DATA, "cut") if uids in failing else None
+            return Made(rejection=IncompleteError(Reason.VERTEX_MISSING, "cut"))
+        return Made(rejection=Rejection(Reason.TRUNCATED_PIXEL_DATA, "cut") if uids in failing else None)
 
-    found = select_study(study, SelectConfig(**config), build)
+    rules = SelectConfig(**config)
+    builder = StudyBuilder(select_study(study, rules), rules.keep, make)
+    volumes = [candidate for candidate, made in builder if not made.rejection]
+    found = builder.outcomes()
+    assert {one.candidate.keys for one in found if one.candidate} == {one.keys for one in volumes}
     assert [outcome.series for outcome in found] == list(study)
     assert all((outcome.candidate is None) != (outcome.rejection is None) for outcome in found)
     return {outcome.series.series_uid: outcome for outcome in found}
@@ -91,6 +98,21 @@ def test_the_best_of_a_study_is_kept(members: tuple[Series, ...], best: str, con
     assert {result(one) for one in outcomes(*members, join=False, keep="all", **config).values()} == {
         "volume"
     }
+
+
+def test_candidates_are_ranked_without_being_built() -> None:
+    """The value that a builder consumes: parts of a joined head last, each rejection with its reason."""
+    base, vault = named("base", stack(BASE, thickness=2.5)), named("vault", stack(VAULT, thickness=7.0))
+    members = (vault, base, BONE, across_of(THICK))
+    found = select_study(members, SelectConfig())
+    assert [one.series for one in found.series] == list(members)
+    assert [[key[2] for key in one.keys] for one in found.candidates] == [["base", "vault"], ["vault"]]
+    assert {one.series.series_uid: str(one.rejection.reason) for one in found.series if one.rejection} == {
+        "base": "coverage_too_small",  # by itself
+        "bone": "bone_kernel",
+        "coronal": "reformat",
+    }
+    assert select_study(members, SelectConfig()).candidates == found.candidates
 
 
 def test_the_next_best_takes_the_place_of_one_that_cannot_be_built() -> None:
@@ -184,6 +206,10 @@ def test_a_plane_through_an_axial_acquisition_is_a_reformat() -> None:
     nowhere = named("coronal", across(stack(frame_of_reference_uid="")))
     also_nowhere = named("thick", stack(frame_of_reference_uid=""))
     assert result(outcomes(nowhere, also_nowhere, **config)["coronal"]) == "volume"
+
+
+def across_of(one: Series) -> Series:
+    return named("coronal", across(one.instances))
 
 
 def across(instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
@@ -306,7 +332,7 @@ def test_any_split_of_a_stack_is_joined_to_the_whole(data: st.DataObject) -> Non
     assert len(candidate.sources) == len(parts)
 
 
-def test_patients_that_share_a_study_uid_are_two_studies() -> None:
+def test_patients_that_share_a_membersuid_are_two_studies() -> None:
     members = [THICK, replace(THIN, patient_id="other"), WIDE]
     assert studies(members) == [[THICK, WIDE], [members[1]]]
 

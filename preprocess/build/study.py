@@ -1,0 +1,94 @@
+"""Which candidates of a study become volumes: the best one that can be built and shows the head, or all."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+from preprocess.build.finish import Made
+from preprocess.dicom.catalog import SeriesKey
+from preprocess.reasons import IncompleteError, Reason, Rejection
+from preprocess.select.candidate import Candidate
+from preprocess.select.outcome import Outcome, Selection
+
+Make = Callable[[Candidate, bool], Made]
+"""Makes the volume of a candidate. Where the second is true it rejects, by IncompleteError, one in which the
+head is incomplete."""
+
+
+class StudyBuilder:
+    """Iterate over it to build a study's volumes, one at a time; `outcomes` then has a result a series.
+
+    The best candidate comes first; if it cannot be built, the next one takes its place. Where the head is
+    not whole in its volume, those that may show more of it are tried; if it is whole in none, the best one
+    stays. With `keep: best` that is all; with `keep: all` each other candidate becomes a volume after it,
+    as it is.
+    """
+
+    def __init__(self, selection: Selection, keep: Literal["best", "all"], make: Make) -> None:
+        self._candidates, self._keep, self._make = selection.candidates, keep, make
+        self._outcomes = {
+            one.series.key: Outcome(one.series, one.rejection, one.usable) for one in selection.series
+        }
+
+    def __iter__(self) -> Iterator[tuple[Candidate, Made]]:
+        """Each candidate that is tried, with what came of it; one that is incomplete may come again."""
+        chosen: Candidate | None = None
+        queue = list(self._candidates)
+        incomplete: dict[tuple[SeriesKey, ...], Candidate] = {}
+        while queue:
+            candidate = queue.pop(0)
+            if any(self._outcomes[key].candidate for key in candidate.keys):
+                continue  # a part of what is a volume already
+            is_incomplete = candidate.keys in incomplete
+            if chosen and self._keep == "best":
+                self._give_way(candidate, chosen, is_incomplete)
+                continue
+            more = [one for one in queue if one.keys not in incomplete and one.may_show_more_than(candidate)]
+            whole = not chosen and not is_incomplete and bool(more or incomplete)
+            made = self._make(candidate, whole)
+            self._note(candidate, made.rejection)
+            if not made.rejection:
+                chosen = chosen or candidate
+            elif isinstance(made.rejection, IncompleteError):
+                # Then come those that may show more, then these as they are.
+                incomplete[candidate.keys] = candidate
+                queue = _each_once([*more, *incomplete.values(), *queue])
+            yield candidate, made
+            del made  # or it would be in memory with the next one
+
+    def outcomes(self) -> list[Outcome]:
+        """What became of each series, in the selection's order."""
+        return list(self._outcomes.values())
+
+    def _note(self, candidate: Candidate, rejection: Rejection | None) -> None:
+        if rejection:
+            self._become(candidate.keys, rejection=rejection, stage="build")
+        else:
+            self._become(candidate.keys, candidate=candidate, rejection=None, stage="select")
+
+    def _give_way(self, candidate: Candidate, chosen: Candidate, is_incomplete: bool) -> None:
+        """Another one was chosen; series that were tried keep what was wrong with them."""
+        rejection = Rejection(Reason.NOT_BEST_OF_STUDY, f"{candidate}; chosen: {chosen}")
+        for key in candidate.keys:
+            outcome = self._outcomes[key]
+            if outcome.stage == "select":
+                self._outcomes[key] = replace(outcome, rejection=rejection, chosen=chosen)
+            elif is_incomplete:
+                self._outcomes[key] = replace(outcome, chosen=chosen)
+
+    def _become(self, keys: Iterable[SeriesKey], **result: Any) -> None:
+        for key in keys:
+            self._outcomes[key] = replace(self._outcomes[key], **result)
+
+
+def _each_once(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """In the order of the first of each."""
+    return list({one.keys: one for one in candidates}.values())
+
+
+def expected_outcomes(selection: Selection, keep: Literal["best", "all"]) -> list[Outcome]:
+    """What becomes of each series if every candidate can be built and shows the head."""
+    builder = StudyBuilder(selection, keep, lambda candidate, whole: Made())
+    for _ in builder:
+        pass
+    return builder.outcomes()

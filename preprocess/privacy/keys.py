@@ -1,0 +1,24 @@
+"""The pseudonyms of a series, its patient and its study."""
+
+from typing import NamedTuple, Self
+
+from preprocess.dicom.catalog import Series
+from preprocess.privacy.deidentify import Pseudonymizer
+
+
+class Keys(NamedTuple):
+    """Each 32 hexadecimal digits."""
+
+    key: str
+    """The series', and its volume's."""
+    patient_key: str
+    study_key: str
+
+    @classmethod
+    def of(cls, series: Series, names: Pseudonymizer) -> Self:
+        """Those that `names` gives."""
+        return cls(
+            key=names.series(series.patient_id, series.study_uid, series.series_uid),
+            patient_key=names.patient(series.patient_id, series.study_uid),
+            study_key=names.study(series.study_uid),
+        )
