@@ -332,7 +332,7 @@ def test_any_split_of_a_stack_is_joined_to_the_whole(data: st.DataObject) -> Non
     assert len(candidate.sources) == len(parts)
 
 
-def test_patients_that_share_a_membersuid_are_two_studies() -> None:
+def test_patients_that_share_a_study_uid_are_two_studies() -> None:
     members = [THICK, replace(THIN, patient_id="other"), WIDE]
     assert studies(members) == [[THICK, WIDE], [members[1]]]
 
