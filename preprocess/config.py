@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from preprocess.anatomy.head import HEAD
 from preprocess.reasons import Reason
-from preprocess.select.rules import Range, SelectConfig
+from preprocess.select.rules import Range, SelectConfig, anatomy_of
 from shards.info import preprocessing_digest
 from shards.preprocessing import BESIDE
 from shards.schema import ShardFormat
@@ -88,21 +89,21 @@ class CheckConfig(Section):
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.95
     """Correlation of voxels with their source where the affine says: 1.00, but 0.93 after a shift of
     4 mm; a volume that fits better with left and right exchanged counts as 0."""
-    min_head_height_mm: Annotated[float, Field(ge=0)] = 80.0
+    min_head_height_mm: Annotated[float, Field(ge=0)] = HEAD.check["min_head_height_mm"]
     """Half of an adult head's height, as `select.min_coverage_mm`, of the head and not of the scan."""
-    max_vertex_share: Annotated[float, Field(ge=0, le=1)] = 0.4
+    max_vertex_share: Annotated[float, Field(ge=0, le=1)] = HEAD.check["max_vertex_share"]
     """Head area in the topmost plane over the largest: 20 mm cut off a sphere of 80 mm radius leave 0.44."""
-    max_edge_share: Annotated[float, Field(ge=0, le=1)] = 0.03
+    max_edge_share: Annotated[float, Field(ge=0, le=1)] = HEAD.check["max_edge_share"]
     """A nose or an ear that touches the field's edge takes up 1 %; a head that is cut, much more."""
     max_table_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """A head rest takes 1 to 3 % of the box; more is a table, a second object, or a bad crop."""
-    max_air_share: Annotated[float, Field(ge=0, le=1)] = 0.7
+    max_air_share: Annotated[float, Field(ge=0, le=1)] = HEAD.check["max_air_share"]
     """An ellipsoid fills 52 % of its box, so with the margin about half is air."""
     air_hu: Range = (-1030.0, -940.0)
     """ACR's CT accreditation wants -1005 to -970 in its phantom; beside a head, scatter adds some."""
-    brain_hu: Range = (0.0, 80.0)
+    brain_hu: Range = HEAD.check["brain_hu"]
     """The brain window (level 40, width 80): a brain whose median lies outside is seen by no one."""
-    bone_hu: Range = (500.0, 2500.0)
+    bone_hu: Range = HEAD.check["bone_hu"]
     """The head's 99th percentile: an adult's skull gives 1000 to 1500, a neonate's thin one 500; what lies
     above is metal or a wrong slope."""
     max_noise_hu: Annotated[float, Field(ge=0)] = 20.0
@@ -132,7 +133,7 @@ class PrivacyConfig(Sharing):
     """What is hidden beyond identifiers, which always are; docs/privacy.md has the limits."""
 
     deface: bool = False
-    """Blank the face's soft tissue (preprocess.privacy.deface). Off by default: it costs about a second a
+    """Blank the face's soft tissue (preprocess.anatomy.deface). Off by default: it costs about a second a
     volume, and what lies in front of the brain is data where no volume leaves the hospital."""
     show_defacing: bool = True
     """Show slices of some volumes before and after defacing in the QC report, for a person to judge it;
@@ -165,6 +166,22 @@ class PreprocessConfig(Section):
     check: CheckConfig = CheckConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_anatomy(cls, values: Any) -> Any:
+        profile = anatomy_of(values.get("select")) if isinstance(values, dict) else HEAD
+        if profile is HEAD or not isinstance(values.get("check", {}), dict):
+            return values
+        return {**values, "check": {**profile.check, **values.get("check", {})}}
+
+    @model_validator(mode="after")
+    def _has_a_face(self) -> "PreprocessConfig":
+        if self.privacy.deface and not self.select.profile.deface:
+            raise ValueError(
+                f"privacy.deface: a {self.select.anatomy} (select.anatomy) has no face; expected false"
+            )
+        return self
 
     def shaping(self) -> dict[str, Any]:
         """What decides which volumes there are and what is in them, as it is kept beside them.

@@ -186,7 +186,7 @@ def read_array(
 
 
 def _strict(config: PreprocessConfig) -> PreprocessConfig:
-    """For an encoder of heads what is none is refused, whatever `check.reject` says."""
+    """New scans of another part of the body are refused, whatever `check.reject` says."""
     rejected = (*config.check.reject, Reason.NOT_A_HEAD)
     return config.model_copy(update={"check": config.check.model_copy(update={"reject": rejected})})
 
@@ -233,7 +233,8 @@ def _volumes(
         rejected.update(str(outcome.rejection) for outcome in outcomes if outcome.rejection)
     reasons = "; ".join(f"{count} × {reason}" for reason, count in rejected.most_common())
     if not made:
-        raise FmctError(f"{path}: none of {len(series)} series is a head CT for this encoder: {reasons}")
+        wanted = f"a {config.select.anatomy} CT for this encoder"
+        raise FmctError(f"{path}: none of {len(series)} series is {wanted}: {reasons}")
     if reasons:
         log.info("series not used: %s", reasons)
 

@@ -116,10 +116,10 @@ class Reason(StrEnum):
     # Volumes, by what else was made of the catalog (preprocess.tasks.collect).
     SAME_SCAN = "same_scan"  # another patient's volume is of the same scan
 
-    # Whatever its header says (preprocess.qc.plausible); new scans for an encoder are refused for it.
+    # Whatever its header says (preprocess.anatomy); new scans for an encoder are refused for it.
     NOT_A_HEAD = "not_a_head"
 
-    # By its voxels, where no header says so (preprocess.qc.vessels).
+    # By its voxels, where no header says so (preprocess.anatomy.vessels).
     VESSELS_ENHANCED = "vessels_enhanced"
 
     # A defect of ours or of a codec, not of the series.

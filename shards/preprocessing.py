@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-CHOICE = ("select", "check")
-"""Sections of preprocessing.json that decide which series become volumes, not what a volume's voxels are."""
+CHOICE = {"select": ("anatomy",), "check": ()}
+"""Sections of preprocessing.json that decide which series become volumes, not what a volume's voxels are; but
+for these keys of them."""
 BESIDE = {"privacy": ("show_defacing", "date_shift_days", "share")}
 """Keys of the other sections that change nothing in a volume."""
 
@@ -18,10 +19,15 @@ def same_voxels(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _of_voxels(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+    found = {
         name: {key: value for key, value in section.items() if key not in BESIDE.get(name, ())}
         if isinstance(section, dict)
         else section
         for name, section in document.items()
         if name not in CHOICE
     }
+    for name, keys in CHOICE.items():
+        section = document.get(name)
+        if isinstance(section, dict):
+            found |= {f"{name}.{key}": section[key] for key in keys if key in section}
+    return found

@@ -35,6 +35,7 @@ class Followed:
 
     folder: Path
     added: Path
+    registry: Path
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Python with the copy in place of this repository."""
@@ -53,9 +54,9 @@ class Followed:
         return done.stdout + done.stderr
 
     def lint(self) -> None:
-        """The added file is short, and as ruff wants it."""
+        """The added file is short, and it and the registry are as ruff wants them."""
         assert len([line for line in self.added.read_text().splitlines() if line.strip()]) < 60
-        settings = ("--config", str(REPOSITORY / "pyproject.toml"), str(self.added))
+        settings = ("--config", str(REPOSITORY / "pyproject.toml"), str(self.added), str(self.registry))
         self.run("-m", "ruff", "check", *settings)
         self.run("-m", "ruff", "format", "--check", *settings)
 
@@ -63,10 +64,10 @@ class Followed:
 def follow(heading: str, folder: Path) -> Followed:
     """Copy the packages to `folder` and do what the section shows."""
     for package in PACKAGES:
-        shutil.copytree(REPOSITORY / package, folder / package)
+        shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     path, code = _shown(heading, "python")
     assert not (folder / path).exists()
     (folder / path).write_text(code)
     registry, diff = _shown(heading, "diff")
     (folder / registry).write_text(_apply(diff, (folder / registry).read_text()))
-    return Followed(folder, folder / path)
+    return Followed(folder, folder / path, folder / registry)

@@ -19,9 +19,9 @@ import numpy as np
 from dicom_files import ct_image, save, scanned
 from pydicom.encaps import encapsulate
 
+from preprocess.anatomy.deface import deface
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.dicom.decode import Decoder
-from preprocess.privacy.deface import deface
 from preprocess.volume.array_volume import array_volume
 from preprocess.volume.build import build_volume
 

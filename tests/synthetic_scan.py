@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from preprocess.anatomy.head import HEAD
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
 from preprocess.demo.stack import axial_axes
@@ -51,6 +52,6 @@ def stored(
 ) -> tuple[Head, np.ndarray, Grid]:
     """The head that is found, the voxels as they would be stored, and their grid."""
     spacing = (spacing_mm,) * 3
-    head = find_head(hu, slices, threshold=-500)
+    head = find_head(hu, slices, threshold=-500, anatomy=HEAD)
     target = head.box(spacing, margin_mm)
     return head, resample(hu, slices, target, AIR_HU), target

@@ -5,9 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from preprocess.config import PreprocessConfig
-from preprocess.privacy.deface import deface
 from preprocess.qc.check import check, require_whole_head
-from preprocess.qc.plausible import shown
 from preprocess.reasons import IncompleteError, Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.outcome import as_rejection
@@ -49,19 +47,19 @@ def finish_volume(volume: Volume, config: PreprocessConfig, whole: bool = False)
     volume: of `build_volume` or `array_volume`. whole: reject one of a head that is incomplete, by
     IncompleteError. Defects of ours are raised.
     """
-    spacing = config.grid.spacing_mm
+    spacing, anatomy = config.grid.spacing_mm, config.select.profile
     try:
-        seen = shown(volume.voxels, spacing, volume.told_enhanced)
-        flags = check(volume.measures, volume.affine, config.check, seen)
+        seen = anatomy.shown(volume.voxels, spacing, volume.told_enhanced)
+        flags = check(volume.measures, volume.affine, config.check, anatomy, seen)
         if whole:
-            require_whole_head(volume.measures, flags, config.check)
+            require_whole_head(volume.measures, flags, config.check, anatomy)
     except Rejection as rejection:
         return Made(volume, rejection)
     volume = replace(volume, flags=flags)
-    if not config.privacy.deface:
+    if not config.privacy.deface or not anatomy.deface:
         return Made(volume)
     try:
-        voxels = deface(volume.voxels, spacing)
+        voxels = anatomy.deface(volume.voxels, spacing)
     except Rejection as rejection:
         return Made(rejection=rejection)
     facts = volume.facts.model_copy(update={"defaced": True})

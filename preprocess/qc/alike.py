@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from preprocess.qc.brain import block_means
+from preprocess.anatomy.brain import block_means
 
 THIN_MM = 2.0
 SMOOTH_MM = 6.0

@@ -6,13 +6,14 @@ from types import MappingProxyType
 
 import numpy as np
 
+from preprocess.anatomy.profile import Anatomy
 from preprocess.config import CHECKS, CheckConfig
 from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.volume.measure import Measures
 from preprocess.volume.resample import INDEX_STEPS
 
-TRUE_AIR_HU, TRUE_BRAIN_HU = -1000.0, 35.0
-"""Air by the definition of the Hounsfield scale; brain between white (30) and grey matter (40)."""
+TRUE_AIR_HU = -1000.0
+"""By the definition of the Hounsfield scale."""
 
 WHOLE_EDGE = 0.9
 """An object along this share of the field's edge is the field: its air is not as thin as air should be."""
@@ -34,41 +35,48 @@ def check(
     measures: Measures,
     affine: np.ndarray,
     config: CheckConfig,
+    anatomy: Anatomy,
     seen: Mapping[Reason, str] = MappingProxyType({}),
 ) -> tuple[Reason, ...]:
     """The flags of a volume, in the order of `CHECKS`; `affine` is its (4, 4) to LPS mm.
 
-    seen: what its voxels show (preprocess.qc.plausible), in a line each. Raises Rejection for the first
+    seen: what its voxels show (preprocess.anatomy), in a line each. Raises Rejection for the first
     finding that `config.reject` names.
     """
-    found = findings(measures, affine, config, seen)
+    found = findings(measures, affine, config, anatomy, seen)
     for finding in found:
         if finding.reason in config.reject:
             raise Rejection(finding.reason, finding.detail)
     return tuple(finding.reason for finding in found)
 
 
-def require_whole_head(measures: Measures, flags: Collection[Reason], config: CheckConfig) -> None:
+def require_whole_head(
+    measures: Measures, flags: Collection[Reason], config: CheckConfig, anatomy: Anatomy
+) -> None:
     """Raise IncompleteError for a volume with these flags that lacks a part of the head, or is of none."""
     lacking = next((reason for reason in LACKING if reason in flags), None)
     if lacking:
         limits = {finding.reason: finding.detail for finding in _limits(measures, config)}
-        raise IncompleteError(lacking, limits.get(lacking, "the head is incomplete"))
+        raise IncompleteError(lacking, limits.get(lacking, f"the {anatomy.name} is incomplete"))
 
 
 def findings(
     measures: Measures,
     affine: np.ndarray,
     config: CheckConfig,
+    anatomy: Anatomy,
     seen: Mapping[Reason, str] = MappingProxyType({}),
 ) -> list[Finding]:
     """All findings about a volume, in the order of `CHECKS`."""
-    found = [*_geometry(measures, affine, config), *_ranges(measures, config), *_limits(measures, config)]
+    found = [*_geometry(measures, affine, config, anatomy), *_ranges(measures, config, anatomy)]
+    found += _limits(measures, config)
     found += [Finding(reason, detail) for reason, detail in seen.items()]
     return sorted(found, key=lambda finding: CHECKS.index(finding.reason))
 
 
-def _geometry(measures: Measures, affine: np.ndarray, config: CheckConfig) -> Iterator[Finding]:
+def _geometry(
+    measures: Measures, affine: np.ndarray, config: CheckConfig, anatomy: Anatomy
+) -> Iterator[Finding]:
     # A determinant of the other sign is a mirrored patient: left would be right.
     handedness = np.linalg.det(affine[:3, :3]) * np.linalg.det(INDEX_STEPS.T)
     if handedness <= 0:
@@ -79,17 +87,18 @@ def _geometry(measures: Measures, affine: np.ndarray, config: CheckConfig) -> It
         )
         yield Finding(Reason.AFFINE_MISMATCH, detail)
     if measures.head_height_mm < config.min_head_height_mm:
-        detail = f"the head is {measures.head_height_mm:.0f} mm high, under {config.min_head_height_mm:g}"
+        limit = f"under {config.min_head_height_mm:g}"
+        detail = f"the {anatomy.name} is {measures.head_height_mm:.0f} mm high, {limit}"
         yield Finding(Reason.HEAD_TOO_SHORT, detail)
 
 
-def _ranges(measures: Measures, config: CheckConfig) -> Iterator[Finding]:
+def _ranges(measures: Measures, config: CheckConfig, anatomy: Anatomy) -> Iterator[Finding]:
     if measures.air_hu is None or measures.edge_share > WHOLE_EDGE:
-        yield Finding(Reason.HU_OUT_OF_RANGE, "nothing around the head has the density of air")
+        yield Finding(Reason.HU_OUT_OF_RANGE, f"nothing around the {anatomy.name} has the density of air")
         return
     for name, value, true in (
         ("air", measures.air_hu, TRUE_AIR_HU),
-        ("brain", measures.brain_hu, TRUE_BRAIN_HU),
+        (anatomy.inside, measures.brain_hu, anatomy.inside_hu),
     ):
         if value is not None and abs(value - true) > config.hu_error:
             yield Finding(Reason.HU_OUT_OF_RANGE, f"{name} of {value:.0f} HU, not about {true:.0f}")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.privacy.deface import TISSUE_HU
+from preprocess.anatomy.objects import DENSE_HU
 from preprocess.qc.thumbnail import SHAPE, thumbnail
 from shards.atomic import atomic_path
 
@@ -42,22 +42,34 @@ class Picture:
 
 
 def of(
-    key: str, kind: Kind, note: str, voxels: np.ndarray, spacing_mm: tuple[float, float, float]
+    key: str,
+    kind: Kind,
+    note: str,
+    voxels: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    window_hu: tuple[float, float],
 ) -> Picture:
-    """The picture of a volume, int16 HU (D, H, W)."""
-    return Picture(key, kind, note, thumbnail(voxels, spacing_mm).tobytes())
+    """The picture of a volume, int16 HU (D, H, W), in a window of that level and width."""
+    return Picture(key, kind, note, thumbnail(voxels, spacing_mm, window_hu=window_hu).tobytes())
 
 
 def before_and_after(
-    key: str, before: np.ndarray, after: np.ndarray, spacing_mm: tuple[float, float, float]
+    key: str,
+    before: np.ndarray,
+    after: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    window_hu: tuple[float, float],
 ) -> list[Picture]:
     """Two pictures through the place where most was blanked, of int16 HU (D, H, W)."""
-    blanked = (before != after) & (before > TISSUE_HU)
+    blanked = (before != after) & (before > DENSE_HU)
     counts = [blanked.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     at = (int(counts[0].argmax()), int(counts[1].argmax()), int(counts[2].argmax()))
     note = f"{int(blanked.sum() * np.prod(spacing_mm) / 1000)} ml blanked"
     kinds: list[tuple[Kind, np.ndarray]] = [("before", before), ("after", after)]
-    return [Picture(key, kind, note, thumbnail(voxels, spacing_mm, at).tobytes()) for kind, voxels in kinds]
+    return [
+        Picture(key, kind, note, thumbnail(voxels, spacing_mm, at, window_hu).tobytes())
+        for kind, voxels in kinds
+    ]
 
 
 def write(pictures: Iterable[Picture], path: Path) -> None:

@@ -78,17 +78,19 @@ def write_report(
     config: CheckConfig,
     not_understood: NotUnderstood,
     totals: dict[str, Any],
+    window_hu: tuple[float, float],
 ) -> None:
     """Write the page from manifest, quarantine, what tasks saw, and the finished dataset, atomically.
 
-    `totals` are shown as they are. The same input gives the same bytes.
+    `totals` are shown as they are, volumes in a window of that level and width. The same input gives the
+    same bytes.
     """
     flags = [row or () for row in volumes["flags"].to_pylist()]
     keys = volumes["key"].to_pylist()
     dataset = Dataset.open(dataset_path)
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    sample = [_stored(dataset, keys[i], flags[i]) for i in order[:GALLERY]]
-    flagged = [_stored(dataset, keys[i], flags[i]) for i in order if flags[i]][:GALLERY]
+    sample = [_stored(dataset, keys[i], flags[i], window_hu) for i in order[:GALLERY]]
+    flagged = [_stored(dataset, keys[i], flags[i], window_hu) for i in order if flags[i]][:GALLERY]
     seen = list(pictures)
     defaced = [
         Figure(p.key[:KEY_DIGITS], f"{p.kind}: {p.note}", png(p.array)) for p in seen if p.kind != "rejected"
@@ -105,7 +107,7 @@ def write_report(
         galleries=[
             ("Stored volumes", f"Those with the smallest pseudonyms: a random choice. {MIDDLE}", sample),
             ("Flagged volumes", f"Stored, each with a finding of the checks. {MIDDLE}", flagged),
-            (ALIKE_TITLE.format(len(alike)), f"{ALIKE} {MIDDLE}", _alike(dataset, alike)),
+            (ALIKE_TITLE.format(len(alike)), f"{ALIKE} {MIDDLE}", _alike(dataset, alike, window_hu)),
             ("Volumes in quarantine", f"Built, and rejected by the checks. {MIDDLE}", refused[:GALLERY]),
             ("Defacing", f"Before and after, {DEFACED}", defaced[:GALLERY]),
         ],
@@ -113,18 +115,19 @@ def write_report(
     write_text(path, page)
 
 
-def _alike(dataset: Dataset, pairs: pa.Table) -> list[Figure]:
+def _alike(dataset: Dataset, pairs: pa.Table, window_hu: tuple[float, float]) -> list[Figure]:
     """The most alike pairs, one volume after the other."""
     return [
-        _stored(dataset, key, [f"like {other[:KEY_DIGITS]}: {row['correlation']:.2f}"])
+        _stored(dataset, key, [f"like {other[:KEY_DIGITS]}: {row['correlation']:.2f}"], window_hu)
         for row in pairs.slice(0, GALLERY // 2).to_pylist()
         for key, other in ((row["key"], row["other_key"]), (row["other_key"], row["key"]))
     ]
 
 
-def _stored(dataset: Dataset, key: str, flags: Sequence[str]) -> Figure:
+def _stored(dataset: Dataset, key: str, flags: Sequence[str], window_hu: tuple[float, float]) -> Figure:
     voxels = dataset.read(dataset.position(key))
-    return Figure(key[:KEY_DIGITS], _words(flags), png(thumbnail(voxels, dataset.info.spacing_mm)))
+    picture = thumbnail(voxels, dataset.info.spacing_mm, window_hu=window_hu)
+    return Figure(key[:KEY_DIGITS], _words(flags), png(picture))
 
 
 def _words(reasons: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""A volume at a glance: three slices side by side in the brain window.
+"""A volume at a glance: three slices side by side in a window (for heads, that of the brain).
 
 A wrong orientation, spacing or rescale shows at once, and rarely any other way.
 """
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-LEVEL_HU, WIDTH_HU = 40.0, 80.0
-"""The brain window, as radiologists read head CT and as the reference's first channel."""
+from preprocess.anatomy.head import HEAD
+
+LEVEL_HU, WIDTH_HU = HEAD.window_hu
+"""The brain window."""
 PANEL_PIXELS = 128
 PANEL_MM = 256.0
 """Every panel shows this much, so that heads compare in size; what exceeds it is cut off."""
@@ -18,28 +20,33 @@ SHAPE = (PANEL_PIXELS, 3 * PANEL_PIXELS)
 
 
 def thumbnail(
-    voxels: np.ndarray, spacing_mm: Sequence[float], at: tuple[int, int, int] | None = None
+    voxels: np.ndarray,
+    spacing_mm: Sequence[float],
+    at: tuple[int, int, int] | None = None,
+    window_hu: tuple[float, float] = HEAD.window_hu,
 ) -> np.ndarray:
     """Axial, coronal and sagittal slices through voxel `at` (default: the middle), side by side.
 
     `voxels` are HU, (D, H, W) growing towards superior, anterior, right; `spacing_mm` goes with them.
     Display follows the radiological convention: the patient's right is at the left of axial and
     coronal panels, anterior is up in the axial and to the left in the sagittal one, superior is up.
+    `window_hu` is the window's level and width.
     Returns uint8 (PANEL_PIXELS, 3 · PANEL_PIXELS).
     """
     depth, height, width = at or (size // 2 for size in voxels.shape)
     spacing_d, spacing_h, spacing_w = spacing_mm
     panels = (
-        _panel(voxels[depth, ::-1, ::-1], (spacing_h, spacing_w)),
-        _panel(voxels[::-1, height, ::-1], (spacing_d, spacing_w)),
-        _panel(voxels[::-1, ::-1, width], (spacing_d, spacing_h)),
+        _panel(voxels[depth, ::-1, ::-1], (spacing_h, spacing_w), window_hu),
+        _panel(voxels[::-1, height, ::-1], (spacing_d, spacing_w), window_hu),
+        _panel(voxels[::-1, ::-1, width], (spacing_d, spacing_h), window_hu),
     )
     return np.concatenate(panels, axis=1)
 
 
-def _panel(plane: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
+def _panel(plane: np.ndarray, spacing_mm: tuple[float, float], window_hu: tuple[float, float]) -> np.ndarray:
     """The centre of a slice, windowed, then averaged to square pixels of PANEL_MM / PANEL_PIXELS."""
-    grey = np.clip((plane - (LEVEL_HU - WIDTH_HU / 2)) / WIDTH_HU, 0, 1) * 255
+    level, width = window_hu
+    grey = np.clip((plane - (level - width / 2)) / width, 0, 1) * 255
     steps = [PANEL_MM / PANEL_PIXELS / spacing for spacing in spacing_mm]
     # A box as wide as a pixel before sampling, so that noise and thin bone do not alias.
     smooth = ndimage.uniform_filter(grey, [max(1, round(step)) for step in steps])

@@ -15,9 +15,6 @@ from shards.schema import Role
 WHOLE = 0.75
 """A candidate that covers less than this share of what its study's widest covers is a part of a head: a
 thin scan of the posterior fossa is not better than a thick one of all."""
-BELOW_MM = 40.0
-"""A candidate that ends this much below another one of its space lacks the vertex: scans of a head end within
-some 20 mm of it, those of face, sinuses or neck at the orbits or below, 80 mm and more beneath it."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,10 @@ def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]
             tops[one.space] = max(one.top_mm, tops.get(one.space, one.top_mm))
 
     def is_below(candidate: Candidate) -> bool:
-        return candidate.is_axial and candidate.top_mm < tops.get(candidate.space, -np.inf) - BELOW_MM
+        return (
+            candidate.is_axial
+            and candidate.top_mm < tops.get(candidate.space, -np.inf) - config.profile.below_mm
+        )
 
     widest = max((one.coverage_mm for one in candidates if not is_below(one)), default=0.0)
 

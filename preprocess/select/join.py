@@ -26,8 +26,6 @@ from preprocess.select.series import Selected, coverage_mm, require_stack
 
 OVERLAP = 0.25
 """Share of the shorter part that may lie within the other; reconstructions of one scan share nearly all."""
-HEAD_MM = 250.0
-"""About a large adult's chin to vertex: what joined parts may cover. More is a head and a neck."""
 
 _Single = tuple[Series, Selected]
 
@@ -127,7 +125,7 @@ def _join(chain: Sequence[_Single], config: SelectConfig) -> Candidate | None:
         require_stack(selected.slices, config)
     except Rejection:
         return None
-    if coverage_mm(selected.slices) > HEAD_MM:
+    if coverage_mm(selected.slices) > config.profile.joined_mm:
         return None
     parts = [
         Part(series, len(groups), height(groups[0], normal), height(groups[-1], normal))

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from preprocess.anatomy.head import HEAD
+from preprocess.anatomy.profile import Anatomy
+from preprocess.anatomy.registry import ANATOMIES, AnatomyName
 from preprocess.select.terms import Term, builtin_terms
 
 _LETTER = re.compile("[a-z\u00df-\u024f\u0370-\u052f]")
@@ -94,9 +97,16 @@ class Lexicon:
 
 
 @lru_cache(maxsize=64)
-def lexicon(more: tuple[Term, ...] = ()) -> Lexicon:
-    """The built-in table with a site's terms."""
-    return Lexicon((*builtin_terms(), *more))
+def lexicon(more: tuple[Term, ...] = (), anatomy: AnatomyName = HEAD.name) -> Lexicon:
+    """The built-in table with a site's terms; those about parts of the body as `anatomy` reads them."""
+    return Lexicon(_read(term, ANATOMIES[anatomy]) for term in (*builtin_terms(), *more))
+
+
+def _read(term: Term, anatomy: Anatomy) -> Term:
+    if term.kind not in ("body", "part"):
+        return term
+    kind, meaning = anatomy.reads(term.kind, term.term, term.meaning)
+    return term.model_copy(update={"kind": kind, "meaning": meaning})
 
 
 class _Entry(NamedTuple):

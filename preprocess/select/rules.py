@@ -1,10 +1,13 @@
 """The rules by which series are selected, as a configuration: docs/recipes.md explains each."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from preprocess.anatomy.head import HEAD
+from preprocess.anatomy.profile import Anatomy
+from preprocess.anatomy.registry import ANATOMIES, AnatomyName
 from preprocess.select.combinations import Table
 from preprocess.select.lexicon import Lexicon, lexicon
 from preprocess.select.terms import Terms
@@ -81,9 +84,17 @@ class HeadPatterns(Patterns):
         return self.objection(text)
 
 
+def anatomy_of(select: Any) -> Anatomy:
+    """The one that a section `select` of a recipe names, or HEAD; also of one that is not valid."""
+    name = select.get("anatomy", HEAD.name) if isinstance(select, dict) else getattr(select, "anatomy", None)
+    return ANATOMIES.get(name, HEAD) if isinstance(name, str) else HEAD
+
+
 class SelectConfig(Section):
     """Which series become volumes; DICOM attributes stand in brackets."""
 
+    anatomy: AnatomyName = HEAD.name
+    """What volumes are of (preprocess.anatomy): its words, sizes and checks, and defaults of other keys."""
     modality: Literal["CT"] = "CT"
     """(0008,0060). All that follows is in Hounsfield units, which CT alone has."""
     body_part: HeadPatterns = HeadPatterns()
@@ -116,15 +127,15 @@ class SelectConfig(Section):
     """A CSV of wanted study_description, kvp, kernel, as the reference's 408 rows; also required if given."""
     thickness_range_mm: Range = (0.2, 10.0)
     """Slice Thickness (0018,0050): from the finest detector to the coarsest clinical head; more is a slab."""
-    min_slices: Annotated[int, Field(ge=2)] = 10
+    min_slices: Annotated[int, Field(ge=2)] = HEAD.select["min_slices"]
     """A head at the coarsest clinical spacing, 10 mm, still has over 10 slices."""
-    max_slices: Annotated[int, Field(ge=2)] = 1500
+    max_slices: Annotated[int, Field(ge=2)] = HEAD.select["max_slices"]
     """300 mm at 0.2 mm; each slice of 512² takes 0.5 MiB of a worker's memory while it is decoded."""
     max_slice_gap_mm: Annotated[float, Field(gt=0)] = 10.0
     """Interpolating across more than one thick slice invents anatomy."""
-    min_coverage_mm: Annotated[float, Field(gt=0)] = 80.0
+    min_coverage_mm: Annotated[float, Field(gt=0)] = HEAD.select["min_coverage_mm"]
     """Half of an adult head's height; less is a partial scan."""
-    max_coverage_mm: Annotated[float, Field(gt=0)] = 400.0
+    max_coverage_mm: Annotated[float, Field(gt=0)] = HEAD.select["max_coverage_mm"]
     """A head with the whole neck; more is a scan of the body."""
     max_obliquity_deg: Annotated[float, Field(ge=0, le=90)] = 90.0
     """Greatest angle of the slice normal to the long axis: 90 takes any plane, as the resampler does, for
@@ -139,7 +150,20 @@ class SelectConfig(Section):
     @property
     def lexicon(self) -> Lexicon:
         """The built-in terms with the site's."""
-        return lexicon(self.terms)
+        return lexicon(self.terms, self.anatomy)
+
+    @property
+    def profile(self) -> Anatomy:
+        """Of its anatomy."""
+        return ANATOMIES[self.anatomy]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_anatomy(cls, values: Any) -> Any:
+        profile = anatomy_of(values)
+        if profile is HEAD or not isinstance(values, dict):
+            return values
+        return {**profile.select, **values}
 
     @model_validator(mode="after")
     def _something_passes(self) -> "SelectConfig":

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ValidationError, field_validator, model_validator
 
+from preprocess.anatomy.registry import ANATOMIES
 from preprocess.csv_file import csv_lines
 from shards.closed import Closed
 from shards.errors import FmctError
@@ -18,7 +19,7 @@ MEANINGS = {
     "contrast": ("plain", "enhanced", "vessels"),
     "negation": ("before", "after", "alone", "lifts"),
     "agent": ("none", "filler", "oral", "vein", "name"),
-    "body": ("head", "other"),
+    "body": (*ANATOMIES, "other"),
     "part": ("part",),
     "kernel": ("soft", "bone"),
     "phantom": ("phantom",),
@@ -30,8 +31,9 @@ MEANINGS = {
 contrast: a plain image; one with an agent in the vessels, which a negation turns into the meaning of that
 column; or an examination of vessels, which a word for plain outweighs. negation: governs what follows, what
 stands before it, stands alone too ("without"), or lifts one ("with"). agent: what Contrast/Bolus Agent, Route
-and the like say in place of an agent's name, or it. body: the head, another part of the body. part: of the
-head. kernel: how sharp. image: what is no acquired slice (see image_kind.py). neutral: says nothing.
+and the like say in place of an agent's name, or it. body: which part (preprocess.anatomy), or another one.
+part: of the head. kernel: how sharp. image: what is no acquired slice (see image_kind.py). neutral: says
+nothing.
 """
 
 

@@ -154,13 +154,13 @@ def _join(
             f"see {_quarantine_path(out)} and the `select` section of the configuration"
         )
     volumes = index.merge(pq.read_table(place.manifest) for place in places)
-    volumes = with_same_scans(manifest.marked(volumes, config.check))
+    volumes = with_same_scans(manifest.marked(volumes, config.check, config.select.profile))
     manifest.write(volumes, _manifest_path(out))
     names = [place.shard for place, result in zip(places, results, strict=True) if result.volumes]
     infos = {format: finish_dataset(out / format, format, names, record) for format in config.output.formats}
     pairs = sketches.alike_pairs((place.sketches for place in places), volumes)
     sketches.write_pairs(pairs, out / "qc" / "alike.csv")
-    _write_montage(out / config.output.formats[0], _montage_path(out))
+    _write_montage(out / config.output.formats[0], _montage_path(out), config.select.profile.window_hu)
     seconds = sum(result.seconds for result in results)
     flags = [flags for flags in volumes["flags"].to_pylist() if flags]
     source_bytes = sum(result.source_bytes for result in results)
@@ -204,18 +204,19 @@ def _join(
             "series joined to another one's volume": summary.joined_series,
             "spacing (D, H, W), mm": "{:g}, {:g}, {:g}".format(*config.grid.spacing_mm),
         },
+        config.select.profile.window_hu,
     )
     write_text(_summary_path(out), summary.model_dump_json(indent=1) + "\n")
     return summary
 
 
-def _write_montage(dataset_path: Path, path: Path) -> None:
+def _write_montage(dataset_path: Path, path: Path, window_hu: tuple[float, float]) -> None:
     """From the finished dataset, so that it shows what is stored; of many, those of the least pseudonyms."""
     dataset = Dataset.open(dataset_path)
     keys = dataset.index["key"].to_pylist()
     chosen = sorted(range(len(keys)), key=keys.__getitem__)[:MONTAGE_VOLUMES]
     spacing = dataset.info.spacing_mm
-    montage([(keys[i], thumbnail(dataset.read(i), spacing)) for i in chosen], path)
+    montage([(keys[i], thumbnail(dataset.read(i), spacing, window_hu=window_hu)) for i in chosen], path)
 
 
 _TASK_FILE = re.compile(r"(?:shard-)?(\d{5,}-[0-9a-f]{8})\..+")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from preprocess.anatomy.profile import VOXELS_SHOW, Anatomy
 from preprocess.config import CheckConfig
 from preprocess.qc.check import findings
-from preprocess.qc.plausible import VOXELS_SHOW
 from preprocess.reasons import Reason
 from preprocess.volume.measure import Measures
 from shards import index
@@ -75,22 +75,22 @@ def row(
     }
 
 
-def marked(volumes: pa.Table, config: CheckConfig) -> pa.Table:
+def marked(volumes: pa.Table, config: CheckConfig, anatomy: Anatomy) -> pa.Table:
     """`volumes` with the flags that its measures give by the limits of `config`.
 
     A limit may have changed since a volume was made: that costs no more than this. What the voxels showed is
     not asked again.
     """
     columns = volumes.select(["affine", "flags", *MEASURES]).to_pylist()
-    flags = [_flags(row, config) for row in columns]
+    flags = [_flags(row, config, anatomy) for row in columns]
     field = volumes.schema.field("flags")
     return volumes.set_column(SCHEMA.get_field_index("flags"), field, pa.array(flags, field.type))
 
 
-def _flags(row: dict[str, Any], config: CheckConfig) -> list[str]:
+def _flags(row: dict[str, Any], config: CheckConfig, anatomy: Anatomy) -> list[str]:
     measures = Measures(**{name: row[name] for name in MEASURES})
     seen = {reason: "" for reason in VOXELS_SHOW if reason in row["flags"]}
-    found = findings(measures, np.reshape(row["affine"], (4, 4)), config, seen)
+    found = findings(measures, np.reshape(row["affine"], (4, 4)), config, anatomy, seen)
     return [finding.reason for finding in found]
 
 

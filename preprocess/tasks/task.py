@@ -185,7 +185,8 @@ class _Shards:
             self._kept[of_study] += 1
         for writer in self._writers:
             writer.add(record, volume.voxels)
-        self._made.sketches[keys.key] = sketch(volume.voxels, self._config.grid.spacing_mm)
+        if self._config.select.profile.alike:
+            self._made.sketches[keys.key] = sketch(volume.voxels, self._config.grid.spacing_mm)
         dropped = Counter(dict(volume.dropped))
         if candidate.parts:  # their strays are not in the joined series any more
             dropped += candidate.selected.dropped
@@ -212,15 +213,15 @@ class _Shards:
 
 def _pictures(made: Made, key: str, config: PreprocessConfig, so_far: int) -> list[Picture]:
     """Of what is not stored: a volume that the checks reject, or a face; `so_far` are kept already."""
-    spacing = config.grid.spacing_mm
+    spacing, window = config.grid.spacing_mm, config.select.profile.window_hu
     if not made.volume:
         return []
     if made.failed_checks and not config.privacy.deface:  # it may have no brain to be defaced by
-        return [pictures.of(key, "rejected", str(made.rejection), made.volume.voxels, spacing)]
+        return [pictures.of(key, "rejected", str(made.rejection), made.volume.voxels, spacing, window)]
     show = config.privacy.show_defacing and so_far < 2 * pictures.PER_TASK
     if made.with_face is None or not show:
         return []
-    return pictures.before_and_after(key, made.with_face, made.volume.voxels, spacing)
+    return pictures.before_and_after(key, made.with_face, made.volume.voxels, spacing, window)
 
 
 def _rejections(outcomes: list[Outcome], names: Pseudonymizer) -> list[Entry]:

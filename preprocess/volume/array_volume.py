@@ -43,7 +43,7 @@ def array_volume(
     if max(slices.spacing) > select.max_slice_gap_mm:
         raise Rejection(Reason.SLICE_GAP, f"pixels of {max(slices.spacing):.2f} mm")
     require_stack(slices, select)
-    voxels, target, measures = to_grid(hu, slices, grid)
+    voxels, target, measures = to_grid(hu, slices, grid, select.profile)
     gaps = slices.gaps
     return Volume(
         voxels=voxels,

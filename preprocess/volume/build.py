@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from preprocess.anatomy.profile import Anatomy
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.dicom.catalog import Instance, Series, texts_of
 from preprocess.dicom.decode import AIR_HU, Decoder, Slice, source_digest
@@ -62,7 +63,7 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
     missing = int(missing_slices(slices.gaps).sum())
     if missing:
         decoded.dropped[Reason.MISSING_SLICES] += missing
-    voxels, target, measures = to_grid(decoded.hu, slices, grid)
+    voxels, target, measures = to_grid(decoded.hu, slices, grid, select.profile)
     return Volume(
         voxels=voxels,
         affine=target.affine,
@@ -80,20 +81,22 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
     )
 
 
-def to_grid(hu: np.ndarray, slices: Stack, grid: GridConfig) -> tuple[np.ndarray, Grid, Measures]:
-    """Find the head in slices, int16 HU (N, rows, columns), and resample it to `grid`, cropped.
+def to_grid(
+    hu: np.ndarray, slices: Stack, grid: GridConfig, anatomy: Anatomy
+) -> tuple[np.ndarray, Grid, Measures]:
+    """Find `anatomy` in slices, int16 HU (N, rows, columns), and resample it to `grid`, cropped.
 
     Returns int16 HU (D, H, W), where it lies, and what it measures. Raises Rejection where there is no head,
     and where it takes more voxels than a shard can hold.
     """
-    head = find_head(hu, slices, grid.air_threshold_hu)
+    head = find_head(hu, slices, grid.air_threshold_hu, anatomy)
     target = head.box(grid.spacing_mm, grid.crop_margin_mm)
     if math.prod(target.shape) > MOST_VOXELS:
         raise Rejection(
             Reason.COVERAGE_TOO_LARGE, f"a grid of {target.shape} voxels, more than {MOST_VOXELS}"
         )
     voxels = resample(hu, slices, target, AIR_HU)
-    return voxels, target, measure(hu, slices, head, voxels, target)
+    return voxels, target, measure(hu, slices, head, voxels, target, anatomy)
 
 
 @dataclass

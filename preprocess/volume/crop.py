@@ -3,25 +3,18 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
+from preprocess.anatomy.objects import COARSE_MM, largest_object
+from preprocess.anatomy.profile import Anatomy
 from preprocess.dicom.geometry import Stack
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.resample import INDEX_STEPS, Grid, box, field, resample
 
-COARSE_MM = 4.0
-"""Voxel edge at which the head is looked for. What is thinner than two voxels (a holder's or table's
-shell, a tube, a blanket) is cut off by one erosion, and the largest rest is the head; a support that is
-thicker than that and touches the head stays in the box."""
 UNSEEN = int(np.iinfo(np.int16).min)
 """Marks what lies outside the scan, so that the scan's edge erodes nothing."""
 MOST_EXTENT_MM = 1_500.0
 """Of a scan along the patient's axes: more than an image of `WIDEST_MM` turned by 45°, or 400 mm of tilted
 ones. What is more has slices far to the side of one another, and fills memory with nothing."""
-LEAST_HEAD_ML = 200.0
-"""A neonate's head measures over 300 ml; a largest component below this is no head."""
-
-_IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Head:
         return box(np.maximum(low_mm, edges[0]), np.minimum(high_mm, edges[1]), spacing)
 
 
-def find_head(hu: np.ndarray, slices: Stack, threshold: float) -> Head:
+def find_head(hu: np.ndarray, slices: Stack, threshold: float, anatomy: Anatomy) -> Head:
     """The largest object of a scan that is denser than air.
 
     hu: (N, rows, columns) HU; `threshold` HU parts the head from air.
@@ -60,25 +53,8 @@ def find_head(hu: np.ndarray, slices: Stack, threshold: float) -> Head:
     values = resample(hu, slices, coarse, UNSEEN, smooth=False)
     mask = largest_object(values > threshold, values == UNSEEN)
     volume_ml = mask.sum() * COARSE_MM**3 / 1000
-    if volume_ml < LEAST_HEAD_ML:
+    if volume_ml < anatomy.least_ml:
         raise Rejection(
             Reason.NO_HEAD_FOUND, f"the largest object above {threshold:g} HU has {volume_ml:.0f} ml"
         )
     return Head(coarse, values, mask)
-
-
-def largest_object(dense: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """The largest component of `dense` with the air it encloses, apart from what is thin.
-
-    Both bool (D, H, W); it is opened by a voxel, but not along the border of the `unknown`.
-    """
-    # Air inside (sinuses, a hollow phantom) is filled plane by plane, so that thin walls are not eroded.
-    dense = ndimage.binary_fill_holes(dense, _IN_PLANE) & ~unknown
-    eroded = ndimage.binary_erosion(dense | unknown, border_value=1) & dense
-    labels, count = ndimage.label(eroded)
-    if not count:
-        return eroded
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    # Two dilations within what is dense: one undoes the erosion, one takes back ears and nose.
-    return ndimage.binary_dilation(labels == sizes.argmax(), iterations=2, mask=dense)

@@ -8,9 +8,11 @@ import numpy as np
 from pydantic import Field
 from scipy import ndimage
 
+from preprocess.anatomy.objects import COARSE_MM
+from preprocess.anatomy.profile import Anatomy
 from preprocess.dicom.decode import AIR_HU
 from preprocess.dicom.geometry import Stack
-from preprocess.volume.crop import COARSE_MM, UNSEEN, Head
+from preprocess.volume.crop import UNSEEN, Head
 from preprocess.volume.resample import INDEX_STEPS, Grid
 from shards.closed import Closed
 
@@ -18,8 +20,6 @@ AIR_BELOW_HU = -500
 """Half-way between air and soft tissue."""
 CLIPPED_AIR = 0.25
 """Where less of the air is other than exactly -1000, the scanner clips it; a padded circle leaves more."""
-DEEP_MM = 28.0
-"""Beneath 28 mm of scalp, skull and cortex lies brain, from any side of the upper head."""
 BLOCK_MM = 5.0
 """Edge of the blocks whose standard deviation is the noise: below it grey and white matter show little."""
 NOISE_SLICES = 5
@@ -29,8 +29,6 @@ SOFT_HU = (-50.0, 150.0)
 LEAST_BLOCKS = 50
 THINNED_MM = 2.0
 """Distance of the pixels that stand for a slice when slices are compared."""
-VAULT_MM = 90.0
-"""From the vertex to above the orbits of an adult; below, nose, ears and bone change from slice to slice."""
 PROBES = 4000
 """Voxels that are looked up in the source."""
 MIRROR_TOLERANCE = 0.001
@@ -55,7 +53,9 @@ class Measures(Closed):
     agreement: float = Field(description="correlation of voxels with the source where the affine says")
 
 
-def measure(hu: np.ndarray, slices: Stack, head: Head, voxels: np.ndarray, target: Grid) -> Measures:
+def measure(
+    hu: np.ndarray, slices: Stack, head: Head, voxels: np.ndarray, target: Grid, anatomy: Anatomy
+) -> Measures:
     """Measure one volume.
 
     hu: int16 (N, rows, columns) HU of the source slices; voxels: int16 (D, H, W) HU as stored on the grid
@@ -68,7 +68,7 @@ def measure(hu: np.ndarray, slices: Stack, head: Head, voxels: np.ndarray, targe
     dense = (values > AIR_BELOW_HU) & ~mask
     planes = np.flatnonzero(mask.any(axis=(1, 2)))
     areas = mask.sum(axis=(1, 2))
-    jump_mm, jump_hu = _jumps(hu, slices)
+    jump_mm, jump_hu = _jumps(hu, slices, anatomy.steady_mm)
     return Measures(
         head_ml=float(mask.sum() * COARSE_MM**3 / 1000),
         head_height_mm=float((planes[-1] - planes[0] + 1) * COARSE_MM),
@@ -77,7 +77,7 @@ def measure(hu: np.ndarray, slices: Stack, head: Head, voxels: np.ndarray, targe
         air_share=float(air.sum() / max(seen.sum(), 1)),
         table_share=float(dense.sum() / max(seen.sum(), 1)),
         air_hu=_air(values[air]),
-        brain_hu=_brain(head),
+        brain_hu=_brain(head, anatomy.deep_mm),
         bone_hu=float(np.percentile(values[mask & seen], 99)),
         noise_hu=_noise(hu, slices),
         jump_mm=jump_mm,
@@ -136,10 +136,10 @@ def _air(values: np.ndarray) -> float | None:
     return float(np.median(measured)) if measured.size else None
 
 
-def _brain(head: Head) -> float | None:
+def _brain(head: Head, deep_mm: float) -> float | None:
     """The scan's own borders are no surface: what they cut counts as deep."""
     outside = ~head.mask & (head.hu != UNSEEN)
-    deep = ~ndimage.binary_dilation(outside, iterations=round(DEEP_MM / COARSE_MM)) & head.mask
+    deep = ~ndimage.binary_dilation(outside, iterations=round(deep_mm / COARSE_MM)) & head.mask
     values = head.hu[deep & (head.hu > AIR_BELOW_HU)]
     return float(np.median(values)) if values.size else None
 
@@ -151,7 +151,7 @@ def _thinned(hu: np.ndarray, slices: Stack) -> tuple[np.ndarray, tuple[float, fl
     return hu[:, :: steps[0], :: steps[1]], (down, across)
 
 
-def _jumps(hu: np.ndarray, slices: Stack) -> tuple[float | None, float | None]:
+def _jumps(hu: np.ndarray, slices: Stack, steady_mm: float) -> tuple[float | None, float | None]:
     """Largest jump of the head's outline (mm) and of its inner median (HU) from slice to slice.
 
     The outline's place is its centre of mass, with everything from soft tissue on of one weight, so that
@@ -169,7 +169,7 @@ def _jumps(hu: np.ndarray, slices: Stack) -> tuple[float | None, float | None]:
         ],
         axis=1,
     )
-    large = (weights > weights.max() / 2) & _in_vault(slices, weights)
+    large = (weights > weights.max() / 2) & _in_vault(slices, weights, steady_mm)
     r, c = thin.shape[1] // 3, thin.shape[2] // 3
     inner = thin[:, r : thin.shape[1] - r, c : thin.shape[2] - c].reshape(len(thin), -1).astype(np.float32)
     inner[inner <= AIR_BELOW_HU] = np.nan
@@ -179,12 +179,12 @@ def _jumps(hu: np.ndarray, slices: Stack) -> tuple[float | None, float | None]:
     return _largest_jump(places, large, slices.gaps), _largest_jump(medians, tissue, slices.gaps)
 
 
-def _in_vault(slices: Stack, weights: np.ndarray) -> np.ndarray:
-    """Axial slices at most `VAULT_MM` below the first that shows a head: there its outline is smooth."""
+def _in_vault(slices: Stack, weights: np.ndarray, steady_mm: float) -> np.ndarray:
+    """Axial slices at most `steady_mm` below the first that shows a head: there its outline is smooth."""
     if slices.obliquity_deg > 45:
         return np.zeros(len(weights), bool)
     up = slices.heights * np.sign(slices.normal[2])
-    return up > up[weights > weights.max() / 20].max() - VAULT_MM
+    return up > up[weights > weights.max() / 20].max() - steady_mm
 
 
 def _largest_jump(values: np.ndarray, usable: np.ndarray, gaps: np.ndarray) -> float | None:

@@ -9,8 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from enhanced_heads import SPACING, scanned
 
-from preprocess.qc.brain import coarse
-from preprocess.qc.vessels import vessels
+from preprocess.anatomy.brain import coarse
+from preprocess.anatomy.vessels import vessels
 
 
 def main() -> None:

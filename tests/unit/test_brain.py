@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from preprocess.anatomy.brain import brain_objection, coarse
+from preprocess.anatomy.head_voxels import head_objection
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import Head, draw_anatomy
-from preprocess.qc.brain import brain_objection, coarse
-from preprocess.qc.plausible import head_objection
 
 STEP = 3.0
 SPACING = (STEP, STEP, STEP)

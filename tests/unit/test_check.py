@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 from synthetic_scan import PIXEL_MM, points_of, scan_of, stack_of, stored
 
+from preprocess.anatomy.head import HEAD
 from preprocess.config import CHECKS, CheckConfig, SelectConfig
 from preprocess.dicom.equipment import FAMILIES, VENDORS, scanner, vendor
 from preprocess.dicom.geometry import Stack
@@ -30,11 +31,11 @@ def sound() -> Scan:
 
 def measured(hu: np.ndarray, slices: Stack) -> tuple[Measures, np.ndarray]:
     head, voxels, target = stored(hu, slices)
-    return measure(hu, slices, head, voxels, target), target.affine
+    return measure(hu, slices, head, voxels, target, HEAD), target.affine
 
 
 def found(hu: np.ndarray, slices: Stack) -> set[Reason]:
-    return {finding.reason for finding in findings(*measured(hu, slices), CheckConfig())}
+    return {finding.reason for finding in findings(*measured(hu, slices), CheckConfig(), HEAD)}
 
 
 @pytest.mark.parametrize(
@@ -124,15 +125,16 @@ def test_a_defect_is_found(sound: Scan, defect: Callable[..., Scan], reason: Rea
 def test_a_volume_turned_round_does_not_agree_with_its_source(sound: Scan, axis: int) -> None:
     hu, slices = sound
     head, voxels, target = stored(hu, slices)
-    assert measure(hu, slices, head, voxels, target).agreement > 0.999
-    turned = measure(hu, slices, head, np.flip(voxels, axis), target)
-    assert [f.reason for f in findings(turned, target.affine, CheckConfig())] == [Reason.AFFINE_MISMATCH]
+    assert measure(hu, slices, head, voxels, target, HEAD).agreement > 0.999
+    turned = measure(hu, slices, head, np.flip(voxels, axis), target, HEAD)
+    found = findings(turned, target.affine, CheckConfig(), HEAD)
+    assert [f.reason for f in found] == [Reason.AFFINE_MISMATCH]
 
 
 def test_an_affine_of_the_other_hand_is_refused(sound: Scan) -> None:
     measures, affine = measured(*sound)
     with pytest.raises(Rejection, match="affine_mismatch: the affine mirrors left and right"):
-        check(measures, affine @ np.diag([1, 1, -1, 1]), CheckConfig())
+        check(measures, affine @ np.diag([1, 1, -1, 1]), CheckConfig(), HEAD)
 
 
 @pytest.mark.parametrize("noise_hu", [3.0, 8.0, 20.0])
@@ -162,10 +164,10 @@ def test_measured_air_counts_and_filled_in_air_does_not(sound: Scan) -> None:
 
 def test_the_configuration_says_what_rejects(sound: Scan) -> None:
     measures, affine = measured(*moved(*sound))
-    assert check(measures, affine, CheckConfig()) == (Reason.MOTION,)
+    assert check(measures, affine, CheckConfig(), HEAD) == (Reason.MOTION,)
     with pytest.raises(Rejection, match=r"motion: 3\.\d\d mm|motion: 4\.\d\d mm, over 1\.5 mm"):
-        check(measures, affine, CheckConfig(reject=(Reason.MOTION,)))
-    assert check(measures, affine, CheckConfig(max_jump_mm=10)) == ()
+        check(measures, affine, CheckConfig(reject=(Reason.MOTION,)), HEAD)
+    assert check(measures, affine, CheckConfig(max_jump_mm=10), HEAD) == ()
     with pytest.raises(ValidationError, match=r"localizer is not a finding.* hu_out"):
         CheckConfig(reject=(Reason.LOCALIZER,))
 
@@ -173,9 +175,9 @@ def test_the_configuration_says_what_rejects(sound: Scan) -> None:
 def test_what_cannot_be_measured_is_no_finding(sound: Scan) -> None:
     measures, affine = measured(*sound)
     blind = dict.fromkeys(("brain_hu", "noise_hu", "jump_mm", "jump_hu"))
-    assert findings(measures.model_copy(update=blind), affine, CheckConfig()) == []
+    assert findings(measures.model_copy(update=blind), affine, CheckConfig(), HEAD) == []
     empty = measures.model_copy(update={"air_share": 0.8})
-    assert [f.reason for f in findings(empty, affine, CheckConfig())] == [Reason.MOSTLY_AIR]
+    assert [f.reason for f in findings(empty, affine, CheckConfig(), HEAD)] == [Reason.MOSTLY_AIR]
 
 
 def test_three_slices_and_a_small_matrix_are_measured() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from preprocess.anatomy.deface import BONE_HU, deface
 from preprocess.demo.anatomy import floor_height, head_hu
 from preprocess.demo.head import Head, draw_anatomy
-from preprocess.privacy.deface import BONE_HU, deface
 from preprocess.reasons import Rejection
 from preprocess.volume.resample import Grid
 

@@ -25,7 +25,7 @@ DEFAULT, MARKED = (
 OTHER = HeadPatterns(include=("head",))
 SHAPES: dict[str, dict[str, Any]] = {
     "select": {
-        "modality": None,  # there is one value
+        **{"anatomy": None, "modality": None},  # there is one value; tests/integration/test_new_anatomy.py
         **{"body_part": OTHER, "study_description": OTHER, "series_description": OTHER, "protocol": OTHER},
         "image_type": Patterns(include=("AXIAL",)),
         **{"allow_derived": True, "contrast": "any", "kvp_range": (70.0, 150.0), "kernels": ("soft",)},
@@ -96,7 +96,7 @@ def test_configurations_of_0_1_0_have_the_digests_they_had_then() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "key"), [(s, key) for s, keys in SHAPES.items() for key in keys if key != "modality"]
+    ("section", "key"), [(s, key) for s, keys in SHAPES.items() for key in keys if keys[key] is not None]
 )
 def test_what_shapes_volumes_is_in_the_digest(section: str, key: str) -> None:
     changed = config(**{section: {key: SHAPES[section][key]}})

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from synthetic_scan import scan_of, stack_of, stored
 
-from preprocess.qc.brain import coarse
-from preprocess.qc.plausible import head_objection
-from preprocess.qc.proportions import shape_objection
+from preprocess.anatomy.brain import coarse
+from preprocess.anatomy.head import HEAD
+from preprocess.anatomy.head_voxels import head_objection
+from preprocess.anatomy.proportions import shape_objection
 
 FACTORS = [
     *((0.5, 1, 1), (1, 0.5, 1), (1, 1, 0.5), (0.5, 0.5, 0.5), (1, 0.5, 0.5)),
@@ -41,6 +42,6 @@ def test_a_cut_top_says_nothing_of_the_height() -> None:
     """A sphere of 80 mm radius, whole, halved in height, and the same without its upper half."""
     z, y, x = np.indices((50, 50, 50)) * 4.0 - 98.0
     whole = x**2 + y**2 + z**2 < 80**2
-    assert shape_objection(whole, (4.0, 4.0, 4.0)) is None
-    assert shape_objection(whole, (2.0, 4.0, 4.0)) is not None
-    assert shape_objection(whole[:25], (2.0, 4.0, 4.0)) is None
+    assert shape_objection(whole, (4.0, 4.0, 4.0), HEAD) is None
+    assert shape_objection(whole, (2.0, 4.0, 4.0), HEAD) is not None
+    assert shape_objection(whole[:25], (2.0, 4.0, 4.0), HEAD) is None

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from enhanced_heads import SPACING, STEP, scanned
 
+from preprocess.anatomy.brain import coarse
+from preprocess.anatomy.head_voxels import shown
+from preprocess.anatomy.vessels import enhanced_vessels, vessels
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
-from preprocess.qc.brain import coarse
-from preprocess.qc.plausible import shown
-from preprocess.qc.vessels import enhanced_vessels, vessels
 from preprocess.reader import read_array
 from preprocess.reasons import Reason
 from preprocess.volume.resample import INDEX_STEPS

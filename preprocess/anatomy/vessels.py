@@ -7,7 +7,7 @@ have up to 95 HU, calcifications of pineal gland and plexus are short, and metal
 import numpy as np
 from scipy import ndimage
 
-from preprocess.qc.brain import Coarse, block_means
+from preprocess.anatomy.brain import Coarse, block_means
 
 THIN_MM = 2.0
 """Of the blocks whose means are judged: noise halves and more, and a vessel of 3 mm stays."""
@@ -30,7 +30,7 @@ MOST_SECTION_MM2 = 80.0
 def enhanced_vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: Coarse) -> str | None:
     """What shows an agent in a head, int16 HU (D, H, W) as stored, in one line; None where nothing does.
 
-    rings: the volume's rings of bone (preprocess.qc.brain).
+    rings: the volume's rings of bone (preprocess.anatomy.brain).
     """
     if max(spacing_mm) > COARSEST_MM:
         return None

@@ -10,9 +10,9 @@ kept wherever it lies.
 import numpy as np
 from scipy import ndimage
 
+from preprocess.anatomy.objects import largest_object
 from preprocess.dicom.decode import AIR_HU
 from preprocess.reasons import Reason, Rejection
-from preprocess.volume.crop import largest_object
 
 COARSE_MM = 2.0
 """Voxel edge at which brain and face are looked for."""
