@@ -19,7 +19,7 @@ def _shown(heading: str, language: str) -> tuple[str, str]:
     return first.removeprefix("# "), rest
 
 
-def _apply(diff: str, text: str) -> str:
+def apply(diff: str, text: str) -> str:
     """The text after a diff whose hunks have no numbers: each must fit in one place."""
     hunks = [hunk.splitlines(keepends=True) for hunk in diff.split("@@\n") if hunk]
     for hunk in hunks:
@@ -69,5 +69,5 @@ def follow(heading: str, folder: Path) -> Followed:
     assert not (folder / path).exists()
     (folder / path).write_text(code)
     registry, diff = _shown(heading, "diff")
-    (folder / registry).write_text(_apply(diff, (folder / registry).read_text()))
+    (folder / registry).write_text(apply(diff, (folder / registry).read_text()))
     return Followed(folder, folder / path, folder / registry)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from documents import REPOSITORY, blocks
-from test_new_objective import PACKAGES, apply
+from followed import PACKAGES, apply
 
 HEADING = "How to add a scheduler"
 DOCUMENT = REPOSITORY / "docs/architecture.md"
