@@ -1,13 +1,20 @@
 """Whether an image has a contrast agent in the vessels, by its description or the agent's fields."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from preprocess.dicom.catalog import Texts
 from preprocess.select.lexicon import Hit, Lexicon, folded
 
-GOVERNED_WORDS = 3
-"""So many words may stand between a negation and what it negates: "no oral or iv contrast"."""
+GOVERNED_WORDS = 4
+"""So many words may stand between a negation and what it negates: "without the injection of any contrast"."""
+_ABSENT = re.compile(r"\s*\(\s*-\s*\)|-$")
+"""A minus behind a word for contrast negates it; elsewhere it is a hyphen or a dash."""
+_NEXT_WORD = re.compile(r"[^\w,;()+]*([^\W\d_]+)(?!\w)")
+_REST = re.compile(r"\w*")
+_MASKS = re.compile("[*?#]")
+"""What de-identification and typists write in place of letters."""
+_NO_VOLUME = re.compile(r"0+([.,]0+)?\s*(ml|cc|g|mg)?", re.IGNORECASE)
 
 
 def has_contrast(texts: Texts, lexicon: Lexicon) -> bool | None:
@@ -42,36 +49,62 @@ def _described(text: str, lexicon: Lexicon) -> bool | None:
     return False if "plain" in found else True if "vessels" in found else None
 
 
-def _meanings(text: str, hits: Iterable[Hit]) -> set[str]:
+def _meanings(text: str, hits: Sequence[Hit]) -> set[str]:
     """What the words for contrast in a folded text mean, with the negations that govern them."""
     found: list[str] = []
     governor: Hit | None = None
     idle = False  # has the governor nothing to govern yet?
     mention: Hit | None = None
-    for hit in (hit for hit in hits if hit.kind in ("contrast", "negation")):
+    for hit in hits:
         if hit.kind == "negation":
             if mention and _follows(text, mention, hit):
                 found[-1] = mention.negation
             elif hit.meaning != "after":
-                found += ["plain"] * (idle and governor is not None and governor.meaning == "alone")
+                found += _alone(text, governor, hits, hit) if idle and governor else []
                 governor, idle = hit, True
             mention = None
-            continue
-        negated = bool(hit.negation and governor and _governs(text, governor, hit))
-        found.append(hit.negation if negated else hit.meaning)
-        mention = None if negated or not hit.negation else hit
-        if negated:
-            governor = Hit(governor.start, hit.end, *governor[2:]) if governor else None
-            idle = False
-    if idle and governor and governor.meaning == "alone":
-        found.append("plain")
-    return {*found}
+        elif hit.kind == "contrast":
+            governed = bool(governor and _governs(text, governor, hit, hits))
+            negated = bool(hit.negation) and (governed or bool(_ABSENT.match(text, _word_end(text, hit))))
+            found.append(hit.negation if negated else hit.meaning)
+            mention = None if negated or not hit.negation else hit
+            if governor and governed and hit.negation:
+                governor = Hit(governor.start, hit.end, *governor[2:])
+                idle = False
+    return {*found, *(_alone(text, governor, hits) if idle and governor else [])}
 
 
-def _governs(text: str, governor: Hit, hit: Hit) -> bool:
-    """Whether a negation applies to a word after it."""
+def _alone(text: str, governor: Hit, hits: Sequence[Hit], after: Hit | None = None) -> list[str]:
+    """What a negation says that governs no word for contrast, before the negation that comes next."""
+    if any(hit.kind == "contrast" and hit.start <= governor.start < hit.end for hit in hits):
+        return []
+    if after and {governor.meaning, after.meaning} == {"alone", "with"}:
+        joined = re.fullmatch(r"\W*\w{0,3}\W*", text[governor.end : after.start])
+        return ["enhanced"] if joined and not _has_object(text, after, hits) else []
+    if governor.meaning == "with":
+        return [] if re.search(r"\w", text[governor.end :]) else ["enhanced"]
+    return ["plain"] if governor.meaning == "alone" and not _has_object(text, governor, hits) else []
+
+
+def _has_object(text: str, negation: Hit, hits: Sequence[Hit]) -> bool:
+    """Whether a word that is none of the image or the body comes next: "without tilt", "ohne Prothese"."""
+    word = _NEXT_WORD.match(text, negation.end)
+    return bool(word) and all(hit.meaning == "object" for hit in _within(word, hits))
+
+
+def _within(word: re.Match[str] | None, hits: Sequence[Hit]) -> list[Hit]:
+    """The terms that begin in a word."""
+    return [hit for hit in hits if word and word.start(1) <= hit.start < word.end(1)]
+
+
+def _governs(text: str, governor: Hit, hit: Hit, hits: Sequence[Hit]) -> bool:
+    """Whether a negation applies to a word after it, and not to another: "non trauma head contrast"."""
     between = text[governor.end : hit.start]
     most = 0 if governor.spaceless else GOVERNED_WORDS
+    if governor.meaning == "before":
+        others = _within(_NEXT_WORD.match(text, governor.end), hits)
+        if any(other.kind in ("body", "part", "neutral") and other.end <= hit.start for other in others):
+            return False
     return (
         governor.meaning in ("before", "alone")
         and not re.search(r"[,;()+]", between)
@@ -81,10 +114,15 @@ def _governs(text: str, governor: Hit, hit: Hit) -> bool:
 
 def _follows(text: str, mention: Hit, hit: Hit) -> bool:
     """Whether a negation follows the word that it negates: "contrast: none"."""
-    between, rest = text[mention.end : hit.start], text[hit.end :]
-    if re.search(r"\w", between) or hit.meaning == "lifts":
+    between, rest = text[_word_end(text, mention) : hit.start], text[hit.end :]
+    if re.search(r"\w", between) or hit.meaning in ("lifts", "with"):
         return False
     return hit.meaning == "after" or bool(re.search("[:=]", between)) or not re.search(r"[^\W\d]", rest)
+
+
+def _word_end(text: str, hit: Hit) -> int:
+    """Where the word of a term ends, of which a `*` may stand for a part."""
+    return hit.end if hit.spaceless else _REST.match(text, hit.end).end()  # type: ignore[union-attr]
 
 
 def _given(texts: Texts, lexicon: Lexicon) -> bool | None:
@@ -102,11 +140,12 @@ def _given(texts: Texts, lexicon: Lexicon) -> bool | None:
 
 def _named(text: str, lexicon: Lexicon) -> str:
     """What an agent's field says: none, nothing ("filler"), oral, vein, or else "given": an agent's name."""
-    letters = re.findall(r"[^\W_]", text)
-    if not letters:
-        return "filler" if not text.strip() else "none"
+    if not re.search(r"[^\W_]", text):
+        return "none" if re.search(r"[-./]", text) and not _MASKS.search(text) else "filler"
     found = lexicon.meanings(text, "agent")
-    if "none" in found or not {*letters} - {"0"} or _meanings(folded(text), lexicon.hits(text)) == {"plain"}:
+    if "none" in found or _NO_VOLUME.fullmatch(text.strip()):
+        return "none"
+    if "filler" not in found and _meanings(folded(text), lexicon.hits(text)) == {"plain"}:
         return "none"
     if "filler" in found:
         return "filler"

@@ -28,7 +28,11 @@ _DERIVED_WORDS = (
 _SPECTRAL_WORDS = ("MAT_", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY")
 _MONOENERGETIC = "VMI"
 """Value 4 of a virtual monoenergetic image."""
-_ENERGY = re.compile(r"(\d{2,3})\s*kev|mono[a-z]*[\s+_-]*(\d{2,3})(?![\d.])", re.IGNORECASE)
+_ENERGY = re.compile(r"(\d{2,3})\s*(?:kev|кэв)|mono[a-z]*[\s+_-]*(\d{2,3})(?![\d.])", re.IGNORECASE)
+
+_MATERIAL = "water|h2o|iodine|i|calcium|ca|hap|fat|blood|uric acid|碘|水|钙"
+_BASIS_PAIR = re.compile(rf"(?<!\w)({_MATERIAL})\s*\(\s*({_MATERIAL})\s*\)", re.IGNORECASE)
+"""A density of one material where all is made of two, as GE names it: "Iodine(Water)", "I(H2O)"."""
 
 _DESCRIBED = (Reason.DOSE_REPORT, Reason.LOCALIZER, Reason.DYNAMIC, Reason.SPECTRAL, Reason.DERIVED)
 """The kinds that a series description may name; of several the first."""
@@ -69,6 +73,8 @@ def described_kind(series_description: str, lexicon: Lexicon) -> Reason | None:
     taken at a low one.
     """
     named = lexicon.meanings(series_description, "image")
+    if _BASIS_PAIR.search(series_description):
+        named |= {Reason.SPECTRAL}
     return next((reason for reason in _DESCRIBED if reason in named), None)
 
 

@@ -3,7 +3,8 @@ r"""Finding terms in a text as people write them: by whole words, without regard
 A term is matched as it is folded, at the borders of words; a `*` at its start or end allows a longer word.
 A space in it is any mark or space between words, as `_`, `-` or `:`. `^` and `$` bind it to the text's ends.
 A plus, minus or slash is matched as it is, so that `c+` and `c-` are two terms. Scripts that write no spaces
-(Chinese, Japanese, and Korean, which joins its particles) are searched for anywhere.
+(Chinese, Japanese, and Korean, which joins its particles) are searched for anywhere, and spaces within them
+do not count.
 """
 
 import re
@@ -24,16 +25,19 @@ _SPACELESS = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _MARKS = re.compile("[\u0300-\u036f]")
 _HUMP = re.compile("(?<=[a-z\u00df-\u00ff])(?=[A-Z\u00c0-\u00de])")
 _PLAIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "_": " "})
+_PLAIN |= dict.fromkeys(map(ord, "\u2010\u2012\u2013\u2014\u2212"), "-")
 _GAPS = {False: re.compile(r"\s*/\s*|[\s.:,;=-]+"), True: re.compile(r"\s*/\s*|[\s.:,;=]+")}
 """What stands between words: a slash, which stays, or a space; a minus stays where terms have one."""
 _BRACKETS = " ()[],;"
 _YIELDS = {
-    "contrast": ("contrast", "image"),
-    "negation": ("negation", "image"),
+    "contrast": ("contrast", "image", "neutral"),
+    "negation": ("negation", "image", "neutral", "body"),
     "kernel": ("kernel", "part"),
+    "body": ("body", "neutral"),
+    "part": ("part", "neutral"),
 }
 """A term of a kind does not count within a longer one of these: neither "contrast" nor "non" within "virtual
-non-contrast", nor "bone" within "temporal bone"."""
+non-contrast", nor "bone" within "temporal bone", nor "chest" within "Rochester"."""
 
 
 class Hit(NamedTuple):
@@ -86,10 +90,21 @@ class Lexicon:
             for length in lengths.get(first, ()):
                 for entry in entries.get(canonical[start : start + length], ()):
                     if len(entry.letters) == length and entry.fits(canonical, start):
-                        yield Hit(places[start], places[start + length], *entry.told)
+                        last = start + length - (canonical[start + length - 1] != "/")
+                        end = places[last] + (last < start + length)
+                        yield Hit(places[start], end, *entry.told)
 
     def _meanings(self, text: str, kind: str) -> frozenset[str]:
         return frozenset(hit.meaning for hit in self.hits(text) if hit.kind == kind)
+
+    def names_only_a_part(self, text: str) -> bool:
+        """Does it name a part of the head, and nothing of the head outside that name ("skull base")?"""
+        hits = self.hits(text)
+        parts = [hit for hit in hits if hit.kind == "part"]
+        bodies = [hit for hit in hits if hit.kind == "body"]
+        return bool(parts) and all(
+            any(part.start <= body.start and body.end <= part.end for part in parts) for body in bodies
+        )
 
     def understands(self, text: str) -> bool:
         """Does it hold a term, or not a letter?"""
@@ -162,15 +177,20 @@ def _canonical(text: str, signs: bool) -> tuple[str, list[int]]:
     places: list[int] = []
     done = 0
     for gap in _GAPS[signs].finditer(text):
-        letters += [text[done : gap.start()], _between(gap)]
-        places += range(done, gap.start() + 1)
+        mark = _between(gap)
+        letters += [text[done : gap.start()], mark]
+        places += range(done, gap.start() + len(mark))
         done = gap.end()
     letters.append(text[done:])
     return "".join(letters), [*places, *range(done, len(text) + 1)]
 
 
 def _between(gap: re.Match[str]) -> str:
-    return "/" if "/" in gap[0] else " "
+    """The one mark that stands for a gap: none within a script without spaces."""
+    if "/" in gap[0]:
+        return "/"
+    beside = gap.string[gap.start() - 1 : gap.start()], gap.string[gap.end() : gap.end() + 1]
+    return "" if all(map(_SPACELESS.match, beside)) else " "
 
 
 def _within_another(hit: Hit, hits: Iterable[Hit]) -> bool:

@@ -96,7 +96,7 @@ def usable(series: Series, config: SelectConfig) -> Selected:
         dropped=dropped,
         sharpness=common_sharpness(kept, words),
         monoenergetic=any(is_monoenergetic(instance, words) for instance in kept),
-        part=any(words.meanings(text, "part") and not words.meanings(text, "body") for text in said),
+        part=any(map(words.names_only_a_part, said)),
     )
     _require_one_scan(selected)
     return _of_one_pass_a_place(selected)

@@ -17,23 +17,24 @@ from shards.errors import FmctError
 
 MEANINGS = {
     "contrast": ("plain", "enhanced", "vessels"),
-    "negation": ("before", "after", "alone", "lifts"),
+    "negation": ("before", "after", "alone", "lifts", "with"),
     "agent": ("none", "filler", "oral", "vein", "name"),
     "body": (*ANATOMIES, "other"),
     "part": ("part",),
     "kernel": ("soft", "bone"),
     "phantom": ("phantom",),
     "image": ("localizer", "dose_report", "dynamic", "derived", "spectral", "monoenergetic"),
-    "neutral": ("neutral",),
+    "neutral": ("neutral", "object"),
 }
 """The kinds of terms, and what a term of each can mean.
 
 contrast: a plain image; one with an agent in the vessels, which a negation turns into the meaning of that
 column; or an examination of vessels, which a word for plain outweighs. negation: governs what follows, what
-stands before it, stands alone too ("without"), or lifts one ("with"). agent: what Contrast/Bolus Agent, Route
-and the like say in place of an agent's name, or it. body: which part (preprocess.anatomy), or another one.
-part: of the head. kernel: how sharp. image: what is no acquired slice (see image_kind.py). neutral: says
-nothing.
+stands before it, stands alone too ("without"), lifts one ("after"), or does so and stands at a text's end too
+("with"). agent: what Contrast/Bolus Agent, Route and the like say in place of an agent's name, or it. body:
+which part (preprocess.anatomy), or another one. part: of the head. kernel: how sharp. image: what is no
+acquired slice (see image_kind.py). neutral: says nothing; of an object ("tilt") nothing either after a
+negation.
 """
 
 
