@@ -19,7 +19,7 @@ from typing import IO, BinaryIO, Literal, cast
 
 from indexed_gzip import IndexedGzipFile
 
-from preprocess.dicom import iso9660
+from preprocess.dicom import iso9660, split
 from preprocess.dicom.inflate import INDEX_SPACING, MOST_UNPACKED, RATIO_FROM, Inflated, bomb, is_bomb
 from preprocess.reasons import Reason, Rejection
 
@@ -27,13 +27,11 @@ START_BYTES = 512
 """Bytes that determine the kind of a file: a tar header (POSIX.1 pax), the longest of all."""
 HEADER_BUFFER = 8192
 """Bytes a header is read in. Not the file system's block size: Lustre's is megabytes, whole images."""
-_ZIP_END_BYTES = 22
-"""Of the record that ends a zip without a comment (APPNOTE 4.3.16)."""
 OPEN_ARCHIVES = 4
 """Archives that a process keeps open: a series lies in one, seldom in more."""
-
-
-SPLIT_ZIP = "a part of a split zip: put the parts together (zip -s 0 LAST.zip --out WHOLE.zip)"
+UNPACK = "no zip, tar or tar.gz: unpack or repack it"
+Status = os.stat_result | split.Status
+"""Of a file, or of all parts of an archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +53,27 @@ class Source:
 
     def is_unchanged(self) -> bool:
         """Is the file on disk the one that was scanned? Raises OSError where it cannot be reached."""
-        status = os.stat(self.path)
+        status = split.status(self.path)
         return (status.st_size, status.st_mtime_ns) == (self.archive_size or self.size, self.mtime_ns)
 
 
-def file_source(path: Path, status: os.stat_result) -> Source:
+def file_source(path: Path, status: Status) -> Source:
     """The source that is the whole file."""
     return Source(path, status.st_size, status.st_mtime_ns)
 
 
+def status_of(file: BinaryIO, path: Path) -> Status:
+    """Of a file from `open_for_headers`. Raises OSError."""
+    return split.status(path) if split.may_be_part(path.name) else os.fstat(file.fileno())
+
+
 def open_for_headers(path: Path) -> BinaryIO:
-    """The file, of which only what is asked for is read: no large buffer, nothing ahead."""
+    """The file, of which only what is asked for is read: no large buffer, nothing ahead.
+
+    Of the first file of an archive in parts, all parts. Raises Rejection(damaged_archive) if one is missing.
+    """
+    if whole := split.joined(path):
+        return whole
     file = path.open("rb", HEADER_BUFFER)
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
     return file
@@ -82,7 +90,7 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
         with source.path.open("rb") as file:
             yield file
         return
-    with source.path.open("rb") as file:
+    with split.joined(source.path) or source.path.open("rb") as file:
         kind = file_kind(file)
         place = source.path, source.archive_size, source.mtime_ns
         with _damage_typed():
@@ -116,19 +124,19 @@ def _zip_member(
     return packed
 
 
-ArchiveKind = Literal["zip", "tar", "gzip", "iso", "split", "other"]
+ArchiveKind = Literal["zip", "tar", "gzip", "iso", "part", "other"]
 
 
 def archive_kind(start: bytes) -> ArchiveKind | None:
     """What archive a file is that begins with these `START_BYTES` bytes; None for none."""
     if start[128:132] == b"DICM":
         return None
-    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK00PK\x03\x04")):
         return "zip"
     if start.startswith(b"\x1f\x8b"):
         return "gzip"
     if start.startswith(b"PK\x07\x08"):
-        return "split"
+        return "part"
     if start.startswith((b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\xfd7zXZ\0", b"BZh", b"\x28\xb5\x2f\xfd")):
         return "other"
     with suppress(tarfile.HeaderError):
@@ -142,15 +150,19 @@ def file_kind(file: BinaryIO) -> ArchiveKind | None:
     file.seek(0)
     start = file.read(START_BYTES)
     kind = archive_kind(start)
-    if kind or start[128:132] == b"DICM" or start[:1] in (b"\x02", b"\x08"):
+    if start[128:132] == b"DICM":
+        return None
+    if kind == "part" and split.is_joined(file):
+        return "zip"
+    if split.leader_of(Path(os.fsdecode(file.name))):
+        return "part"
+    if kind or start[:1] in (b"\x02", b"\x08"):
         return kind
-    if iso9660.is_image(file):
-        return "iso"
-    return "split" if _is_split(file) else None
+    return "iso" if iso9660.is_image(file) else "part" if split.ends_split_zip(file) else None
 
 
 def archive_members(
-    path: Path, kind: ArchiveKind, status: os.stat_result
+    path: Path, kind: ArchiveKind, status: Status
 ) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
     """Each regular member with a file to read it from, valid until the next; or why it cannot be read.
 
@@ -167,28 +179,33 @@ def archive_members(
                 yield from _gzip_members(path, status)
             elif kind == "iso":
                 yield from _iso_members(file, path, status)
-            elif kind == "split":
-                raise Rejection(Reason.UNSUPPORTED_ARCHIVE, SPLIT_ZIP)
+            elif kind == "part":
+                _require_whole(path)
             else:
-                raise Rejection(Reason.UNSUPPORTED_ARCHIVE, "no zip, tar or tar.gz: unpack or repack it")
+                raise Rejection(Reason.UNSUPPORTED_ARCHIVE, UNPACK)
     except Rejection as rejection:
+        if rejection.reason is Reason.DAMAGED_ARCHIVE and split.parts_of(path):
+            rejection = Rejection(rejection.reason, f"{rejection.detail} {split.TRUNCATED}")
         yield file_source(path, status), rejection
 
 
-def _is_split(file: BinaryIO) -> bool:
-    """Does the file end as the last part of a split zip, with a directory that begins on another disk?"""
-    file.seek(max(file.seek(0, io.SEEK_END) - _ZIP_END_BYTES, 0))
-    end = file.read()
-    file.seek(0)
-    return end.startswith(b"PK\x05\x06") and end[4:6] not in (b"\0\0", b"\xff\xff")
+def _require_whole(part: Path) -> None:
+    """Raise Rejection unless the archive of which a file is a part is read by way of its leader."""
+    leader = split.leader_of(part)
+    if not leader:
+        raise Rejection(Reason.UNSUPPORTED_ARCHIVE, split.UNNAMED)
+    if not leader.exists():
+        raise Rejection(Reason.DAMAGED_ARCHIVE, split.missing(leader.name))
+    with open_for_headers(leader) as file:
+        kind = file_kind(file)
+    if kind in (None, "other", "part"):
+        raise Rejection(Reason.UNSUPPORTED_ARCHIVE, UNPACK)
 
 
-def _zip_members(
-    file: BinaryIO, path: Path, status: os.stat_result
-) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
-    if _is_split(file):
-        raise Rejection(Reason.UNSUPPORTED_ARCHIVE, SPLIT_ZIP)
-    with zipfile.ZipFile(file) as archive:
+def _zip_members(file: BinaryIO, path: Path, status: Status) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+    if split.ends_split_zip(file) and not split.is_joined(file):
+        raise Rejection(Reason.UNSUPPORTED_ARCHIVE, split.UNNAMED)
+    with split.open_zip(file) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
             if info.is_dir():
                 continue
@@ -212,7 +229,7 @@ def _zip_members(
                     yield source, member
 
 
-def _gzip_members(path: Path, status: os.stat_result) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+def _gzip_members(path: Path, status: Status) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
     with _indexed_gzip(path) as file:
         kind = archive_kind(file.read(START_BYTES))
         if kind == "tar":
@@ -228,9 +245,7 @@ def _gzip_members(path: Path, status: os.stat_result) -> Iterator[tuple[Source, 
         yield source, _member_file(file, 0, size)
 
 
-def _iso_members(
-    file: BinaryIO, path: Path, status: os.stat_result
-) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
+def _iso_members(file: BinaryIO, path: Path, status: Status) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
     members, lost = iso9660.files(file)
     for name, offset, size in members:
         source = Source(path, size, status.st_mtime_ns, name, offset, status.st_size)
@@ -246,13 +261,13 @@ def _iso_members(
 
 def _gzip_size(path: Path) -> int:
     """Unpacked bytes, as stated at the end of a gzip file (RFC 1952 section 2.3.1): less than 4 GiB."""
-    with path.open("rb") as file:
+    with open_for_headers(path) as file:
         file.seek(-4, io.SEEK_END)
         return int.from_bytes(file.read(), "little")
 
 
 def _tar_members(
-    file: BinaryIO, path: Path, status: os.stat_result, packed: bool
+    file: BinaryIO, path: Path, status: Status, packed: bool
 ) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
     file.seek(0)
     with tarfile.open(fileobj=_TarHeaders(file), mode="r:") as archive:
@@ -361,7 +376,8 @@ def _member_file(file: BinaryIO, start: int, size: int) -> BinaryIO:
 @lru_cache(OPEN_ARCHIVES)
 def _open_zip(path: Path, size: int, mtime_ns: int) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
     """An archive of this size and time with its members by offset, kept open: its directory is long."""
-    archive = zipfile.ZipFile(path)
+    whole = split.joined(path)
+    archive = split.open_zip(whole) if whole else zipfile.ZipFile(path)
     return archive, {info.header_offset: info for info in archive.infolist()}
 
 
@@ -372,4 +388,6 @@ def _open_gzip(path: Path, size: int, mtime_ns: int) -> BinaryIO:
 
 
 def _indexed_gzip(path: Path) -> BinaryIO:
-    return IndexedGzipFile(path, spacing=INDEX_SPACING, drop_handles=False)
+    whole = split.joined(path)
+    place = {"fileobj": whole} if whole else {"filename": path}
+    return IndexedGzipFile(**place, spacing=INDEX_SPACING, drop_handles=False)

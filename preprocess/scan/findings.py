@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from preprocess.dicom import split
 from preprocess.dicom.catalog_table import (
     INSTANCE_TABLE,
     SERIES_TABLE,
@@ -28,10 +29,12 @@ from preprocess.dicom.catalog_table import (
 from preprocess.dicom.header import read_header
 from preprocess.dicom.sources import (
     Source,
+    Status,
     archive_members,
     file_kind,
     file_source,
     open_for_headers,
+    status_of,
 )
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.known import Known
@@ -174,13 +177,14 @@ def read_files(part: Path, known: Path, paths: list[bytes], enter_archives: bool
     return reading
 
 
-def _regular_files(paths: list[bytes], writer: "_PartWriter") -> dict[bytes, os.stat_result]:
+def _regular_files(paths: list[bytes], writer: "_PartWriter") -> dict[bytes, Status]:
     found = {}
     for path in paths:
+        name = os.fsdecode(path)
         try:
-            status = os.stat(path)
+            status = split.status(Path(name)) if split.may_be_part(name) else os.stat(path)
         except OSError as error:
-            writer.reject(Source(Path(os.fsdecode(path)), 0, 0), unreadable(error))
+            writer.reject(Source(Path(name), 0, 0), unreadable(error))
             continue
         if stat.S_ISREG(status.st_mode):
             found[path] = status
@@ -201,8 +205,13 @@ def _read_file(path: Path, writer: "_PartWriter", enter_archives: bool) -> bool:
     """Write the findings in one file. False if it is an archive that is not to be entered."""
     source = Source(path, 0, 0)
     try:
-        with open_for_headers(path) as file:
-            status = os.fstat(file.fileno())
+        try:
+            opened = open_for_headers(path)
+        except Rejection as rejection:  # a part of the archive is missing
+            writer.reject(file_source(path, split.status(path)), rejection)
+            return True
+        with opened as file:
+            status = status_of(file, path)
             source = file_source(path, status)
             kind = file_kind(file)
             if not kind:
@@ -215,7 +224,7 @@ def _read_file(path: Path, writer: "_PartWriter", enter_archives: bool) -> bool:
                 for member, data in archive_members(path, kind, status):
                     _read_object(member, data, writer)
                     empty = False
-                if empty:
+                if empty and kind != "part":  # which is read by way of another file
                     writer.reject(source, Rejection(Reason.NOT_DICOM, "an archive without members"))
     except OSError as error:
         writer.reject(source, unreadable(error))

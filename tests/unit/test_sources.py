@@ -242,9 +242,9 @@ def test_archives_that_cannot_be_read_are_named_and_cost_nothing_else(tmp_path: 
         "inner.zip": Reason.NESTED_ARCHIVE,
         "inner.tar": Reason.NESTED_ARCHIVE,
         "x.7z": Reason.UNSUPPORTED_ARCHIVE,
-        "split.z01": Reason.UNSUPPORTED_ARCHIVE,
-        "split.zip": Reason.UNSUPPORTED_ARCHIVE,
-        "split-2.zip": Reason.UNSUPPORTED_ARCHIVE,
+        "split.z01": Reason.DAMAGED_ARCHIVE,
+        "split.zip": Reason.DAMAGED_ARCHIVE,
+        "split-2.zip": Reason.DAMAGED_ARCHIVE,
         "zip.gz": Reason.NESTED_ARCHIVE,
     }
     # What stands before the damage is kept: in absurd, name and cut (tar and gz), and behind inner.tar.

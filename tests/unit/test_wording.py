@@ -1,4 +1,4 @@
-"""How headers word what an image is and is not, by rule, in several languages; and what a rule leaves alone."""
+"""How headers word what an image is and is not, by rule and in several languages."""
 
 import pytest
 
