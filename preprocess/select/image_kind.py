@@ -25,9 +25,14 @@ _DERIVED_WORDS = (
 
 # Value 4 of a multi-energy image (PS3.3 C.8.2.1.1.1) that holds no Hounsfield units of a scan: materials with
 # or without one (MAT_REMOVED is a virtual non-contrast image), effective atomic number, electron density.
-_SPECTRAL_WORDS = ("MAT_", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY")
-_MONOENERGETIC = "VMI"
-"""Value 4 of a virtual monoenergetic image."""
+_SPECTRAL_WORDS = ("MAT_", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "MATERIAL DENS", "MATERIAL_DENS", "ATOMIC")
+_SPECTRAL_NAMES = re.compile(
+    r"(?<![A-Z])(?:VNC\w*|VUE|IODINE\w*|Z_?EFF|EFF_?Z|RHO(?:_?Z)?|BRAINHEM\w*|PBV|HAP|GSI[ _]?MD"
+    r"|MD[ _](?:IODINE|WATER))(?![A-Z])"
+)
+"""What vendors write in other values of the same images, as whole words."""
+_MONOENERGETIC = re.compile(r"(?<![A-Z])(VMI|MONO(E|[ _]?PLUS|\+|ENERG\w*|CHROMATIC)?)(?![A-Z])")
+"""Value 4 of a virtual monoenergetic image, or a vendor's name of one."""
 _ENERGY = re.compile(r"(\d{2,3})\s*(?:kev|кэв)|mono[a-z]*[\s+_-]*(\d{2,3})(?![\d.])", re.IGNORECASE)
 
 _MATERIAL = "water|h2o|iodine|i|calcium|ca|hap|fat|blood|uric acid|碘|水|钙"
@@ -56,7 +61,7 @@ def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reaso
         return Reason.NOT_GRAYSCALE
     if _any(_LOCALIZER_WORDS, extra):
         return Reason.LOCALIZER
-    if _any(_SPECTRAL_WORDS, extra):
+    if _any(_SPECTRAL_WORDS, extra) or _SPECTRAL_NAMES.search(extra):
         return Reason.SPECTRAL
     if _any(_DYNAMIC_WORDS, extra):
         return Reason.DYNAMIC
@@ -80,7 +85,12 @@ def described_kind(series_description: str, lexicon: Lexicon) -> Reason | None:
 
 def is_monoenergetic(image: Instance, lexicon: Lexicon) -> bool:
     """Was it computed for one photon energy, from a scan with several?"""
-    return _MONOENERGETIC in image.image_type[2:] or _named_energy(image.texts.series_description, lexicon)
+    return _typed_energy(image.image_type) or _named_energy(image.texts.series_description, lexicon)
+
+
+@lru_cache(maxsize=4096)
+def _typed_energy(image_type: tuple[str, ...]) -> bool:
+    return bool(_MONOENERGETIC.search(" ".join(image_type[2:])))
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,9 @@ Positions = list[tuple[Instance, ...]]
 MOST_RUNS = 4
 """Of instance numbers along the table; more are a numbering of another order, and no passes."""
 
+MOSTLY = 0.85
+"""Share of equal steps in one scan, of which some slices may be absent."""
+
 
 def height(group: tuple[Instance, ...], normal: np.ndarray) -> float:
     """A slice's position on the slice normal, LPS mm."""
@@ -54,11 +57,24 @@ def without_overlap(positions: Positions) -> Positions:
         runs = _runs(positions, normal)
         if not 1 < len(runs) <= MOST_RUNS:
             return positions
-        # Slices of every second place, numbered in two runs, are one scan: together their steps are equal.
-        passes, usual = runs, _step(positions, normal)
+        passes, usual = runs, _usual(positions, runs, normal)
     kept = {image for group in _cut(passes, normal, usual) for image in group}
     left = (tuple(image for image in group if image in kept) for group in positions)
     return [group for group in left if group]
+
+
+def _usual(positions: Positions, runs: Sequence[Positions], normal: np.ndarray) -> float:
+    """The step of one scan among runs of Instance Numbers, mm; infinite where each run is a scan of its own.
+
+    Slices of every second place, numbered in two runs, are one scan: together their steps are equal. They
+    are two where they are not, or where each run alone leaves no gap between slices of their thickness.
+    """
+    gaps = np.diff([height(group, normal) for group in positions])
+    step = float(np.median(gaps))
+    thickness = [image.thickness or 0.0 for group in positions for image in group]
+    alone = max(_step(run, normal) if len(run) > 1 else np.inf for run in runs)
+    equal = np.mean(np.abs(gaps - step) <= REGULAR_GAP * step) >= MOSTLY
+    return step if equal and alone > min(thickness) * (1 + REGULAR_GAP) else np.inf
 
 
 def _divided(positions: Positions, numbers: Sequence[Sequence[int]]) -> list[Positions]:

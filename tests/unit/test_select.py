@@ -189,6 +189,14 @@ def test_of_two_passes_in_one_series_the_thicker_gives_way() -> None:
     assert kept_heights(passes(FIRST, [52.2 + k for k in range(30)])) == FIRST
 
 
+def test_passes_between_one_anothers_slices_need_no_number() -> None:
+    """Of 5 mm slices, each a scan by itself, or with wider steps; of 2.5 mm slices both are one scan."""
+    for between in ([2.5 + 10.0 * k for k in range(14)], [2.5 + 5.0 * k for k in range(29)]):
+        assert kept_heights(passes(EVERY_5_MM, between, numbered=False)) == EVERY_5_MM
+    thin = [replace(i, thickness=2.5) for i in passes(EVERY_5_MM, between, numbered=False).instances]
+    assert len(kept_heights(series(tuple(thin)))) == 59
+
+
 def test_what_completes_a_pass_stays() -> None:
     """Slices in the place of absent ones, of every second place, of rotations, at the same positions."""
     absent = [5.0 * k for k in (7, 8, 16)]

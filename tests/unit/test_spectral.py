@@ -46,7 +46,22 @@ def volume_of(*study: Series, **config: Any) -> list[str]:
     return [outcome.series.series_uid for outcome in outcomes if outcome.candidate]
 
 
-@pytest.mark.parametrize("word", ["MAT_REMOVED", "MAT_SPECIFIC", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(
+            "MAT_REMOVED",
+            "MAT_SPECIFIC",
+            "EFF_ATOMIC_NUM",
+            "ELECTRON_DENSITY",
+            "VNC",
+            "VUE",
+            "IODINE",
+            "ZEFF",
+        ),
+        *("RHO_Z", "GSI MD WATER", "DE_VNC", "BRAINHEM", "PBV"),
+    ],
+)
 def test_image_type_tells_what_is_no_scan(word: str) -> None:
     assert why(one("Head 5.0", image_type=(*DERIVED, word))) == "spectral"
     assert why(one("Head 5.0", image_type=(*DERIVED, word)), contrast="any", allow_derived=True) == "spectral"
@@ -72,6 +87,10 @@ def test_an_energy_far_from_a_scans_is_refused(description: str, expected: str |
 
 def test_a_monoenergetic_image_without_an_energy_is_refused() -> None:
     assert why(one("Head 5.0", image_type=(*DERIVED, "VMI"))) == "spectral"
+    for word in ("MONOE", "CT_SOM7 DE MONOPLUS", "MONO", "MONO_ENERGETIC"):
+        assert why(one("Head 5.0", image_type=(*DERIVED, word))) == "spectral", word
+    for word in ("CT_SOM5 SPI DUAL", "STANDARD", "MONOSEGMENT", "M_0.5", "SHAPE"):
+        assert why(one("Head 5.0", image_type=(*DERIVED, word))) is None, word
     assert why(one("Head 5.0 70keV", image_type=(*DERIVED, "VMI"))) is None
     assert why(one("Head 5.0 40keV"), kev_range=(40, 100)) is None
 
