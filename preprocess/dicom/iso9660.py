@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _SECTOR = 2048
+RAW_SECTOR = b"\0" + b"\xff" * 10 + b"\0"
+"""How a sector of 2352 bytes begins (ECMA-130 section 14): of the copy of a CD with all error correction."""
 _FIRST_DESCRIPTOR = 16
 """Sector of the first volume descriptor (section 7.2.1); what stands before is no part of the file system."""
 _MOST_DESCRIPTORS = 64
@@ -18,6 +20,12 @@ def is_image(file: BinaryIO) -> bool:
     """Does the file hold a volume descriptor (section 9.1) where an image has its first?"""
     file.seek(_FIRST_DESCRIPTOR * _SECTOR + 1)
     return file.read(5) == b"CD001"
+
+
+def is_udf(file: BinaryIO) -> bool:
+    """Does it begin as a disc of UDF alone (ECMA-167 part 2 section 9.1)?"""
+    file.seek(_FIRST_DESCRIPTOR * _SECTOR + 1)
+    return file.read(5) == b"BEA01"
 
 
 def files(file: BinaryIO) -> tuple[list[tuple[str, int, int]], int]:

@@ -11,24 +11,24 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, BinaryIO, Literal, cast
+from typing import IO, BinaryIO, cast
 
 from indexed_gzip import IndexedGzipFile
 
 from preprocess.dicom import iso9660, split
+from preprocess.dicom.archive_kinds import START_BYTES, ArchiveKind, archive_kind, file_kind
 from preprocess.dicom.inflate import INDEX_SPACING, MOST_UNPACKED, RATIO_FROM, Inflated, bomb, is_bomb
 from preprocess.reasons import Reason, Rejection
 
-START_BYTES = 512
-"""Bytes that determine the kind of a file: a tar header (POSIX.1 pax), the longest of all."""
 HEADER_BUFFER = 8192
 """Bytes a header is read in. Not the file system's block size: Lustre's is megabytes, whole images."""
 OPEN_ARCHIVES = 4
 """Archives that a process keeps open: a series lies in one, seldom in more."""
+DISC = "the image of a disc, but not ISO 9660 in sectors of 2048 bytes: convert it, or copy the disc's files"
 UNPACK = "no zip, tar or tar.gz: unpack or repack it"
 Status = os.stat_result | split.Status
 """Of a file, or of all parts of an archive."""
@@ -124,43 +124,6 @@ def _zip_member(
     return packed
 
 
-ArchiveKind = Literal["zip", "tar", "gzip", "iso", "part", "other"]
-
-
-def archive_kind(start: bytes) -> ArchiveKind | None:
-    """What archive a file is that begins with these `START_BYTES` bytes; None for none."""
-    if start[128:132] == b"DICM":
-        return None
-    if start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK00PK\x03\x04")):
-        return "zip"
-    if start.startswith(b"\x1f\x8b"):
-        return "gzip"
-    if start.startswith(b"PK\x07\x08"):
-        return "part"
-    if start.startswith((b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\xfd7zXZ\0", b"BZh", b"\x28\xb5\x2f\xfd")):
-        return "other"
-    with suppress(tarfile.HeaderError):
-        tarfile.TarInfo.frombuf(start, tarfile.ENCODING, "surrogateescape")
-        return "tar"
-    return None
-
-
-def file_kind(file: BinaryIO) -> ArchiveKind | None:
-    """What archive a file on disk is; None for none. More is read only of what does not begin as DICOM."""
-    file.seek(0)
-    start = file.read(START_BYTES)
-    kind = archive_kind(start)
-    if start[128:132] == b"DICM":
-        return None
-    if kind == "part" and split.is_joined(file):
-        return "zip"
-    if split.leader_of(Path(os.fsdecode(file.name))):
-        return "part"
-    if kind or start[:1] in (b"\x02", b"\x08"):
-        return kind
-    return "iso" if iso9660.is_image(file) else "part" if split.ends_split_zip(file) else None
-
-
 def archive_members(
     path: Path, kind: ArchiveKind, status: Status
 ) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
@@ -182,7 +145,7 @@ def archive_members(
             elif kind == "part":
                 _require_whole(path)
             else:
-                raise Rejection(Reason.UNSUPPORTED_ARCHIVE, UNPACK)
+                raise Rejection(Reason.UNSUPPORTED_ARCHIVE, DISC if kind == "disc" else UNPACK)
     except Rejection as rejection:
         if rejection.reason is Reason.DAMAGED_ARCHIVE and split.parts_of(path):
             rejection = Rejection(rejection.reason, f"{rejection.detail} {split.TRUNCATED}")
@@ -198,7 +161,7 @@ def _require_whole(part: Path) -> None:
         raise Rejection(Reason.DAMAGED_ARCHIVE, split.missing(leader.name))
     with open_for_headers(leader) as file:
         kind = file_kind(file)
-    if kind in (None, "other", "part"):
+    if kind in (None, "other", "disc", "part"):
         raise Rejection(Reason.UNSUPPORTED_ARCHIVE, UNPACK)
 
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from preprocess.dicom import split
+from preprocess.dicom.archive_kinds import file_kind
 from preprocess.dicom.catalog_table import (
     INSTANCE_TABLE,
     SERIES_TABLE,
@@ -31,7 +32,6 @@ from preprocess.dicom.sources import (
     Source,
     Status,
     archive_members,
-    file_kind,
     file_source,
     open_for_headers,
     status_of,
