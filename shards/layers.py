@@ -22,6 +22,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "import": ("SimpleITK",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "peers": ("monai", "transformers"),
+    "search": ("faiss",),
     "seg": ("highdicom",),
 }
 """Modules that a layer brings, by their names in import statements."""

@@ -27,7 +27,11 @@ class Scaling(NamedTuple):
     def over(cls, features: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> "Scaling":
         """Mean and deviation of features (N, width) over `rows`."""
         chosen = features[rows]
-        mean, deviation = chosen.mean(axis=0, dtype=np.float64), chosen.std(axis=0, dtype=np.float64)
+        return cls.of(chosen.mean(axis=0, dtype=np.float64), chosen.std(axis=0, dtype=np.float64))
+
+    @classmethod
+    def of(cls, mean: FloatArray, deviation: FloatArray) -> "Scaling":
+        """Of channels with this mean and deviation, (width,) each."""
         # A channel without any spread says nothing, and its rounding errors must not become a feature.
         useful = deviation > 1e-6 * np.abs(mean).clip(min=1e-6)
         scale = np.where(useful, 1 / np.where(useful, deviation, 1), 0)

@@ -168,8 +168,14 @@ class FeatureStore:
         layer: from 0, or from the end by -1 and so on. Of an encoder that gives one vector a volume, `both`
         is that vector. Raises FmctError where they are not stored, or damaged.
         """
+        return np.asarray(np.concatenate(self.mapped(layer, pool), axis=1))
+
+    def mapped(
+        self, layer: int = -1, pool: Literal["cls", "mean", "both"] = "both"
+    ) -> list[NDArray[np.float32]]:
+        """The arrays that `vectors` puts side by side, mapped from their files."""
         kinds = self.info.poolings if pool == "both" else (pool,)
-        return np.concatenate([np.load(self._array(layer, kind)) for kind in kinds], axis=1)
+        return [np.load(self._array(layer, kind), mmap_mode="r") for kind in kinds]
 
     def tokens(self, layer: int = -1) -> NDArray[np.float16]:
         """Patch tokens of all volumes, mapped from the file: float16 (N, patches, width)."""

@@ -6,18 +6,20 @@ and those whose label is unknown.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from fmct_hpc.probe.heads import Scaling
 from fmct_hpc.probe.statistics.bootstrap import Draws, resample_counts
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
+from fmct_hpc.retrieval.index import Index
+from fmct_hpc.retrieval.stored import Stored
 
 KS = (1, 5, 10)
 AT_ONCE = 2**24
-"""Bounds questions × volumes of one ranking, of which some six arrays are in memory: 1 GB."""
+"""Bounds questions × ranked volumes, of which some six arrays are in memory: 1 GB."""
 
 
 @dataclass(frozen=True)
@@ -27,64 +29,136 @@ class Asked:
     patients: IntArray
     """(Q,)"""
     precision: FloatArray
-    """(Q,): average precision of each ranking."""
+    """(Q,): average precision of each ranking, or of its beginning where an index found no more."""
     found: NDArray[np.bool_]
     """(Q, len(KS)): whether one of the first k has the label."""
     by_chance: FloatArray
     """(Q, 1 + len(KS)): what a random ranking gives on average, of precision and of each recall."""
 
 
-def unit_features(features: NDArray[np.floating], rows: IntArray) -> NDArray[np.float32]:
-    """Features (N, width) in deviations from their mean over `rows`, scaled to length 1."""
-    return Scaling.over(features, rows).directions(features).numpy()
+class Ranks(Protocol):
+    """What ranks volumes for those that ask."""
+
+    volumes: int
+    """How many there are."""
+    at_once: int
+    """Questions of one call, so that memory is bounded."""
+
+    def ranked(self, rows: IntArray) -> IntArray:
+        """Numbers of the volumes nearest to each of `rows`, the nearest first: (B, depth); -1 for none."""
+        ...
+
+
+class Exact:
+    """All volumes, by matrix product."""
+
+    def __init__(self, unit: NDArray[np.float32]) -> None:
+        """unit: (N, width), of length 1."""
+        self._unit = unit
+        self.volumes = len(unit)
+        self.at_once = max(1, AT_ONCE // len(unit))
+
+    def ranked(self, rows: IntArray) -> IntArray:
+        """(B, N)."""
+        return np.argsort(-(self._unit[rows] @ self._unit.T), axis=1, kind="stable")
+
+
+class Indexed:
+    """The first `candidates` of them, by an index."""
+
+    def __init__(self, index: Index, stored: Stored, candidates: int) -> None:
+        self._index, self._stored, self._candidates = index, stored, candidates
+        self.volumes = len(stored)
+        self.at_once = max(1, AT_ONCE // candidates)
+
+    def ranked(self, rows: IntArray) -> IntArray:
+        """(B, candidates)."""
+        return self._index.nearest(self._stored.unit(rows), self._candidates)[0]
 
 
 def ask(
-    unit: NDArray[np.float32],
+    ranks: Ranks,
     patients: IntArray,
     labels: NDArray[np.floating],
     classes: Sequence[int] = (),
 ) -> list[Asked]:
     """Let all volumes ask for each label.
 
-    unit: (N, width), of length 1; patients: (N,); labels: (N, T), 0, 1, or NaN where unknown; classes: the
-    columns whose values are classes, of which each volume asks for its own.
+    patients: (N,); labels: (N, T), 0, 1, or NaN where unknown; classes: the columns whose values are classes,
+    of which each volume asks for its own.
     """
     parts: list[list[Asked]] = [[] for _ in range(labels.shape[1])]
     asks = labels == 1
     asks[:, list(classes)] = ~np.isnan(labels[:, list(classes)])
     asking = np.flatnonzero(asks.any(axis=1))
-    for rows in np.split(asking, range(0, len(asking), max(1, AT_ONCE // len(unit))))[1:]:
-        order = np.argsort(-(unit[rows] @ unit.T), axis=1, kind="stable")
-        others = patients[order] != patients[rows, None]
+    others = [_Others(own, patients) for own in labels.T]
+    for rows in np.split(asking, range(0, len(asking), ranks.at_once))[1:]:
+        order = ranks.ranked(rows)
+        of_others = (order >= 0) & (patients[order] != patients[rows, None])
         for task, own in enumerate(labels.T):
             of_task = asks[rows, task]
-            ranked = own[order[of_task]]
-            known = others[of_task] & ~np.isnan(ranked)
-            parts[task].append(
-                _of_rankings(patients[rows[of_task]], known, known & (ranked == own[rows[of_task], None]))
-            )
+            ranked, mine = own[order[of_task]], rows[of_task]
+            known = of_others[of_task] & ~np.isnan(ranked)
+            right = known & (ranked == own[mine, None])
+            parts[task].append(_of_rankings(patients[mine], known, right, *others[task].counted(mine)))
     return [_joined(of_task) for of_task in parts]
 
 
-def _of_rankings(patients: IntArray, known: NDArray[np.bool_], right: NDArray[np.bool_]) -> Asked:
-    """known, right: (Q, N) in the order of each ranking."""
-    some = right.any(axis=1)
-    patients, known, right = patients[some], known[some], right[some]
+class _Others:
+    """How many volumes of other patients have a known label, and how many the same."""
+
+    def __init__(self, own: NDArray[np.floating], patients: IntArray) -> None:
+        known = ~np.isnan(own)
+        self._class = np.unique(np.where(known, own, np.inf), return_inverse=True)[1]
+        self._patient = patients
+        self._pair = np.unique(np.stack([patients, self._class]), axis=1, return_inverse=True)[1]
+        self._by_patient, self._by_class, self._by_pair = (
+            np.bincount(numbers[known], minlength=int(numbers.max()) + 1)
+            for numbers in (patients, self._class, self._pair)
+        )
+
+    def counted(self, rows: IntArray) -> tuple[IntArray, IntArray]:
+        """Of volumes with a known label: (B,) both."""
+        volumes = self._by_patient.sum() - self._by_patient[self._patient[rows]]
+        return volumes, self._by_class[self._class[rows]] - self._by_pair[self._pair[rows]]
+
+
+def _of_rankings(
+    patients: IntArray,
+    known: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    volumes: IntArray,
+    relevant: IntArray,
+) -> Asked:
+    """known, right: (Q, depth) in the order of each ranking; volumes, relevant: (Q,), wherever they rank.
+
+    Of a ranking that ends early, at rank n, the precision is that of the first n: the sum over right volumes
+    divided by the lesser of `relevant` and n.
+    """
+    some = relevant > 0
+    patients, volumes, relevant = patients[some], volumes[some], relevant[some]
+    known, right = known[some], right[some]
     place, hits = known.cumsum(axis=1), right.cumsum(axis=1)
-    volumes, relevant = known.sum(axis=1), right.sum(axis=1)
-    precision = (hits / np.maximum(place, 1) * right).sum(axis=1) / np.maximum(relevant, 1)
+    depth = known.sum(axis=1)
+    most = np.minimum(relevant, depth)
+    precision = (hits / np.maximum(place, 1) * right).sum(axis=1) / np.maximum(most, 1)
     found = np.stack([(right & (place <= k)).any(axis=1) for k in KS], axis=1)
-    chance = [_expected_precision(volumes, relevant), *(_expected_recall(volumes, relevant, k) for k in KS)]
+    chance = [_expected_precision(volumes, relevant, depth)]
+    chance += [_expected_recall(volumes, relevant, k) for k in KS]
     return Asked(patients, precision, found, np.stack(chance, axis=1))
 
 
-def _expected_precision(volumes: IntArray, relevant: IntArray) -> FloatArray:
-    """Average precision of a random ranking of M volumes of which R are right (Bestgen 2015, equation 3):
-    ((R - 1) / (M - 1) · (M - H) + H) / M, where H is the M-th harmonic number."""
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, volumes.max(initial=0) + 1))])[volumes]
+def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) -> FloatArray:
+    """Average precision of the first n of a random ranking of M volumes of which R are right.
+
+    Rank i is right with probability R / M, and then (1 + (i - 1) p) / i of the first i are, p = (R - 1) / (M
+    - 1); so R / M (p n + (1 - p) H) / min(R, n) with the n-th harmonic number H. Of whole rankings, n = M, it
+    is Bestgen's (2015, equation 3).
+    """
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, depth.max(initial=0) + 1))])[depth]
     pairs = (relevant - 1) / np.maximum(volumes - 1, 1)
-    return np.asarray((pairs * (volumes - harmonic) + harmonic) / np.maximum(volumes, 1))
+    total = relevant / np.maximum(volumes, 1) * (pairs * depth + (1 - pairs) * harmonic)
+    return np.asarray(total / np.maximum(np.minimum(relevant, depth), 1))
 
 
 def _expected_recall(volumes: IntArray, relevant: IntArray, k: int) -> FloatArray:

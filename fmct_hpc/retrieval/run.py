@@ -8,11 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmct_hpc.probe.cohort import Cohort, tested_rows
-from fmct_hpc.probe.config import Pool, SweepConfig
+from fmct_hpc.probe.config import Pool
 from fmct_hpc.probe.source import Source
 from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.sweep.run import Sweep
-from fmct_hpc.retrieval.measure import KS, ask, drawn, unit_features
+from fmct_hpc.retrieval.config import RetrievalConfig, SearchConfig
+from fmct_hpc.retrieval.index import Index, chosen_search, recall_of
+from fmct_hpc.retrieval.measure import KS, Exact, Indexed, Ranks, ask, drawn
+from fmct_hpc.retrieval.stored import Stored
 from shards import Dataset
 from shards.atomic import atomic_path
 from shards.errors import FmctError
@@ -37,12 +40,18 @@ SCHEMA = pa.schema(
             for end in ("", "_low", "_high", "_by_chance")
         ),
         ("reason", pa.string()),
+        ("search", pa.string()),
+        ("candidates", pa.int64()),
+        ("search_recall", pa.float64()),
     ]
 )
+"""`search` is exact, or an index of faiss (`fmct_hpc.retrieval.index.CODES`), of which `candidates` are
+ranked for each question, and `search_recall` is the share of the 10 truly nearest volumes among its first 10.
+Tables of earlier versions lack these three, and were exact."""
 
 
 def retrieval(
-    config: SweepConfig, out: Path, progress: Callable[[int, int], None] = lambda done, total: None
+    config: RetrievalConfig, out: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> pa.Table:
     """Measure the encoders, layers and pools of a sweep on each label; write `out`/retrieval.parquet.
 
@@ -96,17 +105,17 @@ def _tests(cohort: Cohort) -> dict[str, IntArray]:
 
 
 def _rows(
-    source: Source, layer: int, pool: Pool, volumes: IntArray, config: SweepConfig
+    source: Source, layer: int, pool: Pool, volumes: IntArray, config: RetrievalConfig
 ) -> list[dict[str, object]]:
     cohort = source.cohort
-    features = source.vectors(layer, pool)
-    training = np.arange(len(features)) if cohort.splits is None else np.flatnonzero(cohort.splits == "train")
-    unit = unit_features(features, training)[volumes]
+    stored = Stored.of(source.store, layer, pool, cohort.places_in(source.store))
+    training = np.arange(len(stored)) if cohort.splits is None else np.flatnonzero(cohort.splits == "train")
+    ranks, search = _searched(stored.standardised_over(training).chosen(volumes), config.search)
     patients = np.unique(cohort.patient_keys[volumes], return_inverse=True)[1].astype(np.int64)
     labels = cohort.values[volumes]
     rows = []
     classes = [number for number, task in enumerate(cohort.tasks) if task in cohort.specs]
-    asked_all = ask(unit, patients, labels, classes)
+    asked_all = ask(ranks, patients, labels, classes)
     for task, own, asked in zip(cohort.tasks, labels.T, asked_all, strict=True):
         row: dict[str, object] = {
             "task": task,
@@ -114,6 +123,7 @@ def _rows(
             "positives": None if task in cohort.specs else int((own == 1).sum()),
             "asked": len(asked.patients),
             "patients": len(np.unique(asked.patients)),
+            **search,
         }
         if not len(asked.patients):
             rows.append({**row, "reason": "no two patients with the label"})
@@ -125,6 +135,17 @@ def _rows(
             row[f"{name}_by_chance"] = float(chance)
         rows.append(row)
     return rows
+
+
+def _searched(stored: Stored, config: SearchConfig) -> tuple[Ranks, dict[str, object]]:
+    """What ranks the volumes, and what a row says of it."""
+    search = chosen_search(stored, config)
+    if search == "exact":
+        return Exact(stored.whole()), {"search": search}
+    index = Index(stored, search, config)
+    count = config.candidates
+    said = {"search": search, "candidates": count, "search_recall": recall_of(index, stored, count)}
+    return Indexed(index, stored, count), said
 
 
 def printed(table: pa.Table) -> str:
@@ -145,4 +166,9 @@ def printed(table: pa.Table) -> str:
             for key in ("map", "recall_10")
         )
         lines.append(f"{name}  {precision}  {recall}")
+    for row in {row["search"]: row for row in table.to_pylist() if row["candidates"]}.values():
+        lines.append(
+            f"searched by an index ({row['search']}) for {row['candidates']:,} candidates: mAP is of these; "
+            f"of the 10 nearest it finds {row['search_recall']:.3f}"
+        )
     return "\n".join(lines)

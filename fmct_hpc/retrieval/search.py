@@ -1,4 +1,4 @@
-"""The volumes of a feature store that resemble a scan most: exact search by cosine."""
+"""The volumes of a feature store that resemble a scan most: exact search by cosine, whatever its size."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.probe.config import Pool
-from fmct_hpc.probe.heads import Scaling
+from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.store import FeatureStore
+from fmct_hpc.retrieval.stored import Stored
 
 
 class Neighbour(NamedTuple):
@@ -21,23 +22,43 @@ class Neighbour(NamedTuple):
 
 
 class Searched:
-    """A store's features, ready to be searched: 4 bytes a volume and channel, 2.2 GB for 361,663 of ViT-B."""
+    """A store to be searched, by matrix products with batches of it: its features stay in their files.
+
+    No index is made: making one reads all features, as one exact search of any number of scans does.
+    """
 
     def __init__(self, store: FeatureStore, layer: int = -1, pool: Pool = "both") -> None:
-        features = store.vectors(layer, pool)
         self._store = store
-        # A transformer's features share one large mean, beside which all cosines are nearly 1.
-        self._scaling = Scaling.over(features, np.arange(len(features)))
-        self._unit = self._scaling.directions(features)
+        self._stored = Stored.of(store, layer, pool).standardised_over(np.arange(len(store)))
 
     def nearest(self, features: NDArray[np.float32], count: int) -> list[list[Neighbour]]:
         """For each row of features (B, width) the `count` nearest volumes, the nearest first."""
-        found = (self._scaling.directions(features) @ self._unit.T).topk(min(count, len(self._unit)), dim=1)
+        asked = self._stored.directions(features)
         store = self._store
         return [
             [
                 Neighbour(str(store.keys[i]), str(store.patient_keys[i]), str(store.study_keys[i]), cosine)
                 for cosine, i in zip(cosines, rows, strict=True)
             ]
-            for cosines, rows in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+            for rows, cosines in (
+                (rows.tolist(), cosines.tolist())
+                for rows, cosines in zip(*nearest_of(self._stored, asked, count), strict=True)
+            )
         ]
+
+
+def nearest_of(
+    stored: Stored, asked: NDArray[np.float32], count: int
+) -> tuple[IntArray, NDArray[np.float32]]:
+    """The `count` nearest volumes of asked (B, width) and their cosines, exactly, by one pass: (B, count)."""
+    numbers = np.zeros((len(asked), 0), np.int64)
+    cosines = np.zeros((len(asked), 0), np.float32)
+    for first, batch in stored.batches():
+        own = asked @ batch.T
+        of_batch = np.broadcast_to(np.arange(first, first + len(batch)), own.shape)
+        numbers = np.concatenate([numbers, of_batch], axis=1)
+        cosines = np.concatenate([cosines, own], axis=1)
+        best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+        numbers = np.take_along_axis(numbers, best, axis=1)
+        cosines = np.take_along_axis(cosines, best, axis=1)
+    return numbers, cosines

@@ -33,19 +33,20 @@ def probe(
 
 
 def retrieval(
-    config: Annotated[Path, typer.Argument(help="YAML configuration of a sweep.")],
+    config: Annotated[Path, typer.Argument(help="YAML configuration of a sweep; `search` may be added.")],
     out: Annotated[Path, typer.Option(help="Output folder for the table.")],
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
     """Evaluate retrieval of volumes with the same label: mean average precision and recall."""
+    from fmct_hpc.retrieval.config import RetrievalConfig
     from fmct_hpc.retrieval.run import printed
     from fmct_hpc.retrieval.run import retrieval as measure
-    from launch.own_code import load_sweep
+    from launch.own_code import load_own
 
-    sweep = load_sweep(config, overrides or [], allow_code)
+    settings = load_own(RetrievalConfig, config, overrides or [], allow_code)
     with progress("features") as update:
-        table = measure(sweep, out, update)
+        table = measure(settings, out, update)
     echo(printed(table))
 
 

@@ -41,6 +41,7 @@ MAY_BE_SAID_ONCE = (
     "kind",
     "figure",
     "test",
+    "search",
 )
 
 

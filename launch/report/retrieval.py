@@ -32,10 +32,18 @@ def retrieval_section(folder: Path) -> Section:
             "mAP by chance": [cell(row["map_by_chance"], ".3f") for row in measured],
             "recall at 10 [interval]": [_figure(row, "recall_10") for row in measured],
             "recall by chance": [cell(row["recall_10_by_chance"], ".3f") for row in measured],
+            "search": [cell(_search(row)) for row in measured],
         }
         blocks.append(varying("Retrieval", columns, TABLE))
     blocks += without_figures(rows)
     return Section("Volumes that find one another", tuple(blocks))
+
+
+def _search(row: dict[str, Any]) -> str:
+    """How volumes were ranked: tables of before there was a choice are exact."""
+    if not row["candidates"]:
+        return row["search"] or "exact"
+    return f"{row['search']}, first {row['candidates']:,}, {row['search_recall']:.1%} of the 10 nearest"
 
 
 def _figure(row: dict[str, Any], name: str) -> Cell:

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from fmct_hpc.inference.features import of_scans
-from fmct_hpc.inference.readers import Scan, read_scans
+from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.probe.encoders import OurEncoder, load_weights
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.store import FeatureStore
@@ -50,14 +50,16 @@ def similar(
     if store.info.dataset_digest != dataset.info.digest:
         raise FmctError(f"{among}: features of another dataset than {data}")
     table = LabelTable.read(labels, binary_only=True) if labels else None
-    searched = Searched(store)
-    found, sections = [], []
+    scans, features = [], []
     for scan in read_scans(exam, info):
         (encoded,) = of_scans([scan], model, info)
-        features = np.concatenate([encoded.cls, encoded.mean])[None]
-        (nearest,) = searched.nearest(features, count)
-        found.append((scan.key, nearest))
-        sections.append(_section(scan, nearest, dataset, table))
+        features.append(np.concatenate([encoded.cls, encoded.mean]))
+        scans.append((scan.key, thumbnail(scan.voxels, scan.spacing_mm)))
+    nearest = Searched(store).nearest(np.stack(features), count)  # one pass over the store for all scans
+    found = [(key, own) for (key, _), own in zip(scans, nearest, strict=True)]
+    sections = [
+        _section(key, shown, own, dataset, table) for (key, shown), own in zip(scans, nearest, strict=True)
+    ]
     summary = facts(
         "Search", {"scans": len(found), "searched volumes": len(store), "encoder step": info.step}
     )
@@ -65,17 +67,20 @@ def similar(
     return found
 
 
-def _section(scan: Scan, nearest: Sequence[Neighbour], dataset: Dataset, table: LabelTable | None) -> Section:
-    pictures = [_picture(thumbnail(scan.voxels, scan.spacing_mm), "the exam")]
+def _section(
+    key: str, shown: np.ndarray, nearest: Sequence[Neighbour], dataset: Dataset, table: LabelTable | None
+) -> Section:
+    """key, shown: the scan's key and thumbnail."""
+    pictures = [_picture(shown, "the exam")]
     for neighbour in nearest:
         number = dataset.position(neighbour.key)
         volume = thumbnail(dataset.read(number), dataset.info.spacing_mm)
-        same = dataset.record(number).source_digest.startswith(scan.key) or neighbour.key == scan.key
+        same = dataset.record(number).source_digest.startswith(key) or neighbour.key == key
         said = f"{neighbour.key[:KEY_DIGITS]}, cosine {neighbour.similarity:.3f}"
         said += ", the same scan" if same else ""
         pictures.append(_picture(volume, said + _labels(neighbour, table)))
     note = "Axial, coronal and sagittal slices through the middle, in the brain window; nearest first."
-    return Section(f"Scan {scan.key[:KEY_DIGITS]}", (Text(note), Gallery(tuple(pictures), wide=True)))
+    return Section(f"Scan {key[:KEY_DIGITS]}", (Text(note), Gallery(tuple(pictures), wide=True)))
 
 
 def _labels(neighbour: Neighbour, table: LabelTable | None) -> str:

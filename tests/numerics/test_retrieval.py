@@ -7,7 +7,13 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from fmct_hpc.retrieval import measure
-from fmct_hpc.retrieval.measure import KS, ask, drawn, unit_features
+from fmct_hpc.retrieval import stored as stored_module
+from fmct_hpc.retrieval.config import SearchConfig
+from fmct_hpc.retrieval.index import CODES, Index, chosen_search, recall_of
+from fmct_hpc.retrieval.measure import KS, Exact, Indexed, ask, drawn
+from fmct_hpc.retrieval.search import nearest_of
+from fmct_hpc.retrieval.stored import Stored
+from shards.errors import FmctError
 
 VOLUMES, TASKS = 90, 3
 
@@ -26,16 +32,24 @@ def heads() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x.astype(np.float32), patients, labels
 
 
+def stored(x: np.ndarray, training: int) -> Stored:
+    """Features in two arrays side by side, standardised over the first rows."""
+    half = x.shape[1] // 2
+    arrays = x[:, :half].astype(np.float32), x[:, half:].astype(np.float32)
+    return Stored(arrays, np.arange(len(x))).standardised_over(np.arange(training))
+
+
 @pytest.mark.parametrize("at_once", [1, 300, 2**24])
 def test_each_question_has_the_precision_and_recall_of_scikit_learn(
     heads: tuple, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "AT_ONCE", at_once)
     x, patients, labels = heads
-    unit = unit_features(x, np.arange(60))
+    monkeypatch.setattr(stored_module, "BATCH_BYTES", 40 * at_once)
+    ranks = Exact(stored(x, 60).whole())
     scaled = (x - x[:60].mean(axis=0)) / x[:60].std(axis=0)
     cosines = scaled @ scaled.T / np.linalg.norm(scaled, axis=1) / np.linalg.norm(scaled, axis=1)[:, None]
-    found = ask(unit, patients, labels)
+    found = ask(ranks, patients, labels)
     for own, asked in zip(labels.T, found, strict=True):
         expected, recalls, who = [], [], []
         for row in np.flatnonzero(own == 1):
@@ -56,8 +70,8 @@ def test_each_question_has_the_precision_and_recall_of_scikit_learn(
 def test_chance_is_the_mean_over_all_rankings() -> None:
     labels = np.zeros((25, 1))
     labels[[3, 8, 9, 20]] = 1
-    unit = unit_features(np.random.default_rng(1).normal(size=(25, 6)), np.arange(25))
-    (asked,) = ask(unit, np.arange(25), labels)
+    unit = stored(np.random.default_rng(1).normal(size=(25, 6)), 25).whole()
+    (asked,) = ask(Exact(unit), np.arange(25), labels)
     precisions, recalls = [], []
     for places in combinations(range(24), 3):  # of the three that are to be found
         precisions.append(np.mean([(n + 1) / (place + 1) for n, place in enumerate(places)]))
@@ -68,13 +82,13 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
 
 def test_where_there_are_few_volumes_recall_is_certain() -> None:
     labels = np.array([[1.0], [1.0], [0.0]])
-    (asked,) = ask(unit_features(np.eye(3), np.arange(3)), np.arange(3), labels)
+    (asked,) = ask(Exact(stored(np.eye(3), 3).whole()), np.arange(3), labels)
     assert asked.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
 
 
 def test_intervals_cover_the_mean_and_count_a_patient_once(heads: tuple) -> None:
     x, patients, labels = heads
-    asked = ask(unit_features(x, np.arange(VOLUMES)), patients, labels)[0]
+    asked = ask(Exact(stored(x, VOLUMES).whole()), patients, labels)[0]
     precision, *recalls = drawn(asked, 2000)
     assert precision.value == pytest.approx(asked.precision.mean())
     assert len(recalls) == len(KS)
@@ -84,3 +98,68 @@ def test_intervals_cover_the_mean_and_count_a_patient_once(heads: tuple) -> None
     residual = np.bincount(numbered, asked.precision - precision.value)
     error = np.sqrt((residual**2).sum()) / len(asked.precision)
     assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * error, rel=0.15)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_an_index_that_ranks_all_gives_the_figures_of_the_exact_search(heads: tuple, code: str) -> None:
+    x, patients, labels = heads
+    labels = np.column_stack([labels, patients % 5])
+    own = stored(x, 60)
+    index = Index(own, code, SearchConfig())
+    assert recall_of(index, own, VOLUMES, questions=20) == 1
+    exact = ask(Exact(own.whole()), patients, labels, classes=(3,))
+    found = ask(Indexed(index, own, VOLUMES), patients, labels, classes=(3,))
+    for one, other in zip(exact, found, strict=True):
+        assert one.patients.tolist() == other.patients.tolist()
+        np.testing.assert_allclose(one.precision, other.precision, atol=1e-12)
+        assert one.found.tolist() == other.found.tolist()
+        np.testing.assert_allclose(one.by_chance, other.by_chance, atol=1e-12)
+
+
+class Beginnings:
+    """Random rankings that end at `depth`."""
+
+    volumes, at_once = 30, 7
+
+    def __init__(self, depth: int) -> None:
+        self.depth, self.generator = depth, np.random.default_rng(2)
+
+    def ranked(self, rows: np.ndarray) -> np.ndarray:
+        order = np.stack([self.generator.permutation(np.delete(np.arange(30), row)) for row in rows])
+        return np.where(np.arange(29) < self.depth, order, -1)[:, : self.depth + 2]
+
+
+def test_precision_of_a_beginning_is_that_of_a_plain_loop_and_by_chance_its_mean() -> None:
+    patients, labels = np.arange(30), (np.arange(30)[:, None] < 9).astype(float)
+    found, expected = [], []
+    for _ in range(400):
+        ranks = Beginnings(12)
+        ranks.generator = np.random.default_rng(len(found))
+        (asked,) = ask(ranks, patients, labels)
+        found.append(asked.precision)
+        again = Beginnings(12)
+        again.generator = np.random.default_rng(len(expected))
+        order = np.concatenate([again.ranked(np.arange(9)[start : start + 7]) for start in (0, 7)])
+        right = (order >= 0) & (order < 9)
+        sums = [sum(row[: i + 1].sum() / (i + 1) for i in np.flatnonzero(row)) for row in right]
+        expected.append(np.array(sums) / 8)  # of eight others of the label, at most 12 are ranked
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert np.mean(found) == pytest.approx(asked.by_chance[0, 0], abs=0.005)
+
+
+def test_an_index_finds_what_is_near_and_its_cosines_are_exact() -> None:
+    generator = np.random.default_rng(4)
+    centres = generator.normal(size=(60, 32))
+    own = stored(centres[generator.integers(0, 60, 6000)] + generator.normal(size=(6000, 32)) * 0.6, 6000)
+    gigabytes = 4 * 6000 * 32 / 1e9
+    assert chosen_search(own, SearchConfig(memory_gb=gigabytes)) == "exact"
+    assert chosen_search(own, SearchConfig(memory_gb=gigabytes / 2)) == "ivf-sq8"
+    with pytest.raises(FmctError, match=r"search\.memory_gb"):
+        chosen_search(own, SearchConfig(memory_gb=gigabytes / 20))
+    index = Index(own, "ivf-sq8", SearchConfig(probes=16))
+    assert recall_of(index, own, 200) > 0.9
+    asked = own.unit(np.arange(50))
+    numbers, cosines = index.nearest(asked, 100)
+    np.testing.assert_allclose(cosines, np.einsum("ij,ikj->ik", asked, own.whole()[numbers]), atol=1e-6)
+    assert (np.diff(cosines, axis=1) <= 0).all()
+    assert nearest_of(own, asked, 1)[0][:, 0].tolist() == list(range(50))

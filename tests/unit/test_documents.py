@@ -16,6 +16,7 @@ from fmct_hpc.benchmark.config import BenchmarkConfig
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.dense.config import SegmentConfig
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
+from fmct_hpc.retrieval.config import RetrievalConfig
 from launch.cli import app
 from launch.config import load
 from launch.slurm.site import Site
@@ -36,6 +37,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "launch sweep": SweepConfig,
     "benchmark": BenchmarkConfig,
     "segment": SegmentConfig,
+    "retrieval": RetrievalConfig,
 }
 """What the overrides of a command are checked against."""
 FOLDERS = ("launch", "tests", "docs", "fmct_hpc", "preprocess", "shards")

@@ -15,6 +15,7 @@ from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.kinds import KINDS
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.probe.sweep.tables import PREDICTIONS, RESULTS, read
+from fmct_hpc.retrieval.config import RetrievalConfig
 from fmct_hpc.retrieval.run import retrieval
 from launch.report.printed import printed
 from launch.report.probe import Probes
@@ -162,11 +163,12 @@ def test_neighbours_vote_on_classes_and_values_and_volumes_of_a_class_find_one_a
     Sweep(voting, tmp_path / "votes").run()
     rows = pq.read_table(tmp_path / "votes" / "results.parquet").to_pylist()
     assert all(row["reason"] is None and row["figures"] for row in rows)
-    table = retrieval(voting.model_copy(update={"tasks": ("third", "bright")}), tmp_path / "found")
+    found = RetrievalConfig.model_validate(voting.model_dump())
+    table = retrieval(found.model_copy(update={"tasks": ("third", "bright")}), tmp_path / "found")
     asked = {row["task"]: row for row in table.to_pylist()}
     assert asked["third"]["asked"] > asked["bright"]["asked"]
     with pytest.raises(FmctError, match=r"kinds\.value: .*binary, multiclass, ordinal"):
-        retrieval(voting, tmp_path / "refused")
+        retrieval(found, tmp_path / "refused")
     for method, task in (("neighbours", "died"), ("linear", "value")):
         wrong = config.model_copy(update={"methods": (method,), "tasks": (task,)})
         with pytest.raises(FmctError, match=rf"kinds\.{task}: method {method} .*logistic"):

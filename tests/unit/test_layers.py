@@ -38,7 +38,7 @@ ROOTS = {
 LAZY = {
     "shards": ("preprocess",),
     "preprocess": ("preprocess", "import", "seg"),
-    "fmct_hpc": ("preprocess", "train", "gpu", "onnx", "peers"),
+    "fmct_hpc": ("preprocess", "train", "gpu", "onnx", "peers", "search"),
     "launch": ("all",),
 }
 """Layers whose packages any line of a package of ours may import."""

@@ -23,9 +23,11 @@ from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.statistics.area import auc
 from fmct_hpc.probe.statistics.paired import compare, holm
 from fmct_hpc.probe.statistics.scored import Scored
+from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.probe.sweep.grid import shared_out
 from fmct_hpc.probe.sweep.ledger import progress
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.retrieval.config import RetrievalConfig, SearchConfig
 from fmct_hpc.retrieval.run import retrieval
 from launch.slurm.progress import progress_of_job
 from shards import FmctError, ShardWriter, finish_dataset
@@ -357,7 +359,8 @@ def test_every_method_learns_from_an_encoder_of_ours_what_anyone_sees(tmp_path: 
 
 
 def test_retrieval_ranks_encoders_by_whom_volumes_find(folder: Path, tmp_path: Path) -> None:
-    table = retrieval(config(folder), tmp_path / "out").to_pylist()
+    asked = RetrievalConfig.model_validate(config(folder).model_dump())
+    table = retrieval(asked, tmp_path / "out").to_pylist()
     named = {(row["encoder"], row["task"], row["split"]): row for row in table}
     assert set(named) == set(product(("clear", "dim"), ("bleed", "mass", "rare"), ("id", "ood")))
     clear, dim = named["clear", "bleed", "id"], named["dim", "bleed", "id"]
@@ -367,6 +370,15 @@ def test_retrieval_ranks_encoders_by_whom_volumes_find(folder: Path, tmp_path: P
     splits = pq.read_table(folder / "split-labels.parquet")["split"].to_pylist()
     assert clear["n"] == splits.count("test")
     with pytest.raises(FmctError, match="holds results of"):
-        retrieval(config(folder, labels=folder / "labels.parquet"), tmp_path / "out")
-    everybody = retrieval(config(folder, labels=folder / "labels.parquet", folds=3), tmp_path / "all")
+        retrieval(asked.model_copy(update={"labels": folder / "labels.parquet"}), tmp_path / "out")
+    unsplit = asked.model_copy(update={"labels": folder / "labels.parquet", "folds": 3})
+    everybody = retrieval(unsplit, tmp_path / "all")
     assert {row["n"] for row in everybody.to_pylist() if row["task"] == "bleed"} == {VOLUMES}
+    width = FeatureStore.open(folder / "features" / "clear").vectors().shape[1]
+    small = SearchConfig(memory_gb=2 * width * VOLUMES / 1e9)
+    indexed = retrieval(unsplit.model_copy(update={"search": small}), tmp_path / "indexed")
+    said = {"search", "candidates", "search_recall"}
+    assert set(everybody["search"].to_pylist()) == {"exact"}
+    assert set(indexed["search"].to_pylist()) == {"ivf-sq8"}
+    assert set(indexed["search_recall"].to_pylist()) == {1.0}
+    assert everybody.drop_columns([*said]).equals(indexed.drop_columns([*said]))

@@ -1,0 +1,89 @@
+"""Standardised features of volumes, read in batches from a feature store: memory does not grow with them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fmct_hpc.probe.config import Pool
+from fmct_hpc.probe.heads import Scaling
+from fmct_hpc.probe.statistics.scored import IntArray
+from fmct_hpc.probe.store import FeatureStore
+
+BATCH_BYTES = 2**26
+"""Of the features that are read at once."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Some volumes of a store, at one layer, in the order of `places` (N,), which are rows of the store."""
+
+    arrays: tuple[NDArray[np.float32], ...]
+    """Mapped from their files, (volumes of the store, width) each; they stand side by side."""
+    places: IntArray
+    scaling: Scaling | None = None
+
+    @classmethod
+    def of(cls, store: FeatureStore, layer: int, pool: Pool, places: IntArray | None = None) -> "Stored":
+        """places: None for all volumes. Raises FmctError as `FeatureStore.vectors`."""
+        return cls(tuple(store.mapped(layer, pool)), np.arange(len(store)) if places is None else places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def width(self) -> int:
+        """Channels."""
+        return sum(array.shape[1] for array in self.arrays)
+
+    def standardised_over(self, rows: IntArray) -> "Stored":
+        """The same volumes, in deviations from the mean of `rows` (of these volumes).
+
+        A transformer's features share one large mean, beside which all cosines are nearly 1.
+        """
+        return replace(self, scaling=self._scaling(rows))
+
+    def chosen(self, rows: IntArray) -> "Stored":
+        """Only these volumes, scaled as before."""
+        return replace(self, places=self.places[rows])
+
+    def unit(self, rows: IntArray) -> NDArray[np.float32]:
+        """Features of `rows`, standardised and of length 1: float32 (len(rows), width)."""
+        return self.directions(self._read(self.places[rows]))
+
+    def directions(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features (B, width) of any volumes, standardised as these and of length 1."""
+        assert self.scaling is not None
+        return self.scaling.directions(features).numpy()
+
+    def batches(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The number of a batch's first volume, and the batch as `unit` gives it."""
+        for rows in self._in_batches(np.arange(len(self))):
+            yield int(rows[0]), self.unit(rows)
+
+    def whole(self) -> NDArray[np.float32]:
+        """All of them, as `unit`: 4 bytes a volume and channel, and one batch."""
+        found = np.empty((len(self), self.width), np.float32)
+        for first, batch in self.batches():
+            found[first : first + len(batch)] = batch
+        return found
+
+    def _read(self, places: IntArray) -> NDArray[np.float32]:
+        return np.concatenate([array[places] for array in self.arrays], axis=1)
+
+    def _in_batches(self, rows: IntArray) -> list[IntArray]:
+        at_once = max(1, BATCH_BYTES // (4 * self.width))
+        return [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
+
+    def _scaling(self, rows: IntArray) -> Scaling:
+        """`Scaling.over`, in two passes over the files."""
+        parts = self._in_batches(rows)
+        total = np.zeros(self.width)
+        for part in parts:
+            total += self._read(self.places[part]).sum(axis=0, dtype=np.float64)
+        mean = total / len(rows)
+        squares = np.zeros(self.width)
+        for part in parts:
+            squares += ((self._read(self.places[part]) - mean) ** 2).sum(axis=0)
+        return Scaling.of(mean, np.sqrt(squares / len(rows)))
