@@ -1,15 +1,19 @@
 """Kinds of label against other programs: coefficients, predictions, figures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from lifelines import CoxPHFitter, KaplanMeierFitter
 from lifelines.utils import concordance_index
 from pandas import DataFrame
-from scipy.stats import spearmanr
+from scipy.integrate import trapezoid
+from scipy.stats import linregress, spearmanr
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import (
     balanced_accuracy_score,
+    brier_score_loss,
     cohen_kappa_score,
     log_loss,
     mean_absolute_error,
@@ -28,7 +32,8 @@ from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.probe.penalised import penalised
 from fmct_hpc.probe.problem import Problem
 from fmct_hpc.probe.statistics.bootstrap import resample_counts
-from fmct_hpc.probe.statistics.judged import Judged
+from fmct_hpc.probe.statistics.judged import Judged, resampled
+from fmct_hpc.probe.statistics.survival_brier import STEPS
 
 N, D = 240, 6
 RNG = np.random.default_rng(3)
@@ -101,6 +106,14 @@ def repeated(counts: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(N), counts[PATIENTS])
 
 
+def calibration_error(said: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
+    """Over rows of a resample, in the ten bins of about equal numbers that all volumes have."""
+    edges = np.sort(said)[[len(said) * k // 10 for k in range(1, 10)]]
+    own = np.digitize(said, edges)
+    parts = [rows[own[rows] == k] for k in range(10)]
+    return sum(abs((said[part] - truth[part]).sum()) for part in parts) / len(rows)
+
+
 COUNTS = next(resample_counts(int(PATIENTS.max()) + 1, 3, seed=0))
 
 
@@ -113,7 +126,11 @@ def test_figures_of_classes_are_scikit_learns_on_resamples() -> None:
         truth, own = CLASS[rows], said[rows]
         area = roc_auc_score(truth, own, multi_class="ovr", average="macro")
         balanced = balanced_accuracy_score(truth, own.argmax(axis=1))
-        np.testing.assert_allclose(row, [area, balanced, log_loss(truth, own)], rtol=1e-9)
+        brier = brier_score_loss(truth, own, scale_by_half=False)
+        sure = calibration_error(said.max(axis=1), said.argmax(axis=1) == CLASS, rows)
+        each = np.mean([calibration_error(said[:, k], k == CLASS, rows) for k in range(3)])
+        expected = [area, balanced, log_loss(truth, own), brier, sure, each]
+        np.testing.assert_allclose(row, expected, rtol=1e-9)
 
 
 def test_figures_of_grades_and_values_are_those_of_others_on_resamples() -> None:
@@ -127,20 +144,26 @@ def test_figures_of_grades_and_values_are_those_of_others_on_resamples() -> None
         r = repeated(counts)
         kappa = cohen_kappa_score(GRADE[r], median[r], weights="quadratic")
         error = mean_absolute_error(GRADE[r], median[r])
-        expected = [kappa, error, spearmanr(GRADE[r], grades[r]).statistic]
+        above = [said[:, k + 1 :].sum(axis=1) for k in range(3)]
+        score = np.mean([brier_score_loss(GRADE[r] > k, above[k][r]) for k in range(3)])
+        apart = np.mean([calibration_error(above[k], k < GRADE, r) for k in range(3)])
+        expected = [kappa, error, spearmanr(GRADE[r], grades[r]).statistic, score, apart]
         np.testing.assert_allclose(row, expected, rtol=1e-9)
         expected = [mean_absolute_error(VALUE[r], value[r]), root_mean_squared_error(VALUE[r], value[r])]
+        line = linregress(value[r], VALUE[r])
         expected += [r2_score(VALUE[r], value[r]), spearmanr(VALUE[r], value[r]).statistic]
+        expected += [line.slope, line.intercept]
         np.testing.assert_allclose(other, expected, rtol=1e-9)
 
 
 def test_concordance_is_that_of_lifelines_and_areas_those_of_their_definition() -> None:
     risks = np.round(TRUE + RNG.normal(0, 1, N), 1)  # with ties
-    found = Survival().measure(judged(risks[:, None], SURVIVED), SURVIVED)(COUNTS)
+    own = replace(judged(risks[:, None], SURVIVED), validation=[(risks[:50, None], SURVIVED[:50])])
+    found = Survival().measure(own, SURVIVED)(COUNTS)
     # Of equal times, events come first; the chance is the one just before a time.
     censoring = KaplanMeierFitter().fit(TIME - 0.25 * EVENTS, ~EVENTS)
     before = censoring.survival_function_at_times(TIME - 0.5).to_numpy()
-    for row, counts in zip(found, COUNTS, strict=True):
+    for row, counts in zip(found[:, :4], COUNTS, strict=True):
         r = repeated(counts)
         np.testing.assert_allclose(row[0], concordance_index(TIME[r], -risks[r], EVENTS[r]), rtol=1e-12)
         for figure, at in zip(row[1:], horizons(SURVIVED), strict=True):
@@ -151,11 +174,59 @@ def test_concordance_is_that_of_lifelines_and_areas_those_of_their_definition() 
             np.testing.assert_allclose(figure, expected, rtol=1e-9)
 
 
+def test_brier_scores_are_those_of_a_plain_loop_on_curves_of_lifelines() -> None:
+    chosen, tested = np.arange(80), np.arange(N)
+    frame = DataFrame(X[chosen]).assign(time=TIME[chosen], event=EVENTS[chosen])
+    cox = CoxPHFitter(baseline_estimation_method="breslow").fit(frame, "time", "event")
+    risks = cox.predict_log_partial_hazard(DataFrame(X)).to_numpy()
+    own = replace(judged(risks[:, None], SURVIVED), validation=[(risks[chosen, None], SURVIVED[chosen])])
+    found = Survival().measure(own, SURVIVED)(COUNTS)[:, 4:]
+    at = np.linspace(0, horizons(SURVIVED)[-1], STEPS + 1)
+    seen = np.append(0, np.unique(TIME[chosen]))  # lifelines draws lines between and before
+    steps = seen[np.searchsorted(seen, at, side="right") - 1]
+    curves = cox.predict_survival_function(DataFrame(X), times=np.unique(steps))
+    survival = np.where(steps > 0, curves.loc[steps].to_numpy().T, 1)
+    plain = KaplanMeierFitter().fit(TIME, EVENTS).survival_function_at_times(at).to_numpy()
+    censoring = KaplanMeierFitter().fit(TIME - 0.25 * EVENTS, ~EVENTS)
+    before = censoring.survival_function_at_times(TIME - 0.5).to_numpy()
+    beyond = censoring.survival_function_at_times(at).to_numpy()
+    scores = {}
+    for name, chances in (("own", survival), ("all", np.tile(plain, (N, 1)))):
+        wrong = np.zeros((N, len(at)))
+        for i in tested:
+            for k, t in enumerate(at):
+                if TIME[i] <= t and EVENTS[i]:
+                    wrong[i, k] = chances[i, k] ** 2 / before[i]
+                elif TIME[i] > t:
+                    wrong[i, k] = (1 - chances[i, k]) ** 2 / beyond[k]
+        scores[name] = [trapezoid(wrong[repeated(counts)].mean(axis=0), at) / at[-1] for counts in COUNTS]
+    mine, reference = np.array(scores["own"]), np.array(scores["all"])
+    np.testing.assert_allclose(found, np.stack([mine, 1 - mine / reference], axis=1), rtol=1e-6)
+    assert (found[:, 1] > 0.2).all()
+
+
+def test_the_interval_of_an_error_that_noise_makes_greater_holds_the_value() -> None:
+    kind, rng = Multiclass((0, 1, 2)), np.random.default_rng(8)
+    said = rng.dirichlet((1, 1, 1), N)
+    truth = (rng.random(N)[:, None] > said.cumsum(axis=1)).sum(axis=1)  # calibrated
+    (drawn,) = resampled([kind.measure(judged(said, truth), None)], int(PATIENTS.max()) + 1, 200, seed=0)
+    error = drawn[kind.figures.index("ece_classwise")]
+    assert error.interval(0.95).low > error.value
+    centred = error.interval(0.95, centred=True)
+    assert 0 <= centred.low < error.value < centred.high
+
+
 def test_ranks_are_compared_within_folds_only() -> None:
     risks = TRUE + 100 * FOLDS  # other models, without a common scale
-    found = Survival().measure(judged(risks[:, None], SURVIVED, FOLDS), SURVIVED)
-    plain = Survival().measure(judged(TRUE[:, None], SURVIVED, FOLDS), SURVIVED)
-    np.testing.assert_array_equal(found(COUNTS), plain(COUNTS))
+    models = judged(risks[:, None], SURVIVED, FOLDS), judged(TRUE[:, None], SURVIVED, FOLDS)
+    first, second = (
+        replace(
+            own, validation=[(own.predictions[fold == FOLDS], SURVIVED[fold == FOLDS]) for fold in (0, 1)]
+        )
+        for own in models
+    )
+    found, plain = Survival().measure(first, SURVIVED), Survival().measure(second, SURVIVED)
+    np.testing.assert_allclose(found(COUNTS), plain(COUNTS), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

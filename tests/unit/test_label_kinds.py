@@ -11,10 +11,15 @@ from small_sweep import bright_sweep
 from fmct_hpc.classifier.fit import fit
 from fmct_hpc.classifier.kept import write_classifier
 from fmct_hpc.classifier.table import Predictions
+from fmct_hpc.probe.budget import Parts
 from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.heads import LinearHead
 from fmct_hpc.probe.kinds import KINDS
+from fmct_hpc.probe.problem import Fitted
+from fmct_hpc.probe.sweep.kind_rows import kind_rows
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.probe.sweep.tables import PREDICTIONS, RESULTS, read
+from fmct_hpc.probe.sweep.tested import Cell, Test
 from fmct_hpc.retrieval.config import RetrievalConfig
 from fmct_hpc.retrieval.run import retrieval
 from launch.report.printed import printed
@@ -96,6 +101,19 @@ def test_every_method_learns_every_kind(config: SweepConfig, swept: Path) -> Non
         assert (figures.get("auc_at_50", {}).get("at") is not None) == (row["kind"] == "survival")
 
 
+def test_a_figure_that_is_not_defined_is_not_listed(config: SweepConfig) -> None:
+    targets = np.array([[3.0, 1], [9, 0], [4, 1], [8, 0]])
+    parts = Parts(np.arange(4), np.array([1, 3]), {"id": np.arange(4)})
+    cell = Cell("died", 0, [parts], targets, KINDS["survival"]())
+    risks = np.arange(4.0)[:, None]
+    fitted = Fitted(risks[[1, 3]], risks, {}, LinearHead(*np.zeros((4, 1), np.float32)))
+    (row,) = kind_rows(
+        [Test(cell, "id", np.arange(4), risks, np.arange(4), np.zeros(4, int), [fitted])], config
+    )
+    names = [figure["name"] for figure in row["figures"]]  # nobody of validation saw the event
+    assert names == ["c_index", "auc_at_25", "auc_at_50", "auc_at_75"]
+
+
 def test_encoders_are_compared_by_the_bootstrap_of_the_difference(swept: Path) -> None:
     rows = {row["task"]: row for row in pq.read_table(swept / "comparisons.parquet").to_pylist()}
     assert {task: (row["test"], row["figure"]) for task, row in rows.items()} == {
@@ -109,6 +127,7 @@ def test_encoders_are_compared_by_the_bootstrap_of_the_difference(swept: Path) -
         assert row["difference"] == pytest.approx(row["value"] - row["value_versus"])
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
         assert 0 < row["p"] <= row["p_holm"] <= 1
+    assert {"ibs_skill", "ece_classwise", "rps", "calibration_slope"} <= set(printed(swept).split())
     assert {"auc_at_75", "kappa_quadratic", "rmse"} <= set(printed(swept).split())
     told = [block.caption for block in Probes(swept).section().blocks if hasattr(block, "caption")]
     assert any(caption.startswith("Classes, grades, values") for caption in told)

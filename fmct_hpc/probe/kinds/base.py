@@ -41,6 +41,8 @@ class Kind:
     """Names of what `measure` gives; encoders are compared by the first."""
     greater_is_better: ClassVar[bool] = True
     """Of the first figure."""
+    inflated: ClassVar[tuple[str, ...]] = ()
+    """Figures that noise makes greater, whose intervals are centred (`Draws.interval`)."""
 
     @classmethod
     def over(cls, values: FloatArray) -> Self:
@@ -117,7 +119,8 @@ class Kind:
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
         """The figures of a test set, to be taken of many resamples.
 
-        training: targets of the training volumes; None where the first figure is enough.
+        training: targets of the training volumes; None where the first figure is enough. Figures that need
+        more than predictions say, such as a baseline hazard, take it of `judged.validation`.
         """
         raise NotImplementedError
 

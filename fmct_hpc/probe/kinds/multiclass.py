@@ -12,6 +12,7 @@ from torch import Tensor
 from fmct_hpc.probe.kinds.base import RawArray, Said, Targets
 from fmct_hpc.probe.kinds.classes import Classes
 from fmct_hpc.probe.statistics.area import Ranking
+from fmct_hpc.probe.statistics.calibration import CalibrationErrors
 from fmct_hpc.probe.statistics.judged import Judged, Measure, Sums
 from fmct_hpc.probe.statistics.scored import FloatArray, Scored
 
@@ -21,7 +22,11 @@ class Multiclass(Classes):
     """Classes without an order."""
 
     name: ClassVar[str] = "multiclass"
-    figures: ClassVar[tuple[str, ...]] = ("auc_macro", "balanced_accuracy", "log_loss")
+    figures: ClassVar[tuple[str, ...]] = (
+        *("auc_macro", "balanced_accuracy", "log_loss"),
+        *("brier", "ece", "ece_classwise"),
+    )
+    inflated: ClassVar[tuple[str, ...]] = ("ece", "ece_classwise")
 
     @property
     def outputs(self) -> int:
@@ -48,7 +53,11 @@ class Multiclass(Classes):
         return np.asarray(torch.from_numpy(np.asarray(raw)).double().softmax(dim=-1).numpy())
 
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
-        """Mean area of one class against the rest, mean share found of each class, mean log loss."""
+        """Mean area of one class against the rest, mean share found of each class, log loss; calibration.
+
+        That is the squared distance of probabilities and class (Brier 1950), the calibration error of the
+        most probable class (Guo et al. 2017), and the mean over classes of each one's (Kull et al. 2019).
+        """
         return _Measure(self, judged)
 
     def said(self, predictions: FloatArray) -> list[Said]:
@@ -72,16 +81,26 @@ class _Measure:
         there = np.eye(count)[targets]
         right = there * (judged.predictions.argmax(axis=1) == targets)[:, None]
         loss = -np.log(kind.of_truth(judged.predictions, targets))
-        self._sums = Sums(np.column_stack([there, right, loss]), judged.patients)
+        distance = ((judged.predictions - there) ** 2).sum(axis=1)
+        self._sums = Sums(np.column_stack([there, right, loss, distance]), judged.patients)
         self._count = count
+        sure = judged.predictions.max(axis=1)
+        self._errors = CalibrationErrors(
+            np.column_stack([sure, judged.predictions]),
+            np.column_stack([right.sum(axis=1), there]),
+            judged.patients,
+        )
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
         areas = np.stack([ranking.areas(counts)[0] for ranking in self._rankings], axis=1)
         sums = self._sums(counts)
-        there, right = sums[:, : self._count], sums[:, self._count : -1]
+        there, right = sums[:, : self._count], sums[:, self._count : -2]
         with np.errstate(invalid="ignore", divide="ignore"):
             found = right / there
-        return np.stack([_mean(areas), _mean(found), sums[:, -1] / there.sum(axis=1)], axis=1)
+        errors = self._errors(counts)
+        means = sums[:, -2:] / there.sum(axis=1, keepdims=True)
+        calibration = [errors[:, 0], errors[:, 1:].mean(axis=1)]
+        return np.stack([_mean(areas), _mean(found), *means.T, *calibration], axis=1)
 
 
 def _mean(columns: FloatArray) -> FloatArray:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fmct_hpc.probe.kinds.base import RawArray, Said, Targets
 from fmct_hpc.probe.kinds.classes import Classes
+from fmct_hpc.probe.statistics.calibration import CalibrationErrors
 from fmct_hpc.probe.statistics.judged import Judged, Measure, Sums
 from fmct_hpc.probe.statistics.ranks import RankCorrelation
 from fmct_hpc.probe.statistics.scored import FloatArray
@@ -25,7 +26,8 @@ class Ordinal(Classes):
     """Classes in the order of their numbers."""
 
     name: ClassVar[str] = "ordinal"
-    figures: ClassVar[tuple[str, ...]] = ("kappa_quadratic", "mae", "spearman")
+    figures: ClassVar[tuple[str, ...]] = ("kappa_quadratic", "mae", "spearman", "rps", "ece")
+    inflated: ClassVar[tuple[str, ...]] = ("ece",)
 
     @property
     def outputs(self) -> int:
@@ -75,7 +77,9 @@ class Ordinal(Classes):
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
         """Cohen's kappa with quadratic weights, error in classes, Spearman's correlation of the mean class.
 
-        Classes are counted from 0 in their order, whatever their numbers.
+        Classes are counted from 0 in their order, whatever their numbers. Calibration is of the probabilities
+        of being above each class but the last: their mean squared distance from whether it is so (the ranked
+        probability score, Epstein 1969, divided by their number), and their mean calibration error.
         """
         return _Measure(self, judged)
 
@@ -97,14 +101,20 @@ class _Measure:
         truth, said = judged.targets.astype(np.float64), kind.median(judged.predictions).astype(np.float64)
         columns = [np.ones_like(truth), truth, said, truth**2, said**2, (truth - said) ** 2]
         columns.append(np.abs(truth - said))
+        grades = np.arange(len(kind.numbers) - 1)
+        predicted = 1 - judged.predictions.cumsum(axis=1)[:, :-1]
+        observed = (truth[:, None] > grades).astype(np.float64)
+        columns.append(((predicted - observed) ** 2).mean(axis=1))
+        self._errors = CalibrationErrors(predicted, observed, judged.patients)
         self._sums = Sums(np.column_stack(columns), judged.patients)
         self._spearman = RankCorrelation(kind.expected(judged.predictions), truth, judged.patients)
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
         sums = self._sums(counts)
-        truth, said, truth2, said2, apart2, apart = (sums[:, 1:] / sums[:, :1]).T
+        truth, said, truth2, said2, apart2, apart, score = (sums[:, 1:] / sums[:, :1]).T
         # Cohen (1968): 1 - observed / expected; the expected squared distance of two independent raters.
         expected = truth2 + said2 - 2 * truth * said
         with np.errstate(invalid="ignore", divide="ignore"):
             kappa = np.where(expected > 0, 1 - apart2 / expected, np.nan)
-        return np.stack([kappa, apart, self._spearman(counts)], axis=1)
+        error = self._errors(counts).mean(axis=1)
+        return np.stack([kappa, apart, self._spearman(counts), score, error], axis=1)

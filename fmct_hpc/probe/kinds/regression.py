@@ -26,7 +26,10 @@ class Regression(Kind):
     centre: float = 0.0
     spread: float = 1.0
     name: ClassVar[str] = "regression"
-    figures: ClassVar[tuple[str, ...]] = ("mae", "rmse", "r2", "spearman")
+    figures: ClassVar[tuple[str, ...]] = (
+        *("mae", "rmse", "r2", "spearman"),
+        *("calibration_slope", "calibration_intercept"),
+    )
     greater_is_better: ClassVar[bool] = False
 
     def targets(self, values: FloatArray, times: FloatArray) -> Targets:
@@ -75,7 +78,11 @@ class Regression(Kind):
         return Path(weights[:, :, None], (wanted.mean() - weights @ middle)[:, None])
 
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
-        """Mean absolute and root mean squared error, R², Spearman's correlation."""
+        """Mean absolute and root mean squared error, R², Spearman's correlation; calibration.
+
+        The latter are of the line truth = intercept + slope · prediction by least squares (Cox 1958;
+        Steyerberg 2019, section 15.3): 0 and 1 at best, a slope below 1 of predictions that vary too much.
+        """
         return _Measure(judged)
 
 
@@ -84,13 +91,20 @@ class _Measure:
         truth, said = judged.targets, judged.predictions[:, 0]
         middle = truth - truth.mean()  # their squares lose no digits
         columns = [np.ones(len(truth)), middle, middle**2, (truth - said) ** 2, np.abs(truth - said)]
+        self._means = truth.mean(), said.mean()
+        own = said - self._means[1]
+        columns += [own, own**2, own * middle]
         self._sums = Sums(np.column_stack(columns), judged.patients)
         self._spearman = RankCorrelation(said, truth, judged.patients)
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
         sums = self._sums(counts)
-        mean, square, error2, error = (sums[:, 1:] / sums[:, :1]).T
+        mean, square, error2, error, own, own2, both = (sums[:, 1:] / sums[:, :1]).T
         variance = square - mean**2
         with np.errstate(invalid="ignore", divide="ignore"):
             explained = np.where(variance > 1e-12 * square, 1 - error2 / variance, np.nan)
-        return np.stack([error, np.sqrt(error2), explained, self._spearman(counts)], axis=1)
+            spread = own2 - own**2
+            slope = np.where(spread > 1e-12 * own2, (both - own * mean) / spread, np.nan)
+        intercept = self._means[0] + mean - slope * (self._means[1] + own)
+        found = [error, np.sqrt(error2), explained, self._spearman(counts), slope, intercept]
+        return np.stack(found, axis=1)

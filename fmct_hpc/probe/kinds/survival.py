@@ -15,6 +15,13 @@ from fmct_hpc.probe.kinds.base import Kind, RawArray, Said, Targets
 from fmct_hpc.probe.statistics.concordance import Concordance, DynamicArea, uncensored
 from fmct_hpc.probe.statistics.judged import Judged, Measure
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
+from fmct_hpc.probe.statistics.survival_brier import (
+    STEPS,
+    Censored,
+    IntegratedBrier,
+    cumulative_hazard,
+    kaplan_meier,
+)
 
 HORIZONS = (0.25, 0.5, 0.75)
 """Quantiles of the training volumes' times of events, at which areas are taken."""
@@ -25,7 +32,11 @@ class Survival(Kind):
     """Times and events; targets (N, 2) float64, predictions (N, 1) risks."""
 
     name: ClassVar[str] = "survival"
-    figures: ClassVar[tuple[str, ...]] = ("c_index", *(f"auc_at_{round(100 * q)}" for q in HORIZONS))
+    figures: ClassVar[tuple[str, ...]] = (
+        "c_index",
+        *(f"auc_at_{round(100 * q)}" for q in HORIZONS),
+        *("ibs", "ibs_skill"),
+    )
 
     def targets(self, values: FloatArray, times: FloatArray) -> Targets:
         """Time, and 1 where the event was seen then."""
@@ -80,12 +91,18 @@ class Survival(Kind):
         return float(self.loss(torch.from_numpy(predictions), targets)) / events if events else 0.0
 
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
-        """Harrell's C, and cumulative/dynamic areas at the horizons of the training volumes."""
+        """Harrell's C, cumulative/dynamic areas at the horizons of the training volumes, and Brier scores.
+
+        These are integrated to the last horizon. Chances of being event-free are of the risks and Breslow's
+        baseline of the validation volumes, a fold's own; NaN where those saw no event. The skill is against
+        the Kaplan-Meier curve of the training volumes.
+        """
         return _Measure(judged, training)
 
     def at(self, training: Targets) -> dict[str, float]:
         """The horizons, in the unit of the times."""
-        return dict(zip(self.figures[1:], horizons(training).tolist(), strict=True))
+        own = horizons(training).tolist()
+        return dict(zip(self.figures[1:], [*own, own[-1], own[-1]], strict=True))
 
     def said(self, predictions: FloatArray) -> list[Said]:
         """The risk as the score."""
@@ -111,6 +128,32 @@ class _Measure:
             DynamicArea(risks, weights * (times <= at), times > at, judged.patients, judged.folds)
             for at in horizons(training)
         ]
+        at = np.linspace(0, horizons(training)[-1], STEPS + 1)
+        taught = Censored(training[:, 0], training[:, 1] == 1)
+        self._parts.append(
+            IntegratedBrier(
+                event_free(judged, at),
+                kaplan_meier(taught.times, taught.events, at),
+                at,
+                Censored(times, seen),
+                taught,
+                judged.patients,
+            )
+        )
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
-        return np.stack([part(counts) for part in self._parts], axis=1)
+        return np.column_stack([part(counts) for part in self._parts])
+
+
+def event_free(judged: Judged, at: FloatArray) -> FloatArray:
+    """Each volume's chance of no event by the times `at` (T,): (N, T), NaN where nothing gives a baseline.
+
+    exp(-H(t) exp(risk)), where H is Breslow's estimate on the validation volumes of the volume's fold.
+    """
+    chances = np.full((len(judged.folds), len(at)), np.nan)
+    for fold, (risks, targets) in enumerate(judged.validation):
+        own = judged.folds == fold
+        middle = risks[:, 0].mean() if len(risks) else 0.0  # so that exponentials stay finite
+        hazard = cumulative_hazard(risks[:, 0] - middle, targets[:, 0], targets[:, 1] == 1, at)
+        chances[own] = np.exp(-hazard * np.exp(judged.predictions[own, :1] - middle))
+    return chances

@@ -33,12 +33,19 @@ class Draws:
     resampled: FloatArray
     """(resamples,); NaN where a resample holds no pair of both classes."""
 
-    def interval(self, confidence: float) -> Interval:
-        """Percentiles of the resamples that hold both classes."""
+    def interval(self, confidence: float, centred: bool = False) -> Interval:
+        """Percentiles of the resamples that hold both classes.
+
+        centred: of a figure of at least 0 that noise makes greater, so that resamples lie above it: they are
+        shifted until their median is the value.
+        """
         usable = self.resampled[~np.isnan(self.resampled)]
         if not len(usable):
             return Interval(self.value, np.nan, np.nan)
         low, high = np.quantile(usable, [(1 - confidence) / 2, (1 + confidence) / 2])
+        if centred:
+            shift = self.value - np.median(usable)
+            low, high = max(low + shift, 0.0), high + shift
         return Interval(self.value, float(low), float(high))
 
     def __sub__(self, other: "Draws") -> "Draws":

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fmct_hpc.probe.statistics.judged import Sums
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray, Scored
 
 BINS = 10
@@ -31,9 +33,7 @@ def reliability(scored: Scored, bins: int = BINS) -> Reliability:
     """The reliability curve in bins of about equal numbers; volumes of one probability are in one bin."""
     order = np.argsort(scored.scores, kind="stable")
     scores, labels = scored.scores[order], scored.labels[order].astype(np.float64)
-    wanted = np.arange(1, bins) * len(scores) // bins
-    # A bin may only begin where the probability changes.
-    starts = np.unique(np.append(0, np.searchsorted(scores, scores[wanted], side="left")))
+    starts = _starts(scores, bins)
     volumes = np.diff(np.append(starts, len(scores)))
     return Reliability(
         np.add.reduceat(scores, starts) / volumes, np.add.reduceat(labels, starts) / volumes, volumes
@@ -43,3 +43,31 @@ def reliability(scored: Scored, bins: int = BINS) -> Reliability:
 def brier(scored: Scored) -> float:
     """Mean squared distance of probability and label (Brier 1950)."""
     return float(np.mean((scored.scores - scored.labels) ** 2))
+
+
+def _starts(scores: FloatArray, bins: int) -> IntArray:
+    """Where the bins of sorted scores begin; one may only begin where the probability changes."""
+    wanted = np.arange(1, bins) * len(scores) // bins
+    return np.unique(np.append(0, np.searchsorted(scores, scores[wanted], side="left")))
+
+
+class CalibrationErrors:
+    """Expected calibration errors of columns of probabilities; of all volumes it is `Reliability.error`.
+
+    Resamples keep the bins of the whole test set.
+    """
+
+    def __init__(self, predicted: FloatArray, observed: FloatArray, patients: IntArray) -> None:
+        """predicted, observed: (N, M), probabilities and whether it was so."""
+        self._volumes = Sums(np.ones((len(patients), 1)), patients)
+        self._sums = []
+        for said, truth in zip(predicted.T, observed.T, strict=True):
+            scores = np.sort(said)
+            starts = scores[_starts(scores, BINS)]
+            own = np.searchsorted(starts, said, side="right")[:, None] == np.arange(1, len(starts) + 1)
+            self._sums.append(Sums((said - truth)[:, None] * own, patients))
+
+    def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
+        """(R, patients) -> (R, M)."""
+        apart = np.stack([np.abs(sums(counts)).sum(axis=1) for sums in self._sums], axis=1)
+        return np.asarray(apart / self._volumes(counts))

@@ -1,7 +1,7 @@
 """Predictions of a test set for labels of any kind, and figures of them for many resamples of patients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,13 +16,15 @@ class Judged:
     """Volumes of a test set under one model, or one a fold.
 
     predictions: (N, P); targets: as their kind has them, a row a volume; patients, numbered from 0, and
-    folds: (N,).
+    folds: (N,). validation: of each fold, predictions and targets of the volumes that chose its model; none
+    where the first figure is enough.
     """
 
     predictions: FloatArray
     targets: NDArray[Any]
     patients: IntArray
     folds: IntArray
+    validation: Sequence[tuple[FloatArray, NDArray[Any]]] = field(default=())
 
 
 class Measure(Protocol):

@@ -9,6 +9,7 @@ from itertools import product
 from fmct_hpc.probe.budget import Budget
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import Pool, Sample, SweepConfig
+from fmct_hpc.probe.kinds import kind_class
 from fmct_hpc.probe.methods.registry import METHODS, MethodName
 from shards.label_kinds import LabelKinds
 from shards.section import Section
@@ -52,6 +53,7 @@ class Unit(Section):
             settings["series_pool"] = config.series_pool
         if kinds:
             settings["kinds"] = LabelKinds(kinds=kinds).model_dump(mode="json")["kinds"]
+            settings["figures"] = {task: kind_class(spec).figures for task, spec in kinds.items()}
         document = [VERSION, cohort.digest, self.recorded(), settings]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 

@@ -20,14 +20,20 @@ def kind_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
     drawn: dict[int, list[Draws]] = {}
     for numbers in same.values():  # tests of the same volumes share their resamples
         measures = [
-            test.cell.kind.measure(
-                Judged(test.predictions, test.targets, test.patients, test.folds), taught(test)
-            )
+            test.cell.kind.measure(_judged(test), taught(test))
             for test in (tests[number] for number in numbers)
         ]
         patients = int(tests[numbers[0]].patients.max()) + 1
         drawn |= zip(numbers, resampled(measures, patients, config.bootstrap, seed=0), strict=True)
     return [_row(test, drawn[number], config) for number, test in enumerate(tests)]
+
+
+def _judged(test: Test) -> Judged:
+    validation = [
+        (found.validation, test.cell.labels[parts.validation])
+        for parts, found in zip(test.cell.folds, test.fitted, strict=True)
+    ]
+    return Judged(test.predictions, test.targets, test.patients, test.folds, validation)
 
 
 def taught(test: Test) -> Targets:
@@ -45,9 +51,13 @@ def _row(test: Test, drawn: Sequence[Draws], config: SweepConfig) -> Row:
         why = f"{kind.figures[0]} is not defined for the volumes to test on"
         return {**row, "reason": why, "reason_code": Reason.ONE_CLASS_TESTED.value}
     at = kind.at(taught(test))
-    intervals = [one.interval(config.confidence) for one in drawn]
+    intervals = [
+        one.interval(config.confidence, centred=name in kind.inflated)
+        for name, one in zip(kind.figures, drawn, strict=True)
+    ]
     figures = [
         {"name": name, "value": own.value, "low": own.low, "high": own.high, "at": at.get(name)}
         for name, own in zip(kind.figures, intervals, strict=True)
+        if not np.isnan(own.value)  # one that is not defined is not listed
     ]
     return {**row, "figures": figures}
