@@ -8,7 +8,7 @@ from fmct_hpc.relevance.question import Question
 
 
 def attention_gradient(question: Question) -> Tensor:
-    """What attention carries from each patch to the logit, where more of it would raise it: (n,), at least 0.
+    """What attention carries from each patch to the logit, where more would raise it: (S, n), at least 0.
 
     Chefer et al. 2021, equations 5 and 6, of self-attention: R starts as the identity and becomes R + Ā R
     block by block, Ā being the mean over heads of the positive part of weight times gradient. As in the paper
@@ -25,10 +25,10 @@ def attention_gradient(question: Question) -> Tensor:
         gradients = torch.autograd.grad(logit, [*weights, *seen], allow_unused=True, materialize_grads=True)
     with torch.no_grad():
         products = [weight * one for weight, one in zip([*weights, *seen], gradients, strict=True)]
-        read = torch.zeros_like(tokens[0, :, 0])
+        read = torch.zeros_like(tokens[:, :, 0])
         for row, weight, product in zip(reading.rows, weights, products, strict=False):
             is_cls = isinstance(row, str) and row == "cls"
-            read += weight[0, :, 0] if is_cls else product.sum(dim=-1)[0].clamp(min=0)
+            read += weight.mean(dim=-1) if is_cls else product.sum(dim=-1).clamp(min=0)
         for product in reversed(products[len(weights) :]):
-            read = read + read @ product[0].clamp(min=0).mean(dim=0)
-        return read[reading.prefix :]
+            read = read + torch.einsum("st,stu->su", read, product.clamp(min=0).mean(dim=1))
+        return read[:, reading.prefix :]

@@ -8,7 +8,7 @@ from fmct_hpc.relevance.question import Question
 
 
 def gradient_input(question: Question) -> Tensor:
-    """Σ of ∂logit/∂voxel · voxel over each encoded patch, in units of the logit: (n,), of either sign.
+    """Σ of ∂logit/∂voxel · voxel over each encoded patch, in units of the logit: (S, n), of either sign.
 
     Voxels are windowed to [0, 1], so that air counts as nothing. As the patch embedding is linear, this is
     the gradient with respect to a patch's token times what its voxels add to it.
@@ -20,6 +20,6 @@ def gradient_input(question: Question) -> Tensor:
 
 
 def of_patches(question: Question, voxels: Tensor) -> Tensor:
-    """Sums over the encoded patches of a view's voxels (1, C, D, H, W): (n,)."""
+    """Sums over the encoded patches of views' voxels (S, C, D, H, W): (S, n)."""
     sums = patchify(voxels, question.model.patch_size).sum(dim=-1)
-    return sums[0] if question.kept is None else sums.gather(1, question.kept)[0]
+    return sums if question.kept is None else sums.gather(1, question.kept)

@@ -12,7 +12,7 @@ AT_ONCE = 4
 
 
 def integrated_gradients(question: Question, steps: int = STEPS) -> Tensor:
-    """Each encoded patch's share of logit(scan) - logit(air), in units of the logit: (n,), of either sign.
+    """Each encoded patch's share of logit(scan) - logit(air), in units of the logit: (S, n), of either sign.
 
     The gradient is averaged over the middles of `steps` equal parts of the straight path from a view of air
     (0 in every window) to the scan, and multiplied by the scan. The patches of the scan stay the encoded ones
@@ -20,11 +20,12 @@ def integrated_gradients(question: Question, steps: int = STEPS) -> Tensor:
     """
     view = question.view.detach()
     total = torch.zeros_like(view)
-    for start in range(0, steps, AT_ONCE):
-        numbers = torch.arange(start, min(start + AT_ONCE, steps), device=view.device)
-        along = ((numbers + 0.5) / steps).reshape(-1, 1, 1, 1, 1)
+    points = max(1, AT_ONCE // len(view))
+    for start in range(0, steps, points):
+        numbers = torch.arange(start, min(start + points, steps), device=view.device)
+        along = ((numbers + 0.5) / steps).reshape(-1, 1, 1, 1, 1, 1)
         with torch.enable_grad():
-            views = (along * view).requires_grad_()
+            views = (along * view).flatten(0, 1).requires_grad_()
             (gradients,) = torch.autograd.grad(question.logits(views).sum(), views)
-        total += gradients.sum(dim=0, keepdim=True)
+        total += gradients.unflatten(0, (-1, len(view))).sum(dim=0)
     return of_patches(question, total / steps * view)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fmct_hpc.classifier import studies
 from fmct_hpc.classifier.predict import Answer, Classifier, load_classifier
 from fmct_hpc.inference.readers import Scan
 from fmct_hpc.model.attention import on_grid
@@ -20,7 +21,8 @@ from fmct_hpc.probe.methods.registry import METHODS as PROBE_METHODS
 from fmct_hpc.relevance.methods import METHODS, WITHOUT_HEAD, require_methods
 from fmct_hpc.relevance.place import PatchGrid
 from fmct_hpc.relevance.question import Question
-from fmct_hpc.relevance.reading import Reading, reading_of, reading_of_cls
+from fmct_hpc.relevance.reading import Reading, reading_of_cls, readings_of
+from fmct_hpc.train.export import EncoderInfo
 from shards.errors import FmctError
 
 CLS = "cls"
@@ -36,7 +38,7 @@ class ScanMaps:
     maps: dict[tuple[str, str], NDArray[np.float32]]
     """By label and method, a value a patch (d, h, w); 0 for patches that are not encoded."""
     answers: dict[str, Answer]
-    """The classifier's, by label; none of an encoder without a head."""
+    """The classifier's, by label, of the scan or of its study; none of an encoder without a head."""
     tissue: NDArray[np.float32]
     """How much tissue each patch holds (d, h, w); see `fmct_hpc.model.tissue`."""
 
@@ -54,7 +56,8 @@ class Explainer:
         """methods: all by default; tasks: label columns, all of the classifier's by default.
 
         Raises FmctError for a method or label that there is not, for one that needs a classifier where there
-        is none, for a classifier of neighbours, and for an encoder without attention.
+        is none, for a classifier of neighbours, and for an encoder without attention. A classifier of studies
+        has maps of all series of each, or of the best one, as it reads them.
         """
         self.place = usable_device(device)
         self.classifier = source if isinstance(source, Classifier) else None
@@ -69,51 +72,99 @@ class Explainer:
         record = self.classifier.record if self.classifier else None
         self.layer = self.encoder.depth - 1 if record is None else record.layer
         self._halved = record is not None and PROBE_METHODS[record.method].reads == "volumes"
+        self.sample = record.of_studies.sample if record is not None and record.of_studies else "volume"
 
-    def _readings(self, tasks: list[str]) -> dict[str, Reading]:
+    @property
+    def reads(self) -> EncoderInfo:
+        """What new exams are read by."""
+        return self.encoder.info if self.classifier is None else self.classifier.reads
+
+    def _readings(self, tasks: list[str]) -> dict[str, dict[int | None, Reading]]:
+        """Of each label, by class."""
         if self.classifier is None:
             if tasks:
                 raise FmctError(f"task {tasks[0]}: an encoder has no labels; give --classifier")
-            return {CLS: reading_of_cls(self.model.prefix, self.encoder.info.model.width, self.place)}
+            return {CLS: {None: reading_of_cls(self.model.prefix, self.encoder.info.model.width, self.place)}}
         record, heads = self.classifier.record, self.classifier.heads
-        there = {task.task: head for task, head in zip(record.tasks, heads, strict=True)}
+        there = {task.task: (head, task.of_kind()) for task, head in zip(record.tasks, heads, strict=True)}
         for task in tasks:
             if task not in there:
                 raise FmctError(f"task {task}: the classifier has {', '.join(there)}")
         return {
-            task: reading_of(record, there[task], self.model.prefix, self.place) for task in tasks or there
+            task: readings_of(record, *there[task], self.model.prefix, self.place) for task in tasks or there
         }
 
+    def samples(self, scans: Iterable[Scan]) -> Iterator[list[Scan]]:
+        """What the classifier scores: scans, one each, or the series of each study, the best one first.
+
+        The scans are as `fmct_hpc.inference.readers` gives them, for studies read by study.
+        """
+        if self.sample == "volume":
+            yield from ([scan] for scan in scans)
+            return
+        chosen = studies.studies(scans, self.sample == "best")
+        for study in studies.by_study(studies.Encoded(scan, np.empty(0)) for scan in chosen):
+            yield [one.scan for one in study]
+
     def of_scans(self, scans: Iterable[Scan]) -> Iterator[ScanMaps]:
-        """Maps of scans as `fmct_hpc.inference.readers` gives them, one at a time."""
-        for scan in scans:
-            view = self.encoder.transform(scan.voxels, scan.spacing_mm)[None]
-            view = (view.half().float() if self._halved else view).to(self.place)
-            kept = self.model.kept(view)
-            grid = PatchGrid.of(scan, self.encoder.info)
-            answers = {}
-            if self.classifier is not None:
-                (prediction,) = self.classifier.of_scans([scan], 1, str(self.place).replace("cuda", "gpu"))
-                answers = {task: prediction.answers[task] for task in self.readings}
-            yield ScanMaps(
-                scan, grid, self._maps(view, kept, grid.shape), answers, self._tissue(view, grid.shape)
+        """Maps of all samples of these scans, a scan each."""
+        for sample in self.samples(scans):
+            yield from self.of_sample(sample)
+
+    def of_sample(self, scans: list[Scan]) -> list[ScanMaps]:
+        """Maps of each scan of a sample, and what the classifier says of them together.
+
+        Raises FmctError for a study whose series bear several Patient IDs.
+        """
+        if self.sample != "volume" and any(scan.several_patients for scan in scans):
+            raise FmctError(studies.SEVERAL_PATIENTS)
+        views = torch.stack([self.encoder.transform(scan.voxels, scan.spacing_mm) for scan in scans])
+        views = (views.half().float() if self._halved else views).to(self.place)
+        kept = self.model.kept(views)
+        grids = [PatchGrid.of(scan, self.encoder.info) for scan in scans]
+        answers: dict[str, Answer] = {}
+        if self.classifier is not None:
+            device = str(self.place).replace("cuda", "gpu")
+            (prediction,) = self.classifier.of_scans(scans, len(scans), device)
+            answers = {task: prediction.answers[task] for task in self.readings}
+        roles = tuple(scan.role or studies.UNSAID for scan in scans)
+        maps = self._maps(views, kept, grids[0].shape, answers, roles)
+        held = tissue(views, self.model.patch_size).cpu().numpy().astype(np.float32)
+        return [
+            ScanMaps(
+                scan,
+                grid,
+                {name: values[number] for name, values in maps.items()},
+                answers,
+                held[number].reshape(grid.shape),
             )
+            for number, (scan, grid) in enumerate(zip(scans, grids, strict=True))
+        ]
 
     def _maps(
-        self, view: torch.Tensor, kept: torch.Tensor | None, shape: tuple[int, int, int]
+        self,
+        views: torch.Tensor,
+        kept: torch.Tensor | None,
+        shape: tuple[int, int, int],
+        answers: dict[str, Answer],
+        roles: tuple[str, ...],
     ) -> dict[tuple[str, str], NDArray[np.float32]]:
+        """By label and method, (S, d, h, w) of the S scans of a sample."""
         found = {}
         patches = int(np.prod(shape))
-        for task, reading in self.readings.items():
-            question = Question(self.model, view, kept, self.layer, reading)
+        for task, readings in self.readings.items():
+            # Of classes, the one that is said.
+            reading = readings[None] if None in readings else readings[_class(answers[task])]
+            question = Question(self.model, views, kept, self.layer, reading.of_series(roles))
             for method in self.methods:
-                values = on_grid(METHODS[method](question)[None], kept, patches)
-                found[task, method] = values[0].reshape(shape).float().cpu().numpy()
+                values = on_grid(METHODS[method](question), kept, patches)
+                found[task, method] = values.unflatten(1, shape).float().cpu().numpy()
         return found
 
-    def _tissue(self, view: torch.Tensor, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-        held = tissue(view, self.model.patch_size)[0]
-        return held.reshape(shape).cpu().numpy().astype(np.float32)
+
+def _class(answer: Answer) -> int:
+    assert answer.value is not None
+    return int(answer.value)
 
 
 def open_explainer(

@@ -17,7 +17,7 @@ METHODS: dict[str, Callable[[Question], Tensor]] = {
     "gradient-input": gradient_input,
     "rollout": rollout,
 }
-"""Each gives float32 (n,), of the encoded patches in their order."""
+"""Each gives float32 (S, n), of the encoded patches of each series in their order."""
 WITHOUT_HEAD = ("rollout",)
 """What can be asked of an encoder that no label's head reads."""
 

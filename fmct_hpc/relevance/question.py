@@ -10,20 +10,20 @@ from fmct_hpc.relevance.reading import Reading
 
 @dataclass(frozen=True)
 class Question:
-    """One scan and one head."""
+    """One scan, or the series of one study, and one head."""
 
     model: Backbone
     view: Tensor
-    """(1, C, D, H, W), as the encoder takes it."""
+    """(S, C, D, H, W), as the encoder takes it; S is 1 of a scan."""
     kept: Tensor | None
-    """Its encoded patches, int64 (1, n), None for all."""
+    """Its encoded patches, int64 (S, n), None for all."""
     layer: int
     """Whose tokens are read, from 0."""
     reading: Reading
 
     def tokens(self, views: Tensor) -> Tensor:
-        """Of views (B, C, D, H, W), of which the patches `kept` are encoded: (B, prefix + n, width)."""
-        kept = None if self.kept is None else self.kept.expand(len(views), -1)
+        """Of views (B * S, C, D, H, W), whose patches `kept` are encoded: (B * S, prefix + n, width)."""
+        kept = None if self.kept is None else self.kept.repeat(len(views) // len(self.kept), 1)
         (found,) = self.model.at_blocks(views, [self.layer], kept)
         return found
 

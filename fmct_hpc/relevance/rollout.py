@@ -9,7 +9,7 @@ from fmct_hpc.relevance.question import Question
 
 @torch.no_grad()
 def rollout(question: Question) -> Tensor:
-    """How much of each patch the attention carries to the tokens that are read: float32 (n,), at least 0.
+    """How much of each patch the attention carries to the tokens that are read: float32 (S, n), at least 0.
 
     A block's matrix is half the mean of its heads' weights and half the identity, which stands for the
     residual connection; the product of all up to the layer says from which tokens a token is mixed. Of it the
@@ -20,7 +20,7 @@ def rollout(question: Question) -> Tensor:
     blocks = question.model.blocks[: question.layer + 1]
     with explicit_attention(blocks) as seen:
         tokens = question.tokens(question.view)
-    read = torch.stack([row.mean(dim=-1)[0] for row in question.reading.weights(tokens)]).mean(dim=0)
+    read = torch.stack([row.mean(dim=-1) for row in question.reading.weights(tokens)]).mean(dim=0)
     for weights in reversed(seen):
-        read = (read @ weights[0].mean(dim=0) + read) / 2
-    return read[question.reading.prefix :]
+        read = (torch.einsum("st,stu->su", read, weights.mean(dim=1)) + read) / 2
+    return read[:, question.reading.prefix :]

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fmct_hpc.classifier.studies import SEVERAL_PATIENTS
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.inference.write import of_path
 from fmct_hpc.relevance.evaluate import Evaluation
@@ -36,6 +37,8 @@ SCHEMA = pa.schema(
         ("probability", pa.float64()),
         ("positive", pa.bool_()),
         ("reason", pa.string()),
+        *((name, pa.string()) for name in ("kind", "role")),
+        ("value", pa.float64()),
     ]
 )
 
@@ -69,12 +72,19 @@ def relevance(
     measures each scan that has a mask, into measures.parquet; beside: another classifier of the same labels,
     whose maps are measured beside. Neither the table nor the page names a patient or a path.
 
+    A study's scans have maps each, of the score of all; one whose series bear two Patient IDs has a row with
+    the reason.
+
     Raises FmctError where `out` takes no files or holds maps of another classifier or of other scans, where
-    `beside` has other preprocessing or lacks a label, and where no scan has a mask.
+    `beside` has other preprocessing or samples or lacks a label, and where no scan has a mask.
     """
     require_folder(out)
-    if beside is not None and beside.encoder.preprocess_digest != explainer.encoder.preprocess_digest:
+    if beside is not None and beside.reads.preprocess_digest != explainer.reads.preprocess_digest:
         raise FmctError("--beside: its encoder was trained on volumes of another preprocessing")
+    if beside is not None and beside.sample != explainer.sample:
+        raise FmctError(
+            f"--beside: is a classifier of another sample ({beside.sample}), the first of {explainer.sample}"
+        )
     sources = {
         "classifier": Origin.of(None, _digest(explainer)),
         "classifier beside": Origin.of(None, _digest(beside) if beside else "none"),
@@ -86,16 +96,22 @@ def relevance(
     with writing(out, "fmct relevance"):
         claim(out, Subject(command="relevance", sources=sources), [TABLE, PAGE, MEASURES])
         for number, path in enumerate(paths):
-            read = read_scans(path, explainer.encoder.info, key_file)
+            by_study = explainer.sample != "volume"
+            read = read_scans(path, explainer.reads, key_file, by_study=by_study)
             try:
-                for found in explainer.of_scans(of_path(number, path, read)):
-                    scans += 1
-                    rows += [{"path": number, **row} for row in _write(found, out)]
-                    if len(sections) < PICTURED:
-                        sections.append(scan_section(found))
-                    if evaluation is not None:
-                        others = next(beside.of_scans([found.scan])) if beside else None
-                        masked += evaluation.add(found, others)
+                for sample in explainer.samples(of_path(number, path, read)):
+                    if by_study and any(scan.several_patients for scan in sample):
+                        refused.append(f"path {number}: {SEVERAL_PATIENTS}")
+                        rows.append({"path": number, "key": sample[0].key, "reason": SEVERAL_PATIENTS})
+                        continue
+                    others = beside.of_sample(sample) if beside and evaluation else [None] * len(sample)
+                    for found, other in zip(explainer.of_sample(sample), others, strict=True):
+                        scans += 1
+                        rows += [{"path": number, **row} for row in _write(found, out)]
+                        if len(sections) < PICTURED:
+                            sections.append(scan_section(found))
+                        if evaluation is not None:
+                            masked += evaluation.add(found, other)
             except FmctError as error:
                 refused.append(str(error))
                 rows.append({"path": number, "reason": str(error)})
@@ -127,7 +143,7 @@ def _digest(explainer: Explainer) -> str:
 def _write(found: ScanMaps, out: Path) -> list[dict[str, Any]]:
     """Write a scan's maps; returns their rows."""
     scan, rows = found.scan, []
-    of_scan = {name: getattr(scan, name) for name in ("key", "study_key", "patient_key")}
+    of_scan = {name: getattr(scan, name) for name in ("key", "study_key", "patient_key", "role")}
     tasks = list(dict.fromkeys(task for task, _ in found.maps))
     for (task, method), values in found.maps.items():
         word = re.sub(r"[^A-Za-z0-9_]", "_", task)[:60]  # the number tells apart what this makes equal

@@ -30,7 +30,8 @@ def pictures_section(scans: int) -> Section:
 def scan_section(found: ScanMaps) -> Section:
     """All maps of a scan, with what the classifier says of it; no name."""
     pictures = [_picture(found, task, method) for task, method in found.maps]
-    return Section(f"Scan {found.scan.key[:KEY_DIGITS]}", (Gallery(tuple(pictures), wide=True),))
+    role = f", {found.scan.role}" if found.scan.role else ""
+    return Section(f"Scan {found.scan.key[:KEY_DIGITS]}{role}", (Gallery(tuple(pictures), wide=True),))
 
 
 def _picture(found: ScanMaps, task: str, method: str) -> Picture:
@@ -74,6 +75,8 @@ def _said(answer: Answer | None) -> str:
     if answer is None:
         return ""
     said = f": score {answer.score:.3f}"
+    if answer.kind == "multiclass":
+        said = f", class {answer.value:g}{said}"
     if answer.probability is not None:
         said += f", probability {answer.probability:.3f}"
     return (

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from documents import REPOSITORY, blocks
 from scipy.spatial import cKDTree
+from scipy.special import logit
 from small_sweep import bright_sweep
 from typer.testing import CliRunner
 
@@ -21,7 +24,16 @@ from fmct_hpc.inference.readers import Scan, read_scans
 from fmct_hpc.model.attention import explicit_attention
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
+from fmct_hpc.probe.attentive import AttentiveHead, StudyAttentiveHead
 from fmct_hpc.probe.config import SweepConfig
+from fmct_hpc.probe.heads import LinearHead
+from fmct_hpc.probe.kinds import BINARY, Kind
+from fmct_hpc.probe.kinds.multiclass import Multiclass
+from fmct_hpc.probe.kinds.ordinal import Ordinal
+from fmct_hpc.probe.kinds.regression import Regression
+from fmct_hpc.probe.kinds.survival import Survival
+from fmct_hpc.probe.series import ROLES, Series, over_series
+from fmct_hpc.probe.series_attention import StudyLinearHead
 from fmct_hpc.relevance.attention_gradient import attention_gradient
 from fmct_hpc.relevance.gradient_input import gradient_input
 from fmct_hpc.relevance.integrated_gradients import integrated_gradients
@@ -31,7 +43,7 @@ from fmct_hpc.relevance.methods import METHODS
 from fmct_hpc.relevance.nifti import nifti_bytes
 from fmct_hpc.relevance.place import PatchGrid
 from fmct_hpc.relevance.question import Question
-from fmct_hpc.relevance.reading import Reading, reading_of_cls
+from fmct_hpc.relevance.reading import Reading, reading_of_cls, readings_of
 from fmct_hpc.relevance.rollout import rollout
 from fmct_hpc.train.export import EncoderInfo
 from launch.cli import app
@@ -129,9 +141,9 @@ def test_rollout_equals_a_plain_loop(model: VisionTransformer, layer: int) -> No
         product = mixed / mixed.sum(axis=1, keepdims=True) @ product
     prefix = model.prefix
     expected = (product[0, prefix:] + product[prefix:, prefix:].mean(axis=0)) / 2
-    np.testing.assert_allclose(rollout(question).numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(rollout(question)[0].numpy(), expected, atol=1e-9)
     bare = replace(question, reading=reading_of_cls(prefix, WIDTH, torch.device("cpu")))
-    np.testing.assert_allclose(rollout(bare).numpy(), product[0, prefix:], atol=1e-9)
+    np.testing.assert_allclose(rollout(bare)[0].numpy(), product[0, prefix:], atol=1e-9)
     assert product.sum(axis=1) == pytest.approx(1)
 
 
@@ -142,7 +154,7 @@ ROWS = [["cls"], ["cls", "mean"], ["mean", "max"], ["query", "query"]]
 def test_gradient_times_input_equals_differences(model: VisionTransformer, rows: list) -> None:
     """The derivative along a patch's own voxels, by central differences."""
     question = asked(model, rows)
-    found = gradient_input(question).numpy()
+    found = gradient_input(question)[0].numpy()
     number = range(27) if question.kept is None else question.kept[0].tolist()
     for place in range(0, len(found), 5):
         d, h, w = np.unravel_index(number[place], (3, 3, 3))
@@ -188,7 +200,7 @@ def test_attention_gradients_equal_differences_and_a_plain_loop(model: VisionTra
             powers = np.exp(standard[prefix:] @ np.asarray(query))
             own = powers / powers.sum() * (standard[prefix:] @ readout)
             expected += np.maximum(own, 0) @ product[prefix:, prefix:]
-    np.testing.assert_allclose(attention_gradient(question).numpy(), expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(attention_gradient(question)[0].numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
 def differences(model: VisionTransformer, question: Question, number: int, weights: np.ndarray) -> np.ndarray:
@@ -255,7 +267,7 @@ def test_what_is_followed_back_is_the_kept_score(method: str, kept: dict[str, Pa
     explainer = Explainer(classifier)
     for found in explainer.of_scans(read_scans(exam, classifier.encoder.info)):
         view = classifier.encoder.transform(found.scan.voxels, found.scan.spacing_mm)[None]
-        reading = explainer.readings["bright"]
+        reading = explainer.readings["bright"][None]
         asked = Question(classifier.encoder.module, view, None, classifier.record.layer, reading)
         with torch.no_grad():
             said, air = asked.logits(torch.cat([view, torch.zeros_like(view)]))
@@ -266,6 +278,147 @@ def test_what_is_followed_back_is_the_kept_score(method: str, kept: dict[str, Pa
         assert all(np.isfinite(values).all() for values in found.maps.values())
         assert found.maps["bright", "rollout"].min() > 0
         assert found.maps["bright", "attention-gradient"].min() >= 0  # 0 where nothing speaks for the label
+
+
+KINDS = {
+    "third": Multiclass((0, 1, 7)),
+    "grade": Ordinal((0, 1, 2)),
+    "value": Regression(),
+    "died": Survival(),
+    "bright": BINARY,
+}
+SERIES = np.array([1, 3, 0])
+
+
+def wanted(kind: Kind, raw: np.ndarray) -> dict[int | None, float]:
+    """What of a head's raw outputs, of one sample, is followed back."""
+    if kind.name == "multiclass":
+        return {number: raw[0, k] - raw[0].mean() for k, number in enumerate(kind.classes)}
+    return {None: float(raw.mean())}
+
+
+@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("head", ["linear", "attentive", "mean", "max", "attention", "patches"])
+def test_a_reading_is_the_heads_output_of_any_kind_of_scans_and_of_studies(task: str, head: str) -> None:
+    kind, rng, patches = KINDS[task], np.random.default_rng(5), 4
+    tokens = rng.normal(size=(3 if head in ("mean", "max", "attention", "patches") else 1, 1 + patches, 6))
+    queries = head in ("attentive", "patches")
+    rows = (2, 6) if queries else (12,)
+    shape = rows if kind == BINARY else (*rows, kind.directions)
+    bias = rng.normal(size=() if kind == BINARY else kind.outputs)
+    scaling = rng.normal(size=(2, *rows[-1:])), rng.uniform(0.5, 2, (2, *rows[-1:]))
+    mean, scale = scaling[0][0], scaling[1][0]
+    parts = [mean, scale, *([rng.normal(size=rows)] if queries else []), rng.normal(size=shape), bias]
+    added = {"attention": [rng.normal(size=12), rng.normal(size=6)], "patches": [rng.normal(size=(6, 6))]}
+    kinds = {"attention": StudyLinearHead, "patches": StudyAttentiveHead, "attentive": AttentiveHead}
+    parts = [part.astype(np.float32) for part in (*parts, *added.get(head, []))]
+    made = kinds.get(head, LinearHead)(*parts)
+    read = np.concatenate([tokens[:, 0], tokens[:, 1:].mean(axis=1)], axis=1)
+    series = Series(tokens[:, 1:] if queries else read, SERIES, np.zeros(1, np.int64))
+    if head in ("linear", "attentive"):
+        raw = made.raw(series.values)
+    elif head in ("mean", "max"):
+        raw = made.raw(over_series(series, head))
+    else:
+        raw = made.raw_of_studies(series)
+    of_studies = (
+        None if head in ("linear", "attentive") else SimpleNamespace(sample="study", series_pool=head)
+    )
+    record = SimpleNamespace(pools=("cls", "mean"), of_studies=of_studies, method="m")
+    found = {}
+    for number, reading in readings_of(record, made, kind, 1, torch.device("cpu")).items():
+        reading = reading.of_series(tuple(ROLES[role] for role in SERIES))
+        given = torch.from_numpy(tokens).float()
+        weights = reading.weights(given)
+        assert all(w.sum(dim=(0, 1)).numpy() == pytest.approx(1, abs=1e-5) for w in weights)
+        found[number] = reading.logits(given, weights).item()
+        twice = torch.cat([given, given])
+        assert reading.logits(twice, reading.weights(twice)).tolist() == pytest.approx([found[number]] * 2)
+    assert found == pytest.approx(wanted(kind, np.asarray(raw).reshape(1, -1)), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def of_kinds(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kept logistic classifier of every kind of label."""
+    folder, rng = tmp_path_factory.mktemp("kinds"), np.random.default_rng(1)
+    table = pq.read_table(grid.labels)
+    bright = table["bright"].to_numpy()
+    for name, column in {
+        "third": np.where(bright, 7, rng.integers(0, 2, 60)),
+        "grade": np.where(bright, 2, rng.integers(0, 2, 60)),
+        "value": 30 + 20.0 * bright + rng.normal(0, 2, 60),
+        "died": rng.integers(0, 2, 60),
+        "days": np.ceil(rng.exponential(10 + 200 * (1 - bright))),
+    }.items():
+        table = table.append_column(name, pa.array(column))
+    pq.write_table(table, folder / "labels.parquet")
+    kinds = {name: kind.name for name, kind in KINDS.items()} | {"died": {"survival": "days"}}
+    settings = {"labels": folder / "labels.parquet", "kinds": kinds, "tasks": tuple(KINDS)}
+    config = SweepConfig.model_validate(grid.model_dump() | settings)
+    write_classifier(fit(config, method="logistic"), folder / "kept")
+    return folder / "kept"
+
+
+def test_maps_of_other_kinds_are_of_what_is_said(of_kinds: Path, exam: Path, tmp_path: Path) -> None:
+    classifier = load_classifier(of_kinds)
+    explainer = Explainer(classifier, ["integrated-gradients"])
+    for found in explainer.of_scans(read_scans(exam, explainer.reads)):
+        view = classifier.encoder.transform(found.scan.voxels, found.scan.spacing_mm)[None]
+        for task, answer in found.answers.items():
+            expected = answer.score
+            if answer.kind == "binary":
+                expected = logit(answer.score)
+            if answer.kind == "multiclass":
+                expected = np.log(answer.score) - np.mean(np.log(answer.probabilities))
+            if answer.kind == "ordinal":
+                expected = np.mean(logit(1 - np.cumsum(answer.probabilities)[:-1]))
+            readings = explainer.readings[task]
+            assert set(readings) == ({0, 1, 7} if task == "third" else {None})
+            reading = readings[int(answer.value)] if task == "third" else readings[None]
+            question = Question(explainer.model, view, None, explainer.layer, reading)
+            with torch.no_grad():
+                said, air = question.logits(torch.cat([view, torch.zeros_like(view)])).tolist()
+            assert said == pytest.approx(expected, rel=2e-3, abs=2e-3), task
+            total = found.maps[task, "integrated-gradients"].sum()
+            assert total == pytest.approx(said - air, rel=0.3, abs=0.05 * abs(said - air) + 0.05), task
+    out = tmp_path / "why"
+    words = ["relevance", str(exam), "--classifier", str(of_kinds), "--out", str(out)]
+    done = CliRunner().invoke(app, [*words, "--method", "gradient-input"])
+    assert done.exit_code == 0, done.output
+    rows = pq.read_table(out / "relevance.parquet").to_pylist()
+    assert {row["task"]: row["kind"] for row in rows} == {name: kind.name for name, kind in KINDS.items()}
+    assert {row["value"] for row in rows if row["task"] == "third"} <= {0, 1, 7}
+    assert "third, gradient-input, class " in (out / "relevance.html").read_text()
+
+
+@pytest.mark.parametrize("method", ["logistic", "attentive", "finetune"])
+def test_maps_of_a_study_are_of_the_score_of_its_series(
+    grid: SweepConfig, exam: Path, method: str, tmp_path: Path
+) -> None:
+    config = grid.model_copy(update={"samples": ("study",), "series_pool": "max"})
+    write_classifier(fit(config, method=method), tmp_path / "kept")
+    explainer = open_explainer(tmp_path / "kept", None)
+    read = read_scans(exam, explainer.reads, by_study=True)
+    roles = ("bone_thin", "soft_thick", "soft_thin")
+    scans = [scan._replace(study=0, role=role) for scan, role in zip(read, roles, strict=True)]
+    found = list(explainer.of_scans(scans))
+    assert [one.scan.key for one in found] == [scan.key for scan in scans]
+    assert len({one.answers["bright"].score for one in found}) == 1
+    views = torch.stack([explainer.encoder.transform(s.voxels, s.spacing_mm) for s in scans])
+    reading = explainer.readings["bright"][None].of_series(roles)
+    question = Question(explainer.model, views, None, explainer.layer, reading)
+    with torch.no_grad():
+        said, air = question.logits(torch.cat([views, torch.zeros_like(views)])).tolist()
+    assert torch.sigmoid(torch.tensor(said)).item() == pytest.approx(
+        found[0].answers["bright"].score, abs=2e-3
+    )
+    total = sum(one.maps["bright", "integrated-gradients"].sum() for one in found)
+    assert total == pytest.approx(said - air, rel=0.3, abs=0.05)
+    assert all(np.isfinite(values).all() for one in found for values in one.maps.values())
+    assert sum(one.maps["bright", "rollout"].max() > 0 for one in found) == 3
+    torn = [scan._replace(several_patients=True) for scan in scans]
+    with pytest.raises(FmctError, match="several_patients"):
+        explainer.of_sample(torn)
 
 
 def test_neighbours_and_wrong_names_are_refused(kept: dict[str, Path], grid: SweepConfig) -> None:

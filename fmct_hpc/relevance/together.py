@@ -1,0 +1,60 @@
+"""How a head reads the series of a study together, as shares that multiply the weights within each series."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fmct_hpc.probe.series import ROLES
+
+
+@dataclass(frozen=True)
+class Together:
+    """Of one head. Tensors are float32, on the encoder's device.
+
+    mean, max: over the features of the series, channel by channel; attention: a softmax over the series, of
+    what is pooled of each and of its role (`fmct_hpc.probe.series_attention`); patches: queries attend to
+    the patches of all series at once, with the roles' embedding in the keys (`fmct_hpc.probe.attentive`).
+    """
+
+    pool: Literal["mean", "max", "attention", "patches"]
+    looks: Tensor | None = None
+    """(rows, width), of attention."""
+    embedding: Tensor | None = None
+    """(roles,) of attention, (roles, width) of patches."""
+    roles: Tensor | None = None
+    """int64 (S,), of the series of the study that is asked about, the best first."""
+
+    def of(self, roles: tuple[str, ...], device: torch.device) -> "Together":
+        """For a study whose series have these roles."""
+        numbers = [ROLES.index(role) for role in roles]
+        return replace(self, roles=torch.tensor(numbers, dtype=torch.int64, device=device))
+
+    @property
+    def series(self) -> int:
+        """S."""
+        assert self.roles is not None
+        return len(self.roles)
+
+    def softmax(self, products: Tensor, query: Tensor) -> Tensor:
+        """A query's weights of patches, which sum to 1 over a study's: products (B * S, n) -> (B * S, n)."""
+        assert self.roles is not None
+        assert self.embedding is not None
+        keys = self.embedding[self.roles]
+        terms = (keys - keys[:1]) @ query
+        joined = products.unflatten(0, (-1, self.series)) + terms[None, :, None]
+        return joined.flatten(1).softmax(dim=1).reshape(products.shape)
+
+    def shares(self, vectors: Tensor) -> Tensor:
+        """Of each series in each row: pooled vectors (B * S, rows, width) -> the same, or 1 for all."""
+        studies = vectors.unflatten(0, (-1, self.series))
+        if self.pool == "max":
+            found = torch.zeros_like(studies)
+            return found.scatter_(1, studies.argmax(dim=1, keepdim=True), 1.0).flatten(0, 1)
+        if self.pool == "attention":
+            assert self.looks is not None
+            assert self.embedding is not None
+            scores = (studies * self.looks).sum(dim=(2, 3)) + self.embedding[self.roles]
+            return scores.softmax(dim=1).flatten()[:, None, None]
+        return torch.full_like(vectors[:, :1, :1], 1 / self.series)
