@@ -4,13 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shards.atomic import atomic_path
+from shards.atomic import atomic_path, write_bytes
 from shards.dataset import Dataset
 from shards.errors import FmctError
+from shards.nifti import nifti_bytes
 from shards.places import require_file
-
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_DHW_FROM_WHD = np.eye(4)[[2, 1, 0, 3]]
 
 
 def dump(source: Path, key: str, out: Path) -> None:
@@ -32,15 +30,5 @@ def dump(source: Path, key: str, out: Path) -> None:
         with atomic_path(out) as temporary, temporary.open("wb") as stream:
             np.save(stream, voxels)
         return
-    import nibabel
-
-    affine = _RAS_FROM_LPS @ np.array(dataset.record(i).affine).reshape(4, 4) @ _DHW_FROM_WHD
-    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine)
-    image.header.set_xyzt_units("mm")
-    with atomic_path(out) as temporary:
-        packed = temporary.with_name(temporary.name + ending)  # nibabel goes by the ending
-        try:
-            nibabel.save(image, packed)
-            packed.replace(temporary)
-        finally:
-            packed.unlink(missing_ok=True)
+    affine = np.array(dataset.record(i).affine).reshape(4, 4)
+    write_bytes(out, nifti_bytes(voxels, affine, packed=ending == ".nii.gz"))

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.relevance.measure import Truth
-from fmct_hpc.relevance.nifti import nifti_bytes
 from fmct_hpc.relevance.place import PatchGrid
 from preprocess.csv_file import table_lines
 from preprocess.demo.volume_masks import VolumeMask
@@ -18,6 +17,7 @@ from shards.atomic import write_bytes, write_text
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.names import inside
+from shards.nifti import nifti_bytes
 from shards.places import require_folder
 
 TABLE = "masks.csv"

@@ -15,7 +15,6 @@ from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.inference.write import of_path
 from fmct_hpc.relevance.evaluate import Evaluation
 from fmct_hpc.relevance.maps import Explainer, ScanMaps
-from fmct_hpc.relevance.nifti import nifti_bytes
 from launch.report.document import Document, Section, facts
 from launch.report.relevance_pictures import pictures_section, scan_section
 from launch.report.relevance_table import MEASURES, figures_section
@@ -23,6 +22,7 @@ from shards.atomic import atomic_path, write_bytes, write_text
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.names import inside
+from shards.nifti import nifti_bytes
 from shards.places import require_folder
 from shards.subject import Origin, Subject, claim
 

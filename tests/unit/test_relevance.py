@@ -40,7 +40,6 @@ from fmct_hpc.relevance.integrated_gradients import integrated_gradients
 from fmct_hpc.relevance.maps import Explainer, open_explainer
 from fmct_hpc.relevance.measure import Truth, means
 from fmct_hpc.relevance.methods import METHODS
-from fmct_hpc.relevance.nifti import nifti_bytes
 from fmct_hpc.relevance.place import PatchGrid
 from fmct_hpc.relevance.question import Question
 from fmct_hpc.relevance.reading import Reading, reading_of_cls, readings_of
@@ -50,6 +49,7 @@ from launch.cli import app
 from launch.report.masks import Masks
 from shards import Dataset
 from shards.errors import FmctError
+from shards.nifti import nifti_bytes
 from shards.split import sample
 
 MODELS = {

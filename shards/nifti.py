@@ -1,4 +1,4 @@
-"""A map as a NIfTI file on the grid of the volume that it is of."""
+"""An array on the grid of a volume as NIfTI."""
 
 import gzip
 from typing import Any
@@ -10,8 +10,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's patient axes (PS3.3 C.7.6.2.1.1) to those of NIfTI-1 (nifti1.h, "orientation in space")."""
 
 
-def nifti_bytes(values: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
-    """A .nii.gz of values (D, H, W), float32 or uint8, whose affine maps (d, h, w, 1) to patient LPS mm.
+def nifti_bytes(values: NDArray[Any], affine: NDArray[np.float64], packed: bool = True) -> bytes:
+    """A .nii.gz (or .nii) of values (D, H, W), whose affine maps (d, h, w, 1) to patient LPS mm.
 
     Stored with the indices (w, h, d), which grow towards right, anterior and superior where the volume's do;
     qform and sform say the same place, in RAS mm of the scanner. No text is in it, and the same input gives
@@ -23,4 +23,4 @@ def nifti_bytes(values: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
     image.set_sform(image.affine, code="scanner")
     image.set_qform(image.affine, code="scanner")
     image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), mtime=0)
+    return gzip.compress(image.to_bytes(), mtime=0) if packed else image.to_bytes()
