@@ -34,6 +34,21 @@ Kept = Annotated[Path, typer.Option(help="Classifier folder written by `fmct exp
 Predictions = Annotated[Path, typer.Option(help="Output folder; an existing one is resumed.")]
 
 
+Extract = Annotated[
+    int | None, typer.Option(help="Only run this feature extraction task; -1 joins their outputs.")
+]
+Plan = Annotated[bool, typer.Option("--plan", help="Only divide the grid, of all datasets, into tasks.")]
+ShareOption = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Only run every N-th part from part I on, for a job array."),
+]
+Task = Annotated[int | None, typer.Option(help="Only run this task, numbered over all datasets.")]
+Collect = Annotated[
+    bool, typer.Option("--collect", help="Only join the results so far, also while others run.")
+]
+Status = Annotated[bool, typer.Option("--status", help="Only show what is done.")]
+
+
 AllowCode = Annotated[
     bool,
     typer.Option(
@@ -47,6 +62,13 @@ AllowCode = Annotated[
 def is_override(given: str) -> bool:
     """Whether an argument among folders is an override: a folder's name may contain = too."""
     return re.match(r"[a-z_][\w.]*=", given) is not None and not Path(given).is_dir()
+
+
+def at_most_one(**given: object) -> None:
+    """Raise FmctError where several of these options, by their names, are given."""
+    if sum(value is not None and value is not False for value in given.values()) > 1:
+        *names, last = (f"--{name}" for name in given)
+        raise FmctError(f"give at most one of {', '.join(names)} and {last}")
 
 
 def recorded_configuration(run: Path) -> Path | None:

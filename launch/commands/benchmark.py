@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.commands.arguments import AllowCode, Overrides
+from launch.commands.arguments import (
+    AllowCode,
+    Collect,
+    Extract,
+    Overrides,
+    Plan,
+    ShareOption,
+    Status,
+    Task,
+    at_most_one,
+)
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
@@ -22,19 +32,12 @@ def benchmark(
     out: Annotated[
         Path, typer.Option(help="Output folder for the page, the tables, and a sweep per dataset.")
     ],
-    extract: Annotated[
-        int | None, typer.Option(help="Only run this feature extraction task; -1 joins their outputs.")
-    ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only divide the grids into tasks.")] = False,
-    share: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Only run every N-th task of each dataset from task I on."),
-    ] = None,
-    task: Annotated[int | None, typer.Option(help="Only run this task, numbered over all datasets.")] = None,
-    collect: Annotated[
-        bool, typer.Option("--collect", help="Only write the page, from the results so far.")
-    ] = False,
-    status: Annotated[bool, typer.Option("--status", help="Only show what is done.")] = False,
+    extract: Extract = None,
+    plan: Plan = False,
+    share: ShareOption = None,
+    task: Task = None,
+    collect: Collect = False,
+    status: Status = False,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
@@ -43,8 +46,7 @@ def benchmark(
     Each dataset is a separate sweep in OUT/NAME, whose finished parts are kept. OUT/benchmark.html is the
     page, benchmark.md the same in Markdown, results.parquet and comparisons.parquet contain the rows.
     """
-    if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
-        raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
+    at_most_one(extract=extract, plan=plan, share=share, task=task, collect=collect, status=status)
     from fmct_hpc.benchmark.config import BenchmarkConfig
     from fmct_hpc.benchmark.run import Benchmark
     from launch.own_code import load_own

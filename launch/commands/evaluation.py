@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.commands.arguments import AllowCode, ConfigFile, Overrides, Workers
+from launch.commands.arguments import (
+    AllowCode,
+    Collect,
+    ConfigFile,
+    Extract,
+    Overrides,
+    Plan,
+    ShareOption,
+    Status,
+    Task,
+    Workers,
+    at_most_one,
+)
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
@@ -73,10 +85,7 @@ def robustness(
         list[Path] | None,
         typer.Option(help="Kept classifiers (`fmct export-classifier`) of the sweep, instead of its own."),
     ] = None,
-    share: Annotated[
-        str | None,
-        typer.Option(help="Only score a share of the changes, I/N, for job arrays; without it the rest."),
-    ] = None,
+    share: ShareOption = None,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
@@ -147,18 +156,12 @@ def sweep(
         Path, typer.Argument(help="YAML configuration; see launch/recipes/sweep-example.yaml.")
     ],
     out: Annotated[Path, typer.Option(help="Output folder for results, predictions and comparisons.")],
-    extract: Annotated[
-        int | None, typer.Option(help="Only run this feature extraction task; -1 joins their outputs.")
-    ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only divide the grid into tasks.")] = False,
-    share: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only run every N-th task from task I on.")
-    ] = None,
-    task: Annotated[int | None, typer.Option(help="Only run this task.")] = None,
-    collect: Annotated[
-        bool, typer.Option("--collect", help="Only join the results so far, also of a sweep in progress.")
-    ] = False,
-    status: Annotated[bool, typer.Option("--status", help="Only show what is done.")] = False,
+    extract: Extract = None,
+    plan: Plan = False,
+    share: ShareOption = None,
+    task: Task = None,
+    collect: Collect = False,
+    status: Status = False,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
@@ -167,8 +170,7 @@ def sweep(
     Safe to repeat: only missing or changed parts are computed. If nothing could be probed, the reasons are
     printed and the exit code is 2.
     """
-    if sum([extract is not None, plan, share is not None, task is not None, collect, status]) > 1:
-        raise FmctError("give at most one of --extract, --plan, --share, --task, --collect and --status")
+    at_most_one(extract=extract, plan=plan, share=share, task=task, collect=collect, status=status)
     from fmct_hpc.probe.sweep.run import Sweep
     from launch.own_code import load_sweep
 

@@ -7,6 +7,7 @@ import typer
 
 from launch.commands.arguments import (
     Batch,
+    Collect,
     Device,
     Encoder,
     Kept,
@@ -14,6 +15,8 @@ from launch.commands.arguments import (
     Overrides,
     Paths,
     Predictions,
+    ShareOption,
+    at_most_one,
 )
 from launch.commands.console import progress
 from launch.screen import echo
@@ -87,10 +90,8 @@ def predict(
     paths: Paths,
     classifier: Kept,
     out: Predictions,
-    share: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only process every N-th part from part I on.")
-    ] = None,
-    collect: Annotated[bool, typer.Option("--collect", help="Only join the results so far.")] = False,
+    share: ShareOption = None,
+    collect: Collect = False,
     batch: Batch = 4,
     device: Device = "cpu",
     key_file: KeyFile = None,
@@ -100,8 +101,7 @@ def predict(
     Paths without a prediction have a reason in the table; the exit code is then 2 (with --collect 0). Safe
     to repeat: finished parts are kept.
     """
-    if share is not None and collect:
-        raise FmctError("give at most one of --share and --collect")
+    at_most_one(share=share, collect=collect)
     from fmct_hpc.classifier.table import Predictions as Table
 
     _require_key(key_file)

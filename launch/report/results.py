@@ -1,8 +1,8 @@
 """Results of probes as a report tells them: seeds taken together, budgets and features in words."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,8 +11,8 @@ SAMPLES = {"best": "best series of a study", "study": "all series of a study"}
 
 
 @dataclass(frozen=True)
-class Result:
-    """One encoder under one method on one task: the mean over seeds of values and of interval ends."""
+class Told:
+    """One encoder under one method on one task, seeds taken together."""
 
     encoder: str
     task: str
@@ -23,6 +23,29 @@ class Result:
     seeds: int
     n_train: int
     n: int
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], **own: Any) -> Self:
+        """Of the rows of all seeds, with what a subclass has of its own."""
+        first = rows[0]
+        return cls(
+            encoder=first["encoder"],
+            task=first["task"],
+            method=first["method"],
+            features=features(first),
+            labels=labels(first),
+            tested=split_in_words(first["split"]),
+            seeds=len(rows),
+            n_train=round(_mean(rows, "n_train")),
+            n=round(_mean(rows, "n")),
+            **own,
+        )
+
+
+@dataclass(frozen=True)
+class Result(Told):
+    """Of a binary label: the mean over seeds of values and of interval ends."""
+
     positives: int
     auc: tuple[float, float, float]
     spread: tuple[float, float] | None
@@ -90,19 +113,10 @@ def together(rows: Iterable[Mapping[str, Any]]) -> list[Result]:
 
 
 @dataclass(frozen=True)
-class KindResult:
+class KindResult(Told):
     """A figure of a label that is not binary: the mean over seeds of values and of interval ends."""
 
-    encoder: str
-    task: str
     kind: str
-    method: str
-    features: str
-    labels: str
-    tested: str
-    seeds: int
-    n_train: int
-    n: int
     figure: str
     """With where it is taken."""
     value: tuple[float, float, float]
@@ -120,17 +134,9 @@ def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
         row, figure = of_figure[0]
         at = [own["at"] for _, own in of_figure if own["at"] is not None]
         found.append(
-            KindResult(
-                encoder=row["encoder"],
-                task=row["task"],
+            KindResult.of(
+                [own for own, _ in of_figure],
                 kind=row["kind"],
-                method=row["method"],
-                features=features(row),
-                labels=labels(row),
-                tested=split_in_words(row["split"]),
-                seeds=len(of_figure),
-                n_train=round(float(np.mean([own["n_train"] for own, _ in of_figure]))),
-                n=round(float(np.mean([own["n"] for own, _ in of_figure]))),
                 figure=figure["name"] + (f" (t = {np.mean(at):g})" if at else ""),
                 value=_means(own for _, own in of_figure),
             )
@@ -145,22 +151,12 @@ def _means(figures: Iterable[Mapping[str, Any]]) -> tuple[float, float, float]:
 
 
 def _result(rows: list[Mapping[str, Any]]) -> Result:
-    first = rows[0]
-
     def mean(name: str) -> float:
-        return float(np.mean([np.nan if row[name] is None else row[name] for row in rows]))
+        return _mean(rows, name)
 
-    areas = [row["auc"] for row in rows]
-    return Result(
-        encoder=first["encoder"],
-        task=first["task"],
-        method=first["method"],
-        features=features(first),
-        labels=labels(first),
-        tested=split_in_words(first["split"]),
-        seeds=len(rows),
-        n_train=round(mean("n_train")),
-        n=round(mean("n")),
+    first, areas = rows[0], [row["auc"] for row in rows]
+    return Result.of(
+        rows,
         positives=round(mean("positives")),
         auc=(mean("auc"), mean("auc_low"), mean("auc_high")),
         spread=(min(areas), max(areas)) if len(rows) > 1 else None,
@@ -172,6 +168,11 @@ def _result(rows: list[Mapping[str, Any]]) -> Result:
         brier=mean("brier"),
         reliability=(first["reliability_predicted"], first["reliability_observed"]),
     )
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    """NaN where a row has none."""
+    return float(np.mean([np.nan if row[name] is None else row[name] for row in rows]))
 
 
 def with_most_labels(results: Iterable[Result]) -> list[Result]:
