@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from preprocess.anatomy.registry import ANATOMIES
 from preprocess.config import CheckConfig, PreprocessConfig
 from preprocess.reader import read
+from preprocess.select.lexicon import lexicon
 from preprocess.select.rules import SelectConfig
+from preprocess.select.terms import Term
 from shards.preprocessing import same_voxels
 from shards.section import first_keys
 
@@ -93,6 +95,10 @@ if __name__ == "__main__":
             for profile in ANATOMIES.values()
             for name, section in sections.items()
             for key in {*getattr(profile, name)} - {*first_keys(section)}
+        ],
+        "site's word": [
+            [*lexicon((Term(kind="body", term="lutut", meaning="knee"),), name).meanings("CT lutut", "body")]
+            for name in ("knee", "head")
         ],
         "refused": [
             refusal(export.key_file, "elbow"),

@@ -32,6 +32,7 @@ def test_the_documented_anatomy_takes_what_the_head_refuses(copy: Followed, tmp_
     assert (found["knee"]["max_vertex_share"], found["head"]["max_vertex_share"]) == (1, 0.4)
     assert not found["same voxels"]
     assert found["later keys"] == []
+    assert found["site's word"] == [["knee"], ["other"]]
     unknown, face = found["refused"]
     assert "select.anatomy" in unknown
     assert "expected one of head, knee" in unknown
