@@ -56,6 +56,9 @@ CONTRAST: dict[str, dict[str, bool | None]] = {
         **dict.fromkeys(("造影(-)", "造影（－）", "造影－", "조영제(-)", "KM (-)", "mdc (-)"), False),
         **dict.fromkeys(("造影(+)", "조영(+)", "KM (+)", "KM - Spirale"), True),
     },
+    "names of reconstructions": dict.fromkeys(
+        ("AiCE Brain", "FC26 AIDR3D", "O-MAR", "TrueFidelity", "pre and post op")
+    ),
     "spaces in Korean": {
         **dict.fromkeys(
             ("조영제사용안함", "조영제 사용안함", "조영제 사용 안 함", "조영 안 함", "조영제 안씀"), False
