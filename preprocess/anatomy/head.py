@@ -54,6 +54,7 @@ HEAD = Anatomy(
     deface=_deface,
     alike=True,
     meanings=("head", "part"),
+    neighbours=("neck",),
     select={
         "min_slices": 10,  # a head at the coarsest clinical spacing, 10 mm, still has over 10 slices
         "max_slices": 1500,  # 300 mm at 0.2 mm

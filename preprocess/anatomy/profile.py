@@ -24,6 +24,9 @@ Deface = Callable[[np.ndarray, tuple[float, float, float]], np.ndarray]
 VOXELS_SHOW = (Reason.NOT_A_HEAD, Reason.VESSELS_ENHANCED)
 """Findings that are of the voxels, and of no measure: another part of the body, and an agent."""
 
+BESIDE = "beside"
+"""The meaning of terms that name a neighbour (`Anatomy.neighbours`)."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -76,6 +79,8 @@ class Anatomy:
     """Does the sketch of a brain's folds (preprocess.qc.alike) tell two of them apart?"""
     meanings: tuple[str, ...] = ()
     """Meanings of the kinds body and part that the table of terms has for it, beside its name."""
+    neighbours: tuple[str, ...] = ()
+    """Meanings of the kind body of what is so often examined with it that only a series can be named for it."""
     words: tuple[str, ...] = ()
     """Rows of these kinds, of whatever meaning, name it if their term contains one of these."""
     select: Mapping[str, Any] = field(default_factory=dict)
@@ -88,4 +93,6 @@ class Anatomy:
         own = meaning in (self.name, *self.meanings) or any(word in term.casefold() for word in self.words)
         if kind == "part" and own:
             return kind, meaning
+        if meaning in self.neighbours:
+            return "body", BESIDE
         return "body", self.name if own else "other"

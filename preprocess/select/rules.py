@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from preprocess.anatomy.head import HEAD
-from preprocess.anatomy.profile import Anatomy
+from preprocess.anatomy.profile import BESIDE, Anatomy
 from preprocess.anatomy.registry import ANATOMIES, AnatomyName
 from preprocess.select.combinations import Table
 from preprocess.select.lexicon import Lexicon, lexicon
@@ -77,9 +77,11 @@ class HeadPatterns(Patterns):
     exclude: tuple[Pattern, ...] = (OTHER_BODY_PART,)
     """The same head protocol is filed under many names, but "chest" alone never names a head."""
 
-    def described(self, text: str, lexicon: Lexicon) -> str | None:
+    def described(self, text: str, lexicon: Lexicon, of_a_series: bool) -> str | None:
         """As `objection`, of a text in any language of the table."""
-        if OTHER_BODY_PART in self.exclude and lexicon.meanings(text, "body") == {"other"}:
+        found = lexicon.meanings(text, "body")
+        elsewhere = {"other", BESIDE} if of_a_series else {"other"}
+        if OTHER_BODY_PART in self.exclude and found & elsewhere and not found - {"other", BESIDE}:
             return "another part of the body"
         return self.objection(text)
 

@@ -68,7 +68,7 @@ def _objection(texts: Texts, config: SelectConfig, lexicon: Lexicon) -> Verdict:
     for reason, patterns, text in body:
         if lexicon.meanings(text, "phantom"):
             return Reason.PHANTOM, f"by {reason}"
-        objection = patterns.described(text, lexicon)
+        objection = patterns.described(text, lexicon, reason is Reason.SERIES_DESCRIPTION)
         if objection:
             return reason, objection
     return None

@@ -19,7 +19,7 @@ MEANINGS = {
     "contrast": ("plain", "enhanced", "vessels"),
     "negation": ("before", "after", "alone", "lifts", "with"),
     "agent": ("none", "filler", "oral", "vein", "name"),
-    "body": (*ANATOMIES, "other"),
+    "body": (*ANATOMIES, "other", "neck"),
     "part": ("part",),
     "kernel": ("soft", "bone"),
     "phantom": ("phantom",),
@@ -32,9 +32,9 @@ contrast: a plain image; one with an agent in the vessels, which a negation turn
 column; or an examination of vessels, which a word for plain outweighs. negation: governs what follows, what
 stands before it, stands alone too ("without"), lifts one ("after"), or does so and stands at a text's end too
 ("with"). agent: what Contrast/Bolus Agent, Route and the like say in place of an agent's name, or it. body:
-which part (preprocess.anatomy), or another one. part: of the head. kernel: how sharp. image: what is no
-acquired slice (see image_kind.py). neutral: says nothing; of an object ("tilt") nothing either after a
-negation.
+which part (preprocess.anatomy), another one, or the neck, which is examined with the head so often that only
+a series can be named for it. part: of the head. kernel: how sharp. image: what is no acquired slice (see
+image_kind.py). neutral: says nothing; of an object ("tilt") nothing either after a negation.
 """
 
 
@@ -58,6 +58,8 @@ class Term(Closed):
     def _has_letters(cls, term: str) -> str:
         if not any(letter.isalnum() for letter in term):
             raise ValueError("expected a term with a letter or a digit")
+        if "*" in term[1:-1]:
+            raise ValueError("expected * at the start or the end of a term only")
         return term
 
     @model_validator(mode="after")

@@ -175,10 +175,11 @@ select:
             "row 2: kind 'bodypart' is unknown; expected one of contr",
         ),
         (
-            "kind,term,meaning\nbody,kopf,neck\n",
-            "row 2: 'neck' is not a meaning of body; expected one of head, o",
+            "kind,term,meaning\nbody,kopf,nek\n",
+            "row 2: 'nek' is not a meaning of body; expected one of head, o",
         ),
         ("kind,term,meaning\nbody,*,head\n", "row 2: term: expected a term with a letter"),
+        ("kind,term,meaning\nbody,kop* pijn,head\n", "row 2: term: expected . at the start or the end"),
     ],
 )
 def test_a_table_of_other_rows_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -190,7 +191,7 @@ def test_a_table_of_other_rows_is_refused(tmp_path: Path, text: str, message: st
 
 def test_a_wrong_term_of_a_recipe_is_named() -> None:
     for terms, message in (
-        ("[{kind: body, term: kop, meaning: neck}]", "select.terms"),
+        ("[{kind: body, term: kop, meaning: nek}]", "select.terms"),
         ("[{kind: body, word: kop, meaning: head}]", "select.terms"),
         ("absent.csv", "absent.csv: no such file"),
     ):

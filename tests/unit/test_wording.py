@@ -1,11 +1,15 @@
 """How headers word what an image is and is not, by rule and in several languages."""
 
 import pytest
+from header_series import series, stack, with_texts
 
+from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Texts
+from preprocess.reasons import Rejection
 from preprocess.select.contrast import has_contrast
 from preprocess.select.image_kind import described_kind
 from preprocess.select.lexicon import lexicon
+from preprocess.select.series import select
 
 CONTRAST: dict[str, dict[str, bool | None]] = {
     "a negation of something else says nothing": dict.fromkeys(
@@ -40,7 +44,7 @@ CONTRAST: dict[str, dict[str, bool | None]] = {
         True,
     ),
     "with ends a text": dict.fromkeys(
-        ("BRAIN WITH", "Kopf mit", "Cráneo con", "crânio com", "hersenen met", "HEAD POST"), True
+        ("BRAIN WITH", "CT head W", "Kopf mit", "Cráneo con", "crânio com", "hersenen met", "HEAD POST"), True
     ),
     "and not before something else": dict.fromkeys(
         (
@@ -222,9 +226,20 @@ PARTS = {
         *("околоносовые пазухи", "鼻骨", "코뼈", "oogkas", "ögonhåla", "çene", "mâchoire", "DentaScan"),
     ),
 }
-OTHERS = (
+NECKS = (
     *("Neck", "Hals", "Cou", "Cuello", "Pescoço", "Collo", "Nakke", "Kaula", "Szyja", "Krk", "Boyun", "Шея"),
-    *("颈部", "頸部", "경부", "Whole Body", "Ganzkörper", "CaScore", "CTPA", "KUB"),
+    *("颈部", "頸部", "경부", "Larynx", "Soft tissue neck"),
+)
+OTHERS = (
+    "Whole Body",
+    "Ganzkörper",
+    "CaScore",
+    "CTPA",
+    "KUB",
+    "Kaularanka",
+    "Halsrygg",
+    "颈椎",
+    "Neck and chest",
 )
 HEADS = (
     "Kopf/Hals",
@@ -261,6 +276,25 @@ PHANTOMS = (
 )
 
 
+def why(**texts: str) -> str | None:
+    try:
+        select(series(tuple(with_texts(stack(), **texts))), SelectConfig())
+    except Rejection as rejection:
+        return str(rejection.reason)
+    return None
+
+
+def test_a_head_is_often_examined_with_the_neck() -> None:
+    """A study, a protocol or a preset of a neck may hold a head; a series of a neck is none."""
+    for text in NECKS:
+        assert why(series_description=text) == "series_description", text
+        assert why(series_description="5.0", study_description=text, protocol=text, body_part=text) is None, (
+            text
+        )
+    for text in OTHERS:
+        assert why(series_description="5.0", study_description=text) == "study_description", text
+
+
 @pytest.mark.parametrize("rule", CONTRAST)
 def test_descriptions_of_contrast(rule: str) -> None:
     found = {text: has_contrast(Texts(series_description=text), lexicon()) for text in CONTRAST[rule]}
@@ -294,7 +328,8 @@ def test_a_part_of_the_head_is_none_of_its_own_and_not_the_head() -> None:
 
 def test_necks_and_bodies_are_no_heads_and_hospitals_no_bodies() -> None:
     words = lexicon()
-    assert {text for text in OTHERS if words.meanings(text, "body") != {"other"}} == set()
+    assert {text for text in OTHERS if words.meanings(text, "body") - {"neck"} != {"other"}} == set()
+    assert {text for text in NECKS if words.meanings(text, "body") != {"neck"}} == set()
     assert {text for text in HEADS if "head" not in words.meanings(text, "body")} == set()
     assert {text for text in SILENT if words.meanings(text, "body") or words.meanings(text, "part")} == set()
     assert {text for text in PHANTOMS if not words.meanings(text, "phantom")} == set()
