@@ -80,7 +80,7 @@ class Anatomy:
     meanings: tuple[str, ...] = ()
     """Meanings of the kinds body and part that the table of terms has for it, beside its name."""
     neighbours: tuple[str, ...] = ()
-    """Meanings of the kind body of what is so often examined with it that only a series can be named for it."""
+    """Meanings of the kind body of what is often examined with it: only a series can be named for it."""
     words: tuple[str, ...] = ()
     """Rows of these kinds, of whatever meaning, name it if their term contains one of these."""
     select: Mapping[str, Any] = field(default_factory=dict)
