@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from fmct_hpc.probe.sweep.grid import Unit
 from fmct_hpc.probe.sweep.ledger import Plan as SweepPlan
 from fmct_hpc.probe.sweep.ledger import UnitFiles, read_plan, write_plan
 from fmct_hpc.probe.sweep.run import Sweep
+from launch.commands.watch import watch_app
 from launch.ranks import PORTS
 from launch.slurm.progress import progress
 from launch.slurm.submit import JOB_SCRIPT, SETUP
@@ -78,6 +80,15 @@ def shell(tmp_path: Path) -> Shell:
     shell.stand_in("fmct", FMCT)
     shell.stand_in("sleep", "")
     return shell
+
+
+def test_the_command_prints_the_file_of_functions_that_all_batch_scripts_source():
+    done = CliRunner().invoke(watch_app, ["job-script"])
+    assert done.output.splitlines() == [str(JOB_SCRIPT)]
+    assert JOB_SCRIPT.is_file()
+    for file in FILES:
+        assert '. "$(fmct launch job-script)"' in file.read_text()
+    assert SETUP[0].startswith(f". {JOB_SCRIPT}")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
