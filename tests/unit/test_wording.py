@@ -3,6 +3,7 @@
 import pytest
 from header_series import series, stack, with_texts
 
+from preprocess.anatomy.profile import BESIDE
 from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Texts
 from preprocess.reasons import Rejection
@@ -328,8 +329,8 @@ def test_a_part_of_the_head_is_none_of_its_own_and_not_the_head() -> None:
 
 def test_necks_and_bodies_are_no_heads_and_hospitals_no_bodies() -> None:
     words = lexicon()
-    assert {text for text in OTHERS if words.meanings(text, "body") - {"neck"} != {"other"}} == set()
-    assert {text for text in NECKS if words.meanings(text, "body") != {"neck"}} == set()
+    assert {text for text in OTHERS if words.meanings(text, "body") - {BESIDE} != {"other"}} == set()
+    assert {text for text in NECKS if words.meanings(text, "body") != {BESIDE}} == set()
     assert {text for text in HEADS if "head" not in words.meanings(text, "body")} == set()
     assert {text for text in SILENT if words.meanings(text, "body") or words.meanings(text, "part")} == set()
     assert {text for text in PHANTOMS if not words.meanings(text, "phantom")} == set()
