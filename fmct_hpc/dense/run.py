@@ -1,8 +1,8 @@
 """`fmct segment`: encoders beside one another by what heads on their frozen tokens segment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,22 +76,15 @@ class Segmentation:
         Raises FmctError for masks of other volumes, where an encoder has seen tested patients in pretraining,
         or nobody knows, and that is not allowed, and where `out` holds results of something else.
         """
-        config = self.config
-        require_folder(self.out)
-        require_folder(config.features)
-        cohort = self.cohort
-        allowed = config.allow_pretraining_patients, config.allow_unknown_pretraining
-        tested = cohort.tested()
-        leakage = tuple(
-            check_leakage(spec.name, tested, spec.pretraining_patients, *allowed) for spec in config.compared
-        )
-        origins = {
-            "dataset": Origin.of(config.data, cohort.volumes.content_digest()),
-            "masks": Origin.of(config.masks, cohort.masks.content_digest()),
-        }
+        config, cohort = self.config, self.cohort
+        leakage = self._leakage()
         with writing(self.out, "fmct segment"):
-            claim(self.out, Subject(command="segment", sources=origins), ["results.parquet"])
-            done = self._units(progress)
+            self._claim()
+            done = [
+                (unit, files, source.encoder.step)
+                for source, units in self._computed((0, 1), progress)
+                for unit, files in units
+            ]
             results, volumes, drawn = self._figures(done)
             tables = (results, volumes, self._compared(drawn))
             for name, table in zip(TABLES, tables, strict=True):
@@ -114,29 +107,70 @@ class Segmentation:
             raise FmctError(f"{self.out}: no result has a figure: {reasons}; masks of more patients help")
         return results
 
-    def _units(self, progress: Progress) -> list[tuple[Unit, UnitFiles, int | None]]:
-        """Every unit, computed where it is not there yet, and the step of its encoder's training."""
-        config, found = self.config, []
+    def extract(self, encoder: int | None = None) -> None:
+        """Extract what patch tokens are missing: of the encoder of this number, or of all."""
+        compared = self.config.compared
+        if encoder is not None and not 0 <= encoder < len(compared):
+            raise FmctError(f"no extraction task {encoder}: there are {len(compared)}, from 0")
+        require_folder(self.config.features)
+        for spec in compared if encoder is None else compared[encoder : encoder + 1]:
+            Source(spec, self.config, self.cohort).extract()
+
+    def run_share(self, share: int, shares: int, progress: Progress = lambda done, total: None) -> int:
+        """Compute the units `share`, `share` + `shares` and so on, for a job array; returns their number.
+
+        Raises FmctError as `run`, and where tokens are not extracted yet.
+        """
+        self._leakage()
+        for spec in self.config.compared:
+            Source(spec, self.config, self.cohort).require_extracted()
+        with writing(self.out, "fmct segment", shared=True):
+            self._claim()
+            return sum(len(units) for _, units in self._computed((share, shares), progress))
+
+    def _leakage(self) -> tuple[Leakage, ...]:
+        """Whom each encoder has seen; FmctError where that is not allowed."""
+        config, tested = self.config, self.cohort.tested()
+        require_folder(self.out)
+        require_folder(config.features)
+        allowed = config.allow_pretraining_patients, config.allow_unknown_pretraining
+        return tuple(
+            check_leakage(spec.name, tested, spec.pretraining_patients, *allowed) for spec in config.compared
+        )
+
+    def _claim(self) -> None:
+        origins = {
+            "dataset": Origin.of(self.config.data, self.cohort.volumes.content_digest()),
+            "masks": Origin.of(self.config.masks, self.cohort.masks.content_digest()),
+        }
+        claim(self.out, Subject(command="segment", sources=origins), ["results.parquet"])
+
+    def _computed(
+        self, share: tuple[int, int], progress: Progress
+    ) -> Iterator[tuple[Source, list[tuple[Unit, UnitFiles]]]]:
+        """The units of a share, encoder by encoder, computed where they are not there yet."""
+        config = self.config
         per_encoder = len(config.heads) * len(config.layers) * len(config.seeds)
         steps = len(config.learning_rates) * config.steps
         for number, spec in enumerate(config.compared):
-            source = Source(spec, config, self.cohort)
-            store = source.extract()
-            units = [
-                Unit(spec.name, head, layer, seed)
-                for head in config.heads
-                for layer in config.layers
-                for seed in config.seeds
+            chosen = [
+                (place, Unit(spec.name, *cell))
+                for place, cell in enumerate(product(config.heads, config.layers, config.seeds))
+                if (number * per_encoder + place) % share[1] == share[0]
             ]
-            for place, unit in enumerate(units):
+            if not chosen:
+                continue
+            source = Source(spec, config, self.cohort)
+            store, found = source.extract(), []
+            for place, unit in chosen:
                 before = (number * per_encoder + place) * steps
                 digest = unit.digest(config, self.cohort.digest, store.info.source_digest)
                 files = UnitFiles(self.out, digest)
                 if files.read() is None:
                     total = len(config.compared) * per_encoder * steps
                     compute(unit, source, store, files, partial(_advance, progress, before, total))
-                found.append((unit, files, source.encoder.step))
-        return found
+                found.append((unit, files))
+            yield source, found
 
     def _figures(self, done: list[tuple[Unit, UnitFiles, int | None]]) -> tuple[pa.Table, pa.Table, _Drawn]:
         cohort, config = self.cohort, self.config

@@ -14,7 +14,7 @@ from fmct_hpc.dense.fit import ONE_SHARE
 from fmct_hpc.fields import Edges
 from fmct_hpc.probe.encoders import Encoder, EncoderSpec, open_encoder
 from fmct_hpc.probe.features import extract_store
-from fmct_hpc.probe.store import FeatureStore
+from fmct_hpc.probe.store import FeatureStore, held
 from shards.errors import FmctError
 
 
@@ -64,6 +64,19 @@ class Source:
                 f"mend `grid` of encoder {self.spec.name}"
             )
         return store
+
+    def require_extracted(self) -> None:
+        """Raise FmctError where there are no features yet: tasks of an array would write one store."""
+        found = held(
+            self.config.features / self.spec.name,
+            self.encoder.digest,
+            self.cohort.volumes.info.digest,
+            self.encoder.poolings,
+        )
+        if found is None:
+            raise FmctError(
+                f"{self.config.features / self.spec.name}: not extracted yet; run with --extract -1 before"
+            )
 
     def places(self, store: FeatureStore) -> NDArray[np.int64]:
         """The row in the store of each volume of the cohort."""

@@ -81,6 +81,18 @@ def robustness(
     return table
 
 
+def extracted(
+    config: RobustnessConfig,
+    out: Path,
+    classifiers: Sequence[Path] = (),
+    task: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Extract the features that shares need, as `Sweep.extract`; kept classifiers need none."""
+    if not classifiers:
+        Sweep(config, out).extract(task, progress)
+
+
 def _require_thicker(config: RobustnessConfig) -> None:
     """Raise FmctError where slices would be no thicker than those of the grid: nothing would change."""
     grid = Dataset.open(config.data).info.spacing_mm[0]

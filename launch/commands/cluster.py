@@ -15,6 +15,7 @@ from launch.commands.arguments import (
     is_override,
     recorded_configuration,
 )
+from launch.commands.array import Tasks, Words, output, parsed
 from launch.commands.watch import watch_app
 from launch.screen import echo
 
@@ -198,6 +199,23 @@ def predict(
 
     cluster = load(Site, site, [])
     _launch(predict_jobs(paths, classifier, out, device, key_file, cluster), out, cluster, dry_run)
+
+
+@launch_app.command()
+def array(words: Words, site: SiteFile, tasks: Tasks = 8, dry_run: DryRun = False) -> None:
+    """Submit a command that divides its work: its features, an array, and a job that joins the results.
+
+    For example `fmct launch array --site site.yaml --tasks 16 -- segment CONFIG --out OUT`. Safe to repeat:
+    finished parts are kept.
+    """
+    from launch.config import load
+    from launch.slurm.site import Site
+    from launch.slurm.stages import array_jobs
+
+    values = parsed(words)
+    cluster = load(Site, site, [])
+    jobs = array_jobs(words, tasks, "plan" in values, cluster)
+    _launch(jobs, output(values), cluster, dry_run)
 
 
 def _launch(jobs: "list[Job]", out: Path, cluster: "Site", dry_run: bool) -> None:

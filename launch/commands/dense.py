@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from launch.commands.arguments import AllowCode, KeyFile, Overrides, Workers
+from launch.commands.arguments import (
+    AllowCode,
+    Extract,
+    KeyFile,
+    Overrides,
+    Share,
+    Workers,
+    at_most_one,
+    numbers_of_share,
+)
 from launch.commands.console import progress
 from launch.screen import echo
 
@@ -48,6 +57,8 @@ def segment(
         Path, typer.Argument(help="YAML configuration; see launch/recipes/segment-example.yaml.")
     ],
     out: Annotated[Path, typer.Option(help="Output folder for the tables; an existing one is resumed.")],
+    extract: Extract = None,
+    share: Share = None,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
@@ -55,12 +66,20 @@ def segment(
 
     Safe to repeat: only missing or changed parts are computed.
     """
+    at_most_one(extract=extract, share=share)
     from fmct_hpc.dense.config import SegmentConfig
     from fmct_hpc.dense.run import Segmentation, printed
     from launch.own_code import load_own
 
-    settings = load_own(SegmentConfig, config, overrides or [], allow_code)
+    whole = Segmentation(load_own(SegmentConfig, config, overrides or [], allow_code), out)
+    if extract is not None:
+        whole.extract(None if extract == -1 else extract)
+        return
     with progress("segment") as update:
-        results = Segmentation(settings, out).run(update)
+        if share is not None:
+            done = whole.run_share(*numbers_of_share(share), update)
+            echo(f"share {share}: {done} units are done; the command without --share writes the tables")
+            return
+        results = whole.run(update)
     echo(printed(results))
     echo(f"{out}: all results, volumes and comparisons, with intervals")

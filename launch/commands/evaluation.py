@@ -85,6 +85,7 @@ def robustness(
         list[Path] | None,
         typer.Option(help="Kept classifiers (`fmct export-classifier`) of the sweep, instead of its own."),
     ] = None,
+    extract: Extract = None,
     share: ShareOption = None,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
@@ -93,13 +94,18 @@ def robustness(
 
     The classifiers are those of the sweep and are not fitted anew. Safe to repeat: what is scored is kept.
     """
+    at_most_one(extract=extract, share=share)
     from fmct_hpc.robustness.config import RobustnessConfig
     from fmct_hpc.robustness.figures import printed
-    from fmct_hpc.robustness.run import TABLE
+    from fmct_hpc.robustness.run import TABLE, extracted
     from fmct_hpc.robustness.run import robustness as measure
     from launch.own_code import load_own
 
     settings = load_own(RobustnessConfig, config, overrides or [], allow_code)
+    if extract is not None:
+        with progress("features") as update:
+            extracted(settings, out, tuple(classifier or ()), None if extract == -1 else extract, update)
+        return
     with progress("changed volumes") as update:
         numbers = Share.parse(share) if share else None
         table = measure(settings, out, tuple(classifier or ()), numbers, update)

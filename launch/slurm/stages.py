@@ -159,6 +159,29 @@ def predict_jobs(
     return [array, Job("fmct-predicted", ((*command, "--collect"),), site.light, after_end=(array.name,))]
 
 
+def array_jobs(words: list[str], tasks: int, plans: bool, site: Site) -> list[Job]:
+    """A job that extracts features, an array of --share, and a job that joins, of a command of `words`.
+
+    plans: whether the command has a plan to make first. Each job waits for the success of the one before; the
+    last is the command itself, which finds all done.
+    """
+    command = fmct(site, *words)
+    shares = min(tasks, site.array_size)
+    array = tuple((*command, "--share", f"{i}/{shares}") for i in range(shares))
+    jobs = [
+        *([Job("planned", ((*command, "--plan"),), site.light)] if plans else []),
+        Job("features", ((*command, "--extract", "-1"),), site.probe),
+        Job("array", array, site.probe),
+        Job("joined", (command,), site.probe),
+    ]
+    names = [f"fmct-{words[0]}-{job.name}" for job in jobs]
+    before = [(), *((name,) for name in names)]
+    return [
+        replace(job, name=name, after_success=success)
+        for job, name, success in zip(jobs, names, before, strict=False)
+    ]
+
+
 def report_job(out: Path, data: Path, run: Path, probe: Path, labels: Path, site: Site) -> Job:
     """Writes the report of the whole run, with a map of the features that the probe extracted."""
     command = fmct(site, "report", out, "--data", data, "--run", run, "--probe", probe, "--labels", labels)

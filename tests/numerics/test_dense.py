@@ -248,6 +248,23 @@ def test_what_is_done_is_kept_and_others_are_refused(segmented: tuple[Path, Segm
         _ = Segmentation(swapped, out).cohort
 
 
+def test_shares_of_an_array_make_what_one_run_makes(
+    segmented: tuple[Path, SegmentConfig], tmp_path: Path
+) -> None:
+    out, config = segmented
+    unread = config.model_copy(update={"features": tmp_path / "none"})
+    with pytest.raises(FmctError, match="--extract -1"):
+        Segmentation(unread, tmp_path / "x").run_share(0, 3)
+    parts = Segmentation(config, tmp_path / "out")
+    parts.extract()
+    assert [parts.run_share(number, 3) for number in range(3)] == [2, 1, 1]
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "units").iterdir()}
+    parts.run()
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "units").iterdir()} == before
+    for name in ("results", "volumes", "comparisons"):
+        assert (tmp_path / "out" / f"{name}.parquet").read_bytes() == (out / f"{name}.parquet").read_bytes()
+
+
 def test_the_untrained_twin_is_added() -> None:
     spec = {"name": "first", "weights": "runs/first"}
     config = SegmentConfig.model_validate({"data": "d", "masks": "m", "features": "f", "encoders": [spec]})

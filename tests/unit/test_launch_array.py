@@ -1,0 +1,63 @@
+"""`fmct launch array`: the jobs of a command that divides its work."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from launch.cli import app
+from shards.errors import FmctError
+
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+ARRAY = ["launch", "array", "--site", str(RECIPES / "site-test.yaml"), "--tasks", "3", "--dry-run", "--"]
+
+
+def launched(*words: str) -> list[list[str]]:
+    """The command lines of all tasks, in the order of the jobs."""
+    told = CliRunner().invoke(app, [*ARRAY, *words], catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    found = re.findall(rf"^.*\b{words[0]} .*--out .*$", told.output, re.M)
+    return [shlex.split(line.partition(f"{words[0]} ")[2]) for line in found if "###" not in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "plans"),
+    [
+        ("segment", "segment-example.yaml", []),
+        ("robustness", "sweep-example.yaml", []),
+        ("benchmark", "benchmark-example.yaml", [["--plan"]]),
+    ],
+)
+def test_an_array_of_shares_between_features_and_the_whole(
+    name: str, recipe: str, plans: list[list[str]], tmp_path: Path
+) -> None:
+    own = [str(RECIPES / recipe), "--out", str(tmp_path / "out dir"), "device=cpu"]
+    added = [*plans, ["--extract", "-1"], *(["--share", f"{i}/3"] for i in range(3)), []]
+    assert launched(name, *own) == [[*own, *more] for more in added]
+    assert not (tmp_path / "out dir").exists()
+
+
+def test_jobs_wait_for_those_before(tmp_path: Path) -> None:
+    words = [*ARRAY, "segment", str(RECIPES / "segment-example.yaml"), "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, words, catch_exceptions=False).output
+    waits = re.findall(r"^#SBATCH --dependency=(.*)$", told, re.M)
+    assert waits == ["afterok:fmct-segment-features", "afterok:fmct-segment-array"]
+    assert re.findall(r"^#SBATCH --array=(\S+)$", told, re.M)[0].startswith("0-2")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep", "c.yaml", "--out", "o"], "sweep is none of segment"),
+        (["segment", "RECIPE", "--out", "o", "--share", "0/2"], "leave out --share"),
+        (["segment", "RECIPE", "--out", "o", "cells=none"], "cells"),
+        (["robustness", "none.yaml", "--out", "o"], "none.yaml"),
+    ],
+)
+def test_what_cannot_run_is_said_before_it_is_queued(words: list[str], said: str) -> None:
+    recipe = str(RECIPES / "segment-example.yaml")
+    given = [recipe if word == "RECIPE" else word for word in words]
+    with pytest.raises(FmctError, match=said):
+        CliRunner().invoke(app, [*ARRAY, *given], catch_exceptions=False)
