@@ -35,6 +35,7 @@ class Reason(StrEnum):
     UNKNOWN_VOLUME = "unknown_volume"
     AMBIGUOUS_VOLUME = "ambiguous_volume"  # the study has several volumes, and the row names none
     ANOTHER_STUDY = "another_study"  # a row, or its segmentation object, that names two studies
+    ANOTHER_PATIENT = "another_patient"  # a row whose patient is not its volume's
     UNLISTED_CLASS = "unlisted_class"
     EMPTY_MASK = "empty_mask"
     OUTSIDE_VOLUME = "outside_volume"

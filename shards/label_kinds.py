@@ -5,11 +5,11 @@ the event was seen, 0 where the last look came before it); its kind names the co
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from shards.errors import FmctError
 from shards.section import Section
@@ -26,7 +26,16 @@ class Survival(Section):
     """The column of times from the scan to the event or the last look, in whatever unit, none below 0."""
 
 
-KindSpec = KindName | Survival
+def _spec(given: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """One of the names or of {survival: COLUMN}, or one line of what they are."""
+    try:
+        return read(given)
+    except ValidationError:
+        names = ", ".join(get_args(KindName))
+        raise ValueError(f"expected {names}, or {{survival: COLUMN OF TIMES}}") from None
+
+
+KindSpec = Annotated[KindName | Survival, WrapValidator(_spec)]
 Kinds = dict[str, KindSpec]
 EXPECTED: Mapping[str, str] = {
     "binary": "0, 1 or empty",

@@ -67,6 +67,9 @@ class Summary(NamedTuple):
     """What is in the table."""
 
     scans: int
+    """Or studies."""
+    what: str
+    """`scans` or `studies`: what the classifier takes for one sample."""
     parts: int
     done: int
     refused: tuple[str, ...]
@@ -158,8 +161,10 @@ class Predictions:
         with writing(self.out, "fmct predict --collect"), atomic_path(self.out / TABLE) as temporary:
             pq.write_table(table, temporary, compression="zstd")
         reasons = [reason for reason in table["reason"].to_pylist() if reason]
-        scans = table.num_rows - len(reasons)
-        return Summary(scans // len(self._loaded.record.tasks), len(files), len(done), tuple(reasons))
+        record = self._loaded.record
+        samples = (table.num_rows - len(reasons)) // len(record.tasks)
+        what = "scans" if record.of_studies is None else "studies"
+        return Summary(samples, what, len(files), len(done), tuple(reasons))
 
     @cached_property
     def _classified_by(self) -> str:

@@ -132,6 +132,7 @@ def of_path(number: int, path: Path, scans: Iterator[Result]) -> Iterator[Result
     except FmctError as error:
         alone = rf"(?<![^\s(]){re.escape(str(path))}(?![^\s/:;,)])"
         lines = re.sub(alone, "it", str(error)).splitlines()
+        lines = [line.removeprefix("it: ").removeprefix("it/") for line in lines]
         raise FmctError("\n".join(f"path {number}: {line}" for line in lines)) from None
 
 

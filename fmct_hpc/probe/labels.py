@@ -137,9 +137,21 @@ def _require_a_row_a_study(path: Path, studies: list[str | None]) -> None:
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """A column's values, (N,), NaN where unknown; raises pyarrow's errors where it holds no numbers."""
+    """A column's values, (N,), NaN where unknown; raises pyarrow's errors where it holds no numbers.
+
+    Text is none: `fmct labels` reads the numbers of a CSV, and refuses what it is not sure of.
+    """
+    kind = table[name].type
+    if not any(is_kind(kind) for is_kind in _NUMERIC):
+        raise pa.ArrowInvalid(f"{name}: {kind}")
     values: NDArray[np.float64] = table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
     return values
+
+
+_NUMERIC = (
+    *(pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean),
+    *(pa.types.is_decimal, pa.types.is_null),
+)
 
 
 def _is_binary(table: pa.Table, name: str) -> bool:
@@ -151,17 +163,18 @@ def _is_binary(table: pa.Table, name: str) -> bool:
 
 def _require(path: Path, table: pa.Table, name: str, rule: str, remedy: str) -> None:
     """Raise FmctError where a column breaks the rule of its kind (shards.label_kinds)."""
+    try:
+        values = _numbers(table, name)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        kind = table[name].type
+        raise FmctError(f"{path}: column {name} holds no numbers, but {kind}; {remedy}") from None
     if rule == "binary":
-        if not _is_binary(table, name):
+        if not valid(rule, values).all():
             raise FmctError(
                 f"{path}: a column holds something else than 0, 1 or null; {remedy}, or say what kind of "
                 f"label {name} is: kinds={{{name}: regression}}"
             )
         return
-    try:
-        values = _numbers(table, name)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise FmctError(f"{path}: column {name} holds no numbers; {remedy}") from None
     wrong = np.flatnonzero(~valid(rule, values))
     if len(wrong):
         raise FmctError(f"{path} row {wrong[0] + 1}, column {name}: not {EXPECTED[rule]}; {remedy}")

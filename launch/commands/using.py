@@ -112,7 +112,7 @@ def predict(
     if share is None:
         summary = predictions.collect()
         partial = "" if summary.done == summary.parts else f" ({summary.done} of {summary.parts} parts)"
-        echo(f"{out}: predictions for {summary.scans} scans{partial}")
+        echo(f"{out}: predictions for {summary.scans} {summary.what}{partial}")
         if summary.refused:
             first = "\n".join(summary.refused[:REFUSALS_SHOWN])
             refused = f"{len(summary.refused)} paths have no prediction; reasons are in the table:\n{first}"

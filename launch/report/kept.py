@@ -28,10 +28,11 @@ def kept_section(classifiers: Sequence[Path], predictions: Path | None) -> Secti
             f"{labels}."
         )
     if predictions is not None:
-        wanted = pa.schema([SCHEMA.field(name) for name in ("key", "task", "reason")])
+        wanted = pa.schema([SCHEMA.field(name) for name in ("key", "task", "reason", "roles")])
         rows = read_rows(predictions / TABLE, wanted, "fmct predict")
         scans = {row["key"] for row in rows if row["task"]}
         refused = sum(row["reason"] is not None for row in rows)
         tasks = ", ".join(dict.fromkeys(row["task"] for row in rows if row["task"]))
-        said.append(f"Predictions for {len(scans):,} scans ({tasks}); {refused:,} were refused.")
+        what = "studies" if any(row["roles"] is not None for row in rows) else "scans"
+        said.append(f"Predictions for {len(scans):,} {what} ({tasks}); {refused:,} were refused.")
     return Section("Kept classifiers", (Bullets(tuple(said)),))

@@ -21,6 +21,7 @@ class Joined:
         self._names, self._table = names, table
         self._by_key = {key: number for number, key in enumerate(dataset.index["key"].to_pylist())}
         self._by_study: dict[str, list[int]] = defaultdict(list)
+        self._patients = dataset.index["patient_key"].to_pylist()
         self._studies = dataset.index["study_key"].to_pylist()
         for number, study in enumerate(self._studies):
             self._by_study[study].append(number)
@@ -40,7 +41,17 @@ class Joined:
                 self.objections[row.number] = rejection
 
     def _volume(self, row: Row) -> int:
-        """The number of a row's volume; raises Rejection."""
+        """The number of a row's volume, of the patient that the row names, if it does; raises Rejection."""
+        number = self._named(row)
+        patient = row.of(PATIENT)
+        if patient and self._names:
+            own = self._names.patient(patient, row.of(STUDY))
+            if own != self._patients[number]:
+                raise Rejection(Reason.ANOTHER_PATIENT, "the row names another patient than its volume's")
+        return number
+
+    def _named(self, row: Row) -> int:
+        """The volume of its series, key or study."""
         key = row.key(KEY)
         study, series, patient = (row.of(columns) for columns in (STUDY, SERIES, PATIENT))
         if not key and series:

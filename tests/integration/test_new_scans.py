@@ -365,9 +365,7 @@ def test_a_folder_of_files_gives_what_each_file_gives(tmp_path: Path, encoder: P
         fmct_hpc.features([], loaded)
     written = write_features([folder, files[0]], encoder, tmp_path / "out")
     assert (written.scans, written.paths) == (3, 2)
-    assert written.refused == (
-        "path 0: it: file 2 of 3 by name: not a readable NIfTI file (WrapStructError)",
-    )
+    assert written.refused == ("path 0: file 2 of 3 by name: not a readable NIfTI file (WrapStructError)",)
 
 
 def test_dicom_beside_other_files_is_what_a_folder_gives(tmp_path: Path, encoder: Path) -> None:

@@ -210,6 +210,7 @@ NOT_OF_SERIES = {
     *(Reason.ENCRYPTED_ARCHIVE, Reason.NESTED_ARCHIVE, Reason.UNSUPPORTED_ARCHIVE),
     *(Reason.DUPLICATE_SLICE, Reason.RETAKEN_SLICE, Reason.SAME_SCAN),
     *(Reason.UNKNOWN_VOLUME, Reason.AMBIGUOUS_VOLUME, Reason.ANOTHER_STUDY, Reason.UNLISTED_CLASS),
+    Reason.ANOTHER_PATIENT,
     *(Reason.EMPTY_MASK, Reason.OUTSIDE_VOLUME, Reason.PARTNER_REFUSED),
 }
 """What files, slices, stored volumes and masks have."""

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from small_sweep import bright_sweep
 
 from fmct_hpc.classifier.fit import fit
@@ -27,7 +28,7 @@ from launch.report.probe import Probes
 from preprocess.labels import key_labels
 from preprocess.privacy.deidentify import new_key
 from shards.errors import FmctError
-from shards.label_kinds import Survival
+from shards.label_kinds import LabelKinds, Survival
 
 KINDS_GIVEN = {
     "third": "multiclass",
@@ -239,3 +240,12 @@ def test_tables_of_versions_with_binary_labels_alone_are_read(swept: Path, tmp_p
         found = read(tmp_path / "old.parquet", schema)
         assert found.schema == schema
         assert all(found[column].null_count == found.num_rows for column in last)
+
+
+@pytest.mark.parametrize("kind", ["number", {"surviva": "t"}, 3, None])
+def test_a_kind_that_there_is_not_is_one_line_with_the_kinds(kind: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        LabelKinds.model_validate({"kinds": {"a": kind}})
+    (error,) = refused.value.errors()
+    assert error["loc"] == ("kinds", "a")
+    assert "binary, multiclass, ordinal, regression, or {survival: " in error["msg"]

@@ -189,6 +189,8 @@ def test_each_bad_row_has_its_reason_and_nothing_else_is_lost(folder: Path, tmp_
         ({"path": str(folder / "both.dcm"), "key": make_key(2)}, Reason.ANOTHER_STUDY),
         ({"path": "two.nii", "key": make_key(2), "study_instance_uid": STUDIES[0]}, Reason.ANOTHER_STUDY),
         ({"path": "two.nii", "key": make_key(2), "study_key": "f" * 32}, Reason.ANOTHER_STUDY),
+        ({"path": "two.nii", "patient_id": "P9", "study_instance_uid": STUDIES[1]}, Reason.ANOTHER_PATIENT),
+        ({"path": "two.nii", "patient": "P9", "key": make_key(2)}, Reason.ANOTHER_PATIENT),
     ]
     good = [{"path": "two.nii", "study_instance_uid": STUDIES[1]}, {"path": "", "key": make_key(3)}]
     table = write_table(tmp_path / "table.csv", [*(row for row, _ in expected), *good])

@@ -46,12 +46,19 @@ def test_a_study_with_two_rows_is_refused(tmp_path: Path) -> None:
         LabelTable.read(write_labels(tmp_path / "l.parquet", columns))
 
 
-@pytest.mark.parametrize("values", [["9fc9bc"], [0.5], [[1]], [2]])
-def test_a_table_of_something_else_is_no_label_table(tmp_path: Path, values: list) -> None:
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["9fc9bc"], "column bleed holds no numbers, but string"),
+        (["1"], "column bleed holds no numbers, but string"),
+        ([[1]], "column bleed holds no numbers, but list"),
+        ([0.5], "something else than 0, 1 or null"),
+        ([2], "something else than 0, 1 or null"),
+    ],
+)
+def test_a_table_of_something_else_is_no_label_table(tmp_path: Path, values: list, said: str) -> None:
     path = write_labels(tmp_path / "manifest.parquet", {"study_key": ["a"], "bleed": values})
-    with pytest.raises(
-        FmctError, match=r"manifest\.parquet: a column holds something else than 0, 1 or null"
-    ):
+    with pytest.raises(FmctError, match=rf"manifest\.parquet: .*{said}"):
         LabelTable.read(path)
 
 

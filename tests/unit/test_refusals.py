@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +18,7 @@ from small_training import write_dataset as small_training_dataset
 from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.source import ViewSource
+from fmct_hpc.inference.write import of_path
 from fmct_hpc.probe import store
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.train import checkpoint
@@ -27,7 +28,7 @@ from launch.slurm.causes import by_code
 from launch.slurm.scheduler import Slurm
 from preprocess.scan.findings import unreadable
 from shards import Dataset, finish_dataset, verify
-from shards.errors import UnavailableError, refusal
+from shards.errors import FmctError, UnavailableError, refusal
 from shards.index import read_sidecar
 from shards.info import read_preprocessing
 from shards.verification import Unread
@@ -229,3 +230,21 @@ def test_no_place_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="Matplotlib") as caught_too:
         matplotlib._get_config_or_cache_dir(lambda: "/proc/nowhere")
     assert "TMPDIR" in str(refusal(caught_too.value))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("{}: damaged", "path 3: damaged"),
+        ("{}/index.parquet: not there", "path 3: index.parquet: not there"),
+        ("volumes of {} were made otherwise", "path 3: volumes of it were made otherwise"),
+    ],
+)
+def test_what_refuses_a_path_is_named_by_its_number(said: str, told: str, tmp_path: Path) -> None:
+    def scans() -> Iterator[None]:
+        raise FmctError(said.format(tmp_path))
+        yield
+
+    with pytest.raises(FmctError) as refused:
+        list(of_path(3, tmp_path, scans()))
+    assert str(refused.value) == told
