@@ -10,13 +10,13 @@ from launch.commands.arguments import (
     Extract,
     KeyFile,
     Overrides,
-    Share,
+    ShareOption,
     Workers,
     at_most_one,
-    numbers_of_share,
 )
 from launch.commands.console import progress
 from launch.screen import echo
+from shards.share import Share
 
 
 def masks(
@@ -58,7 +58,7 @@ def segment(
     ],
     out: Annotated[Path, typer.Option(help="Output folder for the tables; an existing one is resumed.")],
     extract: Extract = None,
-    share: Share = None,
+    share: ShareOption = None,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
@@ -77,7 +77,7 @@ def segment(
         return
     with progress("segment") as update:
         if share is not None:
-            done = whole.run_share(*numbers_of_share(share), update)
+            done = whole.run_share(*Share.parse(share), update)
             echo(f"share {share}: {done} units are done; the command without --share writes the tables")
             return
         results = whole.run(update)
