@@ -4,6 +4,7 @@ A cache that cannot be read or written costs the time to compile, and nothing el
 all that it was compiled from, so that versions of this code do not meet in one place.
 """
 
+import ctypes
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from contextlib import suppress
 from types import CodeType
 from typing import Any
 
+import llvmlite.binding
 import numba
+from numba import types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
@@ -47,6 +50,14 @@ def cfunc(signature: Any) -> Callable[[Function], Any]:
         return callback
 
     return compile
+
+
+def c_function(library: ctypes.CDLL, name: str, result: types.Type, *arguments: types.Type) -> Any:
+    """A C function for compiled code, by name: code that is cached must not hold addresses."""
+    symbol = f"fmct_{name}"
+    address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    llvmlite.binding.add_symbol(symbol, address)
+    return types.ExternalFunction(symbol, result(*arguments))
 
 
 def source_digest(function: Function) -> str:
@@ -117,19 +128,33 @@ class _Implementation(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
+    """Made when it is first used: only then are the functions there that stand below in a module."""
+
     _impl_class = _Implementation
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self._made = False
+
+    def _make(self) -> None:
+        if not self._made:
+            super().__init__(self._function)
+            self._made = True
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
+            self._make()
             return super().load_overload(sig, target_context)
         except Exception as error:  # damaged bytes make unpickling raise anything
-            log.debug("%s: compiled again: %s", self.cache_path, error)
+            log.debug("%s: compiled again: %s", self._function.__qualname__, error)
             with suppress(OSError):
-                self.flush()
+                if self._made:
+                    self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
+            self._make()
             super().save_overload(sig, data)
         except Exception as error:  # as above, of the index that is read before
-            log.debug("%s: compiled code is not cached: %s", self.cache_path, error)
+            log.debug("%s: compiled code is not cached: %s", self._function.__qualname__, error)

@@ -160,6 +160,29 @@ def test_code_is_found_by_all_that_it_is_compiled_from(tmp_path: Path) -> None:
     assert len({base, *others}) == 4
 
 
+def test_code_below_in_its_module_counts_too(alone: Path) -> None:
+    """When `njit` is called, what stands below its function is not there yet."""
+    results = []
+    for number in (1, 2):
+        script = f"""
+from shards.compiled import njit
+
+@njit()
+def outer(x):
+    return inner(x)
+
+@njit()
+def inner(x):
+    return x + {number}
+
+print(outer(10))
+"""
+        (alone / "kernel.py").write_text(script)
+        done = subprocess.run([sys.executable, "kernel.py"], capture_output=True, text=True, cwd=alone)
+        results.append(done.stdout.split())
+    assert results == [["11"], ["12"]], done.stderr
+
+
 def test_many_processes_at_once_share_a_cache(alone: Path) -> None:
     (alone / "kernel.py").write_text(SCRIPT)
     command = [sys.executable, alone / "kernel.py"]
