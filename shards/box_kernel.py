@@ -6,45 +6,38 @@ in the processor's cache, and only the lines that the box needs are put together
 
 import ctypes
 from importlib import import_module
-from typing import Any
 
-import llvmlite.binding
 import numpy as np
 from numba import types
 
-from shards.chunk import CHUNK, HEADER, MOST_BYTES, STREAM, library
-from shards.compiled import njit
+from shards.chunk import CHUNK, HEADERS, MOST_BYTES, STREAM, library, lz4_library
+from shards.compiled import c_function, njit
 
 OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE, NO_MEMORY = range(7)
 WRONG = {
     CHECKSUM_DIFFERS: "CRC-32C of a chunk differs",
     OTHER_LAYOUT: "a chunk has another layout than in docs/formats.md",
     OUTSIDE: "a chunk lies outside its array",
-    UNDECODABLE: "zstd cannot decode a chunk",
+    UNDECODABLE: "its codec cannot decode a chunk",
 }
 
-_HEADER = int.from_bytes(HEADER, "little")
+_ZSTD, _LZ4 = (int.from_bytes(HEADERS[codec], "little") for codec in ("zstd", "lz4"))
 _BLOCK = np.int64(20)
 _ABSENT = np.uint64(2**64 - 1)
 _LINE = np.uintp(CHUNK)
 _LAYER = np.uintp(CHUNK * CHUNK)
 
 
-def _function(library: ctypes.CDLL, name: str, result: types.Type, *arguments: types.Type) -> Any:
-    """A C function for compiled code, by name: code that is cached must not hold addresses."""
-    symbol = f"fmct_{name}"
-    address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-    llvmlite.binding.add_symbol(symbol, address)
-    return types.ExternalFunction(symbol, result(*arguments))
-
-
 _size = types.uintp
-_create_context = _function(library, "ZSTD_createDCtx", _size)
-_free_context = _function(library, "ZSTD_freeDCtx", _size, _size)
-_decompress = _function(library, "ZSTD_decompressDCtx", _size, _size, _size, _size, _size, _size)
+_create_context = c_function(library, "ZSTD_createDCtx", _size)
+_free_context = c_function(library, "ZSTD_freeDCtx", _size, _size)
+_decompress = c_function(library, "ZSTD_decompressDCtx", _size, _size, _size, _size, _size, _size)
+_decompress_lz4 = c_function(
+    lz4_library, "LZ4_decompress_safe", types.int32, _size, _size, types.int32, types.int32
+)
 _crc32c_module = ctypes.CDLL(import_module("google_crc32c._crc32c").__file__)
-_crc32c = _function(_crc32c_module, "crc32c_value", types.uint32, _size, _size)
-_pread = _function(ctypes.CDLL(None), "pread", types.intp, types.intc, _size, _size, types.int64)
+_crc32c = c_function(_crc32c_module, "crc32c_value", types.uint32, _size, _size)
+_pread = c_function(ctypes.CDLL(None), "pread", types.intp, types.intc, _size, _size, types.int64)
 
 _jit = njit(error_model="numpy")
 
@@ -137,7 +130,7 @@ def _decode(context, chunk, planes):  # type: ignore[no-untyped-def]
     if _crc32c(chunk.ctypes.data, np.uintp(length)) != _uint32(chunk, length):
         return CHECKSUM_DIFFERS
     if (
-        _uint32(chunk, 0) != _HEADER
+        (_uint32(chunk, 0) != _ZSTD and _uint32(chunk, 0) != _LZ4)
         or _uint32(chunk, 4) != 2 * STREAM
         or _uint32(chunk, 8) != 2 * STREAM
         or _uint32(chunk, 12) != length
@@ -151,14 +144,22 @@ def _decode(context, chunk, planes):  # type: ignore[no-untyped-def]
         if at + size > length:
             return OTHER_LAYOUT
         plane = planes[stream * STREAM : (stream + 1) * STREAM]
+        data = chunk[at : at + size]
         if size == STREAM:
-            plane[:] = chunk[at : at + size]
-        elif _decompress(
-            context, plane.ctypes.data, np.uintp(STREAM), chunk[at:].ctypes.data, np.uintp(size)
-        ) != np.uintp(STREAM):
+            plane[:] = data
+        elif not _decode_stream(context, _uint32(chunk, 0) == _LZ4, data, plane):
             return UNDECODABLE
         at += size
     return OK
+
+
+@_jit
+def _decode_stream(context, lz4, data, plane):  # type: ignore[no-untyped-def]
+    """Decode a stream into `plane`; whether its bytes are a frame or block of that length."""
+    source, to = data.ctypes.data, plane.ctypes.data
+    if lz4:
+        return _decompress_lz4(source, to, np.int32(data.size), np.int32(STREAM)) == STREAM
+    return _decompress(context, to, np.uintp(STREAM), source, np.uintp(data.size)) == np.uintp(STREAM)
 
 
 @_jit

@@ -21,6 +21,7 @@ from shards.lock import writing
 from shards.masks import require_volumes
 from shards.parallel import unordered
 from shards.places import require_folder
+from shards.schema import Codec
 from shards.voxels import crc32
 from shards.writer import ShardWriter
 
@@ -34,11 +35,14 @@ def clip(
     bounds_hu: tuple[int, int],
     workers: int = 1,
     progress: Progress = lambda done, total: None,
+    codec: Codec = "zstd",
 ) -> DatasetInfo:
     """Write the volumes of `source` clipped to `bounds_hu` (low, high), in the same shards, to `out`.
 
-    Every volume is decoded and checked against its CRC-32. A copy that was stopped is resumed. Raises
-    FmctError where the source is damaged, of masks or a copy itself, or `out` holds other data.
+    The voxels are compressed with `codec`, in either format: zstd takes fewest bytes, lz4 is read at about
+    half the CPU time (docs/benchmarks.md). Every volume is decoded and checked against its CRC-32. A copy that
+    was stopped is resumed. Raises FmctError where the source is damaged, of masks or a copy itself, or `out`
+    holds other data.
     """
     low, high = bounds_hu
     if not -(2**15) <= low < high < 2**15:
@@ -48,10 +52,11 @@ def clip(
     require_folder(out, source)
     preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
     begun: dict[str, object] = {"digest": dataset.info.digest, "clipped_hu": [low, high]}
+    begun |= {} if codec == "zstd" else {"codec": codec}  # as before there was a choice
     with writing(out, "fmct shards"):
         _claim(out, begun)
         done, shards = 0, as_they_are(dataset)
-        for volumes in unordered(partial(_write, dataset, out, low, high), shards, workers):
+        for volumes in unordered(partial(_write, dataset, out, low, high, codec), shards, workers):
             done += volumes
             progress(done, len(dataset))
         names = [shard.name for shard in dataset.info.shards]
@@ -71,13 +76,15 @@ def _claim(out: Path, begun: dict[str, object]) -> None:
         raise_refusal(error, file)
         there = None
     if there != begun:
-        raise FmctError(f"{out} holds a copy of another dataset or with other bounds; give an empty folder")
+        raise FmctError(
+            f"{out} holds a copy of another dataset, other bounds or another codec; give an empty folder"
+        )
 
 
-def _write(dataset: Dataset, out: Path, low: int, high: int, plan: ShardPlan) -> int:
+def _write(dataset: Dataset, out: Path, low: int, high: int, codec: Codec, plan: ShardPlan) -> int:
     """Write one shard, unless it is there, which `_claim` has seen to be of this copy."""
     if not is_written(dataset, out, dataset.info.format, plan, changed=["crc32"]):
-        with ShardWriter(out, plan.name, dataset.info.format) as writer:
+        with ShardWriter(out, plan.name, dataset.info.format, codec) as writer:
             for i in plan.volumes:
                 voxels = np.clip(dataset.read(i), low, high)
                 writer.add(dataset.record(i).model_copy(update={"crc32": crc32(voxels)}), voxels)

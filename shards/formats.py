@@ -8,7 +8,7 @@ import numpy as np
 
 from shards import tar_shard, zarr_shard
 from shards.names import inside
-from shards.schema import ShardFormat, VolumeRecord
+from shards.schema import Codec, ShardFormat, VolumeRecord
 from shards.voxels import Extent, Index3
 
 
@@ -27,8 +27,8 @@ class Format(NamedTuple):
 
     suffix: str
     writer: Callable[[BinaryIO], ShardFile]
-    encode: Callable[[np.ndarray], bytes]
-    """int16 (D, H, W) to the bytes that are stored; FmctError where they can not be."""
+    encode: Callable[[np.ndarray, Codec], bytes]
+    """int16 (D, H, W) and a codec to the bytes that are stored; FmctError where they can not be."""
     read_box: Callable[[int, Extent, Index3, Index3, Index3], np.ndarray]
     """(file descriptor, extent, volume shape, start, stop) -> int16 (D, H, W); raises DamagedError."""
 

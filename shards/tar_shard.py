@@ -13,7 +13,7 @@ import numpy as np
 from numcodecs import blosc
 
 from shards.errors import FmctError
-from shards.schema import VolumeRecord
+from shards.schema import Codec, VolumeRecord
 from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 
 SUFFIX = ".tar"
@@ -21,7 +21,11 @@ SUFFIX = ".tar"
 blosc.use_threads = False  # its context-free mode, which forks and threads can use
 
 _MAX_BYTES = blosc.MAX_BUFFERSIZE
-_CODEC = blosc.Blosc("zstd", clevel=1, shuffle=blosc.BITSHUFFLE, blocksize=2**20, typesize=VOXEL.itemsize)
+_BLOCKS = {"blocksize": 2**20, "typesize": VOXEL.itemsize}
+_CODECS: dict[Codec, blosc.Blosc] = {
+    "zstd": blosc.Blosc("zstd", clevel=1, shuffle=blosc.BITSHUFFLE, **_BLOCKS),
+    "lz4": blosc.Blosc("lz4hc", clevel=9, shuffle=blosc.SHUFFLE, **_BLOCKS),
+}
 
 
 class TarShardFile:
@@ -49,14 +53,14 @@ class TarShardFile:
         return offset
 
 
-def encode(voxels: np.ndarray) -> bytes:
+def encode(voxels: np.ndarray, codec: Codec = "zstd") -> bytes:
     """One volume, (D, H, W) int16, as a blosc buffer.
 
     Raises FmctError for a volume of 2 GiB or more, which blosc can not take.
     """
     if voxels.nbytes > _MAX_BYTES:
         raise FmctError("2 GiB do not fit one blosc buffer; use the zarr format")
-    stored: bytes = _CODEC.encode(np.ascontiguousarray(voxels, VOXEL))
+    stored: bytes = _CODECS[codec].encode(np.ascontiguousarray(voxels, VOXEL))
     return stored
 
 

@@ -12,7 +12,7 @@ from shards.atomic import TEMPORARY_SUFFIX, atomic_path
 from shards.errors import FmctError
 from shards.formats import FORMATS, shard_path
 from shards.info import ShardInfo, sha256
-from shards.schema import ShardFormat, VolumeRecord
+from shards.schema import Codec, ShardFormat, VolumeRecord
 from shards.voxels import VOXEL, crc32
 
 
@@ -24,10 +24,11 @@ class ShardWriter:
     that a killed one left is removed.
     """
 
-    def __init__(self, directory: Path, name: str, format: ShardFormat):
+    def __init__(self, directory: Path, name: str, format: ShardFormat, codec: Codec = "zstd"):
         self._path = shard_path(directory, name, format)
         self._name = name
         self._format = format
+        self._codec = codec
         self._rows: list[dict[str, Any]] = []
         self._keys: set[str] = set()
 
@@ -52,7 +53,7 @@ class ShardWriter:
         if voxels.dtype != VOXEL or voxels.shape != record.shape or crc32(voxels) != record.crc32:
             raise ValueError(f"volume {record.key}: dtype, shape or CRC-32 of the voxels is not the record's")
         try:
-            stored = FORMATS[self._format].encode(voxels)
+            stored = FORMATS[self._format].encode(voxels, self._codec)
         except FmctError as error:
             raise FmctError(f"volume {record.key}: {error}") from None
         self.add_stored(record, stored)

@@ -14,8 +14,9 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
-from shards.chunk import CHUNK, MOST_BYTES, STREAM, ChunkEncoder
-from shards.schema import FORMAT_VERSION, VolumeRecord
+from shards.buffers import Buffers
+from shards.chunk import CHUNK, HEADERS, LZ4HC_LEVEL, MOST_BYTES, STREAM, ChunkEncoder
+from shards.schema import FORMAT_VERSION, Codec, VolumeRecord
 from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 
 SUFFIX = ".zarr.zip"
@@ -24,8 +25,13 @@ FILL = -1024
 
 _ABSENT = 2**64 - 1
 _CHECKSUM_BYTES = 4
-_BLOSC = {"cname": "zstd", "clevel": 1, "blocksize": 2 * STREAM, "typesize": VOXEL.itemsize}
+_LIKE: dict[Codec, dict[str, object]] = {
+    "zstd": {"cname": "zstd", "clevel": 1},
+    "lz4": {"cname": "lz4hc", "clevel": LZ4HC_LEVEL},
+}
 """What blosc needs to know to write the like; a reader takes all of it from the chunk."""
+_BOXES = Buffers(8)
+"""Memory of boxes: a few samples' in each process that reads them."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -40,7 +46,7 @@ class ZarrShardFile:
 
     def append(self, record: VolumeRecord, stored: bytes) -> Extent:
         """Write one volume as the array `record.key` with the record as attributes."""
-        self._write(f"{record.key}/zarr.json", _json(_array_metadata(record)))
+        self._write(f"{record.key}/zarr.json", _json(_array_metadata(record, _codec(stored))))
         self._write(f"{record.key}/c/0/0/0", stored)
         return Extent(self._stream.tell() - len(stored), len(stored))
 
@@ -54,9 +60,9 @@ class ZarrShardFile:
         self._zip.writestr(entry, data)
 
 
-def encode(voxels: np.ndarray) -> bytes:
+def encode(voxels: np.ndarray, codec: Codec = "zstd") -> bytes:
     """The sharding codec's object for one volume, (D, H, W) int16: chunks in C order, then their index."""
-    encoder = ChunkEncoder()
+    encoder = ChunkEncoder(codec)
     grid = _grid(voxels.shape)
     index = np.full((*grid, 2), _ABSENT, "<u8")
     parts: list[bytes] = []
@@ -84,7 +90,7 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     first = [a // CHUNK for a in start]
     touched = tuple(slice(a, -(-b // CHUNK)) for a, b in zip(first, stop, strict=True))
     index = np.ascontiguousarray(_read_index(descriptor, extent, shape)[touched])
-    box = np.empty([b - a for a, b in zip(start, stop, strict=True)], np.uint16)
+    box = _BOXES.take(tuple(b - a for a, b in zip(start, stop, strict=True)), np.uint16)
     corners = [np.array(corner, np.int64) for corner in (first, start, stop)]
     fill = np.uint16(FILL & 0xFFFF)
     code = box_kernel.read_box(descriptor, *extent, index, *corners, fill, box)
@@ -121,13 +127,19 @@ def _with_checksum(data: bytes) -> bytes:
     return data + google_crc32c.value(data).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def _array_metadata(record: VolumeRecord) -> dict[str, object]:
+def _codec(stored: bytes) -> Codec:
+    """That of a sharding object's first chunk; where all are left out, it might be any."""
+    return "lz4" if stored.startswith(HEADERS["lz4"]) else "zstd"
+
+
+def _array_metadata(record: VolumeRecord, codec: Codec) -> dict[str, object]:
+    like = {**_LIKE[codec], "blocksize": 2 * STREAM, "typesize": VOXEL.itemsize, "shuffle": "shuffle"}
     little_endian = {"name": "bytes", "configuration": {"endian": "little"}}
     sharding = {
         "chunk_shape": [CHUNK] * 3,
         "codecs": [
             little_endian,
-            {"name": "blosc", "configuration": {**_BLOSC, "shuffle": "shuffle"}},
+            {"name": "blosc", "configuration": like},
             {"name": "crc32c"},
         ],
         "index_codecs": [little_endian, {"name": "crc32c"}],

@@ -14,17 +14,15 @@ from torch.utils import dlpack
 
 from fmct_hpc.data import smoothing
 from fmct_hpc.data.config import DataConfig
-from fmct_hpc.data.cut_cpu import cut_on_cpu
+from fmct_hpc.data.contrast import EPSILON
 from fmct_hpc.data.draw import SMOOTHED
 from fmct_hpc.data.kernel import bounds
 from fmct_hpc.data.source import Sample
 from fmct_hpc.data.squeezed import cut_squeezed
+from fmct_hpc.data.view_cpu import view_on_cpu
 from fmct_hpc.fields import edges
 
 Device = Literal["cpu", "gpu"]
-
-_GAMMA_EPSILON = 1e-7
-"""MONAI AdjustContrast's guard against an empty range."""
 
 
 def build_pipeline(
@@ -38,8 +36,8 @@ def build_pipeline(
 
     D, H and W are those of `DataConfig.view_sizes`. After them come `Sample.taken` and `Sample.skipped`, on
     the CPU. The order is the reference's: crop, windows, resize, flips and intensity shift, which one kernel
-    does, then smoothing (first global view) or gamma (second). With device "gpu" the graph copies the boxes
-    to the GPU and does all of this there.
+    does, then smoothing (first global view) or gamma (second). On the CPU one operator makes a view. With
+    device "gpu" the graph copies the boxes to the GPU and does all of this there.
 
     Args:
         source: gives the samples of each micro-batch, by its number since the start; called in order.
@@ -83,20 +81,45 @@ def _pipeline(
     members: Callable[[int], tuple[list[np.ndarray], ...]], data: DataConfig, device: Device
 ) -> tuple[DataNode, ...]:
     sample: Any = Sample(*_inputs(members))  # of graph nodes in the place of arrays
-    views = _cut(sample, data, device)
-    # Flags and kernels are arguments of operators, which DALI takes from the CPU.
-    smoothed = views[SMOOTHED]
-    if sample.smooths:
+    if device == "cpu" and data.field == "isotropic":
+        views = _made(sample, data)
+    else:
+        views = _augmented(sample, _cut(sample, data, device), data, device)
+    return *views, fn.copy(sample.taken), fn.copy(sample.skipped)
+
+
+def _made(sample: Any, data: DataConfig) -> list[DataNode]:
+    """The views, by one operator of the CPU each."""
+    limits = bounds(data.windows)
+    windows = types.Constant(limits, device="cpu")
+    return [
+        view_on_cpu(
+            *(sample.box, sample.geometry[v], sample.shifts[v], windows, sample.kernels[v], sample.gammas[v]),
+            channels=len(limits),
+            size=size,
+        )
+        for v, size in enumerate(data.view_sizes)
+    ]
+
+
+def _augmented(sample: Any, views: list[DataNode], data: DataConfig, device: Device) -> list[DataNode]:
+    """The views, one of them smoothed and one contrasted where that is drawn, by DALI's operators.
+
+    What they do on the CPU has the bits of fmct_hpc.data.smooth and .contrast.
+    """
+    # Conditions and kernels are arguments of operators, which DALI takes from the CPU.
+    smoothed, kernels = views[SMOOTHED], sample.kernels[SMOOTHED]
+    if fn.reductions.max(kernels) > 0:
         length = 2 * smoothing.radius(data.smooth_sigma[1]) + 1
         shape = len(data.windows), *edges(data.view_size)
-        smoothed = smoothing.smooth(smoothed, sample.kernels, shape, length)
+        smoothed = smoothing.smooth(smoothed, kernels, shape, length)
     views[SMOOTHED] = smoothed
     last = data.global_views - 1
-    contrasted = views[last]
-    if sample.gammas:
-        contrasted = _adjust_contrast(contrasted, sample.gamma.gpu() if device == "gpu" else sample.gamma)
+    contrasted, gamma = views[last], sample.gammas[last]
+    if gamma > 0:
+        contrasted = _adjust_contrast(contrasted, gamma.gpu() if device == "gpu" else gamma)
     views[last] = contrasted
-    return *views, fn.copy(sample.taken), fn.copy(sample.skipped)
+    return views
 
 
 def _inputs(members: Callable[[int], tuple[list[np.ndarray], ...]]) -> list[DataNode]:
@@ -106,14 +129,9 @@ def _inputs(members: Callable[[int], tuple[list[np.ndarray], ...]]) -> list[Data
 
 
 def _cut(sample: Any, data: DataConfig, device: Device) -> list[DataNode]:
-    """The views, float32 (C, D, H, W) each: cropped, windowed, resized, flipped, shifted."""
+    """The views on a GPU, or of the squeezed field: cropped, windowed, resized, flipped, shifted."""
     limits, sizes = bounds(data.windows), data.view_sizes
     windows = types.Constant(limits, device=device)
-    if device == "cpu" and data.field == "isotropic":
-        return [
-            cut_on_cpu(sample.box, sample.geometry[v], sample.shifts[v], windows, len(limits), size)
-            for v, size in enumerate(sizes)
-        ]
     cut: Callable[..., Any] = partial(cut_squeezed, field_size=round(data.field_mm), sizes=sizes)
     if data.field == "isotropic":
         from fmct_hpc.data.cut_gpu import cut_on_gpu  # Triton comes with PyTorch for CUDA
@@ -145,4 +163,4 @@ def _adjust_contrast(view: DataNode, gamma: DataNode) -> DataNode:
     """((x - min) / (range + 1e-7))^gamma · range + min over all channels (MONAI AdjustContrast)."""
     least = fn.reductions.min(view)
     extent = fn.reductions.max(view) - least
-    return math.pow((view - least) / (extent + np.float32(_GAMMA_EPSILON)), gamma) * extent + least
+    return math.pow((view - least) / (extent + EPSILON), gamma) * extent + least

@@ -1,7 +1,6 @@
 """The loader: an endless stream of augmented micro-batches that starts at any step."""
 
 import logging
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,13 @@ from fmct_hpc.data.readers import Readers
 from fmct_hpc.data.source import Sample, ViewSource
 from fmct_hpc.data.views import Views
 from fmct_hpc.fields import Edges
+from shards.buffers import Buffers
 from shards.errors import FmctError
 
 log = logging.getLogger(__name__)
+
+_BATCHES = 64
+"""Most tensors of views whose memory is kept: those of a step with many micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Loader:
         self._ahead = (
             Ahead(self.dataset, self._share, start_step) if isinstance(self.dataset, CachedDataset) else None
         )
-        self._buffers: list[np.ndarray] = []
+        self._buffers = Buffers(_BATCHES)
         self._held: Sequence[Any] = ()
         self._copied: torch.cuda.Event | None = None
 
@@ -173,19 +176,4 @@ class Loader:
     def _allocate(self, shape: tuple[int, ...]) -> torch.Tensor:
         if self._device.type != "cpu":
             return torch.empty(shape, device=self._device)
-        # Memory fresh from the system costs as much as the copy: take a buffer that nobody uses any more.
-        for buffer in self._buffers:
-            if sys.getrefcount(buffer) == _UNUSED and buffer.shape == shape:
-                return torch.from_numpy(buffer)
-        self._buffers.append(np.empty(shape, np.float32))
-        return torch.from_numpy(self._buffers[-1])
-
-
-def _references_of_unused() -> int:
-    """References to a buffer that no tensor uses, as `Loader._allocate` counts them: Pythons differ in it."""
-    for buffer in [np.empty(0)]:
-        return sys.getrefcount(buffer)
-    raise AssertionError
-
-
-_UNUSED = _references_of_unused()
+        return torch.from_numpy(self._buffers.take(shape, np.float32))

@@ -7,7 +7,7 @@ import numpy as np
 
 from fmct_hpc.data import field, smoothing
 from fmct_hpc.data.config import DataConfig
-from fmct_hpc.data.draw import SMOOTHED, ViewParameters, draw_views
+from fmct_hpc.data.draw import ViewParameters, draw_views
 from fmct_hpc.data.kernel import AIR_HU
 from fmct_hpc.data.order import Share
 from shards.dataset import Dataset
@@ -26,14 +26,10 @@ class Sample(NamedTuple):
     """int32 (V, 3, 3): each view's start in the box (or the squeezed field), edge, and flip, by axis."""
     shifts: np.ndarray
     """float32 (V,)."""
-    smooths: np.ndarray
-    """bool (): whether the first global view is smoothed."""
     kernels: np.ndarray
-    """float32 (3, taps): its kernels."""
+    """float32 (V, 3, taps): each view's kernels of smoothing; zeros: it is not smoothed."""
     gammas: np.ndarray
-    """bool (): whether the second global view gets a gamma."""
-    gamma: np.ndarray
-    """float32 ()."""
+    """float32 (V,): each view's exponent of the contrast change; 0: none."""
     taken: np.ndarray
     """int64 (): the dataset index of the volume."""
     skipped: np.ndarray
@@ -90,15 +86,16 @@ class ViewSource:
         box, starts = cut(index, drawn)
         geometry = [(start, view.edge, view.flip) for start, view in zip(starts, drawn, strict=True)]
         width = smoothing.radius(self.data.smooth_sigma[1])
-        sigma, gamma = drawn[SMOOTHED].sigma, drawn[self.data.global_views - 1].gamma
+        kernels = np.zeros((len(drawn), 3, 2 * width + 1), np.float32)
+        for kernel, view in zip(kernels, drawn, strict=True):
+            if view.sigma is not None:
+                kernel[:] = smoothing.taps(view.sigma, width)
         return Sample(
             box,
             np.array(geometry, np.int32),
             np.array([view.shift for view in drawn], np.float32),
-            np.array(sigma is not None),
-            smoothing.taps(sigma or (1.0, 1.0, 1.0), width),
-            np.array(gamma is not None),
-            np.array(gamma or 1.0, np.float32),
+            kernels,
+            np.array([view.gamma or 0.0 for view in drawn], np.float32),
             np.array(index),
             np.array(skipped, np.int64),
         )

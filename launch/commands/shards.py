@@ -193,6 +193,10 @@ def derive(
     for_training: Annotated[
         Path, typer.Option(help="Recipe of `fmct train`; voxels are clipped to the HU range of its views.")
     ],
+    codec: Annotated[
+        Literal["zstd", "lz4"],
+        typer.Option(help="zstd: fewest bytes. lz4: a sixth more, and reading takes half the CPU time."),
+    ] = "zstd",
     workers: Workers = 1,
     overrides: Overrides = None,
 ) -> None:
@@ -209,7 +213,7 @@ def derive(
     recipe = load(TrainConfig, for_training, [*(overrides or []), f"data.path={dataset}"])
     bounds = needed_hu(recipe.data)
     with progress("derive") as update:
-        _print_summary(out, clip(dataset, out, bounds, workers, update))
+        _print_summary(out, clip(dataset, out, bounds, workers, update, codec))
     echo(f"{out}: clipped to {bounds[0]} to {bounds[1]} HU, for training only")
 
 

@@ -13,19 +13,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai import transforms as mt
+from nvidia.dali import fn, pipeline_def
 from scipy import ndimage, stats
 from torch.nn import functional
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_triton
 
+from fmct_hpc.data import smoothing
 from fmct_hpc.data.config import DataConfig
+from fmct_hpc.data.contrast import adjust_contrast
 from fmct_hpc.data.cut_gpu import _cut_row
 from fmct_hpc.data.draw import ViewParameters
 from fmct_hpc.data.field import center_view
-from fmct_hpc.data.graph import _pipeline, build_pipeline
+from fmct_hpc.data.graph import _adjust_contrast, _pipeline, build_pipeline
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.order import Order, Share
+from fmct_hpc.data.smooth import smooth
 from fmct_hpc.data.source import ViewSource
 
 WINDOWS = DataConfig(path=Path("unused")).windows
@@ -250,6 +254,25 @@ def test_smoothing_follows_the_erf_kernel_with_zeros_outside():
         kernel = stats.norm.cdf(x + 0.5, scale=s) - stats.norm.cdf(x - 0.5, scale=s)
         expected = ndimage.correlate1d(expected, kernel, axis=axis + 1, mode="constant")
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
+
+
+@pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+def dali(view, kernels, gamma):
+    arrays = fn.external_source(source=lambda: ([view], [kernels], [gamma]), num_outputs=3)
+    smoothed = smoothing.smooth(arrays[0], arrays[1], view.shape, kernels.shape[1])
+    return smoothed, _adjust_contrast(arrays[0], arrays[2])
+
+
+@pytest.mark.parametrize("edge", [(50, 56, 29), (10, 70, 90)])
+def test_compiled_smoothing_and_contrast_have_the_bits_of_dalis_operators(edge):
+    """So that a run that an earlier version began goes on as it would have."""
+    view = cut_view(head((40, 61, 56)), (3, -9, 10), edge, WINDOWS, FLAT, shift=0.125)
+    kernels, gamma = smoothing.taps((0.5, 0.77, 1.0), 4), np.float32(0.35)
+    expected = [np.array(output.at(0)) for output in dali(view, kernels, gamma).run()]
+    for change, parameter, other in zip((smooth, adjust_contrast), (kernels, gamma), expected, strict=True):
+        made = view.copy()
+        change(made, parameter)
+        np.testing.assert_array_equal(made, other)
 
 
 @pytest.mark.parametrize(("spacing", "size"), [((1, 1, 1), 16), ((4.0, 0.8, 1.6), (4, 20, 9))])

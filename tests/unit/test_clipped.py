@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from shard_samples import FORMATS, make_key, noise, write_dataset
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from launch.cli import app
 from shards import Dataset, verify
 from shards.clipped import clip
 from shards.errors import FmctError
+from shards.schema import Codec
 from shards.split import sample
 
 VIEWS = {"view_size": 12, "field_mm": 40, "global_crop_mm": (20, 40), "local_crop_mm": (10, 20)}
@@ -53,12 +55,14 @@ def views(data: DataConfig) -> list[np.ndarray]:
     return made
 
 
-@pytest.mark.parametrize("windows", [((40, 80), (80, 200), (600, 2800)), ((35.5, 80),)])
+@pytest.mark.parametrize(
+    ("windows", "codec"), [(((40, 80), (80, 200), (600, 2800)), "lz4"), (((35.5, 80),), "zstd")]
+)
 def test_views_of_a_copy_are_those_of_the_archive(
-    archive: Path, tmp_path: Path, windows: tuple[tuple[float, float], ...]
+    archive: Path, tmp_path: Path, windows: tuple[tuple[float, float], ...], codec: Codec
 ) -> None:
     data = config(archive, windows=windows)
-    info = clip(archive, tmp_path / "copy", needed_hu(data))
+    info = clip(archive, tmp_path / "copy", needed_hu(data), codec=codec)
     assert len(windows) > 1 or info.bytes < Dataset.open(archive).info.bytes
     assert not verify(tmp_path / "copy")
     mine, theirs = views(config(tmp_path / "copy", windows=windows)), views(data)
@@ -100,6 +104,20 @@ def test_a_stopped_copy_is_resumed_and_another_refused(archive: Path, tmp_path: 
     assert [file.stat().st_mtime_ns for file in files] == before
     with pytest.raises(FmctError, match="other bounds"):
         clip(archive, copy, (-100, 201))
+    with pytest.raises(FmctError, match="another codec"):
+        clip(archive, copy, (-100, 200), codec="lz4")
+
+
+def test_a_quick_copy_keeps_its_codec_and_other_programs_read_it(tmp_path: Path) -> None:
+    volume = noise((40, 44, 38), 0)
+    write_dataset(tmp_path / "archive", "zarr", {"s": {make_key(0): volume}}, {"select": {}})
+    clip(tmp_path / "archive", tmp_path / "copy", (-100, 200), codec="lz4")
+    sample(tmp_path / "copy", tmp_path / "some", 1, 0, 2**20)
+    for folder in ("copy", "some"):
+        (shard,) = (tmp_path / folder).glob("*.zarr.zip")
+        array = zarr.open(zarr.storage.ZipStore(shard))[make_key(0)]
+        assert "lz4hc" in json.dumps(array.metadata.to_dict(), default=str)
+        np.testing.assert_array_equal(array[:], np.clip(volume, -100, 200))
 
 
 def test_the_command_takes_a_recipe_and_old_datasets_keep_their_bytes(archive: Path, tmp_path: Path) -> None:
@@ -114,6 +132,8 @@ def test_the_command_takes_a_recipe_and_old_datasets_keep_their_bytes(archive: P
         str(tmp_path / "copy"),
         "--for-training",
         str(recipe),
+        "--codec",
+        "lz4",
     ]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output

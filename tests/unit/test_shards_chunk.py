@@ -5,6 +5,7 @@ import pytest
 from numcodecs import blosc
 
 from shards.chunk import CHUNK, STREAM, ChunkEncoder
+from shards.schema import Codec
 
 EDGES = {
     "air": lambda rng: np.full(CHUNK**3, -1024),
@@ -14,13 +15,14 @@ EDGES = {
 }
 
 
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
 @pytest.mark.parametrize("kind", EDGES)
-def test_blosc_reads_a_chunk_and_finds_its_layout(kind: str) -> None:
+def test_blosc_reads_a_chunk_and_finds_its_layout(kind: str, codec: Codec) -> None:
     chunk = EDGES[kind](np.random.default_rng(0)).astype(np.int16).reshape((CHUNK,) * 3)
-    encoder = ChunkEncoder()
+    encoder = ChunkEncoder(codec)
     encoder.encode(~chunk)  # a context used before gives the same bytes
     stored = encoder.encode(chunk)
-    assert stored == ChunkEncoder().encode(chunk)
+    assert stored == ChunkEncoder(codec).encode(chunk)
     np.testing.assert_array_equal(np.frombuffer(blosc.decompress(stored), "<i2"), chunk.ravel())
     assert blosc._cbuffer_sizes(stored) == (2 * STREAM, len(stored), 2 * STREAM)
     assert blosc._cbuffer_metainfo(stored)[:2] == (2, 1)  # typesize, byte shuffle

@@ -1,0 +1,57 @@
+"""Memory for large arrays that is used again: fresh memory costs as much as a copy into it."""
+
+import math
+import sys
+from collections import deque
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+_LEAST = 2**20
+"""Bytes below which memory does not come from the system each time."""
+
+
+class Buffers:
+    """Gives arrays in memory that no array given before is in any more; may be shared by threads."""
+
+    def __init__(self, most: int) -> None:
+        """most: buffers that are kept, each of the size of the largest array that was in it."""
+        self._most = most
+        self._buffers: deque[np.ndarray] = deque()
+
+    def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+        """An array with any values."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size < _LEAST:
+            return np.empty(shape, dtype)
+        for _ in range(len(self._buffers)):
+            try:
+                buffer = self._buffers.popleft()  # so that no other thread finds it
+            except IndexError:
+                break
+            unused = sys.getrefcount(buffer) == _UNUSED
+            if unused and buffer.nbytes >= size:
+                array = _as(buffer, size, shape, dtype)
+                self._buffers.append(buffer)
+                return array
+            if not unused:
+                self._buffers.append(buffer)
+            del buffer
+        new = np.empty(size, np.uint8)
+        if len(self._buffers) < self._most:
+            self._buffers.append(new)
+        return _as(new, size, shape, dtype)
+
+
+def _as(buffer: np.ndarray, size: int, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    return buffer[:size].view(dtype).reshape(shape)
+
+
+def _references_of_unused() -> int:
+    """References to a buffer that no array is in, as `Buffers.take` counts them: Pythons differ in it."""
+    buffers = deque([np.empty(0, np.uint8)])
+    buffer = buffers.popleft()
+    return sys.getrefcount(buffer)
+
+
+_UNUSED = _references_of_unused()
