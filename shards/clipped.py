@@ -40,9 +40,9 @@ def clip(
     """Write the volumes of `source` clipped to `bounds_hu` (low, high), in the same shards, to `out`.
 
     The voxels are compressed with `codec`, in either format: zstd takes fewest bytes, lz4 is read at about
-    half the CPU time (docs/benchmarks.md). Every volume is decoded and checked against its CRC-32. A copy that
-    was stopped is resumed. Raises FmctError where the source is damaged, of masks or a copy itself, or `out`
-    holds other data.
+    half the CPU time (docs/benchmarks.md). Every volume is decoded and checked against its CRC-32. A copy
+    that was stopped is resumed. Raises FmctError where the source is damaged, of masks or a copy itself, or
+    `out` holds other data.
     """
     low, high = bounds_hu
     if not -(2**15) <= low < high < 2**15:
