@@ -77,6 +77,23 @@ CONTRAST: dict[str, dict[str, bool | None]] = {
     ),
     "compounds": dict.fromkeys(
         (
+            *(
+                "o. i.v. KM",
+                "senza e.v.",
+                "z. iv contrast",
+                "før kontrastinjeksjon",
+                "u/iv kontrast",
+                "б/контраста",
+            ),
+            *(
+                "KM: keines",
+                "kontrast verilmeksizin",
+                "不含對比劑",
+                "非对比增强",
+                "非造影CT",
+                "조영 안 한 CT",
+                "Contrast: N",
+            ),
             *("KM-frei", "kontrastmittelfrei", "unkontrastiert", "ongecontrasteerd", "okontrasterad"),
             *("ukontrastert", "HEAD_NOCONTRAST", "UNINFUSED", "kontrast maddesiz", "nonkontrast beyin"),
             *("prekontrastně", "ГМ б/КУ", "Без болюсного контрастирования", "未注射造影剂", "颅脑非增强扫描"),
