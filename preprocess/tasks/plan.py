@@ -33,7 +33,7 @@ from shards.schema import FORMAT_VERSION
 
 log = logging.getLogger(__name__)
 
-PROCESSING_VERSION = 9
+PROCESSING_VERSION = 10
 """To be raised when the same input and configuration give other outputs; every task is then repeated."""
 MANIFEST, QUARANTINE, SUMMARY = "manifest.parquet", "quarantine.parquet", "summary.json"
 """What is made of all tasks, in the output folder."""
