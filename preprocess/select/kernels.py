@@ -30,6 +30,9 @@ _SIEMENS_SHARP_FROM = 50
 _CANON = re.compile(r"FC(\d\d)")
 _CANON_SHARP_TENS = {3, 5, 8}
 
+_OTHER_VALUES = re.compile(r"[,;|'\"].*|/\d+$")
+"""What programs that list the values otherwise write after the first: "['Hr68f', '3']", "Hr68f/3"."""
+
 
 @lru_cache(maxsize=4096)
 def kernel_class(kernel: str, lexicon: Lexicon) -> KernelClass:
@@ -40,7 +43,8 @@ def kernel_class(kernel: str, lexicon: Lexicon) -> KernelClass:
     for sharp ones are tried first.
     """
     name = kernel.split("\\")[0].strip().upper()
-    plain = re.sub(r"^(HD|X)\s+|[\s+]+$", "", name).replace(" ", "")
+    whole = re.sub(r"^(HD|X)\s+|[\s+]+$", "", name).replace(" ", "")
+    plain = _OTHER_VALUES.sub("", whole.strip("[]()'\""))
     if plain in _GE_SOFT | _PHILIPS_SOFT:
         return "soft"
     if plain in _GE_BONE | _PHILIPS_BONE:
@@ -50,7 +54,7 @@ def kernel_class(kernel: str, lexicon: Lexicon) -> KernelClass:
     if siemens := _SIEMENS.fullmatch(plain):
         sharp = siemens[1] == "U" or int(siemens[2]) >= _SIEMENS_SHARP_FROM
         return "bone" if sharp else "soft"
-    meanings = lexicon.meanings(plain, "kernel")
+    meanings = lexicon.meanings(whole, "kernel")
     return "bone" if "bone" in meanings else "soft" if "soft" in meanings else "unknown"
 
 

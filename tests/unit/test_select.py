@@ -249,6 +249,8 @@ def test_two_slabs_of_different_spacing_lack_nothing() -> None:
             (name, "bone")
             for name in ("J70h\\3", "U90u", "D", "YC", "YA", "FC30", "FC51", "FC81", "BONE_SHARP_C")
         ],
+        *[(name, "bone") for name in ("['Hr68f', '3']", "Hr68f/3", "['FC30']", "YA;3")],
+        *[(name, "soft") for name in ("['Hr40f', '3']", "Hr40f, 3", "IMR1,BrainRoutine", "Head/Standard")],
         *[(name, "unknown") for name in ("", "???", "XYZ", "12")],
     ],
 )
