@@ -29,6 +29,8 @@ TRUNCATED = "of an archive in parts: is the last one missing?"
 UNNAMED = "a part of a split zip: name the parts NAME.z01, NAME.z02, ..., NAME.zip"
 LOOK_AHEAD = 3
 """So many numbers are tried after one that is absent: parts behind a gap show that some are missing."""
+MOST_PARTS, MOST_NAMED = 9999, 5
+"""Of an archive, and of those that a reason names."""
 _END = struct.Struct("<4sHHHHLLH")
 """End of central directory (APPNOTE 4.3.16)."""
 _LOCATOR = struct.Struct("<4sLQL")
@@ -175,6 +177,8 @@ def joined(path: Path) -> BinaryIO | None:
     disks = _disks(path)
     if not disks:
         return None
+    if disks > MOST_PARTS:
+        raise Rejection(Reason.DAMAGED_ARCHIVE, f"a zip in {disks + 1} parts")
     expected = [f"{path.name[:-4]}.z{number:02d}" for number in range(1, disks + 1)]
     there = {part.name.lower() for part in parts.files} if parts else {path.name.lower()}
     missing = tuple(name for name in expected if name.lower() not in there)
@@ -190,7 +194,9 @@ def _opened(parts: Parts, of_disks: bool) -> BinaryIO:
 
 def missing(*names: str) -> str:
     """What to do about absent parts; their endings alone, for a name may hold a patient's."""
-    endings = ", ".join(Path(name).suffix for name in names)
+    endings = ", ".join(Path(name).suffix for name in names[:MOST_NAMED])
+    if len(names) > MOST_NAMED:
+        endings += f" and {len(names) - MOST_NAMED} more"
     return f"an archive in parts, of which {endings} is missing: put it beside the others and scan again"
 
 

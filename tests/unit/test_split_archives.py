@@ -167,6 +167,19 @@ def test_an_end_that_is_missing_is_asked_for(plain: Path, tmp_path: Path) -> Non
     assert set(rejected(tmp_path / "x")) == {"x.tar.gz.001"}
 
 
+def test_a_number_of_parts_beyond_any_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    for name, parts in {"wide.zip": 2**32 - 1, "many.zip": 5001}.items():
+        locator = struct.pack("<4sLQL", b"PK\6\7", 0, 0, parts)
+        end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0xFFFF, 0xFFFF, 0, 0, 0, 0, 0)
+        (tmp_path / "e" / name).write_bytes(bytes(2000) + locator + end)
+    assert series(tmp_path / "e") == []
+    found = rejected(tmp_path / "e")
+    assert {reason for reason, _ in found.values()} == {Reason.DAMAGED_ARCHIVE}
+    assert "4294967295 parts" in found["wide.zip"][1]
+    assert len(found["many.zip"][1]) < 200
+
+
 def test_parts_of_other_archives_say_what_to_do(tmp_path: Path) -> None:
     parts = {
         "x.7z.001": b"7z\xbc\xaf\x27\x1c",
