@@ -86,7 +86,7 @@ class Segmentation:
                 for unit, files in units
             ]
             results, volumes, drawn = self._figures(done)
-            tables = (results, volumes, self._compared(drawn))
+            tables = (results, volumes, self._compared(drawn, results))
             for name, table in zip(TABLES, tables, strict=True):
                 with atomic_path(self.out / f"{name}.parquet") as temporary:
                     pq.write_table(table, temporary, compression="zstd")
@@ -208,8 +208,10 @@ class Segmentation:
                     results.append(cell)
         return pa.Table.from_pylist(results, RESULTS), pa.concat_tables(tables).cast(VOLUMES), drawn
 
-    def _compared(self, drawn: _Drawn) -> pa.Table:
+    def _compared(self, drawn: _Drawn, results: pa.Table) -> pa.Table:
         """Every pair of encoders, over the same resamples of the same volumes."""
+        place_of = ("encoder", "head", "layer", "seed", "class", "split")
+        held = {tuple(str(row[name]) for name in place_of): row["n_with"] for row in results.to_pylist()}
         names = [spec.name for spec in self.config.compared]
         rows = []
         for first, second in combinations(names, 2):
@@ -219,7 +221,7 @@ class Segmentation:
                     continue
                 head, layer, seed, name, split = place[1:]
                 row: dict[str, Any] = {"encoder": first, "versus": second, "head": head, "layer": int(layer)}
-                row |= {"seed": int(seed), "class": name, "split": split}
+                row |= {"seed": int(seed), "class": name, "split": split, "n_with": held[place]}
                 for figure in OF_TRUTH:
                     interval = (figures[figure] - other[figure]).interval(self.config.confidence)
                     row |= {

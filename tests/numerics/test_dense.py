@@ -204,6 +204,7 @@ def test_heads_find_what_tokens_hold_and_nothing_else(segmented: tuple[Path, Seg
         best["dice"] - by_cell["other", "linear", "bright"]["dice"]
     )
     assert gain["dice_difference_low"] > 0
+    assert gain["n_with"] == best["n_with"]
 
 
 def test_figures_are_means_of_the_volumes_table_and_patients_are_apart(
