@@ -16,7 +16,7 @@ from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.robustness import score
 from fmct_hpc.robustness.changes import Draw, changed
 from fmct_hpc.robustness.config import RobustnessConfig
-from fmct_hpc.robustness.run import robustness
+from fmct_hpc.robustness.run import extracted, robustness
 from launch.cli import app
 from shards import Dataset, FmctError, ShardWriter, finish_dataset
 
@@ -80,6 +80,18 @@ def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(swept, monkeyp
     after = [r for r in robustness(more, folder / "out").to_pylist() if r["severity"] != 200]
     assert scored == [("noise", 200.0)]
     assert after == said
+
+
+def test_shares_need_the_features_that_are_extracted_before_them(swept, tmp_path: Path) -> None:
+    config, _ = swept
+    changes = {"thicker": [], "blur": [], "sharpen": [], "noise": [40.0]}
+    own = {"features": tmp_path / "features", "methods": ["logistic"], "pools": ["both"], "changes": changes}
+    fresh = as_config(config, **own)
+    with pytest.raises(FmctError, match="extract"):
+        robustness(fresh, tmp_path / "out", share=(0, 2))
+    extracted(fresh, tmp_path / "out")
+    assert [robustness(fresh, tmp_path / "out", share=(number, 2)) for number in range(2)] == [None, None]
+    assert len(list((tmp_path / "out" / "units").iterdir())) == 2
 
 
 def test_kept_classifiers_say_what_they_say_of_volumes_that_were_changed_elsewhere(swept) -> None:
