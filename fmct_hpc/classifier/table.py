@@ -68,12 +68,12 @@ class Summary(NamedTuple):
 
     scans: int
     """Or studies."""
-    what: str
-    """`scans` or `studies`: what the classifier takes for one sample."""
     parts: int
     done: int
     refused: tuple[str, ...]
     """Why a path has no prediction, a line each, which names it by its number and not by its text."""
+    what: str = "scans"
+    """Or `studies`: what the classifier takes for one sample."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Predictions:
         record = self._loaded.record
         samples = (table.num_rows - len(reasons)) // len(record.tasks)
         what = "scans" if record.of_studies is None else "studies"
-        return Summary(samples, what, len(files), len(done), tuple(reasons))
+        return Summary(samples, len(files), len(done), tuple(reasons), what)
 
     @cached_property
     def _classified_by(self) -> str:

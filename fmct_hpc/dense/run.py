@@ -76,8 +76,8 @@ class Segmentation:
         Raises FmctError for masks of other volumes, where an encoder has seen tested patients in pretraining,
         or nobody knows, and that is not allowed, and where `out` holds results of something else.
         """
-        config, cohort = self.config, self.cohort
         leakage = self._leakage()
+        config, cohort = self.config, self.cohort
         with writing(self.out, "fmct segment"):
             self._claim()
             done = [
@@ -130,9 +130,10 @@ class Segmentation:
 
     def _leakage(self) -> tuple[Leakage, ...]:
         """Whom each encoder has seen; FmctError where that is not allowed."""
-        config, tested = self.config, self.cohort.tested()
+        config = self.config
         require_folder(self.out)
         require_folder(config.features)
+        tested = self.cohort.tested()
         allowed = config.allow_pretraining_patients, config.allow_unknown_pretraining
         return tuple(
             check_leakage(spec.name, tested, spec.pretraining_patients, *allowed) for spec in config.compared

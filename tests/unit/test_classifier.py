@@ -146,7 +146,7 @@ def test_a_path_that_was_refused_is_tried_again(
     assert predictions.collect()[:3] == (0, 1, 1)
     monkeypatch.setattr("fmct_hpc.classifier.table.read_scans", back)
     predictions.run()
-    assert predictions.collect() == (60, 1, 1, ())
+    assert predictions.collect() == (60, 1, 1, (), "scans")
 
 
 def written(folder: Path) -> dict[Path, int]:
