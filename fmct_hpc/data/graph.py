@@ -31,13 +31,15 @@ def build_pipeline(
     batch_size: int,
     device: Device,
     device_id: int | None,
+    places: Callable[[int], np.ndarray],
 ) -> Pipeline:
     """A running pipeline whose outputs are the views, float32 (C, D, H, W) each, global ones first.
 
-    D, H and W are those of `DataConfig.view_sizes`. After them come `Sample.taken` and `Sample.skipped`, on
-    the CPU. The order is the reference's: crop, windows, resize, flips and intensity shift, which one kernel
-    does, then smoothing (first global view) or gamma (second). On the CPU one operator makes a view. With
-    device "gpu" the graph copies the boxes to the GPU and does all of this there.
+    Where `in_place`, the views are written to `places`, and only a sign of each is an output. D, H and W are
+    those of `DataConfig.view_sizes`. After them come `Sample.taken` and `Sample.skipped`, on the CPU. The
+    order is the reference's: crop, windows, resize, flips and intensity shift, which one kernel does, then
+    smoothing (first global view) or gamma (second). On the CPU one operator makes a view. With device "gpu"
+    the graph copies the boxes to the GPU and does all of this there.
 
     Args:
         source: gives the samples of each micro-batch, by its number since the start; called in order.
@@ -45,6 +47,8 @@ def build_pipeline(
         batch_size: samples a run.
         device: where everything after the read runs, and the views lie.
         device_id: the GPU's number, None for "cpu".
+        places: asked, where `in_place`, once for each micro-batch: uint64 (B, V, 4), for each view the
+            address of its memory, which must live as long as the pipeline does, and its D, H, W.
     """
 
     def members(iteration: int) -> tuple[list[np.ndarray], ...]:
@@ -52,6 +56,7 @@ def build_pipeline(
 
     pipeline = _pipeline(
         members,
+        lambda iteration: list(places(iteration)),
         data,
         device,
         batch_size=batch_size,
@@ -62,6 +67,11 @@ def build_pipeline(
     _remove_rewritten()
     pipeline.build()
     return pipeline
+
+
+def in_place(data: DataConfig, device: Device) -> bool:
+    """Whether the views are written to memory of the caller's, and not of DALI's."""
+    return device == "cpu" and data.field == "isotropic"
 
 
 def _remove_rewritten() -> None:
@@ -78,27 +88,26 @@ def _remove_rewritten() -> None:
 # With conditionals, for a sample is smoothed or contrasted only where it draws that: DALI rewrites each `if`.
 @pipeline_def(enable_conditionals=True)
 def _pipeline(
-    members: Callable[[int], tuple[list[np.ndarray], ...]], data: DataConfig, device: Device
+    members: Callable[[int], tuple[list[np.ndarray], ...]],
+    places: Callable[[int], list[np.ndarray]],
+    data: DataConfig,
+    device: Device,
 ) -> tuple[DataNode, ...]:
     sample: Any = Sample(*_inputs(members))  # of graph nodes in the place of arrays
-    if device == "cpu" and data.field == "isotropic":
-        views = _made(sample, data)
+    if in_place(data, device):
+        views = _made(sample, fn.external_source(source=places), data)
     else:
         views = _augmented(sample, _cut(sample, data, device), data, device)
     return *views, fn.copy(sample.taken), fn.copy(sample.skipped)
 
 
-def _made(sample: Any, data: DataConfig) -> list[DataNode]:
-    """The views, by one operator of the CPU each."""
-    limits = bounds(data.windows)
-    windows = types.Constant(limits, device="cpu")
+def _made(sample: Any, places: Any, data: DataConfig) -> list[DataNode]:
+    """Signs that the views are in their places, by one operator of the CPU each."""
+    windows = types.Constant(bounds(data.windows), device="cpu")
+    tones = fn.stack(sample.shifts, sample.gammas, axis=1)
     return [
-        view_on_cpu(
-            *(sample.box, sample.geometry[v], sample.shifts[v], windows, sample.kernels[v], sample.gammas[v]),
-            channels=len(limits),
-            size=size,
-        )
-        for v, size in enumerate(data.view_sizes)
+        view_on_cpu(sample.box, sample.geometry[v], windows, sample.kernels[v], tones[v], places[v])
+        for v in range(data.views)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from fmct_hpc.data.ahead import Ahead
 from fmct_hpc.data.cache import CachedDataset, open_dataset
 from fmct_hpc.data.config import DataConfig
-from fmct_hpc.data.graph import Device, build_pipeline
+from fmct_hpc.data.graph import Device, build_pipeline, in_place
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.readers import Readers
 from fmct_hpc.data.source import Sample, ViewSource
@@ -92,7 +93,12 @@ class Loader:
         self._source = ViewSource(self.dataset, data, self._share, start_step)
         device_id = torch.cuda.current_device() if device == "gpu" else None
         self._device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
-        self._pipeline: Pipeline | None = build_pipeline(self._samples, data, micro_batch, device, device_id)
+        self._in_place = in_place(data, device)
+        self._placed: deque[Views] = deque()
+        self._buffers = Buffers(_BATCHES)
+        self._pipeline: Pipeline | None = build_pipeline(
+            self._samples, data, micro_batch, device, device_id, self._places
+        )
         self._readers: Readers | None = None
         if data.workers:
             self._readers = Readers(self._source, data.workers, micro_batch, data.prefetch)
@@ -100,7 +106,6 @@ class Loader:
         self._ahead = (
             Ahead(self.dataset, self._share, start_step) if isinstance(self.dataset, CachedDataset) else None
         )
-        self._buffers = Buffers(_BATCHES)
         self._held: Sequence[Any] = ()
         self._copied: torch.cuda.Event | None = None
 
@@ -130,6 +135,20 @@ class Loader:
             return self._readers.batch(iteration)
         return self._source.batch(iteration, range(self._share.micro_batch))
 
+    def _places(self, _: int) -> np.ndarray:
+        """Memory for the views of the next micro-batch, uint64 (B, V, 4) as `build_pipeline` takes it."""
+        data, batch = self._data, self._share.micro_batch
+        sizes, channels = data.view_sizes, len(data.windows)
+        groups = [(data.global_views, sizes[0]), (data.local_views, sizes[-1])]
+        tensors = [self._allocate((views, batch, channels, *size)) for views, size in groups if views]
+        self._placed.append(Views(tensors[0], tensors[1] if tensors[1:] else None))
+        by_view = [view for tensor in tensors for view in tensor]
+        places = [
+            [(view[place].data_ptr(), *size) for view, size in zip(by_view, sizes, strict=True)]
+            for place in range(batch)
+        ]
+        return np.array(places, np.uint64)
+
     def _next(self, pipeline: Pipeline) -> Batch:
         began = time.perf_counter()
         *views, taken, skipped = pipeline.run()
@@ -139,13 +158,13 @@ class Loader:
         self._iteration += 1
         indices = np.array([int(np.array(index)) for index in taken])
         lost = np.concatenate([np.array(numbers) for numbers in skipped])
-        copied = self._copy(views, len(indices))
+        made = self._placed.popleft() if self._in_place else self._copy(views, len(indices))
         key = self.dataset.index["key"]
         for number in lost.tolist():
             file = self.dataset.shard_file(number)
             log.warning("step %d: %s: volume %s is damaged: skipped", step + 1, file, key[number])
         return Batch(
-            *(copied, indices, key.take(indices).to_pylist(), step),
+            *(made, indices, key.take(indices).to_pylist(), step),
             wait_seconds=time.perf_counter() - began,
             skipped=key.take(lost).to_pylist(),
         )

@@ -1,6 +1,7 @@
-"""A view as one DALI operator of the CPU: compiled code that DALI's threads call, no Python in between."""
+"""A view as one DALI operator of the CPU: compiled code that DALI's threads call, no Python in between.
 
-from functools import lru_cache
+It writes to memory of the caller's, since a copy of DALI's outputs would take longer than the smoothing.
+"""
 
 import numba
 import numpy as np
@@ -12,12 +13,12 @@ from nvidia.dali.types import DALIDataType
 from fmct_hpc.data.contrast import adjust_contrast
 from fmct_hpc.data.kernel import cut
 from fmct_hpc.data.smooth import smooth
-from fmct_hpc.fields import Edges
 from shards.compiled import cfunc
 
-_OUTPUTS = [DALIDataType.FLOAT]
-_INPUTS = [DALIDataType.INT16, DALIDataType.INT32, *[DALIDataType.FLOAT] * 4]
-_INPUT_AXES = [3, 2, 0, 2, 2, 0]
+_OUTPUTS = [DALIDataType.UINT8]
+_INPUTS = [DALIDataType.INT16, DALIDataType.INT32, *[DALIDataType.FLOAT] * 3, DALIDataType.UINT64]
+_INPUT_AXES = [3, 2, 2, 2, 1, 1]
+"""DALI lets such an operator have six."""
 
 _POINTER, _COUNT = types.uint64, types.int32
 _RUN = types.void(*[_POINTER, _POINTER, _POINTER, _COUNT] * 2)
@@ -25,22 +26,22 @@ _SETUP = types.void(*[_POINTER, _POINTER, _COUNT] * 2, _COUNT)
 
 
 def view_on_cpu(
-    boxes: DataNode,
-    geometry: DataNode,
-    shift: DataNode,
-    bounds: DataNode,
-    kernels: DataNode,
-    gamma: DataNode,
-    channels: int,
-    size: Edges,
+    boxes: DataNode, geometry: DataNode, bounds: DataNode, kernels: DataNode, tone: DataNode, place: DataNode
 ) -> DataNode:
-    """`kernel.cut`, then smoothing and contrast where drawn, in a graph: float32 (C, *size) a sample.
+    """`kernel.cut`, then smoothing and contrast where drawn, in a graph.
 
-    kernels: float32 (3, taps), zeros where the sample is not smoothed; gamma: 0 where it has none.
+    Args:
+        boxes, geometry, bounds: as in `kernel.cut`.
+        kernels: float32 (3, taps); zeros where the sample is not smoothed.
+        tone: float32 (2,): the intensity shift, and the gamma, 0 for none.
+        place: uint64 (4,): address of memory for the view, float32 in C order, and its D, H, W.
+
+    Returns:
+        What only says that the view is there.
     """
-    operator = _View(_run, _OUTPUTS, _INPUTS, [4], _INPUT_AXES, setup_fn=_setup(channels, size), device="cpu")
-    view: DataNode = operator(boxes, geometry, shift, bounds, kernels, gamma)
-    return view
+    operator = _View(_run, _OUTPUTS, _INPUTS, [1], _INPUT_AXES, setup_fn=_setup, device="cpu")
+    done: DataNode = operator(boxes, geometry, bounds, kernels, tone, place)
+    return done
 
 
 class _View(NumbaFunction):
@@ -61,36 +62,28 @@ def _integers(pointer, count):  # type: ignore[no-untyped-def]
 @cfunc(_RUN)
 def _run(outputs, output_shapes, _, n_outputs, inputs, input_shapes, __, n_inputs):  # type: ignore[no-untyped-def]
     """One sample: arrays of the addresses of the outputs and inputs, and of those of their shapes."""
-    (to,) = _integers(outputs, 1)
-    box, geometry, shift, bounds, kernels, gamma = _integers(inputs, 6)
+    box, geometry, bounds, kernels, tone, place = _integers(inputs, 6)
     shapes = _integers(input_shapes, 6)
     d, h, w = _integers(shapes[0], 3)
-    taps = _integers(shapes[4], 2)[1]
-    channels, view_d, view_h, view_w = _integers(_integers(output_shapes, 1)[0], 4)
-    view = numba.carray(address_as_void_pointer(to), (channels, view_d, view_h, view_w), np.float32)
+    channels, taps = _integers(shapes[2], 2)[0], _integers(shapes[3], 2)[1]
+    address, view_d, view_h, view_w = _integers(place, 4)
+    view = numba.carray(address_as_void_pointer(address), (channels, view_d, view_h, view_w), np.float32)
+    shift, gamma = numba.carray(address_as_void_pointer(tone), 2, np.float32)
     cut(
         numba.carray(address_as_void_pointer(box), (d, h, w), np.int16),
         numba.carray(address_as_void_pointer(geometry), (3, 3), np.int32),
-        numba.carray(address_as_void_pointer(shift), 1, np.float32)[0],
+        shift,
         numba.carray(address_as_void_pointer(bounds), (channels, 2), np.float32),
         view,
     )
     kernel = numba.carray(address_as_void_pointer(kernels), (3, taps), np.float32)
     if kernel[0, taps // 2] > 0:
         smooth(view, kernel)
-    exponent = numba.carray(address_as_void_pointer(gamma), 1, np.float32)[0]
-    if exponent > 0:
-        adjust_contrast(view, exponent)
+    if gamma > 0:
+        adjust_contrast(view, gamma)
 
 
-@lru_cache
-def _setup(channels: int, size: Edges):  # type: ignore[no-untyped-def]
-    view_d, view_h, view_w = size
-
-    @numba.cfunc(_SETUP)
-    def setup(output_shapes, _, n_outputs, input_shapes, __, n_inputs, samples):  # type: ignore[no-untyped-def]
-        for shape in _integers(output_shapes, samples):
-            view = _integers(shape, 4)
-            view[0], view[1], view[2], view[3] = channels, view_d, view_h, view_w
-
-    return setup
+@cfunc(_SETUP)
+def _setup(output_shapes, _, n_outputs, input_shapes, __, n_inputs, samples):  # type: ignore[no-untyped-def]
+    for shape in _integers(output_shapes, samples):
+        _integers(shape, 1)[0] = 1

@@ -26,7 +26,7 @@ from fmct_hpc.data.contrast import adjust_contrast
 from fmct_hpc.data.cut_gpu import _cut_row
 from fmct_hpc.data.draw import ViewParameters
 from fmct_hpc.data.field import center_view
-from fmct_hpc.data.graph import _adjust_contrast, _pipeline, build_pipeline
+from fmct_hpc.data.graph import _adjust_contrast, _pipeline, build_pipeline, in_place
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.smooth import smooth
@@ -144,10 +144,16 @@ def views_of(volume: np.ndarray, drawn: list[ViewParameters], **changes: object)
     """What the whole graph makes of a volume."""
     data = DataConfig(path=Path("unused"), local_views=len(drawn) - 2, workers=0, **(SMALL | changes))
     source = Given(volume, data, drawn)
-    pipeline = build_pipeline(lambda iteration: source.batch(iteration, [0]), data, 1, "cpu", None)
+    placed: list[list[np.ndarray]] = []
+
+    def places(iteration: int) -> np.ndarray:
+        placed.append([np.empty((len(data.windows), *size), np.float32) for size in data.view_sizes])
+        return np.array([[(view.ctypes.data, *view.shape[1:]) for view in placed[-1]]], np.uint64)
+
+    pipeline = build_pipeline(lambda iteration: source.batch(iteration, [0]), data, 1, "cpu", None, places)
     *views, taken, skipped = pipeline.run()
     assert (np.array(taken.at(0)), np.array(skipped.at(0)).size) == (0, 0)
-    return [np.array(view.at(0)) for view in views]
+    return placed[0] if in_place(data, "cpu") else [np.array(view.at(0)) for view in views]
 
 
 SMALL = {
@@ -330,7 +336,7 @@ def test_the_gpu_graph_is_one_that_dali_accepts(field, monkeypatch):
     """As far as that shows without a GPU: the operators' devices fit, and the views stay on the GPU."""
     data = DataConfig(path=Path("unused"), field=field, workers=0, local_view_size=12, **SMALL)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    pipeline = _pipeline(lambda iteration: (), data, "gpu", batch_size=2, device_id=0, num_threads=1)
+    pipeline = _pipeline(lambda iteration: (), None, data, "gpu", batch_size=2, device_id=0, num_threads=1)
     pipeline._build_graph()
     assert [output.device for output in pipeline._graph_outputs] == ["gpu"] * 4 + ["cpu"] * 2
 
