@@ -14,7 +14,7 @@ from torch.utils import dlpack
 
 from fmct_hpc.data import smoothing
 from fmct_hpc.data.config import DataConfig
-from fmct_hpc.data.contrast import EPSILON
+from fmct_hpc.data.contrast_cpu import EPSILON
 from fmct_hpc.data.draw import SMOOTHED
 from fmct_hpc.data.kernel import bounds
 from fmct_hpc.data.source import Sample
@@ -114,7 +114,7 @@ def _made(sample: Any, places: Any, data: DataConfig) -> list[DataNode]:
 def _augmented(sample: Any, views: list[DataNode], data: DataConfig, device: Device) -> list[DataNode]:
     """The views, one of them smoothed and one contrasted where that is drawn, by DALI's operators.
 
-    What they do on the CPU has the bits of fmct_hpc.data.smooth and .contrast.
+    What they do on the CPU has the bits of fmct_hpc.data.smooth_cpu and .contrast_cpu.
     """
     # Conditions and kernels are arguments of operators, which DALI takes from the CPU.
     smoothed, kernels = views[SMOOTHED], sample.kernels[SMOOTHED]

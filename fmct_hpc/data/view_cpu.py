@@ -10,9 +10,9 @@ from nvidia.dali.pipeline import DataNode
 from nvidia.dali.plugin.numba import NumbaFunction, address_as_void_pointer  # type: ignore[attr-defined]
 from nvidia.dali.types import DALIDataType
 
-from fmct_hpc.data.contrast import adjust_contrast
+from fmct_hpc.data.contrast_cpu import adjust_contrast
 from fmct_hpc.data.kernel import cut
-from fmct_hpc.data.smooth import smooth
+from fmct_hpc.data.smooth_cpu import smooth
 from shards.compiled import cfunc
 
 _OUTPUTS = [DALIDataType.UINT8]

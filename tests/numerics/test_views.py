@@ -22,14 +22,14 @@ from triton.compiler import compile as compile_triton
 
 from fmct_hpc.data import smoothing
 from fmct_hpc.data.config import DataConfig
-from fmct_hpc.data.contrast import adjust_contrast
+from fmct_hpc.data.contrast_cpu import adjust_contrast
 from fmct_hpc.data.cut_gpu import _cut_row
 from fmct_hpc.data.draw import ViewParameters
 from fmct_hpc.data.field import center_view
 from fmct_hpc.data.graph import _adjust_contrast, _pipeline, build_pipeline, in_place
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.order import Order, Share
-from fmct_hpc.data.smooth import smooth
+from fmct_hpc.data.smooth_cpu import smooth
 from fmct_hpc.data.source import ViewSource
 
 WINDOWS = DataConfig(path=Path("unused")).windows
