@@ -37,7 +37,7 @@ fi
 usable_python || fail "needs Python 3.11 or newer with venv as python3 on the PATH (Debian: apt-get install python3-venv)"
 
 stamp=$dir/.fmct-stamp
-inputs() { python3 -VV; pwd; echo "${extras[*]-}"; cat pyproject.toml launch/constraints.txt launch/environment.sh; }
+inputs() { python3 -VV; pwd; echo "${extras[*]-}"; cat pyproject.toml launch/constraints.txt launch/environment.sh; cat tests/oracles.txt 2> /dev/null || true; }
 digest=$(inputs | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$stamp" 2> /dev/null)" = "$digest" ]; then
   exit 0
@@ -58,6 +58,10 @@ pip install --use-pep517 --constraint launch/constraints.txt --editable "$packag
 say "installing DALI"
 dali=$(grep -o 'nvidia-dali-cuda[0-9]*==[0-9.]*' pyproject.toml)
 pip install --no-deps "$dali"
+if [[ " ${extras[*]} " == *" test "* ]]; then
+  say "installing oracles of the tests"
+  pip install --no-deps --target "$dir/oracles" --requirement tests/oracles.txt
+fi
 say "trying the imports"
 DS_ACCELERATOR=cpu "$dir/bin/python" -c 'import deepspeed, nvidia.dali.fn, torch' > "$dir/import.log" 2>&1 \
   || { cat "$dir/import.log" >&2; fail "the installed packages do not import"; }

@@ -8,6 +8,15 @@ from xdist.scheduler import LoadFileScheduling
 
 REPOSITORY = Path(__file__).parents[1]
 
+LONGEST = (
+    "test_quickstart.py",
+    "test_train.py",
+    "test_holdout.py",
+    "test_readme.py",
+    "test_is_it_learning.py",
+)
+"""Files of a minute and more each, the longest first: at the end they would run alone."""
+
 
 class Rows(LoadFileScheduling):
     """Tests run at a time: a file's stay in one process, with its fixtures; those on the cluster in one."""
@@ -22,8 +31,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Rows:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the cluster's, the longest row."""
-    items.sort(key=lambda item: _is_on_cluster(item.path), reverse=True)
+    """Begin with the cluster's, the longest row, and then with the longest files."""
+
+    def turn(item: pytest.Item) -> int:
+        name = item.path.name
+        if _is_on_cluster(name):
+            return 0
+        return 1 + (LONGEST.index(name) if name in LONGEST else len(LONGEST))
+
+    items.sort(key=turn)
 
 
 def _is_on_cluster(file: str | Path) -> bool:

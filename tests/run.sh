@@ -46,6 +46,6 @@ else
   echo "no cluster (needs root and: ${packages[*]}): tests marked slurm, those against dcm2niix and those in a browser cannot run"
 fi
 
-# Two at a time: one waits for Slurm or for a killed run while the other computes.
+# Three at a time on two cores: one waits for Slurm most of the time, and others for a killed run or for one process of many.
 step "tests"
-pytest --numprocesses 2 --no-loadscope-reorder --durations=25 "$@"
+pytest --numprocesses 3 --no-loadscope-reorder --durations=25 "$@"

@@ -5,7 +5,6 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 
 from shards.section import Section
@@ -33,6 +32,8 @@ def calibrated(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibr
     The targets are Platt's (1999, section 2.2), (P + 1) / (P + 2) of P positives and 1 / (N + 2) of N
     negatives, which keep the slope finite where the scores separate the classes.
     """
+    from scipy.optimize import minimize
+
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
         return None

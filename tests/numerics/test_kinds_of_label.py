@@ -5,9 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lifelines import CoxPHFitter, KaplanMeierFitter
-from lifelines.utils import concordance_index
-from pandas import DataFrame
+from oracles import CoxPHFitter, DataFrame, KaplanMeierFitter, OrderedModel, concordance_index
 from scipy.integrate import trapezoid
 from scipy.stats import linregress, spearmanr
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -21,7 +19,6 @@ from sklearn.metrics import (
     roc_auc_score,
     root_mean_squared_error,
 )
-from statsmodels.miscmodels.ordinal_model import OrderedModel
 
 from fmct_hpc.probe.kinds.base import Kind
 from fmct_hpc.probe.kinds.multiclass import Multiclass

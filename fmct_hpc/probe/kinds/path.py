@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from fmct_hpc.probe.statistics.scored import FloatArray
 
@@ -58,6 +57,8 @@ def fit_path(kind: "Kind", x: FloatArray, targets: NDArray[Any], strengths: Sequ
     free = kind.start(targets).double()
     parameters = np.zeros(rank * directions + kind.outputs)
     parameters[rank * directions :] = free.numpy()
+    from scipy.optimize import minimize
+
     weights, biases = {}, {}
     for strength in sorted(strengths):  # each begins where the one before ended
         scale = 1 / np.sqrt(CURVATURE * axes.squares / count + 1 / (strength * count))[:, None]

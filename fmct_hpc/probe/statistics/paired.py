@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtri
-from scipy.stats import norm, rankdata
+from scipy.special import ndtr, ndtri
 
 from fmct_hpc.probe.statistics.scored import FloatArray, Scored
 
@@ -34,6 +33,8 @@ def areas_with_covariance(classifiers: list[Scored]) -> tuple[FloatArray, FloatA
     Folds enter with the weight of their pairs, as in `area.auc`. The covariance is NaN where only one
     patient has positive, or negative, volumes.
     """
+    from scipy.stats import rankdata  # whose import takes longer than all else here
+
     first, count = classifiers[0], len(classifiers)
     shares = np.zeros((count, len(first.labels)))
     rivals = np.zeros(len(first.labels))
@@ -79,7 +80,7 @@ def compare(first: Scored, second: Scored, confidence: float) -> Comparison:
         return Comparison(*areas, difference, difference, difference, 1.0)
     error = np.sqrt(variance) if variance > 0 else np.nan
     reach = float(ndtri((1 + confidence) / 2)) * error
-    p = float(2 * norm.sf(abs(difference) / error))
+    p = float(2 * ndtr(-abs(difference) / error))
     return Comparison(*areas, difference, difference - reach, difference + reach, p)
 
 
