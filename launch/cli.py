@@ -1,6 +1,5 @@
 """The `fmct` command: the commands of `launch/commands`, error messages and exit codes."""
 
-import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -109,7 +108,6 @@ def main() -> None:
     """Run the command line; an error that the user can fix is printed as one line, with exit code 2."""
     keep_working_folder_off_path()
     keep_plugins_out()
-    gc.set_threshold(10_000)  # imports make many objects and no garbage: a tenth of the start of a command
     try:
         _run()
     except SystemExit as ended:
