@@ -1,7 +1,6 @@
 """3D foundation models of head CT: data, model, objective, training, probing.
 
-The exported names import PyTorch when they are first asked for: a reader process, of which there are many,
-does without.
+Exported names import PyTorch on first access: the many reader processes do not need it.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""All of a training's configuration: typed, closed, and with a reason for each default."""
+"""The configuration of a training: typed, closed, with a reason for each default."""
 
 from pydantic import model_validator
 
@@ -16,7 +16,7 @@ from shards.sharing_section import Sharing
 
 
 class TrainConfig(Section):
-    """All of `fmct train`."""
+    """The configuration of `fmct train`."""
 
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -29,11 +29,11 @@ class TrainConfig(Section):
 
     @property
     def parts(self) -> list[Part]:
-        """The objective's parts, of a weight above 0, as they are built and summed."""
+        """The objective's parts with a weight above 0, in the order in which they are built and summed."""
         return [kind(self) for kind in self.objective.built]
 
     def with_absolute_paths(self) -> "TrainConfig":
-        """The same as records have it: whoever reads one is called from elsewhere."""
+        """The same with absolute paths, as records need: they are read from other working directories."""
         data, start = self.data, self.run.start_from
         places = {"path": data.path.absolute(), "cache": data.cache and data.cache.absolute()}
         run = self.run.model_copy(update={"start_from": start and start.absolute()})
@@ -43,23 +43,20 @@ class TrainConfig(Section):
         return self.model_copy(update=update)
 
     def accumulation(self, ranks: int) -> int:
-        """Micro-batches a step: the fewest that are of one size and within engine.micro_batch.
+        """Micro-batches per step: the smallest number of equal ones within engine.micro_batch.
 
-        Raises FmctError where run.batch can't be shared out evenly to `ranks`, or a part has no volumes to
-        compare.
+        Raises FmctError where `ranks` does not divide run.batch, or a part has no volumes to compare.
         """
         share, rest = divmod(self.run.batch, ranks)
         if rest:
-            raise FmctError(
-                f"run.batch={self.run.batch} is not a multiple of {ranks} ranks: change one of them"
-            )
+            raise FmctError(f"run.batch={self.run.batch} is not a multiple of {ranks} ranks: change either")
         most = self.engine.micro_batch or share
         count = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most)
         comparing = [part.name for part in self.parts if part.compares_volumes]
         if comparing and self.run.batch < 2 * count:
             raise FmctError(
                 f"objective.{comparing[0]}_weight compares the volumes of a micro-batch over all ranks, "
-                "which is one volume: raise run.batch or engine.micro_batch"
+                "but it has only one: raise run.batch or engine.micro_batch"
             )
         return count
 
@@ -76,7 +73,9 @@ class TrainConfig(Section):
         for key in ("input_mean", "input_std"):
             value, windows = getattr(self.model, key), len(self.data.windows)
             if isinstance(value, tuple) and len(value) != windows:
-                raise ValueError(f"model.{key} needs one value, or one for each of {windows} data.windows")
+                raise ValueError(
+                    f"model.{key} needs one value, or one for each of the {windows} data.windows"
+                )
         return self
 
     @model_validator(mode="after")
@@ -97,6 +96,6 @@ class TrainConfig(Section):
             part.require()
         if self.engine.compile and self.engine.zero_stage == 3:
             raise ValueError(
-                "engine.compile needs engine.zero_stage 0 to 2: stage 3 gathers weights in the blocks"
+                "engine.compile needs engine.zero_stage 0 to 2: stage 3 gathers weights inside blocks"
             )
         return self

@@ -1,4 +1,4 @@
-"""The configuration of what trains: DeepSpeed, and where and in what precision it computes."""
+"""The configuration of the training engine: DeepSpeed, device and precision."""
 
 from typing import Annotated, Any, Literal
 
@@ -19,32 +19,32 @@ _NOT_TO_SET = {
     "fp16": "set engine.precision",
     "bf16": "set engine.precision",
     "torch_autocast": "set engine.precision",
-    "round_robin_gradients": "it puts parameters where checkpoints do not look for them",
+    "round_robin_gradients": "checkpoints do not support its placement of parameters",
 }
-"""DeepSpeed's keys that follow from ours, or that our checkpoints don't know, and what to do or why."""
+"""DeepSpeed keys that follow from ours or that our checkpoints do not support, with the remedy or reason."""
 
 
 class EngineConfig(Section):
-    """DeepSpeed."""
+    """The engine: DeepSpeed."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     """2 shards optimizer and gradients; ViT-B's weights fit any GPU, so 3 is for larger ones."""
     offload_optimizer: bool = False
     """Keep optimizer state and master weights in host memory; for stages 1 to 3."""
     offload_parameters: bool = False
-    """Keep the weights there too, student's and teacher's; for stage 3."""
+    """Keep the weights of student and teacher in host memory too; for stage 3."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16 computes and communicates in bfloat16; weights and optimizer state are float32 in both."""
     device: Literal["cpu", "gpu"] = "gpu"
     micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Most volumes that a rank works on at once; the rest of its share of run.batch is accumulated."""
+    """Maximum volumes per rank and pass; a greater share of run.batch is accumulated over micro-batches."""
     activation_checkpointing: bool = False
-    """Keep only the blocks' inputs and compute the rest again in the backward pass (Chen et al. 2016):
-    memory of one block in place of all, for about a third more work."""
+    """Keep only the blocks' inputs and recompute the rest in the backward pass (Chen et al. 2016): activation
+    memory of one block instead of all, for about a third more computation."""
     compile: bool = False
-    """torch.compile each block: fewer passes over memory on a GPU. It needs a C++ compiler."""
+    """torch.compile each block: fewer passes over memory on a GPU. Requires a C++ compiler."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """DeepSpeed's own configuration, laid over ours: for what no key here has."""
+    """DeepSpeed configuration that overrides ours, for options without a key here."""
 
     @model_validator(mode="after")
     def _stage_has_feature(self) -> "EngineConfig":

@@ -1,4 +1,4 @@
-"""Kinds of value that configurations have."""
+"""Types of configuration values."""
 
 import logging
 import re
@@ -15,12 +15,12 @@ AtLeast0 = Annotated[float, Field(ge=0)]
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""Half of a Philox key; NumPy takes greater numbers beside smaller ones for floats."""
+"""Half of a Philox key; NumPy converts a list with greater numbers to floats."""
 
 Edges = tuple[int, int, int]
-"""Of a box, (D, H, W)."""
+"""Edges of a box, (D, H, W)."""
 Size = int | Edges
-"""Of a box: one edge for all axes, or three."""
+"""Size of a box: one edge for all axes, or three."""
 
 
 def edges(size: int | Sequence[int]) -> Edges:
@@ -44,20 +44,20 @@ def _box_size(given: Any) -> Size:
 
 
 BoxSize = Annotated[Size, BeforeValidator(_box_size)]
-"""One edge, or three, (D, H, W); three equal ones are recorded as one."""
+"""One edge, or three, (D, H, W); three equal edges are recorded as one."""
 
 
 def device_name(given: Any) -> str:
-    """cpu, gpu or gpu:N, of which PyTorch's cuda and cuda:N are read as older names; else ValueError."""
-    found = re.fullmatch(r"cpu|(gpu|cuda)(:\d+)?", given) if isinstance(given, str) else None
-    if found is None:
-        raise ValueError("must be cpu, gpu, or gpu:1 for the second one")
-    if found[1] != "cuda":
-        return found[0]
-    name = f"gpu{found[2] or ''}"
-    log.warning("device %s is called %s now; the old name is still read", given, name)
+    """cpu, gpu or gpu:N; the older names cuda and cuda:N are accepted. Raises ValueError for others."""
+    match = re.fullmatch(r"cpu|(gpu|cuda)(:\d+)?", given) if isinstance(given, str) else None
+    if match is None:
+        raise ValueError("must be cpu, gpu, or gpu:1 for the second GPU")
+    if match[1] != "cuda":
+        return match[0]
+    name = f"gpu{match[2] or ''}"
+    log.warning("device %s was renamed to %s; the old name is still accepted", given, name)
     return name
 
 
 Device = Annotated[str, BeforeValidator(device_name)]
-"""Where an encoder runs."""
+"""The device that an encoder runs on."""

@@ -1,4 +1,4 @@
-"""A volume as a figure."""
+"""Plot a volume."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BRAIN_HU = (0.0, 80.0)
-"""The brain window (level 40, width 80), as head CT is read."""
+"""The brain window (level 40, width 80), usual for reading head CT."""
 
 
 def plot_volume(
@@ -23,9 +23,9 @@ def plot_volume(
 ) -> "Figure":
     """Axial slices from inferior to superior, evenly spaced, as a matplotlib figure.
 
-    volume: HU (D, H, W), growing towards superior, anterior and right, as shards hold it; spacing_mm:
-    (D, H, W); window_hu: what is shown black and white. Display follows the radiological convention: anterior
-    is up, the patient's right at the left. Raises FmctError for what is no such volume.
+    volume: HU (D, H, W), axes towards superior, anterior and right, as in shards; spacing_mm: (D, H, W);
+    window_hu: values shown as black and white. Radiological convention: anterior is up, the patient's right
+    on the left. Raises FmctError for other shapes, windows or numbers of slices.
     """
     from matplotlib.figure import Figure
 

@@ -10,7 +10,7 @@ from fmct_hpc.fields import AtLeast0
 from fmct_hpc.model.size import head_flops, head_parameters
 from fmct_hpc.objective.distillation import Distillation, DistillationKeys, head_of, kept_scores
 from fmct_hpc.objective.part import Costs, Judged, Seen, Sign
-from fmct_hpc.objective.spread import REMEDY
+from fmct_hpc.objective.spread import remedy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +23,7 @@ class DinoKeys(DistillationKeys):
 
 
 class Dino(Distillation):
-    """The teacher's prototypes of a global view, from every other view of the volume."""
+    """Predicts the teacher's prototypes of a global view from every other view of the volume."""
 
     name = "dino"
     title = "DINO"
@@ -37,12 +37,12 @@ class Dino(Distillation):
     }
 
     def require(self) -> None:
-        """Two global views."""
+        """Raise ValueError for fewer than two global views."""
         if self.config.data.global_views < 2:
             raise ValueError("objective.dino_weight needs data.global_views=2: DINO compares two views")
 
     def modules(self) -> dict[str, nn.Module | nn.Parameter]:
-        """A head."""
+        """The head."""
         return {"head": self.new_head()}
 
     def teach(self, seen: Seen) -> Tensor:
@@ -51,43 +51,43 @@ class Dino(Distillation):
         return logits
 
     def loss(self, seen: Seen) -> Judged:
-        """`dino_loss`, and `health`."""
+        """`dino_loss` and `health`."""
         assert seen.target is not None, "DINO needs the teacher's targets"
         logits = head_of(seen, "head")(seen.cls, seen.now.freeze_prototypes)
         compared = logits, seen.target, self.config.objective.student_temperature
         return Judged(dino_loss(*compared), health(*compared))
 
     def parameters(self) -> dict[str, int]:
-        """Of the head."""
+        """Parameters of the head."""
         return {"head": head_parameters(self.config.model)}
 
     def costs(self) -> Costs:
-        """The head, on every view."""
+        """Costs of the head on every view."""
         data, each = self.config.data, head_flops(self.config.model)
         targets, outputs = kept_scores(self.config, data.global_views, data.views)
         return Costs(data.views * each, data.global_views * each, targets=targets, outputs=outputs)
 
     def signs(self, figures: Mapping[str, float], several: bool) -> list[Sign]:
-        """Uniform targets, and answers that are always the same (Caron et al. 2021, section 5.3)."""
+        """Uniform targets, and outputs that never change (Caron et al. 2021, section 5.3)."""
         if "teacher_entropy" not in figures:
             return []
         limits = self.config.health
         most = (1 - limits.entropy_margin) * math.log(self.config.model.prototypes)
-        flat = figures["teacher_entropy"] > most
-        same = figures.get("divergence", math.nan) < limits.min_divergence
-        one = figures.get("prototypes_used", math.nan) < 2
+        uniform = figures["teacher_entropy"] > most
+        constant = figures.get("divergence", math.nan) < limits.min_divergence
+        single = figures.get("prototypes_used", math.nan) < 2
+        changes = remedy(self.config)
         return [
-            Sign("near-uniform teacher output", flat, REMEDY),
-            Sign("the student output does not depend on its input", same, REMEDY),
-            *([Sign("all volumes are assigned to one prototype", one, REMEDY)] if several else []),
+            Sign("near-uniform teacher output", uniform, changes),
+            Sign("the student output does not depend on its input", constant, changes),
+            *([Sign("all volumes are assigned to one prototype", single, changes)] if several else []),
         ]
 
 
 def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy over all pairs of a teacher's view and another view of the student.
+    """Mean cross-entropy over all pairs of a teacher view and a different student view.
 
-    student_logits: (V, B, K), the global views first; teacher_probabilities: (G, B, K). Returns a float32
-    scalar.
+    student_logits: (V, B, K), global views first; teacher_probabilities: (G, B, K). Returns a float32 scalar.
     """
     import torch
     import torch.nn.functional as F
@@ -101,11 +101,12 @@ def dino_loss(student_logits: Tensor, teacher_probabilities: Tensor, temperature
 
 
 def health(student_logits: Tensor, teacher_probabilities: Tensor, temperature: float) -> dict[str, Tensor]:
-    """Signs of collapse, as 0-d float32 tensors.
+    """Figures that show collapse, as 0-d float32 tensors.
 
-    Entropies in nats: log K for both is collapse to uniform, 0 is collapse to one prototype. Divergence:
-    KL(teacher || student) over all pairs of views, 0 where the output is always the same (Caron et al. 2021,
-    section 5.3). Prototypes in use: how many are some view's most probable one, over all ranks.
+    Entropies in nats: both are log K after collapse to uniform output, 0 after collapse to one prototype.
+    Divergence: KL(teacher || student) over all pairs of views, 0 for constant output (Caron et al. 2021,
+    section 5.3). Prototypes used: the number of prototypes that are the most probable one of a view, over all
+    ranks.
     """
     import torch
     import torch.nn.functional as F
@@ -122,7 +123,7 @@ def health(student_logits: Tensor, teacher_probabilities: Tensor, temperature: f
 
 
 def _distinct(numbers: Tensor) -> Tensor:
-    """How many different ones there are among all ranks' numbers, of which each has as many; 0-d float32."""
+    """Number of distinct values over all ranks, which hold equally many numbers; 0-d float32."""
     import torch
 
     from fmct_hpc.objective.ranks import gathered

@@ -1,12 +1,14 @@
-"""LeJEPA: views of a volume predict one another in embeddings that are held to a Gaussian, without a teacher.
+"""LeJEPA: views of a volume predict one another in embeddings kept Gaussian, without a teacher.
 
 Balestriero and LeCun 2025, "LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics"
-(arXiv 2511.08544), algorithms 1 and 2. What keeps embeddings from collapse is SIGReg, a test of whether they
-are a standard normal along random directions.
+(arXiv 2511.08544), algorithms 1 and 2. SIGReg, a test for a standard normal along random directions, keeps
+the embeddings from collapse.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from pydantic import Field
 
 from fmct_hpc.fields import AtLeast0, Positive
 from fmct_hpc.objective.draws import generator
-from fmct_hpc.objective.part import Costs, Judged, Part, Seen
+from fmct_hpc.objective.part import Costs, Judged, Part, Seen, Sign
 from shards.section import Section
 
 if TYPE_CHECKING:
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 POINTS, FARTHEST = 17, 5.0
-"""Where characteristic functions are compared: so many points from -5 to 5 (algorithm 1)."""
+"""Characteristic functions are compared at 17 points from -5 to 5 (algorithm 1)."""
+POINT = math.sqrt(2 * math.pi) * (1 - math.sqrt(2) + 1 / math.sqrt(3))
+"""`sigreg` per volume where all embeddings are 0: the integral in closed form, 0.41."""
+COLLAPSED = 0.9, 1.1
+"""Ratios of `sigreg` to that of a point that count as collapse: standard deviations below 0.16. Above are
+distributions wider than a normal."""
 _STREAM = int.from_bytes(b"slice")
 
 
@@ -30,27 +37,26 @@ class LejepaKeys(Section):
     """LeJEPA's keys."""
 
     lejepa_weight: AtLeast0 = 0.0
-    """Views predict one another in Gaussian embeddings (Balestriero and LeCun 2025: 1); the reference has
-    none."""
+    """Weight of LeJEPA (Balestriero and LeCun 2025: 1); the reference does not have it."""
     lejepa_lambda: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """SIGReg's share of the loss (Balestriero and LeCun 2025: 0.05; their minimal example: 0.02)."""
     lejepa_slices: Positive = 1024
-    """Random directions of a step, along which embeddings are tested (as in the published README)."""
+    """Random directions per step along which embeddings are tested (as in the published README)."""
     lejepa_hidden: Positive = 2048
     """Width of the projector's two hidden layers (as in the published minimal example)."""
     lejepa_width: Positive = 128
-    """Of the embeddings that the projector makes of CLS tokens (as there)."""
+    """Width of the projector's output, the embeddings (as in the published minimal example)."""
 
 
 class Slices(NamedTuple):
-    """Along which embeddings are tested."""
+    """The directions along which embeddings are tested."""
 
     directions: Tensor
     """float32 (width of the embeddings, M), columns of length 1."""
 
 
 class Lejepa(Part):
-    """The embedding of every view, near that of the volume's global views; all of them a Gaussian."""
+    """Moves each view's embedding to the mean of the volume's global views; keeps embeddings Gaussian."""
 
     name = "lejepa"
     title = "LeJEPA"
@@ -62,7 +68,7 @@ class Lejepa(Part):
     }
 
     def require(self) -> None:
-        """Two views."""
+        """Raise ValueError for fewer than two views."""
         if self.config.data.views < 2:
             raise ValueError(
                 "objective.lejepa_weight needs two views: raise data.global_views or data.local_views"
@@ -78,7 +84,7 @@ class Lejepa(Part):
         }
 
     def draw(self, step: int, samples: NDArray[np.int64]) -> Slices:
-        """The directions of a step, the same for all micro-batches and ranks."""
+        """The directions of a step, shared by all micro-batches and ranks."""
         import torch
 
         objective = self.config.objective
@@ -94,17 +100,21 @@ class Lejepa(Part):
         distance = distance_of_views(embeddings, len(seen.whole))
         gaussian = sigreg(embeddings, seen.drawn.directions)
         share = self.config.objective.lejepa_lambda
-        figures = {"lejepa_distance": distance.detach(), "lejepa_sigreg": gaussian.detach()}
+        figures = {
+            "lejepa_distance": distance.detach(),
+            "lejepa_sigreg": gaussian.detach(),
+            "lejepa_point": gaussian.detach() / sigreg_of_point(embeddings),
+        }
         return Judged((1 - share) * distance + share * gaussian, figures)
 
     def parameters(self) -> dict[str, int]:
-        """Of the projector: three linear layers, of which the last has a bias, and two norms."""
+        """Parameters of the projector: three linear layers, the last with a bias, and two norms."""
         objective, hidden = self.config.objective, self.config.objective.lejepa_hidden
         layers = self.config.model.width * hidden + hidden**2 + (hidden + 1) * objective.lejepa_width
         return {"lejepa_projector": layers + 2 * 2 * hidden}
 
     def costs(self) -> Costs:
-        """The projector on every view, and the slices, which need no gradient themselves."""
+        """Costs of the projector on every view, and of the slices, which need no gradient."""
         objective, views = self.config.objective, self.config.data.views
         hidden, width, slices = objective.lejepa_hidden, objective.lejepa_width, objective.lejepa_slices
         projector = 2 * hidden * (self.config.model.width + hidden + width)
@@ -114,30 +124,40 @@ class Lejepa(Part):
             outputs=views * (3 * slices * (POINTS // 2 + 1) + 2 * 4 * hidden),
         )
 
+    def signs(self, figures: Mapping[str, float], several: bool) -> list[Sign]:
+        """Collapse of the embeddings to one point, by SIGReg."""
+        if "lejepa_point" not in figures or not several:
+            return []
+        low, high = COLLAPSED
+        point = low < figures["lejepa_point"] < high
+        return [
+            Sign("the LeJEPA embeddings are nearly one point", point, "a greater objective.lejepa_lambda")
+        ]
+
 
 def distance_of_views(embeddings: Tensor, global_views: int) -> Tensor:
     """Mean squared difference of each view's embedding and the mean of the global views' (algorithm 2).
 
-    embeddings: (V, B, K), the global views first. Returns a float32 scalar.
+    embeddings: (V, B, K), global views first. Returns a float32 scalar.
     """
     embeddings = embeddings.float()
     return (embeddings - embeddings[:global_views].mean(dim=0)).square().mean()
 
 
 def sigreg(embeddings: Tensor, directions: Tensor) -> Tensor:
-    """How far embeddings are from a standard normal: Epps and Pulley's statistic along directions.
+    """Distance of embeddings from a standard normal: Epps and Pulley's statistic along directions.
 
-    embeddings: (V, B, K); directions: float32 (K, M). N ∫ |φ(t) - exp(-t²/2)|² exp(-t²/2) dt by the
-    trapezoidal rule, φ the characteristic function of one view's N embeddings of all ranks along one
-    direction; its mean over views and directions, a float32 scalar (algorithm 1). All ranks must call it,
-    with equal B. Of a point at 0 it is 0.41 N, of N volumes of a standard normal about 1.06.
+    embeddings: (V, B, K); directions: float32 (K, M). Returns N ∫ |φ(t) - exp(-t²/2)|² exp(-t²/2) dt, a
+    float32 scalar, by the trapezoidal rule: φ is the characteristic function of one view's N embeddings (all
+    ranks) along one direction; the mean is over views and directions (algorithm 1). All ranks must call it,
+    with equal B. N embeddings at 0 give 0.41 N (`POINT`), N samples of a standard normal about 1.06.
     """
     import torch
 
     from fmct_hpc.objective.ranks import mean_over_ranks, world_size
 
     step = 2 * FARTHEST / (POINTS - 1)
-    # Both sides of 0 are the same, so one side is computed and all but 0 counts twice.
+    # The integrand is even: one side is computed, and every point but 0 counts twice.
     t = step * torch.arange(POINTS // 2 + 1, device=embeddings.device)
     weights = torch.full_like(t, 2 * step)
     weights[0] = weights[-1] = step
@@ -147,3 +167,10 @@ def sigreg(embeddings: Tensor, directions: Tensor) -> Tensor:
         cosine, sine = mean_over_ranks(torch.stack([angles.cos().mean(dim=1), angles.sin().mean(dim=1)]))
         distances = ((cosine - normal).square() + sine.square()) @ (weights * normal)
     return world_size() * embeddings.shape[1] * distances.mean()
+
+
+def sigreg_of_point(embeddings: Tensor) -> float:
+    """`sigreg` where all embeddings, as many as these over all ranks, are 0."""
+    from fmct_hpc.objective.ranks import world_size
+
+    return POINT * world_size() * embeddings.shape[1]

@@ -1,4 +1,4 @@
-"""Ending all ranks when one fails: it sets a flag, which a thread of every other rank watches."""
+"""End all ranks when one fails: it sets a flag, which a thread of every other rank polls."""
 
 import json
 import logging
@@ -21,22 +21,21 @@ from fmct_hpc.train.saver import LAST_WAIT_SECONDS
 from shards.errors import FmctError, refusal
 
 POLL_SECONDS = 0.5
-"""Between two looks: a thousand ranks ask rank 0's store two thousand things a second, of the hundred
-thousand that it answers."""
+"""Polling interval: a thousand ranks send rank 0's store two thousand requests per second, of the hundred
+thousand that it can answer."""
 
 ANSWER_SECONDS = 5.0
-"""How long a rank that fails stays for the others to see its flag, before its connections break; and rank 0
-for them to need its store no more."""
+"""How long a failing rank keeps its connections for the others to see its flag, and rank 0 its store."""
 
 END_SECONDS = LAST_WAIT_SECONDS + 10.0
-"""For a rank that fails to end by itself: a checkpoint that is being written may come to its end."""
+"""Time for a failing rank to exit normally; it may complete a checkpoint in progress."""
 
 FOLLOW_SECONDS = 5.0
-"""For the training's own thread to notice: that what it needs is lost, at its next batch; that the rank which
-failed has ended, by a collective over broken connections (gloo; with NCCL it never does)."""
+"""Time for the training thread to notice a lost reader, at its next batch, or the exit of the failed rank, by
+a collective over broken connections (gloo; never with NCCL)."""
 
 _STORE_SECONDS = 30.0
-"""For rank 0's store to answer."""
+"""Timeout of requests to rank 0's store."""
 
 
 class Failed(NamedTuple):
@@ -44,28 +43,28 @@ class Failed(NamedTuple):
 
     rank: int
     code: int
-    """Exit code, for all ranks."""
+    """Exit code of all ranks."""
 
 
 class AbortFlag:
-    """Context manager around a rank's training: when one rank fails, all end, wherever they stand.
+    """Context manager around a rank's training: when one rank fails, all ranks end.
 
-    The first rank that fails prints why. The others know then why their connections break, print nothing and
-    end with the same exit code. A rank that does not end by itself in time is ended by its thread.
+    The first rank that fails prints the error. The others print nothing and end with the same exit code. A
+    rank that does not end in time is ended by its polling thread.
     """
 
     def __init__(self, name: str, place: Place, note: Callable[[Exception], None]) -> None:
-        """Make the flag; no rank has set it.
+        """Create the flag, unset.
 
         Args:
-            name: the same on all ranks, and another each time.
+            name: the same on all ranks, different for each attempt.
             place: this rank's.
-            note: puts on record why this rank fails; called before the others hear of it.
+            note: records this rank's error; called before the other ranks are notified.
         """
         self.lost: Callable[[], Exception | None] = lambda: None
-        """Asked twice a second: what makes this rank fail though its training does not know it yet."""
+        """Polled twice per second: an error of this rank that its training thread has not noticed yet."""
         self.last: Callable[[], None] = lambda: None
-        """Called before this rank is ended by force: waits, not for ever, for what is better finished."""
+        """Called before this rank is ended by force: waits, for a limited time, for work in progress."""
         self._note = note
         self._rank = place.rank
         self._others = place.world_size - 1
@@ -74,7 +73,7 @@ class AbortFlag:
         self._failed: Failed | None = None
         self._error: Exception | None = None
         self._ending = False
-        self._said: set[str] = set()
+        self._sent: set[str] = set()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="abort flag", daemon=True)
 
@@ -90,9 +89,9 @@ class AbortFlag:
         self._leave()
 
     def fail(self, error: Exception) -> None:
-        """Tell all ranks that this one ends by `error`, whose exit code becomes theirs (a defect's: 1).
+        """Notify all ranks that this one ends by `error`, whose exit code they take (a defect's: 1).
 
-        Raises SystemExit where another has failed first, which tells why.
+        Raises SystemExit where another rank has failed first; that one prints the error.
         """
         self._ending = True
         first = self._set(error)
@@ -100,11 +99,11 @@ class AbortFlag:
             raise SystemExit(first.code)
 
     def _set(self, error: Exception) -> Failed:
-        """Set the flag, if no rank has; return who has. Waits until the others have seen it."""
+        """Set the flag unless it is set; return the rank that set it. Waits until the others have seen it."""
         self._note(error)
-        told = error if isinstance(error, FmctError) else refusal(error)
-        mine = Failed(self._rank, told.exit_code if told else 1)
-        self._error, self._failed = told or error, self._failed or mine
+        known = error if isinstance(error, FmctError) else refusal(error)
+        mine = Failed(self._rank, known.exit_code if known else 1)
+        self._error, self._failed = known or error, self._failed or mine
         with suppress(RuntimeError):
             if self._store:
                 self._failed = Failed(*json.loads(self._store.compare_set(self._key, "", json.dumps(mine))))
@@ -113,7 +112,7 @@ class AbortFlag:
         return self._failed
 
     def _watch(self) -> None:
-        while not self._look():
+        while not self._check():
             if self._left.wait(POLL_SECONDS):
                 return
         began = time.monotonic()
@@ -123,22 +122,22 @@ class AbortFlag:
         if not self._left.wait(FOLLOW_SECONDS):
             self._end_by_force()
 
-    def _look(self) -> bool:
-        """Whether any rank has failed; a store that is gone, with rank 0, cannot be asked."""
+    def _check(self) -> bool:
+        """Whether any rank has failed; without an answer where rank 0's store is gone."""
         if not self._failed and (error := self.lost()) is not None:
             self._set(error)
         with suppress(RuntimeError):
             if self._store and not self._failed and self._store.check([self._key]):
                 self._failed = Failed(*json.loads(self._store.get(self._key)))
-                self._say("heard")
+                self._send("heard")
         return self._failed is not None
 
     def _ended(self) -> bool:
-        """Whether the rank that failed has ended, but for its process; nobody asks the store after that."""
+        """Whether the failed rank has finished, except for its process; the store is not used after that."""
         try:
             ended = bool(self._store and self._store.check([f"{self._key}/ended"]))
             if ended:
-                self._say("gone")
+                self._send("gone")
         except RuntimeError:
             return True
         return ended
@@ -148,26 +147,26 @@ class AbortFlag:
         return END_SECONDS if self._ending or self._failed.rank != self._rank else FOLLOW_SECONDS
 
     def _leave(self) -> None:
-        """Rank 0 takes the store with it, so it leaves when no other needs it any more."""
+        """Leave; rank 0, which hosts the store, waits until no other rank needs it."""
         with suppress(RuntimeError):
             if self._failed and self._failed.rank == self._rank:
-                self._say("ended")
-            self._say("heard")
-            self._say("gone")
+                self._send("ended")
+            self._send("heard")
+            self._send("gone")
             if self._rank == 0:
                 self._await("gone")
 
-    def _say(self, word: str) -> None:
-        if self._store and word not in self._said:
-            self._said.add(word)
-            self._store.add(f"{self._key}/{word}", 1)
+    def _send(self, event: str) -> None:
+        if self._store and event not in self._sent:
+            self._sent.add(event)
+            self._store.add(f"{self._key}/{event}", 1)
 
-    def _await(self, word: str) -> None:
-        """Wait until every rank, or every other one, has said it."""
+    def _await(self, event: str) -> None:
+        """Wait until all ranks, or all others, have sent the event."""
         if self._store:
             deadline = time.monotonic() + ANSWER_SECONDS
-            everyone = self._others + (word in self._said)
-            while self._store.add(f"{self._key}/{word}", 0) < everyone and time.monotonic() < deadline:
+            everyone = self._others + (event in self._sent)
+            while self._store.add(f"{self._key}/{event}", 0) < everyone and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS / 10)
 
     def _end_by_force(self) -> None:
@@ -180,7 +179,7 @@ class AbortFlag:
         self.last()
         self._leave()
         for child in multiprocessing.active_children():
-            child.kill()  # readers end with this process, but for those that are still starting
+            child.kill()  # readers end with this process, except those that are still starting
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -188,7 +187,7 @@ class AbortFlag:
 
 
 def _client() -> dist.TCPStore:
-    """A connection of its own to the store by which the ranks have met (torch's env:// initialisation)."""
+    """A separate connection to the rendezvous store (torch's env:// initialisation)."""
     return dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),

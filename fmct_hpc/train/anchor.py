@@ -1,4 +1,4 @@
-"""The anchor of Gram anchoring: the teacher's encoder as it was some time ago."""
+"""The anchor of Gram anchoring: an earlier copy of the teacher's encoder."""
 
 import torch
 from torch import Tensor
@@ -15,26 +15,26 @@ from fmct_hpc.train.teacher import MeanTeacher
 
 
 class Anchor(Frozen[Backbone]):
-    """Gives patch tokens, and changes at a refresh alone."""
+    """Computes patch tokens; changes only at a refresh."""
 
     def __init__(self, part: Part, config: TrainConfig, student: Student, place: Place) -> None:
-        """Copy `student`, as the teacher does at step 0, before it is given to DeepSpeed."""
+        """Copy `student`, as the teacher does at step 0, before DeepSpeed takes it over."""
         encoder = build_encoder(config.model, len(config.data.windows), config.data.view_size)
         encoder.load_state_dict(student.encoder.state_dict())
         super().__init__(encoder, config, place)
         self.part = part
-        """Whose it is."""
+        """The part that it belongs to."""
         self.parameters = {f"encoder.{name}": one for name, one in self.parameters.items()}
         self._prefix = encoder.prefix
 
     def __call__(self, views: Tensor) -> Tensor:
-        """Patch tokens (G, B, n, width) of global views (G, B, C, D, H, W), none of them hidden."""
-        tokens: Tensor = self.ask(views.flatten(0, 1))
+        """Patch tokens (G, B, n, width) of global views (G, B, C, D, H, W), without masking."""
+        tokens: Tensor = self.run(views.flatten(0, 1))
         return tokens[:, self._prefix :].unflatten(0, views.shape[:2])
 
     @torch.no_grad()
     def refresh(self, teacher: MeanTeacher) -> None:
-        """Become the teacher's encoder as it is now: every rank copies its own slices."""
+        """Copy the teacher's current encoder: every rank copies its own slices."""
         mine = [own_part(parameter) for parameter in self.parameters.values()]
         theirs = [own_part(teacher.parameters[name]) for name in self.parameters]
         torch._foreach_copy_(mine, theirs)

@@ -1,9 +1,9 @@
-"""What a run folder says of each attempt at the run: where, with what, which steps it did, why it ended.
+"""The records of each attempt at a run: hosts, software, configuration, steps, and why it ended.
 
-`attempts/0001.json` is written by rank 0 when the attempt begins, and again when it ends in order. A rank
-that fails leaves `attempts/0001.rank-00003.json`. An attempt that could do neither, because it was killed,
-is concluded by whoever looks next: the launcher, which knows what the scheduler says, or the next attempt.
-Nothing here needs torch.
+Rank 0 writes `attempts/0001.json` when the attempt begins, and again when it ends normally. A rank that fails
+writes `attempts/0001.rank-00003.json`. The record of a killed attempt, which could write neither, is
+completed by the launcher, which knows the scheduler's state, or by the next attempt. Nothing here needs
+torch.
 """
 
 import logging
@@ -49,10 +49,10 @@ Cause = Literal[
     "stopped",  # by a signal of unknown origin
     "node failure",
     "crash",  # of a rank: a defect, a signal, too little memory
-    "hang",  # no step ended for run.hang_minutes
+    "hang",  # no step completed within run.hang_minutes
     "no room",  # a full disk or quota
     "damaged data",
-    "unsound",  # not finite, or collapsed, and the configuration has that stop the run
+    "unsound",  # not finite, or collapsed, where health is configured to stop the run
     "refused",  # any other error that a user can correct
     "killed",  # cause unknown
 ]
@@ -62,36 +62,36 @@ _SIGNALS: dict[str, Cause] = {
     "SIGUSR2": "time limit",
     "time limit": "time limit",
 }
-"""A scheduler's warnings come as SIGUSR1 or SIGUSR2; a SIGTERM may be anybody's."""
+"""Schedulers warn by SIGUSR1 or SIGUSR2; the sender of a SIGTERM is unknown."""
 
 _BY_WHOM = ("preempted", "time limit", "requeued", "cancelled")
-"""What may be learned of a run that was stopped, after it has ended."""
+"""Causes that replace "stopped" once the scheduler reports them."""
 
 _LOST = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "Socket Timeout", "NCCL")
-"""In the message of a rank whose only trouble is that another has died."""
+"""Words in the message of a rank that failed only because another one died."""
 
 
 class RecordedJob(Closed):
-    """The job that an attempt runs in, by its environment."""
+    """The scheduler job of an attempt, from its environment."""
 
     job: Annotated[str, StringConstraints(pattern=r"^[0-9]+(_[0-9]+)?$")]
-    """Of an array's task 12_3."""
+    """Job number; 12_3 for a task of an array."""
     restarts: int
-    """How often the scheduler has started this job again."""
+    """How often the scheduler has restarted this job."""
     cluster: str | None
     partition: str | None
     account: str | None
     qos: str | None
     nodes: Annotated[str, StringConstraints(pattern="^[^-]")] | None
-    """As the scheduler writes it: n[1-4]."""
+    """In the scheduler's notation: n[1-4]."""
     log: str | None
-    """The job's log, if its batch script gives it (FMCT_LOG)."""
+    """The job's log, if its batch script sets FMCT_LOG."""
 
     @classmethod
     def here(cls) -> "RecordedJob | None":
-        """That of this process; None outside a job. Bytes that are no UTF-8 become replacement characters."""
+        """The job of this process; None outside a job. Invalid UTF-8 becomes replacement characters."""
         job, log = RunningJob.current(), os.environ.get("FMCT_LOG")
-        if job.number is None or job.rank is None:  # a job's processes have both
+        if job.number is None or job.rank is None:  # processes of a job have both
             return None
         return cls(
             job=job.number,
@@ -118,38 +118,38 @@ class Attempt(Closed):
     """Rank 0's process id on its host."""
     world_size: int
     device: str = "cpu"
-    """What rank 0 computes on."""
+    """Rank 0's device."""
     slurm: RecordedJob | None
-    """The job, of any scheduler: records keep the key's first name. None outside a job."""
+    """The job, of any scheduler (the key keeps its first name). None outside a job."""
     configuration: dict[str, Any]
-    """The whole TrainConfig: parts of it may change from one attempt to the next."""
+    """The complete TrainConfig, parts of which may change between attempts."""
     data: DataFacts
-    """Digests of the volumes trained on."""
+    """Digests of the training volumes."""
     start_digest: str | None
-    """Of what the run began with in place of drawn weights (`checkpoint.Beginning`)."""
+    """Digest of the weights that the run started from (`checkpoint.Beginning`); None: random weights."""
     software: Software
     first_step: int
-    """The first step to do, counted from 1: the one after the checkpoint that it resumes from."""
+    """The first step, counted from 1: the one after the checkpoint that the attempt resumes from."""
     ended: datetime | None = None
-    """None while it runs. Of a killed attempt: when its last step ended."""
+    """None while it runs. For a killed attempt: when its last step ended."""
     last_step: int | None = None
-    """The last step that was done; first_step - 1 where none was."""
+    """The last completed step; first_step - 1 if there was none."""
     saved_step: int | None = None
-    """Of the newest checkpoint at the end; what was done after it is lost."""
+    """Step of the newest checkpoint at the end; later steps are lost."""
     save_seconds: float = 0.0
-    """What its longest save took, or an earlier attempt's; 0 where it did not end in order."""
+    """Duration of the longest save of this or an earlier attempt; 0 after an abnormal end."""
     cause: Cause | None = None
     detail: str = ""
-    """In words: the error, the signal."""
+    """The error or the signal, as text."""
     failed_rank: int | None = None
     """The rank that failed first."""
     exit_code: int | None = None
-    """Of that rank; above 128: a signal's number + 128."""
+    """Exit code of that rank; above 128: 128 + the signal's number."""
 
     @field_validator("configuration")
     @classmethod
-    def _say_how_long(cls, configuration: dict[str, Any]) -> dict[str, Any]:
-        """The one key of it that is read whatever version wrote it."""
+    def _has_steps(cls, configuration: dict[str, Any]) -> dict[str, Any]:
+        """Require run.steps, the only key that is read from configurations of any version."""
         run = configuration.get("run")
         if not isinstance(run, dict) or type(run.get("steps")) is not int:
             raise ValueError("run.steps is missing")
@@ -157,12 +157,12 @@ class Attempt(Closed):
 
     @property
     def steps(self) -> int | None:
-        """How many steps it did."""
+        """Number of completed steps."""
         return None if self.last_step is None else self.last_step - self.first_step + 1
 
     @property
     def lost_steps(self) -> int | None:
-        """Steps that it did and that have to be done again."""
+        """Number of completed steps that must be repeated."""
         if self.last_step is None or self.saved_step is None:
             return None
         return max(0, self.last_step - self.saved_step)
@@ -179,19 +179,19 @@ class Failure(Closed):
     detail: str
     exit_code: int
     lost_another: bool
-    """Its only trouble was that another rank died."""
+    """Whether it failed only because another rank died."""
 
 
 def attempts(run: Path) -> list[Attempt]:
-    """All attempts at a run, oldest first; those of another version are left out, with a warning."""
-    found = []
+    """All attempts at a run, oldest first; unreadable records are skipped with a warning."""
+    readable = []
     for path in _paths(run):
         try:
-            found.append(Attempt.model_validate_json(path.read_bytes()))
+            readable.append(Attempt.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError) as error:
             raise_refusal(error, path)
-            log.warning("%s: damaged, or written by another version of fmct-hpc: left out", path)
-    return found
+            log.warning("%s: damaged, or written by another version of fmct-hpc; skipped", path)
+    return readable
 
 
 def begin(
@@ -203,10 +203,10 @@ def begin(
     device: str = "cpu",
     start_digest: str | None = None,
 ) -> Attempt:
-    """Record that an attempt begins, at `step` done steps, with a rank on each of `hosts`; rank 0 calls it.
+    """Record the start of an attempt after `step` steps, with one rank per entry of `hosts`; rank 0 calls it.
 
-    start_digest: of what the run began with; None: what the attempt before says.
-    Attempts before it that have no end are concluded as killed.
+    start_digest: of the weights that the run started from; None: as in the previous attempt. Earlier attempts
+    without an end are concluded as killed.
     """
     earlier = conclude(run)
     number = 1 + max((int(path.stem) for path in _paths(run)), default=0)
@@ -232,7 +232,7 @@ def begin(
 
 
 def end(run: Path, attempt: Attempt, done: int, stopped_by: str | None, save_seconds: float = 0.0) -> None:
-    """Record an end in order at `done` steps: all done, or stopped, by a signal's name or "time limit"."""
+    """Record a normal end after `done` steps; stopped_by: a signal's name or "time limit"; None: all done."""
     cause = "done" if stopped_by is None else _SIGNALS.get(stopped_by, "stopped")
     facts = {"cause": cause, "detail": stopped_by or "", "save_seconds": save_seconds}
     _write(run, _ended(run, attempt, done, ended=_now(), **facts))
@@ -254,7 +254,7 @@ def note_failure(run: Path, number: int, rank: int, error: BaseException) -> Non
     try:
         write_text(run / "attempts" / f"{number:04d}.rank-{rank:05d}.json", failure.model_dump_json())
     except OSError as problem:
-        log.warning("rank %d: its failure is not on record: %s", rank, problem)
+        log.warning("rank %d: can't write its error record: %s", rank, problem)
 
 
 def conclude(
@@ -264,15 +264,15 @@ def conclude(
     failed_rank: int | None = None,
     exit_code: int | None = None,
 ) -> Attempt | None:
-    """Give the newest attempt its end, where it has none, and return it; None where the run has no attempt.
+    """Record the end of the newest attempt, if it has none, and return it; None for a run without attempts.
 
-    The caller must know that it is over. What ranks said when they failed counts more than `cause`; `stopped`
-    gives way to a `cause` that says by whom.
+    The caller must know that the attempt is over. Error records of ranks take precedence over `cause`; a
+    cause of `stopped` is replaced by one that names the initiator.
     """
-    found = attempts(run)
-    if not found:
+    recorded = attempts(run)
+    if not recorded:
         return None
-    attempt = found[-1]
+    attempt = recorded[-1]
     if attempt.ended is not None:
         if attempt.cause != "stopped" or cause not in _BY_WHOM:
             return attempt
@@ -292,7 +292,7 @@ def conclude(
 
 
 def last_figures(run: Path) -> dict[str, float]:
-    """The figures of the last step on record (metrics.jsonl); empty where there is none."""
+    """The figures of the last step in metrics.jsonl; empty if there is none."""
     try:
         with (run / "metrics.jsonl").open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 65536))
@@ -327,14 +327,14 @@ def _cause(error: BaseException) -> Cause:
 
 
 def _first_failure(run: Path, attempt: Attempt) -> Failure | None:
-    """The failure that the others followed from; None where no rank could say anything of use."""
-    said = []
+    """The first failure, which caused the others; None without an informative error record."""
+    failures = []
     for path in (run / "attempts").glob(f"{attempt.number:04d}.rank-*.json"):
         try:
-            said.append(Failure.model_validate_json(path.read_bytes()))
+            failures.append(Failure.model_validate_json(path.read_bytes()))
         except (OSError, ValidationError):
             continue
-    causes = [failure for failure in said if not failure.lost_another]
+    causes = [failure for failure in failures if not failure.lost_another]
     return min(causes, key=lambda failure: failure.when, default=None)
 
 
@@ -346,7 +346,7 @@ def _hung(run: Path, attempt: Attempt) -> int | None:
 
 
 def _last_step(run: Path, attempt: Attempt) -> tuple[int, datetime]:
-    """The last step that a killed attempt did, and when that was."""
+    """The last completed step of a killed attempt, and its time."""
     figures = last_figures(run)
     if figures.get("step", 0) >= attempt.first_step:
         written = datetime.fromtimestamp((run / "metrics.jsonl").stat().st_mtime, UTC)

@@ -1,4 +1,4 @@
-"""The averaged encoder as observers use it: the teacher's, or without a teacher the student's own."""
+"""The averaged encoder for observers: the teacher's, or the student's where there is no teacher."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from fmct_hpc.train.loop import Training
 
 
 class Tokens(NamedTuple):
-    """What an encoder makes of B views; float32."""
+    """An encoder's tokens of B views; float32."""
 
     cls: Tensor
     """(B, width): `fmct_hpc.model.backbone.summary`."""
@@ -19,7 +19,7 @@ class Tokens(NamedTuple):
 
 
 class AveragedEncoder:
-    """Encodes whole views without gradients, in the run's precision; under ZeRO stage 3 all ranks call it."""
+    """Encodes complete views without gradients, in the run's precision; all ranks must call it (ZeRO 3)."""
 
     def __init__(self, training: Training) -> None:
         module = training.teacher.module if training.teacher else training.engine.module

@@ -1,4 +1,4 @@
-"""The configuration of a run that an earlier version began: keys that it did not know keep what it did."""
+"""The configuration of a run that an earlier version started: new keys keep that version's behaviour."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from shards.section import Section
 
 
 def as_begun(config: TrainConfig, run: Path) -> TrainConfig:
-    """`config` with the earlier values of keys that the record in the folder `run` lacks, or has them of.
+    """`config` with a section's `earlier` values, for keys whose record in the folder `run` lacks or has
+    them.
 
-    It has them once this version has gone on with the run, and recorded all keys. Only of keys that are not
-    given, so that a value which is given and differs is refused as any other. As it is where the folder holds
-    no record, or a damaged one.
+    The record has them once this version has resumed the run and recorded all keys. Keys that are set
+    explicitly keep their value, so a mismatch is rejected as for any other key. Unchanged if the folder has
+    no readable record.
     """
     try:
         record = json_text.parse((run / "config.json").read_bytes())

@@ -1,8 +1,8 @@
-"""Checkpoints on disk: a directory a step that has its name only when every rank's part is there.
+"""Checkpoints on disk: one directory per step, which gets its name only when all ranks' files are complete.
 
-`checkpoints/step-00001000/` holds one file a rank (fmct_hpc.train.pieces) and manifest.json, with the size
-and SHA-256 of each. `fmct_hpc.train.saver` writes them; this module reads, checks and prunes them, and
-needs neither torch nor DeepSpeed.
+`checkpoints/step-00001000/` holds one file per rank (fmct_hpc.train.pieces) and manifest.json, with the size
+and SHA-256 of each. `fmct_hpc.train.saver` writes them; this module reads, verifies and prunes them, without
+torch or DeepSpeed.
 """
 
 import errno
@@ -38,33 +38,33 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _NAME = re.compile("step-[0-9]{8}")
 ASIDE = "damaged-"
-"""Before the name of a checkpoint that is one no more."""
+"""Prefix of the names of damaged checkpoints."""
 
 
 class DamagedCheckpointError(FmctError):
-    """A checkpoint whose bytes are not those that were written."""
+    """A checkpoint whose bytes differ from those that were written."""
 
 
 class FileFacts(Closed):
-    """What a file of a checkpoint must be."""
+    """Size and digest of a file of a checkpoint."""
 
     bytes: NonNegativeInt
     sha256: Sha256
 
 
 class DataFacts(Closed):
-    """What identifies the volumes that a run is trained on."""
+    """Identifies the volumes that a run is trained on."""
 
     content_digest: str
-    """Of the voxels (shards.Dataset.content_digest), whatever the shard format."""
+    """Digest of the voxels (shards.Dataset.content_digest), independent of the shard format."""
     dataset_digest: str
     preprocess_digest: str
     """SHA-256 of the preprocessing configuration."""
     spacing_mm: tuple[float, float, float]
     shards_digest: str
-    """SHA-256 of the shards' numbers of volumes, on which their order in an epoch depends."""
+    """SHA-256 of the shards' numbers of volumes, which determine the order in an epoch."""
     preprocessing: dict[str, Any] | None = None
-    """The configuration itself; None where the dataset does not keep it."""
+    """The preprocessing configuration; None where the dataset does not have it."""
 
     @classmethod
     def of(cls, dataset: "Dataset") -> "DataFacts":
@@ -81,37 +81,37 @@ class DataFacts(Closed):
 
 
 class Beginning(Closed):
-    """The weights that a run began with in place of drawn ones."""
+    """The weights that a run started from, where these were not random."""
 
     place: Path
     """An encoder.safetensors, or the folder of another run's checkpoint."""
     digest: Sha256
     """SHA-256 of that file, or the digest of that checkpoint's manifest."""
     origin: str
-    """Where they come from, with what those began with."""
+    """Origin of the weights, including what their own run started from."""
 
 
 class Manifest(Closed):
-    """What a checkpoint holds and what it was made by."""
+    """Content and origin of a checkpoint."""
 
     format_version: int = FORMAT_VERSION
     step: int
-    """Steps that are done; the next one to do has this number."""
+    """Number of completed steps, which is the number of the next step."""
     updates: int
-    """How many of them changed the weights."""
+    """Number of steps that updated the weights."""
     world_size: int
     zero_stage: int
     configuration: dict[str, Any]
-    """The whole TrainConfig."""
+    """The complete TrainConfig."""
     versions: dict[str, str]
-    """Of this code, torch and DeepSpeed."""
+    """Versions of this code, torch and DeepSpeed."""
     data: DataFacts
     files: dict[Component, FileFacts]
-    """All that belongs to it: another file in its folder is not read."""
+    """The files of the checkpoint; others in its folder are ignored."""
     beginning: Beginning | None = None
-    """None where the run's weights were drawn, and in checkpoints of 0.1.0."""
+    """None for random initial weights, and in checkpoints of 0.1.0."""
     digest: str = ""
-    """`seal` of all above."""
+    """`seal` of the other keys."""
 
     def sealed(self) -> "Manifest":
         """The same with its digest."""
@@ -119,14 +119,15 @@ class Manifest(Closed):
 
     @property
     def bytes(self) -> int:
-        """Of all files together."""
+        """Total size of all files."""
         return sum(facts.bytes for facts in self.files.values())
 
 
 def seal(document: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest as it is written, but for its digest, as compact JSON.
+    """SHA-256 of a manifest without its digest, as compact JSON.
 
-    Of what is written, whatever keys this version knows: a later one's new key makes no old manifest damaged.
+    Computed from the keys in the file, not from those that this version knows: manifests stay valid when a
+    later version adds a key.
     """
     return hashlib.sha256(to_json({k: v for k, v in document.items() if k != "digest"})).hexdigest()
 
@@ -142,16 +143,16 @@ def part_name(rank: int) -> str:
 
 
 def parts(path: Path, manifest: Manifest) -> list[Path]:
-    """All ranks' files of the checkpoint `path`: those that its manifest lists, whatever else is there."""
+    """All ranks' files of the checkpoint `path`, as listed in its manifest."""
     return [inside(path, name) for name in sorted(manifest.files)]
 
 
 def newest(run: Path) -> tuple[Path, Manifest] | None:
-    """The newest whole checkpoint of a run folder and its manifest; None where it has none at all.
+    """The newest intact checkpoint of a run folder and its manifest; None for a folder without checkpoints.
 
-    Every file's size and SHA-256 is checked. A damaged checkpoint, or one that the disk has lost (EIO), is
-    named in a warning and the one before it is taken; raises FmctError where all are damaged: a run is never
-    begun again in silence. Raises RefusedError where the system does not give one that may well be whole.
+    Verifies every file's size and SHA-256. A damaged checkpoint, or one that the disk cannot read (EIO), is
+    named in a warning and skipped; raises FmctError where all are damaged, as a run is never restarted
+    silently. Raises RefusedError where the system denies access to one that may be intact.
     """
     damaged: list[str] = []
     for path in reversed(checkpoints(run)):
@@ -165,20 +166,20 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
         for what in damaged:
             log.warning("%s", what)
         if damaged:
-            log.warning("going on from %s instead", path)
+            log.warning("resuming from %s instead", path)
         return path, manifest
     if damaged:
         raise FmctError(
-            f"no whole checkpoint is left: {damaged[0]}; restore that file, or remove {run / 'checkpoints'} "
-            "to begin again"
+            f"no intact checkpoint is left: {damaged[0]}; restore that file, or remove {run / 'checkpoints'} "
+            "to start over"
         )
     return None
 
 
 def checkpoint_of(place: Path, digest: str | None) -> Path | None:
-    """The checkpoint whose manifest has that digest: `place` itself, or one of the run folder `place`.
+    """The checkpoint whose manifest has that digest: `place` itself, or one in the run folder `place`.
 
-    None where there is none to be read; only manifests are.
+    None if no readable manifest has it; other files are not read.
     """
     for path in [place] if (place / MANIFEST).is_file() else checkpoints(place):
         with suppress(FmctError):
@@ -188,7 +189,7 @@ def checkpoint_of(place: Path, digest: str | None) -> Path | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint, whose other files are not looked at; raises as `verify` does."""
+    """The manifest of a checkpoint, without checking its other files; raises as `verify` does."""
     try:
         document = json_text.parse((path / MANIFEST).read_bytes())
         version = document["format_version"]
@@ -198,40 +199,37 @@ def read_manifest(path: Path) -> Manifest:
         if refusal := newer(path / MANIFEST, error):
             raise refusal from None
         raise DamagedCheckpointError(
-            f"{path / MANIFEST}: missing or damaged; the checkpoint can't be used"
+            f"{path / MANIFEST}: missing or damaged; the checkpoint is unusable"
         ) from None
     if manifest is None:
         raise FmctError(f"{path}: checkpoint format {version}, this code reads {FORMAT_VERSION}")
     if manifest.digest != seal(document):
-        raise DamagedCheckpointError(
-            f"{path / MANIFEST}: not as it was written; the checkpoint can't be used"
-        )
+        raise DamagedCheckpointError(f"{path / MANIFEST}: changed or damaged; the checkpoint is unusable")
     return manifest
 
 
 def verify(path: Path) -> Manifest:
-    """Check a checkpoint against its manifest.
+    """Verify a checkpoint against its manifest.
 
-    Raises DamagedCheckpointError that names the first damaged file; RefusedError where the system
-    does not give one; FmctError for another format.
+    Raises DamagedCheckpointError that names the first damaged file; RefusedError where the system denies
+    access to one; FmctError for another format.
     """
     manifest = read_manifest(path)
-    with ThreadPoolExecutor() as threads:  # hashing holds no lock
-        found = threads.map(file_facts, (path / name for name in manifest.files))
-        for (name, facts), actual in zip(manifest.files.items(), found, strict=True):
+    with ThreadPoolExecutor() as threads:  # hashing releases the GIL
+        read = threads.map(file_facts, (path / name for name in manifest.files))
+        for (name, facts), actual in zip(manifest.files.items(), read, strict=True):
             if actual is None:
-                raise DamagedCheckpointError(f"{path / name}: missing; the checkpoint can't be used")
+                raise DamagedCheckpointError(f"{path / name}: missing; the checkpoint is unusable")
             if actual != facts:
-                raise DamagedCheckpointError(
-                    f"{path / name}: not as it was written; the checkpoint can't be used"
-                )
+                raise DamagedCheckpointError(f"{path / name}: changed or damaged; the checkpoint is unusable")
     return manifest
 
 
 def set_damaged_aside(run: Path, step: int) -> None:
-    """Give damaged checkpoints after `step`, from which the run goes on, another name: they count no more.
+    """Rename damaged checkpoints after `step`, from which the run resumes, so that they no longer count.
 
-    Those that just can't be read now keep theirs. `prune` removes the others when the run is at their step.
+    Those that cannot be read at the moment keep their name. `prune` removes the renamed ones when the run
+    reaches their step.
     """
     for path in checkpoints(run):
         if path <= checkpoint_path(run, step):
@@ -241,8 +239,8 @@ def set_damaged_aside(run: Path, step: int) -> None:
         except DamagedCheckpointError:
             aside = path.with_name(f"{ASIDE}{path.name}")
             try:
-                shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
-                log.warning("%s: damaged, so it is %s now", path, path.rename(aside).name)
+                shutil.rmtree(aside, ignore_errors=True)  # from an earlier attempt
+                log.warning("%s: damaged; renamed to %s", path, path.rename(aside).name)
             except OSError as error:
                 log.warning("%s: can't be renamed: %s", path, error)
         except FmctError:
@@ -250,7 +248,7 @@ def set_damaged_aside(run: Path, step: int) -> None:
 
 
 def file_facts(file: Path) -> FileFacts | None:
-    """Size and SHA-256 of a file; None where there is none, RefusedError where it is not to be had."""
+    """Size and SHA-256 of a file; None if it is missing; raises RefusedError if access is denied."""
     try:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -261,42 +259,42 @@ def file_facts(file: Path) -> FileFacts | None:
 
 
 def newest_step(run: Path) -> int:
-    """Steps done at the newest checkpoint that has its name, whose bytes are not checked; 0 without one."""
+    """Step of the newest complete checkpoint, whose bytes are not verified; 0 without one."""
     return max((int(path.name.removeprefix("step-")) for path in checkpoints(run)), default=0)
 
 
 PROBED, ONLINE = "score", "online"
-"""Kinds of notes beside a checkpoint: of `fmct probe`, and of the run's own online probe. Their scores are of
-other volumes and classifiers, and are compared with their own kind alone."""
+"""Kinds of score notes beside a checkpoint: from `fmct probe`, and from the run's online probe. They measure
+different volumes and classifiers, so scores are compared only within a kind."""
 
 
 def mark_score(path: Path, score: float, what: str, kind: str = PROBED) -> None:
-    """Note how good a checkpoint's features are (higher is better): pruning keeps the best one of a kind.
+    """Record a score of a checkpoint's features (higher is better); pruning keeps the best one of each kind.
 
-    The note lies beside the checkpoint, which itself is never written again.
+    The note is a file beside the checkpoint, which itself is never modified.
     """
     write_text(_note(path, kind), json.dumps({"score": score, "what": what}))
 
 
 def best(run: Path, kind: str) -> tuple[Path, float] | None:
-    """The checkpoint of the best score of a kind, the newest of equals; None where none has one."""
+    """The checkpoint with the best score of a kind, the newest of equals; None without scores."""
     return _best(checkpoints(run), kind)
 
 
 def prune(run: Path, step: int, keep_last: int, keep_every: int | None) -> None:
-    """Remove checkpoints up to the one of `step`, which has just been written whole.
+    """Remove checkpoints up to that of `step`, which has just been completed.
 
-    The last `keep_last` stay, those of every `keep_every`-th step, and the best of each kind of score. Later
-    ones could not be read when the run went on from before them: they neither count nor are removed, until
-    the run comes to their step again, nor are those that were set aside. What the system refuses is warned
-    of, and left to the next call.
+    Keeps the last `keep_last`, those of every `keep_every`-th step, and the best of each kind of score. Later
+    checkpoints could not be read when the run resumed before them: they are neither counted nor removed until
+    the run reaches their step again, and neither are renamed damaged ones. Failed removals are logged as
+    warnings and retried at the next call.
     """
     written = checkpoint_path(run, step)
     present = [path for path in checkpoints(run) if path <= written]
     try:
-        scored = {found[0] for kind in (PROBED, ONLINE) if (found := _best(present, kind))}
+        scored = {top[0] for kind in (PROBED, ONLINE) if (top := _best(present, kind))}
     except OSError as error:
-        log.warning("%s: all checkpoints stay for now: %s", run, error)
+        log.warning("%s: can't read scores, so no checkpoint is removed now: %s", run, error)
         return
     kept = {*present[-keep_last:], *scored}
     for path in present:
@@ -313,15 +311,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
         for kind in (PROBED, ONLINE):
             _note(path, kind).unlink(missing_ok=True)
-    except OSError as error:  # on NFS for one, while somebody reads a file
-        log.warning("%s: can't be removed for now: %s", path, error)
+    except OSError as error:  # for example on NFS, while a file is being read
+        log.warning("%s: can't be removed now: %s", path, error)
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """All of a run folder that have their name, oldest first; they may be damaged."""
+    """All complete checkpoints of a run folder, oldest first; they may be damaged."""
     folder = run / "checkpoints"
     try:
-        names = os.listdir(folder)  # Path.glob would be silent about one that may not be listed
+        names = os.listdir(folder)  # Path.glob would ignore a folder without read permission
     except FileNotFoundError:
         return []
     return sorted(folder / name for name in names if _NAME.fullmatch(name))
@@ -339,5 +337,5 @@ def _best(paths: list[Path], kind: str) -> tuple[Path, float] | None:
             try:
                 scores.append((float(json_text.parse(note.read_text())["score"]), path))
             except (ValueError, KeyError, TypeError):
-                log.warning("%s: damaged, so its checkpoint counts as one without a score", note)
+                log.warning("%s: damaged; its checkpoint counts as one without a score", note)
     return max(scores)[::-1] if scores else None

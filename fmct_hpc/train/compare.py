@@ -1,4 +1,4 @@
-"""Are two runs the same run? Their recorded losses, compared to the last bit."""
+"""Compare the recorded losses of two runs bit by bit."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ COMPARED = ("loss", *(part.name for part in PARTS), "gradient_norm")
 
 
 def compare(first: Path, second: Path) -> int:
-    """Compare the metrics.jsonl of two run folders; return how many steps both have.
+    """Compare the metrics.jsonl of two run folders; return the number of common steps.
 
-    Metrics hold each float's shortest exact decimal form, so equal text is equal bits. Raises FmctError
-    that names the first step and figure that differ, or says that no step is in both.
+    Metrics hold each float's shortest exact decimal form, so equal text means equal bits. Raises FmctError
+    that names the first step and figure that differ, or where no step is common.
     """
     ours, theirs = _by_step(first), _by_step(second)
     common = sorted(ours.keys() & theirs.keys())
     if not common:
-        raise FmctError(f"{first} and {second}: no step stands in both runs' metrics.jsonl")
+        raise FmctError(f"{first} and {second}: no step is in both runs' metrics.jsonl")
     for step in common:
         for name in COMPARED:
             if ours[step].get(name) != theirs[step].get(name):
@@ -32,4 +32,4 @@ def _by_step(run: Path) -> dict[int, dict[str, float]]:
     try:
         return {int(row["step"]): row for row in recorded(run)}
     except FileNotFoundError:
-        raise FmctError(f"{path}: not there; is {run} a run folder of `fmct train`?") from None
+        raise FmctError(f"{path}: missing; is {run} a run folder of `fmct train`?") from None

@@ -1,4 +1,4 @@
-"""`fmct convert-weights`: a checkpoint file of the reference into an encoder of ours, and back."""
+"""`fmct convert-weights`: convert a checkpoint of the reference to an encoder of this package, and back."""
 
 import pickle
 from importlib.metadata import version
@@ -21,9 +21,9 @@ from shards.info import sha256
 from shards.places import require_file, require_folder
 
 _WINDOWS = {1: ((40, 300),), 3: ((40, 80), (80, 200), (600, 2800))}
-"""(level, width) in HU by the number of channels (`loading_transforms` in the reference's transforms.py)."""
+"""(level, width) in HU by number of channels (`loading_transforms` in the reference's transforms.py)."""
 _DICTIONARY = {"student": "state_dict", "teacher": "momentum_model_state_dict"}
-"""Where the reference's `save_checkpoint` puts each network; its own downstream programs load the first."""
+"""Key of each network in the reference's `save_checkpoint`; its downstream programs load the student."""
 _PARTS: tuple[Part, ...] = ("head", "decoder")
 
 
@@ -34,13 +34,13 @@ def convert_weights(
     heads: int | None = None,
     decoder_heads: int | None = None,
 ) -> str:
-    """Convert a file, in the direction given by its kind; returns what was written, in a line.
+    """Convert a file, in the direction given by its type; returns a one-line summary.
 
-    A checkpoint of the reference becomes the folder `out` with encoder.safetensors, encoder.json and, of a
-    DINO or MAE checkpoint, head.safetensors or decoder.safetensors. An encoder.safetensors, with such a file
-    beside it or not, becomes the file `out`, which the reference's `load_model` reads. heads and
-    decoder_heads: see `from_reference`. Raises FmctError for a file that is neither,
-    and where `out` is what is read, cannot be written, or holds another encoder.
+    A checkpoint of the reference becomes the folder `out` with encoder.safetensors, encoder.json and, for a
+    DINO or MAE checkpoint, head.safetensors or decoder.safetensors. An encoder.safetensors, together with
+    such a file beside it, becomes the file `out` for the reference's `load_model`. heads, decoder_heads: see
+    `from_reference`. Raises FmctError for other files, and where `out` is the source, cannot be written, or
+    holds another encoder.
     """
     if source.suffix == ".safetensors":
         return _to_reference(source, out)
@@ -52,7 +52,7 @@ def convert_weights(
         raise FmctError(f"{source}: {error}") from None
     _require_fit(source, found)
     if found.channels not in _WINDOWS:
-        raise FmctError(f"{source}: {found.channels} channels; the reference's are 1 or 3 windows")
+        raise FmctError(f"{source}: {found.channels} channels; the reference has 1 or 3 windows")
     info = EncoderInfo(
         step=0,
         model=found.model,
@@ -78,23 +78,23 @@ def convert_weights(
 
 
 def _require_same_origin(out: Path, origin: str) -> None:
-    """Raise FmctError where `out` has an encoder of another origin: a run's, or of another file."""
-    held = out / "encoder.safetensors"
-    if held.exists():
-        there = encoder_info(held).origin
-        if there != origin:
-            raise FmctError(f"{held}: is another encoder ({there}); name another folder, or move it away")
+    """Raise FmctError where `out` has an encoder of another origin: a run, or another file."""
+    existing = out / "encoder.safetensors"
+    if existing.exists():
+        other = encoder_info(existing).origin
+        if other != origin:
+            raise FmctError(f"{existing}: is another encoder ({other}); name another folder, or move it away")
 
 
 def _require_fit(source: Path, network: Network) -> None:
-    """Raise FmctError where the weights are not all those of one encoder, by name and shape."""
+    """Raise FmctError where the shapes of the weights are not those of one encoder."""
     with torch.device("meta"):
         built = VisionTransformer(network.model, network.channels, network.view_size).state_dict()
     for name, tensor in built.items():
         given = network.weights[f"encoder.{name}"]
         if given.shape != tensor.shape:
             raise FmctError(
-                f"{source}: {name} would be of {tuple(given.shape)}, but by the other weights it is of "
+                f"{source}: {name} has shape {tuple(given.shape)}, but the other weights imply "
                 f"{tuple(tensor.shape)}"
             )
 
@@ -116,7 +116,7 @@ def _to_reference(source: Path, out: Path) -> str:
         "state_dict": {_wrapped(name, part): tensor for name, tensor in state.items()},
         "momentum_model_state_dict": None,
     }
-    buffer = BytesIO()  # torch itself says no OSError where the disk is full
+    buffer = BytesIO()  # torch.save to a file raises no OSError on a full disk
     torch.save(document, buffer)
     write_bytes(out, buffer.getvalue())
     return f"{out}: in the reference's layout, {_describe(network)}"
@@ -138,11 +138,11 @@ def _describe(network: Network) -> str:
 
 
 def _read(source: Path, key: str) -> dict[str, Tensor]:
-    """The state dictionary in a file of torch.save, which no code in it is run for."""
+    """The state dictionary in a file of torch.save, loaded without running code from the file."""
     if not source.is_file():
         raise FmctError(f"{source}: no such file")
     try:
-        # best_loss is a NumPy number in the reference's checkpoints, as its own loader says.
+        # best_loss is a NumPy scalar in the reference's checkpoints (see its loader).
         with torch.serialization.safe_globals(_numpy_scalars()):
             document: Any = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
@@ -151,9 +151,9 @@ def _read(source: Path, key: str) -> dict[str, Tensor]:
     if isinstance(document, dict) and "state_dict" in document:
         document = document.get(key)
         if document is None:
-            raise FmctError(f"{source}: holds no {key}; an MAE's checkpoint has no teacher")
+            raise FmctError(f"{source}: has no {key}; MAE checkpoints have no teacher")
     if not isinstance(document, dict) or not all(isinstance(value, Tensor) for value in document.values()):
-        raise FmctError(f"{source}: neither a state dictionary nor a checkpoint that holds one")
+        raise FmctError(f"{source}: neither a state dictionary nor a checkpoint with one")
     return document
 
 

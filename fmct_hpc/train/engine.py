@@ -13,15 +13,15 @@ from fmct_hpc.train.process_group import Place
 from fmct_hpc.train.schedules import StepSettings
 
 BUCKET = 50_000_000
-"""Gradients that are reduced at once. Stage 3 keeps a buffer of this many for good: DeepSpeed's default of
-5e8 takes 2 GB of a GPU, whatever the model. ViT-B then has a few buckets, so that the first ones travel
-while the backward pass goes on."""
+"""Gradients reduced per bucket. Stage 3 permanently holds a buffer of this size: DeepSpeed's default of 5e8
+takes 2 GB of GPU memory for any model. ViT-B has a few buckets, so that communication overlaps the backward
+pass."""
 
 
 def deepspeed_config(config: TrainConfig, world_size: int, parameters: int) -> dict[str, Any]:
-    """DeepSpeed's own configuration for a model of so many parameters.
+    """DeepSpeed's configuration for a model of that many parameters.
 
-    Raises FmctError where run.batch can't be shared out evenly.
+    Raises FmctError where the ranks do not divide run.batch.
     """
     accumulation = config.accumulation(world_size)
     return {
@@ -33,17 +33,17 @@ def deepspeed_config(config: TrainConfig, world_size: int, parameters: int) -> d
 
 
 def deepspeed_settings(config: TrainConfig, parameters: int) -> dict[str, Any]:
-    """All of that but the batch: ours, and engine.deepspeed laid over it."""
+    """The configuration without the batch: our settings, overridden by engine.deepspeed."""
     ours = {
         "gradient_clipping": config.optim.clip,
         "zero_optimization": {
             "stage": config.engine.zero_stage,
             "reduce_bucket_size": min(BUCKET, parameters),
-            # Stage 3 else keeps small parameters gathered, as exact in some steps and as bfloat16 in others.
+            # Otherwise stage 3 keeps small parameters gathered, exact in some steps and bfloat16 in others.
             "stage3_param_persistence_threshold": 0,
             **offload_section(config),
         },
-        # torch's AdamW steps on each rank's partition; DeepSpeed's own would compile C++ for the CPU.
+        # torch's AdamW updates each rank's partition; DeepSpeed's own would compile C++ for the CPU.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         **autocast_section(config),
@@ -52,7 +52,7 @@ def deepspeed_settings(config: TrainConfig, parameters: int) -> dict[str, Any]:
 
 
 def _overlaid(ours: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`ours` with the values of `over`, section by section."""
+    """`ours` with the values of `over`, merged recursively."""
     merged = dict(ours)
     for key, value in over.items():
         old = merged.get(key)
@@ -61,13 +61,13 @@ def _overlaid(ours: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def offload_section(config: TrainConfig) -> dict[str, Any]:
-    """What of zero_optimization lies in host memory; pinned where it goes to and from a GPU."""
+    """The sections of zero_optimization for host memory, which is pinned for transfers to a GPU."""
     place = {"device": "cpu", "pin_memory": config.engine.device == "gpu"}
-    wanted = {
+    enabled = {
         "offload_optimizer": config.engine.offload_optimizer,
         "offload_param": config.engine.offload_parameters,
     }
-    return {section: place for section, on in wanted.items() if on}
+    return {section: place for section, on in enabled.items() if on}
 
 
 def autocast_section(config: TrainConfig) -> dict[str, Any]:
@@ -80,26 +80,26 @@ def autocast_section(config: TrainConfig) -> dict[str, Any]:
 def parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
     """Two AdamW groups: with weight decay, and without (biases, norms, tokens, positions, prototypes)."""
     decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
-        spare = parameter.ndim < 2 or any(part in name for part in ("token", "positions", "prototypes"))
-        (spared if spare else decayed).append(parameter)
-    return [{"params": decayed, "decay": True}, {"params": spared, "decay": False, "weight_decay": 0.0}]
+        exempt = parameter.ndim < 2 or any(part in name for part in ("token", "positions", "prototypes"))
+        (undecayed if exempt else decayed).append(parameter)
+    return [{"params": decayed, "decay": True}, {"params": undecayed, "decay": False, "weight_decay": 0.0}]
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW that can be told to pass over a step."""
+    """AdamW that can skip a step."""
 
     sound = True
-    """Whether the gradients are fit for an update."""
+    """Whether the gradients are finite, so that `step` updates."""
 
     def step(self, closure: Any = None) -> Any:
-        """As torch's, or nothing at all."""
+        """As torch's if `sound`, else nothing."""
         return super().step(closure) if self.sound else None
 
 
 def build_engine(config: TrainConfig, student: Student, place: Place) -> deepspeed.DeepSpeedEngine:
-    """Give the student to DeepSpeed; under stage 3 its parameters are empty from here on."""
+    """Wrap the student in a DeepSpeed engine; under stage 3 its parameters are empty from then on."""
     optimizer = GuardedAdamW(parameter_groups(student), lr=config.optim.base_lr, betas=config.optim.betas)
     engine, *_ = deepspeed.initialize(
         model=student.to(place.device),
@@ -113,8 +113,8 @@ def build_engine(config: TrainConfig, student: Student, place: Place) -> deepspe
 def update(engine: deepspeed.DeepSpeedEngine, now: StepSettings) -> float:
     """Clip the accumulated gradients and update the weights; returns the gradient norm before clipping.
 
-    Where that is not finite nothing is updated: DeepSpeed's ZeRO optimizers see to it themselves, and stage 0
-    is told here.
+    If the norm is not finite nothing is updated: DeepSpeed's ZeRO optimizers check it themselves, for stage 0
+    it is checked here.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = now.lr

@@ -1,4 +1,4 @@
-"""The encoder as others use it: safetensors and a JSON file that says what it expects."""
+"""The exported encoder: safetensors, and a JSON file that describes its input."""
 
 import json
 import logging
@@ -40,30 +40,30 @@ log = logging.getLogger(__name__)
 
 
 class EncoderInfo(Section):
-    """What an encoder was trained on, and how its input is made."""
+    """What an encoder was trained on, and how its input is computed."""
 
     step: int
     model: ModelConfig
     data: DataConfig
     spacing_mm: tuple[float, float, float]
     preprocess_digest: str | None = None
-    """SHA-256 of the preprocessing configuration of its training volumes; none where it is not known."""
+    """SHA-256 of the preprocessing configuration of the training volumes; None if unknown."""
     preprocessing: dict[str, Any] | None = None
-    """That configuration, for new scans to be preprocessed by; none where it is not known."""
+    """That configuration, used to preprocess new scans; None if unknown."""
     dataset_digest: str | None = None
     code_version: str
     origin: str = "fmct train"
-    """Where the weights come from."""
+    """Origin of the weights."""
 
     def view(self, volume: NDArray[np.generic], spacing_mm: Sequence[float]) -> Tensor:
-        """The input that the encoder expects of a volume: float32 (1, C, D, H, W).
+        """The encoder's input for a volume: float32 (1, C, D, H, W).
 
-        volume: HU (D, H, W), growing towards superior, anterior and right, around the head's middle (as
-        `fmct preprocess` makes it); spacing_mm: (D, H, W). Where that is not the spacing of the training
-        volumes, the volume is first resampled to it, linearly. The field around its middle is windowed and
-        averaged as in training, without augmentation. Raises FmctError for what is no such volume.
+        volume: HU (D, H, W), axes towards superior, anterior and right, centred on the head (as written by
+        `fmct preprocess`); spacing_mm: (D, H, W). If it differs from the training volumes' spacing, the
+        volume is first resampled linearly. The field around its centre is windowed and averaged as in
+        training, without augmentation. Raises FmctError for another kind of volume.
         """
-        from fmct_hpc.data.field import center_view  # numba, which loading an encoder must not wait for
+        from fmct_hpc.data.field import center_view  # imports numba, which loading an encoder does not need
 
         hu, spacing_mm, _ = as_trained(volume, spacing_mm, self.spacing_mm)
         return torch.from_numpy(center_view(hu, spacing_mm, self.data))[None]
@@ -71,9 +71,9 @@ class EncoderInfo(Section):
     def patch_centres(
         self, volume: NDArray[np.generic], spacing_mm: Sequence[float], affine: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Where all patches of `view` have their centres: (N, 3), patient LPS mm, in the order of `patchify`.
+        """Centres of all patches of `view`: (N, 3), patient LPS mm, in the order of `patchify`.
 
-        affine: (4, 4), the volume's index (d, h, w, 1) to patient LPS mm.
+        affine: (4, 4), from the volume's index (d, h, w, 1) to patient LPS mm.
         """
         first, edges = self.view_box(volume, spacing_mm)
         axes = [
@@ -91,9 +91,9 @@ class EncoderInfo(Section):
     def view_box(
         self, volume: NDArray[np.generic], spacing_mm: Sequence[float]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where `view` begins in a volume, and its edges: (3,) each, in the volume's index (d, h, w).
+        """First corner and edges of `view`: (3,) each, in the volume's index (d, h, w).
 
-        From border to border; it may reach beyond the volume.
+        Voxel borders, not centres; the box may extend beyond the volume.
         """
         from fmct_hpc.data.field import center_box
 
@@ -105,11 +105,11 @@ class EncoderInfo(Section):
 def require_same_preprocessing(
     dataset: Dataset, preprocess_digest: str | None, preprocessing: Mapping[str, Any] | None, encoder: str
 ) -> None:
-    """Raise FmctError for masks, and volumes of another preprocessing than an encoder's training volumes.
+    """Raise FmctError for masks, and for volumes preprocessed differently from an encoder's training volumes.
 
-    preprocess_digest, preprocessing: those of the encoder; a digest of None takes any. encoder: what to call
-    it. Where the digests differ, the configurations that the encoder and the dataset record decide: volumes
-    that are only selected or checked otherwise pass, with a warning.
+    preprocess_digest, preprocessing: those of the encoder; a digest of None accepts any. encoder: its name in
+    messages. If the digests differ, the recorded configurations are compared: volumes that differ only in
+    selection or checks are accepted with a warning.
     """
     require_volumes(dataset)
     if preprocess_digest in (None, dataset.info.config_digest):
@@ -118,9 +118,9 @@ def require_same_preprocessing(
     if preprocessing is None or recorded is None or not same_voxels(preprocessing, recorded):
         raise FmctError(
             f"{dataset.path}: preprocessed with another configuration than the training data of {encoder}; "
-            "run `fmct preprocess` with the recipe that the encoder was trained with"
+            "run `fmct preprocess` with the encoder's preprocessing recipe"
         )
-    log.warning("%s: selected or checked otherwise than the training data of %s", dataset.path, encoder)
+    log.warning("%s: selected or checked differently from the training data of %s", dataset.path, encoder)
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> None:
@@ -132,7 +132,7 @@ def export_checkpoint(checkpoint: Path, out: Path) -> None:
 
 
 def configuration_of(checkpoint: Path, manifest: Manifest) -> TrainConfig:
-    """What a checkpoint's training was configured with; raises FmctError where this version can't read it."""
+    """The configuration of a checkpoint's training; raises FmctError where this version can't read it."""
     try:
         return TrainConfig.from_record(manifest.configuration)
     except ValidationError as error:
@@ -163,12 +163,12 @@ def export_encoder(
 
 
 def origin_of(start: Path | None, beginning: Beginning | None) -> str:
-    """Where the weights of a run come from, that has `start` as run.start_from and recorded `beginning`."""
+    """Origin of the weights of a run with run.start_from=`start` and the recorded `beginning`."""
     if beginning is not None:
         return f"fmct train, begun with: {beginning.origin}"
     if start is None:
         return "fmct train"
-    try:  # checkpoints of 0.1.0 recorded no more than the path
+    try:  # checkpoints of 0.1.0 recorded only the path
         return f"fmct train, begun with: {encoder_info(start).origin}"
     except FmctError:
         return "fmct train, begun with an encoder that is no longer there"
@@ -177,13 +177,13 @@ def origin_of(start: Path | None, beginning: Beginning | None) -> str:
 def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> None:
     """Write `out`/encoder.safetensors and, last, `out`/encoder.json.
 
-    weights: by the student's names, of which those under "encoder." are written.
+    weights: by the student's names; those under "encoder." are written.
     """
     encoder = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
-    # Not by save_file, which says no OSError where the disk is full.
+    # Not by save_file, which raises no OSError on a full disk.
     contiguous = {name: tensor.contiguous() for name, tensor in encoder.items()}
     write_bytes(out / "encoder.safetensors", save(contiguous))
-    # Where the training data and its copies lie is the trainer's business, not that of who gets the encoder.
+    # Paths of the training data are private to the training site.
     data = info.data.model_dump(mode="json") | {"path": "", "cache": None}
     document = info.model_dump(mode="json") | {"data": data}
     write_text(out / "encoder.json", json.dumps(document, indent=1))
@@ -192,27 +192,27 @@ def write_encoder(out: Path, weights: dict[str, Tensor], info: EncoderInfo) -> N
 def load_encoder(path: Path | str) -> tuple[Backbone, EncoderInfo]:
     """The encoder at `path`, an encoder.safetensors with its encoder.json beside it, in evaluation mode.
 
-    Raises FmctError where either is missing or they do not fit each other.
+    Raises FmctError where either is missing or they do not match.
     """
     path = Path(path)
     info = encoder_info(path)
     try:
-        path.open("rb").close()  # safetensors (0.8) says of any file it may not read that it is not there
+        path.open("rb").close()  # safetensors (0.8) reports an unreadable file as missing
         if not _is_described(path.stat().st_size, info):
-            raise FmctError(f"{path}: not an encoder that fits {path.stem}.json (its size)")
+            raise FmctError(f"{path}: not an encoder that matches {path.stem}.json (its size)")
         encoder = build_encoder(info.model, len(info.data.windows), info.data.view_size)
         encoder.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise_refusal(error, path)
-        what = f"not an encoder that fits {path.stem}.json ({type(error).__name__})"
+        what = f"not an encoder that matches {path.stem}.json ({type(error).__name__})"
         raise FmctError(f"{path}: {what}") from None
     return encoder.eval(), info
 
 
 def _is_described(size: int, info: EncoderInfo) -> bool:
-    """Whether a file of `size` bytes can hold the weights of `info`: before memory is taken for them.
+    """Whether a file of `size` bytes can hold the weights of `info`, checked before allocating memory.
 
-    None has less than a byte.
+    A weight has at least one byte.
     """
     model, channels = info.model, len(info.data.windows)
     least = size_of(model.kind).least_parameters(model, channels)
@@ -220,7 +220,7 @@ def _is_described(size: int, info: EncoderInfo) -> bool:
 
 
 def encoder_info(path: Path) -> EncoderInfo:
-    """What stands beside the encoder at `path`; raises FmctError as `load_encoder` does, weights unread."""
+    """The JSON file of the encoder at `path`; raises FmctError as `load_encoder`, without reading weights."""
     description = path.with_suffix(".json")
     for file in (path, description):
         if not file.is_file():

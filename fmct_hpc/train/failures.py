@@ -1,20 +1,20 @@
-"""What failures cost a run, and how often to save (Daly 2006)."""
+"""The cost of failures, and the optimal checkpoint interval (Daly 2006)."""
 
 import math
 
 RESTART_SECONDS = 300.0
-"""From a failure to the first new step: the queue, imports, reading and checking the checkpoint. A guess;
+"""From a failure to the first new step: queue, imports, reading and verifying the checkpoint. An assumption;
 `fmct launch status` shows the starts of a run."""
 
 
 def young_interval(save_seconds: float, failure_seconds: float) -> float:
-    """Seconds of work between saves that lose the least time, to first order: sqrt(2 δ M) (Young 1974)."""
+    """Optimal seconds of work between saves, to first order: sqrt(2 δ M) (Young 1974)."""
     return math.sqrt(2 * save_seconds * failure_seconds)
 
 
 def daly_interval(save_seconds: float, failure_seconds: float) -> float:
     """The same to higher order (Daly 2006, "A higher order estimate of the optimum checkpoint interval for
-    restart dumps"): also right where a save is not short beside the time between failures.
+    restart dumps"): also valid if a save is not short compared with the time between failures.
     """
     if save_seconds >= 2 * failure_seconds:
         return failure_seconds
@@ -25,11 +25,10 @@ def daly_interval(save_seconds: float, failure_seconds: float) -> float:
 def expected_seconds(
     work: float, interval: float, save: float, failure: float, restart: float = RESTART_SECONDS
 ) -> float:
-    """Expected wall-clock seconds of `work` seconds of computing (Daly 2006, his complete model).
+    """Expected wall-clock seconds of `work` seconds of computing (Daly 2006, complete model).
 
-    A save of `save` seconds follows each `interval` of work. Failures come at random (a Poisson process),
-    `failure` seconds apart in the mean, during saves and restarts too; each loses what came after the last
-    save.
+    A save of `save` seconds follows each `interval` of work. Failures are a Poisson process with a mean
+    interval of `failure` seconds, also during saves and restarts; each loses the work since the last save.
     """
     segment = math.expm1((interval + save) / failure)
     return failure * math.exp(restart / failure) * segment * work / interval

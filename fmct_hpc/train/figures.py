@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl, of which each has the figures of one step."""
+"""Read metrics.jsonl, which has one line of figures per step."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,17 +7,17 @@ from shards import json_text
 
 
 def figures_of(line: bytes) -> dict[str, float] | None:
-    """The figures of a line, its step among them; None for what is none: half a line, or damage."""
+    """The figures of a line, including its step; None for an incomplete or damaged line."""
     try:
-        found = json_text.parse(line)
+        figures = json_text.parse(line)
     except ValueError:
         return None
-    if not isinstance(found, dict) or type(found.get("step")) is not int:
+    if not isinstance(figures, dict) or type(figures.get("step")) is not int:
         return None
-    return found if all(type(value) in (int, float) for value in found.values()) else None
+    return figures if all(type(value) in (int, float) for value in figures.values()) else None
 
 
 def recorded(run: Path) -> Iterator[dict[str, float]]:
-    """The figures of each step on record, oldest first; FileNotFoundError where the run has no record."""
+    """The figures of each recorded step, oldest first; raises FileNotFoundError without metrics.jsonl."""
     with (run / "metrics.jsonl").open("rb") as stream:
         yield from filter(None, map(figures_of, stream))

@@ -1,6 +1,6 @@
-"""Is a run sound? What to do about a step that is not finite, and signs that the features collapse.
+"""Health of a run: non-finite steps, and signs that the features collapse.
 
-Both are judged by figures that all ranks have agreed on, so every rank comes to the same decision.
+Both are judged by figures that are reduced over all ranks, so every rank makes the same decision.
 """
 
 import logging
@@ -9,61 +9,63 @@ from typing import NamedTuple
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.objective.part import Sign
-from fmct_hpc.objective.spread import REMEDY
+from fmct_hpc.objective.spread import remedy
 from shards.errors import UnsoundError
 
 log = logging.getLogger(__name__)
 
 
-LEAST_VOLUMES = 4
-"""Of a micro-batch over all ranks, for features to be compared: two or three sound ones may be alike."""
-ALIKE = "the features of all volumes are nearly equal"
+MIN_VOLUMES = 4
+"""Smallest micro-batch over all ranks whose features are compared: two or three may be similar by chance."""
+NEARLY_EQUAL = "the features of all volumes are nearly equal"
 
 
 class Alarm(NamedTuple):
-    """A sign of collapse that lasted."""
+    """A sign of collapse that persisted."""
 
     sign: str
     first: int
-    """The first step that showed it."""
+    """First step with the sign."""
     last: int
 
 
 class Health:
-    """Watches the figures of each step."""
+    """Checks the figures of each step."""
 
-    def __init__(self, config: TrainConfig, ranks: int = 1, speaks: bool = True) -> None:
-        """Ranks agree, so one of them speaks for all."""
+    def __init__(self, config: TrainConfig, ranks: int = 1, warns: bool = True) -> None:
+        """warns: whether this rank logs warnings; ranks agree, so one of them does."""
         self._limits = config.health
-        self._level = logging.WARNING if speaks else logging.DEBUG
+        self._level = logging.WARNING if warns else logging.DEBUG
         self.patience = config.health.lasting(config.run.steps)
-        """For how many steps a sign must last."""
+        """Steps that a sign must persist."""
         self._parts = config.parts
-        self._several = config.run.batch // config.accumulation(ranks) >= LEAST_VOLUMES
+        self._remedy = remedy(config)
+        self._several = config.run.batch // config.accumulation(ranks) >= MIN_VOLUMES
         self.lasting: dict[str, int] = {}
-        """For how many steps, the last ones, each sign has shown."""
+        """Number of latest steps in which each sign was present."""
         self._skipped = 0
 
     def skip(self, step: int, guilty: str) -> None:
-        """Take note of a step, counted from 1, that was not finite and changed nothing.
+        """Count a non-finite step, numbered from 1, which updated nothing.
 
-        Raises UnsoundError where the configuration has such a step stop the run, or its budget is spent.
+        Raises UnsoundError with health.not_finite=stop, or after more than health.max_skipped steps.
         """
         what = f"step {step}: loss or gradient is not finite, nothing was updated; {guilty}"
         if self._limits.not_finite == "stop":
             raise UnsoundError(
-                f"{what}; look at these volumes, lower optim.base_lr, or set health.not_finite=skip"
+                f"{what}; check these volumes, lower optim.base_lr, or set health.not_finite=skip"
             )
         self._skipped += 1
         if self._skipped > self._limits.max_skipped:
-            raise UnsoundError(f"{what}; more steps than health.max_skipped={self._limits.max_skipped}")
+            raise UnsoundError(
+                f"{what}; more skipped steps than health.max_skipped={self._limits.max_skipped}"
+            )
         log.log(self._level, "%s; skipped, %d of at most %d", what, self._skipped, self._limits.max_skipped)
 
     def step(self, step: int, figures: dict[str, float]) -> None:
-        """Look for collapse in the figures of step `step`; a sign must last for health.patience steps,
-        or a quarter of the run's, if these are fewer.
+        """Look for collapse in the figures of step `step`; a sign must persist for `patience` steps.
 
-        Raises UnsoundError where the configuration has a collapse stop the run.
+        Raises UnsoundError with health.collapse=stop.
         """
         signs = self._signs(figures)
         self.lasting = _counted(self.lasting, signs)
@@ -72,7 +74,7 @@ class Health:
                 self._alarm(step, sign)
 
     def lasted(self, rows: Iterable[Mapping[str, float]]) -> dict[str, int]:
-        """What `lasting` was behind the steps of a run's metrics.jsonl: an attempt goes on with it."""
+        """`lasting` after the steps of a run's metrics.jsonl, with which an attempt resumes."""
         lasting: dict[str, int] = {}
         for row in rows:
             if not row.get("skipped"):
@@ -80,32 +82,32 @@ class Health:
         return lasting
 
     def alarms(self, rows: Iterable[Mapping[str, float]]) -> list[Alarm]:
-        """The signs that lasted as long as `step` waits for, by a run's metrics.jsonl, as they began."""
-        found: list[Alarm] = []
+        """The signs that persisted for `patience` steps in a run's metrics.jsonl, by their first step."""
+        ended: list[Alarm] = []
         showing: dict[str, Alarm] = {}
         for row in rows:
             if row.get("skipped"):
                 continue
             step = int(row["step"])
             signs = {sign.what for sign in self._signs(row) if sign.shows}
-            found += [showing.pop(sign) for sign in set(showing) - signs]
+            ended += [showing.pop(sign) for sign in set(showing) - signs]
             for sign in signs:
                 showing[sign] = showing.get(sign, Alarm(sign, step, step))._replace(last=step)
-        lasting = [a for a in (*found, *showing.values()) if a.last - a.first + 1 >= self.patience]
+        lasting = [a for a in (*ended, *showing.values()) if a.last - a.first + 1 >= self.patience]
         return sorted(lasting, key=lambda alarm: (alarm.first, alarm.sign))
 
     def _alarm(self, step: int, sign: Sign) -> None:
         what = f"step {step}: for {self.lasting[sign.what]} steps {sign.what}: the features collapse"
         if self._limits.collapse == "stop":
-            raise UnsoundError(f"{what}; begin again with {sign.remedy}; health.collapse=warn only warns")
+            raise UnsoundError(f"{what}; restart with {sign.remedy}; health.collapse=warn only warns")
         log.log(self._level, "%s", what)
 
     def _signs(self, figures: Mapping[str, float]) -> list[Sign]:
-        """Those whose figures this objective has."""
+        """The signs whose figures this objective has."""
         signs = [sign for part in self._parts for sign in part.signs(figures, self._several)]
         if "feature_deviation" in figures and self._several:
-            alike = figures["feature_deviation"] < self._limits.min_feature_deviation
-            signs.append(Sign(ALIKE, alike, REMEDY))
+            equal = figures["feature_deviation"] < self._limits.min_feature_deviation
+            signs.append(Sign(NEARLY_EQUAL, equal, self._remedy))
         return signs
 
 

@@ -1,7 +1,7 @@
-"""Whether a run learns, by the features of a step's own batches: an observer, no part of the step.
+"""Whether a run learns, by the features of a step's own batches: an observer that does not affect the step.
 
-The averaged encoder sees each volume's global views whole, with the weights behind the step. Figures are over
-all ranks, and the same on each.
+The averaged encoder encodes each volume's complete global views with the weights after the step. Figures are
+over all ranks, and identical on each.
 """
 
 import logging
@@ -20,16 +20,16 @@ from fmct_hpc.data.order import Order, Share
 from fmct_hpc.model.tissue import dropped_tissue
 from fmct_hpc.objective.ranks import all_reduce, gathered
 from fmct_hpc.train.averaged import AveragedEncoder
+from fmct_hpc.train.evaluations import evaluates
 from fmct_hpc.train.feature_figures import crop_likeness, effective_rank, retrieval, similarities
-from fmct_hpc.train.looks import looks
 from fmct_hpc.train.loop import Training
 from fmct_hpc.train.process_group import on_first_rank
 from shards import Dataset
 
 log = logging.getLogger(__name__)
 
-_TOLD = 7
-"""Numbers beside a view's features: its crop's centre and edges, and its volume's number."""
+_COLUMNS = 7
+"""Columns after a view's features: its crop's centre and edges, and its volume's number."""
 
 
 class Learning:
@@ -47,10 +47,10 @@ class Learning:
 
     @torch.no_grad()
     def step(self, done: int, batches: list[Batch]) -> dict[str, float]:
-        """The figures after `done` steps, the last of which was on this rank's `batches`; mostly none."""
-        if not looks(self._config, done):
+        """The figures after `done` steps, the last with this rank's `batches`; empty at most steps."""
+        if not evaluates(self._config, done):
             return {}
-        seen = [self._look(done - 1, number, batch) for number, batch in enumerate(batches)]
+        seen = [self._encoded(done - 1, number, batch) for number, batch in enumerate(batches)]
         gram, sums = (
             torch.stack([getattr(part, name) for part in seen]).sum(dim=0) for name in ("gram", "sums")
         )
@@ -58,62 +58,62 @@ class Learning:
         all_reduce(sums)
         mine = torch.cat([part.rows for part in seen], dim=1)
         everyone = gathered(mine)
-        # One rank computes them for all: devices of two kinds may round otherwise, and ranks must agree.
+        # Rank 0 computes them for all: different devices may round differently, and ranks must agree.
         return on_first_rank(lambda: _figures(Seen(torch.cat(everyone, dim=1), gram, sums)))
 
-    def _look(self, step: int, number: int, batch: Batch) -> "Seen":
-        """At micro-batch `number` of step `step`, counted from 0."""
+    def _encoded(self, step: int, number: int, batch: Batch) -> "Seen":
+        """Encode micro-batch `number` of step `step`, counted from 0."""
         views = batch.views.whole
         tokens = self._encode(views.flatten(0, 1))
         patches = tokens.patches.flatten(0, 1).double()
-        told = torch.from_numpy(self._told(step, number, batch.indices)).to(views.device)
+        crops = torch.from_numpy(self._crops(step, number, batch.indices)).to(views.device)
         cls = tokens.cls.double().unflatten(0, views.shape[:2])
         model = self._config.model
         dropped = dropped_tissue(views.flatten(0, 1), model.patch_size, model.keep_tokens)
         sums = torch.cat([similarities(*tokens).sum(dim=0), dropped])
-        return Seen(torch.cat([cls, told], dim=-1), patches.T @ patches, sums)
+        return Seen(torch.cat([cls, crops], dim=-1), patches.T @ patches, sums)
 
-    def _told(self, step: int, number: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Of global views their crops' centres and edges, in edges of the field, and volumes: (G, B, 7)."""
+    def _crops(self, step: int, number: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Global views' crop centres and edges, in edges of the field, and volume numbers: (G, B, 7)."""
         data, order = self._config.data, self._share.order
         spacing = (1.0, 1.0, 1.0) if data.field == "squeezed" else self._spacing
         field = np.array(voxels(data.field_mm, spacing), np.float64)
         epochs, _ = order.at(self._share.positions(step, number))
-        told = np.empty((data.global_views, len(indices), _TOLD))
+        crops = np.empty((data.global_views, len(indices), _COLUMNS))
         for place, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
             drawn = draw_views(data, spacing, order.seed, epoch, index)[: data.global_views]
             for view, parameters in enumerate(drawn):
                 start, edge = np.array(parameters.start), np.array(parameters.edge)
-                told[view, place] = [*((start + edge / 2) / field), *(edge / field), index]
-        return told
+                crops[view, place] = [*((start + edge / 2) / field), *(edge / field), index]
+        return crops
 
 
 class Seen(NamedTuple):
-    """Of the global views of N volumes; float64."""
+    """Statistics of the global views of N volumes; float64."""
 
     rows: Tensor
-    """(G, N, width + 7): CLS tokens, and what is told of each view."""
+    """(G, N, width + 7): CLS tokens, crops and volume numbers."""
     gram: Tensor
-    """(width, width): of all patch tokens."""
+    """(width, width): Gram matrix of all patch tokens."""
     sums: Tensor
-    """(4,): of `similarities` and of `dropped_tissue` over the G · N views."""
+    """(4,): `similarities` and `dropped_tissue`, summed over the G · N views."""
 
 
 def _figures(seen: Seen) -> dict[str, float]:
-    """What is recorded; what is not finite, as of views that are one patch, is left out."""
-    cls, crops, volumes = seen.rows[..., :-_TOLD], seen.rows[..., -_TOLD:-1], seen.rows[0, :, -1].long()
-    flat = cls.flatten(0, 1)
+    """The figures to record, without those that are not finite (views of a single patch)."""
+    cls, crops = seen.rows[..., :-_COLUMNS], seen.rows[..., -_COLUMNS:-1]
+    volumes, flat = seen.rows[0, :, -1].long(), cls.flatten(0, 1)
     of_patches, of_cls = (seen.sums[:2] / len(flat)).tolist()
     dropped, tissue = seen.sums[2:].tolist()
-    found = {
+    figures = {
         "cls_rank": effective_rank(flat.T @ flat),
         "patch_rank": effective_rank(seen.gram),
         "patch_similarity": of_patches,
         "cls_patch_similarity": of_cls,
     }
     if tissue:
-        found["tissue_dropped"] = dropped / tissue
+        figures["tissue_dropped"] = dropped / tissue
     if len(cls) == 2:
-        found["retrieval"], found["retrieval_chance"] = retrieval(cls[0], cls[1], volumes)
-        found["crop_likeness"] = crop_likeness(cls[0], cls[1], crops, volumes)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        figures["retrieval"], figures["retrieval_chance"] = retrieval(cls[0], cls[1], volumes)
+        figures["crop_likeness"] = crop_likeness(cls[0], cls[1], crops, volumes)
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

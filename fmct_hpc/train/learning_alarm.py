@@ -1,4 +1,4 @@
-"""Warns when a sign that a run does not learn has lasted."""
+"""Warns when a sign that a run does not learn persists."""
 
 import logging
 from collections import deque
@@ -6,29 +6,29 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.train.evaluations import FIRST_EVALUATIONS, evaluates
 from fmct_hpc.train.learning_signs import FIGURES, SIGNS, Judged, Sign
-from fmct_hpc.train.looks import FIRST_LOOKS, looks
 from shards.errors import UnsoundError
 
 log = logging.getLogger(__name__)
 
-LEAST_VOLUMES = 8
-"""Of a global batch, for its views to be judged: among fewer chance finds too many."""
+MIN_VOLUMES = 8
+"""Smallest global batch whose views are judged: in a smaller one retrieval by chance is too high."""
 
 
 class Lasting(NamedTuple):
-    """A sign that lasted."""
+    """A sign that persisted."""
 
     sign: Sign
     first: int
-    """The first step that it is judged by."""
+    """First step of the window in which it was first found."""
     last: int
-    looks: int
-    """That found it, one after another."""
+    evaluations: int
+    """Consecutive evaluations that found it."""
 
 
 def judged(rows: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
-    """What a run's metrics.jsonl holds that signs are judged by: few rows, for ranks to send one another."""
+    """The figures of metrics.jsonl that signs are judged by: few rows, small enough to broadcast."""
     return [
         {"step": row["step"], **{name: row[name] for name in sorted(FIGURES.intersection(row))}}
         for row in rows
@@ -37,14 +37,14 @@ def judged(rows: Iterable[Mapping[str, float]]) -> list[dict[str, float]]:
 
 
 class LearningAlarm:
-    """Judges the figures of a run, in the order of its steps; all ranks have the same."""
+    """Judges the figures of a run, step by step; all ranks see the same figures."""
 
-    def __init__(self, config: TrainConfig, speaks: bool = True) -> None:
-        """Ranks agree, so one of them speaks for all."""
+    def __init__(self, config: TrainConfig, warns: bool = True) -> None:
+        """warns: whether this rank logs warnings; ranks agree, so one of them does."""
         self._config, self._limits, steps = config, config.health, config.run.steps
-        self._level = logging.WARNING if speaks else logging.DEBUG
+        self._level = logging.WARNING if warns else logging.DEBUG
         relates = any(part.relates_views for part in config.parts)
-        of_views = relates and config.run.batch >= LEAST_VOLUMES
+        of_views = relates and config.run.batch >= MIN_VOLUMES
         self._signs = [sign for sign in SIGNS if of_views or not sign.of_views]
         self._window = max(1, config.health.lasting(steps) // max(1, config.health.interval(steps)))
         self._start: dict[str, list[float]] = {}
@@ -55,36 +55,37 @@ class LearningAlarm:
     def step(self, step: int, figures: Mapping[str, float]) -> None:
         """Look for signs in the figures of `step`, counted from 1.
 
-        Warns when one has lasted, and again each time that it has lasted as long. Raises UnsoundError where
-        the configuration has a collapse stop the run.
+        Warns when a sign has persisted for the window, and once per further window. Raises UnsoundError with
+        health.collapse=stop.
         """
-        for found in self._found(step, figures):
-            if (found.looks - 1) % self._window:
+        for shown in self._shown(step, figures):
+            if (shown.evaluations - 1) % self._window:
                 continue
-            now = ", ".join(f"{name} {self._mean(name):.3g}" for name in found.sign.needs)
-            what = f"step {step}: since step {found.first} {found.sign.what} ({now}); {found.sign.remedy}"
+            now = ", ".join(f"{name} {self._mean(name):.3g}" for name in shown.sign.needs)
+            remedy = shown.sign.remedy(self._config)
+            what = f"step {step}: since step {shown.first} {shown.sign.what} ({now}); {remedy}"
             if self._limits.collapse == "stop":
                 raise UnsoundError(f"{what}; health.collapse=warn only warns")
             log.log(self._level, "%s", what)
 
-    def go_on(self, rows: Iterable[Mapping[str, float]]) -> None:
-        """Take in the steps of a run's metrics.jsonl, or what `judged` leaves of them, without a word."""
+    def resume(self, rows: Iterable[Mapping[str, float]]) -> None:
+        """Replay the steps of a run's metrics.jsonl, or what `judged` keeps of them, without warnings."""
         for row in rows:
-            self._found(int(row["step"]), row)
+            self._shown(int(row["step"]), row)
 
     def lasted(self, rows: Iterable[Mapping[str, float]]) -> list[Lasting]:
-        """All signs that lasted, by a run's metrics.jsonl, in the order in which they began."""
-        ended: dict[tuple[str, int], Lasting] = {}
+        """All signs that persisted in a run's metrics.jsonl, by their first step."""
+        lasting: dict[tuple[str, int], Lasting] = {}
         for row in rows:
-            ended |= {(found.sign.what, found.first): found for found in self._found(int(row["step"]), row)}
-        return sorted(ended.values(), key=lambda found: (found.first, found.sign.what))
+            lasting |= {(sign.sign.what, sign.first): sign for sign in self._shown(int(row["step"]), row)}
+        return sorted(lasting.values(), key=lambda sign: (sign.first, sign.sign.what))
 
-    def _found(self, step: int, figures: Mapping[str, float]) -> list[Lasting]:
-        """The signs that `step` shows."""
-        if not looks(self._config, step):  # the online probe is asked at regular checkpoints too
+    def _shown(self, step: int, figures: Mapping[str, float]) -> list[Lasting]:
+        """The signs at `step`."""
+        if not evaluates(self._config, step):  # the online probe also runs at regular checkpoints
             return []
         known = FIGURES.intersection(figures)
-        if step <= FIRST_LOOKS:
+        if step <= FIRST_EVALUATIONS:
             for name in known:
                 self._start.setdefault(name, []).append(figures[name])
             return []
@@ -101,8 +102,8 @@ class LearningAlarm:
                 continue
             first = self._recent[sign.needs[0]][0][0]
             before = self._showing.get(sign.what, Lasting(sign, first, step, 0))
-            self._showing[sign.what] = before._replace(last=step, looks=before.looks + 1)
-        return [found for found in self._showing.values() if found.last == step]
+            self._showing[sign.what] = before._replace(last=step, evaluations=before.evaluations + 1)
+        return [sign for sign in self._showing.values() if sign.last == step]
 
     def _mean(self, name: str) -> float:
         return sum(value for _, value in self._recent[name]) / len(self._recent[name])

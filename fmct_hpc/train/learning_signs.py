@@ -1,107 +1,147 @@
-"""Signs that a run does not learn, by what looks at its features found: what, since when, and the remedy.
+"""Signs that a run does not learn, by its evaluations of features: the symptom, the criterion, the remedy.
 
-A sign is judged by means over the last looks, as many as fit into the patience: a batch of some ten volumes
-says little by itself. All that it needs stands in metrics.jsonl, so that a report, and a run that goes on,
-come to the same.
+A sign is judged by means over the last evaluations, as many as fit into health.patience: one batch of about
+ten volumes is too noisy. All figures come from metrics.jsonl, so a report and a resumed run reach the same
+result.
 """
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from fmct_hpc.config import TrainConfig
+from fmct_hpc.objective.spread import listed, more, more_spread, sharper_targets
 from fmct_hpc.train.config import HealthConfig
 
 RECOGNISED = 0.5
-"""Retrieval from which on a run recognises volumes, whatever the weights told that it began with."""
+"""Retrieval above which a run counts as recognising volumes, whatever its initial weights achieved."""
 
 
 class Judged(NamedTuple):
     """Figures by name."""
 
     now: Mapping[str, float]
-    """Means over the last looks."""
+    """Means over the last evaluations."""
     start: Mapping[str, float]
-    """Means over the first looks; empty where the record lacks them."""
+    """Means over the first evaluations; empty where the record lacks them."""
     least: Mapping[str, float]
-    """The least that `now` has been."""
+    """Minimum of `now` so far."""
 
 
 class Sign(NamedTuple):
-    """One way not to learn."""
+    """One symptom of a run that does not learn."""
 
     what: str
     needs: tuple[str, ...]
-    """Figures that it is judged by; they are told beside it."""
+    """Figures that it is judged by and logged with."""
     shows: Callable[[Judged, HealthConfig], bool]
-    remedy: str
+    remedy: Callable[[TrainConfig], str]
+    """What to change in a configuration; names no value that is already set."""
     of_views: bool = False
-    """Only of an objective that compares views: MAE alone teaches the CLS token nothing of volumes."""
+    """Only for objectives that compare views: MAE alone does not train the CLS token to identify volumes."""
 
 
 def _not_recognised(found: Judged, limits: HealthConfig) -> bool:
-    """Whether retrieval is what it was at the start, when it is of chance and of likeness before learning."""
+    """Whether retrieval is near its initial value, which chance and untrained similarity explain."""
     start = found.start.get("retrieval", found.now["retrieval_chance"])
     return found.now["retrieval"] < min(RECOGNISED, start + limits.min_rise * (1 - start))
 
 
-def _tells_crops(found: Judged, limits: HealthConfig) -> bool:
+def _encodes_crops(found: Judged, limits: HealthConfig) -> bool:
     return found.now.get("crop_likeness", 0.0) > limits.max_crop_likeness
+
+
+def _less_spread(config: TrainConfig) -> list[str]:
+    return ["a lower objective.koleo_weight"] if "koleo" in config.objective.weights else []
+
+
+def _recognise(config: TrainConfig) -> str:
+    changes = [*sharper_targets(config), *_less_spread(config), "more run.steps", "a higher optim.base_lr"]
+    return f"set {listed(changes)}"
+
+
+def _ignore_crops(config: TrainConfig) -> str:
+    changes = ["a narrower data.global_crop_mm", *_less_spread(config)]
+    return f"set {listed(changes)}, or use more varied volumes"
+
+
+def _spread(config: TrainConfig) -> str:
+    sinkhorn = [change for change in sharper_targets(config) if "centring" in change]
+    return f"set {listed([*sinkhorn, *more_spread(config), 'a lower optim.base_lr'])}"
+
+
+def _spread_patches(config: TrainConfig) -> str:
+    return f"set {listed(['a lower optim.base_lr', more(config, 'mae'), more(config, 'ibot')])}"
+
+
+def _keep_patches_apart(config: TrainConfig) -> str:
+    gram = [f"{more(config, 'gram')} (objective.gram_begin sets its first step)"]
+    changes = [*(gram if config.objective.distils else []), more(config, "ibot"), more(config, "mae")]
+    return f"use an earlier checkpoint (run.keep_every keeps them), or restart with {listed(changes)}"
+
+
+def _encode_tissue(config: TrainConfig) -> str:
+    return "set a greater model.keep_tokens, or a wider data.global_crop_mm, whose views have more air"
+
+
+def _show_labels(config: TrainConfig) -> str:
+    return (
+        "check data.windows, data.field_mm and data.view_size, in which the labels must be visible, or set "
+        f"{more(config, 'mae')}"
+    )
 
 
 SIGNS = (
     Sign(
         "two views of a volume are not recognised",
         ("retrieval", "retrieval_chance"),
-        lambda found, limits: _not_recognised(found, limits) and not _tells_crops(found, limits),
-        "set objective.centring=sinkhorn, a lower objective.teacher_temperature or objective.koleo_weight, "
-        "more run.steps or a higher optim.base_lr",
+        lambda found, limits: _not_recognised(found, limits) and not _encodes_crops(found, limits),
+        _recognise,
         of_views=True,
     ),
     Sign(
         "features encode the crop and not the volume",
         ("retrieval", "crop_likeness"),
-        lambda found, limits: _not_recognised(found, limits) and _tells_crops(found, limits),
-        "set a narrower data.global_crop_mm, a lower objective.koleo_weight, or train on volumes that differ",
+        lambda found, limits: _not_recognised(found, limits) and _encodes_crops(found, limits),
+        _ignore_crops,
         of_views=True,
     ),
     Sign(
         "the CLS tokens lie along one direction",
         ("cls_rank",),
         lambda found, limits: found.now["cls_rank"] < limits.min_rank,
-        "set objective.centring=sinkhorn, some objective.koleo_weight or a lower optim.base_lr",
+        _spread,
         of_views=True,
     ),
     Sign(
         "the patch tokens lie along one direction",
         ("patch_rank",),
         lambda found, limits: found.now["patch_rank"] < limits.min_rank,
-        "set a lower optim.base_lr, or some objective.mae_weight or objective.ibot_weight",
+        _spread_patches,
     ),
     Sign(
-        "the patch tokens of a view grow alike",
+        "the patch tokens of a view become similar",
         ("patch_similarity",),
         lambda found, limits: (
             found.now["patch_similarity"] - found.least["patch_similarity"] > limits.max_patch_drift
         ),
-        "take a checkpoint from before (run.keep_every keeps them), or begin again with "
-        "objective.gram_weight from then on (objective.gram_begin), or more objective.ibot_weight or "
-        "objective.mae_weight",
+        _keep_patches_apart,
     ),
     Sign(
         "tissue is in patches that are not encoded",
         ("tissue_dropped",),
         lambda found, limits: found.now["tissue_dropped"] > limits.max_tissue_dropped,
-        "set a greater model.keep_tokens, or a wider data.global_crop_mm, whose views have more air",
+        _encode_tissue,
     ),
     Sign(
-        "the online probe finds no more than at the start",
+        "the online probe does not improve",
         ("probe_linear", "probe_knn"),
         lambda found, _: all(
             found.now[name] <= found.start.get(name, 0.0) for name in ("probe_linear", "probe_knn")
         ),
-        "look at data.windows, data.field_mm and data.view_size, in which the labels must be visible, and at "
-        "objective.mae_weight",
+        _show_labels,
     ),
 )
-"""All that are looked for. Thresholds are keys of `health`."""
+"""All signs. Their thresholds are keys of `health`."""
+
 FIGURES = frozenset({"crop_likeness", *(name for sign in SIGNS for name in sign.needs)})
-"""All that is judged."""
+"""All figures that signs are judged by."""

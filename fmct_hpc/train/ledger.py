@@ -1,4 +1,4 @@
-"""How far a training is."""
+"""Progress of a training."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from shards.share import WHOLE, Share
 
 
 def progress(run: Path, share: Share = WHOLE) -> Progress:
-    """Steps at the newest checkpoint, and those of the newest attempt's configuration."""
+    """The newest checkpoint's step, of run.steps in the newest attempt's configuration."""
     newest = attempts(run)[-1:]
     total = newest[0].configuration["run"]["steps"] if newest else None
     return Progress(newest_step(run), total, unit="step")

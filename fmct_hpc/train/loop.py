@@ -1,4 +1,4 @@
-"""The training loop: a step, and what surrounds it."""
+"""The training loop."""
 
 import itertools
 import logging
@@ -31,25 +31,26 @@ from fmct_hpc.train.teacher import MeanTeacher
 log = logging.getLogger(__name__)
 
 LAST_SECONDS = 60.0
-"""To end in, beside a step and a save: the encoder's export, the processes' own end, a slow file system."""
+"""Time reserved before the end, besides a step and a save: export of the encoder, exit, a slow file
+system."""
 
 
 class Outcome(NamedTuple):
-    """What came of a step; the same on all ranks."""
+    """The result of a step; the same on all ranks."""
 
     figures: dict[str, float]
     """Losses, signs of collapse and the gradient norm over all ranks, and the step's settings."""
     stop: bool
-    """Whether any rank was asked to stop."""
+    """Whether any rank received a stop request."""
     guilty: str
-    """Empty; or, where loss or gradient was not finite and nothing was updated, whose volumes did it."""
+    """The volumes that caused a non-finite loss or gradient, which updated nothing; else empty."""
 
 
 class Training:
-    """Everything that a run updates: the student under DeepSpeed, teacher and anchor, centres of targets."""
+    """Everything that a run updates: the student under DeepSpeed, teacher, anchor, centres of targets."""
 
     def __init__(self, config: TrainConfig, place: Place, beginning: Beginning | None = None) -> None:
-        """beginning: what to take weights from; None where they are drawn, or a checkpoint's to come."""
+        """beginning: source of the weights; None: random weights, or those of a checkpoint loaded later."""
         self.config = config
         self.place = place
         student, averages, centres = initial(config, beginning)
@@ -66,7 +67,7 @@ class Training:
         self.state = State(self.engine, averaged, self.targets, self.anchor.parameters if self.anchor else {})
 
     def step(self, step: int, batches: list[Batch], stop: bool) -> Outcome:
-        """Do step number `step`, counted from 0, on this rank's micro-batches."""
+        """Run step number `step`, counted from 0, on this rank's micro-batches."""
         now = settings(self.config, step)
         if self.anchor and self.teacher and self.anchor.part.refreshes(step):
             self.anchor.refresh(self.teacher)
@@ -74,7 +75,7 @@ class Training:
         losses: list[Losses] = []
         for batch, drawn, targets in zip(batches, draws, self._targets(batches, draws, now), strict=True):
             if losses:
-                self.engine.step()  # tells DeepSpeed that the last micro-batch is over
+                self.engine.step()  # marks the end of the previous micro-batch for DeepSpeed
             losses.append(self.engine(batch.views, targets, drawn, now))
             self.engine.backward(losses[-1].total)
         figures, stop = self._agree(losses, batches, stop)
@@ -91,23 +92,23 @@ class Training:
     def _targets(
         self, batches: list[Batch], draws: list[Draws], now: StepSettings
     ) -> list[dict[str, Tensor]]:
-        """What the teacher, and the anchor, make of each micro-batch, by part."""
+        """Targets of each micro-batch from the teacher and the anchor, by part."""
         if self.teacher is None or self.targets is None:
             return [{} for _ in batches]
-        said = [
+        outputs = [
             self.teacher(batch.views.whole, drawn, now) for batch, drawn in zip(batches, draws, strict=True)
         ]
-        targets = self.targets.of(said, now.teacher_temperature)
+        targets = self.targets.of(outputs, now.teacher_temperature)
         if self.anchor and now.weights[self.anchor.part.name]:
             for each, batch in zip(targets, batches, strict=True):
                 each[self.anchor.part.name] = self.anchor(batch.views.whole)
         return targets
 
     def _agree(self, losses: list[Losses], batches: list[Batch], stop: bool) -> tuple[dict[str, float], bool]:
-        """Average the figures over ranks and micro-batches, and learn whether any rank has to stop.
+        """Average the figures over ranks and micro-batches, and reduce the stop request.
 
-        Of the data: seconds waited for all micro-batches, the mean over ranks; damaged volumes that others
-        took the place of, on all ranks.
+        Adds figures of the data: seconds waited for all micro-batches, the mean over ranks; damaged volumes
+        replaced by others, the sum over ranks.
         """
         rows = [_figures(loss) for loss in losses]
         mean = torch.stack([torch.stack(list(row.values())) for row in rows]).double().mean(dim=0)
@@ -122,29 +123,29 @@ class Training:
 
 
 class Finished(NamedTuple):
-    """A step that is over, for those who look on."""
+    """A completed step, for observers."""
 
     done: int
-    """Steps that are done with it."""
+    """Number of completed steps, including this one."""
     batches: list[Batch]
     """This rank's micro-batches."""
     outcome: Outcome
     seconds: float
-    """That it took, waiting included."""
+    """Duration, including the wait for data."""
     waited: float
-    """Seconds of them that this rank waited for data."""
+    """Seconds that this rank waited for data."""
     saves: dict[str, float]
-    """Figures of the saves since the step before."""
+    """Figures of saves since the previous step."""
 
 
 def _figures(losses: Losses) -> dict[str, Tensor]:
-    """Detached 0-d float32 tensors by the name they are recorded under."""
+    """Detached 0-d float32 tensors by the names of their metrics."""
     parts = {"loss": losses.total, **losses.parts, **losses.health}
     return {name: value.detach().float() for name, value in parts.items()}
 
 
 def _guilty(losses: list[Losses], batches: list[Batch]) -> str:
-    """In words, which ranks' volumes had a loss that is not finite; all ranks must call it."""
+    """A message that names the volumes with a non-finite loss, by rank; all ranks must call it."""
     mine = [
         key
         for loss, batch in zip(losses, batches, strict=True)
@@ -158,7 +159,7 @@ def _guilty(losses: list[Losses], batches: list[Batch]) -> str:
 
 
 def micro_batches(loader: Loader, accumulate: int) -> Iterator[list[Batch]]:
-    """The loader's micro-batches, step by step."""
+    """The loader's micro-batches, grouped by step."""
     stream = iter(loader)
     while batches := list(itertools.islice(stream, accumulate)):
         yield batches
@@ -172,11 +173,10 @@ def run_steps(
     steps: range,
     stop: StopRequest,
 ) -> tuple[int, bool]:
-    """Do `steps`, saving as the configuration says and at the end; `observe` sees each when it is over, and
-    tells how good the weights are, where it knows.
+    """Run `steps`, saving at the configured interval and at the end.
 
-    Closes the loader after the last of them. Returns how many steps the run has done, and whether it stopped
-    early because a rank was asked to.
+    `observe` is called after each step and may return a score of the weights. Closes the loader after the
+    last step. Returns the number of completed steps, and whether the run stopped early by a request.
     """
     config = training.config
     accumulation = config.accumulation(training.place.world_size)
@@ -184,9 +184,9 @@ def run_steps(
     for step, batches in zip(steps, micro_batches(loader, accumulation), strict=False):
         began = time.perf_counter()
         waited = sum(batch.wait_seconds for batch in batches)
-        # A run that cannot save is not to go on until its next save finds out.
-        asked = saver.failed or stop(needed=LAST_SECONDS + 2 * (slowest + saver.seconds))
-        outcome = training.step(step, batches, asked)
+        # A run that cannot save stops now, not at its next save.
+        stop_now = saver.failed or stop(needed=LAST_SECONDS + 2 * (slowest + saver.seconds))
+        outcome = training.step(step, batches, stop_now)
         done, stopping = step + 1, outcome.stop
         seconds = waited + time.perf_counter() - began
         score = observe(Finished(done, batches, outcome, seconds, waited, saver.figures()))
@@ -196,6 +196,6 @@ def run_steps(
         if stopping:
             log.info("step %d: stopping; run the same command again to resume", done)
             break
-    loader.close()  # what becomes of readers is no matter any more
+    loader.close()  # failures of readers no longer matter
     saver.finish()
     return done, stopping

@@ -1,4 +1,4 @@
-"""All that looks on while a run trains: health, records, pictures, profile; and the watchdog is told."""
+"""Everything that observes a training run: health, records, pictures, profile, watchdog."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ from shards import Dataset
 
 
 class RunObservers:
-    """Around the steps of one rank; rank 0 keeps the records."""
+    """The observers of one rank; rank 0 writes the records."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class RunObservers:
         self._damaged = 0.0
         self._throughput = Throughput(config, place.world_size, place.device)
         self._records = Records(run, start, config.run.steps, config.run.log_every) if first else None
-        self._health = Health(config, place.world_size, speaks=first)
+        self._health = Health(config, place.world_size, warns=first)
         self._health.lasting = on_first_rank(lambda: self._health.lasted(recorded(run)))
-        self._alarm = LearningAlarm(config, speaks=first)
-        self._alarm.go_on(on_first_rank(lambda: judged(recorded(run))))
+        self._alarm = LearningAlarm(config, warns=first)
+        self._alarm.resume(on_first_rank(lambda: judged(recorded(run))))
         self._learning = Learning(training, dataset)
         self._probe = OnlineProbe(training, dataset)
         self._pictures = Pictures(config, training.engine.module, dataset, self._records)
@@ -47,9 +47,9 @@ class RunObservers:
         watchdog.alive()
 
     def step(self, step: Finished) -> float | None:
-        """Look at a step, on every rank; raises FmctError where health ends the run.
+        """Observe a step, on every rank; raises FmctError where a health check ends the run.
 
-        Returns how good the online probe finds its weights; None where it was not asked.
+        Returns the online probe's score of the weights; None where the probe did not run.
         """
         self._watchdog.alive()
         figures = step.outcome.figures | self._throughput.figures(step.seconds, step.waited) | step.saves
@@ -73,6 +73,6 @@ class RunObservers:
         return figures.get(SCORE)
 
     def close(self) -> None:
-        """Close the records; what was recorded is then on disk."""
+        """Close the records, which are then on disk."""
         if self._records:
             self._records.close()

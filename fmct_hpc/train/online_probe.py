@@ -1,6 +1,7 @@
-"""The online probe: what a run's averaged encoder tells of labels while it trains, without a gradient to it.
+"""The online probe: how well features of a run's averaged encoder predict labels during training.
 
-The volumes' whole fields, without augmentation, are read once and kept; ranks share them out.
+The encoder gets no gradient from it. The volumes' complete fields, without augmentation, are read once, kept
+in memory and divided among the ranks.
 """
 
 import logging
@@ -13,8 +14,8 @@ from fmct_hpc.objective.ranks import gathered
 from fmct_hpc.probe.online import online_areas
 from fmct_hpc.probe.online_cohort import OnlineCohort, probed
 from fmct_hpc.train.averaged import AveragedEncoder
+from fmct_hpc.train.evaluations import evaluates
 from fmct_hpc.train.export import EncoderInfo
-from fmct_hpc.train.looks import looks
 from fmct_hpc.train.loop import Training
 from fmct_hpc.train.process_group import fail_together, on_first_rank, together
 from shards import Dataset
@@ -23,18 +24,18 @@ from shards.errors import FmctError
 log = logging.getLogger(__name__)
 
 SCORE = "probe_linear"
-"""The figure that the best checkpoint is kept by, as `fmct probe` keeps one by its logistic regression."""
+"""The score by which the best checkpoint is kept; `fmct probe` also uses logistic regression."""
 READERS = 2
-"""Threads a rank that read volumes at the start."""
+"""Threads per rank that read volumes at the start."""
 
 
 class OnlineProbe:
-    """Probes at the looks and at every regular checkpoint; every rank must call it at the same steps."""
+    """Probes at evaluations and at regular checkpoints; every rank must call it at the same steps."""
 
     def __init__(self, training: Training, dataset: Dataset) -> None:
-        """Read the volumes; raises FmctError, on rank 0, as `probed` and `Dataset.read` do on any.
+        """Read the volumes; raises FmctError on rank 0 where `probed` or `Dataset.read` raises on any rank.
 
-        A damaged volume ends the start whatever data.damaged says: probes without it would not compare.
+        A damaged volume is an error for any data.damaged: probes without it would not be comparable.
         """
         self._config, place = training.config, training.place
         self._encode = AveragedEncoder(training)
@@ -48,10 +49,10 @@ class OnlineProbe:
             fail_together(error)
 
     def _read(self, dataset: Dataset) -> None:
-        found = probed(self._config, dataset)
-        if not found:
+        selected = probed(self._config, dataset)
+        if not selected:
             return
-        data, self._cohort = found
+        data, self._cohort = selected
         info = EncoderInfo(
             step=0,
             model=self._config.model,
@@ -59,10 +60,10 @@ class OnlineProbe:
             spacing_mm=dataset.info.spacing_mm,
             code_version="",
         )
-        # Under ZeRO stage 3 all ranks must encode equally often: the last ones read some of the first again.
+        # Under ZeRO stage 3 all ranks must encode equally often: some volumes are encoded by two ranks.
         count = len(self._cohort.rows)
         mine = [
-            self._cohort.rows[n % count] for n in range(self._rank, self._a_rank * self._ranks, self._ranks)
+            self._cohort.rows[n % count] for n in range(self._rank, self._per_rank * self._ranks, self._ranks)
         ]
         with ThreadPoolExecutor(READERS) as readers:
             views = readers.map(lambda row: info.view(data.read(int(row)), data.info.spacing_mm), mine)
@@ -71,22 +72,22 @@ class OnlineProbe:
             patients = set(self._cohort.patients.tolist())
             seen = patients & set(dataset.index["patient_key"].to_pylist())
             log.info(
-                "online probe of %s: %d volumes of %d patients, of whom pretraining sees %d (without labels)",
+                "online probe of %s: %d volumes of %d patients; pretraining sees %d of them (without labels)",
                 *(", ".join(self._cohort.tasks), count, len(patients), len(seen)),
             )
 
     @property
-    def _a_rank(self) -> int:
-        """Volumes that each rank encodes."""
+    def _per_rank(self) -> int:
+        """Number of volumes that each rank encodes."""
         assert self._cohort is not None
         return -(-len(self._cohort.rows) // self._ranks)
 
     @torch.no_grad()
     def step(self, done: int) -> dict[str, float]:
-        """Areas under curves after `done` steps, by figures' names (`online_areas`); mostly none."""
+        """Areas under ROC curves after `done` steps, by metric (`online_areas`); empty at most steps."""
         cohort, views = self._cohort, self._views
         regular = done % self._config.run.checkpoint_every == 0
-        if cohort is None or views is None or not (regular or looks(self._config, done)):
+        if cohort is None or views is None or not (regular or evaluates(self._config, done)):
             return {}
         pooled = []
         for part in views.split(self._batch):

@@ -1,4 +1,4 @@
-"""`fmct train --dry-run`: what a run would be, in numbers, before anything starts."""
+"""`fmct train --dry-run`: sizes, memory and time of a run, before anything starts."""
 
 import json
 from pathlib import Path
@@ -21,20 +21,20 @@ from shards import Dataset
 from shards.atomic import atomic_path
 
 ASSUMED_GPU, ASSUMED_MFU = "H100", 0.4
-"""For the times below; a run records its own MFU."""
+"""Assumptions of the time estimate; a run records its MFU."""
 SAVE_BYTES_PER_SECOND = 1e9
-"""What a shared file system takes from one job without being hurt by it."""
+"""Write rate of one job that does not overload a shared file system."""
 STATE_BYTES, TEACHER_BYTES = 12, 4
-"""Of a checkpoint for each parameter: float32 weight and AdamW's two moments; the average."""
+"""Bytes per parameter in a checkpoint: float32 weight and AdamW's two moments; the average."""
 BLOCK_BYTES = 34
-"""Kept for the backward pass for each token, channel and block, of 2-byte numbers (Korthikanti et al. 2022,
-equation 2 without the attention matrix, which scaled_dot_product_attention does not keep)."""
+"""Bytes kept for the backward pass per token, channel and block, with 2-byte numbers (Korthikanti et al.
+2022, equation 2 without the attention matrix, which scaled_dot_product_attention does not keep)."""
 
 
 def outlook(config: TrainConfig, dataset: Dataset, ranks: int, done: int) -> str:
-    """Sizes, memory, steps and times of a run on `ranks` ranks of which `done` steps are done; Markdown.
+    """Sizes, memory, steps and times of a run on `ranks` ranks after `done` steps; Markdown.
 
-    Raises FmctError where run.batch can't be shared out to the ranks.
+    Raises FmctError where the ranks do not divide run.batch.
     """
     accumulation = config.accumulation(ranks)
     micro = config.run.batch // (ranks * accumulation)
@@ -76,21 +76,21 @@ def _view_lines(config: TrainConfig) -> list[str]:
         lines.append(_spared(f"model.keep_tokens={config.model.keep_tokens}", config, whole))
     if data.views > 1 and not objective.compares_views:
         lines.append(
-            "only the first view is learned from: data.global_views=1 data.local_views=0 spare the others"
+            "only the first view is used: data.global_views=1 data.local_views=0 avoid computing the others"
         )
     return lines
 
 
 def _spared(key: str, config: TrainConfig, without: TrainConfig) -> str:
-    return f"{key} spares {1 - training_flops(config) / training_flops(without):.0%} of a step's operations"
+    return f"{key} saves {1 - training_flops(config) / training_flops(without):.0%} of a step's operations"
 
 
 def held_bytes(stage: int, ranks: int, student: int, teacher: int) -> float:
     """Bytes of float32 weights, AdamW's moments and the teacher on a rank between two steps.
 
     Rajbhandari et al. 2020 (ZeRO), section 5, for weights that stay float32 (bf16 is autocast). Under ZeRO
-    the optimizer has a master copy of the rank's share; stage 3 shares out everything, the teacher too.
-    tests/bench/bench_memory.py measures it.
+    the optimizer has a master copy of the rank's share; stage 3 partitions everything, including the teacher.
+    Measured by tests/bench/bench_memory.py.
     """
     if stage == 0:
         return 4.0 * (3 * student + teacher)
@@ -100,12 +100,12 @@ def held_bytes(stage: int, ranks: int, student: int, teacher: int) -> float:
 
 
 def gradient_bytes(stage: int, ranks: int, student: int) -> float:
-    """Bytes of gradients at the end of a backward pass: from stage 2 on only the rank's share."""
+    """Bytes of gradients at the end of a backward pass; from stage 2 on, of the rank's share only."""
     return 4.0 * student / (ranks if stage >= 2 else 1)
 
 
 def activation_bytes(config: TrainConfig, micro_batch: int) -> float:
-    """Bytes that transformers keep for the backward pass: an estimate, good to about a third."""
+    """Estimated bytes that transformers keep for the backward pass, accurate to about a third."""
     model = config.model
     numbers = 1 if config.engine.precision == "bf16" else 2
     kept = 2 if config.engine.activation_checkpointing else BLOCK_BYTES
@@ -115,7 +115,7 @@ def activation_bytes(config: TrainConfig, micro_batch: int) -> float:
 
 
 def offloaded_bytes(config: TrainConfig, ranks: int, student: int, teacher: int) -> float:
-    """What of `held_bytes` is in host memory instead of the device's."""
+    """The part of `held_bytes` that is in host memory instead of device memory."""
     offloaded = 3 * student if config.engine.offload_optimizer else 0
     if config.engine.offload_parameters:
         offloaded += student + teacher
@@ -123,7 +123,7 @@ def offloaded_bytes(config: TrainConfig, ranks: int, student: int, teacher: int)
 
 
 def head_bytes(config: TrainConfig, rank_batch: int, micro_batch: int) -> float:
-    """Bytes of float32 answers: targets of a rank's whole step, the student's of a micro-batch."""
+    """Bytes of float32 head outputs: targets of a rank's complete step, the student's of a micro-batch."""
     costs = [part.costs() for part in config.parts]
     return 4.0 * sum(rank_batch * each.targets + micro_batch * each.outputs for each in costs)
 
@@ -150,7 +150,7 @@ def _students_and_teachers(config: TrainConfig) -> tuple[int, int]:
     taught = [name for part in config.parts for name in part.taught if name in counts]
     teacher = counts["encoder"] + sum(counts[name] for name in taught) if config.objective.distils else 0
     if any(part.anchored for part in config.parts):
-        teacher += counts["encoder"]  # the anchor is kept as the teacher is
+        teacher += counts["encoder"]  # the anchor is stored as the teacher is
     return sum(counts.values()), teacher
 
 
@@ -180,8 +180,8 @@ def _memory_lines(config: TrainConfig, ranks: int, micro: int) -> list[str]:
     ]
     if config.objective.distils:
         lines.append(
-            f"about {_gb(heads)} of the heads, whose targets are of all {config.run.batch // ranks} volumes "
-            "of the rank's step, whatever engine.micro_batch is"
+            f"about {_gb(heads)} head outputs; targets are kept for all {config.run.batch // ranks} volumes "
+            "of the rank's step, independently of engine.micro_batch"
         )
     return [*lines, f"{_gb(held - host + gradients + activations + heads)} in all on the device"]
 
@@ -192,7 +192,7 @@ def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:
     save = checkpoint / SAVE_BYTES_PER_SECOND
     lines = [f"a checkpoint is {_gb(checkpoint)}: {save:.0f} s at {SAVE_BYTES_PER_SECOND / 1e9:.0f} GB/s"]
     if config.engine.device != "gpu":
-        return [*lines, "no estimate for CPUs: run a few steps and read volumes_per_second"]
+        return [*lines, "no time estimate for CPUs: run a few steps and see volumes_per_second"]
     flops = ASSUMED_MFU * 1e12 * PEAK_TFLOPS[ASSUMED_GPU] * ranks
     step = config.run.batch * training_flops(config) / flops
     left = (config.run.steps - done) * step
@@ -207,10 +207,10 @@ def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:
         f"{config.run.batch / step:.0f} volumes/s; the rest of the run {left / 3600:.1f} hours, "
         f"{ranks * left / 3600:.0f} GPU hours",
         *lines,
-        f"a failure in {config.run.failure_gpu_hours:.0f} GPU hours (run.failure_gpu_hours) is one in "
-        f"{failure / 86400:.1f} days; with {RESTART_SECONDS:.0f} s a restart, and saves counted as if "
-        f"training waited for the disk, least time is lost, "
-        f"{lost(interval)}, by a save every {interval / 60:.0f} minutes, {interval / step:.0f} steps; "
+        f"a failure per {config.run.failure_gpu_hours:.0f} GPU hours (run.failure_gpu_hours) is one in "
+        f"{failure / 86400:.1f} days; with {RESTART_SECONDS:.0f} s per restart, and counting saves as if "
+        f"training waited for the disk, the least time is lost, "
+        f"{lost(interval)}, with a save every {interval / 60:.0f} minutes, {interval / step:.0f} steps; "
         f"run.checkpoint_every={config.run.checkpoint_every} loses "
         f"{lost(config.run.checkpoint_every * step)}",
     ]

@@ -1,4 +1,4 @@
-"""Where a rank's part of each parameter lies under each ZeRO stage: what it keeps, updates and must save."""
+"""A rank's part of each parameter under each ZeRO stage: what it keeps, updates and saves."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def own_part(parameter: nn.Parameter) -> Tensor:
-    """What this rank holds: under stage 3 a flat slice (`ds_tensor`, padded), else the whole parameter."""
+    """This rank's values: under stage 3 a flat slice (`ds_tensor`, padded), else the whole parameter."""
     return parameter.ds_tensor.data if hasattr(parameter, "ds_tensor") else parameter.data
 
 
 def own_piece(key: str, parameter: Any) -> Piece:
-    """`own_part` without its padding, as a piece."""
+    """`own_part` without padding, as a piece."""
     if not hasattr(parameter, "ds_tensor"):
         return Piece(key, tuple(parameter.shape), 0, parameter.detach().view(-1), replicated=True)
     start, numel = _partition(parameter)
@@ -30,27 +30,27 @@ class Master(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
-    """Of the whole parameter."""
+    """Shape of the whole parameter."""
     start: int
-    """Where in the whole, flattened parameter the slice begins."""
+    """Start of the slice in the flattened parameter."""
     tensor: Tensor
-    """Where the slice lies, among others' perhaps; the optimizer keeps its state by this tensor."""
+    """Tensor that contains the slice, maybe with others; the key of the optimizer's state."""
     offset: int
     numel: int
     replicated: bool
 
     def piece(self, kind: str, tensor: Tensor) -> Piece:
-        """The slice of `tensor`, which is `self.tensor` or what the optimizer keeps for it."""
+        """The slice of `tensor`, which is `self.tensor` or its optimizer state."""
         values = tensor.detach().view(-1)[self.offset : self.offset + self.numel]
         return Piece(f"{kind}/{self.name}", self.shape, self.start, values, self.replicated)
 
 
 def masters(engine: "DeepSpeedEngine") -> Iterator[Master]:
-    """What this rank's optimizer updates, parameter by parameter.
+    """The slices that this rank's optimizer updates, by parameter.
 
-    Stage 0: every whole parameter. Stages 1 and 2: of each group of parameters, laid end to end, an equal
-    run a rank, so that a parameter may lie on several ranks or none of it here. Stage 3: of each
-    parameter, an equal slice a rank, the last one padded.
+    Stage 0: every whole parameter. Stages 1 and 2: each group of parameters is concatenated and divided
+    equally among the ranks, so a parameter may be on several ranks, or not on this one. Stage 3: each
+    parameter is divided equally, the last slice padded.
     """
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     names = {parameter: name for name, parameter in engine.module.named_parameters()}
@@ -59,7 +59,7 @@ def masters(engine: "DeepSpeedEngine") -> Iterator[Master]:
             yield Master(name, tuple(parameter.shape), 0, parameter, 0, parameter.numel(), True)
     elif stage < 3:
         for parameter, name in names.items():
-            here = parameter._hp_mapping  # None where all of it lies on other ranks
+            here = parameter._hp_mapping  # None if all of it is on other ranks
             if here is not None:
                 flat = optimizer.single_partition_of_fp32_groups[here.param_group_index]
                 start, offset = here.lp_fragment_address.start, here.hp_fragment_address.start
@@ -75,14 +75,14 @@ def masters(engine: "DeepSpeedEngine") -> Iterator[Master]:
 
 
 def _partition(parameter: Any) -> tuple[int, int]:
-    """Start and length of this rank's slice of a parameter under stage 3, without its padding."""
+    """Start and length of this rank's slice of a parameter under stage 3, without padding."""
     size, whole = parameter.partition_numel(), parameter.ds_numel
     start = min(torch.distributed.get_rank() * size, whole)
     return start, min(size, whole - start)
 
 
 def settle(engine: "DeepSpeedEngine") -> None:
-    """Give the weights that the forward pass reads the values of the masters; every rank must call it."""
+    """Copy the masters to the weights that the forward pass reads; every rank must call it."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage in (1, 2):
         optimizer.update_lp_params()

@@ -1,6 +1,6 @@
-"""What a run shows every so many steps: what parts make of a view, attention, and how its volumes lie.
+"""Pictures every run.images_every steps: galleries of parts, attention, and the embedding of volumes.
 
-All ranks take part, for under ZeRO stage 3 every use of the network gathers weights; rank 0 records.
+All ranks take part, as under ZeRO stage 3 every use of the network gathers weights; rank 0 records.
 """
 
 import torch
@@ -18,11 +18,11 @@ from fmct_hpc.train.records import Records
 from shards import Dataset
 
 METADATA = ("kernel_class", "manufacturer")
-"""Columns of the shard index beside a volume's key; nothing there identifies a patient."""
+"""Columns of the shard index recorded with a volume's key; none identifies a patient."""
 
 
 class Pictures:
-    """Makes them from the batches of a step."""
+    """Makes pictures from the batches of a step."""
 
     def __init__(
         self, config: TrainConfig, student: Student, dataset: Dataset, records: Records | None
@@ -34,7 +34,7 @@ class Pictures:
 
     @torch.no_grad()
     def step(self, done: int, batches: list[Batch]) -> None:
-        """After `done` steps, the last of which was on this rank's `batches`."""
+        """Make the pictures after `done` steps, the last with this rank's `batches`, if they are due."""
         if done % self._config.run.images_every and done != self._config.run.steps:
             return
         view = batches[0].views.whole[0, :1]
@@ -48,7 +48,7 @@ class Pictures:
             self._records.embedding(done, vectors, *self._metadata(rows))
 
     def _galleries(self, done: int, view: Tensor, batch: Batch) -> None:
-        """Of the first volume's first view."""
+        """Galleries of the first volume's first view."""
         draws = draw(self._config, done - 1, batch.indices[:1]).to(view.device)
         for part in self._config.parts:
             if part.gallery is not None:
@@ -65,10 +65,10 @@ class Pictures:
         rows = [int(index) for batch in batches for index in batch.indices]
         everyone: list[tuple[Tensor, list[int]] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, (vectors, rows))
-        found = [part for part in everyone if part is not None]
-        return torch.cat([part[0] for part in found]), [row for part in found for row in part[1]]
+        gathered = [part for part in everyone if part is not None]
+        return torch.cat([part[0] for part in gathered]), [row for part in gathered for row in part[1]]
 
     def _metadata(self, rows: list[int]) -> tuple[list[str], list[list[str]]]:
-        """Names of the columns, and their values for each volume."""
+        """Column names, and their values for each volume."""
         table = self._dataset.index.select(["key", *METADATA]).take(rows)
         return table.column_names, [[str(value) for value in row.values()] for row in table.to_pylist()]

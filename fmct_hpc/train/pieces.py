@@ -1,8 +1,8 @@
-"""Slices of named tensors in files: each rank writes those it holds, any number of ranks reads them back.
+"""Slices of named tensors in files: each rank writes its slices, and any number of ranks can read them.
 
-A file is safetensors; its metadata says of each entry where in the whole, flattened tensor it begins, and
-the whole tensor's shape. So the same files serve any number of ranks and any ZeRO stage: who reads asks for
-the slice it will hold, and gets it from whichever files have it.
+Files are safetensors; their metadata has the start of each entry in the flattened tensor and the whole
+tensor's shape. So the same files serve any number of ranks and any ZeRO stage: a reader requests the slice
+that it needs, which is assembled from the files that have it.
 """
 
 import json
@@ -19,7 +19,7 @@ from shards import json_text
 from shards.errors import FmctError
 
 _TYPES = {torch.float32: "F32", torch.int64: "I64"}
-"""Of the entries; safetensors' names."""
+"""Supported types, with their names in safetensors."""
 
 
 class Piece(NamedTuple):
@@ -27,16 +27,16 @@ class Piece(NamedTuple):
 
     key: str
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
     start: int
-    """Where in the whole tensor, flattened in row-major order, the slice begins."""
+    """Start of the slice in the whole tensor, flattened in row-major order."""
     values: Tensor
     """1-d, the slice itself."""
     replicated: bool = False
-    """Whether every rank holds the whole tensor: each then writes only its share."""
+    """Whether every rank holds the whole tensor, of which each writes a share."""
 
     def share(self, rank: int, world_size: int) -> "Piece":
-        """What this rank writes."""
+        """The slice that this rank writes."""
         if not self.replicated:
             return self
         size = len(self.values)
@@ -50,15 +50,15 @@ def whole_piece(key: str, tensor: Tensor) -> Piece:
 
 
 def file_bytes(pieces: Sequence[Piece]) -> int:
-    """How long the file is that `write_pieces` makes."""
+    """Size of the file that `write_pieces` writes."""
     return len(_header(pieces)) + sum(piece.values.nbytes for piece in pieces)
 
 
 def write_pieces(path: Path, pieces: Sequence[Piece]) -> None:
-    """Write pieces, whose values lie in host memory, to one file.
+    """Write pieces, whose values are in host memory, to one file.
 
-    A file that is there is written over, not made anew, and keeps the room that was taken for it; that is
-    why it is not written by safetensors itself, which makes another and renames it.
+    An existing file is overwritten in place and keeps its allocated space; safetensors itself would write
+    another file and rename it.
     """
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666), "wb") as file:
         file.write(_header(pieces))
@@ -67,7 +67,7 @@ def write_pieces(path: Path, pieces: Sequence[Piece]) -> None:
 
 
 def _header(pieces: Sequence[Piece]) -> bytes:
-    """What a safetensors file begins with: the length of a JSON object, and that, padded to whole words."""
+    """Header of a safetensors file: the length of a JSON object, and the object, padded to 8 bytes."""
     places = {piece.key: {"start": piece.start, "shape": piece.shape} for piece in pieces}
     entries: dict[str, object] = {"__metadata__": {"pieces": json.dumps(places)}}
     begin = 0
@@ -85,7 +85,7 @@ def _header(pieces: Sequence[Piece]) -> bytes:
 
 
 class PieceFiles:
-    """The files of all ranks that wrote."""
+    """The files of all ranks of a checkpoint."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._places: dict[str, list[tuple[int, Path]]] = {}
@@ -97,23 +97,23 @@ class PieceFiles:
                 self._shapes[key] = tuple(place["shape"])
 
     def keys(self, prefix: str) -> Iterator[str]:
-        """The names of the whole tensors that begin with `prefix`."""
+        """The names of tensors that start with `prefix`."""
         return (key for key in self._shapes if key.startswith(prefix))
 
     def whole(self, key: str) -> Tensor:
-        """A whole tensor; KeyError where there is none."""
+        """A whole tensor; raises KeyError if it is missing."""
         slices = sorted(self._places[key])
         flat = torch.cat([self._files[path].get_tensor(key) for _, path in slices])
         return flat.reshape(self._shapes[key])
 
     @torch.no_grad()
     def fill(self, piece: Piece) -> None:
-        """Copy the piece's slice into its memory.
+        """Read the piece's slice into its memory.
 
-        Raises FmctError where the files have no such tensor, or one of another shape.
+        Raises FmctError where the files do not have the tensor, or with another shape.
         """
         if self._shapes.get(piece.key) != piece.shape:
-            shape = self._shapes.get(piece.key, "none at all")
+            shape = self._shapes.get(piece.key, "none")
             raise FmctError(f"{piece.key}: the checkpoint has {shape}, the model needs {piece.shape}")
         end, filled = piece.start + len(piece.values), 0
         for start, path in self._places[piece.key]:

@@ -1,4 +1,4 @@
-"""`fmct export-model`: an encoder as one file that runs without this package, by torch.export or ONNX."""
+"""`fmct export-model`: an encoder as a file that runs without this package (torch.export or ONNX)."""
 
 import logging
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from shards.errors import FmctError
 from shards.places import require_file
 
 TOLERANCE = 1e-5
-"""How far a token of the written file may be from the encoder's; LayerNorm makes tokens of order 1."""
+"""Maximum difference of a token from the encoder's; tokens are of order 1 after LayerNorm."""
 
 Run = Callable[[Tensor], Tensor]
 
@@ -25,11 +25,10 @@ Run = Callable[[Tensor], Tensor]
 def export_model(source: Path, out: Path) -> str:
     """Write the encoder.safetensors `source` to `out`, a *.pt2 (torch.export) or *.onnx; returns a summary.
 
-    The file takes "views", float32 (B, C, D, H, W) of any B, windowed to [0, 1], and gives tokens (B, prefix
-    + N, width). It is read again and compared with the encoder before it gets its name. What the encoder
-    expects of its input goes to a JSON file beside it. Raises FmctError for another kind of file, without
-    the packages for ONNX, where `out` is the source, cannot be written or is of another encoder, or where the
-    two disagree.
+    Input "views": float32 (B, C, D, H, W), any B, windowed to [0, 1]; output: tokens (B, prefix + N, width).
+    The file is read back and compared with the encoder before it gets its name. A JSON file beside it
+    describes the input. Raises FmctError for another file type, missing packages for ONNX, an `out` that is
+    the source, cannot be written or is of another encoder, and for tokens beyond `TOLERANCE`.
     """
     writers = {".pt2": _write_torch, ".onnx": _write_onnx}
     if out.suffix not in writers:
@@ -45,31 +44,31 @@ def export_model(source: Path, out: Path) -> str:
         difference = max(float((run(part) - encoder(part)).abs().max()) for part in (views, views[:1]))
         if not difference <= TOLERANCE:
             raise FmctError(
-                f"{out}: its tokens are off by {difference:.1e}, more than {TOLERANCE}; not written"
+                f"{out}: its tokens differ by {difference:.1e}, more than {TOLERANCE}; not written"
             )
     write_bytes(out.with_suffix(".json"), source.with_suffix(".json").read_bytes())
     return f"{out}: views {tuple(views.shape[1:])} in batches of any size; tokens within {difference:.1e}"
 
 
 def _require_same_encoder(out: Path, info: EncoderInfo) -> None:
-    """Raise FmctError where what is there, or its JSON file, is not of an earlier export of this training."""
-    described = out.with_suffix(".json")
-    if not out.exists() and not described.exists():
+    """Raise FmctError where `out` or its JSON file exists and is not an earlier export of this training."""
+    description = out.with_suffix(".json")
+    if not out.exists() and not description.exists():
         return
     try:
-        there = EncoderInfo.from_record_json(described.read_bytes())
+        other = EncoderInfo.from_record_json(description.read_bytes())
         same = all(
-            getattr(there, fact) == getattr(info, fact) for fact in ("origin", "dataset_digest", "model")
+            getattr(other, fact) == getattr(info, fact) for fact in ("origin", "dataset_digest", "model")
         )
     except (OSError, ValidationError):
         same = False
     if not same:
-        held = described if described.exists() else out
-        raise FmctError(f"{held}: is there, and not of this encoder; name another file, or move it away")
+        existing = description if description.exists() else out
+        raise FmctError(f"{existing}: exists and is of another encoder; name another file, or move it away")
 
 
 def _write_torch(program: ExportedProgram, path: Path) -> Run:
-    buffer = BytesIO()  # torch itself aborts where the disk is full
+    buffer = BytesIO()  # torch aborts on a full disk
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getvalue())
     with path.open("rb") as file:
@@ -79,12 +78,12 @@ def _write_torch(program: ExportedProgram, path: Path) -> Run:
 def _write_onnx(program: ExportedProgram, path: Path) -> Run:
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401  what torch writes ONNX with
+        import onnxscript  # noqa: F401  torch's ONNX exporter needs it
     except ImportError as error:
         raise FmctError(
-            f"ONNX needs packages that are not here ({error.name}): pip install fmct-hpc[onnx]"
+            f"ONNX needs packages that are not installed ({error.name}): pip install fmct-hpc[onnx]"
         ) from None
-    # It reports every operator of torchvision that it can't offer.
+    # The exporter warns about every torchvision operator that it does not support.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     written = torch.onnx.export(program, input_names=["views"], output_names=["tokens"], verbose=False)
     assert written is not None

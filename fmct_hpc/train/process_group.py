@@ -1,4 +1,4 @@
-"""This process's place among the ranks, joining them, and agreeing with them."""
+"""This process's rank, joining the process group, and agreement between ranks."""
 
 import logging
 import os
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 
 
 SPARE_MINUTES = 5.0
-"""Between a watchdog's end and a collective's: ranks come to a collective at different times."""
+"""From the watchdog's timeout to that of collectives, which ranks enter at different times."""
 
 
 class Place(NamedTuple):
-    """Where this process stands."""
+    """This process's rank and device."""
 
     rank: int
     world_size: int
@@ -30,26 +30,27 @@ class Place(NamedTuple):
     device: torch.device
 
     def device_name(self) -> str:
-        """As its maker calls it: NVIDIA H100 80GB HBM3; of a processor: cpu."""
+        """The GPU's name, for example NVIDIA H100 80GB HBM3, or cpu."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
 
 def join(device: Literal["cpu", "gpu"], hang_minutes: float = 30.0) -> Place:
-    """Join the process group (gloo on CPUs, NCCL on GPUs); a second call only tells the place.
+    """Join the process group (gloo on CPUs, NCCL on GPUs); a second call only returns the place.
 
-    A collective gives up some minutes after `hang_minutes`: the watchdog, which tells more, comes before it.
+    Collectives time out some minutes after `hang_minutes`, so that the watchdog, which writes stacks, acts
+    first.
 
-    The place comes from RANK, WORLD_SIZE, LOCAL_RANK, else from the scheduler's job (`RunningJob`); with
-    neither this process is the only rank. MASTER_ADDR and MASTER_PORT must be set for more than one.
-    Raises FmctError on rank 0 where they are not, and on one rank of each node where a GPU is asked for and
-    there is none; the other ranks end with its exit code.
+    The rank comes from RANK, WORLD_SIZE, LOCAL_RANK, else from the scheduler's job (`RunningJob`), else this
+    is the only rank. More than one rank requires MASTER_ADDR and MASTER_PORT. Raises FmctError on rank 0 if
+    they are missing, and on one rank of each node without a GPU for device "gpu"; the other ranks end with
+    its exit code.
     """
     rank, world_size = rank_and_size()
     local_rank = _number("LOCAL_RANK", RunningJob.current().local_rank, 0)
     if device == "gpu":
         with reported_once(local_rank == 0):
             _require_gpu()
-        # A scheduler may show each task only its own GPU.
+        # A scheduler may make only one GPU visible to each task.
         place = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(place)
     else:
@@ -64,18 +65,18 @@ def join(device: Literal["cpu", "gpu"], hang_minutes: float = 30.0) -> Place:
 def _require_gpu() -> None:
     if not torch.cuda.is_available():
         raise FmctError(
-            "engine.device=gpu: PyTorch finds no GPU on this machine (`fmct doctor` says why); run it where "
-            "there is one, or with engine.device=cpu"
+            "engine.device=gpu: PyTorch finds no GPU on this machine (see `fmct doctor`); use a machine with "
+            "a GPU, or engine.device=cpu"
         )
 
 
 def collective_timeout(hang_minutes: float) -> timedelta:
-    """How long ranks wait for one another in a collective, under a watchdog of `hang_minutes`."""
+    """Timeout of collectives, with a watchdog of `hang_minutes`."""
     return timedelta(minutes=hang_minutes + SPARE_MINUTES)
 
 
 def rank_and_size() -> tuple[int, int]:
-    """This process's rank and the number of ranks, as `join` takes them; before joining too."""
+    """This process's rank and the number of ranks, as in `join`; also before joining."""
     job = RunningJob.current()
     return _number("RANK", job.rank, 0), _number("WORLD_SIZE", job.ranks, 1)
 
@@ -85,40 +86,40 @@ def _number(name: str, of_job: int | None, default: int) -> int:
 
 
 def _export_place(rank: int, world_size: int, local_rank: int) -> None:
-    """DeepSpeed reads the place from torch's variables only."""
+    """Set torch's variables, from which DeepSpeed reads the rank."""
     places = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank}
     os.environ.update({name: str(value) for name, value in places.items()})
     if world_size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "0")  # any: nobody else has to know it
+        os.environ.setdefault("MASTER_PORT", "0")  # any free port: no other process connects
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise FmctError(
-                f"{name} is not set: start {world_size} ranks by `fmct train --ranks` or `fmct launch`"
+                f"{name} is not set: start {world_size} ranks with `fmct train --ranks` or `fmct launch`"
             )
 
 
 def _initialise(device: Literal["cpu", "gpu"], timeout: timedelta) -> None:
-    # DeepSpeed chooses its accelerator when it is imported.
+    # DeepSpeed selects its accelerator on import.
     os.environ["DS_ACCELERATOR"] = "cuda" if device == "gpu" else "cpu"
     import deepspeed
     import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed 0.19 calls collectives by names that torch 2.13 has deprecated, once a step.
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates, in every step.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     if device == "cpu":
-        # On a CPU DeepSpeed would compile a shared-memory all-reduce, for inference only: it looks the
-        # operator up here, and finding none it needs no C++ compiler.
+        # On a CPU DeepSpeed would compile a shared-memory all-reduce, used for inference only. It looks the
+        # operator up here; without it no C++ compiler is needed.
         vars(deepspeed.ops)["__compatible_ops__"] = {}
     backend = "nccl" if device == "gpu" else "gloo"
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
 
 
 def together(function: Callable[[], Result], group: dist.ProcessGroup | None = None) -> list[Result]:
-    """Call `function` on every rank of `group` (none: all) and give each the results of all, by rank.
+    """Call `function` on every rank of `group` (None: all); returns all results, by rank.
 
-    Where it raises FmctError on any of them, every rank raises the first one's.
+    If any rank raises FmctError, every rank raises that of the lowest rank.
     """
     mine: tuple[Result | None, FmctError | None]
     try:
@@ -134,9 +135,9 @@ def together(function: Callable[[], Result], group: dist.ProcessGroup | None = N
 
 
 def on_first_rank(function: Callable[[], Result]) -> Result:
-    """Call `function` on rank 0 and give all ranks its result.
+    """Call `function` on rank 0; returns its result on all ranks.
 
-    An FmctError there ends every rank with its exit code, and is told once, by rank 0.
+    An FmctError ends every rank with its exit code; only rank 0 reports it.
     """
     try:
         return together(lambda: function() if dist.get_rank() == 0 else None)[0]  # type: ignore[return-value]
@@ -145,7 +146,7 @@ def on_first_rank(function: Callable[[], Result]) -> Result:
 
 
 def fail_together(error: FmctError) -> NoReturn:
-    """End every rank with `error`'s exit code, for a reason that all of them know; only rank 0 tells it."""
+    """End every rank with the exit code of `error`, which all ranks know; only rank 0 reports it."""
     if dist.get_rank() == 0:
         raise error
     raise SystemExit(error.exit_code)

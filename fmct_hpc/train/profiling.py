@@ -1,4 +1,4 @@
-"""`fmct train --profile`: what a few steps spend their time on."""
+"""`fmct train --profile`: profile a few steps."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,7 @@ from shards.atomic import atomic_path
 log = logging.getLogger(__name__)
 
 WARM_UP, STEPS = 3, 3
-"""Steps left alone (compilation, first allocations), and steps recorded."""
+"""Steps skipped (compilation, first allocations), and steps recorded."""
 
 
 class Profile:
@@ -22,7 +22,7 @@ class Profile:
         self._begin, self._end = start + WARM_UP, start + WARM_UP + STEPS
 
     def step(self, done: int) -> None:
-        """`done` steps are over."""
+        """Start or stop recording after `done` steps."""
         if done == self._begin:
             self._profiler = profiler.profile(record_shapes=True, profile_memory=True)
             self._profiler.start()

@@ -1,4 +1,4 @@
-"""What a run writes about itself: one JSON line a step, TensorBoard, log lines, pictures."""
+"""The records of a run: one JSON line per step, TensorBoard, log lines, pictures."""
 
 import json
 import logging
@@ -48,13 +48,13 @@ class Records:
     """The records of a run, kept by rank 0."""
 
     def __init__(self, run: Path, start_step: int, last_step: int, log_every: int) -> None:
-        """Open them; what an earlier attempt wrote of `start_step` and later is cut off.
+        """Open the records, and remove what an earlier attempt wrote for steps after `start_step`.
 
-        last_step: the run's, for the time left; log_every: steps between log lines (`Pace`).
+        last_step: the run's last step, for the time left; log_every: steps between log lines (`Pace`).
         """
         metrics = run / "metrics.jsonl"
         lines = metrics.read_bytes().splitlines() if metrics.exists() else []
-        kept = [line for line in lines if (found := figures_of(line)) and found["step"] <= start_step]
+        kept = [line for line in lines if (figures := figures_of(line)) and figures["step"] <= start_step]
         write_bytes(metrics, b"".join(line + b"\n" for line in kept))
         self._metrics = metrics.open("a", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
@@ -71,27 +71,27 @@ class Records:
             log.info("step %d: %s", step, ", ".join([*shown, *([f"ETA {left}"] if left else [])]))
 
     def gallery(self, step: int, gallery: Gallery, volumes: Mapping[str, Tensor]) -> None:
-        """Show what a part made of a view: volumes (C, D, H, W) in [0, 1] by title, as three slices each."""
+        """Write a part's gallery of a view: volumes (C, D, H, W) in [0, 1] by title, three slices each."""
         planes = {title: volume[0].cpu().float().numpy() for title, volume in volumes.items()}
         slices(self._picture(gallery.folder, step), planes)
         stack = torch.stack([volume[:1, volume.shape[1] // 2] for volume in volumes.values()])
         self._board.add_images(gallery.name, np.clip(stack.cpu().numpy(), 0, 1), step)
 
     def attention(self, step: int, view: Tensor, attention: Tensor) -> None:
-        """Show a view's (C, D, H, W) middle slices and, over them, its patches' attention, of their grid."""
+        """Write the middle slices of a view (C, D, H, W), overlaid by its patches' attention (grid)."""
         grown = F.interpolate(attention[None, None], size=view.shape[1:], mode="trilinear")[0, 0]
         brain, glow = (tensor.cpu().float().numpy() for tensor in (view[0], grown))
         heat(self._picture("attention", step), brain, glow)
 
     def embedding(self, step: int, vectors: Tensor, columns: list[str], rows: list[list[str]]) -> None:
-        """Give TensorBoard's projector vectors (N, width) with the metadata `columns` of each."""
+        """Add vectors (N, width) with the metadata `columns` to TensorBoard's projector."""
         self._board.add_embedding(vectors, metadata=rows, metadata_header=columns, global_step=step)
 
     def _picture(self, folder: str, step: int) -> Path:
         return self._run / folder / f"step-{step:08d}.png"
 
     def close(self) -> None:
-        """Flush and close; what was recorded is then on disk."""
+        """Flush, sync and close the records."""
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         self._metrics.close()

@@ -1,4 +1,4 @@
-"""Errors that every rank, or every rank of a node, finds by itself: one rank reports them."""
+"""Errors that occur on every rank, or every rank of a node: one rank reports them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from shards.errors import FmctError
 
 @contextmanager
 def reported_once(first: bool) -> Iterator[None]:
-    """Let an FmctError pass if this rank is the first of those that find the same.
+    """Re-raise an FmctError if `first`, for one of the ranks with the same error.
 
     On the others it becomes SystemExit with its exit code, so that they end without a message.
     """

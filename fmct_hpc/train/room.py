@@ -1,4 +1,4 @@
-"""Room on a file system, taken before it is needed: a shortage shows while nothing is lost by it."""
+"""Reserve disk space before it is needed, so that a full disk is noticed before work is lost."""
 
 import ctypes
 import errno
@@ -10,13 +10,13 @@ _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def take_room(path: Path, size: int) -> bool:
-    """Make the file `path`, of `size` zero bytes, whose room nobody else can have from now on.
+    """Create the file `path` with `size` zero bytes of allocated disk space.
 
-    Returns False, with an empty file, where the file system takes none beforehand (NFS before 4.2, CephFS).
-    Raises OSError where disk or quota is full.
+    Returns False, with an empty file, if the file system does not support it (NFS before 4.2, CephFS). Raises
+    OSError if the disk or quota is full.
 
-    This is fallocate(2) itself: posix_fallocate(3) would make up for it there by a byte in each block,
-    which NFS keeps in memory, so that nothing is taken.
+    This calls fallocate(2): posix_fallocate(3) would instead write a byte to each block, which NFS keeps in
+    memory, so that no space is reserved.
     """
     with path.open("xb") as file:
         while _fallocate(file.fileno(), 0, 0, size):

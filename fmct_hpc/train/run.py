@@ -1,4 +1,4 @@
-"""A training run from its folder: what must hold before it starts, and one rank's life."""
+"""A training run in its folder: checks before it starts, and the main function of a rank."""
 
 import logging
 import socket
@@ -37,11 +37,11 @@ from shards.places import require_folder
 log = logging.getLogger(__name__)
 
 FREE_TO_CHANGE = (
-    "data.path",  # the same volumes may move, or be read from the other format: what they hold is compared
+    "data.path",  # volumes may move or be read from the other format: their content is compared
     "data.workers",
     "data.prefetch",
     "data.cache",
-    "data.damaged",  # a run that damage stopped may go on without the damaged
+    "data.damaged",  # a run that stopped at a damaged volume may resume without it
     "engine.zero_stage",
     "engine.offload_optimizer",
     "engine.offload_parameters",
@@ -49,7 +49,7 @@ FREE_TO_CHANGE = (
     "engine.activation_checkpointing",
     "engine.compile",
     "engine.deepspeed",
-    "run.epochs",  # the steps that they are must stay
+    "run.epochs",  # the resulting run.steps must not change
     "run.checkpoint_every",
     "run.failure_gpu_hours",
     "run.keep_last",
@@ -61,30 +61,30 @@ FREE_TO_CHANGE = (
     "health",
     "privacy",
 )
-"""Keys, or beginnings of keys, that have no influence on what is learned (those of the engine and the number
-of ranks: none but rounding); all others must not change when a run is resumed."""
+"""Keys, or prefixes of keys, that do not affect what is learned (engine keys and the number of ranks: except
+for rounding); no other key may change when a run is resumed."""
 
 
 class Outset(NamedTuple):
-    """Where this start of a run resumes."""
+    """The state that this start of a run resumes from."""
 
     checkpoint: tuple[Path, Manifest] | None
-    """The run's newest; None at its first start."""
+    """The run's newest checkpoint; None at its first start."""
     beginning: Beginning | None
-    """What the run began with, then or now; None where its weights were drawn."""
+    """The weights that the run started from; None: random weights."""
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Number of completed steps."""
         return self.checkpoint[1].step if self.checkpoint else 0
 
 
 def preflight(config: TrainConfig, run: Path, world_size: int) -> Outset:
-    """Check all that can be wrong before any process group starts.
+    """Check everything that can be checked before a process group starts.
 
-    Raises FmctError: what `with_steps` and `require_possible` do, the run folder takes no files, DeepSpeed
-    refuses what engine.deepspeed has, the checkpoints are of another configuration or dataset, all of them
-    are damaged, or there is none and run.start_from does not fit.
+    Raises FmctError as `with_steps` and `require_possible`, and where the run folder is not writable,
+    DeepSpeed rejects engine.deepspeed, the checkpoints are of another configuration or dataset, all of them
+    are damaged, or there is none and run.start_from does not match.
     """
     config = with_steps(as_begun(config, run))
     require_folder(run)
@@ -100,16 +100,17 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> Outset:
 def _beginning(config: TrainConfig, run: Path) -> Beginning | None:
     if config.run.start_from is None:
         return None
-    from fmct_hpc.train.start import require_start  # and PyTorch: a parent of ranks is to begin without
+    from fmct_hpc.train.start import require_start  # imports PyTorch, which a parent of ranks does not need
 
     return require_start(config, run)
 
 
 def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset:
-    """Check what needs no checkpoint to be read; return the dataset.
+    """Check everything that needs no checkpoint; return the dataset.
 
-    Raises FmctError: the dataset can't be opened, the batch can't be shared out, there is no compiler for
-    engine.compile, health.labels does not fit, or the run folder holds a run of another configuration.
+    Raises FmctError where the dataset can't be opened, the ranks do not divide the batch, engine.compile has
+    no compiler, health.labels does not match the dataset, or the run folder has a run of another
+    configuration.
     """
     dataset = open_dataset(config.data)
     require_volumes(dataset)
@@ -119,7 +120,7 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
 
         require_compiler(config.engine)
     if config.health.labels:
-        from fmct_hpc.probe.online_cohort import probed  # which a run without labels must not wait for
+        from fmct_hpc.probe.online_cohort import probed  # slow import, not needed without labels
 
         probed(config, dataset)
     recorded = run / "config.json"
@@ -127,23 +128,23 @@ def require_possible(config: TrainConfig, run: Path, world_size: int) -> Dataset
         try:
             document = json_text.parse(recorded.read_bytes())
         except ValueError:
-            raise FmctError(f"{recorded}: is damaged; restore it, or name another run folder") from None
+            raise FmctError(f"{recorded}: damaged; restore it, or name another run folder") from None
         _require_same_configuration(config, recorded, document)
     return dataset
 
 
 def require_same(config: TrainConfig, dataset: Dataset, path: Path, manifest: Manifest) -> None:
-    """Raise FmctError unless a run of this configuration and dataset can go on from the checkpoint `path`."""
+    """Raise FmctError unless a run with this configuration and dataset can resume from checkpoint `path`."""
     _require_same_configuration(config, path, manifest.configuration)
     _require_same_data(config, path, manifest.data, DataFacts.of(dataset))
 
 
 def train(config: TrainConfig, run: Path, until: int | None = None, profile: bool = False) -> int:
-    """One rank: join the others, go on from the newest checkpoint, train, save; return the exit code.
+    """Run one rank: join the others, resume from the newest checkpoint, train, save; return the exit code.
 
-    `until` ends the run at that step instead of run.steps, with a checkpoint. Returns 0 when the steps
-    are done, and 75 when all was saved because a signal came to any rank, or its time is nearly over.
-    `profile` has rank 0 record some steps (fmct_hpc.train.profiling).
+    until: step at which to end, with a checkpoint, instead of run.steps. profile: whether rank 0 profiles
+    some steps (fmct_hpc.train.profiling). Returns 0 after the last step, and 75 when the run was saved and
+    stopped because of a signal to any rank or a time limit.
     """
     end = time_limit(config.run.minutes)
     config = config.with_absolute_paths()
@@ -155,7 +156,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     with reported_once(rank == 0):
         config = with_steps(as_begun(config, run))
         dataset = require_possible(config, run, world_size)
-    # After this DeepSpeed is configured for the device, which must come before it is imported.
+    # `join` sets DeepSpeed's device, which must precede its import.
     place = join(config.engine.device, config.run.hang_minutes)
     from fmct_hpc.data.loader import Loader
     from fmct_hpc.train.abort import AbortFlag
@@ -182,13 +183,13 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                 if found:
                     path, manifest = found
                     training.state.load(parts(path, manifest), manifest.updates)
-                    _say_what_changed(config, manifest, world_size)
+                    _warn_of_changes(config, manifest, world_size)
                 if warning := too_many_epochs(config, len(dataset)):
                     log.warning("%s", warning)
                 if step < last:
                     log.info("%s: steps %d to %d of %d", run, step + 1, last, config.run.steps)
                 else:
-                    log.info("%s: %d of %d steps are done, none is to do", run, step, config.run.steps)
+                    log.info("%s: %d of %d steps are done, nothing to do", run, step, config.run.steps)
                 longest = on_first_rank(lambda: max(one.save_seconds for one in attempts.attempts(run)))
                 saver = Saver(run, config, training.state, facts, longest, beginning)
                 flag.last = saver.close
@@ -217,7 +218,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                 on_first_rank(lambda: _export(run, done))
                 on_first_rank(lambda: attempts.end(run, attempt, done, stopped_by, saver.seconds))
             except Exception as error:
-                flag.fail(error)  # before anything is closed, which may take its time
+                flag.fail(error)  # before closing anything, which may be slow
                 raise
     return EXIT_SAVED if stopped else 0
 
@@ -239,14 +240,16 @@ def _require_same_configuration(config: TrainConfig, place: Path, recorded: Any)
     try:
         before = _flat(TrainConfig.from_record(recorded).with_absolute_paths().model_dump(mode="json"))
     except ValidationError as error:
-        otherwise = "written by another version of fmct-hpc; go on with that, or name another run folder"
-        raise unread(place, error, otherwise) from None
+        reason = (
+            "written by another version of fmct-hpc; resume with that version, or name another run folder"
+        )
+        raise unread(place, error, reason) from None
     now = _flat(config.with_absolute_paths().model_dump(mode="json"))
     for key in sorted(now.keys() | before.keys()):
         if not key.startswith(FREE_TO_CHANGE) and before.get(key) != now.get(key):
             raise FmctError(
-                f"{place}: this run has {key}={before.get(key)}, not {now.get(key)}; go on with its value or "
-                "name another run folder"
+                f"{place}: this run has {key}={before.get(key)}, not {now.get(key)}; resume with its value "
+                "or name another run folder"
             )
 
 
@@ -260,18 +263,18 @@ def _require_same_data(config: TrainConfig, path: Path, before: DataFacts, now: 
     elif now.preprocess_digest != before.preprocess_digest:
         what = "volumes of another preprocessing configuration"
     elif now.content_digest == before.content_digest:
-        what = "the volumes in shards of other sizes, which gives them another order"
+        what = "the same volumes in shards of other sizes, which changes their order"
     raise FmctError(
-        f"{config.data.path}: {what}; give data.path the dataset that {path} was trained on, or name another "
-        "run folder"
+        f"{config.data.path}: {what}; set data.path to the dataset that {path} was trained on, or name "
+        "another run folder"
     )
 
 
-def _say_what_changed(config: TrainConfig, manifest: Manifest, world_size: int) -> None:
+def _warn_of_changes(config: TrainConfig, manifest: Manifest, world_size: int) -> None:
     before, now = (manifest.world_size, manifest.zero_stage), (world_size, config.engine.zero_stage)
     if before != now:
         log.warning(
-            "%d ranks at ZeRO stage %d go on from %d ranks at stage %d: equal but for rounding",
+            "%d ranks at ZeRO stage %d resume from %d ranks at stage %d: equal except for rounding",
             *(*now, *before),
         )
     if comparing := [part.title for part in config.parts if part.compares_volumes]:
@@ -279,7 +282,7 @@ def _say_what_changed(config: TrainConfig, manifest: Manifest, world_size: int) 
         compared = [config.run.batch // count for count in (config.accumulation(world_size), earlier)]
         if compared[0] != compared[1]:
             what = f"{' and '.join(comparing)}: {compared[0]} volumes are compared at once"
-            log.warning("%s, and %d before: the loss is another", what, compared[1])
+            log.warning("%s, %d before: the loss differs", what, compared[1])
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

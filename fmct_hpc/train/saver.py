@@ -1,10 +1,9 @@
-"""Writing checkpoints in the background, with the same guarantees as in the foreground.
+"""Write checkpoints in the background, with the same guarantees as in the foreground.
 
-The training waits only while room is taken for every rank's file and its state is copied to host memory.
-A thread a rank then writes the rank's file, syncs it and takes its digest; the ranks agree, over a process
-group of their own, that all have done so; and rank 0 writes the manifest and gives the directory its name.
-So a full disk shows before anything more is trained. Where a file system takes no room beforehand, the
-training waits until the checkpoint has its name.
+Training waits only while disk space is reserved for every rank's file and the state is copied to host memory.
+A thread per rank then writes the rank's file, syncs it and computes its digest; the ranks confirm this over a
+separate process group; rank 0 writes the manifest and renames the directory. So a full disk is noticed before
+training continues. If the file system cannot reserve space, training waits until the checkpoint is complete.
 """
 
 import logging
@@ -43,10 +42,10 @@ from shards.errors import FmctError, refusal_kind
 log = logging.getLogger(__name__)
 
 LAST_WAIT_SECONDS = 60.0
-"""For a save in progress while the run fails: its other ranks may be dead."""
+"""Maximum wait for a save in progress when the run fails: other ranks may be dead."""
 
 MANIFEST_ROOM = 1 << 20
-"""Bytes, more than any manifest has: some 10 kB and 150 a rank."""
+"""Bytes reserved for the manifest, which has about 10 kB and 150 bytes per rank."""
 
 
 class Saver:
@@ -61,32 +60,32 @@ class Saver:
         seconds: float = 0.0,
         beginning: Beginning | None = None,
     ) -> None:
-        """seconds: what a save of this run took in earlier attempts. beginning: what the run began with."""
+        """seconds: longest save in earlier attempts. beginning: the weights that the run started from."""
         self._run = run
         self._config = config
         self._state = state
         self._data = data
         self._beginning = beginning
-        # Gloo also where training uses NCCL: two threads must not share a communicator.
+        # Gloo even if training uses NCCL: two threads must not share a communicator.
         timeout = collective_timeout(config.run.hang_minutes)
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._figures: dict[str, float] = {}
         self.seconds = seconds
-        """What the longest save has taken from begin to end."""
+        """Duration of the longest save."""
 
     @property
     def failed(self) -> bool:
-        """Whether the newest save has failed; ranks may learn it a step apart."""
+        """Whether the newest save has failed; ranks may notice it at different steps."""
         return self._failure is not None
 
     def save(self, step: int, score: float | None = None) -> None:
-        """Take room for the state at `step`, copy it and begin to write it.
+        """Reserve disk space for the state at `step`, copy the state and start writing it.
 
-        score: how good the online probe finds it; the best checkpoint stays (`checkpoint.prune`).
-        Waits for an earlier save to end first, and for this one where no room can be taken beforehand.
-        Raises FmctError on all ranks where the earlier one failed, or there is no room for this one.
+        score: of the online probe; the best checkpoint is kept (`checkpoint.prune`). Waits for an earlier
+        save first, and for this one if space cannot be reserved. Raises FmctError on all ranks if the earlier
+        save failed, or there is no space for this one.
         """
         began = time.perf_counter()
         self.finish()
@@ -103,14 +102,14 @@ class Saver:
         copies = [piece._replace(values=piece.values.to("cpu", copy=True)) for piece in held]
         waited = time.perf_counter() - began if room else None
         arguments = (step, self._state.updates, copies, began, waited, score)
-        # A daemon: where another rank has died, this one must not outlive it by a collective's timeout.
+        # A daemon: if another rank has died, this one must not wait for a collective's timeout.
         self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
         if not room:
             self.finish()
 
     def finish(self) -> None:
-        """Wait until the checkpoint has its name; raises FmctError on all ranks where that failed."""
+        """Wait until the checkpoint is complete; raises FmctError on all ranks if the save failed."""
         if self._thread is not None:
             self._thread.join()
         if isinstance(self._failure, FmctError):
@@ -119,14 +118,12 @@ class Saver:
             raise self._failure
 
     def close(self) -> None:
-        """Let a checkpoint that is being written come to its end, if it can: the run may have failed."""
+        """Wait a limited time for a save in progress, which may not finish if the run has failed."""
         if self._thread is not None:
             self._thread.join(timeout=LAST_WAIT_SECONDS)
 
     def figures(self) -> dict[str, float]:
-        """Of a save that has ended since the last call: seconds from begin to end, those that the training
-        waited, and bytes.
-        """
+        """Figures of a save that ended since the last call: duration, seconds that training waited, bytes."""
         figures, self._figures = self._figures, {}
         return figures
 
@@ -139,7 +136,7 @@ class Saver:
         waited: float | None,
         score: float | None,
     ) -> None:
-        """Of a thread. waited: seconds that the training did; None where it waits for all of this."""
+        """Body of the thread. waited: seconds that training waited; None if it waits for the whole save."""
         path = checkpoint_path(self._run, step)
         temporary = _temporary(path)
         first = dist.get_rank() == 0
@@ -157,7 +154,7 @@ class Saver:
                 beginning=self._beginning,
             )
             together(lambda: self._publish(path, temporary, manifest, score) if first else None, self._group)
-        except Exception as error:  # raised on the training's thread, by `finish`
+        except Exception as error:  # raised in the training thread, by `finish`
             self._failure = error
             _discard(temporary)
             return
@@ -166,7 +163,7 @@ class Saver:
         self.seconds = max(self.seconds, seconds)
         self._figures = {"save_seconds": seconds, "save_wait": waited, "save_bytes": float(manifest.bytes)}
         log.info(
-            "step %d: saved %s, %.1f MB in %.2f s, of which training waited %.2f s",
+            "step %d: saved %s, %.1f MB in %.2f s; training waited %.2f s",
             *(step, path, manifest.bytes / 1e6, seconds, waited),
         )
 
@@ -178,9 +175,9 @@ class Saver:
             sync(temporary / MANIFEST)
             sync(temporary)
             if path.exists():
-                # Damaged, or the run would have gone on from it: nothing that is good is removed.
+                # It is damaged, or the run would have resumed from it.
                 shutil.rmtree(path)
-            if score is not None:  # first: a checkpoint that has its name has its score
+            if score is not None:  # before the rename: a complete checkpoint has its score
                 mark_score(path, score, "mean AUC of the online probe's logistic regression", ONLINE)
             os.replace(temporary, path)
             sync(path.parent)
@@ -189,22 +186,22 @@ class Saver:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """A refusal by the system is reported in one line, on all ranks, and is no defect."""
+    """Convert an OSError to an FmctError with a one-line message."""
     try:
         yield
     except OSError as error:
         raise refusal_kind(error)(
-            f"{path}: can't be written ({error.strerror or error}); make room, and run it again"
+            f"{path}: can't be written ({error.strerror or error}); free disk space, and run it again"
         ) from None
 
 
 def _temporary(path: Path) -> Path:
-    """Where a checkpoint is written."""
+    """The directory in which a checkpoint is written before it gets its name."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def _make_empty(directory: Path) -> None:
-    """Make the directory, and remove what killed processes left beside it."""
+    """Create the directory, and remove those that killed processes left beside it."""
     with _writing(directory):
         for left in directory.parent.glob(".step-*.tmp"):
             shutil.rmtree(left)
@@ -212,7 +209,7 @@ def _make_empty(directory: Path) -> None:
 
 
 def _take_room(temporary: Path, size: int) -> bool:
-    """For this rank's file of `size` bytes and, on rank 0, the manifest; False where that can't be."""
+    """Reserve space for this rank's file of `size` bytes and rank 0's manifest; False if unsupported."""
     rank = dist.get_rank()
     sizes = {part_name(rank): size} | ({MANIFEST: MANIFEST_ROOM} if rank == 0 else {})
     room = True
@@ -223,7 +220,7 @@ def _take_room(temporary: Path, size: int) -> bool:
 
 
 def _discard(temporary: Path) -> None:
-    """Where the disk is full, others need the room, records of the failure among them."""
+    """Remove the directory: on a full disk other files, such as error records, need the space."""
     if dist.get_rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -236,5 +233,7 @@ def _write_part(temporary: Path, pieces: list[Piece]) -> tuple[str, FileFacts]:
         sync(file)
     facts = file_facts(file)
     if facts is None:
-        raise FmctError(f"{file}: can't be read back; is the run folder on a file system of all nodes?")
+        raise FmctError(
+            f"{file}: can't be read back; is the run folder on a file system shared by all nodes?"
+        )
     return name, facts

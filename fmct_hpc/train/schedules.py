@@ -1,4 +1,4 @@
-"""What changes from step to step: pure functions of the step, so that a resume needs nothing else."""
+"""Scheduled values as pure functions of the step, so that a resume needs no further state."""
 
 import math
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fmct_hpc.config import TrainConfig
 
 REFERENCE_BATCH = 256
-"""optim.base_lr is meant for this global batch; the rate is linear in the batch (Goyal et al. 2017)."""
+"""Global batch of optim.base_lr; the learning rate is linear in the batch (Goyal et al. 2017)."""
 
 
 class StepSettings(NamedTuple):
@@ -15,21 +15,21 @@ class StepSettings(NamedTuple):
     lr: float
     weight_decay: float
     momentum: float
-    """Of the teacher: what it keeps of itself."""
+    """The teacher's momentum."""
     teacher_temperature: float
     freeze_prototypes: bool
     weights: dict[str, float]
-    """Of the objective's parts, by name."""
+    """Weights of the objective's parts, by name."""
 
     def figures(self) -> dict[str, float]:
-        """As they are recorded."""
+        """The values as metrics."""
         values = self._asdict()
         weights = {f"{part}_weight": weight for part, weight in values.pop("weights").items()}
         return {name: float(value) for name, value in (values | weights).items()}
 
 
 def settings(config: TrainConfig, step: int) -> StepSettings:
-    """The values of `step`, counted from 0."""
+    """The scheduled values of `step`, counted from 0."""
     optim, objective, steps = config.optim, config.objective, config.run.steps
     progress = step / steps
     begins = {part.name: part.first_step for part in config.parts}
@@ -50,12 +50,12 @@ def settings(config: TrainConfig, step: int) -> StepSettings:
 
 
 def peak_rate(config: TrainConfig) -> float:
-    """The greatest learning rate, for the run's batch."""
+    """The peak learning rate for the run's batch."""
     return config.optim.base_lr * config.run.batch / REFERENCE_BATCH
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear from the first step's share of the peak, then a cosine down to optim.min_lr."""
+    """A linear warm-up to the peak, then a cosine down to optim.min_lr."""
     peak = peak_rate(config)
     warmup = config.run.steps * config.optim.warmup
     if step < warmup:
@@ -75,7 +75,7 @@ def linear(start: float, end: float, progress: float) -> float:
 
 
 def ramp(step: float, steps: float) -> float:
-    """How much of a warm-up of `steps` is over at `step`, in [0, 1]; 0 before it, at a step below 0."""
+    """Completed share of a warm-up of `steps` at `step`, in [0, 1]; 0 for a step below 0."""
     if step < 0:
         return 0.0
     return min(1.0, step / steps) if steps else 1.0

@@ -1,4 +1,4 @@
-"""Slices of volumes as picture files, drawn by Pillow, in which they take a fiftieth of a chart's time."""
+"""Slices of volumes as PNG files, drawn with Pillow, which takes a fiftieth of matplotlib's time."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from shards.atomic import atomic_path
 
 PANEL = 160
-"""Pixels of a plane's edges: the field is a cube, whatever the edges of views."""
+"""Edge of a panel in pixels: the field is a cube for views of any shape."""
 GAP, TITLE = 8, 20
 
 
@@ -20,10 +20,9 @@ def slices(path: Path, volumes: Mapping[str, np.ndarray]) -> None:
 
 
 def heat(path: Path, volume: np.ndarray, over: np.ndarray) -> None:
-    """Write slices of a volume (D, H, W) in [0, 1] with `over`, of the same shape and at least 0, as a glow.
+    """Write slices of a volume (D, H, W) in [0, 1], overlaid by `over`, of the same shape, at least 0.
 
-    From black over red and yellow to white, at the highest value of `over`; half of what is seen is the
-    volume.
+    Colours of `over` run from black through red and yellow to white at its maximum; both are blended equally.
     """
     glow = over / max(float(over.max()), np.finfo(np.float32).tiny)
     pairs = zip(_planes(volume), _planes(glow), strict=True)
@@ -31,7 +30,7 @@ def heat(path: Path, volume: np.ndarray, over: np.ndarray) -> None:
 
 
 def _planes(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Axial, coronal and sagittal slices through the middle of (D, H, W), as radiologists see them."""
+    """Axial, coronal and sagittal slices through the middle of (D, H, W), in radiological convention."""
     d, h, w = (edge // 2 for edge in volume.shape)
     return volume[d, ::-1, ::-1], volume[::-1, h, ::-1], volume[::-1, ::-1, w]
 
@@ -46,7 +45,7 @@ def _grey(plane: np.ndarray) -> np.ndarray:
 
 
 def _hot(plane: np.ndarray) -> np.ndarray:
-    """uint8 (rows, columns, 3): red, then green, then blue rise over a third of [0, 1] each."""
+    """uint8 (rows, columns, 3): red, then green, then blue rise, each over a third of [0, 1]."""
     return np.stack([_bytes(3 * plane - channel) for channel in range(3)], axis=2)
 
 

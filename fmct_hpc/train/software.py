@@ -1,4 +1,4 @@
-"""What code runs, and in what environment: the part of an attempt's record that explains another result."""
+"""Code and environment of a process: the part of an attempt's record that may explain a different result."""
 
 import os
 import platform
@@ -10,16 +10,16 @@ from pathlib import Path
 from shards.closed import Closed
 
 GIT_SECONDS = 20.0
-"""Git on a slow shared file system; without an answer the commit is not recorded."""
+"""Timeout of Git on a slow shared file system, after which the commit is not recorded."""
 
 
 class Software(Closed):
     """Code and environment of a process."""
 
     version: str
-    """Of fmct-hpc."""
+    """Version of fmct-hpc."""
     commit: str | None
-    """Of the checkout that runs; None where the code is an installed package, or Git is missing."""
+    """Commit of the checkout; None for an installed package, or without Git."""
     modified: bool
     """Whether tracked files of that checkout differ from the commit."""
     python: str
@@ -30,7 +30,7 @@ class Software(Closed):
     @classmethod
     @cache
     def here(cls) -> "Software":
-        """That of this process."""
+        """Code and environment of this process."""
         commit, modified = _checkout(Path(__file__).resolve().parents[1])
         return cls(
             version=version("fmct-hpc"),
@@ -38,14 +38,14 @@ class Software(Closed):
             modified=modified,
             python=platform.python_version(),
             platform=platform.platform(),
-            packages=dict(sorted((found.name, found.version) for found in distributions() if found.name)),
+            packages=dict(sorted((each.name, each.version) for each in distributions() if each.name)),
         )
 
 
 def _checkout(package: Path) -> tuple[str | None, bool]:
-    """Commit of the checkout that tracks `package`, and whether it was changed since."""
+    """Commit of the checkout that tracks `package`, and whether it has uncommitted changes."""
     try:
-        # An environment may lie inside a repository that knows nothing of this code.
+        # An environment may be inside an unrelated repository.
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit = _git(package, "rev-parse", "HEAD")
         return commit, bool(_git(package, "status", "--porcelain", "--untracked-files=no"))

@@ -1,4 +1,4 @@
-"""What run.start_from names: an encoder with the parts beside it, or the whole state of another run."""
+"""The weights of run.start_from: an encoder with the parts beside it, or the state of another run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -26,56 +26,57 @@ from shards.errors import FmctError, raise_refusal
 from shards.info import sha256
 
 _PARTS = ("head", "decoder")
-"""Files that `fmct convert-weights` puts beside an encoder, named as the student's parts."""
+"""Files that `fmct convert-weights` writes beside an encoder, named as the student's parts."""
 
 
 class Source(NamedTuple):
-    """Weights to begin with: whole float32 tensors by the student's names, and how they were made."""
+    """Weights to start from: whole float32 tensors by the student's names, with their configuration."""
 
     description: Path
-    """The file that says what they are."""
+    """The file that describes them."""
     model: ModelConfig
     data: DataConfig
     weights: dict[str, Tensor]
     averages: dict[str, Tensor]
-    """The teacher's; empty where there is none."""
+    """The teacher's weights; empty without a teacher."""
     targets: dict[str, Tensor]
-    """State of the targets (`fmct_hpc.objective.targets`) by name; empty where there is none."""
+    """State of the targets (`fmct_hpc.objective.targets`) by name; may be empty."""
 
 
 def find_source(start: Path, digest: str | None) -> Beginning:
-    """What `start` names: of a run folder its newest whole checkpoint, every byte of which is checked.
+    """The source that `start` names; for a run folder its newest intact checkpoint, verified byte by byte.
 
-    digest: of what the run began with before; that very checkpoint is then taken. Raises FmctError where
-    there is nothing to begin with, where it is damaged, and where it is not of that digest.
+    digest: of the source of an earlier attempt, which selects exactly that checkpoint. Raises FmctError where
+    the source is missing, damaged, or has another digest.
     """
     if start.is_dir():
         place, manifest = _checkpoint(start, digest)
         origin = f"step {manifest.step} ({manifest.digest}) of {_origin(place, manifest)}"
-        found = Beginning(place=place, digest=manifest.digest, origin=origin)
+        source = Beginning(place=place, digest=manifest.digest, origin=origin)
     else:
-        found = Beginning(place=start, origin=encoder_info(start).origin, digest=sha256(start))
-    if digest not in (None, found.digest):
+        source = Beginning(place=start, origin=encoder_info(start).origin, digest=sha256(start))
+    if digest not in (None, source.digest):
         raise FmctError(
-            f"{start}: is not what the run began with ({digest}); restore that, or name another run folder"
+            f"{start}: differs from what the run started from ({digest}); restore that, or name another run "
+            "folder"
         )
-    return found
+    return source
 
 
 def read_source(beginning: Beginning) -> Source:
-    """The weights at a place that `find_source` has found; raises FmctError where they are gone."""
+    """The weights that `find_source` selected; raises FmctError where they are missing or have changed."""
     if not beginning.place.is_dir():
         return _of_encoder(beginning.place)
     place, manifest = beginning.place, read_manifest(beginning.place)
     if manifest.digest != beginning.digest:
-        raise FmctError(f"{place}: was written again meanwhile; run it again")
+        raise FmctError(f"{place}: has changed since it was checked; run it again")
     config = configuration_of(place, manifest)
     try:
         files = PieceFiles(parts(place, manifest))
         kinds = [whole_tensors(files, kind) for kind in (WEIGHT, AVERAGE, TARGETS)]
     except (SafetensorError, OSError) as error:
         raise_refusal(error, place)
-        raise FmctError(f"{place}: can't be read ({error}); was it removed meanwhile?") from None
+        raise FmctError(f"{place}: can't be read ({error}); was it removed since?") from None
     return Source(place / MANIFEST, config.model, config.data, *kinds)
 
 
@@ -90,15 +91,15 @@ def _of_encoder(file: Path) -> Source:
 
 
 def _checkpoint(start: Path, digest: str | None) -> tuple[Path, Manifest]:
-    """The checkpoint `start`; of the run folder `start` the one of that digest, else the newest."""
+    """The checkpoint `start`, or, in the run folder `start`, the one with that digest, else the newest."""
     place = start if (start / MANIFEST).is_file() else digest and checkpoint_of(start, digest)
-    found = (place, verify(place)) if place else newest(start)
-    if found is None:
+    checkpoint = (place, verify(place)) if place else newest(start)
+    if checkpoint is None:
         raise FmctError(
-            f"{start}: neither a checkpoint nor a run folder with one; to begin with an encoder alone, "
-            "name its encoder.safetensors"
+            f"{start}: neither a checkpoint nor a run folder with one; to start from an encoder only, name "
+            "its encoder.safetensors"
         )
-    return found
+    return checkpoint
 
 
 def _origin(place: Path, manifest: Manifest) -> str:

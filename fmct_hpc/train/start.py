@@ -1,4 +1,4 @@
-"""What a run has at step 0: weights drawn from its seed, or those that run.start_from names."""
+"""Initial weights of a run: random from its seed, or those of run.start_from."""
 
 import logging
 from pathlib import Path
@@ -22,27 +22,27 @@ log = logging.getLogger(__name__)
 
 
 class Initial(NamedTuple):
-    """What is trained, before the first step."""
+    """The state before the first step."""
 
     student: Student
     averages: dict[str, Tensor]
-    """By the student's names, of the teacher where it is another than the student."""
+    """The teacher's weights, by the student's names, where they differ from the student's."""
     targets: dict[str, Tensor]
-    """State of the targets where it is not what they are built with."""
+    """State of the targets where it differs from the initial one."""
 
 
 def untrained_encoder(info: EncoderInfo, seed: int) -> Backbone:
-    """An encoder of the same architecture with weights drawn from `seed`, in evaluation mode."""
+    """An encoder of the same architecture with random weights from `seed`, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_encoder(info.model, len(info.data.windows), info.data.view_size).eval()
 
 
 def initial(config: TrainConfig, beginning: Beginning | None = None) -> Initial:
-    """The same on every rank and at every call.
+    """The initial state, identical on every rank and in every call.
 
-    beginning: what `require_start` has found; what it lacks is drawn from the seed. Raises FmctError where it
-    does not fit the configuration, or is not there any more.
+    beginning: source from `require_start`; parts that it lacks are random, from the seed. Raises FmctError
+    where it does not match the configuration, or is missing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
@@ -51,15 +51,15 @@ def initial(config: TrainConfig, beginning: Beginning | None = None) -> Initial:
         return Initial(student, {}, {})
     source = fitted(read_source(beginning), config, student)
     student.load_state_dict(source.weights, strict=False)
-    _say(beginning, source, config, student)
+    _log_source(beginning, source, config, student)
     return Initial(student, source.averages, source.targets)
 
 
 def require_start(config: TrainConfig, run: Path) -> Beginning | None:
-    """What a run without a checkpoint begins with; None where its weights are drawn.
+    """The source of the weights of a run without a checkpoint; None: random weights.
 
-    Raises FmctError where run.start_from is not there, is damaged, does not fit the configuration, or is not
-    what earlier attempts at `run` began with.
+    Raises FmctError where run.start_from is missing, is damaged, does not match the configuration, or differs
+    from that of earlier attempts at `run`.
     """
     if config.run.start_from is None:
         return None
@@ -71,12 +71,12 @@ def require_start(config: TrainConfig, run: Path) -> Beginning | None:
     return beginning
 
 
-def _say(beginning: Beginning, source: Source, config: TrainConfig, student: Student) -> None:
-    """Which parts come from where."""
-    taken = parts_of(source.weights)
-    drawn = parts_of(name for name, _ in student.named_parameters()) - taken
-    log.info("beginning with the %s of %s", " and ".join(sorted(taken)), beginning.place)
+def _log_source(beginning: Beginning, source: Source, config: TrainConfig, student: Student) -> None:
+    """Log the source of each part."""
+    loaded = parts_of(source.weights)
+    drawn = parts_of(name for name, _ in student.named_parameters()) - loaded
+    log.info("starting from the %s of %s", " and ".join(sorted(loaded)), beginning.place)
     if drawn:
-        log.info("%s: not there, so drawn from the seed", " and ".join(sorted(drawn)))
-    if config.objective.distils and (lacking := set(Targets(config).state_dict()) - set(source.targets)):
-        log.info("targets' %s: not there, so as at any start", " and ".join(sorted(lacking)))
+        log.info("%s: not in the source, so random from the seed", " and ".join(sorted(drawn)))
+    if config.objective.distils and (missing := set(Targets(config).state_dict()) - set(source.targets)):
+        log.info("targets' %s: not in the source, so initial", " and ".join(sorted(missing)))

@@ -1,10 +1,9 @@
-"""What a checkpoint carries of a training run, and where it lies on this rank.
+"""The state of a training run in checkpoints, and this rank's slices of it.
 
-Of each parameter its float32 weight, AdamW's two moments and the teacher's average; the anchor's, where
-there is one; the state of the targets; and how many updates the optimizer has done. Nothing else: order,
-views, masks and schedules are functions of the step. The entries are whole tensors by name, cut as this rank
-holds them, so a run may go on with another number of ranks or another ZeRO stage; one that stays as it was
-gets its very bits back.
+For each parameter: the float32 weight, AdamW's two moments, the teacher's average and, with Gram anchoring,
+the anchor's weight; further the state of the targets and the number of updates. Nothing else: order, views,
+masks and schedules are functions of the step. Entries are named tensors, sliced as on this rank, so a run may
+resume with another number of ranks or ZeRO stage; with the same ones it is restored bit for bit.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 WEIGHT, AVERAGE, ANCHOR, TARGETS = "weight", "average", "anchor", "targets"
-"""What an entry is; its name is this, a slash, and the name of the parameter or buffer."""
+"""Kinds of entries; an entry's name is its kind, a slash, and the name of the parameter or buffer."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class State:
-    """The parts of a training run that a checkpoint carries."""
+    """The state of a training run that checkpoints hold."""
 
     def __init__(
         self,
@@ -35,7 +34,7 @@ class State:
         targets: nn.Module | None,
         anchor: Mapping[str, nn.Parameter],
     ) -> None:
-        """averaged, anchor: parameters of the teacher and the anchor by the student's names, if there are."""
+        """averaged, anchor: parameters of teacher and anchor by the student's names; may be empty."""
         self._engine = engine
         self._frozen = {AVERAGE: averaged, ANCHOR: anchor}
         self._targets = targets
@@ -43,7 +42,7 @@ class State:
         self._optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
 
     def pieces(self) -> Iterator[Piece]:
-        """All that this rank holds, in place."""
+        """All slices of this rank, as views of its memory."""
         for master in masters(self._engine):
             yield master.piece(WEIGHT, master.tensor)
             for moment in MOMENTS:
@@ -57,16 +56,16 @@ class State:
 
     @property
     def updates(self) -> int:
-        """How often the optimizer has updated the weights, which AdamW's bias correction needs.
+        """Number of updates by the optimizer, for AdamW's bias correction.
 
-        One number for all: DeepSpeed gives every parameter a gradient at each update, of 0 perhaps.
+        Equal for all parameters: DeepSpeed gives each one a gradient, maybe 0, at every update.
         """
         return max(int(self._moments(master)["step"]) for master in masters(self._engine))
 
     def load(self, paths: list[Path], updates: int) -> None:
-        """Take everything back from the files of all ranks; every rank must call it.
+        """Restore the state from the files of all ranks; every rank must call it.
 
-        Raises FmctError, that names the entry, where the model is not the one that was saved.
+        Raises FmctError that names the entry where the model differs from the saved one.
         """
         files = PieceFiles(paths)
         for piece in self.pieces():
@@ -76,7 +75,7 @@ class State:
         settle(self._engine)
 
     def _moments(self, master: Master) -> dict[str, Tensor]:
-        """AdamW's state of a tensor, made as torch makes it at the first update where there is none yet."""
+        """AdamW's state of a tensor, initialised as by torch at the first update if it is empty."""
         state: dict[str, Tensor] = self._optimizer.state[master.tensor]
         if not state:
             state["step"] = torch.tensor(0.0)
@@ -85,14 +84,14 @@ class State:
 
 
 def averaged_weights(paths: list[Path], part: str = "") -> dict[str, Tensor]:
-    """Whole averaged weights by name, the student's own where there was no teacher, from all ranks' files.
+    """Whole averaged weights by name from all ranks' files; the student's weights without a teacher.
 
-    part: what the names begin with, "encoder." for instance.
+    part: prefix of the names, for example "encoder.".
     """
     files = PieceFiles(paths)
     return whole_tensors(files, AVERAGE if any(files.keys(f"{AVERAGE}/")) else WEIGHT, part)
 
 
 def whole_tensors(files: PieceFiles, kind: str, part: str = "") -> dict[str, Tensor]:
-    """Whole entries of a kind (WEIGHT, AVERAGE, TARGETS) by name; part: what the names begin with."""
+    """Whole entries of a kind (WEIGHT, AVERAGE, TARGETS) by name; part: prefix of the names."""
     return {key.removeprefix(f"{kind}/"): files.whole(key) for key in files.keys(f"{kind}/{part}")}

@@ -1,8 +1,8 @@
-"""The teacher: the student's exponential moving average, kept as the student is kept.
+"""The teacher: the student's exponential moving average, stored as the student is.
 
-Weights are float32 under both precisions (bf16 is autocast), so the mean is taken of the very weights that
-the optimizer updates. Under ZeRO stage 3 the teacher is partitioned as the student is, and every rank
-averages its own slices: no weight is gathered for it.
+Weights are float32 in both precisions (bf16 is autocast), so the average is of the weights that the optimizer
+updates. Under ZeRO stage 3 the teacher is partitioned like the student and every rank averages its own
+slices, without gathering weights.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from fmct_hpc.train.schedules import StepSettings
 
 
 class MeanTeacher(Frozen[Teacher]):
-    """Gives the targets' logits, and follows the student."""
+    """Computes the logits of the targets; follows the student."""
 
     def __init__(
         self, config: TrainConfig, student: Student, place: Place, averages: Mapping[str, Tensor]
     ) -> None:
-        """Copy `student`, which must not have been given to DeepSpeed: stage 3 empties its tensors.
+        """Copy `student` before DeepSpeed takes it over: stage 3 empties its tensors.
 
-        averages: by the student's names, what it has of another run's teacher instead.
+        averages: weights of another run's teacher, by the student's names, used instead of the student's.
         """
         teacher = Teacher(config)
         state = {**student.state_dict(), **averages}
@@ -35,9 +35,9 @@ class MeanTeacher(Frozen[Teacher]):
         super().__init__(teacher, config, place)
 
     def __call__(self, views: Tensor, draws: Draws, now: StepSettings) -> dict[str, Tensor]:
-        """What it says of global views (G, B, C, D, H, W), see `Teacher`."""
-        said: dict[str, Tensor] = self.ask(views, draws, now)
-        return said
+        """Outputs for global views (G, B, C, D, H, W) by part, see `Teacher`."""
+        outputs: dict[str, Tensor] = self.run(views, draws, now)
+        return outputs
 
     @torch.no_grad()
     def update(self, student: nn.Module, momentum: float) -> None:

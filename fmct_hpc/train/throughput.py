@@ -1,7 +1,7 @@
-"""What a step computes against what the device could: model FLOPs utilisation (MFU).
+"""Throughput and model FLOPs utilisation (MFU).
 
-MFU is the model's operations a second over the device's peak (Chowdhery et al. 2022, PaLM, appendix B): what
-activation checkpointing computes again does not count.
+MFU is the model's operations per second over the device's peak (Chowdhery et al. 2022, PaLM, appendix B);
+recomputation by activation checkpointing does not count.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "B200": 2250.0, "L40S": 362.0, "V100": 125.0}
 """Dense bfloat16 (V100: float16) tensor-core peak by a word of the device's name, from NVIDIA's data sheets
-of the SXM boards; a PCIe board reaches less, so its MFU reads low."""
+of the SXM boards; PCIe boards are slower, so their MFU is underestimated."""
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Operations a second at the most; None for a CPU and for GPUs not listed."""
+    """Peak operations per second; None for a CPU and unlisted GPUs."""
     if device.type != "cuda":
         return None
     import torch
@@ -31,7 +31,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 class Throughput:
-    """Turns the seconds of a step into figures to record."""
+    """Converts the duration of a step to figures."""
 
     def __init__(self, config: TrainConfig, ranks: int, device: torch.device) -> None:
         self._batch = config.run.batch
@@ -41,19 +41,19 @@ class Throughput:
         self._share_of_peak = self._batch * training_flops(config) / (ranks * peak) if peak else None
 
     def figures(self, seconds: float, waited: float) -> dict[str, float]:
-        """Of a step that took `seconds`, of which rank 0 waited `waited` for data."""
-        found = {
+        """Figures of a step of `seconds`, in which rank 0 waited `waited` seconds for data."""
+        figures = {
             "volumes_per_second": self._batch / seconds,
             "tokens_per_second": self._tokens / seconds,
             "data_wait": waited / seconds,
         }
         if self._share_of_peak is not None:
-            found["mfu"] = self._share_of_peak / seconds
-        return found | {"memory_gb": peak_memory(self._device) / 1e9}
+            figures["mfu"] = self._share_of_peak / seconds
+        return figures | {"memory_gb": peak_memory(self._device) / 1e9}
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held: of GPU memory by tensors, of a CPU's resident ones."""
+    """Peak memory of this process in bytes: tensors on a GPU, resident memory on a CPU."""
     if device.type == "cuda":
         import torch
 

@@ -1,7 +1,7 @@
-"""Whether DeepSpeed understands what engine.deepspeed lays over our configuration, by DeepSpeed itself.
+"""Check engine.deepspeed with DeepSpeed's own configuration reader.
 
-Some sections it takes whole, into models that refuse what they do not know; of others it looks keys up one by
-one, and a key that is misspelt has no effect. So it is given a configuration that notes what is looked up.
+DeepSpeed parses some sections with models that reject unknown keys. In others it looks up single keys, so
+misspelt ones have no effect: these are found by a configuration that records which keys are looked up.
 """
 
 import difflib
@@ -19,11 +19,11 @@ _WHERE = "engine.deepspeed"
 
 
 def require_understood(config: TrainConfig) -> None:
-    """Raise FmctError where engine.deepspeed has a key or a value that DeepSpeed does not take."""
+    """Raise FmctError where engine.deepspeed has a key or value that DeepSpeed does not accept."""
     over = config.engine.deepspeed
     if not over:
         return
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # no matter here, and ranks set their own
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # has no influence here; ranks set their own
     from deepspeed.runtime.config import DeepSpeedConfig
 
     from fmct_hpc.train.engine import deepspeed_settings
@@ -34,15 +34,15 @@ def require_understood(config: TrainConfig) -> None:
         DeepSpeedConfig(given)
     except ValidationError as error:
         raise FmctError(_refused(error, over)) from None
-    except Exception as error:  # of many kinds, all for what it was given
-        _require_alike(over, given, _WHERE)
-        raise FmctError(f"{_WHERE}: DeepSpeed refuses it: {' '.join(str(error).split())}") from None
+    except Exception as error:  # DeepSpeed raises many types for invalid values
+        _require_types(over, given, _WHERE)
+        raise FmctError(f"{_WHERE}: DeepSpeed rejects it: {' '.join(str(error).split())}") from None
     _require_known(over, given, _WHERE)
-    _require_alike(over, given, _WHERE)
+    _require_types(over, given, _WHERE)
 
 
 class _Noted(dict[str, Any]):
-    """A dictionary that notes which keys are looked up, and their defaults; so do those in it."""
+    """A dictionary that records which keys are looked up, and their defaults; recursive."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         super().__init__({k: _Noted(v) if isinstance(v, dict) else v for k, v in values.items()})
@@ -60,7 +60,7 @@ class _Noted(dict[str, Any]):
         self.asked.setdefault(str(key), None)
         return super().__contains__(key)
 
-    def __iter__(self) -> Iterator[str]:  # with one of its own, ** looks each key up
+    def __iter__(self) -> Iterator[str]:  # overridden so that ** looks each key up
         return super().__iter__()
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
@@ -77,21 +77,21 @@ def _require_known(over: dict[str, Any], given: _Noted, where: str) -> None:
     for key, value in over.items():
         if key not in given.asked:
             raise FmctError(f"{where}: DeepSpeed has no key {key}{_guess(key, list(given.asked))}")
-        if isinstance(value, dict) and given[key].asked:  # else a model has taken it whole
+        if isinstance(value, dict) and given[key].asked:  # else a model parsed the section
             _require_known(value, given[key], f"{where}.{key}")
 
 
-def _require_alike(over: dict[str, Any], given: _Noted, where: str) -> None:
+def _require_types(over: dict[str, Any], given: _Noted, where: str) -> None:
     for key, value in over.items():
         default = given.asked.get(key)
         if isinstance(value, dict):
-            _require_alike(value, given[key], f"{where}.{key}")
+            _require_types(value, given[key], f"{where}.{key}")
         elif not _is_like(value, default):
             raise FmctError(f"{where}.{key}: expected a value like {default!r}, not {value!r}")
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value is a flag, number or text as the default is, which may say nothing of that."""
+    """Whether a value is a flag, number or text if the default is; a default of None allows any."""
     if isinstance(default, bool):
         return isinstance(value, bool)
     if isinstance(default, (int, float)):
@@ -100,7 +100,7 @@ def _is_like(value: Any, default: Any) -> bool:
 
 
 def _refused(error: ValidationError, over: dict[str, Any]) -> str:
-    """In a line, what one of DeepSpeed's models does not take."""
+    """A one-line message for the first error of one of DeepSpeed's models."""
     first = error.errors(include_url=False)[0]
     *above, key = map(str, first["loc"] or [""])
     top = above[0] if above else key
@@ -113,7 +113,7 @@ def _refused(error: ValidationError, over: dict[str, Any]) -> str:
 
 
 def _fields(name: str, sections: Iterable[int | str]) -> list[str]:
-    """The keys of the section at `sections` in the model `name`; none where that is not known."""
+    """The keys of the section at `sections` in the model `name`; empty if unknown."""
     models = [model for model in _models(BaseModel) if model.__name__ == name]
     for section in sections:
         annotations = [model.model_fields[str(section)].annotation for model in models[:1]]

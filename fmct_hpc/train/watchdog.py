@@ -1,4 +1,4 @@
-"""Turning a hang into an error: where one rank waits for ever, all of them end and say where they were."""
+"""Turn a hang into an error: all ranks end and write their stacks."""
 
 import faulthandler
 import logging
@@ -16,10 +16,10 @@ EXIT_HUNG = 70
 
 
 class Watchdog:
-    """Context manager that ends this process, with its stacks on disk, when no step ends for `seconds`.
+    """Context manager that ends this process, after writing its stacks, when no step ends for `seconds`.
 
-    Every rank has one. A collective that some rank never joins keeps the others waiting in it, so all of
-    them end within moments of one another, and the one whose stack is elsewhere is the cause.
+    Every rank has one. If a rank never joins a collective, the others wait in it, so all of them end at about
+    the same time; the rank whose stack is elsewhere is the cause.
     """
 
     def __init__(self, run: Path, rank: int, seconds: float) -> None:
@@ -42,7 +42,7 @@ class Watchdog:
         self._thread.join()
 
     def alive(self) -> None:
-        """Something ended; the time begins anew."""
+        """Restart the timeout."""
         self._alive.set()
 
     def _watch(self) -> None:
@@ -57,7 +57,7 @@ class Watchdog:
             stream.flush()
             os.fsync(stream.fileno())
         log.error(
-            "rank %d: nothing ended for %g s (run.hang_minutes); where each thread was: %s",
+            "rank %d: no progress for %g s (run.hang_minutes); stacks of all threads: %s",
             self._rank,
             self._seconds,
             self._file,

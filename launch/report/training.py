@@ -177,7 +177,8 @@ class Training:
             blocks.append(Text(f"No sign of collapse lasted {threshold}."))
         if self.unlearned:
             signs = (
-                (cell(s.sign.what), cell(s.first), cell(s.last), cell(s.sign.remedy)) for s in self.unlearned
+                (cell(s.sign.what), cell(s.first), cell(s.last), cell(s.sign.remedy(self.config)))
+                for s in self.unlearned
             )
             heads = ("sign", "from step", "to step", "what helps")
             blocks.append(table("Signs that it does not learn", heads, signs))

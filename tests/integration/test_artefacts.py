@@ -178,7 +178,7 @@ def test_an_encoder_takes_volumes_that_are_marked_or_selected_otherwise(
     encoder = load_encoder(Path("zero1/encoder.safetensors"))
     assert Dataset.open(Path("marked/zarr")).info.config_digest != encoder[1].preprocess_digest
     assert len(list(fmct_hpc.features(Path("marked/zarr"), encoder))) == 2
-    assert "selected or checked otherwise" in caplog.text
+    assert "selected or checked differently" in caplog.text
     other = encoder[1].model_copy(update={"preprocessing": {**(encoder[1].preprocessing or {}), "grid": {}}})
     with pytest.raises(FmctError, match="another configuration"):
         list(fmct_hpc.features(Path("marked/zarr"), (encoder[0], other)))

@@ -88,7 +88,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
         lasted, collapse = LearningAlarm(config).lasted(rows), Health(config).alarms(rows)
         for sign in lasted:
             assert f"since step {sign.first} {sign.sign.what} (" in done.stderr, "the run itself warned"
-            assert sign.sign.remedy in done.stderr
+            assert sign.sign.remedy(config) in done.stderr
         found[name] = Ended(rows, {sign.sign.what for sign in lasted}, {alarm.sign for alarm in collapse})
     return found
 

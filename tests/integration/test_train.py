@@ -373,7 +373,7 @@ def test_steps_after_a_damaged_checkpoint_are_done_again_and_counted_so(runs: Pa
     process = start_training(recipe, run, 2, "--until", str(STEPS - 1))
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
-    assert f"damaged, so it is damaged-{checkpoints[-1].name} now" in output
+    assert f"renamed to damaged-{checkpoints[-1].name}" in output
     assert newest_step(run) == STEPS - 1 == attempts(run)[-1].saved_step
 
 
@@ -389,7 +389,7 @@ def test_without_a_whole_checkpoint_nothing_starts_and_one_line_says_why(runs: P
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 2
     [line] = output.splitlines()
-    assert line.startswith("fmct: no whole checkpoint is left")
+    assert line.startswith("fmct: no intact checkpoint is left")
     assert sorted(run.rglob("*")) == before
 
 

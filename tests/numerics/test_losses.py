@@ -12,7 +12,7 @@ from fmct_hpc.objective.dino import dino_loss, health
 from fmct_hpc.objective.gram import gram_loss
 from fmct_hpc.objective.ibot import ibot_loss
 from fmct_hpc.objective.koleo import koleo_loss
-from fmct_hpc.objective.lejepa import distance_of_views, sigreg
+from fmct_hpc.objective.lejepa import distance_of_views, sigreg, sigreg_of_point
 from fmct_hpc.objective.mae import mae_loss, normalise_patches
 from fmct_hpc.objective.projector import BatchNorm
 from fmct_hpc.objective.spread import feature_deviation
@@ -157,6 +157,7 @@ def test_sigreg_is_epps_and_pulleys_statistic_of_each_view_and_direction() -> No
     normal = sigreg(tensor(GENERATOR.normal(size=(800, 100, 5))), tensor(directions))
     assert normal.item() == pytest.approx((2 * np.pi) ** 0.5 * (1 - 3**-0.5), rel=0.1)
     point = sigreg(torch.zeros(1, 100, 5), tensor(directions))
+    assert point.item() == pytest.approx(sigreg_of_point(torch.zeros(1, 100, 5)), rel=1e-4)
     assert point.item() == pytest.approx(100 * (2 * np.pi) ** 0.5 * (1 - 2**0.5 + 3**-0.5), rel=1e-3)
 
 

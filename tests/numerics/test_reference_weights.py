@@ -345,7 +345,7 @@ def foreign(change: str) -> State:
         ("last layer", "head.last_layer.weight_g: missing or not 1"),
         ("two dimensions", "patch_embedding.patch_embeddings.weight: missing or not of 5 dimensions"),
         ("channels", "2 channels"),
-        ("shape", "blocks.1.mlp.2.bias would be of (47,), but by the other weights it is of (48,)"),
+        ("shape", "blocks.1.mlp.2.bias has shape (47,), but the other weights imply (48,)"),
         ("registers", "register_tokens: missing or not of 3 dimensions"),
         ("another model", "patch_embedding.patch_embeddings.weight: missing"),
     ],
@@ -371,7 +371,7 @@ def test_files_that_are_no_checkpoints_get_one_line(tmp_path: Path) -> None:
         ("text.pt", "student", "not a checkpoint of torch.save"),
         ("code.pt", "student", "not a checkpoint of torch.save"),
         ("list.pt", "student", "neither a state dictionary"),
-        ("mae.pt", "teacher", "holds no momentum_model_state_dict"),
+        ("mae.pt", "teacher", "has no momentum_model_state_dict"),
     ):
         with pytest.raises(FmctError, match=expected) as caught:
             convert_weights(tmp_path / name, tmp_path / "ours", network)

@@ -71,7 +71,7 @@ def test_what_can_not_be_pruned_now_is_pruned_after_the_next_save(
         nfs.setattr(shutil, "rmtree", held)
         prune(tmp_path, 30, keep_last=1, keep_every=None)
     assert present(tmp_path) == [10, 30, 40]
-    assert f"{checkpoint_path(tmp_path, 10)}: can't be removed for now" in caplog.text
+    assert f"{checkpoint_path(tmp_path, 10)}: can't be removed now" in caplog.text
     mark_score(checkpoint_path(tmp_path, 30), 0.9, "AUC")
     with monkeypatch.context() as nfs:
         nfs.setattr(Path, "read_text", unreadable)

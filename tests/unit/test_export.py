@@ -99,7 +99,7 @@ def test_an_encoder_without_its_description_or_with_another_is_refused(exported:
     info = EncoderInfo.model_validate_json(described.read_bytes())
     wider = info.model_copy(update={"model": info.model.model_copy(update={"width": 48})})
     described.write_text(wider.model_dump_json())
-    with pytest.raises(FmctError, match=r"not an encoder that fits encoder\.json"):
+    with pytest.raises(FmctError, match=r"not an encoder that matches encoder\.json"):
         load_encoder(exported)
     described.unlink()
     with pytest.raises(FmctError, match=r"encoder\.json: no such file"):
@@ -117,7 +117,7 @@ def test_a_description_of_more_than_the_weights_file_holds_takes_no_memory(
     document = json.loads(description.read_bytes())
     document[section][name] = value
     description.write_text(json.dumps(document))
-    with pytest.raises(FmctError, match=r"not an encoder that fits encoder\.json \(its size\)"):
+    with pytest.raises(FmctError, match=r"not an encoder that matches encoder\.json \(its size\)"):
         load_encoder(exported)
 
 
@@ -237,7 +237,7 @@ def test_no_file_of_another_encoder_is_replaced(exported: Path, tmp_path: Path) 
         (other, tmp_path / "a.pt2", "a"),
         (exported, tmp_path / "package.pt2", "package"),
     ):
-        with pytest.raises(FmctError, match=rf"{named}\.json: is there, and not of this encoder"):
+        with pytest.raises(FmctError, match=rf"{named}\.json: exists and is of another encoder"):
             export_model(source, out)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     export_model(exported, tmp_path / "a.pt2")

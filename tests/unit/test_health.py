@@ -102,6 +102,31 @@ def test_one_feature_for_all_rings(views: Views, caplog: pytest.LogCaptureFixtur
     assert any("are nearly equal" in text for text in found)
 
 
+def test_embeddings_of_lejepa_at_one_point_ring(views: Views, caplog: pytest.LogCaptureFixture) -> None:
+    config = make("stop", dino_weight=0, ibot_weight=0, lejepa_weight=1.0, lejepa_slices=64)
+    torch.manual_seed(0)
+    student = Student(config)
+    drawn, now = draw(config, 0, np.arange(8)), settings(config, 0)
+
+    def figures() -> dict[str, float]:
+        return {name: float(value) for name, value in student(views, {}, drawn, now).health.items()}
+
+    first = figures()
+    assert first["lejepa_point"] < 0.85
+    assert all(not sign.shows for part in config.parts for sign in part.signs(first, True))
+    last = student.get_submodule("lejepa_projector.mlp")[-1]
+    for parameter in last.parameters():
+        parameter.data.mul_(0.1)
+    point = figures() | {"feature_deviation": 1.0}
+    assert point["lejepa_point"] == pytest.approx(1, abs=0.1)
+    assert [sign.shows for part in config.parts for sign in part.signs(point, False)] == []
+    health = Health(config)
+    for step in range(1, PATIENCE):
+        health.step(step, point)
+    with pytest.raises(FmctError, match=r"one point.*a greater objective\.lejepa_lambda"):
+        health.step(PATIENCE, point)
+
+
 def test_a_sign_that_passes_begins_anew_and_one_that_lasts_may_stop_the_run() -> None:
     sound = {"feature_deviation": 1.0}
     alike = {"feature_deviation": 0.0}

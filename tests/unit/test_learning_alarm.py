@@ -9,9 +9,10 @@ import pytest
 from small_training import small_config
 
 from fmct_hpc.config import TrainConfig
+from fmct_hpc.objective.spread import remedy
+from fmct_hpc.train.evaluations import FIRST_EVALUATIONS, evaluates
 from fmct_hpc.train.learning_alarm import LearningAlarm, judged
 from fmct_hpc.train.learning_signs import SIGNS
-from fmct_hpc.train.looks import FIRST_LOOKS, looks
 from shards.errors import UnsoundError
 
 EVERY, WINDOW = 10, 4
@@ -31,9 +32,9 @@ SICK: dict[str, dict[str, float]] = {
     "features encode the crop and not the volume": {"retrieval": 0.22, "crop_likeness": 0.5},
     "the CLS tokens lie along one direction": {"cls_rank": 1.2},
     "the patch tokens lie along one direction": {"patch_rank": 1.2},
-    "the patch tokens of a view grow alike": {"patch_similarity": 0.75},
+    "the patch tokens of a view become similar": {"patch_similarity": 0.75},
     "tissue is in patches that are not encoded": {"tissue_dropped": 0.1},
-    "the online probe finds no more than at the start": {"probe_linear": 0.58, "probe_knn": 0.6},
+    "the online probe does not improve": {"probe_linear": 0.58, "probe_knn": 0.6},
 }
 
 
@@ -45,7 +46,7 @@ def make(**sections: dict[str, Any]) -> TrainConfig:
 
 def rows(*figures: dict[str, float]) -> list[dict[str, float]]:
     """The first looks, then one after another."""
-    first = [{"step": float(step), **START} for step in range(1, FIRST_LOOKS + 1)]
+    first = [{"step": float(step), **START} for step in range(1, FIRST_EVALUATIONS + 1)]
     return first + [{"step": EVERY * (n + 1.0), **found} for n, found in enumerate(figures)]
 
 
@@ -66,11 +67,43 @@ def test_each_sign_rings_alone_when_it_has_lasted_and_names_a_remedy(
         for row in rows(*before, *[sick] * (3 * WINDOW)):
             alarm.step(int(row["step"]), row)
     assert 1 < len(caplog.messages) <= 4, "again for each patience that it lasts, not at each look"
-    assert all(sign.what in text and sign.remedy in text for text in caplog.messages)
-    keys = {word.strip("(),.") for word in sign.remedy.split() if word.count(".") == 1 and "=" not in word}
+    remedy = sign.remedy(make())
+    assert all(sign.what in text and remedy in text for text in caplog.messages)
+    keys = {word.strip("(),.") for word in remedy.split() if word.count(".") == 1 and "=" not in word}
     sections = {"data", "model", "objective", "optim", "run"}
     for section, key in (word.strip(",").split(".") for word in keys if word.split(".")[0] in sections):
         assert key in type(getattr(make(), section)).model_fields, f"{section}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("objective", "absent", "present"),
+    [
+        (
+            {},
+            (),
+            ("objective.centring=sinkhorn", "some objective.koleo_weight", "some objective.gram_weight"),
+        ),
+        (
+            {"centring": "sinkhorn", "koleo_weight": 0.1, "gram_weight": 1.0},
+            ("centring", "some objective.koleo_weight", "some objective.gram_weight"),
+            ("a greater objective.koleo_weight", "a greater objective.gram_weight"),
+        ),
+        (
+            {"dino_weight": 0, "ibot_weight": 0, "lejepa_weight": 1.0},
+            ("centring", "teacher_temperature", "a lower objective.koleo_weight", "gram_weight"),
+            ("a greater objective.lejepa_lambda", "some objective.koleo_weight"),
+        ),
+    ],
+    ids=["defaults", "set already", "LeJEPA"],
+)
+def test_remedies_name_nothing_that_is_set_already(
+    objective: dict[str, Any], absent: tuple[str, ...], present: tuple[str, ...]
+) -> None:
+    config = make(objective=objective)
+    texts = [sign.remedy(config) for sign in SIGNS] + [remedy(config)]
+    assert [word for word in absent if any(word in text for text in texts)] == []
+    assert [word for word in present if not any(word in text for text in texts)] == []
+    assert remedy(config).startswith("a lower optim.base_lr, ")
 
 
 def test_one_bad_look_is_no_sign() -> None:
@@ -85,8 +118,8 @@ def test_a_window_that_is_not_full_judges_nothing() -> None:
 
 
 def test_who_recognises_volumes_from_the_start_need_not_learn_it() -> None:
-    begun = [{"step": float(step), **START, "retrieval": 0.95} for step in range(1, FIRST_LOOKS + 1)]
-    going = [row for row in rows(*[SOUND | {"retrieval": 0.9}] * 8) if row["step"] > FIRST_LOOKS]
+    begun = [{"step": float(step), **START, "retrieval": 0.95} for step in range(1, FIRST_EVALUATIONS + 1)]
+    going = [row for row in rows(*[SOUND | {"retrieval": 0.9}] * 8) if row["step"] > FIRST_EVALUATIONS]
     assert LearningAlarm(make()).lasted(begun + going) == []
 
 
@@ -110,7 +143,7 @@ def test_a_run_that_goes_on_says_what_the_unbroken_one_says(caplog: pytest.LogCa
     for cut in (0, 23, 40):
         caplog.clear()
         alarm = LearningAlarm(make())
-        alarm.go_on(judged([*record[:cut], *plain[:cut]]))
+        alarm.resume(judged([*record[:cut], *plain[:cut]]))
         assert not caplog.messages
         with caplog.at_level(logging.WARNING):
             for row in record[cut:]:
@@ -132,10 +165,10 @@ def test_collapse_stop_ends_the_run() -> None:
 
 def test_looks_are_at_first_at_intervals_and_at_the_end() -> None:
     config = small_config(Path("unused"), run={"steps": 1003}, health={"every": 100})
-    found = [step for step in range(1, 1004) if looks(config, step)]
+    found = [step for step in range(1, 1004) if evaluates(config, step)]
     assert found == [1, 2, 3, 4, *range(62, 1003, 62), 1003], "at least four in the patience"
     none = small_config(Path("unused"), run={"steps": 50}, health={"every": 0})
-    assert not any(looks(none, step) for step in range(1, 51))
+    assert not any(evaluates(none, step) for step in range(1, 51))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +188,7 @@ def test_views_are_judged_where_a_part_relates_them(objective: dict[str, Any], j
 
 def test_what_is_recorded_between_looks_makes_no_sign_last_longer() -> None:
     """The online probe is asked at regular checkpoints too."""
-    sick = SOUND | SICK["the online probe finds no more than at the start"]
+    sick = SOUND | SICK["the online probe does not improve"]
     config = make()
     between = [{"step": EVERY * WINDOW + EVERY * n / 5.0, **sick} for n in range(1, 5)]
     assert LearningAlarm(config).lasted([*rows(*[SOUND] * WINDOW), *between * 10]) == []

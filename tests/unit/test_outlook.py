@@ -52,7 +52,7 @@ def test_a_dry_run_tells_what_smaller_local_views_spare(tmp_path: Path) -> None:
     ):
         given = {"data": {"path": str(tmp_path / "data"), **data}, "objective": objective}
         said = outlook(TrainConfig.model_validate(given), dataset, 1, 0)
-        assert ("data.local_view_size=48 spares 33%" in said) is told
+        assert ("data.local_view_size=48 saves 33%" in said) is told
         assert f"2 local ones of {data.get('local_view_size', 96)}³" in said
 
 
@@ -72,7 +72,7 @@ def test_a_dry_run_tells_what_tokens_that_are_not_kept_spare(tmp_path: Path) -> 
     given = {"data": {"path": str(tmp_path / "data")}, "objective": {"dino_weight": 0}}
     config = TrainConfig.model_validate({**given, "model": {"keep_tokens": 0.5}})
     assert training_flops(config) == operations(256)
-    spared = f"model.keep_tokens=0.5 spares {1 - operations(256) / operations(512):.0%}"
+    spared = f"model.keep_tokens=0.5 saves {1 - operations(256) / operations(512):.0%}"
     assert spared in outlook(config, dataset, 1, 0)
     assert "keep_tokens" not in outlook(TrainConfig.model_validate(given), dataset, 1, 0)
 
@@ -92,10 +92,10 @@ def test_offload_and_the_heads_are_in_the_memory_that_is_told(tmp_path: Path) ->
     assert f"{host / 1e9:.2f} GB of these in host memory" in told(engine=stored)
     assert "host memory" not in told()
     # Two views' targets twice, four views' outputs three times.
-    assert f"about {4 * 65536 * 8 * (2 * 2 + 3 * 4) / 1e9:.2f} GB of the heads" in told()
+    assert f"about {4 * 65536 * 8 * (2 * 2 + 3 * 4) / 1e9:.2f} GB head outputs" in told()
     rows = 2 + 2 * 0.5 * 0.3 * 512
     ibot = {"ibot_weight": 1, "centring": "sinkhorn"}
-    assert f"about {4 * 65536 * 8 * (4 * rows + 3 * (rows + 2)) / 1e9:.2f} GB of the heads" in told(
+    assert f"about {4 * 65536 * 8 * (4 * rows + 3 * (rows + 2)) / 1e9:.2f} GB head outputs" in told(
         objective=ibot
     )
 

@@ -141,7 +141,7 @@ def test_what_is_no_encoder_is_named(tmp_path: Path, run: Path) -> None:
     content = part.read_bytes()
     try:
         part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(FmctError, match="not as it was written"):
+        with pytest.raises(FmctError, match="changed or damaged"):
             open_encoder(EncoderSpec(name="x", weights=part.parent))
     finally:
         part.write_bytes(content)
