@@ -1,1 +1,1 @@
-"""The 3D vision transformer, its DINO head and its MAE decoder."""
+"""The encoders, the DINO head and the MAE decoder."""

@@ -1,4 +1,4 @@
-"""What tokens look at: weights of attention, which the blocks' fused attention does not give."""
+"""Attention weights, which the blocks' fused attention does not return."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from fmct_hpc.model.patches import grid_of
 def attention_weights(query: Tensor, key: Tensor) -> Tensor:
     """softmax(q·k / √d) (Vaswani et al. 2017, equation 1), in float32 at least: (B, heads, Q, T).
 
-    query: (B, heads, Q, d), key: (B, heads, T, d), as `Attention.queries_keys_values` gives them.
+    query: (B, heads, Q, d), key: (B, heads, T, d), from `Attention.queries_keys_values`.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     scores = query.to(exact) @ key.to(exact).transpose(2, 3) / query.shape[-1] ** 0.5
@@ -24,19 +24,18 @@ def attention_weights(query: Tensor, key: Tensor) -> Tensor:
 
 @contextmanager
 def explicit_attention(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """Within it, these blocks compute their attention by weights that are kept, as the fused one does.
+    """Context in which these blocks compute attention with explicit weights, equivalent to the fused one.
 
-    Yields a list that a forward pass fills with a block's weights each, float32 (B, heads, T, T), in the
-    order of the blocks; what the blocks give depends on them, so that `torch.autograd.grad` has their
-    gradients.
+    Yields a list to which a forward pass appends each block's weights, float32 (B, heads, T, T), in the order
+    of the blocks. The blocks' outputs depend on them, so `torch.autograd.grad` gives their gradients.
     """
-    seen: list[Tensor] = []
+    kept_weights: list[Tensor] = []
 
     def by_weights(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(module, Attention)
         query, key, value = module.queries_keys_values(*inputs)
         weights = attention_weights(query, key)
-        seen.append(weights)
+        kept_weights.append(weights)
         attended = weights.to(value.dtype) @ value
         return module.projection(attended.transpose(1, 2).flatten(2))
 
@@ -46,7 +45,7 @@ def explicit_attention(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
         hooks.append(block.attention.register_forward_hook(by_weights))
     try:
         with torch.compiler.set_stance("force_eager"):  # compiled blocks call no hooks
-            yield seen
+            yield kept_weights
     finally:
         for hook in hooks:
             hook.remove()
@@ -56,34 +55,34 @@ def explicit_attention(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
 def cls_attention(encoder: Backbone, views: Tensor) -> Tensor:
     """Attention of the last block's CLS token to the patches: (B, C, D, H, W) -> float32 (B, heads, grid).
 
-    `attention_weights` over all tokens, of which the patches' part is given: as in Caron et al. 2021, figure
-    1; 0 for patches that are not encoded. Works under ZeRO stage 3, where every rank must call it.
+    The patches' part of `attention_weights` over all tokens, as in Caron et al. 2021, figure 1; 0 for patches
+    that are not encoded. Works under ZeRO stage 3, where every rank must call it.
     """
-    seen: list[tuple[Tensor, ...]] = []
+    captured: list[tuple[Tensor, ...]] = []
     kept = encoder.kept(views)
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs)
+    def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured.append(inputs)
 
     block = encoder.blocks[-1]
     assert isinstance(block, Block)
     last = block.attention
-    hook = last.register_forward_pre_hook(keep)
+    hook = last.register_forward_pre_hook(capture)
     try:
         with torch.compiler.set_stance("force_eager"):  # compiled blocks call no hooks
             encoder(views, kept)
     finally:
         hook.remove()
-    query, key, _ = last.queries_keys_values(*seen[0])
+    query, key, _ = last.queries_keys_values(*captured[0])
     weights = attention_weights(query[:, :, :1], key)[:, :, 0, encoder.prefix :]
     grid = grid_of(views.shape[2:], encoder.patch_size)
     return on_grid(weights, kept, prod(grid)).unflatten(-1, grid)
 
 
 def on_grid(values: Tensor, kept: Tensor | None, patches: int) -> Tensor:
-    """Values of the encoded patches, (B, ..., n), among all: (B, ..., patches), 0 where one is not encoded.
+    """Values of the encoded patches, (B, ..., n), for all patches: (B, ..., patches), 0 for the others.
 
-    kept: as `Backbone.kept` gives it.
+    kept: from `Backbone.kept`.
     """
     if kept is None:
         return values

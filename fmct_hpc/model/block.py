@@ -1,4 +1,4 @@
-"""The pre-norm transformer block that encoder and decoder are stacks of."""
+"""The pre-norm transformer block of encoder and decoder."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from fmct_hpc.model.rope import rotate
 
 NORM_EPS = 1e-5
-"""Of the LayerNorms in the blocks and the decoder: the reference's (its `nn.LayerNorm(width)`)."""
+"""Epsilon of LayerNorms in blocks and decoder, as in the reference (`nn.LayerNorm(width)`)."""
 
 
 class Attention(nn.Module):
@@ -24,7 +24,7 @@ class Attention(nn.Module):
         self.projection = nn.Linear(width, width)
 
     def queries_keys_values(self, x: Tensor, turns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, width) -> three of (B, heads, T, width / heads); turns: see `rope.rotate`, None: none."""
+        """(B, T, width) -> three of (B, heads, T, width / heads); turns: see `rope.rotate`, or None."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor of each channel (Touvron et al. 2021, "Going deeper with Image Transformers")."""
+    """A learned factor per channel (Touvron et al. 2021, "Going deeper with Image Transformers")."""
 
     def __init__(self, width: int, initial: float) -> None:
         super().__init__()
@@ -82,20 +82,20 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """A stack of blocks, one after another."""
+    """A stack of blocks."""
 
     checkpointing = False
-    """Keep a block's input only, and compute the block again in the backward pass."""
+    """Keep only a block's input, and recompute the block in the backward pass."""
 
     def forward(
         self, x: Tensor, path_scales: Tensor | None = None, turns: Sequence[Tensor] | None = None
     ) -> Tensor:
-        """(B, T, width) -> (B, T, width); path_scales: (B, blocks, 2); turns: for each block; see `Block`."""
+        """(B, T, width) -> (B, T, width); path_scales: (B, blocks, 2); turns: one per block; see `Block`."""
         for number, block in enumerate(self):
             scales = None if path_scales is None else path_scales[:, number]
             turn = None if turns is None else turns[number]
             if self.checkpointing and torch.is_grad_enabled():
-                # Nothing in a block is drawn, so there is no generator's state to bring back.
+                # Blocks draw no random numbers, so no generator state needs restoring.
                 x = checkpoint(block, x, scales, turn, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, scales, turn)
@@ -114,10 +114,10 @@ def initialise(module: nn.Module, how: Literal["fan_in", "fixed"]) -> None:
 def initialise_weight(weight: Tensor, how: Literal["fan_in", "fixed"]) -> None:
     """Draw a weight (outputs, inputs).
 
-    fan_in: uniform within 1/√inputs, of deviation 1/√(3 inputs): PyTorch's default for linear layers and
-    convolutions (He et al. 2015 with a = √5), which the reference's blocks and prototypes keep. fixed: a
-    normal of deviation 0.02, cut at 2 (absolute), as in facebookresearch/dino; the two are about equal at a
-    width of 768.
+    fan_in: uniform within ±1/√inputs, standard deviation 1/√(3 inputs): PyTorch's default for linear layers
+    and convolutions (He et al. 2015 with a = √5), which the reference's blocks and prototypes use. fixed: a
+    normal with standard deviation 0.02, truncated at ±2, as in facebookresearch/dino. Both are about equal at
+    width 768.
     """
     if how == "fixed":
         nn.init.trunc_normal_(weight, std=0.02)

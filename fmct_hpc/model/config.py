@@ -1,4 +1,4 @@
-"""The network: its size, and what it is made of."""
+"""The configuration of the network."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,18 +14,18 @@ _SHAPE = ("width", "depth", "heads")
 
 
 class RopeJitter(Section):
-    """How rotary coordinates are changed in training, by draws of each step and block (DINOv3)."""
+    """Random changes of rotary coordinates in training, per step and block (DINOv3)."""
 
     shift: AtLeast0 = 0.0
-    """Greatest shift of an axis, either way; a view spans 2. DINOv3 publishes none."""
+    """Maximum shift of each axis, in either direction; a view spans 2. DINOv3's published value is 0."""
     stretch: Annotated[float, Field(ge=1)] = 1.0
-    """Greatest factor of an axis, or its inverse least, log-uniform. DINOv3 publishes none (1)."""
+    """Maximum factor s of each axis, log-uniform in [1/s, s]. DINOv3's published value is 1."""
     rescale: Annotated[float, Field(ge=1)] = 1.0
-    """The same of all axes together. DINOv3 publishes 2 (Siméoni et al. 2025, section 3.2); 1: none."""
+    """The same for all axes together. DINOv3's published value is 2 (Siméoni et al. 2025, section 3.2)."""
 
     @property
     def changes(self) -> bool:
-        """Whether there is anything to draw."""
+        """Whether coordinates change."""
         return bool(self.shift) or self.stretch > 1 or self.rescale > 1
 
 
@@ -38,42 +38,43 @@ class ModelConfig(Section):
     earlier = {"input_mean": 0.0, "input_std": 1.0, "initialisation": "fixed"}  # noqa: RUF012
 
     kind: KindName = "vit"
-    """What the encoder is (fmct_hpc/model/kinds.py). A kind that does not follow a key refuses values other
-    than its default."""
+    """Kind of encoder (fmct_hpc/model/kinds.py). Keys that a kind does not support must have their
+    default."""
     input_mean: float | tuple[float, ...] = 0.5
-    """What the encoder subtracts from its input, windowed to [0, 1]: for all windows, or one each."""
+    """Subtracted from the encoder's input, windowed to [0, 1]: one value for all windows, or one each."""
     input_std: Above0 | tuple[Above0, ...] = 0.3
-    """What it then divides by. With 0.5 and 0.3 heads in the brain and subdural windows have about mean 0 and
-    deviation 1, without which pretraining needs several times the steps (docs/training.md); the reference
-    has 0 and 1, and so have the encoders of version 0.1.0."""
+    """Divisor of the input after that. With 0.5 and 0.3, heads in the brain and subdural windows have mean 0
+    and deviation 1 approximately; otherwise pretraining needs several times the steps (docs/training.md). The
+    reference and encoders of version 0.1.0 have 0 and 1."""
     initialisation: Literal["fan_in", "fixed"] = "fan_in"
-    """Of linear layers: uniform within 1/√fan-in, PyTorch's default, which the reference's blocks keep; or a
-    normal of deviation 0.02 whatever the width (DINO), as version 0.1.0 had."""
+    """Initialisation of linear layers: uniform within ±1/√fan-in (PyTorch's default, in the reference's
+    blocks), or a normal with deviation 0.02 for any width (DINO, version 0.1.0)."""
     patch_size: BoxSize = 12
     """Edge of a patch in voxels, or three, (D, H, W) (reference: 12)."""
     size: Literal["S", "B", "L"] | None = "B"
-    """B is the reference's; none where width, depth and heads are given."""
+    """The reference has B; null if width, depth and heads are given."""
     width: Positive = 768
     depth: Positive = 12
     heads: Positive = 12
     mlp_ratio: Above0 = 4.0
     qkv_bias: bool = True
-    """Of queries, keys and values; the reference's configuration has it, its published weights do not."""
+    """Bias of queries, keys and values; in the reference's configuration, but not in its published
+    weights."""
     keep_tokens: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of a view's patches that is encoded: those with the most tissue (fmct_hpc/model/tissue.py),
-    always ceil(share · N) of N; 1: all. `tissue_dropped` in the metrics says what a share below 1 loses."""
+    """Share of a view's patches that is encoded, ceil(share · N) of N: those with the most tissue
+    (fmct_hpc/model/tissue.py); 1: all. The metric `tissue_dropped` is the share of tissue lost."""
     register_tokens: Annotated[int, Field(ge=0)] = 4
     """Darcet et al. 2024, "Vision Transformers Need Registers": 4."""
     positions: Literal["sincos", "learned", "rope"] = "sincos"
-    """Added to the patches, fixed sines and cosines as in MAE or learned ones that start as these (the
-    reference's); or rotary ones (fmct_hpc/model/rope.py), which the decoder of MAE does not follow."""
+    """Positions: added fixed sines and cosines as in MAE, added learned ones initialised with these (the
+    reference), or rotary ones (fmct_hpc/model/rope.py), which MAE's decoder does not use."""
     rope_jitter: RopeJitter = RopeJitter()
     layer_scale: Above0 | None = None
-    """First value of a learned factor of each channel of each branch (Touvron et al. 2021, "Going deeper
-    with Image Transformers": 1e-5 for deep models); none: not built, as in the reference."""
+    """Initial value of a learned factor per channel of each branch (Touvron et al. 2021, "Going deeper with
+    Image Transformers": 1e-5 for deep models); null: no factors, as in the reference."""
     drop_path: Below1 = 0.0
-    """Chance that a sample skips a branch of the last block, rising linearly from 0 in the first (Huang et
-    al. 2016, equation 4); DINO's ViTs have 0.1, the reference none."""
+    """Probability that a sample skips a branch of the last block, rising linearly from 0 in the first (Huang
+    et al. 2016, equation 4); 0.1 in DINO's ViTs, 0 in the reference."""
     prototypes: Positive = 65536
     """Outputs of the DINO head (Caron et al. 2021, section 4)."""
     head_hidden: Positive = 2048
@@ -90,7 +91,7 @@ class ModelConfig(Section):
             return values
         kind = values.get("kind", "vit")
         known = isinstance(kind, str) and kind in KINDS
-        follows = KINDS[kind].follows if known else OPTIONAL  # of an unknown one the field says what it takes
+        follows = KINDS[kind].follows if known else OPTIONAL  # an unknown kind fails at its field
         shape_keys = [key for key in _SHAPE if key not in OPTIONAL or key in follows]
         given = [key for key in shape_keys if key in values]
         size = values.get("size", None if given or "size" not in follows else "B")
@@ -101,9 +102,9 @@ class ModelConfig(Section):
                 raise ValueError(f"{' and '.join(missing)} missing: give {how}")
             return {**values, "size": None}
         if "size" not in follows:
-            raise ValueError(f"model.size={size}: model.kind={kind} has width and depth alone")
+            raise ValueError(f"model.size={size}: model.kind={kind} has only width and depth")
         if size not in SIZES:
-            return values  # the field says what it takes
+            return values  # fails at the field
         shape = dict(zip(_SHAPE, SIZES[size], strict=True))
         for key in given:
             if values[key] != shape[key]:
@@ -118,7 +119,7 @@ class ModelConfig(Section):
         for key in sorted(OPTIONAL - KINDS[self.kind].follows - {"size"}):
             value = getattr(self, key)
             if value != type(self).model_fields[key].default:
-                raise ValueError(f"model.{key}={value}: model.kind={self.kind} does not follow it")
+                raise ValueError(f"model.{key}={value}: model.kind={self.kind} does not support it")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The MAE decoder: from the visible patches' tokens to voxels of them all (He et al. 2022)."""
+"""The MAE decoder: from the visible patches' tokens to the voxels of all patches (He et al. 2022)."""
 
 from math import prod
 
@@ -12,7 +12,7 @@ from fmct_hpc.model.patches import grid_of, sincos_positions
 
 
 class MaeDecoder(nn.Module):
-    """A narrow transformer over all places, masked ones holding one learned token."""
+    """A narrow transformer over all patches; masked ones are a learned token."""
 
     positions: Tensor
 
@@ -34,11 +34,11 @@ class MaeDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Tensor, keep: Tensor, among: Tensor | None = None) -> Tensor:
-        """Predict every patch, or every one `among` some.
+        """Predict all patches, or those in `among`.
 
         tokens: the encoder's output for the patches `keep`, (B, prefix + v, width). keep: int64 (B, v), their
-        places in `among`. among: int64 (B, n), numbers of patches; others have no influence; None: all N.
-        Returns (B, n, C · patch voxels), in the order of `among`, or of `patchify`.
+        positions in `among`. among: int64 (B, n), numbers of patches; others are ignored; None: all N.
+        Returns (B, n, C · patch voxels), in the order of `among` or `patchify`.
         """
         positions = self.positions if among is None else self.positions[among]
         embedded = self.embedding(tokens)

@@ -1,4 +1,4 @@
-"""How many parameters an encoder has and what it computes, measured: it is built without memory for that."""
+"""Parameters and operations of an encoder, measured on the meta device, without memory."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -12,32 +12,32 @@ if TYPE_CHECKING:
 
 
 class EncoderSize:
-    """Counts of an encoder; a kind with a closed form has a class derived from this one."""
+    """Counts of an encoder; kinds with a closed form derive a class from it."""
 
     def prefix_tokens(self, model: ModelConfig) -> int:
         """Tokens before the patches."""
         return 1
 
     def parameters(self, config: "TrainConfig") -> int:
-        """Trained parameters."""
+        """Number of trained parameters."""
         return measured(config.model, len(config.data.windows), config.data.view_size)[0]
 
     def flops(self, config: "TrainConfig", view_size: Size, patches: int) -> int:
-        """Operations of the forward pass over a view, of which `patches` are encoded."""
+        """Operations of the forward pass over a view with `patches` encoded patches."""
         return measured(config.model, len(config.data.windows), view_size)[1]
 
     def embedding_flops(self, config: "TrainConfig", patches: int) -> int:
-        """Those of them whose input needs no gradient; 0 counts their backward pass as any other."""
+        """Operations of these whose input needs no gradient; 0: the backward pass counts as for others."""
         return 0
 
     def least_parameters(self, model: ModelConfig, channels: int) -> float:
-        """A bound that takes no more than numbers, for files that may describe anything."""
+        """A lower bound of parameters, computed from numbers only, to check untrusted files."""
         return float(model.width * model.depth)
 
 
 @cache
 def measured(model: ModelConfig, channels: int, view_size: Size) -> tuple[int, int]:
-    """Parameters, and operations of one view's forward pass as torch.utils.flop_counter has them."""
+    """Parameters, and operations of one view's forward pass by torch.utils.flop_counter."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -1,4 +1,4 @@
-"""How blocks are run: compiled, or computed twice to save memory. What they compute stays the same."""
+"""Execution of blocks: compilation and activation checkpointing, which do not change results."""
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from shards.errors import FmctError
 
 
 def set_execution(module: nn.Module, engine: EngineConfig) -> None:
-    """Run all stacks of blocks in `module` as `engine` says; names and weights do not change."""
+    """Configure all stacks of blocks in `module` by `engine`; names and weights do not change."""
     if engine.compile:
         set_for_inductor()
     for stack in module.modules():
@@ -23,20 +23,20 @@ def set_execution(module: nn.Module, engine: EngineConfig) -> None:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device called cpu, gpu or gpu:N; FmctError where this machine or PyTorch has none such."""
+    """The device cpu, gpu or gpu:N; raises FmctError where this machine or PyTorch does not have it."""
     try:
         device = torch.device(device_name(name).replace("gpu", "cuda"))
         torch.empty(1, device=device)
     except ValueError as error:
         raise FmctError(f"device {name}: {error}") from None
     except (RuntimeError, AssertionError):  # the latter from a PyTorch without CUDA
-        found = ", ".join(["cpu", *(f"gpu:{n}" for n in range(torch.cuda.device_count()))])
-        raise FmctError(f"device {name}: not usable here, only {found}; `fmct doctor` says why") from None
+        usable = ", ".join(["cpu", *(f"gpu:{n}" for n in range(torch.cuda.device_count()))])
+        raise FmctError(f"device {name}: not usable here, only {usable}; see `fmct doctor`") from None
     return device
 
 
 def require_compiler(engine: EngineConfig) -> None:
-    """Raise FmctError where `engine` asks for compilation and this machine has no C++ compiler."""
+    """Raise FmctError where engine.compile is set and this machine has no C++ compiler."""
     if not engine.compile:
         return
     from torch._inductor.cpp_builder import get_cpp_compiler

@@ -9,10 +9,10 @@ from fmct_hpc.model.config import ModelConfig
 
 
 class Prototypes(nn.Module):
-    """Cosine similarity to each prototype: a linear layer whose rows are kept at length 1.
+    """Cosine similarity to each prototype: a linear layer with rows of length 1.
 
-    Normalising the weight in the forward pass is weight normalisation with its gain fixed at 1, and,
-    unlike torch's parametrisation, holds when ZeRO has partitioned the weight.
+    The weight is normalised in the forward pass: weight normalisation with a gain of 1 that, unlike torch's
+    parametrisation, works with weights partitioned by ZeRO.
     """
 
     def __init__(self, width: int, prototypes: int) -> None:
@@ -22,7 +22,7 @@ class Prototypes(nn.Module):
     def forward(self, x: Tensor, frozen: bool) -> Tensor:
         """(..., width) of length 1 -> (..., prototypes); `frozen` gives the weight a gradient of exactly 0.
 
-        A gradient of 0 and not of None: under ZeRO every parameter has to take part in each reduction.
+        A gradient of 0 instead of None: under ZeRO every parameter must be in each reduction.
         """
         weight = self.weight.detach() + 0 * self.weight if frozen else self.weight
         return F.linear(x, F.normalize(weight, dim=-1))

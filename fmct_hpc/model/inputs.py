@@ -1,4 +1,4 @@
-"""What an encoder does first to its input."""
+"""Standardisation of an encoder's input."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Standardise(nn.Module):
-    """(x - mean) / std, by constants of the configuration; they are no weights, and in no checkpoint."""
+    """(x - mean) / std, with constants of the configuration that are not in checkpoints."""
 
     mean: Tensor
     std: Tensor
@@ -21,7 +21,7 @@ class Standardise(nn.Module):
         self._changes = not _all_are(mean, 0) or not _all_are(std, 1)
 
     def forward(self, views: Tensor) -> Tensor:
-        """(..., C, D, H, W), windowed to [0, 1] -> the same shape, as the patch embedding reads them."""
+        """(..., C, D, H, W), windowed to [0, 1] -> the same shape, standardised."""
         return (views - self.mean) / self.std if self._changes else views
 
     def inverse(self, views: Tensor) -> Tensor:

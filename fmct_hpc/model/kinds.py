@@ -1,6 +1,6 @@
-"""The encoders that can be pretrained. A new one is a file of this folder, and its lines here.
+"""The kinds of encoder. A new kind is a file in this folder, and its lines here.
 
-Configurations are read without PyTorch, so an encoder's class is named here and imported when it is built.
+Configurations are read without PyTorch, so classes are named here and imported when they are built.
 """
 
 from importlib import import_module
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 
 class EncoderKind(NamedTuple):
-    """What configurations, estimates and reports know of an encoder without building it."""
+    """Properties of an encoder for configurations, estimates and reports, without building it."""
 
     place: str
     """module:class of a `fmct_hpc.model.backbone.Backbone`."""
     title: str
-    """In the report."""
+    """Name in the report."""
     follows: frozenset[str] = frozenset()
-    """Keys of `model` that it follows, of those that not all encoders do (`OPTIONAL`)."""
+    """The keys of `model` in `OPTIONAL` that it supports."""
     has_cls: bool = True
-    """Whether its first token is of the whole view."""
+    """Whether its first token summarises the view."""
     hides: bool = False
-    """Whether it takes `masked` (`Backbone.forward`): a token in the place of some patches, as for iBOT."""
+    """Whether it supports `masked` (`Backbone.forward`), a token in place of some patches, as for iBOT."""
     partial: bool = False
-    """Whether it takes `keep`: it encodes some patches alone, as for MAE."""
+    """Whether it supports `keep`, encoding only some patches, as for MAE."""
     attends: bool = False
-    """Whether its blocks are `fmct_hpc.model.block.Block`s, whose attention can be looked at."""
+    """Whether its blocks are `fmct_hpc.model.block.Block`s, whose attention can be computed."""
     size: str = "fmct_hpc.model.encoder_size:EncoderSize"
-    """module:class that counts its parameters and operations; this one measures them."""
+    """module:class that counts its parameters and operations; the default measures them."""
 
 
 Need = Literal["has_cls", "hides", "partial"]
@@ -40,7 +40,7 @@ NEEDS: dict[Need, str] = {
     "hides": "hides patches behind a token",
     "partial": "encodes some patches alone",
 }
-"""What a part of the objective can need of an encoder: fields of its kind, in words."""
+"""Capabilities that a part of the objective may require: fields of the encoder's kind, as text."""
 
 OPTIONAL = frozenset(
     {
@@ -48,7 +48,7 @@ OPTIONAL = frozenset(
         *("positions", "rope_jitter", "layer_scale", "drop_path"),
     }
 )
-"""Keys of `model` that only some encoders follow; the others refuse values other than the defaults."""
+"""Keys of `model` that only some encoders support; for the others they must have their defaults."""
 
 KINDS: dict[str, EncoderKind] = {
     "vit": EncoderKind(
@@ -70,13 +70,13 @@ else:
 
 
 def build_encoder(model: "ModelConfig", channels: int, view_size: "Size") -> "Backbone":
-    """The encoder of `model` for views of `view_size` voxels and `channels` windows, with drawn weights."""
+    """The encoder of `model` for views of `view_size` voxels and `channels` windows, with random weights."""
     encoder: Backbone = _imported(KINDS[model.kind].place)(model, channels, view_size)
     return encoder
 
 
 def size_of(kind: str) -> "EncoderSize":
-    """What counts the parameters and operations of encoders of a kind."""
+    """The counter of parameters and operations of encoders of a kind."""
     size: EncoderSize = _imported(KINDS[kind].size)()
     return size
 

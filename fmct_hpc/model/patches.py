@@ -1,4 +1,4 @@
-"""Cutting a view into patches, putting it together again, and where each patch lies."""
+"""Patches of a view: cutting, reassembling, positions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POSITION_TEMPERATURE = 10_000.0
 
 
 def visible_patches(patches: int, mask_ratio: float) -> int:
-    """How many of a view's patches MAE's encoder sees: at least one."""
+    """Number of a view's patches that are visible to MAE's encoder, at least one."""
     return max(1, round(patches * (1 - mask_ratio)))
 
 
@@ -26,9 +26,9 @@ def grid_of(view_size: int | Sequence[int], patch_size: Size) -> Edges:
 
 
 def patchify(views: Tensor, patch_size: Size) -> Tensor:
-    """(B, C, D, H, W) -> (B, N, C · patch voxels): patches in C order of (D, H, W), channels first inside.
+    """(B, C, D, H, W) -> (B, N, C · patch voxels): patches in C order of (D, H, W), each channels first.
 
-    Raises ValueError where an edge is no multiple of the patch's.
+    Raises ValueError where an edge is not a multiple of the patch's.
     """
     batch, channels, *size = views.shape
     patch = edges(patch_size)
@@ -51,9 +51,9 @@ def unpatchify(patches: Tensor, patch_size: Size, view_size: int | Sequence[int]
 def sincos_positions(grid: Size, width: int) -> Tensor:
     """Fixed positions of a grid's N patches: float32 (N, width).
 
-    Each axis gets a sixth of the channels for sines and a sixth for cosines, in the order H, W, D (the
-    reference's y, x, z), in float32 throughout as the reference computes them; what a width not divisible
-    by 6 leaves over stays 0.
+    Each axis has a sixth of the channels for sines and a sixth for cosines, in the order H, W, D (the
+    reference's y, x, z), computed in float32 as in the reference; channels left over from a width not
+    divisible by 6 are 0.
     """
     import torch
 
@@ -69,10 +69,9 @@ def sincos_positions(grid: Size, width: int) -> Tensor:
 
 
 def resize_positions(positions: Tensor, trained: Size, grid: Size) -> Tensor:
-    """Positions of a `grid` of N patches from those of the trained grid's, (trained N, width) -> (N, width).
+    """Positions of a `grid` of N patches from those of the `trained` grid, (trained N, width) -> (N, width).
 
-    Trilinear between the centres of patches, as the reference resizes them; unchanged where the grid is
-    the trained one.
+    Trilinear interpolation between patch centres, as in the reference; unchanged for the trained grid.
     """
     if edges(grid) == edges(trained):
         return positions

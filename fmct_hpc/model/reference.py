@@ -1,8 +1,9 @@
-"""The reference's weights (NYUMedML/headCT_foundation: its ViT, DINOHead and MaskedAutoencoderViT) and ours.
+"""Convert weights of the reference (NYUMedML/headCT_foundation: ViT, DINOHead, MaskedAutoencoderViT) and
+back.
 
-The two differ in names and in the order of some tensors. The reference's images have the axes (x, y, z) and
-ours (D, H, W) = (z, y, x), so that patch kernels, positions and predicted patches turn their axes: what it
-computes of an image is what we compute of the image turned. Nothing is rounded, and the way back is exact.
+The two differ in names and in the order of some tensors. The reference's images have axes (x, y, z), ours (D,
+H, W) = (z, y, x), so patch kernels, positions and predicted patches are transposed: the reference's output
+for an image equals ours for the transposed image. Nothing is rounded, and the inverse is exact.
 """
 
 import re
@@ -30,28 +31,28 @@ _BLOCK = {
     "mlp.linear1": "mlp.0",
     "mlp.linear2": "mlp.2",
 }
-"""The layers of a block, theirs to ours."""
+"""Names of a block's layers, theirs to ours."""
 _WRAPPERS = re.compile(r"module\.|backbone\.|_orig_mod\.")
-"""What DistributedDataParallel, its MultiCropWrapper and torch.compile put into names."""
+"""Prefixes of DistributedDataParallel, the reference's MultiCropWrapper and torch.compile."""
 _WHAT = "the reference's ViT, its DINO head or its MAE"
 
 
 class Network(NamedTuple):
-    """An encoder, maybe with a DINO head or an MAE decoder, by the student's names."""
+    """An encoder, optionally with a DINO head or an MAE decoder, by the student's names."""
 
     model: ModelConfig
     channels: int
     view_size: Size
     part: Part
-    """What is there beside the encoder."""
+    """The part besides the encoder; empty without one."""
     weights: Weights
 
 
 def from_reference(state: Weights, heads: int | None = None, decoder_heads: int | None = None) -> Network:
     """Convert a state dictionary of the reference's ViT, with or without a DINO head, or of its MAE.
 
-    heads, decoder_heads: no weight tells them; None: one for 64 channels, and 16, as the reference has.
-    Raises FmctError that names what does not fit.
+    heads, decoder_heads: not determined by the weights; None: one per 64 channels, and 16, as in the
+    reference. Raises FmctError that names the weight that does not match.
     """
     left = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
     network = _measure(left, heads, decoder_heads)
@@ -59,7 +60,7 @@ def from_reference(state: Weights, heads: int | None = None, decoder_heads: int 
         given = left.pop(name, torch.empty(0))
         if given.shape != constant.shape or not torch.allclose(given.float(), constant, atol=1e-5):
             raise FmctError(
-                f"{name}: missing or not {_CONSTANTS[name]}, which is all that our model can hold"
+                f"{name}: missing or not {_CONSTANTS[name]}, the only value that our model supports"
             )
     weights = network.weights
     for entry in _entries(network):
@@ -70,22 +71,22 @@ def from_reference(state: Weights, heads: int | None = None, decoder_heads: int 
     if left:
         raise FmctError(f"{next(iter(left))}: unknown, so this is not {_WHAT}")
     weights["encoder.prefix_tokens"] = torch.cat([weights.pop(n) for n in (_CLS, _REGISTERS) if n in weights])
-    for layer in _BIASED:  # without use_bias the reference's MAE has none here; 0 is the same
+    for layer in _BIASED:  # the reference's MAE has no bias here without use_bias; 0 is equivalent
         if f"{layer}.weight" in weights:
             weights.setdefault(f"{layer}.bias", torch.zeros(len(weights[f"{layer}.weight"])))
     return network
 
 
 def to_reference(network: Network) -> Weights:
-    """The reverse of `from_reference`; raises FmctError for what the reference's model can't hold."""
+    """The inverse of `from_reference`; raises FmctError for models that the reference does not support."""
     model = network.model
     for key, size in (("data.view_size", network.view_size), ("model.patch_size", model.patch_size)):
         if not isinstance(size, int):
-            raise FmctError(f"{key}: {size_text(size)}; the reference's model has cubes alone")
+            raise FmctError(f"{key}: {size_text(size)}; the reference's model supports only cubes")
     if model.layer_scale is not None:
-        raise FmctError("model.layer_scale: the reference's model has none and can't take these weights")
+        raise FmctError("model.layer_scale: the reference's model does not support it")
     if model.positions == "rope":
-        raise FmctError("model.positions: the reference's model adds positions and can't turn by rotary ones")
+        raise FmctError("model.positions: the reference's model does not support rotary positions")
     weights = _with_constants_folded(network)
     prefix = weights.pop("encoder.prefix_tokens")
     weights[_CLS] = prefix[:1]
@@ -102,9 +103,9 @@ def to_reference(network: Network) -> Weights:
 
 
 def _with_constants_folded(network: Network) -> Weights:
-    """The weights for input that is not standardised: W·(x - m)/s + b = (W/s)·x + (b - (W/s)·m).
+    """Equivalent weights for input without standardisation: W·(x - m)/s + b = (W/s)·x + (b - (W/s)·m).
 
-    A decoder beside the encoder is the reference's own, whose targets are windowed values.
+    A decoder keeps its weights: it is the reference's, whose targets are windowed values.
     """
     model, weights = network.model, dict(network.weights)
     standardise = Standardise(model.input_mean, model.input_std, network.channels)
@@ -116,7 +117,7 @@ def _with_constants_folded(network: Network) -> Weights:
 
 
 class _Layout(NamedTuple):
-    """The same numbers in two orders."""
+    """Conversions between two layouts of the same values."""
 
     ours: Callable[[Tensor], Tensor]
     theirs: Callable[[Tensor], Tensor]
@@ -133,7 +134,7 @@ _SAME = _Layout(lambda t: t, lambda t: t)
 _ROWS = _Layout(lambda t: t[0], lambda t: t[None])
 _VECTOR = _Layout(lambda t: t[0, 0], lambda t: t[None, None])
 _CLS, _REGISTERS = "encoder.prefix_tokens[:1]", "encoder.prefix_tokens[1:]"
-"""One tensor of ours is two of theirs."""
+"""Two tensors of theirs are one of ours."""
 _BIASED = ("decoder.embedding", "decoder.voxels")
 _CONSTANTS = {
     "head.last_layer.weight_g": "1 (NORM_LAST_LAYER)",
@@ -145,11 +146,12 @@ def _reordered(entry: _Entry, tensor: Tensor) -> Tensor:
     try:
         return entry.layout.ours(tensor).contiguous()
     except (RuntimeError, IndexError):
-        raise FmctError(f"{entry.theirs}: of {tuple(tensor.shape)}, unlike the other weights") from None
+        shape = tuple(tensor.shape)
+        raise FmctError(f"{entry.theirs}: shape {shape} does not match the other weights") from None
 
 
 def _constants(network: Network) -> Weights:
-    """Weights of the reference that are never trained, and that we compute."""
+    """Constant weights of the reference, which our model computes."""
     model = network.model
     if network.part == "head":
         return {"head.last_layer.weight_g": torch.ones(model.prototypes, 1)}
@@ -161,7 +163,7 @@ def _constants(network: Network) -> Weights:
 
 
 def _entries(network: Network) -> Iterator[_Entry]:
-    """Every trained weight of a network, under both names."""
+    """Every trained weight of a network, with both names."""
     model, cube = network.model, edges(network.model.patch_size)
     grid = grid_of(network.view_size, model.patch_size)
     kernel = _Layout(  # (width, C, x, y, z) and (width, C · z · y · x)
@@ -212,7 +214,7 @@ def _turn(places: Tensor, grid: Edges) -> Tensor:
 
 
 def _measure(state: Weights, heads: int | None, decoder_heads: int | None) -> Network:
-    """The architecture that the shapes tell, without weights yet."""
+    """The architecture, derived from the shapes; without weights."""
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
         if name not in state or state[name].ndim != dimensions:
@@ -224,7 +226,8 @@ def _measure(state: Weights, heads: int | None, decoder_heads: int | None) -> Ne
     grid = round(patches ** (1 / 3))
     for tokens in ("cls_token", *(["register_tokens"] if "register_tokens" in state else [])):
         if shape(tokens, 3)[2] != width:
-            raise FmctError(f"{tokens}: of {tuple(state[tokens].shape)}, unlike the other weights")
+            shape_of = tuple(state[tokens].shape)
+            raise FmctError(f"{tokens}: shape {shape_of} does not match the other weights")
     if edges != [patch, patch] or grid**3 != patches:
         raise FmctError(
             f"patch_embedding: {patches} patches of {(patch, *edges)}: only cubes can be converted"
@@ -268,5 +271,5 @@ def _count(state: Weights, stack: str) -> int:
 def _heads(width: int, given: int | None, usual: int, option: str) -> int:
     heads = given or usual
     if width % heads:
-        raise FmctError(f"{heads} heads do not divide a width of {width}: give their number with {option}")
+        raise FmctError(f"{heads} heads do not divide a width of {width}: set their number with {option}")
     return heads

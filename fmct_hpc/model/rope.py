@@ -1,8 +1,8 @@
 """Rotary positions of patches, axial in three dimensions (Su et al. 2021; Siméoni et al. 2025, section 3.2).
 
-As facebookresearch/dinov3 (`layers/rope_position_encoding.py`, `layers/attention.py`) has them in two:
-queries and keys of patches are turned in every block, those of CLS and registers are not, and nothing is
-added to the tokens. A score of two patches then depends on the difference of their coordinates alone.
+As in facebookresearch/dinov3 (`layers/rope_position_encoding.py`, `layers/attention.py`) in two dimensions:
+queries and keys of patches are rotated in every block, those of CLS and registers are not, and nothing is
+added to the tokens. A score of two patches then depends only on the difference of their coordinates.
 """
 
 import math
@@ -13,18 +13,18 @@ from torch import Tensor
 from fmct_hpc.fields import Edges
 
 PERIOD_BASE = 100.0
-"""Greatest period over the least, which is 1; coordinates span 2 (DINOv3's published configurations)."""
+"""Longest period over the shortest, which is 1; coordinates span 2 (DINOv3's published configurations)."""
 
 
 def frequencies(head_width: int) -> int:
-    """Periods an axis: each turns a pair of a head's channels; what 6 does not divide is not turned."""
+    """Periods per axis: each rotates a pair of a head's channels; the remainder modulo 6 is not rotated."""
     return head_width // 6
 
 
 def patch_coordinates(grid: Edges, device: torch.device) -> Tensor:
     """Centres of a grid's patches, in C order: float32 (N, 3); each axis (D, H, W) spans [-1, 1].
 
-    DINOv3's "separate" normalisation: whatever a view's size, it is the same box.
+    DINOv3's "separate" normalisation: views of any size have the same coordinate range.
     """
     axes = [(torch.arange(n, dtype=torch.float32, device=device) + 0.5) * (2 / n) - 1 for n in grid]
     return torch.stack(torch.meshgrid(axes, indexing="ij"), dim=-1).flatten(0, 2)
@@ -33,7 +33,7 @@ def patch_coordinates(grid: Edges, device: torch.device) -> Tensor:
 def rotation(coordinates: Tensor, head_width: int) -> Tensor:
     """Cosines and sines of the angles 2π · coordinate / period: (..., n, 3) -> float32 (2, ..., n, r).
 
-    Of r = 3 · `frequencies`, the first third is of D. Periods of an axis: 100^(k / frequencies), k from 0.
+    r = 3 · `frequencies`, in the order D, H, W. Periods of an axis: 100^(k / frequencies), k from 0.
     """
     count = frequencies(head_width)
     exponents = torch.arange(count, dtype=torch.float32, device=coordinates.device) / count
@@ -43,10 +43,10 @@ def rotation(coordinates: Tensor, head_width: int) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the last n of T tokens: x (B, heads, T, head width), turns as `rotation` gives, (2, ..., n, r).
+    """Rotate the last n of T tokens: x (B, heads, T, head width), turns from `rotation`, (2, ..., n, r).
 
-    Channel k and channel k + r are a pair, (a, b) -> (a cos - b sin, b cos + a sin); computed in the turns'
-    float32 where x is of less, and given back in x's type, as DINOv3 does.
+    Channels k and k + r are a pair, (a, b) -> (a cos - b sin, b cos + a sin); computed in float32 for types
+    of lower precision and returned in x's type, as in DINOv3.
     """
     n, r = turns.shape[-2:]
     prefix, patches = x[:, :, :-n], x[:, :, -n:]

@@ -1,7 +1,7 @@
-"""How large a model is and how much it computes, in closed form: `python -m fmct_hpc.model.size` for a table.
+"""Parameters and operations of a model in closed form; `python -m fmct_hpc.model.size` prints a table.
 
-Operations are those of matrix products, a multiplication and an addition each (2 · m · n · k), as in
-torch.utils.flop_counter; norms, softmax and activations are left out, as in every published figure of MFU.
+Operations are those of matrix products, counting multiplications and additions (2 · m · n · k), as in
+torch.utils.flop_counter; norms, softmax and activations are excluded, as usual for MFU.
 """
 
 from math import prod
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def parameter_counts(config: "TrainConfig") -> dict[str, int]:
-    """Trained parameters by module, those that are built: the encoder, and what the objective's parts have.
+    """Trained parameters by module: the encoder, and the modules of the objective's parts.
 
-    The teacher holds another encoder, and what parts have it say.
+    The teacher, not counted here, has another encoder and the parts' `taught` modules.
     """
     counts = {"encoder": size_of(config.model.kind).parameters(config)}
     for part in config.parts:
@@ -31,7 +31,7 @@ def parameter_counts(config: "TrainConfig") -> dict[str, int]:
 
 
 def head_parameters(model: ModelConfig) -> int:
-    """Of a DINO head."""
+    """Parameters of a DINO head."""
     layers = ((model.width, model.head_hidden), (model.head_hidden, model.head_hidden))
     return (
         sum(
@@ -43,7 +43,7 @@ def head_parameters(model: ModelConfig) -> int:
 
 
 def decoder_parameters(config: "TrainConfig") -> int:
-    """Of an MAE decoder."""
+    """Parameters of an MAE decoder."""
     model, width = config.model, config.model.decoder_width
     return (
         (model.width + 1) * width
@@ -55,28 +55,28 @@ def decoder_parameters(config: "TrainConfig") -> int:
 
 
 def patches_a_view(config: "TrainConfig") -> int:
-    """Patches of a global view that are encoded."""
+    """Number of encoded patches of a global view."""
     return patches_of_views(config)[0]
 
 
 def patches_of_views(config: "TrainConfig") -> list[int]:
-    """Patches of each view that are encoded, the global views first."""
+    """Number of encoded patches of each view, the global views first."""
     grids = (grid_of(size, config.model.patch_size) for size in config.data.view_sizes)
     return [kept_patches(prod(grid), config.model.keep_tokens) for grid in grids]
 
 
 def prefix_tokens(model: ModelConfig) -> int:
-    """Tokens before the patches: CLS and registers of a ViT."""
+    """Number of tokens before the patches: CLS and registers of a ViT."""
     return size_of(model.kind).prefix_tokens(model)
 
 
 def tokens_a_view(config: "TrainConfig") -> int:
-    """CLS, registers and patches of a view."""
+    """Number of tokens of a global view: CLS, registers and patches."""
     return prefix_tokens(config.model) + patches_a_view(config)
 
 
 def tokens_a_volume(config: "TrainConfig") -> int:
-    """Tokens that the student's encoder works on for one volume, over all its views."""
+    """Number of tokens that the student's encoder processes per volume, over all views."""
     prefix, shared = prefix_tokens(config.model), 0
     if config.objective.compares_views:
         shared = sum(prefix + patches for patches in patches_of_views(config))
@@ -86,14 +86,14 @@ def tokens_a_volume(config: "TrainConfig") -> int:
 def encoder_flops(config: "TrainConfig", patches: int | None = None, view_size: Size | None = None) -> int:
     """Operations of the encoder's forward pass over a global view, or over a view of another size.
 
-    patches: how many of the view's are encoded; None: as many as of a global view.
+    patches: number of encoded patches; None: as in a global view.
     """
     n = patches_a_view(config) if patches is None else patches
     return size_of(config.model.kind).flops(config, view_size or config.data.view_size, n)
 
 
 def embedding_flops(config: "TrainConfig", patches: int) -> int:
-    """Those of them that embed the patches."""
+    """Operations of the patch embedding."""
     return size_of(config.model.kind).embedding_flops(config, patches)
 
 
@@ -104,7 +104,7 @@ def head_flops(model: ModelConfig) -> int:
 
 
 def decoder_flops(config: "TrainConfig", visible: int) -> int:
-    """Operations of an MAE decoder's forward pass over a view, `visible` of its encoded patches given."""
+    """Operations of an MAE decoder's forward pass over a view with `visible` visible patches."""
     model = config.model
     embedding = 2 * (prefix_tokens(model) + visible) * model.width * model.decoder_width
     voxels = 2 * patches_a_view(config) * model.decoder_width * patch_values(config)
@@ -113,10 +113,10 @@ def decoder_flops(config: "TrainConfig", visible: int) -> int:
 
 
 def training_flops(config: "TrainConfig") -> int:
-    """Operations of a training step for one volume: the teacher's forward pass, the student's, and backward.
+    """Operations of a training step per volume: forward passes of teacher and student, and backward pass.
 
-    A backward pass is two products for each of the forward's, but for the patch embedding, whose input
-    needs no gradient. What activation checkpointing computes again is not counted: MFU is of the model.
+    The backward pass has two products for each forward product, except in the patch embedding, whose input
+    needs no gradient. Recomputation by activation checkpointing is not counted, as usual for MFU.
     """
     data, objective = config.data, config.objective
     views = patches_of_views(config)
@@ -138,8 +138,8 @@ def training_flops(config: "TrainConfig") -> int:
 
 
 def table() -> str:
-    """S, B and L on two sizes of view, as Markdown; training is with the default objective and views."""
-    from fmct_hpc.config import TrainConfig  # whose parts count by this file
+    """S, B and L for two view sizes, as Markdown; training with the default objective and views."""
+    from fmct_hpc.config import TrainConfig  # imports this module
 
     lines = [
         "| size | patch, view | tokens | encoder | + head, decoder | forward, a view | training, a volume |",

@@ -1,24 +1,24 @@
-"""What fine-tuning needs to know of a network."""
+"""The interface of networks that can be fine-tuned."""
 
 from torch import Tensor, nn
 
 
 class Tunable(nn.Module):
-    """A network from views to tokens, whose layers can have learning rates of their own."""
+    """A network from views to tokens that supports layer-wise learning rates."""
 
     prefix: int
-    """Tokens before the patches, the CLS token first; 0 where there are patches alone."""
+    """Tokens before the patches, the CLS token first; 0 if there are only patches."""
     width: int
-    """Of a token."""
+    """Width of a token."""
     depth: int
-    """Layers between the embedding and the head."""
+    """Number of layers between embedding and head."""
     takes_path_scales = False
-    """Whether `forward` takes `path_scales`: float32 (B, depth, 2), factors of the branches of each layer."""
+    """Whether `forward` supports `path_scales`: float32 (B, depth, 2), factors of each layer's branches."""
 
     def layer_of(self, name: str) -> int:
-        """The layer of a parameter: 0 the embedding's, 1 to `depth`, and `depth` + 1 next to the head."""
+        """The layer of a parameter: 0 for the embedding, 1 to `depth`, `depth` + 1 for those at the head."""
         raise NotImplementedError
 
     def forward(self, views: Tensor) -> Tensor:
-        """(B, C, D, H, W), the last axis from one side of the head to the other -> (B, prefix + N, width)."""
+        """(B, C, D, H, W), whose last axis is left-right -> (B, prefix + N, width)."""
         raise NotImplementedError

@@ -15,28 +15,28 @@ from fmct_hpc.model.rope import patch_coordinates, rotation
 from fmct_hpc.model.tissue import most_tissue
 
 LAST_NORM_EPS = 1e-6
-"""Of the LayerNorm behind the last block: the reference's."""
+"""Epsilon of the LayerNorm after the last block, as in the reference."""
 
 
 class VisionTransformer(Backbone):
-    """Encodes a view, or only some of its patches, into tokens: CLS, registers, patches."""
+    """Encodes a view, or some of its patches, into tokens: CLS, registers, patches."""
 
     takes_path_scales = True
     positions: Tensor | None
-    """Added to the embedded patches, (N, width); None with rotary ones."""
+    """Added to the embedded patches, (N, width); None with rotary positions."""
 
     def __init__(self, model: ModelConfig, channels: int, view_size: Size) -> None:
         """Build it for views of `view_size` voxels, an edge or (D, H, W), and `channels` windows."""
         super().__init__(model, channels, view_size)
         self.keep_tokens = model.keep_tokens
         self.prefix = 1 + model.register_tokens
-        # A Linear over flattened patches is a convolution whose stride is its kernel, and faster on a CPU.
+        # A Linear on flattened patches equals a convolution with stride = kernel, and is faster on a CPU.
         self.embedding = nn.Linear(channels * prod(edges(model.patch_size)), model.width)
         self.prefix_tokens = nn.Parameter(torch.empty(self.prefix, model.width))
         positions = None if model.positions == "rope" else sincos_positions(self.grid, model.width)
         if positions is not None and model.positions == "learned":
             self.positions = nn.Parameter(positions)
-        else:  # computed from the sizes alone, so no checkpoint has to carry it
+        else:  # computed from the sizes, so not in checkpoints
             self.register_buffer("positions", positions, persistent=False)
         self.head_width = model.width // model.heads
         self.blocks = Blocks(
@@ -57,42 +57,42 @@ class VisionTransformer(Backbone):
     ) -> Tensor:
         """Encode views.
 
-        views: (B, C, D, H, W), windowed to [0, 1], each edge a multiple of the patch; where the size is not
-        the trained one, added positions are interpolated. keep: int64 (B, n), numbers of the patches to
-        encode, in the order of `patchify`; None: what `kept` says. Patches left out cost nothing and have no
-        influence (He et al. 2022, section 3). masked: bool (B, n) and a token (width,) that takes the place
-        of those patches' embeddings (Zhou et al. 2022, section 3.1). path_scales: (B, depth, 2), see `Block`;
-        None: 1. rope_boxes: (depth, 2, 3), a factor and an offset of each block's coordinates; None: 1 and 0.
-        Returns (B, prefix + n, width): CLS, registers, patches in `keep`'s order.
+        views: (B, C, D, H, W), windowed to [0, 1], each edge a multiple of the patch; for other sizes than in
+        training, added positions are interpolated. keep: int64 (B, n), numbers of the patches to encode, in
+        the order of `patchify`; None: as in `kept`. Other patches cost nothing and have no influence (He et
+        al. 2022, section 3). masked: bool (B, n), and the token (width,) that replaces those patches'
+        embeddings (Zhou et al. 2022, section 3.1). path_scales: (B, depth, 2), see `Block`; None: 1.
+        rope_boxes: (depth, 2, 3), factors and offsets of each block's coordinates; None: 1 and 0. Returns
+        (B, prefix + n, width): CLS, registers, patches in the order of `keep`.
         """
         keep = self.kept(views) if keep is None else keep
         turns = self._turns(views, keep, rope_boxes)
         return self.norm(self.blocks(self._embed(views, keep, masked), path_scales, turns))
 
     def kept(self, views: Tensor) -> Tensor | None:
-        """Numbers of the patches that are encoded of views as in `forward`: int64 (B, n), None for all N.
+        """Numbers of the encoded patches of views as in `forward`: int64 (B, n); None: all N.
 
-        Of each view the share `keep_tokens` with the most tissue (`most_tissue`), ascending.
+        The share `keep_tokens` of each view with the most tissue (`most_tissue`), ascending.
         """
         return most_tissue(views, self.patch_size, self.keep_tokens)
 
     def at_blocks(self, views: Tensor, numbers: Sequence[int], keep: Tensor | None = None) -> list[Tensor]:
-        """Tokens behind the blocks `numbers`, from 0, of views as in `forward`: (B, prefix + n, width) each.
+        """Tokens after the blocks `numbers`, from 0, of views as in `forward`: (B, prefix + n, width) each.
 
-        keep: as in `forward`. The last LayerNorm is applied to each, as DINOv2's `get_intermediate_layers`
-        does by default.
+        keep: as in `forward`. The last LayerNorm is applied to each, as by default in DINOv2's
+        `get_intermediate_layers`.
         """
-        found: dict[int, Tensor] = {}
+        tokens: dict[int, Tensor] = {}
         keep = self.kept(views) if keep is None else keep
         x, turns = self._embed(views, keep, None), self._turns(views, keep, None)
         for number, block in enumerate(self.blocks[: max(numbers) + 1]):
             x = block(x, None, None if turns is None else turns[number])
             if number in numbers:
-                found[number] = self.norm(x)
-        return [found[number] for number in numbers]
+                tokens[number] = self.norm(x)
+        return [tokens[number] for number in numbers]
 
     def _embed(self, views: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None) -> Tensor:
-        """What the first block reads: prefix tokens and embedded patches with their positions."""
+        """The first block's input: prefix tokens and embedded patches with positions."""
         patches = patchify(self.standardise(views), self.patch_size)
         embedded = self.embedding(patches if keep is None else take_tokens(patches, keep))
         if masked is not None:
@@ -105,12 +105,12 @@ class VisionTransformer(Backbone):
         return torch.cat([self.prefix_tokens.expand(embedded.shape[0], -1, -1), embedded], dim=1)
 
     def _turns(self, views: Tensor, keep: Tensor | None, boxes: Tensor | None) -> list[Tensor] | None:
-        """How each block turns queries and keys, as `rope.rotation` gives it; None: not at all."""
+        """Each block's rotation of queries and keys, from `rope.rotation`; None without rotary positions."""
         if self.positions is not None:
             return None
         coordinates = patch_coordinates(grid_of(views.shape[2:], self.patch_size), views.device)
         if keep is not None:
-            coordinates = coordinates[keep].unsqueeze(1)  # all heads alike
+            coordinates = coordinates[keep].unsqueeze(1)  # the same for all heads
         if boxes is None:
             return [rotation(coordinates, self.head_width)] * len(self.blocks)
         return [rotation(coordinates * factor + offset, self.head_width) for factor, offset in boxes]

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class VitSize(EncoderSize):
-    """Of `fmct_hpc.model.vit.VisionTransformer`."""
+    """Counts of `fmct_hpc.model.vit.VisionTransformer`."""
 
     def prefix_tokens(self, model: ModelConfig) -> int:
         """CLS and registers."""
         return 1 + model.register_tokens
 
     def parameters(self, config: "TrainConfig") -> int:
-        """Embedding, tokens, positions, blocks and the last norm."""
+        """Parameters of embedding, tokens, positions, blocks and the last norm."""
         model = config.model
         places = prod(grid_of(config.data.view_size, model.patch_size))
         positions = places * model.width if model.positions == "learned" else 0
@@ -33,27 +33,27 @@ class VitSize(EncoderSize):
         )
 
     def flops(self, config: "TrainConfig", view_size: Size, patches: int) -> int:
-        """Whatever the view: those of the encoded patches."""
+        """Operations of the encoded patches, for any view size."""
         model, tokens = config.model, self.prefix_tokens(config.model) + patches
         return self.embedding_flops(config, patches) + model.depth * block_flops(model, model.width, tokens)
 
     def embedding_flops(self, config: "TrainConfig", patches: int) -> int:
-        """The product that embeds the patches."""
+        """Operations of the patch embedding."""
         return 2 * patches * patch_values(config) * config.model.width
 
     def least_parameters(self, model: ModelConfig, channels: int) -> float:
-        """Attention has 4 width² weights a block, its MLP 2 mlp_ratio width²."""
+        """Per block, attention has 4 width² weights and the MLP 2 mlp_ratio width²."""
         embedding = channels * prod(edges(model.patch_size)) + model.register_tokens
         return model.width * (embedding + model.depth * model.width * (4 + 2 * model.mlp_ratio))
 
 
 def patch_values(config: "TrainConfig") -> int:
-    """Values in a patch."""
+    """Number of values in a patch."""
     return len(config.data.windows) * prod(edges(config.model.patch_size))
 
 
 def block_parameters(model: ModelConfig, width: int, layer_scale: bool) -> int:
-    """Of a transformer block of some width."""
+    """Parameters of a transformer block."""
     hidden = round(width * model.mlp_ratio)
     attention = 3 * width * width + 3 * width * model.qkv_bias + (width + 1) * width
     mlp = (width + 1) * hidden + (hidden + 1) * width
@@ -61,6 +61,6 @@ def block_parameters(model: ModelConfig, width: int, layer_scale: bool) -> int:
 
 
 def block_flops(model: ModelConfig, width: int, tokens: int) -> int:
-    """Linear layers, then attention's two products of all tokens with all tokens."""
+    """Operations of a block: linear layers, and attention's two products over all pairs of tokens."""
     hidden = round(width * model.mlp_ratio)
     return 2 * tokens * (4 * width * width + 2 * width * hidden) + 2 * 2 * tokens * tokens * width

@@ -1,1 +1,1 @@
-"""DINO and iBOT self-distillation, masked autoencoding, KoLeo."""
+"""The objective: DINO and iBOT self-distillation, MAE, KoLeo, Gram anchoring, LeJEPA."""

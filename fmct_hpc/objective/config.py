@@ -1,4 +1,4 @@
-"""What is learned: the weights of the objective's parts. Keys of a part stand in its own file."""
+"""The weights of the objective's parts. A part's other keys are in its own file."""
 
 from typing import ClassVar
 
@@ -13,18 +13,18 @@ class WeightsConfig(Section):
     """L = Σ weight · L over the parts; a weight of 0 builds nothing of that part."""
 
     kinds: ClassVar[tuple[type[Part], ...]]
-    """The parts that there are, as they are built and summed."""
+    """All available parts, in the order in which they are built and summed."""
 
     final_weights: dict[str, AtLeast0] = Field(default_factory=dict)
-    """Weights that parts reach at the last step, along a cosine; parts not named here keep theirs (the
-    papers' are constant)."""
+    """Weights of parts at the last step, reached along a cosine; other parts' weights are constant, as in the
+    papers."""
     weight_warmups: dict[str, Fraction] = Field(default_factory=dict)
-    """Shares of all steps over which parts' weights rise linearly from 0; of parts not named here they don't.
-    What spreads features, as KoLeo does, else leads while what learns them has hardly begun."""
+    """Shares of all steps over which parts' weights rise linearly from 0; other parts have no warm-up.
+    Without one, parts that only spread features, such as KoLeo, dominate early in training."""
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each part that is built, by its name."""
+        """The weights above 0, by part."""
         weights = {kind.name: float(getattr(self, f"{kind.name}_weight")) for kind in self.kinds}
         return {name: weight for name, weight in weights.items() if weight}
 
@@ -40,7 +40,7 @@ class WeightsConfig(Section):
 
     @property
     def compares_views(self) -> bool:
-        """Whether a part encodes all views, whole; MAE alone looks at the first one's visible patches."""
+        """Whether a part encodes all complete views; MAE encodes only the first view's visible patches."""
         return any(kind.shares_pass for kind in self.built)
 
     @model_validator(mode="after")
@@ -54,5 +54,5 @@ class WeightsConfig(Section):
             for part in getattr(self, key):
                 if part not in self.weights:
                     built = ", ".join(self.weights)
-                    raise ValueError(f"objective.{key}: {part} has no weight above 0; {built} have")
+                    raise ValueError(f"objective.{key}: {part} has no weight above 0, only {built}")
         return self

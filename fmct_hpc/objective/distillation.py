@@ -1,4 +1,4 @@
-"""What DINO and iBOT share: heads of prototypes, and a teacher whose answers become probabilities."""
+"""Common to DINO and iBOT: prototype heads, and targets from the teacher's logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DistillationKeys(Section):
-    """Keys of DINO and iBOT together."""
+    """Keys that DINO and iBOT share."""
 
     student_temperature: Above0 = 0.1
     teacher_temperature: tuple[Above0, Above0] = (0.04, 0.04)
@@ -23,24 +23,24 @@ class DistillationKeys(Section):
     teacher_warmup: Fraction = 0.1
     """Share of all steps over which the teacher temperature warms up."""
     centring: Literal["mean", "sinkhorn"] = "mean"
-    """What keeps the teacher from collapse: a running mean (Caron et al. 2021), or Sinkhorn-Knopp over the
-    step's global batch (Caron et al. 2020, as in DINOv2)."""
+    """How the teacher's collapse is prevented: subtracting a running mean (Caron et al. 2021), or
+    Sinkhorn-Knopp over the step's global batch (Caron et al. 2020, as in DINOv2)."""
     center_momentum: Fraction = 0.9
     sinkhorn_iterations: Positive = 3
     """Caron et al. 2020, section 3.1: 3."""
     ema: tuple[Fraction, Fraction] = (0.994, 1.0)
-    """Teacher momentum, start and end of a cosine by step."""
+    """Teacher momentum: start and end of a cosine over the steps."""
     freeze_prototypes: Fraction = 0.01
-    """Share of all steps in which the heads' last layers stay fixed (one epoch of 100)."""
+    """Share of all steps in which the heads' last layers are frozen (one epoch of 100)."""
 
 
 class Distillation(Part):
-    """A part whose teacher scores prototypes."""
+    """A part whose targets are the teacher's prototype probabilities."""
 
     has_teacher: ClassVar[bool] = True
 
     def centring(self) -> Centring:
-        """A centre, or Sinkhorn-Knopp, of this part's own."""
+        """This part's running centre or Sinkhorn-Knopp."""
         from fmct_hpc.objective.targets import RunningCentre, SinkhornKnopp
 
         objective = self.config.objective
@@ -49,7 +49,7 @@ class Distillation(Part):
         return RunningCentre(self.config.model.prototypes, objective.center_momentum)
 
     def new_head(self) -> DinoHead:
-        """What scores prototypes."""
+        """A new prototype head."""
         from fmct_hpc.model.heads import DinoHead
 
         return DinoHead(self.config.model)
@@ -63,9 +63,10 @@ def head_of(seen: Seen, name: str) -> DinoHead:
 
 
 def kept_scores(config: TrainConfig, targets: float, outputs: float) -> tuple[float, float]:
-    """float32 numbers of so many rows of targets and outputs over all prototypes.
+    """float32 numbers kept for that many rows of targets and outputs over all prototypes.
 
-    Copies as measured at 16,384 prototypes: 2 of the targets, 4 with Sinkhorn, and 3 of the student's.
+    Numbers of copies as measured with 16,384 prototypes: 2 of the targets, 4 with Sinkhorn, 3 of the
+    student's.
     """
     copies = 4 if config.objective.centring == "sinkhorn" else 2
     return copies * targets * config.model.prototypes, 3 * outputs * config.model.prototypes

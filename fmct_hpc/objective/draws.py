@@ -1,6 +1,6 @@
-"""What the objective draws in a step: pure functions of (seed, step, sample), so of no rank and no history.
+"""Random draws of the objective: pure functions of (seed, step, sample), independent of rank and history.
 
-The step stands for the epoch, so that a sample is masked in another way at each visit.
+They depend on the step rather than the epoch, so that a sample is masked differently at each visit.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ _BOXES = int.from_bytes(b"boxes")
 
 
 class Draws(NamedTuple):
-    """What is drawn for a micro-batch."""
+    """The draws for a micro-batch."""
 
     parts: dict[str, Any]
-    """Of the parts that draw something, by their names: NamedTuples of tensors, some perhaps None."""
+    """Draws of parts by name: NamedTuples of tensors, some of which may be None."""
     path_scales: Tensor | None
     """float32 (V, B, depth, 2): factors of the blocks' branches for the views; None without drop path."""
     rope_boxes: Tensor | None
-    """float32 (depth, 2, 3): what the student's blocks make of rotary coordinates; None: nothing."""
+    """float32 (depth, 2, 3): factors and offsets of rotary coordinates in the student's blocks; None: 1,
+    0."""
 
     def to(self, device: torch.device) -> Draws:
         """The same on another device."""
@@ -56,8 +57,8 @@ def path_scales(
 ) -> Tensor:
     """Factors of the two branches of each block: float32 (passes, B, depth, 2).
 
-    A branch of block l of `depth` is skipped with p = rate · l / (depth - 1), and its factor is then 0, else
-    1 / (1 - p), so that the expectation stays (Huang et al. 2016, "Deep Networks with Stochastic Depth").
+    A branch of block l of `depth` is skipped with p = rate · l / (depth - 1): its factor is 0, otherwise
+    1 / (1 - p), which preserves the expectation (Huang et al. 2016, "Deep Networks with Stochastic Depth").
     """
     import torch
 
@@ -69,12 +70,12 @@ def path_scales(
 
 
 def rope_boxes(config: TrainConfig, step: int) -> Tensor | None:
-    """What rotary coordinates become in a training step: c · factor + offset, float32 (depth, 2, 3).
+    """Factors and offsets of rotary coordinates c in a training step, c · factor + offset: (depth, 2, 3).
 
-    (c + shift) · stretch · rescale as in DINOv3's `RopePositionEmbedding`, which shifts and stretches each
-    axis and rescales all three, draws for each block anew, and only in the student: its teachers are in
-    evaluation mode. There each GPU and size of view has its own draw; here all ranks and passes share it.
-    None where model.rope_jitter changes nothing.
+    float32. (c + shift) · stretch · rescale as in DINOv3's `RopePositionEmbedding`, which shifts and
+    stretches each axis and rescales all axes, with separate draws for each block, in the student only:
+    teachers are in evaluation mode. In DINOv3 each GPU and view size has its own draw; here all ranks and
+    passes share it. None where model.rope_jitter has no effect.
     """
     import torch
 
@@ -89,5 +90,5 @@ def rope_boxes(config: TrainConfig, step: int) -> Tensor | None:
 
 
 def generator(seed: int, stream: int, step: int, sample: int, view: int = 0) -> np.random.Generator:
-    """Where numbers of one kind, `stream`, come from for a sample or for one of its views."""
+    """The random generator of kind `stream` for a sample or one of its views."""
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, view, sample, step]))

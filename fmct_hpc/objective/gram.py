@@ -1,8 +1,8 @@
-"""Gram anchoring: patch tokens keep the similarities that they had to one another (DINOv3, section 4.2).
+"""Gram anchoring: patch tokens keep their earlier pairwise similarities (DINOv3, section 4.2).
 
-Siméoni et al. 2025, "DINOv3": over a long training patch tokens lose what tells them apart in space, while
-the CLS token still gains. So their similarities are held to those of an anchor: the teacher as it was some
-time ago, which is refreshed now and then.
+Siméoni et al. 2025, "DINOv3": in a long training patch tokens lose spatial detail while the CLS token still
+improves. So their similarities are kept near those of an anchor, an earlier copy of the teacher that is
+refreshed regularly.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class GramKeys(Section):
     """Gram anchoring's keys."""
 
     gram_weight: AtLeast0 = 0.0
-    """Of Gram anchoring (DINOv3, section 4.2: 2)."""
+    """Weight of Gram anchoring (DINOv3, section 4.2: 2)."""
     gram_begin: Annotated[Fraction, Field(lt=1)] = 0.5
-    """Share of all steps before which it is not computed; the anchor is first the teacher of that step
-    (DINOv3 begins when the features of patches have had their best, after 1,000,000 steps)."""
+    """Share of all steps after which it starts; the first anchor is the teacher at that step (DINOv3: after
+    1,000,000 steps, when patch features are past their best)."""
     gram_refresh: Annotated[Fraction, Field(gt=0)] = 0.1
-    """Share of all steps after which the anchor becomes the teacher of then, again and again (DINOv3: every
+    """Share of all steps between refreshes, at which the anchor becomes the current teacher (DINOv3: every
     10,000 steps)."""
 
 
 class Gram(Part):
-    """The similarities of a global view's patches, to those of the anchor's."""
+    """Keeps the similarities of a global view's patches near those in the anchor."""
 
     name = "gram"
     title = "Gram anchoring"
@@ -43,10 +43,10 @@ class Gram(Part):
     needs = ()
 
     def require(self) -> None:
-        """There must be a teacher."""
+        """Raise ValueError without a teacher."""
         if not self.config.objective.distils:
             raise ValueError(
-                "objective.gram_weight needs a teacher, whose earlier self is the anchor: "
+                "objective.gram_weight needs a teacher, an earlier copy of which is the anchor: "
                 "objective.dino_weight or ibot_weight must be above 0"
             )
 
@@ -56,7 +56,7 @@ class Gram(Part):
         return self.config.objective.gram_begin
 
     def refreshes(self, step: int) -> bool:
-        """At the first step of all that it is computed in, and then in equal distances."""
+        """At the first step with Gram anchoring, then at regular intervals."""
         since, every = step - self.first_step, self.config.run.steps * self.config.objective.gram_refresh
         return since >= 0 and since % max(1, round(every)) == 0
 
@@ -69,7 +69,7 @@ class Gram(Part):
         return Judged(gram_loss(seen.whole_patches, seen.target))
 
     def costs(self) -> Costs:
-        """The anchor's pass, and the similarities of all patches: operations as the mean of all steps."""
+        """Costs of the anchor's pass and of the similarities of all patches, averaged over all steps."""
         config, patches = self.config, patches_a_view(self.config)
         views, products = config.data.global_views, 2 * patches**2 * config.model.width
         return Costs(
@@ -83,9 +83,9 @@ class Gram(Part):
 def gram_loss(student: Tensor, anchor: Tensor) -> Tensor:
     """Mean squared difference of the patches' cosine similarities: a float32 scalar.
 
-    student, anchor: patch tokens (G, B, N, width) of the same views. ‖X·Xᵀ - Y·Yᵀ‖² / N², rows of X and Y of
-    length 1 (DINOv3, equation 2, whose sum over the N² pairs is here their mean, as in its published code),
-    averaged over views and volumes. With iBOT the student's tokens of hidden patches are among them.
+    student, anchor: patch tokens (G, B, N, width) of the same views. ‖X·Xᵀ - Y·Yᵀ‖² / N² with rows of X and Y
+    of length 1 (DINOv3, equation 2, with the mean instead of the sum over the N² pairs, as in its published
+    code), averaged over views and volumes. With iBOT it includes the student's tokens of masked patches.
     """
     import torch
     import torch.nn.functional as F

@@ -28,13 +28,13 @@ class IbotKeys(DistillationKeys):
     """iBOT's keys."""
 
     ibot_weight: AtLeast0 = 0.0
-    """Masked patches against the teacher's tokens of them (Zhou et al. 2022: 1); the reference has none."""
+    """Weight of iBOT (Zhou et al. 2022: 1); the reference does not have it."""
     ibot_mask_probability: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """How likely a global view is masked for iBOT at all (Zhou et al. 2022, section 4.1)."""
+    """Probability that a global view is masked for iBOT (Zhou et al. 2022, section 4.1)."""
     ibot_mask_ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
-    """Least and greatest share of its patches that is masked then (Zhou et al. 2022: 0.3 ± 0.2)."""
+    """Minimum and maximum share of masked patches in a masked view (Zhou et al. 2022: 0.3 ± 0.2)."""
     ibot_shared_head: bool = False
-    """One head for CLS and patches (iBOT), or one each (DINOv2: better at scale)."""
+    """Whether CLS and patches share one head (iBOT) or have one each (DINOv2: better at scale)."""
 
     @model_validator(mode="after")
     def _ibot_masks_some_and_not_all(self) -> IbotKeys:
@@ -44,25 +44,26 @@ class IbotKeys(DistillationKeys):
 
 
 class Masked(NamedTuple):
-    """How iBOT hides patches of the global views from the student; M of them in all."""
+    """iBOT's masks of the global views, with M masked patches in total."""
 
     turns: Tensor
-    """int64 (G, B, N): the turn at which each patch of a view is covered by blocks, from 0; N: at none."""
+    """int64 (G, B, N): rank of each patch in the order in which blocks cover a view, from 0; N: not
+    covered."""
     counts: Tensor
-    """int64 (G, B): how many are hidden of those patches that are encoded, the ones of the first turns."""
+    """int64 (G, B): number of masked patches, which are the first covered ones among the encoded patches."""
     weights: Tensor
-    """float32 (M,): a patch's share of the loss, 1 / (G · B · hidden patches of its view)."""
+    """float32 (M,): a patch's share of the loss, 1 / (G · B · masked patches of its view)."""
 
     def where(self, kept: Tensor | None) -> Tensor:
-        """Which are hidden of the patches that are encoded, `Seen.kept`: bool (G, B, n)."""
+        """Whether each encoded patch (`Seen.kept`) is masked: bool (G, B, n)."""
         turns = self.turns if kept is None else self.turns.gather(2, kept)
         return turns.argsort(dim=2).argsort(dim=2) < self.counts.unsqueeze(-1)
 
 
 class Ibot(Distillation):
-    """The teacher's prototypes of patches that a mask token hides from the student.
+    """Predicts the teacher's prototypes of patches that a mask token replaces in the student.
 
-    As in iBOT and DINOv2 the student's global views are the masked ones for the other parts too.
+    As in iBOT and DINOv2, the other parts also get the student's masked global views.
     """
 
     name = "ibot"
@@ -76,15 +77,15 @@ class Ibot(Distillation):
         return "head" if self.config.objective.ibot_shared_head else "ibot_head"
 
     def require(self) -> None:
-        """A head to share, where one is to be shared."""
+        """Raise ValueError for a shared head without DINO."""
         objective = self.config.objective
         if objective.ibot_shared_head and not objective.dino_weight:
             raise ValueError(
-                "objective.ibot_shared_head shares DINO's: objective.dino_weight must be above 0"
+                "objective.ibot_shared_head uses DINO's head: objective.dino_weight must be above 0"
             )
 
     def modules(self) -> dict[str, nn.Module | nn.Parameter]:
-        """A head, if it is not DINO's, and the mask token."""
+        """The mask token, and a head unless it is DINO's."""
         import torch
         from torch import nn
 
@@ -92,7 +93,7 @@ class Ibot(Distillation):
         return {**own, "mask_token": nn.Parameter(torch.zeros(self.config.model.width))}
 
     def draw(self, step: int, samples: NDArray[np.int64]) -> Masked:
-        """The patches that are hidden."""
+        """The masked patches."""
         data, objective = self.config.data, self.config.objective
         grid = grid_of(data.view_size, self.config.model.patch_size)
         how = objective.ibot_mask_probability, objective.ibot_mask_ratio
@@ -100,11 +101,11 @@ class Ibot(Distillation):
         return masked_patches(self.config.run.seed, step, samples, data.global_views, grid, kept, *how)
 
     def hidden(self, network: Student, drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The drawn patches, and the mask token."""
+        """The masked patches and the mask token."""
         return drawn.where(kept), network.get_parameter("mask_token")
 
     def teach(self, seen: Seen) -> Tensor:
-        """Logits of the patches that are hidden from the student, (M, K)."""
+        """Logits of the patches that are masked in the student, (M, K)."""
         logits: Tensor = head_of(seen, self._head)(masked_tokens(seen))
         return logits
 
@@ -116,13 +117,13 @@ class Ibot(Distillation):
         return Judged(ibot_loss(logits, seen.target, seen.drawn.weights, temperature))
 
     def parameters(self) -> dict[str, int]:
-        """Of the head, if it is its own, and the mask token."""
+        """Parameters of the mask token, and of the head unless it is DINO's."""
         model = self.config.model
         own = {} if self._head == "head" else {self._head: head_parameters(model)}
         return {**own, "mask_token": model.width}
 
     def costs(self) -> Costs:
-        """The head, on as many patches as are masked on average."""
+        """Costs of the head on the mean number of masked patches."""
         data, objective = self.config.data, self.config.objective
         share = objective.ibot_mask_probability * sum(objective.ibot_mask_ratio) / 2
         masked = data.global_views * patches_a_view(self.config) * share
@@ -134,10 +135,11 @@ class Ibot(Distillation):
 def ibot_loss(
     student_logits: Tensor, teacher_probabilities: Tensor, weights: Tensor, temperature: float
 ) -> Tensor:
-    """Cross-entropy of each masked patch, which the teacher saw and the student did not, weighted.
+    """Weighted cross-entropy of the masked patches, which only the teacher sees.
 
     student_logits, teacher_probabilities: (M, K); weights: (M,), `Masked.weights`: the mean over a view's
-    masked patches, then over all views, those without any counting as 0. Returns a float32 scalar.
+    masked patches, then over all views, where views without masked patches count as 0. Returns a float32
+    scalar.
     """
     import torch.nn.functional as F
 
@@ -148,7 +150,7 @@ def ibot_loss(
 def masked_tokens(seen: Seen) -> Tensor:
     """Tokens of the masked patches of the global views, (M, width)."""
     shown = ~seen.drawn.where(seen.kept).flatten()
-    # Not by `nonzero`, which would have the host wait for the device; M is known.
+    # Not by `nonzero`, which would synchronise host and device; M is known.
     numbers = shown.int().argsort(stable=True)[: len(seen.drawn.weights)]
     return seen.whole_patches.flatten(0, 2)[numbers]
 
@@ -163,11 +165,11 @@ def masked_patches(
     probability: float,
     ratio: tuple[float, float],
 ) -> Masked:
-    """Patches of the `views` global views to hide for iBOT, in blocks (Zhou et al. 2022, section 4.1).
+    """Draw iBOT's masks of the `views` global views, in blocks (Zhou et al. 2022, section 4.1).
 
-    With `probability` a view is masked at all, then a share of its `kept` patches drawn from `ratio`, at
-    least one. Blocks cover as many more of all N patches as are not encoded: whichever those are, enough are
-    left.
+    A view is masked with `probability`; then a share of its `kept` patches, uniform in `ratio`, at least one
+    patch. Blocks additionally cover as many of all N patches as are not encoded, so that enough encoded ones
+    are covered in any case.
     """
     import torch
 
@@ -188,9 +190,9 @@ def masked_patches(
 
 
 def block_order(drawn: np.random.Generator, grid: Edges, count: int) -> NDArray[np.int64]:
-    """`count` of a grid's patches, (count,), as cuboids cover them whose edges are 2 to half the grid's.
+    """The first `count` patches of a grid, (count,), in the order in which random cuboids cover them.
 
-    Cuboids may overlap; the last one is cut off where `count` is reached.
+    Edges are from 2 to half the grid's; cuboids may overlap; the last one is truncated at `count`.
     """
     left = np.arange(prod(grid)).reshape(grid)
     least = np.minimum(2, grid)

@@ -1,7 +1,7 @@
 """The masked autoencoder (He et al. 2022).
 
-Its encoder sees the visible patches alone: with attention over other tokens, none of its activations is one
-of the pass that other parts share, so it has a short pass of its own through the same weights.
+Its encoder gets only the visible patches. Attention over other tokens changes all activations, so MAE cannot
+use the shared pass and has a separate, shorter pass through the same weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fmct_hpc.objective.student import Student
 
 TARGET_EPS = 1e-6
-"""Added to a patch's variance: air is constant, and its variance 0 (as in MAE's published code)."""
+"""Added to a patch's variance, which is 0 in air (as in MAE's published code)."""
 _STREAM = int.from_bytes(b"masks")
 
 
@@ -44,15 +44,14 @@ class MaeKeys(Section):
     mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
     """He et al. 2022, figure 5."""
     normalise_patches: bool = True
-    """MAE target normalised per patch (He et al. 2022, table 1d)."""
+    """Whether MAE's targets are normalised per patch (He et al. 2022, table 1d)."""
 
 
 class Kept(NamedTuple):
-    """What MAE's encoder sees."""
+    """The input of MAE's encoder."""
 
     keep: Tensor
-    """int64 (B, v): the visible patches, ascending, by their places among those that are encoded at all of
-    the first view."""
+    """int64 (B, v): the visible patches, ascending, as positions among the first view's kept patches."""
     path_scales: Tensor | None
     """float32 (B, depth, 2): factors of the blocks' branches; None without drop path."""
     rope_boxes: Tensor | None
@@ -60,7 +59,7 @@ class Kept(NamedTuple):
 
 
 class Mae(Part):
-    """The voxels of the patches that are hidden, from those of a first view that are not."""
+    """Reconstructs the masked patches of the first view from the visible ones."""
 
     name = "mae"
     title = "MAE"
@@ -68,17 +67,17 @@ class Mae(Part):
     needs = ("partial",)
     gallery = Gallery(
         "reconstruction",
-        "Slices of a view through its middle (axial, coronal, sagittal), what the encoder saw of it, and "
-        "what the decoder made of that. Where targets are normalised, each patch has its true mean and "
-        "deviation back, as in MAE's own figures.",
+        "Slices of a view through its middle (axial, coronal, sagittal), its visible patches, and the "
+        "decoder's reconstruction. With normalised targets, each patch is shown with its true mean and "
+        "deviation, as in MAE's figures.",
     )
 
     def require(self) -> None:
-        """Something to hide."""
+        """Raise ValueError where no patch is masked."""
         patches, ratio = patches_a_view(self.config), self.config.objective.mask_ratio
         if visible_patches(patches, ratio) == patches:
             raise ValueError(
-                f"objective.mask_ratio={ratio} hides none of a view's {patches} patches: raise it, or "
+                f"objective.mask_ratio={ratio} masks none of a view's {patches} patches: raise it, "
                 "model.keep_tokens or data.view_size"
             )
 
@@ -90,7 +89,7 @@ class Mae(Part):
         return {"decoder": MaeDecoder(self.config.model, len(data.windows), data.view_size)}
 
     def draw(self, step: int, samples: NDArray[np.int64]) -> Kept:
-        """The visible patches, and the paths of the pass behind those of all views."""
+        """The visible patches, and path scales with the draws after those of all views."""
         seed, model, views = self.config.run.seed, self.config.model, self.config.data.views
         ratio = self.config.objective.mask_ratio
         keep = keep_indices(seed, step, samples, patches_a_view(self.config), ratio)
@@ -116,11 +115,11 @@ class Mae(Part):
         return Judged(mae_loss(predicted, target, drawn.keep))
 
     def parameters(self) -> dict[str, int]:
-        """Of the decoder."""
+        """Parameters of the decoder."""
         return {"decoder": decoder_parameters(self.config)}
 
     def costs(self) -> Costs:
-        """The encoder on the visible patches, the decoder on all that are encoded of whole views."""
+        """Costs of the encoder on the visible patches, and of the decoder on all kept patches."""
         config, model = self.config, self.config.model
         visible = visible_patches(patches_a_view(config), config.objective.mask_ratio)
         return Costs(
@@ -131,7 +130,7 @@ class Mae(Part):
         )
 
     def picture(self, student: Student, view: Tensor, drawn: Any) -> dict[str, Tensor]:
-        """The view, what the encoder sees of it, and what the decoder makes of that."""
+        """The view, its visible patches, and the reconstruction."""
         import torch
 
         size = self.config.model.patch_size
@@ -144,12 +143,12 @@ class Mae(Part):
 
 
 def among(kept: Tensor | None, places: Tensor) -> Tensor:
-    """Numbers of patches by their places, int64 (B, v), among the kept ones (B, n); None: those are all."""
+    """Patch numbers from positions, int64 (B, v), among the kept patches (B, n); None: all are kept."""
     return places if kept is None else kept.gather(1, places)
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """Each patch (last dimension) to mean 0 and variance 1 (He et al. 2022, "Reconstruction target")."""
+    """Patches (..., P) normalised to mean 0 and variance 1 (He et al. 2022, "Reconstruction target")."""
     import torch
 
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
@@ -157,9 +156,9 @@ def normalise_patches(patches: Tensor) -> Tensor:
 
 
 def mae_loss(predicted: Tensor, target: Tensor, keep: Tensor) -> Tensor:
-    """Mean squared error over the masked patches only, a float32 scalar.
+    """Mean squared error over the masked patches, a float32 scalar.
 
-    predicted, target: (B, n, P); keep: int64 (B, v), the visible patches, which do not count.
+    predicted, target: (B, n, P); keep: int64 (B, v), the visible patches, which are excluded.
     """
     import torch
 
@@ -169,7 +168,7 @@ def mae_loss(predicted: Tensor, target: Tensor, keep: Tensor) -> Tensor:
 
 
 def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int, mask_ratio: float) -> Tensor:
-    """Numbers of the patches that MAE leaves visible, ascending: int64 (B, v), v at least 1."""
+    """Numbers of MAE's visible patches, ascending: int64 (B, v), v at least 1."""
     import torch
 
     visible = visible_patches(patches, mask_ratio)
@@ -180,11 +179,10 @@ def keep_indices(seed: int, step: int, samples: NDArray[np.int64], patches: int,
 
 
 def reconstruct(student: Student, view: Tensor, keep: Tensor, normalised: bool) -> Tensor:
-    """What the decoder makes of the patches `keep` (`Kept.keep`) of view, (B, C, D, H, W), in the same shape.
+    """The reconstruction of view (B, C, D, H, W) from its patches `keep` (`Kept.keep`), in the same shape.
 
-    Visible patches, and those that are not encoded at all, are the view's own. Where targets were
-    normalised, predictions are given each patch's true mean and deviation back, as MAE's published figures
-    are.
+    Visible patches, and those that are not kept, are copied from the view. With normalised targets,
+    predictions get each patch's true mean and deviation, as in MAE's published figures.
     """
     import torch
 

@@ -1,10 +1,10 @@
-"""What a part of the objective is: its hooks say all that the rest of the program asks of one.
+"""The interface of the objective's parts: hooks that the rest of the program calls.
 
-A part is a file of this folder with the keys of its configuration and a class derived from `Part`;
-registry.py lists them. A hook that a part leaves as it is says nothing: nothing is built, drawn or counted.
+A part is a file in this folder with its configuration keys and a class derived from `Part`; registry.py lists
+them. Default hooks do nothing: nothing is built, drawn or counted.
 
-Whoever reads a configuration imports all parts, and most do not train: parts import PyTorch in the functions
-that use it.
+Reading a configuration imports all parts, mostly without training: parts import PyTorch in the functions that
+use it.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ Built = TypeVar("Built", bound="nn.Module")
 
 @dataclass(frozen=True)
 class Seen:
-    """What the student or the teacher saw of a micro-batch, and what a part has beside it."""
+    """The student's or teacher's pass over a micro-batch, and a part's further inputs."""
 
     network: Student | Teacher
     views: Views
-    """The teacher's are global ones only."""
+    """The views; for the teacher, global ones only."""
     whole: Tensor
-    """Tokens of the global views, (G, B, prefix + n, width); of no view where no part shares the pass."""
+    """Tokens of the global views, (G, B, prefix + n, width); empty if no part uses the shared pass."""
     local: Tensor
-    """Tokens of the local views, (L, B, prefix + m, width), m < n where those are smaller; L may be 0."""
+    """Tokens of the local views, (L, B, prefix + m, width), m < n if these are smaller; L may be 0."""
     kept: Tensor | None
-    """Which of the global views' N patches are encoded, int64 (G, B, n); None: all."""
+    """Numbers of the global views' encoded patches, int64 (G, B, n), of N; None: all."""
     now: StepSettings
-    """What is scheduled for this step."""
+    """The scheduled values of this step."""
     drawn: Any = None
-    """What this part's `draw` gave, on the device."""
+    """The result of this part's `draw`, on the device."""
     target: Tensor | None = None
-    """What the teacher's answer became for this part, or what the anchor gave; None without one."""
+    """This part's target, from the teacher or the anchor; None without one."""
 
     @property
     def cls(self) -> Tensor:
@@ -67,94 +67,95 @@ class Seen:
         return self.whole[:, :, self.network.encoder.prefix :]
 
     def module(self, name: str, kind: type[Built]) -> Built:
-        """The network's module of that name, which some part has built."""
-        found = self.network.get_submodule(name)
-        assert isinstance(found, kind), f"{name} is a {type(found).__name__}, not a {kind.__name__}"
-        return found
+        """The network's module of that name, which a part has built."""
+        module = self.network.get_submodule(name)
+        assert isinstance(module, kind), f"{name} is a {type(module).__name__}, not a {kind.__name__}"
+        return module
 
 
 class Judged(NamedTuple):
-    """What a part says of a micro-batch."""
+    """A part's loss and figures for a micro-batch."""
 
     loss: Tensor
-    """0-d float32, before its weight."""
+    """0-d float32, before weighting."""
     figures: Mapping[str, Tensor] = {}
-    """Detached 0-d float32 tensors to record beside the loss: signs of health."""
+    """Detached 0-d float32 tensors to record with the loss: signs of health."""
 
 
 class Sign(NamedTuple):
-    """A sign that a run is not sound, by the figures of a step."""
+    """A sign that a run is not sound, from the figures of a step."""
 
     what: str
-    """In words, of the run or its features."""
+    """A clause about the run or its features."""
     shows: bool
+    """Whether the sign is present."""
     remedy: str
-    """What to begin again with, keys named in full."""
+    """Changes for a restart, with full names of keys."""
 
 
 class Costs(NamedTuple):
-    """What a part adds for each volume of a step, beside the pass over all views that parts share."""
+    """A part's costs per volume and step, without the shared pass over all views."""
 
     student: int = 0
     """Operations of the student's forward pass; a multiplication and addition are two."""
     teacher: int = 0
-    """The same of the teacher."""
+    """Operations of the teacher's forward pass."""
     unneeded: int = 0
-    """Operations of the student's whose input needs no gradient, so that their backward pass is no more
-    than they are: those of a patch embedding."""
+    """Student's operations on inputs without gradient, whose backward pass costs as much as the forward pass
+    instead of twice as much: those of a patch embedding."""
     tokens: int = 0
-    """Tokens of an encoder's pass of its own."""
+    """Tokens of a separate pass of the encoder."""
     cells: int = 0
-    """Σ tokens · channels · blocks of transformers beside the encoder, for what backward passes keep."""
+    """Σ tokens · channels · blocks of transformers other than the encoder, for activation memory."""
     targets: float = 0.0
-    """float32 numbers that are kept for a rank's whole step, of all its volumes."""
+    """float32 numbers kept for the rank's complete step, for all its volumes."""
     outputs: float = 0.0
-    """float32 numbers that are kept for a micro-batch."""
+    """float32 numbers kept for a micro-batch."""
 
 
 class Gallery(NamedTuple):
-    """Pictures that a part shows every run.images_every steps."""
+    """Pictures that a part makes every run.images_every steps."""
 
     name: str
-    """Of one of them; they are in a folder of the run named by its plural."""
+    """Singular name; the plural names their folder in the run folder."""
     caption: str
-    """In the report."""
+    """Caption in the report."""
 
     @property
     def folder(self) -> str:
-        """In the run folder."""
+        """Folder in the run folder."""
         return f"{self.name}s"
 
 
 class Part:
-    """One term of L = Σ weight · L, as a training's configuration has it; it holds no state of its own."""
+    """One stateless term of L = Σ weight · L, configured for a training."""
 
     name: ClassVar[str]
-    """In keys (`<name>_weight`, final_weights), in metrics, on the console."""
+    """Name in keys (`<name>_weight`, final_weights), metrics and log lines."""
     title: ClassVar[str]
-    """In the report."""
+    """Name in the report."""
     learns: ClassVar[bool] = True
-    """Whether a run with no other part learns something."""
+    """Whether a run with only this part learns something."""
     relates_views: ClassVar[bool] = False
-    """Whether it teaches the CLS token what the views of a volume have in common."""
+    """Whether it trains the CLS token on agreement between views of a volume."""
     shares_pass: ClassVar[bool] = True
-    """Whether it reads the one pass over all views, whole."""
+    """Whether it uses the shared pass over all complete views."""
     has_teacher: ClassVar[bool] = False
-    """Whether it learns from what the teacher says of the global views."""
+    """Whether its targets are the teacher's outputs for the global views."""
     anchored: ClassVar[bool] = False
-    """Whether its target is the patch tokens of global views that the teacher gave some time ago."""
+    """Whether its targets are the anchor's patch tokens of the global views."""
     needs: ClassVar[tuple[Need, ...]] = ("has_cls",)
-    """What its encoder must do."""
+    """Capabilities that it requires of the encoder."""
     compares_volumes: ClassVar[bool] = False
-    """Whether its loss is over the volumes of a micro-batch of all ranks together, of which it needs two."""
+    """Whether its loss compares the volumes of a micro-batch over all ranks, at least two."""
     taught: ClassVar[tuple[str, ...]] = ()
-    """Which of its modules the teacher has too."""
+    """Names of its modules that the teacher has too."""
     target_name: ClassVar[str] = ""
-    """Of its centring's state in checkpoints."""
+    """Name of its centring's state in checkpoints."""
     curves: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Panels of the report beside its loss: their titles, and the figures that they show."""
+    """Further panels in the report: their titles and figures."""
     gallery: ClassVar[Gallery | None] = None
-    """Where its `picture` goes."""
+    """Gallery of its `picture`."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -166,67 +167,67 @@ class Part:
 
     @property
     def first_step(self) -> int:
-        """The step from which on its weight may be above 0; steps are whole, whatever their share is."""
+        """The first step at which its weight may be above 0."""
         return round(self.config.run.steps * self.begins)
 
     def refreshes(self, step: int) -> bool:
-        """Whether the anchor becomes, before that step, what the teacher then is; of an `anchored` part."""
+        """Whether the anchor becomes the current teacher before that step; for an `anchored` part."""
         return False
 
     def require(self) -> None:
-        """Raise ValueError, one line with its keys, where the sections of the configuration don't fit it."""
+        """Raise ValueError, one line that names keys, where the configuration does not support the part."""
 
     def modules(self) -> dict[str, nn.Module | nn.Parameter]:
-        """Build what it trains beside the encoder, by names that checkpoints keep; ZeRO needs all used."""
+        """Build its trained modules, by their names in checkpoints; `loss` must use all of them (ZeRO)."""
         return {}
 
     def draw(self, step: int, samples: NDArray[np.int64]) -> Any:
-        """What it draws for samples (B,) of a step: None, or a NamedTuple of tensors, some perhaps None.
+        """Its random draws for samples (B,) of a step: a NamedTuple of tensors, some maybe None, or None.
 
         A pure function of the configuration, the step and each sample (`draws.generator`).
         """
         return None
 
     def hidden(self, network: Student, drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """What it hides from the student in the shared pass; one part at most may hide anything.
+        """The patches that it masks in the student's shared pass; at most one part may mask patches.
 
-        kept: `Seen.kept`. Returns bool (G, B, n), and a token (width,) in place of those patches' embeddings.
+        kept: `Seen.kept`. Returns bool (G, B, n), and the token (width,) that replaces their embeddings.
         """
         return None
 
     def teach(self, seen: Seen) -> Tensor:
-        """What the teacher says of the global views, for a part that `has_teacher`."""
+        """The teacher's output for the global views, for a part that `has_teacher`."""
         raise NotImplementedError
 
     def centring(self) -> Centring | None:
-        """Build what makes targets of what the teacher says; None: that is the target as it is."""
+        """Build the module that converts the teacher's outputs to targets; None: outputs are the targets."""
         return None
 
     def loss(self, seen: Seen) -> Judged:
-        """Judge a micro-batch of this rank; the mean over ranks is the loss of the global one.
+        """Loss of this rank's micro-batch; the mean over ranks is the loss of the global micro-batch.
 
-        A statistic over the batch is over all ranks, gradients included. Every module that the part has
-        built takes part, with a gradient of 0 perhaps: under ZeRO 3 all ranks gather it together.
+        Statistics over the batch are over all ranks, including gradients. Every module that the part has
+        built must be used, maybe with a gradient of 0: under ZeRO 3 all ranks gather it together.
         """
         raise NotImplementedError
 
     def parameters(self) -> dict[str, int]:
-        """Parameters of its `modules`, by their names, in closed form."""
+        """Numbers of parameters of its `modules`, by name, in closed form."""
         return {}
 
     def costs(self) -> Costs:
-        """What it computes and keeps, in closed form."""
+        """Its computation and memory, in closed form."""
         return Costs()
 
     def signs(self, figures: Mapping[str, float], several: bool) -> list[Sign]:
-        """Signs in the figures of a step, over all ranks, of which some may be missing.
+        """Signs from the figures of a step over all ranks, some of which may be missing.
 
-        several: whether enough volumes were compared for them to be expected to differ.
+        several: whether enough volumes were compared that they should differ.
         """
         return []
 
     def picture(self, student: Student, view: Tensor, drawn: Any) -> dict[str, Tensor]:
-        """For its gallery, of one view (1, C, D, H, W): volumes (C, D, H, W) in [0, 1] by their titles.
+        """Pictures of one view (1, C, D, H, W) for its gallery: volumes (C, D, H, W) in [0, 1] by title.
 
         All ranks call it, without gradients.
         """

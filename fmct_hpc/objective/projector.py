@@ -1,4 +1,4 @@
-"""What LeJEPA trains beside the encoder: the projector of CLS tokens, with a batch norm over all ranks."""
+"""LeJEPA's projector of CLS tokens, with batch norm over all ranks."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ NORM_EPS = 1e-5
 class BatchNorm(nn.Module):
     """Batch norm (Ioffe and Szegedy 2015, algorithm 1) over the views and volumes of all ranks.
 
-    It has no running statistics: what it is part of is used in training alone.
+    Without running statistics: the projector is used only in training.
     """
 
     def __init__(self, width: int) -> None:
@@ -32,11 +32,11 @@ class BatchNorm(nn.Module):
 
 
 class Projector(nn.Module):
-    """What embeds CLS tokens: three linear layers, with batch norm, as in the published minimal example."""
+    """Embeds CLS tokens: three linear layers with batch norm, as in the published minimal example."""
 
     def __init__(self, model: ModelConfig, hidden: int, width: int) -> None:
         super().__init__()
-        # A bias before a norm would have no influence.
+        # A bias before a norm has no effect.
         self.mlp = nn.Sequential(
             *(nn.Linear(model.width, hidden, bias=False), BatchNorm(hidden), nn.ReLU()),
             *(nn.Linear(hidden, hidden, bias=False), BatchNorm(hidden), nn.ReLU()),

@@ -1,4 +1,4 @@
-"""Sums, means and rows of all ranks; of this process alone where it has joined no group."""
+"""Sums, means and rows over all ranks; over this process only, without a process group."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """How many ranks there are."""
+    """Number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def all_reduce(tensor: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> None:
-    """Make `tensor` that of all ranks, in place and without a gradient; all ranks must call it."""
+    """Reduce `tensor` over all ranks, in place and without gradient; all ranks must call it."""
     if dist.is_initialized():
         dist.all_reduce(tensor, operation)
 
 
 def gathered(own: Tensor) -> list[Tensor]:
-    """All ranks' tensors, which have one shape, by rank, without a gradient; all ranks must call it."""
+    """All ranks' tensors of the same shape, by rank, without gradient; all ranks must call it."""
     if not dist.is_initialized():
         return [own]
     everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
@@ -28,10 +28,10 @@ def gathered(own: Tensor) -> list[Tensor]:
 
 
 def mean_over_ranks(own: Tensor) -> Tensor:
-    """The mean of all ranks' tensors, which have one shape; all ranks must call it, and go backward.
+    """The mean of all ranks' tensors of the same shape; all ranks must call it and run backward.
 
-    Where every rank computes one loss from it, the mean of the ranks' gradients, which training takes, is the
-    gradient of that loss in one process.
+    If every rank computes the same loss from it, the mean of the ranks' gradients, which training uses,
+    equals the gradient of that loss in one process.
     """
     mean: Tensor = _MeanOverRanks.apply(own)
     return mean
@@ -48,9 +48,9 @@ class _MeanOverRanks(torch.autograd.Function):
 
 
 def joined(own: Tensor) -> tuple[Tensor, int]:
-    """(G, B, width) of every rank -> (G, ranks · B, width), and the place of this rank's first row there.
+    """(G, B, width) of every rank -> (G, ranks · B, width), and the index of this rank's first row.
 
-    Gradients go back where rows came from; all ranks must call it, with equal B, and go backward.
+    Gradients return to the rank of each row; all ranks must call it, with equal B, and run backward.
     """
     everyone: Tensor = _Joined.apply(own)
     return everyone, dist.get_rank() * own.shape[1] if dist.is_initialized() else 0

@@ -1,4 +1,4 @@
-"""The parts that an objective can have. A new one is a file of this folder, and its lines here."""
+"""The parts of the objective. A new part is a file in this folder, and its lines here."""
 
 from fmct_hpc.objective.config import WeightsConfig
 from fmct_hpc.objective.dino import Dino, DinoKeys
@@ -10,7 +10,7 @@ from fmct_hpc.objective.mae import Mae, MaeKeys
 from fmct_hpc.objective.part import Part
 
 PARTS: tuple[type[Part], ...] = (Dino, Ibot, Koleo, Mae, Gram, Lejepa)
-"""In the order in which they are built, and so drawn from the seed, summed and shown."""
+"""In the order in which they are built (so initialised from the seed), summed and shown."""
 
 
 class ObjectiveConfig(

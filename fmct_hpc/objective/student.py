@@ -1,8 +1,7 @@
-"""Student and teacher: an encoder each, and what the objective's parts need beside it.
+"""Student and teacher: an encoder each, and the modules of the objective's parts.
 
-Parts that look at whole views read one pass over all of them (two where local views have fewer voxels), in
-which one part may hide patches behind a token; what a part can't take from there it computes in a pass of its
-own.
+Parts that use complete views share one pass over all of them (two if local views have fewer voxels), in which
+one part may mask patches; other parts run a separate pass.
 """
 
 from collections.abc import Mapping
@@ -25,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class Losses(NamedTuple):
-    """What a forward pass of the student gives; 0-d float32 tensors."""
+    """Result of a forward pass of the student; 0-d float32 tensors."""
 
     total: Tensor
     parts: dict[str, Tensor]
-    """Each part's loss before its weight, by name."""
+    """Each part's loss before weighting, by name."""
     health: dict[str, Tensor]
     """Detached signs of collapse."""
 
 
 class Student(nn.Module):
-    """One encoder, and the modules of the objective's parts; of a weight of 0 nothing is built."""
+    """The encoder, and the modules of the objective's parts with a weight above 0."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class Student(nn.Module):
         self.encoder = build_encoder(config.model, len(config.data.windows), config.data.view_size)
         for part in self.parts:
             for name, module in part.modules().items():
-                assert not hasattr(self, name), f"{part.name} builds {name}, which is there already"
+                assert not hasattr(self, name), f"{part.name} builds {name}, which exists already"
                 setattr(self, name, module)
 
     def forward(
@@ -52,7 +51,7 @@ class Student(nn.Module):
     ) -> Losses:
         """L = Σ weight · L over the parts.
 
-        targets: from the teacher, by the parts' names.
+        targets: from the teacher, by part.
         """
         losses: dict[str, Tensor] = {}
         signs: dict[str, Tensor] = {}
@@ -70,11 +69,11 @@ class Student(nn.Module):
         return Losses(total, losses, signs)
 
     def _encode(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens of the global views (G, B, prefix + n, width) and the local ones (L, B, prefix + m, width).
+        """Tokens of the global views (G, B, prefix + n, width) and local ones (L, B, prefix + m, width).
 
-        In a pass for each size of view; what is hidden is hidden in global views alone. And `Seen.kept`.
+        One pass per view size; only global views are masked. Also returns `Seen.kept`.
         """
-        found: list[Tensor] = []
+        encoded: list[Tensor] = []
         first, of_whole = 0, None
         for group in views.by_size():
             masked = scales = None
@@ -90,21 +89,21 @@ class Student(nn.Module):
             tokens: Tensor = self.encoder(
                 group.flatten(0, 1), kept, masked=masked, path_scales=scales, rope_boxes=draws.rope_boxes
             )
-            found.append(tokens.unflatten(0, group.shape[:2]))
+            encoded.append(tokens.unflatten(0, group.shape[:2]))
             first += len(group)
-        whole = found[0][: len(views.whole)]
-        return whole, found[1] if len(found) > 1 else found[0][len(views.whole) :], of_whole
+        whole = encoded[0][: len(views.whole)]
+        return whole, encoded[1] if len(encoded) > 1 else encoded[0][len(views.whole) :], of_whole
 
     def _hidden(self, draws: Draws, kept: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """What the one part that may hides from the global views: bool (G, B, n) and a token (width,)."""
-        found = [part.hidden(self, draws.parts.get(part.name), kept) for part in self.parts]
-        hidden = [one for one in found if one is not None]
-        assert len(hidden) < 2, "two parts hide patches"
+        """The part's mask of the global views, bool (G, B, n), and its token (width,); None without masks."""
+        masks = [part.hidden(self, draws.parts.get(part.name), kept) for part in self.parts]
+        hidden = [mask for mask in masks if mask is not None]
+        assert len(hidden) < 2, "two parts mask patches"
         return hidden[0] if hidden else None
 
 
 class Teacher(nn.Module):
-    """The student's running mean: an encoder with those modules that parts compare in, never trained."""
+    """The student's moving average: the encoder and the parts' `taught` modules, without gradients."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -118,7 +117,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, views: Tensor, draws: Draws, now: "StepSettings") -> dict[str, Tensor]:
-        """What it says to each part of global views (G, B, C, D, H, W), none of it hidden."""
+        """The output for each part, from global views (G, B, C, D, H, W) without masking."""
         flat = views.flatten(0, 1)
         kept = self.encoder.kept(flat)
         tokens = self.encoder(flat, kept).unflatten(0, views.shape[:2])

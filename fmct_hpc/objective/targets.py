@@ -1,4 +1,4 @@
-"""From the teacher's logits to the targets of a step, over the global batch."""
+"""Compute the targets of a step from the teacher's logits, over the global batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 class Centring(nn.Module):
-    """Makes targets of what the teacher says in a step; its state is in checkpoints."""
+    """Converts the teacher's logits of a step to targets; its state is in checkpoints."""
 
     def probabilities(self, logits: list[Tensor], temperature: float) -> list[Tensor]:
         """float32 targets for the logits (..., K) of each micro-batch of a step; all ranks must call it."""
         raise NotImplementedError
 
     def update(self) -> None:
-        """Once a step, after it was found sound; nothing is carried where this does nothing."""
+        """Update the state after a finite step; does nothing in a stateless centring."""
 
     def discard(self) -> None:
-        """In place of `update` for a step that was not sound."""
+        """Called instead of `update` after a non-finite step."""
 
 
 class RunningCentre(Centring):
-    """softmax((logits - centre) / temperature), the centre a running mean (Caron et al. 2021, equation 4)."""
+    """softmax((logits - centre) / temperature) with a running mean as centre (Caron et al. 2021, eq. 4)."""
 
     center: Tensor
     _total: Tensor
@@ -38,7 +38,7 @@ class RunningCentre(Centring):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("center", torch.zeros(prototypes))
-        # The sum of this step's rows, and behind it their number.
+        # The sum of this step's rows, then their number.
         self.register_buffer("_total", torch.zeros(prototypes + 1), persistent=False)
 
     def probabilities(self, logits: list[Tensor], temperature: float) -> list[Tensor]:
@@ -57,15 +57,15 @@ class RunningCentre(Centring):
         self._total.zero_()
 
     def discard(self) -> None:
-        """Forget the step's logits."""
+        """Discard the step's logits."""
         self._total.zero_()
 
 
 class SinkhornKnopp(Centring):
     """Equal shares for all prototypes over the step's global batch (Caron et al. 2020, section 3.1).
 
-    From Q = exp(logits / temperature), in turn every prototype's sum and every row's sum are made equal
-    (Cuturi 2013), rows last; rows are those of all micro-batches and ranks.
+    Normalises Q = exp(logits / temperature) alternately by prototypes and by rows, rows last (Cuturi 2013);
+    rows are those of all micro-batches and ranks.
     """
 
     def __init__(self, iterations: int) -> None:
@@ -75,22 +75,22 @@ class SinkhornKnopp(Centring):
     def probabilities(self, logits: list[Tensor], temperature: float) -> list[Tensor]:
         """float32 targets for the logits (..., K) of each micro-batch of a step; all ranks must call it."""
         rows = torch.cat([part.float().flatten(0, -2) for part in logits]) / temperature
-        # A common factor of Q changes nothing; with the greatest logit at 0, exp can't overflow.
-        greatest = rows.max() if rows.numel() else rows.new_tensor(-torch.inf)
-        all_reduce(greatest, dist.ReduceOp.MAX)
-        q = (rows - greatest).exp()
-        least = torch.finfo(q.dtype).tiny
+        # A common factor of Q has no effect; with a maximum of 0, exp can't overflow.
+        maximum = rows.max() if rows.numel() else rows.new_tensor(-torch.inf)
+        all_reduce(maximum, dist.ReduceOp.MAX)
+        q = (rows - maximum).exp()
+        tiny = torch.finfo(q.dtype).tiny
         for _ in range(self.iterations):
             prototype_sums = q.sum(dim=0)
             all_reduce(prototype_sums)
-            q = q / prototype_sums.clamp(min=least)
-            q = q / q.sum(dim=1, keepdim=True).clamp(min=least)
+            q = q / prototype_sums.clamp(min=tiny)
+            q = q / q.sum(dim=1, keepdim=True).clamp(min=tiny)
         sizes = [part.flatten(0, -2).shape[0] for part in logits]
         return [q_part.view_as(part) for q_part, part in zip(q.split(sizes), logits, strict=True)]
 
 
 class Targets(nn.Module):
-    """The targets of a step; parts have centrings of their own. A checkpoint carries their state."""
+    """The targets of a step, with one centring per part; their state is in checkpoints."""
 
     def __init__(self, config: "TrainConfig") -> None:
         super().__init__()
@@ -101,23 +101,23 @@ class Targets(nn.Module):
                 self._centrings[part.name] = centring
 
     @torch.no_grad()
-    def of(self, said: Sequence[Mapping[str, Tensor]], temperature: float) -> list[dict[str, Tensor]]:
-        """Targets by part, of what the teacher said in each micro-batch of a step; all ranks must call it."""
-        targets = [dict(answers) for answers in said]
+    def of(self, outputs: Sequence[Mapping[str, Tensor]], temperature: float) -> list[dict[str, Tensor]]:
+        """Targets by part from the teacher's outputs of each micro-batch; all ranks must call it."""
+        targets = [dict(by_part) for by_part in outputs]
         for name, centring in self._centrings.items():
-            found = centring.probabilities([answers[name] for answers in said], temperature)
-            for each, target in zip(targets, found, strict=True):
+            converted = centring.probabilities([by_part[name] for by_part in outputs], temperature)
+            for each, target in zip(targets, converted, strict=True):
                 each[name] = target
         return targets
 
     @torch.no_grad()
     def update(self) -> None:
-        """Once a step, after it was found sound; all ranks must call it."""
+        """Update all centrings after a finite step; all ranks must call it."""
         for centring in self._centrings.values():
             centring.update()
 
     @torch.no_grad()
     def discard(self) -> None:
-        """In place of `update` for a step that was not sound."""
+        """Called instead of `update` after a non-finite step."""
         for centring in self._centrings.values():
             centring.discard()
