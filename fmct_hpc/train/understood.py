@@ -46,18 +46,18 @@ class _Noted(dict[str, Any]):
 
     def __init__(self, values: dict[str, Any]) -> None:
         super().__init__({k: _Noted(v) if isinstance(v, dict) else v for k, v in values.items()})
-        self.asked: dict[str, Any] = {}
+        self.lookups: dict[str, Any] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
-        self.asked[key] = default
+        self.lookups[key] = default
         return super().get(key, default)
 
     def __getitem__(self, key: str) -> Any:
-        self.asked.setdefault(key, None)
+        self.lookups.setdefault(key, None)
         return super().__getitem__(key)
 
     def __contains__(self, key: object) -> bool:
-        self.asked.setdefault(str(key), None)
+        self.lookups.setdefault(str(key), None)
         return super().__contains__(key)
 
     def __iter__(self) -> Iterator[str]:  # overridden so that ** looks each key up
@@ -75,15 +75,15 @@ class _Noted(dict[str, Any]):
 
 def _require_known(over: dict[str, Any], given: _Noted, where: str) -> None:
     for key, value in over.items():
-        if key not in given.asked:
-            raise FmctError(f"{where}: DeepSpeed has no key {key}{_guess(key, list(given.asked))}")
-        if isinstance(value, dict) and given[key].asked:  # else a model parsed the section
+        if key not in given.lookups:
+            raise FmctError(f"{where}: DeepSpeed has no key {key}{_guess(key, list(given.lookups))}")
+        if isinstance(value, dict) and given[key].lookups:  # else a model parsed the section
             _require_known(value, given[key], f"{where}.{key}")
 
 
 def _require_types(over: dict[str, Any], given: _Noted, where: str) -> None:
     for key, value in over.items():
-        default = given.asked.get(key)
+        default = given.lookups.get(key)
         if isinstance(value, dict):
             _require_types(value, given[key], f"{where}.{key}")
         elif not _is_like(value, default):

@@ -141,8 +141,8 @@ def test_what_the_other_run_lacks_is_drawn_from_the_seed_and_named(
         ({"model": {"input_mean": 0.4}}, "model.input_mean=0.5, not 0.4"),
         ({"model": {"input_std": [0.3, 0.3, 0.2]}}, "model.input_std=0.3, not (0.3, 0.3, 0.2)"),
         ({"model": {"decoder_heads": 3}}, "model.decoder_heads=2, not 3"),
-        ({"model": {"prototypes": 16}}, "head.prototypes.weight is (32, 12) there and (16, 12)"),
-        ({"model": {"register_tokens": 2}}, "prefix_positions is (2, 18) there and (3, 18)"),
+        ({"model": {"prototypes": 16}}, "head.prototypes.weight has shape (32, 12)"),
+        ({"model": {"register_tokens": 2}}, "prefix_positions has shape (2, 18)"),
         ({"data": {"windows": [[40, 80], [80, 200], [600, 2000]]}}, "data.windows="),
     ],
 )
