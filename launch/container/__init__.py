@@ -1,1 +1,1 @@
-"""What the container of Dockerfile and fmct.def runs: a folder of exams in, features or predictions out."""
+"""The program of the container (Dockerfile, fmct.def): features or predictions of a folder of exams."""

@@ -1,7 +1,7 @@
-"""Features or predictions of every exam in a folder, as containers of challenges are asked for them.
+"""Features or predictions of every exam in a folder, with the interface of challenge containers.
 
-`python -m launch.container.answer` reads /input, each file or folder in it an exam, and the model in /model;
-`PLACES` names the environment variables for other places. It needs no network, and writes in /output alone.
+`python -m launch.container.answer` reads /input, each file or folder an exam, and the model in /model.
+`PLACES` names the environment variables for other paths. It needs no network, and only writes to /output.
 """
 
 import json
@@ -23,39 +23,39 @@ from shards.layers import named_layers
 from shards.sharing import share
 
 PLACES = {"FMCT_INPUT": "/input", "FMCT_OUTPUT": "/output", "FMCT_MODEL": "/model", "FMCT_DEVICE": "cpu"}
-"""Environment variables, and what they are without being set."""
+"""Environment variables and their defaults."""
 RESULTS = "results.json"
 ANSWERS = ("score", "probability", "positive")
 
 
 def answer(given: Path, out: Path, model: Path, device: str) -> list[str]:
-    """Write `out`/results.json and the table beside it; returns the names of exams that gave nothing.
+    """Write `out`/results.json and the table in the same folder; returns the names of exams without a result.
 
-    given: a folder, each entry an exam: a folder of DICOM, an archive, a NIfTI file, a shard dataset; those
-    with a dot in front are not. model: a classifier's folder (`fmct export-classifier`), or one with an
-    encoder.safetensors. Raises FmctError where there is no exam or no model.
+    given: a folder of exams, each a folder of DICOM, an archive, a NIfTI file or a shard dataset; hidden
+    entries are ignored. model: a classifier's folder (`fmct export-classifier`), or one with an
+    encoder.safetensors. Raises FmctError if there is no exam or no model.
     """
     exams = sorted(entry for entry in given.iterdir() if entry.name[0] != ".") if given.is_dir() else []
     if not exams:
-        raise FmctError(f"{given}: has no exams; mount a folder with a file or folder for each of them")
+        raise FmctError(f"{given}: contains no exams; mount a folder with a file or folder per exam")
     if (model / "classifier.json").is_file():
-        kind, found, reasons = "classifier", *_predictions(exams, out, model, device)
+        kind, scans, reasons = "classifier", *_predictions(exams, out, model, device)
     elif (model / "encoder.safetensors").is_file():
-        kind, found, reasons = "encoder", *_features(exams, out, model, device)
+        kind, scans, reasons = "encoder", *_features(exams, out, model, device)
     else:
         raise FmctError(
-            f"{model}: has no classifier.json and no encoder.safetensors; mount or build in a model"
+            f"{model}: contains no classifier.json or encoder.safetensors; mount or build in a model"
         )
     rows = [
-        {"exam": exam.name, "scans": list(found[number].values()), "reason": reasons.get(number)}
+        {"exam": exam.name, "scans": list(scans[number].values()), "reason": reasons.get(number)}
         for number, exam in enumerate(exams)
     ]
     write_text(out / RESULTS, json.dumps({"model": kind, "exams": rows}, indent=1) + "\n")
-    return [exam.name for number, exam in enumerate(exams) if not found[number]]
+    return [exam.name for number, exam in enumerate(exams) if not scans[number]]
 
 
 Scans = Mapping[int, dict[str, dict[str, Any]]]
-"""By the exam's number and the scan's key."""
+"""Scans by exam number and key."""
 
 
 def _predictions(exams: Sequence[Path], out: Path, model: Path, device: str) -> tuple[Scans, dict[int, str]]:
@@ -64,38 +64,38 @@ def _predictions(exams: Sequence[Path], out: Path, model: Path, device: str) -> 
     predictions = Predictions(exams, model, out, device=device)
     predictions.run()
     predictions.collect()
-    found: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
+    scans: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
     reasons = {}
     for row in pq.read_table(out / TABLE).to_pylist():
         if row["reason"]:
             reasons[row["path"]] = row["reason"]
             continue
         new = {"key": row["key"], "flags": row["flags"], "answers": {}}
-        scan = found[row["path"]].setdefault(row["key"], new)
+        scan = scans[row["path"]].setdefault(row["key"], new)
         scan["answers"][row["task"]] = {name: row[name] for name in ANSWERS}
-    return found, reasons
+    return scans, reasons
 
 
 def _features(exams: Sequence[Path], out: Path, model: Path, device: str) -> tuple[Scans, dict[int, str]]:
     from fmct_hpc.inference.write import TABLE, write_features
 
     written = write_features(exams, model / "encoder.safetensors", out, device=device)
-    found: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
+    scans: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
     if written.scans:
         for row in pq.read_table(out / TABLE, columns=["path", "key", "flags"]).to_pylist():
             scan = {"key": row["key"], "flags": row["flags"], "features": f"{row['key']}.safetensors"}
-            found[row["path"]][row["key"]] = scan
+            scans[row["path"]][row["key"]] = scan
     reasons: dict[int, str] = {}
     for line in "\n".join(written.refused).splitlines():  # "path N: why"
         number, _, why = line.removeprefix("path ").partition(": ")
         reasons[int(number)] = f"{reasons[int(number)]}; {why}" if int(number) in reasons else why
-    return found, reasons
+    return scans, reasons
 
 
 def main() -> None:
-    """Run it; exit code 2 with a line for each exam that gave nothing, or for what is missing."""
+    """Run it; exit code 2 with one line per exam without a result, or for a missing input."""
     keep_working_folder_off_path()
-    given, out, model, device = (os.environ.get(name) or usual for name, usual in PLACES.items())
+    given, out, model, device = (os.environ.get(name) or default for name, default in PLACES.items())
     try:
         share(None)
         caches.set_for_libraries()

@@ -1,4 +1,4 @@
-"""A report of a run: one self-contained HTML page, and the same as a model card in Markdown."""
+"""The report of a run: a self-contained HTML page, and a model card in Markdown with the same contents."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from launch.report.data import Data
 from launch.report.dense import Segmented
 from launch.report.document import Cell, Document, Facts, Section, Text, cell, facts
 from launch.report.embedding import embedding
-from launch.report.kept import kept_section
+from launch.report.exported import exported_section
 from launch.report.probe import Probes
 from launch.report.provenance import provenance
 from launch.report.relevance_table import figures_section, read_measures
@@ -42,14 +42,14 @@ def report(
 
     run, data: output folders of `fmct train` and `fmct preprocess`; probe: that of `fmct probe` or `fmct
     sweep`; features: a feature store, if not the one in `probe`; labels: the table of `fmct labels`, to
-    colour the map of features by; relevance, segment, retrieval, robustness, predictions: output folders of
-    `fmct relevance --masks`, `fmct segment` and so on (predictions: of `fmct predict`); classifiers: kept
-    ones. What `fmct subgroups` left in `probe` is shown too. A part whose folder is None is left out with a
-    line that says so; those from segmentation on without one.
+    colour the map of features; relevance, segment, retrieval, robustness, predictions: output folders of
+    `fmct relevance --masks`, `fmct segment` and so on (predictions: of `fmct predict`); classifiers: folders
+    of `fmct export-classifier`. The groups of `fmct subgroups` in `probe` are included. A main part without a
+    folder is replaced by a note; those from segmentation on are omitted silently.
     The same input gives the same bytes.
 
-    Raises FmctError that names the missing file and the command that makes it, or what cannot be written, or
-    is something else than an earlier report of the run.
+    Raises FmctError for a missing file (naming the command that writes it), for an output that cannot be
+    written, and for an existing file that is not a report of the same run.
     """
     if out.suffix != ".html":
         raise FmctError(f"{out}: give a name that ends in .html; the model card is written beside it as .md")
@@ -75,10 +75,10 @@ def report(
             probes.section()
             if probes
             else _left_out("Evaluation", "no output folder of fmct probe", "--probe"),
-            *_asked_for(probe, retrieval, robustness, classifiers, predictions),
+            *_optional(probe, retrieval, robustness, classifiers, predictions),
             figures_section(read_measures(relevance))
             if relevance
-            else _left_out("Why", "no output folder of fmct relevance --masks", "--relevance"),
+            else _left_out("Relevance maps", "no output folder of fmct relevance --masks", "--relevance"),
             *([Segmented(segment).section()] if segment else []),
             _embedding(training, features, table, volumes),
             limits(training, volumes, probes),
@@ -91,21 +91,21 @@ def report(
     return card
 
 
-def _asked_for(
+def _optional(
     probe: Path | None,
     retrieval: Path | None,
     robustness: Path | None,
     classifiers: Sequence[Path],
     predictions: Path | None,
 ) -> list[Section]:
-    """Sections of what was measured besides, without a line where something was not."""
-    found = [
+    """The sections of the optional evaluations; those without a folder are omitted."""
+    sections = [
         subgroups_section(probe) if probe else None,
         robustness_section(robustness) if robustness else None,
         retrieval_section(retrieval) if retrieval else None,
-        kept_section(classifiers, predictions) if classifiers or predictions else None,
+        exported_section(classifiers, predictions) if classifiers or predictions else None,
     ]
-    return [section for section in found if section is not None]
+    return [section for section in sections if section is not None]
 
 
 def _embedding(
@@ -128,7 +128,7 @@ def _summary(training: Training, data: Data | None, probes: Probes | None) -> Fa
         "patients": data.summary.patients if data else None,
         **(probes.headline() if probes else {}),
         "signs of collapse": len(training.alarms),
-        "signs that it does not learn": len(training.unlearned),
+        "signs of not learning": len(training.unlearned),
         "encoder": training.encoder_digest[:12] if training.encoder_digest else None,
     }
-    return facts("In short", values)
+    return facts("Summary", values)

@@ -1,24 +1,24 @@
-"""The report's part about the attempts at a run: which steps each did, and why it ended."""
+"""The report's section on the attempts of a run: the steps of each, and why it ended."""
 
 from fmct_hpc.train.attempts import Attempt
 from launch.report.document import Cell, Section, Text, cell, table
 
-STAYS = (
-    "Hosts, job numbers and the words of errors are not told here; they stay in the run folder (attempts/)."
+OMITTED = (
+    "Host names, job numbers and error messages are not included; they are in the run folder (attempts/)."
 )
 
 
 def attempts_section(attempts: list[Attempt]) -> Section:
-    """A row an attempt, or a line that there is no record of any."""
+    """One row per attempt, or a note if none is recorded."""
     if not attempts:
         return Section(
-            "Attempts", (Text("Left out: the run folder has no record of attempts that this version reads."),)
+            "Attempts", (Text("Left out: the run folder has no attempt records that this version can read."),)
         )
-    columns = ("attempt", "began (UTC)", "hours", "hosts", "ranks", "steps", "to do again", "end")
-    caption = "Starts of the run, and why each ended"
+    columns = ("attempt", "start (UTC)", "hours", "hosts", "ranks", "steps", "steps repeated", "end")
+    caption = "Attempts of the run, and why each ended"
     lost = sum(attempt.lost_steps or 0 for attempt in attempts[:-1])
-    again = f"Steps that were done and had to be done again: {lost:,}. " if attempts[1:] else ""
-    return Section("Attempts", (table(caption, columns, map(_row, attempts)), Text(again + STAYS)))
+    repeated = f"Steps lost and repeated: {lost:,}. " if attempts[1:] else ""
+    return Section("Attempts", (table(caption, columns, map(_row, attempts)), Text(repeated + OMITTED)))
 
 
 def _row(attempt: Attempt) -> tuple[Cell, ...]:
@@ -32,5 +32,5 @@ def _row(attempt: Attempt) -> tuple[Cell, ...]:
         cell(attempt.world_size),
         Cell("" if attempt.last_step is None else steps, attempt.first_step, number=True),
         cell(attempt.lost_steps),
-        cell(attempt.cause or "goes on"),
+        cell(attempt.cause or "in progress"),
     )

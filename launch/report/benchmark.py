@@ -1,4 +1,4 @@
-"""The page about a benchmark: encoders on several datasets, each with its intervals, tests and leakage."""
+"""The benchmark report: encoders on several datasets, with intervals, tests and leakage."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,31 +24,31 @@ from launch.report.document import (
 )
 from launch.report.probe import varying
 from launch.report.probe_figures import efficiency, forest
-from launch.report.results import Result, features, labels, split_in_words, together, with_most_labels
+from launch.report.results import Result, averaged, features, labels, split_in_words, with_most_labels
 from shards.atomic import write_text
 from shards.errors import FmctError
 from shards.newer import unread
 
 PAGE, CARD = "benchmark.html", "benchmark.md"
 LEAKAGE = {
-    "unseen": "none of them in its pretraining",
-    "seen": "some of them in its pretraining, without labels, which flatters it",
-    "unknown": "nobody knows whether they were in its pretraining",
+    "unseen": "none were in its pretraining",
+    "seen": "some were in its pretraining, without labels, so its figures are optimistic",
+    "unknown": "it is unknown whether they were in its pretraining",
 }
 Row = Mapping[str, Any]
 
 
 def write_page(out: Path) -> Path:
-    """Write `out`/benchmark.html and benchmark.md of a benchmark's tables; returns the page's path.
+    """Write `out`/benchmark.html and benchmark.md from a benchmark's tables; returns the page's path.
 
-    Raises FmctError where the tables are not there or of another version.
+    Raises FmctError if the tables are missing or of another version.
     """
     try:
         summary = BenchmarkSummary.model_validate_json((out / SUMMARY).read_bytes())
         results = pq.read_table(out / "results.parquet").to_pylist()
         comparisons = pq.read_table(out / "comparisons.parquet").to_pylist()
     except FileNotFoundError as error:
-        raise FmctError(f"{error.filename}: not there; `fmct benchmark` writes it") from None
+        raise FmctError(f"{error.filename}: missing; `fmct benchmark` writes it") from None
     except (ValidationError, pa.ArrowInvalid) as error:
         raise unread(out, error, "damaged, or of another version; run `fmct benchmark --collect`") from None
     document = _document(summary, results, comparisons)
@@ -59,7 +59,7 @@ def write_page(out: Path) -> Path:
 
 def _document(summary: BenchmarkSummary, results: list[Row], comparisons: list[Row]) -> Document:
     by_dataset = {
-        name: together(row for row in results if row["dataset"] == name) for name in summary.datasets
+        name: averaged(row for row in results if row["dataset"] == name) for name in summary.datasets
     }
     counts = {
         "datasets": len(summary.datasets),
@@ -79,7 +79,7 @@ def _document(summary: BenchmarkSummary, results: list[Row], comparisons: list[R
 
 
 def _headline(summary: BenchmarkSummary, by_dataset: dict[str, list[Result]]) -> Section:
-    """Mean area over the tasks of each dataset and test set, under each method with most labels."""
+    """Mean AUC over the tasks of each dataset and test set, for each method with the largest label budget."""
     areas: dict[tuple[str, str], dict[str, list[float]]] = {}
     columns: dict[str, None] = {}
     for name, results in by_dataset.items():
@@ -89,16 +89,16 @@ def _headline(summary: BenchmarkSummary, by_dataset: dict[str, list[Result]]) ->
             own = areas.setdefault((result.encoder, f"{result.method}, {result.features}"), {})
             own.setdefault(column, []).append(result.auc[0])
     rows = [
-        (cell(encoder), cell(method), *(_mean(found.get(column)) for column in columns))
-        for (encoder, method), found in areas.items()
+        (cell(encoder), cell(method), *(_mean(own.get(column)) for column in columns))
+        for (encoder, method), own in areas.items()
     ]
-    said = (
-        "Means over the tasks of a dataset, with most labels; intervals are below. "
-        "Differences count by the paired tests alone. Of an encoder without a CLS token, CLS and mean is "
+    note = (
+        "Means over the tasks of a dataset, with the largest label budget; intervals are below. "
+        'Use the paired tests to judge differences. For an encoder without a CLS token, "CLS and mean" is '
         "the mean."
     )
     caption = "Mean AUC over tasks"
-    return Section("Summary", (Text(said), table(caption, ("encoder", "method", *columns), rows)))
+    return Section("Summary", (Text(note), table(caption, ("encoder", "method", *columns), rows)))
 
 
 def _mean(values: list[float] | None) -> Cell:
@@ -106,16 +106,22 @@ def _mean(values: list[float] | None) -> Cell:
 
 
 def _encoders(summary: BenchmarkSummary) -> Section:
-    """What each is, under which terms, and what is known of tested patients."""
-    columns = ("encoder", "is", "weights' licence", "trained on, by its authors", "layout and input from")
+    """The encoders, their licences, and the leakage of test patients."""
+    columns = (
+        "encoder",
+        "kind",
+        "licence of the weights",
+        "training data, according to its authors",
+        "source of layout and input",
+    )
     rows = [
         [cell(text) for text in (one.name, one.kind, one.licence, one.trained_on, one.source)]
         for one in summary.encoders
     ]
     leaked = [
-        f"{leakage.encoder} on {name}: of {leakage.tested:,} tested patients, {LEAKAGE[status(leakage)]}."
-        for name, found in summary.datasets.items()
-        for leakage in found.leakage
+        f"{leakage.encoder} on {name}: of {leakage.tested:,} test patients, {LEAKAGE[status(leakage)]}."
+        for name, dataset in summary.datasets.items()
+        for leakage in dataset.leakage
     ]
     return Section("Encoders", (table("Encoders", columns, rows), Bullets(tuple(leaked))))
 
@@ -153,7 +159,7 @@ def _dataset(name: str, summary: BenchmarkSummary, results: list[Result], rows: 
 
 
 def _compared(summary: BenchmarkSummary, rows: list[Row]) -> Section:
-    """Encoders pair by pair, corrected over all that is compared here."""
+    """Pairwise comparisons of encoders, corrected over all comparisons of the benchmark."""
     columns = {
         "dataset": [cell(row["dataset"]) for row in rows],
         "task": [cell(row["task"]) for row in rows],
@@ -170,12 +176,12 @@ def _compared(summary: BenchmarkSummary, rows: list[Row]) -> Section:
         "p": [cell(row["p"], ".2g") for row in rows],
         "p, corrected": [cell(row["p_holm_all"], ".2g") for row in rows],
     }
-    said = (
-        "DeLong's test on the same volumes, those of a patient counted together. Holm's correction is over "
+    note = (
+        "DeLong's test on the same volumes, clustered by patient. Holm's correction is over "
         "all datasets, test sets, tasks and pairs of one method, budget and seed."
     )
     if not rows:
-        return Section("Comparisons", (Text("There is no pair of encoders to compare."),))
+        return Section("Comparisons", (Text("There are no encoders to compare."),))
     return Section(
-        "Comparisons", (Text(said), varying("Encoders pair by pair", columns, "comparisons.parquet"))
+        "Comparisons", (Text(note), varying("Pairwise comparisons", columns, "comparisons.parquet"))
     )

@@ -1,4 +1,4 @@
-"""The report's part that only people can judge by: what the model is for, what it is not, and its limits."""
+"""The report's sections on intended use, out-of-scope use and limits."""
 
 from fmct_hpc.hub.card import FOR as TO_RESEARCH
 from fmct_hpc.hub.card import NOT_FOR
@@ -9,26 +9,26 @@ from launch.report.training import Training
 
 FOR = (
     TO_RESEARCH,
-    "Input prepared by the preprocessing that the encoder was trained with; its digest stands under "
-    "Provenance, and the probes refuse another.",
+    "Input with the same preprocessing as the encoder's training data; its digest is listed under "
+    "Provenance, and the probes reject any other.",
 )
 
 
 def use() -> list[Section]:
-    """What the model is for, and what it is not."""
+    """Intended and out-of-scope use."""
     return [Section("Intended use", (Bullets(FOR),)), Section("Out of scope", (Bullets(NOT_FOR),))]
 
 
 def limits(training: Training, data: Data | None, probes: Probes | None) -> Section:
-    """What these very data, run and results do not show."""
-    said: list[str] = []
+    """The limits of this data, run and results."""
+    items: list[str] = []
     if training.steps < training.config.run.steps:
-        said.append(f"The run is at step {training.steps:,} of {training.config.run.steps:,}: unfinished.")
+        items.append(f"The run is at step {training.steps:,} of {training.config.run.steps:,}: unfinished.")
     if data:
-        said += data.limits()
+        items += data.limits()
     if probes:
-        said += probes.limits()
+        items += probes.limits()
     else:
-        said.append("Nothing is known of what the features are worth: no probe is part of this report.")
-    said.append("Labels of the probes are taken as they were given; their errors are in the figures.")
-    return Section("Limits", (Bullets(tuple(said)),))
+        items.append("This report contains no probe, so the quality of the features is unknown.")
+    items.append("Labels are used as given; label errors affect the figures.")
+    return Section("Limits", (Bullets(tuple(items)),))

@@ -1,4 +1,4 @@
-"""The report's part about the volumes: how many, of what, what was left out and why, what they look like."""
+"""The report's section on the volumes: counts, scanners, acquisition, rejections, pictures."""
 
 from collections import Counter
 from pathlib import Path
@@ -23,17 +23,17 @@ ACQUISITION = {
     "noise_hu": "noise, HU",
     "head_height_mm": "extent of the head, mm",
 }
-"""Columns of the manifest that say what kind of scans these are."""
+"""Columns of the manifest that describe the acquisition, with their names in the report."""
 COLUMNS = ("key", "patient_key", "scanner", "kernel_class", "defaced", *ACQUISITION)
-"""Of the manifest: all that is read of it; others are many and large."""
+"""The columns that are read from the manifest; the others are many and large."""
 DECIDED = {"select": "by headers", "build": "by pixels"}
 
 
 class Data:
-    """What `fmct preprocess` left in its output folder."""
+    """The output folder of `fmct preprocess`."""
 
     def __init__(self, folder: Path) -> None:
-        """Read it; raises FmctError that names the file that is missing and what writes it."""
+        """Read it; raises FmctError that names a missing file and the command that writes it."""
         try:
             self.summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
             self.volumes = pq.read_table(folder / "manifest.parquet", columns=[*COLUMNS])
@@ -41,9 +41,7 @@ class Data:
                 folder / "quarantine.parquet", columns=["scanner", "stage", "reason"]
             )
         except FileNotFoundError as error:
-            raise FmctError(
-                f"{error.filename}: not there; `fmct preprocess` writes it when it has finished"
-            ) from None
+            raise FmctError(f"{error.filename}: missing; `fmct preprocess` writes it at the end") from None
         except (ValidationError, pa.ArrowInvalid) as error:
             what = "damaged, or written by another version; run `fmct preprocess` again"
             raise unread(folder, error, what) from None
@@ -61,8 +59,8 @@ class Data:
                     "studies": self.summary.studies,
                     "series in the catalog": self.summary.series,
                     "series rejected": self.summary.rejected_series,
-                    "series joined to another one's volume": self.summary.joined_series,
-                    "volumes with a finding": self.summary.flagged_volumes,
+                    "series merged into another series' volume": self.summary.joined_series,
+                    "flagged volumes": self.summary.flagged_volumes,
                     **{f"stored as {form}, GB": n / 1e9 for form, n in self.summary.stored_bytes.items()},
                 },
             ),
@@ -72,19 +70,19 @@ class Data:
         return Section("Data", (*blocks, *self._left_out(), self._pictures()))
 
     def limits(self) -> list[str]:
-        """What these volumes cannot show, in sentences."""
+        """The limits of these volumes, as sentences."""
         count = len(self.volumes)
         scanner, most = Counter(self.volumes["scanner"].to_pylist()).most_common(1)[0]
         share = len(self.rejected) / self.summary.series
-        said = [
+        items = [
             f"{count:,} volumes of {self.summary.patients:,} patients; {most / count:.0%} of the volumes are "
-            f"of one kind of scanner ({scanner}).",
-            f"{share:.0%} of the series were rejected: scans that look like those are not represented.",
-            "Age, sex, origin and diagnosis are not kept by preprocessing, so nothing is known by group.",
+            f"from one scanner type ({scanner}).",
+            f"{share:.0%} of the series were rejected: similar scans are not represented.",
+            "Preprocessing does not keep age, sex, origin and diagnosis, so results by group are unknown.",
         ]
         if (defaced := self.volumes["defaced"].to_pylist().count(True)) not in (0, count):
-            said.append(f"{defaced:,} volumes have no face, the others do: features may tell them apart.")
-        return said
+            items.append(f"{defaced:,} of the volumes are defaced: features may encode this.")
+        return items
 
     def _scanners(self) -> Table:
         names = self.volumes["scanner"].to_pylist()
@@ -119,19 +117,19 @@ class Data:
                 numbers = (known.min(), *spread, known.max())
                 rows.append((cell(name), *(cell(float(v)) for v in numbers), cell(len(values) - known.size)))
         return table(
-            "Acquisition and what the volumes measure",
-            ("measure", "least", "5 %", "median", "95 %", "greatest", "not known"),
+            "Acquisition and dimensions of the volumes",
+            ("quantity", "minimum", "5 %", "median", "95 %", "maximum", "unknown"),
             rows,
         )
 
     def _left_out(self) -> list[Block]:
-        """What became no volume, what was left out of volumes, and what is odd about some."""
+        """Quarantined series, slices left out of volumes, and flags."""
         pairs = zip(self.rejected["stage"].to_pylist(), self.rejected["reason"].to_pylist(), strict=True)
         rejections = Counter(pairs)
         groups = (
             (
-                "Series in quarantine, by reason",
-                ("reason", "decided", "series", "share of the catalog"),
+                "Quarantined series, by reason",
+                ("reason", "decided", "series", "share of catalog"),
                 [
                     (cell(_words(reason)), cell(DECIDED[stage]), cell(count), self._share(count))
                     for (stage, reason), count in rejections.most_common()
@@ -145,10 +143,10 @@ class Data:
                 "No slice was left out of a volume.",
             ),
             (
-                "Findings of the checks, by kind (these volumes are stored, and say so)",
-                ("finding", "volumes"),
+                "Flags of the checks (these volumes are stored with the flag)",
+                ("flag", "volumes"),
                 _counts(self.summary.flagged_by_reason),
-                "No stored volume has a finding of the checks.",
+                "No stored volume is flagged.",
             ),
         )
         return [table(title, columns, rows) if rows else Text(none) for title, columns, rows, none in groups]
@@ -158,14 +156,14 @@ class Data:
 
     def _pictures(self) -> Block:
         if not self._montage.is_file():
-            return Text(f"There is no montage of the volumes: {self._montage.name} is not there.")
+            return Text(f"No montage of the volumes: {self._montage.name} is missing.")
         alt = "Montage of stored volumes: axial, coronal and sagittal slices of each in the brain window"
         caption = (
-            "Stored volumes under the first digits of their keys: axial, coronal and sagittal slices through "
-            "the middle, brain window (level 40, width 80 HU)."
+            "Stored volumes with the first digits of their keys: central axial, coronal and sagittal "
+            "slices, brain window (level 40, width 80 HU)."
         )
         if not all(self.volumes["defaced"].to_pylist()):
-            caption += " They show the outline of faces: keep this page where the scans may be."
+            caption += " They show the outline of faces: keep this page where the scans may be stored."
         return Gallery((Picture(picture(self._montage, alt), caption),), wide=True)
 
 

@@ -1,4 +1,4 @@
-"""The report's part about what heads on frozen patch tokens segment: figures, encoders in pairs, pictures."""
+"""The report's section on segmentation heads on frozen patch tokens: figures, comparisons, pictures."""
 
 import io
 from base64 import b64encode
@@ -33,39 +33,39 @@ from shards.errors import FmctError
 from shards.newer import unread
 
 TRUTH_COLOUR, PREDICTED_COLOUR = (0, 158, 115), (230, 159, 0)
-"""Apart for those who do not see colours too (Okabe and Ito 2008); the prediction is dashed besides."""
+"""Safe for colour-blind readers (Okabe and Ito 2008); the prediction is also dashed."""
 PICTURE_PIXELS = 384
 DASH = 5
-"""Pixels of a dash, and of the room behind it."""
-MOST_PICTURES = 8
-MOST_ROWS = 500
+"""Length of a dash, and of the gap after it, in pixels."""
+MAX_PICTURES = 8
+MAX_ROWS = 500
 
 
 class Segmented:
-    """What `fmct segment` left in its output folder."""
+    """The output folder of `fmct segment`."""
 
     def __init__(self, folder: Path) -> None:
-        """Read it; raises FmctError where it is not there or of another version."""
+        """Read it; raises FmctError if it is missing or of another version."""
         self._folder = folder
         try:
             self.summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
             self._results = pq.read_table(folder / "results.parquet").to_pylist()
             self._comparisons = pq.read_table(folder / "comparisons.parquet").to_pylist()
         except FileNotFoundError as error:
-            raise FmctError(f"{error.filename}: not there; `fmct segment` writes it") from None
+            raise FmctError(f"{error.filename}: missing; `fmct segment` writes it") from None
         except (ValidationError, pa.ArrowInvalid) as error:
             raise unread(folder, error, "damaged, or written by another version; segment again") from None
 
     def section(self) -> Section:
-        """Tables, pictures, and what could not be measured."""
+        """Tables, pictures, and reasons for missing figures."""
         level = f"{self.summary.confidence:.0%}"
         blocks: list[Block] = [
             Text(
-                "Heads on frozen patch tokens, trained on other patients than they are tested on. Dice and "
-                "surface distances are means over the tested volumes that have the class, on their own grid; "
-                "where nothing was predicted in one, Dice is 0 and a distance its diagonal. Intervals of "
-                f"{level} are percentile bootstraps over patients. The ceiling is the Dice of the true mask "
-                "itself at the heads' resolution."
+                "Heads on frozen patch tokens; training and test patients are disjoint. Dice and "
+                "surface distances are means over the test volumes with the class, on their own grid; "
+                "if nothing is predicted in a volume, its Dice is 0 and its distance the volume's diagonal. "
+                f"The {level} intervals are percentile bootstraps over patients. The ceiling is the Dice of "
+                "the true mask itself at the heads' resolution."
             ),
             Bullets(tuple(f"{leakage}."[0].upper() + f"{leakage}."[1:] for leakage in self.summary.leakage)),
         ]
@@ -81,15 +81,15 @@ class Segmented:
             (row["class"], row["split"], row["reason"]) for row in self._results if row["reason"]
         )
         if lacking:
-            said = (f"{name}, {split_in_words(split)}: no Dice, {why}." for name, split, why in lacking)
-            blocks.append(Bullets(tuple(said)))
+            reasons = (f"{name}, {split_in_words(split)}: no Dice: {why}." for name, split, why in lacking)
+            blocks.append(Bullets(tuple(reasons)))
         return Section("Segmentation", tuple(blocks))
 
     def _table(self, rows: list[dict[str, Any]], level: str) -> Block:
         columns: dict[str, list[Cell]] = {
             **{name: [cell(row[name]) for row in rows] for name in ("class", "encoder", "head")},
             "tested on": [cell(split_in_words(row["split"])) for row in rows],
-            "volumes with it": [cell(row["n_with"]) for row in rows],
+            "volumes with class": [cell(row["n_with"]) for row in rows],
             f"Dice [{level}]": [_interval(row, "dice", ".3f") for row in rows],
             "ceiling": [cell(row["dice_ceiling"], ".3f") for row in rows],
             f"HD95, mm [{level}]": [_interval(row, "hd95_mm", ".1f") for row in rows],
@@ -98,7 +98,7 @@ class Segmented:
             "false alarms": [cell(row["false_alarms"], ".2f") for row in rows],
         }
         caption = "Segmentation" + _cut(rows, "results.parquet")
-        return table(caption, tuple(columns), list(zip(*columns.values(), strict=True))[:MOST_ROWS])
+        return table(caption, tuple(columns), list(zip(*columns.values(), strict=True))[:MAX_ROWS])
 
     def _compared(self, level: str) -> Block:
         rows = self._comparisons
@@ -108,20 +108,20 @@ class Segmented:
             f"difference in Dice [{level}]": [_interval(row, "dice_difference", "+.3f") for row in rows],
             f"in HD95, mm [{level}]": [_interval(row, "hd95_mm_difference", "+.1f") for row in rows],
         }
-        caption = "Encoders pair by pair, on the same volumes" + _cut(rows, "comparisons.parquet")
-        return table(caption, tuple(columns), list(zip(*columns.values(), strict=True))[:MOST_ROWS])
+        caption = "Pairwise comparisons of encoders, on the same volumes" + _cut(rows, "comparisons.parquet")
+        return table(caption, tuple(columns), list(zip(*columns.values(), strict=True))[:MAX_ROWS])
 
     def _pictures(self) -> tuple[Picture, ...]:
-        """Of the first encoder: the volume of median Dice of each class, by each head."""
+        """For the first encoder, each class and each head: the volume of median Dice."""
         files = [one for one in self.summary.examples if one.encoder == self.summary.examples[0].encoder]
-        found = [picture for one in files for picture in self._of(one)]
-        return tuple(found[:MOST_PICTURES])
+        pictures = [picture for one in files for picture in self._of(one)]
+        return tuple(pictures[:MAX_PICTURES])
 
     def _of(self, one: ExampleFile) -> list[Picture]:
         try:
             examples = Example.unpacked((self._folder / one.file).read_bytes())
         except FileNotFoundError:
-            raise FmctError(f"{self._folder / one.file}: not there; run `fmct segment` again") from None
+            raise FmctError(f"{self._folder / one.file}: missing; run `fmct segment` again") from None
         return [
             Picture(
                 Markup('<img src="{}" alt="{}">').format(_png(outlined(example)), _caption(one, example)),
@@ -133,15 +133,13 @@ class Segmented:
 
 def _caption(one: ExampleFile, example: Example) -> str:
     return (
-        f"{example.name}, {one.encoder}, {one.head} head: the tested volume of median Dice, in the brain "
+        f"{example.name}, {one.encoder}, {one.head} head: the test volume of median Dice, in the brain "
         "window; truth green, prediction orange and dashed"
     )
 
 
 def _cut(rows: list[dict[str, Any]], file: str) -> str:
-    return (
-        f"; the first {MOST_ROWS:,} of {len(rows):,} rows, all are in {file}" if len(rows) > MOST_ROWS else ""
-    )
+    return f"; first {MAX_ROWS:,} of {len(rows):,} rows, see {file}" if len(rows) > MAX_ROWS else ""
 
 
 def _interval(row: dict[str, Any], name: str, spec: str) -> Cell:
@@ -149,7 +147,7 @@ def _interval(row: dict[str, Any], name: str, spec: str) -> Cell:
 
 
 def outlined(example: Example) -> NDArray[np.uint8]:
-    """The slice at some pixels a voxel, with both masks' outlines: uint8 (H, W, 3)."""
+    """The enlarged slice with the outlines of both masks: uint8 (H, W, 3)."""
     least = min(example.spacing_mm)
     shown = max(size * mm / least for size, mm in zip(example.grey.shape, example.spacing_mm, strict=True))
     times = [max(1, round(PICTURE_PIXELS / shown * mm / least)) for mm in example.spacing_mm]

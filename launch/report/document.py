@@ -1,4 +1,4 @@
-"""What a report says, apart from how it is written: sections of text, tables and pictures."""
+"""The contents of a report, independent of its format: sections of text, tables and pictures."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +14,13 @@ from launch.screen import plain
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows in one place, and what it sorts by."""
+    """A table cell: the displayed text, and the value to sort by."""
 
     text: str
     value: float | str | None = None
-    """Numbers sort by size, texts by alphabet, None last."""
+    """Numbers are sorted by size, text alphabetically, None last."""
     number: bool = False
-    """Set flush right, in figures of one width."""
+    """Whether to align right, with tabular figures."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; a reader may sort them by any column."""
+    """Rows with column headings, sortable by any column on the page."""
 
     caption: str
     columns: tuple[str, ...]
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and their values."""
+    """Names and values."""
 
     caption: str
     rows: tuple[tuple[str, Cell], ...]
@@ -57,7 +57,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Picture:
-    """An inline SVG or an <img> with its data: URI; it is left out of Markdown."""
+    """An inline SVG or an <img> with a data: URI; omitted in Markdown."""
 
     markup: Markup
     caption: str
@@ -65,16 +65,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side where there is room."""
+    """Pictures, side by side if there is room."""
 
     pictures: tuple[Picture, ...]
     wide: bool = False
-    """One a row."""
+    """One per row."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """Text as it is, folded away on a screen."""
+    """Preformatted text, collapsed on the page."""
 
     title: str
     text: str
@@ -85,7 +85,7 @@ Block = Text | Bullets | Table | Facts | Gallery | Code
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and its contents."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -93,7 +93,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The id of its heading."""
+        """The id of the heading."""
         return "".join(c if c.isalnum() else "-" for c in self.title.lower())
 
 
@@ -105,15 +105,15 @@ class Document:
     summary: Facts
     sections: tuple[Section, ...] = field(default=())
     stamp: str = ""
-    """A comment at the end of page and card."""
+    """A comment at the end of the page and the card."""
 
     def html(self) -> str:
-        """One page that asks nothing of any network: style, script and pictures stand in it."""
+        """A self-contained page: style, script and pictures are embedded, nothing is loaded."""
         page = _environment(autoescape=True).get_template("report.html").render(document=self)
-        return plain(f"{page.rstrip()}\n{self.stamp}\n")  # Jinja leaves what turns text round
+        return plain(f"{page.rstrip()}\n{self.stamp}\n")  # Jinja does not escape bidirectional controls
 
     def markdown(self, page: str) -> str:
-        """The same without pictures, which are in the file named `page`."""
+        """The same without pictures, with a link to the file named `page`."""
         environment = _environment(autoescape=False)
         environment.filters |= {"md": escape, "mdrow": row, "fenced": partial(fenced, language="yaml")}
         text = environment.get_template("report.md").render(document=self, page=page)
@@ -121,7 +121,7 @@ class Document:
 
 
 def cell(value: str | int | float | None, spec: str = "") -> Cell:
-    """A value as a cell: whole numbers with thousands apart, others by a format `spec`; nothing for None."""
+    """A value as a cell: integers with thousands separators, others by the format `spec`; empty for None."""
     if value is None:
         return Cell("")
     if isinstance(value, str):
@@ -135,12 +135,12 @@ def interval(value: float, low: float, high: float, spec: str = ".3f") -> Cell:
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
-    """A table; every row has a cell for each column."""
+    """A table; every row has one cell per column."""
     return Table(caption, tuple(columns), tuple(tuple(row) for row in rows))
 
 
 def facts(caption: str, values: Mapping[str, Cell | str | int | float | None]) -> Facts:
-    """Names and values, of those that are known."""
+    """Names and values, without those that are None."""
     rows = ((name, v if isinstance(v, Cell) else cell(v)) for name, v in values.items() if v is not None)
     return Facts(caption, tuple(rows))
 

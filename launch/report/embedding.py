@@ -1,4 +1,4 @@
-"""The report's part about where volumes lie to one another: a map of features, and neighbours."""
+"""The report's section on the embedding: a 2D map of features, and the classes of nearest neighbours."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -21,40 +21,40 @@ from fmct_hpc.train.export import load_encoder
 from launch.report.document import Block, Gallery, Picture, Section, Text, cell, table
 from launch.report.figures import COLOURS, DIM, svg, themed
 
-MOST = 1000
-"""Volumes on a map, those of the least keys (a random choice): more would hide one another."""
-LEAST = 20
-"""Fewer make no map."""
+MAX_VOLUMES = 1000
+"""Maximum number of volumes on a map, those with the smallest keys (a random choice); more would overlap."""
+MIN_VOLUMES = 20
+"""Minimum number of volumes for a map."""
 PERPLEXITY = 30.0
-"""scikit-learn's default, of van der Maaten and Hinton 2008's range of 5 to 50; less for few volumes."""
+"""scikit-learn's default, in the range 5 to 50 of van der Maaten and Hinton 2008; lower for few volumes."""
 COMPONENTS = 50
 """PCA before t-SNE to suppress noise (van der Maaten and Hinton 2008, section 4.1: 30)."""
 NEIGHBOURS = 10
 PROPERTIES = {"scanner": "scanner", "kernel_class": "kernel"}
-"""Columns of the manifest that volumes are coloured by, and what they are called."""
+"""Columns of the manifest that volumes are coloured by, with their names in the report."""
 MARKERS = "os^DvPX*"
-"""One for each colour, for those who do not see colours."""
+"""One per colour, for colour-blind readers."""
 
 
 @dataclass(frozen=True)
 class Colouring:
-    """A class for each volume of the map."""
+    """The class of each volume on the map."""
 
     name: str
     classes: NDArray[np.str_]
-    """(N,); "" where it is not known."""
+    """(N,); "" if unknown."""
 
 
 def embedding(
     store: FeatureStore, exported: Path | None, volumes: pa.Table | None, labels: LabelTable | None
 ) -> Section:
-    """A map for each property of `volumes` (the manifest) and each label, and how alike neighbours are.
+    """A map for each property of `volumes` (the manifest) and each label, and the classes of neighbours.
 
-    exported: the run's encoder.safetensors; features of any other are called so.
+    exported: the run's encoder.safetensors; features of another encoder get a warning.
     """
-    chosen = np.argsort(store.keys)[:MOST]
-    if len(chosen) < LEAST:
-        few = f"Left out: {len(chosen)} volumes have features, and {LEAST} make a map."
+    chosen = np.argsort(store.keys)[:MAX_VOLUMES]
+    if len(chosen) < MIN_VOLUMES:
+        few = f"Left out: {len(chosen)} volumes have features, a map needs {MIN_VOLUMES}."
         return Section("Embedding", (Text(few),))
     vectors = store.vectors()[chosen].astype(np.float64)
     vectors -= vectors.mean(axis=0)
@@ -66,24 +66,24 @@ def embedding(
     count = f"{len(chosen):,}" + (f" of {len(store):,}" if len(chosen) < len(store) else "")
     blocks: list[Block] = [
         Text(
-            f"Features of encoder {store.info.name}, last layer, of {count} volumes, placed by t-SNE: near "
-            "points are alike, but distances between groups, and their sizes, mean little. A map that falls "
-            "apart by scanner shows features of the scanner."
+            f"t-SNE of the features of encoder {store.info.name}, last layer, of {count} volumes: nearby "
+            "points are similar, but distances between clusters, and their sizes, mean little. Clusters by "
+            "scanner mean that the features encode the scanner."
         ),
         Gallery(pictures),
     ]
     if exported and OurEncoder(*load_encoder(exported)).digest != store.info.encoder_digest:
-        blocks.insert(0, Text("These are not the features of the run's encoder at its end.", warning=True))
-    rows = [row for one in colourings for row in _alike(vectors, store.patient_keys[chosen], one)]
+        blocks.insert(0, Text("These features are not those of the run's final encoder.", warning=True))
+    rows = [row for one in colourings for row in _neighbours(vectors, store.patient_keys[chosen], one)]
     if rows:
-        of_whom = f"the {NEIGHBOURS} nearest volumes of other patients by cosine"
-        columns = ("by", "class", "volumes", "of the same class", "by chance")
-        blocks.append(table(f"Of {of_whom}, how many are of the same class", columns, rows))
+        caption = f"Share of the {NEIGHBOURS} nearest volumes of other patients (cosine) with the same class"
+        columns = ("by", "class", "volumes", "same class", "expected by chance")
+        blocks.append(table(caption, columns, rows))
     return Section("Embedding", tuple(blocks))
 
 
 def _places(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Two coordinates for each of (N, width) vectors; the same vectors, the same places."""
+    """Two coordinates for each of (N, width) vectors; deterministic."""
     count, width = vectors.shape
     fewer = PCA(min(COMPONENTS, count, width), random_state=0).fit_transform(vectors)
     perplexity = min(PERPLEXITY, (count - 1) / 3)
@@ -96,32 +96,32 @@ def _properties(keys: NDArray[np.str_], volumes: pa.Table | None) -> list[Colour
         return []
     place = {key: row for row, key in enumerate(volumes["key"].to_pylist())}
     rows = [place.get(key, -1) for key in keys.tolist()]
-    found = []
+    colourings = []
     for column, name in PROPERTIES.items():
         values = volumes[column].to_pylist()
         classes = np.array([values[row] if row >= 0 else "" for row in rows])
         if len(set(classes) - {""}) > 1:
-            found.append(Colouring(name, classes))
-    return found
+            colourings.append(Colouring(name, classes))
+    return colourings
 
 
 def _labels(study_keys: NDArray[np.str_], labels: LabelTable | None) -> list[Colouring]:
     if labels is None:
         return []
     joined = labels.join(study_keys)
-    found = []
+    colourings = []
     for column, task in enumerate(labels.tasks):
         classes = np.full(len(study_keys), "", dtype="<U3")
         classes[joined.rows] = [
             "" if np.isnan(value) else "yes" if value else "no" for value in joined.values[:, column]
         ]
         if len(set(classes) - {""}) > 1:
-            found.append(Colouring(task, classes))
-    return found
+            colourings.append(Colouring(task, classes))
+    return colourings
 
 
-def _alike(vectors: NDArray[np.float64], patients: NDArray[np.str_], one: Colouring) -> list[tuple]:
-    """A row a class: how often a volume's neighbours share it, and how often any two volumes would."""
+def _neighbours(vectors: NDArray[np.float64], patients: NDArray[np.str_], one: Colouring) -> list[tuple]:
+    """One row per class: how often a volume's neighbours share it, and how often any two volumes do."""
     known = np.flatnonzero(one.classes != "")
     classes, owners = one.classes[known], patients[known]
     if len(set(classes)) < 2 or len(set(owners)) < 2 or len(known) <= NEIGHBOURS:
@@ -154,12 +154,12 @@ def _map(number: int, one: Colouring, places: NDArray[np.float64]) -> Markup:
     with themed():
         figure = Figure(figsize=(4.6, 4.4), layout="constrained")
         axes = figure.subplots()
-        # The rarest come last, on top.
+        # The rarest are drawn last, on top.
         for name, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
             style: Any = {"color": colour, "markersize": size, "markeredgewidth": 0, "alpha": 0.8}
             axes.plot(*places[one.classes == name].T, marker, label=name, **style)
         if rest.any():
-            axes.plot(*places[rest].T, "+", color=DIM, markersize=size, label="other or not known", zorder=1)
+            axes.plot(*places[rest].T, "+", color=DIM, markersize=size, label="other or unknown", zorder=1)
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
         axes.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Figures that read in light, in dark and on paper: SVG in the page's own colours, and small pictures."""
+"""Figures for light, dark and print themes: SVG in the page's colour variables, and compressed pictures."""
 
 import base64
 import io
@@ -15,9 +15,9 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 SERIES = 8
-"""Colours that the page has for lines and points."""
+"""Number of the page's colours for lines and points."""
 PICTURE_PIXELS = 1400
-"""Widest picture of a page; a screen shows no more of it."""
+"""Maximum width of a picture on a page."""
 PICTURE_QUALITY = 85
 
 _VARIABLES = {
@@ -27,7 +27,7 @@ _VARIABLES = {
     "paper": "#040404",
     **{f"c{i}": f"#0500{i:02x}" for i in range(SERIES)},
 }
-"""Matplotlib draws in these, and the page puts its style's variables in their place."""
+"""Placeholder colours for Matplotlib, which are replaced by the page's CSS variables."""
 
 INK, DIM, LINE, PAPER = (_VARIABLES[name] for name in ("ink", "dim", "line", "paper"))
 COLOURS = tuple(_VARIABLES[f"c{i}"] for i in range(SERIES))
@@ -35,13 +35,13 @@ COLOURS = tuple(_VARIABLES[f"c{i}"] for i in range(SERIES))
 
 @contextmanager
 def themed() -> Iterator[None]:
-    """Within it, Matplotlib draws figures for `svg`."""
+    """A context in which Matplotlib draws figures for `svg`."""
     style: Any = {
         "font.size": 10,
         "font.family": "sans-serif",
-        "text.parse_math": False,  # a dollar in a label's name is a dollar
-        "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
-        "svg.hashsalt": "fmct",  # the same figure, the same bytes
+        "text.parse_math": False,  # a dollar in a label's name is literal
+        "svg.fonttype": "none",  # text, not paths: small, searchable, accessible
+        "svg.hashsalt": "fmct",  # deterministic output
         "figure.facecolor": "none",
         "axes.facecolor": "none",
         "savefig.facecolor": "none",
@@ -64,7 +64,7 @@ def themed() -> Iterator[None]:
 
 
 def svg(figure: Figure, name: str, alt: str) -> Markup:
-    """A figure as inline SVG; `name` is unique on the page, `alt` says what it shows."""
+    """A figure as inline SVG; `name` is unique on the page, `alt` is the text alternative."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
@@ -75,7 +75,7 @@ def svg(figure: Figure, name: str, alt: str) -> Markup:
     assert box, "Matplotlib's SVG has a viewBox"
     opening = f'<svg {box[0]} role="img" aria-label="{escape(alt)}">'
     text = opening + text[text.index(">") + 1 :]
-    # Identifiers are a figure's own in Matplotlib, and must be so on a page of many.
+    # Matplotlib's identifiers are unique in a figure only; the prefix makes them unique on the page.
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text).replace("xlink:href", "href")
     for variable, colour in _VARIABLES.items():
@@ -84,7 +84,7 @@ def svg(figure: Figure, name: str, alt: str) -> Markup:
 
 
 def picture(path: Path, alt: str) -> Markup:
-    """A picture file as an <img> that holds it, narrowed and compressed for a page."""
+    """A picture file as an <img> with embedded data, scaled down and compressed for a page."""
     with PIL.Image.open(path) as image:
         small = image.convert("RGB")
     if small.width > PICTURE_PIXELS:

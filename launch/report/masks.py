@@ -1,4 +1,4 @@
-"""Masks of findings in files, by a table that says which volume and label each is of."""
+"""Mask files of findings, listed in a table with the volume and label of each."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,20 +27,20 @@ WANTED = "expected a table of masks with the columns key, task and mask"
 
 @dataclass(frozen=True)
 class Masks:
-    """Files of masks, each on a grid of its own in the patient's frame."""
+    """Mask files, each on its own grid in the patient's frame."""
 
     table: Path
     files: Mapping[tuple[str, str], tuple[int, Path]]
-    """By volume key and label: the table's row, and the file."""
+    """The table's row and the file, by volume key and label."""
 
     @classmethod
     def read(cls, table: Path) -> "Masks":
-        """A CSV or Parquet with the columns key, task and mask, a row a volume and label.
+        """Read a CSV or Parquet table with the columns key, task and mask, one row per volume and label.
 
-        key: as `fmct relevance` and `fmct features` give it; task: a label's column; mask: a NIfTI, NRRD or
-        MetaImage file, whose relative path is from the table's folder.
+        key: as in the output of `fmct relevance` and `fmct features`; task: a label's column; mask: a NIfTI,
+        NRRD or MetaImage file, with a path relative to the table's folder.
 
-        Raises FmctError, naming the row, where a column or file lacks or a row is there twice.
+        Raises FmctError that names the row if a column or file is missing or a row is a duplicate.
         """
         files: dict[tuple[str, str], tuple[int, Path]] = {}
         lines = table_lines(table, WANTED)
@@ -52,7 +52,7 @@ class Masks:
                 raise FmctError(f"{table} row {row}: {len(cells)} cells under {len(header)} columns")
             key, task, mask = (cells[header.index(name)].strip() for name in COLUMNS)
             if (key, task) in files:
-                raise FmctError(f"{table} row {row}: key {key} and task {task} are in an earlier row too")
+                raise FmctError(f"{table} row {row}: key {key} and task {task} are already in an earlier row")
             files[key, task] = row, table.parent / mask
             if not files[key, task][1].is_file():
                 raise FmctError(f"{table} row {row}, column mask: no such file")
@@ -61,26 +61,26 @@ class Masks:
         return cls(table, files)
 
     def truth(self, key: str, task: str, grid: PatchGrid) -> Truth | None:
-        """The mask of a volume beside its patches; None where the table has none.
+        """The mask of a volume on its patch grid; None if the table has none.
 
-        Raises FmctError, naming the row, for a file that cannot be read, says no place, or marks nothing.
+        Raises FmctError that names the row if the file is unreadable, has no position, or is empty.
         """
         if (key, task) not in self.files:
             return None
         row, file = self.files[key, task]
         try:
-            points, voxel_mm3 = _marked(file)
+            points, voxel_mm3 = _mask_points(file)
         except Rejection as rejection:
             raise FmctError(f"{self.table} row {row}, column mask: {rejection}") from None
         if not len(points):
-            raise FmctError(f"{self.table} row {row}, column mask: marks nothing; leave the row out")
+            raise FmctError(f"{self.table} row {row}, column mask: the mask is empty; remove the row")
         return Truth.of(points, voxel_mm3, grid)
 
 
 def write_masks(masks: Iterable[VolumeMask], out: Path) -> int:
-    """Write masks as NIfTI with their table, `out`/masks.csv, last; returns how many.
+    """Write masks as NIfTI files and then their table, `out`/masks.csv; returns their number.
 
-    Raises FmctError where `out` takes no files.
+    Raises FmctError if `out` is not writable.
     """
     require_folder(out)
     lines = [",".join(COLUMNS)]
@@ -93,11 +93,11 @@ def write_masks(masks: Iterable[VolumeMask], out: Path) -> int:
     return len(lines) - 1
 
 
-def _marked(file: Path) -> tuple[NDArray[np.float64], float]:
-    """Centres of the voxels above one half, LPS mm (M, 3), and the volume of one, mm³."""
+def _mask_points(file: Path) -> tuple[NDArray[np.float64], float]:
+    """Centres of the voxels above one half, LPS mm (M, 3), and the volume of a voxel, mm³."""
     volume = open_volume(file)
     if volume.affine is None:
-        raise FmctError(f"{file}: a format that does not say how it lies in the patient; give NIfTI")
+        raise FmctError(f"{file}: this format has no position in the patient; use NIfTI")
     marked = np.stack([volume.read(number) > 0.5 for number in range(volume.shape[0])])
     points = np.argwhere(marked) @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     return points, float(abs(np.linalg.det(volume.affine[:3, :3])))

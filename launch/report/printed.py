@@ -1,4 +1,4 @@
-"""A sweep's results as a table in the terminal, with the reasons of what has no figures."""
+"""A sweep's results as a table on the terminal, with the reasons for missing figures."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,25 +6,25 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from launch.report.results import KindResult, Result, labels, of_kinds, together
+from launch.report.results import KindResult, Result, averaged, labels, of_kinds
 
-MOST_ROWS = 60
-"""Of the table; results.parquet has all."""
+MAX_ROWS = 60
+"""Maximum number of rows; results.parquet has all."""
 OF_KINDS = ("task", "kind", "encoder", "method", "features", "labels", "tested", "n", "figure", "value")
 HEADER = ("task", "encoder", "method", "features", "labels", "tested", "n", "pos", "AUC", "balanced accuracy")
 
 
 def printed(out: Path) -> str:
-    """The table of `out`/results.parquet, seeds taken together, and a line for each reason."""
+    """The table of `out`/results.parquet, averaged over seeds, and one line per reason."""
     rows = pq.read_table(out / "results.parquet").to_pylist()
-    found = together(rows)
-    lines = _aligned([HEADER, *map(_cells, found[:MOST_ROWS])]) if found else []
-    if len(found) > MOST_ROWS:
-        lines.append(f"... and {len(found) - MOST_ROWS} more in {out / 'results.parquet'}")
+    results = averaged(rows)
+    lines = _aligned([HEADER, *map(_cells, results[:MAX_ROWS])]) if results else []
+    if len(results) > MAX_ROWS:
+        lines.append(f"... and {len(results) - MAX_ROWS} more in {out / 'results.parquet'}")
     others = of_kinds(rows)
-    lines += _aligned([OF_KINDS, *map(_of_kind, others[:MOST_ROWS])]) if others else []
-    if len(others) > MOST_ROWS:
-        lines.append(f"... and {len(others) - MOST_ROWS} more in {out / 'results.parquet'}")
+    lines += _aligned([OF_KINDS, *map(_of_kind, others[:MAX_ROWS])]) if others else []
+    if len(others) > MAX_ROWS:
+        lines.append(f"... and {len(others) - MAX_ROWS} more in {out / 'results.parquet'}")
     return "\n".join([*lines, *_reasons(rows)])
 
 

@@ -1,4 +1,4 @@
-"""The report's part about what features are worth: probes with intervals, and encoders pair by pair."""
+"""The report's section on probes: results with intervals, and pairwise comparisons of encoders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,21 +15,21 @@ from launch.report.document import Block, Bullets, Cell, Gallery, Section, Table
 from launch.report.probe_figures import efficiency, forest, reliability
 from launch.report.results import (
     Result,
+    averaged,
     features,
     labels,
     of_kinds,
     sides,
     split_in_words,
-    together,
     with_most_labels,
 )
 from shards.errors import FmctError
 from shards.newer import unread
 
-MOST_ROWS = 500
-"""Of a table on the page; the rest is in the Parquet file that it says."""
+MAX_ROWS = 500
+"""Maximum number of rows of a table on the page; its caption names the Parquet file with all of them."""
 
-MAY_BE_SAID_ONCE = (
+COLLAPSIBLE = (
     "method",
     "features",
     "labels",
@@ -50,25 +50,25 @@ TESTS = {"delong": "DeLong", "bootstrap": "bootstrap of the difference"}
 
 
 class Probes:
-    """What `fmct probe` or `fmct sweep` left in its output folder, finished or not."""
+    """The output folder of `fmct probe` or `fmct sweep`, finished or not."""
 
     def __init__(self, folder: Path) -> None:
-        """Read it; raises FmctError where it is not there or of another version."""
+        """Read it; raises FmctError if it is missing or of another version."""
         try:
             self.summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
             rows = pq.read_table(folder / "results.parquet").to_pylist()
             self._comparisons = pq.read_table(folder / "comparisons.parquet").to_pylist()
         except FileNotFoundError as error:
             what = "`fmct probe` and `fmct sweep` write it"
-            raise FmctError(f"{error.filename}: not there; {what} when they have finished") from None
+            raise FmctError(f"{error.filename}: missing; {what} at the end") from None
         except (ValidationError, pa.ArrowInvalid) as error:
             raise unread(folder, error, "damaged, or written by another version; probe again") from None
-        found = together(rows)
-        places = list(dict.fromkeys(result.place for result in found))
-        self.results = sorted(found, key=lambda result: places.index(result.place))
-        """Encoders side by side."""
+        results = averaged(rows)
+        places = list(dict.fromkeys(result.place for result in results))
+        self.results = sorted(results, key=lambda result: places.index(result.place))
+        """Ordered so that results of different encoders are adjacent."""
         self.of_kinds = of_kinds(rows)
-        """Figures of labels that are not binary."""
+        """Figures of non-binary labels."""
         self._refused = list(dict.fromkeys((r["task"], labels(r), r["reason"]) for r in rows if r["reason"]))
         of_a_run = folder / "results.json"
         self.encoder_digest: str | None = None
@@ -79,24 +79,24 @@ class Probes:
                 raise unread(of_a_run, error, "damaged, or written by another version; probe again") from None
         store = folder / "features" / self.summary.leakage[0].encoder
         self.features = store if store.is_dir() else None
-        """The first encoder's feature store, where it lies beside the results."""
+        """The first encoder's feature store, if it is in the same folder."""
 
     @property
     def _level(self) -> str:
         return f"{self.summary.confidence:.0%}"
 
     def section(self) -> Section:
-        """Tables and figures of the results, the comparisons, and what could not be probed."""
+        """Tables and figures of the results, the comparisons, and reasons for missing results."""
         done = self.summary
         blocks: list[Block] = []
         if done.done < done.units:
-            unfinished = f"The sweep is not finished: {done.done} of {done.units} units are done."
+            unfinished = f"The sweep is unfinished: {done.done} of {done.units} units are done."
             blocks.append(Text(unfinished, warning=True))
         blocks += [
             Text(
-                "Every figure is of volumes whose patients the classifier never saw. Intervals of "
-                f"{self._level} are percentile bootstraps over patients; of several seeds, values and ends "
-                "of intervals are means."
+                "All figures are computed on patients that the classifier was not trained on. The "
+                f"{self._level} intervals are percentile bootstraps over patients. With several seeds, "
+                "values and interval limits are means over seeds."
             ),
             Bullets(tuple(f"{leakage}."[0].upper() + f"{leakage}."[1:] for leakage in done.leakage)),
         ]
@@ -107,7 +107,7 @@ class Probes:
         if self._comparisons:
             blocks.append(self._compared())
         if self._refused:
-            refused = (f"{task}, labels {share}: not probed, {why}." for task, share, why in self._refused)
+            refused = (f"{task}, labels {share}: not probed: {why}." for task, share, why in self._refused)
             blocks.append(Bullets(tuple(refused)))
         return Section("Evaluation", tuple(blocks))
 
@@ -136,22 +136,22 @@ class Probes:
         return varying("Probes", columns, "results.parquet")
 
     def _table_of_kinds(self) -> Table:
-        found = self.of_kinds
+        results = self.of_kinds
         columns: dict[str, list[Cell]] = {
-            "task": [cell(r.task) for r in found],
-            "kind": [cell(r.kind) for r in found],
-            "encoder": [cell(r.encoder) for r in found],
-            "method": [cell(r.method) for r in found],
-            "features": [cell(r.features) for r in found],
-            "labels": [Cell(r.labels, r.n_train, number=True) for r in found],
-            "trained on": [cell(r.n_train) for r in found],
-            "tested on": [cell(r.tested) for r in found],
-            "volumes": [cell(r.n) for r in found],
-            "seeds": [cell(r.seeds) for r in found],
-            "figure": [cell(r.figure) for r in found],
-            f"value [{self._level}]": [interval(*r.value) for r in found],
+            "task": [cell(r.task) for r in results],
+            "kind": [cell(r.kind) for r in results],
+            "encoder": [cell(r.encoder) for r in results],
+            "method": [cell(r.method) for r in results],
+            "features": [cell(r.features) for r in results],
+            "labels": [Cell(r.labels, r.n_train, number=True) for r in results],
+            "trained on": [cell(r.n_train) for r in results],
+            "tested on": [cell(r.tested) for r in results],
+            "volumes": [cell(r.n) for r in results],
+            "seeds": [cell(r.seeds) for r in results],
+            "figure": [cell(r.figure) for r in results],
+            f"value [{self._level}]": [interval(*r.value) for r in results],
         }
-        return varying("Classes, grades, values and times to an event", columns, "results.parquet")
+        return varying("Classes, grades, values and times to event", columns, "results.parquet")
 
     def _compared(self) -> Table:
         rows = self._comparisons
@@ -170,7 +170,9 @@ class Probes:
             "p": [cell(row["p"], ".2g") for row in rows],
             "p, corrected": [cell(row["p_holm"], ".2g") for row in rows],
         }
-        caption = "Encoders pair by pair, on the same volumes (corrected by Holm over tasks and pairs)"
+        caption = (
+            "Pairwise comparisons of encoders, on the same volumes (Holm-corrected over tasks and pairs)"
+        )
         return varying(caption, columns, "comparisons.parquet")
 
     def _figures(self) -> list[Block]:
@@ -183,7 +185,7 @@ class Probes:
         ]
 
     def headline(self) -> dict[str, Cell]:
-        """The first method's AUC, mean over tasks, of each of the first encoders."""
+        """The first method's AUC, averaged over tasks, of up to three encoders."""
         best = with_most_labels(self.results)
         if not best:
             return {}
@@ -195,8 +197,8 @@ class Probes:
         return {f"mean AUC, {best[0].method}, {name}": cell(v, ".3f") for name, v in list(means.items())[:3]}
 
     def limits(self) -> list[str]:
-        """What these results cannot show, in sentences."""
-        said = []
+        """The limits of these results, as sentences."""
+        sentences = []
         for pair in dict.fromkeys(sides(row) for row in self._comparisons):
             rows = [row for row in self._comparisons if sides(row) == pair]
             above = [row for row in rows if row["difference_low"] > 0]
@@ -205,18 +207,17 @@ class Probes:
             better += [row for row in below if not _more_is_better(row)]
             worse = [row for row in above + below if row not in better]
             sure = [row for row in better if row["p_holm"] < 1 - self.summary.confidence]
-            said.append(
-                f"Encoder {pair[0]} against {pair[1]}: of {len(rows):,} comparisons better in "
-                f"{len(better):,} ({len(sure):,} after correction for their number), worse in "
-                f"{len(worse):,}, and not told apart in the rest."
+            sentences.append(
+                f"Encoder {pair[0]} vs {pair[1]}: better in {len(better):,} of {len(rows):,} comparisons "
+                f"({len(sure):,} after correction for multiple testing), worse in {len(worse):,}; the "
+                "interval includes 0 in the others."
             )
-        said += [
-            f"Of encoder {leakage.encoder}, patients that it is tested on were seen, without labels, in "
-            "pretraining."
+        sentences += [
+            f"Pretraining of encoder {leakage.encoder} included some of the test patients, without labels."
             for leakage in self.summary.leakage
             if leakage.pretrained
         ]
-        return said
+        return sentences
 
 
 def _more_is_better(row: Mapping[str, Any]) -> bool:
@@ -234,16 +235,16 @@ def _signed(row: Mapping[str, Any]) -> Cell:
 
 
 def varying(caption: str, columns: dict[str, list[Cell]], file: str) -> Table:
-    """A table without columns of `MAY_BE_SAID_ONCE` that are the same in all rows; its caption has them."""
+    """A table in which columns of `COLLAPSIBLE` with one value for all rows are moved to the caption."""
     same = {
         name: cells[0].text
         for name, cells in columns.items()
-        if name in MAY_BE_SAID_ONCE and len({one.text for one in cells}) == 1
+        if name in COLLAPSIBLE and len({one.text for one in cells}) == 1
     }
     shown = {name: cells for name, cells in columns.items() if name not in same}
-    said = ", ".join(f"{name} {text}" for name, text in same.items() if text)
+    common = ", ".join(f"{name} {text}" for name, text in same.items() if text)
     rows = list(zip(*shown.values(), strict=True))
-    caption += f"; in all: {said}" if said else ""
-    if len(rows) > MOST_ROWS:
-        caption += f"; the first {MOST_ROWS:,} of {len(rows):,} rows, all are in {file}"
-    return table(caption, tuple(shown), rows[:MOST_ROWS])
+    caption += f"; all rows: {common}" if common else ""
+    if len(rows) > MAX_ROWS:
+        caption += f"; first {MAX_ROWS:,} of {len(rows):,} rows, see {file}"
+    return table(caption, tuple(shown), rows[:MAX_ROWS])

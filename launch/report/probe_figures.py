@@ -1,4 +1,4 @@
-"""Figures of probes: intervals side by side, areas by number of labels, reliability."""
+"""Figures of probes: forest plot of AUC, AUC by number of labels, reliability diagrams."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ MOST_INTERVALS = 60
 MOST_PANELS = 9
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
-"""Encoders are told apart by marker and line too, for those who do not see colours."""
+"""Encoders also differ by marker and line style, for colour-blind readers."""
 
 
 def forest(results: Sequence[Result], level: str, name: str = "areas") -> Picture:
-    """Every result's area with its interval, those of one place together; `name` is unique on the page."""
+    """A forest plot of every result's AUC, grouped by place; `name` is unique on the page."""
     styles = _styles(results)
     names = _names(results)
     place = list(names).index
@@ -35,23 +35,23 @@ def forest(results: Sequence[Result], level: str, name: str = "areas") -> Pictur
         axes.set_yticks(range(len(ordered)), [f"{names[r.place]} · {r.encoder}" for r in ordered])
         lowest = min(0.5, *(result.auc[1] for result in ordered))
         axes.set(xlabel="AUC", xlim=(max(0.0, lowest - 0.02), 1), ylim=(-0.6, len(ordered) - 0.4))
-        drawn = svg(figure, name, "Areas under the curve with their intervals, as in the table above")
+        drawn = svg(figure, name, "AUC with intervals, as in the table above")
     some = f", {MOST_INTERVALS} of {len(results)}" if len(results) > MOST_INTERVALS else ""
-    return Picture(drawn, f"Areas under the ROC curve with {level} intervals{some}; dotted: chance.")
+    return Picture(drawn, f"Area under the ROC curve with {level} intervals{some}; dotted: chance.")
 
 
 def efficiency(results: Sequence[Result], name: str = "labels") -> tuple[Picture, ...]:
-    """Area by number of training volumes, a panel a place; none where there is one number only.
+    """AUC by number of training volumes, one panel per place; none if all have the same number.
 
     name: unique on the page.
     """
     styles = _styles(results)
     pictures: list[Picture] = []
-    for place, said in _names(results).items():
+    for place, text in _names(results).items():
         here = [result for result in results if result.place == place]
         if len({result.n_train for result in here}) < 2 or len(pictures) == MOST_PANELS:
             continue
-        title = f"AUC by labelled volumes: {said}"
+        title = f"AUC by labelled volumes: {text}"
         with themed():
             figure = Figure(figsize=(4.6, 3.0), layout="constrained")
             axes = figure.subplots()
@@ -71,7 +71,7 @@ def efficiency(results: Sequence[Result], name: str = "labels") -> tuple[Picture
 
 
 def reliability(results: Sequence[Result]) -> tuple[Picture, ...]:
-    """What is predicted against what is observed, a panel a place, of calibrated methods."""
+    """Reliability diagrams of calibrated methods, one panel per place."""
     styles = _styles(results)
     pictures: list[Picture] = []
     for place, name in list(_names(results).items())[:MOST_PANELS]:
@@ -89,14 +89,14 @@ def reliability(results: Sequence[Result]) -> tuple[Picture, ...]:
 
 
 def _names(results: Sequence[Result]) -> dict[tuple[str, ...], str]:
-    """Places in the order of the results, named by what is not the same in all of them."""
+    """Places in the order of the results, named by the attributes that differ between them."""
     places = list(dict.fromkeys(result.place for result in results))
     varying = [number for number, values in enumerate(zip(*places, strict=True)) if len(set(values)) > 1]
     return {place: " · ".join(place[number] for number in varying or [0]) for place in places}
 
 
 def _styles(results: Sequence[Result]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and line of each encoder, the same in every figure."""
+    """Colour, marker and line style of each encoder, the same in every figure."""
     encoders = dict.fromkeys(result.encoder for result in results)
     return {
         name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
@@ -105,6 +105,6 @@ def _styles(results: Sequence[Result]) -> dict[str, tuple[str, str, str]]:
 
 
 def _line(style: tuple[str, str, str]) -> Any:
-    """What Matplotlib's `plot` takes of a style."""
+    """A style as arguments of Matplotlib's `plot`."""
     colour, marker, line = style
     return {"color": colour, "linestyle": line, "marker": marker, "markersize": 4}

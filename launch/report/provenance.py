@@ -1,4 +1,4 @@
-"""The report's part that says which bytes it is about: digests, versions, configuration."""
+"""The report's section on provenance: digests, versions, configuration."""
 
 from typing import Any
 
@@ -16,44 +16,47 @@ def provenance(training: Training, data: Data | None, probes: Probes | None) -> 
     checkpoint, encoder, learned = training.checkpoint, training.encoder, training.data
     digests: dict[str, str | None] = {
         "encoder.safetensors, SHA-256": training.encoder_digest,
-        "encoder's step": f"{encoder.step:,}" if encoder else None,
-        "encoder's origin": encoder.origin if encoder else None,
-        "encoder's code version": encoder.code_version if encoder else None,
+        "encoder, step": f"{encoder.step:,}" if encoder else None,
+        "encoder, origin": encoder.origin if encoder else None,
+        "encoder, code version": encoder.code_version if encoder else None,
     }
     if checkpoint:
-        digests |= {"newest checkpoint, digest": checkpoint.digest, "its step": f"{checkpoint.step:,}"}
+        digests |= {
+            "newest checkpoint, digest": checkpoint.digest,
+            "newest checkpoint, step": f"{checkpoint.step:,}",
+        }
         digests |= {f"version of {name}": version for name, version in checkpoint.versions.items()}
     if learned:
         digests |= {
-            "training volumes, digest of voxels": learned.content_digest,
-            "training volumes, digest of the dataset": learned.dataset_digest,
-            "training volumes, digest of their preprocessing": learned.preprocess_digest,
+            "training volumes, content digest": learned.content_digest,
+            "training volumes, dataset digest": learned.dataset_digest,
+            "training volumes, preprocessing digest": learned.preprocess_digest,
         }
-    blocks: list[Block] = [facts("What this report is about", digests)]
+    blocks: list[Block] = [facts("Digests and versions", digests)]
     if not encoder:
-        blocks.append(Text("The run has exported no encoder yet."))
+        blocks.append(Text("The run has not exported an encoder yet."))
     if not checkpoint:
         blocks.append(Text("The run has no checkpoint yet."))
     if data and learned:
         blocks.append(_same_data(learned, data))
     if probes and probes.encoder_digest not in (None, training.encoder_digest):
-        what = "The probes are not of the run's encoder at its end but of one with SHA-256 "
+        what = "The probes are not of the run's final encoder but of the one with SHA-256 "
         blocks.append(Text(f"{what}{probes.encoder_digest}.", warning=True))
     blocks += _software(training)
     configuration = without_paths(training.config.model_dump(mode="json"))
     recipe = yaml.safe_dump(configuration, sort_keys=False, default_flow_style=None, width=100)
-    return Section("Provenance", (*blocks, Code("Configuration of training, as resolved", recipe)))
+    return Section("Provenance", (*blocks, Code("Resolved training configuration", recipe)))
 
 
 def _software(training: Training) -> list[Block]:
-    """The code that each attempt ran, and the last one's packages."""
+    """The code version of each attempt, and the packages of the last one."""
     if not training.attempts:
         return []
     rows: dict[str, list[str]] = {}
     for attempt in training.attempts:
         software = attempt.software
         commit = software.commit or "none: an installed package"
-        code = f"{software.version}, commit {commit}" + (", with changes" if software.modified else "")
+        code = f"{software.version}, commit {commit}" + (", modified" if software.modified else "")
         rows.setdefault(f"{code}, Python {software.python}", []).append(str(attempt.number))
     codes = facts("Code, by attempt", {", ".join(numbers): code for code, numbers in rows.items()})
     packages = training.attempts[-1].software.packages
@@ -62,23 +65,23 @@ def _software(training: Training) -> list[Block]:
 
 
 def _same_data(learned: DataFacts, data: Data) -> Text:
-    """Whether the data section is about the volumes that the run learned from."""
+    """Whether the data section describes the run's training volumes."""
     if learned.dataset_digest in {dataset.digest for dataset in data.datasets}:
-        return Text("The run was trained on the very dataset that the data section describes.")
+        return Text("The run was trained on the dataset described in the data section.")
     if learned.preprocess_digest in {dataset.config_digest for dataset in data.datasets}:
         return Text(
-            "The run was trained on another dataset than the one that the data section describes, of the "
-            "same preprocessing: a part of it, or more.",
+            "The run was trained on another dataset than the one in the data section, with the same "
+            "preprocessing (for example a subset or superset).",
             warning=True,
         )
     return Text(
-        "The data section describes volumes of another preprocessing than those that the run was trained on.",
+        "The data section describes volumes with another preprocessing than the run's training volumes.",
         warning=True,
     )
 
 
 def without_paths(value: Any) -> Any:
-    """A configuration without what has a slash in it: paths name people, projects and machines."""
+    """A configuration with paths (text with a slash) replaced, since they can name people and machines."""
     if isinstance(value, dict):
         return {key: without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):

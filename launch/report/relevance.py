@@ -1,4 +1,4 @@
-"""`fmct relevance`: maps of where scores come from, as files, as a page, and measured on masks."""
+"""`fmct relevance`: relevance maps of classifier scores, as files and on a page, and evaluated on masks."""
 
 import hashlib
 import re
@@ -27,8 +27,8 @@ from shards.places import require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE, PAGE = "relevance.parquet", "relevance.html"
-PICTURED = 40
-"""Scans on the page: some 100 KB each; the files have all."""
+MAX_SHOWN = 40
+"""Maximum number of scans on the page, about 100 KB each; the files have all."""
 SCHEMA = pa.schema(
     [
         ("path", pa.int32()),
@@ -45,14 +45,14 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Written:
-    """What came of the paths."""
+    """The result for all paths."""
 
     scans: int
     maps: int
     measures: pa.Table | None
-    """Of `Evaluation.table`, where masks were given."""
+    """`Evaluation.table`, if masks were given."""
     refused: tuple[str, ...]
-    """Why a path has no maps, a line each, which names it by its number."""
+    """One line per path without maps: its number and the reason."""
 
 
 def relevance(
@@ -66,24 +66,24 @@ def relevance(
 ) -> Written:
     """Write the maps of all scans at `paths` to the folder `out`, with a table and a page of the first 40.
 
-    A map is KEY-NUMBER-LABEL-METHOD.nii.gz on the grid of the scan's preprocessed volume, which lies where
-    the patient lies: each voxel has the value of the patch that it is in, 0 where no patch is encoded.
-    relevance.parquet has a row a map, and one for a path that gave none, with the reason. evaluation:
-    measures each scan that has a mask, into measures.parquet; beside: another classifier of the same labels,
-    whose maps are measured beside. Neither the table nor the page names a patient or a path.
+    A map is KEY-NUMBER-LABEL-METHOD.nii.gz on the grid of the scan's preprocessed volume, in patient
+    coordinates: each voxel has the value of its patch, 0 where no patch is encoded.
+    relevance.parquet has one row per map, and one with the reason for each path without maps. evaluation:
+    evaluates each scan that has a mask, into measures.parquet; beside: another classifier of the same labels
+    for comparison. Neither the table nor the page names a patient or a path.
 
-    A study's scans have maps each, of the score of all; one whose series bear two Patient IDs has a row with
-    the reason.
+    Each scan of a study has its own maps of the common score; a study whose series have two Patient IDs has a
+    row with the reason.
 
-    Raises FmctError where `out` takes no files or holds maps of another classifier or of other scans, where
-    `beside` has other preprocessing or samples or lacks a label, and where no scan has a mask.
+    Raises FmctError if `out` is not writable or holds maps of another classifier or of other scans, if
+    `beside` has another preprocessing or sample or lacks a label, and if no scan has a mask.
     """
     require_folder(out)
     if beside is not None and beside.reads.preprocess_digest != explainer.reads.preprocess_digest:
-        raise FmctError("--beside: its encoder was trained on volumes of another preprocessing")
+        raise FmctError("--beside: its encoder was trained with another preprocessing")
     if beside is not None and beside.sample != explainer.sample:
         raise FmctError(
-            f"--beside: is a classifier of another sample ({beside.sample}), the first of {explainer.sample}"
+            f"--beside: its sample is {beside.sample}, that of the first classifier {explainer.sample}"
         )
     sources = {
         "classifier": Origin.of(None, _digest(explainer)),
@@ -105,13 +105,13 @@ def relevance(
                         rows.append({"path": number, "key": sample[0].key, "reason": SEVERAL_PATIENTS})
                         continue
                     others = beside.of_sample(sample) if beside and evaluation else [None] * len(sample)
-                    for found, other in zip(explainer.of_sample(sample), others, strict=True):
+                    for maps, other in zip(explainer.of_sample(sample), others, strict=True):
                         scans += 1
-                        rows += [{"path": number, **row} for row in _write(found, out)]
-                        if len(sections) < PICTURED:
-                            sections.append(scan_section(found))
+                        rows += [{"path": number, **row} for row in _write(maps, out)]
+                        if len(sections) < MAX_SHOWN:
+                            sections.append(scan_section(maps))
                         if evaluation is not None:
-                            masked += evaluation.add(found, other)
+                            masked += evaluation.add(maps, other)
             except FmctError as error:
                 refused.append(str(error))
                 rows.append({"path": number, "reason": str(error)})
@@ -122,7 +122,9 @@ def relevance(
         measures = None
         if evaluation is not None:
             if not masked:
-                raise FmctError("\n".join(["no scan has a mask in the table of --masks", *refused]))
+                raise FmctError(
+                    "\n".join(["the table of --masks has no mask for any of the scans", *refused])
+                )
             measures = evaluation.table()
             _write_table(measures, out / MEASURES)
             sections.insert(0, figures_section(measures))
@@ -130,7 +132,7 @@ def relevance(
             summary = facts(
                 "Maps", {"scans": scans, "maps": len(rows) - len(refused), "refused": len(refused)}
             )
-            write_text(out / PAGE, Document("Where scores come from", summary, tuple(sections)).html())
+            write_text(out / PAGE, Document("Relevance maps", summary, tuple(sections)).html())
     return Written(scans, len(rows) - len(refused), measures, tuple(refused))
 
 
@@ -140,30 +142,30 @@ def _digest(explainer: Explainer) -> str:
     return hashlib.sha256(explainer.classifier.record.model_dump_json().encode()).hexdigest()
 
 
-def _write(found: ScanMaps, out: Path) -> list[dict[str, Any]]:
+def _write(maps: ScanMaps, out: Path) -> list[dict[str, Any]]:
     """Write a scan's maps; returns their rows."""
-    scan, rows = found.scan, []
+    scan, rows = maps.scan, []
     of_scan = {name: getattr(scan, name) for name in ("key", "study_key", "patient_key", "role")}
-    tasks = list(dict.fromkeys(task for task, _ in found.maps))
-    for (task, method), values in found.maps.items():
-        word = re.sub(r"[^A-Za-z0-9_]", "_", task)[:60]  # the number tells apart what this makes equal
+    tasks = list(dict.fromkeys(task for task, _ in maps.maps))
+    for (task, method), values in maps.maps.items():
+        word = re.sub(r"[^A-Za-z0-9_]", "_", task)[:60]  # the number keeps names unique
         name = f"{scan.key}-{tasks.index(task)}-{word}-{method}.nii.gz"
-        voxels = found.grid.on_volume(values, scan.voxels.shape)
+        voxels = maps.grid.on_volume(values, scan.voxels.shape)
         write_bytes(inside(out, name), nifti_bytes(voxels, scan.affine))
-        answer = found.answers[task]._asdict() if task in found.answers else {}
+        answer = maps.answers[task]._asdict() if task in maps.answers else {}
         rows.append({**of_scan, "task": task, "method": method, "file": name, **answer})
     return rows
 
 
 def _require_all(rows: list[dict[str, Any]], out: Path, refused: list[str]) -> None:
-    """Raise FmctError where the table there has maps that the new one would not have."""
+    """Raise FmctError if the existing table has maps that the new one would lack."""
     if not (out / TABLE).exists():
         return
     before = pq.read_table(out / TABLE, columns=["file"])["file"].drop_null().to_pylist()
     lost = set(before) - {row.get("file") for row in rows}
     if lost:
-        held = f"{out}: holds {len(lost)} maps that are not asked for now; name another folder"
-        raise FmctError("\n".join([held, *refused]))
+        message = f"{out}: contains {len(lost)} maps that were not requested now; use another folder"
+        raise FmctError("\n".join([message, *refused]))
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

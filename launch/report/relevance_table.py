@@ -1,4 +1,4 @@
-"""What `fmct relevance --masks` measured, on a page and on the screen."""
+"""The evaluation of `fmct relevance --masks`, for the page and the screen."""
 
 from pathlib import Path
 from typing import Any
@@ -11,39 +11,41 @@ from shards.errors import FmctError
 
 MEASURES = "measures.parquet"
 _MAPS = {
-    "classifier": "the classifier's",
-    "beside": "the other classifier's",
+    "classifier": "classifier",
+    "beside": "other classifier",
     "random": "random",
     "tissue": "tissue",
-    "centre": "the middle",
-    "greatest": "the best possible",
+    "centre": "centre",
+    "greatest": "best possible",
 }
 
 
 def read_measures(folder: Path) -> pa.Table:
-    """Of an output folder of `fmct relevance --masks`; raises FmctError where there are none."""
+    """The measures in an output folder of `fmct relevance --masks`; raises FmctError if it has none."""
     if not (folder / MEASURES).is_file():
-        raise FmctError(f"{folder}: holds no {MEASURES}; `fmct relevance --masks` writes it")
+        raise FmctError(f"{folder}: no {MEASURES}; `fmct relevance --masks` writes it")
     return pq.read_table(folder / MEASURES)
 
 
 def figures_section(measures: pa.Table) -> Section:
-    """A table of all rows, and what they mean."""
+    """A table of all rows, with an explanation."""
     rows = measures.to_pylist()
     tolerance = f"{rows[0]['tolerance_mm']:g}" if rows else "0"
     note = (
-        "Share: the part of a map's positive values that lies within the true mask. Pointed: in how many "
-        f"volumes the middle of the greatest patch lies within {tolerance} mm of it. Beside the classifier's "
-        "own maps stand those that know nothing of it, with the classifier's gain over them; the best "
-        "possible is all relevance in the one patch that the mask fills most. Intervals are of 95 % over "
+        "Share: the fraction of a map's positive values within the true mask. Pointed: the fraction of "
+        f"volumes in which the centre of the highest patch lies within {tolerance} mm of the mask. Baseline "
+        "maps do not depend on the classifier; gain is the classifier's advantage over them. The best "
+        "possible map has all relevance in the patch that the mask fills most. Intervals are 95 %, over "
         "patients."
     )
-    columns = ("label", "volumes", "method", "map", "share", "gain of share", "pointed", "gain of pointed")
-    return Section("Why", (Text(note), table("Maps against masks", columns, map(_cells, rows))))
+    columns = ("label", "volumes", "method", "map", "share", "share, gain", "pointed", "pointed, gain")
+    return Section(
+        "Relevance maps", (Text(note), table("Maps compared with masks", columns, map(_cells, rows)))
+    )
 
 
 def printed(measures: pa.Table) -> str:
-    """The classifier's rows as lines."""
+    """The rows over all volumes, as lines."""
     lines = []
     for row in measures.to_pylist():
         if row["group"] == "all":

@@ -1,4 +1,4 @@
-"""Results of probes as a report tells them: seeds taken together, budgets and features in words."""
+"""Results of probes for a report: averaged over seeds, with budgets and features as text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ SAMPLES = {"best": "best series of a study", "study": "all series of a study"}
 
 
 @dataclass(frozen=True)
-class Told:
-    """One encoder under one method on one task, seeds taken together."""
+class Averaged:
+    """One encoder, method and task, averaged over seeds."""
 
     encoder: str
     task: str
@@ -26,7 +26,7 @@ class Told:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], **own: Any) -> Self:
-        """Of the rows of all seeds, with what a subclass has of its own."""
+        """From the rows of all seeds; `own` are the fields of a subclass."""
         first = rows[0]
         return cls(
             encoder=first["encoder"],
@@ -43,50 +43,50 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Result(Told):
-    """Of a binary label: the mean over seeds of values and of interval ends."""
+class Result(Averaged):
+    """The result of a binary label: means over seeds of values and of interval limits."""
 
     positives: int
     auc: tuple[float, float, float]
     spread: tuple[float, float] | None
-    """Least and greatest AUC of the seeds; None of a single one."""
+    """Lowest and highest AUC of the seeds; None with one seed."""
     auprc: float
     auprc_ends: tuple[float, float]
-    """Of its interval; NaN where a seed has none."""
+    """Limits of its interval; NaN if a seed has none."""
     balanced_accuracy: float
-    """NaN where a seed has none."""
+    """NaN if a seed has none."""
     threshold_reason: str | None
-    """Why there is no threshold to take it at, by code (fmct_hpc.probe.reasons)."""
+    """Why there is no threshold for it, as a code (fmct_hpc.probe.reasons)."""
     ece: float
     brier: float
     reliability: tuple[list[float], list[float]]
-    """Predicted and observed shares of positives, bin by bin, of the first seed."""
+    """Predicted and observed shares of positives per bin, of the first seed."""
 
     @property
     def place(self) -> tuple[str, ...]:
-        """All but the encoder and the number of labels."""
+        """What identifies a result apart from the encoder and the label budget."""
         return self.task, self.method, self.features, self.tested
 
 
 def split_in_words(split: str) -> str:
-    """What a test set of a sweep's tables is, in words."""
+    """The name of a test set in a sweep's tables, as text."""
     kind, _, name = split.partition(":")
-    said = {"id": "in distribution", "ood": "out of distribution"}.get(kind, kind)
-    return f"{said}: {name}" if name else said
+    text = {"id": "in distribution", "ood": "out of distribution"}.get(kind, kind)
+    return f"{text}: {name}" if name else text
 
 
 def features(row: Mapping[str, Any]) -> str:
-    """Which features a row is about, and of what, where that is the same for both sides of a comparison."""
+    """A row's features as text; with the sample if it is the same on both sides of a comparison."""
     layer = {None: "", -1: "last layer"}.get(row["layer"], f"layer {row['layer']}")
-    found = [part for part in (POOLS.get(row["pool"], ""), layer) if part] or ["all weights"]
+    parts = [part for part in (POOLS.get(row["pool"], ""), layer) if part] or ["all weights"]
     sample = row.get("sample")
     if sample in SAMPLES and row.get("versus_sample") in (None, sample):
-        found.append(SAMPLES[sample])
-    return ", ".join(found)
+        parts.append(SAMPLES[sample])
+    return ", ".join(parts)
 
 
 def sides(row: Mapping[str, Any]) -> tuple[str, str]:
-    """What a comparison compares: encoders, or samples of one encoder."""
+    """The two sides of a comparison: encoders, or samples of one encoder."""
     names = row["encoder"], row["versus"]
     samples = row.get("sample"), row.get("versus_sample")
     if samples[0] == samples[1]:
@@ -98,42 +98,42 @@ def sides(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def labels(row: Mapping[str, Any]) -> str:
-    """How many labels a row's classifiers learnt from."""
+    """A row's label budget as text."""
     return f"{row['shots']} of each class" if row["shots"] is not None else f"{100 * row['fraction']:g} %"
 
 
-def together(rows: Iterable[Mapping[str, Any]]) -> list[Result]:
-    """Rows of results.parquet that have figures, their seeds taken together, in the order of the table."""
+def averaged(rows: Iterable[Mapping[str, Any]]) -> list[Result]:
+    """Rows of results.parquet that have figures, averaged over seeds, in the order of the table."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["reason"] is None and row.get("figures") is None:
             key = (row["encoder"], row["task"], row["method"], features(row), labels(row), row["split"])
             groups.setdefault(key, []).append(row)
-    return [_result(found) for found in groups.values()]
+    return [_result(of_seeds) for of_seeds in groups.values()]
 
 
 @dataclass(frozen=True)
-class KindResult(Told):
-    """A figure of a label that is not binary: the mean over seeds of values and of interval ends."""
+class KindResult(Averaged):
+    """A figure of a non-binary label: means over seeds of values and of interval limits."""
 
     kind: str
     figure: str
-    """With where it is taken."""
+    """Its name, with the time at which it is taken."""
     value: tuple[float, float, float]
 
 
 def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
-    """Rows of results.parquet of labels that are not binary, a result a figure, in the table's order."""
+    """Rows of results.parquet of non-binary labels, one result per figure, in the order of the table."""
     groups: dict[tuple[str, ...], list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for row in rows:
         for figure in row.get("figures") or ():
             key = (row["encoder"], row["task"], row["method"], features(row), labels(row), row["split"])
             groups.setdefault((*key, figure["name"]), []).append((row, figure))
-    found = []
+    results = []
     for of_figure in groups.values():
         row, figure = of_figure[0]
         at = [own["at"] for _, own in of_figure if own["at"] is not None]
-        found.append(
+        results.append(
             KindResult.of(
                 [own for own, _ in of_figure],
                 kind=row["kind"],
@@ -141,12 +141,12 @@ def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
                 value=_means(own for _, own in of_figure),
             )
         )
-    return found
+    return results
 
 
 def _means(figures: Iterable[Mapping[str, Any]]) -> tuple[float, float, float]:
-    told = [(figure["value"], figure["low"], figure["high"]) for figure in figures]
-    value, low, high = np.mean(told, axis=0).tolist()
+    intervals = [(figure["value"], figure["low"], figure["high"]) for figure in figures]
+    value, low, high = np.mean(intervals, axis=0).tolist()
     return value, low, high
 
 
@@ -171,12 +171,12 @@ def _result(rows: list[Mapping[str, Any]]) -> Result:
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    """NaN where a row has none."""
+    """The mean over rows; NaN if a row has no value."""
     return float(np.mean([np.nan if row[name] is None else row[name] for row in rows]))
 
 
 def with_most_labels(results: Iterable[Result]) -> list[Result]:
-    """Of each encoder and place the result that learnt from most volumes."""
+    """For each encoder and place, the result with the most training volumes."""
     most: dict[tuple[str, ...], Result] = {}
     for result in results:
         key = (result.encoder, *result.place)

@@ -1,4 +1,4 @@
-"""The report's part about changed scans: what `fmct robustness` measured, as a table and as curves."""
+"""The report's section on degraded scans: the results of `fmct robustness`, as a table and curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +16,19 @@ from launch.report.probe_figures import LINES, MARKERS
 from launch.report.results import features, split_in_words
 from launch.report.rows import read_rows, without_figures
 
-MOST_CURVES = 8
-"""In one panel: more cannot be told apart."""
+MAX_CURVES = 8
+"""Maximum number per panel: more are indistinguishable."""
 
 Row = dict[str, Any]
 
 
 def robustness_section(folder: Path) -> Section:
-    """Figures over severities; raises FmctError where there is no table."""
+    """Figures by severity; raises FmctError if the table is missing."""
     rows = read_rows(folder / TABLE, SCHEMA, "fmct robustness")
     measured = [row for row in rows if row["reason"] is None]
     note = (
-        "The same classifiers on the same tested volumes, which were given thicker slices, other kernels or "
-        "noise; nothing is fitted anew. Severity 0 is the volumes as they are, and differences are to it, "
+        "The same classifiers on the same test volumes with thicker slices, other kernels or added noise; "
+        "nothing is refitted. Severity 0 is the unchanged volumes; differences are relative to it, "
         "over the same resamples of patients."
     )
     blocks: list[Block] = [Text(note)]
@@ -55,7 +55,7 @@ def _table(rows: Sequence[Row], level: str) -> Block:
         f"value [{level}]": [interval(row["value"], row["low"], row["high"]) for row in rows],
         f"difference [{level}]": [_difference(row) for row in rows],
     }
-    return varying("Changed scans", columns, TABLE)
+    return varying("Degraded scans", columns, TABLE)
 
 
 def _difference(row: Row) -> Cell:
@@ -65,11 +65,11 @@ def _difference(row: Row) -> Cell:
 
 
 def _curves(rows: Sequence[Row], level: str) -> tuple[Picture, ...]:
-    """A panel a change, of the first figure, test set, method and features of the table."""
+    """One panel per change, for the first figure, test set, method and features of the table."""
     first = rows[0]
     same = ("figure", "split", "method", "pool", "layer")
     shown = [row for row in rows if all(row[name] == first[name] for name in same)]
-    curves = list(dict.fromkeys((row["task"], row["encoder"]) for row in shown))[:MOST_CURVES]
+    curves = list(dict.fromkeys((row["task"], row["encoder"]) for row in shown))[:MAX_CURVES]
     encoders = {encoder for _, encoder in curves}
     what = FIGURES.get(first["figure"], first["figure"])
     pictures = []

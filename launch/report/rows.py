@@ -1,4 +1,4 @@
-"""Parquet tables that a report reads: those of this version or an earlier one."""
+"""Reading Parquet tables for a report, of this version or an earlier one."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,9 +12,9 @@ from shards.errors import FmctError, raise_refusal
 
 
 def read_rows(path: Path, schema: pa.Schema, command: str) -> list[dict[str, Any]]:
-    """The rows of a table that `command` wrote, columns of later versions null.
+    """The rows of a table that `command` wrote; columns that it lacks are null.
 
-    Raises FmctError where it is not there, or is no such table.
+    Raises FmctError if the file is missing or is not such a table.
     """
     try:
         table = pq.read_table(path)
@@ -23,13 +23,13 @@ def read_rows(path: Path, schema: pa.Schema, command: str) -> list[dict[str, Any
                 table = table.append_column(column, pa.nulls(table.num_rows, column.type))
         return list(table.select(schema.names).cast(schema).to_pylist())
     except FileNotFoundError:
-        raise FmctError(f"{path}: not there; `{command}` writes it") from None
+        raise FmctError(f"{path}: missing; `{command}` writes it") from None
     except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise_refusal(error, path)
         raise FmctError(f"{path}: damaged, or of another version; run `{command}` again") from None
 
 
 def without_figures(rows: Iterable[Mapping[str, Any]]) -> list[Bullets]:
-    """Tasks that have no figures, each reason once; empty where all have them."""
+    """Tasks without figures, each reason once; empty if all have figures."""
     reasons = dict.fromkeys(f"{row['task']}: {row['reason']}." for row in rows if row["reason"])
     return [Bullets(tuple(reasons))] if reasons else []

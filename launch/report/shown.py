@@ -1,4 +1,4 @@
-"""What a report shows, in a dozen lines for the screen, each computed from the folders that it is about."""
+"""A summary of a report for the screen, in a dozen lines, each computed from the folders it covers."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from shards.errors import FmctError
 from shards.newer import unread
 
 HEAD = "logistic"
-"""The classifier that the verdict is by, whatever the others found: one that is named beforehand."""
+"""The classifier that determines the verdict: fixed in advance, regardless of the others' results."""
 LINE = "{:<10}  {}"
 
 
 def shown(
     run: Path, data: Path | None = None, probe: Path | None = None, unbroken: Path | None = None
 ) -> str:
-    """Data in and rejected, attempts and whether resuming was exact, health, pretrained beside untrained.
+    """Data and rejections, attempts and whether resuming was exact, health, pretrained vs untrained.
 
-    run, data, probe: as of `report`; of a sweep there is no verdict. unbroken: another run folder, of the
-    same training without an interruption, whose losses are compared with those of `run`. Parts that are not
-    given are left out. Raises FmctError where something given is not there.
+    run, data, probe: as for `report`; a sweep has no verdict. unbroken: another run folder, of the
+    same training without interruption, whose losses are compared with those of `run`. Parts that are not
+    given are omitted. Raises FmctError if a given input is missing.
     """
     training = Training(run)
     lines = [
@@ -37,56 +37,56 @@ def shown(
 
 
 def _data(data: Data) -> list[tuple[str, str]]:
-    found = data.summary
-    reasons = sorted(found.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
+    summary = data.summary
+    reasons = sorted(summary.rejected_by_reason.items(), key=lambda item: (-item[1], item[0]))
     refused = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in reasons)
-    into = f"{found.series} series in: {found.volumes} volumes of {found.patients} patients"
-    joined = f", {found.joined_series} joined to another one's" if found.joined_series else ""
+    into = f"{summary.series} series in: {summary.volumes} volumes of {summary.patients} patients"
+    joined = f", {summary.joined_series} series merged into others" if summary.joined_series else ""
     return [
         ("data", into + joined),
-        ("rejected", f"{found.rejected_series} series{': ' if refused else ''}{refused}"),
+        ("rejected", f"{summary.rejected_series} series{': ' if refused else ''}{refused}"),
     ]
 
 
 def _training(training: Training) -> list[tuple[str, str]]:
-    told = [
+    attempts = [
         f"attempt {attempt.number}, steps {attempt.first_step} to {attempt.last_step}: {attempt.cause}"
         for attempt in training.attempts
         if attempt.steps
     ]
     done = f"{training.steps} of {training.config.run.steps} steps"
-    return [("training", "; ".join([done, *told]))]
+    return [("training", "; ".join([done, *attempts]))]
 
 
 def _resume(training: Training, run: Path, unbroken: Path) -> list[tuple[str, str]]:
-    """Whether the steps after the first interruption are those of the run without one."""
+    """Whether the steps after the first interruption equal those of the uninterrupted run."""
     resumed = next((attempt.first_step for attempt in training.attempts[1:]), None)
     if resumed is None:
-        return [("resume", "not shown: the run was never interrupted")]
+        return [("resume", "not tested: the run was never interrupted")]
     try:
         steps = compare(run, unbroken)
     except FmctError as error:
         return [("resume", f"NOT EXACT: {error}")]
     after = steps - resumed + 1
     if after <= 0:
-        return [("resume", f"not shown: {unbroken} ends before step {resumed}, where the run went on")]
-    what = f"{steps} steps equal those of the unbroken run to the last bit"
-    return [("resume", f"exact: {what}, {after} of them after it went on")]
+        return [("resume", f"not tested: {unbroken} ends before step {resumed}, where the run resumed")]
+    what = f"{steps} steps are bit-identical to those of the uninterrupted run"
+    return [("resume", f"exact: {what}, {after} of them after resuming")]
 
 
 def _health(training: Training) -> str:
     lasting = [
         *((alarm.sign, alarm.first, alarm.last) for alarm in training.alarms),
-        *((found.sign.what, found.first, found.last) for found in training.unlearned),
+        *((alarm.sign.what, alarm.first, alarm.last) for alarm in training.unlearned),
     ]
     signs = "; ".join(f"{sign} (steps {first} to {last})" for sign, first, last in lasting)
-    told = signs or "no sign of collapse, none that nothing is learned"
+    text = signs or "no signs of collapse or of not learning"
     looks = [row for row in training.metrics if "retrieval" in row]
     if looks:
         first, last, chance = looks[0]["retrieval"], looks[-1]["retrieval"], looks[-1]["retrieval_chance"]
-        told += f"; volumes recognised by another view: {first:.0%} at first, {last:.0%} at last"
-        told += f" (by chance {chance:.0%})"
-    return told
+        text += f"; volumes recognised by another view: {first:.0%} at first, {last:.0%} at last"
+        text += f" (by chance {chance:.0%})"
+    return text
 
 
 def _features(probe: Path) -> list[tuple[str, str]]:
@@ -100,20 +100,20 @@ def _features(probe: Path) -> list[tuple[str, str]]:
         return []
     width = max(len(task) for task in pairs)
     lines = [
-        ("features" if not number else "", f"{task:<{width}}  {_told(trained, untrained)}")
+        ("features" if not number else "", f"{task:<{width}}  {_gain(trained, untrained)}")
         for number, (task, (trained, untrained)) in enumerate(pairs.items())
     ]
     return [*lines, ("verdict", verdict(result))]
 
 
 def _pairs(rows: list[Row]) -> dict[str, tuple[Row, Row]]:
-    """Of each task the trained and the untrained encoder's row, in distribution."""
-    found = {(row.task, row.encoder): row for row in rows if (row.head, row.split) == (HEAD, "id")}
-    tasks = dict.fromkeys(task for task, _ in found)
-    return {task: (found[task, "trained"], found[task, "untrained"]) for task in tasks}
+    """The trained and the untrained encoder's in-distribution rows, by task."""
+    own = {(row.task, row.encoder): row for row in rows if (row.head, row.split) == (HEAD, "id")}
+    tasks = dict.fromkeys(task for task, _ in own)
+    return {task: (own[task, "trained"], own[task, "untrained"]) for task in tasks}
 
 
-def _told(trained: Row, untrained: Row) -> str:
+def _gain(trained: Row, untrained: Row) -> str:
     areas = (
         f"{name} {value:.3f} [{low:.3f}, {high:.3f}]"
         for name, (value, low, high) in (("pretrained", trained.auc), ("untrained", untrained.auc))
@@ -124,30 +124,30 @@ def _told(trained: Row, untrained: Row) -> str:
 
 
 def _apart(trained: Row, untrained: Row) -> str:
-    """Which of the two intervals lies wholly above the other."""
+    """Whether the trained encoder's interval lies entirely above or below the other."""
     if trained.auc[1] > untrained.auc[2]:
         return "above"
     return "below" if trained.auc[2] < untrained.auc[1] else ""
 
 
 def verdict(result: ProbeResult) -> str:
-    """For which findings the intervals of pretrained and untrained features lie apart, on which patients."""
+    """The findings for which the intervals of pretrained and untrained features do not overlap."""
     pairs = _pairs(result.rows)
     words = {task: _apart(*pair) for task, pair in pairs.items()}
     above, below = ([task for task, word in words.items() if word == wanted] for wanted in ("above", "below"))
     level = f"{result.confidence:.0%} intervals"
     seen = {
-        None: "; nobody knows which of them the pretraining saw",
+        None: "; it is unknown which of them the pretraining saw",
         0: " that the pretraining did not see",
-    }.get(result.pretrained_patients, f", {result.pretrained_patients} of whom the pretraining saw")
+    }.get(result.pretrained_patients, f", of which the pretraining saw {result.pretrained_patients}")
     tested = f"on {result.patients} patients{seen}"
-    told = [
-        f"{side} the untrained model, {level} apart, for {len(tasks)} of {len(pairs)} findings "
+    differences = [
+        f"{side} the untrained model, {level} disjoint, for {len(tasks)} of {len(pairs)} findings "
         f"({', '.join(tasks)})"
         for side, tasks in (("above", above), ("below", below))
         if tasks
     ]
-    if not told:
+    if not differences:
         return f"pretraining shows no gain: {level} overlap for all {len(pairs)} findings, {tested}"
     word = "harms" if below else "helps"
-    return f"pretraining {word}: {'; '.join(told)}, {tested}"
+    return f"pretraining {word}: {'; '.join(differences)}, {tested}"

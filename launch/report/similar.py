@@ -1,4 +1,4 @@
-"""`fmct similar`: the stored volumes that resemble an exam most, as a page of pictures."""
+"""`fmct similar`: the stored volumes most similar to an exam, as a page of pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,11 +34,11 @@ def similar(
 ) -> list[tuple[str, list[Neighbour]]]:
     """Write the page `out`, and return each scan's key with its nearest volumes.
 
-    exam: as `fmct features` takes it. among: a feature store of the dataset `data` by the same encoder.
-    labels: what `fmct labels` wrote, to be shown under each volume. The page holds pictures and keys, and no
-    path or name.
+    exam: an input of `fmct features`. among: a feature store of the dataset `data` by the same encoder.
+    labels: the output of `fmct labels`, shown under each volume. The page contains pictures and keys, but no
+    paths or names.
 
-    Raises FmctError where the store is of another encoder or dataset, and as `read_scans` does.
+    Raises FmctError if the store is of another encoder or dataset, and as `read_scans` does.
     """
     if out.suffix != ".html":
         raise FmctError(f"{out}: give a name that ends in .html")
@@ -56,15 +56,15 @@ def similar(
         features.append(np.concatenate([encoded.cls, encoded.mean]))
         scans.append((scan.key, thumbnail(scan.voxels, scan.spacing_mm)))
     nearest = Searched(store).nearest(np.stack(features), count)  # one pass over the store for all scans
-    found = [(key, own) for (key, _), own in zip(scans, nearest, strict=True)]
+    results = [(key, own) for (key, _), own in zip(scans, nearest, strict=True)]
     sections = [
         _section(key, shown, own, dataset, table) for (key, shown), own in zip(scans, nearest, strict=True)
     ]
     summary = facts(
-        "Search", {"scans": len(found), "searched volumes": len(store), "encoder step": info.step}
+        "Search", {"scans": len(results), "searched volumes": len(store), "encoder step": info.step}
     )
     write_text(out, Document("Similar volumes", summary, tuple(sections)).html())
-    return found
+    return results
 
 
 def _section(
@@ -76,22 +76,22 @@ def _section(
         number = dataset.position(neighbour.key)
         volume = thumbnail(dataset.read(number), dataset.info.spacing_mm)
         same = dataset.record(number).source_digest.startswith(key) or neighbour.key == key
-        said = f"{neighbour.key[:KEY_DIGITS]}, cosine {neighbour.similarity:.3f}"
-        said += ", the same scan" if same else ""
-        pictures.append(_picture(volume, said + _labels(neighbour, table)))
-    note = "Axial, coronal and sagittal slices through the middle, in the brain window; nearest first."
+        caption = f"{neighbour.key[:KEY_DIGITS]}, cosine {neighbour.similarity:.3f}"
+        caption += ", the same scan" if same else ""
+        pictures.append(_picture(volume, caption + _labels(neighbour, table)))
+    note = "Central axial, coronal and sagittal slices, in the brain window; nearest first."
     return Section(f"Scan {key[:KEY_DIGITS]}", (Text(note), Gallery(tuple(pictures), wide=True)))
 
 
 def _labels(neighbour: Neighbour, table: LabelTable | None) -> str:
-    """What the table says of the neighbour's study: the labels that are 1."""
+    """The positive labels of the neighbour's study."""
     if table is None:
         return ""
     known = {
         name: value for name, value in (table.of_study(neighbour.study_key) or {}).items() if value in (0, 1)
     }
     positive = [name for name, value in known.items() if value == 1]
-    return f": {', '.join(positive) or ('no positive label' if known else 'no label known')}"
+    return f": {', '.join(positive) or ('no positive label' if known else 'labels unknown')}"
 
 
 def _picture(pixels: np.ndarray, caption: str) -> Picture:

@@ -1,4 +1,4 @@
-"""Which run a page or card is about, so that a report of another one does not take its place."""
+"""Marking pages and cards with their run, so that a report of another run does not overwrite them."""
 
 import hashlib
 import re
@@ -11,26 +11,26 @@ _STAMP = re.compile(r"<!-- fmct report of run ([0-9a-f]{16}) -->")
 
 
 def run_id(run: Path) -> str:
-    """16 hexadecimal digits that stay a run's own when it goes on, or its folder moves."""
+    """16 hexadecimal digits that identify a run, unchanged when it is resumed or its folder is moved."""
     started = attempts(run)
     if started:
         first = started[0]
-        told = f"{first.began.isoformat()} {sorted(first.hosts)} {first.process}".encode()
+        identity = f"{first.began.isoformat()} {sorted(first.hosts)} {first.process}".encode()
     else:
-        told = (run / "config.json").read_bytes()
-    return hashlib.sha256(told).hexdigest()[:16]
+        identity = (run / "config.json").read_bytes()
+    return hashlib.sha256(identity).hexdigest()[:16]
 
 
 def stamp(run: str) -> str:
-    """What stands at the end of a page, and shows nowhere."""
+    """The invisible comment at the end of a page."""
     return f"<!-- fmct report of run {run} -->"
 
 
 def require_same_run(file: Path, run: str) -> None:
-    """Raise FmctError where `file` is something else than a report of the run `run_id`."""
+    """Raise FmctError if `file` exists and is not a report of the run with this `run_id`."""
     if not file.exists():
         return
-    found = _STAMP.findall(file.read_text(errors="replace"))
-    if found != [run]:
-        what = "the report of another run" if found else "there already, and no report that says of which run"
-        raise FmctError(f"{file}: is {what}; name another file, or move it away")
+    stamps = _STAMP.findall(file.read_text(errors="replace"))
+    if stamps != [run]:
+        what = "is the report of another run" if stamps else "exists and is not the report of a run"
+        raise FmctError(f"{file}: {what}; use another file, or move it")

@@ -1,4 +1,4 @@
-"""The report's part about groups of scans: what `fmct subgroups` left beside a probe's results."""
+"""The report's section on subgroups of scans: the output of `fmct subgroups` in a probe's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ FACTS = {
     "slices": "slices",
     "kvp": "tube voltage, kV",
 }
-"""In words, the facts of acquisition."""
+"""Display names of the acquisition attributes."""
 assert {*NAMED, *BANDS} == set(FACTS)
 
 
 def subgroups_section(folder: Path) -> Section | None:
-    """Groups of acquisition beside all other volumes; None where the folder has no such table.
+    """Acquisition groups compared with all other volumes; None if the folder has no such table.
 
-    A site's own groups (age, sex, a ward) stay in the table: who reads a report may not be who may see them.
+    A site's own groups (age, sex, ward) are left out: readers of a report may not be permitted to see them.
     """
     if not (folder / TABLE).is_file():
         return None
@@ -35,13 +35,13 @@ def subgroups_section(folder: Path) -> Section | None:
     ]
     compared = sum(row["gap"] is not None for row in measured)
     note = (
-        "The predictions above by facts of the scans. The gap is a group's AUC less that of all other "
-        "volumes, over the same resamples of patients. A mean prediction far from the share of positives is "
-        "of a group in which the classifier is too sure or too unsure."
+        "The predictions above, by acquisition. The gap is a group's AUC minus that of all other "
+        "volumes, over the same resamples of patients. If a group's mean prediction differs from its share "
+        "of positives, the classifier is miscalibrated in that group."
     )
     if compared:
-        note += f" Of {compared:,} groups {len(apart):,} lie apart by their interval; of so many some do "
-        note += "by chance."
+        note += f" For {len(apart):,} of {compared:,} groups the interval of the gap excludes 0; with many "
+        note += "groups, some do so by chance."
     blocks: list[Block] = [Text(note)]
     if measured:
         columns: dict[str, list[Cell]] = {
@@ -59,13 +59,17 @@ def subgroups_section(folder: Path) -> Section | None:
             "positive": [cell(row["positives"] / row["n"], ".3f") for row in measured],
             "mean prediction": [cell(row["predicted"], ".3f") for row in measured],
         }
-        blocks.append(varying("Groups of scans", columns, TABLE))
+        blocks.append(varying("Subgroups of scans", columns, TABLE))
     refused = sum(row["reason"] is not None for row in shown)
-    said = [f"{refused:,} groups of a result have volumes of one class only, and no AUC"] if refused else []
+    notes = (
+        [f"{refused:,} groups of a result have volumes of one class only and therefore no AUC"]
+        if refused
+        else []
+    )
     left = len({(row["by"], row["group"]) for row in rows if row["by"] not in FACTS})
     if left:
-        said.append(f"{left:,} of the site's own groups are in {TABLE} alone")
-    blocks += [Bullets(tuple(f"{one}." for one in said))] if said else []
+        notes.append(f"{left:,} of the site's own groups are only in {TABLE}")
+    blocks += [Bullets(tuple(f"{one}." for one in notes))] if notes else []
     return Section("By scanner, kernel, slices", tuple(blocks))
 
 

@@ -1,4 +1,4 @@
-"""The report's part about a training run: its curves, its health, what it rebuilt and what it attended to."""
+"""The report's section on a training run: curves, health, attempts, reconstructions and attention."""
 
 import math
 from collections.abc import Callable
@@ -33,42 +33,42 @@ from shards.newer import unread
 
 CURVES = {
     "Loss": ("loss",),
-    "Parts of the loss, unweighted": tuple(part.name for part in PARTS),
+    "Loss terms, unweighted": tuple(part.name for part in PARTS),
     "Gradient norm before clipping": ("gradient_norm",),
     "Learning rate": ("lr",),
     **{title: figures for part in PARTS for title, figures in part.curves.items()},
-    "Deviation of features (sound: about 1)": ("feature_deviation",),
-    "Volumes whose other view is found, and chance": ("retrieval", "retrieval_chance"),
-    "Nearness in features and of crops, correlation": ("crop_likeness",),
+    "Standard deviation of features (healthy: about 1)": ("feature_deviation",),
+    "Retrieval of a volume's other view, and chance": ("retrieval", "retrieval_chance"),
+    "Correlation of feature similarity with crop similarity": ("crop_likeness",),
     "Effective rank of tokens": ("cls_rank", "patch_rank"),
-    "Mean cosine to a view's patch tokens": ("patch_similarity", "cls_patch_similarity"),
-    "Share of tissue in patches that are not encoded": ("tissue_dropped",),
-    "Online probe, mean area under the curve": ("probe_linear", "probe_knn"),
-    "Volumes a second": ("volumes_per_second",),
-    "Share of a step spent waiting for data": ("data_wait",),
+    "Mean cosine similarity to a view's patch tokens": ("patch_similarity", "cls_patch_similarity"),
+    "Share of tissue in dropped patches": ("tissue_dropped",),
+    "Online probe, mean AUC": ("probe_linear", "probe_knn"),
+    "Volumes per second": ("volumes_per_second",),
+    "Share of step time spent waiting for data": ("data_wait",),
 }
-"""Panels, and the metrics that they show where a run has them."""
+"""Panels and their metrics; metrics that a run lacks are left out."""
 POINTS = 300
-"""Of a curve. Of a longer run each is the mean of neighbouring steps, within the band of their extremes."""
-PICTURES = 3
-"""Of a kind; of more an evenly spaced choice is shown, the first and the last in it."""
+"""Maximum number of points per curve. In longer runs each is a mean of adjacent steps, in a min-max band."""
+MAX_PICTURES = 3
+"""Maximum number per kind, evenly spaced, including the first and the last."""
 
 ATTENTION = (
-    "Over the slices of a view, what the CLS token of the last block attends to, the mean of its heads; the "
-    "brighter the more, from none to the view's greatest."
+    "Attention of the CLS token in the last block, averaged over heads, overlaid on slices of a view; "
+    "brightness is scaled from zero to the view's maximum."
 )
 
 
 class Training:
-    """What `fmct train` left in a run folder, finished or not."""
+    """A run folder of `fmct train`, finished or not."""
 
     def __init__(self, run: Path) -> None:
-        """Read it; raises FmctError that names the file that is missing or not what it should be."""
+        """Read it; raises FmctError that names a missing or invalid file."""
         self._run = run
         self.config = _parsed(TrainConfig.from_record_json, run / "config.json")
         self.metrics = _metrics(run)
         if not self.metrics:
-            raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report a run that has begun")
+            raise FmctError(f"{run / 'metrics.jsonl'}: no step yet; report on a run that has started")
         self.attempts = attempts(run)
         ranks = self.attempts[-1].world_size if self.attempts else 1
         health = Health(self.config, ranks)
@@ -86,18 +86,18 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """Steps that are done."""
+        """Number of completed steps."""
         return int(self.metrics[-1]["step"])
 
     @property
     def data(self) -> DataFacts | None:
-        """What identifies the volumes that it learns from; None where neither attempt nor checkpoint says."""
+        """Identification of the training volumes; None if neither an attempt nor a checkpoint records it."""
         if self.attempts:
             return self.attempts[-1].data
         return self.checkpoint.data if self.checkpoint else None
 
     def sections(self) -> list[Section]:
-        """Training, and what it looked at."""
+        """The sections on training, reconstructions and attention."""
         return [
             Section(
                 "Training",
@@ -128,7 +128,7 @@ class Training:
                 "global batch": config.run.batch,
                 "model": f"{kind.title}, width {model.width}, depth {model.depth}{heads}, "
                 f"patches of {size_text(model.patch_size)} in {views} voxels",
-                "parameters of the encoder": parameter_counts(config)["encoder"],
+                "encoder parameters": parameter_counts(config)["encoder"],
                 "loss": parts,
                 "peak learning rate": peak_rate(config),
                 "precision": config.engine.precision,
@@ -148,22 +148,22 @@ class Training:
             known = {name: values for name, values in curves.items() if np.isfinite(values).any()}
             if known:
                 panels.append(Picture(_panel(f"curve{number}", title, steps, known, restarts), title))
-        many = "" if len(steps) <= POINTS else " Lines are means of neighbouring steps, bands their extremes."
-        dotted = " Dotted lines are where an attempt went on." if restarts else ""
+        many = "" if len(steps) <= POINTS else " Lines are means of adjacent steps, bands their range."
+        dotted = " Dotted lines mark resumes." if restarts else ""
         return [Text(f"Steps {steps[0]:,} to {steps[-1]:,}.{many}{dotted}"), Gallery(tuple(panels))]
 
     def _column(self, name: str) -> NDArray[np.float64]:
-        """A metric of every step, NaN where it was not recorded or not finite."""
+        """A metric by step, NaN if it was not recorded or not finite."""
         return np.array([row.get(name, math.nan) for row in self.metrics], dtype=np.float64)
 
     def _health(self) -> Section:
         skipped = [int(row["step"]) for row in self.metrics if row.get("skipped")]
         damaged = int(max(row.get("damaged_volumes", 0) for row in self.metrics))
         blocks: list[Block] = []
-        whence = "health.patience"
+        source = "health.patience"
         if self.patience < self.config.health.patience:
-            whence = f"a quarter of the run's, as health.patience is {self.config.health.patience:,}"
-        threshold = f"{self.patience:,} steps ({whence})"
+            source = f"a quarter of the run, as health.patience is {self.config.health.patience:,}"
+        threshold = f"{self.patience:,} steps ({source})"
         if self.alarms:
             rows = (
                 (cell(a.sign), cell(a.first), cell(a.last), cell(a.last - a.first + 1)) for a in self.alarms
@@ -171,8 +171,8 @@ class Training:
             lasting = f"Signs of collapse that lasted at least {threshold}"
             blocks.append(table(lasting, ("sign", "from step", "to step", "steps"), rows))
         elif self.steps < self.patience:
-            short = f"The run is younger than the {threshold}"
-            blocks.append(Text(f"{short} that a sign of collapse has to last to count."))
+            short = f"The run is shorter than the {threshold}"
+            blocks.append(Text(f"{short} after which a sign of collapse is reported."))
         else:
             blocks.append(Text(f"No sign of collapse lasted {threshold}."))
         if self.unlearned:
@@ -180,33 +180,33 @@ class Training:
                 (cell(s.sign.what), cell(s.first), cell(s.last), cell(s.sign.remedy(self.config)))
                 for s in self.unlearned
             )
-            heads = ("sign", "from step", "to step", "what helps")
-            blocks.append(table("Signs that it does not learn", heads, signs))
+            heads = ("sign", "from step", "to step", "remedy")
+            blocks.append(table("Signs of not learning", heads, signs))
         if self.best:
             path, area = self.best
             step = int(path.name.removeprefix("step-"))
             whose = "its own volumes" if self.config.health.data is None else "volumes of another dataset"
-            what = f"By its online probe, on {whose}, the best checkpoint is that of step {step:,}"
-            blocks.append(Text(f"{what} (mean area under the curve {area:.3f}); it is kept."))
+            what = f"By the online probe, on {whose}, the best checkpoint is that of step {step:,}"
+            blocks.append(Text(f"{what} (mean AUC {area:.3f}); it is kept."))
         if skipped:
             steps = ", ".join(f"{step:,}" for step in skipped[:10]) + (" …" if len(skipped) > 10 else "")
             were = "1 step was" if len(skipped) == 1 else f"{len(skipped):,} steps were"
-            what = f"{were} not finite and changed nothing: {steps}."
+            what = f"{were} not finite and skipped: {steps}."
             blocks.append(Text(what, warning=True))
         else:
-            blocks.append(Text("Every step was finite."))
+            blocks.append(Text("All steps were finite."))
         if damaged:
-            what = f"In place of damaged volumes others were taken, {damaged:,} times."
+            what = f"Damaged volumes were replaced by others {damaged:,} times."
             blocks.append(Text(what, warning=True))
         return Section("Health", tuple(blocks))
 
     def _pictures(self, folder: str, caption: str, why_none: str) -> Section:
-        title, found = folder.capitalize(), sorted((self._run / folder).glob("step-*.png"))
-        if not found:
+        title, files = folder.capitalize(), sorted((self._run / folder).glob("step-*.png"))
+        if not files:
             return Section(title, (Text(f"Left out: {why_none} step of run.images_every was reached."),))
-        chosen = {round(i) for i in np.linspace(0, len(found) - 1, min(PICTURES, len(found)))}
+        chosen = {round(i) for i in np.linspace(0, len(files) - 1, min(MAX_PICTURES, len(files)))}
         pictures = []
-        for path in (found[i] for i in sorted(chosen)):
+        for path in (files[i] for i in sorted(chosen)):
             step = int(path.stem.removeprefix("step-"))
             alt = f"{title.removesuffix('s')} at step {step:,}"
             pictures.append(Picture(picture(path, alt), f"Step {step:,}"))
@@ -228,14 +228,14 @@ def _metrics(run: Path) -> list[dict[str, float]]:
     try:
         return list(recorded(run))
     except (FileNotFoundError, NotADirectoryError):
-        raise FmctError(f"{path}: not there; is {run} a run folder of `fmct train`?") from None
+        raise FmctError(f"{path}: missing; is {run} a run folder of `fmct train`?") from None
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text()
     except (FileNotFoundError, NotADirectoryError):
-        raise FmctError(f"{path}: not there; is {path.parent} a run folder of `fmct train`?") from None
+        raise FmctError(f"{path}: missing; is {path.parent} a run folder of `fmct train`?") from None
 
 
 def _panel(
@@ -267,7 +267,7 @@ def _panel(
 
 
 def _condensed(steps: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Steps, means, least and greatest values of at most `POINTS` groups of neighbouring finite steps."""
+    """Steps, means, minima and maxima of at most `POINTS` groups of adjacent finite steps."""
     finite = np.isfinite(values)
     at, values = steps[finite].astype(np.float64), values[finite]
     starts = np.unique(np.linspace(0, len(at), min(POINTS, len(at)), endpoint=False).astype(np.int64))

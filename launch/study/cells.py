@@ -1,4 +1,4 @@
-"""A cell of the study: one encoder, method, number of labels and seed, scored on both tests."""
+"""A cell of the study: one encoder, method, label fraction and seed, scored on both test sets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from shards import Dataset
 from shards.atomic import atomic_path
 
 Method = Literal["frozen", "finetune"]
-"""Logistic regression on pooled features, or the whole encoder trained on."""
+"""Logistic regression on pooled features, or fine-tuning of the whole encoder."""
 
 
 class Setting(NamedTuple):
-    """Of fine-tuning, in place of the recipe's."""
+    """Fine-tuning settings that replace those of the recipe."""
 
     lr: float
     steps: int
@@ -31,22 +31,22 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """What one result is of."""
+    """One cell: the conditions of a result."""
 
     arm: str
-    """An objective's name, or scratch, untrained, thumbnail, mean."""
+    """Name of an objective, or scratch, untrained, thumbnail, mean."""
     method: Method
     size: int
-    """Heads of the pretraining; 0: none."""
+    """Number of heads in pretraining; 0: no pretraining."""
     fraction: float
-    """Of the labelled heads."""
+    """Fraction of the labelled heads."""
     seed: int
     setting: Setting | None = None
-    """Where one is tried; none: the recipe's."""
+    """Set when tuning; None: the recipe's settings."""
 
     @property
     def file_name(self) -> str:
-        """Of its scores."""
+        """Name of the file with its scores."""
         setting = f".{self.setting.lr:g}.{self.setting.steps}" if self.setting else ""
         return f"{self.arm}-{self.size}.{self.method}.{self.fraction:g}.{self.seed}{setting}.npz"
 
@@ -59,11 +59,11 @@ class Heads:
     """(N, findings), 0 or 1."""
     rows: dict[Split, NDArray[np.int64]]
     order: NDArray[np.int64]
-    """The heads' numbers in the dataset."""
+    """Positions of the heads in the dataset."""
 
     @classmethod
     def read(cls, cohort: Path) -> "Heads":
-        """Of the folder that `write_cohort` wrote."""
+        """Read the folder that `write_cohort` wrote."""
         table = pq.read_table(cohort / LABELS)
         studies = Dataset.open(cohort / "labelled").index["study_key"].to_pylist()
         place = {study: number for number, study in enumerate(studies)}
@@ -75,14 +75,14 @@ class Heads:
         )
 
     def labelled(self, fraction: float, seed: int) -> NDArray[np.int64]:
-        """That share of the training heads: of one seed, the fewer are among the more."""
+        """This fraction of the training heads; for the same seed, smaller fractions are subsets of larger."""
         rows = self.rows[Split.TRAIN]
         generator = np.random.Generator(np.random.Philox(key=[seed, int.from_bytes(b"labelled")]))
         return generator.permutation(rows)[: max(2, round(fraction * len(rows)))]
 
 
 def pooled(store: FeatureStore, config: FrozenConfig) -> NDArray[np.float32]:
-    """What fine-tuning's linear layer would see, of a frozen encoder: (N, pools · width)."""
+    """The input of fine-tuning's linear layer, from a frozen encoder: (N, pools · width)."""
     parts: list[NDArray[np.float32]] = []
     for pool in config.pool:
         if pool == "max":
@@ -95,16 +95,16 @@ def pooled(store: FeatureStore, config: FrozenConfig) -> NDArray[np.float32]:
 def frozen_scores(
     fit: Callable[[Sequence[Problem]], list[Fitted]], heads: Heads, train: NDArray[np.int64], seed: int
 ) -> NDArray[np.float32]:
-    """Probabilities (tests' heads, findings) of classifiers on frozen features, one a finding.
+    """Probabilities (test heads, findings) of classifiers on frozen features, one classifier per finding.
 
-    A finding without both classes among the training heads gets 0: no order at all.
+    A finding without both classes among the training heads gets 0 for all heads.
     """
-    scored = score_rows(heads)
-    scores = np.zeros((len(scored), heads.labels.shape[1]), np.float32)
+    tested = score_rows(heads)
+    scores = np.zeros((len(tested), heads.labels.shape[1]), np.float32)
     tasks = [task for task, truth in enumerate(heads.labels.T) if len(np.unique(truth[train])) == 2]
     validation, unlabelled = heads.rows[Split.VALIDATION], heads.rows[Split.TRAIN]
     problems = [
-        Problem(heads.labels[:, task] == 1, train, validation, scored, unlabelled, seed) for task in tasks
+        Problem(heads.labels[:, task] == 1, train, validation, tested, unlabelled, seed) for task in tasks
     ]
     for task, fitted in zip(tasks, fit(problems), strict=True):
         scores[:, task] = fitted.scores
@@ -112,22 +112,22 @@ def frozen_scores(
 
 
 def save(path: Path, scores: NDArray[np.float32], seconds: float) -> None:
-    """Write a cell's scores of both tests, seen scanners first; the file is the marker that it is done."""
+    """Write a cell's scores of both test sets, seen scanners first; the file marks the cell as done."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, scores=scores, seconds=seconds)
 
 
 def thumbnails(views: torch.Tensor, edge: int = 16) -> NDArray[np.float32]:
-    """Voxels of the views averaged to edge³, (N, C · edge³): what a shortcut would show in."""
+    """The views averaged to edge³ voxels, (N, C · edge³): a baseline that reveals shortcuts."""
     small = torch.nn.functional.adaptive_avg_pool3d(views.float(), edge)
     return small.flatten(1).numpy()
 
 
 def means(views: torch.Tensor) -> NDArray[np.float32]:
-    """Mean of each window, (N, C)."""
+    """Mean per window, (N, C)."""
     return views.float().mean(dim=(2, 3, 4)).numpy()
 
 
 def score_rows(heads: Heads) -> NDArray[np.int64]:
-    """Both tests, seen scanners first."""
+    """Rows of both test sets, seen scanners first."""
     return np.concatenate([heads.rows[Split.TEST], heads.rows[Split.UNSEEN]])

@@ -1,7 +1,7 @@
 """The study's heads: drawn, rendered, acquired, and written as shard datasets with labels.
 
-Volumes go straight to shards through the shards' own writer: DICOM would cost most of the study's time and
-is tested elsewhere. Every head is a patient of its own and a pure function of (seed, split, number).
+Volumes are written directly as shards: DICOM would take most of the study's time and is tested elsewhere.
+Every head is a separate patient and a pure function of (seed, split, number).
 """
 
 import hashlib
@@ -29,20 +29,20 @@ from shards.atomic import atomic_path
 from shards.info import FILE_NAME, preprocessing_digest
 
 LABELS = "labels.parquet"
-"""Of a cohort's folder, written last."""
+"""Label table in a cohort's folder, written last."""
 RAISED_MM = 14.0
-"""The field's middle above the head's centre: the brain lies higher than the middle of the head."""
+"""Offset of the field's centre above the head's centre, since the brain is in the upper part of the head."""
 TURN_DEG, OFFSET_MM = 8.0, 7.0
-"""Standard deviations of a head's pose about and along each axis: what has a place of its own in the head has
-none in the volume, so that no weighting of voxels finds it."""
-_A_SPLIT = 10**6
-"""Numbers of heads a split, so that another size of one changes no head of another."""
-_A_SHARD = 500
-_A_CALL = 16
+"""Standard deviations of a head's rotation about and shift along each axis: a structure at a fixed place in
+the head has no fixed place in the volume, so a linear weighting of voxels cannot detect it."""
+_HEADS_PER_SPLIT = 10**6
+"""Range of head numbers per split, so that the size of a split does not affect the heads of another."""
+_HEADS_PER_SHARD = 500
+_HEADS_PER_CALL = 16
 
 
 class Split(IntEnum):
-    """What a head is for."""
+    """The use of a head."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -57,11 +57,11 @@ def write_cohort(
     executor: Executor,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write what is missing of: `out`/pretrain-N for each of `sizes`, `out`/labelled, `out`/labels.parquet.
+    """Write `out`/pretrain-N for each of `sizes`, `out`/labelled and `out`/labels.parquet, where missing.
 
-    pretrain-N holds the first N heads of the training split; labelled holds the labelled ones of these and
-    all heads of the other splits. labels.parquet has a row a head of the latter: study_key, split, scanner
-    and a 0/1 column a finding.
+    pretrain-N contains the first N heads of the training split; labelled contains its labelled heads and
+    all heads of the other splits. labels.parquet has one row per head of the latter: study_key, split,
+    scanner and one 0/1 column per finding.
     """
     counts = {
         Split.TRAIN: config.labelled,
@@ -75,7 +75,7 @@ def write_cohort(
     missing = {name: heads for name, heads in parts.items() if not (out / name / FILE_NAME).exists()}
     wanted = sorted({head for heads in missing.values() for head in heads})
     volumes: dict[tuple[Split, int], NDArray[np.int16]] = {}
-    calls = [wanted[start : start + _A_CALL] for start in range(0, len(wanted), _A_CALL)]
+    calls = [wanted[start : start + _HEADS_PER_CALL] for start in range(0, len(wanted), _HEADS_PER_CALL)]
     for made in executor.map(partial(_make_volumes, config), calls):
         volumes.update(made)
         progress(len(volumes), len(wanted))
@@ -95,18 +95,18 @@ def _make_volumes(
 def make_volume(
     config: CohortConfig, split: Split, number: int, without: Finding | None = None
 ) -> tuple[NDArray[np.int16], Subject]:
-    """int16 HU (edge, edge, edge), axes (D, H, W) towards superior, anterior, right; and what it shows.
+    """int16 HU (edge, edge, edge), axes (D, H, W) towards superior, anterior, right; and the subject.
 
-    `without` a finding it is the same head in the same scan, had it not that one.
+    without: a finding to leave out of the same head in the same scan.
     """
-    place = split * _A_SPLIT + number
+    place = split * _HEADS_PER_SPLIT + number
     subject = make_subject(config, split, number, without)
     cells = config.edge * FINE
     along = ((np.arange(cells) - (cells - 1) / 2) * config.spacing_mm / FINE).astype(np.float32)
     z, y, x = np.meshgrid(along + RAISED_MM, -along, -along, indexing="ij")
     at = subject.head.local(np.stack([x, y, z], axis=-1).reshape(-1, 3))
     at = displaced(at, subject)
-    # The pose is in `at` already.
+    # `at` already includes the pose.
     upright = replace(subject.head, scale=(1.0, 1.0, 1.0), rotation=(0.0, 0.0, 0.0), origin=(0.0, 0.0, 0.0))
     hu = head_hu(np.stack(at, axis=-1), upright)
     paint_findings(hu, at, subject)
@@ -117,7 +117,7 @@ def make_volume(
 
 def make_subject(config: CohortConfig, split: Split, number: int, without: Finding | None = None) -> Subject:
     """The head and its findings, without rendering it."""
-    place = split * _A_SPLIT + number
+    place = split * _HEADS_PER_SPLIT + number
     pose = generator(config.seed, Stream.POSE, place)
     pitch, roll, yaw = (float(angle) for angle in pose.normal(0, TURN_DEG, 3))
     x, y, z = (float(offset) for offset in pose.normal(0, OFFSET_MM, 3))
@@ -126,23 +126,23 @@ def make_subject(config: CohortConfig, split: Split, number: int, without: Findi
 
 
 def scanner_of(split: Split, number: int) -> StudyScanner:
-    """Scanners take turns, so that no finding goes with one."""
+    """Scanners alternate, so that no finding correlates with a scanner."""
     scanners = UNSEEN if split is Split.UNSEEN else SEEN
     return scanners[number % len(scanners)]
 
 
 def key(kind: str, config: CohortConfig, split: Split, number: int) -> str:
-    """32 hexadecimal digits, as the HMACs of real identifiers have."""
+    """32 hexadecimal digits, like the HMACs of real identifiers."""
     return hashlib.sha256(f"{kind} {config.seed} {split} {number}".encode()).hexdigest()[:32]
 
 
 def _label_row(config: CohortConfig, split: Split, number: int) -> dict[str, object]:
-    found = make_subject(config, split, number).findings
+    findings = make_subject(config, split, number).findings
     return {
         "study_key": key("study", config, split, number),
         "split": split.name.lower(),
         "scanner": scanner_of(split, number).name,
-        **{finding.value: int(finding in found) for finding in Finding},
+        **{finding.value: int(finding in findings) for finding in Finding},
     }
 
 
@@ -152,12 +152,12 @@ def _write_dataset(
     heads: Iterator[tuple[tuple[Split, int], NDArray[np.int16]]],
     count: int,
 ) -> None:
-    names = [f"shard-{number:05d}" for number in range(-(-count // _A_SHARD))]
+    names = [f"shard-{number:05d}" for number in range(-(-count // _HEADS_PER_SHARD))]
     made_by = {"heads": config.model_dump(mode="json", include={"edge", "spacing_mm"})}
     digest = preprocessing_digest(made_by)
     for name in names:
         with ShardWriter(directory, name, "zarr") as writer:
-            for head, voxels in islice(heads, _A_SHARD):
+            for head, voxels in islice(heads, _HEADS_PER_SHARD):
                 writer.add(_record(config, *head, voxels, digest), voxels)
     finish_dataset(directory, "zarr", names, made_by)
 

@@ -1,4 +1,4 @@
-"""The configuration of a study: cohort, pretraining, and what is compared."""
+"""The configuration of a study: cohort, pretraining, and comparisons."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,25 +13,25 @@ from shards.sharing_section import Sharing
 
 
 class CohortConfig(Section):
-    """The heads; every one is a patient of its own."""
+    """The heads; each is a separate patient."""
 
     seed: Seed = 1
-    """The report's; recipes are tuned on the cohort of another seed, and on no test split at all."""
+    """Seed of the reported cohort; recipes are tuned on a cohort of another seed, never on a test split."""
     unlabelled: Positive = 2000
-    """Heads of the seen scanners to pretrain on; the first `labelled` of them are also those with labels."""
+    """Pretraining heads, of the seen scanners; the first `labelled` of them also have labels."""
     labelled: Positive = 1000
     validation: Positive = 300
-    """Heads of the seen scanners that fine-tuning's length and the probes' strength are chosen on."""
+    """Heads of the seen scanners, to choose the length of fine-tuning and the strength of probes."""
     test: Positive = 600
     """Heads of the seen scanners (in distribution)."""
     unseen: Positive = 500
-    """Heads of scanners that nothing else comes from (out of distribution)."""
+    """Heads of scanners that are used for nothing else (out of distribution)."""
     edge: Positive = 24
-    """Voxels of the cube that is stored."""
+    """Voxels per edge of the stored cube."""
     spacing_mm: Annotated[float, Field(gt=0)] = 7.0
-    """Coarse, so that two cores see enough heads; lesions are sized to be hard at it."""
+    """Coarse, so that two cores can process enough heads; lesion sizes are chosen to be difficult at it."""
     prevalence: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Of each finding, independent of the others."""
+    """Prevalence of each finding, independent of the others."""
 
     @model_validator(mode="after")
     def _labelled_are_seen(self) -> "CohortConfig":
@@ -44,77 +44,77 @@ class FrozenConfig(Section):
     """Logistic regression on frozen features."""
 
     pool: tuple[FinetunePool, ...] = ("cls", "mean", "max")
-    """As of fine-tuning, so that the two differ in the encoder alone."""
+    """As for fine-tuning, so that the two differ only in the encoder."""
     strengths: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """Inverse regularisation; the one of least log-loss on the validation heads is taken."""
+    """Inverse regularisation strengths; the one with the lowest validation log loss is used."""
 
 
 class Objective(Section):
-    """One way to pretrain."""
+    """A pretraining objective."""
 
     train: dict[str, Any]
-    """Sections laid over the study's `train`."""
+    """Sections that override the study's `train`."""
     pretrainings: Positive = 1
-    """Of each size, from seeds of their own; the study's seeds take them in turns."""
+    """Number of pretrainings per size, with different seeds; the study's seeds are distributed over them."""
     draws: Positive | None = None
-    """How many of the study's seeds it takes, the first ones; none: all."""
+    """Number of the study's seeds to use, from the first; None: all."""
     finetune: dict[str, Any] = Field(default_factory=dict)
-    """Laid over the study's `finetune`."""
+    """Values that override the study's `finetune`."""
     parts: tuple[str, ...] = ()
-    """Objectives that this one has together, by name: the report compares it with the best of them."""
+    """Names of the objectives that this one combines; the report compares it with the best of them."""
 
 
 class TuningConfig(Section):
     """The grid of `fmct study --tune`: the same for every arm and for training from scratch."""
 
     seed: Seed = 1000
-    """Of the tuning cohort."""
+    """Seed of the tuning cohort."""
     lr: tuple[Above0, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
-    """Peaks of fine-tuning."""
+    """Peak learning rates of fine-tuning."""
     steps: tuple[Positive, ...] = (500, 1000, 2000)
     draws: Positive = 2
-    """Of labelled heads."""
+    """Number of draws of labelled heads."""
 
 
 class ReducedConfig(Section):
-    """What `fmct study --reduced` takes of the study."""
+    """The subset of the study that `fmct study --reduced` runs."""
 
     objectives: tuple[str, ...] = ()
-    """By name; none: all."""
+    """Names of objectives; empty: all."""
     draws: Positive | None = None
-    """How many of the study's seeds, the first ones; none: all."""
+    """Number of the study's seeds, from the first; None: all."""
 
 
 class StudyConfig(Section):
-    """All of `fmct study`."""
+    """The configuration of `fmct study`."""
 
     cohort: CohortConfig = CohortConfig()
     sizes: tuple[Positive, ...] = (300, 1200)
-    """Heads to pretrain on; the greatest is what labels' fractions are compared at."""
+    """Numbers of pretraining heads; label fractions are compared at the largest."""
     fractions: tuple[Fraction, ...] = (0.01, 0.05, 0.1, 0.5, 1.0)
-    """Of the labelled heads."""
+    """Fractions of the labelled heads."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Each draws its own choice of labelled heads and fine-tuning."""
+    """Each seed draws its own labelled heads and fine-tuning."""
     train: dict[str, Any] = Field(default_factory=dict)
-    """Sections of `fmct train`'s configuration for all objectives, but for data.path and run.seed."""
+    """Sections of `fmct train`'s configuration for all objectives, without data.path and run.seed."""
     passes: Literal["epochs", "steps"] = "epochs"
-    """What pretrainings on fewer heads have as many of as that on the most, whose steps the recipe gives."""
+    """Whether all sizes get as many epochs or as many steps; the recipe has the steps of the largest."""
     objectives: dict[str, Objective] = Field(default_factory=dict)
-    """By name."""
+    """Objectives by name."""
     finetune: FinetuneConfig = FinetuneConfig()
     scratch: FinetuneConfig = FinetuneConfig(layer_decay=1)
-    """From random weights, tuned on the same grid."""
+    """Training from random weights, tuned on the same grid."""
     tuning: TuningConfig = TuningConfig()
     reduced: ReducedConfig = ReducedConfig()
     frozen: FrozenConfig = FrozenConfig()
     compared_fraction: Fraction = 0.1
-    """Of labels, at which data sizes and seen and unseen scanners are compared."""
+    """Label fraction at which data sizes and seen and unseen scanners are compared."""
     bootstrap: Positive = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     privacy: Sharing = Sharing()
 
     def finetuning(self, objective: str | None) -> FinetuneConfig:
-        """Of an objective's encoders; of training from scratch for None."""
+        """Fine-tuning settings of an objective; for None, of training from scratch."""
         if objective is None:
             return self.scratch
         return FinetuneConfig.model_validate(
@@ -131,16 +131,16 @@ class StudyConfig(Section):
         values["run"] = {**values.get("run", {}), "seed": seed}
         recipe = TrainConfig.model_validate(values)
         if recipe.run.epochs is not None:
-            raise ValueError("train.run.epochs: a study gives run.steps, of the most heads; see `passes`")
+            raise ValueError("train.run.epochs: set run.steps instead, for the largest size; see `passes`")
         if self.passes == "steps":
             return recipe
         steps = max(1, round(recipe.run.steps * size / max(self.sizes)))
         return recipe.model_copy(update={"run": recipe.run.model_copy(update={"steps": steps})})
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "StudyConfig":
+    def _consistent(self) -> "StudyConfig":
         if not (self.sizes and self.seeds and self.fractions and self.objectives):
-            raise ValueError("sizes, seeds, fractions and objectives need one value each at least")
+            raise ValueError("sizes, seeds, fractions and objectives need at least one value each")
         if max(self.sizes) > self.cohort.unlabelled:
             raise ValueError("sizes must be at most cohort.unlabelled")
         if self.compared_fraction not in self.fractions:

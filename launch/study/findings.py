@@ -1,7 +1,7 @@
-"""The findings that a study's heads have or lack: drawn near the threshold of visibility, and painted.
+"""The synthetic findings of a study's heads, drawn near the threshold of visibility.
 
-Each is drawn for a head with a chance of its own, independently of the others and of the scanner, so that
-none tells of another. Sizes and contrasts are stated beside each; the scanners' noise is what they are near.
+Each finding is drawn independently of the others and of the scanner, so that none predicts another. Sizes and
+contrasts are listed in `DIFFICULTY`; they are chosen close to the scanners' noise.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from preprocess.demo.streams import Stream, generator
 
 
 class Finding(StrEnum):
-    """What a head can show; the value is the label's column."""
+    """A kind of finding; the value is the label column."""
 
     HAEMATOMA = "haematoma"
     SUBDURAL = "subdural"
@@ -31,13 +31,13 @@ class Finding(StrEnum):
 DIFFICULTY = {
     Finding.HAEMATOMA: "radii 11 to 18 mm, 52 to 68 HU in brain of 30 to 38, a dark rim",
     Finding.SUBDURAL: "10 to 18 mm thick over 60 to 90 degrees of one side, 50 to 62 HU",
-    Finding.SUBARACHNOID: "between the folds, 80 to 110 mm around any place, 50 to 64 HU instead of 4 to 9",
-    Finding.INFARCT: "radii 26 to 42 mm in one hemisphere, 8 to 14 HU below the brain around it",
-    Finding.CALCIFICATION: "one mass of 9 to 14 mm radius, 90 to 160 HU, off the plexus and the pineal",
-    Finding.SHIFT: "9 to 16 mm between the lateral ventricles, none at the skull",
-    Finding.HYDROCEPHALUS: "ventricles 1.3 to 1.6 times as wide; healthy ones vary by 0.75 to 1.4",
+    Finding.SUBARACHNOID: "in sulci within 80 to 110 mm of a random point, 50 to 64 HU instead of 4 to 9",
+    Finding.INFARCT: "radii 26 to 42 mm in one hemisphere, 8 to 14 HU below the surrounding brain",
+    Finding.CALCIFICATION: "one mass of 9 to 14 mm radius, 90 to 160 HU, outside plexus and pineal gland",
+    Finding.SHIFT: "9 to 16 mm between the lateral ventricles, 0 at the skull",
+    Finding.HYDROCEPHALUS: "ventricles widened by a factor of 1.3 to 1.6; healthy ones vary by 0.75 to 1.4",
 }
-"""How hard each is to see, for the report."""
+"""Size and contrast of each finding, for the report."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Subject:
     """A head with its findings."""
 
     head: Head
-    """With the bleeds and the ventricles that are findings; the others are beside it."""
+    """The head, including bleeds and ventricle size; the other findings are in the fields below."""
     findings: frozenset[Finding]
     infarcts: tuple[tuple[tuple[float, ...], tuple[float, ...], float], ...] = field(default=())
-    """Centre and radii in mm of the head's axes, and the HU taken off."""
+    """Centre and radii in mm in the head's axes, and the decrease in HU."""
     nodules: tuple[tuple[tuple[float, ...], float, float], ...] = field(default=())
     """Centre, radius in mm, HU."""
     shift_mm: float = 0.0
@@ -57,7 +57,7 @@ class Subject:
 def draw_findings(
     seed: int, number: int, head: Head, prevalence: float, without: Finding | None = None
 ) -> Subject:
-    """Draw the findings of head `number`; each kind but `without` is there with the chance `prevalence`."""
+    """Draw the findings of head `number`; each except `without` is present with probability `prevalence`."""
     subject = Subject(head, frozenset())
     for stream, finding in enumerate(Finding):
         rng = generator(seed, Stream.LESION, number, stream)
@@ -68,9 +68,9 @@ def draw_findings(
 
 
 def displaced(at: Coordinates, subject: Subject) -> Coordinates:
-    """Where the tissue at a point of the head's axes (mm) lay before the midline was shifted.
+    """The position, before the midline shift, of the tissue at a point in the head's axes (mm).
 
-    The skull stays: the shift ends before it, over the middle fossa's floor as under the vault.
+    The skull does not move: the shift decreases to 0 before the middle fossa's floor and the vault.
     """
     if not subject.shift_mm:
         return at
@@ -80,9 +80,9 @@ def displaced(at: Coordinates, subject: Subject) -> Coordinates:
 
 
 def paint_findings(hu: np.ndarray, at: Coordinates, subject: Subject) -> None:
-    """Paint what the demo's anatomy has no lesion for over `hu` (N,), at the head's own axes."""
+    """Add the findings that are not lesions of the demo's anatomy to `hu` (N,), in place; `at`: head axes."""
     for centre, radii, drop in subject.infarcts:
-        # Brain alone is changed: not CSF, blood or bone.
+        # Changes only brain, not CSF, blood or bone.
         brain = ramp(hu - 20, 6) * ramp(48 - hu, 6)
         hu -= brain * ramp(ellipsoid(at, centre, radii), 5) * np.float32(drop)
     for centre, radius, value in subject.nodules:
@@ -98,7 +98,7 @@ def _with_lesion(subject: Subject, lesion: Lesion) -> Subject:
 
 
 def _deep(rng: np.random.Generator) -> tuple[float, ...]:
-    """A place in a hemisphere's depth, mm."""
+    """A random point deep in a hemisphere, mm."""
     return _side(rng) * rng.uniform(14, 42), rng.uniform(-48, 50), rng.uniform(-2, 48)
 
 

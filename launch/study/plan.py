@@ -1,4 +1,4 @@
-"""Which cells a study has, and which of them are of one encoder."""
+"""The cells of a study, grouped by encoder."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from launch.study.config import StudyConfig
 
 @dataclass(frozen=True)
 class Group:
-    """The cells of one encoder, or of one baseline: what one process does, apart from all others."""
+    """The cells of one encoder or baseline, which one process computes independently of the others."""
 
     name: str
     arm: str
-    """As of its cells, but that from scratch is of the encoder that is untrained."""
+    """The arm of its cells, except that `scratch` cells belong to the arm `untrained`."""
     size: int
-    """Heads of the pretraining; 0: none."""
+    """Number of heads in pretraining; 0: no pretraining."""
     number: int
-    """Which of the pretrainings, or the seed of random weights."""
+    """Number of the pretraining, or the seed of random weights."""
     cells: list[Cell]
 
 
@@ -26,7 +26,7 @@ def all_cells(config: StudyConfig) -> list[Cell]:
 
 
 def plan(config: StudyConfig) -> list[Group]:
-    """The groups of a study, the longest first: the pretrained, of the most heads first, then the others."""
+    """The groups of a study, longest first: pretrained encoders by decreasing size, then the others."""
     largest, few = max(config.sizes), (config.compared_fraction,)
     groups = []
     for size in sorted(config.sizes, reverse=True):

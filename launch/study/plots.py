@@ -29,19 +29,19 @@ COLOURS = {
     "thumbnail": "#cc79a7",
     "mean": "#e69f00",
 }
-"""Okabe and Ito's colours, which the colour-blind can tell apart."""
+"""The colour-blind-safe palette of Okabe and Ito."""
 STYLES = {"finetune": "-", "frozen": "--"}
 
 
 def plot_all(config: StudyConfig, table: pa.Table, out: Path) -> list[str]:
-    """Write the figures that the rows suffice for; their file names."""
+    """Write the figures; returns their file names."""
     rows = table.to_pylist()
     figures: dict[str, Callable[[], Any]] = {
         "label-efficiency.svg": lambda: _label_efficiency(config, rows),
         "data-scaling.svg": lambda: _data_scaling(config, rows),
         "seen-unseen.svg": lambda: _seen_unseen(config, rows),
     }
-    # Text as text, and without date and random names: the same rows give the same, small file.
+    # Text is not converted to paths, and there are no dates or random names: small, deterministic files.
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fmct"}):
         for name, draw in figures.items():
             figure = draw()
@@ -52,7 +52,7 @@ def plot_all(config: StudyConfig, table: pa.Table, out: Path) -> list[str]:
 
 
 def _label_efficiency(config: StudyConfig, rows: list[Row]) -> Any:
-    """Area against the share of labels, a panel a finding, on seen scanners."""
+    """AUC by label fraction, one panel per finding, on seen scanners."""
     panels = [MEAN, *(finding.value for finding in Finding)]
     figure, axes = plt.subplots(2, 4, figsize=(13, 6), sharex=True, sharey=True, layout="constrained")
     largest = max(config.sizes)
@@ -79,7 +79,7 @@ def _label_efficiency(config: StudyConfig, rows: list[Row]) -> Any:
 
 
 def _data_scaling(config: StudyConfig, rows: list[Row]) -> Any:
-    """Area against the heads of the pretraining, at one share of labels, a panel a test."""
+    """AUC by number of pretraining heads, at one label fraction, one panel per test set."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for axis, test in zip(axes, ("seen", "unseen"), strict=True):
         at = [
@@ -98,14 +98,14 @@ def _data_scaling(config: StudyConfig, rows: list[Row]) -> Any:
         axis.set_xticks(sorted(config.sizes), [str(size) for size in sorted(config.sizes)])
         axis.minorticks_off()
         axis.set_title(f"{test} scanners", fontsize=10)
-        axis.set_xlabel("heads pretrained on")
+        axis.set_xlabel("pretraining heads")
     axes[0].set_ylabel(f"mean AUC at {config.compared_fraction:.0%} of the labels")
     axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=3)
     return figure
 
 
 def _seen_unseen(config: StudyConfig, rows: list[Row]) -> Any:
-    """Mean area on seen against unseen scanners, an arm and method a group."""
+    """Mean AUC on seen and unseen scanners, grouped by arm and method."""
     largest = max(config.sizes)
     at = [
         row
@@ -142,7 +142,7 @@ def _seen_unseen(config: StudyConfig, rows: list[Row]) -> Any:
 
 
 def _lines(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """Arm and method of each line, in the order they come first."""
+    """Arm and method of each line, in order of first occurrence."""
     return list(dict.fromkeys((row["arm"], row["method"]) for row in rows))
 
 

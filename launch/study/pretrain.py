@@ -1,4 +1,4 @@
-"""The study's encoders: each is a run of `fmct train`, as anyone would start it."""
+"""Pretraining of the study's encoders by `fmct train`."""
 
 import logging
 from pathlib import Path
@@ -16,17 +16,15 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(recipe: TrainConfig, run: Path) -> Path:
-    """Train `recipe` to its end in the folder `run`, or go on there; the encoder's file.
+    """Train `recipe` in the folder `run`, or resume it there; returns the encoder's file.
 
-    Raises FmctError where `fmct train` fails or was stopped by a signal, and where the folder holds an
-    encoder of another model: one that a version of other defaults pretrained is not to be compared with ours.
+    Raises FmctError if `fmct train` fails or was stopped by a signal, or if the folder has an encoder of
+    another model, for example one pretrained by a version with other defaults.
     """
     encoder = run / "encoder.safetensors"
     if encoder.exists():
         if encoder_info(encoder).model != recipe.model:
-            raise FmctError(
-                f"{encoder}: is of another model than the recipe's; give the study another folder"
-            )
+            raise FmctError(f"{encoder}: another model than the recipe's; use another folder for the study")
         return encoder
     file = run.with_suffix(".yaml")
     write_text(file, yaml.safe_dump(recipe.model_dump(mode="json")))
@@ -34,5 +32,5 @@ def pretrain(recipe: TrainConfig, run: Path) -> Path:
     command = [*FMCT, "train", "--run", str(run), "--config", str(file)]
     ended = run_ranks(command, 1)
     if ended.code or not encoder.exists():
-        raise FmctError(f"{run}: pretraining ended, {ended.what()}; run the same command to go on")
+        raise FmctError(f"{run}: pretraining ended, {ended.what()}; run the same command again to resume")
     return encoder

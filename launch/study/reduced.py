@@ -1,12 +1,12 @@
-"""`fmct study --reduced`: the study's headline alone, with the settings of the whole."""
+"""`fmct study --reduced`: only the study's main comparison, with the settings of the full study."""
 
 from launch.study.config import StudyConfig
 
 
 def reduced_study(config: StudyConfig) -> StudyConfig:
-    """The same study of `config.reduced`'s objectives and draws, at the most heads and `compared_fraction`.
+    """The study with objectives and draws of `config.reduced`, at the largest size and `compared_fraction`.
 
-    Its encoders and cells are those of the whole study, to the byte.
+    Its encoders and cells are byte-identical to those of the full study.
     """
     kept = config.reduced.objectives or tuple(config.objectives)
     objectives = {

@@ -1,4 +1,4 @@
-"""The study's report: Markdown with its figures beside it."""
+"""The study's report: Markdown, with figures in the same folder."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,14 +22,14 @@ from shards.atomic import atomic_path, write_text
 Row = dict[str, Any]
 
 FEW_LABELS = 0.1
-"""The goal is set at this share of the labels and below."""
+"""Largest label fraction that counts as few labels, for the main comparison."""
 METHODS: tuple[Method, ...] = ("finetune", "frozen")
 
 
 def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
-    """Write `out`/results.parquet, the figures and report.md from the cells that are there.
+    """Write `out`/results.parquet, the figures and report.md from the finished cells.
 
-    Returns what is said of the goal. What is missing is left out, so that a report can be read at any time.
+    Returns the text of the main comparison. Missing cells are left out.
     """
     known = areas(config, out, heads)
     table = results(config, known)
@@ -38,15 +38,15 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
     rows: list[Row] = table.to_pylist()
     figures = plot_all(config, table, out) if rows else []
     digest = hashlib.sha256((out / "results.parquet").read_bytes()).hexdigest()
-    goal = f"{_above_scratch(config, rows)}\n\n{_beside_parts(config, known)}".strip()
+    comparison = f"{_above_scratch(config, rows)}\n\n{_compared_with_parts(config, known)}".strip()
     parts = [
         "# Does pretraining help? Synthetic heads",
-        f"`fmct study`, fmct-hpc {version('fmct-hpc')}; config.json beside this file is the configuration.\n"
+        f"`fmct study`, fmct-hpc {version('fmct-hpc')}; the configuration is config.json in this folder.\n"
         f"SHA-256 of results.parquet: `{digest}`",
-        _not_done(config, rows),
-        "## The goal",
-        goal,
-        "## The heads",
+        _unfinished(config, rows),
+        "## Main comparison",
+        comparison,
+        "## Cohort",
         _cohort(config),
         "## Label efficiency",
         f"AUC, mean over {len(config.seeds)} draws of labelled heads ({_pretrainings(config)}), "
@@ -54,39 +54,39 @@ def write_report(config: StudyConfig, out: Path, heads: Heads) -> str:
         f"{len(Finding)} findings; pretrained on {max(config.sizes)} heads.",
         _by_fraction(config, rows, MEAN),
         _figure(figures, 0),
-        "## Findings",
+        "## Results by finding",
         f"At {config.compared_fraction:.0%} of the labels, seen scanners.",
         _by_finding(config, rows),
         "## Data scaling",
         f"At {config.compared_fraction:.0%} of the labels, mean of the findings; all pretrainings of an "
-        f"objective have as many {config.passes}.",
+        f"objective have the same number of {config.passes}.",
         _by_size(config, rows),
         _figure(figures, 1),
-        "## Seen against unseen scanners",
+        "## Seen and unseen scanners",
         _figure(figures, 2),
     ]
     text = "\n\n".join(part for part in parts if part)
     write_text(out / "report.md", text + "\n")
-    return goal
+    return comparison
 
 
 def _pretrainings(config: StudyConfig) -> str:
     return ", ".join(
-        f"{name}: {objective.pretrainings} pretrained, {objective.draws or len(config.seeds)} draws"
+        f"{name}: {objective.pretrainings} pretrainings, {objective.draws or len(config.seeds)} draws"
         for name, objective in config.objectives.items()
     )
 
 
-def _not_done(config: StudyConfig, rows: Sequence[Row]) -> str:
-    """What a report of an unfinished study says of it."""
+def _unfinished(config: StudyConfig, rows: Sequence[Row]) -> str:
+    """A note for the report of an unfinished study."""
     cells = all_cells(config)
     per_cell = len(TESTS) * (len(Finding) + 1)
     done = sum(len(row["by_seed"]) for row in rows) // per_cell
-    return f"**Not finished: {done} of {len(cells)} cells.**" if done < len(cells) else ""
+    return f"**Unfinished: {done} of {len(cells)} cells.**" if done < len(cells) else ""
 
 
 def _above_scratch(config: StudyConfig, rows: Sequence[Row]) -> str:
-    """For each objective and method: findings in which its interval lies above scratch's at few labels."""
+    """For each objective and method, the findings with an interval above that of scratch, at few labels."""
     few = [fraction for fraction in config.fractions if fraction <= FEW_LABELS]
     scratch = {(row["fraction"], row["test"], row["finding"]): row for row in rows if row["arm"] == "scratch"}
     lines = []
@@ -103,14 +103,14 @@ def _above_scratch(config: StudyConfig, rows: Sequence[Row]) -> str:
                 if mine and scratch:
                     lines.append([arm_name(arm, method), f"{fraction:.0%}", *cells])
     return (
-        "Findings in which a pretrained encoder's interval lies wholly above that of training from scratch "
-        f"(the same network, code and steps), of {len(Finding)}:\n\n"
+        f"Number of findings, of {len(Finding)}, for which a pretrained encoder's interval lies entirely "
+        "above that of training from scratch (the same network, code and steps):\n\n"
         + _table(["encoder", "labels", *(f"{test} scanners" for test in TESTS)], lines)
     )
 
 
-def _beside_parts(config: StudyConfig, known: Mapping[tuple[Key, str], Areas]) -> str:
-    """Of each objective that has parts: how far it lies from the best of them, at every share of labels."""
+def _compared_with_parts(config: StudyConfig, known: Mapping[tuple[Key, str], Areas]) -> str:
+    """For each combined objective: its difference from the best of its parts, at every label fraction."""
     size, lines = max(config.sizes), []
     for arm, objective in config.objectives.items():
         for method in METHODS:
@@ -119,30 +119,30 @@ def _beside_parts(config: StudyConfig, known: Mapping[tuple[Key, str], Areas]) -
                 for fraction in config.fractions:
                     mine = known.get(((arm, method, size, fraction), test))
                     parts = {
-                        part: found
+                        part: part_areas
                         for part in objective.parts
-                        if (found := known.get(((part, method, size, fraction), test)))
+                        if (part_areas := known.get(((part, method, size, fraction), test)))
                     }
-                    cells.append(_beside(config, mine, parts) if mine and parts else "")
+                    cells.append(_difference(config, mine, parts) if mine and parts else "")
                 if any(cells):
                     lines.append([arm_name(arm, method), f"{test} scanners", *cells])
     if not lines:
         return ""
     return (
-        "An objective of several parts less the best of its parts, by the mean of the findings, "
+        "A combined objective minus the best of its parts, mean of the findings, "
         f"[{config.confidence:.0%} interval of the difference, over the same heads]:\n\n"
         + _table(["encoder", "", *(f"{fraction:.0%}" for fraction in config.fractions)], lines)
     )
 
 
-def _beside(config: StudyConfig, mine: Areas, parts: Mapping[str, Areas]) -> str:
+def _difference(config: StudyConfig, mine: Areas, parts: Mapping[str, Areas]) -> str:
     best = max(parts, key=lambda part: parts[part].mean[-1])
     low, high = interval(mine.resampled[:, -1] - parts[best].resampled[:, -1], config)
     return f"{mine.mean[-1] - parts[best].mean[-1]:+.3f} [{low:+.3f}, {high:+.3f}] ({best})"
 
 
 def _above(rows: Iterable[Row], scratch: dict[tuple[float, str, str], Row], test: str) -> str:
-    found = [
+    above = [
         row["finding"]
         for row in rows
         if row["test"] == test
@@ -150,7 +150,7 @@ def _above(rows: Iterable[Row], scratch: dict[tuple[float, str, str], Row], test
         and (base := scratch.get((row["fraction"], test, row["finding"])))
         and row["low"] > base["high"]
     ]
-    return f"{len(found)}" + (f": {', '.join(found)}" if found else "")
+    return f"{len(above)}" + (f": {', '.join(above)}" if above else "")
 
 
 def _cohort(config: StudyConfig) -> str:
@@ -161,17 +161,17 @@ def _cohort(config: StudyConfig) -> str:
         for finding, it in seen.items()
     ]
     return (
-        f"{cohort.unlabelled} heads without labels ({cohort.labelled} of them with), {cohort.validation} to "
-        f"validate on, {cohort.test} of the same four scanners and {cohort.unseen} of two others to test on; "
-        f"{cohort.edge}³ voxels of {cohort.spacing_mm:g} mm; heads turned by {TURN_DEG:g} degrees about each "
-        f"axis and moved by {OFFSET_MM:g} mm along it (standard deviations); noise of 3.5 to 6.5 HU a voxel; "
-        f"each finding in {cohort.prevalence:.0%} of the heads, independent of the others; seed "
-        f"{cohort.seed}.\n\n"
-        + _table(["finding", "what is drawn", "voxels", "HU", "to the brain's spread"], lines)
-        + "\n\nVoxels that a finding changes by half of its greatest change or more, by how many HU "
-        f"({BRAIN_WINDOW[0]} to {BRAIN_WINDOW[1]} HU are looked at), and how that compares with the standard "
-        f"deviation of brain and CSF, anatomy and noise together. Medians of {HEADS} heads, each beside "
-        "itself without the finding."
+        f"{cohort.unlabelled} heads for pretraining ({cohort.labelled} of them with labels), "
+        f"{cohort.validation} for validation, {cohort.test} test heads of the same four scanners and "
+        f"{cohort.unseen} of two others; {cohort.edge}³ voxels of {cohort.spacing_mm:g} mm; heads rotated by "
+        f"{TURN_DEG:g} degrees about and shifted by {OFFSET_MM:g} mm along each axis (standard deviations); "
+        f"noise of 3.5 to 6.5 HU per voxel; each finding in {cohort.prevalence:.0%} of the heads, "
+        f"independent of the others; seed {cohort.seed}.\n\n"
+        + _table(["finding", "size and contrast", "voxels", "change, HU", "change / SD of brain"], lines)
+        + "\n\nNumber of voxels that a finding changes by at least half of its maximum change, mean change "
+        f"there (within {BRAIN_WINDOW[0]} to {BRAIN_WINDOW[1]} HU), and its ratio to the standard deviation "
+        f"of brain and CSF (anatomy and noise). Medians over {HEADS} heads, each compared with the same head "
+        "without the finding."
     )
 
 
@@ -218,7 +218,7 @@ def _by_size(config: StudyConfig, rows: Sequence[Row]) -> str:
 
 
 def _pivot(rows: Sequence[Row], along: str, columns: Sequence[object]) -> list[list[str]]:
-    """A line for each arm and method, a cell for each value of `along`."""
+    """One line per arm and method, with one cell per value of `along`."""
     lines: dict[str, dict[object, str]] = {}
     for row in rows:
         name = arm_name(row["arm"], row["method"])

@@ -1,4 +1,4 @@
-"""From the cells' scores to areas under the curve with intervals."""
+"""AUC with intervals, from the cells' scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from launch.study.findings import Finding
 from launch.study.plan import plan
 
 MEAN = "mean of all"
-"""Stands for the mean over the findings, where a finding's name would."""
+"""In the column of findings: the mean over all findings."""
 TESTS = {"seen": Split.TEST, "unseen": Split.UNSEEN}
 """Test sets by whether their scanners were seen in pretraining and training."""
 
@@ -26,7 +26,7 @@ Key = tuple[str, str, int, float]
 
 
 def arm_name(arm: str, method: str) -> str:
-    """In words."""
+    """The display name of an arm with a method."""
     if arm == "scratch":
         return "from scratch"
     if arm in ("mean", "thumbnail"):
@@ -36,40 +36,40 @@ def arm_name(arm: str, method: str) -> str:
 
 @dataclass(frozen=True)
 class Areas:
-    """Areas under the curve of one key on one test; the last column is the findings' mean."""
+    """AUC of one key on one test set; the last column is the mean over findings."""
 
     by_seed: NDArray[np.float64]
-    """(seeds that are there, findings + 1), those of one pretraining together: seeds 0, 3, 1, 4, 2, 5 of six
-    shared out among three."""
+    """(finished seeds, findings + 1), grouped by pretraining: six seeds of three pretrainings in the order 0,
+    3, 1, 4, 2, 5."""
     resampled: NDArray[np.float64]
-    """(bootstrap, findings + 1), as of `resampled_means`."""
+    """(bootstrap, findings + 1), from `resampled_means`."""
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """(findings + 1)."""
+        """Mean over seeds, (findings + 1)."""
         return self.by_seed.mean(axis=0)
 
 
 def areas(config: StudyConfig, out: Path, heads: Heads) -> dict[tuple[Key, str], Areas]:
-    """By key and test, of all cells that are there.
+    """AUC of all finished cells, by key and test set.
 
-    The bootstrap draws heads, pretrainings and these' seeds, all with replacement. It draws alike for all
-    keys of a test, so that two of them are compared over the same heads.
+    The bootstrap draws heads, pretrainings and their seeds, all with replacement. All keys of a test set
+    share the same draws, so that differences are over the same heads.
     """
-    found: dict[Key, dict[int, list[NDArray[np.float32]]]] = {}
+    scores_of: dict[Key, dict[int, list[NDArray[np.float32]]]] = {}
     for group in plan(config):
         for cell in group.cells:
             file = out / "cells" / cell.file_name
             if file.exists():
-                of_cell = found.setdefault((cell.arm, cell.method, cell.size, cell.fraction), {})
-                of_cell.setdefault(group.number, []).append(np.load(file)["scores"])
+                of_key = scores_of.setdefault((cell.arm, cell.method, cell.size, cell.fraction), {})
+                of_key.setdefault(group.number, []).append(np.load(file)["scores"])
     known: dict[tuple[Key, str], Areas] = {}
     start = 0
     for test, split in TESTS.items():
         stop = start + len(heads.rows[split])
         truth = heads.labels[heads.rows[split]] == 1
         counts = _counts(config, len(truth))
-        for key, pretrainings in found.items():
+        for key, pretrainings in scores_of.items():
             each = [
                 np.stack([_areas(part[start:stop], truth, counts) for part in scores])
                 for scores in pretrainings.values()
@@ -80,22 +80,22 @@ def areas(config: StudyConfig, out: Path, heads: Heads) -> dict[tuple[Key, str],
 
 
 def results(config: StudyConfig, known: dict[tuple[Key, str], Areas]) -> pa.Table:
-    """A row for each arm, method, size, fraction, test and finding.
+    """One row per arm, method, size, fraction, test set and finding.
 
-    auc is the mean over the seeds that are there, by_seed has each; [low, high] is its interval.
+    auc is the mean over the finished seeds, by_seed has the values; [low, high] is the interval of auc.
     """
     rows: list[dict[str, object]] = []
-    for (key, test), found in known.items():
+    for (key, test), own in known.items():
         arm, method, size, fraction = key
-        low, high = interval(found.resampled, config)
+        low, high = interval(own.resampled, config)
         rows += [
             {
                 **{"arm": arm, "method": method, "size": size, "fraction": fraction, "test": test},
                 "finding": finding,
-                "auc": float(found.mean[number]),
+                "auc": float(own.mean[number]),
                 "low": float(low[number]),
                 "high": float(high[number]),
-                "by_seed": found.by_seed[:, number].tolist(),
+                "by_seed": own.by_seed[:, number].tolist(),
             }
             for number, finding in enumerate([*(f.value for f in Finding), MEAN])
         ]
@@ -103,7 +103,7 @@ def results(config: StudyConfig, known: dict[tuple[Key, str], Areas]) -> pa.Tabl
 
 
 def interval(resampled: NDArray[np.float64], config: StudyConfig) -> NDArray[np.float64]:
-    """Ends of the central interval of `config.confidence`, (2, ...) of (bootstrap, ...)."""
+    """Limits (2, ...) of the central interval of `config.confidence`, from (bootstrap, ...)."""
     tail = (1 - config.confidence) / 2
     ends: NDArray[np.float64] = np.nanquantile(resampled, [tail, 1 - tail], axis=0)
     return ends
@@ -126,19 +126,19 @@ SCHEMA = pa.schema(
 
 
 def _counts(config: StudyConfig, heads: int) -> list[NDArray[np.uint16]]:
-    """How often each head counts: blocks (R, heads), the first of one row of ones, then the resamples."""
+    """Multiplicity of each head: blocks (R, heads); the first is one row of ones, then the resamples."""
     return [np.ones((1, heads), np.uint16), *resample_counts(heads, config.bootstrap, seed=0)]
 
 
 def mean_area(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
-    """The area under the curve, mean of the findings; scores, truth: (heads, findings)."""
+    """AUC, mean over findings; scores, truth: (heads, findings)."""
     return float(_areas(scores, truth, [np.ones((1, len(truth)), np.uint16)])[0, -1])
 
 
 def _areas(
     scores: NDArray[np.float32], truth: NDArray[np.bool_], counts: list[NDArray[np.uint16]]
 ) -> NDArray[np.float64]:
-    """(1 + bootstrap, findings + 1), the last column the findings' mean."""
+    """AUC (1 + bootstrap, findings + 1); the last column is the mean over findings."""
     heads, one_fold = np.arange(len(scores)), np.zeros(len(scores), np.int64)
     columns = []
     for column, labels in zip(scores.T, truth.T, strict=True):
@@ -148,7 +148,7 @@ def _areas(
 
 
 def resampled_means(areas: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Means over pretrainings drawn with replacement and seeds drawn so in each: (bootstrap, findings + 1).
+    """Means over pretrainings, and their seeds, drawn with replacement: (bootstrap, findings + 1).
 
     Two stages (Davison and Hinkley 1997, section 3.8): seeds that share a pretraining are not independent.
     """

@@ -1,4 +1,4 @@
-"""A study from end to end; every step is kept, so that the same command goes on where it was stopped."""
+"""Running a study from end to end; finished steps are kept, so the same command resumes a stopped study."""
 
 import logging
 import time
@@ -43,15 +43,15 @@ Progress = Callable[[int, int], None]
 def study(
     config: StudyConfig, out: Path, progress: Progress, workers: int = 1, report_only: bool = False
 ) -> str:
-    """Do what is missing in the folder `out`, then write results.parquet, report.md and the figures.
+    """Compute missing results in the folder `out`, then write results.parquet, report.md and the figures.
 
-    With `report_only` they are written of what is there already. `workers` processes of one thread each make
-    heads, and then encoders with their cells; the results do not depend on how many there are. Returns what
-    is said of the goal. Raises FmctError where `out` holds another study, or none to report on, or a
+    With `report_only` they are written from the finished cells. `workers` processes of one thread each make
+    heads, and then encoders with their cells; the results do not depend on their number. Returns the text of
+    the main comparison. Raises FmctError if `out` contains another study, or none to report on, or a
     pretraining fails.
     """
     if report_only and not (out / "cohort" / LABELS).exists():
-        raise FmctError(f"{out}: holds no study to report on; run it without --report-only")
+        raise FmctError(f"{out}: contains no study to report on; run it without --report-only")
     with writing(out, "fmct study"):
         return _study(config, out, progress, workers, report_only)
 
@@ -60,42 +60,44 @@ def _study(config: StudyConfig, out: Path, progress: Progress, workers: int, rep
     cohort = out / "cohort"
     _require_same(config, out)
     if not report_only:
-        _do_all(config, out, plan(config), progress, workers)
+        _run_groups(config, out, plan(config), progress, workers)
     return write_report(config, out, Heads.read(cohort))
 
 
 def tune(config: StudyConfig, out: Path, progress: Progress, workers: int = 1) -> str:
-    """Fine-tune every arm's first encoder, and from scratch, at each setting of `config.tuning`.
+    """Fine-tune every arm's first encoder, and train from scratch, at each setting of `config.tuning`.
 
-    All on the tuning cohort. Writes `out`/tuning.parquet and returns a table of mean areas. What is done is
-    kept. Raises FmctError where `out` holds another study, or a pretraining fails.
+    Uses only the tuning cohort. Writes `out`/tuning.parquet and returns a table of mean AUC. Finished cells
+    are kept. Raises FmctError if `out` contains another study, or a pretraining fails.
     """
     config = tuning_study(config)
     with writing(out, "fmct study"):
         _require_same(config, out)
-        _do_all(config, out, tuning_groups(config), progress, workers)
+        _run_groups(config, out, tuning_groups(config), progress, workers)
         return write_tuning(config, out, Heads.read(out / "cohort"))
 
 
-def _do_all(config: StudyConfig, out: Path, groups: list[Group], progress: Progress, workers: int) -> None:
+def _run_groups(
+    config: StudyConfig, out: Path, groups: list[Group], progress: Progress, workers: int
+) -> None:
     with process_pool(workers) as pool:
         write_cohort(config.cohort, config.sizes, out / "cohort", pool, progress)
         missing = [group for group in groups if _cells(group, out).missing()]
-        running = {pool.submit(_do, config, out, group): group for group in missing}
+        running = {pool.submit(_run_group, config, out, group): group for group in missing}
         for done, future in enumerate(as_completed(running), 1):
             seconds = future.result()
             log.info("%s: %.0f s (%d of %d)", running[future].name, seconds, done, len(missing))
 
 
 def _cells(group: Group, out: Path) -> Ledger[Cell, bool]:
-    """The cells of one encoder; the file of a cell's scores is its marker."""
+    """The ledger of a group's cells; a cell's score file is its marker."""
     return Ledger(group.cells, lambda cell: (out / "cells" / cell.file_name).exists())
 
 
-def _do(config: StudyConfig, out: Path, group: Group) -> float:
-    """Make the missing cells of one encoder; the seconds that took."""
+def _run_group(config: StudyConfig, out: Path, group: Group) -> float:
+    """Compute the missing cells of a group; returns the seconds taken."""
     began = time.monotonic()
-    torch.set_num_threads(1)  # as many processes as cores are what is fast with networks as small as these
+    torch.set_num_threads(1)  # one process per core is fastest for networks this small
     heads = Heads.read(out / "cohort")
     scorer = _open(config, out, heads, group)
 
@@ -112,7 +114,7 @@ Scorer = Callable[[Cell], NDArray[np.float32]]
 
 
 def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
-    """A function that scores the cells of one encoder, which is pretrained first."""
+    """Pretrain or load the encoder of a group; returns a function that scores its cells."""
     recipe = config.recipe(next(iter(config.objectives)), max(config.sizes), out / "cohort" / "labelled", 0)
     dataset = Dataset.open(out / "cohort" / "labelled")
     info = EncoderInfo(
@@ -146,7 +148,7 @@ def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
     store = extract_store(
         OurEncoder(encoder, info), group.name, dataset, out / "features" / group.name, tokens=True, batch=32
     )
-    assert store is not None  # it is no task of several
+    assert store is not None  # all features, not one task of several
     features = pooled(store, config.frozen)[heads.order]
 
     def score(cell: Cell) -> NDArray[np.float32]:
@@ -161,13 +163,13 @@ def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
 
 
 def _views(dataset: Dataset, info: EncoderInfo, heads: Heads) -> torch.Tensor:
-    """What encoders see of the labelled heads, float16 (N, C, D, H, W)."""
+    """The views of the labelled heads, float16 (N, C, D, H, W)."""
     views = [info.view(dataset.read(int(row)), dataset.info.spacing_mm).half() for row in heads.order]
     return torch.cat(views)
 
 
 def _require_same(config: StudyConfig, out: Path) -> None:
-    """Write the configuration, or refuse a folder of another's."""
+    """Write the configuration; raises FmctError if the folder has another one."""
     recorded = out / "config.json"
     if not recorded.exists():
         write_text(recorded, config.model_dump_json(indent=1))
@@ -175,6 +177,6 @@ def _require_same(config: StudyConfig, out: Path) -> None:
     try:
         same = StudyConfig.from_record_json(recorded.read_bytes()) == config
     except ValidationError as error:
-        raise unread(recorded, error, "damaged; give another folder") from None
+        raise unread(recorded, error, "damaged; use another folder") from None
     if not same:
-        raise FmctError(f"{out}: holds a study of another configuration; give another folder")
+        raise FmctError(f"{out}: contains a study with another configuration; use another folder")

@@ -1,4 +1,4 @@
-"""The study's scanners: what each does to a clean head, at the study's coarse grid."""
+"""The study's simulated scanners, on the study's coarse grid."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import numpy as np
 from scipy import ndimage
 
 FINE = 2
-"""The clean head is rendered this many times finer along each axis than it is stored."""
+"""Oversampling factor per axis of the rendered head relative to the stored grid."""
 
 
 @dataclass(frozen=True)
 class StudyScanner:
-    """How a scanner's volumes look. Lengths in mm, intensities in HU."""
+    """Image properties of a scanner. Lengths in mm, intensities in HU."""
 
     name: str
     thickness: float
@@ -19,19 +19,19 @@ class StudyScanner:
     blur: float
     """Sigma of the reconstruction kernel in the slice plane."""
     sharpening: float
-    """How much of the kernel's high frequencies is added (an edge-enhancing kernel), 0 to 1."""
+    """Weight of the added high frequencies (edge-enhancing kernel), 0 to 1."""
     noise: float
-    """Standard deviation in a stored voxel."""
+    """Standard deviation per stored voxel."""
     noise_grain: float
-    """Sigma of the noise's correlation, in stored voxels."""
+    """Sigma of the noise correlation, in stored voxels."""
     offset: float
-    """Of its calibration; an exam's own is within 1.5 HU of it."""
+    """Calibration offset; that of an exam is within 1.5 HU of it."""
     gain: float
-    """Relative error of the scale."""
+    """Calibration gain; 1 is exact."""
     cupping: float
-    """Beam hardening: HU that the middle of the head lacks against its rim."""
+    """Beam hardening: decrease in HU at the centre of the head relative to its rim."""
     streak: float
-    """Beam hardening between the petrous bones: HU of the dark band."""
+    """Beam hardening between the petrous bones: depth of the dark band in HU."""
 
 
 SEEN = (
@@ -40,20 +40,20 @@ SEEN = (
     StudyScanner("C", 9.0, 2.2, 0.0, 3.5, 0.5, -2.0, 0.99, 0.0, 5.0),
     StudyScanner("D", 6.0, 1.8, 0.5, 4.5, 0.3, 3.0, 1.00, 3.0, 8.0),
 )
-"""Of pretraining, labels and the in-distribution test, in turns."""
+"""Scanners of pretraining, labels and the in-distribution test, alternating."""
 UNSEEN = (
     StudyScanner("E", 11.0, 3.0, 0.0, 4.5, 0.6, -5.0, 0.97, 4.0, 10.0),
     StudyScanner("F", 4.0, 0.8, 0.8, 6.5, 0.1, 5.0, 1.03, 3.0, 8.0),
 )
-"""Of the out-of-distribution test alone: beyond the seen ones in most properties."""
+"""Scanners of the out-of-distribution test only: outside the range of the seen ones in most properties."""
 
 
 def acquire(
     fine_hu: np.ndarray, spacing: float, scanner: StudyScanner, rng: np.random.Generator
 ) -> np.ndarray:
-    """int16 HU (n, n, n) of a clean head rendered at spacing / FINE, (FINE · n)³, as `scanner` stores it."""
+    """int16 HU (n, n, n) by `scanner`, of a clean head rendered at spacing / FINE, (FINE · n)³."""
     step = spacing / FINE
-    # A box of the thickness has this deviation; its form is lost in a grid as coarse as this.
+    # A Gaussian with the standard deviation of a box; the shape makes no difference on a grid this coarse.
     hu = ndimage.gaussian_filter(fine_hu, (scanner.thickness / 12**0.5 / step, *2 * (scanner.blur / step,)))
     if scanner.sharpening:
         hu += scanner.sharpening * (hu - ndimage.gaussian_filter(hu, (0, 4 / step, 4 / step)))

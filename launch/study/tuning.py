@@ -1,8 +1,8 @@
-"""Choosing the learning rate and length of fine-tuning: for every arm the same grid, on heads of their own.
+"""Tuning the learning rate and length of fine-tuning, with the same grid for every arm, on separate heads.
 
-The heads are a cohort of another seed, and no figure of the report rests on any of them. Every pretrained arm
-and training from scratch get the same grid and the same draws of labels. The recipe records what is chosen,
-an arm's in its `finetune` and that of training from scratch in `scratch`.
+The heads are a cohort with another seed, and are not used in the report. Every pretrained arm
+and training from scratch get the same grid and the same draws of labels. The recipe records the chosen
+values, in `finetune` of each arm, and in `scratch` for training from scratch.
 """
 
 from itertools import product
@@ -25,12 +25,14 @@ TABLE = "tuning.parquet"
 
 
 def tuning_study(config: StudyConfig) -> StudyConfig:
-    """The same study on the tuning cohort, at its greatest size and `compared_fraction` of the labels.
+    """The same study on the tuning cohort, at the largest size and `compared_fraction` of the labels.
 
-    Raises FmctError where that cohort is the study's own.
+    Raises FmctError if that cohort is the study's own.
     """
     if config.tuning.seed == config.cohort.seed:
-        raise FmctError("tuning.seed: is cohort.seed, and settings must be chosen on other heads")
+        raise FmctError(
+            "tuning.seed: must differ from cohort.seed, since settings are tuned on separate heads"
+        )
     return config.model_copy(
         update={
             "cohort": config.cohort.model_copy(update={"seed": config.tuning.seed}),
@@ -42,12 +44,12 @@ def tuning_study(config: StudyConfig) -> StudyConfig:
 
 
 def settings(config: StudyConfig) -> list[Setting]:
-    """The grid."""
+    """The grid of settings."""
     return [Setting(*point) for point in product(config.tuning.lr, config.tuning.steps)]
 
 
 def tuning_groups(config: StudyConfig) -> list[Group]:
-    """Of a `tuning_study`, one for each arm and one for training from scratch: a cell a setting and draw."""
+    """The groups of a `tuning_study`, one per arm and one from scratch: a cell per setting and draw."""
     size, fraction = config.sizes[0], config.compared_fraction
     groups = []
     for name, arm, heads in (*((one, one, size) for one in config.objectives), ("untrained", "scratch", 0)):
@@ -61,9 +63,9 @@ def tuning_groups(config: StudyConfig) -> list[Group]:
 
 
 def write_tuning(config: StudyConfig, out: Path, heads: Heads) -> str:
-    """Write `out`/tuning.parquet, a row a cell.
+    """Write `out`/tuning.parquet, one row per cell.
 
-    Returns a Markdown table of areas, means of findings and draws, the best of each arm in bold.
+    Returns a Markdown table of AUC, averaged over findings and draws, with the best of each arm in bold.
     """
     grid = settings(config)
     truth = heads.labels[heads.rows[Split.TEST]] == 1

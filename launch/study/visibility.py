@@ -1,4 +1,4 @@
-"""How visible a study's findings are: each head beside the same head without the finding."""
+"""The visibility of a study's findings: each head compared with the same head without the finding."""
 
 from dataclasses import dataclass
 from itertools import count, islice
@@ -10,11 +10,11 @@ from launch.study.config import CohortConfig
 from launch.study.findings import Finding
 
 HEADS = 6
-"""That each figure is the median of."""
+"""Number of heads for each median."""
 MIDDLE_MM = 112.0
-"""Edge of the cube in which the brain's own spread is taken: within the skull of most heads."""
+"""Edge of the cube in which the brain's standard deviation is computed: within the skull of most heads."""
 BRAIN_WINDOW = (0, 80)
-"""HU between which changes are looked at: level 40, width 80."""
+"""HU range in which changes are measured: level 40, width 80."""
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,20 @@ class Visibility:
     """Medians over some heads."""
 
     voxels: float
-    """Stored voxels that the finding changes by half of its greatest change or more."""
+    """Number of stored voxels that the finding changes by at least half of its maximum change."""
     change: float
-    """Mean change in these in the brain's window, HU; the sign does not count."""
+    """Mean absolute change in these voxels in the brain window, HU."""
     spread: float
-    """Standard deviation of brain and CSF around it, HU: anatomy and noise together."""
+    """Standard deviation of the surrounding brain and CSF, HU: anatomy and noise."""
 
     @property
     def ratio(self) -> float:
-        """Change to spread, of one voxel."""
+        """Ratio of change to spread."""
         return self.change / self.spread
 
 
 def visibility(config: CohortConfig, finding: Finding) -> Visibility:
-    """Of `finding` in validation heads that have it."""
+    """The visibility of `finding` in validation heads that have it."""
     having = (
         number for number in count() if finding in make_subject(config, Split.VALIDATION, number).findings
     )

@@ -1,5 +1,5 @@
 "use strict";
-// Tables sort by any column: click its heading, or focus it and press Enter or Space; again to turn the order.
+// Sort a table by a column: click its heading, or focus it and press Enter or Space; again to reverse the order.
 const sortValue = (cell) => {
   const text = cell.dataset.value ?? cell.textContent;
   return text === "" ? null : cell.classList.contains("number") ? Number(text) : text;

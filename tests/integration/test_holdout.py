@@ -108,11 +108,11 @@ def test_worse_scans_and_what_was_kept_are_in_the_report(held: Path) -> None:
     (area,) = [row["auc"] for row in swept if row["task"] == "any_bleed"]
     assert [row["value"] for row in rows if not row["severity"]] == pytest.approx([area] * len(severities))
     card, page = (held / "judged.md").read_text(), (held / "judged.html").read_text()
-    titles = ("Robustness", "Volumes that find one another", "Kept classifiers", "By scanner, kernel, slices")
+    titles = ("Robustness", "Retrieval", "Exported classifiers", "By scanner, kernel, slices")
     for title in titles:
         assert title in card
         assert title in page
-    assert r"any\_bleed" in card.split("## Kept classifiers")[1]
+    assert r"any\_bleed" in card.split("## Exported classifiers")[1]
     assert page.count('id="robustness-') >= len(severities)
 
 
@@ -136,7 +136,7 @@ def test_why_is_measured_beside_the_truth(
     assert {row["volumes"] for row in rows} == {len(masked)}
     best = {row["method"]: row["share"] for row in rows if row["map"] == "greatest"}
     assert all(row["share"] <= best[row["method"]] for row in rows)
-    assert "Maps against masks" in Path("why.html").read_text()
+    assert "Maps compared with masks" in Path("why.html").read_text()
 
 
 def test_encoders_are_compared_on_both_datasets(held: Path) -> None:

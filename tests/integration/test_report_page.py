@@ -274,7 +274,7 @@ def test_what_happened_in_training_is_told(shown: webdriver.Chrome) -> None:
     assert [cell.text for cell in collapse.find_elements(By.CSS_SELECTOR, "tbody th, tbody td")] == [
         *("the features of all volumes are nearly equal", "101", "200", "100")
     ]
-    attempts = table_of(shown, "Starts of the run")
+    attempts = table_of(shown, "Attempts of the run")
     assert column(attempts, 5) == ["1 to 300", "301 to 700"]
     assert column(attempts, 7) == ["stopped", "done"]
     warnings = [w.text for w in shown.find_elements(By.CSS_SELECTOR, ".warning")]
@@ -298,7 +298,7 @@ def test_the_threshold_of_a_sign_is_the_one_that_was_used(inputs: Inputs, tmp_pa
     recorded["run"]["steps"] = 160
     (tmp_path / "run/config.json").write_text(json.dumps(recorded))
     card = report(tmp_path / "page.html", tmp_path / "run").read_text()
-    assert "lasted at least 40 steps (a quarter of the run's, as health.patience is 2,000)" in card
+    assert "lasted at least 40 steps (a quarter of the run, as health.patience is 2,000)" in card
 
 
 def test_nothing_but_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_nothing_but_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_pa
     assert (out.read_bytes(), out.with_suffix(".md").read_bytes()) == before
     report(out, inputs.run)
     (tmp_path / "README.md").write_text("my own")
-    with pytest.raises(FmctError, match=r"README\.md: is there already, and no report"):
+    with pytest.raises(FmctError, match=r"README\.md: exists and is not the report"):
         report(tmp_path / "README.html", inputs.run)
     assert (tmp_path / "README.md").read_text() == "my own"
     assert not (tmp_path / "README.html").exists()
@@ -320,7 +320,7 @@ def test_nothing_but_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_pa
 
 def test_parts_that_are_not_there_are_left_out_with_a_line(inputs: Inputs, tmp_path: Path) -> None:
     card = report(tmp_path / "bare.html", inputs.run).read_text()
-    for title in ("Data", "Evaluation", "Why", "Embedding"):
+    for title in ("Data", "Evaluation", "Relevance maps", "Embedding"):
         body = re.search(rf"## {title}\n\n(.*?)\n\n#", card, re.DOTALL)
         assert body
         assert body[1].startswith("Left out: ")
@@ -351,7 +351,7 @@ def test_a_damaged_input_is_one_line_that_names_it(
 
 def test_another_file_in_the_place_of_a_run_or_of_labels_is_named(inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("study_instance_uid,bleed\n1.2,1\n")
-    with pytest.raises(FmctError, match=r"file.config\.json: not there; is .*file a run folder"):
+    with pytest.raises(FmctError, match=r"file.config\.json: missing; is .*file a run folder"):
         report(tmp_path / "page.html", tmp_path / "file")
     with pytest.raises(FmctError, match="file: no readable label table"):
         report(tmp_path / "page.html", inputs.run, labels=tmp_path / "file")

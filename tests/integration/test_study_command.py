@@ -50,7 +50,7 @@ TINY = StudyConfig.model_validate(
 def test_a_study_goes_on_and_ends_with_the_same_results(tmp_path: Path) -> None:
     cells = all_cells(TINY)
     assert len({cell.file_name for cell in cells}) == len(cells) == 12
-    with pytest.raises(FmctError, match="holds no study"):
+    with pytest.raises(FmctError, match="contains no study"):
         study(TINY, tmp_path, lambda done, total: None, report_only=True)
     assert not list(tmp_path.iterdir())
     study(TINY, tmp_path, lambda done, total: None, workers=1)

@@ -157,7 +157,7 @@ def test_what_a_benchmark_refuses(file: Path, tmp_path: Path, monkeypatch: pytes
     hashed = load(BenchmarkConfig, file, []).datasets[0]
     with pytest.raises(FmctError, match="encoder dinov2: only this package's own encoders can be exported"):
         fit(load(BenchmarkConfig, file, []).sweep(hashed, tmp_path), "dinov2", "logistic")
-    with pytest.raises(FmctError, match=r"benchmark.json: not there"):
+    with pytest.raises(FmctError, match=r"benchmark.json: missing"):
         write_page(tmp_path)
 
 

@@ -565,7 +565,7 @@ def test_the_command_writes_maps_a_page_and_figures(
         assert row["study_key"] == record.study_key
     page = (out / "relevance.html").read_text()
     assert page.count('<img src="data:image/png;base64,') == 12
-    assert "Maps against masks" in page
+    assert "Maps compared with masks" in page
     for file in (page, str(table)):
         assert "Doe John" not in file
         assert str(tmp_path) not in file

@@ -103,7 +103,7 @@ def test_curves_go_over_the_severities_of_every_set(tmp_path: Path) -> None:
 
 def test_a_table_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> None:
     for section, name in ((robustness_section, run.TABLE), (retrieval_section, retrieval.TABLE)):
-        with pytest.raises(FmctError, match="not there"):
+        with pytest.raises(FmctError, match="missing"):
             section(tmp_path)
         (tmp_path / name).write_bytes(b"PAR1")
         with pytest.raises(FmctError, match=f"{name}: damaged"):

@@ -58,7 +58,7 @@ def test_the_verdict_says_whom_the_pretraining_saw() -> None:
     areas = {"a": (HIGH, LOW)}
     said = [verdict(probed(areas, seen)) for seen in (0, 3, None)]
     assert "7 patients that the pretraining did not see" in said[0]
-    assert "7 patients, 3 of whom" in said[1]
+    assert "7 patients, of which the pretraining saw 3" in said[1]
     assert len(set(said)) == 3
 
 
@@ -116,7 +116,7 @@ def test_a_resume_is_called_exact_only_where_steps_after_it_are_equal(inputs: In
     other = unbroken(inputs, tmp_path / "other", 350, change=1e-15)
     assert by_name(shown(inputs.run, unbroken=other))["resume"].startswith("NOT EXACT")
     short = unbroken(inputs, tmp_path / "short", 300)
-    assert by_name(shown(inputs.run, unbroken=short))["resume"].startswith("not shown")
+    assert by_name(shown(inputs.run, unbroken=short))["resume"].startswith("not tested")
 
 
 def test_the_command_ends_with_it(inputs: Inputs, tmp_path: Path) -> None:
