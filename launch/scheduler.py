@@ -1,6 +1,7 @@
-"""What submits, watches, cancels and requeues jobs: the interface; `launch/slurm/scheduler.py` implements it.
+"""The interface for submitting, watching, cancelling and requeueing jobs.
 
-What a running task reads of its job is `shards.job.RunningJob`; `launch/schedulers.py` names the scheduler.
+`launch/slurm/scheduler.py` implements it, and `launch/schedulers.py` selects it. A running task reads the
+properties of its job from `shards.job.RunningJob`.
 """
 
 from abc import ABC, abstractmethod

@@ -28,7 +28,7 @@ Paths = Annotated[
 Batch = Annotated[int, typer.Option(min=1, help="Scans per forward pass.")]
 Device = Annotated[str, typer.Option(help="cpu, gpu, or a specific GPU such as gpu:1.")]
 KeyFile = Annotated[
-    Path | None, typer.Option(help="HMAC key file, to give the keys of studies and patients in the table.")
+    Path | None, typer.Option(help="HMAC key file, to add the keys of studies and patients to the table.")
 ]
 Kept = Annotated[Path, typer.Option(help="Classifier folder written by `fmct export-classifier`.")]
 Predictions = Annotated[Path, typer.Option(help="Output folder; an existing one is resumed.")]

@@ -24,7 +24,7 @@ Tasks = Annotated[int, typer.Option(min=1, help="Maximum number of array tasks."
 
 
 def parsed(words: list[str]) -> dict[str, Any]:
-    """The values of a command's parameters, by name, as `fmct` would take them; nothing is run.
+    """The values of a command's parameters by name, parsed as by `fmct` without running the command.
 
     Raises FmctError for another command, for the options that the jobs set themselves, and, here and not in
     the queue, for an invalid configuration.

@@ -61,7 +61,7 @@ class _LineProgress:
         self.title = title
         self.last = time.monotonic()
         self.start: tuple[float, int, int] | None = None
-        """Of the present count: when it began, at how many done, and of how many."""
+        """The current count: its start time, the number done at the start, and the total."""
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()

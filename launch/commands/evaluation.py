@@ -83,16 +83,18 @@ def robustness(
     out: Annotated[Path, typer.Option(help="Folder for the table; an existing one is resumed.")],
     classifier: Annotated[
         list[Path] | None,
-        typer.Option(help="Kept classifiers (`fmct export-classifier`) of the sweep, instead of its own."),
+        typer.Option(
+            help="Exported classifiers (`fmct export-classifier`) of the sweep, instead of its own."
+        ),
     ] = None,
     extract: Extract = None,
     share: ShareOption = None,
     allow_code: AllowCode = False,
     overrides: Overrides = None,
 ) -> None:
-    """Follow a sweep's figures as its tested volumes get thicker slices, other kernels and noise.
+    """Evaluate a sweep's classifiers on degraded test volumes: thicker slices, other kernels, noise.
 
-    The classifiers are those of the sweep and are not fitted anew. Safe to repeat: what is scored is kept.
+    The classifiers are those of the sweep, without refitting. Safe to repeat: finished scores are kept.
     """
     at_most_one(extract=extract, share=share)
     from fmct_hpc.robustness.config import RobustnessConfig
@@ -110,7 +112,7 @@ def robustness(
         numbers = Share.parse(share) if share else None
         table = measure(settings, out, tuple(classifier or ()), numbers, update)
     if table is None:
-        echo(f"share {share}: scored; run the same command without --share when all shares are")
+        echo(f"share {share}: scored; when all shares are, run the same command without --share")
     else:
         echo(f"{printed(table)}\n{out / TABLE}: every figure, with intervals")
 
@@ -234,7 +236,7 @@ def report(
     retrieval: Annotated[Path | None, typer.Option(help="Output folder of `fmct retrieval`.")] = None,
     robustness: Annotated[Path | None, typer.Option(help="Output folder of `fmct robustness`.")] = None,
     classifier: Annotated[
-        list[Path] | None, typer.Option(help="Folder of `fmct export-classifier`, to be named.")
+        list[Path] | None, typer.Option(help="Folder of `fmct export-classifier`, to be listed.")
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Output folder of `fmct predict`, to be counted.")
@@ -268,4 +270,4 @@ def report(
     )
     summary = shown(run, data, probe, unbroken)
     echo(f"{out}: opens in any browser, without a network; {card}: model card with the same contents")
-    echo(f"\nWhat was shown\n{summary}\n{LINE.format('report', out)}")
+    echo(f"\nSummary\n{summary}\n{LINE.format('report', out)}")

@@ -30,23 +30,23 @@ def doctor(
 
     The exit code is 1 if a fault was found, otherwise 0.
     """
-    from launch.doctor.dataset import look_at_dataset
-    from launch.doctor.finding import looked, show
-    from launch.doctor.installation import look_at_installation
-    from launch.doctor.run_folder import look_at_run
+    from launch.doctor.dataset import check_dataset
+    from launch.doctor.finding import run_check, show
+    from launch.doctor.installation import check_installation
+    from launch.doctor.run_folder import check_run
     from launch.doctor.shared import is_secret
 
-    sections: list[tuple[str, Iterable[Finding]]] = [("installation", look_at_installation())]
+    sections: list[tuple[str, Iterable[Finding]]] = [("installation", check_installation())]
     if site:
-        from launch.doctor.site import look_at_site  # needs the layer [slurm]
+        from launch.doctor.site import check_site  # needs the layer [slurm]
 
-        sections.append((f"site {site}", look_at_site(site)))
+        sections.append((f"site {site}", check_site(site)))
     if data:
-        sections.append((f"dataset {data}", look_at_dataset(data)))
+        sections.append((f"dataset {data}", check_dataset(data)))
     if run:
-        sections.append((f"run {run}", look_at_run(run)))
+        sections.append((f"run {run}", check_run(run)))
     if secret:
-        found = (looked(file.name, partial(is_secret, file)) for file in secret)
+        found = (run_check(file.name, partial(is_secret, file)) for file in secret)
         sections.append(("secrets", found))
     faults = show(sections)
     echo(f"{faults} {'fault' if faults == 1 else 'faults'} found" if faults else "no faults found")

@@ -131,7 +131,7 @@ def split(
     ] = None,
     ood: Annotated[
         Path | None,
-        typer.Option(help="Parquet of study_key and a name: who is in a test set ood:NAME instead."),
+        typer.Option(help="Parquet file of study_key and a name: patients of a test set ood:NAME."),
     ] = None,
     seed: Seed = 0,
     shard_mib: ShardMib = 1024,

@@ -50,7 +50,7 @@ def train(
 
     config = config or recorded_configuration(run)
     if config is None and not overrides:
-        raise FmctError(f"{run}: no run is there that could go on; give --config to begin one")
+        raise FmctError(f"{run}: no run to resume; give --config to start one")
     of_job = RunningJob.current().rank
     rank = int(os.environ.get("RANK") or of_job or 0)
     with reported_once(rank == 0 or ranks is not None):

@@ -59,14 +59,14 @@ def logs(
 def cancel(folder: Watched) -> None:
     """Cancel all jobs of a folder, including pending ones and those that are queued again."""
     from launch.schedulers import scheduler
-    from launch.slurm.watch import look_at_all, writes
+    from launch.slurm.watch import overviews_of, writes
 
     cluster = scheduler()
-    pictures = look_at_all(folder, cluster)
-    if not all(picture.answered for picture in pictures):
+    overviews = overviews_of(folder, cluster)
+    if not all(overview.answered for overview in overviews):
         raise FmctError(f"{cluster.title} does not answer: nothing was cancelled; try again later")
-    alive = [job for picture in pictures for job in picture.alive if writes(job, picture.folder)]
-    for number in sorted({job.array for picture in pictures for job in picture.alive if job not in alive}):
+    alive = [job for overview in overviews for job in overview.alive if writes(job, overview.folder)]
+    for number in sorted({job.array for overview in overviews for job in overview.alive if job not in alive}):
         echo(
             f"job {number}: not cancelled: recorded here, but it does not write here according to "
             f"{cluster.title}"

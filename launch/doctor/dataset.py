@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from fmct_hpc.data.config import DataConfig
-from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.doctor.finding import Finding, Problem, fault, note, run_check
 from launch.doctor.shared import modes
 from shards import Dataset
 from shards import index as indexes
@@ -25,7 +25,7 @@ PLAUSIBLE_HEAD_MM = (80.0, 400.0)
 """Range of the median volume's shortest and longest edge: half a head's height, a head with its neck."""
 
 
-def look_at_dataset(path: Path) -> Iterator[Finding]:
+def check_dataset(path: Path) -> Iterator[Finding]:
     """All checks of a dataset that training depends on, for a sample of the volumes."""
     opened: list[Dataset] = []
 
@@ -34,19 +34,19 @@ def look_at_dataset(path: Path) -> Iterator[Finding]:
         info = opened[0].info
         return f"{info.volumes} volumes in {len(info.shards)} {info.format} shards, {info.bytes / 1e9:.2f} GB"
 
-    yield looked("opens", opens)
+    yield run_check("opens", opens)
     if not opened:
         return
     dataset = opened[0]
-    yield looked("files", lambda: _files(dataset))
-    yield looked("modes", lambda: modes(path))
-    yield looked("sample", lambda: _sample(dataset))
-    yield looked("geometry", lambda: _geometry(dataset))
+    yield run_check("files", lambda: _files(dataset))
+    yield run_check("modes", lambda: modes(path))
+    yield run_check("sample", lambda: _sample(dataset))
+    yield run_check("geometry", lambda: _geometry(dataset))
     data = DataConfig(path=path, workers=0)  # reader processes are checked with the installation
-    yield looked("batch", lambda: f"views {one_batch(data, 1, 'cpu')} from the DALI graph")
+    yield run_check("batch", lambda: f"views {one_batch(data, 1, 'cpu')} from the DALI graph")
 
 
-def _files(dataset: Dataset) -> str | Judgement:
+def _files(dataset: Dataset) -> str | Problem:
     """Check every shard file's size and every sidecar's SHA-256."""
     info = dataset.info
     wrong = []
@@ -64,7 +64,7 @@ def _files(dataset: Dataset) -> str | Judgement:
     return f"{len(info.shards)} shards have the recorded sizes, and their indexes the recorded SHA-256"
 
 
-def _sample(dataset: Dataset) -> str | Judgement:
+def _sample(dataset: Dataset) -> str | Problem:
     count = min(SAMPLE, len(dataset))
     damaged: list[str] = []
     for number in sorted(random.Random(dataset.info.digest).sample(range(len(dataset)), count)):
@@ -77,7 +77,7 @@ def _sample(dataset: Dataset) -> str | Judgement:
     return f"{count} volumes match their CRC-32; fmct shards verify checks all"
 
 
-def _geometry(dataset: Dataset) -> str | Judgement:
+def _geometry(dataset: Dataset) -> str | Problem:
     spacing = np.array(dataset.info.spacing_mm)
     shapes = pc.list_flatten(dataset.index["shape"]).to_numpy().reshape(-1, 3)
     least, *_, greatest = sorted(np.median(shapes, axis=0) * spacing)

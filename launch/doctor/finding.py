@@ -18,32 +18,32 @@ class Finding(NamedTuple):
     name: str
     level: Level
     """A note is information and may be intended; a fault makes something fail."""
-    said: str
+    message: str
     remedy: str = ""
 
 
-class Judgement(NamedTuple):
+class Problem(NamedTuple):
     """A finding without its name: returned by a check that found a problem."""
 
     level: Level
-    said: str
+    message: str
     remedy: str = ""
 
 
-def note(said: str, remedy: str = "") -> Judgement:
+def note(message: str, remedy: str = "") -> Problem:
     """Information that is not a failure."""
-    return Judgement("note", said, remedy)
+    return Problem("note", message, remedy)
 
 
-def fault(said: str, remedy: str) -> Judgement:
+def fault(message: str, remedy: str) -> Problem:
     """Something will fail until this is fixed."""
-    return Judgement("fault", said, remedy)
+    return Problem("fault", message, remedy)
 
 
-def looked(name: str, look: Callable[[], str | Judgement]) -> Finding:
+def run_check(name: str, check: Callable[[], str | Problem]) -> Finding:
     """Run one check, which returns a string if it found no problem; an exception does not end the others."""
     try:
-        found = look()
+        found = check()
     except FmctError as error:  # its message contains the remedy
         return Finding(name, "fault", str(error))
     except Exception as error:
@@ -69,7 +69,7 @@ def show(sections: Iterable[tuple[str, Iterable[Finding]]]) -> int:
                 found.append(finding)
                 how = "; fix: " if finding.level == "fault" else "; "
                 remedy = how + finding.remedy if finding.remedy else ""
-                echo(f"{finding.level:5} {title}: {finding.name}: {finding.said}{remedy}")
+                echo(f"{finding.level:5} {title}: {finding.name}: {finding.message}{remedy}")
         else:
             with console.status(f"{title} ..."):
                 found = list(findings)
@@ -84,5 +84,5 @@ def _table(title: str, findings: list[Finding]) -> PlainTable:
         table.add_column(ratio=ratio, overflow="fold")
     for finding in findings:
         level = cell(finding.level, _STYLES[finding.level])
-        table.add_row(finding.name, level, finding.said, finding.remedy)
+        table.add_row(finding.name, level, finding.message, finding.remedy)
     return table

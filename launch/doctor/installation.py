@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from packaging.requirements import Requirement
 
-from launch.doctor.finding import Finding, Judgement, fault, looked, note
-from launch.doctor.shared import look_at_surroundings
+from launch.doctor.finding import Finding, Problem, fault, note, run_check
+from launch.doctor.shared import check_environment
 from launch.program import PYTHON
 from launch.schedulers import scheduler
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, crc32, finish_dataset
@@ -23,10 +23,10 @@ from shards.formats import FORMATS
 from shards.job import without_job
 from shards.layers import absent_layers
 
-LEAST_PYTHON = (3, 11)
-LEAST_OPEN_FILES = 4096
+MIN_PYTHON = (3, 11)
+MIN_OPEN_FILES = 4096
 """Readers, connections to the other ranks and libraries need some hundred, plus a margin."""
-LEAST_SHARED_BYTES = 2**30
+MIN_SHARED_BYTES = 2**30
 """For NCCL's buffers between the GPUs of a node; a container's default of 64 MB is too small."""
 SECONDS = 300
 """First imports from a slow file system take minutes."""
@@ -52,31 +52,31 @@ dist.destroy_process_group()
 """
 
 
-def look_at_installation() -> Iterator[Finding]:
+def check_installation() -> Iterator[Finding]:
     """Check what training and preprocessing need of this machine; takes about ten seconds."""
-    yield looked("Python", _python)
-    yield looked("packages", _packages)
-    yield looked("DICOM codecs", _of_layer("preprocess", _codecs))
-    yield looked("GPU", _gpu)
+    yield run_check("Python", _python)
+    yield run_check("packages", _packages)
+    yield run_check("DICOM codecs", _of_layer("preprocess", _codecs))
+    yield run_check("GPU", _gpu)
     device = "gpu" if _has_gpu() else "cpu"
-    yield looked("DeepSpeed", _of_layer("train", lambda: _deepspeed(device)))
-    yield looked("shards, DALI", _of_layer("gpu", lambda: _views(device)))
-    yield looked("C++ compiler", _compiler)
-    yield looked("shared memory", _shared_memory)
-    yield looked("limits", _limits)
-    yield looked("locale", _locale)
-    yield looked("temporary files", _temporary)
-    yield from look_at_surroundings()
+    yield run_check("DeepSpeed", _of_layer("train", lambda: _deepspeed(device)))
+    yield run_check("shards, DALI", _of_layer("gpu", lambda: _views(device)))
+    yield run_check("C++ compiler", _compiler)
+    yield run_check("shared memory", _shared_memory)
+    yield run_check("limits", _limits)
+    yield run_check("locale", _locale)
+    yield run_check("temporary files", _temporary)
+    yield from check_environment()
 
 
-def _python() -> str | Judgement:
+def _python() -> str | Problem:
     found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < LEAST_PYTHON:
+    if sys.version_info < MIN_PYTHON:
         return fault(f"{found}, 3.11 or newer is needed", "make the environment with a newer python3")
     return f"{found} in {sys.prefix}"
 
 
-def _packages() -> str | Judgement:
+def _packages() -> str | Problem:
     """Compare the installed packages of the core and the installed layers with pyproject.toml."""
     try:
         declared = [Requirement(line) for line in requires("fmct-hpc") or []]
@@ -105,14 +105,14 @@ def _packages() -> str | Judgement:
     return found
 
 
-def _of_layer(layer: str, look: Callable[[], str | Judgement]) -> Callable[[], str | Judgement]:
+def _of_layer(layer: str, check: Callable[[], str | Problem]) -> Callable[[], str | Problem]:
     """The check, or a note if its layer is not installed."""
     if layer not in absent_layers():
-        return look
+        return check
     return lambda: note(f"the layer [{layer}] is not installed", f"pip install 'fmct-hpc[{layer}]'")
 
 
-def _codecs() -> str | Judgement:
+def _codecs() -> str | Problem:
     from pydicom.pixels import get_decoder
 
     missing = [name for name, uid in _SYNTAXES.items() if not get_decoder(uid).is_available]
@@ -138,7 +138,7 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _gpu() -> str | Judgement:
+def _gpu() -> str | Problem:
     import torch
 
     driver, build = _driver(), torch.version.cuda
@@ -165,7 +165,7 @@ def _gpu() -> str | Judgement:
     )
 
 
-def _deepspeed(device: str) -> str | Judgement:
+def _deepspeed(device: str) -> str | Problem:
     """Join a process group of one rank as training does, and reduce a number."""
     kept = without_job(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
@@ -185,7 +185,7 @@ def _deepspeed(device: str) -> str | Judgement:
     return f"DeepSpeed {version('deepspeed')}, a process group over {backend}"
 
 
-def _views(device: str) -> str | Judgement:
+def _views(device: str) -> str | Problem:
     """A volume through both shard formats, a reader process, and the DALI graph."""
     from fmct_hpc.data.config import DataConfig
     from launch.doctor.dataset import one_batch
@@ -234,15 +234,15 @@ def _record(voxels: np.ndarray) -> VolumeRecord:
     )
 
 
-def _compiler() -> str | Judgement:
+def _compiler() -> str | Problem:
     found = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
     return found or note("none: only engine.compile needs one", "install g++ to use engine.compile")
 
 
-def _shared_memory() -> str | Judgement:
+def _shared_memory() -> str | Problem:
     free = shutil.disk_usage("/dev/shm").free
     found = f"{free / 1e9:.1f} GB free in /dev/shm"
-    if free < LEAST_SHARED_BYTES:
+    if free < MIN_SHARED_BYTES:
         return fault(
             f"{found}: with several GPUs NCCL exchanges data there, and fails or is killed by SIGBUS",
             "mount it larger (containers: --shm-size=1g); not needed with one GPU or none",
@@ -250,14 +250,14 @@ def _shared_memory() -> str | Judgement:
     return found
 
 
-def _limits() -> str | Judgement:
+def _limits() -> str | Problem:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = f"{soft} open files"
-    if soft != resource.RLIM_INFINITY and soft < LEAST_OPEN_FILES:
+    if soft != resource.RLIM_INFINITY and soft < MIN_OPEN_FILES:
         how = f"ulimit -n {min(hard, 65536) if hard > 0 else 65536} in the site file's setup"
-        if 0 < hard < LEAST_OPEN_FILES:
+        if 0 < hard < MIN_OPEN_FILES:
             how = f"the hard limit is {hard}: have an administrator raise it (limits.conf, LimitNOFILE)"
-        return fault(f"{found}, at least {LEAST_OPEN_FILES} are needed", how)
+        return fault(f"{found}, at least {MIN_OPEN_FILES} are needed", how)
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if _has_gpu() and locked != resource.RLIM_INFINITY:
         return note(
@@ -267,7 +267,7 @@ def _limits() -> str | Judgement:
     return found
 
 
-def _locale() -> str | Judgement:
+def _locale() -> str | Problem:
     found = locale.getpreferredencoding(False)
     if found.lower().replace("-", "") != "utf8" or sys.getfilesystemencoding() != "utf-8":
         return fault(
@@ -277,7 +277,7 @@ def _locale() -> str | Judgement:
     return "UTF-8"
 
 
-def _temporary() -> str | Judgement:
+def _temporary() -> str | Problem:
     folder = Path(tempfile.gettempdir())
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(2**20))

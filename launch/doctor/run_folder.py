@@ -10,7 +10,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import Manifest, checkpoints, verify
 from fmct_hpc.train.run import require_possible, require_same
 from fmct_hpc.train.start import require_start
-from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.doctor.finding import Finding, Problem, fault, note, run_check
 from launch.doctor.shared import locks, modes
 from shards import json_text
 from shards.errors import FmctError, RefusedError
@@ -20,23 +20,23 @@ ROOM = 2
 """Number of checkpoints that must fit: one is written before the oldest is deleted."""
 
 
-def look_at_run(run: Path) -> Iterator[Finding]:
+def check_run(run: Path) -> Iterator[Finding]:
     """All checks of a run folder that resuming depends on."""
     configurations: list[TrainConfig] = []
     whole: list[tuple[Path, Manifest]] = []
-    yield looked("configuration", lambda: _configuration(run, configurations))
+    yield run_check("configuration", lambda: _configuration(run, configurations))
     if not configurations:
         return
-    yield looked("in use", lambda: _in_use(run))
-    yield looked("locks", lambda: locks(run))
-    yield looked("modes", lambda: modes(run))
-    yield looked("checkpoints", lambda: _checkpoints(run, whole))
+    yield run_check("in use", lambda: _in_use(run))
+    yield run_check("locks", lambda: locks(run))
+    yield run_check("modes", lambda: modes(run))
+    yield run_check("checkpoints", lambda: _checkpoints(run, whole))
     if whole or not checkpoints(run):  # if all are damaged, this was the fault
-        yield looked("resuming", lambda: _resuming(run, configurations[0], whole))
-    yield looked("disk space", lambda: _space(run))
+        yield run_check("resuming", lambda: _resuming(run, configurations[0], whole))
+    yield run_check("disk space", lambda: _space(run))
 
 
-def _configuration(run: Path, found: list[TrainConfig]) -> str | Judgement:
+def _configuration(run: Path, found: list[TrainConfig]) -> str | Problem:
     path = run / "config.json"
     try:
         found.append(TrainConfig.from_record(json_text.parse(path.read_bytes())))
@@ -48,12 +48,12 @@ def _configuration(run: Path, found: list[TrainConfig]) -> str | Judgement:
     return f"{config.run.steps} steps of {config.run.batch} volumes on {config.data.path}"
 
 
-def _in_use(run: Path) -> str | Judgement:
+def _in_use(run: Path) -> str | Problem:
     """Check the lock that a training holds; unreliable on file systems without locks across nodes."""
     return note("a training is in progress") if is_held(run) else "no training in progress"
 
 
-def _checkpoints(run: Path, whole: list[tuple[Path, Manifest]]) -> str | Judgement:
+def _checkpoints(run: Path, whole: list[tuple[Path, Manifest]]) -> str | Problem:
     """Verify every checkpoint's files by SHA-256."""
     damaged = []
     for folder in checkpoints(run):
@@ -70,7 +70,7 @@ def _checkpoints(run: Path, whole: list[tuple[Path, Manifest]]) -> str | Judgeme
     return f"{len(whole)} complete, the newest at step {whole[-1][1].step}" if whole else "none yet"
 
 
-def _resuming(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]) -> str | Judgement:
+def _resuming(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]) -> str | Problem:
     """Run the checks of `fmct train` before a start: dataset, start weights, compiler, the checkpoint."""
     newest = whole[-1][1] if whole else None
     dataset = require_possible(config, run, newest.world_size if newest else 1)
@@ -82,7 +82,7 @@ def _resuming(run: Path, config: TrainConfig, whole: list[tuple[Path, Manifest]]
     return f"from step {step} of {config.run.steps}" if step < config.run.steps else "all steps are done"
 
 
-def _space(run: Path) -> str | Judgement:
+def _space(run: Path) -> str | Problem:
     free = shutil.disk_usage(run).free
     size = max(
         (sum(file.stat().st_size for file in folder.iterdir()) for folder in checkpoints(run)), default=0

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.doctor.finding import Finding, Problem, fault, note, run_check
 from launch.program import PYTHON
 from shards import caches, sharing
 from shards.lock import WITHOUT, writing
@@ -15,13 +15,13 @@ from shards.lock import WITHOUT, writing
 _IS_HELD = "import sys, pathlib, shards.lock as l; sys.exit(l.is_held(pathlib.Path(sys.argv[1])))"
 
 
-def look_at_surroundings() -> Iterator[Finding]:
+def check_environment() -> Iterator[Finding]:
     """Checks of this machine that apply to all commands."""
-    yield looked("home", home)
-    yield looked("caches", cached)
+    yield run_check("home", home)
+    yield run_check("caches", cached)
 
 
-def home() -> str | Judgement:
+def home() -> str | Problem:
     """Check whether the home directory is writable, which is not required."""
     named = os.environ.get("HOME")
     if not named:
@@ -38,7 +38,7 @@ def home() -> str | Judgement:
     return note(f"{named}: {why}", f"none, if {caches.VARIABLE} or TMPDIR can hold the cache")
 
 
-def cached() -> str | Judgement:
+def cached() -> str | Problem:
     """Check the cache of compiled code, which nobody else may be able to write to."""
     tried = [(path, caches.trouble(path)) for path in caches.candidates()]
     refused = "; ".join(why for _, why in tried if why)
@@ -53,7 +53,7 @@ def cached() -> str | Judgement:
     return f"{path}, writable only by you"
 
 
-def locks(folder: Path) -> str | Judgement:
+def locks(folder: Path) -> str | Problem:
     """Check whether a lock of this process, in a subfolder of `folder`, is respected by another process."""
     if os.environ.get(WITHOUT) == "1":
         return note(
@@ -69,7 +69,7 @@ def locks(folder: Path) -> str | Judgement:
     return f"{folder}: locks work between processes"
 
 
-def modes(folder: Path) -> str | Judgement:
+def modes(folder: Path) -> str | Problem:
     """Check whether others can read or write more of a folder than configured (shards.sharing)."""
     open_, writable, count = [], [], 0
     for path in (folder, *folder.rglob("*")):
@@ -91,7 +91,7 @@ def modes(folder: Path) -> str | Judgement:
     return f"none of {count} files and folders is open to more than {sharing.chosen()}"
 
 
-def is_secret(file: Path) -> str | Judgement:
+def is_secret(file: Path) -> str | Problem:
     """Check whether a key file or a catalog, which identify patients, is private to its owner."""
     found = file.lstat()
     if found.st_uid != os.getuid():

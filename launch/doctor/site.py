@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from launch.config import load
-from launch.doctor.finding import Finding, Judgement, fault, looked, note
+from launch.doctor.finding import Finding, Problem, fault, note, run_check
 from launch.doctor.shared import locks
 from launch.scheduler import Job
 from launch.schedulers import scheduler
@@ -28,40 +28,42 @@ SIMPLE_CONSTRAINT = re.compile(r"[\w.-]+([&|][\w.-]+)*")
 """Feature names joined by & or |; other expressions are checked only by Slurm's trial."""
 
 
-def look_at_site(path: Path) -> Iterator[Finding]:
+def check_site(path: Path) -> Iterator[Finding]:
     """All checks of a site file."""
     loaded: list[Site] = []
-    yield looked("site file", partial(_load, path, loaded))
+    yield run_check("site file", partial(_load, path, loaded))
     if not loaded:
         return
     site = loaded[0]
-    yield looked("PyTorch", lambda: _torch(site))
-    yield looked("container", lambda: _container(site))
-    yield looked("modules", lambda: _modules(site))
+    yield run_check("PyTorch", lambda: _torch(site))
+    yield run_check("container", lambda: _container(site))
+    yield run_check("modules", lambda: _modules(site))
     for name, folder in (("scratch", site.scratch), ("cache", site.cache)):
         if folder:
-            yield looked(name, partial(_node_folder, folder))
-    yield looked("file system", lambda: _file_system(Path.cwd()))
-    commands = looked("Slurm's commands", _commands)
+            yield run_check(name, partial(_node_folder, folder))
+    yield run_check("file system", lambda: _file_system(Path.cwd()))
+    commands = run_check("Slurm's commands", _commands)
     yield commands
     if commands.level != "fault":
-        yield from _look_at_slurm(site)
+        yield from _check_slurm(site)
 
 
-def _look_at_slurm(site: Site) -> Iterator[Finding]:
+def _check_slurm(site: Site) -> Iterator[Finding]:
     found: list[partitions.Nodes] = []
-    yield looked("controller", partial(_controller, found))
+    yield run_check("controller", partial(_controller, found))
     if not found:
         return
-    yield looked("account", lambda: _account(site))
-    yield looked("array_size", lambda: _array_size(site))
+    yield run_check("account", lambda: _account(site))
+    yield run_check("array_size", lambda: _array_size(site))
     for stage in STAGES:
         resources: Resources = getattr(site, stage)
-        fits = looked(stage, partial(_stage, stage, resources, found))
+        fits = run_check(stage, partial(_stage, stage, resources, found))
         # Slurm's trial knows limits that no listing shows; known faults it reports less clearly.
         if fits.level == "ok":
-            trial = looked(stage, partial(_trial, stage, resources, site))
-            fits = trial if trial.level == "fault" else fits._replace(said=f"{fits.said}; {trial.said}")
+            trial = run_check(stage, partial(_trial, stage, resources, site))
+            fits = (
+                trial if trial.level == "fault" else fits._replace(message=f"{fits.message}; {trial.message}")
+            )
         yield fits
 
 
@@ -70,7 +72,7 @@ def _load(path: Path, loaded: list[Site]) -> str:
     return "all keys are valid"
 
 
-def _torch(site: Site) -> str | Judgement:
+def _torch(site: Site) -> str | Problem:
     if site.container or not (site.train.gpus_per_node or site.probe.gpus_per_node):
         return "not used on GPUs here"
     import torch
@@ -83,7 +85,7 @@ def _torch(site: Site) -> str | Judgement:
     return f"built for CUDA {torch.version.cuda}"
 
 
-def _container(site: Site) -> str | Judgement:
+def _container(site: Site) -> str | Problem:
     container = site.container
     if container is None:
         return "none: the stages run in this environment"
@@ -101,7 +103,7 @@ def _container(site: Site) -> str | Judgement:
     return f"{container.runtime}, {container.image}"
 
 
-def _modules(site: Site) -> str | Judgement:
+def _modules(site: Site) -> str | Problem:
     """Load the modules as the batch script does."""
     failed = []
     for name in site.modules:
@@ -114,7 +116,7 @@ def _modules(site: Site) -> str | Judgement:
     return ", ".join(site.modules) or "none"
 
 
-def _node_folder(folder: Path) -> str | Judgement:
+def _node_folder(folder: Path) -> str | Problem:
     """Check a folder on each node's local disk; a login node need not have it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,7 @@ def _node_folder(folder: Path) -> str | Judgement:
     return f"{folder}: writable, {shutil.disk_usage(folder).free / 1e9:.0f} GB free"
 
 
-def _file_system(folder: Path) -> str | Judgement:
+def _file_system(folder: Path) -> str | Problem:
     """Test renames, syncs and locks, which outputs depend on, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix=".fmct-doctor-", dir=folder) as temporary:
         place = Path(temporary)
@@ -141,12 +143,12 @@ def _file_system(folder: Path) -> str | Judgement:
                 return fault(f"{folder}: a rename is not atomic", "use another file system")
         sync(place)
     locked = locks(folder)
-    if isinstance(locked, Judgement):
+    if isinstance(locked, Problem):
         return locked
     return f"{folder}: renames, syncs and locks work, {shutil.disk_usage(folder).free / 1e9:.0f} GB free"
 
 
-def _commands() -> str | Judgement:
+def _commands() -> str | Problem:
     missing = [name for name in partitions.NEEDED if not shutil.which(name)]
     if missing:
         return fault(
@@ -156,14 +158,14 @@ def _commands() -> str | Judgement:
     return partitions.version()
 
 
-def _controller(found: list[partitions.Nodes]) -> str | Judgement:
+def _controller(found: list[partitions.Nodes]) -> str | Problem:
     found += partitions.nodes()
     if not found:
         return fault("it lists no partition for you", "ask the cluster's administrators")
     return "answers, partitions " + ", ".join(sorted({kind.partition for kind in found}))
 
 
-def _account(site: Site) -> str | Judgement:
+def _account(site: Site) -> str | Problem:
     """Check the account and each stage's QoS against the user's associations."""
     wanted = {stage: getattr(site, stage).qos for stage in STAGES if getattr(site, stage).qos}
     if not site.account and not wanted:
@@ -185,14 +187,14 @@ def _account(site: Site) -> str | Judgement:
     return f"{site.account or 'your default account'}, QoS {', '.join(sorted(qos))}"
 
 
-def _array_size(site: Site) -> str | Judgement:
+def _array_size(site: Site) -> str | Problem:
     most = int(partitions.setting("MaxArraySize") or 0)
     if site.array_size > most:
         return fault(f"{site.array_size}, but Slurm's MaxArraySize is {most}", f"array_size: {most}")
     return f"{site.array_size} of at most {most}"
 
 
-def _stage(stage: str, wanted: Resources, found: list[partitions.Nodes]) -> str | Judgement:
+def _stage(stage: str, wanted: Resources, found: list[partitions.Nodes]) -> str | Problem:
     """Check by Slurm's list whether a partition has a node for a stage's job."""
     fitting = [k for k in found if (k.partition == wanted.partition if wanted.partition else k.default)]
     name = wanted.partition or "the default partition"
@@ -234,7 +236,7 @@ def _satisfied(constraint: str | None, features: frozenset[str]) -> bool:
     return any(set(each.split("&")) <= features for each in constraint.split("|"))
 
 
-def _trial(stage: str, resources: Resources, site: Site) -> str | Judgement:
+def _trial(stage: str, resources: Resources, site: Site) -> str | Problem:
     """Let Slurm test a stage's batch script, without submitting it."""
     ranks = max(1, resources.gpus_per_node) if stage == "train" else 1
     job = Job(f"fmct-{stage}", (("true",),), resources, tasks_per_node=ranks)

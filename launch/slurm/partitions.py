@@ -1,4 +1,4 @@
-"""What `fmct doctor --site` asks Slurm: partitions with their nodes, associations, limits, a trial."""
+"""Slurm queries of `fmct doctor --site`: partitions with their nodes, associations, limits, a trial."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from shards.errors import FmctError
 
 NEEDED = ("sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
 TRIAL = "sbatch"
-"""The program that `trial` asks."""
+"""The program that `trial` runs."""
 SECONDS = 60
 """Timeout; a busy controller answers late."""
 
@@ -99,7 +99,7 @@ def setting(name: str) -> str | None:
 
 
 def version() -> str:
-    """That of Slurm's commands."""
+    """The version of Slurm's commands."""
     return ask("sbatch", "--version").strip()
 
 

@@ -1,4 +1,4 @@
-"""How far a stage is: that of an output folder, and that of a job, by the ledgers that it has registered."""
+"""The progress of a stage's output folder, and of a job, from the ledgers that jobs have registered."""
 
 import logging
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from shards.share import WHOLE, Share
 log = logging.getLogger(__name__)
 
 SEVERAL = "result"
-"""The unit of ledgers of several kinds together."""
+"""The unit for ledgers of several kinds."""
 
 
 def progress(folder: Path, share: Share = WHOLE) -> Progress | None:
     """The state of the ledger in a stage's output folder; None if it has none.
 
-    What is not known from the folder's own files, the number of units and of those that failed, is what its
-    jobs have registered (`slurm/*.ledgers.json`).
+    If the folder's own files do not contain the numbers of units and of failed units, they are those that
+    its jobs have registered (`slurm/*.ledgers.json`).
     """
     jobs = _registered_for(folder)
     shown = [name for name, kind in LEDGERS.items() if kind.sign and (folder / kind.sign).is_file()]
@@ -35,15 +35,15 @@ def progress(folder: Path, share: Share = WHOLE) -> Progress | None:
 
 
 def progress_of_job(records: Path, job: str) -> Progress:
-    """The state of what a job or array task works on; `done` is None if it has registered nothing yet.
+    """The progress of a job or array task; `done` is None if it has registered nothing yet.
 
     records: the folder of the job's records; job: its number, 12 or 12_3.
     """
-    return together(_counted(one) for one in registered(records / f"{job}{SUFFIX}"))
+    return combined(_counted(one) for one in registered(records / f"{job}{SUFFIX}"))
 
 
-def together(found: Iterable[Progress]) -> Progress:
-    """The state of several ledgers as one."""
+def combined(found: Iterable[Progress]) -> Progress:
+    """The state of several ledgers, combined."""
     each = list(found)
     if len(each) < 2:
         return each[0] if each else Progress(None)
@@ -63,13 +63,13 @@ def _counted(one: Registered) -> Progress:
     try:
         found = count(Path(one.place), Share(*one.share)) if count else found
     except (OSError, FmctError) as error:
-        log.warning("%s: what is done there could not be counted: %s", one.place, error)
+        log.warning("%s: could not count finished units: %s", one.place, error)
     total = one.total if found.total is None else found.total
     return _bounded(found._replace(total=total, failed=one.failed))
 
 
 def _registered_for(folder: Path) -> list[Registered]:
-    """What jobs have registered for an output folder, of each ledger and share the newest job's."""
+    """The ledgers that jobs have registered for an output folder: per ledger and share, the newest job's."""
     newest: dict[tuple[str, tuple[int, int]], Registered] = {}
     files = [file for file in (folder / "slurm").glob(f"*{SUFFIX}") if _number(file) >= 0]
     for file in sorted(files, key=_number):
@@ -85,7 +85,7 @@ def _number(file: Path) -> int:
 
 
 def _bounded(found: Progress) -> Progress:
-    """No more units failed than are not done: later jobs may have done them."""
+    """Limit `failed` to the units that are not done, since later jobs may have done the others."""
     if found.total is None or found.done is None:
         return found
     return found._replace(failed=min(found.failed, max(0, found.total - found.done)))

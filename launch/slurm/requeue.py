@@ -36,13 +36,13 @@ FAILURES: dict[Cause, int] = {"crash": 2, "hang": 2, "killed": 3, "node failure"
 INTERRUPTIONS: tuple[Cause, ...] = ("preempted", "time limit", "requeued", "stopped")
 """Causes that are not failures of the job."""
 
-MOST_FAILURES = 20
+MAX_FAILURES = 20
 """Limit per job, regardless of its progress between failures."""
 
-MOST_IDLE = 10
+MAX_IDLE = 10
 """Limit of interruptions at the same position after the first one there; of all, if it is unknown."""
 
-MOST_TIME_LIMITS = 3
+MAX_TIME_LIMITS = 3
 """Limit at the same position: a job that used its full time twice without progress will not make any."""
 
 LONGEST_BACKOFF_SECONDS = 3600.0
@@ -61,7 +61,7 @@ class Ending(Closed):
     detail: str = ""
     code: int | None = None
     progress: int | None = None
-    """How much work was done, if that is known."""
+    """How much work was done, if known."""
     unit: Annotated[str, StringConstraints(pattern="^[a-z]{1,40}$")] = "step"
     """Of the progress."""
 
@@ -104,19 +104,19 @@ def decide(
     if same >= FAILURES[last.cause]:
         why = f"{last.cause} {same} times{last.place}, so not queued again: fix the cause and submit it again"
         return Verdict(False, 0.0, why)
-    if sum(e.cause in FAILURES for e in endings) >= MOST_FAILURES:
-        return Verdict(False, 0.0, f"failed {MOST_FAILURES} times in all, so not queued again")
+    if sum(e.cause in FAILURES for e in endings) >= MAX_FAILURES:
+        return Verdict(False, 0.0, f"failed {MAX_FAILURES} times in all, so not queued again")
     return _later(backoff, len(_trailing(endings, lambda e: e.cause in FAILURES)))
 
 
 def _after_interruption(last: Ending, here: list[Ending], backoff: float, more_time: str) -> Verdict:
     limits = sum(ending.cause == "time limit" for ending in here)
     idle = sum(ending.cause in INTERRUPTIONS for ending in here) - 1
-    if last.progress is not None and limits >= MOST_TIME_LIMITS:
+    if last.progress is not None and limits >= MAX_TIME_LIMITS:
         smaller = ", or start over with smaller tasks (output.shard_mib)" if last.unit == "task" else ""
         why = f"{limits} time limits{last.place} and no progress, so not queued again: give it more time"
         return Verdict(False, 0.0, f"{why} ({more_time}){smaller}")
-    if idle >= MOST_IDLE:
+    if idle >= MAX_IDLE:
         why = f"interrupted {idle + 1} times in a row{last.place}, so not queued again: submit it again"
         return Verdict(False, 0.0, why)
     return _later(backoff, idle) if idle else Verdict(True, 0.0, "queued again")
@@ -201,7 +201,7 @@ def _path(folder: Path, job: str) -> Path:
 
 
 def _log_path() -> Path | None:
-    """The path of this job's log, which the batch script has asked the scheduler for."""
+    """The path of this job's log, which the batch script requested from the scheduler."""
     return Path(os.environ["FMCT_LOG"]) if os.environ.get("FMCT_LOG") else None
 
 

@@ -162,8 +162,8 @@ def predict_jobs(
 def array_jobs(words: list[str], tasks: int, plans: bool, site: Site) -> list[Job]:
     """A job that extracts features, an array of --share, and a job that joins, of a command of `words`.
 
-    plans: whether the command has a plan to make first. Each job waits for the success of the one before; the
-    last is the command itself, which finds all done.
+    plans: whether the command needs a plan first. Each job depends on the success of the previous one; the
+    last is the command itself, which finds all units done.
     """
     command = fmct(site, *words)
     shares = min(tasks, site.array_size)

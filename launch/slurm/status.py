@@ -13,7 +13,7 @@ from fmct_hpc.train.pace import duration
 from launch.scheduler import Scheduler
 from launch.slurm.requeue import Ending
 from launch.slurm.stage_table import stage_rows
-from launch.slurm.watch import Picture, look_at_all, state_of
+from launch.slurm.watch import Overview, overviews_of, state_of
 from launch.tables import PlainTable, cell
 
 SILENT_SECONDS = 60.0
@@ -21,72 +21,72 @@ SILENT_SECONDS = 60.0
 
 
 def status(folder: Path, console: Console, scheduler: Scheduler) -> None:
-    """Print a table of the stages in `folder`, then each one's details; raises as `look_at_all` does."""
-    pictures = look_at_all(folder, scheduler)
-    shown = [picture for picture in pictures if not picture.empty] or pictures[:1]
-    if rows := stage_rows(pictures):
+    """Print a table of the stages in `folder`, then each one's details; raises as `overviews_of` does."""
+    overviews = overviews_of(folder, scheduler)
+    shown = [overview for overview in overviews if not overview.empty] or overviews[:1]
+    if rows := stage_rows(overviews):
         _show(console, ["stage", "state", "done", "waits for", "time left", "job"], rows)
-    for picture in shown:
-        _show_picture(picture, console)
+    for overview in shown:
+        _show_overview(overview, console)
 
 
-def _show_picture(picture: Picture, console: Console) -> None:
-    for line in _head(picture):
+def _show_overview(overview: Overview, console: Console) -> None:
+    for line in _head(overview):
         console.print(cell(line), soft_wrap=True)
-    if picture.attempts:
-        rows = [_attempt_row(attempt, picture) for attempt in picture.attempts]
+    if overview.attempts:
+        rows = [_attempt_row(attempt, overview) for attempt in overview.attempts]
         columns = ["attempt", "job", "started", "duration", "nodes", "ranks", "steps", "lost", "state"]
         _show(console, columns, rows)
     jobs = [
         (job.job, job.name, job.state, str(job.restarts), job.nodes, _why(job.reason, job.start))
-        for job in picture.alive
+        for job in overview.alive
     ]
     if jobs:
         _show(console, ["job", "name", "state", "restarts", "nodes", "pending reason"], jobs)
     endings = [
         (job, str(e.start), e.cause, e.detail)
-        for job, found in picture.endings.items()
-        if job.split("_")[0] not in picture.superseded
+        for job, found in overview.endings.items()
+        if job.split("_")[0] not in overview.superseded
         for e in found
     ]
-    if endings and not picture.attempts:
+    if endings and not overview.attempts:
         _show(console, ["job", "start", "cause", "detail"], endings)
-    for what in picture.unknown:
+    for what in overview.unknown:
         console.print(cell(f"unknown: {what}"), soft_wrap=True)
 
 
-def _head(picture: Picture) -> Iterable[str]:
+def _head(overview: Overview) -> Iterable[str]:
     """A summary of one or two lines."""
-    folder = picture.folder
-    if picture.attempts:
-        yield f"{folder}: {_training(picture)}"
+    folder = overview.folder
+    if overview.attempts:
+        yield f"{folder}: {_training(overview)}"
     if (folder / "tasks").is_dir():
         from preprocess.tasks import ledger  # brings pydicom
 
         yield f"{folder}: {ledger.status(folder)}"
-    for job, endings in picture.given_up.items():
+    for job, endings in overview.given_up.items():
         yield f"{folder}: job {job} does not run again: {_reason(endings[-1])}"
-    if picture.empty:
+    if overview.empty:
         yield f"{folder}: no recorded attempts and no known jobs"
 
 
-def _training(picture: Picture) -> str:
-    newest, figures = picture.attempts[-1], last_figures(picture.folder)
+def _training(overview: Overview) -> str:
+    newest, figures = overview.attempts[-1], last_figures(overview.folder)
     steps = newest.configuration["run"]["steps"]
-    state = state_of(newest, picture) if newest.ended is None else _ended(newest)
-    if newest.ended and newest.cause != "done" and any(job.state == "PENDING" for job in picture.alive):
+    state = state_of(newest, overview) if newest.ended is None else _ended(newest)
+    if newest.ended and newest.cause != "done" and any(job.state == "PENDING" for job in overview.alive):
         state = f"waiting to restart after: {state}"
-    silent = time.time() - (picture.folder / "metrics.jsonl").stat().st_mtime if figures else 0.0
+    silent = time.time() - (overview.folder / "metrics.jsonl").stat().st_mtime if figures else 0.0
     long_ago = f" ({duration(silent)} ago)" if newest.ended is None and silent > SILENT_SECONDS else ""
     parts = [state, f"step {int(figures.get('step', 0)):,} of {steps:,}{long_ago}"]
     parts += [f"loss {figures['loss']:.4g}"] if "loss" in figures else []
-    return ", ".join([*parts, f"newest checkpoint at step {newest_step(picture.folder):,}"])
+    return ", ".join([*parts, f"newest checkpoint at step {newest_step(overview.folder):,}"])
 
 
-def _attempt_row(attempt: Attempt, picture: Picture) -> tuple[str, ...]:
+def _attempt_row(attempt: Attempt, overview: Overview) -> tuple[str, ...]:
     last = attempt.last_step
     if attempt.ended is None:
-        last = int(last_figures(picture.folder).get("step", 0))
+        last = int(last_figures(overview.folder).get("step", 0))
     did = last is not None and last >= attempt.first_step
     lost = attempt.lost_steps if attempt.ended else None
     return (
@@ -98,7 +98,7 @@ def _attempt_row(attempt: Attempt, picture: Picture) -> tuple[str, ...]:
         str(attempt.world_size),
         f"{attempt.first_step}-{last}" if did else "none",
         "" if lost is None else str(lost),
-        _ended(attempt) if attempt.ended else state_of(attempt, picture),
+        _ended(attempt) if attempt.ended else state_of(attempt, overview),
     )
 
 

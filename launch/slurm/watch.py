@@ -26,8 +26,8 @@ _WRITES = {
 
 
 @dataclass
-class Picture:
-    """What is known about a folder."""
+class Overview:
+    """The known state of a folder."""
 
     folder: Path
     jobs: list[JobFacts] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Picture:
     attempts: list[Attempt] = field(default_factory=list)
     endings: dict[str, list[Ending]] = field(default_factory=dict)
     """Endings of starts that did not succeed, by job."""
-    called: dict[str, str] = field(default_factory=dict)
+    job_names: dict[str, str] = field(default_factory=dict)
     """Job names by number, also of forgotten jobs."""
     answered: bool = True
     """Whether the scheduler answered."""
@@ -47,7 +47,7 @@ class Picture:
     @property
     def names(self) -> dict[str, str]:
         """Job names by number; a pipeline's without their digests."""
-        return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in self.called.items()}
+        return {number: re.sub("-[0-9a-f]{8}$", "", name) for number, name in self.job_names.items()}
 
     @property
     def superseded(self) -> set[str]:
@@ -81,7 +81,7 @@ class Picture:
         }
 
 
-def look_at_all(folder: Path, scheduler: Scheduler) -> list[Picture]:
+def overviews_of(folder: Path, scheduler: Scheduler) -> list[Overview]:
     """Collect the state of a folder, and of its subfolders with jobs: the stages of a pipeline.
 
     Raises FmctError if the folder does not exist.
@@ -90,29 +90,29 @@ def look_at_all(folder: Path, scheduler: Scheduler) -> list[Picture]:
         raise FmctError(f"{folder}: no such folder; give a run folder, or the --out of a stage")
     places = [folder, *sorted(path.parent for path in folder.glob("*/slurm") if path.is_dir())]
     queue = scheduler.queued() or []
-    return [look(place, scheduler, queue) for place in places]
+    return [overview_of(place, scheduler, queue) for place in places]
 
 
-def look(folder: Path, scheduler: Scheduler, queue: list[Queued] | None = None) -> Picture:
+def overview_of(folder: Path, scheduler: Scheduler, queue: list[Queued] | None = None) -> Overview:
     """Collect the state of a run folder, or of any folder that jobs were submitted for.
 
     The record of an attempt without an end is completed if the attempt is over according to the
     scheduler. queue: this user's jobs; None: the scheduler is asked for them.
     """
-    picture = Picture(folder, attempts=attempts(folder))
+    overview = Overview(folder, attempts=attempts(folder))
     for path in (folder / "slurm").glob("*.endings.jsonl"):
         job = path.name.removesuffix(".endings.jsonl")
         if endings := read(path.parent, job):
-            picture.endings[job] = endings
-    _ask_scheduler(picture, scheduler, scheduler.queued() or [] if queue is None else queue)
-    picture.called = _names(picture)
-    _judge_newest_attempt(picture, scheduler)
-    return picture
+            overview.endings[job] = endings
+    _ask_scheduler(overview, scheduler, scheduler.queued() or [] if queue is None else queue)
+    overview.job_names = _names(overview)
+    _judge_newest_attempt(overview, scheduler)
+    return overview
 
 
-def state_of(attempt: Attempt, picture: Picture) -> str:
+def state_of(attempt: Attempt, overview: Overview) -> str:
     """The displayed state of an attempt without an end."""
-    job = _job_of(attempt, picture)
+    job = _job_of(attempt, overview)
     if attempt.slurm is None:
         return "running" if _is_alive(attempt) else f"started on {next(iter(attempt.hosts))}"
     return job.state.lower() if job else "unknown"
@@ -123,7 +123,7 @@ def newest_log(folder: Path, scheduler: Scheduler, rank: int | None = None) -> l
 
     Of a pipeline, those of the stage that wrote last. Raises FmctError if there is none.
     """
-    stages = [list(_logs(picture, rank)) for picture in look_at_all(folder, scheduler)]
+    stages = [list(_logs(overview, rank)) for overview in overviews_of(folder, scheduler)]
     found = [logs for logs in stages if logs]
     if not found:
         what = f"of rank {rank}" if rank is not None else "of a job"
@@ -131,28 +131,28 @@ def newest_log(folder: Path, scheduler: Scheduler, rank: int | None = None) -> l
     return max(found, key=lambda logs: max(path.stat().st_mtime for path in logs))
 
 
-def _logs(picture: Picture, rank: int | None) -> Iterator[Path]:
-    newest = picture.attempts[-1] if picture.attempts else None
+def _logs(overview: Overview, rank: int | None) -> Iterator[Path]:
+    newest = overview.attempts[-1] if overview.attempts else None
     if newest and newest.slurm:
-        logs = {_rank_of(path): path for path in _own_logs(picture, newest.slurm.job)}
+        logs = {_rank_of(path): path for path in _own_logs(overview, newest.slurm.job)}
         if not logs and newest.slurm.log and is_log(Path(newest.slurm.log), newest.slurm.job):
             logs = {0: Path(newest.slurm.log)}  # of all ranks
         wanted = [rank] if rank is not None else [newest.failed_rank, *sorted(logs)]
         yield from dict.fromkeys(logs[number] for number in wanted if number in logs)
         return
-    failed = [job for job in picture.given_up if _own_logs(picture, job)]
-    arrays = sorted({job.array for job in picture.jobs}, key=int, reverse=True)
-    jobs = failed or arrays or sorted(picture.names, key=int)[-1:]
+    failed = [job for job in overview.given_up if _own_logs(overview, job)]
+    arrays = sorted({job.array for job in overview.jobs}, key=int, reverse=True)
+    jobs = failed or arrays or sorted(overview.names, key=int)[-1:]
     for job in jobs:
-        logs_of_job = sorted(_own_logs(picture, job), key=lambda path: -path.stat().st_mtime)
-        known = [(Path(facts.log), facts.job) for facts in picture.jobs if facts.array == job and facts.log]
+        logs_of_job = sorted(_own_logs(overview, job), key=lambda path: -path.stat().st_mtime)
+        known = [(Path(facts.log), facts.job) for facts in overview.jobs if facts.array == job and facts.log]
         yield from logs_of_job or [path for path, of_job in known if is_log(path, of_job)]
 
 
-def _own_logs(picture: Picture, job: str) -> list[Path]:
+def _own_logs(overview: Overview, job: str) -> list[Path]:
     """Logs of a job, or of an array's tasks, in the folder itself; symbolic links are not followed."""
     name = re.compile(rf"{re.escape(job)}(_[0-9]+)*_[0-9]+_log\.out")
-    slurm = picture.folder / "slurm"
+    slurm = overview.folder / "slurm"
     found = sorted(slurm.iterdir()) if slurm.is_dir() else []
     return [path for path in found if name.fullmatch(path.name) and path.is_file() and not path.is_symlink()]
 
@@ -161,25 +161,25 @@ def _rank_of(path: Path) -> int:
     return int(path.name.removesuffix("_log.out").rsplit("_", 1)[1])
 
 
-def _numbers(picture: Picture, queue: list[Queued]) -> list[str]:
+def _numbers(overview: Overview, queue: list[Queued]) -> list[str]:
     """Numbers of a folder's jobs, newest first."""
-    slurm = picture.folder / "slurm"
+    slurm = overview.folder / "slurm"
     found = {path.name.removesuffix("_submission.sh") for path in slurm.glob("[0-9]*_submission.sh")}
     found |= {path.name.split("_")[0] for path in slurm.glob("[0-9]*_log.out")}
-    found |= {job.split("_")[0] for job in picture.endings}
-    found |= {attempt.slurm.job for attempt in picture.attempts if attempt.slurm}
-    here = picture.folder.resolve()
+    found |= {job.split("_")[0] for job in overview.endings}
+    found |= {attempt.slurm.job for attempt in overview.attempts if attempt.slurm}
+    here = overview.folder.resolve()
     found |= {job.number for job in queue if _written(job) == here}
     return sorted((number for number in found if _NUMBER.fullmatch(number)), key=int, reverse=True)
 
 
-def _names(picture: Picture) -> dict[str, str]:
+def _names(overview: Overview) -> dict[str, str]:
     """Job names from the scheduler, else from the submitted scripts, else from a training's attempts."""
-    names = {attempt.slurm.job.split("_")[0]: "fmct-train" for attempt in picture.attempts if attempt.slurm}
-    for path in (picture.folder / "slurm").glob("[0-9]*_submission.sh"):
+    names = {attempt.slurm.job.split("_")[0]: "fmct-train" for attempt in overview.attempts if attempt.slurm}
+    for path in (overview.folder / "slurm").glob("[0-9]*_submission.sh"):
         if name := re.search("^#SBATCH --job-name=(.*)$", path.read_text(errors="replace"), re.MULTILINE):
             names[path.name.removesuffix("_submission.sh")] = name.group(1).strip("\"'")
-    names |= {job.array: job.name for job in picture.jobs}
+    names |= {job.array: job.name for job in overview.jobs}
     return {number: name for number, name in names.items() if _NUMBER.fullmatch(number)}
 
 
@@ -200,48 +200,50 @@ def _written(job: Queued | JobFacts) -> Path | None:
     return Path(job.folder, places[-1]).resolve() if places else None
 
 
-def _ask_scheduler(picture: Picture, scheduler: Scheduler, queue: list[Queued]) -> None:
-    numbers = _numbers(picture, queue)
+def _ask_scheduler(overview: Overview, scheduler: Scheduler, queue: list[Queued]) -> None:
+    numbers = _numbers(overview, queue)
     if not numbers:
         return
     forgotten = []
     for number in numbers[:NEWEST_JOBS]:
         jobs = scheduler.jobs_known(number)
         if jobs is None:
-            picture.answered = False
-            picture.unknown.append(f"whether jobs are pending or running ({scheduler.title} does not answer)")
+            overview.answered = False
+            overview.unknown.append(
+                f"whether jobs are pending or running ({scheduler.title} does not answer)"
+            )
             break
-        picture.jobs += jobs
+        overview.jobs += jobs
         forgotten += [] if jobs else [number]
     past = scheduler.accounted(forgotten)
     if past is None:
         which = f"job {forgotten[0]}" if len(forgotten) == 1 else f"jobs {', '.join(forgotten)}"
-        picture.unknown.append(
+        overview.unknown.append(
             f"how {which} ended (accounting does not answer, and {scheduler.title} no longer has their "
             "records)"
         )
-    picture.past = past or []
+    overview.past = past or []
 
 
-def _job_of(attempt: Attempt, picture: Picture) -> JobFacts | None:
+def _job_of(attempt: Attempt, overview: Overview) -> JobFacts | None:
     """The job of an attempt, if it is at the start that the attempt belongs to."""
     slurm = attempt.slurm
-    found = (job for job in picture.jobs if slurm and (job.job, job.restarts) == (slurm.job, slurm.restarts))
+    found = (job for job in overview.jobs if slurm and (job.job, job.restarts) == (slurm.job, slurm.restarts))
     return next(found, None)
 
 
-def _judge_newest_attempt(picture: Picture, scheduler: Scheduler) -> None:
+def _judge_newest_attempt(overview: Overview, scheduler: Scheduler) -> None:
     """Determine whether and why the newest attempt has ended, and record the result."""
-    newest = picture.attempts[-1] if picture.attempts else None
+    newest = overview.attempts[-1] if overview.attempts else None
     if newest is None or (newest.ended and newest.cause != "stopped"):
         return
     explained: Explained | None
     if newest.slurm is None:
         explained = None if newest.ended or _is_alive(newest) is not False else Explained("killed")
-    elif not picture.answered:
+    elif not overview.answered:
         return
     else:
-        job = _job_of(newest, picture)
+        job = _job_of(newest, overview)
         if job is not None and job.state in ALIVE and job.state != "PENDING":
             return
         explained = by_state(job.state, scheduler) if job else None
@@ -253,11 +255,11 @@ def _judge_newest_attempt(picture: Picture, scheduler: Scheduler) -> None:
     if explained is None:
         return
     try:
-        concluded = conclude(picture.folder, *explained)
+        concluded = conclude(overview.folder, *explained)
     except OSError as error:
-        picture.unknown.append(f"the end of attempt {newest.number} could not be recorded ({error})")
+        overview.unknown.append(f"the end of attempt {newest.number} could not be recorded ({error})")
         return
-    picture.attempts[-1] = concluded or newest
+    overview.attempts[-1] = concluded or newest
 
 
 def _is_alive(attempt: Attempt) -> bool | None:

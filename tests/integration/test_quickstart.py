@@ -85,7 +85,7 @@ def test_the_run_was_killed_and_went_on(done: tuple[Path, str]) -> None:
 
 def test_the_last_thing_on_the_screen_is_what_was_shown(done: tuple[Path, str], result: ProbeResult) -> None:
     folder, said = done
-    last = said.split("What was shown\n")[1].splitlines()
+    last = said.split("Summary\n")[1].splitlines()
     names = [line.split()[0] for line in last if not line.startswith(" ")]
     assert names == [
         "data",

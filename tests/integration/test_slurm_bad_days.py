@@ -25,7 +25,7 @@ from launch.slurm.scheduler import Slurm
 from launch.slurm.site import Resources, Site
 from launch.slurm.stages import preprocess_jobs
 from launch.slurm.submit import Job, submit
-from launch.slurm.watch import look
+from launch.slurm.watch import overview_of
 from preprocess.tasks import ledger
 from shards.errors import FmctError
 
@@ -306,7 +306,7 @@ def test_scancel(training, unbroken, table):
     command = [sys.executable, "-m", "launch.cli", "launch", "cancel", str(training.run)]
     subprocess.run(command, check=True, timeout=60)
     assert training.cluster.wait(training.job).startswith("CANCELLED")
-    (start,) = look(training.run, Slurm()).attempts
+    (start,) = overview_of(training.run, Slurm()).attempts
     assert (start.cause, start.lost_steps) == ("cancelled", 0)
     assert training.cluster.restarts(training.job) == 0
     assert len(training.submit().done()) == 2
@@ -382,7 +382,7 @@ def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_eac
     assert sorted(cluster.states(numbers[0])) == ["COMPLETED", "COMPLETED", "FAILED"]
     status = ledger.status(out)
     assert 0 < status.done < tasks
-    endings = look(out, Slurm()).given_up[f"{numbers[0]}_2"]
+    endings = overview_of(out, Slurm()).given_up[f"{numbers[0]}_2"]
     assert [ending.cause for ending in endings] == ["crash", "crash"]
     done = f"tried twice, then given up, with its reason; {status.done} of {tasks} tasks done by the others"
     table("an array task dies each time", [], done)
@@ -417,7 +417,9 @@ def test_a_share_of_preprocessing_whose_task_takes_longer_than_its_time(cluster,
     site = SITE.model_copy(update={"warn_seconds": 20})
     (number,) = submit([array], out / "slurm", site)
     cluster.wait(number, 500)
-    assert [ending.cause for ending in look(out, Slurm()).given_up[f"{number}_1"]] == ["time limit"] * 3
+    assert [ending.cause for ending in overview_of(out, Slurm()).given_up[f"{number}_1"]] == [
+        "time limit"
+    ] * 3
     log = (out / "slurm" / f"{number}_1_0_log.out").read_text()
     assert "3 time limits with 1 tasks done" in log
     assert "so not queued again: give it more time" in log

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launch.doctor.site import look_at_site
+from launch.doctor.site import check_site
 
 pytestmark = pytest.mark.slurm
 SITE = Path(__file__).parents[2] / "launch" / "recipes" / "site-test.yaml"
@@ -16,11 +16,11 @@ def test_a_real_cluster_agrees_with_its_site_file(
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.chdir(tmp_path)
-    found = {finding.name: finding for finding in look_at_site(SITE)}
+    found = {finding.name: finding for finding in check_site(SITE)}
     assert [finding for finding in found.values() if finding.level != "ok"] == []
-    assert "low" in found["controller"].said
-    assert "sbatch accepts it" in found["train"].said
-    assert "test" in found["account"].said
+    assert "low" in found["controller"].message
+    assert "sbatch accepts it" in found["train"].message
+    assert "test" in found["account"].message
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,5 @@ def test_what_it_does_not_have_is_named(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "site.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(SITE.read_text()) | change))
-    faults = {finding.name: finding.said for finding in look_at_site(path) if finding.level == "fault"}
+    faults = {finding.name: finding.message for finding in check_site(path) if finding.level == "fault"}
     assert said in faults[name]

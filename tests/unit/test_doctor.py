@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, checkpoint_path, file_facts
 from launch.cli import app
 from launch.doctor import installation
-from launch.doctor.dataset import look_at_dataset
-from launch.doctor.finding import Finding, looked
-from launch.doctor.run_folder import look_at_run
+from launch.doctor.dataset import check_dataset
+from launch.doctor.finding import Finding, run_check
+from launch.doctor.run_folder import check_run
 from shards import Dataset
 
 
@@ -34,14 +34,14 @@ def by_name(findings: Iterable[Finding]) -> dict[str, Finding]:
 
 
 def judge(check: Callable[[], Any]) -> Finding:
-    return looked("it", check)
+    return run_check("it", check)
 
 
 def test_a_healthy_installation_has_nothing_to_mend() -> None:
-    found = by_name(installation.look_at_installation())
+    found = by_name(installation.check_installation())
     assert [finding for finding in found.values() if finding.level == "fault"] == []
-    assert "4 × 1 × 3 × 24 × 24 × 24" in found["shards, DALI"].said
-    assert "gloo" in found["DeepSpeed"].said or "NCCL" in found["DeepSpeed"].said
+    assert "4 × 1 × 3 × 24 × 24 × 24" in found["shards, DALI"].message
+    assert "gloo" in found["DeepSpeed"].message or "NCCL" in found["DeepSpeed"].message
 
 
 def fault_of_python(patch: pytest.MonkeyPatch) -> Any:
@@ -114,7 +114,7 @@ def test_what_is_wrong_with_an_installation_is_named_with_its_remedy(
 ) -> None:
     found = judge(make(monkeypatch))
     assert found.level == "fault"
-    assert said in found.said
+    assert said in found.message
     assert remedy in found.remedy
 
 
@@ -124,37 +124,37 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sound_dataset_passes_every_check(data: Path) -> None:
-    found = by_name(look_at_dataset(data))
+    found = by_name(check_dataset(data))
     assert {name: finding.level for name, finding in found.items()} == dict.fromkeys(
         ("opens", "files", "modes", "sample", "geometry", "batch"), "ok"
     )
-    assert "6 volumes in 1 zarr shards" in found["opens"].said
+    assert "6 volumes in 1 zarr shards" in found["opens"].message
 
 
 def test_damage_to_a_dataset_is_found_where_it_is(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "data", spacing=9.0)
-    geometry = by_name(look_at_dataset(folder))["geometry"]
-    assert (geometry.level, "9 × 9 × 9 mm" in geometry.said) == ("fault", True)
+    geometry = by_name(check_dataset(folder))["geometry"]
+    assert (geometry.level, "9 × 9 × 9 mm" in geometry.message) == ("fault", True)
     key = Dataset.open(folder).index["key"][3].as_py()
     shard_samples.damage_volume(folder, 3)
-    sample = by_name(look_at_dataset(folder))["sample"]
+    sample = by_name(check_dataset(folder))["sample"]
     assert sample.level == "fault"
-    assert "1 of 6" in sample.said
-    assert key in sample.said
+    assert "1 of 6" in sample.message
+    assert key in sample.message
     with (folder / "shard-00000.zarr.zip").open("ab") as file:
         file.write(b"more")
-    assert by_name(look_at_dataset(folder))["files"].level == "fault"
+    assert by_name(check_dataset(folder))["files"].level == "fault"
     (folder / "index.parquet").write_bytes(b"")
-    (opens,) = look_at_dataset(folder)
-    assert (opens.level, "index.parquet is damaged" in opens.said) == ("fault", True)
+    (opens,) = check_dataset(folder)
+    assert (opens.level, "index.parquet is damaged" in opens.message) == ("fault", True)
 
 
 def test_a_dataset_without_contrast_makes_no_batch(tmp_path: Path) -> None:
     air = np.full((40, 40, 40), -1000, np.int16)
     shard_samples.write_dataset(tmp_path / "air", "zarr", {"shard-00000": {shard_samples.make_key(0): air}})
-    found = by_name(look_at_dataset(tmp_path / "air"))
+    found = by_name(check_dataset(tmp_path / "air"))
     assert (found["geometry"].level, found["batch"].level) == ("note", "fault")
-    assert "without contrast" in found["batch"].said
+    assert "without contrast" in found["batch"].message
 
 
 def make_run(folder: Path, data: Path) -> Path:
@@ -186,37 +186,37 @@ def test_what_is_wrong_with_a_run_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run", data)
-    found = by_name(look_at_run(run))
+    found = by_name(check_run(run))
     assert {finding.level for finding in found.values()} == {"ok"}
-    assert found["resuming"].said == "from step 12 of 20"
+    assert found["resuming"].message == "from step 12 of 20"
     usage = installation.shutil.disk_usage(run)._replace(free=1500)
     with monkeypatch.context() as patch, (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         patch.setattr(installation.shutil, "disk_usage", lambda path: usage)
-        found = by_name(look_at_run(run))
+        found = by_name(check_run(run))
         assert (found["in use"].level, found["disk space"].level) == ("note", "fault")
     (checkpoint_path(run, 12) / "rank-00000.safetensors").write_bytes(b"short")
-    found = by_name(look_at_run(run))
+    found = by_name(check_run(run))
     assert found["checkpoints"].level == "note"
-    assert "step-00000012" in found["checkpoints"].said
-    assert found["resuming"].said == "from step 6 of 20"
+    assert "step-00000012" in found["checkpoints"].message
+    assert found["resuming"].message == "from step 6 of 20"
     (checkpoint_path(run, 6) / MANIFEST).unlink()
-    found = by_name(look_at_run(run))
+    found = by_name(check_run(run))
     assert found["checkpoints"].level == "fault"
     assert "resuming" not in found
     other = write_dataset(tmp_path / "other", volumes=4)
     moved = make_run(tmp_path / "moved", data)
     (moved / "config.json").write_text(small_config(other).model_dump_json())
-    found = by_name(look_at_run(moved))
-    assert (found["resuming"].level, "other volumes" in found["resuming"].said) == ("fault", True)
-    (only,) = look_at_run(tmp_path)
-    assert "config.json is missing" in only.said
+    found = by_name(check_run(moved))
+    assert (found["resuming"].level, "other volumes" in found["resuming"].message) == ("fault", True)
+    (only,) = check_run(tmp_path)
+    assert "config.json is missing" in only.message
 
 
 def test_the_command_prints_a_line_a_finding_and_says_so_by_its_code(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installation, "look_at_installation", lambda: iter([Finding("it", "ok", "is well")]))
+    monkeypatch.setattr(installation, "check_installation", lambda: iter([Finding("it", "ok", "is well")]))
     run = make_run(tmp_path / "run", data)
     done = CliRunner().invoke(app, ["doctor", "--data", str(data), "--run", str(run)])
     lines = done.stdout.splitlines()

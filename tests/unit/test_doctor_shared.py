@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from launch.doctor import shared
-from launch.doctor.finding import looked
+from launch.doctor.finding import run_check
 from shards import caches, sharing
 
 
 def level(look: object) -> str:
-    return looked("it", look).level  # type: ignore[arg-type]
+    return run_check("it", look).level  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -68,14 +68,14 @@ def test_the_home_and_the_caches_place_are_told(tmp_path: Path, monkeypatch: pyt
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert [finding.level for finding in shared.look_at_surroundings()] == ["ok", "ok"]
+    assert [finding.level for finding in shared.check_environment()] == ["ok", "ok"]
     (tmp_path / ".cache").chmod(0o777)
     assert str(tmp_path / f"fmct-cache-{os.getuid()}") in str(shared.cached())
     monkeypatch.setenv(caches.VARIABLE, str(tmp_path / ".cache/mine"))
     assert level(shared.cached) == "note"
     monkeypatch.setenv("HOME", "/nonexistent")
     monkeypatch.setenv("TMPDIR", "/nonexistent")
-    assert [finding.level for finding in shared.look_at_surroundings()] == ["note", "note"]
+    assert [finding.level for finding in shared.check_environment()] == ["note", "note"]
 
 
 def test_locks_are_tried_where_a_run_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from test_doctor import by_name
 
 from launch.doctor import shared
 from launch.doctor.finding import Finding
-from launch.doctor.site import look_at_site
+from launch.doctor.site import check_site
 from launch.slurm.partitions import minutes
 
 SINFO = """\
@@ -73,14 +73,14 @@ def faults(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def test_a_site_that_fits_its_cluster_has_nothing_to_mend(programs: Path, tmp_path: Path) -> None:
-    found = list(look_at_site(site_file(tmp_path, scratch=str(tmp_path / "scratch"))))
+    found = list(check_site(site_file(tmp_path, scratch=str(tmp_path / "scratch"))))
     assert faults(found) == []
     named = by_name(found)
     assert {"site file", "container", "scratch", "file system", "account", "array_size", "train"} <= set(
         named
     )
     assert named["train"].level == "ok"
-    assert "sbatch" in named["train"].said
+    assert "sbatch" in named["train"].message
     assert "#SBATCH --partition=gpu" in (tmp_path / "tried").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "scratch", "site.yaml", "tried"]
 
@@ -110,9 +110,9 @@ def test_a_site_that_fits_its_cluster_has_nothing_to_mend(programs: Path, tmp_pa
 def test_what_does_not_fit_is_named(
     programs: Path, tmp_path: Path, changes: dict[str, object], name: str, said: str, remedy: str
 ) -> None:
-    (found,) = faults(look_at_site(site_file(tmp_path, **changes)))
+    (found,) = faults(check_site(site_file(tmp_path, **changes)))
     assert found.name == name
-    assert said in found.said
+    assert said in found.message
     assert remedy in found.remedy
 
 
@@ -122,8 +122,8 @@ def test_gpus_asked_of_a_cpu_build_are_named(
     import torch
 
     monkeypatch.setattr(torch.version, "cuda", None)
-    (found,) = faults(look_at_site(site_file(tmp_path, container=None)))
-    assert (found.name, "built for CPUs" in found.said) == ("PyTorch", True)
+    (found,) = faults(check_site(site_file(tmp_path, container=None)))
+    assert (found.name, "built for CPUs" in found.message) == ("PyTorch", True)
 
 
 def test_what_only_slurm_knows_is_told_in_its_words(programs: Path, tmp_path: Path) -> None:
@@ -131,27 +131,27 @@ def test_what_only_slurm_knows_is_told_in_its_words(programs: Path, tmp_path: Pa
         "sbatch: error: QOSMaxSubmitJobPerUserLimit\\nallocation failure: Job violates accounting policy"
     )
     put(programs, "sbatch", f'case $* in *version*) ;; *) printf "{refusal}\\n" >&2; exit 1;; esac')
-    found = faults(look_at_site(site_file(tmp_path)))
+    found = faults(check_site(site_file(tmp_path)))
     assert {finding.name for finding in found} == {"light", "scan", "preprocess", "train", "probe"}
-    assert "QOSMaxSubmitJobPerUserLimit Job violates accounting policy" in found[0].said
+    assert "QOSMaxSubmitJobPerUserLimit Job violates accounting policy" in found[0].message
 
 
 def test_without_accounting_or_slurm_it_says_what_it_cannot_know(programs: Path, tmp_path: Path) -> None:
     put(programs, "sacctmgr", "echo 'Problem talking to the database: Connection refused' >&2; exit 1")
-    found = by_name(look_at_site(site_file(tmp_path)))
-    assert (found["account"].level, "Connection refused" in found["account"].said) == ("note", True)
+    found = by_name(check_site(site_file(tmp_path)))
+    assert (found["account"].level, "Connection refused" in found["account"].message) == ("note", True)
     assert faults(found.values()) == []
     put(programs, "sinfo", "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1")
-    (alone,) = faults(look_at_site(site_file(tmp_path)))
-    assert (alone.name, "Unable to contact" in alone.said) == ("controller", True)
+    (alone,) = faults(check_site(site_file(tmp_path)))
+    assert (alone.name, "Unable to contact" in alone.message) == ("controller", True)
 
 
 def test_a_file_system_without_locks_is_named(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "_IS_HELD", "")  # a second process gets the lock
-    (found,) = faults(look_at_site(site_file(tmp_path)))
-    assert (found.name, "lock" in found.said) == ("file system", True)
+    (found,) = faults(check_site(site_file(tmp_path)))
+    assert (found.name, "lock" in found.message) == ("file system", True)
     assert not list(tmp_path.glob(".fmct-doctor-*"))
 
 

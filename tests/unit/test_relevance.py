@@ -581,7 +581,7 @@ def test_the_command_writes_maps_a_page_and_figures(
     again = [file.read_bytes() for file in sorted(out.glob("*.nii.gz"))]
     assert CliRunner().invoke(app, words).exit_code
     assert again == [file.read_bytes() for file in sorted(out.glob("*.nii.gz"))]
-    with pytest.raises(FmctError, match="holds 9 maps that are not asked for now"):
+    with pytest.raises(FmctError, match="contains 9 maps that were not requested now"):
         CliRunner().invoke(app, [*words, "--method", "rollout"], catch_exceptions=False)
     # Another classifier's maps do not take their place.
     words[words.index(str(kept["logistic"]))] = str(kept["attentive"])
@@ -614,7 +614,7 @@ def test_the_documents_commands_run(
         ("key,task,mask\n", "no rows"),
         ("key,task,mask\na,bright,none.nii\n", "row 2, column mask: no such file"),
         ("key,task,mask\nKEY,bright,masks.csv\n", "row 2, column mask: "),
-        ("key,task,mask\nKEY,bright,empty.nii.gz\n", "marks nothing"),
+        ("key,task,mask\nKEY,bright,empty.nii.gz\n", "the mask is empty"),
         ("key,task,mask\nKEY,bright,empty.nii.gz\nKEY,bright,empty.nii.gz\n", "row 3: key"),
     ],
 )

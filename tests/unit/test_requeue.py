@@ -11,7 +11,7 @@ from launch.scheduler import Accounted
 from launch.slurm import requeue
 from launch.slurm.causes import by_code, by_scheduler, log_of_start
 from launch.slurm.progress import progress_of_job
-from launch.slurm.requeue import FAILURES, MOST_FAILURES, MOST_IDLE, MOST_TIME_LIMITS, Ending, decide
+from launch.slurm.requeue import FAILURES, MAX_FAILURES, MAX_IDLE, MAX_TIME_LIMITS, Ending, decide
 from launch.slurm.scheduler import Slurm
 from preprocess.scan.workplace import Work
 from shards.progress import VARIABLE, register
@@ -54,8 +54,8 @@ def test_a_deterministic_crash_stops_after_two_tries_and_says_so():
 
 
 def test_a_failure_that_comes_further_each_time_is_bounded_too():
-    crashes = [("crash", step) for step in range(MOST_FAILURES)]
-    assert [decide(history(*crashes[:n])).again for n in (1, 5, MOST_FAILURES - 1)] == [True] * 3
+    crashes = [("crash", step) for step in range(MAX_FAILURES)]
+    assert [decide(history(*crashes[:n])).again for n in (1, 5, MAX_FAILURES - 1)] == [True] * 3
     assert decide(history(*crashes[:10])).wait == 3600
     assert not decide(history(*crashes)).again
 
@@ -66,14 +66,14 @@ def test_progress_between_failures_begins_the_count_anew_and_an_interruption_the
 
 @pytest.mark.parametrize("progress", [None, 10])
 def test_a_job_that_is_interrupted_before_it_comes_further_does_not_storm(progress):
-    interruptions = [("preempted", progress)] * (MOST_IDLE + 1)
-    waits = [decide(history(*interruptions[:n]), backoff=60).wait for n in range(1, MOST_IDLE + 1)]
-    assert waits == [0.0, *(min(60 * 2**n, 3600) for n in range(MOST_IDLE - 1))]
+    interruptions = [("preempted", progress)] * (MAX_IDLE + 1)
+    waits = [decide(history(*interruptions[:n]), backoff=60).wait for n in range(1, MAX_IDLE + 1)]
+    assert waits == [0.0, *(min(60 * 2**n, 3600) for n in range(MAX_IDLE - 1))]
     assert not decide(history(*interruptions)).again
 
 
 def test_a_training_whose_start_takes_longer_than_its_time_limit_stops():
-    limits = [("time limit", 10)] * MOST_TIME_LIMITS
+    limits = [("time limit", 10)] * MAX_TIME_LIMITS
     assert decide(history(*limits[:-1], ("preempted", 10), ("node failure", 10))).again
     stopped = decide(history(*limits))
     assert not stopped.again
@@ -159,10 +159,10 @@ def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tm
     parts.mkdir(parents=True)
     register("scan", tmp_path / "catalog.parquet")
     found = []
-    for start in range(2 * MOST_IDLE):
+    for start in range(2 * MAX_IDLE):
         (parts / f"{start}.parquet").touch()
         found.append(job())
-    assert [(one.done, one.unit) for one in found] == [(n + 1, "part") for n in range(2 * MOST_IDLE)]
+    assert [(one.done, one.unit) for one in found] == [(n + 1, "part") for n in range(2 * MAX_IDLE)]
     assert decide(history(*(("time limit", one.done) for one in found)))[:2] == (True, 0.0)
 
 

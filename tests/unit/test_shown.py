@@ -124,7 +124,7 @@ def test_the_command_ends_with_it(inputs: Inputs, tmp_path: Path) -> None:
     arguments = ["report", page, "--run", inputs.run, "--data", inputs.data, "--probe", inputs.probe]
     done = CliRunner().invoke(app, list(map(str, arguments)))
     assert done.exit_code == 0, done.output
-    last = done.output.split("What was shown\n")[1].splitlines()
+    last = done.output.split("Summary\n")[1].splitlines()
     assert last[:-1] == shown(inputs.run, inputs.data, inputs.probe).splitlines()
     assert last[-1].endswith(str(page))
 

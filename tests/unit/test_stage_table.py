@@ -17,7 +17,7 @@ from launch.scheduler import Accounted, Job, JobFacts, Scheduler
 from launch.slurm.requeue import Ending
 from launch.slurm.scheduler import dependencies
 from launch.slurm.stage_table import ORDER, Row, stage_rows
-from launch.slurm.watch import look_at_all
+from launch.slurm.watch import overviews_of
 from preprocess.tasks.plan import Plan, Task
 
 NOW = datetime.now(UTC)
@@ -61,7 +61,7 @@ def submitted(folder: Path, number: str, name: str) -> None:
 
 
 def rows(folder: Path, *jobs: JobFacts, past: Mapping[str, str] | None = None) -> list[Row]:
-    return stage_rows(look_at_all(folder, Known(*jobs, past=past)))
+    return stage_rows(overviews_of(folder, Known(*jobs, past=past)))
 
 
 def test_a_pipeline_is_shown_stage_by_stage_with_what_each_waits_for(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from launch.commands.watch import watch_app
 from launch.slurm.requeue import Ending
 from launch.slurm.scheduler import Slurm as Answering
 from launch.slurm.status import status
-from launch.slurm.watch import look_at_all, newest_log
+from launch.slurm.watch import newest_log, overviews_of
 from shards.errors import FmctError
 
 DATA = DataFacts(
@@ -180,7 +180,7 @@ def test_only_jobs_that_write_a_folder_are_its_jobs(tmp_path, slurm, name, comma
     (tmp_path / "first").mkdir()
     slurm.says("squeue", f'echo "12|RUNNING|None|{name}|{tmp_path}|{command}"')
     slurm.job("RUNNING")
-    alive = [job.job for picture in look_at_all(tmp_path / "first", Answering()) for job in picture.alive]
+    alive = [job.job for overview in overviews_of(tmp_path / "first", Answering()) for job in overview.alive]
     assert alive == (["12"] if ours else [])
 
 
