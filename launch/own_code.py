@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fmct_hpc.dense.config import SegmentConfig
-from fmct_hpc.probe.config import GridConfig, SweepConfig
+from fmct_hpc.probe.config import ComparisonConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from launch.config import load
 from shards.errors import FmctError
@@ -32,7 +32,7 @@ _CACHES = ("models--", "datasets--", "spaces--")
 """Prefixes of folders of a Hugging Face cache (huggingface_hub, "Understand caching")."""
 
 
-Encoders = TypeVar("Encoders", bound=GridConfig | SegmentConfig)
+Encoders = TypeVar("Encoders", bound=ComparisonConfig | SegmentConfig)
 
 
 def load_sweep(path: Path, overrides: list[str], allow_code: bool) -> SweepConfig:

@@ -21,6 +21,11 @@ RENAMED: dict[str, dict[str, str]] = {
         "most_patch_drift": "max_patch_drift",
         "most_tissue_dropped": "max_tissue_dropped",
     },
+    "FinetuneConfig": {"most_positive_weight": "max_positive_weight"},
+    "ComparisonConfig": {
+        "least_specificity": "min_specificity",
+        "least_sensitivity": "min_sensitivity",
+    },
 }
 """By the section's class, a key's old name and its present one: {"GridConfig": {"air_hu": "air_at_hu"}}.
 

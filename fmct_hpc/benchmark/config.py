@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from fmct_hpc.probe.config import CohortConfig, GridConfig, SweepConfig
+from fmct_hpc.probe.config import CohortConfig, ComparisonConfig, SweepConfig
 
 
 class DatasetConfig(CohortConfig):
@@ -17,14 +17,14 @@ class DatasetConfig(CohortConfig):
     """A line for the page: where the volumes and labels come from."""
 
 
-class BenchmarkConfig(GridConfig):
+class BenchmarkConfig(ComparisonConfig):
     """All of `fmct benchmark`."""
 
     datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
 
     def sweep(self, dataset: DatasetConfig, out: Path) -> SweepConfig:
         """The sweep of one dataset, its features in `out`/features."""
-        grid = {name: getattr(self, name) for name in GridConfig.model_fields}
+        grid = {name: getattr(self, name) for name in ComparisonConfig.model_fields}
         cohort = {name: getattr(dataset, name) for name in CohortConfig.model_fields}
         return SweepConfig.model_validate({**grid, **cohort, "features": out / "features"})
 

@@ -171,7 +171,7 @@ def _described(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig
     if problem.kind != BINARY:
         return _of_kind(cell, problem, fitted, config)
     scores, labels = fitted.validation, problem.labels[problem.validation]
-    thresholds = operating_thresholds(scores, labels, config.least_specificity, config.least_sensitivity)
+    thresholds = operating_thresholds(scores, labels, config.min_specificity, config.min_sensitivity)
     balanced, at_specificity, at_sensitivity = map(_finite, thresholds)
     return TaskRecord(
         task=cell.task,

@@ -34,9 +34,9 @@ class Thresholds(Section):
     balanced: float | None
     """Of greatest balanced accuracy (Youden 1950)."""
     at_specificity: float | None
-    """The lowest whose specificity is at least the sweep's `least_specificity`."""
+    """The lowest whose specificity is at least the sweep's `min_specificity`."""
     at_sensitivity: float | None
-    """The highest whose sensitivity is at least the sweep's `least_sensitivity`."""
+    """The highest whose sensitivity is at least the sweep's `min_sensitivity`."""
 
 
 class KindRecord(Section):

@@ -66,7 +66,7 @@ class ProbeConfig(LogisticKeys, NeighboursKeys):
     privacy: Sharing = Sharing()
 
 
-class GridConfig(MethodKeys):
+class ComparisonConfig(MethodKeys):
     """What encoders are compared by: methods, label budgets and seeds, whatever the volumes."""
 
     encoders: Annotated[tuple[EncoderSpec, ...], Field(min_length=1)]
@@ -94,9 +94,9 @@ class GridConfig(MethodKeys):
     bootstrap: Positive = 2000
     """Resamples of patients for the intervals."""
     confidence: Open = 0.95
-    least_specificity: Open = 0.9
+    min_specificity: Open = 0.9
     """What the threshold of `sensitivity_at` is chosen for, on validation."""
-    least_sensitivity: Open = 0.9
+    min_sensitivity: Open = 0.9
     """What the threshold of `specificity_at` is chosen for, on validation."""
     allow_pretraining_patients: bool = False
     """Test on patients that an encoder has seen in pretraining, or may have, and have it reported."""
@@ -115,7 +115,7 @@ class GridConfig(MethodKeys):
     privacy: Sharing = Sharing()
 
     @model_validator(mode="after")
-    def _one_of_each(self) -> "GridConfig":
+    def _one_of_each(self) -> "ComparisonConfig":
         for key in ("methods", "layers", "pools", "samples", "fractions", "shots", "seeds"):
             values = getattr(self, key)
             if values and len(set(values)) < len(values):
@@ -154,7 +154,7 @@ class CohortConfig(Section):
         return self
 
 
-class SweepConfig(GridConfig, CohortConfig):
+class SweepConfig(ComparisonConfig, CohortConfig):
     """All of `fmct sweep`: encoders × tasks × methods × label budgets × seeds."""
 
     features: Path

@@ -60,9 +60,9 @@ class Findings(Goal):
     def __init__(
         self, labels: NDArray[np.floating], train: NDArray[np.int64], config: FinetuneConfig
     ) -> None:
-        self._labels, self._train, self._most = labels, train, config.most_positive_weight
+        self._labels, self._train, self._most = labels, train, config.max_positive_weight
         self._known = torch.from_numpy(np.asarray(labels[train], dtype=np.float32))
-        self._weights = _positive_weights(self._known, config.most_positive_weight)
+        self._weights = _positive_weights(self._known, config.max_positive_weight)
 
     def layer(self, width: int) -> "nn.Linear | KindLayer":
         """A logit a task."""

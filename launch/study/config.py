@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.fields import Above0, Fraction, Positive, Seed
 from fmct_hpc.probe.methods.finetune import FinetuneConfig, FinetunePool
+from shards.renamed import with_present_names
 from shards.section import Section
 from shards.sharing_section import Sharing
 
@@ -62,6 +63,11 @@ class Objective(Section):
     """Values that override the study's `finetune`."""
     parts: tuple[str, ...] = ()
     """Names of the objectives that this one combines; the report compares it with the best of them."""
+
+    @field_validator("finetune")
+    @classmethod
+    def _present_names(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        return with_present_names(FinetuneConfig, changes, warn=True)
 
 
 class TuningConfig(Section):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import create_model
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.probe.config import ComparisonConfig, SweepConfig
 from fmct_hpc.probe.methods.attentive import AttentiveConfig
 from fmct_hpc.probe.methods.finetune import FinetuneConfig
 from fmct_hpc.probe.methods.linear import LinearConfig
@@ -34,6 +36,7 @@ RECORDED: tuple[type[Section], ...] = (
     *(LogisticConfig, LinearConfig, NeighboursConfig, AttentiveConfig, FinetuneConfig, SplitConfig),
 )
 """Those of which a digest is taken."""
+ENCODER = {"name": "ours", "function": "module:function"}
 
 
 @pytest.mark.parametrize("section", RECORDED)
@@ -92,20 +95,47 @@ def test_an_old_name_is_read_wherever_a_configuration_comes_from(
 def test_every_renamed_key_is_read_of_recipes_and_silently_of_records(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sections = {cls.__name__: cls for cls in (HealthConfig,)}
+    classes: tuple[type[Section], ...] = (HealthConfig, FinetuneConfig, ComparisonConfig)
+    sections = {cls.__name__: cls for cls in classes}
     assert sections.keys() == RENAMED.keys()
     for name, renamed in RENAMED.items():
         cls = sections[name]
         assert set(renamed.values()) <= cls.model_fields.keys()
         assert not renamed.keys() & cls.model_fields.keys()
+        required = {"encoders": [ENCODER]} if name == "ComparisonConfig" else {}
         for old, new in renamed.items():
-            value = getattr(cls(), new)
+            value = getattr(cls.model_validate(required), new)
             with caplog.at_level(logging.WARNING):
-                assert getattr(cls.from_record({old: value}), new) == value
+                assert getattr(cls.from_record({**required, old: value}), new) == value
                 assert not caplog.records
-                assert getattr(cls.model_validate({old: value}), new) == value
+                assert getattr(cls.model_validate({**required, old: value}), new) == value
             assert len(caplog.records) == 1
             caplog.clear()
+
+
+@pytest.mark.parametrize(
+    ("changes", "digest"),
+    [
+        ({}, "30efd13cbeabaa2b256641ae269f14e571e72052f8077674a60678c176646bb8"),
+        (
+            {
+                "least_specificity": 0.8,
+                "least_sensitivity": 0.7,
+                "finetune": {"most_positive_weight": 5},
+            },
+            "60a431e52a9a56cb1d4f1a67c3765bbab99663b167ae5539652cfbcc3d709d6d",
+        ),
+    ],
+)
+def test_units_of_sweeps_keep_the_digests_that_they_had_under_the_old_names(
+    changes: dict[str, Any], digest: str
+) -> None:
+    """The digests are those of the version before the names changed."""
+    paths = dict.fromkeys(("data", "labels", "features"), "unused")
+    config = SweepConfig.model_validate({**paths, "encoders": [ENCODER], **changes})
+    budget = {"fraction": 1.0, "shots": None, "seeds": (0,), "tasks": ("any",)}
+    unit = Unit(encoder="ours", method="finetune", layer=None, pool=None, **budget)
+    assert unit.digest(config, Namespace(digest="0" * 64)) == digest  # type: ignore[arg-type]
 
 
 def test_a_sections_own_rules_see_present_names(monkeypatch: pytest.MonkeyPatch) -> None:

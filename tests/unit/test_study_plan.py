@@ -20,11 +20,12 @@ def test_draws_are_shared_out_among_pretrainings_and_may_be_fewer() -> None:
             **{"seeds": [0, 1, 2, 3, 4], "fractions": [0.1, 1.0], "sizes": [100, 8000], "reduced": {}},
             "objectives": {
                 "mae": {"train": {}, "pretrainings": 2},
-                "dino": {"train": {}, "draws": 3},
+                "dino": {"train": {}, "draws": 3, "finetune": {"most_positive_weight": 3}},
                 "both": {"train": {}, "pretrainings": 3, "draws": 2},
             },
         }
     )
+    assert config.finetuning("dino").max_positive_weight == 3  # by its old name
     large = [group for group in plan(config) if group.size == 8000]
     seeds = {group.name: sorted({cell.seed for cell in group.cells}) for group in large}
     assert seeds == {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from fmct_hpc.model.tunable import Tunable
-    from fmct_hpc.probe.config import GridConfig, Pool
+    from fmct_hpc.probe.config import ComparisonConfig, Pool
     from fmct_hpc.probe.heads import Head
     from fmct_hpc.probe.methods.finetune import FinetunePool
     from fmct_hpc.probe.problem import Fitted, Problem
@@ -35,7 +35,7 @@ class Method:
     kinds: ClassVar[tuple[str, ...] | None] = None
     """Names of the kinds of label (`fmct_hpc.probe.kinds`) that it can learn; None: all."""
 
-    def length(self, config: "GridConfig", volumes: float) -> float:
+    def length(self, config: "ComparisonConfig", volumes: float) -> float:
         """The cost of a problem on so many training volumes relative to `seconds`.
 
         Grows with the volumes; overridden where a number of steps decides, whatever the volumes.
@@ -52,7 +52,7 @@ class Method:
         """The same where a sample is a study whose series the head attends to."""
         return self.head()
 
-    def pools(self, config: "GridConfig", pool: "Pool | None") -> "tuple[FinetunePool, ...]":
+    def pools(self, config: "ComparisonConfig", pool: "Pool | None") -> "tuple[FinetunePool, ...]":
         """What its heads read of an encoder side by side; nothing where they read the patch tokens."""
         if pool is None:
             return ()

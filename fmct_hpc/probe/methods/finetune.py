@@ -12,7 +12,7 @@ from shards.section import Section
 
 if TYPE_CHECKING:
     from fmct_hpc.model.tunable import Tunable
-    from fmct_hpc.probe.config import GridConfig, Pool
+    from fmct_hpc.probe.config import ComparisonConfig, Pool
     from fmct_hpc.probe.heads import Head
     from fmct_hpc.probe.problem import Fitted, Problem
     from fmct_hpc.probe.source import Given
@@ -41,7 +41,7 @@ class FinetuneConfig(Section):
     pool: tuple[FinetunePool, ...] = ("cls", "mean")
     """What the linear layer sees, side by side: the CLS token, the patch tokens' mean, their maximum in each
     channel (a small lesion is in few tokens, and a mean dilutes it)."""
-    most_positive_weight: Annotated[float, Field(ge=1)] = 20.0
+    max_positive_weight: Annotated[float, Field(ge=1)] = 20.0
     """A task's positives weigh negatives / positives of the training volumes, at most this."""
     flip_probability: Fraction = 0.5
     """Of left and right, which no label of a head may depend on."""
@@ -73,7 +73,7 @@ class Finetune(Method):
     draws = True
     seconds = 300.0
 
-    def length(self, config: "GridConfig", volumes: float) -> float:
+    def length(self, config: "ComparisonConfig", volumes: float) -> float:
         """Of 1,000 steps."""
         return config.finetune.steps / 1000
 
@@ -83,7 +83,7 @@ class Finetune(Method):
 
         return StudyLinearHead
 
-    def pools(self, config: "GridConfig", pool: "Pool | None") -> tuple[FinetunePool, ...]:
+    def pools(self, config: "ComparisonConfig", pool: "Pool | None") -> tuple[FinetunePool, ...]:
         """Its own."""
         return config.finetune.pool
 

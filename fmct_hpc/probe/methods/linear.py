@@ -8,7 +8,7 @@ from fmct_hpc.probe.methods.base import Method
 from shards.section import Section
 
 if TYPE_CHECKING:
-    from fmct_hpc.probe.config import GridConfig
+    from fmct_hpc.probe.config import ComparisonConfig
     from fmct_hpc.probe.problem import Fitted, Problem
     from fmct_hpc.probe.source import Given
 
@@ -41,7 +41,7 @@ class Linear(Method):
     seconds = 0.9
     kinds = ("binary",)
 
-    def length(self, config: "GridConfig", volumes: float) -> float:
+    def length(self, config: "ComparisonConfig", volumes: float) -> float:
         """Of 1,000 steps."""
         return config.linear.steps / 1000
 

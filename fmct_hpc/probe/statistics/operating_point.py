@@ -59,13 +59,13 @@ def at_sensitivity(scores: FloatArray, labels: BoolArray, least: float) -> float
 
 
 def operating_thresholds(
-    scores: FloatArray, labels: BoolArray, least_specificity: float, least_sensitivity: float
+    scores: FloatArray, labels: BoolArray, min_specificity: float, min_sensitivity: float
 ) -> tuple[float, float, float]:
     """For the best balance, the asked specificity, the asked sensitivity."""
     return (
         most_balanced(scores, labels),
-        at_specificity(scores, labels, least_specificity),
-        at_sensitivity(scores, labels, least_sensitivity),
+        at_specificity(scores, labels, min_specificity),
+        at_sensitivity(scores, labels, min_sensitivity),
     )
 
 

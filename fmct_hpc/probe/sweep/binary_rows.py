@@ -25,7 +25,7 @@ def binary_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
 
 def _thresholds(test: Test, config: SweepConfig) -> NDArray[np.float64]:
     """(3, N), of each volume's fold: for the best balance, the asked specificity, the asked sensitivity."""
-    least = config.least_specificity, config.least_sensitivity
+    least = config.min_specificity, config.min_sensitivity
     chosen = [
         operating_thresholds(found.validation, test.cell.labels[parts.validation], *least)
         for parts, found in zip(test.cell.folds, test.fitted, strict=True)

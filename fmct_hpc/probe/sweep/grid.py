@@ -5,6 +5,7 @@ import heapq
 import json
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 from fmct_hpc.probe.budget import Budget
 from fmct_hpc.probe.cohort import Cohort
@@ -43,9 +44,13 @@ class Unit(Section):
 
     def digest(self, config: SweepConfig, cohort: Cohort) -> str:
         """SHA-256 of all that its results depend on, except for the encoder's weights."""
-        shared = ("bootstrap", "confidence", "least_specificity", "least_sensitivity")
-        settings = config.model_dump(mode="json", include={*shared})
-        settings[self.method] = getattr(config, self.method).recorded()
+        settings: dict[str, Any] = {
+            "bootstrap": config.bootstrap,
+            "confidence": config.confidence,
+            "least_specificity": config.min_specificity,  # by the first names, which digests keep
+            "least_sensitivity": config.min_sensitivity,
+            self.method: getattr(config, self.method).recorded(),
+        }
         kinds = {
             task: config.kinds[task] for task in self.tasks if config.kinds.get(task, "binary") != "binary"
         }
