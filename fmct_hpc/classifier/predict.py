@@ -156,8 +156,8 @@ class Classifier:
     @staticmethod
     def _answers_of(task: TaskRecord, predictions: FloatArray) -> list[Answer]:
         kind = task.of_kind()
-        said = kind.said(predictions)
-        scores = np.array([one.score for one in said], np.float64)
+        columns = kind.columns(predictions)
+        scores = np.array([one.score for one in columns], np.float64)
         probabilities = task.calibration(scores).tolist() if task.calibration else [None] * len(scores)
         threshold = task.thresholds.balanced
         return [
@@ -169,7 +169,7 @@ class Classifier:
                 one.value,
                 one.probabilities,
             )
-            for one, probability in zip(said, probabilities, strict=True)
+            for one, probability in zip(columns, probabilities, strict=True)
         ]
 
 

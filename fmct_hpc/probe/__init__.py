@@ -1,1 +1,1 @@
-"""What the features are worth: probes against the untrained encoder, with intervals."""
+"""Evaluation of features: probes compared with the untrained encoder, with confidence intervals."""

@@ -5,9 +5,9 @@ weighted means of all queries. Without projections of keys and values (Psomas et
 Please!") it costs a hundredth of an attention layer, and since the classifier is linear, projected values
 would add nothing to what it can compute.
 
-Of a study the patches of all series are attended to together. An embedding of a series' role is added to
-its tokens where they are keys, as DETR adds positions (Carion et al. 2020, appendix A.3), so that a query can
-look for its finding in the thin bone series; what it gathers are the tokens themselves.
+For studies, attention is over the patches of all series together. An embedding of the series' role is added
+to the keys and not to the values, as DETR adds positions (Carion et al. 2020, appendix A.3). A query can
+therefore prefer, for example, the thin bone series.
 """
 
 from collections.abc import Sequence
@@ -31,21 +31,21 @@ from fmct_hpc.train.schedules import cosine
 _ORDER = int.from_bytes(b"order")
 _START = int.from_bytes(b"start")
 SAMPLE = 64
-"""Volumes of which channel means and deviations are taken: their patches are tens of thousands of tokens."""
+"""Volumes for channel means and deviations: their patches are tens of thousands of tokens."""
 
 
 @dataclass(frozen=True)
 class StudyTokens:
-    """Patch tokens of studies, read from those of volumes."""
+    """Patch tokens of studies, read from the array of volumes."""
 
     tokens: NDArray[np.floating[Any]]
-    """(volumes, patches, width), of which a batch at a time is read."""
+    """(volumes, patches, width); read batch by batch."""
     places: NDArray[np.int64]
-    """(M,): rows of `tokens` of the members."""
+    """(M,): the members' rows in `tokens`."""
     members: Members
 
     def read(self, rows: NDArray[np.int64]) -> Series:
-        """Of some studies."""
+        """The tokens of the studies in `rows`."""
         some = Members(self.places, self.members.roles, self.members.counts).of(rows)
         return some.reading(self.tokens[some.volumes])
 
@@ -54,14 +54,14 @@ class Inputs(NamedTuple):
     """Standardised tokens of a batch."""
 
     tokens: Tensor
-    """(B, patches, width); of studies those of all series, one series behind another."""
+    """(B, patches, width); for studies, the patches of all series, concatenated."""
     roles: Tensor | None = None
-    """(B, series): numbers of the series' roles, -1 where a study has fewer; None of volumes."""
+    """(B, series): numbers of the series' roles, -1 as padding; None for volumes."""
 
 
 @dataclass(frozen=True)
 class AttentiveHead(Head):
-    """Queries and the linear classifier of what they gather."""
+    """Queries and the linear classifier of the attention-weighted means."""
 
     mean: NDArray[np.float32]
     deviation: NDArray[np.float32]
@@ -69,16 +69,16 @@ class AttentiveHead(Head):
     queries: NDArray[np.float32]
     """(queries, width)"""
     readout: NDArray[np.float32]
-    """(queries, width), or of another kind than binary (queries, width, directions)"""
+    """(queries, width); for labels that are not binary (queries, width, directions)"""
     bias: NDArray[np.float32]
     """(), or (outputs,)"""
 
     def scores(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Of patch tokens (B, patches, width), as a feature store keeps them."""
+        """Probabilities (B,) from patch tokens (B, patches, width) as stored in a feature store."""
         return torch.sigmoid(torch.from_numpy(self.raw(inputs)).double()).numpy()
 
     def raw(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Of patch tokens (B, patches, width), as a feature store keeps them."""
+        """Raw outputs from patch tokens (B, patches, width) as stored in a feature store."""
         return _raw(
             Inputs(self._standardised(inputs)), self._parts(self.queries, self.readout, self.bias)
         ).numpy()
@@ -93,20 +93,20 @@ class AttentiveHead(Head):
 
 @dataclass(frozen=True)
 class StudyAttentiveHead(AttentiveHead):
-    """The same over the series of studies."""
+    """An attentive head over the series of studies."""
 
     roles: NDArray[np.float32]
     """(roles, width): embeddings, in the order of `fmct_hpc.probe.series.ROLES`."""
 
     def raw_of_studies(self, series: Series) -> NDArray[np.float32]:
-        """Of patch tokens of all series."""
+        """Raw outputs (B, ...) from the patch tokens of all series."""
         tokens = self._standardised(series.values)
         parts = self._parts(self.queries, self.readout, self.bias, self.roles)
         return _raw(_together(tokens, series), parts).numpy()
 
 
 def _together(tokens: Tensor, series: Series) -> Inputs:
-    """Tokens (M, patches, width) of all series, study by study."""
+    """Group tokens (M, patches, width) of all series by study."""
     places, roles = padded(series.counts, series.roles)
     return Inputs(tokens[places].flatten(1, 2), roles)
 
@@ -114,9 +114,9 @@ def _together(tokens: Tensor, series: Series) -> Inputs:
 def attentive(
     tokens: NDArray[np.floating[Any]] | StudyTokens, problems: Sequence[Problem], config: AttentiveConfig
 ) -> list[Fitted]:
-    """Train every problem at every rate; keep rate and step of least loss on validation.
+    """Train every problem at every learning rate; keep the rate and step with the lowest validation loss.
 
-    tokens: (N, patches, width), of which a batch at a time is read, or those of N studies.
+    tokens: (N, patches, width), read batch by batch, or the tokens of N studies.
     """
     return [_train(tokens, problem, config) for problem in problems]
 
@@ -131,13 +131,13 @@ class _Scale:
         self.mean, self.deviation = sample.mean(dim=0), sample.std(dim=0).clamp(1e-6)
 
     def _read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Series | None]:
-        """Of volumes (B, patches, width), of studies those of all series, (M, patches, width)."""
+        """Tokens (B, patches, width) of volumes, or (M, patches, width) of all series of studies."""
         series = self._tokens.read(rows) if isinstance(self._tokens, StudyTokens) else None
         values = self._tokens[rows] if series is None else series.values  # type: ignore[index]
         return torch.from_numpy(np.asarray(values, dtype=np.float32)), series
 
     def read(self, rows: NDArray[np.int64]) -> Inputs:
-        """Standardised tokens of some volumes or studies."""
+        """Standardised tokens of the volumes or studies in `rows`."""
         read, series = self._read(rows)
         standardised = (read - self.mean) / self.deviation
         return Inputs(standardised) if series is None else _together(standardised, series)
@@ -150,7 +150,7 @@ def _train(
     kind = problem.kind.on(problem.labels[problem.train])
     truth = problem.labels[problem.validation]
     rates, width = config.learning_rates, len(scale.mean)
-    # Queries begin near zero, so that training begins at mean pooling; read-outs at zero.
+    # Queries start near zero, which makes the initial pooling a mean; read-outs start at zero.
     generator = np.random.Generator(np.random.Philox(key=[problem.seed, _START]))
     start = torch.from_numpy(generator.normal(0, 1 / width, (config.queries, width)).astype(np.float32))
     free = kind.start(problem.labels[problem.train])
@@ -196,20 +196,20 @@ def _train(
 
 
 def _batch(problem: Problem, step: int, batch: int) -> NDArray[np.int64]:
-    """Training rows of a step, drawn without repetition as a function of (seed, step)."""
+    """Training rows of a step, drawn without replacement as a function of (seed, step)."""
     generator = np.random.Generator(np.random.Philox(key=[problem.seed, _ORDER], counter=[0, 0, 0, step]))
     places = generator.choice(len(problem.train), min(batch, len(problem.train)), replace=False)
     return problem.train[places]
 
 
 def _finished(head: Sequence[Tensor], kind: Kind) -> list[Tensor]:
-    """Queries, readout, the biases of the free parameters, and of studies the roles' embedding."""
+    """Queries, readout, biases computed from the free parameters, and for studies the role embedding."""
     queries, readout, free, *embedding = head
     return [queries, readout, kind.biases(free), *embedding]
 
 
 def _raw(inputs: Inputs, head: Sequence[Tensor]) -> Tensor:
-    """(B,), or (B, outputs) of a readout with directions."""
+    """Raw outputs (B,), or (B, outputs) if the readout has directions."""
     queries, readout, bias, *embedding = head
     tokens = inputs.tokens
     products = tokens @ queries.T
@@ -227,7 +227,7 @@ def _raw(inputs: Inputs, head: Sequence[Tensor]) -> Tensor:
 def _predictions(
     scale: _Scale, heads: Sequence[Sequence[Tensor]], kind: Kind, rows: NDArray[np.int64], batch: int
 ) -> list[NDArray[np.float64]]:
-    """Of each head, a row a volume."""
+    """Predictions of each head, one row per volume."""
     finished = [_finished(head, kind) for head in heads]
     raw: list[list[NDArray[np.float32]]] = [[_raw(scale.read(rows[:0]), head).numpy()] for head in finished]
     for start in range(0, len(rows), batch):

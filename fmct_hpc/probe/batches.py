@@ -1,4 +1,4 @@
-"""Which training volumes a step learns from, where every volume comes once a round."""
+"""Assignment of training volumes to steps; every volume is used once per round."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 def batches(
     count: int, batch: int, steps: int, order: Callable[[int], NDArray[np.int64]]
 ) -> Iterator[NDArray[np.int64]]:
-    """Places among `count` rows for each step: permutations of all, end to end, cut into batches.
+    """Yield row numbers below `count` for each step: concatenated permutations, cut into batches.
 
-    order: the permutation of a round, counted from 0.
+    order: returns the permutation of a round, numbered from 0.
     """
     rounds = -(-steps * batch // count)
     places = np.concatenate([order(number) for number in range(rounds)])

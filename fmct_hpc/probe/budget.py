@@ -1,6 +1,6 @@
-"""Which volumes of a cohort a probe learns from, chooses by, and is tested on, for a label budget.
+"""Training, validation and test volumes of a cohort for a label budget.
 
-Whatever is drawn here is a function of a patient's key, so that it stays when the cohort grows.
+All draws are functions of the patient's key and do not change when the cohort grows.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from fmct_hpc.probe.statistics.scored import IntArray
 
 
 class Budget(NamedTuple):
-    """How many labels there are to learn from: one of the two is None."""
+    """The number of labels for training; exactly one field is None."""
 
     fraction: float | None
     shots: int | None
@@ -24,7 +24,7 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows of volumes, patients whole; `tests` by the name of the test set."""
+    """Rows of volumes, split by patient; `tests` maps the name of a test set to its rows."""
 
     train: IntArray
     validation: IntArray
@@ -32,9 +32,9 @@ class Parts:
 
 
 def folds_of(patient_keys: NDArray[np.str_], strata: IntArray, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each volume's patient, (N,): those of each stratum are dealt evenly.
+    """The fold of each volume's patient, (N,); the patients of each stratum are distributed evenly.
 
-    strata: (N,) from 0; of a label that is there or not, 1 where it is. A patient is of the greatest.
+    strata: (N,) from 0; for a binary label, 1 where positive. A patient has its volumes' highest stratum.
     """
     _, first, inverse = np.unique(patient_keys, return_index=True, return_inverse=True)
     stratum = np.zeros(len(first), dtype=np.int64)
@@ -46,7 +46,7 @@ def folds_of(patient_keys: NDArray[np.str_], strata: IntArray, folds: int, seed:
 
 
 def rotations(folds: NDArray[np.int64], count: int) -> list[Parts]:
-    """Each fold in turn to test on, the next to choose by, the rest to learn from."""
+    """For each fold: that fold as the test set, the next one for validation, the rest for training."""
     return [
         Parts(
             np.flatnonzero((folds != fold) & (folds != (fold + 1) % count)),
@@ -65,29 +65,29 @@ def thin(
     budget: Budget,
     seed: int,
 ) -> Parts:
-    """Parts with as many training and validation patients as the budget has labels of, class by class.
+    """Reduce training and validation patients to the label budget, class by class.
 
-    strata: (N,) from 0, the classes that `names` names; a patient is of the greatest of its volumes', so
-    that one with a positive volume counts as positive. The patients of a smaller budget are among those
-    of a greater one. Validation keeps the same share of its patients as training, at least one of a class:
-    its labels too must come from somewhere. Raises TooFewError where training lacks the shots, or a
-    class, and where there is no validation.
+    strata: (N,) from 0, the classes in `names`; a patient has its volumes' highest stratum, so a patient with
+    a positive volume counts as positive. The patients of a smaller budget are a subset of those of a larger
+    one. Validation keeps the same share of its patients as training, at least one per class, since its labels
+    belong to the budget too. Raises TooFewError if training has too few patients or lacks a class, and if
+    there are no validation patients.
     """
     classes = [
         _by_class(rows, patient_keys, strata, len(names), seed) for rows in (parts.train, parts.validation)
     ]
     kept: tuple[list[str], list[str]] = ([], [])
     for number, name in enumerate(names):
-        available, to_choose_by = classes[0][number], classes[1][number]
+        available, for_validation = classes[0][number], classes[1][number]
         wanted = budget.shots or max(1, round((budget.fraction or 0) * len(available)))
         if len(available) < wanted:
-            lack = f"{len(available)} {name} training patients, {wanted} are needed"
+            lack = f"{len(available)} {name} training patients, {wanted} required"
             raise TooFewError(Reason.FEW_TRAINING, lack)
         kept[0].extend(available[:wanted])
         share = wanted / len(available)
-        kept[1].extend(to_choose_by[: max(1, round(share * len(to_choose_by)))])
+        kept[1].extend(for_validation[: max(1, round(share * len(for_validation)))])
     if not kept[1]:
-        raise TooFewError(Reason.NO_VALIDATION, "no validation patients to choose by")
+        raise TooFewError(Reason.NO_VALIDATION, "no validation patients")
     train, validation = (
         rows[np.isin(patient_keys[rows], patients)]
         for rows, patients in zip((parts.train, parts.validation), kept, strict=True)
@@ -98,7 +98,7 @@ def thin(
 def _by_class(
     rows: IntArray, patient_keys: NDArray[np.str_], strata: IntArray, count: int, seed: int
 ) -> list[list[str]]:
-    """Keys of the rows' patients, stratum by stratum, each in the order they are drawn in."""
+    """Keys of the rows' patients for each stratum, in the order of their draws."""
     keys = patient_keys[rows]
     patients, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(patient_draws(keys, seed, "budget")[first], kind="stable")

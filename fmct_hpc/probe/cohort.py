@@ -38,39 +38,39 @@ class Cohort:
     """Their numbers in the dataset."""
     keys: NDArray[np.str_]
     patient_keys: NDArray[np.str_]
-    """Those who share a scan are one patient (shards.patients)."""
+    """Patients who share a scan count as one (shards.patients)."""
     marks: Mapping[str, frozenset[str]]
-    """Of each patient: all keys, and digests of the scans."""
+    """All keys of each patient, and the digests of the scans."""
     tasks: tuple[str, ...]
     values: NDArray[np.float64]
-    """(N, tasks): 0, 1, or what another kind has; NaN where unknown."""
+    """(N, tasks): 0 or 1, or the value of another kind of label; NaN where unknown."""
     times: NDArray[np.float64]
-    """(N, tasks): to event or last look; NaN of other kinds."""
+    """(N, tasks): time to event or censoring; NaN for other kinds."""
     splits: NDArray[np.str_] | None
-    """None where folds take their place."""
+    """None with cross-validation."""
     folds: int
-    """1 where there is one split."""
+    """1 for a single split."""
     seed: int
-    """Of the folds."""
+    """For the assignment to folds."""
     digest: str
-    """SHA-256 of whatever of dataset, labels and split the results depend on."""
+    """SHA-256 of the parts of dataset, labels and split on which results depend."""
     specs: Mapping[str, KindSpec] = field(default_factory=dict)
     """Kinds of the tasks that are not binary."""
 
     def kind(self, task: str) -> Kind:
-        """What kind of label a task is."""
+        """The kind of label of a task."""
         values = self.values[:, self.tasks.index(task)]
         return kind_class(self.specs.get(task, "binary")).over(values[~np.isnan(values)])
 
     def targets(self, task: str) -> Targets:
-        """What is to be predicted, a row a volume; anything where unknown."""
+        """The targets, one row per volume; undefined where the label is unknown."""
         column = self.tasks.index(task)
         return self.kind(task).targets(self.values[:, column], self.times[:, column])
 
     def parts(self, task: str, budget: Budget, seed: int) -> list[Parts]:
-        """Rows of the cohort for a task and a label budget, one entry a fold; only volumes of known label.
+        """Rows with a known label for a task and a label budget, one entry per fold.
 
-        Raises TooFewError where the budget can't be met.
+        Raises TooFewError if the cohort is too small for the budget.
         """
         known, kind = np.flatnonzero(~np.isnan(self.values[:, self.tasks.index(task)])), self.kind(task)
         patients, strata = self.patient_keys[known], kind.strata(self.targets(task)[known])
@@ -88,34 +88,31 @@ class Cohort:
         ]
 
     def tested(self) -> dict[str, frozenset[str]]:
-        """The patients that some probe is tested on, and their `marks`."""
+        """The patients in any test set, with their `marks`."""
         some = slice(None) if self.splits is None else is_tested(self.splits)
         return {patient: self.marks[patient] for patient in np.unique(self.patient_keys[some]).tolist()}
 
     def places_in(self, store: FeatureStore) -> NDArray[np.int64]:
-        """Rows of a feature store for the cohort's volumes; FmctError where it lacks one."""
+        """Rows of a feature store for the cohort's volumes; raises FmctError if one is missing."""
         place = {key: row for row, key in enumerate(store.keys.tolist())}
         missing = [key for key in self.keys.tolist() if key not in place]
         if missing:
             raise FmctError(
-                f"{store.path}: has no features of {len(missing)} labelled volumes, {missing[0]} for "
-                "instance; extract them again"
+                f"{store.path}: no features of {len(missing)} labelled volumes, for example {missing[0]}; "
+                "extract the features again"
             )
         return np.array([place[key] for key in self.keys.tolist()], dtype=np.int64)
 
 
 def tested_rows(splits: NDArray[np.str_]) -> dict[str, NDArray[np.int64]]:
-    """Rows of each test set that has any, by its name in tables.
-
-    `id`, and those of another distribution, `ood` and `ood:NAME`, by their names.
-    """
+    """Rows of each non-empty test set, by its name in tables: `id`, `ood` and `ood:NAME`."""
     found = {"id": np.flatnonzero(splits == "test")}
     found |= {name: np.flatnonzero(splits == name) for name in np.unique(splits).tolist() if is_ood(name)}
     return {name: rows for name, rows in found.items() if len(rows)}
 
 
 def is_tested(splits: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Which volumes are in a test set: (N,) of their splits."""
+    """Whether each volume is in a test set, from its split: (N,) -> (N,)."""
     return np.array([split == "test" or is_ood(split) for split in splits.tolist()], dtype=np.bool_)
 
 
@@ -128,13 +125,13 @@ def read_cohort(
     parts: Path | None = None,
     kinds: Mapping[str, KindSpec] | None = None,
 ) -> Cohort:
-    """Join a dataset with its labels and split its patients: as parts or labels say, by folds, or by hash.
+    """Join a dataset with its labels and split its patients by parts, by the labels, by folds, or by hash.
 
-    parts: what `fmct shards split` wrote. kinds: of the labels that are not binary.
+    parts: file of `fmct shards split`. kinds: kinds of the labels that are not binary.
 
-    Raises FmctError for a dataset of masks, for labels without the tasks, or of another kind than is said,
-    for more than one of parts, labels that say the splits, and folds, for a patient in no part, and for
-    splits that tear a patient apart.
+    Raises FmctError for a dataset of masks; for labels that lack a task or are of another kind; for more than
+    one of parts, a split column in the labels, and folds; for a patient in no part; and for splits that are
+    not by patient.
     """
     dataset, table = Dataset.open(data), LabelTable.read(labels, kinds, tasks)
     require_volumes(dataset)
@@ -142,14 +139,14 @@ def read_cohort(
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
     keys = np.asarray(dataset.index["key"].to_pylist(), dtype=np.str_)[joined.rows]
     patients = tied_patients(dataset.index)[joined.rows]
-    splits, said_by = joined.splits, labels
+    splits, split_file = joined.splits, labels
     if parts is not None:
         require_one_split(parts, labels, joined.splits is not None)
         own = np.asarray(dataset.index["patient_key"].to_pylist(), dtype=np.str_)[joined.rows]
-        splits, said_by = _splits_of(parts, own), parts
+        splits, split_file = _splits_of(parts, own), parts
     if splits is not None:
-        require_no_folds(said_by, folds)
-        require_patient_level(patients, splits, str(said_by))
+        require_no_folds(split_file, folds)
+        require_patient_level(patients, splits, str(split_file))
     elif folds is None:
         splits = hashed_splits(patients, split)
     shares = ", ".join(f"{key}={value!r}" for key, value in split.recorded().items())
@@ -173,7 +170,7 @@ def read_cohort(
 
 
 def _splits_of(parts: Path, patients: NDArray[np.str_]) -> NDArray[np.str_]:
-    """The split of each volume's patient, (N,); FmctError where that is none or in no part."""
+    """The split of each volume's patient, (N,); raises FmctError for a patient without a split."""
     table = PartsTable.read(parts)
     table.require_splits()
     return np.asarray(table.parts_of_patients(patients.tolist()), dtype=np.str_)

@@ -1,4 +1,4 @@
-"""The configuration of probes and sweeps: typed, closed, and with a reason for each default."""
+"""Configuration of probes and sweeps."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,15 +19,15 @@ from shards.sharing_section import Sharing
 Share = Annotated[float, Field(gt=0, le=1)]
 Open = Annotated[float, Field(gt=0, lt=1)]
 Folds = Annotated[int, Field(ge=3)]
-"""One to test on, one to choose by, and the rest to learn from."""
+"""At least 3: one fold each for test and validation, the rest for training."""
 
 Pool = Literal["cls", "mean", "both"]
 Sample = Literal["volume", "best", "study"]
-"""A volume; the best volume of a study, which `select.keep=best` would have made; all volumes of a study."""
+"""One volume; the best volume of a study, as selected by `select.keep=best`; all volumes of a study."""
 
 
 PROBE_FOLDS = 5
-"""Four fifths of the patients teach and choose, and every volume is tested on."""
+"""Four fifths of the patients are for training and validation, and every volume is tested once."""
 
 
 class ProbeConfig(LogisticKeys, NeighboursKeys):
@@ -36,82 +36,80 @@ class ProbeConfig(LogisticKeys, NeighboursKeys):
     data: Path
     """A shard dataset; volumes join the labels on study_key."""
     labels: Path
-    """Parquet from `fmct labels`: study_key and one column a task, null where unknown."""
+    """Parquet from `fmct labels`: study_key and one column per task, null where unknown."""
     kinds: Kinds = Field(default={})
-    """What kinds of label the columns are: `multiclass`, `ordinal`, `regression`, or of a column of events
-    `{survival: column of times}`; binary where nothing is said."""
+    """Kinds of the label columns: `multiclass`, `ordinal`, `regression`, or, for a column of events,
+    `{survival: column of times}`; binary by default."""
     batch: Positive = 8
     parts: Path | None = None
-    """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
-    `ood` or `ood:NAME` are tested on."""
+    """Parquet of `fmct shards split`: `train` and `validation` are for training and validation, `test`,
+    `ood` and `ood:NAME` are test sets."""
     folds: Folds | None = None
-    """Patient-level cross-validation: every volume is tested once, by a probe that never saw its patient.
-    None: the parts, or the labels' column `split`; `PROBE_FOLDS` folds where there is neither."""
+    """Patient-level cross-validation: every volume is tested once, by a probe not trained on its patient.
+    None: the parts, or the labels' column `split`; without either, `PROBE_FOLDS` folds."""
     device: Device = "cpu"
-    """For the features, cpu, gpu or gpu:1; the classifiers run on the CPU."""
+    """Device for feature extraction: cpu, gpu or gpu:1; the classifiers run on the CPU."""
     sample: Sample = "volume"
-    """What one sample is, as in a sweep's `samples`."""
+    """Unit of a sample, as in a sweep's `samples`."""
     series_pool: SeriesPool = "mean"
     """As in a sweep."""
     bootstrap: Positive = 2000
     """Resamples of patients for the intervals."""
     confidence: Open = 0.95
     allow_pretraining_patients: bool = True
-    """Test on patients that the encoder has seen in pretraining (without labels), or may have, and have it
-    reported: the data that a first look at a run is taken on is mostly its own. False refuses, as a sweep
-    does."""
+    """Accept test patients that are, or may be, in the pretraining data (without labels), and report them:
+    runs are often probed on their own training data. False rejects them, as a sweep does."""
     allow_unknown_pretraining: bool = False
-    """With the other false: test, and have it reported, where nobody can know whether it has seen them."""
+    """If the key above is false: accept, and report, an encoder whose pretraining patients are unknown."""
     seed: Seed = 0
     privacy: Sharing = Sharing()
 
 
 class ComparisonConfig(MethodKeys):
-    """What encoders are compared by: methods, label budgets and seeds, whatever the volumes."""
+    """Settings of a comparison of encoders, apart from the data: methods, label budgets, seeds."""
 
     encoders: Annotated[tuple[EncoderSpec, ...], Field(min_length=1)]
     methods: Annotated[tuple[MethodName, ...], Field(min_length=1)] = ("logistic", "neighbours")
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
-    """Of the encoders, from 0, or from the end by -1 and so on; fine-tuning has none."""
+    """Layers of the encoders, from 0, or from the end with -1 and so on; fine-tuning ignores them."""
     pools: Annotated[tuple[Pool, ...], Field(min_length=1)] = ("both",)
     """CLS token, mean of the patch tokens, or both side by side; attentive pooling reads the tokens."""
     samples: Annotated[tuple[Sample, ...], Field(min_length=1)] = ("volume",)
-    """What one sample is: `volume`; `study`, all volumes of a study; or `best`, a study's best volume alone,
-    with which `study` is compared."""
+    """Unit of a sample: `volume`; `study`, all volumes of a study; or `best`, only the best volume of a
+    study, the baseline for `study`."""
     series_pool: SeriesPool = "mean"
-    """Of studies, what methods on features see of their series' features: the mean, which a classifier of
-    volumes' features reads without a change, or the maximum in each channel."""
+    """For studies, how features are pooled over series: the mean, which a classifier of volumes can read
+    unchanged, or the maximum of each channel."""
     fractions: tuple[Share, ...] = (1.0,)
-    """Shares of the labelled patients of each class, in training and validation; the smaller lie within
-    the greater."""
+    """Shares of the labelled patients of each class, in training and validation; smaller shares are subsets
+    of larger ones."""
     shots: tuple[Positive, ...] = ()
-    """Training patients of each class; validation is thinned by the same share."""
+    """Training patients per class; validation is reduced by the same share."""
     repeats: Positive = 5
-    """Draws of each number of shots; their seeds are 0, 1 and so on."""
+    """Draws per number of shots, with the seeds 0, 1 and so on."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
-    """For the patients of a fraction below 1, and for what training draws; where a method draws nothing
-    and the fraction is 1, the first alone is run."""
+    """For the choice of patients of a fraction below 1, and for training. Only the first is used if the
+    method is deterministic and the fraction is 1."""
     bootstrap: Positive = 2000
     """Resamples of patients for the intervals."""
     confidence: Open = 0.95
     min_specificity: Open = 0.9
-    """What the threshold of `sensitivity_at` is chosen for, on validation."""
+    """Specificity on validation for which the threshold of `sensitivity_at` is chosen."""
     min_sensitivity: Open = 0.9
-    """What the threshold of `specificity_at` is chosen for, on validation."""
+    """Sensitivity on validation for which the threshold of `specificity_at` is chosen."""
     allow_pretraining_patients: bool = False
-    """Test on patients that an encoder has seen in pretraining, or may have, and have it reported."""
+    """Accept test patients that are, or may be, in an encoder's pretraining data, and report them."""
     allow_unknown_pretraining: bool = False
-    """Test, and have it reported, where nobody can know whether an encoder has seen them: weights of others,
-    or a run's whose volumes are not at hand. Better is to say what they have seen, by the encoder's
-    `pretraining`."""
+    """Accept, and report, an encoder whose pretraining patients are unknown: external weights, or a run
+    whose volumes are not available. If the data is available, set the encoder's `pretraining` instead."""
     device: Device = "cpu"
-    """For features and fine-tuning, cpu, gpu or gpu:1; the other methods run on the CPU."""
+    """Device for features and fine-tuning: cpu, gpu or gpu:1; the other methods run on the CPU."""
     batch: Positive = 8
-    """Volumes that an encoder sees at once."""
+    """Volumes per forward pass of an encoder."""
     task_minutes: Above0 = 10.0
-    """About what one task of a job array takes, by estimate."""
+    """Approximate duration of one task of a job array, estimated."""
     feature_tasks: Positive = 1
-    """Array tasks that share the extraction of one encoder's features."""
+    """Array tasks for the extraction of one encoder's features."""
     privacy: Sharing = Sharing()
 
     @model_validator(mode="after")
@@ -119,38 +117,38 @@ class ComparisonConfig(MethodKeys):
         for key in ("methods", "layers", "pools", "samples", "fractions", "shots", "seeds"):
             values = getattr(self, key)
             if values and len(set(values)) < len(values):
-                raise ValueError(f"{key} names one twice")
+                raise ValueError(f"{key} has a duplicate value")
         names = [spec.name for spec in self.encoders]
         if len(set(names)) < len(names):
-            raise ValueError("two encoders have the same name; results are told apart by it")
+            raise ValueError("two encoders have the same name, which must identify results")
         if not self.fractions and not self.shots:
-            raise ValueError("fractions and shots are both empty: no labels to learn from")
+            raise ValueError("fractions and shots are both empty: no labels for training")
         return self
 
 
 class CohortConfig(Section):
-    """Which volumes and labels, and who of the patients teaches and is tested."""
+    """Volumes, labels, and the split of the patients."""
 
     data: Path
     """A shard dataset; volumes join the labels on study_key."""
     labels: Path
-    """Parquet from `fmct labels`: study_key, one column a task, and `split` where splits are given."""
+    """Parquet from `fmct labels`: study_key, one column per task, and optionally `split`."""
     kinds: Kinds = Field(default={})
-    """What kinds of label the columns are: `multiclass`, `ordinal`, `regression`, or of a column of events
-    `{survival: column of times}`; binary where nothing is said."""
+    """Kinds of the label columns: `multiclass`, `ordinal`, `regression`, or, for a column of events,
+    `{survival: column of times}`; binary by default."""
     parts: Path | None = None
-    """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
-    `ood` or `ood:NAME` are tested on; `split` has no say then, and `folds` is refused."""
+    """Parquet of `fmct shards split`: `train` and `validation` are for training and validation, `test`,
+    `ood` and `ood:NAME` are test sets. `split` is ignored then, and `folds` is rejected."""
     tasks: tuple[str, ...] | None = None
     """Label columns; None: all."""
     split: SplitConfig = SplitConfig()
     folds: Folds | None = None
-    """Patient-level cross-validation in place of one split, for small cohorts."""
+    """Patient-level cross-validation instead of a single split, for small cohorts."""
 
     @model_validator(mode="after")
     def _each_task_once(self) -> "CohortConfig":
         if self.tasks and len(set(self.tasks)) < len(self.tasks):
-            raise ValueError("tasks names one twice")
+            raise ValueError("tasks has a duplicate value")
         return self
 
 
@@ -158,4 +156,4 @@ class SweepConfig(ComparisonConfig, CohortConfig):
     """All of `fmct sweep`: encoders × tasks × methods × label budgets × seeds."""
 
     features: Path
-    """Folder of feature stores, one for each encoder by its name; what is missing there is extracted."""
+    """Folder of feature stores, one per encoder, by name; missing features are extracted."""

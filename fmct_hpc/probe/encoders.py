@@ -1,4 +1,4 @@
-"""Encoders that are probed: ours at any step, untrained, the reference's, or a peer's."""
+"""Encoders to be probed: this package's at any step, untrained ones, the reference's, and peers."""
 
 import hashlib
 import importlib
@@ -26,51 +26,51 @@ from shards.errors import FmctError
 from shards.section import Section
 
 PeerName = Literal["resnet50", "slices", "ct-fm", "merlin"]
-"""The encoders of others that `fmct_hpc.peers` has."""
+"""The external encoders in `fmct_hpc.peers`."""
 
 
 class Encoder(Protocol):
-    """What is probed: a module and the transform that makes its input of a volume.
+    """Interface of an encoder: a module, and the transform from a volume to the module's input.
 
-    A peer's is a class derived from this one that sets `module`, `digest` and `transform`; `tokens` too
-    where the module does not return tokens itself. tests/peer_encoder.py is an example.
+    For a peer, derive a class that sets `module`, `digest` and `transform`, and `tokens` if the module does
+    not return tokens. tests/peer_encoder.py is an example.
     """
 
     module: nn.Module
     """Inputs (B, ...) -> tokens (B, prefix + N, width), the CLS token first and the N patches last."""
     digest: str
-    """Changes whenever the features would: of weights (`weights_digest`) and transform."""
+    """Digest of weights (`weights_digest`) and transform; must change whenever the features change."""
     step: int | None = None
-    """Of the training, where the encoder is one of a run's."""
+    """Training step, if the encoder is from a run."""
     depth: int = 1
-    """Layers that can be asked for, numbered from 0."""
+    """Number of layers that `tokens` can return, numbered from 0."""
     prefix: int = 1
     """Tokens before the patches: CLS and registers."""
     poolings: tuple[Pooling, ...] = ("cls", "mean")
-    """What there is of a volume; ("cls",) where the module gives one vector, (B, 1, width)."""
+    """Available poolings; ("cls",) if the module returns one vector per volume, (B, 1, width)."""
     preprocess_digest: str | None = None
-    """Of the configuration of preprocessing that its volumes must have; None: it takes any."""
+    """Digest of the preprocessing configuration required of the volumes; None: any."""
     preprocessing: Mapping[str, Any] | None = None
-    """That configuration, where it is known: volumes that differ from it in their selection alone will do."""
+    """That configuration, if known: volumes that differ from it only in their selection are accepted."""
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
-        """The module's input, without the batch's axis.
+        """The module's input, without the batch axis.
 
         volume: HU (D, H, W) growing towards superior, anterior and right; spacing_mm: (D, H, W).
         """
         ...
 
     grid: Edges | None = None
-    """Patches along (D, H, W), in C order; None where they lie on no grid, which dense evaluation needs."""
+    """Patches along (D, H, W), in C order; None without a regular grid, which dense evaluation requires."""
 
     def field(
         self, volume: NDArray[np.int16], spacing_mm: Sequence[float]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The box of a volume that `grid` divides: first voxel and number of voxels, (3,) each."""
+        """The box of a volume covered by `grid`: first voxel and number of voxels, (3,) each."""
         raise NotImplementedError
 
     def tokens(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Tokens of a batch behind each of `layers`: (B, prefix + N, width) each."""
+        """Tokens of a batch after each of `layers`: (B, prefix + N, width) each."""
         return [self.module(inputs) for _ in layers]
 
 
@@ -87,7 +87,7 @@ class OurEncoder(Encoder):
         self.poolings: tuple[Pooling, ...] = ("cls", "mean") if module.prefix else ("mean",)
         self.grid = module.grid if module.keep_tokens == 1 else None
         self.preprocess_digest, self.preprocessing = info.preprocess_digest, info.preprocessing
-        self.digest = weights_digest(module, _what_shapes_features(info))
+        self.digest = weights_digest(module, _feature_settings(info))
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
         """The whole field, windowed, without augmentation (`EncoderInfo.view`)."""
@@ -96,7 +96,7 @@ class OurEncoder(Encoder):
     def field(
         self, volume: NDArray[np.int16], spacing_mm: Sequence[float]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The box of `EncoderInfo.view_box`, by its first voxel, whose border is half a voxel before it."""
+        """The box of `EncoderInfo.view_box`; its lower face is half a voxel below the first voxel."""
         first, edges = self.info.view_box(volume, spacing_mm)
         return first + 0.5, edges
 
@@ -105,14 +105,14 @@ class OurEncoder(Encoder):
         return self.module.at_blocks(inputs, layers)
 
 
-def _what_shapes_features(info: EncoderInfo) -> str:
-    """All but the weights on which an encoder's features of a volume depend."""
+def _feature_settings(info: EncoderInfo) -> str:
+    """Everything apart from the weights on which an encoder's features of a volume depend."""
     view = info.data.model_dump(mode="json", include={"windows", "view_size", "field", "field_mm"})
     return json.dumps([info.model.recorded(), view, info.spacing_mm], sort_keys=True)
 
 
 def weights_digest(module: nn.Module, beside: str = "") -> str:
-    """SHA-256 over a module's weights by name, and over a text on which its features depend too."""
+    """SHA-256 of a module's weights by name, and of further text on which its features depend."""
     digest = hashlib.sha256(beside.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -121,31 +121,31 @@ def weights_digest(module: nn.Module, beside: str = "") -> str:
 
 
 class EncoderSpec(Section):
-    """Names an encoder in a configuration file: give `weights`, `peer` or `function`."""
+    """An encoder in a configuration file, given by `weights`, `peer` or `function`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-    """What it is called in tables; file names too are made of it."""
+    """Name in tables and file names."""
     weights: Path | None = None
     """A run folder, one of its checkpoints (run/checkpoints/step-...), an encoder.safetensors, or a
-    checkpoint file of the reference; of a peer its published file or folder."""
+    checkpoint file of the reference; for a peer, its published file or folder."""
     peer: PeerName | None = None
-    """An encoder of others (docs/probes.md, "Encoders of others"), by an adapter of this package."""
+    """An external encoder (docs/probes.md, "Encoders of others") with an adapter in this package."""
     untrained: Seed | None = None
-    """Draw the weights from this seed instead; the architecture and its input stay. A peer needs no weights
-    then, but for `slices`, whose folder has the architecture."""
+    """Draw the weights from this seed; architecture and input are unchanged. A peer then needs no weights,
+    except `slices`, whose folder defines the architecture."""
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
-    """module:function of a peer's, which returns an `fmct_hpc.probe.encoders.Encoder`. It is run: commands
-    take it from a file of the user's own, or at the user's word (launch.own_code)."""
+    """module:function that returns an `fmct_hpc.probe.encoders.Encoder`. The function is run: commands accept
+    it only from the user's own files, or with the user's consent (launch.own_code)."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """What that function is called with, or a peer's settings."""
+    """Arguments of the function, or settings of the peer."""
     pretraining: Path | None = None
-    """Patients whose volumes the weights have seen: a shard dataset, or a manifest.parquet. Of a run of
-    ours it is known without."""
+    """The pretraining data, by which its patients are known: a shard dataset or a manifest.parquet. Not
+    needed for runs of this package."""
 
     def digest(self) -> str:
-        """SHA-256 of the weights' file and all else that chooses what the features are.
+        """SHA-256 of the weights file and all settings that determine the features.
 
-        Where the file is not there, of the rest; what a function does is not looked at.
+        A missing file is left out. The code of a function is not covered.
         """
         chosen = self.model_dump_json(include={"untrained", "function", "arguments"})
         chosen += f" peer {self.peer}" if self.peer else ""
@@ -157,7 +157,7 @@ class EncoderSpec(Section):
 
     @property
     def pretraining_patients(self) -> frozenset[str] | None:
-        """Their `shards.patients.marks`; none of an untrained encoder, None where they are not known."""
+        """The patients' `shards.patients.marks`; empty for an untrained encoder, None if unknown."""
         if self.untrained is not None:
             return frozenset()
         if self.pretraining is not None:
@@ -171,9 +171,9 @@ class EncoderSpec(Section):
         if (self.weights is None) == (self.function is None):
             raise ValueError(f"encoder {self.name}: give one of weights and function")
         if self.function is None and self.arguments:
-            raise ValueError(f"encoder {self.name}: arguments are for a function")
+            raise ValueError(f"encoder {self.name}: arguments requires a function")
         if self.function is not None and self.untrained is not None:
-            raise ValueError(f"encoder {self.name}: untrained is for weights; the function can draw its own")
+            raise ValueError(f"encoder {self.name}: untrained requires weights and not a function")
         return self
 
     def _of_peer(self, peer: str) -> "EncoderSpec":
@@ -188,7 +188,7 @@ class EncoderSpec(Section):
 
 
 def open_encoder(spec: EncoderSpec) -> Encoder:
-    """The encoder that `spec` names, in evaluation mode; FmctError where there is none."""
+    """The encoder of `spec`, in evaluation mode; raises FmctError if it cannot be loaded."""
     if spec.peer is not None:
         from fmct_hpc.peers.registry import open_peer
 
@@ -205,13 +205,13 @@ def open_encoder(spec: EncoderSpec) -> Encoder:
 
 
 def _weights_file(path: Path) -> Path:
-    """The file that tells one encoder from another, of what `load_weights` takes."""
+    """The file that identifies the encoder at a path accepted by `load_weights`."""
     inside = (path / name for name in (MANIFEST, "encoder.safetensors"))
     return next((file for file in inside if file.is_file()), path)
 
 
 def _files_of_peer(path: Path) -> list[Path]:
-    """All files of a peer's that its features depend on: the file, or a folder's weights and descriptions."""
+    """All files of a peer that determine its features: the file, or a folder's weights and JSON files."""
     if not path.is_dir():
         return [path]
     return sorted(file for pattern in ("*.safetensors", "*.json") for file in path.glob(pattern))
@@ -220,7 +220,7 @@ def _files_of_peer(path: Path) -> list[Path]:
 def load_weights(path: Path) -> tuple[Backbone, EncoderInfo]:
     """The encoder of a run folder, a checkpoint, an encoder.safetensors or a file of the reference.
 
-    Raises FmctError where there is none, or a damaged one.
+    Raises FmctError if it is missing or damaged.
     """
     with tempfile.TemporaryDirectory() as folder:
         if (path / MANIFEST).is_file():

@@ -1,4 +1,4 @@
-"""Frozen features: what an encoder makes of volumes, from the whole field without augmentation."""
+"""Extraction of frozen features from the whole field of each volume, without augmentation."""
 
 import hashlib
 from collections import deque
@@ -27,7 +27,7 @@ from shards.progress import Progress, register
 from shards.share import WHOLE, Share
 
 PART_VOLUMES = 256
-"""Volumes of a part: what a killed process loses at most, and, of ViT-B's patch tokens, 200 MB."""
+"""Volumes per part: the most work that a killed process loses; 200 MB of patch tokens for ViT-B."""
 
 
 def extract_store(
@@ -47,23 +47,23 @@ def extract_store(
     part_volumes: int = PART_VOLUMES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FeatureStore | None:
-    """Features of a dataset's volumes from one encoder, in the store `out`; what is there is kept.
+    """Extract features of a dataset's volumes with one encoder to the store `out`; finished parts are kept.
 
-    name: the encoder's, for tables. rows: numbers of the volumes, None for all. layers: from 0, or from the
-    end by -1 and so on. tokens: keep each patch's token too, in float16. workers: threads that read volumes;
-    None: the process's cores, but 1 where the encoder itself runs on them. spec_digest: recorded in the
-    store. task: (i, n) makes the i-th of n shares of the parts alone and returns None; without it all missing
-    parts are made, joined, and the store is returned. A store in `out` that has all that is asked for, and
-    more, is returned as it is; where it lacks some, one of both takes its place, so that cohorts and sweeps
-    can share it; one of another encoder or dataset is replaced.
+    name: the encoder's name in tables. rows: numbers of the volumes, None for all. layers: from 0, or from
+    the end with -1 and so on. tokens: also store the patch tokens, in float16. workers: threads that read
+    volumes; None: the process's cores, or 1 if the encoder runs on the CPU. spec_digest: recorded in the
+    store. task: (i, n) extracts only the i-th of n shares of the parts and returns None; without it all
+    missing parts are extracted and joined, and the store is returned. A store in `out` that holds everything
+    requested is returned unchanged. If it lacks something, it is replaced by the union of both, so that
+    cohorts and sweeps can share it. A store of another encoder or dataset is replaced.
 
-    Raises FmctError for a layer that the encoder does not have, volumes that were preprocessed in another
-    way than those it was trained on, and a damaged shard.
+    Raises FmctError for a layer that the encoder does not have, for volumes whose preprocessing differs from
+    that of the encoder's training, and for a damaged shard.
     """
     rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
     register("features", out, Share(*task) if task else WHOLE)
     if not len(rows):
-        raise FmctError(f"{dataset.path}: no volume to extract features of")
+        raise FmctError(f"{dataset.path}: no volumes to extract features from")
     require_same_preprocessing(dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {name}")
     wanted = _Wanted(rows, _numbers(layers, encoder.depth, name), tokens)
     held = store.held(out, encoder.digest, dataset.info.digest, encoder.poolings)
@@ -112,7 +112,7 @@ def extract_store(
 
 
 def progress(out: Path, share: Share = WHOLE) -> Progress:
-    """Of how many volumes the store `out` has features: joined, and in the parts of a share."""
+    """The number of volumes with features in the store `out`, joined or in the parts of a share."""
     try:
         joined = int(json_text.parse((out / store.FILE_NAME).read_bytes())["volumes"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -124,7 +124,7 @@ def progress(out: Path, share: Share = WHOLE) -> Progress:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """Which features are asked for, or are there."""
+    """A set of requested or stored features."""
 
     rows: NDArray[np.int64]
     """Numbers of the volumes."""
@@ -135,23 +135,23 @@ class _Wanted:
 
     @classmethod
     def of(cls, held: FeatureStore, dataset: Dataset) -> "_Wanted":
-        """What a store of the dataset's volumes has."""
+        """The features in a store of the dataset's volumes."""
         place = {key: row for row, key in enumerate(dataset.index["key"].to_pylist())}
         rows = np.array([place[key] for key in held.keys.tolist()], dtype=np.int64)
         return cls(rows, held.info.layers, held.info.request.tokens)
 
     def is_part_of(self, other: "_Wanted") -> bool:
-        """Whether the other has all of it."""
+        """Whether `other` contains all of these features."""
         less = set(self.layers) <= set(other.layers) and self.tokens <= other.tokens
         return less and bool(np.isin(self.rows, other.rows).all())
 
     def joined_with(self, other: "_Wanted") -> "_Wanted":
-        """What has all of both."""
+        """The union of both."""
         layers = tuple(sorted({*self.layers, *other.layers}))
         return _Wanted(np.union1d(self.rows, other.rows), layers, self.tokens or other.tokens)
 
     def request(self, encoder: Encoder, dataset_digest: str, keys: Sequence[str]) -> FeatureRequest:
-        """What a store records of it; keys: of the volumes."""
+        """The request as recorded in a store; keys: the volumes' keys."""
         return FeatureRequest(
             encoder_digest=encoder.digest,
             dataset_digest=dataset_digest,
@@ -179,7 +179,7 @@ def _batches(
     device: torch.device,
     workers: int,
 ) -> Iterator[list[torch.Tensor]]:
-    """Tokens of each of `layers`, a batch of volumes at a time: float32 (B, prefix + N, width)."""
+    """Yield the tokens of each of `layers`, batch by batch: float32 (B, prefix + N, width)."""
     encoder.module.to(device).eval()
     for images in inputs_of(encoder, dataset, rows, batch, workers):
         on_device = images.to(device, non_blocking=True)
@@ -189,7 +189,7 @@ def _batches(
 def inputs_of(
     encoder: Encoder, dataset: Dataset, rows: NDArray[np.int64], batch: int, workers: int
 ) -> Iterator[torch.Tensor]:
-    """Batches of the encoder's inputs, read ahead by threads: decoding and windowing release the GIL."""
+    """Yield batches of inputs, prefetched by threads, since decoding and windowing release the GIL."""
 
     def read(row: int) -> torch.Tensor:
         return encoder.transform(dataset.read(row), dataset.info.spacing_mm)
@@ -208,7 +208,7 @@ def inputs_of(
 def _pooled(
     encoder: Encoder, request: FeatureRequest, outputs: list[torch.Tensor]
 ) -> dict[str, NDArray[np.generic]]:
-    """What a store keeps of a batch's tokens behind each layer."""
+    """The arrays to store from a batch's tokens after each layer."""
     kept: dict[str, NDArray[np.generic]] = {}
     for layer, tokens in zip(request.layers, outputs, strict=True):
         patches = tokens[:, encoder.prefix :]

@@ -1,4 +1,4 @@
-"""Full fine-tuning with layer-wise learning rates; from scratch is the same with an untrained encoder."""
+"""Full fine-tuning with layer-wise learning rates; with an untrained encoder, training from scratch."""
 
 import copy
 import math
@@ -29,45 +29,45 @@ _NOT_DECAYED = ("prefix_tokens", "positions", "cls_token", "register_tokens", "p
 
 
 class Rows(NamedTuple):
-    """Which volumes are for what; int64 row numbers each."""
+    """Row numbers of the volumes for training, validation and scoring, int64."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
-    """The kept step is chosen on these, and nothing on any other."""
+    """The kept step is chosen on these rows only."""
     score: NDArray[np.int64]
 
 
 class Check(NamedTuple):
-    """A look at the validation volumes."""
+    """One evaluation on the validation volumes."""
 
     step: int
     loss: float
-    """Mean training loss since the last look."""
+    """Mean training loss since the last check."""
     auc: float
-    """Mean over the tasks that have both classes; NaN where none has. Of labels that are not binary 0, or NaN
+    """Mean over the tasks with both classes; NaN if there are none. For labels that are not binary 0, or NaN
     without validation volumes."""
     validation_loss: float
-    """Log loss of the known labels, as far as the training's weights of the classes allow; of other kinds
-    what they choose by."""
+    """Log loss of the known labels, corrected for the class weights of training; for other kinds their
+    `choice_loss`."""
 
 
 class Finetuned(NamedTuple):
-    """What came of it."""
+    """The result of fine-tuning."""
 
     scores: NDArray[np.float32]
-    """Raw outputs (len(rows.score), T) of the kept step, of binary labels logits."""
+    """Raw outputs (len(rows.score), T) at the kept step; logits for binary labels."""
     step: int
     checks: list[Check]
     model: "Classifier"
-    """Of the kept step, in evaluation mode."""
+    """The model at the kept step, in evaluation mode."""
 
 
 class Classifier(nn.Module):
     """An encoder and a linear layer on its pooled and standardised tokens.
 
-    Pooled tokens of different heads differ little beside what they have in common, which batch normalisation
-    without an affine part takes away (He et al. 2022, appendix A.1, of linear probing). Of studies the pooled
-    tokens of all series are gathered by attention before.
+    Pooled tokens of different volumes have a large common component, which batch normalisation without affine
+    parameters removes (He et al. 2022, appendix A.1, on linear probing). For studies, attention first pools
+    the tokens over all series.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Classifier(nn.Module):
         config: FinetuneConfig,
         of_studies: bool = False,
     ) -> None:
-        """head: of `Goal.layer`."""
+        """head: the layer returned by `Goal.layer`."""
         super().__init__()
         self.encoder = encoder
         self.pool = pools_of(encoder, config)
@@ -92,9 +92,9 @@ class Classifier(nn.Module):
     def forward(
         self, views: Tensor, path_scales: Tensor | None = None, studies: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """(B, C, D, H, W) -> raw outputs (B, T), of binary labels logits.
+        """(B, C, D, H, W) -> raw outputs (B, T); logits for binary labels.
 
-        studies: of `padded`, where the views are the series of studies; then B is the number of studies.
+        studies: from `padded`, if the views are the series of studies; the output then has a row per study.
         """
         tokens = self.encoder(views) if path_scales is None else self.encoder(views, path_scales=path_scales)
         gathered = pooled(tokens, self.encoder.prefix, self.pool)
@@ -104,7 +104,7 @@ class Classifier(nn.Module):
         return self.head(self.standardise(gathered))
 
     def as_head(self, goal: Goal) -> LinearHead:
-        """What predicts the label, of binary ones the first, on the pooled tokens."""
+        """The head on the pooled tokens, for binary labels that of the first task."""
         norm = self.standardise
         weight, bias = goal.kept(self.head)
         assert norm.running_mean is not None
@@ -118,15 +118,15 @@ class Classifier(nn.Module):
 
 
 def pooled_width(encoder: Tunable, config: FinetuneConfig) -> int:
-    """Channels that the linear layer reads."""
+    """Input channels of the linear layer."""
     return len(pools_of(encoder, config)) * encoder.width
 
 
 def pools_of(encoder: Tunable, config: FinetuneConfig) -> tuple[FinetunePool, ...]:
-    """What the linear layer sees of an encoder: `config.pool` without a CLS token that it does not have."""
+    """The poolings in `config.pool` that the encoder supports; `cls` requires a CLS token."""
     pools = tuple(pool for pool in config.pool if pool != "cls" or encoder.prefix)
     if not pools:
-        raise FmctError("finetune.pool: cls, and an encoder has no CLS token; give mean or max too")
+        raise FmctError("finetune.pool: only cls is given, but an encoder has no CLS token; add mean or max")
     return pools
 
 
@@ -139,17 +139,17 @@ def finetune(
     members: Members | None = None,
     title: str = "fine-tuning",
 ) -> Finetuned:
-    """Train a copy of `encoder` on some rows' labels, choose the step on others, score the rest.
+    """Train a copy of `encoder` on rows.train, choose the step on rows.validation, and score rows.score.
 
-    views: (N, C, D, H, W) in [0, 1], of any floating type; batches go to the encoder's device. labels:
-    (N, T), 0 or 1, NaN where unknown, or the goal that labels of another kind are. Only those of rows.train
-    and rows.validation are read. A batch, what is changed about its views and the skipped branches are
-    functions of (seed, step, row), so the same call gives the same scores. The step of the greatest mean
-    area is taken, of equal ones that of the least loss.
+    views: (N, C, D, H, W) in [0, 1], any floating type; batches are moved to the encoder's device. labels:
+    (N, T), 0 or 1, NaN where unknown, or a `Goal` for other kinds of label. Only the labels of rows.train and
+    rows.validation are read. Batches, augmentation and stochastic depth are functions of (seed, step, row),
+    so that the same call returns the same scores. The kept step has the greatest mean area; ties are broken
+    by the lower loss.
 
-    members: where rows and labels are of studies, whose series have the views, one behind another
-    (members.volumes is not read). title: for the log lines of the time left.
-    Raises FmctError where no task has both classes among the training rows.
+    members: given if rows and labels are of studies; the views are then those of their series, concatenated
+    (members.volumes is not read). title: prefix of the log lines of progress.
+    Raises FmctError if no task has both classes among the training rows.
     """
     goal = labels if isinstance(labels, Goal) else Findings(labels, rows.train, config)
     device = next(encoder.parameters()).device
@@ -181,10 +181,10 @@ def finetune(
         losses.append(loss.item())
         if (step + 1) % config.check_every == 0 or step + 1 == config.steps:
             scores = _score(model, seen, rows.validation, config)
-            auc, loss_now = goal.judged(scores, rows.validation)
+            auc, loss_now = goal.evaluated(scores, rows.validation)
             checks.append(Check(step + 1, float(np.mean(losses)), auc, loss_now))
             losses.clear()
-            # Where validation can't tell (NaN), the latest is kept.
+            # If the validation area is undefined (NaN), the latest step is kept.
             if best is None or math.isnan(auc) or (auc, -loss_now) > best[0]:
                 best = (auc, -loss_now), step + 1, copy.deepcopy(model.state_dict())
     assert best is not None  # config.steps is at least 1
@@ -201,7 +201,7 @@ class _Views:
             self._members = Members(np.arange(len(views)), members.roles, members.counts)
 
     def of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[Tensor, Tensor] | None]:
-        """Numbers of the views of some rows, and for `Classifier` which of them are of one study."""
+        """View numbers of `rows`, and, for `Classifier`, which of the views belong to one study."""
         if self._members is None:
             return rows, None
         some = self._members.of(rows)
@@ -209,7 +209,7 @@ class _Views:
 
 
 def _groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, object]]:
-    """Parameters with lr · decay^(layers above them); no weight decay on vectors, tokens and positions.
+    """Parameter groups with lr · decay^(layers above); no weight decay for vectors, tokens and positions.
 
     Bao et al. 2022 (BEiT), appendix: embedding and tokens are the lowest layer, the head the highest.
     """
@@ -230,7 +230,7 @@ def _groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, object]
 
 
 def _schedule(config: FinetuneConfig, step: int) -> float:
-    """Share of the peak rate: a linear warm-up times half a cosine to 0."""
+    """The learning rate relative to its peak: linear warm-up, then a half cosine to 0."""
     warmup = config.steps * config.warmup
     if step < warmup:
         return ramp(step + 1, warmup)
@@ -238,7 +238,7 @@ def _schedule(config: FinetuneConfig, step: int) -> float:
 
 
 def _batches(count: int, config: FinetuneConfig) -> Iterator[NDArray[np.int64]]:
-    """Places among `count` rows for each step."""
+    """Row numbers below `count` for each step."""
 
     def order(number: int) -> NDArray[np.int64]:
         return _generator(config.seed, _ORDER, number).permutation(count)
@@ -247,7 +247,7 @@ def _batches(count: int, config: FinetuneConfig) -> Iterator[NDArray[np.int64]]:
 
 
 def _changed(views: Tensor, step: int, config: FinetuneConfig) -> Tensor:
-    """The batch (B, C, D, H, W) as float32, by chance mirrored, moved (0 comes in), brightened."""
+    """The batch (B, C, D, H, W) as float32, randomly flipped, translated (padded with 0) and brightened."""
     changed = torch.zeros(views.shape)
     sizes = np.array(views.shape[2:])
     for place, (target, view) in enumerate(zip(changed, views, strict=True)):
@@ -267,7 +267,7 @@ def _changed(views: Tensor, step: int, config: FinetuneConfig) -> Tensor:
 def _score(
     model: Classifier, seen: _Views, rows: NDArray[np.int64], config: FinetuneConfig
 ) -> NDArray[np.float32]:
-    """Logits of the rows' unchanged views: (len(rows), T)."""
+    """Logits of the rows' views without augmentation: (len(rows), T)."""
     model.eval()
     device = model.head.weight.device
     scores = [np.empty((0, model.head.out_features), np.float32)]

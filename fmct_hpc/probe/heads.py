@@ -1,4 +1,4 @@
-"""What a fitted classifier keeps, as arrays: all that makes scores of an encoder's outputs."""
+"""The arrays of a fitted classifier, which map an encoder's outputs to scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,39 +17,39 @@ FloatArray = NDArray[np.float64]
 
 
 class Scaling(NamedTuple):
-    """Standardisation channel by channel; (width,) each."""
+    """Standardisation per channel; (width,) each."""
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
-    """1 / standard deviation; 0 for a channel without spread."""
+    """1 / standard deviation; 0 for a constant channel."""
 
     @classmethod
     def over(cls, features: NDArray[np.floating[Any]], rows: NDArray[np.int64]) -> "Scaling":
-        """Mean and deviation of features (N, width) over `rows`."""
+        """From mean and deviation of features (N, width) over `rows`."""
         chosen = features[rows]
         return cls.of(chosen.mean(axis=0, dtype=np.float64), chosen.std(axis=0, dtype=np.float64))
 
     @classmethod
     def of(cls, mean: FloatArray, deviation: FloatArray) -> "Scaling":
-        """Of channels with this mean and deviation, (width,) each."""
-        # A channel without any spread says nothing, and its rounding errors must not become a feature.
+        """From mean and deviation, (width,) each."""
+        # The rounding errors of a constant channel must not become a feature.
         useful = deviation > 1e-6 * np.abs(mean).clip(min=1e-6)
         scale = np.where(useful, 1 / np.where(useful, deviation, 1), 0)
         return cls(mean.astype(np.float32), scale.astype(np.float32))
 
     def __call__(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Features (N, width) in deviations from the mean."""
+        """Standardised features (N, width)."""
         return ((features - self.mean) * self.scale).astype(np.float32)
 
     def directions(self, features: NDArray[np.floating[Any]]) -> Tensor:
-        """The same, scaled to length 1: products of two rows are their cosine."""
+        """Standardised features, scaled to length 1: the dot product of two rows is their cosine."""
         return normalize(torch.from_numpy(self(features)), dim=1)
 
 
 def pooled(tokens: Tensor, prefix: int, pools: Sequence[str]) -> Tensor:
-    """The CLS token, the patch tokens' mean, or their maximum: (B, prefix + N, width) -> (B, pools · width).
+    """Concatenate pooled tokens: (B, prefix + N, width) -> (B, pools · width).
 
-    pools: of cls, mean and max, side by side in their order.
+    pools: any of cls (the CLS token), mean and max (of the patch tokens), in this order.
     """
     patches = tokens[:, prefix:]
     found = {
@@ -62,7 +62,7 @@ def pooled(tokens: Tensor, prefix: int, pools: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class Head:
-    """A fitted classifier of one task. Its fields are arrays, under whose names they are stored."""
+    """A fitted classifier of one task. Its fields are arrays and are stored under their names."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The fields."""
@@ -70,7 +70,7 @@ class Head:
 
     @classmethod
     def of(cls, arrays: dict[str, NDArray[Any]]) -> Self:
-        """The head that `arrays` was made of; raises TypeError where a field lacks or is unknown."""
+        """The head with these `arrays`; raises TypeError if a field is missing or unknown."""
         return cls(**arrays)
 
     def scores(self, inputs: NDArray[np.floating[Any]]) -> FloatArray:
@@ -78,15 +78,15 @@ class Head:
         raise NotImplementedError
 
     def raw(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-        """Logits (B,), or raw outputs (B, outputs) of another kind than binary."""
+        """Logits (B,), or raw outputs (B, outputs) for labels that are not binary."""
         raise NotImplementedError
 
     def raw_of_studies(self, series: Series) -> NDArray[np.floating[Any]]:
-        """The same of what is read of studies' series; of heads that attend to them."""
+        """`raw` for studies, from the inputs of their series; only for heads that attend to series."""
         raise NotImplementedError
 
     def predicted(self, inputs: NDArray[np.floating[Any]], kind: Kind) -> FloatArray:
-        """Predictions of a kind: (B,) of binary labels, else (B, P)."""
+        """Predictions of the label's kind: (B,) for binary labels, else (B, P)."""
         return kind.predictions(self.raw(inputs))
 
 
@@ -97,14 +97,14 @@ class LinearHead(Head):
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     weight: NDArray[np.float32]
-    """(width,), or of another kind than binary (width, directions)"""
+    """(width,); for labels that are not binary (width, directions)"""
     bias: NDArray[np.float32]
     """(), or (outputs,)"""
 
     def scores(self, inputs: NDArray[np.floating[Any]]) -> FloatArray:
-        """Of pooled features (B, width)."""
+        """Probabilities (B,) from pooled features (B, width)."""
         return torch.sigmoid(torch.from_numpy(self.raw(inputs)).double()).numpy()
 
     def raw(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-        """Of pooled features (B, width)."""
+        """Raw outputs from pooled features (B, width)."""
         return np.asarray(Scaling(self.mean, self.scale)(inputs) @ self.weight + self.bias)

@@ -1,4 +1,4 @@
-"""The table of labels that `fmct labels` wrote, and its join with volumes."""
+"""The label table of `fmct labels`, and its join with volumes."""
 
 import logging
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ log = logging.getLogger(__name__)
 
 STUDY_COLUMN = "study_key"
 SPLIT_COLUMN = "split"
-"""May say, study by study, which split it belongs to."""
+"""Optional column with the split of each study."""
 
 
 class Joined(NamedTuple):
     """Volumes with labels."""
 
     rows: NDArray[np.int64]
-    """(N,): their places among the volumes that were asked for."""
+    """(N,): their positions among the volumes passed to `join`."""
     values: NDArray[np.float64]
-    """(N, tasks): 0, 1, or what another kind has; NaN where unknown."""
+    """(N, tasks): 0 or 1, or the value of another kind of label; NaN where unknown."""
     times: NDArray[np.float64]
-    """(N, tasks): to event or last look; NaN where the label has none."""
+    """(N, tasks): time to event or censoring; NaN for labels without times."""
     splits: NDArray[np.str_] | None
-    """(N,), of `shards.split_names`; None where the table gives none."""
+    """(N,), names from `shards.split_names`; None if the table has no splits."""
 
 
 class LabelTable:
@@ -59,65 +59,65 @@ class LabelTable:
         tasks: tuple[str, ...] | None = None,
         binary_only: bool = False,
     ) -> "LabelTable":
-        """Read what `fmct labels` wrote; FmctError for anything else.
+        """Read a table of `fmct labels`; raises FmctError for anything else.
 
-        kinds: of the columns that are not binary; tasks: the label columns that matter, all by default.
-        binary_only: take the columns of 0 and 1 and leave out those of other kinds.
+        kinds: kinds of the columns that are not binary. tasks: label columns to read, all by default.
+        binary_only: read the columns of 0 and 1 and ignore the others.
         """
-        remedy = "make it with `fmct labels`"
+        remedy = "create it with `fmct labels`"
         try:
             table = read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise_refusal(error, path)
-            raise FmctError(f"{path}: no readable label table; {remedy}") from None
+            raise FmctError(f"{path}: not a readable label table; {remedy}") from None
         columns = tuple(name for name in table.column_names if name not in (STUDY_COLUMN, SPLIT_COLUMN))
         if STUDY_COLUMN not in table.column_names or not columns:
             raise FmctError(f"{path}: expected study_key and label columns; {remedy}")
         for name in table.column_names:
             if not name.isprintable():
-                raise FmctError(f"{path}: column {name!r} is no printable name; {remedy}")
+                raise FmctError(f"{path}: column name {name!r} is not printable; {remedy}")
         _require_a_row_a_study(path, table[STUDY_COLUMN].to_pylist())
         kinds = kinds or {}
         by_rule = rules(kinds, columns, path)
         wanted = tuple(name for name in columns if by_rule[name] != "time")
         if unknown := set(tasks or ()) - set(wanted):
-            raise FmctError(f"{path}: has no task {min(unknown)}, only {', '.join(wanted)}")
+            raise FmctError(f"{path}: no task {min(unknown)}; found {', '.join(wanted)}")
         chosen = tasks or wanted
         if binary_only:
             chosen = tuple(name for name in wanted if by_rule[name] == "binary" and _is_binary(table, name))
             if not chosen:
-                raise FmctError(f"{path}: has no column of 0 and 1; {remedy}")
+                raise FmctError(f"{path}: no column of 0 and 1; {remedy}")
         for name in chosen:
             _require(path, table, name, by_rule[name], remedy)
             if isinstance(spec := kinds.get(name), Survival):
                 _require(path, table, spec.survival, "time", remedy)
                 _require_times(path, table, name, spec.survival)
         labels = cls(path, table, chosen, kinds)
-        said = set(() if labels._splits is None else labels._splits.tolist())
-        if unknown := {split for split in said if not is_split(split)}:
-            raise FmctError(f"{path}: a split is one of {EXPECTED_SPLITS}, not {min(unknown)!r:.80}")
+        splits = set(() if labels._splits is None else labels._splits.tolist())
+        if unknown := {split for split in splits if not is_split(split)}:
+            raise FmctError(f"{path}: expected {EXPECTED_SPLITS} as split, found {min(unknown)!r:.80}")
         return labels
 
     @property
     def gives_splits(self) -> bool:
-        """Whether it says which split a study belongs to."""
+        """Whether the table has the split of each study."""
         return self._splits is not None
 
     def of_study(self, study_key: str) -> dict[str, float] | None:
-        """A study's labels, 0, 1, or NaN where unknown; None where the table has no row for it."""
+        """A study's labels, 0, 1, or NaN where unknown; None if the table has no row for it."""
         place = self._place.get(study_key)
         return None if place is None else dict(zip(self.tasks, self._values[place].tolist(), strict=True))
 
     def join(self, study_keys: NDArray[np.str_]) -> Joined:
-        """Those of the volumes, given by their studies, that the table has a row for.
+        """The volumes, given by their studies, for which the table has a row.
 
-        Raises FmctError where there are none.
+        Raises FmctError if there are none.
         """
         places = np.array([self._place.get(key, -1) for key in study_keys.tolist()], dtype=np.int64)
         rows = np.flatnonzero(places >= 0)
         if not len(rows):
             raise FmctError(
-                f"{self.path}: none of its studies is in the dataset; were both made with the same key file?"
+                f"{self.path}: none of its studies is in the dataset; both need the same key file"
             )
         log.info(
             "%d of %d volumes have labels; %d labelled studies", len(rows), len(places), len(self._place)
@@ -128,18 +128,18 @@ class LabelTable:
 
 
 def _require_a_row_a_study(path: Path, studies: list[str | None]) -> None:
-    """Raise FmctError for a study of two rows, which may contradict one another."""
+    """Raise FmctError for a study with two rows, which could contradict each other."""
     seen: set[str | None] = set()
     for number, study in enumerate(studies, 1):
         if study in seen:
-            raise FmctError(f"{path} row {number}: its study is in an earlier row; keep one row a study")
+            raise FmctError(f"{path} row {number}: duplicate study; keep one row per study")
         seen.add(study)
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """A column's values, (N,), NaN where unknown; raises pyarrow's errors where it holds no numbers.
+    """A column's values, (N,), NaN where unknown; raises pyarrow's errors for a column that is not numeric.
 
-    Text is none: `fmct labels` reads the numbers of a CSV, and refuses what it is not sure of.
+    Text is rejected: `fmct labels` parses the numbers of a CSV, and rejects ambiguous ones.
     """
     kind = table[name].type
     if not any(is_kind(kind) for is_kind in _NUMERIC):
@@ -162,17 +162,17 @@ def _is_binary(table: pa.Table, name: str) -> bool:
 
 
 def _require(path: Path, table: pa.Table, name: str, rule: str, remedy: str) -> None:
-    """Raise FmctError where a column breaks the rule of its kind (shards.label_kinds)."""
+    """Raise FmctError if a column violates the rule of its kind (shards.label_kinds)."""
     try:
         values = _numbers(table, name)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         kind = table[name].type
-        raise FmctError(f"{path}: column {name} holds no numbers, but {kind}; {remedy}") from None
+        raise FmctError(f"{path}: column {name} is {kind} and not numeric; {remedy}") from None
     if rule == "binary":
         if not valid(rule, values).all():
             raise FmctError(
-                f"{path}: a column holds something else than 0, 1 or null; {remedy}, or say what kind of "
-                f"label {name} is: kinds={{{name}: regression}}"
+                f"{path}: column {name} has values other than 0, 1 and null; {remedy}, or set its kind, for "
+                f"example kinds={{{name}: regression}}"
             )
         return
     wrong = np.flatnonzero(~valid(rule, values))
@@ -182,7 +182,7 @@ def _require(path: Path, table: pa.Table, name: str, rule: str, remedy: str) -> 
 
 
 def _require_times(path: Path, table: pa.Table, name: str, column: str) -> None:
-    """Raise FmctError where an event has no time, or a time no event."""
+    """Raise FmctError if an event has no time, or a time no event."""
     apart = np.flatnonzero(np.isnan(_numbers(table, name)) != np.isnan(_numbers(table, column)))
     if len(apart):
-        raise FmctError(f"{path} row {apart[0] + 1}: has one of {name} and {column}, and lacks the other")
+        raise FmctError(f"{path} row {apart[0] + 1}: only one of {name} and {column} is given")

@@ -1,4 +1,4 @@
-"""Whether patients that a probe is tested on were in the encoder's pretraining data, by key or by scan."""
+"""Check whether tested patients were in the encoder's pretraining data, by key or by scan."""
 
 import logging
 from collections.abc import Mapping
@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 
 
 class Leakage(Closed):
-    """What is known of the tested patients; it stands in results and report."""
+    """Overlap of tested patients and pretraining data, for results and report."""
 
     encoder: str
     tested: int
-    """Patients."""
+    """Number of tested patients."""
     pretrained: int | None
-    """How many of them were in the pretraining data (without labels); None where that is not at hand."""
+    """Tested patients in the pretraining data (without labels); None if that data is not available."""
 
     def __str__(self) -> str:
         if self.pretrained is None:
             return (
-                f"encoder {self.encoder}: its pretraining data is not at hand, so nobody knows whether "
-                "tested patients were in it"
+                f"encoder {self.encoder}: its pretraining data is not available, so tested patients may "
+                "have been in it"
             )
         return (
             f"encoder {self.encoder}: {self.pretrained} of {self.tested} tested patients were in its "
@@ -48,25 +48,25 @@ def check_leakage(
     allowed: bool,
     unknown_allowed: bool = False,
 ) -> Leakage:
-    """Compare the tested patients with those of the pretraining data (None: unknown), and log it.
+    """Compare the tested patients with those of the pretraining data (None: unknown), and log the result.
 
-    Both are told by `shards.patients.marks`, keys and source digests: a scan that was exported under another
-    Patient ID counts. tested: the marks of each patient.
+    Patients are matched by `shards.patients.marks`, that is keys and source digests, so that a scan exported
+    under another Patient ID counts. tested: the marks of each patient.
 
-    Raises FmctError where they have patients in common and that is not `allowed`, and where nobody can know
-    and neither is that.
+    Raises FmctError for common patients unless `allowed`, and for unknown pretraining data unless `allowed`
+    or `unknown_allowed`.
     """
     seen = None if pretraining is None else sum(not pretraining.isdisjoint(of) for of in tested.values())
     found = Leakage(encoder=encoder, tested=len(tested), pretrained=seen)
     if seen and not allowed:
         raise FmctError(
-            f"{found}, which flatters it; test on other patients, or set allow_pretraining_patients=true to "
-            "have it reported beside the results"
+            f"{found}, which biases the results; test on other patients, or set "
+            "allow_pretraining_patients=true to report it with the results"
         )
     if seen is None and not (allowed or unknown_allowed):
         raise FmctError(
-            f"{found}; give the encoder its `pretraining` (that dataset, or its manifest.parquet), or set "
-            "allow_unknown_pretraining=true to have it reported beside the results"
+            f"{found}; set the encoder's `pretraining` (that dataset, or its manifest.parquet), or set "
+            "allow_unknown_pretraining=true to report it with the results"
         )
     if seen != 0:
         log.warning("LEAKAGE: %s", found)
@@ -74,11 +74,11 @@ def check_leakage(
 
 
 def pretraining_patients(weights: Path) -> frozenset[str] | None:
-    """Patients' `marks` in the dataset that a run, or the run of a checkpoint or encoder file, is trained on.
+    """Patients' `marks` in the training dataset of a run, given by its folder, a checkpoint or encoder file.
 
-    With them those of the run that it began from (run.start_from), and so on. None where a link of this is
-    missing: weights that are not in a run folder or were replaced, volumes that are not there any more. What
-    is found where the run's record says is taken only where its digest is the recorded one.
+    The marks of the run from which it started (run.start_from) are included, recursively. None if any link is
+    missing: weights outside of a run folder, replaced weights, or deleted volumes. Datasets and weights at
+    recorded paths count only if their digest is the recorded one.
     """
     run = _run_of(weights)
     started = attempts(run) if run else []
@@ -93,47 +93,47 @@ def pretraining_patients(weights: Path) -> frozenset[str] | None:
     first = training.run.start_from
     if first is None or patients is None:
         return patients
-    begun_with = filter(None, (_of_digest(place, last.start_digest) for place in _places(first, run)))
-    found = next(begun_with, None)
+    starts = filter(None, (_of_digest(place, last.start_digest) for place in _places(first, run)))
+    found = next(starts, None)
     earlier = pretraining_patients(found) if found else None
     return None if earlier is None else patients | earlier
 
 
 def _of_digest(place: Path, digest: str | None) -> Path | None:
-    """The weights of a recorded digest: `place`, a checkpoint or a file, or a checkpoint of the run there."""
+    """The weights with a recorded digest: `place`, a checkpoint or file, or a checkpoint of the run there."""
     try:
         if place.is_dir():
             return checkpoint_of(place, digest)
         facts = file_facts(place)
-    except (FmctError, OSError):  # the system does not give it, so that nobody knows
+    except (FmctError, OSError):  # unreadable, hence unknown
         return None
     return place if facts is not None and facts.sha256 == digest else None
 
 
 def _run_of(weights: Path) -> Path | None:
-    """The run folder of weights; None of a checkpoint that lies in none."""
+    """The run folder of weights; None for a checkpoint outside of a run."""
     folder = (weights.parent if weights.is_file() else weights).absolute()
     if not (folder / MANIFEST).is_file():
         return folder
-    folder = folder.resolve()  # a run's newest checkpoint may have a link of its own
+    folder = folder.resolve()  # a run may have a link to its newest checkpoint
     return folder.parent.parent if folder.parent.name == "checkpoints" else None
 
 
 def _is_made_by(started: list[Attempt], weights: Path) -> bool:
-    """Whether what the weights say of their training volumes fits the attempts; True if they say nothing."""
+    """Whether the training dataset recorded with the weights matches the attempts; True if not recorded."""
     if weights.is_dir() and (weights / MANIFEST).is_file():
         return read_manifest(weights).data.content_digest == started[-1].data.content_digest
     file = weights / "encoder.safetensors" if weights.is_dir() else weights
     if not file.with_suffix(".json").is_file():
         return True
-    said = encoder_info(file).dataset_digest
-    return said is None or said in {attempt.data.dataset_digest for attempt in started}
+    recorded = encoder_info(file).dataset_digest
+    return recorded is None or recorded in {attempt.data.dataset_digest for attempt in started}
 
 
 def _places(recorded: Path, run: Path) -> list[Path]:
-    """Where a path of a run's record may be: a relative one was so where the training was called.
+    """Candidates for a path in a run's record; a relative path was relative to the training's working folder.
 
-    That was here, or at one of the folders that the run lies in.
+    That was the current folder, or one of the parent folders of the run.
     """
     if recorded.is_absolute():
         return [recorded]
@@ -141,7 +141,7 @@ def _places(recorded: Path, run: Path) -> list[Path]:
 
 
 def _patients_at(recorded: Path, run: Path, content_digest: str) -> frozenset[str] | None:
-    """The patients' `marks` in the dataset of that content; None where it is not at any of the places."""
+    """The patients' `marks` in the dataset with that content; None if it is at none of the candidates."""
     for place in _places(recorded, run):
         try:
             dataset = Dataset.open(place, clipped=True)
@@ -153,7 +153,7 @@ def _patients_at(recorded: Path, run: Path, content_digest: str) -> frozenset[st
 
 
 def patients_of(data: Path) -> frozenset[str]:
-    """Patients' `marks` in a shard dataset, or in a Parquet file with their keys (a manifest, for instance).
+    """Patients' `marks` in a shard dataset, or in a Parquet file with their keys, such as a manifest.
 
     Raises FmctError for anything else.
     """
@@ -164,4 +164,4 @@ def patients_of(data: Path) -> frozenset[str]:
         return marks(pq.read_table(data, columns=["patient_key", *{"source_digest"}.intersection(held)]))
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise_refusal(error, data)
-        raise FmctError(f"{data}: neither a shard dataset nor a Parquet file with patient_key") from None
+        raise FmctError(f"{data}: expected a shard dataset or a Parquet file with patient_key") from None

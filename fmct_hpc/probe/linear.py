@@ -1,7 +1,7 @@
-"""A linear classifier by stochastic gradients at many learning rates at once, as DINOv2 evaluates.
+"""A linear classifier trained by SGD at many learning rates at once, as in the evaluation of DINOv2.
 
-Oquab et al. 2024, appendix B.3: SGD with momentum 0.9 and no weight decay, a cosine to zero, the rate chosen
-on validation. All rates and labels that share training volumes see the same batches, so they are the columns
+Oquab et al. 2024, appendix B.3: SGD with momentum 0.9 and no weight decay, cosine decay to zero, the rate
+chosen on validation. Rates and labels with the same training volumes share their batches and are the columns
 of one matrix.
 """
 
@@ -25,7 +25,7 @@ _ORDER = int.from_bytes(b"order")
 def linear(
     features: NDArray[np.floating[Any]], problems: Sequence[Problem], config: LinearConfig
 ) -> list[Fitted]:
-    """Train every problem at every rate, and keep the rate of least `log_loss` on validation."""
+    """Train every problem at every rate, and keep the rate with the lowest `log_loss` on validation."""
     fitted: list[Fitted | None] = [None] * len(problems)
     shared: dict[tuple[bytes, bytes, int], list[int]] = {}
     for number, problem in enumerate(problems):
@@ -42,7 +42,7 @@ def linear(
 
 
 def _train(scaling: Scaling, x: Tensor, problems: Sequence[Problem], config: LinearConfig) -> list[Fitted]:
-    """Problems of the same training volumes and seed; column r · K + k is rate r of problem k."""
+    """Fit problems with the same training volumes and seed; column r · K + k is rate r of problem k."""
     rows, seed = problems[0].train, problems[0].seed
     labels = torch.from_numpy(np.stack([p.labels[rows] for p in problems], axis=1)).float()
     count, batch = len(problems), min(config.batch, len(rows))
@@ -76,7 +76,7 @@ def _train(scaling: Scaling, x: Tensor, problems: Sequence[Problem], config: Lin
 
 
 def _batches(count: int, batch: int, steps: int, seed: int) -> list[Tensor]:
-    """Places among `count` rows for each step."""
+    """Row numbers below `count` for each step."""
 
     def order(number: int) -> NDArray[np.int64]:
         generator = np.random.Generator(np.random.Philox(key=[seed, _ORDER], counter=[0, 0, 0, number]))

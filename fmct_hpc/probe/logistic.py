@@ -1,9 +1,9 @@
 """L2-regularised logistic regression for many labels, training sets and strengths at once.
 
 All problems share one matrix of features, so an iteration for all of them is two matrix products. The
-features are turned to the axes of their covariance, where the Hessian is nearly diagonal: L-BFGS that starts
-from that diagonal (Nocedal and Wright 2006, algorithm 7.4) needs tens of iterations where it needs hundreds
-on raw features of a vision transformer, whose variances span six orders of magnitude.
+features are rotated to the axes of their covariance, where the Hessian is nearly diagonal. L-BFGS initialised
+with that diagonal (Nocedal and Wright 2006, algorithm 7.4) needs tens of iterations, and hundreds on the raw
+features of a vision transformer, whose variances span six orders of magnitude.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled, log_loss
 
 MEMORY = 10
-"""Pairs of steps and gradients that L-BFGS keeps."""
+"""Pairs of steps and gradients kept by L-BFGS."""
 TOLERANCE = 1e-9
-"""Of half the squared gradient in the metric of the preconditioner: about what the loss could still fall."""
-MOST_ITERATIONS = 300
-AT_ONCE = 2**26
-"""Bounds volumes × columns of one solution, of which some eight float32 arrays are in memory: 2 GB."""
+"""For half the squared gradient in the preconditioner's metric, approximately the remaining decrease."""
+MAX_ITERATIONS = 300
+MAX_ELEMENTS = 2**26
+"""Upper bound of volumes × columns of one solve; about eight such float32 arrays are in memory: 2 GB."""
 
 
 def logistic(
     features: NDArray[np.floating[Any]], problems: Sequence[Problem], config: LogisticConfig
 ) -> list[Fitted]:
-    """Fit every problem at every strength, and keep the strength of least `log_loss` on validation."""
+    """Fit every problem at every strength, and keep the strength with the lowest `log_loss` on validation."""
     fitted: list[Fitted | None] = [None] * len(problems)
     for group in by_unlabelled(problems):
         scaling = Scaling.over(features, problems[group[0]].unlabelled)
@@ -44,7 +44,7 @@ def logistic(
 
 
 def _together(problems: Sequence[Problem]) -> list[list[int]]:
-    """Which problems to solve as one: all, if most volumes train most of them, else each by itself."""
+    """Group problems to solve together: all, if their training volumes mostly overlap, else one by one."""
     union = np.unique(np.concatenate([problem.train for problem in problems]))
     used = sum(len(problem.train) for problem in problems)
     if 2 * used >= len(union) * len(problems):
@@ -76,7 +76,9 @@ def _fit_and_choose(
 
 
 def fit_path(x: Tensor, labels: Tensor, used: Tensor, strengths: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Weights (S, D, K) and intercepts (S, K) that minimise ½ ‖w‖² + C Σ_i used_i log-loss_i, intercept free.
+    """Weights (S, D, K) and intercepts (S, K) that minimise ½ ‖w‖² + C Σ_i used_i log-loss_i.
+
+    The intercept is not penalised.
 
     x: float32 (N, D); labels, used: float32 (N, K), 0 or 1, of K problems; strengths: S values of C.
     """
@@ -84,7 +86,7 @@ def fit_path(x: Tensor, labels: Tensor, used: Tensor, strengths: Sequence[float]
     turned = x @ axes
     volumes = used.sum(dim=0)
     share = used / volumes
-    at_once = max(1, AT_ONCE // labels.numel())
+    at_once = max(1, MAX_ELEMENTS // labels.numel())
     weights, intercepts = [], []
     for start in range(0, len(strengths), at_once):
         part = torch.tensor(strengths[start : start + at_once])
@@ -99,13 +101,13 @@ def fit_path(x: Tensor, labels: Tensor, used: Tensor, strengths: Sequence[float]
 def _axes(x: Tensor) -> tuple[Tensor, Tensor]:
     """Principal axes (D, R) of the rows and their mean squares (R,), from the smaller Gram matrix.
 
-    Directions in which no row has any extent get no weight from a ridge, and are left out.
+    Directions with zero variance get no weight from a ridge penalty and are left out.
     """
     rows, width = x.shape
     wide = rows < width
     gram = (x @ x.T if wide else x.T @ x).double()
     squares, vectors = torch.linalg.eigh(gram)
-    kept = squares > squares[-1] * 1e-7  # what float32 features can tell from nothing
+    kept = squares > squares[-1] * 1e-7  # the precision of float32 features
     axes = x.T @ (vectors[:, kept] / squares[kept].sqrt()).float() if wide else vectors[:, kept].float()
     return axes, (squares[kept] / rows).float()
 
@@ -132,7 +134,7 @@ def _minimise(
     gradient = _gradient(x, logits, labels, share, w, ridge)
     steps: list[Tensor] = []
     changes: list[Tensor] = []
-    for _ in range(MOST_ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         open_ = (gradient.square() / diagonal).sum(dim=0) / 2 > TOLERANCE
         result[:, active] = w
         if not open_.any():
@@ -149,7 +151,7 @@ def _minimise(
         slope = (gradient * direction).sum(dim=0)
         towards = x @ direction[:-1] + direction[-1]
         length = torch.ones_like(loss)
-        for _ in range(20):  # halve where the loss did not fall enough (Armijo)
+        for _ in range(20):  # halve the step where the loss did not decrease enough (Armijo)
             reached = _loss(logits + length * towards, labels, share, w + length * direction, ridge)
             short = reached > loss + 1e-4 * length * slope + 1e-7 * loss
             if not short.any():
@@ -161,7 +163,7 @@ def _minimise(
         loss, before = reached, gradient
         gradient = _gradient(x, logits, labels, share, w, ridge)
         change = gradient - before
-        # Rounding can hide the curvature of a tiny step; such a pair says nothing.
+        # For a tiny step, rounding can hide the curvature; the pair is not used then.
         sound = (step * change).sum(dim=0) > 1e-12
         steps = [*steps, step * sound][-MEMORY:]
         changes = [*changes, change * sound][-MEMORY:]
@@ -180,7 +182,7 @@ def _gradient(x: Tensor, logits: Tensor, labels: Tensor, share: Tensor, w: Tenso
 
 
 def _two_loops(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], diagonal: Tensor) -> Tensor:
-    """The inverse Hessian's estimate times the gradient, column by column; pairs of zeros do nothing."""
+    """The inverse Hessian's estimate times the gradient, per column; pairs of zeros have no effect."""
     q = gradient
     factors = []
     for step, change in zip(reversed(steps), reversed(changes), strict=True):

@@ -1,4 +1,4 @@
-"""Weighted votes of the nearest training volumes (Wu et al. 2018, as DINO evaluates)."""
+"""Weighted votes of the nearest training volumes (Wu et al. 2018, as in the evaluation of DINO)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from fmct_hpc.probe.methods.neighbours import NeighboursConfig
 from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled
 
 ROWS_AT_ONCE = 1024
-"""Volumes whose similarities are in memory at a time: 40 MB against 10,000 training volumes."""
+"""Volumes per block of similarities: 40 MB for 10,000 training volumes."""
 
 
 @dataclass(frozen=True)
 class VotesHead(Head):
-    """The training volumes that vote."""
+    """A nearest-neighbour classifier: the training volumes and their labels."""
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     unit: NDArray[np.float32]
-    """(N, width), of length 1."""
+    """(N, width), rows of length 1."""
     labels: NDArray[Any]
-    """(N,) bool; of another kind than binary what is averaged, float64 (N, P)."""
+    """(N,) bool; for labels that are not binary the averaged values, float64 (N, P)."""
     rows: NDArray[np.int64]
-    """Which of the N vote: the heads of many problems share one matrix."""
+    """The voting rows of the N, since the heads of many problems share one matrix."""
     count: int
     temperature: float
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The fields, of the voting rows alone."""
+        """The fields, reduced to the voting rows."""
         voting = {
             "unit": self.unit[self.rows],
             "labels": self.labels[self.rows],
@@ -43,10 +43,10 @@ class VotesHead(Head):
         return super().arrays() | voting
 
     def scores(self, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Of pooled features (B, width)."""
-        asked = Scaling(self.mean, self.scale).directions(inputs)
+        """Predictions from pooled features (B, width)."""
+        queries = Scaling(self.mean, self.scale).directions(inputs)
         voting, labels = torch.from_numpy(self.unit[self.rows]), torch.from_numpy(self.labels[self.rows])
-        return _votes(asked, voting, labels, [int(self.count)], float(self.temperature))[0]
+        return _votes(queries, voting, labels, [int(self.count)], float(self.temperature))[0]
 
     def predicted(self, inputs: NDArray[np.floating[Any]], kind: Kind) -> NDArray[np.float64]:
         """The votes are predictions already."""
@@ -56,10 +56,10 @@ class VotesHead(Head):
 def neighbours(
     features: NDArray[np.floating[Any]], problems: Sequence[Problem], config: NeighboursConfig
 ) -> list[Fitted]:
-    """Let neighbours vote at every count, and keep the count of least loss on validation.
+    """Predict with every number of neighbours, and keep the number with the lowest validation loss.
 
-    Similarity is the cosine between standardised features: as they come, those of a transformer share one
-    large mean, beside which all cosines are nearly 1.
+    Similarity is the cosine between standardised features. The raw features of a transformer have a large
+    common mean, so that all their cosines are nearly 1.
     """
     fitted: list[Fitted | None] = [None] * len(problems)
     for group in by_unlabelled(problems):
@@ -86,18 +86,18 @@ def _choose(scaling: Scaling, unit: Tensor, problem: Problem, config: Neighbours
 
 
 def _votes(
-    asked: Tensor, voting: Tensor, labels: Tensor, counts: Sequence[int], temperature: float
+    queries: Tensor, voting: Tensor, labels: Tensor, counts: Sequence[int], temperature: float
 ) -> NDArray[np.float64]:
-    """Share of the votes that positives have, for each count of neighbours: (counts, asked).
+    """Weighted share of positive votes for each number of neighbours: (counts, queries).
 
-    asked, voting: features of length 1, (rows, width); labels: bool, of those that vote, or (rows, P) whose
-    weighted means are taken, (counts, asked, P).
+    queries, voting: features of length 1, (rows, width). labels: of the voting rows, bool, or (rows, P); the
+    result is then their weighted mean, (counts, queries, P).
     """
-    votes = np.empty((len(counts), len(asked), *labels.shape[1:]))
-    for start in range(0, len(asked), ROWS_AT_ONCE):
-        part = asked[start : start + ROWS_AT_ONCE]
+    votes = np.empty((len(counts), len(queries), *labels.shape[1:]))
+    for start in range(0, len(queries), ROWS_AT_ONCE):
+        part = queries[start : start + ROWS_AT_ONCE]
         similar, who = (part @ voting.T).topk(max(counts), dim=1)
-        # A common factor, against overflow, changes no share.
+        # A common factor against overflow; it cancels in the shares.
         weights = torch.exp((similar - similar[:, :1]).double() / temperature)
         weights = weights.reshape(*weights.shape, *(1 for _ in labels.shape[1:]))
         positive, every = (weights * labels[who].double()).cumsum(dim=1), weights.cumsum(dim=1)

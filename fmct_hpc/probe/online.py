@@ -1,4 +1,4 @@
-"""The online probe's two classifiers, which choose nothing: what features tell of labels, step by step."""
+"""The online probe: two classifiers without hyperparameter selection, evaluated during training."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,14 @@ from fmct_hpc.probe.statistics.scored import Scored
 NEIGHBOURS = NeighboursConfig(counts=(20,))
 """Caron et al. 2021, section 3.2: 20 is best for most of their runs."""
 LOGISTIC = LogisticConfig(strengths=(1e-2,))
-"""One strength, so that steps compare: a strong one, for some hundred volumes have a thousand channels."""
+"""A single strength, to make steps comparable; strong, for hundreds of volumes with a thousand channels."""
 
 
 def online_areas(features: NDArray[np.float32], cohort: OnlineCohort) -> dict[str, float]:
-    """Areas under ROC curves, by figures' names: probe_knn and probe_linear, and of each label after a slash.
+    """Areas under ROC curves by metric: probe_knn and probe_linear, and probe_knn/LABEL, probe_linear/LABEL.
 
-    features: (N, width) of the cohort's volumes. An area compares volumes of one half; the halves are
-    averaged with the weight of their pairs, and the labels evenly.
+    features: (N, width) of the cohort's volumes. Areas are computed within each half and averaged, weighted
+    by the number of pairs; labels have equal weights.
     """
     problems = []
     for values in cohort.values.T:

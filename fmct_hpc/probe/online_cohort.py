@@ -1,7 +1,7 @@
-"""The volumes of a run's online probe: few, and always the same ones.
+"""The volumes of a run's online probe: a small, fixed set.
 
-Patients are dealt to two halves by their keys. Each half is scored by classifiers that were fitted to the
-other one, so that none has seen a patient whom it scores.
+Patients are assigned to two halves by their keys. Each half is scored by classifiers fitted to the other
+half, so that no classifier has seen a patient that it scores.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ from shards.info import read_preprocessing
 from shards.names import is_component
 from shards.patients import tied_patients
 
-LEAST_PATIENTS = 5
-"""Of each class in each half, for a label to be probed: an area of fewer says nothing."""
-LOOKED_AT = ("train", "validation")
-"""Splits of a label table: who has chosen a checkpoint by test patients has none left to test it on."""
+MIN_PATIENTS = 5
+"""Patients required per class and half for a label to be probed; areas of fewer are meaningless."""
+PROBED_SPLITS = ("train", "validation")
+"""Splits of a label table that may be probed: checkpoints must not be chosen on test patients."""
 
 
 @dataclass(frozen=True)
 class OnlineCohort:
-    """The volumes that are probed: (N,) each."""
+    """The probed volumes: (N,) each."""
 
     rows: NDArray[np.int64]
     """Their numbers in the dataset."""
@@ -45,23 +45,23 @@ class OnlineCohort:
 def online_cohort(
     dataset: Dataset, labels: Path, tasks: Sequence[str] | None, max_volumes: int
 ) -> OnlineCohort:
-    """At most `max_volumes` of a dataset's labelled volumes, by patients, whose order hangs on their keys.
+    """At most `max_volumes` of a dataset's labelled volumes, chosen by a hash of the patients' keys.
 
     tasks: label columns; None: all with enough patients of both classes in both halves. Raises FmctError for
-    labels that are none of the table's, cannot be a figure's name, or have too few patients.
+    labels that are not in the table, cannot be part of a metric's name, or have too few patients.
     """
     table = LabelTable.read(labels, binary_only=True)
     for name in tasks or table.tasks:
         if name not in table.tasks:
-            raise FmctError(f"{labels}: has no label {name!r:.80}, only {', '.join(table.tasks)}")
+            raise FmctError(f"{labels}: no label {name!r:.80}; found {', '.join(table.tasks)}")
         if not is_component(name):
             raise FmctError(
-                f"{labels}: label {name!r:.80} can't be in a figure's name (letters, digits and . _ + -): "
-                "name others in health.label"
+                f"{labels}: label {name!r:.80} is invalid in a metric's name (letters, digits and . _ + -); "
+                "choose others with health.label"
             )
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
     keys = tied_patients(dataset.index)[joined.rows]
-    open_ = np.ones(len(keys), bool) if joined.splits is None else np.isin(joined.splits, LOOKED_AT)
+    open_ = np.ones(len(keys), bool) if joined.splits is None else np.isin(joined.splits, PROBED_SPLITS)
     order = np.argsort(patient_draws(keys, 0, "online probe"), kind="stable")
     chosen = np.sort(order[open_[order]][:max_volumes])
     patients, values = keys[chosen], joined.values[chosen]
@@ -71,8 +71,8 @@ def online_cohort(
     ]
     if missing := [name for name in tasks or () if name not in enough] or ([] if enough else ["any label"]):
         raise FmctError(
-            f"{labels}: of {len(chosen)} volumes there are not {LEAST_PATIENTS} patients with and without "
-            f"{missing[0]} in both halves: name others in health.label, or raise health.max_volumes"
+            f"{labels}: fewer than {MIN_PATIENTS} patients with and without {missing[0]} in both halves of "
+            f"{len(chosen)} volumes; choose others with health.label, or raise health.max_volumes"
         )
     columns = [table.tasks.index(name) for name in enough]
     return OnlineCohort(joined.rows[chosen], patients, halves, tuple(enough), values[:, columns])
@@ -80,16 +80,16 @@ def online_cohort(
 
 def _enough(values: NDArray[np.float32], patients: NDArray[np.str_], halves: NDArray[np.int64]) -> bool:
     return all(
-        len(np.unique(patients[(values == value) & (halves == half)])) >= LEAST_PATIENTS
+        len(np.unique(patients[(values == value) & (halves == half)])) >= MIN_PATIENTS
         for value in (0, 1)
         for half in (0, 1)
     )
 
 
 def probed(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, OnlineCohort] | None:
-    """Which volumes a run on `dataset` probes, and where they are; None without health.labels.
+    """The dataset and the volumes that a run on `dataset` probes; None without health.labels.
 
-    Raises FmctError as `online_cohort` does, and where the volumes are preprocessed in another way.
+    Raises FmctError as `online_cohort` does, and if the preprocessing of the volumes differs.
     """
     health = config.health
     if health.labels is None:

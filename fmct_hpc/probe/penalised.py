@@ -1,6 +1,7 @@
-"""Logistic regression's counterpart for labels of other kinds: an L2-penalised linear model of their loss.
+"""L2-penalised linear models for labels that are not binary.
 
-Strengths count as in `fmct_hpc.probe.logistic`: ½ ‖w‖² + C Σ loss on standardised features, biases free.
+Strengths are those of `fmct_hpc.probe.logistic`: ½ ‖w‖² + C Σ loss on standardised features, biases not
+penalised.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from fmct_hpc.probe.problem import Fitted, Problem, by_unlabelled
 def penalised(
     features: NDArray[np.floating[Any]], problems: Sequence[Problem], config: LogisticConfig
 ) -> list[Fitted]:
-    """Fit every problem at every strength, and keep the strength of least `choice_loss` on validation."""
+    """Fit every problem at every strength, and keep that with the lowest `choice_loss` on validation."""
     fitted: list[Fitted | None] = [None] * len(problems)
     for group in by_unlabelled(problems):
         scaling = Scaling.over(features, problems[group[0]].unlabelled)

@@ -1,4 +1,4 @@
-"""One classifier to fit on frozen features, and what comes of it: the interface of all methods."""
+"""A classifier to fit on frozen features, and the fitted classifier: the interface of all methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,35 +14,35 @@ __all__ = ["Fitted", "Problem", "by_unlabelled", "log_loss"]
 
 @dataclass(frozen=True)
 class Problem:
-    """Which volumes train a classifier, which choose its strength, and which it then scores.
+    """Volumes for training a classifier, for choosing its hyperparameters, and for scoring.
 
-    labels: of all volumes, meaningful at the rows named: (N,) bool, or what the kind has as targets. All
-    rows are numbers below N.
+    labels: (N,) bool, or the targets of the label's kind, for all volumes; valid at the given rows. All row
+    numbers are below N.
     """
 
     labels: Targets
     train: IntArray
     validation: IntArray
-    """What a method may choose is chosen on these by the kind's `choice_loss`; nothing without them."""
+    """Hyperparameters are chosen on these by the kind's `choice_loss`; may be empty."""
     scored: IntArray
     unlabelled: IntArray
-    """Rows whose features, without labels, give the features' mean and deviation: the whole training part."""
+    """Rows for mean and deviation of the features, without labels: the whole training part."""
     seed: int
     kind: Kind = BINARY
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Probabilities of the label; of other kinds than binary, predictions with a second axis."""
+    """Probabilities of the label; for labels that are not binary, predictions with a second axis."""
 
     validation: FloatArray
     """(len(problem.validation),), or (..., P)"""
     scores: FloatArray
     """(len(problem.scored),), or (..., P)"""
     chosen: dict[str, float]
-    """What was chosen on the validation volumes."""
+    """Hyperparameters chosen on the validation volumes."""
     head: Head
-    """What gave the scores, for volumes yet to come."""
+    """The fitted classifier, for new volumes."""
 
 
 def by_unlabelled(problems: Sequence[Problem]) -> list[list[int]]:

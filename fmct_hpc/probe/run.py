@@ -1,4 +1,4 @@
-"""`fmct probe`: a sweep of one run's encoder beside the same model untrained, by cross-validation."""
+"""`fmct probe`: a sweep that compares a run's encoder with the untrained model, by cross-validation."""
 
 import errno
 import json
@@ -32,7 +32,7 @@ ENCODERS = ("trained", "untrained")
 
 
 class Row(BaseModel):
-    """One line of the result table: an encoder under a classifier on a task."""
+    """One row of the result table: an encoder, a classifier and a task."""
 
     task: str
     head: str
@@ -40,15 +40,15 @@ class Row(BaseModel):
     volumes: int
     positives: int
     auc: tuple[float, float, float]
-    """Value, low and high end of the bootstrap interval."""
+    """Value, lower and upper end of the bootstrap interval."""
     gain: tuple[float, float, float]
-    """AUC above the untrained encoder's, with DeLong's interval; zeros of the untrained one."""
+    """AUC minus that of the untrained encoder, with DeLong's interval; zeros for the untrained one."""
     split: str = "id"
-    """What it is tested on: `ood` or `ood:NAME` of the patients that the labels or parts call so."""
+    """Test set: `id`, or `ood` or `ood:NAME` as in the labels or parts."""
 
 
 class FigureRow(BaseModel):
-    """A figure of a label that is not binary."""
+    """A metric of a label that is not binary."""
 
     task: str
     kind: str
@@ -58,22 +58,23 @@ class FigureRow(BaseModel):
     volumes: int
     figure: str
     at: float | None
-    """Where it is taken, such as a horizon."""
+    """The point at which it is evaluated, such as a horizon."""
     value: tuple[float, float, float]
-    """With the low and high end of the bootstrap interval."""
+    """Value, lower and upper end of the bootstrap interval."""
 
 
 class ProbeResult(BaseModel):
-    """What a probe found, and what it was found on: results.json."""
+    """The results of a probe: results.json."""
 
     rows: list[Row]
     figures: list[FigureRow] = []
-    """Of labels that are not binary."""
+    """For labels that are not binary."""
     skipped: dict[str, str]
-    """Tasks without enough of both classes, or `TASK (ood)` where only that test set lacks them, and why."""
+    """Reason for each task with too few patients of a class, or `TASK (ood)` if only that test set has too
+    few."""
     patients: int
     pretrained_patients: int | None
-    """How many of them were in the pretraining data (without labels); None if that data is not at hand."""
+    """Number of them in the pretraining data (without labels); None if that data is not available."""
     confidence: float
     step: int
     encoder_digest: str
@@ -102,17 +103,17 @@ class ProbeResult(BaseModel):
 
 
 def probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, int], None]) -> ProbeResult:
-    """Probe the encoder of a run, or other folder, beside the same model untrained; write results to `out`.
+    """Compare the encoder of a run, or other folder, with the untrained model; write results to `out`.
 
-    run: a run folder, for the encoder of its end, or one of its checkpoints (run/checkpoints/step-...), of
-    which the encoder is then written to `out`. Pruning keeps the run's best-probed checkpoint.
+    run: a run folder, for its final encoder, or one of its checkpoints (run/checkpoints/step-...), whose
+    encoder is then written to `out`. Pruning keeps the checkpoint with the best probe result.
 
-    Writes the features, the sweep's tables (docs/formats.md) and, last, results.json; nothing in the run
-    folder of somebody else. Raises FmctError when there is no encoder yet, no volume has a label, `out` takes
-    no files or holds the results of another run, dataset or labels, or the volumes were preprocessed in
-    another way than those the encoder was trained on.
+    Writes the features, the sweep's tables (docs/formats.md) and, last, results.json. The run folder of
+    another user is not written to. Raises FmctError if there is no encoder yet, no volume has a label, `out`
+    is not writable or holds the results of another run, dataset or labels, or the preprocessing of the
+    volumes differs from that of the encoder's training.
     """
-    # A lock beside the folder's own, which the sweep within takes and releases: it spans all of the probe.
+    # Held for the whole probe; the sweep takes and releases the folder's main lock in between.
     with writing(out, "fmct probe", name=".probe.lock"):
         return _probe(run, config, out, progress)
 
@@ -129,8 +130,8 @@ def _probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, i
     rows, skipped = _rows(out)
     figures = _figures(out)
     if not rows and not figures:
-        why = "; ".join(f"{task}: {reason}" for task, reason in skipped.items())
-        raise FmctError(f"{config.labels}: no task has enough labelled patients of both classes: {why}")
+        reasons = "; ".join(f"{task}: {reason}" for task, reason in skipped.items())
+        raise FmctError(f"{config.labels}: no task has enough labelled patients of both classes: {reasons}")
     leakage = read_plan(out).leakage[0]
     result = ProbeResult(
         rows=rows,
@@ -148,7 +149,7 @@ def _probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, i
 
 
 def _mark(checkpoint: Path, rows: list[Row]) -> None:
-    """Note beside a checkpoint of this user's how good it is; the run of somebody else is only read."""
+    """Record the score of a checkpoint beside it, unless it belongs to another user."""
     best = ("logistic", "trained", "id")
     areas = [row.auc[0] for row in rows if (row.head, row.encoder, row.split) == best]
     if not areas or not checkpoint.exists() or checkpoint.parent.stat().st_uid != os.geteuid():
@@ -158,7 +159,7 @@ def _mark(checkpoint: Path, rows: list[Row]) -> None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        log.info("%s: its folder takes no files, so pruning will not know its score", checkpoint)
+        log.info("%s: its folder is not writable; its score is not recorded for pruning", checkpoint)
 
 
 def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
@@ -192,7 +193,7 @@ def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
 
 
 def _rows(out: Path) -> tuple[list[Row], dict[str, str]]:
-    """The sweep's results, task by task, and the tasks without any."""
+    """The sweep's results by task, and the tasks without results."""
     results = pq.read_table(out / "results.parquet").to_pylist()
     gains = {
         (row["task"], row["method"], row["split"]): tuple(
@@ -234,7 +235,7 @@ def _rows(out: Path) -> tuple[list[Row], dict[str, str]]:
 
 
 def _figures(out: Path) -> list[FigureRow]:
-    """Those of labels that are not binary, in the order of the table."""
+    """The metrics of labels that are not binary, in the order of the table."""
     return [
         FigureRow(
             task=row["task"],

@@ -1,4 +1,4 @@
-"""What one sample of a probe is: a volume, the best volume of a study, or all volumes of a study."""
+"""Samples of a probe: a volume, the best volume of a study, or all volumes of a study."""
 
 import hashlib
 import logging
@@ -20,45 +20,44 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Members:
-    """The volumes that the studies of a cohort are made of, one behind another, best ones first."""
+    """The volumes of a cohort's studies, concatenated, the best volume of each study first."""
 
     volumes: NDArray[np.int64]
-    """(M,): their places among the volumes of the cohort that the studies were made of."""
+    """(M,): their positions in the underlying cohort of volumes."""
     roles: NDArray[np.int64]
     """(M,), numbers in `fmct_hpc.probe.series.ROLES`."""
     counts: NDArray[np.int64]
     """(B,)"""
 
     def of(self, studies: NDArray[np.int64]) -> "Members":
-        """Those of some studies, in their order."""
+        """The members of the given studies, in their order."""
         starts = np.cumsum(self.counts) - self.counts
         taken = [np.arange(starts[study], starts[study] + self.counts[study]) for study in studies.tolist()]
         members = np.concatenate([np.empty(0, np.int64), *taken])
         return Members(self.volumes[members], self.roles[members], self.counts[studies])
 
     def reading(self, values: NDArray[np.floating]) -> Series:
-        """With what was read of each of `volumes`."""
+        """A `Series` with these values of `volumes`."""
         return Series(values, self.roles, np.cumsum(self.counts) - self.counts)
 
 
 @dataclass(frozen=True)
 class StudyCohort(Cohort):
-    """Studies in place of volumes; each goes by its best volume's key and row."""
+    """A cohort of studies; each is identified by the key and row of its best volume."""
 
     members: Members | None = None
-    """None where the best volume is all of a sample."""
+    """None if a sample is only the best volume."""
     volumes: Cohort | None = None
-    """The cohort of volumes that it was made of."""
+    """The underlying cohort of volumes."""
     torn: int = 0
-    """Studies that are left out, as their volumes bear several Patient IDs."""
+    """Studies left out because their volumes have several Patient IDs."""
 
 
 def of_sample(cohort: Cohort, index: pa.Table, sample: Sample) -> Cohort:
-    """A cohort of volumes as one of `sample`; index: of the dataset.
+    """Convert a cohort of volumes to samples of type `sample`; index: the dataset's index.
 
-    Studies whose volumes bear several Patient IDs (of patients who share no scan) are left out with a warning
-    that counts them: nobody knows whose patient's label, and whose part of a split, theirs is. Raises
-    FmctError where no study is left.
+    Studies whose volumes have several Patient IDs (of patients who share no scan) are left out with a warning
+    that counts them, because their label and split are ambiguous. Raises FmctError if no study is left.
     """
     if sample == "volume":
         return cohort
@@ -67,8 +66,8 @@ def of_sample(cohort: Cohort, index: pa.Table, sample: Sample) -> Cohort:
     torn = [study for study, rows in studies.torn.items() if int(rows[0]) in labelled]
     if torn:
         log.warning(
-            "%d studies are left out of samples of studies, as their volumes bear several Patient IDs "
-            "(several_patients), study %s for instance",
+            "%d studies are left out because their volumes have several Patient IDs (several_patients), "
+            "for example study %s",
             len(torn),
             torn[0],
         )
@@ -78,7 +77,7 @@ def of_sample(cohort: Cohort, index: pa.Table, sample: Sample) -> Cohort:
         if int(rows[0]) in labelled
     ]
     if not found:
-        raise FmctError(f"sample {sample}: all {len(torn)} labelled studies bear several Patient IDs")
+        raise FmctError(f"sample {sample}: all {len(torn)} labelled studies have several Patient IDs")
     found.sort(key=lambda volumes: int(volumes[0]))
     best = np.array([volumes[0] for volumes in found], np.int64)
     members = None

@@ -1,4 +1,4 @@
-"""Several series of a study as one sample: what is read of them, and how it is pooled."""
+"""Several series of a study as one sample: their inputs and how they are pooled."""
 
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,28 +10,28 @@ from torch import Tensor
 from shards.schema import Role
 
 ROLES: tuple[str, ...] = get_args(Role)
-"""In the order of their numbers."""
+"""Role names; the position is the role's number."""
 SeriesPool = Literal["mean", "max"]
 
 
 class Series(NamedTuple):
-    """What is read of the series of B studies, one behind another, the best one of each study first."""
+    """Inputs of the series of B studies, concatenated, the best series of each study first."""
 
     values: NDArray[np.floating[Any]]
     """(M, ...): pooled features (M, width), or patch tokens (M, patches, width)."""
     roles: NDArray[np.int64]
     """(M,), numbers in `ROLES`."""
     starts: NDArray[np.int64]
-    """(B,): where the series of each study begin."""
+    """(B,): index of the first series of each study."""
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """(B,): how many series each study has."""
+        """(B,): number of series of each study."""
         return np.diff(np.append(self.starts, len(self.roles)))
 
 
 def over_series(series: Series, pool: SeriesPool) -> NDArray[np.float32]:
-    """Mean or maximum, channel by channel, over the features of each study's series: (B, width)."""
+    """Mean or maximum per channel over the features of each study's series: (B, width)."""
     if not len(series.starts):
         return series.values[:0].astype(np.float32)
     if pool == "max":
@@ -41,9 +41,9 @@ def over_series(series: Series, pool: SeriesPool) -> NDArray[np.float32]:
 
 
 def padded(counts: NDArray[np.int64], roles: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Where the series of each study stand among all, and their roles: int64 (B, most series) each.
+    """Indices of the series of each study, and their roles: int64 (B, maximum number of series) each.
 
-    Where a study has fewer series, its first one stands again, and the role is -1.
+    Studies with fewer series are padded with their first series, with role -1.
     """
     width = int(counts.max()) if len(counts) else 1
     starts = np.cumsum(counts) - counts
@@ -54,11 +54,11 @@ def padded(counts: NDArray[np.int64], roles: NDArray[np.int64]) -> tuple[Tensor,
 
 
 def role_terms(roles: Tensor, queries: Tensor, embedding: Tensor) -> Tensor:
-    """What a role adds to the products of queries with a series' tokens: (B, S, queries).
+    """Contribution of the role to the products of queries and a series' tokens: (B, S, queries).
 
-    roles: (B, S), -1 where there is no series, whose term is -inf. queries: (queries, width); embedding:
-    (roles, width), added to the tokens where they are keys and not where they are values. That of the study's
-    first series is taken from all, which no softmax notices; so a study of one series has exactly 0.
+    roles: (B, S), -1 for padding, whose term is -inf. queries: (queries, width). embedding: (roles, width),
+    added to the keys and not to the values. The term of the study's first series is subtracted from all,
+    which does not change the softmax and gives exactly 0 for a study of one series.
     """
     keys = embedding[roles.clamp(min=0)]
     terms = (keys - keys[:, :1]) @ queries.T

@@ -1,4 +1,4 @@
-"""Attention over the series of a study: which one a fine-tuned classifier looks at."""
+"""Attention of a fine-tuned classifier over the series of a study."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class SeriesAttention(nn.Module):
     """A weighted mean of a study's series: softmax of w · v + b of the series' role.
 
     Attention pooling of a bag's instances (Ilse et al. 2018, "Attention-based Deep Multiple Instance
-    Learning", equations 7 and 8, with a linear score). Begins at the mean, as all weights are 0; of one
-    series it is that series.
+    Learning", equations 7 and 8, with a linear score). Starts as the mean, since all weights are 0; a single
+    series is returned unchanged.
     """
 
     def __init__(self, width: int) -> None:
@@ -25,7 +25,7 @@ class SeriesAttention(nn.Module):
         self.roles = nn.Parameter(torch.zeros(len(ROLES)))
 
     def forward(self, values: Tensor, places: Tensor, roles: Tensor) -> Tensor:
-        """(M, width) of all series -> (B, width); places and roles as `padded` gives them."""
+        """(M, width) of all series -> (B, width); places and roles: from `padded`."""
         products = values @ self.weight
         scores = products[places] + self.roles[roles.clamp(min=0)]
         attention = scores.masked_fill(roles < 0, -torch.inf).softmax(dim=1)
@@ -34,7 +34,7 @@ class SeriesAttention(nn.Module):
 
 @dataclass(frozen=True)
 class StudyLinearHead(LinearHead):
-    """A linear model of what attention gathers of a study's series."""
+    """A linear model of the attention-weighted mean of a study's series."""
 
     attention: NDArray[np.float32]
     """(width,)"""
@@ -42,7 +42,7 @@ class StudyLinearHead(LinearHead):
     """(roles,)"""
 
     def raw_of_studies(self, series: Series) -> NDArray[np.floating]:
-        """Of pooled features (M, width) of all series."""
+        """Raw outputs from the pooled features (M, width) of all series."""
         module = SeriesAttention(len(self.attention))
         module.load_state_dict(
             {"weight": torch.from_numpy(self.attention), "roles": torch.from_numpy(self.roles)}

@@ -1,4 +1,4 @@
-"""What methods read of an encoder: its features, its tokens, or its weights with the volumes."""
+"""Inputs of the methods: an encoder's features, its tokens, or its weights and the volumes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,21 +26,21 @@ from shards.label_kinds import KindSpec
 
 
 def require_methods(kinds: Mapping[str, KindSpec], methods: Sequence[str]) -> None:
-    """Raise FmctError where a method has no counterpart for a kind of label."""
+    """Raise FmctError if a method does not support a kind of label."""
     for task, spec in kinds.items():
         kind = kind_class(spec).name
-        there = for_kind(kind)
+        supported = for_kind(kind)
         for method in methods:
-            if method not in there:
+            if method not in supported:
                 raise FmctError(
-                    f"kinds.{task}: method {method} has nothing for {kind} labels; methods may be "
-                    f"{', '.join(there)}"
+                    f"kinds.{task}: method {method} does not support {kind} labels; expected "
+                    f"{', '.join(supported)}"
                 )
 
 
 @dataclass(frozen=True)
 class Source:
-    """One encoder and the cohort's volumes, or studies, as the methods read them."""
+    """One encoder and the cohort's volumes or studies, as input of the methods."""
 
     spec: EncoderSpec
     config: SweepConfig
@@ -48,26 +48,26 @@ class Source:
 
     @cached_property
     def store(self) -> FeatureStore:
-        """Its features; FmctError where they are not extracted yet, or are of other weights or volumes."""
+        """Its features; raises FmctError if they are missing, or are of other weights or volumes."""
         path = self.config.features / self.spec.name
         store = FeatureStore.open(path)
         made_of = store.info.spec_digest, store.info.dataset_digest
         if made_of != (self.spec_digest, info.read(self.config.data).digest):
-            raise FmctError(f"{path}: of other weights or another dataset; extract the features again")
+            raise FmctError(f"{path}: from other weights or another dataset; extract the features again")
         return store
 
     @cached_property
     def spec_digest(self) -> str:
-        """What the encoder is, by `EncoderSpec.digest`."""
+        """The encoder's `EncoderSpec.digest`."""
         return self.spec.digest()
 
     def step(self, method: MethodName) -> int | None:
-        """The training step of what a method reads."""
+        """The training step of a method's input."""
         return self.encoder.step if METHODS[method].reads == "volumes" else self.store.info.step
 
     @cached_property
     def studies(self) -> tuple[Cohort, Members] | None:
-        """The volumes, and which of them the cohort's studies are made of; None of a cohort of volumes."""
+        """The underlying volumes, and the studies' members; None for a cohort of volumes."""
         cohort = self.cohort
         if not isinstance(cohort, StudyCohort) or cohort.members is None:
             return None
@@ -76,7 +76,7 @@ class Source:
 
     @cached_property
     def places(self) -> NDArray[np.int64]:
-        """Rows of the store, of the cohort's volumes or of all volumes of its studies."""
+        """Rows of the store for the cohort's volumes, or for all volumes of its studies."""
         if self.studies is None:
             return self.cohort.places_in(self.store)
         volumes, members = self.studies
@@ -85,18 +85,18 @@ class Source:
     def fit(
         self, method: MethodName, layer: int | None, pool: Pool | None, problems: Sequence[Problem]
     ) -> list[Fitted]:
-        """Fit problems whose rows are the cohort's. Raises FmctError for what the encoder doesn't have."""
+        """Fit problems given by rows of the cohort; raises FmctError if the encoder lacks an input."""
         return METHODS[method].fit(Given(self, layer, pool), problems)
 
     def vectors(self, layer: int, pool: Pool) -> NDArray[np.float32]:
-        """Features of the cohort's volumes, or over the series of its studies, (N, width)."""
+        """Features of the cohort's volumes, or pooled over the series of its studies, (N, width)."""
         found = self.store.vectors(layer, pool)[self.places]
         if self.studies is None:
             return found
         return over_series(self.studies[1].reading(found), self.config.series_pool)
 
     def in_store(self, problem: Problem) -> Problem:
-        """The same problem with the store's numbers of volumes: its tokens stay in their file."""
+        """The same problem with row numbers of the store, so that tokens need not be copied to memory."""
         labels = np.zeros((len(self.store), *problem.labels.shape[1:]), dtype=problem.labels.dtype)
         labels[self.places] = problem.labels
         rows = {
@@ -107,12 +107,12 @@ class Source:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """With its weights, on the device; FmctError where they can't be trained on."""
+        """The encoder with its weights, on the device; raises FmctError if it cannot be fine-tuned."""
         encoder = open_encoder(self.spec)
         if not isinstance(encoder.module, Tunable):
             raise FmctError(
-                f"encoder {self.spec.name}: its module is no fmct_hpc.model.tunable.Tunable, as "
-                "fine-tuning needs"
+                f"encoder {self.spec.name}: fine-tuning requires its module to be an "
+                "fmct_hpc.model.tunable.Tunable"
             )
         encoder.module.to(usable_device(self.config.device))
         return encoder
@@ -125,14 +125,14 @@ class Source:
         return module
 
     def volumes_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Members | None]:
-        """The dataset's volumes of some rows of the cohort, and which of them are of one study."""
+        """The dataset's volumes for rows of the cohort, and, for studies, their members."""
         if self.studies is None:
             return self.cohort.rows[rows], None
         volumes, members = self.studies[0], self.studies[1].of(rows)
         return volumes.rows[members.volumes], members
 
     def views(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """The whole field of some volumes of the dataset in float16: 5 MB each at 96³."""
+        """Views of the whole field of volumes of the dataset, float16: 5 MB each at 96³."""
         dataset, encoder = Dataset.open(self.config.data), self.encoder
         require_same_preprocessing(
             dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {self.spec.name}"
@@ -143,28 +143,28 @@ class Source:
 
 @dataclass(frozen=True)
 class Given:
-    """What a method has for a unit: a source, and the unit's layer and pool."""
+    """Input of a method for a unit: a source, and the unit's layer and pool."""
 
     source: Source
     layer: int | None
-    """None of methods that read volumes."""
+    """None for methods that read volumes."""
     pool: Pool | None
-    """None of methods that read tokens or volumes."""
+    """None for methods that read tokens or volumes."""
 
     @property
     def config(self) -> SweepConfig:
-        """With the settings of all methods."""
+        """The sweep's configuration, with the settings of all methods."""
         return self.source.config
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """Pooled features of the cohort's volumes, or over the series of its studies, (N, width)."""
+        """Pooled features of the cohort's volumes, or pooled over the series of its studies, (N, width)."""
         assert self.layer is not None
         assert self.pool is not None
         return self.source.vectors(self.layer, self.pool)
 
     @property
     def tokens(self) -> NDArray[np.float16]:
-        """Patch tokens of all volumes of the store, (volumes, patches, width), read as they are used."""
+        """Patch tokens of all volumes of the store, (volumes, patches, width), memory-mapped."""
         assert self.layer is not None
         return self.source.store.tokens(self.layer)

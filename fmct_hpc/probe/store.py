@@ -1,9 +1,9 @@
-"""A feature store: what one encoder makes of the volumes of one dataset, on disk with digests.
+"""A feature store: one encoder's features of the volumes of one dataset, on disk with digests.
 
 features.json                  FeatureInfo, written last
-<digest>/index.parquet         key, patient_key and study_key, a row a volume
+<digest>/index.parquet         key, patient_key and study_key, a row per volume
 <digest>/layer-11.cls.npy      float32 (N, width); also .mean.npy, and .tokens.npy float16 (N, patches, width)
-parts/                         while the work lasts: a file and a marker for some volumes each
+parts/                         during extraction: files with some volumes each, and their markers
 """
 
 import hashlib
@@ -42,23 +42,23 @@ REMEDY = "delete the folder and extract the features again"
 
 
 class FeatureRequest(Section):
-    """What determines a store's content, but for rounding."""
+    """The inputs that determine a store's content, apart from rounding."""
 
     format_version: int = FORMAT_VERSION
     encoder_digest: str
     dataset_digest: str
-    keys_digest: str = Field(description="SHA-256 of the volumes' keys, a line each, in order")
+    keys_digest: str = Field(description="SHA-256 of the volumes' keys, one per line, in order")
     layers: tuple[int, ...] = Field(description="numbers of the encoder's layers, from 0")
     poolings: tuple[Pooling, ...]
-    tokens: bool = Field(description="whether the patches' own tokens are kept")
+    tokens: bool = Field(description="whether patch tokens are stored")
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the request."""
         return _digest(self.recorded())
 
     def arrays(self) -> list[str]:
-        """Names of the arrays that are stored: layer-11.cls and so on."""
+        """Names of the stored arrays: layer-11.cls and so on."""
         kinds = [*self.poolings, *(["tokens"] if self.tokens else [])]
         return [array_name(layer, kind) for layer in self.layers for kind in kinds]
 
@@ -70,7 +70,7 @@ def _digest(document: dict[str, Any]) -> str:
 
 
 def _seal(document: dict[str, Any]) -> str:
-    """What `digest` of features.json must be: over what is written, whatever keys this version knows."""
+    """The expected `digest` of features.json, over the keys in the file, including unknown ones."""
     return _digest({key: value for key, value in document.items() if key != "digest"})
 
 
@@ -80,47 +80,47 @@ def array_name(layer: int, kind: str) -> str:
 
 
 class FeatureInfo(Closed):
-    """What a finished store holds."""
+    """The content of a finished store."""
 
     request: FeatureRequest
-    name: str = Field(description="the encoder's, for tables")
-    step: int | None = Field(description="of the encoder's training")
+    name: str = Field(description="the encoder's name in tables")
+    step: int | None = Field(description="training step of the encoder")
     depth: int = Field(description="layers of the encoder")
     width: int
-    patches: int = Field(description="patch tokens of a volume")
+    patches: int = Field(description="patch tokens per volume")
     volumes: int
-    spec_digest: str = Field(description="EncoderSpec.digest, where a sweep named the encoder; else empty")
+    spec_digest: str = Field(description="EncoderSpec.digest of a sweep's encoder; else empty")
     files: dict[Component, FileFacts] = Field(description="by name in the folder")
     digest: str = Field(default="", description="SHA-256 of all above")
 
     def write(self, out: Path) -> None:
-        """Write features.json, its digest made anew."""
+        """Write features.json with a new digest."""
         info = self.model_copy(update={"digest": _seal(self.model_dump(mode="json"))})
         write_text(out / FILE_NAME, info.model_dump_json(indent=1) + "\n")
 
     @property
     def encoder_digest(self) -> str:
-        """Of the encoder's weights and input."""
+        """Digest of the encoder's weights and input."""
         return self.request.encoder_digest
 
     @property
     def dataset_digest(self) -> str:
-        """Of the shard dataset."""
+        """Digest of the shard dataset."""
         return self.request.dataset_digest
 
     @property
     def source_digest(self) -> str:
-        """Of encoder and dataset: on no more depend a volume's features at a layer, however many it holds."""
+        """Digest of encoder and dataset, which determine a volume's features at a layer."""
         return _digest({"encoder": self.encoder_digest, "dataset": self.dataset_digest})
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Numbers of the layers that are stored, from 0."""
+        """Numbers of the stored layers, from 0."""
         return self.request.layers
 
     @property
     def poolings(self) -> tuple[Pooling, ...]:
-        """What is stored of each of them."""
+        """The poolings stored for each layer."""
         return self.request.poolings
 
 
@@ -138,7 +138,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, path: Path) -> "FeatureStore":
-        """Open a finished store; FmctError where it is missing, unfinished, damaged or of another version."""
+        """Open a finished store; raises FmctError if missing, unfinished, damaged or of another version."""
         file = path / FILE_NAME
         try:
             document = json_text.parse(file.read_bytes())
@@ -149,10 +149,10 @@ class FeatureStore:
                 )
             info = FeatureInfo.model_validate(document)
             if info.digest != _seal(document):
-                raise ValueError("its digest differs")
+                raise ValueError("digest mismatch")
         except FileNotFoundError:
             raise FmctError(
-                f"{path}: holds no finished feature store; extract the features to the end"
+                f"{path}: no finished feature store; complete the extraction of features"
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise_refusal(error, file)
@@ -163,27 +163,27 @@ class FeatureStore:
         return self.info.volumes
 
     def vectors(self, layer: int = -1, pool: Literal["cls", "mean", "both"] = "both") -> NDArray[np.float32]:
-        """Features of all volumes in the order of `keys`: (N, width), of `both` (N, 2 · width), CLS first.
+        """Features of all volumes in the order of `keys`: (N, width), for `both` (N, 2 · width), CLS first.
 
-        layer: from 0, or from the end by -1 and so on. Of an encoder that gives one vector a volume, `both`
-        is that vector. Raises FmctError where they are not stored, or damaged.
+        layer: from 0, or from the end with -1 and so on. For an encoder with one vector per volume, `both` is
+        that vector. Raises FmctError if the features are not stored or damaged.
         """
         return np.asarray(np.concatenate(self.mapped(layer, pool), axis=1))
 
     def mapped(
         self, layer: int = -1, pool: Literal["cls", "mean", "both"] = "both"
     ) -> list[NDArray[np.float32]]:
-        """The arrays that `vectors` puts side by side, mapped from their files."""
+        """The arrays that `vectors` concatenates, memory-mapped."""
         kinds = self.info.poolings if pool == "both" else (pool,)
         return [np.load(self._array(layer, kind), mmap_mode="r") for kind in kinds]
 
     def tokens(self, layer: int = -1) -> NDArray[np.float16]:
-        """Patch tokens of all volumes, mapped from the file: float16 (N, patches, width)."""
+        """Patch tokens of all volumes, memory-mapped: float16 (N, patches, width)."""
         mapped: NDArray[np.float16] = np.load(self._array(layer, "tokens"), mmap_mode="r")
         return mapped
 
     def verify(self) -> None:
-        """Read all and raise FmctError, naming the file, where anything is not as it was written."""
+        """Check the digests of all files; raises FmctError that names the first mismatch."""
         for name in self.info.files:
             self._file(name)
 
@@ -192,21 +192,21 @@ class FeatureStore:
         name = f"{array_name(number, kind)}.npy"
         if name not in self.info.files:
             stored = ", ".join(self.info.request.arrays())
-            raise FmctError(f"{self.path}: has no {name.removesuffix('.npy')}, only {stored}; extract it too")
+            raise FmctError(f"{self.path}: no {name.removesuffix('.npy')}; found {stored}; extract it too")
         return self._file(name)
 
     def _file(self, name: str) -> Path:
-        """Where a file of the store is, checked against its digest the first time."""
+        """The path of a file of the store, whose digest is checked at the first call."""
         file = inside(self.path / self.info.request.digest[:8], name)
         if name not in self._whole:
             if name not in self.info.files or file_facts(file) != self.info.files[name]:
-                raise FmctError(f"{file}: missing or not as it was written; {REMEDY}")
+                raise FmctError(f"{file}: missing, or its digest does not match; {REMEDY}")
             self._whole.add(name)
         return file
 
 
 class PartMarker(Closed):
-    """Declares a part whole; written after it."""
+    """Marks a part as finished; written after it."""
 
     request_digest: str
     file: FileFacts
@@ -221,8 +221,8 @@ def part_path(out: Path, request: FeatureRequest, start: int, stop: int) -> Path
 def write_part(
     path: Path, request: FeatureRequest, arrays: dict[str, NDArray[np.generic]], patches: int
 ) -> None:
-    """Write a part, and its marker last; patches: patch tokens of a volume."""
-    write_bytes(path, save(arrays))  # not by save_file, which says no OSError where the disk is full
+    """Write a part, and its marker last; patches: patch tokens per volume."""
+    write_bytes(path, save(arrays))  # not with save_file, which raises no OSError if the disk is full
     facts = file_facts(path)
     assert facts is not None
     marker = PartMarker(request_digest=request.digest, file=facts, patches=patches)
@@ -230,9 +230,9 @@ def write_part(
 
 
 def part_is_done(path: Path, request: FeatureRequest) -> bool:
-    """Whether a part's marker is there, is of this request, and has a file of its size beside it.
+    """Whether a part has a marker of this request and a file of the recorded size.
 
-    Raises RefusedError where the system does not say, and FmctError where a newer version wrote it.
+    Raises RefusedError if the files cannot be accessed, and FmctError if a newer version wrote the marker.
     """
     marker = ledger.marked(path.with_suffix(".json"), PartMarker)
     try:
@@ -246,9 +246,9 @@ def part_is_done(path: Path, request: FeatureRequest) -> bool:
 def held(
     out: Path, encoder_digest: str, dataset_digest: str, poolings: tuple[Pooling, ...]
 ) -> FeatureStore | None:
-    """The finished store in `out`, if it is of this encoder and dataset and its files have their sizes.
+    """The finished store in `out`, if it matches encoder and dataset and its files have the recorded sizes.
 
-    Raises RefusedError where the system does not give it.
+    Raises RefusedError if the files cannot be accessed.
     """
     try:
         found = FeatureStore.open(out)
@@ -273,16 +273,16 @@ def collect(
     depth: int,
     spec_digest: str,
 ) -> FeatureStore:
-    """Join the parts, in order, to the store `out`, and remove them; what `out` held before goes last.
+    """Join the parts, in order, to the store `out`, and remove them; an earlier store there is removed last.
 
-    index: columns `KEYS`, a row a volume. Raises FmctError for a damaged part, whose marker is removed.
+    index: columns `KEYS`, a row per volume. Raises FmctError for a damaged part, whose marker is removed.
     """
     patches = 0
     for part in parts:
         marker = PartMarker.model_validate_json(part.with_suffix(".json").read_bytes())
         if file_facts(part) != marker.file:
             part.with_suffix(".json").unlink()
-            raise FmctError(f"{part}: not as it was written; run the same command again to make it anew")
+            raise FmctError(f"{part}: its digest does not match; run the same command again to recompute it")
         patches = marker.patches
     folder = out / request.digest[:8]
     with atomic_path(folder / INDEX_NAME) as temporary:
@@ -315,7 +315,7 @@ _STORE_FOLDER = re.compile("[0-9a-f]{8}")
 
 
 def _join(path: Path, array: str, parts: Sequence[Path], volumes: int) -> int:
-    """Write the parts' arrays of that name one after another as one .npy; the width of its rows."""
+    """Concatenate the parts' arrays of that name to one .npy; returns the width of its rows."""
     joined, row = None, 0
     for part in parts:
         with safe_open(part, "numpy") as file:

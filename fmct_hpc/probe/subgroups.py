@@ -1,4 +1,4 @@
-"""`fmct subgroups`: the figures of a probe or sweep by scanner, kernel, slices, and a site's own groups."""
+"""`fmct subgroups`: metrics of a probe or sweep by scanner, kernel, slices, and groups of the site."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,14 +34,14 @@ SCHEMA = pa.schema(
     ]
 )
 BANDS: Mapping[str, tuple[float, ...]] = {
-    "slice_thickness_mm": (1.5, 3.5),  # thin, as reconstructed for bone and vessels; intermediate; thick
-    "slices": (64, 200),  # a thick sequence; a thick helix; thin slices
+    "slice_thickness_mm": (1.5, 3.5),  # thin (bone and vessels); intermediate; thick
+    "slices": (64, 200),  # sequential, thick; helical, thick; thin
     "kvp": (110, 130),  # 80 and 100; 120; 140
 }
-"""Bounds of the groups that a measured fact makes; a value on a bound is in the upper group."""
+"""Bounds of groups of a numeric attribute; a value equal to a bound is in the upper group."""
 NAMED = ("manufacturer", "kernel_class")
-MOST_GROUPS = 50
-"""Of one column of a site's table: more are keys or free text, and no groups."""
+MAX_GROUPS = 50
+"""For one column of the site's table; more distinct values are keys or free text, and not groups."""
 
 
 def subgroups(
@@ -51,18 +51,18 @@ def subgroups(
     resamples: int = 2000,
     confidence: float = 0.95,
 ) -> pa.Table:
-    """Take the figures of each group of volumes; write `results`/subgroups.parquet and return it.
+    """Compute the metrics of each group of volumes; write `results`/subgroups.parquet and return it.
 
-    results: the output folder of `fmct probe` or `fmct sweep`, of whose predictions those with all labels
-    and the first seed are taken. data: the dataset that they are of. groups: a Parquet file of study_key and
-    columns of text, which the site allows to be kept: each column is one way to group.
+    results: the output folder of `fmct probe` or `fmct sweep`; the predictions with the full label budget and
+    the first seed are used. data: the dataset of the predictions. groups: a Parquet file with study_key and
+    text columns that the site permits to store; each column defines one grouping.
 
-    A row a result, fact and group: area and average precision with bootstrap intervals over patients, Brier
-    score, mean prediction, and the gap of its area to that of all other volumes, over the same resamples. A
-    group of one class has the counts and a reason.
+    One row per result, attribute and group: area and average precision with bootstrap intervals over
+    patients, Brier score, mean prediction, and the difference of its area to that of all other volumes, over
+    the same resamples. A group with a single class has only the counts and a reason.
 
-    Raises FmctError where there are no predictions, where they are of another dataset, and for a table of
-    groups without study_key, with none of the studies, or with more than `MOST_GROUPS` groups in a column.
+    Raises FmctError if there are no predictions or they are of another dataset, and for a table of groups
+    without study_key, without any of the studies, or with more than `MAX_GROUPS` groups in a column.
     """
     predictions = _predictions(results)
     index = Dataset.open(data).index
@@ -70,7 +70,7 @@ def subgroups(
     try:
         rows = np.array([place[key] for key in predictions["key"].to_pylist()])
     except KeyError as error:
-        raise FmctError(f"{results}: has predictions of a volume {error.args[0]} that {data} lacks") from None
+        raise FmctError(f"{results}: volume {error.args[0]} of its predictions is not in {data}") from None
     by = _facts(index) | (_of_site(groups, index["study_key"].to_pylist()) if groups else {})
     patients = np.unique(tied_patients(index), return_inverse=True)[1][rows]
     found = []
@@ -91,25 +91,25 @@ def subgroups(
 
 
 def _predictions(results: Path) -> pa.Table:
-    """Of the full label budget and the first seed."""
+    """The predictions with the full label budget and the first seed."""
     try:
         table = read(results / "predictions.parquet", PREDICTIONS)
     except (OSError, pa.ArrowInvalid) as error:
         raise_refusal(error, results)
-        raise FmctError(f"{results}: no predictions; `fmct probe` and `fmct sweep` write them") from None
+        raise FmctError(f"{results}: no predictions; run `fmct probe` or `fmct sweep`") from None
     table = table.filter(
         pc.and_(pc.equal(table["fraction"], 1.0), pc.equal(table["seed"], pc.min(table["seed"])))
     )
     if not table.num_rows:
         raise FmctError(f"{results}: no predictions with all labels; sweep with fractions=[1.0]")
-    table = table.filter(pc.is_valid(table["label"]))  # other kinds than binary have none
+    table = table.filter(pc.is_valid(table["label"]))  # null for labels that are not binary
     if not table.num_rows:
-        raise FmctError(f"{results}: no predictions of binary labels, which subgroups takes apart")
+        raise FmctError(f"{results}: no predictions of binary labels; subgroups supports no others")
     return table
 
 
 def _results(predictions: pa.Table) -> Iterator[tuple[dict[str, Any], NDArray[np.int64]]]:
-    """Each result and its rows."""
+    """Yield each result with its rows."""
     keys = list(zip(*(predictions[name].to_pylist() for name in OF_RESULT), strict=True))
     places: dict[tuple[Any, ...], list[int]] = {}
     for row, key in enumerate(keys):
@@ -119,7 +119,7 @@ def _results(predictions: pa.Table) -> Iterator[tuple[dict[str, Any], NDArray[np
 
 
 def _facts(index: pa.Table) -> dict[str, NDArray[np.str_]]:
-    """The group of each volume, by acquisition fact."""
+    """The group of each volume for each acquisition attribute."""
     found = {name: np.asarray(index[name].to_pylist(), np.str_) for name in NAMED}
     for name, bounds in BANDS.items():
         values = index[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
@@ -130,28 +130,26 @@ def _facts(index: pa.Table) -> dict[str, NDArray[np.str_]]:
 
 
 def _of_site(path: Path, studies: Sequence[str]) -> dict[str, NDArray[np.str_]]:
-    """The group of each volume by each of a site's columns; "unknown" where the table says nothing."""
+    """The group of each volume for each column of the site; "unknown" where missing."""
     try:
         table = read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise_refusal(error, path)
-        raise FmctError(f"{path}: no readable Parquet table of groups") from None
+        raise FmctError(f"{path}: not a readable Parquet table of groups") from None
     columns = [name for name in table.column_names if name != STUDY_COLUMN]
     if STUDY_COLUMN not in table.column_names or not columns:
         raise FmctError(f"{path}: expected {STUDY_COLUMN} and columns of groups")
     place = {key: row for row, key in enumerate(table[STUDY_COLUMN].to_pylist())}
     if not place.keys() & set(studies):
-        raise FmctError(
-            f"{path}: none of its studies is in the dataset; were both made with the same key file?"
-        )
+        raise FmctError(f"{path}: none of its studies is in the dataset; both need the same key file")
     found = {}
     for name in columns:
         if not pa.types.is_string(table[name].type):
-            raise FmctError(f"{path}: column {name} is no text; give groups such as 40-59 for an age")
-        said = table[name].to_pylist()
-        if len(set(said)) > MOST_GROUPS:
-            raise FmctError(f"{path}: column {name} has {len(set(said))} groups, {MOST_GROUPS} at most")
-        values = [said[place[study]] if study in place else None for study in studies]
+            raise FmctError(f"{path}: column {name} is not text; use groups such as 40-59 for ages")
+        column = table[name].to_pylist()
+        if len(set(column)) > MAX_GROUPS:
+            raise FmctError(f"{path}: column {name} has {len(set(column))} groups, {MAX_GROUPS} at most")
+        values = [column[place[study]] if study in place else None for study in studies]
         found[name] = np.array([value or "unknown" for value in values], np.str_)
     return found
 
@@ -186,17 +184,17 @@ def _rows(
 
 
 def _part(scored: Scored, rows: NDArray[np.bool_]) -> Scored:
-    """Some of the volumes; patients keep their numbers, so that resamples are the same for all parts."""
+    """A subset of the volumes; patients keep their numbers, so that all parts share their resamples."""
     return Scored(scored.scores[rows], scored.labels[rows], scored.patients[rows], scored.folds[rows])
 
 
 def printed(table: pa.Table) -> str:
-    """The groups whose area lies apart from that of the others by its interval, the widest gap first."""
+    """The groups whose interval of the gap excludes 0, sorted by decreasing gap."""
     rows = [row for row in table.to_pylist() if row["gap"] is not None]
     apart = [row for row in rows if row["gap_low"] > 0 or row["gap_high"] < 0]
     lines = [
-        f"{len(rows)} groups compared with the others, {len(apart)} apart by their interval; of so many, "
-        "some are so by chance"
+        f"{len(rows)} groups compared with all other volumes; for {len(apart)} the interval excludes 0, for "
+        "some of them by chance (no correction for multiple tests)"
     ]
     for row in sorted(apart, key=lambda row: -abs(row["gap"])):
         lines.append(

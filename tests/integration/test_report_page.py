@@ -353,7 +353,7 @@ def test_another_file_in_the_place_of_a_run_or_of_labels_is_named(inputs: Inputs
     (tmp_path / "file").write_text("study_instance_uid,bleed\n1.2,1\n")
     with pytest.raises(FmctError, match=r"file.config\.json: missing; is .*file a run folder"):
         report(tmp_path / "page.html", tmp_path / "file")
-    with pytest.raises(FmctError, match="file: no readable label table"):
+    with pytest.raises(FmctError, match="file: not a readable label table"):
         report(tmp_path / "page.html", inputs.run, labels=tmp_path / "file")
 
 

@@ -248,7 +248,7 @@ def test_unseen_labels_change_nothing_and_heads_give_the_scores(kind: Kind, targ
     # What is read from a table of predictions is what was predicted.
     values, events = kind.values(targets)
     np.testing.assert_array_equal(
-        kind.retold(values, np.zeros(N, bool) if events is None else events), targets
+        kind.from_values(values, np.zeros(N, bool) if events is None else events), targets
     )
 
 

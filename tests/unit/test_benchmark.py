@@ -151,7 +151,7 @@ def test_what_a_benchmark_refuses(file: Path, tmp_path: Path, monkeypatch: pytes
             load(BenchmarkConfig, file, [wrong])
     # Nothing is computed where one of the datasets refuses.
     refuses = load(BenchmarkConfig, file, ["allow_unknown_pretraining=false"])
-    with pytest.raises(FmctError, match="nobody knows whether"):
+    with pytest.raises(FmctError, match="pretraining data is not available"):
         Benchmark(refuses, tmp_path / "out").run()
     assert not list(tmp_path.rglob("*.parquet"))
     hashed = load(BenchmarkConfig, file, []).datasets[0]

@@ -188,7 +188,7 @@ def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe):
         ("preprocess.config=/nowhere.yaml", "/nowhere.yaml"),
         ("train.set=[run.batch=8,'run.start_from=/nowhere.safetensors']", "/nowhere.safetensors"),
         ("train.set=[run.batch=8,'engine.deepspeed={steps_per_prnt: 1}']", "mean steps_per_print"),
-        ("probe.set=[folds=5]", "column split says who is tested, and folds=5"),
+        ("probe.set=[folds=5]", "column split conflicts with folds=5"),
         ("probe.set=[allow_pretraining_patients=false]", "probe: .* allow_pretraining_patients=true"),
         ("sweep={set: []}", "sweep: .* allow_pretraining_patients=true"),
         (f"sweep={{set: [{ALLOWED}, 'tasks=[bleeds]']}}", "has no task bleeds, only bleed"),

@@ -240,7 +240,7 @@ def test_a_sweep_of_several_cells_has_to_say_which(grid: SweepConfig, tmp_path: 
             "several layers, pools, samples or label budgets",
         ),
         ({"folds": 3}, {"method": "logistic"}, "folds: cross-validation"),
-        ({}, {"method": "logistic", "tasks": ["dark"]}, "has no task dark"),
+        ({}, {"method": "logistic", "tasks": ["dark"]}, "no task dark"),
     ]
     for values, wanted, said in cases:
         with pytest.raises(FmctError, match=said):

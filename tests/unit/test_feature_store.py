@@ -81,7 +81,7 @@ def test_array_tasks_share_the_work_and_nothing_is_done_twice(
     monkeypatch.setattr(Dataset, "read", lambda self, i: read.append(i) or original(self, i))
     for task in range(3):
         assert extract_store(encoder, "ours", dataset, tmp_path / "s", task=(task, 3), part_volumes=1) is None
-        with pytest.raises(FmctError, match="holds no finished feature store"):
+        with pytest.raises(FmctError, match="no finished feature store"):
             FeatureStore.open(tmp_path / "s")
     assert sorted(read) == list(range(VOLUMES))
     shared = extract_store(encoder, "ours", dataset, tmp_path / "s", part_volumes=1)
@@ -123,7 +123,7 @@ def test_a_killed_extraction_goes_on_and_a_damaged_part_is_made_anew(
         extract_store(encoder, "ours", dataset, tmp_path, batch=1, part_volumes=2, progress=stop)
     (part,) = (tmp_path / "parts").glob("*.safetensors")
     flip(part)
-    with pytest.raises(FmctError, match=f"{part}: not as it was written; run the same command again"):
+    with pytest.raises(FmctError, match=f"{part}: its digest does not match; run the same command again"):
         extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2)
     made = []
     extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2, progress=lambda *at: made.append(at))

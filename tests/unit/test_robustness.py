@@ -148,7 +148,7 @@ def test_what_can_not_be_followed_is_refused(swept, tmp_path: Path) -> None:
         robustness(other, tmp_path / "b", [folder / "kept-logistic"])
     with pytest.raises(FmctError, match="given already"):
         robustness(config, tmp_path / "c", [folder / "kept-logistic"] * 2)
-    with pytest.raises(FmctError, match="nobody knows"):
+    with pytest.raises(FmctError, match="pretraining data is not available"):
         robustness(as_config(config, allow_unknown_pretraining=False), tmp_path / "d")
     with pytest.raises(FmctError, match=r"slices of 7\.5 mm are no thicker"):
         robustness(as_config(config, changes={"thicker": [30.0, 7.5]}), tmp_path / "f")

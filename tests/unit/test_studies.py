@@ -78,7 +78,7 @@ def test_torn_studies_alone_are_refused(grid: SweepConfig, tmp_path: Path) -> No
     labels = pq.read_table(grid.labels).slice(TORN[0], len(TORN))
     pq.write_table(labels, tmp_path / "labels.parquet")
     config = grid.model_copy(update={"labels": tmp_path / "labels.parquet"})
-    with pytest.raises(FmctError, match=r"sample best: all 2 labelled studies bear several Patient IDs"):
+    with pytest.raises(FmctError, match=r"sample best: all 2 labelled studies have several Patient IDs"):
         Sweep(config, tmp_path / "out").plan()
 
 

@@ -11,7 +11,7 @@ from shard_samples import FACTS, make_key, make_record
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 from typer.testing import CliRunner
 
-from fmct_hpc.probe.subgroups import MOST_GROUPS, subgroups
+from fmct_hpc.probe.subgroups import MAX_GROUPS, subgroups
 from fmct_hpc.probe.sweep.tables import PREDICTIONS
 from launch.cli import app
 from shards import ShardWriter, finish_dataset
@@ -124,10 +124,10 @@ def test_a_sites_own_groups_are_taken_and_others_unknown(folder: Path) -> None:
         ({"study_key": ["a"], "age": ["x"]}, "none of its studies is in the dataset"),
         ({"age": ["x"]}, "expected study_key and columns of groups"),
         ({"study_key": [make_key(0)]}, "expected study_key and columns of groups"),
-        ({"study_key": [make_key(0)], "age": [71]}, "column age is no text"),
+        ({"study_key": [make_key(0)], "age": [71]}, "column age is not text"),
         (
             {"study_key": [make_key(n) for n in range(60)], "name": [f"n{n}" for n in range(60)]},
-            f"column name has 60 groups, {MOST_GROUPS} at most",
+            f"column name has 60 groups, {MAX_GROUPS} at most",
         ),
     ],
 )
@@ -146,5 +146,5 @@ def test_predictions_of_another_dataset_are_refused(folder: Path, tmp_path: Path
     others = pa.array([make_key(9000)] * table.num_rows).dictionary_encode()
     other = table.set_column(table.schema.get_field_index("key"), "key", others)
     pq.write_table(other, tmp_path / "predictions.parquet")
-    with pytest.raises(FmctError, match="has predictions of a volume"):
+    with pytest.raises(FmctError, match="volume .* of its predictions is not in"):
         subgroups(tmp_path, folder / "data")

@@ -24,7 +24,7 @@ from fmct_hpc.probe.statistics.area import auc
 from fmct_hpc.probe.statistics.paired import compare, holm
 from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.store import FeatureStore
-from fmct_hpc.probe.sweep.grid import shared_out
+from fmct_hpc.probe.sweep.grid import balanced_tasks
 from fmct_hpc.probe.sweep.ledger import progress
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.retrieval.config import RetrievalConfig, SearchConfig
@@ -139,7 +139,7 @@ def test_there_is_a_row_for_every_cell_of_the_grid(swept: Path) -> None:
 def test_what_can_not_be_probed_says_why_and_has_no_figures(swept: Path) -> None:
     refused = [row for row in rows(swept) if row["reason"]]
     assert {row["reason"] for row in refused if row["shots"] == 500} == {
-        f"{n} negative training patients, 500 are needed"
+        f"{n} negative training patients, 500 required"
         for n in {int(row["reason"].split()[0]) for row in refused if row["shots"] == 500}
     }
     assert all(row["auc"] is None and row["ece"] is None for row in refused)
@@ -240,7 +240,7 @@ def test_a_unit_broken_off_before_its_marker_is_computed_again(
 
 def test_another_grid_keeps_what_it_shares_with_the_last(folder: Path, swept: Path) -> None:
     grid = Sweep(config(folder, fractions=[0.25, 0.5, 1.0]), swept)
-    with pytest.raises(FmctError, match="made of another configuration"):
+    with pytest.raises(FmctError, match="plan.json: from another configuration"):
         grid.run_task(0)
     plan = grid.plan()
     computed = sum(grid.run_task(task) for task in range(len(plan.tasks)))
@@ -272,7 +272,7 @@ def test_a_unit_of_other_features_is_computed_again(folder: Path, monkeypatch: p
     assert progress(folder / "own").done == 4
     assert progress_of_job(folder, "12")[:2] == (4, 4)
     shutil.rmtree(second.features)
-    with pytest.raises(FmctError, match="holds no finished feature store"):
+    with pytest.raises(FmctError, match="no finished feature store"):
         Sweep(second, folder / "own").run_share(0, 1)
     assert progress(folder / "own").done == 4, "features that are away for now take nothing with them"
 
@@ -307,7 +307,7 @@ def test_a_smaller_budget_lies_within_a_greater_one_and_never_touches_the_test(f
     assert set(cohort.values[last.train, 1]) == {0, 1}
     other = cohort.parts("mass", Budget(0.2, None), 1)[0]
     assert set(other.train) != set(cohort.parts("mass", Budget(0.2, None), 0)[0].train)
-    with pytest.raises(TooFewError, match="500 are needed"):
+    with pytest.raises(TooFewError, match="500 required"):
         cohort.parts("mass", Budget(None, 500), 0)
     split = SplitConfig(validation=0.0)
     cohort = read_cohort(folder / "data", folder / "labels.parquet", None, split, None)
@@ -317,7 +317,7 @@ def test_a_smaller_budget_lies_within_a_greater_one_and_never_touches_the_test(f
 
 def test_tasks_are_of_about_equal_cost() -> None:
     costs = np.random.default_rng(0).lognormal(0, 1, 200)
-    tasks = shared_out(costs, costs.sum() / 10)
+    tasks = balanced_tasks(costs, costs.sum() / 10)
     loads = [costs[task].sum() for task in tasks]
     assert len(tasks) == 10
     assert max(loads) < 1.05 * min(loads)
@@ -337,9 +337,9 @@ def test_no_table_replaces_the_labels(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"tasks": ["bled"]}, "has no task bled"),
-        ({"layers": [-1, -1]}, "layers names one twice"),
-        ({"fractions": [], "shots": []}, "no labels to learn from"),
+        ({"tasks": ["bled"]}, "no task bled"),
+        ({"layers": [-1, -1]}, "layers has a duplicate value"),
+        ({"fractions": [], "shots": []}, "fractions and shots are both empty"),
     ],
 )
 def test_a_wrong_grid_is_told_in_a_line(folder: Path, values: dict, expected: str) -> None:

@@ -81,7 +81,7 @@ def test_other_weights_or_other_pretraining_patients_need_another_plan(folder: P
     pq.write_table(pa.table({"patient_key": KEYS}), folder / "seen.parquet")
     for changed in (sweep(folder, "b"), sweep(folder, pretraining=folder / "seen.parquet")):
         for ask in (changed.status, changed.collect, lambda changed=changed: changed.run_share(0, 1)):
-            with pytest.raises(FmctError, match=r"plan\.json: made of another configuration"):
+            with pytest.raises(FmctError, match=r"plan\.json: from another configuration"):
                 ask()
     with pytest.raises(FmctError, match="tested patients were in its pretraining data"):
         sweep(folder, pretraining=folder / "seen.parquet").plan()
@@ -110,7 +110,7 @@ def test_weights_that_were_replaced_are_probed_anew(folder: Path, method: str) -
     again.plan()
     assert "0 of 1 units done" in again.status()
     if method == "logistic":
-        with pytest.raises(FmctError, match="features/e: of other weights or another dataset; extract"):
+        with pytest.raises(FmctError, match="features/e: from other weights or another dataset; extract"):
             again.run_share(0, 1)
     sweep(folder, method=method).run()
     assert steps(folder) == {3}
@@ -122,7 +122,7 @@ def test_features_of_volumes_that_were_replaced_are_not_used(folder: Path) -> No
     write_volumes(folder / "data", 0)
     again = sweep(folder)
     again.plan()
-    with pytest.raises(FmctError, match="features/e: of other weights or another dataset; extract"):
+    with pytest.raises(FmctError, match="features/e: from other weights or another dataset; extract"):
         again.run_share(0, 1)
     sweep(folder).run()
     assert pq.read_table(folder / "out" / "results.parquet")["auc"].to_pylist()[0] < 0.9

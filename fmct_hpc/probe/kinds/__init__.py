@@ -1,4 +1,4 @@
-"""Kinds of label: a class a kind, in a file of its own, with its loss, predictions and figures."""
+"""Kinds of label, one class and file each, with loss, predictions and metrics."""
 
 from fmct_hpc.probe.kinds.base import Kind
 from fmct_hpc.probe.kinds.binary import BINARY, Binary
@@ -16,5 +16,5 @@ __all__ = ["BINARY", "KINDS", "Kind", "kind_class"]
 
 
 def kind_class(spec: KindSpec) -> type[Kind]:
-    """The class of a kind, as a configuration names it."""
+    """The class of a kind as given in a configuration."""
     return KINDS[spec if isinstance(spec, str) else "survival"]

@@ -1,7 +1,7 @@
-"""A kind of label: what it predicts, by which loss, and how that is judged. A kind is a subclass, in a file.
+"""Base class of a kind of label, which defines predictions, loss and metrics; one subclass per file.
 
-Linear, attentive and fine-tuned heads give raw outputs (B, outputs); a kind turns them into predictions, and
-says what they lose. A head's weights have `directions` columns: one for each output, or one that all share.
+Linear, attentive and fine-tuned heads return raw outputs (B, outputs); a kind defines their loss and maps
+them to predictions. A head's weights have `directions` columns: one per output, or one shared by all.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from fmct_hpc.probe.statistics.judged import Judged, Measure
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 
 Targets = NDArray[Any]
-"""(N,), or (N, 2) of time and event; by rows of volumes. Where unknown, anything."""
+"""(N,), or (N, 2) with time and event; one row per volume. Undefined where the label is unknown."""
 
 
 RawArray = NDArray[np.floating[Any]]
 
 
-class Said(NamedTuple):
-    """What a table has of one prediction."""
+class PredictionColumns(NamedTuple):
+    """One prediction in the columns of a table."""
 
     score: float
     value: float | None = None
@@ -34,66 +34,66 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """What all kinds have in common."""
+    """Interface of all kinds."""
 
     name: ClassVar[str]
     figures: ClassVar[tuple[str, ...]]
-    """Names of what `measure` gives; encoders are compared by the first."""
+    """Names of the metrics of `measure`; encoders are compared by the first."""
     greater_is_better: ClassVar[bool] = True
-    """Of the first figure."""
+    """For the first metric."""
     inflated: ClassVar[tuple[str, ...]] = ()
-    """Figures that noise makes greater, whose intervals are centred (`Draws.interval`)."""
+    """Metrics that noise increases; their intervals are centred (`Draws.interval`)."""
 
     @classmethod
     def over(cls, values: FloatArray) -> Self:
-        """The kind for a column whose known values are these."""
+        """The kind for a label column with these known values."""
         return cls()
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Numbers of the classes in the order of the probabilities; none where there are no classes."""
+        """Numbers of the classes in the order of the probabilities; empty for kinds without classes."""
         return ()
 
     @property
     def outputs(self) -> int:
-        """How many raw outputs, each with its bias."""
+        """Number of raw outputs, each with a bias."""
         return 1
 
     @property
     def directions(self) -> int:
-        """Columns of the weights."""
+        """Number of columns of the weights."""
         return 1
 
     def targets(self, values: FloatArray, times: FloatArray) -> Targets:
-        """What is to be predicted, of a label column and of its column of times (NaN of other kinds)."""
+        """Targets from a label column and its column of times (NaN for kinds without times)."""
         raise NotImplementedError
 
     def values(self, targets: Targets) -> tuple[FloatArray, NDArray[np.bool_] | None]:
-        """The label's values as a table of predictions has them, and events of a time to event."""
+        """The label's values in a table of predictions, and, for a time to event, the events."""
         raise NotImplementedError
 
-    def retold(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
-        """The targets of what `values` gave."""
+    def from_values(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
+        """Targets from the arrays returned by `values`."""
         raise NotImplementedError
 
     def strata(self, targets: Targets) -> IntArray:
-        """(N,) from 0: a label budget and folds take volumes of each stratum alike."""
+        """(N,) from 0; label budgets and folds are stratified by these."""
         return np.zeros(len(targets), np.int64)
 
     def stratum_names(self) -> Sequence[str]:
-        """Of the strata, for `{} training patients`; each must be there to learn from."""
+        """Names of the strata, for `{} training patients`; training requires patients of each."""
         return ("labelled",)
 
     def on(self, targets: Targets) -> Self:
-        """The kind with what it takes from the training volumes' targets, such as their spread."""
+        """The kind with parameters from the training targets, such as their standard deviation."""
         return self
 
     def start(self, targets: Targets) -> Tensor:
-        """Free parameters of the biases to begin at, float32 (outputs,)."""
+        """Initial free parameters of the biases, float32 (outputs,)."""
         return torch.zeros(self.outputs)
 
     def biases(self, free: Tensor) -> Tensor:
-        """Biases (outputs,) of the free parameters."""
+        """Biases (outputs,) from the free parameters."""
         return free
 
     def loss(self, raw: Tensor, targets: Targets) -> Tensor:
@@ -105,32 +105,32 @@ class Kind:
         raise NotImplementedError
 
     def absorbed(self, weight: FloatArray, bias: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Weights (..., directions) and biases of a head for the kind as `over` gives it."""
+        """Weights (..., directions) and biases with the parameters of `on` absorbed."""
         return weight, bias
 
     def choice_loss(self, predictions: FloatArray, targets: Targets) -> float:
-        """What methods choose by on validation volumes: predictions (N, P); 0 without volumes."""
+        """The criterion that methods minimise on validation volumes: predictions (N, P); 0 if N is 0."""
         raise NotImplementedError
 
     def votes(self, targets: Targets) -> FloatArray:
-        """What neighbours' weighted mean is taken of, (N, P); of kinds that neighbours can learn."""
+        """Values averaged over nearest neighbours, (N, P); for kinds supported by `neighbours`."""
         raise NotImplementedError
 
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
-        """The figures of a test set, to be taken of many resamples.
+        """The metrics of a test set, as a function of resamples.
 
-        training: targets of the training volumes; None where the first figure is enough. Figures that need
-        more than predictions say, such as a baseline hazard, take it of `judged.validation`.
+        training: targets of the training volumes; None if only the first metric is required. Metrics that
+        need more than predictions, such as a baseline hazard, estimate it on `judged.validation`.
         """
         raise NotImplementedError
 
     def at(self, training: Targets) -> dict[str, float]:
-        """Where a figure is taken, by its name, such as the horizon of an area."""
+        """The point at which a metric is evaluated, by its name, such as the horizon of an area."""
         return {}
 
-    def said(self, predictions: FloatArray) -> list[Said]:
-        """What a table has of predictions (N, P)."""
-        return [Said(float(value), float(value)) for value in predictions[:, 0]]
+    def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
+        """Table columns of predictions (N, P)."""
+        return [PredictionColumns(float(value), float(value)) for value in predictions[:, 0]]
 
     def path(self, x: FloatArray, targets: Targets, strengths: Sequence[float]) -> Path:
         """Weights and biases that minimise ½ ‖w‖² + C Σ loss for each strength C: x (N, D)."""

@@ -1,4 +1,4 @@
-"""A finding that is there or not. Its figures, thresholds and calibration have tables of their own."""
+"""Binary labels. Their metrics, thresholds and calibration have separate tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmct_hpc.probe.kinds.base import Kind, RawArray, Said, Targets
+from fmct_hpc.probe.kinds.base import Kind, PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 
-LEAST = 1e-6
-"""A probability counts as at least this, as a vote of neighbours may be 0."""
+MIN_PROBABILITY = 1e-6
+"""Lower bound in log loss, since the vote of neighbours may be 0."""
 
 
 def log_loss(probabilities: FloatArray, labels: NDArray[np.bool_]) -> FloatArray:
     """Mean negative log-likelihood along the last axis; 0 without volumes.
 
-    What methods choose by: it tells strengths apart on few volumes, where areas under curves tie.
+    The criterion of methods: it distinguishes strengths on few volumes, where areas under curves tie.
     """
     if not len(labels):
         return np.zeros(probabilities.shape[:-1])
     right = np.where(labels, probabilities, 1 - probabilities)
-    return np.asarray(-np.log(np.maximum(right, LEAST)).mean(axis=-1))
+    return np.asarray(-np.log(np.maximum(right, MIN_PROBABILITY)).mean(axis=-1))
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Binary(Kind):
     figures: ClassVar[tuple[str, ...]] = ("auc",)
 
     def targets(self, values: FloatArray, times: FloatArray) -> Targets:
-        """Whether the label is there."""
+        """Whether the label is 1."""
         return values == 1
 
     def strata(self, targets: Targets) -> IntArray:
@@ -48,7 +48,7 @@ class Binary(Kind):
         return ("negative", "positive")
 
     def start(self, targets: Targets) -> Tensor:
-        """0, without an axis."""
+        """0, a scalar."""
         return torch.zeros(())
 
     def loss(self, raw: Tensor, targets: Targets) -> Tensor:
@@ -57,7 +57,7 @@ class Binary(Kind):
         return F.binary_cross_entropy_with_logits(raw, labels, reduction="sum")
 
     def predictions(self, raw: RawArray) -> FloatArray:
-        """Probabilities of logits, (N,) both."""
+        """Probabilities from logits, (N,) each."""
         return np.asarray(torch.sigmoid(torch.from_numpy(np.asarray(raw)).double()).numpy())
 
     def choice_loss(self, predictions: FloatArray, targets: Targets) -> float:
@@ -65,12 +65,12 @@ class Binary(Kind):
         return float(log_loss(predictions, targets))
 
     def votes(self, targets: Targets) -> FloatArray:
-        """1 for the label."""
+        """1 for positives."""
         return targets.astype(np.float64)
 
-    def said(self, predictions: FloatArray) -> list[Said]:
-        """The probability alone."""
-        return [Said(float(score)) for score in predictions]
+    def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
+        """Only the probability."""
+        return [PredictionColumns(float(score)) for score in predictions]
 
 
 BINARY = Binary()

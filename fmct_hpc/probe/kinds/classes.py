@@ -1,4 +1,4 @@
-"""What kinds of numbered classes share: their targets and strata, and the loss of their probabilities."""
+"""Common base of kinds with numbered classes: targets, strata, and the loss of the probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from numpy.typing import NDArray
 from fmct_hpc.probe.kinds.base import Kind, Targets
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 
-LEAST = 1e-6
-"""A probability counts as at least this, as a vote of neighbours may be 0."""
+MIN_PROBABILITY = 1e-6
+"""Lower bound in log loss, since the vote of neighbours may be 0."""
 
 
 @dataclass(frozen=True)
 class Classes(Kind):
-    """Classes by number; targets (N,) int64 places in `numbers`, predictions (N, classes) probabilities."""
+    """Numbered classes; targets (N,) int64 indices in `numbers`, predictions (N, classes) probabilities."""
 
     numbers: tuple[int, ...] = (0, 1)
 
     @classmethod
     def over(cls, values: FloatArray) -> Self:
-        """The classes that the column has."""
+        """The classes in the column."""
         return cls(tuple(int(value) for value in np.unique(values)))
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """As they are numbered in the table."""
+        """The numbers in the table."""
         return self.numbers
 
     def targets(self, values: FloatArray, times: FloatArray) -> Targets:
-        """The place of each value's class; 0 where unknown."""
+        """The index of each value's class; 0 where unknown."""
         known = np.where(np.isnan(values), self.numbers[0], values)
         return np.searchsorted(np.array(self.numbers), known).astype(np.int64)
 
@@ -39,8 +39,8 @@ class Classes(Kind):
         """The classes' numbers."""
         return np.array(self.numbers, np.float64)[targets], None
 
-    def retold(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
-        """The places of the numbers."""
+    def from_values(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
+        """The indices of the numbers."""
         return self.targets(values, values)
 
     def strata(self, targets: Targets) -> IntArray:
@@ -58,9 +58,9 @@ class Classes(Kind):
         return float(-np.log(self.of_truth(predictions, targets)).mean())
 
     def of_truth(self, predictions: FloatArray, targets: Targets) -> FloatArray:
-        """The probability of each volume's class, (N,), at least `LEAST`."""
-        return np.maximum(predictions[np.arange(len(targets)), targets], LEAST)
+        """The probability of each volume's true class, (N,), at least `MIN_PROBABILITY`."""
+        return np.maximum(predictions[np.arange(len(targets)), targets], MIN_PROBABILITY)
 
     def votes(self, targets: Targets) -> FloatArray:
-        """1 for a volume's class, 0 for the others."""
+        """One-hot classes."""
         return np.eye(len(self.numbers))[targets]

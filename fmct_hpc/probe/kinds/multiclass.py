@@ -1,4 +1,4 @@
-"""Classes without an order: multinomial logistic regression, areas of each class against the rest."""
+"""Unordered classes: multinomial logistic regression, one-vs-rest areas."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmct_hpc.probe.kinds.base import RawArray, Said, Targets
+from fmct_hpc.probe.kinds.base import PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.kinds.classes import Classes
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.calibration import CalibrationErrors
@@ -19,7 +19,7 @@ from fmct_hpc.probe.statistics.scored import FloatArray, Scored
 
 @dataclass(frozen=True)
 class Multiclass(Classes):
-    """Classes without an order."""
+    """Unordered classes."""
 
     name: ClassVar[str] = "multiclass"
     figures: ClassVar[tuple[str, ...]] = (
@@ -30,16 +30,16 @@ class Multiclass(Classes):
 
     @property
     def outputs(self) -> int:
-        """A logit a class."""
+        """One logit per class."""
         return len(self.numbers)
 
     @property
     def directions(self) -> int:
-        """A column a class."""
+        """One column per class."""
         return len(self.numbers)
 
     def start(self, targets: Targets) -> Tensor:
-        """The logarithms of the classes' shares."""
+        """The logarithms of the class frequencies."""
         counts = np.bincount(targets, minlength=len(self.numbers)).clip(0.5)
         logs = np.log(counts / counts.sum())
         return torch.from_numpy(logs - logs.mean()).float()
@@ -53,24 +53,24 @@ class Multiclass(Classes):
         return np.asarray(torch.from_numpy(np.asarray(raw)).double().softmax(dim=-1).numpy())
 
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
-        """Mean area of one class against the rest, mean share found of each class, log loss; calibration.
+        """Mean one-vs-rest area, balanced accuracy, log loss; calibration.
 
-        That is the squared distance of probabilities and class (Brier 1950), the calibration error of the
-        most probable class (Guo et al. 2017), and the mean over classes of each one's (Kull et al. 2019).
+        Calibration: the squared distance of probabilities and one-hot class (Brier 1950), the calibration
+        error of the most probable class (Guo et al. 2017), and the mean of all classes' (Kull et al. 2019).
         """
         return _Measure(self, judged)
 
-    def said(self, predictions: FloatArray) -> list[Said]:
-        """The probable class, its probability as the score, and all probabilities."""
+    def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
+        """The most probable class, its probability as the score, and all probabilities."""
         best = predictions.argmax(axis=1)
         return [
-            Said(float(row[place]), float(self.numbers[place]), tuple(row.tolist()))
+            PredictionColumns(float(row[place]), float(self.numbers[place]), tuple(row.tolist()))
             for row, place in zip(predictions, best.tolist(), strict=True)
         ]
 
 
 class _Measure:
-    """Of a resample that lacks a class the means are over the others, as scikit-learn's balanced accuracy."""
+    """Means over the classes in a resample, as in scikit-learn's balanced accuracy."""
 
     def __init__(self, kind: Multiclass, judged: Judged) -> None:
         targets, count = judged.targets, len(kind.numbers)
@@ -104,7 +104,7 @@ class _Measure:
 
 
 def _mean(columns: FloatArray) -> FloatArray:
-    """Along rows, of what is not NaN; NaN where all is."""
+    """Row means, ignoring NaN; NaN for a row of NaN only."""
     known = ~np.isnan(columns)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(known, columns, 0).sum(axis=1) / known.sum(axis=1))

@@ -1,6 +1,6 @@
-"""Grades: the cumulative-link model with proportional odds (McCullagh 1980).
+"""Ordered classes (grades): the cumulative-link model with proportional odds (McCullagh 1980).
 
-P(grade > k) = sigmoid(w · x + b_k), with one w for all k and b falling.
+P(grade > k) = sigmoid(w · x + b_k), with the same w for all k and decreasing b_k.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 from torch import Tensor
 
-from fmct_hpc.probe.kinds.base import RawArray, Said, Targets
+from fmct_hpc.probe.kinds.base import PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.kinds.classes import Classes
 from fmct_hpc.probe.statistics.calibration import CalibrationErrors
 from fmct_hpc.probe.statistics.judged import Judged, Measure, Sums
@@ -23,7 +23,7 @@ from fmct_hpc.probe.statistics.scored import FloatArray
 
 @dataclass(frozen=True)
 class Ordinal(Classes):
-    """Classes in the order of their numbers."""
+    """Classes ordered by their numbers."""
 
     name: ClassVar[str] = "ordinal"
     figures: ClassVar[tuple[str, ...]] = ("kappa_quadratic", "mae", "spearman", "rps", "ece")
@@ -31,24 +31,24 @@ class Ordinal(Classes):
 
     @property
     def outputs(self) -> int:
-        """The logit of being above each class but the last."""
+        """The logits of being above each class except the last."""
         return len(self.numbers) - 1
 
     def start(self, targets: Targets) -> Tensor:
-        """From the classes' shares; see `biases`."""
+        """From the class frequencies; see `biases`."""
         counts = np.bincount(targets, minlength=len(self.numbers)).clip(0.5)
         above = logit(1 - counts.cumsum()[:-1] / counts.sum())
         return torch.from_numpy(np.append(above[:1], np.log(-np.diff(above)))).float()
 
     def biases(self, free: Tensor) -> Tensor:
-        """The first, and each next one lower by the exponential of its parameter."""
+        """The first bias; each following one is lower by the exponential of its parameter."""
         return torch.cat([free[:1], free[:1] - free[1:].exp().cumsum(0)])
 
     def loss(self, raw: Tensor, targets: Targets) -> Tensor:
-        """Minus the logarithm of sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))."""
+        """Negative logarithm of sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a))."""
         places = torch.from_numpy(targets).to(raw.device)[:, None]
         last = raw.shape[1]
-        # Above the class before the own one, and not above the own.
+        # Above the class below the true one, and not above the true one.
         over = raw.gather(1, (places - 1).clamp(min=0))[:, 0]
         under = raw.gather(1, places.clamp(max=last - 1))[:, 0]
         lowest, highest = places[:, 0] == 0, places[:, 0] == last
@@ -67,26 +67,26 @@ class Ordinal(Classes):
         return np.maximum(-np.diff(bounded, axis=1), 0)
 
     def median(self, predictions: FloatArray) -> NDArray[np.int64]:
-        """The place of the median class, (N,): of all it is least far from the truth on average."""
+        """The index of the median class, (N,), which minimises the expected absolute error."""
         return (predictions.cumsum(axis=1) < 0.5 - 1e-12).sum(axis=1).clip(max=len(self.numbers) - 1)
 
     def expected(self, predictions: FloatArray) -> FloatArray:
-        """The mean class, (N,), classes counted from 0."""
+        """The expected class, (N,), with classes numbered from 0."""
         return np.asarray(predictions @ np.arange(len(self.numbers)))
 
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
-        """Cohen's kappa with quadratic weights, error in classes, Spearman's correlation of the mean class.
+        """Cohen's kappa with quadratic weights, absolute error, Spearman's correlation of the expected class.
 
-        Classes are counted from 0 in their order, whatever their numbers. Calibration is of the probabilities
-        of being above each class but the last: their mean squared distance from whether it is so (the ranked
-        probability score, Epstein 1969, divided by their number), and their mean calibration error.
+        Classes are numbered from 0 in their order, whatever their numbers in the table. Calibration is of the
+        probabilities of being above each class except the last: the ranked probability score (Epstein 1969)
+        divided by their number, and their mean calibration error.
         """
         return _Measure(self, judged)
 
-    def said(self, predictions: FloatArray) -> list[Said]:
-        """The median class; the mean class, counted from 0, as the score; all probabilities."""
+    def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
+        """The median class; the expected class, from 0, as the score; all probabilities."""
         return [
-            Said(score, float(self.numbers[place]), tuple(row.tolist()))
+            PredictionColumns(score, float(self.numbers[place]), tuple(row.tolist()))
             for row, place, score in zip(
                 predictions,
                 self.median(predictions).tolist(),
@@ -98,9 +98,9 @@ class Ordinal(Classes):
 
 class _Measure:
     def __init__(self, kind: Ordinal, judged: Judged) -> None:
-        truth, said = judged.targets.astype(np.float64), kind.median(judged.predictions).astype(np.float64)
-        columns = [np.ones_like(truth), truth, said, truth**2, said**2, (truth - said) ** 2]
-        columns.append(np.abs(truth - said))
+        truth, median = judged.targets.astype(np.float64), kind.median(judged.predictions).astype(np.float64)
+        columns = [np.ones_like(truth), truth, median, truth**2, median**2, (truth - median) ** 2]
+        columns.append(np.abs(truth - median))
         grades = np.arange(len(kind.numbers) - 1)
         predicted = 1 - judged.predictions.cumsum(axis=1)[:, :-1]
         observed = (truth[:, None] > grades).astype(np.float64)
@@ -111,9 +111,9 @@ class _Measure:
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
         sums = self._sums(counts)
-        truth, said, truth2, said2, apart2, apart, score = (sums[:, 1:] / sums[:, :1]).T
+        truth, median, truth2, median2, apart2, apart, score = (sums[:, 1:] / sums[:, :1]).T
         # Cohen (1968): 1 - observed / expected; the expected squared distance of two independent raters.
-        expected = truth2 + said2 - 2 * truth * said
+        expected = truth2 + median2 - 2 * truth * median
         with np.errstate(invalid="ignore", divide="ignore"):
             kappa = np.where(expected > 0, 1 - apart2 / expected, np.nan)
         error = self._errors(counts).mean(axis=1)

@@ -1,7 +1,7 @@
 """L2-penalised linear models of any smooth loss along a path of strengths.
 
-The features are turned to their principal axes and scaled so that the Hessian is nearly the identity; L-BFGS
-then needs tens of iterations (Nocedal and Wright 2006, section 7.2). All in float64.
+The features are rotated to their principal axes and scaled so that the Hessian is nearly the identity; L-BFGS
+then needs tens of iterations (Nocedal and Wright 2006, section 7.2). Computed in float64.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from fmct_hpc.probe.kinds.base import Kind
 
 CURVATURE = 0.25
-"""The greatest curvature of a logistic loss; it only scales the steps."""
-MOST_ITERATIONS = 300
-"""As of binary labels: with thousands of channels the weakest penalties need more, and are not chosen."""
+"""The maximum curvature of a logistic loss; it only scales the steps."""
+MAX_ITERATIONS = 300
+"""As for binary labels. With thousands of channels the weakest penalties need more, but are not chosen."""
 
 
 class Path(NamedTuple):
-    """Linear models, one a strength."""
+    """Linear models, one per strength."""
 
     weights: FloatArray
     """(S, D, directions)"""
@@ -32,12 +32,12 @@ class Path(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """Principal axes of features in which they have any extent."""
+    """Principal axes of features with nonzero variance."""
 
     vectors: FloatArray
     """(D, R)"""
     squares: FloatArray
-    """(R,): sums of squares along them."""
+    """(R,): sums of squares along the axes."""
 
 
 def principal_axes(x: FloatArray) -> Axes:
@@ -50,7 +50,7 @@ def principal_axes(x: FloatArray) -> Axes:
 
 
 def fit_path(kind: "Kind", x: FloatArray, targets: NDArray[Any], strengths: Sequence[float]) -> Path:
-    """Models that minimise ½ ‖w‖² + C Σ loss for each strength C; biases are free of penalty."""
+    """Models that minimise ½ ‖w‖² + C Σ loss for each strength C; biases are not penalised."""
     axes = principal_axes(x)
     turned = x @ axes.vectors
     rank, directions, count = len(axes.squares), kind.directions, len(x)
@@ -60,7 +60,7 @@ def fit_path(kind: "Kind", x: FloatArray, targets: NDArray[Any], strengths: Sequ
     from scipy.optimize import minimize
 
     weights, biases = {}, {}
-    for strength in sorted(strengths):  # each begins where the one before ended
+    for strength in sorted(strengths):  # warm start from the previous solution
         scale = 1 / np.sqrt(CURVATURE * axes.squares / count + 1 / (strength * count))[:, None]
 
         def objective(
@@ -76,13 +76,13 @@ def fit_path(kind: "Kind", x: FloatArray, targets: NDArray[Any], strengths: Sequ
             value = float(loss.detach()) + float((w**2).sum()) / (2 * strength * count)
             return value, np.concatenate([slope.ravel(), last])
 
-        options = {"maxiter": MOST_ITERATIONS, "ftol": 1e-13, "gtol": 1e-7, "maxcor": 20}
+        options = {"maxiter": MAX_ITERATIONS, "ftol": 1e-13, "gtol": 1e-7, "maxcor": 20}
         found = minimize(objective, parameters, jac=True, method="L-BFGS-B", options=options).x
         w = found[: rank * directions].reshape(rank, directions) * scale
         weights[strength] = axes.vectors @ w
         biases[strength] = kind.biases(torch.from_numpy(found[rank * directions :].copy())).numpy()
         parameters = found
-        # The next strength scales the parameters otherwise; the model stays.
+        # Convert the parameters to the scale of the next strength; the model is unchanged.
         stronger = [other for other in sorted(strengths) if other > strength]
         if stronger:
             after = 1 / np.sqrt(CURVATURE * axes.squares / count + 1 / (stronger[0] * count))[:, None]

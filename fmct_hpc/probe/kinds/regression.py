@@ -1,4 +1,4 @@
-"""A measured value: ridge regression, and squared error in other heads."""
+"""Continuous values: ridge regression, and squared error in other heads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from fmct_hpc.probe.statistics.scored import FloatArray
 class Regression(Kind):
     """Values; targets (N,) float64, predictions (N, 1) in the label's unit.
 
-    Raw outputs are in deviations from the training volumes' mean, so that rates mean the same for all units.
+    Raw outputs are standardised by the training targets, so that learning rates do not depend on the unit.
     """
 
     centre: float = 0.0
@@ -37,28 +37,28 @@ class Regression(Kind):
         return np.nan_to_num(values)
 
     def values(self, targets: Targets) -> tuple[FloatArray, NDArray[np.bool_] | None]:
-        """As they are."""
+        """The targets."""
         return targets, None
 
-    def retold(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
-        """As they are."""
+    def from_values(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
+        """The values."""
         return values
 
     def on(self, targets: Targets) -> Self:
-        """With mean and deviation of the training volumes."""
+        """The kind with mean and standard deviation of the training targets."""
         return replace(self, centre=float(targets.mean()), spread=float(targets.std()) or 1.0)
 
     def loss(self, raw: Tensor, targets: Targets) -> Tensor:
-        """Half the squared error, in deviations."""
+        """Half the squared error of standardised values."""
         wanted = torch.from_numpy((targets - self.centre) / self.spread).to(raw.device, raw.dtype)
         return ((raw[:, 0] - wanted) ** 2).sum() / 2
 
     def predictions(self, raw: RawArray) -> FloatArray:
-        """In the label's unit."""
+        """Values in the label's unit."""
         return np.asarray(raw, np.float64) * self.spread + self.centre
 
     def absorbed(self, weight: FloatArray, bias: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """In the label's unit."""
+        """Weights and biases in the label's unit."""
         return weight * self.spread, bias * self.spread + self.centre
 
     def choice_loss(self, predictions: FloatArray, targets: Targets) -> float:
@@ -70,7 +70,7 @@ class Regression(Kind):
         return targets[:, None]
 
     def path(self, x: FloatArray, targets: Targets, strengths: Sequence[float]) -> Path:
-        """In closed form: ridge regression with alpha = 1 / C, as scikit-learn counts it."""
+        """In closed form: ridge regression with scikit-learn's alpha = 1 / C."""
         middle, wanted = x.mean(axis=0), (targets - self.centre) / self.spread
         axes = principal_axes(x - middle)
         along = axes.vectors.T @ ((x - middle).T @ wanted)
@@ -80,22 +80,24 @@ class Regression(Kind):
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
         """Mean absolute and root mean squared error, R², Spearman's correlation; calibration.
 
-        The latter are of the line truth = intercept + slope · prediction by least squares (Cox 1958;
-        Steyerberg 2019, section 15.3): 0 and 1 at best, a slope below 1 of predictions that vary too much.
+        Calibration is intercept and slope of truth = intercept + slope · prediction by least squares (Cox
+        1958; Steyerberg 2019, section 15.3), ideally 0 and 1. A slope below 1 means predictions that vary too
+        much.
         """
         return _Measure(judged)
 
 
 class _Measure:
     def __init__(self, judged: Judged) -> None:
-        truth, said = judged.targets, judged.predictions[:, 0]
-        middle = truth - truth.mean()  # their squares lose no digits
-        columns = [np.ones(len(truth)), middle, middle**2, (truth - said) ** 2, np.abs(truth - said)]
-        self._means = truth.mean(), said.mean()
-        own = said - self._means[1]
+        truth, predicted = judged.targets, judged.predictions[:, 0]
+        middle = truth - truth.mean()  # centred, for the precision of the squares
+        error = truth - predicted
+        columns = [np.ones(len(truth)), middle, middle**2, error**2, np.abs(error)]
+        self._means = truth.mean(), predicted.mean()
+        own = predicted - self._means[1]
         columns += [own, own**2, own * middle]
         self._sums = Sums(np.column_stack(columns), judged.patients)
-        self._spearman = RankCorrelation(said, truth, judged.patients)
+        self._spearman = RankCorrelation(predicted, truth, judged.patients)
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
         sums = self._sums(counts)

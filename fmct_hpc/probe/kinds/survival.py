@@ -1,6 +1,7 @@
-"""Time to an event that not everybody has seen: Cox's proportional hazards (Cox 1972).
+"""Censored time to an event: Cox's proportional hazards model (Cox 1972).
 
-Ties are Efron's (1977). A head's risk is the logarithm of the hazard relative to others'; it has no unit.
+Ties are handled by Efron's method (1977). A head's risk is the logarithm of the relative hazard, without
+unit.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmct_hpc.probe.kinds.base import Kind, RawArray, Said, Targets
+from fmct_hpc.probe.kinds.base import Kind, PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.statistics.concordance import Concordance, DynamicArea, uncensored
 from fmct_hpc.probe.statistics.judged import Judged, Measure
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
@@ -24,7 +25,7 @@ from fmct_hpc.probe.statistics.survival_brier import (
 )
 
 HORIZONS = (0.25, 0.5, 0.75)
-"""Quantiles of the training volumes' times of events, at which areas are taken."""
+"""Quantiles of the training volumes' event times, at which areas are evaluated."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,19 @@ class Survival(Kind):
     )
 
     def targets(self, values: FloatArray, times: FloatArray) -> Targets:
-        """Time, and 1 where the event was seen then."""
+        """Time, and 1 for an event or 0 for censoring."""
         return np.nan_to_num(np.stack([times, values], axis=1))
 
     def values(self, targets: Targets) -> tuple[FloatArray, NDArray[np.bool_] | None]:
         """Times and events."""
         return targets[:, 0], targets[:, 1] == 1
 
-    def retold(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
-        """Both again."""
+    def from_values(self, values: FloatArray, events: NDArray[np.bool_]) -> Targets:
+        """Times and events."""
         return np.stack([values, events.astype(np.float64)], axis=1)
 
     def strata(self, targets: Targets) -> IntArray:
-        """Volumes without and with the event."""
+        """Censored volumes, then those with the event."""
         return (targets[:, 1] == 1).astype(np.int64)
 
     def stratum_names(self) -> tuple[str, ...]:
@@ -59,16 +60,16 @@ class Survival(Kind):
         return ("event-free", "event")
 
     def loss(self, raw: Tensor, targets: Targets) -> Tensor:
-        """Minus the partial log-likelihood of the volumes; of a batch, among themselves."""
+        """Negative partial log-likelihood; risk sets are within the batch."""
         times, events = targets[:, 0], targets[:, 1] == 1
         order = np.argsort(-times, kind="stable")
         risks = raw[torch.from_numpy(order).to(raw.device), 0].double()
         if not events.any():
             return (risks * 0).sum().to(raw.dtype)
-        _, group = np.unique(-times[order], return_inverse=True)  # from the latest time down
+        _, group = np.unique(-times[order], return_inverse=True)  # in descending order of time
         own = np.flatnonzero(events[order])
         sizes = np.bincount(group[own], minlength=group.max() + 1)
-        # The how-maniest event of its time each is: from 0.
+        # Rank of each event among those of the same time, from 0.
         rank = np.arange(len(own)) - (np.cumsum(sizes) - sizes)[group[own]]
         last = np.cumsum(np.bincount(group)) - 1
         places = [torch.from_numpy(part).to(raw.device) for part in (own, group[own], last)]
@@ -82,20 +83,21 @@ class Survival(Kind):
         return -(risks[mine] - top - (at_risk - share * tied).log()).sum().to(raw.dtype)
 
     def predictions(self, raw: RawArray) -> FloatArray:
-        """The risks themselves."""
+        """The risks."""
         return np.asarray(raw, np.float64)
 
     def choice_loss(self, predictions: FloatArray, targets: Targets) -> float:
-        """Minus the partial log-likelihood an event; 0 without events."""
+        """Negative partial log-likelihood per event; 0 without events."""
         events = int((targets[:, 1] == 1).sum())
         return float(self.loss(torch.from_numpy(predictions), targets)) / events if events else 0.0
 
     def measure(self, judged: Judged, training: Targets | None) -> Measure:
-        """Harrell's C, cumulative/dynamic areas at the horizons of the training volumes, and Brier scores.
+        """Harrell's C, cumulative/dynamic areas at the horizons, the integrated Brier score and its skill.
 
-        These are integrated to the last horizon. Chances of being event-free are of the risks and Breslow's
-        baseline of the validation volumes, a fold's own; NaN where those saw no event. The skill is against
-        the Kaplan-Meier curve of the training volumes.
+        Horizons are from the training volumes; the Brier score is integrated to the last one. Event-free
+        probabilities are computed from the risks and Breslow's baseline on the validation volumes of the
+        fold; NaN if these have no event. The skill is relative to the Kaplan-Meier curve of the training
+        volumes.
         """
         return _Measure(judged, training)
 
@@ -104,13 +106,13 @@ class Survival(Kind):
         own = horizons(training).tolist()
         return dict(zip(self.figures[1:], [*own, own[-1], own[-1]], strict=True))
 
-    def said(self, predictions: FloatArray) -> list[Said]:
+    def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
         """The risk as the score."""
-        return [Said(float(risk)) for risk in predictions[:, 0]]
+        return [PredictionColumns(float(risk)) for risk in predictions[:, 0]]
 
 
 def horizons(training: Targets) -> FloatArray:
-    """Times (len(HORIZONS),) by which those shares of the training volumes' events have come."""
+    """Times (len(HORIZONS),) by which these fractions of the training volumes' events have occurred."""
     return np.quantile(training[training[:, 1] == 1, 0], HORIZONS)
 
 
@@ -121,7 +123,7 @@ class _Measure:
         self._parts: list[Measure] = [Concordance(risks, times, seen, judged.patients, judged.folds)]
         if training is None:
             return
-        # As scikit-survival has it, chances of censoring are those of the training volumes.
+        # As in scikit-survival, censoring probabilities are those of the training volumes.
         chance = uncensored(training[:, 0], training[:, 1] == 1, times)
         weights = np.where(seen & (chance > 0), 1 / np.where(chance > 0, chance, 1), 0.0)
         self._parts += [
@@ -129,14 +131,14 @@ class _Measure:
             for at in horizons(training)
         ]
         at = np.linspace(0, horizons(training)[-1], STEPS + 1)
-        taught = Censored(training[:, 0], training[:, 1] == 1)
+        trained = Censored(training[:, 0], training[:, 1] == 1)
         self._parts.append(
             IntegratedBrier(
                 event_free(judged, at),
-                kaplan_meier(taught.times, taught.events, at),
+                kaplan_meier(trained.times, trained.events, at),
                 at,
                 Censored(times, seen),
-                taught,
+                trained,
                 judged.patients,
             )
         )
@@ -146,7 +148,7 @@ class _Measure:
 
 
 def event_free(judged: Judged, at: FloatArray) -> FloatArray:
-    """Each volume's chance of no event by the times `at` (T,): (N, T), NaN where nothing gives a baseline.
+    """Each volume's probability of no event by the times `at` (T,): (N, T), NaN without a baseline.
 
     exp(-H(t) exp(risk)), where H is Breslow's estimate on the validation volumes of the volume's fold.
     """

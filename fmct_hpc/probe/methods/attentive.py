@@ -19,16 +19,16 @@ class AttentiveConfig(Section):
 
     queries: Positive = 4
     learning_rates: tuple[Above0, ...] = (1e-3, 3e-3, 1e-2)
-    """Of AdamW; all are trained at once, and rate and step are chosen on validation."""
+    """For AdamW; all are trained at once, and rate and step are chosen on validation."""
     weight_decay: AtLeast0 = 0.1
     steps: Positive = 300
     batch: Positive = 32
     check_every: Positive = 50
-    """Steps between looks at the validation volumes."""
+    """Steps between evaluations on the validation volumes."""
 
 
 class AttentiveKeys(Section):
-    """Its section."""
+    """Section `attentive` of a configuration."""
 
     attentive: AttentiveConfig = AttentiveConfig()
 
@@ -42,23 +42,23 @@ class Attentive(Method):
     seconds = 58.0
 
     def length(self, config: "ComparisonConfig", volumes: float) -> float:
-        """Of 300 steps."""
+        """Relative to 300 steps."""
         return config.attentive.steps / 300
 
     def head(self) -> "type[Head]":
-        """Queries and a readout."""
+        """The attentive head."""
         from fmct_hpc.probe.attentive import AttentiveHead
 
         return AttentiveHead
 
     def study_head(self) -> "type[Head]":
-        """The same with an embedding of the series' roles."""
+        """The attentive head with an embedding of the series' roles."""
         from fmct_hpc.probe.attentive import StudyAttentiveHead
 
         return StudyAttentiveHead
 
     def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
-        """One problem after another, on tokens that stay in their file."""
+        """Fit the problems one by one, on memory-mapped tokens."""
         from fmct_hpc.probe.attentive import StudyTokens, attentive
 
         tokens, source, config = given.tokens, given.source, given.config.attentive

@@ -1,8 +1,8 @@
-"""What a method of a probe is: its hooks say all that a sweep and a kept classifier ask of one.
+"""Interface of a probe's methods, as used by sweeps and exported classifiers.
 
-A method is a file of this folder with the section of its settings, a class that puts the section under the
+A method is a file in this folder with the section of its settings, a class that adds the section under the
 method's name, and a class derived from `Method`; registry.py lists them. The configuration of a sweep is read
-without PyTorch, so these files import it, and whatever imports it, within functions.
+without PyTorch, so these files import it, and modules that import it, within functions.
 """
 
 from collections.abc import Sequence
@@ -20,56 +20,56 @@ Reads = Literal["vectors", "tokens", "volumes"]
 
 
 class Method:
-    """A way to learn labels from what an encoder gives; it holds no state of its own."""
+    """A method to learn labels from an encoder's outputs; stateless."""
 
     name: ClassVar[str]
-    """In a sweep's `methods`, as the key of its settings, in results and in kept classifiers."""
+    """Name in a sweep's `methods`, in results and in exported classifiers; key of its settings."""
     reads: ClassVar[Reads] = "vectors"
-    """Pooled features of a layer, which are cheap to fit; patch tokens of a layer; or the volumes
-    themselves, with the encoder's weights. Of the latter two each task and seed is a unit of its own."""
+    """Input: pooled features of a layer, which are cheap to fit; patch tokens of a layer; or the volumes with
+    the encoder's weights. For the latter two, each task and seed is a separate unit."""
     draws: ClassVar[bool]
-    """Whether training draws at random; without it a seed matters only where it draws the patients."""
+    """Whether training is random; otherwise the seed only affects the choice of patients."""
     seconds: ClassVar[float]
-    """CPU seconds of one problem on 1,000 training volumes with ViT-B's features, measured on one core. They
-    share the work out among tasks and are no forecast."""
+    """CPU seconds per problem with 1,000 training volumes and ViT-B's features, measured on one core. Used to
+    balance array tasks, not to predict run times."""
     kinds: ClassVar[tuple[str, ...] | None] = None
-    """Names of the kinds of label (`fmct_hpc.probe.kinds`) that it can learn; None: all."""
+    """Names of the supported kinds of label (`fmct_hpc.probe.kinds`); None: all."""
 
     def length(self, config: "ComparisonConfig", volumes: float) -> float:
-        """The cost of a problem on so many training volumes relative to `seconds`.
+        """The cost of a problem with `volumes` training volumes, relative to `seconds`.
 
-        Grows with the volumes; overridden where a number of steps decides, whatever the volumes.
+        Proportional to the volumes; overridden by methods with a fixed number of steps.
         """
         return volumes / 1000
 
     def head(self) -> "type[Head]":
-        """The class of the heads that `fit` gives, as which a kept classifier is read."""
+        """The class of the heads returned by `fit`, used to read exported classifiers."""
         from fmct_hpc.probe.heads import LinearHead
 
         return LinearHead
 
     def study_head(self) -> "type[Head]":
-        """The same where a sample is a study whose series the head attends to."""
+        """The class of heads for studies, if the head attends to their series."""
         return self.head()
 
     def pools(self, config: "ComparisonConfig", pool: "Pool | None") -> "tuple[FinetunePool, ...]":
-        """What its heads read of an encoder side by side; nothing where they read the patch tokens."""
+        """The poolings concatenated as input of its heads; empty if they read patch tokens."""
         if pool is None:
             return ()
         return ("cls", "mean") if pool == "both" else (pool,)
 
     def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
-        """Fit each problem, whose rows are the cohort's; what a method chooses it chooses on validation rows.
+        """Fit each problem, given by rows of the cohort; hyperparameters are chosen on validation rows.
 
-        Raises FmctError for what the encoder does not have.
+        Raises FmctError if the encoder lacks the required outputs.
         """
         raise NotImplementedError
 
     def fit_to_keep(
         self, given: "Given", problems: "Sequence[Problem]"
     ) -> "tuple[list[Fitted], Tunable | None]":
-        """`fit`, and the encoder that the heads belong to; None: `given`'s.
+        """`fit`, and the encoder of the heads if the method trains it; None: the encoder of `given`.
 
-        A method that trains the encoder has one problem here.
+        A method that trains the encoder accepts only one problem here.
         """
         return self.fit(given, problems), None

@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole encoder is trained on, with a linear layer on its pooled tokens."""
+"""Fine-tuning of the whole encoder with a linear layer on its pooled tokens."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,17 +21,18 @@ FinetunePool = Literal["cls", "mean", "max"]
 
 
 class FinetuneConfig(Section):
-    """Training of a whole encoder, with a linear layer on its pooled tokens, on labels."""
+    """Supervised training of a whole encoder with a linear layer on its pooled tokens."""
 
     steps: Positive = 1000
-    """Whatever the number of labels; which of the checked steps is kept is chosen on validation."""
+    """Independent of the number of labels; the kept step is chosen on validation among the checked ones."""
     batch: Positive = 32
     check_every: Positive = 100
-    """Steps between looks at the validation volumes."""
+    """Steps between evaluations on the validation volumes."""
     lr: Above0 = 5e-4
-    """Peak, of the linear layer; the encoder's layers have less by `layer_decay`."""
+    """Peak learning rate of the linear layer; that of the encoder's layers is reduced by `layer_decay`."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.75
-    """Of the rate from a block to the one below it (Bao et al. 2022, BEiT: 0.65 to 0.85); 1 from scratch."""
+    """Factor of the learning rate per block below the head (Bao et al. 2022, BEiT: 0.65 to 0.85); 1 for
+    training from scratch."""
     warmup: Fraction = 0.1
     weight_decay: AtLeast0 = 0.05
     """He et al. 2022, table 9: 0.05."""
@@ -39,34 +40,34 @@ class FinetuneConfig(Section):
     drop_path: Below1 = 0.1
     """He et al. 2022, table 9: 0.1."""
     pool: tuple[FinetunePool, ...] = ("cls", "mean")
-    """What the linear layer sees, side by side: the CLS token, the patch tokens' mean, their maximum in each
-    channel (a small lesion is in few tokens, and a mean dilutes it)."""
+    """Poolings concatenated as input of the linear layer: the CLS token, the mean of the patch tokens, their
+    maximum per channel (a small lesion covers few tokens, and a mean dilutes it)."""
     max_positive_weight: Annotated[float, Field(ge=1)] = 20.0
-    """A task's positives weigh negatives / positives of the training volumes, at most this."""
+    """Positives of a task are weighted by negatives / positives of the training volumes, at most this."""
     flip_probability: Fraction = 0.5
-    """Of left and right, which no label of a head may depend on."""
+    """For left-right flips; labels must not depend on the side."""
     move: Annotated[int, Field(ge=0)] = 2
-    """Most voxels that a view is moved by along each axis."""
+    """Maximum translation of a view along each axis, in voxels."""
     shift: AtLeast0 = 0.05
-    """Greatest intensity shift, in units of the windowed range."""
+    """Maximum intensity shift, relative to the windowed range."""
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: Seed = 0
 
     @model_validator(mode="after")
     def _pools_something(self) -> "FinetuneConfig":
         if not self.pool or len(set(self.pool)) < len(self.pool):
-            raise ValueError("pool needs one or more of cls, mean and max, each once")
+            raise ValueError("pool: expected one or more of cls, mean and max, each once")
         return self
 
 
 class FinetuneKeys(Section):
-    """Its section."""
+    """Section `finetune` of a configuration."""
 
     finetune: FinetuneConfig = FinetuneConfig()
 
 
 class Finetune(Method):
-    """`fmct_hpc.probe.finetune`; its seconds are those of 9.8 PFLOP on a GPU."""
+    """`fmct_hpc.probe.finetune`; `seconds` is the time for 9.8 PFLOP on a GPU."""
 
     name = "finetune"
     reads = "volumes"
@@ -74,27 +75,27 @@ class Finetune(Method):
     seconds = 300.0
 
     def length(self, config: "ComparisonConfig", volumes: float) -> float:
-        """Of 1,000 steps."""
+        """Relative to 1,000 steps."""
         return config.finetune.steps / 1000
 
     def study_head(self) -> "type[Head]":
-        """The same with attention over the series."""
+        """The linear head with attention over the series."""
         from fmct_hpc.probe.series_attention import StudyLinearHead
 
         return StudyLinearHead
 
     def pools(self, config: "ComparisonConfig", pool: "Pool | None") -> tuple[FinetunePool, ...]:
-        """Its own."""
+        """`finetune.pool` of the configuration."""
         return config.finetune.pool
 
     def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
-        """One problem after another."""
+        """Fine-tune for the problems one by one."""
         return [_finetuned(given, problem)[0] for problem in problems]
 
     def fit_to_keep(
         self, given: "Given", problems: "Sequence[Problem]"
     ) -> "tuple[list[Fitted], Tunable | None]":
-        """With the encoder that comes of it, whose pooled tokens the head reads."""
+        """`fit` for one problem, with the fine-tuned encoder."""
         (problem,) = problems
         fitted, encoder = _finetuned(given, problem)
         return [fitted], encoder

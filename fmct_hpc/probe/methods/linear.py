@@ -1,4 +1,4 @@
-"""A linear classifier on pooled features, by stochastic gradients at many learning rates."""
+"""A linear classifier on pooled features, trained by SGD at many learning rates."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class LinearConfig(Section):
-    """A linear classifier by stochastic gradients."""
+    """A linear classifier trained by SGD."""
 
     learning_rates: tuple[Above0, ...] = (
         *(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
         *(2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1),
     )
-    """For a batch of 256, to which they are scaled (Oquab et al. 2024, DINOv2: these thirteen)."""
+    """For a batch of 256, and scaled with the batch (the thirteen rates of Oquab et al. 2024, DINOv2)."""
     steps: Positive = 1000
-    """Eight passes over 16,000 volumes; DINOv2 has 12,500 for a million images."""
+    """Eight epochs of 16,000 volumes; DINOv2 uses 12,500 steps for a million images."""
     batch: Positive = 128
     momentum: Below1 = 0.9
 
 
 class LinearKeys(Section):
-    """Its section."""
+    """Section `linear` of a configuration."""
 
     linear: LinearConfig = LinearConfig()
 
@@ -42,11 +42,11 @@ class Linear(Method):
     kinds = ("binary",)
 
     def length(self, config: "ComparisonConfig", volumes: float) -> float:
-        """Of 1,000 steps."""
+        """Relative to 1,000 steps."""
         return config.linear.steps / 1000
 
     def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
-        """All problems of the same training volumes at once."""
+        """Fit problems with the same training volumes together."""
         from fmct_hpc.probe.linear import linear
 
         return linear(given.vectors, problems, given.config.linear)

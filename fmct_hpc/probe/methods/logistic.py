@@ -1,4 +1,4 @@
-"""Logistic regression on pooled features, and its counterpart for labels of other kinds."""
+"""Logistic regression on pooled features, and penalised linear models for labels that are not binary."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 
 class LogisticConfig(Section):
-    """Logistic regression and its path."""
+    """Logistic regression along a path of strengths."""
 
     strengths: tuple[Above0, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
-    """Inverse regularisation C as scikit-learn has it, ½ ‖w‖² + C Σ loss on standardised features: from a
-    nearly constant classifier to a nearly unregularised one, in steps of ten."""
+    """Inverse regularisation C as in scikit-learn, ½ ‖w‖² + C Σ loss on standardised features: from a nearly
+    constant classifier to a nearly unregularised one, in factors of ten."""
 
 
 class LogisticKeys(Section):
-    """Its section."""
+    """Section `logistic` of a configuration."""
 
     logistic: LogisticConfig = LogisticConfig()
 
 
 class Logistic(Method):
-    """`fmct_hpc.probe.logistic` of binary labels, `fmct_hpc.probe.penalised` of others."""
+    """`fmct_hpc.probe.logistic` for binary labels, `fmct_hpc.probe.penalised` for others."""
 
     name = "logistic"
     draws = False
     seconds = 1.3
 
     def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
-        """Binary problems together, which one solution does at once."""
+        """Fit the binary problems in one solve, and the others one by one."""
         from fmct_hpc.probe.logistic import logistic
         from fmct_hpc.probe.penalised import penalised
 
@@ -51,7 +51,7 @@ def _apart(
     binary: "Callable[[list[Problem]], list[Fitted]]",
     others: "Callable[[list[Problem]], list[Fitted]]",
 ) -> "list[Fitted]":
-    """Fit binary problems by one function and the others by another, in the given order."""
+    """Fit binary problems with one function and the others with another; the order is kept."""
     from fmct_hpc.probe.kinds import BINARY
 
     own, rest = ([p for p in problems if (p.kind == BINARY) == is_binary] for is_binary in (True, False))

@@ -1,4 +1,4 @@
-"""Votes of the nearest training volumes by pooled features."""
+"""Votes of the nearest training volumes in the space of pooled features."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,19 +17,19 @@ class NeighboursConfig(Section):
     """Nearest neighbours."""
 
     counts: tuple[Positive, ...] = (5, 10, 20, 50, 100)
-    """Numbers of neighbours to choose from: DINO's, and 5 for small sets."""
+    """Candidate numbers of neighbours: those of DINO, and 5 for small datasets."""
     temperature: Above0 = 0.07
-    """A vote weighs exp(similarity / temperature) (Wu et al. 2018, equation 8)."""
+    """The weight of a vote is exp(similarity / temperature) (Wu et al. 2018, equation 8)."""
 
 
 class NeighboursKeys(Section):
-    """Its section."""
+    """Section `neighbours` of a configuration."""
 
     neighbours: NeighboursConfig = NeighboursConfig()
 
 
 class Neighbours(Method):
-    """`fmct_hpc.probe.neighbours`; a time to an event has no mean to vote for."""
+    """`fmct_hpc.probe.neighbours`; not for times to an event, which cannot be averaged."""
 
     name = "neighbours"
     draws = False
@@ -37,13 +37,13 @@ class Neighbours(Method):
     kinds = ("binary", "multiclass", "ordinal", "regression")
 
     def head(self) -> "type[Head]":
-        """The training volumes."""
+        """The nearest-neighbour classifier."""
         from fmct_hpc.probe.neighbours import VotesHead
 
         return VotesHead
 
     def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
-        """At every number of neighbours."""
+        """Fit with every number of neighbours."""
         from fmct_hpc.probe.neighbours import neighbours
 
         return neighbours(given.vectors, problems, given.config.neighbours)

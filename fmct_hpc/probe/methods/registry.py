@@ -1,4 +1,4 @@
-"""The methods that a probe can use. A new one is a file of this folder, and its lines here."""
+"""The methods of probes. A new method is a file in this folder and its lines here."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +13,7 @@ from fmct_hpc.probe.methods.neighbours import Neighbours, NeighboursKeys
 _ALL: tuple[Method, ...] = (Logistic(), Linear(), Neighbours(), Attentive(), Finetune())
 
 METHODS = {method.name: method for method in _ALL}
-"""By name, in the order in which messages list them."""
+"""By name, in the order of messages."""
 
 if TYPE_CHECKING:
     MethodName = str
@@ -28,14 +28,14 @@ class MethodKeys(
     AttentiveKeys,
     FinetuneKeys,
 ):
-    """The methods' sections, each under the method's name."""
+    """The sections of all methods, each under the method's name."""
 
 
 def reads(methods: Iterable[str]) -> set[Reads]:
-    """What some methods read."""
+    """The kinds of input required by `methods`."""
     return {METHODS[name].reads for name in methods}
 
 
 def for_kind(kind: str) -> list[str]:
-    """The methods that can learn a kind of label."""
+    """The methods that support a kind of label."""
     return [name for name, method in METHODS.items() if method.kinds is None or kind in method.kinds]

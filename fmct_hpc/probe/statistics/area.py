@@ -1,4 +1,4 @@
-"""Areas under the ROC and the precision-recall curve, for many resamples of patients at once."""
+"""Areas under the ROC and precision-recall curves, vectorised over resamples of patients."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ _jit = njit(error_model="numpy")
 
 
 class Ranking:
-    """A test set in the order of its scores, so that each further area costs one pass."""
+    """A test set sorted by score, so that the area of a resample takes one pass."""
 
     def __init__(self, scored: Scored) -> None:
         """Sort; O(N log N)."""
@@ -25,18 +25,18 @@ class Ranking:
     def areas(self, counts: NDArray[np.uint16]) -> tuple[FloatArray, FloatArray]:
         """Area under the ROC curve and average precision for each resample: (R,) each.
 
-        counts: (R, patients), how often each patient was drawn; all volumes of a patient count as often.
-        The ROC area is the share of (positive, negative) pairs in the right order, ties counting half
+        counts: (R, patients), how often each patient was drawn; all volumes of a patient have its weight.
+        The ROC area is the share of (positive, negative) pairs in the correct order, ties counting half
         (Mann-Whitney; Hanley and McNeil 1982). Average precision is the mean over positives of the
         precision at their score, Σ (R_k - R_k-1) P_k over thresholds, without interpolation. Both are
-        taken inside each fold and averaged with the weight of its pairs, or its positives. NaN where a
-        resample holds no pair.
+        computed within each fold and averaged, weighted by its number of pairs, or of positives. NaN if a
+        resample has no pair.
         """
         return _areas(counts, self._patients, self._positive, self._ties_end, self._fold_ends)
 
 
 def auc(scored: Scored) -> float:
-    """Area under the ROC curve; NaN without a pair of both classes in a fold."""
+    """Area under the ROC curve; NaN if no fold has both classes."""
     once = np.ones((1, int(scored.patients.max()) + 1), dtype=np.uint16)
     return float(Ranking(scored).areas(once)[0][0])
 
@@ -49,7 +49,7 @@ def _areas(
     ties_end: NDArray[np.bool_],
     fold_ends: NDArray[np.bool_],
 ) -> tuple[FloatArray, FloatArray]:
-    """One pass from the highest score down for each row of `counts`; sums of counts are exact in float64."""
+    """One pass in descending order of scores per row of `counts`; sums of counts are exact in float64."""
     roc = np.empty(len(counts))
     precision = np.empty(len(counts))
     for row in range(len(counts)):

@@ -10,12 +10,12 @@ from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.scored import FloatArray
 
 RESAMPLES_AT_ONCE = 128
-"""Bounds the memory to this many counts a patient: 26 MB for 100,000 patients."""
+"""Upper bound of the block size, to limit memory: 26 MB for 100,000 patients."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its percentile bootstrap interval."""
+    """A metric with its percentile bootstrap interval."""
 
     value: float
     low: float
@@ -27,17 +27,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Draws:
-    """A figure of one classifier on the whole test set and on every resample of it."""
+    """A metric of one classifier on the whole test set and on every resample."""
 
     value: float
     resampled: FloatArray
-    """(resamples,); NaN where a resample holds no pair of both classes."""
+    """(resamples,); NaN where the metric is not defined, for example with a single class."""
 
     def interval(self, confidence: float, centred: bool = False) -> Interval:
-        """Percentiles of the resamples that hold both classes.
+        """Percentiles of the resamples for which the metric is defined.
 
-        centred: of a figure of at least 0 that noise makes greater, so that resamples lie above it: they are
-        shifted until their median is the value.
+        centred: for a metric of at least 0 that noise increases, so that resamples are biased upwards. They
+        are shifted such that their median is the value.
         """
         usable = self.resampled[~np.isnan(self.resampled)]
         if not len(usable):
@@ -49,14 +49,14 @@ class Draws:
         return Interval(self.value, float(low), float(high))
 
     def __sub__(self, other: "Draws") -> "Draws":
-        """The difference over the same resamples: both must come from one call of `bootstrap`."""
+        """The difference over the same resamples; both must be from one call of `bootstrap`."""
         return Draws(self.value - other.value, self.resampled - other.resampled)
 
 
 def resample_counts(patients: int, resamples: int, seed: int) -> Iterator[NDArray[np.uint16]]:
-    """How often each patient is drawn, in blocks of (R, patients), `resamples` rows in all.
+    """Yield blocks (R, patients) of how often each patient is drawn, `resamples` rows in total.
 
-    A function of its arguments alone.
+    A deterministic function of its arguments.
     """
     generator = np.random.Generator(np.random.Philox(key=seed))
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
@@ -71,7 +71,7 @@ def bootstrap(
 ) -> tuple[list[Draws], list[Draws]]:
     """ROC areas and average precisions of classifiers on one test set, over the same resamples.
 
-    All volumes of a patient are drawn together, since they are not independent.
+    Resampling is by patient, since volumes of a patient are not independent.
     """
     whole = np.ones((1, patients), dtype=np.uint16)
     values = [ranking.areas(whole) for ranking in rankings]

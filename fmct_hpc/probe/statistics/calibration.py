@@ -1,4 +1,4 @@
-"""How far probabilities can be taken at their word."""
+"""Calibration of probabilities."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from fmct_hpc.probe.statistics.judged import Sums
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray, Scored
 
 BINS = 10
-"""Of about equal numbers of volumes: with the usual ones of equal width, most are empty for a rare label
+"""Bins with about equal numbers of volumes. The usual bins of equal width are mostly empty for a rare label
 (Nguyen and O'Connor 2015, section 3)."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """The reliability curve: (bins,) each, bins in the order of their probabilities."""
+    """The reliability curve: (bins,) each, bins sorted by probability."""
 
     predicted: FloatArray
     """Mean probability of a bin's volumes."""
@@ -25,12 +25,12 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean distance of the two, weighted by volumes (Guo et al. 2017)."""
+        """Expected calibration error: mean absolute difference, weighted by volumes (Guo et al. 2017)."""
         return float(np.abs(self.predicted - self.observed) @ self.volumes / self.volumes.sum())
 
 
 def reliability(scored: Scored, bins: int = BINS) -> Reliability:
-    """The reliability curve in bins of about equal numbers; volumes of one probability are in one bin."""
+    """The reliability curve in bins of about equal size; equal probabilities are in the same bin."""
     order = np.argsort(scored.scores, kind="stable")
     scores, labels = scored.scores[order], scored.labels[order].astype(np.float64)
     starts = _starts(scores, bins)
@@ -41,31 +41,31 @@ def reliability(scored: Scored, bins: int = BINS) -> Reliability:
 
 
 def brier(scored: Scored) -> float:
-    """Mean squared distance of probability and label (Brier 1950)."""
+    """Mean squared difference of probability and label (Brier 1950)."""
     return float(np.mean((scored.scores - scored.labels) ** 2))
 
 
 def _starts(scores: FloatArray, bins: int) -> IntArray:
-    """Where the bins of sorted scores begin; one may only begin where the probability changes."""
+    """First index of each bin of sorted scores; equal scores are not separated."""
     wanted = np.arange(1, bins) * len(scores) // bins
     return np.unique(np.append(0, np.searchsorted(scores, scores[wanted], side="left")))
 
 
 class CalibrationErrors:
-    """Expected calibration errors of columns of probabilities; of all volumes it is `Reliability.error`.
+    """Expected calibration errors of columns of probabilities, on all volumes equal to `Reliability.error`.
 
-    Resamples keep the bins of the whole test set.
+    Resamples use the bins of the whole test set.
     """
 
     def __init__(self, predicted: FloatArray, observed: FloatArray, patients: IntArray) -> None:
-        """predicted, observed: (N, M), probabilities and whether it was so."""
+        """predicted, observed: (N, M), probabilities and outcomes."""
         self._volumes = Sums(np.ones((len(patients), 1)), patients)
         self._sums = []
-        for said, truth in zip(predicted.T, observed.T, strict=True):
-            scores = np.sort(said)
+        for column, truth in zip(predicted.T, observed.T, strict=True):
+            scores = np.sort(column)
             starts = scores[_starts(scores, BINS)]
-            own = np.searchsorted(starts, said, side="right")[:, None] == np.arange(1, len(starts) + 1)
-            self._sums.append(Sums((said - truth)[:, None] * own, patients))
+            own = np.searchsorted(starts, column, side="right")[:, None] == np.arange(1, len(starts) + 1)
+            self._sums.append(Sums((column - truth)[:, None] * own, patients))
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
         """(R, patients) -> (R, M)."""

@@ -1,4 +1,4 @@
-"""Figures of risks for times to an event: Harrell's C and areas at horizons, for many resamples at once."""
+"""Metrics of risks for times to an event: Harrell's C and areas at horizons, vectorised over resamples."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,10 @@ _jit = njit(error_model="numpy")
 
 
 class Concordance:
-    """Harrell's C (Harrell et al. 1996): the share of usable pairs in which the earlier event has more risk.
+    """Harrell's C (Harrell et al. 1996): the share of usable pairs with the higher risk at the earlier event.
 
-    A pair is usable where the earlier time is an event's; of equal times, where one is an event and the
-    other none. Equal risks count half. Pairs are of one fold only.
+    A pair is usable if the earlier time is an event, or, for equal times, if exactly one is an event. Equal
+    risks count half. Pairs are within a fold.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Concordance:
         self._ranks = np.unique(risks[order], return_inverse=True)[1].astype(np.int64)
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
-        """(R, patients) -> (R,); NaN without a usable pair."""
+        """(R, patients) -> (R,); NaN without usable pairs."""
         levels = int(self._ranks.max()) + 1
         return _concordances(
             counts, self._patients, self._events, self._ranks, self._time_ends, self._fold_starts, levels
@@ -46,7 +46,7 @@ def _concordances(
     fold_starts: NDArray[np.bool_],
     levels: int,
 ) -> FloatArray:
-    """From the latest time down; a tree of sums (Fenwick 1994) holds the risks of those still at risk."""
+    """In descending order of time; a Fenwick tree (Fenwick 1994) counts the risks of the risk set."""
     found = np.empty(len(counts))
     tree = np.empty(levels + 1)
     exact = np.empty(levels)
@@ -60,7 +60,7 @@ def _concordances(
             weight = float(counts[row, patients[i]])
             if weight > 0:
                 rank = ranks[i]
-                if events[i]:  # censored ones of the same time have been added, events have not
+                if events[i]:  # censored volumes of the same time are in the tree already, events are not
                     below, place = 0.0, rank
                     while place > 0:
                         below += tree[place]
@@ -90,11 +90,11 @@ def _concordances(
 
 
 class DynamicArea:
-    """Cumulative/dynamic area at a horizon t with inverse weights of censoring (Uno et al. 2007).
+    """Cumulative/dynamic area at a horizon t with inverse censoring weights (Uno et al. 2007).
 
-    The share of pairs of a volume whose event came by t and one that is event-free beyond t in which the
-    first has more risk, equal ones half; the first weighs 1 / G(time -), where G is the chance of not being
-    censored. Pairs are of one fold only.
+    Pairs consist of a volume with an event by t and one that is event-free beyond t. The area is the share of
+    pairs in which the first has the higher risk, ties counting half, with the weight 1 / G(time -) of the
+    first, where G is the probability of not being censored. Pairs are within a fold.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class DynamicArea:
         patients: IntArray,
         folds: IntArray,
     ) -> None:
-        """Sort; (N,) each; cases: weights, 0 of others."""
+        """Sort; (N,) each; cases: weights, 0 for other volumes."""
         order = np.lexsort((-risks, folds))
         self._patients, self._cases = patients[order].astype(np.int32), cases[order]
         self._controls, risks, folds = controls[order], risks[order], folds[order]
@@ -114,7 +114,7 @@ class DynamicArea:
         self._fold_ends = np.append(new_fold[1:], True)
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
-        """(R, patients) -> (R,); NaN without a pair."""
+        """(R, patients) -> (R,); NaN without pairs."""
         return _dynamic(counts, self._patients, self._cases, self._controls, self._ties_end, self._fold_ends)
 
 
@@ -149,9 +149,9 @@ def _dynamic(
 
 
 def uncensored(times: FloatArray, events: BoolArray, at: FloatArray) -> FloatArray:
-    """The chance G(t -) of not having been censored before each of `at`, by Kaplan and Meier (1958).
+    """The probability G(t -) of not being censored before each of `at`, by Kaplan and Meier (1958).
 
-    Of equal times, events come before censorings, as is usual.
+    At equal times, events precede censoring, as is usual.
     """
     ends = np.unique(times[~events])
     if not len(ends):

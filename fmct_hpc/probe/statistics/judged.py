@@ -1,4 +1,4 @@
-"""Predictions of a test set for labels of any kind, and figures of them for many resamples of patients."""
+"""Predictions of a test set for any kind of label, and their metrics over resamples of patients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class Judged:
-    """Volumes of a test set under one model, or one a fold.
+    """Predictions and targets of a test set, for one model or one model per fold.
 
-    predictions: (N, P); targets: as their kind has them, a row a volume; patients, numbered from 0, and
-    folds: (N,). validation: of each fold, predictions and targets of the volumes that chose its model; none
-    where the first figure is enough.
+    predictions: (N, P); targets: those of the label's kind, one row per volume; patients, numbered from 0,
+    and folds: (N,). validation: for each fold, predictions and targets of its validation volumes; empty if
+    only the first metric is required.
     """
 
     predictions: FloatArray
@@ -28,15 +28,15 @@ class Judged:
 
 
 class Measure(Protocol):
-    """Figures of a test set."""
+    """Metrics of a test set."""
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
-        """(R, patients), how often each patient was drawn -> (R, figures), NaN where one is not defined."""
+        """(R, patients), how often each patient was drawn -> (R, metrics), NaN where not defined."""
         ...
 
 
 def resampled(measures: Sequence[Measure], patients: int, resamples: int, seed: int) -> list[list[Draws]]:
-    """The figures of each measure on the whole test set and on resamples that all of them share."""
+    """The metrics of each measure on the whole test set and on common resamples."""
     whole = np.ones((1, patients), dtype=np.uint16)
     values = [measure(whole)[0] for measure in measures]
     parts: list[list[FloatArray]] = [[] for _ in measures]
@@ -51,7 +51,7 @@ def resampled(measures: Sequence[Measure], patients: int, resamples: int, seed: 
 
 @dataclass(frozen=True)
 class Paired:
-    """The first model's figure beside the second's."""
+    """A metric of two models, with the difference."""
 
     value: float
     other: float
@@ -59,14 +59,14 @@ class Paired:
     low: float
     high: float
     p: float
-    """Two-sided, of the hypothesis that the figures are equal."""
+    """Two-sided, for the hypothesis that the metrics are equal."""
 
 
 def paired(first: Draws, second: Draws, confidence: float) -> Paired:
-    """The difference of two figures over the same resamples.
+    """The difference of two metrics over the same resamples.
 
-    p is twice the share of resamples in which the difference is on the other side of 0 or at it, (k + 1) /
-    (R + 1) so that it is never 0 (Davison and Hinkley 1997, section 4.2): the percentile interval inverted.
+    p is twice the share of resamples with a difference of the opposite sign or 0, computed as (k + 1) /
+    (R + 1) and thus never 0 (Davison and Hinkley 1997, section 4.2): the percentile interval inverted.
     """
     apart = first - second
     interval = apart.interval(confidence)

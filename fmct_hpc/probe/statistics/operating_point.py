@@ -1,4 +1,4 @@
-"""Thresholds, chosen on validation volumes, and what they do on the test's."""
+"""Operating points: thresholds chosen on validation volumes, and their rates on test volumes."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from fmct_hpc.probe.statistics.scored import BoolArray, FloatArray
 
 @dataclass(frozen=True)
 class Rates:
-    """Sensitivity and specificity at one threshold; NaN without volumes of the class."""
+    """Sensitivity and specificity at a threshold; NaN without volumes of the class."""
 
     sensitivity: float
     specificity: float
@@ -21,9 +21,9 @@ class Rates:
 
 
 def rates(scores: FloatArray, labels: BoolArray, threshold: FloatArray | float) -> Rates:
-    """What calling every volume at or above its threshold positive gives; a threshold for all, or (N,).
+    """Rates if every volume with a score at or above the threshold is positive.
 
-    NaN where a threshold is: there was nothing to choose it by.
+    threshold: one for all volumes, or (N,). The rates are NaN if a threshold is NaN (could not be chosen).
     """
     if np.isnan(threshold).any():
         return Rates(np.nan, np.nan)
@@ -36,9 +36,9 @@ def rates(scores: FloatArray, labels: BoolArray, threshold: FloatArray | float) 
 
 
 def most_balanced(scores: FloatArray, labels: BoolArray) -> float:
-    """The threshold of greatest balanced accuracy (Youden 1950), of equal ones the highest.
+    """The threshold of maximum balanced accuracy (Youden 1950); ties are resolved to the highest.
 
-    It lies half-way between two neighbouring scores. NaN without both classes.
+    It is halfway between two adjacent scores. NaN without both classes.
     """
     thresholds, sensitivity, specificity = _curve(scores, labels)
     if np.isnan(sensitivity[0] + specificity[0]):
@@ -46,22 +46,22 @@ def most_balanced(scores: FloatArray, labels: BoolArray) -> float:
     return float(thresholds[np.argmax(sensitivity + specificity)])
 
 
-def at_specificity(scores: FloatArray, labels: BoolArray, least: float) -> float:
-    """The lowest threshold whose specificity is at least `least`; NaN without negatives."""
+def at_specificity(scores: FloatArray, labels: BoolArray, minimum: float) -> float:
+    """The lowest threshold whose specificity is at least `minimum`; NaN without negatives."""
     thresholds, _, specificity = _curve(scores, labels)
-    return float(thresholds[specificity >= least][-1]) if (~labels).any() else np.nan
+    return float(thresholds[specificity >= minimum][-1]) if (~labels).any() else np.nan
 
 
-def at_sensitivity(scores: FloatArray, labels: BoolArray, least: float) -> float:
-    """The highest threshold whose sensitivity is at least `least`; NaN without positives."""
+def at_sensitivity(scores: FloatArray, labels: BoolArray, minimum: float) -> float:
+    """The highest threshold whose sensitivity is at least `minimum`; NaN without positives."""
     thresholds, sensitivity, _ = _curve(scores, labels)
-    return float(thresholds[sensitivity >= least][0]) if labels.any() else np.nan
+    return float(thresholds[sensitivity >= minimum][0]) if labels.any() else np.nan
 
 
 def operating_thresholds(
     scores: FloatArray, labels: BoolArray, min_specificity: float, min_sensitivity: float
 ) -> tuple[float, float, float]:
-    """For the best balance, the asked specificity, the asked sensitivity."""
+    """Thresholds for the best balanced accuracy, the given specificity, and the given sensitivity."""
     return (
         most_balanced(scores, labels),
         at_specificity(scores, labels, min_specificity),
@@ -70,7 +70,7 @@ def operating_thresholds(
 
 
 def _curve(scores: FloatArray, labels: BoolArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Thresholds from above all scores to below all, with their sensitivity and specificity."""
+    """Descending thresholds from above to below all scores, with their sensitivity and specificity."""
     distinct = np.unique(scores)[::-1]
     between = (distinct[:-1] + distinct[1:]) / 2
     thresholds = np.concatenate([[np.inf], between, [-np.inf]])

@@ -1,7 +1,7 @@
 """Tests of two classifiers on one test set: DeLong's for areas under the ROC curve, Holm's correction.
 
-DeLong, DeLong and Clarke-Pearson 1988, by midranks (Sun and Xu 2014); where patients have several volumes,
-their components are summed by patient first (Obuchowski 1997), which changes nothing where they have one.
+DeLong, DeLong and Clarke-Pearson 1988, by midranks (Sun and Xu 2014). For patients with several volumes, the
+components are first summed by patient (Obuchowski 1997).
 """
 
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from fmct_hpc.probe.statistics.scored import FloatArray, Scored
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first classifier's ROC area beside the second's."""
+    """ROC areas of two classifiers, with the difference."""
 
     area: float
     other: float
     difference: float
-    """The first's minus the second's."""
+    """First minus second."""
     low: float
     high: float
     p: float
-    """Two-sided, of the hypothesis that the areas are equal."""
+    """Two-sided, for the hypothesis that the areas are equal."""
 
 
 def areas_with_covariance(classifiers: list[Scored]) -> tuple[FloatArray, FloatArray]:
     """ROC areas (K,) and their covariance (K, K) for classifiers of the same volumes, in O(K N log N).
 
-    Folds enter with the weight of their pairs, as in `area.auc`. The covariance is NaN where only one
-    patient has positive, or negative, volumes.
+    Folds are weighted by their number of pairs, as in `area.auc`. The covariance is NaN if only one patient
+    has positive, or negative, volumes.
     """
     from scipy.stats import rankdata  # whose import takes longer than all else here
 
@@ -46,7 +46,7 @@ def areas_with_covariance(classifiers: list[Scored]) -> tuple[FloatArray, FloatA
         rivals[true], rivals[false] = len(false), len(true)
         for k, scored in enumerate(classifiers):
             both = rankdata(scored.scores[[*true, *false]])
-            # How many negatives are below each positive, and positives above each negative.
+            # Number of negatives below each positive, and of positives above each negative.
             shares[k, true] = both[: len(true)] - rankdata(scored.scores[true])
             shares[k, false] = len(true) - (both[len(true) :] - rankdata(scored.scores[false]))
     pairs = rivals[first.labels].sum()
@@ -71,7 +71,7 @@ def areas_with_covariance(classifiers: list[Scored]) -> tuple[FloatArray, FloatA
 
 
 def compare(first: Scored, second: Scored, confidence: float) -> Comparison:
-    """DeLong's test, with the normal interval of the difference; both hold the same volumes in one order."""
+    """DeLong's test with the normal interval of the difference; both have the same volumes in one order."""
     both, covariance = areas_with_covariance([first, second])
     areas = float(both[0]), float(both[1])
     difference = areas[0] - areas[1]
@@ -85,7 +85,7 @@ def compare(first: Scored, second: Scored, confidence: float) -> Comparison:
 
 
 def holm(p_values: ArrayLike) -> FloatArray:
-    """Holm's (1979) adjusted p-values of a family of tests: (K,), NaN where a test is NaN."""
+    """Holm's (1979) adjusted p-values of a family of tests: (K,), NaN where a p-value is NaN."""
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(len(p), np.nan)
     known = np.flatnonzero(~np.isnan(p))

@@ -1,4 +1,4 @@
-"""Spearman's rank correlation for many resamples of patients at once."""
+"""Spearman's rank correlation, vectorised over resamples of patients."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ _jit = njit(error_model="numpy")
 
 
 class RankCorrelation:
-    """Two columns in the order of each, so that a resample costs two passes."""
+    """Two columns with their sort orders, so that a resample takes two passes."""
 
     def __init__(self, first: FloatArray, second: FloatArray, patients: IntArray) -> None:
         """Sort; (N,) each."""
@@ -48,7 +48,7 @@ def _correlations(
                         ranks[side, orders[side, j]] = before + tied / 2
                     before += tied
                     tied, start = 0.0, i + 1
-        # Ranks lie between 0 and n here, half a place below the usual ones: their mean is n / 2.
+        # Ranks are between 0 and n here, 0.5 below the usual ones; their mean is n / 2.
         total = 0.0
         for i in range(size):
             total += counts[row, patients[i]]

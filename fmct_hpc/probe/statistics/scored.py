@@ -1,4 +1,4 @@
-"""Scores of a test set: what every statistic here is taken of."""
+"""Scores of a test set, the input of the statistics in this folder."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scored:
-    """Volumes of a test set under one classifier, or under one classifier a fold.
+    """Scores and labels of a test set, for one classifier or one classifier per fold.
 
     scores, labels, patients, folds: (N,). A score is a probability of the label; patients are numbered
-    from 0 and a patient's volumes are in one fold. Scores of different folds come from different
-    classifiers and have no common scale, so that areas compare volumes of one fold only.
+    from 0, and a patient's volumes are in one fold. Scores of different folds are from different classifiers
+    and have no common scale, so that areas only compare volumes within a fold.
     """
 
     scores: FloatArray
@@ -26,5 +26,5 @@ class Scored:
 
     @property
     def both_classes(self) -> bool:
-        """Whether a fold holds a pair to compare; without one no area exists."""
+        """Whether any fold has both classes, which an area requires."""
         return any(len(np.unique(self.labels[self.folds == fold])) == 2 for fold in np.unique(self.folds))

@@ -1,4 +1,4 @@
-"""How near predicted chances of being event-free come to what happened: the integrated Brier score."""
+"""The integrated Brier score of predicted event-free probabilities."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from fmct_hpc.probe.statistics.judged import Sums
 from fmct_hpc.probe.statistics.scored import BoolArray, FloatArray, IntArray
 
 STEPS = 100
-"""Of the integral; a step of a hundredth moves it by less than its interval is wide."""
+"""Of the integral; the discretisation error is below the width of the confidence interval."""
 
 
 def cumulative_hazard(risks: FloatArray, times: FloatArray, events: BoolArray, at: FloatArray) -> FloatArray:
-    """Breslow's (1972) estimate of Cox's baseline by each time of `at`, (len(at),); NaN without events.
+    """Breslow's (1972) estimate of Cox's cumulative baseline hazard at times `at`; NaN without events.
 
-    risks: logarithms of relative hazards, (N,); times, events: (N,).
+    risks: logarithms of relative hazards, (N,); times, events: (N,). Returns (len(at),).
     """
     if not events.any():
         return np.full(len(at), np.nan)
@@ -29,7 +29,7 @@ def cumulative_hazard(risks: FloatArray, times: FloatArray, events: BoolArray, a
 
 
 def kaplan_meier(times: FloatArray, events: BoolArray, at: FloatArray) -> FloatArray:
-    """The share that is event-free beyond each time of `at` (Kaplan and Meier 1958), (len(at),)."""
+    """The event-free share beyond each time of `at` (Kaplan and Meier 1958), (len(at),)."""
     ends, died = np.unique(times[events], return_counts=True)
     at_risk = len(times) - np.searchsorted(np.sort(times), ends, side="left")
     return np.append(1.0, np.cumprod(1 - died / at_risk))[np.searchsorted(ends, at, side="right")]
@@ -37,19 +37,19 @@ def kaplan_meier(times: FloatArray, events: BoolArray, at: FloatArray) -> FloatA
 
 @dataclass(frozen=True)
 class Censored:
-    """Who was followed for how long: times (N,), and events (N,), False where censored."""
+    """Follow-up times (N,), and events (N,), False where censored."""
 
     times: FloatArray
     events: BoolArray
 
 
 class IntegratedBrier:
-    """The score (Graf et al. 1999), and 1 minus its ratio to one curve's for all (Kattan and Gerds 2018).
+    """The score (Graf et al. 1999), and 1 minus its ratio to a reference curve's (Kattan and Gerds 2018).
 
-    At a time t a volume whose event came by then, at T, has the squared chance of being event-free, divided
-    by G(T -); one that is event-free beyond t the squared chance of the event, divided by G(t); others 0. G
-    is the chance of not being censored. The mean over volumes is integrated by trapezoids and divided by the
-    horizon.
+    At a time t, a volume with an event at T <= t contributes the squared event-free probability, divided by
+    G(T -); one that is event-free beyond t contributes the squared event probability, divided by G(t); others
+    contribute 0. G is the probability of not being censored. The mean over volumes is integrated by the
+    trapezoidal rule and divided by the horizon.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class IntegratedBrier:
         training: Censored,
         patients: IntArray,
     ) -> None:
-        """survival: (N, T) predicted chances at the times `at` (T,), from 0 to the horizon; reference: (T,).
+        """survival: (N, T) event-free probabilities at times `at` (T,), 0 to the horizon; reference: (T,).
 
-        training: what G is estimated of.
+        training: the volumes on which G is estimated.
         """
         own = uncensored(training.times, training.events, tested.times)
-        # Of those that are followed beyond t, G is taken at t, with who left then.
+        # For volumes followed beyond t, G is evaluated at t, including censoring at t.
         of_time = uncensored(training.times, training.events, np.nextafter(at, np.inf))
         case = tested.events[:, None] & (tested.times[:, None] <= at)
         weights = np.where(case, _inverse(own)[:, None], (tested.times[:, None] > at) * _inverse(of_time))
@@ -83,5 +83,5 @@ class IntegratedBrier:
 
 
 def _inverse(chance: FloatArray) -> FloatArray:
-    """1 / G; 0 where nobody in training was followed for so long."""
+    """1 / G; 0 where no training volume has that follow-up."""
     return np.where(chance > 0, 1 / np.where(chance > 0, chance, 1), 0.0)

@@ -1,4 +1,4 @@
-"""Rows of results of binary labels: areas, operating points, calibration."""
+"""Result rows of binary labels: areas, operating points, calibration."""
 
 from collections.abc import Sequence
 
@@ -17,24 +17,24 @@ from fmct_hpc.probe.sweep.tested import Row, Test
 
 
 def binary_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
-    """A row a test set; one of one class has a `reason` and no figures."""
+    """One row per test set; with a single class it has a `reason` and no metrics."""
     scored = [Scored(test.predictions, test.targets, test.patients, test.folds) for test in tests]
     areas = _areas(tests, scored, config)
     return [_row(test, own, *pair, config) for test, own, pair in zip(tests, scored, areas, strict=True)]
 
 
 def _thresholds(test: Test, config: SweepConfig) -> NDArray[np.float64]:
-    """(3, N), of each volume's fold: for the best balance, the asked specificity, the asked sensitivity."""
-    least = config.min_specificity, config.min_sensitivity
+    """Thresholds (3, N) of each volume's fold, in the order of `operating_thresholds`."""
+    minimum = config.min_specificity, config.min_sensitivity
     chosen = [
-        operating_thresholds(found.validation, test.cell.labels[parts.validation], *least)
+        operating_thresholds(found.validation, test.cell.labels[parts.validation], *minimum)
         for parts, found in zip(test.cell.folds, test.fitted, strict=True)
     ]
     return np.array(chosen)[test.folds].T
 
 
 def _areas(tests: Sequence[Test], scored: Sequence[Scored], config: SweepConfig) -> list[tuple[Draws, Draws]]:
-    """ROC areas and average precisions; tests of the same volumes share their resamples."""
+    """ROC areas and average precisions; test sets with the same volumes share their resamples."""
     same: dict[bytes, list[int]] = {}
     for number, test in enumerate(tests):
         same.setdefault(test.rows.tobytes(), []).append(number)
@@ -51,8 +51,8 @@ def _areas(tests: Sequence[Test], scored: Sequence[Scored], config: SweepConfig)
 def _row(test: Test, scored: Scored, roc: Draws, precision: Draws, config: SweepConfig) -> Row:
     row: Row = {**test.counted(), "kind": BINARY.name, "positives": int(scored.labels.sum())}
     if not scored.both_classes:
-        why = {"reason": "volumes of one class only to test on", "reason_code": Reason.ONE_CLASS_TESTED.value}
-        return {**row, **why}
+        reason = {"reason": "test volumes of one class only", "reason_code": Reason.ONE_CLASS_TESTED.value}
+        return {**row, **reason}
     area, average = roc.interval(config.confidence), precision.interval(config.confidence)
     balance, specific, sensitive = (
         rates(scored.scores, scored.labels, thresholds) for thresholds in _thresholds(test, config)

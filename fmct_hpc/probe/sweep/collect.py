@@ -1,4 +1,4 @@
-"""Joining the units of a sweep, and comparing its encoders pair by pair."""
+"""Collecting the units of a sweep, and pairwise comparison of its encoders."""
 
 import json
 import logging
@@ -28,27 +28,27 @@ from shards.closed import Closed
 log = logging.getLogger(__name__)
 
 _SAME = ("method", "pool", "layer", "fraction", "shots")
-"""What the units of a comparison share beside tasks and seeds."""
+"""Attributes that the units of a comparison have in common, in addition to tasks and seeds."""
 _FAMILY = (*_SAME, "seed", "split", "sample", "versus_sample")
 
 
 class Summary(Closed):
-    """What a sweep's tables hold: summary.json."""
+    """Summary of a sweep's tables: summary.json."""
 
     units: int
     done: int
-    """Units in the tables; fewer than `units` while the sweep goes on."""
+    """Units in the tables; fewer than `units` until the sweep is complete."""
     results: int
     refused: int
-    """Results without figures, for the reason that their row gives."""
+    """Results without metrics; their row gives the reason."""
     reasons: dict[str, int] = Field(default_factory=dict)
-    """How many of them for each reason, by its code."""
+    """Number of these by reason code."""
     comparisons: int
     cohort_digest: str
     confidence: float
     leakage: tuple[Leakage, ...]
     torn_studies: int = 0
-    """Left out of samples of studies, as their volumes bear several Patient IDs."""
+    """Studies left out because their volumes have several Patient IDs."""
 
     def __str__(self) -> str:
         partial = "" if self.done == self.units else f" ({self.done} of {self.units} units done so far)"
@@ -67,7 +67,7 @@ def collect_tables(
 ) -> Summary:
     """Write the tables of the units numbered `done`, in the grid's order, and the summary last.
 
-    cohorts: by sample; cohort: of volumes.
+    cohorts: by sample; cohort: the cohort of volumes.
     """
     files = {number: UnitFiles(out, plan.digests[number]) for number in done}
     results = [read(files[number].table("results"), RESULTS) for number in done]
@@ -105,11 +105,11 @@ def _write(table: pa.Table, path: Path) -> None:
 def _comparisons(
     plan: Plan, files: dict[int, UnitFiles], config: SweepConfig, cohort: Cohort
 ) -> list[dict[str, object]]:
-    """A row for each pair, task, seed and test set under the same method and budget.
+    """One row per pair, task, seed and test set with the same method and budget.
 
-    Pairs are of encoders with one sample, or of an encoder's `best` and `study`, which are scores of the same
-    studies. Holm's family are the tasks and pairs of one method, pool, layer, budget, seed, test set, and
-    samples.
+    Pairs are two encoders with the same sample, or `best` and `study` of one encoder, which score the same
+    studies. Holm's family consists of the tasks and pairs with the same method, pool, layer, budget, seed,
+    test set and samples.
     """
     patients = dict(zip(cohort.keys.tolist(), cohort.patient_keys.tolist(), strict=True))
     groups: dict[str, list[int]] = defaultdict(list)
@@ -150,10 +150,10 @@ def _comparisons(
 def _compared(
     ours: Scored | Judged, theirs: Scored | Judged, kind: Kind, config: SweepConfig
 ) -> dict[str, object] | None:
-    """The columns of a comparison; None where the volumes tell nothing.
+    """The columns of a comparison; None if the metric is not defined for the volumes.
 
-    Areas of binary labels by DeLong's test, the first figure of other kinds by the bootstrap of the
-    difference over the same patients.
+    Areas of binary labels are compared by DeLong's test, the first metric of other kinds by a paired
+    bootstrap over patients.
     """
     if isinstance(ours, Scored):
         assert isinstance(theirs, Scored)
@@ -180,7 +180,7 @@ def _compared(
 
 
 def _read(files: UnitFiles, patients: dict[str, str], cohort: Cohort) -> dict[str, Scored | Judged]:
-    """A unit's test sets by task, seed and split, each with its volumes in the order of their keys."""
+    """A unit's test sets by task, seed and split, with volumes sorted by key."""
     table = read(files.table("predictions"), PREDICTIONS)
     keys, tasks, splits = (np.asarray(table[name].to_pylist(), np.str_) for name in ("key", "task", "split"))
     seeds, folds, labels, scores, values, events = (
@@ -192,12 +192,12 @@ def _read(files: UnitFiles, patients: dict[str, str], cohort: Cohort) -> dict[st
         rows = np.flatnonzero((tasks == task) & (seeds == seed) & (splits == split))
         rows = rows[np.argsort(keys[rows])]
         kind = cohort.kind(task)
-        who = numbered[rows].astype(np.int64), folds[rows].astype(np.int64)
+        groups = numbered[rows].astype(np.int64), folds[rows].astype(np.int64)
         name = json.dumps([task, seed, split])
         if kind == BINARY:
-            found[name] = Scored(scores[rows], labels[rows].astype(bool), *who)
+            found[name] = Scored(scores[rows], labels[rows].astype(bool), *groups)
             continue
-        said = table["probabilities"].take(rows).to_pylist() if kind.classes else scores[rows, None]
-        truth = kind.retold(values[rows], events[rows] == True)  # noqa: E712 - null is none
-        found[name] = Judged(np.array(said, np.float64), truth, *who)
+        predictions = table["probabilities"].take(rows).to_pylist() if kind.classes else scores[rows, None]
+        truth = kind.from_values(values[rows], events[rows] == True)  # noqa: E712 - null is none
+        found[name] = Judged(np.array(predictions, np.float64), truth, *groups)
     return found

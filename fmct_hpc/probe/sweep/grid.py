@@ -1,4 +1,4 @@
-"""The grid of a sweep, cut into units that are computed, kept and resumed as one."""
+"""The grid of a sweep, divided into units that are computed, stored and resumed as a whole."""
 
 import hashlib
 import heapq
@@ -16,34 +16,34 @@ from shards.label_kinds import LabelKinds
 from shards.section import Section
 
 VERSION = 1
-"""Raised by whoever changes what results the same grid and data give; all are then computed again."""
+"""Increase it with every change of the results for the same grid and data; all units are then recomputed."""
 OVERHEAD_SECONDS = 2.0
-"""Opening features, and the bootstrap."""
+"""For opening features, and the bootstrap."""
 
 
 class Unit(Section):
-    """Results that share their features and label budget; a row a task, seed and test set."""
+    """Results with the same features and label budget; one row per task, seed and test set."""
 
     encoder: str
     method: MethodName
     layer: int | None
     """None for fine-tuning."""
     pool: Pool | None
-    """None for methods on tokens and volumes."""
+    """None for methods that read tokens or volumes."""
     fraction: float | None
     shots: int | None
-    """One of fraction and shots is None."""
+    """Exactly one of fraction and shots is None."""
     seeds: tuple[int, ...]
     tasks: tuple[str, ...]
     sample: Sample = "volume"
 
     @property
     def budget(self) -> Budget:
-        """How many labels its classifiers learn from."""
+        """The label budget of its classifiers."""
         return Budget(self.fraction, self.shots)
 
     def digest(self, config: SweepConfig, cohort: Cohort) -> str:
-        """SHA-256 of all that its results depend on, except for the encoder's weights."""
+        """SHA-256 of everything on which its results depend, except the encoder's weights."""
         settings: dict[str, Any] = {
             "bootstrap": config.bootstrap,
             "confidence": config.confidence,
@@ -63,7 +63,7 @@ class Unit(Section):
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     def seconds(self, cohort: Cohort, config: SweepConfig) -> float:
-        """Estimate of its cost."""
+        """Estimated cost in seconds."""
         volumes = len(cohort.keys)
         share = self.fraction or min(1.0, 2 * (self.shots or 0) / volumes)
         method = METHODS[self.method]
@@ -72,7 +72,7 @@ class Unit(Section):
 
 
 def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
-    """The whole grid in its order; expensive methods have a unit a seed and task."""
+    """All units of the grid, in order; expensive methods have one unit per seed and task."""
     budgets = [Budget(fraction, None) for fraction in config.fractions]
     budgets += [Budget(None, shots) for shots in config.shots]
     found = []
@@ -106,12 +106,12 @@ def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
     return found
 
 
-def shared_out(costs: Sequence[float], most: float) -> list[list[int]]:
-    """Numbers of the units for each of several tasks of about equal cost, as many as `most` asks for.
+def balanced_tasks(costs: Sequence[float], task_cost: float) -> list[list[int]]:
+    """Assign units to tasks with a cost of about `task_cost` each; returns the unit numbers of each task.
 
-    The dearest first, each to the task that has least so far (Graham 1969).
+    In descending order of cost, each unit is assigned to the task with the lowest cost so far (Graham 1969).
     """
-    count = min(len(costs), max(1, round(sum(costs) / most)))
+    count = min(len(costs), max(1, round(sum(costs) / task_cost)))
     tasks: list[list[int]] = [[] for _ in range(count)]
     loads = [(0.0, number) for number in range(count)]
     for unit in sorted(range(len(costs)), key=lambda unit: -costs[unit]):

@@ -1,4 +1,4 @@
-"""Rows of results of labels that are not binary: the figures of their kind, in one column."""
+"""Result rows of labels that are not binary, with the metrics of their kind in one column."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from fmct_hpc.probe.sweep.tested import Row, Test
 
 
 def kind_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
-    """A row a test set; one in which the first figure is not defined has a `reason` and no figures."""
+    """One row per test set; if the first metric is not defined, it has a `reason` and no metrics."""
     same: dict[bytes, list[int]] = {}
     for number, test in enumerate(tests):
         same.setdefault(test.rows.tobytes(), []).append(number)
     drawn: dict[int, list[Draws]] = {}
-    for numbers in same.values():  # tests of the same volumes share their resamples
+    for numbers in same.values():  # test sets with the same volumes share their resamples
         measures = [
-            test.cell.kind.measure(_judged(test), taught(test))
+            test.cell.kind.measure(_judged(test), training_targets(test))
             for test in (tests[number] for number in numbers)
         ]
         patients = int(tests[numbers[0]].patients.max()) + 1
@@ -36,8 +36,8 @@ def _judged(test: Test) -> Judged:
     return Judged(test.predictions, test.targets, test.patients, test.folds, validation)
 
 
-def taught(test: Test) -> Targets:
-    """Targets of all volumes that some classifier of the cell was trained on."""
+def training_targets(test: Test) -> Targets:
+    """Targets of all training volumes of the cell's classifiers."""
     return test.cell.labels[np.unique(np.concatenate([parts.train for parts in test.cell.folds]))]
 
 
@@ -48,9 +48,9 @@ def _row(test: Test, drawn: Sequence[Draws], config: SweepConfig) -> Row:
     if events is not None:
         row["positives"] = int(events.sum())
     if np.isnan(drawn[0].value):
-        why = f"{kind.figures[0]} is not defined for the volumes to test on"
-        return {**row, "reason": why, "reason_code": Reason.ONE_CLASS_TESTED.value}
-    at = kind.at(taught(test))
+        reason = f"{kind.figures[0]} is not defined for the test volumes"
+        return {**row, "reason": reason, "reason_code": Reason.ONE_CLASS_TESTED.value}
+    at = kind.at(training_targets(test))
     intervals = [
         one.interval(config.confidence, centred=name in kind.inflated)
         for name, one in zip(kind.figures, drawn, strict=True)
@@ -58,6 +58,6 @@ def _row(test: Test, drawn: Sequence[Draws], config: SweepConfig) -> Row:
     figures = [
         {"name": name, "value": own.value, "low": own.low, "high": own.high, "at": at.get(name)}
         for name, own in zip(kind.figures, intervals, strict=True)
-        if not np.isnan(own.value)  # one that is not defined is not listed
+        if not np.isnan(own.value)  # metrics that are not defined are left out
     ]
     return {**row, "figures": figures}

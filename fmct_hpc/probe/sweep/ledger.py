@@ -1,4 +1,4 @@
-"""What of a sweep is done: a marker for each unit, written after its tables, and the plan of tasks."""
+"""State of a sweep: the plan of tasks, and a marker for each finished unit, written after its tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +23,19 @@ PLAN_NAME = "plan.json"
 
 
 class Plan(Closed):
-    """All units, and which task computes which."""
+    """All units and their assignment to tasks."""
 
     units: tuple[Unit, ...]
     digests: tuple[Sha256, ...]
-    """Of each unit."""
+    """One per unit."""
     seconds: tuple[float, ...]
-    """Estimate for each unit."""
+    """Estimated cost of each unit."""
     tasks: tuple[tuple[int, ...], ...]
-    """Numbers of units."""
+    """Unit numbers of each task."""
     encoders: tuple[str, ...]
-    """Their descriptions, as JSON."""
+    """Recorded `EncoderSpec`s, as JSON."""
     leakage: tuple[Leakage, ...]
-    """Of each encoder."""
+    """One per encoder."""
 
     def share(self, share: Share) -> list[int]:
         """Numbers of the units of a share's tasks."""
@@ -43,24 +43,24 @@ class Plan(Closed):
 
 
 class UnitMarker(Closed):
-    """Declares a unit done."""
+    """Marks a unit as finished."""
 
     digest: str
     source: str
-    """What the features were: the digest of the store's request, or of the encoder's description."""
+    """Digest of the input: `FeatureInfo.source_digest`, or `EncoderSpec.digest` for fine-tuning."""
     seconds: float
     results: int
 
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """Where the tables of one unit lie."""
+    """Paths of the tables of one unit."""
 
     out: Path
     digest: str
 
     def table(self, name: str) -> Path:
-        """One of `TABLES`."""
+        """Path of one of `TABLES`."""
         return self.out / "units" / f"{self.digest[:16]}.{name}.parquet"
 
     @property
@@ -69,16 +69,16 @@ class UnitFiles:
         return self.out / "units" / f"{self.digest[:16]}.json"
 
     def write(self, tables: dict[str, pa.Table], marker: UnitMarker) -> None:
-        """Keep a unit."""
+        """Write the tables of a unit, then its marker."""
         for name in TABLES:
             with atomic_path(self.table(name)) as temporary:
                 pq.write_table(tables[name], temporary, compression="zstd")
         ledgers.mark(self.marker, marker)
 
     def done(self, source: str) -> bool:
-        """Whether the unit was computed from this very source and its tables are there.
+        """Whether the unit was computed from this source and its tables exist.
 
-        Raises RefusedError where the system does not say, and FmctError where a newer version computed it.
+        Raises RefusedError if the files cannot be accessed, and FmctError if a newer version computed it.
         """
         marker = ledgers.marked(self.marker, UnitMarker)
         whole = all(self.table(name).is_file() for name in TABLES)
@@ -86,7 +86,7 @@ class UnitFiles:
 
 
 def progress(out: Path, share: Share = WHOLE) -> Progress:
-    """How many units of the tasks of a share have a marker; not known without a plan."""
+    """Number of finished units in the tasks of a share; unknown without a plan."""
     try:
         plan = read_plan(out)
     except FmctError:
@@ -96,13 +96,13 @@ def progress(out: Path, share: Share = WHOLE) -> Progress:
 
 
 def shares_units(out: Path, plan: Plan, encoders_too: bool) -> bool:
-    """Whether the plan in `out` has a unit of this one, and so is of the same volumes and labels."""
+    """Whether the plan in `out` has a unit in common with `plan`, hence the same volumes and labels."""
     try:
-        there = read_plan(out)
+        existing = read_plan(out)
     except FmctError:
         return False
-    same = not encoders_too or there.encoders == plan.encoders
-    return same and bool(set(there.digests) & set(plan.digests))
+    same = not encoders_too or existing.encoders == plan.encoders
+    return same and bool(set(existing.digests) & set(plan.digests))
 
 
 def write_plan(out: Path, plan: Plan) -> None:
@@ -111,11 +111,11 @@ def write_plan(out: Path, plan: Plan) -> None:
 
 
 def read_plan(out: Path) -> Plan:
-    """The plan in `out`; FmctError where there is none."""
+    """The plan in `out`; raises FmctError if there is none."""
     path = out / PLAN_NAME
     try:
         return Plan.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise FmctError(f"{path}: no plan yet; make it with `fmct sweep --plan`") from None
+        raise FmctError(f"{path}: no plan yet; create it with `fmct sweep --plan`") from None
     except ValidationError as error:
-        raise unread(path, error, "not a plan of this version; run `fmct sweep --plan`") from None
+        raise unread(path, error, "invalid plan for this version; run `fmct sweep --plan`") from None

@@ -1,6 +1,6 @@
 """A sweep from features to tables on one machine: extract, plan, compute, collect.
 
-A cluster runs the same parts as separate jobs (`extract` and `run_task` in arrays, `collect`).
+On a cluster the same steps run as separate jobs (`extract` and `run_task` in arrays, `collect`).
 """
 
 import logging
@@ -23,7 +23,7 @@ from fmct_hpc.probe.samples import of_sample
 from fmct_hpc.probe.source import Source, require_methods
 from fmct_hpc.probe.sweep import ledger
 from fmct_hpc.probe.sweep.collect import Summary, collect_tables
-from fmct_hpc.probe.sweep.grid import Unit, shared_out, units
+from fmct_hpc.probe.sweep.grid import Unit, balanced_tasks, units
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, UnitMarker
 from fmct_hpc.probe.sweep.unit import compute
 from shards import Dataset
@@ -47,16 +47,16 @@ def _silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's configuration, and where its results go."""
+    """A sweep's configuration and its output folder."""
 
     config: SweepConfig
     out: Path
     probed: Path | None = None
-    """Of `fmct probe`: the run that it is about."""
+    """The probed run; only for `fmct probe`."""
 
     @cached_property
     def cohort(self) -> Cohort:
-        """The labelled volumes; FmctError where data or labels don't fit."""
+        """The labelled volumes; raises FmctError if data, labels or methods do not match."""
         config = self.config
         wanted = config.tasks or tuple(config.kinds)
         require_methods({task: spec for task, spec in config.kinds.items() if task in wanted}, config.methods)
@@ -66,7 +66,7 @@ class Sweep:
 
     @cached_property
     def cohorts(self) -> dict[Sample, Cohort]:
-        """What is probed, by sample: the labelled volumes, or their studies."""
+        """The cohorts by sample: the labelled volumes, or their studies."""
         index = Dataset.open(self.config.data).index
         return {sample: of_sample(self.cohort, index, sample) for sample in self.config.samples}
 
@@ -80,21 +80,21 @@ class Sweep:
 
     @property
     def _encoders(self) -> tuple[str, ...]:
-        """What the configuration says of each; the plan's check of patients holds for no others."""
+        """The recorded `EncoderSpec`s, for which the plan's check of patients is valid."""
         return tuple(to_json(spec.recorded()).decode() for spec in self.config.encoders)
 
     @property
     def extractions(self) -> int:
-        """Tasks of `extract`; 0 where no method reads features."""
+        """Number of tasks of `extract`; 0 if no method reads features."""
         if reads(self.config.methods) == {"volumes"}:
             return 0
         return len(self.config.encoders) * self.config.feature_tasks
 
     def extract(self, task: int | None = None, progress: Progress = _silent) -> None:
-        """Extract what features are missing.
+        """Extract missing features.
 
-        task: do this one of `extractions` tasks alone; None: all, and join what the tasks made. Raises
-        FmctError as `extract_store` does.
+        task: only this one of `extractions` tasks; None: all, and join the parts. Raises FmctError as
+        `extract_store` does.
         """
         if task is not None and not 0 <= task < self.extractions:
             raise FmctError(f"no extraction task {task}: there are {self.extractions}, from 0")
@@ -120,11 +120,11 @@ class Sweep:
             )
 
     def plan(self) -> Plan:
-        """Cut the grid into tasks of about equal cost and write the plan; the features may come later.
+        """Divide the grid into tasks of about equal cost and write the plan; features may be missing.
 
-        Raises FmctError where an encoder has seen tested patients in pretraining, or nobody knows, and that
-        is not allowed, where the tables that `collect` will write can't be, or are the labels, and where
-        there are results of another dataset or labels.
+        Raises FmctError if tested patients are, or may be, in an encoder's pretraining data and that is not
+        allowed, if the tables of `collect` cannot be written or are the labels, and if `out` has results of
+        another dataset or labels.
         """
         for table in (*ledger.TABLES, "comparisons"):
             require_file(self.out / f"{table}.parquet", self.config.labels, self.config.parts)
@@ -136,7 +136,7 @@ class Sweep:
             units=tuple(grid),
             digests=tuple(unit.digest(self.config, self.cohorts[unit.sample]) for unit in grid),
             seconds=tuple(costs),
-            tasks=tuple(tuple(task) for task in shared_out(costs, 60 * self.config.task_minutes)),
+            tasks=tuple(tuple(task) for task in balanced_tasks(costs, 60 * self.config.task_minutes)),
             encoders=self._encoders,
             leakage=tuple(
                 check_leakage(spec.name, tested, spec.pretraining_patients, *allowed)
@@ -149,7 +149,7 @@ class Sweep:
         return plan
 
     def _claim(self, plan: Plan) -> None:
-        """Note what the results will be about; raises FmctError where there are others."""
+        """Record the subject of the results; raises FmctError if `out` has results of another subject."""
         config, probed = self.config, self.probed
         content = Dataset.open(config.data).content_digest()
         sources = {
@@ -163,10 +163,10 @@ class Sweep:
         claim(self.out, subject, (*files, "encoder.safetensors") if probed else files, known)
 
     def run_task(self, task: int, progress: Progress = _silent) -> int:
-        """Compute what of a task's units is missing, each kept when it is ready; returns how many.
+        """Compute the missing units of a task and store each when finished; returns their number.
 
-        Raises FmctError where the plan was made of another configuration, labels or dataset, and where
-        features are missing.
+        Raises FmctError if the plan is of another configuration, labels or dataset, and if features are
+        missing.
         """
         plan = self._current_plan()
         if not 0 <= task < len(plan.tasks):
@@ -177,7 +177,7 @@ class Sweep:
         with writing(self.out, "fmct sweep", shared=True):
             own = self._ledger(plan, plan.share(share))
             register("sweep", self.out, share, total=len(own.units), of_all=len(plan.units))
-            return own.make(partial(self._make, plan), progress, partial(self._forget, plan))
+            return own.make(partial(self._make, plan), progress, partial(self._remove_stale, plan))
 
     def _ledger(self, plan: Plan, numbers: Sequence[int]) -> Ledger[int, bool]:
         return Ledger(numbers, partial(self._done, plan))
@@ -185,30 +185,30 @@ class Sweep:
     def _make(self, plan: Plan, number: int) -> None:
         unit = plan.units[number]
         source = self._sources[unit.encoder, unit.sample]
-        began = time.monotonic()
+        start = time.monotonic()
         results, predictions = compute(unit, source)
         marker = UnitMarker(
             digest=plan.digests[number],
             source=self._source_digest(unit),
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - start,
             results=results.num_rows,
         )
         tables = {"results": results, "predictions": predictions}
         UnitFiles(self.out, plan.digests[number]).write(tables, marker)
 
     def run_share(self, share: int, shares: int, progress: Progress = _silent) -> int:
-        """Do the tasks `share`, `share` + `shares` and so on; returns how many units were computed."""
+        """Compute the tasks `share`, `share` + `shares` and so on; returns the number of computed units."""
         plan = self._current_plan()
         return self._compute(plan, Share(share, shares), progress)
 
     def collect(self) -> Summary:
-        """Join what is done so far to three tables and summary.json (`collect_tables`)."""
+        """Write three tables and summary.json from the finished units (`collect_tables`)."""
         plan = self._current_plan()
         done = self._ledger(plan, range(len(plan.units))).done()
         return collect_tables(self.out, plan, done, self.config, self.cohorts, self.cohort)
 
     def status(self) -> str:
-        """How far the sweep is, in a line."""
+        """The state of the sweep, in one line."""
         plan = self._current_plan()
         done = set(self._ledger(plan, range(len(plan.units))).done())
         to_do = [n for n, task in enumerate(plan.tasks) if not set(task) <= done]
@@ -216,11 +216,11 @@ class Sweep:
         return f"{len(done)} of {len(plan.units)} units done, in {len(plan.tasks)} tasks{rest}"
 
     def run(self, progress: Progress = _silent) -> Summary:
-        """All of it here: extract, plan, every task, collect."""
+        """Run all steps: plan, extract, compute, collect."""
         require_folder(self.out)
         if self.extractions:
             require_folder(self.config.features)
-        plan = self.plan()  # first, as it may refuse
+        plan = self.plan()  # first, since it checks the inputs
         self.extract(progress=progress)
         self._compute(plan, WHOLE, progress)
         return self.collect()
@@ -231,8 +231,8 @@ class Sweep:
         digests = tuple(unit.digest(self.config, self.cohorts[unit.sample]) for unit in grid)
         if (plan.digests, plan.encoders) != (digests, self._encoders):
             raise FmctError(
-                f"{self.out / 'plan.json'}: made of another configuration, dataset or labels; "
-                "run `fmct sweep --plan` with these"
+                f"{self.out / 'plan.json'}: from another configuration, dataset or labels; "
+                "run `fmct sweep --plan` again"
             )
         return plan
 
@@ -243,10 +243,10 @@ class Sweep:
             return False
         return UnitFiles(self.out, plan.digests[number]).done(source)
 
-    def _forget(self, plan: Plan, numbers: list[int]) -> None:
-        """Remove markers that other weights or features left: how many there are says how far this got."""
+    def _remove_stale(self, plan: Plan, numbers: list[int]) -> None:
+        """Remove markers of other weights or features, since the number of markers is the progress."""
         for number in numbers:
-            with suppress(FmctError):  # no features yet: whose the marker is can't be known
+            with suppress(FmctError):  # no features yet: the marker's source cannot be checked
                 self._source_digest(plan.units[number])
                 UnitFiles(self.out, plan.digests[number]).marker.unlink(missing_ok=True)
 

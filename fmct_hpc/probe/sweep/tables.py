@@ -1,6 +1,6 @@
-"""The tables of a sweep: a row a result, a row a scored volume, a row a comparison.
+"""The tables of a sweep, with one row per result, scored volume, and comparison, respectively.
 
-Tables of earlier versions lack the last columns; they are null then, and `sample` is volume.
+Tables of earlier versions lack the last columns; these are read as null, and `sample` as volume.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ _UNIT = [
 FIGURE = pa.struct(
     [("name", pa.string()), *((name, pa.float64()) for name in ("value", "low", "high", "at"))]
 )
-"""A figure of a label that is not binary; `at` is where it is taken, such as a horizon, or null."""
+"""A metric of a label that is not binary; `at`: where it is evaluated, such as a horizon, or null."""
 
 RESULTS = pa.schema(
     [
@@ -106,9 +106,9 @@ COMPARISONS = pa.schema(
 
 
 def read(path: Path, schema: pa.Schema) -> pa.Table:
-    """One of these tables, of this version or an earlier one, whose lacking columns are null.
+    """Read one of these tables, of this or an earlier version; missing columns are null.
 
-    Samples that are not said are volumes.
+    A missing sample is `volume`.
     """
     table = pq.read_table(path)
     for column in schema:
@@ -116,6 +116,6 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
             table = table.append_column(column, pa.nulls(table.num_rows, column.type))
     table = table.select(schema.names)
     for name in {"sample", "versus_sample"} & {*schema.names}:
-        said = table[name].cast(pa.string()).fill_null("volume")
-        table = table.set_column(schema.get_field_index(name), name, said)
+        samples = table[name].cast(pa.string()).fill_null("volume")
+        table = table.set_column(schema.get_field_index(name), name, samples)
     return table.cast(schema)

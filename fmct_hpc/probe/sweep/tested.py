@@ -1,4 +1,4 @@
-"""A cell of a sweep, and a test set under its classifiers."""
+"""A cell of a sweep, and a test set with the predictions of its classifiers."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Cell:
-    """A task and a seed of a unit: one classifier, or one a fold."""
+    """A task and seed of a unit: one classifier, or one per fold."""
 
     task: str
     seed: int
@@ -28,21 +28,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Test:
-    """A test set under one cell's classifiers, joined over the folds."""
+    """A test set with the predictions of one cell's classifiers, joined over the folds."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a pytest class
 
     cell: Cell
     split: str
     rows: NDArray[np.int64]
     predictions: NDArray[np.float64]
-    """(N,) of binary labels, else (N, P)."""
+    """(N,) for binary labels, else (N, P)."""
     patients: NDArray[np.int64]
     """(N,), numbered from 0."""
     folds: NDArray[np.int64]
     """(N,)"""
     fitted: Sequence[Fitted]
-    """One a fold."""
+    """One per fold."""
 
     @property
     def targets(self) -> Targets:
@@ -50,7 +50,7 @@ class Test:
         return self.cell.labels[self.rows]
 
     def counted(self) -> Row:
-        """What a row says whatever the kind."""
+        """The columns common to all kinds of label."""
         folds = self.cell.folds
         return {
             "task": self.cell.task,

@@ -1,4 +1,4 @@
-"""Computing one unit of a sweep: fit, score, and the figures of every test set."""
+"""Computing one unit of a sweep: fitting, scoring, and metrics of every test set."""
 
 from collections.abc import Sequence
 
@@ -21,9 +21,9 @@ from fmct_hpc.probe.sweep.tested import Cell, Row, Test
 def compute(unit: Unit, source: Source) -> tuple[pa.Table, pa.Table]:
     """Results (`tables.RESULTS`) and predictions (`tables.PREDICTIONS`) of a unit.
 
-    A task with too few patients for the budget, or for an area, has rows with a `reason` and no figures; one
-    without a threshold to choose has a `threshold_reason` and no operating point.
-    Raises FmctError for what the encoder doesn't have.
+    A task with too few patients for the budget, or for an area, has rows with a `reason` and no metrics. If
+    no threshold can be chosen, the row has a `threshold_reason` and no operating point.
+    Raises FmctError if the encoder lacks the method's input.
     """
     cohort, config = source.cohort, source.config
     chosen, rows = cells(unit, cohort)
@@ -33,15 +33,15 @@ def compute(unit: Unit, source: Source) -> tuple[pa.Table, pa.Table]:
     for cell in chosen:
         own, fitted = fitted[: len(cell.folds)], fitted[len(cell.folds) :]
         tests += [_test(cell, split, own, cohort) for split in cell.folds[0].tests]
-    for binary, judged in ((True, binary_rows), (False, kind_rows)):
-        rows += judged([test for test in tests if (test.cell.kind == BINARY) == binary], config)
+    for binary, result_rows in ((True, binary_rows), (False, kind_rows)):
+        rows += result_rows([test for test in tests if (test.cell.kind == BINARY) == binary], config)
     shared: Row = {**unit.model_dump(exclude={"seeds", "tasks"}), "step": source.step(unit.method)}
     results = pa.Table.from_pylist([{**shared, **row} for row in rows], RESULTS)
     return results, _predictions(shared, tests, cohort)
 
 
 def cells(unit: Unit, cohort: Cohort) -> tuple[list[Cell], list[Row]]:
-    """What of a unit can be fitted, and rows for the rest."""
+    """The cells of a unit that can be fitted, and result rows for the others."""
     chosen: list[Cell] = []
     refused: list[Row] = []
     for task in unit.tasks:
@@ -50,21 +50,21 @@ def cells(unit: Unit, cohort: Cohort) -> tuple[list[Cell], list[Row]]:
             try:
                 folds = cohort.parts(task, unit.budget, seed)
                 if not folds[0].tests:
-                    raise TooFewError(Reason.NO_TEST, "no patients to test on")
+                    raise TooFewError(Reason.NO_TEST, "no test patients")
                 chosen.append(Cell(task, seed, folds, labels, kind))
             except TooFewError as lack:
-                why: Row = {"reason": str(lack), "reason_code": lack.reason.value}
-                refused.append({"task": task, "seed": seed, **why})
+                reason: Row = {"reason": str(lack), "reason_code": lack.reason.value}
+                refused.append({"task": task, "seed": seed, **reason})
     return chosen, refused
 
 
 def problem_of(cell: Cell, parts: Parts, cohort: Cohort) -> Problem:
-    """What is to be fitted of a cell on one fold's parts; all tests, one behind another, are scored."""
+    """The problem of a cell for one fold's parts; the scored rows are all test sets, concatenated."""
     scored = np.concatenate(list(parts.tests.values()))
     if cohort.splits is not None:
         unlabelled = np.flatnonzero(cohort.splits == "train")
     else:
-        # Patients of the fold's other parts are no part of training, whatever their labels.
+        # Patients of the fold's other parts are excluded, including their volumes without a label.
         others = cohort.patient_keys[np.concatenate([scored, parts.validation])]
         unlabelled = np.flatnonzero(~np.isin(cohort.patient_keys, others))
     return Problem(cell.labels, parts.train, parts.validation, scored, unlabelled, cell.seed, cell.kind)
@@ -96,25 +96,25 @@ def _predictions(shared: Row, tests: Sequence[Test], cohort: Cohort) -> pa.Table
         columns |= {
             "key": pa.array(cohort.keys[test.rows].tolist(), pa.string()),
             "fold": pa.array(test.folds, pa.int32()),
-            **_said(test),
+            **_prediction_columns(test),
         }
         tables.append(pa.table(columns).select(PREDICTIONS.names).cast(PREDICTIONS))
     return pa.concat_tables(tables) if tables else PREDICTIONS.empty_table()
 
 
-def _said(test: Test) -> dict[str, pa.Array]:
+def _prediction_columns(test: Test) -> dict[str, pa.Array]:
     """Truth and prediction of each volume, in the columns of its kind."""
     kind, size = test.cell.kind, len(test.rows)
     if kind == BINARY:
         nothing = {name: pa.nulls(size, PREDICTIONS.field(name).type) for name in ("value", "event")}
         nothing["probabilities"] = pa.nulls(size, PREDICTIONS.field("probabilities").type)
         return {"label": pa.array(test.targets), "score": pa.array(test.predictions), **nothing}
-    said = kind.said(test.predictions)
+    predicted = kind.columns(test.predictions)
     values, events = kind.values(test.targets)
     return {
         "label": pa.nulls(size, pa.bool_()),
-        "score": pa.array([one.score for one in said], pa.float64()),
+        "score": pa.array([one.score for one in predicted], pa.float64()),
         "value": pa.array(values, pa.float64()),
         "event": pa.nulls(size, pa.bool_()) if events is None else pa.array(events),
-        "probabilities": pa.array([one.probabilities for one in said], pa.list_(pa.float64())),
+        "probabilities": pa.array([one.probabilities for one in predicted], pa.list_(pa.float64())),
     }
