@@ -1,1 +1,1 @@
-"""Encoders on several labelled datasets: a sweep each, and one table."""
+"""Comparison of encoders on several labelled datasets: one sweep each, and common tables."""

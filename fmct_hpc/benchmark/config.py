@@ -1,4 +1,4 @@
-"""The configuration of a benchmark: a grid of encoders and methods, and the datasets that it is for."""
+"""Configuration of a benchmark: a grid of encoders and methods, and the datasets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +9,12 @@ from fmct_hpc.probe.config import CohortConfig, ComparisonConfig, SweepConfig
 
 
 class DatasetConfig(CohortConfig):
-    """One labelled dataset: what a sweep is of, under a name."""
+    """One labelled dataset: the cohort of a sweep, with a name."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    """What it is called in tables; its sweep's folder too."""
+    """Name in tables and of its sweep's folder."""
     about: Annotated[str, Field(max_length=200)] = ""
-    """A line for the page: where the volumes and labels come from."""
+    """Description for the page: origin of volumes and labels."""
 
 
 class BenchmarkConfig(ComparisonConfig):
@@ -23,7 +23,7 @@ class BenchmarkConfig(ComparisonConfig):
     datasets: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
 
     def sweep(self, dataset: DatasetConfig, out: Path) -> SweepConfig:
-        """The sweep of one dataset, its features in `out`/features."""
+        """The sweep of one dataset, with features in `out`/features."""
         grid = {name: getattr(self, name) for name in ComparisonConfig.model_fields}
         cohort = {name: getattr(dataset, name) for name in CohortConfig.model_fields}
         return SweepConfig.model_validate({**grid, **cohort, "features": out / "features"})
@@ -32,5 +32,5 @@ class BenchmarkConfig(ComparisonConfig):
     def _one_of_each_name(self) -> "BenchmarkConfig":
         names = [dataset.name for dataset in self.datasets]
         if len(set(names)) < len(names):
-            raise ValueError("two datasets have the same name; results are told apart by it")
+            raise ValueError("two datasets have the same name, which must identify results")
         return self

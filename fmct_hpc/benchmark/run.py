@@ -1,4 +1,4 @@
-"""A benchmark: one sweep for each dataset, in folders of their own, and the tables of all together."""
+"""A benchmark: one sweep per dataset, in separate folders, and common tables."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from shards.errors import FmctError
 from shards.places import require_file, require_folder
 
 SWEEP = "sweep.yaml"
-"""Of a dataset's sweep; JSON, which is YAML too."""
+"""Configuration of a dataset's sweep, as JSON, which is valid YAML."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -25,14 +25,14 @@ def _silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark's configuration, and where its results go: a sweep's output folder for each dataset."""
+    """A benchmark's configuration and its output folder, with a sweep's folder per dataset."""
 
     config: BenchmarkConfig
     out: Path
 
     @cached_property
     def sweeps(self) -> dict[str, Sweep]:
-        """By the datasets' names, in their order."""
+        """Sweeps by dataset name, in the configuration's order."""
         return {
             dataset.name: Sweep(self.config.sweep(dataset, self.out / dataset.name), self.out / dataset.name)
             for dataset in self.config.datasets
@@ -40,13 +40,13 @@ class Benchmark:
 
     @property
     def extractions(self) -> int:
-        """Tasks of `extract`, of all datasets together."""
+        """Number of tasks of `extract` for all datasets together."""
         return sum(sweep.extractions for sweep in self.sweeps.values())
 
     def plan(self) -> int:
-        """Plan all sweeps, so that what one of them refuses is told before any work; returns their tasks.
+        """Plan all sweeps, so that errors are reported before any computation; returns the number of tasks.
 
-        Writes each one's configuration beside its plan, for `fmct launch sweep`. Raises FmctError as
+        Writes the configuration of each sweep beside its plan, for `fmct launch sweep`. Raises FmctError as
         `Sweep.plan` does.
         """
         require_folder(self.out)
@@ -55,12 +55,12 @@ class Benchmark:
             require_file(self.out / table, *inputs)
         tasks = sum(len(sweep.plan().tasks) for sweep in self.sweeps.values())
         for sweep in self.sweeps.values():
-            said = sweep.config.model_dump(mode="json", exclude_defaults=True)
-            write_text(sweep.out / SWEEP, json.dumps(said, indent=1) + "\n")
+            values = sweep.config.model_dump(mode="json", exclude_defaults=True)
+            write_text(sweep.out / SWEEP, json.dumps(values, indent=1) + "\n")
         return tasks
 
     def extract(self, task: int | None = None, progress: Progress = _silent) -> None:
-        """Extract what features are missing: of one task of all datasets' together, or of all."""
+        """Extract missing features; task: only this one, numbered across all datasets; None: all."""
         if task is None:
             for sweep in self.sweeps.values():
                 sweep.extract(progress=progress)
@@ -69,35 +69,35 @@ class Benchmark:
         sweep.extract(number, progress)
 
     def run_task(self, task: int, progress: Progress = _silent) -> int:
-        """Compute what is missing of one task of all datasets' together; returns how many units."""
+        """Compute missing units of one task, numbered across all datasets; returns their number."""
         sweep, number = self._nth(task, lambda sweep: len(read_plan(sweep.out).tasks), "task")
         return sweep.run_task(number, progress)
 
     def run_share(self, share: int, shares: int) -> int:
-        """Do that share of each dataset's tasks; returns how many units were computed."""
+        """Compute a share of each dataset's tasks; returns the number of computed units."""
         return sum(sweep.run_share(share, shares) for sweep in self.sweeps.values())
 
     def collect(self) -> BenchmarkSummary:
-        """Join what is done so far, of each dataset and of all."""
+        """Write the tables of finished units, for each dataset and for all."""
         summaries = {name: sweep.collect() for name, sweep in self.sweeps.items()}
         return write_tables(self.out, self.config, summaries)
 
     def status(self) -> str:
-        """How far each dataset is, a line each."""
+        """The state of each dataset, one line each."""
         return "\n".join(f"{name}: {sweep.status()}" for name, sweep in self.sweeps.items())
 
     def run(self, progress: Progress = _silent) -> BenchmarkSummary:
-        """All of it here; what is done is kept."""
+        """Run all steps here; finished units are reused."""
         self.plan()
         for sweep in self.sweeps.values():
             sweep.run(progress)
         return self.collect()
 
     def _nth(self, task: int, count: Callable[[Sweep], int], what: str) -> tuple[Sweep, int]:
-        """The sweep that a task of all together is of, and its number there."""
+        """The sweep of a task numbered across all datasets, and its number in that sweep."""
         sweeps = list(self.sweeps.values())
         ends = list(accumulate(count(sweep) for sweep in sweeps))
         for sweep, end, before in zip(sweeps, ends, [0, *ends], strict=False):
             if before <= task < end:
                 return sweep, task - before
-        raise FmctError(f"no {what} {task}: the datasets have {ends[-1]} together, from 0")
+        raise FmctError(f"no {what} {task}: the datasets have {ends[-1]} in total, from 0")

@@ -1,4 +1,4 @@
-"""The tables of a benchmark: those of its sweeps with the dataset, leakage, and a correction over all."""
+"""Tables of a benchmark: those of its sweeps, with dataset, leakage, and a correction over all datasets."""
 
 import json
 from collections import defaultdict
@@ -31,22 +31,22 @@ BENCHMARK_RESULTS = pa.schema(
 )
 BENCHMARK_COMPARISONS = pa.schema([("dataset", pa.string()), *COMPARISONS, ("p_holm_all", pa.float64())])
 _FAMILY = ("method", "pool", "layer", "fraction", "shots", "seed")
-"""What the comparisons of one correction share: they differ in dataset, test set, task and pair."""
+"""Common attributes of the comparisons of one correction, over datasets, test sets, tasks and pairs."""
 
 
 class EncoderFacts(Closed):
-    """What a page says of an encoder."""
+    """Information about an encoder for the page."""
 
     name: str
     kind: str
     source: str | None
     licence: str | None
-    """Of published weights; None of one's own, or where nobody said."""
+    """Licence of published weights; None for other weights and if unknown."""
     trained_on: str | None
 
 
 class BenchmarkSummary(Closed):
-    """What the tables hold: benchmark.json."""
+    """Summary of the tables: benchmark.json."""
 
     datasets: dict[str, Summary]
     about: dict[str, str]
@@ -58,14 +58,14 @@ class BenchmarkSummary(Closed):
 
 
 def status(leakage: Leakage) -> Status:
-    """Whether an encoder has seen tested patients, without labels, as far as anybody knows."""
+    """Whether tested patients are known to be in an encoder's pretraining data (without labels)."""
     if leakage.pretrained is None:
         return "unknown"
     return "seen" if leakage.pretrained else "unseen"
 
 
 def write_tables(out: Path, config: BenchmarkConfig, summaries: dict[str, Summary]) -> BenchmarkSummary:
-    """Join the tables of the sweeps in `out`, by their names; benchmark.json is written last."""
+    """Join the tables of the sweeps in `out`; benchmark.json is written last."""
     with writing(out, "fmct benchmark"):
         _write(_results(out, summaries), out / "results.parquet")
         _write(_comparisons(out, list(summaries)), out / "comparisons.parquet")
@@ -80,16 +80,16 @@ def write_tables(out: Path, config: BenchmarkConfig, summaries: dict[str, Summar
 
 
 def facts_of(spec: EncoderSpec) -> EncoderFacts:
-    """What is known of an encoder by the way that it is named."""
+    """Information about an encoder from its specification."""
     if spec.peer is None:
         kind = f"function {spec.function}" if spec.function else "this package's"
-        kind += ", weights drawn anew" if spec.untrained is not None else ""
+        kind += ", random weights" if spec.untrained is not None else ""
         return EncoderFacts(name=spec.name, kind=kind, source=None, licence=None, trained_on=None)
     from fmct_hpc.peers.registry import PEERS
 
     title, source, licence, trained_on = PEERS[spec.peer].facts(spec.weights)
     if spec.untrained is not None:
-        title, licence, trained_on = f"{title}, weights drawn anew", "none", "nothing"
+        title, licence, trained_on = f"{title}, random weights", "none", "nothing"
     return EncoderFacts(name=spec.name, kind=title, source=source, licence=licence, trained_on=trained_on)
 
 
@@ -105,7 +105,7 @@ def _results(out: Path, summaries: dict[str, Summary]) -> pa.Table:
 
 
 def _comparisons(out: Path, names: list[str]) -> pa.Table:
-    """All pairs; p_holm_all is corrected over the datasets, test sets, tasks and pairs of one setting."""
+    """All pairs; p_holm_all is corrected over the datasets, test sets, tasks and pairs of a setting."""
     rows = [
         {"dataset": name, **row}
         for name in names

@@ -1,1 +1,1 @@
-"""Classifiers of labels, kept as folders, and what they say of new scans."""
+"""Export of classifiers of labels, and their predictions for new scans."""

@@ -9,8 +9,8 @@ from scipy.special import expit, log_expit, logit
 
 from shards.section import Section
 
-LEAST = 1e-6
-"""Scores are kept this far from 0 and 1, whose logits are infinite."""
+MARGIN = 1e-6
+"""Scores are clipped to this distance from 0 and 1, whose logits are infinite."""
 
 
 class Calibration(Section):
@@ -22,15 +22,15 @@ class Calibration(Section):
     positives: Annotated[int, Field(ge=0)]
 
     def __call__(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities of scores, (N,) each."""
+        """Probabilities from scores, (N,) each."""
         return np.asarray(expit(self.slope * _logits(scores) + self.intercept))
 
 
 def calibrated(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibration | None:
-    """The slope and intercept of greatest likelihood on validation volumes; None without both classes.
+    """Maximum-likelihood slope and intercept on validation volumes; None without both classes.
 
-    The targets are Platt's (1999, section 2.2), (P + 1) / (P + 2) of P positives and 1 / (N + 2) of N
-    negatives, which keep the slope finite where the scores separate the classes.
+    The targets are those of Platt (1999, section 2.2): (P + 1) / (P + 2) for P positives and 1 / (N + 2) for
+    N negatives. They keep the slope finite if the scores separate the classes.
     """
     from scipy.optimize import minimize
 
@@ -51,4 +51,4 @@ def calibrated(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> Calibr
 
 
 def _logits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(logit(np.clip(scores, LEAST, 1 - LEAST)))
+    return np.asarray(logit(np.clip(scores, MARGIN, 1 - MARGIN)))

@@ -1,4 +1,4 @@
-"""Fitting the classifiers of one cell of a sweep, to be kept for new scans."""
+"""Fitting the classifiers of one cell of a sweep, for export."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -32,23 +32,23 @@ Progress = Callable[[int, int], None]
 
 
 class Fit(NamedTuple):
-    """Classifiers of the tasks, ready to be written."""
+    """Fitted classifiers of the tasks."""
 
     unit: Unit
-    """With these tasks and one seed."""
+    """The unit, reduced to these tasks and one seed."""
     config: SweepConfig
-    """Of this unit's encoder and method alone."""
+    """The sweep, reduced to the unit's encoder and method."""
     cohort: Cohort
     encoder: OurEncoder
-    """Of fine-tuning, the tuned one."""
+    """For fine-tuning, the fine-tuned encoder."""
     tasks: tuple[TaskRecord, ...]
     heads: tuple[Head, ...]
     refused: tuple[str, ...]
-    """Why other tasks have no classifier, a line each."""
+    """Tasks without a classifier, one line each with the reason."""
 
     @property
     def of_studies(self) -> StudyRecord | None:
-        """What it takes for a study; None of volumes."""
+        """The record for classifiers of studies; None for volumes."""
         cohort, unit = self.cohort, self.unit
         if not isinstance(cohort, StudyCohort):
             return None
@@ -56,18 +56,18 @@ class Fit(NamedTuple):
         record = read_preprocessing(dataset.path, dataset.info.config_digest)
         if record is not None and unit.sample == "best" and "keep" in record.get("select", {}):
             record["select"] = {**record["select"], "keep": "best"}
-        told = places(dataset.index).roles
+        all_roles = places(dataset.index).roles
         if cohort.members is None or cohort.volumes is None:
-            there = told[cohort.rows]
+            used = all_roles[cohort.rows]
         else:
-            there = told[cohort.volumes.rows[cohort.members.volumes]]
+            used = all_roles[cohort.volumes.rows[cohort.members.volumes]]
         pooled = unit.pool is not None and unit.sample == "study"
         digest = dataset.info.config_digest if record is None else preprocessing_digest(record)
         return StudyRecord.model_validate(
             {
                 "sample": unit.sample,
                 "series_pool": self.config.series_pool if pooled else None,
-                "roles": tuple(role for role in ROLES if role in there),
+                "roles": tuple(role for role in ROLES if role in used),
                 "preprocessing": record,
                 "preprocess_digest": digest,
             }
@@ -83,23 +83,23 @@ def fit(
 ) -> Fit:
     """Fit the classifiers of one encoder, method and label budget of a sweep.
 
-    Fitted are the very problems of the sweep, so the scores of its volumes are the sweep's. Missing features
-    are extracted to the sweep's folder of features. encoder, method: may be left out where the sweep has one.
-    tasks: label columns, all of the sweep's by default; of fine-tuning, one. Of several seeds the first is
-    taken.
+    The problems are identical to those of the sweep, so that scores of its volumes are the same. Missing
+    features are extracted to the sweep's folder of features. encoder, method: optional if the sweep has only
+    one. tasks: label columns, all of the sweep by default; exactly one for fine-tuning. The first seed is
+    used.
 
-    Raises FmctError where more than one cell is left, for cross-validation (it has a classifier a fold), for
-    an encoder that is not this package's, and where no task has enough patients.
+    Raises FmctError if several cells match, for cross-validation (one classifier per fold), for external
+    encoders, and if no task has enough patients.
     """
     config = _narrowed(config, encoder, method, tasks)
     spec = config.encoders[0]
-    if spec.function is not None or spec.peer is not None:  # refused before it is run
+    if spec.function is not None or spec.peer is not None:  # rejected before the function is run
         raise FmctError(f"encoder {spec.name}: only this package's own encoders can be exported")
     sweep = Sweep(config, config.features)
     if sweep.cohort.splits is None:
         raise FmctError(
-            "folds: cross-validation has a classifier for each fold, and none for new scans; set folds=null, "
-            "or give labels with a column split"
+            "folds: cross-validation has one classifier per fold, and none for new scans; set folds=null, "
+            "or add a column split to the labels"
         )
     unit = _unit(config, sweep.cohort.tasks)
     cohort = sweep.cohorts[unit.sample]
@@ -132,7 +132,7 @@ def fit(
 def _narrowed(
     config: SweepConfig, encoder: str | None, method: str | None, tasks: Sequence[str] | None
 ) -> SweepConfig:
-    """The sweep of one encoder and method."""
+    """The sweep, reduced to one encoder and method."""
     names = [spec.name for spec in config.encoders]
     name = _one("encoder", names, encoder)
     return config.model_copy(
@@ -144,17 +144,17 @@ def _narrowed(
     )
 
 
-def _one(what: str, there: list[str], wanted: str | None) -> str:
-    if wanted is None and len(there) == 1:
-        return there[0]
-    if wanted not in there:
-        given = f"has no {what} {wanted}" if wanted else f"has several of --{what}; name one"
-        raise FmctError(f"the sweep {given}: {', '.join(there)}")
+def _one(what: str, available: list[str], wanted: str | None) -> str:
+    if wanted is None and len(available) == 1:
+        return available[0]
+    if wanted not in available:
+        problem = f"has no {what} {wanted}" if wanted else f"has several of --{what}; choose one"
+        raise FmctError(f"the sweep {problem}: {', '.join(available)}")
     return wanted
 
 
 def _unit(config: SweepConfig, tasks: Sequence[str]) -> Unit:
-    """The one cell that is left, of the first seed, with all tasks."""
+    """The unit of the remaining cell, with the first seed and all tasks."""
     found = units(config, tasks)
     same = {(unit.layer, unit.pool, unit.fraction, unit.shots, unit.sample) for unit in found}
     if len(same) > 1:
@@ -163,7 +163,7 @@ def _unit(config: SweepConfig, tasks: Sequence[str]) -> Unit:
             "pools=[both] samples=[volume] fractions=[1.0] shots=[]"
         )
     if METHODS[found[0].method].reads == "volumes" and len(tasks) > 1:
-        raise FmctError(f"fine-tuning gives each task an encoder of its own; name one: --task {tasks[0]}")
+        raise FmctError(f"fine-tuning has one encoder per task; choose one: --task {tasks[0]}")
     return found[0].model_copy(update={"seeds": found[0].seeds[:1], "tasks": tuple(tasks)})
 
 
@@ -188,7 +188,7 @@ def _described(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig
 
 
 def _of_kind(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig) -> TaskRecord:
-    """Of a label that is not binary: neither calibration nor thresholds."""
+    """The record of a label that is not binary, without calibration and thresholds."""
     events = problem.kind.values(problem.labels)[1]
     train, validation = (
         0 if events is None else int(events[rows].sum()) for rows in (problem.train, problem.validation)
@@ -207,5 +207,5 @@ def _of_kind(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig) 
 
 
 def _finite(threshold: float) -> float | None:
-    """A threshold below all scores becomes 0, one above all 2: no score reaches it."""
+    """A finite threshold: 0 if below all scores; 2, which no score reaches, if above all; None for NaN."""
     return None if np.isnan(threshold) else float(np.clip(threshold, 0.0, 2.0))

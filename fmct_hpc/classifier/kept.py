@@ -1,4 +1,4 @@
-"""A classifier's folder: heads.safetensors, encoder.safetensors with encoder.json; classifier.json last."""
+"""A classifier's folder: heads.safetensors, encoder.safetensors, encoder.json, and, last, classifier.json."""
 
 import hashlib
 from importlib.metadata import version
@@ -30,11 +30,11 @@ REMEDY = "export the classifier again"
 def write_classifier(fitted: Fit, out: Path) -> ClassifierRecord:
     """Write classifiers with their encoder to the folder `out`.
 
-    Raises FmctError where `out` holds something else, or a classifier of another cell, dataset or labels.
+    Raises FmctError if `out` holds other files, or a classifier of another cell, dataset or labels.
     """
     config, unit, encoder = fitted.config, fitted.unit, fitted.encoder
     content, labels = Dataset.open(config.data).content_digest(), sha256(config.labels)
-    later = {"sample"} if unit.sample == "volume" else set()  # a key that earlier versions did not have
+    later = {"sample"} if unit.sample == "volume" else set()  # a key that is missing in earlier versions
     cell = hashlib.sha256(unit.model_dump_json(exclude=later).encode()).hexdigest()
     about = {"dataset": content, "labels": labels, "encoder": config.encoders[0].digest(), "cell": cell}
     sources = {name: Origin.of(None, digest) for name, digest in about.items()}
@@ -45,7 +45,7 @@ def write_classifier(fitted: Fit, out: Path) -> ClassifierRecord:
             for number, head in enumerate(fitted.heads)
             for name, array in head.arrays().items()
         }
-        # Not by save_file, which says no OSError where the disk is full.
+        # Not with save_file, which raises no OSError if the disk is full.
         write_bytes(out / HEADS, save(arrays))
         weights = {f"encoder.{name}": tensor for name, tensor in encoder.module.state_dict().items()}
         write_encoder(out, weights, encoder.info)
@@ -74,30 +74,30 @@ def write_classifier(fitted: Fit, out: Path) -> ClassifierRecord:
 
 
 def read_record(folder: Path) -> ClassifierRecord:
-    """classifier.json of a classifier; raises FmctError as `read_classifier`."""
+    """Read classifier.json of a classifier; raises FmctError as `read_classifier`."""
     file = folder / FILE_NAME
     try:
         return ClassifierRecord.model_validate_json(file.read_bytes())
     except FileNotFoundError:
-        raise FmctError(f"{folder}: holds no {FILE_NAME}; make one with `fmct export-classifier`") from None
+        raise FmctError(f"{folder}: no {FILE_NAME}; create it with `fmct export-classifier`") from None
     except (OSError, ValidationError) as error:
         raise_refusal(error, file)
         raise unread(file, error, f"damaged; {REMEDY}") from None
 
 
 def read_classifier(folder: Path) -> tuple[ClassifierRecord, OurEncoder, list[Head]]:
-    """What `write_classifier` wrote; a head for each of the record's tasks.
+    """Read a folder of `write_classifier`: record, encoder, and one head per task of the record.
 
-    Raises FmctError where there is none, where a file is damaged or missing, and where the encoder beside the
-    heads is not the one that they were fitted on.
+    Raises FmctError if there is no classifier, if a file is damaged or missing, and if the encoder is not the
+    one on which the heads were fitted.
     """
     record = read_record(folder)
     for name, facts in ((HEADS, record.heads), (ENCODER, record.weights)):
         if file_facts(folder / name) != facts:
-            raise FmctError(f"{folder / name}: missing, or not as it was written; {REMEDY}")
+            raise FmctError(f"{folder / name}: missing, or its digest does not match; {REMEDY}")
     encoder = OurEncoder(*load_encoder(folder / ENCODER))
     if encoder.digest != record.encoder_digest:
-        raise FmctError(f"{folder / ENCODER}: is another encoder than the classifier was fitted on; {REMEDY}")
+        raise FmctError(f"{folder / ENCODER}: not the encoder of the classifier (digest mismatch); {REMEDY}")
     try:
         arrays = load((folder / HEADS).read_bytes())
         parts = [
@@ -109,7 +109,7 @@ def read_classifier(folder: Path) -> tuple[ClassifierRecord, OurEncoder, list[He
         head = method.study_head() if attends else method.head()
         return record, encoder, [head.of(part) for part in parts]
     except (SafetensorError, TypeError):
-        raise FmctError(f"{folder / HEADS}: holds other arrays than a classifier's; {REMEDY}") from None
+        raise FmctError(f"{folder / HEADS}: unexpected or missing arrays; {REMEDY}") from None
 
 
 def _facts(file: Path) -> FileFacts:

@@ -1,4 +1,4 @@
-"""What a kept classifier says of new scans."""
+"""Predictions of an exported classifier for new scans."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,46 +24,46 @@ from fmct_hpc.train.export import EncoderInfo
 
 
 class Answer(NamedTuple):
-    """Of one task."""
+    """Prediction for one task."""
 
     score: float
-    """The classifier's own, as the sweep reports it."""
+    """The classifier's score, as in the sweep."""
     probability: float | None
-    """The score recalibrated on validation volumes; None where those lacked a class."""
+    """The score recalibrated on validation volumes; None if a class was missing there."""
     positive: bool | None
-    """Whether the score reaches the threshold of greatest balanced accuracy; None where there is none."""
+    """Whether the score reaches the threshold of maximum balanced accuracy; None without a threshold."""
     kind: str = "binary"
     value: float | None = None
-    """Of other kinds than binary: the class or the value; None of a time to event: the score is a risk."""
+    """For labels that are not binary: the class or value; None for a time to event, whose score is a risk."""
     probabilities: tuple[float, ...] | None = None
-    """Of the classes, in the order of the record's."""
+    """Class probabilities, in the order of the record's classes."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one scan, or of one study."""
+    """Predictions for one scan, or for one study."""
 
     key: str
-    """A shard dataset's volume's; of other scans the head of their source's digest. A study's is that of its
-    best scan."""
+    """The key of a shard dataset's volume; for other scans the first digits of the source digest. For a
+    study, the key of its best scan."""
     answers: dict[str, Answer]
-    """By the label's column; none where there is a reason."""
+    """By label column; empty if there is a `reason`."""
     study_key: str | None = None
-    """HMAC of the study, as labels have it: a shard dataset's, or by `key_file`; None where neither is."""
+    """HMAC of the study, as in label tables, from a shard dataset or computed with `key_file`; else None."""
     patient_key: str | None = None
     flags: tuple[str, ...] | None = None
-    """What the checks of preprocessing found; None of a shard dataset's volume, whose manifest has them."""
+    """Findings of the preprocessing checks; None for volumes of shard datasets, whose manifest has them."""
     roles: tuple[str, ...] | None = None
-    """Of the series of a study that were used; None of a scan."""
+    """Roles of the study's series that were used; None for a scan."""
     missing_roles: tuple[str, ...] | None = None
-    """That studies had in training, and this one lacks."""
+    """Roles present in training and missing in this study."""
     reason: str | None = None
-    """Why a study has no answers."""
+    """Reason why a study has no answers."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """An encoder with the heads that were fitted on it; `load_classifier` opens one."""
+    """An encoder with the heads fitted on it; see `load_classifier`."""
 
     record: ClassifierRecord
     encoder: OurEncoder
@@ -78,11 +78,11 @@ class Classifier:
         device: str = "cpu",
         key_file: Path | str | None = None,
     ) -> Iterator[Prediction]:
-        """Predictions for the head CTs at `source`, preprocessed as the encoder's training volumes were.
+        """Yield predictions for the head CTs at `source`, with the preprocessing of the encoder's training.
 
-        source, affine and key_file as in `fmct_hpc.features`; batch: scans that pass the encoder at once.
-        Raises FmctError, with the reason, for a source that holds no head CT that the encoder takes; of
-        several sources or files after all others.
+        source, affine, key_file: as in `fmct_hpc.features`. batch: scans per forward pass. Raises FmctError
+        with the reason for a source without a head CT that the encoder accepts; for one of several sources or
+        files, after all others.
         """
         key = Path(key_file) if key_file else None
         of_studies = self.record.of_studies is not None
@@ -90,7 +90,7 @@ class Classifier:
 
     @property
     def reads(self) -> EncoderInfo:
-        """What new exams are read by: the encoder's own, or what made the studies that it learnt from."""
+        """The preprocessing for new exams: the encoder's, or, for studies, that of their training volumes."""
         info, studied = self.encoder.info, self.record.of_studies
         if studied is None or studied.preprocessing is None:
             return info
@@ -98,18 +98,18 @@ class Classifier:
         return info.model_copy(update=record)
 
     def of_scans(self, scans: Iterable[Scan], batch: int = 4, device: str = "cpu") -> Iterator[Prediction]:
-        """Predictions for scans as `fmct_hpc.inference.readers` gives them, for studies read by study."""
+        """Yield predictions for scans from `fmct_hpc.inference.readers`, grouped by study for studies."""
         if self.record.of_studies is not None:
             yield from self._of_studies(scans, self.record.of_studies, batch, device)
             return
         for group, inputs in self._encoded(scans, batch, device):
-            for scan, answers in zip(group, self._answers(partial(_said_of, inputs)), strict=True):
+            for scan, answers in zip(group, self._answers(partial(_predicted, inputs)), strict=True):
                 yield Prediction(scan.key, answers, scan.study_key, scan.patient_key, scan.flags)
 
     def _of_studies(
         self, scans: Iterable[Scan], record: StudyRecord, batch: int, device: str
     ) -> Iterator[Prediction]:
-        """A prediction a study."""
+        """Yield one prediction per study."""
         groups = self._encoded(studies.studies(scans, record.sample == "best"), batch, device)
         encoded = (studies.Encoded(*one) for group in groups for one in zip(*group, strict=True))
         for study in studies.by_study(encoded):
@@ -125,7 +125,7 @@ class Classifier:
     def _encoded(
         self, scans: Iterable[Scan], batch: int, device: str
     ) -> Iterator[tuple[list[Scan], NDArray[np.floating[Any]]]]:
-        """Groups of scans, and what the heads read of them."""
+        """Yield groups of scans with the inputs of the heads."""
         place = usable_device(device)
         self.encoder.module.to(place).eval()
         for group in in_groups(scans, batch):
@@ -134,7 +134,7 @@ class Classifier:
 
     @torch.inference_mode()
     def _inputs(self, views: torch.Tensor) -> NDArray[np.floating[Any]]:
-        """What the heads read of views (B, C, D, H, W), rounded as in fitting."""
+        """The inputs of the heads from views (B, C, D, H, W), with the same rounding as in fitting."""
         if METHODS[self.record.method].reads == "volumes":
             views = views.half().float()
         (tokens,) = self.encoder.tokens(views, [self.record.layer])
@@ -145,7 +145,7 @@ class Classifier:
         return pooled(tokens, prefix, self.record.pools).cpu().numpy()
 
     def _answers(self, predicted: Callable[[Head, Kind], FloatArray]) -> list[dict[str, Answer]]:
-        """By the label's column, of each scan or study; predicted: what a head says of them all."""
+        """Answers by label column for each scan or study; predicted: returns a head's predictions for all."""
         of_tasks = [
             self._answers_of(task, predicted(head, task.of_kind()))
             for task, head in zip(self.record.tasks, self.heads, strict=True)
@@ -173,11 +173,11 @@ class Classifier:
         ]
 
 
-def _said_of(inputs: NDArray[np.floating[Any]], head: Head, kind: Kind) -> FloatArray:
+def _predicted(inputs: NDArray[np.floating[Any]], head: Head, kind: Kind) -> FloatArray:
     return head.predicted(inputs, kind)
 
 
 def load_classifier(folder: Path | str) -> Classifier:
-    """The classifier that `fmct export-classifier` wrote; raises FmctError as `read_classifier` does."""
+    """Load a classifier of `fmct export-classifier`; raises FmctError as `read_classifier` does."""
     record, encoder, heads = read_classifier(Path(folder))
     return Classifier(record, encoder, tuple(heads))

@@ -1,4 +1,4 @@
-"""classifier.json: what a kept classifier is and was made of."""
+"""classifier.json: description and provenance of an exported classifier."""
 
 from typing import Annotated, Any, Literal
 
@@ -26,98 +26,99 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Thresholds(Section):
-    """Of the score, chosen on validation volumes; at or above it a volume is called positive.
+    """Thresholds chosen on validation volumes; a volume with a score at or above is positive.
 
-    None where those lack a class.
+    None if the validation volumes lack a class.
     """
 
     balanced: float | None
-    """Of greatest balanced accuracy (Youden 1950)."""
+    """Threshold of maximum balanced accuracy (Youden 1950)."""
     at_specificity: float | None
-    """The lowest whose specificity is at least the sweep's `min_specificity`."""
+    """The lowest threshold with a specificity of at least the sweep's `min_specificity`."""
     at_sensitivity: float | None
-    """The highest whose sensitivity is at least the sweep's `min_sensitivity`."""
+    """The highest threshold with a sensitivity of at least the sweep's `min_sensitivity`."""
 
 
 class KindRecord(Section):
-    """What kind a label is that is not binary."""
+    """The kind of a label that is not binary."""
 
     kind: KindSpec
     classes: tuple[int, ...]
-    """Numbers of the classes in the order of the probabilities; none where there are none."""
+    """Numbers of the classes in the order of the probabilities; empty for kinds without classes."""
 
 
 class TaskRecord(Section):
-    """One label, and the head that predicts it."""
+    """One label and its head."""
 
     task: str
     """The label's column."""
     chosen: dict[str, float]
-    """What was chosen on validation: strength, rate, step, number of neighbours."""
+    """Hyperparameters chosen on validation: strength, rate, step, number of neighbours."""
     calibration: Calibration | None
-    """None where the validation volumes lack a class, and of labels that are not binary."""
+    """None if the validation volumes lack a class, and for labels that are not binary."""
     thresholds: Thresholds
     train: Count
     train_positives: Count
     validation: Count
     validation_positives: Count
-    """Volumes; positives are of a time to event the events, and of other kinds 0."""
+    """Numbers of volumes; positives are the events of a time to event, and 0 for other kinds."""
     kind: KindRecord | None = None
-    """None of binary labels, and then not written: earlier versions knew no others."""
+    """None for binary labels and then not written, as in earlier versions."""
 
     def of_kind(self) -> Kind:
-        """What predicts by it."""
+        """The kind of label."""
         if self.kind is None:
             return BINARY
         return kind_class(self.kind.kind).over(np.array(self.kind.classes, np.float64))
 
 
 class StudyRecord(Section):
-    """What a classifier of studies takes for one, and how it reads it."""
+    """How a classifier of studies reads a study."""
 
     sample: Sample
     """`best` or `study`."""
     series_pool: SeriesPool | None
-    """Over the features of a study's series; None where the head attends to them, and of `best`."""
+    """Pooling of features over a study's series; None if the head attends to them, and for `best`."""
     roles: tuple[Role, ...]
-    """That series had in the studies that it was fitted on."""
+    """Roles of the series in the training studies."""
     preprocessing: dict[str, Any] | None
-    """The configuration that made these volumes, by which new exams are selected; None where not known."""
+    """The preprocessing configuration of the training volumes, used for new exams; None if unknown."""
     preprocess_digest: str
-    """Of that configuration."""
+    """Digest of that configuration."""
 
 
 class ClassifierRecord(Section):
-    """All of a classifier but its arrays."""
+    """Everything about a classifier except its arrays."""
 
     format_version: Literal[1] = 1
     encoder: str
-    """Its name in the sweep."""
+    """Name in the sweep."""
     encoder_digest: Sha256
-    """Of weights and input, as feature stores have it (`OurEncoder.digest`)."""
+    """Digest of weights and input, as in feature stores (`OurEncoder.digest`)."""
     method: MethodName
     layer: int
     """From 0."""
     pools: tuple[FinetunePool, ...]
-    """What a head reads side by side; none where it reads the patch tokens."""
+    """Poolings concatenated as input of a head; empty if it reads patch tokens."""
     seed: int
     fraction: float | None
     shots: int | None
-    """The label budget; one of fraction and shots is None."""
+    """The label budget; exactly one of fraction and shots is None."""
     least_specificity: float
     least_sensitivity: float
+    """The sweep's `min_specificity` and `min_sensitivity`, under their names in the file format."""
     data_digest: str
-    """Of the voxels of the dataset that it was fitted on, whatever the shard format."""
+    """Digest of the training dataset's voxels, independent of the shard format."""
     labels_digest: str
-    """SHA-256 of the label table's file."""
+    """SHA-256 of the label table."""
     cohort_digest: str
-    """Of dataset, labels and split."""
+    """Digest of dataset, labels and split."""
     code_version: str
     tasks: Annotated[tuple[TaskRecord, ...], Field(min_length=1)]
     heads: FileFacts
     weights: FileFacts
     of_studies: StudyRecord | None = None
-    """None of a classifier of volumes, and then not written."""
+    """None for a classifier of volumes, and then not written."""
 
     def text(self, indent: int | None = None) -> str:
         """As JSON, binary labels without a kind and classifiers of volumes without `of_studies`."""

@@ -1,4 +1,4 @@
-"""The scans of a study together: for classifiers whose samples are studies."""
+"""Grouping scans by study, for classifiers whose samples are studies."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,22 +14,22 @@ from fmct_hpc.probe.series import ROLES, Series, over_series
 from fmct_hpc.probe.statistics.scored import FloatArray
 from shards.errors import FmctError
 
-SEVERAL_PATIENTS = "several_patients: other series of its study bear another Patient ID"
-UNSAID = "unknown_thick"
-"""Role of a scan whose reader does not say it."""
+SEVERAL_PATIENTS = "several_patients: other series of its study have another Patient ID"
+DEFAULT_ROLE = "unknown_thick"
+"""Role of a scan if the reader does not provide one."""
 
 
 class Encoded(NamedTuple):
-    """A scan, and what the heads read of it."""
+    """A scan with the inputs of the heads."""
 
     scan: Scan
     inputs: NDArray[np.floating[Any]]
 
 
 def studies(scans: Iterable[Scan], best: bool) -> Iterator[Scan]:
-    """The scans, each of a numbered study; with `best` the first of each study alone.
+    """Yield the scans with study numbers; with `best`, only the first scan of each study.
 
-    A scan of which nothing says whose study it is, as of a NIfTI file, is a study of its own.
+    A scan without study information, as from a NIfTI file, forms a separate study.
     """
     last: object = None
     for number, scan in enumerate(scans):
@@ -41,7 +41,7 @@ def studies(scans: Iterable[Scan], best: bool) -> Iterator[Scan]:
 
 
 def by_study(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
-    """The scans of each study, which come one behind another; before an FmctError those before it."""
+    """Group consecutive scans by study; an FmctError is raised after the groups read before it."""
     held: list[Encoded] = []
     failed: FmctError | None = None
     stream = iter(encoded)
@@ -66,11 +66,11 @@ def _study(one: Encoded) -> tuple[object, ...]:
 
 def roles_of(study: Sequence[Encoded]) -> tuple[str, ...]:
     """Roles of a study's scans, in their order."""
-    return tuple(one.scan.role or UNSAID for one in study)
+    return tuple(one.scan.role or DEFAULT_ROLE for one in study)
 
 
 def missing(study: Sequence[Encoded], record: StudyRecord) -> tuple[str, ...]:
-    """Roles that studies had in training and this one lacks."""
+    """Roles present in training and missing in this study."""
     return tuple(role for role in record.roles if role not in roles_of(study))
 
 
@@ -86,6 +86,6 @@ def predicted(study: Sequence[Encoded], head: Head, kind: Kind, record: StudyRec
 
 
 def flags_of(study: Sequence[Encoded]) -> tuple[str, ...] | None:
-    """What the checks found in any of the scans."""
-    told = [one.scan.flags for one in study if one.scan.flags is not None]
-    return tuple(dict.fromkeys(flag for flags in told for flag in flags)) if told else None
+    """Findings of the checks in any of the scans; None if no scan was checked."""
+    checked = [one.scan.flags for one in study if one.scan.flags is not None]
+    return tuple(dict.fromkeys(flag for flags in checked for flag in flags)) if checked else None

@@ -1,4 +1,4 @@
-"""`fmct predict`: predictions for many scans as a table, part by part, so that a stopped run is resumed."""
+"""`fmct predict`: predictions for many scans as a table, in parts, so that a stopped run can be resumed."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ from shards.subject import Origin, Subject, claim
 TABLE = "predictions.parquet"
 PARTS = "parts"
 PART_VOLUMES, PART_PATHS = 256, 16
-"""Of a dataset, and of other paths, an exam each as a rule: a minute's work, which a stopped run loses."""
+"""Volumes of a dataset, and other paths (usually one exam each), per part: about a minute of work."""
 SCHEMA = pa.schema(
     [
         ("path", pa.int32()),
@@ -56,24 +56,24 @@ class Piece(NamedTuple):
     """A path, or some volumes of a dataset."""
 
     number: int
-    """Of the path among those given, from 0."""
+    """Position of the path in the given list, from 0."""
     path: Path
     rows: Sequence[int] | None
     digest: str
-    """Of the dataset; of another path, of where it lies: what is in it is not looked at."""
+    """Digest of the dataset; for other paths, of the path itself and not of its content."""
 
 
 class Summary(NamedTuple):
-    """What is in the table."""
+    """Summary of the table."""
 
     scans: int
-    """Or studies."""
+    """Number of samples."""
     parts: int
     done: int
     refused: tuple[str, ...]
-    """Why a path has no prediction, a line each, which names it by its number and not by its text."""
+    """Reasons for paths without prediction, one line each, with the path's number and not its name."""
     what: str = "scans"
-    """Or `studies`: what the classifier takes for one sample."""
+    """`scans` or `studies`: the classifier's unit of a sample."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Predictions:
     batch: int = 4
     device: str = "cpu"
     key_file: Path | None = None
-    """The site's, for the keys of DICOM's studies and patients."""
+    """The site's key file, for the keys of studies and patients in DICOM."""
 
     @cached_property
     def _loaded(self) -> Classifier:
@@ -108,7 +108,7 @@ class Predictions:
 
     @cached_property
     def _of_studies(self) -> bool:
-        """Whether parts of datasets hold whole studies; not, where the classifier is yet to come."""
+        """Whether parts of datasets consist of whole studies; False if the classifier does not exist yet."""
         try:
             return read_record(self.classifier).of_studies is not None
         except FmctError:
@@ -116,17 +116,17 @@ class Predictions:
 
     @property
     def parts(self) -> int:
-        """How many parts there are; found without the classifier's weights."""
+        """Number of parts; does not load the classifier's weights."""
         return len(self._parts)
 
     def run(self, share: tuple[int, int] = (0, 1), progress: Progress = lambda done, total: None) -> None:
-        """Make the parts that are missing, of (i, n) the i-th of n shares alone.
+        """Compute missing parts; share (i, n): only the i-th of n shares.
 
-        A part is kept for the same classifier, paths, datasets and key, and made again where a path in it was
-        refused; exams that changed where they lie are read again into another `out` only. progress: called
-        with parts done and in all. Raises FmctError where the classifier cannot be loaded, `out` takes no
-        files or holds another's predictions, and for a damaged dataset; a path that cannot be used is told in
-        its rows.
+        A part is reused for the same classifier, paths, datasets and key, and recomputed if a path in it was
+        rejected. Exams that changed in place are not read again, except into another `out`. progress: called
+        with the number of finished parts and the total. Raises FmctError if the classifier cannot be loaded,
+        if `out` is not writable or has predictions of another classifier, and for a damaged dataset. Paths
+        that cannot be used have rows with the reason.
         """
         require_folder(self.out)
         about = Subject(command="predict", sources={"classifier": Origin.of(None, self._classified_by)})
@@ -138,7 +138,7 @@ class Predictions:
 
     @property
     def _ledger(self) -> Ledger[int, bool]:
-        """Numbers of the parts; the file of a part is its marker."""
+        """Ledger of part numbers; the file of a part is its marker."""
         return Ledger(range(len(self._parts)), lambda number: _whole(self._file(number)))
 
     def _make(self, number: int) -> None:
@@ -147,15 +147,15 @@ class Predictions:
             pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
 
     def collect(self) -> Summary:
-        """Join the parts that are done to `out`/predictions.parquet, in the order of the paths.
+        """Join the finished parts to `out`/predictions.parquet, in the order of the paths.
 
-        A row a scan and task; a path without any scan has one row, with the reason. Raises FmctError where
-        none is done.
+        One row per scan and task; a path without any scan has one row, with the reason. Raises FmctError if
+        no part is finished.
         """
         files = [self._file(i) for i in range(len(self._parts))]
         done = [file for file in files if file.is_file()]
         if not done:
-            raise FmctError(f"{self.out}: has no predictions of these paths yet; run without --collect")
+            raise FmctError(f"{self.out}: no predictions of these paths yet; run without --collect")
         table = pa.concat_tables(pq.read_table(file, schema=SCHEMA) for file in done)
         table = table.take(pc.sort_indices(table, [("path", "ascending")]))
         with writing(self.out, "fmct predict --collect"), atomic_path(self.out / TABLE) as temporary:
@@ -199,7 +199,7 @@ def _by_volumes(dataset: Dataset) -> Iterator[range]:
 
 
 def _by_studies(dataset: Dataset) -> Iterator[list[int]]:
-    """Rows of whole studies, of as many that they have `PART_VOLUMES` or some more."""
+    """Yield rows of whole studies, with at least `PART_VOLUMES` volumes each, except the last."""
     held: list[int] = []
     found = studies_of(dataset.index)
     for rows in (*found.rows.values(), *found.torn.values()):
@@ -212,7 +212,7 @@ def _by_studies(dataset: Dataset) -> Iterator[list[int]]:
 
 
 def _whole(file: Path) -> bool:
-    """Whether a part is there, and none of its paths was refused: that may have been mended since."""
+    """Whether a part exists and none of its paths was rejected, since rejected paths are tried again."""
     if not file.is_file():
         return False
     reasons = pq.read_table(file, columns=["reason"])["reason"]
@@ -220,7 +220,7 @@ def _whole(file: Path) -> bool:
 
 
 def progress(out: Path, share: Share = WHOLE) -> progresses.Progress:
-    """How many parts of a share are done in `out`."""
+    """Number of finished parts of a share in `out`."""
     numbers = (int(file.name.split("-")[0]) for file in (out / PARTS).glob("[0-9]*.parquet"))
     return progresses.Progress(sum(map(share.has, numbers)), unit="prediction")
 

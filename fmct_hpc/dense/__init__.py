@@ -1,1 +1,1 @@
-"""Segmentation from frozen patch tokens: heads, their figures, and the comparison of encoders."""
+"""Segmentation from frozen patch tokens: heads, metrics, and comparison of encoders."""

@@ -1,4 +1,4 @@
-"""The configuration of dense evaluation."""
+"""Configuration of dense evaluation."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,63 +15,62 @@ HeadName = Literal["linear", "convolution"]
 
 
 class SegmentConfig(Section):
-    """All of `fmct segment`: encoders × heads × layers × seeds, every class of the masks at once."""
+    """All of `fmct segment`: encoders × heads × layers × seeds, with all classes of the masks together."""
 
     data: Path
     """A shard dataset."""
     masks: Path
     """The masks of its volumes, from `fmct masks`."""
     features: Path
-    """Folder of feature stores, one for each encoder by its name; patch tokens that are missing are
-    extracted."""
+    """Folder of feature stores, one per encoder, by name; missing patch tokens are extracted."""
     encoders: Annotated[tuple[EncoderSpec, ...], Field(min_length=1)]
     untrained: bool = True
-    """Add the first encoder with weights drawn anew, as NAME-untrained: what its architecture alone gives."""
+    """Add the first encoder with random weights as NAME-untrained, the baseline of its architecture."""
     classes: tuple[str, ...] | None = None
-    """Of the masks; None: all."""
+    """Classes of the masks; None: all."""
     parts: Path | None = None
-    """Parquet of `fmct shards split`: the patients of `train` teach, of `validation` choose, of `test` and
-    `ood` are tested on."""
+    """Parquet of `fmct shards split`: `train` and `validation` are for training and validation, `test` and
+    `ood` are test sets."""
     labels: Path | None = None
-    """Parquet of `fmct labels` whose column `split` says the same by study, in place of `parts`."""
+    """Parquet of `fmct labels` with the splits of studies in its column `split`, instead of `parts`."""
     split: SplitConfig = SplitConfig()
-    """By hash of the patient's key, where neither says it."""
+    """Split by hash of the patient's key, without parts and labels."""
     heads: Annotated[tuple[HeadName, ...], Field(min_length=1)] = ("linear", "convolution")
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
-    """Of the encoders, from 0, or from the end by -1 and so on."""
+    """Layers of the encoders, from 0, or from the end with -1 and so on."""
     cells: Literal[1, 2, 4, 8] = 4
-    """A head divides a patch's edge into as many cells and says each cell's share of a class; between cells'
-    centres it is interpolated. 4: 7 mm of the reference's patches of 28 mm; `dice_ceiling` says what that
-    can give."""
+    """Cells along each edge of a patch. A head predicts each cell's share of a class, interpolated between
+    the cells' centres. 4: cells of 7 mm for the reference's patches of 28 mm; `dice_ceiling` is the Dice that
+    this resolution permits."""
     hidden: Positive = 64
-    """Channels of the convolutional head; each doubling of the resolution halves them, to 16 at least."""
+    """Channels of the convolutional head, halved with each doubling of the resolution, at least 16."""
     learning_rates: Annotated[tuple[Above0, ...], Field(min_length=1)] = (1e-3, 3e-3, 1e-2)
-    """Of AdamW, as of attentive pooling; rate and step are chosen on validation."""
+    """For AdamW, as in attentive pooling; rate and step are chosen on validation."""
     weight_decay: AtLeast0 = 0.01
-    """AdamW's own."""
+    """PyTorch's default for AdamW."""
     steps: Positive = 300
     batch: Positive = 8
-    """Volumes of a step, and those that an encoder sees at once."""
+    """Volumes per training step and per forward pass of an encoder."""
     check_every: Positive = 50
-    """Steps between looks at the validation volumes."""
+    """Steps between evaluations on the validation volumes."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    """For the heads' first weights and the order of volumes."""
+    """For the heads' initial weights and the order of volumes."""
     tolerance_mm: Above0 = 2.0
-    """Of the normalised surface Dice: about a reader's own repeatability on head CT, and a voxel or two."""
+    """For the normalised surface Dice: about a reader's repeatability on head CT, and one or two voxels."""
     bootstrap: Positive = 2000
     """Resamples of patients for the intervals."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     allow_pretraining_patients: bool = False
-    """Test on patients that an encoder has seen in pretraining, or may have, and have it reported."""
+    """Accept test patients that are, or may be, in an encoder's pretraining data, and report them."""
     allow_unknown_pretraining: bool = False
-    """Test, and have it reported, where nobody can know whether an encoder has seen them."""
+    """Accept, and report, an encoder whose pretraining patients are unknown."""
     device: Device = "cpu"
-    """For the features and the heads, cpu, gpu or gpu:1."""
+    """Device for features and heads: cpu, gpu or gpu:1."""
     privacy: Sharing = Sharing()
 
     @property
     def compared(self) -> tuple[EncoderSpec, ...]:
-        """The encoders, with the untrained one."""
+        """The encoders, including the untrained one."""
         first = self.encoders[0]
         if not self.untrained or first.weights is None or any(e.untrained is not None for e in self.encoders):
             return self.encoders
@@ -83,10 +82,10 @@ class SegmentConfig(Section):
         for key in ("heads", "layers", "seeds", "classes", "learning_rates"):
             values = getattr(self, key)
             if values is not None and (not values or len(set(values)) < len(values)):
-                raise ValueError(f"{key} is empty, or names one twice")
+                raise ValueError(f"{key} is empty or has a duplicate value")
         names = [spec.name for spec in self.compared]
         if len(set(names)) < len(names):
-            raise ValueError("two encoders have the same name; results are told apart by it")
+            raise ValueError("two encoders have the same name, which must identify results")
         if self.parts and self.labels:
-            raise ValueError("parts and labels both say who is tested; leave one out")
+            raise ValueError("parts and labels both define the split; remove one")
         return self

@@ -1,6 +1,7 @@
-"""Between a volume's voxels and the cells that a head speaks of: shares of a mask, and probabilities back.
+"""Resampling between a volume's voxels and a head's cells: masks to cells, and probabilities to voxels.
 
-The cells divide a box of the volume (`Encoder.field`) evenly; both ways are products of one matrix an axis.
+The cells divide a box of the volume (`Encoder.field`) evenly; both directions are one matrix product per
+axis.
 """
 
 from dataclasses import dataclass
@@ -13,21 +14,21 @@ from fmct_hpc.fields import Edges
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells over a box of one volume."""
+    """Grid of cells in a box of a volume."""
 
     first: NDArray[np.float64]
     """(3,): the box's first voxel; its lower face is at index first - 0.5."""
     edges: NDArray[np.float64]
-    """(3,): its voxels."""
+    """(3,): the box's size in voxels."""
     count: Edges
     """Cells along (D, H, W)."""
     shape: Edges
-    """Of the volume."""
+    """Shape of the volume."""
 
     def shares(self, planes: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """The share of each cell's room that a mask fills: bool (C, D, H, W) -> (C, *count).
+        """The fraction of each cell's volume that a mask fills: bool (C, D, H, W) -> (C, *count).
 
-        Beyond the volume is nothing.
+        Outside of the volume the mask is empty.
         """
         found = planes.astype(np.float32)
         for axis in range(3):
@@ -35,9 +36,9 @@ class Cells:
         return found
 
     def probabilities(self, of_cells: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values of cells (C, *count) at the voxels' centres: float32 (C, D, H, W).
+        """Interpolate the cells' values (C, *count) to the voxels' centres: float32 (C, D, H, W).
 
-        Linear between the cells' centres, constant beyond the outermost; 0 outside the box.
+        Linear between cell centres, constant beyond the outermost ones, and 0 outside of the box.
         """
         found = of_cells.astype(np.float32)
         for axis in range(3):
@@ -45,7 +46,7 @@ class Cells:
         return found
 
     def _overlaps(self, axis: int) -> NDArray[np.float32]:
-        """(cells, voxels): the share of a cell that each voxel fills."""
+        """(cells, voxels): the fraction of a cell that each voxel fills."""
         edges = self.first[axis] - 0.5 + self.edges[axis] * np.arange(self.count[axis] + 1) / self.count[axis]
         low, high = edges[:-1, None], edges[1:, None]
         voxels = np.arange(self.shape[axis])[None]
@@ -53,7 +54,7 @@ class Cells:
         return (np.clip(overlap, 0, None) / (high - low)).astype(np.float32)
 
     def _weights(self, axis: int) -> NDArray[np.float32]:
-        """(voxels, cells): how a voxel's value is made of cells'."""
+        """(voxels, cells): interpolation weights."""
         count = self.count[axis]
         place = (np.arange(self.shape[axis]) + 0.5 - self.first[axis]) / self.edges[axis]
         at = np.clip(place * count - 0.5, 0, count - 1)
@@ -63,5 +64,5 @@ class Cells:
 
 
 def _along(values: NDArray[np.float32], matrix: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """The matrix (n, m) times the axis of m values."""
+    """Multiply the matrix (n, m) with an axis of m values."""
     return np.asarray(np.moveaxis(np.tensordot(matrix, values, axes=(1, axis)), 0, axis), np.float32)

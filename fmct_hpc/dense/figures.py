@@ -1,4 +1,4 @@
-"""Means over volumes with bootstrap intervals over patients, and differences of encoders on the same."""
+"""Means over volumes with bootstrap intervals over patients, and paired differences of encoders."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,17 +10,17 @@ from fmct_hpc.probe.statistics.bootstrap import Draws, resample_counts
 from fmct_hpc.probe.statistics.scored import FloatArray
 
 OF_TRUTH = ("dice", "hd95_mm", "assd_mm", "nsd")
-"""Means over the volumes that have the class."""
+"""Means over the volumes with the class."""
 OF_EMPTY = ("false_alarms", "false_ml")
-"""Over those that have not: the share in which a voxel or more is predicted, and how much on average."""
+"""Over the volumes without it: the share with at least one predicted voxel, and the mean predicted volume."""
 FIGURES = (*OF_TRUTH, *OF_EMPTY)
 
 
 def draws(rows: Sequence[Mapping[str, Any]], patients: NDArray[np.str_], resamples: int) -> dict[str, Draws]:
-    """Each of `FIGURES` over volumes, and on resamples of patients, all of whose volumes are drawn together.
+    """Each of `FIGURES` on all volumes and on resamples of patients.
 
-    rows: of one class, as `score.scored` gives them; patients: (N,), theirs. A figure without a volume is
-    NaN. Of the same patients the resamples are the same, so that two encoders' figures can be subtracted.
+    rows: rows of one class from `score.scored`; patients: (N,), their patients. A metric without a volume is
+    NaN. The resamples are the same for the same patients, so that metrics of two encoders can be subtracted.
     """
     numbered = np.unique(patients, return_inverse=True)[1]
     count = int(numbered.max(initial=-1)) + 1
@@ -36,7 +36,7 @@ def draws(rows: Sequence[Mapping[str, Any]], patients: NDArray[np.str_], resampl
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> tuple[list[FloatArray], list[FloatArray]]:
-    """Of each figure the volumes' values, and 1 where a volume counts."""
+    """For each metric, the volumes' values, and 1 where a volume counts."""
     truth = np.array([row["truth_ml"] > 0 for row in rows], np.float64)
     predicted = np.array([row["predicted_ml"] for row in rows], np.float64)
     values = [np.nan_to_num(np.array([row[name] for row in rows], np.float64)) for name in OF_TRUTH]

@@ -1,4 +1,4 @@
-"""Training a head on frozen tokens; rate and step are chosen on validation volumes."""
+"""Training of a head on frozen tokens; rate and step are chosen on validation volumes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,33 +16,33 @@ from fmct_hpc.probe.batches import batches
 from fmct_hpc.train.schedules import cosine
 
 SAMPLE = 2048
-"""Training volumes that the tokens' means and deviations are taken of, at most."""
+"""Maximum number of training volumes for the tokens' means and deviations."""
 _ORDER = 11
-"""Names the stream of the volumes' order."""
+"""Stream of random numbers for the order of volumes."""
 ONE_SHARE = 255
-"""What stands for a whole cell in the targets' uint8."""
+"""A full cell in the targets, which are uint8."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Patch tokens of a dataset's volumes, standardised channel by channel."""
+    """Patch tokens of a dataset's volumes, standardised per channel."""
 
     stored: NDArray[np.floating]
-    """(N, patches, width), mapped from a file."""
+    """(N, patches, width), memory-mapped."""
     mean: Tensor
     deviation: Tensor
     device: torch.device
 
     @classmethod
     def over(cls, stored: NDArray[np.floating], rows: NDArray[np.int64], device: torch.device) -> "Tokens":
-        """Means and deviations over `rows`."""
+        """Standardised by means and deviations over `rows`."""
         chosen = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
         sample = torch.from_numpy(np.asarray(stored[chosen], np.float32)).flatten(0, 1)
         deviation = sample.std(dim=0).clamp(1e-6)
         return cls(stored, sample.mean(dim=0).to(device), deviation.to(device), device)
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
-        """float32 (B, patches, width)."""
+        """Standardised tokens of `rows`, float32 (B, patches, width)."""
         read = torch.from_numpy(np.asarray(self.stored[rows], np.float32)).to(self.device)
         return (read - self.mean) / self.deviation
 
@@ -73,10 +73,10 @@ def fit(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fitted:
-    """Train the head `name` at each rate, and keep rate and step of least loss on the validation volumes.
+    """Train the head `name` at each rate, and keep rate and step with the lowest validation loss.
 
     targets: (N, C, cells along D, H, W), each cell's share of a class in 255ths. train, validation: rows of
-    tokens and targets alike.
+    both tokens and targets.
     """
     width = tokens.stored.shape[-1]
     prevalence = torch.from_numpy(
@@ -108,9 +108,9 @@ def fit(
 
 
 def loss_of(logits: Tensor, shares: Tensor) -> Tensor:
-    """Cross-entropy of the cells' shares, plus 1 - Dice of the whole batch class by class (Milletari 2016).
+    """Cross-entropy of the cells' shares, plus 1 - Dice over the batch, per class (Milletari 2016).
 
-    Of a class that no volume of the batch has, Dice says nothing and is left out. Both (B, C, D, H, W).
+    Dice is not computed for classes that are absent in the batch. logits, shares: (B, C, D, H, W).
     """
     entropy = F.binary_cross_entropy_with_logits(logits, shares)
     predicted = logits.sigmoid()
@@ -126,7 +126,7 @@ def loss_of(logits: Tensor, shares: Tensor) -> Tensor:
 def _validation_loss(
     head: nn.Module, tokens: Tokens, targets: NDArray[np.uint8], rows: NDArray[np.int64], batch: int
 ) -> float:
-    """Mean cross-entropy plus 1 - Dice of all validation volumes together, batch by batch."""
+    """Mean cross-entropy plus 1 - Dice over all validation volumes together, accumulated over batches."""
     entropy = 0.0
     sums = torch.zeros(3, targets.shape[1], dtype=torch.float64)
     for start in range(0, len(rows), batch):

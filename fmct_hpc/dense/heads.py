@@ -1,4 +1,4 @@
-"""The two heads: from standardised patch tokens to the logit of each class in each cell."""
+"""The two heads, which map standardised patch tokens to a logit per class and cell."""
 
 import numpy as np
 import torch
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from fmct_hpc.dense.config import HeadName
 from fmct_hpc.fields import Edges
 
-LEAST_HIDDEN = 16
+MIN_HIDDEN = 16
 _GROUPS = 4
-"""Of GroupNorm, which batches of few volumes need (Wu and He 2018); every width here is a multiple."""
+"""Groups of GroupNorm, used for small batches (Wu and He 2018); all widths here are multiples of it."""
 
 
 class Linear(nn.Module):
-    """A patch's cells from its own token, linearly."""
+    """A linear map from each patch's token to its cells."""
 
     def __init__(self, width: int, classes: int, grid: Edges, cells: int) -> None:
         super().__init__()
@@ -28,15 +28,15 @@ class Linear(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Cells from a patch's token and its neighbours': transposed convolutions that double the resolution."""
+    """A head with context of neighbouring patches: transposed convolutions that double the resolution."""
 
     def __init__(self, width: int, classes: int, grid: Edges, cells: int, hidden: int) -> None:
         super().__init__()
         self.grid = grid
-        hidden = max(LEAST_HIDDEN, hidden // _GROUPS * _GROUPS)
+        hidden = max(MIN_HIDDEN, hidden // _GROUPS * _GROUPS)
         layers: list[nn.Module] = [nn.Conv3d(width, hidden, 1), *_convolved(hidden, hidden)]
         for _ in range(int(np.log2(cells))):
-            finer = max(LEAST_HIDDEN, hidden // 2 // _GROUPS * _GROUPS)
+            finer = max(MIN_HIDDEN, hidden // 2 // _GROUPS * _GROUPS)
             layers += [nn.ConvTranspose3d(hidden, finer, 2, stride=2), *_convolved(finer, finer)]
             hidden = finer
         self.read_out = nn.Conv3d(hidden, classes, 1)
@@ -54,9 +54,10 @@ def _convolved(inputs: int, outputs: int) -> list[nn.Module]:
 def make_head(
     name: HeadName, width: int, grid: Edges, cells: int, hidden: int, prevalence: Tensor, seed: int
 ) -> Linear | Convolution:
-    """A head whose weights are a function of the seed, and that says the classes' prevalence (C,) at first.
+    """A head with weights from the seed, which initially predicts the classes' prevalence (C,).
 
-    So the rare classes' first gradients are no mere push to silence (Lin et al. 2017, section 3.3).
+    Otherwise the first gradients of rare classes would only lower their predictions (Lin et al. 2017, section
+    3.3).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

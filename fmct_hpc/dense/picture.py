@@ -1,4 +1,4 @@
-"""One slice of a tested volume with truth and prediction, for the report."""
+"""A slice of a tested volume with truth and prediction, for the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Example:
     name: str
     """The class."""
     key: str
-    """The volume's."""
+    """The volume's key."""
     grey: NDArray[np.uint8]
     """(H, W)."""
     truth: NDArray[np.bool_]
@@ -31,7 +31,7 @@ class Example:
 
     @staticmethod
     def packed(examples: Sequence["Example"]) -> bytes:
-        """As safetensors."""
+        """The examples as safetensors."""
         arrays: dict[str, NDArray[np.generic]] = {}
         for one in examples:
             place = f"{one.name} {one.key}"
@@ -45,7 +45,7 @@ class Example:
 
     @classmethod
     def unpacked(cls, data: bytes) -> list["Example"]:
-        """What `packed` gave; FmctError for anything else."""
+        """The examples from the output of `packed`; raises FmctError for anything else."""
         try:
             arrays = load(data)
             places = dict.fromkeys(tuple(name.split(" ")[:2]) for name in arrays)
@@ -65,7 +65,7 @@ class Example:
 
 
 def example(cohort: Cohort, row: int, predicted: NDArray[np.bool_], number: int) -> Example:
-    """The axial slice of a volume that has most of a class; predicted: (D, H, W)."""
+    """The axial slice of a volume with the largest area of a class; predicted: (D, H, W)."""
     truth = cohort.truth(row)[number]
     depth = int(np.argmax(truth.sum(axis=(1, 2))))
     volume = cohort.volumes.read(int(cohort.rows[row]))

@@ -1,4 +1,4 @@
-"""`fmct segment`: encoders beside one another by what heads on their frozen tokens segment."""
+"""`fmct segment`: comparison of encoders by segmentation heads on their frozen tokens."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -35,7 +35,7 @@ _Drawn = dict[tuple[str, ...], dict[str, Draws]]
 
 
 class ExampleFile(Closed):
-    """Where the `fmct_hpc.dense.picture.Example`s of a unit lie."""
+    """The file with a unit's `fmct_hpc.dense.picture.Example`s."""
 
     encoder: str
     head: str
@@ -45,7 +45,7 @@ class ExampleFile(Closed):
 
 
 class Summary(Closed):
-    """What the tables are of."""
+    """Summary of the tables."""
 
     classes: tuple[str, ...]
     volumes: int
@@ -57,24 +57,24 @@ class Summary(Closed):
 
 
 class Segmentation:
-    """A configuration, and where its results go."""
+    """A configuration and its output folder."""
 
     def __init__(self, config: SegmentConfig, out: Path) -> None:
         self.config, self.out = config, out
 
     @cached_property
     def cohort(self) -> Cohort:
-        """The volumes that have masks."""
+        """The volumes with masks."""
         return read_cohort(self.config)
 
     def run(self, progress: Progress = lambda done, total: None) -> pa.Table:
-        """Extract, train, score and compare, and write the tables; what is done is kept. Returns the results.
+        """Extract, train, score, compare, and write the tables; finished units are reused. Returns results.
 
-        `out`/results.parquet has a row an encoder, head, layer, seed, class and test set, volumes.parquet a
-        row a tested volume of each, and comparisons.parquet a row two encoders.
+        `out`/results.parquet has a row per encoder, head, layer, seed, class and test set; volumes.parquet
+        also per tested volume; comparisons.parquet a row per pair of encoders.
 
-        Raises FmctError for masks of other volumes, where an encoder has seen tested patients in pretraining,
-        or nobody knows, and that is not allowed, and where `out` holds results of something else.
+        Raises FmctError for masks of other volumes, if tested patients are, or may be, in an encoder's
+        pretraining data and that is not allowed, and if `out` has results of another dataset or masks.
         """
         leakage = self._leakage()
         config, cohort = self.config, self.cohort
@@ -104,11 +104,11 @@ class Segmentation:
             write_text(self.out / SUMMARY, summary.model_dump_json(indent=1) + "\n")
         if not pc.any(pc.is_null(results["reason"])).as_py():
             reasons = ", ".join(sorted(set(results["reason"].to_pylist())))
-            raise FmctError(f"{self.out}: no result has a figure: {reasons}; masks of more patients help")
+            raise FmctError(f"{self.out}: no results: {reasons}; masks of more patients are required")
         return results
 
     def extract(self, encoder: int | None = None) -> None:
-        """Extract what patch tokens are missing: of the encoder of this number, or of all."""
+        """Extract missing patch tokens of the encoder with this number; None: of all."""
         compared = self.config.compared
         if encoder is not None and not 0 <= encoder < len(compared):
             raise FmctError(f"no extraction task {encoder}: there are {len(compared)}, from 0")
@@ -119,7 +119,7 @@ class Segmentation:
     def run_share(self, share: int, shares: int, progress: Progress = lambda done, total: None) -> int:
         """Compute the units `share`, `share` + `shares` and so on, for a job array; returns their number.
 
-        Raises FmctError as `run`, and where tokens are not extracted yet.
+        Raises FmctError as `run`, and if tokens are not extracted yet.
         """
         self._leakage()
         for spec in self.config.compared:
@@ -129,7 +129,7 @@ class Segmentation:
             return sum(len(units) for _, units in self._computed((share, shares), progress))
 
     def _leakage(self) -> tuple[Leakage, ...]:
-        """Whom each encoder has seen; FmctError where that is not allowed."""
+        """Overlap with each encoder's pretraining patients; raises FmctError if that is not allowed."""
         config = self.config
         require_folder(self.out)
         require_folder(config.features)
@@ -149,7 +149,7 @@ class Segmentation:
     def _computed(
         self, share: tuple[int, int], progress: Progress
     ) -> Iterator[tuple[Source, list[tuple[Unit, UnitFiles]]]]:
-        """The units of a share, encoder by encoder, computed where they are not there yet."""
+        """Yield the units of a share by encoder; missing units are computed."""
         config = self.config
         per_encoder = len(config.heads) * len(config.layers) * len(config.seeds)
         steps = len(config.learning_rates) * config.steps
@@ -198,19 +198,19 @@ class Segmentation:
                     }
                     lacking = _lacking(facts, number, cell["n_with"])
                     if lacking is not None:
-                        cell |= {"reason": lacking.told, "reason_code": lacking.value}
+                        cell |= {"reason": lacking.text, "reason_code": lacking.value}
                     if own:
                         patients = np.array([patient[row["key"]] for row in own], dtype=np.str_)
                         figures = draws(own, patients, config.bootstrap)
                         drawn[(*map(str, unit.row().values()), name, split)] = figures
-                        cell |= _told(figures, config.confidence)
+                        cell |= _columns(figures, config.confidence)
                         ceilings = [row["dice_ceiling"] for row in own if row["truth_ml"] > 0]
                         cell["dice_ceiling"] = float(np.mean(ceilings)) if ceilings else None
                     results.append(cell)
         return pa.Table.from_pylist(results, RESULTS), pa.concat_tables(tables).cast(VOLUMES), drawn
 
     def _compared(self, drawn: _Drawn, results: pa.Table) -> pa.Table:
-        """Every pair of encoders, over the same resamples of the same volumes."""
+        """Compare all pairs of encoders over the same resamples of the same volumes."""
         place_of = ("encoder", "head", "layer", "seed", "class", "split")
         held = {tuple(str(row[name]) for name in place_of): row["n_with"] for row in results.to_pylist()}
         names = [spec.name for spec in self.config.compared]
@@ -246,7 +246,7 @@ def _lacking(facts: dict[str, Any], number: int, tested: int | None) -> Reason |
     return None if tested else Reason.NO_TEST
 
 
-def _told(figures: dict[str, Draws], confidence: float) -> dict[str, float | None]:
+def _columns(figures: dict[str, Draws], confidence: float) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, figure in figures.items():
         if not np.isnan(figure.value):
@@ -263,9 +263,9 @@ def printed(table: pa.Table) -> str:
     lines = ["class, encoder, head, test set, volumes with the class; Dice (ceiling), HD95 and ASSD in mm"]
     for row in rows:
         place = "  ".join(f"{row[name]:<{width}}" for name, width in zip(names, widths, strict=True))
-        told = row["reason"]
+        text = row["reason"]
         if row["dice"] is not None:
-            told = f"{row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
-            told += f" ({row['dice_ceiling']:.3f})  {row['hd95_mm']:.1f}, {row['assd_mm']:.1f}"
-        lines.append(f"{place}  {row['n_with'] or 0:>4}  {told}")
+            text = f"{row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}]"
+            text += f" ({row['dice_ceiling']:.3f})  {row['hd95_mm']:.1f}, {row['assd_mm']:.1f}"
+        lines.append(f"{place}  {row['n_with'] or 0:>4}  {text}")
     return "\n".join(lines)

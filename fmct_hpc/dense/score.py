@@ -1,4 +1,4 @@
-"""From a head's cells to masks on the volumes' own grids, and what these are worth."""
+"""Conversion of a head's cells to masks on the volumes' grids, and scoring of these masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +13,17 @@ from fmct_hpc.dense.surface import agreement
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 FloatArray = NDArray[np.float64]
 OfCells = Callable[[int], NDArray[np.float32]]
-"""A volume's row to the probabilities of its cells, (C, D, H, W)."""
+"""Maps a volume's row to the probabilities of its cells, (C, D, H, W)."""
 
 
 def thresholds(
     predict: OfCells, cells: tuple[Cells, ...], cohort: Cohort, rows: NDArray[np.int64]
 ) -> tuple[FloatArray, NDArray[np.int64]]:
-    """The threshold of greatest mean Dice over the volumes `rows` that have a class, of equal ones the
-    highest, and the number of those volumes: (C,) each. NaN without any.
+    """For each class, the threshold of maximum mean Dice, and the number of volumes used: (C,) each.
 
-    Dice at all thresholds comes of one histogram of the probabilities, inside the mask and in all.
+    The volumes are those of `rows` with the class. Ties are resolved to the highest threshold; NaN without
+    any volume. Dice at all thresholds is computed from two histograms of the probabilities, of all voxels and
+    of those inside the mask.
     """
     classes = len(cohort.classes)
     sums, counts = np.zeros((classes, len(THRESHOLDS))), np.zeros(classes, np.int64)
@@ -42,7 +43,7 @@ def thresholds(
 
 
 def _above(probabilities: NDArray[np.float32]) -> FloatArray:
-    """How many are at or above each threshold."""
+    """Number of probabilities at or above each threshold."""
     bins = np.searchsorted(THRESHOLDS.astype(np.float32), probabilities, side="right")
     counts = np.bincount(bins, minlength=len(THRESHOLDS) + 1)
     return counts[::-1].cumsum()[::-1][1:].astype(np.float64)
@@ -62,10 +63,10 @@ def scored(
     at: FloatArray,
     tolerance_mm: float,
 ) -> list[dict[str, Any]]:
-    """A row a volume and class: key, class and `Agreement`, with the Dice that the truth's own cells give.
+    """One row per volume and class: key, class, `Agreement` and `dice_ceiling`.
 
-    `dice_ceiling`: of each cell's true share, interpolated as a head's is and cut at a half. Classes without
-    a threshold are left out.
+    `dice_ceiling`: Dice of the cells' true shares, interpolated as the output of a head and thresholded at
+    0.5. Classes without a threshold are left out.
     """
     found: list[dict[str, Any]] = []
     for row in rows.tolist():

@@ -1,4 +1,4 @@
-"""What heads learn from: one encoder's patch tokens, and the masks in the cells of its patches."""
+"""Training data of heads: one encoder's patch tokens, and the masks resampled to cells."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,12 +28,12 @@ class Source:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """It; FmctError where it does not say where its patches lie."""
+        """The encoder; raises FmctError if its patches have no grid."""
         encoder = open_encoder(self.spec)
         if encoder.grid is None:
             raise FmctError(
-                f"encoder {self.spec.name}: gives no grid of patches (a peer's without `grid`, or ours with "
-                "model.keep_tokens below 1), so no mask can be told from its tokens"
+                f"encoder {self.spec.name}: segmentation requires a grid of patches (`grid` of a peer, "
+                "model.keep_tokens=1 of this package's encoders)"
             )
         return encoder
 
@@ -44,7 +44,7 @@ class Source:
         return self.encoder.grid
 
     def extract(self) -> FeatureStore:
-        """The store of its patch tokens; those that are there are kept."""
+        """The store of its patch tokens; missing tokens are extracted."""
         store = extract_store(
             self.encoder,
             self.spec.name,
@@ -60,13 +60,13 @@ class Source:
         assert store is not None
         if store.info.patches != prod(self.grid):
             raise FmctError(
-                f"{store.path}: {store.info.patches} tokens of a volume, not a grid of {self.grid}; "
-                f"mend `grid` of encoder {self.spec.name}"
+                f"{store.path}: {store.info.patches} tokens per volume do not match the grid {self.grid}; "
+                f"correct `grid` of encoder {self.spec.name}"
             )
         return store
 
     def require_extracted(self) -> None:
-        """Raise FmctError where there are no features yet: tasks of an array would write one store."""
+        """Raise FmctError if features are missing, since array tasks must not write the same store."""
         found = held(
             self.config.features / self.spec.name,
             self.encoder.digest,
@@ -75,17 +75,17 @@ class Source:
         )
         if found is None:
             raise FmctError(
-                f"{self.config.features / self.spec.name}: not extracted yet; run with --extract -1 before"
+                f"{self.config.features / self.spec.name}: not extracted yet; run with --extract -1 first"
             )
 
     def places(self, store: FeatureStore) -> NDArray[np.int64]:
-        """The row in the store of each volume of the cohort."""
+        """The store's row of each volume of the cohort."""
         place = {key: row for row, key in enumerate(store.keys.tolist())}
         return np.array([place[key] for key in self.cohort.keys.tolist()], dtype=np.int64)
 
     @cached_property
     def cells(self) -> tuple[Cells, ...]:
-        """Of each volume of the cohort."""
+        """The cells of each volume of the cohort."""
         count = tuple(edge * self.config.cells for edge in self.grid)
         found = []
         for row in self.cohort.rows.tolist():
@@ -98,7 +98,7 @@ class Source:
     def targets(self) -> NDArray[np.uint8]:
         """Each cell's share of each class in 255ths: (N, C, cells along D, H, W).
 
-        A byte each: 3.3 GB for 100,000 volumes of one class and 32³ cells.
+        One byte per cell: 3.3 GB for 100,000 volumes of one class and 32³ cells.
         """
         found = [cells.shares(self.cohort.truth(row)) for row, cells in enumerate(self.cells)]
         return np.stack([np.rint(shares * ONE_SHARE).astype(np.uint8) for shares in found])

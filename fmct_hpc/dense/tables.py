@@ -1,4 +1,4 @@
-"""The tables of `fmct segment`: a row a result, a row a scored volume, a row a comparison."""
+"""The tables of `fmct segment`, with one row per result, scored volume and comparison, respectively."""
 
 import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""One encoder, head, layer and seed: trained, scored volume by volume, and kept."""
+"""Units of dense evaluation: one encoder, head, layer and seed, trained, scored per volume, and stored."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ _FACTS = b"fmct.unit"
 
 @dataclass(frozen=True)
 class Unit:
-    """A cell of the grid; all classes are learnt together."""
+    """A cell of the grid; all classes are trained together."""
 
     encoder: str
     head: HeadName
@@ -41,7 +41,7 @@ class Unit:
     seed: int
 
     def digest(self, config: SegmentConfig, cohort_digest: str, store_digest: str) -> str:
-        """SHA-256 of all that its table depends on."""
+        """SHA-256 of everything on which its table depends."""
         settings = config.model_dump(mode="json", include=set(_OF_FIT))
         if self.head == "linear":
             del settings["hidden"]
@@ -56,23 +56,23 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """Where a unit is kept: its volumes' figures, which are written last, and an example."""
+    """Paths of a unit's files: an example, and the metrics of its volumes, which are written last."""
 
     out: Path
     digest: str
 
     @property
     def table(self) -> Path:
-        """Parquet of `VOLUMES`, with what was chosen in its metadata."""
+        """Parquet of `VOLUMES`, with thresholds and chosen hyperparameters in its metadata."""
         return self.out / "units" / f"{self.digest[:16]}.parquet"
 
     @property
     def example(self) -> Path:
-        """`Example`s, one a class that a tested volume has."""
+        """`Example`s, one per class that a tested volume has."""
         return self.out / "units" / f"{self.digest[:16]}.safetensors"
 
     def read(self) -> tuple[pa.Table, dict[str, Any]] | None:
-        """The table and what was chosen; None where there is none of this digest."""
+        """The table and its metadata; None if there is none with this digest."""
         try:
             table = pq.read_table(self.table)
             facts = json.loads(table.schema.metadata[_FACTS])
@@ -83,7 +83,7 @@ class UnitFiles:
         return (table, facts) if whole else None
 
     def write(self, rows: list[dict[str, Any]], facts: dict[str, Any], examples: list[Example]) -> None:
-        """Keep it."""
+        """Write example and table."""
         write_bytes(self.example, Example.packed(examples))
         table = pa.Table.from_pylist(rows, VOLUMES)
         document = json.dumps({**facts, "digest": self.digest})
@@ -98,7 +98,7 @@ def compute(
     files: UnitFiles,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Train the unit's head, choose on validation, score every tested volume, and keep that."""
+    """Train the unit's head, choose thresholds on validation, score the tested volumes, write the files."""
     cohort, config = source.cohort, source.config
     stored = store.tokens(unit.layer)
     places = source.places(store)
@@ -131,7 +131,7 @@ def compute(
 
 @dataclass(frozen=True)
 class _Ordered:
-    """An array in another order of its rows, which are read when asked for."""
+    """A view of an array with reordered rows, which are read on access."""
 
     stored: NDArray[np.floating]
     places: NDArray[np.int64]
@@ -147,7 +147,7 @@ class _Ordered:
 def _typical(
     found: list[dict[str, Any]], keys: NDArray[np.str_], classes: tuple[str, ...]
 ) -> list[tuple[int, int]]:
-    """Of each class its number, and the row of the volume whose Dice is the (lower) median."""
+    """For each class, its number and the row of the volume with the (lower) median Dice."""
     row_of = {key: row for row, key in enumerate(keys.tolist())}
     typical = []
     for number, name in enumerate(classes):
