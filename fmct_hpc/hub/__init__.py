@@ -1,1 +1,1 @@
-"""An encoder as a folder that others load, with transformers or with PyTorch alone."""
+"""Export of an encoder to a folder for transformers or plain PyTorch."""

@@ -1,7 +1,7 @@
-"""One self-contained module out of functions and classes of ours: their own source, with all that they name.
+"""Creates a self-contained module from functions and classes of this package and their dependencies.
 
-What an exported encoder computes with is thus this package's code, whatever becomes of that, and no second
-writing of it.
+An exported encoder thus runs the source code of this package at the time of export, and not a second
+implementation.
 """
 
 import ast
@@ -17,22 +17,22 @@ OURS = ("fmct_hpc", "shards")
 class _Module(NamedTuple):
     source: str
     defined: dict[str, tuple[ast.stmt, ...]]
-    """Statements of a name of the module: its definition and, of a constant, the text that follows it."""
+    """By name: the statements of its definition and, for a constant, the docstring that follows it."""
     imported: dict[str, tuple[str, str | None]]
-    """By the name here: the module, and the name there (None: the module itself)."""
+    """By local name: the module, and the name in it (None: the module itself)."""
 
 
 def bundle(roots: Mapping[str, tuple[str, ...]], docstring: str) -> str:
-    """The source of a module that defines the names in `roots`, by module, and all of ours that they need.
+    """The source of a module that defines the names in `roots` (by module) and their dependencies.
 
-    Classes of ours that only annotations name are left out, and stand for any type. Raises ValueError where
-    two modules give one name different meanings.
+    Classes of this package that are only used in annotations are replaced by `Any`. Raises ValueError if a
+    name has different meanings in two modules.
     """
     gathered = _Gathered()
     for module, names in roots.items():
         for name in names:
             gathered.take(module, name)
-    gathered.stand_for_any()
+    gathered.replace_by_any()
     imports = sorted(gathered.imports, key=lambda line: (line.startswith("from"), line))
     head = [f'"""{docstring}\n"""', "from __future__ import annotations", "\n".join(imports)]
     return "\n\n".join(head) + "\n\n" + "\n\n\n".join(gathered.texts) + "\n"
@@ -47,7 +47,7 @@ class _Gathered:
         self._foreign: set[str] = set()
 
     def take(self, module: str, name: str) -> None:
-        """What `name` means in `module`, behind all that it needs itself."""
+        """Add the definition of `name` in `module`, after its dependencies."""
         own = _read(module)
         if name in own.imported:
             self._import(name, *own.imported[name])
@@ -60,8 +60,8 @@ class _Gathered:
                     self.take(module, inner)
             self.texts.append("\n".join(_text(own.source, one) for one in statements))
 
-    def stand_for_any(self) -> None:
-        """Define the classes that were only named in annotations."""
+    def replace_by_any(self) -> None:
+        """Define classes that are only used in annotations as `Any`."""
         for name in sorted(self._foreign - self._taken):
             self._import("Any", "typing", "Any")
             self.texts.insert(0, f"{name} = Any")
@@ -88,7 +88,7 @@ class _Gathered:
         """Whether the name is new; ValueError where it already is of something else."""
         first = self._owners.setdefault(name, (module, there))
         if first != (module, there):
-            raise ValueError(f"{name} is of {first} and of {(module, there)}")
+            raise ValueError(f"{name} is defined by {first} and by {(module, there)}")
         new = name not in self._taken
         self._taken.add(name)
         return new
@@ -108,11 +108,11 @@ def _read(module: str) -> _Module:
             defined[statement.name] = (statement,)
         elif isinstance(statement, ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            said = after if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+            text = after if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
             for target in targets:
                 for one in ast.walk(target):
                     if isinstance(one, ast.Name):
-                        defined[one.id] = (statement, said) if said else (statement,)
+                        defined[one.id] = (statement, text) if text else (statement,)
         elif isinstance(statement, ast.ImportFrom) and statement.module:
             for alias in statement.names:
                 imported[alias.asname or alias.name] = (statement.module, alias.name)
@@ -123,7 +123,7 @@ def _read(module: str) -> _Module:
 
 
 def _names(statements: tuple[ast.stmt, ...]) -> Iterator[tuple[str, bool]]:
-    """Names that are read, in their order, and whether an annotation does; the others first."""
+    """Yield the names that are read, and whether in an annotation; those in annotations last."""
     annotations = {
         id(inner)
         for statement in statements
@@ -143,7 +143,7 @@ def _names(statements: tuple[ast.stmt, ...]) -> Iterator[tuple[str, bool]]:
 
 
 def _text(source: str, statement: ast.stmt) -> str:
-    """Of a statement with its decorators, as it is written."""
+    """The source text of a statement, with its decorators."""
     decorators = getattr(statement, "decorator_list", [])
     first = min([statement.lineno, *(one.lineno for one in decorators)])
     return "\n".join(source.splitlines()[first - 1 : statement.end_lineno])

@@ -1,4 +1,4 @@
-"""README.md of an exported encoder: what it is for, what it was trained on and how, and how it is loaded."""
+"""Model card (README.md) of an exported encoder: intended use, training data, training, and loading."""
 
 import re
 
@@ -21,21 +21,21 @@ _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .()+-]{0,79}")
 
 
 def require_licence(licence: str | None) -> str:
-    """What the user calls the licence of the weights; FmctError where that is nothing, or no name."""
+    """The name of the weights' licence as given by the user; raises FmctError if missing or invalid."""
     if licence is None or not _LICENCE.fullmatch(licence):
         raise FmctError(
-            f"--licence {licence or 'is missing'}: expected the name of the licence that the weights "
-            "are given under (an SPDX identifier such as CC-BY-NC-4.0, or other); none is assumed"
+            f"--licence {licence or 'is missing'}: expected the name of the weights' licence (an SPDX "
+            "identifier such as CC-BY-NC-4.0, or other); there is no default"
         )
     return licence
 
 
 def card(info: EncoderInfo, parameters: int, licence: str, counts: Counts | None) -> str:
-    """The Markdown text, with the header that model hubs read."""
+    """The card as Markdown, with the YAML header of model hubs."""
     model, data = info.model, info.data
     windows = "; ".join(f"level {level:g}, width {width:g} HU" for level, width in data.windows)
     field = (
-        f"{data.field_mm:g} mm around the volume's middle" if data.field == "isotropic" else "the head's box"
+        f"{data.field_mm:g} mm around the volume's centre" if data.field == "isotropic" else "the head's box"
     )
     facts = {
         "Parameters": f"{parameters:,}",
@@ -47,13 +47,13 @@ def card(info: EncoderInfo, parameters: int, licence: str, counts: Counts | None
         "Training step": f"{info.step:,}",
         "Origin of the weights": info.origin,
         "Written by": f"fmct-hpc {info.code_version}",
-        "SHA-256 of the training dataset": info.dataset_digest or "not known",
-        "SHA-256 of its preprocessing": info.preprocess_digest or "not known",
+        "SHA-256 of the training dataset": info.dataset_digest or "unknown",
+        "SHA-256 of its preprocessing": info.preprocess_digest or "unknown",
     }
     amount = (
         {name.capitalize(): f"{number:,}" for name, number in counts._asdict().items()}
         if counts
-        else {"Volumes, studies, patients": "not known: the training dataset was not at hand for the export"}
+        else {"Volumes, studies, patients": "unknown: the training dataset was not available at export"}
     )
     expected = {
         "Axes": "(D, H, W), growing towards superior, anterior and right",
@@ -82,25 +82,25 @@ tags: [medical, ct, head, fmct-hpc]
 ## Data
 
 {_table(amount)}
-Age, sex, origin and diagnosis are not recorded: how features differ between groups is not known.
+Age, sex, origin and diagnosis are not recorded; differences of features between groups are unknown.
 
 ## Limits
 
-* The head must lie in the middle of the volume, as `fmct preprocess` crops it; this code does not find it.
-* This folder holds no results. Measure them on patients that were not in the training data.
-* Values that are no HU, or a wrong spacing or affine, give features of something else, without an error.
+* The head must be in the centre of the volume, as cropped by `fmct preprocess`; this code does not locate it.
+* This folder has no results. Evaluate the encoder on patients that were not in the training data.
+* Values other than HU, or a wrong spacing or affine, give wrong features without an error.
 
 ## Input
 
 {_table(expected)}
-`config.json` has the same for programs, with the whole configuration of preprocessing under `fmct`.
+`config.json` has the same information for programs, with the preprocessing configuration under `fmct`.
 
 ## Training
 
 {_table(facts)}
 ## Use
 
-With transformers (the code in this folder is run; read it first):
+With transformers (this runs the code in this folder; review it first):
 
 ```python
 from transformers import AutoModel
@@ -110,7 +110,7 @@ views = model.prepare(hu, affine)  # affine: the array's index to patient mm, LP
 tokens = model(views).last_hidden_state  # CLS, registers, patches
 ```
 
-With PyTorch, NumPy and safetensors alone, in this folder:
+With only PyTorch, NumPy and safetensors, in this folder:
 
 ```python
 from fmct_encoder import load, prepare

@@ -1,4 +1,4 @@
-"""How much an encoder was trained on, for its card."""
+"""Size of an encoder's training dataset, for its card."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from shards.errors import FmctError
 
 
 class Counts(NamedTuple):
-    """Of the training data."""
+    """Size of the training data."""
 
     volumes: int
     studies: int
@@ -20,7 +20,7 @@ class Counts(NamedTuple):
 
 
 def counted(dataset: Dataset) -> Counts:
-    """Volumes, and the studies and patients that they are of."""
+    """The numbers of volumes, studies and patients of a dataset."""
     studies, patients = (
         pc.count_distinct(dataset.index[name]).as_py() for name in ("study_key", "patient_key")
     )
@@ -28,7 +28,10 @@ def counted(dataset: Dataset) -> Counts:
 
 
 def counts_of(run: Path, info: EncoderInfo, data: Path | None) -> Counts | None:
-    """Of the training dataset: where it is given, or where the run's record says and it still is."""
+    """Size of the training dataset at `data`, or at the path recorded by the run; None if not available.
+
+    Raises FmctError if `data` is another dataset.
+    """
     if data is None:
         started = attempts(run)
         if not started:
@@ -41,5 +44,5 @@ def counts_of(run: Path, info: EncoderInfo, data: Path | None) -> Counts | None:
         return counted(dataset) if dataset.info.digest == info.dataset_digest else None
     dataset = Dataset.open(data, clipped=True)
     if dataset.info.digest != info.dataset_digest:
-        raise FmctError(f"{data}: is not the dataset that the encoder was trained on (its digest)")
+        raise FmctError(f"{data}: not the training dataset of the encoder (digest mismatch)")
     return counted(dataset)

@@ -1,4 +1,4 @@
-"""config.json of an exported encoder: what transformers asks for, and all that the encoder expects and is."""
+"""config.json of an exported encoder: keys of transformers, and architecture, input and training."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from fmct_hpc.train.export import EncoderInfo
 
 
 def describe(info: EncoderInfo) -> dict[str, Any]:
-    """config.json: for transformers, and under "fmct" the network, its input and its training."""
+    """The content of config.json: keys of transformers, and network, input and training under "fmct"."""
     data = info.data
     return {
         "model_type": "fmct_hpc_encoder",
@@ -32,7 +32,7 @@ def describe(info: EncoderInfo) -> dict[str, Any]:
                 "field_mm": data.field_mm,
                 "windows": [list(window) for window in data.windows],
                 "view_size": list(edges(data.view_size)),
-                "head": "in the middle of the volume, as `fmct preprocess` crops it",
+                "head": "in the centre of the volume, as cropped by `fmct preprocess`",
                 "input_mean": info.model.input_mean,
                 "input_std": info.model.input_std,
                 "digest": info.preprocess_digest,

@@ -1,4 +1,4 @@
-"""An exported folder's encoder, with PyTorch and safetensors alone. It is part of the exported code."""
+"""Loads an exported encoder with only PyTorch and safetensors. This module is exported too."""
 
 import json
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from fmct_hpc.model.vit import VisionTransformer
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 PREFIX = "encoder."
-"""Of the weights' names in the file: the network is a part of transformers' model."""
+"""Prefix of the weights' names in the file, since the network is a part of transformers' model."""
 
 
 def build(described: Mapping[str, Any]) -> VisionTransformer:
-    """The network of config.json's "fmct", with drawn weights.
+    """The network of config.json's "fmct", with random weights.
 
-    What it computes from its sizes alone (positions, mean and deviation of the input) is read from the file
-    as well: transformers builds models without values and fills in what the file has.
+    Constants computed from the configuration (positions, mean and deviation of the input) are stored in the
+    file as well, since transformers builds models without values and fills in those of the file.
     """
     model, preprocessing = SimpleNamespace(**described["model"]), described["preprocessing"]
     channels = len(preprocessing["windows"])
@@ -32,7 +32,7 @@ def build(described: Mapping[str, Any]) -> VisionTransformer:
 
 
 def load(folder: Path | str) -> tuple[VisionTransformer, dict[str, Any]]:
-    """The encoder of a folder, in evaluation mode, and the preprocessing that `prepare` takes."""
+    """The encoder of a folder, in evaluation mode, and its preprocessing for `prepare`."""
     folder = Path(folder)
     described = json.loads((folder / CONFIG).read_bytes())["fmct"]
     encoder = build(described)

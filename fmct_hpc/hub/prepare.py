@@ -1,4 +1,4 @@
-"""An encoder's input from HU and an affine, with NumPy and PyTorch alone. It is part of the exported code."""
+"""An encoder's input from HU and an affine, with NumPy and PyTorch. This module is exported too."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from shards.errors import FmctError
 AXES_LPS = ((0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (-1.0, 0.0, 0.0))
 """Superior, anterior and right, in DICOM patient coordinates (LPS; PS3.3 C.7.6.2.1.1)."""
 ALIGNED = 0.01
-"""Sines of up to this (0.6°) between an axis of the volume and the patient's count as 0."""
+"""Tolerance for the sine of the angle between axes of the volume and of the patient (0.6°)."""
 
 
 def prepare(
@@ -28,15 +28,15 @@ def prepare(
     preprocessing: Mapping[str, Any],
     frame: str = "LPS",
 ) -> Tensor:
-    """The encoder's input, float32 (1, C, D, H, W) in [0, 1], of a volume in any orientation.
+    """The encoder's input, float32 (1, C, D, H, W) in [0, 1], for a volume in any orientation.
 
     Args:
-        volume: HU, three axes in any order; the head in its middle.
+        volume: HU, three axes in any order, with the head in the centre.
         affine: (4, 4), the volume's index to patient coordinates in mm.
-        preprocessing: that of the encoder, as config.json has it.
-        frame: of the affine: "LPS" (DICOM, ITK) or "RAS" (NIfTI, nibabel).
+        preprocessing: of the encoder, from config.json.
+        frame: of the affine, "LPS" (DICOM, ITK) or "RAS" (NIfTI, nibabel).
 
-    Raises FmctError for what is no volume, and where the affine is none.
+    Raises FmctError for an array without three axes, and for an invalid affine.
     """
     volume, spacing_mm = along_patient(volume, affine, preprocessing["spacing_mm"], frame)
     return view(volume, spacing_mm, preprocessing)
@@ -45,7 +45,7 @@ def prepare(
 def view(
     volume: NDArray[np.generic], spacing_mm: Sequence[float], preprocessing: Mapping[str, Any]
 ) -> Tensor:
-    """The same of a volume (D, H, W) that grows towards superior, anterior and right; spacing_mm alike."""
+    """`prepare` for a volume with axes (D, H, W) towards superior, anterior and right, as spacing_mm."""
     hu, spacing_mm, _ = as_trained(volume, spacing_mm, preprocessing["spacing_mm"])
     limits = torch.from_numpy(bounds(preprocessing["windows"]))
     length_mm, size = preprocessing["field_mm"], edges(preprocessing["view_size"])
@@ -57,7 +57,7 @@ def view(
 
 
 def cut_out(hu: NDArray[np.int16], start: Sequence[int], size: Sequence[int]) -> NDArray[np.int16]:
-    """The box of `size` voxels at `start` in a volume (D, H, W); outside the volume is air."""
+    """The box of `size` voxels at `start` in a volume (D, H, W), padded with air."""
     box = np.full(tuple(size), AIR_HU, np.int16)
     ends = [min(first + n, there) for first, n, there in zip(start, size, hu.shape, strict=True)]
     source = tuple(slice(max(first, 0), end) for first, end in zip(start, ends, strict=True))
@@ -69,10 +69,10 @@ def cut_out(hu: NDArray[np.int16], start: Sequence[int], size: Sequence[int]) ->
 def along_patient(
     volume: NDArray[np.generic], affine: NDArray[np.float64], spacing_mm: Sequence[float], frame: str
 ) -> tuple[NDArray[np.generic], Sequence[float]]:
-    """The volume (D, H, W) growing towards superior, anterior and right, and its spacing.
+    """The volume (D, H, W) with axes towards superior, anterior and right, and its spacing.
 
-    Axes that are the patient's are turned and nothing is interpolated; others (a tilted gantry, an oblique
-    head) are resampled, trilinearly, to `spacing_mm`. volume, affine, frame: see `prepare`.
+    Axes parallel to the patient's are permuted and flipped without interpolation; otherwise (gantry tilt,
+    oblique head) the volume is resampled trilinearly to `spacing_mm`. volume, affine, frame: see `prepare`.
     """
     affine = np.array(affine, np.float64)
     if volume.ndim != 3 or affine.shape != (4, 4) or not np.isfinite(affine).all():
@@ -83,7 +83,7 @@ def along_patient(
         affine[:2] *= -1
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod():
-        raise FmctError("the affine has no inverse; give the one of the volume, in mm")
+        raise FmctError("the affine is not invertible; expected that of the volume, in mm")
     steps = np.array(AXES_LPS) @ affine[:3, :3]
     share = np.abs(steps / lengths)
     order = share.argmax(axis=1)
@@ -97,9 +97,9 @@ def along_patient(
 def _resampled(
     volume: NDArray[np.generic], steps: NDArray[np.float64], spacing_mm: Sequence[float]
 ) -> NDArray[np.float32]:
-    """A volume on the grid along the patient's axes that encloses it; outside is air.
+    """Resample a volume to the enclosing grid along the patient's axes, padded with air.
 
-    steps: (3, 3), mm towards superior, anterior and right for a step along each of the volume's axes.
+    steps: (3, 3), mm towards superior, anterior and right for one step along each of the volume's axes.
     """
     last = np.array(volume.shape) - 1
     corners = np.stack(np.meshgrid(*([0, n] for n in last), indexing="ij"), -1).reshape(-1, 3) @ steps.T

@@ -1,4 +1,4 @@
-"""`fmct export-model --hub`: an encoder as a folder for transformers, or for PyTorch without this package."""
+"""`fmct export-model --hub`: export an encoder for transformers, or for PyTorch without this package."""
 
 import json
 import secrets
@@ -29,23 +29,23 @@ from shards.places import require_folder
 CODE, MODEL_CODE, CARD = "fmct_encoder.py", "modeling_fmct.py", "README.md"
 FILES = {CONFIG, WEIGHTS, CODE, MODEL_CODE, CARD}
 ROOTS = {"fmct_hpc.hub.load": ("build", "load"), "fmct_hpc.hub.prepare": ("prepare", "view")}
-"""What the self-contained code offers."""
+"""Public functions of the self-contained code."""
 
 
 def export_hub(source: Path, out: Path, licence: str | None, data: Path | None = None) -> str:
-    """Write the encoder of `source` to the folder `out`, whole or not at all; returns a summary.
+    """Write the encoder of `source` to the folder `out` atomically; returns a summary.
 
     source: a run folder or an encoder.safetensors. licence: of the weights, for the card. data: the training
-    dataset, to be counted for the card; by default where a run's record says. The folder is read again with
-    its own code, which must give the encoder's tokens to 1e-5 before it gets its name. Raises FmctError
-    where it does not, without a licence, where `data` is another dataset, or `out` holds something else.
+    dataset, counted for the card; by default at the path recorded by the run. Before it gets its final name,
+    the folder is loaded with its own code, whose tokens must equal the encoder's to 1e-5. Raises FmctError if
+    they do not, without a licence, if `data` is another dataset, and if `out` has other files.
     """
     licence = require_licence(licence)
     file = source / "encoder.safetensors" if source.is_dir() else source
     require_folder(out, source)
     encoder, info = load_encoder(file)
     if not isinstance(encoder, VisionTransformer):
-        raise FmctError(f"{file}: the folder's code is that of model.kind=vit, and this is {info.model.kind}")
+        raise FmctError(f"{file}: model.kind is {info.model.kind}; the export requires model.kind=vit")
     _require_ours(out, info)
     counts = counts_of(file.parent, info, data)
     described = describe(info)
@@ -57,13 +57,13 @@ def export_hub(source: Path, out: Path, licence: str | None, data: Path | None =
         difference = _difference(temporary, encoder, info)
         if not difference <= TOLERANCE:
             raise FmctError(
-                f"{out}: input or tokens are off by {difference:.1e}, more than {TOLERANCE}; not written"
+                f"{out}: input or tokens differ by {difference:.1e}, more than {TOLERANCE}; not written"
             )
-        _take_place(temporary, out)
+        _replace(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return f"{out}: for transformers and for PyTorch alone; tokens within {difference:.1e}"
+    return f"{out}: for transformers and plain PyTorch; tokens within {difference:.1e}"
 
 
 def code() -> str:
@@ -93,7 +93,7 @@ def _write(folder: Path, encoder: VisionTransformer, described: dict[str, Any], 
 
 
 def _difference(folder: Path, encoder: VisionTransformer, info: EncoderInfo) -> float:
-    """How far the folder's own code is from the encoder: the most of its input's and its tokens' elements."""
+    """Maximum absolute difference of input and tokens between the folder's code and the encoder."""
     module = _imported(folder / CODE)
     loaded, preprocessing = module.load(folder)
     noise = np.random.default_rng(0).normal(0, 40, (24, 30, 28))
@@ -111,7 +111,7 @@ def _imported(file: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder holds what is listed
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # no __pycache__ in the folder
     try:
         spec.loader.exec_module(module)
     finally:
@@ -119,32 +119,32 @@ def _imported(file: Path) -> ModuleType:
     return module
 
 
-def _take_place(made: Path, out: Path) -> None:
-    """Give the finished folder its name; an earlier export there goes after it."""
-    aside = made.with_name(f"{made.name}.old")
+def _replace(finished: Path, out: Path) -> None:
+    """Rename the finished folder to `out`; an earlier export there is then removed."""
+    aside = finished.with_name(f"{finished.name}.old")
     if out.exists():
         out.rename(aside)
-    made.rename(out)
+    finished.rename(out)
     sync(out.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def _require_ours(out: Path, info: EncoderInfo) -> None:
-    """Raise FmctError where the folder holds anything but an earlier export of this training."""
+    """Raise FmctError if the folder has anything except an earlier export of this training."""
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
-        there = json.loads((out / CONFIG).read_bytes())["fmct"]
-        now = describe(info)["fmct"]
-        same = there["model"] == now["model"] and all(
-            there["training"][fact] == now["training"][fact] for fact in ("origin", "dataset_digest")
+        existing = json.loads((out / CONFIG).read_bytes())["fmct"]
+        new = describe(info)["fmct"]
+        same = existing["model"] == new["model"] and all(
+            existing["training"][key] == new["training"][key] for key in ("origin", "dataset_digest")
         )
         same = same and {one.name for one in out.iterdir()} <= {*FILES, "__pycache__"}
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
         raise FmctError(
-            f"{out}: holds more than an export of this encoder; name another folder, or move it away"
+            f"{out}: has files other than an export of this encoder; use another folder, or move them away"
         )
 
 

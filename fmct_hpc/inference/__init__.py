@@ -1,1 +1,1 @@
-"""Using a trained encoder on new scans."""
+"""Application of trained encoders to new scans."""

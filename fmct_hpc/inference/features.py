@@ -1,4 +1,4 @@
-"""Features of new scans: the CLS token, and each patch's token with where the patch lies in the patient."""
+"""Features of new scans: the CLS token, and patch tokens with their positions in patient coordinates."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,28 +19,28 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class ScanFeatures:
-    """What an encoder makes of one scan."""
+    """Features of one scan."""
 
     key: str
-    """A shard dataset's volume's; of other scans the head of their source's digest."""
+    """The key of a shard dataset's volume; for other scans the first digits of the source digest."""
     cls: NDArray[np.float32]
-    """(width,); of an encoder without a CLS token the mean of the patches' tokens."""
+    """(width,); for an encoder without a CLS token, the mean of the patch tokens."""
     patches: NDArray[np.float32]
-    """(N, width), of the patches that the encoder keeps (model.keep_tokens; all by default), in C order of
+    """(N, width), for the patches kept by the encoder (model.keep_tokens; all by default), in C order of
     (D, H, W): from inferior, posterior, left."""
     centres_mm: NDArray[np.float64]
     """(N, 3): the patches' centres in patient coordinates (LPS), mm; some lie outside the scan."""
     study_key: str | None = None
-    """HMAC of the study, as labels have it: a shard dataset's, or by `key_file`; None where neither is."""
+    """HMAC of the study, as in label tables, from a shard dataset or computed with `key_file`; else None."""
     patient_key: str | None = None
     path: Path | None = None
-    """The source, or the file in it; None of an array. It may spell a name."""
+    """The source, or the file in it; None for an array. It may contain a patient's name."""
     flags: tuple[str, ...] | None = None
-    """What the checks of preprocessing found; None of a shard dataset's volume, whose manifest has them."""
+    """Findings of the preprocessing checks; None for volumes of shard datasets, whose manifest has them."""
 
     @property
     def mean(self) -> NDArray[np.float32]:
-        """(width,): mean of the patches' tokens."""
+        """(width,): mean of the patch tokens."""
         return self.patches.mean(axis=0)
 
 
@@ -53,16 +53,16 @@ def features(
     device: str = "cpu",
     key_file: Path | str | None = None,
 ) -> Iterator[ScanFeatures]:
-    """Features of the head CTs at `source`, preprocessed as the encoder's training volumes were.
+    """Yield features of the head CTs at `source`, with the preprocessing of the encoder's training.
 
-    source: DICOM files in a folder (one exam or many), an archive or one multi-frame file, a NIfTI file or a
+    source: DICOM files in a folder (one or more exams), an archive or one multi-frame file, a NIfTI file or a
     folder of them, a shard dataset, or several of these; or an array of HU (D, H, W) with `affine`, (4, 4),
     which maps its index (d, h, w, 1) to patient LPS mm. encoder: a run folder, one of its checkpoints, an
-    encoder.safetensors, a checkpoint file of the reference, or what `load_encoder` gave. batch: scans that
-    pass the encoder at once. key_file: of `fmct keygen`, for the keys of DICOM's studies and patients.
+    encoder.safetensors, a checkpoint file of the reference, or the result of `load_encoder`. batch: scans per
+    forward pass. key_file: of `fmct keygen`, for the keys of studies and patients in DICOM.
 
-    Raises FmctError, with the reason, for a source that holds no head CT that the encoder takes: an MR, a
-    chest, a wrong spacing, volumes of another preprocessing; of several sources or files after all others.
+    Raises FmctError with the reason for a source without a head CT that the encoder accepts, such as an MR, a
+    chest, another spacing or preprocessing; for one of several sources or files, after all others.
     """
     model, info = encoder if isinstance(encoder, tuple) else load_weights(Path(encoder))
     scans = read_source(source, info, affine, Path(key_file) if key_file else None)
@@ -78,7 +78,7 @@ def of_scans(
     batch: int = 1,
     device: torch.device = CPU,
 ) -> Iterator[ScanFeatures]:
-    """Features of scans as `fmct_hpc.inference.readers` gives them, by a model on `device`."""
+    """Yield features of scans from `fmct_hpc.inference.readers`; model: on `device`."""
     for group in in_groups(scans, batch):
         views = torch.cat([info.view(scan.voxels, scan.spacing_mm) for scan in group])
         views = views.to(device)

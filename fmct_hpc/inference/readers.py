@@ -1,7 +1,7 @@
-"""Where new scans come from: shard datasets are read here, all else by a reader that is registered.
+"""Reading new scans: shard datasets directly, other formats through a registered reader.
 
-The reader of DICOM and NIfTI is preprocessing's, which this package must not import; the distribution
-registers it as an entry point of the group `fmct_hpc.readers`. So may another's.
+The reader of DICOM and NIfTI is part of `preprocess`, which this package must not import; the distribution
+registers it as an entry point of the group `fmct_hpc.readers`. Other distributions can register readers too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,32 +24,32 @@ from shards.studies import studies_of
 GROUP = "fmct_hpc.readers"
 OF_STUDY = ("role", "study", "several_patients")
 KEY_DIGITS = 32
-"""As many as a volume's pseudonym has."""
+"""Length of a volume's pseudonym."""
 
 
 class Scan(NamedTuple):
     """One volume, ready for an encoder."""
 
     key: str
-    """A dataset's own; of other scans the head of their source's digest, which tells nothing of a patient."""
+    """The key in a dataset; for other scans the first digits of the source digest (not identifying)."""
     voxels: NDArray[np.int16]
     """HU (D, H, W) growing towards superior, anterior, right."""
     affine: NDArray[np.float64]
     """(4, 4): (d, h, w, 1) to patient LPS mm."""
     study_key: str | None = None
-    """A dataset's own, or by the key file; None where there is neither."""
+    """From the dataset, or computed with the key file; else None."""
     patient_key: str | None = None
     path: Path | None = None
-    """What it was read from; None of an array."""
+    """The file or folder it was read from; None for an array."""
     flags: tuple[str, ...] | None = None
-    """What the checks of preprocessing found; None of a dataset's volume, whose manifest has them."""
+    """Findings of the preprocessing checks; None for volumes of datasets, whose manifest has them."""
     role: Role | None = None
-    """Among the series of its study; None where the reader does not say."""
+    """Role among the series of its study; None if the reader does not provide it."""
     study: int | None = None
-    """Number of its study among those of the path, whose scans come one behind another, the best first; None
-    where nothing says which study it belongs to."""
+    """Number of its study at the path; scans of a study are consecutive, the best first. None if the study is
+    unknown."""
     several_patients: bool = False
-    """Do other series of the study bear another Patient ID?"""
+    """Whether other series of the study have another Patient ID."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -59,7 +59,7 @@ class Scan(NamedTuple):
 
 
 class Read(Protocol):
-    """What a reader makes of one scan."""
+    """One scan as returned by a reader."""
 
     path: Path | None
     study_key: str | None
@@ -68,21 +68,22 @@ class Read(Protocol):
     affine: NDArray[np.float64]
     source_digest: str
     flags: Sequence[str]
-    """What its checks found: words in snake_case."""
-    # And, where it knows them, `role`, `study` and `several_patients`, as `Scan` has them.
+    """Findings of its checks, in snake_case."""
+    # Optional: `role`, `study` and `several_patients`, as in `Scan`.
 
 
 class Reader(Protocol):
-    """What an entry point names: a module, or an object, with these two functions.
+    """Interface of an entry point: a module or object with these two functions.
 
-    record and digest: the configuration of preprocessing that the encoder's volumes had, and its SHA-256;
-    both None where it was not ours. Both raise FmctError with the reason for what the encoder can't take.
+    record, digest: the preprocessing configuration of the encoder's training volumes, and its SHA-256; both
+    None if they were not preprocessed by this package. Both functions raise FmctError with the reason for
+    input that the encoder does not accept.
     """
 
     def read(
         self, path: Path, record: Mapping[str, Any] | None, digest: str | None, key_file: Path | None
     ) -> Iterator[Read]:
-        """Volumes of a file or folder; key_file: what studies and patients are keyed with, if wanted."""
+        """Yield the volumes of a file or folder; key_file: for the keys of studies and patients, optional."""
         ...
 
     def read_array(
@@ -107,24 +108,24 @@ def read_source(
     key_file: Path | None,
     by_study: bool = False,
 ) -> Iterable[Scan]:
-    """The volumes of `source`, as `fmct_hpc.features` takes it; raises FmctError as that does.
+    """The volumes of `source`, which is as in `fmct_hpc.features`; raises FmctError as described there.
 
-    by_study: those of a dataset study by study, as `read_scans` gives them.
+    by_study: see `read_scans`.
     """
     if isinstance(source, np.ndarray):
         if affine is None:
-            raise FmctError("an array needs its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
+            raise FmctError("an array requires its affine (4, 4), from index (d, h, w, 1) to patient LPS mm")
         return [read_array(source, np.asarray(affine, np.float64), info)]
     paths = [Path(one) for one in ([source] if isinstance(source, Path | str) else source)]
     if not paths:
-        raise FmctError("no path is given: name folders or files")
+        raise FmctError("no path given; expected folders or files")
     return read_all(paths, info, key_file, by_study)
 
 
 def read_all(
     paths: Sequence[Path], info: EncoderInfo, key_file: Path | None = None, by_study: bool = False
 ) -> Iterator[Scan]:
-    """The volumes at all `paths`; what gives none is told at the end, by an FmctError of a line each."""
+    """Yield the volumes at all `paths`; raises FmctError at the end, with a line per rejected path."""
     refused = []
     for path in paths:
         try:
@@ -144,11 +145,11 @@ def read_scans(
     rows: Sequence[int] | None = None,
     by_study: bool = False,
 ) -> Iterator[Scan]:
-    """The volumes at `path`: a shard dataset's, or what the registered reader makes of it.
+    """Yield the volumes at `path`, from a shard dataset or the registered reader.
 
-    key_file: the site's, for the keys of studies and patients in DICOM. rows: only these of a dataset.
-    by_study: a dataset's study by study, with roles, the best one of each first; what the reader gives is in
-    such an order. Raises FmctError where it holds none that the encoder takes, or, after the others, some.
+    key_file: the site's, for the keys of studies and patients in DICOM. rows: only these rows of a dataset.
+    by_study: group a dataset's volumes by study, with roles, the best one first; readers always do. Raises
+    FmctError if the encoder accepts none of the volumes, or, after the others, for rejected ones.
     """
     if (path / FILE_NAME).is_file():
         yield from _read_dataset(path, info, rows, by_study)
@@ -158,12 +159,12 @@ def read_scans(
 
 
 def read_array(hu: NDArray[Any], affine: NDArray[np.float64], info: EncoderInfo) -> Scan:
-    """The volume of an array of HU whose `affine` maps its index to patient LPS mm."""
+    """The volume of an array of HU; `affine` maps its index to patient LPS mm."""
     return _scan(_reader().read_array(hu, affine, info.preprocessing, info.preprocess_digest))
 
 
 def in_groups(scans: Iterable[Scan], size: int) -> Iterator[list[Scan]]:
-    """Groups of `size`, and before an FmctError those that came before it."""
+    """Yield groups of `size`; an FmctError is raised after the scans read before it."""
     group: list[Scan] = []
     try:
         for scan in scans:
@@ -227,7 +228,7 @@ def _reader() -> Reader:
     found = list(entry_points(group=GROUP))
     if not found:
         raise FmctError(
-            "no reader of DICOM or NIfTI is installed; install the whole of fmct-hpc, or give a shard dataset"
+            "no reader of DICOM or NIfTI is installed; install fmct-hpc[preprocess], or use a shard dataset"
         )
     with named_layers():
         reader: Reader = found[0].load()

@@ -1,4 +1,4 @@
-"""`fmct features`: features of new scans as files."""
+"""`fmct features`: write features of new scans to files."""
 
 import os
 import re
@@ -30,15 +30,15 @@ MAP = pa.schema([(name, pa.string()) for name in ("path", "key", "study_key", "p
 
 @dataclass(frozen=True)
 class Written:
-    """What came of the paths."""
+    """Summary of the written features."""
 
     scans: int
     paths: int
-    """That gave any."""
+    """Number of paths with scans."""
     flags: Counter[str]
-    """Scans by what the checks of preprocessing found."""
+    """Number of scans by finding of the preprocessing checks."""
     refused: tuple[str, ...]
-    """Why a path gave nothing, or some of its files didn't, in lines that name it by its number alone."""
+    """Reasons for rejected paths or files, one line each, with the path's number and not its name."""
 
 
 def write_features(
@@ -51,19 +51,19 @@ def write_features(
     key_file: Path | None = None,
     private_map: Path | None = None,
 ) -> Written:
-    """Write each scan's features, and a table of them all.
+    """Write each scan's features, and a table of all scans.
 
     `out`/KEY.safetensors holds cls (width,), patches (N, width) and centres_mm (N, 3), LPS mm.
-    features.parquet has a row a scan, in order: path (its number among the paths given, from 0), key, cls,
-    mean, flags (null for a shard dataset's volumes), study_key and patient_key (null of DICOM without
-    `key_file`, and of other files). Neither names a patient or a path. progress: called with paths done and
-    in all.
+    features.parquet has a row per scan, in order: path (its position in the given list, from 0), key, cls,
+    mean, flags (null for volumes of shard datasets), study_key and patient_key (null for DICOM without
+    `key_file`, and for other files). Neither has names of patients or paths. progress: called with the number
+    of finished paths and the total.
 
-    private_map: Parquet to write, which its owner alone can read, a row a scan: path, the file or folder that
-    it was read from, key, study_key and patient_key; and a row a refused path, with the reason.
+    private_map: Parquet to write, readable only by its owner, with a row per scan: path (the file or folder
+    it was read from), key, study_key and patient_key; and a row per rejected path, with the reason.
 
-    Raises FmctError where the encoder cannot be loaded, `out` takes no files, or holds features of another
-    encoder or of scans that the paths don't have; a path that cannot be used is told in the result.
+    Raises FmctError if the encoder cannot be loaded, or if `out` is not writable or has features of another
+    encoder or of scans that are not at the paths. Paths that cannot be used are listed in the result.
     """
     require_folder(out)
     if private_map is not None:
@@ -117,18 +117,18 @@ def _write_all(
 
 
 def of_path(number: int, path: Path, scans: Iterator[Result]) -> Iterator[Result]:
-    """What comes of a path; what refuses it names its number, for a path may spell a patient's name.
+    """Yield the results of a path; errors have its number, since a path may contain a patient's name.
 
-    Raises FmctError for all that the path is to blame for; it goes to logs that others read.
+    Raises FmctError for all errors caused by the path; the message is safe for shared logs.
     """
     try:
         yield from scans
     except MemoryError:
-        raise FmctError(f"path {number}: it needs more memory than there is") from None
+        raise FmctError(f"path {number}: not enough memory") from None
     except OSError as error:
         if not error.errno:
             raise
-        raise FmctError(f"path {number}: {os.strerror(error.errno).lower()}; get the right to it") from None
+        raise FmctError(f"path {number}: {os.strerror(error.errno).lower()}; check its permissions") from None
     except FmctError as error:
         alone = rf"(?<![^\s(]){re.escape(str(path))}(?![^\s/:;,)])"
         lines = re.sub(alone, "it", str(error)).splitlines()
@@ -137,21 +137,21 @@ def of_path(number: int, path: Path, scans: Iterator[Result]) -> Iterator[Result
 
 
 def _text(path: Path) -> str:
-    """From /, whatever its bytes."""
+    """The absolute path as text, with undecodable bytes escaped."""
     return os.fsencode(path.absolute()).decode(errors="backslashreplace")
 
 
 def _require_all(keys: set[str], out: Path, refused: list[str]) -> None:
-    """Raise FmctError where the table there has scans that the new one would not have."""
+    """Raise FmctError if the existing table has scans that the new one would not have."""
     if not (out / TABLE).exists():
         return
     lost = set(pq.read_table(out / TABLE, columns=["key"])["key"].to_pylist()) - keys
     if lost:
-        held = f"{out}: holds features of {len(lost)} scans that these paths don't have; name another folder"
-        raise FmctError("\n".join([held, *refused]))
+        conflict = f"{out}: has features of {len(lost)} scans that are not at these paths; use another folder"
+        raise FmctError("\n".join([conflict, *refused]))
 
 
 def _write(scan: ScanFeatures, out: Path) -> None:
     arrays = {"cls": scan.cls, "patches": scan.patches, "centres_mm": scan.centres_mm}
-    # Not by save_file, which says no OSError where the disk is full.
+    # Not with save_file, which raises no OSError if the disk is full.
     write_bytes(inside(out, f"{scan.key}.safetensors"), save(arrays))

@@ -1,1 +1,1 @@
-"""An encoder as the backbone of a MONAI segmentation network, in a folder that needs none of this package."""
+"""Export of an encoder as a backbone for MONAI segmentation networks, independent of this package."""

@@ -1,4 +1,4 @@
-"""`fmct export-model --monai`: a folder with an encoder as a backbone for MONAI, without this package."""
+"""`fmct export-model --monai`: export an encoder as a backbone for MONAI, without this package."""
 
 import secrets
 import shutil
@@ -24,7 +24,7 @@ PROGRAM, DESCRIPTION, MODULE = "backbone.pt2", "encoder.json", "fmct_monai.py"
 
 
 class Maps(nn.Module):
-    """Patch tokens behind three blocks (a third of the depth, two thirds, all), as maps."""
+    """Patch tokens after three blocks (a third, two thirds and all of the depth), as maps."""
 
     def __init__(self, encoder: Backbone) -> None:
         super().__init__()
@@ -42,23 +42,23 @@ class Maps(nn.Module):
 def export_monai(source: Path, out: Path) -> str:
     """Write the encoder.safetensors `source` to the new folder `out`; returns a summary.
 
-    The folder holds the program with its weights (torch.export, batches of any size), what the encoder
-    expects of its input, and fmct_monai.py, which loads both. It is read again by that file and must give the
-    encoder's maps to 1e-5 before it gets its name. Raises FmctError where it does not, or `out` is there.
+    The folder has the program with its weights (torch.export, any batch size), a description of the input,
+    and fmct_monai.py, which loads both. Before it gets its final name, the folder is loaded with that file,
+    and its maps must equal the encoder's to 1e-5. Raises FmctError if they do not, or if `out` exists.
     """
     if out.exists():
-        raise FmctError(f"{out}: is there already; name a new folder")
+        raise FmctError(f"{out}: exists already; use a new folder")
     require_folder(out)
     encoder, info = load_encoder(source)
     if info.model.keep_tokens < 1:
         raise FmctError(
-            f"{source}: encodes a share of a view's patches alone (model.keep_tokens), which make no map"
+            f"{source}: encodes only a share of the patches (model.keep_tokens); maps require all of them"
         )
     maps = Maps(encoder).eval()
     generator = torch.Generator().manual_seed(0)
     views = torch.rand(3, len(info.data.windows), *edges(info.data.view_size), generator=generator)
     program = torch.export.export(maps, (views[:2],), dynamic_shapes=({0: Dim("batch")},))
-    buffer = BytesIO()  # torch itself aborts where the disk is full
+    buffer = BytesIO()  # writing to a file, torch aborts the process if the disk is full
     torch.export.save(program, buffer)
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     temporary.mkdir(parents=True)
@@ -68,18 +68,14 @@ def export_monai(source: Path, out: Path) -> str:
         write_bytes(temporary / MODULE, Path(fmct_monai.__file__).read_bytes())
         difference = _difference(temporary, maps, views)
         if not difference <= TOLERANCE:
-            raise FmctError(
-                f"{out}: its maps are off by {difference:.1e}, more than {TOLERANCE}; not written"
-            )
+            raise FmctError(f"{out}: maps differ by {difference:.1e}, more than {TOLERANCE}; not written")
         temporary.rename(out)
         sync(out.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     grid = " x ".join(map(str, encoder.grid))
-    return (
-        f"{out}: maps of {grid} places behind blocks {maps.numbers}; within {difference:.1e} of the encoder's"
-    )
+    return f"{out}: maps of {grid} after blocks {maps.numbers}; within {difference:.1e} of the encoder's"
 
 
 @torch.no_grad()
@@ -90,7 +86,7 @@ def _difference(folder: Path, maps: Maps, views: Tensor) -> float:
 
 
 def load_module(folder: Path) -> Any:
-    """The folder's own code."""
+    """Import the folder's code."""
     spec = spec_from_file_location("fmct_monai", folder / MODULE)
     assert spec is not None
     assert spec.loader is not None

@@ -1,6 +1,7 @@
 """An exported encoder of head CT as a trainable backbone, and a UNETR-like network on it.
 
-This file belongs to the folder that `fmct export-model --monai` wrote. It needs PyTorch, and `Unetr` MONAI.
+This file is part of a folder written by `fmct export-model --monai`. It requires PyTorch; `Unetr` also
+requires MONAI.
 """
 
 import json
@@ -15,40 +16,40 @@ AIR_HU = -1000.0
 
 
 class Backbone(nn.Module):
-    """Feature maps of an encoder behind three of its blocks; all of its weights can be trained."""
+    """Feature maps of an encoder after three of its blocks; all weights are trainable."""
 
     def __init__(self, folder: Path | str) -> None:
-        """Load it with its pretrained weights."""
+        """Load the encoder with its pretrained weights."""
         super().__init__()
         described = json.loads((Path(folder) / "encoder.json").read_text())
         self.data: dict[str, Any] = described["data"]
         self.spacing_mm: list[float] = described["spacing_mm"]
         self.width: int = described["model"]["width"]
-        """Channels of a map."""
+        """Channels of the maps."""
         self.channels = len(self.data["windows"])
-        """Of the input."""
+        """Channels of the input."""
         size = self.data["view_size"]
         self.view_size: tuple[int, int, int] = (size,) * 3 if isinstance(size, int) else tuple(size)
-        """(D, H, W) voxels of the input."""
+        """Voxels of the input, (D, H, W)."""
         with (Path(folder) / "backbone.pt2").open("rb") as file:
             self.program = torch.export.load(file).module()
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Nothing in the encoder depends on the mode, and an exported program refuses the call."""
+        """Set only the flag: the encoder does not depend on it, and exported programs reject the call."""
         self.training = mode
         return self
 
     def forward(self, views: Tensor) -> list[Tensor]:
-        """float32 (B, channels, *view_size), windowed to [0, 1] (`view`), to (B, width, d, h, w) a block.
+        """float32 (B, channels, *view_size), windowed to [0, 1] (`view`), to (B, width, d, h, w) per block.
 
-        Maps are from shallow to deep, one patch a place, behind the encoder's last LayerNorm.
+        Maps are from shallow to deep, with one location per patch, after the encoder's last LayerNorm.
         """
         return list(self.program(views))
 
     def view(self, hu: Tensor) -> Tensor:
-        """The input of a volume, HU (D, H, W) growing towards superior, anterior, right: (C, *view_size).
+        """The input from a volume, HU (D, H, W), axes towards superior, anterior, right: (C, *view_size).
 
-        The volume has the encoder's spacing, `spacing_mm`, and the head in its middle.
+        The volume must have the encoder's spacing, `spacing_mm`, and the head in its centre.
         """
         windows = [(level - width / 2, width) for level, width in self.data["windows"]]
         cube = self._cube(hu.float(), AIR_HU)
@@ -56,16 +57,14 @@ class Backbone(nn.Module):
         return F.adaptive_avg_pool3d(windowed, self.view_size)
 
     def view_of_mask(self, mask: Tensor) -> Tensor:
-        """A mask on the volume's grid, bool (D, H, W), as the view shows it: (1, *view_size), of 0 and 1."""
+        """A mask on the volume's grid, bool (D, H, W), resampled to the view: (1, *view_size), 0 or 1."""
         cube = self._cube(mask.float(), 0.0)
         return (F.adaptive_avg_pool3d(cube[None], self.view_size) >= 0.5).float()
 
     def _cube(self, volume: Tensor, outside: float) -> Tensor:
-        """The field in the volume's middle, `field_mm` wide, padded where the volume ends."""
+        """The field around the volume's centre, `field_mm` wide, padded outside of the volume."""
         if self.data["field"] != "isotropic":
-            raise ValueError(
-                "this encoder's field is squeezed to the head's box: prepare its input with fmct-hpc"
-            )
+            raise ValueError("the field of this encoder is `squeezed`; prepare its input with fmct-hpc")
         pads = []
         for size, spacing in reversed(list(zip(volume.shape, self.spacing_mm, strict=True))):
             edge = max(1, round(self.data["field_mm"] / spacing))
@@ -77,12 +76,12 @@ class Backbone(nn.Module):
 class Unetr(nn.Module):
     """A decoder of MONAI's UNETR blocks (Hatamizadeh et al. 2022) on a backbone.
 
-    The deepest map is doubled twice, with the shallower maps beside it, and meets the input at its own size;
-    UNETR's own four doublings fit patches of 16 voxels only.
+    The deepest map is upsampled by 2 twice, with skip connections from the shallower maps, and then merged
+    with the input at full size. UNETR's original four steps only fit patches of 16 voxels.
     """
 
     def __init__(self, backbone: Backbone, classes: int, features: int = 16) -> None:
-        """classes: output channels, one a class; features: channels at full size."""
+        """classes: output channels, one per class; features: channels at full size."""
         super().__init__()
         from monai.networks.blocks.dynunet_block import UnetOutBlock
         from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock

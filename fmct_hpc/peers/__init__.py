@@ -1,1 +1,1 @@
-"""Other groups' encoders, each from its published files or drawn anew, as encoders of a sweep."""
+"""Encoders of other groups for sweeps, from published files or with random weights."""

@@ -1,4 +1,4 @@
-"""Weights from a peer's published file: tensors alone, each of the shape that the network has."""
+"""Weights from a peer's published file: only tensors, whose shapes must match the network."""
 
 import pickle
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ from fmct_hpc.peers.peer import missing_library
 from shards.errors import FmctError, raise_refusal
 
 _BATCHES = "num_batches_tracked"
-"""A counter of batch normalisation's, without which a network does the same."""
+"""A counter of batch normalisation without influence on the output."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name of a .safetensors, or of a file that `torch.save` wrote; no code of it is run.
+    """Tensors by name from a .safetensors or a file of `torch.save`; no code of the file is run.
 
-    Raises FmctError for anything else; what lies under `state_dict` is taken where there is that.
+    If the file has a `state_dict`, its tensors are returned. Raises FmctError for anything else.
     """
     try:
         path.open("rb").close()
@@ -29,24 +29,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise_refusal(error, path)
         raise FmctError(
-            f"{path}: not a .safetensors or a PyTorch file of tensors alone ({type(error).__name__})"
+            f"{path}: not a .safetensors or a PyTorch file with tensors only ({type(error).__name__})"
         ) from None
     held = held.get("state_dict", held) if isinstance(held, Mapping) else held
     if not isinstance(held, Mapping) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
-        raise FmctError(f"{path}: holds other things than tensors by name")
+        raise FmctError(f"{path}: expected a mapping from names to tensors")
     return {str(name): tensor for name, tensor in held.items()}
 
 
 def loaded(build: Callable[[], nn.Module], path: Path, prefix: str, beside: tuple[str, ...]) -> nn.Module:
-    """The network that `build` makes, with the weights of a file, in float32.
+    """The network of `build` with the weights of a file, in float32.
 
-    prefix: of the network's names in files where it is a part of a larger one. beside: how other parts' names
-    begin. Raises FmctError that names the first tensor that is missing, of another shape, or of neither.
+    prefix: of the tensors' names in files with a larger network. beside: prefixes of other parts' names,
+    which are ignored. Raises FmctError with the first tensor that is missing, unknown, or of another shape.
     """
     held = read_tensors(path)
     within = any(name.startswith(prefix) for name in held)
     own = {name.removeprefix(prefix): t for name, t in held.items() if not within or name.startswith(prefix)}
-    with torch.device("meta"):  # shapes first, before memory is taken for them
+    with torch.device("meta"):  # check shapes before allocating memory
         network = build()
     wanted = network.state_dict()
     start = prefix if within else ""
@@ -54,13 +54,13 @@ def loaded(build: Callable[[], nn.Module], path: Path, prefix: str, beside: tupl
         if name.endswith(_BATCHES):
             own[name] = torch.zeros((), dtype=torch.int64)
         elif name not in own:
-            raise FmctError(f"{path}: has no {start}{name}, which is {_shape(tensor)} here")
+            raise FmctError(f"{path}: no tensor {start}{name}; expected {_shape(tensor)}")
         elif own[name].shape != tensor.shape:
-            raise FmctError(f"{path}: {start}{name} is {_shape(own[name])}, and {_shape(tensor)} here")
+            raise FmctError(f"{path}: {start}{name} is {_shape(own[name])}; expected {_shape(tensor)}")
     others = set(own) - set(wanted)
     unknown = sorted(name for name in others if not name.startswith(beside))
     if unknown:
-        raise FmctError(f"{path}: has {start}{unknown[0]}, of which this network knows nothing")
+        raise FmctError(f"{path}: unknown tensor {start}{unknown[0]}")
     state = {
         name: own[name] if name.endswith(_BATCHES) else own[name].to(torch.float32, copy=True)
         for name in wanted
@@ -77,9 +77,9 @@ def loaded_or_drawn(
     prefix: str,
     beside: tuple[str, ...],
 ) -> nn.Module:
-    """`loaded` of a file, or `drawn` where a seed is given or there is none.
+    """`loaded` from a file, or `drawn` if a seed or no file is given.
 
-    Raises FmctError as `loaded`, and where the library of the peer's network is not installed.
+    Raises FmctError as `loaded`, and if the library of the peer's network is not installed.
     """
     try:
         if seed is not None or weights is None:
@@ -94,7 +94,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def drawn(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """The network with the weights that its library draws, from `seed`."""
+    """The network with its library's random initialisation, from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()

@@ -1,7 +1,7 @@
-"""From our grid to a peer's: resampling, padding and cropping as MONAI's transforms do them.
+"""Resampling, padding and cropping from this package's grid to a peer's, equivalent to MONAI's transforms.
 
-The tests hold each function to MONAI's own transform. They are written out, since a volume here has no file
-and its axes are known: (D, H, W) towards superior, anterior and right.
+The functions are tested against MONAI's transforms. They are implemented here, since volumes are arrays
+without a file, with known axes: (D, H, W) towards superior, anterior and right.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ AIR_HU = -1024.0
 
 
 def resampled(volume: Tensor, spacing_mm: Sequence[float], wanted_mm: Sequence[float]) -> Tensor:
-    """Linear, without smoothing: float32 (d, h, w) of a volume (D, H, W), first voxels' centres in one place.
+    """Linear resampling without smoothing, (D, H, W) -> float32 (d, h, w), with aligned first voxel centres.
 
-    As `monai.transforms.Spacing` with mode "bilinear" and its other defaults: the last voxel's centre lies
-    within half a voxel of the old one's, and what lies beyond that repeats it.
+    As `monai.transforms.Spacing` with mode "bilinear" and other defaults: the last voxel's centre is within
+    half a voxel of the original one, and positions beyond it repeat its value.
     """
     for axis, (own, new) in enumerate(zip(spacing_mm, wanted_mm, strict=True)):
         if own != new:
@@ -39,9 +39,9 @@ def _along(volume: Tensor, axis: int, step: float) -> Tensor:
 
 
 def fitted(volume: Tensor, size: Sequence[int], value: float) -> Tensor:
-    """Padded with `value` on both sides, then cropped around the middle: (D, H, W) -> `size`.
+    """Pad with `value` on both sides, then crop around the centre: (D, H, W) -> `size`.
 
-    As `SpatialPad` and `CenterSpatialCrop`: an odd voxel of padding comes last.
+    As `SpatialPad` and `CenterSpatialCrop`: an odd voxel of padding is added at the end.
     """
     pads: list[int] = []
     for own, wanted in zip(reversed(volume.shape), reversed(size), strict=True):
@@ -53,10 +53,10 @@ def fitted(volume: Tensor, size: Sequence[int], value: float) -> Tensor:
 
 
 def scaled(volume: Tensor, low: float, high: float) -> Tensor:
-    """To [0, 1] from [low, high] HU, clipped, as `ScaleIntensityRange`."""
+    """Scale [low, high] HU to [0, 1], clipped, as `ScaleIntensityRange`."""
     return ((volume - low) / (high - low)).clamp(0, 1)
 
 
 def as_tensor(volume: NDArray[np.int16]) -> Tensor:
-    """Float32, (D, H, W)."""
+    """The volume as a float32 tensor, (D, H, W)."""
     return torch.from_numpy(volume.astype(np.float32))

@@ -1,9 +1,9 @@
 """Merlin (Blankemeier et al. 2024, arXiv 2406.06512), an inflated ResNet-152 for abdominal CT, as an encoder.
 
 Layout and preprocessing are those of StanfordMIMI/Merlin at commit 2489a96: `merlin/models/i3res.py` and
-`inflate.py` (a 2D ResNet-152 whose kernels of 7 x 7 and 3 x 3 have a third extent of 3, the others of 1; the
-first convolution halves the slices' plane alone, what follows halves all axes), `merlin/models/build.py`
-(where it lies in the checkpoint), and `merlin/data/monai_transforms.py`.
+`inflate.py` (a 2D ResNet-152 whose kernels of 7 x 7 and 3 x 3 are extended to depth 3, the others to depth 1;
+the first convolution only halves the in-plane axes, later ones halve all axes), `merlin/models/build.py`
+(its names in the checkpoint), and `merlin/data/monai_transforms.py`.
 """
 
 from collections.abc import Sequence
@@ -23,24 +23,24 @@ BLOCKS = [3, 8, 36, 3]
 """ResNet-152 (He et al. 2016, table 1)."""
 RANGE_HU = (-1000.0, 1000.0)
 SPACING_MM = (3.0, 1.5, 1.5)
-"""(D, H, W); theirs is 1.5 x 1.5 x 3 of right, anterior, superior."""
+"""(D, H, W); in Merlin 1.5 x 1.5 x 3 along right, anterior, superior."""
 SIZE = (160, 224, 224)
-"""Voxels, (D, H, W); likewise."""
+"""Voxels (D, H, W); in Merlin 224 x 224 x 160."""
 PREFIX = "encode_image.i3_resnet."
 BESIDE = ("classifier.", "contrastive_head.")
-"""Heads behind the pooled map: phenotypes, and the images' side of the contrastive loss."""
+"""Heads after pooling: phenotypes, and the image projection of the contrastive loss."""
 
 
 class MerlinTokens(ResidualTokens):
-    """(B, 1, D, H, W) -> (B, N, 2048); theirs is the mean of these tokens."""
+    """(B, 1, D, H, W) -> (B, N, 2048); Merlin's embedding is the mean of these tokens."""
 
     def forward(self, views: Tensor) -> Tensor:
-        """As theirs: slices first, then right and anterior, in three equal channels."""
+        """Merlin's input layout: slices first, then right and anterior, in three identical channels."""
         return super().forward(views.transpose(3, 4).expand(-1, 3, -1, -1, -1))
 
 
 class Merlin(Peer):
-    """Its embedding of 2048 is the mean of the tokens, as with `ImageEmbedding=True`."""
+    """Merlin; its embedding of 2048 channels (`ImageEmbedding=True`) is the mean of the tokens."""
 
     name = "merlin"
     settings = Settings
@@ -48,14 +48,14 @@ class Merlin(Peer):
 
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, given: Settings) -> "Merlin":
-        """From a published checkpoint, of text and images or of images alone, or drawn from a seed."""
+        """From a published checkpoint (with or without text encoder), or random weights from a seed."""
         network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, BESIDE)
         module: Tunable = MerlinTokens(network, EXPANSION * WIDTHS[-1])
         return cls(module, given)
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:
-        """As the repository says."""
+        """According to the repository."""
         return Facts(
             "Merlin",
             "github.com/StanfordMIMI/Merlin at 2489a96",
@@ -64,7 +64,7 @@ class Merlin(Peer):
         )
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
-        """Float32 (1, 160, 224, 224): -1000 to 1000 HU as 0 to 1, 480 x 336 x 336 mm around the middle."""
+        """Float32 (1, 160, 224, 224): -1000 to 1000 HU as 0 to 1, 480 x 336 x 336 mm around the centre."""
         return fitted(scaled(resampled(as_tensor(volume), spacing_mm, SPACING_MM), *RANGE_HU), SIZE, 0.0)[
             None
         ]

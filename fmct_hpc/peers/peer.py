@@ -1,4 +1,4 @@
-"""What a peer has beside an encoder: settings, where they come from, and the terms of its weights."""
+"""Base class of peers, which add settings, source and licence to an encoder."""
 
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -15,27 +15,27 @@ from shards.errors import FmctError
 from shards.section import Section
 
 WANTED = "pip install 'fmct-hpc[peers]'"
-"""What brings the libraries that the networks are built with."""
+"""Installs the libraries of the networks."""
 
 
 class Facts(NamedTuple):
-    """What is known of published weights; it stands beside results."""
+    """Information about published weights, reported with results."""
 
     title: str
     source: str
-    """Of layout and preprocessing."""
+    """Source of layout and preprocessing."""
     licence: str
-    """Of the published weights; of files that somebody made of them, that one's own."""
+    """Licence of the published weights; weights derived from them may have another one."""
     trained_on: str
-    """As its authors say; whether tested patients were among them, `pretraining` alone can tell."""
+    """According to the authors; overlap with tested patients is only known from `pretraining`."""
 
 
 class Settings(Section):
-    """What an encoder of a sweep's file may say in `arguments`; each peer has its own keys."""
+    """Base of the keys in `arguments` of an encoder in a sweep's file; each peer defines its keys."""
 
 
 class WindowedField(Settings):
-    """A cube around the volume's middle as windows side by side: what encoders of this package see too."""
+    """Input as of this package's encoders: a cube around the volume's centre, one channel per window."""
 
     windows: tuple[tuple[float, float], ...] = ((40, 80), (80, 200), (600, 2800))
     """(level, width) in HU, one channel each: brain, subdural, bone, as `data.windows`."""
@@ -51,16 +51,16 @@ class WindowedField(Settings):
 
 
 class Peer(Encoder):
-    """An encoder of this folder: its module can be fine-tuned too."""
+    """An encoder in this folder; its module can be fine-tuned."""
 
     module: Tunable
     prefix = 0
     poolings = ("mean",)
     name: ClassVar[str]
-    """In a sweep's file."""
+    """Name in a sweep's file."""
     settings: ClassVar[type[Settings]]
     weights: ClassVar[str]
-    """What `weights` must be, in words; empty where there are no published ones."""
+    """Description of the expected `weights`; empty without published ones."""
 
     def __init__(self, module: Tunable, given: Settings) -> None:
         self.module = module
@@ -68,18 +68,18 @@ class Peer(Encoder):
 
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, given: Any) -> "Peer":
-        """From a file or folder, or, with a seed, of the same architecture drawn anew.
+        """Load from a file or folder, or, with a seed, build the architecture with random weights.
 
-        Raises FmctError for files that do not fit, and where a library is missing.
+        Raises FmctError for files that do not match, and if a library is missing.
         """
         raise NotImplementedError
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:
-        """Of the weights at that place; nothing is loaded."""
+        """Information about the weights at that path, which are not loaded."""
         raise NotImplementedError
 
 
 def missing_library(peer: str, error: ImportError) -> FmctError:
-    """What to say where a network's library is not installed."""
+    """The error for a network whose library is not installed."""
     return FmctError(f"peer {peer}: {error.name or error} is not installed; {WANTED}")

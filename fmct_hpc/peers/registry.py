@@ -1,4 +1,4 @@
-"""The peers by the names that a sweep's file gives them."""
+"""Registry of peers by their name in a sweep's file."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from fmct_hpc.peers.slices import Slices
 from shards.errors import FmctError
 
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (ResNet50, Slices, CtFm, Merlin)}
-"""Adding one here, and its name to `PeerName` (fmct_hpc/probe/encoders.py), is all that a new file needs."""
+"""A new peer is added here, and its name to `PeerName` (fmct_hpc/probe/encoders.py)."""
 
 
 def settings_of(peer: str, arguments: dict[str, Any]) -> Settings:
-    """Its settings with these keys; raises ValueError that names a wrong one."""
+    """The peer's settings from `arguments`; raises ValueError that names an invalid key."""
     try:
         return PEERS[peer].settings.model_validate(arguments)
     except ValidationError as error:
@@ -27,9 +27,9 @@ def settings_of(peer: str, arguments: dict[str, Any]) -> Settings:
 
 
 def open_peer(peer: str, weights: Path | None, seed: int | None, arguments: dict[str, Any]) -> Peer:
-    """The encoder, in evaluation mode, from its files or, with a seed, drawn anew; FmctError otherwise."""
+    """The encoder in evaluation mode, from files or, with a seed, with random weights; raises FmctError."""
     if weights is not None and not weights.exists():
-        raise FmctError(f"{weights}: not there; peer {peer} wants {PEERS[peer].weights}")
+        raise FmctError(f"{weights}: not found; peer {peer} requires {PEERS[peer].weights}")
     found = PEERS[peer].open(weights, seed, settings_of(peer, arguments))
     found.module.eval()
     return found

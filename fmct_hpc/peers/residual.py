@@ -1,7 +1,7 @@
-"""A 3D ResNet of MONAI as an encoder: the places of its last map are the tokens.
+"""A 3D ResNet of MONAI as an encoder; the locations of its last map are the tokens.
 
-ResNet-50 is He et al. 2016, table 1, with kernels in three dimensions (Hara et al. 2018), which MONAI's
-`ResNet` builds. Its baseline is from scratch, by fine-tuning, or frozen as drawn.
+ResNet-50 is He et al. 2016, table 1, with three-dimensional kernels (Hara et al. 2018), as built by MONAI's
+`ResNet`. As a baseline it is trained from scratch by fine-tuning, or frozen with random weights.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from fmct_hpc.peers.peer import Facts, Peer, WindowedField
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 WIDTHS = [64, 128, 256, 512]
-"""Channels within the blocks of each stage; a bottleneck's output has four times as many."""
+"""Channels within the blocks of each stage; the output of a bottleneck has four times as many."""
 EXPANSION = 4
 
 
 class ResidualTokens(Tunable):
-    """(B, C, D, H, W) -> (B, N, width): the last stage's map, place by place, in the order (d, h, w)."""
+    """(B, C, D, H, W) -> (B, N, width): the locations of the last stage's map, in the order (d, h, w)."""
 
     prefix = 0
     depth = len(STAGES)
@@ -34,7 +34,7 @@ class ResidualTokens(Tunable):
         self.network, self.width = network, width
 
     def forward(self, views: Tensor) -> Tensor:
-        """The stem, the stages, and no pooling behind them."""
+        """Stem and stages, without the final pooling."""
         net: Any = self.network
         maps = net.maxpool(net.act(net.bn1(net.conv1(views))))
         for stage in STAGES:
@@ -43,15 +43,15 @@ class ResidualTokens(Tunable):
         return tokens
 
     def layer_of(self, name: str) -> int:
-        """The stem is 0, the stages 1 to 4."""
+        """0 for the stem, 1 to 4 for the stages."""
         stage = name.removeprefix("network.").split(".")[0]
         return STAGES.index(stage) + 1 if stage in STAGES else 0
 
 
 def bottlenecks(counts: list[int], channels: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Module:
-    """A ResNet of bottleneck blocks without a classifier; kernel and stride of the first convolution.
+    """A ResNet of bottleneck blocks without a classifier; kernel, stride: of the first convolution.
 
-    Raises ImportError where MONAI is not installed.
+    Raises ImportError if MONAI is not installed.
     """
     from monai.networks.nets.resnet import ResNet
 
@@ -68,7 +68,7 @@ def bottlenecks(counts: list[int], channels: int, kernel: Sequence[int], stride:
 
 
 class ResNet50(Peer):
-    """MONAI's 3D ResNet-50 on the windows that this package's encoders see."""
+    """MONAI's 3D ResNet-50 on the windows of this package's encoders."""
 
     name = "resnet50"
     settings = WindowedField
@@ -80,10 +80,10 @@ class ResNet50(Peer):
 
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, given: WindowedField) -> "ResNet50":
-        """Drawn from a seed, or a state dict as `monai.networks.nets.resnet50(feed_forward=False)` has it."""
+        """Random from a seed, or a state dict of `monai.networks.nets.resnet50(feed_forward=False)`."""
 
         def build() -> nn.Module:
-            # Strides of 2 along all axes, as MONAI's own pretrained ResNets (`ResNetFeatures`) have them.
+            # Strides of 2 along all axes, as in MONAI's pretrained ResNets (`ResNetFeatures`).
             return bottlenecks([3, 4, 6, 3], len(given.windows), (7, 7, 7), (2, 2, 2))
 
         network = loaded_or_drawn(cls.name, build, weights, seed, "module.", ("fc.",))
@@ -91,7 +91,7 @@ class ResNet50(Peer):
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:
-        """Nothing is published under this name; of somebody's weights their owner knows."""
+        """No weights are published; licence and data of given weights are unknown."""
         unknown = "unknown" if weights else None
         source = "He et al. 2016; monai.networks.nets.resnet50"
         return Facts("3D ResNet-50 (MONAI)", source, unknown or "none", unknown or "nothing")

@@ -1,7 +1,7 @@
-"""A 2D encoder on each slice of a volume: DINOv2 and DINOv3 of transformers, from a folder on this machine.
+"""A 2D encoder on each slice of a volume: DINOv2 and DINOv3 of transformers, from a local folder.
 
-Each slice is an image of three windows. Its CLS token is a token of the volume, which `attentive` weighs by
-attention over slices; the linear methods see their mean.
+Each slice is an image with three windows as channels. Its CLS token is a token of the volume: `attentive`
+pools them by attention over slices, the linear methods use their mean.
 """
 
 import json
@@ -28,20 +28,20 @@ LICENCES = {
     "dinov2_with_registers": "Apache-2.0",
     "dinov3_vit": "DINOv3 License",
 }
-"""Of the published weights, by the kinds of model that are taken: their last hidden state begins with CLS."""
+"""Licences of the published weights by supported model type; their last hidden state begins with CLS."""
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 
 
 class SlicesSettings(WindowedField):
-    """The images: a view of the whole field whose D is the number of slices."""
+    """Settings of the images: a view of the whole field, where D is the number of slices."""
 
     view_size: BoxSize = (40, 224, 224)
-    """Slices of 5.6 mm, as thick as clinical ones, of 1 mm pixels; H and W are multiples of the patch."""
+    """Slices of 5.6 mm, as in clinical reading, with 1 mm pixels; H and W are multiples of the patch size."""
 
     @model_validator(mode="after")
     def _three_channels(self) -> "SlicesSettings":
         if len(self.windows) != 3:
-            raise ValueError("windows: an image has three channels, so give three")
+            raise ValueError("windows: expected three, one per channel of an image")
         return self
 
 
@@ -59,13 +59,13 @@ class SliceTokens(Tunable):
         self.register_buffer("std", std.reshape(3, 1, 1))
 
     def forward(self, views: Tensor) -> Tensor:
-        """All slices of the batch at once, standardised as the network's images were."""
+        """Encode all slices of the batch together, standardised as in the network's training."""
         images = (views.transpose(1, 2).flatten(0, 1) - self.mean) / self.std
         cls = self.network(pixel_values=images).last_hidden_state[:, 0]
         return cls.unflatten(0, (len(views), -1))
 
     def layer_of(self, name: str) -> int:
-        """The embedding is 0; the last norm goes with the head."""
+        """0 for the embedding; the last norm is grouped with the head."""
         found = _LAYER.search(name)
         if found:
             return int(found[1]) + 1
@@ -85,18 +85,19 @@ class Slices(Peer):
 
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, given: SlicesSettings) -> "Slices":
-        """From such a folder; with a seed the architecture of its config.json alone, drawn anew.
+        """Load from such a folder; with a seed, only the architecture in config.json, with random weights.
 
-        No code of the folder's is run, and nothing is asked of a network. Raises FmctError for a folder of
-        another kind of model, without weights in safetensors, or with a patch that does not fit the views.
+        No code of the folder is run, and no network is accessed. Raises FmctError for an unsupported model
+        type, for missing weights in safetensors, and for a patch size that does not divide the slices.
         """
         if weights is None:
-            raise FmctError(f"peer {cls.name}: needs `weights`, {cls.weights}")
+            raise FmctError(f"peer {cls.name}: requires `weights`, {cls.weights}")
         kind, patch = _described(weights)
         _, height, width = edges(given.view_size)
         if height % patch or width % patch:
             raise FmctError(
-                f"peer {cls.name}: slices of {height} x {width}, and {weights} has patches of {patch}"
+                f"peer {cls.name}: slices of {height} x {width} are not multiples of the patch size {patch} "
+                f"of {weights}"
             )
         try:
             network = _network(weights, seed)
@@ -104,13 +105,13 @@ class Slices(Peer):
             raise missing_library(cls.name, error) from None
         config: Any = network.config
         if config.model_type != kind:
-            raise FmctError(f"{weights}: says {kind}, and is {config.model_type}")
+            raise FmctError(f"{weights}: model_type is {config.model_type}; expected {kind}")
         mean, std = (_statistics(weights, key) for key in ("image_mean", "image_std"))
         return cls(SliceTokens(network, config.hidden_size, config.num_hidden_layers, mean, std), given)
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:
-        """By the kind of model that the folder says it is."""
+        """By the model type in the folder's config.json."""
         kind = _described(weights)[0] if weights else ""
         return Facts(
             f"{kind}, slice by slice" if kind else "2D, slice by slice",
@@ -122,23 +123,23 @@ class Slices(Peer):
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
         """Float32 (3, S, H, W) in [0, 1]: windowed, averaged over voxels; rows grow towards posterior.
 
-        Images are as radiologists look at them: anterior above, the patient's right on the left.
+        Images have the radiological orientation: anterior at the top, the patient's right on the left.
         """
         view = self._given.view(volume, spacing_mm)
         return torch.from_numpy(np.ascontiguousarray(view[:, :, ::-1, ::-1]))
 
 
 def _network(folder: Path, seed: int | None) -> nn.Module:
-    """The model in float32; transformers' own code alone."""
+    """The model in float32, with code of transformers only."""
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # for a second's work
+    logging.disable_progress_bar()  # loading takes about a second
     try:
         if seed is not None:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             return drawn(lambda: AutoModel.from_config(config, trust_remote_code=False).float(), seed)
-        model, told = AutoModel.from_pretrained(
+        model, report = AutoModel.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -148,16 +149,16 @@ def _network(folder: Path, seed: int | None) -> nn.Module:
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise_refusal(error, folder)
-        said = " ".join(str(error).split())[:200]
-        raise FmctError(f"{folder}: transformers cannot load it: {said}") from None
-    for what, names in (("has no", told["missing_keys"]), ("has another shape of", told["mismatched_keys"])):
-        if names:
-            raise FmctError(f"{folder}: {what} {min(map(str, names))}")
+        detail = " ".join(str(error).split())[:200]
+        raise FmctError(f"{folder}: transformers cannot load it: {detail}") from None
+    for what, key in (("missing tensor", "missing_keys"), ("tensor of another shape", "mismatched_keys")):
+        if report[key]:
+            raise FmctError(f"{folder}: {what} {min(map(str, report[key]))}")
     return model
 
 
 def _described(folder: Path) -> tuple[str, int]:
-    """Kind of model and patch, by config.json; FmctError for a kind that is not taken."""
+    """Model type and patch size from config.json; raises FmctError for an unsupported type."""
     document = _json(folder / "config.json")
     kind, patch = document.get("model_type"), document.get("patch_size")
     if kind not in LICENCES or not isinstance(patch, int) or patch < 1:
@@ -166,11 +167,11 @@ def _described(folder: Path) -> tuple[str, int]:
 
 
 def _statistics(folder: Path, key: str) -> Tensor:
-    """Mean or deviation of the three channels, by preprocessor_config.json."""
+    """Mean or standard deviation of the three channels, from preprocessor_config.json."""
     values: Any = _json(folder / "preprocessor_config.json").get(key)
     good = isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values)
     if not good or (key.endswith("std") and min(values) <= 0):
-        raise FmctError(f"{folder / 'preprocessor_config.json'}: {key} must be three numbers")
+        raise FmctError(f"{folder / 'preprocessor_config.json'}: {key}: expected three numbers")
     return torch.tensor(values, dtype=torch.float32)
 
 
@@ -179,7 +180,7 @@ def _json(file: Path) -> dict[str, Any]:
         document = json_text.parse(file.read_bytes())
     except (OSError, json.JSONDecodeError, ValueError) as error:
         raise_refusal(error, file)
-        raise FmctError(f"{file}: not there, or no JSON; expected {Slices.weights}") from None
+        raise FmctError(f"{file}: missing or not JSON; expected {Slices.weights}") from None
     if not isinstance(document, dict):
         raise FmctError(f"{file}: not a JSON object")
     return document

@@ -148,7 +148,7 @@ def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: P
     ):
         assert scan.patches == pytest.approx(dicom.patches, abs=1e-5)
         assert scan.centres_mm == pytest.approx(dicom.centres_mm, abs=1e-5)
-    with pytest.raises(FmctError, match="an array needs its affine"):
+    with pytest.raises(FmctError, match="an array requires its affine"):
         fmct_hpc.features(hu, loaded)
     with pytest.raises(FmctError, match="device gpu:9: not usable here, only cpu"):
         fmct_hpc.features(tmp_path / "exam.zip", loaded, device="gpu:9")
@@ -320,7 +320,7 @@ def test_features_of_other_scans_or_of_another_encoder_are_not_replaced(
     out = tmp_path / "out"
     assert write_features([data], encoder, out).scans == STUDIES
     before = (out / "features.parquet").read_bytes()
-    with pytest.raises(FmctError, match="out: holds features of 1 scans that these paths don't have"):
+    with pytest.raises(FmctError, match="out: has features of 1 scans that are not at these paths"):
         write_features([tmp_path / "one"], encoder, out)
     model, info = load_encoder(encoder)
     changed = {f"encoder.{name}": tensor + 1 for name, tensor in model.state_dict().items()}
@@ -361,7 +361,7 @@ def test_a_folder_of_files_gives_what_each_file_gives(tmp_path: Path, encoder: P
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
         *(str(tmp_path / name) for name in ("absent", "gone")),
     ]
-    with pytest.raises(FmctError, match="no path is given"):
+    with pytest.raises(FmctError, match="no path given"):
         fmct_hpc.features([], loaded)
     written = write_features([folder, files[0]], encoder, tmp_path / "out")
     assert (written.scans, written.paths) == (3, 2)

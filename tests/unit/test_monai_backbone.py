@@ -60,7 +60,7 @@ def test_the_folders_code_imports_nothing_of_ours() -> None:
 def test_an_encoder_of_some_patches_and_a_folder_that_is_there_are_refused(
     encoder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(FmctError, match="is there already"):
+    with pytest.raises(FmctError, match="exists already"):
         export_monai(encoder, tmp_path)
     text = encoder.with_suffix(".json").read_text()
     some = tmp_path / "encoder.safetensors"

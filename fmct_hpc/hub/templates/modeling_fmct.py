@@ -7,7 +7,7 @@ from .fmct_encoder import build, prepare
 
 
 class FmctConfig(PretrainedConfig):
-    """fmct: what config.json says of the network, its input and its training."""
+    """fmct: network, input and training, from config.json."""
 
     model_type = "fmct_hpc_encoder"
 
@@ -28,10 +28,10 @@ class FmctModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module):
-        """Weights are drawn where the network is built."""
+        """Weights are initialised when the network is built."""
 
     def prepare(self, volume, affine, frame="LPS"):
-        """float32 (1, C, D, H, W) of HU with the affine of their index to patient mm; see fmct_encoder."""
+        """float32 (1, C, D, H, W) from HU and the affine from index to patient mm; see fmct_encoder."""
         return prepare(volume, affine, self.config.fmct["preprocessing"], frame).to(self.device)
 
     def forward(self, views, **_):
