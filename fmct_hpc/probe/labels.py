@@ -95,7 +95,7 @@ class LabelTable:
         labels = cls(path, table, chosen, kinds)
         splits = set(() if labels._splits is None else labels._splits.tolist())
         if unknown := {split for split in splits if not is_split(split)}:
-            raise FmctError(f"{path}: expected {EXPECTED_SPLITS} as split, found {min(unknown)!r:.80}")
+            raise FmctError(f"{path}: expected {EXPECTED_SPLITS} as split, not {min(unknown)!r:.80}")
         return labels
 
     @property

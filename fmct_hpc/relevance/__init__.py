@@ -1,1 +1,1 @@
-"""Maps of where in a scan a classifier's score, or an encoder's token, comes from."""
+"""Relevance maps: the origin of a classifier's score, or of an encoder's token, in a scan."""

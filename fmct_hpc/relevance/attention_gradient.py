@@ -8,17 +8,17 @@ from fmct_hpc.relevance.question import Question
 
 
 def attention_gradient(question: Question) -> Tensor:
-    """What attention carries from each patch to the logit, where more would raise it: (S, n), at least 0.
+    """Attention from the logit to each patch, weighted by positive gradients: (S, n), at least 0.
 
-    Chefer et al. 2021, equations 5 and 6, of self-attention: R starts as the identity and becomes R + Ā R
-    block by block, Ā being the mean over heads of the positive part of weight times gradient. As in the paper
-    the row of CLS is taken where a head reads CLS. A mean, a maximum or an attentive query is one more layer
-    of attention above the blocks, whose weights have gradients likewise (`Reading`): its row is Ā R. The rows
-    of all that a head reads are added.
+    Chefer et al. 2021, equations 5 and 6, for self-attention: R starts as the identity and becomes R + Ā R
+    with each block, where Ā is the mean over heads of the positive part of weight times gradient. As in the
+    paper, the row of CLS is used if a head reads CLS. A mean, a maximum or an attentive query is treated as
+    one more attention layer above the blocks, with gradients of its weights (`Reading`): its row is Ā R. The
+    rows of all inputs of a head are added.
     """
     reading = question.reading
     with torch.enable_grad(), explicit_attention(question.model.blocks[: question.layer + 1]) as seen:
-        # What is followed back begins at the view, so that frozen parameters are no hindrance.
+        # Gradients start at the view, so that they are also available with frozen parameters.
         tokens = question.tokens(question.view.detach().requires_grad_())
         weights = [row if row.requires_grad else row.requires_grad_() for row in reading.weights(tokens)]
         logit = reading.logits(tokens, weights).sum()

@@ -1,4 +1,4 @@
-"""Figures of many scans' maps against masks, as a table."""
+"""Evaluation of the maps of many scans against masks, as a table."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from fmct_hpc.relevance.measure import Figures, Truth, centre_prior, means
 from fmct_hpc.relevance.place import PatchGrid
 
 TOLERANCE_MM = 15.0
-"""Of the pointing game: Zhang et al. 2018 take 15 pixels of photographs; 15 mm is a small haematoma."""
+"""For the pointing game: Zhang et al. 2018 use 15 pixels of photographs; 15 mm is a small haematoma."""
 RESAMPLES, CONFIDENCE = 2000, 0.95
 OWN, BESIDE = "classifier", "beside"
 _FIGURES = ("share", "pointed")
@@ -32,12 +32,12 @@ SCHEMA = pa.schema(
 )
 
 Masked = Callable[[str, str, PatchGrid], Truth | None]
-"""The mask of a volume's key and a label beside patches; None where there is none."""
+"""The mask for a volume's key and a label, on patches; None if there is none."""
 
 
 @dataclass
 class _Seen:
-    """What was measured of a label and method, in the order of volumes."""
+    """Measurements for a label and method, in the order of volumes."""
 
     patients: list[str] = field(default_factory=list)
     called: list[bool] = field(default_factory=list)
@@ -46,14 +46,17 @@ class _Seen:
 
 @dataclass
 class Evaluation:
-    """Collects scans; `table` gives the means."""
+    """Collects measurements of scans; `table` returns the means."""
 
     masked: Masked
     tolerance_mm: float = TOLERANCE_MM
     seen: dict[tuple[str, str], _Seen] = field(default_factory=lambda: defaultdict(_Seen))
 
     def add(self, found: ScanMaps, beside: ScanMaps | None = None) -> int:
-        """Measure a scan's maps of labels with a mask, and another classifier's beside; returns how many."""
+        """Measure a scan's maps of labels with a mask; returns the number of these labels.
+
+        beside: maps of another classifier, to be measured too.
+        """
         truths = {task: self.masked(found.scan.key, task, found.grid) for task in {t for t, _ in found.maps}}
         for (task, method), values in found.maps.items():
             truth = truths[task]
@@ -69,15 +72,15 @@ class Evaluation:
             seen.maps["greatest"].append(truth.greatest(self.tolerance_mm))
             if beside is not None:
                 theirs = self.masked(found.scan.key, task, beside.grid)
-                assert theirs is not None  # the same mask beside other patches
+                assert theirs is not None  # the same mask on other patches
                 seen.maps[BESIDE].append(theirs.measure(beside.maps[task, method], self.tolerance_mm))
         return sum(truth is not None for truth in truths.values())
 
     def table(self) -> pa.Table:
-        """A row a label, group of volumes (all with a mask; those called positive), method and map.
+        """One row per label, group of volumes (all with a mask; those classified positive), method and map.
 
-        share and pointed: means over volumes with 95 % intervals over patients; of another map than the
-        classifier's, how much the classifier's exceeds it, over the same resamples.
+        share, pointed: means over volumes with 95 % intervals over patients; for maps other than the
+        classifier's, also the classifier's gain over them, on the same resamples.
         """
         return pa.Table.from_pylist(list(self._rows()), SCHEMA)
 

@@ -1,4 +1,4 @@
-"""Gradient times input (Shrikumar et al. 2017; Ancona et al. 2018, table 1), patch by patch."""
+"""Gradient times input (Shrikumar et al. 2017; Ancona et al. 2018, table 1), per patch."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from fmct_hpc.relevance.question import Question
 
 
 def gradient_input(question: Question) -> Tensor:
-    """Σ of ∂logit/∂voxel · voxel over each encoded patch, in units of the logit: (S, n), of either sign.
+    """Σ of ∂logit/∂voxel · voxel over each encoded patch, in units of the logit: (S, n), with sign.
 
-    Voxels are windowed to [0, 1], so that air counts as nothing. As the patch embedding is linear, this is
-    the gradient with respect to a patch's token times what its voxels add to it.
+    Voxels are windowed to [0, 1], so that air contributes 0. Since the patch embedding is linear, this equals
+    the gradient with respect to a patch's token times the contribution of its voxels to it.
     """
     with torch.enable_grad():
         view = question.view.detach().requires_grad_()
@@ -20,6 +20,6 @@ def gradient_input(question: Question) -> Tensor:
 
 
 def of_patches(question: Question, voxels: Tensor) -> Tensor:
-    """Sums over the encoded patches of views' voxels (S, C, D, H, W): (S, n)."""
+    """Sums of voxels (S, C, D, H, W) over each encoded patch: (S, n)."""
     sums = patchify(voxels, question.model.patch_size).sum(dim=-1)
     return sums if question.kept is None else sums.gather(1, question.kept)

@@ -1,4 +1,4 @@
-"""Integrated gradients (Sundararajan, Taly and Yan 2017, section 3) from air to the scan, patch by patch."""
+"""Integrated gradients (Sundararajan, Taly and Yan 2017, section 3) from air to the scan, per patch."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from fmct_hpc.relevance.gradient_input import of_patches
 from fmct_hpc.relevance.question import Question
 
 STEPS = 32
-"""Points on the path: the paper (section 5) finds 20 to 300 enough; the sum is then within a few per cent."""
+"""Points on the path; according to the paper (section 5), 20 to 300 give a sum within a few per cent."""
 AT_ONCE = 4
 
 
 def integrated_gradients(question: Question, steps: int = STEPS) -> Tensor:
-    """Each encoded patch's share of logit(scan) - logit(air), in units of the logit: (S, n), of either sign.
+    """Each encoded patch's share of logit(scan) - logit(air), in units of the logit: (S, n), with sign.
 
-    The gradient is averaged over the middles of `steps` equal parts of the straight path from a view of air
-    (0 in every window) to the scan, and multiplied by the scan. The patches of the scan stay the encoded ones
-    on the whole path. The shares sum to the difference up to the error of the sum over steps.
+    The gradient is averaged over the midpoints of `steps` equal parts of the straight path from a view of air
+    (0 in every window) to the scan, and multiplied by the scan. The encoded patches are those of the scan on
+    the whole path. The shares sum to the difference, up to the error of the numerical integration.
     """
     view = question.view.detach()
     total = torch.zeros_like(view)

@@ -1,4 +1,4 @@
-"""Maps of scans: for each label and method a value a patch, and where the patches lie."""
+"""Relevance maps of scans: one value per patch for each label and method, with the patches' positions."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,25 +26,25 @@ from fmct_hpc.train.export import EncoderInfo
 from shards.errors import FmctError
 
 CLS = "cls"
-"""What stands for a label in the maps of an encoder without a head."""
+"""Used instead of a label in the maps of an encoder without a head."""
 
 
 @dataclass(frozen=True)
 class ScanMaps:
-    """Of one scan."""
+    """The maps of one scan."""
 
     scan: Scan
     grid: PatchGrid
     maps: dict[tuple[str, str], NDArray[np.float32]]
-    """By label and method, a value a patch (d, h, w); 0 for patches that are not encoded."""
+    """By label and method, one value per patch (d, h, w); 0 for patches that are not encoded."""
     answers: dict[str, Answer]
-    """The classifier's, by label, of the scan or of its study; none of an encoder without a head."""
+    """The classifier's answers by label, for the scan or its study; empty for an encoder without a head."""
     tissue: NDArray[np.float32]
-    """How much tissue each patch holds (d, h, w); see `fmct_hpc.model.tissue`."""
+    """Amount of tissue in each patch (d, h, w); see `fmct_hpc.model.tissue`."""
 
 
 class Explainer:
-    """A kept classifier, or an encoder alone, with the methods that are asked of it."""
+    """Computes maps with given methods for an exported classifier, or for an encoder without a head."""
 
     def __init__(
         self,
@@ -55,16 +55,16 @@ class Explainer:
     ) -> None:
         """methods: all by default; tasks: label columns, all of the classifier's by default.
 
-        Raises FmctError for a method or label that there is not, for one that needs a classifier where there
-        is none, for a classifier of neighbours, and for an encoder without attention. A classifier of studies
-        has maps of all series of each, or of the best one, as it reads them.
+        Raises FmctError for an unknown method or label, for a method that requires a classifier if there is
+        none, for a classifier of neighbours, and for an encoder without attention. A classifier of studies
+        has maps of all series of a study, or of the best one, depending on its input.
         """
         self.place = usable_device(device)
         self.classifier = source if isinstance(source, Classifier) else None
         self.encoder = source.encoder if isinstance(source, Classifier) else source
         kind = self.encoder.info.model.kind
         if not KINDS[kind].attends:
-            raise FmctError(f"model.kind={kind}: maps are of encoders with attention alone")
+            raise FmctError(f"model.kind={kind}: maps require an encoder with attention")
         self.model: Backbone = self.encoder.module.to(self.place).eval()
         with_head = self.classifier is not None
         self.methods = require_methods(list(methods or (METHODS if with_head else WITHOUT_HEAD)), with_head)
@@ -76,14 +76,14 @@ class Explainer:
 
     @property
     def reads(self) -> EncoderInfo:
-        """What new exams are read by."""
+        """The preprocessing for new exams."""
         return self.encoder.info if self.classifier is None else self.classifier.reads
 
     def _readings(self, tasks: list[str]) -> dict[str, dict[int | None, Reading]]:
-        """Of each label, by class."""
+        """The readings of each label, by class."""
         if self.classifier is None:
             if tasks:
-                raise FmctError(f"task {tasks[0]}: an encoder has no labels; give --classifier")
+                raise FmctError(f"task {tasks[0]}: an encoder has no labels; use --classifier")
             return {CLS: {None: reading_of_cls(self.model.prefix, self.encoder.info.model.width, self.place)}}
         record, heads = self.classifier.record, self.classifier.heads
         there = {task.task: (head, task.of_kind()) for task, head in zip(record.tasks, heads, strict=True)}
@@ -95,9 +95,9 @@ class Explainer:
         }
 
     def samples(self, scans: Iterable[Scan]) -> Iterator[list[Scan]]:
-        """What the classifier scores: scans, one each, or the series of each study, the best one first.
+        """Yield the classifier's samples: single scans, or the series of each study, the best one first.
 
-        The scans are as `fmct_hpc.inference.readers` gives them, for studies read by study.
+        scans: from `fmct_hpc.inference.readers`, grouped by study for classifiers of studies.
         """
         if self.sample == "volume":
             yield from ([scan] for scan in scans)
@@ -107,14 +107,14 @@ class Explainer:
             yield [one.scan for one in study]
 
     def of_scans(self, scans: Iterable[Scan]) -> Iterator[ScanMaps]:
-        """Maps of all samples of these scans, a scan each."""
+        """Yield the maps of all samples of these scans, one per scan."""
         for sample in self.samples(scans):
             yield from self.of_sample(sample)
 
     def of_sample(self, scans: list[Scan]) -> list[ScanMaps]:
-        """Maps of each scan of a sample, and what the classifier says of them together.
+        """Maps of each scan of a sample, with the classifier's answers for the sample.
 
-        Raises FmctError for a study whose series bear several Patient IDs.
+        Raises FmctError for a study whose series have several Patient IDs.
         """
         if self.sample != "volume" and any(scan.several_patients for scan in scans):
             raise FmctError(studies.SEVERAL_PATIENTS)
@@ -127,7 +127,7 @@ class Explainer:
             device = str(self.place).replace("cuda", "gpu")
             (prediction,) = self.classifier.of_scans(scans, len(scans), device)
             answers = {task: prediction.answers[task] for task in self.readings}
-        roles = tuple(scan.role or studies.UNSAID for scan in scans)
+        roles = tuple(scan.role or studies.DEFAULT_ROLE for scan in scans)
         maps = self._maps(views, kept, grids[0].shape, answers, roles)
         held = tissue(views, self.model.patch_size).cpu().numpy().astype(np.float32)
         return [
@@ -149,11 +149,11 @@ class Explainer:
         answers: dict[str, Answer],
         roles: tuple[str, ...],
     ) -> dict[tuple[str, str], NDArray[np.float32]]:
-        """By label and method, (S, d, h, w) of the S scans of a sample."""
+        """Maps by label and method, (S, d, h, w) for the S scans of a sample."""
         found = {}
         patches = int(np.prod(shape))
         for task, readings in self.readings.items():
-            # Of classes, the one that is said.
+            # For labels with classes, the reading of the predicted class.
             reading = readings[None] if None in readings else readings[_class(answers[task])]
             question = Question(self.model, views, kept, self.layer, reading.of_series(roles))
             for method in self.methods:
@@ -174,9 +174,9 @@ def open_explainer(
     tasks: Sequence[str] = (),
     device: str = "cpu",
 ) -> Explainer:
-    """Of a classifier's folder, or of an encoder as `load_weights` takes it.
+    """The explainer of a classifier's folder, or of an encoder given as for `load_weights`.
 
-    Raises FmctError unless one of them is given, and as `Explainer` does.
+    Raises FmctError unless exactly one of them is given, and as `Explainer` does.
     """
     if (classifier is None) == (encoder is None):
         raise FmctError("give one of --classifier and --encoder")

@@ -1,10 +1,10 @@
-"""How well maps agree with masks of the true finding, beside maps that know nothing of the classifier.
+"""Agreement of maps with masks of the true finding, and baselines that are independent of the classifier.
 
-Two figures of a scan, both of the map's positive part. The share of relevance within the mask: each patch's
-value counts by the part of the patch that the mask fills, over the sum of all values ("energy-based pointing
-game", Wang et al. 2020, "Score-CAM"). The pointing game (Zhang et al. 2018, "Top-down
-neural attention by excitation backprop"): whether the middle of the patch with the greatest value lies within
-a tolerance of the mask.
+There are two metrics of the map's positive part. The share of relevance within the mask: the sum of each
+patch's value times the fraction of the patch that the mask fills, divided by the sum of all values
+("energy-based pointing game", Wang et al. 2020, "Score-CAM"). The pointing game (Zhang et al. 2018, "Top-down
+neural attention by excitation backprop"): whether the centre of the patch with the greatest value is within a
+tolerance of the mask.
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from fmct_hpc.probe.statistics.bootstrap import Draws, resample_counts
 from fmct_hpc.relevance.place import PatchGrid
 
 CENTRE_DEVIATION = 0.25
-"""Of the centre prior, a Gaussian, as a share of the view's edge: most of it lies within the brain."""
+"""Standard deviation of the centre prior relative to the view's edge: most of it is within the brain."""
 
 
 class Figures(NamedTuple):
-    """Of one map."""
+    """Metrics of one map."""
 
     share: float
-    """In [0, 1]; 0 of a map without any positive value."""
+    """In [0, 1]; 0 for a map without positive values."""
     pointed: float
-    """1 or 0; of a random map, the probability."""
+    """1 or 0; for a random map, the probability."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A mask beside the patches of a scan's view."""
+    """A mask in relation to the patches of a scan's view."""
 
     filled: NDArray[np.float64]
-    """(d, h, w): the part of each patch that the mask fills."""
+    """(d, h, w): the fraction of each patch that the mask fills."""
     distance_mm: NDArray[np.float64]
     """(d, h, w): from each patch's centre to the nearest voxel of the mask."""
 
@@ -51,7 +51,7 @@ class Truth:
         return cls(filled, np.asarray(distance).reshape(grid.shape))
 
     def measure(self, values: NDArray[np.float32], tolerance_mm: float) -> Figures:
-        """A map's figures; of equal maxima the first counts."""
+        """A map's metrics; the first of equal maxima is used."""
         positive = np.maximum(values.astype(np.float64), 0)
         total = positive.sum()
         if total == 0:
@@ -60,16 +60,16 @@ class Truth:
         return Figures(float((positive * self.filled).sum() / total), float(pointed))
 
     def of_random(self, tolerance_mm: float) -> Figures:
-        """What a map of values that are drawn alike for all patches gives in the mean, exactly."""
+        """The expected metrics of a map with identically distributed random values, computed exactly."""
         return Figures(float(self.filled.mean()), float((self.distance_mm <= tolerance_mm).mean()))
 
     def greatest(self, tolerance_mm: float) -> Figures:
-        """What no map exceeds: all relevance in the one patch that the mask fills most."""
+        """The upper bound of the metrics: all relevance in the patch with the largest part of the mask."""
         return Figures(float(self.filled.max()), float((self.distance_mm <= tolerance_mm).any()))
 
 
 def centre_prior(shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """A Gaussian about the view's middle (d, h, w)."""
+    """A Gaussian around the view's centre (d, h, w)."""
     axes = [((np.arange(n) + 0.5) / n - 0.5) / CENTRE_DEVIATION for n in shape]
     squares = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
     return np.asarray(np.exp(-squares / 2), np.float32)
@@ -78,10 +78,10 @@ def centre_prior(shape: tuple[int, int, int]) -> NDArray[np.float32]:
 def means(
     figures: NDArray[np.float64], patients: NDArray[np.int64], resamples: int, seed: int = 0
 ) -> list[Draws]:
-    """Means over volumes, and over resamples of patients, all volumes of one together: a `Draws` a column.
+    """Means over volumes, and over resamples of patients: one `Draws` per column.
 
-    figures: (volumes, K); patients: the number of each volume's, from 0. The columns have the same resamples,
-    so that differences of two are paired.
+    figures: (volumes, K); patients: the patient number of each volume, from 0. All columns have the same
+    resamples, so that their differences are paired.
     """
     count = int(patients.max()) + 1
     sums = np.zeros((count, figures.shape[1]))

@@ -1,4 +1,4 @@
-"""The methods by name. Each is a function in a file of its own, from a `Question` to a value a patch."""
+"""The methods by name. Each is a function in a separate file, from a `Question` to one value per patch."""
 
 from collections.abc import Callable
 
@@ -17,16 +17,16 @@ METHODS: dict[str, Callable[[Question], Tensor]] = {
     "gradient-input": gradient_input,
     "rollout": rollout,
 }
-"""Each gives float32 (S, n), of the encoded patches of each series in their order."""
+"""Each returns float32 (S, n) for the encoded patches of each series, in their order."""
 WITHOUT_HEAD = ("rollout",)
-"""What can be asked of an encoder that no label's head reads."""
+"""Methods for an encoder without a head."""
 
 
 def require_methods(names: list[str], with_head: bool) -> list[str]:
-    """The methods of these names, each once; raises FmctError for an unknown one, or one without its head."""
+    """The names without duplicates; raises FmctError for unknown methods, and for a missing head."""
     for name in names:
         if name not in METHODS:
-            raise FmctError(f"method {name}: is none of {', '.join(METHODS)}")
+            raise FmctError(f"method {name}: expected one of {', '.join(METHODS)}")
         if not with_head and name not in WITHOUT_HEAD:
-            raise FmctError(f"method {name}: needs a label's score; give --classifier, or --method rollout")
+            raise FmctError(f"method {name}: requires a classifier; use --classifier, or --method rollout")
     return list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""Where the patches of a scan's view lie in the scan and in the patient."""
+"""Positions of the patches of a scan's view, in the scan and in the patient."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from fmct_hpc.train.export import EncoderInfo
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """The box of a view in a volume's index (d, h, w), cut into equal patches."""
+    """The box of a view in a volume's index (d, h, w), divided into equal patches."""
 
     first: NDArray[np.float64]
     edges: NDArray[np.float64]
-    """(3,) each, from border to border; it may reach beyond the volume."""
+    """(3,) each, between the outer faces; the box may extend beyond the volume."""
     shape: tuple[int, int, int]
     """Patches along (D, H, W)."""
     affine: NDArray[np.float64]
@@ -23,27 +23,27 @@ class PatchGrid:
 
     @classmethod
     def of(cls, scan: Scan, info: EncoderInfo) -> "PatchGrid":
-        """That of the view which an encoder with `info` is given of `scan`."""
+        """The grid of an encoder's view of `scan`; info: of the encoder."""
         return cls(*info.view_box(scan.voxels, scan.spacing_mm), info.patch_grid, scan.affine)
 
     @property
     def patch_mm3(self) -> float:
-        """Of one patch."""
+        """Volume of one patch, mm³."""
         voxel = abs(np.linalg.det(self.affine[:3, :3]))
         return float(voxel * np.prod(self.edges / self.shape))
 
     def centres_lps(self) -> NDArray[np.float64]:
-        """Of the patches, mm: (d, h, w, 3)."""
+        """Centres of the patches, LPS mm: (d, h, w, 3)."""
         index = np.moveaxis(np.indices(self.shape), 0, -1) + 0.5
         return self._to_lps(self.first + index * self.edges / self.shape)
 
     def patch_of(self, points_lps: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The patch that each point lies in: LPS mm (N, 3) -> (N, 3), of which -1 is outside the view."""
+        """The patch of each point: LPS mm (N, 3) -> (N, 3); -1 outside of the view."""
         inverse = np.linalg.inv(self.affine)
         return self._patch_of_index(points_lps @ inverse[:3, :3].T + inverse[:3, 3])
 
     def on_volume(self, values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Values of patches (d, h, w) on a volume's voxels (D, H, W): of the patch each lies in, else 0."""
+        """Values of patches (d, h, w) on a volume's voxels (D, H, W); 0 outside of the view."""
         ranges = [np.arange(size) for size in shape]
         numbers = [self._along(axis, places.astype(np.float64)) for axis, places in enumerate(ranges)]
         padded = np.pad(values, [(0, 1)] * 3)  # number -1 reads a 0

@@ -1,4 +1,4 @@
-"""What a method is asked: why these tokens, read in this way, of this view."""
+"""Input of a method: a view, the tokens of a layer, and how a head reads them."""
 
 from dataclasses import dataclass
 
@@ -14,20 +14,20 @@ class Question:
 
     model: Backbone
     view: Tensor
-    """(S, C, D, H, W), as the encoder takes it; S is 1 of a scan."""
+    """The encoder's input (S, C, D, H, W); S is 1 for a scan."""
     kept: Tensor | None
-    """Its encoded patches, int64 (S, n), None for all."""
+    """The encoded patches, int64 (S, n); None for all."""
     layer: int
-    """Whose tokens are read, from 0."""
+    """The layer whose tokens are read, from 0."""
     reading: Reading
 
     def tokens(self, views: Tensor) -> Tensor:
-        """Of views (B * S, C, D, H, W), whose patches `kept` are encoded: (B * S, prefix + n, width)."""
+        """Tokens of views (B * S, C, D, H, W), encoding the patches `kept`: (B * S, prefix + n, width)."""
         kept = None if self.kept is None else self.kept.repeat(len(views) // len(self.kept), 1)
         (found,) = self.model.at_blocks(views, [self.layer], kept)
         return found
 
     def logits(self, views: Tensor) -> Tensor:
-        """The head's, (B,)."""
+        """The head's logits, (B,)."""
         tokens = self.tokens(views)
         return self.reading.logits(tokens, self.reading.weights(tokens))

@@ -1,12 +1,12 @@
-"""How a kept classifier's head reads an encoder's tokens, as sums with weights that can be followed back.
+"""An exported classifier's head as weighted sums of an encoder's tokens, differentiable in the weights.
 
 Every head here computes a logit Σ_r readout_r · Σ_t a_rt (token_t - mean_r) · scale_r + bias. The rows r are
 the pooled vectors of a linear head (CLS, mean and maximum of patches) or the queries of an attentive one;
-a_rt are the weights of row r, which sum to 1 over the tokens t. So ∂logit/∂a_rt says how far token t speaks
-for the label, beside the training volumes' mean. Of a study the sum over t is over the tokens of all series.
+a_rt are the weights of row r, which sum to 1 over the tokens t. Hence ∂logit/∂a_rt is the evidence of token t
+for the label, relative to the training volumes' mean. For a study, t runs over the tokens of all series.
 
-The logit is of a finding; of a class, beside the mean of all classes' (the softmax knows no more); of a
-higher grade, which by proportional odds is the same for all grades but for a constant; or it is the value
+The logit is that of a finding; of a class, minus the mean over all classes (which cancels in the softmax); of
+a higher grade, which with proportional odds is the same for all grades up to a constant; or it is the value
 itself, in its unit, or the logarithm of the relative hazard.
 """
 
@@ -28,7 +28,7 @@ from shards.errors import FmctError
 
 @dataclass(frozen=True)
 class Reading:
-    """A head as such sums. Tensors are float32, on the encoder's device."""
+    """A head as weighted sums. Tensors are float32, on the encoder's device."""
 
     prefix: int
     """Tokens before the patches."""
@@ -41,16 +41,16 @@ class Reading:
     bias: Tensor
     """()"""
     together: Together | None = None
-    """Of a study: tokens are then of B studies of S series each, study by study, B * S in all."""
+    """For studies: tokens are of B studies with S series each, grouped by study, B * S in total."""
 
     def of_series(self, roles: tuple[str, ...]) -> "Reading":
-        """For a study whose series have these roles; of a volume as it is."""
+        """The reading for a study whose series have these roles; unchanged for a volume."""
         if self.together is None:
             return self
         return replace(self, together=self.together.of(roles, self.mean.device))
 
     def weights(self, tokens: Tensor) -> list[Tensor]:
-        """a_rt of tokens (B, T, width): (B, T, 1) a row; of a maximum, (B, T, width), channel by channel."""
+        """a_rt of tokens (B, T, width): (B, T, 1) per row; (B, T, width), per channel, for a maximum."""
         own = [self._weights(number, tokens) for number in range(len(self.rows))]
         if self.together is None or self.together.pool == "patches":
             return own
@@ -59,7 +59,7 @@ class Reading:
         return [row * shares[:, number, None] for number, row in enumerate(own)]
 
     def logits(self, tokens: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        """(B,), of tokens (B, T, width) summed with `weights`; of studies, one each."""
+        """Logits (B,) of tokens (B, T, width) summed with `weights`; one per study for studies."""
         deviations = [
             (row * (tokens - mean)).sum(dim=1) for row, mean in zip(weights, self.mean, strict=True)
         ]
@@ -89,9 +89,9 @@ class Reading:
 def readings_of(
     record: ClassifierRecord, head: Head, kind: Kind, prefix: int, device: torch.device
 ) -> dict[int | None, Reading]:
-    """How `head`, one of a kept classifier's, reads tokens with `prefix` before the patches.
+    """The readings of `head`, of an exported classifier, for tokens with `prefix` tokens before the patches.
 
-    A reading for each class, by its number, of labels with an output a class; else one, by None. Raises
+    By class number for labels with one output per class; else a single one with the key None. Raises
     FmctError for a classifier of neighbours.
     """
 
@@ -110,8 +110,8 @@ def readings_of(
         scale, outputs = 1 / deviation, _outputs(tensor(head.readout), tensor(head.bias), kind)
     elif isinstance(head, VotesHead):
         raise FmctError(
-            "a classifier of neighbours has no map: its score counts votes of the nearest training volumes, "
-            "so no gradient says why; use a classifier of another method"
+            "a classifier of neighbours has no map, since its score has no gradient; use a classifier of "
+            "another method"
         )
     else:
         raise FmctError(f"a classifier of method {record.method} has no map in this version")
@@ -123,7 +123,7 @@ def readings_of(
 
 
 def _outputs(weight: Tensor, bias: Tensor, kind: Kind) -> dict[int | None, tuple[Tensor, Tensor]]:
-    """What is followed back, of a head's weights (..., directions), of binary labels without that axis."""
+    """Weights and bias of each logit, from a head's weights (..., directions); no last axis if binary."""
     if bias.ndim == 0:
         return {None: (weight, bias)}
     if kind.directions == 1:
@@ -133,7 +133,7 @@ def _outputs(weight: Tensor, bias: Tensor, kind: Kind) -> dict[int | None, tuple
 
 
 def _together(record: ClassifierRecord, head: Head, tensor: Callable[[object], Tensor]) -> Together | None:
-    """How series are read together; None of a classifier of volumes, or of the best one of a study."""
+    """How series are combined; None for a classifier of volumes, or of the best volume of a study."""
     if record.of_studies is None or record.of_studies.sample != "study":
         return None
     if isinstance(head, StudyLinearHead):
@@ -147,6 +147,6 @@ def _together(record: ClassifierRecord, head: Head, tensor: Callable[[object], T
 
 
 def reading_of_cls(prefix: int, width: int, device: torch.device) -> Reading:
-    """That of the CLS token itself, without any head: for methods that need no logit."""
+    """The reading of the CLS token without a head, for methods that require no logit."""
     nothing = torch.zeros(1, width, device=device)
     return Reading(prefix, ("cls",), nothing, nothing, nothing, torch.zeros((), device=device))

@@ -9,13 +9,13 @@ from fmct_hpc.relevance.question import Question
 
 @torch.no_grad()
 def rollout(question: Question) -> Tensor:
-    """How much of each patch the attention carries to the tokens that are read: float32 (S, n), at least 0.
+    """Attention from the tokens that the head reads to each patch: float32 (S, n), at least 0.
 
-    A block's matrix is half the mean of its heads' weights and half the identity, which stands for the
-    residual connection; the product of all up to the layer says from which tokens a token is mixed. Of it the
-    rows are taken with the weights by which the head reads them, all rows of a `Reading` counting alike (CLS
-    alone, for an encoder without a head). It is the same for all labels that are read alike: it tells what
-    is looked at, and nothing of a score.
+    A block's matrix is the mean of its heads' weights and the identity, which represents the residual
+    connection, with weights of 0.5; the product over all blocks up to the layer gives the mixture of tokens
+    in each token. Its rows are averaged with the weights by which the head reads them, with equal weights for
+    all rows of a `Reading` (only CLS for an encoder without a head). The map does not depend on the score and
+    is the same for all labels with the same reading.
     """
     blocks = question.model.blocks[: question.layer + 1]
     with explicit_attention(blocks) as seen:

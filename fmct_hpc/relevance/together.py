@@ -1,4 +1,4 @@
-"""How a head reads the series of a study together, as shares that multiply the weights within each series."""
+"""Combination of a study's series by a head, as shares that multiply the weights within each series."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,34 +11,34 @@ from fmct_hpc.probe.series import ROLES
 
 @dataclass(frozen=True)
 class Together:
-    """Of one head. Tensors are float32, on the encoder's device.
+    """Combination of series in one head. Tensors are float32, on the encoder's device.
 
-    mean, max: over the features of the series, channel by channel; attention: a softmax over the series, of
-    what is pooled of each and of its role (`fmct_hpc.probe.series_attention`); patches: queries attend to
-    the patches of all series at once, with the roles' embedding in the keys (`fmct_hpc.probe.attentive`).
+    mean, max: over the features of the series, per channel; attention: a softmax over the series, of their
+    pooled features and roles (`fmct_hpc.probe.series_attention`); patches: queries attend to the patches of
+    all series together, with the roles' embedding in the keys (`fmct_hpc.probe.attentive`).
     """
 
     pool: Literal["mean", "max", "attention", "patches"]
     looks: Tensor | None = None
-    """(rows, width), of attention."""
+    """(rows, width), for attention."""
     embedding: Tensor | None = None
-    """(roles,) of attention, (roles, width) of patches."""
+    """(roles,) for attention, (roles, width) for patches."""
     roles: Tensor | None = None
-    """int64 (S,), of the series of the study that is asked about, the best first."""
+    """int64 (S,): roles of the study's series, the best first."""
 
     def of(self, roles: tuple[str, ...], device: torch.device) -> "Together":
-        """For a study whose series have these roles."""
+        """The combination for a study whose series have these roles."""
         numbers = [ROLES.index(role) for role in roles]
         return replace(self, roles=torch.tensor(numbers, dtype=torch.int64, device=device))
 
     @property
     def series(self) -> int:
-        """S."""
+        """Number of series, S."""
         assert self.roles is not None
         return len(self.roles)
 
     def softmax(self, products: Tensor, query: Tensor) -> Tensor:
-        """A query's weights of patches, which sum to 1 over a study's: products (B * S, n) -> (B * S, n)."""
+        """A query's patch weights, which sum to 1 over a study: products (B * S, n) -> (B * S, n)."""
         assert self.roles is not None
         assert self.embedding is not None
         keys = self.embedding[self.roles]
@@ -47,7 +47,7 @@ class Together:
         return joined.flatten(1).softmax(dim=1).reshape(products.shape)
 
     def shares(self, vectors: Tensor) -> Tensor:
-        """Of each series in each row: pooled vectors (B * S, rows, width) -> the same, or 1 for all."""
+        """Shares of the series in each row: pooled vectors (B * S, rows, width) -> same, or (B * S, 1, 1)."""
         studies = vectors.unflatten(0, (-1, self.series))
         if self.pool == "max":
             found = torch.zeros_like(studies)

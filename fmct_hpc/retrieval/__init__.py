@@ -1,1 +1,1 @@
-"""Volumes that resemble one another, by frozen features."""
+"""Retrieval of similar volumes by frozen features."""

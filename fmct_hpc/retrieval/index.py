@@ -1,8 +1,8 @@
-"""Search of more features than memory holds: candidates of an inverted file, ranked exactly afterwards.
+"""Search in features larger than memory: candidates from an inverted file, which are then ranked exactly.
 
 faiss's IVF with a scalar quantiser (Douze et al. 2024, The Faiss library, sections 4.2 and 5): volumes are
-in lists by their nearest of `lists` centres, a byte or half a byte a channel, and a question is compared with
-those of the nearest lists.
+assigned to the list of the nearest of `lists` centres, with 8 or 4 bits per channel, and a query is compared
+with the volumes of the nearest lists.
 """
 
 from typing import Any
@@ -18,23 +18,23 @@ from shards.cores import usable_cores
 from shards.errors import FmctError
 
 CODES = {"ivf-sq8": 1.0, "ivf-sq4": 0.5}
-"""Bytes a channel, the first that fits is taken."""
+"""Bytes per channel; the first that fits is used."""
 NEAREST = 10
-"""Of the recall that is reported beside an index's figures: the greatest k of theirs."""
+"""k of the recall reported with an index's metrics: the largest k of those metrics."""
 PER_LIST = 39
-"""Training volumes a centre that faiss asks for at least."""
+"""Minimum number of training volumes per centre required by faiss."""
 SEED = 0
 GATHERED = 8192
-"""Pairs whose cosines are taken at once: 100 MB of ViT-B's features."""
+"""Pairs per block of cosines: 100 MB of ViT-B's features."""
 
 
 def exact_bytes(stored: Stored) -> int:
-    """What the exact search holds of the features."""
+    """Bytes of the features in the exact search."""
     return 4 * len(stored) * stored.width
 
 
 def chosen_search(stored: Stored, config: SearchConfig) -> str:
-    """`exact`, or the first of `CODES` that fits into the budget; FmctError where none does."""
+    """`exact`, or the first of `CODES` that fits into the budget; raises FmctError if none fits."""
     if exact_bytes(stored) <= config.memory_gb * 1e9:
         return "exact"
     sizes = {code: _index_bytes(stored, each) for code, each in CODES.items()}
@@ -44,12 +44,12 @@ def chosen_search(stored: Stored, config: SearchConfig) -> str:
     needed = min(sizes.values()) / 1e9
     raise FmctError(
         f"search.memory_gb={config.memory_gb:g}: an index of {len(stored):,} volumes of {stored.width:,} "
-        f"channels takes {needed:.2g} GB; give at least so much"
+        f"channels requires {needed:.2g} GB; increase it at least to that"
     )
 
 
 def lists_for(volumes: int) -> int:
-    """Four times the root of their number, as faiss's guidelines begin with, and few enough to train on."""
+    """Four times the square root of their number, as in faiss's guidelines, limited by `PER_LIST`."""
     return max(1, min(round(4 * volumes**0.5), volumes // PER_LIST))
 
 
@@ -59,10 +59,10 @@ def _index_bytes(stored: Stored, each: float) -> float:
 
 
 class Index:
-    """An index in memory of volumes whose features stay in their files."""
+    """An in-memory index of volumes whose features are memory-mapped."""
 
     def __init__(self, stored: Stored, code: str, config: SearchConfig) -> None:
-        """Train and fill it, in batches; code: of `CODES`."""
+        """Train and fill the index in batches; code: one of `CODES`."""
         import faiss
 
         faiss.omp_set_num_threads(usable_cores())
@@ -78,9 +78,9 @@ class Index:
             self._index.add(batch)
 
     def nearest(self, asked: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
-        """For each of asked (B, width), of length 1, up to `count` volumes, the nearest first.
+        """For each query in asked (B, width), of length 1, up to `count` volumes, the nearest first.
 
-        Numbers (B, count), -1 where the searched lists hold fewer, and their exact cosines, -inf there.
+        Returns numbers (B, count), -1 if the searched lists have fewer, and exact cosines, -inf there.
         """
         _, found = self._index.search(asked, min(count, len(self._stored)))
         found = np.asarray(found, np.int64)
@@ -89,7 +89,7 @@ class Index:
         return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
     def _cosines(self, asked: NDArray[np.float32], found: IntArray) -> NDArray[np.float32]:
-        """Of pairs (B, count), by one pass over the features."""
+        """Cosines of pairs (B, count), in one pass over the features."""
         flat = found.ravel()
         cosines = np.full(flat.shape, -np.inf, np.float32)
         pairs = np.argsort(flat, kind="stable")
@@ -104,7 +104,7 @@ class Index:
 
 
 def _drawn(volumes: int, count: int) -> IntArray:
-    """Some of the volumes in their order, evenly drawn."""
+    """A sorted uniform sample of volume numbers."""
     if count >= volumes:
         return np.arange(volumes)
     generator = np.random.Generator(np.random.Philox(key=SEED))
@@ -112,7 +112,7 @@ def _drawn(volumes: int, count: int) -> IntArray:
 
 
 def recall_of(index: Index, stored: Stored, candidates: int, questions: int = 64) -> float:
-    """Mean share of the `NEAREST` truly nearest volumes among the index's first, of some drawn questions."""
+    """Mean share of the `NEAREST` true nearest neighbours among the index's first, for sampled queries."""
     asked = stored.unit(_drawn(len(stored), questions))
     found = index.nearest(asked, candidates)[0][:, :NEAREST]
     nearest, _ = nearest_of(stored, asked, NEAREST)

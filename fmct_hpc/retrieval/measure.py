@@ -1,7 +1,7 @@
-"""How well volumes of a label find one another: mean average precision and recall, with intervals.
+"""Retrieval of volumes with the same label: mean average precision and recall, with intervals.
 
-Every volume with the label asks; the others are ranked by cosine. Volumes of the asking patient are left out,
-and those whose label is unknown.
+Every volume with the label is a query; the others are ranked by cosine, without volumes of the query's
+patient and volumes with an unknown label.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,30 +19,30 @@ from fmct_hpc.retrieval.stored import Stored
 
 KS = (1, 5, 10)
 AT_ONCE = 2**24
-"""Bounds questions × ranked volumes, of which some six arrays are in memory: 1 GB."""
+"""Upper bound of queries × ranked volumes; about six such arrays are in memory: 1 GB."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Of one label: a row for each volume that has it and has others of it to find."""
+    """Queries for one label: a row per volume with the label for which other such volumes exist."""
 
     patients: IntArray
     """(Q,)"""
     precision: FloatArray
-    """(Q,): average precision of each ranking, or of its beginning where an index found no more."""
+    """(Q,): average precision of each ranking, or of its first part if an index returned no more."""
     found: NDArray[np.bool_]
     """(Q, len(KS)): whether one of the first k has the label."""
     by_chance: FloatArray
-    """(Q, 1 + len(KS)): what a random ranking gives on average, of precision and of each recall."""
+    """(Q, 1 + len(KS)): expected precision and recalls of a random ranking."""
 
 
 class Ranks(Protocol):
-    """What ranks volumes for those that ask."""
+    """Interface: ranks volumes for queries."""
 
     volumes: int
-    """How many there are."""
+    """Number of volumes."""
     at_once: int
-    """Questions of one call, so that memory is bounded."""
+    """Queries per call, to limit memory."""
 
     def ranked(self, rows: IntArray) -> IntArray:
         """Numbers of the volumes nearest to each of `rows`, the nearest first: (B, depth); -1 for none."""
@@ -50,7 +50,7 @@ class Ranks(Protocol):
 
 
 class Exact:
-    """All volumes, by matrix product."""
+    """Exact ranking of all volumes, by matrix product."""
 
     def __init__(self, unit: NDArray[np.float32]) -> None:
         """unit: (N, width), of length 1."""
@@ -64,7 +64,7 @@ class Exact:
 
 
 class Indexed:
-    """The first `candidates` of them, by an index."""
+    """Ranking of the first `candidates` volumes, by an index."""
 
     def __init__(self, index: Index, stored: Stored, candidates: int) -> None:
         self._index, self._stored, self._candidates = index, stored, candidates
@@ -82,10 +82,10 @@ def ask(
     labels: NDArray[np.floating],
     classes: Sequence[int] = (),
 ) -> list[Asked]:
-    """Let all volumes ask for each label.
+    """Evaluate retrieval for each label, with all its volumes as queries.
 
-    patients: (N,); labels: (N, T), 0, 1, or NaN where unknown; classes: the columns whose values are classes,
-    of which each volume asks for its own.
+    patients: (N,); labels: (N, T), 0, 1, or NaN where unknown; classes: the columns whose values are classes;
+    the relevant volumes of a query then have its class.
     """
     parts: list[list[Asked]] = [[] for _ in range(labels.shape[1])]
     asks = labels == 1
@@ -105,7 +105,7 @@ def ask(
 
 
 class _Others:
-    """How many volumes of other patients have a known label, and how many the same."""
+    """Numbers of volumes of other patients with a known label, and with the same label."""
 
     def __init__(self, own: NDArray[np.floating], patients: IntArray) -> None:
         known = ~np.isnan(own)
@@ -118,7 +118,7 @@ class _Others:
         )
 
     def counted(self, rows: IntArray) -> tuple[IntArray, IntArray]:
-        """Of volumes with a known label: (B,) both."""
+        """Both numbers for volumes with a known label: (B,) each."""
         volumes = self._by_patient.sum() - self._by_patient[self._patient[rows]]
         return volumes, self._by_class[self._class[rows]] - self._by_pair[self._pair[rows]]
 
@@ -132,8 +132,8 @@ def _of_rankings(
 ) -> Asked:
     """known, right: (Q, depth) in the order of each ranking; volumes, relevant: (Q,), wherever they rank.
 
-    Of a ranking that ends early, at rank n, the precision is that of the first n: the sum over right volumes
-    divided by the lesser of `relevant` and n.
+    The average precision of a ranking with only n ranks is the sum over relevant volumes divided by the
+    smaller of `relevant` and n.
     """
     some = relevant > 0
     patients, volumes, relevant = patients[some], volumes[some], relevant[some]
@@ -149,11 +149,11 @@ def _of_rankings(
 
 
 def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) -> FloatArray:
-    """Average precision of the first n of a random ranking of M volumes of which R are right.
+    """Expected average precision of the first n ranks of a random ranking of M volumes, R of them relevant.
 
-    Rank i is right with probability R / M, and then (1 + (i - 1) p) / i of the first i are, p = (R - 1) / (M
-    - 1); so R / M (p n + (1 - p) H) / min(R, n) with the n-th harmonic number H. Of whole rankings, n = M, it
-    is Bestgen's (2015, equation 3).
+    Rank i is relevant with probability R / M, and then (1 + (i - 1) p) / i of the first i are relevant, with
+    p = (R - 1) / (M - 1). Hence R / M (p n + (1 - p) H) / min(R, n) with the n-th harmonic number H; for
+    n = M this is Bestgen's (2015, equation 3).
     """
     harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, depth.max(initial=0) + 1))])[depth]
     pairs = (relevant - 1) / np.maximum(volumes - 1, 1)
@@ -162,7 +162,7 @@ def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) 
 
 
 def _expected_recall(volumes: IntArray, relevant: IntArray, k: int) -> FloatArray:
-    """1 - C(M - R, k) / C(M, k): that one of k drawn volumes is right."""
+    """1 - C(M - R, k) / C(M, k): the probability that one of k sampled volumes is relevant."""
     wrong = volumes - relevant
     few = wrong < k
     safe = np.where(few, k, wrong)

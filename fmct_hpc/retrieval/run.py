@@ -1,4 +1,4 @@
-"""`fmct retrieval`: the encoders of a sweep by how well volumes of a label find one another."""
+"""`fmct retrieval`: comparison of a sweep's encoders by retrieval of volumes with the same label."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ from shards.subject import Origin, Subject, claim
 
 TABLE = "retrieval.parquet"
 FOUND = ("binary", "multiclass", "ordinal")
-"""Kinds of label that volumes can share."""
+"""Kinds of label for which two volumes can have the same value."""
 FIGURES = ("map", *(f"recall_{k}" for k in KS))
 SCHEMA = pa.schema(
     [
@@ -53,21 +53,21 @@ Tables of earlier versions lack these three, and were exact."""
 def retrieval(
     config: RetrievalConfig, out: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> pa.Table:
-    """Measure the encoders, layers and pools of a sweep on each label; write `out`/retrieval.parquet.
+    """Evaluate the encoders, layers and pools of a sweep on each label; write `out`/retrieval.parquet.
 
-    Volumes of a test set ask and are found among themselves, never those of the same patient; without a split
-    all labelled volumes do. Nothing is learned, so the sweep's methods, budgets and seeds do not matter.
+    The volumes of a test set are queries and candidates, without pairs of the same patient; without a split
+    all labelled volumes are. There is no training, so the sweep's methods, budgets and seeds are ignored.
     Missing features are extracted to the sweep's folder of features. Returns the table.
 
-    Raises FmctError as a sweep does, and where `out` holds the results of another dataset or labels.
+    Raises FmctError as a sweep does, and if `out` has the results of another dataset or labels.
     """
     require_folder(out)
     config = config.model_copy(update={"methods": ("neighbours",)})
     for task, kind in config.kinds.items():
         if task in (config.tasks or config.kinds) and kind not in FOUND:
             raise FmctError(
-                f"kinds.{task}: no volume is the right one to find by it; name other tasks, of the kinds "
-                f"{', '.join(FOUND)}"
+                f"kinds.{task}: retrieval only supports labels of the kinds {', '.join(FOUND)}; select other "
+                "tasks"
             )
     sweep = Sweep(config, out)
     sweep.extract(progress=progress)
@@ -95,12 +95,12 @@ def retrieval(
 
 
 def _tests(cohort: Cohort) -> dict[str, IntArray]:
-    """Rows of the cohort that ask and are found, by test set; FmctError where there are none."""
+    """Rows of the cohort by test set; raises FmctError if there are none."""
     if cohort.splits is None:
         return {"id": np.arange(len(cohort.keys))}
     found = tested_rows(cohort.splits)
     if not found:
-        raise FmctError("no labelled patient is in a test set: nobody to look for")
+        raise FmctError("no labelled patient is in a test set")
     return found
 
 
@@ -138,7 +138,7 @@ def _rows(
 
 
 def _searched(stored: Stored, config: SearchConfig) -> tuple[Ranks, dict[str, object]]:
-    """What ranks the volumes, and what a row says of it."""
+    """The ranking of the volumes, and the columns that describe it."""
     search = chosen_search(stored, config)
     if search == "exact":
         return Exact(stored.whole()), {"search": search}
@@ -168,7 +168,7 @@ def printed(table: pa.Table) -> str:
         lines.append(f"{name}  {precision}  {recall}")
     for row in {row["search"]: row for row in table.to_pylist() if row["candidates"]}.values():
         lines.append(
-            f"searched by an index ({row['search']}) for {row['candidates']:,} candidates: mAP is of these; "
-            f"of the 10 nearest it finds {row['search_recall']:.3f}"
+            f"searched with an index ({row['search']}), {row['candidates']:,} candidates: mAP is over these; "
+            f"recall of the 10 nearest {row['search_recall']:.3f}"
         )
     return "\n".join(lines)

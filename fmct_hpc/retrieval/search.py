@@ -1,4 +1,4 @@
-"""The volumes of a feature store that resemble a scan most: exact search by cosine, whatever its size."""
+"""The most similar volumes of a feature store: exact search by cosine, in batches."""
 
 from typing import NamedTuple
 
@@ -22,9 +22,10 @@ class Neighbour(NamedTuple):
 
 
 class Searched:
-    """A store to be searched, by matrix products with batches of it: its features stay in their files.
+    """Search in a store by matrix products with batches of its memory-mapped features.
 
-    No index is made: making one reads all features, as one exact search of any number of scans does.
+    There is no index, since building one reads all features, as does one exact search for any number of
+    scans.
     """
 
     def __init__(self, store: FeatureStore, layer: int = -1, pool: Pool = "both") -> None:
@@ -32,7 +33,7 @@ class Searched:
         self._stored = Stored.of(store, layer, pool).standardised_over(np.arange(len(store)))
 
     def nearest(self, features: NDArray[np.float32], count: int) -> list[list[Neighbour]]:
-        """For each row of features (B, width) the `count` nearest volumes, the nearest first."""
+        """The `count` nearest volumes for each row of features (B, width), the nearest first."""
         asked = self._stored.directions(features)
         store = self._store
         return [
@@ -50,7 +51,7 @@ class Searched:
 def nearest_of(
     stored: Stored, asked: NDArray[np.float32], count: int
 ) -> tuple[IntArray, NDArray[np.float32]]:
-    """The `count` nearest volumes of asked (B, width) and their cosines, exactly, by one pass: (B, count)."""
+    """The exact `count` nearest volumes of asked (B, width) and their cosines, in one pass: (B, count)."""
     numbers = np.zeros((len(asked), 0), np.int64)
     cosines = np.zeros((len(asked), 0), np.float32)
     for first, batch in stored.batches():

@@ -1,4 +1,4 @@
-"""Standardised features of volumes, read in batches from a feature store: memory does not grow with them."""
+"""Standardised features of volumes, read in batches from a feature store to limit memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,15 +12,15 @@ from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.store import FeatureStore
 
 BATCH_BYTES = 2**26
-"""Of the features that are read at once."""
+"""Size of a batch."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Some volumes of a store, at one layer, in the order of `places` (N,), which are rows of the store."""
+    """Volumes of a store at one layer, given by `places` (N,), rows of the store."""
 
     arrays: tuple[NDArray[np.float32], ...]
-    """Mapped from their files, (volumes of the store, width) each; they stand side by side."""
+    """Memory-mapped, (volumes of the store, width) each; concatenated along the width."""
     places: IntArray
     scaling: Scaling | None = None
 
@@ -38,14 +38,14 @@ class Stored:
         return sum(array.shape[1] for array in self.arrays)
 
     def standardised_over(self, rows: IntArray) -> "Stored":
-        """The same volumes, in deviations from the mean of `rows` (of these volumes).
+        """The same volumes, standardised by mean and deviation of `rows` (of these volumes).
 
-        A transformer's features share one large mean, beside which all cosines are nearly 1.
+        A transformer's raw features have a large common mean, so that all their cosines are nearly 1.
         """
         return replace(self, scaling=self._scaling(rows))
 
     def chosen(self, rows: IntArray) -> "Stored":
-        """Only these volumes, scaled as before."""
+        """A subset of the volumes with the same scaling."""
         return replace(self, places=self.places[rows])
 
     def unit(self, rows: IntArray) -> NDArray[np.float32]:
@@ -53,17 +53,17 @@ class Stored:
         return self.directions(self._read(self.places[rows]))
 
     def directions(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Features (B, width) of any volumes, standardised as these and of length 1."""
+        """Features (B, width) of other volumes, standardised with the same scaling and of length 1."""
         assert self.scaling is not None
         return self.scaling.directions(features).numpy()
 
     def batches(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """The number of a batch's first volume, and the batch as `unit` gives it."""
+        """Yield the number of a batch's first volume, and the batch as returned by `unit`."""
         for rows in self._in_batches(np.arange(len(self))):
             yield int(rows[0]), self.unit(rows)
 
     def whole(self) -> NDArray[np.float32]:
-        """All of them, as `unit`: 4 bytes a volume and channel, and one batch."""
+        """`unit` of all volumes: 4 bytes per volume and channel, and one batch."""
         found = np.empty((len(self), self.width), np.float32)
         for first, batch in self.batches():
             found[first : first + len(batch)] = batch

@@ -1,7 +1,7 @@
-"""Changes of a head CT that another protocol would make, by severity: each is a function of the HU.
+"""Simulated changes of the scan protocol of a head CT, by severity; each is a function of the HU.
 
 Volumes are (D, H, W) = (z, y, x) in HU, spacing (D, H, W) in mm. A change is a function and its row in
-`CHANGES`. Severity 0 changes nothing.
+`CHANGES`. Severity 0 is the identity.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,20 +14,20 @@ from scipy.ndimage import gaussian_filter1d
 FWHM_OF_SIGMA = float(2 * np.sqrt(2 * np.log(2)))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 √(2 ln 2)."""
 SHARPENED_MM = 2.0
-"""FWHM of the blur that unsharp masking takes off: detail finer than about two voxels of 1 mm is raised."""
+"""FWHM of the blur in unsharp masking: amplifies detail finer than about two voxels of 1 mm."""
 LEAST_HU, MOST_HU = -1024, 32767
-"""Scanners' scale begins at -1024 HU, and int16 ends here: what a change takes beyond is cut off."""
+"""Lower end of scanners' scale and upper end of int16; changed values are clipped to these."""
 _NOISE = int.from_bytes(b"noise")
 
 FloatArray = NDArray[np.float32]
 
 
 def thicker(volume: FloatArray, spacing_mm: Sequence[float], slab_mm: float, draw: "Draw") -> FloatArray:
-    """Slices of `slab_mm` (Slice Thickness, 0018,0050) side by side, brought back to the grid.
+    """Contiguous slices of `slab_mm` (Slice Thickness, 0018,0050), resampled to the grid.
 
-    Each is the mean over its extent along z, from the volume's lower edge, of the voxels as boxes; between
-    the slices' middles the values are linear, beyond the outermost constant. Slices thinner than
-    the grid's are the grid's own.
+    Each slice is the mean over its extent along z, from the volume's lower edge, with voxels as boxes. Values
+    are linear between the slices' centres and constant beyond the outermost. Slices thinner than the grid's
+    leave the volume unchanged.
     """
     if slab_mm <= spacing_mm[0]:
         return volume
@@ -42,7 +42,7 @@ def thicker(volume: FloatArray, spacing_mm: Sequence[float], slab_mm: float, dra
 
 
 def blur(volume: FloatArray, spacing_mm: Sequence[float], fwhm_mm: float, draw: "Draw") -> FloatArray:
-    """A smoother kernel: a Gaussian of `fwhm_mm` within the axial plane; beyond the edge its values go on."""
+    """A smoother kernel: an axial Gaussian of `fwhm_mm`, with edge values replicated outside."""
     for axis in (1, 2):
         sigma = fwhm_mm / FWHM_OF_SIGMA / spacing_mm[axis]
         volume = gaussian_filter1d(volume, sigma, axis=axis, mode="nearest")
@@ -60,14 +60,14 @@ def noise(volume: FloatArray, spacing_mm: Sequence[float], sd_hu: float, draw: "
 
 
 class Draw(NamedTuple):
-    """What noise is drawn by."""
+    """Seed of the noise."""
 
     seed: int
     key: str
-    """The volume's: 32 hexadecimal digits."""
+    """The volume's key: 32 hexadecimal digits."""
 
     def generator(self) -> np.random.Generator:
-        """Of Philox under the seed; the volume's key is the counter's upper half."""
+        """A Philox generator with the seed; the volume's key is the counter's upper half."""
         counter = [0, 0, int(self.key[16:], 16), int(self.key[:16], 16)]
         return np.random.Generator(np.random.Philox(key=[self.seed, _NOISE], counter=counter))
 
@@ -78,7 +78,7 @@ class Change(NamedTuple):
     make: Callable[[FloatArray, Sequence[float], float, Draw], FloatArray]
     what: str
     unit: str
-    """Of its severity."""
+    """Unit of its severity."""
 
 
 CHANGES: Mapping[str, Change] = {
@@ -92,7 +92,7 @@ CHANGES: Mapping[str, Change] = {
 def changed(
     volume: NDArray[np.int16], spacing_mm: Sequence[float], change: str, severity: float, draw: Draw
 ) -> NDArray[np.int16]:
-    """The volume (D, H, W) under one of `CHANGES`, rounded; itself at severity 0."""
+    """The volume (D, H, W) with one of `CHANGES` applied, rounded; unchanged at severity 0."""
     make = CHANGES[change].make
     if not severity:
         return volume

@@ -1,4 +1,4 @@
-"""The configuration of `fmct robustness`: a sweep's, and the changes."""
+"""Configuration of `fmct robustness`: that of a sweep, with the changes."""
 
 from pydantic import Field, model_validator
 
@@ -9,25 +9,25 @@ from shards.section import Section
 
 
 class ChangesConfig(Section):
-    """Severities of each change, in its unit; an empty list leaves the change out."""
+    """Severities of each change, in its unit; an empty list disables the change."""
 
     thicker: tuple[Above0, ...] = (2.5, 5.0, 7.5)
-    """Slice thickness in mm: reconstructions of trauma and routine heads, and what older archives hold."""
+    """Slice thickness in mm: as in trauma and routine head CT, and in older archives."""
     blur: tuple[Above0, ...] = (1.0, 2.0, 3.0)
-    """FWHM in mm, in the axial plane: from hardly seen on a grid of 1 mm to plainly smooth."""
+    """FWHM in mm, in the axial plane: from hardly visible on a grid of 1 mm to clearly smooth."""
     sharpen: tuple[Above0, ...] = (0.5, 1.0, 2.0)
-    """By how many times detail finer than 2 mm is raised."""
+    """Added multiple of detail finer than 2 mm."""
     noise: tuple[Above0, ...] = (5.0, 10.0, 20.0)
-    """Standard deviation in HU: a routine head's in 5 mm slices, in thin ones, and at low dose, about."""
+    """Standard deviation in HU: approximately that of 5 mm slices, thin slices, and low dose."""
     seed: Seed = 0
-    """Of the noise."""
+    """For the noise."""
 
     @model_validator(mode="after")
     def _each_severity_once(self) -> "ChangesConfig":
         for name in CHANGES:
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise ValueError(f"{name} names a severity twice")
+                raise ValueError(f"{name} has a duplicate severity")
         if not self.steps:
             raise ValueError("no change has a severity")
         return self
@@ -39,6 +39,6 @@ class ChangesConfig(Section):
 
 
 class RobustnessConfig(SweepConfig):
-    """A sweep's configuration, with the changes of its tested volumes."""
+    """A sweep's configuration with changes of the tested volumes."""
 
     changes: ChangesConfig = Field(default=ChangesConfig())

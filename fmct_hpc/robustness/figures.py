@@ -1,4 +1,4 @@
-"""Rows of robustness.parquet: a figure at each severity, and its difference to the unchanged volumes."""
+"""Rows of robustness.parquet: a metric at each severity, and its difference to the unchanged volumes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -42,9 +42,9 @@ def rows_of(
     config: RobustnessConfig,
     cohort: Cohort,
 ) -> Iterator[Row]:
-    """A row a judge, test set, change and severity, and one for each that has no figure, with the reason.
+    """One row per judge, test set, change and severity; without a metric, one row with the reason.
 
-    steps: changes and severities, the unchanged volumes first; kept: what was said under each.
+    steps: changes and severities, the unchanged volumes first; kept: the scores for each.
     """
     yield from panel.refused
     for number, judge in enumerate(panel.judges):
@@ -54,7 +54,7 @@ def rows_of(
 
 
 class _Test:
-    """A judge's test set with what it said under one change, in the order of a sweep's."""
+    """A judge's test set with its scores for one change, in the order of a sweep."""
 
     def __init__(self, judge: Judge, split: str, said: NDArray[np.float64], cohort: Cohort) -> None:
         rows, own, folds, start = [], [], [], 0
@@ -71,7 +71,7 @@ class _Test:
         self.patients = np.unique(cohort.patient_keys[self.rows], return_inverse=True)[1].astype(np.int64)
 
     def measure(self, judge: Judge) -> Measure:
-        """The first figure of the label's kind."""
+        """The first metric of the label's kind."""
         kind = judge.cell.kind
         if kind != BINARY:
             return kind.measure(Judged(self.predictions, self.targets, self.patients, self.folds), None)
@@ -101,7 +101,7 @@ def _of_test(
         for figures in resampled([test.measure(judge) for test in tests], patients, config.bootstrap, seed=0)
     ]
     if np.isnan(drawn[0].value):
-        yield {**row, "reason": f"{kind.figures[0]} is not defined for the volumes to test on"}
+        yield {**row, "reason": f"{kind.figures[0]} is not defined for the test volumes"}
         return
     by_step = dict(zip(steps, drawn, strict=True))
     for change in dict.fromkeys(change for change, severity in steps if severity):
@@ -119,7 +119,7 @@ def _of_test(
 
 
 def printed(table: pa.Table) -> str:
-    """The figure at each severity, a line a task, classifier, test set and change."""
+    """The metric at each severity, one line per task, classifier, test set and change."""
     lines: dict[tuple[Any, ...], list[str]] = {}
     for row in table.to_pylist():
         what = f"{row['task']:<18} {row['encoder']:<12} {row['method']:<10} {row['pool'] or '':<5}"

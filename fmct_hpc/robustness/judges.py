@@ -1,4 +1,4 @@
-"""The classifiers whose figures are followed: a sweep's, fitted on its own features, or kept ones."""
+"""The evaluated classifiers: those of a sweep, fitted on its features, or exported ones."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -24,48 +24,48 @@ from shards.errors import FmctError
 
 @dataclass(frozen=True)
 class Judge:
-    """The classifier of a cell, or one a fold."""
+    """The classifier of a cell, or one per fold."""
 
     row: Row
-    """encoder, method, pool and layer, as a sweep's tables have them."""
+    """encoder, method, pool and layer, as in a sweep's tables."""
     cell: Cell
     layer: int
     """From 0, or from the end."""
     pools: tuple[str, ...]
-    """What its heads read side by side; nothing where they read the patch tokens."""
+    """Poolings concatenated as input of its heads; empty if they read patch tokens."""
 
     def tests(self, fold: int) -> NDArray[np.int64]:
-        """Rows of the cohort that the fold's classifier is tested on, one test set behind another."""
+        """Rows of the cohort on which the fold's classifier is tested, test sets concatenated."""
         return np.concatenate(list(self.cell.folds[fold].tests.values()))
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Judges that share an encoder."""
+    """Judges with the same encoder."""
 
     name: str
-    """The encoder's."""
+    """The encoder's name."""
     judges: tuple[Judge, ...]
     refused: tuple[Row, ...]
-    """Rows of what has no classifier."""
+    """Rows of cells without a classifier."""
     digest: str
-    """Of whatever the heads and the encoder depend on."""
+    """Digest of everything on which the heads and the encoder depend."""
     open: Callable[[], Encoder]
     fit: Callable[[], list[list[Head]]]
-    """A head a judge and fold."""
+    """One head per judge and fold."""
     rounded: bool = False
     """Whether views are rounded to half precision, as in fine-tuning."""
 
 
 def of_sweep(config: SweepConfig, cohort: Cohort) -> list[Panel]:
-    """The classifiers that learn from all labels, of the first seed; the features must be there.
+    """The classifiers with the full label budget and the first seed; features must be extracted.
 
-    Raises FmctError for fine-tuning, whose classifiers are kept ones, and for features that are missing.
+    Raises FmctError for fine-tuning, which requires exported classifiers, and for missing features.
     """
     if "volumes" in reads(config.methods):
         raise FmctError(
-            "methods: fine-tuned classifiers are taken as kept ones; leave finetune out, and give "
-            "--classifier FOLDER of `fmct export-classifier`"
+            "methods: fine-tuned classifiers must be exported; remove finetune, and use --classifier FOLDER "
+            "of `fmct export-classifier`"
         )
     whole = config.model_copy(update={"fractions": (1.0,), "shots": (), "seeds": config.seeds[:1]})
     return [_of_encoder(Source(spec, whole, cohort), units(whole, cohort.tasks)) for spec in config.encoders]
@@ -103,10 +103,11 @@ def _of_encoder(source: Source, grid: Sequence[Unit]) -> Panel:
 
 
 def of_kept(folders: Sequence[Path], config: SweepConfig, cohort: Cohort) -> list[Panel]:
-    """Kept classifiers on the tested volumes of the sweep that they were fitted in.
+    """Exported classifiers, evaluated on the tested volumes of the sweep from which they were exported.
 
-    Raises FmctError for one of another dataset, labels or split, whose training patients may be tested here,
-    of an encoder that the sweep does not name, and for one of the same encoder, method and task as another.
+    Raises FmctError for a classifier of another dataset, labels or split, whose training patients may be
+    among the tested ones, of an encoder that is not in the sweep, and for two of the same encoder, method and
+    task.
     """
     panels, there = [], set()
     for folder in folders:
@@ -124,14 +125,14 @@ def _of_folder(folder: Path, kept: Classifier, config: SweepConfig, cohort: Coho
     record = kept.record
     tasks = tuple(task.task for task in record.tasks)
     if record.encoder not in {spec.name for spec in config.encoders}:
-        raise FmctError(f"{folder}: a classifier of encoder {record.encoder}, which the sweep does not name")
+        raise FmctError(f"{folder}: a classifier of encoder {record.encoder}, which is not in the sweep")
     narrow = read_cohort(
         config.data, config.labels, tasks, config.split, config.folds, config.parts, config.kinds
     )
     if record.cohort_digest not in (cohort.digest, narrow.digest):
         raise FmctError(
             f"{folder}: fitted on another dataset, labels or split than the sweep's, so that its training "
-            "patients may be among the tested ones; give the sweep that it was exported from"
+            "patients may be among the tested ones; use the sweep from which it was exported"
         )
     on_volumes = METHODS[record.method].reads == "volumes"
     pool = None if on_volumes or not record.pools else "both" if len(record.pools) > 1 else record.pools[0]

@@ -1,4 +1,4 @@
-"""`fmct robustness`: figures of a sweep's or of kept classifiers on tested volumes that are made worse."""
+"""`fmct robustness`: metrics of a sweep's or exported classifiers on degraded test volumes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,24 +39,24 @@ def robustness(
     share: tuple[int, int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pa.Table | None:
-    """Follow figures over the severities of each change; write `out`/robustness.parquet and return it.
+    """Evaluate metrics over the severities of each change; write `out`/robustness.parquet and return it.
 
-    The classifiers are the sweep's, of all labels and the first seed, or the kept ones in the folders
-    `classifiers`, and are never fitted to changed volumes. A row an encoder, method, pool, layer, task, test
-    set, change and severity: the first figure of the label's kind (`auc` of binary labels) with its bootstrap
-    interval over patients, and its difference to the unchanged volumes over the same resamples; severity 0 is
-    the unchanged volumes. Scores of an encoder under a change and severity are kept in `out`/units, and done
-    again only where something is another. share: (i, n) does the i-th of n shares of these alone, for a job
-    array, and returns None; the sweep's features must be there then.
+    The classifiers are those of the sweep with the full label budget and the first seed, or the exported ones
+    in the folders `classifiers`; they are never fitted on changed volumes. One row per encoder, method, pool,
+    layer, task, test set, change and severity: the first metric of the label's kind (`auc` for binary labels)
+    with its bootstrap interval over patients, and its difference to the unchanged volumes over the same
+    resamples; severity 0 is the unchanged volumes. Scores of an encoder for a change and severity are stored
+    in `out`/units, and recomputed only if their inputs change. share: (i, n) computes only the i-th of n
+    shares of these, for a job array, and returns None; the sweep's features must be extracted then.
 
     Raises FmctError as a sweep does, for fine-tuning without `classifiers`, for a classifier of another
-    cohort or encoder, slices no thicker than the grid's, and where `out` holds the results of another dataset
+    cohort or encoder, for slices no thicker than the grid's, and if `out` has the results of another dataset
     or labels.
     """
     require_folder(out)
     _require_thicker(config)
     if classifiers:
-        config = config.model_copy(update={"methods": ("logistic",)})  # what the cohort is checked for
+        config = config.model_copy(update={"methods": ("logistic",)})  # the cohort is checked for these
     sweep = Sweep(config, out)
     cohort, allowed = sweep.cohort, (config.allow_pretraining_patients, config.allow_unknown_pretraining)
     tested = cohort.tested()
@@ -88,18 +88,18 @@ def extracted(
     task: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Extract the features that shares need, as `Sweep.extract`; kept classifiers need none."""
+    """Extract the features required by shares, as `Sweep.extract`; exported classifiers require none."""
     if not classifiers:
         Sweep(config, out).extract(task, progress)
 
 
 def _require_thicker(config: RobustnessConfig) -> None:
-    """Raise FmctError where slices would be no thicker than those of the grid: nothing would change."""
+    """Raise FmctError if slices would be no thicker than those of the grid, which has no effect."""
     grid = Dataset.open(config.data).info.spacing_mm[0]
     if thin := [severity for severity in config.changes.thicker if severity <= grid]:
         raise FmctError(
             f"changes.thicker: slices of {thin[0]:g} mm are no thicker than those of {config.data}, {grid:g} "
-            "mm; name thicker ones, or thicker: []"
+            "mm; use thicker ones, or thicker: []"
         )
 
 
@@ -111,7 +111,7 @@ def _score(
     share: tuple[int, int] | None,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Compute what scores are missing, of all or of a share; one encoder is in memory at a time."""
+    """Compute missing scores, of all or of a share; one encoder is in memory at a time."""
     steps = [
         (panel, *step, scores_file(out, panel, *step, config.changes.seed))
         for panel in panels

@@ -1,4 +1,4 @@
-"""What classifiers say of the tested volumes under one change: computed a batch at a time, and kept."""
+"""Scores of classifiers for the tested volumes with one change, computed in batches and stored."""
 
 import hashlib
 import json
@@ -26,29 +26,29 @@ from shards.cores import usable_cores
 from shards.errors import FmctError, raise_refusal
 
 VERSION = 1
-"""Raised by whoever changes what scores the same inputs give; all are then computed again."""
+"""Increase it with every change of the scores for the same inputs; all scores are then recomputed."""
 UNCHANGED = (next(iter(CHANGES)), 0.0)
-"""A change of severity 0: the volumes as they are."""
+"""A change of severity 0: the unchanged volumes."""
 SCHEMA = pa.schema([("judge", pa.int32()), ("row", pa.int64()), ("said", pa.list_(pa.float64()))])
 Said = list[NDArray[np.float64]]
-"""Of each judge (N, P): its folds' tested rows one behind another; P is 1 of binary labels."""
+"""For each judge (N, P): the tested rows of its folds, concatenated; P is 1 for binary labels."""
 
 
 class ChangedDataset(Dataset):
-    """A dataset whose volumes are changed as they are read; pickled, it is the unchanged one."""
+    """A dataset whose volumes are changed when they are read; its pickle is the unchanged dataset."""
 
     def __init__(self, dataset: Dataset, change: str, severity: float, seed: int) -> None:
         super().__init__(dataset.path, dataset.info, dataset.index)
         self._change, self._severity, self._seed = change, severity, seed
 
     def read(self, i: int) -> np.ndarray:
-        """HU of a volume under the change, int16 (D, H, W)."""
+        """HU of a volume with the change, int16 (D, H, W)."""
         draw = Draw(self._seed, self.record(i).key)
         return changed(super().read(i), self.info.spacing_mm, self._change, self._severity, draw)
 
 
 def scores_file(out: Path, panel: Panel, change: str, severity: float, seed: int) -> Path:
-    """Where a panel's scores under a change are kept: its name says whatever they depend on."""
+    """Path of a panel's scores for a change; its name is a digest of everything on which they depend."""
     about = [VERSION, panel.digest, change, severity, *([seed] if change == "noise" else [])]
     return out / "units" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}.parquet"
 
@@ -64,11 +64,11 @@ def write_scores(
     cohort: Cohort,
     progress: Callable[[int], None],
 ) -> None:
-    """Score the tested volumes under a change and keep it.
+    """Score the tested volumes with a change and write the scores to `path`.
 
-    encoder, heads: what the panel's `open` and `fit` gave. progress: called with the volumes of each batch.
+    encoder, heads: results of the panel's `open` and `fit`. progress: called with the size of each batch.
 
-    Raises FmctError for volumes that were preprocessed in another way than the encoder's, or are damaged.
+    Raises FmctError for damaged volumes, and if their preprocessing differs from the encoder's.
     """
     device = usable_device(config.device)
     dataset = ChangedDataset(Dataset.open(config.data), change, severity, config.changes.seed)
@@ -113,27 +113,27 @@ def write_scores(
 
 
 def tested_volumes(panel: Panel) -> int:
-    """How many volumes pass the encoder for one change."""
+    """Number of volumes to encode for one change."""
     rows = [judge.tests(fold) for judge in panel.judges for fold in range(len(judge.cell.folds))]
     return len(np.unique(np.concatenate(rows))) if rows else 0
 
 
 @torch.inference_mode()
 def _outputs(encoder: Encoder, rounded: bool, images: torch.Tensor, layers: list[int]) -> list[torch.Tensor]:
-    """Tokens behind each layer, float32 (B, prefix + N, width)."""
+    """Tokens after each layer, float32 (B, prefix + N, width)."""
     images = images.half().float() if rounded else images
     return [tokens.float() for tokens in encoder.tokens(images, layers)]
 
 
 def _read(tokens: torch.Tensor, prefix: int, pools: tuple[str, ...]) -> NDArray[np.floating]:
-    """What heads read, as a feature store keeps it."""
+    """The input of heads, as stored in a feature store."""
     if not pools:
         return tokens[:, prefix:].half().cpu().numpy()
     return pooled(tokens, prefix, pools).cpu().numpy()
 
 
 def read_scores(path: Path, panel: Panel) -> Said:
-    """What `write_scores` kept; raises FmctError where it is not there, damaged, or of other volumes."""
+    """Read a file of `write_scores`; raises FmctError if missing, damaged, or of other volumes."""
     try:
         table = pq.read_table(path, schema=SCHEMA)
     except (OSError, pa.ArrowInvalid) as error:
@@ -145,6 +145,6 @@ def read_scores(path: Path, panel: Panel) -> Said:
         own = np.flatnonzero(judges == number)
         tested = np.concatenate([judge.tests(fold) for fold in range(len(judge.cell.folds))])
         if not np.array_equal(rows[own], tested):
-            raise FmctError(f"{path}: of other volumes; remove it, and run the same command again")
+            raise FmctError(f"{path}: from other volumes; remove it, and run the same command again")
         found.append(np.array(table["said"].take(own).to_pylist(), np.float64).reshape(len(own), -1))
     return found

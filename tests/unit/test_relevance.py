@@ -424,12 +424,12 @@ def test_maps_of_a_study_are_of_the_score_of_its_series(
 def test_neighbours_and_wrong_names_are_refused(kept: dict[str, Path], grid: SweepConfig) -> None:
     encoder = grid.features.parent / "ours"
     cases = [
-        ((kept["neighbours"], None), "votes of the nearest training volumes"),
+        ((kept["neighbours"], None), "a classifier of neighbours has no map"),
         ((kept["logistic"], encoder), "one of --classifier and --encoder"),
         ((None, None), "one of --classifier and --encoder"),
-        ((kept["logistic"], None, ["occlusion"]), "method occlusion: is none of"),
+        ((kept["logistic"], None, ["occlusion"]), "method occlusion: expected one of"),
         ((kept["logistic"], None, [], ["dark"]), "task dark: the classifier has bright"),
-        ((None, encoder, ["gradient-input"]), "needs a label's score"),
+        ((None, encoder, ["gradient-input"]), "requires a classifier"),
         ((None, encoder, [], ["bright"]), "an encoder has no labels"),
     ]
     for given, said in cases:

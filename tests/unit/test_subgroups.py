@@ -146,5 +146,5 @@ def test_predictions_of_another_dataset_are_refused(folder: Path, tmp_path: Path
     others = pa.array([make_key(9000)] * table.num_rows).dictionary_encode()
     other = table.set_column(table.schema.get_field_index("key"), "key", others)
     pq.write_table(other, tmp_path / "predictions.parquet")
-    with pytest.raises(FmctError, match="volume .* of its predictions is not in"):
+    with pytest.raises(FmctError, match=r"volume .* of its predictions is not in"):
         subgroups(tmp_path, folder / "data")

@@ -240,7 +240,7 @@ def test_a_unit_broken_off_before_its_marker_is_computed_again(
 
 def test_another_grid_keeps_what_it_shares_with_the_last(folder: Path, swept: Path) -> None:
     grid = Sweep(config(folder, fractions=[0.25, 0.5, 1.0]), swept)
-    with pytest.raises(FmctError, match="plan.json: from another configuration"):
+    with pytest.raises(FmctError, match=r"plan\.json: from another configuration"):
         grid.run_task(0)
     plan = grid.plan()
     computed = sum(grid.run_task(task) for task in range(len(plan.tasks)))
