@@ -121,7 +121,7 @@ tokens = encoder(prepare(hu, affine, preprocessing))
 
 ## Licence
 
-Weights: {licence}, as given by whoever exported them. Code in this folder: Apache-2.0 (fmct-hpc).
+Weights: {licence}, as stated at export. Code in this folder: Apache-2.0 (fmct-hpc).
 """
 
 

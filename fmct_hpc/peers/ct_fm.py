@@ -29,7 +29,7 @@ FILTERS = 32
 HALVINGS = len(BLOCKS) - 1
 PREFIX = "encoder."
 """Prefix of the encoder's tensors in ct_fm_segresnet, which also has a decoder."""
-BESIDE = ("up_layers.",)
+IGNORED = ("up_layers.",)
 
 
 class CtFmSettings(Settings):
@@ -88,7 +88,7 @@ class CtFm(Peer):
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, given: CtFmSettings) -> "CtFm":
         """From a published file, or with random weights from a seed, the authors' baseline."""
-        network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, BESIDE)
+        network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, IGNORED)
         return cls(CtFmTokens(network), given)
 
     @classmethod

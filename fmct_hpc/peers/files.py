@@ -37,11 +37,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in held.items()}
 
 
-def loaded(build: Callable[[], nn.Module], path: Path, prefix: str, beside: tuple[str, ...]) -> nn.Module:
+def loaded(build: Callable[[], nn.Module], path: Path, prefix: str, ignored: tuple[str, ...]) -> nn.Module:
     """The network of `build` with the weights of a file, in float32.
 
-    prefix: of the tensors' names in files with a larger network. beside: prefixes of other parts' names,
-    which are ignored. Raises FmctError with the first tensor that is missing, unknown, or of another shape.
+    prefix: of the tensors' names in files with a larger network. ignored: prefixes of the names of its other
+    parts. Raises FmctError with the first tensor that is missing, unknown, or of another shape.
     """
     held = read_tensors(path)
     within = any(name.startswith(prefix) for name in held)
@@ -58,7 +58,7 @@ def loaded(build: Callable[[], nn.Module], path: Path, prefix: str, beside: tupl
         elif own[name].shape != tensor.shape:
             raise FmctError(f"{path}: {start}{name} is {_shape(own[name])}; expected {_shape(tensor)}")
     others = set(own) - set(wanted)
-    unknown = sorted(name for name in others if not name.startswith(beside))
+    unknown = sorted(name for name in others if not name.startswith(ignored))
     if unknown:
         raise FmctError(f"{path}: unknown tensor {start}{unknown[0]}")
     state = {
@@ -75,7 +75,7 @@ def loaded_or_drawn(
     weights: Path | None,
     seed: int | None,
     prefix: str,
-    beside: tuple[str, ...],
+    ignored: tuple[str, ...],
 ) -> nn.Module:
     """`loaded` from a file, or `drawn` if a seed or no file is given.
 
@@ -84,7 +84,7 @@ def loaded_or_drawn(
     try:
         if seed is not None or weights is None:
             return drawn(build, seed or 0)
-        return loaded(build, weights, prefix, beside)
+        return loaded(build, weights, prefix, ignored)
     except ImportError as error:
         raise missing_library(peer, error) from None
 

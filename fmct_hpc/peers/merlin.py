@@ -27,7 +27,7 @@ SPACING_MM = (3.0, 1.5, 1.5)
 SIZE = (160, 224, 224)
 """Voxels (D, H, W); in Merlin 224 x 224 x 160."""
 PREFIX = "encode_image.i3_resnet."
-BESIDE = ("classifier.", "contrastive_head.")
+IGNORED = ("classifier.", "contrastive_head.")
 """Heads after pooling: phenotypes, and the image projection of the contrastive loss."""
 
 
@@ -49,7 +49,7 @@ class Merlin(Peer):
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, given: Settings) -> "Merlin":
         """From a published checkpoint (with or without text encoder), or random weights from a seed."""
-        network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, BESIDE)
+        network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, IGNORED)
         module: Tunable = MerlinTokens(network, EXPANSION * WIDTHS[-1])
         return cls(module, given)
 

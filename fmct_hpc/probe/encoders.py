@@ -111,9 +111,9 @@ def _feature_settings(info: EncoderInfo) -> str:
     return json.dumps([info.model.recorded(), view, info.spacing_mm], sort_keys=True)
 
 
-def weights_digest(module: nn.Module, beside: str = "") -> str:
+def weights_digest(module: nn.Module, extra: str = "") -> str:
     """SHA-256 of a module's weights by name, and of further text on which its features depend."""
-    digest = hashlib.sha256(beside.encode())
+    digest = hashlib.sha256(extra.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -130,7 +130,7 @@ def _of_rankings(
     volumes: IntArray,
     relevant: IntArray,
 ) -> Asked:
-    """known, right: (Q, depth) in the order of each ranking; volumes, relevant: (Q,), wherever they rank.
+    """known, right: (Q, depth) in the order of each ranking; volumes, relevant: (Q,), at any rank.
 
     The average precision of a ranking with only n ranks is the sum over relevant volumes divided by the
     smaller of `relevant` and n.

@@ -26,7 +26,7 @@ from torch import Tensor
 from fmct_hpc.peers.ct_fm import CtFm, CtFmSettings, CtFmTokens
 from fmct_hpc.peers.ct_fm import network_of as ct_fm_network
 from fmct_hpc.peers.files import loaded
-from fmct_hpc.peers.merlin import BESIDE, PREFIX, Merlin, MerlinTokens
+from fmct_hpc.peers.merlin import IGNORED, PREFIX, Merlin, MerlinTokens
 from fmct_hpc.peers.merlin import network_of as merlin_network
 from fmct_hpc.peers.peer import Settings
 from fmct_hpc.peers.registry import PEERS
@@ -162,7 +162,7 @@ def test_a_checkpoint_within_a_larger_model_is_found_and_a_wrong_one_named(tmp_p
 
     def opened(state: dict[str, Tensor]) -> torch.nn.Module:
         torch.save(state, file)
-        return loaded(build, file, PREFIX, BESIDE)
+        return loaded(build, file, PREFIX, IGNORED)
 
     for held in (state, own):  # the file of five-year prediction has the bare names
         network = opened(held)
@@ -182,10 +182,10 @@ def test_a_checkpoint_within_a_larger_model_is_found_and_a_wrong_one_named(tmp_p
         opened(state | {f"{PREFIX}layer5.weight": torch.zeros(1)})
     file.write_bytes(b"PK not a file of tensors")
     with pytest.raises(FmctError, match="tensors only"):
-        loaded(build, file, PREFIX, BESIDE)
+        loaded(build, file, PREFIX, IGNORED)
     torch.save({"a": object()}, file)  # would run code of the file's
     with pytest.raises(FmctError, match="tensors only"):
-        loaded(build, file, PREFIX, BESIDE)
+        loaded(build, file, PREFIX, IGNORED)
 
 
 @pytest.mark.parametrize(("make", "edge", "width"), [(dinov2, 28, 12), (dinov3, 32, 16)])
