@@ -134,7 +134,7 @@ def test_a_cluster_does_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPa
     assert run(file, "cluster", "--status", *grid).count("3 of 3 units done") == 2
     run(file, "cluster", "--collect", *grid)
     assert pq.read_table("cluster/results.parquet").num_rows == 3 + 3 * 2
-    with pytest.raises(FmctError, match=rf"no task {tasks}: the datasets have {tasks} together"):
+    with pytest.raises(FmctError, match=rf"no task {tasks}: the datasets have {tasks} in total"):
         whole.run_task(tasks)
 
 

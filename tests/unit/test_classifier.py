@@ -207,7 +207,7 @@ def forged(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "classifier.json").unlink(), "holds no classifier.json"),
+        (lambda folder: (folder / "classifier.json").unlink(), "no classifier.json"),
         (lambda folder: (folder / "classifier.json").write_text("{}"), "damaged"),
         (lambda folder: forged(folder, "heads.safetensors"), "heads.safetensors: missing, or its digest"),
         (lambda folder: forged(folder, "encoder.safetensors"), "encoder.safetensors: missing, or its digest"),
@@ -232,7 +232,7 @@ def test_an_encoder_of_other_input_is_another_encoder(logistic: Path, tmp_path: 
 
 def test_a_sweep_of_several_cells_has_to_say_which(grid: SweepConfig, tmp_path: Path) -> None:
     cases = [
-        ({}, {}, "several of --method; name one"),
+        ({}, {}, "several of --method; choose one"),
         ({}, {"method": "forest"}, "has no method forest"),
         (
             {"pools": ("cls", "mean")},
