@@ -18,7 +18,7 @@ from shards import index as indexes
 from shards import info as infos
 from shards.errors import DamagedDataError, FmctError, raise_refusal
 from shards.info import INDEX_NAME, DatasetInfo
-from shards.schema import ShardFormat, VolumeRecord
+from shards.schema import Codec, ShardFormat, VolumeRecord
 from shards.voxels import DamagedError, Extent, Index3, crc32, read_bytes, require_shape
 
 if TYPE_CHECKING:
@@ -122,6 +122,12 @@ class Dataset:
         self.read(i)
         with self._naming(i), self._opened(i) as descriptor:
             return read_bytes(descriptor, self._extent(i))
+
+    def codec(self, i: int) -> Codec:
+        """What volume i is compressed with; raises as `read`, where its first bytes can not be read."""
+        with self._naming(i), self._opened(i) as descriptor:
+            extent = self._extent(i)
+            return self._format.codec(read_bytes(descriptor, extent._replace(length=min(16, extent.length))))
 
     def content_digest(self) -> str:
         """SHA-256 over the volumes' keys and CRC-32s in order, and how many each shard holds.

@@ -44,7 +44,7 @@ def convert(
     workers: int = 1,
     progress: Progress = lambda done, total: None,
 ) -> DatasetInfo:
-    """Store the same volumes in the same shards in `format`; records and content digest stay the same.
+    """Store the same volumes in the same shards in `format`; records, codec and content digest stay the same.
 
     Raises FmctError where the source is damaged or has this format already, or `out` holds other data.
     """
@@ -142,7 +142,7 @@ def _write_shard(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPl
                 if dataset.info.format == format:
                     shard.add_stored(dataset.record(i), dataset.read_stored(i))
                 else:
-                    shard.add(dataset.record(i), dataset.read(i))
+                    shard.add(dataset.record(i), dataset.read(i), dataset.codec(i))
     return len(plan.volumes)
 
 

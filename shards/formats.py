@@ -29,13 +29,19 @@ class Format(NamedTuple):
     writer: Callable[[BinaryIO], ShardFile]
     encode: Callable[[np.ndarray, Codec], bytes]
     """int16 (D, H, W) and a codec to the bytes that are stored; FmctError where they can not be."""
+    codec: Callable[[bytes], Codec]
+    """Which codec stored bytes are of, by the first 16."""
     read_box: Callable[[int, Extent, Index3, Index3, Index3], np.ndarray]
     """(file descriptor, extent, volume shape, start, stop) -> int16 (D, H, W); raises DamagedError."""
 
 
 FORMATS: dict[ShardFormat, Format] = {
-    "zarr": Format(zarr_shard.SUFFIX, zarr_shard.ZarrShardFile, zarr_shard.encode, zarr_shard.read_box),
-    "webdataset": Format(tar_shard.SUFFIX, tar_shard.TarShardFile, tar_shard.encode, tar_shard.read_box),
+    "zarr": Format(
+        zarr_shard.SUFFIX, zarr_shard.ZarrShardFile, zarr_shard.encode, zarr_shard.codec, zarr_shard.read_box
+    ),
+    "webdataset": Format(
+        tar_shard.SUFFIX, tar_shard.TarShardFile, tar_shard.encode, tar_shard.codec, tar_shard.read_box
+    ),
 }
 
 

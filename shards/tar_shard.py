@@ -64,6 +64,11 @@ def encode(voxels: np.ndarray, codec: Codec = "zstd") -> bytes:
     return stored
 
 
+def codec(stored: bytes) -> Codec:
+    """By the three highest bits of blosc's flags, at byte 2, which are 1 for lz4 and lz4hc."""
+    return "lz4" if stored[2] >> 5 == 1 else "zstd"
+
+
 def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
     """Voxels [start, stop) of a volume of `shape`: int16 (D, H, W); decodes the whole volume.
 

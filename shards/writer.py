@@ -44,8 +44,8 @@ class ShardWriter:
             self._stack = stack.pop_all()
         return self
 
-    def add(self, record: VolumeRecord, voxels: np.ndarray) -> None:
-        """Append one volume, int16 (D, H, W).
+    def add(self, record: VolumeRecord, voxels: np.ndarray, codec: Codec | None = None) -> None:
+        """Append one volume, int16 (D, H, W), compressed with `codec`, by default the writer's.
 
         Raises ValueError where `voxels` are not what `record` says, FmctError for a key added before and
         for a volume too large for the format.
@@ -53,7 +53,7 @@ class ShardWriter:
         if voxels.dtype != VOXEL or voxels.shape != record.shape or crc32(voxels) != record.crc32:
             raise ValueError(f"volume {record.key}: dtype, shape or CRC-32 of the voxels is not the record's")
         try:
-            stored = FORMATS[self._format].encode(voxels, self._codec)
+            stored = FORMATS[self._format].encode(voxels, codec or self._codec)
         except FmctError as error:
             raise FmctError(f"volume {record.key}: {error}") from None
         self.add_stored(record, stored)

@@ -46,7 +46,7 @@ class ZarrShardFile:
 
     def append(self, record: VolumeRecord, stored: bytes) -> Extent:
         """Write one volume as the array `record.key` with the record as attributes."""
-        self._write(f"{record.key}/zarr.json", _json(_array_metadata(record, _codec(stored))))
+        self._write(f"{record.key}/zarr.json", _json(_array_metadata(record, codec(stored))))
         self._write(f"{record.key}/c/0/0/0", stored)
         return Extent(self._stream.tell() - len(stored), len(stored))
 
@@ -127,7 +127,7 @@ def _with_checksum(data: bytes) -> bytes:
     return data + google_crc32c.value(data).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def _codec(stored: bytes) -> Codec:
+def codec(stored: bytes) -> Codec:
     """That of a sharding object's first chunk; where all are left out, it might be any."""
     return "lz4" if stored.startswith(HEADERS["lz4"]) else "zstd"
 

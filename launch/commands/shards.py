@@ -63,13 +63,17 @@ def _facts(dataset: "Dataset") -> list[tuple[str, str]]:
         ("shards", f"{len(sizes)}, {_mib(min(sizes))} to {_mib(max(sizes))}"),
         ("stored", f"{_mib(info.bytes)}, ratio {raw / info.bytes:.2f}"),
         ("spacing", f"{spacing} mm (D × H × W)"),
-        *([("clipped to", f"{info.clipped_hu[0]} to {info.clipped_hu[1]} HU")] if info.clipped_hu else []),
+        *(_of_a_copy(dataset, *info.clipped_hu) if info.clipped_hu else []),
         ("median shape", f"{median} (D × H × W)"),
         ("kernels", kernels),
         ("content digest", dataset.content_digest()),
         ("digest", info.digest),
         ("preprocessing", info.config_digest),
     ]
+
+
+def _of_a_copy(dataset: "Dataset", low: int, high: int) -> list[tuple[str, str]]:
+    return [("clipped to", f"{low} to {high} HU"), ("codec", dataset.codec(0))]
 
 
 def _mib(size: int) -> str:

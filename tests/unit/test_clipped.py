@@ -18,6 +18,7 @@ from fmct_hpc.data.source import ViewSource
 from launch.cli import app
 from shards import Dataset, verify
 from shards.clipped import clip
+from shards.derive import convert
 from shards.errors import FmctError
 from shards.schema import Codec
 from shards.split import sample
@@ -120,6 +121,26 @@ def test_a_quick_copy_keeps_its_codec_and_other_programs_read_it(tmp_path: Path)
         np.testing.assert_array_equal(array[:], np.clip(volume, -100, 200))
 
 
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_a_copy_keeps_its_codec_in_the_other_format_and_back(
+    archive: Path, tmp_path: Path, codec: Codec
+) -> None:
+    there = Dataset.open(archive).info.format
+    (other,) = set(FORMATS) - {there}
+    clip(archive, tmp_path / "copy", (-100, 200), codec=codec)
+    convert(archive, tmp_path / "plain", other)
+    clip(tmp_path / "plain", tmp_path / "made", (-100, 200), codec=codec)
+    convert(tmp_path / "copy", tmp_path / "other", other)
+    convert(tmp_path / "other", tmp_path / "back", there)
+    for one, two in (("other", "made"), ("back", "copy")):
+        assert _shards(tmp_path / one) == _shards(tmp_path / two)
+        assert {Dataset.open(tmp_path / one, clipped=True).codec(i) for i in range(3)} == {codec}
+
+
+def _shards(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("shard-*")}
+
+
 def test_the_command_takes_a_recipe_and_old_datasets_keep_their_bytes(archive: Path, tmp_path: Path) -> None:
     assert "clipped_hu" not in json.loads((archive / "dataset.json").read_text())
     recipe = tmp_path / "recipe.yaml"
@@ -140,3 +161,4 @@ def test_the_command_takes_a_recipe_and_old_datasets_keep_their_bytes(archive: P
     assert json.loads((tmp_path / "copy/dataset.json").read_text())["clipped_hu"] == [0, 80]
     shown = CliRunner().invoke(app, ["shards", "info", str(tmp_path / "copy")], catch_exceptions=False)
     assert "0 to 80 HU" in shown.output
+    assert "lz4" in shown.output

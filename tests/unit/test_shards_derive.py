@@ -80,11 +80,11 @@ def test_an_interrupted_conversion_goes_on_and_is_no_dataset_before(
     add = Writer.add
     written = []
 
-    def dies_at_the_fourth(self: Writer, record: object, voxels: np.ndarray) -> None:
+    def dies_at_the_fourth(self: Writer, record: object, *others: object) -> None:
         written.append(record)
         if len(written) == 4:
             raise KeyboardInterrupt
-        add(self, record, voxels)
+        add(self, record, *others)
 
     monkeypatch.setattr(Writer, "add", dies_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
