@@ -17,9 +17,12 @@ LINE_EVERY_SECONDS = 10.0
 
 log = logging.getLogger("fmct")
 
+OURS = ("fmct", "fmct_hpc", "launch", "preprocess", "shards")
+"""Loggers whose progress is shown; of libraries' (faiss, OpenJPEG, matplotlib) only warnings are."""
+
 
 def set_up_logging(rank: int = 0) -> None:
-    """Log to standard error with timestamps: everything on rank 0, warnings and errors on others."""
+    """Log to standard error with timestamps: progress on rank 0, warnings and errors on all ranks."""
     if isinstance(sys.stdout, TextIOWrapper):  # as on standard error: no unencodable name ends a command
         sys.stdout.reconfigure(errors="backslashreplace")
     where = f" rank {rank}" if rank else ""
@@ -28,10 +31,11 @@ def set_up_logging(rank: int = 0) -> None:
         PlainFormatter(f"%(asctime)s %(levelname).1s{where} %(message)s", "%Y-%m-%d %H:%M:%S")
     )
     level = logging.INFO if rank == 0 else logging.WARNING
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
     logging.captureWarnings(True)
     sys.excepthook = _show_defect
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # no messages about its font cache
 
 
 def _show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
