@@ -79,8 +79,11 @@ def marked(volumes: pa.Table, config: CheckConfig, anatomy: Anatomy) -> pa.Table
     """`volumes` with the flags that its measures give by the limits of `config`.
 
     A limit may have changed since a volume was made: that costs no more than this. What the voxels showed is
-    not asked again.
+    not asked again, and a measure that there was not yet is null.
     """
+    for number, field in enumerate(SCHEMA):
+        if field.name in MEASURES and field.name not in volumes.column_names:  # of an earlier version's tasks
+            volumes = volumes.add_column(number, field, pa.nulls(len(volumes), field.type))
     columns = volumes.select(["affine", "flags", *MEASURES]).to_pylist()
     flags = [_flags(row, config, anatomy) for row in columns]
     field = volumes.schema.field("flags")

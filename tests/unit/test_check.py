@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 from synthetic_scan import PIXEL_MM, points_of, scan_of, stack_of, stored
@@ -16,6 +17,7 @@ from preprocess.dicom.geometry import Stack
 from preprocess.qc.check import check, findings
 from preprocess.qc.remedies import REMEDIES
 from preprocess.reasons import Reason, Rejection
+from preprocess.tasks import manifest
 from preprocess.volume.measure import Measures, measure
 
 HEIGHTS = np.arange(-70.0, 106.0, 5.0)
@@ -178,6 +180,16 @@ def test_what_cannot_be_measured_is_no_finding(sound: Scan) -> None:
     assert findings(measures.model_copy(update=blind), affine, CheckConfig(), HEAD) == []
     empty = measures.model_copy(update={"air_share": 0.8})
     assert [f.reason for f in findings(empty, affine, CheckConfig(), HEAD)] == [Reason.MOSTLY_AIR]
+
+
+def test_a_manifest_without_a_later_measure_is_marked_by_the_others(sound: Scan) -> None:
+    measures, affine = measured(*sound)
+    row = {"affine": affine.ravel().tolist(), "flags": [], **measures.model_dump(), "air_share": 0.8}
+    volumes = pa.Table.from_pylist([row], schema=manifest.SCHEMA).drop_columns(["noise_hu"])
+    found = manifest.marked(volumes, CheckConfig(), HEAD)
+    assert found["flags"].to_pylist() == [[Reason.MOSTLY_AIR]]
+    assert found["noise_hu"].to_pylist() == [None]
+    assert found.schema.names == manifest.SCHEMA.names
 
 
 def test_three_slices_and_a_small_matrix_are_measured() -> None:
