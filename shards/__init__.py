@@ -33,8 +33,8 @@ __all__ = [
     "verify",
 ]
 
-# The libraries of tables and codecs are imported when they are asked for: most commands need few of them. No
-# module here has one of these names.
+# Table and codec libraries are imported on first use: most commands need few of them. No module here has one
+# of these names.
 __getattr__, __dir__ = exports(
     __name__,
     {

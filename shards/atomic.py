@@ -1,4 +1,4 @@
-"""Atomic file writes: a killed process leaves either the old file or the new one, never another's."""
+"""Atomic file writes: a killed process leaves either the old file or the new one, complete."""
 
 import os
 import secrets
@@ -13,10 +13,10 @@ TEMPORARY_SUFFIX = ".tmp"
 def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit sync it and rename it to `path`.
 
-    There is an empty new file at the temporary path, made by this process under an unguessable name,
-    so that no link of another user's is followed; a link at `path` itself is replaced, not followed. mode: of
-    the file, before the process's mask (umask). The file must be closed by the end. On an exception it is
-    removed and `path` stays as it was; an OSError that names the temporary path, or none, then names `path`.
+    The temporary path is a new empty file under an unguessable name, so that no link of another user is
+    followed. A link at `path` itself is replaced, not followed. mode: of the file, before the umask. The
+    caller closes the file before the exit. On an exception it is removed and `path` is unchanged; an OSError
+    that names the temporary path, or no path, is changed to name `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
@@ -35,15 +35,15 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
 
 
 def create(path: Path, mode: int = 0o666) -> int:
-    """A descriptor, to read and write, of a new file; FileExistsError where there is anything, a link too.
+    """Create a file and return its read-write descriptor; FileExistsError if the path exists, even as a link.
 
-    mode: before the process's mask (umask).
+    mode: before the umask.
     """
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
 
 def _name(error: OSError) -> object:
-    """Of the file that it is about; of a renaming or a link, the new one."""
+    """The file name in an error; for a rename or link, the new name."""
     return error.filename2 or error.filename
 
 

@@ -1,7 +1,7 @@
-"""From stored chunks to the voxels of a box in one compiled pass: read, check, decode, put in place.
+"""One compiled pass from stored chunks to the voxels of a box: read, check, decode, copy.
 
-A chunk of shards.chunk is checked by its CRC-32C, its two streams are decoded into a scratch that stays
-in the processor's cache, and only the lines that the box needs are put together, where they belong.
+The CRC-32C of each chunk (shards.chunk) is checked. Its two streams are decoded into a scratch buffer that
+fits the processor's cache. Only the lines inside the box are merged, directly at their destination.
 """
 
 import ctypes
@@ -15,8 +15,8 @@ from shards.compiled import c_function, njit
 
 OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE, NO_MEMORY = range(7)
 WRONG = {
-    CHECKSUM_DIFFERS: "CRC-32C of a chunk differs",
-    OTHER_LAYOUT: "a chunk has another layout than in docs/formats.md",
+    CHECKSUM_DIFFERS: "chunk CRC-32C mismatch",
+    OTHER_LAYOUT: "a chunk does not have the layout of docs/formats.md",
     OUTSIDE: "a chunk lies outside its array",
     UNDECODABLE: "its codec cannot decode a chunk",
 }
@@ -44,11 +44,11 @@ _jit = njit(error_model="numpy")
 
 @_jit
 def read_box(descriptor, offset, extent, index, first, start, stop, fill, box):  # type: ignore[no-untyped-def]
-    """Fill `box` from the chunks that it touches; the code of what is wrong with one, or OK.
+    """Fill `box` from the chunks that it overlaps; return OK, or the code of the first damaged chunk.
 
     Args:
         descriptor: open file.
-        offset, extent: where the array's shard object begins in it, and its bytes.
+        offset, extent: start of the array's shard object in the file, and its size in bytes.
         index: uint64 (n, n, n, 2), offset in the object and length of each touched chunk with its CRC-32C,
             or 2^64 - 1 for a chunk of `fill`.
         first: int64 (3,), number of the first touched chunk on each axis.
@@ -96,7 +96,7 @@ def read_box(descriptor, offset, extent, index, first, start, stop, fill, box): 
 
 @_jit
 def _read_row(descriptor, offset, extent, row, stored):  # type: ignore[no-untyped-def]
-    """The chunks of a row one after another in `stored`, by one read for those that adjoin in the file."""
+    """Read the chunks of a row into `stored`, contiguous chunks with one read."""
     at = size = np.int64(0)
     begin = np.uint64(0)
     for w in range(len(row) + 1):
@@ -123,7 +123,7 @@ def _read_row(descriptor, offset, extent, row, stored):  # type: ignore[no-untyp
 
 @_jit
 def _decode(context, chunk, planes):  # type: ignore[no-untyped-def]
-    """The two streams of a chunk with its checksum, one after the other in `planes`."""
+    """Decode the two streams of a chunk with its checksum, one after the other, into `planes`."""
     length = len(chunk) - 4
     if length < _BLOCK + 8:
         return OTHER_LAYOUT
@@ -172,10 +172,9 @@ def _uint32(data, at):  # type: ignore[no-untyped-def]
 
 @_jit
 def _put(planes, layer, low, high, start, box):  # type: ignore[no-untyped-def]
-    """Put together the voxels of a chunk in [low, high) of the volume and lay them in the box.
+    """Merge the bytes of a chunk's voxels in [low, high) of the volume into the box.
 
-    A layer at a time: long loops are vectorised, and unsigned indices are not tested for Python's
-    negative meaning.
+    One layer at a time: long loops are vectorised, and unsigned indices avoid the test for negative indices.
     """
     flat = box.reshape(-1)
     lows, highs = planes[:STREAM], planes[STREAM:]

@@ -1,4 +1,4 @@
-"""Memory for large arrays that is used again: fresh memory costs as much as a copy into it."""
+"""Reused memory for large arrays: allocating fresh memory costs as much as a copy into it."""
 
 import math
 import sys
@@ -8,25 +8,25 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 _LEAST = 2**20
-"""Bytes below which memory does not come from the system each time."""
+"""Smaller allocations are not requested from the system each time."""
 
 
 class Buffers:
-    """Gives arrays in memory that no array given before is in any more; may be shared by threads."""
+    """Provides arrays in memory that no earlier array uses any more; safe for threads."""
 
     def __init__(self, most: int) -> None:
-        """most: buffers that are kept, each of the size of the largest array that was in it."""
+        """most: number of buffers to keep, each of the size of the largest array that used it."""
         self._most = most
         self._buffers: deque[np.ndarray] = deque()
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-        """An array with any values."""
+        """An uninitialised array."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size < _LEAST:
             return np.empty(shape, dtype)
         for _ in range(len(self._buffers)):
             try:
-                buffer = self._buffers.popleft()  # so that no other thread finds it
+                buffer = self._buffers.popleft()  # so that no other thread takes it
             except IndexError:
                 break
             unused = sys.getrefcount(buffer) == _UNUSED
@@ -48,7 +48,7 @@ def _as(buffer: np.ndarray, size: int, shape: tuple[int, ...], dtype: DTypeLike)
 
 
 def _references_of_unused() -> int:
-    """References to a buffer that no array is in, as `Buffers.take` counts them: Pythons differ in it."""
+    """Reference count of an unused buffer in `Buffers.take`: it differs between Python versions."""
     buffers = deque([np.empty(0, np.uint8)])
     buffer = buffers.popleft()
     return sys.getrefcount(buffer)

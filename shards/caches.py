@@ -1,7 +1,7 @@
-"""The cache of compiled code: a folder to which no other user can write.
+"""The cache of compiled code: a folder that no other user can write to.
 
-Code from there is executed, so a folder is used only if its owner, its mode and the folders above it are
-safe. It is tested by writing; if no folder can be used, nothing is cached, which costs the time to compile.
+Cached code is executed, so a folder is used only if its owner, its mode and its parent folders are safe. A
+test write checks it. If no folder is usable, nothing is cached and code is compiled again.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from shards.private import require_own
 log = logging.getLogger(__name__)
 
 VARIABLE = "FMCT_CACHE_DIR"
-"""Environment: the place that is tried first."""
+"""Environment: the folder to try first."""
 
 _LIBRARIES = {
     "MPLCONFIGDIR": "matplotlib",
@@ -28,34 +28,34 @@ _LIBRARIES = {
     "TRITON_CACHE_DIR": "triton/cache",
     "TORCH_EXTENSIONS_DIR": "torch_extensions",
 }
-"""Environment: the variable of each library for its folder below ours; by default theirs are in the home."""
+"""Environment variable of each library, and its folder below ours; the libraries' default is the home."""
 
 _INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
 
 _CHOSEN = "FMCT_CACHE_CHOSEN"
-"""Environment: the folder that was set for them."""
+"""Environment: the folder that was set for the libraries."""
 
 TRIED_BYTES = 4096
-"""A full disk still makes empty files."""
+"""A full disk still creates empty files, so the test file is not empty."""
 
 
 @cache
 def place() -> Path | None:
-    """The first of `candidates` that can be used, created if missing; None if there is none."""
+    """The first usable folder of `candidates`, created if missing; None if there is none."""
     for number, path in enumerate(candidates()):
         why = trouble(path)
         if why is None:
             return path
-        if number == 0 and os.environ.get(VARIABLE) and _began_by_itself():
+        if number == 0 and os.environ.get(VARIABLE) and _is_main_process():
             log.warning("%s is not used: %s", VARIABLE, why)
     return None
 
 
 def candidates() -> list[Path]:
-    """$FMCT_CACHE_DIR, $XDG_CACHE_HOME/fmct, ~/.cache/fmct, and $TMPDIR/fmct-cache-UID, those that are known.
+    """$FMCT_CACHE_DIR, $XDG_CACHE_HOME/fmct, ~/.cache/fmct and $TMPDIR/fmct-cache-UID, where defined.
 
-    No relative path, as the XDG base directory specification has it: what is below the working folder is not
-    ours. The home counts only if it is the user's own (sudo may leave another's).
+    Relative paths are ignored, as in the XDG base directory specification: the working folder may not be
+    trusted. The home is used only if the user owns it (sudo may keep another user's).
     """
     environment = os.environ.get
     scratch = environment("TMPDIR") or "/tmp"
@@ -69,10 +69,10 @@ def candidates() -> list[Path]:
 
 
 def trouble(path: Path) -> str | None:
-    """Why a folder, which is created if needed, cannot be used; None if it can.
+    """Why a folder, created if missing, cannot be used; None if it can.
 
-    It has to be a folder and no link, ours, writable by no one else, and below folders in which no one
-    else can replace it; and it must have space for a file.
+    It must be a folder, not a link, that belongs to this user; no other user may be able to write to it or
+    to replace it in its parent folders; and it must have space for a file.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,18 +89,18 @@ def trouble(path: Path) -> str | None:
     return None
 
 
-def _began_by_itself() -> bool:
-    """Whether this is no process of a pool, whose parent has said it already."""
+def _is_main_process() -> bool:
+    """Whether this is not a pool's worker process: then the parent has already logged the warning."""
     from multiprocessing import parent_process
 
     return parent_process() is None
 
 
 def set_for_libraries() -> None:
-    """Have matplotlib, Triton and PyTorch's extensions, here and in what is started, keep files below ours.
+    """Set the cache folders of matplotlib, Triton and PyTorch extensions for this process and its children.
 
-    Values set by the user are kept; values set by another process of this package, perhaps on another
-    node, are chosen again. Without a usable folder they get one that is removed at the end.
+    The user's own settings are kept. Settings from another process of this package, perhaps on another node,
+    are replaced. Without a usable folder, a temporary one is used and removed at the end.
     """
     inherited = os.environ.pop(_CHOSEN, None)
     for variable in _LIBRARIES:
@@ -113,10 +113,10 @@ def set_for_libraries() -> None:
 
 
 def set_for_inductor() -> None:
-    """Have TorchInductor keep its files on this node, unless the user has set where; before it compiles.
+    """Set TorchInductor's cache folder to one on this node, unless the user set it; call before it compiles.
 
-    It locks them, which a home's file system may not offer. By default they are in /tmp under a
-    name that any user can create first.
+    It locks its files, and the home's file system may not support locks. Its default is a folder in /tmp
+    under a name that any user can create first.
     """
     if not os.environ.get(_INDUCTOR):
         local = next((path for path in reversed(candidates()) if trouble(path) is None), None)
@@ -134,7 +134,7 @@ def _home() -> str | None:
 
 
 def _passing() -> Path | None:
-    """A new private folder, removed at this process's end; None where temporary files have no place."""
+    """A new private folder, removed when this process ends; None if no temporary folder is writable."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="fmct-cache-"))
     except OSError:

@@ -1,8 +1,8 @@
-"""Copies of a dataset for training alone, whose voxels are clipped to the HU that its views depend on.
+"""Training-only copies of a dataset, with voxels clipped to the HU range that the views depend on.
 
 Noise in air and in metal beyond the windows is a third of the stored bytes. Records, keys and order are those
-of the source; checksums are of the clipped voxels. dataset.json says the bounds, under its digest, and
-`Dataset.open` takes such a copy only where it is asked to.
+of the source; checksums are of the clipped voxels. dataset.json records the bounds, covered by its digest.
+`Dataset.open` accepts such a copy only with `clipped=True`.
 """
 
 import json
@@ -26,7 +26,7 @@ from shards.voxels import crc32
 from shards.writer import ShardWriter
 
 BEGUN = ".clipped.json"
-"""What the shards in an unfinished folder are made of, so that none of another making is kept."""
+"""Records the source and bounds of an unfinished copy, so that shards of another copy are not kept."""
 
 
 def clip(
@@ -39,10 +39,10 @@ def clip(
 ) -> DatasetInfo:
     """Write the volumes of `source` clipped to `bounds_hu` (low, high), in the same shards, to `out`.
 
-    The voxels are compressed with `codec`, in either format: zstd takes fewest bytes, lz4 is read at about
-    half the CPU time (docs/benchmarks.md). Every volume is decoded and checked against its CRC-32. A copy
-    that was stopped is resumed. Raises FmctError where the source is damaged, of masks or a copy itself, or
-    `out` holds other data.
+    The voxels are compressed with `codec`, in either format: zstd takes fewest bytes, lz4 needs about half
+    the CPU time for reading (docs/benchmarks.md). Every volume is decoded and checked against its CRC-32. An
+    interrupted copy is resumed. Raises FmctError if the source is damaged, holds masks or is itself a clipped
+    copy, or if `out` holds other data.
     """
     low, high = bounds_hu
     if not -(2**15) <= low < high < 2**15:
@@ -52,7 +52,7 @@ def clip(
     require_folder(out, source)
     preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
     begun: dict[str, object] = {"digest": dataset.info.digest, "clipped_hu": [low, high]}
-    begun |= {} if codec == "zstd" else {"codec": codec}  # as before there was a choice
+    begun |= {} if codec == "zstd" else {"codec": codec}  # as before codecs could be chosen
     with writing(out, "fmct shards"):
         _claim(out, begun)
         done, shards = 0, as_they_are(dataset)
@@ -82,7 +82,7 @@ def _claim(out: Path, begun: dict[str, object]) -> None:
 
 
 def _write(dataset: Dataset, out: Path, low: int, high: int, codec: Codec, plan: ShardPlan) -> int:
-    """Write one shard, unless it is there, which `_claim` has seen to be of this copy."""
+    """Write one shard unless it exists; `_claim` has checked that existing shards are of this copy."""
     if not is_written(dataset, out, dataset.info.format, plan, changed=["crc32"]):
         with ShardWriter(out, plan.name, dataset.info.format, codec) as writer:
             for i in plan.volumes:

@@ -1,11 +1,11 @@
-"""The base of what is read from files and closed: an unknown key is an error, as of a newer version."""
+"""Base of the models that are read from files: an unknown key, as of a newer version, is an error."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Closed(BaseModel):
-    """A closed and frozen model, built when it is first used; sections of configurations derive from
-    `shards.section.Section`.
+    """A frozen model without unknown keys, built on first use; configuration sections derive from
+    `shards.section.Section` instead.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)

@@ -1,7 +1,7 @@
-"""Functions compiled by numba, whose code is kept in `shards.caches.place`.
+"""Functions compiled by numba and cached in `shards.caches.place`.
 
-A cache that cannot be read or written costs the time to compile, and nothing else. What is kept is found by
-all that it was compiled from, so that versions of this code do not meet in one place.
+If the cache cannot be read or written, functions are compiled again; nothing else changes. Cache entries are
+keyed by all code that they were compiled from, so different versions of this code do not share entries.
 """
 
 import ctypes
@@ -29,11 +29,11 @@ _CONSTANTS = (bool, int, float, str, bytes, tuple)
 
 
 def njit(**options: Any) -> Callable[[Function], Any]:
-    """`numba.njit` with these options, without Python's lock, and with the cache of this module."""
+    """`numba.njit` with these options, `nogil`, and the cache of this module."""
 
     def compile(function: Function) -> Any:
         compiled = numba.njit(nogil=True, **options)(function)
-        if isinstance(compiled, Dispatcher):  # NUMBA_DISABLE_JIT leaves the function as it is
+        if isinstance(compiled, Dispatcher):  # NUMBA_DISABLE_JIT returns the plain function
             _keep(compiled, function)
         return compiled
 
@@ -53,7 +53,7 @@ def cfunc(signature: Any) -> Callable[[Function], Any]:
 
 
 def c_function(library: ctypes.CDLL, name: str, result: types.Type, *arguments: types.Type) -> Any:
-    """A C function for compiled code, by name: code that is cached must not hold addresses."""
+    """A C function for compiled code, by name: cached code must not contain addresses."""
     symbol = f"fmct_{name}"
     address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
     llvmlite.binding.add_symbol(symbol, address)
@@ -61,9 +61,9 @@ def c_function(library: ctypes.CDLL, name: str, result: types.Type, *arguments: 
 
 
 def source_digest(function: Function) -> str:
-    """SHA-256 of what a function is compiled from: code and constants, its own and those of what it calls.
+    """SHA-256 of the code and constants of a function and of the functions it calls.
 
-    numba's own cache goes by the function's file alone, though code of other files is compiled in with it.
+    numba's own cache is keyed by the function's file only, although code of other files is compiled in.
     """
     text = "\0".join(_parts(function, set()))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -86,7 +86,7 @@ def _parts(function: Function, seen: set[Function]) -> Iterator[str]:
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A function's code and that of the functions and comprehensions in it."""
+    """The code objects of a function and of the functions and comprehensions nested in it."""
     yield code
     for value in code.co_consts:
         if isinstance(value, CodeType):
@@ -99,7 +99,7 @@ def _keep(compiled: Any, function: Function) -> None:
 
 
 class _Locator:
-    """Says numba where a function's code lies."""
+    """Gives numba the cache location of a function."""
 
     def __init__(self, digest: str) -> None:
         self._digest = digest
@@ -128,7 +128,7 @@ class _Implementation(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """Made when it is first used: only then are the functions there that stand below in a module."""
+    """Created on first use, when all functions of the module are defined."""
 
     _impl_class = _Implementation
 
@@ -145,7 +145,7 @@ class _Cache(FunctionCache):
         try:
             self._make()
             return super().load_overload(sig, target_context)
-        except Exception as error:  # damaged bytes make unpickling raise anything
+        except Exception as error:  # unpickling damaged bytes can raise anything
             log.debug("%s: compiled again: %s", self._function.__qualname__, error)
             with suppress(OSError):
                 if self._made:
@@ -156,5 +156,5 @@ class _Cache(FunctionCache):
         try:
             self._make()
             super().save_overload(sig, data)
-        except Exception as error:  # as above, of the index that is read before
+        except Exception as error:  # as above: the index is read first
             log.debug("%s: compiled code is not cached: %s", self._function.__qualname__, error)

@@ -1,25 +1,26 @@
-"""The number of cores that this process may use, which on a shared machine is fewer than the total."""
+"""The number of cores that this process may use; on a shared machine, fewer than the machine has."""
 
 import os
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-"""Where systemd and container runtimes mount them: version 2 itself, version 1 with a folder a controller."""
+"""Mount point of systemd and container runtimes: version 2 directly, version 1 a folder per controller."""
 
 
 def usable_cores(own: Path = Path("/proc/self/cgroup"), mounted: Path = CGROUPS) -> int:
-    """Cores of this process's affinity mask, or of the smallest CPU quota over it, whichever is fewer.
+    """The lesser of the cores in this process's affinity mask and the smallest CPU quota that applies to it.
 
-    own: the cgroups of this process (cgroups(7)). A quota of part of a core is one core.
+    own: the cgroups of this process (cgroups(7)). A quota below one core counts as one core.
     """
     quotas = [quota for folder in _folders(own, mounted) if (quota := _quota(folder)) is not None]
     return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
 
 
 def _folders(own: Path, mounted: Path) -> list[Path]:
-    """Of the cgroups that bound this process's CPU time: its own, and all above it.
+    """Folders of the cgroups that limit this process's CPU time: its own and all parents.
 
-    In a container the mount may begin at its own cgroup, whatever /proc says: the top is among them.
+    In a container, the mount may start at the container's cgroup, unlike the path in /proc: the mount's top
+    folder is always included.
     """
     try:
         lines = [line.split(":", 2) for line in own.read_text(errors="surrogateescape").splitlines()]
@@ -36,12 +37,12 @@ def _folders(own: Path, mounted: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Cores' worth of CPU time (cpu.max of version 2, cpu.cfs_quota_us of version 1); None: no bound."""
+    """CPU quota in cores (cpu.max of version 2, cpu.cfs_quota_us of version 1); None without a limit."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()
         else:
             quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         return int(quota) / int(period) if int(quota) > 0 else None
-    except (OSError, ValueError):  # none is set: "max", or there is no such file
+    except (OSError, ValueError):  # no limit: "max", or no such file
         return None

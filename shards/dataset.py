@@ -1,4 +1,4 @@
-"""A finished dataset directory: random access to its volumes, and how it becomes finished."""
+"""A finished dataset directory: random access to its volumes; `finish_dataset` finishes one."""
 
 import hashlib
 import os
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 class Dataset:
     """Volumes by number, 0 to len - 1, ordered by shard name and then by place in the shard.
 
-    It holds the index and no open file, so that a fork may use it; pickled, it is its path and is opened
-    again.
+    It holds the index but no open files, so that forked processes can use it. Pickling stores the path only;
+    unpickling opens the dataset again.
     """
 
     def __init__(self, path: Path, info: DatasetInfo, index: pa.Table):
         self.path = path
         self.info = info
         self.index = index
-        """One row a volume, columns shards.index.SCHEMA."""
-        # what every read needs, as NumPy: a scalar out of Arrow takes ten times as long
+        """index: one row per volume, columns shards.index.SCHEMA."""
+        # Columns that every read needs, as NumPy: reading a scalar from Arrow takes ten times as long.
         self._offsets, self._lengths = indexes.numbers(index["offset"]), indexes.numbers(index["length"])
         self._shapes = indexes.numbers(pc.list_flatten(index["shape"])).reshape(-1, 3)
         self._shards = _shard_numbers(index, info)
@@ -46,22 +46,22 @@ class Dataset:
     def open(cls, path: Path | str, clipped: bool = False) -> "Dataset":
         """Open a directory that `finish_dataset` finished.
 
-        clipped: take a copy for training too (shards.clipped), whose voxels are no longer all their HU.
-        Raises FmctError where it is missing, unfinished, damaged, of another format version, or such a copy
-        and not wanted.
+        clipped: accept a training copy too (shards.clipped), whose voxels are clipped.
+        Raises FmctError if it is missing, unfinished, damaged, of another format version, or a clipped copy
+        without `clipped`.
         """
         path = Path(path)
         info = infos.read(path)
         if info.clipped_hu and not clipped:
             low, high = info.clipped_hu
             raise FmctError(
-                f"{path}: a copy for training, clipped to {low} to {high} HU; give the dataset it was made of"
+                f"{path}: a training copy, clipped to {low} to {high} HU; give the dataset it was made from"
             )
         return cls(path, info, read_index(path, info))
 
     @cached_property
     def _format(self) -> "Format":
-        """Imported when voxels are read: the index alone needs no codec."""
+        """Imported when voxels are read: reading the index needs no codec."""
         from shards.formats import FORMATS
 
         return FORMATS[self.info.format]
@@ -77,7 +77,7 @@ class Dataset:
         return f"<Dataset {self.path}: {len(self)} volumes of {spacing} mm, {self.info.format}>"
 
     def record(self, i: int) -> VolumeRecord:
-        """The record of volume i; FmctError where the index holds a value that no record may have."""
+        """The record of volume i; FmctError if the index holds a value that is not valid in a record."""
         try:
             return indexes.to_record(self.index.slice(i, 1).to_pylist()[0])
         except ValidationError as error:
@@ -85,29 +85,30 @@ class Dataset:
             raise FmctError(f"{self.path / INDEX_NAME}: row {i}: {column} is not valid; {RESTORE}") from None
 
     def position(self, key: str) -> int:
-        """The number of the volume `key`; KeyError where there is none."""
+        """The number of the volume `key`; KeyError if there is none."""
         i: int = pc.index(self.index["key"], key).as_py()
         if i < 0:
             raise KeyError(key)
         return i
 
     def read(self, i: int) -> np.ndarray:
-        """Volume i: int16 HU (D, H, W), its CRC-32 checked.
+        """Volume i: int16 HU (D, H, W), with its CRC-32 checked.
 
-        Raises DamagedDataError where it is damaged, RefusedError where the system does not give it.
+        Raises DamagedDataError if it is damaged, RefusedError if the system cannot read it.
         """
         shape = self._shape(i)
         with self._naming(i):
             voxels = self._read_stored(i, shape, (0, 0, 0), shape)
             if crc32(voxels) != self.index["crc32"][i].as_py():
-                raise DamagedError("CRC-32 of the voxels differs")
+                raise DamagedError("CRC-32 mismatch of the voxels")
         return voxels
 
     def read_box(self, i: int, start: Index3, stop: Index3) -> np.ndarray:
-        """Voxels [start, stop), in (D, H, W) and inside volume i: int16 HU.
+        """Voxels [start, stop) of volume i, (D, H, W): int16 HU.
 
-        `zarr` decodes the touched 32³ chunks, each with its CRC-32C checked; `webdataset` decodes the
-        whole volume and checks its CRC-32. Raises ValueError for a box not inside, else as `read`.
+        `zarr` decodes the 32³ chunks that the box overlaps and checks the CRC-32C of each; `webdataset`
+        decodes the whole volume and checks its CRC-32. Raises ValueError for a box outside the volume,
+        otherwise as `read`.
         """
         shape = self._shape(i)
         if not all(0 <= a < b <= size for a, b, size in zip(start, stop, shape, strict=True)):
@@ -118,7 +119,7 @@ class Dataset:
             return self._read_stored(i, shape, start, stop)
 
     def read_stored(self, i: int) -> bytes:
-        """Volume i as its shard stores it, decoded once to check it; raises as `read`."""
+        """The stored bytes of volume i, decoded once to check them; raises as `read`."""
         self.read(i)
         with self._naming(i), self._opened(i) as descriptor:
             return read_bytes(descriptor, self._extent(i))
@@ -130,10 +131,10 @@ class Dataset:
             return self._format.codec(read_bytes(descriptor, extent._replace(length=min(16, extent.length))))
 
     def content_digest(self) -> str:
-        """SHA-256 over the volumes' keys and CRC-32s in order, and how many each shard holds.
+        """SHA-256 over the volumes' keys and CRC-32s in order, and the number of volumes per shard.
 
-        The same volumes in the same shards give the same digest in any format; the order of training
-        depends on no more.
+        The same volumes in the same shards give the same digest in any format. The order of training depends
+        on nothing else.
         """
         columns = zip(self.index["key"].to_pylist(), self.index["crc32"].to_pylist(), strict=True)
         lines = [f"{key} {crc:08x}" for key, crc in columns]
@@ -153,7 +154,7 @@ class Dataset:
     def _extent(self, i: int) -> Extent:
         extent = Extent(int(self._offsets[i]), int(self._lengths[i]))
         if min(extent) < 0 or sum(extent) > self.info.shards[self._shards[i]].bytes:
-            raise DamagedError("its position is outside the file")
+            raise DamagedError("its extent is outside the file")
         return extent
 
     def _read_stored(self, i: int, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
@@ -163,17 +164,17 @@ class Dataset:
 
     @contextmanager
     def _opened(self, i: int) -> Iterator[int]:
-        """The file that holds volume i, open for one read, so that a process does not hold thousands."""
+        """The file that holds volume i, opened per read, so that a process does not keep thousands open."""
         descriptor = self._open_shard(i)
         try:
             if os.fstat(descriptor).st_size != self.info.shards[self._shards[i]].bytes:
-                raise DamagedError("the file has another size")
+                raise DamagedError("the file size is wrong")
             yield descriptor
         finally:
             os.close(descriptor)
 
     def _open_shard(self, i: int) -> int:
-        """A new descriptor of the file that holds volume i; a cache overrides it to give its own copy's."""
+        """A new descriptor of the file that holds volume i; a cache overrides this to open its copy."""
         try:
             return os.open(self.shard_file(i), os.O_RDONLY)
         except FileNotFoundError:
@@ -181,7 +182,7 @@ class Dataset:
 
     @contextmanager
     def _naming(self, i: int) -> Iterator[None]:
-        """Name the file, and the volume where its bytes are wrong."""
+        """Add the file to an error's message, and the volume if its bytes are damaged."""
         try:
             yield
         except DamagedError as error:
@@ -196,7 +197,7 @@ RESTORE = "restore the file, or delete it and rerun `fmct preprocess`"
 
 
 def read_index(path: Path, info: DatasetInfo) -> pa.Table:
-    """The index of the dataset directory `path`; FmctError where it is not the one `info` names."""
+    """The index of the dataset directory `path`; FmctError if it does not match `info`."""
     file = path / INDEX_NAME
     remedy = "restore it or rerun `fmct preprocess --collect`"
     if not file.is_file():
@@ -207,18 +208,18 @@ def read_index(path: Path, info: DatasetInfo) -> pa.Table:
         index = indexes.read(file)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise_refusal(error, file)
-        raise FmctError(f"{file}: is not an index of volumes ({error}); {remedy}") from None
+        raise FmctError(f"{file}: not an index of volumes ({error}); {remedy}") from None
     if not index.num_rows == info.volumes == sum(shard.volumes for shard in info.shards):
-        raise FmctError(f"{file} has another number of volumes than {infos.FILE_NAME}; {remedy}")
+        raise FmctError(f"{file}: the number of volumes differs from {infos.FILE_NAME}; {remedy}")
     _require_places(index, info, file)
     return index
 
 
 def _require_places(index: pa.Table, info: DatasetInfo, file: Path) -> None:
-    """Raise FmctError unless the rows are those of the shards of `info`, in order, each inside its file."""
+    """Raise FmctError unless the rows match the shards of `info`, in order, each volume inside its file."""
     numbers = np.repeat(np.arange(len(info.shards)), [shard.volumes for shard in info.shards])
     if not np.array_equal(_shard_numbers(index, info), numbers):
-        raise FmctError(f"{file}: its volumes are not those of the shards in {infos.FILE_NAME}; {RESTORE}")
+        raise FmctError(f"{file}: its volumes do not match the shards in {infos.FILE_NAME}; {RESTORE}")
     first, length = (indexes.numbers(index[name]) for name in ("offset", "length"))
     sizes = np.array([shard.bytes for shard in info.shards], np.int64)[numbers]
     if ((first < 0) | (length < 0) | (length > sizes - first)).any():
@@ -226,7 +227,7 @@ def _require_places(index: pa.Table, info: DatasetInfo, file: Path) -> None:
 
 
 def _shard_numbers(index: pa.Table, info: DatasetInfo) -> np.ndarray:
-    """Of each row, the number of its shard in `info`: (rows,); -1 for one that is not there."""
+    """Number of each row's shard in `info`: (rows,); -1 for a shard that `info` lacks."""
     of_name = {shard.name: number for number, shard in enumerate(info.shards)}
     names = index["shard"].unify_dictionaries().combine_chunks()
     known = np.array([of_name.get(name, -1) for name in names.dictionary.to_pylist()], np.int64)
@@ -242,11 +243,11 @@ def finish_dataset(
 ) -> DatasetInfo:
     """Join the sidecar indexes of the shards `names` into index.parquet, then write dataset.json.
 
-    The order of `names` has no influence. preprocessing: the configuration that made the volumes, kept in
-    preprocessing.json; without it, `verify` takes volumes for whole only where their config_digest is
-    NO_CONFIGURATION. clipped_hu: what all voxels were clipped to. Raises FmctError for a shard that is
-    missing or was changed after it was written, a key in two places, no volume at all, or volumes of
-    different spacing or preprocessing configuration.
+    The order of `names` does not matter. preprocessing: the configuration that made the volumes, stored in
+    preprocessing.json; without it, `verify` accepts the volumes only if their config_digest is
+    NO_CONFIGURATION. clipped_hu: the bounds that all voxels were clipped to. Raises FmctError for a shard
+    that is missing or was changed after it was written, a duplicate key, no volume at all, or volumes that
+    differ in spacing or preprocessing configuration.
     """
     from shards.formats import shard_path
 
@@ -261,7 +262,7 @@ def finish_dataset(
         shards.append(shard)
         sidecars.append(infos.sha256(sidecar))
     if not sum(shard.volumes for shard in shards):
-        raise FmctError(f"{directory} has no volume; the quarantine table has the reasons")
+        raise FmctError(f"{directory}: no volumes; the quarantine table gives the reasons")
     index = indexes.merge(tables)
     _refuse_duplicates(index, directory)
     indexes.write(index, directory / INDEX_NAME)
@@ -288,7 +289,7 @@ def _refuse_duplicates(index: pa.Table, directory: Path) -> None:
         return
     (key, _), *_ = Counter(index["key"].to_pylist()).most_common(1)
     held_by = index.filter(pc.equal(index["key"], key))["shard"].to_pylist()
-    raise FmctError(f"{directory}: volume {key} is in shards {', '.join(held_by)}; give each series once")
+    raise FmctError(f"{directory}: volume {key} is in shards {', '.join(held_by)}; list each series once")
 
 
 def _only_value(index: pa.Table, column: str, directory: Path) -> Any:

@@ -1,7 +1,7 @@
-"""Datasets made from others: converted, sampled, split, with shards of another size.
+"""Datasets derived from others: converted, sampled, split or resharded.
 
-A derived dataset is a plan of volumes per shard, with one worker per shard. A
-killed run is resumed: a complete shard that matches the plan is kept. dataset.json is written last.
+A plan lists the volumes of each shard; one worker writes a shard. A killed run is resumed: complete shards
+that match the plan are kept. dataset.json is written last.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +26,7 @@ from shards.writer import ShardWriter
 
 Progress = Callable[[int, int], None]
 Contents = dict[str, list[tuple[str, int]]]
-"""Key and CRC-32 of each volume, by the name of its shard."""
+"""Key and CRC-32 of each volume, by shard name."""
 
 
 class ShardPlan(NamedTuple):
@@ -34,7 +34,7 @@ class ShardPlan(NamedTuple):
 
     name: str
     volumes: tuple[int, ...]
-    """Numbers in the source dataset, in order."""
+    """Volume numbers in the source dataset, in order."""
 
 
 def convert(
@@ -46,7 +46,7 @@ def convert(
 ) -> DatasetInfo:
     """Store the same volumes in the same shards in `format`; records, codec and content digest stay the same.
 
-    Raises FmctError where the source is damaged or has this format already, or `out` holds other data.
+    Raises FmctError if the source is damaged or already has this format, or if `out` holds other data.
     """
     dataset = Dataset.open(source, clipped=True)
     if dataset.info.format == format:
@@ -55,7 +55,7 @@ def convert(
 
 
 def as_they_are(dataset: Dataset) -> list[ShardPlan]:
-    """The shards of a dataset with the volumes that they hold."""
+    """The plan of a dataset's existing shards."""
     plan, first = [], 0
     for shard in dataset.info.shards:
         plan.append(ShardPlan(shard.name, tuple(range(first, first + shard.volumes))))
@@ -64,7 +64,7 @@ def as_they_are(dataset: Dataset) -> list[ShardPlan]:
 
 
 def packed(dataset: Dataset, volumes: Iterable[int], shard_bytes: int) -> list[ShardPlan]:
-    """Shards of at most `shard_bytes` of stored voxels, and at least one volume, in the order given."""
+    """Shards of at most `shard_bytes` of stored voxels but at least one volume, in the given order."""
     groups: list[list[int]] = []
     size = shard_bytes
     for i in volumes:
@@ -87,8 +87,8 @@ def derive(
 ) -> DatasetInfo:
     """Write the shards of `plan` to `out` and finish the dataset there.
 
-    Every volume is decoded and checked against its CRC-32; voxels are compressed again only where the
-    format changes. Raises FmctError where the source is damaged or `out` holds other data.
+    Every volume is decoded and checked against its CRC-32; voxels are compressed again only if the format
+    changes. Raises FmctError if the source is damaged or `out` holds other data.
     """
     require_folder(out, dataset.path)
     preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
@@ -113,7 +113,7 @@ def progress(out: Path, share: Share = WHOLE) -> progresses.Progress:
 
 
 def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
-    """Raise FmctError where `out` is a dataset of anything but `wanted`, or holds shards of other names."""
+    """Raise FmctError if `out` is a dataset of anything but `wanted`, or holds shards of other names."""
     if not out.exists():
         return
     suffixes = [of_format.suffix for of_format in FORMATS.values()]
@@ -131,11 +131,11 @@ def refuse_other_data(out: Path, format: ShardFormat, wanted: Contents) -> None:
         for name, key, crc32 in zip(*rows, strict=True):
             held[name].append((key, crc32))
         if held != wanted:
-            raise FmctError(f"{out} is a dataset of other volumes already; give an empty folder")
+            raise FmctError(f"{out}: already a dataset of other volumes; give an empty folder")
 
 
 def _write_shard(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPlan) -> int:
-    """Write one shard, unless it is there; the number of its volumes."""
+    """Write one shard unless it exists; return its number of volumes."""
     if not is_written(dataset, out, format, plan):
         with ShardWriter(out, plan.name, format) as shard:
             for i in plan.volumes:
@@ -149,7 +149,7 @@ def _write_shard(dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPl
 def is_written(
     dataset: Dataset, out: Path, format: ShardFormat, plan: ShardPlan, changed: Sequence[str] = ()
 ) -> bool:
-    """Whether a shard is whole and holds what the plan says; changed: columns that are others in it."""
+    """Whether a shard is complete and matches the plan; changed: columns that differ from the source."""
     file = shard_path(out, plan.name, format)
     try:
         table, shard = indexes.read_sidecar(indexes.sidecar_path(out, plan.name), format)

@@ -1,4 +1,4 @@
-"""One volume as a file that viewers open."""
+"""Export of one volume to a file that viewers open."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from shards.places import require_file
 def dump(source: Path, key: str, out: Path) -> None:
     """Write volume `key` as NIfTI-1 (`.nii`, `.nii.gz`; int16 HU, axes x y z, RAS mm) or `.npy` (D, H, W).
 
-    Raises FmctError for another ending, a file that can't be written, an unknown key and a damaged volume.
+    Raises FmctError for another suffix, a file that cannot be written, an unknown key or a damaged volume.
     """
     ending = next((end for end in (".nii.gz", ".nii", ".npy") if out.name.endswith(end)), None)
     if not ending:
@@ -24,7 +24,7 @@ def dump(source: Path, key: str, out: Path) -> None:
     try:
         i = dataset.position(key)
     except KeyError:
-        raise FmctError(f"{source} has no volume {key}; keys are in index.parquet") from None
+        raise FmctError(f"{source}: no volume {key}; index.parquet lists the keys") from None
     voxels = dataset.read(i)
     if ending == ".npy":
         with atomic_path(out) as temporary, temporary.open("wb") as stream:

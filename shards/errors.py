@@ -4,7 +4,7 @@ import errno
 import os
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says where a disk or a quota is full."""
+"""Error numbers of a full disk or quota."""
 
 
 class FmctError(Exception):
@@ -18,14 +18,14 @@ class FmctError(Exception):
 
 
 class RefusedError(FmctError):
-    """A file that the system does not read or write: nothing is known of its bytes, so it is not damage."""
+    """The system cannot read or write a file: its bytes are unknown, so this is not damage."""
 
     number: int = 0
-    """What the system said (errno), where it did."""
+    """The system's error number (errno), if known."""
 
 
 class NoRoomError(RefusedError):
-    """A full disk or quota: once there is space, the same command resumes."""
+    """A full disk or quota: the same command resumes once there is space."""
 
     exit_code = 73
     """EX_CANTCREAT of sysexits.h: a launcher may try again later."""
@@ -43,56 +43,56 @@ class DamagedDataError(FmctError):
 
 
 class LostProcessError(FmctError):
-    """A child process that was killed by the system, or that died."""
+    """A child process died or was killed by the system."""
 
     exit_code = 71
-    """EX_OSERR of sysexits.h: it may be another's doing, and a launcher may try again."""
+    """EX_OSERR of sysexits.h: the cause may be outside this job; a launcher may try again."""
 
 
 class UnsoundError(FmctError):
-    """A training that is not finite, or whose features collapse."""
+    """Training with non-finite values, or with collapsed features."""
 
 
 _FAILS = (
     *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN),
     *(errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ECONNRESET, errno.ECONNREFUSED, errno.EUCLEAN),
 )
-"""What the system says where a disk, or the server of a file system, does not do its part."""
+"""Error numbers of a failing disk or file server."""
 SCARCE = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""What it says of any file where the process, or the machine, has run out of memory or of open files."""
+"""Error numbers for any file when the process or the machine is out of memory or of open files."""
 
 _REMEDIES = {
-    **dict.fromkeys(DISK_FULL, "free some space and run the same command again"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "get permission for it, or give another path"),
+    **dict.fromkeys(DISK_FULL, "free some space and rerun the same command"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "get permission to use it, or give another path"),
     errno.EROFS: "give a writable path",
     errno.EISDIR: "give a file",
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is in the place of a folder: give another path"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder should be: give another path"),
     errno.ELOOP: "give a file or folder, not a link",
-    **dict.fromkeys(_FAILS, "check the disk or the file server, then run the same command again"),
-    errno.ENOMEM: "give it more memory, or use fewer workers",
+    **dict.fromkeys(_FAILS, "check the disk or the file server, then rerun the same command"),
+    errno.ENOMEM: "request more memory, or use fewer workers",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
 }
-"""The remedy for each error of the system on a file; any other error is a bug."""
+"""The remedy for each system error on a file; any other error is a bug."""
 
 _OF_BYTES = (None, errno.EINVAL, errno.EOVERFLOW, errno.ENOENT)
-"""Numbers of an OSError that the bytes of a file, or its absence, may bring about: a parser's own has none,
-and a damaged offset is no place in a file."""
+"""Numbers of an OSError that a missing file or damaged bytes can cause: a parser's own error has no number,
+and a damaged offset is outside the file."""
 
 _NO_TEMPORARY = "temporary directory"
-"""In what Python's tempfile, or matplotlib, says where no folder takes temporary files."""
+"""Part of the message of Python's tempfile, or matplotlib, when no folder is writable."""
 
 
 def refusal_kind(error: OSError) -> type[RefusedError]:
-    """The exception type for an error of the system, for callers with their own message."""
+    """The exception type for a system error, for callers with their own message."""
     if error.errno in DISK_FULL:
         return NoRoomError
     return UnavailableError if error.errno in (*_FAILS, *SCARCE) else RefusedError
 
 
 def refusal(error: BaseException) -> RefusedError | None:
-    """The one-line error for a failure of the system that the user can fix, with exit code; None for others.
+    """The one-line error, with exit code, for a system failure that the user can fix; None for others.
 
-    It must have the file's name, except if a disk is full or memory or open files run out.
+    The error must name the file, unless a disk is full or memory or open files run out.
     """
     if isinstance(error, MemoryError):
         return UnavailableError(f"out of memory ({error}): {_REMEDIES[errno.ENOMEM]}".replace(" ()", ""))
@@ -108,15 +108,15 @@ def refusal(error: BaseException) -> RefusedError | None:
         return None
     unnamed = "an output cannot be written" if number in DISK_FULL else "a file cannot be accessed"
     what = os.fsdecode(name) if named else unnamed
-    told = refusal_kind(error)(f"{what}: {os.strerror(number).lower()}; {remedy}")
-    told.number = number
-    return told
+    refused = refusal_kind(error)(f"{what}: {os.strerror(number).lower()}; {remedy}")
+    refused.number = number
+    return refused
 
 
 def raise_refusal(error: BaseException, path: str | os.PathLike[str]) -> None:
-    """Raise an error of the system in reading the file `path`; return if it is caused by the bytes.
+    """Raise the RefusedError of a system error in reading `path`; return if the file's bytes are the cause.
 
-    To be called before an exception is treated as damage, or as a missing file.
+    Call this before treating an exception as damage or as a missing file.
     """
     if isinstance(error, RefusedError):
         raise error

@@ -16,21 +16,21 @@ class ShardFile(Protocol):
     """Writes volumes to an open binary file, one after another."""
 
     def append(self, record: VolumeRecord, stored: bytes) -> Extent:
-        """Write one volume, its voxels as `encode` gives them, and say where these lie."""
+        """Write one volume, its voxels encoded by `encode`; return the extent of the voxels."""
 
     def close(self) -> None:
-        """Write what ends the file; the stream stays open."""
+        """Write the end of the file; the stream stays open."""
 
 
 class Format(NamedTuple):
-    """How one format names, writes and reads a shard."""
+    """File suffix, writer and reader of a shard format."""
 
     suffix: str
     writer: Callable[[BinaryIO], ShardFile]
     encode: Callable[[np.ndarray, Codec], bytes]
-    """int16 (D, H, W) and a codec to the bytes that are stored; FmctError where they can not be."""
+    """int16 (D, H, W) and a codec to the stored bytes; FmctError if the volume cannot be stored."""
     codec: Callable[[bytes], Codec]
-    """Which codec stored bytes are of, by the first 16."""
+    """The codec of stored bytes, given the first 16."""
     read_box: Callable[[int, Extent, Index3, Index3, Index3], np.ndarray]
     """(file descriptor, extent, volume shape, start, stop) -> int16 (D, H, W); raises DamagedError."""
 
@@ -46,5 +46,5 @@ FORMATS: dict[ShardFormat, Format] = {
 
 
 def shard_path(directory: Path, name: str, format: ShardFormat) -> Path:
-    """The shard file called `name` in `directory`; FmctError where `name` is no plain file name."""
+    """The path of shard `name` in `directory`; FmctError if `name` is not a plain file name."""
     return inside(directory, name + FORMATS[format].suffix)

@@ -1,4 +1,4 @@
-"""The index: one row per volume, as an Arrow table; Parquet beside each shard and for the dataset."""
+"""The index: an Arrow table of one row per volume; stored as Parquet beside each shard and per dataset."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +21,7 @@ SIDECAR_SUFFIX = ".index.parquet"
 
 _SHARD, _FORMAT = b"fmct.shard", b"fmct.format"
 _ROW_GROUP = 65_536
-"""Rows decoded at a time: reading a large index takes a sixth less memory than in one group."""
+"""Rows per row group: reading a large index takes a sixth less memory than with one group."""
 KEYS = ("key", "patient_key", "study_key")
 """Columns of pseudonyms."""
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
@@ -54,9 +54,9 @@ SCHEMA = pa.schema(
         ("length", pa.int64()),
     ]
 )
-"""VolumeRecord and its DecodeFacts flat, then the shard's name and the Extent of the voxels in it."""
+"""VolumeRecord and its DecodeFacts, flattened, then the shard's name and the Extent of the voxels in it."""
 STUDY_SCHEMA = pa.schema([*SCHEMA, ("role", _REPEATED), ("rank", pa.int32())])
-"""The same where several volumes of a study are kept; null where an earlier version kept them."""
+"""`SCHEMA` for datasets that keep several volumes per study; null in rows of earlier versions."""
 _REQUIRED = tuple(name for name in SCHEMA.names if name not in ("kvp", "slice_thickness_mm"))
 """Columns that hold a value for every volume."""
 
@@ -68,7 +68,7 @@ def to_row(record: VolumeRecord, shard: str, extent: Extent) -> dict[str, Any]:
 
 
 def to_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of `SCHEMA`, or of `STUDY_SCHEMA` where any says what it is in its study."""
+    """Rows as a table of `SCHEMA`, or of `STUDY_SCHEMA` if any row has a role within its study."""
     of_study = any(name in row for row in rows for name in OF_STUDY)
     return pa.Table.from_pylist(rows, schema=STUDY_SCHEMA if of_study else SCHEMA)
 
@@ -81,7 +81,7 @@ def to_record(row: dict[str, Any]) -> VolumeRecord:
 
 
 def merge(tables: Iterable[pa.Table]) -> pa.Table:
-    """Tables one after another; columns that some lack are null there."""
+    """Concatenate tables; columns that a table lacks are null in its rows."""
     joined = pa.concat_tables(tables, promote_options="default")
     return joined.unify_dictionaries().combine_chunks()
 
@@ -96,18 +96,18 @@ def read(path: Path) -> pa.Table:
     """Read what `write` wrote; raises OSError or pyarrow.ArrowException on anything else."""
     table = read_table(path)
     if not (table.schema.equals(SCHEMA) or table.schema.equals(STUDY_SCHEMA)):
-        raise pa.ArrowInvalid("not the columns of a shard index")
+        raise pa.ArrowInvalid("its columns are not those of a shard index")
     if any(table[name].null_count for name in _REQUIRED) or pc.list_flatten(table["shape"]).null_count:
-        raise pa.ArrowInvalid("a value that every volume has is missing")
+        raise pa.ArrowInvalid("a required value is missing")
     if not all(all_keys(table[name]) for name in KEYS):
         raise pa.ArrowInvalid("a key is not 32 hexadecimal digits")
     return table
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A column of numbers without nulls as NumPy, of its own type; read-only where it is one chunk.
+    """A numeric column without nulls as NumPy, of the same type; read-only if it is one chunk.
 
-    Arrow's own `to_numpy` imports pandas where that is installed, which takes longer than opening a dataset.
+    Arrow's own `to_numpy` imports pandas if installed, which takes longer than opening a dataset.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     assert not array.null_count, "a column with nulls"
@@ -116,20 +116,20 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def sidecar_path(directory: Path, shard: str) -> Path:
-    """The index beside the shard of that name; FmctError where it is no plain file name."""
+    """The path of the index of shard `shard`; FmctError if that is not a plain file name."""
     return inside(directory, shard + SIDECAR_SUFFIX)
 
 
 def write_sidecar(table: pa.Table, shard: ShardInfo, format: ShardFormat, path: Path) -> None:
-    """Write the rows of one shard, with the facts of its file in the Parquet metadata."""
+    """Write the rows of one shard, with its ShardInfo in the Parquet metadata."""
     metadata = {_SHARD: shard.model_dump_json(), _FORMAT: f"{format} {FORMAT_VERSION}"}
     write(table.replace_schema_metadata(metadata), path)
 
 
 def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:
-    """The rows and the facts of one shard; FmctError where they are missing, damaged or of another format.
+    """The rows and the ShardInfo of one shard; FmctError if missing, damaged or of another format.
 
-    RefusedError where the system does not give the file.
+    RefusedError if the system cannot read the file.
     """
     remedy = "rerun `fmct preprocess` for this shard"
     try:
@@ -138,12 +138,12 @@ def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:
         shard = ShardInfo.model_validate_json(metadata[_SHARD])
         found, expected = metadata[_FORMAT].decode(), f"{format} {FORMAT_VERSION}"
     except FileNotFoundError:
-        raise FmctError(f"{path} is missing: its shard is unfinished; {remedy}") from None
+        raise FmctError(f"{path}: missing, so its shard is unfinished; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise_refusal(error, path)
-        raise FmctError(f"{path} is damaged; {remedy}") from None
+        raise FmctError(f"{path}: damaged; {remedy}") from None
     if path.name != shard.name + SIDECAR_SUFFIX or pc.any(pc.not_equal(table["shard"], shard.name)).as_py():
         raise FmctError(f"{path} describes another shard, {shard.name}; {remedy}")
     if found != expected:
-        raise FmctError(f"{path} is of format {found}, not {expected}; {remedy}")
+        raise FmctError(f"{path}: has format {found}, expected {expected}; {remedy}")
     return table.replace_schema_metadata(), shard

@@ -1,4 +1,4 @@
-"""dataset.json: what a dataset directory holds, with the digests to check it against."""
+"""dataset.json: the contents of a dataset directory, with digests to check them."""
 
 import hashlib
 import json
@@ -67,21 +67,19 @@ def _to_json(info: DatasetInfo) -> str:
 
 
 def read(directory: Path) -> DatasetInfo:
-    """Read dataset.json; FmctError where there is none, or one of another version, or a damaged one."""
+    """Read dataset.json; FmctError if it is missing, damaged or of another version."""
     path = directory / FILE_NAME
     if not directory.is_dir():
-        raise FmctError(f"{directory} is not a directory; give the one that holds {FILE_NAME}")
+        raise FmctError(f"{directory}: not a directory; give the one that holds {FILE_NAME}")
     if not path.is_file():
         inside = [str(child) for child in sorted(directory.iterdir()) if (child / FILE_NAME).is_file()]
-        remedy = f"give {' or '.join(inside)}" if inside else "run `fmct preprocess` to the end"
+        remedy = f"give {' or '.join(inside)}" if inside else "complete `fmct preprocess` first"
         raise FmctError(f"{directory} holds no {FILE_NAME}: {remedy}")
     try:
         stored = path.read_bytes()
         document = json_text.parse(stored)
         if not isinstance(document, dict) or "format_version" not in document:
-            raise FmctError(
-                f"{path} was not written by this package; give a folder that `fmct preprocess` made"
-            )
+            raise FmctError(f"{path}: not written by this package; give a folder made by `fmct preprocess`")
         version = document["format_version"]
         if version != FORMAT_VERSION:
             remedy = (
@@ -100,26 +98,26 @@ def read(directory: Path) -> DatasetInfo:
 
 
 def write_preprocessing(document: Mapping[str, Any], directory: Path) -> None:
-    """Keep, beside the volumes, the configuration that made them: its `preprocessing_digest` is theirs."""
+    """Store the configuration that made the volumes; its `preprocessing_digest` is their config_digest."""
     write_text(directory / PREPROCESSING_NAME, json.dumps(document, indent=1) + "\n")
 
 
 def require_preprocessing(directory: Path, config_digest: str) -> None:
-    """Raise FmctError unless the configuration of that digest is there, or there was none to keep.
+    """Raise FmctError unless the configuration of that digest is stored, or the volumes have none.
 
-    Later steps read it: training hands it on to the encoder, which prepares new scans by it.
+    Later steps read it: training copies it into the encoder, which preprocesses new scans with it.
     """
     if read_preprocessing(directory, config_digest) is None and config_digest != NO_CONFIGURATION:
         raise FmctError(
-            f"{directory / PREPROCESSING_NAME} is missing: it is the configuration that made the volumes "
+            f"{directory / PREPROCESSING_NAME} is missing: it holds the configuration that made the volumes "
             f"({FILE_NAME}'s config_digest); restore it or rerun `fmct preprocess --collect`"
         )
 
 
 def read_preprocessing(directory: Path, config_digest: str) -> dict[str, Any] | None:
-    """What `write_preprocessing` wrote; None where there is no such file.
+    """Read the document of `write_preprocessing`; None if there is no such file.
 
-    Raises FmctError where it is not the configuration of that digest.
+    Raises FmctError if it is not the configuration of that digest.
     """
     path = directory / PREPROCESSING_NAME
     try:
@@ -139,7 +137,7 @@ def read_preprocessing(directory: Path, config_digest: str) -> dict[str, Any] | 
 
 
 def preprocessing_digest(document: Mapping[str, Any]) -> str:
-    """SHA-256 of the sections of a configuration, each as compact JSON, one after another."""
+    """SHA-256 of the concatenated sections of a configuration, each as compact JSON."""
     sections = (
         json.dumps(section, separators=(",", ":"), ensure_ascii=False) for section in document.values()
     )
@@ -147,7 +145,7 @@ def preprocessing_digest(document: Mapping[str, Any]) -> str:
 
 
 NO_CONFIGURATION = preprocessing_digest({})
-"""The config_digest of volumes that no configuration made: they alone need no preprocessing.json."""
+"""The config_digest of volumes made without a configuration: only they need no preprocessing.json."""
 
 
 def sha256(path: Path) -> str:

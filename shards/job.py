@@ -1,6 +1,6 @@
-"""The job of a scheduler that this process runs in: its number, its place among the ranks, its end.
+"""The scheduler job that this process runs in: its number, its rank, its end time.
 
-Everything that a task reads of its scheduler is read here; `shards/slurm_job.py` has Slurm's variables.
+All scheduler variables are read here; `shards/slurm_job.py` has those of Slurm.
 """
 
 import math
@@ -14,13 +14,13 @@ class JobEnd:
     """When the scheduler ends the job."""
 
     variable: str
-    """The environment variable that says so."""
+    """The environment variable that gives the end time."""
     text: str
-    """Its value, which may be damaged, or of an earlier job whose variables a shell has kept."""
+    """Its value; it may be damaged, or left in a shell by an earlier job."""
 
     @property
     def seconds(self) -> float:
-        """In seconds of `time.time`; NaN if the text is no number."""
+        """Seconds on the clock of `time.time`; NaN if the text is not a number."""
         try:
             return float(self.text)
         except ValueError:
@@ -29,43 +29,43 @@ class JobEnd:
 
 @dataclass(frozen=True)
 class RunningJob:
-    """What a process knows of its job; each field is None (or its default) if no scheduler gives it."""
+    """Facts about this process's job; a field is None (or its default) if the scheduler does not set it."""
 
     scheduler: str | None = None
     number: str | None = None
-    """Digits; of an array's task 12_3."""
+    """Digits; for an array task, 12_3."""
     restarts: int = 0
-    """How often the scheduler has started this job again."""
+    """How often the scheduler has restarted this job."""
     rank: int | None = None
     ranks: int | None = None
     """Number of ranks of the job."""
     local_rank: int | None = None
-    """Rank among those of this node."""
+    """Rank within this node."""
     end: JobEnd | None = None
     cluster: str | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     nodes: str | None = None
-    """As the scheduler writes it: n[1-4]."""
+    """In the scheduler's notation: n[1-4]."""
 
     @classmethod
     def current(cls) -> "RunningJob":
-        """That of this process, by its environment; without any field outside a job.
+        """The job of this process, from its environment; all fields are unset outside a job.
 
-        Raises FmctError if a variable that holds a number holds something else.
+        Raises FmctError if a numeric variable does not hold a number.
         """
         return next((job for _, read in _schedulers() if (job := read(os.environ))), cls())
 
 
 def without_job(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the schedulers' variables, for a process that is no task of the job."""
+    """The environment without the schedulers' variables, for a process that is not a task of the job."""
     prefixes = tuple(prefix for prefix, _ in _schedulers())
     return {name: value for name, value in variables.items() if not name.startswith(prefixes)}
 
 
 def _schedulers() -> tuple[tuple[str, Callable[[Mapping[str, str]], RunningJob | None]], ...]:
-    """Of each scheduler: how its variables' names begin, and a function that reads them, or gives None."""
+    """Of each scheduler: the prefix of its variables, and a function that reads them or returns None."""
     from shards import slurm_job  # imports this module
 
     return ((slurm_job.PREFIX, slurm_job.read),)

@@ -1,11 +1,11 @@
-"""JSON that may come from elsewhere."""
+"""JSON from untrusted sources."""
 
 import json
 from typing import Any
 
 
 def parse(text: str | bytes) -> Any:
-    """What a JSON text says. Raises ValueError for what is none, and for one that is nested too deeply."""
+    """Parse a JSON text. Raises ValueError if it is not JSON or is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -1,7 +1,7 @@
-"""What kinds of label a table may hold, by column, and which values each kind has.
+"""The kinds of label that a column of a table may hold, and the valid values of each kind.
 
-Columns that nothing is said of are binary. A label of time to event is named by its column of events (1 where
-the event was seen, 0 where the last look came before it); its kind names the column of times.
+Columns without a kind are binary. A time-to-event label is named by its event column (1: event observed,
+0: censored at the last follow-up); its kind names the column of times.
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from shards.section import Section
 
 KindName = Literal["binary", "multiclass", "ordinal", "regression"]
 MOST_CLASSES = 100
-"""Classes are numbered from 0; a greater number is a measurement, or an identifier."""
+"""Classes are numbered from 0; a greater number is probably a measurement or an identifier."""
 
 
 class Survival(Section):
     """Time to an event."""
 
     survival: str
-    """The column of times from the scan to the event or the last look, in whatever unit, none below 0."""
+    """The column of times from the scan to the event or the last follow-up, in any unit, none below 0."""
 
 
 def _spec(given: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """One of the names or of {survival: COLUMN}, or one line of what they are."""
+    """Validate one of the names or {survival: COLUMN}; the error lists them in one line."""
     try:
         return read(given)
     except ValidationError:
@@ -48,13 +48,13 @@ EXPECTED: Mapping[str, str] = {
 
 
 class LabelKinds(Section):
-    """The mapping by itself, as `fmct labels --kinds` takes it."""
+    """The mapping alone, as read by `fmct labels --kinds`."""
 
     kinds: Kinds = Field(default={})
 
 
 def valid(rule: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which values, (N,), a column may hold by a rule of `EXPECTED`; NaN, the unknown, is one of them."""
+    """Which values, (N,), are valid by a rule of `EXPECTED`; NaN (unknown) is valid."""
     unknown = np.isnan(values)
     if rule in ("binary", "event"):
         return unknown | (values == 0) | (values == 1)
@@ -65,25 +65,25 @@ def valid(rule: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def rules(kinds: Mapping[str, KindSpec], columns: tuple[str, ...], where: object) -> dict[str, str]:
-    """The rule of `EXPECTED` that each label column follows.
+    """The rule of `EXPECTED` for each label column.
 
-    Raises FmctError, naming the key, where a kind is of a column that `where` lacks, or a column of times is
-    a label itself or serves two labels.
+    Raises FmctError that names the key if `where` lacks the column of a kind, or if a column of times is
+    itself a label or belongs to two labels.
     """
     found = dict.fromkeys(columns, "binary")
     times: dict[str, str] = {}
     for name, spec in kinds.items():
         if name not in found:
-            raise FmctError(f"{where}: kinds.{name}: has no such column, only {', '.join(columns)}")
+            raise FmctError(f"{where}: kinds.{name}: no such column; columns are {', '.join(columns)}")
         if not isinstance(spec, Survival):
             found[name] = spec
             continue
         if spec.survival not in found or spec.survival == name:
-            raise FmctError(f"{where}: kinds.{name}: has no column of times {spec.survival!r:.80}")
+            raise FmctError(f"{where}: kinds.{name}: no column of times {spec.survival!r:.80}")
         if spec.survival in kinds or spec.survival in times:
             raise FmctError(
-                f"{where}: kinds.{name}: column {spec.survival} is given a meaning by "
-                f"kinds.{times.get(spec.survival, spec.survival)} too; keep one"
+                f"{where}: kinds.{name}: column {spec.survival} is already used by "
+                f"kinds.{times.get(spec.survival, spec.survival)}; keep one"
             )
         times[spec.survival] = name
         found[name] = "event"
@@ -91,7 +91,7 @@ def rules(kinds: Mapping[str, KindSpec], columns: tuple[str, ...], where: object
 
 
 def require_several(where: object, name: str, rule: str, values: NDArray[np.float64]) -> None:
-    """Raise FmctError where a column of another kind than binary has only one value."""
+    """Raise FmctError if a column that is not binary has only one value."""
     if rule in ("binary", "time"):
         return
     known = np.unique(values[~np.isnan(values)])
@@ -100,4 +100,4 @@ def require_several(where: object, name: str, rule: str, values: NDArray[np.floa
             raise FmctError(f"{where}: column {name}: no event in any row; leave the label out")
     elif len(known) < 2:
         what = "value" if rule == "regression" else "class"
-        raise FmctError(f"{where}: column {name}: {len(known)} {what} only, two are needed; leave it out")
+        raise FmctError(f"{where}: column {name}: only {len(known)} {what}, two are needed; leave it out")

@@ -1,6 +1,6 @@
-"""The layers that the package is installed in, and the one line about a layer that is not there.
+"""The optional layers of the package, and the one-line error for a missing layer.
 
-pyproject.toml declares them as optional dependencies; what is in none is the core: shards and inference.
+pyproject.toml declares them as optional dependencies; the rest is the core: shards and inference.
 """
 
 import traceback
@@ -25,7 +25,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "search": ("faiss",),
     "seg": ("highdicom",),
 }
-"""Modules that a layer brings, by their names in import statements."""
+"""Modules of each layer, by import name."""
 HOMES = {
     "preprocess": "preprocess",
     "launch.report": "report",
@@ -33,15 +33,15 @@ HOMES = {
     "launch.slurm": "slurm",
     "fmct_hpc": "train",
 }
-"""The preferred layer of a package, if a module is in several."""
+"""The layer to recommend for a package's import, if a module is in several."""
 
 
 class MissingLayerError(FmctError):
-    """A layer that a command or function needs and that is not installed."""
+    """A command or function needs a layer that is not installed."""
 
 
 def missing_layer(error: ModuleNotFoundError) -> MissingLayerError | None:
-    """The one line for a module of a layer that is not installed; None for any other."""
+    """The one-line error for a missing module of a layer; None for any other module."""
     name = (error.name or "").partition(".")[0]
     layers = [layer for layer, modules in LAYERS.items() if name in {m.partition(".")[0] for m in modules}]
     if not layers:
@@ -55,11 +55,11 @@ def missing_layer(error: ModuleNotFoundError) -> MissingLayerError | None:
     ]
     layer = (wanted or layers)[0]
     cpu = "; without a GPU, launch/environment.sh installs DALI alone" if layer == "gpu" else ""
-    return MissingLayerError(f"needs the layer [{layer}], for {name}: pip install 'fmct-hpc[{layer}]'{cpu}")
+    return MissingLayerError(f"{name} requires the layer [{layer}]: pip install 'fmct-hpc[{layer}]'{cpu}")
 
 
 def absent_layers() -> frozenset[str]:
-    """The layers that are not installed, as the first of each one's modules shows."""
+    """The layers that are not installed, judged by the first module of each."""
     return frozenset(layer for layer, modules in LAYERS.items() if not _is_there(modules[0]))
 
 
@@ -70,7 +70,7 @@ def _is_there(module: str) -> bool:
 
 @contextmanager
 def named_layers() -> Iterator[None]:
-    """Raise MissingLayerError in the place of a module that a layer would bring."""
+    """Replace the ImportError for a module of a layer by MissingLayerError."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Names that a package exports and imports when they are first asked for."""
+"""Exported names of a package that are imported on first use."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -9,14 +9,14 @@ from typing import Any
 def exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package (PEP 562).
 
-    homes: by name, the module that defines it, "module:name" where it is called otherwise there.
-    `__version__` is the installed distribution's. A name that is not there raises AttributeError, one whose
-    layer is not installed MissingLayerError.
+    homes: the defining module of each name, or "module:name" if its name there differs. `__version__` is the
+    installed distribution's. An unknown name raises AttributeError; a name of a layer that is not installed
+    raises MissingLayerError.
     """
 
     def attribute(name: str) -> Any:
         if name == "__version__":
-            from importlib.metadata import version  # which imports much
+            from importlib.metadata import version  # slow to import
 
             return version("fmct-hpc")
         if name not in homes:

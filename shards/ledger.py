@@ -1,8 +1,8 @@
-"""A ledger: work in units, each with a marker that is written last, so that a rerun does what is missing.
+"""A ledger: work in units, each with a marker that is written last, so that a rerun does only missing units.
 
-A stage plans its units; each has a digest of whatever its outputs depend on, which is part of its files'
-names or of its marker. A share of an array makes its units, the marker of each after its other files, and a
-last job collects them in the plan's order. Where the files lie, and what they are, is the stage's own
+A stage plans its units. Each unit has a digest of everything that its outputs depend on; the digest is part
+of its file names or of its marker. A share of a job array makes its units and writes the marker of each after
+its other files. A last job collects all units in the plan's order. Each stage defines its own files
 (docs/architecture.md, "How to add a stage that runs as an array").
 """
 
@@ -26,22 +26,22 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Ledger(Generic[Unit, Kept]):
-    """Units, and how to find out which of them are done."""
+    """Units, and a function that reads the result of a unit that is done."""
 
     units: Sequence[Unit]
-    """In the order in which they are collected."""
+    """In collection order."""
     kept: Callable[[Unit], Kept | None]
-    """What is kept of a unit: a false value unless its marker is there and of its digest, its files whole.
+    """The result of a unit; a false value unless a marker with its digest exists and its files are complete.
 
-    Raises RefusedError if the system does not give it, and FmctError if a newer version wrote it.
+    Raises RefusedError if the system cannot read it, and FmctError if a newer version wrote it.
     """
 
     def share(self, share: Share) -> "Ledger[Unit, Kept]":
-        """The ledger of a share's units."""
+        """The ledger restricted to a share's units."""
         return replace(self, units=share.part(self.units))
 
     def found(self) -> list[Kept | None]:
-        """What is kept of each unit, in order."""
+        """The result of each unit, in order; false values for missing units."""
         return [self.kept(unit) or None for unit in self.units]
 
     def done(self) -> list[Unit]:
@@ -58,9 +58,9 @@ class Ledger(Generic[Unit, Kept]):
         progress: Callable[[int, int], None] = lambda done, total: None,
         prepare: Callable[[list[Unit]], object] = lambda missing: None,
     ) -> int:
-        """Call `make` for each missing unit, in order; returns their number.
+        """Call `make` for each missing unit, in order; return their number.
 
-        progress: called with the units made and those to make. prepare: called first, with all missing units.
+        progress: called with (units made, units to make). prepare: called first, with all missing units.
         """
         missing = self.missing()
         prepare(missing)
@@ -71,7 +71,7 @@ class Ledger(Generic[Unit, Kept]):
         return len(missing)
 
     def collect(self, refuse: Callable[[list[int]], FmctError]) -> list[Kept]:
-        """What is kept of all units, in order; raises what `refuse` makes of the places of missing ones."""
+        """The results of all units, in order; raises `refuse(positions of the missing units)`."""
         found = self.found()
         if missing := [place for place, kept in enumerate(found) if kept is None]:
             raise refuse(missing)
@@ -79,14 +79,14 @@ class Ledger(Generic[Unit, Kept]):
 
 
 def mark(path: Path, record: BaseModel) -> None:
-    """Write a unit's marker, as indented JSON; all its other files are complete by now."""
+    """Write a unit's marker, as indented JSON; all its other files must be complete."""
     write_text(path, record.model_dump_json(indent=1) + "\n")
 
 
 def marked(path: Path, model: type[Model]) -> Model | None:
-    """The marker at `path`; None if it is missing or damaged.
+    """Read the marker at `path`; None if it is missing or damaged.
 
-    Raises RefusedError if the system does not give it, and FmctError if a newer version wrote it.
+    Raises RefusedError if the system cannot read it, and FmctError if a newer version wrote it.
     """
     try:
         return model.model_validate_json(path.read_bytes())
@@ -98,10 +98,10 @@ def marked(path: Path, model: type[Model]) -> Model | None:
 
 
 def once(marker: Path, what: str, kept: Callable[[], Kept | None], make: Callable[[], Kept]) -> Kept:
-    """What is kept of a unit, or else what `make` makes of it, alone.
+    """The stored result of a unit, or else the result of `make`, called under a lock.
 
-    what: the unit, for the message of the HeldError that is raised if another process makes it now. The lock
-    is a file beside the marker, which its process holds.
+    what: names the unit in the HeldError raised if another process is making it. The lock is a file beside
+    the marker.
     """
     with writing(marker.parent, what, name=f".{marker.stem}.lock"):
         return kept() or make()

@@ -1,4 +1,4 @@
-"""One writer an output: a lock that its process holds, and that says to others who holds it."""
+"""One writer per output: a file lock that also records which process holds it."""
 
 import errno
 import fcntl
@@ -17,10 +17,10 @@ from shards.places import require_folder
 
 LOCK_NAME = ".lock"
 WITHOUT = "FMCT_NO_LOCKS"
-"""Environment: 1 for a file system that has no locks, where the user starts one command at a time."""
+"""Environment: 1 for a file system without locks; the user then starts one command at a time."""
 
 RESTART_SECONDS = 150.0
-"""NFS keeps the locks of a client that has died for its lease, 90 seconds by default."""
+"""NFS keeps the locks of a dead client until its lease ends, by default after 90 seconds."""
 
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 _held: set[int] = set()
@@ -28,21 +28,21 @@ _held: set[int] = set()
 
 
 class HeldError(FmctError):
-    """Another process is writing there; once it has ended, the same command works."""
+    """Another process is writing to the output; the same command works once that process has ended."""
 
 
 @contextmanager
 def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_NAME) -> Iterator[None]:
-    """Hold the output `folder`, which is made where it is missing, while `what` (a command) writes there.
+    """Lock the output `folder`, created if missing, while `what` (a command) writes to it.
 
-    shared: beside others that are shared, such as the shares of an array of tasks, of which none writes
-    another's files; alone otherwise. name: of the lock's file in the folder. The lock ends with the process,
-    however it ends, and is no child's. A writer that is alone and fails leaves no empty folder that was made
-    for it.
+    shared: allow other shared writers, such as the shares of a job array, which write different files;
+    otherwise the lock is exclusive. name: the lock's file name in the folder. The lock ends with the process,
+    however it ends; children do not inherit it. An exclusive writer that fails removes a folder that it
+    created and left empty.
 
-    A job that its scheduler has started again waits `RESTART_SECONDS` for what is left of its last start.
-    Raises HeldError, with who holds it, where another process does; FmctError where the folder takes no
-    files, its file system has no locks, the lock's file is a link, or there is a link of another user's.
+    A job that its scheduler restarted waits up to `RESTART_SECONDS` for locks of its previous start.
+    Raises HeldError, naming the holder, if another process holds the lock; FmctError if the folder is not
+    writable, its file system has no locks, the lock file is a link, or another user's link is in the folder.
     """
     require_folder(folder)
     made = not folder.exists()
@@ -56,7 +56,7 @@ def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_N
         yield
     except BaseException:
         if made and not shared:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # not empty
                 file.unlink()
                 folder.rmdir()
         raise
@@ -69,7 +69,7 @@ def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_N
 
 
 def is_held(folder: Path, name: str = LOCK_NAME) -> bool:
-    """Whether a process holds `folder` now; False where none does, or where that cannot be known."""
+    """Whether a process holds the lock of `folder`; False also if that cannot be determined."""
     try:
         descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -83,9 +83,9 @@ def is_held(folder: Path, name: str = LOCK_NAME) -> bool:
 
 
 def _require_no_foreign_links(folder: Path) -> None:
-    """Raise FmctError where another user's link in the folder would lead elsewhere what is written there.
+    """Raise FmctError if another user's link in the folder could redirect outputs.
 
-    The user's own links stay: checkpoints, say, may lie on another disk.
+    The user's own links are allowed: checkpoints, for example, may be on another disk.
     """
     if not folder.is_dir():
         return
@@ -101,13 +101,13 @@ def _acquire(file: Path, shared: bool, deadline: float) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = _open(file)
-        except FileNotFoundError:  # its last holder has just removed the folder
+        except FileNotFoundError:  # its last holder just removed the folder
             continue
         try:
             if _lock(descriptor, file.parent, shared):
                 if _is(descriptor, file):
                     return descriptor
-                os.close(descriptor)  # its last holder has just removed it
+                os.close(descriptor)  # its last holder just removed it
                 continue
             if time.monotonic() >= deadline:
                 raise HeldError(
@@ -130,7 +130,7 @@ def _open(file: Path) -> int:
 
 
 def _lock(descriptor: int, folder: Path, shared: bool) -> bool:
-    """Whether the lock is held now; FmctError where the file system has none."""
+    """Try to lock; whether that succeeded. FmctError if the file system has no locks."""
     if os.environ.get(WITHOUT) == "1":
         return True
     try:
@@ -157,14 +157,14 @@ def _is(descriptor: int, file: Path) -> bool:
 
 
 def _sign(descriptor: int, what: str) -> None:
-    """Say in the file who holds it; of shared holders, the last."""
+    """Write the holder into the lock file; of shared holders, the last one."""
     holder = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds it, as far as its file says."""
+    """The holder recorded in the lock file."""
     try:
         holder = json_text.parse(os.pread(descriptor, 4096, 0))
         what, pid, host = str(holder["what"]), int(holder["pid"]), str(holder["host"])
@@ -175,7 +175,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _forget_in_child() -> None:
-    """A forked child that outlives its parent must not hold the parent's locks: close its copies."""
+    """Close a forked child's copies of the descriptors, so that it does not keep the parent's locks."""
     for descriptor in _held:
         with suppress(OSError):
             os.close(descriptor)

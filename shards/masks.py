@@ -1,8 +1,8 @@
-"""A dataset of masks: what was segmented in the volumes of another dataset, under their keys, on their grids.
+"""A dataset of masks: segmentations of the volumes of another dataset, with the same keys and grids.
 
-Its volumes are int16 as all others, and each voxel is a set of classes: bit k (of value 2^k) is set where
-class k is. So classes may overlap, and masks go through every format, check and command that volumes do.
-The classes' names stand in preprocessing.json, under `masks`, and so in the dataset's `config_digest`.
+The masks are int16 volumes; each voxel is a bit set of classes: bit k (value 2^k) is set inside class k. So
+classes may overlap, and every format, check and command for volumes works for masks. The class names are in
+preprocessing.json under `masks`, and so are covered by the dataset's `config_digest`.
 """
 
 from typing import Any
@@ -24,16 +24,16 @@ SECTION = "masks"
 MOST_CLASSES = 15
 """Bits of int16 below the sign."""
 _PLACE = ("shape", "affine", "source_digest")
-"""What a mask has in common with its volume."""
+"""Columns that are equal for a mask and its volume."""
 
 
 class MaskInfo(Closed):
-    """What a dataset of masks says of itself, in preprocessing.json."""
+    """The description of a dataset of masks in preprocessing.json."""
 
     classes: tuple[Component, ...] = Field(min_length=1, max_length=MOST_CLASSES)
-    """Their names, class k's at place k."""
+    """Class names; name k is of class k."""
     resampling: str
-    """How masks came to the volumes' grid."""
+    """How the masks were resampled to the volumes' grid."""
     volumes_digest: Sha256
     """`Dataset.content_digest` of the dataset of volumes that they were made for."""
 
@@ -43,32 +43,31 @@ class MaskInfo(Closed):
 
 
 def is_masks(dataset: Dataset) -> bool:
-    """Whether a dataset is one of masks."""
+    """Whether a dataset holds masks."""
     return SECTION in (read_preprocessing(dataset.path, dataset.info.config_digest) or {})
 
 
 def require_volumes(dataset: Dataset) -> None:
-    """Raise FmctError where a dataset is one of masks: no HU are in it."""
+    """Raise FmctError if a dataset holds masks, which are not HU."""
     if is_masks(dataset):
         raise FmctError(f"{dataset.path}: holds masks; give the dataset of volumes")
 
 
 def mask_info(masks: Dataset) -> MaskInfo:
-    """What a dataset of masks says of itself; FmctError where it is none."""
+    """The description of a dataset of masks; FmctError if it holds volumes."""
     document = read_preprocessing(masks.path, masks.info.config_digest) or {}
     if SECTION not in document:
-        raise FmctError(f"{masks.path}: holds volumes, not masks; give a folder that `fmct masks` made")
+        raise FmctError(f"{masks.path}: holds volumes, not masks; give a folder made by `fmct masks`")
     try:
         return MaskInfo.model_validate(document[SECTION])
     except ValidationError as error:
-        raise unread(masks.path, error, "does not record the volumes of its masks; make it again") from None
+        raise unread(masks.path, error, "does not record its volumes; make the masks again") from None
 
 
 def volumes_of(masks: Dataset, volumes: Dataset) -> NDArray[np.int64]:
     """The number of each mask's volume, (N,) in the order of `masks`.
 
-    Raises FmctError for a mask whose volume is not in `volumes`, or lies elsewhere, is of another shape or of
-    another scan there.
+    Raises FmctError for a mask whose volume is not in `volumes`, or differs there in position, shape or scan.
     """
     rows = pc.index_in(masks.index["key"], volumes.index["key"])
     missing = masks.index["key"].filter(pc.is_null(rows))
@@ -84,8 +83,8 @@ def volumes_of(masks: Dataset, volumes: Dataset) -> NDArray[np.int64]:
         ):
             if own != other:
                 raise FmctError(
-                    f"{masks.path}: the mask of volume {key} has another {name} than {volumes.path}; run "
-                    "`fmct masks` with these volumes"
+                    f"{masks.path}: the {name} of mask {key} differs from its volume in {volumes.path}; "
+                    "run `fmct masks` with these volumes"
                 )
     return np.asarray(rows.to_numpy(zero_copy_only=False), dtype=np.int64)
 
@@ -95,7 +94,7 @@ def _columns(masks: Dataset, there: Any, name: str) -> tuple[tuple[Any, str], ..
 
 
 def packed(planes: NDArray[np.bool_]) -> NDArray[np.int16]:
-    """bool (C, D, H, W), a plane a class, to the int16 (D, H, W) that is stored."""
+    """bool (C, D, H, W), one plane per class, to the stored int16 (D, H, W)."""
     bits = np.zeros(planes.shape[1:], np.int16)
     for number, plane in enumerate(planes):
         bits |= plane.astype(np.int16) << number

@@ -1,4 +1,4 @@
-"""Several datasets of one preprocessing configuration joined into one, without touching a voxel."""
+"""Merging datasets of one preprocessing configuration, without decoding voxels."""
 
 import errno
 import os
@@ -22,13 +22,13 @@ from shards.places import require_folder
 
 
 def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, total: None) -> DatasetInfo:
-    """Join datasets of one format and preprocessing configuration.
+    """Merge datasets of one format and preprocessing configuration.
 
-    A shard's file is shared with its source by a hard link where both are on one file system, else
-    copied and checked; it keeps its name unless two sources have the same. A killed run is resumed.
+    A shard file is hard-linked if source and `out` are on one file system, else copied and checked. It keeps
+    its name unless two sources use the same name. A killed run is resumed.
 
-    Raises FmctError where the sources differ in format, spacing or configuration, share a volume or are
-    damaged, or `out` holds other data.
+    Raises FmctError if the sources differ in format, spacing or configuration, have a volume in common or
+    are damaged, or if `out` holds other data.
     """
     require_folder(out, *sources)
     datasets = [Dataset.open(source, clipped=True) for source in sources]
@@ -38,7 +38,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
             mine, other = getattr(dataset.info, field), getattr(first, field)
             if mine != other:
                 raise FmctError(
-                    f"{dataset.path}: {field} is {mine}, {other} in {sources[0]}; {_REMEDY[field]}"
+                    f"{dataset.path}: {field} is {mine}, but {other} in {sources[0]}; {_REMEDY[field]}"
                 )
     records = (read_preprocessing(dataset.path, first.config_digest) for dataset in datasets)
     preprocessing = next((record for record in records if record is not None), None)
@@ -64,7 +64,7 @@ _REMEDY = {
     "format": "`fmct shards convert` one of them first",
     "spacing_mm": "preprocess both with one configuration",
     "config_digest": "preprocess both with one configuration",
-    "clipped_hu": "merge the datasets that they were made of",
+    "clipped_hu": "merge the datasets that they were made from",
 }
 
 
@@ -78,7 +78,7 @@ def _volumes(dataset: Dataset, shard: ShardInfo) -> list[tuple[str, int]]:
 
 
 def _take(dataset: Dataset, shard: ShardInfo, out: Path, name: str) -> None:
-    """Put a shard's file and, after it, its sidecar into `out` under another name."""
+    """Put a shard's file and then its sidecar into `out` as shard `name`."""
     format = dataset.info.format
     file = shard_path(dataset.path, shard.name, format)
     taken = shard_path(out, name, format)
@@ -86,7 +86,7 @@ def _take(dataset: Dataset, shard: ShardInfo, out: Path, name: str) -> None:
     renamed = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), pa.array([name]))
     rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", renamed)
     if not file.is_file() or file.stat().st_size != shard.bytes:
-        raise FmctError(f"{file} is missing or has another size; {RESTORE}")
+        raise FmctError(f"{file}: missing or of the wrong size; {RESTORE}")
     _link_or_copy(file, taken, shard)
     moved = shard.model_copy(update={"name": name})
     indexes.write_sidecar(rows.combine_chunks(), moved, format, indexes.sidecar_path(out, name))
@@ -98,10 +98,10 @@ def _link_or_copy(file: Path, taken: Path, shard: ShardInfo) -> None:
     with atomic_path(taken) as temporary:
         temporary.unlink(missing_ok=True)
         try:
-            os.link(file.resolve(), temporary)  # of a symbolic link Linux would link the link
+            os.link(file.resolve(), temporary)  # os.link on Linux would link a symbolic link itself
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
                 raise
             shutil.copyfile(file, temporary)
             if sha256(temporary) != shard.sha256:
-                raise FmctError(f"{file}: SHA-256 differs; {RESTORE}") from None
+                raise FmctError(f"{file}: SHA-256 mismatch; {RESTORE}") from None

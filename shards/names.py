@@ -1,4 +1,4 @@
-"""Names and keys that are read from files and become paths: what they may be, and how paths are made."""
+"""Valid names and keys in files that become paths, and safe paths made from them."""
 
 import re
 from pathlib import Path
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 _KEY = "[0-9a-f]{32}"
 _COMPONENT = "[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}"
-"""Portable in every file system, never hidden, no option of a command, and short enough to take a suffix."""
+"""Portable on all file systems, never hidden, never a command option, and short enough for a suffix."""
 
 _component = re.compile(_COMPONENT)
 
 
 def is_component(name: str) -> bool:
-    """Whether `name` is one plain path component: letters, digits and . _ + -, not a dot first."""
+    """Whether `name` is one plain path component: letters, digits and . _ + -, with no leading dot."""
     return _component.fullmatch(name) is not None
 
 
 def _require_component(name: str) -> str:
     if not is_component(name):
-        raise ValueError("expected a plain file name: letters, digits and . _ + -, no folder")
+        raise ValueError("expected a plain file name of letters, digits and . _ + -, without a folder")
     return name
 
 
@@ -42,10 +42,10 @@ Component = Annotated[str, AfterValidator(_require_component)]
 def inside(folder: Path, name: str) -> Path:
     """The path of `name` in `folder`; raises FmctError unless `name` is one plain component.
 
-    Whatever is read from a file goes through here before it is a path.
+    Every name that is read from a file passes through here before it becomes a path.
     """
     if not is_component(name):
-        raise FmctError(f"{folder}: rejects {name[:80]!r} as a file name; its source is not trustworthy")
+        raise FmctError(f"{folder}: {name[:80]!r} is not a valid file name; do not trust its source")
     return folder / name
 
 

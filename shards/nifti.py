@@ -13,9 +13,9 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def nifti_bytes(values: NDArray[Any], affine: NDArray[np.float64], packed: bool = True) -> bytes:
     """A .nii.gz (or .nii) of values (D, H, W), whose affine maps (d, h, w, 1) to patient LPS mm.
 
-    Stored with the indices (w, h, d), which grow towards right, anterior and superior where the volume's do;
-    qform and sform say the same place, in RAS mm of the scanner. No text is in it, and the same input gives
-    the same bytes.
+    Stored with index order (w, h, d), in the directions of the volume's axes (right, anterior, superior).
+    qform and sform are equal, in scanner RAS mm. The file contains no text, and the same input gives the
+    same bytes.
     """
     import nibabel  # of the layer [preprocess]
 

@@ -1,4 +1,4 @@
-"""Work in this process or in several: how worker processes start, and that they end with their starter."""
+"""Work in this process or in worker processes, which end with their parent."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 def unordered(
     work: Callable[[Argument], Result], arguments: Iterable[Argument], workers: int
 ) -> Iterator[Result]:
-    """Yield work(argument) for each argument, as they get done; what a worker raises is raised here.
+    """Yield work(argument) for each argument as it completes; a worker's exception is raised here.
 
     With more than one worker, `work`, its argument and its result are pickled.
     """
@@ -30,7 +30,7 @@ def unordered(
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool that starts no further task once an exception leaves its context."""
+    """A process pool that starts no further tasks after an exception in its context."""
     # Spawned, not forked: the caller may hold threads (a progress bar, BLAS).
     context = multiprocessing.get_context("spawn")
     pool = _Pool(workers, mp_context=context, initializer=_set_up_worker)
@@ -41,10 +41,10 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 class InlineExecutor(Executor):
-    """Runs what it is given at once, in this process."""
+    """Runs each call immediately, in this process."""
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """The finished future of `work`; an exception of it is raised here."""
+        """The finished future of `work`; an exception is raised here."""
         future: Future = Future()
         future.set_result(work(*args, **kwargs))
         return future
@@ -52,7 +52,7 @@ class InlineExecutor(Executor):
 
 class _Pool(ProcessPoolExecutor):
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        # Workers are started here, and inherit the mask: Ctrl-C waits until their first imports are done.
+        # Workers start here and inherit the signal mask: Ctrl-C waits until their first imports are done.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return super().submit(work, *args, **kwargs)
@@ -61,7 +61,7 @@ class _Pool(ProcessPoolExecutor):
 
 
 def _set_up_worker() -> None:
-    """Die with the parent, however it dies, and at once on Ctrl-C: what is written is renamed when whole."""
+    """Exit when the parent dies, and immediately on Ctrl-C: files are renamed only when complete."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_exit_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""parts.parquet: the part of a split that each patient of a dataset is in, for training and testing."""
+"""parts.parquet: the part of a split (train, test, ...) of each patient of a dataset."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _REMEDY = "give the parts.parquet of `fmct shards split`"
 
 @dataclass(frozen=True)
 class PartsTable:
-    """Who is in which part; rows in the file's order."""
+    """The part of each study and patient; rows in the file's order."""
 
     path: Path
     studies: tuple[str, ...]
@@ -30,7 +30,7 @@ class PartsTable:
 
     @classmethod
     def read(cls, path: Path) -> "PartsTable":
-        """Read what `write_parts` wrote.
+        """Read the file of `write_parts`.
 
         Raises FmctError for anything else, and for a patient in two parts, with the row, from 1.
         """
@@ -38,31 +38,31 @@ class PartsTable:
             table = read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise_refusal(error, path)
-            raise FmctError(f"{path}: no readable table of parts; {_REMEDY}") from None
+            raise FmctError(f"{path}: not a readable table of parts; {_REMEDY}") from None
         names = ("study_key", "patient_key", PART_COLUMN)
         if missing := [name for name in names if name not in table.column_names]:
             raise FmctError(f"{path}: no column {missing[0]}; {_REMEDY}")
         if any(table.schema.field(name).type != pa.string() or table[name].null_count for name in names):
-            raise FmctError(f"{path}: {', '.join(names)} hold text in every row; {_REMEDY}")
+            raise FmctError(f"{path}: expected text in every row of {', '.join(names)}; {_REMEDY}")
         if not all(all_keys(table[name]) for name in names[:2]):
             raise FmctError(f"{path}: a key is not 32 hexadecimal digits; {_REMEDY}")
         found = cls(path, *(tuple(table[name].to_pylist()) for name in names))
-        found.part_of(found.patients)  # refuses a patient in two
+        found.part_of(found.patients)  # raises for a patient in two parts
         return found
 
     def require_splits(self) -> None:
-        """Raise FmctError for a part whose name is no split (shards.split_names), with its row."""
+        """Raise FmctError, with its row, for a part that is not a split (shards.split_names)."""
         for row, part in enumerate(self.parts, 1):
             if not is_split(part):
                 raise FmctError(
-                    f"{self.path} row {row}: a part is one of {EXPECTED} here, not {part!r:.80}; "
+                    f"{self.path} row {row}: part {part!r:.80} is not one of {EXPECTED}; "
                     "split with these names"
                 )
 
     def part_of(self, keys: Sequence[str]) -> dict[str, str]:
         """The part of each patient or study, by the key; `keys`: `patients` or `studies`.
 
-        Raises FmctError where a key is in two parts, with the row.
+        Raises FmctError, with the row, if a key is in two parts.
         """
         found: dict[str, str] = {}
         for row, (key, part) in enumerate(zip(keys, self.parts, strict=True), 1):
@@ -74,24 +74,24 @@ class PartsTable:
         return found
 
     def parts_of_patients(self, patients: Iterable[str]) -> list[str]:
-        """The part of each, in order; FmctError where one is in none."""
+        """The part of each patient, in order; FmctError if a patient has no part."""
         part, wanted = self.part_of(self.patients), list(patients)
         missing = sorted({key for key in wanted if key not in part})
         if wanted and len(missing) == len(set(wanted)):
             raise FmctError(
-                f"{self.path}: none of the {len(missing)} patients is in a part, {missing[0]} for instance; "
+                f"{self.path}: has none of the {len(missing)} patients, for example {missing[0]}; "
                 "give the parts of this dataset, made with the same key file"
             )
         if missing:
             raise FmctError(
-                f"{self.path}: {len(missing)} patients are in no part, {missing[0]} for instance; split the "
-                "dataset again, as it is now"
+                f"{self.path}: {len(missing)} patients have no part, for example {missing[0]}; split the "
+                "current dataset again"
             )
         return [part[key] for key in wanted]
 
 
 def write_parts(path: Path, dataset: Dataset, parts: Mapping[str, Sequence[int]]) -> None:
-    """Write a row a study and patient, ordered by these: study_key, patient_key, split (the part's name).
+    """Write one row per study and patient, sorted by them: study_key, patient_key, split (the part's name).
 
     parts: the numbers of each part's volumes.
     """

@@ -1,8 +1,8 @@
-"""Who the patients of a dataset are: those who share a scan are one, whatever their keys say.
+"""Patients of a dataset: patient keys that share a scan count as one patient.
 
 One scan that was exported under two Patient IDs (anonymised twice, or sent to two archives) becomes volumes
-of two patients. Pixels and geometry are equal, and so is their `source_digest`; left apart, the two could
-stand in train and test.
+of two patients. Their pixels and geometry are equal, and so is their `source_digest`. Treated as two
+patients, the scan could be in train and in test.
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 
 def tied_patients(index: pa.Table) -> NDArray[np.str_]:
-    """The key by which each volume's patient goes, (N,): the least of those tied by equal source digests.
+    """The representative key of each volume's patient, (N,): the least key among equal source digests.
 
-    index: a table with `patient_key` and `source_digest`, a row a volume. Patients are tied in chains: A and
-    C where both share a scan with B. A patient who shares none goes by the own key.
+    index: a table with `patient_key` and `source_digest`, one row per volume. The relation is transitive: A
+    and C are one patient if both share a scan with B. A patient without a shared scan keeps its own key.
     """
     patients, digests = (index[name].to_pylist() for name in ("patient_key", "source_digest"))
     lesser: dict[str, str] = {}
@@ -34,13 +34,13 @@ def tied_patients(index: pa.Table) -> NDArray[np.str_]:
 
 
 def tied(index: pa.Table) -> int:
-    """How many patients share a scan with a patient of a lesser key, and so count as that one."""
+    """Number of patient keys that count as another patient with a lesser key."""
     keys = np.asarray(index["patient_key"].to_pylist(), dtype=np.str_)
     return len(np.unique(keys)) - len(np.unique(tied_patients(index)))
 
 
 def marks(index: pa.Table) -> frozenset[str]:
-    """Patient keys and, where the table has them, source digests: what two tables of one patient share."""
+    """Patient keys and, if present, source digests: two tables with a common mark share a patient."""
     found = set(index["patient_key"].to_pylist())
     if "source_digest" in index.column_names:
         found |= {digest for digest in index["source_digest"].to_pylist() if is_digest(digest)}
@@ -57,5 +57,5 @@ def marks_of(index: pa.Table) -> dict[str, frozenset[str]]:
 
 
 def is_digest(digest: str) -> bool:
-    """Whether it is of a scan: who wrote shards without one filled the place with one digit."""
+    """Whether it is a real digest: shards written without one have a repeated single digit."""
     return len(set(digest)) > 1

@@ -1,19 +1,19 @@
-"""Whether two configurations of preprocessing give the same voxels, whatever else differs."""
+"""Whether two preprocessing configurations give the same voxels, regardless of other differences."""
 
 from collections.abc import Mapping
 from typing import Any
 
 CHOICE = {"select": ("anatomy",), "check": ()}
-"""Sections of preprocessing.json that decide which series become volumes, not what a volume's voxels are; but
-for these keys of them."""
+"""Sections of preprocessing.json that decide which series become volumes, and their only keys that affect a
+volume's voxels."""
 BESIDE = {"privacy": ("show_defacing", "date_shift_days", "share")}
-"""Keys of the other sections that change nothing in a volume."""
+"""Keys of the other sections that do not affect a volume."""
 
 
 def same_voxels(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether documents of preprocessing.json agree in all that a volume's voxels depend on.
+    """Whether two documents of preprocessing.json agree in everything that affects a volume's voxels.
 
-    Sections and keys that this version does not know count.
+    Unknown sections and keys count as affecting them.
     """
     return _of_voxels(one) == _of_voxels(other)
 

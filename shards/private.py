@@ -1,4 +1,4 @@
-"""Folders that no one else can change, below directories where others may write, such as a node's scratch."""
+"""Folders that no other user can change, below directories that others can write to, such as node scratch."""
 
 import os
 import stat
@@ -9,10 +9,10 @@ from shards.errors import FmctError
 
 
 def private_folder(path: Path) -> None:
-    """Make `path` readable and writable by its owner only (0700), or check that it is such a folder of ours.
+    """Create `path` with mode 0700, or check that it is a private folder of this user.
 
-    One of ours that others could read, as earlier versions made it, is closed to them. Raises FmctError, with
-    what to do, for a link, a file, another user's folder, and one that others can write to or replace.
+    Our own folder that others could read (earlier versions made such) is set to 0700. Raises FmctError, with
+    the remedy, for a link, a file, another user's folder, and one that others can write to or replace.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -23,9 +23,9 @@ def private_folder(path: Path) -> None:
 
 
 def own_folder(path: Path) -> None:
-    """Make `path` writable by its owner only, or check that it is such a folder of ours; others may read it.
+    """Create `path` writable by its owner only, or check that it is such a folder; others may read it.
 
-    One of ours that others could write to is closed to them. Raises FmctError as `private_folder`.
+    Write permission of others is removed from our own folder. Raises FmctError as `private_folder`.
     """
     path.mkdir(parents=True, exist_ok=True)
     found = path.lstat()
@@ -35,9 +35,9 @@ def own_folder(path: Path) -> None:
 
 
 def require_own(path: Path, *, group: bool = False) -> None:
-    """Raise FmctError unless the folder at `path` is ours, by owner, mode and the folders above it.
+    """Raise FmctError unless `path` is our folder, safe by owner, mode and parent folders.
 
-    group: no folder above may be writable by its group either.
+    group: also reject parent folders that are writable by their group.
     """
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
@@ -47,7 +47,7 @@ def require_own(path: Path, *, group: bool = False) -> None:
     if stat.S_IMODE(found.st_mode) & 0o022:
         raise FmctError(f"{path}: others can write to it, so nothing in it is trusted; remove it")
     others = stat.S_IWOTH | (stat.S_IWGRP if group else 0)
-    for above in (*path.absolute().parents, *path.resolve().parents):  # of links, where they are and lead
+    for above in (*path.absolute().parents, *path.resolve().parents):  # both sides of links
         mode = above.stat().st_mode
         if mode & others and not mode & stat.S_ISVTX:
             why = f"others can replace it, as {above} lacks the sticky bit"

@@ -1,7 +1,7 @@
-"""How far a stage is: how many units of its ledger are done, and where a job finds the ledgers it works on.
+"""Progress of a stage: the number of finished units of its ledgers, and the ledgers that a job works on.
 
-A stage that runs in a job registers its ledgers in the job's own file, so that whatever looks after the job
-(its restart policy, `fmct launch status`) knows where to count, without knowing the stage.
+A stage registers its ledgers in a file of its job, so that the restart policy and `fmct launch status` can
+count units without knowing the stage.
 """
 
 import logging
@@ -18,9 +18,9 @@ from shards.share import WHOLE, Share
 log = logging.getLogger(__name__)
 
 VARIABLE = "FMCT_LEDGERS"
-"""Environment of a job's command: the file in which its stage registers ledgers; unset outside jobs."""
+"""Environment of a job's command: the file to register ledgers in; unset outside jobs."""
 SUFFIX = ".ledgers.json"
-"""Of that file, after the job's number."""
+"""Suffix of that file's name, after the job's number."""
 
 
 class Progress(NamedTuple):
@@ -31,20 +31,20 @@ class Progress(NamedTuple):
     total: int | None = None
     """Units in all; None if that is not known."""
     failed: int = 0
-    """Units that were tried and failed, in the newest start."""
+    """Units that failed in the latest start."""
     unit: str = "unit"
-    """The name of one."""
+    """The name of one unit."""
 
 
 class Registered(Closed):
-    """A ledger, as a stage registers it."""
+    """A ledger registered by a stage."""
 
     ledger: Annotated[str, Field(pattern="^[a-z]{1,40}$")]
-    """Its name in launch/slurm/ledgers.py, which counts what is done."""
+    """Its name in launch/slurm/ledgers.py, which counts finished units."""
     place: str
-    """The output folder that it lies in, or of a scan the catalog, from /."""
+    """Absolute path of its output folder, or of the catalog for a scan."""
     share: tuple[int, int] = WHOLE
-    """Of this job or array task: (i, n)."""
+    """The share (i, n) of this job or array task."""
     total: int | None = None
     """Units of the share."""
     of_all: int | None = None
@@ -68,10 +68,10 @@ def register(
     of_all: int | None = None,
     failed: int = 0,
 ) -> None:
-    """Register a ledger of this job, in place of what an earlier call said of it; nothing outside jobs.
+    """Register a ledger of this job, replacing its earlier entry; does nothing outside jobs.
 
-    total: units of the share; of_all: of the whole ledger; failed: units of the share. A file that cannot be
-    written costs a warning only: the progress of the job is then not known.
+    total, failed: units of the share; of_all: units of the whole ledger. If the file cannot be written, a
+    warning is logged and the job's progress stays unknown.
     """
     if not (name := os.environ.get(VARIABLE)):
         return
@@ -87,12 +87,12 @@ def register(
     others = [one for one in registered(file) if (one.ledger, one.place, one.share) != _identity(own)]
     try:
         write_text(file, Registrations(ledgers=(*others, own)).model_dump_json() + "\n")
-    except (OSError, ValueError) as error:  # a path that is no UTF-8 too
-        log.warning("%s: the ledger of this job could not be registered: %s", file, error)
+    except (OSError, ValueError) as error:  # also a path that is not UTF-8
+        log.warning("%s: cannot register the ledger of this job: %s", file, error)
 
 
 def registered(file: Path) -> tuple[Registered, ...]:
-    """What a job has registered in `file`; empty if that is missing, damaged or of another version."""
+    """The ledgers that a job registered in `file`; empty if it is missing, damaged or of another version."""
     try:
         return Registrations.model_validate_json(file.read_bytes()).ledgers
     except (OSError, ValidationError):

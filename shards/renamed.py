@@ -1,6 +1,6 @@
-"""The one table of keys of configurations that were renamed.
+"""The table of renamed configuration keys.
 
-What has an old name is read: of a recipe or an override with a warning, of a stored record without.
+Old names are still read: with a warning in recipes and overrides, silently in stored records.
 """
 
 import logging
@@ -27,29 +27,29 @@ RENAMED: dict[str, dict[str, str]] = {
         "least_sensitivity": "min_sensitivity",
     },
 }
-"""By the section's class, a key's old name and its present one: {"GridConfig": {"air_hu": "air_at_hu"}}.
+"""Old and present names of keys, by section class: {"GridConfig": {"air_hu": "air_at_hu"}}.
 
-Recipes, overrides and stored configurations are all read by it (shards.section). An entry stays as long as
-docs/formats.md promises that the files with the old name are read.
+It applies to recipes, overrides and stored configurations (shards.section). An entry stays as long as
+docs/formats.md promises to read files with the old name.
 """
 
 
 def of_section(cls: type) -> dict[str, str]:
-    """Old names and present ones of the keys of a section, its base classes' among them."""
+    """Old and present names of the keys of a section and of its base classes."""
     return {old: new for base in reversed(cls.__mro__) for old, new in RENAMED.get(base.__name__, {}).items()}
 
 
 def with_present_names(cls: type, values: Mapping[str, Any], warn: bool) -> dict[str, Any]:
-    """`values` of a section with each key under its present name, with a warning for each old one on request.
+    """`values` of a section with each key under its present name; warn: log a warning for each old name.
 
-    Raises ValueError where a key is given by both of its names.
+    Raises ValueError if a key is given under both names.
     """
     found = dict(values)
     for old, new in of_section(cls).items():
         if old in found:
             if new in found:
-                raise ValueError(f"{old} is the old name of {new}, and both are given: remove {old}")
+                raise ValueError(f"{old} is the old name of {new} and both are given: remove {old}")
             if warn:
-                log.warning("%s: %s is called %s now; the old name is still read", cls.__name__, old, new)
+                log.warning("%s: %s was renamed to %s; the old name is still read", cls.__name__, old, new)
             found[new] = found.pop(old)
     return found

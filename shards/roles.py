@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from shards.schema import OF_STUDY, KernelClass, Role
 
 THIN_MM = 2.5
-"""Below it slices are thin: routine heads have 4 to 5 mm, reconstructions for bone and vessels 0.5 to 1.5."""
+"""Slices below this are thin: routine heads have 4 to 5 mm, bone and vessel reconstructions 0.5 to 1.5."""
 _KERNELS: tuple[KernelClass, ...] = ("soft", "unknown", "bone")
-"""Best first, as selection's default has it."""
+"""Best first, in the default order of selection."""
 _FACTS = ("key", "study_key", "patient_key", "kernel_class", "slice_thickness_mm", "slice_gap_mm", "slices")
 
 
 class Places(NamedTuple):
-    """Of each volume of a dataset, (N,)."""
+    """Role and rank of each volume of a dataset, (N,)."""
 
     roles: NDArray[np.str_]
     """Of `shards.schema.Role`."""
     ranks: NDArray[np.int64]
-    """0 for the volume that is the best of its study and patient, then 1 and so on."""
+    """0 for the best volume of its study and patient, then 1 and so on."""
 
 
 def role_of(kernel: KernelClass, thickness_mm: float) -> Role:
-    """The role of a series by its kernel's class and the greater of its slices' thickness and distance."""
+    """The role of a series by its kernel class and the greater of slice thickness and slice distance."""
     roles: dict[tuple[KernelClass, bool], Role] = {
         ("soft", False): "soft_thick",
         ("soft", True): "soft_thin",
@@ -39,19 +39,19 @@ def role_of(kernel: KernelClass, thickness_mm: float) -> Role:
 
 
 def thickness_of(slice_thickness_mm: float | None, slice_gap_mm: tuple[float, float]) -> float:
-    """What `role_of` goes by, of a record's facts: a slice of 1 mm every 5 mm is not thin."""
+    """The thickness for `role_of`, from a record's facts: 1 mm slices every 5 mm are not thin."""
     return max(slice_thickness_mm or 0.0, slice_gap_mm[0])
 
 
 def places(index: pa.Table) -> Places:
     """Roles and ranks of the volumes of an index (shards.index), in its order.
 
-    Where the index does not hold them, as that of a dataset with one volume a study, roles are derived
-    from the facts, and volumes of a study are ranked as selection does by default: by kernel, the
-    thinnest, then more slices, finally the smaller key.
+    If the index does not hold them (a dataset of one volume per study), roles are derived from the facts, and
+    the volumes of a study are ranked by selection's default: kernel, thinner slices, more slices, finally the
+    smaller key.
     """
-    told = [name for name in OF_STUDY if name in index.column_names]
-    rows = index.select([*_FACTS, *told]).to_pylist()
+    present = [name for name in OF_STUDY if name in index.column_names]
+    rows = index.select([*_FACTS, *present]).to_pylist()
     thickness = [thickness_of(row["slice_thickness_mm"], row["slice_gap_mm"]) for row in rows]
     roles = [
         row.get("role") or role_of(row["kernel_class"], mm) for row, mm in zip(rows, thickness, strict=True)

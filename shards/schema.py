@@ -1,4 +1,4 @@
-"""What one stored volume is: the record that both shard formats carry beside the voxels."""
+"""The record of a stored volume, which both shard formats keep beside the voxels."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ Role = Literal["soft_thick", "soft_thin", "bone_thick", "bone_thin", "unknown_th
 
 
 class DecodeFacts(Closed):
-    """Acquisition facts of a volume that identify no one."""
+    """Acquisition facts of a volume that do not identify the patient."""
 
     kernel_class: KernelClass = Field(description="from Convolution Kernel (0018,1210)")
     kvp: float | None = Field(description="KVP (0018,0060), kV")
@@ -54,11 +54,11 @@ class VolumeRecord(Closed):
     )
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A dataset of one volume a study says neither, and is byte for byte what it was before them."""
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit unset role and rank: datasets of one volume per study keep the bytes of earlier versions."""
         found: dict[str, Any] = serialize(self)
         return {name: value for name, value in found.items() if name not in OF_STUDY or value is not None}
 
 
 OF_STUDY = ("role", "rank")
-"""Fields of the record that are there where several volumes of a study are kept (`keep: all`)."""
+"""Record fields that exist only if several volumes of a study are kept (`keep: all`)."""

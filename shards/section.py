@@ -1,10 +1,10 @@
-"""A section of a configuration: closed, and recorded in a way that outlives the keys of later versions.
+"""A configuration section without unknown keys, whose stored records stay valid when keys are added.
 
-What a digest or a stored record covers must not change because a later version has one more key. A key that
-came after 0.1.0 has an earlier value, which does what was done before there was the key, and never changes:
-its default, or where that is another, what `Section.earlier` says. The key is recorded only where it has
-another value, and a record that lacks it, read by `from_record`, has the earlier one. The keys of 0.1.0 are
-always recorded, in its order and under its names.
+A new key must not change the content of a digest or a stored record. A key that came after 0.1.0 has an
+earlier value, which keeps the behaviour before the key existed and never changes: the default, or the value
+in `Section.earlier` if the default differs. The key is recorded only if it has another value; `from_record`
+gives a record without the key the earlier value. The keys of 0.1.0 are always recorded, in the order and
+under the names of 0.1.0.
 """
 
 import json
@@ -20,30 +20,30 @@ from shards.closed import Closed
 from shards.renamed import of_section, with_present_names
 
 _RECORD: Any = object()
-"""The context of validation that says that a record is read."""
+"""The validation context for reading a record."""
 
 
 class Section(Closed):
-    """Base of all sections; their keys may be given by old names (shards.renamed)."""
+    """Base of all sections; keys may be given under old names (shards.renamed)."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     earlier: ClassVar[Mapping[str, Any]] = {}
-    """Values of keys that came after 0.1.0, in records that lack them; only of those with another default."""
+    """Values of keys newer than 0.1.0 for records that lack them, if they differ from the default."""
 
     @classmethod
     def from_record(cls, values: Any) -> Self:
-        """What a file of any version recorded, as JSON's types; raises pydantic.ValidationError."""
+        """Read a record of any version, given as JSON types; raises pydantic.ValidationError."""
         return cls.model_validate(values, context=_RECORD)
 
     @classmethod
     def from_record_json(cls, text: str | bytes) -> Self:
-        """The same of a file's bytes."""
+        """Like `from_record`, from the bytes of a JSON file."""
         return cls.model_validate_json(text, context=_RECORD)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # About the whole, so that a section's own validators see present names only.
+        # Wraps the whole schema, so that a section's own validators see present names only.
         return core_schema.with_info_before_validator_function(cls._prepared, handler(source))
 
     @classmethod
@@ -55,9 +55,9 @@ class Section(Closed):
         return {**cls.earlier, **found} if is_record else found
 
     def recorded(self, uncovered: Collection[str] = ()) -> dict[str, Any]:
-        """The section for a digest or a stored record, as JSON's types.
+        """The section for a digest or a stored record, as JSON types.
 
-        The values of `uncovered` keys have no influence: those of 0.1.0 stand as its defaults were.
+        The values of `uncovered` keys do not matter: keys of 0.1.0 get the defaults of 0.1.0.
         """
         first = first_keys(type(self))
         old_names = {new: old for old, new in of_section(type(self)).items() if old in first}
@@ -86,9 +86,9 @@ class Section(Closed):
 
 @cache
 def first_keys(cls: type[Section]) -> Mapping[str, Any]:
-    """The keys that a section had in 0.1.0, in its order, with its defaults (null where it had none).
+    """The keys of a section in 0.1.0, in order, with their defaults (null without a default).
 
-    Those of its nearest base class that 0.1.0 knew; none of a section that is newer.
+    They are those of the nearest base class that existed in 0.1.0; empty for newer sections.
     """
     table = json.loads(Path(__file__).with_name("first_keys.json").read_bytes())
     return next((table[base.__name__] for base in cls.__mro__ if base.__name__ in table), {})

@@ -1,4 +1,4 @@
-"""Which units of the work one task of an array does."""
+"""The share of the work that one task of a job array does."""
 
 import sys
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ Unit = TypeVar("Unit")
 
 
 class Share(NamedTuple):
-    """Every `of`-th unit, from unit `number` on: the part of the work that one task of an array does."""
+    """Every `of`-th unit, starting at unit `number`: the work of one task of a job array."""
 
     number: int = 0
     of: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Share":
-        """Of I/N, as `--share` takes it; FmctError unless 0 <= I < N."""
+        """Parse I/N of `--share`; FmctError unless 0 <= I < N."""
         number, slash, of = text.partition("/")
         if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
             raise FmctError(f"--share {text}: expected I/N, with I from 0 to N - 1")
@@ -25,7 +25,7 @@ class Share(NamedTuple):
 
     @classmethod
     def only(cls, number: int) -> "Share":
-        """One unit alone, as `--task` takes it."""
+        """The share of a single unit, for `--task`."""
         return cls(number, sys.maxsize)
 
     def part(self, units: Sequence[Unit]) -> Sequence[Unit]:

@@ -1,4 +1,4 @@
-"""Who may read the outputs: one mask (umask) for a process and its children."""
+"""Read permission of outputs: one umask for a process and its children."""
 
 import os
 from typing import Literal
@@ -8,18 +8,18 @@ from shards.errors import FmctError
 Share = Literal["owner", "group", "all"]
 
 VARIABLE = "FMCT_SHARE"
-"""Environment: passes the choice to jobs and ranks."""
+"""Environment: passes the setting to jobs and ranks."""
 
 
 _MASKS: dict[str, int] = {"owner": 0o077, "group": 0o027, "all": 0o022}
 
 
 def share(with_whom: Share | None) -> None:
-    """Have all that this process writes from now on be readable by its owner, the group, or everybody.
+    """Set the umask so that new files are readable by their owner, the group, or everybody.
 
-    None: what `VARIABLE` says, else the group at most, as the user's own umask is where that is stricter.
-    Files made 0600 or folders made 0700 (catalog, keys, caches) stay as they are. Raises FmctError where
-    `VARIABLE` is none of the three.
+    None: the value of `VARIABLE`, else at most the group; a stricter umask of the user is kept. Files created
+    with mode 0600 or folders with 0700 (catalog, keys, caches) are not affected. Raises FmctError if
+    `VARIABLE` is not one of the three.
     """
     named = with_whom or os.environ.get(VARIABLE)
     if not named:
@@ -32,16 +32,16 @@ def share(with_whom: Share | None) -> None:
 
 
 def chosen() -> Share:
-    """Who may read what is written, by `VARIABLE`; the group without it."""
+    """Who may read outputs, from `VARIABLE`; by default the group."""
     named = os.environ.get(VARIABLE)
     return named if named in _MASKS else "group"  # type: ignore[return-value]
 
 
 def beyond(mode: int) -> int:
-    """The bits of a file's mode that let others do more than was chosen."""
+    """Bits of a file's mode that allow more than the chosen setting."""
     return mode & _MASKS[chosen()]
 
 
 def closing() -> str:
-    """What chmod(1) takes to have no more than was chosen."""
+    """The chmod(1) argument that removes permissions beyond the chosen setting."""
     return {"owner": "go=", "group": "g-w,o=", "all": "go-w"}[chosen()]

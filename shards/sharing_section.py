@@ -1,4 +1,4 @@
-"""The section of a configuration that says who else may read what is written."""
+"""The configuration section for the read permission of outputs."""
 
 from shards.section import Section
 from shards.sharing import Share
@@ -8,5 +8,5 @@ class Sharing(Section):
     """The section `privacy` of recipes and of a site file."""
 
     share: Share | None = None
-    """Who else may read what is written: only its owner, the group, or everybody. None: what the site file
-    says, else the group at most, since volumes and pictures of heads are patients'."""
+    """Who may read the outputs: only the owner, the group, or everybody. None: the setting of the site file,
+    else at most the group, since volumes and images of heads are patient data."""

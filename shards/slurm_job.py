@@ -17,13 +17,13 @@ TEXTS = {
     "nodes": "SLURM_JOB_NODELIST",
 }
 _SIGNS = (NUMBER, RESTARTS, END, RANK, INDEX)
-"""Each of these means a job, or a shell that was opened in one."""
+"""Variables that indicate a job, or a shell opened in one."""
 
 
 def read(variables: Mapping[str, str]) -> RunningJob | None:
-    """The job that the variables describe; None outside Slurm.
+    """The job described by the variables; None outside Slurm.
 
-    Bytes that are no UTF-8 become replacement characters. Raises FmctError if a number is damaged.
+    Bytes that are not UTF-8 become replacement characters. Raises FmctError if a number is damaged.
     """
     if not any(name in variables for name in _SIGNS):
         return None
@@ -41,7 +41,7 @@ def read(variables: Mapping[str, str]) -> RunningJob | None:
 
     index, job, end = number(INDEX), text(NUMBER), text(END)
     if job and index is not None:
-        job = f"{text(ARRAY)}_{index}"  # the last task's NUMBER is that of the whole array
+        job = f"{text(ARRAY)}_{index}"  # the last task's NUMBER is the ID of the whole array
     return RunningJob(
         scheduler="slurm",
         number=job,

@@ -1,7 +1,7 @@
-"""Parts and samples of a dataset, drawn by hashing keys: always the same, whatever else is stored.
+"""Parts and samples of a dataset, drawn by hashing keys, so that other content does not affect them.
 
-A patient's part is a function of the seed and the patient's key alone. It stays the same when the archive
-grows, and no patient is in two parts. Patients who share a scan are one (shards.patients).
+A patient's part depends only on the seed and the patient key. It does not change when the archive grows, and
+no patient is in two parts. Patients who share a scan count as one (shards.patients).
 """
 
 import hashlib
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SPLIT_NAME = "split.json"
 SHARD_BYTES = 2**30
-"""Stored bytes of a shard: 361,663 heads of 6 MB become some 2,000 files."""
+"""Stored bytes per shard: 361,663 heads of 6 MB give about 2,000 files."""
 
 
 def draw(seed: int, key: str) -> float:
@@ -36,17 +36,17 @@ def draw(seed: int, key: str) -> float:
 def assign(
     dataset: Dataset, fractions: Mapping[str, float], seed: int, ood: Path | None = None
 ) -> dict[str, list[int]]:
-    """The volumes of each part, split by patients; patients who share a scan are in one part.
+    """The volume numbers of each part, split by patients; patients who share a scan are in one part.
 
-    ood: a site's table of test sets of other distributions (shards.ood_table): their patients are in parts
-    `ood:NAME`, and the fractions are of the others.
+    ood: a site's table of out-of-distribution test sets (shards.ood_table): their patients go to parts
+    `ood:NAME`, and the fractions apply to the remaining patients.
 
     Raises FmctError as that table's reader does, for fractions that are not positive or do not sum to 1, and
-    for a part that gets no patient.
+    for a part without patients.
     """
     if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         given = ", ".join(f"{name}={fraction}" for name, fraction in fractions.items())
-        raise FmctError(f"the fractions {given} are not positive numbers that sum to 1")
+        raise FmctError(f"fractions {given}: expected positive numbers that sum to 1")
     bounds = list(accumulate(fractions.values()))
     names = list(fractions)
     parts: dict[str, list[int]] = {name: [] for name in names}
@@ -62,9 +62,7 @@ def assign(
         parts[next((n for n, bound in zip(names, bounds, strict=True) if drawn < bound), names[-1])].append(i)
     for name, volumes in parts.items():
         if not volumes:
-            raise FmctError(
-                f"no patient falls into part {name}: {dataset.path} is too small for its fraction"
-            )
+            raise FmctError(f"part {name} has no patients: {dataset.path} is too small for its fraction")
     return parts
 
 
@@ -78,11 +76,11 @@ def split(
     progress: Progress = lambda done, total: None,
     ood: Path | None = None,
 ) -> dict[str, DatasetInfo]:
-    """Write each part as a dataset `out`/name, then who is in which, and how they were made.
+    """Write each part as a dataset `out`/name, then `out`/parts.parquet and `out`/split.json.
 
-    ood: as `assign` takes it; the folder of `ood:NAME` is ood-NAME.
+    ood: as in `assign`; the folder of `ood:NAME` is ood-NAME. parts.parquet lists the part of each patient
 
-    The first is `out`/parts.parquet (shards.parts), the second `out`/split.json.
+    (shards.parts), split.json the settings.
 
     Raises FmctError as `assign` and `derive` do.
     """
@@ -90,7 +88,7 @@ def split(
     parts = assign(dataset, fractions, seed, ood)
     shared = tied(dataset.index)
     if shared:
-        log.warning("%d patients share a scan with another one, and are in that one's part", shared)
+        log.warning("%d patients share a scan with another patient and join that patient's part", shared)
     infos, done = {}, 0
     for name, volumes in parts.items():
         plan = packed(dataset, volumes, shard_bytes)
@@ -115,7 +113,7 @@ def split(
 
 def folder_of(part: str) -> str:
     """The name of a part's folder."""
-    return part.replace(":", "-")  # a name of fractions has neither
+    return part.replace(":", "-")  # names of fraction parts have neither character
 
 
 def reshard(
@@ -140,10 +138,10 @@ def sample(
     workers: int = 1,
     progress: Progress = lambda done, total: None,
 ) -> DatasetInfo:
-    """Write `volumes` volumes, drawn by their keys, as a dataset of their own, in their old order.
+    """Write a sample of `volumes` volumes, drawn by their keys, as a dataset, in the source's order.
 
-    A sample of more volumes holds that of fewer with the same seed. Raises FmctError where the source
-    has fewer, and as `derive` does.
+    A larger sample contains the smaller one of the same seed. Raises FmctError if the source has fewer
+    volumes, and as `derive` does.
     """
     dataset = Dataset.open(source, clipped=True)
     if volumes > len(dataset):

@@ -1,4 +1,4 @@
-"""The volumes of a dataset study by study."""
+"""The volumes of a dataset, grouped by study."""
 
 from collections import defaultdict
 from typing import NamedTuple
@@ -15,9 +15,9 @@ class Studies(NamedTuple):
     """The studies of an index."""
 
     rows: dict[str, NDArray[np.int64]]
-    """By study key, in the order of their first volumes: the rows of its volumes, the best one first."""
+    """Rows of each study's volumes, best volume first, by study key, in the order of the first volumes."""
     torn: dict[str, NDArray[np.int64]]
-    """Likewise, those whose volumes bear several Patient IDs: the patient of their label is unknown."""
+    """The same for studies whose volumes have several Patient IDs: the patient of their label is unknown."""
 
 
 def studies_of(index: pa.Table) -> Studies:

@@ -1,7 +1,7 @@
-"""The inputs of the results in a folder, so that results of other inputs do not replace them silently.
+"""The inputs of the results in a folder, recorded so that other results do not replace them silently.
 
-They are recorded in `subject.json`. A source is the same if its path is (its contents may have changed; the
-command then repeats the changed parts), or its digest, wherever it is now.
+The record is `subject.json`. Two sources are the same if their paths are equal (the contents may have
+changed; the command then repeats the changed parts) or their digests are equal, whatever their paths.
 """
 
 from collections.abc import Iterable
@@ -17,19 +17,19 @@ FILE_NAME = "subject.json"
 
 
 class Origin(Closed):
-    """One of the inputs that say what results are about."""
+    """One input of the results."""
 
     path: str | None
-    """From /; None if it must not be recorded, as a path may name a patient."""
+    """Absolute path; None if it must not be recorded because it may name a patient."""
     digest: str
 
     @classmethod
     def of(cls, path: Path | None, digest: str) -> "Origin":
-        """The source at `path`."""
+        """The origin of a source at `path`."""
         return cls(path=None if path is None else str(path.resolve()), digest=digest)
 
     def is_same(self, other: "Origin") -> bool:
-        """Whether both are one source."""
+        """Whether both are the same source."""
         return self.digest == other.digest or (self.path is not None and self.path == other.path)
 
     def __str__(self) -> str:
@@ -37,26 +37,26 @@ class Origin(Closed):
 
 
 class Subject(Closed):
-    """What a command's results are about."""
+    """The inputs of a command's results."""
 
     command: str
     sources: dict[str, Origin]
-    """By what they are to the command."""
+    """Inputs by their role in the command."""
 
 
 def claim(out: Path, subject: Subject, results: Iterable[str], known: bool = False) -> None:
-    """Record in the folder `out` the inputs of its results, before they are written.
+    """Record the inputs of the results in the folder `out`, before the results are written.
 
-    results: names of files that the command will write. known: results without a note, of an earlier version,
-    are known to be about the same. Raises FmctError, which names the existing results,
-    if their inputs are others or unknown.
+    results: names of files that the command will write. known: existing results without a record (of an
+    earlier version) are known to have the same inputs. Raises FmctError, which names the existing results, if
+    their inputs differ or are unknown.
     """
     before = _read(out)
     if before is None and not known:
         held = next((name for name in results if (out / name).exists()), None)
         if held is not None:
             raise FmctError(
-                f"{out}: holds {held} already, whose inputs are unknown; give another folder, or move it away"
+                f"{out}: already holds {held} with unknown inputs; give another folder, or move it away"
             )
     if before is not None:
         what = _difference(before, subject)
@@ -67,7 +67,7 @@ def claim(out: Path, subject: Subject, results: Iterable[str], known: bool = Fal
 
 
 def _difference(before: Subject, now: Subject) -> str | None:
-    """In what the results there are of something else; None where they are not."""
+    """How the inputs of the existing results differ; None if they do not."""
     if before.command != now.command:
         return f"`fmct {before.command}`"
     for what, source in now.sources.items():

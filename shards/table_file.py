@@ -1,4 +1,4 @@
-"""Reading a Parquet file that may come from elsewhere."""
+"""Reading a Parquet file from an untrusted source."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 
 
 def read_table(path: Path) -> pa.Table:
-    """The table in a Parquet file each of whose rows has a key of its own, of bytes at least.
+    """Read a Parquet file whose rows all have a different key, which bounds rows by the file's bytes.
 
-    Parquet repeats a row at no cost, so a few bytes can hold any number of equal ones.
-    pyarrow.parquet.read_table would import pyarrow.dataset, and that pandas where it is installed.
+    Parquet can repeat equal rows at no cost, so a few bytes could hold any number of them.
+    pyarrow.parquet.read_table would import pyarrow.dataset, which imports pandas if installed.
     Raises OSError or pyarrow.ArrowInvalid for anything else.
     """
     with pq.ParquetFile(path) as file:

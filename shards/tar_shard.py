@@ -1,7 +1,7 @@
-"""The `webdataset` shard: a POSIX tar with `<key>.vol.blosc` and `<key>.json` a volume.
+"""The `webdataset` shard: a POSIX tar with `<key>.vol.blosc` and `<key>.json` per volume.
 
-`webdataset.WebDataset(path)` reads it front to back; the index gives random access to a volume. A
-volume is one blosc buffer, so a box costs as much as the whole volume.
+`webdataset.WebDataset(path)` reads it sequentially; the index gives random access to a volume. A volume is
+one blosc buffer, so reading a box costs as much as reading the whole volume.
 """
 
 import io
@@ -18,7 +18,7 @@ from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 
 SUFFIX = ".tar"
 
-blosc.use_threads = False  # its context-free mode, which forks and threads can use
+blosc.use_threads = False  # context-free mode, safe for forks and threads
 
 _MAX_BYTES = blosc.MAX_BUFFERSIZE
 _BLOCKS = {"blocksize": 2**20, "typesize": VOXEL.itemsize}
@@ -29,7 +29,7 @@ _CODECS: dict[Codec, blosc.Blosc] = {
 
 
 class TarShardFile:
-    """Writes volumes to an open binary file, one after another."""
+    """Writes volumes to an open binary file, in sequence."""
 
     def __init__(self, stream: BinaryIO):
         self._tar = tarfile.TarFile(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)
@@ -46,7 +46,7 @@ class TarShardFile:
 
     def _write(self, name: str, data: bytes) -> int:
         """Add one member and return the offset of its data."""
-        member = tarfile.TarInfo(name)  # no clock and no owner: a shard redone is the same bytes
+        member = tarfile.TarInfo(name)  # no time and no owner: rewriting a shard gives the same bytes
         member.size = len(data)
         offset = self._tar.offset + tarfile.BLOCKSIZE
         self._tar.addfile(member, io.BytesIO(data))
@@ -56,10 +56,10 @@ class TarShardFile:
 def encode(voxels: np.ndarray, codec: Codec = "zstd") -> bytes:
     """One volume, (D, H, W) int16, as a blosc buffer.
 
-    Raises FmctError for a volume of 2 GiB or more, which blosc can not take.
+    Raises FmctError for a volume of 2 GiB or more, blosc's limit.
     """
     if voxels.nbytes > _MAX_BYTES:
-        raise FmctError("2 GiB do not fit one blosc buffer; use the zarr format")
+        raise FmctError("2 GiB exceed the limit of one blosc buffer; use the zarr format")
     stored: bytes = _CODECS[codec].encode(np.ascontiguousarray(voxels, VOXEL))
     return stored
 
@@ -76,7 +76,7 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     """
     nbytes = math.prod(shape) * VOXEL.itemsize
     if extent.length > nbytes + blosc.MAX_OVERHEAD:
-        raise DamagedError("more bytes than blosc needs for its shape")
+        raise DamagedError("more bytes than a blosc buffer of its shape can have")
     stored = read_bytes(descriptor, extent)
     # blosc's own header: uncompressed size at byte 4, compressed size at byte 12, little-endian
     sizes = int.from_bytes(stored[4:8], "little"), int.from_bytes(stored[12:16], "little")

@@ -1,4 +1,4 @@
-"""Finding every damaged byte of a dataset."""
+"""Verification of every byte of a dataset."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,12 +15,12 @@ from shards.parallel import unordered
 
 
 class Problem(NamedTuple):
-    """A difference from what was written."""
+    """A difference from the written data."""
 
     file: str
     """Name of the file in the dataset directory."""
     key: str | None
-    """The volume, where one is known to be hurt."""
+    """The damaged volume, if known."""
     what: str
 
     def __str__(self) -> str:
@@ -28,19 +28,19 @@ class Problem(NamedTuple):
 
 
 class Unread(Problem):
-    """A file that the system does not read: whether it is damaged is unknown."""
+    """A file that the system cannot read: whether it is damaged is unknown."""
 
 
 def verify(
     path: Path, progress: Callable[[int, int], None] = lambda done, total: None, workers: int = 1
 ) -> list[Problem]:
-    """Check the SHA-256 of every file and the CRC-32 of every volume; empty where all is well.
+    """Check the SHA-256 of every file and the CRC-32 of every volume; return the problems.
 
-    The files are those that a later step may read: preprocessing.json too, by dataset.json's config_digest.
-    What cannot be read is listed too, as Unread.
+    All files that a later step may read are checked, including preprocessing.json against dataset.json's
+    config_digest. Files that cannot be read are listed as Unread.
 
-    `progress` takes volumes done and volumes in all; each of `workers` processes checks a shard at a
-    time. Raises FmctError where dataset.json is missing or damaged.
+    progress: called with (volumes checked, all volumes). Each of `workers` processes checks one shard at a
+    time. Raises FmctError if dataset.json is missing or damaged.
     """
     info = infos.read(path)
     problems = _check_file(path / infos.INDEX_NAME, info.index_sha256)
@@ -79,7 +79,7 @@ def _check_file(file: Path, sha256: str) -> list[Problem]:
 
 
 def _check_shard(path: Path, info: DatasetInfo, number: int) -> tuple[int, list[Problem]]:
-    """A shard's number, and what is wrong with its file, its sidecar and the volumes that this lists."""
+    """A shard's number, and the problems of its file, its sidecar and the volumes listed there."""
     shard = info.shards[number]
     sidecar = indexes.sidecar_path(path, shard.name)
     problems = _check_file(shard_path(path, shard.name, info.format), shard.sha256)

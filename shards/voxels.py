@@ -1,4 +1,4 @@
-"""A volume's voxels as bytes: their type, their checksum, and reading them from a shard file."""
+"""A volume's voxels as bytes: type, checksum, and reading from a shard file."""
 
 import math
 import os
@@ -11,26 +11,26 @@ VOXEL = np.dtype("<i2")
 """Stored voxels are little-endian int16 HU in C order of (D, H, W)."""
 
 MOST_VOXELS = 2**30
-"""Of a volume: 1,024³, the 2 GiB that one blosc buffer takes."""
+"""Voxels of the largest volume: 1,024³, the 2 GiB limit of one blosc buffer."""
 
 Index3 = tuple[int, int, int]
 
 
 class Extent(NamedTuple):
-    """Where a volume's compressed voxels lie in its shard file, in bytes."""
+    """Position of a volume's compressed voxels in its shard file, in bytes."""
 
     offset: int
     length: int
 
 
 class DamagedError(Exception):
-    """Stored bytes that can not be what was written; the message says what gave them away."""
+    """Stored bytes differ from those written; the message names the failed check."""
 
 
 def require_shape(shape: Index3) -> None:
-    """Raise DamagedError unless a volume can have this shape: before memory is allocated for it."""
+    """Raise DamagedError for an impossible volume shape, before memory is allocated for it."""
     if min(shape) < 1 or math.prod(shape) > MOST_VOXELS:
-        raise DamagedError(f"no volume has the shape {shape}")
+        raise DamagedError(f"shape {shape} is not possible for a volume")
 
 
 def crc32(voxels: np.ndarray) -> int:
@@ -39,16 +39,16 @@ def crc32(voxels: np.ndarray) -> int:
 
 
 def read_bytes(descriptor: int, extent: Extent) -> bytes:
-    """The bytes of `extent`; raises DamagedError where the file ends first."""
+    """The bytes of `extent`; raises DamagedError if the file ends early."""
     data = bytearray(extent.length)
     read_into(descriptor, extent.offset, memoryview(data))
     return bytes(data)
 
 
 def read_into(descriptor: int, offset: int, data: memoryview) -> None:
-    """Fill `data` from `offset` on; positional, so that forks and threads can share `descriptor`.
+    """Fill `data` from `offset`, by positional reads, so that forks and threads can share `descriptor`.
 
-    Raises DamagedError where the file ends first.
+    Raises DamagedError if the file ends early.
     """
     while data:  # Linux reads at most 2 GiB at once
         count = os.preadv(descriptor, [data], offset)

@@ -19,9 +19,9 @@ from shards.voxels import VOXEL, crc32
 class ShardWriter:
     """Context manager that writes the shard `name` and, after it, its sidecar index.
 
-    On a clean exit the shard is synced, renamed to its name and indexed; on an exception, or where the
-    process dies, nothing with its name appears. There must be one writer a shard: an unfinished file
-    that a killed one left is removed.
+    On a clean exit the shard is synced, renamed to its final name and indexed. On an exception, or if the
+    process dies, no file of that name appears. A shard must have only one writer: the unfinished file of a
+    killed writer is removed.
     """
 
     def __init__(self, directory: Path, name: str, format: ShardFormat, codec: Codec = "zstd"):
@@ -47,11 +47,11 @@ class ShardWriter:
     def add(self, record: VolumeRecord, voxels: np.ndarray, codec: Codec | None = None) -> None:
         """Append one volume, int16 (D, H, W), compressed with `codec`, by default the writer's.
 
-        Raises ValueError where `voxels` are not what `record` says, FmctError for a key added before and
-        for a volume too large for the format.
+        Raises ValueError if `voxels` do not match `record`, FmctError for a duplicate key or for a volume
+        too large for the format.
         """
         if voxels.dtype != VOXEL or voxels.shape != record.shape or crc32(voxels) != record.crc32:
-            raise ValueError(f"volume {record.key}: dtype, shape or CRC-32 of the voxels is not the record's")
+            raise ValueError(f"volume {record.key}: dtype, shape or CRC-32 of the voxels does not match")
         try:
             stored = FORMATS[self._format].encode(voxels, codec or self._codec)
         except FmctError as error:
@@ -59,12 +59,12 @@ class ShardWriter:
         self.add_stored(record, stored)
 
     def add_stored(self, record: VolumeRecord, stored: bytes) -> None:
-        """Append one volume as another shard of this format stores it (`Dataset.read_stored`).
+        """Append one volume from its stored bytes in this format (`Dataset.read_stored`).
 
-        Raises FmctError for a key added before.
+        Raises FmctError for a duplicate key.
         """
         if record.key in self._keys:
-            raise FmctError(f"volume {record.key} is twice in shard {self._path}; give each series once")
+            raise FmctError(f"volume {record.key} is already in shard {self._path}; list each series once")
         extent = self._file.append(record, stored)
         self._keys.add(record.key)
         self._rows.append(index.to_row(record, self._name, extent))
@@ -80,6 +80,6 @@ class ShardWriter:
             self._file.close()
             self._stream.flush()
             size, digest = self._temporary.stat().st_size, sha256(self._temporary)
-            sidecar.unlink(missing_ok=True)  # it must never describe another shard than the one beside it
+            sidecar.unlink(missing_ok=True)  # a sidecar must never describe another shard
         shard = ShardInfo(name=self._name, volumes=len(self._rows), bytes=size, sha256=digest)
         index.write_sidecar(index.to_table(self._rows), shard, self._format, sidecar)

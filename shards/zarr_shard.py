@@ -1,6 +1,6 @@
-"""The `zarr` shard: a zip of Zarr v3 arrays, one a volume, in the sharding codec.
+"""The `zarr` shard: a zip of Zarr v3 arrays with the sharding codec, one array per volume.
 
-Any Zarr v3 reader opens it. Both directions are written out here for the one codec chain in use:
+Any Zarr v3 reader opens it. Encoder and decoder are implemented here for the one codec chain in use:
 zarr-python's general pipeline takes about three times as long for either (docs/benchmarks.md).
 """
 
@@ -21,7 +21,7 @@ from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 
 SUFFIX = ".zarr.zip"
 FILL = -1024
-"""HU of the chunks left out and of the padding beyond the volume: air at the scanner's floor."""
+"""HU of omitted chunks and of the padding beyond the volume: air, the scanner's minimum."""
 
 _ABSENT = 2**64 - 1
 _CHECKSUM_BYTES = 4
@@ -29,14 +29,14 @@ _LIKE: dict[Codec, dict[str, object]] = {
     "zstd": {"cname": "zstd", "clevel": 1},
     "lz4": {"cname": "lz4hc", "clevel": LZ4HC_LEVEL},
 }
-"""What blosc needs to know to write the like; a reader takes all of it from the chunk."""
+"""Blosc parameters for writing similar chunks; a reader takes them all from the chunk."""
 _BOXES = Buffers(8)
-"""Memory of boxes: a few samples' in each process that reads them."""
+"""Memory for boxes: a few samples per reading process."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class ZarrShardFile:
-    """Writes volumes to an open binary file, one after another."""
+    """Writes volumes to an open binary file, in sequence."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
@@ -55,13 +55,13 @@ class ZarrShardFile:
         self._zip.close()
 
     def _write(self, name: str, data: bytes) -> None:
-        entry = zipfile.ZipInfo(name, _EPOCH)  # no clock: a shard redone is the same bytes
+        entry = zipfile.ZipInfo(name, _EPOCH)  # no time: rewriting a shard gives the same bytes
         entry.create_system, entry.external_attr = 3, 0o644 << 16
         self._zip.writestr(entry, data)
 
 
 def encode(voxels: np.ndarray, codec: Codec = "zstd") -> bytes:
-    """The sharding codec's object for one volume, (D, H, W) int16: chunks in C order, then their index."""
+    """The shard object of one volume, (D, H, W) int16: chunks in C order, then their index."""
     encoder = ChunkEncoder(codec)
     grid = _grid(voxels.shape)
     index = np.full((*grid, 2), _ABSENT, "<u8")
@@ -81,11 +81,11 @@ def encode(voxels: np.ndarray, codec: Codec = "zstd") -> bytes:
 
 
 def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop: Index3) -> np.ndarray:
-    """Voxels [start, stop) of a volume of `shape`: int16 (D, H, W); decodes the touched chunks only.
+    """Voxels [start, stop) of a volume of `shape`: int16 (D, H, W); decodes only the chunks in the box.
 
     Every chunk's CRC-32C is checked. Raises DamagedError.
     """
-    from shards import box_kernel  # brings numba, which takes longer to load than all else here
+    from shards import box_kernel  # imports numba, the slowest import here
 
     first = [a // CHUNK for a in start]
     touched = tuple(slice(a, -(-b // CHUNK)) for a, b in zip(first, stop, strict=True))
@@ -95,12 +95,12 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     fill = np.uint16(FILL & 0xFFFF)
     code = box_kernel.read_box(descriptor, *extent, index, *corners, fill, box)
     if code == box_kernel.UNREADABLE:
-        read_bytes(descriptor, extent)  # raises what stands in the way, with its reason
-        code = box_kernel.read_box(descriptor, *extent, index, *corners, fill, box)  # it has passed
+        read_bytes(descriptor, extent)  # raises the reason if the file cannot be read
+        code = box_kernel.read_box(descriptor, *extent, index, *corners, fill, box)  # the error was temporary
     if code == box_kernel.UNREADABLE:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     if code == box_kernel.NO_MEMORY:
-        raise MemoryError("no context of zstd")
+        raise MemoryError("cannot create a zstd context")
     if code:
         raise DamagedError(box_kernel.WRONG[code])
     return box.view(VOXEL)
@@ -111,11 +111,11 @@ def _read_index(descriptor: int, extent: Extent, shape: Index3) -> np.ndarray:
     grid = _grid(shape)
     length = math.prod(grid) * 16 + _CHECKSUM_BYTES
     if not length <= extent.length <= length + math.prod(grid) * MOST_BYTES:
-        raise DamagedError("the chunk index does not fit")
+        raise DamagedError("the chunk index does not fit the object")
     stored = read_bytes(descriptor, Extent(extent.offset + extent.length - length, length))
     index, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
     if google_crc32c.value(index).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
-        raise DamagedError("CRC-32C of the chunk index differs")
+        raise DamagedError("CRC-32C mismatch of the chunk index")
     return np.frombuffer(index, "<u8").reshape(*grid, 2)
 
 
@@ -128,7 +128,7 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 def codec(stored: bytes) -> Codec:
-    """That of a sharding object's first chunk; where all are left out, it might be any."""
+    """The codec of a shard object's first stored chunk; zstd if all chunks are omitted."""
     return "lz4" if stored.startswith(HEADERS["lz4"]) else "zstd"
 
 
