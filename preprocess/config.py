@@ -1,4 +1,4 @@
-"""The configuration of preprocessing: what is kept, and what a stored volume looks like."""
+"""The configuration of preprocessing: which series are kept, and the form of stored volumes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,18 +16,18 @@ from shards.section import Section
 from shards.sharing_section import Sharing
 
 Spacing = Annotated[float, Field(ge=0.1, le=20)]
-"""mm: no scanner resolves less, and a head of less than ten voxels shows nothing."""
+"""mm: no scanner resolves less, and a head of fewer than ten voxels shows nothing."""
 
 
 class GridConfig(Section):
     """The canonical grid on which volumes are stored."""
 
     spacing_mm: tuple[Spacing, Spacing, Spacing] = (1.0, 1.0, 1.0)
-    """(D, H, W). 1 mm isotropic is the reference's spacing."""
+    """(D, H, W). 1 mm isotropic is the spacing of the reference."""
     crop_margin_mm: Annotated[float, Field(ge=0)] = 5.0
-    """Air kept around the head, so that smoothing and small rotations see no edge."""
+    """Air kept around the head, so that smoothing and small rotations do not reach the edge."""
     air_threshold_hu: float = -500.0
-    """Half-way between air (-1000) and soft tissue (0): the head is what is denser."""
+    """Halfway between air (-1000) and soft tissue (0): denser voxels are the head."""
 
 
 CHECKS = (
@@ -47,7 +47,7 @@ CHECKS = (
     Reason.NOT_A_HEAD,
     Reason.VESSELS_ENHANCED,
 )
-"""What a volume is checked for, in the order in which findings are listed."""
+"""The checks of a volume, in the order in which findings are listed."""
 
 
 LIMITS = {
@@ -65,14 +65,14 @@ LIMITS = {
     "max_jump_mm": Reason.MOTION,
     "max_jump_hu": Reason.INTENSITY_STEP,
 }
-"""The finding that each limit of `CheckConfig` is of. One that is not rejected only marks a volume, so its
-limit has no part in the digest of what shapes the volumes."""
+"""The finding of each limit of `CheckConfig`. A finding that does not reject only flags a volume, so its
+limit is not part of the digest of the volumes."""
 
 
 class CheckConfig(Section):
-    """Limits of what a volume may measure (preprocess.volume.measure); beyond one it is flagged or rejected.
+    """Limits on a volume's measures (preprocess.volume.measure); a volume beyond one is flagged or rejected.
 
-    The figures called "still heads" are those of the demo's synthetic heads on four scanners.
+    Figures of "still heads" are from the demo's synthetic heads on four scanners.
     """
 
     reject: tuple[Reason, ...] = (
@@ -81,41 +81,41 @@ class CheckConfig(Section):
         Reason.HEAD_TOO_SHORT,
         Reason.NOT_A_HEAD,
     )
-    """Findings that send a volume to the quarantine; every other finding is a flag in the manifest. These
-    four are no head CT whatever one wants it for; the rest is for a person, or a loader, to decide."""
+    """Findings that send a volume to the quarantine; every other finding is a flag in the manifest. With
+    these four, a volume is not a head CT for any purpose; a person or a loader decides on the others."""
     hu_error: Annotated[float, Field(gt=0)] = 200.0
-    """Air farther than this from -1000, or brain from +35, is not in HU: a forgotten Rescale Intercept
-    puts both 1024 off, while no scanner in service is 50 off."""
+    """If air differs by more than this from -1000, or brain from +35, the values are not HU: a missing
+    Rescale Intercept shifts both by 1024, while no scanner in service is off by 50."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """Correlation of voxels with their source where the affine says: 1.00, but 0.93 after a shift of
-    4 mm; a volume that fits better with left and right exchanged counts as 0."""
+    """Correlation of the voxels with the source at the positions given by the affine: 1.00, but 0.93 after a
+    shift of 4 mm; a volume that fits better with left and right exchanged counts as 0."""
     min_head_height_mm: Annotated[float, Field(ge=0)] = HEAD.check["min_head_height_mm"]
-    """Half of an adult head's height, as `select.min_coverage_mm`, of the head and not of the scan."""
+    """Half of an adult head's height, as `select.min_coverage_mm`, but of the head, not of the scan."""
     max_vertex_share: Annotated[float, Field(ge=0, le=1)] = HEAD.check["max_vertex_share"]
     """Head area in the topmost plane over the largest: 20 mm cut off a sphere of 80 mm radius leave 0.44."""
     max_edge_share: Annotated[float, Field(ge=0, le=1)] = HEAD.check["max_edge_share"]
-    """A nose or an ear that touches the field's edge takes up 1 %; a head that is cut, much more."""
+    """A nose or ear that touches the field's edge gives 1 %; a truncated head, much more."""
     max_table_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """A head rest takes 1 to 3 % of the box; more is a table, a second object, or a bad crop."""
     max_air_share: Annotated[float, Field(ge=0, le=1)] = HEAD.check["max_air_share"]
     """An ellipsoid fills 52 % of its box, so with the margin about half is air."""
     air_hu: Range = (-1030.0, -940.0)
-    """ACR's CT accreditation wants -1005 to -970 in its phantom; beside a head, scatter adds some."""
+    """ACR's CT accreditation requires -1005 to -970 in its phantom; beside a head, scatter adds some."""
     brain_hu: Range = HEAD.check["brain_hu"]
-    """The brain window (level 40, width 80): a brain whose median lies outside is seen by no one."""
+    """The brain window (level 40, width 80): a brain whose median is outside is not visible in it."""
     bone_hu: Range = HEAD.check["bone_hu"]
-    """The head's 99th percentile: an adult's skull gives 1000 to 1500, a neonate's thin one 500; what lies
-    above is metal or a wrong slope."""
+    """The head's 99th percentile: an adult's skull gives 1000 to 1500, a neonate's thin one 500; higher
+    values are metal or a wrong slope."""
     max_noise_hu: Annotated[float, Field(ge=0)] = 20.0
-    """Soft kernels have 3 to 8 HU, thin slices up to 15, bone kernels 30: twice the 8 HU by which grey and
-    white matter differ hides both."""
+    """Soft kernels have 3 to 8 HU, thin slices up to 15, bone kernels 30: noise of twice the 8 HU between
+    grey and white matter hides the difference."""
     max_jump_mm: Annotated[float, Field(ge=0)] = 1.5
-    """Between two slices of the vault, still heads jump by 0.5 mm at most, one that moved by 3 to 5."""
+    """Between two slices of the vault, still heads shift by 0.5 mm at most, moving ones by 3 to 5."""
     max_jump_hu: Annotated[float, Field(ge=0)] = 20.0
     """A quarter of the brain window; still heads stay under 7."""
 
     def marks(self) -> tuple[str, ...]:
-        """The limits whose findings only mark a volume."""
+        """The limits whose findings only flag a volume."""
         return tuple(key for key, finding in LIMITS.items() if finding not in self.reject)
 
     @field_validator("reject")
@@ -124,31 +124,31 @@ class CheckConfig(Section):
         unknown = [str(reason) for reason in reasons if reason not in CHECKS]
         if unknown:
             raise ValueError(
-                f"{unknown[0]} is not a finding of the checks; expected some of {', '.join(CHECKS)}"
+                f"{unknown[0]} is not a finding of the checks; expected any of {', '.join(CHECKS)}"
             )
         return reasons
 
 
 class PrivacyConfig(Sharing):
-    """What is hidden beyond identifiers, which always are; docs/privacy.md has the limits."""
+    """What is removed besides identifiers, which always are; docs/privacy.md has the limits."""
 
     deface: bool = False
-    """Blank the face's soft tissue (preprocess.anatomy.deface). Off by default: it costs about a second a
-    volume, and what lies in front of the brain is data where no volume leaves the hospital."""
+    """Blank the face's soft tissue (preprocess.anatomy.deface). Off by default: it costs about a second per
+    volume, and if no volume leaves the hospital, the tissue in front of the brain is useful data."""
     show_defacing: bool = True
-    """Show slices of some volumes before and after defacing in the QC report, for a person to judge it;
-    turn it off where the report is to leave with the volumes."""
+    """Show slices of some volumes before and after defacing in the QC report, for visual review; turn it off
+    if the report leaves the hospital with the volumes."""
     date_shift_days: Annotated[int, Field(ge=1)] | None = None
-    """Keep Study Date (0008,0020) in the manifest, moved into the past by 1 to this many days, the same for
-    all studies of a patient, so that intervals stay. None keeps no date at all."""
+    """Keep Study Date (0008,0020) in the manifest, moved into the past by 1 to this many days, by the same
+    shift for all studies of a patient, so that intervals are preserved. None: no date is kept."""
 
 
 class OutputConfig(Section):
-    """How volumes are written."""
+    """Output formats and shard size."""
 
     formats: Annotated[tuple[ShardFormat, ...], Field(min_length=1)] = ("zarr", "webdataset")
     shard_mib: Annotated[int, Field(ge=1)] = 2048
-    """Uncompressed MiB of source pixels per task and shard; 1 to 4 GiB keeps files to thousands."""
+    """Uncompressed MiB of source pixels per task and shard; 1 to 4 GiB keeps the files to thousands."""
 
 
 _SHAPING = ("select", "grid", "check", "privacy")
@@ -158,9 +158,9 @@ class PreprocessConfig(Section):
     """All of `fmct preprocess`."""
 
     key_file: Path
-    """The secret of the identifiers' HMAC (made by `fmct keygen`); it never leaves this file."""
+    """The secret key of the identifiers' HMAC (made by `fmct keygen`); it never leaves this file."""
     workers: Annotated[int, Field(ge=1)] = 2
-    """Processes; one volume at a time each."""
+    """Worker processes; each holds one volume at a time."""
     select: SelectConfig = SelectConfig()
     grid: GridConfig = GridConfig()
     check: CheckConfig = CheckConfig()
@@ -179,20 +179,20 @@ class PreprocessConfig(Section):
     def _has_a_face(self) -> "PreprocessConfig":
         if self.privacy.deface and not self.select.profile.deface:
             raise ValueError(
-                f"privacy.deface: a {self.select.anatomy} (select.anatomy) has no face; expected false"
+                f"privacy.deface: select.anatomy is {self.select.anatomy}, which has no face; expected false"
             )
         return self
 
     def shaping(self) -> dict[str, Any]:
-        """What decides which volumes there are and what is in them, as it is kept beside them.
+        """The record of all settings that decide which volumes exist and their voxels, stored beside them.
 
-        Limits that only mark volumes, and what changes only what stands beside them, are as in 0.1.0's
-        default whatever they are; keys that came after 0.1.0 are there where they are not at their default.
+        Limits that only flag volumes, and settings that affect only files beside them, are recorded with the
+        defaults of 0.1.0; keys newer than 0.1.0 are recorded only if they are not at their default.
         """
         return self._sections({"check": self.check.marks(), **BESIDE})
 
     def everything(self) -> dict[str, Any]:
-        """`shaping` with the limits that only mark and what changes only what stands beside the volumes."""
+        """`shaping` with the limits that only flag and the settings of files beside the volumes."""
         return self._sections({"privacy": ("share",)})
 
     def _sections(self, uncovered: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
@@ -201,12 +201,12 @@ class PreprocessConfig(Section):
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "PreprocessConfig":
-        """The configuration of which `shaping` or `everything` is `record`; the rest is at its default.
+        """The configuration whose `shaping` or `everything` is `record`; other keys have their defaults.
 
         Raises ValidationError for anything else.
         """
         return cls.model_validate({**record, "key_file": ""})
 
     def digest(self) -> str:
-        """SHA-256 of what shapes the volumes: of `shaping`, and so of no mark, path or number of workers."""
+        """SHA-256 of `shaping`: independent of flags, paths and the number of workers."""
         return preprocessing_digest(self.shaping())

@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV in UTF-8, with or without a byte order mark, or Parquet."""
+"""Tables given by users: CSV in UTF-8, with or without a byte order mark, or Parquet."""
 
 import csv
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from shards.table_file import read_table
 
 
 def table_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of each line of a CSV, or of a .parquet file as the CSV that it could be.
+    """Line number and cells of each line of a CSV file, or of a .parquet file in the same form.
 
-    The header is among them; a Parquet file's first row is row 1. `wanted` says what the file should be.
-    Raises FmctError where it is not readable.
+    The header is included; a Parquet file's first row is row 1. wanted: the expected file, for messages.
+    Raises FmctError if it is not readable.
     """
     return _parquet_lines(path, wanted) if path.suffix == ".parquet" else csv_lines(path, wanted)
 
@@ -29,7 +29,7 @@ def _parquet_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
         raise FmctError(f"{path}: no such file; {wanted}") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise_refusal(error, path)
-        raise FmctError(f"{path}: no readable Parquet file; {wanted}") from None
+        raise FmctError(f"{path}: not a readable Parquet file; {wanted}") from None
     yield 0, table.column_names
     columns = [column.to_pylist() for column in table.columns]
     for row, values in enumerate(zip(*columns, strict=True), 1):
@@ -43,9 +43,9 @@ def _text(value: Any) -> str:
 
 
 def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of each line, the header among them; `wanted` says what the file should be.
+    """Line number and cells of each line, header included; wanted: the expected file, for messages.
 
-    Raises FmctError where there is no such file or it is not readable.
+    Raises FmctError if the file is missing or not readable.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -57,17 +57,17 @@ def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise_refusal(error, path)
         raise FmctError(
-            f"{path}: not readable as UTF-8 CSV ({type(error).__name__}); save it as such"
+            f"{path}: not readable as UTF-8 CSV ({type(error).__name__}); save it in that format"
         ) from None
 
 
 _FORMULA = r"(^|[;\t])(\s*[=+\-@\t\r\n＝＋－＠])"
-"""What a spreadsheet treats as the start of a formula (OWASP, CSV Injection), in a cell or, where it divides
-lines at semicolons or tabs, as much of Europe's does, within one."""
+"""The start of a formula in spreadsheets (OWASP, CSV Injection): at the start of a cell or, in spreadsheets
+that split lines at semicolons or tabs (as in much of Europe), within one."""
 
 
 def write_csv(table: pa.Table, path: Path) -> None:
-    """Write a table as CSV in which no text runs as a formula: where one could begin stands an apostrophe."""
+    """Write a table as CSV, with an apostrophe wherever a spreadsheet could start a formula."""
     for place, field in enumerate(table.schema):
         if pa.types.is_string(field.type):
             marked = pc.replace_substring_regex(table.column(place), _FORMULA, r"\1'\2")

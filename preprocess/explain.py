@@ -1,7 +1,7 @@
-"""What selection decides about every series of a catalog, and by which numbers: a table, before any pixel.
+"""A table of selection's decision on every series of a catalog, with its numbers, without reading pixels.
 
-Rows bear the pseudonyms that preprocessing gives, and no text of the source, so that the table can be
-handed round; `fmct trace` leads back. Identifiers and descriptions are added only where asked for.
+Rows have the pseudonyms of preprocessing and no text of the source, so the table can be shared; `fmct trace`
+finds the source. Identifiers and descriptions are added only on request.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ from shards.atomic import atomic_path
 from shards.errors import FmctError
 
 VOLUME, JOINED = "volume", "joined"
-"""Decisions beside the `Reason`s: a volume of its own, or a part of another series' volume."""
+"""Decisions besides the `Reason`s: a separate volume, or part of another series' volume."""
 
 SCHEMA = pa.schema(
     [
@@ -54,22 +54,22 @@ SCHEMA = pa.schema(
     ]
 )
 """Pseudonyms; `volume`, `joined` or the reason, with the volume's role and the numbers; the volume that the
-series became, is part of, or gave way to; and what the rules look at. From `slices` on null where no instance
-passed on its own."""
+series became, is part of, or was replaced by; and the inputs of the rules. Columns from `slices` on are null
+if no instance passed its own rules."""
 _TEXTS = ("study_description", "series_description", "protocol", "body_part")
 IDENTIFIED = pa.schema(
     [*SCHEMA, *((name, pa.string()) for name in (*SERIES_KEY, *_TEXTS, "contrast_agent", "kernel_name"))]
 )
-"""The same with identifiers and texts, as the catalog holds them."""
+"""`SCHEMA` with identifiers and texts as in the catalog."""
 
 
 class Explained(NamedTuple):
-    """What selection decides, and what it did not understand."""
+    """Selection's decisions, and the texts that it did not recognise."""
 
     table: pa.Table
-    """Of `SCHEMA` or `IDENTIFIED`."""
+    """Table of `SCHEMA` or `IDENTIFIED`."""
     unread: Counter[tuple[str, str]]
-    """Number of CT series by attribute and text, of texts without a term; as the source has them."""
+    """Number of CT series by attribute and text, for source texts without a known term."""
 
 
 def explain(
@@ -78,13 +78,13 @@ def explain(
     identified: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explained:
-    """A table of `SCHEMA` (or `IDENTIFIED`) with all series of `catalog`, ordered by study's and series' key.
+    """A table of `SCHEMA` (or `IDENTIFIED`) of all series of `catalog`, sorted by study key and series key.
 
-    The catalog's own order is that of Patient ID, which numbers patients as they came. Pixels may still
-    reject what headers select: a volume here is one that preprocessing will try. In memory are some hundred
-    studies at a time, and some 300 bytes a series. `progress` is called with (series done, all).
+    The catalog's own order, by Patient ID, may follow the order of admission. Pixels may still reject series
+    that headers select: a volume here is one that preprocessing will try to build. Memory holds a few hundred
+    studies at a time, and about 300 bytes per series. progress: called with (series done, all series).
 
-    Raises FmctError where the catalog or the key file cannot be used.
+    Raises FmctError if the catalog or the key file cannot be used.
     """
     groups = read_groups(catalog)
     names = Pseudonymizer(config.key_file)
@@ -109,7 +109,7 @@ def explain(
 
 
 def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]]]:
-    """The studies that each row group completes: the last one may continue in the next."""
+    """Complete studies after each row group: the last study of a group may continue in the next."""
     held: list[Series] = []
     for group in groups:
         complete = studies(held + group)
@@ -164,7 +164,7 @@ def _key(series: Series, names: Pseudonymizer) -> str:
 
 
 def _geometry(series: Series, usable: Selected | None) -> dict[str, float | int]:
-    """What the rules of the whole stack look at."""
+    """The inputs of the rules for whole stacks."""
     if not usable:
         return {}
     slices = usable.slices
@@ -184,13 +184,13 @@ def _geometry(series: Series, usable: Selected | None) -> dict[str, float | int]
 def require_name(path: Path) -> None:
     """Raise FmctError unless `write` knows the suffix."""
     if path.suffix not in (".csv", ".parquet"):
-        raise FmctError(f"{path}: neither .csv nor .parquet; give the table one of these endings")
+        raise FmctError(f"{path}: not .csv or .parquet; give the table one of these suffixes")
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Write a table to a .csv file, for a spreadsheet, or to a .parquet file; it is written atomically.
+    """Write a table atomically to a .csv file, for a spreadsheet, or to a .parquet file.
 
-    Only its owner can read it (mode 0600): which patients were excluded, and why, is confidential.
+    Only its owner can read it (mode 0600): excluded patients and the reasons are confidential.
     """
     require_name(path)
     with atomic_path(path, 0o600) as temporary:

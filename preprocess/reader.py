@@ -1,6 +1,6 @@
-"""New scans for a trained encoder: preprocessed as its training volumes were, without a catalog or shards.
+"""New scans for a trained encoder, preprocessed like its training volumes, without a catalog or shards.
 
-fmct_hpc finds this module by the entry point `fmct_hpc.readers`, for it must not import it.
+fmct_hpc loads this module through the entry point `fmct_hpc.readers`, because it must not import it.
 """
 
 import logging
@@ -41,25 +41,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NewScan(Volume):
-    """A volume, and where it comes from."""
+    """A volume and its source."""
 
     path: Path | None = None
-    """The file, or the folder of DICOM; None of an array."""
+    """The file, or the DICOM folder; None for an array."""
     study_key: str | None = None
-    """As `fmct preprocess` gives them with the same key file; None without one, and of what is no DICOM."""
+    """As in `fmct preprocess` with the same key file; None without a key file and for non-DICOM sources."""
     patient_key: str | None = None
     role: Role | None = None
-    """Among the series of its study, by kernel and thickness."""
+    """Role among the series of its study, by kernel and thickness."""
     study: int | None = None
-    """Number of its study among those of the path, by Study Instance UID; None of what is no DICOM."""
+    """Number of its study at the path, by Study Instance UID; None for non-DICOM sources."""
     several_patients: bool = False
-    """Do other series of the study bear another Patient ID?"""
+    """Whether other series of the study have another Patient ID."""
 
 
 def configuration(record: Mapping[str, Any] | None, digest: str | None) -> PreprocessConfig:
-    """The configuration that an encoder records; the default if its training volumes are not of this package.
+    """The configuration recorded in an encoder; the default if its training volumes are not of this package.
 
-    Raises FmctError where its digest shows that this version would preprocess in another way.
+    Raises FmctError if its digest shows that this version would preprocess differently.
     """
     if digest is None:
         return PreprocessConfig.of_record({})
@@ -78,7 +78,7 @@ def configuration(record: Mapping[str, Any] | None, digest: str | None) -> Prepr
     if not read:
         raise FmctError(
             "this version preprocesses differently from the one that made the encoder's training volumes; "
-            "use that one"
+            "use that version"
         )
     return config
 
@@ -86,15 +86,15 @@ def configuration(record: Mapping[str, Any] | None, digest: str | None) -> Prepr
 def read(
     path: Path, record: Mapping[str, Any] | None, digest: str | None, key_file: Path | None = None
 ) -> Iterator[NewScan]:
-    """Volumes of DICOM (folder, archive, multi-frame file) or of volumes' files, as `fmct preprocess` makes.
+    """Volumes of DICOM (folder, archive, multi-frame file) or of volume files, made as in `fmct preprocess`.
 
-    path: of a folder without DICOM all volumes' files (NIfTI, NRRD, MetaImage) are taken, in the order of
-    their paths; those beside DICOM are not. record, digest: of the encoder's preprocessing. DICOM gives what
-    the recorded selection takes, a volume a study with `keep: best`, else of each study the best one first,
-    with the keys of `key_file`.
+    path: in a folder without DICOM, all volume files (NIfTI, NRRD, MetaImage) are read, sorted by path;
+    beside DICOM they are not. record, digest: of the encoder's preprocessing. DICOM gives the series that the
+    recorded selection accepts: one volume per study with `keep: best`, else all, each study's best volume
+    first, with the keys of `key_file`.
 
-    Raises FmctError with the reason where that is nothing, and, after all others, for each file that gave
-    nothing, by its number in that order.
+    Raises FmctError with the reasons if there is no volume, and, after yielding all others, for files that
+    gave no volume, by their number in that order.
     """
     config = configuration(record, digest)
     names = Pseudonymizer(key_file) if key_file else None
@@ -115,7 +115,7 @@ def read(
         else:
             if files:
                 log.warning(
-                    "%d NIfTI and other files next to DICOM are not read: give their paths", len(files)
+                    "%d volume files (NIfTI, ...) beside DICOM are ignored: give their paths", len(files)
                 )
             yield from _volumes(path, series, config, names)
             return
@@ -123,7 +123,7 @@ def read(
 
 
 def _volume_files(folder: Path) -> list[Path]:
-    """The files below it that are volumes by their names, without hidden ones, ordered by their paths."""
+    """The files below a folder with a volume file's suffix, except hidden ones, sorted by path."""
     found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name[0] != ".")
     return sorted(file for file in found if format_of(file))
 
@@ -135,9 +135,9 @@ def _read_files(
     for number, file in enumerate(files, 1):
         try:
             yield _read_file(file, record, digest)
-        except FmctError as error:  # by number, for its name may spell a patient's
-            said = str(error).replace(str(file), f"file {number} of {len(files)} by name")
-            refused.append(f"{folder}: {said}")
+        except FmctError as error:  # by number: its name may contain a patient's
+            message = str(error).replace(str(file), f"file {number} of {len(files)} by name")
+            refused.append(f"{folder}: {message}")
     if refused:
         raise FmctError("\n".join(refused))
 
@@ -147,16 +147,14 @@ def _read_file(path: Path, record: Mapping[str, Any] | None, digest: str | None)
 
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values (slice, row, column) of a volume's file, and the affine of that index to patient LPS mm."""
+    """Values (slice, row, column) of a volume file, and the affine of that index to patient LPS mm."""
     try:
         volume = open_volume(path)
         values = np.stack([volume.read(index) for index in range(volume.shape[0])])
     except Rejection as rejection:
         raise FmctError(f"{path}: {rejection.detail}") from None
     if volume.affine is None:
-        raise FmctError(
-            f"{path}: does not state its orientation in the patient; give the array with its affine"
-        )
+        raise FmctError(f"{path}: has no orientation in the patient; give the array with its affine")
     return values, volume.affine
 
 
@@ -170,7 +168,7 @@ def read_array(
 ) -> NewScan:
     """The volume of an array of HU whose `affine` (4, 4) maps its index to patient LPS mm.
 
-    slice_axis: the axis from slice to slice. Raises FmctError, under `name`, where it is no head in HU.
+    slice_axis: the through-plane axis. Raises FmctError that names `name` if it is not a head in HU.
     """
     config = configuration(record, digest)
     try:
@@ -186,17 +184,17 @@ def read_array(
 
 
 def _strict(config: PreprocessConfig) -> PreprocessConfig:
-    """New scans of another part of the body are refused, whatever `check.reject` says."""
+    """Reject new scans of another body part, regardless of `check.reject`."""
     rejected = (*config.check.reject, Reason.NOT_A_HEAD)
     return config.model_copy(update={"check": config.check.model_copy(update={"reject": rejected})})
 
 
 @contextmanager
 def _scanned(path: Path) -> Iterator[list[Series]]:
-    """The series at `path`, whose files can be read until the end; FmctError where there is no DICOM."""
+    """The series at `path`; their files stay readable inside the context. FmctError if there is no DICOM."""
     with tempfile.TemporaryDirectory(prefix="fmct-") as private:
         folder, catalog = path, Path(private) / "catalog.parquet"
-        if not path.is_dir():  # a scan takes folders
+        if not path.is_dir():  # scans require folders
             folder = Path(private) / "scan"
             folder.mkdir()
             (folder / path.name).symlink_to(path.absolute())
@@ -236,11 +234,11 @@ def _volumes(
         wanted = f"a {config.select.anatomy} CT for this encoder"
         raise FmctError(f"{path}: none of {len(series)} series is {wanted}: {reasons}")
     if reasons:
-        log.info("series not used: %s", reasons)
+        log.info("rejected series: %s", reasons)
 
 
 def _keys(series: Series, names: Pseudonymizer | None) -> dict[str, str]:
-    """Of its study and patient."""
+    """Keys of a series' study and patient."""
     if names is None:
         return {}
     keys = Keys.of(series, names)

@@ -1,16 +1,16 @@
-"""Reasons why a file, a slice or a series does not become (part of) a volume."""
+"""Reasons why a file, a slice or a series does not become part of a volume."""
 
 from enum import StrEnum
 from typing import Literal, Self
 
 Stage = Literal["select", "build"]
-"""Whether a series was judged by its headers, or when its pixels were read."""
+"""Whether a series was rejected by its headers, or when its pixels were read."""
 
 
 class Reason(StrEnum):
     """A code for each reason; tables hold its value."""
 
-    # Files, found by the scan.
+    # Files, during the scan.
     UNREADABLE_FILE = "unreadable_file"
     NOT_DICOM = "not_dicom"
     EMPTY_FILE = "empty_file"
@@ -33,28 +33,28 @@ class Reason(StrEnum):
 
     # Rows of a table of masks (preprocess.masks).
     UNKNOWN_VOLUME = "unknown_volume"
-    AMBIGUOUS_VOLUME = "ambiguous_volume"  # the study has several volumes, and the row names none
-    ANOTHER_STUDY = "another_study"  # a row, or its segmentation object, that names two studies
-    ANOTHER_PATIENT = "another_patient"  # a row whose patient is not its volume's
+    AMBIGUOUS_VOLUME = "ambiguous_volume"  # the study has several volumes and the row names none
+    ANOTHER_STUDY = "another_study"  # a row, or its segmentation object, names two studies
+    ANOTHER_PATIENT = "another_patient"  # the row's patient differs from its volume's
     UNLISTED_CLASS = "unlisted_class"
     EMPTY_MASK = "empty_mask"
     OUTSIDE_VOLUME = "outside_volume"
-    PARTNER_REFUSED = "partner_refused"  # another mask of the same volume is refused
+    PARTNER_REFUSED = "partner_refused"  # another mask of the same volume is rejected
 
-    # Series, by what they are.
+    # Series, by their kind.
     NOT_CT = "not_ct"
     LOCALIZER = "localizer"
     DOSE_REPORT = "dose_report"
     SECONDARY_CAPTURE = "secondary_capture"
-    DYNAMIC = "dynamic"  # perfusion and bolus monitoring: images over time
+    DYNAMIC = "dynamic"  # perfusion and bolus tracking: images over time
     DERIVED = "derived"
-    SPECTRAL = "spectral"  # computed from several energies, in other values than a scan's at a tube voltage
+    SPECTRAL = "spectral"  # computed from several energies; values differ from a scan at one tube voltage
     PHANTOM = "phantom"
-    REFORMAT = "reformat"  # another plane through what an axial series of the study shows
+    REFORMAT = "reformat"  # another plane of the anatomy in an axial series of the study
     IMAGE_TYPE = "image_type"
     NOT_AXIAL = "not_axial"
 
-    # Series, by what their texts say.
+    # Series, by their text attributes.
     BODY_PART = "body_part"
     STUDY_DESCRIPTION = "study_description"
     SERIES_DESCRIPTION = "series_description"
@@ -71,8 +71,8 @@ class Reason(StrEnum):
     NOT_IN_TABLE = "not_in_table"
     THICKNESS_OUT_OF_RANGE = "thickness_out_of_range"
 
-    # Series, by what else their study holds.
-    SEVERAL_PATIENTS = "several_patients"  # their other images are under another Patient ID
+    # Series, by the rest of their study.
+    SEVERAL_PATIENTS = "several_patients"  # other images of the series have another Patient ID
     NOT_BEST_OF_STUDY = "not_best_of_study"
 
     # Slices and their geometry.
@@ -87,7 +87,7 @@ class Reason(StrEnum):
     SLICE_GAP = "slice_gap"
     DUPLICATE_SLICE = "duplicate_slice"
     RETAKEN_SLICE = "retaken_slice"
-    OVERLAPPING_SLICE = "overlapping_slice"  # of a joined series or a pass, where another one goes on
+    OVERLAPPING_SLICE = "overlapping_slice"  # of a joined series or pass, where another covers it
     REPEATED_POSITIONS = "repeated_positions"
 
     # Pixels.
@@ -99,7 +99,7 @@ class Reason(StrEnum):
     NO_HEAD_FOUND = "no_head_found"
     DEFACE_FAILED = "deface_failed"
 
-    # Volumes, by what they measure (preprocess.qc.check).
+    # Volumes, by their measures (preprocess.qc.check).
     HU_OUT_OF_RANGE = "hu_out_of_range"
     AFFINE_MISMATCH = "affine_mismatch"
     HEAD_TOO_SHORT = "head_too_short"
@@ -114,24 +114,24 @@ class Reason(StrEnum):
     MOTION = "motion"
     INTENSITY_STEP = "intensity_step"
 
-    # Volumes, by what else was made of the catalog (preprocess.tasks.collect).
-    SAME_SCAN = "same_scan"  # another patient's volume is of the same scan
+    # Volumes, by comparison with other volumes (preprocess.tasks.collect).
+    SAME_SCAN = "same_scan"  # another patient's volume comes from the same scan
 
-    # Whatever its header says (preprocess.anatomy); new scans for an encoder are refused for it.
+    # By the voxels, regardless of the header (preprocess.anatomy); also rejects new scans for an encoder.
     NOT_A_HEAD = "not_a_head"
 
-    # By its voxels, where no header says so (preprocess.anatomy.vessels).
+    # By the voxels, if the header does not state it (preprocess.anatomy.vessels).
     VESSELS_ENHANCED = "vessels_enhanced"
 
-    # A defect of ours or of a codec, not of the series.
+    # A defect of this package or of a codec, not of the series.
     INTERNAL_ERROR = "internal_error"
 
 
-class Rejection(Exception):  # noqa: N818 - it is an outcome, not a defect
-    """A series (or one of its slices) is not used, for a typed reason.
+class Rejection(Exception):  # noqa: N818 - an outcome, not a defect
+    """A series (or one of its slices) is rejected, for a typed reason.
 
-    `detail` is one line of numbers and attribute names; it holds no identifier, path or free text
-    of the source, because it is written to the quarantine table.
+    detail: one line of numbers and attribute names, without identifiers, paths or free text of the source,
+    because it is written to the quarantine table.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -145,4 +145,4 @@ class Rejection(Exception):  # noqa: N818 - it is an outcome, not a defect
 
 
 class IncompleteError(Rejection):
-    """A volume could be made of a series, but the head in it is incomplete."""
+    """A series gives a volume, but the head in it is incomplete."""

@@ -1,6 +1,6 @@
-"""Preprocessing from catalog to finished datasets on one machine: plan, a pool of tasks, collect.
+"""Preprocessing from catalog to finished datasets on one machine: plan, run the tasks in a pool, collect.
 
-A cluster runs the same three parts as separate jobs (`plan`, `run_share` in an array, `collect`).
+On a cluster, the three steps are separate jobs (`plan`, `run_share` in a job array, `collect`).
 """
 
 import logging
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Progress = Callable[[int, int], None]
-"""Is called with (tasks done, tasks)."""
+"""Called with (finished tasks, all tasks)."""
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,12 @@ log = logging.getLogger(__name__)
 def preprocess(
     catalog: Path, out: Path, config: PreprocessConfig, progress: Progress | None = None
 ) -> Summary:
-    """Turn the series of `catalog` into shards, manifest, quarantine, QC montage and summary in `out`.
+    """Make shards, manifest, quarantine, QC montage and summary from the series of `catalog` in `out`.
 
-    Only tasks that are missing, or whose input or configuration changed, are done; the files do not
-    depend on `config.workers`, nor on how often the work was interrupted.
+    Only tasks that are missing, or whose input or configuration changed, are run. The files do not depend on
+    `config.workers` or on interruptions.
 
-    Raises FmctError as `plan`, `run_task` and `collect` do. A task that fails lets the others finish.
+    Raises FmctError as `plan`, `run_task` and `collect` do. If a task fails, the others still finish.
     """
     plan(catalog, out, config)
     run_share(catalog, out, 0, 1, config, progress)
@@ -60,11 +60,11 @@ def run_share(
     config: PreprocessConfig,
     progress: Progress | None = None,
 ) -> int:
-    """Do the tasks `share`, `share` + `shares` and so on of the plan in `out`; returns how many they are.
+    """Run the tasks `share`, `share` + `shares` and so on of the plan in `out`; return their number.
 
-    Several shares may be done at a time, on any nodes: no task is in two of them. A share may be empty.
+    Shares have no task in common and may run at the same time on any nodes. A share may be empty.
 
-    Raises FmctError as `run_task` does. A task that fails lets the others finish.
+    Raises FmctError as `run_task` does. If a task fails, the others still finish.
     """
     whole = ledger(out, read_current_plan(out, config))
     with writing(out, f"fmct preprocess --share {share}/{shares}", shared=True):
@@ -72,7 +72,7 @@ def run_share(
 
 
 def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> TaskResult:
-    """Do task number `index` of the plan in `out`, unless it is done; raises as `tasks.task.run_task`."""
+    """Run task `index` of the plan in `out` unless it is done; raises as `tasks.task.run_task`."""
     register("preprocess", out, Share.only(index), total=1)
     return tasks.run_task(catalog, out, index, config)
 
@@ -89,7 +89,7 @@ def _run_share(
     total, of_all = len(own.units), len(whole.units)
     register("preprocess", out, share, total=total, of_all=of_all)
     todo = [place.index for place in own.missing()]
-    log.info("%d tasks, %d of them to do", total, len(todo))
+    log.info("%d tasks, %d to run", total, len(todo))
     failures: list[tuple[int, FmctError]] = []
     if todo:
         for done, failure in enumerate(run_tasks(catalog, out, todo, config), total - len(todo) + 1):

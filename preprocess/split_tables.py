@@ -1,9 +1,9 @@
-"""The split tables that the reference released for RSNA 2019 and CQ500, beside NIfTI files of their scans.
+"""The reference's released split tables for RSNA 2019 and CQ500, beside NIfTI files of the scans.
 
-A folder has NAME_train_label.csv, NAME_val_label.csv and NAME_test_label.csv, as the reference's
-configurations name them: img_path, its root removed, and then 0/1 columns (src/data/datasets.py of
-NYUMedML/headCT_foundation). They name no patient and no study, so the file's name does: ID_<exam>.nii.gz of
-RSNA, whose exam counts as a patient, and the scan's name of CQ500, CQ500-CT-<number>, which is a patient's.
+A folder has NAME_train_label.csv, NAME_val_label.csv and NAME_test_label.csv, the names in the reference's
+configurations. Columns: img_path, without its root, then 0/1 labels (src/data/datasets.py of
+NYUMedML/headCT_foundation). They have no patient or study column, so the file name identifies them: for RSNA
+ID_<exam>.nii.gz, where the exam counts as a patient; for CQ500 the scan's name CQ500-CT-<number>, a patient.
 """
 
 import re
@@ -15,7 +15,7 @@ from shards.errors import FmctError
 
 PATH = "img_path"
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
-"""By what stands in the tables' names."""
+"""Split by the middle part of a table's name."""
 _CQ500 = re.compile(r"CQ500[-_ ]?CT[-_ ]?(\d+)", re.IGNORECASE)
 _WANTED = "give the folder with *_train_label.csv, *_val_label.csv and *_test_label.csv"
 
@@ -28,13 +28,13 @@ class SplitRow:
     line: int
     split: str
     path: str
-    """Relative to wherever the files lie."""
+    """Relative to the folder of the files."""
     labels: dict[str, str]
     """Cells by column."""
 
     @property
     def scan(self) -> str:
-        """The name of the scan, which stands for its study and its patient."""
+        """The name of the scan, which identifies its study and patient."""
         named = _CQ500.search(self.path)
         return (
             f"CQ500-CT-{int(named[1])}"
@@ -44,12 +44,12 @@ class SplitRow:
 
 
 def read_split_tables(folder: Path) -> list[SplitRow]:
-    """The rows of the folder's tables; FmctError where there are none of this form, or not all three."""
+    """The rows of the folder's tables; FmctError if tables are missing or not of this form."""
     rows: list[SplitRow] = []
     for part, split in SPLITS.items():
         found = sorted(folder.glob(f"*_{part}_label.csv"))
         if len(found) != 1:
-            raise FmctError(f"{folder}: {len(found)} tables *_{part}_label.csv; {_WANTED}")
+            raise FmctError(f"{folder}: {len(found)} tables *_{part}_label.csv, expected one; {_WANTED}")
         lines = csv_lines(found[0], _WANTED)
         header = [name.strip() for name in next(lines, (0, []))[1]]
         if PATH not in header or len(header) < 2 or len(set(header)) < len(header):

@@ -1,7 +1,7 @@
-"""Does a volume hold a brain in its skull? A ring of bone around soft tissue of a brain's amount and spread.
+"""Whether a volume holds a brain in its skull: a ring of bone around plausible amounts of soft tissue.
 
-Judged slice by slice in blocks of some 4 mm: seen from the middle of a slice, bone must stand in most
-directions, for a skull may lack a flap; what lies nearer than that bone is its inside.
+Each slice is judged in blocks of about 4 mm. From the middle of a slice, bone must be present in most
+directions (a skull may lack a flap); everything nearer than that bone is inside.
 """
 
 from typing import NamedTuple
@@ -11,67 +11,67 @@ from scipy import ndimage
 
 BLOCK_MM = 4.0
 DIRECTIONS = 36
-"""Of 10 degrees: a block at the skull's radius is 3 to 4 degrees wide."""
+"""Sectors of 10 degrees: a block at the skull's radius is 3 to 4 degrees wide."""
 BONE_HU = 200
-"""Of a block's densest voxel: a thin vault's partial volumes reach it, vessels with an agent too, which form
-no ring."""
+"""Threshold for a block's densest voxel: partial volumes of a thin vault reach it; enhanced vessels too, but
+they form no ring."""
 LEAST_RADIUS_MM = 25.0
-"""Bone nearer to the middle is no vault: a vertebra, a femur. A newborn's skull has a radius of 45 mm."""
+"""Bone nearer to the middle is not a vault but a vertebra or a femur. A newborn's skull has 45 mm radius."""
 LEAST_RING = 0.6
 """Share of the directions with bone: a hemicraniectomy takes a third of the widest slice's."""
 SOFT_HU = (-10, 90)
 """CSF to acute blood."""
 FAT_HU = (-140, -30)
 LEAST_ML, MOST_ML = 200.0, 2300.0
-"""Of soft tissue in the ring: the generator's heads have 950 to 2150 ml, scalp in the slices with skull base
-included; newborns have a third of that, and scans may lack a part."""
+"""Soft tissue in the ring: the generator's heads have 950 to 2150 ml, including scalp in slices with skull
+base; newborns have a third of that, and scans may be incomplete."""
 MOST_FAT = 0.12
-"""Of soft tissue and fat in the ring: 0.01 to 0.04 in heads, of their orbits; a pelvis is a third fat."""
+"""Share of fat in the ring's soft tissue and fat: 0.01 to 0.04 in heads (orbits); a pelvis is a third fat."""
 SPREAD_HU = (9.0, 70.0)
-"""From the 5th to the 95th percentile of what is enclosed, smoothed: white matter and ventricles
-give 18 to 41 in heads, one filling with noise of 10 HU gives 6.5."""
+"""Range from the 5th to the 95th percentile of the enclosed tissue, smoothed: white matter and ventricles
+give 18 to 41 in heads; a uniform filling with noise of 10 HU gives 6.5."""
 
 
 class Inside(NamedTuple):
-    """What a volume's rings of bone hold."""
+    """Contents of a volume's rings of bone."""
 
     ml: float
     """Soft tissue."""
     fat: float
     """Share of fat in soft tissue and fat."""
     spread_hu: float
-    """From the 5th to the 95th percentile of the blocks of soft tissue, smoothed."""
+    """Range from the 5th to the 95th percentile of the blocks of soft tissue, smoothed."""
     slices: int
-    """That have a ring."""
+    """Number of slices with a ring."""
 
 
 class Coarse(NamedTuple):
-    """A volume in blocks of some `BLOCK_MM`, each (D, H, W) of blocks."""
+    """A volume in blocks of about `BLOCK_MM`; arrays (D, H, W) of blocks."""
 
     bone: np.ndarray
     """bool: the densest voxel is bone."""
     mean: np.ndarray
     """float32 HU."""
     within: np.ndarray
-    """bool: what its slice's ring of bone encloses."""
+    """bool: inside the slice's ring of bone."""
     edges: tuple[int, ...]
-    """Of a block, in voxels."""
+    """Block edges in voxels."""
     size: tuple[float, ...]
-    """Of a block, in mm."""
+    """Block edges in mm."""
 
 
 def brain_objection(volume: Coarse) -> str | None:
-    """Why a volume holds no brain in a skull, in one line; None: it does."""
+    """Why a volume holds no brain in a skull, in one line; None if it does."""
     found = inside(volume)
     if not found.slices:
-        return "no slice has a ring of bone, like a skull"
+        return "no slice has a ring of bone like a skull"
     if not LEAST_ML <= found.ml <= MOST_ML:
         return f"bone encloses {found.ml:.0f} ml of soft tissue, a skull {LEAST_ML:g} to {MOST_ML:g}"
     if found.fat > MOST_FAT:
         return f"{found.fat:.0%} of the tissue enclosed by bone is fat"
     if not SPREAD_HU[0] <= found.spread_hu <= SPREAD_HU[1]:
         limits = f"{SPREAD_HU[0]:g} to {SPREAD_HU[1]:g}"
-        return f"tissue enclosed by bone spreads over {found.spread_hu:.1f} HU, a brain over {limits}"
+        return f"tissue enclosed by bone has a range of {found.spread_hu:.1f} HU, a brain {limits}"
     return None
 
 
@@ -80,7 +80,7 @@ def coarse(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Coarse
     edges = [max(1, round(BLOCK_MM / spacing)) for spacing in spacing_mm]
     parts = _blocks(voxels, edges)
     size = [edge * spacing for edge, spacing in zip(edges, spacing_mm, strict=True)]
-    # Axis by axis, the outermost first: NumPy takes six times as long for all at once.
+    # Axis by axis, outermost first: NumPy takes six times as long for all at once.
     bone = parts.max(axis=1).max(axis=2).max(axis=3) > BONE_HU
     mean = block_means(voxels, edges)
     within = np.stack([_within(plane, solid, size) for plane, solid in zip(bone, mean > -500, strict=True)])
@@ -88,7 +88,7 @@ def coarse(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Coarse
 
 
 def inside(volume: Coarse) -> Inside:
-    """Measure it; see `Inside`."""
+    """Measure the contents of the rings; see `Inside`."""
     bone, mean, within, _, size = volume
     soft = within & ~bone & (mean > SOFT_HU[0]) & (mean < SOFT_HU[1])
     fat = within & ~bone & (mean > FAT_HU[0]) & (mean < FAT_HU[1])
@@ -103,14 +103,14 @@ def inside(volume: Coarse) -> Inside:
 
 
 def _smoothed(mean: np.ndarray, soft: np.ndarray) -> np.ndarray:
-    """Means of the soft blocks among the 3³ about each: noise goes, and ventricles stay."""
+    """Mean of the soft blocks in the 3³ neighbourhood: reduces noise and keeps ventricles."""
     amount = ndimage.uniform_filter(soft.astype(np.float32), 3)
     found: np.ndarray = (ndimage.uniform_filter(np.where(soft, mean, 0), 3)[soft]) / amount[soft]
     return found
 
 
 def _blocks(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
-    """(D, d, H, h, W, w): whole blocks of `edges`; what is left over at the ends is cut off."""
+    """(D, d, H, h, W, w): whole blocks of `edges` voxels; remainders at the ends are dropped."""
     counts = [max(1, size // edge) for size, edge in zip(voxels.shape, edges, strict=True)]
     edges = [min(size, edge) for size, edge in zip(voxels.shape, edges, strict=True)]
     cut = voxels[tuple(slice(count * edge) for count, edge in zip(counts, edges, strict=True))]
@@ -118,7 +118,7 @@ def _blocks(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
 
 
 def block_means(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
-    """float32 (D, H, W): means of whole blocks of `edges` voxels; what is left over at the ends is cut."""
+    """float32 (D, H, W): means of whole blocks of `edges` voxels; remainders at the ends are dropped."""
     total, count = voxels, 1
     for axis, edge in enumerate(edges):
         edge = min(edge, total.shape[axis])
@@ -132,7 +132,7 @@ def block_means(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
 
 
 def _within(bone: np.ndarray, solid: np.ndarray, size: list[float]) -> np.ndarray:
-    """What a slice's ring of bone encloses, bool (H, W); nothing where bone stands in too few directions."""
+    """The inside of a slice's ring of bone, bool (H, W); empty if bone is present in too few directions."""
     nothing = np.zeros_like(bone)
     if not solid.any():
         return nothing

@@ -1,10 +1,10 @@
-"""Defacing: blanking the soft tissue of the face, so that no surface identifies the patient.
+"""Defacing: blanking the soft tissue of the face, so that the surface does not identify the patient.
 
-The brain is found as the largest soft object that bone walls in, in the head's upper part: beneath it neck
-and shoulders may be larger. What has no brain before or beneath it is the face; there everything that is
-not bone is blanked down to a depth under the skin. Like Quickshear (Schimke and Hale, USENIX HealthSec
-2011), which cuts along a plane under the brain, this needs no atlas and no registration; unlike it, bone is
-kept wherever it lies.
+The brain is located as the largest soft object enclosed by bone in the upper part of the head; below it, neck
+and shoulders may be larger. The face is the region with no brain in front of or below it; there, everything
+but bone is blanked down to a depth under the skin. Like Quickshear (Schimke and Hale, USENIX HealthSec 2011),
+which cuts along a plane under the brain, this requires no atlas and no registration; unlike Quickshear, it
+keeps all bone.
 """
 
 import numpy as np
@@ -15,52 +15,52 @@ from preprocess.dicom.decode import AIR_HU
 from preprocess.reasons import Reason, Rejection
 
 COARSE_MM = 2.0
-"""Voxel edge at which brain and face are looked for."""
+"""Voxel edge of the search for brain and face."""
 TISSUE_HU = -500
-"""Half-way between air and soft tissue."""
+"""Halfway between air and soft tissue."""
 BONE_HU = 200
 """Above brain, blood (90) and muscle; thin bone between thick slices still reaches it."""
 SOFT_HU = (-30, 130)
-"""Brain, its fluid with noise, and fresh blood; not the fat of the orbits."""
+"""Brain, CSF with noise, and fresh blood; not the fat of the orbits."""
 JOINT_MM = 5.0
-"""Half the width of what joins two soft objects without being one: foramina, and thin bone between slices."""
+"""Half the width of bridges between separate soft objects: foramina, and thin bone between slices."""
 CORD_MM = 12.0
-"""Half the width of the spinal canal, and of greater leaks: they are no part of the brain's outline."""
+"""Half the width of the spinal canal and of larger leaks, which are not part of the brain's outline."""
 MARGIN_MM = 4.0
-"""Kept about the brain itself, two coarse voxels."""
+"""Margin kept around the brain, two coarse voxels."""
 UPPER_MM = 160.0
-"""From the vertex to beneath the foramen magnum, which in a man lies some 150 below it."""
+"""From the vertex to below the foramen magnum, which in a man is about 150 below it."""
 BRAIN_ML = (250.0, 2500.0)
-"""A term neonate's brain has over 300, an adult's skull holds up to 2000; more has run into others."""
+"""A term neonate's brain has over 300, an adult's skull up to 2000; a larger object includes others."""
 LEAST_WALLED = 0.5
-"""Share of a brain that has bone on three sides in its plane, for a craniectomy opens one: 0.9 and more where
-the skull is whole, while muscles of the neck have 0.1."""
+"""Share of a brain with bone on three sides in its plane (a craniectomy opens one): 0.9 and more in an intact
+skull, 0.1 for neck muscles."""
 SIDEWAYS_MM = 10.0
-"""How far to the side brain shields what lies behind or above it: less than the half width of an orbit."""
+"""How far to the side brain protects tissue behind or above it: less than half the width of an orbit."""
 BROW_MM = 5.0
-"""How far above the height of the frontal pole the face begins."""
+"""How far above the frontal pole the face begins."""
 DEPTH_MM = 30.0
-"""Blanked under the skin: the cheeks' thickness, and more than the eyes' length of 24 mm."""
+"""Blanking depth under the skin: the thickness of the cheeks, and more than the eyes' length of 24 mm."""
 
 
 def deface(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """A copy of a volume without its face.
 
-    voxels: int16 HU, (D, H, W) growing towards superior, anterior, right. Bone, brain, and what lies above
-    the brow or behind the brain's middle, stay as they are; blanked voxels are `AIR_HU`.
+    voxels: int16 HU, (D, H, W) growing towards superior, anterior, right. Bone, brain, and everything above
+    the brow or behind the brain's middle are unchanged; blanked voxels are `AIR_HU`.
 
-    Raises Rejection(deface_failed) if no brain is found as a reference, or the object found may be
-    something else.
+    Raises Rejection(deface_failed) if no brain is found as a reference, or if the object found may not be
+    the brain.
     """
     face = face_mask(voxels, spacing_mm)
     bone = voxels > BONE_HU
-    # A voxel on, so that the rims of bones, which are partly something else, keep their shape.
+    # Dilated by a voxel, so that the partial-volume rims of bones keep their shape.
     face &= ~ndimage.binary_dilation(bone)
     return np.where(face, np.int16(AIR_HU), voxels)
 
 
 def face_mask(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-    """bool (D, H, W): the face with the air before it, bones and what they enclose left out."""
+    """bool (D, H, W): the face with the air in front of it, without bones and what they enclose."""
     steps = [max(1, round(COARSE_MM / spacing)) for spacing in spacing_mm]
     edges = np.array(spacing_mm) * steps
     coarse = _block_means(voxels, steps)
@@ -85,9 +85,10 @@ def _block_means(voxels: np.ndarray, steps: list[int]) -> np.ndarray:
 
 
 def _brain(coarse: np.ndarray, head: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """bool: the soft object within bone, with what hangs on to it by more than 2 `JOINT_MM`; its outline.
+    """bool: the soft object within bone, and its outline.
 
-    The outline is without what hangs on to it by less than 2 `CORD_MM`.
+    The object includes parts joined by bridges wider than 2 `JOINT_MM`; the outline excludes parts joined by
+    bridges narrower than 2 `CORD_MM`.
     """
     walled = _walled(head & (coarse > BONE_HU))
     vertex = np.flatnonzero(head.any(axis=(1, 2))).max(initial=0)
@@ -98,12 +99,12 @@ def _brain(coarse: np.ndarray, head: np.ndarray, edges: np.ndarray) -> tuple[np.
     volume_ml = brain.sum() * np.prod(edges) / 1000
     is_walled = all((mask & walled).sum() > LEAST_WALLED * mask.sum() for mask in (brain, outline))
     if not (BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] and is_walled):
-        raise Rejection(Reason.DEFACE_FAILED, "no brain was found, so the face cannot be located")
+        raise Rejection(Reason.DEFACE_FAILED, "no brain found, so the face cannot be located")
     return brain, outline
 
 
 def _walled(bone: np.ndarray) -> np.ndarray:
-    """bool: bone lies on three sides at least, of front, back, left and right."""
+    """bool: bone on at least three sides of front, back, left and right."""
     sides = np.zeros(bone.shape, np.uint8)
     for axis in (1, 2):
         sides += np.maximum.accumulate(bone, axis)
@@ -112,7 +113,7 @@ def _walled(bone: np.ndarray) -> np.ndarray:
 
 
 def _opened(mask: np.ndarray, radius_mm: float, edges: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """The part of `mask` into which a ball of `radius_mm` fits; of several, that with most of it `within`."""
+    """The part of `mask` that a ball of `radius_mm` fits into; of several, the one mostly `within`."""
     labels, count = ndimage.label(ndimage.distance_transform_edt(mask, edges) > radius_mm)
     if not count:
         return np.zeros_like(mask)
@@ -121,7 +122,7 @@ def _opened(mask: np.ndarray, radius_mm: float, edges: np.ndarray, within: np.nd
 
 
 def _before_and_beneath(brain: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """bool: below the brow, before the brain's middle, with no brain farther forward or farther down."""
+    """bool: below the brow, in front of the brain's middle, with no brain farther forward or down."""
     heights, forward = np.argwhere(brain.any(axis=2)).T
     sideways = 2 * round(SIDEWAYS_MM / edges[2]) + 1
     shadow = ndimage.maximum_filter1d(brain, sideways, axis=2)

@@ -1,4 +1,4 @@
-"""What a head's voxels show, whatever headers say: whether it is a head, and an agent in its vessels."""
+"""Voxel checks of a head, independent of headers: whether it is a head, and contrast in its vessels."""
 
 import numpy as np
 
@@ -10,22 +10,22 @@ from preprocess.reasons import Reason
 
 
 def shown(
-    voxels: np.ndarray, spacing_mm: tuple[float, float, float], told_enhanced: bool | None
+    voxels: np.ndarray, spacing_mm: tuple[float, float, float], enhanced_by_header: bool | None
 ) -> dict[Reason, str]:
-    """The findings of `VOXELS_SHOW` about a volume, int16 HU (D, H, W) as stored, with a line each.
+    """The findings of `VOXELS_SHOW` for a stored volume, int16 HU (D, H, W), with one line each.
 
-    told_enhanced: whether its headers state an agent; if they do, none is searched for.
+    enhanced_by_header: whether its headers state contrast; if they do, the voxels are not searched for it.
     """
     rings = coarse(voxels, spacing_mm)
     found = head_objection(voxels, spacing_mm, rings)
     if found:
         return {Reason.NOT_A_HEAD: found}
-    vessels = None if told_enhanced else enhanced_vessels(voxels, spacing_mm, rings)
+    vessels = None if enhanced_by_header else enhanced_vessels(voxels, spacing_mm, rings)
     return {Reason.VESSELS_ENHANCED: vessels} if vessels else {}
 
 
 def head_objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: Coarse) -> str | None:
-    """Why a volume, int16 HU (D, H, W) as stored, can be no head, in one line; None where it can.
+    """Why a stored volume, int16 HU (D, H, W), cannot be a head, in one line; None if it can.
 
     rings: its rings of bone (preprocess.anatomy.brain).
     """

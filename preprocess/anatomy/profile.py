@@ -1,8 +1,8 @@
-"""What preprocessing must know of the part of the body that it makes volumes of.
+"""The profile of a body part: everything specific to it that preprocessing uses.
 
-A profile is a value in a file of its own (head.py); registry.py lists them, and `select.anatomy` names one.
-Codes, columns and keys that were named for heads (`not_a_head`, `head_height_mm`, `brain_hu`) keep their
-names: with another profile they are of its part of the body.
+Each profile is defined in its own file (head.py); registry.py lists them, and `select.anatomy` names one.
+Codes, columns and keys named for heads (`not_a_head`, `head_height_mm`, `brain_hu`) keep their names with
+other profiles and then refer to that body part.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,81 +15,81 @@ from preprocess.reasons import Reason
 
 Range = tuple[float, float]
 Shown = Callable[[np.ndarray, tuple[float, float, float], bool | None], dict[Reason, str]]
-"""Findings about a volume, int16 HU (D, H, W) as stored, with a line each: those of `VOXELS_SHOW`.
+"""Findings of `VOXELS_SHOW` for a stored volume, int16 HU (D, H, W), with one line each. The other arguments
 
-Its other arguments are the spacing, mm, and whether headers state a contrast agent."""
+are the spacing, mm, and whether headers state a contrast agent."""
 Deface = Callable[[np.ndarray, tuple[float, float, float]], np.ndarray]
-"""A copy of a volume, int16 HU (D, H, W), of that spacing in mm, without a face. Raises Rejection."""
+"""Returns a copy of a volume, int16 HU (D, H, W), of a spacing in mm, without its face. Raises Rejection."""
 
 VOXELS_SHOW = (Reason.NOT_A_HEAD, Reason.VESSELS_ENHANCED)
-"""Findings that are of the voxels, and of no measure: another part of the body, and an agent."""
+"""Findings from voxels rather than measures: another body part, and contrast."""
 
 BESIDE = "beside"
-"""The meaning of terms that name a neighbour (`Anatomy.neighbours`)."""
+"""The meaning of terms that name a neighbouring body part (`Anatomy.neighbours`)."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large it is along each axis (preprocess.anatomy.proportions), of the planes from its top on."""
+    """Size limits along each axis (preprocess.anatomy.proportions), for planes counted from its top."""
 
     upper_mm: float
-    """So many millimetres from the top are judged; below may follow what is wider."""
+    """Millimetres from the top that are judged; wider parts may follow below."""
     wide_mm: Range
-    """From left to right, the median over planes."""
+    """Left to right, median over planes."""
     long_mm: Range
-    """From front to back."""
+    """Front to back."""
     most_across_mm: float
-    """Diameter of a disc as large as the largest plane."""
+    """Diameter of a disc with the area of the largest plane."""
     wide_over_long: Range
     dome: Range | None = None
-    """How far below its top it is as wide as a shoulder, over the root of its largest plane's area; None of
-    what has no dome."""
+    """Distance from crown to shoulder over the square root of the largest plane's area; None for a body part
+    without a dome."""
 
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """A part of the body."""
+    """A body part."""
 
     name: str
-    """In a recipe, in messages, and as a meaning in tables of terms."""
+    """Its name in recipes, messages and tables of terms."""
     inside: str
-    """What lies in its depth, in messages."""
+    """The tissue in its depth, for messages."""
     sizes: Sizes
     most_lung: float
-    """Share of it that may be as dense as lung."""
+    """Largest share with the density of lung."""
     least_ml: float
-    """A largest object of less is none."""
+    """A smaller largest object is not the body part."""
     joined_mm: float
-    """What series that are joined to one may cover along their travel."""
+    """Largest coverage of joined series along the direction of travel."""
     below_mm: float
-    """A series that ends this much below another one of its space lacks the top."""
+    """A series that ends this much below another one of the same frame of reference lacks the top."""
     deep_mm: float
-    """From here on beneath the surface lies `inside`: the measure `brain_hu` is of that depth."""
+    """Depth below the surface from which the tissue is `inside`; `brain_hu` is measured there."""
     inside_hu: float
-    """What `brain_hu` should be about."""
+    """Expected value of `brain_hu`."""
     steady_mm: float
-    """From the top down, where its outline is smooth enough that a jump between slices is motion."""
+    """Distance from the top within which the outline is smooth, so that a jump between slices is motion."""
     window_hu: Range
-    """Level and width in which people see it, in pictures."""
+    """Level and width of the display window, for images."""
     shown: Shown
-    """What its voxels show."""
+    """The voxel checks."""
     deface: Deface | None = None
-    """None of what has no face."""
+    """None for a body part without a face."""
     alike: bool = False
-    """Does the sketch of a brain's folds (preprocess.qc.alike) tell two of them apart?"""
+    """Whether sketches of brain folds (preprocess.qc.alike) distinguish two volumes of it."""
     meanings: tuple[str, ...] = ()
-    """Meanings of the kinds body and part that the table of terms has for it, beside its name."""
+    """Meanings of the kinds body and part for it in the table of terms, besides its name."""
     neighbours: tuple[str, ...] = ()
-    """Meanings of the kind body of what is often examined with it: only a series can be named for it."""
+    """Meanings of the kind body that are often examined with it: they count only in series texts."""
     words: tuple[str, ...] = ()
-    """Rows of these kinds, of whatever meaning, name it if their term contains one of these."""
+    """Rows of these kinds, of any meaning, name it if their term contains one of these."""
     select: Mapping[str, Any] = field(default_factory=dict)
-    """Its defaults of keys of `select`, of those that 0.1.0 had."""
+    """Its defaults for keys of `select` that existed in 0.1.0."""
     check: Mapping[str, Any] = field(default_factory=dict)
-    """Its defaults of keys of `check`, likewise."""
+    """Its defaults for keys of `check` that existed in 0.1.0."""
 
     def reads(self, kind: str, term: str, meaning: str) -> tuple[str, str]:
-        """Kind and meaning, for this part of the body, of a term of the kind body or part."""
+        """Kind and meaning, for this body part, of a term of the kind body or part."""
         own = meaning in (self.name, *self.meanings) or any(word in term.casefold() for word in self.words)
         if kind == "part" and own:
             return kind, meaning

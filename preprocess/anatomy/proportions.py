@@ -1,21 +1,21 @@
-"""Has an object the size of a part of the body along each axis, and its shape? A wrong spacing shows so."""
+"""Whether an object has the size and shape of a body part, which also detects a wrong spacing."""
 
 import numpy as np
 
 from preprocess.anatomy.profile import Anatomy
 
 CROWN, SHOULDER = 0.1, 0.8
-"""A dome reaches from where a plane has `CROWN` of the largest one's area down to where it has `SHOULDER`."""
+"""A dome is the range from a plane with `CROWN` of the largest area down to one with `SHOULDER`."""
 CUT_TOP = 0.35
-"""Of the largest plane's area, in the topmost plane: 18 mm cut off a sphere of 80 mm radius leave 0.4."""
+"""Share of the largest area in the topmost plane: 18 mm cut off a sphere of 80 mm radius leave 0.4."""
 _CAUSE = "another body part, or a wrong spacing"
 
 
 def shape_objection(mask: np.ndarray, edges_mm: tuple[float, float, float], anatomy: Anatomy) -> str | None:
-    """Why an object cannot be of `anatomy`, in one line; None where it can.
+    """Why an object cannot be of `anatomy`, in one line; None if it can.
 
-    mask: bool (D, H, W), the object, not empty; edges_mm: of its voxels. Its height is judged by its top, for
-    below a scan ends where it likes, and not where the top is cut.
+    mask: bool (D, H, W), the object, not empty; edges_mm: of its voxels. The height is judged only by the
+    dome at the top, because scans end anywhere below, and not at all if the top is cut.
     """
     sizes = anatomy.sizes
     top = int(np.flatnonzero(mask.any(axis=(1, 2)))[-1])
@@ -33,12 +33,12 @@ def shape_objection(mask: np.ndarray, edges_mm: tuple[float, float, float], anat
     ):
         if size is not None and not least <= size <= most:
             bound = f"least {least:g}" if size < least else f"most {most:g}"
-            return f"{size:.3g} {what}, a {anatomy.name} is at {bound}: {_CAUSE}"
+            return f"{size:.3g} {what}, a {anatomy.name} has at {bound}: {_CAUSE}"
     return None
 
 
 def _dome(areas: np.ndarray, plane_mm: float) -> float | None:
-    """How fast planes grow from the top on; None where the top is cut. areas: mm² of planes, downwards."""
+    """Relative height of the dome; None if the top is cut. areas: mm² of planes, from the top."""
     largest = areas.max()
     if areas[0] >= CUT_TOP * largest:
         return None

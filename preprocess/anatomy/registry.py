@@ -1,4 +1,4 @@
-"""The parts of the body that volumes can be of, by name."""
+"""The supported body parts, by name."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

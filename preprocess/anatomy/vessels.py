@@ -1,7 +1,7 @@
-"""Detection of an agent in the vessels by thin, long, dense structures in the brain.
+"""Detection of contrast in the vessels by thin, long, dense structures in the brain.
 
-Arteries and veins with an agent have 150 to 400 HU, which nothing else in a brain has over that length: clots
-have up to 95 HU, calcifications of pineal gland and plexus are short, and metal is denser.
+Enhanced arteries and veins have 150 to 400 HU. Nothing else in a brain has these values over such a length:
+clots have up to 95 HU, calcifications of pineal gland and plexus are short, and metal is denser.
 """
 
 import numpy as np
@@ -10,25 +10,25 @@ from scipy import ndimage
 from preprocess.anatomy.brain import Coarse, block_means
 
 THIN_MM = 2.0
-"""Of the blocks whose means are judged: noise halves and more, and a vessel of 3 mm stays."""
+"""Edge of the averaged blocks: noise is at least halved, and a 3 mm vessel stays visible."""
 COARSEST_MM = 2.5
 """In longer voxels small vessels vanish, and nothing is reported."""
 VESSEL_HU = (105, 400)
 """Above clots and their noise; below bone and metal."""
 BONE_HU = 450
 AWAY_MM = 8.0
-"""From bone: its edge, averaged with brain over a thick slice, is as dense as a vessel."""
+"""Distance from bone: its edge, averaged with brain in a thick slice, has the density of a vessel."""
 VAULT = 0.57
-"""Below the crown, over the diameter of a disc as large as the largest plane: 100 mm in an adult, above which
-no bone but the skull's is near the brain."""
+"""Depth below the crown, over the diameter of a disc with the area of the largest plane: 100 mm in an adult;
+above it, only the skull's bone is near the brain."""
 LEAST_MM = 24.0
-"""Along the longest axis: a calcified plexus is 10 to 15 mm long, the anterior cerebral arteries 40."""
+"""Length along the longest axis: a calcified plexus has 10 to 15 mm, the anterior cerebral arteries 40."""
 MOST_SECTION_MM2 = 80.0
-"""Volume over length: a vessel of 4 mm has 13, a tree of them some 30; a calcified mass, more."""
+"""Volume over length: a 4 mm vessel has 13, a tree of vessels about 30, a calcified mass more."""
 
 
 def enhanced_vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: Coarse) -> str | None:
-    """What shows an agent in a head, int16 HU (D, H, W) as stored, in one line; None where nothing does.
+    """Evidence of contrast in a stored head, int16 HU (D, H, W), in one line; None if there is none.
 
     rings: the volume's rings of bone (preprocess.anatomy.brain).
     """
@@ -42,7 +42,7 @@ def enhanced_vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float],
 
 
 def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: Coarse) -> list[float]:
-    """Lengths, in mm along an axis, of what looks like enhanced vessels in the brain."""
+    """Lengths, in mm along an axis, of structures in the brain that look like enhanced vessels."""
     steps = [max(1, round(THIN_MM / spacing)) for spacing in spacing_mm]
     thin = block_means(voxels, steps)
     edges = [step * spacing for step, spacing in zip(steps, spacing_mm, strict=True)]
@@ -64,7 +64,7 @@ def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: C
 
 
 def _inside(rings: Coarse, steps: list[int], shape: tuple[int, ...]) -> np.ndarray:
-    """What rings of bone enclose, bool of `shape`, on blocks of `steps` voxels."""
+    """The inside of the rings of bone, bool of `shape`, in blocks of `steps` voxels."""
     places = [
         np.minimum(((np.arange(n) + 0.5) * step / edge).astype(int), size - 1)
         for n, step, edge, size in zip(shape, steps, rings.edges, rings.within.shape, strict=True)

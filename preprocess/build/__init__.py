@@ -1,1 +1,1 @@
-"""From candidates to finished volumes: the checks, defacing, and which candidate of a study is built."""
+"""From candidates to finished volumes: checks, defacing, and the choice of the candidates to build."""

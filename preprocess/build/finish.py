@@ -1,4 +1,4 @@
-"""One way from slices to a volume that is used: for tasks, new scans, and files of other formats."""
+"""The common path from slices to a finished volume: for tasks, new scans, and other file formats."""
 
 from dataclasses import dataclass, replace
 
@@ -14,26 +14,26 @@ from preprocess.volume.build import Volume, build_volume
 
 @dataclass(frozen=True)
 class Made:
-    """What came of a candidate: a volume, or a rejection."""
+    """The result of a candidate: a volume or a rejection."""
 
     volume: Volume | None = None
-    """Resampled, cropped and measured, with its flags and, where that is configured, defaced. With a
-    rejection it is as the checks saw it; None where they saw none."""
+    """Resampled, cropped and measured, with its flags, and defaced if configured. With a rejection, the
+    volume that the checks rejected, or None if it was rejected earlier."""
     rejection: Rejection | None = None
     with_face: np.ndarray | None = None
-    """int16 HU (D, H, W) before defacing; None where nothing was defaced."""
+    """int16 HU (D, H, W) before defacing; None if not defaced."""
 
     @property
     def failed_checks(self) -> bool:
-        """Was there a volume, which the checks reject?"""
+        """Whether a volume was made and the checks rejected it."""
         return bool(self.volume and self.rejection) and not isinstance(self.rejection, IncompleteError)
 
 
 def make_volume(candidate: Candidate, whole: bool, config: PreprocessConfig, name: str = "a series") -> Made:
-    """The volume of a candidate, by `build_volume` and `finish_volume`.
+    """Make the volume of a candidate with `build_volume` and `finish_volume`.
 
-    name: what a log line about a defect calls the series. Raises FmctError, OSError and MemoryError for
-    failures of the machine alone.
+    name: the series' name in log lines about defects. Raises FmctError, OSError and MemoryError only for
+    failures of the machine.
     """
     try:
         return finish_volume(build_volume(candidate.series, config.grid, config.select), config, whole)
@@ -42,14 +42,14 @@ def make_volume(candidate: Candidate, whole: bool, config: PreprocessConfig, nam
 
 
 def finish_volume(volume: Volume, config: PreprocessConfig, whole: bool = False) -> Made:
-    """Check a volume and, where that is configured, deface it.
+    """Check a volume and, if configured, deface it.
 
-    volume: of `build_volume` or `array_volume`. whole: reject one of a head that is incomplete, by
-    IncompleteError. Defects of ours are raised.
+    volume: of `build_volume` or `array_volume`. whole: reject an incomplete head, with IncompleteError.
+    Defects of this package are raised.
     """
     spacing, anatomy = config.grid.spacing_mm, config.select.profile
     try:
-        seen = anatomy.shown(volume.voxels, spacing, volume.told_enhanced)
+        seen = anatomy.shown(volume.voxels, spacing, volume.enhanced_by_header)
         flags = check(volume.measures, volume.affine, config.check, anatomy, seen)
         if whole:
             require_whole_head(volume.measures, flags, config.check, anatomy)

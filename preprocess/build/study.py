@@ -1,4 +1,4 @@
-"""Which candidates of a study become volumes: the best one that can be built and shows the head, or all."""
+"""Building the volumes of a study: of the best candidate that can be built and shows the head, or of all."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -11,17 +11,17 @@ from preprocess.select.candidate import Candidate
 from preprocess.select.outcome import Outcome, Selection
 
 Make = Callable[[Candidate, bool], Made]
-"""Makes the volume of a candidate. Where the second is true it rejects, by IncompleteError, one in which the
-head is incomplete."""
+"""Makes the volume of a candidate. If the second argument is true, an incomplete head is rejected with
+IncompleteError."""
 
 
 class StudyBuilder:
-    """Iterate over it to build a study's volumes, one at a time; `outcomes` then has a result a series.
+    """Iterate over it to build a study's volumes, one at a time; `outcomes` then has one result per series.
 
-    The best candidate comes first; if it cannot be built, the next one takes its place. Where the head is
-    not whole in its volume, those that may show more of it are tried; if it is whole in none, the best one
-    stays. With `keep: best` that is all; with `keep: all` each other candidate becomes a volume after it,
-    as it is.
+    The best candidate is first; if it cannot be built, the next one replaces it. If the head is incomplete in
+    its volume, candidates that may show more of it are tried; if it is complete in none, the best is used.
+    With `keep: best` that is the only volume. With `keep: all`, every other candidate then becomes a volume,
+    even if incomplete.
     """
 
     def __init__(self, selection: Selection, keep: Literal["best", "all"], make: Make) -> None:
@@ -31,14 +31,14 @@ class StudyBuilder:
         }
 
     def __iter__(self) -> Iterator[tuple[Candidate, Made]]:
-        """Each candidate that is tried, with what came of it; one that is incomplete may come again."""
+        """Each candidate that is tried, with its result; an incomplete one may be yielded again."""
         chosen: Candidate | None = None
         queue = list(self._candidates)
         incomplete: dict[tuple[SeriesKey, ...], Candidate] = {}
         while queue:
             candidate = queue.pop(0)
             if any(self._outcomes[key].candidate for key in candidate.keys):
-                continue  # a part of what is a volume already
+                continue  # already part of a volume
             is_incomplete = candidate.keys in incomplete
             if chosen and self._keep == "best":
                 self._give_way(candidate, chosen, is_incomplete)
@@ -50,14 +50,14 @@ class StudyBuilder:
             if not made.rejection:
                 chosen = chosen or candidate
             elif isinstance(made.rejection, IncompleteError):
-                # Then come those that may show more, then these as they are.
+                # Next are candidates that may show more, then the incomplete ones as they are.
                 incomplete[candidate.keys] = candidate
                 queue = _each_once([*more, *incomplete.values(), *queue])
             yield candidate, made
-            del made  # or it would be in memory with the next one
+            del made  # otherwise two volumes are in memory
 
     def outcomes(self) -> list[Outcome]:
-        """What became of each series, in the selection's order."""
+        """The outcome of each series, in the selection's order."""
         return list(self._outcomes.values())
 
     def _note(self, candidate: Candidate, rejection: Rejection | None) -> None:
@@ -67,7 +67,7 @@ class StudyBuilder:
             self._become(candidate.keys, candidate=candidate, rejection=None, stage="select")
 
     def _give_way(self, candidate: Candidate, chosen: Candidate, is_incomplete: bool) -> None:
-        """Another one was chosen; series that were tried keep what was wrong with them."""
+        """Reject a candidate because another was chosen; series that were tried keep their rejection."""
         rejection = Rejection(Reason.NOT_BEST_OF_STUDY, f"{candidate}; chosen: {chosen}")
         for key in candidate.keys:
             outcome = self._outcomes[key]
@@ -82,12 +82,12 @@ class StudyBuilder:
 
 
 def _each_once(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """In the order of the first of each."""
+    """Without duplicates, in order of first occurrence."""
     return list({one.keys: one for one in candidates}.values())
 
 
 def expected_outcomes(selection: Selection, keep: Literal["best", "all"]) -> list[Outcome]:
-    """What becomes of each series if every candidate can be built and shows the head."""
+    """The outcome of each series if every candidate can be built and shows the head."""
     builder = StudyBuilder(selection, keep, lambda candidate, whole: Made())
     for _ in builder:
         pass

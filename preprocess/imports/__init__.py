@@ -1,1 +1,1 @@
-"""Volumes in other formats than DICOM: from a table of files to a catalog."""
+"""Volumes in formats other than DICOM: from a table of files to a catalog."""

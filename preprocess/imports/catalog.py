@@ -1,4 +1,4 @@
-"""From a table of volumes' files to a catalog, which everything else takes as that of a scan."""
+"""From a table of volume files to a catalog, equivalent to the catalog of a scan."""
 
 import os
 from collections import Counter
@@ -28,18 +28,18 @@ TableFormat = Literal["plain", "reference"]
 BATCH_ROWS = 64
 """Rows of the table whose slices are in memory at a time."""
 MODALITY = "CT"
-"""Where the table has no such column."""
+"""Default if the table has no such column."""
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What a table holds."""
+    """Summary of a table."""
 
     rows: int
     refused: dict[str, int]
-    """Rows of which nothing can be read, by reason; each has its row in the quarantine."""
+    """Unusable rows by reason; each has its row in the quarantine."""
     unread: tuple[str, ...]
-    """Columns that have no influence."""
+    """Ignored columns."""
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.refused.items()) or "none"
@@ -54,19 +54,17 @@ def import_table(
     root: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImportSummary:
-    """Read the header of every file that `table` names, and write `catalog`.
+    """Read the header of every file in `table`, and write `catalog`.
 
-    format: `plain` (`preprocess.imports.table`), or `reference`, a folder of that publication's split tables
-    (`preprocess.split_tables`); root: what relative paths are relative to, the table's folder if not given.
-    A row that cannot be used is a series of the catalog that selection refuses with its reason. The catalog
-    depends on the table and on the files' sizes, times and headers alone. `progress` is called with (rows
-    done, rows).
-
-    Raises FmctError where the table is none, the catalog cannot be written, or a file server fails.
+    format: `plain` (`preprocess.imports.table`), or `reference`, a folder of the reference's split tables
+    (`preprocess.split_tables`); root: base of relative paths, by default the table's folder. An unusable row
+    becomes a series of the catalog that selection rejects with its reason. The catalog depends only on the
+    table and the files' sizes, times and headers. progress: called with (rows done, all rows).
+    Raises FmctError if the table is not valid, the catalog cannot be written, or a file server fails.
     """
     require_file(catalog, table)
     if root is not None and not root.is_dir():
-        raise FmctError(f"{root}: no such folder; give the one that the table's paths are relative to")
+        raise FmctError(f"{root}: no such folder; give the base folder of the table's paths")
     rows, unread = read_rows(table) if format == "plain" else (reference_rows(table), ())
     home = table if format == "reference" else table.parent
     ordered = listed(rows, (root or home).absolute())
@@ -86,7 +84,7 @@ def import_table(
 
 
 def _instances(one: Listed) -> tuple[list[Instance], Rejection | None]:
-    """The slices of a row's file, or what stands for them, and why."""
+    """The slices of a row's file, or a placeholder with the rejection."""
     try:
         if one.rejection:
             raise one.rejection
@@ -109,7 +107,7 @@ def _slices(one: Listed) -> list[Instance]:
         )
     kvp, thickness, contrast_ml = map(one.row.number_of, NUMBERS)
     facts = _facts(one, source.size, source.mtime_ns, kvp, thickness, contrast_ml)
-    if volume.beside:  # the plan's digests hold UIDs: what is changed there is done again too
+    if volume.beside:  # the plan's digests cover UIDs, so a change of this file reruns the task
         status = file_status(volume.beside)
         facts = replace(facts, sop_uid=f"{one.series} {status.st_size} {status.st_mtime_ns}")
     return as_instances(volume, affine, facts)
@@ -123,7 +121,7 @@ def _facts(
     thickness: float | None = None,
     contrast_ml: float | None = None,
 ) -> Instance:
-    """What the row says of every slice."""
+    """The row's facts, common to all slices."""
     return Instance(
         path=one.path,
         size=size,
@@ -157,5 +155,5 @@ def _flat(one: Listed, instances: list[Instance]) -> Iterator[dict[str, Any]]:
     shared = {"patient_id": patient, "study_uid": study, "series_uid": one.series}
     shared |= asdict(instances[0].texts)
     for instance in instances:
-        told = {name: getattr(instance, name) for name in INSTANCE_TYPES}
-        yield {**shared, **told, "path": os.fsencode(instance.path), "member": b""}
+        own = {name: getattr(instance, name) for name in INSTANCE_TYPES}
+        yield {**shared, **own, "path": os.fsencode(instance.path), "member": b""}

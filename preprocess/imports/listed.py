@@ -1,4 +1,4 @@
-"""The rows of a table as series of a catalog: in its order, each with a name of its own."""
+"""The rows of a table as series of a catalog: in catalog order, each with a unique name."""
 
 import os
 from collections.abc import Iterable
@@ -11,20 +11,20 @@ from preprocess.reasons import Reason, Rejection
 
 @dataclass(frozen=True)
 class Listed:
-    """A row, and what the catalog calls its series."""
+    """A row, and the name of its series in the catalog."""
 
     row: Row
     series: str
     path: Path
     rejection: Rejection | None = None
-    """Why the row is not used, whatever its file holds."""
+    """Why the row is rejected, regardless of its file."""
 
 
 def listed(rows: Iterable[Row], folder: Path) -> list[Listed]:
-    """The rows, ordered by patient, study and series; paths are relative to `folder`, or absolute.
+    """The rows sorted by patient, study and series; paths are relative to `folder` or absolute.
 
-    A row without patient or study, and one that repeats an earlier one's file or series, is
-    rejected under a separate name, so that it is not treated as a part of that one.
+    A row without patient or study, or with the file or series of an earlier row, is rejected under a separate
+    name, so that it is not treated as part of the other series.
     """
     found: list[Listed] = []
     named: set[object] = set()
@@ -33,7 +33,7 @@ def listed(rows: Iterable[Row], folder: Path) -> list[Listed]:
         path = Path(os.path.normpath(folder / row.cells["path"].replace("\0", "")))
         try:
             _require_row(row)
-            if named & {path, row.identity}:  # row numbers are told to nobody: they follow the patients
+            if named & {path, row.identity}:  # no row number in outputs: it follows the patients
                 raise Rejection(Reason.DUPLICATE_ROW, "names the file or series of an earlier row; keep one")
         except Rejection as rejection:
             found.append(Listed(row, f"{series} (row {row.number})", path, rejection))
@@ -44,7 +44,7 @@ def listed(rows: Iterable[Row], folder: Path) -> list[Listed]:
 
 
 def _require_row(row: Row) -> None:
-    """Raise Rejection unless the row says whose file it names, and names one."""
+    """Raise Rejection unless the row has a patient, a study and a valid path."""
     if row.objection:
         raise Rejection(Reason.INVALID_VALUE, row.objection)
     for name, reason in (("patient", Reason.MISSING_PATIENT), ("study", Reason.MISSING_STUDY)):

@@ -7,7 +7,7 @@ from preprocess.split_tables import read_split_tables
 
 
 def reference_rows(folder: Path) -> list[Row]:
-    """A row a file, numbered through the tables; raises FmctError as `read_split_tables` does."""
+    """One row per file, numbered across the tables; raises FmctError as `read_split_tables` does."""
     empty = dict.fromkeys(KNOWN, "")
     return [
         Row(number, {**empty, "path": row.path, "patient": row.scan, "study": row.scan})

@@ -1,4 +1,4 @@
-"""The table of `fmct import`: a row a volume's file, with whose it is and what else is known of it."""
+"""The table of `fmct import`: one row per volume file, with its patient, study and optional attributes."""
 
 import math
 import re
@@ -17,7 +17,7 @@ TEXTS = (
     *("manufacturer", "model", "study_date", "study_description", "series_description", "protocol"),
     *("body_part", "contrast", "contrast_ingredient", "contrast_route"),
 )
-"""Columns that `preprocess.dicom.catalog.Texts` has under the same name."""
+"""Columns with the same name in `preprocess.dicom.catalog.Texts`."""
 NUMBERS = ("kvp", "thickness", "contrast_volume")
 """kV, mm and ml."""
 KNOWN = (*NEEDED, "series", "modality", "affine", "kernel", *TEXTS, *NUMBERS)
@@ -30,23 +30,23 @@ class Row:
     """One row."""
 
     number: int
-    """Its line in a CSV, its row in a Parquet file from 1 on."""
+    """Its line in a CSV, or its row in a Parquet file, from 1."""
     cells: Mapping[str, str]
-    """Without blanks at either end; empty where the table has no such column."""
+    """Stripped cells; empty if the table has no such column."""
     objection: str | None = None
-    """What is wrong with the row as such."""
+    """Why the row itself is invalid, or None."""
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """Patient, study and series: the path stands for a series that is not named."""
+        """Patient, study and series; the path replaces a missing series."""
         series = self.cells["series"] or self.cells["path"]
         return self.cells["patient"], self.cells["study"], series or f"row {self.number}"
 
     def number_of(self, name: str) -> float | None:
-        """The number in a cell; None where it is empty. Raises Rejection(invalid_value) for anything else."""
+        """The number in a cell; None if it is empty. Raises Rejection(invalid_value) for anything else."""
         text = self.cells[name]
         try:
-            value = float(text) if text not in ("", "nan") else None  # as pandas writes a gap to Parquet
+            value = float(text) if text not in ("", "nan") else None  # pandas writes gaps so to Parquet
         except ValueError:
             value = math.nan
         if value is not None and not (math.isfinite(value) and value >= 0):
@@ -57,7 +57,7 @@ class Row:
         return value
 
     def affine(self) -> np.ndarray | None:
-        """The (4, 4) affine in its cell, 16 numbers by rows; None where it is empty. Raises Rejection."""
+        """The (4, 4) affine in its cell, 16 numbers by rows; None if it is empty. Raises Rejection."""
         words = [word for word in _SEPARATORS.split(self.cells["affine"]) if word]
         if not words:
             return None
@@ -73,9 +73,9 @@ class Row:
 
 
 def read_rows(table: Path) -> tuple[list[Row], tuple[str, ...]]:
-    """The rows of the table, and the columns that nothing here reads.
+    """The rows of the table, and its ignored columns.
 
-    Raises FmctError where it is no such table: what is wrong with one row stands in its `objection`.
+    Raises FmctError if it is not such a table; errors of a single row are in its `objection`.
     """
     lines = table_lines(table, _WANTED)
     header = [name.strip() for name in next(lines, (0, []))[1]]
@@ -95,8 +95,8 @@ def _rows(lines: Iterator[tuple[int, list[str]]], header: list[str]) -> Iterator
         if not values:
             continue
         fits = len(values) == len(header)
-        told = dict(zip(header, values, strict=False))
-        cells = {name: told.get(name, "").strip() for name in KNOWN}
+        by_column = dict(zip(header, values, strict=False))
+        cells = {name: by_column.get(name, "").strip() for name in KNOWN}
         yield Row(
             number, cells, None if fits else f"{len(values)} cells, the header has {len(header)}; correct it"
         )

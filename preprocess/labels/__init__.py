@@ -1,4 +1,4 @@
-"""Labels of studies: from a table of the hospital's, or of a public dataset, to keyed Parquet."""
+"""Labels of studies: from a hospital's table or a public dataset to keyed Parquet."""
 
 from preprocess.labels.keyed import LabelFormat, key_labels
 

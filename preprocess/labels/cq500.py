@@ -1,6 +1,6 @@
-"""CQ500 (Chilamkurthy et al. 2018): three radiologists' reads of each scan, by majority vote.
+"""CQ500 (Chilamkurthy et al. 2018): majority vote of three radiologists' reads of each scan.
 
-reads.csv has a row a scan: name (CQ500-CT-7), Category, and R1:ICH, R2:ICH, R3:ICH and so on, 0 or 1. The
+reads.csv has one row per scan: name (CQ500-CT-7), Category, and R1:ICH, R2:ICH, R3:ICH and so on, 0 or 1. The
 dataset's DICOM files have the name, with or without hyphens, as Patient ID.
 """
 
@@ -18,10 +18,10 @@ _NAME = re.compile(r"CQ500-CT-\d+")
 
 
 def read(path: Path, catalog: Path | None, mapping: Path | None) -> LabelTable:
-    """Labels of the scans: what two of the three readers say; unknown where no two say the same.
+    """Labels of the scans: the agreement of two of the three readers; unknown if no two agree.
 
     catalog: of the dataset's scan; or mapping: a CSV with name and study_instance_uid. Raises FmctError for
-    another kind of file, or where none of the scans is there.
+    another kind of file, or if none of the scans is found.
     """
     findings, votes = _votes(path)
     studies: dict[str, set[str]] = {}
@@ -41,10 +41,10 @@ def read(path: Path, catalog: Path | None, mapping: Path | None) -> LabelTable:
         if len(found) == 1:
             rows[next(iter(found))] = labels
     if not rows:
-        raise FmctError(f"{path}: none of its {len(votes)} scans is in {catalog or mapping}")
+        raise FmctError(f"{path}: none of its {len(votes)} scans are in {catalog or mapping}")
     notes = [f"{absent} scans of the table are not among the studies"] if absent else []
     if several:
-        notes.append(f"{several} names have several studies, and none of them is labelled: give a mapping")
+        notes.append(f"{several} names have several studies and are not labelled: give a mapping")
     return LabelTable(findings, rows, notes=tuple(notes))
 
 
@@ -66,7 +66,7 @@ def _votes(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[Label, ...]]]:
         if not cells:
             continue
         if len(cells) != len(header) or not _NAME.fullmatch(cells[columns["name"]].strip()):
-            raise FmctError(f"{path} row {line}: not a scan's row; {wanted}")
+            raise FmctError(f"{path} row {line}: not the row of a scan; {wanted}")
         name = cells[columns["name"]].strip()
         if name in votes:
             raise FmctError(f"{path} row {line}: its scan is in an earlier row; keep one row per scan")

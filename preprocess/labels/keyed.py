@@ -1,4 +1,4 @@
-"""Keying a table of labels as the volumes are keyed."""
+"""Keying a table of labels with the pseudonyms of the volumes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,20 +19,20 @@ from shards.places import require_file
 LabelFormat = Literal["plain", "rsna2019", "cq500", "reference"]
 
 _KEY = b"fmct.key"
-"""In the Parquet metadata: `Pseudonymizer.fingerprint` of the key."""
+"""Key of the Parquet metadata for `Pseudonymizer.fingerprint`."""
 
 
 @dataclass(frozen=True)
 class KeyedLabels:
-    """What was written."""
+    """Summary of the written labels."""
 
     studies: int
     notes: tuple[str, ...]
-    """What of the source is not in it, a line each."""
+    """Parts of the source that are not in it, one line each."""
     counts: dict[str, tuple[int, int, int]]
     """Positive, negative and unknown studies by label."""
     others: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """What a column of another kind holds, and how many studies have it."""
+    """Values of a column of another kind, and the number of studies that have one."""
 
     def __str__(self) -> str:
         lines = [f"{self.studies} studies"]
@@ -52,23 +52,23 @@ def key_labels(
     parts: Path | None = None,
     kinds: Mapping[str, KindSpec] | None = None,
 ) -> KeyedLabels:
-    """Write the labels of `source` as Parquet with studies' pseudonyms.
+    """Write the labels of `source` as Parquet with the pseudonyms of studies.
 
-    format: `plain` (`preprocess.labels.plain`), or a public dataset's own file: stage_2_train.csv of RSNA
-    2019, reads.csv of CQ500. Those name no study: `catalog`, of that dataset's scan, or `mapping`, a CSV,
-    does. `reference`: the folder of that publication's split tables (`preprocess.split_tables`). parts: what
-    `fmct shards split` wrote of the volumes. kinds: of the columns of a plain table that are not binary. The
-    Parquet has study_key, a column a label, int8 of binary ones and classes and else float64, null where
-    unknown, and, where source or parts give it, split; its rows are ordered by study_key.
+    format: `plain` (`preprocess.labels.plain`), or a public dataset's file: stage_2_train.csv of RSNA 2019,
+    reads.csv of CQ500. These have no study column and require `catalog`, of that dataset's scan, or
+    `mapping`, a CSV. `reference`: the folder of the reference's split tables (`preprocess.split_tables`).
+    parts: the parts.parquet of `fmct shards split`. kinds: of the columns of a plain table that are not binary.
+    The Parquet has study_key, one column per label (int8 for binary labels and classes, else float64; null if
+    unknown) and, if source or parts give it, split; rows are sorted by study_key.
 
-    Raises FmctError for a source that is not of its format; it repeats no text of the source. So it does
-    where `out` is one of the files that are read, was keyed with another key, or cannot be written.
+    Raises FmctError, without quoting the source, if the source is not of its format, or if `out` is one of
+    the inputs, was keyed with another key, or cannot be written.
     """
     require_file(out, source, key_file, catalog, mapping, parts)
     if format in ("plain", "reference"):
         if catalog or mapping:
             raise FmctError(
-                f"{source}: a {format} table names its studies itself; leave out catalog and mapping"
+                f"{source}: a {format} table identifies its studies itself; omit catalog and mapping"
             )
         table = plain.read(source, kinds) if format == "plain" else reference.read(source)
     else:
@@ -76,7 +76,7 @@ def key_labels(
             raise FmctError(f"{source}: give the catalog of the dataset's scan, or a mapping, with {format}")
         table = (rsna2019 if format == "rsna2019" else cq500).read(source, catalog, mapping)
     if kinds and format != "plain":
-        raise FmctError(f"kinds: a table in the format {format} has binary labels; leave kinds out")
+        raise FmctError(f"kinds: a table in the format {format} has binary labels; omit kinds")
     names = Pseudonymizer(key_file)
     _require_same_key(out, names, key_file)
     if parts is not None:
@@ -97,7 +97,7 @@ def key_labels(
 
 
 def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
-    """Raise FmctError where `out` holds labels of another key: they belong to volumes that these do not."""
+    """Raise FmctError if `out` holds labels of another key, which belong to other volumes."""
     try:
         made_with = (pq.read_schema(out).metadata or {}).get(_KEY)
     except (OSError, pa.ArrowInvalid):

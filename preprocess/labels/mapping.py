@@ -1,4 +1,4 @@
-"""Which study something belongs to, as a CSV of two columns says."""
+"""A CSV that maps names to studies."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from shards.errors import FmctError
 
 
 def read_mapping(path: Path, column: str) -> dict[str, str]:
-    """Study Instance UID by what stands in `column`; other columns have no influence.
+    """Study Instance UID by the values of `column`; other columns are ignored.
 
-    Raises FmctError where one of the two columns is missing, or a name has two studies.
+    Raises FmctError if one of the two columns is missing, or a name has two studies.
     """
     wanted = f"give a CSV with {column} and {STUDY_COLUMN}"
     lines = csv_lines(path, wanted)
     header = [name.strip() for name in next(lines, (0, []))[1]]
     if not {column, STUDY_COLUMN} <= set(header):
-        raise FmctError(f"{path}: no column {column} or none {STUDY_COLUMN}; {wanted}")
+        raise FmctError(f"{path}: no column {column} or no column {STUDY_COLUMN}; {wanted}")
     places = header.index(column), header.index(STUDY_COLUMN)
     found: dict[str, str] = {}
     for line, cells in lines:
@@ -29,6 +29,6 @@ def read_mapping(path: Path, column: str) -> dict[str, str]:
         name, study = (cells[place].strip() for place in places)
         if found.setdefault(name, study) != study:
             raise FmctError(
-                f"{path} row {line}: its {column} is of another study in an earlier row; correct it"
+                f"{path} row {line}: its {column} has another study in an earlier row; correct it"
             )
     return found

@@ -1,4 +1,4 @@
-"""The column split of a table of labels, from the parts that `fmct shards split` made of the volumes."""
+"""The column split of a table of labels, from the parts of `fmct shards split`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +10,23 @@ from shards.parts import PartsTable
 
 
 def with_parts(table: LabelTable, source: Path, parts: Path, names: Pseudonymizer) -> LabelTable:
-    """The labels of the studies that are in a part, with its name as their split; the others are counted.
+    """The labels of studies that are in a part, with the part's name as split; the others are counted.
 
-    Raises FmctError where the table, `source`, says the splits itself, a part's name is no split, a study is
-    in two parts, or none is in any.
+    Raises FmctError if the table `source` has splits itself, a part's name is not a split, a study is in two
+    parts, or no study is in a part.
     """
     if table.splits is not None:
-        raise FmctError(f"{source}: has a column split, and so has {parts}: leave one out")
+        raise FmctError(f"{source}: has a column split, and so has {parts}: omit one")
     read = PartsTable.read(parts)
     read.require_splits()
     part = read.part_of(read.studies)
     splits = {study: part[key] for study in table.rows if (key := names.study(study)) in part}
     if not splits:
         raise FmctError(
-            f"{parts}: none of the {len(table.rows)} studies of {source} is in a part; were both made with "
+            f"{parts}: none of the {len(table.rows)} studies of {source} have a part; were both made with "
             "the same key file, of the same patients?"
         )
     absent = len(table.rows) - len(splits)
-    notes = (*table.notes, *([f"{absent} studies are in no part, and left out"] if absent else []))
+    notes = (*table.notes, *([f"{absent} studies have no part and are left out"] if absent else []))
     rows = {study: table.rows[study] for study in splits}
     return replace(table, rows=rows, splits=splits, notes=notes)

@@ -1,9 +1,8 @@
-"""A table of labels, one row a study, as CSV or Parquet.
+"""A table of labels, one row per study, as CSV or Parquet.
 
-It has a column study_instance_uid, or study, with what a table of `fmct import` has there, and otherwise
-labels: 0, 1, or nothing where unknown; columns that `kinds` names hold classes, values, or times to an
-event. A column patient_id may stand there for people to read, and is left
-out. A column split says train, validation, test, ood or ood:NAME.
+It has a column study_instance_uid, or study with the values of a table of `fmct import`. The other columns
+are labels: 0, 1, or empty if unknown; columns named in `kinds` hold classes, values, or times to an event. A
+column patient_id is allowed and ignored. A column split holds train, validation, test, ood or ood:NAME.
 """
 
 import re
@@ -26,13 +25,13 @@ SPLIT_COLUMN = "split"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 section 9.1
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-"""Digits alone: float takes 1_000, and the digits of all scripts."""
+"""Digits only: float also accepts 1_000 and the digits of all scripts."""
 _VALUES = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "": None, "nan": None, "NaN": None, "NA": None}
-"""As tables have them: pandas and R write 1.0 and NA where a column has gaps."""
+"""Values in tables: pandas and R write 1.0 and NA if a column has gaps."""
 
 
 def read(path: Path, kinds: Mapping[str, KindSpec] | None = None) -> LabelTable:
-    """Read it; FmctError, naming row and column, for anything else: free text can hold identifiers.
+    """Read the table; FmctError with row and column for anything else, as free text can hold identifiers.
 
     kinds: of the columns that are not binary.
     """
@@ -73,7 +72,7 @@ def read(path: Path, kinds: Mapping[str, KindSpec] | None = None) -> LabelTable:
 
 
 def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells by column of each row; blank lines are passed over."""
+    """Line number and cells by column of each row; blank lines are skipped."""
     lines = table_lines(path, _WANTED)
     header = [name.strip() for name in next(lines, (0, []))[1]]
     for line, cells in lines:
@@ -95,7 +94,7 @@ def _label_columns(path: Path, header: list[str]) -> tuple[str, ...]:
         raise FmctError(f"{path}: its columns are separated by semicolons or tabs; save it with commas")
     if STUDY_COLUMN not in header and IMPORTED_COLUMN not in header:
         raise FmctError(
-            f"{path}: no column {STUDY_COLUMN}; give this name to the column of Study Instance UIDs"
+            f"{path}: no column {STUDY_COLUMN}; use this name for the column of Study Instance UIDs"
         )
     study = STUDY_COLUMN if STUDY_COLUMN in header else IMPORTED_COLUMN
     names = [name for name in header if name not in (study, PATIENT_COLUMN, SPLIT_COLUMN)]
@@ -108,11 +107,11 @@ def _label_columns(path: Path, header: list[str]) -> tuple[str, ...]:
 
 
 def label_value(path: Path, line: int, column: str, cell: str) -> Label:
-    """What a cell says; FmctError, naming its place, for anything but 0, 1 or nothing."""
+    """The value of a cell; FmctError with its place for anything but 0, 1 or empty."""
     try:
         return _VALUES[cell.strip()]
     except KeyError:
-        # The cell itself is not repeated: it may be a name.
+        # The cell itself is not quoted: it may be a name.
         raise FmctError(
             f"{path} row {line}, column {column}: not 0, 1 or empty; correct it, drop the column, or give "
             f"its kind of label: --kinds '{{{column}: regression}}'"
@@ -120,7 +119,7 @@ def label_value(path: Path, line: int, column: str, cell: str) -> Label:
 
 
 def number(path: Path, line: int, column: str, cell: str, rule: str) -> float | None:
-    """What a cell of another kind says; FmctError, naming its place, where it breaks the rule."""
+    """The value of a cell of another kind; FmctError with its place if it breaks the rule."""
     text = cell.strip()
     if text in _VALUES and _VALUES[text] is None:
         return None
@@ -131,9 +130,7 @@ def number(path: Path, line: int, column: str, cell: str, rule: str) -> float | 
 
 
 def _require_times(path: Path, line: int, kinds: Mapping[str, KindSpec], row: Mapping[str, Label]) -> None:
-    """Raise FmctError where an event has no time, or a time no event."""
+    """Raise FmctError if an event has no time, or a time no event."""
     for name, spec in kinds.items():
         if isinstance(spec, Survival) and (row[name] is None) != (row[spec.survival] is None):
-            raise FmctError(
-                f"{path} row {line}: has one of {name} and {spec.survival}, and lacks the other; correct it"
-            )
+            raise FmctError(f"{path} row {line}: has only one of {name} and {spec.survival}; correct it")

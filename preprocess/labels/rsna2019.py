@@ -1,7 +1,7 @@
-"""RSNA 2019 intracranial haemorrhage: slice labels to exams.
+"""RSNA 2019 intracranial haemorrhage: from slice labels to exam labels.
 
-stage_2_train.csv has a row for each image and finding, ID_<image>_<finding>,<0 or 1>; an image's SOP Instance
-UID in the dataset's own DICOM files is ID_<image>.
+stage_2_train.csv has one row per image and finding, ID_<image>_<finding>,<0 or 1>; an image's SOP Instance
+UID in the dataset's DICOM files is ID_<image>.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ _UNKNOWN = -1
 
 
 def read(path: Path, catalog: Path | None, mapping: Path | None) -> LabelTable:
-    """Labels of the exams: a finding is there where one slice has it, and absent where all slices lack it.
+    """Labels of the exams: a finding is positive if one slice has it, and negative if all slices lack it.
 
-    Where some slices of a series have no label, and the others lack a finding, it is unknown. catalog: of the
+    If some slices of a series have no label and the others lack a finding, it is unknown. catalog: of the
     dataset's scan; or mapping: a CSV with sop_instance_uid and study_instance_uid. Raises FmctError for
-    another kind of file, contradictory rows, or images that are all of other studies.
+    another kind of file, contradictory rows, or if all images are of other studies.
     """
     images, values = _slices(path)
     exams: dict[str, NDArray[np.int8]] = {}
@@ -40,20 +40,20 @@ def read(path: Path, catalog: Path | None, mapping: Path | None) -> LabelTable:
             continue
         found += int(known.sum())
         of_series = values[place[known].astype(np.int64)]
-        # 1 above 0 above unknown; a slice without a label, or without this finding's, leaves no certain 0.
+        # 1 wins over 0 over unknown; a slice without a label for a finding prevents a certain 0.
         complete = known.all() & (of_series != _UNKNOWN).all(axis=0)
         exam = np.where((of_series == 1).any(axis=0), 1, np.where(complete, 0, _UNKNOWN)).astype(np.int8)
         before = exams.get(study)
         exams[study] = exam if before is None else _both(before, exam)
     if not exams:
-        raise FmctError(f"{path}: none of its {len(images)} images is in {catalog or mapping}")
+        raise FmctError(f"{path}: none of its {len(images)} images are in {catalog or mapping}")
     rows = {study: tuple(_label(value) for value in exam.tolist()) for study, exam in exams.items()}
     notes = (f"{found} of {len(images)} labelled images are in these studies",)
     return LabelTable(FINDINGS, rows, notes=notes)
 
 
 def _both(first: NDArray[np.int8], second: NDArray[np.int8]) -> NDArray[np.int8]:
-    """The exam of two series: positive in one is positive, unknown in one is otherwise unknown."""
+    """Combine two series of an exam: positive if either is positive, else unknown if either is unknown."""
     positive, unknown = (first == 1) | (second == 1), (first == _UNKNOWN) | (second == _UNKNOWN)
     return np.where(positive, 1, np.where(unknown, _UNKNOWN, 0)).astype(np.int8)
 
@@ -63,7 +63,7 @@ def _label(value: int) -> Label:
 
 
 def _slices(path: Path) -> tuple[pa.Array, NDArray[np.int8]]:
-    """SOP Instance UIDs, and labels (N, FINDINGS), -1 where there is none."""
+    """SOP Instance UIDs, and labels (N, FINDINGS), -1 if missing."""
     wanted = "expected stage_2_train.csv with columns ID and Label"
     types = {"ID": pa.string(), "Label": pa.int8()}
     try:
@@ -87,8 +87,8 @@ def _slices(path: Path) -> tuple[pa.Array, NDArray[np.int8]]:
     values = np.full((len(image.dictionary), len(FINDINGS)), _UNKNOWN, dtype=np.int8)
     values[number, finding] = labels
     contradictory = np.flatnonzero(values[number, finding] != labels)
-    if len(contradictory):  # repeated rows, of which the file has some, agree
-        raise FmctError(f"{path} row {contradictory[0] + 2}: another row says the opposite; remove one")
+    if len(contradictory):  # the file has some repeated rows that agree
+        raise FmctError(f"{path} row {contradictory[0] + 2}: contradicts another row; remove one")
     return image.dictionary, values
 
 

@@ -1,22 +1,22 @@
-"""Labels as every adapter gives them."""
+"""The common form of labels from all adapters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Label = int | float | None
-"""1, 0, what another kind of label has (shards.label_kinds), or None where unknown."""
+"""1, 0, a value of another kind of label (shards.label_kinds), or None if unknown."""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Labels by study, in the hospital's own identifiers: it stays in memory."""
+    """Labels by study, with the hospital's identifiers: kept in memory only."""
 
     names: tuple[str, ...]
     rows: Mapping[str, tuple[Label, ...]]
-    """A value a name, by Study Instance UID (0020,000D)."""
+    """One value per name, by Study Instance UID (0020,000D)."""
     splits: Mapping[str, str] | None = None
-    """train, validation, test or ood by Study Instance UID; None where the source gives none."""
+    """train, validation, test or ood by Study Instance UID; None if the source has no splits."""
     rules: Mapping[str, str] = field(default_factory=dict)
-    """Of the columns that are not binary: the rule of `shards.label_kinds.EXPECTED`."""
+    """The rule of `shards.label_kinds.EXPECTED` for each column that is not binary."""
     notes: tuple[str, ...] = ()
-    """What of the source is not in it, and why: a line each, without identifiers."""
+    """Parts of the source that are not in it, with reasons: one line each, without identifiers."""

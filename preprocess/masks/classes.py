@@ -1,4 +1,4 @@
-"""Which classes there are, as the user names them, and what in a file stands for each."""
+"""The classes of masks, and the values in files that represent them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,16 +15,16 @@ class Classes:
     """The classes of a dataset of masks."""
 
     names: tuple[str, ...]
-    """Class k's at place k."""
+    """Class names; name k is of class k."""
     values: Mapping[str, int]
-    """The class of what files and tables say: a voxel's value or a segment's number, as text, a segment's
-    code (SCT:50960005), or a word of the table's column `class`."""
+    """The class of each value in files and tables: a voxel's value or a segment's number, as text, a
+    segment's code (SCT:50960005), or a word of the table's column `class`."""
 
     @classmethod
     def of(cls, given: Iterable[str]) -> "Classes":
-        """Read NAME, which stands for itself, and NAME=VALUE; several values may be of one class.
+        """Parse NAME, which also is its value, and NAME=VALUE; a class may have several values.
 
-        Raises FmctError for what is none, a value of two classes, and more classes than a voxel can hold.
+        Raises FmctError for another form, a value of two classes, and more classes than a voxel can hold.
         """
         names: list[str] = []
         values: dict[str, int] = {}
@@ -38,7 +38,7 @@ class Classes:
             if name not in names:
                 names.append(name)
             if values.setdefault(value, names.index(name)) != names.index(name):
-                raise FmctError(f"--class {text!r:.80}: {value!r} is given to two classes; give it to one")
+                raise FmctError(f"--class {text!r:.80}: {value!r} belongs to two classes; assign it to one")
         if not 1 <= len(names) <= MOST_CLASSES:
-            raise FmctError(f"{len(names)} classes are given with --class; give 1 to {MOST_CLASSES}")
+            raise FmctError(f"--class: {len(names)} classes; give 1 to {MOST_CLASSES}")
         return cls(tuple(names), values)

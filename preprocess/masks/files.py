@@ -1,4 +1,4 @@
-"""Reading a mask's file: NIfTI, NRRD or MetaImage of whole numbers, or a DICOM Segmentation object."""
+"""Reading a mask file: NIfTI, NRRD or MetaImage of integers, or a DICOM Segmentation object."""
 
 from pathlib import Path
 
@@ -14,22 +14,20 @@ from preprocess.volume.volume_file import VolumeFile
 
 
 def read_planes(path: Path, classes: Classes, of_class: int | None) -> tuple[Planes, str | None]:
-    """The mask in a file, and the Study Instance UID that it names (None but of DICOM).
+    """The mask in a file, and its Study Instance UID (None unless DICOM).
 
-    of_class: the class that all of the file is of, wherever it is not 0; None: its values or segments say it.
-    Raises Rejection for what is no mask, does not say how it lies, or holds a class that is not listed, and
-    FmctError where the machine fails.
+    of_class: the class of all values other than 0; None: classes follow from the values or segments. Raises
+    Rejection if it is not a mask, has no orientation, or holds an unlisted class, and FmctError if the
+    machine fails.
     """
     if format_of(path) is not None:
         volume = open_volume(path)
         if volume.affine is None:
-            raise Rejection(
-                Reason.MISSING_GEOMETRY, "the file does not state its orientation; convert it to NIfTI"
-            )
+            raise Rejection(Reason.MISSING_GEOMETRY, "the file has no orientation; convert it to NIfTI")
         return array_planes(_bits(volume, classes, of_class), volume.affine), None
     if not is_dicom(path):
         raise Rejection(
-            Reason.UNSUPPORTED_FORMAT, "neither DICOM nor a name of NIfTI, NRRD or MetaImage; convert it"
+            Reason.UNSUPPORTED_FORMAT, "neither DICOM nor NIfTI, NRRD or MetaImage by its name; convert it"
         )
     return read_segmentation(path, classes, of_class)
 
@@ -48,9 +46,9 @@ def _bits(volume: VolumeFile, classes: Classes, of_class: int | None) -> NDArray
     return bits
 
 
-def class_of(said: str, classes: Classes, what: str) -> int:
-    """The class of a value; raises Rejection(unlisted_class), and repeats no text, only a number."""
-    if said not in classes.values:
-        shown = f" {said}" if said.lstrip("-").isdecimal() else ""
+def class_of(value: str, classes: Classes, what: str) -> int:
+    """The class of a value; raises Rejection(unlisted_class), which quotes only numbers, no text."""
+    if value not in classes.values:
+        shown = f" {value}" if value.lstrip("-").isdecimal() else ""
         raise Rejection(Reason.UNLISTED_CLASS, f"{what}{shown} belongs to no class; give it with --class")
-    return classes.values[said]
+    return classes.values[value]

@@ -1,4 +1,4 @@
-"""Bringing a mask to the grid of its volume."""
+"""Resampling a mask to the grid of its volume."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,41 +11,41 @@ from shards.schema import VolumeRecord
 
 RESAMPLING = "each class linearly as the volume's HU, at 0.5"
 ONE = 2**14
-"""What stands for a whole voxel in the resampler's int16."""
+"""Value of a full voxel in the resampler's int16."""
 SAME_PLACE_MM = 1e-3
-"""Between two statements of a voxel's edge or of a corner that are one."""
+"""Tolerance of two values for the same voxel edge or corner."""
 LEAST_INSIDE = 0.5
-"""Share of a mask that must lie within its volume: less is a mask of something else, or in another frame."""
+"""Share of a mask that must be inside its volume: less indicates another scan or frame of reference."""
 
 
 def grid_of(record: VolumeRecord) -> Grid:
-    """The grid of a stored volume, its crop included.
+    """The grid of a stored volume, including its crop.
 
-    Raises Rejection(affine_mismatch) where it is not along the patient's axes, as docs/formats.md has it.
+    Raises Rejection(affine_mismatch) if it is not along the patient's axes, as specified in docs/formats.md.
     """
     affine = np.reshape(record.affine, (4, 4))
     grid = Grid(affine[:3, 3], record.spacing_mm, record.shape)
     if not np.allclose(grid.affine, affine, atol=SAME_PLACE_MM):
         raise Rejection(
-            Reason.AFFINE_MISMATCH, "the volume's affine is not that of its spacing along S, A, R"
+            Reason.AFFINE_MISMATCH, "the volume's affine does not match its spacing along S, A, R"
         )
     return grid
 
 
 def to_grid(planes: Planes, record: VolumeRecord, classes: int) -> NDArray[np.int16]:
-    """The mask on its volume's grid: int16 (D, H, W), a bit a class.
+    """The mask on its volume's grid: int16 (D, H, W), one bit per class.
 
-    Each class by itself goes through the very resampler that made the volume (`preprocess.volume.resample`:
-    linear between the slices' true positions, averaged first where the grid is coarser), and a voxel has the
-    class where the share is half or more. So borders lie where the HU's own borders were interpolated to.
-    Taking the nearest slice's pixel would put steps of half a slice's thickness (2.5 mm and more in head CT)
-    into every border; interpolating numbers of classes would invent classes between two others.
+    Each class is resampled separately by the resampler of the volume (`preprocess.volume.resample`: linear
+    between the slices' true positions, averaged first if the grid is coarser); a voxel gets the class if its
+    share is at least half. So the borders match the interpolated HU borders. Nearest-neighbour sampling would
+    add steps of half a slice thickness (2.5 mm and more in head CT) to every border; interpolating class
+    numbers would create false classes between two others.
 
-    Raises Rejection: empty_mask for a mask of nothing, outside_volume for one that mostly lies elsewhere.
+    Raises Rejection: empty_mask for a mask without voxels, outside_volume for one that is mostly outside.
     """
     if not planes.bits.any():
         raise Rejection(
-            Reason.EMPTY_MASK, "no voxel is set; if a reader found nothing, leave the cell of path empty"
+            Reason.EMPTY_MASK, "no voxel is set; if the reader found nothing, leave the path cell empty"
         )
     grid = grid_of(record)
     inside = share_inside(planes, grid)
@@ -56,7 +56,7 @@ def to_grid(planes: Planes, record: VolumeRecord, classes: int) -> NDArray[np.in
         )
     found = np.stack([_resampled(planes, grid, number) for number in range(classes)])
     if not found.any():
-        raise Rejection(Reason.EMPTY_MASK, "it fills no half of a voxel of the volume's grid")
+        raise Rejection(Reason.EMPTY_MASK, "it does not fill half of any voxel of the volume's grid")
     return packed(found)
 
 
@@ -68,7 +68,7 @@ def _resampled(planes: Planes, grid: Grid, number: int) -> NDArray[np.bool_]:
 
 
 def share_inside(planes: Planes, grid: Grid) -> float:
-    """Of the mask's own voxels, the share whose centres lie within the grid."""
+    """The share of the mask's voxels whose centres are inside the grid."""
     slices = planes.slices
     number, row, column = np.nonzero(planes.bits)
     points = (

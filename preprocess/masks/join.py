@@ -1,4 +1,4 @@
-"""Which volume each row of a table of masks is of."""
+"""Assignment of the rows of a table of masks to volumes."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from shards.errors import FmctError
 
 
 class Joined:
-    """The rows of each volume, and those that are of none."""
+    """The rows of each volume, and the rejected rows."""
 
     def __init__(
         self, rows: Sequence[Row], dataset: Dataset, names: Pseudonymizer | None, table: Path
     ) -> None:
-        """names: of the site's key file, for rows with identifiers; FmctError where it is lacking."""
+        """names: of the site's key file, for rows with identifiers; FmctError if it is missing."""
         self._names, self._table = names, table
         self._by_key = {key: number for number, key in enumerate(dataset.index["key"].to_pylist())}
         self._by_study: dict[str, list[int]] = defaultdict(list)
@@ -27,9 +27,9 @@ class Joined:
             self._by_study[study].append(number)
         repeated = Counter(_what(row) for row in rows)
         self.rows: dict[int, list[Row]] = defaultdict(list)
-        """By the number of the volume."""
+        """Rows by the number of the volume."""
         self.objections: dict[int, Rejection] = {}
-        """What is wrong with a row as such, by its number."""
+        """Rejections of rows, by row number."""
         for row in rows:
             try:
                 self.rows[self._volume(row)].append(row)
@@ -41,22 +41,22 @@ class Joined:
                 self.objections[row.number] = rejection
 
     def _volume(self, row: Row) -> int:
-        """The number of a row's volume, of the patient that the row names, if it does; raises Rejection."""
+        """The number of a row's volume, checked against the row's patient if given; raises Rejection."""
         number = self._named(row)
         patient = row.of(PATIENT)
         if patient and self._names:
             own = self._names.patient(patient, row.of(STUDY))
             if own != self._patients[number]:
-                raise Rejection(Reason.ANOTHER_PATIENT, "the row names another patient than its volume's")
+                raise Rejection(Reason.ANOTHER_PATIENT, "the row's patient differs from its volume's")
         return number
 
     def _named(self, row: Row) -> int:
-        """The volume of its series, key or study."""
+        """The volume by its series, key or study."""
         key = row.key(KEY)
         study, series, patient = (row.of(columns) for columns in (STUDY, SERIES, PATIENT))
         if not key and series:
             if not study or not patient:
-                raise Rejection(Reason.INVALID_VALUE, "a series without its study and patient; fill both in")
+                raise Rejection(Reason.INVALID_VALUE, "a series without its study and patient; fill in both")
             key = self._pseudonymizer.series(patient, study, series)
         study_keys = {row.key(STUDY_KEY)} - {""}
         if study and (self._names or not (key or study_keys)):
@@ -66,7 +66,7 @@ class Joined:
                 raise Rejection(Reason.UNKNOWN_VOLUME, "no volume of that series is in the dataset")
             study_keys.add(self._studies[self._by_key[key]])
         if len(study_keys) > 1:
-            raise Rejection(Reason.ANOTHER_STUDY, "the row's own columns are of different studies")
+            raise Rejection(Reason.ANOTHER_STUDY, "the row's columns are of different studies")
         if key:
             return self._by_key[key]
         study_key = next(iter(study_keys), "")
@@ -84,8 +84,8 @@ class Joined:
     def _pseudonymizer(self) -> Pseudonymizer:
         if self._names is None:
             raise FmctError(
-                f"{self._table}: names studies by their identifiers: give --key-file, the one that the "
-                f"volumes were made with, or the columns {KEY} or {STUDY_KEY}"
+                f"{self._table}: identifies studies by their identifiers: give the --key-file of the "
+                f"volumes, or the columns {KEY} or {STUDY_KEY}"
             )
         return self._names
 

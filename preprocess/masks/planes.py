@@ -1,4 +1,4 @@
-"""A mask as slices at their places in the patient, whatever file it came from."""
+"""A mask as slices with their positions in the patient, independent of the file format."""
 
 from dataclasses import dataclass, replace
 
@@ -12,17 +12,17 @@ from preprocess.volume.places import stack_of
 
 @dataclass(frozen=True)
 class Planes:
-    """Parallel slices in geometric order; beyond the outermost is nothing."""
+    """Parallel slices in geometric order; the mask is empty beyond the outermost."""
 
     bits: NDArray[np.int16]
-    """(N, rows, columns), bit k where class k is (shards.masks)."""
+    """(N, rows, columns), bit k inside class k (shards.masks)."""
     slices: Stack
 
 
 def array_planes(bits: NDArray[np.int16], affine: NDArray[np.float64]) -> Planes:
-    """Planes of a whole array, int16 (slice, row, column); affine: (4, 4), that index to patient LPS mm.
+    """Planes of an array, int16 (slice, row, column); affine: (4, 4), that index to patient LPS mm.
 
-    Raises Rejection(invalid_geometry) where that is no stack of slices.
+    Raises Rejection(invalid_geometry) if it is not a stack of slices.
     """
     slices = stack_of(affine, bits.shape)
     if slices.heights[0] > slices.heights[-1]:
@@ -32,11 +32,11 @@ def array_planes(bits: NDArray[np.int16], affine: NDArray[np.float64]) -> Planes
 
 
 def padded(bits: NDArray[np.int16], slices: Stack, step: NDArray[np.float64]) -> Planes:
-    """Planes with an empty one beyond either end, and where slices that hold nothing were not stored.
+    """Planes with empty ones beyond both ends and in gaps of empty slices that were not stored.
 
     bits, slices: N ≥ 1 slices in order. step: from a slice to the next (either way), LPS mm. A gap wider than
-    a step is of absent slices, which a Segmentation may leave out where they are empty (PS3.3 C.8.20.2): the
-    neighbours of the gap then end where an empty slice a step on begins.
+    a step has missing slices; a Segmentation may omit empty ones (PS3.3 C.8.20.2). An empty slice is added
+    one step from each neighbour of the gap.
     """
     step = step * np.sign(step @ slices.normal)
     gap = float(step @ slices.normal)

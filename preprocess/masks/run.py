@@ -1,4 +1,4 @@
-"""What `fmct masks` does: from a table of masks to a dataset of masks."""
+"""The command `fmct masks`: from a table of masks to a dataset of masks."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -30,12 +30,12 @@ TABLE, REFUSED = "masks.parquet", "refused.parquet"
 
 @dataclass(frozen=True)
 class Summary:
-    """What was stored."""
+    """Summary of the stored masks."""
 
     rows: int
     volumes: int
     positive: dict[str, int]
-    """Volumes that hold each class."""
+    """Number of volumes with each class."""
     refused: dict[Reason, int]
 
     def __str__(self) -> str:
@@ -54,25 +54,25 @@ def masks(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
-    """Store the masks that `table` names, on the grids of the volumes of `data`, as the dataset `out`.
+    """Store the masks of `table`, on the grids of the volumes of `data`, as the dataset `out`.
 
-    classes: NAME or NAME=VALUE each (`preprocess.masks.classes`). key_file: the volumes' own, for a table
-    with identifiers. root: what relative paths are relative to, the table's folder if not given. A shard of
-    `out` holds the masks of the volumes in the shard of the same name. `out`/masks.parquet has a row a mask,
-    and `out`/refused.parquet a row of the table each that is not used, with its reason; nothing else is lost.
-    What is done is kept: a rerun does what is missing or changed.
+    classes: NAME or NAME=VALUE each (`preprocess.masks.classes`). key_file: of the volumes, for a table with
+    identifiers. root: base of relative paths, by default the table's folder. A shard of `out` holds the masks
+    of the volumes in the shard of the same name. `out`/masks.parquet has one row per mask, and
+    `out`/refused.parquet one row per rejected row of the table, with its reason. Finished shards are kept: a
+    rerun does only missing or changed ones.
 
-    Raises FmctError where the table is none, no row can be used, or `out` holds something else.
+    Raises FmctError if the table is not valid, no row can be used, or `out` holds something else.
     """
     chosen = Classes.of(classes)
     require_folder(out, data, table)
     if root is not None and not root.is_dir():
-        raise FmctError(f"{root}: no such folder; give the one that the table's paths are relative to")
+        raise FmctError(f"{root}: no such folder; give the base folder of the table's paths")
     dataset = Dataset.open(data)
     require_volumes(dataset)
     rows, columns = read_rows(table)
     if CLASS in columns and not any(row.cells[CLASS] for row in rows):
-        raise FmctError(f"{table}: its column class is empty; fill it, or leave it out")
+        raise FmctError(f"{table}: its column class is empty; fill it or remove it")
     joined = Joined(rows, dataset, Pseudonymizer(key_file) if key_file else None, table)
     info = MaskInfo(classes=chosen.names, resampling=RESAMPLING, volumes_digest=dataset.content_digest())
     document = info.document()
@@ -89,7 +89,7 @@ def masks(
         if not kept:
             reasons = ", ".join(f"{count} {reason}" for reason, count in _counts(refused).items())
             raise FmctError(
-                f"{table}: no mask can be used ({reasons}); {out / REFUSED} has the reason for each row"
+                f"{table}: all masks are rejected ({reasons}); {out / REFUSED} has the reason of each row"
             )
         _write_masks(out, done.values(), chosen)
         finish_dataset(out, dataset.info.format, kept, document)
@@ -99,7 +99,7 @@ def masks(
 
 
 def _jobs(joined: Joined, dataset: Dataset) -> list[Job]:
-    """A job a shard that has masks."""
+    """One job per shard with masks."""
     shards = dataset.index["shard"].to_pylist()
     by_shard: dict[str, dict[int, list[Row]]] = defaultdict(dict)
     for number, rows in joined.rows.items():
@@ -123,7 +123,7 @@ def _each(
 
 
 def _refused(joined: Joined, done: Iterable[Done]) -> list[tuple[int, Reason, str]]:
-    """Every row that is not used, once, in the table's order."""
+    """All rejected rows, once each, in the table's order."""
     found = {row: (row, why.reason, why.detail) for row, why in joined.objections.items()}
     found |= {row: (row, reason, detail) for of_shard in done for row, reason, detail in of_shard.refused}
     return [found[row] for row in sorted(found)]
@@ -134,7 +134,7 @@ def _counts(refused: Iterable[tuple[int, Reason, str]]) -> dict[Reason, int]:
 
 
 def _write_refused(out: Path, refused: list[tuple[int, Reason, str]]) -> None:
-    """One row each, by its number in the table, without a key: its order may reveal patients."""
+    """One row each, by its number in the table, without a key: the order may reveal patients."""
     schema = pa.schema([("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
     rows = [{"row": row, "reason": str(reason), "detail": detail} for row, reason, detail in refused]
     with atomic_path(out / REFUSED) as temporary:
@@ -142,7 +142,7 @@ def _write_refused(out: Path, refused: list[tuple[int, Reason, str]]) -> None:
 
 
 def _write_masks(out: Path, done: Iterable[Done], classes: Classes) -> None:
-    """A row a mask, ordered by key."""
+    """One row per mask, sorted by key."""
     stored = sorted((one for of_shard in done for one in of_shard.stored), key=lambda one: one.key)
     schema = pa.schema(
         [

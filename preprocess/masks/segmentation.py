@@ -1,9 +1,9 @@
 """DICOM Segmentation and Label Map Segmentation objects (PS3.3 A.51, A.51.3), read by highdicom.
 
-Segments may overlap: each has frames of its own in a BINARY or FRACTIONAL object, and so its own bit here.
-Frames are placed by their Plane Position and Plane Orientation (PS3.3 C.7.6.16.2.3, .4), as a tilted gantry
-has them too. A FRACTIONAL frame holds a segment where its value is half of Maximum Fractional Value or more.
-Segment labels and descriptions are free text, and nothing of them is read but codes.
+Segments may overlap: each has separate frames in a BINARY or FRACTIONAL object, and so a separate bit here.
+Frames are placed by Plane Position and Plane Orientation (PS3.3 C.7.6.16.2.3, .4), also for a tilted gantry.
+A FRACTIONAL frame holds a segment where its value is at least half of Maximum Fractional Value. Segment
+labels and descriptions are free text; only codes are read.
 """
 
 import math
@@ -21,7 +21,7 @@ from shards.errors import FmctError, raise_refusal
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file begins as PS3.10 section 7.1 says."""
+    """Whether the file has the prefix of PS3.10 section 7.1."""
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
@@ -34,14 +34,12 @@ def read_segmentation(path: Path, classes: Classes, of_class: int | None) -> tup
     """The segments of an object as planes, and its Study Instance UID (`preprocess.masks.files.read_planes`).
 
     A segment is identified by its number, else by its type (scheme:value of the code, Segmented Property
-    Type). Raises FmctError where highdicom is not installed.
+    Type). Raises FmctError if highdicom is not installed.
     """
     try:
         from highdicom.seg import segread
     except ImportError:
-        raise FmctError(
-            "DICOM Segmentation objects are read by highdicom: pip install 'fmct-hpc[seg]'"
-        ) from None
+        raise FmctError("DICOM Segmentation objects require highdicom: pip install 'fmct-hpc[seg]'") from None
     try:
         read = segread(path)
         return _planes(read, _bits_of(read, classes, of_class)), str(read.StudyInstanceUID)
@@ -57,23 +55,23 @@ def read_segmentation(path: Path, classes: Classes, of_class: int | None) -> tup
     ) as error:
         raise_refusal(error, path)
         raise Rejection(
-            Reason.UNSUPPORTED_FORMAT, f"no readable DICOM Segmentation object ({type(error).__name__})"
+            Reason.UNSUPPORTED_FORMAT, f"not a readable DICOM Segmentation object ({type(error).__name__})"
         ) from None
 
 
 def _bits_of(read: Any, classes: Classes, of_class: int | None) -> dict[int, int]:
-    """The bit of each segment, by its number."""
+    """The bit of each segment, by segment number."""
     bits = {}
     for number in map(int, read.segment_numbers):
         if number == 0 and _is_label_map(read):  # the background of a label map
             continue
         kind = read.get_segment_description(number).segmented_property_type
-        said = (str(number), f"{kind.scheme_designator}:{kind.value}")
-        known = [one for one in said if one in classes.values]
+        names = (str(number), f"{kind.scheme_designator}:{kind.value}")
+        known = [one for one in names if one in classes.values]
         if of_class is None and not known:
             raise Rejection(
                 Reason.UNLISTED_CLASS,
-                f"segment {number} belongs to no class; give its number or code with --class",
+                f"segment {number} belongs to no class; assign its number or code with --class",
             )
         bits[number] = 1 << (of_class if of_class is not None else classes.values[known[0]])
     return bits
@@ -91,7 +89,7 @@ def _planes(read: Any, bits: dict[int, int]) -> Planes:
     spacing, step_mm = _spacing(read)
     places = np.array([_position(read, number) for number in range(count)], np.float64)
     if not np.isfinite(places).all():
-        raise Rejection(Reason.INVALID_GEOMETRY, "a plane position is no number")
+        raise Rejection(Reason.INVALID_GEOMETRY, "a plane position is not a number")
     heights = places @ normal
     order = np.argsort(heights, kind="stable")
     starts = np.flatnonzero(np.diff(heights[order], prepend=-math.inf) > SAME_POSITION_MM)
@@ -122,7 +120,7 @@ def _planes(read: Any, bits: dict[int, int]) -> Planes:
 def _add(
     plane: NDArray[np.int16], frame: NDArray[Any], segment: int | None, read: Any, bits: dict[int, int]
 ) -> None:
-    """Put a frame's segments into a plane."""
+    """Add a frame's segments to a plane."""
     if segment is None:
         for value in np.unique(frame):
             if value:
@@ -134,22 +132,20 @@ def _add(
 
 
 def _step(slices: Stack, stated_mm: float | None) -> NDArray[np.float64]:
-    """From a slice to the next: the least step between those stored, or what the object states."""
+    """The step between slices: the least step of the stored ones, or the stated one if smaller."""
     if len(slices.positions) > 1:
         least = int(np.argmin(np.diff(slices.heights)))
         step = slices.positions[least + 1] - slices.positions[least]
         gap = float(np.diff(slices.heights)[least])
-        # Of stored slices two may all be far apart; what is stated is then the lesser.
+        # All stored slices may be far apart; the stated step is then smaller.
         return np.asarray(step if stated_mm is None or gap <= stated_mm * 1.1 else step * (stated_mm / gap))
     if stated_mm is None:
-        raise Rejection(
-            Reason.MISSING_GEOMETRY, "one slice, and neither its thickness nor a spacing is stated"
-        )
+        raise Rejection(Reason.MISSING_GEOMETRY, "one slice without a thickness or spacing")
     return np.asarray(slices.normal * stated_mm)
 
 
 def _group(read: Any, frame: int, name: str) -> Any:
-    """The item of a functional group, the frame's own before the shared one; None without either."""
+    """The item of a functional group, per frame or else shared; None without either."""
     for groups in (
         read.PerFrameFunctionalGroupsSequence[frame],
         *read.get("SharedFunctionalGroupsSequence", []),
@@ -182,7 +178,7 @@ def _spacing(read: Any) -> tuple[tuple[float, float], float | None]:
     found = [_require(read, frame, "PixelMeasuresSequence") for frame in range(int(read.NumberOfFrames))]
     spacings = np.array([list(map(float, one.PixelSpacing)) for one in found])
     if spacings.min() <= 0 or np.ptp(spacings, axis=0).max() > SAME_SPACING * spacings.max():
-        raise Rejection(Reason.INCONSISTENT_GEOMETRY, "frames of several pixel spacings, or of none")
+        raise Rejection(Reason.INCONSISTENT_GEOMETRY, "frames have several pixel spacings, or none")
     stated = found[0].get("SpacingBetweenSlices") or found[0].get("SliceThickness")
     row, column = spacings[0].tolist()
     return (row, column), abs(float(stated)) if stated else None
@@ -193,7 +189,7 @@ def _position(read: Any, frame: int) -> list[float]:
 
 
 def _segment(read: Any, frame: int) -> int | None:
-    """Of which segment a frame is; None of a label map, whose values say it."""
+    """The segment of a frame; None for a label map, whose values give it."""
     if _is_label_map(read):
         return None
     return int(_require(read, frame, "SegmentIdentificationSequence").ReferencedSegmentNumber)

@@ -1,4 +1,4 @@
-"""The masks of one shard's volumes, and the record of them by which a rerun knows what is done."""
+"""The masks of one shard's volumes, and their record, by which a rerun finds finished shards."""
 
 import hashlib
 import json
@@ -35,32 +35,32 @@ class Stored(Closed):
     ml: tuple[float, ...]
     """Of each class."""
     mean_hu: tuple[float | None, ...]
-    """Of the volume's voxels in each class: a mask that lies elsewhere shows; None where it has none."""
+    """Mean HU of the volume in each class, which shows a misplaced mask; None for an empty class."""
 
 
 class Done(Closed):
-    """What became of one shard's rows."""
+    """The result of one shard's rows."""
 
     digest: str
-    """Of all that it depends on."""
+    """Digest of everything that it depends on."""
     stored: tuple[Stored, ...]
     refused: tuple[tuple[int, Reason, str], ...]
     """Row, reason, detail."""
 
 
 class Job(NamedTuple):
-    """One shard's work."""
+    """The work for one shard."""
 
     name: str
     rows: Mapping[int, list[Row]]
-    """By the volume's number in the dataset."""
+    """Rows by the volume's number in the dataset."""
     objections: Mapping[int, Rejection]
-    """What is wrong with rows as such, by their numbers."""
+    """Rejections of rows, by row number."""
 
 
 @dataclass(frozen=True)
 class ShardWork:
-    """What a worker does."""
+    """The work of a worker process."""
 
     data: Path
     out: Path
@@ -70,9 +70,9 @@ class ShardWork:
     config_digest: str
 
     def __call__(self, job: Job) -> tuple[str, Done, int]:
-        """Write the masks of a shard, unless they are there as they would be.
+        """Write the masks of a shard, unless the existing ones are current.
 
-        Returns its name, what became of it, and how many volumes that were.
+        Returns its name, its result, and its number of volumes.
         """
         name, rows, objections = job
         dataset = Dataset.open(self.data)
@@ -109,7 +109,7 @@ class ShardWork:
         return done
 
     def _record(self, volume: VolumeRecord, bits: NDArray[np.int16]) -> VolumeRecord:
-        """The volume's own record, but for what the voxels are."""
+        """The volume's record, with the checksum of the mask's voxels."""
         return volume.model_copy(update={"crc32": crc32(bits), "config_digest": self.config_digest})
 
     def _measured(
@@ -130,7 +130,7 @@ class ShardWork:
         return self.out / WORK / f"{name}.json"
 
     def _kept(self, name: str, dataset: Dataset, digest: str) -> Done | None:
-        """What an earlier call made of the same input; None where it did not, or its shard is gone."""
+        """The result of an earlier call for the same input; None if there is none or its shard is missing."""
         done = ledger.marked(self._marker(name), Done)
         if done is None or done.digest != digest:
             return None
@@ -141,7 +141,7 @@ class ShardWork:
     def _digest(
         self, dataset: Dataset, rows: Mapping[int, list[Row]], objections: Mapping[int, Rejection]
     ) -> str:
-        """Of classes, volumes, rows, and the files' sizes and times."""
+        """Digest of classes, volumes, rows, and the files' sizes and times."""
         facts: list[Any] = [self.config_digest, dict(self.classes.values), self.key_file is not None]
         for number in sorted(rows):
             for row in rows[number]:

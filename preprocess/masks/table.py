@@ -1,4 +1,4 @@
-"""The table of `fmct masks`: a row a mask's file, with the volume that it is of."""
+"""The table of `fmct masks`: one row per mask file, with its volume."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ STUDY, SERIES, PATIENT = (
     ("series_instance_uid", "series"),
     ("patient_id", "patient"),
 )
-"""Identifiers, as tables of labels and of `fmct import` call them."""
+"""Identifier columns, named as in tables of labels and of `fmct import`."""
 KNOWN = (PATH, CLASS, KEY, STUDY_KEY, *STUDY, *SERIES, *PATIENT)
 _WANTED = f"give a CSV or Parquet table with path and one of {KEY}, {STUDY_KEY}, {STUDY[0]} and {STUDY[1]}"
 _KEY = re.compile("[0-9a-f]{32}")
@@ -26,18 +26,18 @@ class Row:
     """One row."""
 
     number: int
-    """Its line in a CSV, its row in a Parquet file from 1 on."""
+    """Its line in a CSV, or its row in a Parquet file, from 1."""
     cells: Mapping[str, str]
-    """Of the columns that the table has, without blanks at either end."""
+    """Stripped cells of the table's columns."""
     objection: str | None = None
-    """What is wrong with the row as such."""
+    """Why the row itself is invalid, or None."""
 
     def of(self, names: tuple[str, ...]) -> str:
-        """The first of these cells that is not empty."""
+        """The first non-empty one of these cells."""
         return next((self.cells[name] for name in names if self.cells.get(name)), "")
 
     def key(self, name: str) -> str:
-        """A pseudonym's cell, empty where there is none; raises Rejection for anything else."""
+        """A pseudonym's cell, empty if missing; raises Rejection for anything else."""
         text = self.cells.get(name, "")
         if text and not _KEY.fullmatch(text):
             raise Rejection(Reason.INVALID_VALUE, f"column {name}: not 32 hexadecimal digits; correct it")
@@ -45,25 +45,25 @@ class Row:
 
 
 def read_rows(table: Path) -> tuple[list[Row], frozenset[str]]:
-    """The rows, and the columns that the table has; FmctError where it is no such table."""
+    """The rows and the columns of the table; FmctError if it is not such a table."""
     lines = table_lines(table, _WANTED)
     header = [name.strip() for name in next(lines, (0, []))[1]]
     columns = frozenset(header)
     if PATH not in columns or not columns & {KEY, STUDY_KEY, *STUDY}:
-        raise FmctError(f"{table}: no column {PATH}, or none that identifies the study of a mask; {_WANTED}")
+        raise FmctError(f"{table}: no column {PATH}, or no column that identifies a mask's study; {_WANTED}")
     if len(columns) < len(header):
         raise FmctError(f"{table}: a column name occurs twice in the header; rename one")
     if columns & set(SERIES) and not columns & set(PATIENT):
         raise FmctError(
-            f"{table}: a volume's key is of patient, study and series: add the column {PATIENT[0]}, or leave "
+            f"{table}: keys depend on patient, study and series: add the column {PATIENT[0]}, or leave "
             f"{SERIES[0]} out"
         )
     rows = []
     for number, values in lines:
         if not values:
             continue
-        told = dict(zip(header, values, strict=False))
-        cells = {name: told.get(name, "").strip() for name in KNOWN if name in columns}
+        by_column = dict(zip(header, values, strict=False))
+        cells = {name: by_column.get(name, "").strip() for name in KNOWN if name in columns}
         fits = len(values) == len(header)
         rows.append(
             Row(number, cells, None if fits else f"{len(values)} cells, the header has {len(header)}")

@@ -1,4 +1,4 @@
-"""All masks of one volume as one, or why a row's mask cannot be used."""
+"""Merging all masks of one volume, or the rejections of its rows."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from shards.schema import VolumeRecord
 
 
 class Merged(NamedTuple):
-    """What the rows of a volume give."""
+    """The merged rows of a volume."""
 
     bits: NDArray[np.int16] | None
-    """(D, H, W), bit k where class k is; None where a row is refused: the rest would be called healthy."""
+    """(D, H, W), bit k inside class k; None if a row is rejected, since the rest would count as healthy."""
     refused: dict[int, Rejection]
-    """By the row's number."""
+    """Rejections by row number."""
 
 
 def merged(
@@ -35,10 +35,10 @@ def merged(
     names: Pseudonymizer | None,
     objections: Mapping[int, Rejection],
 ) -> Merged:
-    """The union of the masks that the rows name; a row without a path says that a reader found nothing.
+    """The union of the rows' masks; a row without a path means that the reader found nothing.
 
-    root: what relative paths are relative to. names: to compare a DICOM object's study with the volume's.
-    objections: what is wrong with rows as such.
+    root: base of relative paths. names: to compare a DICOM object's study with the volume's. objections:
+    rejections of rows.
     """
     bits = np.zeros(record.shape, np.int16)
     refused: dict[int, Rejection] = {}
@@ -60,8 +60,8 @@ def merged(
 def _one(
     row: Row, record: VolumeRecord, classes: Classes, root: Path, names: Pseudonymizer | None
 ) -> NDArray[np.int16]:
-    said = row.cells.get(CLASS, "")
-    of_class = class_of(said, classes, "column class: a word that") if said else None
+    word = row.cells.get(CLASS, "")
+    of_class = class_of(word, classes, "column class: a word that") if word else None
     if not row.cells[PATH]:
         return np.zeros(record.shape, np.int16)
     path = place_of(row, root)
@@ -69,13 +69,13 @@ def _one(
     planes, study = read_planes(path, classes, of_class)
     if study is not None and names is not None and names.study(study) != record.study_key:
         raise Rejection(
-            Reason.ANOTHER_STUDY, "the object names another Study Instance UID than the row's volume has"
+            Reason.ANOTHER_STUDY, "the object's Study Instance UID differs from that of the row's volume"
         )
     return to_grid(planes, record, len(classes.names))
 
 
 def place_of(row: Row, root: Path) -> Path:
-    """Where a row's file is; raises Rejection for a path that leads out of `root`, or is none."""
+    """The path of a row's file; raises Rejection for an invalid path or one outside `root`."""
     path = row.cells[PATH]
     if "\0" in path:
         raise Rejection(Reason.INVALID_VALUE, "column path: contains a zero byte; correct it")

@@ -1,1 +1,1 @@
-"""What stands in the place of identifiers, the way back for those who may go it, and defacing."""
+"""Pseudonyms in place of identifiers, and tracing them back with catalog and key."""

@@ -7,16 +7,16 @@ from preprocess.privacy.deidentify import Pseudonymizer
 
 
 class Keys(NamedTuple):
-    """Each 32 hexadecimal digits."""
+    """Pseudonyms of 32 hexadecimal digits each."""
 
     key: str
-    """The series', and its volume's."""
+    """The pseudonym of the series and its volume."""
     patient_key: str
     study_key: str
 
     @classmethod
     def of(cls, series: Series, names: Pseudonymizer) -> Self:
-        """Those that `names` gives."""
+        """The pseudonyms of a series."""
         return cls(
             key=names.series(series.patient_id, series.study_uid, series.series_uid),
             patient_key=names.patient(series.patient_id, series.study_uid),

@@ -1,1 +1,1 @@
-"""Whether a volume is the head it should be, and how people see it: checks, pictures, the QC report."""
+"""Quality control: checks of volumes, images, and the QC report."""

@@ -1,8 +1,8 @@
-"""Volumes that show one head though their pixels differ: a scan exported twice, under two patients.
+"""Detection of volumes that show the same head with different pixels: a scan exported under two patients.
 
-Another kernel, window, rounding or crop gives other bytes, and so another `source_digest`. What stays is how
-a brain is folded: a sketch is the brain's small structure in cells of 8 mm about the head's own middle, and
-two sketches are compared by their correlation.
+Another kernel, window, rounding or crop gives other bytes, and so another `source_digest`. The folds of the
+brain do not change: a sketch is the brain's small structure in cells of 8 mm around the middle of the head,
+and two sketches are compared by their correlation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,28 +15,28 @@ from preprocess.anatomy.brain import block_means
 
 THIN_MM = 2.0
 SMOOTH_MM = 6.0
-"""Takes away noise and what kernels do to edges, before bone and air are left out."""
+"""Smoothing, before bone and air are excluded, that removes noise and the kernel's effect on edges."""
 BRAIN_HU, REACH_HU = 32.0, 20.0
-"""The middle of grey and white matter and CSF's edge; beyond the reach a value counts less the farther it is,
-and from twice that on not at all: bone and air, which all heads have at the same places, say nothing."""
+"""The middle of grey matter, white matter and the edge of CSF. Beyond the reach the weight of a value falls,
+to zero at twice the reach: bone and air, which all heads have at the same positions, carry no information."""
 CELL_MM = 8.0
 CELLS = (12, 20, 16)
 """(D, H, W): 96 mm from the crown down, 160 mm from front to back, 128 mm across."""
 NEIGHBOURS = 3
-"""What is common to cells within this many is taken away: ventricles' sizes and offsets of some HU go."""
+"""The mean over this many cells is subtracted: it removes ventricle sizes and offsets of a few HU."""
 DENSE_HU = -500
 CROWN = 0.5
-"""The crown is where planes, from the top, have this share of the largest one's area."""
+"""The crown is the first plane from the top with this share of the largest area."""
 NUMBERS = 256
-"""Of a sketch: random projections keep a correlation r to within (1 - r²) / √256 (one standard deviation)."""
+"""Length of a sketch: random projections keep a correlation r to (1 - r²) / √256 (one standard deviation)."""
 ALIKE = 0.8
-"""Of 1,770 pairs of different heads of the generator none is above 0.75; one head with other noise (to 8 HU),
-another kernel, offset, rounding, window or field has 0.81 to 0.99 (tests/unit/test_alike.py)."""
+"""None of 1,770 pairs of different heads of the generator is above 0.75; the same head with other noise (to 8
+HU), kernel, offset, rounding, window or field has 0.81 to 0.99 (tests/unit/test_alike.py)."""
 BLOCK = 2048
 
 
 def sketch(voxels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """float32 (`NUMBERS`,) of length 1, of a volume int16 HU (D, H, W) as stored; zeros without structure."""
+    """float32 (`NUMBERS`,), unit length, of a stored volume, int16 HU (D, H, W); zeros without structure."""
     steps = [max(1, round(THIN_MM / spacing)) for spacing in spacing_mm]
     thin = block_means(voxels, steps)
     edges = [step * spacing for step, spacing in zip(steps, spacing_mm, strict=True)]
@@ -54,9 +54,9 @@ def sketch(voxels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def alike(sketches: np.ndarray, patients: Sequence[str]) -> Iterator[tuple[int, int, float]]:
-    """(row, later row, correlation) of sketches (N, `NUMBERS`) of different patients that are `ALIKE`.
+    """(row, later row, correlation) for sketches (N, `NUMBERS`) of different patients with at least `ALIKE`.
 
-    All pairs are compared, in products of blocks: N² · `NUMBERS` operations, 6 minutes of a core for 300,000
+    All pairs are compared by block products: N² · `NUMBERS` operations, 6 minutes on one core for 300,000
     volumes.
     """
     names = np.asarray(patients, dtype=np.str_)
@@ -70,9 +70,9 @@ def alike(sketches: np.ndarray, patients: Sequence[str]) -> Iterator[tuple[int, 
 
 
 def _middle(dense: np.ndarray, edges_mm: Sequence[float]) -> list[float]:
-    """The middle of the cells, in voxels from the first one's edge: below the crown, and at the medians.
+    """The middle of the cells, in voxels from the first voxel's edge: below the crown, and at the medians.
 
-    A head rest, or an ear that is cut off, moves medians little.
+    A head rest or a truncated ear moves medians little.
     """
     areas = dense.sum(axis=(1, 2))
     wanted = CROWN * areas.max()
@@ -90,7 +90,7 @@ def _median(profile: np.ndarray) -> float:
 
 
 def _shares(size: int, centre: float, cell: float, cells: int) -> np.ndarray:
-    """float32 (cells, size): the share of a cell that each voxel is; `centre` and `cell` in voxels."""
+    """float32 (cells, size): each voxel's share of each cell; `centre` and `cell` in voxels."""
     bounds = centre + cell * (np.arange(cells + 1) - cells / 2)
     places = np.arange(size)
     overlap = np.minimum(bounds[1:, None], places + 1) - np.maximum(bounds[:-1, None], places)
@@ -99,6 +99,6 @@ def _shares(size: int, centre: float, cell: float, cells: int) -> np.ndarray:
 
 @cache
 def _projection() -> np.ndarray:
-    """float32 (cells, `NUMBERS`), the same for ever."""
+    """float32 (cells, `NUMBERS`), fixed for all versions."""
     draws = np.random.Generator(np.random.Philox(key=0))
     return draws.standard_normal((int(np.prod(CELLS)), NUMBERS), dtype=np.float32)

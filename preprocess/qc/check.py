@@ -1,4 +1,4 @@
-"""Judging what a volume measures: findings, each with the limit that it passes."""
+"""Checks of a volume's measures: findings, each with the exceeded limit."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from preprocess.volume.measure import Measures
 from preprocess.volume.resample import INDEX_STEPS
 
 TRUE_AIR_HU = -1000.0
-"""By the definition of the Hounsfield scale."""
+"""Air, by the definition of the Hounsfield scale."""
 
 WHOLE_EDGE = 0.9
-"""An object along this share of the field's edge is the field: its air is not as thin as air should be."""
+"""An object along this share of the field's edge is the field itself: its air is denser than true air."""
 
 LACKING = (Reason.NOT_A_HEAD, Reason.HEAD_TOO_SHORT, Reason.VERTEX_MISSING, Reason.HEAD_CUT_BY_FIELD)
-"""Findings for which another series of the study is tried."""
+"""Findings that make another series of the study be tried."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One limit that a volume passes."""
+    """One limit that a volume exceeds."""
 
     reason: Reason
     detail: str
-    """One line: what was measured and the limit."""
+    """One line: the measured value and the limit."""
 
 
 def check(
@@ -38,10 +38,10 @@ def check(
     anatomy: Anatomy,
     seen: Mapping[Reason, str] = MappingProxyType({}),
 ) -> tuple[Reason, ...]:
-    """The flags of a volume, in the order of `CHECKS`; `affine` is its (4, 4) to LPS mm.
+    """The flags of a volume, in the order of `CHECKS`; affine: its (4, 4) to LPS mm.
 
-    seen: what its voxels show (preprocess.anatomy), in a line each. Raises Rejection for the first
-    finding that `config.reject` names.
+    seen: findings from its voxels (preprocess.anatomy), with one line each. Raises Rejection for the first
+    finding in `config.reject`.
     """
     found = findings(measures, affine, config, anatomy, seen)
     for finding in found:
@@ -53,7 +53,7 @@ def check(
 def require_whole_head(
     measures: Measures, flags: Collection[Reason], config: CheckConfig, anatomy: Anatomy
 ) -> None:
-    """Raise IncompleteError for a volume with these flags that lacks a part of the head, or is of none."""
+    """Raise IncompleteError for a volume whose flags show that the head is incomplete or absent."""
     lacking = next((reason for reason in LACKING if reason in flags), None)
     if lacking:
         limits = {finding.reason: finding.detail for finding in _limits(measures, config)}
@@ -67,7 +67,7 @@ def findings(
     anatomy: Anatomy,
     seen: Mapping[Reason, str] = MappingProxyType({}),
 ) -> list[Finding]:
-    """All findings about a volume, in the order of `CHECKS`."""
+    """All findings of a volume, in the order of `CHECKS`."""
     found = [*_geometry(measures, affine, config, anatomy), *_ranges(measures, config, anatomy)]
     found += _limits(measures, config)
     found += [Finding(reason, detail) for reason, detail in seen.items()]
@@ -77,14 +77,12 @@ def findings(
 def _geometry(
     measures: Measures, affine: np.ndarray, config: CheckConfig, anatomy: Anatomy
 ) -> Iterator[Finding]:
-    # A determinant of the other sign is a mirrored patient: left would be right.
+    # A determinant of the other sign mirrors the patient: left becomes right.
     handedness = np.linalg.det(affine[:3, :3]) * np.linalg.det(INDEX_STEPS.T)
     if handedness <= 0:
         yield Finding(Reason.AFFINE_MISMATCH, "the affine mirrors left and right")
     elif measures.agreement < config.min_agreement:
-        detail = (
-            f"voxels correlate with their source by {measures.agreement:.2f}, under {config.min_agreement:g}"
-        )
+        detail = f"correlation with the source is {measures.agreement:.2f}, below {config.min_agreement:g}"
         yield Finding(Reason.AFFINE_MISMATCH, detail)
     if measures.head_height_mm < config.min_head_height_mm:
         limit = f"under {config.min_head_height_mm:g}"
@@ -94,14 +92,14 @@ def _geometry(
 
 def _ranges(measures: Measures, config: CheckConfig, anatomy: Anatomy) -> Iterator[Finding]:
     if measures.air_hu is None or measures.edge_share > WHOLE_EDGE:
-        yield Finding(Reason.HU_OUT_OF_RANGE, f"nothing around the {anatomy.name} has the density of air")
+        yield Finding(Reason.HU_OUT_OF_RANGE, f"no voxels around the {anatomy.name} have the density of air")
         return
     for name, value, true in (
         ("air", measures.air_hu, TRUE_AIR_HU),
         (anatomy.inside, measures.brain_hu, anatomy.inside_hu),
     ):
         if value is not None and abs(value - true) > config.hu_error:
-            yield Finding(Reason.HU_OUT_OF_RANGE, f"{name} of {value:.0f} HU, not about {true:.0f}")
+            yield Finding(Reason.HU_OUT_OF_RANGE, f"{name} has {value:.0f} HU, expected about {true:.0f}")
             break
     for reason, value, (low, high) in (
         (Reason.AIR_OUT_OF_RANGE, measures.air_hu, config.air_hu),
@@ -109,7 +107,7 @@ def _ranges(measures: Measures, config: CheckConfig, anatomy: Anatomy) -> Iterat
         (Reason.BONE_OUT_OF_RANGE, measures.bone_hu, config.bone_hu),
     ):
         if value is not None and not low <= value <= high:
-            yield Finding(reason, f"{value:.0f} HU, not {low:g} to {high:g}")
+            yield Finding(reason, f"{value:.0f} HU, outside {low:g} to {high:g}")
 
 
 def _limits(measures: Measures, config: CheckConfig) -> Iterator[Finding]:
@@ -123,4 +121,4 @@ def _limits(measures: Measures, config: CheckConfig) -> Iterator[Finding]:
         (Reason.INTENSITY_STEP, measures.jump_hu, config.max_jump_hu, " HU"),
     ):
         if value is not None and value > limit:
-            yield Finding(reason, f"{value:.2f}{unit}, over {limit:g}{unit}")
+            yield Finding(reason, f"{value:.2f}{unit}, above {limit:g}{unit}")

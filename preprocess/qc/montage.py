@@ -1,4 +1,4 @@
-"""One sheet of many thumbnails, as a picture file."""
+"""A sheet of thumbnails as an image file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,17 @@ from PIL import Image, ImageDraw, ImageFont
 from shards.atomic import atomic_path
 
 MONTAGE_VOLUMES = 60
-"""A sheet's most volumes; of more, an evenly spaced choice is shown."""
+"""Largest number of volumes on a sheet; of more, an evenly spaced selection is shown."""
 MONTAGE_COLUMNS = 4
 CAPTION_PIXELS = 14
 KEY_DIGITS = 8
 
 
 def montage(thumbnails: Sequence[tuple[str, np.ndarray]], path: Path) -> None:
-    """Write thumbnails (key, uint8 picture; all of one size) as one PNG sheet, atomically.
+    """Write thumbnails (key, uint8 image; all of one size) as one PNG sheet, atomically.
 
-    A caption is the first digits of a key, which must be a keyed hash. The same thumbnails give the
-    same bytes. Raises ValueError without thumbnails.
+    Captions are the first digits of the keys, which must be keyed hashes. The same thumbnails give the same
+    bytes. Raises ValueError without thumbnails.
     """
     if not thumbnails:
         raise ValueError("a montage needs at least one thumbnail")

@@ -1,4 +1,4 @@
-"""Thumbnails that only a task can make, kept for the QC report: of what is not stored."""
+"""Thumbnails of data that is not stored, made by tasks for the QC report."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ SCHEMA = pa.schema(
     [("key", pa.string()), ("kind", pa.string()), ("note", pa.string()), ("pixels", pa.binary())]
 )
 PER_TASK = 12
-"""Pictures of a kind that a task keeps: enough to see what went wrong, some hundred KiB."""
+"""Images of a kind that a task keeps: enough to see what went wrong, a few hundred KiB."""
 
 Kind = Literal["rejected", "before", "after"]
 
@@ -31,7 +31,7 @@ class Picture:
     kind: Kind
     """`rejected`: built, and sent to the quarantine by the checks; `before` and `after` defacing."""
     note: str
-    """What to say of it: a reason."""
+    """Its caption: a reason."""
     pixels: bytes
     """uint8 `thumbnail.SHAPE` in C order."""
 
@@ -49,7 +49,7 @@ def of(
     spacing_mm: tuple[float, float, float],
     window_hu: tuple[float, float],
 ) -> Picture:
-    """The picture of a volume, int16 HU (D, H, W), in a window of that level and width."""
+    """The image of a volume, int16 HU (D, H, W), in a window of that level and width."""
     return Picture(key, kind, note, thumbnail(voxels, spacing_mm, window_hu=window_hu).tobytes())
 
 
@@ -60,7 +60,7 @@ def before_and_after(
     spacing_mm: tuple[float, float, float],
     window_hu: tuple[float, float],
 ) -> list[Picture]:
-    """Two pictures through the place where most was blanked, of int16 HU (D, H, W)."""
+    """Two images through the position where most was blanked, of int16 HU (D, H, W)."""
     blanked = (before != after) & (before > DENSE_HU)
     counts = [blanked.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     at = (int(counts[0].argmax()), int(counts[1].argmax()), int(counts[2].argmax()))
@@ -73,7 +73,7 @@ def before_and_after(
 
 
 def write(pictures: Iterable[Picture], path: Path) -> None:
-    """Write pictures atomically as Parquet, the first `PER_TASK` of a kind; same input, same bytes."""
+    """Write images atomically as Parquet, the first `PER_TASK` of each kind; same input, same bytes."""
     kept: list[Picture] = []
     for picture in pictures:
         if sum(one.kind == picture.kind for one in kept) < PER_TASK:
@@ -84,5 +84,5 @@ def write(pictures: Iterable[Picture], path: Path) -> None:
 
 
 def read(path: Path) -> list[Picture]:
-    """The pictures of a task."""
+    """The images of a task."""
     return [Picture(**row) for row in pq.read_table(path).to_pylist()]

@@ -1,29 +1,29 @@
-"""The remedy for each reason why a series is not used: one line each, for the QC report."""
+"""One-line remedies for the reasons of rejected series, for the QC report."""
 
 from preprocess.reasons import Reason
 
-_OTHER_OBJECT = "none: it is not a scan of a head in HU"
-_RECIPE = "if such series are wanted, change `select.{}`"
-_TEXTS = "inspect the texts with `fmct select --identified`; change `select.{}` or add `select.terms`"
-_EXPORT = "export the series again from the PACS; data from the scanner were lost or changed"
+_OTHER_OBJECT = "none: not a head scan in HU"
+_RECIPE = "to accept such series, change `select.{}`"
+_TEXTS = "inspect the texts with `fmct select --identified`; change `select.{}` or extend `select.terms`"
+_EXPORT = "export the series again from the PACS; the scanner's data were lost or changed"
 _ATTRIBUTES = "the detail gives the attribute and its value; export again without changes to headers"
-_TABLE = "correct the row of the table that the detail names, and import again"
-_PIXELS = "inspect its picture below; export again if it is damaged"
-_MARK = "inspect its picture below; remove the check from `check.reject` to keep such volumes, flagged"
-_LIMIT = "inspect its picture below; `check.{}` is the limit"
+_TABLE = "correct the table row given in the detail, and import again"
+_PIXELS = "inspect its image below; export again if it is damaged"
+_MARK = "inspect its image below; to keep such volumes with a flag, remove the check from `check.reject`"
+_LIMIT = "inspect its image below; `check.{}` is the limit"
 
 REMEDIES: dict[str, str] = {
     **dict.fromkeys((Reason.MISSING_FILE, Reason.PATH_OUTSIDE, Reason.INVALID_VALUE), _TABLE),
     **dict.fromkeys((Reason.MISSING_PATIENT, Reason.MISSING_STUDY, Reason.DUPLICATE_ROW), _TABLE),
     Reason.UNSUPPORTED_FORMAT: "convert it to NIfTI, NRRD, MetaImage or .npy",
-    Reason.UNREADABLE_FILE: "get permission to read it, or repair the disk, and run again",
+    Reason.UNREADABLE_FILE: "get read permission, or repair the disk, and rerun",
     **dict.fromkeys((Reason.EMPTY_FILE, Reason.BROKEN_HEADER), _EXPORT),
-    **dict.fromkeys((Reason.DAMAGED_ARCHIVE, Reason.ARCHIVE_BOMB), "get the archive again, or unpack it"),
-    Reason.OVERLAPPING_SLICE: "none: another series, or pass, shows the same",
+    **dict.fromkeys((Reason.DAMAGED_ARCHIVE, Reason.ARCHIVE_BOMB), "copy the archive again, or unpack it"),
+    Reason.OVERLAPPING_SLICE: "none: another series or pass covers the same region",
     **dict.fromkeys((Reason.NOT_CT, Reason.LOCALIZER, Reason.DOSE_REPORT, Reason.DYNAMIC), _OTHER_OBJECT),
     **dict.fromkeys((Reason.SECONDARY_CAPTURE, Reason.PHANTOM, Reason.NOT_GRAYSCALE), _OTHER_OBJECT),
-    Reason.DERIVED: "if the original series was not exported, export it; else none (`select.allow_derived`)",
-    Reason.REFORMAT: "none: the study has an axial series that shows the same",
+    Reason.DERIVED: "export the original series if it is missing; else none (`select.allow_derived`)",
+    Reason.REFORMAT: "none: an axial series of the study shows the same anatomy",
     Reason.SPECTRAL: "export the 120 kV equivalent images too; `select.kev_range` limits monoenergetic ones",
     Reason.IMAGE_TYPE: _RECIPE.format("image_type"),
     Reason.NOT_AXIAL: _RECIPE.format("max_obliquity_deg"),
@@ -39,7 +39,7 @@ REMEDIES: dict[str, str] = {
     Reason.KVP_OUT_OF_RANGE: _RECIPE.format("kvp_range"),
     Reason.NOT_IN_TABLE: _RECIPE.format("table"),
     Reason.THICKNESS_OUT_OF_RANGE: _RECIPE.format("thickness_range_mm"),
-    Reason.SEVERAL_PATIENTS: "merge the two Patient IDs in the PACS, and export again",
+    Reason.SEVERAL_PATIENTS: "merge the two Patient IDs in the PACS and export again",
     Reason.NOT_BEST_OF_STUDY: "none: another series is the study's volume (`select.keep`, `select.prefer`)",
     **dict.fromkeys((Reason.MISSING_GEOMETRY, Reason.INVALID_GEOMETRY), _ATTRIBUTES),
     Reason.INCONSISTENT_GEOMETRY: _ATTRIBUTES,
@@ -49,12 +49,12 @@ REMEDIES: dict[str, str] = {
     Reason.COVERAGE_TOO_LARGE: _RECIPE.format("max_coverage_mm"),
     Reason.MISSING_SLICES: "if slices were lost, export again; else " + _RECIPE.format("max_slice_gap_mm"),
     Reason.SLICE_GAP: "if slices were lost, export again; else " + _RECIPE.format("max_slice_gap_mm"),
-    Reason.REPEATED_POSITIONS: "several times or phases in one series: export them as separate series",
+    Reason.REPEATED_POSITIONS: "the series has several times or phases: export them as separate series",
     **dict.fromkeys((Reason.TRUNCATED_PIXEL_DATA, Reason.UNDECODABLE_PIXEL_DATA), _EXPORT),
     Reason.BURNED_IN_TEXT: "none: its pixels may show a name (Burned In Annotation)",
     Reason.NOT_HOUNSFIELD: _ATTRIBUTES,
-    Reason.NO_HEAD_FOUND: "inspect the series with `fmct trace`: nothing in it is as large as a head",
-    Reason.DEFACE_FAILED: "inspect the series with `fmct trace`: no face was found in it",
+    Reason.NO_HEAD_FOUND: "inspect the series with `fmct trace`: it contains no object as large as a head",
+    Reason.DEFACE_FAILED: "inspect the series with `fmct trace`: the face could not be located",
     Reason.HU_OUT_OF_RANGE: _LIMIT.format("hu_error"),
     Reason.AFFINE_MISMATCH: _PIXELS,
     Reason.HEAD_TOO_SHORT: _LIMIT.format("min_head_height_mm"),
@@ -72,4 +72,4 @@ REMEDIES: dict[str, str] = {
     Reason.INTENSITY_STEP: _LIMIT.format("max_jump_hu"),
     Reason.INTERNAL_ERROR: "a bug in fmct or in a codec: please report it, with the detail",
 }
-"""For every reason that a row of the quarantine can have."""
+"""Remedies for all reasons in the quarantine."""

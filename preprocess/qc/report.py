@@ -1,4 +1,4 @@
-"""The QC report: one self-contained page about an export, for people to look at before they train on it."""
+"""The QC report: a self-contained page about an export, for review before training."""
 
 import base64
 import io
@@ -24,23 +24,23 @@ from shards import Dataset
 from shards.atomic import write_text
 
 GALLERY = 36
-"""Thumbnails of a kind that the page shows."""
+"""Thumbnails shown per kind."""
 BINS = 30
 MIDDLE = "Axial, coronal and sagittal slices through the middle."
-DEFACED = "in the slices where most was blanked. These pictures show faces: store them with the scans."
+DEFACED = "in the slices where most was blanked. These images show faces: protect them like the scans."
 KEY_DIGITS = 8
-ALIKE_TITLE = "Similar volumes of two patients: {} pairs"
+ALIKE_TITLE = "Similar volumes of different patients: {} pairs"
 ALIKE = (
-    "Their brains correlate like those of one scan that was exported twice; all pairs are in qc/alike.csv. "
-    "They are not removed: if you find that a pair is of one patient, correct the Patient ID."
+    "Their brains correlate like one scan exported twice; qc/alike.csv lists all pairs. "
+    "They are not removed: if both volumes of a pair are of the same patient, correct the Patient ID."
 )
 SCANNER_MEDIANS = ("air_hu", "brain_hu", "bone_hu", "noise_hu", "jump_mm", "slice_thickness_mm")
-"""What is compared between scanners."""
+"""Measures compared between scanners."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How one measure is spread over the volumes."""
+    """The distribution of one measure over the volumes."""
 
     name: str
     description: str
@@ -48,13 +48,13 @@ class Histogram:
     low: float
     high: float
     limits: tuple[float, ...]
-    """Of the checks, where they lie within [low, high]."""
+    """Limits of the checks within [low, high]."""
     median: float
     missing: int
     """Volumes without this measure."""
 
     def place(self, value: float) -> float:
-        """Where `value` lies between low and high, in [0, 1]."""
+        """Relative position of `value` between low and high, in [0, 1]."""
         return (value - self.low) / (self.high - self.low)
 
 
@@ -80,10 +80,9 @@ def write_report(
     totals: dict[str, Any],
     window_hu: tuple[float, float],
 ) -> None:
-    """Write the page from manifest, quarantine, what tasks saw, and the finished dataset, atomically.
+    """Write the page atomically, from manifest, quarantine, task results and the finished dataset.
 
-    `totals` are shown as they are, volumes in a window of that level and width. The same input gives the
-    same bytes.
+    totals: shown unchanged; window_hu: level and width for images. The same input gives the same bytes.
     """
     flags = [row or () for row in volumes["flags"].to_pylist()]
     keys = volumes["key"].to_pylist()
@@ -105,10 +104,10 @@ def write_report(
         medians=SCANNER_MEDIANS,
         histograms=_histograms(volumes, config),
         galleries=[
-            ("Stored volumes", f"Those with the smallest pseudonyms: a random choice. {MIDDLE}", sample),
-            ("Flagged volumes", f"Stored, each with a finding of the checks. {MIDDLE}", flagged),
+            ("Stored volumes", f"Volumes with the smallest pseudonyms, a random sample. {MIDDLE}", sample),
+            ("Flagged volumes", f"Stored volumes with at least one finding of the checks. {MIDDLE}", flagged),
             (ALIKE_TITLE.format(len(alike)), f"{ALIKE} {MIDDLE}", _alike(dataset, alike, window_hu)),
-            ("Volumes in quarantine", f"Built, and rejected by the checks. {MIDDLE}", refused[:GALLERY]),
+            ("Volumes in quarantine", f"Volumes rejected by the checks. {MIDDLE}", refused[:GALLERY]),
             ("Defacing", f"Before and after, {DEFACED}", defaced[:GALLERY]),
         ],
     )
@@ -116,7 +115,7 @@ def write_report(
 
 
 def _alike(dataset: Dataset, pairs: pa.Table, window_hu: tuple[float, float]) -> list[Figure]:
-    """The most alike pairs, one volume after the other."""
+    """The most similar pairs, one volume after the other."""
     return [
         _stored(dataset, key, [f"like {other[:KEY_DIGITS]}: {row['correlation']:.2f}"], window_hu)
         for row in pairs.slice(0, GALLERY // 2).to_pylist()
@@ -135,14 +134,14 @@ def _words(reasons: Iterable[str]) -> str:
 
 
 def png(picture: np.ndarray) -> str:
-    """A uint8 picture, grey (rows, columns) or RGB (rows, columns, 3), as a data: URI."""
+    """A uint8 image, grey (rows, columns) or RGB (rows, columns, 3), as a data: URI."""
     buffer = io.BytesIO()
     PIL.Image.fromarray(picture).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _rejections(rejected: pa.Table) -> list[tuple[str, str, int, str]]:
-    """(stage, reason, series, what to do), the commonest first."""
+    """(stage, reason, series, remedy), the most frequent first."""
     counts = Counter(zip(rejected["stage"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [(stage, _words([reason]), count, REMEDIES.get(reason, "")) for (stage, reason), count in ordered]
@@ -157,7 +156,7 @@ def _flags(flags: Sequence[Sequence[str]]) -> list[tuple[str, int]]:
 def _scanners(
     volumes: pa.Table, flags: Sequence[Sequence[str]], rejected: pa.Table
 ) -> list[tuple[str, int, int, int, list[float | None]]]:
-    """(scanner, volumes, flagged, series rejected, medians of `SCANNER_MEDIANS`), by volumes."""
+    """(scanner, volumes, flagged, rejected series, medians of `SCANNER_MEDIANS`), sorted by volumes."""
     names = np.array(volumes["scanner"].to_pylist(), object)
     flagged = np.array([bool(one) for one in flags])
     refused = Counter(rejected["scanner"].to_pylist())
@@ -171,7 +170,7 @@ def _scanners(
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    """float64 of a column; NaN for null."""
+    """A column as float64; NaN for null."""
     return table[name].cast(pa.float64()).to_numpy()
 
 
@@ -188,7 +187,7 @@ def _histograms(volumes: pa.Table, config: CheckConfig) -> list[Histogram]:
         if not known.size:
             continue
         low, high = float(known.min()), float(known.max())
-        if high - low <= 1e-9 * max(abs(low), abs(high)):  # one value, or rounding of it, has no bins
+        if high - low <= 1e-9 * max(abs(low), abs(high)):  # a single value, or its rounding, has no bins
             low, high = low - 0.5, high + 0.5
         counts, _ = np.histogram(known, BINS, (low, high))
         limits = tuple(limit for limit in _limits(name, config) if low <= limit <= high)
@@ -208,7 +207,7 @@ def _histograms(volumes: pa.Table, config: CheckConfig) -> list[Histogram]:
 
 
 def _limits(measure: str, config: CheckConfig) -> tuple[float, ...]:
-    """The configured limits of a measure: `air_hu` itself, or `min_` and `max_` of it."""
+    """The configured limits of a measure: `air_hu` itself, or `min_` and `max_` with its name."""
     values = config.model_dump()
     limits = values.get(measure, ())
     return (*limits, *(values[key] for key in (f"min_{measure}", f"max_{measure}") if key in values))

@@ -1,4 +1,4 @@
-"""Sketches of volumes (preprocess.qc.alike) as tasks keep them, and which volumes of an export are alike."""
+"""Storage of the volumes' sketches (preprocess.qc.alike) by tasks, and the similar volumes of an export."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +16,7 @@ PAIRS = pa.schema([("key", pa.string()), ("other_key", pa.string()), ("correlati
 
 
 def write(sketches: dict[str, np.ndarray], path: Path) -> None:
-    """Write volumes' sketches by their keys, atomically as Parquet."""
+    """Write sketches by volume key, atomically as Parquet."""
     numbers = pa.FixedSizeListArray.from_arrays(
         pa.array(np.concatenate([*sketches.values(), np.empty(0, np.float32)])), NUMBERS
     )
@@ -25,10 +25,10 @@ def write(sketches: dict[str, np.ndarray], path: Path) -> None:
 
 
 def alike_pairs(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
-    """The pairs (`PAIRS`) of different patients' volumes that show one head, the most alike first.
+    """Pairs (`PAIRS`) of volumes of different patients that show the same head, most similar first.
 
-    paths: what `write` wrote; one that is not there, of an earlier version's task, has no part. volumes: the
-    manifest. Volumes of one source digest are no pair: they are known to be one scan's (`same_scan`).
+    paths: files of `write`; a missing one, of an earlier version's task, is ignored. volumes: the manifest.
+    Volumes with equal source digests are not paired: they are known to be one scan (`same_scan`).
     """
     found = [pq.read_table(path, schema=SCHEMA) for path in paths if path.exists()]
     table = pa.concat_tables([SCHEMA.empty_table(), *found])

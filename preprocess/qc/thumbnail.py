@@ -1,6 +1,6 @@
-"""A volume at a glance: three slices side by side in a window (for heads, that of the brain).
+"""Thumbnails of a volume: three slices side by side in a display window (for heads, the brain window).
 
-A wrong orientation, spacing or rescale shows at once, and rarely any other way.
+They show a wrong orientation, spacing or rescale, which is hard to see otherwise.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ LEVEL_HU, WIDTH_HU = HEAD.window_hu
 """The brain window."""
 PANEL_PIXELS = 128
 PANEL_MM = 256.0
-"""Every panel shows this much, so that heads compare in size; what exceeds it is cut off."""
+"""Field of each panel, so that head sizes are comparable; larger volumes are cropped."""
 SHAPE = (PANEL_PIXELS, 3 * PANEL_PIXELS)
-"""Of a thumbnail."""
+"""Shape of a thumbnail."""
 
 
 def thumbnail(
@@ -27,10 +27,10 @@ def thumbnail(
 ) -> np.ndarray:
     """Axial, coronal and sagittal slices through voxel `at` (default: the middle), side by side.
 
-    `voxels` are HU, (D, H, W) growing towards superior, anterior, right; `spacing_mm` goes with them.
+    voxels: HU, (D, H, W) growing towards superior, anterior, right; spacing_mm: (D, H, W).
     Display follows the radiological convention: the patient's right is at the left of axial and
     coronal panels, anterior is up in the axial and to the left in the sagittal one, superior is up.
-    `window_hu` is the window's level and width.
+    window_hu: level and width.
     Returns uint8 (PANEL_PIXELS, 3 · PANEL_PIXELS).
     """
     depth, height, width = at or (size // 2 for size in voxels.shape)
@@ -48,7 +48,7 @@ def _panel(plane: np.ndarray, spacing_mm: tuple[float, float], window_hu: tuple[
     level, width = window_hu
     grey = np.clip((plane - (level - width / 2)) / width, 0, 1) * 255
     steps = [PANEL_MM / PANEL_PIXELS / spacing for spacing in spacing_mm]
-    # A box as wide as a pixel before sampling, so that noise and thin bone do not alias.
+    # A box filter of one pixel before sampling, so that noise and thin bone do not alias.
     smooth = ndimage.uniform_filter(grey, [max(1, round(step)) for step in steps])
     middle = (PANEL_PIXELS - 1) / 2
     offsets = [(size - 1) / 2 - middle * step for size, step in zip(plane.shape, steps, strict=True)]

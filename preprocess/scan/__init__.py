@@ -1,1 +1,1 @@
-"""From a tree of files to the catalog: what is found, in whatever order and however often broken off."""
+"""From a tree of files to the catalog, independent of file order and interruptions."""

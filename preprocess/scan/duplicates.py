@@ -1,4 +1,4 @@
-"""Objects that bear one SOP Instance UID: found over the whole catalog, and compared by their bytes."""
+"""Objects with the same SOP Instance UID, found over the whole catalog and compared by their bytes."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from preprocess.reasons import Rejection
 from preprocess.scan.spill import FINGERPRINT, Buckets, append, find, fingerprints
 
 DIGESTED_OBJECTS = 16
-"""Objects that a worker digests at a time."""
+"""Objects per call of a worker."""
 
 _OBJECT = np.dtype([("sop", FINGERPRINT)])
 _CONTENT = np.dtype([("sop", FINGERPRINT), ("content", FINGERPRINT)])
@@ -26,15 +26,15 @@ _CONTENT = np.dtype([("sop", FINGERPRINT), ("content", FINGERPRINT)])
 
 @dataclass(frozen=True)
 class Repeated:
-    """Objects whose SOP Instance UID another object bears already."""
+    """Number of objects whose SOP Instance UID another object already has."""
 
     same_bytes: int
     other_bytes: int
-    """Two files that claim to be one object: exported again with another header, or a UID given twice."""
+    """Files with one UID and different bytes: exported again with another header, or a UID used twice."""
 
 
 class Duplicates:
-    """Takes rows of images twice: all of them to find UIDs that collide, then to digest those objects."""
+    """Processes image rows twice: first all rows to find UIDs that collide, then to digest those objects."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700)
@@ -49,7 +49,7 @@ class Duplicates:
         self._objects.add(_sop_fingerprints(first).view(_OBJECT))
 
     def digested(self, images: pa.Table, executor: Executor) -> pa.Table:
-        """The rows with `sha256` set for the objects whose UID collides, once all rows were added."""
+        """The rows with `sha256` set for objects whose UID collides; call it after all rows were added."""
         sops = _sop_fingerprints(images)
         rows = np.flatnonzero(find(self._collisions(), sops) >= 0)
         colliding = images.take(pa.array(rows))
@@ -63,7 +63,7 @@ class Duplicates:
         return images.set_column(place, images.schema.field(place), pa.array(column, pa.string()))
 
     def count(self) -> Repeated:
-        """What there is in all, once all rows were digested."""
+        """Totals, after all rows were digested."""
         same = other = 0
         for bucket in self._contents:
             distinct = len(np.unique(bucket))
@@ -72,7 +72,7 @@ class Duplicates:
         return Repeated(same, other)
 
     def _collisions(self) -> np.ndarray:
-        """Fingerprints of the UIDs that several objects bear, ascending."""
+        """Fingerprints of the UIDs of several objects, ascending."""
         if self._colliding is None:
             path = self._folder / "colliding"
             for bucket in self._objects:
@@ -88,7 +88,7 @@ def _sop_fingerprints(images: pa.Table) -> np.ndarray:
 
 
 def _digests(images: pa.Table, executor: Executor) -> list[str]:
-    """SHA-256 of each row's object: as an earlier scan found it, or computed now."""
+    """SHA-256 of each row's object, from an earlier scan or computed now."""
     names = ("path", "size", "mtime_ns", "member", "offset", "archive_size")
     sources = [
         Source(Path(os.fsdecode(path)), size, mtime_ns, os.fsdecode(member), *rest)
@@ -113,4 +113,4 @@ def _digest(source: Source) -> str:
         with open_source(source) as file:
             return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()
     except (OSError, Rejection):
-        return ""  # decoding tells of it, and the next scan tries again
+        return ""  # decoding reports the error, and the next scan tries again

@@ -1,8 +1,8 @@
-"""What a scan found in files, kept so that no file need be read twice.
+"""Findings of a scan, stored so that no file is read twice.
 
-A finding is a row: an image of the catalog, or an object that is none, with the reason. It holds for a
-file of its path, size and modification time, whichever scan it came from. All findings of one file lie
-in one record: a part that a worker wrote, or the published tables (catalog and rejected) together.
+A finding is a row: an image of the catalog, or a rejected object with its reason. It is valid for a file of
+its path, size and modification time, in any scan. All findings of a file are in one record: a part written by
+a worker, or the published tables (catalog and rejected) together.
 """
 
 import logging
@@ -44,30 +44,30 @@ from shards.errors import SCARCE, FmctError, UnavailableError, raise_refusal, re
 log = logging.getLogger(__name__)
 
 PART_ROWS = 4096
-"""Rows that a worker holds before it writes them: some 4 MB."""
+"""Rows that a worker buffers before writing: about 4 MB."""
 
 FOUND_TABLE = INSTANCE_TABLE.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
-"""A finding. Images have no reason; of others only the place, reason and detail are filled."""
+"""A finding. Images have no reason; other rows have only the place, reason and detail."""
 _PLACE = ("path", "member", "offset", "size", "mtime_ns", "archive_size")
 REJECTED_TABLE = pa.schema(
     [FOUND_TABLE.field(name) for name in (*_PLACE, "reason", "detail")], metadata=INSTANCE_TABLE.metadata
 )
-"""What is no image of the catalog, and why."""
+"""Rejected objects with their reasons."""
 FILE_COLUMNS = ("path", "size", "mtime_ns", "archive_size", "reason")
-"""Those that `file_fingerprints` needs."""
+"""Columns used by `file_fingerprints`."""
 
 
 class Record(Protocol):
-    """Findings on disk."""
+    """Stored findings."""
 
     def tables(self, columns: Sequence[str] = tuple(FOUND_TABLE.names)) -> Iterator[pa.Table]:
-        """The findings, some thousands of rows at a time: these columns of `FOUND_TABLE`."""
+        """These columns of `FOUND_TABLE`, a few thousand rows at a time."""
         ...
 
 
 @dataclass(frozen=True)
 class Part:
-    """The findings that one call of `read_files` wrote."""
+    """The findings written by one call of `read_files`."""
 
     path: Path
 
@@ -100,7 +100,7 @@ class Published:
 
 
 def _filled(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """These columns of `FOUND_TABLE`, null where the table has none."""
+    """These columns of `FOUND_TABLE`, null if missing in the table."""
     arrays = {
         name: table[name]
         if name in table.column_names
@@ -111,16 +111,16 @@ def _filled(table: pa.Table, columns: Sequence[str]) -> pa.Table:
 
 
 def usable(paths: Iterable[Path]) -> list[Part]:
-    """The parts that are whole and of this version, in the order of their names."""
+    """The parts that are complete and of this version, in the order of their names."""
     return [Part(path) for path in sorted(paths) if _has_schema(path, FOUND_TABLE)]
 
 
 def published(catalog: Path, rejected: Path) -> Published | None:
-    """The tables of the last complete scan, if they are there and of this version."""
+    """The tables of the last complete scan, if they exist and are of this version."""
     if _has_schema(catalog, SERIES_TABLE) and _has_schema(rejected, REJECTED_TABLE):
         return Published(catalog, rejected)
     if catalog.exists():
-        log.warning("%s: of another version; every file is read again", catalog)
+        log.warning("%s: written by another version; all files are read again", catalog)
     return None
 
 
@@ -146,22 +146,22 @@ def _identity(path: bytes, size: int, mtime_ns: int) -> bytes:
 
 @dataclass
 class Reading:
-    """What came of a batch of files."""
+    """The result of a batch of files."""
 
     files: int = 0
-    """Regular files that are done with."""
+    """Number of finished regular files."""
     unchanged: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    """Where the files that need no reading stand in `Known`."""
+    """Positions in `Known` of the files that need no reading."""
     archives: list[bytes] = field(default_factory=list)
-    """Files that are archives, not read yet."""
+    """Archives, not read yet."""
     part: Path | None = None
-    """The findings in the other files; None where there are none."""
+    """The findings in the other files; None if there are none."""
 
 
 def read_files(part: Path, known: Path, paths: list[bytes], enter_archives: bool) -> Reading:
-    """Look at files and write the findings in those that are not known to `part`.
+    """Check files and write the findings in those that are not known to `part`.
 
-    An archive may hold a million objects, so it is only named, unless `enter_archives`.
+    An archive may hold a million objects, so it is only listed unless `enter_archives`.
     """
     reading = Reading()
     with _PartWriter(part) as writer:
@@ -192,17 +192,17 @@ def _regular_files(paths: list[bytes], writer: "_PartWriter") -> dict[bytes, Sta
 
 
 def unreadable(error: OSError) -> Rejection:
-    """The reason of a file or folder that the system does not give.
+    """The rejection of a file or folder that the system cannot read.
 
-    Raises UnavailableError where it gives no file at all now: memory or open files have run out.
+    Raises UnavailableError if no file can be read now: memory or open files have run out.
     """
-    if isinstance(told := refusal(error), UnavailableError) and error.errno in SCARCE:
-        raise told
+    if isinstance(refused := refusal(error), UnavailableError) and error.errno in SCARCE:
+        raise refused
     return Rejection(Reason.UNREADABLE_FILE, os.strerror(error.errno or 0))
 
 
 def _read_file(path: Path, writer: "_PartWriter", enter_archives: bool) -> bool:
-    """Write the findings in one file. False if it is an archive that is not to be entered."""
+    """Write the findings in one file; False for an archive that must not be entered."""
     source = Source(path, 0, 0)
     try:
         try:
@@ -224,7 +224,7 @@ def _read_file(path: Path, writer: "_PartWriter", enter_archives: bool) -> bool:
                 for member, data in archive_members(path, kind, status):
                     _read_object(member, data, writer)
                     empty = False
-                if empty and kind != "part":  # which is read by way of another file
+                if empty and kind != "part":  # a part is read through another file
                     writer.reject(source, Rejection(Reason.NOT_DICOM, "an archive without members"))
     except OSError as error:
         writer.reject(source, unreadable(error))
@@ -245,7 +245,7 @@ def _read_object(source: Source, file: BinaryIO | Rejection, writer: "_PartWrite
 
 
 class _PartWriter:
-    """Writes a part, `PART_ROWS` rows at a time; none where nothing is added."""
+    """Writes a part, `PART_ROWS` rows at a time; no file if nothing is added."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -283,21 +283,21 @@ class _PartWriter:
                 self._file.__enter__()
                 self.written = True
             self._file.add(pa.Table.from_pylist(self._rows, schema=FOUND_TABLE))
-        except OSError as error:  # not to be taken for one of the file that is read
+        except OSError as error:  # not an error of the input file
             raise cannot_write(self._path.parent, error) from None
         self._rows = []
 
 
 def cannot_write(folder: Path, error: OSError) -> FmctError:
-    """What to do where the scan's own folder takes no more."""
+    """The error for a scan folder that cannot be written."""
     why = os.strerror(error.errno or 0)
     return refusal_kind(error)(
-        f"{folder}: {why}; fix that and run the same command again: files already read are kept"
+        f"{folder}: {why}; fix that and rerun the same command: files already read are kept"
     )
 
 
 def rejected_rows(rejections: Iterable[tuple[Source, Rejection]]) -> list[dict[str, Any]]:
-    """Findings of objects that are no images."""
+    """Findings for rejected objects."""
     return [
         {name: getattr(source, name) for name in _PLACE}
         | {"path": os.fsencode(source.path), "member": os.fsencode(source.member)}

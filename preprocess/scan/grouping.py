@@ -1,4 +1,4 @@
-"""From findings to the two tables of a scan, through files: in memory that does not grow with the archive."""
+"""From findings to the two tables of a scan, through files, with memory independent of the archive's size."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,23 +31,23 @@ from preprocess.scan.workplace import Work
 
 @dataclass
 class Findings:
-    """Everything that is found in the tree as it is now."""
+    """All findings in the current tree."""
 
     records: list[Record]
-    """What earlier scans left."""
+    """Records of earlier scans."""
     known: Known
     """The files in `records`."""
     seen: np.ndarray
-    """bool, one for each known file: is it there still, unchanged?"""
+    """bool, one per known file: whether it still exists unchanged."""
     parts: list[Part] = field(default_factory=list)
-    """What this scan read."""
+    """Parts read by this scan."""
     unlisted: list[tuple[Source, Rejection]] = field(default_factory=list)
     """Folders that cannot be listed."""
     files: int = 0
     unchanged: int = 0
 
     def tables(self) -> Iterator[pa.Table]:
-        """The findings, as `FOUND_TABLE` rows, some thousands at a time."""
+        """The findings, as `FOUND_TABLE` rows, a few thousand at a time."""
         yield pa.Table.from_pylist(rejected_rows(self.unlisted), schema=FOUND_TABLE)
         for part in self.parts:
             yield from part.tables()
@@ -56,7 +56,7 @@ class Findings:
                 yield table.filter(pa.array(self._kept(number, file_fingerprints(table))))
 
     def _kept(self, record: int, files: np.ndarray) -> np.ndarray:
-        """Are these files of a record there still, and is it the one that counts for them? bool (n,)"""
+        """Whether these files still exist and this record is the valid one for them, bool (n,)."""
         places = self.known.find(files)
         kept = places >= 0
         places = places[kept]
@@ -64,32 +64,32 @@ class Findings:
         return kept
 
     def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
-        """These columns of all findings, those of files that are gone among them."""
+        """These columns of all findings, including those of deleted files."""
         for record in [*self.records, *self.parts]:
             yield from record.tables(names)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What is in the two tables."""
+    """Totals of the two tables."""
 
     objects: int
     """DICOM objects in the catalog."""
     series: int
     modalities: dict[str, int]
-    """Images by modality, the commonest first."""
+    """Images by modality, the most frequent first."""
     skipped: int
-    """Files and members that are not DICOM objects (and DICOMDIR indexes, whose word is not taken)."""
+    """Files and members that are not DICOM objects (and DICOMDIR indexes, which are ignored)."""
     rejected: dict[Reason, int]
-    """Broken files, members and archives, counted by reason."""
+    """Number of broken files, members and archives, by reason."""
     repeated: Repeated
     several_patients: SeveralPatients
 
 
 def write_tables(findings: Findings, work: Work, executor: Executor) -> Tables:
-    """Group the findings into the two tables of `work`, `executor` digesting objects of one UID.
+    """Group the findings into the two tables of `work`; `executor` digests objects with equal UIDs.
 
-    Their bytes depend on the findings alone, not on the order in which they come.
+    The tables' bytes depend only on the findings, not on their order.
     """
     keys = splitters(_series_key(table) for table in findings.columns(SERIES_KEY))
     images = Partitions(work.scratch / "images", _series_key, keys)
@@ -128,5 +128,5 @@ def write_tables(findings: Findings, work: Work, executor: Executor) -> Tables:
 
 
 def _series_key(table: pa.Table) -> pa.ChunkedArray:
-    """A string a row, which sorts as (patient, study, series) do: no text of the catalog holds a NUL."""
+    """One string per row that sorts like (patient, study, series): no text of the catalog contains NUL."""
     return pc.binary_join_element_wise(*(table[name] for name in SERIES_KEY), "\0")

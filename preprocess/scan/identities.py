@@ -1,4 +1,4 @@
-"""Series and studies that several Patient IDs bear: found over the whole catalog by fingerprints."""
+"""Series and studies with several Patient IDs, found over the whole catalog by fingerprints."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _BORNE = np.dtype([("uid", FINGERPRINT), ("patient", FINGERPRINT)])
 
 @dataclass(frozen=True)
 class SeveralPatients:
-    """UIDs under more than one Patient ID (0010,0020): an ID that was changed, or UIDs that were repeated."""
+    """Number of UIDs under more than one Patient ID (0010,0020): a changed ID, or reused UIDs."""
 
     series: int
     studies: int
 
 
 class Identities:
-    """Takes rows of images, of a series all at once."""
+    """Collects image rows; all rows of a series come together."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700)
@@ -30,14 +30,14 @@ class Identities:
         self._studies = Buckets(folder / "studies", _BORNE, by="uid")
 
     def add(self, images: pa.Table) -> None:
-        """Note whose the series and studies of `INSTANCE_TABLE` rows are."""
+        """Record the patients of the series and studies of `INSTANCE_TABLE` rows."""
         series = images.group_by(list(SERIES_KEY)).aggregate([])
         patients = _fingerprints(series["patient_id"])
         for buckets, name in ((self._series, "series_uid"), (self._studies, "study_uid")):
             buckets.add(np.rec.fromarrays([_fingerprints(series[name]), patients], dtype=_BORNE))
 
     def count(self) -> SeveralPatients:
-        """How many there are in all."""
+        """The totals."""
         return SeveralPatients(_several(self._series), _several(self._studies))
 
 

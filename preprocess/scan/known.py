@@ -1,4 +1,4 @@
-"""The files that need no reading, because an earlier scan, or this one before it was killed, read them."""
+"""Files that need no reading, because an earlier scan, or this one before it was killed, has read them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +11,9 @@ _RECORD = np.dtype([("file", FINGERPRINT), ("record", "<u4")])
 
 
 class Known:
-    """Fingerprints of files, ascending, each with the number of the record that its findings are in.
+    """Fingerprints of files, ascending, each with the number of the record of its findings.
 
-    Kept in files that processes share by mapping them: 20 bytes a file, of which the system keeps in
-    memory what it can spare.
+    Stored in memory-mapped files that processes share: 20 bytes per file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -23,7 +22,7 @@ class Known:
 
     @staticmethod
     def build(folder: Path, records: Iterable[tuple[int, np.ndarray]]) -> "Known":
-        """Make it in `folder` from (record number, fingerprints of files); the least number counts."""
+        """Create it in `folder` from (record number, fingerprints of files); the least number wins."""
         buckets = Buckets(folder, _RECORD, by="file")
         for number, files in records:
             files = np.unique(files)
@@ -36,7 +35,7 @@ class Known:
         return Known(folder)
 
     def find(self, files: np.ndarray) -> np.ndarray:
-        """Where each fingerprint stands, -1 where it is not known; int64 (n,)."""
+        """Position of each fingerprint, -1 if not known; int64 (n,)."""
         return find(self.files, files)
 
 

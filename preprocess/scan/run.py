@@ -1,4 +1,4 @@
-"""Scanning an export: every file of a tree, headers only, into the catalog."""
+"""Scanning an export: the headers of all files of a tree into the catalog."""
 
 import logging
 import os
@@ -41,17 +41,17 @@ __all__ = ["ScanSummary", "rejected_path", "scan"]
 log = logging.getLogger(__name__)
 
 BATCH_FILES = 1024
-"""Files a worker reads at a time: about a second's work, which is what a kill loses."""
+"""Files per call of a worker: about a second of work, the most that is lost when killed."""
 
 
 @dataclass(frozen=True)
 class ScanSummary(Tables):
-    """What a scan found."""
+    """The results of a scan."""
 
     files: int
-    """Regular files met; an archive is one."""
+    """Number of regular files; an archive counts as one."""
     unchanged: int
-    """Those that were not read, because an earlier scan had read them."""
+    """Number of files not read, because an earlier scan had read them."""
     seconds: float
 
     def __str__(self) -> str:
@@ -62,14 +62,13 @@ class ScanSummary(Tables):
             f"{self.series} series of {self.objects} objects (images: {modalities})",
             f"  files     {self.files} at {speed}; {self.unchanged} of them unchanged and not read again",
             f"  rejected  {rejected}; {self.skipped} are not DICOM",
-            f"  repeated  {self.repeated.same_bytes} objects are repeated byte for byte,"
+            f"  repeated  {self.repeated.same_bytes} objects are repeated with equal bytes,"
             f" {self.repeated.other_bytes} with other bytes",
         ]
         several = self.several_patients
         if several.series or several.studies:
             lines.append(
-                f"  patients  {several.series} series and {several.studies} studies are there under several"
-                " Patient IDs"
+                f"  patients  {several.series} series and {several.studies} studies have several Patient IDs"
             )
         return "\n".join(lines)
 
@@ -80,13 +79,11 @@ def scan(
     """Read the header of every file under `export`, and of every member of its zip and tar archives.
 
     Writes `catalog` (see preprocess.dicom.catalog) and `rejected_path(catalog)`, both only when the scan is
-    complete. Files that have the size and modification time that an earlier scan, complete or killed,
-    saw are not read again. The tables depend neither on that nor on the number of `workers`, and are
-    made in memory that does not grow with the export. `progress` is called with (files done, files
-    found so far).
-
-    Raises FmctError where the folder is missing or empty, or holds no DICOM or no CT, where another scan
-    writes the same catalog, memory is short or a worker dies.
+    complete. Files with the size and modification time of an earlier scan, complete or killed, are not read
+    again. The tables do not depend on that or on `workers`; memory does not grow with the export.
+    progress: called with (files done, files found so far).
+    Raises FmctError if the folder is missing, empty, or without DICOM or CT, if another scan writes the same
+    catalog, if memory is short or a worker dies.
     """
     if not export.is_dir():
         raise FmctError(f"{export}: no such folder; give the folder that holds the DICOM export")
@@ -97,10 +94,10 @@ def scan(
             findings = _read(export.absolute(), work, executor, 1 if workers == 1 else 3 * workers, progress)
             tables = write_tables(findings, work, executor)
         except (BrokenProcessPool, MemoryError) as error:
-            died = "a worker process died, perhaps for lack of memory"
+            died = "a worker process died, possibly out of memory"
             raise FmctError(
-                f"{catalog}: {'out of memory' if isinstance(error, MemoryError) else died}; what is read is "
-                "kept: run the same command again, with fewer `--workers` if it recurs"
+                f"{catalog}: {'out of memory' if isinstance(error, MemoryError) else died}; files already "
+                "read are kept: rerun the same command, with fewer `--workers` if it recurs"
             ) from None
         except OSError as error:
             raise cannot_write(work.root, error) from None
@@ -122,7 +119,7 @@ def _read(
     calls: int,
     progress: Callable[[int, int], None] | None,
 ) -> Findings:
-    """Read what no record holds; `calls` are given to the executor at a time."""
+    """Read the files that no record covers, with at most `calls` calls queued in the executor."""
     records: list[Record] = [*usable(work.parts.glob("*.parquet"))]
     last = published(work.catalog, rejected_path(work.catalog))
     records += [last] if last else []
@@ -145,7 +142,7 @@ def _read(
 
 def _known_files(records: list[Record]) -> Iterator[tuple[int, np.ndarray]]:
     for number, record in enumerate(records):
-        # What the system did not give may be given next time, and nothing of the file shows it.
+        # A file that could not be read may be readable next time without any change of its status.
         tried = _unreadable_files(record)
         for table in record.tables(FILE_COLUMNS):
             files = file_fingerprints(table)
@@ -153,7 +150,7 @@ def _known_files(records: list[Record]) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _unreadable_files(record: Record) -> np.ndarray:
-    """Fingerprints, ascending, of files that the system did not give, or not to their end."""
+    """Fingerprints, ascending, of files that the system could not read completely."""
     found = [np.empty(0, FINGERPRINT)]
     for table in record.tables(FILE_COLUMNS):
         found.append(file_fingerprints(table.filter(pc.equal(table["reason"], Reason.UNREADABLE_FILE))))
@@ -161,7 +158,7 @@ def _unreadable_files(record: Record) -> np.ndarray:
 
 
 def _walk(folder: Path, left_out: set[Path], unlisted: list[tuple[Source, Rejection]]) -> Iterator[bytes]:
-    """The files of a tree, one folder in memory at a time; linked folders are not entered."""
+    """The files of a tree, one folder in memory at a time; linked folders are not followed."""
 
     def cannot_list(error: OSError) -> None:
         unlisted.append((Source(Path(error.filename), 0, 0), unreadable(error)))
@@ -179,14 +176,14 @@ def _walk(folder: Path, left_out: set[Path], unlisted: list[tuple[Source, Reject
 def _readings(
     files: Iterator[bytes], known: Path, work: Work, executor: Executor, calls: int
 ) -> Iterator[tuple[Reading, int, int]]:
-    """Batches' readings, as they end, with how many files are done since the last, and how many were found.
+    """Readings of batches in order of completion, with the files done since the last and the files found.
 
-    Each archive that is met is a batch of its own. known: folder of `Known`.
+    Each archive is a separate batch. known: folder of `Known`.
     """
     archives: deque[bytes] = deque()
     running: dict[Future[Reading], int] = {}
     found = 0
-    run, number = time.time_ns(), 0  # part names that no killed run has given, nor a worker that outlived it
+    run, number = time.time_ns(), 0  # part names differ from those of killed runs and their surviving workers
     while True:
         while len(running) < calls:
             enter = bool(archives)
@@ -208,7 +205,7 @@ def _readings(
 
 
 def _require_ct(export: Path, found: Tables) -> None:
-    """Raise FmctError, saying what was found instead, unless there is some CT."""
+    """Raise FmctError that lists what was found unless there is some CT."""
     if not found.modalities:
         if not found.skipped and not found.rejected:
             raise FmctError(f"{export}: the folder is empty; give the folder that holds the DICOM export")

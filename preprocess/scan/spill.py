@@ -1,4 +1,4 @@
-"""Rows that are too many for memory, put into files so that those which belong together meet."""
+"""Grouping more rows than fit into memory, through files."""
 
 import io
 import os
@@ -12,16 +12,16 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 FINGERPRINT = np.dtype("S16")
-"""128 bits: among 10^8 of them two are equal by chance in one of 10^22 archives."""
+"""128 bits: two of 10^8 are equal by chance in one of 10^22 archives."""
 BUCKETS = 256
 BUFFERED_RECORDS = 2**18
-"""Records (of some 40 bytes) in memory before they go to the buckets' files."""
+"""Records (of about 40 bytes) in memory before they are written to the buckets' files."""
 BUFFERED_ROWS = 2**15
-"""Table rows (of some 500 bytes) in memory before they go to the partitions' files."""
+"""Table rows (of about 500 bytes) in memory before they are written to the partitions' files."""
 PARTITION_ROWS, MOST_PARTITIONS = 2**14, 2**10
-"""Rows of a partition, which is in memory as a whole; more only from 2^24 rows on, or if one key has more."""
+"""Rows per partition, which is held in memory; more only above 2^24 rows in all, or if one key has more."""
 SAMPLED_ROWS = 256
-"""One key in so many decides where partitions begin."""
+"""One of this many keys is sampled to choose the partitions' bounds."""
 
 
 def fingerprints(values: Iterable[bytes]) -> np.ndarray:
@@ -30,7 +30,7 @@ def fingerprints(values: Iterable[bytes]) -> np.ndarray:
 
 
 def find(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each of `wanted` stands in the ascending `ordered`, -1 where it does not; int64 (n,)."""
+    """Position of each of `wanted` in the ascending `ordered`, -1 if absent; int64 (n,)."""
     if not len(ordered):
         return np.full(len(wanted), -1)
     places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
@@ -38,9 +38,9 @@ def find(ordered: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 class Buckets:
-    """Records spread over files by the head of their fingerprint, the field named `by`.
+    """Records distributed over files by the first byte of their fingerprint, the field named `by`.
 
-    Equal fingerprints meet in one bucket, buckets ascend, and each has a 256th of the records.
+    Equal fingerprints are in the same bucket, buckets ascend, and each has 1/256 of the records.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype, by: str) -> None:
@@ -57,7 +57,7 @@ class Buckets:
             self._flush()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each bucket's records, in no order."""
+        """Each bucket's records, unordered."""
         self._flush()
         for number in range(BUCKETS):
             path = self._folder / f"{number:02x}"
@@ -78,24 +78,24 @@ class Buckets:
 
 
 class Partitions:
-    """Table rows dealt to files by ranges of a key, so that the partitions' rows follow one another."""
+    """Table rows distributed to files by ranges of a key; the partitions are in key order."""
 
     def __init__(self, folder: Path, key: Callable[[pa.Table], pa.ChunkedArray], splitters: pa.Array) -> None:
-        """`splitters` are the values of `key`, ascending, where the second and later partitions begin."""
+        """splitters: ascending values of `key` at which the second and later partitions start."""
         self._folder, self._key, self._splitters = folder, key, splitters
         self._buffer: list[pa.Table] = []
         self._buffered = 0
         folder.mkdir(mode=0o700)
 
     def add(self, table: pa.Table) -> None:
-        """Deal a table's rows; all tables have one schema."""
+        """Distribute a table's rows; all tables have the same schema."""
         self._buffer.append(table)
         self._buffered += len(table)
         if self._buffered >= BUFFERED_ROWS:
             self._flush()
 
     def __iter__(self) -> Iterator[pa.Table]:
-        """Each partition's rows, in no order."""
+        """Each partition's rows, unordered."""
         self._flush()
         for number in range(len(self._splitters) + 1):
             path = self._folder / str(number)
@@ -129,7 +129,7 @@ class Partitions:
 
 
 def splitters(keys: Iterable[pa.ChunkedArray]) -> pa.Array:
-    """Keys that divide rows of these keys into partitions of about `PARTITION_ROWS` rows."""
+    """Keys that divide rows with these keys into partitions of about `PARTITION_ROWS` rows."""
     samples, rows = [], 0
     for part in keys:
         samples.append(part.take(pc.sort_indices(part)[::SAMPLED_ROWS]))

@@ -1,4 +1,4 @@
-"""The hidden folder beside the catalog in which a scan works, and how its outputs replace the old ones."""
+"""The hidden working folder of a scan beside the catalog, and the publication of its outputs."""
 
 import os
 import shutil
@@ -20,17 +20,17 @@ from shards.progress import Progress, register
 from shards.share import WHOLE, Share
 
 _CATALOG, _REJECTED = {*SERIES_KEY, "instances"}, {"path", "reason", "detail"}
-"""Columns that they had in every version."""
+"""Columns present in all versions."""
 
 
 def rejected_path(catalog: Path) -> Path:
-    """The table beside a catalog of what is not in it (`REJECTED_TABLE`): place, reason, detail."""
+    """The table of rejected objects beside a catalog (`REJECTED_TABLE`): place, reason, detail."""
     return catalog.with_name(f"{catalog.stem}.rejected.parquet")
 
 
 @dataclass(frozen=True)
 class Work:
-    """The hidden folder beside the catalog where a scan keeps what it has, until it is complete."""
+    """The hidden folder beside the catalog where a scan keeps its progress until it is complete."""
 
     catalog: Path
 
@@ -46,7 +46,7 @@ class Work:
 
     @property
     def scratch(self) -> Path:
-        """What is made again after a killed scan."""
+        """Temporary files, made again after a killed scan."""
         return self.root / "scratch"
 
     @property
@@ -56,26 +56,26 @@ class Work:
 
     @property
     def made_rejected(self) -> Path:
-        """The finished table of what is not in it."""
+        """The finished table of rejected objects."""
         return self.root / "rejected"
 
     @property
     def outputs(self) -> dict[Path, Path]:
-        """Each finished table and where it goes."""
+        """Each finished table and its destination."""
         return {self.made_rejected: rejected_path(self.catalog), self.made_catalog: self.catalog}
 
     @property
     def complete(self) -> Path:
-        """Marks that the outputs are whole, so that they are published together."""
+        """Marks that the outputs are complete, so that they are published together."""
         return self.root / "complete"
 
 
 @contextmanager
 def workplace(catalog: Path) -> Iterator[Work]:
-    """Hold the folder: two scans would ruin each other's.
+    """Lock the folder, so that only one scan uses it.
 
-    Raises FmctError where another scan holds it, and where an output can't be written or would replace a file
-    that no scan wrote.
+    Raises FmctError if another scan holds the lock, or if an output cannot be written or would replace a file
+    that is not from a scan.
     """
     work = Work(catalog.absolute())
     _require_own(catalog, _CATALOG)
@@ -93,7 +93,7 @@ def workplace(catalog: Path) -> Iterator[Work]:
 
 
 def _require_own(table: Path, columns: Set[str]) -> None:
-    """Raise FmctError unless `table` can be written, and there is none yet or one with these columns."""
+    """Raise FmctError unless `table` can be written and is missing or has these columns."""
     require_file(table)
     try:
         own = not table.exists() or columns <= {*pq.read_schema(table).names}
@@ -105,17 +105,17 @@ def _require_own(table: Path, columns: Set[str]) -> None:
 
 
 def progress(catalog: Path, share: Share = WHOLE) -> Progress:
-    """How many batches of files an unfinished scan has read; the next one resumes from them."""
+    """The number of batches of files that an unfinished scan has read; the next scan resumes from them."""
     return Progress(len(list(Work(catalog).parts.glob("*.parquet"))), unit="part")
 
 
 def publish(work: Work) -> None:
-    """Put the outputs in their places, both or none: safe to be killed in and repeated."""
+    """Move both outputs to their destinations; can be interrupted and repeated safely."""
     write_text(work.complete, "")
     for made, place in work.outputs.items():
         if made.exists():
             os.replace(made, place)
     sync(work.catalog.parent)
-    if work.parts.exists():  # not after a kill behind the next line
+    if work.parts.exists():  # missing if killed after the next line
         shutil.rmtree(work.parts)
     work.complete.unlink()

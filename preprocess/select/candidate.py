@@ -1,4 +1,4 @@
-"""What may become a volume, and which of a study's candidates is the best."""
+"""Candidates for volumes, and their ranking within a study."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,40 +13,40 @@ from shards.roles import role_of
 from shards.schema import Role
 
 WHOLE = 0.75
-"""A candidate that covers less than this share of what its study's widest covers is a part of a head: a
-thin scan of the posterior fossa is not better than a thick one of all."""
+"""A candidate that covers less than this share of its study's largest coverage shows part of a head: a thin
+scan of the posterior fossa is not better than a thick scan of the whole head."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One series of a joined candidate, and where its slices are."""
+    """One series of a joined candidate, with the range of its slices."""
 
     series: Series
     slices: int
     low_mm: float
     """Projection of the first slice's position on the slice normal, LPS mm."""
     high_mm: float
-    """That of the last slice."""
+    """The same for the last slice."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A series of the catalog, or several that were joined to one."""
+    """A series of the catalog, or several joined series."""
 
     series: Series
-    """Of joined parts: the first one's attributes, and those instances of all that selection keeps."""
+    """For joined parts: the attributes of the first, and the selected instances of all."""
     selected: Selected
     parts: tuple[Part, ...] = ()
-    """Of joined parts, each one, along the slice normal."""
+    """The joined parts along the slice normal; empty for a single series."""
 
     @property
     def sources(self) -> tuple[Series, ...]:
-        """The series of the catalog that it is made of."""
+        """Its series of the catalog."""
         return tuple(part.series for part in self.parts) or (self.series,)
 
     @cached_property
     def keys(self) -> tuple[SeriesKey, ...]:
-        """Those of its sources: no other candidate of its study has the same."""
+        """Keys of its sources: they differ for each candidate of a study."""
         return tuple(source.key for source in self.sources)
 
     @cached_property
@@ -56,7 +56,7 @@ class Candidate:
 
     @cached_property
     def top_mm(self) -> float:
-        """Where the centre of the uppermost slice is along the patient's long axis, LPS mm."""
+        """Position of the centre of the uppermost slice along the patient's long axis, LPS mm."""
         slices = self.selected.slices
         halves = (np.array(slices.matrix) - 1) / 2 * slices.spacing
         across = halves[0] * slices.row_step + halves[1] * slices.column_step
@@ -64,53 +64,53 @@ class Candidate:
 
     @property
     def is_axial(self) -> bool:
-        """Or lies in another plane."""
+        """Whether its plane is axial."""
         return self.selected.slices.obliquity_deg <= AXIAL_DEG
 
     @property
     def space(self) -> str:
-        """Frame of Reference UID (0020,0052): positions of two do not relate."""
+        """Frame of Reference UID (0020,0052): positions in different frames are unrelated."""
         return self.series.frame_of_reference_uid
 
     def may_show_more_than(self, other: "Candidate") -> bool:
-        """May this have of the head what the other one lacks: is it higher, or wider of field?"""
+        """Whether it may show parts of the head that `other` lacks: it ends higher or has a wider field."""
         if not self.space or self.space != other.space or not (self.is_axial and other.is_axial):
             return True
         return self.top_mm > other.top_mm + SAME_POSITION_MM or self._field_mm > 1.01 * other._field_mm
 
     @property
     def _field_mm(self) -> float:
-        """The lesser edge of a slice."""
+        """The shorter edge of a slice."""
         slices = self.selected.slices
         return float((np.array(slices.matrix) * slices.spacing).min())
 
     @cached_property
     def thickness_mm(self) -> float:
-        """Median Slice Thickness (0018,0050), or mean distance of slices if that is more: 0.1 mm steps.
+        """Median Slice Thickness (0018,0050), or the mean slice distance if greater, rounded to 0.1 mm.
 
-        A slice of 1 mm every 10 mm is not thin.
+        1 mm slices every 10 mm are not thin.
         """
         stated = [group[0].thickness or 0.0 for group in self.selected.positions]
         return round(max(float(np.median(stated)), float(self.selected.slices.gaps.mean())), 1)
 
     @property
     def role(self) -> Role:
-        """Among the series of its study, by kernel and thickness."""
+        """Role among the series of its study, by kernel and thickness."""
         return role_of(self.selected.sharpness, self.thickness_mm)
 
     def __str__(self) -> str:
-        """Its merits in numbers."""
+        """The values that decide its rank."""
         return f"{self.selected.sharpness}, {self.thickness_mm:g} mm, covers {self.coverage_mm:.0f} mm"
 
 
 def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]:
-    """Best first: axial ones that show the whole head by `config.prefer`, then other ones, other planes last.
+    """Best first: axial candidates of the whole head by `config.prefer`, partial ones, then other planes.
 
-    Those that end below another one of their space, or are named for a part of the
-    head, come after it, and monoenergetic images after scans.
+    Candidates that end below another one of the same frame of reference, or are named for a part of the head,
+    come after it, and monoenergetic images come after scans.
 
-    Ties are decided by the wider one, more slices, and finally the smaller Series Instance UID, so that
-    the order is the same on every machine.
+    Ties are decided by larger coverage, more slices, and finally the smaller Series Instance UID, so that the
+    order is the same on every machine.
     """
     tops: dict[str, float] = {}
     for one in candidates:

@@ -1,4 +1,4 @@
-"""A table of wanted combinations of study description, kVp and kernel: the reference's own filter."""
+"""A table of accepted combinations of study description, kVp and kernel: the reference's filter."""
 
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +13,24 @@ from shards.errors import FmctError
 COLUMNS = ["study_description", "kvp", "kernel"]
 
 Combination = tuple[str | None, float | None, str | None]
-"""Study Description (0008,1030), KVP (0018,0060) in kV, Convolution Kernel (0018,1210); None is any."""
+"""Study Description (0008,1030), KVP (0018,0060) in kV, Convolution Kernel (0018,1210); None: any value."""
 
 
 class Combinations(Closed):
-    """The rows of a table: its content, not its path, is part of a configuration and its digest."""
+    """The rows of a table: their content, not the path, is part of a configuration and its digest."""
 
     rows: tuple[Combination, ...]
-    """Normalised, without repetitions, in one order whatever the file's."""
+    """Normalised, without duplicates, in a fixed order."""
 
     @cached_property
     def _known(self) -> frozenset[Combination]:
         return frozenset(self.rows)
 
     def allows(self, study_description: str, kvp: float | None, kernel: str) -> bool:
-        """Is there a row for these values of a header?
+        """Whether a row matches these header values.
 
-        Text is compared whole, but for case and the number of spaces. Of several values of a kernel
-        (Siemens appends the iterative strength, "J40s\\3") all, or the first, must be the table's.
+        Whole texts are compared, ignoring case and the number of spaces. If a kernel has several values
+        (Siemens appends the iterative strength, "J40s\\3"), all of them, or the first, must match.
         """
         descriptions = (None, normalised(study_description))
         kernels = (None, normalised(kernel), normalised(kernel.split("\\")[0]))
@@ -43,14 +43,14 @@ class Combinations(Closed):
 
 
 def normalised(text: str) -> str:
-    """`text` without regard to case and to spaces around and between its words."""
+    """`text` in one case, with single spaces between its words."""
     return " ".join(text.split()).casefold()
 
 
 def read_combinations(path: Path) -> Combinations:
-    """Read a CSV (UTF-8) with the columns of `COLUMNS`; an empty cell stands for any value.
+    """Read a CSV (UTF-8) with the columns of `COLUMNS`; an empty cell matches any value.
 
-    Raises FmctError, naming the file and the row, for anything else.
+    Raises FmctError that names file and row for anything else.
     """
     lines = csv_lines(path, f"select.table is a CSV of {', '.join(COLUMNS)}")
     header = [name.strip() for name in next(lines, (0, []))[1]]
@@ -58,7 +58,7 @@ def read_combinations(path: Path) -> Combinations:
         raise FmctError(f"{path}: the columns are {', '.join(header)}; expected {', '.join(COLUMNS)}")
     rows = {_combination(path, line, header, cells) for line, cells in lines if any(cells)}
     if not rows:
-        raise FmctError(f"{path}: the table has no rows, so it would select nothing; add some or remove it")
+        raise FmctError(f"{path}: the table has no rows and would select nothing; add rows or remove it")
     return Combinations(rows=tuple(sorted(rows, key=repr)))
 
 
@@ -78,4 +78,4 @@ def _from_path(value: Any) -> Any:
 
 
 Table = Annotated[Combinations, BeforeValidator(_from_path)]
-"""Given as the path of a CSV, relative to the working directory; read when the configuration is built."""
+"""In recipes, the path of a CSV, relative to the working directory; read when the configuration is built."""

@@ -1,8 +1,8 @@
-"""A series that is divided between two Patient IDs: no part of it is a complete head.
+"""Series that are divided between two Patient IDs: neither part is a complete head.
 
-An archive in which a Patient ID (0010,0020) is changed while it sends a series writes the new one into the
-remaining images, and keeps all UIDs. Images with the same UIDs under another ID may also be a complete copy
-of the series, or another patient's, because careless anonymisers repeat UIDs.
+If a Patient ID (0010,0020) is changed in an archive while it sends a series, the remaining images get the new
+ID and keep all UIDs. Images with the same UIDs under another ID may also be a complete copy of the series, or
+another patient's, because careless anonymisers reuse UIDs.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,9 +16,9 @@ from preprocess.reasons import Reason, Rejection
 
 
 def divided(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
-    """Why those of `series` are refused that lack images which the same UIDs have under another Patient ID.
+    """Rejections of the `series` whose missing images have the same UIDs under another Patient ID.
 
-    Images of a number or at a place that the series has already are another scan's.
+    Images with an instance number or position that the series already has belong to another scan.
     """
     alike: dict[tuple[str, str], list[Series]] = {}
     for one in series:
@@ -30,14 +30,14 @@ def divided(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
             if lacking:
                 found[one.key] = Rejection(
                     Reason.SEVERAL_PATIENTS,
-                    f"{len(one.instances)} images here, and {lacking} under another Patient ID (0010,0020): "
-                    "give a series one and scan again",
+                    f"{len(one.instances)} images here, {lacking} more under another Patient ID (0010,0020): "
+                    "use one ID per series and scan again",
                 )
     return found
 
 
 def _lacking(one: Series, other: Series) -> int:
-    """How many images of `other` complete `one`; 0 where any is in the place of one that is there."""
+    """How many images of `other` complete `one`; 0 if any of them coincides with an image of `one`."""
     held = {image.sop_uid for image in one.instances}
     numbers = {image.instance_number for image in one.instances} - {None}
     places = {image.position for image in one.instances} - {None}
@@ -48,7 +48,7 @@ def _lacking(one: Series, other: Series) -> int:
 
 
 def divided_of(catalog: Path) -> Mapping[SeriesKey, Rejection]:
-    """`divided` of a whole catalog, of which few series share their UIDs; FmctError as `read_rows`."""
+    """`divided` for a whole catalog, in which few series share UIDs; FmctError as `read_rows`."""
     keys = pq.read_table(catalog, columns=list(SERIES_KEY))
     numbered = keys.append_column("row", pa.array(range(len(keys)), pa.int64()))
     rows = numbered.group_by(["study_uid", "series_uid"]).aggregate([("row", "list")])["row_list"]

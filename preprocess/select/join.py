@@ -1,12 +1,12 @@
-"""Skull base and vault that were stored as separate series, made one series again.
+"""Joining skull base and vault that were stored as separate series.
 
-Sequential scanners take the base in thin slices and the vault in thick ones, often as two series. They
-are one head where the patient did not leave the table between them (one Frame of Reference UID) and all
-slices lie on one stack: same planes, gantry tilt and pixels, one part above the other. The resampler
-works by each slice's true position, so only the lists of slices have to be joined.
+Sequential scanners acquire the base in thin and the vault in thick slices, often as two series. They form one
+head if the patient stayed on the table between them (same Frame of Reference UID) and all slices are one
+stack: same planes, gantry tilt and pixels, one part above the other. The resampler uses each slice's true
+position, so only the lists of slices have to be joined.
 
-Parts that differ in tilt or pixel spacing stay apart: slices that are not parallel leave a wedge between
-them that neither shows, and a common pixel spacing would mean to resample one of them twice.
+Parts that differ in tilt or pixel spacing are not joined: slices that are not parallel leave a wedge between
+them that neither shows, and a common pixel spacing would require resampling one of them twice.
 """
 
 from collections import Counter
@@ -25,15 +25,15 @@ from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected, coverage_mm, require_stack
 
 OVERLAP = 0.25
-"""Share of the shorter part that may lie within the other; reconstructions of one scan share nearly all."""
+"""Share of the shorter part that may overlap the other; reconstructions of one scan overlap almost fully."""
 
 _Single = tuple[Series, Selected]
 
 
 def find_joins(singles: Sequence[_Single], config: SelectConfig) -> list[Candidate]:
-    """The best way to join series of one study, no series twice; each joined candidate passes `config`.
+    """Join series of one study, using each series at most once; each joined candidate passes `config`.
 
-    `singles` are series and their usable instances.
+    singles: series with their usable instances.
     """
     groups: dict[tuple[str, str], list[_Single]] = {}
     for series, selected in singles:
@@ -60,13 +60,13 @@ def _joins_of(group: list[_Single], config: SelectConfig) -> Iterator[Candidate]
 
 
 def _starts(group: Sequence[_Single], above: dict[SeriesKey, list[_Single]]) -> list[_Single]:
-    """Series that have another one above and are the best one above none: the lowest parts."""
+    """The lowest parts: series that have another one above, and are not the best one above any."""
     followers = {above[series.key][0][0].key for series, _ in group if above[series.key]}
     return [single for single in group if above[single[0].key] and single[0].key not in followers]
 
 
 def _chain(start: _Single, above: dict[SeriesKey, list[_Single]]) -> list[_Single]:
-    """Parts from `start` upwards, each the best of those that adjoin the one before."""
+    """Parts from `start` upwards, each the best that adjoins the previous one."""
     chain = [start]
     while above[chain[-1][0].key]:
         chain.append(above[chain[-1][0].key][0])
@@ -93,7 +93,7 @@ def _adjoin(below: _Single, above: _Single, config: SelectConfig) -> bool:
 
 
 def _join_head(chain: list[_Single], config: SelectConfig) -> Candidate | None:
-    """The greatest number of parts from the vertex downwards that make one head, as one candidate."""
+    """The largest number of parts from the vertex downwards that form one head, as one candidate."""
     upwards = chain[0][1].slices.normal[2] > 0
     while len(chain) > 1:
         joined = _join(chain, config)
@@ -104,7 +104,7 @@ def _join_head(chain: list[_Single], config: SelectConfig) -> Candidate | None:
 
 
 def _join(chain: Sequence[_Single], config: SelectConfig) -> Candidate | None:
-    """The parts as one candidate; None where together they are no stack that `config` wants."""
+    """The parts as one candidate; None if together they are not a stack that `config` accepts."""
     normal = chain[0][1].slices.normal
     kept = [list(selected.positions) for _, selected in chain]
     for below, above in pairwise(range(len(chain))):

@@ -1,4 +1,4 @@
-"""Whether a reconstruction kernel is a soft-tissue or a bone (sharp) one, by vendor and name or words."""
+"""The class of a reconstruction kernel, soft tissue or bone (sharp), by vendor naming scheme or words."""
 
 import re
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ _OTHER_VALUES = re.compile(r"[,;|'\"].*|/\d+$")
 
 @lru_cache(maxsize=4096)
 def kernel_class(kernel: str, lexicon: Lexicon) -> KernelClass:
-    """Class of Convolution Kernel (0018,1210); "unknown" for a name of no known scheme.
+    """Class of Convolution Kernel (0018,1210); "unknown" for a name outside the known schemes.
 
     Of several values the first names the kernel (the next is an iterative strength, as in Siemens'
-    "Hr40f\\3"). Vendors without a scheme (United Imaging, Neusoft, Hitachi) write words out, of which those
-    for sharp ones are tried first.
+    "Hr40f\\3"). Vendors without a scheme (United Imaging, Neusoft, Hitachi) use words; words for sharp
+    kernels are tried first.
     """
     name = kernel.split("\\")[0].strip().upper()
     whole = re.sub(r"^(HD|X)\s+|[\s+]+$", "", name).replace(" ", "")
@@ -59,7 +59,7 @@ def kernel_class(kernel: str, lexicon: Lexicon) -> KernelClass:
 
 
 def sharpness(image: Instance, lexicon: Lexicon) -> KernelClass:
-    """The class of an image's kernel; of an unknown one bone where the series' description says so alone."""
+    """The class of an image's kernel; an unknown kernel is bone if the series description names only bone."""
     found = kernel_class(image.kernel, lexicon)
     if found == "unknown" and lexicon.meanings(image.texts.series_description, "kernel") == {"bone"}:
         return "bone"
@@ -67,6 +67,6 @@ def sharpness(image: Instance, lexicon: Lexicon) -> KernelClass:
 
 
 def common_sharpness(images: Sequence[Instance], lexicon: Lexicon) -> KernelClass:
-    """The class of the commonest kernel of images."""
+    """The class of the most frequent kernel of images."""
     kernel = commonest(image.kernel for image in images)
     return sharpness(next(image for image in images if image.kernel == kernel), lexicon)

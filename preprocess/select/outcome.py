@@ -1,4 +1,4 @@
-"""What selection decides about a study, as values; and what became of each series once volumes were built."""
+"""Selection's decisions on a study, and the outcome of each series after volumes were built."""
 
 import logging
 import traceback
@@ -17,17 +17,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Judged:
-    """One series by its headers, and by what else its study holds."""
+    """One series, judged by its headers and by the rest of its study."""
 
     series: Series
     rejection: Rejection | None = None
-    """Why it is no candidate of its own; it may be a part of a joined one all the same."""
+    """Why it is not a candidate alone; it may still be part of a joined candidate."""
     usable: Selected | None = None
-    """The instances that passed the rules on their own, if any did."""
+    """The instances that passed their own rules, if any."""
 
     @property
     def judged(self) -> Series:
-        """The series, of which only the images are left that pass the rules on their own, if any do."""
+        """The series reduced to the images that pass their own rules, if any do."""
         if not self.usable:
             return self.series
         kept = tuple(image for group in self.usable.positions for image in group)
@@ -36,24 +36,24 @@ class Judged:
 
 @dataclass(frozen=True)
 class Selection:
-    """What selection decides about a study: no volume is built yet."""
+    """Selection's decisions on a study, before volumes are built."""
 
     series: tuple[Judged, ...]
-    """One a series of the study, in the order in which they were given."""
+    """One per series of the study, in input order."""
     candidates: tuple[Candidate, ...]
-    """What may become a volume, the best first; a text of each states why (`Candidate.__str__`). A series
-    without a rejection is in one, a part of a joined one in two."""
+    """Candidates for volumes, best first (`Candidate.__str__` gives the deciding values). A series without a
+    rejection is in one, a part of a joined candidate in two."""
 
 
 @dataclass(frozen=True)
 class Outcome(Judged):
-    """What became of one series."""
+    """The outcome of one series."""
 
     candidate: Candidate | None = None
-    """What became a volume: of this series alone or, joined, of others too. Else there is a rejection."""
+    """The candidate that became a volume, of this series alone or joined with others; else it is rejected."""
     stage: Stage = "select"
     chosen: Candidate | None = None
-    """What was chosen in its stead: the rejection is not_best_of_study, or what it lacks of the head."""
+    """The candidate chosen instead: the rejection is not_best_of_study or an incomplete head."""
 
 
 def with_rejections(
@@ -67,10 +67,10 @@ def with_rejections(
 
 
 def as_rejection(error: Exception, name: str = "a series") -> Rejection:
-    """What an exception says about a series: a rejection, or that ours or a codec's defect met it.
+    """The rejection for an exception: itself, or internal_error for a defect of this package or a codec.
 
-    A defect's message may quote the file, so only its class is reported, and its location is logged. The
-    machine's failures, which are not the series', are raised again.
+    A defect's message may quote the file, so only its class is reported, and its location is logged. Failures
+    of the machine, which are not the series' fault, are raised again.
     """
     if isinstance(error, FmctError | MemoryError | OSError):
         raise error

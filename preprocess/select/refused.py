@@ -1,6 +1,6 @@
-"""Series that were refused before the catalog was written: rows of a table (preprocess.imports).
+"""Series that were rejected before the catalog was written: rows of a table (preprocess.imports).
 
-They stand in the catalog, so that they end in the quarantine as every other series that becomes no volume.
+They are in the catalog, so that they go to the quarantine like every other rejected series.
 """
 
 from dataclasses import replace
@@ -9,17 +9,17 @@ from preprocess.dicom.catalog import Instance, Series
 from preprocess.reasons import Reason, Rejection
 
 _MARK = "refused"
-"""In the place of a transfer syntax."""
+"""Marks a rejected series, in place of a transfer syntax."""
 
 
 def refused(instance: Instance, rejection: Rejection) -> Instance:
-    """The one image that stands for the refused series."""
-    told = rejection.reason.value, rejection.detail
-    return replace(instance, transfer_syntax=_MARK, image_type=told)
+    """The single image that represents the rejected series."""
+    stated = rejection.reason.value, rejection.detail
+    return replace(instance, transfer_syntax=_MARK, image_type=stated)
 
 
 def refusal_of(series: Series) -> Rejection | None:
-    """Why the series was refused; None for one that selection has to judge."""
+    """Why the series was rejected; None for a series that selection must judge."""
     first = series.instances[0]
     if first.transfer_syntax != _MARK:
         return None

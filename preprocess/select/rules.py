@@ -1,4 +1,4 @@
-"""The rules by which series are selected, as a configuration: docs/recipes.md explains each."""
+"""The configuration of series selection; docs/recipes.md explains each rule."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -39,31 +39,31 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 Criterion = Literal["kernel", "thinnest", "widest"]
 
-# 0.1.0's own pattern, which digests hold, now is the name of the rule that took its place.
+# This pattern of 0.1.0, part of stored digests, is now the name of the rule that replaced it.
 OTHER_BODY_PART = (
     r"^(?!.*(head|brain|skull|crani|neuro|cerebr|stroke|trauma|kopf|sch[aä]del))"
     r".*(chest|thora|lung|cardiac|heart|coronar(y|ies)|aort|abdom|pelvi|liver|renal|kidney|urogra|colono"
     r"|spine|spinal|cervical|lumbar|sacr|shoulder|elbow|wrist|\bhands?\b|\bhips?\b|femur|knee|ankle"
     r"|\bfoot\b|extremit)"
 )
-"""Texts that name another part of the body and nothing of the head, by the table of terms."""
+"""Texts that name another body part and no part of the head, by the table of terms."""
 
 
 class Patterns(Section):
-    """Regular expressions searched for in one text of the header, without regard to case."""
+    """Regular expressions searched in one header text, ignoring case."""
 
     include: tuple[Pattern, ...] = ()
-    """If any are given, one of them must be found. An absent text is empty, which `^$` finds."""
+    """If given, one of them must match. A missing text is empty and matches `^$`."""
     exclude: tuple[Pattern, ...] = ()
-    """None of these may be found."""
+    """None of these may match."""
 
     def objection(self, text: str) -> str | None:
-        """What is wrong with `text` in one line without it, or None."""
+        """Why `text` is rejected, in one line that does not quote it, or None."""
         for pattern in self.exclude:
             if pattern != OTHER_BODY_PART and re.search(pattern, text, re.IGNORECASE):
                 return f"exclude: {_short(pattern)}"
         if self.include and not any(re.search(pattern, text, re.IGNORECASE) for pattern in self.include):
-            return f"none of {len(self.include)} include patterns"
+            return f"matches none of {len(self.include)} include patterns"
         return None
 
 
@@ -72,35 +72,35 @@ def _short(pattern: str, length: int = 60) -> str:
 
 
 class HeadPatterns(Patterns):
-    """Patterns of a text that names a part of the body."""
+    """Patterns for a text that names a body part."""
 
     exclude: tuple[Pattern, ...] = (OTHER_BODY_PART,)
-    """The same head protocol is filed under many names, but "chest" alone never names a head."""
+    """Head protocols are filed under many names, but "chest" alone never names a head."""
 
     def described(self, text: str, lexicon: Lexicon, of_a_series: bool) -> str | None:
-        """As `objection`, of a text in any language of the table."""
+        """As `objection`, for a text in any language of the table."""
         found = lexicon.meanings(text, "body")
         elsewhere = {"other", BESIDE} if of_a_series else {"other"}
         if OTHER_BODY_PART in self.exclude and found & elsewhere and not found - {"other", BESIDE}:
-            return "another part of the body"
+            return "names another body part"
         return self.objection(text)
 
 
 def anatomy_of(select: Any) -> Anatomy:
-    """The one that a section `select` of a recipe names, or HEAD; also of one that is not valid."""
+    """The anatomy named in a recipe's section `select`, or HEAD; the section need not be valid."""
     name = select.get("anatomy", HEAD.name) if isinstance(select, dict) else getattr(select, "anatomy", None)
     return ANATOMIES.get(name, HEAD) if isinstance(name, str) else HEAD
 
 
 class SelectConfig(Section):
-    """Which series become volumes; DICOM attributes stand in brackets."""
+    """Which series become volumes; DICOM tags are in brackets."""
 
     anatomy: AnatomyName = HEAD.name
-    """What volumes are of (preprocess.anatomy): its words, sizes and checks, and defaults of other keys."""
+    """The body part (preprocess.anatomy): its terms, sizes and checks, and the defaults of other keys."""
     modality: Literal["CT"] = "CT"
-    """(0008,0060). All that follows is in Hounsfield units, which CT alone has."""
+    """(0008,0060). Everything else is in Hounsfield units, which only CT has."""
     body_part: HeadPatterns = HeadPatterns()
-    """Body Part Examined (0018,0015): often empty or a scanner's preset, so nothing is demanded of it."""
+    """Body Part Examined (0018,0015): often empty or a scanner's preset, so nothing is required of it."""
     study_description: HeadPatterns = HeadPatterns()
     """(0008,1030)."""
     series_description: HeadPatterns = HeadPatterns()
@@ -108,55 +108,55 @@ class SelectConfig(Section):
     protocol: HeadPatterns = HeadPatterns()
     """Protocol Name (0018,1030)."""
     image_type: Patterns = Patterns()
-    """Image Type (0008,0008), its values joined by backslashes; the kinds below are known without it."""
+    """Image Type (0008,0008), its values joined by backslashes; the kinds below do not need a pattern."""
     allow_derived: bool = False
-    """Reformats, projections and averages repeat an acquisition; allow where nothing else was archived."""
+    """Reformats, projections and averages repeat an acquisition; allow them if nothing else was archived."""
     contrast: Literal["without", "with", "any"] = "without"
-    """The reference's volumes are non-contrast; by series description and Contrast/Bolus attributes."""
+    """The reference's volumes are non-contrast. By series description and Contrast/Bolus attributes."""
     unknown_contrast: Literal["without", "neither"] = "without"
-    """How to count a series if no text states its contrast: most texts of plain heads
-    do not, so that "neither" leaves few; `fmct select` ends with the texts that no term matched."""
+    """How to treat a series if no text states its contrast. Most texts of plain heads do not, so "neither"
+    leaves few series; `fmct select` lists the texts that no term matched at the end."""
     terms: Terms = ()
-    """A site's words beside preprocess/select/terms.csv, listed or as the path of such a CSV."""
+    """A site's terms in addition to preprocess/select/terms.csv, listed or as the path of such a CSV."""
     kvp_range: Range = (80.0, 150.0)
-    """The reference's own filter (KVP 0018,0060)."""
+    """The filter of the reference (KVP 0018,0060)."""
     kev_range: Range = (60.0, 100.0)
-    """Virtual monoenergetic images: in this range soft tissue has about the values that it has at 120 kV, and
-    iodine has not twice its (one without its energy is rejected). Their study's other scans go first."""
+    """Virtual monoenergetic images: in this range soft tissue has about its values at 120 kV, and iodine
+    less than twice its value (images without an energy are rejected). Other scans of the study rank first."""
     kernels: Annotated[tuple[KernelClass, ...], Field(min_length=1)] = ("soft", "unknown")
-    """Best first. Bone kernels amplify noise in brain; their study nearly always has a soft twin."""
+    """Best first. Bone kernels amplify noise in brain; nearly all studies have a soft reconstruction too."""
     table: Table | None = None
-    """A CSV of wanted study_description, kvp, kernel, as the reference's 408 rows; also required if given."""
+    """A CSV of accepted study_description, kvp, kernel, like the reference's 408 rows; required if given."""
     thickness_range_mm: Range = (0.2, 10.0)
     """Slice Thickness (0018,0050): from the finest detector to the coarsest clinical head; more is a slab."""
     min_slices: Annotated[int, Field(ge=2)] = HEAD.select["min_slices"]
     """A head at the coarsest clinical spacing, 10 mm, still has over 10 slices."""
     max_slices: Annotated[int, Field(ge=2)] = HEAD.select["max_slices"]
-    """300 mm at 0.2 mm; each slice of 512² takes 0.5 MiB of a worker's memory while it is decoded."""
+    """300 mm at 0.2 mm; each slice of 512² takes 0.5 MiB of a worker's memory during decoding."""
     max_slice_gap_mm: Annotated[float, Field(gt=0)] = 10.0
     """Interpolating across more than one thick slice invents anatomy."""
     min_coverage_mm: Annotated[float, Field(gt=0)] = HEAD.select["min_coverage_mm"]
     """Half of an adult head's height; less is a partial scan."""
     max_coverage_mm: Annotated[float, Field(gt=0)] = HEAD.select["max_coverage_mm"]
-    """A head with the whole neck; more is a scan of the body."""
+    """A head with the whole neck; more is a body scan."""
     max_obliquity_deg: Annotated[float, Field(ge=0, le=90)] = 90.0
-    """Greatest angle of the slice normal to the long axis: 90 takes any plane, as the resampler does, for
-    reformats are known by what else their study holds (preprocess.select.study); 45 is axial alone."""
+    """Largest angle of the slice normal to the long axis: 90 accepts any plane, as the resampler does,
+    because reformats are detected within the study (preprocess.select.study); 45 is axial only."""
     join: bool = True
-    """Skull base and vault that were stored as separate series become one volume (preprocess.select.join)."""
+    """Skull base and vault stored as separate series become one volume (preprocess.select.join)."""
     keep: Literal["best", "all"] = "best"
-    """Of a study: reconstructions of one scan are near copies, which would overweight some patients."""
+    """Volumes kept per study: reconstructions of one scan are near copies and would overweight patients."""
     prefer: Annotated[tuple[Criterion, ...], AfterValidator(_distinct)] = ("kernel", "thinnest", "widest")
-    """What makes a series the best of its study, most important first (preprocess.select.candidate)."""
+    """Criteria for the best series of a study, most important first (preprocess.select.candidate)."""
 
     @property
     def lexicon(self) -> Lexicon:
-        """The built-in terms with the site's."""
+        """The built-in terms and the site's."""
         return lexicon(self.terms, self.anatomy)
 
     @property
     def profile(self) -> Anatomy:
-        """Of its anatomy."""
+        """The profile of its anatomy."""
         return ANATOMIES[self.anatomy]
 
     @model_validator(mode="before")

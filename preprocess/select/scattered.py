@@ -1,4 +1,4 @@
-"""A scan whose images bear a Series Instance UID each: no series is a volume, and each says why."""
+"""Scans with a different Series Instance UID for each image: no series is a volume."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.select.outcome import Judged, with_rejections
 
 LEAST_IMAGES = 5
-"""Series of one image in a study that are too many to be key images and single slices by intent."""
+"""This many single-image series in a study are not intentional key images or single slices."""
 
 
-def told(study: Sequence[Judged]) -> tuple[Judged, ...]:
-    """The series of a study, where series of one image were refused for that with what they are together.
+def with_explanations(study: Sequence[Judged]) -> tuple[Judged, ...]:
+    """The series of a study; the rejections of single-image series explain what they are together.
 
-    Careless anonymisers make a UID for each file. The UIDs stay what they are: which images belong together
-    is the exporter's to say.
+    Careless anonymisers generate a UID for each file. The UIDs are not corrected: only the exporter knows
+    which images belong together.
     """
     single = [one for one in study if _is_single(one)]
     places = {one.series.instances[0].position for one in single}
@@ -21,8 +21,8 @@ def told(study: Sequence[Judged]) -> tuple[Judged, ...]:
         return tuple(study)
     detail = (
         f"1 image; {len(single)} series of this study have one image each, at {len(places)} positions: "
-        "Series Instance UID (0020,000E) differs from slice to slice; give all images of a scan the same one "
-        "and scan again"
+        "Series Instance UID (0020,000E) differs from slice to slice; use the same UID for all images of a "
+        "scan and scan again"
     )
     rejection = Rejection(Reason.TOO_FEW_SLICES, detail)
     return with_rejections(study, ((one.series, rejection) for one in single))

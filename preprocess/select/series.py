@@ -1,4 +1,4 @@
-"""Can a series become a volume? By header facts alone; preprocess.select.study judges it among others."""
+"""Whether a series can become a volume, by its headers; preprocess.select.study compares it with others."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -29,11 +29,11 @@ from preprocess.select.screen import screen
 from shards.schema import KernelClass
 
 SEVERAL_SCANS = 0.25
-"""Fraction of positions that may hold different images, as retakes do: more of them are several scans."""
+"""Fraction of positions that may hold different images (retakes); above it, they are several scans."""
 CLOSE = 0.4
-"""A slice this much nearer to one neighbour than to the one before it lies between those of another scan."""
+"""A slice this much closer to one neighbour than to the previous one lies between slices of another scan."""
 REPEATS_OF_A_SERIES_IN_TIME = 3
-"""Different images at most positions, this many or more: a perfusion or monitoring series."""
+"""This many different images at most positions indicate a perfusion or monitoring series."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,25 @@ class Selected:
     positions: tuple[tuple[Instance, ...], ...]
     """In geometric order; several instances at one position are copies or retakes."""
     dropped: Counter[Reason]
-    """Instances left out, by reason."""
+    """Number of left-out instances, by reason."""
     sharpness: KernelClass
-    """The class of the commonest kernel; the series' may be that of what was left out."""
+    """The class of the most frequent kernel of the kept instances; the series' may be of left-out ones."""
     monoenergetic: bool = False
-    """Were any of them computed for one photon energy?"""
+    """Whether any of them is a monoenergetic image."""
     part: bool = False
-    """Do their descriptions name a part of the head, and not the head?"""
+    """Whether their descriptions name a part of the head, and not the head."""
 
     @cached_property
     def slices(self) -> Stack:
-        """The stack of one instance a position."""
+        """The stack of one instance per position."""
         return stack([group[0] for group in self.positions])
 
 
 def select(series: Series, config: SelectConfig) -> Selected:
-    """Decide from header facts whether `series` becomes a volume, and from which instances.
+    """Decide from headers whether `series` becomes a volume, and from which instances.
 
-    Raises Rejection with the rule that decided. An instance that fails a rule on its own (a localizer
-    in an axial series) is left out and counted; the series is rejected where none is left.
+    Raises Rejection with the deciding rule. An instance that fails a rule by itself (a localizer in an axial
+    series) is left out and counted; the series is rejected if none is left.
     """
     selected = usable(series, config)
     require_stack(selected.slices, config)
@@ -69,11 +69,11 @@ def select(series: Series, config: SelectConfig) -> Selected:
 
 
 def usable(series: Series, config: SelectConfig) -> Selected:
-    """The instances of `series` that can be slices of a volume, be they enough for one or not.
+    """The instances of `series` that can be slices of a volume, even if too few for one.
 
-    Beside axial images those of other planes are left out as reformats.
+    If there are axial images, those of other planes are left out as reformats.
 
-    Raises Rejection with the rule that decided where there are none.
+    Raises Rejection with the deciding rule if there are none.
     """
     kept, dropped = screen(series, config)
     axial = [instance for instance in kept if is_axial(instance, AXIAL_DEG)]
@@ -90,20 +90,20 @@ def usable(series: Series, config: SelectConfig) -> Selected:
     if 2 * repeated > len(groups):
         raise Rejection(Reason.REPEATED_POSITIONS, f"{repeated} of {len(groups)} positions repeat in time")
     words = config.lexicon
-    said = {texts.series_description for texts in texts_of(kept)}
+    descriptions = {texts.series_description for texts in texts_of(kept)}
     selected = Selected(
         positions=tuple(map(tuple, groups)),
         dropped=dropped,
         sharpness=common_sharpness(kept, words),
         monoenergetic=any(is_monoenergetic(instance, words) for instance in kept),
-        part=any(map(words.names_only_a_part, said)),
+        part=any(map(words.names_only_a_part, descriptions)),
     )
     _require_one_scan(selected)
     return _of_one_pass_a_place(selected)
 
 
 def _of_one_pass_a_place(selected: Selected) -> Selected:
-    """`selected` without slices of one pass over the patient that lie between another's."""
+    """`selected` without slices of one pass that lie between slices of another pass."""
     kept = without_overlap(list(selected.positions))
     overlapping = sum(map(len, selected.positions)) - sum(map(len, kept))
     if not overlapping:
@@ -113,26 +113,26 @@ def _of_one_pass_a_place(selected: Selected) -> Selected:
 
 
 def _require_one_scan(selected: Selected) -> None:
-    """Raise Rejection(repeated_positions) for scans of one region whose slices lie between one another's.
+    """Raise Rejection(repeated_positions) for scans of one region with interleaved slices.
 
-    Their positions differ by a fraction of a slice, but not what they show: times, phases of contrast, and
-    where the head was. By Acquisition Number (0020,0012), or by steps that are small and large in turn.
+    Their positions differ by a fraction of a slice, but they show different times, contrast phases or head
+    positions. Detected by Acquisition Number (0020,0012), or by alternating small and large steps.
     """
     acquisitions = [max(i.acquisition_number or 0 for i in group) for group in selected.positions]
     returns = sum(map(ne, acquisitions, acquisitions[1:])) - (len(set(acquisitions)) - 1)
     close = _close_slices(selected.slices.gaps) if len(acquisitions) > 2 else 0
-    # A slice between two of another scan is where that one is left and returned to.
+    # A slice between two slices of another scan leaves that acquisition and returns to it.
     most = 1 + SEVERAL_SCANS * len(acquisitions)
     if returns > 2 * most or close > most:
-        detail = f"of {len(acquisitions)} slices {close} are close to another scan's"
-        detail += f", and {returns} times the acquisition is one of before"
+        detail = f"of {len(acquisitions)} slices {close} are close to slices of another scan"
+        detail += f", and {returns} times an earlier acquisition recurs"
         raise Rejection(Reason.REPEATED_POSITIONS, detail)
 
 
 def _close_slices(gaps: np.ndarray) -> int:
-    """How many slices stand close to the one before, and with it in the place of one slice.
+    """Number of slices so close to the previous one that both take the place of one slice.
 
-    Where slices are absent gaps differ as well, but then two neighbouring ones do not add up to one step.
+    Missing slices make gaps differ as well, but then two neighbouring gaps do not add up to one step.
     """
     steps = gaps[1:] + gaps[:-1]
     in_step = np.abs(steps - np.median(steps)) <= REGULAR_GAP * np.median(steps)
@@ -140,7 +140,7 @@ def _close_slices(gaps: np.ndarray) -> int:
 
 
 def require_stack(slices: Stack, config: SelectConfig) -> None:
-    """Raise Rejection unless the slices are enough, near enough to one another and cover enough."""
+    """Raise Rejection unless the number, the gaps and the coverage of the slices are within limits."""
     count = len(slices.positions)
     if count < config.min_slices:
         raise Rejection(Reason.TOO_FEW_SLICES, f"{count} positions, fewer than {config.min_slices}")
@@ -155,7 +155,7 @@ def require_stack(slices: Stack, config: SelectConfig) -> None:
         absent = missing_slices(gaps)[widest]
         reason = Reason.MISSING_SLICES if absent else Reason.SLICE_GAP
         detail = f"a gap of {gaps[widest]:.2f} mm, more than {config.max_slice_gap_mm:g}"
-        raise Rejection(reason, detail + (f": {absent} slices absent" if absent else ""))
+        raise Rejection(reason, detail + (f": {absent} slices missing" if absent else ""))
     covered = coverage_mm(slices)
     if covered < config.min_coverage_mm:
         raise Rejection(Reason.COVERAGE_TOO_SMALL, f"{covered:.1f} mm, less than {config.min_coverage_mm:g}")
@@ -164,9 +164,9 @@ def require_stack(slices: Stack, config: SelectConfig) -> None:
 
 
 def coverage_mm(slices: Stack) -> float:
-    """How much of the patient the slices show, along their travel; at least two slices.
+    """Extent of at least two slices along the direction of travel, mm.
 
-    A slice stands for the slab around it, so the ends count half a gap each.
+    A slice represents the slab around it, so each end adds half a gap.
     """
     gaps = slices.gaps
     return float(gaps.sum() + np.median(gaps))

@@ -1,6 +1,6 @@
-"""Selection of a study: what its series are to one another, and which may become volumes, the best first.
+"""Selection of a study: compares its series, and ranks the candidates for volumes, best first.
 
-A function of headers, with no effects: preprocess.build makes volumes of what it returns.
+A pure function of headers: preprocess.build makes volumes from its result.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from preprocess.select.join import find_joins
 from preprocess.select.outcome import Judged, Selection, as_rejection, with_rejections
 from preprocess.select.refused import refusal_of
 from preprocess.select.rules import SelectConfig
-from preprocess.select.scattered import told
+from preprocess.select.scattered import with_explanations
 from preprocess.select.series import Selected, require_stack, usable
 
 
 def studies(series: Iterable[Series]) -> list[list[Series]]:
-    """Series by study, in the order of each study's first.
+    """Series grouped by study, in the order of each study's first series.
 
-    Patient ID belongs to the study, because careless anonymisation repeats study UIDs.
+    A study is identified by Patient ID and UID, because careless anonymisation reuses study UIDs.
     """
     groups: dict[tuple[str, str], list[Series]] = {}
     for one in series:
@@ -36,9 +36,9 @@ def select_study(
     config: SelectConfig,
     refused: Mapping[SeriesKey, Rejection] = MappingProxyType({}),
 ) -> Selection:
-    """Decide by headers about all series of one study, no two of which share their UIDs.
+    """Decide by headers on all series of one study; no two of them share their UIDs.
 
-    refused: series that are no patient's alone (preprocess.select.divided).
+    refused: series divided between patients (preprocess.select.divided).
     """
     judged = tuple(
         Judged(one, refused[one.key]) if one.key in refused else _by_itself(one, config) for one in series
@@ -51,16 +51,16 @@ def select_study(
         failed = [(one, found) for one, found in alone if isinstance(found, Rejection)]
         judged = with_rejections(judged, failed)
         candidates = _in_order(joins, [found for _, found in alone if isinstance(found, Candidate)], config)
-    except Exception as error:  # a defect of ours costs this study, and no other
+    except Exception as error:  # a defect of this package rejects this study only
         rejection = as_rejection(error, "a study")
         return Selection(tuple(replace(one, rejection=one.rejection or rejection) for one in judged), ())
-    return Selection(told(judged), candidates)
+    return Selection(with_explanations(judged), candidates)
 
 
 def _alone(
     singles: Iterable[tuple[Series, Selected]], config: SelectConfig
 ) -> list[tuple[Series, Candidate | Rejection]]:
-    """Each series as a candidate of its own, or why it is none."""
+    """Each series as a separate candidate, or its rejection."""
     found: list[tuple[Series, Candidate | Rejection]] = []
     for one, selected in singles:
         try:
@@ -74,7 +74,7 @@ def _alone(
 def _in_order(
     joins: Sequence[Candidate], alone: Sequence[Candidate], config: SelectConfig
 ) -> tuple[Candidate, ...]:
-    """The best first. A part of a joined head counts by itself only in case that the whole can't be built."""
+    """Best first. A part of a joined head is a candidate alone only if the joined one cannot be built."""
     parts = {key for joined in joins for key in joined.keys}
     wholes = [*joins, *(one for one in alone if one.series.key not in parts)]
     return (*ranked(wholes, config), *ranked([one for one in alone if one.series.key in parts], config))
@@ -91,10 +91,10 @@ def _by_itself(one: Series, config: SelectConfig) -> Judged:
 
 
 def _reformats(study: Sequence[Judged]) -> Iterator[tuple[Series, Rejection]]:
-    """Coronal and sagittal series of a space in which an axial acquisition exists.
+    """Coronal and sagittal series in a frame of reference that has an axial acquisition.
 
-    The table moves along the patient's axis, so what a scanner acquires is axial, tilted by some
-    degrees; where the study holds that, another plane through the same Frame of Reference was computed.
+    The table moves along the patient's axis, so scanners acquire axial images, tilted by some degrees. If the
+    study has one, another plane in the same Frame of Reference was computed from it.
     """
     for judged in study:
         one = judged.series
@@ -102,7 +102,7 @@ def _reformats(study: Sequence[Judged]) -> Iterator[tuple[Series, Rejection]]:
         if degrees > AXIAL_DEG and any(
             _is_axial_acquisition(other.series, one.frame_of_reference_uid) for other in study
         ):
-            detail = f"{degrees:.0f} degrees off an axial series of its frame of reference"
+            detail = f"{degrees:.0f} degrees from an axial series of the same frame of reference"
             yield one, Rejection(Reason.REFORMAT, detail)
 
 

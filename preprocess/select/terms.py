@@ -1,7 +1,6 @@
-"""The words by which headers describe an image: a data table, which a site extends in its recipe.
+"""The terms by which headers describe an image: a data table, which a site can extend in its recipe.
 
-preprocess/select/terms.csv has the columns of `Term`. preprocess.select.lexicon describes how a term is
-matched.
+preprocess/select/terms.csv has the columns of `Term`. preprocess.select.lexicon describes the matching.
 """
 
 from functools import cache
@@ -45,21 +44,21 @@ class Term(Closed):
     """ISO 639-1."""
     kind: str
     term: str
-    """Words, without regard to case and accents; see preprocess.select.lexicon."""
+    """Words, ignoring case and accents; see preprocess.select.lexicon."""
     meaning: str
     negation: str = ""
-    """Its meaning after a negation; empty if none changes it."""
+    """Its meaning after a negation; empty if negation does not change it."""
     source: str = ""
-    """Where the term is from: 0.1.0's patterns, a part of the DICOM standard, an issue, or usage (as
-    radiologists write in that language)."""
+    """Source of the term: 0.1.0's patterns, a part of the DICOM standard, an issue, or usage by radiologists
+    in that language."""
 
     @field_validator("term")
     @classmethod
     def _has_letters(cls, term: str) -> str:
         if not any(letter.isalnum() for letter in term):
-            raise ValueError("expected a term with a letter or a digit")
+            raise ValueError("expected a term with at least one letter or digit")
         if "*" in term[1:-1]:
-            raise ValueError("expected * at the start or the end of a term only")
+            raise ValueError("expected * only at the start or the end of a term")
         return term
 
     @model_validator(mode="after")
@@ -76,14 +75,14 @@ class Term(Closed):
 
 @cache
 def builtin_terms() -> tuple[Term, ...]:
-    """The table that comes with the program."""
+    """The built-in table."""
     return read_terms(Path(__file__).with_name("terms.csv"))
 
 
 def read_terms(path: Path) -> tuple[Term, ...]:
-    """Read a CSV (UTF-8) whose columns are fields of `Term`; kind, term and meaning must be among them.
+    """Read a CSV (UTF-8) whose columns are fields of `Term`; kind, term and meaning are required.
 
-    Raises FmctError, naming the file and the row, for anything else.
+    Raises FmctError that names file and row for anything else.
     """
     wanted = [*Term.model_fields]
     lines = csv_lines(path, f"a table of terms is a CSV of {', '.join(wanted)}")
@@ -109,4 +108,4 @@ def _from_path(value: Any) -> Any:
 
 
 Terms = Annotated[tuple[Term, ...], BeforeValidator(_from_path)]
-"""A site's terms: listed in the recipe, or the path of a CSV, relative to the working directory."""
+"""A site's terms: a list in the recipe, or the path of a CSV, relative to the working directory."""

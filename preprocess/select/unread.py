@@ -1,4 +1,4 @@
-"""The texts of series that no term understood: what a site's table lacks."""
+"""Texts of series that no term matched, as candidates for a site's own terms."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,16 +16,16 @@ _WORDED = ("study_description", "series_description", "protocol", "body_part")
 
 
 class NotUnderstood(Closed):
-    """Counts over series; no text itself, which may hold a name."""
+    """Counts of series, without the texts, which may contain names."""
 
     texts: dict[str, int] = Field(default_factory=dict)
-    """CT series with a text that no term understood, by attribute."""
+    """CT series with a text that no term matched, by attribute."""
     contrast: int = 0
-    """Series in volumes for which no text states whether an agent was given."""
+    """Series in volumes for which no text states whether contrast was given."""
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome], lexicon: Lexicon) -> "NotUnderstood":
-        """What selection did not understand of these series."""
+        """The counts for these series."""
         texts: Counter[str] = Counter()
         contrast = 0
         for outcome in outcomes:
@@ -36,20 +36,20 @@ class NotUnderstood(Closed):
         return cls(texts=texts, contrast=contrast)
 
     def __add__(self, other: "NotUnderstood") -> "NotUnderstood":
-        """The counts of both."""
+        """The sum of both counts."""
         texts = Counter(self.texts) + Counter(other.texts)
         return NotUnderstood(texts=texts, contrast=self.contrast + other.contrast)
 
 
 def unread_texts(images: Iterable[Instance], lexicon: Lexicon) -> set[tuple[str, str]]:
-    """(Attribute, text) of the CT images' texts in which there is no term.
+    """(Attribute, text) for the texts of CT images that contain no term.
 
-    A Contrast/Bolus Agent without one counts as an agent's name, a kernel is of the class "unknown".
+    A Contrast/Bolus Agent without a term counts as an agent's name, a kernel as class "unknown".
     """
     images = [image for image in images if image.modality == "CT"]
-    said = texts_of(images)
-    found = {(name, getattr(texts, name)) for name in _WORDED for texts in said}
-    found |= {("contrast", texts.contrast) for texts in said}
+    distinct = texts_of(images)
+    found = {(name, getattr(texts, name)) for name in _WORDED for texts in distinct}
+    found |= {("contrast", texts.contrast) for texts in distinct}
     found = {(name, text) for name, text in found if not lexicon.understands(text)}
     kernels = {image.kernel for image in images}
     return found | {("kernel", name) for name in kernels if name and kernel_class(name, lexicon) == "unknown"}

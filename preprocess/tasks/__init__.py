@@ -1,1 +1,1 @@
-"""The work as a ledger of tasks, from plan to finished datasets, manifest and quarantine."""
+"""Tasks and their ledger, from plan to finished datasets, manifest and quarantine."""

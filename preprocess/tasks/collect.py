@@ -1,4 +1,4 @@
-"""Joining what the tasks made: finished datasets, manifest, quarantine, QC, summary."""
+"""Joining the tasks' outputs: finished datasets, manifest, quarantine, QC, summary."""
 
 import hashlib
 import json
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 
 class Summary(Closed):
-    """The whole export in numbers: summary.json."""
+    """Totals of the export: summary.json."""
 
     digest: str
-    """The plan's, and of the limits by which its volumes are marked where the plan's doesn't cover them."""
+    """The plan's digest, extended by limits for flags that the plan's digest does not cover."""
     tasks: int
     series: int
     volumes: int
@@ -48,7 +48,7 @@ class Summary(Closed):
     studies: int
     rejected_series: int
     joined_series: int
-    """Those that are part of another series' volume (preprocess.select.join)."""
+    """Series that are part of another series' volume (preprocess.select.join)."""
     rejected_by_reason: dict[str, int]
     dropped_slices_by_reason: dict[str, int]
     """Slices left out of the volumes."""
@@ -56,12 +56,12 @@ class Summary(Closed):
     flagged_by_reason: dict[str, int]
     """Volumes by finding of the checks; a volume may have several."""
     alike_pairs: int = 0
-    """Pairs of different patients' volumes that show one head by their sketches: qc/alike.csv."""
+    """Pairs of volumes of different patients that show the same head by their sketches: qc/alike.csv."""
     source_bytes: int
-    """Size of the files that became volumes."""
+    """Size of the files of the volumes."""
     stored_bytes: dict[ShardFormat, int]
     worker_seconds: float
-    """Summed over the tasks; divide by the workers for the time that passed."""
+    """Sum over the tasks; divide by the number of workers for the elapsed time."""
     source_mb_per_worker_second: float
 
     def __str__(self) -> str:
@@ -69,19 +69,19 @@ class Summary(Closed):
         speed = f"{self.source_mb_per_worker_second:.1f} MB/s per worker"
         volumes = f"{self.volumes} volumes of {self.patients} patients ({self.flagged_volumes} flagged)"
         twice = self.flagged_by_reason.get(Reason.SAME_SCAN)
-        shared = f"; {twice} volumes are scans shared by several patients" if twice else ""
+        shared = f"; {twice} volumes are scans that several patients share" if twice else ""
         alike = self.alike_pairs
-        shared += f"; {alike} pairs of volumes look like one head under two patients" if alike else ""
+        shared += f"; {alike} pairs of volumes seem to show one head under two patients" if alike else ""
         return f"{volumes} at {speed}; rejected series: {reasons}{shared}"
 
 
 def collect(out: Path, config: PreprocessConfig) -> Summary:
-    """Join the tasks of the plan in `out` once all are done; what is joined already is left alone.
+    """Join the tasks of the plan in `out` once all are done; does nothing if they are already joined.
 
-    Writes a dataset a format, manifest.parquet, quarantine.parquet, qc/montage.png, qc/alike.csv,
-    qc/report.html and, last, summary.json; then removes what earlier plans and killed processes left.
+    Writes one dataset per format, manifest.parquet, quarantine.parquet, qc/montage.png, qc/alike.csv,
+    qc/report.html and, last, summary.json; then removes files of earlier plans and killed processes.
 
-    Raises FmctError where tasks are missing, or where no series at all became a volume.
+    Raises FmctError if tasks are missing, or if no series became a volume.
     """
     plan = read_current_plan(out, config)
     tasks = ledger.ledger(out, plan)
@@ -105,12 +105,12 @@ def _digest(plan: Plan, config: PreprocessConfig) -> str:
 def _incomplete(out: Path, tasks: int, missing: list[int]) -> FmctError:
     return FmctError(
         f"{out}: {len(missing)} of {tasks} tasks are not done, first {missing[0]}; "
-        f"run `fmct preprocess` again, or `fmct preprocess --task {missing[0]}` and so on"
+        f"rerun `fmct preprocess`, or run `fmct preprocess --task {missing[0]}` and so on"
     )
 
 
 def _collected(out: Path, config: PreprocessConfig, digest: str) -> Summary | None:
-    """The summary in `out` if it is of this plan and everything it stands for is there, undamaged."""
+    """The summary in `out` if it is of this plan and all its files are present and undamaged."""
     try:
         summary = Summary.model_validate_json(_summary_path(out).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -125,7 +125,7 @@ def _collected(out: Path, config: PreprocessConfig, digest: str) -> Summary | No
 
 
 def _is_whole(dataset: Path) -> bool:
-    """Whether what `finish_dataset` wrote is as it was; RefusedError where the system does not give it."""
+    """Whether the dataset is present and undamaged; RefusedError if the system cannot read it."""
     try:
         require_preprocessing(dataset, Dataset.open(dataset).info.config_digest)
     except RefusedError:
@@ -211,7 +211,7 @@ def _join(
 
 
 def _write_montage(dataset_path: Path, path: Path, window_hu: tuple[float, float]) -> None:
-    """From the finished dataset, so that it shows what is stored; of many, those of the least pseudonyms."""
+    """From the finished dataset, so that it shows the stored voxels; of many, those of the least keys."""
     dataset = Dataset.open(dataset_path)
     keys = dataset.index["key"].to_pylist()
     chosen = sorted(range(len(keys)), key=keys.__getitem__)[:MONTAGE_VOLUMES]
@@ -224,7 +224,7 @@ _TEMPORARY = re.compile(r"\..+\.(?:[0-9a-f]+\.tmp|lock)")
 
 
 def _remove_stale(out: Path, config: PreprocessConfig, stems: set[str]) -> None:
-    """Remove files of tasks that the plan does not have, and of processes that died."""
+    """Remove files of tasks that are not in the plan, and of processes that died."""
     directories = [out, out / "tasks", out / "qc", *(out / format for format in config.output.formats)]
     for directory in directories:
         for path in directory.iterdir():

@@ -1,6 +1,6 @@
-"""The ledger: a folder of marker files, each of which records a finished task and its results.
+"""The ledger: a folder of marker files, one per finished task, with its results.
 
-Files of a task bear its number and the head of its digest, so that outputs of another input or
+File names of a task contain its number and the start of its digest, so that outputs of another input or
 configuration are never mistaken for it, and are kept until the new output is complete.
 """
 
@@ -23,7 +23,7 @@ from shards.share import WHOLE, Share
 
 
 class TaskResult(Closed):
-    """What a task made: the content of its marker."""
+    """The result of a task: the content of its marker."""
 
     digest: str
     series: int
@@ -33,12 +33,12 @@ class TaskResult(Closed):
     dropped_slices: dict[str, int]
     """Slices left out of volumes, by reason."""
     source_bytes: int
-    """Size of the files of the series that became volumes."""
+    """Size of the files of series that became volumes."""
     seconds: float
     shards: dict[ShardFormat, ShardInfo]
-    """Empty where no series became a volume."""
+    """Empty if no series became a volume."""
     not_understood: NotUnderstood = NotUnderstood()
-    """Zero in markers of versions that did not count it."""
+    """Zero in markers of versions that did not record it."""
 
     def __str__(self) -> str:
         rejected = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items()) or "none"
@@ -47,7 +47,7 @@ class TaskResult(Closed):
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """Where the files of one task lie."""
+    """Paths of the files of one task."""
 
     out: Path
     index: int
@@ -55,17 +55,17 @@ class TaskFiles:
 
     @property
     def stem(self) -> str:
-        """What all of its file names begin with."""
+        """The common prefix of its file names."""
         return f"{self.index:05d}-{self.digest[:8]}"
 
     @property
     def shard(self) -> str:
-        """Name of its shard in every format."""
+        """The name of its shard, in every format."""
         return f"shard-{self.stem}"
 
     @property
     def marker(self) -> Path:
-        """The TaskResult, written last."""
+        """Its TaskResult, written last."""
         return self.out / "tasks" / f"{self.stem}.json"
 
     @property
@@ -80,12 +80,12 @@ class TaskFiles:
 
     @property
     def pictures(self) -> Path:
-        """Its pictures for the QC report."""
+        """Its images for the QC report."""
         return self.out / "tasks" / f"{self.stem}.pictures.parquet"
 
     @property
     def sketches(self) -> Path:
-        """Its volumes' sketches; absent in what earlier versions made."""
+        """Sketches of its volumes; absent in outputs of earlier versions."""
         return self.out / "tasks" / f"{self.stem}.sketches.parquet"
 
     @property
@@ -95,7 +95,7 @@ class TaskFiles:
 
 
 def files(out: Path, index: int, task: Task) -> TaskFiles:
-    """The files of task number `index`."""
+    """The files of task `index`."""
     return TaskFiles(out, index, task.digest)
 
 
@@ -105,14 +105,14 @@ def ledger(out: Path, plan: Plan) -> Ledger[TaskFiles, TaskResult]:
 
 
 def mark(place: TaskFiles, result: TaskResult) -> None:
-    """Declare a task done; its other files are complete by now."""
+    """Mark a task as done; its other files must be complete."""
     ledgers.mark(place.marker, result)
 
 
 def result(place: TaskFiles) -> TaskResult | None:
-    """The result of a task that is done and whose files are all there, else None.
+    """The result of a finished task whose files all exist, else None.
 
-    Raises FmctError where a newer version did it.
+    Raises FmctError if a newer version wrote it.
     """
     found = ledgers.marked(place.marker, TaskResult)
     if found is None:
@@ -122,7 +122,7 @@ def result(place: TaskFiles) -> TaskResult | None:
 
 
 def progress(out: Path, share: Share = WHOLE) -> Progress:
-    """How many tasks of a share have a marker, of whatever plan: one more with each that is done."""
+    """The number of tasks of a share that have a marker, of any plan; it grows with each finished task."""
     done = sum(map(share.has, _marked(out)))
     try:
         total = len(share.part(read_plan(out).tasks))
@@ -132,7 +132,7 @@ def progress(out: Path, share: Share = WHOLE) -> Progress:
 
 
 def _marked(out: Path) -> list[int]:
-    """Numbers of the tasks that have a marker, one for each, of whatever input and configuration."""
+    """Numbers of the tasks that have a marker of any input and configuration, without duplicates."""
     return [int(path.name.split("-")[0]) for path in (out / "tasks").glob("*-????????.json")]
 
 
@@ -145,18 +145,18 @@ def _shard_is_whole(place: TaskFiles, format: ShardFormat, shard: ShardInfo) -> 
 
 @dataclass(frozen=True)
 class Status:
-    """How far the work is."""
+    """Progress of the plan's tasks."""
 
     done: int
     missing: int
-    """Tasks never done."""
+    """Tasks that were never finished."""
     stale: int
-    """Tasks done for another input or configuration only."""
+    """Tasks finished only for another input or configuration."""
     volumes: int
     rejected: dict[str, int]
-    """Series by reason, of the tasks done."""
+    """Rejected series by reason, of the finished tasks."""
     to_do: tuple[int, ...]
-    """Numbers of the tasks that are missing or stale."""
+    """Numbers of the missing and stale tasks."""
 
     def __str__(self) -> str:
         tasks = f"{self.done} tasks done, {self.missing} missing, {self.stale} stale"
@@ -166,7 +166,7 @@ class Status:
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:
-    """Ascending numbers as sbatch --array takes them: 0-3,7."""
+    """Ascending numbers in the syntax of sbatch --array: 0-3,7."""
     members = set(numbers)
     starts = [n for n in numbers if n - 1 not in members]
     ends = [n for n in numbers if n + 1 not in members]
@@ -174,7 +174,7 @@ def _ranges(numbers: tuple[int, ...]) -> str:
 
 
 def status(out: Path) -> Status:
-    """Read the plan and the markers in `out`; FmctError where there is no plan."""
+    """Read the plan and the markers in `out`; FmctError if there is no plan."""
     tasks = ledger(out, read_plan(out))
     places, results = tasks.units, tasks.found()
     done = [found for found in results if found]

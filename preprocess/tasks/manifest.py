@@ -1,4 +1,4 @@
-"""The manifest: one row for each volume, with what it measures, lacks and was joined of."""
+"""The manifest: one row per volume, with its measures, left-out slices and joined series."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -19,15 +19,15 @@ from shards.voxels import Extent
 
 
 class JoinedPart(NamedTuple):
-    """One of the series that a volume was joined from (preprocess.select.join), and where its slices are."""
+    """One of the joined series of a volume (preprocess.select.join), with the range of its slices."""
 
     key: str
-    """The series' pseudonym; the first part's is the volume's."""
+    """The series' pseudonym; that of the first part is the volume's."""
     slices: int
     low_mm: float
     """Projection of its first slice's position on the slice normal, LPS mm."""
     high_mm: float
-    """That of its last slice."""
+    """The same for its last slice."""
 
 
 _PART = pa.struct(
@@ -45,12 +45,11 @@ SCHEMA = pa.schema(
         *(pa.field(name, pa.float64()) for name in MEASURES),
     ]
 )
-"""The columns of a shard index but for the place in the file, then vendor and product line, the study's
-date moved by the patient's shift (null unless asked for), slices left out by reason, the parts along the
-slice normal of a volume of several series, findings of the checks, and
-`preprocess.volume.measure.Measures`."""
+"""The columns of a shard index except the place in the file; vendor and product line; the study date moved by
+the patient's shift (null unless configured); left-out slices by reason; the parts of a joined volume along
+the slice normal; findings of the checks; and `preprocess.volume.measure.Measures`."""
 STUDY_SCHEMA = pa.schema([*SCHEMA, *(index.STUDY_SCHEMA.field(name) for name in OF_STUDY)])
-"""The same where several volumes of a study are kept (`keep: all`)."""
+"""`SCHEMA` if several volumes of a study are kept (`keep: all`)."""
 
 
 def row(
@@ -76,10 +75,10 @@ def row(
 
 
 def marked(volumes: pa.Table, config: CheckConfig, anatomy: Anatomy) -> pa.Table:
-    """`volumes` with the flags that its measures give by the limits of `config`.
+    """`volumes` with flags recomputed from the measures by the limits of `config`.
 
-    A limit may have changed since a volume was made: that costs no more than this. What the voxels showed is
-    not asked again, and a measure that there was not yet is null.
+    So a changed limit does not require making the volumes again. Findings from voxels are kept, and a measure
+    that an earlier version did not store is null.
     """
     for number, field in enumerate(SCHEMA):
         if field.name in MEASURES and field.name not in volumes.column_names:  # of an earlier version's tasks
@@ -98,7 +97,7 @@ def _flags(row: dict[str, Any], config: CheckConfig, anatomy: Anatomy) -> list[s
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of `SCHEMA`, or of `STUDY_SCHEMA` where any says what it is in its study."""
+    """Rows as a table of `SCHEMA`, or of `STUDY_SCHEMA` if any row has a role within its study."""
     found = list(rows)
     of_study = any(name in row for row in found for name in OF_STUDY)
     return pa.Table.from_pylist(found, schema=STUDY_SCHEMA if of_study else SCHEMA)

@@ -1,8 +1,8 @@
-"""The plan: which series make one task, and the digest that says whether a task must be done again.
+"""The plan: the series of each task, and the digest that decides whether a task must be rerun.
 
-One task makes one shard per format. Studies are dealt to tasks by the leading bits of their pseudonym,
-2^bits tasks in all: a study that is added or changed alters its own task only, volumes of one study
-stay together, and the order in shards says nothing about the order of patients.
+One task makes one shard per format. Studies are assigned to 2^bits tasks by the leading bits of their
+pseudonym: a new or changed study affects its own task only, volumes of a study stay together, and the order
+in shards does not reveal the order of patients.
 """
 
 import hashlib
@@ -34,11 +34,11 @@ from shards.schema import FORMAT_VERSION
 log = logging.getLogger(__name__)
 
 PROCESSING_VERSION = 10
-"""To be raised when the same input and configuration give other outputs; every task is then repeated."""
+"""Increase this when the same input and configuration give other outputs; all tasks are then rerun."""
 MANIFEST, QUARANTINE, SUMMARY = "manifest.parquet", "quarantine.parquet", "summary.json"
-"""What is made of all tasks, in the output folder."""
+"""Joint outputs of all tasks, in the output folder."""
 BYTES_PER_PIXEL = 2
-"""Of CT pixels (Bits Allocated 16, PS3.3 C.8.2.1.1.4)."""
+"""Bytes of a CT pixel (Bits Allocated 16, PS3.3 C.8.2.1.1.4)."""
 
 
 class Task(Closed):
@@ -51,35 +51,35 @@ class Task(Closed):
 
 
 class Plan(Closed):
-    """All tasks; the same catalog, configuration and key make the same plan."""
+    """All tasks; the same catalog, configuration and key give the same plan."""
 
     settings: Sha256
-    """Digest of the configuration it was made with, but for what only marks volumes, and of versions."""
+    """Digest of the configuration, except settings that only flag volumes, and of versions."""
     tasks: tuple[Task, ...]
     key_fingerprint: str = ""
-    """`Pseudonymizer.fingerprint` of its key; empty in plans of versions that did not write it."""
+    """`Pseudonymizer.fingerprint` of its key; empty in plans of versions that did not record it."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the tasks' digests: what identifies the whole output."""
+        """SHA-256 over the tasks' digests; it identifies the whole output."""
         return hashlib.sha256("".join(task.digest for task in self.tasks).encode()).hexdigest()
 
 
 def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
-    """Divide the series of `catalog` into tasks and write out/tasks/plan.json; returns their number.
+    """Divide the series of `catalog` into tasks and write out/tasks/plan.json; return the number of tasks.
 
-    A plan that is there already and the same is left alone. Raises FmctError where catalog or key file
-    cannot be used, or lie where an output goes, where `out` takes no files, and where it has the plan of
-    another key, or a newer version's.
+    An identical existing plan is not rewritten. Raises FmctError if the catalog or key file cannot be used or
+    would be overwritten by an output, if `out` is not writable, or if `out` has a plan of another key or of a
+    newer version.
     """
     for name in (MANIFEST, QUARANTINE, SUMMARY):
         require_file(out / name, catalog, config.key_file)
-    read_rows(catalog, [])  # refuses what is no catalog
+    read_rows(catalog, [])  # raises if it is not a catalog
     names = Pseudonymizer(config.key_file)
     _require_same_key(out, names, config.key_file)
     planned = sorted(_series(catalog, names))
     if not planned:
-        raise FmctError(f"{catalog}: the catalog has no series; scan another export")
+        raise FmctError(f"{catalog}: no series in the catalog; scan another export")
     bits = _task_bits(sum(series.pixel_bytes for series in planned), config.output.shard_mib * 2**20)
     settings = _settings(out, config)
     members: list[list[_Planned]] = [[] for _ in range(2**bits)]
@@ -95,7 +95,7 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
 
 
 def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
-    """Raise FmctError where `out` was made with another key: no patient would be the one of before."""
+    """Raise FmctError if `out` was made with another key: all pseudonyms would change."""
     try:
         made_with = Plan.model_validate_json(_path(out).read_bytes()).key_fingerprint
     except (FileNotFoundError, ValidationError):
@@ -105,7 +105,7 @@ def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
 
 
 def read_plan(out: Path) -> Plan:
-    """The plan in `out`; FmctError where there is none or it cannot be read."""
+    """The plan in `out`; FmctError if it is missing or cannot be read."""
     try:
         return Plan.model_validate_json(_path(out).read_bytes())
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def read_plan(out: Path) -> Plan:
 
 
 def read_current_plan(out: Path, config: PreprocessConfig) -> Plan:
-    """The plan in `out`; FmctError also where it was made with another configuration."""
+    """The plan in `out`; FmctError also if it was made with another configuration."""
     found = read_plan(out)
     if found.settings not in settings_records(config):
         raise FmctError(
@@ -125,12 +125,12 @@ def read_current_plan(out: Path, config: PreprocessConfig) -> Plan:
 
 
 def kept_record(found: Plan, config: PreprocessConfig) -> dict[str, Any]:
-    """What of `config` is kept beside the volumes of its plan, and is in their digest."""
+    """The record of `config` that is stored beside the plan's volumes and covered by their digest."""
     return settings_records(config)[found.settings]
 
 
 def _settings(out: Path, config: PreprocessConfig) -> str:
-    """The plan's settings that is there, if it was made with this configuration, else today's."""
+    """The settings digest of the existing plan if made with this configuration, else the current one."""
     settings = list(settings_records(config))
     try:
         there = Plan.model_validate_json(_path(out).read_bytes()).settings
@@ -139,16 +139,16 @@ def _settings(out: Path, config: PreprocessConfig) -> str:
     except ValidationError as error:
         if refusal := newer(_path(out), error):
             raise refusal from None
-        return settings[0]  # a damaged one is replaced
+        return settings[0]  # a damaged plan is replaced
     return there if there in settings else settings[0]
 
 
 def settings_records(config: PreprocessConfig) -> dict[str, dict[str, Any]]:
-    """By what a plan's settings may be, what is kept beside the volumes.
+    """Valid settings digests of a plan, each with the record stored beside the volumes; current one first.
 
-    Settings are the SHA-256 of whatever besides the input shapes a task's files: configuration and versions.
-    Today's come first. In 0.1.0 volumes also had a digest over what only marks them, and what was begun so
-    is kept up so; where nothing of that is set, the two are the same.
+    The settings digest is the SHA-256 of everything besides the input that affects a task's files:
+    configuration and versions. In 0.1.0 it also covered settings that only flag volumes; outputs started that
+    way are continued that way. If no such setting is changed, the two are equal.
     """
     everything, shaping = config.everything(), config.shaping()
     beside = [] if everything["privacy"] == shaping["privacy"] else [everything["privacy"]]
@@ -160,12 +160,12 @@ def settings_records(config: PreprocessConfig) -> dict[str, dict[str, Any]]:
 
 
 def task_digest(settings: str, series: list[str]) -> str:
-    """SHA-256 of a task, from its plan's settings and its series' input digests."""
+    """SHA-256 of a task, from the plan's settings digest and its series' input digests."""
     return hashlib.sha256("".join([settings, *series]).encode()).hexdigest()
 
 
 def input_digest(names: Pseudonymizer, series: Series) -> str:
-    """The input digest of a series, as the plan computes it from the catalog's columns."""
+    """The input digest of a series, equal to the one that the plan computes from the catalog's columns."""
     return _input_digest(
         names,
         names.series(series.patient_id, series.study_uid, series.series_uid),
@@ -178,12 +178,12 @@ def input_digest(names: Pseudonymizer, series: Series) -> str:
 def _input_digest(
     names: Pseudonymizer, key: str, sop_uids: list[str], sizes: np.ndarray, mtimes: np.ndarray
 ) -> str:
-    """Keyed, so that no one can confirm a guessed UID by it."""
+    """Keyed, so that it cannot confirm a guessed UID."""
     return names.keyed("input", key, *sop_uids, sizes.tobytes().hex(), mtimes.tobytes().hex())
 
 
 class _Planned(NamedTuple):
-    """What the plan needs of one series; sorts by study, then series."""
+    """The plan's facts about one series; sorts by study, then series."""
 
     study_key: str
     key: str
@@ -197,7 +197,7 @@ _INSTANCE_COLUMNS = ["sop_uid", "size", "mtime_ns", "rows", "columns"]
 
 
 def _series(catalog: Path, names: Pseudonymizer) -> Iterator[_Planned]:
-    """Every series, column-wise and one row group at a time: archives have millions of instances."""
+    """All series, by columns and one row group at a time: archives have millions of instances."""
     file = pq.ParquetFile(catalog)
     columns = [*_COLUMNS, *(f"instances.list.element.{name}" for name in _INSTANCE_COLUMNS)]
     row = nameless = 0
@@ -216,20 +216,20 @@ def _series(catalog: Path, names: Pseudonymizer) -> Iterator[_Planned]:
             row += 1
             nameless += not patient
     if nameless:
-        log.warning("%d series have no Patient ID: each of their studies counts as a patient", nameless)
+        log.warning("%d series have no Patient ID: each of their studies counts as one patient", nameless)
 
 
 def _instance_columns(values: pa.StructArray) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """SOP Instance UIDs, sizes, mtimes and numbers of pixels of a row group's instances."""
+    """SOP Instance UIDs, sizes, mtimes and pixel counts of a row group's instances."""
     rows, columns = (values.field(name).fill_null(0).to_numpy() for name in ("rows", "columns"))
     sizes, mtimes = (values.field(name).to_numpy() for name in ("size", "mtime_ns"))
     return values.field("sop_uid").to_pylist(), sizes, mtimes, rows * columns
 
 
 def _task_bits(total: int, target: int) -> int:
-    """Bits for the power of two of tasks whose mean size is nearest to `target` bytes.
+    """log2 of the number of tasks whose mean size is nearest to `target` bytes.
 
-    A power of two changes only when the archive doubles, so that growth moves few studies.
+    The power of two changes only when the archive doubles, so that growth moves few studies.
     """
     return max(0, round(math.log2(max(total, 1) / target)))
 

@@ -1,4 +1,4 @@
-"""A pool of processes for the tasks: one volume at a time each, one thread each."""
+"""A process pool for the tasks: each process has one volume at a time and one thread."""
 
 import logging
 import os
@@ -16,20 +16,19 @@ from shards.parallel import process_pool
 log = logging.getLogger(__name__)
 
 RETOLD = 20
-"""Task numbers in a message."""
+"""Most task numbers in a message."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""What the numerical libraries take their number of threads from when they are loaded."""
+"""Environment variables for the number of threads of numerical libraries, read when they are loaded."""
 
 
 def run_tasks(
     catalog: Path, out: Path, todo: list[int], config: PreprocessConfig
 ) -> Iterator[tuple[int, FmctError] | None]:
-    """Do the tasks numbered `todo` in `config.workers` processes.
+    """Run the tasks numbered `todo` in `config.workers` processes.
 
-    Yields once after each task, in the order in which they end: its number and error if it failed. If one
-    fails, the others continue. A process that dies (killed for memory, a decoder that crashed)
-    affects the running tasks, which are tried again with the rest; raises FmctError where processes
-    die and no task ends any more.
+    Yields once per task, in order of completion: its number and error if it failed. If one fails, the others
+    continue. If a process dies (killed for memory, a crashed decoder), the running tasks are retried with the
+    rest. Raises FmctError if processes die and no more tasks finish.
     """
     left = list(todo)
     while left:
@@ -44,16 +43,16 @@ def run_tasks(
             if not ended:
                 numbers = ", ".join(map(str, left[:RETOLD]))
                 raise FmctError(
-                    f"{out}: worker processes died, perhaps for lack of memory, in a task of {numbers}; "
-                    f"finished tasks are kept: run again with fewer `workers`, or one task (--task {left[0]})"
+                    f"{out}: worker processes died, possibly out of memory, in one of the tasks {numbers}; "
+                    f"finished tasks are kept: rerun with fewer `workers`, or one task (--task {left[0]})"
                 ) from None
-            log.warning("a worker process died; continuing with the %d remaining tasks", len(left))
+            log.warning("a worker process died; continuing with %d remaining tasks", len(left))
 
 
 def _run_until_a_death(
     catalog: Path, out: Path, todo: list[int], config: PreprocessConfig
 ) -> Iterator[tuple[int, FmctError | None]]:
-    """Number and error of each task as it ends; raises BrokenProcessPool when a process dies."""
+    """Number and error of each task as it finishes; raises BrokenProcessPool when a process dies."""
     with _one_thread_each(), process_pool(min(config.workers, len(todo))) as pool:
         futures = {pool.submit(run_task, catalog, out, index, config): index for index in todo}
         for future in as_completed(futures):
@@ -67,7 +66,7 @@ def _run_until_a_death(
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes started within use one thread each: parallelism is over series."""
+    """Processes started in this context use one thread each: parallelism is over series."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:

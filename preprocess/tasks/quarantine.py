@@ -1,4 +1,4 @@
-"""The quarantine: one row for each series that became no volume, with the typed reason."""
+"""The quarantine: one row per series that did not become a volume, with the typed reason."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Entry:
-    """Why one series became no volume; it holds pseudonyms and numbers, nothing of the source's text."""
+    """Why a series did not become a volume; contains pseudonyms and numbers, no text of the source."""
 
     key: str
     patient_key: str
@@ -35,7 +35,7 @@ class Entry:
     """Vendor and product line (preprocess.dicom.equipment)."""
     reason: Reason
     stage: Stage
-    """By its headers, or when its pixels were read."""
+    """Rejected by its headers, or when its pixels were read."""
     detail: str
     """One line: the numbers of the reason, or the exception's class for internal_error."""
 

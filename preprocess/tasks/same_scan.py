@@ -1,4 +1,4 @@
-"""Volumes of several patients that were made of one scan: each is flagged, for it counts as one patient's."""
+"""Flags volumes of different patients made from the same scan, which count as one patient's."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from shards.patients import is_digest
 
 
 def with_same_scans(volumes: pa.Table) -> pa.Table:
-    """Manifest rows with the flag `same_scan` where another patient's volume has the same source digest."""
+    """Manifest rows with the flag `same_scan` if another patient's volume has the same source digest."""
     digests = volumes["source_digest"].to_pylist()
     patients: dict[str, set[str]] = {}
     for patient, digest in zip(volumes["patient_key"].to_pylist(), digests, strict=True):

@@ -1,4 +1,4 @@
-"""One task: its series become volumes in one shard per format, or rows of the quarantine."""
+"""One task: makes its series into volumes in one shard per format, or rows of the quarantine."""
 
 import logging
 import os
@@ -49,14 +49,14 @@ RESCAN = "mount the export, or run `fmct scan` and `fmct preprocess` again"
 
 
 def run_task(catalog: Path, out: Path, index: int, config: PreprocessConfig) -> TaskResult:
-    """Do task number `index` of the plan in `out`, unless it is done already.
+    """Run task `index` of the plan in `out` unless it is done.
 
-    Writes its shards, its part of manifest and quarantine, and its marker last. A series that fails
-    ends in the quarantine and costs no other series anything.
+    Writes its shards, its part of manifest and quarantine, and its marker last. A series that fails goes to
+    the quarantine and does not affect other series.
 
-    Raises FmctError where the plan is missing or of another configuration, the catalog is not the
-    plan's, source files changed since the scan or cannot be read, the disk is full or memory short: such
-    a task gets no marker.
+    Raises FmctError, and writes no marker, if the plan is missing or of another configuration, the catalog is
+    not the plan's, source files changed since the scan or cannot be read, the disk is full or memory is
+    short.
     """
     plan = read_current_plan(out, config)
     if not 0 <= index < len(plan.tasks):
@@ -87,7 +87,7 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
                 builder = StudyBuilder(selection, config.select.keep, shards.make)
                 for candidate, volume in builder:
                     shards.add(candidate, volume)
-                    del volume  # or it would be in memory with the next one
+                    del volume  # otherwise two volumes are in memory
                 outcomes = builder.outcomes()
                 made.rejected += _rejections(outcomes, names)
                 made.not_understood += NotUnderstood.of(outcomes, config.select.lexicon)
@@ -102,31 +102,31 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
 
 @contextmanager
 def _machine_failures(out: Path, index: int) -> Iterator[None]:
-    """Say in one line that the disk is full, that it fails, or that memory is short."""
+    """Raise a one-line error for a full or failing disk or a lack of memory."""
     try:
         yield
     except OSError as error:
         why = os.strerror(error.errno or 0).lower()
         raise refusal_kind(error)(
-            f"{out}: task {index} failed ({why}): fix that and run the same command again, which keeps what "
+            f"{out}: task {index} failed ({why}): fix that and rerun the same command, which keeps what "
             "is done"
         ) from error
     except MemoryError as error:
         raise UnavailableError(
-            f"{out}: task {index} ran out of memory: run the same command again with fewer `workers`"
+            f"{out}: task {index} ran out of memory: rerun the same command with fewer `workers`"
         ) from error
 
 
 @dataclass
 class _Made:
-    """What has come of the series so far."""
+    """Results of the series so far."""
 
     volumes: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of the manifest."""
+    """Manifest rows."""
     rejected: list[Entry] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     sketches: dict[str, np.ndarray] = field(default_factory=dict)
-    """By the volumes' keys."""
+    """Sketches by volume key."""
     dropped: Counter[Reason] = field(default_factory=Counter)
     not_understood: NotUnderstood = field(default_factory=NotUnderstood)
     source_bytes: int = 0
@@ -136,13 +136,13 @@ def _read_series(catalog: Path, task: Task, settings: str, names: Pseudonymizer)
     series = read_rows(catalog, task.rows)
     if task_digest(settings, [input_digest(names, one) for one in series]) != task.digest:
         raise FmctError(
-            f"{catalog}: the catalog or the key changed since the plan; run `fmct preprocess --plan`"
+            f"{catalog}: the catalog or the key changed after the plan; run `fmct preprocess --plan`"
         )
     return series
 
 
 class _Shards:
-    """Makes volumes of candidates and adds them to the shards, which are opened for the first one."""
+    """Makes volumes from candidates and adds them to the shards, which are opened for the first one."""
 
     def __init__(
         self,
@@ -157,17 +157,17 @@ class _Shards:
         self._config_digest = config_digest
         self._writers: list[ShardWriter] = []
         self._kept: Counter[tuple[str, str]] = Counter()
-        """Volumes so far by study and patient; the best one is the first."""
+        """Number of volumes so far by study and patient; the best one is first."""
 
     def make(self, candidate: Candidate, whole: bool) -> Made:
-        """See `make_volume`; FmctError where a file changed since the scan."""
+        """See `make_volume`; FmctError if a file changed since the scan."""
         key = Keys.of(candidate.series, self._names).key
         for source in candidate.sources:
             _require_unchanged(source, key)
         return make_volume(candidate, whole, self._config, f"series {key}")
 
     def add(self, candidate: Candidate, made: Made) -> None:
-        """Write the volume, or keep a picture of one that the checks rejected."""
+        """Write the volume, or keep an image of one that the checks rejected."""
         keys = Keys.of(candidate.series, self._names)
         self._made.pictures += _pictures(made, keys.key, self._config, len(self._made.pictures))
         volume = made.volume
@@ -188,7 +188,7 @@ class _Shards:
         if self._config.select.profile.alike:
             self._made.sketches[keys.key] = sketch(volume.voxels, self._config.grid.spacing_mm)
         dropped = Counter(dict(volume.dropped))
-        if candidate.parts:  # their strays are not in the joined series any more
+        if candidate.parts:  # the joined series no longer contains the left-out slices
             dropped += candidate.selected.dropped
         joined = [
             manifest.JoinedPart(Keys.of(part.series, self._names).key, part.slices, part.low_mm, part.high_mm)
@@ -212,11 +212,11 @@ class _Shards:
 
 
 def _pictures(made: Made, key: str, config: PreprocessConfig, so_far: int) -> list[Picture]:
-    """Of what is not stored: a volume that the checks reject, or a face; `so_far` are kept already."""
+    """Images of data that is not stored: a volume that the checks reject, or a face; so_far: images kept."""
     spacing, window = config.grid.spacing_mm, config.select.profile.window_hu
     if not made.volume:
         return []
-    if made.failed_checks and not config.privacy.deface:  # it may have no brain to be defaced by
+    if made.failed_checks and not config.privacy.deface:  # it may have no brain for defacing
         return [pictures.of(key, "rejected", str(made.rejection), made.volume.voxels, spacing, window)]
     show = config.privacy.show_defacing and so_far < 2 * pictures.PER_TASK
     if made.with_face is None or not show:
@@ -225,7 +225,7 @@ def _pictures(made: Made, key: str, config: PreprocessConfig, so_far: int) -> li
 
 
 def _rejections(outcomes: list[Outcome], names: Pseudonymizer) -> list[Entry]:
-    """The rows of a study's series that became no volume."""
+    """Rows for the series of a study that did not become volumes."""
     entries = []
     for outcome in outcomes:
         if outcome.rejection:
@@ -252,7 +252,7 @@ def _scanner(series: Series) -> str:
 
 
 def _require_unchanged(series: Series, key: str) -> None:
-    """Raise FmctError unless every file is as the scan saw it: geometry and digests come from there."""
+    """Raise FmctError unless every file is unchanged since the scan, the source of geometry and digests."""
     for source in {i.path: i.source for i in series.instances}.values():
         try:
             unchanged = source.is_unchanged()

@@ -1,1 +1,1 @@
-"""From slices to a head on the canonical grid, and what it measures."""
+"""From slices to a head on the canonical grid, and its measures."""

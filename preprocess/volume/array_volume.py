@@ -1,4 +1,4 @@
-"""From an array of HU with an affine to one volume, by the same rules and the same resampler as a series."""
+"""From an array of HU with an affine to one volume, by the same rules and resampler as a series."""
 
 import hashlib
 from dataclasses import replace
@@ -18,11 +18,11 @@ from shards.schema import DecodeFacts
 def array_volume(
     values: np.ndarray, affine: np.ndarray, slice_axis: int, grid: GridConfig, select: SelectConfig
 ) -> Volume:
-    """Take the array for a stack of slices, resample it to `grid` and crop it to the head.
+    """Treat the array as a stack of slices, resample it to `grid` and crop it to the head.
 
     values: HU (three axes, any number type); affine: (4, 4), the array's index to patient LPS mm;
-    slice_axis: the axis from slice to slice, along which `select` judges gaps and coverage. What it says of
-    header texts has no influence: there are none. Raises Rejection where that is no head CT.
+    slice_axis: the through-plane axis, along which `select` judges gaps and coverage. Rules of `select` for
+    header texts do not apply. Raises Rejection if it is not a head CT.
     """
     if values.ndim != 3 or min(values.shape) < 2 or affine.shape != (4, 4):
         raise Rejection(
@@ -36,7 +36,7 @@ def array_volume(
         require_defined(values)
     hu = to_hu(values)
     if slices.heights[0] > slices.heights[-1]:
-        # From the other end, so that slices ascend along the normal.
+        # Reversed, so that slices ascend along the normal.
         slices = replace(slices, positions=slices.positions[::-1], heights=slices.heights[::-1])
         hu = hu[::-1]
     hu = np.ascontiguousarray(hu)

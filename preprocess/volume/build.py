@@ -1,4 +1,4 @@
-"""From a series of the catalog to one volume."""
+"""Building one volume from a series of the catalog."""
 
 import math
 from collections import Counter
@@ -40,22 +40,22 @@ class Volume:
     """SHA-256 over the used slices in geometric order: stored pixel values, rescale and geometry."""
     measures: Measures
     dropped: tuple[tuple[Reason, int], ...]
-    """Slices of the series that are not in the volume, counted by reason, in the reasons' order."""
-    told_enhanced: bool | None = None
-    """Whether its images' texts state a contrast agent; None if they do not say."""
+    """Number of left-out slices of the series by reason, in the order of `Reason`."""
+    enhanced_by_header: bool | None = None
+    """Whether the texts of its images state a contrast agent; None if they state neither."""
     flags: tuple[Reason, ...] = ()
-    """What the checks found (preprocess.qc.check), once they have been made."""
+    """Findings of the checks (preprocess.qc.check), once they have run."""
 
 
 def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:
     """Select, decode, order by position, rescale to HU, resample to `grid` and crop to the head.
 
-    Slices that cannot be decoded, copies, and retaken slices are left out and counted, as long as what
-    stays still fulfils `select`. Slices that the acquisition lacks are interpolated across up to
-    `select.max_slice_gap_mm` and counted as missing_slices.
+    Slices that cannot be decoded, copies, and retaken slices are left out and counted, if the remaining ones
+    still pass `select`. Gaps of missing slices up to `select.max_slice_gap_mm` are interpolated and counted
+    as missing_slices.
 
-    Raises Rejection where the series is no head CT that `select` wants or is damaged, and FmctError
-    where a file cannot be read at all.
+    Raises Rejection if the series is damaged or is not a head CT that `select` accepts, and FmctError if a
+    file cannot be read.
     """
     selected = select_series(series, select)
     decoded = _decode(selected)
@@ -76,7 +76,7 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
             slices.spacing,
         ),
         measures=measures,
-        told_enhanced=any_contrast(texts_of(decoded.instances), select.lexicon),
+        enhanced_by_header=any_contrast(texts_of(decoded.instances), select.lexicon),
         dropped=tuple((reason, decoded.dropped[reason]) for reason in Reason if decoded.dropped[reason]),
     )
 
@@ -84,10 +84,10 @@ def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volu
 def to_grid(
     hu: np.ndarray, slices: Stack, grid: GridConfig, anatomy: Anatomy
 ) -> tuple[np.ndarray, Grid, Measures]:
-    """Find `anatomy` in slices, int16 HU (N, rows, columns), and resample it to `grid`, cropped.
+    """Locate `anatomy` in slices, int16 HU (N, rows, columns), and resample it to `grid`, cropped.
 
-    Returns int16 HU (D, H, W), where it lies, and what it measures. Raises Rejection where there is no head,
-    and where it takes more voxels than a shard can hold.
+    Returns int16 HU (D, H, W), its grid, and its measures. Raises Rejection if there is no head, or if it
+    takes more voxels than a shard can hold.
     """
     head = find_head(hu, slices, grid.air_threshold_hu, anatomy)
     target = head.box(grid.spacing_mm, grid.crop_margin_mm)
@@ -101,7 +101,7 @@ def to_grid(
 
 @dataclass
 class _Decoded:
-    """One decoded image a position, in geometric order, and what was left out."""
+    """One decoded image per position, in geometric order, and the left-out ones."""
 
     hu: np.ndarray
     """int16 (N, rows, columns)."""
@@ -109,7 +109,7 @@ class _Decoded:
     digests: list[bytes]
     dropped: Counter[Reason]
     details: dict[Reason, str]
-    """What was wrong with the first image of each reason."""
+    """Detail of the first left-out image of each reason."""
 
 
 def _decode(selected: Selected) -> _Decoded:
@@ -131,7 +131,7 @@ def _decode(selected: Selected) -> _Decoded:
                 distinct.setdefault(one.digest, (instance, one))
             if not distinct:
                 continue
-            # A technologist repeats a slice because the first was bad, so the last one taken stays.
+            # A technologist repeats a slice because the first was bad, so the last one is kept.
             instance, one = next(iter(distinct.values()))
             if not decoded.instances:
                 decoded.hu = np.empty((len(selected.positions), *one.hu.shape), np.int16)
@@ -164,7 +164,7 @@ def _leave_out_off_scale(decoded: _Decoded) -> None:
 
 
 def _taken(instance: Instance) -> tuple[int, int, int, str, str]:
-    """Sorts instances by when they were acquired."""
+    """Sort key of instances by acquisition time."""
     return (
         instance.acquisition_number or 0,
         instance.instance_number or 0,
@@ -187,7 +187,7 @@ _LOST = (
 
 
 def _require_whole(decoded: _Decoded, select: SelectConfig) -> Stack:
-    """The stack of what was decoded; where too little is left, raises with the reason of the loss."""
+    """The stack of the decoded slices; if too few are left, raises the reason of the loss."""
     lost = max(_LOST, key=lambda reason: decoded.dropped[reason])
     try:
         if len(decoded.instances) < 2:

@@ -1,4 +1,4 @@
-"""Finding the head in a scan: what to keep of the field, apart from table and head holder."""
+"""Locating the head in a scan, and the box to keep, without table and head holder."""
 
 from dataclasses import dataclass
 
@@ -11,28 +11,28 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.volume.resample import INDEX_STEPS, Grid, box, field, resample
 
 UNSEEN = int(np.iinfo(np.int16).min)
-"""Marks what lies outside the scan, so that the scan's edge erodes nothing."""
+"""Marks voxels outside the scan, so that erosion does not start at the scan's edge."""
 MOST_EXTENT_MM = 1_500.0
-"""Of a scan along the patient's axes: more than an image of `WIDEST_MM` turned by 45°, or 400 mm of tilted
-ones. What is more has slices far to the side of one another, and fills memory with nothing."""
+"""Largest extent of a scan along the patient's axes: more than an image of `WIDEST_MM` rotated by 45°, or 400
+mm of tilted ones. A larger scan has slices far to the side of one another and would exhaust memory."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The head as a coarse grid over the whole scanned field shows it."""
+    """The head on a coarse grid over the whole scanned field."""
 
     grid: Grid
-    """The field at `COARSE_MM`."""
+    """Grid of the field at `COARSE_MM`."""
     hu: np.ndarray
-    """int16 (D, H, W) of the grid; `UNSEEN` where it lies outside the scan."""
+    """int16 (D, H, W) on the grid; `UNSEEN` outside the scan."""
     mask: np.ndarray
     """bool (D, H, W): the head with the air it encloses."""
 
     def box(self, spacing: tuple[float, float, float], margin_mm: float) -> Grid:
-        """The grid of `spacing` that holds the head and `margin_mm` about it, within the scanned field."""
+        """The grid of `spacing` around the head with `margin_mm`, within the scanned field."""
         found = np.argwhere(self.mask)
         first = INDEX_STEPS @ self.grid.origin
-        # Voxels reach half an edge beyond their centres.
+        # Voxels extend half an edge beyond their centres.
         low_mm = first + (found.min(axis=0) - 0.5) * COARSE_MM - margin_mm
         high_mm = first + (found.max(axis=0) + 0.5) * COARSE_MM + margin_mm
         edges = first - 0.5 * COARSE_MM, first + (np.array(self.grid.shape) - 0.5) * COARSE_MM
@@ -42,14 +42,14 @@ class Head:
 def find_head(hu: np.ndarray, slices: Stack, threshold: float, anatomy: Anatomy) -> Head:
     """The largest object of a scan that is denser than air.
 
-    hu: (N, rows, columns) HU; `threshold` HU parts the head from air.
-    Raises Rejection(no_head_found) where nothing of a head's size is denser, and
-    Rejection(invalid_geometry) where the slices reach farther than `MOST_EXTENT_MM`.
+    hu: (N, rows, columns) HU; threshold: HU that separates the head from air.
+    Raises Rejection(no_head_found) if no denser object has the size of a head, and
+    Rejection(invalid_geometry) if the slices extend over more than `MOST_EXTENT_MM`.
     """
     coarse = field(slices, (COARSE_MM, COARSE_MM, COARSE_MM))
     extent = max(coarse.shape) * COARSE_MM
     if extent > MOST_EXTENT_MM:
-        raise Rejection(Reason.INVALID_GEOMETRY, f"the slices reach over {extent:.0f} mm")
+        raise Rejection(Reason.INVALID_GEOMETRY, f"the slices extend over {extent:.0f} mm")
     values = resample(hu, slices, coarse, UNSEEN, smooth=False)
     mask = largest_object(values > threshold, values == UNSEEN)
     volume_ml = mask.sum() * COARSE_MM**3 / 1000

@@ -1,4 +1,4 @@
-"""Which format a file is in, by its name, and what reads it."""
+"""The format of a volume file, by its name, and its reader."""
 
 from pathlib import Path
 
@@ -14,23 +14,22 @@ _ENDINGS = {
     **{".nrrd": "nrrd", ".nhdr": "nrrd", ".mha": "metaimage", ".mhd": "metaimage", ".npy": "npy"},
 }
 FORMATS = tuple(_READERS)
-"""What stands in a catalog, and among a volume's facts, in the place of a transfer syntax."""
+"""Format names used in place of a transfer syntax in catalogs and in a volume's facts."""
 
 
 def format_of(path: Path) -> str | None:
-    """The format by a file's name, in any case; None if it is not supported."""
+    """The format by a file's suffix, ignoring case; None if it is not supported."""
     name = path.name.lower()
     return next((format for ending, format in _ENDINGS.items() if name.endswith(ending)), None)
 
 
 def open_volume(path: Path) -> VolumeFile:
-    """What the file at `path` holds.
+    """Open the volume file at `path`.
 
-    Raises Rejection for what is none of `FORMATS`, is damaged, or contradicts itself, and FmctError where the
-    machine fails.
+    Raises Rejection if it is not of `FORMATS`, damaged or inconsistent, and FmctError if the machine fails.
     """
     format = format_of(path)
     if format is None:
         endings = ", ".join(_ENDINGS)
-        raise Rejection(Reason.UNSUPPORTED_FORMAT, f"the name has none of the endings {endings}; convert it")
+        raise Rejection(Reason.UNSUPPORTED_FORMAT, f"its name has none of the suffixes {endings}; convert it")
     return _READERS[format](path)

@@ -1,4 +1,4 @@
-"""A file that a row of a user's table names."""
+"""A file named in a row of a user's table."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from shards.errors import raise_refusal
 
 
 def file_status(path: Path) -> os.stat_result:
-    """What the system says of a row's file; raises Rejection for none, and for one without bytes."""
+    """The status of a row's file; raises Rejection if it is missing, unreadable or empty."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Values of an array as HU: what lies outside, what is undefined, and what cannot be believed."""
+"""Values of an array as HU: padding, undefined values, and implausible values."""
 
 from collections.abc import Iterable
 
@@ -9,18 +9,18 @@ from preprocess.dicom.decode import AIR_HU, LEAST_HU
 from preprocess.reasons import Reason, Rejection
 
 AIR_BELOW_HU = -500
-"""Half-way between air and soft tissue."""
+"""Halfway between air and soft tissue."""
 MOST_TISSUE = 0.03
-"""Of the voxels beside undefined ones: a nose or an ear that touches the field's circle takes 1 %, a head
-that was cut out of its scan nearly all."""
+"""Share of tissue among the voxels beside undefined ones: a nose or ear that touches the field's circle gives
+1 %, a head masked out of its scan nearly all."""
 
 _LIMITS = np.iinfo(np.int16)
 
 
 def to_hu(values: np.ndarray) -> np.ndarray:
-    """int16 HU of any real numbers, rounded and saturated; NaN, and what scanners write outside, is air.
+    """int16 HU of any real numbers, rounded and saturated; NaN and scanners' padding values become air.
 
-    What lies below the scanners' codes for outside the circle is air, as in decoding DICOM.
+    Values below the scanners' codes for padding outside the circle are air, as in decoding DICOM.
     """
     if values.dtype.kind not in "iuf":
         raise Rejection(Reason.NOT_HOUNSFIELD, f"values of type {values.dtype}: expected real numbers")
@@ -32,11 +32,11 @@ def to_hu(values: np.ndarray) -> np.ndarray:
 
 
 def require_defined(slices: Iterable[np.ndarray]) -> None:
-    """Raise Rejection(not_hounsfield) for infinite values, and for NaN that are not provably air.
+    """Raise Rejection(not_hounsfield) for infinite values, and for NaN that are not certainly air.
 
-    slices: (rows, columns) each, in order. NaN are air where each region of them reaches its slice's edge,
-    and what is beside them, in the slice and in its neighbours, is air: what was never measured lies so, and
-    a masked or damaged head does not.
+    slices: (rows, columns) each, in order. NaN count as air if each region of them reaches its slice's edge
+    and the voxels beside them, in the slice and in its neighbours, are air: this holds for unmeasured areas,
+    but not for a masked or damaged head.
     """
     beside = tissue = 0
     before: np.ndarray | None = None
@@ -51,7 +51,7 @@ def require_defined(slices: Iterable[np.ndarray]) -> None:
             if count > len(np.unique(edges[edges > 0])):
                 raise Rejection(
                     Reason.NOT_HOUNSFIELD,
-                    f"NaN within slice {number}, where air is not proven; convert it again",
+                    f"NaN inside slice {number}, not certainly air; convert it again",
                 )
             rims.append(one[ndimage.binary_dilation(undefined) & ~undefined])
         if before is not None:

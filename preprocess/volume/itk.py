@@ -1,7 +1,7 @@
-"""NRRD and MetaImage, read by SimpleITK (the extra `import`): the formats of ITK and 3D Slicer.
+"""NRRD and MetaImage, the formats of ITK and 3D Slicer, read by SimpleITK (the extra `import`).
 
-ITK believes what a header claims and takes memory for it, goes where it points, and returns what it could
-decode of a damaged stream, so `preprocess.volume.text_header` is asked first.
+ITK allocates memory for any size in a header, follows its paths, and returns partly decoded damaged streams,
+so `preprocess.volume.text_header` checks the header first.
 """
 
 import math
@@ -28,7 +28,7 @@ _SPACES = (
     "right-anterior-superior",
     "left-anterior-superior",
 )
-"""NRRD's names of the patient's axes, all of which ITK brings to LPS."""
+"""NRRD's names of patient axes, all of which ITK converts to LPS."""
 _PLACING = {
     "NrrdImageIO": (("spacedirections",), ("spaceorigin",)),
     "MetaImageIO": (
@@ -37,20 +37,20 @@ _PLACING = {
         ("elementspacing",),
     ),
 }
-"""Fields, by any of their names, without which ITK would place the volume as it likes."""
+"""Required fields, by any of their names; without them ITK would assume a position."""
 _REMEDY = "export it again from its source"
 
 
 def open_nrrd(path: Path) -> VolumeFile:
     """The volume of a NRRD file (.nrrd, .nhdr).
 
-    Raises Rejection for what is damaged, has no place in the patient or claims more than its bytes hold, and
-    FmctError where SimpleITK is not installed.
+    Raises Rejection if it is damaged, has no position in the patient or declares more values than its bytes
+    hold, and FmctError if SimpleITK is not installed.
     """
     header = read_nrrd(path)
     space = header.fields.get("space", "").lower()
     if space not in _SPACES:
-        raise Rejection(Reason.MISSING_GEOMETRY, f"space: does not name axes of the patient; {_REMEDY}")
+        raise Rejection(Reason.MISSING_GEOMETRY, f"space: not axes of the patient; {_REMEDY}")
     units = set(header.fields.get("spaceunits", "").replace('"', " ").split())
     if units - {"mm"}:
         raise Rejection(Reason.INVALID_GEOMETRY, f"space units: not mm; {_REMEDY}")
@@ -65,7 +65,7 @@ def open_metaimage(path: Path) -> VolumeFile:
         ("elementtointensityfunctionoffset", 0.0),
     ):
         if header.fields.get(name, str(neutral)) not in (str(neutral), f"{neutral:g}"):
-            raise Rejection(Reason.NOT_HOUNSFIELD, f"{name}: values that need rescaling; save them as HU")
+            raise Rejection(Reason.NOT_HOUNSFIELD, f"{name}: the values require rescaling; save them as HU")
     return _opened(path, header, "MetaImageIO")
 
 
@@ -73,7 +73,7 @@ def _opened(path: Path, header: TextHeader, format: str) -> VolumeFile:
     for names in _PLACING[format]:
         if not set(names) & set(header.fields):
             raise Rejection(
-                Reason.MISSING_GEOMETRY, f"{names[0]}: absent, so its orientation is unknown; {_REMEDY}"
+                Reason.MISSING_GEOMETRY, f"{names[0]}: missing, so its orientation is unknown; {_REMEDY}"
             )
     reader = _itk().ImageFileReader()
     reader.SetImageIO(format)
@@ -106,7 +106,7 @@ def _opened(path: Path, header: TextHeader, format: str) -> VolumeFile:
 
 
 def _affine(reader: Any) -> np.ndarray:
-    """(slice, row, column, 1) to LPS mm; ITK's own is of (column, row, slice)."""
+    """(slice, row, column, 1) to LPS mm; ITK's own affine is for (column, row, slice)."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
     affine[:3, 3] = reader.GetOrigin()
@@ -114,7 +114,7 @@ def _affine(reader: Any) -> np.ndarray:
 
 
 def _or_refused(call: Callable[[], Any], reason: Reason) -> Any:
-    """What `call` returns; a Rejection without the text of ITK's and zlib's errors, which names the file."""
+    """The result of `call`; errors become a Rejection without ITK's or zlib's text (it names the file)."""
     try:
         return call()
     except (RuntimeError, zlib.error) as error:
@@ -125,5 +125,5 @@ def _itk() -> ModuleType:
     try:
         import SimpleITK as sitk  # noqa: N813
     except ImportError:
-        raise FmctError("NRRD and MetaImage are read by SimpleITK: pip install 'fmct-hpc[import]'") from None
+        raise FmctError("NRRD and MetaImage require SimpleITK: pip install 'fmct-hpc[import]'") from None
     return sitk

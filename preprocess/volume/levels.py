@@ -1,4 +1,4 @@
-"""Whether all slices of a stack have one scale, by comparison of neighbours, whatever their headers say."""
+"""Whether all slices of a stack have one scale, by comparing neighbours, independent of headers."""
 
 import numpy as np
 
@@ -6,16 +6,16 @@ from preprocess.dicom.geometry import STRAY_SLICES
 from preprocess.reasons import Reason, Rejection
 
 LEVEL_HU = 700.0
-"""From slice to slice most pixels change less: air stays air, and brain brain. A forgotten Rescale Intercept
+"""Most pixels change less between slices: air stays air, and brain stays brain. A missing Rescale Intercept
 (1000 or 1024) changes all of them."""
 _EVERY = 8
-"""Pixels along rows and columns to the one that is looked at: 4096 of a slice of 512²."""
+"""Every n-th pixel along rows and columns is compared: 4096 of a slice of 512²."""
 
 
 def off_scale(hu: np.ndarray) -> np.ndarray:
-    """float64 (N,): by how many HU slices, int16 (N, rows, columns), lie off what most of them have; else 0.
+    """float64 (N,): HU offset of slices, int16 (N, rows, columns), from the majority; 0 for the majority.
 
-    Raises Rejection(not_hounsfield) where more than `STRAY_SLICES` of them do.
+    Raises Rejection(not_hounsfield) if more than `STRAY_SLICES` have an offset.
     """
     few = hu[:, ::_EVERY, ::_EVERY].astype(np.int32).reshape(len(hu), -1)
     jumps = np.median(np.diff(few, axis=0), axis=1)

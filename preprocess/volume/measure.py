@@ -1,7 +1,7 @@
-"""Measures of a volume and of its scan: numbers that show whether it is a plausible head.
+"""Measures of a volume and of its scan, which show whether it is a plausible head.
 
-Everything is taken from the coarse grid on which the head was found or from thinned slices, so that it
-costs some milliseconds a volume. `preprocess.qc.check` judges the numbers.
+They are computed on the coarse grid of the head search or on subsampled slices, in a few milliseconds per
+volume. `preprocess.qc.check` compares them with limits.
 """
 
 import numpy as np
@@ -17,26 +17,26 @@ from preprocess.volume.resample import INDEX_STEPS, Grid
 from shards.closed import Closed
 
 AIR_BELOW_HU = -500
-"""Half-way between air and soft tissue."""
+"""Halfway between air and soft tissue."""
 CLIPPED_AIR = 0.25
-"""Where less of the air is other than exactly -1000, the scanner clips it; a padded circle leaves more."""
+"""If a smaller share of the air differs from exactly -1000, the scanner clips it; padding leaves more."""
 BLOCK_MM = 5.0
-"""Edge of the blocks whose standard deviation is the noise: below it grey and white matter show little."""
+"""Edge of the blocks whose standard deviation is the noise: small enough to exclude grey-white contrast."""
 NOISE_SLICES = 5
 NOISE_BIN_HU = 0.25
 SOFT_HU = (-50.0, 150.0)
-"""A block that leaves this range holds bone, fat or air, whose edges are no noise."""
+"""A block outside this range holds bone, fat or air, whose edges are not noise."""
 LEAST_BLOCKS = 50
 THINNED_MM = 2.0
-"""Distance of the pixels that stand for a slice when slices are compared."""
+"""Distance of the pixels used to compare slices."""
 PROBES = 4000
-"""Voxels that are looked up in the source."""
+"""Number of voxels compared with the source."""
 MIRROR_TOLERANCE = 0.001
-"""By how much a mirrored volume may agree better with the source: a symmetric phantom's rounding."""
+"""Allowed advantage of a mirrored volume in agreement with the source: rounding in a symmetric phantom."""
 
 
 class Measures(Closed):
-    """One volume in numbers; None where there is nothing to measure by."""
+    """The measures of one volume; None if not measurable."""
 
     head_ml: float = Field(description="volume of the head with the air it encloses, ml")
     head_height_mm: float = Field(description="extent of the head along the patient's axis, mm")
@@ -58,7 +58,7 @@ def measure(
 ) -> Measures:
     """Measure one volume.
 
-    hu: int16 (N, rows, columns) HU of the source slices; voxels: int16 (D, H, W) HU as stored on the grid
+    hu: int16 (N, rows, columns) HU of the source slices; voxels: int16 (D, H, W) HU, stored on the grid
     `target`.
     """
     inside = _box(head.grid, target)
@@ -87,7 +87,7 @@ def measure(
 
 
 def _box(coarse: Grid, target: Grid) -> tuple[slice, ...]:
-    """The coarse voxels whose centres lie in the stored box."""
+    """The coarse voxels whose centres are in the stored box."""
     first = INDEX_STEPS @ (target.origin - coarse.origin)
     low = np.ceil((first - np.array(target.spacing) / 2) / COARSE_MM - 1e-6).astype(int)
     size = np.array(target.shape) * target.spacing
@@ -96,14 +96,14 @@ def _box(coarse: Grid, target: Grid) -> tuple[slice, ...]:
 
 
 def _top_area(head: Head) -> int:
-    """Voxels of the head that lie on the scan's upper surface: all of a section where the vertex is cut."""
+    """Voxels of the head on the scan's upper surface: a whole section if the vertex is cut."""
     above = np.ones_like(head.mask)
     above[:-1] = head.hu[1:] == UNSEEN
     return int((head.mask & above).sum())
 
 
 def _edge_share(head: Head, slices: Stack, hu: np.ndarray) -> float:
-    """Of the field's edge, in the planes that show the head, how much lies within a coarse voxel of it."""
+    """The share of the field's edge, in planes that show the head, within a coarse voxel of the head."""
     axes = np.stack([slices.row_step, slices.column_step])
     sizes = np.array(slices.matrix) * slices.spacing
     points = np.argwhere(head.mask) @ head.grid.affine[:3, :3].T + head.grid.origin
@@ -122,14 +122,14 @@ def _edge_share(head: Head, slices: Stack, hu: np.ndarray) -> float:
 
 
 def _is_circle(hu: np.ndarray) -> bool:
-    """Is nothing measured beyond the reconstruction circle?"""
+    """Whether nothing is measured beyond the reconstruction circle."""
     corner = max(int(min(hu.shape[1:]) * (1 - 0.5**0.5) / 3), 1)
     corners = hu[:, [0, 0, -1, -1], [0, -1, 0, -1]], hu[:, corner, corner], hu[:, -corner, -corner]
     return all(bool((part == AIR_HU).all()) for part in corners)
 
 
 def _air(values: np.ndarray) -> float | None:
-    """Median of air, leaving out what decoding filled in, unless the scanner clips its air there."""
+    """Median of air without values filled in by decoding, unless the scanner clips air to that value."""
     measured = values[values != AIR_HU]
     if measured.size < CLIPPED_AIR * values.size:
         measured = values
@@ -137,7 +137,7 @@ def _air(values: np.ndarray) -> float | None:
 
 
 def _brain(head: Head, deep_mm: float) -> float | None:
-    """The scan's own borders are no surface: what they cut counts as deep."""
+    """The scan's borders do not count as surface: tissue that they cut counts as deep."""
     outside = ~head.mask & (head.hu != UNSEEN)
     deep = ~ndimage.binary_dilation(outside, iterations=round(deep_mm / COARSE_MM)) & head.mask
     values = head.hu[deep & (head.hu > AIR_BELOW_HU)]
@@ -145,17 +145,17 @@ def _brain(head: Head, deep_mm: float) -> float | None:
 
 
 def _thinned(hu: np.ndarray, slices: Stack) -> tuple[np.ndarray, tuple[float, float]]:
-    """Every few pixels of every slice, and their distances in mm."""
+    """Subsampled pixels of every slice, and their distances in mm."""
     steps = [max(1, round(THINNED_MM / spacing)) for spacing in slices.spacing]
     down, across = (spacing * step for spacing, step in zip(slices.spacing, steps, strict=True))
     return hu[:, :: steps[0], :: steps[1]], (down, across)
 
 
 def _jumps(hu: np.ndarray, slices: Stack, steady_mm: float) -> tuple[float | None, float | None]:
-    """Largest jump of the head's outline (mm) and of its inner median (HU) from slice to slice.
+    """Largest jump of the head's outline (mm) and of its inner median (HU) between slices.
 
-    The outline's place is its centre of mass, with everything from soft tissue on of one weight, so that
-    what bleeds or is bone does not count.
+    The position of the outline is its centre of mass with equal weights from soft tissue upwards, so that
+    blood and bone do not affect it.
     """
     thin, (down, across) = _thinned(hu, slices)
     mass = np.clip(thin, -1000, 0).astype(np.float32) + 1000
@@ -180,7 +180,7 @@ def _jumps(hu: np.ndarray, slices: Stack, steady_mm: float) -> tuple[float | Non
 
 
 def _in_vault(slices: Stack, weights: np.ndarray, steady_mm: float) -> np.ndarray:
-    """Axial slices at most `steady_mm` below the first that shows a head: there its outline is smooth."""
+    """Axial slices at most `steady_mm` below the first one with the head: there its outline is smooth."""
     if slices.obliquity_deg > 45:
         return np.zeros(len(weights), bool)
     up = slices.heights * np.sign(slices.normal[2])
@@ -188,7 +188,7 @@ def _in_vault(slices: Stack, weights: np.ndarray, steady_mm: float) -> np.ndarra
 
 
 def _largest_jump(values: np.ndarray, usable: np.ndarray, gaps: np.ndarray) -> float | None:
-    """By how much a step between two slices (N, m) exceeds what the steps before and after foretell."""
+    """Largest excess of a step between two slices (N, m) over the step predicted by its neighbours."""
     quads = usable[:-3] & usable[1:-2] & usable[2:-1] & usable[3:]
     steps = np.diff(values, axis=0)
     beside = (steps[:-2] + steps[2:]) / (gaps[:-2] + gaps[2:])[:, None]
@@ -222,11 +222,11 @@ def _noise(hu: np.ndarray, slices: Stack) -> float | None:
 
 
 def _agreement(hu: np.ndarray, slices: Stack, voxels: np.ndarray, affine: np.ndarray) -> float:
-    """Correlation of stored voxels with the source slices, looked up by the affine alone.
+    """Correlation of stored voxels with the source slices, located only by the affine.
 
-    It goes from voxel to patient to slice without the resampler, so that a shifted, turned or transposed
-    volume shows. Heads are nearly symmetric: what agrees better with the source once it is mirrored in
-    the head's middle counts as disagreeing, with 0. 0 also where either side is constant.
+    Positions go from voxel to patient to slice without the resampler, so that a shifted, rotated or
+    transposed volume is detected. Heads are nearly symmetric: 0 if the volume agrees better with the source
+    when mirrored at the middle of the head. 0 also if either side is constant.
     """
     chosen = np.linspace(0, voxels.size - 1, PROBES).astype(int)
     index = np.stack(np.unravel_index(chosen, voxels.shape), axis=1)
@@ -238,7 +238,7 @@ def _agreement(hu: np.ndarray, slices: Stack, voxels: np.ndarray, affine: np.nda
 
 
 def _look_up(hu: np.ndarray, slices: Stack, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """HU (P,) at points (P, 3) between slices, and whether each point lies within the scan."""
+    """HU (P,) at points (P, 3) between slices, and whether each point is inside the scan."""
     heights = points @ slices.normal
     lower = np.clip(np.searchsorted(slices.heights, heights) - 1, 0, len(hu) - 2)
     share = (heights - slices.heights[lower]) / np.diff(slices.heights)[lower]
@@ -259,7 +259,7 @@ def _look_up(hu: np.ndarray, slices: Stack, points: np.ndarray) -> tuple[np.ndar
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's; 0 where either is constant."""
+    """Pearson correlation; 0 if either is constant."""
     if one.size < 2 or not np.ptp(one) or not np.ptp(other):
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])

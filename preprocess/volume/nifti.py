@@ -1,4 +1,4 @@
-"""Reading a NIfTI file: its values and where they lie, in memory that its bytes account for."""
+"""Reading the values and affine of a NIfTI file, with memory bounded by the file's bytes."""
 
 import gzip
 import math
@@ -22,19 +22,19 @@ from preprocess.volume.volume_file import VolumeFile
 from shards.errors import raise_refusal
 
 _GZIP = b"\x1f\x8b"
-"""How a gzip file begins (RFC 1952 section 2.3.1), whatever its name."""
+"""The magic bytes of a gzip file (RFC 1952 section 2.3.1), checked regardless of its name."""
 _HEADER_BYTES = 540
-"""Of NIfTI-2, the longer one."""
+"""Size of the NIfTI-2 header, the longer one."""
 _MOST_EXTENSIONS = 2**24
 """Bytes between header and values."""
 _PIECE = 2**20
 
 
 def open_nifti(path: Path) -> VolumeFile:
-    """The volume of a NIfTI file (.nii, .nii.gz), of which the header is read, and the values when asked for.
+    """The volume of a NIfTI file (.nii, .nii.gz); the header is read now, the values on request.
 
-    Its third index counts the slices. Raises Rejection for what is no NIfTI file, is larger than a scan can
-    be or than its bytes account for, does not say how it lies in the patient, or says it in two ways
+    Its third index counts the slices. Raises Rejection if it is not a NIfTI file, is larger than a scan can
+    be or than its bytes allow, or has no orientation in the patient or contradictory ones
     (`preprocess.volume.nifti_geometry`).
     """
     with _reading(path, Reason.BROKEN_HEADER), _opened(path) as file:
@@ -62,7 +62,7 @@ def open_nifti(path: Path) -> VolumeFile:
 
 @contextmanager
 def _reading(path: Path, reason: Reason) -> Iterator[None]:
-    """Distinguishes failures caused by a file's bytes from those of the machine."""
+    """Separates failures caused by a file's bytes from those of the machine."""
     try:
         yield
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def _opened(path: Path) -> Any:
 
 
 def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
-    """Kind of image, header, and how many bytes it needs in all; the file is now after `_HEADER_BYTES`."""
+    """Image class, header, and total bytes that it requires; the file position is after `_HEADER_BYTES`."""
     start = file.read(_HEADER_BYTES)
     kind = nibabel.Nifti2Image if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
     header: Any = kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
@@ -106,7 +106,7 @@ def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
 
 
 def _values(path: Path, kind: Any) -> Any:
-    """The values with the header's slope and intercept; their bytes are in memory, and a checksum passed."""
+    """The values with the header's slope and intercept; the bytes are in memory with a checked checksum."""
     with _opened(path) as file:
         _, _, needed = _header(path, file)
         file.seek(0)

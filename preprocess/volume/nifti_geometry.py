@@ -1,8 +1,8 @@
-"""Where a NIfTI file says that it lies: sform, qform and pixdim must not contradict one another.
+"""The position of a NIfTI file: sform, qform and pixdim must not contradict one another.
 
-NIfTI-1 (nifti1.h, "3D image (volume) orientation and location in space"): with qform_code > 0 a quaternion,
-an offset and pixdim place the volume, with sform_code > 0 an affine of its own does; pixdim holds the voxels'
-edges in either case. Both are to RAS mm; codes 3 and 4 mean a template's space.
+NIfTI-1 (nifti1.h, "3D image (volume) orientation and location in space"): with qform_code > 0, a quaternion,
+an offset and pixdim place the volume; with sform_code > 0, a separate affine does; pixdim holds the voxel
+edges in either case. Both map to RAS mm; codes 3 and 4 mean the space of a template.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from preprocess.reasons import Reason, Rejection
 
 SAME_EDGE = 0.01
-"""Relative difference of two statements about a voxel's edge that are one: headers round to three digits."""
+"""Relative tolerance of two values for the same voxel edge: headers round to three digits."""
 SAME_PLACE_MM = 1.0
-"""Between two statements about a corner of the volume: less than a voxel of the grid."""
+"""Tolerance of two positions of the same corner of the volume: less than a voxel of the grid."""
 ORTHOGONAL = 1e-2
-"""Cosine below which two axes are perpendicular; a quaternion cannot say more (a gantry's tilt)."""
+"""Cosine below which two axes are perpendicular; a quaternion cannot represent others (gantry tilt)."""
 _OF_THE_PATIENT = (1, 2)
 """Codes for scanner coordinates, and for those of another scan of the patient."""
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -27,9 +27,8 @@ _REMEDY = "convert it again from its source"
 def affine_of(header: Any) -> np.ndarray:
     """float64 (4, 4): the index (i, j, k, 1) to patient LPS mm, by the sform if there is one, else the qform.
 
-    Raises Rejection: missing_geometry where neither is in the patient's space, invalid_geometry for other
-    units than mm, voxels without extent and a quaternion that is none, inconsistent_geometry for
-    contradictions.
+    Raises Rejection: missing_geometry if neither is in the patient's space, invalid_geometry for units other
+    than mm, voxels without extent and an invalid quaternion, inconsistent_geometry for contradictions.
     """
     units = header.get_xyzt_units()[0]
     if units not in ("mm", "unknown"):
@@ -64,20 +63,20 @@ def _form(header: Any, name: str) -> NDArray[np.float64]:
 
 
 def _require_edges(name: str, form: NDArray[np.float64], edges: NDArray[np.float64]) -> None:
-    """A tilted stack's third axis may be given by the slice spacing or by their offset: both are correct."""
+    """For a tilted stack, the third edge may be the slice spacing or the slice offset: both are accepted."""
     axes = form[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     normal = np.cross(axes[:, 0], axes[:, 1])
     apart = abs(axes[:, 2] @ normal) / max(float(np.linalg.norm(normal)), 1e-12)
     for index, stated in enumerate(edges):
-        told = (lengths[index], apart) if index == 2 else (lengths[index],)
-        if not any(abs(stated - length) <= SAME_EDGE * length for length in told):
-            detail = f"pixdim[{index + 1}] is {stated:g} mm, the {name} says {lengths[index]:g} mm"
+        accepted = (lengths[index], apart) if index == 2 else (lengths[index],)
+        if not any(abs(stated - length) <= SAME_EDGE * length for length in accepted):
+            detail = f"pixdim[{index + 1}] is {stated:g} mm, but {lengths[index]:g} mm by the {name}"
             raise Rejection(Reason.INCONSISTENT_GEOMETRY, f"{detail}; {_REMEDY}")
 
 
 def _require_same(qform: np.ndarray, sform: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Both place the volume's corners alike; of a sheared stack, which only the sform can say, a slice's."""
+    """Both must agree on the volume's corners; for a sheared stack (sform only), on a slice's corners."""
     axes = sform[:3, :3] / np.linalg.norm(sform[:3, :3], axis=0)
     sheared = max(abs(axes[:, 2] @ axes[:, 0]), abs(axes[:, 2] @ axes[:, 1])) > ORTHOGONAL
     size = [*shape, 1, 1, 1][:3]

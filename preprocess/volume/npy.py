@@ -1,4 +1,4 @@
-"""NumPy's .npy: an array of HU (slice, row, column), whose affine stands elsewhere."""
+"""NumPy's .npy: an array of HU (slice, row, column), with its affine given in the table."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from shards.errors import raise_refusal
 
 
 def open_npy(path: Path) -> VolumeFile:
-    """The array in the file, mapped and not read; Rejection for what is none, and for Python objects."""
+    """The array in the file, memory-mapped; Rejection if it is not an array or holds Python objects."""
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

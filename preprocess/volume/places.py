@@ -1,4 +1,4 @@
-"""Where the slices of an array with an affine lie."""
+"""The slice positions of an array with an affine."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from preprocess.reasons import Reason, Rejection
 
 
 def stack_of(affine: np.ndarray, shape: tuple[int, ...]) -> Stack:
-    """The geometry of slices in the array's order, whose heights may thus descend.
+    """The geometry of slices in the array's order; their heights may descend.
 
     affine: (4, 4), (slice, row, column, 1) to patient LPS mm; shape: slices, rows, columns. Raises
-    Rejection(invalid_geometry) where that is no stack of slices.
+    Rejection(invalid_geometry) if it is not a stack of slices.
     """
     step, down, across = np.asarray(affine, np.float64)[:3, :3].T
     lengths = np.linalg.norm([step, down, across], axis=1)

@@ -1,11 +1,10 @@
 """Resampling a stack of slices onto a grid along the patient's axes, by each slice's true position.
 
-One rule serves every acquisition (tilted either way, unevenly spaced, feet first, prone, rotated,
-coronal, sagittal): an output voxel's centre is a point in the patient; its feet on the two slices it
-lies between are sampled bilinearly, each in its own slice's coordinates, and blended linearly by the
-distances. In each direction where the grid is coarser than the pixels (rows, columns, or slices that
-lie closer than a voxel is wide), the image that is sampled is first averaged over one voxel's width, so
-that what the grid cannot hold does not alias.
+One rule handles every acquisition (tilted either way, unevenly spaced, feet first, prone, rotated, coronal,
+sagittal): the centre of an output voxel is a point in the patient. It is projected onto the two slices around
+it; both are sampled bilinearly at the projections, in their own coordinates, and blended linearly by the
+distances. In each direction where the grid is coarser than the pixels (rows, columns, or slices closer
+together than a voxel's width), the sampled image is first averaged over one voxel's width to avoid aliasing.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ INDEX_STEPS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
 """Rows: the patient direction (LPS) in which d, h, w grow: superior, anterior, right."""
 
 LINE_DRIFT = 1e-9
-"""Rows that turn out of the w axis by less, per voxel, are along it: under 1e-6 mm over a field."""
+"""Rows that deviate from the w axis by less, per voxel, count as along it: under 1e-6 mm over a field."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ class Grid:
 
 
 def slab_half(slices: Stack) -> tuple[float, float]:
-    """How far the scan reaches beyond its first and last slice's centre, mm: half the gap beside it."""
+    """Extent of the scan beyond its first and last slice's centre, mm: half the adjacent gap."""
     steps = np.diff(slices.heights)
     return steps[0] / 2, steps[-1] / 2
 
 
 def field(slices: Stack, spacing: tuple[float, float, float]) -> Grid:
-    """The least grid that covers all slices to their pixels' outer edges."""
+    """The smallest grid that covers all slices to their pixels' outer edges."""
     rows, columns = slices.matrix
     row_mm, column_mm = slices.spacing
     below, above = slab_half(slices)
@@ -59,21 +58,21 @@ def field(slices: Stack, spacing: tuple[float, float, float]) -> Grid:
         for i in (-0.5, rows - 0.5)
         for j in (-0.5, columns - 0.5)
     ]
-    # Slices between may stick out sideways where they were reconstructed about another centre.
+    # Inner slices may extend further sideways if they were reconstructed about another centre.
     corners += [p + c - slices.positions[0] for p in slices.positions for c in corners[:4]]
     along = np.array(corners) @ INDEX_STEPS.T
     return box(along.min(axis=0), along.max(axis=0), spacing)
 
 
 def box(low: np.ndarray, high: np.ndarray, spacing: tuple[float, float, float]) -> Grid:
-    """The grid that fills [low, high], given in mm along `INDEX_STEPS`, with whole voxels."""
+    """The grid of whole voxels that covers [low, high], given in mm along `INDEX_STEPS`."""
     shape = np.maximum(np.rint((high - low) / spacing), 1).astype(int)
     first = (low + high - (shape - 1) * spacing) / 2
     return Grid(first @ INDEX_STEPS, spacing, (int(shape[0]), int(shape[1]), int(shape[2])))
 
 
 def box_weights(width: float) -> np.ndarray:
-    """float32 (2 m + 1,): a box `width` pixels wide over pixel centres; one weight where width <= 1.
+    """float32 (2 m + 1,): weights of a box `width` pixels wide over pixel centres; one weight if width <= 1.
 
     The end weights are the fractions of their pixels that the box covers.
     """
@@ -85,13 +84,13 @@ def box_weights(width: float) -> np.ndarray:
 
 
 def slice_weights(heights: np.ndarray, width_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """What `box_weights` are for pixels, for slices at any heights: the first slice's number and weights.
+    """Averaging weights like `box_weights`, for slices at any heights: first slice's number, and weights.
 
-    heights: (N,) ascending mm. Each slice stands for what is nearer to it than to its neighbours, the
-    outermost for all beyond. Returns int64 (N,) and float32 (N, M); row k averages slice k and its
-    neighbours over `width_mm` about it, and is the slice alone where those lie as far apart or farther.
-    The average is of a local straight line (weights times a + b·distance, a and b such that a ramp stays
-    what it is), for the neighbours of uneven slices lie more to one side.
+    heights: (N,) ascending mm. Each slice represents the range nearer to it than to its neighbours, the
+    outermost everything beyond. Returns int64 (N,) and float32 (N, M); row k averages slice k and its
+    neighbours over `width_mm` around it, and is slice k alone if they are at least as far apart.
+    The average fits a local straight line (weights times a + b·distance, with a and b such that a ramp is
+    preserved), because neighbours of unevenly spaced slices lie more to one side.
     """
     middles = (heights[1:] + heights[:-1]) / 2
     half = max(width_mm, SAME_POSITION_MM) / 2
@@ -112,20 +111,20 @@ def slice_weights(heights: np.ndarray, width_mm: float) -> tuple[np.ndarray, np.
 def resample(hu: np.ndarray, slices: Stack, grid: Grid, outside: int, smooth: bool = True) -> np.ndarray:
     """Sample the stack at the grid's voxel centres.
 
-    hu: int16 (N, rows, columns). Returns int16 `grid.shape`, rounded; a voxel with a foot beyond the outer
-    edge of its slice's pixels, or farther than half a gap from the first or last slice, is `outside`.
-    Without `smooth`, a coarser grid takes single points, noise and all.
+    hu: int16 (N, rows, columns). Returns int16 `grid.shape`, rounded; a voxel whose projection is beyond the
+    outer edge of its slice's pixels, or farther than half a gap from the first or last slice, is `outside`.
+    Without `smooth`, a coarser grid samples single points without averaging.
     """
     pixels = np.stack([slices.row_step / slices.spacing[0], slices.column_step / slices.spacing[1]])
     # Rows map LPS mm to (row, column) index and height; a slice's own position is subtracted in those.
     to_slice = np.vstack([pixels, slices.normal])
     steps = to_slice @ (INDEX_STEPS.T * grid.spacing)
-    # A voxel's width along each: exact along the grid's axes, that of an ellipsoid between them.
+    # A voxel's width along each: exact along the grid's axes, that of an ellipsoid in between.
     widths = np.linalg.norm(steps, axis=1) if smooth else np.zeros(3)
     first, weights = slice_weights(slices.heights, widths[2])
     below, above = slab_half(slices)
     out = np.full(grid.shape, outside, np.int16)
-    # With rows along w, row and height are constant on an output line: a row's columns are done once.
+    # With rows along w, row and height are constant on an output line: columns are computed once per row.
     lines = abs(steps[0, 2]) < LINE_DRIFT and abs(steps[2, 2]) < LINE_DRIFT
     starts, origin = slices.positions @ to_slice.T, to_slice @ grid.origin
     reach = slices.heights[0] - below, slices.heights[-1] + above
@@ -140,7 +139,7 @@ def resample(hu: np.ndarray, slices: Stack, grid: Grid, outside: int, smooth: bo
 
 @njit(inline="always")
 def _between(x: float, count: int) -> tuple[int, int, float]:
-    """The pixels that an index lies between and the share of the second; beyond the ends they repeat."""
+    """The pixels around an index and the weight of the second; edge pixels repeat beyond the ends."""
     x = min(max(x, 0.0), count - 1.0)
     i = min(int(x), max(count - 2, 0))
     return i, min(i + 1, count - 1), x - i
@@ -148,7 +147,7 @@ def _between(x: float, count: int) -> tuple[int, int, float]:
 
 @njit(inline="always")
 def _slice_below(k: int, t: float, starts: np.ndarray) -> int:
-    """The slice at or below height t (or the first, or the last but one), found from k on."""
+    """The slice at or below height t (or the first, or the last but one), searched from k."""
     while k < len(starts) - 2 and t >= starts[k + 1, 2]:
         k += 1
     while k > 0 and t < starts[k, 2]:
@@ -163,7 +162,7 @@ def _blend(t: float, k: int, starts: np.ndarray) -> float:
 
 @njit(inline="always")
 def _share(j: int, k: int, blend: float, first: np.ndarray, weights: np.ndarray) -> float:
-    """The weight of slice j in the blend of the averages about slices k and k + 1."""
+    """The weight of slice j in the blend of the averages around slices k and k + 1."""
     share = 0.0
     if first[k] <= j < first[k] + weights.shape[1]:
         share += (1 - blend) * weights[k, j - first[k]]
@@ -213,7 +212,7 @@ def _sample_points(
 
 @njit()
 def _averaged(hu: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """float32 (N, rows, columns): every slice averaged over both boxes; beyond the edges pixels repeat."""
+    """float32 (N, rows, columns): every slice averaged over both boxes; edge pixels repeat beyond edges."""
     count, rows, columns = hu.shape
     out = np.empty(hu.shape, np.float32)
     padded = np.empty(columns + len(across) - 1, np.float32)
@@ -227,7 +226,7 @@ def _averaged(hu: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarra
 def _average_row(
     image: np.ndarray, i: int, down: np.ndarray, across: np.ndarray, padded: np.ndarray, line: np.ndarray
 ) -> None:
-    """Row i of an image averaged over both boxes into `line`, by way of `padded`."""
+    """Average row i of an image over both boxes into `line`, using the buffer `padded`."""
     rows, columns = image.shape
     margin = len(across) // 2
     middle = padded[margin : margin + columns]
@@ -256,7 +255,7 @@ def _sample_lines(
     weights: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """`_averaged` and `_sample_points` where rows run along w: a slice's row is brought to columns once."""
+    """`_averaged` and `_sample_points` for rows along w: a slice's row is resampled to columns once."""
     count, rows, columns = hu.shape
     depth, height, width = out.shape
     left, right = np.empty((count, width), np.int32), np.empty((count, width), np.int32)
@@ -307,13 +306,13 @@ def _sample_lines(
 
 @njit(inline="always")
 def _within(r: float, c: float, start: np.ndarray, rows: int, columns: int) -> bool:
-    """Is the point within the outer edges of the slice's pixels?"""
+    """Whether the point is within the outer edges of the slice's pixels."""
     return -0.5 <= r - start[0] <= rows - 0.5 and -0.5 <= c - start[1] <= columns - 0.5
 
 
 @njit(inline="always")
 def _bilinear(image: np.ndarray, r: float, c: float) -> float:
-    """Between pixel centres; the half pixel beyond the outermost centres repeats them."""
+    """Bilinear between pixel centres; the half pixel beyond the outermost centres repeats them."""
     i, below, u = _between(r, image.shape[0])
     j, right, v = _between(c, image.shape[1])
     top = image[i, j] + v * (image[i, right] - image[i, j])

@@ -1,4 +1,4 @@
-"""The slices of a volume's file as a catalog's images, and as HU: to everything else a multi-frame object."""
+"""The slices of a volume file as images of a catalog, like frames of a multi-frame object, and as HU."""
 
 import hashlib
 from dataclasses import replace
@@ -16,15 +16,15 @@ from preprocess.volume.volume_file import VolumeFile
 
 
 def is_volume_file(instance: Instance) -> bool:
-    """Is the image a slice of a file that holds one volume, rather than DICOM?"""
+    """Whether the image is a slice of a volume file rather than DICOM."""
     return instance.transfer_syntax in FORMATS
 
 
 def as_instances(volume: VolumeFile, affine: np.ndarray, facts: Instance) -> list[Instance]:
-    """The slices as a catalog holds frames, in the file's order.
+    """The slices as frames of a catalog, in the file's order.
 
-    facts: what they share, and the file does not say; affine: as `VolumeFile.affine`. Raises Rejection where
-    that does not place them as slices of a patient.
+    facts: common attributes that the file lacks; affine: as `VolumeFile.affine`. Raises Rejection if the
+    affine does not place them as slices of a patient.
     """
     slices = stack_of(affine, volume.shape)
     shared = replace(
@@ -43,7 +43,7 @@ def as_instances(volume: VolumeFile, affine: np.ndarray, facts: Instance) -> lis
 
 
 class VolumeDecoder:
-    """Decodes slices of volumes' files as `preprocess.dicom.decode.Decoder` does images of DICOM."""
+    """Decodes slices of volume files, like `preprocess.dicom.decode.Decoder` for DICOM images."""
 
     def __init__(self) -> None:
         self._source: Source | None = None
@@ -56,12 +56,12 @@ class VolumeDecoder:
         self._source = self._volume = None
 
     def decode(self, instance: Instance) -> Slice:
-        """One slice in HU, and the SHA-256 of that.
+        """One slice in HU, and its SHA-256.
 
-        Raises Rejection for values that are damaged or no HU, FmctError where the file cannot be read at all.
+        Raises Rejection for damaged values or values that are not HU, FmctError if the file cannot be read.
         """
         if instance.source != self._source:
-            self._source, self._volume = instance.source, None  # the last one's values are let go first
+            self._source, self._volume = instance.source, None  # frees the previous values first
             self._volume = _opened(instance)
         if self._volume is None or isinstance(self._volume, Rejection):
             raise self._volume or AssertionError
@@ -70,11 +70,11 @@ class VolumeDecoder:
 
 
 def _opened(instance: Instance) -> VolumeFile | Rejection:
-    """The file, or why none of its slices is used: one that is damaged is no scan that lacks slices."""
+    """The file, or the rejection of all its slices: a damaged file is not a scan with missing slices."""
     try:
         volume = open_volume(instance.path)
         if volume.shape != (instance.frames, instance.rows, instance.columns):
-            return Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix is not the catalog's")
+            return Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix differs from the catalog's")
         if volume.read(0).dtype.kind == "f":
             require_defined(map(volume.read, range(volume.shape[0])))
         else:

@@ -1,4 +1,4 @@
-"""The text that a NRRD or MetaImage file starts with, held against what the file has.
+"""The text header of a NRRD or MetaImage file, checked against the file's contents.
 
 NRRD: teem.sourceforge.net/nrrd/format.html, version 5; MetaImage: itk.org/Wiki/ITK/MetaIO/Documentation.
 """
@@ -13,35 +13,35 @@ from shards.errors import raise_refusal
 _MOST_BYTES = 2**16
 _PIECE = 2**20
 _EITHER_CONTAINER = 32 + zlib.MAX_WBITS
-"""For zlib: tell gzip (NRRD) from zlib (MetaImage) by the stream's start."""
+"""For zlib: detect gzip (NRRD) or zlib (MetaImage) by the start of the stream."""
 
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Its fields, and where the values lie."""
+    """The fields of a header, and the location of the values."""
 
     fields: dict[str, str]
-    """By name in lower case without blanks."""
+    """By lower-case name without blanks."""
     data: Path
-    """The file itself, or one beside it."""
+    """The file of the values: the file itself, or one beside it."""
     offset: int
-    """Where the values begin in `data`."""
+    """Offset of the values in `data`."""
     packed: bool
-    """Whether they are one stream of gzip or zlib."""
+    """Whether they are one gzip or zlib stream."""
 
     @property
     def data_bytes(self) -> int:
-        """Bytes that hold the values."""
+        """Number of bytes of the stored values."""
         return self.data.stat().st_size - self.offset
 
     def require_whole(self, needed: int) -> None:
         """Raise Rejection(truncated_pixel_data) unless the values are `needed` bytes and pass their checksum.
 
-        Raises zlib.error for a stream that is none.
+        Raises zlib.error for an invalid stream.
         """
         if not self.packed:
             if self.data_bytes < needed:
-                raise _truncated(f"{self.data_bytes} bytes of values, {needed} are declared")
+                raise _truncated(f"{self.data_bytes} bytes of values, {needed} declared")
             return
         inflating, found = zlib.decompressobj(_EITHER_CONTAINER), 0
         with self.data.open("rb") as file:
@@ -51,9 +51,7 @@ class TextHeader:
                     found += len(inflating.decompress(piece, _PIECE))
                     piece = inflating.unconsumed_tail
         if not inflating.eof or found != needed:
-            raise _truncated(
-                f"{found} bytes of values before the stream ends or breaks, {needed} are declared"
-            )
+            raise _truncated(f"{found} bytes of values before the stream ends or breaks, {needed} declared")
 
 
 def _truncated(detail: str) -> Rejection:
@@ -61,10 +59,10 @@ def _truncated(detail: str) -> Rejection:
 
 
 def read_nrrd(path: Path) -> TextHeader:
-    """The header of a NRRD file; raises Rejection for none, and for what is not read of the format."""
+    """The header of a NRRD file; raises Rejection if it is not NRRD or uses unsupported features."""
     text = _start(path)
     if not text.startswith(b"NRRD000"):
-        raise Rejection(Reason.BROKEN_HEADER, "does not begin like NRRD")
+        raise Rejection(Reason.BROKEN_HEADER, "does not start like NRRD")
     head, blank, _ = text.replace(b"\r\n", b"\n").partition(b"\n\n")
     fields = _fields(head, b":")
     name = fields.get("datafile", "")
@@ -81,7 +79,7 @@ def read_nrrd(path: Path) -> TextHeader:
 
 
 def read_metaimage(path: Path) -> TextHeader:
-    """The header of a MetaImage file; raises Rejection for none, and for what is not read of the format."""
+    """The header of a MetaImage file; raises Rejection if it is invalid or uses unsupported features."""
     text = _start(path)
     begin = text.find(b"ElementDataFile")
     end = text.find(b"\n", begin)
@@ -118,15 +116,15 @@ def _fields(text: bytes, between: bytes) -> dict[str, str]:
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file of the values: this one, or one in the same folder, so that no header leads anywhere else."""
+    """The file of the values: this one, or one in the same folder; a header cannot point elsewhere."""
     if not name:
         return path
     data = path.with_name(name) if "/" not in name and name not in (".", "..") and "\0" not in name else None
     if data is None or "%" in name or " " in name or name.upper() == "LIST":
         raise Rejection(
             Reason.UNSUPPORTED_FORMAT,
-            "its values are not in one file of the same folder; save it as one file",
+            "its values are not in a single file of the same folder; save it as one file",
         )
     if not data.is_file():
-        raise Rejection(Reason.MISSING_FILE, "the file with its values is not beside it; copy that too")
+        raise Rejection(Reason.MISSING_FILE, "the file with its values is missing; copy it too")
     return data
