@@ -28,7 +28,7 @@ def require_folder(out: Path, *inputs: Path) -> None:
 def _require_other(out: Path, inputs: Iterable[Path | None], kind: str) -> None:
     for given in inputs:
         if given is not None and _is_same(out, given):
-            raise FmctError(f"{out}: would replace the input {given}; give another {kind}")
+            raise FmctError(f"{out}: is the input {given}, which it would replace; give another {kind}")
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -1,8 +1,8 @@
 """A synthetic head CT as a function of continuous patient coordinates.
 
-Any slice plane, however tilted or placed, is a sampling of `head_hu`; that makes it the oracle for tests
-of geometry. The head's own axes are x towards the left, y towards the back, z towards the vertex, with
-the centre near the third ventricle; its nominal size is an adult's.
+Any slice plane is a sampling of `head_hu`, which makes it the oracle for geometry tests. The head's axes are
+x towards the left, y towards the back, z towards the vertex, with the centre near the third ventricle; its
+nominal size is an adult's.
 """
 
 import numpy as np
@@ -125,7 +125,7 @@ def floor_height(at: Coordinates) -> np.ndarray:
 
 
 def skull_thickness(at: Coordinates, head: Head) -> np.ndarray:
-    """Of the vault at each point, mm."""
+    """Thickness of the vault at each point, mm."""
     a, b, c = head.phases[6:9]
     x, y, z = at
     relief = np.sin(x * 0.045 + a) + np.sin(y * 0.04 + b) + np.sin(z * 0.05 + c) + 0.008 * (y - x)
@@ -149,7 +149,7 @@ def _paint_skull(
 
 
 def _paint_head_rest(hu: np.ndarray, points: np.ndarray) -> None:
-    """The holder: a curved shell behind the head, at rest in the scanner while the head turns in it."""
+    """The head holder: a curved shell behind the head, fixed in the scanner while the head rotates in it."""
     x, y = points[:, 0].astype(np.float32), points[:, 1].astype(np.float32)
     shell = 2 - np.abs(np.hypot(x, y + 15) - 124)
     paint(hu, ramp(shell) * ramp(y - 10, 4), REST_HU)

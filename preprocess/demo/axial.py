@@ -26,14 +26,14 @@ TURN_DEG = 7.0
 SLICE_MM = {Quirk.THIN: 3.0, Quirk.FINE: 1.25}
 """Slice distance of a thin series, the best of its study by its headers, and of one made for bone."""
 SLICES_LEFT = 4
-"""What remains of a series with few slices."""
+"""Slices of a series with the quirk of few slices."""
 SLICES_GONE = 4
-"""The hole in a series with missing slices: 20 mm and more."""
+"""The gap in a series with missing slices: 20 mm and more."""
 SLICES_TWICE = 3
-"""How many slices a series with duplicates repeats."""
+"""Number of repeated slices in a series with duplicates."""
 TRUNCATED_RUN = 3
 BYTES_LEFT = 0.6
-"""Fraction of a truncated file that remains; the cut lies in its pixels."""
+"""Remaining fraction of a truncated file; the cut is in its pixels."""
 IMAGE_TYPE = ("ORIGINAL", "PRIMARY", "AXIAL")
 
 LARGE_INTERCEPT = Encoding(signed=False, bits_stored=16, slope=1, intercept=-8192, padding=None)
@@ -41,7 +41,7 @@ LARGE_INTERCEPT = Encoding(signed=False, bits_stored=16, slope=1, intercept=-819
 
 
 def axial_planes(job: SeriesJob) -> list[Plane]:
-    """The series' slice planes from the base up, without those that a quirk leaves out."""
+    """The series' slice planes from the base up, without those that a quirk removes."""
     quirks, scanner = job.plan.quirks, job.study.scanner
     distance = next((SLICE_MM[quirk] for quirk in quirks if quirk in SLICE_MM), scanner.slice_distance)
     slices = axial_offsets(distance)
@@ -53,7 +53,7 @@ def axial_planes(job: SeriesJob) -> list[Plane]:
         prone=Quirk.PRONE in quirks,
         feet_first=Quirk.FEET_FIRST in quirks,
     )
-    # The table moves along the patient's long axis even when the gantry leans: a sheared stack.
+    # The table moves along the patient's long axis even with a tilted gantry: a sheared stack.
     centre = np.asarray(job.study.head.origin)
     planes = [
         plane(
@@ -110,7 +110,7 @@ def _images(job: SeriesJob) -> Iterator[tuple[int, int, Dataset]]:
 
 
 def _truncated(quirks: tuple[Quirk, ...]) -> int:
-    """How many neighbouring files are cut short; the gap of one can be bridged, that of a run cannot."""
+    """Number of neighbouring truncated files; the gap of one can be interpolated, that of a run cannot."""
     if Quirk.TRUNCATED_RUN in quirks:
         return TRUNCATED_RUN
     return int(Quirk.TRUNCATED_FILE in quirks)

@@ -1,4 +1,4 @@
-"""What lies inside the skull: folded cortex, white matter, deep nuclei, ventricles, cisterns, falx."""
+"""The inside of the skull: folded cortex, white matter, deep nuclei, ventricles, cisterns, falx."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ _NUCLEI = (
 
 
 def brain_hu(at: Coordinates, depth: np.ndarray, head: Head) -> tuple[np.ndarray, Fluid]:
-    """HU (N,) without lesions at points at `depth` mm inside the skull, and where the CSF is."""
+    """HU (N,) without lesions at points `depth` mm inside the skull, and the shares of CSF."""
     wobble = _wobble(at, head)
     folded = (at[0] + wobble[0], at[1] + wobble[1], at[2] + wobble[2])
     cerebellum = _cerebellum_depth(at)
@@ -58,7 +58,7 @@ def brain_hu(at: Coordinates, depth: np.ndarray, head: Head) -> tuple[np.ndarray
 
 
 def _wobble(at: Coordinates, head: Head) -> Coordinates:
-    """Displacements of some mm that keep the folds from looking regular."""
+    """Displacements of a few mm that make the folds irregular."""
     x, y, z = at
     p = head.phases
     return (
@@ -113,7 +113,7 @@ def _ventricles(at: Coordinates, head: Head) -> np.ndarray:
         np.maximum(depth, rod + mean * (grow - 1), out=depth)
     third = np.minimum(1.3 + 0.9 * head.ventricles - np.abs(at[0]), ellipsoid(at, (0, 3, 3), (12, 17, 11)))
     fourth = ellipsoid(at, (0, 32, -32), (8, 5, 9))
-    # The septum parts the two lateral ventricles.
+    # The septum separates the two lateral ventricles.
     lateral = ramp(depth) * ramp(np.abs(at[0]) - 1.2)
     return np.maximum(lateral, np.maximum(ramp(third), ramp(fourth)))
 

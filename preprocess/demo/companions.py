@@ -1,4 +1,4 @@
-"""The series that come along with a head CT and do not become volumes."""
+"""Series that accompany a head CT and do not become volumes."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from preprocess.demo.writer import ct_image, dose_report, encode, mr_image, scre
 X, Y, Z = np.eye(3)
 LOCALIZER_MM = 320.0
 LOCALIZER_PLANES_MM = np.linspace(-80, 80, 12)
-"""Sagittal planes whose mean stands for the X-ray projection."""
+"""Number of sagittal planes whose mean represents the X-ray projection."""
 CORONAL_MM = np.arange(-80, 80, 10.0)
 RESONANCE_MM = np.arange(-40, 80, 12.0)
 
@@ -65,7 +65,7 @@ def coronal_files(job: SeriesJob) -> Iterator[File]:
 
 
 def resonance_files(job: SeriesJob) -> Iterator[File]:
-    """Axial slices that another modality made of the same head."""
+    """Axial slices of the same head from another modality."""
     study = job.study
     for index, offset in enumerate(RESONANCE_MM):
         view = plane(study.head.origin + offset * Z, X, Y, 240.0, study.matrix, 5.0)

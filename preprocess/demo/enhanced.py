@@ -20,9 +20,9 @@ _PER_FRAME = {
 
 
 def enhanced_ct(images: Sequence[Dataset], sop_uid: str) -> Dataset:
-    """One object with a frame for each CT image, and its facts in functional groups (C.7.6.16, C.8.15.3).
+    """One object with one frame per CT image, and its attributes in functional groups (C.7.6.16, C.8.15.3).
 
-    Frames stand in the order of the images' numbers. The images must be equal in what is shared.
+    Frames are sorted by image number. The images must have equal shared attributes.
     """
     images = sorted(images, key=lambda image: int(image.InstanceNumber))
     shared, frames = _groups(images[0], _SHARED), [_groups(image, _PER_FRAME) for image in images]

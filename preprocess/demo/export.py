@@ -1,4 +1,4 @@
-"""Writing the synthetic export: dicom/ as a PACS would hand it over, tables of labels, and truth.json."""
+"""Writing the synthetic export: dicom/ like a PACS export, tables of labels, and truth.json."""
 
 import csv
 import io
@@ -43,9 +43,9 @@ DICOM, LABELS, MEASURES, TRUTH = "dicom", "labels.csv", "measures.csv", "truth.j
 MASKS, MASK_TABLE = "masks", "masks.csv"
 REAL_FOLDER = "real"
 FRACTURE = "fracture"
-"""Column of the label, where fractures were asked for."""
+"""Label column, if fractures are requested."""
 TORN_BYTES = 400
-"""Where a torn file ends: in its header, before its UIDs."""
+"""Length of a torn file: it ends in its header, before its UIDs."""
 
 _MAKERS: dict[Kind, Callable[[SeriesJob], Iterator[File]]] = {
     Kind.SOFT: axial_files,
@@ -60,7 +60,7 @@ _MAKERS: dict[Kind, Callable[[SeriesJob], Iterator[File]]] = {
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What an export holds."""
+    """Summary of an export."""
 
     studies: int
     series: int
@@ -88,18 +88,16 @@ def export(
 ) -> ExportSummary:
     """Write `studies` synthetic studies of `matrix` × `matrix` slices to the new folder `out`.
 
-    The bytes depend on (studies, seed, matrix, real, fractures) alone. `out`/dicom is the export,
-    `out`/labels.csv holds one row a study (patient_id, study_instance_uid, 0/1 columns),
-    `out`/measures.csv these and the columns of `preprocess.demo.measures`, and `out`/truth.json what each
-    series is and should become. The files of the folder `real` are copied in among the others. With `masks`,
-    `out`/masks holds NIfTI files of the bleeds, and `out`/masks.csv a row each (path, patient_id,
-    study_instance_uid, class), without path and class for a head that has none; no other file changes.
-    fractures: share of the studies with a skull fracture (`preprocess.demo.fractures`); above 0 there is a
-    label of it, and a thin series of a bone kernel in every study. `progress` is called with (studies done,
-    studies).
-
-    Raises FmctError where `out` holds files already or can't be made, `real` is no folder, or a number is out
-    of its range.
+    The bytes depend only on (studies, seed, matrix, real, fractures). `out`/dicom is the export,
+    `out`/labels.csv has one row per study (patient_id, study_instance_uid, 0/1 columns), `out`/measures.csv
+    these and the columns of `preprocess.demo.measures`, and `out`/truth.json the kind and expected outcome of
+    each series. The files of the folder `real` are copied among the others. With `masks`, `out`/masks holds
+    NIfTI files of the bleeds, and `out`/masks.csv one row each (path, patient_id, study_instance_uid, class),
+    without path and class for a head without bleeds; no other file changes. fractures: share of the studies
+    with a skull fracture (`preprocess.demo.fractures`); above 0 there is a label for it, and a thin series of
+    a bone kernel in every study. progress: called with (studies done, all studies).
+    Raises FmctError if `out` already holds files or cannot be created, `real` is not a folder, or a number is
+    out of range.
     """
     out = out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -111,7 +109,7 @@ def export(
         if value < least:
             raise FmctError(f"{name}={value}: give at least {least}")
     if not 0 <= fractures <= 1:
-        raise FmctError(f"fractures={fractures:g}: give a share of the studies, from 0 to 1")
+        raise FmctError(f"fractures={fractures:g}: expected a share of the studies, from 0 to 1")
     plans = plan_studies(seed, studies, matrix, fractures)
     with _new_folder(out) as temporary:
         write = partial(_write_study, temporary / DICOM, seed, bool(fractures))
@@ -136,7 +134,7 @@ def export(
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name on a clean exit and vanishes on an error."""
+    """A temporary folder beside `out` that is renamed to `out` on a clean exit and removed on an error."""
     temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +154,7 @@ def _each(
         yield from map(write, plans)
         return
     with process_pool(workers) as pool:
-        # Not pool.map, which cancels what a worker's death then breaks: a traceback (CPython 3.11).
+        # Not pool.map: its cancellation fails with a traceback after a worker's death (CPython 3.11).
         for future in [pool.submit(write, plan) for plan in plans]:
             yield future.result()
 
@@ -224,7 +222,7 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _write_junk(dicom: Path, seed: int) -> list[dict[str, str]]:
-    """Files that no series is made of; returns their paths and what they are."""
+    """Write files that belong to no series; return their paths and kinds."""
     directory = media_directory(uid(seed, "media directory"))
     whole = min(dicom.rglob("*.dcm"))
     junk = {
@@ -249,7 +247,7 @@ def _copy_real(real: Path, folder: Path) -> int:
 
 
 def _write_masks(folder: Path, plans: list[StudyPlan], truths: list[dict[str, Any]], workers: int) -> str:
-    """Write the files; returns the table of them."""
+    """Write the files; return their table."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["path", "patient_id", "study_instance_uid", "class"])

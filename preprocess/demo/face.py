@@ -1,4 +1,4 @@
-"""What lies below the cranial cavity: orbits, sinuses, petrous bone, jaw, neck."""
+"""The region below the cranial cavity: orbits, sinuses, petrous bone, jaw, neck."""
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def _paint_airways(hu: np.ndarray, at: Coordinates, pair: Coordinates, head: Hea
     nasal = ellipsoid(pair, (0, -60, -53), (15, 34, 15))
     maxillary = ellipsoid(pair, (27, -60, -52), (13, 16, 15))
     sphenoid = ellipsoid(at, (4, -26, -28), (12, 9, 7))
-    # The frontal sinus is larger on the left: one of the marks by which a mirrored head is known.
+    # The frontal sinus is larger on the left: one of the features that reveal a mirrored head.
     frontal = ellipsoid(at, (11, -83, -5), (15, 4, 10))
     for depth in (ethmoid, maxillary, sphenoid, frontal, nasal):
         paint(hu, ramp(depth + 2), head.cortical_bone * 0.5)

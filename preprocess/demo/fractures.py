@@ -1,4 +1,4 @@
-"""Skull fractures that only thin slices and bone kernels show: a dark line of some 1 mm through the vault."""
+"""Skull fractures visible only in thin slices and bone kernels: a dark line of about 1 mm in the vault."""
 
 from dataclasses import dataclass
 
@@ -10,31 +10,31 @@ from preprocess.demo.shapes import ramp, smoothstep
 from preprocess.demo.stack import Plane
 
 FRACTURE_HU = 0.0
-"""What fills the gap: fluid and some fat."""
+"""HU of the gap: fluid and some fat."""
 BONE_HU = (250.0, 350.0)
-"""From nothing to all of a voxel is bone that can be broken: diploe begins at 350 HU."""
+"""HU range from no breakable bone to full bone in a voxel: diploe starts at 350 HU."""
 FLOOR_MM = 2.0
-"""Height in the head's own axes above which the skull is vault: below are base and face."""
+"""Height in the head's axes above which the skull is vault; below are base and face."""
 THIN_MM = 2.5
-"""Thicker slices of a soft kernel show none of it: half a millimetre to 1.5 mm of gap are less than a third
-of such a slice, which its smoothing and the diploe's own texture hide from a reader."""
+"""Thicker slices of a soft kernel do not show it: a gap of 0.5 to 1.5 mm is less than a third of such a slice
+and is hidden by smoothing and by the texture of the diploe."""
 
 
 @dataclass(frozen=True)
 class Fracture:
-    """A linear fracture: where a plane cuts the vault, as far as an arc reaches. Lengths in mm."""
+    """A linear fracture: the intersection of a plane with the vault, within an arc. Lengths in mm."""
 
     normal: tuple[float, float, float]
-    """Of the plane, a unit vector in the head's own axes."""
+    """Normal of the plane, a unit vector in the head's axes."""
     offset: float
-    """Of the plane from the head's centre, along the normal."""
+    """Distance of the plane from the head's centre, along the normal."""
     centre: tuple[float, float, float]
-    """Unit vector in the head's own axes, from the centre to the middle of the line."""
+    """Unit vector in the head's axes, from the centre to the middle of the line."""
     reach_deg: float
     """Half of the arc."""
     width: float
     phase: float
-    """Of the wobble that makes the line uneven."""
+    """Phase of the wobble that makes the line uneven."""
 
 
 def draw_fracture(rng: np.random.Generator) -> Fracture:
@@ -53,15 +53,15 @@ def draw_fracture(rng: np.random.Generator) -> Fracture:
 
 
 def shows(sharp: bool, thickness: float) -> bool:
-    """Does a series of this kernel and slice thickness (mm) show a fracture?"""
+    """Whether a series of this kernel and slice thickness (mm) shows a fracture."""
     return sharp or thickness < THIN_MM
 
 
 def paint_fracture(hu: np.ndarray, plane: Plane, head: Head, fracture: Fracture) -> None:
     """Paint a fracture over a slice's `hu` (rows, columns) in place.
 
-    A voxel has the share of the gap that lies in it: a slab of the width, seen through a Gaussian of the
-    variance that a voxel's box has along the slab's normal.
+    A voxel gets its share of the gap: a slab of the fracture's width, convolved with a Gaussian of the
+    variance of a voxel's box along the slab's normal.
     """
     points = plane.points().reshape(-1, 3)
     at = head.local(points)

@@ -1,4 +1,4 @@
-"""The parameters of one synthetic head, and how they vary from patient to patient."""
+"""The parameters of one synthetic head, and their variation between patients."""
 
 from dataclasses import dataclass, field
 
@@ -39,10 +39,10 @@ class Head:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """The head's centre in patient LPS mm."""
     head_rest: bool = False
-    """Whether the scanner's head holder is in the picture."""
+    """Whether the scanner's head holder is in the images."""
     lesions: tuple[Lesion, ...] = field(default=())
     enhanced_hu: float | None = None
-    """Of blood in the vessels with a contrast agent, 150 to 300; None without one."""
+    """HU of enhanced blood in the vessels, 150 to 300; None without contrast."""
 
     def local(self, points_lps: np.ndarray) -> Coordinates:
         """Patient LPS mm (N, 3) to the nominal head's own axes, float32 mm each (N,)."""

@@ -1,20 +1,20 @@
-"""The made-up identities of the export. Everything that must never leave it contains `MARK`."""
+"""Synthetic identities of the export. All identifying texts contain `MARK`."""
 
 from dataclasses import dataclass
 
 from pydicom.uid import generate_uid
 
 MARK = "ZZFAKE"
-"""Stands in every name, ID, accession number, free text and folder, so that a search finds any leak."""
+"""Part of every name, ID, accession number, free text and folder, so that a search finds any leak."""
 
 FAKE_YEAR = 2087
 UID_ROOT = "1.2.826.0.1.3680043.8.498."
-"""pydicom's root for generated UIDs (free for use); every UID of the export begins with it."""
+"""pydicom's root for generated UIDs (free for use); every UID of the export starts with it."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who and when one study is about."""
+    """Patient and date of one study."""
 
     patient_id: str
     patient_name: str
@@ -28,7 +28,7 @@ class Identity:
 
 
 def identity(seed: int, study: int, patient: int) -> Identity:
-    """The identity of a study: a pure function of its place in the export."""
+    """The identity of a study: a pure function of its position in the export."""
     month, day = 1 + study % 12, 1 + (study // 12) % 28
     return Identity(
         patient_id=f"{MARK}-{seed}-{patient:05d}",

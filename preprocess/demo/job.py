@@ -1,4 +1,4 @@
-"""One series to be made, and the files that come of it."""
+"""One series to make, and its files."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from preprocess.reasons import Reason
 
 @dataclass(frozen=True)
 class SeriesJob:
-    """A series of a study's plan, with what its files share."""
+    """A series of a study's plan, with the common facts of its files."""
 
     seed: int
     study: StudyPlan
@@ -24,7 +24,7 @@ class SeriesJob:
     facts: SeriesFacts
 
     def noise(self) -> np.random.Generator:
-        """The series' own stream of noise."""
+        """The series' noise stream."""
         return generator(self.seed, Stream.NOISE, self.study.index, self.facts.number)
 
     def render(
@@ -40,7 +40,7 @@ class SeriesJob:
 
 @dataclass(frozen=True)
 class File:
-    """One file of a series: its bytes, and what layouts name it by."""
+    """One file of a series: its bytes, and the facts that layouts use for its name."""
 
     number: int
     sop_uid: str

@@ -1,4 +1,4 @@
-"""Where a study's files lie in the export: tidily, scrambled in one folder, or as on a CD."""
+"""Layouts of a study's files in the export: sorted, scrambled in one folder, or as on a CD."""
 
 import hashlib
 from pathlib import PurePosixPath

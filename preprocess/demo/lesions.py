@@ -23,13 +23,13 @@ class Bleed(StrEnum):
 
 @dataclass(frozen=True)
 class Lesion:
-    """One bleed in the head's own axes (mm); what the lengths mean depends on the kind."""
+    """One bleed in the head's axes (mm); the meaning of the lengths depends on the kind."""
 
     kind: Bleed
     hu: float
     """Acute blood: 50 to 80 HU."""
     centre: tuple[float, float, float]
-    """Centre of the bleed; of an extra-axial one, a point in its direction from the head's centre."""
+    """Centre of the bleed; for an extra-axial one, a point in its direction from the head's centre."""
     size: tuple[float, float, float]
     """Intraparenchymal: radii. Extra-axial: thickness, angular reach in degrees, 0. Else: spread, 0, 0."""
     phase: float
@@ -37,7 +37,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Fluid:
-    """Shares in [0, 1] of the spaces that blood can fill."""
+    """Shares, in [0, 1], of the spaces that blood can fill."""
 
     subarachnoid: np.ndarray
     ventricular: np.ndarray
@@ -74,7 +74,7 @@ def paint_lesions(
 ) -> None:
     """Paint bleeds over the brain's `hu` (N,) in place.
 
-    `depth` is mm inside the skull, `fluid` where the CSF is.
+    depth: mm inside the skull; fluid: the shares of CSF.
     """
     for lesion in lesions:
         if lesion.kind is Bleed.INTRAPARENCHYMAL:
@@ -91,7 +91,7 @@ def blood_share(at: Coordinates, depth: np.ndarray, fluid: Fluid, lesion: Lesion
     if lesion.kind is Bleed.SUBARACHNOID:
         distance = np.sqrt(sum((q - c) ** 2 for q, c in zip(at, lesion.centre, strict=True)))
         return fluid.subarachnoid * smoothstep(distance, lesion.size[0], 0.5 * lesion.size[0])
-    # Blood sinks: the patient lies on the back, so it fills the ventricles up to a level.
+    # Blood sinks: with a supine patient it fills the ventricles up to a level.
     return fluid.ventricular * ramp(at[1] - (40 - lesion.size[0]), 3)
 
 
@@ -111,7 +111,7 @@ def _extra_axial_share(at: Coordinates, depth: np.ndarray, lesion: Lesion) -> np
     cosine = (at[0] * centre[0] + at[1] * centre[1] + at[2] * centre[2]) / radius
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
     thickness = lesion.size[0] * (1 - (angle / lesion.size[1]) ** 2)
-    # Near the centre angles mean little: blood lies under the vault, not on the sella.
+    # Near the centre angles are not meaningful: blood is under the vault, not on the sella.
     share = ramp(thickness - depth, 1.5) * ramp(radius - 35, 5)
     if lesion.kind is Bleed.SUBDURAL:
         share *= ramp(at[0] * np.sign(centre[0]) - 1.5)

@@ -1,4 +1,4 @@
-"""Where the bleeds of a synthetic head are: the truth of what `preprocess.demo.lesions` paints."""
+"""True masks of a synthetic head's bleeds, as painted by `preprocess.demo.lesions`."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from preprocess.demo.lesions import Bleed, blood_share
 from preprocess.demo.shapes import some
 
 STEP_MM = 2.0
-"""Edge of a voxel of the files: finer than the slices of every series of the export."""
+"""Voxel edge of the files: finer than the slices of all series of the export."""
 HALF_MM = (84.0, 108.0, 84.0)
-"""Half of what files cover along left, posterior, superior, about the head's centre: the skull's inside."""
+"""Half of the files' extent along left, posterior, superior, about the head's centre: the skull's inside."""
 LEAST_SHARE = 0.5
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def lesion_masks(points_lps: NDArray[np.float64], head: Head) -> dict[Bleed, NDArray[np.bool_]]:
-    """Of each kind of bleed that the head has, which points hold its blood (not its oedema).
+    """For each kind of bleed of the head, the points that hold its blood (not its oedema).
 
-    points_lps: (..., 3), patient LPS mm; the masks are (...). A point is within where half or more of what is
-    drawn there is that blood. Kinds may overlap.
+    points_lps: (..., 3), patient LPS mm; the masks are (...). A point is inside if at least half of the
+    painted value is that blood. Kinds may overlap.
     """
     points = np.asarray(points_lps, np.float64).reshape(-1, 3)
     shape = np.shape(points_lps)[:-1]
@@ -45,7 +45,7 @@ def write_masks(folder: Path, name: str, head: Head) -> dict[str, str]:
     """A NIfTI file of each kind of bleed in `folder`, uint8, in the patient's frame; names by the kind."""
     if not head.lesions:
         return {}
-    # Multiples of the step, so that the header's float32 hold them.
+    # Multiples of the step, exact in the header's float32.
     first = np.rint((np.asarray(head.origin) - HALF_MM) / STEP_MM) * STEP_MM
     steps = [np.arange(int(2 * half / STEP_MM) + 1) * STEP_MM for half in HALF_MM]
     points = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1) + first

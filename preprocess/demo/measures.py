@@ -1,7 +1,7 @@
-"""What is known of a synthetic head beside the kinds of its bleeds: volumes, a grade, time to death.
+"""Labels of a synthetic head besides the kinds of its bleeds: volumes, a grade, time to death.
 
-Volumes are integrals of the very shares that the anatomy is painted with. The time to death has an
-exponential hazard that grows with the volumes of blood and of the ventricles, and a last look that does not
+Volumes are integrals of the shares that the anatomy is painted with. The time to death has an exponential
+hazard that grows with the volumes of blood and of the ventricles; censoring at the last follow-up does not
 depend on them.
 """
 
@@ -17,17 +17,17 @@ from preprocess.demo.shapes import ramp, some
 from preprocess.demo.streams import Stream, generator
 
 STEP_MM = 4.0
-"""Of the grid in the head's own axes; against 1 mm volumes differ by some percent."""
+"""Step of the grid in the head's axes; volumes differ by a few percent from those at 1 mm."""
 REACH_MM = (80.0, 100.0, 95.0)
 GRADES_ML = (0.1, 40.0, 100.0)
 """Least volumes of blood of the grades 1, 2 and 3."""
 BASE_DAYS = 400.0
-"""Mean life with `USUAL_VENTRICLES_ML` of ventricles and without blood."""
+"""Mean survival with `USUAL_VENTRICLES_ML` of ventricles and without blood."""
 USUAL_VENTRICLES_ML = 31.0
 BLOOD_EFFECT, VENTRICLES_EFFECT = 0.01, 0.05
-"""Growth of the logarithm of the hazard by ml."""
+"""Increase of the log hazard per ml."""
 FOLLOWED_DAYS = (30.0, 700.0)
-"""The last look falls evenly between them."""
+"""Bounds of the last follow-up, uniformly distributed."""
 
 KINDS = {
     "ventricle_ml": "regression",
@@ -37,7 +37,7 @@ KINDS = {
     "largest_bleed": "multiclass",
     "death": {"survival": "death_days"},
 }
-"""As `fmct labels --kinds` takes them."""
+"""In the form of `fmct labels --kinds`."""
 COLUMNS = (*KINDS, "death_days")
 
 
@@ -47,11 +47,11 @@ class Volumes:
 
     ventricles: float
     blood: dict[Bleed, float]
-    """Of each kind that the head has; where two overlap, both count."""
+    """Volumes of each kind of bleed; where two overlap, both count."""
 
 
 def volumes(head: Head) -> Volumes:
-    """Volumes of the ventricles, blood in them included, and of the bleeds."""
+    """Volumes of the ventricles, including blood in them, and of the bleeds."""
     ends = [np.arange(-reach, reach + STEP_MM / 2, STEP_MM, dtype=np.float32) for reach in REACH_MM]
     x, y, z = (axis.ravel() for axis in np.meshgrid(*ends, indexing="ij"))
     depth = cavity_depth((x, y, z), head)
@@ -85,7 +85,7 @@ def measures(seed: int, index: int, head: Head) -> dict[str, float | int]:
 
 
 def survival(seed: int, index: int, blood: float, ventricles: float) -> tuple[int, bool]:
-    """Whole days, rounded up, to death or the last look, and whether it was death; volumes in ml."""
+    """Whole days, rounded up, to death or the last follow-up, and whether it was death; volumes in ml."""
     rng = generator(seed, Stream.SURVIVAL, index)
     life, look = float(rng.exponential()), float(rng.uniform(*FOLLOWED_DAYS))
     risk = BLOOD_EFFECT * blood + VENTRICLES_EFFECT * (ventricles - USUAL_VENTRICLES_ML)

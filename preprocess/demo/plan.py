@@ -1,6 +1,6 @@
-"""What the export contains: which study holds which series, on which scanner, with which quirks.
+"""The plan of the export: the series of each study, its scanner and its quirks.
 
-Labels are balanced within every scanner and drawn apart from anatomy, pose and quirks, so that only the
+Labels are balanced within every scanner and drawn independently of anatomy, pose and quirks, so that only the
 bleed itself predicts them.
 """
 
@@ -16,13 +16,13 @@ from preprocess.demo.streams import Stream, generator
 from preprocess.reasons import Reason
 
 VOLUME = "volume"
-"""The expectation of a series that becomes a volume; any other than this and `JOINED` is a `Reason`."""
+"""Expected outcome of a series that becomes a volume; other outcomes are `JOINED` or a `Reason`."""
 JOINED = "joined"
-"""That of a series that becomes part of another one's volume."""
+"""Expected outcome of a series that becomes part of another one's volume."""
 
 
 class Kind(StrEnum):
-    """What a series is."""
+    """The kind of a series."""
 
     SOFT = "soft"
     BONE = "bone"
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 
 class Quirk(StrEnum):
-    """What sets a series apart from a textbook one."""
+    """A deviation of a series from a textbook one."""
 
     TILT_POSITIVE = "tilt_positive"
     TILT_NEGATIVE = "tilt_negative"
@@ -63,7 +63,7 @@ class Quirk(StrEnum):
 
 
 class Layout(StrEnum):
-    """How a study's files lie in the export."""
+    """The arrangement of a study's files in the export."""
 
     FOLDERS = "folders"
     SCRAMBLED = "scrambled"
@@ -72,7 +72,7 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """One series, and what preprocessing should make of it."""
+    """One series with its expected outcome."""
 
     kind: Kind
     expected: str = VOLUME
@@ -88,12 +88,12 @@ class StudyPlan:
     scanner: Scanner
     layout: Layout
     head: Head
-    """The head where it lay in the scanner, with its bleeds."""
+    """The head at its pose in the scanner, with its bleeds."""
     series: tuple[SeriesPlan, ...]
     matrix: int
     """Rows and columns of its images."""
     fracture: Fracture | None = None
-    """Of the skull, where fractures were asked for."""
+    """The skull fracture, if fractures are requested."""
 
     @property
     def labels(self) -> dict[str, int]:
@@ -111,7 +111,7 @@ def _bone(*quirks: Quirk) -> SeriesPlan:
 
 
 def _split(part: Quirk) -> SeriesPlan:
-    """The thin base or the thick vault of a head that was stored in two series; the base is the first."""
+    """The thin base or the thick vault of a head stored in two series; the base is first."""
     return SeriesPlan(Kind.SOFT, VOLUME if part is Quirk.BASE else JOINED, (part,))
 
 
@@ -120,7 +120,7 @@ def _flawed(reason: Reason, *quirks: Quirk) -> SeriesPlan:
 
 
 _FINE_BONE = _bone(Quirk.FINE)
-"""Of every study if fractures are drawn, so that it does not reveal them."""
+"""Added to every study if fractures are drawn, so that it does not reveal them."""
 _LOCALIZER = SeriesPlan(Kind.LOCALIZER, Reason.LOCALIZER)
 _DOSE_REPORT = SeriesPlan(Kind.DOSE_REPORT, Reason.DOSE_REPORT)
 _CAPTURE = SeriesPlan(Kind.SCREEN_CAPTURE, Reason.SECONDARY_CAPTURE)
@@ -141,11 +141,11 @@ STUDY_SERIES: tuple[tuple[SeriesPlan, ...], ...] = (
     (_soft(Quirk.PRONE, Quirk.DUPLICATE_POSITIONS), _bone(Quirk.PRONE)),
     (_soft(Quirk.BIG_ENDIAN, Quirk.TURNED), _flawed(Reason.TOO_FEW_SLICES, Quirk.FEW_SLICES)),
 )
-"""The series of twelve consecutive studies; every study has exactly one that becomes a volume."""
+"""The series of twelve consecutive studies; in every study exactly one becomes a volume."""
 
 
 def plan_studies(seed: int, studies: int, matrix: int, fractures: float = 0.0) -> list[StudyPlan]:
-    """The first `studies` studies of the export of `seed`; study i is the same however many follow.
+    """The first `studies` studies of the export of `seed`; study i does not depend on their number.
 
     fractures: share of the studies with a fracture; above 0 every study has one more series, of thin
     slices and a bone kernel, after those that it has without.
@@ -154,7 +154,7 @@ def plan_studies(seed: int, studies: int, matrix: int, fractures: float = 0.0) -
     on_scanner: Counter[int] = Counter()
     bleeding = 0
     for index in range(studies):
-        # The scanner moves on by one each round, so that quirks and scanners meet in all pairs.
+        # The scanner shifts by one each round, so that all pairs of quirks and scanners occur.
         scanner = (index + index // len(STUDY_SERIES)) % len(SCANNERS)
         bleeds = _bleeds(seed, scanner, on_scanner[scanner], bleeding)
         on_scanner[scanner] += 1
@@ -171,7 +171,7 @@ def _with_fracture(seed: int, plan: StudyPlan, share: float) -> StudyPlan:
 
 
 def _bleeds(seed: int, scanner: int, rank: int, bleeding: int) -> tuple[Bleed, ...]:
-    """Of every two studies of a scanner one bleeds; the kinds take turns, some with a second one."""
+    """One of every two studies of a scanner has a bleed; kinds alternate, some with a second one."""
     first_bleeds = bool(generator(seed, Stream.LABEL, scanner, rank // 2).integers(2))
     if first_bleeds != (rank % 2 == 0):
         return ()
@@ -184,7 +184,7 @@ def _bleeds(seed: int, scanner: int, rank: int, bleeding: int) -> tuple[Bleed, .
 
 
 def _study(seed: int, index: int, scanner: Scanner, bleeds: tuple[Bleed, ...], matrix: int) -> StudyPlan:
-    # Every sixth study is a second one of the patient before.
+    # Every sixth study is a second one of the previous patient.
     patient = index - (index % 6 == 5)
     pose = generator(seed, Stream.POSE, index)
     pitch, roll, yaw = pose.normal(0, 4, 3)

@@ -1,4 +1,4 @@
-"""The scanners of the export: each vendor's way to fill DICOM attributes and the look of its pixels."""
+"""The scanners of the export: vendor-specific DICOM attributes and image texture."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Kernel:
     """Standard deviation of the noise."""
 
     def apply(self, clean_hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A slice (rows, columns) of HU with the kernel's edges and its noise's texture, float32."""
+        """A slice (rows, columns) of HU with the kernel's sharpness and noise texture, float32."""
         noise = rng.standard_normal(clean_hu.shape, dtype=np.float32)
         if self.sharp:
             noise -= ndimage.gaussian_filter(noise, 1.0)
@@ -28,7 +28,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How HU become stored integers: HU = slope · stored + intercept (PS3.3 C.11.1)."""
+    """The encoding of HU as stored integers: HU = slope · stored + intercept (PS3.3 C.11.1)."""
 
     signed: bool
     bits_stored: int
@@ -58,11 +58,11 @@ class Scanner:
     encoding: Encoding
     kvp: int
     slice_distance: float
-    """mm; the slices are as thick."""
+    """mm; equal to the slice thickness."""
     field_of_view: float
     """mm, the side of the square image."""
     origin: tuple[float, float, float]
-    """Typical patient LPS mm of the head's centre: what the vendor calls zero differs."""
+    """Typical patient LPS mm of the head's centre: the origin differs by vendor."""
     head_rest: bool
     superior_first: bool
     """Whether instance 1 is the topmost slice."""

@@ -1,4 +1,4 @@
-"""Soft-edged shapes over point coordinates: what the synthetic anatomy is painted with.
+"""Soft-edged shapes over point coordinates, used to paint the synthetic anatomy.
 
 Points are three float32 arrays x, y, z in mm. Distances are in mm and grow towards the inside of a shape.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 EDGE_MM = 1.2
-"""Width over which one tissue turns into the next; near the resolution of a head CT."""
+"""Width of the transition between tissues; near the resolution of a head CT."""
 
 Point = Sequence[float]
 Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]

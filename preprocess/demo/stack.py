@@ -1,11 +1,11 @@
-"""The slice planes of a series: where in the patient each pixel lies."""
+"""The slice planes of a series: the position of each pixel in the patient."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 TOP_MM, BOTTOM_MM = 102.0, -70.0
-"""What an axial head series covers, about the head's centre."""
+"""Extent of an axial head series, about the head's centre."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Plane:
         return self.position + steps[:, None, None] * self.column + steps[None, :, None] * self.row
 
     def inside_circle(self) -> np.ndarray:
-        """Which pixels (rows, columns) lie in the reconstruction circle."""
+        """Which pixels (rows, columns) are in the reconstruction circle."""
         offset = np.arange(self.matrix) - (self.matrix - 1) / 2
         return np.hypot(offset[:, None], offset[None, :]) <= self.matrix / 2
 
@@ -36,7 +36,7 @@ class Plane:
 def plane(
     centre: np.ndarray, row: np.ndarray, column: np.ndarray, field: float, matrix: int, thickness: float
 ) -> Plane:
-    """The square slice of `field` mm about `centre`, rounded as its attributes will be written."""
+    """The square slice of `field` mm about `centre`, rounded like its written attributes."""
     row, column = np.round(row, 6), np.round(column, 6)
     spacing = round(field / matrix, 6)
     position = centre - (row + column) * spacing * (matrix - 1) / 2
@@ -50,7 +50,7 @@ def axial_offsets(slice_distance: float) -> list[tuple[float, float]]:
 
 
 def base_offsets() -> list[tuple[float, float]]:
-    """Thin slices through the skull base, as sequential scanners divided a head."""
+    """Thin slices of the skull base, as in sequential scans of a head."""
     return [(BOTTOM_MM + 4.0 * i, 4.0) for i in range(18)]
 
 
@@ -63,9 +63,9 @@ def vault_offsets() -> list[tuple[float, float]]:
 def axial_axes(tilt: float, turned: float, prone: bool, feet_first: bool) -> tuple[np.ndarray, np.ndarray]:
     """Row and column directions of an axial image.
 
-    `tilt` (degrees) leans the gantry about the patient's left-right axis; `turned` (degrees) rotates
-    the image in its plane. Feet first mirrors the row direction, prone mirrors the column's as well,
-    as the image then shows the patient from the other side.
+    tilt: gantry tilt about the patient's left-right axis, degrees; turned: rotation of the image in its
+    plane, degrees. Feet first mirrors the row direction; prone also mirrors the column direction, because the
+    image then shows the patient from the other side.
     """
     lean, turn = np.radians(tilt), np.radians(turned)
     row = np.array([1.0, 0.0, 0.0])

@@ -1,4 +1,4 @@
-"""The demo's randomness: independent Philox streams named by what they decide."""
+"""The demo's randomness: independent Philox streams, named by purpose."""
 
 from enum import IntEnum
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers decides; each has its own Philox key."""
+    """The purpose of a random stream; each has a separate Philox key."""
 
     PATIENT = 1
     POSE = 2

@@ -1,4 +1,4 @@
-"""Vessels that a contrast agent fills: the arteries about the circle of Willis, and the large veins."""
+"""Contrast-enhanced vessels: the arteries around the circle of Willis, and the large veins."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ _MIDDLE: tuple[tuple[Point, Point, float, float], ...] = (
 
 
 def paint_vessels(hu: np.ndarray, at: Coordinates, enhanced_hu: float) -> None:
-    """Paint blood of `enhanced_hu` in the vessels over the brain's `hu` (N,), in place."""
+    """Paint vessels with blood of `enhanced_hu` over the brain's `hu` (N,), in place."""
     depth = np.full_like(at[0], -50)
     pair = mirrored(at)
     for points, rods in ((pair, _PAIRED), (at, _MIDDLE)):

@@ -1,4 +1,4 @@
-"""The true masks of generated heads' labels, on the grids of a dataset's volumes."""
+"""True masks of the labels of generated heads, on the grids of a dataset's volumes."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from shards.errors import FmctError, raise_refusal
 
 
 class VolumeMask(NamedTuple):
-    """Of one volume and label."""
+    """The mask of one volume and label."""
 
     key: str
     """The volume's."""
@@ -30,10 +30,10 @@ class VolumeMask(NamedTuple):
 
 
 def volume_masks(export: Path, data: Path, key_file: Path) -> Iterator[VolumeMask]:
-    """Masks of the positive labels of a dataset's volumes, made of a `fmct demo export` with the key file.
+    """Masks of the positive labels of a dataset's volumes, made from a `fmct demo export` with the key file.
 
-    A mask that has no voxel, of a bleed outside the volume, is left out. Raises FmctError where `export` is
-    no such folder, and where no volume is of its studies.
+    A mask without voxels, of a bleed outside the volume, is omitted. Raises FmctError if `export` is not such
+    a folder, or if no volume is of its studies.
     """
     file = export / TRUTH
     try:
@@ -41,7 +41,7 @@ def volume_masks(export: Path, data: Path, key_file: Path) -> Iterator[VolumeMas
         plans = plan_studies(truth["seed"], len(truth["studies"]), truth["matrix"])
     except (OSError, ValueError, KeyError) as error:
         raise_refusal(error, file)
-        raise FmctError(f"{file}: not what `fmct demo export` writes") from None
+        raise FmctError(f"{file}: not written by `fmct demo export`") from None
     names = Pseudonymizer(key_file)
     of_study = {names.study(identity(truth["seed"], p.index, p.patient).study_uid): p for p in plans}
     dataset, known = Dataset.open(data), 0

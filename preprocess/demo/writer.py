@@ -1,4 +1,4 @@
-"""DICOM files of the export: data sets by PS3.3's modules, encoded in the transfer syntax asked for."""
+"""DICOM files of the export: data sets by the modules of PS3.3, encoded in a requested transfer syntax."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -38,7 +38,7 @@ TRANSFER_SYNTAXES = {
 
 @dataclass(frozen=True)
 class SeriesFacts:
-    """What all files of one series share."""
+    """Common facts of all files of one series."""
 
     identity: Identity
     scanner: Scanner
@@ -50,7 +50,7 @@ class SeriesFacts:
 
 
 def transfer_syntax(quirks: tuple[Quirk, ...]) -> str:
-    """The transfer syntax UID that a series' quirks ask for; Explicit VR Little Endian without one."""
+    """The transfer syntax UID for a series' quirks; Explicit VR Little Endian by default."""
     return next((TRANSFER_SYNTAXES[q] for q in quirks if q in TRANSFER_SYNTAXES), ExplicitVRLittleEndian)
 
 
@@ -65,7 +65,7 @@ def ct_image(
     kernel: Kernel,
     tilt: float,
 ) -> Dataset:
-    """A CT Image (PS3.3 A.3) of one slice; `stored` are the integers of `encoding`, (rows, columns)."""
+    """A CT Image (PS3.3 A.3) of one slice; stored: the integers of `encoding`, (rows, columns)."""
     data = _image(facts, CTImageStorage, "CT", sop_uid, number, image_type)
     _place(data, facts, plane)
     data.KVP = str(facts.scanner.kvp)
@@ -126,7 +126,7 @@ def dose_report(facts: SeriesFacts, sop_uid: str) -> Dataset:
 
 
 def media_directory(sop_uid: str) -> bytes:
-    """A DICOMDIR (PS3.3 F.3) that lists nothing: the index whose word a scan must not take."""
+    """A DICOMDIR (PS3.3 F.3) that lists nothing: an index that a scan must not trust."""
     data = Dataset()
     data.FileSetID = MARK
     data.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 0
@@ -137,7 +137,7 @@ def media_directory(sop_uid: str) -> bytes:
 
 
 def encode(data: Dataset, syntax: str) -> bytes:
-    """The file (PS3.10) that holds `data` in the transfer syntax `syntax`; a pure function of both."""
+    """The file (PS3.10) of `data` in the transfer syntax `syntax`; a pure function of both."""
     if syntax == ExplicitVRBigEndian:
         data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
     if syntax in (RLELossless, JPEG2000Lossless):

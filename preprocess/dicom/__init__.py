@@ -1,1 +1,1 @@
-"""DICOM as it is stored: bytes, headers, frames, pixels, slices in space, and the catalog of header facts."""
+"""Reading DICOM: files and archives, headers, frames, pixels, slice geometry, and the catalog."""

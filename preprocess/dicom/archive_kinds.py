@@ -1,4 +1,4 @@
-"""Which file is an archive, and of which kind: by its content, and for parts of one by their names."""
+"""Detection of archives and their kind by content, and of archive parts by name."""
 
 import os
 import tarfile
@@ -10,17 +10,17 @@ from typing import BinaryIO, Literal
 from preprocess.dicom import iso9660, split
 
 START_BYTES = 512
-"""Bytes that determine the kind of a file: a tar header (POSIX.1 pax), the longest of all."""
+"""Bytes that determine the kind of a file: a tar header (POSIX.1 pax), the longest."""
 _OTHERS = (
     *(b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\xfd7zXZ\0", b"BZh", b"\x28\xb5\x2f\xfd"),
     *(b"MSCF\0\0\0\0", b"\x1f\x9d", b"LZIP\1", b"\x04\x22\x4d\x18", b"xar!", b"ISc("),
 )
-"""How 7z, RAR, xz, bzip2, zstd, cabinets, compress, lzip, LZ4, xar and InstallShield begin."""
+"""Magic bytes of 7z, RAR, xz, bzip2, zstd, cabinets, compress, lzip, LZ4, xar and InstallShield."""
 ArchiveKind = Literal["zip", "tar", "gzip", "iso", "disc", "part", "other"]
 
 
 def archive_kind(start: bytes) -> ArchiveKind | None:
-    """What archive a file is that begins with these `START_BYTES` bytes; None for none."""
+    """The kind of an archive that starts with these `START_BYTES` bytes; None for other files."""
     if start[128:132] == b"DICM":
         return None
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK00PK\x03\x04")):
@@ -40,7 +40,7 @@ def archive_kind(start: bytes) -> ArchiveKind | None:
 
 
 def file_kind(file: BinaryIO) -> ArchiveKind | None:
-    """What archive a file on disk is; None for none. More is read only of what does not begin as DICOM."""
+    """The kind of an archive on disk; None for other files. More is read only if it is not DICOM."""
     file.seek(0)
     start = file.read(START_BYTES)
     kind = archive_kind(start)
@@ -53,7 +53,7 @@ def file_kind(file: BinaryIO) -> ArchiveKind | None:
     if kind or start[:1] in (b"\x02", b"\x08"):
         return kind
     if start[:2] == b"MZ" and zipfile.is_zipfile(file):
-        return "zip"  # that unpacks itself
+        return "zip"  # self-extracting
     if iso9660.is_image(file):
         return "iso"
     return "disc" if iso9660.is_udf(file) else "part" if split.ends_split_zip(file) else None

@@ -1,6 +1,6 @@
-"""The catalog: what the scan found, one row a series, as plain header facts.
+"""The catalog: the result of a scan, with header facts in one row per series.
 
-It holds raw identifiers and paths, so its file is readable by its owner alone (mode 0600).
+It holds raw identifiers and paths, so only its owner can read the file (mode 0600).
 """
 
 import os
@@ -23,7 +23,7 @@ SeriesKey = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What an image's header says in words; most images of a series say the same."""
+    """Text attributes of an image; most images of a series have the same."""
 
     manufacturer: str = ""  # (0008,0070)
     model: str = ""  # (0008,1090)
@@ -41,9 +41,9 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One image, a DICOM object or a frame of one: the header facts that selection and geometry need.
+    """One image, a DICOM object or a frame of one: the header facts for selection and geometry.
 
-    DICOM tags stand in brackets; a frame's facts are those of its functional groups.
+    DICOM tags are in brackets; the facts of a frame are from its functional groups.
     """
 
     path: Path  # of the file, or of the archive that holds it
@@ -63,22 +63,22 @@ class Instance:
     samples: int | None  # Samples per Pixel (0028,0002); absent without pixels
     rows: int | None  # (0028,0010)
     columns: int | None  # (0028,0011)
-    # Of the next three None is absent, and () is malformed.
+    # In the next three, None is missing and () malformed.
     position: tuple[float, ...] | None  # Image Position (Patient) (0020,0032), LPS mm
     orientation: tuple[float, ...] | None  # Image Orientation (Patient) (0020,0037)
     pixel_spacing: tuple[float, ...] | None  # (0028,0030), row then column distance, mm
     thickness: float | None  # Slice Thickness (0018,0050), mm
-    tilt: float | None  # Gantry/Detector Tilt (0018,1120), degrees; its sign differs by vendor
+    tilt: float | None  # Gantry/Detector Tilt (0018,1120), degrees; the sign differs by vendor
     texts: Texts
-    frame: int = 0  # its place in the file, from 0; a file whose frames cannot be placed is one instance
-    member: str = ""  # name in the archive; this and the next two as `Source` says
+    frame: int = 0  # its number in the file, from 0; a file whose frames have no position is one instance
+    member: str = ""  # name in the archive; this and the next two as in `Source`
     offset: int = 0
     archive_size: int = 0
-    sha256: str = ""  # of its bytes, where another object bears its SOP Instance UID, else empty
+    sha256: str = ""  # of its bytes if another object has its SOP Instance UID, else empty
 
     @property
     def source(self) -> Source:
-        """Where its bytes lie."""
+        """The location of its bytes."""
         return Source(self.path, self.size, self.mtime_ns, self.member, self.offset, self.archive_size)
 
 
@@ -93,38 +93,38 @@ class Series:
 
     @property
     def key(self) -> SeriesKey:
-        """What names it: no other series of a catalog has the same."""
+        """Its unique key within a catalog."""
         return self.patient_id, self.study_uid, self.series_uid
 
     @property
     def texts(self) -> Texts:
-        """The commonest texts of the instances, of the CT images if there are any."""
+        """The most frequent texts of the instances, or of the CT images if there are any."""
         images = [i for i in self.instances if i.modality == "CT"]
         return commonest(i.texts for i in images or self.instances)
 
     @property
     def modality(self) -> str:
-        """The commonest Modality of the instances: careless exports give a UID to series of several."""
+        """The most frequent Modality of the instances: careless exports mix modalities under one UID."""
         return str(commonest(i.modality for i in self.instances))
 
     @property
     def frame_of_reference_uid(self) -> str:
-        """The commonest Frame of Reference UID of the instances."""
+        """The most frequent Frame of Reference UID of the instances."""
         return str(commonest(i.frame_of_reference_uid for i in self.instances))
 
     @property
     def kernel(self) -> str:
-        """The commonest Convolution Kernel of the instances."""
+        """The most frequent Convolution Kernel of the instances."""
         return str(commonest(i.kernel for i in self.instances))
 
     @property
     def kvp(self) -> float | None:
-        """The commonest KVP of the instances, kV."""
+        """The most frequent KVP of the instances, kV."""
         return commonest(i.kvp for i in self.instances)
 
     @property
     def image_type(self) -> tuple[str, ...]:
-        """The commonest Image Type of the instances."""
+        """The most frequent Image Type of the instances."""
         return tuple(commonest(i.image_type for i in self.instances))
 
     @property
@@ -134,17 +134,17 @@ class Series:
 
     @property
     def repeated_sop_uids(self) -> int:
-        """Images whose SOP Instance UID (and frame) another one of the series bears already."""
+        """Number of images whose SOP Instance UID (and frame) another image of the series already has."""
         return len(self.instances) - len({(i.sop_uid, i.frame) for i in self.instances})
 
 
 def texts_of(images: Iterable[Instance]) -> list[Texts]:
-    """The different texts of images, in the order of their first."""
+    """The distinct texts of images, in order of first occurrence."""
     return list(dict.fromkeys(image.texts for image in images))
 
 
 def commonest(values: Iterable[Any]) -> Any:
-    """The value that occurs most often; of several, the one whose text sorts last."""
+    """The most frequent value; of several, the one whose text sorts last."""
     counts = Counter(values)
     if len(counts) == 1:
         return next(iter(counts))
@@ -158,21 +158,21 @@ TEXT_COLUMNS = tuple(f.name for f in fields(Texts))
 def read_catalog(path: Path) -> list[Series]:
     """All series of a catalog, in its order.
 
-    Raises FmctError where the file is missing or is no catalog.
+    Raises FmctError if the file is missing or is not a catalog.
     """
     return _series(_open(path).read())
 
 
 def read_rows(path: Path, rows: Sequence[int]) -> list[Series]:
-    """The series at the given row numbers, in their order; decodes only their row groups.
+    """The series at the given row numbers, in that order; decodes only their row groups.
 
-    Raises FmctError as `read_catalog` does, and where a row is beyond the catalog's end.
+    Raises FmctError as `read_catalog` does, and if a row is beyond the catalog's end.
     """
     file = _open(path)
     sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     if any(not 0 <= row < starts[-1] for row in rows):
-        raise FmctError(f"{path}: the catalog has {starts[-1]} series, fewer than asked for; scan again")
+        raise FmctError(f"{path}: the catalog has only {starts[-1]} series; scan again")
     found: dict[int, Series] = {}
     for group in sorted({int(np.searchsorted(starts, row, "right")) - 1 for row in rows}):
         table = file.read_row_group(group)
@@ -183,7 +183,7 @@ def read_rows(path: Path, rows: Sequence[int]) -> list[Series]:
 
 
 def read_groups(path: Path) -> Iterator[list[Series]]:
-    """All series of a catalog in its order, which is that of (patient, study, series), a row group at a time.
+    """All series of a catalog, sorted by (patient, study, series), one row group at a time.
 
     Raises FmctError as `read_catalog` does.
     """
@@ -192,7 +192,7 @@ def read_groups(path: Path) -> Iterator[list[Series]]:
 
 
 def read_images(path: Path) -> Iterator[tuple[str, pa.Array]]:
-    """Study Instance UID and its images' SOP Instance UIDs of each series, reading no more than these.
+    """Study Instance UID and the images' SOP Instance UIDs of each series; reads only these columns.
 
     Raises FmctError as `read_catalog` does.
     """
@@ -229,7 +229,7 @@ _FIRST_TEXTS = frozenset(
         *("body_part", "patient_position", "contrast"),
     )
 )
-"""0.1.0's catalogs have these of one image of each series, as columns."""
+"""Columns that catalogs of 0.1.0 have for one image of each series."""
 
 
 def _is_catalog(schema: pa.Schema) -> bool:

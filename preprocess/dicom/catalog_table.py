@@ -1,4 +1,4 @@
-"""The catalog as Parquet: from rows of single images to rows of series, and back."""
+"""The catalog as Parquet: conversion between rows of images and rows of series."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -15,9 +15,9 @@ from preprocess.dicom.catalog import SERIES_KEY, TEXT_COLUMNS
 from shards.atomic import atomic_path
 
 SCAN_VERSION = 4
-"""To be raised when the data read from the same file change; every file is then read again."""
+"""Increase this when other data are read from the same file; all files are then read again."""
 ROW_GROUP_SERIES, ROW_GROUP_INSTANCES = 512, 2**15
-"""Series and instances of a Parquet row group: what reading one row decodes at most."""
+"""Most series and instances of a Parquet row group, which bounds the decoding for one row."""
 
 # Lists' values are named as Parquet names them, so that a schema read back is equal.
 _STRINGS, _FLOATS = (pa.list_(pa.field("element", kind)) for kind in (pa.string(), pa.float64()))
@@ -25,7 +25,7 @@ _STRINGS, _FLOATS = (pa.list_(pa.field("element", kind)) for kind in (pa.string(
 _KEY_TYPES = [(name, pa.string()) for name in SERIES_KEY]
 _TEXT_TYPES = [(name, pa.float64() if name == "contrast_volume" else pa.string()) for name in TEXT_COLUMNS]
 INSTANCE_TYPES: dict[str, pa.DataType] = {
-    # A file name is bytes: archives hold names that are not UTF-8.
+    # A file name is bytes: archives contain names that are not UTF-8.
     "path": pa.binary(),
     "size": pa.int64(),
     "mtime_ns": pa.int64(),
@@ -58,7 +58,7 @@ INSTANCE_TABLE = pa.schema(
     [*_KEY_TYPES, *_TEXT_TYPES, *INSTANCE_TYPES.items()],
     metadata={"fmct_scan_version": str(SCAN_VERSION)},
 )
-"""What the scan collects: one flat row an image."""
+"""Rows collected by the scan: one flat row per image."""
 SERIES_TABLE = pa.schema(
     [
         *_KEY_TYPES,
@@ -70,15 +70,15 @@ SERIES_TABLE = pa.schema(
     ],
     metadata=INSTANCE_TABLE.metadata,
 )
-"""The catalog: one row a series. `texts` are its images' different ones; `text` is which of them one has."""
+"""The catalog: one row per series. `texts`: distinct texts of its images; `text`: the index of an image's."""
 
 
 def series_table(instances: pa.Table) -> pa.Table:
     """Group `INSTANCE_TABLE` rows into the rows of `SERIES_TABLE`.
 
-    Rows are ordered by (patient, study, series) and instances by (SOP Instance UID, path, offset, frame),
-    so the result does not depend on the order in which files were found. Patient and study belong to the
-    group's key: a series UID that two patients share (careless anonymisation) stays two series.
+    Rows are sorted by (patient, study, series) and instances by (SOP Instance UID, path, offset, frame), so
+    the result does not depend on the order of files. Patient and study are part of the group's key: a series
+    UID shared by two patients (careless anonymisation) gives two series.
     """
     order = [(name, "ascending") for name in (*SERIES_KEY, "sop_uid", "path", "offset", "frame")]
     flat = instances.sort_by(order).combine_chunks()
@@ -110,7 +110,7 @@ def _struct(table: pa.Table, kind: pa.StructType) -> pa.StructArray:
 
 
 def _group_starts(flat: pa.Table, names: Iterable[str] = SERIES_KEY) -> np.ndarray:
-    """The rows that differ from the one before in one of these columns; int64."""
+    """Rows that differ from the previous row in one of these columns; int64."""
     changed = np.zeros(len(flat), bool)
     changed[:1] = True
     for name in names:
@@ -120,7 +120,7 @@ def _group_starts(flat: pa.Table, names: Iterable[str] = SERIES_KEY) -> np.ndarr
 
 
 def _distinct_texts(flat: pa.Table, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are the first of their series with their texts, and which of these has each row's."""
+    """The first rows with distinct texts within a series, and for each row the index of its texts there."""
     runs = _group_starts(flat, (*SERIES_KEY, *TEXT_COLUMNS))
     few = flat.select(TEXT_COLUMNS).take(pa.array(runs))
     codes = np.searchsorted(starts, runs, "right")
@@ -137,7 +137,7 @@ def _distinct_texts(flat: pa.Table, starts: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def instance_table(series: pa.Table) -> pa.Table:
-    """The `INSTANCE_TABLE` rows that `series_table` grouped; where columns are absent, of the others."""
+    """The `INSTANCE_TABLE` rows grouped by `series_table`, with those columns that are present."""
     nested = series["instances"].combine_chunks()
     instances, parents = pc.list_flatten(nested), pc.list_parent_indices(nested)
     keys = series.drop_columns([name for name in ("texts", "instances") if name in series.column_names])
@@ -156,7 +156,7 @@ def instance_table(series: pa.Table) -> pa.Table:
 
 
 def parquet_columns(names: Iterable[str]) -> list[str]:
-    """Where a catalog's file keeps these columns of `INSTANCE_TABLE`."""
+    """The Parquet columns of a catalog that hold these columns of `INSTANCE_TABLE`."""
     places: set[str] = set()
     for name in names:
         if name in TEXT_COLUMNS:
@@ -167,10 +167,10 @@ def parquet_columns(names: Iterable[str]) -> list[str]:
 
 
 class PrivateParquet:
-    """Writes one Parquet file that only its owner can read (mode 0600), in row groups of its own cut.
+    """Writes one Parquet file that only its owner can read (mode 0600), in fixed row groups.
 
-    Its bytes depend on the rows alone, not on how they are dealt to `add`. Used as a context manager;
-    the file appears whole when that is left without an exception.
+    Its bytes depend only on the rows, not on how they are passed to `add`. Used as a context manager; the
+    complete file appears when the context ends without an exception.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, group_rows: int = ROW_GROUP_INSTANCES) -> None:
@@ -196,7 +196,7 @@ class PrivateParquet:
             self._write(rows)
 
     def _group_rows(self, pending: pa.Table) -> int:
-        """How many of the pending rows make the next row group; one at least."""
+        """The number of pending rows for the next row group; at least one."""
         return self._rows
 
     def _finish(self, kind: object, error: object, trace: object) -> None:
@@ -204,7 +204,7 @@ class PrivateParquet:
             self._write(len(self._pending))
 
     def _write(self, rows: int) -> None:
-        # Copied, so that what is written does not depend on where in its table it lay.
+        # Copied, so that the written bytes do not depend on the rows' offset in their table.
         group = self._pending.take(pa.array(np.arange(rows))).combine_chunks()
         self._writer.write_table(group, row_group_size=rows)
         self._pending = self._pending.slice(rows)
@@ -217,7 +217,7 @@ class CatalogWriter(PrivateParquet):
         super().__init__(path, SERIES_TABLE)
 
     def add(self, table: pa.Table) -> None:
-        """Append the series of `INSTANCE_TABLE` rows, all of them, which sort after those added before."""
+        """Append complete series of `INSTANCE_TABLE` rows that sort after those added before."""
         super().add(series_table(table))
 
     def _group_rows(self, pending: pa.Table) -> int:

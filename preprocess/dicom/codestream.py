@@ -1,6 +1,6 @@
-"""What a codestream declares and holds, before a library's decoder sees it.
+"""Checks of a codestream's declared size and completeness before a library decodes it.
 
-These take memory for any size, and fill in what is missing.
+Libraries allocate memory for any size, and fill in missing data.
 """
 
 import struct
@@ -11,19 +11,19 @@ from preprocess.reasons import Reason, Rejection
 _FRAME_HEADERS = {*range(0xC0, 0xD0), 0xDE, 0xF7} - {0xC4, 0xC8, 0xCC}
 """Second bytes of the JPEG markers SOF0 to SOF15 (not DHT, JPG, DAC), DHP, and JPEG-LS's SOF55."""
 _NUMBER_OF_LINES = b"\xff\xdc\x00\x04"
-"""JPEG's DNL and its length: the rows, where the frame header has none (ISO/IEC 10918-1 B.2.5)."""
+"""JPEG's DNL and its length: the number of rows if the frame header has none (ISO/IEC 10918-1 B.2.5)."""
 _JPEG_2000 = b"\xff\x4f\xff\x51"
-"""JPEG 2000's markers SOC and SIZ, which begin a codestream."""
+"""JPEG 2000's markers SOC and SIZ, the start of a codestream."""
 
 
 def read_whole(encoded: bytes, rows: int, columns: int) -> jpeg_scan.Samples | None:
-    """The samples of JPEG lossless and JPEG-LS; None for other codestreams, which are whole too.
+    """The samples of JPEG lossless and JPEG-LS; None for other complete codestreams.
 
-    Raises Rejection unless a JPEG (2000) codestream declares such an image and holds all of it, to its end:
-    undecodable_pixel_data for another image and for what is damaged, truncated_pixel_data for what is cut.
+    Raises Rejection unless a JPEG (2000) codestream declares this image and is complete:
+    undecodable_pixel_data for another image and for damage, truncated_pixel_data for a truncated one.
     """
     if _size(encoded) != (rows, columns, 1):
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's matrix is not the header's")
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's matrix differs from the header's")
     if encoded[:2] == b"\xff\xd8":
         return jpeg_scan.decode(encoded, rows, columns)
     tile_parts.require_all(encoded, _start(encoded))
@@ -31,7 +31,7 @@ def read_whole(encoded: bytes, rows: int, columns: int) -> jpeg_scan.Samples | N
 
 
 def _size(encoded: bytes) -> tuple[int, int, int] | None:
-    """Rows, columns and components that it declares; None where it declares none.
+    """Declared rows, columns and components; None if not declared.
 
     JPEG 2000: the SIZ segment (ISO/IEC 15444-1 A.5.1), the first after the start; JPEG and JPEG-LS: a
     frame header (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2), after other segments.
@@ -63,7 +63,7 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int, int] | None:
 
 
 def _start(encoded: bytes) -> int:
-    """Where a JPEG 2000 codestream begins, in a JP2 file that a writer stored whole too (15444-1 I.4)."""
+    """The start of a JPEG 2000 codestream, also inside a JP2 file stored whole by a writer (15444-1 I.4)."""
     if encoded[4:8] != b"jP  ":
         return 0
     at = 0

@@ -1,4 +1,4 @@
-"""An image's pixels as Hounsfield units."""
+"""Decoding an image's pixels to Hounsfield units."""
 
 import errno
 import hashlib
@@ -23,14 +23,14 @@ from shards.compiled import njit
 from shards.errors import FmctError
 
 AIR_HU = -1000
-"""Stands where nothing was measured: padding, outside the reconstruction circle, outside the scan."""
+"""Value of unmeasured voxels: padding, outside the reconstruction circle, outside the scan."""
 LEAST_HU = -1024
-"""Scanners' codes for "outside the circle" (-1500, -2000, -3024) lie below; measured air does not."""
+"""Scanners' codes for "outside the circle" (-1500, -2000, -3024) are below; measured air is not."""
 BODY_HU = (-500, 3071)
-"""Padding that reaches into this, up to the end of a scale of 12 bits, would erase tissue or metal; such a
-header is not believed. What lies above it is no tissue's: 65535 of unsigned pixels."""
+"""Padding within this range, which ends with a 12-bit scale, would erase tissue or metal, so such a header is
+ignored. Values above it are not tissue: 65535 of unsigned pixels."""
 HOUNSFIELD_TYPES = ("", "HU", "US")
-"""Rescale Type (0028,1054): HU is also meant where it is absent or unspecified (US)."""
+"""Rescale Type (0028,1054): HU is also assumed if it is missing or unspecified (US)."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Slice:
     """One decoded image."""
 
     hu: np.ndarray
-    """int16 (rows, columns) HU; saturates at 32767, which no scanner's scale reaches."""
+    """int16 (rows, columns) HU; saturates at 32767, beyond the scale of any scanner."""
     digest: bytes
     """SHA-256 of the stored pixel values and their rescaling: equal for copies in any transfer syntax."""
 
 
 class Decoder:
-    """Decodes images one at a time; the last one's file stays open for the other frames it may hold.
+    """Decodes images one at a time; the last file stays open for its other frames.
 
-    Used as a context manager, which closes that file.
+    Used as a context manager, which closes the file.
     """
 
     def __init__(self) -> None:
@@ -64,14 +64,14 @@ class Decoder:
         """Read one image's pixels and rescale them to HU.
 
         HU = Rescale Slope × stored value + Rescale Intercept, frame by frame (PS3.3 C.11.1.1.2), rounded.
-        Photometric Interpretation MONOCHROME1 turns only the display round (C.7.6.3.1.2), so it changes
-        nothing here. Padding, and whatever lies below `LEAST_HU`, becomes `AIR_HU`.
+        Photometric Interpretation MONOCHROME1 inverts only the display (C.7.6.3.1.2), so it has no effect
+        here. Padding and values below `LEAST_HU` become `AIR_HU`.
 
         Raises Rejection for pixels that are truncated, undecodable, in colour or not in Hounsfield units,
-        and FmctError where the file cannot be read at all.
+        and FmctError if the file cannot be read.
         """
         with warnings.catch_warnings(), pydicom_config.disable_value_validation():
-            # Headers that bend the standard are told of by warnings; the rules below decide.
+            # pydicom warns of headers that violate the standard; the rules below decide.
             warnings.simplefilter("ignore")
             with _reading():
                 attributes = self._open(instance.source).attributes(instance.frame)
@@ -80,7 +80,7 @@ class Decoder:
                 image = self._open(instance.source)
                 stored, allocated = image.stored(instance.frame)
         if stored.shape != (instance.rows, instance.columns):
-            raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix is not the catalog's")
+            raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix differs from the catalog's")
         outside = padding_beyond_bits(allocated, stored, slope, intercept, LEAST_HU)
         stored = unwrapped(stored, image.bits_stored, slope, intercept)
         digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
@@ -101,7 +101,7 @@ class Decoder:
             except MemoryError:
                 raise
             except Exception as error:
-                self._image = error  # for the other frames, which would find it again, one parse each
+                self._image = error  # for the other frames, which would fail again, one parse each
         if isinstance(self._image, Exception):
             raise self._image
         return self._image
@@ -113,21 +113,21 @@ class Decoder:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Distinguishes failures caused by a file's bytes from those of the machine."""
+    """Separates failures caused by a file's bytes from those of the machine."""
     try:
         yield
     except (Rejection, MemoryError):
         raise
     except OSError as error:
-        if error.errno in (None, errno.EINVAL):  # a damaged offset that is no place in a file
+        if error.errno in (None, errno.EINVAL):  # a damaged offset outside a file
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, _what(error)) from None
-        # No path: it may spell a name, and this message reaches logs.
+        # No path: it may contain a name, and this message is logged.
         why = os.strerror(error.errno)
         raise FmctError(
             f"the catalog's file cannot be read ({why}): mount the export or scan again"
         ) from None
     except Exception as error:
-        # Parsers and decoders raise many types on damaged bytes; each means that this image is lost.
+        # Parsers and decoders raise many types for damaged bytes; each means that this image is lost.
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, _what(error)) from None
 
 
@@ -137,12 +137,12 @@ _DAMAGE: dict[type[Exception], str] = {
     EOFError: "the file ends within an element",
     OSError: "an offset outside the file",
     IndexError: "a segment of the codestream is truncated",
-    OverflowError: "a number that is too large",
+    OverflowError: "a number is too large",
 }
 
 
 def _what(error: Exception) -> str:
-    """What is wrong, by the kind of error alone: its text may quote a header."""
+    """A description by the error's type only: its text may quote a header."""
     known = (what for kind, what in _DAMAGE.items() if isinstance(error, kind))
     return next(known, f"the object cannot be parsed ({type(error).__name__})")
 
@@ -161,20 +161,20 @@ def _rescale(attributes: Mapping[str, Any]) -> tuple[float, float]:
 def _stated(attributes: Mapping[str, Any], keyword: str, name: str) -> float:
     value = attributes.get(keyword)
     if value is None or np.isnan(value):
-        found = "absent" if value is None else "malformed, not a number"
+        found = "missing" if value is None else "malformed, not a number"
         raise Rejection(Reason.NOT_HOUNSFIELD, f"{name} is {found}: export the images with it")
     return float(value)
 
 
 def _padding(attributes: Mapping[str, Any], dtype: np.dtype) -> tuple[int, int] | None:
-    """Least and greatest stored value that is padding (PS3.3 C.7.5.1.1.2), or None."""
+    """Range of stored values that are padding (PS3.3 C.7.5.1.1.2), or None."""
     bounds = [attributes.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     values = [_as_stored(value, dtype) for value in bounds if isinstance(value, int)]
     return (min(values), max(values)) if values and isinstance(bounds[0], int) else None
 
 
 def _as_stored(value: int, dtype: np.dtype) -> int:
-    """The value in the pixels' signedness; writers disagree with Pixel Representation about its VR."""
+    """The value in the pixels' signedness; its VR often disagrees with Pixel Representation."""
     return int(np.array(value & 0xFFFF, np.uint16).astype(dtype)) if dtype.itemsize == 2 else value
 
 

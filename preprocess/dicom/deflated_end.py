@@ -1,4 +1,4 @@
-"""Whether a deflated data set ends as one does: raw deflate (RFC 1951) has no checksum of its own."""
+"""Checks the end of a deflated data set, because raw deflate (RFC 1951) has no checksum."""
 
 import io
 import struct
@@ -15,12 +15,12 @@ _READ_BYTES = 2**20
 
 
 def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
-    """`count` bytes of the pixels, or as many as there are, from `offset` on; later bytes are read once.
+    """Up to `count` bytes of the pixels from `offset`; the remaining bytes are read once.
 
-    file: the inflated data set, explicit little endian (PS3.5 section A.5), where its pixels of `length`
-    bytes begin. Raises Rejection unless whole elements, in order, follow the pixels, up to the end of the
-    last block. Overwritten bytes shift everything after them, so that the pixels' end is a place among
-    pixels, whose bytes are no elements.
+    file: the inflated data set, explicit little endian (PS3.5 section A.5), positioned at its pixels of
+    `length` bytes. Raises Rejection unless complete elements, in order, follow the pixels to the end of the
+    last block. Damage shifts all following bytes, so that the computed end of the pixels lies within pixels,
+    whose bytes are not elements.
     """
     end = file.tell() + length
     try:
@@ -40,7 +40,7 @@ def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
 
 
 def _pass_element(file: BinaryIO, head: bytes, last: tuple[int, int]) -> tuple[int, int]:
-    """Skip the element whose `head` is read; its tag, which is greater than `last`."""
+    """Skip the element whose `head` was read; return its tag, which must be greater than `last`."""
     damaged = Rejection(
         Reason.UNDECODABLE_PIXEL_DATA, "the bytes after the deflated pixels are not an element"
     )
@@ -52,7 +52,7 @@ def _pass_element(file: BinaryIO, head: bytes, last: tuple[int, int]) -> tuple[i
         raise damaged
     if name in EXPLICIT_VR_LENGTH_32:
         length = int.from_bytes(file.read(4), "little")
-    if length == _UNDEFINED_LENGTH:  # a sequence: its items are not looked at
+    if length == _UNDEFINED_LENGTH:  # a sequence: its items are not checked
         while file.read(_READ_BYTES):
             pass
         return group, element

@@ -1,4 +1,4 @@
-"""The entropy-coded bytes of a JPEG scan, without their stuffing and divided at restart markers."""
+"""The entropy-coded bytes of a JPEG scan, without stuffing and divided at restart markers."""
 
 from typing import NamedTuple
 
@@ -8,24 +8,24 @@ from preprocess.reasons import Reason, Rejection
 from shards.compiled import njit
 
 Tables = dict[tuple[int, int], tuple[bytes, bytes]]
-"""Of Huffman, by class and number: how many codes of 1 to 16 bits, and their symbols."""
+"""Huffman tables by class and number: the counts of codes of 1 to 16 bits, and their symbols."""
 
 
 class Scan(NamedTuple):
-    """What lies between a scan's header and the marker that ends it (ISO/IEC 10918-1 B.1.1.5)."""
+    """The data between a scan's header and the marker that ends it (ISO/IEC 10918-1 B.1.1.5)."""
 
     data: np.ndarray
-    """uint8: the intervals one after the other, each filled up with ones to whole 32 bits."""
+    """uint8: the intervals in sequence, each padded with ones to a multiple of 32 bits."""
     starts: np.ndarray
-    """Where each interval begins."""
+    """Offset of each interval."""
     lengths: np.ndarray
     """Bytes of each interval."""
     end: int
-    """Where the marker begins in the codestream; -1 for none."""
+    """Offset of the end marker in the codestream; -1 if missing."""
 
 
 def read(encoded: bytes, start: int, intervals: int) -> Scan:
-    """The scan that begins at byte `start`; one interval more than `intervals` if there are more."""
+    """The scan that starts at byte `start`, with at most `intervals` + 1 intervals."""
     source = np.frombuffer(encoded, np.uint8)
     out = np.empty(len(encoded) - start + 4 * (intervals + 2), np.uint8)
     starts, lengths = np.zeros(intervals + 1, np.int64), np.zeros(intervals + 1, np.int64)
@@ -35,7 +35,7 @@ def read(encoded: bytes, start: int, intervals: int) -> Scan:
 
 
 def require_intervals(scan: Scan, wanted: int) -> None:
-    """Raise Rejection unless there are just so many."""
+    """Raise Rejection unless the number of intervals is `wanted`."""
     have = len(scan.starts)
     if have < wanted:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{have} of {wanted} restart intervals")
@@ -44,14 +44,14 @@ def require_intervals(scan: Scan, wanted: int) -> None:
 
 
 def require_units(have: int, wanted: int, what: str) -> None:
-    """Raise Rejection for fewer samples or blocks, which `what` names, than are wanted."""
+    """Raise Rejection for fewer than `wanted` samples or blocks; what: their name."""
     if have < wanted:
         detail = f"the codestream decodes to {have} of {wanted} {what}"
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, detail)
 
 
 def require_fill(rest: np.ndarray) -> None:
-    """Raise Rejection for bytes after the last sample that are not all 0 or all ones."""
+    """Raise Rejection if the bytes after the last sample are not all zeros or all ones."""
     if rest.any() and (rest != 255).any():
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream continues after its last sample")
 
@@ -60,10 +60,10 @@ def require_fill(rest: np.ndarray) -> None:
 def _unstuffed(
     source: np.ndarray, at: int, out: np.ndarray, starts: np.ndarray, lengths: np.ndarray
 ) -> tuple[int, int]:
-    """Fill the others; the number of intervals, and where the scan ends.
+    """Fill the output arrays; return the number of intervals, and the end of the scan.
 
-    0 after 255 is stuffed, 208 to 215, in turn, is a restart marker (B.1.1.5, E.1.4), anything else after it
-    ends the scan, and 255 before 255 fills (B.1.1.2).
+    After 255, 0 is stuffing, 208 to 215 in cyclic order are restart markers (B.1.1.5, E.1.4), another 255 is
+    a fill byte (B.1.1.2), and anything else ends the scan.
     """
     have = found = 0
     while at < len(source):

@@ -1,4 +1,4 @@
-"""Scanners in a fixed vocabulary: the attributes are free text, and people have written names into them."""
+"""Scanner names in a fixed vocabulary, because the attributes are free text and may contain names."""
 
 MODALITIES = frozenset(
     (
@@ -28,12 +28,12 @@ FAMILIES = {
     "UIH": ("UCT",),
     "SAMSUNG": ("NEXCT", "CERETOM", "BODYTOM"),
 }
-"""Product lines by vendor, as Manufacturer's Model Name (0008,1090) spells them; hundreds of scanners of a
-line are in use, so that none points to a hospital."""
+"""Product lines by vendor, as spelled in Manufacturer's Model Name (0008,1090); hundreds of scanners of each
+line are in use, so that none identifies a hospital."""
 
 
 def modality(stated: str) -> str:
-    """Modality (0008,0060) as one of `MODALITIES`, "other", or empty where it is not stated."""
+    """Modality (0008,0060) as one of `MODALITIES`, "other", or empty if missing."""
     return stated if stated in MODALITIES or not stated else "other"
 
 
@@ -47,7 +47,7 @@ def scanner(manufacturer: str, model: str) -> str:
     """Vendor and product line of (0008,0070) and (0008,1090): "GE LIGHTSPEED", or the vendor alone."""
     maker = vendor(manufacturer)
     text = " ".join(_words(model))
-    # A line's name may run on into a number (MX8000, uCT780), never begin within a word.
+    # A line's name may be followed by a number (MX8000, uCT780), but never starts within a word.
     line = next((name for name in FAMILIES.get(maker, ()) if f" {name}" in f" {text}"), "")
     return f"{maker} {line}".strip()
 

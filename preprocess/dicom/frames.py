@@ -1,4 +1,4 @@
-"""Multi-frame objects: what their functional groups, or one spacing for all, say of each frame."""
+"""Multi-frame objects: facts of each frame from functional groups or from a common spacing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from preprocess.reasons import Reason, Rejection
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 MOST_FRAMES = 2**15
-"""100 passes of a 320-row detector; a greater Number of Frames is a damaged one."""
+"""100 passes of a 320-row detector; a greater Number of Frames is damaged."""
 
 LEAST_FRAME_BYTES = 8
-"""Of a frame in its file, deflated or not: the head of an item of encapsulated pixel data has as many."""
+"""Least bytes of a frame in its file, deflated or not: the head of an item of encapsulated pixel data."""
 
 _MACROS: dict[str, tuple[str, ...]] = {
     # PS3.3 C.7.6.16.2: the macros of all modalities.
@@ -29,21 +29,21 @@ _MACROS: dict[str, tuple[str, ...]] = {
     "CTAcquisitionDetailsSequence": ("GantryDetectorTilt",),
     "CTReconstructionSequence": ("ConvolutionKernel",),
     "CTXRayDetailsSequence": ("KVP",),
-    # C.7.6.16.2.25: what a converter from classic images found no macro for.
+    # C.7.6.16.2.25: attributes that a converter from classic images found no macro for.
     "UnassignedSharedConvertedAttributesSequence": ("ConvolutionKernel", "KVP", "GantryDetectorTilt"),
     "UnassignedPerFrameConvertedAttributesSequence": ("ConvolutionKernel", "KVP", "GantryDetectorTilt"),
 }
 
 
 def has_functional_groups(data: Dataset) -> bool:
-    """Does the object describe its frames by functional groups (PS3.3 C.7.6.16)?"""
+    """Whether the object describes its frames by functional groups (PS3.3 C.7.6.16)."""
     return PER_FRAME in data or SHARED in data
 
 
 def frame_count(data: Dataset, size: int) -> int:
-    """Number of Frames (0028,0008), 1 where it is absent, of an object of `size` bytes.
+    """Number of Frames (0028,0008), 1 if missing, of an object of `size` bytes.
 
-    Raises Rejection(broken_header) for an absurd number, and where the functional groups are not as many.
+    Raises Rejection(broken_header) for an impossible number, or if the functional groups have another number.
     """
     count = int(data.get("NumberOfFrames") or 1)
     if not 1 <= count <= min(MOST_FRAMES, max(size // LEAST_FRAME_BYTES, 1)):
@@ -55,9 +55,9 @@ def frame_count(data: Dataset, size: int) -> int:
 
 
 def frame_attributes(data: Dataset, frame: int) -> Dataset:
-    """The attributes that functional groups give frame number `frame` (from 0), as one flat data set.
+    """The attributes of frame `frame` (from 0) in functional groups, as one flat data set.
 
-    A frame's own group goes before the shared one (PS3.3 C.7.6.16.1.1). Empty without functional groups.
+    A per-frame group takes precedence over the shared one (PS3.3 C.7.6.16.1.1). Empty without them.
     """
     flat = Dataset()
     implicit, little = data.original_encoding
@@ -79,11 +79,11 @@ def _item(sequence: Any, index: int) -> Dataset:
 def frame_position(
     first: Sequence[float] | None, orientation: Sequence[float] | None, step: float | None, frame: int
 ) -> list[float] | None:
-    """Image Position of a frame of a classic multi-frame image, LPS mm; None if it is not given.
+    """Image Position of a frame of a classic multi-frame image, LPS mm; None if unknown.
 
-    Such an image gives one position, the first frame's; the others follow it along the slice normal at
-    `step`, Spacing Between Slices (0018,0088), whose sign counts (PS3.3 C.8.4.15). Slice Thickness is no
-    substitute: slices overlap or leave gaps.
+    Such an image has one position, of the first frame; the others follow along the slice normal at distances
+    of `step`, Spacing Between Slices (0018,0088), with its sign (PS3.3 C.8.4.15). Slice Thickness cannot
+    replace it: slices may overlap or have gaps.
     """
     if frame == 0 or not first:
         return None if first is None else list(first)

@@ -1,7 +1,7 @@
-"""Where slices lie in the patient: pure functions of header geometry, with named tolerances.
+"""Slice positions in the patient: pure functions of header geometry, with named tolerances.
 
-Everything is in patient coordinates (LPS, mm; DICOM PS3.3 C.7.6.2.1.1). File names, instance
-numbers and Slice Location play no part.
+Everything is in patient coordinates (LPS, mm; DICOM PS3.3 C.7.6.2.1.1). File names, instance numbers and
+Slice Location are not used.
 """
 
 from collections import Counter
@@ -17,40 +17,40 @@ from preprocess.reasons import Reason, Rejection
 SAME_ORIENTATION_DEG = 0.5
 """Slices whose axes differ by less are parallel (headers round cosines to 3 to 6 digits)."""
 SAME_SPACING = 1e-3
-"""Relative difference of pixel spacings that still are one spacing."""
+"""Relative difference of pixel spacings that count as equal."""
 SAME_POSITION_MM = 0.01
-"""Slices closer than this are at one position: no scanner steps so little."""
+"""Slices closer than this are at the same position: scanners have larger steps."""
 AXIAL_DEG = 45.0
-"""Slices whose normal is nearer to the patient's long axis are axial; gantries tilt by 30 at most."""
+"""Slices whose normal is nearer to the patient's long axis are axial; gantries tilt by at most 30."""
 FARTHEST_MM = 10_000.0
-"""No scan reaches as far from its origin as a room is long; what claims to is a damaged number."""
+"""No scan extends this far from its origin; a larger value is damaged."""
 WIDEST_MM = 1_000.0
-"""No bore is as wide (0.5 to 0.9 m), so no image is; a decimal slipped in Pixel Spacing makes metres."""
+"""No bore, and so no image, is this wide (0.5 to 0.9 m); a wrong decimal in Pixel Spacing gives metres."""
 LARGEST_MATRIX = 4096
-"""Scanners reconstruct up to 2048 pixels a side."""
+"""Scanners reconstruct up to 2048 pixels per side."""
 MOST_PIXELS = 2**30
-"""Of a stack: 1,024 slices of 1024² pixels. A worker holds two bytes of each, and four more of a turned
-stack; headers and a few packed bytes may ask for any number."""
+"""Most pixels of a stack: 1,024 slices of 1024². A worker holds two bytes of each, and four more for a
+rotated stack; a damaged header could declare any number."""
 UNIT_LENGTH = 1e-2
-"""How far direction cosines may be from unit length and right angles before they are invalid."""
+"""Tolerance of direction cosines from unit length and right angles."""
 REGULAR_GAP = 0.1
 """A gap within this fraction of a multiple of the usual spacing is that multiple."""
 LEAST_ROUNDED = 8
-"""Slices that prove a rounding of their positions."""
+"""Least number of slices that prove rounded positions."""
 ROUNDING_MM = 0.7
-"""Half a millimetre, and what the rounding of the others turns the line that is fitted to them."""
+"""Half a millimetre, plus the effect of rounding on the fitted line."""
 STRAY_SLICES = 0.1
-"""Fraction of a series' slices that may lie on another geometry and be left out."""
+"""Fraction of a series' slices that may have another geometry and be left out."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Parallel slices in geometric order, one a position."""
+    """Parallel slices in geometric order, one per position."""
 
     column_step: np.ndarray
-    """Unit vector along a row, to growing column index (first triple of Image Orientation)."""
+    """Unit vector along a row, towards growing column index (first triple of Image Orientation)."""
     row_step: np.ndarray
-    """Unit vector along a column, to growing row index (second triple)."""
+    """Unit vector along a column, towards growing row index (second triple)."""
     normal: np.ndarray
     """column_step × row_step; slices are ordered along it."""
     positions: np.ndarray
@@ -64,21 +64,21 @@ class Stack:
 
     @cached_property
     def travel(self) -> np.ndarray:
-        """Unit vector from slice to slice: the median step, so that one sideways shift does not count."""
+        """Unit vector between slices: the median step, so that a single sideways shift has no effect."""
         steps = np.diff(self.positions, axis=0) / np.diff(self.heights)[:, None]
         travel = np.median(steps, axis=0)
         return travel / np.linalg.norm(travel)
 
     @property
     def tilt_deg(self) -> float:
-        """Angle between the normal and the direction of travel; positive by the right hand about +x."""
+        """Angle between the normal and the direction of travel; positive by the right-hand rule about +x."""
         axis = np.cross(self.travel, self.normal)
         angle = np.degrees(np.arctan2(np.linalg.norm(axis), self.travel @ self.normal))
         return float(-angle if axis[0] > 0 else angle)
 
     @property
     def gaps(self) -> np.ndarray:
-        """float64 (N - 1,): neighbours' distances along the direction of travel, mm."""
+        """float64 (N - 1,): distances of neighbours along the direction of travel, mm."""
         return np.diff(self.heights) / (self.travel @ self.normal)
 
     @property
@@ -91,7 +91,7 @@ class Stack:
 def axes(orientation: tuple[float, ...]) -> np.ndarray:
     """(3, 3) unit row vectors (column_step, row_step, normal) of Image Orientation (Patient).
 
-    Raises Rejection(invalid_geometry) where the cosines are not perpendicular unit vectors.
+    Raises Rejection(invalid_geometry) if the cosines are not perpendicular unit vectors.
     """
     across, down = np.asarray(orientation, float).reshape(2, 3)
     lengths = np.linalg.norm(across), np.linalg.norm(down)
@@ -100,14 +100,14 @@ def axes(orientation: tuple[float, ...]) -> np.ndarray:
     normal = np.cross(across, down)
     normal /= np.linalg.norm(normal)
     across = across / lengths[0]
-    # + 0.0 makes -0.0 (which this cache takes for 0.0) into 0.0, lest a digest depend on which came first.
+    # + 0.0 turns -0.0 (equal to 0.0 for this cache) into 0.0, so that no digest depends on which came first.
     result = np.stack([across, np.cross(normal, across), normal]) + 0.0
     result.setflags(write=False)
     return result
 
 
 def has_geometry(instance: Instance) -> bool:
-    """Does the header place this image in the patient (position, orientation, spacing, matrix)?"""
+    """Whether the header places this image in the patient (position, orientation, spacing, matrix)."""
     return (
         all((instance.position, instance.orientation, instance.pixel_spacing))
         and min(instance.pixel_spacing or (0.0,)) > 0
@@ -116,7 +116,7 @@ def has_geometry(instance: Instance) -> bool:
 
 
 def lacking(instance: Instance) -> str:
-    """Why an image has no place (`has_geometry`): the attribute, what was found, and the remedy."""
+    """Why an image has no position (`has_geometry`): the attribute, its state, and the remedy."""
     for name, value, count in (
         ("Image Position (Patient) (0020,0032)", instance.position, 3),
         ("Image Orientation (Patient) (0020,0037)", instance.orientation, 6),
@@ -124,14 +124,14 @@ def lacking(instance: Instance) -> str:
         ("Rows and Columns (0028,0010)", instance.rows and instance.columns and (1.0,), 2),
     ):
         if not value:
-            found = "absent" if value is None else f"malformed, not {count} numbers"
+            found = "missing" if value is None else f"malformed, not {count} numbers"
             frames = " or not given for each frame" if value is None and instance.frames > 1 else ""
             return f"{name} is {found}{frames}: export the images with it"
     return "Pixel Spacing (0028,0030) is not above 0: export the images with it"
 
 
 def is_within_reach(instance: Instance) -> bool:
-    """Could a scanner have made this position, matrix and field of view, or is a number damaged?"""
+    """Whether a scanner could produce this position, matrix and field of view."""
     matrix = instance.rows or 0, instance.columns or 0
     edges = zip(matrix, instance.pixel_spacing or (0.0, 0.0), strict=True)
     return (
@@ -142,17 +142,17 @@ def is_within_reach(instance: Instance) -> bool:
 
 
 def is_axial(instance: Instance, max_obliquity_deg: float) -> bool:
-    """Is the slice's normal within `max_obliquity_deg` of the patient's long axis?"""
+    """Whether the slice's normal is within `max_obliquity_deg` of the patient's long axis."""
     normal = axes(instance.orientation or ())[2]
     return abs(normal[2]) >= np.cos(np.radians(max_obliquity_deg)) - 1e-9
 
 
 def parallel(instances: Sequence[Instance]) -> tuple[list[Instance], int]:
-    """The instances of the commonest geometry (space, orientation, spacing, matrix), and how many are not.
+    """The instances of the commonest geometry (space, orientation, spacing, matrix), and how many others.
 
-    Raises Rejection(inconsistent_geometry) where more than `STRAY_SLICES` of them are not.
+    Raises Rejection(inconsistent_geometry) if more than `STRAY_SLICES` of them are not.
     """
-    # De-identified archives give each image a frame of reference of its own (LIDC-IDRI); that says nothing.
+    # De-identified archives give each image a separate frame of reference (LIDC-IDRI); that is ignored.
     told = len({i.frame_of_reference_uid for i in instances}) < len({i.sop_uid for i in instances})
     spaces = [i.frame_of_reference_uid if told else "" for i in instances]
     keys = Counter(map(_geometry, instances, spaces))
@@ -172,7 +172,7 @@ _Geometry = tuple[tuple[str, int | None, int | None], tuple[float, ...], tuple[f
 
 
 def _geometry(instance: Instance, space: str) -> _Geometry:
-    """What slices of a stack have in common; positions of two frames of reference do not relate."""
+    """The common geometry of a stack's slices; positions in different frames of reference are unrelated."""
     exact = space, instance.rows, instance.columns
     return exact, instance.orientation or (), instance.pixel_spacing or ()
 
@@ -217,10 +217,10 @@ def stack(instances: Sequence[Instance]) -> Stack:
 
 
 def _unrounded(positions: np.ndarray) -> np.ndarray:
-    """Positions, float64 (N, 3), as equal steps where whole millimetres hide these; else as they are.
+    """Positions, float64 (N, 3), with equal steps if they were rounded to whole millimetres; else unchanged.
 
-    Writers that round give a step of 2.5 mm as 2 and 3 in turn. Proven where every coordinate is whole, steps
-    differ by one at most, and one straight line passes within `ROUNDING_MM` of all.
+    Rounding writers give a step of 2.5 mm as 2 and 3 alternately. Proven if every coordinate is whole, steps
+    differ by at most one, and one straight line passes within `ROUNDING_MM` of all.
     """
     steps = np.diff(positions, axis=0)
     whole = len(positions) >= LEAST_ROUNDED and not np.mod(positions, 1).any()
@@ -233,10 +233,10 @@ def _unrounded(positions: np.ndarray) -> np.ndarray:
 
 
 def missing_slices(gaps: np.ndarray) -> np.ndarray:
-    """int (len(gaps),): how many slices are absent in each gap.
+    """int (len(gaps),): the number of missing slices in each gap.
 
-    A slice is absent where a gap is about a whole multiple of the spacing on both its sides. Slabs of
-    different regular spacing lack nothing: their gaps have an equal on one side.
+    Slices are missing if a gap is about a whole multiple of the spacing on both sides. Slabs of different
+    regular spacing have no missing slices: their gaps have an equal one on one side.
     """
     missing = np.zeros(len(gaps), int)
     for index, gap in enumerate(gaps):

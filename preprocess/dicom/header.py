@@ -1,4 +1,4 @@
-"""Reading one object's DICOM header into rows of the catalog: one, or one for each frame."""
+"""Reading one object's DICOM header into rows of the catalog: one, or one per frame."""
 
 import io
 import logging
@@ -27,7 +27,7 @@ from preprocess.dicom.values import coordinates, integer, meaning, number, tag_a
 from preprocess.dicom.walk import WINDOW, walked
 from preprocess.reasons import Reason, Rejection
 
-# It quotes values and file names, a line a file; what it complains of is told by reasons.
+# pydicom's log quotes values and file names; reasons report the same problems.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
@@ -52,25 +52,21 @@ _UIDS = {
     "series_uid": "Series Instance UID (0020,000E)",
     "sop_uid": "SOP Instance UID (0008,0018)",
 }
-"""What no image of the catalog lacks, by its column."""
+"""Required attributes of all images of the catalog, by column."""
 _TAGS = [tag_and_vr(keyword)[0] for keyword in _KEYWORDS]
 _WANTED: dict[int, BaseTag] = {int(tag): tag for tag in _TAGS}
 _PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
 
 
 def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
-    """The catalog's rows of an opened object; none for what is not a DICOM object.
+    """The catalog's rows for an opened object; none if it is not a DICOM object.
 
-    A multi-frame CT has a row for each frame (`Instance.frame`), with the geometry that its functional
-    groups or its Spacing Between Slices give; where they give none, and for other modalities, the object
-    has one row.
-
-    Reads up to the pixel data. What an object is follows from its content, never from its name: the
-    DICM prefix (PS3.10 section 7.1), or, where it is stored without it, a data set that begins with
-    group 0002 or 0008 and identifies itself.
-
-    Raises Rejection for one that claims to be DICOM and cannot be used (empty_file, broken_header,
-    missing_uid), and OSError where the file cannot be read.
+    A multi-frame CT has one row per frame (`Instance.frame`), with the geometry of its functional groups or
+    its Spacing Between Slices; without these, and for other modalities, the object has one row.
+    Reads up to the pixel data. DICOM objects are recognised by content, never by name: by the DICM prefix
+    (PS3.10 section 7.1), or without it by a data set that starts with group 0002 or 0008 and has its UIDs.
+    Raises Rejection for a DICOM object that cannot be used (empty_file, broken_header, missing_uid), and
+    OSError if the file cannot be read.
     """
     start = file.read(WINDOW)
     if not start:
@@ -83,16 +79,16 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
     except (Rejection, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's; pydicom's have no number
+        if isinstance(error, OSError) and error.errno is not None:  # the system's: pydicom's have no number
             raise
-        # Whatever a mutated header makes the parser raise, the file is broken and the scan goes on.
+        # Any exception of the parser on a damaged header means a broken file; the scan continues.
         if not prefixed:
             return []
         raise Rejection(Reason.BROKEN_HEADER, type(error).__name__) from None
     if missing := [label for name, label in _UIDS.items() if not all(row[name] for row in rows[:1])]:
         if not prefixed:
             return []
-        detail = f"{' and '.join(missing)} absent or empty: export the images with it"
+        detail = f"{' and '.join(missing)} missing or empty: export the images with it"
         raise Rejection(Reason.MISSING_UID, detail)
     place = {name: getattr(source, name) for name in ("size", "mtime_ns", "offset", "archive_size")}
     place |= {"path": os.fsencode(source.path), "member": os.fsencode(source.member)}
@@ -102,23 +98,23 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
 def read_attributes(
     file: BinaryIO, size: int, tags: list[str] | list[BaseTag]
 ) -> tuple[pydicom.FileDataset, BinaryIO]:
-    """An object's attributes of these `tags`, of those before its pixels, from a file of `size` bytes.
+    """An object's attributes with these `tags` before its pixels, from a file of `size` bytes.
 
-    Also the file that is left where the pixels begin: another one where the object is deflated. Raises
-    Rejection for more than any object has before its pixels, and whatever pydicom does on damaged bytes; a
-    MemoryError is the machine's and not the file's.
+    Also returns the file positioned at the pixels: another file if the object is deflated. Raises Rejection
+    for more data than any object has before its pixels, and pydicom's exceptions for damaged bytes; a
+    MemoryError is a failure of the machine, not of the file.
     """
     bounded: Any = BoundedHeader(file, size)
     try:
         return pydicom.dcmread(bounded, stop_before_pixels=True, force=True, specific_tags=tags), file
-    except io.UnsupportedOperation:  # pydicom asks for all that is left of a deflated data set, and no other
+    except io.UnsupportedOperation:  # pydicom reads the rest of a file only for a deflated data set
         return _read_deflated(file, size, tags)
 
 
 def _read_deflated(
     file: BinaryIO, size: int, tags: list[str] | list[BaseTag]
 ) -> tuple[pydicom.FileDataset, BinaryIO]:
-    """As `read_attributes`, of a file that stands where its deflated data set begins (PS3.5 section A.5)."""
+    """As `read_attributes`, for a file positioned at its deflated data set (PS3.5 section A.5)."""
     start = file.tell()
     file.seek(0)
     data = pydicom.dcmread(io.BytesIO(file.read(start)), force=True)
@@ -146,7 +142,7 @@ def _read(file: BinaryIO, start: bytes, size: int) -> list[dict[str, Any]]:
 
 
 def _rows(data: pydicom.Dataset, sop_uid: str, syntax: str, size: int) -> list[dict[str, Any]]:
-    """sop_uid, syntax: what the file's meta information says."""
+    """sop_uid, syntax: from the file's meta information."""
     row = _row(data, sop_uid, syntax)
     if row["modality"] != "CT":
         return [row]
@@ -160,12 +156,12 @@ def _rows(data: pydicom.Dataset, sop_uid: str, syntax: str, size: int) -> list[d
         ]
         return [row | {"frame": frame, "position": position} for frame, position in enumerate(positions)]
     if row["frames"] > 1:
-        row["position"] = None  # it would be the first frame's alone
+        row["position"] = None  # it would be of the first frame only
     return [row]
 
 
 def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str, Any]:
-    """What the functional groups say of a frame, in place of the whole object's `row`."""
+    """The object's `row` with the values of a frame's functional groups."""
     groups = frame_attributes(data, frame)
     values = {
         "image_type": words(groups, "FrameType"),
@@ -180,7 +176,7 @@ def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str
         "body_part": row["body_part"] or meaning(groups, "AnatomicRegionSequence"),
     }
     if row["frames"] > 1 and values["position"] is None:
-        row = row | {"position": None}  # the object's own would be one for all frames
+        row = row | {"position": None}  # the object's position would apply to all frames
     return (
         row
         | {name: value for name, value in values.items() if value not in (None, "", [""])}
@@ -190,7 +186,7 @@ def _grouped(data: pydicom.Dataset, row: dict[str, Any], frame: int) -> dict[str
 
 def _row(data: pydicom.Dataset, sop_uid: str, syntax: str) -> dict[str, Any]:
     return {
-        # The file's own statement (PS3.10 section 7.1) stands in where the data set lost it.
+        # The file's meta information (PS3.10 section 7.1) replaces a UID missing in the data set.
         "sop_uid": text(data, "SOPInstanceUID") or sop_uid,
         "sop_class": text(data, "SOPClassUID"),
         "transfer_syntax": syntax,
@@ -230,13 +226,13 @@ def _row(data: pydicom.Dataset, sop_uid: str, syntax: str) -> dict[str, Any]:
 
 
 def _modality(data: pydicom.Dataset) -> str:
-    """Modality (0008,0060); where it was removed, CT by the SOP class."""
+    """Modality (0008,0060); if it was removed, CT by the SOP class."""
     stated = text(data, "Modality").upper()
     return stated or ("CT" if text(data, "SOPClassUID") in CT_CLASSES else "")
 
 
 def transfer_syntax(data: pydicom.FileDataset) -> str:
-    """The transfer syntax UID of a read file; where it is not stated, the encoding that was found."""
+    """The transfer syntax UID of a read file; if not stated, the detected encoding."""
     stated = data.file_meta.get("TransferSyntaxUID")
     if stated:
         return str(stated)

@@ -1,4 +1,4 @@
-"""An open DICOM image: its description is read once, its frames are decoded one at a time."""
+"""An open DICOM image: its attributes are read once, its frames are decoded one at a time."""
 
 import io
 import math
@@ -42,7 +42,7 @@ _VALUES: dict[str, Callable[[Dataset, str], Any]] = {
     "RescaleIntercept": factor,
     "RescaleType": text,
 }
-"""What turns stored values into HU, and how it is read."""
+"""Attributes for the conversion of stored values to HU, with their readers."""
 _KEYWORDS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
     *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
@@ -51,33 +51,33 @@ _KEYWORDS = [
 _TAGS = [Tag(keyword) for keyword in _KEYWORDS]
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 _WHOLE = {name: Tag(name) for name in (*_NEEDED, "HighBit", "SamplesPerPixel", "PlanarConfiguration")}
-"""Whole numbers; those that no image can do without are `_NEEDED`."""
+"""Integer attributes; `_NEEDED` are required for every image."""
 _OFFSETS = Tag("ExtendedOffsetTable")
 _JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
 _INTERPRETATIONS = [one.value for one in PhotometricInterpretation]
 _GE_BIG_ENDIAN = UID("1.2.840.113619.5.2")
-"""Of GE's older consoles: a data set in implicit little endian, but for its pixels."""
+"""The transfer syntax of GE's older consoles: implicit little endian except for the pixels."""
 _LONG_VRS = (b"OB", b"OW", b"UN")
-"""VRs that pixel data bear; their length has four bytes after two reserved ones (PS3.5 section 7.1.2)."""
+"""VRs of pixel data; their length has four bytes after two reserved ones (PS3.5 section 7.1.2)."""
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-"""Of encapsulated pixel data alone (PS3.5 section A.4)."""
+"""Length of encapsulated pixel data only (PS3.5 section A.4)."""
 _BLOCK_BYTES = 512
-"""Writers that fill up pixel data to whole blocks add less; a row or a column of 256 pixels is no less."""
+"""Writers that pad pixel data to whole blocks add less; a row or column of 256 pixels is not less."""
 
 MOST_EXPANSION = 2
-"""Of pixels by a codec: RLE makes 129 bytes of 128 at worst (PS3.5 section G.3.1), others less."""
+"""Largest expansion of pixels by a codec: RLE makes 129 bytes of 128 at worst (PS3.5 section G.3.1)."""
 _DECODER_BYTES = 32
-"""That a decoder takes at most for a pixel, beside 32 MiB: its value twice, and coefficients of 32 bits."""
+"""Most memory of a decoder per pixel, besides 32 MiB: its value twice, and coefficients of 32 bits."""
 _TABLE_BYTES = 2**20
-"""Of offsets, fragments' heads, and what a codestream holds beside pixels."""
+"""Bytes of offsets, fragment heads, and codestream data besides pixels."""
 
 
 class ImageFile:
-    """The images in one DICOM file, which the caller keeps open as long as this is used.
+    """The images in one DICOM file, which the caller keeps open while this is used.
 
-    Whatever is wrong with the file raises one of pydicom's, its decoders' or struct's many exceptions, or
-    Rejection where the reason is known.
+    A damaged file raises one of the many exceptions of pydicom, its decoders or struct, or Rejection if the
+    reason is known.
     """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
@@ -98,7 +98,7 @@ class ImageFile:
             _require_fragments(file, size)
 
     def attributes(self, frame: int) -> dict[str, Any]:
-        """A frame's `_VALUES` by its functional groups, else the object's; without the absent ones."""
+        """A frame's `_VALUES` from its functional groups, else from the object; without missing ones."""
         grouped = frame_attributes(self._data, frame) if has_functional_groups(self._data) else self._data
         holders = {name: grouped if name in grouped else self._data for name in _VALUES}
         found = {name: read(holders[name], name) for name, read in _VALUES.items()}
@@ -110,9 +110,9 @@ class ImageFile:
         return self._numbers["BitsStored"]
 
     def stored(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Integer (rows, columns) stored values of frame number `frame`, sign-extended from Bits Stored.
+        """Integer (rows, columns) stored values of frame `frame`, sign-extended from Bits Stored.
 
-        Also the pixels with all their bits, where values begin at bit 0; else the same again.
+        Also returns the pixels with all their bits, if values start at bit 0; else the same values again.
         """
         data, numbers = self._data, self._numbers
         rows, columns, allocated, bits, representation = (numbers[name] for name in _NEEDED)
@@ -144,7 +144,7 @@ class ImageFile:
             return values, values
         if bits == allocated:
             return values, values
-        # Old equipment's begin above it (PS3.5 section 8.1.1); what stands outside may be an overlay.
+        # In old equipment they start above it (PS3.5 section 8.1.1); other bits may be an overlay.
         high = numbers.get("HighBit", bits - 1)
         above = allocated - 1 - high if bits <= high < allocated else allocated - bits
         if above == allocated - bits and _fits(values, bits):
@@ -153,14 +153,14 @@ class ImageFile:
         return stored, values if above == allocated - bits else stored
 
     def _decoded(self, encoded: bytes) -> np.ndarray:
-        """The values of a JPEG (2000) codestream, which begin at bit 0."""
+        """The values of a JPEG (2000) codestream, which start at bit 0."""
         rows, columns, allocated, bits, representation = (self._numbers[name] for name in _NEEDED)
         if self._data.get("PhotometricInterpretation") not in _INTERPRETATIONS:
-            detail = "Photometric Interpretation (0028,0004) is absent or none of the standard's"
+            detail = "Photometric Interpretation (0028,0004) is missing or not in the standard"
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
         samples = read_whole(encoded, rows, columns)
         if samples is not None and self._syntax in _JPEG:
-            # Samples of JPEG-LS may be narrower than pixels, and tell how wide a signed value is.
+            # Samples of JPEG-LS may be narrower than pixels and give the width of a signed value.
             exact = self._syntax in JPEGLSTransferSyntaxes
             width = 8 * samples.values.itemsize
             if width != allocated and not (exact and width < allocated):
@@ -172,21 +172,21 @@ class ImageFile:
             return values if _fits(values, allocated - unused) else (values << unused) >> unused
         options = self._options | {"number_of_frames": 1, "correct_unused_bits": True}
         try:
-            # It is told how wide values are.
+            # The decoder receives the width of the values.
             values, _ = get_decoder(self._syntax).as_array(
                 encapsulate([encoded], has_bot=False), index=0, raw=True, **options
             )
-        except RuntimeError:  # pydicom's for whatever its plugins raise, which is MemoryError too
-            np.empty(rows * columns * _DECODER_BYTES + 2**25, np.uint8)  # raises it, then
+        except RuntimeError:  # pydicom's error for any exception of its plugins, also MemoryError
+            np.empty(rows * columns * _DECODER_BYTES + 2**25, np.uint8)  # raises MemoryError in that case
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder rejects the codestream") from None
         signed = get_j2k_parameters(encoded).get("is_signed") and not representation
         if signed and (values >> (bits - 1)).any():
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values, but an unsigned header")
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values under an unsigned header")
         return values
 
     @cached_property
     def _options(self) -> dict[str, Any]:
-        """What pydicom's decoders ask for, numbers by the VR of the standard whichever the file states."""
+        """Options of pydicom's decoders; numbers by the standard's VR, regardless of the stated one."""
         for name, value in self._numbers.items():
             self._data[name] = DataElement(Tag(name), "US", value)
         return as_pixel_options(
@@ -213,9 +213,9 @@ class ImageFile:
         return found
 
     def _require_plain(self, count: int) -> None:
-        """Raise Rejection(undecodable_pixel_data) unless plain frames of `count` bytes are all there is.
+        """Raise Rejection(undecodable_pixel_data) unless the pixel data are plain frames of `count` bytes.
 
-        A header whose matrix, depth or number of frames is too small would cut an image out of another.
+        A header whose matrix, depth or number of frames is too small would cut out part of an image.
         """
         if self._length == _UNDEFINED_LENGTH:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "fragments under an uncompressed transfer syntax")
@@ -226,16 +226,16 @@ class ImageFile:
 
 
 def _fits(values: np.ndarray, bits: int) -> bool:
-    """Whether integers are as their lower `bits` bits say: at a tenth of the time that shifting takes."""
+    """Whether integers equal the value of their lower `bits` bits; ten times as fast as shifting."""
     if values.dtype.kind == "u":
         return bool(values.max() < 2**bits)
     return bool(-(2 ** (bits - 1)) <= values.min() and values.max() < 2 ** (bits - 1))
 
 
 def _whole_numbers(data: FileDataset) -> dict[str, int]:
-    """The attributes of `_WHOLE` that there are, whichever VR the file states.
+    """The existing attributes of `_WHOLE`, regardless of the stated VR.
 
-    Raises Rejection(undecodable_pixel_data) where one is no number, or of `_NEEDED` and absent.
+    Raises Rejection(undecodable_pixel_data) if one is not a number, or one of `_NEEDED` is missing.
     """
     found = {}
     for name, tag in _WHOLE.items():
@@ -245,7 +245,7 @@ def _whole_numbers(data: FileDataset) -> dict[str, int]:
         elif tag in data:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{name} is not a whole number")
     if missing := [name for name in _NEEDED if name not in found]:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{missing[0]} is absent")
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{missing[0]} is missing")
     return found
 
 
@@ -255,12 +255,12 @@ def _require_decoder(syntax: UID) -> None:
         get_decoder(syntax)
     except NotImplementedError:
         of_dicom = syntax.is_valid and syntax.startswith("1.2.840.10008.")
-        name = f"transfer syntax {syntax}" if of_dicom else "a transfer syntax that is not DICOM's"
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"no decoder of {name}") from None
+        name = f"transfer syntax {syntax}" if of_dicom else "a transfer syntax outside DICOM"
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"no decoder for {name}") from None
 
 
 def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str, int]:
-    """Go to the value of the element that comes next, Pixel Data (7FE0,0010); returns VR and length."""
+    """Seek to the value of the next element, Pixel Data (7FE0,0010); return VR and length."""
     endian = "<" if little else ">"
     head = file.read(8)
     if len(head) < 8:
@@ -273,9 +273,9 @@ def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str
 
 
 def _require_fragments(file: BinaryIO, size: int) -> None:
-    """Raise Rejection(truncated_pixel_data) unless all fragments of encapsulated pixel data are whole.
+    """Raise Rejection(truncated_pixel_data) unless all fragments of encapsulated pixel data are complete.
 
-    Decoders fill in what a cut stream lacks. A missing end of the sequence costs no pixels.
+    Decoders fill in missing data of truncated streams. A missing sequence delimiter loses no pixels.
     """
     start = file.tell()
     # The first item is the offset table (PS3.5 section A.4).
@@ -286,5 +286,5 @@ def _require_fragments(file: BinaryIO, size: int) -> None:
     file.seek(offsets[-1] + 4)
     end = offsets[-1] + 8 + struct.unpack("<L", file.read(4))[0]
     if end > size:
-        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"the last fragment lacks {end - size} bytes")
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{end - size} bytes of the last fragment are missing")
     file.seek(start)

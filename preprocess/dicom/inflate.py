@@ -1,4 +1,4 @@
-"""Deflated bytes as a file: read anywhere, in memory that does not grow with what they inflate to."""
+"""Deflated bytes as a seekable file, with memory independent of the inflated size."""
 
 import io
 import zlib
@@ -9,49 +9,49 @@ from typing import BinaryIO, NamedTuple
 from preprocess.reasons import Reason, Rejection
 
 MOST_UNPACKED = 2**32
-"""Bytes of an object: pixel data of a known length has 32 bits for it (PS3.5 section 7.1)."""
+"""Most bytes of an object: pixel data of known length has a 32-bit length (PS3.5 section 7.1)."""
 MOST_RATIO, RATIO_FROM = 200, 2**26
-"""Deflate makes of CT a half to a fifth, of a black image a thousandth. Beyond this ratio, from 64 MiB on,
-the bytes are a bomb."""
+"""Deflate compresses CT to a half to a fifth, a black image to a thousandth. Above this ratio, from 64 MiB
+on, the bytes are treated as a decompression bomb."""
 INDEX_SPACING = 2**23
-"""Unpacked bytes between the points where a deflated stream can be entered: at most 40 ms are inflated for
-nothing, and a point takes some 50 KiB, so that 4 GiB need 25 MiB."""
+"""Unpacked bytes between restart points of a deflated stream: at most 40 ms of inflating are repeated, and a
+point takes about 50 KiB, so that 4 GiB need 25 MiB."""
 _READ_BYTES = 2**14
 _unpacked = attrgetter("unpacked")
 
 
 def is_bomb(unpacked: int, packed: int) -> bool:
-    """Whether so many bytes are more than any image needs of so many packed ones."""
+    """Whether the ratio of unpacked to packed bytes is beyond that of any image."""
     return unpacked > MOST_UNPACKED or (unpacked > RATIO_FROM and unpacked > MOST_RATIO * packed)
 
 
 def bomb(unpacked: int, packed: int) -> Rejection:
-    """The reason of what `is_bomb`."""
+    """The rejection for `is_bomb`."""
     return Rejection(Reason.ARCHIVE_BOMB, f"would unpack to {unpacked} bytes from {packed}")
 
 
 class _Point(NamedTuple):
-    """Where inflating can begin."""
+    """A point where inflating can restart."""
 
     unpacked: int
     packed: int
-    """Bytes of the stream that were read so far."""
+    """Bytes of the stream read so far."""
     rest: bytes
-    """Those of them that are not inflated yet."""
+    """Those bytes that are not inflated yet."""
     state: "zlib._Decompress"
 
 
 class Inflated(io.RawIOBase):
-    """A raw deflate stream (RFC 1951) as a file; reading raises what zlib does on damage.
+    """A raw deflate stream (RFC 1951) as a file; reading raises zlib's errors on damage.
 
-    Raises Rejection(archive_bomb) where it inflates to more than any image needs.
+    Raises Rejection(archive_bomb) if it inflates to more than any image needs.
     """
 
     name = ""
-    """pydicom asks any buffered file for its name."""
+    """pydicom reads the name of buffered files."""
 
     def __init__(self, file: BinaryIO, start: int, packed: int) -> None:
-        """start, packed: where the stream begins in `file`, and its bytes at most."""
+        """start, packed: offset of the stream in `file`, and its maximum size in bytes."""
         self._file, self._start, self._packed = file, start, packed
         self._position = self._unpacked = self._taken = 0
         self._rest = b""
@@ -67,7 +67,7 @@ class Inflated(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As a file's, but for the end, which is known only by inflating to it."""
+        """As a file's, except from the end, which is only known after inflating everything."""
         if whence == io.SEEK_END:
             raise io.UnsupportedOperation("from the end of a deflated stream")
         self._position = max(offset + (self._position if whence == io.SEEK_CUR else 0), 0)
@@ -103,7 +103,7 @@ class Inflated(io.RawIOBase):
             data = self._state.decompress(self._rest, most)
             self._rest = self._state.unconsumed_tail
             if ended and not data and not self._state.eof:
-                raise zlib.error("a deflated stream that ends too early")
+                raise zlib.error("the deflated stream ends early")
         self._unpacked += len(data)
         if is_bomb(self._unpacked, self._packed):
             raise bomb(self._unpacked, self._packed)

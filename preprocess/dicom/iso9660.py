@@ -1,4 +1,4 @@
-"""The files of an ISO 9660 image, as a CD of images is copied: each is one stretch of bytes (ECMA-119)."""
+"""The files of an ISO 9660 image, such as a copied CD: each is one contiguous extent (ECMA-119)."""
 
 import io
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from typing import BinaryIO
 
 _SECTOR = 2048
 RAW_SECTOR = b"\0" + b"\xff" * 10 + b"\0"
-"""How a sector of 2352 bytes begins (ECMA-130 section 14): of the copy of a CD with all error correction."""
+"""Start of a sector of 2352 bytes (ECMA-130 section 14), in a raw copy of a CD with error correction."""
 _FIRST_DESCRIPTOR = 16
-"""Sector of the first volume descriptor (section 7.2.1); what stands before is no part of the file system."""
+"""Sector of the first volume descriptor (section 7.2.1); earlier sectors are not part of the file system."""
 _MOST_DESCRIPTORS = 64
 _DIRECTORY, _GOES_ON = 0x02, 0x80
 """File flags (section 10.1.6): a directory, and an extent that is not the file's last."""
@@ -17,21 +17,21 @@ _MOST_DIRECTORY = 2**26
 
 
 def is_image(file: BinaryIO) -> bool:
-    """Does the file hold a volume descriptor (section 9.1) where an image has its first?"""
+    """Whether the file has a volume descriptor (section 9.1) at the position of the first one."""
     file.seek(_FIRST_DESCRIPTOR * _SECTOR + 1)
     return file.read(5) == b"CD001"
 
 
 def is_udf(file: BinaryIO) -> bool:
-    """Does it begin as a disc of UDF alone (ECMA-167 part 2 section 9.1)?"""
+    """Whether it starts like a disc with UDF only (ECMA-167 part 2 section 9.1)."""
     file.seek(_FIRST_DESCRIPTOR * _SECTOR + 1)
     return file.read(5) == b"BEA01"
 
 
 def files(file: BinaryIO) -> tuple[list[tuple[str, int, int]], int]:
-    """Path within the image, offset and bytes of each file, by offset; and how many directories are damaged.
+    """Path, offset and bytes of each file, sorted by offset; and the number of damaged directories.
 
-    Raises ValueError where there is no root directory.
+    Raises ValueError if there is no root directory.
     """
     size = file.seek(0, io.SEEK_END)
     found: list[tuple[str, int, int]] = []
@@ -56,7 +56,7 @@ def files(file: BinaryIO) -> tuple[list[tuple[str, int, int]], int]:
 
 
 def _root(file: BinaryIO) -> tuple[int, int]:
-    """Where the root directory of the primary volume (section 9.4) begins, and its bytes."""
+    """Offset and bytes of the root directory of the primary volume (section 9.4)."""
     for sector in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + _MOST_DESCRIPTORS):
         descriptor = _read(file, sector * _SECTOR, _SECTOR)
         if descriptor[1:6] != b"CD001":
@@ -67,11 +67,11 @@ def _root(file: BinaryIO) -> tuple[int, int]:
 
 
 def _records(directory: bytes) -> Iterator[tuple[str, int, int, int]]:
-    """Name, flags, offset and bytes of a directory's records (section 10.1), but its own and its parent's."""
+    """Name, flags, offset and bytes of a directory's records (section 10.1), except itself and its parent."""
     at = 0
     while at < len(directory):
         length = directory[at]
-        if length == 0:  # no record crosses a sector's end
+        if length == 0:  # records do not cross sector ends
             at += _SECTOR - at % _SECTOR
             continue
         record = directory[at : at + length]
@@ -93,5 +93,5 @@ def _read(file: BinaryIO, start: int, count: int) -> bytes:
     file.seek(start)
     data = file.read(count)
     if len(data) < count:
-        raise ValueError("the image ends too early")
+        raise ValueError("the image ends early")
     return data

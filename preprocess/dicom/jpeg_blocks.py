@@ -1,4 +1,4 @@
-"""Whether a scan of DCT coefficients holds all its blocks, determined from its Huffman codes."""
+"""Checks that a scan of DCT coefficients has all its blocks, by its Huffman codes."""
 
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from shards.compiled import njit
 
 
 def count(scan: Scan, header: bytes, tables: Tables, interval: int, units: int) -> None:
-    """Raise Rejection unless a scan holds `units` blocks of 8 by 8; header: of the scan (B.2.3)."""
+    """Raise Rejection unless a scan has `units` blocks of 8 by 8; header: of the scan (B.2.3)."""
     if len(header) < 3 or header[0] != 1:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's scan is not of one component")
     first, others = tables.get((0, header[2] >> 4)), tables.get((1, header[2] & 15))
@@ -27,9 +27,9 @@ def count(scan: Scan, header: bytes, tables: Tables, interval: int, units: int) 
 
 @lru_cache(maxsize=8)
 def _codes(counts: bytes, symbols: bytes) -> np.ndarray:
-    """uint16 (65536,): for each 16 bits the code they begin with; 0 for none.
+    """uint16 (65536,): the code at the start of each 16-bit value; 0 for none.
 
-    Its length stands above 8 bits, its symbol below.
+    The length is in the high byte, the symbol in the low byte.
     """
     lengths = np.repeat(np.arange(1, 17), list(counts))[: len(symbols)]
     entries = ((lengths << 8) | np.frombuffer(symbols, np.uint8)).astype(np.uint16)
@@ -39,9 +39,9 @@ def _codes(counts: bytes, symbols: bytes) -> np.ndarray:
 
 @njit()
 def _blocks(data: np.ndarray, first: np.ndarray, others: np.ndarray, wanted: int) -> tuple[int, int]:
-    """How many blocks the bytes hold, up to `wanted`, and the bits these take.
+    """The number of blocks in the bytes, up to `wanted`, and their bits.
 
-    A code is followed by as many bits as its symbol says (F.2.2).
+    The symbol of a code gives the number of bits that follow it (F.2.2).
     """
     bits = 8 * len(data)
     at = done = index = 0

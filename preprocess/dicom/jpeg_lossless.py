@@ -7,7 +7,7 @@ import numpy as np
 from shards.compiled import njit
 
 _SHORT = 12
-"""Bits of the table that gives a whole difference at once; nearly all of CT are shorter with their code."""
+"""Bits of the table that decodes a whole difference at once; nearly all codes with differences of CT fit."""
 _ONES = 0xFFFFFFFF
 _LONGEST = 16
 """Bits of a Huffman code (C.2)."""
@@ -15,7 +15,7 @@ _LONGEST = 16
 
 @lru_cache(maxsize=8)
 def huffman(counts: bytes, symbols: bytes) -> tuple[np.ndarray, np.ndarray] | None:
-    """A table of a DHT segment (B.2.4.2) as `decode` takes it; None where it is no code of differences.
+    """A table of a DHT segment (B.2.4.2) for `decode`; None if it is not a code of differences.
 
     counts: codes of 1 to 16 bits; symbols: one for each, a number of bits from 0 to 16 (table H.2).
     """
@@ -24,7 +24,7 @@ def huffman(counts: bytes, symbols: bytes) -> tuple[np.ndarray, np.ndarray] | No
     end = int(spans.sum())
     if len(lengths) != len(symbols) or not 0 < end <= 2**_LONGEST or max(symbols) > 16:
         return None
-    # A code by its first place among all 16 bits, in order: the last of them that is not greater.
+    # Codes by their first 16-bit value, ascending: a code is the last one that is not greater.
     firsts = np.cumsum(spans) - spans
     codes = np.stack([firsts, lengths, np.frombuffer(symbols, np.uint8)]).astype(np.int64)
     return _short(codes), np.append(codes, [[end], [0], [0]], 1)
@@ -40,15 +40,15 @@ def decode(
     initial: int,
     out: np.ndarray,
 ) -> tuple[int, int]:
-    """Fill `out`, uint16 (rows, columns), by an interval of a scan: uint32 words, of which `bits` bits count.
+    """Decode an interval of a scan, uint32 words with `bits` valid bits, into `out`, uint16 (rows, columns).
 
-    short, codes: as `huffman` gives them; predictor: 1 to 7 (table H.1); initial: the first sample's
-    prediction, 2^(P - Pt - 1) (H.1.2.1). Returns how many samples the interval holds, up to all, those of a
-    line that it does not hold whole not counted, and how many bits these take.
+    short, codes: from `huffman`; predictor: 1 to 7 (table H.1); initial: the prediction of the first sample,
+    2^(P - Pt - 1) (H.1.2.1). Returns the number of decoded samples, in complete lines only, and the number
+    of their bits.
     """
     rows, columns = out.shape
     differences = np.zeros(columns, np.int64)
-    held, count, word = np.uint64(0), 0, 0  # bits that are read and not used yet, and the next to read
+    held, count, word = np.uint64(0), 0, 0  # bits read but not used yet, and the next word
     for y in range(rows):
         for x in range(columns):
             if count < 32:
@@ -83,7 +83,7 @@ def decode(
 
 @njit()
 def _short(codes: np.ndarray) -> np.ndarray:
-    """int32 (4096,): by 12 bits the difference they begin with, above 8 bits, and its bits; 0 for none."""
+    """int32 (4096,): for 12 bits, the first difference (above 8 bits) and its number of bits; 0 for none."""
     out = np.zeros(1 << _SHORT, np.int32)
     for k in range(codes.shape[1]):
         first, length, symbol = codes[0, k], codes[1, k], codes[2, k]
@@ -101,7 +101,7 @@ def _short(codes: np.ndarray) -> np.ndarray:
 
 @njit()
 def _difference(symbol: int, value: int) -> int:
-    """By its number of bits and these bits (H.1.2.2, F.2.2.1)."""
+    """The difference by its number of bits and these bits (H.1.2.2, F.2.2.1)."""
     if symbol == 0:
         return 0
     if symbol == 16:
@@ -111,7 +111,7 @@ def _difference(symbol: int, value: int) -> int:
 
 @njit()
 def _long(window: int, codes: np.ndarray) -> tuple[int, int]:
-    """Symbol and length of the code that 16 bits begin with; (0, 0) for none."""
+    """Symbol and length of the code at the start of 16 bits; (0, 0) for none."""
     last = codes.shape[1] - 1
     if window >= codes[0, last]:
         return 0, 0
@@ -135,7 +135,7 @@ def _first_line(differences: np.ndarray, initial: int, line: np.ndarray) -> None
 
 @njit()
 def _line(differences: np.ndarray, predictor: int, above: np.ndarray, line: np.ndarray) -> None:
-    """A line by the one above it; its first sample is predicted by that above (H.1.2.1)."""
+    """Decode a line from the line above; the first sample is predicted by the one above it (H.1.2.1)."""
     corner = np.int64(above[0])
     left = (corner + differences[0]) & 0xFFFF
     line[0] = left

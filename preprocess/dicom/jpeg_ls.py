@@ -1,4 +1,4 @@
-"""JPEG-LS (ISO/IEC 14495-1), decoded strictly: only decoding shows how much of an image a scan holds."""
+"""JPEG-LS (ISO/IEC 14495-1), decoded strictly: only decoding shows whether a scan is complete."""
 
 import struct
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from shards.compiled import njit
 _RUN_LENGTHS = np.array([*np.repeat(range(4), 4), *np.repeat(range(4, 8), 2), *range(8, 16)], np.int64)
 """J, the orders of run-length codes (A.2.1)."""
 _CONTEXTS = 367
-"""0 to 364 of gradients, and two of interrupted runs."""
+"""Contexts: 0 to 364 of gradients, and two of interrupted runs."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan decodes to."""
+    """The result of decoding a scan."""
 
     values: np.ndarray
     """uint16 (rows, columns)."""
     samples: int
-    """How many of them it holds, those of a line that it does not hold whole not counted."""
+    """Number of decoded samples, in complete lines only."""
     left: int
-    """Bits after them."""
+    """Remaining bits after them."""
     end: int
-    """Where the marker begins in the codestream that ends the scan; -1 for none."""
+    """Offset of the marker that ends the scan; -1 if missing."""
 
 
 @dataclass(frozen=True)
 class Coding:
-    """What a scan is coded with (C.2.4.1.1); 0 stands for the default."""
+    """The coding parameters of a scan (C.2.4.1.1); 0 is the default."""
 
     precision: int
     near: int = 0
@@ -40,7 +40,7 @@ class Coding:
 
     @classmethod
     def read(cls, precision: int, header: bytes, preset: bytes) -> "Coding":
-        """By a scan's header (C.2.3) and an LSE segment of preset parameters (C.2.4.1.1), empty for none."""
+        """From a scan's header (C.2.3) and an LSE segment of preset parameters (C.2.4.1.1); empty: none."""
         near = header[3] if len(header) > 3 else 0
         if len(preset) != 11:
             return cls(precision, near)
@@ -65,14 +65,14 @@ class Coding:
         return np.array([near, greatest, *found, self.reset or 64], np.int64)
 
     def is_sound(self) -> bool:
-        """Whether these are parameters of JPEG-LS (table C.1, C.2.3)."""
+        """Whether the parameters are valid in JPEG-LS (table C.1, C.2.3)."""
         near, greatest, first, second, third, reset = self.parameters().tolist()
         ordered = near + 1 <= first <= second <= third <= greatest < 2**self.precision
         return ordered and near <= min(255, greatest // 2) and 3 <= reset <= max(255, greatest)
 
 
 def decode(encoded: bytes, start: int, coding: Coding, rows: int, columns: int) -> Scan:
-    """The scan of one component that begins at byte `start`, as far as it goes."""
+    """Decode the scan of one component at byte `start`, as far as possible."""
     bits, count, end = _unstuffed(np.frombuffer(encoded, np.uint8), start)
     values = np.zeros((rows, columns), np.uint16)
     parameters = coding.parameters()
@@ -94,9 +94,9 @@ def _levels(near: int, greatest: int, *thresholds: int) -> np.ndarray:
 
 @njit()
 def _unstuffed(data: np.ndarray, at: int) -> tuple[np.ndarray, int, int]:
-    """The bits from byte `at` to a marker without the 0 that is stuffed after 255 (A.1).
+    """The bits from byte `at` to a marker, without the 0 stuffed after 255 (A.1).
 
-    As uint32, the first bit the highest; their number; and where the marker is, -1 for none.
+    Returns uint32 words, first bit highest; the number of bits; and the marker's offset, -1 if missing.
     """
     out = np.zeros((len(data) - at) // 4 + 2, np.uint32)
     have, held, count, before, end = 0, 0, 0, 0, -1
@@ -106,7 +106,7 @@ def _unstuffed(data: np.ndarray, at: int) -> tuple[np.ndarray, int, int]:
         if before == 255:
             if value >= 128:
                 end = at - 1
-                count -= 8  # of the marker's first byte
+                count -= 8  # the marker's first byte
                 held >>= 8
                 break
             width = 7
@@ -135,9 +135,9 @@ def _decode(
     lengths: np.ndarray,
     out: np.ndarray,
 ) -> tuple[int, int]:
-    """Fill `out` by so many bits; how many samples that gave, whole lines, and the bits they took (A.8).
+    """Decode bits into `out`; return the number of samples, in complete lines, and their bits (A.8).
 
-    Written as one loop: the state of what is read, and of a line, stays in registers.
+    Written as one loop, so that the state of the reader and of a line stays in registers.
     """
     rows, columns = out.shape
     near, greatest, reset = parameters[0], parameters[1], parameters[5]
@@ -150,7 +150,7 @@ def _decode(
     while (1 << bpp) < greatest + 1:
         bpp += 1
     limit = 2 * (max(bpp, 2) + max(8, bpp))
-    # A, B, C and N of a context, and the Golomb code's k that A and N gave when it was met last.
+    # A, B, C and N of a context, and the Golomb parameter k from its last A and N.
     state = np.zeros((_CONTEXTS, 8), np.int32)
     state[:, 0] = max(2, (span + 32) >> 6)
     state[:, 3] = 1
@@ -158,7 +158,7 @@ def _decode(
     for k in range(8):
         zeros_of[1 << (7 - k) : 1 << (8 - k)] = k
     above, line = np.zeros(columns + 2, np.int64), np.zeros(columns + 2, np.int64)
-    held, count, word = 0, 0, 0  # bits read and not used yet, and the word to read next
+    held, count, word = 0, 0, 0  # bits read but not used yet, and the next word
     run = 0
     for y in range(rows):
         above[columns + 1] = above[columns]
@@ -181,7 +181,7 @@ def _decode(
                     length = 1 << lengths[run]
                     ended = not (held >> count) & 1
                     if ended:
-                        count -= lengths[run]  # at most 15 of the 31 bits that are left
+                        count -= lengths[run]  # at most 15 of the 31 remaining bits
                         length = (held >> count) & (length - 1)
                         taken = lengths[run] + 1
                     elif x + length <= columns + 1:
@@ -191,7 +191,7 @@ def _decode(
                     x = stop
                 if x > columns:
                     if ended:
-                        return y * columns, 32 * word - count  # no run ends behind its line
+                        return y * columns, 32 * word - count  # a run must not extend beyond its line
                     break
                 corner, up = above[x - 1], above[x]
                 same = 1 if abs(left - up) <= near else 0
@@ -238,7 +238,7 @@ def _decode(
                     word += 1
                 if zeros == most:
                     extra = wide
-                    count -= 1  # the 1 behind the zeros
+                    count -= 1  # the 1 after the zeros
                 count -= extra
                 mapped = (held >> count) & ((1 << extra) - 1)
                 mapped = mapped + 1 if zeros == most else (zeros << order) | mapped

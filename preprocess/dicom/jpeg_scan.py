@@ -1,4 +1,4 @@
-"""Whether a JPEG codestream holds all of its image: decoders of DCT fill in what a cut one lacks."""
+"""Checks that a JPEG codestream is complete, because DCT decoders fill in missing data silently."""
 
 import re
 import struct
@@ -18,16 +18,16 @@ _APP0, _JFIF_UNITS = 0xE0, (b"\0", b"\1", b"\2")
 _LSE_KINDS = (b"\1", b"\2", b"\3", b"\4")
 """Presets, two of mapping tables, and a size of more than 16 bits (14495-1 C.2.4.1)."""
 _FIRST = 0xC0
-"""Of the markers that a codestream has (table B.1)."""
+"""Markers of a codestream (table B.1)."""
 _END_OF_LS_SCAN = re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]")
-"""There a 0 bit is stuffed after 255 (14495-1 A.1)."""
+"""In JPEG-LS a 0 bit is stuffed after 255 (14495-1 A.1)."""
 _DIFFERENCES = 0
 """Class of the Huffman tables of DC coefficients and lossless differences."""
 
 
 @dataclass
 class _Stated:
-    """What a codestream says before its scan."""
+    """The segments of a codestream before its scan."""
 
     kind: int = 0
     """Second byte of the frame header's marker."""
@@ -35,7 +35,7 @@ class _Stated:
     """The frame header (B.2.2)."""
     tables: Tables = field(default_factory=dict)
     interval: int = 0
-    """Of restarts, in samples or blocks; 0 for none."""
+    """Restart interval, in samples or blocks; 0 for none."""
     preset: bytes = b""
     """JPEG-LS's segment of preset parameters (14495-1 C.2.4.1.1)."""
 
@@ -44,7 +44,7 @@ _NO_TABLE = (bytes(16), b"")
 
 
 class Samples(NamedTuple):
-    """What a codestream decodes to."""
+    """The decoded samples of a codestream."""
 
     values: np.ndarray
     """uint8 or uint16 (rows, columns), by the precision."""
@@ -53,9 +53,9 @@ class Samples(NamedTuple):
 
 
 def decode(encoded: bytes, rows: int, columns: int) -> Samples | None:
-    """The samples of a JPEG codestream of one component; None where it is whole, but of DCT coefficients.
+    """The samples of a JPEG codestream of one component; None for a complete one of DCT coefficients.
 
-    Raises Rejection unless it ends with its end, and its scan holds every sample, or by its Huffman codes
+    Raises Rejection unless it has its end marker, and its scan has every sample or, by its Huffman codes,
     every block of 8 by 8.
     """
     stated = _Stated()
@@ -75,7 +75,7 @@ def decode(encoded: bytes, rows: int, columns: int) -> Samples | None:
             stated.interval = int.from_bytes(segment, "big")
         elif marker == _LSE:
             if segment[:1] not in _LSE_KINDS:
-                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a segment that JPEG-LS does not have")
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a segment that is not valid in JPEG-LS")
             stated.preset = segment if segment[:1] == b"\1" else stated.preset
         elif marker == _APP0 and segment[:5] == b"JFIF\0" and segment[7:8] not in _JFIF_UNITS:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a JFIF segment with unknown units")
@@ -97,9 +97,9 @@ def decode(encoded: bytes, rows: int, columns: int) -> Samples | None:
 def _scan(
     encoded: bytes, start: int, header: bytes, stated: _Stated, matrix: tuple[int, int]
 ) -> tuple[Samples | None, int]:
-    """What the scan at byte `start` decodes to, if it is no DCT, and where it ends, -1 for nowhere.
+    """The decoded scan at byte `start`, unless it is DCT, and the offset of its end, -1 if missing.
 
-    header: its own (B.2.3).
+    header: of the scan (B.2.3).
     """
     rows, columns = matrix
     if stated.kind == _JPEG_LS:
@@ -118,7 +118,7 @@ def _scan(
 def _jpeg_ls(
     encoded: bytes, start: int, header: bytes, stated: _Stated, matrix: tuple[int, int]
 ) -> tuple[Samples | None, int]:
-    """As `_scan`, of JPEG-LS; not with restart intervals, which no writer of DICOM is known to use."""
+    """As `_scan`, for JPEG-LS; without restart intervals, which no known DICOM writer uses."""
     if stated.interval:
         found = _END_OF_LS_SCAN.search(encoded, start)
         return None, found.start() if found else -1
@@ -126,20 +126,20 @@ def _jpeg_ls(
     precision = stated.frame[0]
     coding = jpeg_ls.Coding.read(precision, header, stated.preset)
     if header[4] > 2 or header[5] or len(stated.preset) not in (0, 11) or not coding.is_sound():
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's parameters are not those of JPEG-LS")
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's parameters are not valid in JPEG-LS")
     scan = jpeg_ls.decode(encoded, start, coding, *matrix)
     if scan.end < 0:
         return None, -1
     require_units(scan.samples, scan.values.size, "samples")
     require_fill(np.frombuffer(encoded[scan.end - scan.left // 8 : scan.end], np.uint8))
-    if header[2]:  # a mapping table (14495-1 C.2.4.1.2), which is left to the library
+    if header[2]:  # a mapping table (14495-1 C.2.4.1.2), left to the library
         return None, scan.end
     values = scan.values if precision > 8 else scan.values.astype(np.uint8)
     return Samples(values, precision), scan.end
 
 
 def _tables(segment: bytes) -> Tables:
-    """Those of a DHT segment (B.2.4.2)."""
+    """The tables of a DHT segment (B.2.4.2)."""
     found, at = {}, 0
     while at + 17 <= len(segment):
         counts = segment[at + 1 : at + 17]
@@ -149,9 +149,9 @@ def _tables(segment: bytes) -> Tables:
 
 
 def _require_one_component(frame: bytes, header: bytes, matrix: tuple[int, int]) -> None:
-    """Raise Rejection unless frame and scan are of one component, as a slice of CT is.
+    """Raise Rejection unless frame and scan have one component, like a CT slice.
 
-    frame, header: those of the frame and of the scan (B.2.2, B.2.3); 0 rows: their number follows the scan.
+    frame, header: of the frame and of the scan (B.2.2, B.2.3); 0 rows: the number follows the scan.
     """
     sound = len(frame) == 9 and len(header) == 6 and frame[5] == header[0] == 1 and frame[6] == header[1]
     sound = sound and struct.unpack(">HH", frame[1:5]) in (matrix, (0, matrix[1]))
@@ -172,7 +172,7 @@ def _lossless(scan: Scan, header: bytes, stated: _Stated, matrix: tuple[int, int
     if table is None:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream lacks a Huffman table")
     if interval % columns and interval < rows * columns:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a restart interval that ends within a line")
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a restart interval ends within a line")
     lines = min(interval // columns, rows) or rows
     values, words = np.empty(matrix, np.uint16), scan.data.view(">u4").astype(np.uint32)
     require_intervals(scan, -(-rows // lines))
@@ -187,5 +187,5 @@ def _lossless(scan: Scan, header: bytes, stated: _Stated, matrix: tuple[int, int
     if precision > 8:
         return Samples(values, precision)
     if values.max() > 255:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "samples of more bits than the codestream states")
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "samples have more bits than the codestream declares")
     return Samples(values.astype(np.uint8), precision)

@@ -1,4 +1,4 @@
-"""RLE Lossless (PS3.5 annex G), strictly: a frame whose segments are not whole is not decoded."""
+"""RLE Lossless (PS3.5 annex G), decoded strictly: frames with incomplete segments are rejected."""
 
 import struct
 from itertools import pairwise
@@ -9,14 +9,14 @@ from preprocess.reasons import Reason, Rejection
 from shards.compiled import njit
 
 _HEADER_BYTES = 64
-"""The number of segments, and where each of up to 15 begins (section G.5)."""
+"""The number of segments, and the offset of each of up to 15 (section G.5)."""
 
 
 def decode(encoded: bytes, rows: int, columns: int, allocated: int) -> np.ndarray:
     """The pixels of one sample, uint8, uint16 or uint32 (rows, columns), by `allocated` bits.
 
-    A segment is a byte of all pixels, the most significant first. Raises Rejection: truncated_pixel_data
-    where one decodes to fewer, undecodable_pixel_data if there are others or one is too long.
+    A segment holds one byte of all pixels, the most significant byte first. Raises Rejection:
+    truncated_pixel_data if one decodes to fewer bytes, undecodable_pixel_data for other or too long segments.
     """
     planes, count = allocated // 8, rows * columns
     head = struct.unpack("<16L", encoded[:_HEADER_BYTES].ljust(_HEADER_BYTES, b"\0"))
@@ -38,7 +38,7 @@ def decode(encoded: bytes, rows: int, columns: int, allocated: int) -> np.ndarra
 
 @njit()
 def _unpacked(segment: np.ndarray, out: np.ndarray) -> tuple[int, int]:
-    """Decode into `out` (section G.3.2): the bytes that came of it, be they too many, and the bytes read."""
+    """Decode into `out` (section G.3.2); return the decoded bytes, even if too many, and the bytes read."""
     at = have = 0
     while at < len(segment) and have < len(out):
         control = segment[at]

@@ -1,6 +1,6 @@
-"""Where a DICOM object's bytes lie: in a file of its own, or in a member of an archive or a CD's image.
+"""The location of a DICOM object's bytes: a file, or a member of an archive or CD image.
 
-Members are read in place, never unpacked to disk. Which file is an archive follows from its content.
+Members are read in place, never unpacked to disk. Archives are detected by content.
 """
 
 import errno
@@ -25,52 +25,53 @@ from preprocess.dicom.inflate import INDEX_SPACING, MOST_UNPACKED, RATIO_FROM, I
 from preprocess.reasons import Reason, Rejection
 
 HEADER_BUFFER = 8192
-"""Bytes a header is read in. Not the file system's block size: Lustre's is megabytes, whole images."""
+"""Read size for headers. Not the file system's block size: Lustre's is megabytes, whole images."""
 OPEN_ARCHIVES = 4
-"""Archives that a process keeps open: a series lies in one, seldom in more."""
-DISC = "the image of a disc, but not ISO 9660 in sectors of 2048 bytes: convert it, or copy the disc's files"
-UNPACK = "no zip, tar or tar.gz: unpack or repack it"
+"""Archives that a process keeps open: a series is usually in one."""
+DISC = "a disc image, but not ISO 9660 with sectors of 2048 bytes: convert it, or copy the disc's files"
+UNPACK = "not zip, tar or tar.gz: unpack or repack it"
 Status = os.stat_result | split.Status
 """Of a file, or of all parts of an archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The place of one object's bytes."""
+    """The location of one object's bytes."""
 
     path: Path
     """The file on disk."""
     size: int
     """Bytes of the object: of the file, or of the unpacked member."""
     mtime_ns: int
-    """Of the file on disk."""
+    """Modification time of the file on disk."""
     member: str = ""
-    """Name in the archive; empty for a file of its own."""
+    """Name in the archive; empty outside archives."""
     offset: int = 0
-    """Where the member begins: its local header in a zip, its data in a (decompressed) tar."""
+    """Offset of the member: of its local header in a zip, of its data in a (decompressed) tar."""
     archive_size: int = 0
-    """Bytes of the archive on disk; 0 for a file of its own."""
+    """Bytes of the archive on disk; 0 outside archives."""
 
     def is_unchanged(self) -> bool:
-        """Is the file on disk the one that was scanned? Raises OSError where it cannot be reached."""
+        """Whether the file on disk is unchanged since the scan. Raises OSError if it cannot be reached."""
         status = split.status(self.path)
         return (status.st_size, status.st_mtime_ns) == (self.archive_size or self.size, self.mtime_ns)
 
 
 def file_source(path: Path, status: Status) -> Source:
-    """The source that is the whole file."""
+    """The source of a whole file."""
     return Source(path, status.st_size, status.st_mtime_ns)
 
 
 def status_of(file: BinaryIO, path: Path) -> Status:
-    """Of a file from `open_for_headers`. Raises OSError."""
+    """The status of a file from `open_for_headers`. Raises OSError."""
     return split.status(path) if split.may_be_part(path.name) else os.fstat(file.fileno())
 
 
 def open_for_headers(path: Path) -> BinaryIO:
-    """The file, of which only what is asked for is read: no large buffer, nothing ahead.
+    """Open a file without read-ahead or a large buffer.
 
-    Of the first file of an archive in parts, all parts. Raises Rejection(damaged_archive) if one is missing.
+    For the first file of an archive in parts, opens all parts. Raises Rejection(damaged_archive) if one is
+    missing.
     """
     if whole := split.joined(path):
         return whole
@@ -83,8 +84,8 @@ def open_for_headers(path: Path) -> BinaryIO:
 def open_source(source: Source) -> Iterator[BinaryIO]:
     """The object's bytes as a seekable file.
 
-    Raises OSError where the file on disk cannot be read, Rejection(damaged_archive) where the archive
-    does not hold the member.
+    Raises OSError if the file on disk cannot be read, Rejection(damaged_archive) if the archive lacks the
+    member.
     """
     if not source.archive_size:
         with source.path.open("rb") as file:
@@ -106,7 +107,7 @@ def open_source(source: Source) -> Iterator[BinaryIO]:
 def _zip_member(
     file: BinaryIO, archive: zipfile.ZipFile, infos: dict[int, zipfile.ZipInfo], offset: int
 ) -> BinaryIO:
-    """The member that begins at `offset`, its CRC-32 checked: in memory where it is small, else in place."""
+    """The member at `offset`, with its CRC-32 checked: in memory if it is small, else in place."""
     info = infos[offset]
     if info.file_size <= RATIO_FROM:
         return io.BytesIO(archive.read(info))
@@ -119,7 +120,7 @@ def _zip_member(
     while piece := packed.read(2**20):
         size, found = size + len(piece), zlib.crc32(piece, found)
     if (size, found) != (info.file_size, info.CRC):
-        raise zipfile.BadZipFile("another size or CRC-32")
+        raise zipfile.BadZipFile("size or CRC-32 mismatch")
     packed.seek(0)
     return packed
 
@@ -127,10 +128,10 @@ def _zip_member(
 def archive_members(
     path: Path, kind: ArchiveKind, status: Status
 ) -> Iterator[tuple[Source, BinaryIO | Rejection]]:
-    """Each regular member with a file to read it from, valid until the next; or why it cannot be read.
+    """Each regular member with a file to read it, valid until the next one, or with its rejection.
 
-    What ends the archive early (damage, a bomb, an unsupported kind) comes last, as a Rejection of the
-    archive itself. Raises OSError where the archive's file cannot be read.
+    A failure of the whole archive (damage, a bomb, an unsupported kind) comes last, as a Rejection of the
+    archive itself. Raises OSError if the archive's file cannot be read.
     """
     try:
         with _damage_typed(), open_for_headers(path) as file:
@@ -153,7 +154,7 @@ def archive_members(
 
 
 def _require_whole(part: Path) -> None:
-    """Raise Rejection unless the archive of which a file is a part is read by way of its leader."""
+    """Raise Rejection unless the archive that a file is part of is read through its leader."""
     leader = split.leader_of(part)
     if not leader:
         raise Rejection(Reason.UNSUPPORTED_ARCHIVE, split.UNNAMED)
@@ -175,7 +176,7 @@ def _zip_members(file: BinaryIO, path: Path, status: Status) -> Iterator[tuple[S
             place = info.filename, info.header_offset, status.st_size
             source = Source(path, info.file_size, status.st_mtime_ns, *place)
             if info.flag_bits & 1:
-                yield source, Rejection(Reason.ENCRYPTED_ARCHIVE, "the member needs a password")
+                yield source, Rejection(Reason.ENCRYPTED_ARCHIVE, "the member requires a password")
             elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 method = f"compression method {info.compress_type}: unpack or repack it"
                 yield source, Rejection(Reason.UNSUPPORTED_ARCHIVE, method)
@@ -203,7 +204,7 @@ def _gzip_members(path: Path, status: Status) -> Iterator[tuple[Source, BinaryIO
         size = _gzip_size(path)
         if is_bomb(size, status.st_size):
             raise bomb(size, status.st_size)
-        # Of one object; what is no DICOM ends as such.
+        # A single object; other content is rejected later as not DICOM.
         source = Source(path, size, status.st_mtime_ns, path.name.removesuffix(".gz"), 0, status.st_size)
         yield source, _member_file(file, 0, size)
 
@@ -223,7 +224,7 @@ def _iso_members(file: BinaryIO, path: Path, status: Status) -> Iterator[tuple[S
 
 
 def _gzip_size(path: Path) -> int:
-    """Unpacked bytes, as stated at the end of a gzip file (RFC 1952 section 2.3.1): less than 4 GiB."""
+    """Unpacked bytes stated at the end of a gzip file (RFC 1952 section 2.3.1): less than 4 GiB."""
     with open_for_headers(path) as file:
         file.seek(-4, io.SEEK_END)
         return int.from_bytes(file.read(), "little")
@@ -235,10 +236,10 @@ def _tar_members(
     file.seek(0)
     with tarfile.open(fileobj=_TarHeaders(file), mode="r:") as archive:
         while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+            archive.members.clear()  # type: ignore[attr-defined]  # otherwise it keeps all members
             end = info.offset_data + info.size
             if packed and is_bomb(end, status.st_size):
-                raise bomb(end, status.st_size)  # not to be skipped either: that means inflating it
+                raise bomb(end, status.st_size)  # skipping it would require inflating it
             if not info.isreg():
                 continue
             place = info.name, info.offset_data, status.st_size
@@ -253,7 +254,7 @@ def _tar_members(
 
 
 def _readable(file: IO[bytes]) -> BinaryIO | Rejection:
-    """The member's file, unless it is an archive in its turn. Raises on damage at its start."""
+    """The member's file, unless it is itself an archive. Raises on damage at its start."""
     kind = archive_kind(file.read(START_BYTES))
     file.seek(0)
     return (
@@ -265,23 +266,23 @@ def _readable(file: IO[bytes]) -> BinaryIO | Rejection:
 
 @contextmanager
 def _damage_typed() -> Iterator[None]:
-    """Raise whatever damaged input makes the archive modules raise as a Rejection."""
+    """Convert exceptions of the archive modules on damaged input to Rejection."""
     try:
         yield
     except (Rejection, MemoryError):
         raise
     except Exception as error:
-        # The system's own errors are none of the archive's; but a damaged directory makes zipfile seek to
-        # before the start (EINVAL), and those of indexed_gzip have no number.
+        # System errors are not damage, except that a damaged directory makes zipfile seek before the start
+        # (EINVAL), and errors of indexed_gzip have no number.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise Rejection(Reason.DAMAGED_ARCHIVE, type(error).__name__) from None
 
 
 class _TarHeaders(io.RawIOBase):
-    """A tar's bytes for the tarfile module, which is to read headers only.
+    """A tar's bytes for the tarfile module, which must read headers only.
 
-    It takes the length of a long name or a pax header from the archive, and would read gigabytes.
+    tarfile trusts the length of a long name or a pax header in the archive, and would read gigabytes.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -289,7 +290,7 @@ class _TarHeaders(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= 2**20:
-            raise tarfile.ReadError("a header of more than 1 MiB")
+            raise tarfile.ReadError("a header is larger than 1 MiB")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -300,10 +301,10 @@ class _TarHeaders(io.RawIOBase):
 
 
 class _Part(io.RawIOBase):
-    """A stretch of an archive; where that is damaged, reading raises a Rejection."""
+    """A range of an archive's bytes; reading damaged data raises a Rejection."""
 
     name = ""
-    """pydicom asks any buffered file for its name."""
+    """pydicom reads the name of buffered files."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self._file, self._start, self._size, self._position = file, start, size, 0
@@ -346,7 +347,7 @@ def _open_zip(path: Path, size: int, mtime_ns: int) -> tuple[zipfile.ZipFile, di
 
 @lru_cache(OPEN_ARCHIVES)
 def _open_gzip(path: Path, size: int, mtime_ns: int) -> BinaryIO:
-    """A gzip file of this size and time, kept open with the index that it builds while it is read."""
+    """A gzip file of this size and time, kept open with the index built while reading."""
     return _indexed_gzip(path)
 
 

@@ -1,7 +1,7 @@
 """Archives in parts: a split zip (.z01, .z02, ..., .zip), or any archive cut in pieces (.zip.001, ...).
 
-The parts in one folder are read in place as one file. In a split zip (APPNOTE 8.5) a place is the number of
-a part and an offset in it, which are converted to offsets in the joined parts.
+The parts in one folder are read in place as one file. In a split zip (APPNOTE 8.5) a position is the number
+of a part and an offset in it; both are converted to offsets in the joined parts.
 """
 
 import io
@@ -20,15 +20,15 @@ from preprocess.reasons import Reason, Rejection
 _TYPES = r"\.(?:zip|tar|tgz|gz|7z|rar|iso)"
 _NUMBER = r"(?P<mark>\.?(?:part[-_.]?)?)(?P<number>\d{2,3}|[a-d][a-z])"
 _PIECE = re.compile(rf"(?P<whole>.+{_TYPES}){_NUMBER}", re.IGNORECASE)
-"""The name of a piece, as 7-Zip and split(1) give it: "x.zip.001", "x.tar.gz.aa", "x.tar.part-00"."""
+"""Names of pieces by 7-Zip and split(1): "x.zip.001", "x.tar.gz.aa", "x.tar.part-00"."""
 _DISK = re.compile(r"(?P<whole>.+)\.(?P<z>z)\d{2,3}", re.IGNORECASE)
-"""The name of all parts of a split zip but the last, which ends in ".zip"."""
+"""Names of all parts of a split zip except the last, which ends in ".zip"."""
 _ENDING = re.compile(rf"(?:\.z\d{{2,3}}|{_TYPES}{_NUMBER})$")
 _LONGEST_ENDING = len(".tar.part-000")
 TRUNCATED = "of an archive in parts: is the last one missing?"
 UNNAMED = "a part of a split zip: name the parts NAME.z01, NAME.z02, ..., NAME.zip"
 LOOK_AHEAD = 3
-"""So many numbers are tried after one that is absent: parts behind a gap show that some are missing."""
+"""Numbers tried after a missing one: parts after a gap show that some are missing."""
 MOST_PARTS, MOST_NAMED = 9999, 5
 """Of an archive, and of those that a reason names."""
 _END = struct.Struct("<4sHHHHLLH")
@@ -39,31 +39,31 @@ _UNSTATED = 0xFFFF
 
 
 class Status(NamedTuple):
-    """Of all parts together, in place of os.stat's of one file."""
+    """The common status of all parts, in place of os.stat's of one file."""
 
     st_size: int
     st_mtime_ns: int
-    """No time, but a number that changes with that of any part."""
+    """Not a time, but a number that changes with the time of any part."""
     st_mode: int
 
 
 class Parts(NamedTuple):
-    """What is in the folder of one archive."""
+    """The parts of one archive in a folder."""
 
     files: tuple[Path, ...]
     """In order."""
     missing: tuple[str, ...]
-    """Names of absent ones between them."""
+    """Names of missing ones between them."""
 
     def status(self) -> Status:
-        """Raises OSError where one cannot be reached."""
+        """Raises OSError if one cannot be reached."""
         found = [os.stat(path) for path in self.files]
         times = sum(status.st_mtime_ns for status in found) % 2**62
         return Status(sum(status.st_size for status in found), times, found[0].st_mode)
 
 
 def may_be_part(name: str) -> bool:
-    """May a file of this name be of an archive in parts? Quick, for nearly all names are none's."""
+    """Whether a file of this name may be part of an archive; fast, because nearly all names are not."""
     end = name[-_LONGEST_ENDING:].lower()
     if not (".z" in end or ".t" in end or ".g" in end or ".7z" in end or ".r" in end or ".i" in end):
         return False
@@ -71,9 +71,9 @@ def may_be_part(name: str) -> bool:
 
 
 def status(path: Path) -> os.stat_result | Status:
-    """Of a file; of all parts for the one that leads them; of another one with a time that depends on them.
+    """The status of a file; of all parts for their leader; for other parts, with a time that depends on all.
 
-    So that a finding does not outlive the change or the arrival of another part. Raises OSError.
+    So a finding becomes invalid when another part changes or is added. Raises OSError.
     """
     if not may_be_part(path.name):
         return os.stat(path)
@@ -88,9 +88,9 @@ def status(path: Path) -> os.stat_result | Status:
 
 
 def parts_of(path: Path) -> Parts | None:
-    """The parts of the archive for which this file stands, by their names; None where it is whole.
+    """The parts of the archive that this file leads, by name; None for a whole archive.
 
-    The last part of a split zip, the first piece of another archive.
+    The leader is the last part of a split zip, or the first piece of another archive.
     """
     name = path.name
     if name[-4:].lower() == ".zip":
@@ -109,9 +109,9 @@ def parts_of(path: Path) -> Parts | None:
 
 
 def leader_of(path: Path) -> Path | None:
-    """The file that stands for the archive of which this one is another part; it may be absent.
+    """The leader of the archive that this file is another part of; it may be missing.
 
-    None for what is no part, and for the leader itself.
+    None for files that are not parts, and for the leader itself.
     """
     disk = _DISK.fullmatch(path.name)
     if disk:
@@ -146,7 +146,7 @@ def _written(number: int, width: int, digits: bool) -> str:
 
 
 def _numbered(path: Path, names: Callable[[int], list[str]]) -> Parts:
-    """The parts from number 1 on that are beside `path`."""
+    """The parts from number 1 beside `path`."""
     files: list[Path] = []
     missing: list[str] = []
     absent: list[str] = []
@@ -165,9 +165,9 @@ def _numbered(path: Path, names: Callable[[int], list[str]]) -> Parts:
 
 
 def joined(path: Path) -> BinaryIO | None:
-    """The whole archive for which this file stands; None where it is one by itself.
+    """The whole archive that this file leads; None for an archive in one file.
 
-    Raises OSError, and Rejection(damaged_archive) that names what is missing of it.
+    Raises OSError, and Rejection(damaged_archive) that names the missing parts.
     """
     if not may_be_part(path.name):
         return None
@@ -193,7 +193,7 @@ def _opened(parts: Parts, of_disks: bool) -> BinaryIO:
 
 
 def missing(*names: str) -> str:
-    """What to do about absent parts; their endings alone, for a name may hold a patient's."""
+    """The detail for missing parts: only their suffixes, because a name may contain a patient's."""
     endings = ", ".join(Path(name).suffix for name in names[:MOST_NAMED])
     if len(names) > MOST_NAMED:
         endings += f" and {len(names) - MOST_NAMED} more"
@@ -201,7 +201,7 @@ def missing(*names: str) -> str:
 
 
 def _disks(path: Path) -> int:
-    """How many other parts a split zip has that ends in this file; 0 for a whole one."""
+    """The number of other parts of a split zip that ends in this file; 0 for a whole one."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(size - _END.size - _LOCATOR.size, 0))
@@ -217,7 +217,7 @@ def _disks(path: Path) -> int:
 
 
 def ends_split_zip(file: BinaryIO) -> bool:
-    """Does it end as the last part of a split zip, with a directory that begins in another part?"""
+    """Whether it ends like the last part of a split zip, with a directory that starts in another part."""
     file.seek(max(file.seek(0, io.SEEK_END) - _END.size, 0))
     end = file.read()
     file.seek(0)
@@ -225,14 +225,14 @@ def ends_split_zip(file: BinaryIO) -> bool:
 
 
 class Joined(io.RawIOBase):
-    """Parts as one file, of which one at a time is open."""
+    """Parts as one file; one part at a time is open."""
 
     name = ""
-    """pydicom asks any buffered file for its name."""
+    """pydicom reads the name of buffered files."""
 
     def __init__(self, parts: Parts, of_disks: bool) -> None:
         self.of_disks = of_disks
-        """Is it a split zip, and no archive cut in pieces?"""
+        """Whether it is a split zip rather than an archive cut in pieces."""
         self.status = parts.status()
         self._files = parts.files
         self.starts = [0]
@@ -245,7 +245,7 @@ class Joined(io.RawIOBase):
         self._patch = self._locator() if of_disks else None
 
     def _locator(self) -> tuple[int, bytes] | None:
-        """Where a Zip64 locator is, and what it would be in one file; `zipfile` refuses any other."""
+        """Offset of a Zip64 locator, and its content for a single file; `zipfile` rejects any other."""
         start = self._size - _END.size - _LOCATOR.size
         if start < 0:
             return None
@@ -277,12 +277,12 @@ class Joined(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Up to the end of one part."""
+        """Reads up to the end of one part."""
         if self._position >= self._size:
             return 0
         number = bisect_right(self.starts, self._position) - 1
         while number + 1 < len(self.starts) and self.starts[number + 1] <= self._position:
-            number += 1  # past empty parts
+            number += 1  # skip empty parts
         end = self.starts[number + 1] if number + 1 < len(self.starts) else self._size
         file = self._part(number)
         file.seek(self._position - self.starts[number])
@@ -306,28 +306,28 @@ class Joined(io.RawIOBase):
         return self._open[1]
 
     def close(self) -> None:
-        """The part that is open too."""
+        """Closes the open part too."""
         if self._open:
             self._open[1].close()
         super().close()
 
 
 def is_joined(file: BinaryIO) -> bool:
-    """Was it opened by `joined`?"""
+    """Whether it was opened by `joined`."""
     return isinstance(getattr(file, "raw", None), Joined)
 
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    """The zip in a file, with the places of a split one's members in the joined parts."""
+    """The zip in a file; members of a split zip have offsets in the joined parts."""
     archive = zipfile.ZipFile(file)
     if not (is_joined(file) and cast(Joined, file.raw).of_disks):  # type: ignore[attr-defined]
         return archive
     starts = cast(Joined, file.raw).starts  # type: ignore[attr-defined]
-    first = starts[bisect_right(starts, archive.start_dir) - 1]  # of the directory's part
+    first = starts[bisect_right(starts, archive.start_dir) - 1]  # start of the directory's part
     for info in archive.infolist():
         if info.volume >= len(starts):
-            raise zipfile.BadZipFile("a member in a part that is none")
+            raise zipfile.BadZipFile("a member in a part that does not exist")
         info.header_offset += starts[info.volume] - first
         with suppress(AttributeError):
-            info._end_offset = None  # type: ignore[attr-defined]  # by which newer versions look for overlaps
+            info._end_offset = None  # type: ignore[attr-defined]  # used by newer versions to detect overlaps
     return archive

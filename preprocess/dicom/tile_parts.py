@@ -1,4 +1,4 @@
-"""Whether a JPEG 2000 codestream has all its tiles, to its end."""
+"""Checks that a JPEG 2000 codestream has all its tiles and its end marker."""
 
 import struct
 
@@ -9,9 +9,9 @@ _SIZ, _SOT, _EOC = b"\xff\x51", b"\xff\x90", b"\xff\xd9"
 
 
 def require_all(encoded: bytes, start: int) -> None:
-    """Raise Rejection unless every tile-part that begins ends where it says, and the codestream with EOC.
+    """Raise Rejection unless every tile-part has its stated length and the codestream ends with EOC.
 
-    start: where the codestream begins. A tile-part states its length (Psot, A.4.2), or 0: up to the end.
+    start: offset of the codestream. A tile-part states its length (Psot, A.4.2), or 0: up to the end.
     """
     at, tiles = start + 2, 0
     while at + 4 <= len(encoded) and encoded[at : at + 2] != _SOT:

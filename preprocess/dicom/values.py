@@ -1,4 +1,4 @@
-"""An attribute's values as plain text and numbers, whatever VR its writer stated for them."""
+"""An attribute's values as plain text and numbers, regardless of the stated VR."""
 
 import math
 import re
@@ -13,20 +13,20 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 MOST_TEXT = 2**16
-"""Bytes of a value that is no sequence: what 16 bits can count (PS3.5 section 7.1.2)."""
+"""Most bytes of a value that is not a sequence: a 16-bit length (PS3.5 section 7.1.2)."""
 _PLAIN_VRS = frozenset({"AE", "AS", "CS", "DS", "IS", "LO", "SH", "UI"})
 _TEXT_VRS = frozenset({"LO", "SH"})
-"""Those of our attributes that are written in a character set."""
+"""VRs of our attributes that depend on the character set."""
 _BYTES_VRS = frozenset({"OB", "OW", "UN"})
-"""VRs that say nothing of a value: writers that do not know an attribute, and anonymisers, state them."""
+"""VRs without information: stated by writers that do not know an attribute, and by anonymisers."""
 _NO_TEXT_VRS = frozenset({"AT", "FD", "FL", "SL", "SQ", "SS", "SV", "UL", "US", "UV", "OD", "OF", "OL", "OV"})
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-"""A number in the writer's language. A comma that groups digits is none of PS3.5 section 6.2 either, and no
-writer groups the digits of a file's numbers."""
+"""A number with a decimal comma of the writer's locale. Commas that group digits are not in PS3.5 section 6.2
+either, and writers do not group the digits of numbers in files."""
 
 
 def values(data: pydicom.Dataset, keyword: str) -> list[Any]:
-    """The attribute's values; none where it is absent, empty or nothing that its VR can hold."""
+    """The attribute's values; empty if it is missing, empty or not valid for its VR."""
     tag, vr = tag_and_vr(keyword)
     element = data.get_item(tag)
     if element is None:
@@ -47,7 +47,7 @@ def values(data: pydicom.Dataset, keyword: str) -> list[Any]:
         and vr in _TEXT_VRS
         and not isinstance(value, str | list | MultiValue)
     ):
-        # Of a character set that is none, or under a VR of no text.
+        # An invalid character set, or a VR that is not text.
         value = (element.value or b"").decode("latin-1").rstrip("\0 ")
     if value is None or value == "":
         return []
@@ -55,16 +55,16 @@ def values(data: pydicom.Dataset, keyword: str) -> list[Any]:
 
 
 def _plain_values(element: DataElement | RawDataElement, vr: str) -> list[Any] | None:
-    """What pydicom makes of nearly all elements, at a tenth of its time; None for the others.
+    """The values that pydicom gives for nearly all elements, ten times as fast; None for the others.
 
-    The standard's VR decides where the stated one is another kind of text, or none: the bytes are the same,
-    but pydicom would neither part them at backslashes nor read numbers.
+    The standard's VR is used if the stated one is another kind of text, or unknown: the bytes are the same,
+    but pydicom would not split them at backslashes or parse numbers.
     """
     if not isinstance(element, RawDataElement) or not element.value:
         return None
     stated, value = element.VR or vr, element.value
     plain = stated in _PLAIN_VRS or (vr in _PLAIN_VRS and stated not in _NO_TEXT_VRS)
-    # An escape begins another character set.
+    # An escape starts another character set.
     if plain and value.isascii() and b"\x1b" not in value:
         return [part.rstrip("\0 ") for part in value.decode("ascii").rstrip("\0 ").split("\\")]
     if len(value) == 2 and (stated == "US" or (vr.startswith("US") and stated in _BYTES_VRS)):
@@ -74,13 +74,13 @@ def _plain_values(element: DataElement | RawDataElement, vr: str) -> list[Any] |
 
 @cache
 def tag_and_vr(keyword: str) -> tuple[BaseTag, str]:
-    """The one tag object of an attribute, which dictionaries find by its identity, and the standard's VR."""
+    """The single tag object of an attribute, found in dictionaries by identity, and the standard's VR."""
     tag = Tag(keyword)
     return tag, dictionary_VR(tag)
 
 
 def text(data: pydicom.Dataset, keyword: str) -> str:
-    """All values as one text, parted by backslashes; empty where there are none."""
+    """All values as one text, joined by backslashes; empty if there are none."""
     whole = "\\".join(str(value) for value in values(data, keyword))
     # Undecodable bytes of a wrong character set would not fit in UTF-8 columns.
     return whole.replace("\0", "").encode(errors="replace").decode().strip()
@@ -93,7 +93,7 @@ def meaning(data: pydicom.Dataset, keyword: str) -> str:
 
 
 def words(data: pydicom.Dataset, keyword: str) -> list[str]:
-    """The values in capitals; one empty one where there are none."""
+    """The values in upper case; a single empty one if there are none."""
     return [part.strip().upper() for part in text(data, keyword).split("\\")]
 
 
@@ -112,25 +112,25 @@ def numbers(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | No
 
 
 def coordinates(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | None:
-    """As `numbers`, but empty where the attribute has another value; None where it is absent or empty."""
+    """As `numbers`, but empty if the attribute has another value; None if it is missing or empty."""
     found = numbers(data, keyword, count)
     element = data.get_item(keyword) if found is None else None
     return found if element is None or element.value in (None, b"", "") else []
 
 
 def factor(data: pydicom.Dataset, keyword: str) -> float | None:
-    """As `number`, but NaN where the attribute has another value; None where it is absent or empty."""
+    """As `number`, but NaN if the attribute has another value; None if it is missing or empty."""
     found = coordinates(data, keyword, 1)
     return None if found is None else found[0] if found else math.nan
 
 
 def number(data: pydicom.Dataset, keyword: str) -> float | None:
-    """The one finite number that the attribute is; None for anything else."""
+    """The attribute as one finite number; None for anything else."""
     found = numbers(data, keyword, 1)
     return found[0] if found else None
 
 
 def integer(data: pydicom.Dataset, keyword: str) -> int | None:
-    """The same without its decimals; None beyond 64 bits."""
+    """The number truncated to an integer; None beyond 64 bits."""
     found = number(data, keyword)
     return None if found is None or abs(found) >= 2**63 else int(found)

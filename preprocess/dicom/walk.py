@@ -1,7 +1,7 @@
-"""The quick way through a header: from tag to tag of Explicit VR Little Endian (PS3.5 sections 7.1 and 7.5).
+"""A fast header reader for Explicit VR Little Endian (PS3.5 sections 7.1 and 7.5), from tag to tag.
 
-Nearly all images of archives are written so. The walk takes only what leaves no doubt, and gives the very
-elements that pydicom would; for all else it gives nothing, and pydicom reads the file.
+Nearly all images of archives have this encoding. It accepts only unambiguous headers and returns the same
+elements as pydicom; otherwise it returns nothing, and pydicom reads the file.
 """
 
 import re
@@ -19,25 +19,25 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 WINDOW = 2**14
-"""Bytes read at once: most headers, with the beginning of the pixels."""
+"""Bytes of the first read: most headers, with the start of the pixels."""
 MOST_ELEMENTS = 2**12
-"""Of a header, those of items among them; an image has some hundred."""
+"""Most elements of a header, including those of items; an image has a few hundred."""
 MOST_VALUE = 2**12
-"""Bytes of an element that is kept."""
+"""Most bytes of a kept element."""
 AHEAD = 2**13
-"""Bytes that the window has, before the file's end, from an element on: room for one, or for a sequence."""
+"""Bytes of the window from an element on, before the file's end: room for an element or a sequence."""
 MOST_DEPTH = 8
-"""Of sequences in one another."""
+"""Deepest nesting of sequences."""
 
 _HEAD = Struct("<HHHH").unpack_from
 """Group, element, VR and length, of an element whose length has 16 bits."""
 _LONG = Struct("<L").unpack_from
 _ITEM_HEAD = Struct("<LL").unpack_from
 _VRS = {int.from_bytes(vr.encode(), "little"): (str(vr), vr in EXPLICIT_VR_LENGTH_32) for vr in VR}
-"""VRs by their two letters, as `_HEAD` gives them, and whether the length has 32 bits; none of two kinds."""
+"""VRs by their two letters, as in `_HEAD`, and whether the length has 32 bits; none is of both kinds."""
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE
-"""(FFFE,E000), (FFFE,E00D) and (FFFE,E0DD), as `_ITEM_HEAD` gives them."""
+"""(FFFE,E000), (FFFE,E00D) and (FFFE,E0DD), as in `_ITEM_HEAD`."""
 _CHARACTER_SET = BaseTag(0x00080005)
 _META = {tag: BaseTag(tag) for tag in (0x00020002, 0x00020003, 0x00020010)}
 """Media Storage SOP Class and Instance UID, Transfer Syntax UID."""
@@ -47,30 +47,30 @@ _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _MEDIA_DIRECTORY = b"1.2.840.10008.1.3.10"
 _PLAIN_UID = re.compile(rb"[0-9.]{1,64}\0?")
 _OTHERWISE = (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
-"""The transfer syntaxes of another encoding (PS3.5 annex A)."""
+"""Transfer syntaxes with another encoding (PS3.5 annex A)."""
 
 
 _Elements = dict[BaseTag, Any]
 
 
 class _OddError(Exception):
-    """Something that pydicom must judge."""
+    """A case that requires pydicom."""
 
 
 class Walked(NamedTuple):
-    """What the walk found."""
+    """The result of the walk."""
 
     data: Dataset
-    """The wanted elements, raw, as pydicom.dcmread gives them with these `specific_tags`."""
+    """The wanted elements, raw, as returned by pydicom.dcmread with these `specific_tags`."""
     sop_uid: str
-    """Media Storage SOP Instance UID (0002,0003), empty where it is absent."""
+    """Media Storage SOP Instance UID (0002,0003), empty if missing."""
     transfer_syntax: str
 
 
 def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag]) -> Walked | None:
-    """The elements with `wanted` tags before the pixels of a file of `size` bytes, which begins with `start`.
+    """The elements with `wanted` tags before the pixels of a file of `size` bytes that starts with `start`.
 
-    None for what may be in another encoding, damaged, no image, or just rare.
+    None if it may have another encoding, be damaged, not be an image, or be unusual.
     """
     if start[128:140] != _BEGINNING:
         return None
@@ -81,7 +81,7 @@ def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag
             return None
         charset = kept.get(_CHARACTER_SET)
         encoding = _encoding(charset.VR, charset.value or b"") if charset else default_encoding
-    except (_OddError, struct.error):  # the latter where a head is cut
+    except (_OddError, struct.error):  # struct.error: a truncated head
         return None
     data = Dataset(kept)
     data.set_original_encoding(False, True, encoding)
@@ -91,7 +91,7 @@ def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag
 def _elements(file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, BaseTag]) -> _Elements:
     """The wanted elements, with those of the file's meta information and the character set.
 
-    Tags ascend (PS3.5 section 7.1), so each is there once; lengths are held against what the file has.
+    Tags ascend (PS3.5 section 7.1), so each occurs once; lengths are checked against the file's size.
     """
     wanted = {**_META, _CHARACTER_SET: _CHARACTER_SET, **wanted}
     found: Any = {}
@@ -133,7 +133,7 @@ def _elements(file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, Bas
 
 
 def _behind_sequence(window: bytes, at: int, depth: int, count: int) -> tuple[int, int]:
-    """Where a sequence of undefined length ends whose items begin at `at`, and the elements so far."""
+    """The end of a sequence of undefined length whose items start at `at`, and the elements so far."""
     while True:
         at = _require(window, at, 8)
         tag, length = _ITEM_HEAD(window, at - 8)
@@ -146,7 +146,7 @@ def _behind_sequence(window: bytes, at: int, depth: int, count: int) -> tuple[in
 
 
 def _behind_item(window: bytes, at: int, length: int, depth: int, count: int) -> tuple[int, int]:
-    """The same of an item of this length."""
+    """The same for an item of this length."""
     end = len(window) + 1 if length == _UNDEFINED else at + length
     while at != end:
         if at > end:
@@ -181,7 +181,7 @@ def _require(window: bytes, at: int, size: int) -> int:
 
 
 def _uid(element: RawDataElement | None) -> str:
-    """A UID's text, empty where there is none."""
+    """A UID's text, empty if missing."""
     if element is None or not element.value:
         return ""
     if element.VR != "UI" or not _PLAIN_UID.fullmatch(element.value) or element.value == _MEDIA_DIRECTORY:
@@ -191,7 +191,7 @@ def _uid(element: RawDataElement | None) -> str:
 
 @cache
 def _encoding(vr: str, value: bytes) -> list[str]:
-    """Python's names for one character set of the standard's (PS3.3 C.12.1.1.2)."""
+    """Python's names of one of the standard's character sets (PS3.3 C.12.1.1.2)."""
     name = value.decode("latin-1").strip(" ")
     if vr != "CS" or not name or name not in python_encoding:
         raise _OddError

@@ -57,7 +57,7 @@ def key_labels(
     format: `plain` (`preprocess.labels.plain`), or a public dataset's file: stage_2_train.csv of RSNA 2019,
     reads.csv of CQ500. These have no study column and require `catalog`, of that dataset's scan, or
     `mapping`, a CSV. `reference`: the folder of the reference's split tables (`preprocess.split_tables`).
-    parts: the parts.parquet of `fmct shards split`. kinds: of the columns of a plain table that are not binary.
+    parts: the parts.parquet of `fmct shards split`. kinds: of columns of a plain table that are not binary.
     The Parquet has study_key, one column per label (int8 for binary labels and classes, else float64; null if
     unknown) and, if source or parts give it, split; rows are sorted by study_key.
 

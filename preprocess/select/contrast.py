@@ -7,41 +7,41 @@ from preprocess.dicom.catalog import Texts
 from preprocess.select.lexicon import Hit, Lexicon, folded
 
 GOVERNED_WORDS = 4
-"""So many words may stand between a negation and what it negates: "without the injection of any contrast"."""
+"""Most words between a negation and its object: "without the injection of any contrast"."""
 _ABSENT = re.compile(r"\s*\(\s*-\s*\)|-$")
-"""A minus behind a word for contrast negates it; elsewhere it is a hyphen or a dash."""
+"""A minus after a word for contrast negates it; elsewhere it is a hyphen or a dash."""
 _NEXT_WORD = re.compile(r"[^\w,;()+]*([^\W\d_]+)(?!\w)")
 _REST = re.compile(r"\w*")
 _MASKS = re.compile("[*?#]")
-"""What de-identification and typists write in place of letters."""
+"""Characters that de-identification and typists write in place of letters."""
 _NO_VOLUME = re.compile(r"0+([.,]0+)?\s*(ml|cc|g|mg)?", re.IGNORECASE)
 
 
 def has_contrast(texts: Texts, lexicon: Lexicon) -> bool | None:
-    """Whether an agent is stated, by Series Description (0008,103E) and the Contrast/Bolus attributes.
+    """Whether a contrast agent is stated, by Series Description (0008,103E) and Contrast/Bolus attributes.
 
-    None if neither states it. The description comes first, because some scanners write the agent into every
-    series of an examination, its plain scan included; a description of an enhanced image stands against a
-    field that says that no agent was given. Study and protocol say nothing of one series: the plain scan of
-    an angiography is the one that is wanted.
+    None if neither states it. The description takes precedence, because some scanners write the agent into
+    every series of an examination, including the plain scan; a description of an enhanced image also
+    overrides a field that states no agent. Study and protocol are ignored, because they do not describe one
+    series: the plain scan of an angiography is the wanted one.
     """
     described = _described(texts.series_description, lexicon)
     return _given(texts, lexicon) if described is None else described
 
 
 def any_contrast(said: Iterable[Texts], lexicon: Lexicon) -> bool | None:
-    """`has_contrast` of images of one series: an agent that some of them state counts for the others too.
+    """`has_contrast` for the images of one series: an agent stated by some images counts for all.
 
-    It was given between them, or was written into some headers only.
+    It was given during the series, or was written into some headers only.
     """
     found = {has_contrast(texts, lexicon) for texts in said}
     return True if True in found else None if None in found else False
 
 
 def _described(text: str, lexicon: Lexicon) -> bool | None:
-    """What a description says. Of both, plain and enhanced, enhanced: it is of both, or of the later one.
+    """The contrast stated by a description; enhanced if it states both plain and enhanced.
 
-    A word for an examination of vessels alone, as "CTA", is outweighed by one for plain.
+    A word for an examination of vessels alone, such as "CTA", is overridden by a word for plain.
     """
     found = _meanings(folded(text), lexicon.hits(text))
     if "enhanced" in found:
@@ -50,10 +50,10 @@ def _described(text: str, lexicon: Lexicon) -> bool | None:
 
 
 def _meanings(text: str, hits: Sequence[Hit]) -> set[str]:
-    """What the words for contrast in a folded text mean, with the negations that govern them."""
+    """The meanings of the words for contrast in a folded text, with the negations that govern them."""
     found: list[str] = []
     governor: Hit | None = None
-    idle = False  # has the governor nothing to govern yet?
+    idle = False  # the governor has no object yet
     mention: Hit | None = None
     for hit in hits:
         if hit.kind == "negation":
@@ -75,7 +75,7 @@ def _meanings(text: str, hits: Sequence[Hit]) -> set[str]:
 
 
 def _alone(text: str, governor: Hit, hits: Sequence[Hit], after: Hit | None = None) -> list[str]:
-    """What a negation says that governs no word for contrast, before the negation that comes next."""
+    """The meanings of a negation that governs no word for contrast before the next negation."""
     if any(hit.kind == "contrast" and hit.start <= governor.start < hit.end for hit in hits):
         return []
     if after and {governor.meaning, after.meaning} == {"alone", "with"}:
@@ -87,13 +87,13 @@ def _alone(text: str, governor: Hit, hits: Sequence[Hit], after: Hit | None = No
 
 
 def _has_object(text: str, negation: Hit, hits: Sequence[Hit]) -> bool:
-    """Whether a word that is none of the image or the body comes next: "without tilt", "ohne Prothese"."""
+    """Whether the next word is not about the image or the body: "without tilt", "ohne Prothese"."""
     word = _NEXT_WORD.match(text, negation.end)
     return bool(word) and all(hit.meaning == "object" for hit in _within(word, hits))
 
 
 def _within(word: re.Match[str] | None, hits: Sequence[Hit]) -> list[Hit]:
-    """The terms that begin in a word."""
+    """The terms that start in a word."""
     return [hit for hit in hits if word and word.start(1) <= hit.start < word.end(1)]
 
 
@@ -121,7 +121,7 @@ def _follows(text: str, mention: Hit, hit: Hit) -> bool:
 
 
 def _word_end(text: str, hit: Hit) -> int:
-    """Where the word of a term ends, of which a `*` may stand for a part."""
+    """The end of the word of a term, including the part matched by `*`."""
     return hit.end if hit.spaceless else _REST.match(text, hit.end).end()  # type: ignore[union-attr]
 
 
@@ -139,7 +139,7 @@ def _given(texts: Texts, lexicon: Lexicon) -> bool | None:
 
 
 def _named(text: str, lexicon: Lexicon) -> str:
-    """What an agent's field says: none, nothing ("filler"), oral, vein, or else "given": an agent's name."""
+    """The meaning of an agent field: none, "filler", oral, vein, or "given" for an agent's name."""
     if not re.search(r"[^\W_]", text):
         return "none" if re.search(r"[-./]", text) and not _MASKS.search(text) else "filler"
     found = lexicon.meanings(text, "agent")

@@ -1,4 +1,4 @@
-"""What kind of image an instance is, apart from an acquired slice of a patient."""
+"""Detection of instances that are not acquired slices of a patient."""
 
 import re
 from functools import lru_cache
@@ -13,7 +13,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DOSE_REPORT = "1.2.840.10008.5.1.4.1.1.88.67"
 """SOP class X-Ray Radiation Dose SR Storage."""
 
-# Image Type (0008,0008) values from the third on, where vendors name what they made.
+# Image Type (0008,0008) values from the third on, where vendors name the kind of image.
 _DOSE_WORDS = ("DOSE", "PATIENT_INFO", "PROT")
 _CAPTURE_WORDS = ("SCREEN SAVE", "SCREENSHOT", "CAPTURE")
 _LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW")
@@ -30,17 +30,17 @@ _SPECTRAL_NAMES = re.compile(
     r"(?<![A-Z])(?:VNC\w*|VUE|IODINE\w*|Z_?EFF|EFF_?Z|RHO(?:_?Z)?|BRAINHEM\w*|PBV|HAP|GSI[ _]?MD"
     r"|MD[ _](?:IODINE|WATER))(?![A-Z])"
 )
-"""What vendors write in other values of the same images, as whole words."""
+"""Vendors' words in other values of the same images, as whole words."""
 _MONOENERGETIC = re.compile(r"(?<![A-Z])(VMI|MONO(E|[ _]?PLUS|\+|ENERG\w*|CHROMATIC)?)(?![A-Z])")
 """Value 4 of a virtual monoenergetic image, or a vendor's name of one."""
 _ENERGY = re.compile(r"(\d{2,3})\s*(?:kev|кэв)|mono[a-z]*[\s+_-]*(\d{2,3})(?![\d.])", re.IGNORECASE)
 
 _MATERIAL = "water|h2o|iodine|i|calcium|ca|hap|fat|blood|uric acid|碘|水|钙"
 _BASIS_PAIR = re.compile(rf"(?<!\w)({_MATERIAL})\s*\(\s*({_MATERIAL})\s*\)", re.IGNORECASE)
-"""A density of one material where all is made of two, as GE names it: "Iodine(Water)", "I(H2O)"."""
+"""Material density images in a two-material decomposition, as named by GE: "Iodine(Water)", "I(H2O)"."""
 
 _DESCRIBED = (Reason.DOSE_REPORT, Reason.LOCALIZER, Reason.DYNAMIC, Reason.SPECTRAL, Reason.DERIVED)
-"""The kinds that a series description may name; of several the first."""
+"""Kinds that a series description may name, in order of precedence."""
 
 
 def kind(instance: Instance) -> Reason | None:
@@ -48,7 +48,7 @@ def kind(instance: Instance) -> Reason | None:
     return _kind(instance.image_type, instance.sop_class, instance.samples)
 
 
-@lru_cache(maxsize=4096)  # images of a series share these, and an archive has few
+@lru_cache(maxsize=4096)  # an archive has few different values
 def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reason | None:
     extra = " ".join(values[2:])
     if sop_class == DOSE_REPORT or _any(_DOSE_WORDS, extra):
@@ -56,7 +56,7 @@ def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reaso
     if sop_class.startswith(SECONDARY_CAPTURE) or _any(_CAPTURE_WORDS, extra):
         return Reason.SECONDARY_CAPTURE
     if sop_class and sop_class not in CT_CLASSES:
-        return Reason.NOT_CT  # raw data, segmentations, reports, another machine's images
+        return Reason.NOT_CT  # raw data, segmentations, reports, images of other modalities
     if samples not in (None, 1):
         return Reason.NOT_GRAYSCALE
     if _any(_LOCALIZER_WORDS, extra):
@@ -72,10 +72,10 @@ def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reaso
 
 
 def described_kind(series_description: str, lexicon: Lexicon) -> Reason | None:
-    """The kind that a series description (0008,103E) names, if any.
+    """The kind named by a series description (0008,103E), if any.
 
-    For vendors and archives whose Image Type says AXIAL throughout. "Dose" alone says nothing: heads are
-    taken at a low one.
+    For vendors and archives whose Image Type is always AXIAL. "Dose" alone has no meaning, because heads are
+    scanned at low dose.
     """
     named = lexicon.meanings(series_description, "image")
     if _BASIS_PAIR.search(series_description):
@@ -84,7 +84,7 @@ def described_kind(series_description: str, lexicon: Lexicon) -> Reason | None:
 
 
 def is_monoenergetic(image: Instance, lexicon: Lexicon) -> bool:
-    """Was it computed for one photon energy, from a scan with several?"""
+    """Whether it was computed for one photon energy, from a scan with several."""
     return _typed_energy(image.image_type) or _named_energy(image.texts.series_description, lexicon)
 
 
@@ -99,7 +99,7 @@ def _named_energy(description: str, lexicon: Lexicon) -> bool:
 
 
 def energy_kev(image: Instance) -> float | None:
-    """The photon energy that the series description of a monoenergetic image states, keV."""
+    """The photon energy stated by the series description of a monoenergetic image, keV."""
     found = _ENERGY.search(image.texts.series_description)
     return float(found[1] or found[2]) if found else None
 

@@ -1,10 +1,9 @@
-r"""Finding terms in a text as people write them: by whole words, without regard to case, accents and marks.
+r"""Matching terms in header texts by whole words, ignoring case, accents and punctuation.
 
-A term is matched as it is folded, at the borders of words; a `*` at its start or end allows a longer word.
-A space in it is any mark or space between words, as `_`, `-` or `:`. `^` and `$` bind it to the text's ends.
-A plus, minus or slash is matched as it is, so that `c+` and `c-` are two terms. Scripts that write no spaces
-(Chinese, Japanese, and Korean, which joins its particles) are searched for anywhere, and spaces within them
-do not count.
+A folded term is matched at word borders; a `*` at its start or end allows a longer word. A space in a term
+matches any mark or space between words, such as `_`, `-` or `:`. `^` and `$` anchor it to the text's ends. A
+plus, minus or slash is matched literally, so that `c+` and `c-` are two terms. Terms in scripts without
+spaces (Chinese, Japanese, and Korean, which joins its particles) are matched anywhere, ignoring inner spaces.
 """
 
 import re
@@ -19,7 +18,7 @@ from preprocess.anatomy.registry import ANATOMIES, AnatomyName
 from preprocess.select.terms import Term, builtin_terms
 
 _LETTER = re.compile("[a-z\u00df-\u024f\u0370-\u052f]")
-"""Latin, Greek and Cyrillic: what a word is made of, once it is folded."""
+"""Latin, Greek and Cyrillic: the letters of folded words."""
 _SPACELESS = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 """Chinese characters, kana and Hangul."""
 _MARKS = re.compile("[\u0300-\u036f]")
@@ -27,7 +26,7 @@ _HUMP = re.compile("(?<=[a-z\u00df-\u00ff])(?=[A-Z\u00c0-\u00de])")
 _PLAIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "_": " "})
 _PLAIN |= dict.fromkeys(map(ord, "\u2010\u2012\u2013\u2014\u2212"), "-")
 _GAPS = {False: re.compile(r"\s*/\s*|[\s.:,;=-]+"), True: re.compile(r"\s*/\s*|[\s.:,;=]+")}
-"""What stands between words: a slash, which stays, or a space; a minus stays where terms have one."""
+"""Separators between words: a slash, which is kept, or a space; a minus is kept if terms contain one."""
 _BRACKETS = " ()[],;"
 _YIELDS = {
     "contrast": ("contrast", "image", "neutral"),
@@ -44,17 +43,17 @@ class Hit(NamedTuple):
     """A term in a text."""
 
     start: int
-    """Where it stands in the folded text; its `*` is no part of it."""
+    """Its range in the folded text, without the part matched by `*`."""
     end: int
     kind: str
     meaning: str
     negation: str
     spaceless: bool
-    """Is it of a script without spaces?"""
+    """Whether its script has no spaces."""
 
 
 def folded(text: str) -> str:
-    """`text` in small letters without accents, its underscores and its CamelCase spaced out."""
+    """`text` in lower case without accents, with underscores and CamelCase replaced by spaces."""
     if not text.isascii():
         text = _MARKS.sub("", unicodedata.normalize("NFKD", text))
     text = _HUMP.sub(" ", text).casefold().translate(_PLAIN)
@@ -62,11 +61,11 @@ def folded(text: str) -> str:
 
 
 class Lexicon:
-    """A table of terms, ready to be looked up."""
+    """A table of terms, indexed for matching."""
 
     def __init__(self, terms: Iterable[Term]) -> None:
         self._entries: dict[bool, dict[str, list[_Entry]]] = {False: {}, True: {}}
-        """By whether the term has a minus, and its canonical letters."""
+        """By whether the term has a minus, and by its canonical letters."""
         for term in terms:
             entry = _Entry.of(term)
             entries = self._entries["-" in entry.letters].setdefault(entry.letters, [])
@@ -74,9 +73,9 @@ class Lexicon:
                 entries.append(entry)
         self._lengths = {signs: _lengths(entries) for signs, entries in self._entries.items()}
         self.hits = lru_cache(maxsize=2**16)(self._hits)
-        """The terms in a text, in its order; cached, since an archive has few different texts."""
+        """The terms in a text, in text order; cached, since an archive has few different texts."""
         self.meanings = lru_cache(maxsize=2**16)(self._meanings)
-        """What the terms of a kind in a text mean."""
+        """The meanings of the terms of a kind in a text."""
 
     def _hits(self, text: str) -> tuple[Hit, ...]:
         text = folded(text)
@@ -98,7 +97,7 @@ class Lexicon:
         return frozenset(hit.meaning for hit in self.hits(text) if hit.kind == kind)
 
     def names_only_a_part(self, text: str) -> bool:
-        """Does it name a part of the head, and nothing of the head outside that name ("skull base")?"""
+        """Whether it names a part of the head, and the head nowhere else ("skull base")."""
         hits = self.hits(text)
         parts = [hit for hit in hits if hit.kind == "part"]
         bodies = [hit for hit in hits if hit.kind == "body"]
@@ -107,13 +106,13 @@ class Lexicon:
         )
 
     def understands(self, text: str) -> bool:
-        """Does it hold a term, or not a letter?"""
+        """Whether it contains a term, or no letter at all."""
         return bool(self.hits(text)) or not any(map(str.isalpha, text))
 
 
 @lru_cache(maxsize=64)
 def lexicon(more: tuple[Term, ...] = (), anatomy: AnatomyName = HEAD.name) -> Lexicon:
-    """The built-in table with a site's terms; those about parts of the body as `anatomy` reads them."""
+    """The built-in table with a site's terms; body-part terms are interpreted by `anatomy`."""
     return Lexicon(_read(term, ANATOMIES[anatomy]) for term in (*builtin_terms(), *more))
 
 
@@ -125,15 +124,15 @@ def _read(term: Term, anatomy: Anatomy) -> Term:
 
 
 class _Entry(NamedTuple):
-    """A term as it is looked up."""
+    """A term prepared for matching."""
 
     letters: str
     begins: str
-    """Where it may begin: "^" at the text's, "*" anywhere, else "" at a word's."""
+    """Allowed start: "^" at the text's start, "*" anywhere, else "" at a word's start."""
     ends: str
-    """Where it may end: "$" at the text's end, "*" anywhere, else "" at a word's."""
+    """Allowed end: "$" at the text's end, "*" anywhere, else "" at a word's end."""
     told: tuple[str, str, str, bool]
-    """Of `Hit`, from `kind` on."""
+    """The fields of `Hit` from `kind` on."""
 
     @classmethod
     def of(cls, term: Term) -> "_Entry":
@@ -145,7 +144,7 @@ class _Entry(NamedTuple):
         return cls(letters, begins, ends, (term.kind, term.meaning, term.negation, spaceless))
 
     def fits(self, text: str, start: int) -> bool:
-        """May it stand at `start` of a canonical text that has its letters there?"""
+        """Whether it matches at `start` of a canonical text that has its letters there."""
         end = start + len(self.letters)
         return _borders(self.begins, "^", text[:start][::-1], self.letters[0]) and _borders(
             self.ends, "$", text[end:], self.letters[-1]
@@ -153,7 +152,7 @@ class _Entry(NamedTuple):
 
 
 def _borders(rule: str, bound: str, beyond: str, edge: str) -> bool:
-    """May what lies `beyond` a term, seen from it, stand at its `edge`?"""
+    """Whether a term's `edge` may be next to the text `beyond` it."""
     if rule == "*" or not beyond:
         return True
     if rule == bound:
@@ -164,7 +163,7 @@ def _borders(rule: str, bound: str, beyond: str, edge: str) -> bool:
 
 
 def _lengths(entries: Iterable[str]) -> dict[str, list[int]]:
-    """How long the entries are that begin with each letter."""
+    """The lengths of the entries by first letter."""
     found: dict[str, set[int]] = {}
     for letters in entries:
         found.setdefault(letters[0], set()).add(len(letters))
@@ -172,7 +171,7 @@ def _lengths(entries: Iterable[str]) -> dict[str, list[int]]:
 
 
 def _canonical(text: str, signs: bool) -> tuple[str, list[int]]:
-    """A folded text with one space for what stands between words, and where in it each letter stands."""
+    """A folded text with single spaces between words, and the position of each letter in the folded text."""
     letters: list[str] = []
     places: list[int] = []
     done = 0
@@ -186,7 +185,7 @@ def _canonical(text: str, signs: bool) -> tuple[str, list[int]]:
 
 
 def _between(gap: re.Match[str]) -> str:
-    """The one mark that stands for a gap: none within a script without spaces."""
+    """The single mark that replaces a gap: empty within a script without spaces."""
     if "/" in gap[0]:
         return "/"
     beside = gap.string[gap.start() - 1 : gap.start()], gap.string[gap.end() : gap.end() + 1]

@@ -1,7 +1,7 @@
-"""Passes over the patient that overlap: where both show the same, the slices of one stay.
+"""Overlapping passes over the patient: where both cover the same region, the slices of one are kept.
 
-Slices of two passes taken in turn would show every movement between the passes as teeth. The passes are
-series that are joined (preprocess.select.join), or acquisitions of one series.
+Interleaved slices of two passes would show every movement between them as steps. Passes are joined series
+(preprocess.select.join), or acquisitions of one series.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,10 @@ Positions = list[tuple[Instance, ...]]
 """Slices in geometric order; several instances at one position are copies or retakes."""
 
 MOST_RUNS = 4
-"""Of instance numbers along the table; more are a numbering of another order, and no passes."""
+"""Most runs of instance numbers along the table; more runs are another order of numbering, not passes."""
 
 MOSTLY = 0.85
-"""Share of equal steps in one scan, of which some slices may be absent."""
+"""Share of equal steps in one scan; some slices may be missing."""
 
 
 def height(group: tuple[Instance, ...], normal: np.ndarray) -> float:
@@ -28,7 +28,7 @@ def height(group: tuple[Instance, ...], normal: np.ndarray) -> float:
 
 
 def part_overlap(below: Positions, above: Positions, normal: np.ndarray) -> None:
-    """Take out the slices of the thicker pass that lie within the thinner one; of equal ones, the upper's."""
+    """Remove slices of the thicker pass within the thinner one; for equal thickness, of the upper pass."""
     if _step(below, normal) <= _step(above, normal):
         top = height(below[-1], normal) + SAME_POSITION_MM
         above[:] = [group for group in above if height(group, normal) > top]
@@ -38,19 +38,19 @@ def part_overlap(below: Positions, above: Positions, normal: np.ndarray) -> None
 
 
 def without_overlap(positions: Positions) -> Positions:
-    """One series' slices, of which no two passes lie between one another's.
+    """The slices of one series without interleaved passes.
 
-    A pass has an Acquisition Number (0020,0012) of its own or, where all have one, is a run of Instance
-    Numbers (0020,0013) in one direction. A pass that lies within another gives way to it, but where that
-    lacks slices. Passes at the same positions are left as they are: of such images the last acquired stays.
+    A pass has a separate Acquisition Number (0020,0012) or, if all have the same, is a run of Instance
+    Numbers (0020,0013) in one direction. A pass within another one is removed, except where the other lacks
+    slices. Passes at the same positions are unchanged: of such images the last acquired is used later.
     """
     normal = axes(positions[0][0].orientation or ())[2]
     acquired = [max(i.acquisition_number or 0 for i in group) for group in positions]
     if len(set(acquired)) > 1:
         if sum(a != b for a, b in pairwise(acquired)) == len(set(acquired)) - 1:
-            return positions  # one behind the other
+            return positions  # one after the other
         numbers = [[i.acquisition_number or 0 for i in group] for group in positions]
-        # Numbers that several scans count by leave slices of each in a pass, far apart.
+        # Numbers shared by several scans leave slices of each in a pass, far apart.
         thickness = max(i.thickness or 0.0 for group in positions for i in group)
         passes, usual = _divided(positions, numbers), max(_step(positions, normal), thickness)
     else:
@@ -64,10 +64,10 @@ def without_overlap(positions: Positions) -> Positions:
 
 
 def _usual(positions: Positions, runs: Sequence[Positions], normal: np.ndarray) -> float:
-    """The step of one scan among runs of Instance Numbers, mm; infinite where each run is a scan of its own.
+    """The step of one scan among runs of Instance Numbers, mm; infinite if each run is a separate scan.
 
-    Slices of every second place, numbered in two runs, are one scan: together their steps are equal. They
-    are two where they are not, or where each run alone leaves no gap between slices of their thickness.
+    Alternate slices numbered in two runs are one scan: together their steps are equal. They are two scans if
+    the steps differ, or if each run alone leaves no gap between slices of their thickness.
     """
     gaps = np.diff([height(group, normal) for group in positions])
     step = float(np.median(gaps))
@@ -78,7 +78,7 @@ def _usual(positions: Positions, runs: Sequence[Positions], normal: np.ndarray) 
 
 
 def _divided(positions: Positions, numbers: Sequence[Sequence[int]]) -> list[Positions]:
-    """The slices of each number, `numbers` being those of each position's images."""
+    """The slices of each number; numbers: those of each position's images."""
     passes: dict[int, Positions] = {}
     for group, of in zip(positions, numbers, strict=True):
         for number in sorted(set(of)):
@@ -88,7 +88,7 @@ def _divided(positions: Positions, numbers: Sequence[Sequence[int]]) -> list[Pos
 
 
 def _runs(positions: Positions, normal: np.ndarray) -> list[Positions]:
-    """Slices by runs of Instance Numbers in which the table goes one way, the more usual one."""
+    """Slices by runs of Instance Numbers in which the table moves in one direction, the more frequent one."""
     numbers = [image.instance_number for group in positions for image in group]
     told = [number for number in numbers if number is not None]
     if len(told) < len(numbers) or told in (sorted(told), sorted(told, reverse=True)):
@@ -110,7 +110,7 @@ def _runs(positions: Positions, normal: np.ndarray) -> list[Positions]:
 
 
 def _cut(passes: Iterable[Positions], normal: np.ndarray, usual: float) -> Positions:
-    """Slices of all passes that stay."""
+    """The kept slices of all passes."""
     kept: list[Positions] = []
     for one in sorted(passes, key=lambda p: height(p[0], normal) - height(p[-1], normal)):
         one = list(one)
@@ -122,7 +122,7 @@ def _cut(passes: Iterable[Positions], normal: np.ndarray, usual: float) -> Posit
 
 
 def _give_way(one: Positions, other: Positions, normal: np.ndarray, usual: float) -> None:
-    """Leave the slices of one of two passes, in place, where both show the same."""
+    """Remove the slices of one of two passes, in place, where both cover the same region."""
     lower, upper = sorted((one, other), key=lambda p: height(p[0], normal))
     if height(upper[-1], normal) <= height(lower[-1], normal) + SAME_POSITION_MM:
         seen = set(_seen(upper, lower, normal, usual))
@@ -132,7 +132,7 @@ def _give_way(one: Positions, other: Positions, normal: np.ndarray, usual: float
 
 
 def _between(one: Positions, other: Positions, normal: np.ndarray, usual: float) -> bool:
-    """Do slices of either pass stand where the other lacks none, and at none of its positions?"""
+    """Whether slices of either pass are within the other, between its positions, where it lacks none."""
     for these, those in ((one, other), (other, one)):
         heights = np.array([height(group, normal) for group in those])
         for group in _seen(these, those, normal, usual):
@@ -142,7 +142,7 @@ def _between(one: Positions, other: Positions, normal: np.ndarray, usual: float)
 
 
 def _seen(these: Positions, those: Positions, normal: np.ndarray, usual: float) -> Positions:
-    """Those of these slices that stand within the other pass, where that lacks none.
+    """The given slices that are within the other pass, where that lacks no slices.
 
     It lacks slices where its step is more than its median and `usual`.
     """

@@ -1,4 +1,4 @@
-"""The rules that one series, and each of its instances, must pass by header facts of its own."""
+"""Rules for a single series and each of its instances, by their own header facts."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -14,13 +14,13 @@ from preprocess.select.lexicon import Lexicon
 from preprocess.select.rules import SelectConfig
 
 Verdict = tuple[Reason, str] | None
-"""The rule that fails and its numbers, or None."""
+"""The failed rule with its numbers, or None."""
 
 
 def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counter[Reason]]:
-    """The instances that pass every rule in turn, and how many each other reason left out.
+    """The instances that pass all rules, and the number of left-out ones by reason.
 
-    Raises Rejection with the reason of the first rule that none passes.
+    Raises Rejection with the reason of the first rule that no instance passes.
     """
     total = len(series.instances)
     dropped = Counter[Reason]()
@@ -55,7 +55,7 @@ def _passing(
 
 
 def _objection(texts: Texts, config: SelectConfig, lexicon: Lexicon) -> Verdict:
-    """Which text of an image is not as the configuration wants it."""
+    """The first text of an image that the configuration rejects."""
     named = described_kind(texts.series_description, lexicon)
     if named and not (named is Reason.DERIVED and config.allow_derived):
         return named, "by the series description"
@@ -75,12 +75,12 @@ def _objection(texts: Texts, config: SelectConfig, lexicon: Lexicon) -> Verdict:
 
 
 def _require_contrast(said: Collection[Texts], config: SelectConfig, lexicon: Lexicon) -> None:
-    """Raise Rejection unless images with these texts are as the configuration wants them."""
+    """Raise Rejection unless the contrast of images with these texts is as configured."""
     if config.contrast == "any":
         return
     enhanced = any_contrast(said, lexicon)
     if enhanced is None and config.unknown_contrast == "neither":
-        raise Rejection(Reason.UNKNOWN_CONTRAST, "no text states it")
+        raise Rejection(Reason.UNKNOWN_CONTRAST, "no text states whether contrast was given")
     if bool(enhanced) != (config.contrast == "with"):
         reason = Reason.CONTRAST if config.contrast == "without" else Reason.NO_CONTRAST
         raise Rejection(reason, f"contrast: {config.contrast} is required")
@@ -100,7 +100,7 @@ def _in_table(instance: Instance, config: SelectConfig) -> Verdict:
     table = config.table
     if table is None or table.allows(instance.texts.study_description, instance.kvp, instance.kernel):
         return None
-    return Reason.NOT_IN_TABLE, f"none of {len(table.rows)} rows of the table"
+    return Reason.NOT_IN_TABLE, f"matches none of {len(table.rows)} rows of the table"
 
 
 def _energy(instance: Instance, config: SelectConfig, lexicon: Lexicon) -> Verdict:
@@ -108,10 +108,10 @@ def _energy(instance: Instance, config: SelectConfig, lexicon: Lexicon) -> Verdi
         return None
     energy = energy_kev(instance)
     if energy is None:
-        return Reason.SPECTRAL, "a monoenergetic image without its keV"
+        return Reason.SPECTRAL, "a monoenergetic image without a stated keV"
     if _within(energy, config.kev_range):
         return None
-    return Reason.SPECTRAL, f"{energy:g} keV, not {_written(config.kev_range)}"
+    return Reason.SPECTRAL, f"{energy:g} keV, outside {_written(config.kev_range)}"
 
 
 _KERNEL_REASONS = {
@@ -122,11 +122,11 @@ _KERNEL_REASONS = {
 
 
 def _acquisition(instance: Instance, config: SelectConfig, lexicon: Lexicon) -> Verdict:
-    # Software that does not know voltage or thickness leaves them out, or writes 0.
+    # Software that does not know voltage or thickness omits them or writes 0.
     if instance.kvp and not _within(instance.kvp, config.kvp_range):
-        return Reason.KVP_OUT_OF_RANGE, f"{instance.kvp:g} kV, not {_written(config.kvp_range)}"
+        return Reason.KVP_OUT_OF_RANGE, f"{instance.kvp:g} kV, outside {_written(config.kvp_range)}"
     if instance.thickness and not _within(instance.thickness, config.thickness_range_mm):
-        thickness = f"{instance.thickness:g} mm, not {_written(config.thickness_range_mm)}"
+        thickness = f"{instance.thickness:g} mm, outside {_written(config.thickness_range_mm)}"
         return Reason.THICKNESS_OUT_OF_RANGE, thickness
     found = sharpness(instance, lexicon)
     if found in config.kernels:
@@ -146,10 +146,10 @@ def _placement(instance: Instance, config: SelectConfig) -> Verdict:
     if not has_geometry(instance):
         return Reason.MISSING_GEOMETRY, lacking(instance)
     if not is_within_reach(instance):
-        return Reason.INVALID_GEOMETRY, "a position, matrix or field of view beyond any scanner"
+        return Reason.INVALID_GEOMETRY, "the position, matrix or field of view exceeds that of any scanner"
     try:
         if is_axial(instance, config.max_obliquity_deg):
             return None
     except Rejection as rejection:
         return rejection.reason, rejection.detail
-    return Reason.NOT_AXIAL, f"more than {config.max_obliquity_deg:g} degrees off the long axis"
+    return Reason.NOT_AXIAL, f"more than {config.max_obliquity_deg:g} degrees from the long axis"

@@ -216,7 +216,7 @@ def test_what_is_no_head_ct_is_refused_with_the_reason(
     write_series(tmp_path / "said", 0, 1, acquisition, BodyPartExamined="CHEST")
     assert "none of 1 series is a head CT for this encoder: 1 × body_part" in refusal(tmp_path / "said")
     acquisition.write(tmp_path / "unsaid", chest)
-    assert "as dense as lung" in refusal(tmp_path / "unsaid")
+    assert "density of lung" in refusal(tmp_path / "unsaid")
     large = Acquisition(acquisition.positions, spacing=(8.0, 8.0))
     large.positions = large.positions - np.array([120, 130, 0])
     large.write(tmp_path / "adult", wide)
@@ -405,6 +405,6 @@ def test_the_key_file_gives_the_keys_of_shards_and_labels_and_a_map_for_its_owne
     key.chmod(0o644)
     done = CliRunner().invoke(app, ["features", *paths, *options, "--key-file", str(key)])
     key.chmod(0o600)
-    assert "the key is open to other users" in str(done.exception)
+    assert "other users can read the key" in str(done.exception)
     with pytest.raises(FmctError, match="is the input"):
         write_features([data], encoder, tmp_path / "out", key_file=key, private_map=key)

@@ -136,7 +136,7 @@ def test_the_report_counts_what_was_not_understood_without_its_words(tmp_path: P
     export.rescan()
     summary = run_inline(export, tmp_path / "out", export.config())
     page = (tmp_path / "out" / "qc" / "report.html").read_text()
-    part = page.split("<h2>What was not understood</h2>")[1].split("<h2>")[0]
+    part = page.split("<h2>Unrecognised texts</h2>")[1].split("<h2>")[0]
     cells = re.findall(r'<td>([^<]*)</td><td class="n">(\d+)</td>', part)
     assert sorted(cells) == [("kernel", "2"), ("series description", "2")]
     assert f"For {summary.volumes} series in volumes" in part
@@ -317,7 +317,7 @@ def test_a_catalog_that_changed_since_the_plan_is_refused(copied: tuple[Export, 
         except FmctError as error:
             errors.append(str(error))
     (message,) = errors
-    assert "changed since the plan; run `fmct preprocess --plan`" in message
+    assert "changed after the plan; run `fmct preprocess --plan`" in message
     with pytest.raises(FmctError, match=r"made with another configuration"):
         run.run_task(export.catalog, out, 0, export.config(spacing=3.0))
     with pytest.raises(FmctError, match=r"--task 2: the plan has tasks 0 to 1"):

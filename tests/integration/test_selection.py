@@ -98,7 +98,7 @@ def test_identifiers_are_given_only_if_asked_for(export: Export, tmp_path: Path)
     assert table.schema.equals(IDENTIFIED)
     assert set(table["series_uid"].to_pylist()) == {one.series_uid for one in read_catalog(export.catalog)}
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert "neither .csv nor .parquet" in select(export, "--out", tmp_path / "table.txt", code=2)
+    assert "not .csv or .parquet" in select(export, "--out", tmp_path / "table.txt", code=2)
     assert list(tmp_path.iterdir()) == [out]
 
 

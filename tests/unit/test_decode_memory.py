@@ -86,6 +86,6 @@ def test_a_codestream_that_declares_no_such_image_reaches_no_decoder(
     data["PixelData"].VR = "OB"
     data.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     save(data, tmp_path / "export" / "file")
-    matrix = "the codestream's matrix is not the header's"
+    matrix = "the codestream's matrix differs from the header's"
     with pytest.raises(Rejection, match=matrix), Decoder() as decoder:
         decoder.decode(scanned(tmp_path / "export")[0].instances[0])

@@ -169,7 +169,7 @@ def test_what_places_an_image_is_named_where_it_does_not(
 
 @pytest.mark.parametrize(
     ("value", "named"),
-    [(None, "0028,1052) is absent"), (b"", "0028,1052) is absent"), (b"-10 24", "0028,1052) is malformed")],
+    [(None, "0028,1052) is missing"), (b"", "0028,1052) is missing"), (b"-10 24", "0028,1052) is malformed")],
 )
 def test_a_rescale_that_is_none_is_named(value: bytes | None, named: str, tmp_path: Path) -> None:
     data = ct_image(np.zeros((4, 6), np.int16), RescaleIntercept=None)

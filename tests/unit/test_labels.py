@@ -98,7 +98,7 @@ def test_a_table_that_repeats_one_row_without_end_is_not_read(tmp_path: Path, ke
     """Parquet does that in a few bytes."""
     table = pa.table({"study_instance_uid": ["1.2"] * 10**6, "bleed": [1] * 10**6})
     pq.write_table(table, tmp_path / "labels.parquet")
-    with pytest.raises(FmctError, match="no readable Parquet file"):
+    with pytest.raises(FmctError, match="not a readable Parquet file"):
         key_labels(tmp_path / "labels.parquet", key_file, tmp_path / "out.parquet")
 
 

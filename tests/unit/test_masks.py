@@ -275,7 +275,7 @@ def test_no_name_of_a_file_gets_into_the_masks(folder: Path, tmp_path: Path) -> 
         (["a=1"], [{"path": "x", "study_instance_uid": "1.2"}], "--key-file"),
         (["a=1"], [{"path": "x", "series": "1", "study": "1.2"}], "patient"),
         (["a=1"], [{"file": "x"}], "no column path"),
-        (["a=1"], [{"path": "x", "key": make_key(0)}], "no mask can be used"),
+        (["a=1"], [{"path": "x", "key": make_key(0)}], "all masks are rejected"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(

@@ -120,7 +120,7 @@ def written(path: Path, columns: dict[str, list]) -> Path:
             "row 1: a part is one of train, .* 'held_",
         ),
         (lambda rows: [{**rows[0], "patient_key": "Doe^Jane"}], "a key is not 32 hexadecimal digits"),
-        (lambda rows: [{**rows[0], "split": None}], "hold text in every row"),
+        (lambda rows: [{**rows[0], "split": None}], "expected text in every row"),
         (lambda rows: [{"study_key": row["study_key"]} for row in rows], "no column patient_key"),
         (
             lambda rows: [{**row, "split": "train" if n else "test"} for n, row in enumerate(rows)],

@@ -141,7 +141,7 @@ def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: str) -> None
         Dataset.open(tmp_path / "absent")
     path = write_shard(tmp_path, "s", format, {make_key(0): noise((4, 4, 4), 0)})
     assert path.name == "s" + SUFFIXES[format]
-    with pytest.raises(FmctError, match="run `fmct preprocess` to the end"):
+    with pytest.raises(FmctError, match="complete `fmct preprocess` first"):
         Dataset.open(tmp_path)
     finish_dataset(tmp_path, format, ["s"])
     document = json.loads((tmp_path / "dataset.json").read_text())
