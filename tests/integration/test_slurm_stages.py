@@ -1,5 +1,6 @@
 """The stages on a real Slurm: through `fmct launch` and through the sbatch files, with equal outcome."""
 
+import hashlib
 import json
 import os
 import re
@@ -19,8 +20,10 @@ from fmct_hpc.classifier.kept import write_classifier
 from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder
+from launch.slurm.progress import progress_of_job
 from launch.slurm.site import Resources, Site
 from launch.slurm.submit import Job, submit
+from shards.progress import Progress
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -33,6 +36,9 @@ SMALL_MODEL += [
     "model.patch_size=12",
     "data.local_views=2",
 ]  # slow enough to be preempted
+HOLDOUT = {"validation": 0.25, "test": 0.25, "seed": 5}
+"""With the key of `export`: 4 and 6 of 17 patients; each part has 2 volumes or more of both classes."""
+SWEEP_STAGES = {"sweep-plan", "features", "features-joined", "sweep", "swept"}
 
 
 def run(*command: str | Path) -> str:
@@ -71,7 +77,8 @@ def export(tmp_path_factory) -> Export:
     arguments = [f"key_file={key}", "output.shard_mib=4"]
     run("fmct", "demo", "export", folder / "export", "--studies", "20", "--matrix", "64")
     run("fmct", "scan", folder / "export/dicom", "--catalog", catalog)
-    run("fmct", "keygen", key)
+    key.write_text(hashlib.sha256(b"test_slurm_stages").hexdigest() + "\n")  # known, as HOLDOUT needs it
+    key.chmod(0o600)
     run("fmct", "labels", folder / "export/labels.csv", "--key-file", key, "--out", labels)
     run("fmct", "preprocess", catalog, "--out", folder / "data", *arguments)
     return Export(folder, catalog, arguments, folder / "data", labels)
@@ -173,7 +180,9 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
                 "out": "out",
                 "preprocess": {"set": ["output.shard_mib=4", "grid.spacing_mm=[4, 4, 4]"]},
                 "train": {"config": str(REPOSITORY / "launch/recipes/quickstart-train.yaml"), "set": small},
-                "probe": {"set": ["folds=3", "bootstrap=100"]},
+                "holdout": HOLDOUT,
+                "probe": {"set": ["bootstrap=100"]},
+                "sweep": {"set": ["methods=[logistic]", "seeds=[0]", "bootstrap=100"], "tasks": 1},
             }
         )
     )
@@ -188,7 +197,7 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
     printed = run("fmct", "launch", "pipeline", recipe, "--site", SITE, "--dry-run")
     assert not out.exists()
     first = numbers(launch())
-    assert len(first) == 8
+    assert len(first) == 14
     record = json.loads((out / "pipeline.json").read_text())["stages"]
     for job in record.values():
         shown = (
@@ -213,33 +222,63 @@ def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
     assert "none of its studies is in the dataset" in why
     second = json.loads((out / "pipeline.json").read_text())["stages"]
     new = {stage for stage, job in second.items() if job["number"] != first[stage]}
-    assert new == {"labels", "probe", "report"}
-    assert cluster.wait(second["report"]["number"], 150) == "COMPLETED", logs(out)
+    assert new == {"labels", "probe", "report", *SWEEP_STAGES}
+    for last in ("report", "swept"):
+        assert cluster.wait(second[last]["number"], 150) == "COMPLETED", logs(out)
     assert (out / "catalog.parquet").stat().st_mtime_ns == before
-    assert (out / "report.html").is_file()
+    require_held_out(out)
     assert set(launch().values()) == {"done"}
     assert json.loads((out / "pipeline.json").read_text())["stages"] == second
 
 
-def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
-    cluster, export, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
+def require_held_out(out: Path) -> None:
+    """No tested patient was pretrained on, and probe, sweep and report have the figures of exactly these."""
+    rows = pq.read_table(out / "parts/parts.parquet").to_pylist()
+    names = ("train", "validation", "test")
+    patients = {name: {row["patient_key"] for row in rows if row["split"] == name} for name in names}
+    assert all(patients.values())
+    volumes = {name: pq.read_table(out / "parts" / name / "index.parquet").to_pylist() for name in names}
+    pretrained = {row["patient_key"] for row in volumes["train"]}
+    assert pretrained == patients["train"]
+    assert not pretrained & (patients["validation"] | patients["test"])
+    for folder in (out / "probe", out / "sweep"):
+        scored = set(pq.read_table(folder / "predictions.parquet")["key"].to_pylist())
+        assert scored == {row["key"] for row in volumes["test"]}
+    result = json.loads((out / "probe/results.json").read_text())
+    assert (result["patients"], result["pretrained_patients"]) == (len(patients["test"]), 0)
+    page = (out / "report.html").read_text()
+    assert f"Encoder trained: 0 of {len(patients['test'])} tested patients" in page
+    figures = [row["auc"] for row in result["rows"] if row["task"] == "any_bleed"]
+    assert len(figures) == 4, "logistic and neighbours, trained and untrained"
+    assert all("{:.3f} [{:.3f}, {:.3f}]".format(*figure) in page for figure in figures)
+
+
+@pytest.fixture(scope="module")
+def grid(export, tmp_path_factory) -> Path:
+    """The file of a small sweep; its features are kept beside it, for all tests."""
+    folder = tmp_path_factory.mktemp("grid")
     training = small_config(export.data / "zarr")
     info = EncoderInfo(
         step=7, model=training.model, data=training.data, spacing_mm=(1.0, 1.0, 1.0), code_version="test"
     )
-    weights = untrained_encoder(info, seed=1).state_dict()
-    write_encoder(tmp_path / "ours", {f"encoder.{name}": tensor for name, tensor in weights.items()}, info)
-    grid = tmp_path / "sweep.yaml"
-    grid.write_text(
+    weights, ours = untrained_encoder(info, seed=1).state_dict(), folder / "ours"
+    write_encoder(ours, {f"encoder.{name}": tensor for name, tensor in weights.items()}, info)
+    file = folder / "sweep.yaml"
+    file.write_text(
         f"""
-        {{data: {export.data / "zarr"}, labels: {export.labels}, features: features, folds: 3, bootstrap: 50,
-        encoders: [{{name: ours, weights: ours}}, {{name: other, weights: ours, untrained: 0}}],
-        fractions: [0.5, 1.0], seeds: [0, 1], feature_tasks: 2, task_minutes: 0.08,
+        {{data: {export.data / "zarr"}, labels: {export.labels}, features: {folder / "features"}, folds: 3,
+        encoders: [{{name: ours, weights: {ours}}}, {{name: other, weights: {ours}, untrained: 0}}],
+        fractions: [0.5, 1.0], seeds: [0, 1], feature_tasks: 2, task_minutes: 0.08, bootstrap: 50,
         allow_unknown_pretraining: true}}
         """
     )
+    return file
+
+
+def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
+    cluster, grid, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     launched_jobs = launched("sweep", grid, "--out", "launched")
     assert [cluster.wait(number, 200) for number in launched_jobs] == ["COMPLETED"] * 4, logs(tmp_path)
     assert len(cluster.states(launched_jobs[0])) > 2, "expected an array for features"
@@ -254,6 +293,28 @@ def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
         tables = [pq.read_table(tmp_path / way / f"{name}.parquet") for way in ("launched", "sbatch")]
         assert tables[0].num_rows > 0
         assert tables[0].equals(tables[1])
+
+
+def test_shares_of_an_array_register_what_they_score_and_the_last_job_joins_it(
+    cluster, grid, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["robustness", grid, "--out", "followed"]
+    words += ["methods=[logistic]", "changes={thicker: [5.0], blur: [], sharpen: [], noise: []}"]
+    lines = run("fmct", "launch", "array", "--site", SITE, "--tasks", "2", "--", *words).splitlines()
+    features, array, joined = (line.split("job ")[1].split(",")[0] for line in lines)
+    assert cluster.wait(joined, 200) == "COMPLETED", logs(tmp_path)
+    assert cluster.states(features) == ["COMPLETED"]
+    assert cluster.states(array) == ["COMPLETED"] * 2
+    records = tmp_path / "followed/slurm"
+    [units, *others] = [progress_of_job(records, f"{array}_{task}") for task in range(2)]
+    assert (units, others) == (Progress(2, 2), [Progress(2, 2)]), "two encoders, each unchanged and thicker"
+    found = pq.read_table(tmp_path / "followed/robustness.parquet").to_pylist()
+    followed = [row for row in found if row["task"] == "any_bleed"]
+    assert {(row["encoder"], row["severity"]) for row in followed} == {
+        (encoder, severity) for encoder in ("ours", "other") for severity in (0.0, 5.0)
+    }
+    assert all(row["value"] is not None for row in followed)
 
 
 def test_predictions_of_an_array_are_those_of_one_run(cluster, tmp_path, monkeypatch):
