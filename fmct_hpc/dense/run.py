@@ -24,8 +24,10 @@ from fmct_hpc.probe.statistics.bootstrap import Draws
 from shards.atomic import atomic_path, write_text
 from shards.closed import Closed
 from shards.errors import FmctError
+from shards.listed import register_files
 from shards.lock import writing
 from shards.places import require_folder
+from shards.share import Share
 from shards.subject import Origin, Subject, claim
 
 TABLES = ("results", "volumes", "comparisons")
@@ -122,10 +124,10 @@ class Segmentation:
         Raises FmctError as `run`, and if tokens are not extracted yet.
         """
         self._leakage()
-        for spec in self.config.compared:
-            Source(spec, self.config, self.cohort).require_extracted()
+        files = list(self._planned())
         with writing(self.out, "fmct segment", shared=True):
             self._claim()
+            register_files(self.out, files, Share(share, shares))
             return sum(len(units) for _, units in self._computed((share, shares), progress))
 
     def _leakage(self) -> tuple[Leakage, ...]:
@@ -146,6 +148,18 @@ class Segmentation:
         }
         claim(self.out, Subject(command="segment", sources=origins), ["results.parquet"])
 
+    def _planned(self) -> Iterator[Path]:
+        """The tables of all units, in order; FmctError where tokens are not extracted yet."""
+        for spec in self.config.compared:
+            store = Source(spec, self.config, self.cohort).extracted()
+            for unit in self._units(spec.name):
+                digest = unit.digest(self.config, self.cohort.digest, store.info.source_digest)
+                yield UnitFiles(self.out, digest).table
+
+    def _units(self, encoder: str) -> list[Unit]:
+        config = self.config
+        return [Unit(encoder, *cell) for cell in product(config.heads, config.layers, config.seeds)]
+
     def _computed(
         self, share: tuple[int, int], progress: Progress
     ) -> Iterator[tuple[Source, list[tuple[Unit, UnitFiles]]]]:
@@ -155,8 +169,8 @@ class Segmentation:
         steps = len(config.learning_rates) * config.steps
         for number, spec in enumerate(config.compared):
             chosen = [
-                (place, Unit(spec.name, *cell))
-                for place, cell in enumerate(product(config.heads, config.layers, config.seeds))
+                (place, unit)
+                for place, unit in enumerate(self._units(spec.name))
                 if (number * per_encoder + place) % share[1] == share[0]
             ]
             if not chosen:

@@ -65,8 +65,8 @@ class Source:
             )
         return store
 
-    def require_extracted(self) -> None:
-        """Raise FmctError if features are missing, since array tasks must not write the same store."""
+    def extracted(self) -> FeatureStore:
+        """The store; FmctError if features are missing, since array tasks must not write the same store."""
         found = held(
             self.config.features / self.spec.name,
             self.encoder.digest,
@@ -77,6 +77,7 @@ class Source:
             raise FmctError(
                 f"{self.config.features / self.spec.name}: not extracted yet; run with --extract -1 first"
             )
+        return found
 
     def places(self, store: FeatureStore) -> NDArray[np.int64]:
         """The store's row of each volume of the cohort."""

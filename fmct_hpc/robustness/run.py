@@ -24,6 +24,7 @@ from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.info import sha256
 from shards.ledger import Ledger
+from shards.listed import register_files
 from shards.lock import writing
 from shards.places import require_folder
 from shards.share import WHOLE, Share
@@ -119,7 +120,9 @@ def _score(
         for step in _steps(config)
     ]
     whole = Ledger(steps, lambda step: step[-1].is_file())  # the file of the scores is the marker
-    missing = whole.share(Share(*share) if share else WHOLE).missing()
+    own_share = Share(*share) if share else WHOLE
+    register_files(out, [step[-1] for step in steps], own_share)
+    missing = whole.share(own_share).missing()
     total, done = sum(tested_volumes(panel) for panel, *_ in missing), 0
 
     def advance(volumes: int) -> None:

@@ -28,6 +28,7 @@ LEDGERS: dict[str, Kind] = {
     "features": Kind("fmct_hpc.probe.features", "features.json"),
     "sweep": Kind("fmct_hpc.probe.sweep.ledger", "plan.json"),
     "predict": Kind("fmct_hpc.classifier.table", "predictions.parquet"),
+    "files": Kind("shards.listed", "units.json"),
 }
 """By the name that a stage registers (shards.progress.register)."""
 

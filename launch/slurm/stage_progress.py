@@ -10,7 +10,11 @@ from launch.slurm.watch import Overview
 from shards.progress import SUFFIX, Progress
 
 UNITS = "units/*.json"
-LEDGERS = {"train": "", "preprocess": "tasks/*-????????.json", "sweep": UNITS, "probe": UNITS}
+FILES = "units/*.parquet"
+LEDGERS = {
+    **{"train": "", "preprocess": "tasks/*-????????.json", "sweep": UNITS, "probe": UNITS},
+    **{"segment-array": FILES, "robustness-array": FILES},
+}
 """Stages whose output folder has a ledger, with its markers, whose times give the rate."""
 
 

@@ -28,7 +28,10 @@ from fmct_hpc.probe.encoders import Encoder
 from shards import Dataset, ShardWriter, finish_dataset
 from shards.errors import FmctError
 from shards.info import preprocessing_digest
+from shards.listed import progress
 from shards.masks import MaskInfo, packed
+from shards.progress import Progress
+from shards.share import Share
 
 SPACING = (2.0, 1.5, 1.0)
 
@@ -259,6 +262,8 @@ def test_shares_of_an_array_make_what_one_run_makes(
     parts = Segmentation(config, tmp_path / "out")
     parts.extract()
     assert [parts.run_share(number, 3) for number in range(3)] == [2, 1, 1]
+    counted = [progress(tmp_path / "out", Share(number, 3)) for number in range(3)]
+    assert counted == [Progress(2, 2), Progress(1, 1), Progress(1, 1)]
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "units").iterdir()}
     parts.run()
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "units").iterdir()} == before

@@ -14,6 +14,7 @@ from launch.slurm.progress import progress_of_job
 from launch.slurm.requeue import FAILURES, MAX_FAILURES, MAX_IDLE, MAX_TIME_LIMITS, Ending, decide
 from launch.slurm.scheduler import Slurm
 from preprocess.scan.workplace import Work
+from shards.listed import register_files
 from shards.progress import VARIABLE, register
 from shards.share import Share
 from shards.split import split
@@ -187,6 +188,20 @@ def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, job):
         UnitFiles(tmp_path, digests[number]).marker.touch()
         found.append(job().done)
     assert found == [0, 1, 1, 2, 3]
+
+
+def test_a_share_whose_units_are_named_by_digests_runs_on_while_it_does_more(tmp_path, job):
+    files = [tmp_path / f"units/{'5d3a'[number] * 16}.parquet" for number in range(4)]
+    register_files(tmp_path, files, Share(1, 2))
+    assert job() == (0, 2, 0, "unit")
+    files[0].parent.mkdir()
+    found = []
+    for number in (0, 3, 2, 1):
+        files[number].touch()
+        found.append(job().done)
+    assert found == [0, 1, 1, 2]
+    (tmp_path / "units.json").write_text('{"files": ["../../etc/passwd.txt"]}')
+    assert job() == (None, 2, 0, "unit")
 
 
 def keep_part(store, start, stop):

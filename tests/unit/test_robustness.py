@@ -18,7 +18,9 @@ from fmct_hpc.robustness.changes import Draw, changed
 from fmct_hpc.robustness.config import RobustnessConfig
 from fmct_hpc.robustness.run import extracted, robustness
 from launch.cli import app
+from launch.slurm.progress import progress, progress_of_job
 from shards import Dataset, FmctError, ShardWriter, finish_dataset
+from shards.progress import VARIABLE, Progress
 
 CHANGES = {"thicker": [30.0], "blur": [], "sharpen": [], "noise": [400.0, 40.0]}
 PLACE = ("encoder", "method", "pool", "layer", "task", "split")
@@ -82,7 +84,9 @@ def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(swept, monkeyp
     assert after == said
 
 
-def test_shares_need_the_features_that_are_extracted_before_them(swept, tmp_path: Path) -> None:
+def test_shares_need_the_features_extracted_before_and_are_counted(
+    swept, tmp_path: Path, monkeypatch
+) -> None:
     config, _ = swept
     changes = {"thicker": [], "blur": [], "sharpen": [], "noise": [40.0]}
     own = {"features": tmp_path / "features", "methods": ["logistic"], "pools": ["both"], "changes": changes}
@@ -90,8 +94,12 @@ def test_shares_need_the_features_that_are_extracted_before_them(swept, tmp_path
     with pytest.raises(FmctError, match="extract"):
         robustness(fresh, tmp_path / "out", share=(0, 2))
     extracted(fresh, tmp_path / "out")
-    assert [robustness(fresh, tmp_path / "out", share=(number, 2)) for number in range(2)] == [None, None]
-    assert len(list((tmp_path / "out" / "units").iterdir())) == 2
+    for number in range(2):
+        monkeypatch.setenv(VARIABLE, str(tmp_path / f"7_{number}.ledgers.json"))
+        assert robustness(fresh, tmp_path / "out", share=(number, 2)) is None
+        assert progress_of_job(tmp_path, f"7_{number}") == Progress(1, 1)
+        assert len(list((tmp_path / "out" / "units").iterdir())) == number + 1
+    assert progress(tmp_path / "out") == Progress(2, 2)
 
 
 def test_kept_classifiers_say_what_they_say_of_volumes_that_were_changed_elsewhere(swept) -> None:
