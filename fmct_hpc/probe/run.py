@@ -96,7 +96,7 @@ class ProbeResult(BaseModel):
             at = "" if own.at is None else f" (t = {own.at:g})"
             lines.append(
                 f"{own.task:<20} {own.head:<10} {own.encoder:<10} {own.split:<{wide}} {own.volumes:>5} "
-                f"{'':>5}  {value:.3f} [{low:.3f}, {high:.3f}] {own.figure}{at}"
+                f"{'':>5}  {value:z.3f} [{low:z.3f}, {high:z.3f}] {own.figure}{at}"
             )
         lines += [f"{task}: not probed, {reason}" for task, reason in self.skipped.items()]
         return "\n".join(lines)

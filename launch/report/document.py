@@ -129,8 +129,8 @@ def cell(value: str | int | float | None, spec: str = "") -> Cell:
     return Cell(format(value, spec or ("," if isinstance(value, int) else ".4g")), value, number=True)
 
 
-def interval(value: float, low: float, high: float, spec: str = ".3f") -> Cell:
-    """A figure with its interval, sorted by the figure."""
+def interval(value: float, low: float, high: float, spec: str = "z.3f") -> Cell:
+    """A figure with its interval, sorted by the figure; by default no zero has a sign."""
     return Cell(f"{value:{spec}} [{low:{spec}}, {high:{spec}}]", value, number=True)
 
 

@@ -154,8 +154,9 @@ def _map(number: int, one: Colouring, places: NDArray[np.float64]) -> Markup:
     with themed():
         figure = Figure(figsize=(4.6, 4.4), layout="constrained")
         axes = figure.subplots()
-        # The rarest are drawn last, on top.
-        for name, colour, marker in zip(shown, COLOURS, MARKERS, strict=False):
+        styles = dict(zip(sorted(shown), zip(COLOURS, MARKERS, strict=False), strict=False))
+        for name in shown:  # the rarest are drawn last, on top
+            colour, marker = styles[name]
             style: Any = {"color": colour, "markersize": size, "markeredgewidth": 0, "alpha": 0.8}
             axes.plot(*places[one.classes == name].T, marker, label=name, **style)
         if rest.any():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from launch.report.figure_names import time
 from launch.report.results import KindResult, Result, averaged, labels, of_kinds
 
 MAX_ROWS = 60
@@ -30,9 +31,10 @@ def printed(out: Path) -> str:
 
 def _of_kind(result: KindResult) -> tuple[str, ...]:
     value, low, high = result.value
+    figure, shown = result.figure + time(result.at), f"{value:z.3f} [{low:z.3f}, {high:z.3f}]"
     return (
         *(result.task, result.kind, result.encoder, result.method, result.features, result.labels),
-        *(result.tested, str(result.n), result.figure, f"{value:.3f} [{low:.3f}, {high:.3f}]"),
+        *(result.tested, str(result.n), figure, shown),
     )
 
 

@@ -12,6 +12,7 @@ from fmct_hpc.probe.kinds import KINDS
 from fmct_hpc.probe.run import ProbeResult
 from fmct_hpc.probe.sweep.collect import Summary
 from launch.report.document import Block, Bullets, Cell, Gallery, Section, Table, Text, cell, interval, table
+from launch.report.figure_names import figure_name
 from launch.report.probe_figures import efficiency, forest, reliability
 from launch.report.results import (
     Result,
@@ -19,6 +20,7 @@ from launch.report.results import (
     features,
     labels,
     of_kinds,
+    side_by_side,
     sides,
     split_in_words,
     with_most_labels,
@@ -45,7 +47,6 @@ COLLAPSIBLE = (
 )
 
 
-FIGURES = {"auc": "AUC", "auc_macro": "macro AUC", "kappa_quadratic": "quadratic kappa", "mae": "MAE"}
 TESTS = {"delong": "DeLong", "bootstrap": "bootstrap of the difference"}
 
 
@@ -63,11 +64,9 @@ class Probes:
             raise FmctError(f"{error.filename}: missing; {what} at the end") from None
         except (ValidationError, pa.ArrowInvalid) as error:
             raise unread(folder, error, "damaged, or written by another version; probe again") from None
-        results = averaged(rows)
-        places = list(dict.fromkeys(result.place for result in results))
-        self.results = sorted(results, key=lambda result: places.index(result.place))
+        self.results = side_by_side(averaged(rows))
         """Ordered so that results of different encoders are adjacent."""
-        self.of_kinds = of_kinds(rows)
+        self.of_kinds = side_by_side(of_kinds(rows))
         """Figures of non-binary labels."""
         self._refused = list(dict.fromkeys((r["task"], labels(r), r["reason"]) for r in rows if r["reason"]))
         of_a_run = folder / "results.json"
@@ -148,7 +147,7 @@ class Probes:
             "tested on": [cell(r.tested) for r in results],
             "volumes": [cell(r.n) for r in results],
             "seeds": [cell(r.seeds) for r in results],
-            "figure": [cell(r.figure) for r in results],
+            "figure": [cell(figure_name(r.figure, r.at)) for r in results],
             f"value [{self._level}]": [interval(*r.value) for r in results],
         }
         return varying("Classes, grades, values and times to event", columns, "results.parquet")
@@ -164,7 +163,7 @@ class Probes:
             "labels": [cell(labels(row)) for row in rows],
             "seed": [cell(row["seed"]) for row in rows],
             "tested on": [cell(split_in_words(row["split"])) for row in rows],
-            "figure": [cell(FIGURES.get(figure := row.get("figure") or "auc", figure)) for row in rows],
+            "figure": [cell(figure_name(row.get("figure") or "auc")) for row in rows],
             f"difference [{self._level}]": [_signed(row) for row in rows],
             "test": [cell(TESTS[row.get("test") or "delong"]) for row in rows],
             "p": [cell(row["p"], ".2g") for row in rows],

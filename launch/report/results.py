@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -118,8 +118,18 @@ class KindResult(Averaged):
 
     kind: str
     figure: str
-    """Its name, with the time at which it is taken."""
+    """Its key."""
+    at: float | None
+    """The time at which it is taken, the mean over seeds; None for a figure without one."""
     value: tuple[float, float, float]
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """All but the encoder."""
+        return self.task, self.method, self.features, self.labels, self.tested, self.figure
+
+
+Placed = TypeVar("Placed", Result, KindResult)
 
 
 def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
@@ -137,11 +147,18 @@ def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
             KindResult.of(
                 [own for own, _ in of_figure],
                 kind=row["kind"],
-                figure=figure["name"] + (f" (t = {np.mean(at):g})" if at else ""),
+                figure=figure["name"],
+                at=float(np.mean(at)) if at else None,
                 value=_means(own for _, own in of_figure),
             )
         )
     return results
+
+
+def side_by_side(results: Sequence[Placed]) -> list[Placed]:
+    """In the order in which their places first occur, so that encoders are adjacent."""
+    places = {place: number for number, place in enumerate(dict.fromkeys(one.place for one in results))}
+    return sorted(results, key=lambda one: places[one.place])
 
 
 def _means(figures: Iterable[Mapping[str, Any]]) -> tuple[float, float, float]:

@@ -10,8 +10,9 @@ from fmct_hpc.robustness.changes import CHANGES
 from fmct_hpc.robustness.figures import SCHEMA
 from fmct_hpc.robustness.run import TABLE
 from launch.report.document import Block, Cell, Gallery, Picture, Section, Text, cell, interval
+from launch.report.figure_names import figure_name
 from launch.report.figures import COLOURS, svg, themed
-from launch.report.probe import FIGURES, varying
+from launch.report.probe import varying
 from launch.report.probe_figures import LINES, MARKERS
 from launch.report.results import features, split_in_words
 from launch.report.rows import read_rows, without_figures
@@ -51,7 +52,7 @@ def _table(rows: Sequence[Row], level: str) -> Block:
         "severity": [
             Cell(f"{row['severity']:g} {row['unit']}", row["severity"], number=True) for row in rows
         ],
-        "figure": [cell(FIGURES.get(row["figure"], row["figure"])) for row in rows],
+        "figure": [cell(figure_name(row["figure"])) for row in rows],
         f"value [{level}]": [interval(row["value"], row["low"], row["high"]) for row in rows],
         f"difference [{level}]": [_difference(row) for row in rows],
     }
@@ -71,7 +72,7 @@ def _curves(rows: Sequence[Row], level: str) -> tuple[Picture, ...]:
     shown = [row for row in rows if all(row[name] == first[name] for name in same)]
     curves = list(dict.fromkeys((row["task"], row["encoder"]) for row in shown))[:MAX_CURVES]
     encoders = {encoder for _, encoder in curves}
-    what = FIGURES.get(first["figure"], first["figure"])
+    what = figure_name(first["figure"])
     pictures = []
     for change in dict.fromkeys(row["change"] for row in shown):
         title = f"{what} under {CHANGES[change].what}, {first['method']}, {split_in_words(first['split'])}"

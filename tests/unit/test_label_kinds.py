@@ -1,5 +1,6 @@
 """Labels of several kinds through a whole sweep, its comparisons, kept classifiers and predictions."""
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from fmct_hpc.probe.sweep.tables import PREDICTIONS, RESULTS, read
 from fmct_hpc.probe.sweep.tested import Cell, Test
 from fmct_hpc.retrieval.config import RetrievalConfig
 from fmct_hpc.retrieval.run import retrieval
+from launch.report.figure_names import FIGURES
 from launch.report.printed import printed
 from launch.report.probe import Probes
 from preprocess.labels import key_labels
@@ -130,8 +132,12 @@ def test_encoders_are_compared_by_the_bootstrap_of_the_difference(swept: Path) -
         assert 0 < row["p"] <= row["p_holm"] <= 1
     assert {"ibs_skill", "ece_classwise", "rps", "calibration_slope"} <= set(printed(swept).split())
     assert {"auc_at_75", "kappa_quadratic", "rmse"} <= set(printed(swept).split())
-    told = [block.caption for block in Probes(swept).section().blocks if hasattr(block, "caption")]
+    probes = Probes(swept)
+    told = [block.caption for block in probes.section().blocks if hasattr(block, "caption")]
     assert any(caption.startswith("Classes, grades, values") for caption in told)
+    beside = [[one.encoder for one in found] for _, found in groupby(probes.of_kinds, lambda one: one.place)]
+    assert all(len(set(encoders)) == len(encoders) == 2 for encoders in beside)
+    assert {figure for kind in KINDS.values() for figure in kind.figures} <= FIGURES.keys()
 
 
 def test_units_of_binary_labels_keep_their_digests(config: SweepConfig, swept: Path) -> None:
