@@ -1,4 +1,4 @@
-"""What a checkpoint of ViT-B costs: `python tests/bench/bench_checkpoint.py [FOLDER]`.
+"""What a checkpoint of ViT-B costs: `python tests/bench/bench_checkpoint.py [--folder FOLDER]`.
 
 The reference recipe's whole state (student, AdamW's moments, teacher, centre) on one rank, saved to FOLDER
 (default: the temporary directory) by the trainer's own code and checked as a resume checks it. More ranks
@@ -6,12 +6,16 @@ write equal shares at once, and their steps are shorter in the same measure, so 
 is about the same. The step time is that of `fmct train --dry-run`: one H100 at 40 % of its peak.
 """
 
-import sys
+import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from bench_step import TINY
+from markdown_table import heading, row
+from tiny import parsed
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import training_flops
@@ -23,14 +27,20 @@ from fmct_hpc.train.throughput import PEAK_TFLOPS
 SAVES = 3
 
 
-def main(folder: str | None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--folder", help="a place on the file system to be measured")
+    parser.add_argument("--size", choices=("tiny", "S", "B", "L"), default="B")
+    options = parsed(parser, arguments, size="tiny")
+    torch.set_num_threads(1)
     place = join("cpu")
     from fmct_hpc.train.loop import Training
     from fmct_hpc.train.saver import Saver
 
     config = TrainConfig.model_validate(
         {
-            "data": {"path": "unused"},
+            "data": {"path": "unused", "view_size": 24 if options.size == "tiny" else 96},
+            "model": TINY if options.size == "tiny" else {"size": options.size},
             "engine": {"device": "cpu", "precision": "fp32", "zero_stage": 0},
             "run": {"keep_last": 1},
         }
@@ -41,28 +51,34 @@ def main(folder: str | None) -> None:
     step_seconds = config.run.batch * training_flops(config) / (ASSUMED_MFU * 1e12 * PEAK_TFLOPS[ASSUMED_GPU])
     between = config.run.checkpoint_every * step_seconds
     print(f"{config.run.checkpoint_every} steps between saves take {between:.0f} s on one {ASSUMED_GPU}")
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         run = Path(name)
         saver = Saver(run, config, training.state, data)
-        print("save   size GB   training waits s   until it has its name s   MB/s   waits, share of the time")
+        heading(
+            "save",
+            "size GB",
+            "training waits s",
+            "until it has its name s",
+            "MB/s",
+            "waits, share of the time",
+        )
         for number in range(1, SAVES + 1):
             saver.save(number)
             saver.finish()
             figures = saver.figures()
             size, seconds, waits = (figures[f"save_{name}"] for name in ("bytes", "seconds", "wait"))
-            print(
-                f"{number:4d} {size / 1e9:9.2f} {waits:18.2f} {seconds:25.2f} {size / 1e6 / seconds:6.0f} "
-                f"{waits / (between + waits):25.3%}",
-                flush=True,
+            speed, share = size / 1e6 / seconds, waits / (between + waits)
+            row(
+                *(number, f"{size / 1e9:.2f}", f"{waits:.2f}", f"{seconds:.2f}"),
+                *(f"{speed:.0f}", f"{share:.2%}"),
             )
         began = time.perf_counter()
         verify(checkpoint_path(run, SAVES))
-        print(f"checked before a resume in {time.perf_counter() - began:.2f} s")
+        print(f"\nchecked before a resume in {time.perf_counter() - began:.2f} s")
         began = time.perf_counter()
         training.state.load([checkpoint_path(run, SAVES) / "rank-00000.safetensors"], 0)
         print(f"loaded in {time.perf_counter() - began:.2f} s")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    main()

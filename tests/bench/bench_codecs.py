@@ -1,11 +1,12 @@
-"""A preprocessing task by transfer syntax, beside another version of this code.
+"""What each transfer syntax costs a preprocessing task, in this version of the code and in another.
 
     git worktree add /tmp/other 872b9ad
     OMP_NUM_THREADS=1 python tests/bench/bench_codecs.py --against /tmp/other
 
 needs imagecodecs (the extra `bench`) for JPEG-LS and HTJ2K. Each version works in a process of its own, and
 they take turns with the rows; CPU time, the least of several rounds. The voxels' CRC-32 and the source digest
-must be those of the uncompressed series in every row, or the run fails.
+must be those of the uncompressed series in every row, or the run fails. What a task costs beside its bare
+parts and other programs is for `bench_preprocess.py`.
 """
 
 import argparse
@@ -13,11 +14,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from markdown_table import heading, row
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -27,6 +29,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from tiny import parsed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dicom_files import Acquisition, ct_image, save
@@ -81,7 +84,10 @@ def save_deflated(data: pydicom.FileDataset, path: Path) -> None:
 
 
 def write_series(folder: Path, syntax: str | None, slices: int, size: int) -> None:
-    """The synthetic thin head of `bench_preprocess.py`, `slices` of `size`², unsigned."""
+    """A synthetic head as a modern scanner writes it, 160 mm in `slices` of `size`², 12 bits unsigned.
+
+    syntax: a compressed transfer syntax's UID; None: Explicit VR Little Endian.
+    """
     gap = 160 / slices
     positions = np.array([-113.0, -107.0, -20.0]) + np.arange(slices)[:, None] * np.array([0, 0, gap])
     noise = np.random.default_rng(0).normal(0, 5, (size, size))
@@ -128,7 +134,7 @@ class Side:
         self._process.communicate()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -137,17 +143,17 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=160)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--syntaxes", nargs="+", choices=SYNTAXES, default=list(SYNTAXES))
-    arguments = parser.parse_args()
+    options = parsed(parser, arguments, rounds=1, slices=24, size=64, syntaxes=["JPEG Lossless SV1"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        names = list(dict.fromkeys(["uncompressed", *arguments.syntaxes]))
+        names = list(dict.fromkeys(["uncompressed", *options.syntaxes]))
         for syntax in names:
-            write_series(folder / syntax, SYNTAXES[syntax], arguments.slices, arguments.size)
-        trees = {"this": HERE.parents[1]} | ({"other": arguments.against} if arguments.against else {})
+            write_series(folder / syntax, SYNTAXES[syntax], options.slices, options.size)
+        trees = {"this": HERE.parents[1]} | ({"other": options.against} if options.against else {})
         sides = {side: Side(tree.resolve(), folder / f"work {side}") for side, tree in trees.items()}
         best = {(side, syntax): float("inf") for side in sides for syntax in names}
         made = set()
-        for number in range(arguments.rounds + 1):
+        for number in range(options.rounds + 1):
             for syntax in names:
                 for side in sides:
                     seconds, one = sides[side].task(folder / syntax)
@@ -159,10 +165,10 @@ def main() -> None:
             sys.exit(f"voxels or digests differ: {sorted(made)}")
         for one in sides.values():
             one.close()
-    print("| transfer syntax | this, ms | other, ms | ratio |\n|---|---|---|---|")
+    heading("transfer syntax", "this, CPU ms", *(["other, CPU ms", "ratio"] if options.against else []))
     for syntax in names:
-        ours, other = best["this", syntax], best.get(("other", syntax), float("nan"))
-        print(f"| {syntax} | {1000 * ours:.0f} | {1000 * other:.0f} | {other / ours:.2f} |")
+        ours, other = best["this", syntax], best.get(("other", syntax))
+        row(syntax, f"{1000 * ours:.0f}", *([f"{1000 * other:.0f}", f"{other / ours:.2f}"] if other else []))
 
 
 if __name__ == "__main__":

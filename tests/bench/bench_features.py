@@ -8,11 +8,14 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from bench_step import TINY
+from markdown_table import heading, row
+from tiny import parsed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shard_samples import make_key, make_record
@@ -29,31 +32,35 @@ from preprocess.demo.head import draw_anatomy
 from preprocess.volume.resample import INDEX_STEPS
 from shards import Dataset, ShardWriter, finish_dataset
 
-SHAPE = (176, 220, 190)
 
-
-def write(folder: Path, volumes: int) -> Dataset:
+def write(folder: Path, volumes: int, shape: tuple[int, ...]) -> Dataset:
     """Synthetic heads with noise."""
-    index = np.stack(np.indices(SHAPE), axis=-1) - np.array(SHAPE) / 2
+    index = np.stack(np.indices(shape), axis=-1) - np.array(shape) / 2
     with ShardWriter(folder, "shard-00000", "zarr") as shard:
         for number in range(volumes):
             clean = head_hu(index @ INDEX_STEPS, draw_anatomy(0, number))
-            hu = np.rint(clean + np.random.default_rng(number).normal(0, 5, SHAPE)).astype(np.int16)
+            hu = np.rint(clean + np.random.default_rng(number).normal(0, 5, shape)).astype(np.int16)
             shard.add(make_record(hu, make_key(number)), hu)
     finish_dataset(folder, "zarr", ["shard-00000"])
     return Dataset.open(folder)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volumes", type=int, default=8)
-    volumes = parser.parse_args().volumes
+    parser.add_argument("--shape", type=int, nargs=3, default=[176, 220, 190])
+    parser.add_argument("--size", choices=("tiny", "S", "B", "L"), default="S")
+    options = parsed(parser, arguments, volumes=2, shape=[40, 40, 40], size="tiny")
+    volumes, tiny = options.volumes, options.size == "tiny"
     torch.set_num_threads(1)
-    data, model = DataConfig(path=Path()), ModelConfig.model_validate({"size": "S"})
+    edge = 24 if tiny else 96
+    data = DataConfig(path=Path(), view_size=edge)
+    model = ModelConfig.model_validate(TINY if tiny else {"size": options.size})
+    last = model.depth - 1
     info = EncoderInfo(step=0, model=model, data=data, spacing_mm=(1.0, 1.0, 1.0), code_version="bench")
-    encoder = OurEncoder(VisionTransformer(model, 3, 96).eval(), info)
+    encoder = OurEncoder(VisionTransformer(model, 3, edge).eval(), info)
     with tempfile.TemporaryDirectory() as folder:
-        dataset = write(Path(folder) / "data", volumes)
+        dataset = write(Path(folder) / "data", volumes, tuple(options.shape))
         encoder.transform(dataset.read(0), (1.0, 1.0, 1.0))  # compiles
 
         def seconds(work: Callable[[], object]) -> float:
@@ -67,24 +74,23 @@ def main() -> None:
         windowing = seconds(lambda: views.extend(encoder.transform(v, (1.0, 1.0, 1.0)) for v in stored))
         batches = torch.stack(views).split(4)
         with torch.inference_mode():
-            encoder.tokens(batches[0], [11])
-            alone = seconds(lambda: [encoder.tokens(batch, [11]) for batch in batches])
+            encoder.tokens(batches[0], [last])
+            alone = seconds(lambda: [encoder.tokens(batch, [last]) for batch in batches])
         out = Path(folder) / "store"
         whole = seconds(lambda: extract_store(encoder, "S", dataset, out, tokens=True, batch=4))
         again = seconds(lambda: extract_store(encoder, "S", dataset, out, tokens=True, batch=4))
         opened = seconds(lambda: FeatureStore.open(out).tokens())
-    print(f"{volumes} volumes of {'×'.join(map(str, SHAPE))}, ViT-S, one thread, CPU ms a volume:\n")
-    print("| work | ms |\n|---|---|")
+    print(f"{volumes} volumes of {'×'.join(map(str, options.shape))}, ViT-{options.size}, one thread")
+    heading("work", "CPU ms a volume", "of the encoder alone")
     for what, cost in (
         ("read a volume, CRC checked", reading),
-        ("window it and average it to 96³", windowing),
+        (f"window it and average it to {edge}³", windowing),
         ("the encoder alone, views in memory", alone),
         ("extract_store, patch tokens kept", whole),
         ("extract_store again: nothing to do", again),
         ("open the store and check the tokens' digest", opened),
     ):
-        print(f"| {what} | {1000 * cost:.1f} |")
-    print(f"\nextraction / encoder alone: {whole / alone:.2f}")
+        row(what, f"{1000 * cost:.1f}", f"{cost / alone:.2f}")
 
 
 if __name__ == "__main__":

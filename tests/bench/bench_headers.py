@@ -11,10 +11,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench_scan import make_files
 from bench_start import OURS, cpu_seconds
+from markdown_table import heading, row
+from tiny import parsed
 
 HEADERS = """
 import sys, time
@@ -47,12 +50,12 @@ def header_seconds(tree: Path, files: Path) -> float:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--against", type=Path, required=True)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, files=20, rounds=1)
     trees = [OURS, options.against.resolve()]
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(Path(folder) / "files", options.files)
@@ -77,12 +80,13 @@ def main(arguments: list[str] | None = None) -> None:
                 for tree, catalog in zip(trees, catalogs, strict=True)
             ]
             both = [sum(pair) for pair in zip(scans, selects, strict=True)]
-            for row, found in zip(figures.values(), (per_header, scans, selects, both), strict=True):
-                row.append(found)
+            for known, found in zip(figures.values(), (per_header, scans, selects, both), strict=True):
+                known.append(found)
+        heading("work", "CPU", "of the other", "other")
         for name, found in figures.items():
             ours, theirs = (min(column) for column in zip(*found, strict=True))
             unit = "ms" if name == "header" else "s"
-            print(f"{name}: {ours:.3f} {unit}, {ours / theirs:.2f} of {theirs:.3f} {unit}", flush=True)
+            row(name, f"{ours:.3f} {unit}", f"{ours / theirs:.2f}", f"{theirs:.3f} {unit}")
 
 
 if __name__ == "__main__":

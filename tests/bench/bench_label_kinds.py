@@ -1,12 +1,15 @@
 """Seconds of one core that the bootstrap of each kind of label takes.
 
-python tests/bench/bench_label_kinds.py [patients] [labels] [resamples]
+python tests/bench/bench_label_kinds.py
 """
 
-import sys
+import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
+from markdown_table import heading, row
+from tiny import parsed
 
 from fmct_hpc.probe.kinds.base import Kind
 from fmct_hpc.probe.kinds.multiclass import Multiclass
@@ -33,17 +36,23 @@ def case(kind: Kind, count: int, rng: np.random.Generator) -> tuple[Judged, np.n
     return Judged(predictions, targets, patients, np.zeros(count, np.int64)), targets
 
 
-def main(patients: int = 10_000, labels: int = 10, resamples: int = 2_000) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--patients", type=int, default=10_000)
+    parser.add_argument("--labels", type=int, default=10)
+    parser.add_argument("--resamples", type=int, default=2_000)
+    options = parsed(parser, arguments, patients=60, labels=1, resamples=5)
+    heading("kind of label", "figures", "CPU s")
     rng = np.random.default_rng(0)
     for kind in (Multiclass(tuple(range(5))), Ordinal(tuple(range(5))), Regression(), Survival()):
         warm, targets = case(kind, 50, rng)
         resampled([kind.measure(warm, targets)], 50, 2, seed=0)  # compiles
         began = time.process_time()
-        cases = [case(kind, patients, rng) for _ in range(labels)]
+        cases = [case(kind, options.patients, rng) for _ in range(options.labels)]
         measures = [kind.measure(judged, targets) for judged, targets in cases]
-        resampled(measures, patients, resamples, seed=0)
-        print(f"{kind.name}: {time.process_time() - began:.1f} s of one core ({', '.join(kind.figures)})")
+        resampled(measures, options.patients, options.resamples, seed=0)
+        row(kind.name, ", ".join(kind.figures), f"{time.process_time() - began:.2f}")
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

@@ -16,13 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench_shards import head
+from markdown_table import heading, row
 from shard_samples import make_key, make_record
+from tiny import parsed
 
 from shards import ShardWriter, finish_dataset
 from shards.clipped import clip
@@ -89,16 +91,16 @@ def table(seconds: dict[str, list[float]]) -> None:
     names = list(seconds)
     reference = ["reference"] if "reference" in names else []
     heads = [f"of {name}" for name in [names[0], *reference]]
-    print(f"| loader | CPU ms, least | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
+    heading("loader", "CPU ms, least", *heads)
     for name, own in seconds.items():
         ratios = [
             median(a / b for a, b in zip(seconds[other], own, strict=True))
             for other in (names[0], *reference)
         ]
-        print(f"| {name} | {1000 * min(own):.1f} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |")
+        row(name, f"{1000 * min(own):.1f}", *(f"{ratio:.2f}" for ratio in ratios))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,21 +110,22 @@ def main() -> None:
     parser.add_argument("--view-size", type=int, default=96)
     parser.add_argument("--shape", type=int, nargs=3, default=[176, 220, 220])
     parser.add_argument("--reference", action="store_true", help="also MONAI from its cached file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        made = rows(Path(name), arguments.against, arguments.shape)
-        size = {"view_size": arguments.view_size}
-        sides = {row: Side(tree, dataset, size) for row, (tree, dataset) in made.items()}
-        seconds: dict[str, list[float]] = {row: [] for row in sides}
-        reference = cached_reference(Path(name)) if arguments.reference else None
+    small = {"rounds": 1, "steps": 1, "view_size": 8, "shape": [40, 40, 40]}
+    options = parsed(parser, arguments, **small)
+    with tempfile.TemporaryDirectory() as folder:
+        made = rows(Path(folder), options.against, options.shape)
+        size = {"view_size": options.view_size}
+        sides = {name: Side(tree, dataset, size) for name, (tree, dataset) in made.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        reference = cached_reference(Path(folder)) if options.reference else None
         if reference:
             seconds["reference"] = []
         views = set()
-        for number in range(arguments.rounds + 1):
-            for row, side in sides.items():
-                took, seen = side.seconds(arguments.steps, check=not number)
+        for number in range(options.rounds + 1):
+            for name, side in sides.items():
+                took, seen = side.seconds(options.steps, check=not number)
                 if number:
-                    seconds[row].append(took)
+                    seconds[name].append(took)
                 else:  # the first compiles, and takes its memory
                     views.add(seen)
             if reference and number:

@@ -7,16 +7,19 @@ tensors, each counted once; "all" is every live tensor of the process, DeepSpeed
 Theory is fmct_hpc.train.outlook.held_bytes.
 """
 
+import argparse
 import gc
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from markdown_table import heading, row
+from tiny import parsed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_training import after_a_step, small_config, write_dataset
@@ -25,32 +28,40 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.outlook import held_bytes
 from launch.ranks import run_ranks
 
-RANKS = (1, 2, 4)
 MODEL = {
     **{"width": 384, "depth": 8, "heads": 6, "prototypes": 16384, "head_hidden": 1024},
     **{"head_bottleneck": 256, "decoder_width": 192, "decoder_depth": 2, "decoder_heads": 3},
 }
 
 
-def main(stages: list[int]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("stages", type=int, nargs="*", default=[0, 1, 2, 3])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--small", action="store_true", help="a model of some thousand parameters")
+    parser.add_argument("--apart", action=argparse.BooleanOptionalAction, default=True, help="in processes")
+    options = parsed(parser, arguments, stages=[2], ranks=[1], small=True, apart=False)
+    if not options.apart and options.ranks != [1]:
+        parser.error("--no-apart: one rank")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_dataset(folder / "data")
-        print("stage ranks  theory MB  measured MB  ratio   all MB")
-        for stage in stages:
-            config = small_config(data, model=MODEL, engine={"zero_stage": stage})
+        heading("ZeRO stage", "ranks", "theory MB", "measured MB", "ratio", "all MB")
+        for stage in options.stages:
+            config = small_config(data, model={} if options.small else MODEL, engine={"zero_stage": stage})
             (folder / "config.json").write_text(config.model_dump_json())
-            for ranks in RANKS:
-                code = run_ranks([sys.executable, __file__, str(folder)], ranks).code
-                assert code == 0, f"stage {stage} on {ranks} ranks ended with {code}"
+            for ranks in options.ranks:
+                if options.apart:
+                    code = run_ranks([sys.executable, __file__, str(folder)], ranks).code
+                    assert code == 0, f"stage {stage} on {ranks} ranks ended with {code}"
+                else:
+                    rank_main(folder)
                 rows = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
-                most = max(rows, key=lambda row: row["measured"])
+                most = max(rows, key=lambda one: one["measured"])
                 theory = held_bytes(stage, ranks, most["student"], most["teacher"])
-                print(
-                    f"{stage:5d} {ranks:5d} {theory / 1e6:10.1f} {most['measured'] / 1e6:12.1f} "
-                    f"{most['measured'] / theory:6.3f} {most['all'] / 1e6:8.1f}",
-                    flush=True,
-                )
+                megabytes = (f"{number / 1e6:.1f}" for number in (theory, most["measured"], most["all"]))
+                told, measured, everything = megabytes
+                row(stage, ranks, told, measured, f"{most['measured'] / theory:.3f}", everything)
 
 
 def rank_main(folder: Path) -> None:
@@ -89,4 +100,4 @@ if __name__ == "__main__":
     if "RANK" in os.environ:
         rank_main(Path(sys.argv[1]))
     else:
-        main([int(stage) for stage in sys.argv[1:]] or [0, 1, 2, 3])
+        main()

@@ -5,34 +5,41 @@ lanes, a plain permutation of all volumes. A node's cache holds a tenth of the s
 used out, and counts a hit where a volume's shard is there.
 """
 
+import argparse
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
+from markdown_table import heading, row
+from tiny import parsed
 
 from fmct_hpc.data.order import Order
 
-VOLUMES = 361_663
+VOLUMES_A_SHARD = 290
 RANKS_A_NODE = 8
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--volumes", type=int, default=361_663)
+    volumes = parsed(parser, arguments, volumes=60_000).volumes
     random = np.random.default_rng(0)
-    shards = random.integers(240, 340, 1245)
-    shards[-1] += VOLUMES - shards.sum()
+    shards = random.integers(240, 340, volumes // VOLUMES_A_SHARD)
+    shards[-1] += volumes - shards.sum()
     shard_of = np.repeat(np.arange(len(shards)), shards)
-    size = random.lognormal(0, 0.3, VOLUMES) * random.normal(7e6, 7e5, len(shards))[shard_of]
-    print(f"{len(shards)} shards; columns: shards fetched by nodes; used by a node within 50 steps;")
-    print("behind one batch; hits of a node's cache; bytes a rank, greatest to mean")
+    size = random.lognormal(0, 0.3, volumes) * random.normal(7e6, 7e5, len(shards))[shard_of]
+    print(f"{len(shards)} shards")
+    shown = ("batch", "ranks", "order", "shards fetched by nodes", "of all", "used by a node in 50 steps")
+    heading(*shown, "behind one batch", "hits of a node's cache", "bytes a rank, greatest to mean")
     for batch, ranks in ((256, 64), (1024, 1024), (1024, 64), (32, 8)):
-        positions = np.arange(VOLUMES)
+        positions = np.arange(volumes)
         lanes = Order(0, tuple(shards.tolist()), batch).at(positions)[1]
-        for name, indices in (("lanes", lanes), ("plain", random.permutation(VOLUMES))):
+        for name, indices in (("lanes", lanes), ("plain", random.permutation(volumes))):
             rank = positions % batch * ranks // batch
-            row = figures(shard_of[indices], size[indices], rank, batch, len(shards))
-            print(f"batch {batch:5d}, {ranks:5d} ranks, {name}: {row}", flush=True)
+            row(batch, ranks, name, *figures(shard_of[indices], size[indices], rank, batch, len(shards)))
 
 
-def figures(shard: np.ndarray, size: np.ndarray, rank: np.ndarray, batch: int, shards: int) -> str:
+def figures(shard: np.ndarray, size: np.ndarray, rank: np.ndarray, batch: int, shards: int) -> list[str]:
     """One row; arrays (volumes,) in the order of the epoch."""
     node = rank // RANKS_A_NODE
     fetched = len(np.unique(node * shards + shard))
@@ -41,10 +48,11 @@ def figures(shard: np.ndarray, size: np.ndarray, rank: np.ndarray, batch: int, s
     live = np.mean([len(np.unique(shard[s][node[s] == 0])) for s in steps])
     behind = np.mean([len(np.unique(shard[s.start : s.start + batch])) for s in steps])
     read = np.bincount(rank, size)
-    return (
-        f"{fetched:7d} ({fetched / shards:5.1f}x) {live:6.0f} {behind:6.0f} "
-        f"{hit_rate(shard[node == 0], shards // 10):7.1%} {read.max() / read.mean():6.2f}"
-    )
+    hits = hit_rate(shard[node == 0], shards // 10)
+    return [
+        *(f"{fetched}", f"{fetched / shards:.1f}", f"{live:.0f}", f"{behind:.0f}"),
+        *(f"{hits:.1%}", f"{read.max() / read.mean():.2f}"),
+    ]
 
 
 def hit_rate(used: np.ndarray, capacity: int) -> float:

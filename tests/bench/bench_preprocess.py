@@ -1,9 +1,11 @@
-"""One scan from DICOM to a shard, against its unavoidable parts and against dcm2niix with MONAI.
+"""A scan from DICOM to a shard, beside its unavoidable parts, and beside dcm2niix with MONAI.
 
     OMP_NUM_THREADS=1 python tests/bench/bench_preprocess.py
 
-needs dcm2niix (Debian's package) and monai. CPU time of one thread, the least of several rounds in which
-the rows take turns, so that other work on the machine counts little; read the ratios.
+needs dcm2niix (Debian's package) and monai, unless `--no-peers` leaves their rows out. The slices are not
+compressed: what each transfer syntax costs, beside another version, is for `bench_codecs.py`. CPU time of one
+thread, the least of several rounds in which the rows take turns, so that other work on the machine counts
+little; read the ratios.
 """
 
 import argparse
@@ -13,20 +15,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813
 import torch
-from monai import transforms
+from bench_codecs import write_series
+from markdown_table import heading, row
 from numcodecs import blosc
 from pydicom.misc import is_dicom
+from tiny import parsed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from dicom_files import Acquisition, ct_image, save
-from preprocess_export import CENTRE, KEY, head
+from preprocess_export import KEY
 
 from preprocess import run
 from preprocess.config import OutputConfig, PreprocessConfig
@@ -35,19 +38,6 @@ from shards import Dataset, crc32
 
 REAL = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
 ZSTD = blosc.Blosc(cname="zstd", clevel=1, shuffle=blosc.BITSHUFFLE)
-
-
-def thin_slices(folder: Path) -> Path:
-    """A synthetic head as a modern scanner writes it: 160 slices of 512², 1 mm apart."""
-    positions = np.array([-113.0, -107.0, -20.0]) + np.arange(160)[:, None] * np.array([0, 0, 1.0])
-    noise = np.random.default_rng(0).normal(0, 5, (512, 512))
-    acquisition = Acquisition(positions, spacing=(0.45, 0.45), matrix=(512, 512))
-    for number, position in enumerate(positions):
-        hu = head(CENTRE + (acquisition.points(position) - CENTRE) / 1.3) + noise
-        # dcm2niix takes apart what has no instance numbers.
-        attributes = {**acquisition.attributes(position), "InstanceNumber": number + 1}
-        save(ct_image(np.rint(hu).astype(np.int16), **attributes), folder / f"{number:04d}")
-    return folder
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -76,7 +66,6 @@ class Scan:
         self.ours()
         self.voxels = Dataset.open(self.out / "zarr").read(0)
         self.slices = self.decode()
-        self.nifti()
 
     @property
     def out(self) -> Path:
@@ -143,6 +132,8 @@ class Scan:
 
     def reference(self, until: int) -> None:
         """The reference's loading chain, its first `until` transforms."""
+        from monai import transforms  # for these rows alone
+
         steps = [
             transforms.LoadImaged(keys=["image"], image_only=True, reader="NibabelReader"),
             transforms.EnsureChannelFirstd(keys=["image"]),
@@ -162,8 +153,8 @@ def windows(image: torch.Tensor) -> torch.Tensor:
     return torch.cat([((image - low) / (high - low)).clip(0, 1) for low, high in bounds])
 
 
-def measure(scan: Scan, rounds: int) -> dict[str, float]:
-    """Least CPU seconds of each row."""
+def measure(scan: Scan, rounds: int, peers: bool) -> dict[str, float]:
+    """Least CPU seconds of each row; peers: those of dcm2niix and MONAI too."""
     rows: dict[str, Callable[[], object]] = {
         "decode": scan.decode,
         "torch": scan.resample_torch,
@@ -172,10 +163,11 @@ def measure(scan: Scan, rounds: int) -> dict[str, float]:
         "crc": scan.crc,
         "task": scan.task,
         "ours": scan.ours,
-        "dcm2niix": scan.nifti,
-        "to crop": lambda: scan.reference(5),
-        "to tensor": lambda: scan.reference(8),
     }
+    if peers:
+        rows["dcm2niix"] = scan.nifti
+        rows["to crop"] = lambda: scan.reference(5)
+        rows["to tensor"] = lambda: scan.reference(8)
     best = dict.fromkeys(rows, float("inf"))
     for _ in range(rounds):
         for name, work in rows.items():
@@ -183,22 +175,27 @@ def measure(scan: Scan, rounds: int) -> dict[str, float]:
     return best
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    parser.add_argument("--slices", type=int, default=160, help="of the synthetic head")
+    parser.add_argument("--size", type=int, default=512, help="of its slices, squared")
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
+    options = parsed(parser, arguments, rounds=1, slices=24, size=64, peers=False)
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    print("| scan | work | CPU ms | ratio |\n|---|---|---|---|")
+    heading("scan", "work", "CPU ms", "ratio")
     with tempfile.TemporaryDirectory() as folder:
-        inputs = {"GE, 28 tilted slices": REAL, "thin, 160 slices": thin_slices(Path(folder) / "thin")}
+        thin = Path(folder) / "thin"
+        write_series(thin, None, options.slices, options.size)
+        inputs = {"GE, 28 tilted slices": REAL, f"thin, {options.slices} slices": thin}
         for name, series in inputs.items():
             work = Path(folder) / f"work {name}"
             work.mkdir()
-            best = measure(Scan(series, work), arguments.rounds)
+            best = measure(Scan(series, work), options.rounds, options.peers)
             parts = best["decode"] + min(best["torch"], best["sitk"]) + best["blosc"] + best["crc"]
             table = {
                 "bare parts: decode": best["decode"],
@@ -209,13 +206,13 @@ def main() -> None:
                 "**sum, with the quicker resampling**": parts,
                 "**a preprocessing task: DICOM to shard**": best["task"],
                 "scan, plan, task, collect with QC": best["ours"],
-                "dcm2niix alone": best["dcm2niix"],
-                "dcm2niix, MONAI to the cropped 1 mm volume": best["to crop"],
-                "dcm2niix, MONAI to the reference's 224³ tensor": best["to tensor"],
             }
-            for row, seconds in table.items():
-                print(f"| {name} | {row} | {1000 * seconds:.0f} | {seconds / parts:.2f} |", flush=True)
-            print(f"| {name} | reference / task | | **{best['to tensor'] / best['task']:.1f}** |", flush=True)
+            if options.peers:
+                table["dcm2niix alone"] = best["dcm2niix"]
+                table["dcm2niix, MONAI to the cropped 1 mm volume"] = best["to crop"]
+                table["dcm2niix, MONAI to the reference's 224³ tensor"] = best["to tensor"]
+            for what, seconds in table.items():
+                row(name, what, f"{1000 * seconds:.0f}", f"{seconds / parts:.2f}")
 
 
 if __name__ == "__main__":

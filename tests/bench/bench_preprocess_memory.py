@@ -10,7 +10,11 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from markdown_table import heading, row
+from tiny import parsed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dicom_files import axial
@@ -23,11 +27,13 @@ from preprocess.scan.run import scan
 SLICES = 20
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    print("| files | series | the command, MiB | its worker, MiB | output, MiB |\n|---|---|---|---|---|")
-    for files in parser.parse_args().files:
+    parser.add_argument("--apart", action=argparse.BooleanOptionalAction, default=True, help="in processes")
+    options = parsed(parser, arguments, files=[20], apart=False)
+    heading("files", "series", "the command, MiB", "its worker, MiB", "output, MiB")
+    for files in options.files:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for study in range(files // SLICES):
@@ -35,17 +41,20 @@ def main() -> None:
                 write_series(folder / "dicom", study, 1, acquisition)
             (folder / "hmac.key").write_text(KEY)
             (folder / "hmac.key").chmod(0o600)
-            scan(folder / "dicom", folder / "catalog.parquet", workers=2)
-            done = subprocess.run(
-                [sys.executable, __file__, str(folder)], capture_output=True, text=True, check=True
-            )
-            told = json.loads(done.stdout.splitlines()[-1])
-            row = (files, files // SLICES, told["command"], told["worker"], told["output"])
-            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+            scan(folder / "dicom", folder / "catalog.parquet", workers=2 if options.apart else 1)
+            told = in_a_process(folder) if options.apart else preprocess(folder)
+            row(files, files // SLICES, told["command"], told["worker"], told["output"])
 
 
-def preprocess(folder: Path) -> None:
-    """In a fresh process, for its peak memory."""
+def in_a_process(folder: Path) -> dict[str, int]:
+    """`preprocess` in a fresh process, for its peak memory."""
+    command = [sys.executable, __file__, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def preprocess(folder: Path) -> dict[str, int]:
+    """Peaks of this process and of its workers, and the output's size, MiB."""
     config = PreprocessConfig(
         key_file=folder / "hmac.key",
         workers=1,
@@ -58,11 +67,11 @@ def preprocess(folder: Path) -> None:
         for name, who in (("command", resource.RUSAGE_SELF), ("worker", resource.RUSAGE_CHILDREN))
     }
     output = sum(path.stat().st_size for path in (folder / "out").rglob("*") if path.is_file())
-    print(json.dumps({**peaks, "output": round(output / 2**20)}))
+    return {**peaks, "output": round(output / 2**20)}
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 2 and Path(sys.argv[1]).is_dir():
-        preprocess(Path(sys.argv[1]))
+        print(json.dumps(preprocess(Path(sys.argv[1]))))
     else:
         main()

@@ -9,10 +9,13 @@ and 2 GB.
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from bench_order import RANKS_A_NODE, hit_rate
+from markdown_table import heading, row
+from tiny import parsed
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.order import Order
@@ -41,21 +44,33 @@ STEPS = 50
 """The span over which a node's need is counted."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["ledger", "order", "failures"])
-    for part in parser.parse_args().parts:
-        {"ledger": print_ledger, "order": print_order, "failures": print_failures}[part]()
+    parser.add_argument("--shrink", type=int, default=1, help="divide volumes and batches by that")
+    options = parsed(parser, arguments, shrink=100)
+    small = [
+        (volumes // options.shrink, ranks, max(1, batch // options.shrink), shard_mib)
+        for volumes, ranks, batch, shard_mib in ARCHIVES
+    ]
+    for part in options.parts:
+        if part == "failures":
+            print_failures()
+        else:
+            {"ledger": print_ledger, "order": print_order}[part](small)
 
 
 def tasks_of(volumes: int, shard_mib: int) -> int:
     return int(2 ** _task_bits(int(volumes * PIXELS), shard_mib * 2**20))
 
 
-def print_ledger() -> None:
-    print("| volumes | shard_mib | shards | GB each | files | plan.json MB | s to read | status, calls | s |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for volumes, _, _, shard_mib in ARCHIVES:
+Archives = Sequence[tuple[int, int, int, int]]
+
+
+def print_ledger(archives: Archives) -> None:
+    columns = ("volumes", "shard_mib", "shards", "GB each", "files", "plan.json MB", "s to read")
+    heading(*columns, "status, calls", "s")
+    for volumes, _, _, shard_mib in archives:
         count = tasks_of(volumes, shard_mib)
         rows = np.array_split(np.arange(volumes), count)
         tasks = tuple(
@@ -67,11 +82,10 @@ def print_ledger() -> None:
         read = time.perf_counter() - began
         calls, seconds = status_of_one(count)
         files_a_task = len(ledger.files(Path("out"), 0, tasks[0]).parts) + 3  # marker, shard, sidecar
-        print(
-            f"| {volumes:,} | {shard_mib} | {count:,} | {volumes * STORED / count / 1e9:.2f} "
-            f"| {count * files_a_task + 6:,} | {len(text) / 1e6:.1f} | {read:.1f} | {count * calls:,} "
-            f"| {count * seconds:.1f} |",
-            flush=True,
+        row(
+            *(f"{volumes:,}", shard_mib, f"{count:,}", f"{volumes * STORED / count / 1e9:.2f}"),
+            *(f"{count * files_a_task + 6:,}", f"{len(text) / 1e6:.1f}", f"{read:.1f}"),
+            *(f"{count * calls:,}", f"{count * seconds:.1f}"),
         )
 
 
@@ -121,13 +135,12 @@ def _calls(look) -> int:  # type: ignore[no-untyped-def]
     return len(seen)
 
 
-def print_order() -> None:
-    print(
-        "\n| volumes | ranks | shards | fetched in an epoch | by a node in 50 steps | TB a node then "
-        "| opens a step | behind a batch | hits at 10 % | ms to compute a step |"
+def print_order(archives: Archives) -> None:
+    heading(
+        *("volumes", "ranks", "shards", "fetched in an epoch", "by a node in 50 steps", "TB a node then"),
+        *("opens a step", "behind a batch", "hits at 10 %", "ms to compute a step"),
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for volumes, ranks, batch, shard_mib in ARCHIVES:
+    for volumes, ranks, batch, shard_mib in archives:
         count = tasks_of(volumes, shard_mib)
         random = np.random.default_rng(0)
         sizes = random.multinomial(volumes, np.full(count, 1 / count))
@@ -147,20 +160,18 @@ def print_order() -> None:
             order.indices(step * 7)
         each = (time.perf_counter() - began) / 20
         size = volumes * STORED / count
-        print(
-            f"| {volumes:,} | {ranks} | {count:,} of {size / 1e9:.2f} GB | {fetched:,} "
-            f"({fetched / count:.2f} times all) | {live:.0f} | {live * size / 1e12:.3f} | {batch} "
-            f"| {behind:.0f} | {hit_rate(shard[node == 0], count // 10):.1%} | {1000 * each:.1f} |",
-            flush=True,
+        row(
+            *(f"{volumes:,}", ranks, f"{count:,} of {size / 1e9:.2f} GB"),
+            *(f"{fetched:,} ({fetched / count:.2f} times all)", f"{live:.0f}", f"{live * size / 1e12:.3f}"),
+            *(batch, f"{behind:.0f}", f"{hit_rate(shard[node == 0], count // 10):.1%}", f"{1000 * each:.1f}"),
         )
 
 
 def print_failures() -> None:
-    print(
-        "\n| model | ranks | ms a step | checkpoint GB, files | s at 1 GB/s | MTBF h "
-        "| best interval min (steps) | lost | lost at 1,000 steps |"
+    heading(
+        *("model", "ranks", "ms a step", "checkpoint GB, files", "s at 1 GB/s", "MTBF h"),
+        *("best interval min (steps)", "lost", "lost at 1,000 steps"),
     )
-    print("|---|---|---|---|---|---|---|---|---|")
     for size, ranks, batch in (("B", 64, 256), ("B", 1024, 4096), ("L", 1024, 4096)):
         for gpu_hours in (50_000, 10_000):
             given = {"data": {"path": "unused"}, "model": {"size": size}, "run": {"batch": batch}}
@@ -176,10 +187,10 @@ def print_failures() -> None:
             best_loss, fixed_loss = (
                 expected_seconds(1.0, seconds, save, failure) - 1 for seconds in (best, 1000 * step)
             )
-            print(
-                f"| {size} | {ranks} | {1000 * step:.0f} | {checkpoint / 1e9:.2f}, {ranks + 1} | {save:.1f} "
-                f"| {failure / 3600:.0f} | {best / 60:.0f} ({best / step:,.0f}) | {best_loss:.2%} "
-                f"| {fixed_loss:.2%} |"
+            row(
+                *(size, ranks, f"{1000 * step:.0f}", f"{checkpoint / 1e9:.2f}, {ranks + 1}", f"{save:.1f}"),
+                *(f"{failure / 3600:.0f}", f"{best / 60:.0f} ({best / step:,.0f})"),
+                *(f"{best_loss:.2%}", f"{fixed_loss:.2%}"),
             )
 
 

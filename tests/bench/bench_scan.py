@@ -12,7 +12,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pydicom
+from markdown_table import heading, row
 from pydicom.uid import ExplicitVRLittleEndian
+from tiny import parsed
 
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter, PrivateParquet
@@ -84,8 +86,8 @@ def run_scan(folder: Path, catalog: Path, workers: int) -> None:
     scan(folder, catalog, workers)
 
 
-def make_catalog(path: Path, series: int) -> None:
-    """A catalog of `series` series of 20 instances, no file behind them."""
+def make_catalog(path: Path, series: int, images: int = SERIES_FILES) -> None:
+    """A catalog of `series` series of `images` instances, no file behind them."""
     strings = {f.name: "text" for f in INSTANCE_TABLE if f.type == pa.string()}
     with CatalogWriter(path) as writer:
         for start in range(0, series, 2000):
@@ -96,7 +98,7 @@ def make_catalog(path: Path, series: int) -> None:
                 | {"size": 526228, "mtime_ns": 10**18, "rows": 512, "columns": 512, "frames": 1, "frame": 0}
                 | {"member": b"", "offset": 0, "archive_size": 0, "sha256": ""}
                 for one in range(start, min(start + 2000, series))
-                for number in range(SERIES_FILES)
+                for number in range(images)
             ]
             writer.add(pa.Table.from_pylist(rows, schema=INSTANCE_TABLE))
 
@@ -120,8 +122,13 @@ def run_plan(catalog: Path, out: Path, key: Path) -> None:
     plan(catalog, out, PreprocessConfig(key_file=key))
 
 
-def measure(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
-    """Wall and CPU seconds of `work` in a new process and its workers, and their peak memory, MiB."""
+def measure(work: Callable[..., None], *arguments: Any, apart: bool = True) -> dict[str, float]:
+    """Wall and CPU seconds of `work` in a new process and its workers, and their peak memory, MiB.
+
+    apart=False: in this process, whose peak memory is then that of all it has done.
+    """
+    if not apart:
+        return _figures(work, arguments)
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_measured, args=(there, work, arguments))
@@ -134,76 +141,78 @@ def measure(work: Callable[..., None], *arguments: Any) -> dict[str, float]:
 
 
 def _measured(result: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    result.send(_figures(work, arguments))
+
+
+def _figures(work: Callable[..., None], arguments: tuple[Any, ...]) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     work(*arguments)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    result.send(
-        {
-            "wall": wall,
-            "cpu": cpu + workers.ru_utime + workers.ru_stime,
-            "own": own.ru_maxrss / 1024,
-            "workers": workers.ru_maxrss / 1024,
-        }
-    )
+    return {
+        "wall": wall,
+        "cpu": cpu + workers.ru_utime + workers.ru_stime,
+        "own": own.ru_maxrss / 1024,
+        "workers": workers.ru_maxrss / 1024,
+    }
 
 
-def bench_speed(folder: Path, count: int) -> None:
+def bench_speed(folder: Path, count: int, workers: int, apart: bool) -> None:
     files = make_files(folder / "files", count)
     catalog = folder / "catalog.parquet"
-    print(f"| {count} files | files/s | CPU ms a file | ratio |\n|---|---|---|---|")
+    heading(f"{count} files", "files/s", "CPU ms a file", "ratio")
     bare = 0.0
     for name, work, arguments in (
         ("pydicom, `stop_before_pixels`", read_pydicom, ()),
         ("open, read 8 KiB", read_raw, ()),
         ("`scan`, 1 worker", run_scan, (folder / "one.parquet", 1)),
-        ("`scan`, 2 workers", run_scan, (catalog, 2)),
-        ("`scan` again, 2 workers", run_scan, (catalog, 2)),
+        (f"`scan`, {workers} workers", run_scan, (catalog, workers)),
+        (f"`scan` again, {workers} workers", run_scan, (catalog, workers)),
     ):
-        found = measure(work, files, *arguments)
+        found = measure(work, files, *arguments, apart=apart)
         cpu = 1000 * found["cpu"] / count
         bare = bare or cpu
-        print(f"| {name} | {count / found['wall']:.0f} | {cpu:.2f} | {cpu / bare:.2f} |", flush=True)
+        row(name, f"{count / found['wall']:.0f}", f"{cpu:.2f}", f"{cpu / bare:.2f}")
 
 
-def bench_memory(folder: Path, counts: list[int]) -> None:
-    print("\n| files | peak of the scan, MiB | of a worker, MiB |\n|---|---|---|")
+def bench_memory(folder: Path, counts: list[int], workers: int, apart: bool) -> None:
+    heading("files", "peak of the scan, MiB", "of a worker, MiB")
     for count in counts:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             files = make_files(Path(place) / "files", count)
-            found = measure(run_scan, files, Path(place) / "catalog.parquet", 2)
-        print(f"| {count} | {found['own']:.0f} | {found['workers']:.0f} |", flush=True)
+            found = measure(run_scan, files, Path(place) / "catalog.parquet", workers, apart=apart)
+        row(count, f"{found['own']:.0f}", f"{found['workers']:.0f}")
 
 
-def bench_catalog(folder: Path, counts: list[int]) -> None:
+def bench_catalog(folder: Path, counts: list[int], apart: bool) -> None:
     key = folder / "hmac.key"
     key.write_text("0123456789abcdef" * 4)
     key.chmod(0o600)
-    print(
-        "\n| images in series of 20 | grouping, CPU s | peak, MiB | plan, CPU s | peak, MiB | plan.json, MB |"
-    )
-    print("|---|---|---|---|---|---|")
+    columns = ("images in series of 20", "grouping, CPU s", "peak, MiB", "plan, CPU s", "peak, MiB")
+    heading(*columns, "plan.json, MB")
     for count in counts:
         place = folder / str(count)
-        measure(make_catalog, place / "catalog", count)
-        grouped = measure(regroup, place / "catalog")
-        planned = measure(run_plan, place / "catalog", place / "out", key)
+        measure(make_catalog, place / "catalog", count, apart=apart)
+        grouped = measure(regroup, place / "catalog", apart=apart)
+        planned = measure(run_plan, place / "catalog", place / "out", key, apart=apart)
         size = (place / "out" / "tasks" / "plan.json").stat().st_size / 1e6
-        row = f"| {SERIES_FILES * count} | {grouped['cpu']:.1f} | {grouped['own']:.0f} "
-        print(row + f"| {planned['cpu']:.1f} | {planned['own']:.0f} | {size:.1f} |", flush=True)
+        figures = [(f"{one['cpu']:.1f}", f"{one['own']:.0f}") for one in (grouped, planned)]
+        row(SERIES_FILES * count, *figures[0], *figures[1], f"{size:.1f}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--series", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    arguments = parser.parse_args()
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--apart", action=argparse.BooleanOptionalAction, default=True, help="in processes")
+    options = parsed(parser, arguments, files=[20], series=[10], workers=1, apart=False)
     if not HEAD.is_dir():
         sys.exit(f"{HEAD} is missing: this benchmark needs the real head")
     with tempfile.TemporaryDirectory() as folder:
-        bench_speed(Path(folder), min(arguments.files[-1], 10_000))
-        bench_memory(Path(folder), arguments.files)
-        bench_catalog(Path(folder), arguments.series)
+        bench_speed(Path(folder), min(options.files[-1], 10_000), options.workers, options.apart)
+        bench_memory(Path(folder), options.files, options.workers, options.apart)
+        bench_catalog(Path(folder), options.series, options.apart)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The volume is the real head of tests/data, its slices stacked and resized to 176×220×220. Times are CPU
 times of this process, one thread, warm: the same random crops in turn by every reader, the least of the
-rounds for each crop, their mean. blosc2 comes with the extra `bench`.
+rounds for each crop, their mean. blosc2 comes with the extra `bench`; `--no-blosc2` leaves its rows out.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pydicom
 import zarr
+from markdown_table import heading, row
 from numcodecs import blosc
 from scipy.ndimage import zoom
+from tiny import parsed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shard_samples import FORMATS, make_key, make_record
@@ -33,22 +35,20 @@ from shards.info import sha256, write
 
 HEAD = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
 SHAPE = (176, 220, 220)
-CROP = 112
 CROPS = 20
-ROWS = 361_663
 
 Box = tuple[slice, ...]
 ReadBox = Callable[[Box], Any]
 
 
-def head() -> np.ndarray:
-    """A real head, int16 HU of SHAPE."""
+def head(shape: Sequence[int] = SHAPE) -> np.ndarray:
+    """A real head, int16 HU, its slices stacked and resized to `shape`."""
     slices = [pydicom.dcmread(file) for file in sorted(HEAD.glob("*.dcm"))]
     slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
     stored = np.stack(
         [one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept) for one in slices]
     )
-    factors = [new / old for new, old in zip(SHAPE, stored.shape, strict=True)]
+    factors = [new / old for new, old in zip(shape, stored.shape, strict=True)]
     return np.rint(zoom(np.maximum(stored, -1024).astype(np.float32), factors, order=1)).astype(np.int16)
 
 
@@ -58,18 +58,17 @@ def cpu_ms(work: Callable[[], object]) -> float:
     return 1000 * (time.process_time() - start)
 
 
-WHOLE = tuple(slice(0, size) for size in SHAPE)
-
-
-def boxes() -> list[Box]:
+def boxes(shape: Sequence[int], crop: int) -> list[Box]:
     rng = np.random.default_rng(0)
-    starts = [[int(rng.integers(size - CROP + 1)) for size in SHAPE] for _ in range(CROPS)]
-    return [tuple(slice(a, a + CROP) for a in start) for start in starts]
+    starts = [[int(rng.integers(size - crop + 1)) for size in shape] for _ in range(CROPS)]
+    return [tuple(slice(a, a + crop) for a in start) for start in starts]
 
 
-def compare(readers: dict[str, ReadBox], voxels: np.ndarray, rounds: int) -> dict[str, tuple[float, float]]:
-    """CPU ms of a whole volume and of a crop for each reader, taken in turn; each must read the voxels."""
-    places = [WHOLE, *boxes()]
+def compare(
+    readers: dict[str, ReadBox], voxels: np.ndarray, crop: int, rounds: int
+) -> dict[str, tuple[float, float]]:
+    """CPU ms of a whole volume and of a crop³ for each reader, taken in turn; each must read the voxels."""
+    places = [tuple(slice(0, size) for size in voxels.shape), *boxes(voxels.shape, crop)]
     least = {name: np.full(len(places), np.inf) for name in readers}
     for read in readers.values():
         for place in places:
@@ -81,10 +80,7 @@ def compare(readers: dict[str, ReadBox], voxels: np.ndarray, rounds: int) -> dic
     return {name: (float(times[0]), float(times[1:].mean())) for name, times in least.items()}
 
 
-def bench_reads(folder: Path, rounds: int) -> None:
-    import blosc2
-
-    voxels = head()
+def bench_reads(folder: Path, voxels: np.ndarray, crop: int, rounds: int, blosc2: bool) -> None:
     record = make_record(voxels, make_key(0))
     np.save(folder / "raw.npy", voxels)
     raw = np.load(folder / "raw.npy", mmap_mode="r")
@@ -103,6 +99,35 @@ def bench_reads(folder: Path, rounds: int) -> None:
         readers[name] = lambda box, d=dataset: d.read_box(
             0, tuple(side.start for side in box), tuple(side.stop for side in box)
         )
+    if blosc2:
+        add_blosc2(folder, voxels, readers, ratios, writes)
+    with zipfile.ZipFile(folder / "zarr" / "one.zarr.zip") as archive:
+        archive.extractall(folder / "unpacked")  # zarrs reads no zip
+    for name, pipeline in (
+        ("zarr-python", "zarr.core.codec_pipeline.BatchedCodecPipeline"),
+        ("zarrs", "zarrs.ZarrsCodecPipeline"),
+    ):
+        single = {"threading.max_workers": 1, "async.concurrency": 1}
+        with zarr.config.set({"codec_pipeline.path": pipeline, **single}):
+            array = zarr.open_group(folder / "unpacked", mode="r")[record.key]
+        readers[f"`zarr` shard by {name}"] = lambda box, array=array: array[box]
+        ratios[f"`zarr` shard by {name}"] = ratios["`zarr` shard"]
+    heading("read by", "ratio", "write, ms", "whole volume, ms", f"{crop}³ crop, ms")
+    for name, (whole, part) in compare(readers, voxels, crop, rounds).items():
+        write_time = f"{writes[name]:.0f}" if name in writes else ""
+        row(name, f"{ratios[name]:.2f}", write_time, f"{whole:.1f}", f"{part:.2f}")
+
+
+def add_blosc2(
+    folder: Path,
+    voxels: np.ndarray,
+    readers: dict[str, ReadBox],
+    ratios: dict[str, float],
+    writes: dict[str, float],
+) -> None:
+    """Its rows, from a file and from memory."""
+    import blosc2  # of the extra `bench`
+
     blosc2.set_nthreads(1)
     for codec, level in ((blosc2.Codec.ZSTD, 1), (blosc2.Codec.ZSTD, 5), (blosc2.Codec.LZ4, 1)):
         name = f"blosc2 {codec.name.lower()}-{level} 64/32"
@@ -124,21 +149,6 @@ def bench_reads(folder: Path, rounds: int) -> None:
         on_disk = blosc2.open(path, mode="r", dparams={"nthreads": 1})
         readers[f"{name}, file"] = lambda box, array=on_disk: array[box]
         readers[f"{name}, memory"] = lambda box, array=in_memory: array[box]
-    with zipfile.ZipFile(folder / "zarr" / "one.zarr.zip") as archive:
-        archive.extractall(folder / "unpacked")  # zarrs reads no zip
-    for name, pipeline in (
-        ("zarr-python", "zarr.core.codec_pipeline.BatchedCodecPipeline"),
-        ("zarrs", "zarrs.ZarrsCodecPipeline"),
-    ):
-        single = {"threading.max_workers": 1, "async.concurrency": 1}
-        with zarr.config.set({"codec_pipeline.path": pipeline, **single}):
-            array = zarr.open_group(folder / "unpacked", mode="r")[record.key]
-        readers[f"`zarr` shard by {name}"] = lambda box, array=array: array[box]
-        ratios[f"`zarr` shard by {name}"] = ratios["`zarr` shard"]
-    print("| read by | ratio | write, ms | whole volume, ms | 112³ crop, ms |\n|---|---|---|---|---|")
-    for name, (whole, crop) in compare(readers, voxels, rounds).items():
-        write_time = f"{writes[name]:.0f}" if name in writes else ""
-        print(f"| {name} | {ratios[name]:.2f} | {write_time} | {whole:.1f} | {crop:.2f} |")
 
 
 def chunked(voxels: np.ndarray, edge: int, codec: blosc.Blosc) -> dict[tuple[int, ...], bytes]:
@@ -169,9 +179,8 @@ def box_of_chunks(stored: dict[tuple[int, ...], bytes], edge: int, box: Box) -> 
     return out
 
 
-def bench_codecs(rounds: int) -> None:
+def bench_codecs(voxels: np.ndarray, crop: int, rounds: int) -> None:
     """The choice of codec and chunk: all through numcodecs' blosc and one plain loop."""
-    voxels = head()
     blosc.use_threads = False
     readers: dict[str, ReadBox] = {}
     sizes, writes = {}, {}
@@ -184,10 +193,11 @@ def bench_codecs(rounds: int) -> None:
                 writes[key] = min(cpu_ms(lambda e=edge, m=made: chunked(voxels, e, m)) for _ in range(2))
                 sizes[key] = sum(len(data) + 20 for data in stored.values())  # with index and CRC-32C
                 readers[key] = lambda box, s=stored, e=edge: box_of_chunks(s, e, box)
-    head_row = "| chunk | codec | shuffled by | ratio | encode, ms | whole volume, ms | 112³ crop, ms |"
-    print(f"\n{head_row}\n|---|---|---|---|---|---|---|")
-    for key, (whole, crop) in compare(readers, voxels, rounds).items():
-        print(f"| {key} | {voxels.nbytes / sizes[key]:.2f} | {writes[key]:.0f} | {whole:.1f} | {crop:.2f} |")
+    columns = ("chunk", "codec", "shuffled by", "ratio", "encode, ms", "whole volume, ms")
+    heading(*columns, f"{crop}³ crop, ms")
+    for key, (whole, part) in compare(readers, voxels, crop, rounds).items():
+        ratio = voxels.nbytes / sizes[key]
+        row(key, f"{ratio:.2f}", f"{writes[key]:.0f}", f"{whole:.1f}", f"{part:.2f}")
 
 
 def make_index(folder: Path, rows: int) -> None:
@@ -210,7 +220,9 @@ def make_index(folder: Path, rows: int) -> None:
     for name, column in random.items():
         table = table.set_column(table.schema.get_field_index(name), index.SCHEMA.field(name), column)
     index.write(table.cast(index.SCHEMA), folder / INDEX_NAME)
-    info = info.model_copy(update={"volumes": rows, "index_sha256": sha256(folder / INDEX_NAME)})
+    shards = (info.shards[0].model_copy(update={"volumes": rows}),)
+    digest = sha256(folder / INDEX_NAME)
+    info = info.model_copy(update={"volumes": rows, "shards": shards, "index_sha256": digest})
     write(info.model_copy(update={"digest": info.compute_digest()}), folder)
 
 
@@ -222,38 +234,52 @@ def bench_open(folder: Path) -> None:
     passed = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     dataset = Dataset.open(folder)
-    key = dataset.index["key"][ROWS // 2].as_py()
+    middle = len(dataset) // 2
+    key = dataset.index["key"][middle].as_py()
     hashed = cpu_ms(lambda: sha256(folder / INDEX_NAME))
-    print(f"\n| index of {len(dataset)} volumes | |\n|---|---|")
-    print(f"| index.parquet | {(folder / INDEX_NAME).stat().st_size / 2**20:.0f} MiB |")
-    print(f"| open, CPU (passed) | {opened / 1000:.2f} s ({passed:.2f} s) |")
-    print(f"| of it SHA-256 of the index | {hashed / 1000:.2f} s |")
-    print(f"| peak memory of the process (before opening) | {peak:.0f} MiB ({before:.0f} MiB) |")
-    print(f"| `content_digest()` | {cpu_ms(dataset.content_digest) / 1000:.2f} s |")
-    print(f"| `record(i)` | {min(cpu_ms(lambda: dataset.record(ROWS // 2)) for _ in range(50)):.2f} ms |")
-    print(f"| `position(key)` | {min(cpu_ms(lambda: dataset.position(key)) for _ in range(20)):.2f} ms |")
+    heading(f"index of {len(dataset)} volumes", "")
+    row("index.parquet", f"{(folder / INDEX_NAME).stat().st_size / 2**20:.2f} MiB")
+    row("open, CPU (passed)", f"{opened / 1000:.2f} s ({passed:.2f} s)")
+    row("of it SHA-256 of the index", f"{hashed / 1000:.2f} s")
+    row("peak memory of the process (before opening)", f"{peak:.0f} MiB ({before:.0f} MiB)")
+    row("`content_digest()`", f"{cpu_ms(dataset.content_digest) / 1000:.2f} s")
+    row("`record(i)`", f"{min(cpu_ms(lambda: dataset.record(middle)) for _ in range(50)):.2f} ms")
+    row("`position(key)`", f"{min(cpu_ms(lambda: dataset.position(key)) for _ in range(20)):.2f} ms")
 
 
-def bench_index(folder: Path) -> None:
+def bench_index(folder: Path, rows: int, apart: bool) -> None:
+    if not apart:
+        make_index(folder, rows)
+        bench_open(folder)
+        return
     context = multiprocessing.get_context("spawn")
-    for work in ((make_index, (folder, ROWS)), (bench_open, (folder,))):
-        process = context.Process(target=work[0], args=work[1])
+    for work, given in ((make_index, (folder, rows)), (bench_open, (folder,))):
+        process = context.Process(target=work, args=given)
         process.start()
         process.join()
+        if process.exitcode:
+            sys.exit(f"{work.__name__} failed")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="?", choices=("reads", "codecs", "index"), help="all without it")
     parser.add_argument("--rounds", type=int, default=10)
-    given = parser.parse_args()
+    parser.add_argument("--shape", type=int, nargs=3, default=SHAPE)
+    parser.add_argument("--crop", type=int, default=112)
+    parser.add_argument("--rows", type=int, default=361_663, help="of the index")
+    parser.add_argument("--blosc2", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--apart", action=argparse.BooleanOptionalAction, default=True, help="in processes")
+    small = {"rounds": 1, "shape": (40, 40, 40), "crop": 16, "rows": 100, "blosc2": False, "apart": False}
+    options = parsed(parser, arguments, **small)
+    voxels = head(options.shape)
     with tempfile.TemporaryDirectory() as folder:
-        if given.what in (None, "reads"):
-            bench_reads(Path(folder), given.rounds)
-        if given.what in (None, "codecs"):
-            bench_codecs(max(1, given.rounds // 3))
-        if given.what in (None, "index"):
-            bench_index(Path(folder) / "large")
+        if options.what in (None, "reads"):
+            bench_reads(Path(folder), voxels, options.crop, options.rounds, options.blosc2)
+        if options.what in (None, "codecs"):
+            bench_codecs(voxels, options.crop, max(1, options.rounds // 3))
+        if options.what in (None, "index"):
+            bench_index(Path(folder) / "large", options.rows, options.apart)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from markdown_table import heading, row
+from tiny import parsed
 
 OURS = Path(__file__).parents[2]
 DATASET = OURS / "tests" / "data" / "artefacts" / "0.1.0.zip"
@@ -26,7 +30,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "--help": ["--help"],
         "train --help": ["train", "--help"],
         "recipes": ["recipes", str(folder)],
-        "launch status, a folder without jobs": ["launch", "status", str(folder / "run")],
+        "launch status": ["launch", "status", str(folder / "run")],
         "shards info": ["shards", "info", str(folder / "data" / "zarr")],
     }
 
@@ -44,18 +48,19 @@ def cpu_seconds(tree: Path, words: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--against", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args(arguments)
+    options = parsed(parser, arguments, rounds=1)
     trees = [OURS, *([options.against.resolve()] if options.against else [])]
+    heading("command", "CPU ms", *(["of the other", "other, CPU ms"] if options.against else []))
     with tempfile.TemporaryDirectory() as folder:
         for name, words in commands(Path(folder)).items():
             rounds = [[cpu_seconds(tree, words) for tree in trees] for _ in range(options.rounds)]
             least = [min(column) for column in zip(*rounds, strict=True)]
-            ratio = f", {least[0] / least[1]:.2f} of {1000 * least[1]:.0f} ms" if options.against else ""
-            print(f"{name}: {1000 * least[0]:.0f} ms{ratio}", flush=True)
+            ours, *others = least
+            row(f"`fmct {name}`", f"{1000 * ours:.0f}", *(f"{ours / s:.2f} | {1000 * s:.0f}" for s in others))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A training step on one device: ours under DeepSpeed beside a plain torch loop, for growing batches.
 
     python tests/bench/bench_step.py --size B --batches 16 32 64 128          # on a GPU: bf16
-    python tests/bench/bench_step.py --device cpu --size tiny --batches 2 4   # does the benchmark run at all?
+    python tests/bench/bench_step.py --tiny                                  # does the benchmark run at all?
 
 Views are drawn on the device once, so that no data is waited for. Each step is the whole objective (DINO and
 MAE, teacher, update, average); a batch that does not fit has a row that says so.
@@ -10,11 +10,13 @@ MAE, teacher, update, average); a batch that does not fit has a row that says so
 import argparse
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from markdown_table import heading, row
+from tiny import parsed
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Batch
@@ -26,8 +28,11 @@ from fmct_hpc.train.process_group import Place, join
 from fmct_hpc.train.schedules import settings
 from fmct_hpc.train.throughput import peak_flops, peak_memory
 
-WARM_UP, STEPS = 3, 10
-TINY = {"width": 48, "depth": 2, "heads": 2, "prototypes": 64, "decoder_width": 48, "decoder_heads": 2}
+WARM_UP = 3
+TINY = {
+    **{"width": 24, "depth": 1, "heads": 2, "prototypes": 32, "head_hidden": 24, "head_bottleneck": 12},
+    **{"decoder_width": 18, "decoder_depth": 1, "decoder_heads": 2},
+}
 
 
 def configuration(size: str, device: str, batch: int, stage: int, overrides: dict[str, bool]) -> TrainConfig:
@@ -91,10 +96,10 @@ def plain(config: TrainConfig, place: Place) -> Callable[[int], None]:
     return step
 
 
-def measure(step: Callable[[int], None], place: Place) -> float:
-    """Seconds a step, the median of `STEPS`."""
+def measure(step: Callable[[int], None], place: Place, steps: int) -> float:
+    """Seconds a step, the median of `steps` after some that warm it up."""
     seconds = []
-    for number in range(WARM_UP + STEPS):
+    for number in range(WARM_UP + steps):
         began = time.perf_counter()
         step(number)
         if place.device.type == "cuda":
@@ -103,7 +108,7 @@ def measure(step: Callable[[int], None], place: Place) -> float:
     return float(np.median(seconds[WARM_UP:]))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--size", choices=("tiny", "S", "B", "L"), default="B")
@@ -111,11 +116,12 @@ def main() -> None:
     parser.add_argument("--stage", type=int, default=2)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing")
-    given = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=10)
+    given = parsed(parser, arguments, device="cpu", size="tiny", batches=[2], steps=1)
     place = join(given.device)
     name = torch.cuda.get_device_name(place.device) if given.device == "gpu" else "CPU"
-    print(f"{name}, ViT-{given.size}\n")
-    print("| batch | loop | ms a step | volumes/s | MFU | peak GB |\n|---|---|---|---|---|---|")
+    print(f"{name}, ViT-{given.size}")
+    heading("batch", "loop", "ms a step", "volumes/s", "MFU", "peak GB")
     overrides = {"compile": given.compile, "activation_checkpointing": given.checkpointing}
     peak = peak_flops(place.device)
     for batch in given.batches:
@@ -125,14 +131,13 @@ def main() -> None:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             try:
-                seconds = measure(make(config, place), place)
+                seconds = measure(make(config, place), place, given.steps)
             except torch.OutOfMemoryError:
-                print(f"| {batch} | {label} | does not fit | | | |", flush=True)
+                row(batch, label, "does not fit", "", "", "")
                 continue
             mfu = f"{batch * training_flops(config) / seconds / peak:.1%}" if peak else ""
             memory = peak_memory(place.device) / 1e9
-            row = (batch, label, f"{1000 * seconds:.1f}", f"{batch / seconds:.1f}", mfu, f"{memory:.1f}")
-            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+            row(batch, label, f"{1000 * seconds:.1f}", f"{batch / seconds:.1f}", mfu, f"{memory:.1f}")
 
 
 if __name__ == "__main__":

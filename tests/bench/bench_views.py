@@ -1,26 +1,29 @@
 """Views a second: `OMP_NUM_THREADS=1 python tests/bench/bench_views.py`.
 
 Every row makes the recipe's 2 global and 2 local views of 96³ of one real head of 176×220×220 at 1 mm
-(`bench_shards.head`), all rows in turn, the least of ROUNDS. CPU time is that of this process and its
+(`bench_shards.head`), all rows in turn, the least of `--rounds`. CPU time is that of this process and its
 readers, all threads together: it compares work per core even on a busy machine. The reference is
 NYUMedML/headCT_foundation's MONAI chain, from its cached field in memory, from the file that MONAI's
 PersistentDataset keeps of it, and from NIfTI.
 """
 
+import argparse
 import itertools
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import torch
 from bench_shards import FORMATS, head
+from markdown_table import heading, row
 from monai import transforms as mt
 from shard_samples import make_key, make_record
+from tiny import parsed
 from torch.nn import functional
 
 from fmct_hpc.data import loader as loaders
@@ -35,9 +38,6 @@ SPACING = (1.0, 1.0, 1.0)
 WINDOWS = ((40, 80), (80, 200), (600, 2800))
 FIELD = 224
 VIEWS = 4
-SAMPLES = 24
-"""Volumes of a row in a round: enough draws for rows to compare."""
-ROUNDS = 3
 
 Row = Callable[[int], object]
 
@@ -51,21 +51,29 @@ class InMemory(Dataset):
         return self.volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=24, help="volumes of a row in a round")
+    parser.add_argument("--shape", type=int, nargs=3, default=[176, 220, 220])
+    parser.add_argument("--view-size", type=int, default=96)
+    parser.add_argument("--readers", type=int, nargs="+", default=[0, 1, 2, 4])
+    small = {"rounds": 1, "samples": 4, "shape": [40, 40, 40], "view_size": 16, "readers": [0]}
+    options = parsed(parser, arguments, **small)
     torch.set_num_threads(1)
-    volume = head()
-    data = DataConfig(path=Path("unused"))
+    volume = head(options.shape)
+    data = DataConfig(path=Path("unused"), view_size=options.view_size)
     with tempfile.TemporaryDirectory() as folder:
         for format in FORMATS:
             with ShardWriter(Path(folder) / format, "shard", format) as shard:
                 shard.add(make_record(volume, make_key(0)), volume)
             finish_dataset(Path(folder) / format, format, ["shard"])
-        table(Path(folder), volume, data)
-        readers(Path(folder), data)
+        table(Path(folder), volume, data, options.rounds, options.samples)
+        readers(Path(folder), data, options.readers, options.samples)
 
 
-def table(folder: Path, volume: np.ndarray, data: DataConfig) -> None:
-    """Work per core, in one process."""
+def table(folder: Path, volume: np.ndarray, data: DataConfig, rounds: int, samples: int) -> None:
+    """Work per core, in one process; `samples` volumes of each row in a round, a sixth of the slow ones."""
     zarr = data.model_copy(update={"path": folder / "zarr", "workers": 0, "prefetch": 1})
     tar = zarr.model_copy(update={"path": folder / "webdataset"})
     InMemory.volume = volume
@@ -73,7 +81,7 @@ def table(folder: Path, volume: np.ndarray, data: DataConfig) -> None:
     loaders.open_dataset = lambda config: InMemory(config.path, *facts(config.path))
     memory = Loader(zarr, seed=0, global_batch=4, micro_batch=4)
     loaders.open_dataset = opened
-    smaller = zarr.model_copy(update={"local_view_size": 48})
+    smaller = zarr.model_copy(update={"local_view_size": data.view_size // 2})
     from_zarr, from_tar, of_48 = (
         Loader(config, seed=0, global_batch=4, micro_batch=4) for config in (zarr, tar, smaller)
     )
@@ -83,31 +91,34 @@ def table(folder: Path, volume: np.ndarray, data: DataConfig) -> None:
     nibabel.save(nibabel.Nifti1Image(volume.transpose(2, 1, 0), np.eye(4)), nifti)
     chain = reference(data)
     rows: dict[str, tuple[Row, int]] = {
-        "reference: MONAI, cached field in memory": (lambda _: chain(field), 4),
-        "reference: MONAI, cached file (float16, 67 MB)": (lambda _: chain(torch.load(cached).numpy()), 4),
+        "reference: MONAI, cached field in memory": (lambda _: chain(field), samples // 6 or 1),
+        "reference: MONAI, cached file (float16, 67 MB)": (
+            lambda _: chain(torch.load(cached).numpy()),
+            samples // 6 or 1,
+        ),
         "reference: MONAI, NIfTI": (lambda _: chain(from_nifti(nifti)), 1),
-        "crops only, memory: torch, windows then area": (torch_sample(volume, data), 4),
-        "crop, windows, area, flips, shift, memory: kernel": (kernel_sample(volume, data), SAMPLES),
-        "loader, all augmentations, memory": (batches(memory), SAMPLES),
-        "loader, all augmentations, zarr shard": (batches(from_zarr), SAMPLES),
-        "loader, all augmentations, webdataset shard": (batches(from_tar), SAMPLES),
-        "loader, all augmentations, zarr, local views of 48³": (batches(of_48), SAMPLES),
-        "ceiling: bare read of the boxes, zarr": (reads(from_zarr), SAMPLES),
-        "ceiling: bare read, and memcpy of the views": (reads(from_zarr, data), SAMPLES),
+        "crops only, memory: torch, windows then area": (torch_sample(volume, data), samples // 6 or 1),
+        "crop, windows, area, flips, shift, memory: kernel": (kernel_sample(volume, data), samples),
+        "loader, all augmentations, memory": (batches(memory), samples),
+        "loader, all augmentations, zarr shard": (batches(from_zarr), samples),
+        "loader, all augmentations, webdataset shard": (batches(from_tar), samples),
+        f"loader, all augmentations, zarr, local views of {data.view_size // 2}³": (batches(of_48), samples),
+        "ceiling: bare read of the boxes, zarr": (reads(from_zarr), samples),
+        "ceiling: bare read, and memcpy of the views": (reads(from_zarr, data), samples),
     }
     best = dict.fromkeys(rows, float("inf"))
     for make, _ in rows.values():
         make(0)
-    for _ in range(ROUNDS):
-        for name, (make, samples) in rows.items():
+    for _ in range(rounds):
+        for name, (make, count) in rows.items():
             began = time.process_time()
-            for number in range(samples):
+            for number in range(count):
                 make(number)
-            best[name] = min(best[name], (time.process_time() - began) / samples)
-    print(f"{'':52s} {'CPU ms/volume':>14s} {'views/CPU s':>12s} {'ratio':>7s}")
+            best[name] = min(best[name], (time.process_time() - began) / count)
+    heading("work", "CPU ms a volume", "views a CPU second", "ratio")
     first = best["reference: MONAI, cached field in memory"]
     for name, seconds in best.items():
-        print(f"{name:52s} {seconds * 1e3:14.1f} {VIEWS / seconds:12.1f} {first / seconds:7.1f}")
+        row(name, f"{seconds * 1e3:.1f}", f"{VIEWS / seconds:.1f}", f"{first / seconds:.1f}")
     for loader in (memory, from_zarr, from_tar, of_48):
         loader.close()
 
@@ -117,21 +128,23 @@ def facts(path: Path) -> tuple[object, object]:
     return plain.info, plain.index
 
 
-def readers(folder: Path, data: DataConfig) -> None:
+def readers(folder: Path, data: DataConfig, counts: Sequence[int], samples: int) -> None:
     """Readers beside the trainer's process: wall time, and CPU time of all of them."""
-    print(f"{'':52s} {'CPU ms/volume':>14s} {'views/wall s':>12s}")
-    for workers in (0, 1, 2, 4):
+    heading("readers", "DALI threads", "CPU ms a volume", "views a second, wall")
+    for workers in counts:
         config = data.model_copy(update={"path": folder / "zarr", "workers": workers})
         loader = Loader(config, seed=0, global_batch=4, micro_batch=4)
         stream = iter(loader)
         for _ in range(data.prefetch + 2):
             next(stream)
         cpu, wall = tree_seconds(), time.perf_counter()
-        for _ in itertools.islice(stream, 2 * SAMPLES // 4):
+        for _ in itertools.islice(stream, 2 * samples // 4):
             pass
         cpu, wall = (now - then for now, then in ((tree_seconds(), cpu), (time.perf_counter(), wall)))
-        name = f"loader, zarr shard, {workers} readers, {max(1, workers)} threads"
-        print(f"{name:52s} {cpu / 2 / SAMPLES * 1e3:14.1f} {VIEWS * 2 * SAMPLES / wall:12.1f}", flush=True)
+        row(
+            *(workers, max(1, workers)),
+            *(f"{cpu / 2 / samples * 1e3:.1f}", f"{VIEWS * 2 * samples / wall:.1f}"),
+        )
         loader.close()
 
 
