@@ -74,12 +74,12 @@ def rules(kinds: Mapping[str, KindSpec], columns: tuple[str, ...], where: object
     times: dict[str, str] = {}
     for name, spec in kinds.items():
         if name not in found:
-            raise FmctError(f"{where}: kinds.{name}: no such column; columns are {', '.join(columns)}")
+            raise FmctError(f"{where}: kinds.{name}: has no such column, only {', '.join(columns)}")
         if not isinstance(spec, Survival):
             found[name] = spec
             continue
         if spec.survival not in found or spec.survival == name:
-            raise FmctError(f"{where}: kinds.{name}: no column of times {spec.survival!r:.80}")
+            raise FmctError(f"{where}: kinds.{name}: has no column of times {spec.survival!r:.80}")
         if spec.survival in kinds or spec.survival in times:
             raise FmctError(
                 f"{where}: kinds.{name}: column {spec.survival} is already used by "
@@ -100,4 +100,4 @@ def require_several(where: object, name: str, rule: str, values: NDArray[np.floa
             raise FmctError(f"{where}: column {name}: no event in any row; leave the label out")
     elif len(known) < 2:
         what = "value" if rule == "regression" else "class"
-        raise FmctError(f"{where}: column {name}: only {len(known)} {what}, two are needed; leave it out")
+        raise FmctError(f"{where}: column {name}: {len(known)} {what} only, two are needed; leave it out")

@@ -220,7 +220,7 @@ def test_what_is_no_head_ct_is_refused_with_the_reason(
     large = Acquisition(acquisition.positions, spacing=(8.0, 8.0))
     large.positions = large.positions - np.array([120, 130, 0])
     large.write(tmp_path / "adult", wide)
-    assert "mm wide, a head is at most 230" in refusal(tmp_path / "adult")
+    assert "mm wide, a head has at most 230" in refusal(tmp_path / "adult")
 
     hu, affine = as_array(acquisition)
     doubled = affine @ np.diag([2.0, 2.0, 2.0, 1.0])

@@ -94,7 +94,7 @@ def test_workers_that_die_again_and_again_are_told_of_in_one_line(tmp_path: Path
     export = make_export(tmp_path, studies=12)
     said = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "False"))
     assert "FmctError" in said
-    assert "task of 0, 1;" in said
+    assert "one of the tasks 0, 1;" in said
     assert not list((tmp_path / "out").rglob("shard-*"))
 
 

@@ -144,7 +144,7 @@ def test_functional_groups_are_read_under_another_vr(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(None, "absent"), (b"", "absent"), (b"1\\x", "malformed"), (b"\xff\xfe", "malformed")],
+    [(None, "missing"), (b"", "missing"), (b"1\\x", "malformed"), (b"\xff\xfe", "malformed")],
 )
 def test_what_places_an_image_is_named_where_it_does_not(
     value: bytes | None, said: str, keyword: str, tag: str, frames: int, tmp_path: Path

@@ -87,7 +87,7 @@ def test_a_mapping_takes_the_place_of_a_catalog(tmp_path: Path) -> None:
     assert labels[study("1.2")] == dict.fromkeys(FINDINGS, 0) | {"epidural": 1, "any": 1}
     assert labels[study("1.3")] == dict.fromkeys(FINDINGS, 0)
     mapping.write_text("study_instance_uid,sop_instance_uid\n1.2,a1\n1.3,a1\n")
-    with pytest.raises(FmctError, match=r"mapping\.csv row 3: its sop_instance_uid is of another study"):
+    with pytest.raises(FmctError, match=r"mapping\.csv row 3: its sop_instance_uid has another study"):
         keyed(tmp_path, "rsna2019", rsna(a1=""), mapping=mapping)
 
 
@@ -99,7 +99,7 @@ def test_a_mapping_takes_the_place_of_a_catalog(tmp_path: Path) -> None:
         ("ID,Label\nID_a1_any,1\nID_a1_any,1\nID_a1_any,0\n", r"contradicts another row"),
         ("image,finding\na1,1\n", r"expected stage_2_train"),
         ("ID,Label\n", r"expected stage_2_train"),
-        ("ID,Label\nID_elsewhere_any,1\n", r"none of its 1 images is in"),
+        ("ID,Label\nID_elsewhere_any,1\n", r"none of its 1 images are in"),
     ],
 )
 def test_another_table_than_rsnas_is_refused(tmp_path: Path, exams: Path, text: str, message: str) -> None:
@@ -136,8 +136,8 @@ def test_two_of_three_readers_decide(tmp_path: Path) -> None:
     assert "1 names have several studies" in str(told)
     for row, message in (
         ("CQ500-CT-0,B1,1,0,yes,0,0,1", "row 2, finding ICH: a read is 0, 1 or empty"),
-        ("SMITH,B1,1,0,1,0,0,1", "row 2: not a scan's row"),
-        ("CQ500-CT-9,B1,1,0,1,0,0,1", "none of its 1 scans is in"),
+        ("SMITH,B1,1,0,1,0,0,1", "row 2: not the row of a scan"),
+        ("CQ500-CT-9,B1,1,0,1,0,0,1", "none of its 1 scans are in"),
     ):
         with pytest.raises(FmctError, match=message):
             keyed(tmp_path, "cq500", cq500(row), catalog=catalog)
@@ -163,7 +163,7 @@ def test_a_plain_table_may_be_parquet_with_gaps_and_splits(tmp_path: Path) -> No
     (tmp_path / "wrong.csv").write_text("study_instance_uid,bleed,split\n1.2,1,SMITH\n")
     with pytest.raises(FmctError, match=r"row 2, column split: not one of train, validation, test"):
         key_labels(tmp_path / "wrong.csv", tmp_path / KEY, tmp_path / "out.parquet")
-    with pytest.raises(FmctError, match="a plain table names its studies itself"):
+    with pytest.raises(FmctError, match="a plain table identifies its studies itself"):
         key_labels(tmp_path / "wrong.csv", tmp_path / KEY, tmp_path / "o", catalog=tmp_path / "c")
     with pytest.raises(FmctError, match="give the catalog of the dataset's scan, or a mapping"):
         key_labels(tmp_path / "wrong.csv", tmp_path / KEY, tmp_path / "o", "cq500")

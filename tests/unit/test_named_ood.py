@@ -109,7 +109,7 @@ def test_a_sites_column_makes_parts_of_their_own(folder: Path, tmp_path: Path) -
         (two, f"patient {patients[2]} is in"),
         ({"study_key": studies[:1], "site": ["b/c"]}, "row 1"),
         ({"study_key": ["f" * 32], "site": ["b"]}, "same key file"),
-        ({"study_key": studies[:1], "site": [1]}, "column site is no text"),
+        ({"study_key": studies[:1], "site": [1]}, "column site is not text"),
         ({"study_key": studies[:1]}, "one column"),
     ):
         pq.write_table(pa.table(columns), tmp_path / "bad.parquet")

@@ -109,15 +109,15 @@ def written(path: Path, columns: dict[str, list]) -> Path:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda rows: rows[:-1], f"1 patients are in no part, {patient(59)} for instance"),
+        (lambda rows: rows[:-1], f"1 patients have no part, for example {patient(59)}"),
         (
             lambda rows: [{**row, "patient_key": row["patient_key"][::-1]} for row in rows],
-            r"none of the 60 patients is in a part, .* made with the same key file",
+            r"has none of the 60 patients, .* made with the same key file",
         ),
         (lambda rows: [*rows, {**rows[0], "split": "test"}], r"row 61: 0+3e8 is in part 'test', and in an"),
         (
             lambda rows: [{**row, "split": "held_out"} for row in rows],
-            "row 1: a part is one of train, .* 'held_",
+            "row 1: part 'held_out' is not one of train, ",
         ),
         (lambda rows: [{**rows[0], "patient_key": "Doe^Jane"}], "a key is not 32 hexadecimal digits"),
         (lambda rows: [{**rows[0], "split": None}], "expected text in every row"),
@@ -171,7 +171,7 @@ def test_labels_take_their_split_from_the_parts(tmp_path: Path) -> None:
     csv.write_text("study_instance_uid,bleed\n1.4,1\n1.2,0\n1.9,1\n")
     made = key_labels(csv, tmp_path / "hmac.key", out, parts=parts)
     assert (made.studies, made.counts) == (2, {"bleed": (1, 1, 0)})
-    assert "1 studies are in no part, and left out" in made.notes
+    assert "1 studies have no part and are left out" in made.notes
     found = {row["study_key"]: row["split"] for row in pq.read_table(out).to_pylist()}
     assert found == {names.study("1.4"): "test", names.study("1.2"): "train"}
     csv.write_text("study_instance_uid,bleed,split\n1.4,1,test\n")

@@ -319,7 +319,9 @@ def test_short_memory_ends_the_scan_and_breaks_no_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(where, name, call)
-        with pytest.raises(FmctError, match="out of memory; what is read is kept: run the same command"):
+        with pytest.raises(
+            FmctError, match="out of memory; files already read are kept: rerun the same command"
+        ):
             scan(folder, catalog)
     assert not catalog.exists()
     scan(folder, catalog)

@@ -83,7 +83,7 @@ def test_an_old_name_is_read_wherever_a_configuration_comes_from(
         with caplog.at_level(logging.WARNING):
             assert read().data.view_size == 48
         assert [record.getMessage() for record in caplog.records] == [
-            "DataConfig: edge is called view_size now; the old name is still read"
+            "DataConfig: edge was renamed to view_size; the old name is still read"
         ]
     with pytest.raises(FmctError, match="edge is the old name of view_size"):
         load(TrainConfig, recipe, ["data.view_size=24"])

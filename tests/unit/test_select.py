@@ -216,7 +216,7 @@ def test_what_completes_a_pass_stays() -> None:
 def test_limits_are_the_configuration() -> None:
     one_absent = stack(_without(EVERY_5_MM, 14))
     assert len(select(series(one_absent), SelectConfig()).positions) == 29
-    with pytest.raises(Rejection, match=r"missing_slices: a gap of 10\.00 mm, more than 9: 1 slices absent"):
+    with pytest.raises(Rejection, match=r"missing_slices: a gap of 10\.00 mm, more than 9: 1 slices missing"):
         select(series(one_absent), SelectConfig(max_slice_gap_mm=9))
     bone = series(stack(kernel="BONEPLUS"))
     assert select(bone, SelectConfig(kernels=("bone",))).positions

@@ -191,7 +191,7 @@ def test_a_truncated_or_missing_shard_is_named(dataset: Dataset) -> None:
     i = dataset.position(make_key(1))
     file = dataset.shard_file(i)
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(FmctError, match=f"{file.name}.*{make_key(1)}.*another size"):
+    with pytest.raises(FmctError, match=f"{file.name}.*{make_key(1)}.*file size is wrong"):
         dataset.read(i)
     file.unlink()
     with pytest.raises(FmctError, match=f"{file.name}.*{make_key(1)}.*missing"):

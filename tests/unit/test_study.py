@@ -196,7 +196,7 @@ def test_a_plane_through_an_axial_acquisition_is_a_reformat() -> None:
     assert result(outcomes(coronal, BONE, **config)["coronal"]) == "reformat"
     detail = outcomes(coronal, THICK, **config)["coronal"].rejection
     assert detail
-    assert detail.detail == "90 degrees off an axial series of its frame of reference"
+    assert detail.detail == "90 degrees from an axial series of the same frame of reference"
     elsewhere = named("thick", stack(frame_of_reference_uid="4"))
     scout = named("scout", stack(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")))
     resonance = named("mr", stack(modality="MR"))

@@ -182,8 +182,8 @@ select:
             "kind,term,meaning\nbody,kopf,nek\n",
             "row 2: 'nek' is not a meaning of body; expected one of head, o",
         ),
-        ("kind,term,meaning\nbody,*,head\n", "row 2: term: expected a term with a letter"),
-        ("kind,term,meaning\nbody,kop* pijn,head\n", "row 2: term: expected . at the start or the end"),
+        ("kind,term,meaning\nbody,*,head\n", "row 2: term: expected a term with at least one letter"),
+        ("kind,term,meaning\nbody,kop* pijn,head\n", "row 2: term: expected . only at the start or the end"),
     ],
 )
 def test_a_table_of_other_rows_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -137,7 +137,7 @@ def test_slices_far_to_the_side_of_one_another_are_refused_before_they_fill_memo
     scan = axial()
     scan.positions[5, 0] = -3000
     scan.positions[9, 1] = 3000
-    with pytest.raises(Rejection, match=r"invalid_geometry: the slices reach over 3\d\d\d mm"):
+    with pytest.raises(Rejection, match=r"invalid_geometry: the slices extend over 3\d\d\d mm"):
         build(scan.write(tmp_path / "export", waves))
 
 
