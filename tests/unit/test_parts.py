@@ -153,7 +153,7 @@ def test_nothing_else_may_say_who_is_tested(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(FmctError, match=r"split-labels.parquet: its column split .* so does .*parts.parquet"):
         cohort(folder, parts, labels="split-labels.parquet")
     (tmp_path / "text.parquet").write_text("text")
-    with pytest.raises(FmctError, match=r"text.parquet: no readable table of parts"):
+    with pytest.raises(FmctError, match=r"text.parquet: not a readable table of parts"):
         cohort(folder, tmp_path / "text.parquet")
 
 
@@ -179,5 +179,5 @@ def test_labels_take_their_split_from_the_parts(tmp_path: Path) -> None:
         key_labels(csv, tmp_path / "hmac.key", out, parts=parts)
     csv.write_text("study_instance_uid,bleed\n1.4,1\n")
     new_key(tmp_path / "other.key")
-    with pytest.raises(FmctError, match=r"parts.parquet: none of the 1 studies of .*labels.csv is in a part"):
+    with pytest.raises(FmctError, match=r"parts.parquet: none of the 1 studies of .*labels.csv have a part"):
         key_labels(csv, tmp_path / "other.key", tmp_path / "other.parquet", parts=parts)
