@@ -219,6 +219,8 @@ def _expectation(detail: ErrorDetails, model: type[BaseModel]) -> str:
         return f"unknown key, expected one of {', '.join(known)}{guess}" if known else "unknown key"
     if detail["type"] == "missing":
         return "missing, and there is no default"
+    if detail["type"] == "too_short":  # pydantic speaks of tuples, of items and of their number twice
+        return f"expected at least {detail['ctx']['min_length']} of them, not {len(detail['input'])}"
     message = detail["msg"].removeprefix("Value error, ")
     given = "" if isinstance(detail["input"], dict) else f", not {detail['input']!r}"
     return f"{message[0].lower()}{message[1:]}{given}"
