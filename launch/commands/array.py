@@ -31,7 +31,8 @@ def parsed(words: list[str]) -> dict[str, Any]:
     """
     name, *rest = words
     if name not in DIVIDED:
-        raise FmctError(f"launch array: {name} is none of {', '.join(DIVIDED)}")
+        own = f"; use `fmct launch {name}`" if name in ("sweep", "predict", "preprocess") else ""
+        raise FmctError(f"launch array: {name} is none of {', '.join(DIVIDED)}{own}")
     module, attribute, model = DIVIDED[name]
     app = typer.Typer()
     app.command(name)(getattr(import_module(f"launch.commands.{module}"), attribute))

@@ -214,7 +214,12 @@ def test_an_optional_section_lists_its_keys(tmp_path: Path) -> None:
         (StudyConfig, "study", "objectives.mae.foo=1", ["objectives.mae.foo", "one of train, pretrainings"]),
         (Pipeline, "pipeline-example", "sweep={encoders: [{name: a, weight: b}]}", ["encoders.0.weight"]),
         (PreprocessConfig, "quickstart-preprocess", "grid.spacing_mm=[1, 1, 0]", ["spacing_mm.2", "0.1"]),
-        (PreprocessConfig, "quickstart-preprocess", "output.formats=[]", ["output.formats", "expected at least 1"]),
+        (
+            PreprocessConfig,
+            "quickstart-preprocess",
+            "output.formats=[]",
+            ["output.formats", "expected at least 1"],
+        ),
         (
             PreprocessConfig,
             "quickstart-preprocess",

@@ -50,7 +50,7 @@ def test_jobs_wait_for_those_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sweep", "c.yaml", "--out", "o"], "sweep is none of segment"),
+        (["sweep", "c.yaml", "--out", "o"], "sweep is none of segment.*fmct launch sweep"),
         (["segment", "RECIPE", "--out", "o", "--share", "0/2"], "leave out --share"),
         (["segment", "RECIPE", "--out", "o", "cells=none"], "cells"),
         (["robustness", "none.yaml", "--out", "o"], "none.yaml"),
