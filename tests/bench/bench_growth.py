@@ -2,9 +2,9 @@
 
 The commands that work on records and not on voxels, over as many volumes of 2³ voxels, so that their rows are
 all there is: catalog rows (5 images a volume), tasks' tables and shards, index, features, labels. Every step
-runs in a process of its own, for its peak memory, with most imports done; CPU time. The last column is the
-cost of a record beside that at the first count. What collecting compares pair by pair (`preprocess.qc.alike`)
-is a row of its own.
+runs in a forked process, for its peak memory, which begins at that of the imports; CPU time. The last column
+is the cost of a record beside that at the first count. What collecting compares pair by pair
+(`preprocess.qc.alike`) is a row of its own.
 """
 
 import argparse
@@ -174,11 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for count in options.counts:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            make(folder, count)
+            apart = {"apart": options.apart, "start": "fork"}
+            measure(make, folder, count, **apart)
             for work in STEPS:
                 if work in BEFORE:
-                    BEFORE[work](folder)
-                found = measure(step, work, folder, apart=options.apart)
+                    measure(BEFORE[work], folder, **apart)
+                found = measure(step, work, folder, **apart)
                 each = 1000 * found["cpu"] / count
                 ratio = f"{each / first.setdefault(work, each):.2f}"
                 row(count, work, f"{found['cpu']:.2f}", f"{each:.3f}", f"{found['own']:.0f}", ratio)

@@ -15,7 +15,7 @@ from tiny import parsed
 
 from fmct_hpc.data.order import Order
 
-VOLUMES_A_SHARD = 290
+VOLUMES_A_SHARD = 290.5
 RANKS_A_NODE = 8
 
 
@@ -24,8 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--volumes", type=int, default=361_663)
     volumes = parsed(parser, arguments, volumes=60_000).volumes
     random = np.random.default_rng(0)
-    shards = random.integers(240, 340, volumes // VOLUMES_A_SHARD)
-    shards[-1] += volumes - shards.sum()
+    shards = random.integers(240, 340, round(volumes / VOLUMES_A_SHARD))
+    more, rest = divmod(volumes - int(shards.sum()), len(shards))
+    shards += more
+    shards[:rest] += 1
     shard_of = np.repeat(np.arange(len(shards)), shards)
     size = random.lognormal(0, 0.3, volumes) * random.normal(7e6, 7e5, len(shards))[shard_of]
     print(f"{len(shards)} shards")

@@ -122,14 +122,17 @@ def run_plan(catalog: Path, out: Path, key: Path) -> None:
     plan(catalog, out, PreprocessConfig(key_file=key))
 
 
-def measure(work: Callable[..., None], *arguments: Any, apart: bool = True) -> dict[str, float]:
+def measure(
+    work: Callable[..., None], *arguments: Any, apart: bool = True, start: str = "spawn"
+) -> dict[str, float]:
     """Wall and CPU seconds of `work` in a new process and its workers, and their peak memory, MiB.
 
-    apart=False: in this process, whose peak memory is then that of all it has done.
+    apart=False: in this process, whose peak memory is then that of all it has done. start: "fork" for a child
+    that has this one's imports, and so begins with its memory.
     """
     if not apart:
         return _figures(work, arguments)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(start)
     here, there = context.Pipe()
     process = context.Process(target=_measured, args=(there, work, arguments))
     process.start()
