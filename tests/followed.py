@@ -61,10 +61,16 @@ class Followed:
         self.run("-m", "ruff", "format", "--check", *settings)
 
 
+def copy_packages(folder: Path) -> None:
+    """With what is compiled of them, which their times of modification, kept, make valid here too."""
+    for package in PACKAGES:
+        # Others may be compiling: Python renames `x.pyc.NUMBER` to `x.pyc`.
+        shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("*.pyc.*"))
+
+
 def follow(heading: str, folder: Path) -> Followed:
     """Copy the packages to `folder` and do what the section shows."""
-    for package in PACKAGES:
-        shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_packages(folder)
     path, code = _shown(heading, "python")
     assert not (folder / path).exists()
     (folder / path).write_text(code)

@@ -1,14 +1,13 @@
 """docs/architecture.md, "How to add a scheduler", followed to the letter on a copy of the packages."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from documents import REPOSITORY, blocks
-from followed import PACKAGES, apply
+from followed import apply, copy_packages
 
 HEADING = "How to add a scheduler"
 DOCUMENT = REPOSITORY / "docs/architecture.md"
@@ -53,8 +52,7 @@ assert local.cancel("3") == "" and until("3", "CANCELLED").job == "3"
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packages with what the document adds."""
     folder = tmp_path_factory.mktemp("copy")
-    for package in PACKAGES:
-        shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_packages(folder)
     for language in ("python", "diff"):
         for block in blocks(DOCUMENT, language, HEADING):
             first, rest = block.split("\n", 1)
