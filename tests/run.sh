@@ -29,6 +29,7 @@ fi
 bash launch/environment.sh .venv-test --test
 export PATH="$PWD/.venv-test/bin:$PATH:/usr/sbin:/sbin"
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, each of which would compile our modules
 
 step "style, types, import directions"
 ruff check .
