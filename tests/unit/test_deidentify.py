@@ -77,7 +77,7 @@ def test_a_new_key_is_private_random_and_never_overwrites(tmp_path: Path) -> Non
         assert len(bytes.fromhex(path.read_text())) == 32
     assert paths[0].read_text() != paths[1].read_text()
     before = paths[0].read_bytes()
-    with pytest.raises(FmctError, match=r"a: exists"):
+    with pytest.raises(FmctError, match=r"a: already exists"):
         new_key(paths[0])
     assert paths[0].read_bytes() == before
     with pytest.raises(FmctError, match=r"No such file"):

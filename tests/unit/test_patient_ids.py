@@ -49,7 +49,7 @@ def test_a_series_that_patient_ids_cut_in_two_is_refused(
 ) -> None:
     found = divided([under("old", old), under("new", new)])
     assert {
-        patient: int(r.detail.split(" and ")[1].split()[0]) for (patient, *_), r in found.items()
+        patient: int(r.detail.split(", ")[1].split()[0]) for (patient, *_), r in found.items()
     } == expected
     assert {rejection.reason for rejection in found.values()} <= {Reason.SEVERAL_PATIENTS}
 

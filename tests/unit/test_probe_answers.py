@@ -192,7 +192,7 @@ def test_results_that_nothing_says_the_subject_of_are_another_unless_they_share_
     (out / "subject.json").unlink()
     assert probed(folder, out) == first
     (out / "subject.json").unlink()
-    with pytest.raises(FmctError, match=r"out: holds plan\.json already"):
+    with pytest.raises(FmctError, match=r"out: already holds plan\.json"):
         probed(folder, out, run="other-run")
     write_weights(tmp_path / "a-run", 3)
     before = state(tmp_path / "a-run")

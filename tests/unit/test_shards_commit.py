@@ -131,7 +131,7 @@ def test_an_empty_shard_may_join_but_not_be_all(tmp_path: Path) -> None:
 
 def test_shards_of_the_other_format_are_refused(tmp_path: Path) -> None:
     write_shard(tmp_path, "s", "zarr", {make_key(0): noise((4, 4, 4), 0)})
-    with pytest.raises(FmctError, match="zarr 1, not webdataset 1"):
+    with pytest.raises(FmctError, match="zarr 1, expected webdataset 1"):
         finish_dataset(tmp_path, "webdataset", ["s"])
 
 
@@ -150,7 +150,7 @@ def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: str) -> None
         Dataset.open(tmp_path)
     for foreign in ("[1, 2]", '{"name": "Task001", "modality": {"0": "CT"}}'):
         (tmp_path / "dataset.json").write_text(foreign)
-        with pytest.raises(FmctError, match=r"dataset\.json was not written by this package"):
+        with pytest.raises(FmctError, match=r"dataset\.json: not written by this package"):
             Dataset.open(tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_a_folder_around_the_dataset_leads_to_it(tmp_path: Path) -> None:
     write_dataset(tmp_path / "zarr", "zarr", {"s": {make_key(0): noise((4, 4, 4), 0)}})
     with pytest.raises(FmctError, match=f"give {tmp_path}/zarr"):
         Dataset.open(tmp_path)
-    with pytest.raises(FmctError, match=r"s\.zarr\.zip is not a directory; give the one that holds"):
+    with pytest.raises(FmctError, match=r"s\.zarr\.zip: not a directory"):
         Dataset.open(tmp_path / "zarr" / "s.zarr.zip")
 
 

@@ -213,7 +213,7 @@ def test_what_does_not_belong_together_is_not_merged(tmp_path: Path) -> None:
     finish_dataset(tmp_path / "config", "zarr", ["c"])
     write_dataset(tmp_path / "same", "zarr", {"c": {make_key(7): noise((3, 3, 3), 9)}})
     for name, message in (
-        ("tar", "format is webdataset, zarr.*convert"),
+        ("tar", "format is webdataset, but zarr.*convert"),
         ("config", "config_digest.*one configuration"),
         ("same", f"volume {make_key(7)} is in shards b, c"),
     ):

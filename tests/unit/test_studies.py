@@ -22,7 +22,6 @@ from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.heads import LinearHead
 from fmct_hpc.probe.run import _as_sweep
 from fmct_hpc.probe.sweep.run import Sweep
-from fmct_hpc.relevance.maps import open_explainer
 from fmct_hpc.train.export import load_encoder
 from launch.report.document import Table
 from launch.report.probe import Probes
@@ -217,8 +216,6 @@ def test_scans_of_no_study_are_their_own_and_come_before_a_refusal(grid: SweepCo
     config = grid.model_copy(update={"samples": ("study",)})
     write_classifier(fit(config, method="logistic"), tmp_path)
     classifier = fmct_hpc.load_classifier(tmp_path)
-    with pytest.raises(FmctError, match="whole studies has no map"):
-        open_explainer(tmp_path, None)
     dataset = Dataset.open(grid.data)
 
     def scans() -> Iterator[Scan]:
@@ -243,4 +240,4 @@ def test_the_report_tells_samples_apart(swept: Path) -> None:
     cells = [{one.text for row in block.rows for one in row} for block in tables]
     assert {"last layer, best series of a study", "last layer, all series of a study"} <= cells[0]
     assert {"ours, best series of a study", "ours, all series of a study"} <= cells[1]
-    assert any("best series of a study against ours, all series" in said for said in Probes(swept).limits())
+    assert any("best series of a study vs ours, all series" in said for said in Probes(swept).limits())
