@@ -161,7 +161,7 @@ def test_measured_labels_of_the_same_heads_go_from_their_table_to_predictions(he
     results = json.loads((held / "probe-measures/results.json").read_text())
     assert {own["task"] for own in results["figures"]} == {row["task"] for row in rows}
     assert "ventricle_ml" in (held / "measures.html").read_text()
-    assert "Classes, grades, values and times to an event" in (held / "measures.md").read_text()
+    assert "Classes, grades, values and times to event" in (held / "measures.md").read_text()
     predicted = pq.read_table(held / "predictions-measures/predictions.parquet").to_pylist()
     kinds = {row["task"]: row["kind"] for row in predicted if row["task"]}
     assert kinds == {"ventricle_ml": "regression", "death": "survival"}
@@ -188,7 +188,7 @@ def test_masks_are_segmented_told_and_learnt_from(held: Path) -> None:
     assert set(scored) == set(parts)
     page = (held / "held.html").read_text()
     assert "Segmentation" in page
-    assert "the tested volume of median Dice" in page
+    assert "the test volume of median Dice" in page
     (python,) = blocks(REPOSITORY / "docs/probes.md", "python", "Segmentation")
     script = substituted(python, {"range(20)": "range(3)"})
     assert "loss" in bash(f"{sys.executable} - <<'END'\n{script}END", held)
