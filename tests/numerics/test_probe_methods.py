@@ -71,7 +71,7 @@ def test_strengths_solved_in_parts_are_those_solved_at_once(monkeypatch: pytest.
     used = (torch.arange(400)[:, None] % torch.tensor([2, 3]) > 0).float()
     strengths = [1e-3, 1e-2, 0.1]
     whole = fit_path(x, labels, used, strengths)
-    monkeypatch.setattr("fmct_hpc.probe.logistic.AT_ONCE", 2 * labels.numel())
+    monkeypatch.setattr("fmct_hpc.probe.logistic.MAX_ELEMENTS", 2 * labels.numel())
     for once, parts in zip(whole, fit_path(x, labels, used, strengths), strict=True):
         torch.testing.assert_close(parts, once, atol=1e-4, rtol=1e-3)
 
