@@ -84,7 +84,7 @@ def of_scans(
         views = views.to(device)
         kept = model.kept(views)
         tokens = model(views, kept).float().cpu()
-        wholes = summary(tokens, model.prefix).numpy()
+        wholes = summary(tokens, model.prefix).numpy().copy()  # a view would keep all tokens in memory
         places = [slice(None)] * len(group) if kept is None else kept.cpu().numpy()
         for scan, cls, of_scan, own in zip(group, wholes, tokens.numpy(), places, strict=True):
             yield ScanFeatures(

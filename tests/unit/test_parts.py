@@ -150,7 +150,9 @@ def test_nothing_else_may_say_who_is_tested(folder: Path, tmp_path: Path) -> Non
     given = pq.read_table(folder / "labels.parquet")
     given = given.append_column("split", pa.array(["test"] * len(given)))
     pq.write_table(given, folder / "split-labels.parquet")
-    with pytest.raises(FmctError, match=r"split-labels.parquet: its column split conflicts with .*parts.parquet"):
+    with pytest.raises(
+        FmctError, match=r"split-labels.parquet: its column split conflicts with .*parts.parquet"
+    ):
         cohort(folder, parts, labels="split-labels.parquet")
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(FmctError, match=r"text.parquet: not a readable table of parts"):
