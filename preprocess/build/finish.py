@@ -1,32 +1,14 @@
 """The common path from slices to a finished volume: for tasks, new scans, and other file formats."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-
+from preprocess.build.made import Made
 from preprocess.config import PreprocessConfig
 from preprocess.qc.check import check, require_whole_head
-from preprocess.reasons import IncompleteError, Rejection
+from preprocess.reasons import Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.outcome import as_rejection
 from preprocess.volume.build import Volume, build_volume
-
-
-@dataclass(frozen=True)
-class Made:
-    """The result of a candidate: a volume or a rejection."""
-
-    volume: Volume | None = None
-    """Resampled, cropped and measured, with its flags, and defaced if configured. With a rejection, the
-    volume that the checks rejected, or None if it was rejected earlier."""
-    rejection: Rejection | None = None
-    with_face: np.ndarray | None = None
-    """int16 HU (D, H, W) before defacing; None if not defaced."""
-
-    @property
-    def failed_checks(self) -> bool:
-        """Whether a volume was made and the checks rejected it."""
-        return bool(self.volume and self.rejection) and not isinstance(self.rejection, IncompleteError)
 
 
 def make_volume(candidate: Candidate, whole: bool, config: PreprocessConfig, name: str = "a series") -> Made:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
-from preprocess.build.finish import Made
+from preprocess.build.made import Made
 from preprocess.dicom.catalog import SeriesKey
 from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.select.candidate import Candidate

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.build.finish import Made, make_volume
+from preprocess.build.finish import make_volume
+from preprocess.build.made import Made
 from preprocess.build.study import StudyBuilder
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_rows

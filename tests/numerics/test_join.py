@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from dicom_files import scanned
 
-from preprocess.build.finish import Made
+from preprocess.build.made import Made
 from preprocess.build.study import StudyBuilder
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.axial import axial_files

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from preprocess.build.finish import Made
+from preprocess.build.made import Made
 from preprocess.build.study import StudyBuilder
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.anatomy import head_hu

@@ -57,6 +57,7 @@ def test_no_help_imports_a_library_of_the_stages() -> None:
         ("launch.slurm.status, launch.slurm.progress", ("torch", "numpy", "pyarrow", "pydicom")),
         ("launch.slurm.stages, launch.slurm.submit", ("torch", "pydicom")),
         ("shards.info", ("numpy", "pyarrow")),
+        ("preprocess.explain", ("scipy", "numba", "torch")),
         ("fmct_hpc.config, fmct_hpc.train.run", ("torch", "scipy", "matplotlib", "deepspeed")),
         ("fmct_hpc.probe.methods.registry, fmct_hpc.model.kinds", ("torch", "pyarrow")),
     ],

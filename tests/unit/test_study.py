@@ -10,7 +10,7 @@ from header_series import CORONAL, series, stack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.build.finish import Made
+from preprocess.build.made import Made
 from preprocess.build.study import StudyBuilder
 from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Instance, Series
