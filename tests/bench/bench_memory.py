@@ -79,7 +79,8 @@ def rank_main(folder: Path) -> None:
     held += [master.tensor for master in masters(training.engine)]
     held += [piece.values for piece in training.state.pieces()]
     gc.collect()
-    live = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    plain = torch.Tensor, torch.nn.Parameter  # a compiler's tensors without memory are of other classes
+    live = [thing for thing in gc.get_objects() if type(thing) in plain]
     facts = {
         "student": sum(getattr(p, "ds_numel", p.numel()) for p in student),
         "teacher": sum(getattr(p, "ds_numel", p.numel()) for p in teacher),
