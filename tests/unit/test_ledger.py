@@ -257,7 +257,7 @@ def test_a_job_that_cannot_register_goes_on(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv(VARIABLE, str(tmp_path / "file/12.ledgers.json"))
     register("toy", tmp_path)
-    assert str(tmp_path / "file") in caplog.text
+    assert "cannot register the ledger of this job" in caplog.text
 
 
 def test_every_kind_of_ledger_can_be_counted_in_an_empty_folder(tmp_path):

@@ -145,7 +145,7 @@ def test_wrong_parts_are_refused_with_file_and_row_or_key(
 
 def test_nothing_else_may_say_who_is_tested(folder: Path, tmp_path: Path) -> None:
     parts = folder / "parts" / "parts.parquet"
-    with pytest.raises(FmctError, match=r"parts.parquet: its column split .* folds=3"):
+    with pytest.raises(FmctError, match=r"parts.parquet: its column split conflicts with folds=3"):
         cohort(folder, parts, folds=3)
     given = pq.read_table(folder / "labels.parquet")
     given = given.append_column("split", pa.array(["test"] * len(given)))

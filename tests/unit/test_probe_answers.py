@@ -196,6 +196,6 @@ def test_results_that_nothing_says_the_subject_of_are_another_unless_they_share_
         probed(folder, out, run="other-run")
     write_weights(tmp_path / "a-run", 3)
     before = state(tmp_path / "a-run")
-    with pytest.raises(FmctError, match=r"a-run: already holds encoder\.safetensors"):
+    with pytest.raises(FmctError, match=r"a-run: already holds encoder\.safetensors with unknown inputs"):
         probed(folder, tmp_path / "a-run")
     assert state(tmp_path / "a-run") == before

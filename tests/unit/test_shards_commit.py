@@ -158,7 +158,7 @@ def test_a_folder_around_the_dataset_leads_to_it(tmp_path: Path) -> None:
     write_dataset(tmp_path / "zarr", "zarr", {"s": {make_key(0): noise((4, 4, 4), 0)}})
     with pytest.raises(FmctError, match=f"give {tmp_path}/zarr"):
         Dataset.open(tmp_path)
-    with pytest.raises(FmctError, match=r"s\.zarr\.zip: not a directory"):
+    with pytest.raises(FmctError, match=r"s\.zarr\.zip: not a directory; give the one that holds"):
         Dataset.open(tmp_path / "zarr" / "s.zarr.zip")
 
 
