@@ -11,7 +11,7 @@ from shards.progress import SUFFIX, Progress
 
 UNITS = "units/*.json"
 FILES = "units/*.parquet"
-LEDGERS = {
+MARKERS = {
     **{"train": "", "preprocess": "tasks/*-????????.json", "sweep": UNITS, "probe": UNITS},
     **{"segment-array": FILES, "robustness-array": FILES},
 }
@@ -26,7 +26,7 @@ def units_done(overview: Overview, stage: str, number: str, jobs: list[JobFacts]
     records = overview.folder / "slurm"
     own = [path.name.removesuffix(SUFFIX) for path in records.glob(f"{number}*{SUFFIX}")]
     registered = [job for job in own if job.split("_")[0] == number]
-    found = progress(overview.folder) if stage in LEDGERS else None
+    found = progress(overview.folder) if stage in MARKERS else None
     if found is None and registered and not any("_" in job for job in registered):
         found = combined(progress_of_job(records, job) for job in registered)
     if found is not None and found.done is not None:
@@ -65,7 +65,7 @@ def seconds_left(overview: Overview, stage: str, jobs: list[JobFacts], done: Pro
         newest = overview.attempts[-1]
         began, made = newest.began.timestamp(), done.done - newest.first_step + 1
         now = _changed(overview.folder / "metrics.jsonl") or now
-    elif began is not None and (pattern := LEDGERS.get(stage)):
+    elif began is not None and (pattern := MARKERS.get(stage)):
         made = sum((_changed(path) or 0) >= began for path in overview.folder.glob(pattern))
     elif began is not None:
         made = done.done
