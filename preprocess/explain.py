@@ -26,7 +26,7 @@ from preprocess.select.outcome import Outcome
 from preprocess.select.rules import SelectConfig
 from preprocess.select.series import Selected
 from preprocess.select.study import select_study, studies
-from preprocess.select.unread import unread_texts
+from preprocess.select.unmatched import unmatched_texts
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 
@@ -129,7 +129,7 @@ def _explained(
     for outcome in expected_outcomes(select_study(study, config, refused), config.keep):
         series = outcome.series
         images = outcome.judged.instances
-        unread.update(unread_texts(images, config.lexicon))
+        unread.update(unmatched_texts(images, config.lexicon))
         volume = outcome.candidate or outcome.chosen
         row = {
             "key": _key(series, names),

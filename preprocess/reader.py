@@ -32,7 +32,7 @@ from preprocess.volume.build import Volume
 from preprocess.volume.formats import format_of, open_volume
 from shards.errors import FmctError, RefusedError
 from shards.info import preprocessing_digest
-from shards.newer import newer
+from shards.newer_version import newer_version_error
 from shards.roles import role_of, thickness_of
 from shards.schema import Role
 
@@ -72,7 +72,7 @@ def configuration(record: Mapping[str, Any] | None, digest: str | None) -> Prepr
         config = PreprocessConfig.of_record(record)
         read = digest in (config.digest(), preprocessing_digest(config.everything()))
     except ValidationError as error:
-        if refusal := newer("the encoder's record of preprocessing", error):
+        if refusal := newer_version_error("the encoder's record of preprocessing", error):
             raise refusal from None
         read = False
     if not read:

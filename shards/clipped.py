@@ -19,8 +19,8 @@ from shards.errors import FmctError, raise_refusal
 from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
 from shards.lock import writing
 from shards.masks import require_volumes
+from shards.output_paths import require_folder
 from shards.parallel import unordered
-from shards.places import require_folder
 from shards.schema import Codec
 from shards.voxels import crc32
 from shards.writer import ShardWriter

@@ -18,8 +18,8 @@ from shards.errors import FmctError
 from shards.formats import FORMATS, shard_path
 from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
 from shards.lock import writing
+from shards.output_paths import require_folder
 from shards.parallel import unordered
-from shards.places import require_folder
 from shards.schema import ShardFormat
 from shards.share import WHOLE, Share
 from shards.writer import ShardWriter

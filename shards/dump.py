@@ -8,7 +8,7 @@ from shards.atomic import atomic_path, write_bytes
 from shards.dataset import Dataset
 from shards.errors import FmctError
 from shards.nifti import nifti_bytes
-from shards.places import require_file
+from shards.output_paths import require_file
 
 
 def dump(source: Path, key: str, out: Path) -> None:

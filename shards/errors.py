@@ -24,7 +24,7 @@ class RefusedError(FmctError):
     """The system's error number (errno), if known."""
 
 
-class NoRoomError(RefusedError):
+class DiskFullError(RefusedError):
     """A full disk or quota: the same command resumes once there is space."""
 
     exit_code = 73
@@ -49,7 +49,7 @@ class LostProcessError(FmctError):
     """EX_OSERR of sysexits.h: the cause may be outside this job; a launcher may try again."""
 
 
-class UnsoundError(FmctError):
+class UnhealthyRunError(FmctError):
     """Training with non-finite values, or with collapsed features."""
 
 
@@ -85,7 +85,7 @@ _NO_TEMPORARY = "temporary directory"
 def refusal_kind(error: OSError) -> type[RefusedError]:
     """The exception type for a system error, for callers with their own message."""
     if error.errno in DISK_FULL:
-        return NoRoomError
+        return DiskFullError
     return UnavailableError if error.errno in (*_FAILS, *SCARCE) else RefusedError
 
 

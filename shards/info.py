@@ -13,7 +13,7 @@ from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError, raise_refusal
 from shards.names import Component, Sha256
-from shards.newer import newer
+from shards.newer_version import newer_version_error
 from shards.schema import FORMAT_VERSION, ShardFormat
 
 FILE_NAME = "dataset.json"
@@ -89,7 +89,7 @@ def read(directory: Path) -> DatasetInfo:
         info = DatasetInfo.model_validate(document)
         damaged = info.digest != info.compute_digest() or stored != _to_json(info).encode()
     except (ValueError, TypeError, KeyError) as error:
-        if refusal := newer(path, error):
+        if refusal := newer_version_error(path, error):
             raise refusal from None
         damaged = True
     if damaged:

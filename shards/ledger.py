@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from shards.atomic import write_text
 from shards.errors import FmctError, raise_refusal
 from shards.lock import writing
-from shards.newer import newer
+from shards.newer_version import newer_version_error
 from shards.share import Share
 
 Unit = TypeVar("Unit")
@@ -92,7 +92,7 @@ def marked(path: Path, model: type[Model]) -> Model | None:
         return model.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise_refusal(error, path)
-        if refusal := newer(path, error):
+        if refusal := newer_version_error(path, error):
             raise refusal from None
         return None
 
@@ -100,8 +100,8 @@ def marked(path: Path, model: type[Model]) -> Model | None:
 def once(marker: Path, what: str, kept: Callable[[], Kept | None], make: Callable[[], Kept]) -> Kept:
     """The stored result of a unit, or else the result of `make`, called under a lock.
 
-    what: names the unit in the HeldError raised if another process is making it. The lock is a file beside
-    the marker.
+    what: names the unit in the LockHeldError raised if another process is making it. The lock is a file
+    beside the marker.
     """
     with writing(marker.parent, what, name=f".{marker.stem}.lock"):
         return kept() or make()

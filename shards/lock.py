@@ -13,7 +13,7 @@ from pathlib import Path
 from shards import json_text
 from shards.errors import FmctError
 from shards.job import RunningJob
-from shards.places import require_folder
+from shards.output_paths import require_folder
 
 LOCK_NAME = ".lock"
 WITHOUT = "FMCT_NO_LOCKS"
@@ -27,7 +27,7 @@ _held: set[int] = set()
 """Descriptors of the locks that this process holds."""
 
 
-class HeldError(FmctError):
+class LockHeldError(FmctError):
     """Another process is writing to the output; the same command works once that process has ended."""
 
 
@@ -41,7 +41,7 @@ def writing(folder: Path, what: str, *, shared: bool = False, name: str = LOCK_N
     created and left empty.
 
     A job that its scheduler restarted waits up to `RESTART_SECONDS` for locks of its previous start.
-    Raises HeldError, naming the holder, if another process holds the lock; FmctError if the folder is not
+    Raises LockHeldError, naming the holder, if another process holds the lock; FmctError if the folder is not
     writable, its file system has no locks, the lock file is a link, or another user's link is in the folder.
     """
     require_folder(folder)
@@ -110,7 +110,7 @@ def _acquire(file: Path, shared: bool, deadline: float) -> int:
                 os.close(descriptor)  # its last holder just removed it
                 continue
             if time.monotonic() >= deadline:
-                raise HeldError(
+                raise LockHeldError(
                     f"{file.parent}: {_holder(descriptor)} is writing there; wait until it ends, or stop it"
                 )
         except BaseException:

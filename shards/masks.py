@@ -17,7 +17,7 @@ from shards.dataset import Dataset
 from shards.errors import FmctError
 from shards.info import read_preprocessing
 from shards.names import Component, Sha256
-from shards.newer import unread
+from shards.newer_version import read_error
 
 SECTION = "masks"
 """Of preprocessing.json."""
@@ -61,7 +61,7 @@ def mask_info(masks: Dataset) -> MaskInfo:
     try:
         return MaskInfo.model_validate(document[SECTION])
     except ValidationError as error:
-        raise unread(masks.path, error, "does not record its volumes; make the masks again") from None
+        raise read_error(masks.path, error, "does not record its volumes; make the masks again") from None
 
 
 def volumes_of(masks: Dataset, volumes: Dataset) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from shards.errors import FmctError
 from shards.formats import shard_path
 from shards.info import DatasetInfo, ShardInfo, read_preprocessing, sha256
 from shards.lock import writing
-from shards.places import require_folder
+from shards.output_paths import require_folder
 
 
 def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, total: None) -> DatasetInfo:

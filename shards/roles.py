@@ -16,7 +16,7 @@ _KERNELS: tuple[KernelClass, ...] = ("soft", "unknown", "bone")
 _FACTS = ("key", "study_key", "patient_key", "kernel_class", "slice_thickness_mm", "slice_gap_mm", "slices")
 
 
-class Places(NamedTuple):
+class StudyRoles(NamedTuple):
     """Role and rank of each volume of a dataset, (N,)."""
 
     roles: NDArray[np.str_]
@@ -43,7 +43,7 @@ def thickness_of(slice_thickness_mm: float | None, slice_gap_mm: tuple[float, fl
     return max(slice_thickness_mm or 0.0, slice_gap_mm[0])
 
 
-def places(index: pa.Table) -> Places:
+def study_roles(index: pa.Table) -> StudyRoles:
     """Roles and ranks of the volumes of an index (shards.index), in its order.
 
     If the index does not hold them (a dataset of one volume per study), roles are derived from the facts, and
@@ -65,7 +65,7 @@ def places(index: pa.Table) -> Places:
         if all(rows[n].get("rank") is not None for n in group):
             order = sorted(group, key=lambda n: (rows[n]["rank"], rows[n]["key"]))
         ranks[order] = np.arange(len(order))
-    return Places(np.array(roles, np.str_), ranks)
+    return StudyRoles(np.array(roles, np.str_), ranks)
 
 
 def _by_default(row: dict[str, Any], thickness_mm: float) -> tuple[int, float, int, str]:

@@ -17,14 +17,14 @@ from pydantic import ConfigDict, GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from shards.closed import Closed
-from shards.renamed import of_section, with_present_names
+from shards.renamed_keys import of_section, with_present_names
 
 _RECORD: Any = object()
 """The validation context for reading a record."""
 
 
 class Section(Closed):
-    """Base of all sections; keys may be given under old names (shards.renamed)."""
+    """Base of all sections; keys may be given under old names (shards.renamed_keys)."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from shards.patients import tied_patients
-from shards.roles import places
+from shards.roles import study_roles
 
 
 class Studies(NamedTuple):
@@ -22,7 +22,7 @@ class Studies(NamedTuple):
 
 def studies_of(index: pa.Table) -> Studies:
     """Volumes by study; patients who share a scan are one (`shards.patients`)."""
-    ranks, patients = places(index).ranks, tied_patients(index)
+    ranks, patients = study_roles(index).ranks, tied_patients(index)
     groups: dict[str, list[int]] = defaultdict(list)
     for row, study in enumerate(index["study_key"].to_pylist()):
         groups[study].append(row)

@@ -93,12 +93,12 @@ def disk_full(config: TrainConfig, run: Path) -> None:
     """
     assert train(config, run, until=BREAK) == 0
     from fmct_hpc.train import saver
-    from fmct_hpc.train.room import take_room
+    from fmct_hpc.train.disk_space import reserve_space
 
     rank, limits = os.environ["RANK"], resource.getrlimit(resource.RLIMIT_FSIZE)
     for kind in ("kept", "not-kept"):
         if kind == "not-kept" and rank == "1":
-            saver.take_room = lambda path, size: False
+            saver.reserve_space = lambda path, size: False
         if rank == "1":
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
@@ -107,7 +107,7 @@ def disk_full(config: TrainConfig, run: Path) -> None:
             (run / f"ended-{kind}-{rank}.txt").write_text(str(error)[:900])
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         gc.collect()  # what failed holds the run folder's lock
-    saver.take_room = take_room
+    saver.reserve_space = reserve_space
 
 
 class Operators(TorchDispatchMode):

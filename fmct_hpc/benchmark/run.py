@@ -13,7 +13,7 @@ from fmct_hpc.probe.sweep.ledger import read_plan
 from fmct_hpc.probe.sweep.run import Progress, Sweep
 from shards.atomic import write_text
 from shards.errors import FmctError
-from shards.places import require_file, require_folder
+from shards.output_paths import require_file, require_folder
 
 SWEEP = "sweep.yaml"
 """Configuration of a dataset's sweep, as JSON, which is valid YAML."""

@@ -19,14 +19,14 @@ from fmct_hpc.probe.samples import StudyCohort
 from fmct_hpc.probe.series import ROLES
 from fmct_hpc.probe.source import Given, Source
 from fmct_hpc.probe.statistics.operating_point import operating_thresholds
+from fmct_hpc.probe.sweep.cell import Cell
 from fmct_hpc.probe.sweep.grid import Unit, units
 from fmct_hpc.probe.sweep.run import Sweep
-from fmct_hpc.probe.sweep.tested import Cell
 from fmct_hpc.probe.sweep.unit import cells, problem_of
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import preprocessing_digest, read_preprocessing
-from shards.roles import places
+from shards.roles import study_roles
 
 Progress = Callable[[int, int], None]
 
@@ -56,7 +56,7 @@ class Fit(NamedTuple):
         record = read_preprocessing(dataset.path, dataset.info.config_digest)
         if record is not None and unit.sample == "best" and "keep" in record.get("select", {}):
             record["select"] = {**record["select"], "keep": "best"}
-        all_roles = places(dataset.index).roles
+        all_roles = study_roles(dataset.index).roles
         if cohort.members is None or cohort.volumes is None:
             used = all_roles[cohort.rows]
         else:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fmct_hpc.classifier import studies
-from fmct_hpc.classifier.kept import read_classifier
+from fmct_hpc.classifier.folder import read_classifier
 from fmct_hpc.classifier.record import ClassifierRecord, StudyRecord, TaskRecord
 from fmct_hpc.inference.readers import Scan, Source, in_groups, read_source
 from fmct_hpc.model.execution import usable_device

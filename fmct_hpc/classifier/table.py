@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fmct_hpc.classifier.kept import read_record
+from fmct_hpc.classifier.folder import read_record
 from fmct_hpc.classifier.predict import Classifier, Prediction, load_classifier
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.inference.write import of_path
@@ -21,7 +21,7 @@ from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.ledger import Ledger
 from shards.lock import writing
-from shards.places import require_folder
+from shards.output_paths import require_folder
 from shards.share import WHOLE, Share
 from shards.studies import studies_of
 from shards.subject import Origin, Subject, claim

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from fmct_hpc.data.config import DataConfig
-from fmct_hpc.data.needed import require_enough
+from fmct_hpc.data.hu_range import require_enough
 from shards.dataset import Dataset
 from shards.errors import DamagedDataError, FmctError, RefusedError
 from shards.formats import shard_path

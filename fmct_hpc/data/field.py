@@ -71,7 +71,7 @@ def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfi
     if data.field == "squeezed":
         import torch  # readers import this module, and need no PyTorch
 
-        from fmct_hpc.data.squeezed import center_squeezed
+        from fmct_hpc.data.squeezed_field import center_squeezed
 
         box = torch.from_numpy(np.ascontiguousarray(volume[foreground(volume)]))
         limits = torch.from_numpy(bounds(data.windows))

@@ -18,7 +18,7 @@ from fmct_hpc.data.contrast_cpu import EPSILON
 from fmct_hpc.data.draw import SMOOTHED
 from fmct_hpc.data.kernel import bounds
 from fmct_hpc.data.source import Sample
-from fmct_hpc.data.squeezed import cut_squeezed
+from fmct_hpc.data.squeezed_field import cut_squeezed
 from fmct_hpc.data.view_cpu import view_on_cpu
 from fmct_hpc.fields import edges
 

@@ -12,11 +12,11 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
-from fmct_hpc.data.ahead import Ahead
 from fmct_hpc.data.cache import CachedDataset, open_dataset
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.graph import Device, build_pipeline, in_place
 from fmct_hpc.data.order import Order, Share
+from fmct_hpc.data.prefetch import Prefetcher
 from fmct_hpc.data.readers import Readers
 from fmct_hpc.data.source import Sample, ViewSource
 from fmct_hpc.data.views import Views
@@ -104,7 +104,9 @@ class Loader:
             self._readers = Readers(self._source, data.workers, micro_batch, data.prefetch)
         self._iteration = 0
         self._ahead = (
-            Ahead(self.dataset, self._share, start_step) if isinstance(self.dataset, CachedDataset) else None
+            Prefetcher(self.dataset, self._share, start_step)
+            if isinstance(self.dataset, CachedDataset)
+            else None
         )
         self._held: Sequence[Any] = ()
         self._copied: torch.cuda.Event | None = None

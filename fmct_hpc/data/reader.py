@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from fmct_hpc.data.handover import Receiver, Sender
+from fmct_hpc.data.shared_arrays import Receiver, Sender
 from fmct_hpc.data.source import Sample
 from shards.errors import FmctError
 

@@ -26,7 +26,7 @@ from shards.closed import Closed
 from shards.errors import FmctError
 from shards.listed import register_files
 from shards.lock import writing
-from shards.places import require_folder
+from shards.output_paths import require_folder
 from shards.share import Share
 from shards.subject import Origin, Subject, claim
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fmct_hpc.data.as_trained import as_trained
 from fmct_hpc.data.field import foreground, origin, voxels
 from fmct_hpc.data.kernel import AIR_HU, bounds
-from fmct_hpc.data.squeezed import center_squeezed, field
+from fmct_hpc.data.squeezed_field import center_squeezed, field
+from fmct_hpc.data.training_spacing import at_training_spacing
 from fmct_hpc.fields import edges
 from shards.errors import FmctError
 
@@ -46,7 +46,7 @@ def view(
     volume: NDArray[np.generic], spacing_mm: Sequence[float], preprocessing: Mapping[str, Any]
 ) -> Tensor:
     """`prepare` for a volume with axes (D, H, W) towards superior, anterior and right, as spacing_mm."""
-    hu, spacing_mm, _ = as_trained(volume, spacing_mm, preprocessing["spacing_mm"])
+    hu, spacing_mm, _ = at_training_spacing(volume, spacing_mm, preprocessing["spacing_mm"])
     limits = torch.from_numpy(bounds(preprocessing["windows"]))
     length_mm, size = preprocessing["field_mm"], edges(preprocessing["view_size"])
     if preprocessing["field"] == "squeezed":

@@ -16,15 +16,15 @@ from safetensors.torch import save
 from fmct_hpc.data.kernel import AIR_HU
 from fmct_hpc.hub.bundle import bundle
 from fmct_hpc.hub.card import card, require_licence
+from fmct_hpc.hub.config_json import describe
 from fmct_hpc.hub.counts import counts_of
-from fmct_hpc.hub.described import describe
 from fmct_hpc.hub.load import CONFIG, PREFIX, WEIGHTS, build
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.train.export import EncoderInfo, load_encoder
 from fmct_hpc.train.portable import TOLERANCE
 from shards.atomic import TEMPORARY_SUFFIX, sync
 from shards.errors import FmctError
-from shards.places import require_folder
+from shards.output_paths import require_folder
 
 CODE, MODEL_CODE, CARD = "fmct_encoder.py", "modeling_fmct.py", "README.md"
 FILES = {CONFIG, WEIGHTS, CODE, MODEL_CODE, CARD}

@@ -17,7 +17,7 @@ from shards import Dataset
 from shards.errors import FmctError
 from shards.info import FILE_NAME
 from shards.layers import named_layers
-from shards.roles import places
+from shards.roles import study_roles
 from shards.schema import Role
 from shards.studies import studies_of
 
@@ -202,7 +202,7 @@ def _read_dataset(
         yield from (_of_dataset(dataset, number) for number in numbers)
         return
     index = dataset.index.take(list(numbers))
-    roles, studies = places(index).roles, studies_of(index)
+    roles, studies = study_roles(index).roles, studies_of(index)
     whole = [(of_study, False) for of_study in studies.rows.values()]
     torn_ones = [(of_study, True) for of_study in studies.torn.values()]
     for study, (of_study, torn) in enumerate(whole + torn_ones):

@@ -20,7 +20,7 @@ from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
 from shards.lock import writing
 from shards.names import inside
-from shards.places import require_file, require_folder
+from shards.output_paths import require_file, require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE = "features.parquet"

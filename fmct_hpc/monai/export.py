@@ -18,7 +18,7 @@ from fmct_hpc.train.export import load_encoder
 from fmct_hpc.train.portable import TOLERANCE
 from shards.atomic import TEMPORARY_SUFFIX, sync, write_bytes
 from shards.errors import FmctError
-from shards.places import require_folder
+from shards.output_paths import require_folder
 
 PROGRAM, DESCRIPTION, MODULE = "backbone.pt2", "encoder.json", "fmct_monai.py"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fmct_hpc.fields import AtLeast0
 from fmct_hpc.model.size import head_flops, head_parameters
 from fmct_hpc.objective.distillation import Distillation, DistillationKeys, head_of, kept_scores
-from fmct_hpc.objective.part import Costs, Judged, Seen, Sign
+from fmct_hpc.objective.part import Costs, ForwardPass, PartLoss, Sign
 from fmct_hpc.objective.spread import remedy
 
 if TYPE_CHECKING:
@@ -45,17 +45,17 @@ class Dino(Distillation):
         """The head."""
         return {"head": self.new_head()}
 
-    def teach(self, seen: Seen) -> Tensor:
+    def teach(self, forward: ForwardPass) -> Tensor:
         """Logits of the global views, (G, B, K)."""
-        logits: Tensor = head_of(seen, "head")(seen.whole_cls)
+        logits: Tensor = head_of(forward, "head")(forward.whole_cls)
         return logits
 
-    def loss(self, seen: Seen) -> Judged:
+    def loss(self, forward: ForwardPass) -> PartLoss:
         """`dino_loss` and `health`."""
-        assert seen.target is not None, "DINO needs the teacher's targets"
-        logits = head_of(seen, "head")(seen.cls, seen.now.freeze_prototypes)
-        compared = logits, seen.target, self.config.objective.student_temperature
-        return Judged(dino_loss(*compared), health(*compared))
+        assert forward.target is not None, "DINO needs the teacher's targets"
+        logits = head_of(forward, "head")(forward.cls, forward.now.freeze_prototypes)
+        compared = logits, forward.target, self.config.objective.student_temperature
+        return PartLoss(dino_loss(*compared), health(*compared))
 
     def parameters(self) -> dict[str, int]:
         """Parameters of the head."""

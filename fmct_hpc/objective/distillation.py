@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fmct_hpc.fields import Above0, Fraction, Positive
-from fmct_hpc.objective.part import Part, Seen
+from fmct_hpc.objective.part import ForwardPass, Part
 from shards.section import Section
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ class Distillation(Part):
         return DinoHead(self.config.model)
 
 
-def head_of(seen: Seen, name: str) -> DinoHead:
+def head_of(forward: ForwardPass, name: str) -> DinoHead:
     """The network's head of that name."""
     from fmct_hpc.model.heads import DinoHead
 
-    return seen.module(name, DinoHead)
+    return forward.module(name, DinoHead)
 
 
 def kept_scores(config: TrainConfig, targets: float, outputs: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fmct_hpc.fields import AtLeast0, Fraction
 from fmct_hpc.model.size import encoder_flops, patches_a_view
-from fmct_hpc.objective.part import Costs, Judged, Part, Seen
+from fmct_hpc.objective.part import Costs, ForwardPass, Part, PartLoss
 from shards.section import Section
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ class Gram(Part):
         since, every = step - self.first_step, self.config.run.steps * self.config.objective.gram_refresh
         return since >= 0 and since % max(1, round(every)) == 0
 
-    def loss(self, seen: Seen) -> Judged:
+    def loss(self, forward: ForwardPass) -> PartLoss:
         """`gram_loss` of the global views; 0 before it begins."""
-        if seen.target is None:
+        if forward.target is None:
             import torch
 
-            return Judged(seen.whole.new_zeros((), dtype=torch.float32))
-        return Judged(gram_loss(seen.whole_patches, seen.target))
+            return PartLoss(forward.whole.new_zeros((), dtype=torch.float32))
+        return PartLoss(gram_loss(forward.whole_patches, forward.target))
 
     def costs(self) -> Costs:
         """Costs of the anchor's pass and of the similarities of all patches, averaged over all steps."""

@@ -13,7 +13,7 @@ from fmct_hpc.model.patches import grid_of
 from fmct_hpc.model.size import head_flops, head_parameters, patches_a_view
 from fmct_hpc.objective.distillation import Distillation, DistillationKeys, head_of, kept_scores
 from fmct_hpc.objective.draws import generator
-from fmct_hpc.objective.part import Costs, Judged, Seen
+from fmct_hpc.objective.part import Costs, ForwardPass, PartLoss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Masked(NamedTuple):
     """float32 (M,): a patch's share of the loss, 1 / (G · B · masked patches of its view)."""
 
     def where(self, kept: Tensor | None) -> Tensor:
-        """Whether each encoded patch (`Seen.kept`) is masked: bool (G, B, n)."""
+        """Whether each encoded patch (`ForwardPass.kept`) is masked: bool (G, B, n)."""
         turns = self.turns if kept is None else self.turns.gather(2, kept)
         return turns.argsort(dim=2).argsort(dim=2) < self.counts.unsqueeze(-1)
 
@@ -104,17 +104,17 @@ class Ibot(Distillation):
         """The masked patches and the mask token."""
         return drawn.where(kept), network.get_parameter("mask_token")
 
-    def teach(self, seen: Seen) -> Tensor:
+    def teach(self, forward: ForwardPass) -> Tensor:
         """Logits of the patches that are masked in the student, (M, K)."""
-        logits: Tensor = head_of(seen, self._head)(masked_tokens(seen))
+        logits: Tensor = head_of(forward, self._head)(masked_tokens(forward))
         return logits
 
-    def loss(self, seen: Seen) -> Judged:
+    def loss(self, forward: ForwardPass) -> PartLoss:
         """`ibot_loss`."""
-        assert seen.target is not None, "iBOT needs the teacher's targets"
-        logits = head_of(seen, self._head)(masked_tokens(seen), seen.now.freeze_prototypes)
+        assert forward.target is not None, "iBOT needs the teacher's targets"
+        logits = head_of(forward, self._head)(masked_tokens(forward), forward.now.freeze_prototypes)
         temperature = self.config.objective.student_temperature
-        return Judged(ibot_loss(logits, seen.target, seen.drawn.weights, temperature))
+        return PartLoss(ibot_loss(logits, forward.target, forward.drawn.weights, temperature))
 
     def parameters(self) -> dict[str, int]:
         """Parameters of the mask token, and of the head unless it is DINO's."""
@@ -147,12 +147,12 @@ def ibot_loss(
     return -((teacher_probabilities * log_student).sum(dim=-1) * weights).sum()
 
 
-def masked_tokens(seen: Seen) -> Tensor:
+def masked_tokens(forward: ForwardPass) -> Tensor:
     """Tokens of the masked patches of the global views, (M, width)."""
-    shown = ~seen.drawn.where(seen.kept).flatten()
+    shown = ~forward.drawn.where(forward.kept).flatten()
     # Not by `nonzero`, which would synchronise host and device; M is known.
-    numbers = shown.int().argsort(stable=True)[: len(seen.drawn.weights)]
-    return seen.whole_patches.flatten(0, 2)[numbers]
+    numbers = shown.int().argsort(stable=True)[: len(forward.drawn.weights)]
+    return forward.whole_patches.flatten(0, 2)[numbers]
 
 
 def masked_patches(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fmct_hpc.fields import AtLeast0
-from fmct_hpc.objective.part import Judged, Part, Seen
+from fmct_hpc.objective.part import ForwardPass, Part, PartLoss
 from shards.section import Section
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ class Koleo(Part):
     learns = False
     compares_volumes = True
 
-    def loss(self, seen: Seen) -> Judged:
+    def loss(self, forward: ForwardPass) -> PartLoss:
         """`koleo_loss`."""
-        return Judged(koleo_loss(seen.whole_cls))
+        return PartLoss(koleo_loss(forward.whole_cls))
 
 
 def koleo_loss(features: Tensor) -> Tensor:

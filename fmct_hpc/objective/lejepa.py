@@ -16,7 +16,7 @@ from pydantic import Field
 
 from fmct_hpc.fields import AtLeast0, Positive
 from fmct_hpc.objective.draws import generator
-from fmct_hpc.objective.part import Costs, Judged, Part, Seen, Sign
+from fmct_hpc.objective.part import Costs, ForwardPass, Part, PartLoss, Sign
 from shards.section import Section
 
 if TYPE_CHECKING:
@@ -92,20 +92,20 @@ class Lejepa(Part):
         drawn = generator(self.config.run.seed, _STREAM, step, 0).standard_normal(shape)
         return Slices(torch.from_numpy((drawn / np.linalg.norm(drawn, axis=0)).astype(np.float32)))
 
-    def loss(self, seen: Seen) -> Judged:
+    def loss(self, forward: ForwardPass) -> PartLoss:
         """(1 - λ) · `distance_of_views` + λ · `sigreg` (algorithm 2)."""
         from fmct_hpc.objective.projector import Projector
 
-        embeddings = seen.module("lejepa_projector", Projector)(seen.cls)
-        distance = distance_of_views(embeddings, len(seen.whole))
-        gaussian = sigreg(embeddings, seen.drawn.directions)
+        embeddings = forward.module("lejepa_projector", Projector)(forward.cls)
+        distance = distance_of_views(embeddings, len(forward.whole))
+        gaussian = sigreg(embeddings, forward.drawn.directions)
         share = self.config.objective.lejepa_lambda
         figures = {
             "lejepa_distance": distance.detach(),
             "lejepa_sigreg": gaussian.detach(),
             "lejepa_point": gaussian.detach() / sigreg_of_point(embeddings),
         }
-        return Judged((1 - share) * distance + share * gaussian, figures)
+        return PartLoss((1 - share) * distance + share * gaussian, figures)
 
     def parameters(self) -> dict[str, int]:
         """Parameters of the projector: three linear layers, the last with a bias, and two norms."""

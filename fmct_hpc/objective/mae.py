@@ -23,7 +23,7 @@ from fmct_hpc.model.size import (
     tokens_a_view,
 )
 from fmct_hpc.objective.draws import generator, path_scales, rope_boxes
-from fmct_hpc.objective.part import Costs, Gallery, Judged, Part, Seen
+from fmct_hpc.objective.part import Costs, ForwardPass, Gallery, Part, PartLoss
 from shards.section import Section
 
 if TYPE_CHECKING:
@@ -98,12 +98,12 @@ class Mae(Part):
             scales = path_scales(seed, step, samples, views + 1, model.depth, model.drop_path)[views]
         return Kept(keep, scales, boxes)
 
-    def loss(self, seen: Seen) -> Judged:
+    def loss(self, forward: ForwardPass) -> PartLoss:
         """`mae_loss` of the first view."""
         from fmct_hpc.model.decoder import MaeDecoder
         from fmct_hpc.model.vit import take_tokens
 
-        encoder, view, drawn = seen.network.encoder, seen.views.whole[0], seen.drawn
+        encoder, view, drawn = forward.network.encoder, forward.views.whole[0], forward.drawn
         kept = encoder.kept(view)
         target = patchify(encoder.standardise(view), encoder.patch_size).float()
         target = target if kept is None else take_tokens(target, kept)
@@ -111,8 +111,8 @@ class Mae(Part):
             target = normalise_patches(target)
         numbers = among(kept, drawn.keep)
         visible = encoder(view, numbers, path_scales=drawn.path_scales, rope_boxes=drawn.rope_boxes)
-        predicted = seen.module("decoder", MaeDecoder)(visible, drawn.keep, kept)
-        return Judged(mae_loss(predicted, target, drawn.keep))
+        predicted = forward.module("decoder", MaeDecoder)(visible, drawn.keep, kept)
+        return PartLoss(mae_loss(predicted, target, drawn.keep))
 
     def parameters(self) -> dict[str, int]:
         """Parameters of the decoder."""
@@ -137,9 +137,9 @@ class Mae(Part):
         patches = patchify(view, size)
         numbers = among(student.encoder.kept(view), drawn.keep)
         visible = torch.zeros(patches.shape[:2], device=patches.device).scatter(1, numbers, 1.0)
-        seen = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[2:])
+        shown = unpatchify(patches * visible.unsqueeze(-1), size, view.shape[2:])
         rebuilt = reconstruct(student, view, drawn.keep, self.config.objective.normalise_patches)
-        return {"input": view[0], "visible": seen[0], "reconstruction": rebuilt[0]}
+        return {"input": view[0], "visible": shown[0], "reconstruction": rebuilt[0]}
 
 
 def among(kept: Tensor | None, places: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ Built = TypeVar("Built", bound="nn.Module")
 
 
 @dataclass(frozen=True)
-class Seen:
+class ForwardPass:
     """The student's or teacher's pass over a micro-batch, and a part's further inputs."""
 
     network: Student | Teacher
@@ -73,7 +73,7 @@ class Seen:
         return module
 
 
-class Judged(NamedTuple):
+class PartLoss(NamedTuple):
     """A part's loss and figures for a micro-batch."""
 
     loss: Tensor
@@ -191,11 +191,12 @@ class Part:
     def hidden(self, network: Student, drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """The patches that it masks in the student's shared pass; at most one part may mask patches.
 
-        kept: `Seen.kept`. Returns bool (G, B, n), and the token (width,) that replaces their embeddings.
+        kept: `ForwardPass.kept`. Returns bool (G, B, n), and the token (width,) that replaces their
+        embeddings.
         """
         return None
 
-    def teach(self, seen: Seen) -> Tensor:
+    def teach(self, forward: ForwardPass) -> Tensor:
         """The teacher's output for the global views, for a part that `has_teacher`."""
         raise NotImplementedError
 
@@ -203,7 +204,7 @@ class Part:
         """Build the module that converts the teacher's outputs to targets; None: outputs are the targets."""
         return None
 
-    def loss(self, seen: Seen) -> Judged:
+    def loss(self, forward: ForwardPass) -> PartLoss:
         """Loss of this rank's micro-batch; the mean over ranks is the loss of the global micro-batch.
 
         Statistics over the batch are over all ranks, including gradients. Every module that the part has

@@ -16,7 +16,7 @@ from fmct_hpc.data.views import Views
 from fmct_hpc.model.backbone import summary
 from fmct_hpc.model.kinds import build_encoder
 from fmct_hpc.objective.draws import Draws
-from fmct_hpc.objective.part import Seen
+from fmct_hpc.objective.part import ForwardPass
 from fmct_hpc.objective.spread import feature_deviation
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Student(nn.Module):
             signs["feature_deviation"] = feature_deviation(summary(whole, self.encoder.prefix))
         for part in self.parts:
             own = draws.parts.get(part.name), targets.get(part.name)
-            judged = part.loss(Seen(self, views, whole, local, kept, now, *own))
+            judged = part.loss(ForwardPass(self, views, whole, local, kept, now, *own))
             losses[part.name] = judged.loss
             signs |= judged.figures
         total = torch.stack([now.weights[name] * loss for name, loss in losses.items()]).sum()
@@ -71,7 +71,7 @@ class Student(nn.Module):
     def _encode(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens of the global views (G, B, prefix + n, width) and local ones (L, B, prefix + m, width).
 
-        One pass per view size; only global views are masked. Also returns `Seen.kept`.
+        One pass per view size; only global views are masked. Also returns `ForwardPass.kept`.
         """
         encoded: list[Tensor] = []
         first, of_whole = 0, None
@@ -122,5 +122,7 @@ class Teacher(nn.Module):
         kept = self.encoder.kept(flat)
         tokens = self.encoder(flat, kept).unflatten(0, views.shape[:2])
         of_whole = None if kept is None else kept.unflatten(0, views.shape[:2])
-        seen = Seen(self, Views(views, None), tokens, tokens[:0], of_whole, now)
-        return {part.name: part.teach(replace(seen, drawn=draws.parts.get(part.name))) for part in self.parts}
+        forward = ForwardPass(self, Views(views, None), tokens, tokens[:0], of_whole, now)
+        return {
+            part.name: part.teach(replace(forward, drawn=draws.parts.get(part.name))) for part in self.parts
+        }

@@ -48,7 +48,7 @@ def goal_of(kind: Kind, targets: Targets, train: NDArray[np.int64], config: Fine
     """The goal of one label."""
     if kind == BINARY:
         return Findings(targets[:, None].astype(np.float32), train, config)
-    return OfKind(kind, targets, train)
+    return KindGoal(kind, targets, train)
 
 
 class Findings(Goal):
@@ -98,7 +98,7 @@ class Findings(Goal):
         return weight.detach().float().cpu().numpy(), bias.detach().float().cpu().numpy()
 
 
-class OfKind(Goal):
+class KindGoal(Goal):
     """One label that is not binary."""
 
     def __init__(self, kind: Kind, targets: Targets, train: NDArray[np.int64]) -> None:

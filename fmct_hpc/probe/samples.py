@@ -12,7 +12,7 @@ from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import Sample
 from fmct_hpc.probe.series import ROLES, Series
 from shards.errors import FmctError
-from shards.roles import places
+from shards.roles import study_roles
 from shards.studies import studies_of
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def of_sample(cohort: Cohort, index: pa.Table, sample: Sample) -> Cohort:
     if sample == "study":
         volumes = np.concatenate(found)
         numbers = {role: number for number, role in enumerate(ROLES)}
-        roles = places(index).roles[cohort.rows[volumes]].tolist()
+        roles = study_roles(index).roles[cohort.rows[volumes]].tolist()
         members = Members(volumes, np.array([numbers[role] for role in roles]), np.array([*map(len, found)]))
     of_volumes = ("rows", "keys", "patient_keys", "values", "times")
     own = {name: getattr(cohort, name)[best] for name in of_volumes}

@@ -29,7 +29,7 @@ from shards.atomic import atomic_path, write_bytes, write_text
 from shards.closed import Closed
 from shards.errors import FmctError, raise_refusal
 from shards.names import Component, inside
-from shards.newer import unread
+from shards.newer_version import read_error
 from shards.section import Section
 
 FORMAT_VERSION = 1
@@ -156,7 +156,7 @@ class FeatureStore:
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise_refusal(error, file)
-            raise unread(file, error, f"damaged; {REMEDY}") from None
+            raise read_error(file, error, f"damaged; {REMEDY}") from None
         return cls(path, info)
 
     def __len__(self) -> int:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from fmct_hpc.model.attention import explicit_attention
-from fmct_hpc.relevance.question import Question
+from fmct_hpc.relevance.method_input import MethodInput
 
 
-def attention_gradient(question: Question) -> Tensor:
+def attention_gradient(inputs: MethodInput) -> Tensor:
     """Attention from the logit to each patch, weighted by positive gradients: (S, n), at least 0.
 
     Chefer et al. 2021, equations 5 and 6, for self-attention: R starts as the identity and becomes R + Ā R
@@ -16,10 +16,10 @@ def attention_gradient(question: Question) -> Tensor:
     one more attention layer above the blocks, with gradients of its weights (`Reading`): its row is Ā R. The
     rows of all inputs of a head are added.
     """
-    reading = question.reading
-    with torch.enable_grad(), explicit_attention(question.model.blocks[: question.layer + 1]) as seen:
+    reading = inputs.reading
+    with torch.enable_grad(), explicit_attention(inputs.model.blocks[: inputs.layer + 1]) as seen:
         # Gradients start at the view, so that they are also available with frozen parameters.
-        tokens = question.tokens(question.view.detach().requires_grad_())
+        tokens = inputs.tokens(inputs.view.detach().requires_grad_())
         weights = [row if row.requires_grad else row.requires_grad_() for row in reading.weights(tokens)]
         logit = reading.logits(tokens, weights).sum()
         gradients = torch.autograd.grad(logit, [*weights, *seen], allow_unused=True, materialize_grads=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from fmct_hpc.probe.statistics.bootstrap import Interval
 from fmct_hpc.relevance.maps import ScanMaps
 from fmct_hpc.relevance.measure import Figures, Truth, centre_prior, means
-from fmct_hpc.relevance.place import PatchGrid
+from fmct_hpc.relevance.patch_grid import PatchGrid
 
 TOLERANCE_MM = 15.0
 """For the pointing game: Zhang et al. 2018 use 15 pixels of photographs; 15 mm is a small haematoma."""

@@ -18,9 +18,9 @@ from fmct_hpc.model.kinds import KINDS
 from fmct_hpc.model.tissue import tissue
 from fmct_hpc.probe.encoders import OurEncoder, load_weights
 from fmct_hpc.probe.methods.registry import METHODS as PROBE_METHODS
+from fmct_hpc.relevance.method_input import MethodInput
 from fmct_hpc.relevance.methods import METHODS, WITHOUT_HEAD, require_methods
-from fmct_hpc.relevance.place import PatchGrid
-from fmct_hpc.relevance.question import Question
+from fmct_hpc.relevance.patch_grid import PatchGrid
 from fmct_hpc.relevance.reading import Reading, reading_of_cls, readings_of
 from fmct_hpc.train.export import EncoderInfo
 from shards.errors import FmctError
@@ -155,9 +155,9 @@ class Explainer:
         for task, readings in self.readings.items():
             # For labels with classes, the reading of the predicted class.
             reading = readings[None] if None in readings else readings[_class(answers[task])]
-            question = Question(self.model, views, kept, self.layer, reading.of_series(roles))
+            inputs = MethodInput(self.model, views, kept, self.layer, reading.of_series(roles))
             for method in self.methods:
-                values = on_grid(METHODS[method](question), kept, patches)
+                values = on_grid(METHODS[method](inputs), kept, patches)
                 found[task, method] = values.unflatten(1, shape).float().cpu().numpy()
         return found
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from fmct_hpc.probe.statistics.bootstrap import Draws, resample_counts
-from fmct_hpc.relevance.place import PatchGrid
+from fmct_hpc.relevance.patch_grid import PatchGrid
 
 CENTRE_DEVIATION = 0.25
 """Standard deviation of the centre prior relative to the view's edge: most of it is within the brain."""

@@ -1,4 +1,4 @@
-"""The methods by name. Each is a function in a separate file, from a `Question` to one value per patch."""
+"""The methods by name. Each is a function in a separate file, from a `MethodInput` to one value per patch."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from torch import Tensor
 from fmct_hpc.relevance.attention_gradient import attention_gradient
 from fmct_hpc.relevance.gradient_input import gradient_input
 from fmct_hpc.relevance.integrated_gradients import integrated_gradients
-from fmct_hpc.relevance.question import Question
+from fmct_hpc.relevance.method_input import MethodInput
 from fmct_hpc.relevance.rollout import rollout
 from shards.errors import FmctError
 
-METHODS: dict[str, Callable[[Question], Tensor]] = {
+METHODS: dict[str, Callable[[MethodInput], Tensor]] = {
     "attention-gradient": attention_gradient,
     "integrated-gradients": integrated_gradients,
     "gradient-input": gradient_input,

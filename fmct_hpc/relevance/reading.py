@@ -22,7 +22,7 @@ from fmct_hpc.probe.heads import Head, LinearHead
 from fmct_hpc.probe.kinds import Kind
 from fmct_hpc.probe.neighbours import VotesHead
 from fmct_hpc.probe.series_attention import StudyLinearHead
-from fmct_hpc.relevance.together import Together
+from fmct_hpc.relevance.series_combination import SeriesCombination
 from shards.errors import FmctError
 
 
@@ -40,7 +40,7 @@ class Reading:
     """(rows, width) each."""
     bias: Tensor
     """()"""
-    together: Together | None = None
+    together: SeriesCombination | None = None
     """For studies: tokens are of B studies with S series each, grouped by study, B * S in total."""
 
     def of_series(self, roles: tuple[str, ...]) -> "Reading":
@@ -132,18 +132,20 @@ def _outputs(weight: Tensor, bias: Tensor, kind: Kind) -> dict[int | None, tuple
     return {number: (weight[..., k], bias[k]) for k, number in enumerate(kind.classes)}
 
 
-def _together(record: ClassifierRecord, head: Head, tensor: Callable[[object], Tensor]) -> Together | None:
+def _together(
+    record: ClassifierRecord, head: Head, tensor: Callable[[object], Tensor]
+) -> SeriesCombination | None:
     """How series are combined; None for a classifier of volumes, or of the best volume of a study."""
     if record.of_studies is None or record.of_studies.sample != "study":
         return None
     if isinstance(head, StudyLinearHead):
         looks = tensor(head.attention).reshape(len(record.pools), -1)
-        return Together("attention", looks, tensor(head.roles))
+        return SeriesCombination("attention", looks, tensor(head.roles))
     if isinstance(head, StudyAttentiveHead):
-        return Together("patches", embedding=tensor(head.roles))
+        return SeriesCombination("patches", embedding=tensor(head.roles))
     pool = record.of_studies.series_pool
     assert pool is not None
-    return Together(pool)
+    return SeriesCombination(pool)
 
 
 def reading_of_cls(prefix: int, width: int, device: torch.device) -> Reading:

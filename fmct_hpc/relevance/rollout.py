@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from fmct_hpc.model.attention import explicit_attention
-from fmct_hpc.relevance.question import Question
+from fmct_hpc.relevance.method_input import MethodInput
 
 
 @torch.no_grad()
-def rollout(question: Question) -> Tensor:
+def rollout(inputs: MethodInput) -> Tensor:
     """Attention from the tokens that the head reads to each patch: float32 (S, n), at least 0.
 
     A block's matrix is the mean of its heads' weights and the identity, which represents the residual
@@ -17,10 +17,10 @@ def rollout(question: Question) -> Tensor:
     all rows of a `Reading` (only CLS for an encoder without a head). The map does not depend on the score and
     is the same for all labels with the same reading.
     """
-    blocks = question.model.blocks[: question.layer + 1]
+    blocks = inputs.model.blocks[: inputs.layer + 1]
     with explicit_attention(blocks) as seen:
-        tokens = question.tokens(question.view)
-    read = torch.stack([row.mean(dim=-1) for row in question.reading.weights(tokens)]).mean(dim=0)
+        tokens = inputs.tokens(inputs.view)
+    read = torch.stack([row.mean(dim=-1) for row in inputs.reading.weights(tokens)]).mean(dim=0)
     for weights in reversed(seen):
         read = (torch.einsum("st,stu->su", read, weights.mean(dim=1)) + read) / 2
-    return read[:, question.reading.prefix :]
+    return read[:, inputs.reading.prefix :]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.retrieval.config import SearchConfig
 from fmct_hpc.retrieval.search import nearest_of
-from fmct_hpc.retrieval.stored import Stored
+from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards.cores import usable_cores
 from shards.errors import FmctError
 
@@ -28,12 +28,12 @@ GATHERED = 8192
 """Pairs per block of cosines: 100 MB of ViT-B's features."""
 
 
-def exact_bytes(stored: Stored) -> int:
+def exact_bytes(stored: StoredFeatures) -> int:
     """Bytes of the features in the exact search."""
     return 4 * len(stored) * stored.width
 
 
-def chosen_search(stored: Stored, config: SearchConfig) -> str:
+def chosen_search(stored: StoredFeatures, config: SearchConfig) -> str:
     """`exact`, or the first of `CODES` that fits into the budget; raises FmctError if none fits."""
     if exact_bytes(stored) <= config.memory_gb * 1e9:
         return "exact"
@@ -53,7 +53,7 @@ def lists_for(volumes: int) -> int:
     return max(1, min(round(4 * volumes**0.5), volumes // PER_LIST))
 
 
-def _index_bytes(stored: Stored, each: float) -> float:
+def _index_bytes(stored: StoredFeatures, each: float) -> float:
     identifiers, centres = 8 * len(stored), 4 * lists_for(len(stored)) * stored.width
     return each * stored.width * len(stored) + identifiers + centres
 
@@ -61,7 +61,7 @@ def _index_bytes(stored: Stored, each: float) -> float:
 class Index:
     """An in-memory index of volumes whose features are memory-mapped."""
 
-    def __init__(self, stored: Stored, code: str, config: SearchConfig) -> None:
+    def __init__(self, stored: StoredFeatures, code: str, config: SearchConfig) -> None:
         """Train and fill the index in batches; code: one of `CODES`."""
         import faiss
 
@@ -111,7 +111,7 @@ def _drawn(volumes: int, count: int) -> IntArray:
     return np.sort(generator.choice(volumes, count, replace=False)).astype(np.int64)
 
 
-def recall_of(index: Index, stored: Stored, candidates: int, questions: int = 64) -> float:
+def recall_of(index: Index, stored: StoredFeatures, candidates: int, questions: int = 64) -> float:
     """Mean share of the `NEAREST` true nearest neighbours among the index's first, for sampled queries."""
     asked = stored.unit(_drawn(len(stored), questions))
     found = index.nearest(asked, candidates)[0][:, :NEAREST]

@@ -15,7 +15,7 @@ from scipy.special import gammaln
 from fmct_hpc.probe.statistics.bootstrap import Draws, resample_counts
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 from fmct_hpc.retrieval.index import Index
-from fmct_hpc.retrieval.stored import Stored
+from fmct_hpc.retrieval.stored_features import StoredFeatures
 
 KS = (1, 5, 10)
 AT_ONCE = 2**24
@@ -23,7 +23,7 @@ AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryResults:
     """Queries for one label: a row per volume with the label for which other such volumes exist."""
 
     patients: IntArray
@@ -49,7 +49,7 @@ class Ranks(Protocol):
         ...
 
 
-class Exact:
+class ExactRanking:
     """Exact ranking of all volumes, by matrix product."""
 
     def __init__(self, unit: NDArray[np.float32]) -> None:
@@ -63,10 +63,10 @@ class Exact:
         return np.argsort(-(self._unit[rows] @ self._unit.T), axis=1, kind="stable")
 
 
-class Indexed:
+class IndexedRanking:
     """Ranking of the first `candidates` volumes, by an index."""
 
-    def __init__(self, index: Index, stored: Stored, candidates: int) -> None:
+    def __init__(self, index: Index, stored: StoredFeatures, candidates: int) -> None:
         self._index, self._stored, self._candidates = index, stored, candidates
         self.volumes = len(stored)
         self.at_once = max(1, AT_ONCE // candidates)
@@ -81,13 +81,13 @@ def ask(
     patients: IntArray,
     labels: NDArray[np.floating],
     classes: Sequence[int] = (),
-) -> list[Asked]:
+) -> list[QueryResults]:
     """Evaluate retrieval for each label, with all its volumes as queries.
 
     patients: (N,); labels: (N, T), 0, 1, or NaN where unknown; classes: the columns whose values are classes;
     the relevant volumes of a query then have its class.
     """
-    parts: list[list[Asked]] = [[] for _ in range(labels.shape[1])]
+    parts: list[list[QueryResults]] = [[] for _ in range(labels.shape[1])]
     asks = labels == 1
     asks[:, list(classes)] = ~np.isnan(labels[:, list(classes)])
     asking = np.flatnonzero(asks.any(axis=1))
@@ -129,7 +129,7 @@ def _of_rankings(
     right: NDArray[np.bool_],
     volumes: IntArray,
     relevant: IntArray,
-) -> Asked:
+) -> QueryResults:
     """known, right: (Q, depth) in the order of each ranking; volumes, relevant: (Q,), at any rank.
 
     The average precision of a ranking with only n ranks is the sum over relevant volumes divided by the
@@ -145,7 +145,7 @@ def _of_rankings(
     found = np.stack([(right & (place <= k)).any(axis=1) for k in KS], axis=1)
     chance = [_expected_precision(volumes, relevant, depth)]
     chance += [_expected_recall(volumes, relevant, k) for k in KS]
-    return Asked(patients, precision, found, np.stack(chance, axis=1))
+    return QueryResults(patients, precision, found, np.stack(chance, axis=1))
 
 
 def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) -> FloatArray:
@@ -171,20 +171,20 @@ def _expected_recall(volumes: IntArray, relevant: IntArray, k: int) -> FloatArra
     return np.asarray(np.where(few, 1.0, 1 - misses))
 
 
-def _joined(parts: Sequence[Asked]) -> Asked:
+def _joined(parts: Sequence[QueryResults]) -> QueryResults:
     if not parts:
         empty = np.zeros((0, 1 + len(KS)))
-        return Asked(np.zeros(0, np.int64), empty[:, 0], empty[:, 1:] > 0, empty)
-    return Asked(
+        return QueryResults(np.zeros(0, np.int64), empty[:, 0], empty[:, 1:] > 0, empty)
+    return QueryResults(
         *(np.concatenate(columns) for columns in zip(*(_columns(part) for part in parts), strict=True))
     )
 
 
-def _columns(asked: Asked) -> tuple[NDArray[np.generic], ...]:
+def _columns(asked: QueryResults) -> tuple[NDArray[np.generic], ...]:
     return asked.patients, asked.precision, asked.found, asked.by_chance
 
 
-def drawn(asked: Asked, resamples: int) -> Iterator[Draws]:
+def drawn(asked: QueryResults, resamples: int) -> Iterator[Draws]:
     """Mean average precision and recall at each of `KS`, on all asking patients and on resamples of them.
 
     The volumes among which they look stay the same; all of a patient's questions are drawn together.

@@ -14,14 +14,14 @@ from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.retrieval.config import RetrievalConfig, SearchConfig
 from fmct_hpc.retrieval.index import Index, chosen_search, recall_of
-from fmct_hpc.retrieval.measure import KS, Exact, Indexed, Ranks, ask, drawn
-from fmct_hpc.retrieval.stored import Stored
+from fmct_hpc.retrieval.measure import KS, ExactRanking, IndexedRanking, Ranks, ask, drawn
+from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards import Dataset
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.info import sha256
 from shards.lock import writing
-from shards.places import require_folder
+from shards.output_paths import require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE = "retrieval.parquet"
@@ -108,7 +108,7 @@ def _rows(
     source: Source, layer: int, pool: Pool, volumes: IntArray, config: RetrievalConfig
 ) -> list[dict[str, object]]:
     cohort = source.cohort
-    stored = Stored.of(source.store, layer, pool, cohort.places_in(source.store))
+    stored = StoredFeatures.of(source.store, layer, pool, cohort.places_in(source.store))
     training = np.arange(len(stored)) if cohort.splits is None else np.flatnonzero(cohort.splits == "train")
     ranks, search = _searched(stored.standardised_over(training).chosen(volumes), config.search)
     patients = np.unique(cohort.patient_keys[volumes], return_inverse=True)[1].astype(np.int64)
@@ -137,15 +137,15 @@ def _rows(
     return rows
 
 
-def _searched(stored: Stored, config: SearchConfig) -> tuple[Ranks, dict[str, object]]:
+def _searched(stored: StoredFeatures, config: SearchConfig) -> tuple[Ranks, dict[str, object]]:
     """The ranking of the volumes, and the columns that describe it."""
     search = chosen_search(stored, config)
     if search == "exact":
-        return Exact(stored.whole()), {"search": search}
+        return ExactRanking(stored.whole()), {"search": search}
     index = Index(stored, search, config)
     count = config.candidates
     said = {"search": search, "candidates": count, "search_recall": recall_of(index, stored, count)}
-    return Indexed(index, stored, count), said
+    return IndexedRanking(index, stored, count), said
 
 
 def printed(table: pa.Table) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fmct_hpc.probe.config import Pool
 from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.store import FeatureStore
-from fmct_hpc.retrieval.stored import Stored
+from fmct_hpc.retrieval.stored_features import StoredFeatures
 
 
 class Neighbour(NamedTuple):
@@ -30,7 +30,7 @@ class Searched:
 
     def __init__(self, store: FeatureStore, layer: int = -1, pool: Pool = "both") -> None:
         self._store = store
-        self._stored = Stored.of(store, layer, pool).standardised_over(np.arange(len(store)))
+        self._stored = StoredFeatures.of(store, layer, pool).standardised_over(np.arange(len(store)))
 
     def nearest(self, features: NDArray[np.float32], count: int) -> list[list[Neighbour]]:
         """The `count` nearest volumes for each row of features (B, width), the nearest first."""
@@ -49,7 +49,7 @@ class Searched:
 
 
 def nearest_of(
-    stored: Stored, asked: NDArray[np.float32], count: int
+    stored: StoredFeatures, asked: NDArray[np.float32], count: int
 ) -> tuple[IntArray, NDArray[np.float32]]:
     """The exact `count` nearest volumes of asked (B, width) and their cosines, in one pass: (B, count)."""
     numbers = np.zeros((len(asked), 0), np.int64)

@@ -11,11 +11,11 @@ from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.kinds import BINARY
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.bootstrap import Draws
-from fmct_hpc.probe.statistics.judged import Judged, Measure, resampled
+from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions, resampled
 from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.robustness.changes import CHANGES
+from fmct_hpc.robustness.classifiers import ClassifierGroup, EvaluatedClassifier
 from fmct_hpc.robustness.config import RobustnessConfig
-from fmct_hpc.robustness.judges import Judge, Panel
 from fmct_hpc.robustness.score import Said
 
 SCHEMA = pa.schema(
@@ -36,29 +36,31 @@ Row = dict[str, Any]
 
 
 def rows_of(
-    panel: Panel,
+    group: ClassifierGroup,
     steps: Sequence[tuple[str, float]],
     kept: Sequence[Said],
     config: RobustnessConfig,
     cohort: Cohort,
 ) -> Iterator[Row]:
-    """One row per judge, test set, change and severity; without a metric, one row with the reason.
+    """One row per classifier, test set, change and severity; without a metric, one row with the reason.
 
     steps: changes and severities, the unchanged volumes first; kept: the scores for each.
     """
-    yield from panel.refused
-    for number, judge in enumerate(panel.judges):
-        for split in judge.cell.folds[0].tests:
-            tests = [_Test(judge, split, said[number], cohort) for said in kept]
-            yield from _of_test(tests, judge, split, steps, config)
+    yield from group.refused
+    for number, classifier in enumerate(group.classifiers):
+        for split in classifier.cell.folds[0].tests:
+            tests = [_Test(classifier, split, said[number], cohort) for said in kept]
+            yield from _of_test(tests, classifier, split, steps, config)
 
 
 class _Test:
-    """A judge's test set with its scores for one change, in the order of a sweep."""
+    """A classifier's test set with its scores for one change, in the order of a sweep."""
 
-    def __init__(self, judge: Judge, split: str, said: NDArray[np.float64], cohort: Cohort) -> None:
+    def __init__(
+        self, classifier: EvaluatedClassifier, split: str, said: NDArray[np.float64], cohort: Cohort
+    ) -> None:
         rows, own, folds, start = [], [], [], 0
-        for fold, parts in enumerate(judge.cell.folds):
+        for fold, parts in enumerate(classifier.cell.folds):
             for name, tested in parts.tests.items():
                 if name == split:
                     rows.append(tested)
@@ -67,14 +69,16 @@ class _Test:
                 start += len(tested)
         self.rows, self.folds = np.concatenate(rows), np.concatenate(folds)
         self.predictions = np.concatenate(own)
-        self.targets = judge.cell.labels[self.rows]
+        self.targets = classifier.cell.labels[self.rows]
         self.patients = np.unique(cohort.patient_keys[self.rows], return_inverse=True)[1].astype(np.int64)
 
-    def measure(self, judge: Judge) -> Measure:
+    def measure(self, classifier: EvaluatedClassifier) -> Measure:
         """The first metric of the label's kind."""
-        kind = judge.cell.kind
+        kind = classifier.cell.kind
         if kind != BINARY:
-            return kind.measure(Judged(self.predictions, self.targets, self.patients, self.folds), None)
+            return kind.measure(
+                ScoredPredictions(self.predictions, self.targets, self.patients, self.folds), None
+            )
         scored = Scored(self.predictions[:, 0], self.targets, self.patients, self.folds)
         ranking = Ranking(scored)
         return lambda counts: ranking.areas(counts)[0][:, None]
@@ -82,23 +86,25 @@ class _Test:
 
 def _of_test(
     tests: Sequence[_Test],
-    judge: Judge,
+    classifier: EvaluatedClassifier,
     split: str,
     steps: Sequence[tuple[str, float]],
     config: RobustnessConfig,
 ) -> Iterator[Row]:
-    kind, first = judge.cell.kind, tests[0]
+    kind, first = classifier.cell.kind, tests[0]
     positives = int(first.targets.sum()) if kind == BINARY else None
     patients = int(first.patients.max()) + 1
     row: Row = {
-        **judge.row,
-        **{"task": judge.cell.task, "split": split, "kind": kind.name, "figure": kind.figures[0]},
+        **classifier.row,
+        **{"task": classifier.cell.task, "split": split, "kind": kind.name, "figure": kind.figures[0]},
         **{"n": len(first.rows), "positives": positives, "patients": patients},
         "confidence": config.confidence,
     }
     drawn: list[Draws] = [
         figures[0]
-        for figures in resampled([test.measure(judge) for test in tests], patients, config.bootstrap, seed=0)
+        for figures in resampled(
+            [test.measure(classifier) for test in tests], patients, config.bootstrap, seed=0
+        )
     ]
     if np.isnan(drawn[0].value):
         yield {**row, "reason": f"{kind.figures[0]} is not defined for the test volumes"}

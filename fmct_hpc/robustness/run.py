@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.leakage import check_leakage
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.robustness.classifiers import ClassifierGroup, of_exported, of_sweep
 from fmct_hpc.robustness.config import RobustnessConfig
 from fmct_hpc.robustness.figures import SCHEMA, Row, rows_of
-from fmct_hpc.robustness.judges import Panel, of_kept, of_sweep
 from fmct_hpc.robustness.score import (
     UNCHANGED,
     read_scores,
@@ -26,7 +26,7 @@ from shards.info import sha256
 from shards.ledger import Ledger
 from shards.listed import register_files
 from shards.lock import writing
-from shards.places import require_folder
+from shards.output_paths import require_folder
 from shards.share import WHOLE, Share
 from shards.subject import Origin, Subject, claim
 
@@ -65,17 +65,17 @@ def robustness(
         check_leakage(spec.name, tested, spec.pretraining_patients, *allowed)
     if not classifiers and share is None:
         sweep.extract(progress=progress)
-    panels = of_kept(classifiers, config, cohort) if classifiers else of_sweep(config, cohort)
+    groups = of_exported(classifiers, config, cohort) if classifiers else of_sweep(config, cohort)
     about = {
         "dataset": Origin.of(config.data, Dataset.open(config.data).content_digest()),
         "labels": Origin.of(config.labels, sha256(config.labels)),
     }
     with writing(out, "fmct robustness", shared=share is not None):
         claim(out, Subject(command="robustness", sources=about), [TABLE])
-        _score(panels, config, cohort, out, share, progress)
+        _score(groups, config, cohort, out, share, progress)
         if share is not None:
             return None
-        rows = [row for panel in panels for row in _rows(panel, config, cohort, out)]
+        rows = [row for group in groups for row in _rows(group, config, cohort, out)]
         table = pa.Table.from_pylist(rows, SCHEMA)
         with atomic_path(out / TABLE) as temporary:
             pq.write_table(table, temporary, compression="zstd")
@@ -105,7 +105,7 @@ def _require_thicker(config: RobustnessConfig) -> None:
 
 
 def _score(
-    panels: Sequence[Panel],
+    groups: Sequence[ClassifierGroup],
     config: RobustnessConfig,
     cohort: Cohort,
     out: Path,
@@ -114,37 +114,37 @@ def _score(
 ) -> None:
     """Compute missing scores, of all or of a share; one encoder is in memory at a time."""
     steps = [
-        (panel, *step, scores_file(out, panel, *step, config.changes.seed))
-        for panel in panels
-        if panel.judges
+        (group, *step, scores_file(out, group, *step, config.changes.seed))
+        for group in groups
+        if group.classifiers
         for step in _steps(config)
     ]
     whole = Ledger(steps, lambda step: step[-1].is_file())  # the file of the scores is the marker
     own_share = Share(*share) if share else WHOLE
     register_files(out, [step[-1] for step in steps], own_share)
     missing = whole.share(own_share).missing()
-    total, done = sum(tested_volumes(panel) for panel, *_ in missing), 0
+    total, done = sum(tested_volumes(group) for group, *_ in missing), 0
 
     def advance(volumes: int) -> None:
         nonlocal done
         done += volumes
         progress(done, total)
 
-    for panel in panels:
-        own = [step for step in missing if step[0] is panel]
+    for group in groups:
+        own = [step for step in missing if step[0] is group]
         if not own:
             continue
-        encoder, heads = panel.open(), panel.fit()
+        encoder, heads = group.open(), group.fit()
         for _, change, severity, path in own:
-            write_scores(path, panel, encoder, heads, change, severity, config, cohort, advance)
+            write_scores(path, group, encoder, heads, change, severity, config, cohort, advance)
 
 
 def _steps(config: RobustnessConfig) -> tuple[tuple[str, float], ...]:
     return (UNCHANGED, *config.changes.steps)
 
 
-def _rows(panel: Panel, config: RobustnessConfig, cohort: Cohort, out: Path) -> Iterator[Row]:
-    steps = _steps(config) if panel.judges else ()
-    files = [scores_file(out, panel, *step, config.changes.seed) for step in steps]
-    kept = [read_scores(file, panel) for file in files]
-    yield from rows_of(panel, steps, kept, config, cohort)
+def _rows(group: ClassifierGroup, config: RobustnessConfig, cohort: Cohort, out: Path) -> Iterator[Row]:
+    steps = _steps(config) if group.classifiers else ()
+    files = [scores_file(out, group, *step, config.changes.seed) for step in steps]
+    kept = [read_scores(file, group) for file in files]
+    yield from rows_of(group, steps, kept, config, cohort)

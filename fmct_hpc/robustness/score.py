@@ -17,8 +17,8 @@ from fmct_hpc.probe.encoders import Encoder
 from fmct_hpc.probe.features import inputs_of
 from fmct_hpc.probe.heads import Head, pooled
 from fmct_hpc.robustness.changes import CHANGES, Draw, changed
+from fmct_hpc.robustness.classifiers import ClassifierGroup
 from fmct_hpc.robustness.config import RobustnessConfig
-from fmct_hpc.robustness.judges import Panel
 from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset
 from shards.atomic import atomic_path
@@ -29,9 +29,9 @@ VERSION = 1
 """Increase it with every change of the scores for the same inputs; all scores are then recomputed."""
 UNCHANGED = (next(iter(CHANGES)), 0.0)
 """A change of severity 0: the unchanged volumes."""
-SCHEMA = pa.schema([("judge", pa.int32()), ("row", pa.int64()), ("said", pa.list_(pa.float64()))])
+SCHEMA = pa.schema([("classifier", pa.int32()), ("row", pa.int64()), ("said", pa.list_(pa.float64()))])
 Said = list[NDArray[np.float64]]
-"""For each judge (N, P): the tested rows of its folds, concatenated; P is 1 for binary labels."""
+"""For each classifier (N, P): the tested rows of its folds, concatenated; P is 1 for binary labels."""
 
 
 class ChangedDataset(Dataset):
@@ -47,15 +47,15 @@ class ChangedDataset(Dataset):
         return changed(super().read(i), self.info.spacing_mm, self._change, self._severity, draw)
 
 
-def scores_file(out: Path, panel: Panel, change: str, severity: float, seed: int) -> Path:
-    """Path of a panel's scores for a change; its name is a digest of everything on which they depend."""
-    about = [VERSION, panel.digest, change, severity, *([seed] if change == "noise" else [])]
+def scores_file(out: Path, group: ClassifierGroup, change: str, severity: float, seed: int) -> Path:
+    """Path of a group's scores for a change; its name is a digest of everything on which they depend."""
+    about = [VERSION, group.digest, change, severity, *([seed] if change == "noise" else [])]
     return out / "units" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]}.parquet"
 
 
 def write_scores(
     path: Path,
-    panel: Panel,
+    group: ClassifierGroup,
     encoder: Encoder,
     heads: Sequence[Sequence[Head]],
     change: str,
@@ -66,35 +66,38 @@ def write_scores(
 ) -> None:
     """Score the tested volumes with a change and write the scores to `path`.
 
-    encoder, heads: results of the panel's `open` and `fit`. progress: called with the size of each batch.
+    encoder, heads: results of the group's `open` and `fit`. progress: called with the size of each batch.
 
     Raises FmctError for damaged volumes, and if their preprocessing differs from the encoder's.
     """
     device = usable_device(config.device)
     dataset = ChangedDataset(Dataset.open(config.data), change, severity, config.changes.seed)
     require_same_preprocessing(
-        dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {panel.name}"
+        dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {group.name}"
     )
     encoder.module.to(device).eval()
-    tests = [[judge.tests(fold) for fold in range(len(judge.cell.folds))] for judge in panel.judges]
+    tests = [
+        [classifier.tests(fold) for fold in range(len(classifier.cell.folds))]
+        for classifier in group.classifiers
+    ]
     wanted = np.unique(np.concatenate([rows for of_judge in tests for rows in of_judge]))
-    layers = sorted({judge.layer % encoder.depth for judge in panel.judges})
+    layers = sorted({classifier.layer % encoder.depth for classifier in group.classifiers})
     found: list[list[NDArray[np.float64] | None]] = [[None] * len(folds) for folds in tests]
     workers, done = 1 if device.type == "cpu" else usable_cores(), 0
     for images in inputs_of(encoder, dataset, cohort.rows[wanted], config.batch, workers):
         batch = wanted[done : done + len(images)]
         done += len(batch)
-        outputs = _outputs(encoder, panel.rounded, images.to(device, non_blocking=True), layers)
+        outputs = _outputs(encoder, group.rounded, images.to(device, non_blocking=True), layers)
         read: dict[tuple[int, tuple[str, ...]], NDArray[np.floating]] = {}
-        for number, judge in enumerate(panel.judges):
-            what = judge.layer % encoder.depth, judge.pools
+        for number, classifier in enumerate(group.classifiers):
+            what = classifier.layer % encoder.depth, classifier.pools
             if what not in read:
-                read[what] = _read(outputs[layers.index(what[0])], encoder.prefix, judge.pools)
+                read[what] = _read(outputs[layers.index(what[0])], encoder.prefix, classifier.pools)
             for fold, rows in enumerate(tests[number]):
                 inside = np.isin(batch, rows)
                 if not inside.any():
                     continue
-                said = heads[number][fold].predicted(read[what][inside], judge.cell.kind)
+                said = heads[number][fold].predicted(read[what][inside], classifier.cell.kind)
                 said = said.reshape(len(said), -1)
                 own = found[number][fold]
                 if own is None:
@@ -103,7 +106,7 @@ def write_scores(
                 own[order[np.searchsorted(rows[order], batch[inside])]] = said
         progress(len(batch))
     tables = [
-        pa.table({"judge": np.full(len(rows), number), "row": rows, "said": own.tolist()}).cast(SCHEMA)
+        pa.table({"classifier": np.full(len(rows), number), "row": rows, "said": own.tolist()}).cast(SCHEMA)
         for number, (folds, of_judge) in enumerate(zip(tests, found, strict=True))
         for rows, own in zip(folds, of_judge, strict=True)
         if own is not None
@@ -112,9 +115,13 @@ def write_scores(
         pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
 
 
-def tested_volumes(panel: Panel) -> int:
+def tested_volumes(group: ClassifierGroup) -> int:
     """Number of volumes to encode for one change."""
-    rows = [judge.tests(fold) for judge in panel.judges for fold in range(len(judge.cell.folds))]
+    rows = [
+        classifier.tests(fold)
+        for classifier in group.classifiers
+        for fold in range(len(classifier.cell.folds))
+    ]
     return len(np.unique(np.concatenate(rows))) if rows else 0
 
 
@@ -132,18 +139,18 @@ def _read(tokens: torch.Tensor, prefix: int, pools: tuple[str, ...]) -> NDArray[
     return pooled(tokens, prefix, pools).cpu().numpy()
 
 
-def read_scores(path: Path, panel: Panel) -> Said:
+def read_scores(path: Path, group: ClassifierGroup) -> Said:
     """Read a file of `write_scores`; raises FmctError if missing, damaged, or of other volumes."""
     try:
         table = pq.read_table(path, schema=SCHEMA)
     except (OSError, pa.ArrowInvalid) as error:
         raise_refusal(error, path)
         raise FmctError(f"{path}: missing or damaged; remove it, and run the same command again") from None
-    judges, rows = table["judge"].to_numpy(), table["row"].to_numpy()
+    classifiers, rows = table["classifier"].to_numpy(), table["row"].to_numpy()
     found = []
-    for number, judge in enumerate(panel.judges):
-        own = np.flatnonzero(judges == number)
-        tested = np.concatenate([judge.tests(fold) for fold in range(len(judge.cell.folds))])
+    for number, classifier in enumerate(group.classifiers):
+        own = np.flatnonzero(classifiers == number)
+        tested = np.concatenate([classifier.tests(fold) for fold in range(len(classifier.cell.folds))])
         if not np.array_equal(rows[own], tested):
             raise FmctError(f"{path}: from other volumes; remove it, and run the same command again")
         found.append(np.array(table["said"].take(own).to_pylist(), np.float64).reshape(len(own), -1))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
-from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.process_group import RankInfo
 from fmct_hpc.train.saver import LAST_WAIT_SECONDS
 from shards.errors import FmctError, refusal
 
@@ -53,12 +53,12 @@ class AbortFlag:
     rank that does not end in time is ended by its polling thread.
     """
 
-    def __init__(self, name: str, place: Place, note: Callable[[Exception], None]) -> None:
+    def __init__(self, name: str, rank_info: RankInfo, note: Callable[[Exception], None]) -> None:
         """Create the flag, unset.
 
         Args:
             name: the same on all ranks, different for each attempt.
-            place: this rank's.
+            rank_info: this rank's.
             note: records this rank's error; called before the other ranks are notified.
         """
         self.lost: Callable[[], Exception | None] = lambda: None
@@ -66,8 +66,8 @@ class AbortFlag:
         self.last: Callable[[], None] = lambda: None
         """Called before this rank is ended by force: waits, for a limited time, for work in progress."""
         self._note = note
-        self._rank = place.rank
-        self._others = place.world_size - 1
+        self._rank = rank_info.rank
+        self._others = rank_info.world_size - 1
         self._key = f"fmct/abort/{name}"
         self._store = _client() if self._others else None
         self._failed: Failed | None = None

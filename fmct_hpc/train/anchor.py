@@ -10,18 +10,18 @@ from fmct_hpc.objective.part import Part
 from fmct_hpc.objective.student import Student
 from fmct_hpc.train.frozen import Frozen
 from fmct_hpc.train.partition import own_part
-from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.process_group import RankInfo
 from fmct_hpc.train.teacher import MeanTeacher
 
 
 class Anchor(Frozen[Backbone]):
     """Computes patch tokens; changes only at a refresh."""
 
-    def __init__(self, part: Part, config: TrainConfig, student: Student, place: Place) -> None:
+    def __init__(self, part: Part, config: TrainConfig, student: Student, rank_info: RankInfo) -> None:
         """Copy `student`, as the teacher does at step 0, before DeepSpeed takes it over."""
         encoder = build_encoder(config.model, len(config.data.windows), config.data.view_size)
         encoder.load_state_dict(student.encoder.state_dict())
-        super().__init__(encoder, config, place)
+        super().__init__(encoder, config, rank_info)
         self.part = part
         """The part that it belongs to."""
         self.parameters = {f"encoder.{name}": one for name, one in self.parameters.items()}

@@ -23,11 +23,11 @@ from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import (
     DamagedDataError,
+    DiskFullError,
     FmctError,
     LostProcessError,
-    NoRoomError,
     UnavailableError,
-    UnsoundError,
+    UnhealthyRunError,
     raise_refusal,
     refusal,
 )
@@ -126,7 +126,7 @@ class Attempt(Closed):
     data: DataFacts
     """Digests of the training volumes."""
     start_digest: str | None
-    """Digest of the weights that the run started from (`checkpoint.Beginning`); None: random weights."""
+    """Digest of the weights that the run started from (`checkpoint.InitialWeights`); None: random weights."""
     software: Software
     first_step: int
     """The first step, counted from 1: the one after the checkpoint that the attempt resumes from."""
@@ -316,9 +316,9 @@ def _ended(run: Path, attempt: Attempt, done: int, **facts: Any) -> Attempt:
 
 def _cause(error: BaseException) -> Cause:
     typed: tuple[tuple[type[BaseException], Cause], ...] = (
-        (NoRoomError, "no room"),
+        (DiskFullError, "no room"),
         (DamagedDataError, "damaged data"),
-        (UnsoundError, "unsound"),
+        (UnhealthyRunError, "unsound"),
         (UnavailableError, "crash"),
         (LostProcessError, "crash"),
         (FmctError, "refused"),

@@ -24,7 +24,7 @@ class AveragedEncoder:
     def __init__(self, training: Training) -> None:
         module = training.teacher.module if training.teacher else training.engine.module
         self._encoder = module.encoder
-        self._place = training.place.device
+        self._place = training.rank_info.device
         self._bf16 = training.config.engine.precision == "bf16"
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ from shards.closed import Closed
 from shards.errors import FmctError, RefusedError, raise_refusal
 from shards.info import read_preprocessing
 from shards.names import Component, Sha256, inside
-from shards.newer import newer
+from shards.newer_version import newer_version_error
 
 if TYPE_CHECKING:
     from shards import Dataset
@@ -80,7 +80,7 @@ class DataFacts(Closed):
         )
 
 
-class Beginning(Closed):
+class InitialWeights(Closed):
     """The weights that a run started from, where these were not random."""
 
     place: Path
@@ -108,7 +108,7 @@ class Manifest(Closed):
     data: DataFacts
     files: dict[Component, FileFacts]
     """The files of the checkpoint; others in its folder are ignored."""
-    beginning: Beginning | None = None
+    beginning: InitialWeights | None = None
     """None for random initial weights, and in checkpoints of 0.1.0."""
     digest: str = ""
     """`seal` of the other keys."""
@@ -196,7 +196,7 @@ def read_manifest(path: Path) -> Manifest:
         manifest = Manifest.model_validate(document) if version == FORMAT_VERSION else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_refusal(error, path / MANIFEST)
-        if refusal := newer(path / MANIFEST, error):
+        if refusal := newer_version_error(path / MANIFEST, error):
             raise refusal from None
         raise DamagedCheckpointError(
             f"{path / MANIFEST}: missing or damaged; the checkpoint is unusable"

@@ -18,7 +18,7 @@ from fmct_hpc.train.export import EncoderInfo, encoder_info, load_encoder, write
 from shards.atomic import write_bytes
 from shards.errors import FmctError, raise_refusal
 from shards.info import sha256
-from shards.places import require_file, require_folder
+from shards.output_paths import require_file, require_folder
 
 _WINDOWS = {1: ((40, 300),), 3: ((40, 80), (80, 200), (600, 2800))}
 """(level, width) in HU by number of channels (`loading_transforms` in the reference's transforms.py)."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.objective.student import Student
-from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.process_group import RankInfo
 from fmct_hpc.train.schedules import StepSettings
 
 BUCKET = 50_000_000
@@ -98,13 +98,13 @@ class GuardedAdamW(torch.optim.AdamW):
         return super().step(closure) if self.sound else None
 
 
-def build_engine(config: TrainConfig, student: Student, place: Place) -> deepspeed.DeepSpeedEngine:
+def build_engine(config: TrainConfig, student: Student, rank_info: RankInfo) -> deepspeed.DeepSpeedEngine:
     """Wrap the student in a DeepSpeed engine; under stage 3 its parameters are empty from then on."""
     optimizer = GuardedAdamW(parameter_groups(student), lr=config.optim.base_lr, betas=config.optim.betas)
     engine, *_ = deepspeed.initialize(
-        model=student.to(place.device),
+        model=student.to(rank_info.device),
         optimizer=optimizer,
-        config=deepspeed_config(config, place.world_size, sum(p.numel() for p in student.parameters())),
+        config=deepspeed_config(config, rank_info.world_size, sum(p.numel() for p in student.parameters())),
         dist_init_required=False,
     )
     return engine

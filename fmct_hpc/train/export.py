@@ -17,21 +17,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.data.as_trained import as_trained
 from fmct_hpc.data.config import DataConfig
+from fmct_hpc.data.training_spacing import at_training_spacing
 from fmct_hpc.fields import edges
 from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.kinds import build_encoder, size_of
 from fmct_hpc.model.patches import grid_of
-from fmct_hpc.train.checkpoint import Beginning, DataFacts, Manifest, parts, verify
+from fmct_hpc.train.checkpoint import DataFacts, InitialWeights, Manifest, parts, verify
 from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
 from shards.atomic import write_bytes, write_text
 from shards.errors import raise_refusal
 from shards.info import read_preprocessing
 from shards.masks import require_volumes
-from shards.newer import unread
+from shards.newer_version import read_error
 from shards.preprocessing import same_voxels
 from shards.section import Section
 from shards.voxels import MOST_VOXELS
@@ -65,7 +65,7 @@ class EncoderInfo(Section):
         """
         from fmct_hpc.data.field import center_view  # imports numba, which loading an encoder does not need
 
-        hu, spacing_mm, _ = as_trained(volume, spacing_mm, self.spacing_mm)
+        hu, spacing_mm, _ = at_training_spacing(volume, spacing_mm, self.spacing_mm)
         return torch.from_numpy(center_view(hu, spacing_mm, self.data))[None]
 
     def patch_centres(
@@ -97,7 +97,7 @@ class EncoderInfo(Section):
         """
         from fmct_hpc.data.field import center_box
 
-        hu, spacing_mm, scale = as_trained(volume, spacing_mm, self.spacing_mm)
+        hu, spacing_mm, scale = at_training_spacing(volume, spacing_mm, self.spacing_mm)
         first, lengths = center_box(hu, spacing_mm, self.data)
         return (first + 0.5) / scale - 0.5, lengths / scale
 
@@ -136,7 +136,7 @@ def configuration_of(checkpoint: Path, manifest: Manifest) -> TrainConfig:
     try:
         return TrainConfig.from_record(manifest.configuration)
     except ValidationError as error:
-        raise unread(checkpoint, error, "not a training of this version") from None
+        raise read_error(checkpoint, error, "not a training of this version") from None
 
 
 def export_encoder(
@@ -145,7 +145,7 @@ def export_encoder(
     config: TrainConfig,
     data: DataFacts,
     step: int,
-    beginning: Beginning | None = None,
+    beginning: InitialWeights | None = None,
 ) -> None:
     """Write the encoder of a run; averaged: whole tensors by the student's names."""
     info = EncoderInfo(
@@ -162,7 +162,7 @@ def export_encoder(
     write_encoder(out, averaged, info)
 
 
-def origin_of(start: Path | None, beginning: Beginning | None) -> str:
+def origin_of(start: Path | None, beginning: InitialWeights | None) -> str:
     """Origin of the weights of a run with run.start_from=`start` and the recorded `beginning`."""
     if beginning is not None:
         return f"fmct train, begun with: {beginning.origin}"
@@ -228,4 +228,4 @@ def encoder_info(path: Path) -> EncoderInfo:
     try:
         return EncoderInfo.from_record_json(description.read_bytes())
     except ValidationError as error:
-        raise unread(description, error, "does not describe an encoder") from None
+        raise read_error(description, error, "does not describe an encoder") from None

@@ -9,7 +9,7 @@ from torch import nn
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.execution import set_execution
 from fmct_hpc.train.engine import autocast_section, offload_section
-from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.process_group import RankInfo
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -17,15 +17,15 @@ Network = TypeVar("Network", bound=nn.Module)
 class Frozen(Generic[Network]):
     """A module for inference in the run's precision; updates act on the rank's own slices."""
 
-    def __init__(self, module: Network, config: TrainConfig, place: Place) -> None:
+    def __init__(self, module: Network, config: TrainConfig, rank_info: RankInfo) -> None:
         """Take over `module` with its weights."""
         self.module = module
-        module.to(place.device).requires_grad_(False).eval()
+        module.to(rank_info.device).requires_grad_(False).eval()
         set_execution(module, config.engine)
         self.parameters = dict(module.named_parameters())
         """Parameters by name; `partition.own_part` gives what this rank holds of one."""
         self._forward: nn.Module = _partitioned(module, config) if config.engine.zero_stage == 3 else module
-        self._device_type = place.device.type
+        self._device_type = rank_info.device.type
         self._autocast = config.engine.precision == "bf16"
 
     @torch.no_grad()

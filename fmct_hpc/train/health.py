@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.objective.part import Sign
 from fmct_hpc.objective.spread import remedy
-from shards.errors import UnsoundError
+from shards.errors import UnhealthyRunError
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +48,16 @@ class Health:
     def skip(self, step: int, guilty: str) -> None:
         """Count a non-finite step, numbered from 1, which updated nothing.
 
-        Raises UnsoundError with health.not_finite=stop, or after more than health.max_skipped steps.
+        Raises UnhealthyRunError with health.not_finite=stop, or after more than health.max_skipped steps.
         """
         what = f"step {step}: loss or gradient is not finite, nothing was updated; {guilty}"
         if self._limits.not_finite == "stop":
-            raise UnsoundError(
+            raise UnhealthyRunError(
                 f"{what}; check these volumes, lower optim.base_lr, or set health.not_finite=skip"
             )
         self._skipped += 1
         if self._skipped > self._limits.max_skipped:
-            raise UnsoundError(
+            raise UnhealthyRunError(
                 f"{what}; more skipped steps than health.max_skipped={self._limits.max_skipped}"
             )
         log.log(self._level, "%s; skipped, %d of at most %d", what, self._skipped, self._limits.max_skipped)
@@ -65,7 +65,7 @@ class Health:
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Look for collapse in the figures of step `step`; a sign must persist for `patience` steps.
 
-        Raises UnsoundError with health.collapse=stop.
+        Raises UnhealthyRunError with health.collapse=stop.
         """
         signs = self._signs(figures)
         self.lasting = _counted(self.lasting, signs)
@@ -99,7 +99,7 @@ class Health:
     def _alarm(self, step: int, sign: Sign) -> None:
         what = f"step {step}: for {self.lasting[sign.what]} steps {sign.what}: the features collapse"
         if self._limits.collapse == "stop":
-            raise UnsoundError(f"{what}; restart with {sign.remedy}; health.collapse=warn only warns")
+            raise UnhealthyRunError(f"{what}; restart with {sign.remedy}; health.collapse=warn only warns")
         log.log(self._level, "%s", what)
 
     def _signs(self, figures: Mapping[str, float]) -> list[Sign]:

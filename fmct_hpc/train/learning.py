@@ -36,13 +36,15 @@ class Learning:
     """Computes the figures of a step; every rank must call it at the same steps."""
 
     def __init__(self, training: Training, dataset: Dataset) -> None:
-        config, place = training.config, training.place
+        config, rank_info = training.config, training.rank_info
         self._config = config
         self._encode = AveragedEncoder(training)
         self._spacing = dataset.info.spacing_mm
         order = Order.of(dataset, config.run.seed, config.run.batch)
-        self._share = Share(order, place.rank, place.world_size, config.accumulation(place.world_size))
-        if config.health.every and config.data.global_views < 2 and place.rank == 0:
+        self._share = Share(
+            order, rank_info.rank, rank_info.world_size, config.accumulation(rank_info.world_size)
+        )
+        if config.health.every and config.data.global_views < 2 and rank_info.rank == 0:
             log.info("retrieval and crop_likeness need data.global_views=2, and are not recorded")
 
     @torch.no_grad()
@@ -50,18 +52,18 @@ class Learning:
         """The figures after `done` steps, the last with this rank's `batches`; empty at most steps."""
         if not evaluates(self._config, done):
             return {}
-        seen = [self._encoded(done - 1, number, batch) for number, batch in enumerate(batches)]
+        statistics = [self._encoded(done - 1, number, batch) for number, batch in enumerate(batches)]
         gram, sums = (
-            torch.stack([getattr(part, name) for part in seen]).sum(dim=0) for name in ("gram", "sums")
+            torch.stack([getattr(part, name) for part in statistics]).sum(dim=0) for name in ("gram", "sums")
         )
         all_reduce(gram)
         all_reduce(sums)
-        mine = torch.cat([part.rows for part in seen], dim=1)
+        mine = torch.cat([part.rows for part in statistics], dim=1)
         everyone = gathered(mine)
         # Rank 0 computes them for all: different devices may round differently, and ranks must agree.
-        return on_first_rank(lambda: _figures(Seen(torch.cat(everyone, dim=1), gram, sums)))
+        return on_first_rank(lambda: _figures(ViewStatistics(torch.cat(everyone, dim=1), gram, sums)))
 
-    def _encoded(self, step: int, number: int, batch: Batch) -> "Seen":
+    def _encoded(self, step: int, number: int, batch: Batch) -> "ViewStatistics":
         """Encode micro-batch `number` of step `step`, counted from 0."""
         views = batch.views.whole
         tokens = self._encode(views.flatten(0, 1))
@@ -71,7 +73,7 @@ class Learning:
         model = self._config.model
         dropped = dropped_tissue(views.flatten(0, 1), model.patch_size, model.keep_tokens)
         sums = torch.cat([similarities(*tokens).sum(dim=0), dropped])
-        return Seen(torch.cat([cls, crops], dim=-1), patches.T @ patches, sums)
+        return ViewStatistics(torch.cat([cls, crops], dim=-1), patches.T @ patches, sums)
 
     def _crops(self, step: int, number: int, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """Global views' crop centres and edges, in edges of the field, and volume numbers: (G, B, 7)."""
@@ -88,7 +90,7 @@ class Learning:
         return crops
 
 
-class Seen(NamedTuple):
+class ViewStatistics(NamedTuple):
     """Statistics of the global views of N volumes; float64."""
 
     rows: Tensor
@@ -99,15 +101,15 @@ class Seen(NamedTuple):
     """(4,): `similarities` and `dropped_tissue`, summed over the G · N views."""
 
 
-def _figures(seen: Seen) -> dict[str, float]:
+def _figures(statistics: ViewStatistics) -> dict[str, float]:
     """The figures to record, without those that are not finite (views of a single patch)."""
-    cls, crops = seen.rows[..., :-_COLUMNS], seen.rows[..., -_COLUMNS:-1]
-    volumes, flat = seen.rows[0, :, -1].long(), cls.flatten(0, 1)
-    of_patches, of_cls = (seen.sums[:2] / len(flat)).tolist()
-    dropped, tissue = seen.sums[2:].tolist()
+    cls, crops = statistics.rows[..., :-_COLUMNS], statistics.rows[..., -_COLUMNS:-1]
+    volumes, flat = statistics.rows[0, :, -1].long(), cls.flatten(0, 1)
+    of_patches, of_cls = (statistics.sums[:2] / len(flat)).tolist()
+    dropped, tissue = statistics.sums[2:].tolist()
     figures = {
         "cls_rank": effective_rank(flat.T @ flat),
-        "patch_rank": effective_rank(seen.gram),
+        "patch_rank": effective_rank(statistics.gram),
         "patch_similarity": of_patches,
         "cls_patch_similarity": of_cls,
     }

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.evaluations import FIRST_EVALUATIONS, evaluates
-from fmct_hpc.train.learning_signs import FIGURES, SIGNS, Judged, Sign
-from shards.errors import UnsoundError
+from fmct_hpc.train.learning_signs import FIGURES, SIGNS, Sign, SignFigures
+from shards.errors import UnhealthyRunError
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ MIN_VOLUMES = 8
 """Smallest global batch whose views are judged: in a smaller one retrieval by chance is too high."""
 
 
-class Lasting(NamedTuple):
+class PersistentSign(NamedTuple):
     """A sign that persisted."""
 
     sign: Sign
@@ -50,13 +50,13 @@ class LearningAlarm:
         self._start: dict[str, list[float]] = {}
         self._recent: dict[str, deque[tuple[int, float]]] = {}
         self._least: dict[str, float] = {}
-        self._showing: dict[str, Lasting] = {}
+        self._showing: dict[str, PersistentSign] = {}
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
         """Look for signs in the figures of `step`, counted from 1.
 
-        Warns when a sign has persisted for the window, and once per further window. Raises UnsoundError with
-        health.collapse=stop.
+        Warns when a sign has persisted for the window, and once per further window. Raises UnhealthyRunError
+        with health.collapse=stop.
         """
         for shown in self._shown(step, figures):
             if (shown.evaluations - 1) % self._window:
@@ -65,7 +65,7 @@ class LearningAlarm:
             remedy = shown.sign.remedy(self._config)
             what = f"step {step}: since step {shown.first} {shown.sign.what} ({now}); {remedy}"
             if self._limits.collapse == "stop":
-                raise UnsoundError(f"{what}; health.collapse=warn only warns")
+                raise UnhealthyRunError(f"{what}; health.collapse=warn only warns")
             log.log(self._level, "%s", what)
 
     def resume(self, rows: Iterable[Mapping[str, float]]) -> None:
@@ -73,14 +73,14 @@ class LearningAlarm:
         for row in rows:
             self._shown(int(row["step"]), row)
 
-    def lasted(self, rows: Iterable[Mapping[str, float]]) -> list[Lasting]:
+    def lasted(self, rows: Iterable[Mapping[str, float]]) -> list[PersistentSign]:
         """All signs that persisted in a run's metrics.jsonl, by their first step."""
-        lasting: dict[tuple[str, int], Lasting] = {}
+        lasting: dict[tuple[str, int], PersistentSign] = {}
         for row in rows:
             lasting |= {(sign.sign.what, sign.first): sign for sign in self._shown(int(row["step"]), row)}
         return sorted(lasting.values(), key=lambda sign: (sign.first, sign.sign.what))
 
-    def _shown(self, step: int, figures: Mapping[str, float]) -> list[Lasting]:
+    def _shown(self, step: int, figures: Mapping[str, float]) -> list[PersistentSign]:
         """The signs at `step`."""
         if not evaluates(self._config, step):  # the online probe also runs at regular checkpoints
             return []
@@ -93,15 +93,15 @@ class LearningAlarm:
             self._recent.setdefault(name, deque(maxlen=self._window)).append((step, figures[name]))
         now = {name: self._mean(name) for name, last in self._recent.items() if len(last) == self._window}
         self._least |= {name: min(value, self._least.get(name, value)) for name, value in now.items()}
-        judged = Judged(now, {n: sum(v) / len(v) for n, v in self._start.items()}, self._least)
+        current = SignFigures(now, {n: sum(v) / len(v) for n, v in self._start.items()}, self._least)
         for sign in self._signs:
             if not (known.issuperset(sign.needs) and now.keys() >= set(sign.needs)):
                 continue
-            if not sign.shows(judged, self._limits):
+            if not sign.shows(current, self._limits):
                 self._showing.pop(sign.what, None)
                 continue
             first = self._recent[sign.needs[0]][0][0]
-            before = self._showing.get(sign.what, Lasting(sign, first, step, 0))
+            before = self._showing.get(sign.what, PersistentSign(sign, first, step, 0))
             self._showing[sign.what] = before._replace(last=step, evaluations=before.evaluations + 1)
         return [sign for sign in self._showing.values() if sign.last == step]
 

@@ -16,7 +16,7 @@ RECOGNISED = 0.5
 """Retrieval above which a run counts as recognising volumes, whatever its initial weights achieved."""
 
 
-class Judged(NamedTuple):
+class SignFigures(NamedTuple):
     """Figures by name."""
 
     now: Mapping[str, float]
@@ -33,20 +33,20 @@ class Sign(NamedTuple):
     what: str
     needs: tuple[str, ...]
     """Figures that it is judged by and logged with."""
-    shows: Callable[[Judged, HealthConfig], bool]
+    shows: Callable[[SignFigures, HealthConfig], bool]
     remedy: Callable[[TrainConfig], str]
     """What to change in a configuration; names no value that is already set."""
     of_views: bool = False
     """Only for objectives that compare views: MAE alone does not train the CLS token to identify volumes."""
 
 
-def _not_recognised(found: Judged, limits: HealthConfig) -> bool:
+def _not_recognised(found: SignFigures, limits: HealthConfig) -> bool:
     """Whether retrieval is near its initial value, which chance and untrained similarity explain."""
     start = found.start.get("retrieval", found.now["retrieval_chance"])
     return found.now["retrieval"] < min(RECOGNISED, start + limits.min_rise * (1 - start))
 
 
-def _encodes_crops(found: Judged, limits: HealthConfig) -> bool:
+def _encodes_crops(found: SignFigures, limits: HealthConfig) -> bool:
     return found.now.get("crop_likeness", 0.0) > limits.max_crop_likeness
 
 

@@ -18,9 +18,9 @@ from fmct_hpc.objective.draws import Draws, draw
 from fmct_hpc.objective.student import Losses
 from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.anchor import Anchor
-from fmct_hpc.train.checkpoint import Beginning
+from fmct_hpc.train.checkpoint import InitialWeights
 from fmct_hpc.train.engine import build_engine, update
-from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.process_group import RankInfo
 from fmct_hpc.train.saver import Saver
 from fmct_hpc.train.schedules import StepSettings, settings
 from fmct_hpc.train.signals import StopRequest
@@ -49,20 +49,22 @@ class Outcome(NamedTuple):
 class Training:
     """Everything that a run updates: the student under DeepSpeed, teacher, anchor, centres of targets."""
 
-    def __init__(self, config: TrainConfig, place: Place, beginning: Beginning | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, rank_info: RankInfo, beginning: InitialWeights | None = None
+    ) -> None:
         """beginning: source of the weights; None: random weights, or those of a checkpoint loaded later."""
         self.config = config
-        self.place = place
+        self.rank_info = rank_info
         student, averages, centres = initial(config, beginning)
         set_execution(student, config.engine)
         # The teacher is copied first: under stage 3 DeepSpeed empties the student's tensors.
-        self.teacher = MeanTeacher(config, student, place, averages) if config.objective.distils else None
-        self.targets = Targets(config).to(place.device) if config.objective.distils else None
+        self.teacher = MeanTeacher(config, student, rank_info, averages) if config.objective.distils else None
+        self.targets = Targets(config).to(rank_info.device) if config.objective.distils else None
         if self.targets:
             self.targets.load_state_dict(centres, strict=False)
         anchored = next((part for part in config.parts if part.anchored), None)
-        self.anchor = Anchor(anchored, config, student, place) if anchored else None
-        self.engine = build_engine(config, student, place)
+        self.anchor = Anchor(anchored, config, student, rank_info) if anchored else None
+        self.engine = build_engine(config, student, rank_info)
         averaged = self.teacher.parameters if self.teacher else {}
         self.state = State(self.engine, averaged, self.targets, self.anchor.parameters if self.anchor else {})
 
@@ -71,7 +73,7 @@ class Training:
         now = settings(self.config, step)
         if self.anchor and self.teacher and self.anchor.part.refreshes(step):
             self.anchor.refresh(self.teacher)
-        draws = [draw(self.config, step, batch.indices).to(self.place.device) for batch in batches]
+        draws = [draw(self.config, step, batch.indices).to(self.rank_info.device) for batch in batches]
         losses: list[Losses] = []
         for batch, drawn, targets in zip(batches, draws, self._targets(batches, draws, now), strict=True):
             if losses:
@@ -116,7 +118,7 @@ class Training:
         shared = torch.cat([mean, mean.new_tensor([waited, damaged, float(stop)])])
         dist.all_reduce(shared)
         *values, waited, damaged, stopping = shared.tolist()
-        world_size = self.place.world_size
+        world_size = self.rank_info.world_size
         figures = {name: v / world_size for name, v in zip(rows[0], values, strict=True)}
         figures |= {"data_wait_seconds": waited / world_size, "damaged_volumes": damaged}
         return figures, stopping > 0
@@ -179,7 +181,7 @@ def run_steps(
     last step. Returns the number of completed steps, and whether the run stopped early by a request.
     """
     config = training.config
-    accumulation = config.accumulation(training.place.world_size)
+    accumulation = config.accumulation(training.rank_info.world_size)
     done, stopping, slowest = steps.start, False, 0.0
     for step, batches in zip(steps, micro_batches(loader, accumulation), strict=False):
         began = time.perf_counter()

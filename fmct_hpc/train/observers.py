@@ -30,12 +30,12 @@ class RunObservers:
         profile: bool,
         watchdog: Watchdog,
     ) -> None:
-        config, place = training.config, training.place
-        first = place.rank == 0
+        config, rank_info = training.config, training.rank_info
+        first = rank_info.rank == 0
         self._damaged = 0.0
-        self._throughput = Throughput(config, place.world_size, place.device)
+        self._throughput = Throughput(config, rank_info.world_size, rank_info.device)
         self._records = Records(run, start, config.run.steps, config.run.log_every) if first else None
-        self._health = Health(config, place.world_size, warns=first)
+        self._health = Health(config, rank_info.world_size, warns=first)
         self._health.lasting = on_first_rank(lambda: self._health.lasted(recorded(run)))
         self._alarm = LearningAlarm(config, warns=first)
         self._alarm.resume(on_first_rank(lambda: judged(recorded(run))))

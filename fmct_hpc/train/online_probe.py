@@ -37,9 +37,9 @@ class OnlineProbe:
 
         A damaged volume is an error for any data.damaged: probes without it would not be comparable.
         """
-        self._config, place = training.config, training.place
+        self._config, rank_info = training.config, training.rank_info
         self._encode = AveragedEncoder(training)
-        self._rank, self._ranks = place.rank, place.world_size
+        self._rank, self._ranks = rank_info.rank, rank_info.world_size
         self._batch = self._config.run.batch // self._config.accumulation(self._ranks) // self._ranks
         self._cohort: OnlineCohort | None = None
         self._views: Tensor | None = None

@@ -14,7 +14,7 @@ from fmct_hpc.fields import edges
 from fmct_hpc.train.export import EncoderInfo, load_encoder
 from shards.atomic import atomic_path, write_bytes
 from shards.errors import FmctError
-from shards.places import require_file
+from shards.output_paths import require_file
 
 TOLERANCE = 1e-5
 """Maximum difference of a token from the encoder's; tokens are of order 1 after LayerNorm."""

@@ -21,7 +21,7 @@ SPARE_MINUTES = 5.0
 """From the watchdog's timeout to that of collectives, which ranks enter at different times."""
 
 
-class Place(NamedTuple):
+class RankInfo(NamedTuple):
     """This process's rank and device."""
 
     rank: int
@@ -34,8 +34,8 @@ class Place(NamedTuple):
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
 
-def join(device: Literal["cpu", "gpu"], hang_minutes: float = 30.0) -> Place:
-    """Join the process group (gloo on CPUs, NCCL on GPUs); a second call only returns the place.
+def join(device: Literal["cpu", "gpu"], hang_minutes: float = 30.0) -> RankInfo:
+    """Join the process group (gloo on CPUs, NCCL on GPUs); a second call only returns the rank.
 
     Collectives time out some minutes after `hang_minutes`, so that the watchdog, which writes stacks, acts
     first.
@@ -51,15 +51,15 @@ def join(device: Literal["cpu", "gpu"], hang_minutes: float = 30.0) -> Place:
         with reported_once(local_rank == 0):
             _require_gpu()
         # A scheduler may make only one GPU visible to each task.
-        place = torch.device("cuda", local_rank % torch.cuda.device_count())
-        torch.cuda.set_device(place)
+        torch_device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(torch_device)
     else:
-        place = torch.device("cpu")
+        torch_device = torch.device("cpu")
     if not dist.is_initialized():
         with reported_once(rank == 0):
-            _export_place(rank, world_size, local_rank)
+            _export_rank(rank, world_size, local_rank)
         _initialise(device, collective_timeout(hang_minutes))
-    return Place(rank, world_size, local_rank, place)
+    return RankInfo(rank, world_size, local_rank, torch_device)
 
 
 def _require_gpu() -> None:
@@ -85,10 +85,10 @@ def _number(name: str, of_job: int | None, default: int) -> int:
     return int(os.environ.get(name) or (default if of_job is None else of_job))
 
 
-def _export_place(rank: int, world_size: int, local_rank: int) -> None:
+def _export_rank(rank: int, world_size: int, local_rank: int) -> None:
     """Set torch's variables, from which DeepSpeed reads the rank."""
-    places = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank}
-    os.environ.update({name: str(value) for name, value in places.items()})
+    variables = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     if world_size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", "0")  # any free port: no other process connects

@@ -18,7 +18,7 @@ from fmct_hpc.objective.registry import PARTS
 from fmct_hpc.train.figures import figures_of
 from fmct_hpc.train.pace import Pace
 from fmct_hpc.train.schedules import StepSettings
-from fmct_hpc.train.sheets import heat, slices
+from fmct_hpc.train.slice_images import heat, slices
 from shards.atomic import write_bytes
 
 log = logging.getLogger(__name__)

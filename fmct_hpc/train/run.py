@@ -12,27 +12,27 @@ from pydantic import ValidationError
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.train import attempts
-from fmct_hpc.train.begun import as_begun
 from fmct_hpc.train.checkpoint import (
-    Beginning,
     DataFacts,
+    InitialWeights,
     Manifest,
     checkpoint_path,
     newest,
     parts,
     set_damaged_aside,
 )
+from fmct_hpc.train.deepspeed_keys import require_deepspeed_keys
+from fmct_hpc.train.earlier_defaults import with_earlier_defaults
 from fmct_hpc.train.length import too_many_epochs, with_steps
 from fmct_hpc.train.reported import reported_once
 from fmct_hpc.train.signals import EXIT_SAVED, stale_job_end, stop_on_signal, time_limit
-from fmct_hpc.train.understood import require_understood
 from fmct_hpc.train.watchdog import Watchdog
 from shards import Dataset, FmctError, json_text
 from shards.atomic import write_text
 from shards.lock import writing
 from shards.masks import require_volumes
-from shards.newer import unread
-from shards.places import require_folder
+from shards.newer_version import read_error
+from shards.output_paths import require_folder
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +65,12 @@ FREE_TO_CHANGE = (
 for rounding); no other key may change when a run is resumed."""
 
 
-class Outset(NamedTuple):
+class ResumePoint(NamedTuple):
     """The state that this start of a run resumes from."""
 
     checkpoint: tuple[Path, Manifest] | None
     """The run's newest checkpoint; None at its first start."""
-    beginning: Beginning | None
+    beginning: InitialWeights | None
     """The weights that the run started from; None: random weights."""
 
     @property
@@ -79,25 +79,25 @@ class Outset(NamedTuple):
         return self.checkpoint[1].step if self.checkpoint else 0
 
 
-def preflight(config: TrainConfig, run: Path, world_size: int) -> Outset:
+def preflight(config: TrainConfig, run: Path, world_size: int) -> ResumePoint:
     """Check everything that can be checked before a process group starts.
 
     Raises FmctError as `with_steps` and `require_possible`, and where the run folder is not writable,
     DeepSpeed rejects engine.deepspeed, the checkpoints are of another configuration or dataset, all of them
     are damaged, or there is none and run.start_from does not match.
     """
-    config = with_steps(as_begun(config, run))
+    config = with_steps(with_earlier_defaults(config, run))
     require_folder(run)
     dataset = require_possible(config, run, world_size)
-    require_understood(config)
+    require_deepspeed_keys(config)
     found = newest(run)
     if found is None:
-        return Outset(None, _beginning(config, run))
+        return ResumePoint(None, _beginning(config, run))
     require_same(config, dataset, *found)
-    return Outset(found, found[1].beginning)
+    return ResumePoint(found, found[1].beginning)
 
 
-def _beginning(config: TrainConfig, run: Path) -> Beginning | None:
+def _beginning(config: TrainConfig, run: Path) -> InitialWeights | None:
     if config.run.start_from is None:
         return None
     from fmct_hpc.train.start import require_start  # imports PyTorch, which a parent of ranks does not need
@@ -154,10 +154,10 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     if rank == 0 and (stale := stale_job_end()):
         log.warning(stale)
     with reported_once(rank == 0):
-        config = with_steps(as_begun(config, run))
+        config = with_steps(with_earlier_defaults(config, run))
         dataset = require_possible(config, run, world_size)
     # `join` sets DeepSpeed's device, which must precede its import.
-    place = join(config.engine.device, config.run.hang_minutes)
+    rank_info = join(config.engine.device, config.run.hang_minutes)
     from fmct_hpc.data.loader import Loader
     from fmct_hpc.train.abort import AbortFlag
     from fmct_hpc.train.loop import Training, run_steps
@@ -171,15 +171,15 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
             on_first_rank(lambda: set_damaged_aside(run, found[1].step))
         on_first_rank(lambda: _write_configuration(config, run))
         facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
-        step, device = found[1].step if found else 0, place.device_name()
+        step, device = found[1].step if found else 0, rank_info.device_name()
         digest = beginning.digest if beginning else None
         attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device, digest))
         last = min(until or config.run.steps, config.run.steps)
         note = partial(attempts.note_failure, run, attempt.number, rank)
-        flag = AbortFlag(attempt.began.isoformat(), place, note)
+        flag = AbortFlag(attempt.began.isoformat(), rank_info, note)
         with stop_on_signal(end) as stop, flag, ExitStack() as opened:
             try:
-                training = Training(config, place, None if found else beginning)
+                training = Training(config, rank_info, None if found else beginning)
                 if found:
                     path, manifest = found
                     training.state.load(parts(path, manifest), manifest.updates)
@@ -243,7 +243,7 @@ def _require_same_configuration(config: TrainConfig, place: Path, recorded: Any)
         reason = (
             "written by another version of fmct-hpc; resume with that version, or name another run folder"
         )
-        raise unread(place, error, reason) from None
+        raise read_error(place, error, reason) from None
     now = _flat(config.with_absolute_paths().model_dump(mode="json"))
     for key in sorted(now.keys() | before.keys()):
         if not key.startswith(FREE_TO_CHANGE) and before.get(key) != now.get(key):

@@ -22,9 +22,9 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.checkpoint import (
     MANIFEST,
     ONLINE,
-    Beginning,
     DataFacts,
     FileFacts,
+    InitialWeights,
     Manifest,
     checkpoint_path,
     file_facts,
@@ -32,9 +32,9 @@ from fmct_hpc.train.checkpoint import (
     part_name,
     prune,
 )
+from fmct_hpc.train.disk_space import reserve_space
 from fmct_hpc.train.pieces import Piece, file_bytes, write_pieces
 from fmct_hpc.train.process_group import collective_timeout, fail_together, together
-from fmct_hpc.train.room import take_room
 from fmct_hpc.train.state import State
 from shards.atomic import sync
 from shards.errors import FmctError, refusal_kind
@@ -58,7 +58,7 @@ class Saver:
         state: State,
         data: DataFacts,
         seconds: float = 0.0,
-        beginning: Beginning | None = None,
+        beginning: InitialWeights | None = None,
     ) -> None:
         """seconds: longest save in earlier attempts. beginning: the weights that the run started from."""
         self._run = run
@@ -215,7 +215,7 @@ def _take_room(temporary: Path, size: int) -> bool:
     room = True
     for name, bytes_ in sizes.items():
         with _writing(temporary / name):
-            room &= take_room(temporary / name, bytes_)
+            room &= reserve_space(temporary / name, bytes_)
     return room
 
 

@@ -11,7 +11,7 @@ from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.train.checkpoint import (
     MANIFEST,
-    Beginning,
+    InitialWeights,
     Manifest,
     checkpoint_of,
     newest,
@@ -43,7 +43,7 @@ class Source(NamedTuple):
     """State of the targets (`fmct_hpc.objective.targets`) by name; may be empty."""
 
 
-def find_source(start: Path, digest: str | None) -> Beginning:
+def find_source(start: Path, digest: str | None) -> InitialWeights:
     """The source that `start` names; for a run folder its newest intact checkpoint, verified byte by byte.
 
     digest: of the source of an earlier attempt, which selects exactly that checkpoint. Raises FmctError where
@@ -52,9 +52,9 @@ def find_source(start: Path, digest: str | None) -> Beginning:
     if start.is_dir():
         place, manifest = _checkpoint(start, digest)
         origin = f"step {manifest.step} ({manifest.digest}) of {_origin(place, manifest)}"
-        source = Beginning(place=place, digest=manifest.digest, origin=origin)
+        source = InitialWeights(place=place, digest=manifest.digest, origin=origin)
     else:
-        source = Beginning(place=start, origin=encoder_info(start).origin, digest=sha256(start))
+        source = InitialWeights(place=start, origin=encoder_info(start).origin, digest=sha256(start))
     if digest not in (None, source.digest):
         raise FmctError(
             f"{start}: differs from what the run started from ({digest}); restore that, or name another run "
@@ -63,7 +63,7 @@ def find_source(start: Path, digest: str | None) -> Beginning:
     return source
 
 
-def read_source(beginning: Beginning) -> Source:
+def read_source(beginning: InitialWeights) -> Source:
     """The weights that `find_source` selected; raises FmctError where they are missing or have changed."""
     if not beginning.place.is_dir():
         return _of_encoder(beginning.place)

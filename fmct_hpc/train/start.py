@@ -13,9 +13,9 @@ from fmct_hpc.model.kinds import build_encoder
 from fmct_hpc.objective.student import Student
 from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.attempts import attempts
-from fmct_hpc.train.checkpoint import Beginning
+from fmct_hpc.train.checkpoint import InitialWeights
 from fmct_hpc.train.export import EncoderInfo
-from fmct_hpc.train.fit import fitted, parts_of
+from fmct_hpc.train.matching_weights import matching_weights, parts_of
 from fmct_hpc.train.source import Source, find_source, read_source
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def untrained_encoder(info: EncoderInfo, seed: int) -> Backbone:
         return build_encoder(info.model, len(info.data.windows), info.data.view_size).eval()
 
 
-def initial(config: TrainConfig, beginning: Beginning | None = None) -> Initial:
+def initial(config: TrainConfig, beginning: InitialWeights | None = None) -> Initial:
     """The initial state, identical on every rank and in every call.
 
     beginning: source from `require_start`; parts that it lacks are random, from the seed. Raises FmctError
@@ -49,13 +49,13 @@ def initial(config: TrainConfig, beginning: Beginning | None = None) -> Initial:
         student = Student(config)
     if beginning is None:
         return Initial(student, {}, {})
-    source = fitted(read_source(beginning), config, student)
+    source = matching_weights(read_source(beginning), config, student)
     student.load_state_dict(source.weights, strict=False)
     _log_source(beginning, source, config, student)
     return Initial(student, source.averages, source.targets)
 
 
-def require_start(config: TrainConfig, run: Path) -> Beginning | None:
+def require_start(config: TrainConfig, run: Path) -> InitialWeights | None:
     """The source of the weights of a run without a checkpoint; None: random weights.
 
     Raises FmctError where run.start_from is missing, is damaged, does not match the configuration, or differs
@@ -67,11 +67,11 @@ def require_start(config: TrainConfig, run: Path) -> Beginning | None:
     beginning = find_source(config.run.start_from, earlier[-1].start_digest if earlier else None)
     with torch.device("meta"):
         student = Student(config)
-    fitted(read_source(beginning), config, student)
+    matching_weights(read_source(beginning), config, student)
     return beginning
 
 
-def _log_source(beginning: Beginning, source: Source, config: TrainConfig, student: Student) -> None:
+def _log_source(beginning: InitialWeights, source: Source, config: TrainConfig, student: Student) -> None:
     """Log the source of each part."""
     loaded = parts_of(source.weights)
     drawn = parts_of(name for name, _ in student.named_parameters()) - loaded

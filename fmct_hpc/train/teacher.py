@@ -15,7 +15,7 @@ from fmct_hpc.objective.draws import Draws
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.train.frozen import Frozen
 from fmct_hpc.train.partition import own_part
-from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.process_group import RankInfo
 from fmct_hpc.train.schedules import StepSettings
 
 
@@ -23,7 +23,7 @@ class MeanTeacher(Frozen[Teacher]):
     """Computes the logits of the targets; follows the student."""
 
     def __init__(
-        self, config: TrainConfig, student: Student, place: Place, averages: Mapping[str, Tensor]
+        self, config: TrainConfig, student: Student, rank_info: RankInfo, averages: Mapping[str, Tensor]
     ) -> None:
         """Copy `student` before DeepSpeed takes it over: stage 3 empties its tensors.
 
@@ -32,7 +32,7 @@ class MeanTeacher(Frozen[Teacher]):
         teacher = Teacher(config)
         state = {**student.state_dict(), **averages}
         teacher.load_state_dict({name: state[name] for name in teacher.state_dict()})
-        super().__init__(teacher, config, place)
+        super().__init__(teacher, config, rank_info)
 
     def __call__(self, views: Tensor, draws: Draws, now: StepSettings) -> dict[str, Tensor]:
         """Outputs for global views (G, B, C, D, H, W) by part, see `Teacher`."""

@@ -92,7 +92,7 @@ def train(
 ) -> None:
     """Submit training: a job that is queued again after preemption or its time limit until it is done."""
     from fmct_hpc.config import TrainConfig
-    from fmct_hpc.train.understood import require_understood
+    from fmct_hpc.train.deepspeed_keys import require_deepspeed_keys
     from launch.config import load
     from launch.slurm.site import Site
     from launch.slurm.stages import configuration, train_job
@@ -102,7 +102,7 @@ def train(
     # An invalid configuration is reported here, not by the queued job.
     settings = load(TrainConfig, config, overrides or [])
     settings.accumulation(nodes * ranks_per_node)
-    require_understood(settings)
+    require_deepspeed_keys(settings)
     job = train_job(run, configuration(config, overrides or []), nodes, ranks_per_node, cluster)
     _launch([job], run, cluster, dry_run)
 

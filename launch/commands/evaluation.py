@@ -207,7 +207,7 @@ def sweep(
 
 def _print_results(out: Path, summary: "Summary") -> None:
     """Print a sweep's results; raises FmctError if it is done without any figure."""
-    from launch.report.printed import printed
+    from launch.report.sweep_table import printed
 
     echo(printed(out))
     echo(f"{out}: {summary}")
@@ -252,7 +252,7 @@ def report(
     are omitted, the main ones with a note. A summary is printed.
     """
     from launch.report import report as write_report
-    from launch.report.shown import LINE, shown
+    from launch.report.summary import LINE, shown
 
     card = write_report(
         out,

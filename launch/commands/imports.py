@@ -8,7 +8,7 @@ from launch.screen import echo
 from preprocess import run
 from preprocess.config import PreprocessConfig
 from preprocess.imports.catalog import TableFormat, import_table
-from shards.places import require_folder
+from shards.output_paths import require_folder
 
 
 def run_import(

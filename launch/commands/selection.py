@@ -12,7 +12,7 @@ from launch.screen import echo
 from launch.tables import PlainTable
 from preprocess.config import PreprocessConfig
 from preprocess.explain import explain, require_name, write
-from shards.places import require_file
+from shards.output_paths import require_file
 
 SHOWN_ROWS = 200
 """Maximum number of series on the screen; the file of --out has all."""

@@ -210,7 +210,7 @@ def derive(
     recipes whose windows need no wider range.
     """
     from fmct_hpc.config import TrainConfig
-    from fmct_hpc.data.needed import needed_hu
+    from fmct_hpc.data.hu_range import needed_hu
     from launch.config import load
     from shards.clipped import clip
 

@@ -60,12 +60,12 @@ def train(
         raise typer.Exit(train_rank(settings, run, until, profile))
     found = preflight(settings, run, ranks or 1)
     if dry_run:
-        from fmct_hpc.train.begun import as_begun
+        from fmct_hpc.train.dry_run import outlook, plot_schedules
+        from fmct_hpc.train.earlier_defaults import with_earlier_defaults
         from fmct_hpc.train.length import with_steps
-        from fmct_hpc.train.outlook import outlook, plot_schedules
         from shards import Dataset
 
-        settings = with_steps(as_begun(settings, run))
+        settings = with_steps(with_earlier_defaults(settings, run))
         echo(outlook(settings, Dataset.open(settings.data.path, clipped=True), ranks or 1, found.step))
         plot_schedules(settings, run / "schedules.png")
         echo(f"\n{run / 'schedules.png'}: learning rate and all other schedules")

@@ -72,7 +72,7 @@ def export_classifier(
     They are fitted as in the sweep; calibration and thresholds are from its validation volumes.
     """
     from fmct_hpc.classifier.fit import fit
-    from fmct_hpc.classifier.kept import write_classifier
+    from fmct_hpc.classifier.folder import write_classifier
     from fmct_hpc.probe.config import SweepConfig
     from launch.config import load
 

@@ -21,7 +21,7 @@ from launch.report.subgroups import subgroups_section
 from launch.report.training import Training
 from shards.atomic import write_text
 from shards.errors import FmctError
-from shards.places import require_file
+from shards.output_paths import require_file
 
 
 def report(

@@ -27,7 +27,7 @@ from launch.report.probe_figures import efficiency, forest
 from launch.report.results import Result, averaged, features, labels, split_in_words, with_most_labels
 from shards.atomic import write_text
 from shards.errors import FmctError
-from shards.newer import unread
+from shards.newer_version import read_error
 
 PAGE, CARD = "benchmark.html", "benchmark.md"
 LEAKAGE = {
@@ -50,7 +50,9 @@ def write_page(out: Path) -> Path:
     except FileNotFoundError as error:
         raise FmctError(f"{error.filename}: missing; `fmct benchmark` writes it") from None
     except (ValidationError, pa.ArrowInvalid) as error:
-        raise unread(out, error, "damaged, or of another version; run `fmct benchmark --collect`") from None
+        raise read_error(
+            out, error, "damaged, or of another version; run `fmct benchmark --collect`"
+        ) from None
     document = _document(summary, results, comparisons)
     write_text(out / CARD, document.markdown(PAGE))
     write_text(out / PAGE, document.html())

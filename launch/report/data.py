@@ -13,7 +13,7 @@ from launch.report.figures import picture
 from preprocess.tasks.collect import Summary
 from shards import info
 from shards.errors import FmctError
-from shards.newer import unread
+from shards.newer_version import read_error
 
 ACQUISITION = {
     "kvp": "tube voltage, kV",
@@ -44,7 +44,7 @@ class Data:
             raise FmctError(f"{error.filename}: missing; `fmct preprocess` writes it at the end") from None
         except (ValidationError, pa.ArrowInvalid) as error:
             what = "damaged, or written by another version; run `fmct preprocess` again"
-            raise unread(folder, error, what) from None
+            raise read_error(folder, error, what) from None
         self.datasets = [info.read(folder / form) for form in self.summary.stored_bytes]
         self._montage = folder / "qc" / "montage.png"
 

@@ -30,7 +30,7 @@ from launch.report.document import (
 )
 from launch.report.results import split_in_words
 from shards.errors import FmctError
-from shards.newer import unread
+from shards.newer_version import read_error
 
 TRUTH_COLOUR, PREDICTED_COLOUR = (0, 158, 115), (230, 159, 0)
 """Safe for colour-blind readers (Okabe and Ito 2008); the prediction is also dashed."""
@@ -54,7 +54,7 @@ class Segmented:
         except FileNotFoundError as error:
             raise FmctError(f"{error.filename}: missing; `fmct segment` writes it") from None
         except (ValidationError, pa.ArrowInvalid) as error:
-            raise unread(folder, error, "damaged, or written by another version; segment again") from None
+            raise read_error(folder, error, "damaged, or written by another version; segment again") from None
 
     def section(self) -> Section:
         """Tables, pictures, and reasons for missing figures."""

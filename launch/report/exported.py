@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fmct_hpc.classifier.kept import read_classifier
+from fmct_hpc.classifier.folder import read_classifier
 from fmct_hpc.classifier.table import SCHEMA, TABLE
 from launch.report.document import Bullets, Section
 from launch.report.rows import read_rows

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.relevance.measure import Truth
-from fmct_hpc.relevance.place import PatchGrid
+from fmct_hpc.relevance.patch_grid import PatchGrid
 from preprocess.csv_file import table_lines
 from preprocess.demo.volume_masks import VolumeMask
 from preprocess.reasons import Rejection
@@ -18,7 +18,7 @@ from shards.errors import FmctError
 from shards.lock import writing
 from shards.names import inside
 from shards.nifti import nifti_bytes
-from shards.places import require_folder
+from shards.output_paths import require_folder
 
 TABLE = "masks.csv"
 COLUMNS = ("key", "task", "mask")

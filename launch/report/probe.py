@@ -26,7 +26,7 @@ from launch.report.results import (
     with_most_labels,
 )
 from shards.errors import FmctError
-from shards.newer import unread
+from shards.newer_version import read_error
 
 MAX_ROWS = 500
 """Maximum number of rows of a table on the page; its caption names the Parquet file with all of them."""
@@ -63,7 +63,7 @@ class Probes:
             what = "`fmct probe` and `fmct sweep` write it"
             raise FmctError(f"{error.filename}: missing; {what} at the end") from None
         except (ValidationError, pa.ArrowInvalid) as error:
-            raise unread(folder, error, "damaged, or written by another version; probe again") from None
+            raise read_error(folder, error, "damaged, or written by another version; probe again") from None
         self.results = side_by_side(averaged(rows))
         """Ordered so that results of different encoders are adjacent."""
         self.of_kinds = side_by_side(of_kinds(rows))
@@ -75,7 +75,9 @@ class Probes:
             try:
                 self.encoder_digest = ProbeResult.model_validate_json(of_a_run.read_bytes()).encoder_digest
             except ValidationError as error:
-                raise unread(of_a_run, error, "damaged, or written by another version; probe again") from None
+                raise read_error(
+                    of_a_run, error, "damaged, or written by another version; probe again"
+                ) from None
         store = folder / "features" / self.summary.leakage[0].encoder
         self.features = store if store.is_dir() else None
         """The first encoder's feature store, if it is in the same folder."""

@@ -23,7 +23,7 @@ from shards.errors import FmctError
 from shards.lock import writing
 from shards.names import inside
 from shards.nifti import nifti_bytes
-from shards.places import require_folder
+from shards.output_paths import require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE, PAGE = "relevance.parquet", "relevance.html"

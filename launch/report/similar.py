@@ -18,7 +18,7 @@ from preprocess.qc.thumbnail import thumbnail
 from shards import Dataset
 from shards.atomic import write_text
 from shards.errors import FmctError
-from shards.places import require_file
+from shards.output_paths import require_file
 
 KEY_DIGITS = 8
 

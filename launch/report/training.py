@@ -29,7 +29,7 @@ from launch.report.document import Block, Facts, Gallery, Picture, Section, Text
 from launch.report.figures import DIM, picture, svg, themed
 from shards.errors import FmctError
 from shards.info import sha256
-from shards.newer import unread
+from shards.newer_version import read_error
 
 CURVES = {
     "Loss": ("loss",),
@@ -220,7 +220,7 @@ def _parsed(parse: Callable[[str], Read], path: Path) -> Read:
     try:
         return parse(_read(path))
     except ValidationError as error:
-        raise unread(path, error, "damaged, or written by another version of fmct-hpc") from None
+        raise read_error(path, error, "damaged, or written by another version of fmct-hpc") from None
 
 
 def _metrics(run: Path) -> list[dict[str, float]]:

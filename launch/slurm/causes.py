@@ -7,7 +7,7 @@ from fmct_hpc.train.attempts import Cause
 from fmct_hpc.train.signals import EXIT_SAVED
 from fmct_hpc.train.watchdog import EXIT_HUNG
 from launch.scheduler import ENDED, Explained, Scheduler
-from shards.errors import FmctError, LostProcessError, NoRoomError
+from shards.errors import DiskFullError, FmctError, LostProcessError
 
 LOG_BYTES = 1 << 20
 """How much of a log's end is searched for the scheduler's messages, and of its start to identify its job."""
@@ -22,12 +22,12 @@ _BY_CODE: dict[int, Cause] = {
     128 + signal.SIGUSR1: "time limit",
     128 + signal.SIGUSR2: "time limit",
     EXIT_HUNG: "hang",
-    NoRoomError.exit_code: "no room",
+    DiskFullError.exit_code: "no room",
     LostProcessError.exit_code: "crash",
     FmctError.exit_code: "refused",
 }
 
-_LOGGED = (FmctError.exit_code, NoRoomError.exit_code, LostProcessError.exit_code)
+_LOGGED = (FmctError.exit_code, DiskFullError.exit_code, LostProcessError.exit_code)
 """Exit codes for which the log has an error line of ours."""
 
 

@@ -21,7 +21,7 @@ from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError
 from shards.lock import writing
-from shards.newer import unread
+from shards.newer_version import read_error
 
 
 class Submitted(Closed):
@@ -223,4 +223,4 @@ def _read(out: Path) -> Record:
     except FileNotFoundError:
         return Record()
     except ValidationError as error:
-        raise unread(_path(out), error, "not a record of this version; move it elsewhere") from None
+        raise read_error(_path(out), error, "not a record of this version; move it elsewhere") from None

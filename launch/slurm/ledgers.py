@@ -22,7 +22,7 @@ class Kind(NamedTuple):
 
 LEDGERS: dict[str, Kind] = {
     "train": Kind("fmct_hpc.train.ledger", "attempts/0001.json"),
-    "scan": Kind("preprocess.scan.workplace"),
+    "scan": Kind("preprocess.scan.work_folder"),
     "preprocess": Kind("preprocess.tasks.ledger", "tasks/plan.json"),
     "shards": Kind("shards.derive"),
     "features": Kind("fmct_hpc.probe.features", "features.json"),

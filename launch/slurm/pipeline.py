@@ -19,10 +19,10 @@ from fmct_hpc.fields import Positive
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep
-from fmct_hpc.train.begun import as_begun
 from fmct_hpc.train.checkpoint import newest_step
+from fmct_hpc.train.deepspeed_keys import require_deepspeed_keys
+from fmct_hpc.train.earlier_defaults import with_earlier_defaults
 from fmct_hpc.train.start import require_start
-from fmct_hpc.train.understood import require_understood
 from launch.config import Model, load
 from launch.scheduler import Job
 from launch.slurm import stages
@@ -130,7 +130,9 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     seen = parts / "train" if held else volumes
     tested = [f"data={volumes}", f"labels={labels}", *([f"parts={parts / PARTS_NAME}"] if held else [])]
     # The recorded recipe has every key, including those that a run of an earlier version lacked.
-    training = as_begun(_resolved("train", TrainConfig, pipeline.train, [f"data.path={seen}"]), run)
+    training = with_earlier_defaults(
+        _resolved("train", TrainConfig, pipeline.train, [f"data.path={seen}"]), run
+    )
     probing = _resolved("probe", ProbeConfig, pipeline.probe, tested)
     sweeping = _sweep_config(pipeline.sweep, out, tested) if pipeline.sweep else None
     if not newest_step(run):
@@ -141,7 +143,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     )
     nodes, ranks = pipeline.train.nodes, pipeline.train.ranks_per_node or max(1, site.train.gpus_per_node)
     training.accumulation(nodes * ranks)
-    require_understood(training)
+    require_deepspeed_keys(training)
     shares = min(pipeline.preprocess.tasks or site.width, site.array_size)
     recipes = {
         stage: _kept(settings, out, stage)

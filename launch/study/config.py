@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.fields import Above0, Fraction, Positive, Seed
 from fmct_hpc.probe.methods.finetune import FinetuneConfig, FinetunePool
-from shards.renamed import with_present_names
+from shards.renamed_keys import with_present_names
 from shards.section import Section
 from shards.sharing_section import Sharing
 

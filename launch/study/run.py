@@ -32,7 +32,7 @@ from shards.atomic import write_text
 from shards.errors import FmctError
 from shards.ledger import Ledger
 from shards.lock import writing
-from shards.newer import unread
+from shards.newer_version import read_error
 from shards.parallel import process_pool
 
 log = logging.getLogger(__name__)
@@ -177,6 +177,6 @@ def _require_same(config: StudyConfig, out: Path) -> None:
     try:
         same = StudyConfig.from_record_json(recorded.read_bytes()) == config
     except ValidationError as error:
-        raise unread(recorded, error, "damaged; use another folder") from None
+        raise read_error(recorded, error, "damaged; use another folder") from None
     if not same:
         raise FmctError(f"{out}: contains a study with another configuration; use another folder")

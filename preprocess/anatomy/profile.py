@@ -76,7 +76,7 @@ class Anatomy:
     deface: Deface | None = None
     """None for a body part without a face."""
     alike: bool = False
-    """Whether sketches of brain folds (preprocess.qc.alike) distinguish two volumes of it."""
+    """Whether sketches of brain folds (preprocess.qc.similar) distinguish two volumes of it."""
     meanings: tuple[str, ...] = ()
     """Meanings of the kinds body and part for it in the table of terms, besides its name."""
     neighbours: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from preprocess.build.made import Made
+from preprocess.build.result import BuildResult
 from preprocess.config import PreprocessConfig
 from preprocess.qc.check import check, require_whole_head
 from preprocess.reasons import Rejection
@@ -11,7 +11,9 @@ from preprocess.select.outcome import as_rejection
 from preprocess.volume.build import Volume, build_volume
 
 
-def make_volume(candidate: Candidate, whole: bool, config: PreprocessConfig, name: str = "a series") -> Made:
+def make_volume(
+    candidate: Candidate, whole: bool, config: PreprocessConfig, name: str = "a series"
+) -> BuildResult:
     """Make the volume of a candidate with `build_volume` and `finish_volume`.
 
     name: the series' name in log lines about defects. Raises FmctError, OSError and MemoryError only for
@@ -20,10 +22,10 @@ def make_volume(candidate: Candidate, whole: bool, config: PreprocessConfig, nam
     try:
         return finish_volume(build_volume(candidate.series, config.grid, config.select), config, whole)
     except Exception as error:
-        return Made(rejection=as_rejection(error, name))
+        return BuildResult(rejection=as_rejection(error, name))
 
 
-def finish_volume(volume: Volume, config: PreprocessConfig, whole: bool = False) -> Made:
+def finish_volume(volume: Volume, config: PreprocessConfig, whole: bool = False) -> BuildResult:
     """Check a volume and, if configured, deface it.
 
     volume: of `build_volume` or `array_volume`. whole: reject an incomplete head, with IncompleteError.
@@ -36,13 +38,13 @@ def finish_volume(volume: Volume, config: PreprocessConfig, whole: bool = False)
         if whole:
             require_whole_head(volume.measures, flags, config.check, anatomy)
     except Rejection as rejection:
-        return Made(volume, rejection)
+        return BuildResult(volume, rejection)
     volume = replace(volume, flags=flags)
     if not config.privacy.deface or not anatomy.deface:
-        return Made(volume)
+        return BuildResult(volume)
     try:
         voxels = anatomy.deface(volume.voxels, spacing)
     except Rejection as rejection:
-        return Made(rejection=rejection)
+        return BuildResult(rejection=rejection)
     facts = volume.facts.model_copy(update={"defaced": True})
-    return Made(replace(volume, voxels=voxels, facts=facts), with_face=volume.voxels)
+    return BuildResult(replace(volume, voxels=voxels, facts=facts), with_face=volume.voxels)

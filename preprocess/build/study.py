@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
-from preprocess.build.made import Made
+from preprocess.build.result import BuildResult
 from preprocess.dicom.catalog import SeriesKey
 from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.select.candidate import Candidate
 from preprocess.select.outcome import Outcome, Selection
 
-Make = Callable[[Candidate, bool], Made]
+Make = Callable[[Candidate, bool], BuildResult]
 """Makes the volume of a candidate. If the second argument is true, an incomplete head is rejected with
 IncompleteError."""
 
@@ -30,7 +30,7 @@ class StudyBuilder:
             one.series.key: Outcome(one.series, one.rejection, one.usable) for one in selection.series
         }
 
-    def __iter__(self) -> Iterator[tuple[Candidate, Made]]:
+    def __iter__(self) -> Iterator[tuple[Candidate, BuildResult]]:
         """Each candidate that is tried, with its result; an incomplete one may be yielded again."""
         chosen: Candidate | None = None
         queue = list(self._candidates)
@@ -88,7 +88,7 @@ def _each_once(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 def expected_outcomes(selection: Selection, keep: Literal["best", "all"]) -> list[Outcome]:
     """The outcome of each series if every candidate can be built and shows the head."""
-    builder = StudyBuilder(selection, keep, lambda candidate, whole: Made())
+    builder = StudyBuilder(selection, keep, lambda candidate, whole: BuildResult())
     for _ in builder:
         pass
     return builder.outcomes()

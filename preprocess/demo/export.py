@@ -34,8 +34,8 @@ from preprocess.demo.writer import SeriesFacts, media_directory, transfer_syntax
 from preprocess.reasons import Reason
 from shards.atomic import TEMPORARY_SUFFIX
 from shards.errors import FmctError
+from shards.output_paths import require_folder
 from shards.parallel import process_pool
-from shards.places import require_folder
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import numpy as np
 from pydicom import config as pydicom_config
 
 from preprocess.dicom.catalog import Instance
+from preprocess.dicom.header_corrections import padding_beyond_bits, unwrapped
 from preprocess.dicom.image_file import ImageFile
-from preprocess.dicom.misstated import padding_beyond_bits, unwrapped
 from preprocess.dicom.sources import Source, open_source
 from preprocess.reasons import Reason, Rejection
 from shards.compiled import njit

@@ -12,16 +12,16 @@ import pyarrow as pa
 from preprocess.dicom.catalog import Instance, Texts
 from preprocess.dicom.catalog_table import INSTANCE_TABLE, INSTANCE_TYPES, CatalogWriter
 from preprocess.dicom.sources import file_source
-from preprocess.imports.listed import Listed, listed
+from preprocess.imports.catalog_series import Listed, listed
 from preprocess.imports.reference import reference_rows
 from preprocess.imports.table import NUMBERS, TEXTS, read_rows
 from preprocess.reasons import Reason, Rejection
-from preprocess.select.refused import refused
+from preprocess.select.rejected import refused
 from preprocess.volume.formats import format_of, open_volume
 from preprocess.volume.given_file import file_status
 from preprocess.volume.slices import as_instances
 from shards.errors import FmctError
-from shards.places import require_file
+from shards.output_paths import require_file
 
 TableFormat = Literal["plain", "reference"]
 

@@ -8,13 +8,13 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.labels import cq500, parted, plain, reference, rsna2019
+from preprocess.labels import cq500, plain, reference, rsna2019, split_column
 from preprocess.labels.table import LabelTable
 from preprocess.privacy.deidentify import Pseudonymizer
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.label_kinds import KindSpec
-from shards.places import require_file
+from shards.output_paths import require_file
 
 LabelFormat = Literal["plain", "rsna2019", "cq500", "reference"]
 
@@ -80,7 +80,7 @@ def key_labels(
     names = Pseudonymizer(key_file)
     _require_same_key(out, names, key_file)
     if parts is not None:
-        table = parted.with_parts(table, source, parts, names)
+        table = split_column.with_parts(table, source, parts, names)
     studies = sorted((names.study(study), study) for study in table.rows)
     columns = {"study_key": pa.array([key for key, _ in studies], pa.string())}
     for number, name in enumerate(table.names):

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from preprocess.dicom.geometry import REGULAR_GAP, SAME_POSITION_MM, Stack
 from preprocess.reasons import Reason, Rejection
-from preprocess.volume.places import stack_of
+from preprocess.volume.slice_positions import stack_of
 
 
 @dataclass(frozen=True)

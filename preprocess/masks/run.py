@@ -21,8 +21,8 @@ from shards.errors import FmctError
 from shards.info import preprocessing_digest, sha256
 from shards.lock import writing
 from shards.masks import MaskInfo, require_volumes
+from shards.output_paths import require_folder
 from shards.parallel import unordered
-from shards.places import require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE, REFUSED = "masks.parquet", "refused.parquet"

@@ -18,7 +18,7 @@ from preprocess.qc.pictures import Picture
 from preprocess.qc.remedies import REMEDIES
 from preprocess.qc.thumbnail import thumbnail
 from preprocess.reasons import Reason
-from preprocess.select.unread import NotUnderstood
+from preprocess.select.unmatched import UnmatchedTexts
 from preprocess.volume.measure import Measures
 from shards import Dataset
 from shards.atomic import write_text
@@ -30,7 +30,7 @@ MIDDLE = "Axial, coronal and sagittal slices through the middle."
 DEFACED = "in the slices where most was blanked. These images show faces: protect them like the scans."
 KEY_DIGITS = 8
 ALIKE_TITLE = "Similar volumes of different patients: {} pairs"
-ALIKE = (
+SIMILAR = (
     "Their brains correlate like one scan exported twice; qc/alike.csv lists all pairs. "
     "They are not removed: if both volumes of a pair are of the same patient, correct the Patient ID."
 )
@@ -76,7 +76,7 @@ def write_report(
     alike: pa.Table,
     pictures: Iterable[Picture],
     config: CheckConfig,
-    not_understood: NotUnderstood,
+    not_understood: UnmatchedTexts,
     totals: dict[str, Any],
     window_hu: tuple[float, float],
 ) -> None:
@@ -106,7 +106,7 @@ def write_report(
         galleries=[
             ("Stored volumes", f"Volumes with the smallest pseudonyms, a random sample. {MIDDLE}", sample),
             ("Flagged volumes", f"Stored volumes with at least one finding of the checks. {MIDDLE}", flagged),
-            (ALIKE_TITLE.format(len(alike)), f"{ALIKE} {MIDDLE}", _alike(dataset, alike, window_hu)),
+            (ALIKE_TITLE.format(len(alike)), f"{SIMILAR} {MIDDLE}", _alike(dataset, alike, window_hu)),
             ("Volumes in quarantine", f"Volumes rejected by the checks. {MIDDLE}", refused[:GALLERY]),
             ("Defacing", f"Before and after, {DEFACED}", defaced[:GALLERY]),
         ],

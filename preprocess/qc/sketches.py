@@ -1,4 +1,4 @@
-"""Storage of the volumes' sketches (preprocess.qc.alike) by tasks, and the similar volumes of an export."""
+"""Storage of the volumes' sketches (preprocess.qc.similar) by tasks, and the similar volumes of an export."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from preprocess.csv_file import write_csv
-from preprocess.qc.alike import NUMBERS, alike
+from preprocess.qc.similar import NUMBERS, similar_pairs
 from shards.atomic import atomic_path
 
 SCHEMA = pa.schema([("key", pa.string()), ("sketch", pa.list_(pa.float32(), NUMBERS))])
@@ -24,7 +24,7 @@ def write(sketches: dict[str, np.ndarray], path: Path) -> None:
         pq.write_table(pa.table([pa.array(list(sketches), pa.string()), numbers], SCHEMA), temporary)
 
 
-def alike_pairs(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
+def pairs_of(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
     """Pairs (`PAIRS`) of volumes of different patients that show the same head, most similar first.
 
     paths: files of `write`; a missing one, of an earlier version's task, is ignored. volumes: the manifest.
@@ -38,7 +38,7 @@ def alike_pairs(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
     known = {key: (patient, digest) for key, patient, digest in zip(*columns, strict=True)}
     rows = [
         (*sorted((keys[one], keys[other])), correlation)
-        for one, other, correlation in alike(sketches, [known[key][0] for key in keys])
+        for one, other, correlation in similar_pairs(sketches, [known[key][0] for key in keys])
         if known[keys[one]][1] != known[keys[other]][1]
     ]
     rows.sort(key=lambda row: (-row[2], row))
@@ -46,6 +46,6 @@ def alike_pairs(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
 
 
 def write_pairs(pairs: pa.Table, path: Path) -> None:
-    """Write `alike_pairs` as CSV, atomically."""
+    """Write `pairs_of` as CSV, atomically."""
     with atomic_path(path) as temporary:
         write_csv(pairs, temporary)

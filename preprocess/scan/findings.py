@@ -37,7 +37,7 @@ from preprocess.dicom.sources import (
     status_of,
 )
 from preprocess.reasons import Reason, Rejection
-from preprocess.scan.known import Known
+from preprocess.scan.already_read import KnownFiles
 from preprocess.scan.spill import fingerprints
 from shards.errors import SCARCE, FmctError, UnavailableError, raise_refusal, refusal, refusal_kind
 
@@ -151,7 +151,7 @@ class Reading:
     files: int = 0
     """Number of finished regular files."""
     unchanged: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    """Positions in `Known` of the files that need no reading."""
+    """Positions in `KnownFiles` of the files that need no reading."""
     archives: list[bytes] = field(default_factory=list)
     """Archives, not read yet."""
     part: Path | None = None
@@ -167,7 +167,7 @@ def read_files(part: Path, known: Path, paths: list[bytes], enter_archives: bool
     with _PartWriter(part) as writer:
         statuses = _regular_files(paths, writer)
         identities = (_identity(path, s.st_size, s.st_mtime_ns) for path, s in statuses.items())
-        places = Known(known).find(fingerprints(identities))
+        places = KnownFiles(known).find(fingerprints(identities))
         reading.unchanged = places[places >= 0]
         for path, place in zip(statuses, places, strict=True):
             if place < 0 and not _read_file(Path(os.fsdecode(path)), writer, enter_archives):

@@ -14,6 +14,7 @@ from preprocess.dicom.catalog_table import INSTANCE_TABLE, SERIES_KEY, CatalogWr
 from preprocess.dicom.equipment import modality
 from preprocess.dicom.sources import Source
 from preprocess.reasons import Reason, Rejection
+from preprocess.scan.already_read import KnownFiles
 from preprocess.scan.duplicates import Duplicates, Repeated
 from preprocess.scan.findings import (
     FOUND_TABLE,
@@ -24,9 +25,8 @@ from preprocess.scan.findings import (
     rejected_rows,
 )
 from preprocess.scan.identities import Identities, SeveralPatients
-from preprocess.scan.known import Known
 from preprocess.scan.spill import Partitions, splitters
-from preprocess.scan.workplace import Work
+from preprocess.scan.work_folder import WorkFolder
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Findings:
 
     records: list[Record]
     """Records of earlier scans."""
-    known: Known
+    known: KnownFiles
     """The files in `records`."""
     seen: np.ndarray
     """bool, one per known file: whether it still exists unchanged."""
@@ -86,7 +86,7 @@ class Tables:
     several_patients: SeveralPatients
 
 
-def write_tables(findings: Findings, work: Work, executor: Executor) -> Tables:
+def write_tables(findings: Findings, work: WorkFolder, executor: Executor) -> Tables:
     """Group the findings into the two tables of `work`; `executor` digests objects with equal UIDs.
 
     The tables' bytes depend only on the findings, not on their order.

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from preprocess.dicom.sources import Source
 from preprocess.reasons import Reason, Rejection
+from preprocess.scan.already_read import KnownFiles
 from preprocess.scan.findings import (
     FILE_COLUMNS,
     Part,
@@ -30,9 +31,8 @@ from preprocess.scan.findings import (
     usable,
 )
 from preprocess.scan.grouping import Findings, Tables, write_tables
-from preprocess.scan.known import Known
 from preprocess.scan.spill import FINGERPRINT, find
-from preprocess.scan.workplace import Work, publish, rejected_path, workplace
+from preprocess.scan.work_folder import WorkFolder, publish, rejected_path, work_folder
 from shards.errors import FmctError
 from shards.parallel import InlineExecutor, process_pool
 
@@ -88,7 +88,7 @@ def scan(
     if not export.is_dir():
         raise FmctError(f"{export}: no such folder; give the folder that holds the DICOM export")
     start = time.monotonic()
-    with workplace(catalog) as work, ExitStack() as stack:
+    with work_folder(catalog) as work, ExitStack() as stack:
         executor: Executor = InlineExecutor() if workers == 1 else stack.enter_context(process_pool(workers))
         try:
             findings = _read(export.absolute(), work, executor, 1 if workers == 1 else 3 * workers, progress)
@@ -114,7 +114,7 @@ def scan(
 
 def _read(
     export: Path,
-    work: Work,
+    work: WorkFolder,
     executor: Executor,
     calls: int,
     progress: Callable[[int, int], None] | None,
@@ -123,7 +123,7 @@ def _read(
     records: list[Record] = [*usable(work.parts.glob("*.parquet"))]
     last = published(work.catalog, rejected_path(work.catalog))
     records += [last] if last else []
-    known = Known.build(work.scratch / "known", _known_files(records))
+    known = KnownFiles.build(work.scratch / "known", _known_files(records))
     seen = np.zeros(len(known.files), bool)
     findings = Findings(records, known, seen)
     walk = _walk(export, {work.root, *work.outputs.values()}, findings.unlisted)
@@ -174,11 +174,11 @@ def _walk(folder: Path, left_out: set[Path], unlisted: list[tuple[Source, Reject
 
 
 def _readings(
-    files: Iterator[bytes], known: Path, work: Work, executor: Executor, calls: int
+    files: Iterator[bytes], known: Path, work: WorkFolder, executor: Executor, calls: int
 ) -> Iterator[tuple[Reading, int, int]]:
     """Readings of batches in order of completion, with the files done since the last and the files found.
 
-    Each archive is a separate batch. known: folder of `Known`.
+    Each archive is a separate batch. known: folder of `KnownFiles`.
     """
     archives: deque[bytes] = deque()
     running: dict[Future[Reading], int] = {}

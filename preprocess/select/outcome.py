@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Judged:
+class SeriesDecision:
     """One series, judged by its headers and by the rest of its study."""
 
     series: Series
@@ -38,7 +38,7 @@ class Judged:
 class Selection:
     """Selection's decisions on a study, before volumes are built."""
 
-    series: tuple[Judged, ...]
+    series: tuple[SeriesDecision, ...]
     """One per series of the study, in input order."""
     candidates: tuple[Candidate, ...]
     """Candidates for volumes, best first (`Candidate.__str__` gives the deciding values). A series without a
@@ -46,7 +46,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Outcome(Judged):
+class Outcome(SeriesDecision):
     """The outcome of one series."""
 
     candidate: Candidate | None = None
@@ -57,8 +57,8 @@ class Outcome(Judged):
 
 
 def with_rejections(
-    judged: Iterable[Judged], rejections: Iterable[tuple[Series, Rejection]]
-) -> tuple[Judged, ...]:
+    judged: Iterable[SeriesDecision], rejections: Iterable[tuple[Series, Rejection]]
+) -> tuple[SeriesDecision, ...]:
     """`judged`, of which the series of `rejections` have these."""
     found = {one.key: rejection for one, rejection in rejections}
     return tuple(

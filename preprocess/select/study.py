@@ -13,11 +13,11 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.select.candidate import Candidate, ranked
 from preprocess.select.image_kind import kind
 from preprocess.select.join import find_joins
-from preprocess.select.outcome import Judged, Selection, as_rejection, with_rejections
-from preprocess.select.refused import refusal_of
+from preprocess.select.outcome import Selection, SeriesDecision, as_rejection, with_rejections
+from preprocess.select.rejected import refusal_of
 from preprocess.select.rules import SelectConfig
-from preprocess.select.scattered import with_explanations
 from preprocess.select.series import Selected, require_stack, usable
+from preprocess.select.single_image_series import with_explanations
 
 
 def studies(series: Iterable[Series]) -> list[list[Series]]:
@@ -41,7 +41,8 @@ def select_study(
     refused: series divided between patients (preprocess.select.divided).
     """
     judged = tuple(
-        Judged(one, refused[one.key]) if one.key in refused else _by_itself(one, config) for one in series
+        SeriesDecision(one, refused[one.key]) if one.key in refused else _by_itself(one, config)
+        for one in series
     )
     try:
         judged = with_rejections(judged, _reformats(judged))
@@ -80,17 +81,17 @@ def _in_order(
     return (*ranked(wholes, config), *ranked([one for one in alone if one.series.key in parts], config))
 
 
-def _by_itself(one: Series, config: SelectConfig) -> Judged:
+def _by_itself(one: Series, config: SelectConfig) -> SeriesDecision:
     refusal = refusal_of(one)
     if refusal:
-        return Judged(one, refusal)
+        return SeriesDecision(one, refusal)
     try:
-        return Judged(one, usable=usable(one, config))
+        return SeriesDecision(one, usable=usable(one, config))
     except Exception as error:
-        return Judged(one, as_rejection(error))
+        return SeriesDecision(one, as_rejection(error))
 
 
-def _reformats(study: Sequence[Judged]) -> Iterator[tuple[Series, Rejection]]:
+def _reformats(study: Sequence[SeriesDecision]) -> Iterator[tuple[Series, Rejection]]:
     """Coronal and sagittal series in a frame of reference that has an axial acquisition.
 
     The table moves along the patient's axis, so scanners acquire axial images, tilted by some degrees. If the

@@ -20,7 +20,7 @@ from preprocess.qc.montage import MONTAGE_VOLUMES, montage
 from preprocess.qc.report import write_report
 from preprocess.qc.thumbnail import thumbnail
 from preprocess.reasons import Reason
-from preprocess.select.unread import NotUnderstood
+from preprocess.select.unmatched import UnmatchedTexts
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import MANIFEST, QUARANTINE, SUMMARY, Plan, kept_record, read_current_plan
@@ -158,7 +158,7 @@ def _join(
     manifest.write(volumes, _manifest_path(out))
     names = [place.shard for place, result in zip(places, results, strict=True) if result.volumes]
     infos = {format: finish_dataset(out / format, format, names, record) for format in config.output.formats}
-    pairs = sketches.alike_pairs((place.sketches for place in places), volumes)
+    pairs = sketches.pairs_of((place.sketches for place in places), volumes)
     sketches.write_pairs(pairs, out / "qc" / "alike.csv")
     _write_montage(out / config.output.formats[0], _montage_path(out), config.select.profile.window_hu)
     seconds = sum(result.seconds for result in results)
@@ -193,7 +193,7 @@ def _join(
         pairs,
         (picture for place in places for picture in pictures.read(place.pictures)),
         config.check,
-        sum((result.not_understood for result in results), NotUnderstood()),
+        sum((result.not_understood for result in results), UnmatchedTexts()),
         {
             "volumes": summary.volumes,
             "flagged volumes": summary.flagged_volumes,

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocess.select.unread import NotUnderstood
+from preprocess.select.unmatched import UnmatchedTexts
 from preprocess.tasks.plan import Plan, Task, read_plan
 from shards import ledger as ledgers
 from shards.closed import Closed
@@ -37,7 +37,7 @@ class TaskResult(Closed):
     seconds: float
     shards: dict[ShardFormat, ShardInfo]
     """Empty if no series became a volume."""
-    not_understood: NotUnderstood = NotUnderstood()
+    not_understood: UnmatchedTexts = UnmatchedTexts()
     """Zero in markers of versions that did not record it."""
 
     def __str__(self) -> str:

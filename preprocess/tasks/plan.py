@@ -27,8 +27,8 @@ from shards.errors import FmctError
 from shards.info import preprocessing_digest
 from shards.lock import writing
 from shards.names import Sha256
-from shards.newer import newer, unread
-from shards.places import require_file
+from shards.newer_version import newer_version_error, read_error
+from shards.output_paths import require_file
 from shards.schema import FORMAT_VERSION
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,9 @@ def read_plan(out: Path) -> Plan:
     except FileNotFoundError:
         raise FmctError(f"{_path(out)}: no plan yet; make it with `fmct preprocess --plan`") from None
     except ValidationError as error:
-        raise unread(_path(out), error, "not a plan of this version; run `fmct preprocess --plan`") from None
+        raise read_error(
+            _path(out), error, "not a plan of this version; run `fmct preprocess --plan`"
+        ) from None
 
 
 def read_current_plan(out: Path, config: PreprocessConfig) -> Plan:
@@ -137,7 +139,7 @@ def _settings(out: Path, config: PreprocessConfig) -> str:
     except FileNotFoundError:
         return settings[0]
     except ValidationError as error:
-        if refusal := newer(_path(out), error):
+        if refusal := newer_version_error(_path(out), error):
             raise refusal from None
         return settings[0]  # a damaged plan is replaced
     return there if there in settings else settings[0]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.build.finish import make_volume
-from preprocess.build.made import Made
+from preprocess.build.result import BuildResult
 from preprocess.build.study import StudyBuilder
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_rows
@@ -22,14 +22,14 @@ from preprocess.dicom.equipment import scanner
 from preprocess.privacy.deidentify import Pseudonymizer, shifted_date
 from preprocess.privacy.keys import Keys
 from preprocess.qc import pictures, sketches
-from preprocess.qc.alike import sketch
 from preprocess.qc.pictures import Picture
+from preprocess.qc.similar import sketch
 from preprocess.reasons import Reason
 from preprocess.select.candidate import Candidate
 from preprocess.select.divided import divided
 from preprocess.select.outcome import Outcome
 from preprocess.select.study import select_study, studies
-from preprocess.select.unread import NotUnderstood
+from preprocess.select.unmatched import UnmatchedTexts
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskFiles, TaskResult
 from preprocess.tasks.plan import Plan, Task, input_digest, kept_record, read_current_plan, task_digest
@@ -91,7 +91,7 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
                     del volume  # otherwise two volumes are in memory
                 outcomes = builder.outcomes()
                 made.rejected += _rejections(outcomes, names)
-                made.not_understood += NotUnderstood.of(outcomes, config.select.lexicon)
+                made.not_understood += UnmatchedTexts.of(outcomes, config.select.lexicon)
         quarantine.write(quarantine.table(made.rejected), place.quarantine)
         manifest.write(manifest.table(made.volumes), place.manifest)
         pictures.write(made.pictures, place.pictures)
@@ -129,7 +129,7 @@ class _Made:
     sketches: dict[str, np.ndarray] = field(default_factory=dict)
     """Sketches by volume key."""
     dropped: Counter[Reason] = field(default_factory=Counter)
-    not_understood: NotUnderstood = field(default_factory=NotUnderstood)
+    not_understood: UnmatchedTexts = field(default_factory=UnmatchedTexts)
     source_bytes: int = 0
 
 
@@ -160,14 +160,14 @@ class _Shards:
         self._kept: Counter[tuple[str, str]] = Counter()
         """Number of volumes so far by study and patient; the best one is first."""
 
-    def make(self, candidate: Candidate, whole: bool) -> Made:
+    def make(self, candidate: Candidate, whole: bool) -> BuildResult:
         """See `make_volume`; FmctError if a file changed since the scan."""
         key = Keys.of(candidate.series, self._names).key
         for source in candidate.sources:
             _require_unchanged(source, key)
         return make_volume(candidate, whole, self._config, f"series {key}")
 
-    def add(self, candidate: Candidate, made: Made) -> None:
+    def add(self, candidate: Candidate, made: BuildResult) -> None:
         """Write the volume, or keep an image of one that the checks rejected."""
         keys = Keys.of(candidate.series, self._names)
         self._made.pictures += _pictures(made, keys.key, self._config, len(self._made.pictures))
@@ -212,7 +212,7 @@ class _Shards:
         self._made.source_bytes += sum(source.bytes for source in candidate.sources)
 
 
-def _pictures(made: Made, key: str, config: PreprocessConfig, so_far: int) -> list[Picture]:
+def _pictures(made: BuildResult, key: str, config: PreprocessConfig, so_far: int) -> list[Picture]:
     """Images of data that is not stored: a volume that the checks reject, or a face; so_far: images kept."""
     spacing, window = config.grid.spacing_mm, config.select.profile.window_hu
     if not made.volume:

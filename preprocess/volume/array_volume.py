@@ -11,7 +11,7 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.select.series import require_stack
 from preprocess.volume.build import Volume, to_grid
 from preprocess.volume.hounsfield import require_defined, to_hu
-from preprocess.volume.places import stack_of
+from preprocess.volume.slice_positions import stack_of
 from shards.schema import DecodeFacts
 
 

@@ -11,7 +11,7 @@ from preprocess.dicom.sources import Source
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.formats import FORMATS, open_volume
 from preprocess.volume.hounsfield import require_defined, to_hu
-from preprocess.volume.places import stack_of
+from preprocess.volume.slice_positions import stack_of
 from preprocess.volume.volume_file import VolumeFile
 
 

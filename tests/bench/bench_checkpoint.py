@@ -20,7 +20,7 @@ from tiny import parsed
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import training_flops
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path, verify
-from fmct_hpc.train.outlook import ASSUMED_GPU, ASSUMED_MFU
+from fmct_hpc.train.dry_run import ASSUMED_GPU, ASSUMED_MFU
 from fmct_hpc.train.process_group import join
 from fmct_hpc.train.throughput import PEAK_TFLOPS
 

@@ -4,7 +4,7 @@ The commands that work on records and not on voxels, over as many volumes of 2³
 all there is: catalog rows (5 images a volume), tasks' tables and shards, index, features, labels. Every step
 runs in a forked process, for its peak memory, which begins at that of the imports; CPU time. The last column
 is the cost of a record beside that at the first count. What collecting compares pair by pair
-(`preprocess.qc.alike`) is a row of its own.
+(`preprocess.qc.similar`) is a row of its own.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from fmct_hpc.train.checkpoint import file_facts
 from preprocess import run
 from preprocess.config import OutputConfig, PreprocessConfig
 from preprocess.qc import pictures, sketches
-from preprocess.qc.alike import NUMBERS
+from preprocess.qc.similar import NUMBERS
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskResult
 from preprocess.tasks.plan import read_current_plan
@@ -96,17 +96,17 @@ def do_tasks(folder: Path) -> None:
 
 def collect(folder: Path) -> None:
     """All but the comparison of pairs."""
-    pairs = sketches.alike
-    sketches.alike = lambda *_: iter(())
+    pairs = sketches.similar_pairs
+    sketches.similar_pairs = lambda *_: iter(())
     try:
         run.collect(folder / "out", configuration(folder))
     finally:
-        sketches.alike = pairs
+        sketches.similar_pairs = pairs
 
 
-def alike(folder: Path) -> None:
+def similar(folder: Path) -> None:
     paths = sorted((folder / "out" / "tasks").glob("*.sketches.parquet"))
-    sketches.alike_pairs(paths, pq.read_table(folder / "out" / "manifest.parquet"))
+    sketches.pairs_of(paths, pq.read_table(folder / "out" / "manifest.parquet"))
 
 
 def check(folder: Path) -> None:
@@ -150,7 +150,7 @@ STEPS: dict[str, Callable[..., Any]] = {
     "scan: grouping": lambda folder: regroup(folder / "catalog"),
     "plan": plan,
     "collect": collect,
-    "collect: pairs alike": alike,
+    "collect: pairs alike": similar,
     "verify": check,
     "split": divide,
     "features": read_features,

@@ -16,10 +16,10 @@ from fmct_hpc.probe.kinds.multiclass import Multiclass
 from fmct_hpc.probe.kinds.ordinal import Ordinal
 from fmct_hpc.probe.kinds.regression import Regression
 from fmct_hpc.probe.kinds.survival import Survival
-from fmct_hpc.probe.statistics.judged import Judged, resampled
+from fmct_hpc.probe.statistics.predictions import ScoredPredictions, resampled
 
 
-def case(kind: Kind, count: int, rng: np.random.Generator) -> tuple[Judged, np.ndarray]:
+def case(kind: Kind, count: int, rng: np.random.Generator) -> tuple[ScoredPredictions, np.ndarray]:
     truth = rng.normal(size=count)
     said = truth + rng.normal(size=count)
     patients = np.arange(count)
@@ -33,7 +33,7 @@ def case(kind: Kind, count: int, rng: np.random.Generator) -> tuple[Judged, np.n
         times, left = rng.exponential(np.exp(-truth)), rng.exponential(1.5, count)
         targets = np.stack([np.minimum(times, left), times <= left], axis=1)
         predictions = said[:, None]
-    return Judged(predictions, targets, patients, np.zeros(count, np.int64)), targets
+    return ScoredPredictions(predictions, targets, patients, np.zeros(count, np.int64)), targets
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

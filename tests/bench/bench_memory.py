@@ -4,7 +4,7 @@ Student, teacher and AdamW's state of a run in float32 (bf16 is autocast, so the
 ranks over gloo, after a step, when gradients are freed. Measured is the size of the memory blocks behind the
 tensors, each counted once; "all" is every live tensor of the process, DeepSpeed's buffers among them.
 
-Theory is fmct_hpc.train.outlook.held_bytes.
+Theory is fmct_hpc.train.dry_run.held_bytes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_training import after_a_step, small_config, write_dataset
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.train.outlook import held_bytes
+from fmct_hpc.train.dry_run import held_bytes
 from launch.ranks import run_ranks
 
 MODEL = {

@@ -15,7 +15,7 @@ from tiny import parsed
 from fmct_hpc.retrieval.config import SearchConfig
 from fmct_hpc.retrieval.index import CODES, Index, lists_for, recall_of
 from fmct_hpc.retrieval.search import nearest_of
-from fmct_hpc.retrieval.stored import Stored
+from fmct_hpc.retrieval.stored_features import StoredFeatures
 
 WIDTH, DIRECTIONS = 768, 24
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mixed = generator.normal(size=(DIRECTIONS, WIDTH)) * spread[:, None]
     x = generator.normal(size=(volumes, DIRECTIONS)) @ mixed
     x = (x + 0.5 * generator.normal(size=x.shape)).astype(np.float32)
-    own = Stored((x,), np.arange(volumes)).standardised_over(np.arange(volumes))
+    own = StoredFeatures((x,), np.arange(volumes)).standardised_over(np.arange(volumes))
     asked = own.unit(np.arange(questions))
     started = time.perf_counter()
     nearest_of(own, asked, 10)

@@ -20,14 +20,14 @@ from tiny import parsed
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.order import Order
 from fmct_hpc.model.size import parameter_counts, training_flops
-from fmct_hpc.train.failures import daly_interval, expected_seconds
-from fmct_hpc.train.outlook import (
+from fmct_hpc.train.dry_run import (
     ASSUMED_GPU,
     ASSUMED_MFU,
     SAVE_BYTES_PER_SECOND,
     STATE_BYTES,
     TEACHER_BYTES,
 )
+from fmct_hpc.train.failures import daly_interval, expected_seconds
 from fmct_hpc.train.throughput import PEAK_TFLOPS
 from preprocess.tasks import ledger
 from preprocess.tasks.ledger import TaskResult

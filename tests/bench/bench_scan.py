@@ -27,11 +27,11 @@ from tiny import parsed
 
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter, PrivateParquet
+from preprocess.scan.already_read import KnownFiles
 from preprocess.scan.findings import FILE_COLUMNS, REJECTED_TABLE, Published, file_fingerprints
 from preprocess.scan.grouping import Findings, write_tables
-from preprocess.scan.known import Known
 from preprocess.scan.run import scan
-from preprocess.scan.workplace import Work, rejected_path
+from preprocess.scan.work_folder import WorkFolder, rejected_path
 from preprocess.tasks.plan import plan
 from shards.parallel import InlineExecutor
 
@@ -109,10 +109,10 @@ def regroup(catalog: Path) -> None:
     with PrivateParquet(rejected, REJECTED_TABLE):
         pass
     record = Published(catalog, rejected)
-    work = Work(catalog.with_name("regrouped"))
+    work = WorkFolder(catalog.with_name("regrouped"))
     work.scratch.mkdir(parents=True)
     files = ((0, file_fingerprints(table)) for table in record.tables(FILE_COLUMNS))
-    known = Known.build(work.scratch / "known", files)
+    known = KnownFiles.build(work.scratch / "known", files)
     found = Findings([record], known, np.ones(len(known.files), bool))
     write_tables(found, work, InlineExecutor())
     assert work.made_catalog.read_bytes() == catalog.read_bytes()

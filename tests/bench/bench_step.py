@@ -24,7 +24,7 @@ from fmct_hpc.data.views import Views
 from fmct_hpc.model.size import training_flops
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.targets import Targets
-from fmct_hpc.train.process_group import Place, join
+from fmct_hpc.train.process_group import RankInfo, join
 from fmct_hpc.train.schedules import settings
 from fmct_hpc.train.throughput import peak_flops, peak_memory
 
@@ -48,18 +48,18 @@ def configuration(size: str, device: str, batch: int, stage: int, overrides: dic
     )
 
 
-def make_batch(config: TrainConfig, place: Place) -> Batch:
+def make_batch(config: TrainConfig, rank_info: RankInfo) -> Batch:
     size, count = config.data.view_size, config.run.batch
-    made = torch.rand(config.data.views, count, 3, size, size, size, device=place.device)
+    made = torch.rand(config.data.views, count, 3, size, size, size, device=rank_info.device)
     views = Views(made[: config.data.global_views], made[config.data.global_views :])
     return Batch(views, np.arange(count), [f"{n:032x}" for n in range(count)], 0, 0.0)
 
 
-def ours(config: TrainConfig, place: Place) -> Callable[[int], None]:
+def ours(config: TrainConfig, rank_info: RankInfo) -> Callable[[int], None]:
     """The trainer's own step."""
     from fmct_hpc.train.loop import Training
 
-    training, batch = Training(config, place), make_batch(config, place)
+    training, batch = Training(config, rank_info), make_batch(config, rank_info)
 
     def step(number: int) -> None:
         training.step(number, [batch], False)
@@ -67,19 +67,19 @@ def ours(config: TrainConfig, place: Place) -> Callable[[int], None]:
     return step
 
 
-def plain(config: TrainConfig, place: Place) -> Callable[[int], None]:
+def plain(config: TrainConfig, rank_info: RankInfo) -> Callable[[int], None]:
     """The same step by torch alone: fused AdamW, autocast, one process."""
     from fmct_hpc.train.start import initial
 
-    student = initial(config).student.to(place.device)
+    student = initial(config).student.to(rank_info.device)
     teacher = copy.deepcopy(student).requires_grad_(False)
-    targets = Targets(config).to(place.device)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=place.device.type == "cuda")
-    batch = make_batch(config, place)
+    targets = Targets(config).to(rank_info.device)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=rank_info.device.type == "cuda")
+    batch = make_batch(config, rank_info)
 
     def step(number: int) -> None:
-        drawn = draw(config, number, batch.indices).to(place.device)
-        with torch.autocast(place.device.type, torch.bfloat16, enabled=config.engine.precision == "bf16"):
+        drawn = draw(config, number, batch.indices).to(rank_info.device)
+        with torch.autocast(rank_info.device.type, torch.bfloat16, enabled=config.engine.precision == "bf16"):
             with torch.no_grad():
                 cls = teacher.encoder(batch.views.whole.flatten(0, 1))[:, 0]
                 logits = teacher.head(cls).unflatten(0, (2, config.run.batch))
@@ -96,13 +96,13 @@ def plain(config: TrainConfig, place: Place) -> Callable[[int], None]:
     return step
 
 
-def measure(step: Callable[[int], None], place: Place, steps: int) -> float:
+def measure(step: Callable[[int], None], rank_info: RankInfo, steps: int) -> float:
     """Seconds a step, the median of `steps` after some that warm it up."""
     seconds = []
     for number in range(WARM_UP + steps):
         began = time.perf_counter()
         step(number)
-        if place.device.type == "cuda":
+        if rank_info.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds[WARM_UP:]))
@@ -118,12 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing")
     parser.add_argument("--steps", type=int, default=10)
     given = parsed(parser, arguments, device="cpu", size="tiny", batches=[2], steps=1)
-    place = join(given.device)
-    name = torch.cuda.get_device_name(place.device) if given.device == "gpu" else "CPU"
+    rank_info = join(given.device)
+    name = torch.cuda.get_device_name(rank_info.device) if given.device == "gpu" else "CPU"
     print(f"{name}, ViT-{given.size}")
     heading("batch", "loop", "ms a step", "volumes/s", "MFU", "peak GB")
     overrides = {"compile": given.compile, "activation_checkpointing": given.checkpointing}
-    peak = peak_flops(place.device)
+    peak = peak_flops(rank_info.device)
     for batch in given.batches:
         config = configuration(given.size, given.device, batch, given.stage, overrides)
         for label, make in (("ours", ours), ("plain torch", plain)):
@@ -131,12 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             try:
-                seconds = measure(make(config, place), place, given.steps)
+                seconds = measure(make(config, rank_info), rank_info, given.steps)
             except torch.OutOfMemoryError:
                 row(batch, label, "does not fit", "", "", "")
                 continue
             mfu = f"{batch * training_flops(config) / seconds / peak:.1%}" if peak else ""
-            memory = peak_memory(place.device) / 1e9
+            memory = peak_memory(rank_info.device) / 1e9
             row(batch, label, f"{1000 * seconds:.1f}", f"{batch / seconds:.1f}", mfu, f"{memory:.1f}")
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from documented_example import Followed, follow
 from documents import REPOSITORY
-from followed import Followed, follow
 
 
 @pytest.fixture(scope="module")

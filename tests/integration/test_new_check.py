@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from documented_example import PACKAGES, apply
 from documents import REPOSITORY, blocks
-from followed import PACKAGES, apply
 
 HEADING = "How to add a rule of selection, or a check"
 USE = """

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from followed import Followed, follow
+from documented_example import Followed, follow
 from safetensors.numpy import load_file
 from small_training import small_config, write_dataset, write_recipe
 

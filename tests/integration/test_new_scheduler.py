@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from documented_example import apply, copy_packages
 from documents import REPOSITORY, blocks
-from followed import apply, copy_packages
 
 HEADING = "How to add a scheduler"
 DOCUMENT = REPOSITORY / "docs/architecture.md"

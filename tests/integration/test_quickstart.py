@@ -12,7 +12,7 @@ from documents import REPOSITORY
 
 from fmct_hpc.probe.run import ProbeResult
 from fmct_hpc.train.attempts import attempts
-from launch.report.shown import shown, verdict
+from launch.report.summary import shown, verdict
 from shards import Dataset
 
 pytestmark = pytest.mark.timeout(1500)

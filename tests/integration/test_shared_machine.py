@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import yaml
-from confined import confined
 from preprocess_export import make_export
+from restricted import confined
 from small_training import small_config, write_dataset, write_recipe
 
 from shards import Dataset, caches

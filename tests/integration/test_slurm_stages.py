@@ -16,7 +16,7 @@ from small_sweep import bright_sweep
 from small_training import small_config
 
 from fmct_hpc.classifier.fit import fit
-from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder

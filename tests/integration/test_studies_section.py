@@ -14,7 +14,7 @@ from launch.cli import app
 from preprocess.demo.axial import SLICE_MM
 from preprocess.demo.plan import Quirk
 from shards import Dataset
-from shards.roles import places
+from shards.roles import study_roles
 
 SIZES = {
     "--studies 120 --matrix 64": "--studies 9 --matrix 48 --workers 1",
@@ -55,5 +55,5 @@ def test_the_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     compared = pq.read_table(tmp_path / "sweeps/max/comparisons.parquet").to_pylist()
     own = [row for row in compared if row["encoder"] == row["versus"]]
     assert {(row["sample"], row["versus_sample"]) for row in own} == {("best", "study")}
-    roles = places(Dataset.open(tmp_path / "data/zarr").index).roles.tolist()
+    roles = study_roles(Dataset.open(tmp_path / "data/zarr").index).roles.tolist()
     assert {"bone_thin", "soft_thick"} <= set(roles)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from worlds import on_worlds
+from rank_counts import on_rank_counts
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.views import Views
@@ -72,7 +72,7 @@ def judged(rank: int, world: int, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_each_parts_loss_and_gradient_do_not_depend_on_the_ranks(tmp_path: Path) -> None:
-    worlds = on_worlds(judged, tmp_path)
+    worlds = on_rank_counts(judged, tmp_path)
     [alone] = worlds.pop(1)
     for kind in PARTS:
         assert alone[f"{kind.name} loss"].abs() > 1e-3, kind.name

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from dicom_files import scanned
 
-from preprocess.build.made import Made
+from preprocess.build.result import BuildResult
 from preprocess.build.study import StudyBuilder
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.axial import axial_files
@@ -29,8 +29,8 @@ CONFIG = SelectConfig()
 def only_volume(study: list[Series], grid: GridConfig) -> tuple[Volume, Candidate]:
     """The one volume of a study, of which all its series become part."""
 
-    def make(candidate: Candidate, whole: bool) -> Made:
-        return Made(build_volume(candidate.series, grid, CONFIG))
+    def make(candidate: Candidate, whole: bool) -> BuildResult:
+        return BuildResult(build_volume(candidate.series, grid, CONFIG))
 
     builder = StudyBuilder(select_study(study, CONFIG), CONFIG.keep, make)
     ((candidate, made),) = builder

@@ -29,7 +29,7 @@ from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.probe.penalised import penalised
 from fmct_hpc.probe.problem import Problem
 from fmct_hpc.probe.statistics.bootstrap import resample_counts
-from fmct_hpc.probe.statistics.judged import Judged, resampled
+from fmct_hpc.probe.statistics.predictions import ScoredPredictions, resampled
 from fmct_hpc.probe.statistics.survival_brier import STEPS
 
 N, D = 240, 6
@@ -94,8 +94,10 @@ def test_cox_coefficients_are_those_of_lifelines() -> None:
         np.testing.assert_allclose(found.weights[0][:, 0] / scale, fitter.params_, rtol=2e-4, atol=2e-5)
 
 
-def judged(predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None = None) -> Judged:
-    return Judged(predictions, targets, PATIENTS, np.zeros(N, int) if folds is None else folds)
+def judged(
+    predictions: np.ndarray, targets: np.ndarray, folds: np.ndarray | None = None
+) -> ScoredPredictions:
+    return ScoredPredictions(predictions, targets, PATIENTS, np.zeros(N, int) if folds is None else folds)
 
 
 def repeated(counts: np.ndarray) -> np.ndarray:

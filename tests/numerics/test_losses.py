@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from worlds import on_worlds
+from rank_counts import on_rank_counts
 
 from fmct_hpc.objective.dino import dino_loss, health
 from fmct_hpc.objective.gram import gram_loss
@@ -253,7 +253,7 @@ def test_statistics_of_a_global_batch_do_not_depend_on_the_ranks(tmp_path: Path)
         "weight": tensor(GENERATOR.normal(size=(6, 6))),
     }
     torch.save(given, tmp_path / "given")
-    worlds = on_worlds(statistics, tmp_path)
+    worlds = on_rank_counts(statistics, tmp_path)
     [alone] = worlds.pop(1)
     expected = koleo_loss(given["features"] @ given["weight"]).item()
     assert alone["koleo"][0].item() == pytest.approx(expected, rel=1e-6)

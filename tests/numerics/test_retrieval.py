@@ -7,12 +7,12 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from fmct_hpc.retrieval import measure
-from fmct_hpc.retrieval import stored as stored_module
+from fmct_hpc.retrieval import stored_features as stored_module
 from fmct_hpc.retrieval.config import SearchConfig
 from fmct_hpc.retrieval.index import CODES, Index, chosen_search, recall_of
-from fmct_hpc.retrieval.measure import KS, Exact, Indexed, ask, drawn
+from fmct_hpc.retrieval.measure import KS, ExactRanking, IndexedRanking, ask, drawn
 from fmct_hpc.retrieval.search import nearest_of
-from fmct_hpc.retrieval.stored import Stored
+from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards.errors import FmctError
 
 VOLUMES, TASKS = 90, 3
@@ -32,11 +32,11 @@ def heads() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x.astype(np.float32), patients, labels
 
 
-def stored(x: np.ndarray, training: int) -> Stored:
+def stored(x: np.ndarray, training: int) -> StoredFeatures:
     """Features in two arrays side by side, standardised over the first rows."""
     half = x.shape[1] // 2
     arrays = x[:, :half].astype(np.float32), x[:, half:].astype(np.float32)
-    return Stored(arrays, np.arange(len(x))).standardised_over(np.arange(training))
+    return StoredFeatures(arrays, np.arange(len(x))).standardised_over(np.arange(training))
 
 
 @pytest.mark.parametrize("at_once", [1, 300, 2**24])
@@ -46,7 +46,7 @@ def test_each_question_has_the_precision_and_recall_of_scikit_learn(
     monkeypatch.setattr(measure, "AT_ONCE", at_once)
     x, patients, labels = heads
     monkeypatch.setattr(stored_module, "BATCH_BYTES", 40 * at_once)
-    ranks = Exact(stored(x, 60).whole())
+    ranks = ExactRanking(stored(x, 60).whole())
     scaled = (x - x[:60].mean(axis=0)) / x[:60].std(axis=0)
     cosines = scaled @ scaled.T / np.linalg.norm(scaled, axis=1) / np.linalg.norm(scaled, axis=1)[:, None]
     found = ask(ranks, patients, labels)
@@ -71,7 +71,7 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
     labels = np.zeros((25, 1))
     labels[[3, 8, 9, 20]] = 1
     unit = stored(np.random.default_rng(1).normal(size=(25, 6)), 25).whole()
-    (asked,) = ask(Exact(unit), np.arange(25), labels)
+    (asked,) = ask(ExactRanking(unit), np.arange(25), labels)
     precisions, recalls = [], []
     for places in combinations(range(24), 3):  # of the three that are to be found
         precisions.append(np.mean([(n + 1) / (place + 1) for n, place in enumerate(places)]))
@@ -82,13 +82,13 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
 
 def test_where_there_are_few_volumes_recall_is_certain() -> None:
     labels = np.array([[1.0], [1.0], [0.0]])
-    (asked,) = ask(Exact(stored(np.eye(3), 3).whole()), np.arange(3), labels)
+    (asked,) = ask(ExactRanking(stored(np.eye(3), 3).whole()), np.arange(3), labels)
     assert asked.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
 
 
 def test_intervals_cover_the_mean_and_count_a_patient_once(heads: tuple) -> None:
     x, patients, labels = heads
-    asked = ask(Exact(stored(x, VOLUMES).whole()), patients, labels)[0]
+    asked = ask(ExactRanking(stored(x, VOLUMES).whole()), patients, labels)[0]
     precision, *recalls = drawn(asked, 2000)
     assert precision.value == pytest.approx(asked.precision.mean())
     assert len(recalls) == len(KS)
@@ -107,8 +107,8 @@ def test_an_index_that_ranks_all_gives_the_figures_of_the_exact_search(heads: tu
     own = stored(x, 60)
     index = Index(own, code, SearchConfig())
     assert recall_of(index, own, VOLUMES, questions=20) == 1
-    exact = ask(Exact(own.whole()), patients, labels, classes=(3,))
-    found = ask(Indexed(index, own, VOLUMES), patients, labels, classes=(3,))
+    exact = ask(ExactRanking(own.whole()), patients, labels, classes=(3,))
+    found = ask(IndexedRanking(index, own, VOLUMES), patients, labels, classes=(3,))
     for one, other in zip(exact, found, strict=True):
         assert one.patients.tolist() == other.patients.tolist()
         np.testing.assert_allclose(one.precision, other.precision, atol=1e-12)

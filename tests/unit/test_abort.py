@@ -13,14 +13,14 @@ RANK = """
 import os, sys, time
 import torch.distributed as dist
 from fmct_hpc.train import abort
-from fmct_hpc.train.process_group import Place
+from fmct_hpc.train.process_group import RankInfo
 from shards.errors import LostProcessError
 
-place = Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), 0, None)
-dist.init_process_group("gloo", rank=place.rank, world_size=place.world_size)
+rank_info = RankInfo(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), 0, None)
+dist.init_process_group("gloo", rank=rank_info.rank, world_size=rank_info.world_size)
 abort.FOLLOW_SECONDS = 1.0
 try:
-    with abort.AbortFlag("test", place, lambda error: print("noted", error, flush=True)) as flag:
+    with abort.AbortFlag("test", rank_info, lambda error: print("noted", error, flush=True)) as flag:
         dist.barrier()
         try:
             {train}
@@ -64,7 +64,7 @@ def run(tmp_path: Path, train: str, ranks: int) -> list[tuple[int, str, str]]:
     ("first", "stands"), [(0, "time.sleep(600)"), (1, "dist.barrier()")], ids=["elsewhere", "in gloo"]
 )
 def test_all_ranks_end_with_the_words_of_the_one_that_failed(tmp_path: Path, first: int, stands: str) -> None:
-    train = f"if place.rank == {first}: raise {LOST}\n{stands}"
+    train = f"if rank_info.rank == {first}: raise {LOST}\n{stands}"
     ranks = run(tmp_path, train, 3)
     assert [code for code, *_ in ranks] == [71, 71, 71], ranks
     assert [err.count("a reader") for *_, err in ranks] == [rank == first for rank in range(3)]
@@ -74,10 +74,9 @@ def test_all_ranks_end_with_the_words_of_the_one_that_failed(tmp_path: Path, fir
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_loss_that_the_training_does_not_notice_ends_it_too(tmp_path: Path, ranks: int) -> None:
-    train = (
-        f"if place.rank == 0: flag.lost = lambda: {LOST}\nflag.last = lambda: print('saved', flush=True)\n"
-    )
-    ended = run(tmp_path, train + "time.sleep(600)", ranks)
+    lost = f"if rank_info.rank == 0: flag.lost = lambda: {LOST}\n"
+    last = "flag.last = lambda: print('saved', flush=True)\n"
+    ended = run(tmp_path, lost + last + "time.sleep(600)", ranks)
     assert [(code, err) for code, _, err in ended] == [
         (71, "fmct: a reader\n" if rank == 0 else "") for rank in range(ranks)
     ]
@@ -85,11 +84,11 @@ def test_a_loss_that_the_training_does_not_notice_ends_it_too(tmp_path: Path, ra
 
 
 def test_a_rank_that_is_killed_ends_the_others_and_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
-    killed, other = run(tmp_path, "if place.rank == 0: os.kill(os.getpid(), 9)\ndist.barrier()", 2)
+    killed, other = run(tmp_path, "if rank_info.rank == 0: os.kill(os.getpid(), 9)\ndist.barrier()", 2)
     assert (killed[0], other[0]) == (-9, 1)
     assert "RuntimeError" in other[2]
 
 
 def test_ranks_that_end_well_wait_for_nobody(tmp_path: Path) -> None:
-    ended = run(tmp_path, "if place.rank == 1: time.sleep(2)", 2)
+    ended = run(tmp_path, "if rank_info.rank == 1: time.sleep(2)", 2)
     assert ended == [(0, "", ""), (0, "", "")]

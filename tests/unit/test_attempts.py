@@ -14,8 +14,8 @@ from small_training import small_config
 from fmct_hpc.train import attempts
 from fmct_hpc.train.attempts import Attempt, begin, conclude, end, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
-from shards.errors import DamagedDataError, FmctError, LostProcessError, NoRoomError
-from shards.lock import HeldError, writing
+from shards.errors import DamagedDataError, DiskFullError, FmctError, LostProcessError
+from shards.lock import LockHeldError, writing
 
 DATA = DataFacts(
     content_digest="c", dataset_digest="d", preprocess_digest="p", spacing_mm=(1, 1, 1), shards_digest="s"
@@ -109,7 +109,7 @@ def test_a_rank_that_said_nothing_is_known_by_its_launcher(run):
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (NoRoomError("disk full"), "no room"),
+        (DiskFullError("disk full"), "no room"),
         (OSError(28, "No space left on device"), "no room"),
         (PermissionError(13, "Permission denied", "run/metrics.jsonl"), "refused"),
         (PermissionError(13, "Permission denied"), "crash"),
@@ -149,7 +149,10 @@ def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(run, 
     run.mkdir()
     with (run / ".lock").open("w") as left:
         fcntl.flock(left, fcntl.LOCK_EX)
-        with pytest.raises(HeldError, match="another process is writing there"), writing(run, "fmct train"):
+        with (
+            pytest.raises(LockHeldError, match="another process is writing there"),
+            writing(run, "fmct train"),
+        ):
             pass
         monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
         threading.Timer(0.5, fcntl.flock, (left, fcntl.LOCK_UN)).start()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from confined import confined
+from restricted import confined
 from shard_samples import make_key, noise, write_dataset
 
 from shards import caches, compiled

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import fmct_hpc
 from fmct_hpc.classifier.calibration import calibrated
 from fmct_hpc.classifier.fit import fit
-from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.table import PART_VOLUMES, Predictions
 from fmct_hpc.inference.readers import Scan, read_scans
 from fmct_hpc.probe.config import SweepConfig

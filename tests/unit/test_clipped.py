@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from fmct_hpc.data.cache import open_dataset
 from fmct_hpc.data.config import DataConfig
+from fmct_hpc.data.hu_range import needed_hu
 from fmct_hpc.data.kernel import bounds, cut
-from fmct_hpc.data.needed import needed_hu
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.source import ViewSource
 from launch.cli import app

@@ -19,10 +19,10 @@ import pytest
 from shard_samples import damage_volume, make_key, noise, write_dataset
 from test_data_loader import assert_same, small
 
-from fmct_hpc.data.ahead import Ahead
 from fmct_hpc.data.cache import CachedDataset
 from fmct_hpc.data.loader import Batch, Loader
 from fmct_hpc.data.order import Order, Share
+from fmct_hpc.data.prefetch import Prefetcher
 from shards import Dataset, FmctError
 
 SHARDS = 4
@@ -70,10 +70,10 @@ def wait_for(what) -> None:
 
 
 @contextmanager
-def loading_ahead(data: CachedDataset) -> Iterator[Ahead]:
+def loading_ahead(data: CachedDataset) -> Iterator[Prefetcher]:
     """Of one rank's batches of two, from step 0."""
     counts = tuple(shard.volumes for shard in data.info.shards)
-    ahead = Ahead(data, Share(Order(3, counts, 2), 0, 1, 1), 0)
+    ahead = Prefetcher(data, Share(Order(3, counts, 2), 0, 1, 1), 0)
     try:
         yield ahead
     finally:

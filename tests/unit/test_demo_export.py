@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from preprocess.build.made import Made
+from preprocess.build.result import BuildResult
 from preprocess.build.study import StudyBuilder
 from preprocess.config import GridConfig, SelectConfig
 from preprocess.demo.anatomy import head_hu
@@ -221,15 +221,15 @@ def test_preprocessing_meets_the_expectations(out: Path, truth: dict[str, Any], 
     config = SelectConfig(keep="all")
     dropped: dict[str, dict[Reason, int]] = {}
 
-    def make(candidate: Candidate, whole: bool) -> Made:
+    def make(candidate: Candidate, whole: bool) -> BuildResult:
         try:
             volume = build_volume(candidate.series, grid, config)
         except Rejection as rejection:
-            return Made(rejection=rejection)
+            return BuildResult(rejection=rejection)
         dropped[candidate.series.series_uid] = {
             reason: count for reason, count in volume.dropped if reason != Reason.MISSING_SLICES
         }
-        return Made(volume)
+        return BuildResult(volume)
 
     for study in studies(read_catalog(tmp_path / "catalog.parquet")):
         builder = StudyBuilder(select_study(study, config), "all", make)

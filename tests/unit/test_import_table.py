@@ -15,7 +15,7 @@ from volume_files import as_array, write_itk, write_nifti
 from preprocess.dicom.catalog import read_catalog
 from preprocess.imports.catalog import import_table
 from preprocess.reasons import Reason
-from preprocess.select.refused import refusal_of
+from preprocess.select.rejected import refusal_of
 from shards.errors import FmctError
 
 HU, AFFINE = as_array(axial(slices=12, gap=6.0))

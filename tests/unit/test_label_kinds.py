@@ -11,22 +11,22 @@ from pydantic import ValidationError
 from small_sweep import bright_sweep
 
 from fmct_hpc.classifier.fit import fit
-from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.probe.budget import Parts
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.heads import LinearHead
 from fmct_hpc.probe.kinds import KINDS
 from fmct_hpc.probe.problem import Fitted
+from fmct_hpc.probe.sweep.cell import Cell, Test
 from fmct_hpc.probe.sweep.kind_rows import kind_rows
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.probe.sweep.tables import PREDICTIONS, RESULTS, read
-from fmct_hpc.probe.sweep.tested import Cell, Test
 from fmct_hpc.retrieval.config import RetrievalConfig
 from fmct_hpc.retrieval.run import retrieval
 from launch.report.figure_names import FIGURES
-from launch.report.printed import printed
 from launch.report.probe import Probes
+from launch.report.sweep_table import printed
 from preprocess.labels import key_labels
 from preprocess.privacy.deidentify import new_key
 from shards.errors import FmctError

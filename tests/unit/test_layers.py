@@ -195,7 +195,7 @@ def test_a_module_of_several_layers_is_that_of_who_asks(monkeypatch: pytest.Monk
         raise AssertionError
 
     assert "[report]" in asked_by("launch.report.figures", "matplotlib")
-    assert "[train]" in asked_by("fmct_hpc.train.outlook", "matplotlib.figure")
+    assert "[train]" in asked_by("fmct_hpc.train.dry_run", "matplotlib.figure")
     assert "[preprocess]" in asked_by("preprocess.qc.montage", "PIL")
     assert "[gpu]" in asked_by("fmct_hpc.data.graph", "nvidia.dali")
     assert asked_by("preprocess.x", "nobody_knows") == "None"

@@ -13,7 +13,7 @@ from fmct_hpc.objective.spread import remedy
 from fmct_hpc.train.evaluations import FIRST_EVALUATIONS, evaluates
 from fmct_hpc.train.learning_alarm import LearningAlarm, judged
 from fmct_hpc.train.learning_signs import SIGNS
-from shards.errors import UnsoundError
+from shards.errors import UnhealthyRunError
 
 EVERY, WINDOW = 10, 4
 START = {
@@ -159,7 +159,7 @@ def test_collapse_stop_ends_the_run() -> None:
     *before, last = rows(*[SOUND | {"cls_rank": 1.0}] * WINDOW)
     for row in before:
         alarm.step(int(row["step"]), row)
-    with pytest.raises(UnsoundError, match=r"since step 10 the CLS tokens .*cls_rank 1.*koleo_weight"):
+    with pytest.raises(UnhealthyRunError, match=r"since step 10 the CLS tokens .*cls_rank 1.*koleo_weight"):
         alarm.step(int(last["step"]), last)
 
 

@@ -18,7 +18,7 @@ from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError, RefusedError
 from shards.ledger import Ledger, mark, marked, once
-from shards.lock import HeldError
+from shards.lock import LockHeldError
 from shards.progress import VARIABLE, Progress, register, registered
 from shards.share import WHOLE, Share
 
@@ -152,7 +152,7 @@ def test_a_unit_is_made_by_one_process_and_kept_for_the_next(tmp_path):
     marker, made = tmp_path / "unit.json", []
 
     def make() -> str:
-        with pytest.raises(HeldError, match="unit 3"):
+        with pytest.raises(LockHeldError, match="unit 3"):
             once(marker, "unit 3", lambda: None, lambda: "other")
         made.append(1)
         return "made"

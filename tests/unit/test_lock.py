@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shards.errors import FmctError
-from shards.lock import LOCK_NAME, HeldError, is_held, writing
+from shards.lock import LOCK_NAME, LockHeldError, is_held, writing
 
 HOLD = """
 import sys, time
@@ -47,7 +47,7 @@ def test_a_second_writer_is_refused_unless_both_share(tmp_path: Path, first: str
             with writing(tmp_path, "me", shared=True):
                 pass
         else:
-            with pytest.raises(HeldError) as refused, writing(tmp_path, "me", shared=second == "shared"):
+            with pytest.raises(LockHeldError) as refused, writing(tmp_path, "me", shared=second == "shared"):
                 pass
             assert "the holder" in str(refused.value)
             assert str(process.pid) in str(refused.value)
@@ -82,7 +82,7 @@ def test_many_writers_one_after_another_are_never_two_at_a_time(tmp_path: Path) 
     script = """
 import os, sys, time
 from pathlib import Path
-from shards.lock import HeldError, writing
+from shards.lock import LockHeldError, writing
 folder, done = Path(sys.argv[1]), 0
 while done < 60:
     try:
@@ -91,7 +91,7 @@ while done < 60:
             time.sleep(0.0005)
             os.unlink(folder / "inside")
             done += 1
-    except HeldError:
+    except LockHeldError:
         time.sleep(0.0003)
 """
     workers = [subprocess.Popen([sys.executable, "-P", "-c", script, str(tmp_path)]) for _ in range(4)]
@@ -121,7 +121,7 @@ def test_a_file_system_without_locks_is_named_as_such_with_a_way_on(
     monkeypatch.setattr(fcntl, "flock", unsupported)
     with pytest.raises(FmctError, match="FMCT_NO_LOCKS=1") as refused, writing(tmp_path, "me"):
         pass
-    assert not isinstance(refused.value, HeldError)
+    assert not isinstance(refused.value, LockHeldError)
     monkeypatch.setenv("FMCT_NO_LOCKS", "1")
     with writing(tmp_path, "me"):
         pass
@@ -139,7 +139,7 @@ def test_a_holder_is_whatever_its_file_says_without_harm(tmp_path: Path) -> None
             file.write(content)
             file.flush()
             fcntl.flock(file, fcntl.LOCK_EX)
-            with pytest.raises(HeldError) as refused, writing(tmp_path, "me"):
+            with pytest.raises(LockHeldError) as refused, writing(tmp_path, "me"):
                 pass
             assert str(refused.value).isprintable()
 

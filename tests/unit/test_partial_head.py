@@ -9,7 +9,7 @@ from preprocess_export import KEY, Export, run_inline, write_series
 
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
 from shards import Dataset
-from shards.roles import places
+from shards.roles import study_roles
 
 THIN_PART = axial(slices=34, gap=3.0, start=(-70, -60, -2))
 """Of a head from z = -2 to 122, up to 97."""
@@ -67,4 +67,4 @@ def test_with_all_kept_the_best_one_is_of_rank_0_and_all_have_roles(export: Expo
         dataset = Dataset.open(tmp_path / "out" / name)
         records = [dataset.record(number) for number in range(3)]
         assert {record.key: (record.role, record.rank) for record in records} == told
-        assert places(dataset.index).ranks.tolist() == [record.rank for record in records]
+        assert study_roles(dataset.index).ranks.tolist() == [record.rank for record in records]

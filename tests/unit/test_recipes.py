@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.objective.student import Student
 from fmct_hpc.probe.config import ProbeConfig
-from fmct_hpc.train import outlook
-from fmct_hpc.train.fit import fitted
-from fmct_hpc.train.outlook import activation_bytes, gradient_bytes, held_bytes
+from fmct_hpc.train import dry_run
+from fmct_hpc.train.dry_run import activation_bytes, gradient_bytes, held_bytes
+from fmct_hpc.train.matching_weights import matching_weights
 from fmct_hpc.train.source import Source
 from launch.cli import app
 from launch.config import load
@@ -52,7 +52,7 @@ def test_a_training_recipe_fits_its_machine(tmp_path: Path, name: str, ranks: in
     assert done.exit_code == 0
     assert f"= {ranks} ranks x" in done.stdout
     config = load(TrainConfig, path, [f"data.path={data}"])
-    student, teacher = outlook._students_and_teachers(config)
+    student, teacher = dry_run._students_and_teachers(config)
     micro = config.run.batch // (ranks * config.accumulation(ranks))
     stage = config.engine.zero_stage
     needed = (
@@ -65,7 +65,7 @@ def test_a_training_recipe_fits_its_machine(tmp_path: Path, name: str, ranks: in
 
 
 def test_the_second_stages_recipe_takes_the_whole_state_of_the_first() -> None:
-    """`fitted` finds every weight of the one in the other, at their own sizes."""
+    """`matching_weights` finds every weight of the one in the other, at their own sizes."""
     first, second = (
         load(TrainConfig, FOLDER / f"{name}-train.yaml", ["data.path=data"])
         for name in ("small-hospital", "small-hospital-highres")
@@ -75,6 +75,6 @@ def test_the_second_stages_recipe_takes_the_whole_state_of_the_first() -> None:
         weights, student = dict(Student(first).named_parameters()), Student(second)
     targets = {"cls.center": torch.empty(first.model.prototypes)}
     source = Source(FOLDER, first.model, first.data, weights, weights, targets)
-    found = fitted(source, second, student)
+    found = matching_weights(source, second, student)
     assert found.weights.keys() == found.averages.keys() == dict(student.named_parameters()).keys()
     assert found.targets.keys() == {"cls.center"}

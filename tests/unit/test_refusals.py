@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from confined import outcome
+from restricted import outcome
 from shard_samples import FORMATS, make_key, noise, write_dataset
 from small_training import small_config, small_encoder
 from small_training import write_dataset as small_training_dataset

@@ -17,7 +17,7 @@ from small_sweep import bright_sweep
 from typer.testing import CliRunner
 
 from fmct_hpc.classifier.fit import fit
-from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.predict import load_classifier
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.inference.readers import Scan, read_scans
@@ -39,9 +39,9 @@ from fmct_hpc.relevance.gradient_input import gradient_input
 from fmct_hpc.relevance.integrated_gradients import integrated_gradients
 from fmct_hpc.relevance.maps import Explainer, open_explainer
 from fmct_hpc.relevance.measure import Truth, means
+from fmct_hpc.relevance.method_input import MethodInput
 from fmct_hpc.relevance.methods import METHODS
-from fmct_hpc.relevance.place import PatchGrid
-from fmct_hpc.relevance.question import Question
+from fmct_hpc.relevance.patch_grid import PatchGrid
 from fmct_hpc.relevance.reading import Reading, reading_of_cls, readings_of
 from fmct_hpc.relevance.rollout import rollout
 from fmct_hpc.train.export import EncoderInfo
@@ -69,7 +69,7 @@ def model(request: pytest.FixtureRequest) -> VisionTransformer:
     return made.double()
 
 
-def asked(model: VisionTransformer, rows: list, layer: int = DEPTH - 1) -> Question:
+def asked(model: VisionTransformer, rows: list, layer: int = DEPTH - 1) -> MethodInput:
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -80,17 +80,17 @@ def asked(model: VisionTransformer, rows: list, layer: int = DEPTH - 1) -> Quest
     rows = [drawn(WIDTH) if row == "query" else row for row in rows]
     mean, scale, readout = drawn(count, WIDTH), drawn(count, WIDTH).abs() + 0.5, drawn(count, WIDTH)
     reading = Reading(model.prefix, rows, mean, scale, readout, drawn(1)[0])
-    return Question(model, view, model.kept(view), layer, reading)
+    return MethodInput(model, view, model.kept(view), layer, reading)
 
 
 @torch.no_grad()
-def plain_attention(model: VisionTransformer, question: Question) -> tuple[list[np.ndarray], np.ndarray]:
+def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list[np.ndarray], np.ndarray]:
     """Each block's weights (heads, T, T), one query at a time in NumPy, and the tokens behind the last."""
     width = WIDTH // 4
-    x = model._embed(question.view, question.kept, None)
-    turns = model._turns(question.view, question.kept, None)
+    x = model._embed(inputs.view, inputs.kept, None)
+    turns = model._turns(inputs.view, inputs.kept, None)
     found = []
-    for number, block in enumerate(model.blocks[: question.layer + 1]):
+    for number, block in enumerate(model.blocks[: inputs.layer + 1]):
         normed = block.attention_norm(x)
         parts = block.attention.queries_keys_values(normed, None if turns is None else turns[number])
         query, key, value = (part[0].numpy() for part in parts)
@@ -112,37 +112,37 @@ def plain_attention(model: VisionTransformer, question: Question) -> tuple[list[
 
 
 def test_weights_times_values_are_what_blocks_give(model: VisionTransformer) -> None:
-    question = asked(model, ["cls"])
-    plain, tokens = plain_attention(model, question)
+    inputs = asked(model, ["cls"])
+    plain, tokens = plain_attention(model, inputs)
     with torch.no_grad(), explicit_attention(model.blocks) as seen:
-        again = question.tokens(question.view)
+        again = inputs.tokens(inputs.view)
     assert len(seen) == DEPTH
     for weights, expected in zip(seen, plain, strict=True):
         np.testing.assert_allclose(weights[0].numpy(), expected, atol=1e-5)
     np.testing.assert_allclose(again[0].numpy(), tokens, atol=1e-5)
-    fused = question.tokens(question.view)
+    fused = inputs.tokens(inputs.view)
     torch.testing.assert_close(fused, again, atol=1e-5, rtol=0)
     with torch.no_grad():  # as trained, in float32
         single = model.float()
-        view = question.view.float()
+        view = inputs.view.float()
         with explicit_attention(single.blocks):
-            by_weights = single(view, question.kept)
-        torch.testing.assert_close(single(view, question.kept), by_weights, atol=1e-5, rtol=0)
+            by_weights = single(view, inputs.kept)
+        torch.testing.assert_close(single(view, inputs.kept), by_weights, atol=1e-5, rtol=0)
     model.double()
 
 
 @pytest.mark.parametrize("layer", [0, DEPTH - 1])
 def test_rollout_equals_a_plain_loop(model: VisionTransformer, layer: int) -> None:
-    question = asked(model, ["cls", "mean"], layer)
-    plain, _ = plain_attention(model, question)
+    inputs = asked(model, ["cls", "mean"], layer)
+    plain, _ = plain_attention(model, inputs)
     product = np.eye(plain[0].shape[1])
     for weights in plain:
         mixed = weights.mean(axis=0) + np.eye(len(product))
         product = mixed / mixed.sum(axis=1, keepdims=True) @ product
     prefix = model.prefix
     expected = (product[0, prefix:] + product[prefix:, prefix:].mean(axis=0)) / 2
-    np.testing.assert_allclose(rollout(question)[0].numpy(), expected, atol=1e-9)
-    bare = replace(question, reading=reading_of_cls(prefix, WIDTH, torch.device("cpu")))
+    np.testing.assert_allclose(rollout(inputs)[0].numpy(), expected, atol=1e-9)
+    bare = replace(inputs, reading=reading_of_cls(prefix, WIDTH, torch.device("cpu")))
     np.testing.assert_allclose(rollout(bare)[0].numpy(), product[0, prefix:], atol=1e-9)
     assert product.sum(axis=1) == pytest.approx(1)
 
@@ -153,41 +153,41 @@ ROWS = [["cls"], ["cls", "mean"], ["mean", "max"], ["query", "query"]]
 @pytest.mark.parametrize("rows", ROWS, ids=str)
 def test_gradient_times_input_equals_differences(model: VisionTransformer, rows: list) -> None:
     """The derivative along a patch's own voxels, by central differences."""
-    question = asked(model, rows)
-    found = gradient_input(question)[0].numpy()
-    number = range(27) if question.kept is None else question.kept[0].tolist()
+    inputs = asked(model, rows)
+    found = gradient_input(inputs)[0].numpy()
+    number = range(27) if inputs.kept is None else inputs.kept[0].tolist()
     for place in range(0, len(found), 5):
         d, h, w = np.unravel_index(number[place], (3, 3, 3))
-        alone = torch.zeros_like(question.view)
+        alone = torch.zeros_like(inputs.view)
         box = (..., *(slice(4 * n, 4 * n + 4) for n in (int(d), int(h), int(w))))
-        alone[box] = question.view[box]
+        alone[box] = inputs.view[box]
         with torch.no_grad():
-            up, down = (question.logits(question.view + step * alone) for step in (1e-5, -1e-5))
+            up, down = (inputs.logits(inputs.view + step * alone) for step in (1e-5, -1e-5))
         assert found[place] == pytest.approx(((up - down) / 2e-5).item(), rel=1e-4, abs=1e-7)
 
 
 def test_integrated_gradients_sum_to_the_difference_from_air(model: VisionTransformer) -> None:
-    question = asked(model, ["cls", "mean"])
+    inputs = asked(model, ["cls", "mean"])
     with torch.no_grad():
-        both = question.logits(torch.cat([question.view, torch.zeros_like(question.view)]))
+        both = inputs.logits(torch.cat([inputs.view, torch.zeros_like(inputs.view)]))
     difference = (both[0] - both[1]).item()
-    assert integrated_gradients(question, 100).sum().item() == pytest.approx(difference, rel=5e-2)
+    assert integrated_gradients(inputs, 100).sum().item() == pytest.approx(difference, rel=5e-2)
     # One step is the gradient at the middle of the path.
-    half = replace(question, view=question.view / 2)
+    half = replace(inputs, view=inputs.view / 2)
     expected = 2 * gradient_input(half)
-    torch.testing.assert_close(integrated_gradients(question, 1), expected)
+    torch.testing.assert_close(integrated_gradients(inputs, 1), expected)
 
 
 @pytest.mark.parametrize("rows", [["cls"], ["query", "query"]], ids=str)
 def test_attention_gradients_equal_differences_and_a_plain_loop(model: VisionTransformer, rows: list) -> None:
-    question = asked(model, rows)
-    plain, tokens = plain_attention(model, question)
-    gradients = [differences(model, question, number, weights) for number, weights in enumerate(plain)]
+    inputs = asked(model, rows)
+    plain, tokens = plain_attention(model, inputs)
+    gradients = [differences(model, inputs, number, weights) for number, weights in enumerate(plain)]
     product = np.eye(len(tokens))
     for weights, gradient in zip(plain, gradients, strict=True):
         raised = np.maximum(weights * gradient, 0).mean(axis=0)
         product = product + raised @ product
-    prefix, reading = model.prefix, question.reading
+    prefix, reading = model.prefix, inputs.reading
     if rows == ["cls"]:
         expected = product[0, prefix:]
     else:
@@ -200,10 +200,12 @@ def test_attention_gradients_equal_differences_and_a_plain_loop(model: VisionTra
             powers = np.exp(standard[prefix:] @ np.asarray(query))
             own = powers / powers.sum() * (standard[prefix:] @ readout)
             expected += np.maximum(own, 0) @ product[prefix:, prefix:]
-    np.testing.assert_allclose(attention_gradient(question)[0].numpy(), expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(attention_gradient(inputs)[0].numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
-def differences(model: VisionTransformer, question: Question, number: int, weights: np.ndarray) -> np.ndarray:
+def differences(
+    model: VisionTransformer, inputs: MethodInput, number: int, weights: np.ndarray
+) -> np.ndarray:
     """∂logit/∂weight of a block for each of the weights, by central differences of the block's attention."""
     block = model.blocks[number]
     step = 1e-4
@@ -216,7 +218,7 @@ def differences(model: VisionTransformer, question: Question, number: int, weigh
 
         hook = block.attention.register_forward_hook(by_weights)
         with torch.no_grad():
-            said = question.logits(question.view).item()
+            said = inputs.logits(inputs.view).item()
         hook.remove()
         return said
 
@@ -224,8 +226,8 @@ def differences(model: VisionTransformer, question: Question, number: int, weigh
     generator = np.random.default_rng(number)
     # All heads, keys and queries would be thousands of passes; what is not differenced is autograd's.
     with torch.enable_grad(), explicit_attention(model.blocks) as seen:
-        tokens = question.tokens(question.view.detach().requires_grad_())
-        logits = question.reading.logits(tokens, question.reading.weights(tokens))
+        tokens = inputs.tokens(inputs.view.detach().requires_grad_())
+        logits = inputs.reading.logits(tokens, inputs.reading.weights(tokens))
         (own,) = torch.autograd.grad(logits.sum(), seen[number], materialize_grads=True, allow_unused=True)
     found[:] = own[0].numpy()
     for _ in range(12):
@@ -268,7 +270,7 @@ def test_what_is_followed_back_is_the_kept_score(method: str, kept: dict[str, Pa
     for found in explainer.of_scans(read_scans(exam, classifier.encoder.info)):
         view = classifier.encoder.transform(found.scan.voxels, found.scan.spacing_mm)[None]
         reading = explainer.readings["bright"][None]
-        asked = Question(classifier.encoder.module, view, None, classifier.record.layer, reading)
+        asked = MethodInput(classifier.encoder.module, view, None, classifier.record.layer, reading)
         with torch.no_grad():
             said, air = asked.logits(torch.cat([view, torch.zeros_like(view)]))
         assert torch.sigmoid(said).item() == pytest.approx(found.answers["bright"].score, abs=2e-3)
@@ -375,9 +377,9 @@ def test_maps_of_other_kinds_are_of_what_is_said(of_kinds: Path, exam: Path, tmp
             readings = explainer.readings[task]
             assert set(readings) == ({0, 1, 7} if task == "third" else {None})
             reading = readings[int(answer.value)] if task == "third" else readings[None]
-            question = Question(explainer.model, view, None, explainer.layer, reading)
+            inputs = MethodInput(explainer.model, view, None, explainer.layer, reading)
             with torch.no_grad():
-                said, air = question.logits(torch.cat([view, torch.zeros_like(view)])).tolist()
+                said, air = inputs.logits(torch.cat([view, torch.zeros_like(view)])).tolist()
             assert said == pytest.approx(expected, rel=2e-3, abs=2e-3), task
             total = found.maps[task, "integrated-gradients"].sum()
             assert total == pytest.approx(said - air, rel=0.3, abs=0.05 * abs(said - air) + 0.05), task
@@ -406,9 +408,9 @@ def test_maps_of_a_study_are_of_the_score_of_its_series(
     assert len({one.answers["bright"].score for one in found}) == 1
     views = torch.stack([explainer.encoder.transform(s.voxels, s.spacing_mm) for s in scans])
     reading = explainer.readings["bright"][None].of_series(roles)
-    question = Question(explainer.model, views, None, explainer.layer, reading)
+    inputs = MethodInput(explainer.model, views, None, explainer.layer, reading)
     with torch.no_grad():
-        said, air = question.logits(torch.cat([views, torch.zeros_like(views)])).tolist()
+        said, air = inputs.logits(torch.cat([views, torch.zeros_like(views)])).tolist()
     assert torch.sigmoid(torch.tensor(said)).item() == pytest.approx(
         found[0].answers["bright"].score, abs=2e-3
     )

@@ -13,7 +13,7 @@ from launch.slurm.causes import by_code, by_scheduler, log_of_start
 from launch.slurm.progress import progress_of_job
 from launch.slurm.requeue import FAILURES, MAX_FAILURES, MAX_IDLE, MAX_TIME_LIMITS, Ending, decide
 from launch.slurm.scheduler import Slurm
-from preprocess.scan.workplace import Work
+from preprocess.scan.work_folder import WorkFolder
 from shards.listed import register_files
 from shards.progress import VARIABLE, register
 from shards.share import Share
@@ -156,7 +156,7 @@ def test_a_job_whose_stage_has_registered_nothing_has_no_known_progress(job):
 
 
 def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tmp_path, job):
-    parts = Work(tmp_path / "catalog.parquet").parts
+    parts = WorkFolder(tmp_path / "catalog.parquet").parts
     parts.mkdir(parents=True)
     register("scan", tmp_path / "catalog.parquet")
     found = []

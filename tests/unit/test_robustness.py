@@ -10,7 +10,7 @@ from small_sweep import AFFINE, bright_sweep
 from typer.testing import CliRunner
 
 from fmct_hpc.classifier.fit import fit
-from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.predict import load_classifier
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.robustness import score

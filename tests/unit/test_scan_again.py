@@ -26,7 +26,7 @@ from preprocess.scan import run as scan_module
 from preprocess.scan.duplicates import Repeated
 from preprocess.scan.run import ScanSummary, rejected_path, scan
 from shards.errors import FmctError
-from shards.lock import HeldError
+from shards.lock import LockHeldError
 
 PIXELS = np.zeros((4, 4), np.int16)
 
@@ -390,7 +390,7 @@ def test_two_scans_of_one_catalog_are_not_run_at_once(tmp_path: Path) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
 
     def other_scan(done: int, listed: int) -> None:
-        with pytest.raises(HeldError):
+        with pytest.raises(LockHeldError):
             scan(folder, catalog)
 
     scan(folder, catalog, progress=other_scan)

@@ -16,7 +16,7 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.probe.leakage import pretraining_patients
 from fmct_hpc.train.attempts import begin
-from fmct_hpc.train.checkpoint import MANIFEST, Beginning, DataFacts, read_manifest
+from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, InitialWeights, read_manifest
 from fmct_hpc.train.export import encoder_info, export_checkpoint
 from fmct_hpc.train.run import preflight
 from fmct_hpc.train.start import initial, require_start
@@ -187,7 +187,7 @@ def test_what_holds_no_whole_checkpoint_is_refused(data: Path, tmp_path: Path) -
 def test_origin_and_patients_follow_a_chain_of_runs(tmp_path: Path) -> None:
     """Each stage has other patients; the last knows of all, as long as the manifests before it are there."""
     runs, datas = [tmp_path / f"run-{n}" for n in range(3)], []
-    beginning: Beginning | None = None
+    beginning: InitialWeights | None = None
     for number, (run, volumes) in enumerate(zip(runs, (5, 3, 4), strict=True)):
         datas.append(write_dataset(tmp_path / f"data-{number}", volumes))
         config = small_config(datas[-1]) if number == 0 else second(datas[-1], runs[number - 1])

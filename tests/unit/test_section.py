@@ -28,7 +28,7 @@ from launch.config import load
 from preprocess.config import CheckConfig, GridConfig, PreprocessConfig, PrivacyConfig
 from preprocess.select.rules import HeadPatterns, Patterns, SelectConfig
 from shards.errors import FmctError
-from shards.renamed import RENAMED
+from shards.renamed_keys import RENAMED
 from shards.section import Section, first_keys
 
 RECORDED: tuple[type[Section], ...] = (

@@ -8,7 +8,7 @@ import pyarrow as pa
 from shard_samples import FACTS, make_key, make_record, noise, write_dataset
 
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, finish_dataset, index
-from shards.roles import places
+from shards.roles import study_roles
 from shards.verification import verify
 from shards.voxels import Extent
 
@@ -75,7 +75,7 @@ def test_what_is_in_a_study_is_told_by_the_record_or_else_by_the_facts(tmp_path:
     dataset = Dataset.open(tmp_path)
     assert verify(tmp_path) == []
     assert [dataset.record(n).rank for n in range(6)] == [None] * 4 + [1, 0]
-    found = places(dataset.index)
+    found = study_roles(dataset.index)
     assert found.roles.tolist() == [
         *("bone_thin", "soft_thick", "soft_thick", "soft_thin"),
         *("soft_thin", "bone_thick"),

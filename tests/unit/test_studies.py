@@ -13,7 +13,7 @@ from study_series import STUDIES, TORN, study_keys, study_sweep
 
 import fmct_hpc
 from fmct_hpc.classifier.fit import fit
-from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.record import StudyRecord
 from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.inference.readers import Scan
@@ -30,7 +30,7 @@ from preprocess.explain import explain
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import read_preprocessing
-from shards.roles import places
+from shards.roles import study_roles
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_new_exams_are_read_by_study(exams: Export, tmp_path: Path) -> None:
     )
     run_inline(exams, tmp_path / "data", config)
     dataset = Dataset.open(tmp_path / "data/zarr")
-    assert sorted(places(dataset.index).roles.tolist()) == ["bone_thin"] * 3 + ["soft_thick"] * 3
+    assert sorted(study_roles(dataset.index).roles.tolist()) == ["bone_thin"] * 3 + ["soft_thick"] * 3
     explained = explain(exams.catalog, config).table.to_pylist()
     assert sorted(row["role"] for row in explained) == ["bone_thin"] * 3 + ["soft_thick"] * 3
     of_best = explain(exams.catalog, config.model_copy(update={"select": SelectConfig()})).table.to_pylist()

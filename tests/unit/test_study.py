@@ -10,7 +10,7 @@ from header_series import CORONAL, series, stack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocess.build.made import Made
+from preprocess.build.result import BuildResult
 from preprocess.build.study import StudyBuilder
 from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Instance, Series
@@ -40,13 +40,15 @@ def outcomes(
     tried: takes what is built, in order.
     """
 
-    def make(candidate: Candidate, whole: bool) -> Made:
+    def make(candidate: Candidate, whole: bool) -> BuildResult:
         uids = "+".join(source.series_uid for source in candidate.sources)
         if tried is not None:
             tried.append(uids)
         if whole and uids in partial:
-            return Made(rejection=IncompleteError(Reason.VERTEX_MISSING, "cut"))
-        return Made(rejection=Rejection(Reason.TRUNCATED_PIXEL_DATA, "cut") if uids in failing else None)
+            return BuildResult(rejection=IncompleteError(Reason.VERTEX_MISSING, "cut"))
+        return BuildResult(
+            rejection=Rejection(Reason.TRUNCATED_PIXEL_DATA, "cut") if uids in failing else None
+        )
 
     rules = SelectConfig(**config)
     builder = StudyBuilder(select_study(study, rules), rules.keep, make)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmct_hpc.probe.kinds.path import Path, fit_path
-from fmct_hpc.probe.statistics.judged import Judged, Measure
+from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 
 Targets = NDArray[Any]
@@ -116,11 +116,11 @@ class Kind:
         """Values averaged over nearest neighbours, (N, P); for kinds supported by `neighbours`."""
         raise NotImplementedError
 
-    def measure(self, judged: Judged, training: Targets | None) -> Measure:
+    def measure(self, test: ScoredPredictions, training: Targets | None) -> Measure:
         """The metrics of a test set, as a function of resamples.
 
         training: targets of the training volumes; None if only the first metric is required. Metrics that
-        need more than predictions, such as a baseline hazard, estimate it on `judged.validation`.
+        need more than predictions, such as a baseline hazard, estimate it on `test.validation`.
         """
         raise NotImplementedError
 

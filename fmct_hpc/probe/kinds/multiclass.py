@@ -13,7 +13,7 @@ from fmct_hpc.probe.kinds.base import PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.kinds.classes import Classes
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.calibration import CalibrationErrors
-from fmct_hpc.probe.statistics.judged import Judged, Measure, Sums
+from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions, Sums
 from fmct_hpc.probe.statistics.scored import FloatArray, Scored
 
 
@@ -52,13 +52,13 @@ class Multiclass(Classes):
         """The softmax."""
         return np.asarray(torch.from_numpy(np.asarray(raw)).double().softmax(dim=-1).numpy())
 
-    def measure(self, judged: Judged, training: Targets | None) -> Measure:
+    def measure(self, test: ScoredPredictions, training: Targets | None) -> Measure:
         """Mean one-vs-rest area, balanced accuracy, log loss; calibration.
 
         Calibration: the squared distance of probabilities and one-hot class (Brier 1950), the calibration
         error of the most probable class (Guo et al. 2017), and the mean of all classes' (Kull et al. 2019).
         """
-        return _Measure(self, judged)
+        return _Measure(self, test)
 
     def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
         """The most probable class, its probability as the score, and all probabilities."""
@@ -72,23 +72,23 @@ class Multiclass(Classes):
 class _Measure:
     """Means over the classes in a resample, as in scikit-learn's balanced accuracy."""
 
-    def __init__(self, kind: Multiclass, judged: Judged) -> None:
-        targets, count = judged.targets, len(kind.numbers)
+    def __init__(self, kind: Multiclass, test: ScoredPredictions) -> None:
+        targets, count = test.targets, len(kind.numbers)
         self._rankings = [
-            Ranking(Scored(judged.predictions[:, k], targets == k, judged.patients, judged.folds))
+            Ranking(Scored(test.predictions[:, k], targets == k, test.patients, test.folds))
             for k in range(count)
         ]
         there = np.eye(count)[targets]
-        right = there * (judged.predictions.argmax(axis=1) == targets)[:, None]
-        loss = -np.log(kind.of_truth(judged.predictions, targets))
-        distance = ((judged.predictions - there) ** 2).sum(axis=1)
-        self._sums = Sums(np.column_stack([there, right, loss, distance]), judged.patients)
+        right = there * (test.predictions.argmax(axis=1) == targets)[:, None]
+        loss = -np.log(kind.of_truth(test.predictions, targets))
+        distance = ((test.predictions - there) ** 2).sum(axis=1)
+        self._sums = Sums(np.column_stack([there, right, loss, distance]), test.patients)
         self._count = count
-        sure = judged.predictions.max(axis=1)
+        sure = test.predictions.max(axis=1)
         self._errors = CalibrationErrors(
-            np.column_stack([sure, judged.predictions]),
+            np.column_stack([sure, test.predictions]),
             np.column_stack([right.sum(axis=1), there]),
-            judged.patients,
+            test.patients,
         )
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:

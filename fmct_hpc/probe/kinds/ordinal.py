@@ -16,7 +16,7 @@ from torch import Tensor
 from fmct_hpc.probe.kinds.base import PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.kinds.classes import Classes
 from fmct_hpc.probe.statistics.calibration import CalibrationErrors
-from fmct_hpc.probe.statistics.judged import Judged, Measure, Sums
+from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions, Sums
 from fmct_hpc.probe.statistics.ranks import RankCorrelation
 from fmct_hpc.probe.statistics.scored import FloatArray
 
@@ -74,14 +74,14 @@ class Ordinal(Classes):
         """The expected class, (N,), with classes numbered from 0."""
         return np.asarray(predictions @ np.arange(len(self.numbers)))
 
-    def measure(self, judged: Judged, training: Targets | None) -> Measure:
+    def measure(self, test: ScoredPredictions, training: Targets | None) -> Measure:
         """Cohen's kappa with quadratic weights, absolute error, Spearman's correlation of the expected class.
 
         Classes are numbered from 0 in their order, whatever their numbers in the table. Calibration is of the
         probabilities of being above each class except the last: the ranked probability score (Epstein 1969)
         divided by their number, and their mean calibration error.
         """
-        return _Measure(self, judged)
+        return _Measure(self, test)
 
     def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
         """The median class; the expected class, from 0, as the score; all probabilities."""
@@ -97,17 +97,17 @@ class Ordinal(Classes):
 
 
 class _Measure:
-    def __init__(self, kind: Ordinal, judged: Judged) -> None:
-        truth, median = judged.targets.astype(np.float64), kind.median(judged.predictions).astype(np.float64)
+    def __init__(self, kind: Ordinal, test: ScoredPredictions) -> None:
+        truth, median = test.targets.astype(np.float64), kind.median(test.predictions).astype(np.float64)
         columns = [np.ones_like(truth), truth, median, truth**2, median**2, (truth - median) ** 2]
         columns.append(np.abs(truth - median))
         grades = np.arange(len(kind.numbers) - 1)
-        predicted = 1 - judged.predictions.cumsum(axis=1)[:, :-1]
+        predicted = 1 - test.predictions.cumsum(axis=1)[:, :-1]
         observed = (truth[:, None] > grades).astype(np.float64)
         columns.append(((predicted - observed) ** 2).mean(axis=1))
-        self._errors = CalibrationErrors(predicted, observed, judged.patients)
-        self._sums = Sums(np.column_stack(columns), judged.patients)
-        self._spearman = RankCorrelation(kind.expected(judged.predictions), truth, judged.patients)
+        self._errors = CalibrationErrors(predicted, observed, test.patients)
+        self._sums = Sums(np.column_stack(columns), test.patients)
+        self._spearman = RankCorrelation(kind.expected(test.predictions), truth, test.patients)
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
         sums = self._sums(counts)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmct_hpc.probe.kinds.base import Kind, RawArray, Targets
 from fmct_hpc.probe.kinds.path import Path, principal_axes
-from fmct_hpc.probe.statistics.judged import Judged, Measure, Sums
+from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions, Sums
 from fmct_hpc.probe.statistics.ranks import RankCorrelation
 from fmct_hpc.probe.statistics.scored import FloatArray
 
@@ -77,27 +77,27 @@ class Regression(Kind):
         weights = np.stack([axes.vectors @ (along / (axes.squares + 1 / c)) for c in strengths])
         return Path(weights[:, :, None], (wanted.mean() - weights @ middle)[:, None])
 
-    def measure(self, judged: Judged, training: Targets | None) -> Measure:
+    def measure(self, test: ScoredPredictions, training: Targets | None) -> Measure:
         """Mean absolute and root mean squared error, R², Spearman's correlation; calibration.
 
         Calibration is intercept and slope of truth = intercept + slope · prediction by least squares (Cox
         1958; Steyerberg 2019, section 15.3), ideally 0 and 1. A slope below 1 means predictions that vary too
         much.
         """
-        return _Measure(judged)
+        return _Measure(test)
 
 
 class _Measure:
-    def __init__(self, judged: Judged) -> None:
-        truth, predicted = judged.targets, judged.predictions[:, 0]
+    def __init__(self, test: ScoredPredictions) -> None:
+        truth, predicted = test.targets, test.predictions[:, 0]
         middle = truth - truth.mean()  # centred, for the precision of the squares
         error = truth - predicted
         columns = [np.ones(len(truth)), middle, middle**2, error**2, np.abs(error)]
         self._means = truth.mean(), predicted.mean()
         own = predicted - self._means[1]
         columns += [own, own**2, own * middle]
-        self._sums = Sums(np.column_stack(columns), judged.patients)
-        self._spearman = RankCorrelation(predicted, truth, judged.patients)
+        self._sums = Sums(np.column_stack(columns), test.patients)
+        self._spearman = RankCorrelation(predicted, truth, test.patients)
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
         sums = self._sums(counts)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fmct_hpc.probe.kinds.base import Kind, PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.statistics.concordance import Concordance, DynamicArea, uncensored
-from fmct_hpc.probe.statistics.judged import Judged, Measure
+from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 from fmct_hpc.probe.statistics.survival_brier import (
     STEPS,
@@ -91,7 +91,7 @@ class Survival(Kind):
         events = int((targets[:, 1] == 1).sum())
         return float(self.loss(torch.from_numpy(predictions), targets)) / events if events else 0.0
 
-    def measure(self, judged: Judged, training: Targets | None) -> Measure:
+    def measure(self, test: ScoredPredictions, training: Targets | None) -> Measure:
         """Harrell's C, cumulative/dynamic areas at the horizons, the integrated Brier score and its skill.
 
         Horizons are from the training volumes; the Brier score is integrated to the last one. Event-free
@@ -99,7 +99,7 @@ class Survival(Kind):
         fold; NaN if these have no event. The skill is relative to the Kaplan-Meier curve of the training
         volumes.
         """
-        return _Measure(judged, training)
+        return _Measure(test, training)
 
     def at(self, training: Targets) -> dict[str, float]:
         """The horizons, in the unit of the times."""
@@ -117,29 +117,29 @@ def horizons(training: Targets) -> FloatArray:
 
 
 class _Measure:
-    def __init__(self, judged: Judged, training: Targets | None) -> None:
-        risks, (times, events) = judged.predictions[:, 0], judged.targets.T
+    def __init__(self, test: ScoredPredictions, training: Targets | None) -> None:
+        risks, (times, events) = test.predictions[:, 0], test.targets.T
         seen = events == 1
-        self._parts: list[Measure] = [Concordance(risks, times, seen, judged.patients, judged.folds)]
+        self._parts: list[Measure] = [Concordance(risks, times, seen, test.patients, test.folds)]
         if training is None:
             return
         # As in scikit-survival, censoring probabilities are those of the training volumes.
         chance = uncensored(training[:, 0], training[:, 1] == 1, times)
         weights = np.where(seen & (chance > 0), 1 / np.where(chance > 0, chance, 1), 0.0)
         self._parts += [
-            DynamicArea(risks, weights * (times <= at), times > at, judged.patients, judged.folds)
+            DynamicArea(risks, weights * (times <= at), times > at, test.patients, test.folds)
             for at in horizons(training)
         ]
         at = np.linspace(0, horizons(training)[-1], STEPS + 1)
         trained = Censored(training[:, 0], training[:, 1] == 1)
         self._parts.append(
             IntegratedBrier(
-                event_free(judged, at),
+                event_free(test, at),
                 kaplan_meier(trained.times, trained.events, at),
                 at,
                 Censored(times, seen),
                 trained,
-                judged.patients,
+                test.patients,
             )
         )
 
@@ -147,15 +147,15 @@ class _Measure:
         return np.column_stack([part(counts) for part in self._parts])
 
 
-def event_free(judged: Judged, at: FloatArray) -> FloatArray:
+def event_free(test: ScoredPredictions, at: FloatArray) -> FloatArray:
     """Each volume's probability of no event by the times `at` (T,): (N, T), NaN without a baseline.
 
     exp(-H(t) exp(risk)), where H is Breslow's estimate on the validation volumes of the volume's fold.
     """
-    chances = np.full((len(judged.folds), len(at)), np.nan)
-    for fold, (risks, targets) in enumerate(judged.validation):
-        own = judged.folds == fold
+    chances = np.full((len(test.folds), len(at)), np.nan)
+    for fold, (risks, targets) in enumerate(test.validation):
+        own = test.folds == fold
         middle = risks[:, 0].mean() if len(risks) else 0.0  # so that exponentials stay finite
         hazard = cumulative_hazard(risks[:, 0] - middle, targets[:, 0], targets[:, 1] == 1, at)
-        chances[own] = np.exp(-hazard * np.exp(judged.predictions[own, :1] - middle))
+        chances[own] = np.exp(-hazard * np.exp(test.predictions[own, :1] - middle))
     return chances

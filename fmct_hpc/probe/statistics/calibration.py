@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fmct_hpc.probe.statistics.judged import Sums
+from fmct_hpc.probe.statistics.predictions import Sums
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray, Scored
 
 BINS = 10

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmct_hpc.probe.statistics.concordance import uncensored
-from fmct_hpc.probe.statistics.judged import Sums
+from fmct_hpc.probe.statistics.predictions import Sums
 from fmct_hpc.probe.statistics.scored import BoolArray, FloatArray, IntArray
 
 STEPS = 100

@@ -13,7 +13,7 @@ from fmct_hpc.probe.statistics.bootstrap import Draws, bootstrap
 from fmct_hpc.probe.statistics.calibration import brier, reliability
 from fmct_hpc.probe.statistics.operating_point import operating_thresholds, rates
 from fmct_hpc.probe.statistics.scored import Scored
-from fmct_hpc.probe.sweep.tested import Row, Test
+from fmct_hpc.probe.sweep.cell import Row, Test
 
 
 def binary_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:

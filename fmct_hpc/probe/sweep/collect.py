@@ -17,8 +17,8 @@ from fmct_hpc.probe.config import Sample, SweepConfig
 from fmct_hpc.probe.kinds import BINARY, Kind
 from fmct_hpc.probe.leakage import Leakage
 from fmct_hpc.probe.samples import StudyCohort
-from fmct_hpc.probe.statistics.judged import Judged, paired, resampled
 from fmct_hpc.probe.statistics.paired import compare, holm
+from fmct_hpc.probe.statistics.predictions import ScoredPredictions, paired, resampled
 from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles
 from fmct_hpc.probe.sweep.tables import COMPARISONS, PREDICTIONS, RESULTS, read
@@ -148,7 +148,7 @@ def _comparisons(
 
 
 def _compared(
-    ours: Scored | Judged, theirs: Scored | Judged, kind: Kind, config: SweepConfig
+    ours: Scored | ScoredPredictions, theirs: Scored | ScoredPredictions, kind: Kind, config: SweepConfig
 ) -> dict[str, object] | None:
     """The columns of a comparison; None if the metric is not defined for the volumes.
 
@@ -165,7 +165,7 @@ def _compared(
         of_test = {"difference": area.difference, "difference_low": area.low, "difference_high": area.high}
         test = {"p": area.p, "kind": kind.name, "figure": kind.figures[0], "test": "delong"}
         return {**counted, **areas, **of_test, **test}
-    assert isinstance(theirs, Judged)
+    assert isinstance(theirs, ScoredPredictions)
     patients = int(ours.patients.max()) + 1
     measures = [kind.measure(judged, None) for judged in (ours, theirs)]
     first, second = (drawn[0] for drawn in resampled(measures, patients, config.bootstrap, seed=0))
@@ -179,7 +179,9 @@ def _compared(
     }
 
 
-def _read(files: UnitFiles, patients: dict[str, str], cohort: Cohort) -> dict[str, Scored | Judged]:
+def _read(
+    files: UnitFiles, patients: dict[str, str], cohort: Cohort
+) -> dict[str, Scored | ScoredPredictions]:
     """A unit's test sets by task, seed and split, with volumes sorted by key."""
     table = read(files.table("predictions"), PREDICTIONS)
     keys, tasks, splits = (np.asarray(table[name].to_pylist(), np.str_) for name in ("key", "task", "split"))
@@ -187,7 +189,7 @@ def _read(files: UnitFiles, patients: dict[str, str], cohort: Cohort) -> dict[st
         table[name].to_numpy() for name in ("seed", "fold", "label", "score", "value", "event")
     )
     numbered = np.unique(np.array([patients[key] for key in keys.tolist()]), return_inverse=True)[1]
-    found: dict[str, Scored | Judged] = {}
+    found: dict[str, Scored | ScoredPredictions] = {}
     for task, seed, split in sorted(set(zip(tasks.tolist(), seeds.tolist(), splits.tolist(), strict=True))):
         rows = np.flatnonzero((tasks == task) & (seeds == seed) & (splits == split))
         rows = rows[np.argsort(keys[rows])]
@@ -199,5 +201,5 @@ def _read(files: UnitFiles, patients: dict[str, str], cohort: Cohort) -> dict[st
             continue
         predictions = table["probabilities"].take(rows).to_pylist() if kind.classes else scores[rows, None]
         truth = kind.from_values(values[rows], events[rows] == True)  # noqa: E712 - null is none
-        found[name] = Judged(np.array(predictions, np.float64), truth, *groups)
+        found[name] = ScoredPredictions(np.array(predictions, np.float64), truth, *groups)
     return found

@@ -8,8 +8,8 @@ from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.kinds.base import Targets
 from fmct_hpc.probe.reasons import Reason
 from fmct_hpc.probe.statistics.bootstrap import Draws
-from fmct_hpc.probe.statistics.judged import Judged, resampled
-from fmct_hpc.probe.sweep.tested import Row, Test
+from fmct_hpc.probe.statistics.predictions import ScoredPredictions, resampled
+from fmct_hpc.probe.sweep.cell import Row, Test
 
 
 def kind_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
@@ -28,12 +28,12 @@ def kind_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
     return [_row(test, drawn[number], config) for number, test in enumerate(tests)]
 
 
-def _judged(test: Test) -> Judged:
+def _judged(test: Test) -> ScoredPredictions:
     validation = [
         (found.validation, test.cell.labels[parts.validation])
         for parts, found in zip(test.cell.folds, test.fitted, strict=True)
     ]
-    return Judged(test.predictions, test.targets, test.patients, test.folds, validation)
+    return ScoredPredictions(test.predictions, test.targets, test.patients, test.folds, validation)
 
 
 def training_targets(test: Test) -> Targets:

@@ -14,7 +14,7 @@ from shards.atomic import atomic_path, write_text
 from shards.closed import Closed
 from shards.errors import FmctError
 from shards.names import Sha256
-from shards.newer import unread
+from shards.newer_version import read_error
 from shards.progress import Progress
 from shards.share import WHOLE, Share
 
@@ -118,4 +118,4 @@ def read_plan(out: Path) -> Plan:
     except FileNotFoundError:
         raise FmctError(f"{path}: no plan yet; create it with `fmct sweep --plan`") from None
     except ValidationError as error:
-        raise unread(path, error, "invalid plan for this version; run `fmct sweep --plan`") from None
+        raise read_error(path, error, "invalid plan for this version; run `fmct sweep --plan`") from None

@@ -31,7 +31,7 @@ from shards.errors import FmctError
 from shards.info import sha256
 from shards.ledger import Ledger
 from shards.lock import writing
-from shards.places import require_file, require_folder
+from shards.output_paths import require_file, require_folder
 from shards.progress import register
 from shards.share import WHOLE, Share
 from shards.subject import Origin, Subject, claim

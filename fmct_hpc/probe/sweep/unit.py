@@ -12,10 +12,10 @@ from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.reasons import Reason, TooFewError
 from fmct_hpc.probe.source import Source
 from fmct_hpc.probe.sweep.binary_rows import binary_rows
+from fmct_hpc.probe.sweep.cell import Cell, Row, Test
 from fmct_hpc.probe.sweep.grid import Unit
 from fmct_hpc.probe.sweep.kind_rows import kind_rows
 from fmct_hpc.probe.sweep.tables import PREDICTIONS, RESULTS
-from fmct_hpc.probe.sweep.tested import Cell, Row, Test
 
 
 def compute(unit: Unit, source: Source) -> tuple[pa.Table, pa.Table]:

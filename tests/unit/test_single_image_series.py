@@ -9,7 +9,7 @@ from preprocess.build.study import expected_outcomes
 from preprocess.reasons import Reason
 from preprocess.select.outcome import Outcome
 from preprocess.select.rules import SelectConfig
-from preprocess.select.scattered import LEAST_IMAGES
+from preprocess.select.single_image_series import LEAST_IMAGES
 from preprocess.select.study import select_study
 
 

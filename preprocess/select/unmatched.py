@@ -15,7 +15,7 @@ from shards.closed import Closed
 _WORDED = ("study_description", "series_description", "protocol", "body_part")
 
 
-class NotUnderstood(Closed):
+class UnmatchedTexts(Closed):
     """Counts of series, without the texts, which may contain names."""
 
     texts: dict[str, int] = Field(default_factory=dict)
@@ -24,24 +24,24 @@ class NotUnderstood(Closed):
     """Series in volumes for which no text states whether contrast was given."""
 
     @classmethod
-    def of(cls, outcomes: Iterable[Outcome], lexicon: Lexicon) -> "NotUnderstood":
+    def of(cls, outcomes: Iterable[Outcome], lexicon: Lexicon) -> "UnmatchedTexts":
         """The counts for these series."""
         texts: Counter[str] = Counter()
         contrast = 0
         for outcome in outcomes:
             images = outcome.judged.instances
-            texts.update({attribute for attribute, _ in unread_texts(images, lexicon)})
+            texts.update({attribute for attribute, _ in unmatched_texts(images, lexicon)})
             if outcome.candidate:
                 contrast += any_contrast(texts_of(images), lexicon) is None
         return cls(texts=texts, contrast=contrast)
 
-    def __add__(self, other: "NotUnderstood") -> "NotUnderstood":
+    def __add__(self, other: "UnmatchedTexts") -> "UnmatchedTexts":
         """The sum of both counts."""
         texts = Counter(self.texts) + Counter(other.texts)
-        return NotUnderstood(texts=texts, contrast=self.contrast + other.contrast)
+        return UnmatchedTexts(texts=texts, contrast=self.contrast + other.contrast)
 
 
-def unread_texts(images: Iterable[Instance], lexicon: Lexicon) -> set[tuple[str, str]]:
+def unmatched_texts(images: Iterable[Instance], lexicon: Lexicon) -> set[tuple[str, str]]:
     """(Attribute, text) for the texts of CT images that contain no term.
 
     A Contrast/Bolus Agent without a term counts as an agent's name, a kernel as class "unknown".

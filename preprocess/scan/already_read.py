@@ -10,7 +10,7 @@ from preprocess.scan.spill import FINGERPRINT, Buckets, append, find
 _RECORD = np.dtype([("file", FINGERPRINT), ("record", "<u4")])
 
 
-class Known:
+class KnownFiles:
     """Fingerprints of files, ascending, each with the number of the record of its findings.
 
     Stored in memory-mapped files that processes share: 20 bytes per file.
@@ -21,7 +21,7 @@ class Known:
         self.records = _mapped(folder / "records", np.dtype("<u4"))
 
     @staticmethod
-    def build(folder: Path, records: Iterable[tuple[int, np.ndarray]]) -> "Known":
+    def build(folder: Path, records: Iterable[tuple[int, np.ndarray]]) -> "KnownFiles":
         """Create it in `folder` from (record number, fingerprints of files); the least number wins."""
         buckets = Buckets(folder, _RECORD, by="file")
         for number, files in records:
@@ -32,7 +32,7 @@ class Known:
             files, first = np.unique(ordered["file"], return_index=True)
             append(folder / "files", files.tobytes())
             append(folder / "records", ordered["record"][first].tobytes())
-        return Known(folder)
+        return KnownFiles(folder)
 
     def find(self, files: np.ndarray) -> np.ndarray:
         """Position of each fingerprint, -1 if not known; int64 (n,)."""

@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.size import parameter_counts, tokens_a_volume, training_flops
+from fmct_hpc.train.dry_run import held_bytes, outlook
 from fmct_hpc.train.length import with_steps
-from fmct_hpc.train.outlook import held_bytes, outlook
 from fmct_hpc.train.run import preflight
 from fmct_hpc.train.throughput import Throughput
 from launch.cli import app

@@ -21,7 +21,7 @@ from shards.atomic import write_bytes, write_text
 from shards.errors import FmctError, raise_refusal
 from shards.info import sha256
 from shards.lock import writing
-from shards.newer import unread
+from shards.newer_version import read_error
 from shards.subject import Origin, Subject, claim
 
 REMEDY = "export the classifier again"
@@ -82,7 +82,7 @@ def read_record(folder: Path) -> ClassifierRecord:
         raise FmctError(f"{folder}: no {FILE_NAME}; create it with `fmct export-classifier`") from None
     except (OSError, ValidationError) as error:
         raise_refusal(error, file)
-        raise unread(file, error, f"damaged; {REMEDY}") from None
+        raise read_error(file, error, f"damaged; {REMEDY}") from None
 
 
 def read_classifier(folder: Path) -> tuple[ClassifierRecord, OurEncoder, list[Head]]:

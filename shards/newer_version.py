@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from shards.errors import FmctError
 
 
-def newer(what: Path | str, error: Exception) -> FmctError | None:
+def newer_version_error(what: Path | str, error: Exception) -> FmctError | None:
     """The error for a file or record with an unknown key; None for other errors."""
     if not isinstance(error, ValidationError):
         return None
@@ -24,6 +24,6 @@ def newer(what: Path | str, error: Exception) -> FmctError | None:
     )
 
 
-def unread(what: Path | str, error: Exception, otherwise: str) -> FmctError:
+def read_error(what: Path | str, error: Exception, otherwise: str) -> FmctError:
     """The error for a file that cannot be read; `otherwise`: the message unless a newer version wrote it."""
-    return newer(what, error) or FmctError(f"{what}: {otherwise}")
+    return newer_version_error(what, error) or FmctError(f"{what}: {otherwise}")

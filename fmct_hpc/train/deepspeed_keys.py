@@ -18,7 +18,7 @@ from shards.errors import FmctError
 _WHERE = "engine.deepspeed"
 
 
-def require_understood(config: TrainConfig) -> None:
+def require_deepspeed_keys(config: TrainConfig) -> None:
     """Raise FmctError where engine.deepspeed has a key or value that DeepSpeed does not accept."""
     over = config.engine.deepspeed
     if not over:

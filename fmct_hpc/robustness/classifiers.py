@@ -16,14 +16,14 @@ from fmct_hpc.probe.encoders import Encoder, open_encoder
 from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.methods.registry import METHODS, reads
 from fmct_hpc.probe.source import Source
+from fmct_hpc.probe.sweep.cell import Cell, Row
 from fmct_hpc.probe.sweep.grid import Unit, units
-from fmct_hpc.probe.sweep.tested import Cell, Row
 from fmct_hpc.probe.sweep.unit import cells, problem_of
 from shards.errors import FmctError
 
 
 @dataclass(frozen=True)
-class Judge:
+class EvaluatedClassifier:
     """The classifier of a cell, or one per fold."""
 
     row: Row
@@ -40,24 +40,24 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Panel:
+class ClassifierGroup:
     """Judges with the same encoder."""
 
     name: str
     """The encoder's name."""
-    judges: tuple[Judge, ...]
+    classifiers: tuple[EvaluatedClassifier, ...]
     refused: tuple[Row, ...]
     """Rows of cells without a classifier."""
     digest: str
     """Digest of everything on which the heads and the encoder depend."""
     open: Callable[[], Encoder]
     fit: Callable[[], list[list[Head]]]
-    """One head per judge and fold."""
+    """One head per classifier and fold."""
     rounded: bool = False
     """Whether views are rounded to half precision, as in fine-tuning."""
 
 
-def of_sweep(config: SweepConfig, cohort: Cohort) -> list[Panel]:
+def of_sweep(config: SweepConfig, cohort: Cohort) -> list[ClassifierGroup]:
     """The classifiers with the full label budget and the first seed; features must be extracted.
 
     Raises FmctError for fine-tuning, which requires exported classifiers, and for missing features.
@@ -71,11 +71,11 @@ def of_sweep(config: SweepConfig, cohort: Cohort) -> list[Panel]:
     return [_of_encoder(Source(spec, whole, cohort), units(whole, cohort.tasks)) for spec in config.encoders]
 
 
-def _of_encoder(source: Source, grid: Sequence[Unit]) -> Panel:
+def _of_encoder(source: Source, grid: Sequence[Unit]) -> ClassifierGroup:
     cohort, spec = source.cohort, source.spec
     own = [unit for unit in grid if unit.encoder == spec.name]
     digest = hashlib.sha256(source.store.info.source_digest.encode())
-    judges, refused, fitting = [], [], []
+    classifiers, refused, fitting = [], [], []
     for unit in own:
         digest.update(unit.digest(source.config, cohort).encode())
         chosen, rows = cells(unit, cohort)
@@ -84,7 +84,7 @@ def _of_encoder(source: Source, grid: Sequence[Unit]) -> Panel:
         pools: tuple[str, ...] = () if METHODS[unit.method].reads == "tokens" else source.store.info.poolings
         pools = (unit.pool,) if unit.pool not in ("both", None) else pools
         assert unit.layer is not None
-        judges += [Judge(shared, cell, unit.layer, pools) for cell in chosen]
+        classifiers += [EvaluatedClassifier(shared, cell, unit.layer, pools) for cell in chosen]
         fitting.append((unit, chosen))
 
     def fit() -> list[list[Head]]:
@@ -99,29 +99,31 @@ def _of_encoder(source: Source, grid: Sequence[Unit]) -> Panel:
     def opened() -> Encoder:
         return open_encoder(spec)
 
-    return Panel(spec.name, tuple(judges), tuple(refused), digest.hexdigest(), opened, fit)
+    return ClassifierGroup(spec.name, tuple(classifiers), tuple(refused), digest.hexdigest(), opened, fit)
 
 
-def of_kept(folders: Sequence[Path], config: SweepConfig, cohort: Cohort) -> list[Panel]:
+def of_exported(folders: Sequence[Path], config: SweepConfig, cohort: Cohort) -> list[ClassifierGroup]:
     """Exported classifiers, evaluated on the tested volumes of the sweep from which they were exported.
 
     Raises FmctError for a classifier of another dataset, labels or split, whose training patients may be
     among the tested ones, of an encoder that is not in the sweep, and for two of the same encoder, method and
     task.
     """
-    panels, there = [], set()
+    groups, there = [], set()
     for folder in folders:
-        panel = _of_folder(folder, load_classifier(folder), config, cohort)
-        for judge in panel.judges:
-            place = (*judge.row.values(), judge.cell.task)
+        group = _of_folder(folder, load_classifier(folder), config, cohort)
+        for classifier in group.classifiers:
+            place = (*classifier.row.values(), classifier.cell.task)
             if place in there:
-                raise FmctError(f"{folder}: its encoder, method and task {judge.cell.task} are given already")
+                raise FmctError(
+                    f"{folder}: its encoder, method and task {classifier.cell.task} are given already"
+                )
             there.add(place)
-        panels.append(panel)
-    return panels
+        groups.append(group)
+    return groups
 
 
-def _of_folder(folder: Path, kept: Classifier, config: SweepConfig, cohort: Cohort) -> Panel:
+def _of_folder(folder: Path, kept: Classifier, config: SweepConfig, cohort: Cohort) -> ClassifierGroup:
     record = kept.record
     tasks = tuple(task.task for task in record.tasks)
     if record.encoder not in {spec.name for spec in config.encoders}:
@@ -142,13 +144,15 @@ def _of_folder(folder: Path, kept: Classifier, config: SweepConfig, cohort: Coho
         "pool": pool,
         "layer": None if on_volumes else record.layer,
     }
-    budget, judges = Budget(record.fraction, record.shots), []
+    budget, classifiers = Budget(record.fraction, record.shots), []
     for task in tasks:
         folds = narrow.parts(task, budget, record.seed)
         if not folds[0].tests:
             raise FmctError(f"{folder}: no patient with label {task} is in a test set")
         cell = Cell(task, record.seed, folds, narrow.targets(task), narrow.kind(task))
-        judges.append(Judge(shared, cell, record.layer, record.pools))
+        classifiers.append(EvaluatedClassifier(shared, cell, record.layer, record.pools))
     digest = hashlib.sha256(f"{record.text()} {narrow.digest}".encode()).hexdigest()
     heads = [[head] for head in kept.heads]
-    return Panel(record.encoder, tuple(judges), (), digest, lambda: kept.encoder, lambda: heads, on_volumes)
+    return ClassifierGroup(
+        record.encoder, tuple(classifiers), (), digest, lambda: kept.encoder, lambda: heads, on_volumes
+    )

@@ -7,7 +7,7 @@ from small_training import small_config, write_dataset, write_recipe
 from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.train.understood import require_understood
+from fmct_hpc.train.deepspeed_keys import require_deepspeed_keys
 from launch.cli import app
 from launch.config import load
 from shards.errors import FmctError
@@ -31,7 +31,7 @@ def given(text: str) -> TrainConfig:
     ],
 )
 def test_what_deepspeed_has_passes(text: str) -> None:
-    require_understood(given(text))
+    require_deepspeed_keys(given(text))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_deepspeed_has_passes(text: str) -> None:
 )
 def test_what_it_has_not_is_named(text: str, parts: list[str]) -> None:
     with pytest.raises(FmctError) as caught:
-        require_understood(given(text))
+        require_deepspeed_keys(given(text))
     assert "\n" not in str(caught.value)
     for part in ["engine.deepspeed", *parts]:
         assert part in str(caught.value)

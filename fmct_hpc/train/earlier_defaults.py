@@ -8,7 +8,7 @@ from shards import json_text
 from shards.section import Section
 
 
-def as_begun(config: TrainConfig, run: Path) -> TrainConfig:
+def with_earlier_defaults(config: TrainConfig, run: Path) -> TrainConfig:
     """`config` with a section's `earlier` values, for keys whose record in the folder `run` lacks or has
     them.
 

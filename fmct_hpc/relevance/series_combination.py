@@ -10,7 +10,7 @@ from fmct_hpc.probe.series import ROLES
 
 
 @dataclass(frozen=True)
-class Together:
+class SeriesCombination:
     """Combination of series in one head. Tensors are float32, on the encoder's device.
 
     mean, max: over the features of the series, per channel; attention: a softmax over the series, of their
@@ -26,7 +26,7 @@ class Together:
     roles: Tensor | None = None
     """int64 (S,): roles of the study's series, the best first."""
 
-    def of(self, roles: tuple[str, ...], device: torch.device) -> "Together":
+    def of(self, roles: tuple[str, ...], device: torch.device) -> "SeriesCombination":
         """The combination for a study whose series have these roles."""
         numbers = [ROLES.index(role) for role in roles]
         return replace(self, roles=torch.tensor(numbers, dtype=torch.int64, device=device))

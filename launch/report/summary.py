@@ -9,7 +9,7 @@ from fmct_hpc.train.compare import compare
 from launch.report.data import Data
 from launch.report.training import Training
 from shards.errors import FmctError
-from shards.newer import unread
+from shards.newer_version import read_error
 
 HEAD = "logistic"
 """The classifier that determines the verdict: fixed in advance, regardless of the others' results."""
@@ -94,7 +94,7 @@ def _features(probe: Path) -> list[tuple[str, str]]:
     try:
         result = ProbeResult.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise unread(file, error, "damaged, or written by another version; probe again") from None
+        raise read_error(file, error, "damaged, or written by another version; probe again") from None
     pairs = _pairs(result.rows)
     if not pairs:
         return []

@@ -9,7 +9,7 @@ from fmct_hpc.relevance.reading import Reading
 
 
 @dataclass(frozen=True)
-class Question:
+class MethodInput:
     """One scan, or the series of one study, and one head."""
 
     model: Backbone

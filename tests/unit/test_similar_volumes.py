@@ -15,7 +15,7 @@ from preprocess.demo.lesions import Bleed, draw_lesion
 from preprocess.demo.scanners import SCANNERS, Kernel
 from preprocess.demo.streams import Stream, generator
 from preprocess.qc import sketches
-from preprocess.qc.alike import ALIKE, alike, sketch
+from preprocess.qc.similar import SIMILAR, similar_pairs, sketch
 
 HEADS = 16
 SLICES = stack_of(np.arange(-30.0, 103.0, 5.0))
@@ -55,7 +55,7 @@ def test_different_heads_are_not_alike() -> None:
     products = found @ found.T
     assert products == pytest.approx(products.T, abs=1e-5)
     assert np.diag(products) == pytest.approx(1, abs=1e-5)
-    assert (products - np.eye(HEADS)).max() < ALIKE - 0.03
+    assert (products - np.eye(HEADS)).max() < SIMILAR - 0.03
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -73,7 +73,7 @@ def test_one_head_is_alike_whatever_was_done_to_its_pixels(number: int) -> None:
     first = sketch_of(hu)
     found = {name: float(first @ sketch_of(one)) for name, one in other.items()}
     found["a crop"] = float(first @ sketch_of(hu, cut=4))
-    assert {name for name, correlation in found.items() if correlation < ALIKE} == set()
+    assert {name for name, correlation in found.items() if correlation < SIMILAR} == set()
 
 
 def test_pairs_are_of_different_patients_and_scans_and_found_in_every_block(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_pairs_are_of_different_patients_and_scans_and_found_in_every_block(tmp_
     made /= np.linalg.norm(made, axis=1, keepdims=True)
     patients = [f"p{number}" for number in range(len(made))]
     patients[20] = "p10"
-    pairs = [(one, other) for one, other, _ in alike(made, patients)]
+    pairs = [(one, other) for one, other, _ in similar_pairs(made, patients)]
     assert pairs == [(11, 30), (7, 4400)] or sorted(pairs) == [(7, 4400), (11, 30)]
     keys = [f"k{number:04d}" for number in range(len(made))]
     for name, part in (("a", range(20)), ("b", range(20, 4500))):
@@ -91,5 +91,5 @@ def test_pairs_are_of_different_patients_and_scans_and_found_in_every_block(tmp_
     digests = ["one" if number in (11, 30) else str(number) for number in range(len(made))]
     volumes = pa.table({"key": keys, "patient_key": patients, "source_digest": digests})
     paths = [tmp_path / name for name in ("a", "b", "absent")]
-    assert [row["other_key"] for row in sketches.alike_pairs(paths, volumes).to_pylist()] == ["k4400"]
-    assert sketches.alike_pairs([], volumes).num_rows == 0
+    assert [row["other_key"] for row in sketches.pairs_of(paths, volumes).to_pylist()] == ["k4400"]
+    assert sketches.pairs_of([], volumes).num_rows == 0

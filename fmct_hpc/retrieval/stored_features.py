@@ -16,7 +16,7 @@ BATCH_BYTES = 2**26
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredFeatures:
     """Volumes of a store at one layer, given by `places` (N,), rows of the store."""
 
     arrays: tuple[NDArray[np.float32], ...]
@@ -25,7 +25,9 @@ class Stored:
     scaling: Scaling | None = None
 
     @classmethod
-    def of(cls, store: FeatureStore, layer: int, pool: Pool, places: IntArray | None = None) -> "Stored":
+    def of(
+        cls, store: FeatureStore, layer: int, pool: Pool, places: IntArray | None = None
+    ) -> "StoredFeatures":
         """places: None for all volumes. Raises FmctError as `FeatureStore.vectors`."""
         return cls(tuple(store.mapped(layer, pool)), np.arange(len(store)) if places is None else places)
 
@@ -37,14 +39,14 @@ class Stored:
         """Channels."""
         return sum(array.shape[1] for array in self.arrays)
 
-    def standardised_over(self, rows: IntArray) -> "Stored":
+    def standardised_over(self, rows: IntArray) -> "StoredFeatures":
         """The same volumes, standardised by mean and deviation of `rows` (of these volumes).
 
         A transformer's raw features have a large common mean, so that all their cosines are nearly 1.
         """
         return replace(self, scaling=self._scaling(rows))
 
-    def chosen(self, rows: IntArray) -> "Stored":
+    def chosen(self, rows: IntArray) -> "StoredFeatures":
         """A subset of the volumes with the same scaling."""
         return replace(self, places=self.places[rows])
 

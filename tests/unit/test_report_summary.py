@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fmct_hpc.probe.run import ENCODERS, ProbeResult, Row
 from launch.cli import app
-from launch.report.shown import shown, verdict
+from launch.report.summary import shown, verdict
 from shards.errors import FmctError
 
 Interval = tuple[float, float, float]

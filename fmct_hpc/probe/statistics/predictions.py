@@ -12,7 +12,7 @@ from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredPredictions:
     """Predictions and targets of a test set, for one model or one model per fold.
 
     predictions: (N, P); targets: those of the label's kind, one row per volume; patients, numbered from 0,

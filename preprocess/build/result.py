@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Made:
+class BuildResult:
     """The result of a candidate: a volume or a rejection."""
 
     volume: Volume | None = None

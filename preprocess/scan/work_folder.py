@@ -14,7 +14,7 @@ from preprocess.dicom.catalog_table import SERIES_KEY
 from shards.atomic import sync, write_text
 from shards.errors import FmctError, raise_refusal
 from shards.lock import writing
-from shards.places import require_file
+from shards.output_paths import require_file
 from shards.private import private_folder
 from shards.progress import Progress, register
 from shards.share import WHOLE, Share
@@ -29,7 +29,7 @@ def rejected_path(catalog: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkFolder:
     """The hidden folder beside the catalog where a scan keeps its progress until it is complete."""
 
     catalog: Path
@@ -71,13 +71,13 @@ class Work:
 
 
 @contextmanager
-def workplace(catalog: Path) -> Iterator[Work]:
+def work_folder(catalog: Path) -> Iterator[WorkFolder]:
     """Lock the folder, so that only one scan uses it.
 
     Raises FmctError if another scan holds the lock, or if an output cannot be written or would replace a file
     that is not from a scan.
     """
-    work = Work(catalog.absolute())
+    work = WorkFolder(catalog.absolute())
     _require_own(catalog, _CATALOG)
     _require_own(rejected_path(catalog), _REJECTED)
     private_folder(work.root)
@@ -106,10 +106,10 @@ def _require_own(table: Path, columns: Set[str]) -> None:
 
 def progress(catalog: Path, share: Share = WHOLE) -> Progress:
     """The number of batches of files that an unfinished scan has read; the next scan resumes from them."""
-    return Progress(len(list(Work(catalog).parts.glob("*.parquet"))), unit="part")
+    return Progress(len(list(WorkFolder(catalog).parts.glob("*.parquet"))), unit="part")
 
 
-def publish(work: Work) -> None:
+def publish(work: WorkFolder) -> None:
     """Move both outputs to their destinations; can be interrupted and repeated safely."""
     write_text(work.complete, "")
     for made, place in work.outputs.items():

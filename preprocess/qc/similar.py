@@ -29,9 +29,9 @@ CROWN = 0.5
 """The crown is the first plane from the top with this share of the largest area."""
 NUMBERS = 256
 """Length of a sketch: random projections keep a correlation r to (1 - r²) / √256 (one standard deviation)."""
-ALIKE = 0.8
+SIMILAR = 0.8
 """None of 1,770 pairs of different heads of the generator is above 0.75; the same head with other noise (to 8
-HU), kernel, offset, rounding, window or field has 0.81 to 0.99 (tests/unit/test_alike.py)."""
+HU), kernel, offset, rounding, window or field has 0.81 to 0.99 (tests/unit/test_similar_volumes.py)."""
 BLOCK = 2048
 
 
@@ -53,8 +53,8 @@ def sketch(voxels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     return numbers / np.float32(length) if length else numbers
 
 
-def alike(sketches: np.ndarray, patients: Sequence[str]) -> Iterator[tuple[int, int, float]]:
-    """(row, later row, correlation) for sketches (N, `NUMBERS`) of different patients with at least `ALIKE`.
+def similar_pairs(sketches: np.ndarray, patients: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+    """(row, later row, correlation ≥ `SIMILAR`) for sketches (N, `NUMBERS`) of different patients.
 
     All pairs are compared by block products: N² · `NUMBERS` operations, 6 minutes on one core for 300,000
     volumes.
@@ -63,7 +63,7 @@ def alike(sketches: np.ndarray, patients: Sequence[str]) -> Iterator[tuple[int, 
     for first in range(0, len(sketches), BLOCK):
         for second in range(first, len(sketches), BLOCK):
             products = sketches[first : first + BLOCK] @ sketches[second : second + BLOCK].T
-            for row, column in np.argwhere(products >= ALIKE).tolist():
+            for row, column in np.argwhere(products >= SIMILAR).tolist():
                 one, other = first + row, second + column
                 if one < other and names[one] != names[other]:
                     yield one, other, float(products[row, column])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.train.begun import as_begun
+from fmct_hpc.train.earlier_defaults import with_earlier_defaults
 
 GIVEN: dict[str, dict[str, Any]] = {"data": {"path": "d"}, "model": {"size": "S"}}
 NEWER = (("model", "input_mean"), ("model", "input_std"), ("model", "initialisation"), ("health", "every"))
@@ -34,7 +34,7 @@ def values(found: TrainConfig) -> list[Any]:
 def test_a_run_of_0_1_0_goes_on_as_it_began_again_and_again(tmp_path: Path) -> None:
     record(tmp_path, config(), *NEWER)
     for _ in range(3):
-        found = as_begun(config(), tmp_path)
+        found = with_earlier_defaults(config(), tmp_path)
         assert values(found) == [0.0, 1.0, "fixed", 0]
         record(tmp_path, found)  # as every start does, with all keys
 
@@ -46,12 +46,12 @@ def test_what_is_given_counts(tmp_path: Path, lacking: tuple[tuple[str, str], ..
     )
     record(tmp_path, began, *lacking)
     given = config(model={"input_mean": 0.5, "initialisation": "fan_in"})
-    assert values(as_begun(given, tmp_path)) == [0.5, 1.0, "fan_in", 0]
+    assert values(with_earlier_defaults(given, tmp_path)) == [0.5, 1.0, "fan_in", 0]
 
 
 def test_a_run_of_this_version_keeps_its_defaults(tmp_path: Path) -> None:
     record(tmp_path, config())
-    assert as_begun(config(), tmp_path) == config()
+    assert with_earlier_defaults(config(), tmp_path) == config()
     (tmp_path / "config.json").write_text("{")
-    assert as_begun(config(), tmp_path) == config()
-    assert as_begun(config(), tmp_path / "absent") == config()
+    assert with_earlier_defaults(config(), tmp_path) == config()
+    assert with_earlier_defaults(config(), tmp_path / "absent") == config()

@@ -10,10 +10,10 @@ import pytest
 from documents import substituted
 
 from launch import cli
-from shards import places
+from shards import output_paths
 from shards.atomic import atomic_path, write_text
-from shards.errors import FmctError, NoRoomError, refusal
-from shards.places import require_file, require_folder
+from shards.errors import DiskFullError, FmctError, refusal
+from shards.output_paths import require_file, require_folder
 
 Run = Callable[..., tuple[int, list[str]]]
 
@@ -139,7 +139,7 @@ def test_a_place_without_the_right_to_it_is_told_by_trying(
     def refuse(dir: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/tmpx")
 
-    monkeypatch.setattr(places, "TemporaryFile", refuse)
+    monkeypatch.setattr(output_paths, "TemporaryFile", refuse)
     for require in (require_folder, require_file):
         with pytest.raises(FmctError) as caught:
             require(tmp_path / "a" / "b")
@@ -187,7 +187,7 @@ def test_other_failures_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, de
 
 def test_a_full_disk_is_no_defect_even_where_the_file_is_not_known() -> None:
     told = refusal(OSError(errno.ENOSPC, "No space left on device"))
-    assert isinstance(told, NoRoomError)
+    assert isinstance(told, DiskFullError)
     assert "no space left on device; " in str(told)
 
 

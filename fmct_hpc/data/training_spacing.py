@@ -13,7 +13,7 @@ SPACING_TOLERANCE = 0.01
 """How far, relatively, a volume's spacing may be from the training volumes' to be taken as the same."""
 
 
-def as_trained(
+def at_training_spacing(
     volume: NDArray[np.generic], spacing_mm: Sequence[float], trained_mm: Sequence[float]
 ) -> tuple[NDArray[np.int16], Sequence[float], list[float]]:
     """The volume in int16 HU at the training spacing, that spacing, and new voxels for one of the old.

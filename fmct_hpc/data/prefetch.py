@@ -15,7 +15,7 @@ END_SECONDS = 5.0
 """For the copy that is given up; where its file system hangs, its thread is left alone."""
 
 
-class Ahead:
+class Prefetcher:
     """Walks along a rank's share of the order, a bounded number of steps before the training.
 
     A copy that can't be made is told once, and its shard is read from the dataset: what that means is

@@ -15,7 +15,7 @@ _SAME = ("kind", "width", "depth", "patch_size", "heads", "positions", "input_me
 """Model keys that must equal the source's: shapes do not determine all of them."""
 
 
-def fitted(source: Source, config: TrainConfig, student: Student) -> Source:
+def matching_weights(source: Source, config: TrainConfig, student: Student) -> Source:
     """The source's weights, averages and targets of the parts that `student`, of `config`, has too.
 
     Learned positions are interpolated to the grid of this run's views. Raises FmctError where a common part

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from preprocess.reasons import Reason, Rejection
-from preprocess.select.outcome import Judged, with_rejections
+from preprocess.select.outcome import SeriesDecision, with_rejections
 
 LEAST_IMAGES = 5
 """This many single-image series in a study are not intentional key images or single slices."""
 
 
-def with_explanations(study: Sequence[Judged]) -> tuple[Judged, ...]:
+def with_explanations(study: Sequence[SeriesDecision]) -> tuple[SeriesDecision, ...]:
     """The series of a study; the rejections of single-image series explain what they are together.
 
     Careless anonymisers generate a UID for each file. The UIDs are not corrected: only the exporter knows
@@ -28,7 +28,7 @@ def with_explanations(study: Sequence[Judged]) -> tuple[Judged, ...]:
     return with_rejections(study, ((one.series, rejection) for one in single))
 
 
-def _is_single(judged: Judged) -> bool:
+def _is_single(judged: SeriesDecision) -> bool:
     rejection = judged.rejection
     return (
         rejection is not None

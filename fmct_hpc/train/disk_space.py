@@ -9,7 +9,7 @@ _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-def take_room(path: Path, size: int) -> bool:
+def reserve_space(path: Path, size: int) -> bool:
     """Create the file `path` with `size` zero bytes of allocated disk space.
 
     Returns False, with an empty file, if the file system does not support it (NFS before 4.2, CephFS). Raises
