@@ -1,10 +1,10 @@
-"""Node-local copies of shards: shared by a user's processes on a node, least recently used out, verified.
+"""Node-local copies of shards: verified, shared by a user's processes on a node, evicted by least recent use.
 
-A copy is complete or absent: it is written under a temporary name that its writer holds locked, checked
-against the shard's SHA-256, then renamed. A writer that is killed leaves a temporary file that nobody
-holds, which the next one takes over. Reading never waits for a copy: what is not there yet is read
-from the dataset, and a copy whose chunks fail their CRC is thrown away and read there too. The folder is its
-user's alone (0700), and no link in it is followed: a node's scratch is anybody's to write in.
+A copy is complete or absent: it is written to a temporary file that its writer locks, checked against the
+shard's SHA-256, then renamed. A killed writer leaves an unlocked temporary file, which the next writer takes
+over. Reads never wait for a copy: a missing one, or one whose chunks fail their CRC, which is removed, is
+read from the dataset instead. The folder is private to its user (0700), and links in it are not followed,
+since others can write to a node's scratch.
 """
 
 import fcntl
@@ -37,17 +37,17 @@ _TEMPORARY, _LOCK = ".tmp", ".lock"
 
 
 class ShardCache:
-    """Copies of shard files, at most `limit` bytes in all, in a folder of their own below `directory`."""
+    """Copies of shard files, at most `limit` bytes in total, in a separate folder below `directory`."""
 
     def __init__(self, directory: Path, limit: int):
-        # What else lies in a scratch folder is not ours to count or remove, nor are other users' copies.
+        # Other files in a scratch folder, and other users' copies, must not be counted or removed.
         self.directory = directory / f"fmct-shards-{os.getuid()}"
         self.limit = limit
         if os.path.lexists(self.directory):
             self._require_own()
 
     def open(self, name: str) -> int | None:
-        """A descriptor of the copy called `name`, marked as used now; None where there is none."""
+        """A descriptor of the copy `name`, which is marked as used now; None if there is none."""
         try:
             descriptor = os.open(inside(self.directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -56,7 +56,7 @@ class ShardCache:
         return descriptor
 
     def discard(self, name: str) -> bool:
-        """Remove a copy; False where there is none to remove."""
+        """Remove a copy; returns False if there is none."""
         try:
             (self.directory / name).unlink()
         except OSError:
@@ -66,16 +66,17 @@ class ShardCache:
     def fill(
         self, name: str, source: Path, shard: ShardInfo, stop: Callable[[], bool] = lambda: False
     ) -> None:
-        """Copy a shard file, unless it is there, another process is at it, or `stop` says so meanwhile.
+        """Copy a shard file, unless the copy exists, another process is writing it, or `stop` returns True.
 
-        Raises FmctError where the file isn't what `shard` says, there is no room, or the folder is not ours.
+        Raises FmctError if the file does not match `shard`, there is no space, or another user owns the
+        folder.
         """
         target, temporary = inside(self.directory, name), inside(self.directory, name + _TEMPORARY)
         self._require_own()
         if target.exists():
             return
         with _locked(temporary) as descriptor:
-            # Another writer may have finished, and renamed the file, between our opening and locking it.
+            # Another writer may have finished and renamed the file after this one opened it.
             if descriptor is None or not _is(descriptor, temporary):
                 return
             try:
@@ -87,7 +88,7 @@ class ShardCache:
                     _mark_used(descriptor)
                     os.replace(temporary, target)
                 elif digest:
-                    raise FmctError(f"{source}: its SHA-256 is not the dataset's")
+                    raise FmctError(f"{source}: its SHA-256 does not match dataset.json")
             finally:
                 if _is(descriptor, temporary):
                     temporary.unlink()
@@ -99,7 +100,7 @@ class ShardCache:
             raise FmctError(f"data.cache: {error}") from None
 
     def _reserve(self, descriptor: int, size: int, own: Path) -> None:
-        """Make room by removing what was used least recently, and take it."""
+        """Evict the least recently used copies, and reserve the space."""
         with _locked(self.directory / _LOCK, wait=True):
             files = [entry for path in self.directory.iterdir() if path != own for entry in _used(path)]
             used = sum(bytes_ for _, bytes_, _ in files)
@@ -108,24 +109,24 @@ class ShardCache:
                     break
                 used -= bytes_ if _remove_unless_written(path) else 0
             if used + size > self.limit:
-                raise FmctError(f"{self.directory}: no room for {size} bytes within data.cache_gb")
+                raise FmctError(f"{self.directory}: no space for {size} bytes within data.cache_gb")
             try:
-                os.truncate(descriptor, size)  # a killed writer's part may lie there
+                os.truncate(descriptor, size)  # the file may be longer, left by a killed writer
                 os.posix_fallocate(descriptor, 0, size)
             except OSError as error:
-                raise FmctError(f"{self.directory}: no room for {size} bytes: {error.strerror}") from error
+                raise FmctError(f"{self.directory}: no space for {size} bytes: {error.strerror}") from error
 
 
 class CachedDataset(Dataset):
-    """A dataset that reads its shards from node-local copies, where there are any."""
+    """A dataset that reads its shards from node-local copies where they exist."""
 
     def __init__(self, path: Path, info: DatasetInfo, index: pa.Table, directory: Path, limit: int):
         super().__init__(path, info, index)
         largest = max(shard.bytes for shard in info.shards)
         if limit < 2 * largest:
             raise FmctError(
-                f"data.cache_gb={limit / 1e9:g} does not hold two of the shards of {path}, of up to "
-                f"{largest / 1e9:.3g} GB: raise it, or give no data.cache"
+                f"data.cache_gb={limit / 1e9:g} is less than two shards of {path}, of up to "
+                f"{largest / 1e9:.3g} GB: raise it, or remove data.cache"
             )
         self._arguments = directory, limit
         self.cache = ShardCache(directory, limit)
@@ -134,7 +135,7 @@ class CachedDataset(Dataset):
 
     @classmethod
     def open_cached(cls, path: Path, directory: Path, limit: int) -> "CachedDataset":
-        """Open a dataset with copies in `directory`, of at most `limit` bytes."""
+        """Open a dataset with copies of at most `limit` bytes in `directory`."""
         plain = Dataset.open(path, clipped=True)
         return cls(path, plain.info, plain.index, directory, limit)
 
@@ -162,7 +163,7 @@ class CachedDataset(Dataset):
         self.cache.fill(self._copy_name(source), source, shard, stop)
 
     def _without_copy(self, i: int) -> Dataset:
-        """What to read volume i from after its copy, if there is one still, has failed: that is removed."""
+        """The dataset without copies, for volume i whose copy failed; removes that copy if it exists."""
         if self.cache.discard(self._copy_name(self.shard_file(i))):
             log.warning("%s: the copy in data.cache was damaged: removed", self.shard_file(i).name)
         return Dataset(self.path, self.info, self.index)
@@ -176,9 +177,9 @@ class CachedDataset(Dataset):
 
 
 def open_dataset(data: DataConfig) -> Dataset:
-    """The dataset as the configuration wants it read.
+    """Open the dataset of a configuration, with its cache if configured.
 
-    Raises FmctError as `Dataset.open`, and where its voxels were clipped to less than the views need.
+    Raises FmctError as `Dataset.open`, and if its voxels were clipped to less than the views need.
     """
     if data.cache is None:
         dataset = Dataset.open(data.path, clipped=True)
@@ -190,7 +191,7 @@ def open_dataset(data: DataConfig) -> Dataset:
 
 @contextmanager
 def _locked(path: Path, wait: bool = False) -> Iterator[int | None]:
-    """Make `path` where it is missing and hold it locked; None where another process does.
+    """Lock `path`, created if missing; None if another process holds the lock.
 
     The lock ends with the process, however it ends.
     """
@@ -215,7 +216,7 @@ def _is(descriptor: int, path: Path) -> bool:
 
 
 def _copy(source: Path, descriptor: int, stop: Callable[[], bool]) -> str | None:
-    """Copy a file to the start of the open one; its SHA-256, None where `stop` ended it."""
+    """Copy a file to the start of the open one; returns its SHA-256, or None if stopped."""
     digest = hashlib.sha256()
     with source.open("rb") as stream, os.fdopen(os.dup(descriptor), "wb") as out:
         while part := stream.read(_CHUNK):
@@ -227,19 +228,19 @@ def _copy(source: Path, descriptor: int, stop: Callable[[], bool]) -> str | None
 
 
 def _mark_used(descriptor: int) -> None:
-    now = time.time_ns()  # the kernel's own stamp is milliseconds coarse
+    now = time.time_ns()  # the kernel's own timestamp has a resolution of milliseconds
     os.utime(descriptor, ns=(now, now))
 
 
 def _used(path: Path) -> Iterator[tuple[int, int, Path]]:
-    """When a file was used last (ns) and its bytes; nothing where it has just gone."""
+    """When a file was last used (ns), and its size in bytes; nothing if it was just removed."""
     with suppress(FileNotFoundError):
         stat = path.lstat()
         yield stat.st_mtime_ns, stat.st_size, path
 
 
 def _remove_unless_written(path: Path) -> bool:
-    """Remove a copy, or what a killed writer left; False where it is being written."""
+    """Remove a copy, or the temporary file of a killed writer; False if it is being written."""
     if path.name.endswith(_TEMPORARY):
         with _locked(path) as descriptor:
             if descriptor is None:

@@ -1,4 +1,4 @@
-"""Where the volumes are, and how views are cut from them."""
+"""Configuration of the data: the dataset, and how views are cut from its volumes."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from shards.section import Section
 
 
 class DataConfig(Section):
-    """Where the volumes are and how views are cut from them."""
+    """The dataset, and how views are cut from its volumes."""
 
     path: Path
     """A shard dataset: the directory that holds dataset.json."""
@@ -20,48 +20,48 @@ class DataConfig(Section):
     """Edge of a view in voxels after resizing, or three, (D, H, W): a whole field of 224 mm in 56 x 224 x 224
     has voxels of 4 x 1 x 1 mm (reference: 96)."""
     field: Literal["isotropic", "squeezed"] = "isotropic"
-    """What crops are drawn from: a cube of the volume at its own spacing, or, as in the reference, its
-    foreground resized to a cube without keeping the aspect (lengths then count that cube's voxels)."""
+    """The region that crops are drawn from: a cube of the volume at its own spacing or, as in the reference,
+    its foreground resized to a cube without keeping the aspect (lengths are then in voxels of that cube)."""
     field_mm: Above0 = 224.0
     """Edge of the padded, cropped or resized cube that crops are drawn from (reference: 224)."""
     global_crop_mm: tuple[float, float] = (112.0, 224.0)
-    """Least and greatest edge of a global crop (reference: 112 to the whole field)."""
+    """Minimum and maximum edge of a global crop (reference: 112 to the whole field)."""
     local_crop_mm: tuple[float, float] = (64.0, 112.0)
-    """Least and greatest edge of a local crop (reference: 64 to 112)."""
+    """Minimum and maximum edge of a local crop (reference: 64 to 112)."""
     local_field_mm: Above0 = 192.0
     """Local crops stay in this central cube (reference: 192)."""
     global_views: Literal[1, 2] = 2
-    """DINO compares two (reference: 2); MAE alone learns from the first, and needs no other view."""
+    """DINO compares two (reference: 2); MAE alone needs only one."""
     local_views: Annotated[int, Field(ge=0)] = 2
     """Local views beside the global ones (reference: 2)."""
     local_view_size: BoxSize | None = None
-    """Edge of a local view in voxels, or three, (D, H, W), at most view_size, which it is where None (as in
-    the reference). A crop's millimetres stay: fewer voxels of it, and so fewer tokens. DINO's own are 96
-    beside 224 pixels (Caron et al. 2021, section 3.1)."""
+    """Edge of a local view in voxels, or three, (D, H, W), at most view_size; None: view_size (as in the
+    reference). A smaller one has the same extent in mm with fewer voxels, and so fewer tokens. DINO uses 96
+    and 224 pixels (Caron et al. 2021, section 3.1)."""
     flip_probability: Fraction = 0.2
     shift_probability: Fraction = 0.5
     shift: AtLeast0 = 0.2
-    """Greatest intensity shift, in units of the windowed range [0, 1]."""
+    """Maximum intensity shift, in units of the windowed range [0, 1]."""
     smooth_probability: Fraction = 0.2
     smooth_sigma: tuple[float, float] = (0.5, 1.0)
-    """Gaussian sigma in view voxels; the first global view only, as in the reference."""
+    """Range of the Gaussian sigma in view voxels; first global view only, as in the reference."""
     gamma_probability: Fraction = 0.2
     gamma: tuple[float, float] = (0.2, 1.0)
-    """The second global view only, as in the reference."""
+    """Range of the exponent of the contrast change; second global view only, as in the reference."""
     workers: Annotated[int, Field(ge=0)] = 1
-    """Reader processes a rank; 0 reads in the training process."""
+    """Reader processes per rank; 0 reads in the training process."""
     prefetch: Positive = 2
-    """Batches kept ready."""
+    """Batches prepared in advance."""
     cache: Path | None = None
-    """A directory on the node's own disk for copies of shards, made ahead of their use; None: none."""
+    """A directory on the node's disk for prefetched copies of shards; None: no copies."""
     cache_gb: Above0 = 500.0
-    """Most that the copies may take, in 10⁹ bytes (about what 256 shards of 2 GB do, the most in use)."""
+    """Maximum size of the copies, in 10⁹ bytes (about 256 shards of 2 GB, the most in use at a time)."""
     damaged: Literal["stop", "skip"] = "stop"
-    """Where a volume fails its checks: end the run with its name, or count it and take another."""
+    """If a volume fails its checks: end the run with its name, or count it and use another volume."""
 
     @property
     def views(self) -> int:
-        """Global and local ones."""
+        """Number of global and local views."""
         return self.global_views + self.local_views
 
     @property
@@ -75,16 +75,16 @@ class DataConfig(Section):
         for crop, room in (("global_crop_mm", "field_mm"), ("local_crop_mm", "local_field_mm")):
             least, greatest = getattr(self, crop)
             if not 0 < least <= greatest <= getattr(self, room):
-                raise ValueError(f"data.{crop} must rise from above 0 to at most data.{room}")
+                raise ValueError(f"data.{crop} must be (min, max) with 0 < min <= max <= data.{room}")
         local = edges(self.local_view_size or self.view_size)
         if any(small > large for small, large in zip(local, edges(self.view_size), strict=True)):
             raise ValueError("data.local_view_size must be at most data.view_size along each axis")
         if self.local_field_mm > self.field_mm:
             raise ValueError("data.local_field_mm must be at most data.field_mm")
         if any(width <= 0 for _, width in self.windows) or not self.windows:
-            raise ValueError("data.windows needs at least one (level, width), widths above 0")
+            raise ValueError("data.windows needs at least one (level, width), with widths above 0")
         if not 0 < self.smooth_sigma[0] <= self.smooth_sigma[1]:
-            raise ValueError("data.smooth_sigma must rise from above 0")
+            raise ValueError("data.smooth_sigma must be (min, max) with 0 < min <= max")
         if not 0 < self.gamma[0] <= self.gamma[1]:
-            raise ValueError("data.gamma must rise from above 0")
+            raise ValueError("data.gamma must be (min, max) with 0 < min <= max")
         return self

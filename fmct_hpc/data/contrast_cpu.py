@@ -1,6 +1,6 @@
-"""The change of contrast as MONAI's AdjustContrast does it, in place.
+"""MONAI's AdjustContrast, in place.
 
-((x - least) / (extent + 1e-7))^gamma · extent + least, over all channels together, in float32.
+((x - min) / (range + 1e-7))^gamma · range + min, over all channels together, in float32.
 """
 
 import ctypes
@@ -15,9 +15,9 @@ EPSILON = np.float32(1e-7)
 """MONAI's guard against an empty range."""
 
 _RUN = 32
-"""Voxels that are looked at together; in air and in bone they are mostly equal, and take one power."""
+"""Voxels per run: those of air and bone are mostly equal, and then need one power per run."""
 
-# That of the C library, which DALI's operator calls too: the same bits as fmct_hpc.data.graph on the CPU.
+# The C library's, which DALI's operator calls too: bit-identical to fmct_hpc.data.graph on the CPU.
 _power = c_function(
     ctypes.CDLL(ctypes.util.find_library("m")), "powf", types.float32, types.float32, types.float32
 )
@@ -45,7 +45,7 @@ def adjust_contrast(view, gamma):  # type: ignore[no-untyped-def]
 
 @_jit
 def _range(flat):  # type: ignore[no-untyped-def]
-    """Least and greatest of the values, by lanes, which vectorise."""
+    """Minimum and maximum of the values, by lanes, so that the loop vectorises."""
     least, most = np.full(_RUN, flat[0]), np.full(_RUN, flat[0])
     for start in range(0, flat.size, _RUN):
         run = flat[start : start + _RUN]

@@ -1,4 +1,4 @@
-"""The kernel on a GPU: the numbers of fmct_hpc.data.kernel from one Triton program a row of a view."""
+"""The kernel on a GPU: same results as fmct_hpc.data.kernel, by one Triton program per row of a view."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -25,17 +25,17 @@ def cut_on_gpu(
         boxes: int16 HU (D, H, W) of each sample.
         geometry: int32 (V, 3, 3) of each: start, edge, flip of each view.
         shifts: float32 (V,) of each.
-        bounds: float32 (C, 2) of each: the windows' least and greatest HU.
-        sizes: edges (D, H, W) of each view; neighbours of one size are made by one launch.
+        bounds: float32 (C, 2) of each: the windows' lower and upper HU.
+        sizes: edges (D, H, W) of each view; consecutive views of one size share a launch.
 
     Returns:
-        For each view a list of float32 (C, D, H, W), one a sample; all tensors lie on the boxes' device.
+        For each view a list of float32 (C, D, H, W), one per sample, on the boxes' device.
     """
     samples = []
     for box, where, shift, window in zip(boxes, geometry, shifts, bounds, strict=True):
         made: list[Tensor] = []
-        for size, alike in groupby(sizes):
-            first, count, channels = len(made), len(list(alike)), len(window)
+        for size, same in groupby(sizes):
+            first, count, channels = len(made), len(list(same)), len(window)
             views = torch.empty((count, channels, *size), device=box.device)
             _cut_row[(size[0], size[1], count * channels)](
                 *(box, where[first:], shift[first:], window, views, *box.shape, channels),
@@ -44,7 +44,7 @@ def cut_on_gpu(
                 VIEW_W=size[2],
                 LANES=triton.next_power_of_2(size[2]),
                 AIR=AIR_HU,
-                enable_fp_fusion=False,  # rounds as the CPU does
+                enable_fp_fusion=False,  # to round like the CPU
             )
             made.extend(views)
         samples.append(made)

@@ -1,9 +1,9 @@
-"""What is drawn for each view: a pure function of (seed, epoch, sample, view).
+"""Random parameters of each view: a pure function of (seed, epoch, sample, view).
 
-The recipe is that of NYUMedML/headCT_foundation, `DataAugmentationDINO3D` (MONAI transforms):
-crops of a random size, drawn for each axis on its own, at a random place; flips and an intensity
-shift for the two global views; smoothing for the first of them and gamma for the second; local
-crops stay in the field's central cube and get nothing else.
+The augmentations are those of NYUMedML/headCT_foundation, `DataAugmentationDINO3D` (MONAI transforms):
+crops of random size, independent per axis, at a random position; flips and an intensity shift for the two
+global views; smoothing for the first of them and gamma for the second. Local crops are from the field's
+central cube, without further augmentation.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.field import Voxels3, voxels
 
 SMOOTHED, GAMMAED = 0, 1
-"""The global view that may be smoothed, and the one, where there are two, that may get a gamma."""
+"""The global view that may be smoothed, and the one, if there are two, that may get a gamma."""
 
 _STREAM = int.from_bytes(b"views")
 
@@ -32,9 +32,9 @@ class ViewParameters:
     shift: float = 0.0
     """Added to all channels, in units of the windowed range."""
     sigma: tuple[float, float, float] | None = None
-    """Gaussian smoothing in voxels of the view; None: not smoothed."""
+    """Gaussian smoothing, in voxels of the view; None: not smoothed."""
     gamma: float | None = None
-    """Exponent of the contrast change; None: none."""
+    """Exponent of the contrast change; None: unchanged."""
 
 
 def draw_views(
@@ -52,7 +52,7 @@ def draw_views(
     drawn = []
     for view in range(data.views):
         philox = np.random.Philox(key=[seed, _STREAM], counter=[0, view, sample, epoch])
-        # All uniforms are drawn, used or not, so that a changed probability moves nothing else.
+        # All uniforms are always drawn, so that a changed probability does not change other parameters.
         uniform = np.random.Generator(philox).random(17)
         start, edge = _crop(data, spacing_mm, uniform[:6], is_global=view < data.global_views)
         if view >= data.global_views:
@@ -79,20 +79,21 @@ def draw_views(
 def _crop(
     data: DataConfig, spacing_mm: Sequence[float], uniform: np.ndarray, is_global: bool
 ) -> tuple[Voxels3, Voxels3]:
-    """Start and edge of a crop, as MONAI's RandSpatialCrop(random_size=True, random_center=True):
-    each axis has its own edge, uniform over the whole range with both ends, then its own start,
-    uniform over what fits.
+    """Start and edge of a crop, as MONAI's RandSpatialCrop(random_size=True, random_center=True).
+
+    Per axis, the edge is uniform over the range, both ends included, then the start over all positions that
+    fit.
     """
     range_mm = data.global_crop_mm if is_global else data.local_crop_mm
-    least, greatest = voxels(range_mm[0], spacing_mm), voxels(range_mm[1], spacing_mm)
+    low, high = voxels(range_mm[0], spacing_mm), voxels(range_mm[1], spacing_mm)
     field = voxels(data.field_mm, spacing_mm)
-    room = field if is_global else voxels(data.local_field_mm, spacing_mm)
+    region = field if is_global else voxels(data.local_field_mm, spacing_mm)
     starts, edges = [], []
     for axis in range(3):
-        most = min(greatest[axis], room[axis])
-        edge = least[axis] + int(uniform[axis] * (most - least[axis] + 1))
-        place = int(uniform[3 + axis] * (room[axis] - edge + 1))
-        starts.append((field[axis] // 2 - room[axis] // 2) + place)
+        max_edge = min(high[axis], region[axis])
+        edge = low[axis] + int(uniform[axis] * (max_edge - low[axis] + 1))
+        offset = int(uniform[3 + axis] * (region[axis] - edge + 1))
+        starts.append((field[axis] // 2 - region[axis] // 2) + offset)
         edges.append(edge)
     return (starts[0], starts[1], starts[2]), (edges[0], edges[1], edges[2])
 

@@ -20,15 +20,15 @@ def voxels(length_mm: float, spacing_mm: Sequence[float]) -> Voxels3:
 def origin(shape: Sequence[int], field: Sequence[int]) -> Voxels3:
     """First voxel of a field of `field` voxels in the coordinates of a volume of `shape` (D, H, W).
 
-    Negative where the field reaches beyond the volume. The odd voxel goes where MONAI's
-    ResizeWithPadOrCrop, which the reference uses, puts it for an even field.
+    Negative where the field extends beyond the volume. For an odd difference, the extra voxel is on the same
+    side as with MONAI's ResizeWithPadOrCrop of an even field, which the reference uses.
     """
     d, h, w = (-int((f - n) / 2) for f, n in zip(field, shape, strict=True))
     return d, h, w
 
 
 def foreground(volume: np.ndarray) -> tuple[slice, slice, slice]:
-    """The box of voxels above 0 HU in a volume (D, H, W), all of it where there are none.
+    """The bounding box of the voxels above 0 HU in a volume (D, H, W); the whole volume if there are none.
 
     MONAI's CropForeground with its default `select_fn` on HU, as in the reference.
     """
@@ -43,10 +43,10 @@ def foreground(volume: np.ndarray) -> tuple[slice, slice, slice]:
 def center_box(
     volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What `center_view` shows of a volume: where it begins, and its edges, in the volume's index (d, h, w).
+    """The box that `center_view` shows: its start and its edges, in the volume's index (d, h, w).
 
-    volume: int16 HU (D, H, W). Float64 (3,) each, from border to border (a voxel reaches half an edge beyond
-    its centre); it may reach beyond the volume.
+    volume: int16 HU (D, H, W). Float64 (3,) each, between outer faces (half a voxel beyond the centres); the
+    box may extend beyond the volume.
     """
     if data.field == "squeezed":
         inside = [where.indices(size) for where, size in zip(foreground(volume), volume.shape, strict=True)]
@@ -69,7 +69,7 @@ def center_view(volume: np.ndarray, spacing_mm: Sequence[float], data: DataConfi
         float32 (C, D, H, W) in [0, 1].
     """
     if data.field == "squeezed":
-        import torch  # readers import this module, and need no PyTorch
+        import torch  # not at the top: reader processes import this module without PyTorch
 
         from fmct_hpc.data.squeezed_field import center_squeezed
 

@@ -33,22 +33,22 @@ def build_pipeline(
     device_id: int | None,
     places: Callable[[int], np.ndarray],
 ) -> Pipeline:
-    """A running pipeline whose outputs are the views, float32 (C, D, H, W) each, global ones first.
+    """Build the pipeline. Its outputs are the views, float32 (C, D, H, W) each, global ones first.
 
-    Where `in_place`, the views are written to `places`, and only a sign of each is an output. D, H and W are
-    those of `DataConfig.view_sizes`. After them come `Sample.taken` and `Sample.skipped`, on the CPU. The
-    order is the reference's: crop, windows, resize, flips and intensity shift, which one kernel does, then
-    smoothing (first global view) or gamma (second). On the CPU one operator makes a view. With device "gpu"
-    the graph copies the boxes to the GPU and does all of this there.
+    If `in_place`, views are written to `places`, and each output is only a marker. D, H and W are those of
+    `DataConfig.view_sizes`. The last outputs are `Sample.taken` and `Sample.skipped`, on the CPU. The order
+    is the reference's: crop, windows, resize, flips and intensity shift, all in one kernel, then smoothing
+    (first global view) or gamma (second). On the CPU, one operator makes a view. With device "gpu" the boxes
+    are copied to the GPU, and all of this is done there.
 
     Args:
-        source: gives the samples of each micro-batch, by its number since the start; called in order.
-        data: what the source was made with.
-        batch_size: samples a run.
-        device: where everything after the read runs, and the views lie.
+        source: returns the samples of a micro-batch, by its number since the start; called in order.
+        data: the source's configuration.
+        batch_size: samples per micro-batch.
+        device: of the views and of all computation after reading.
         device_id: the GPU's number, None for "cpu".
-        places: asked, where `in_place`, once for each micro-batch: uint64 (B, V, 4), for each view the
-            address of its memory, which must live as long as the pipeline does, and its D, H, W.
+        places: called once per micro-batch if `in_place`; returns uint64 (B, V, 4): for each view the address
+            of its memory, which must outlive the pipeline, and its D, H, W.
     """
 
     def members(iteration: int) -> tuple[list[np.ndarray], ...]:
@@ -70,14 +70,14 @@ def build_pipeline(
 
 
 def in_place(data: DataConfig, device: Device) -> bool:
-    """Whether the views are written to memory of the caller's, and not of DALI's."""
+    """Whether views are written to the caller's memory instead of DALI's."""
     return device == "cpu" and data.field == "isotropic"
 
 
 def _remove_rewritten() -> None:
-    """Remove the modules that DALI writes to the temporary directory, of functions it has rewritten.
+    """Remove the modules of rewritten functions that DALI writes to the temporary directory.
 
-    They are imported by now. DALI itself removes only their sources, and at an exit in order.
+    They have been imported. DALI removes only their sources, and only at a regular exit.
     """
     for name, module in list(sys.modules.items()):
         if name.startswith("__autograph_generated_file"):
@@ -85,7 +85,7 @@ def _remove_rewritten() -> None:
                 Path(file).unlink(missing_ok=True)
 
 
-# With conditionals, for a sample is smoothed or contrasted only where it draws that: DALI rewrites each `if`.
+# Conditionals, so that only samples that draw it are smoothed or contrasted: DALI rewrites each `if`.
 @pipeline_def(enable_conditionals=True)
 def _pipeline(
     members: Callable[[int], tuple[list[np.ndarray], ...]],
@@ -93,7 +93,7 @@ def _pipeline(
     data: DataConfig,
     device: Device,
 ) -> tuple[DataNode, ...]:
-    sample: Any = Sample(*_inputs(members))  # of graph nodes in the place of arrays
+    sample: Any = Sample(*_inputs(members))  # of graph nodes instead of arrays
     if in_place(data, device):
         views = _made(sample, fn.external_source(source=places), data)
     else:
@@ -102,7 +102,7 @@ def _pipeline(
 
 
 def _made(sample: Any, places: Any, data: DataConfig) -> list[DataNode]:
-    """Signs that the views are in their places, by one operator of the CPU each."""
+    """Markers that the views are written, by one CPU operator each."""
     windows = types.Constant(bounds(data.windows), device="cpu")
     tones = fn.stack(sample.shifts, sample.gammas, axis=1)
     return [
@@ -112,11 +112,11 @@ def _made(sample: Any, places: Any, data: DataConfig) -> list[DataNode]:
 
 
 def _augmented(sample: Any, views: list[DataNode], data: DataConfig, device: Device) -> list[DataNode]:
-    """The views, one of them smoothed and one contrasted where that is drawn, by DALI's operators.
+    """The views, one of them smoothed and one contrasted if drawn, by DALI's operators.
 
-    What they do on the CPU has the bits of fmct_hpc.data.smooth_cpu and .contrast_cpu.
+    On the CPU they are bit-identical to fmct_hpc.data.smooth_cpu and .contrast_cpu.
     """
-    # Conditions and kernels are arguments of operators, which DALI takes from the CPU.
+    # DALI takes arguments of operators, such as conditions and kernels, from the CPU.
     smoothed, kernels = views[SMOOTHED], sample.kernels[SMOOTHED]
     if fn.reductions.max(kernels) > 0:
         length = 2 * smoothing.radius(data.smooth_sigma[1]) + 1
@@ -133,17 +133,17 @@ def _augmented(sample: Any, views: list[DataNode], data: DataConfig, device: Dev
 
 def _inputs(members: Callable[[int], tuple[list[np.ndarray], ...]]) -> list[DataNode]:
     """The members of Sample as graph nodes."""
-    # A sample's arrays are its own, and DALI keeps them alive until its operators have run.
+    # No copies: a sample's arrays are not reused, and DALI keeps them alive until its operators have run.
     return list(fn.external_source(source=members, num_outputs=len(Sample._fields), no_copy=True))
 
 
 def _cut(sample: Any, data: DataConfig, device: Device) -> list[DataNode]:
-    """The views on a GPU, or of the squeezed field: cropped, windowed, resized, flipped, shifted."""
+    """Views on a GPU, or of the squeezed field: cropped, windowed, resized, flipped, shifted."""
     limits, sizes = bounds(data.windows), data.view_sizes
     windows = types.Constant(limits, device=device)
     cut: Callable[..., Any] = partial(cut_squeezed, field_size=round(data.field_mm), sizes=sizes)
     if data.field == "isotropic":
-        from fmct_hpc.data.cut_gpu import cut_on_gpu  # Triton comes with PyTorch for CUDA
+        from fmct_hpc.data.cut_gpu import cut_on_gpu  # needs Triton, a part of PyTorch for CUDA
 
         cut = partial(cut_on_gpu, sizes=sizes)
     arrays = [sample.box, sample.geometry, sample.shifts]

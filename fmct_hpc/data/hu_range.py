@@ -1,4 +1,4 @@
-"""Which HU the views of a configuration depend on: what copies for training may be clipped to."""
+"""The HU range that the views of a configuration depend on, to which training copies may be clipped."""
 
 from math import ceil, floor
 
@@ -8,11 +8,11 @@ from shards.errors import FmctError
 
 
 def needed_hu(data: DataConfig) -> tuple[int, int]:
-    """Bounds in HU to which voxels can be clipped without a change in any view.
+    """Bounds in HU to which voxels can be clipped without changing any view.
 
-    A view clips voxels to each of its windows before it averages them (fmct_hpc.data.kernel), so that nothing
-    beyond the least and greatest bound of all of them is seen. The squeezed field's foreground is what lies
-    above 0 HU (fmct_hpc.data.field), so that 0 and 1 must be within.
+    Views clip voxels to each window before averaging (fmct_hpc.data.kernel), so values beyond the lowest and
+    highest bound of all windows have no effect. The squeezed field's foreground is the voxels above 0 HU
+    (fmct_hpc.data.field), so the range must include 0 and 1.
     """
     lows = [level - width / 2 for level, width in data.windows]
     highs = [level + width / 2 for level, width in data.windows]
@@ -21,12 +21,13 @@ def needed_hu(data: DataConfig) -> tuple[int, int]:
 
 
 def require_enough(dataset: Dataset, data: DataConfig) -> None:
-    """Raise FmctError where a dataset was clipped to less than the views of `data` need."""
+    """Raise FmctError if a dataset was clipped to a smaller range than the views of `data` need."""
     if dataset.info.clipped_hu is None:
         return
-    (low, high), (least, greatest) = dataset.info.clipped_hu, needed_hu(data)
-    if low > least or high < greatest:
+    (low, high), (needed_low, needed_high) = dataset.info.clipped_hu, needed_hu(data)
+    if low > needed_low or high < needed_high:
         raise FmctError(
-            f"{dataset.path}: clipped to {low} to {high} HU, and data.windows need {least} to {greatest}; "
-            "give the dataset it was made of, or a copy for this recipe (`fmct shards derive --for-training`)"
+            f"{dataset.path}: clipped to {low} to {high} HU, but data.windows need {needed_low} to "
+            f"{needed_high}; give the dataset that it was made from, or a copy for this recipe (`fmct shards "
+            "derive --for-training`)"
         )

@@ -1,16 +1,16 @@
-"""The heart of the imaging path: one pass from int16 HU to a windowed, resized, flipped, shifted view.
+"""The core of the imaging path: one pass from int16 HU to a windowed, resized, flipped, shifted view.
 
 A view's voxel in channel c is the mean, over the crop's voxels in its bin, of
 clip((HU - (level_c - width_c / 2)) / width_c, 0, 1): windows first, then PyTorch's `area`
 interpolation (adaptive average pooling), the order of NYUMedML/headCT_foundation. Output i of S
-along an axis of n voxels averages [floor(i·n / S), ceil((i + 1)·n / S)); bins overlap where S
-doesn't divide n, and repeat voxels where S exceeds n. Flips and the intensity shift cost nothing
-where the result is written.
+along an axis of n voxels averages [floor(i·n / S), ceil((i + 1)·n / S)); bins overlap if S
+doesn't divide n, and repeat voxels if S exceeds n. Flips and the intensity shift are applied when
+the result is written, at no cost.
 
-The sums are separable: over H while a plane is read, over D from the few planes that the present
-bins touch, over W last. Sums of a window with whole bounds are whole numbers: 16 bits hold them
-where the window is not too wide (twice the voxels an instruction), and float32 up to 2^24, exactly
-either way; only the final scaling rounds.
+The sums are separable: over H while a plane is read, over D from the few planes that the current
+bins cover, over W last. Sums of a window with integer bounds are integers, which are exact in 16
+bits if the window is not too wide (twice the voxels per instruction), else in float32 up to 2^24;
+only the final scaling rounds.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from fmct_hpc.fields import Size, edges
 from shards.compiled import njit
 
 AIR_HU = -1000
-"""What lies outside the volume (Hounsfield's definition of air)."""
+"""Value outside the volume (Hounsfield's definition of air)."""
 
 _LANES = 32
-"""Rows are padded to a multiple of this many voxels, so that loops have no scalar rest."""
+"""Rows are padded to a multiple of this many voxels, so that loops have no scalar remainder."""
 
 _jit = njit(error_model="numpy")
 
@@ -44,10 +44,10 @@ def cut_view(
         box: int16 HU (D, H, W).
         start: first voxel of the crop in the box's voxels, per axis; outside the box is air.
         edge: voxels of the crop, per axis, at least 1.
-        windows: (level, width) in HU, one a channel.
+        windows: (level, width) in HU, one per channel.
         size: edge of the view, or three (D, H, W).
         flip: whether an axis is reversed.
-        shift: added to all channels at last.
+        shift: added to all channels at the end.
 
     Returns:
         float32 (C, D, H, W), in [0, 1] before the shift.
@@ -59,7 +59,7 @@ def cut_view(
 
 
 def bounds(windows: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Least and greatest HU of each window (level, width), float32 (C, 2)."""
+    """Lower and upper HU of each window (level, width), float32 (C, 2)."""
     return np.array([(level - width / 2, level + width / 2) for level, width in windows], np.float32)
 
 
@@ -94,7 +94,7 @@ def _cut(box, geometry, shift, bounds, plane, sums, view):  # type: ignore[no-un
     first_w, last_w = _bins(edge[2], width)
     lengths = last_w - first_w
     padded = plane.shape[1]
-    # Unsigned, because a signed index would be tested for Python's negative meaning.
+    # Unsigned: numba tests signed indices for negative values, which count from the end.
     places = ((lengths - 1) * padded + first_w).astype(np.uint32)
     if flip[2]:
         places = places[::-1].copy()
@@ -126,7 +126,7 @@ def _bins(voxels, size):  # type: ignore[no-untyped-def]
 
 @_jit
 def _read_plane(box, start, source, width, plane):  # type: ignore[no-untyped-def]
-    """Plane `source` of the crop, `width` voxels of each row of `plane`; air where the box has none."""
+    """Read plane `source` of the crop, `width` voxels per row, to `plane`; air outside the box."""
     d = start[0] + source
     left = min(max(-start[2], 0), width)
     right = max(min(box.shape[2] - start[2], width), left)
@@ -171,8 +171,8 @@ def _sum_over_h(plane, first, last, bounds, sums):  # type: ignore[no-untyped-de
 def _mean_over_d_and_w(sums, first, last, total, wide, means, places, scales, shift, flip, view):  # type: ignore[no-untyped-def]
     """Means over planes [first, last) of the ring `sums` and over each bin of columns, to `view` (H, W).
 
-    `means[k]` takes the means of k + 1 neighbouring columns, and a bin of k + 1 columns is one of
-    them: computing all neighbours vectorises, a loop over bins of varying length would not.
+    `means[k]` holds the means of all k + 1 adjacent columns, one of which is that of a bin of k + 1
+    columns: computing all of them vectorises, a loop over bins of varying length does not.
     """
     kept, (height, width), padded = sums.shape[0], view.shape, means.shape[1]
     flat = means.reshape(-1)

@@ -1,4 +1,4 @@
-"""The loader: an endless stream of augmented micro-batches that starts at any step."""
+"""The loader: an endless stream of augmented micro-batches, starting at any step."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ from shards.errors import FmctError
 log = logging.getLogger(__name__)
 
 _BATCHES = 64
-"""Most tensors of views whose memory is kept: those of a step with many micro-batches."""
+"""Maximum number of view tensors whose memory is kept: enough for a step with many micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Batch:
 
     views: Views
     indices: np.ndarray
-    """int64 (B,): the volumes' numbers in the dataset."""
+    """int64 (B,): dataset indices of the volumes."""
     keys: list[str]
     """The volumes' keys."""
     step: int
     wait_seconds: float
-    """How long the consumer waited for it."""
+    """Time for which the consumer waited for it."""
     skipped: list[str] = field(default_factory=list)
-    """Keys of damaged volumes that others took the place of (data.damaged="skip")."""
+    """Keys of damaged volumes that were replaced by others (data.damaged="skip")."""
 
 
 class Loader:
-    """Yields `accumulate` micro-batches a step, from `start_step` on and for ever.
+    """Yields `accumulate` micro-batches per step, from `start_step` on, without end.
 
-    What a step holds depends on nothing but the dataset, the data configuration, the seed and the
-    step: not on ranks, reader processes or where the run was resumed.
+    The content of a step depends only on the dataset, the data configuration, the seed and the step, not on
+    the number of ranks or reader processes or on the step at which the run was resumed.
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class Loader:
         """Open the dataset and start the readers.
 
         Args:
-            data: the dataset and the recipe of the views.
+            data: the dataset and the configuration of the views.
             seed: of order and augmentation.
-            global_batch: volumes a step over all ranks.
-            micro_batch: volumes a batch; global_batch / (world_size · accumulate).
+            global_batch: volumes per step over all ranks.
+            micro_batch: volumes per batch; global_batch / (world_size · accumulate).
             rank: of this process.
             world_size: number of ranks.
             start_step: first step to yield.
-            accumulate: micro-batches a step and rank.
-            device: where the views shall lie; "gpu" is the current CUDA device.
+            accumulate: micro-batches per step and rank.
+            device: device of the views; "gpu" is the current CUDA device.
 
         Raises:
-            FmctError: the dataset can't be opened, the batch can't be shared out evenly, or a reader
-                process died.
+            FmctError: the dataset cannot be opened, the batch cannot be divided evenly, or a reader process
+                died.
         """
         self.dataset = open_dataset(data)
         order = Order.of(self.dataset, seed, global_batch)
@@ -112,7 +112,7 @@ class Loader:
         self._copied: torch.cuda.Event | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on where the last batch was taken.
+        """Continue after the last batch that was taken.
 
         Raises:
             FmctError: a volume is damaged or its shard unreadable, or a reader process died.
@@ -121,11 +121,11 @@ class Loader:
             yield self._next(self._pipeline)
 
     def lost(self) -> FmctError | None:
-        """Why no further batch will come: a reader has died. To be asked on any thread."""
+        """The error of a reader process that has died, after which no batch follows. Thread-safe."""
         return self._readers.lost() if self._readers else None
 
     def close(self) -> None:
-        """Stop the readers and free their shared memory; the loader then yields nothing more."""
+        """Stop the readers and free their shared memory; the loader then yields no more batches."""
         self._pipeline = None
         if self._readers:
             self._readers.close()
@@ -145,11 +145,11 @@ class Loader:
         tensors = [self._allocate((views, batch, channels, *size)) for views, size in groups if views]
         self._placed.append(Views(tensors[0], tensors[1] if tensors[1:] else None))
         by_view = [view for tensor in tensors for view in tensor]
-        places = [
-            [(view[place].data_ptr(), *size) for view, size in zip(by_view, sizes, strict=True)]
-            for place in range(batch)
+        addresses = [
+            [(view[sample].data_ptr(), *size) for view, size in zip(by_view, sizes, strict=True)]
+            for sample in range(batch)
         ]
-        return np.array(places, np.uint64)
+        return np.array(addresses, np.uint64)
 
     def _next(self, pipeline: Pipeline) -> Batch:
         began = time.perf_counter()
@@ -172,10 +172,10 @@ class Loader:
         )
 
     def _copy(self, outputs: Sequence[Any], batch: int) -> Views:
-        """The pipeline's views, whose memory DALI uses again, as tensors of our own."""
+        """Copies of the pipeline's views, whose memory DALI reuses."""
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         if self._copied:
-            self._copied.synchronize()  # until then the last batch's memory had to stay DALI's
+            self._copied.synchronize()  # DALI may reuse the last batch's memory only after its copy
         whole, sizes = self._data.global_views, self._data.view_sizes
         views = Views(
             self._gather(outputs[:whole], batch, sizes[0], stream),
@@ -190,7 +190,7 @@ class Loader:
         views = self._allocate((len(outputs), batch, len(self._data.windows), *size))
         for view, output in zip(views, outputs, strict=True):
             for target, sample in zip(view, output, strict=True):
-                # On PyTorch's stream: its earlier work may still use what it gave us as free memory.
+                # On PyTorch's stream: its earlier work may still use memory that its allocator has released.
                 feed_ndarray(sample, target, cuda_stream=stream)
         return views
 

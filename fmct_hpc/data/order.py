@@ -1,14 +1,14 @@
-"""Which volumes are in the global batch of a step: a pure function of the seed and the step.
+"""The volumes in the global batch of a step: a pure function of the seed and the step.
 
 The samples of epoch 0, then of epoch 1, and so on form one endless sequence; the global batch of
-step s is its slice [s·batch, (s+1)·batch). A batch may straddle two epochs, so that every sample
-appears exactly once an epoch and none is dropped.
+step s is its slice [s·batch, (s+1)·batch). A batch may span two epochs, so that every sample occurs
+exactly once per epoch and none is dropped.
 
-An epoch permutes the shards, then the volumes within windows of a few shards, and cuts the result
-into lanes of equal length, one for each slot of the global batch or for a few neighbouring ones: a
-slot walks along its lane. A rank takes neighbouring slots, so that it reads few shards at a time and
-few others read them too, and still a batch has volumes of many shards. Memory is one number a shard;
-permutations are computed entry by entry. docs/architecture.md has the figures.
+An epoch permutes the shards, then the volumes within windows of a few shards, and divides the result
+into lanes of equal length, one per slot of the global batch or per few adjacent slots: a slot reads
+along its lane. A rank has adjacent slots, so it reads few shards at a time, which few other ranks
+read, while a batch has volumes of many shards. Memory is one number per shard; permutations are
+computed per entry. docs/architecture.md has measurements.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from shards.dataset import Dataset
 from shards.errors import FmctError
 
 MIXED_SHARDS = 256
-"""Lanes times shards in a window: how many shards the batches of some time are drawn from."""
+"""Lanes times shards in a window: the number of shards that are mixed in batches at a time."""
 
-# Luby and Rackoff 1988 need 4 rounds of ideal round functions; on the few bits of a small data set
-# a few more even out what the round function is not.
+# Luby and Rackoff 1988 prove 4 rounds with ideal round functions; more compensate for a round function that
+# is not ideal on the few bits of a small dataset.
 _ROUNDS = 8
 _STREAM = int.from_bytes(b"order")
 _SUBSTITUTE_STREAM = int.from_bytes(b"instead")
@@ -63,30 +63,30 @@ class Order:
         return self._positions(step) // self.samples
 
     def epoch(self, step: int) -> int:
-        """Epoch in which `step` begins."""
+        """Epoch in which `step` starts."""
         return step * self.batch // self.samples
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Epochs and dataset indices, int64 (n,) each, at `positions` (n,) of the endless sequence."""
-        epochs, places = np.divmod(np.asarray(positions, np.int64), self.samples)
-        indices = np.empty_like(places)
+        epochs, offsets = np.divmod(np.asarray(positions, np.int64), self.samples)
+        indices = np.empty_like(offsets)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            ranks = self._along_lanes(places[chosen], int(epoch))
+            ranks = self._along_lanes(offsets[chosen], int(epoch))
             indices[chosen] = _layout(self.seed, self.shards, self._window, int(epoch)).permute(ranks)
         return epochs, indices
 
     def substitute(self, position: int, attempt: int) -> int:
-        """Dataset index of the volume that takes a place whose own can't be read.
+        """Dataset index of the volume that replaces a damaged one at `position`.
 
-        `attempt` counts from 0: the volume drawn first may be damaged too.
+        `attempt` counts from 0, because the substitute may be damaged too.
         """
         philox = np.random.Philox(key=[self.seed, _SUBSTITUTE_STREAM], counter=[0, 0, attempt, position])
         return int(np.random.Generator(philox).integers(self.samples))
 
     @property
     def steps_a_window(self) -> int:
-        """Steps in which a lane walks through one window of shards, about."""
+        """Approximate number of steps in which a lane reads one window of shards."""
         window = self._window * self.samples / len(self.shards)
         return max(1, round(window * self._lanes / self.batch))
 
@@ -99,19 +99,19 @@ class Order:
         """Shards in a window."""
         return -(-MIXED_SHARDS // self._lanes)
 
-    def _along_lanes(self, places: np.ndarray, epoch: int) -> np.ndarray:
-        """Ranks in the epoch's permutation, int64 (n,), of its `places` (n,) in time.
+    def _along_lanes(self, offsets: np.ndarray, epoch: int) -> np.ndarray:
+        """Ranks in the epoch's permutation, int64 (n,), of its `offsets` (n,) in time.
 
-        Lanes lie one after another in the permutation. A lane belongs to the slots [low, high) of
-        every batch, and its volumes are taken in the order of time.
+        Lanes are consecutive in the permutation. A lane belongs to the slots [low, high) of every batch,
+        which take its volumes in the order of time.
         """
-        first = epoch * self.samples % self.batch  # the slot in which the epoch begins
-        now = first + places
+        first = epoch * self.samples % self.batch  # the slot in which the epoch starts
+        now = first + offsets
         lane = now % self.batch * self._lanes // self.batch
         low, high = (-(-bound * self.batch // self._lanes) for bound in (lane, lane + 1))
 
         def below(slot: np.ndarray, time: int | np.ndarray) -> np.ndarray:
-            """How many places before `time` have a slot below `slot`."""
+            """Number of positions before `time` with a slot below `slot`."""
             counted: np.ndarray = time // self.batch * slot + np.minimum(time % self.batch, slot)
             return counted
 
@@ -125,15 +125,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes of every global batch.
+    """One rank's share of every global batch.
 
-    Ranks take consecutive runs of it and cut them into consecutive micro-batches, so that their
-    union is the global batch whatever the number of ranks.
+    Ranks take consecutive runs of it and divide them into consecutive micro-batches, so their union is the
+    global batch for any number of ranks.
 
     Attributes:
         order: of the global batches.
-        rank, world_size: this rank, and how many there are.
-        accumulate: micro-batches a step.
+        rank, world_size: this rank, and the number of ranks.
+        accumulate: micro-batches per step.
     """
 
     order: Order
@@ -146,7 +146,7 @@ class Share:
         """Volumes in one micro-batch of this rank.
 
         Raises:
-            FmctError: the global batch can't be shared out evenly.
+            FmctError: the global batch cannot be divided evenly.
         """
         parts = self.world_size * self.accumulate
         if self.order.batch % parts:
@@ -157,7 +157,7 @@ class Share:
         return self.order.batch // parts
 
     def positions(self, step: int, accumulation: int) -> np.ndarray:
-        """Places in the endless sequence of micro-batch `accumulation` of `step`, int64 (micro_batch,)."""
+        """Positions in the endless sequence of micro-batch `accumulation` of `step`, int64 (micro_batch,)."""
         start = step * self.order.batch + (self.rank * self.accumulate + accumulation) * self.micro_batch
         return np.arange(start, start + self.micro_batch, dtype=np.int64)
 
@@ -196,17 +196,17 @@ def _layout(seed: int, shards: tuple[int, ...], window: int, epoch: int) -> _Lay
     return _Layout((np.cumsum(sizes) - sizes)[permuted], starts, np.unique(windows), keys[_ROUNDS:])
 
 
-def _permute(places: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Permute each of `places`, int64 (n,), within its [0, size) of `sizes` (n,), int64 (n,).
+def _permute(numbers: np.ndarray, sizes: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Permute each of `numbers`, int64 (n,), within its [0, size) of `sizes` (n,); int64 (n,).
 
-    A balanced Feistel network permutes [0, 4^k) ⊇ [0, size); values that land outside walk on
-    along their cycle until they are inside (Black and Rogaway 2002, "Ciphers with Arbitrary
-    Finite Domains", section 4: prefix and cycle-walking ciphers). `keys`, uint64 (rounds, n or 1).
+    A balanced Feistel network permutes [0, 4^k) ⊇ [0, size); values outside are permuted
+    again until they are inside (cycle walking: Black and Rogaway 2002, "Ciphers with Arbitrary
+    Finite Domains", section 4). `keys`, uint64 (rounds, n or 1).
     """
     bits = np.frexp((sizes - 1).astype(np.float64))[1]
     half = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
-    keys = np.broadcast_to(keys, (len(keys), len(places)))
-    values = _feistel(places.astype(np.uint64), half, keys)
+    keys = np.broadcast_to(keys, (len(keys), len(numbers)))
+    values = _feistel(numbers.astype(np.uint64), half, keys)
     outside = np.flatnonzero(values >= sizes)
     while outside.size:
         values[outside] = _feistel(values[outside], half[outside], keys[:, outside])

@@ -1,4 +1,4 @@
-"""Copying the shards that a rank will read next into the node's cache, in a thread beside the training."""
+"""Prefetching shards: a thread copies those that a rank reads next to the node's cache."""
 
 import logging
 import threading
@@ -12,14 +12,13 @@ from shards.errors import FmctError
 log = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
-"""For the copy that is given up; where its file system hangs, its thread is left alone."""
+"""Time for an aborted copy to stop; a thread that hangs in its file system is abandoned."""
 
 
 class Prefetcher:
-    """Walks along a rank's share of the order, a bounded number of steps before the training.
+    """Copies the shards of a rank's share of the order, a bounded number of steps ahead of the training.
 
-    A copy that can't be made is told once, and its shard is read from the dataset: what that means is
-    for the reader to say.
+    A copy that fails is logged once, and its shard is read from the dataset, where readers report errors.
     """
 
     def __init__(self, dataset: CachedDataset, share: Share, start_step: int):
@@ -33,13 +32,13 @@ class Prefetcher:
         self._thread.start()
 
     def advance(self, step: int) -> None:
-        """Tell that the training takes batches of `step`."""
+        """Report that the training has reached `step`."""
         with self._moved:
             self._step = step
             self._moved.notify()
 
     def close(self) -> None:
-        """Stop; a copy half made is given up."""
+        """Stop, and abort a copy in progress."""
         with self._moved:
             self._closed = True
             self._moved.notify()
@@ -56,14 +55,14 @@ class Prefetcher:
             step = self._next(step + 1)
 
     def _next(self, step: int) -> int:
-        """Wait until `step` is near enough; it, or the training's own where that has overtaken."""
+        """Wait until `step` is near enough; returns it, or the training's step if that is later."""
         steps = self._share.order.steps_a_window
         with self._moved:
             self._moved.wait_for(lambda: self._closed or step <= self._step + steps)
             return max(step, self._step)
 
     def _shards(self, step: int) -> list[int]:
-        """Shards that this rank needs for `step`."""
+        """Numbers of the shards that this rank reads in `step`."""
         share = self._share
         positions = np.concatenate([share.positions(step, a) for a in range(share.accumulate)])
         indices = share.order.at(positions)[1]

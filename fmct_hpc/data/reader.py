@@ -1,4 +1,4 @@
-"""One reader process, from both its ends."""
+"""A reader process: its handle in the trainer, and its main loop."""
 
 import ctypes
 import multiprocessing
@@ -25,7 +25,7 @@ _context = multiprocessing.get_context("spawn")
 
 
 class Reader:
-    """The process, seen by the trainer."""
+    """The trainer's handle of a reader process."""
 
     def __init__(self) -> None:
         self.pipe, theirs = _context.Pipe()
@@ -33,30 +33,31 @@ class Reader:
         self.process.start()
         theirs.close()
         self._slots: list[Receiver] = []
-        self._asked: deque[int] = deque()
+        self._requested: deque[int] = deque()
 
-    def ask(self, iteration: int, places: list[int]) -> None:
-        """Have it make a share of a batch, into memory that nobody uses any more."""
+    def request(self, iteration: int, places: list[int]) -> None:
+        """Request a share of a batch, to be written to memory that is no longer referenced."""
         slots = range(len(self._slots))
-        free = (n for n in slots if n not in self._asked and not self._slots[n].used)
+        free = (n for n in slots if n not in self._requested and not self._slots[n].used)
         slot = next(free, len(self._slots))
         if slot == len(self._slots):
             self._slots.append(Receiver())
-        self._asked.append(slot)
+        self._requested.append(slot)
         self.pipe.send((slot, iteration, places))
 
     def receive(self) -> list[Sample] | Exception:
-        """What became of the share that it was asked for first."""
-        answer: list[Sample] | Exception = self._slots[self._asked.popleft()].receive(self.pipe)
+        """The share that was requested first, or the exception that it raised."""
+        answer: list[Sample] | Exception = self._slots[self._requested.popleft()].receive(self.pipe)
         return answer
 
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Processes that are started here never see a scheduler's signals, which go to all processes of a job:
-    the trainer decides what to do then, and must still get its batches.
+    """Block a scheduler's signals in processes that are started here.
+
+    They go to all processes of a job; the trainer handles them, and still needs its batches.
     """
-    resource_tracker.ensure_running()  # its start, which the first process brings about, would unblock some
+    resource_tracker.ensure_running()  # started by the first process otherwise, which would unblock signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED)
     try:
         yield
@@ -65,7 +66,7 @@ def shielded() -> Iterator[None]:
 
 
 def _serve(pipe: Connection) -> None:
-    """A reader's life; it ends with its trainer."""
+    """Main loop of a reader, which ends with its trainer."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     slots: dict[int, Sender] = {}
     with suppress(EOFError, ConnectionError):
@@ -83,5 +84,5 @@ def _outcome(function: Callable[..., Any], *arguments: object) -> Any:
         return function(*arguments)
     except (FmctError, OSError, MemoryError) as error:
         return error
-    except Exception:  # a defect, whose traceback the trainer shows
+    except Exception:  # a bug, whose traceback the trainer shows
         return RuntimeError(f"in a reader process:\n{traceback.format_exc()}")

@@ -1,8 +1,8 @@
-"""A rank's reader processes: they make samples ahead of their use, and their death ends the training.
+"""A rank's reader processes, which prepare samples in advance; if one dies, the training ends.
 
-Each has a pipe and memory of its own and shares no lock with others, so nobody waits for one that has died.
-(DALI 2.4's own pool of such processes shares queues and their locks: a reader that is killed while it holds
-one, or sleeps on one, stops the trainer and the pool's end for ever.)
+Each has a separate pipe and separate memory, and they share no locks, so that no process waits for one that
+has died. (In DALI 2.4's pool, processes share queues and locks: a reader that is killed while it holds or
+waits for a lock blocks the trainer and the pool's shutdown permanently.)
 """
 
 import signal
@@ -18,32 +18,31 @@ from fmct_hpc.data.source import Sample, ViewSource
 from shards.errors import LostProcessError
 
 END_SECONDS = 5.0
-"""For all readers of a trainer to leave the system once they are killed: more than it takes, unless one of
-them hangs in a file system; that one is left alone."""
+"""Time for all readers of a trainer to end once killed; one that hangs in a file system is abandoned."""
 
-_MOST_AHEAD = 64
-"""Tasks a reader may have: what a socket's buffer holds of them, so that nobody blocks in sending."""
+_MAX_AHEAD = 64
+"""Maximum requests per reader: so many fit in a socket's buffer, so that sending does not block."""
 
 
 class Readers:
-    """What `ViewSource.batch` makes, in order, by processes that are some batches ahead."""
+    """The batches of `ViewSource.batch`, in order, prepared in advance by reader processes."""
 
     def __init__(self, source: ViewSource, count: int, batch: int, prefetch: int) -> None:
         """Start the processes.
 
         Args:
-            source: what each of them gets a copy of.
-            count: how many there are.
-            batch: samples a batch; its places are dealt to the readers in turn.
-            prefetch: batches asked for before they are used.
+            source: copied to each process.
+            count: number of processes.
+            batch: samples per batch, assigned to the readers in turn.
+            prefetch: batches requested before they are used.
 
-        Raises LostProcessError where one dies in its start.
+        Raises LostProcessError if one dies while starting.
         """
         self._batch = batch
-        self._ahead = min(prefetch, _MOST_AHEAD)
-        self._asked = 0
+        self._ahead = min(prefetch, _MAX_AHEAD)
+        self._requested = 0
         self._readers: list[Reader] = []
-        # Also where nobody closes: at its end Python waits for all processes, and these ignore SIGTERM.
+        # Also without `close`: at exit Python waits for all processes, and these ignore SIGTERM.
         self._end = util.Finalize(self, _kill, (self._readers,), exitpriority=10)
         self._lock = threading.Lock()
         self._closed = False
@@ -52,7 +51,7 @@ class Readers:
                 for _ in range(count):
                     self._readers.append(Reader())
             for reader in self._readers:
-                with self._told():
+                with self._report_loss():
                     reader.pipe.send(source)
         except BaseException:
             self.close()
@@ -61,31 +60,31 @@ class Readers:
     def batch(self, iteration: int) -> list[Sample]:
         """All samples of the next micro-batch, number `iteration` since the start.
 
-        Raises what `ViewSource.batch` raises, and LostProcessError where any reader has died.
+        Raises as `ViewSource.batch`, and LostProcessError if any reader has died.
         """
-        while self._asked <= iteration + self._ahead:
-            with self._told():
-                for number, places in self._shares(self._asked):
-                    self._readers[number].ask(self._asked, places)
-            self._asked += 1
+        while self._requested <= iteration + self._ahead:
+            with self._report_loss():
+                for number, places in self._shares(self._requested):
+                    self._readers[number].request(self._requested, places)
+            self._requested += 1
         samples: dict[int, Sample] = {}
         for number, places in self._shares(iteration):
             samples |= zip(places, self._receive(self._readers[number]), strict=True)
         return [samples[place] for place in range(self._batch)]
 
     def lost(self) -> LostProcessError | None:
-        """Whether a reader has died, and how; None too once they are closed. To be asked on any thread."""
+        """The error of a reader that has died; None otherwise, and after `close`. Thread-safe."""
         with self._lock:
             return None if self._closed else self._loss(0.0)
 
     def close(self) -> None:
-        """Kill the readers, whatever they are doing."""
+        """Kill the readers."""
         with self._lock:
             self._closed = True
             self._end()
 
     def _shares(self, iteration: int) -> Iterator[tuple[int, list[int]]]:
-        """Which places of a batch a reader makes, of those that make any."""
+        """The positions in a batch that each reader makes, for readers that make any."""
         count = len(self._readers)
         for number in range(count):
             places = list(range((number - iteration * self._batch) % count, self._batch, count))
@@ -93,7 +92,7 @@ class Readers:
                 yield number, places
 
     def _receive(self, reader: Reader) -> list[Sample]:
-        with self._told():
+        with self._report_loss():
             ready = wait([reader.pipe, *(one.process.sentinel for one in self._readers)])
             if ready != [reader.pipe]:
                 raise EOFError
@@ -103,8 +102,8 @@ class Readers:
         return answer
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """A pipe that breaks means that a reader has died; LostProcessError says how."""
+    def _report_loss(self) -> Iterator[None]:
+        """Convert the error of a broken pipe, whose reader has died, to LostProcessError."""
         try:
             yield
         except (EOFError, OSError):
@@ -118,7 +117,7 @@ class Readers:
         ended = wait([reader.process.sentinel for reader in self._readers], timeout)
         processes = [one.process for one in self._readers if one.process.sentinel in ended]
         for process in processes:
-            process.join(END_SECONDS)  # the system tells of an end a moment before it tells how
+            process.join(END_SECONDS)  # the exit code is available slightly after the end
         codes = [process.exitcode for process in processes if process.exitcode is not None]
         return LostProcessError(f"a reader process {_how(min(codes))}") if codes else None
 
@@ -134,8 +133,8 @@ def _kill(readers: list[Reader]) -> None:
 
 def _how(code: int) -> str:
     if code >= 0:
-        return f"ended by itself (exit code {code}): its own lines above say why"
+        return f"ended with exit code {code}: see its lines above"
     signal_ = signal.Signals(-code)
-    by = ", most likely by the kernel for want of memory" if signal_ is signal.SIGKILL else ""
+    by = ", most likely by the kernel because memory ran out" if signal_ is signal.SIGKILL else ""
     remedy = "lower data.workers or data.prefetch, or give the job more memory"
     return f"was killed by {signal_.name}{by}: {remedy}"

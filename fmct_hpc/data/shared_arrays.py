@@ -1,4 +1,4 @@
-"""Handing values from one process to another through memory that both map; their arrays are used in place."""
+"""Passing values between processes through shared memory; their arrays are used in place, without copies."""
 
 import mmap
 import os
@@ -12,27 +12,27 @@ from typing import Any
 import numpy as np
 
 _ALIGNMENT = 64
-"""Bytes, a cache line: where arrays begin."""
+"""Alignment of arrays in bytes: a cache line."""
 
-_ROOM = 2
-"""Times as much memory as the value needs that asks for it: later ones may be larger, and what is never
-written takes no memory."""
+_GROWTH = 2
+"""Factor of the memory that is mapped to that needed: later values may be larger, and unwritten pages take no
+memory."""
 
 
 class Sender:
-    """The side that writes values, one at a time; the memory has no name and ends with its processes."""
+    """Writes values, one at a time; the memory is anonymous and is freed when its processes end."""
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | bytearray = bytearray()
 
     def send(self, pipe: Connection, value: Any) -> None:
-        """Write a value, and send where its parts lie; the receiver must have dropped the one before."""
+        """Write a value and send the sizes of its parts; the receiver must have released the last value."""
         buffers: list[pickle.PickleBuffer] = []
         head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
         parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
         sizes = [part.nbytes for part in parts]
         needed = sum(map(_aligned, sizes))
-        descriptor = self._grow(_ROOM * needed) if needed > len(self._memory) else None
+        descriptor = self._grow(_GROWTH * needed) if needed > len(self._memory) else None
         for part, start in zip(parts, _starts(sizes), strict=True):
             self._memory[start : start + part.nbytes] = part
         pipe.send((sizes, 0 if descriptor is None else len(self._memory)))
@@ -48,7 +48,7 @@ class Sender:
 
 
 class Receiver:
-    """The side that uses them."""
+    """Receives values, whose arrays are views of the shared memory."""
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | bytearray = bytearray()
@@ -56,17 +56,17 @@ class Receiver:
 
     @property
     def used(self) -> bool:
-        """Whether an array of the value received last is still there, in whoever's hands."""
+        """Whether an array of the last received value is still referenced."""
         return self._used is not None and self._used() is not None
 
     def receive(self, pipe: Connection) -> Any:
-        """The next value; EOFError or OSError where the sender has died."""
+        """The next value; raises EOFError or OSError if the sender has died."""
         sizes, size = pipe.recv()
         if size:
             descriptor = recv_handle(pipe)
             self._memory = mmap.mmap(descriptor, size)
             os.close(descriptor)
-        whole = np.frombuffer(self._memory, np.uint8)  # every array of the value keeps it alive
+        whole = np.frombuffer(self._memory, np.uint8)  # kept alive by every array of the value
         self._used = weakref.ref(whole)
         bytes_ = whole.data
         head, *buffers = (bytes_[at : at + n] for at, n in zip(_starts(sizes), sizes, strict=True))

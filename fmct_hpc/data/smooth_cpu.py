@@ -1,4 +1,4 @@
-"""Gaussian smoothing as fmct_hpc.data.smoothing describes it, in place."""
+"""The Gaussian smoothing of fmct_hpc.data.smoothing, in place."""
 
 import numpy as np
 from numba import types
@@ -11,7 +11,7 @@ _jit = njit(error_model="numpy")
 
 @intrinsic
 def _fused(_, factor, tap, sum_):  # type: ignore[no-untyped-def]
-    """factor · tap + sum, rounded once to float32, as DALI's filter does it."""
+    """factor · tap + sum, rounded once to float32, like DALI's filter."""
 
     def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return builder.fma(*arguments)
@@ -23,7 +23,7 @@ def _fused(_, factor, tap, sum_):  # type: ignore[no-untyped-def]
 def smooth(view, kernels):  # type: ignore[no-untyped-def]
     """Convolve `view`, float32 (C, D, H, W), with `kernels`, float32 (3, 2·radius + 1), zeros outside.
 
-    Along D, then H, then W, rounded to float32 after each; taps are summed from the first on.
+    Along D, then H, then W, rounded to float32 after each; taps are summed in order.
     """
     channels, depth, height, width = view.shape
     length = kernels.shape[1]

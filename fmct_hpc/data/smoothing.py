@@ -1,4 +1,4 @@
-"""Gaussian smoothing as MONAI's RandGaussianSmooth does it, written for DALI."""
+"""Gaussian smoothing equivalent to MONAI's RandGaussianSmooth, for DALI."""
 
 from collections.abc import Sequence
 from math import erf, sqrt
@@ -33,9 +33,9 @@ def taps(sigma: Sequence[float], width: int) -> np.ndarray:
 def smooth(view: DataNode, kernels: DataNode, shape: tuple[int, ...], length: int) -> DataNode:
     """Convolve a view of `shape` (C, D, H, W) with `kernels` (3, length) along each axis, zeros outside.
 
-    DALI's CPU filter knows two spatial axes, so each pass shows it the volume as a stack of
-    images: (C, D, H·W) for the first axis, (C·D, H, W) for the other two. This is exact, and five
-    times faster than fn.gaussian_blur on volumes, whose sampled kernel differs from the reference's.
+    DALI's CPU filter supports two spatial axes, so the volume is passed as a stack of images: (C, D, H·W) for
+    the first axis, (C·D, H, W) for the other two. This is exact, and five times faster than fn.gaussian_blur
+    on volumes, whose sampled kernel differs from the reference's.
     """
     channels, d, h, w = shape
     column, row = [length, 1], [1, length]

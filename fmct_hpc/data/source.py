@@ -1,4 +1,4 @@
-"""What feeds the DALI graph: from a place in the order to a sample's voxels and drawn parameters."""
+"""Input of the DALI graph: from a position in the order to a sample's voxels and drawn parameters."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,32 +14,32 @@ from shards.dataset import Dataset
 from shards.errors import DamagedDataError
 
 _SUBSTITUTES = 8
-"""Volumes tried in the place of a damaged one: this many damaged ones in a row are no accident."""
+"""Maximum substitutes for a damaged volume; if all are damaged too, the dataset is."""
 
 
 class Sample(NamedTuple):
-    """One sample as the graph takes it; every member is an array."""
+    """One sample as input of the graph; every member is an array."""
 
     box: np.ndarray
-    """int16 HU (D, H, W): the voxels that the views need, read once."""
+    """int16 HU (D, H, W): the voxels of all views, read once."""
     geometry: np.ndarray
     """int32 (V, 3, 3): each view's start in the box (or the squeezed field), edge, and flip, by axis."""
     shifts: np.ndarray
     """float32 (V,)."""
     kernels: np.ndarray
-    """float32 (V, 3, taps): each view's kernels of smoothing; zeros: it is not smoothed."""
+    """float32 (V, 3, taps): each view's smoothing kernels; zeros: not smoothed."""
     gammas: np.ndarray
-    """float32 (V,): each view's exponent of the contrast change; 0: none."""
+    """float32 (V,): each view's exponent of the contrast change; 0: unchanged."""
     taken: np.ndarray
     """int64 (): the dataset index of the volume."""
     skipped: np.ndarray
-    """int64 (k,): those of damaged volumes whose place it takes."""
+    """int64 (k,): dataset indices of the damaged volumes that it replaces."""
 
 
 class ViewSource:
-    """Makes samples; stateless, so that any process may make any of them.
+    """Makes samples; stateless, so any process can make any sample.
 
-    Pickled for a reader process, it opens the dataset there again.
+    Unpickled in a reader process, it opens the dataset again.
     """
 
     def __init__(self, dataset: Dataset, data: DataConfig, share: Share, start_step: int):
@@ -51,7 +51,7 @@ class ViewSource:
     def batch(self, iteration: int, places: Iterable[int]) -> list[Sample]:
         """The samples at `places` of micro-batch number `iteration` since the start.
 
-        Raises FmctError where a volume is damaged, as `at` says.
+        Raises FmctError as `at`.
         """
         positions = self.share.positions(*self.when(iteration))
         return [self.at(int(positions[place])) for place in places]
@@ -59,9 +59,9 @@ class ViewSource:
     def at(self, position: int) -> Sample:
         """The sample at a position of the endless order.
 
-        Where its volume is damaged and data.damaged is "skip", another takes its place, drawn by the
-        position alone; DamagedDataError where it is "stop", or too many of those are damaged too. What the
-        system does not give is no damage and never skipped: RefusedError.
+        With data.damaged="skip" a damaged volume is replaced by another, a function of the position. Raises
+        DamagedDataError with "stop", or if too many substitutes are damaged, and RefusedError for failures of
+        the system, which are not damage and are never skipped.
         """
         (epoch,), (index,) = self.share.order.at(np.array([position]))
         skipped: list[int] = []
@@ -106,7 +106,7 @@ class ViewSource:
         return draw_views(self.data, spacing, self.share.order.seed, epoch, index)
 
     def _box(self, index: int, drawn: list[ViewParameters]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The one box that holds all views' voxels, int16 HU, and where in it each view starts."""
+        """The box that holds the voxels of all views, int16 HU, and each view's start in it."""
         shape = self.dataset.index["shape"][index].as_py()
         size = field.voxels(self.data.field_mm, self.dataset.info.spacing_mm)
         origin = np.array(field.origin(shape, size))
@@ -121,7 +121,7 @@ class ViewSource:
         return np.ascontiguousarray(box), [start - first for start in starts]
 
     def _squeezed_box(self, index: int, drawn: list[ViewParameters]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The volume's foreground, int16 HU, and where in the squeezed field each view starts."""
+        """The volume's foreground, int16 HU, and each view's start in the squeezed field."""
         volume = self.dataset.read(index)
         box = np.ascontiguousarray(volume[field.foreground(volume)])
         return box, [np.array(view.start) for view in drawn]

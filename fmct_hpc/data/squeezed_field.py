@@ -1,9 +1,9 @@
 """The reference's field: a head's foreground, windowed, then resized to a cube without keeping its aspect.
 
 NYUMedML/headCT_foundation, `loading_transforms`: CropForeground, windows, Resize (MONAI's default,
-"area") to 224³; `DataAugmentationDINO3D` then crops that and resizes the crop. Averaging twice is not
-averaging once, so the field is built whole, as it is there; it costs several times the isotropic
-field's one pass, and exists for numbers that must be the reference's.
+"area") to 224³; `DataAugmentationDINO3D` then crops that and resizes the crop. Averaging twice differs
+from averaging once, so the whole field is built, as in the reference. It costs several times as much as
+the isotropic field's single pass, and exists to reproduce the reference's numbers.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def cut_squeezed(
     field_size: int,
     sizes: Sequence[Edges],
 ) -> tuple[list[Tensor], ...]:
-    """`cut_gpu.cut_on_gpu` for the squeezed field, on any device: starts and edges are the field's voxels."""
+    """`cut_gpu.cut_on_gpu` for the squeezed field, on any device; starts and edges in the field's voxels."""
     samples = []
     for box, where, shift, limits in zip(boxes, geometry, shifts, bounds, strict=True):
         whole = field(box, limits, field_size)

@@ -1,4 +1,4 @@
-"""A volume at the spacing that an encoder was trained at."""
+"""Resampling of a volume to the spacing of an encoder's training volumes."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from shards.errors import FmctError
 
 SPACING_TOLERANCE = 0.01
-"""How far, relatively, a volume's spacing may be from the training volumes' to be taken as the same."""
+"""Relative difference up to which a spacing counts as that of the training volumes."""
 
 
 def at_training_spacing(
     volume: NDArray[np.generic], spacing_mm: Sequence[float], trained_mm: Sequence[float]
 ) -> tuple[NDArray[np.int16], Sequence[float], list[float]]:
-    """The volume in int16 HU at the training spacing, that spacing, and new voxels for one of the old.
+    """The volume in int16 HU at the training spacing, that spacing, and the scale (new per old voxels).
 
-    volume: HU (D, H, W); spacing_mm, trained_mm: (D, H, W). Raises FmctError for what is no volume.
+    volume: HU (D, H, W); spacing_mm, trained_mm: (D, H, W). Raises FmctError for an invalid shape, spacing or
+    value.
     """
     if volume.ndim != 3 or not volume.size or len(spacing_mm) != 3 or min(spacing_mm) <= 0:
         raise FmctError(
@@ -36,6 +37,6 @@ def at_training_spacing(
 
 
 def resample(volume: NDArray[np.generic], scale: list[float]) -> NDArray[np.float32]:
-    """Linear, between the centres of voxels; scale: new voxels for an old one, per axis."""
+    """Linear interpolation between voxel centres; scale: new per old voxels, by axis."""
     field = torch.from_numpy(volume.astype(np.float32))[None, None]
     return F.interpolate(field, scale_factor=scale, mode="trilinear", align_corners=False)[0, 0].numpy()

@@ -1,6 +1,6 @@
-"""A view as one DALI operator of the CPU: compiled code that DALI's threads call, no Python in between.
+"""A view by one DALI operator on the CPU: compiled code that DALI's threads call without Python.
 
-It writes to memory of the caller's, since a copy of DALI's outputs would take longer than the smoothing.
+It writes to the caller's memory, since copying DALI's outputs would take longer than the smoothing.
 """
 
 import numba
@@ -18,7 +18,7 @@ from shards.compiled import cfunc
 _OUTPUTS = [DALIDataType.UINT8]
 _INPUTS = [DALIDataType.INT16, DALIDataType.INT32, *[DALIDataType.FLOAT] * 3, DALIDataType.UINT64]
 _INPUT_AXES = [3, 2, 2, 2, 1, 1]
-"""DALI lets such an operator have six."""
+"""Axes of the inputs; DALI allows such an operator six inputs."""
 
 _POINTER, _COUNT = types.uint64, types.int32
 _RUN = types.void(*[_POINTER, _POINTER, _POINTER, _COUNT] * 2)
@@ -32,12 +32,12 @@ def view_on_cpu(
 
     Args:
         boxes, geometry, bounds: as in `kernel.cut`.
-        kernels: float32 (3, taps); zeros where the sample is not smoothed.
-        tone: float32 (2,): the intensity shift, and the gamma, 0 for none.
+        kernels: float32 (3, taps); zeros if the sample is not smoothed.
+        tone: float32 (2,): the intensity shift, and the gamma, 0 if unchanged.
         place: uint64 (4,): address of memory for the view, float32 in C order, and its D, H, W.
 
     Returns:
-        What only says that the view is there.
+        A marker that the view is written.
     """
     operator = _View(_run, _OUTPUTS, _INPUTS, [1], _INPUT_AXES, setup_fn=_setup, device="cpu")
     done: DataNode = operator(boxes, geometry, bounds, kernels, tone, place)
@@ -45,7 +45,7 @@ def view_on_cpu(
 
 
 class _View(NumbaFunction):
-    """DALI's operator, which would compile what it is given for seconds, with what is compiled already."""
+    """DALI's operator with functions that are already compiled, which it would compile again for seconds."""
 
     def _get_run_fn_cpu(self, run_fn, *_):  # type: ignore[no-untyped-def]
         return run_fn.address

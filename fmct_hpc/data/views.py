@@ -1,4 +1,4 @@
-"""The views of a micro-batch, as the loader gives them and the objective takes them."""
+"""The views of a micro-batch: the loader's output and the objective's input."""
 
 from typing import NamedTuple
 
@@ -12,10 +12,10 @@ class Views(NamedTuple):
     whole: Tensor
     """(G, B, C, D, H, W): the global views."""
     local: Tensor | None
-    """(L, B, C, d, h, w); None where data.local_views is 0."""
+    """(L, B, C, d, h, w); None if data.local_views is 0."""
 
     def by_size(self) -> list[Tensor]:
-        """All views in as few tensors as they have sizes, the global ones first: one, or both members."""
+        """All views, one tensor per size, the global ones first: one tensor, or both members."""
         if self.local is None:
             return [self.whole]
         if self.local.shape[3:] == self.whole.shape[3:]:

@@ -1,4 +1,4 @@
-"""Whole volumes of a shard dataset for PyTorch's DataLoader: for models and notebooks of one's own."""
+"""Whole volumes of a shard dataset for PyTorch's DataLoader, for your own models and notebooks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from torch.utils.data import Dataset as TorchDataset
 from shards import Dataset
 
 View = Callable[[NDArray[np.int16], Sequence[float]], Tensor]
-"""From HU (D, H, W) and their spacing (D, H, W) in mm to what a model takes: `EncoderInfo.view`, for one."""
+"""From HU (D, H, W) and spacing (D, H, W) in mm to a model's input, for example `EncoderInfo.view`."""
 
 
 class VolumeItem(NamedTuple):
-    """A volume, with the keys that labels are joined by."""
+    """A volume, with the keys for joining labels."""
 
     volume: Tensor
-    """int16 HU (D, H, W), or what the dataset's `view` made of them."""
+    """int16 HU (D, H, W), or the output of the dataset's `view`."""
     spacing_mm: Tensor
     """float64 (3,), of the stored voxels, (D, H, W)."""
     key: str
@@ -29,14 +29,14 @@ class VolumeItem(NamedTuple):
 
 
 class VolumeDataset(TorchDataset[VolumeItem]):
-    """The volumes of a shard dataset, in the order of its index; it may be pickled and forked.
+    """The volumes of a shard dataset, in the order of its index; can be pickled and forked.
 
-    Volumes differ in size: to collate a batch, give a `view` of one size, or batches of one. It draws and
-    augments nothing; `fmct train` reads views through DALI instead (fmct_hpc.data.loader).
+    Volumes differ in size: batches need a `view` with outputs of one size, or a batch size of 1. Nothing is
+    cropped at random or augmented; `fmct train` reads views through DALI instead (fmct_hpc.data.loader).
     """
 
     def __init__(self, data: Path | str | Dataset, view: View | None = None):
-        """data: a dataset, or its folder; FmctError where it is none. view: None keeps the stored HU."""
+        """data: a dataset or its folder, else FmctError. view: None returns the stored HU."""
         self.data = data if isinstance(data, Dataset) else Dataset.open(data)
         self.view = view
 
@@ -44,15 +44,15 @@ class VolumeDataset(TorchDataset[VolumeItem]):
         return len(self.data)
 
     def __getitem__(self, i: int) -> VolumeItem:
-        """Volume i, from the end where i is negative.
+        """Volume i; a negative i counts from the end.
 
-        Raises IndexError beyond the last, DamagedDataError where the stored volume is damaged.
+        Raises IndexError beyond the last volume, DamagedDataError if the stored volume is damaged.
         """
         number = range(len(self.data))[i]
         voxels, record = self.data.read(number), self.data.record(number)
         volume = torch.from_numpy(voxels) if self.view is None else self.view(voxels, record.spacing_mm)
         if self.view is not None and volume.ndim == 5 and len(volume) == 1:
-            volume = volume[0]  # `EncoderInfo.view` gives a batch of one
+            volume = volume[0]  # `EncoderInfo.view` returns a batch of one
         spacing = torch.tensor(record.spacing_mm, dtype=torch.float64)
         return VolumeItem(volume, spacing, record.key, record.study_key, record.patient_key)
 
