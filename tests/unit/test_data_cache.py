@@ -105,7 +105,7 @@ def test_the_least_recently_used_copy_makes_room(dataset, tmp_path):
     data.read(0)  # of shard 0
     data.fill(2)
     assert copies(tmp_path / "cache") == ["shard-0", "shard-2"]
-    with pytest.raises(FmctError, match=r"data\.cache_gb=.* two of the shards"):
+    with pytest.raises(FmctError, match=r"data\.cache_gb=.* two shards"):
         cached(dataset, tmp_path / "cache", shards=1.5)
 
 
@@ -210,8 +210,8 @@ def _fill_and_read(path: Path, cache: Path, seed: int) -> None:
         number = int(random.integers(SHARDS))
         try:
             data.fill(number)
-        except FmctError as error:  # all room may be taken by copies that others are writing
-            assert "no room" in str(error)  # noqa: PT017
+        except FmctError as error:  # all space may be taken by copies that others are writing
+            assert "no space" in str(error)  # noqa: PT017
         volume = 2 * number + int(random.integers(2))
         assert np.array_equal(data.read(volume), noise((33, 30, 36), volume))
 
