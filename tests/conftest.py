@@ -1,8 +1,10 @@
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from slurm_cluster import Cluster
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -57,3 +59,13 @@ def shared_dicom() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    """Without the cluster tests skip, and fail in CI."""
+    if "FMCT_CLUSTER_DIR" not in os.environ or not shutil.which("sinfo"):
+        problem = "no Slurm here: run tests/run.sh as root"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(problem)
+    os.environ["SLURM_CONF"] = str(Path(os.environ["FMCT_CLUSTER_DIR"]) / "slurm.conf")
+    return Cluster()

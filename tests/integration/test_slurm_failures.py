@@ -84,7 +84,7 @@ class Training:
 
 
 def wait_for_job_to_leave(cluster, job: str) -> None:
-    cluster.until(lambda: "JobState=RUNNING" not in cluster._run("scontrol", "show", "job", job), 60, "end")
+    cluster.until(lambda: "JobState=RUNNING" not in cluster.run("scontrol", "show", "job", job), 60, "end")
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def node_to_lose(cluster) -> Iterator[Callable[[str, str], None]]:
     for node in lost:
         restart("slurmd", "-N", node)
         subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
-        idle = lambda node=node: "idle" in cluster._run("sinfo", "-hn", node, "-o", "%T", "-p", "low")  # noqa: E731
+        idle = lambda node=node: "idle" in cluster.run("sinfo", "-hn", node, "-o", "%T", "-p", "low")  # noqa: E731
         cluster.until(idle, 150, f"node {node}")
 
 
@@ -207,8 +207,8 @@ def test_a_node_goes_down(training, unbroken, table, node_to_lose, which, monkey
             program(training.folder / "bin/sacct", "exit 1", jobs)
         training.submit()
     training.at_step()
-    nodes = training.cluster._run("squeue", "-hj", training.job, "-o", "%N")
-    name = training.cluster._run("scontrol", "show", "hostnames", nodes.strip()).split()[which]
+    nodes = training.cluster.run("squeue", "-hj", training.job, "-o", "%N")
+    name = training.cluster.run("scontrol", "show", "hostnames", nodes.strip()).split()[which]
     node_to_lose(name, training.job)
     starts = training.done()
     assert [start.cause for start in starts] == ["node failure", "done"]

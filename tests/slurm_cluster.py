@@ -1,9 +1,6 @@
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -19,37 +16,27 @@ class Cluster:
 
     def queued(self, job: str) -> bool:
         """Whether a task of `job` waits or runs."""
-        return bool(self._run("squeue", "--noheader", "--jobs", job))
+        return bool(self.run("squeue", "--noheader", "--jobs", job))
 
     def states(self, job: str) -> list[str]:
         self.until(lambda: bool(self._accounting(job)), 20, f"accounting of job {job}")
         return self._accounting(job)
 
     def restarts(self, job: str) -> int:
-        shown = self._run("scontrol", "show", "job", job)
+        shown = self.run("scontrol", "show", "job", job)
         return int(shown.split("Restarts=")[1].split()[0])
 
     def until(self, reached: Callable[[], bool], seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds
         while not reached():
             if time.monotonic() > deadline:
-                pytest.fail(f"{what}: not reached in {seconds} s\n{self._run('squeue')}")
+                pytest.fail(f"{what}: not reached in {seconds} s\n{self.run('squeue')}")
             time.sleep(0.2)
 
     def _accounting(self, job: str) -> list[str]:
-        shown = self._run("sacct", "--noheader", "--allocations", "--jobs", job, "--format", "State%30")
+        shown = self.run("sacct", "--noheader", "--allocations", "--jobs", job, "--format", "State%30")
         states = [line.strip() for line in shown.splitlines()]
         return [] if any(state in ("PENDING", "RUNNING") for state in states) else states
 
-    def _run(self, *command: str) -> str:
+    def run(self, *command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
-
-
-@pytest.fixture
-def cluster() -> Cluster:
-    """Without the cluster tests skip, and fail in CI."""
-    if "FMCT_CLUSTER_DIR" not in os.environ or not shutil.which("sinfo"):
-        problem = "no Slurm here: run tests/run.sh as root"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(problem)
-    os.environ["SLURM_CONF"] = str(Path(os.environ["FMCT_CLUSTER_DIR"]) / "slurm.conf")
-    return Cluster()
