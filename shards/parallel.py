@@ -43,15 +43,15 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 class InlineExecutor(Executor):
     """Runs each call immediately, in this process."""
 
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """The finished future of `work`; an exception is raised here."""
-        future: Future = Future()
+        future: Future[Any] = Future()
         future.set_result(work(*args, **kwargs))
         return future
 
 
 class _Pool(ProcessPoolExecutor):
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         # Workers start here and inherit the signal mask: Ctrl-C waits until their first imports are done.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:

@@ -164,7 +164,7 @@ def _dataset(**attributes: object) -> Dataset:
 
 def voxel_points(volume: Volume) -> np.ndarray:
     """(D, H, W, 3) LPS mm of the voxel centres, by the affine alone."""
-    index = np.stack(np.indices(volume.voxels.shape), axis=-1)
+    index = np.stack([*np.indices(volume.voxels.shape)], axis=-1)
     return index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
 
 

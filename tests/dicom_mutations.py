@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 
 Mutation = Callable[[bytearray, np.random.Generator], bytearray]
@@ -26,7 +27,7 @@ class Element(NamedTuple):
     end: int
 
 
-def elements(data: bytes) -> list[Element]:
+def elements(data: bytes | bytearray) -> list[Element]:
     """The elements from the preamble to the pixel data, as far as the bytes make sense."""
     found = []
     at = _PREAMBLE
@@ -158,9 +159,9 @@ def nest_sequences(data: bytearray, random: np.random.Generator) -> bytearray:
     return data[:at] + (header + item) * depth + closing + data[at:]
 
 
-def _written(read: object) -> bytearray:
+def _written(read: Dataset) -> bytearray:
     buffer = DicomBytesIO()
-    read.save_as(buffer)  # type: ignore[attr-defined]
+    read.save_as(buffer)
     return bytearray(buffer.getvalue())
 
 

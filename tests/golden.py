@@ -18,10 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from dicom_files import ct_image, save, scanned
 from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 
 from preprocess.anatomy.deface import deface
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.dicom.decode import Decoder
+from preprocess.select.rules import SelectConfig
 from preprocess.volume.array_volume import array_volume
 from preprocess.volume.build import build_volume
 
@@ -83,7 +85,7 @@ def _decoded(name: str, syntax: str, folder: Path) -> np.ndarray:
     eight = name == "jpeg-baseline.jpg"
     bits: dict[str, object] = {} if eight else {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1024}
     data = ct_image(np.zeros((48, 64), np.uint8 if eight else np.uint16), **bits)
-    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.TransferSyntaxUID = UID(syntax)
     data.PixelData = encapsulate([(DATA / "codestreams" / name).read_bytes()])
     data["PixelData"].is_undefined_length = True
     save(data, folder / "image.dcm")

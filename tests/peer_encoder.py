@@ -17,8 +17,9 @@ class Tiny(Encoder):
     poolings = ("cls",)
 
     def __init__(self, width: int) -> None:
-        self.module = nn.Sequential(nn.Flatten(), nn.Linear(8**3, width), nn.Unflatten(1, (1, width)))
-        nn.init.constant_(self.module[1].weight, 1 / 8**3)
+        layer = nn.Linear(8**3, width)
+        nn.init.constant_(layer.weight, 1 / 8**3)
+        self.module = nn.Sequential(nn.Flatten(), layer, nn.Unflatten(1, (1, width)))
         self.digest = weights_digest(self.module, "8³, 0 to 80 HU")
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:

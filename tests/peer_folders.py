@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
 
 
 def dinov2(folder: Path) -> torch.nn.Module:
@@ -19,7 +19,7 @@ def dinov3(folder: Path) -> torch.nn.Module:
     return _saved(DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_register_tokens=2)), folder)
 
 
-def _saved(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+def _saved(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     model.eval().save_pretrained(folder)
     said = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     (folder / "preprocessor_config.json").write_text(json.dumps(said))

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from dicom_files import Acquisition, axial, ct_image, save
+from pydicom.uid import UID
 
 from preprocess import run
-from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
 from preprocess.scan.run import scan
+from preprocess.select.rules import SelectConfig
 from shards.schema import ShardFormat
 
 KEY = "0123456789abcdef" * 4
@@ -93,7 +95,7 @@ def write_series(
         }
         stored = np.rint(head(acquisition.points(position))).astype(np.int16)
         data = ct_image(stored, **identity, **acquisition.attributes(position), **attributes)
-        data.file_meta.MediaStorageSOPInstanceUID = identity["SOPInstanceUID"]
+        data.file_meta.MediaStorageSOPInstanceUID = UID(identity["SOPInstanceUID"])
         paths.append(save(data, folder / f"{study:02d}" / f"{series}-{number:03d}.dcm"))
     return paths
 

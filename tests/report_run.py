@@ -1,7 +1,7 @@
 """All that a report is made of, written by the project's own writers in seconds: no step is trained."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +77,7 @@ def _write_data(folder: Path) -> Dataset:
     rows, thumbnails = [], []
     generator = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*(3 * [np.linspace(-1, 1, 40)]), indexing="ij"))
-    measures = dict.fromkeys(Measures.model_fields, 0.5) | {"brain_hu": None}
+    measures: dict[str, Any] = dict.fromkeys(Measures.model_fields, 0.5) | {"brain_hu": None}
     with ShardWriter(folder / "zarr", "shard-00000", "zarr") as writer:
         for number in range(VOLUMES):
             head = (grid**2).sum(axis=0) < generator.uniform(0.6, 0.9)
@@ -179,7 +179,9 @@ def _write_run(run: Path, config: TrainConfig, dataset: Dataset) -> None:
 def _write_probe(folder: Path, run: Path) -> None:
     """Two tasks by two methods, at two numbers of labels with two seeds each, of two encoders."""
     generator = np.random.default_rng(0)
-    results, compared = [], []
+    row: dict[str, object]
+    results: list[dict[str, object]] = []
+    compared: list[dict[str, object]] = []
     for task in ("any_bleed", HOSTILE):
         for method, pool in (("logistic", "both"), ("neighbours", "both")):
             for fraction, seeds in ((0.1, (0, 1)), (1.0, (0,))):
@@ -198,7 +200,13 @@ def _write_probe(folder: Path, run: Path) -> None:
                     row = {"encoder": "trained", "versus": "untrained", "seed": seed, "split": "id", **shared}
                     row |= {"difference": 0.2, "difference_low": 0.1, "difference_high": 0.3}
                     compared.append(row | {"p": 0.01, "p_holm": 0.04})
-    refused = {"encoder": "trained", "task": "epidural", "method": "logistic", "fraction": 1.0, "seed": 0}
+    refused: dict[str, object] = {
+        "encoder": "trained",
+        "task": "epidural",
+        "method": "logistic",
+        "fraction": 1.0,
+        "seed": 0,
+    }
     results.append(refused | {"reason": "3 positive patients, at least 10 are needed"})
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(results, RESULTS), folder / "results.parquet")

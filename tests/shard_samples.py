@@ -1,6 +1,7 @@
 """Records, volumes and datasets for the tests of shards."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +34,8 @@ FACTS = DecodeFacts(
 )
 
 
-def make_record(voxels: np.ndarray, key: str, **changes: object) -> VolumeRecord:
-    fields: dict[str, object] = {
+def make_record(voxels: np.ndarray, key: str, **changes: Any) -> VolumeRecord:
+    fields: dict[str, Any] = {
         "key": key,
         "patient_key": key[::-1],
         "study_key": "5" * 32,

@@ -41,8 +41,8 @@ def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0) -> Pa
     return directory
 
 
-def small_config(data: Path, /, **sections: dict[str, object]) -> TrainConfig:
-    values: dict[str, dict[str, object]] = {
+def small_config(data: Path, /, **sections: Mapping[str, object]) -> TrainConfig:
+    values: dict[str, Mapping[str, object]] = {
         "data": {"path": str(data), "view_size": 24, "local_views": 1, "workers": 0},
         "model": {
             **{"width": 24, "depth": 1, "heads": 2, "register_tokens": 1, "patch_size": 12},
@@ -94,7 +94,12 @@ def write_checkpoint(
         write_pieces(folder / name, [piece for piece in shares if len(piece.values)])
     files = {name: facts for name in names if (facts := file_facts(folder / name))}
     manifest = Manifest(
-        **{"step": 3, "updates": 3, "world_size": ranks, "zero_stage": 0, "versions": {}, "files": files},
+        step=3,
+        updates=3,
+        world_size=ranks,
+        zero_stage=0,
+        versions={},
+        files=files,
         configuration=config.model_dump(mode="json"),
         data=DataFacts.of(Dataset.open(data)),
         beginning=beginning,

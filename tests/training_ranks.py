@@ -11,8 +11,10 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from small_training import after_a_step
@@ -92,29 +94,25 @@ def disk_full(config: TrainConfig, run: Path) -> None:
     First where its file system takes room beforehand, then where it can't.
     """
     assert train(config, run, until=BREAK) == 0
-    from fmct_hpc.train import saver
-    from fmct_hpc.train.disk_space import reserve_space
-
     rank, limits = os.environ["RANK"], resource.getrlimit(resource.RLIMIT_FSIZE)
     for kind in ("kept", "not-kept"):
-        if kind == "not-kept" and rank == "1":
-            saver.reserve_space = lambda path, size: False
         if rank == "1":
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        no_space = patch("fmct_hpc.train.saver.reserve_space", return_value=False)
         try:
-            train(config, run)
+            with no_space if kind == "not-kept" and rank == "1" else nullcontext():
+                train(config, run)
         except (FmctError, SystemExit) as error:
             (run / f"ended-{kind}-{rank}.txt").write_text(str(error)[:900])
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         gc.collect()  # what failed holds the run folder's lock
-    saver.reserve_space = reserve_space
 
 
 class Operators(TorchDispatchMode):
     """The names of all operators that torch runs, collectives among them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch annotates its methods in part
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -66,8 +66,8 @@ class VisionTransformer(Backbone):
         (B, prefix + n, width): CLS, registers, patches in the order of `keep`.
         """
         keep = self.kept(views) if keep is None else keep
-        turns = self._turns(views, keep, rope_boxes)
-        return self.norm(self.blocks(self._embed(views, keep, masked), path_scales, turns))
+        turns = self.turns(views, keep, rope_boxes)
+        return self.norm(self.blocks(self.embed_patches(views, keep, masked), path_scales, turns))
 
     def kept(self, views: Tensor) -> Tensor | None:
         """Numbers of the encoded patches of views as in `forward`: int64 (B, n); None: all N.
@@ -84,14 +84,16 @@ class VisionTransformer(Backbone):
         """
         tokens: dict[int, Tensor] = {}
         keep = self.kept(views) if keep is None else keep
-        x, turns = self._embed(views, keep, None), self._turns(views, keep, None)
+        x, turns = self.embed_patches(views, keep, None), self.turns(views, keep, None)
         for number, block in enumerate(self.blocks[: max(numbers) + 1]):
             x = block(x, None, None if turns is None else turns[number])
             if number in numbers:
                 tokens[number] = self.norm(x)
         return [tokens[number] for number in numbers]
 
-    def _embed(self, views: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None) -> Tensor:
+    def embed_patches(
+        self, views: Tensor, keep: Tensor | None, masked: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         """The first block's input: prefix tokens and embedded patches with positions."""
         patches = patchify(self.standardise(views), self.patch_size)
         embedded = self.embedding(patches if keep is None else take_tokens(patches, keep))
@@ -104,7 +106,7 @@ class VisionTransformer(Backbone):
             embedded = embedded + (positions if keep is None else take_tokens(positions, keep))
         return torch.cat([self.prefix_tokens.expand(embedded.shape[0], -1, -1), embedded], dim=1)
 
-    def _turns(self, views: Tensor, keep: Tensor | None, boxes: Tensor | None) -> list[Tensor] | None:
+    def turns(self, views: Tensor, keep: Tensor | None, boxes: Tensor | None) -> list[Tensor] | None:
         """Each block's rotation of queries and keys, from `rope.rotation`; None without rotary positions."""
         if self.positions is not None:
             return None

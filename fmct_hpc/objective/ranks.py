@@ -1,5 +1,6 @@
 """Sums, means and rows over all ranks; over this process only, without a process group."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ def mean_over_ranks(own: Tensor) -> Tensor:
     If every rank computes the same loss from it, the mean of the ranks' gradients, which training uses,
     equals the gradient of that loss in one process.
     """
-    mean: Tensor = _MeanOverRanks.apply(own)
-    return mean
+    apply: Callable[[Tensor], Tensor] = _MeanOverRanks.apply
+    return apply(own)
 
 
 class _MeanOverRanks(torch.autograd.Function):
@@ -52,8 +53,8 @@ def joined(own: Tensor) -> tuple[Tensor, int]:
 
     Gradients return to the rank of each row; all ranks must call it, with equal B, and run backward.
     """
-    everyone: Tensor = _Joined.apply(own)
-    return everyone, dist.get_rank() * own.shape[1] if dist.is_initialized() else 0
+    apply: Callable[[Tensor], Tensor] = _Joined.apply
+    return apply(own), dist.get_rank() * own.shape[1] if dist.is_initialized() else 0
 
 
 class _Joined(torch.autograd.Function):

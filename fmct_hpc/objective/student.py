@@ -58,7 +58,7 @@ class Student(nn.Module):
         whole = local = views.whole.new_empty(0)
         kept = None
         if self.shares_pass:
-            whole, local, kept = self._encode(views, draws)
+            whole, local, kept = self.encode(views, draws)
             signs["feature_deviation"] = feature_deviation(summary(whole, self.encoder.prefix))
         for part in self.parts:
             own = draws.parts.get(part.name), targets.get(part.name)
@@ -68,7 +68,7 @@ class Student(nn.Module):
         total = torch.stack([now.weights[name] * loss for name, loss in losses.items()]).sum()
         return Losses(total, losses, signs)
 
-    def _encode(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor, Tensor | None]:
+    def encode(self, views: Views, draws: Draws) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens of the global views (G, B, prefix + n, width) and local ones (L, B, prefix + m, width).
 
         One pass per view size; only global views are masked. Also returns `ForwardPass.kept`.

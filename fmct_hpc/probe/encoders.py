@@ -67,7 +67,8 @@ class Encoder(Protocol):
         self, volume: NDArray[np.int16], spacing_mm: Sequence[float]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The box of a volume covered by `grid`: first voxel and number of voxels, (3,) each."""
-        raise NotImplementedError
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} has no regular grid of patches")
 
     def tokens(self, inputs: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Tokens of a batch after each of `layers`: (B, prefix + N, width) each."""

@@ -18,7 +18,7 @@ from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import load_encoder
-from launch.report.document import Block, Gallery, Picture, Section, Text, cell, table
+from launch.report.document import Block, Cell, Gallery, Picture, Section, Text, cell, table
 from launch.report.figures import COLOURS, DIM, svg, themed
 
 MAX_VOLUMES = 1000
@@ -120,7 +120,9 @@ def _labels(study_keys: NDArray[np.str_], labels: LabelTable | None) -> list[Col
     return colourings
 
 
-def _neighbours(vectors: NDArray[np.float64], patients: NDArray[np.str_], one: Colouring) -> list[tuple]:
+def _neighbours(
+    vectors: NDArray[np.float64], patients: NDArray[np.str_], one: Colouring
+) -> list[tuple[Cell, ...]]:
     """One row per class: how often a volume's neighbours share it, and how often any two volumes do."""
     known = np.flatnonzero(one.classes != "")
     classes, owners = one.classes[known], patients[known]

@@ -54,8 +54,8 @@ def write_masks(folder: Path, name: str, head: Head) -> dict[str, str]:
     written = {}
     for kind, mask in lesion_masks(points, head).items():
         image = nibabel.Nifti1Image(mask.astype(np.uint8), None)
-        for place in (image.set_qform, image.set_sform):
-            place(_RAS_FROM_LPS @ affine, 1)
+        image.set_qform(_RAS_FROM_LPS @ affine, 1)
+        image.set_sform(_RAS_FROM_LPS @ affine, 1)
         image.header.set_xyzt_units("mm")
         folder.mkdir(parents=True, exist_ok=True)
         written[kind.value] = f"{name}-{kind.value}.nii.gz"

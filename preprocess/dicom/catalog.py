@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from preprocess.dicom.sources import Source
 from shards.errors import FmctError
+
+T = TypeVar("T")
 
 SeriesKey = tuple[str, str, str]
 """Patient ID, Study and Series Instance UID."""
@@ -143,7 +145,7 @@ def texts_of(images: Iterable[Instance]) -> list[Texts]:
     return list(dict.fromkeys(image.texts for image in images))
 
 
-def commonest(values: Iterable[Any]) -> Any:
+def commonest(values: Iterable[T]) -> T:
     """The most frequent value; of several, the one whose text sorts last."""
     counts = Counter(values)
     if len(counts) == 1:

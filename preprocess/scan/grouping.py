@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from preprocess.dicom.catalog_table import INSTANCE_TABLE, SERIES_KEY, CatalogWriter, PrivateParquet
+from preprocess.dicom.catalog import SERIES_KEY
+from preprocess.dicom.catalog_table import INSTANCE_TABLE, CatalogWriter, PrivateParquet
 from preprocess.dicom.equipment import modality
 from preprocess.dicom.sources import Source
 from preprocess.reasons import Reason, Rejection

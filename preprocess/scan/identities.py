@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from preprocess.dicom.catalog_table import SERIES_KEY
+from preprocess.dicom.catalog import SERIES_KEY
 from preprocess.scan.spill import FINGERPRINT, Buckets, fingerprints
 
 _BORNE = np.dtype([("uid", FINGERPRINT), ("patient", FINGERPRINT)])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocess.dicom.catalog_table import SERIES_KEY
+from preprocess.dicom.catalog import SERIES_KEY
 from shards.atomic import sync, write_text
 from shards.errors import FmctError, raise_refusal
 from shards.lock import writing

@@ -125,7 +125,7 @@ def ranked(candidates: list[Candidate], config: SelectConfig) -> list[Candidate]
 
     widest = max((one.coverage_mm for one in candidates if not is_below(one)), default=0.0)
 
-    def merit(candidate: Candidate) -> tuple:
+    def merit(candidate: Candidate) -> tuple[float | str, ...]:
         by_criterion = {
             "kernel": config.kernels.index(candidate.selected.sharpness),
             "thinnest": candidate.thickness_mm,

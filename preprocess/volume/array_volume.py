@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.dicom.decode import source_digest
 from preprocess.reasons import Reason, Rejection
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import require_stack
 from preprocess.volume.build import Volume, to_grid
 from preprocess.volume.hounsfield import require_defined, to_hu

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from preprocess.anatomy.profile import Anatomy
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.dicom.catalog import Instance, Series, texts_of
 from preprocess.dicom.decode import AIR_HU, Decoder, Slice, source_digest
 from preprocess.dicom.equipment import vendor
@@ -16,6 +16,7 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.select.contrast import any_contrast
 from preprocess.select.kernels import common_sharpness
 from preprocess.select.lexicon import Lexicon
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import SEVERAL_SCANS, Selected, require_stack
 from preprocess.select.series import select as select_series
 from preprocess.volume.crop import find_head

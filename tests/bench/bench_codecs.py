@@ -22,6 +22,7 @@ import pydicom
 from markdown_table import heading, row
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
@@ -72,7 +73,7 @@ def compress(data: pydicom.FileDataset, syntax: str, path: Path) -> None:
     else:
         data.PixelData = encapsulate([encoder(syntax)(data.pixel_array)])
         data["PixelData"].is_undefined_length = True
-        data.file_meta.TransferSyntaxUID = syntax
+        data.file_meta.TransferSyntaxUID = UID(syntax)
     save(data, path)
 
 
@@ -100,7 +101,7 @@ def write_series(folder: Path, syntax: str | None, slices: int, size: int) -> No
         attributes |= {"BitsStored": BITS, "HighBit": BITS - 1, "RescaleIntercept": -1024}
         uid = f"1.2.3.4.{number + 1}"
         data = ct_image(stored, **attributes, SOPInstanceUID=uid)
-        data.file_meta.MediaStorageSOPInstanceUID = uid
+        data.file_meta.MediaStorageSOPInstanceUID = UID(uid)
         path = folder / f"{number:04d}"
         if syntax is None:
             save(data, path)
@@ -163,8 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         best[side, syntax] = min(best[side, syntax], seconds)
         if len(made) != 1:
             sys.exit(f"voxels or digests differ: {sorted(made)}")
-        for one in sides.values():
-            one.close()
+        for ended in sides.values():
+            ended.close()
     heading("transfer syntax", "this, CPU ms", *(["other, CPU ms", "ratio"] if options.against else []))
     for syntax in names:
         ours, other = best["this", syntax], best.get(("other", syntax))

@@ -35,7 +35,7 @@ from shards import Dataset, ShardWriter, finish_dataset
 
 def write(folder: Path, volumes: int, shape: tuple[int, ...]) -> Dataset:
     """Synthetic heads with noise."""
-    index = np.stack(np.indices(shape), axis=-1) - np.array(shape) / 2
+    index = np.stack([*np.indices(shape)], axis=-1) - np.array(shape) / 2
     with ShardWriter(folder, "shard-00000", "zarr") as shard:
         for number in range(volumes):
             clean = head_hu(index @ INDEX_STEPS, draw_anatomy(0, number))

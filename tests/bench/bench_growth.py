@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ from shards.split import split
 from shards.verification import verify
 
 IMAGES, LAYER, WIDTH = 5, 11, 64
-MEASURES = Measures.model_construct(
+MEASURES = Measures(
     **dict.fromkeys(Measures.model_fields, 0.0) | {"head_ml": 3000.0, "head_height_mm": 180.0}
 )
 
@@ -89,19 +90,23 @@ def do_tasks(folder: Path) -> None:
         pictures.write([], place.pictures)
         sketches.write(drawn, place.sketches)
         info = read_sidecar(sidecar_path(out / "zarr", place.shard), "zarr")[1]
-        numbers = {"series": len(rows), "volumes": len(rows), "source_bytes": len(rows), "seconds": 1.0}
-        done = {"digest": task.digest, "rejected": {}, "dropped_slices": {}, "shards": {"zarr": info}}
-        ledger.mark(place, TaskResult(**numbers, **done))
+        done = TaskResult(
+            digest=task.digest,
+            series=len(rows),
+            volumes=len(rows),
+            source_bytes=len(rows),
+            seconds=1.0,
+            rejected={},
+            dropped_slices={},
+            shards={"zarr": info},
+        )
+        ledger.mark(place, done)
 
 
 def collect(folder: Path) -> None:
     """All but the comparison of pairs."""
-    pairs = sketches.similar_pairs
-    sketches.similar_pairs = lambda *_: iter(())
-    try:
+    with patch("preprocess.qc.sketches.similar_pairs", return_value=iter(())):
         run.collect(folder / "out", configuration(folder))
-    finally:
-        sketches.similar_pairs = pairs
 
 
 def similar(folder: Path) -> None:
@@ -122,12 +127,18 @@ def make_features(folder: Path) -> None:
     dataset = Dataset.open(folder / "out" / "zarr")
     random, count = np.random.default_rng(0), len(dataset)
     request = FeatureRequest(
-        **{"encoder_digest": "e", "dataset_digest": dataset.info.digest, "keys_digest": "k"},
-        **{"layers": (LAYER,), "poolings": ("cls",), "tokens": False},
+        encoder_digest="e",
+        dataset_digest=dataset.info.digest,
+        keys_digest="k",
+        layers=(LAYER,),
+        poolings=("cls",),
+        tokens=False,
     )
     part = folder / "part.safetensors"
     save_file({array_name(LAYER, "cls"): random.standard_normal((count, WIDTH), np.float32)}, part)
-    marker = PartMarker(request_digest=request.digest, patches=0, file=file_facts(part))
+    facts = file_facts(part)
+    assert facts is not None
+    marker = PartMarker(request_digest=request.digest, patches=0, file=facts)
     part.with_suffix(".json").write_text(marker.model_dump_json())
     collect_features(folder / "features", request, [part], dataset.index, "e", None, 12, "")
     labels = {"study_key": dataset.index["study_key"], "bleed": pa.array(random.integers(0, 2, count))}

@@ -80,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for tree, catalog in zip(trees, catalogs, strict=True)
             ]
             both = [sum(pair) for pair in zip(scans, selects, strict=True)]
-            for known, found in zip(figures.values(), (per_header, scans, selects, both), strict=True):
-                known.append(found)
+            rounds = (per_header, scans, selects, both)
+            for known, figure in zip(figures.values(), rounds, strict=True):
+                known.append(figure)
         heading("work", "CPU", "of the other", "other")
         for name, found in figures.items():
             ours, theirs = (min(column) for column in zip(*found, strict=True))

@@ -23,6 +23,7 @@ def case(kind: Kind, count: int, rng: np.random.Generator) -> tuple[ScoredPredic
     truth = rng.normal(size=count)
     said = truth + rng.normal(size=count)
     patients = np.arange(count)
+    targets: np.ndarray
     if kind.classes:
         targets = np.digitize(truth, [-1, 0, 1, 2])
         raw = -((said[:, None] - np.arange(5) + 2) ** 2)

@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator = np.random.default_rng(0)
     spread = 1 / np.sqrt(1 + np.arange(DIRECTIONS))
     mixed = generator.normal(size=(DIRECTIONS, WIDTH)) * spread[:, None]
-    x = generator.normal(size=(volumes, DIRECTIONS)) @ mixed
-    x = (x + 0.5 * generator.normal(size=x.shape)).astype(np.float32)
+    clean = generator.normal(size=(volumes, DIRECTIONS)) @ mixed
+    x = (clean + 0.5 * generator.normal(size=clean.shape)).astype(np.float32)
     own = StoredFeatures((x,), np.arange(volumes)).standardised_over(np.arange(volumes))
     asked = own.unit(np.arange(questions))
     started = time.perf_counter()

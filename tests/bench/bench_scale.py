@@ -9,8 +9,9 @@ and 2 GB.
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from bench_order import RANKS_A_NODE, hit_rate
@@ -121,13 +122,21 @@ def status_of_one(count: int) -> tuple[int, float]:
         return calls, (time.perf_counter() - began) / 1000
 
 
-def _calls(look) -> int:  # type: ignore[no-untyped-def]
+def _calls(look: Callable[[], object]) -> int:
     """How often `look` opens or asks for a file by its name."""
-    seen = []
+    seen: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            seen.append(name)
+            return function(*arguments, **options)
+
+        return call
+
     own = {name: getattr(Path, name) for name in ("stat", "open")}
     try:
         for name, function in own.items():
-            setattr(Path, name, lambda *a, f=function, **k: (seen.append(0), f(*a, **k))[1])
+            setattr(Path, name, counted(name, function))
         look()
     finally:
         for name, function in own.items():

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pydicom
 from markdown_table import heading, row
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from tiny import parsed
 
 from preprocess.config import PreprocessConfig
@@ -48,7 +49,7 @@ def template() -> bytes:
     data.Rows = data.Columns = 8
     data.PixelData = bytes(128)
     data.PatientID = data.StudyInstanceUID = data.SeriesInstanceUID = "1.2." + "8" * DIGITS
-    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2." + "9" * DIGITS
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = UID("1.2." + "9" * DIGITS)
     buffer = BytesIO()
     data.save_as(buffer)
     return buffer.getvalue()
@@ -132,7 +133,8 @@ def measure(
     """
     if not apart:
         return _figures(work, arguments)
-    context = multiprocessing.get_context(start)
+    context: ForkContext | SpawnContext
+    context = multiprocessing.get_context("fork") if start == "fork" else multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_measured, args=(there, work, arguments))
     process.start()

@@ -8,12 +8,14 @@ rounds for each crop, their mean. blosc2 comes with the extra `bench`; `--no-blo
 import argparse
 import itertools
 import multiprocessing
+import operator
 import resource
 import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from shard_samples import FORMATS, make_key, make_record
 
 from shards import Dataset, ShardFormat, ShardWriter, finish_dataset, index
-from shards.dataset import INDEX_NAME
-from shards.info import sha256, write
+from shards.info import INDEX_NAME, sha256, write
 
 HEAD = Path(__file__).parents[1] / "data" / "ge_head_tilt18"
 SHAPE = (176, 220, 220)
@@ -64,6 +65,10 @@ def boxes(shape: Sequence[int], crop: int) -> list[Box]:
     return [tuple(slice(a, a + crop) for a in start) for start in starts]
 
 
+def read_first(dataset: Dataset, box: Box) -> np.ndarray:
+    return dataset.read_box(0, tuple(side.start for side in box), tuple(side.stop for side in box))
+
+
 def compare(
     readers: dict[str, ReadBox], voxels: np.ndarray, crop: int, rounds: int
 ) -> dict[str, tuple[float, float]]:
@@ -75,7 +80,7 @@ def compare(
             np.testing.assert_array_equal(np.asarray(read(place)), voxels[place])
     for _ in range(rounds):
         for name, read in readers.items():
-            times = [cpu_ms(lambda place=place, read=read: read(place)) for place in places]
+            times = [cpu_ms(partial(read, place)) for place in places]
             least[name] = np.minimum(least[name], times)
     return {name: (float(times[0]), float(times[1:].mean())) for name, times in least.items()}
 
@@ -96,9 +101,7 @@ def bench_reads(folder: Path, voxels: np.ndarray, crop: int, rounds: int, blosc2
         writes[name] = min(cpu_ms(save) for _ in range(3))
         ratios[name] = voxels.nbytes / finish_dataset(folder / format, format, ["one"]).bytes
         dataset = Dataset.open(folder / format)
-        readers[name] = lambda box, d=dataset: d.read_box(
-            0, tuple(side.start for side in box), tuple(side.stop for side in box)
-        )
+        readers[name] = partial(read_first, dataset)
     if blosc2:
         add_blosc2(folder, voxels, readers, ratios, writes)
     with zipfile.ZipFile(folder / "zarr" / "one.zarr.zip") as archive:
@@ -110,7 +113,7 @@ def bench_reads(folder: Path, voxels: np.ndarray, crop: int, rounds: int, blosc2
         single = {"threading.max_workers": 1, "async.concurrency": 1}
         with zarr.config.set({"codec_pipeline.path": pipeline, **single}):
             array = zarr.open_group(folder / "unpacked", mode="r")[record.key]
-        readers[f"`zarr` shard by {name}"] = lambda box, array=array: array[box]
+        readers[f"`zarr` shard by {name}"] = partial(operator.getitem, array)
         ratios[f"`zarr` shard by {name}"] = ratios["`zarr` shard"]
     heading("read by", "ratio", "write, ms", "whole volume, ms", f"{crop}³ crop, ms")
     for name, (whole, part) in compare(readers, voxels, crop, rounds).items():
@@ -138,7 +141,7 @@ def add_blosc2(
             "dparams": {"nthreads": 1},
         }
 
-        def save_blosc2(settings: dict = settings) -> object:
+        def save_blosc2(settings: dict[str, Any] = settings) -> Any:
             return blosc2.asarray(voxels, **settings)
 
         writes[f"{name}, file"] = min(cpu_ms(save_blosc2) for _ in range(3))
@@ -147,8 +150,8 @@ def add_blosc2(
         path = str(folder / f"{codec.name}-{level}.b2nd")
         blosc2.asarray(voxels, urlpath=path, mode="w", **settings)
         on_disk = blosc2.open(path, mode="r", dparams={"nthreads": 1})
-        readers[f"{name}, file"] = lambda box, array=on_disk: array[box]
-        readers[f"{name}, memory"] = lambda box, array=in_memory: array[box]
+        readers[f"{name}, file"] = on_disk.__getitem__
+        readers[f"{name}, memory"] = in_memory.__getitem__
 
 
 def chunked(voxels: np.ndarray, edge: int, codec: blosc.Blosc) -> dict[tuple[int, ...], bytes]:
@@ -190,9 +193,9 @@ def bench_codecs(voxels: np.ndarray, crop: int, rounds: int) -> None:
                 made = blosc.Blosc(codec, level, shuffle, edge**3 * 2, typesize=2)
                 key = f"{edge}³ | {codec}-{level} | {name}"
                 stored = chunked(voxels, edge, made)
-                writes[key] = min(cpu_ms(lambda e=edge, m=made: chunked(voxels, e, m)) for _ in range(2))
+                writes[key] = min(cpu_ms(partial(chunked, voxels, edge, made)) for _ in range(2))
                 sizes[key] = sum(len(data) + 20 for data in stored.values())  # with index and CRC-32C
-                readers[key] = lambda box, s=stored, e=edge: box_of_chunks(s, e, box)
+                readers[key] = partial(box_of_chunks, stored, edge)
     columns = ("chunk", "codec", "shuffled by", "ratio", "encode, ms", "whole volume, ms")
     heading(*columns, f"{crop}³ crop, ms")
     for key, (whole, part) in compare(readers, voxels, crop, rounds).items():

@@ -50,6 +50,7 @@ def configuration(size: str, device: str, batch: int, stage: int, overrides: dic
 
 def make_batch(config: TrainConfig, rank_info: RankInfo) -> Batch:
     size, count = config.data.view_size, config.run.batch
+    assert isinstance(size, int)
     made = torch.rand(config.data.views, count, 3, size, size, size, device=rank_info.device)
     views = Views(made[: config.data.global_views], made[config.data.global_views :])
     return Batch(views, np.arange(count), [f"{n:032x}" for n in range(count)], 0, 0.0)
@@ -82,7 +83,7 @@ def plain(config: TrainConfig, rank_info: RankInfo) -> Callable[[int], None]:
         with torch.autocast(rank_info.device.type, torch.bfloat16, enabled=config.engine.precision == "bf16"):
             with torch.no_grad():
                 cls = teacher.encoder(batch.views.whole.flatten(0, 1))[:, 0]
-                logits = teacher.head(cls).unflatten(0, (2, config.run.batch))
+                logits = teacher.get_submodule("head")(cls).unflatten(0, (2, config.run.batch))
                 [scores] = targets.of([{"dino": logits}], 0.04)
             loss = student(batch.views, scores, drawn, settings(config, number)).total
         loss.backward()

@@ -79,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for strength, fold, label in chosen:
         train, test = parts[fold]
         if fold not in scaled:  # once for all, as anyone would
-            x = features.astype(np.float64)
-            scaled[fold] = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
+            exact = features.astype(np.float64)
+            scaled[fold] = (exact - exact[train].mean(axis=0)) / exact[train].std(axis=0)
         model = LogisticRegression(C=STRENGTHS[strength], max_iter=5000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

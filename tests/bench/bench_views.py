@@ -15,24 +15,26 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import nibabel
 import numpy as np
+import pyarrow as pa
 import torch
-from bench_shards import FORMATS, head
+from bench_shards import head
 from markdown_table import heading, row
 from monai import transforms as mt
-from shard_samples import make_key, make_record
+from shard_samples import FORMATS, make_key, make_record
 from tiny import parsed
 from torch.nn import functional
 
-from fmct_hpc.data import loader as loaders
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.draw import draw_views
 from fmct_hpc.data.field import origin
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.loader import Loader
 from shards import Dataset, ShardWriter, finish_dataset
+from shards.info import DatasetInfo
 
 SPACING = (1.0, 1.0, 1.0)
 WINDOWS = ((40, 80), (80, 200), (600, 2800))
@@ -77,10 +79,9 @@ def table(folder: Path, volume: np.ndarray, data: DataConfig, rounds: int, sampl
     zarr = data.model_copy(update={"path": folder / "zarr", "workers": 0, "prefetch": 1})
     tar = zarr.model_copy(update={"path": folder / "webdataset"})
     InMemory.volume = volume
-    opened = loaders.open_dataset
-    loaders.open_dataset = lambda config: InMemory(config.path, *facts(config.path))
-    memory = Loader(zarr, seed=0, global_batch=4, micro_batch=4)
-    loaders.open_dataset = opened
+    with patch("fmct_hpc.data.loader.open_dataset", lambda data: InMemory(data.path, *facts(data.path))):
+        memory = Loader(zarr, seed=0, global_batch=4, micro_batch=4)
+    assert isinstance(data.view_size, int)
     smaller = zarr.model_copy(update={"local_view_size": data.view_size // 2})
     from_zarr, from_tar, of_48 = (
         Loader(config, seed=0, global_batch=4, micro_batch=4) for config in (zarr, tar, smaller)
@@ -123,7 +124,7 @@ def table(folder: Path, volume: np.ndarray, data: DataConfig, rounds: int, sampl
         loader.close()
 
 
-def facts(path: Path) -> tuple[object, object]:
+def facts(path: Path) -> tuple[DatasetInfo, pa.Table]:
     plain = Dataset.open(path)
     return plain.info, plain.index
 
@@ -166,8 +167,8 @@ def batches(loader: Loader) -> Row:
 def reads(loader: Loader, copied: DataConfig | None = None) -> Row:
     """Reads what a sample needs and, if told, copies as many bytes as its views have."""
     source = loader._source
-    size = copied.view_size if copied else 0
-    views, to = (np.zeros((VIEWS, 3, size, size, size), np.float32) for _ in range(2))
+    size = copied.view_sizes[0] if copied else (0, 0, 0)
+    views, to = (np.zeros((VIEWS, 3, *size), np.float32) for _ in range(2))
 
     def read(number: int) -> None:
         source._box(0, source.draw(number, 0))
@@ -193,7 +194,7 @@ def torch_sample(volume: np.ndarray, data: DataConfig) -> Callable[[int], object
             box = tuple(slice(f, f + e) for f, e in zip(first, view.edge, strict=True))
             hu = torch.from_numpy(volume[box].astype(np.float32))
             channels = torch.stack([((hu - (lv - w / 2)) / w).clamp(0, 1) for lv, w in data.windows])
-            made.append(functional.interpolate(channels[None], size=(data.view_size,) * 3, mode="area"))
+            made.append(functional.interpolate(channels[None], size=data.view_sizes[0], mode="area"))
         return made
 
     return make
@@ -203,7 +204,13 @@ def kernel_sample(volume: np.ndarray, data: DataConfig) -> Callable[[int], objec
     start = np.array(origin(volume.shape, (FIELD,) * 3))
     return lambda number: [
         cut_view(
-            *(volume, start + view.start, view.edge, data.windows, data.view_size), view.flip, view.shift
+            volume,
+            (start + view.start).tolist(),
+            view.edge,
+            data.windows,
+            data.view_size,
+            view.flip,
+            view.shift,
         )
         for view in draw_views(data, SPACING, 0, number, 0)
     ]

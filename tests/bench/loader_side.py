@@ -20,7 +20,7 @@ from fmct_hpc.data.loader import Batch, Loader
 try:
     from fmct_hpc.data.config import DataConfig
 except ModuleNotFoundError:  # where 872b9ad has it
-    from fmct_hpc.config import DataConfig  # type: ignore[no-redef]
+    from fmct_hpc.config import DataConfig  # type: ignore[attr-defined]
 
 BATCH = 4
 logging.disable(logging.WARNING)
@@ -28,8 +28,11 @@ logging.disable(logging.WARNING)
 
 def seen(batch: Batch) -> int:
     """CRC-32 of all views, the global ones first."""
-    one = isinstance(batch.views, torch.Tensor)  # as in 872b9ad, where all views were of one size
-    views = [batch.views] if one else [batch.views.whole, batch.views.local]
+    given: object = batch.views
+    if isinstance(given, torch.Tensor):  # as in 872b9ad, where all views were of one size
+        views: list[torch.Tensor | None] = [given]
+    else:
+        views = [batch.views.whole, batch.views.local]
     return zlib.crc32(b"".join(part.numpy().tobytes() for part in views if part is not None))
 
 

@@ -44,7 +44,7 @@ class Measurement:
         repeats, warm_up = (2, 1) if self.dry else (repeats, warm_up)
         for _ in range(warm_up):
             work()
-        found = []
+        found: list[float] = []
         for _ in range(repeats):
             with self._timed(found):
                 work()
@@ -108,7 +108,7 @@ def run(part: str, out: Path, dry: bool, seconds: float) -> int:
 
 def table(parts: list[str], out: Path, dry: bool) -> int:
     """Join the parts to gpu.json and gpu.md; 1 where one failed or is missing, packages aside."""
-    found = []
+    found: list[dict[str, Any]] = []
     for part in parts:
         file = out / f"{part}.json"
         lost = {"part": part, "rows": [], "error": "no result: killed, or out of time"}

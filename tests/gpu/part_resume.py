@@ -6,6 +6,8 @@ import torch
 from measure import Measurement
 from plain_training import PlainTraining, configuration, drawn_views
 
+from fmct_hpc.data.views import Views
+
 STEPS = 10
 
 
@@ -16,8 +18,8 @@ def measure(m: Measurement) -> None:
         config = configuration(m.dry, batch=2 if m.dry else 16)
         views = drawn_views(config, m.device)
 
-        def losses(training: PlainTraining, first: int, last: int, views: object = views) -> list[float]:
-            return [training.step(number, views).item() for number in range(first, last)]  # type: ignore[arg-type]
+        def losses(training: PlainTraining, first: int, last: int, views: Views = views) -> list[float]:
+            return [training.step(number, views).item() for number in range(first, last)]
 
         unbroken, twice = PlainTraining(config, m.device), PlainTraining(config, m.device)
         first, again = losses(unbroken, 0, STEPS), losses(twice, 0, STEPS)

@@ -1,5 +1,7 @@
 """Host to device: the int16 box of a volume beside the float32 views that a CPU would send."""
 
+from functools import partial
+
 import torch
 from measure import Measurement
 
@@ -16,7 +18,7 @@ def measure(m: Measurement) -> None:
         for pinned in (False,) if m.dry else (False, True):
             host = torch.zeros(shape, dtype=dtype)
             host = host.pin_memory() if pinned else host
-            ms = m.ms(lambda host=host: host.to(m.device, non_blocking=True, copy=True))
+            ms = m.ms(partial(host.to, m.device, non_blocking=True, copy=True))
             m.add(
                 what=what,
                 pinned=pinned,

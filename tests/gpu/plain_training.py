@@ -95,9 +95,11 @@ class PlainTraining:
 
     def load(self, state: dict[str, Any]) -> None:
         """What `state` gave."""
-        parts = (self.student, self.teacher, self.targets, self.optimizer)
-        for part, own in zip(parts, state["parts"], strict=True):
-            part.load_state_dict(_copied(own))
+        student, teacher, targets, optimizer = map(_copied, state["parts"])
+        self.student.load_state_dict(student)
+        self.teacher.load_state_dict(teacher)
+        self.targets.load_state_dict(targets)
+        self.optimizer.load_state_dict(optimizer)
 
 
 def _copied(value: Any) -> Any:

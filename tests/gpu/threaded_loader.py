@@ -22,6 +22,9 @@ from fmct_hpc.data.views import Views
 from fmct_hpc.fields import Edges
 from shards import Dataset
 
+Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""A volume's box, its views' geometry and their shifts."""
+
 
 class Cut(NamedTuple):
     """A batch, as the product's loader gives it."""
@@ -40,7 +43,7 @@ class ThreadedLoader:
         self._pool = ThreadPoolExecutor(max(1, workers))
 
     def __iter__(self) -> Iterator[Cut]:
-        waiting: deque[list[Future[tuple[np.ndarray, ...]]]] = deque()
+        waiting: deque[list[Future[Boxes]]] = deque()
         step = 0
         while True:
             while len(waiting) < 3:
@@ -55,7 +58,7 @@ class ThreadedLoader:
         """Stop reading."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _box(self, index: int) -> tuple[np.ndarray, ...]:
+    def _box(self, index: int) -> Boxes:
         """The whole field's box of a volume, int16 HU, and its views' geometry and shifts."""
         data, spacing = self.config.data, self.dataset.info.spacing_mm
         drawn = draw_views(data, spacing, self.config.run.seed, 0, index)
@@ -64,7 +67,7 @@ class ThreadedLoader:
         where = np.array([(first + view.start, view.edge, view.flip) for view in drawn], np.int32)
         return box, where, np.array([view.shift for view in drawn], np.float32)
 
-    def _views(self, read: list[tuple[np.ndarray, ...]]) -> Views:
+    def _views(self, read: list[Boxes]) -> Views:
         limits, sizes = bounds(self.config.data.windows), self.config.data.view_sizes
         if self.device.type == "cpu":
             samples = [_cut_here(*one, limits, sizes) for one in read]

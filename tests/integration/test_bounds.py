@@ -8,6 +8,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from dicom_files import axial, ct_image, save
 from preprocess_export import KEY, ROOT, write_series
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from preprocess.privacy.trace import trace
 from preprocess.reasons import Reason
@@ -45,7 +46,7 @@ def deflated(data: bytes, level: int = 6, end: bool = False) -> bytes:
     return packer.compress(data) + packer.flush(zlib.Z_FINISH if end else zlib.Z_FULL_FLUSH)
 
 
-def frames(number: int, edge: int = EDGE, count: int = SLICES, **attributes: object) -> FileDataset:
+def frames(number: int, edge: int = EDGE, count: int = SLICES, **attributes: Any) -> FileDataset:
     """A classic multi-frame CT, the one series of study `number`; its pixels are zeros."""
     identity = {
         "PatientID": f"bad {number}",
@@ -55,7 +56,7 @@ def frames(number: int, edge: int = EDGE, count: int = SLICES, **attributes: obj
     }
     geometry = {"SpacingBetweenSlices": 10, "PixelSpacing": [200 / edge] * 2, "NumberOfFrames": count}
     data = ct_image(np.zeros((8, 8), np.int16), **identity | geometry | attributes)
-    data.file_meta.MediaStorageSOPInstanceUID = identity["SOPInstanceUID"]
+    data.file_meta.MediaStorageSOPInstanceUID = UID(identity["SOPInstanceUID"])
     data.Rows = data.Columns = edge
     return data
 
@@ -69,7 +70,7 @@ def split(data: FileDataset) -> tuple[bytes, bytes]:
     return whole[:start], whole[start : whole.rfind(b"\xe0\x7f\x10\x00OW") + 8]
 
 
-def deflated_file(path: Path, number: int, mebibytes: int, before: bytes = b"", **attributes: object) -> None:
+def deflated_file(path: Path, number: int, mebibytes: int, before: bytes = b"", **attributes: Any) -> None:
     """Deflated pixels of so many MiB, behind what stands `before` the pixels."""
     data = frames(number, **attributes)
     data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -91,17 +92,18 @@ def zip_of_gigabytes(path: Path, number: int, mebibytes: int, noise: int) -> Non
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("image", b"")
         info = archive.infolist()[0]
+        assert archive.fp is not None
         archive.fp.seek(0)
         info.CRC, info.compress_size, info.file_size = crc, len(packed), size
         archive.fp.write(info.FileHeader(zip64=False) + packed)
         archive.start_dir = archive.fp.tell()
 
 
-def encapsulated(path: Path, number: int, syntax: str, codestream: bytes, **attributes: object) -> None:
+def encapsulated(path: Path, number: int, syntax: str, codestream: bytes, **attributes: Any) -> None:
     data = frames(number, **attributes)
     data.PixelData = encapsulate([codestream] * int(data.NumberOfFrames))
     data["PixelData"].VR = "OB"
-    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.TransferSyntaxUID = UID(syntax)
     save(data, path)
 
 

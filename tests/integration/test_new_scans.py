@@ -80,8 +80,8 @@ def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encod
         assert scan.patches.shape == (4**3, 24)
     assert sorted(scan.flags or () for scan in fresh) == [(), ("head_cut_by_field",)]
     loaded, info = load_encoder(encoder)
-    for scan in read_scans(export.folder, info):
-        assert (scan.voxels == dataset.read(dataset.position(digests[scan.key]))).all()
+    for read in read_scans(export.folder, info):
+        assert (read.voxels == dataset.read(dataset.position(digests[read.key]))).all()
     direct = loaded(info.view(dataset.read(0), dataset.info.spacing_mm))[0].detach().numpy()
     assert stored[dataset.record(0).key].cls == pytest.approx(direct[0], abs=1e-6)
 
@@ -92,7 +92,7 @@ def test_a_classifier_says_of_dicom_what_it_says_of_its_shard(
     kept = fmct_hpc.load_classifier(REPOSITORY / "tests/data/classifiers/logistic")
     ours = OurEncoder(*load_encoder(encoder))
     weights = np.random.default_rng(0).normal(size=(3, 48)).astype(np.float32)
-    head = LinearHead(weights[0], abs(weights[1]), weights[2], np.float32(0.1))
+    head = LinearHead(weights[0], abs(weights[1]), weights[2], np.array(0.1, np.float32))
     classifier = fmct_hpc.Classifier(kept.record, ours, (head,))
     dataset = Dataset.open(data)
     digests = {dataset.record(i).key: dataset.record(i).source_digest[:32] for i in range(len(dataset))}
@@ -116,10 +116,16 @@ def test_maps_of_dicom_are_those_of_its_shard_at_the_same_place(
     dataset = Dataset.open(data)
     digests = {dataset.record(i).source_digest[:32]: dataset.record(i).key for i in range(len(dataset))}
     fresh, stored = (pq.read_table(tmp_path / name / "relevance.parquet") for name in ("fresh", "stored"))
-    there = {row["key"]: nibabel.load(tmp_path / "stored" / row["file"]) for row in stored.to_pylist()}
+    there = {
+        row["key"]: nibabel.Nifti1Image.from_filename(tmp_path / "stored" / row["file"])
+        for row in stored.to_pylist()
+    }
     assert len(fresh) == STUDIES
     for row in fresh.to_pylist():
-        image, same = nibabel.load(tmp_path / "fresh" / row["file"]), there[digests[row["key"]]]
+        image, same = (
+            nibabel.Nifti1Image.from_filename(tmp_path / "fresh" / row["file"]),
+            there[digests[row["key"]]],
+        )
         assert (image.affine == same.affine).all()
         assert np.asarray(image.dataobj) == pytest.approx(np.asarray(same.dataobj), abs=1e-6)
         assert np.asarray(image.dataobj).max() > 0
@@ -165,7 +171,7 @@ def test_patches_have_their_centres_where_they_look(
     affine = np.eye(4)
     affine[:3, :3] = INDEX_STEPS.T * spacing
     affine[:3, 3] = (30, -20, 11)
-    index = np.stack(np.indices(size), axis=-1)
+    index = np.stack([*np.indices(size)], axis=-1)
     hu = 200 + 4 * (index @ affine[:3, :3].T + affine[:3, 3])[..., axis]
     model = {"width": 6, "depth": 1, "heads": 1, "patch_size": patch_size}
     data = {"path": "", "view_size": view_size, "windows": [(0, 2000)], "field": field, "field_mm": 40}
@@ -209,7 +215,7 @@ def test_what_is_no_head_ct_is_refused_with_the_reason(
         return str(caught.value)
 
     (tmp_path / "mr").mkdir()
-    (tmp_path / "mr" / "1").write_bytes(Path(get_testdata_file("MR_small.dcm")).read_bytes())
+    (tmp_path / "mr" / "1").write_bytes(Path(str(get_testdata_file("MR_small.dcm"))).read_bytes())
     assert "no CT among the DICOM files (found 1 of MR)" in refusal(tmp_path / "mr")
 
     acquisition = axial(slices=20, gap=6.0)
@@ -252,7 +258,7 @@ def test_the_command_writes_what_it_can_and_names_the_rest(
     tmp_path: Path, export: Export, data: Path, encoder: Path
 ) -> None:
     (tmp_path / "mr").mkdir()
-    (tmp_path / "mr" / "1").write_bytes(Path(get_testdata_file("MR_small.dcm")).read_bytes())
+    (tmp_path / "mr" / "1").write_bytes(Path(str(get_testdata_file("MR_small.dcm"))).read_bytes())
     paths = [str(export.folder), str(tmp_path / "mr"), str(data)]
     done = CliRunner().invoke(
         app, ["features", *paths, "--encoder", str(encoder), "--out", str(tmp_path / "out")]

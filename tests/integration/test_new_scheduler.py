@@ -71,7 +71,9 @@ def call(copy: Path, folder: Path, *arguments: str) -> str:
     }
     done = subprocess.run(
         [sys.executable, "-P", *arguments],
-        **{"env": environment, "cwd": folder, "timeout": 200},
+        env=environment,
+        cwd=folder,
+        timeout=200,
         capture_output=True,
         text=True,
     )

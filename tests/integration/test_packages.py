@@ -123,7 +123,8 @@ sys.meta_path.insert(0, Absent())
 def dockerfile() -> list[tuple[str, str]]:
     """Its instructions, and what follows each."""
     text = re.sub(r"^#.*\n", "", (REPOSITORY / "launch/container/Dockerfile").read_text(), flags=re.MULTILINE)
-    return [tuple(line.split(" ", 1)) for line in text.replace("\\\n", "").splitlines() if line]
+    lines = (line.partition(" ") for line in text.replace("\\\n", "").splitlines() if line)
+    return [(instruction, rest) for instruction, _, rest in lines]
 
 
 def installed(instruction: str) -> list[str]:

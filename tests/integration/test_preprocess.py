@@ -27,14 +27,16 @@ from preprocess_export import (
 from launch.slurm.progress import progress, progress_of_job
 from preprocess import run
 from preprocess.build import finish
-from preprocess.config import CheckConfig, PrivacyConfig, SelectConfig
-from preprocess.dicom.catalog import read_catalog
+from preprocess.config import CheckConfig, GridConfig, PrivacyConfig
+from preprocess.dicom.catalog import Series, read_catalog
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.privacy.trace import trace
 from preprocess.qc.remedies import REMEDIES
 from preprocess.qc.report import GALLERY
 from preprocess.reasons import Reason
+from preprocess.select.rules import SelectConfig
 from preprocess.tasks.plan import Plan, settings_records
+from preprocess.volume.build import Volume, build_volume
 from shards import Dataset, FmctError, verify
 from shards.info import preprocessing_digest
 from shards.progress import VARIABLE
@@ -331,12 +333,11 @@ def test_a_defect_in_one_series_costs_that_series_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     export, out = made
-    real = finish.build_volume
 
-    def failing(series, *rest):  # type: ignore[no-untyped-def]
+    def failing(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:
         if series.series_uid.endswith(".4.1"):
             raise ValueError(f"patient 2 in {series.instances[0].path}")
-        return real(series, *rest)
+        return build_volume(series, grid, select)
 
     monkeypatch.setattr(finish, "build_volume", failing)
     with caplog.at_level(logging.ERROR):
@@ -362,13 +363,12 @@ def test_an_interrupt_leaves_no_marker(
     export, _ = made
     calls = []
 
-    def interrupted(*_):  # type: ignore[no-untyped-def]
+    def interrupted(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:
         calls.append(1)
         if len(calls) > 2:
             raise KeyboardInterrupt
-        return real(*_)
+        return build_volume(series, grid, select)
 
-    real = finish.build_volume
     monkeypatch.setattr(finish, "build_volume", interrupted)
     run.plan(export.catalog, tmp_path, export.config())
     with pytest.raises(KeyboardInterrupt):

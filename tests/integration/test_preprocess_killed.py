@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +35,9 @@ def start_command(export: Export, out: Path) -> list[str]:
     return command
 
 
-def wait_until(condition: object, what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.005)
 
@@ -102,7 +102,8 @@ _KILL_A_WORKER = """
 import logging, multiprocessing, os, signal, sys, threading, time
 from pathlib import Path
 from preprocess import run
-from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
+from preprocess.select.rules import SelectConfig
 
 def kill():
     out = Path(sys.argv[2])

@@ -22,6 +22,7 @@ from preprocess_export import KEY, head
 from pydicom import config as pydicom_config
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.uid import UID
 from small_training import small_encoder
 
 MARK = "QZXWV"
@@ -57,7 +58,7 @@ def mark_every_text(data: FileDataset) -> None:
     data.OtherPatientIDsSequence = data.RequestAttributesSequence = [item]
     data.ReferencedStudySequence = data.SourceImageSequence = [item]
     data.file_meta.SourceApplicationEntityTitle = MARK
-    data.file_meta.PrivateInformationCreatorUID = f"{ROOT}.6"
+    data.file_meta.PrivateInformationCreatorUID = UID(f"{ROOT}.6")
     data.file_meta.PrivateInformation = MARK.encode()
 
 
@@ -75,7 +76,7 @@ def write(folder: Path, series: int, slices: int = 13, cut: int = 0, **attribute
         }
         for name, value in (uids | attributes).items():
             setattr(data, name, value)
-        data.file_meta.MediaStorageSOPInstanceUID = uids["SOPInstanceUID"]
+        data.file_meta.MediaStorageSOPInstanceUID = UID(uids["SOPInstanceUID"])
         path = save(data, folder / f"{MARK}^ANNA" / f"{MARK} {DATE}" / f"{MARK}-{series}-{number:03d}.dcm")
         if cut:
             path.write_bytes(path.read_bytes()[:-cut])

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
@@ -250,7 +251,7 @@ def test_a_label_is_shown_as_it_is_called(shown: webdriver.Chrome, page: Path) -
     inline = [child for token in rendered for child in token.children or ()]
     html = [token.content for token in [*rendered, *inline] if token.type.startswith("html")]
     assert [re.sub("[0-9a-f]{16}", "", content) for content in html] == ["<!-- fmct report of run  -->\n"]
-    texts = ["".join(c.content for c in token.children) for token in rendered if token.type == "inline"]
+    texts = ["".join(c.content for c in token.children or ()) for token in rendered if token.type == "inline"]
     cells = [c.text for c in shown.find_elements(By.CSS_SELECTOR, "tbody th, tbody td")]
     assert texts.count(HOSTILE) == cells.count(HOSTILE) > 8
 
@@ -343,7 +344,7 @@ def test_a_damaged_input_is_one_line_that_names_it(
     damaged = tmp_path / folder
     shutil.copytree(getattr(inputs, folder), damaged)
     (damaged / file).write_text("")
-    given = {"run": inputs.run, folder: damaged}
+    given: dict[str, Any] = {"run": inputs.run, folder: damaged}
     with pytest.raises(FmctError, match=f"{damaged}.*{expected}"):
         report(tmp_path / "page.html", **given)
     assert not list(tmp_path.glob("page.*"))

@@ -16,7 +16,6 @@ from dicom_files import axial
 from header_series import series, stack
 from preprocess_export import KEY, Export, run_inline, write_series
 
-from preprocess.config import SelectConfig
 from preprocess.demo.export import export as export_demo
 from preprocess.demo.identity import MARK, UID_ROOT
 from preprocess.demo.plan import VOLUME
@@ -24,6 +23,7 @@ from preprocess.dicom.catalog import read_catalog
 from preprocess.explain import IDENTIFIED, SCHEMA, _whole_studies, explain
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.reasons import Reason
+from preprocess.select.rules import SelectConfig
 from preprocess.select.study import studies
 
 STUDIES = 12

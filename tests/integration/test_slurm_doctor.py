@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from slurm_cluster import Cluster
 
 from launch.doctor.site import check_site
 
@@ -10,7 +11,7 @@ SITE = Path(__file__).parents[2] / "launch" / "recipes" / "site-test.yaml"
 
 
 def test_a_real_cluster_agrees_with_its_site_file(
-    cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
@@ -34,7 +35,12 @@ def test_a_real_cluster_agrees_with_its_site_file(
     ],
 )
 def test_what_it_does_not_have_is_named(
-    cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict, name: str, said: str
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, object],
+    name: str,
+    said: str,
 ) -> None:
     import torch
 

@@ -10,11 +10,13 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from slurm_cluster import Cluster
 from submitit.core.utils import DelayedSubmission
 
 from launch.config import load
+from launch.scheduler import Job
 from launch.slurm.site import Container, Resources, Site
-from launch.slurm.submit import Job, describe, submit
+from launch.slurm.submit import describe, submit
 from launch.task import become
 from shards.errors import FmctError
 
@@ -33,7 +35,9 @@ def logs(folder: Path) -> str:
     return "\n".join(path.read_text() for path in sorted(folder.glob("*.out")))
 
 
-def test_an_array_runs_every_task_within_its_width_then_the_job_after_it(cluster, tmp_path):
+def test_an_array_runs_every_task_within_its_width_then_the_job_after_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     note = """
         import sys, time, pathlib
         path = pathlib.Path(sys.argv[1])
@@ -56,7 +60,7 @@ def test_an_array_runs_every_task_within_its_width_then_the_job_after_it(cluster
     assert most <= SITE.width
 
 
-def test_ranks_on_two_nodes_find_each_other(cluster, tmp_path):
+def test_ranks_on_two_nodes_find_each_other(cluster: Cluster, tmp_path: Path) -> None:
     ranks = """
         import os, sys, pathlib, torch, torch.distributed as dist
         os.environ["RANK"], os.environ["WORLD_SIZE"] = os.environ["SLURM_PROCID"], os.environ["SLURM_NTASKS"]
@@ -76,7 +80,9 @@ def test_ranks_on_two_nodes_find_each_other(cluster, tmp_path):
     assert {total for _, _, total in placed} == {"10"}
 
 
-def test_ranks_get_the_batch_scripts_environment_where_sbatch_is_told_to_export_none(cluster, tmp_path):
+def test_ranks_get_the_batch_scripts_environment_where_sbatch_is_told_to_export_none(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     site = SITE.model_copy(update={"directives": {"export": "NONE"}, "environment": {"WORDS": "two words"}})
     source = "import os; print(*(os.environ.get(name) for name in ('MASTER_ADDR', 'WORDS')))"
     (number,) = submit([Job("exports", (python(source),), SITE.train)], tmp_path / "slurm", site)
@@ -106,7 +112,9 @@ TRAINING = """
 """
 
 
-def test_every_rank_is_told_before_the_time_limit_and_the_job_goes_on_until_done(cluster, tmp_path):
+def test_every_rank_is_told_before_the_time_limit_and_the_job_goes_on_until_done(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     site = SITE.model_copy(update={"warn_seconds": 50})
     resources = SITE.train.model_copy(update={"time_minutes": 1})
     (number,) = submit(
@@ -120,7 +128,9 @@ def test_every_rank_is_told_before_the_time_limit_and_the_job_goes_on_until_done
     assert (tmp_path / "saved").read_text() == "3"
 
 
-def test_a_job_that_crashes_each_time_stops_after_two_tries_and_says_so(cluster, tmp_path):
+def test_a_job_that_crashes_each_time_stops_after_two_tries_and_says_so(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     source = "import os, sys, time; time.sleep(2 * int(os.environ['SLURM_PROCID'])); sys.exit(3)"
     (number,) = submit([Job("fails", (python(source),), SITE.train, nodes=2)], tmp_path / "slurm", SITE)
     assert cluster.wait(number) == "FAILED"
@@ -132,14 +142,14 @@ def test_a_job_that_crashes_each_time_stops_after_two_tries_and_says_so(cluster,
     )
 
 
-def test_a_mistake_is_not_tried_again(cluster, tmp_path):
+def test_a_mistake_is_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
     job = Job("mistaken", (python("import sys; sys.exit(2)"),), SITE.train)
     (number,) = submit([job], tmp_path / "slurm", SITE)
     assert cluster.wait(number) == "FAILED"
     assert cluster.restarts(number) == 0
 
 
-def test_an_array_task_that_dies_each_time_leaves_the_others_alone(cluster, tmp_path):
+def test_an_array_task_that_dies_each_time_leaves_the_others_alone(cluster: Cluster, tmp_path: Path) -> None:
     """The last task's own job number is that of the whole array."""
     source = """
         import os, pathlib, signal, sys
@@ -158,14 +168,16 @@ def test_an_array_task_that_dies_each_time_leaves_the_others_alone(cluster, tmp_
     assert "crash 2 times, so not queued again" in logs(tmp_path / "slurm")
 
 
-def preempt(cluster, folder: Path) -> None:
+def preempt(cluster: Cluster, folder: Path) -> None:
     """Run a job of higher priority that needs every core."""
     urgent = Job("urgent", (python("pass"),), Resources(partition="high", cpus_per_task=4), nodes=4)
     (number,) = submit([urgent], folder, SITE)
     assert cluster.wait(number) == "COMPLETED", logs(folder)
 
 
-def test_every_rank_hears_of_a_preemption_saves_and_goes_on_afterwards(cluster, tmp_path):
+def test_every_rank_hears_of_a_preemption_saves_and_goes_on_afterwards(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     (number,) = submit([Job("saves", (python(TRAINING, tmp_path),), SITE.train, 4)], tmp_path / "slurm", SITE)
     cluster.until(lambda: len(list(tmp_path.glob("began-0-*"))) == 4, 60, "four ranks")
     preempt(cluster, tmp_path / "urgent")
@@ -176,7 +188,7 @@ def test_every_rank_hears_of_a_preemption_saves_and_goes_on_afterwards(cluster, 
     assert {path.read_text() for path in tmp_path.glob("began-*")} == {number}
 
 
-def test_a_preempted_task_that_saves_nothing_starts_again(cluster, tmp_path):
+def test_a_preempted_task_that_saves_nothing_starts_again(cluster: Cluster, tmp_path: Path) -> None:
     source = """
         import pathlib, sys, time
         began = pathlib.Path(sys.argv[1])
@@ -192,7 +204,7 @@ def test_a_preempted_task_that_saves_nothing_starts_again(cluster, tmp_path):
     assert cluster.restarts(number) == 1
 
 
-def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
+def test_a_cancelled_job_saves_and_stays_away(cluster: Cluster, tmp_path: Path) -> None:
     (number,) = submit(
         [Job("cancelled", (python(TRAINING, tmp_path),), SITE.train)], tmp_path / "slurm", SITE
     )
@@ -203,13 +215,13 @@ def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path):
     assert cluster.restarts(number) == 0
 
 
-def test_what_slurm_refuses_is_one_line_with_its_words(cluster, tmp_path):
+def test_what_slurm_refuses_is_one_line_with_its_words(cluster: Cluster, tmp_path: Path) -> None:
     job = Job("refused", (python("pass"),), Resources(partition="nowhere"))
     with pytest.raises(FmctError, match=r"Slurm rejected refused .*nvalid partition"):
         submit([job], tmp_path, SITE)
 
 
-def test_the_printed_scripts_and_commands_are_what_sbatch_gets(cluster, tmp_path):
+def test_the_printed_scripts_and_commands_are_what_sbatch_gets(cluster: Cluster, tmp_path: Path) -> None:
     array = Job("array", tuple(python(f"print({i})") for i in range(2)), SITE.preprocess)
     alone = Job("alone", (python("print('a b')"),), SITE.train, 2, after_success=("array",))
     printed = "\n".join(describe(job, tmp_path, SITE) for job in (array, alone))
@@ -232,7 +244,9 @@ def test_the_printed_scripts_and_commands_are_what_sbatch_gets(cluster, tmp_path
     subprocess.run(["scancel", *numbers], check=True)
 
 
-def test_a_job_runs_in_its_container_with_the_sites_environment(cluster, tmp_path, monkeypatch):
+def test_a_job_runs_in_its_container_with_the_sites_environment(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stand_in = tmp_path / "bin/apptainer"  # there is none here: notes its options, then runs the command
     stand_in.parent.mkdir()
     stand_in.write_text(
@@ -260,7 +274,7 @@ def test_a_job_runs_in_its_container_with_the_sites_environment(cluster, tmp_pat
     assert (tmp_path / "options").read_text().split() == options
 
 
-def test_what_depends_on_a_failed_job_is_cancelled(cluster, tmp_path):
+def test_what_depends_on_a_failed_job_is_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     fails = Job("fails", (python("import sys; sys.exit(3)"),), SITE.preprocess)
     after = Job("after", (python("pass"),), SITE.preprocess, after_success=("fails",))
     numbers = submit([fails, after], tmp_path, SITE)

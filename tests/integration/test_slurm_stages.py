@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from slurm_cluster import Cluster
 from small_sweep import bright_sweep
 from small_training import small_config
 
@@ -20,9 +21,10 @@ from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder
+from launch.scheduler import Job
 from launch.slurm.progress import progress_of_job
 from launch.slurm.site import Resources, Site
-from launch.slurm.submit import Job, submit
+from launch.slurm.submit import submit
 from shards.progress import Progress
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -71,7 +73,7 @@ class Export:
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory) -> Export:
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     folder = tmp_path_factory.mktemp("export")
     catalog, key, labels = folder / "catalog.parquet", folder / "hmac.key", folder / "labels.parquet"
     arguments = [f"key_file={key}", "output.shard_mib=4"]
@@ -90,41 +92,52 @@ def digests(data: Path) -> list[str]:
     ]
 
 
-def test_launched_preprocessing_gives_the_same_bytes_as_here(cluster, export, tmp_path):
+def test_launched_preprocessing_gives_the_same_bytes_as_here(
+    cluster: Cluster, export: Export, tmp_path: Path
+) -> None:
     numbers = launched("preprocess", export.catalog, "--out", tmp_path, *export.arguments)
     assert [cluster.wait(number) for number in numbers] == ["COMPLETED"] * 2, logs(tmp_path)
     assert len(cluster.states(numbers[0])) > 1, "expected an array of several tasks"
     assert digests(tmp_path) == digests(export.data)
 
 
-def test_scan_and_preprocessing_by_sbatch_give_the_same_bytes_as_here(cluster, export, tmp_path, monkeypatch):
+def test_scan_and_preprocessing_by_sbatch_give_the_same_bytes_as_here(
+    cluster: Cluster, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = [tmp_path / "catalog.parquet", "--out", tmp_path / "data", *export.arguments]
+    catalog = tmp_path / "catalog.parquet"
+    arguments: list[str | Path] = [catalog, "--out", tmp_path / "data", *export.arguments]
 
     def batch(stage: str, *arguments: str | Path, **options: str) -> str:
         given = [f"--{name}={value}" for name, value in options.items()]
         return run("sbatch", "--parsable", *given, SBATCH / f"{stage}.sbatch", *arguments).strip()
 
-    scan = batch("scan", export.folder / "export/dicom", "--catalog", arguments[0])
+    scan = batch("scan", export.folder / "export/dicom", "--catalog", catalog)
     plan = batch("plan", *arguments, dependency=f"afterok:{scan}")
     array = batch("preprocess", *arguments, array="0-1", dependency=f"afterok:{plan}")
     collect = batch("collect", *arguments, dependency=f"afterok:{plan},afterany:{array}")
     assert cluster.wait(collect) == "COMPLETED", logs(tmp_path)
-    assert arguments[0].read_bytes() == export.catalog.read_bytes()
+    assert catalog.read_bytes() == export.catalog.read_bytes()
     assert digests(tmp_path / "data") == digests(export.data)
 
 
 @pytest.fixture(scope="module")
-def trained(export, tmp_path_factory) -> tuple[Path, Path]:
+def trained(export: Export, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Where the two training tests put their runs, for the probes to find."""
     folder = tmp_path_factory.mktemp("runs")
     return folder / "preempted", folder / "unbroken"
 
 
-def test_a_preempted_training_goes_on_with_the_same_losses(cluster, export, trained, tmp_path, monkeypatch):
+def test_a_preempted_training_goes_on_with_the_same_losses(
+    cluster: Cluster,
+    export: Export,
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     preempted, unbroken = trained
-    recipe = ["--config", REPOSITORY / "launch/recipes/quickstart-train.yaml"]
+    recipe: list[str | Path] = ["--config", REPOSITORY / "launch/recipes/quickstart-train.yaml"]
     recipe += [f"data.path={export.data / 'zarr'}", *SMALL_MODEL]
 
     (number,) = launched("train", "--run", preempted, "--nodes", "2", *recipe)
@@ -143,7 +156,13 @@ def test_a_preempted_training_goes_on_with_the_same_losses(cluster, export, trai
     assert "40 steps in both runs" in run("fmct", "compare", preempted, unbroken)
 
 
-def test_probes_of_several_runs_are_one_array(cluster, export, trained, tmp_path, monkeypatch):
+def test_probes_of_several_runs_are_one_array(
+    cluster: Cluster,
+    export: Export,
+    trained: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     overrides = [f"data={export.data / 'zarr'}", f"labels={export.labels}", "folds=3", "bootstrap=100"]
     (number,) = launched("probe", *trained, "--out", tmp_path / "launched", *overrides)
@@ -156,15 +175,22 @@ def test_probes_of_several_runs_are_one_array(cluster, export, trained, tmp_path
         results = [(tmp_path / way / name / "results.json").read_text() for way in ("launched", "sbatch")]
         assert results[0] == results[1]
     page = tmp_path / "report.html"
-    arguments = ["--data", export.data, "--run", trained[1], "--probe", tmp_path / "sbatch" / "unbroken"]
+    arguments: list[str | Path] = [
+        "--data",
+        export.data,
+        "--run",
+        trained[1],
+        "--probe",
+        tmp_path / "sbatch" / "unbroken",
+    ]
     job = run("sbatch", "--parsable", SBATCH / "report.sbatch", page, *arguments).strip()
     assert cluster.wait(job) == "COMPLETED", logs(tmp_path)
     assert "any_bleed" in page.read_text()
 
 
 def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
-    cluster, export, tmp_path, monkeypatch
-):
+    cluster: Cluster, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     labels, out = tmp_path / "labels.csv", tmp_path / "out"
     labels.write_text("study_instance_uid,any_bleed\n1.2.3,1\n")  # of another archive: the probe will say so
@@ -255,7 +281,7 @@ def require_held_out(out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def grid(export, tmp_path_factory) -> Path:
+def grid(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a small sweep; its features are kept beside it, for all tests."""
     folder = tmp_path_factory.mktemp("grid")
     training = small_config(export.data / "zarr")
@@ -277,8 +303,8 @@ def grid(export, tmp_path_factory) -> Path:
 
 
 def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
-    cluster, grid, tmp_path, monkeypatch
-):
+    cluster: Cluster, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     launched_jobs = launched("sweep", grid, "--out", "launched")
     assert [cluster.wait(number, 200) for number in launched_jobs] == ["COMPLETED"] * 4, logs(tmp_path)
@@ -297,10 +323,10 @@ def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
 
 
 def test_shares_of_an_array_register_what_they_score_and_the_last_job_joins_it(
-    cluster, grid, tmp_path, monkeypatch
-):
+    cluster: Cluster, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["robustness", grid, "--out", "followed"]
+    words: list[str | Path] = ["robustness", grid, "--out", "followed"]
     words += ["methods=[logistic]", "changes={thicker: [5.0], blur: [], sharpen: [], noise: []}"]
     lines = run("fmct", "launch", "array", "--site", SITE, "--tasks", "2", "--", *words).splitlines()
     features, array, joined = (line.split("job ")[1].split(",")[0] for line in lines)
@@ -318,7 +344,9 @@ def test_shares_of_an_array_register_what_they_score_and_the_last_job_joins_it(
     assert all(row["value"] is not None for row in followed)
 
 
-def test_predictions_of_an_array_are_those_of_one_run(cluster, tmp_path, monkeypatch):
+def test_predictions_of_an_array_are_those_of_one_run(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     grid = bright_sweep(tmp_path)
     write_classifier(fit(grid, method="logistic"), tmp_path / "kept")
@@ -329,7 +357,14 @@ def test_predictions_of_an_array_are_those_of_one_run(cluster, tmp_path, monkeyp
     here = Predictions([Path(path) for path in paths], Path("kept"), Path("here"))
     here.run()
     assert [reason.partition(":")[0] for reason in here.collect().refused] == ["path 2"]
-    script = (SBATCH / "predict.sbatch", *paths, "--classifier", "kept", "--out", "sbatch")
+    script: tuple[str | Path, ...] = (
+        SBATCH / "predict.sbatch",
+        *paths,
+        "--classifier",
+        "kept",
+        "--out",
+        "sbatch",
+    )
     array = run("sbatch", "--parsable", "--array=0-1", *script).strip()
     last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
     assert cluster.wait(last, 200) == "COMPLETED", "a path was refused, which its row says"

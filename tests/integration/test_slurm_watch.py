@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from slurm_cluster import Cluster
 
 from launch.config import load
+from launch.scheduler import Job
 from launch.slurm.site import Site
-from launch.slurm.submit import Job, submit
+from launch.slurm.submit import submit
 
 pytestmark = pytest.mark.slurm
 
@@ -31,7 +33,7 @@ def fmct(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_an_arrays_tasks_are_told_shown_and_cancelled(cluster, tmp_path):
+def test_an_arrays_tasks_are_told_shown_and_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     """Task 0 fails twice, the others run."""
     site = SITE.model_copy(update={"width": 3})
     commands = tuple(
@@ -61,7 +63,7 @@ def test_an_arrays_tasks_are_told_shown_and_cancelled(cluster, tmp_path):
     assert fmct("cancel", tmp_path) == f"{tmp_path}: no pending or running jobs\n"
 
 
-def test_a_job_that_waits_to_start_again_is_cancelled_for_good(cluster, tmp_path):
+def test_a_job_that_waits_to_start_again_is_cancelled_for_good(cluster: Cluster, tmp_path: Path) -> None:
     site = SITE.model_copy(update={"backoff_seconds": 300})
     job = Job("fails", ((sys.executable, "-c", "import sys; sys.exit(3)"),), SITE.preprocess)
     (number,) = submit([job], tmp_path / "slurm", site)

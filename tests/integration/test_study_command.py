@@ -110,7 +110,10 @@ def test_a_shifted_midline_leaves_the_skull_in_its_place(number: int) -> None:
     along = np.arange(-102, 102, 4, dtype=np.float32)
     points = np.stack(np.meshgrid(along, along, along, indexing="ij"), axis=-1).reshape(-1, 3)
     head = replace(draw_anatomy(3, number), scale=(1.0, 1.0, 1.0), calcified_plexus=False)
-    moved = np.abs(displaced(tuple(points.T), Subject(head, frozenset(), shift_mm=16.0))[0] - points[:, 0])
+    moved = np.abs(
+        displaced((points[:, 0], points[:, 1], points[:, 2]), Subject(head, frozenset(), shift_mm=16.0))[0]
+        - points[:, 0]
+    )
     bone = head_hu(points, head) > 150
     assert bone.sum() > 5000
     assert moved[bone].max() < 0.2  # mm
@@ -118,13 +121,14 @@ def test_a_shifted_midline_leaves_the_skull_in_its_place(number: int) -> None:
 
 
 def test_settings_are_tried_on_other_heads_alike_for_every_arm(tmp_path: Path) -> None:
-    grid = {"seed": 4, "lr": [1e-3, 4e-3], "steps": [2, 4], "draws": 2}
+    rates, lengths = [1e-3, 4e-3], [2, 4]
+    grid = {"seed": 4, "lr": rates, "steps": lengths, "draws": 2}
     config = StudyConfig.model_validate({**TINY.model_dump(), "tuning": grid})
     said = tune(config, tmp_path, lambda done, total: None)
     rows = pq.read_table(tmp_path / "tuning.parquet").to_pylist()
     tried = {arm: {(r["lr"], r["steps"], r["seed"]) for r in rows if r["arm"] == arm} for arm in ARMS}
     assert len(rows) == 2 * 2 * 2 * 2
-    assert tried["joint"] == tried["scratch"] == set(product(grid["lr"], grid["steps"], range(2)))
+    assert tried["joint"] == tried["scratch"] == set(product(rates, lengths, range(2)))
     best = {arm: max(_means(rows, arm).values()) for arm in ARMS}
     for arm, line in zip(ARMS, said.splitlines()[2:], strict=True):
         assert f"**{best[arm]:.3f}**" in line

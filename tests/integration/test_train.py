@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ TOKENS: dict[str, dict[str, object]] = {
     },
 }
 RESUMED = ("stage0", "stage1", "stage2", "stage3", "bf16-0", "bf16-3", *SMALLER, *ANCHORED)
-ELASTIC = {
+ELASTIC: dict[int, dict[str, object]] = {
     1: {"zero_stage": 1, "micro_batch": 2},
     2: {"zero_stage": 3, "micro_batch": 1},
     4: {"zero_stage": 2, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}}},
@@ -288,6 +289,14 @@ def rows(run: Path) -> int:
     return len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
 
 
+def reached(run: Path, step: int) -> bool:
+    return rows(run) >= step
+
+
+def all_started(process: subprocess.Popen[str]) -> bool:
+    return len(ranks_of(process)) == 2
+
+
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return [int(child) for child in children.split()]
@@ -305,16 +314,16 @@ def test_a_run_that_is_stopped_and_killed_at_random_ends_as_the_unbroken_one(
         number += 1
         run = tmp_path / f"run-{number}"
         process = start_training(recipe, run)
-        wait_for(lambda run=run: rows(run) >= 2, process)
+        wait_for(partial(reached, run, 2), process)
         os.kill(ranks_of(process)[1], signal.SIGTERM)
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 75, output
         assert last_checkpoint(run).step == rows(run) < STEPS
         while (begun := rows(run)) < STEPS - 1 and killed < KILLS:
             process = start_training(recipe, run)
-            wait_for(lambda process=process: len(ranks_of(process)) == 2, process)
+            wait_for(partial(all_started, process), process)
             target = generator.randrange(begun, STEPS)
-            wait_for(lambda run=run, target=target: rows(run) >= target, process)
+            wait_for(partial(reached, run, target), process)
             time.sleep(generator.uniform(0, 0.1 if target > begun else 5.0))
             if victims := ranks_of(process):
                 os.kill(generator.choice(victims), signal.SIGKILL)

@@ -46,8 +46,8 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fmct(
         "train", "--config", "recipe.yaml", "--run", "run", "run.steps=4", "run.images_every=2", folder=folder
     )
-    arguments = ("data=data/zarr", "labels=labels.parquet", "folds=3", "bootstrap=100")
-    fmct("probe", "run", "--out", "probe", *arguments, folder=folder)
+    probed = ("data=data/zarr", "labels=labels.parquet", "folds=3", "bootstrap=100")
+    fmct("probe", "run", "--out", "probe", *probed, folder=folder)
     fmct("report", "report.html", "--data", "data", "--run", "run", "--probe", "probe", folder=folder)
     return folder
 

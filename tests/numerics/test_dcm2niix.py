@@ -17,13 +17,14 @@ from pydicom.uid import CTImageStorage
 from scipy.ndimage import binary_erosion, map_coordinates
 from scipy.optimize import minimize
 
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import export
 from preprocess.demo.plan import VOLUME, Kind, Quirk, plan_studies
 from preprocess.dicom.catalog import Instance, Series
 from preprocess.dicom.decode import AIR_HU, Decoder
 from preprocess.dicom.geometry import stack
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import select
 from preprocess.volume.build import Volume, build_volume
 from preprocess.volume.resample import field, resample
@@ -35,7 +36,7 @@ def dcm2niix(folder: Path, out: Path) -> dict[str, nibabel.Nifti1Image]:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("dcm2niix is not installed")
     out.mkdir()
     subprocess.run(["dcm2niix", "-f", "x", "-o", out, folder], check=True, capture_output=True)
-    return {path.stem[1:]: nibabel.load(path) for path in out.glob("*.nii")}
+    return {path.stem[1:]: nibabel.Nifti1Image.from_filename(path) for path in out.glob("*.nii")}
 
 
 def sampled(image: np.ndarray, to_ras: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -119,7 +120,7 @@ def raw_field(series: Series, spacing: tuple[float, float, float]) -> tuple[np.n
     grid = field(slices, spacing)
     voxels = resample(hu, slices, grid, AIR_HU)
     thin = np.s_[:, ::3, ::3]
-    index = np.stack(np.indices(voxels.shape), axis=-1)[thin]
+    index = np.stack([*np.indices(voxels.shape)], axis=-1)[thin]
     return voxels[thin], index @ grid.affine[:3, :3].T + grid.affine[:3, 3]
 
 

@@ -1,6 +1,7 @@
 """Dense evaluation: figures against MONAI and plain loops, and heads on tokens that hold the answer."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -62,7 +63,7 @@ def test_what_is_empty_is_defined() -> None:
     mask, nothing = blob(1), np.zeros((17, 20, 23), np.bool_)
     silent = agreement(mask, nothing, SPACING, 2.0)
     diagonal = np.linalg.norm(np.multiply(mask.shape, SPACING))
-    assert silent[:4] == (0, pytest.approx(diagonal), pytest.approx(diagonal), 0)
+    assert silent[:4] == pytest.approx((0, diagonal, diagonal, 0))
     alarm = agreement(nothing, mask, SPACING, 2.0)
     assert np.isnan(alarm[:4]).all()
     assert (alarm.truth_ml, alarm.predicted_ml > 0) == (0, True)
@@ -131,7 +132,9 @@ class Oracle(Encoder):
         patches = cells.reshape(d, c, d, c, d, c).permute(0, 2, 4, 1, 3, 5).reshape(d**3, c**3)
         return torch.cat([patches.mean(dim=0, keepdim=True), patches])
 
-    def field(self, volume: NDArray[np.int16], spacing_mm: object) -> tuple[NDArray, NDArray]:
+    def field(
+        self, volume: NDArray[np.int16], spacing_mm: object
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return np.zeros(3), np.full(3, float(EDGE))
 
 
@@ -141,7 +144,7 @@ def oracle() -> Oracle:
 
 def write_bright(folder: Path, volumes: int) -> SegmentConfig:
     """Volumes with bright boxes of whole cells, most of them, and masks of these."""
-    names = {"data": (preprocessing_digest({}), None)}
+    names: dict[str, tuple[str, dict[str, Any] | None]] = {"data": (preprocessing_digest({}), None)}
     document = MaskInfo(classes=("bright", "never"), resampling="none", volumes_digest="a" * 64).document()
     names["masks"] = (preprocessing_digest(document), document)
     for name, (digest, _) in names.items():

@@ -87,6 +87,6 @@ def test_crop_likeness_tells_crops_from_content(generator: np.random.Generator) 
     content = torch.tensor(generator.normal(size=(64, 6)))
     volumes = torch.arange(64)
     of_crop = crops - crops.mean(dim=(0, 1))
-    assert crop_likeness(*of_crop, crops, volumes) > 0.6
+    assert crop_likeness(of_crop[0], of_crop[1], crops, volumes) > 0.6
     assert abs(crop_likeness(content, content, crops, volumes)) < 0.1
     assert np.isnan(crop_likeness(content, content, torch.full_like(crops, 0.5), volumes))

@@ -10,7 +10,7 @@ from dicom_files import scanned
 
 from preprocess.build.result import BuildResult
 from preprocess.build.study import StudyBuilder
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.demo.axial import axial_files
 from preprocess.demo.identity import identity
 from preprocess.demo.job import SeriesJob
@@ -19,6 +19,7 @@ from preprocess.demo.scanners import SCANNERS
 from preprocess.demo.writer import SeriesFacts, transfer_syntax
 from preprocess.dicom.catalog import Series
 from preprocess.select.candidate import Candidate
+from preprocess.select.rules import SelectConfig
 from preprocess.select.study import select_study
 from preprocess.volume.build import Volume, build_volume
 

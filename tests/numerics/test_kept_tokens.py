@@ -14,6 +14,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.field import center_view
 from fmct_hpc.data.views import Views
+from fmct_hpc.fields import Size
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.model.attention import cls_attention
 from fmct_hpc.model.patches import patchify
@@ -101,10 +102,10 @@ def test_the_patches_with_the_most_tissue_stay_and_the_first_ones_of_a_tie(
     assert np.array_equal(found[-1], np.arange(count)), "of equal patches the first ones"
     # Whatever stands beside a view in its batch, and an intensity shift of whole steps, change nothing.
     assert all(
-        torch.equal(most_tissue(view[None], patch, share)[0], kept)
+        torch.equal(kept_of(view[None], patch, share)[0], kept)
         for view, kept in zip(views, found, strict=True)
     )
-    assert torch.equal(most_tissue(views + 51 / 255, patch, share), found)
+    assert torch.equal(kept_of(views + 51 / 255, patch, share), found)
 
 
 def test_the_number_of_patches_is_not_rounded_up_by_an_error_of_rounding() -> None:
@@ -151,6 +152,12 @@ def test_features_are_those_of_the_kept_patches_alone(positions: str, size: int)
         assert (seen.transpose(1, 2)[~left_out] > 0).all()
 
 
+def kept_of(views: torch.Tensor, patch: Size, share: float) -> torch.Tensor:
+    kept = most_tissue(views, patch, share)
+    assert kept is not None
+    return kept
+
+
 def losses_of(settings: TrainConfig, whole: torch.Tensor, local: torch.Tensor) -> tuple[Losses, Student]:
     student, teacher = students(settings)
     draws, now = draw(settings, 3, np.arange(whole.shape[1])), scheduled(settings, 3)
@@ -166,6 +173,7 @@ def losses_of(settings: TrainConfig, whole: torch.Tensor, local: torch.Tensor) -
 def test_no_part_reads_what_is_left_out() -> None:
     weights = {f"{kind.name}_weight": 0.5 for kind in PARTS}
     settings = config(
+        None,
         **weights,
         gram_begin=0,
         freeze_prototypes=0,
@@ -175,7 +183,7 @@ def test_no_part_reads_what_is_left_out() -> None:
     )
     whole, local = heads(2, 4), heads(2, 4, size=8, seed=1)
     flat = whole.flatten(0, 1)
-    kept = most_tissue(flat, 4, 0.48)
+    kept = kept_of(flat, 4, 0.48)
     changed = without(flat, kept).unflatten(0, (2, 4))
     assert not torch.equal(changed, whole)
     (ours, student), (theirs, _) = (losses_of(settings, given, local) for given in (whole, changed))
@@ -191,7 +199,9 @@ def test_mae_is_of_the_hidden_ones_of_the_kept_patches() -> None:
     settings = config(dino_weight=0, mae_weight=1)
     student = Student(settings)
     views, made = heads(2, 3), []
-    student.decoder.register_forward_hook(lambda _, inputs, output: made.append((inputs, output)))
+    student.get_submodule("decoder").register_forward_hook(
+        lambda _, inputs, output: made.append((inputs, output))
+    )
     draws = draw(settings, 3, np.arange(3))
     loss = student(Views(views, None), {}, draws, scheduled(settings, 3)).parts["mae"].item()
     [(inputs, predicted)] = made
@@ -236,7 +246,7 @@ def test_ibot_hides_a_share_of_the_kept_patches_those_that_blocks_cover_first() 
     where = masked.where(torch.from_numpy(kept))
     for view, sample in np.ndindex(2, 6):
         turns, count = masked.turns[view, sample].numpy(), int(masked.counts[view, sample])
-        first = sorted(kept[view, sample], key=lambda patch, turns=turns: turns[patch])[:count]
+        first = sorted(kept[view, sample], key=turns.__getitem__)[:count]
         assert all(turns[patch] < 512 for patch in first), "hidden by a block"
         assert set(kept[view, sample][where[view, sample].numpy()]) == set(first)
     assert len(masked.weights) == where.sum()
@@ -250,7 +260,7 @@ def test_student_and_teacher_compare_the_same_patches() -> None:
     tokens = student.encoder(whole.flatten(0, 1)).unflatten(0, (2, 3))[:, :, student.encoder.prefix :]
     kept = np.array([[by_hand(view, (4, 4, 4), KEPT) for view in views] for views in whole])
     where = draws.parts["ibot"].where(torch.from_numpy(kept))
-    torch.testing.assert_close(logits, student.ibot_head(tokens[where]))
+    torch.testing.assert_close(logits, student.get_submodule("ibot_head")(tokens[where]))
 
 
 def test_new_scans_have_the_places_of_the_patches_that_are_kept(tmp_path: Path) -> None:
@@ -277,7 +287,7 @@ def test_of_whole_generated_heads_air_alone_goes_by_its_hu(
     for number in range(2):
         voxels, _ = make_volume(CohortConfig(seed=5, edge=32, spacing_mm=7.0), Split.TRAIN, number)
         view, hu = (torch.from_numpy(center_view(voxels, 3 * (7.0,), how))[None] for how in (data, in_hu))
-        gone = torch.ones(1, 512).scatter(1, most_tissue(view, 4, share), 0).bool()
+        gone = torch.ones(1, 512).scatter(1, kept_of(view, 4, share), 0).bool()
         left_out = patchify(hu, 4)[gone] * 2000 - 1000
         assert left_out.max() < hottest
         assert left_out.mean(dim=-1).max() < -950

@@ -1,6 +1,7 @@
 """Kinds of label against other programs: coefficients, predictions, figures."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ FOLDS = PATIENTS % 2
 STRENGTHS = (0.03, 3.0)
 
 
-def path(kind: Kind, targets: np.ndarray, strengths: tuple[float, ...] = STRENGTHS):
+def path(kind: Kind, targets: np.ndarray, strengths: tuple[float, ...] = STRENGTHS) -> tuple[Kind, Any]:
     fitted = kind.on(targets)
     return fitted, fitted.path(X, targets, strengths)
 

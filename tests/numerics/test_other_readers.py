@@ -91,12 +91,12 @@ def by_ours(folder: Path) -> Read:
 
 def of_itk(image: SimpleITK.Image) -> Read:
     values = SimpleITK.GetArrayFromImage(image)
-    index = np.stack(np.indices(values.shape)[::-1], axis=-1).reshape(-1, 3) * image.GetSpacing()
+    index = np.stack([*np.indices(values.shape)[::-1]], axis=-1).reshape(-1, 3) * image.GetSpacing()
     return values.ravel(), index @ np.array(image.GetDirection()).reshape(3, 3).T + image.GetOrigin()
 
 
 def of_nifti(voxels: np.ndarray, to_ras: np.ndarray) -> Read:
-    index = np.stack(np.indices(voxels.shape), axis=-1).reshape(-1, 3)
+    index = np.stack([*np.indices(voxels.shape)], axis=-1).reshape(-1, 3)
     return voxels.ravel(), nibabel.affines.apply_affine(to_ras, index) * [-1, -1, 1]
 
 
@@ -122,7 +122,9 @@ def by_dcm2niix(folder: Path, derived: bool = False, itk: bool = False) -> Read:
     images = converted(folder)
     image = images[max(images, key=len)] if derived else images[""]
     if itk:
-        return of_itk(SimpleITK.ReadImage(image.get_filename()))
+        file = image.get_filename()
+        assert file is not None
+        return of_itk(SimpleITK.ReadImage(file))
     return of_nifti(np.asarray(image.dataobj, np.float32), image.affine)
 
 

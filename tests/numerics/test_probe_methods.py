@@ -1,5 +1,6 @@
 """The probes' methods against scikit-learn and PyTorch's optimizer, one classifier at a time."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from fmct_hpc.probe.methods.linear import LinearConfig
 from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.probe.methods.neighbours import NeighboursConfig
 from fmct_hpc.probe.neighbours import neighbours
-from fmct_hpc.probe.problem import Problem, log_loss
+from fmct_hpc.probe.problem import Fitted, Problem, log_loss
 
 WIDTH = 40
 
@@ -108,12 +109,13 @@ def test_labels_of_unseen_volumes_change_nothing() -> None:
     used[np.concatenate([case.train, case.validation])] = True
     other = replace(case, labels=np.where(used, case.labels, ~case.labels))
     tokens = x.reshape(len(x), 4, 10)
-    for run in (
+    methods: tuple[Callable[[Problem], list[Fitted]], ...] = (
         lambda p: logistic(x, [p], LogisticConfig()),
         lambda p: linear(x, [p], LinearConfig(steps=50)),
         lambda p: neighbours(x, [p], NeighboursConfig()),
         lambda p: attentive(tokens, [p], AttentiveConfig(steps=10)),
-    ):
+    )
+    for run in methods:
         [first], [second] = run(case), run(other)
         assert np.array_equal(first.scores, second.scores)
         assert np.array_equal(first.validation, second.validation)

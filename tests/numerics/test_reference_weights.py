@@ -5,6 +5,7 @@ patch_embedding.py, mae.py, dino_head.py) in plain torch functions, on its axes 
 """
 
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def mae_state(use_bias: bool = True) -> State:
     return state | block_state("decoder_blocks.0", width, use_bias)
 
 
-def dino_checkpoint(student: State, teacher: State) -> dict[str, object]:
+def dino_checkpoint(student: State, teacher: State) -> dict[str, Any]:
     """As the reference's `save_checkpoint` writes it: DistributedDataParallel around MultiCropWrapper."""
 
     def wrapped(state: State) -> State:
@@ -190,7 +191,7 @@ def images(count: int = 2) -> Tensor:
     return torch.rand(count, CHANNELS, *(3 * [PATCH * GRID]), generator=RANDOM)
 
 
-def convert(*arguments: str | Path) -> str:
+def convert(*arguments: object) -> str:
     result = CliRunner().invoke(app, ["convert-weights", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
@@ -249,7 +250,7 @@ def test_a_dino_checkpoint_comes_back_bit_for_bit(tmp_path: Path, network: str) 
     student = begun_with(tmp_path / "ours/encoder.safetensors", mae_weight=0)
     x = images()
     with torch.no_grad():
-        ours = student.head(student.encoder(turn(x))[:, 0])
+        ours = student.get_submodule("head")(student.encoder(turn(x))[:, 0])
         theirs = dino_head(vit(x, states[network])[:, 0], states[network])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
@@ -257,7 +258,7 @@ def test_a_dino_checkpoint_comes_back_bit_for_bit(tmp_path: Path, network: str) 
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_an_mae_checkpoint_reconstructs_the_same_and_comes_back(tmp_path: Path, use_bias: bool) -> None:
     state = mae_state(use_bias)
-    document = {"epoch": 1, "state_dict": {f"module.{n}": t for n, t in state.items()}}
+    document: dict[str, Any] = {"epoch": 1, "state_dict": {f"module.{n}": t for n, t in state.items()}}
     torch.save({**document, "momentum_model_state_dict": None}, tmp_path / "mae.pt")
     arguments = ["--heads", HEADS, "--decoder-heads", DECODER_HEADS]
     convert(tmp_path / "mae.pt", "--out", tmp_path / "ours", *arguments)
@@ -270,7 +271,7 @@ def test_an_mae_checkpoint_reconstructs_the_same_and_comes_back(tmp_path: Path, 
     with torch.no_grad():
         theirs = turn_places(mae(x, state, visible))
         keep = place[visible].expand(2, -1)
-        ours = student.decoder(student.encoder(turn(x), keep), keep)
+        ours = student.get_submodule("decoder")(student.encoder(turn(x), keep), keep)
     theirs = theirs.unflatten(2, (PATCH, PATCH, PATCH, CHANNELS)).permute(0, 1, 5, 4, 3, 2).flatten(2)
     # The reference's MAE has its last norm at eps 1e-5; its ViT, which then loads these weights, at 1e-6.
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
@@ -280,8 +281,9 @@ def test_an_encoder_trained_here_goes_to_the_reference(tmp_path: Path) -> None:
     model = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "patch_size": PATCH}
     settings = TrainConfig.model_validate({"data": {"path": "d", "view_size": PATCH * GRID}, "model": model})
     student = Student(settings)
-    digests = {"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
-    data = DataFacts.model_construct(spacing_mm=(1, 1, 1), **digests)
+    data = DataFacts.model_construct(
+        spacing_mm=(1, 1, 1), preprocess_digest="a" * 64, dataset_digest="b" * 64
+    )
     export_encoder(tmp_path, student.state_dict(), settings, data, 10)
     convert(tmp_path / "encoder.safetensors", "--out", tmp_path / "theirs.pt")
     saved = torch.load(tmp_path / "theirs.pt", weights_only=True)["state_dict"]
@@ -308,7 +310,7 @@ def test_an_encoder_the_reference_can_not_hold_is_refused(
         {"data": {"path": "d", "view_size": PATCH * GRID, **data}, "model": model}
     )
     facts = DataFacts.model_construct(
-        spacing_mm=(1, 1, 1), **{"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
+        spacing_mm=(1, 1, 1), preprocess_digest="a" * 64, dataset_digest="b" * 64
     )
     export_encoder(tmp_path, Student(settings).state_dict(), settings, facts, 10)
     with pytest.raises(FmctError, match=key):
@@ -366,13 +368,14 @@ def test_files_that_are_no_checkpoints_get_one_line(tmp_path: Path) -> None:
     torch.save({"state_dict": vit_state()}, tmp_path / "mae.pt")
     torch.save({"state_dict": vit_state(), "code": Path("x")}, tmp_path / "code.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    for name, network, expected in (
+    cases: list[tuple[str, Literal["student", "teacher"], str]] = [
         ("absent.pt", "student", "no such file"),
         ("text.pt", "student", "not a checkpoint of torch.save"),
         ("code.pt", "student", "not a checkpoint of torch.save"),
         ("list.pt", "student", "neither a state dictionary"),
         ("mae.pt", "teacher", "has no momentum_model_state_dict"),
-    ):
+    ]
+    for name, network, expected in cases:
         with pytest.raises(FmctError, match=expected) as caught:
             convert_weights(tmp_path / name, tmp_path / "ours", network)
         assert name in str(caught.value)

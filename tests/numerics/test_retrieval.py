@@ -16,10 +16,11 @@ from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards.errors import FmctError
 
 VOLUMES, TASKS = 90, 3
+Heads = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def heads() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def heads() -> Heads:
     """Features that tell the first label, patients with several volumes, and labels, some of them unknown."""
     generator = np.random.default_rng(0)
     patients = np.sort(generator.integers(0, 40, VOLUMES))
@@ -41,7 +42,7 @@ def stored(x: np.ndarray, training: int) -> StoredFeatures:
 
 @pytest.mark.parametrize("at_once", [1, 300, 2**24])
 def test_each_question_has_the_precision_and_recall_of_scikit_learn(
-    heads: tuple, at_once: int, monkeypatch: pytest.MonkeyPatch
+    heads: Heads, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "AT_ONCE", at_once)
     x, patients, labels = heads
@@ -86,7 +87,7 @@ def test_where_there_are_few_volumes_recall_is_certain() -> None:
     assert asked.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
 
 
-def test_intervals_cover_the_mean_and_count_a_patient_once(heads: tuple) -> None:
+def test_intervals_cover_the_mean_and_count_a_patient_once(heads: Heads) -> None:
     x, patients, labels = heads
     asked = ask(ExactRanking(stored(x, VOLUMES).whole()), patients, labels)[0]
     precision, *recalls = drawn(asked, 2000)
@@ -101,7 +102,7 @@ def test_intervals_cover_the_mean_and_count_a_patient_once(heads: tuple) -> None
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_an_index_that_ranks_all_gives_the_figures_of_the_exact_search(heads: tuple, code: str) -> None:
+def test_an_index_that_ranks_all_gives_the_figures_of_the_exact_search(heads: Heads, code: str) -> None:
     x, patients, labels = heads
     labels = np.column_stack([labels, patients % 5])
     own = stored(x, 60)
@@ -131,7 +132,8 @@ class Beginnings:
 
 def test_precision_of_a_beginning_is_that_of_a_plain_loop_and_by_chance_its_mean() -> None:
     patients, labels = np.arange(30), (np.arange(30)[:, None] < 9).astype(float)
-    found, expected = [], []
+    found: list[np.ndarray] = []
+    expected: list[np.ndarray] = []
     for _ in range(400):
         ranks = Beginnings(12)
         ranks.generator = np.random.default_rng(len(found))

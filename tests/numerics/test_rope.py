@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.views import Views
 from fmct_hpc.model.attention import cls_attention
+from fmct_hpc.model.block import Block
 from fmct_hpc.model.rope import patch_coordinates, rotate, rotation
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.draws import Draws, draw, rope_boxes
@@ -88,8 +89,9 @@ def test_an_encoder_is_the_plain_one_with_turned_queries_and_keys() -> None:
     assert not any("positions" in name for name in rotary.state_dict())
     x = torch.rand(2, 3, 12, 8, 16).double()
     coordinates = grid_coordinates(3, 2, 4)
-    tokens = rotary._embed(x, None, None)
+    tokens = rotary.embed_patches(x, None, None)
     for block in rotary.blocks:
+        assert isinstance(block, Block)
         qkv = block.attention.qkv(block.attention_norm(tokens)).detach().numpy()
         query, key, value = qkv.reshape(2, -1, 3, 2, HEAD).transpose(2, 0, 3, 1, 4)
         for part in (query, key):
@@ -156,10 +158,11 @@ def test_the_students_passes_are_jittered_and_nothing_else_is() -> None:
     losses = [student(Views(views, None), {}, with_boxes(given), now).total for given in (None, unit, boxes)]
     torch.testing.assert_close(losses[0], losses[1])
     assert losses[2] != losses[0]
-    whole, _, _ = student._encode(Views(views, None), drawn)
+    whole, _, _ = student.encode(Views(views, None), drawn)
     torch.testing.assert_close(whole[0], student.encoder(views[0], rope_boxes=boxes))
     assert not torch.equal(whole[0], student.encoder(views[0]))
-    turns = student.encoder._turns(views[0], None, boxes)
+    assert isinstance(student.encoder, VisionTransformer)
+    turns = student.encoder.turns(views[0], None, boxes)
     assert turns is not None
     for (factor, offset), made in zip(boxes, turns, strict=True):
         moved = patch_coordinates((3, 3, 3), views.device) * factor + offset

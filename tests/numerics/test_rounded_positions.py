@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from dicom_files import Acquisition, axial, ct_image, save, scanned, voxel_points, waves
 
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.dicom.geometry import stack
+from preprocess.select.rules import SelectConfig
 from preprocess.volume.build import Volume, build_volume
 
 
@@ -49,5 +50,5 @@ def test_other_positions_stay_what_they_are(heights: np.ndarray, tmp_path: Path)
     for k, position in enumerate(slices.positions):
         save(ct_image(np.zeros((4, 4), np.int16), **slices.attributes(position)), tmp_path / "e" / str(k))
     (series,) = scanned(tmp_path / "e")
-    instances = sorted(series.instances, key=lambda one: (one.position or ())[2])
+    instances = sorted(series.instances, key=lambda one: one.position[2] if one.position else np.nan)
     assert np.array_equal(stack(instances).positions, slices.positions)

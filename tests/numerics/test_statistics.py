@@ -127,7 +127,9 @@ def test_delong_equals_the_structural_components_of_1988() -> None:
 def test_delong_counts_a_patient_once_however_often_it_was_scanned() -> None:
     once = cohort(volumes=60)
     once = Scored(once.scores, once.labels, np.arange(60), once.folds)
-    twice = Scored(*(np.tile(column, 2) for column in (once.scores, once.labels, once.patients, once.folds)))
+    twice = Scored(
+        np.tile(once.scores, 2), np.tile(once.labels, 2), np.tile(once.patients, 2), np.tile(once.folds, 2)
+    )
     single, double = (areas_with_covariance([s, noisier(s, 0)])[1] for s in (once, twice))
     assert double == pytest.approx(single, rel=1e-9)
 
@@ -149,8 +151,8 @@ def test_delong_rejects_a_true_hypothesis_as_often_as_it_should() -> None:
     found = []
     for _ in range(600):
         common = labels + generator.normal(0, 1, 80)
-        tests = [Scored(common + generator.normal(0, 1, 80), labels, patients, folds) for _ in range(2)]
-        found.append(compare(*tests, 0.95).p)
+        one, other = (Scored(common + generator.normal(0, 1, 80), labels, patients, folds) for _ in range(2))
+        found.append(compare(one, other, 0.95).p)
     assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.03)
 
 
@@ -191,7 +193,8 @@ def test_equal_probabilities_share_a_bin() -> None:
     labels = np.arange(100) < 20
     zeros = np.zeros(100, int)
     curve = reliability(Scored(np.full(100, 0.2), labels, np.arange(100), zeros))
-    assert (list(curve.volumes), curve.error) == ([100], pytest.approx(0, abs=1e-12))
+    assert list(curve.volumes) == [100]
+    assert curve.error == pytest.approx(0, abs=1e-12)
     curve = reliability(Scored(np.where(labels, 1.0, 0.0), labels, np.arange(100), zeros))
     assert (list(curve.volumes), curve.error) == ([80, 20], 0)
 

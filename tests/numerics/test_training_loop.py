@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from small_training import BATCH, STEPS, small_config, start_training, write_dataset, write_recipe
@@ -24,10 +25,11 @@ def plain_losses(config: TrainConfig) -> list[float]:
     teacher = copy.deepcopy(student)
     centre = torch.zeros(config.model.prototypes)
     decayed = [p for n, p in student.named_parameters() if n.endswith("weight") and "norm" not in n]
-    decayed = [p for p in decayed if p is not student.head.prototypes.weight]
+    prototypes = student.get_parameter("head.prototypes.weight")
+    decayed = [p for p in decayed if p is not prototypes]
     others = [p for p in student.parameters() if not any(p is d for d in decayed)]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed}, {"params": others, "weight_decay": 0}], betas=(0.9, 0.95)
+        [dict[str, Any](params=decayed), dict[str, Any](params=others, weight_decay=0)], betas=(0.9, 0.95)
     )
     loader = Loader(config.data, config.run.seed, BATCH, BATCH)
     losses = []
@@ -40,7 +42,9 @@ def plain_losses(config: TrainConfig) -> list[float]:
         optimizer.param_groups[0].update(lr=rate, weight_decay=cosine(0.04, 0.4, progress))
         optimizer.param_groups[1].update(lr=rate)
         with torch.no_grad():
-            logits = torch.stack([teacher.head(teacher.encoder(view)[:, 0]) for view in batch.views.whole])
+            logits = torch.stack(
+                [teacher.get_submodule("head")(teacher.encoder(view)[:, 0]) for view in batch.views.whole]
+            )
             probabilities = torch.softmax((logits - centre) / 0.04, -1)
         draws = draw(config, step, batch.indices)
         now = settings(config, step)._replace(freeze_prototypes=step < 0.01 * STEPS)
@@ -60,7 +64,10 @@ def plain_losses(config: TrainConfig) -> list[float]:
 
 
 def test_two_ranks_under_zero_2_lose_what_a_plain_loop_loses(tmp_path: Path) -> None:
-    plain = {"model": {"drop_path": 0, "positions": "sincos"}, "objective": {"ibot_weight": 0}}
+    plain: dict[str, dict[str, object]] = {
+        "model": {"drop_path": 0, "positions": "sincos"},
+        "objective": {"ibot_weight": 0},
+    }
     config = small_config(write_dataset(tmp_path / "data"), engine={"zero_stage": 2}, **plain)
     process = start_training(write_recipe(config, tmp_path / "recipe.yaml"), tmp_path / "run")
     expected = plain_losses(config)

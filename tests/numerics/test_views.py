@@ -4,7 +4,9 @@ import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai import transforms as mt
 from nvidia.dali import fn, pipeline_def
+from nvidia.dali.data_node import DataNode
 from scipy import ndimage, stats
 from torch.nn import functional
 from triton.backends.compiler import GPUTarget
@@ -31,6 +34,10 @@ from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.smooth_cpu import smooth
 from fmct_hpc.data.source import ViewSource
+from shards import Dataset
+
+Edges = tuple[int, int, int]
+Windows = tuple[tuple[float, float], ...]
 
 WINDOWS = DataConfig(path=Path("unused")).windows
 
@@ -72,7 +79,14 @@ window = st.one_of(
     size=st.one_of(st.integers(1, 33), st.tuples(*[st.integers(1, 33)] * 3)),
     windows=st.lists(window, min_size=1, max_size=4).map(tuple),
 )
-def test_kernel_is_windows_then_area_for_any_box(start, edge, size, windows, flip, shift):
+def test_kernel_is_windows_then_area_for_any_box(
+    start: Edges,
+    edge: Edges,
+    size: int | Edges,
+    windows: Windows,
+    flip: tuple[bool, bool, bool],
+    shift: float,
+) -> None:
     volume = head((23, 30, 17))
     expected = windows_then_area(crop_with_air(volume, start, edge), windows, size)
     expected = expected.flip([1 + axis for axis in range(3) if flip[axis]]) + shift
@@ -80,12 +94,12 @@ def test_kernel_is_windows_then_area_for_any_box(start, edge, size, windows, fli
     assert view.dtype == np.float32
     # A window's bounds are rounded to float32, which shows in the narrowest ones of fractional bounds.
     rounding = max((abs(level) + width / 2) / width for level, width in windows) * np.finfo(np.float32).eps
-    np.testing.assert_allclose(view, expected, rtol=0, atol=1e-5 + rounding)
+    np.testing.assert_allclose(view, expected, rtol=0, atol=float(1e-5 + rounding))
 
 
 @pytest.mark.parametrize("size", [96, (56, 224, 224)])
 @pytest.mark.parametrize("edge", [(64, 64, 64), (96, 112, 80), (168, 131, 97), (224, 224, 224)])
-def test_kernel_at_full_size_up_and_down(edge, size):
+def test_kernel_at_full_size_up_and_down(edge: Edges, size: int | Edges) -> None:
     volume = head((150, 180, 170), seed=edge[0])
     start = tuple((n - e) // 2 for n, e in zip(volume.shape, edge, strict=True))
     expected = windows_then_area(crop_with_air(volume, start, edge), WINDOWS, size)
@@ -97,7 +111,9 @@ def test_kernel_at_full_size_up_and_down(edge, size):
     ("shape", "spacing"),
     [((40, 61, 33), (1.0, 1.0, 1.0)), ((12, 90, 91), (2.5, 0.8, 0.8)), ((70, 70, 70), (1, 1, 1))],
 )
-def test_center_view_is_the_padded_or_cropped_field(shape, spacing, size):
+def test_center_view_is_the_padded_or_cropped_field(
+    shape: Edges, spacing: tuple[float, float, float], size: int | Edges
+) -> None:
     data = DataConfig(
         path=Path("unused"),
         view_size=size,
@@ -122,25 +138,29 @@ class OneVolume:
         self.index = pa.table({"shape": [list(volume.shape)]})
         self.info = type("Info", (), {"spacing_mm": spacing})
 
-    def read(self, i):
+    def read(self, i: int) -> np.ndarray:
         return self.volume.copy()
 
-    def read_box(self, i, start, stop):
+    def read_box(self, i: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         return self.volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))].copy()
+
+
+def one_volume(volume: np.ndarray, spacing: tuple[float, float, float]) -> Dataset:
+    return cast(Dataset, OneVolume(volume, spacing))
 
 
 class Given(ViewSource):
     """Feeds the graph one volume with the given parameters of views."""
 
     def __init__(self, volume: np.ndarray, data: DataConfig, drawn: list[ViewParameters]):
-        super().__init__(OneVolume(volume, (1.0, 1.0, 1.0)), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
+        super().__init__(one_volume(volume, (1.0, 1.0, 1.0)), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
         self.drawn = drawn
 
-    def draw(self, epoch, index):
+    def draw(self, epoch: int, index: int) -> list[ViewParameters]:
         return self.drawn
 
 
-def views_of(volume: np.ndarray, drawn: list[ViewParameters], **changes: object) -> list[np.ndarray]:
+def views_of(volume: np.ndarray, drawn: list[ViewParameters], **changes: Any) -> list[np.ndarray]:
     """What the whole graph makes of a volume."""
     data = DataConfig(path=Path("unused"), local_views=len(drawn) - 2, workers=0, **(SMALL | changes))
     source = Given(volume, data, drawn)
@@ -152,11 +172,12 @@ def views_of(volume: np.ndarray, drawn: list[ViewParameters], **changes: object)
 
     pipeline = build_pipeline(lambda iteration: source.batch(iteration, [0]), data, 1, "cpu", None, places)
     *views, taken, skipped = pipeline.run()
-    assert (np.array(taken.at(0)), np.array(skipped.at(0)).size) == (0, 0)
+    assert np.array(taken.at(0)) == 0
+    assert np.array(skipped.at(0)).size == 0
     return placed[0] if in_place(data, "cpu") else [np.array(view.at(0)) for view in views]
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "view_size": 24,
     "field_mm": 56,
     "global_crop_mm": (28, 56),
@@ -201,7 +222,7 @@ TOLERANCES = (1e-5, 1e-4, 1e-5, 1e-5)
 """Gamma's is wider: a power of 0.35 magnifies float32's rounding near the minimum."""
 
 
-def test_windows_are_monais_exactly():
+def test_windows_are_monais_exactly() -> None:
     volume = head((60, 60, 60))
     whole = [ViewParameters((2, 2, 2), (24, 24, 24))] * 2  # the size of the view: nothing is averaged
     made = views_of(volume, whole)[0]
@@ -214,7 +235,9 @@ def test_windows_are_monais_exactly():
     ("plain", "size", "local"),
     [(True, 24, 24), (False, 24, 24), (False, 24, 12), (True, FLAT, None), (False, FLAT, LOCAL)],
 )
-def test_views_are_the_reference_chain_in_monai(shape, plain, size, local):
+def test_views_are_the_reference_chain_in_monai(
+    shape: Edges, plain: bool, size: int | Edges, local: int | Edges | None
+) -> None:
     drawn = [ViewParameters(view.start, view.edge) for view in DRAWN] if plain else DRAWN
     volume = head(shape, seed=1)
     field = mt.ResizeWithPadOrCrop((56,) * 3, value=0)(reference_windows(volume))
@@ -226,7 +249,7 @@ def test_views_are_the_reference_chain_in_monai(shape, plain, size, local):
 
 
 @pytest.mark.parametrize(("size", "local"), [(24, 12), (FLAT, LOCAL)])
-def test_the_squeezed_field_is_the_references(size, local):
+def test_the_squeezed_field_is_the_references(size: int | Edges, local: int | Edges) -> None:
     volume = np.full((50, 70, 64), -1000, np.int16)
     volume[5:46, 10:66, 3:60] = head((41, 56, 57), seed=2)
     cropped = mt.CropForeground(allow_smaller=False)(torch.from_numpy(volume[None].astype(np.float32)))
@@ -242,13 +265,13 @@ def test_the_squeezed_field_is_the_references(size, local):
     np.testing.assert_allclose(center_view(volume, (1.0, 1.0, 1.0), data), expected, rtol=0, atol=1e-5)
 
 
-def test_gamma_leaves_a_constant_view_finite():
+def test_gamma_leaves_a_constant_view_finite() -> None:
     air = np.full((30, 30, 30), -1000, np.int16)
     drawn = [ViewParameters((0, 0, 0), (40, 40, 40), shift=0.1, gamma=0.5)] * 2
     np.testing.assert_array_equal(views_of(air, drawn)[1], np.float32(0.1))
 
 
-def test_smoothing_follows_the_erf_kernel_with_zeros_outside():
+def test_smoothing_follows_the_erf_kernel_with_zeros_outside() -> None:
     sigma = (0.5, 0.77, 1.0)
     plain = ViewParameters((0, 0, 0), (56, 50, 40))
     before = views_of(head((60, 50, 40)), [plain, plain])[0]
@@ -263,14 +286,14 @@ def test_smoothing_follows_the_erf_kernel_with_zeros_outside():
 
 
 @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-def dali(view, kernels, gamma):
+def dali(view: np.ndarray, kernels: np.ndarray, gamma: np.float32) -> tuple[DataNode, DataNode]:
     arrays = fn.external_source(source=lambda: ([view], [kernels], [gamma]), num_outputs=3)
     smoothed = smoothing.smooth(arrays[0], arrays[1], view.shape, kernels.shape[1])
     return smoothed, _adjust_contrast(arrays[0], arrays[2])
 
 
 @pytest.mark.parametrize("edge", [(50, 56, 29), (10, 70, 90)])
-def test_compiled_smoothing_and_contrast_have_the_bits_of_dalis_operators(edge):
+def test_compiled_smoothing_and_contrast_have_the_bits_of_dalis_operators(edge: Edges) -> None:
     """So that a run that an earlier version began goes on as it would have."""
     view = cut_view(head((40, 61, 56)), (3, -9, 10), edge, WINDOWS, FLAT, shift=0.125)
     kernels, gamma = smoothing.taps((0.5, 0.77, 1.0), 4), np.float32(0.35)
@@ -283,7 +306,9 @@ def test_compiled_smoothing_and_contrast_have_the_bits_of_dalis_operators(edge):
 
 @pytest.mark.parametrize(("spacing", "size"), [((1, 1, 1), 16), ((4.0, 0.8, 1.6), (4, 20, 9))])
 @pytest.mark.parametrize("shape", [(20, 60, 50), (90, 70, 80), (3, 3, 3)])
-def test_one_read_serves_every_view_as_if_cut_from_the_padded_field(shape, spacing, size):
+def test_one_read_serves_every_view_as_if_cut_from_the_padded_field(
+    shape: Edges, spacing: tuple[float, float, float], size: int | Edges
+) -> None:
     data = DataConfig(
         path=Path("unused"),
         view_size=size,
@@ -293,7 +318,7 @@ def test_one_read_serves_every_view_as_if_cut_from_the_padded_field(shape, spaci
         local_crop_mm=(8, 32),
     )
     volume = head(shape)
-    source = ViewSource(OneVolume(volume, spacing), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
+    source = ViewSource(one_volume(volume, spacing), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
     whole = tuple(round(64 / s) for s in spacing)
     start = [-((f - n) // 2) if n <= f else n // 2 - f // 2 for f, n in zip(whole, shape, strict=True)]
     field = crop_with_air(volume, tuple(start), whole)
@@ -324,7 +349,7 @@ for view, made in enumerate(cut_on_gpu(*tensors, sizes)):
 """
 
 
-def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel():
+def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel() -> None:
     """Triton's interpreter runs it, in a process of its own: the choice is made when it is imported."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", GPU_CODE], env=environment, capture_output=True, text=True)
@@ -332,7 +357,9 @@ def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel():
 
 
 @pytest.mark.parametrize("field", ["isotropic", "squeezed"])
-def test_the_gpu_graph_is_one_that_dali_accepts(field, monkeypatch):
+def test_the_gpu_graph_is_one_that_dali_accepts(
+    field: Literal["isotropic", "squeezed"], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As far as that shows without a GPU: the operators' devices fit, and the views stay on the GPU."""
     data = DataConfig(path=Path("unused"), field=field, workers=0, local_view_size=12, **SMALL)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
@@ -342,7 +369,7 @@ def test_the_gpu_graph_is_one_that_dali_accepts(field, monkeypatch):
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_the_gpu_kernel_compiles(capability):
+def test_the_gpu_kernel_compiles(capability: int) -> None:
     signature = {"box": "*i16", "geometry": "*i32", "shifts": "*fp32", "bounds": "*fp32", "views": "*fp32"}
     signature |= dict.fromkeys(("depth", "height", "width", "channels"), "i32")
     constants = {"VIEW_D": 56, "VIEW_H": 96, "VIEW_W": 96, "LANES": 128, "AIR": -1000}

@@ -9,8 +9,9 @@ from dicom_files import Acquisition, Function, axial, ramp, scanned, voxel_point
 from scipy.ndimage import convolve1d, map_coordinates
 from scipy.spatial.transform import Rotation
 
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.dicom.decode import AIR_HU
+from preprocess.select.rules import SelectConfig
 from preprocess.volume.build import build_volume
 
 ANY_PLANE = SelectConfig(max_obliquity_deg=90)

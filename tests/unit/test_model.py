@@ -397,7 +397,7 @@ def test_the_student_does_not_see_what_ibot_hides() -> None:
     patches = patchify(whole.flatten(0, 1), 4)
     hidden = draws.parts["ibot"].where(None).flatten(0, 1).unsqueeze(-1)
     changed = unpatchify(torch.where(hidden, torch.rand_like(patches), patches), 4, 12).unflatten(0, (2, 2))
-    ours, theirs = (student._encode(Views(given, local), draws)[:2] for given in (whole, changed))
+    ours, theirs = (student.encode(Views(given, local), draws)[:2] for given in (whole, changed))
     assert all(torch.equal(mine, yours) for mine, yours in zip(ours, theirs, strict=True))
 
 
@@ -408,7 +408,7 @@ def test_every_view_is_encoded_as_if_alone_whatever_its_size(size: int, position
     torch.manual_seed(0)
     student, given = Student(settings), seen(size)
     draws = draw(settings, 0, np.array([3, 8]))
-    tokens, local, _ = student._encode(given, draws)
+    tokens, local, _ = student.encode(given, draws)
     assert (tokens.shape, local.shape) == ((2, 2, 5 + 27, 36), (2, 2, 5 + (size // 4) ** 3, 36))
     for number, view in enumerate([*given.whole, *given.local]):
         where = draws.parts["ibot"].where(None)

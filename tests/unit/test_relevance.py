@@ -87,8 +87,8 @@ def asked(model: VisionTransformer, rows: list, layer: int = DEPTH - 1) -> Metho
 def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list[np.ndarray], np.ndarray]:
     """Each block's weights (heads, T, T), one query at a time in NumPy, and the tokens behind the last."""
     width = WIDTH // 4
-    x = model._embed(inputs.view, inputs.kept, None)
-    turns = model._turns(inputs.view, inputs.kept, None)
+    x = model.embed_patches(inputs.view, inputs.kept, None)
+    turns = model.turns(inputs.view, inputs.kept, None)
     found = []
     for number, block in enumerate(model.blocks[: inputs.layer + 1]):
         normed = block.attention_norm(x)
